@@ -1,0 +1,1 @@
+"""Checkpoints of the Qwen family turned into GGUF files: reading, naming, transforming, quantizing."""

@@ -1,0 +1,1 @@
+"""One module a model family: GGUF keys, tensor names, tensor transforms."""

@@ -1,0 +1,1 @@
+"""libllama seen from Python. Everything that touches ctypes lives here, and nothing else does."""

@@ -1,0 +1,1 @@
+"""Data of the product with its loaders: sweeps, GPUs, known models, built-in models and their tasks."""

@@ -1,0 +1,3 @@
+"""The sweep: variants planned, run, measured, stored and reported."""
+
+__version__ = "0.1.0"

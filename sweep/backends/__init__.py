@@ -1,0 +1,1 @@
+"""Tokens in, log-probabilities out: one protocol for every engine."""

@@ -1,0 +1,1 @@
+"""Measurements. They know a Backend and nothing of what stands behind it."""
