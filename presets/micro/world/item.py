@@ -1,0 +1,51 @@
+"""What every kind of exercise yields, and the rule that gives each its split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+SPLITS = {"train": 88, "calibration": 4, "validation": 4, "test": 4}  # percent
+
+
+@dataclass(frozen=True)
+class Item:
+    """One exercise: `prompt` asks, `answer` is the text that follows it, `extra` what a checker needs besides.
+
+    `identity` is what decides the split: the question without its answer, so no question is ever seen in two splits.
+    """
+
+    identity: str
+    prompt: str
+    answer: str
+    level: int = 0
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+def split_of(identity: str) -> str:
+    """The split an item belongs to, by the first bytes of a hash of its identity."""
+    bucket = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4], "big") % 100
+    for name, percent in SPLITS.items():
+        bucket -= percent
+        if bucket < 0:
+            return name
+    raise AssertionError("the split percentages add up to 100")
+
+
+def items(draw: Callable[[Random], Item], rng: Random, split: str) -> Iterator[Item]:
+    """An endless stream of the items of `split`, drawn and kept or thrown back by their hash."""
+    while True:
+        item = draw(rng)
+        if split_of(item.identity) == split:
+            yield item
+
+
+def distinct(stream: Iterator[Item], count: int) -> list[Item]:
+    """The first `count` items of a stream, none twice."""
+    seen: dict[str, Item] = {}
+    while len(seen) < count:
+        item = next(stream)
+        seen.setdefault(item.identity, item)
+    return list(seen.values())
