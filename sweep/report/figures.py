@@ -1,0 +1,286 @@
+"""What the records say when read together: losses after Holm, recovery above chance, Pareto sets, gain per bit.
+
+Accuracy per bit is the *curve* of recovery above chance against bits per weight, and the gain per extra bit between
+neighbours on its Pareto set. Plain accuracy / bits is not shown anywhere: halving the bits never halves the accuracy,
+so that ratio always crowns the smallest variant, however broken.
+
+Records may lack anything; a figure that is missing or not finite is None here, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from math import hypot, isfinite
+
+from scipy import stats
+
+from sweep import statistics
+from sweep.record import Record, TaskScore
+
+ALPHA = 0.05
+
+# lm-eval metrics where less is better; every other metric is read as "more is better".
+LOWER_IS_BETTER = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"})
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value and its standard error, None where it has none."""
+
+    value: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskTest:
+    """One variant on one task against its reference: p before and after Holm over all such tests of the sweep."""
+
+    variant: str
+    task: str
+    delta: float
+    delta_stderr: float | None
+    p_value: float
+    adjusted: float
+    lower_is_better: bool
+
+    @property
+    def worse(self) -> bool:
+        return self.delta > 0 if self.lower_is_better else self.delta < 0
+
+    def loss(self, alpha: float = ALPHA) -> bool:
+        return self.worse and self.adjusted < alpha
+
+    def gain(self, alpha: float = ALPHA) -> bool:
+        return self.delta != 0 and not self.worse and self.adjusted < alpha
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Recovery gained per extra bit per weight between two neighbours on the Pareto set, `smaller` to `larger`.
+
+    `stderr` takes the two recoveries as independent. They share items and reference, so it errs high.
+    """
+
+    smaller: str
+    larger: str
+    per_bit: float
+    stderr: float | None
+
+
+def known(value: float | None) -> float | None:
+    """The value, or None where it is missing, infinite or not a number."""
+    return value if value is not None and isfinite(value) else None
+
+
+def figure(value: float | None, stderr: float | None = None) -> Figure | None:
+    return None if (value := known(value)) is None else Figure(value, known(stderr))
+
+
+def reference_names(records: Iterable[Record]) -> set[str]:
+    return {record.reference for record in records if record.reference is not None}
+
+
+def is_reference(record: Record, records: Iterable[Record]) -> bool:
+    """Whether some record (itself included) was compared with this one."""
+    return record.variant in reference_names(records)
+
+
+def task_names(records: Iterable[Record]) -> list[str]:
+    """Every task of the sweep once, in the order of first appearance."""
+    return list(dict.fromkeys(task for record in records for task in record.tasks))
+
+
+def task_scales(records: Iterable[Record]) -> dict[str, int]:
+    """What to multiply a task's scores by to print them: 100 (percent) where all are shares, else 1."""
+    scales: dict[str, int] = {}
+    for record in records:
+        for task, score in record.tasks.items():
+            value = known(score.value)
+            share = value is None or (0.0 <= value <= 1.0 and score.metric not in LOWER_IS_BETTER)
+            scales[task] = min(scales.get(task, 100), 100 if share else 1)
+    return scales
+
+
+def by_size(records: Iterable[Record]) -> list[Record]:
+    """From fewest to most bits per weight; what has no size comes last, in its old order."""
+
+    def key(record: Record) -> tuple[float, float]:
+        bits, size = known(record.bits_per_weight), known(record.file_bytes)
+        return (float("inf") if bits is None else bits, float("inf") if size is None else size)
+
+    return sorted(records, key=key)
+
+
+def kld(record: Record) -> Figure | None:
+    return None if record.divergence is None else figure(record.divergence.kld_mean, record.divergence.kld_stderr)
+
+
+def perplexity(record: Record) -> Figure | None:
+    return None if record.perplexity is None else figure(record.perplexity.value, record.perplexity.stderr)
+
+
+def memory(record: Record) -> tuple[int, str] | None:
+    """Bytes needed and where they come from: the prediction, or the measurement where nothing was predicted."""
+    if record.memory.predicted_bytes is not None:
+        return record.memory.predicted_bytes, "predicted"
+    if record.memory.measured_bytes is not None:
+        return record.memory.measured_bytes, "measured"
+    return None
+
+
+def _p_value(score: TaskScore) -> float | None:
+    """The record's own p value; where it has none, the normal test of the paired difference."""
+    p, delta, stderr = known(score.p_value), known(score.delta), known(score.delta_stderr)
+    if p is not None:
+        return p if 0.0 <= p <= 1.0 else None
+    if delta is None or not stderr:
+        return None
+    return float(2.0 * stats.norm.sf(abs(delta) / stderr))
+
+
+def task_tests(records: Sequence[Record]) -> dict[tuple[str, str], TaskTest]:
+    """Every comparison of a variant with its reference, keyed (variant, task), Holm-corrected over all of them."""
+    found = [
+        (record.variant, task, score, delta, p)
+        for record in records
+        for task, score in record.tasks.items()
+        if (delta := known(score.delta)) is not None and (p := _p_value(score)) is not None
+        if record.variant != record.reference
+    ]
+    adjusted = statistics.holm([p for *_, p in found])
+    return {
+        (variant, task): TaskTest(
+            variant, task, delta, known(score.delta_stderr), p, float(q), score.metric in LOWER_IS_BETTER
+        )
+        for (variant, task, score, delta, p), q in zip(found, adjusted, strict=True)
+    }
+
+
+def recovery(records: Sequence[Record]) -> dict[str, dict[str, Figure]]:
+    """Recovery above chance, (score - chance) / (reference - chance), by variant and task.
+
+    A task counts where its reference stands at least two standard errors above chance: a ratio to something that may
+    be zero says nothing. Metrics where less is better have no chance level and are left out.
+    """
+    named = {record.variant: record for record in records}
+    kept: dict[str, dict[str, Figure]] = {}
+    for record in records:
+        base = named.get(record.reference or record.variant)
+        if base is None or base.variant not in reference_names(records):
+            continue
+        for task, score in record.tasks.items():
+            value = _recovery(score, base.tasks.get(task), itself=base is record)
+            if value is not None:
+                kept.setdefault(record.variant, {})[task] = value
+    return kept
+
+
+def _recovery(score: TaskScore, base: TaskScore | None, *, itself: bool) -> Figure | None:
+    if base is None or base.metric != score.metric or score.metric in LOWER_IS_BETTER:
+        return None
+    value, reference, stderr = known(score.value), known(base.value), known(base.stderr)
+    if value is None or reference is None or reference - base.chance <= 2.0 * (stderr or 0.0):
+        return None
+    if itself:
+        return Figure(1.0, 0.0)
+    own, paired = known(score.stderr), known(score.delta_stderr)
+    error = None
+    if own is not None and stderr is not None and paired is not None:
+        error = statistics.recovery_stderr(value, reference, base.chance, own, stderr, paired)
+    return Figure(statistics.recovery(value, reference, base.chance), error)
+
+
+def mean_recovery(records: Sequence[Record]) -> dict[str, Figure]:
+    """Recovery averaged over tasks, for the variants that have every task their reference recovers on.
+
+    Tasks are independent sets of items, so the error of the mean is the root of the summed squares over their number.
+    """
+    single = recovery(records)
+    named = {record.variant: record for record in records}
+    means = {}
+    for variant, tasks in single.items():
+        base = named[variant].reference or variant
+        if set(tasks) != set(single.get(base, {})):
+            continue  # a mean over other tasks is another figure
+        errors = [task.stderr for task in tasks.values()]
+        complete = [error for error in errors if error is not None]
+        stderr = hypot(*complete) / len(tasks) if len(complete) == len(errors) else None
+        means[variant] = Figure(sum(task.value for task in tasks.values()) / len(tasks), stderr)
+    return means
+
+
+def pareto(
+    records: Sequence[Record], cost: Callable[[Record], float | None], loss: Callable[[Record], float | None]
+) -> set[str]:
+    """Names of the variants that no other beats on both axes, less being better on both; others lack an axis."""
+    points = [
+        (record.variant, x, y)
+        for record in records
+        if (x := known(cost(record))) is not None and (y := known(loss(record))) is not None
+    ]
+    kept = statistics.pareto_set([x for _, x, _ in points], [y for *_, y in points])
+    return {variant for (variant, *_), keep in zip(points, kept, strict=True) if keep}
+
+
+def kld_pareto(records: Sequence[Record], cost: Callable[[Record], float | None]) -> set[str]:
+    """The Pareto set of mean KL divergence, reference by reference: divergences from two references do not compare.
+
+    A reference diverges from itself by 0.
+    """
+    names = reference_names(records)
+    kept: set[str] = set()
+    for name in names:
+        group = [record for record in records if record.variant == name or record.reference == name]
+        diverged = {record.variant: 0.0 if record.variant == name else _value(kld(record)) for record in group}
+        kept |= pareto(group, cost, partial(_looked_up, diverged))
+    return kept
+
+
+def recovery_pareto(records: Sequence[Record], cost: Callable[[Record], float | None]) -> set[str]:
+    """The Pareto set of mean recovery above chance."""
+    lost = {variant: -mean.value for variant, mean in mean_recovery(records).items()}
+    return pareto(records, cost, partial(_looked_up, lost))
+
+
+def _looked_up(values: Mapping[str, float | None], record: Record) -> float | None:
+    return values.get(record.variant)
+
+
+def _value(found: Figure | None) -> float | None:
+    return None if found is None else found.value
+
+
+def overall_pareto(records: Sequence[Record]) -> tuple[set[str], str]:
+    """The Pareto set for the tables, file bytes against the best figure at hand, and that figure's name."""
+    compared = [record for record in records if kld(record) is not None and record.variant != record.reference]
+    if compared:
+        return kld_pareto(records, lambda record: record.file_bytes), "mean KL divergence"
+    means = mean_recovery(records)
+    if len(means) > 1:
+        kept = pareto(
+            records, lambda r: r.file_bytes, lambda r: -means[r.variant].value if r.variant in means else None
+        )
+        return kept, "mean recovery"
+    if sum(perplexity(record) is not None for record in records) > 1:
+        return pareto(records, lambda r: r.file_bytes, lambda r: _value(perplexity(r))), "perplexity"
+    return set(), ""
+
+
+def gains(records: Sequence[Record]) -> list[Gain]:
+    """Gain in mean recovery per extra bit per weight along its Pareto set, from the smallest up."""
+    means = mean_recovery(records)
+    front = pareto(
+        records, lambda r: r.bits_per_weight, lambda r: -means[r.variant].value if r.variant in means else None
+    )
+    steps = [(record.variant, record.bits_per_weight or 0.0) for record in by_size(records) if record.variant in front]
+    found = []
+    for (small, few), (large, many) in pairwise(steps):
+        if many == few:
+            continue
+        first, second = means[small].stderr, means[large].stderr
+        stderr = None if first is None or second is None else hypot(first, second) / (many - few)
+        found.append(Gain(small, large, (means[large].value - means[small].value) / (many - few), stderr))
+    return found

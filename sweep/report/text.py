@@ -1,0 +1,69 @@
+"""How figures are written: sizes, errors, signs. One place, so that the table and the page say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import floor, log10
+
+MISSING = "\N{EN DASH}"
+LOSS, GAIN, PARETO, CHOSEN = "▼", "▲", "●", "▸"
+MINUS = "\N{MINUS SIGN}"
+STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…"}
+
+
+def plain(text: object) -> str:
+    """One line of printable characters: names and native error messages may hold escapes, newlines or surrogates."""
+    return " ".join("".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in str(text)).split())
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` characters, the middle left out: the two ends of a path tell it apart."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def signed(value: float, decimals: int) -> str:
+    """With a sign and a true minus; what rounds to zero has no sign."""
+    text = f"{value:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+
+
+def fixed(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
+
+
+def size(count: int | float | None) -> str:
+    """Bytes in binary units with three figures: 3.10 MiB, 11.0 GiB."""
+    if count is None:
+        return MISSING
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 999.5 or unit == "TiB":
+            break
+        value /= 1024.0
+    decimals = 0 if unit == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{decimals}f} {unit}"
+
+
+def rate(value: float | None) -> str:
+    """Tokens per second: whole from 100 up, one decimal below."""
+    return MISSING if value is None else f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
+
+
+def small(value: float) -> str:
+    """A divergence alone in a sentence, to two significant digits; in exponent form only under one in a million."""
+    return f"{value:.1e}" if 0.0 < abs(value) < 1e-6 else fixed(value, decimals_for([value]))
+
+
+def equals(p_value: float) -> str:
+    """A p value with its relation: "= 0.017", "< 0.0001"."""
+    return "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
+
+
+def decimals_for(values: Iterable[float], figures: int = 2, most: int = 6, least: int = 2) -> int:
+    """Decimals that leave the smallest non-zero value of a column `figures` significant digits, so columns align."""
+    sizes = [abs(value) for value in values if value]
+    return least if not sizes else min(most, max(least, figures - 1 - floor(log10(min(sizes)))))

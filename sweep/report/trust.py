@@ -1,0 +1,94 @@
+"""What a reader must know before comparing figures: which of them to trust, and how small a difference means nothing.
+
+Each line is printed only where the records themselves bear it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from sweep.record import Record
+from sweep.report import figures, text
+
+
+def trust_notes(records: Sequence[Record]) -> list[str]:
+    """Zero or more sentences, the most important first."""
+    notes = [_perplexity(records), *_noise(records), _references(records)]
+    return [note for note in notes if note]
+
+
+def _groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """Each reference and the variants compared with it, from the smallest up."""
+    return [
+        (name, [r for r in figures.by_size(records) if r.reference == name and r.variant != name])
+        for name in sorted(figures.reference_names(records))
+    ]
+
+
+def _perplexity(records: Sequence[Record]) -> str:
+    """Perplexity that rises from one size to the next, or under the reference's, cannot rank; the divergence can."""
+    for name, group in _groups(records):
+        base = [record for record in records if record.variant == name]
+        steps = [
+            (record, value.value, divergence)
+            for record in [*group, *base]
+            if (value := figures.perplexity(record)) is not None and record.bits_per_weight is not None
+            if (divergence := 0.0 if record.variant == name else _kld(record)) is not None
+        ]
+        rises = [(small, large) for small, large in pairwise(steps) if large[1] > small[1]]
+        if not rises:
+            continue
+        (small, low, _), (large, high, _) = max(rises, key=lambda pair: pair[1][1] - pair[0][1])
+        falls = all(later[2] < earlier[2] for earlier, later in pairwise(steps))
+        verdict = "which falls at every step" if falls else "which pairs every position with the reference"
+        decimals = text.decimals_for([high - low], figures=1, least=4)
+        return (
+            f"Trust KL divergence, {verdict}, rather than perplexity, which does not: it rises from "
+            f"{text.plain(small.variant)} ({low:.{decimals}f}) to the larger {text.plain(large.variant)} "
+            f"({high:.{decimals}f})."
+        )
+    return ""
+
+
+def _kld(record: Record) -> float | None:
+    found = figures.kld(record)
+    return None if found is None else found.value
+
+
+def noise_floor(records: Sequence[Record], reference: str) -> float | None:
+    """The largest self-noise recorded against this reference, in nats per token."""
+    floors = [
+        floor
+        for record in records
+        if (record.reference == reference or record.variant == reference) and record.divergence is not None
+        if (floor := figures.known(record.divergence.noise_floor)) is not None
+    ]
+    return max(floors, default=None)
+
+
+def _noise(records: Sequence[Record]) -> list[str]:
+    notes = []
+    for name, group in _groups(records):
+        floor = noise_floor(records, name)
+        if floor is None:
+            continue
+        within = [text.plain(r.variant) for r in group if (found := _kld(r)) is not None and found <= floor]
+        verdict = f"{_listed(within)} cannot be told from it" if within else "every variant stands above it"
+        notes.append(
+            f"Self-noise floor of {text.plain(name)} (measured against itself under another batch shape): "
+            f"{text.small(floor)} nats; {verdict}."
+        )
+    return notes
+
+
+def _references(records: Sequence[Record]) -> str:
+    groups = [(name, group) for name, group in _groups(records) if group]
+    if len(groups) < 2:
+        return ""
+    parts = [f"{_listed([text.plain(r.variant) for r in group])} with {text.plain(name)}" for name, group in groups]
+    return f"Two references: {'; '.join(parts)}. KL divergences from different references do not compare."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
