@@ -96,6 +96,7 @@ def train(out: Path, total: int, device: str) -> None:
 
     torch.manual_seed(SEED)
     end = words.token_to_id(corpus.END)
+    assert end is not None  # the tokenizer above is trained with it
     model = Qwen3ForCausalLM(config(end)).float().to(device)
     model.set_attn_implementation("eager")  # at these lengths twice as fast on a CPU as the fused kernel
     decayed = [weight for weight in model.parameters() if weight.ndim >= 2]

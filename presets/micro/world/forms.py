@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from presets.micro.world.item import Item
@@ -9,7 +10,7 @@ from presets.micro.world.names import WORDS
 
 LEVELS = 4  # number of words 3 + level, up to two rules on their order and two on their dress
 
-_ORDERS = {
+_ORDERS: dict[str, Callable[[list[str]], list[str]]] = {
     "in the given order": lambda words: words,
     "in reverse order": lambda words: words[::-1],
     "in alphabetical order": sorted,
