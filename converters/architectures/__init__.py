@@ -1,1 +1,19 @@
-"""One module a model family: GGUF keys, tensor names, tensor transforms."""
+"""Families of models: one module each, with what a config becomes in GGUF and what its tensors are called there."""
+
+from converters.architectures import qwen3
+from converters.architectures.family import Architecture, Config
+from converters.errors import InputError
+
+ARCHITECTURES: tuple[Architecture, ...] = (qwen3.ARCHITECTURE,)
+
+
+def architecture(config: Config) -> Architecture:
+    """The family that a config belongs to. Raises InputError that names what was found."""
+    classes = config.get("architectures")
+    found = classes[0] if isinstance(classes, list) and classes else None
+    for family in ARCHITECTURES:
+        if found in family.classes:
+            return family
+    known = ", ".join(name for family in ARCHITECTURES for name in family.classes)
+    what = f"{found!r}" if found else f"of model_type {config.get('model_type')!r} (it names no architecture)"
+    raise InputError(f"config.json: architecture {what} is not supported; supported: {known}")

@@ -1,0 +1,124 @@
+"""The few ggml functions that `llama_cpp` does not declare, and checks that this build is the one they were made for.
+
+Source: ggml.h and llama.h as shipped with llama-cpp-python. The library's own answers (type names, block sizes) are
+read from it and never repeated here.
+"""
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from converters.errors import InputError, MissingRuntime
+
+# Without this a failed assertion inside ggml starts gdb on the process before it dies.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+try:
+    from llama_cpp import llama_cpp as lib
+except (ImportError, OSError, RuntimeError) as error:
+    raise MissingRuntime(f"llama.cpp cannot be loaded ({error}); install llama-cpp-python >= 0.3.36") from error
+
+ggml: Any = lib._lib  # resolves symbols of libggml and libggml-base as well, which libllama depends on
+
+_DECLARATIONS: Mapping[str, tuple[list[Any], Any]] = {
+    "ggml_type_name": ([ctypes.c_int], ctypes.c_char_p),
+    "ggml_type_size": ([ctypes.c_int], ctypes.c_size_t),
+    "ggml_blck_size": ([ctypes.c_int], ctypes.c_int64),
+    "ggml_row_size": ([ctypes.c_int, ctypes.c_int64], ctypes.c_size_t),
+    "ggml_is_quantized": ([ctypes.c_int], ctypes.c_bool),
+    "ggml_quantize_requires_imatrix": ([ctypes.c_int], ctypes.c_bool),
+    "ggml_quantize_chunk": (
+        [
+            ctypes.c_int,  # type
+            ctypes.c_void_p,  # const float * src
+            ctypes.c_void_p,  # void * dst
+            ctypes.c_int64,  # first element
+            ctypes.c_int64,  # rows
+            ctypes.c_int64,  # elements a row
+            ctypes.c_void_p,  # const float * imatrix
+        ],
+        ctypes.c_size_t,
+    ),
+    "ggml_validate_row_data": ([ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t], ctypes.c_bool),
+    "ggml_bf16_to_fp32_row": ([ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None),
+    "ggml_fp16_to_fp32_row": ([ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None),
+    "ggml_set_abort_callback": ([ctypes.c_void_p], ctypes.c_void_p),
+}
+
+for _name, (_argtypes, _restype) in _DECLARATIONS.items():
+    try:
+        _function = getattr(ggml, _name)
+    except AttributeError as error:
+        raise MissingRuntime(f"this llama.cpp build lacks {_name}; install llama-cpp-python >= 0.3.36") from error
+    _function.argtypes, _function.restype = _argtypes, _restype
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """A ggml tensor type: its number in files, its name in upper case, and how its rows are blocked."""
+
+    id: int
+    name: str
+    block_elements: int
+    block_bytes: int
+
+    def row_bytes(self, elements: int) -> int:
+        """Bytes of one row of `elements` values; `elements` must be a multiple of the block."""
+        return elements // self.block_elements * self.block_bytes
+
+
+def _read_types() -> dict[str, TensorType]:
+    defaults = lib.llama_model_quantize_default_params()
+    count = defaults.token_embedding_type  # "not set" is GGML_TYPE_COUNT
+    # A struct whose fields have moved would show here, before any call goes wrong with it.
+    if not (
+        count == defaults.output_tensor_type and 32 <= count <= 256 and defaults.ftype == lib.LLAMA_FTYPE_MOSTLY_Q8_0
+    ):
+        raise MissingRuntime("llama_model_quantize_params has another layout than llama_cpp declares; reinstall it")
+    types = {}
+    for number in range(count):
+        block_elements, block_bytes = ggml.ggml_blck_size(number), ggml.ggml_type_size(number)
+        if block_elements > 0 and block_bytes > 0:  # removed types keep their number with a size of 0
+            name = ggml.ggml_type_name(number).decode().upper()
+            types[name] = TensorType(number, name, block_elements, block_bytes)
+    return types
+
+
+TYPES: Mapping[str, TensorType] = MappingProxyType(_read_types())
+TYPES_BY_ID: Mapping[int, TensorType] = MappingProxyType({entry.id: entry for entry in TYPES.values()})
+
+if [TYPES[name].id for name in ("F32", "F16", "Q8_0", "Q6_K", "BF16")] != [0, 1, 8, 14, 30]:
+    raise MissingRuntime("this llama.cpp numbers its tensor types in another way than GGUF files do; reinstall it")
+
+
+def type_named(name: str) -> TensorType:
+    """The tensor type called `name` ("F16", "q8_0", ...). Raises InputError if this llama.cpp has none such."""
+    try:
+        return TYPES[name.upper()]
+    except KeyError:
+        raise InputError(f"unknown tensor type {name!r}; known: {', '.join(TYPES)}") from None
+
+
+@functools.cache
+def start_backend() -> None:
+    """Initialise llama.cpp's backends, once a process."""
+    lib.llama_backend_init()
+
+
+_ABORT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+_abort_callback: Any = None  # referenced here so that it lives as long as the library may call it
+
+
+def on_abort(report: Callable[[str], None]) -> None:
+    """Call `report(message)` when a GGML_ASSERT fails. The process aborts as soon as `report` returns."""
+    global _abort_callback
+
+    def called(message: bytes) -> None:
+        report(message.decode(errors="replace").strip())
+
+    _abort_callback = _ABORT_CALLBACK(called)
+    ggml.ggml_set_abort_callback(ctypes.cast(_abort_callback, ctypes.c_void_p))

@@ -1,0 +1,85 @@
+"""What llama.cpp logs, caught in Python. Its callback is one for the whole process, so it is set here and nowhere else.
+
+Outside of a `capture()` everything goes to the logger "llama.cpp", so nothing is ever printed over the screen.
+"""
+
+import ctypes
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from converters.llamacpp.bindings import lib
+
+LOGGER = logging.getLogger("llama.cpp")
+
+# ggml_log_level: none, debug, info, warn, error, continuation of the last message
+_DEBUG, _INFO, _WARN, _ERROR, _CONTINUED = 1, 2, 3, 4, 5
+_PYTHON_LEVELS = {_DEBUG: logging.DEBUG, _INFO: logging.DEBUG, _WARN: logging.INFO, _ERROR: logging.WARNING}
+
+
+@dataclass
+class Captured:
+    """The messages that one thread caused, in order: pairs of ggml's level and text (not always a whole line)."""
+
+    messages: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All of it, as it would have been printed."""
+        return "".join(text for _, text in self.messages)
+
+    @property
+    def errors(self) -> str:
+        """The messages of the levels warning and error in one line: what to quote when a call failed."""
+        parts: list[str] = []
+        level = 0
+        for own, text in self.messages:
+            level = level if own == _CONTINUED else own
+            if level in (_WARN, _ERROR):
+                parts.append(text)
+        return " ".join("".join(parts).split())
+
+
+_lock = threading.Lock()
+_open: list[tuple[int, Captured]] = []  # (thread, capture), innermost last
+
+
+def _receive(level: int, text: bytes, _user_data: Any) -> None:
+    thread = threading.get_ident()
+    message = text.decode(errors="replace")
+    with _lock:
+        # Messages of llama.cpp's own worker threads belong to whoever is capturing; there is mostly one.
+        receiver = next((c for t, c in reversed(_open) if t == thread), _open[-1][1] if _open else None)
+        if receiver is not None:
+            receiver.messages.append((level, message))
+            return
+    if message.strip():
+        LOGGER.log(_PYTHON_LEVELS.get(level, logging.DEBUG), "%s", message.rstrip())
+
+
+_callback = lib.llama_log_callback(_receive)  # must live as long as the library
+
+
+@contextmanager
+def capture() -> Iterator[Captured]:
+    """Collect what llama.cpp logs while the block runs, from this thread. Captures nest: the innermost one gets it."""
+    install()
+    entry = (threading.get_ident(), Captured())
+    with _lock:
+        _open.append(entry)
+    try:
+        yield entry[1]
+    finally:
+        with _lock:
+            _open.remove(entry)
+
+
+def install() -> None:
+    """Take over llama.cpp's log. Importing `llama_cpp` again or making its `Llama` would take it away."""
+    lib.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+install()

@@ -1,0 +1,45 @@
+"""Which type llama.cpp gives to each tensor of a model: its own quantizer's dry run on a ghost file."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from converters.errors import InputError
+from converters.llamacpp.bindings import TYPES, TensorType, lib, start_backend
+from converters.llamacpp.container import Field, TensorInfo, lay_out, tensor_order
+from converters.llamacpp.ghost import ghost
+from converters.llamacpp.log import capture
+
+# "[   3/  25] blk.0.attn_k.weight - [   64,    32,     1,     1], type =   bf16, size = 0.004 MiB -> 0.001 MiB (q3_K)"
+_LINE = re.compile(
+    r"^\[ *\d+/ *\d+\] (\S+) +- \[[^\]]*\], type = +(\w+), .*?size = +[\d.]+ MiB(?: -> +[\d.]+ MiB \((\w+)\))?", re.M
+)
+
+
+def plan_types(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], ftype: int) -> tuple[TensorInfo, ...]:
+    """The tensors of the file that llama.cpp would write for `ftype` (a llama_ftype), in its order, each in its place.
+
+    `metadata` and `tensors` describe the unquantized model. Takes milliseconds, and reads no weights.
+    Raises InputError where llama.cpp refuses.
+    """
+    with ghost(metadata, tensors) as path:
+        chosen = _dry_run(path, ftype)
+    missing = [tensor.name for tensor in tensors if tensor.name not in chosen]
+    if missing or len(chosen) != len(tensors):
+        raise InputError(
+            f"llama.cpp's plan for file type {ftype} does not name {', '.join(missing[:3]) or 'all tensors'}"
+        )
+    ordered = sorted(tensors, key=lambda tensor: tensor_order(tensor.name))
+    return lay_out((tensor.name, tensor.shape, chosen[tensor.name]) for tensor in ordered)
+
+
+def _dry_run(path: Path, ftype: int) -> dict[str, TensorType]:
+    start_backend()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.dry_run, params.nthread = ftype, True, 1
+    with capture() as log:
+        # The second name is never opened in a dry run.
+        status = lib.llama_model_quantize(str(path).encode(), b"/dev/null", params)
+    if status != 0:
+        raise InputError(f"llama.cpp cannot plan file type {ftype}: {log.errors or 'no reason logged'}")
+    return {name: TYPES[(new or old).upper()] for name, old, new in _LINE.findall(log.text)}

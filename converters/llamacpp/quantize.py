@@ -1,0 +1,48 @@
+"""Rows of weights to rows of any ggml type, by the function that llama.cpp's own quantizer calls.
+
+Rows are independent of each other, so any split of a tensor into runs of whole rows gives the bytes of the whole.
+Calls release Python's lock: use them from a thread pool.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.llamacpp.bindings import TYPES, TensorType, ggml
+
+_TO_FLOAT = {"BF16": ggml.ggml_bf16_to_fp32_row, "F16": ggml.ggml_fp16_to_fp32_row}
+
+Float32 = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+def to_float32(rows: npt.NDArray[np.generic], type_: TensorType) -> Float32:
+    """Rows of an unquantized type as float32, exactly. `rows`: [n, k], float32, float16, or uint16 holding bfloat16."""
+    if type_.name == "F32":
+        return np.ascontiguousarray(rows, np.float32)
+    rows = np.ascontiguousarray(rows)
+    result = np.empty(rows.shape, np.float32)
+    _TO_FLOAT[type_.name](rows.ctypes.data, result.ctypes.data, rows.size)
+    return result
+
+
+def quantize_rows(rows: Float32, type_: TensorType) -> Bytes:
+    """The bytes of `rows` [n, k] in `type_`, as uint8 [n, row bytes]. k must be a multiple of the type's block."""
+    n, k = rows.shape
+    if k % type_.block_elements or rows.dtype != np.float32 or not rows.flags.c_contiguous:
+        raise ValueError(f"rows of {k} {rows.dtype} values do not fit {type_.name}")  # ggml would abort the process
+    if ggml.ggml_quantize_requires_imatrix(type_.id):
+        raise ValueError(f"{type_.name} needs an importance matrix")  # likewise
+    result = np.empty((n, type_.row_bytes(k)), np.uint8)
+    written = ggml.ggml_quantize_chunk(type_.id, rows.ctypes.data, result.ctypes.data, 0, n, k, None)
+    if written != result.nbytes:
+        raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes of {type_.name} where {result.nbytes} were due")
+    return result
+
+
+def is_valid(data: Bytes, type_: TensorType) -> bool:
+    """Whether quantized bytes hold no NaN or infinity: llama.cpp refuses to write such rows."""
+    return bool(ggml.ggml_validate_row_data(type_.id, data.ctypes.data, data.nbytes))
+
+
+UNQUANTIZED = {name: TYPES[name] for name in ("F32", "F16", "BF16")}
+"""The types a model may have before quantization."""

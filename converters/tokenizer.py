@@ -1,0 +1,240 @@
+"""A Hugging Face tokenizer.json as GGUF metadata: byte-level BPE with one of Qwen's pre-tokenizers.
+
+llama.cpp has the pre-tokenizers built in and knows them by name; which one it is, is told from the regular expression
+that tokenizer.json splits by. Names of keys: docs/gguf.md; token kinds as llama.cpp's converter sets them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from converters.checkpoint import read_json
+from converters.errors import InputError
+from converters.llamacpp.container import NORMALIZER_KEY, Field, ValueType, boolean, numbers, string, strings, uint32
+
+PRE_TOKENIZERS = {
+    # Qwen2, Qwen2.5, Qwen3
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
+    # Qwen3.5, Qwen3.6: combining marks belong to words
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen35",
+}
+"""The regular expression in tokenizer.json -> llama.cpp's name of that pre-tokenizer."""
+
+SPECIAL_KEYS = {
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "unk": "unknown_token_id",
+    "sep": "seperator_token_id",  # so spelt in GGUF
+    "pad": "padding_token_id",
+    "cls": "cls_token_id",
+    "mask": "mask_token_id",
+}
+"""Special tokens by their name in tokenizer_config.json -> key after `tokenizer.ggml.`"""
+
+MAX_VOCAB = 1 << 22  # sixteen times the largest of Qwen's
+
+
+class TokenKind(IntEnum):
+    """llama.cpp's token types."""
+
+    NORMAL = 1
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What GGUF needs to know. `normalizer` is "NFC" or "none": llama.cpp does not do that step itself."""
+
+    tokens: tuple[str, ...]
+    kinds: tuple[TokenKind, ...]
+    merges: tuple[str, ...]
+    pre_tokenizer: str
+    normalizer: str
+    special: Mapping[str, int]
+    chat_template: str | None
+
+    def fields(self) -> dict[str, Field]:
+        """The metadata under `tokenizer.`, and this project's own key for the normalizer."""
+        result = {
+            "tokenizer.ggml.model": string("gpt2"),
+            "tokenizer.ggml.pre": string(self.pre_tokenizer),
+            "tokenizer.ggml.tokens": strings(self.tokens),
+            "tokenizer.ggml.token_type": numbers(ValueType.INT32, self.kinds),
+            "tokenizer.ggml.merges": strings(self.merges),
+        }
+        for name, token in self.special.items():
+            result[f"tokenizer.ggml.{SPECIAL_KEYS[name]}"] = uint32(token)
+        result["tokenizer.ggml.add_bos_token"] = boolean(False)
+        if self.chat_template is not None:
+            result["tokenizer.chat_template"] = string(self.chat_template)
+        result[NORMALIZER_KEY] = string(self.normalizer)
+        return result
+
+
+def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | None = None) -> Tokenizer:
+    """The tokenizer of a model directory. `config` is the model's: it has the vocabulary's size.
+
+    `pre_tokenizer` names llama.cpp's pre-tokenizer where it cannot be told from tokenizer.json.
+    Raises InputError if a file is missing or malformed, or the tokenizer does what llama.cpp cannot.
+    """
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        raise InputError(f"{path}: has no tokenizer.json; save the tokenizer with transformers' fast tokenizer")
+    content = read_json(file)
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("byte_fallback"):
+        raise InputError(f"{file}: the model is no byte-level BPE, the only kind that Qwen's models have")
+    if model.get("ignore_merges"):
+        raise InputError(f"{file}: ignore_merges is set, which llama.cpp's Qwen pre-tokenizers do not know")
+    added = _added_tokens(content, file)
+    tokens, kinds = _tokens(model, added, config, file)
+    settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+    return Tokenizer(
+        tokens=tokens,
+        kinds=kinds,
+        merges=_merges(model, file),
+        pre_tokenizer=_pre_tokenizer(content, file, pre_tokenizer),
+        normalizer=_normalizer(content, file),
+        special=_special(path, settings, config, {token: number for number, (token, _) in added.items()}, len(tokens)),
+        chat_template=_chat_template(path, settings),
+    )
+
+
+def _pre_tokenizer(content: Mapping[str, Any], file: Path, chosen: str | None) -> str:
+    if _adds_special_tokens(content.get("post_processor")):
+        raise InputError(f"{file}: the post-processor adds special tokens to every text, which Qwen's never do")
+    if chosen is not None:
+        if chosen not in PRE_TOKENIZERS.values():
+            raise InputError(f"unknown pre-tokenizer {chosen!r}; known: {', '.join(PRE_TOKENIZERS.values())}")
+        return chosen
+    section = content.get("pre_tokenizer") or {}
+    steps = section.get("pretokenizers", [section]) if isinstance(section, dict) else []
+    kinds = [step.get("type") for step in steps if isinstance(step, dict)]
+    if kinds == ["Split", "ByteLevel"]:
+        split, byte_level = steps
+        pattern = split.get("pattern", {})
+        name = PRE_TOKENIZERS.get(pattern.get("Regex", "")) if isinstance(pattern, dict) else None
+        plain = split.get("behavior") == "Isolated" and not split.get("invert")
+        if name and plain and not byte_level.get("add_prefix_space") and not byte_level.get("use_regex", True):
+            return name
+    raise InputError(
+        f"{file}: the pre-tokenizer ({json.dumps(section)[:160]}) is none of those that llama.cpp has for Qwen"
+        f" ({', '.join(PRE_TOKENIZERS.values())}); tokens would differ"
+    )
+
+
+def _adds_special_tokens(processor: Any) -> bool:
+    if not isinstance(processor, dict):
+        return False
+    steps = processor.get("processors", [processor])
+    return any("SpecialToken" in part for step in steps for part in step.get("single", []) if isinstance(part, dict))
+
+
+def _normalizer(content: Mapping[str, Any], file: Path) -> str:
+    section = content.get("normalizer")
+    if section is None:
+        return "none"
+    steps = section.get("normalizers", [section]) if isinstance(section, dict) else [section]
+    kinds = [step.get("type") if isinstance(step, dict) else step for step in steps]
+    if kinds == ["NFC"]:
+        return "NFC"
+    raise InputError(f"{file}: normalizer {json.dumps(section)[:120]} is not supported; NFC and none are")
+
+
+def _added_tokens(content: Mapping[str, Any], file: Path) -> dict[int, tuple[str, bool]]:
+    added: dict[int, tuple[str, bool]] = {}
+    for entry in content.get("added_tokens") or []:
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("content"), str):
+            raise InputError(f"{file}: an entry of added_tokens has no id or content: {str(entry)[:120]}")
+        added[entry["id"]] = (entry["content"], bool(entry.get("special")))
+    return added
+
+
+def _tokens(
+    model: Mapping[str, Any], added: Mapping[int, tuple[str, bool]], config: Mapping[str, Any], file: Path
+) -> tuple[tuple[str, ...], tuple[TokenKind, ...]]:
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or not all(type(number) is int for number in vocab.values()):
+        raise InputError(f"{file}: model.vocab is no table of tokens and numbers")
+    by_id: dict[int, tuple[str, TokenKind]] = {}
+    for token, number in vocab.items():
+        if number in by_id:
+            raise InputError(f"{file}: tokens {by_id[number][0]!r} and {token!r} have the same number {number}")
+        by_id[number] = (token, TokenKind.NORMAL)
+    for number, (token, special) in added.items():
+        control = special or (token.startswith("<|") and token.endswith("|>"))
+        by_id[number] = (token, TokenKind.CONTROL if control else TokenKind.USER_DEFINED)
+    size = config.get("vocab_size", max(by_id, default=0) + 1)
+    if type(size) is not int or not 0 < size <= MAX_VOCAB:
+        raise InputError(f"config.json: vocab_size is {size!r}; expected a whole number from 1 to {MAX_VOCAB}")
+    if by_id and (min(by_id) < 0 or max(by_id) >= size):
+        token = by_id[max(by_id)][0]
+        raise InputError(f"{file}: token {token!r} has number {max(by_id)}, but vocab_size in config.json is {size}")
+    entries = [by_id.get(number, (f"[PAD{number}]", TokenKind.UNUSED)) for number in range(size)]
+    tokens = tuple(token for token, _ in entries)
+    if len(set(tokens)) != size:
+        seen: set[str] = set()
+        twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
+        raise InputError(f"{file}: token {twice!r} stands there under two numbers")
+    return tokens, tuple(kind for _, kind in entries)
+
+
+def _merges(model: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    merges = model.get("merges")
+    if not isinstance(merges, list):
+        raise InputError(f"{file}: model.merges is no list")
+    result = []
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
+            raise InputError(f"{file}: {str(merge)[:80]!r} in model.merges is no pair of tokens")
+        # GGUF separates the two by a space; one inside takes its byte-level form.
+        result.append(" ".join(part.replace(" ", "Ġ") for part in pair))
+    return tuple(result)
+
+
+def _special(
+    path: Path, settings: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[str, int], size: int
+) -> dict[str, int]:
+    generation = path / "generation_config.json"
+    fallbacks = [config, read_json(generation) if generation.is_file() else {}]
+    found: dict[str, int] = {}
+    for name in SPECIAL_KEYS:
+        entry = settings.get(f"{name}_token")
+        token = entry.get("content") if isinstance(entry, dict) else entry
+        if isinstance(token, str) and token in added:
+            found[name] = added[token]
+            continue
+        for source in fallbacks:
+            number = source.get(f"{name}_token_id")
+            number = number[0] if isinstance(number, list) and number else number
+            if type(number) is int:
+                found[name] = number
+                break
+    for name, number in found.items():
+        if not 0 <= number < size:
+            raise InputError(f"{path}: {name}_token_id is {number}, outside of the vocabulary of {size} tokens")
+    if "eos" not in found:  # llama.cpp would take token 11, whatever that is
+        raise InputError(f"{path}: no eos_token in tokenizer_config.json, config.json or generation_config.json")
+    return found
+
+
+def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: cannot be read: {error}") from error
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several by name; GGUF readers use the default one
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
