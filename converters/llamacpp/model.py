@@ -1,0 +1,287 @@
+"""A GGUF file loaded in llama.cpp, and contexts that decode batches of tokens into logits.
+
+The low-level API is used, not `llama_cpp.Llama`: batches are filled through numpy views and logits are read where
+llama.cpp wrote them. Facts of the API: `include/llama.h` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InputError
+from converters.llamacpp.bindings import lib, start_backend, type_named
+from converters.llamacpp.log import Captured, capture
+
+Tokens = NDArray[np.int32]
+
+FLASH_ATTENTION = {
+    "auto": lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+NORMALIZER_KEY = "bitsweep.tokenizer.normalizer"
+_BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
+_TOKEN_POINTER = ctypes.POINTER(ctypes.c_int32)
+
+
+class DecodeError(RuntimeError):
+    """llama.cpp refused or failed to decode a batch."""
+
+
+def _allocated(log: Captured) -> int:
+    """Bytes of the buffers that llama.cpp reports in its log (printed to 0.01 MiB)."""
+    return sum(int(float(size) * 2**20) for _, size in _BUFFER_LINE.findall(log.text))
+
+
+def available_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """How a context is made. Names and meanings are llama.cpp's `llama_context_params`.
+
+    `n_ctx` counts cells over all sequences; with `kv_unified` any sequence may use them all, without it each has
+    n_ctx / n_seq_max of its own. `type_k`, `type_v` name tensor types, `flash_attn` is a key of FLASH_ATTENTION.
+    """
+
+    n_ctx: int
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_seq_max: int = 1
+    kv_unified: bool = False
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: str = "auto"
+    n_threads: int | None = None
+
+
+class Model:
+    """A loaded GGUF. Close it, or use it as a context manager; its contexts must be closed first.
+
+    Raises InputError with llama.cpp's own words where the file is missing or is not a model it can load.
+    """
+
+    def __init__(self, path: str | Path, *, n_gpu_layers: int = 0) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"{self.path}: no such file; give the path of a .gguf model")
+        start_backend()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        with capture() as log:
+            self._model = lib.llama_model_load_from_file(os.fsencode(self.path), params)
+        if not self._model:
+            raise InputError(f"{self.path}: llama.cpp cannot load it: {log.errors or 'no reason given'}")
+        self.allocated_bytes = _allocated(log)
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
+        self.n_params: int = lib.llama_model_n_params(self._model)
+        self.size_bytes: int = lib.llama_model_size(self._model)
+        self.is_recurrent: bool = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+        self.bos_id: int = lib.llama_vocab_bos(self._vocab)
+        self.eos_id: int = lib.llama_vocab_eos(self._vocab)
+        self.eot_id: int = lib.llama_vocab_eot(self._vocab)
+        self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
+        template = lib.llama_model_chat_template(self._model, None)
+        self.chat_template: str | None = template.decode("utf-8") if template else None
+        self._normalizes = self.metadata(NORMALIZER_KEY) == "NFC"
+        self._pieces: dict[bool, list[bytes | None]] = {s: [None] * self.n_vocab for s in (False, True)}
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._model:
+            lib.llama_model_free(self._model)
+            self._model = None
+
+    def metadata(self, key: str) -> str | None:
+        """The GGUF metadata value of `key` as llama.cpp prints it, or None where the file lacks it."""
+        buffer = ctypes.create_string_buffer(4096)
+        length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", errors="replace") if length >= 0 else None
+
+    @cached_property
+    def description(self) -> str:
+        """As llama.cpp names it: architecture, size class, quantization."""
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self._model, buffer, len(buffer))
+        return buffer.value.decode("utf-8", errors="replace")
+
+    @cached_property
+    def eog_ids(self) -> frozenset[int]:
+        """All tokens that end a generation (eos, eot and their like)."""
+        return frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, t))
+
+    def cache_bytes_per_cell(self, type_k: str, type_v: str) -> int:
+        """Bytes of K and V of one cell over all layers; an upper bound where some layers keep none."""
+        layers, heads = lib.llama_model_n_layer(self._model), lib.llama_model_n_head_kv(self._model)
+        default = lib.llama_model_n_embd(self._model) // max(1, lib.llama_model_n_head(self._model))
+        architecture = self.metadata("general.architecture")
+        widths = (int(self.metadata(f"{architecture}.attention.{side}_length") or default) for side in ("key", "value"))
+        rows = (type_named(t).row_bytes(heads * width) for t, width in zip((type_k, type_v), widths, strict=True))
+        return layers * sum(rows)
+
+    def tokenize(self, text: str | bytes, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
+        """Token ids, int32[n]. Bytes that are not UTF-8 become U+FFFD.
+
+        `add_special` adds BOS/EOS where the model asks for them, `parse_special` reads `<|...|>` as special tokens.
+        llama.cpp has no Unicode normalization; where the file says the tokenizer has NFC, it is done here.
+        """
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", errors="replace")
+        if self._normalizes:
+            text = unicodedata.normalize("NFC", text)
+        raw = text.encode("utf-8", errors="replace")
+        room = len(raw) + 2  # a token holds at least one byte; BOS and EOS beside
+        tokens = np.empty(room, dtype=np.int32)
+        n = lib.llama_tokenize(
+            self._vocab, raw, len(raw), tokens.ctypes.data_as(_TOKEN_POINTER), room, add_special, parse_special
+        )
+        if n < 0:
+            raise InputError(f"{self.path}: llama.cpp could not tokenize a text of {len(raw)} bytes")
+        return tokens[:n].copy()
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; special tokens give none unless `special`."""
+        cached = self._pieces[special][token]
+        if cached is not None:
+            return cached
+        buffer = ctypes.create_string_buffer(64)
+        n = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        if n < 0:
+            buffer = ctypes.create_string_buffer(-n)
+            n = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        self._pieces[special][token] = piece = buffer.raw[: max(n, 0)]
+        return piece
+
+    def detokenize(self, tokens: Tokens | list[int] | tuple[int, ...], *, special: bool = False) -> str:
+        """Text of a byte-level token sequence; special tokens are left out unless `special`."""
+        return b"".join(self.piece(int(t), special=special) for t in tokens).decode("utf-8", errors="replace")
+
+    def context(self, options: ContextOptions) -> Context:
+        return Context(self, options)
+
+
+class Context:
+    """The memory and the batch of one or many sequences. Close it before its model.
+
+    Raises InputError where llama.cpp cannot make it (say, a quantized V cache without flash attention).
+    """
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        self.model = model
+        self.options = options
+        params = lib.llama_context_default_params()
+        params.n_ctx = options.n_ctx
+        params.n_batch = options.n_batch
+        params.n_ubatch = min(options.n_ubatch, options.n_batch)
+        params.n_seq_max = options.n_seq_max
+        params.kv_unified = options.kv_unified
+        params.type_k = type_named(options.type_k).id
+        params.type_v = type_named(options.type_v).id
+        params.flash_attn_type = FLASH_ATTENTION[options.flash_attn]
+        # both counts, or prompts run on llama.cpp's default of four threads
+        params.n_threads = params.n_threads_batch = options.n_threads or available_cpus()
+        with capture() as log:
+            self._context = lib.llama_init_from_model(model._model, params)
+        if not self._context:
+            raise InputError(
+                f"{model.path}: llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}"
+            )
+        self.allocated_bytes = _allocated(log)
+        self._memory = lib.llama_get_memory(self._context)
+        self.n_batch: int = lib.llama_n_batch(self._context)
+        self.n_ctx: int = lib.llama_n_ctx(self._context)
+        self.n_ctx_seq: int = lib.llama_n_ctx_seq(self._context)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._context:
+            lib.llama_free(self._context)
+            self._context = None
+
+    def decode(
+        self,
+        tokens: NDArray[np.integer],
+        positions: NDArray[np.integer],
+        sequences: NDArray[np.integer],
+        outputs: NDArray[np.bool_],
+        counts: NDArray[np.integer] | None = None,
+    ) -> NDArray[np.float32]:
+        """Decode one batch of n <= n_batch tokens.
+
+        `tokens`, `positions`, `outputs` have shape (n,). `sequences` names each token's sequence, shape (n,); with
+        `counts` (n,) it is the flat list of every token's sequences, counts[i] of them for token i: such a token is
+        computed once and belongs to all of them (a unified cache only).
+
+        Returns the logits of the tokens marked in `outputs`, float32 (n_outputs, n_vocab), in batch order. It is a view
+        of llama.cpp's own buffer, valid until the next decode. Raises DecodeError.
+        """
+        n = len(tokens)
+        if not 0 < n <= self.n_batch:  # llama.cpp aborts the process on a larger one
+            raise DecodeError(f"a batch of {n} tokens; this context takes 1 to {self.n_batch}")
+        token = np.ascontiguousarray(tokens, dtype=np.int32)
+        position = np.ascontiguousarray(positions, dtype=np.int32)
+        pool = np.ascontiguousarray(sequences, dtype=np.int32)
+        count = np.ones(n, np.int32) if counts is None else np.ascontiguousarray(counts, dtype=np.int32)
+        output = np.ascontiguousarray(outputs, dtype=np.int8)
+        if not len(position) == len(count) == len(output) == n or int(count.sum()) != len(pool):
+            raise DecodeError("tokens, positions, sequences and outputs do not have the same length")
+        first = np.cumsum(count, dtype=np.uint64) - count.astype(np.uint64)
+        pointers = np.uint64(pool.ctypes.data) + np.uint64(4) * first
+        batch = lib.llama_batch(
+            n_tokens=n,
+            token=token.ctypes.data_as(_TOKEN_POINTER),
+            embd=None,
+            pos=position.ctypes.data_as(_TOKEN_POINTER),
+            n_seq_id=count.ctypes.data_as(_TOKEN_POINTER),
+            seq_id=pointers.ctypes.data_as(ctypes.POINTER(_TOKEN_POINTER)),
+            logits=output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+        with capture() as log:
+            status = lib.llama_decode(self._context, batch)
+        if status != 0:
+            reason = "no room for its tokens in the KV cache" if status == 1 else log.errors or "no reason given"
+            raise DecodeError(f"llama_decode gave {status}: {reason}")
+        n_outputs = int(np.count_nonzero(output))
+        shape = (n_outputs, self.model.n_vocab)
+        if n_outputs == 0:
+            return np.empty(shape, np.float32)
+        return np.ctypeslib.as_array(lib.llama_get_logits(self._context), shape)
+
+    def synchronize(self) -> None:
+        """Wait until all decoding is done (it runs ahead on a GPU)."""
+        lib.llama_synchronize(self._context)
+
+    def copy_sequence(self, source: int, target: int) -> None:
+        """`target` becomes the same as `source`: shared cells in a unified cache, a copy otherwise."""
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def remove(self, sequence: int, start: int = 0) -> bool:
+        """Forget `sequence` from position `start` on; False where a recurrent state cannot be cut there."""
+        return bool(lib.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    def clear(self) -> None:
+        """Forget every sequence. The cells' data stays, masked."""
+        lib.llama_memory_clear(self._memory, False)
