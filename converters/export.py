@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,16 @@ class TypeCount:
 
 @dataclass(frozen=True)
 class FilePlan:
-    """A GGUF file before it is made: every tensor with its type and place, and the header's bytes."""
+    """A GGUF file before it is made: its metadata, and every tensor with its type and place."""
 
     recipe: Recipe
-    header: bytes
+    metadata: Mapping[str, Field]
     tensors: tuple[TensorInfo, ...]
+
+    @cached_property
+    def header(self) -> bytes:
+        """The bytes before the data section."""
+        return encode_header(self.metadata, self.tensors)
 
     @property
     def quant(self) -> str:
@@ -107,7 +113,7 @@ def plan_export(source: Source, quants: Sequence[str]) -> dict[str, FilePlan]:
         if recipe.needs_imatrix:
             raise InputError(f"{recipe.name} needs an importance matrix, which this export does not have")
         tensors = plan_types(source.metadata, source.tensors, recipe.ftype)
-        plans[recipe.name] = FilePlan(recipe, encode_header(_file_metadata(source.metadata, recipe), tensors), tensors)
+        plans[recipe.name] = FilePlan(recipe, _file_metadata(source.metadata, recipe), tensors)
     return plans
 
 

@@ -22,7 +22,7 @@ class Recipe:
     needs_imatrix: bool = False
 
 
-RECIPES = {
+QUANTS = {
     recipe.name: recipe
     for recipe in (
         Recipe("F32", 0, 32.0),
@@ -48,9 +48,9 @@ RECIPES = {
 
 def recipe(name: str) -> Recipe:
     """The recipe called `name`, in any case. Raises InputError that lists what comes near."""
-    found = RECIPES.get(name.upper())
+    found = QUANTS.get(name.upper())
     if found is None:
-        near = difflib.get_close_matches(name.upper(), RECIPES, n=4, cutoff=0.5) or list(RECIPES)
+        near = difflib.get_close_matches(name.upper(), QUANTS, n=4, cutoff=0.5) or list(QUANTS)
         raise InputError(f"unknown quant {name!r}; did you mean {', '.join(near)}?")
     return found
 

@@ -14,6 +14,7 @@ from converters.architectures import architecture
 from converters.architectures.family import Weight
 from converters.checkpoint import WEIGHT_DTYPES, Checkpoint, read_into, sample_blocks
 from converters.errors import InputError
+from converters.hub import fetch, is_hub_id
 from converters.llamacpp.bindings import TYPES, TensorType
 from converters.llamacpp.container import Field, TensorInfo, lay_out, read_header, string, tensor_order, text
 from converters.llamacpp.quantize import UNQUANTIZED
@@ -52,13 +53,15 @@ class Source(Protocol):
         """
 
 
-def open_source(path: Path, name: str | None = None, pre_tokenizer: str | None = None) -> Source:
-    """The model at `path`: a checkpoint directory or a .gguf file.
+def open_source(model: str | Path, name: str | None = None, pre_tokenizer: str | None = None) -> Source:
+    """The model called `model`: a checkpoint directory, a .gguf file or, where there is no such path, a hub id.
 
     `name` is what the model is called in files made from it, `pre_tokenizer` llama.cpp's name of the pre-tokenizer
     where tokenizer.json does not tell it. Raises InputError for whatever cannot be exported, before any weight is read.
     """
-    path = Path(path)
+    path = Path(model)
+    if not path.exists() and is_hub_id(str(model)):
+        path, name = fetch(str(model)), name or str(model).partition("@")[0].rpartition("/")[2]
     if path.is_file() and path.suffix == ".gguf":
         return GGUFSource(path, name)
     if path.is_file():

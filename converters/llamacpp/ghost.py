@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from converters.errors import InputError
-from converters.llamacpp.container import Field, TensorInfo, data_bytes, encode_header, string, text, uint32
+from converters.llamacpp.container import Field, TensorInfo, data_bytes, encode_header, lay_out, string, text, uint32
 
 
 @contextmanager
@@ -20,6 +20,7 @@ def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Itera
 
     The vocabulary is left out (its size is kept): llama.cpp's answers are the same without, and several times faster.
     """
+    tensors = lay_out((tensor.name, tensor.shape, tensor.type) for tensor in tensors)
     header = encode_header(without_vocabulary(metadata), tensors)
     with tempfile.TemporaryDirectory(prefix="bitsweep-ghost-") as directory:
         path = Path(directory) / "ghost.gguf"
@@ -36,8 +37,9 @@ def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Itera
 
 
 def without_vocabulary(metadata: Mapping[str, Field]) -> dict[str, Field]:
-    """The metadata with `tokenizer.*` replaced by the vocabulary's size."""
+    """The metadata with `tokenizer.*` replaced by the vocabulary's size, fit for a file of default alignment."""
     kept = {key: field for key, field in metadata.items() if not key.startswith("tokenizer.")}
+    kept.pop("general.alignment", None)  # a ghost has llama.cpp's default one
     tokens = metadata.get("tokenizer.ggml.tokens")
     if tokens is not None:
         kept[f"{text(metadata, 'general.architecture')}.vocab_size"] = uint32(tokens.count)

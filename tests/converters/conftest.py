@@ -1,5 +1,6 @@
 """Tiny models made on the spot: random Qwen3 checkpoints by transformers, and a byte-level BPE tokenizer."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -91,8 +92,15 @@ def make_checkpoint(
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tied BF16 Qwen3 whose rows are multiples of 256. Not to be changed: copy it with `copy_of`."""
+    """A tied BF16 Qwen3 whose rows are multiples of 256. Not to be changed: `altered` copies it."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """`make_checkpoint` into a new directory each time."""
+    count = itertools.count()
+    return lambda **settings: make_checkpoint(tmp_path / f"checkpoint-{next(count)}", **settings)
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""A hub on localhost: as much of the Hugging Face Hub's protocol as `snapshot_download` speaks."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Hub:
+    """Models by id: each a directory whose files are served at one revision. `requests` is what clients asked for."""
+
+    models: dict[str, Path]
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+
+    def revision(self, model: str) -> str:
+        return hashlib.sha1(model.encode()).hexdigest()
+
+    def find(self, path: str) -> tuple[str, str] | None:
+        """The model that a path names, and what follows its id."""
+        for model in self.models:
+            if path == model or path.startswith(model + "/"):
+                return model, path[len(model) + 1 :]
+        return None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def log_message(self, *_: object) -> None:
+        """Tests have no use for an access log."""
+
+    def _answer(self, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path).lstrip("/")
+        self.hub.requests.append(f"{self.command} {path}")
+        api = path.startswith("api/models/")
+        found = self.hub.find(path.removeprefix("api/models/"))
+        if found is None:
+            return self._error(401, "RepoNotFound")  # what the hub says to who is not logged in
+        model, rest = found
+        sha, directory = self.hub.revision(model), self.hub.models[model]
+        kind, _, rest = rest.partition("/")
+        revision, _, rest = rest.partition("/")
+        if revision not in ("", "main", sha):
+            return self._error(404, "RevisionNotFound")
+        files = sorted(file for file in directory.rglob("*") if file.is_file())
+        if api and kind in ("", "revision"):
+            siblings = [{"rfilename": str(file.relative_to(directory))} for file in files]
+            return self._json({"id": model, "modelId": model, "sha": sha, "siblings": siblings, "tags": []}, body)
+        if api and kind == "tree":
+            entries = [
+                {
+                    "type": "file",
+                    "path": str(file.relative_to(directory)),
+                    "size": file.stat().st_size,
+                    "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+                }
+                for file in files
+            ]
+            return self._json(entries, body)
+        if kind == "resolve" and (directory / rest) in files:
+            return self._file(directory / rest, sha, body)
+        return self._error(404, "EntryNotFound")
+
+    def _file(self, file: Path, sha: str, body: bool) -> None:
+        data = file.read_bytes()
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", sha)
+        self._send(data[start:], "application/octet-stream", body)
+
+    def _json(self, content: object, body: bool) -> None:
+        self.send_response(200)
+        self._send(json.dumps(content).encode(), "application/json", body)
+
+    def _error(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self._send(b"", "text/plain", body=False)
+
+    def _send(self, data: bytes, kind: str, body: bool) -> None:
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+@contextmanager
+def serve(models: dict[str, Path]) -> Iterator[Hub]:
+    """A hub with these models on a free port, as long as the block runs."""
+    hub = Hub(models)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
