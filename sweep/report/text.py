@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from math import floor, log10
 
 MISSING = "\N{EN DASH}"
-LOSS, GAIN, PARETO, CHOSEN = "▼", "▲", "●", "▸"
+LOSS, GAIN, PARETO, CHOSEN = "▼", "▲", "●", "►"
 MINUS = "\N{MINUS SIGN}"
 STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…"}
 
