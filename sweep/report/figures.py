@@ -1,8 +1,8 @@
 """What the records say when read together: losses after Holm, recovery above chance, Pareto sets, gain per bit.
 
 Accuracy per bit is the *curve* of recovery above chance against bits per weight, and the gain per extra bit between
-neighbours on its Pareto set. Plain accuracy / bits is not shown anywhere: halving the bits never halves the accuracy,
-so that ratio always crowns the smallest variant, however broken.
+neighbours on its Pareto set. Plain accuracy / bits is not shown anywhere: half the bits hardly ever halve the accuracy
+(a guess alone scores 1/4 of four choices), so that ratio crowns the smallest variant, however much it has lost.
 
 Records may lack anything; a figure that is missing or not finite is None here, never zero.
 """

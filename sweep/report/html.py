@@ -432,7 +432,8 @@ def _accuracy_per_bit(rows: Sequence[Record]) -> str:
         '<p class="note">Recovery is (score &minus; chance) / (reference &minus; chance), averaged over the tasks. The '
         "gain is what each further bit per weight adds, from one point of the Pareto set to the next, in points of "
         "recovery; its error takes both ends as independent and so errs high. Plain accuracy divided by bits is not "
-        "shown: half the bits never halve the accuracy, so that ratio always crowns the smallest variant.</p>"
+        "shown: half the bits hardly ever halve the accuracy, so that ratio crowns the smallest, however much it lost."
+        "</p>"
         '<div class="scroll"><table class="narrow"><thead><tr><th scope="col">Variant</th>'
         '<th scope="col">Bits/weight</th><th scope="col" colspan="2">Recovery, %</th>'
         '<th scope="col" colspan="2">Gain per extra bit</th><th></th></tr>'

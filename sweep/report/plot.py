@@ -99,14 +99,15 @@ def _range(values: Sequence[float], log: bool, margin: float) -> tuple[float, fl
 
 def ticks(low: float, high: float, *, log: bool = False, most: int = 6) -> list[float]:
     """Round values inside [low, high]: steps of 1, 2, 2.5 or 5 times a power of ten; on a log axis decades, with 2
-    and 5 between them where there are fewer than three."""
+    and 5 between them where there are fewer than three, linear ones where even those are fewer than two."""
     if log:
         decades = range(floor(log10(low)), ceil(log10(high)) + 1)
         for parts in ((1,), (1, 2, 5)):
             found = [part * 10.0**d for d in decades for part in parts if low <= part * 10.0**d <= high]
             if len(found) >= 3:
                 break
-        return found[:: ceil(len(found) / 8)]
+        if len(found) > 1:
+            return found[:: ceil(len(found) / 8)]
     raw = (high - low) / most
     power = 10.0 ** floor(log10(raw))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * (1 - 1e-9))

@@ -1,0 +1,58 @@
+"""CSV and JSON lines: nothing lost, nulls empty, every line valid JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+from sweep.record import Divergence, Record
+from sweep.report.export import to_csv, to_json_lines
+
+
+def rows(records) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(records))))
+
+
+def test_json_lines_are_the_records(records, failed, hostile):
+    lines = to_json_lines([*records, failed, hostile]).splitlines()
+    assert [Record.from_json(json.loads(line)) for line in lines] == [*records, failed, hostile]
+    assert to_json_lines([]) == ""
+
+
+def test_json_has_no_nan():
+    broken = Record("Q4_0", "gguf", "ok", divergence=Divergence(float("nan"), float("inf"), 0.0, 0.0, 0.0))
+    line = json.loads(to_json_lines([broken]), parse_constant=lambda name: 1 / 0)
+    assert line["divergence"]["kld_mean"] is None
+    assert line["divergence"]["kld_stderr"] is None
+
+
+def test_one_flat_row_per_variant_with_every_figure(records, failed):
+    table = rows([*records, failed])
+    assert [row["variant"] for row in table] == [*(record.variant for record in records), "IQ4_XS"]
+    q2, record = table[1], records[1]
+    assert float(q2["perplexity.value"]) == record.perplexity.value
+    assert float(q2["divergence.kld_p99_9"]) == record.divergence.kld_p99_9
+    assert float(q2["tasks.micro_sums.delta"]) == record.tasks["micro_sums"].delta
+    assert float(q2["tasks.micro_code.other.strict"]) == record.tasks["micro_code"].other["strict"]
+    assert int(q2["memory.predicted_bytes"]) == record.memory.predicted_bytes
+    flat = sum(len(v) if isinstance(v, dict) else 1 for k, v in record.to_json().items() if k != "tasks")
+    assert len(q2) == flat + 5 * 10  # nine fields and one further metric a task
+
+
+def test_nulls_are_empty_and_missing_tasks_too(records, failed):
+    last = rows([*records, failed])[-1]
+    assert last["perplexity.value"] == last["file_bytes"] == last["tasks.micro_sums.value"] == ""
+    assert rows([*records])[0]["divergence.kld_mean"] == ""
+
+
+def test_names_with_commas_quotes_and_newlines_survive(records):
+    odd = replace(records[1], variant='a,"b"', error="first\nsecond")
+    (row,) = rows([odd])
+    assert (row["variant"], row["error"]) == ('a,"b"', "first\nsecond")
+
+
+def test_an_empty_sweep_has_a_header():
+    assert to_csv([]).startswith("variant,kind,status")
+    assert rows([]) == []

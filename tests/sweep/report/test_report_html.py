@@ -1,0 +1,181 @@
+"""The page: well-formed, harmless, asks nothing of the network, shows every figure, written whole or not at all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from converters.errors import InputError
+from sweep.record import Record
+from sweep.report import plot
+from sweep.report.html import render_html, write_html
+from sweep.report.recommend import recommend
+from sweep.report.text import MINUS
+
+SETTINGS = {"model": "micro", "run": "7f3a", "context": 512, "tasks": ["micro_sums", "micro_code"], "limit": None}
+_VOID = {"meta", "input", "path", "circle", "rect", "br"}
+
+
+class Page(HTMLParser):
+    """Collects tags and text, and refuses what is not properly nested."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(records, settings=SETTINGS, **more) -> str:
+    return render_html(records, settings, recommend(records, **more))
+
+
+def test_well_formed_and_self_contained(records, failed):
+    source = page([*records, failed])
+    parsed = Page(source)
+    names = {tag for tag, _ in parsed.tags}
+    assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    attributes = {name for _, attrs in parsed.tags for name in attrs}
+    assert not {name for name in attributes if name.startswith("on") or name in ("src", "href", "style", "xlink:href")}
+    assert not re.search(r"https?:|url\(|@import", source)
+
+
+def test_hostile_names_and_settings_are_text(records, hostile):
+    nasty = {
+        "model": "<script>alert(3)</script>",
+        "run": '"><b onclick=x>',
+        "<i>k</i>": {"<u>": ["</dl><svg onload=1>"]},
+    }
+    parsed = Page(page([*records, hostile], nasty))
+    assert not {tag for tag, _ in parsed.tags} & {"script", "img", "b", "i", "u"}
+    assert "<script>alert(1)</script>[bold red]" in parsed.text
+    assert "<script>alert(3)</script>: which bit width to run" in parsed.text
+    assert "</dl><svg onload=1>" in parsed.text
+    assert "\x1b" not in parsed.text
+
+
+def test_a_hostile_task_and_a_hostile_recommended_variant(records):
+    name = "<img src=x onerror=alert(1)>"
+    changed = [
+        replace(
+            r, variant=name if r.variant == "Q4_K_M" else r.variant, tasks={f"<b>{t}": s for t, s in r.tasks.items()}
+        )
+        for r in records
+    ]
+    parsed = Page(page(changed))
+    assert recommend(changed).variant == name
+    assert not {tag for tag, _ in parsed.tags} & {"img", "b"}
+
+
+def test_the_sentence_the_figures_and_the_settings_are_on_the_page(records, failed):
+    text = Page(page([*records, failed])).text
+    for expected in (
+        recommend(records).sentence,
+        "Trust KL divergence",
+        "0.031200",
+        "±0.0203",
+        f"{MINUS}6.1",
+        "▼",
+        "Accuracy per bit",
+        "GGML_ASSERT(ne0 % 256 == 0) failed",
+        "micro_sums, micro_code",
+        "exact McNemar, Holm-corrected over 30 tests",
+    ):
+        assert expected in text
+
+
+def test_every_measure_is_drawn_against_bits_and_bytes(records):
+    parsed = Page(page(records))
+    labels = [attrs["aria-label"] for tag, attrs in parsed.tags if tag == "svg"]
+    measures = ["Mean recovery", "Mean KL divergence", "Perplexity", *records[0].tasks]
+    assert labels == [f"{m} against {x}" for m in measures for x in ("bits per weight", "file size, MiB")]
+
+
+def test_reference_is_left_off_the_logarithmic_axis_only(records):
+    source = page(records)
+    figures = dict(re.findall(r"<figcaption>([^<]*)<.*?</figcaption>(.*?)</figure>", source, re.DOTALL))
+    assert "BF16:" in figures["Perplexity"]  # its hover title
+    assert "BF16:" not in figures["Mean KL divergence"]
+    zero = [replace(r, divergence=replace(r.divergence, kld_mean=0.0)) if r.variant == "Q8_0" else r for r in records]
+    assert "not positive, so not shown: Q8_0" in page(zero)
+
+
+@pytest.mark.parametrize("present", ["perplexity", "divergence", "speed", "none"])
+def test_records_that_have_little(records, present):
+    def only(record: Record) -> Record:
+        empty = {"perplexity": None, "divergence": None, "speed": None, "tasks": {}}
+        empty.pop(present, None)
+        return replace(record, **empty)
+
+    parsed = Page(page([only(record) for record in records]))
+    assert "Q4_K_M" in parsed.text
+    assert "None" not in parsed.text
+    drawn = any(tag == "svg" for tag, _ in parsed.tags)
+    assert drawn == (present in ("perplexity", "divergence"))
+
+
+def test_no_sizes_no_records_no_settings(records):
+    assert "No variant in this sweep" in Page(page([], {})).text
+    unsized = Page(page([replace(r, file_bytes=None, bits_per_weight=None) for r in records], {}))
+    assert not any(tag == "svg" for tag, _ in unsized.tags)
+    one = Page(page([records[2]]))
+    assert sum(tag == "circle" and attrs["class"].startswith("point") for tag, attrs in one.tags) >= 2
+
+
+def test_written_whole_or_not_at_all(records, tmp_path):
+    target = tmp_path / "report.html"
+    assert write_html(records, SETTINGS, target) == target
+    assert target.read_text(encoding="utf-8") == page(records)
+    write_html(records[:2], SETTINGS, target)  # over an older report
+    assert target.read_text(encoding="utf-8") == page(records[:2])
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_page_that_cannot_be_written_is_an_input_error(records, tmp_path):
+    with pytest.raises(InputError, match="No such file or directory"):
+        write_html(records, SETTINGS, tmp_path / "absent" / "report.html")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match="taken: the report cannot be written"):
+        write_html(records, SETTINGS, tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_labels_do_not_cover_each_other_or_a_point(records):
+    many = [
+        replace(record, variant=f"{record.variant}_{i}", bits_per_weight=record.bits_per_weight + 0.21 * i)
+        for record in records
+        for i in range(3)
+    ]
+    for source in (page(records), page(many)):
+        for svg in re.findall(r"<svg.*?</svg>", source, re.DOTALL):
+            boxes = [
+                (float(x) - 3.3 * len(body), float(y) - 9, float(x) + 3.3 * len(body), float(y) + 2)
+                for x, y, body in re.findall(r'<text class="label[^"]*" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', svg)
+            ]
+            dots = [(float(x), float(y)) for x, y in re.findall(r'class="point[^"]*" cx="([\d.]+)" cy="([\d.]+)"', svg)]
+            assert boxes
+            for i, (x0, y0, x1, y1) in enumerate(boxes):
+                assert min(x0, y0) >= 0
+                assert x1 <= plot.WIDTH
+                assert y1 <= plot.HEIGHT
+                assert not any(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in boxes[:i])
+                assert not any(x0 < x < x1 and y0 < y < y1 for x, y in dots)

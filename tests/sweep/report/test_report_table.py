@@ -1,0 +1,138 @@
+"""The terminal table: fits every width, never wraps a row, never says a thing by colour alone."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from sweep.record import Divergence, Memory, Record, TaskScore
+from sweep.report.recommend import recommend
+from sweep.report.table import render_table
+from sweep.report.text import MINUS
+
+
+def printed(records, width, *, colour=False, recommendation=None) -> str:
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=True,
+        color_system="truecolor" if colour else None,
+        legacy_windows=False,
+    )
+    console.print(render_table(records, width, recommendation))
+    return console.file.getvalue()
+
+
+def rows_of(output: str, variant: str) -> list[str]:
+    return [line for line in output.splitlines() if re.match(rf"[►●✗!… ]{{2}}  {re.escape(variant)} ", line)]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 180, 260])
+def test_every_variant_is_one_line_per_table_and_no_line_is_too_long(records, failed, width):
+    output = printed([*records, failed], width, recommendation=recommend(records))
+    assert max(map(len, output.splitlines())) <= width
+    heads = [line for line in output.splitlines() if line.startswith("    variant ")]
+    for record in records:
+        assert len(rows_of(output, record.variant)) == len(heads)
+    assert len(heads) == (1 if width >= 260 else 2)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_five_tasks_and_the_figures_that_matter_are_there(records, width):
+    output = printed(records, width)
+    for name in ("sums", "story", "facts", "form", "code"):
+        assert re.search(rf"\b(micro_)?{name}\b", output.split("Tasks:")[0])
+    for head in ("bpw", "size", "PPL", "KLD", "top-1 %", "kept %"):
+        assert head in output
+    assert f"82.3 {MINUS}6.1" in output
+
+
+def test_columns_go_by_priority_and_what_went_is_named(records):
+    wide, narrow = printed(records, 260), printed(records, 60)
+    assert "Not shown" not in wide
+    assert "prompt t/s" in wide
+    left_out = re.search(r"Not shown at this width: (.*?)\.\n", narrow, re.DOTALL)[1]
+    assert "prompt t/s" in left_out
+    assert "KLD 99.9%" in left_out
+    assert re.search(r"bpw +size +PPL +KLD", narrow)
+
+
+def test_values_stand_under_each_other(records):
+    output = printed(records, 100)
+    for pattern in (r"\.\d{6}(?= )", r" [KM]iB", r"\d\.\d(?=[ ▼▲](?:  |$))"):  # divergences, sizes, task differences
+        ends = {
+            tuple(match.end() for match in re.finditer(pattern, row))
+            for record in records
+            for row in rows_of(output, record.variant)
+            if record.variant != "BF16" and re.search(pattern, row)
+        }
+        assert len(ends) == 1, pattern
+
+
+def test_what_colour_says_a_sign_says_too(records, failed):
+    """Strip the colours: every coloured piece of a row still holds a sign."""
+    coloured = printed([*records, failed], 140, colour=True, recommendation=recommend(records))
+    pieces = re.findall(r"\x1b\[([0-9;]*)m([^\x1b]*)\x1b\[0m", coloured)
+    hued = [body for style, body in pieces if re.search(r"\b3[1-7]\b", style)]
+    assert any("▼" in body for body in hued)
+    joined = "".join(hued)
+    for sign in "▼►●✗":
+        assert sign in joined
+    red = [body for style, body in pieces if re.search(r"\b31\b", style) and body.strip()]
+    assert all(re.search(f"[▼✗{MINUS}±]", body) for body in red)
+
+
+def test_no_color_is_respected(records, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[0-9;]*3[1-7]m", printed(records, 100, colour=True))
+
+
+def test_markup_and_escapes_in_names_and_errors_are_printed_as_text(records, hostile):
+    output = printed([*records, hostile], 200)
+    assert "\x1b" not in output
+    assert "\x07" not in output
+    assert "[bold red]" in output
+    assert "[/red]</td><img src=x onerror=alert(2)>" in output
+
+
+def test_failed_variants_show_their_error_below(records, failed):
+    output = printed([*records, failed], 100)
+    assert len(rows_of(output, "IQ4_XS")) == 2
+    assert "✗ IQ4_XS failed: GGML_ASSERT(ne0 % 256 == 0) failed" in output
+
+
+def test_a_long_name_is_cut_in_the_middle(records):
+    path = "gguf:/very/long/directory/of/someone/models/Qwen3-4B-UD-Q4_K_XL.gguf"
+    output = printed([*records, replace(records[1], variant=path)], 80)
+    assert "Q4_K_XL.gguf"[-8:] in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_nothing_measured_one_variant_and_none_at_all():
+    assert "No variant" in printed([], 80)
+    bare = printed([Record("Q4_0", "gguf", "pending")], 80)
+    assert "… Q4_0 pending" in bare
+    assert "PPL" not in bare  # no column for what nobody has
+    broken = Record(
+        "Q4_0", "gguf", "ok", None, None, float("nan"), Memory(), None,
+        Divergence(float("nan"), 0.0, float("inf"), 0.0, 0.5), {"t": TaskScore("acc", float("nan"), 0.0, 0)},
+    )  # fmt: skip
+    output = printed([broken], 80)
+    assert "nan" not in output
+    assert not re.search(r"\binf\b", output)
+
+
+def test_metrics_on_their_own_scale_are_not_percent():
+    score = TaskScore("word_perplexity", 12.345, 0.1, 50)
+    assert "12.345" in printed([Record("Q4_0", "gguf", "ok", tasks={"wikitext": score})], 80)
+
+
+def test_recommendation_is_marked_and_printed_once(records):
+    output = printed(records, 140, recommendation=recommend(records))
+    assert output.count("Run Q4_K_M") == 1
+    assert [line[0] for line in rows_of(output, "Q4_K_M")] == ["►", "►"]
+    assert "►" not in printed(records, 140)
