@@ -268,7 +268,10 @@ def _plots(rows: Sequence[Record], chosen: str | None) -> str:
 def _measures(rows: Sequence[Record]) -> list[_Measure]:
     names = figures.reference_names(rows)
     means = figures.mean_recovery(rows)
-    floors = {name: noise_floor(rows, name) for name in sorted(names)}
+    floors: dict[float, list[str]] = {}  # references that share a floor share its line
+    for name in sorted(names):
+        if (floor := noise_floor(rows, name)) is not None:
+            floors.setdefault(floor, []).append(text.plain(name))
     found = [
         _Measure(
             "Mean KL divergence",
@@ -276,11 +279,7 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
             figures.kld,
             partial(figures.kld_pareto, rows),
             plot.Axis("", _plain_number, log=True),
-            [
-                plot.Level(floor, f"self-noise of {text.plain(name)}")
-                for name, floor in floors.items()
-                if floor is not None
-            ],
+            [plot.Level(floor, f"self-noise of {', '.join(of)}") for floor, of in floors.items()],
         ),
         _Measure(
             "Perplexity",

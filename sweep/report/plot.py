@@ -137,11 +137,13 @@ def _grid(x: Axis, y: Axis, sx: _Scale, sy: _Scale) -> list[str]:
 
 
 def _levels(levels: Sequence[Level], sy: _Scale) -> list[str]:
-    parts = []
+    parts: list[str] = []
+    named: list[float] = []
     for level in levels:
         at = sy(level.y)
         parts.append(f'<path class="level" d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}"/>')
-        if level.label:
+        if level.label and all(abs(at - other) >= _LINE for other in named):
+            named.append(at)
             parts.append(f'<text class="tick" x="{_LEFT + 4}" y="{at - 5:.1f}">{_esc(level.label)}</text>')
     return parts
 

@@ -117,7 +117,7 @@ class _Judge:
         else:
             fits = (
                 f" that fits {text.size(self.limit)} (needs {text.size(need[0])}, {need[1]})"
-                if self.limit and need
+                if self.limit is not None and need
                 else ""
             )
             parts = [part for part in (self._kept(record), self._near(record)) if part]
@@ -201,4 +201,4 @@ def _error(record: Record) -> str:
 
 
 def _joined(reasons: Sequence[str]) -> str:
-    return reasons[0] if len(reasons) == 1 else f"{'; '.join(reasons[:-1])}; and {reasons[-1]}"
+    return " and ".join(reasons) if len(reasons) < 3 else f"{'; '.join(reasons[:-1])}; and {reasons[-1]}"

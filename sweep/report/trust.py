@@ -86,8 +86,14 @@ def _references(records: Sequence[Record]) -> str:
     groups = [(name, group) for name, group in _groups(records) if group]
     if len(groups) < 2:
         return ""
-    parts = [f"{_listed([text.plain(r.variant) for r in group])} with {text.plain(name)}" for name, group in groups]
-    return f"Two references: {'; '.join(parts)}. KL divergences from different references do not compare."
+    groups.sort(key=lambda found: len(found[1]))  # name the few, call the many the rest
+    parts = [
+        f"{_listed([text.plain(r.variant) for r in group])} with {text.plain(name)}" for name, group in groups[:-1]
+    ]
+    return (
+        f"{len(groups)} references: {'; '.join(parts)}; the rest with {text.plain(groups[-1][0])}. "
+        "KL divergences from different references do not compare."
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -67,6 +67,15 @@ def test_titles_and_labels_are_escaped_and_the_chosen_is_ringed():
     assert svg.count('class="ring"') == 1
 
 
+def test_levels_that_would_write_over_each_other_share_one_label():
+    points = [Point(1, 0.0, "a", "t"), Point(2, 10.0, "b", "t")]
+    assert draw(points, levels=[Level(1.0, "one"), Level(9.0, "two")]).count('class="level"') == 2
+    close = draw(points, levels=[Level(5.0, "one"), Level(5.01, "two")])
+    assert close.count('class="level"') == 2
+    assert ">one<" in close
+    assert ">two<" not in close
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(2.1, 8.6, [3, 4, 5, 6, 7, 8]), (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3, 3, [-3, -2, -1, 0, 1, 2, 3])],
