@@ -25,6 +25,9 @@ PRE_TOKENIZERS = {
 }
 """The regular expression in tokenizer.json -> llama.cpp's name of that pre-tokenizer."""
 
+NFC_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "Qwen3_5Tokenizer", "Qwen3_5TokenizerFast")
+"""Tokenizer classes that normalize to NFC whatever tokenizer.json says: transformers 5 builds them so."""
+
 SPECIAL_KEYS = {
     "bos": "bos_token_id",
     "eos": "eos_token_id",
@@ -101,7 +104,7 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | N
         kinds=kinds,
         merges=_merges(model, file),
         pre_tokenizer=_pre_tokenizer(content, file, pre_tokenizer),
-        normalizer=_normalizer(content, file),
+        normalizer=_normalizer(content, file, settings.get("tokenizer_class", NFC_CLASSES[0])),
         special=_special(path, settings, config, {token: number for number, (token, _) in added.items()}, len(tokens)),
         chat_template=_chat_template(path, settings),
     )
@@ -137,7 +140,9 @@ def _adds_special_tokens(processor: Any) -> bool:
     return any("SpecialToken" in part for step in steps for part in step.get("single", []) if isinstance(part, dict))
 
 
-def _normalizer(content: Mapping[str, Any], file: Path) -> str:
+def _normalizer(content: Mapping[str, Any], file: Path, tokenizer_class: Any) -> str:
+    if tokenizer_class in NFC_CLASSES:
+        return "NFC"
     section = content.get("normalizer")
     if section is None:
         return "none"
@@ -169,6 +174,8 @@ def _tokens(
             raise InputError(f"{file}: tokens {by_id[number][0]!r} and {token!r} have the same number {number}")
         by_id[number] = (token, TokenKind.NORMAL)
     for number, (token, special) in added.items():
+        if number in by_id and by_id[number][0] != token:
+            raise InputError(f"{file}: tokens {by_id[number][0]!r} and {token!r} have the same number {number}")
         control = special or (token.startswith("<|") and token.endswith("|>"))
         by_id[number] = (token, TokenKind.CONTROL if control else TokenKind.USER_DEFINED)
     size = config.get("vocab_size", max(by_id, default=0) + 1)

@@ -43,7 +43,7 @@ class Captured:
         return " ".join("".join(parts).split())
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # the garbage collector may free a model, which logs, while it is held
 _open: list[tuple[int, Captured]] = []  # (thread, capture), innermost last
 
 

@@ -10,6 +10,8 @@ import tokenizers
 import torch
 import transformers
 
+torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
+
 # Written out here, not taken from the converter: the regular expression of Qwen2's published tokenizer.json.
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -94,6 +96,12 @@ def make_checkpoint(
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tied BF16 Qwen3 whose rows are multiples of 256. Not to be changed: `altered` copies it."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture
+def tokenizer() -> Callable[..., transformers.PreTrainedTokenizerFast]:
+    """`make_tokenizer`."""
+    return make_tokenizer
 
 
 @pytest.fixture

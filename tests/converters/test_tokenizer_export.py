@@ -1,0 +1,198 @@
+"""Tokenizers: llama.cpp on the exported file gives the token ids of the Hugging Face tokenizer."""
+
+import ctypes
+import json
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from converters.errors import InputError
+from converters.llamacpp import container
+from converters.llamacpp.bindings import lib, start_backend
+from converters.llamacpp.container import NORMALIZER_KEY, encode_header, lay_out
+from converters.llamacpp.log import capture
+from converters.source import open_source
+from converters.tokenizer import read_tokenizer
+
+QWEN2 = Path(__file__).parents[2].parent / "shared" / "reference" / "tokenizers" / "qwen2"
+
+TEXTS = [
+    "Hello world, it's 12345 apples and I'LL take 67.89% of them! we'Ve a'lL 'RE",
+    "def f(x):\n    return {'a': [x**2 for _ in range(10)]}  # tab\there\r\n\r\n\tend\n\n\n",
+    "中文字符和数字123，日本語のテキスト、한국어 텍스트。「」",  # noqa: RUF001
+    "emoji 🚀🚀 👩\u200d👩\u200d👧 flags 🇩🇪 skin 👍🏽 ✅",
+    "    blanks:    four\n\n\n  \n \t \t\tmixed   \n   end   ",
+    "e\u0301 a\u0308 \u1e0b\u0323 नमस्ते हिन्दी กำลัง ế Ångström \u212b \u0344 한",
+    "\u00a0nbsp\u3000ideographic\u200bzero \u2028line ½ ² ٣٤ Ⅷ \U0001d7d8",
+    "<|im_start|>user\nhi<|im_end|>\n<|endoftext|>",
+    "a", " ", "\n", "",
+]  # fmt: skip
+
+
+class Vocabulary:
+    """llama.cpp's tokenizer, from a GGUF file without weights."""
+
+    def __init__(self, path: Path) -> None:
+        start_backend()
+        params = lib.llama_model_default_params()
+        params.vocab_only = True
+        with capture() as log:
+            self.model = lib.llama_model_load_from_file(str(path).encode(), params)
+        assert self.model, log.errors
+        self.vocab = lib.llama_model_get_vocab(self.model)
+
+    def encode(self, text: str) -> list[int]:
+        data = text.encode()
+        tokens = (ctypes.c_int32 * (len(data) + 8))()
+        count = lib.llama_tokenize(self.vocab, data, len(data), tokens, len(tokens), False, True)
+        assert count >= 0
+        return list(tokens[:count])
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Iterator[Callable[[Path], Vocabulary]]:
+    """The vocabulary of a model or tokenizer directory, through a GGUF file that holds nothing else."""
+    opened: list[Vocabulary] = []
+
+    def from_directory(directory: Path) -> Vocabulary:
+        fields = read_tokenizer(directory, {}).fields()
+        general = {"general.architecture": container.string("qwen3"), "qwen3.block_count": container.uint32(1)}
+        path = tmp_path / f"vocabulary-{len(opened)}.gguf"
+        path.write_bytes(encode_header({**general, **fields}, lay_out([])))
+        opened.append(Vocabulary(path))
+        return opened[-1]
+
+    yield from_directory
+    for vocabulary in opened:
+        lib.llama_model_free(vocabulary.model)
+
+
+@pytest.mark.parametrize("kind", ["trained here", "trained here, no normalizer", "qwen2"])
+def test_token_ids_equal_the_hugging_face_tokenizers(
+    kind: str, tokenizer: Callable[..., object], tmp_path: Path, load: Callable[[Path], Vocabulary]
+) -> None:
+    path = QWEN2 if kind == "qwen2" else tmp_path / "tokenizer"
+    if kind != "qwen2":
+        tokenizer(path, normalizer=kind == "trained here")
+    elif not path.is_dir():
+        pytest.skip(f"{path} is not there")
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
+    normal = read_tokenizer(path, {}).normalizer
+    ours = load(path)
+    for text in TEXTS:
+        prepared = unicodedata.normalize("NFC", text) if normal == "NFC" else text
+        assert ours.encode(prepared) == theirs.encode(text, add_special_tokens=False), text
+
+
+def test_the_normalizer_that_llama_cpp_lacks_is_written_down(tiny: Path, load: Callable[[Path], Vocabulary]) -> None:
+    """The text must differ without it, or the key would not be needed."""
+    assert open_source(tiny).metadata[NORMALIZER_KEY].value == "NFC"
+    text = "e\u0301"
+    theirs = transformers.AutoTokenizer.from_pretrained(tiny).encode(text, add_special_tokens=False)
+    ours = load(tiny)
+    assert ours.encode(text) != theirs == ours.encode(unicodedata.normalize("NFC", text))
+
+
+def test_files_of_others_are_taken_to_have_qwens_normalizer() -> None:
+    assert container.normalizer({NORMALIZER_KEY: "none", "tokenizer.ggml.pre": "qwen2"}) == "none"
+    assert container.normalizer({"tokenizer.ggml.pre": "qwen35"}) == "NFC"
+    assert container.normalizer({"tokenizer.ggml.pre": "llama-bpe"}) == "none"
+
+
+def test_special_tokens_and_template_come_along(tiny: Path, load: Callable[[Path], Vocabulary]) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(tiny)
+    tokenizer = read_tokenizer(tiny, json.loads((tiny / "config.json").read_text()))
+    assert tokenizer.special["eos"] == theirs.eos_token_id
+    assert tokenizer.special["pad"] == theirs.pad_token_id
+    assert tokenizer.chat_template == theirs.chat_template
+    vocabulary = load(tiny)
+    assert lib.llama_vocab_eos(vocabulary.vocab) == theirs.eos_token_id
+    assert lib.llama_vocab_is_eog(vocabulary.vocab, theirs.convert_tokens_to_ids("<|im_end|>"))
+    assert not lib.llama_vocab_get_add_bos(vocabulary.vocab)
+    assert lib.llama_model_chat_template(vocabulary.model, None).decode() == theirs.chat_template
+
+
+def test_ids_without_a_token_are_filled_up(tiny: Path) -> None:
+    tokens = read_tokenizer(tiny, {"vocab_size": 600})
+    assert len(tokens.tokens) == len(tokens.kinds) == 600
+    assert tokens.tokens[-1] == "[PAD599]"
+
+
+def pattern(content: dict[str, Any]) -> None:
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\d{1,3}|\w+|\s+"
+
+
+def prefix(content: dict[str, Any]) -> None:
+    content["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = True
+
+
+def other_order(content: dict[str, Any]) -> None:
+    content["pre_tokenizer"]["pretokenizers"].reverse()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (pattern, "pre-tokenizer"),
+        (prefix, "pre-tokenizer"),
+        (other_order, "pre-tokenizer"),
+        (lambda c: c.update(pre_tokenizer=None), "pre-tokenizer"),
+        (lambda c: c.update(pre_tokenizer=[1]), "pre-tokenizer"),
+        (lambda c: c.update(normalizer={"type": "Lowercase"}), "normalizer"),
+        (lambda c: c.update(normalizer={"type": "Sequence", "normalizers": [{"type": "NFKC"}]}), "normalizer"),
+        (lambda c: c["model"].update(type="WordPiece"), "byte-level BPE"),
+        (lambda c: c["model"].update(byte_fallback=True), "byte-level BPE"),
+        (lambda c: c["model"].update(vocab={"a": "0"}), "vocab"),
+        (lambda c: c["model"].update(vocab={"a": 0, "b": 0}), "same number"),
+        (lambda c: c["model"]["merges"].append(["\ud800", "a"]), "Unicode"),
+        (lambda c: c["model"]["vocab"].update({"far": 10**9}), "vocab_size"),
+        (lambda c: c["model"].update(merges=["a b c"]), "merges"),
+        (lambda c: c["model"].update(merges=[["a"]]), "merges"),
+        (lambda c: c["model"].update(merges=7), "merges"),
+        (lambda c: c["added_tokens"][0].update(id=3), "same number"),
+        (lambda c: c.update(added_tokens=[{"content": "x"}]), "added_tokens"),
+        (lambda c: c.update(added_tokens=[{"id": 510, "content": "x"}, {"id": 511, "content": "x"}]), "two numbers"),
+        (
+            lambda c: c.update(
+                post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|endoftext|>"}}]}
+            ),
+            "post-processor",
+        ),
+    ],
+)
+def test_what_llama_cpp_would_tokenize_otherwise_is_refused(
+    altered: Callable[..., Path], change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    directory = altered()
+    file = directory / "tokenizer.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=words) as error:
+        _ = open_source(directory).metadata
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_pre_tokenizer_can_be_named(altered: Callable[..., Path]) -> None:
+    directory = altered()
+    content = json.loads((directory / "tokenizer.json").read_text())
+    pattern(content)
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    assert open_source(directory, pre_tokenizer="qwen35").metadata["tokenizer.ggml.pre"].value == "qwen35"
+    with pytest.raises(InputError, match="unknown pre-tokenizer 'gpt'"):
+        _ = open_source(directory, pre_tokenizer="gpt").metadata
+
+
+def test_a_model_whose_end_is_unknown_is_refused(altered: Callable[..., Path]) -> None:
+    directory = altered(eos_token_id=None)
+    (directory / "tokenizer_config.json").unlink()
+    (directory / "generation_config.json").unlink()
+    with pytest.raises(InputError, match="eos_token"):
+        _ = open_source(directory).metadata
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        _ = open_source(directory).metadata
