@@ -35,6 +35,7 @@ MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
 CELL_ALIGNMENT = 256  # llama.cpp pads contexts to this many cells
 PACK_CELLS = 512  # requests scored in one batch share its attention span: one of this length is the fastest on a CPU
 LOGITS_BYTES = 256 << 20  # a decode call asks for no more logits than this
+MIN_SHARED = 16  # tokens; copying a shorter prefix to every slot costs more than computing it
 REFILL_SHARE = 8  # slots are refilled once one in so many is idle: prompts together make fuller batches
 
 
@@ -311,7 +312,9 @@ class LlamaBackend:
         longest = max(len(r.prompt) + r.max_new_tokens for r in requests)
         if longest > self.max_length:
             raise InputError(f"a generation of {longest} tokens is longer than the context of {self.max_length}")
-        shared = _common_prefix([r.prompt for r in requests]) if len(requests) > 1 else 0
+        shared = _common_prefix([r.prompt for r in requests])
+        if len(requests) == 1 or shared < MIN_SHARED:
+            shared = 0
         per_slot = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
         cell_bytes = self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
         affordable = self.options.cache_bytes // (per_slot * cell_bytes)
