@@ -90,9 +90,9 @@ def test_a_header_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_a_million_tensors_are_refused(tmp_path: Path) -> None:
-    header = {f"t{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(300_000)}
-    with pytest.raises(InputError, match="300000 tensors"):
-        read_safetensors_header(write(tmp_path / "model.safetensors", header))
+    tensors = ",".join(f'"{i}":0' for i in range(1_000_000))
+    with pytest.raises(InputError, match="1000000 tensors"):
+        read_safetensors_header(write(tmp_path / "model.safetensors", f"{{{tensors}}}".encode()))
 
 
 def test_damaged_files_are_refused_or_read_as_the_library_reads_them(tmp_path: Path) -> None:
