@@ -172,15 +172,8 @@ class GGUFSource:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the whole header and, of each tensor's data, the blocks that `Checkpoint.fingerprint` takes."""
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            digest.update(file.read(self._header.data_offset))
-            for tensor in self._header.tensors:
-                offset = self._header.data_offset + tensor.offset
-                for data in sample_blocks(file.fileno(), offset, tensor.nbytes, self.path):
-                    digest.update(data)
-        return digest.hexdigest()
+        """See `gguf_fingerprint`."""
+        return gguf_fingerprint(self.path)
 
     @cached_property
     def _descriptor(self) -> int:
@@ -197,3 +190,15 @@ class GGUFSource:
         buffer = np.empty((stop - start) * row_bytes, np.uint8)
         read_into(self._descriptor, buffer, self._header.data_offset + info.offset + start * row_bytes, self.path)
         return buffer.view(WEIGHT_DTYPES[info.type.name]).reshape(stop - start, info.shape[-1]), info.type
+
+
+def gguf_fingerprint(path: Path) -> str:
+    """SHA-256 over a GGUF's whole header and, of each tensor's data, the blocks that `Checkpoint.fingerprint` takes."""
+    header = read_header(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(header.data_offset))
+        for tensor in header.tensors:
+            for data in sample_blocks(file.fileno(), header.data_offset + tensor.offset, tensor.nbytes, path):
+                digest.update(data)
+    return digest.hexdigest()

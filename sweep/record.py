@@ -92,7 +92,12 @@ class Record:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Record:
         row = dict(row)
-        for name, kind in (("memory", Memory), ("perplexity", Perplexity), ("divergence", Divergence), ("speed", Speed)):
+        for name, kind in (
+            ("memory", Memory),
+            ("perplexity", Perplexity),
+            ("divergence", Divergence),
+            ("speed", Speed),
+        ):
             if row.get(name) is not None:
                 row[name] = kind(**row[name])
         row["tasks"] = {task: TaskScore(**score) for task, score in row["tasks"].items()}

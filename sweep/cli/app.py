@@ -1,0 +1,63 @@
+"""The `sweep` command: its subcommands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from click.exceptions import Abort, ClickException
+
+from converters.errors import InputError, MissingRuntime
+from sweep import __version__
+from sweep.cli import doctor, presets, report, run, runs
+from sweep.cli.exits import EPILOG, Exit
+
+app = typer.Typer(
+    name="sweep",
+    help="Which bit width to run: exports a Qwen checkpoint to many quants and measures them all the same way.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("report")(report.report)
+app.command("runs")(runs.runs)
+app.command("presets")(presets.presets)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"bitsweep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> None:
+    """Run the command line; ends the process with one of the exit codes."""
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        code = _complain(str(error), Exit.BAD_INPUT)
+    except MissingRuntime as error:
+        code = _complain(str(error), Exit.MISSING_RUNTIME)
+    except ClickException as error:
+        code = _complain(error.format_message(), Exit.BAD_INPUT)
+    except (KeyboardInterrupt, Abort):
+        code = _complain("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
+        code = Exit.OK
+    sys.exit(int(code or 0))
+
+
+def _complain(message: str, code: Exit) -> Exit:
+    print(f"sweep: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,61 @@
+"""`sweep doctor`: versions, devices, and what this build of llama.cpp can do."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.table import Table
+
+from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+
+PACKAGES = ("bitsweep", "llama-cpp-python", "torch", "transformers", "lm-eval", "gguf", "huggingface-hub", "textual")
+
+
+def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
+    """Show what this installation consists of and which devices it sees."""
+    from converters.llamacpp.devices import devices, features
+    from sweep.devices import placement, threads
+    from sweep.report.text import size
+    from sweep.workspace import open_workspace
+
+    output = Output(format)
+    space = open_workspace(workspace)
+    found = devices()
+    where = placement()
+    facts = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **{name: _version(name) for name in PACKAGES},
+        "llama.cpp": features(),
+        "threads": str(threads()),
+        "measures on": where.device,
+        "workspace": str(space.root),
+        "free disk": size(shutil.disk_usage(space.root).free),
+    }
+    if output.is_json:
+        rows = [
+            {"name": d.name, "kind": d.kind, "free_bytes": d.free_bytes, "total_bytes": d.total_bytes} for d in found
+        ]
+        output.line({**facts, "devices": rows})
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    for device in found:
+        memory = f"{size(device.free_bytes)} free of {size(device.total_bytes)}"
+        table.add_row("device", f"{device.name} ({device.kind}): {device.description}, {memory}")
+    output.show(table)
+    if where.gpu_layers == 0 and shutil.which("nvidia-smi"):
+        output.say(
+            "warning: there is an NVIDIA driver here, but this llama.cpp is built for the CPU alone (see README)"
+        )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,60 @@
+"""What a finished run prints: the table, the recommendation, where the report lies; or the records as JSON."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from sweep import __version__
+from sweep.cli.exits import Exit
+from sweep.cli.output import Format, Output
+from sweep.plan import Plan
+from sweep.record import Record
+from sweep.records import records
+from sweep.store import Store
+from sweep.workspace import Workspace
+
+
+def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: float | None = None) -> Exit:
+    """Write the HTML report and print the records; the exit code says whether cells failed."""
+    from sweep.report.html import write_html
+    from sweep.report.recommend import recommend
+    from sweep.report.table import render_table
+
+    with Store(workspace.database) as store:
+        rows = records(plan, store)
+    page = write_html(rows, described(plan), workspace.run(plan.run) / "report.html")
+    if output.is_json:
+        output.line({"event": "finished", "run": plan.run, "records": [row.to_json() for row in rows]})
+    else:
+        output.show(render_table(rows, output.data.width, recommend(rows)))
+        took = f" in {seconds:.0f} s" if seconds is not None else ""
+        if output.format is not Format.QUIET:
+            output.show(f"\nRun {plan.run}{took}. Report: {page}")
+    return exit_code(rows)
+
+
+def exit_code(rows: list[Record]) -> Exit:
+    """CELLS_FAILED where any variant has an error."""
+    return Exit.CELLS_FAILED if any(row.error for row in rows) else Exit.OK
+
+
+def described(plan: Plan) -> dict[str, object]:
+    """How the run measured, for the report: names and values to print in this order."""
+    settings = plan.settings
+    tasks = {
+        name: "all items" if limit is None else f"first {limit} items" for name, limit in plan.about["tasks"].items()
+    }
+    return {
+        "model": plan.about["model"],
+        "run": plan.run,
+        "preset": plan.preset,
+        "reference": plan.reference,
+        "text": f"{plan.about['text']}, windows of {settings.window} tokens, second half scored",
+        "batch": f"{settings.batch} logical, {settings.ubatch} physical",
+        "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",
+        "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",
+        "device": f"{settings.device}, {settings.threads} threads",
+        "engine": plan.about["engine"],
+        "torch": version("torch"),
+        "bitsweep": __version__,
+    }

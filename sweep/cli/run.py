@@ -1,0 +1,57 @@
+"""`sweep run`: plan, run or go on with, and report a sweep."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import typer
+
+from sweep.cli.exits import Exit
+from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+
+
+def run(
+    model: str = typer.Argument("micro", help="A built-in model, a directory, a .gguf file or a hub id."),
+    preset: str = typer.Option("q2-q8", "--preset", help="Which sweep (see `sweep presets`), or a TOML file."),
+    variants: str | None = typer.Option(
+        None, "--variants", help="Quants and gguf:PATH by comma, added to the preset; with a leading = instead of it."
+    ),
+    tasks: str | None = typer.Option(None, "--tasks", help="lm-eval tasks or YAML files by comma; none for no task."),
+    task_data: Path | None = typer.Option(None, "--task-data", help="A directory with task YAML files and their data."),
+    perplexity: Path | None = typer.Option(None, "--perplexity", help="The text for perplexity and KL divergence."),
+    limit: int | None = typer.Option(None, "--limit", min=1, help="Items of each task at most."),
+    ctx: int | None = typer.Option(None, "--ctx", min=64, help="Context that memory is stated for."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan with exact sizes, and do nothing."),
+    workspace: Path | None = WORKSPACE,
+    format: Format = FORMAT,
+) -> int:
+    """Export a model to every variant of a preset, measure them all, and say which one to run."""
+    from sweep import sweeping  # loads numpy and libllama, which --help does not need
+
+    output = Output(format)
+    wanted = sweeping.Request(
+        model=model,
+        preset=preset,
+        variants=variants,
+        tasks=None if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        task_data=task_data,
+        perplexity=perplexity,
+        limit=limit,
+        ctx=ctx,
+        workspace=workspace,
+    )
+    sweep = sweeping.prepare(wanted, output.say)
+    if dry_run:
+        from sweep.cli.plans import show_plan
+
+        show_plan(sweep, output)
+        return Exit.OK
+    from sweep.cli.watch import Watch
+
+    started = time.monotonic()
+    with Watch(sweep.plan, output) as watch:
+        sweeping.run(sweep, watch)
+    from sweep.cli.results import show_results
+
+    return show_results(sweep.plan, sweep.workspace, output, seconds=time.monotonic() - started)

@@ -1,0 +1,45 @@
+"""`sweep runs`: the runs of a workspace."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from rich.table import Table
+
+from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+
+
+def runs(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
+    """List the runs of a workspace, the latest first."""
+    from sweep.history import past_runs
+    from sweep.workspace import open_workspace
+
+    output = Output(format)
+    found = past_runs(open_workspace(workspace))
+    if output.is_json:
+        for run in found:
+            output.line(
+                {
+                    "run": run.plan.run,
+                    "model": run.plan.model,
+                    "created": run.created,
+                    "variants": list(run.plan.variants),
+                    "cells": len(run.plan.cells),
+                    "done": run.done,
+                    "failed": run.failed,
+                }
+            )
+        return
+    if not found:
+        output.say("no run yet; start one with `sweep run`")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "started", "variants", "done", "failed"):
+        table.add_column(column, justify="right" if column in ("done", "failed") else "left")
+    for run in found:
+        started = datetime.fromtimestamp(run.created).strftime("%Y-%m-%d %H:%M")
+        table.add_row(
+            run.plan.run, started, " ".join(run.plan.variants), f"{run.done}/{len(run.plan.cells)}", str(run.failed)
+        )
+    output.show(table)

@@ -1,0 +1,34 @@
+"""Where the engine computes: the first GPU that this build of llama.cpp can use, else the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from converters.llamacpp.devices import gpus
+
+ALL_LAYERS = 999  # more than any model has: all of it on the GPU
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What runs a model: the device's name for records, and how many layers go to a GPU."""
+
+    device: str
+    gpu_layers: int
+
+
+def placement() -> Placement:
+    """The device of measurements on this machine."""
+    found = gpus()
+    return Placement(found[0].name, ALL_LAYERS) if found else Placement("cpu", 0)
+
+
+def threads() -> int:
+    """Physical cores that this process may use: hyper-threads do not help matrix products."""
+    try:
+        allowed = len(psutil.Process().cpu_affinity())
+    except AttributeError:  # macOS has no affinity
+        allowed = psutil.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))

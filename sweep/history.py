@@ -1,0 +1,50 @@
+"""Earlier runs of a workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converters.errors import InputError
+from sweep.plan import Plan
+from sweep.store import Store
+from sweep.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run with how many of its cells are done and failed; `created` is seconds since 1970."""
+
+    plan: Plan
+    created: float
+    done: int
+    failed: int
+
+
+def past_runs(workspace: Workspace) -> list[PastRun]:
+    """All runs, the latest first."""
+    with Store(workspace.database) as store:
+        runs = []
+        for stored in store.runs():
+            plan = Plan.from_json(stored.plan)
+            states = [outcome.status for outcome in store.outcomes(cell.key for cell in plan.cells).values()]
+            runs.append(PastRun(plan, stored.created, states.count("ok"), states.count("failed")))
+        return runs
+
+
+def find_run(workspace: Workspace, name: str | None) -> Plan:
+    """The plan of the run called `name` (or the only one that begins so), the latest without a name.
+
+    Raises InputError.
+    """
+    runs = past_runs(workspace)
+    if not runs:
+        raise InputError(f"{workspace.root}: no run yet; start one with `sweep run`")
+    if name is None:
+        return runs[0].plan
+    found = [run.plan for run in runs if run.plan.run == name] or [
+        run.plan for run in runs if run.plan.run.startswith(name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(plan.run for plan in (found or [run.plan for run in runs])[:5])
+    raise InputError(f"{name}: {'several runs begin so' if found else 'no such run'}; known are {known}")

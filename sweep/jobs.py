@@ -1,0 +1,191 @@
+"""What a worker can be asked to do: each job is a function of its parameters and of the files they name.
+
+The loaded model is kept between jobs of the same file and settings; all results are plain JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from converters.errors import InputError
+from converters.export import export, open_source, plan_export
+from converters.llamacpp.memory import plan_file_memory, plan_memory
+from converters.llamacpp.model import ContextOptions
+from sweep.backends.base import Progress
+from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.measure.perplexity import cut_windows
+from sweep.measure.reference import Reference
+from sweep.measure.speed import measure_speed
+from sweep.measure.text import measure_text, noise_floor
+
+Result = dict[str, Any]
+
+
+class Jobs:
+    """The jobs of one worker. `progress` is told (done, total) while one runs."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._backend: LlamaBackend | None = None
+        self._loaded: tuple[str, LlamaOptions] | None = None
+        self._jobs: dict[str, Callable[..., Result]] = {
+            "sizes": self.sizes,
+            "inputs": self.inputs,
+            "export": self.export,
+            "speed": self.speed,
+            "text": self.text,
+            "task": self.task,
+        }
+
+    def run(self, job: dict[str, Any]) -> Result:
+        """Do the job named by `kind` with the other entries as its parameters."""
+        parameters = dict(job)
+        return self._jobs[parameters.pop("kind")](**parameters)
+
+    def sizes(self, source: str, name: str, quants: list[str], settings: dict[str, Any]) -> Result:
+        """Exact file sizes and predicted memory of quants that do not exist yet: {quant: {...}}."""
+        opened = open_source(Path(source), name)
+        options = _context(settings)
+        return {
+            quant: {
+                "file_bytes": plan.file_bytes,
+                "bits_per_weight": plan.bits_per_weight,
+                "memory_bytes": plan_memory(opened.metadata, plan.tensors, options).total_bytes,
+            }
+            for quant, plan in plan_export(opened, quants).items()
+        }
+
+    def inputs(self, tasks: list[list[str | None]], dataset: list[str] | None, file: str) -> Result:
+        """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`."""
+        from sweep.measure.harness import load_tasks
+        from sweep.measure.wikitext import save_text
+
+        for task, folder in tasks:
+            load_tasks([str(task)], None if folder is None else Path(folder))
+        if dataset is not None and not Path(file).exists():
+            save_text(dataset[0], dataset[1], dataset[2], Path(file))
+        return {}
+
+    def export(self, source: str, name: str, targets: dict[str, str], threads: int) -> Result:
+        """All quants of `targets` (quant -> file) in one pass."""
+        paths = {quant: Path(file) for quant, file in targets.items()}
+        for path in paths.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        plans = export(
+            open_source(Path(source), name), paths, lambda at: self._progress(at.done_bytes, at.total_bytes), threads
+        )
+        return {
+            quant: {
+                "file_bytes": plan.file_bytes,
+                "bits_per_weight": plan.bits_per_weight,
+                "census": {kind: asdict(count) for kind, count in plan.census.items()},
+            }
+            for quant, plan in plans.items()
+        }
+
+    def speed(self, file: str, settings: dict[str, Any]) -> Result:
+        """Tokens per second, and memory: as llama.cpp predicts it and as this process grew by loading and decoding."""
+        from converters.llamacpp.container import read_header
+
+        header = read_header(Path(file))
+        weights = sum(tensor.elements for tensor in header.tensors)
+        predicted = plan_file_memory(Path(file), _context(settings))
+        backend = self._load(file, settings)
+        speed = measure_speed(backend)
+        return {
+            "speed": asdict(speed),
+            "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes}
+            | {"measured_bytes": backend.memory().resident_bytes},
+            "file_bytes": Path(file).stat().st_size,
+            "bits_per_weight": 8 * header.tensor_bytes / weights,
+        }
+
+    def text(
+        self,
+        file: str,
+        settings: dict[str, Any],
+        text: str,
+        reference: str | None,
+        writes_reference: str | None,
+    ) -> Result:
+        """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor."""
+        backend = self._load(file, settings)
+        windows = cut_windows(backend, _read_text(Path(text)), n_ctx=settings["window"])
+        known = None if reference is None else Reference(Path(reference))
+        written = None if writes_reference is None else Path(writes_reference)
+        measured = measure_text(
+            backend,
+            windows,
+            reference=known,
+            write_reference=written,
+            model=Path(file).name,
+            progress=self._progress,
+        )
+        return {
+            "perplexity": asdict(measured.perplexity),
+            "divergence": None if measured.divergence is None else asdict(measured.divergence),
+            "noise_floor": None if written is None else asdict(noise_floor(backend, windows, Reference(written))),
+        }
+
+    def task(self, file: str, settings: dict[str, Any], task: str, folder: str | None, limit: int | None) -> Result:
+        """One lm-eval task: its metrics, and each item's value and answer."""
+        from sweep.measure.harness import run_task
+
+        backend = self._load(file, settings)
+        include = None if folder is None else Path(folder)
+        run = run_task(backend, task, include_path=include, limit=limit, progress=self._progress)
+        primary = run.primary
+        return {
+            "metric": primary.key,
+            "value": primary.value,
+            "stderr": primary.stderr,
+            "higher_is_better": primary.higher_is_better,
+            "n": run.n,
+            "chance": run.chance,
+            "other": {metric.key: metric.value for metric in run.metrics[1:]},
+            "items": [
+                (f"{item.task} {item.doc_id} {item.doc_hash} {item.prompt_hash}", item.values[primary.key], answer)
+                for item in run.items
+                for answer in [item.answers.get(primary.filter, "")]
+            ],
+        }
+
+    def _load(self, file: str, settings: dict[str, Any]) -> LlamaBackend:
+        options = LlamaOptions(
+            n_batch=settings["batch"],
+            n_ubatch=settings["ubatch"],
+            type_k=settings["kv_type"],
+            type_v=settings["kv_type"],
+            n_threads=settings["threads"],
+            n_gpu_layers=settings["gpu_layers"],
+        )
+        if self._loaded != (file, options):
+            if self._backend is not None:
+                self._backend.close()
+            self._backend = LlamaBackend(file, options)
+            self._loaded = (file, options)
+        assert self._backend is not None
+        return self._backend
+
+
+def _context(settings: dict[str, Any]) -> ContextOptions:
+    return ContextOptions(
+        n_ctx=settings["ctx"],
+        n_batch=settings["batch"],
+        n_ubatch=settings["ubatch"],
+        type_k=settings["kv_type"],
+        type_v=settings["kv_type"],
+        n_threads=settings["threads"],
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error

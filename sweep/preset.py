@@ -1,0 +1,75 @@
+"""Sweep presets: which variants are measured, and against which reference."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import presets
+from converters.errors import InputError
+
+_KEYS: dict[str, type] = {
+    "title": str,
+    "reference": str,
+    "variants": list,
+    "tasks": list,
+    "limit": int,
+    "ctx": int,
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A sweep as its TOML file tells it. `tasks`, `limit` and `ctx` are None where the model's own defaults hold."""
+
+    name: str
+    title: str
+    reference: str
+    variants: tuple[str, ...]
+    tasks: tuple[str, ...] | None = None
+    limit: int | None = None
+    ctx: int | None = None
+
+
+def load(name: str) -> Preset:
+    """A preset by name, or by the path of a TOML file. Raises InputError naming the file and the key."""
+    known = presets.sweeps()
+    file = known.get(name) or Path(name)
+    if not file.is_file():
+        near = difflib.get_close_matches(name, known, n=2) or known
+        raise InputError(f"{name}: no such preset, nor a TOML file of that name; did you mean {', '.join(near)}?")
+    try:
+        with open(file, "rb") as opened:
+            table = tomllib.load(opened)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid TOML: {error}") from error
+    return _checked(file, table)
+
+
+def _checked(file: Path, table: dict[str, Any]) -> Preset:
+    for key, value in table.items():
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(_KEYS)}"
+            raise InputError(f"{file}: unknown key '{key}'; {hint}")
+        if type(value) is not _KEYS[key]:
+            raise InputError(f"{file}: '{key}' must be of type {_KEYS[key].__name__}, not {type(value).__name__}")
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise InputError(f"{file}: every item of '{key}' must be a string")
+        if isinstance(value, int) and value < 1:
+            raise InputError(f"{file}: '{key}' must be at least 1")
+    for key in ("reference", "variants"):
+        if not table.get(key):
+            raise InputError(f"{file}: '{key}' is missing")
+    return Preset(
+        name=file.stem,
+        title=table.get("title", file.stem),
+        reference=table["reference"],
+        variants=tuple(table["variants"]),
+        tasks=tuple(table["tasks"]) if "tasks" in table else None,
+        limit=table.get("limit"),
+        ctx=table.get("ctx"),
+    )

@@ -1,0 +1,179 @@
+"""From a request to a finished run: what the command line and the screen both call.
+
+`prepare` resolves the request to a plan, `run` carries it out (or follows another process that does).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.errors import InputError
+from sweep import devices, preset, runner, variant
+from sweep.child import Child, Failed
+from sweep.events import Event, Log, Reader
+from sweep.inputs import REMEDY, Task, Text, tasks_for, text_for
+from sweep.model import Model, resolve
+from sweep.plan import Plan, Settings, make_plan
+from sweep.store import Store
+from sweep.workspace import Workspace, open_workspace, run_lock
+
+DEFAULT_CTX = 8192
+FOLLOW_EVERY = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; None where the preset or the model decides."""
+
+    model: str = "micro"
+    preset: str = "q2-q8"
+    variants: str | None = None
+    tasks: tuple[str, ...] | None = None
+    task_data: Path | None = None
+    perplexity: Path | None = None
+    limit: int | None = None
+    ctx: int | None = None
+    workspace: Path | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A plan with what it was made from."""
+
+    plan: Plan
+    model: Model
+    variants: tuple[variant.Variant, ...]
+    text: Text
+    tasks: tuple[Task, ...]
+    workspace: Workspace
+
+
+def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
+    """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
+    chosen = preset.load(request.preset)
+    variants = variant.parse_list(_variants(chosen, request.variants))
+    model = resolve(request.model, say)
+    workspace = open_workspace(request.workspace)
+    text = text_for(model, request.perplexity, workspace.texts)
+    tasks = tasks_for(model, request.tasks or chosen.tasks, request.limit or chosen.limit, request.task_data)
+    placement = devices.placement()
+    settings = Settings(
+        ctx=_context(request.ctx or chosen.ctx, model),
+        threads=devices.threads(),
+        device=placement.device,
+        gpu_layers=placement.gpu_layers,
+    )
+    reference = variant.parse(chosen.reference).name
+    plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name)
+    return Sweep(plan, model, tuple(variants), text, tasks, workspace)
+
+
+def _context(asked: int | None, model: Model) -> int:
+    if asked is not None and asked > model.context:
+        raise InputError(f"a context of {asked} is longer than the {model.context} tokens {model.name} was made for (--ctx)")
+    return asked or min(DEFAULT_CTX, model.context)
+
+
+def _variants(chosen: preset.Preset, asked: str | None) -> list[str]:
+    """The preset's variants and those asked for; `=A,B` asks for those and the reference alone."""
+    if asked is None:
+        return list(chosen.variants)
+    own = [name.strip() for name in asked.removeprefix("=").split(",") if name.strip()]
+    return [chosen.reference, *own] if asked.startswith("=") else [*chosen.variants, *own]
+
+
+def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
+    """Carry out the plan; where another process is at it, follow its event log instead.
+
+    Raises InputError where the input leaves nothing to measure. Every event also goes to the run's event log.
+    """
+    directory = sweep.workspace.run(sweep.plan.run)
+    with Store(sweep.workspace.database) as store:
+        store.add_run(sweep.plan.run, sweep.plan.to_json())
+        while True:
+            with run_lock(directory) as mine:
+                if mine:
+                    _carry_out(sweep, store, directory, emit)
+                    return
+            _follow(directory, emit)
+
+
+def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event], None]) -> None:
+    (directory / "events.jsonl").unlink(missing_ok=True)
+    log = Log(directory / "events.jsonl")
+
+    def tell(event: Event) -> None:
+        log.write(event)
+        emit(event)
+
+    try:
+        _sweep_leftovers(sweep)
+        if runner.pending(sweep.plan, store):
+            _check_inputs(sweep, directory)
+        runner.run(sweep.plan, store, directory, tell)
+        tell(Event("done"))
+    except KeyboardInterrupt:
+        tell(Event("interrupted"))
+        raise
+    except InputError as error:
+        tell(Event("refused", None, {"error": str(error)}))
+        raise
+    finally:
+        log.close()
+
+
+def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
+    """Pass on the events of the process that holds the run's lock, until it has let go of it."""
+    emit(Event("following"))
+    reader = Reader(directory / "events.jsonl")
+    while True:
+        for event in reader.read():
+            emit(event)
+        with run_lock(directory) as free:
+            if free:
+                return
+        time.sleep(FOLLOW_EVERY)
+
+
+def _check_inputs(sweep: Sweep, directory: Path) -> None:
+    """Tasks and texts that are not local are looked for before any work: they may need a network."""
+    foreign = [task for task in sweep.tasks if task.folder is None or sweep.model.builtin is None]
+    dataset = sweep.text.dataset if not sweep.text.file.exists() else None
+    if not foreign and dataset is None:
+        return
+    job = {
+        "kind": "inputs",
+        "tasks": [[task.name, None if task.folder is None else str(task.folder)] for task in foreign],
+        "dataset": dataset,
+        "file": str(sweep.text.file),
+    }
+    with Child(runner.log_path(directory, "inputs")) as child:
+        for answer in child.submit(job):
+            if isinstance(answer, Failed):
+                raise InputError(f"{answer.message}; {REMEDY}")
+
+
+def _sweep_leftovers(sweep: Sweep) -> None:
+    """Partial files of a run that was killed: nobody else writes here while the lock is held."""
+    made = [Path(cell.makes) for cell in sweep.plan.cells if cell.makes is not None]
+    for file in made:
+        for pattern in (f".{file.name}.*.partial", f".{file.name}.*.part"):
+            for partial in file.parent.glob(pattern):
+                partial.unlink(missing_ok=True)
+
+
+def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
+    """Exact file bytes, bits per weight and predicted memory of each variant to be exported, from a worker."""
+    quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
+    job = {"kind": "sizes", "source": str(sweep.model.path), "name": sweep.model.name, "quants": quants}
+    directory = sweep.workspace.run(sweep.plan.run)
+    with Child(runner.log_path(directory, "sizes")) as child:
+        for answer in child.submit(job | {"settings": sweep.plan.to_json()["settings"]}):
+            if isinstance(answer, Failed):
+                raise InputError(answer.message)
+            if isinstance(answer, dict):
+                return answer
+    raise AssertionError("a job ends with a result or a failure")

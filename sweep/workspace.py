@@ -1,0 +1,85 @@
+"""Where a sweep keeps its files: one database, the artefacts, and a folder a run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from converters.errors import InputError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one workspace. Artefacts are named by content, so runs share them."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "sweep.db"
+
+    def artefacts(self, fingerprint: str) -> Path:
+        return self.root / "artefacts" / fingerprint
+
+    @property
+    def texts(self) -> Path:
+        return self.root / "texts"
+
+    def run(self, run: str) -> Path:
+        return self.root / "runs" / run
+
+
+def default_root() -> Path:
+    """The user's data folder of this system, or BITSWEEP_WORKSPACE."""
+    return Path(os.environ.get("BITSWEEP_WORKSPACE") or platformdirs.user_data_path("bitsweep"))
+
+
+def open_workspace(root: Path | None) -> Workspace:
+    """Make sure the folder is there and can be written. Raises InputError."""
+    root = (root or default_root()).expanduser().absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{root}: the workspace cannot be written ({error.strerror}); choose another with --workspace"
+        ) from error
+    return Workspace(root)
+
+
+@contextmanager
+def run_lock(directory: Path) -> Iterator[bool]:
+    """Hold the lock of a run's folder; gives False where another process has it.
+
+    The lock is the kernel's (flock), so it goes with its process however that ends.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its name and rename it there. Raises InputError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
