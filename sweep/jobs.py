@@ -16,6 +16,7 @@ from converters.llamacpp.memory import plan_file_memory, plan_memory
 from converters.llamacpp.model import ContextOptions
 from sweep.backends.base import Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.measure.harness import Metric, run_task
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import Reference
 from sweep.measure.speed import measure_speed
@@ -132,20 +133,18 @@ class Jobs:
 
     def task(self, file: str, settings: dict[str, Any], task: str, folder: str | None, limit: int | None) -> Result:
         """One lm-eval task: its metrics, and each item's value and answer."""
-        from sweep.measure.harness import run_task
-
         backend = self._load(file, settings)
         include = None if folder is None else Path(folder)
         run = run_task(backend, task, include_path=include, limit=limit, progress=self._progress)
         primary = run.primary
         return {
-            "metric": primary.key,
+            "metric": primary.name,
             "value": primary.value,
             "stderr": primary.stderr,
             "higher_is_better": primary.higher_is_better,
             "n": run.n,
             "chance": run.chance,
-            "other": {metric.key: metric.value for metric in run.metrics[1:]},
+            "other": {_metric_name(metric): metric.value for metric in run.metrics[1:]},
             "items": [
                 (f"{item.task} {item.doc_id} {item.doc_hash} {item.prompt_hash}", item.values[primary.key], answer)
                 for item in run.items
@@ -169,6 +168,10 @@ class Jobs:
             self._loaded = (file, options)
         assert self._backend is not None
         return self._backend
+
+
+def _metric_name(metric: Metric) -> str:
+    return metric.name if metric.filter == "none" else metric.key
 
 
 def _context(settings: dict[str, Any]) -> ContextOptions:

@@ -44,7 +44,7 @@ class TaskScore:
 
     `delta` is variant minus reference over the same items, `delta_stderr` its paired standard error, `p_value` the
     exact two-sided McNemar test, `flips` the share of items whose correctness changed. All None for the reference.
-    `chance` is what blind guessing scores. `other` holds the task's further metrics.
+    `chance` is what blind guessing scores, `higher_is_better` the metric's direction. `other` holds the task's further metrics.
     """
 
     metric: str
@@ -56,6 +56,7 @@ class TaskScore:
     p_value: float | None = None
     flips: float | None = None
     chance: float = 0.0
+    higher_is_better: bool = True
     other: dict[str, float] = field(default_factory=dict)
 
 

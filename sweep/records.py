@@ -100,6 +100,7 @@ def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store:
         stderr=result["stderr"],
         n=result["n"],
         chance=result["chance"],
+        higher_is_better=result["higher_is_better"],
         other=result["other"],
         **paired,
     )

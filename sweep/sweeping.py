@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,8 +170,7 @@ def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
     """Exact file bytes, bits per weight and predicted memory of each variant to be exported, from a worker."""
     quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
     job = {"kind": "sizes", "source": str(sweep.model.path), "name": sweep.model.name, "quants": quants}
-    directory = sweep.workspace.run(sweep.plan.run)
-    with Child(runner.log_path(directory, "sizes")) as child:
+    with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:
         for answer in child.submit(job | {"settings": sweep.plan.to_json()["settings"]}):
             if isinstance(answer, Failed):
                 raise InputError(answer.message)

@@ -22,9 +22,6 @@ from sweep.record import Record, TaskScore
 
 ALPHA = 0.05
 
-# lm-eval metrics where less is better; every other metric is read as "more is better".
-LOWER_IS_BETTER = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"})
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -99,7 +96,7 @@ def task_scales(records: Iterable[Record]) -> dict[str, int]:
     for record in records:
         for task, score in record.tasks.items():
             value = known(score.value)
-            share = value is None or (0.0 <= value <= 1.0 and score.metric not in LOWER_IS_BETTER)
+            share = value is None or (0.0 <= value <= 1.0 and score.higher_is_better)
             scales[task] = min(scales.get(task, 100), 100 if share else 1)
     return scales
 
@@ -153,7 +150,7 @@ def task_tests(records: Sequence[Record]) -> dict[tuple[str, str], TaskTest]:
     adjusted = statistics.holm([p for *_, p in found])
     return {
         (variant, task): TaskTest(
-            variant, task, delta, known(score.delta_stderr), p, float(q), score.metric in LOWER_IS_BETTER
+            variant, task, delta, known(score.delta_stderr), p, float(q), not score.higher_is_better
         )
         for (variant, task, score, delta, p), q in zip(found, adjusted, strict=True)
     }
@@ -179,7 +176,7 @@ def recovery(records: Sequence[Record]) -> dict[str, dict[str, Figure]]:
 
 
 def _recovery(score: TaskScore, base: TaskScore | None, *, itself: bool) -> Figure | None:
-    if base is None or base.metric != score.metric or score.metric in LOWER_IS_BETTER:
+    if base is None or base.metric != score.metric or not score.higher_is_better:
         return None
     value, reference, stderr = known(score.value), known(base.value), known(base.stderr)
     if value is None or reference is None or reference - base.chance <= 2.0 * (stderr or 0.0):

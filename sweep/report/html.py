@@ -307,8 +307,8 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
 
 
 def _task_measure(rows: Sequence[Record], names: set[str], task: str, scale: int) -> _Measure:
-    metrics = [score.metric for record in rows if (score := record.tasks.get(task))]
-    sign = 1.0 if metrics[0] in figures.LOWER_IS_BETTER else -1.0
+    first = next(score for record in rows if (score := record.tasks.get(task)))
+    sign = -1.0 if first.higher_is_better else 1.0
     unit = ", %" if scale == 100 else ", less is better" if sign > 0 else ""
 
     def value(record: Record) -> figures.Figure | None:
@@ -322,7 +322,7 @@ def _task_measure(rows: Sequence[Record], names: set[str], task: str, scale: int
     def front(cost: Callable[[Record], float | None]) -> set[str]:
         return figures.pareto(rows, cost, lambda r: sign * found.value if (found := value(r)) else None)
 
-    caption = f"{text.plain(metrics[0])}{unit}; bars: the paired difference to the reference"
+    caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to the reference"
     return _Measure(text.plain(task), caption, value, front, plot.Axis("", _plain_number), _levels(rows, names, value))
 
 

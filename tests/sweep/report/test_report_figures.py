@@ -49,7 +49,7 @@ def test_holm_runs_over_every_variant_and_task_of_the_sweep():
 
 
 def test_less_is_better_turns_the_sign_of_a_loss():
-    worse = TaskScore("word_perplexity", 12.0, 0.1, 50, 0.5, 0.01, 1e-9)
+    worse = TaskScore("word_perplexity", 12.0, 0.1, 50, 0.5, 0.01, 1e-9, higher_is_better=False)
     test = figures.task_tests([scored("Q2", 2, {"text": worse})])[("Q2", "text")]
     assert test.loss()
     assert not test.gain()

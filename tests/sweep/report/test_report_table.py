@@ -127,7 +127,7 @@ def test_nothing_measured_one_variant_and_none_at_all():
 
 
 def test_metrics_on_their_own_scale_are_not_percent():
-    score = TaskScore("word_perplexity", 12.345, 0.1, 50)
+    score = TaskScore("word_perplexity", 12.345, 0.1, 50, higher_is_better=False)
     assert "12.345" in printed([Record("Q4_0", "gguf", "ok", tasks={"wikitext": score})], 80)
 
 

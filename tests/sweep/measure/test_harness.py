@@ -1,0 +1,274 @@
+"""Tasks through our model are what lm-eval's own Hugging Face model makes of the same float32 weights."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converters.errors import InputError
+from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.measure.harness import make_lm, run_task
+
+EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
+DATA = """
+import json
+from pathlib import Path
+from datasets import Dataset, DatasetDict
+
+def load(file, **_):
+    rows = [json.loads(line) for line in (Path(__file__).parent / file).read_text().splitlines()]
+    return DatasetDict({"test": Dataset.from_list(rows), "train": Dataset.from_list(rows[:4])})
+"""
+COMMON = """
+custom_dataset: !function data.load
+dataset_path: local
+dataset_kwargs: {file: %s.jsonl}
+test_split: test
+"""
+TASKS = {
+    "choose": """
+output_type: multiple_choice
+fewshot_split: train
+fewshot_config: {sampler: first_n}
+doc_to_text: "Story: {{story}}"
+doc_to_choice: "{{endings}}"
+doc_to_target: "{{label}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+""",
+    "letter": """
+output_type: multiple_choice
+doc_to_text: "{{story}} A or B?\\nAnswer:"
+doc_to_choice: ["A", "B", "AB"]
+doc_to_target: "{{label % 3}}"
+metric_list: [{metric: acc}]
+""",
+    "write": """
+output_type: generate_until
+doc_to_text: "{{story}}\\nAnswer:"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["\\n", "a"], max_gen_toks: 24, do_sample: false}
+filter_list:
+  - {name: strict, filter: [{function: take_first}]}
+  - name: letters
+    filter:
+      - {function: regex, regex_pattern: "([a-z]+)"}
+      - {function: take_first}
+metric_list: [{metric: exact_match}]
+""",
+    "roll": """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{story}}"
+metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
+""",
+}
+WORDS = ("boats", "the keeper", "12 apples", "Zoë", "def f(x):", "café", "left", " two  blanks", "你好", "🙂")
+
+
+def documents() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+
+    def some(n: int) -> str:
+        return " ".join(rng.choice(WORDS, n))
+
+    rows = []
+    for i in range(24):
+        endings = [f"{some(int(rng.integers(1, 6)))} {i}" for i in range(4)]  # all different: no ties
+        story = some(int(rng.integers(2, 30))) + " " * (i % 3)  # lm-eval moves blanks at the end to the continuation
+        rows.append({"story": story, "endings": endings, "label": int(rng.integers(4)), "answer": ""})
+    rows[5]["story"] = some(400)  # longer than the context of 640 tokens
+    return rows
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("tasks")
+    (directory / "data.py").write_text(DATA)
+    for name, body in TASKS.items():
+        (directory / f"{name}.yaml").write_text(f"task: {name}\n{COMMON % name}{body}")
+        (directory / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in documents()))
+    (directory / "both.yaml").write_text(
+        "group: both\ntask: [choose, letter]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def backend(tiny) -> Iterator[LlamaBackend]:
+    backend = LlamaBackend(tiny.gguf, LlamaOptions(n_threads=1, slots=6, **EXACT))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def hf(tiny) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=tiny.hf, tokenizer=tiny.tokenizer, batch_size=4, device="cpu")
+
+
+def evaluate_hf(hf: Any, tasks: Path, task: str, **options: Any) -> dict[str, Any]:
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=tasks, include_defaults=False)
+    return lm_eval.simple_evaluate(model=hf, tasks=[task], task_manager=manager, bootstrap_iters=1000, **options)
+
+
+def requests(arguments: list[tuple[Any, ...]], kind: str = "loglikelihood") -> list[Any]:
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, args, i, ("t", i, 1)) for i, args in enumerate(arguments)]
+
+
+PAIRS = [
+    ("The keeper counted", " seven boats"),
+    ("The keeper counted ", "seven"),  # the blank moves over
+    ("The keeper counted", " s"),
+    ("", "an empty context"),
+    ("", "<|im_end|>begins with the prefix token itself"),
+    ("split 🙂", "\ufe0f👩‍💻 unicode"),
+    ("café " * 300, "too long for the context"),
+    ("short", " and a long continuation " * 30),
+    ("<|im_start|>user\nHello<|im_end|>\n", "<|im_start|>assistant"),
+]
+
+
+def test_loglikelihoods_are_hflms(backend, hf):
+    ours = make_lm(backend).loglikelihood(requests(PAIRS))
+    theirs = hf.loglikelihood(requests(PAIRS), disable_tqdm=True)
+    assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=1e-3)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+
+
+def test_greedy_flags_are_hflms_where_the_model_agrees(tiny, backend, hf):
+    context = "The keeper counted"
+    tokens = tiny.tokenizer.encode(context)
+    for _ in range(3):  # what the model itself would say, if it survives being tokenized again
+        said = make_lm(backend).generate_until(requests([(context, {"max_gen_toks": 2})], "generate_until"))[0]
+        if tiny.tokenizer.encode(context + said)[: len(tokens)] == tokens:
+            break
+        context, tokens = context + said, tiny.tokenizer.encode(context + said)
+    pairs = requests([(context, said), (context, said + "x")])
+    ours, theirs = make_lm(backend).loglikelihood(pairs), hf.loglikelihood(pairs, disable_tqdm=True)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert ours[0][1] is True
+
+
+def test_rolling_loglikelihoods_are_hflms(backend, hf):
+    texts = requests([("The keeper counted seven boats.",), ("café boats 12 " * 300,)], "loglikelihood_rolling")
+    assert make_lm(backend).loglikelihood_rolling(texts) == pytest.approx(
+        hf.loglikelihood_rolling(texts, disable_tqdm=True),
+        abs=1e-2,  # sums of up to 2,000 terms
+    )
+
+
+@pytest.mark.parametrize("task", ["choose", "letter", "roll"])
+def test_scores_of_a_task_are_hflms(backend, hf, tasks, task):
+    theirs = evaluate_hf(hf, tasks, task)
+    ours = run_task(backend, task, include_path=tasks)
+    assert {m.name for m in ours.metrics} == {m["metric"] for m in theirs["configs"][task]["metric_list"]}
+    for metric in ours.metrics:
+        assert metric.value == pytest.approx(theirs["results"][task][metric.key], rel=1e-5)
+        stderr = theirs["results"][task][f"{metric.name}_stderr,{metric.filter}"]  # "N/A" for perplexities
+        assert metric.stderr == (None if stderr == "N/A" else stderr)
+    samples = sorted(theirs["samples"][task], key=lambda s: s["doc_id"])
+    assert [(i.doc_id, i.doc_hash, i.prompt_hash) for i in ours.items] == [
+        (s["doc_id"], s["doc_hash"], s["prompt_hash"]) for s in samples
+    ]
+    if task != "roll":
+        assert [i.values["acc,none"] for i in ours.items] == [s["acc"] for s in samples]
+        assert [int(i.answers["none"]) for i in ours.items] == [
+            int(np.argmax([r[0] for r in s["filtered_resps"]])) for s in samples
+        ]
+        assert ours.chance == pytest.approx({"choose": 1 / 4, "letter": 1 / 3}[task])
+        assert 0.0 < ours.primary.value < 1.0
+
+
+def test_generations_of_a_task_are_hflms(backend, hf, tasks):
+    answers = [s["resps"][0][0] for s in evaluate_hf(hf, tasks, "write")["samples"]["write"][:24]]
+    rows = documents()
+    for row, answer in zip(rows[::2], answers[::2], strict=True):
+        row["answer"] = answer  # so that half of the documents are answered rightly
+    (tasks / "write.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    theirs = evaluate_hf(hf, tasks, "write")
+    ours = run_task(backend, "write", include_path=tasks)
+    assert [m.key for m in ours.metrics] == ["exact_match,strict", "exact_match,letters"]
+    assert ours.primary.value >= 0.5
+    assert ours.chance == 0.0
+    for metric in ours.metrics:
+        assert metric.value == theirs["results"]["write"][metric.key]
+        assert metric.stderr == pytest.approx(theirs["results"]["write"][f"exact_match_stderr,{metric.filter}"])
+    said = {(s["doc_id"], s["filter"]): s["filtered_resps"][0] for s in theirs["samples"]["write"]}
+    assert {(i.doc_id, f): text for i in ours.items for f, text in i.answers.items()} == said
+    values = {(s["doc_id"], f"exact_match,{s['filter']}"): s["exact_match"] for s in theirs["samples"]["write"]}
+    assert {(i.doc_id, key): value for i in ours.items for key, value in i.values.items()} == values
+
+
+def test_few_shot_prompts_and_limits_are_hflms(backend, hf, tasks):
+    theirs = evaluate_hf(hf, tasks, "choose", num_fewshot=2, limit=5)
+    seen: list[tuple[int, int]] = []
+    ours = run_task(backend, "choose", include_path=tasks, num_fewshot=2, limit=5, progress=lambda *at: seen.append(at))
+    assert (ours.n, ours.num_fewshot) == (5, 2)
+    assert [i.prompt_hash for i in ours.items] == [s["prompt_hash"] for s in theirs["samples"]["choose"]]
+    assert ours.primary.value == theirs["results"]["choose"]["acc,none"]
+    assert seen[-1] == (20, 20)
+
+
+def test_chat_prompts_are_the_tokenizers(tiny, backend, tasks):
+    history = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "So"}]
+    lm = make_lm(backend)
+    for n, generation in ((1, True), (2, False)):
+        assert lm.apply_chat_template(history[:n], generation) == tiny.tokenizer.apply_chat_template(
+            history[:n], tokenize=False, add_generation_prompt=generation, continue_final_message=not generation
+        )
+    run = run_task(backend, "write", include_path=tasks, limit=2, chat_template=True)
+    assert run.items[0].prompt_hash != run_task(backend, "write", include_path=tasks, limit=1).items[0].prompt_hash
+
+
+def test_a_group_is_the_sum_of_its_tasks(backend, tasks):
+    group = run_task(backend, "both", include_path=tasks)
+    parts = [run_task(backend, name, include_path=tasks) for name in ("choose", "letter")]
+    assert [i.task for i in group.items] == ["choose"] * 24 + ["letter"] * 24
+    assert group.primary.value == pytest.approx(np.mean([p.primary.value for p in parts]))
+    assert [i.values["acc,none"] for i in group.items] == [i.values["acc,none"] for p in parts for i in p.items]
+
+
+def test_a_yaml_file_is_a_task(backend, tasks):
+    by_path = run_task(backend, str(tasks / "letter.yaml"), include_path=tasks, limit=6)
+    assert by_path.items == run_task(backend, "letter", include_path=tasks, limit=6).items
+
+
+def test_local_tasks_touch_no_network_and_print_nothing(backend, tasks, monkeypatch, capfd):
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a local task opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    run_task(backend, "choose", include_path=tasks, limit=3)
+    told = capfd.readouterr()
+    assert (told.out, told.err) == ("", "")
+
+
+def test_tasks_that_cannot_be_run(backend, tasks, tmp_path):
+    with pytest.raises(InputError, match=r"unknown task 'chose'; known in .*choose"):
+        run_task(backend, "chose", include_path=tasks)
+    with pytest.raises(InputError, match="no such directory"):
+        run_task(backend, "choose", include_path=tmp_path / "absent")
+    (tmp_path / "data.py").write_text(DATA)
+    (tmp_path / "lost.yaml").write_text(f"task: lost\n{COMMON % 'lost'}{TASKS['letter']}")
+    with pytest.raises(InputError, match=r"task lost: .*its data cannot be had: .*lost\.jsonl"):
+        run_task(backend, "lost", include_path=tmp_path)
+    sampled = TASKS["write"].replace("do_sample: false", "do_sample: true, temperature: 1.0")
+    (tmp_path / "dice.yaml").write_text(f"task: dice\n{COMMON % 'dice'}{sampled}")
+    (tmp_path / "dice.jsonl").write_text(json.dumps(documents()[0]))
+    from sweep.measure import harness
+
+    harness._task_manager.cache_clear()
+    with pytest.raises(InputError, match="samples; only greedy"):
+        run_task(backend, "dice", include_path=tmp_path)

@@ -1,0 +1,160 @@
+"""Bad input ends with one line on stderr that names what and where, the exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import presets
+
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
+MICRO = presets.builtin_models()["micro"]
+
+
+def refused(*arguments: str, code: int = 2) -> str:
+    """The one line that the command ends with."""
+    result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("sweep: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The built-in model's directory, free to be damaged."""
+    return Path(shutil.copytree(MICRO.directory, tmp_path / "model"))
+
+
+def edit_config(directory: Path, **changes: object) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def rewrite_weights(directory: Path, change: Callable[[dict[str, object]], None]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = directory / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+
+
+def drop_norm(weights: dict[str, object]) -> None:
+    del weights["model.norm.weight"]
+
+
+def misshape(weights: dict) -> None:
+    weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"][:, :-1].contiguous()
+
+
+def poison(weights: dict) -> None:
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+
+
+def truncate(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def lose_shard(directory: Path) -> None:
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "model.safetensors").unlink()
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no config": (lambda d: (d / "config.json").unlink(), "config.json"),
+    "config is not JSON": (lambda d: (d / "config.json").write_text("{"), "config.json"),
+    "another architecture": (
+        lambda d: edit_config(d, architectures=["LlamaForCausalLM"], model_type="llama"),
+        "lama",
+    ),
+    "missing shard": (lose_shard, "model-00002-of-00002.safetensors"),
+    "truncated weights": (truncate, "model.safetensors"),
+    "missing tensor": (lambda d: rewrite_weights(d, drop_norm), "model.norm.weight"),
+    "misshapen tensor": (lambda d: rewrite_weights(d, misshape), "model.layers.0.mlp.up_proj.weight"),
+    "NaN weight": (lambda d: rewrite_weights(d, poison), "model.layers.1.mlp.up_proj.weight"),
+    "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused_by_name(damage: str, copy: Path, tmp_path: Path) -> None:
+    change, told = DAMAGES[damage]
+    change(copy)
+    workspace = tmp_path / "w"
+    line = refused("run", str(copy), "--tasks", "none", "--perplexity", str(MICRO.text), "--workspace", str(workspace))
+    assert told in line
+    assert not [file for file in workspace.rglob("*") if file.suffix in (".gguf", ".partial", ".part")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("/no/such/directory",), "/no/such/directory"),
+        (("mikro",), "did you mean the built-in 'micro'?"),
+        (("--preset", "q2-q9"), "did you mean q2-q8"),
+        (("--variants", "Q4_K_X"), "Q4_K_"),
+        (("--variants", "=Q8_0", "--tasks", "micro_sum"), "micro_sum"),
+        (("--perplexity", "/no/such/text"), "/no/such/text"),
+        (("--task-data", "/no/such/folder", "--tasks", "x"), "/no/such/folder"),
+        (("--ctx", "100000"), "--ctx"),
+        (("--limit", "0"), "--limit"),
+        (("--nonsense",), "--nonsense"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    assert told in refused("run", *arguments, "--workspace", str(tmp_path / "w"))
+    assert not list((tmp_path / "w").rglob("*.gguf"))
+
+
+def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a file"
+    file.touch()
+    assert f"{file}/w: the workspace cannot be written" in refused("run", "--workspace", str(file / "w"))
+
+
+def test_a_text_too_short_is_told_before_anything_else_is_measured(tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("too short")
+    line = refused("run", "--perplexity", str(text), "--tasks", "none", "--workspace", str(tmp_path / "w"))
+    assert "at least 1024" in line
+
+
+def test_a_hub_id_without_a_network_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    line = refused("run", "Qwen/Qwen3-0.6B", "--workspace", str(tmp_path / "w"))
+    assert "Qwen/Qwen3-0.6B" in line
+    assert "directory of a downloaded checkpoint" in line
+
+
+def test_data_that_cannot_be_had_stops_the_run_before_any_work(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    line = refused("run", str(copy), "--tasks", "none", "--workspace", str(tmp_path / "w"))
+    assert "--perplexity" in line
+    assert "--task-data" in line
+    assert not list((tmp_path / "w").rglob("*.gguf"))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom sweep.cli import main\nsys.argv = ['sweep', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "heavy = {'torch', 'transformers', 'llama_cpp', 'lm_eval', 'scipy', 'textual'} & set(sys.modules)\n"
+        "sys.exit(repr(heavy) if heavy else code)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "run" in result.stdout

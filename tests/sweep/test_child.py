@@ -1,0 +1,57 @@
+"""A worker process: its answers, its end with its parent, and its death."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sweep.child import Child, Failed
+
+
+def test_an_unknown_job_fails_and_the_worker_lives_on(tmp_path: Path) -> None:
+    with Child(tmp_path / "log") as child:
+        for _ in range(2):
+            (answer,) = child.submit({"kind": "no such job"})
+            assert isinstance(answer, Failed)
+            assert not answer.died
+        assert child.alive
+
+
+def test_bad_input_is_told_apart_from_a_fault(tmp_path: Path) -> None:
+    with Child(tmp_path / "log") as child:
+        job = {"kind": "export", "source": str(tmp_path / "none"), "name": "x", "targets": {}, "threads": 1}
+        (answer,) = child.submit(job)
+    assert isinstance(answer, Failed)
+    assert answer.input
+    assert str(tmp_path / "none") in answer.message
+
+
+def test_a_killed_worker_is_an_answer(tmp_path: Path) -> None:
+    with Child(tmp_path / "log") as child:
+        os.kill(child._process.pid, signal.SIGKILL)
+        (answer,) = child.submit({"kind": "sizes"})
+        assert isinstance(answer, Failed)
+        assert answer.died
+        assert "SIGKILL" in answer.message
+        assert not child.alive
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_worker_ends_with_its_parent_however_that_ends(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from sweep.child import Child; import time\n"
+        f"c = Child(Path({str(tmp_path / 'log')!r})); print(c._process.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

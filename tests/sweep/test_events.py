@@ -1,0 +1,24 @@
+"""The event log can be followed while it is written."""
+
+from pathlib import Path
+
+from sweep.events import Event, Log, Reader
+
+
+def test_a_reader_gets_whole_lines_only_and_each_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    reader = Reader(path)
+    assert reader.read() == []
+    log = Log(path)
+    first = Event("cell_started", "Q4_K_M/text")
+    second = Event("cell_done", "Q4_K_M/text", {"seconds": 1.5})
+    log.write(first)
+    assert reader.read() == [first]
+    line = second.to_json().encode() + b"\n"
+    with open(path, "ab") as file:
+        file.write(line[:20])
+    assert reader.read() == []
+    with open(path, "ab") as file:
+        file.write(line[20:])
+    assert reader.read() == [second]
+    log.close()

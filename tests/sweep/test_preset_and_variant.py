@@ -1,0 +1,69 @@
+"""Names given by the user: presets and variants, right and wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from converters.errors import InputError
+from sweep import preset, variant
+
+
+def test_the_main_preset_goes_from_two_to_eight_bits() -> None:
+    loaded = preset.load("q2-q8")
+    assert loaded.reference == "BF16"
+    assert loaded.variants == ("BF16", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
+
+
+def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('reference = "F16"\nvariants = ["F16", "Q4_0"]\nlimit = 5\n')
+    loaded = preset.load(str(file))
+    assert (loaded.name, loaded.reference, loaded.limit, loaded.title) == ("mine", "F16", 5, "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('reference = "BF16"\nvariants = ["BF16"]\nvariant = []\n', "unknown key 'variant'; did you mean 'variants'?"),
+        ('variants = ["BF16"]\n', "'reference' is missing"),
+        ('reference = "BF16"\nvariants = "BF16"\n', "'variants' must be of type list"),
+        ('reference = "BF16"\nvariants = [1]\n', "every item of 'variants' must be a string"),
+        ('reference = "BF16"\nvariants = ["BF16"]\nlimit = 0\n', "'limit' must be at least 1"),
+        ('reference = "BF16"\nvariants = ["BF16"]\nlimit = true\n', "'limit' must be of type int"),
+        ("reference = \n", "not valid TOML"),
+    ],
+)
+def test_a_bad_preset_is_refused_by_file_and_key(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    with pytest.raises(InputError) as refusal:
+        preset.load(str(file))
+    assert told in str(refusal.value)
+    assert str(file) in str(refusal.value)
+
+
+def test_an_unknown_preset_is_answered_with_a_near_one() -> None:
+    with pytest.raises(InputError, match="did you mean q2-q8"):
+        preset.load("q2q8")
+
+
+def test_quants_are_known_in_any_case() -> None:
+    assert variant.parse("q4_k_m") == variant.Variant("Q4_K_M", quant="Q4_K_M")
+
+
+def test_a_gguf_file_is_a_variant(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "x.gguf").touch()
+    first, second = (f"gguf:{tmp_path / place / 'x.gguf'}" for place in ("a", "b"))
+    names = [entry.name for entry in variant.parse_list(["Q8_0", first, first, second])]
+    assert names == ["Q8_0", "gguf:x.gguf", second]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("Q4_K_X", "Q4_K_"), ("int7:x", "no variant has the prefix 'int7:'"), ("gguf:/no/such", "there is no such file")],
+)
+def test_an_unknown_variant_is_refused(text: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        variant.parse(text)

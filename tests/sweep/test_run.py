@@ -1,0 +1,282 @@
+"""`sweep run` on the built-in model, for real: results, resuming, being killed, being followed, failing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import presets
+
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
+MICRO = presets.builtin_models()["micro"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def records(self) -> dict[str, dict[str, Any]]:
+        assert self.events[-1]["event"] == "finished"
+        return {record["variant"]: record for record in self.events[-1]["records"]}
+
+
+def ended(process: subprocess.Popen[str]) -> Ended:
+    out, err = process.communicate(timeout=300)
+    return Ended(process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short text: the test text's beginning."""
+    file = tmp_path_factory.mktemp("text") / "short.txt"
+    file.write_text(MICRO.text.read_text()[:12_000])
+    return file
+
+
+def begin(text: Path, workspace: Path, *more: str) -> subprocess.Popen[str]:
+    """Start a small sweep: three variants, two tasks."""
+    arguments = ["run", "micro", "--variants", "=Q4_K_M,Q2_K", "--tasks", "micro_form,micro_facts", "--limit", "12"]
+    arguments += ["--perplexity", str(text), "--workspace", str(workspace), "--format", "json", *more]
+    return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def start(text: Path) -> Callable[..., subprocess.Popen[str]]:
+    return partial(begin, text)
+
+
+@pytest.fixture(scope="module")
+def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A sweep that ran undisturbed, and its workspace."""
+    workspace = tmp_path_factory.mktemp("whole")
+    return workspace, ended(begin(text, workspace))
+
+
+def timeless(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Records without what differs from run to run: speed and measured memory."""
+    return {
+        name: {**record, "speed": None, "memory": {**record["memory"], "measured_bytes": None}}
+        for name, record in records.items()
+    }
+
+
+def files(workspace: Path) -> set[str]:
+    return {file.name for file in (workspace / "artefacts").rglob("*") if file.is_file()}
+
+
+def test_every_part_of_a_record_is_measured(whole: tuple[Path, Ended]) -> None:
+    _, result = whole
+    assert result.code == 0, result.err
+    assert list(result.records) == ["BF16", "Q4_K_M", "Q2_K"]
+    for name, record in result.records.items():
+        assert record["status"] == "ok"
+        assert record["error"] is None
+        assert record["speed"]["prompt_tokens_per_s"] > 0
+        assert record["speed"]["decode_tokens_per_s"] > 0
+        assert record["perplexity"]["value"] > 1
+        assert record["memory"]["predicted_bytes"] > record["file_bytes"] * 0.9
+        assert record["memory"]["measured_bytes"] > 0
+        assert set(record["tasks"]) == {"micro_form", "micro_facts"}
+        assert all(score["n"] == 12 for score in record["tasks"].values())
+        assert (record["divergence"] is None) == (name == "BF16")
+        assert record["reference"] == "BF16"
+    diverged = {name: record["divergence"] for name, record in result.records.items() if record["divergence"]}
+    assert 0 < diverged["Q4_K_M"]["kld_mean"] < diverged["Q2_K"]["kld_mean"]
+    assert diverged["Q4_K_M"]["noise_floor"] is not None
+    sizes = [record["file_bytes"] for record in result.records.values()]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_paired_differences_follow_from_the_items(whole: tuple[Path, Ended]) -> None:
+    _, result = whole
+    for task, score in result.records["Q2_K"]["tasks"].items():
+        base = result.records["BF16"]["tasks"][task]
+        assert base["delta"] is None
+        assert score["delta"] == pytest.approx(score["value"] - base["value"])
+        assert 0 <= score["p_value"] <= 1
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(
+    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    workspace, first = whole
+    second = ended(start(workspace))
+    assert second.code == 0
+    assert second.records == first.records
+    assert [event["event"] for event in second.events] == ["started", "finished"]
+    assert second.events[0]["todo"] == 0
+
+
+def test_runs_share_what_they_have_in_common(
+    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    workspace, _ = whole
+    wider = ended(start(workspace, "--variants", "=Q4_K_M,Q2_K,Q8_0"))
+    assert {event["cell"].split("/")[0] for event in wider.events if event["event"] == "cell_started"} == {"Q8_0"}
+    assert wider.events[0]["run"] != whole[1].events[0]["run"]
+    assert files(workspace) == {
+        *(f"micro-{quant}.gguf" for quant in ("BF16", "Q4_K_M", "Q2_K", "Q8_0")),
+        *(name for name in files(workspace) if name.endswith(".logprobs")),
+    }
+
+
+@pytest.mark.parametrize("cell", ["BF16/export", "BF16/text", "Q4_K_M/micro_form", "Q2_K/speed"])
+def test_killed_at_any_point_a_rerun_gives_the_same_records(
+    cell: str, whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start(tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "cell_started" and event["cell"] == cell:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = ended(start(tmp_path))
+    assert again.code == 0, again.err
+    assert timeless(again.records) == timeless(whole[1].records)
+    assert files(tmp_path) == {*(f"micro-{q}.gguf" for q in ("BF16", "Q4_K_M", "Q2_K")), *logprobs(tmp_path)}
+    redone = {event["cell"] for event in again.events if event["event"] == "cell_done"}
+    assert cell in redone
+    if cell == "Q2_K/speed":
+        assert not any(name.startswith("BF16") for name in redone)
+
+
+def logprobs(workspace: Path) -> list[str]:
+    return [file.name for file in workspace.rglob("reference-*.logprobs")]
+
+
+def test_ctrl_c_ends_it_with_130_and_leaves_no_partial_file(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start(tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("cell") == "BF16/text":
+            break
+    process.send_signal(signal.SIGINT)
+    result = ended(process)
+    assert result.code == 130
+    assert result.err.strip() == "sweep: interrupted; the same command goes on where it stopped"
+    assert files(tmp_path) == {f"micro-{quant}.gguf" for quant in ("BF16", "Q4_K_M", "Q2_K")}
+
+
+def test_a_second_process_follows_the_first(
+    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    first = start(tmp_path)
+    assert first.stdout is not None
+    line = first.stdout.readline()
+    assert json.loads(line)["event"] == "started"
+    follower = start(tmp_path)
+    result, followed = ended(first), ended(follower)
+    assert (result.code, followed.code) == (0, 0)
+    assert followed.events[0]["event"] == "following"
+    assert not {e["event"] for e in followed.events} & {"cell_failed"}
+    assert followed.records == {r["variant"]: r for r in json.loads(result.out.splitlines()[-1])["records"]}
+    assert timeless(followed.records) == timeless(whole[1].records)
+
+
+def aborting_gguf(path: Path, workspace: Path) -> Path:
+    """A GGUF that loads, but on whose first graph llama.cpp aborts: its rotary dimension is odd (GGML_ASSERT)."""
+    from converters.llamacpp.container import encode_header, read_header, uint32
+
+    (good,) = workspace.rglob("micro-Q4_K_M.gguf")
+    header = read_header(good)
+    fields = {**header.metadata, "qwen3.rope.dimension_count": uint32(63)}
+    path.write_bytes(encode_header(fields, header.tensors) + good.read_bytes()[header.data_offset :])
+    return path
+
+
+def test_a_child_that_aborts_natively_costs_its_cells_only(
+    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    workspace, first = whole
+    broken = aborting_gguf(tmp_path / "broken.gguf", workspace)
+    result = ended(start(workspace, "--variants", f"=gguf:{broken},Q4_K_M,Q2_K"))
+    assert result.code == 1
+    record = result.records["gguf:broken.gguf"]
+    assert record["status"] == "failed"
+    assert "SIGABRT" in record["error"]
+    assert "GGML_ASSERT" in record["error"]
+    for name in ("BF16", "Q4_K_M", "Q2_K"):
+        assert timeless(result.records)[name] == timeless(first.records)[name]
+
+
+def test_reports_and_lists_of_runs(whole: tuple[Path, Ended], tmp_path: Path) -> None:
+    workspace, first = whole
+    run = first.events[0]["run"]
+
+    def sweep(*arguments: str) -> Ended:
+        command = [*COMMAND, *arguments, "--workspace", str(workspace)]
+        return ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+
+    listed = [json.loads(line) for line in sweep("runs", "--format", "json").out.splitlines()]
+    assert run in [entry["run"] for entry in listed]
+    page, table = tmp_path / "r.html", tmp_path / "r.csv"
+    assert sweep("report", run, "--html", str(page), "--csv", str(table)).code == 0
+    assert "Q4_K_M" in page.read_text()
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["BF16", "Q4_K_M", "Q2_K"]
+    shown = sweep("report", run, "--json")
+    assert {json.loads(line)["variant"] for line in shown.out.splitlines()} == {"BF16", "Q4_K_M", "Q2_K"}
+    unknown = sweep("report", "nonsense")
+    assert unknown.code == 2
+    assert "nonsense: no such run" in unknown.err
+
+
+def test_predicted_sizes_are_the_files_sizes(
+    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    workspace, first = whole
+    plan = ended(start(workspace, "--dry-run")).events[0]
+    for row in plan["variants"]:
+        assert row["file_bytes"] == first.records[row["variant"]]["file_bytes"]
+        assert row["bits_per_weight"] == pytest.approx(first.records[row["variant"]]["bits_per_weight"])
+        assert row["memory_bytes"] == first.records[row["variant"]]["memory"]["predicted_bytes"]
+    assert all(cell["done"] for cell in plan["cells"])
+
+
+def test_a_dry_run_writes_nothing_but_the_workspace(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    assert ended(start(tmp_path / "w", "--dry-run")).code == 0
+    assert not (tmp_path / "w" / "artefacts").exists()
+    assert not (tmp_path / "w" / "runs").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        result = ended(start(small))
+        assert result.code == 2
+        assert len(result.err.strip().splitlines()) == 1
+        assert "bytes are needed" in result.err or "disk is full" in result.err
+        assert files(small) == set()
+    finally:
+        time.sleep(0.2)
+        subprocess.run(["umount", "-l", str(small)], check=True)

@@ -1,0 +1,48 @@
+"""The store keeps what was committed, refuses what it cannot read, and can be open twice."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from converters.errors import InputError
+from sweep.store import Item, Outcome, Store
+
+
+def test_what_was_put_is_found_by_another_connection(tmp_path: Path) -> None:
+    items = [Item("a 0", 1.0, "7"), Item("a 1", 0.0, "ä")]
+    with Store(tmp_path / "s.db") as store, Store(tmp_path / "s.db") as other:
+        store.put("k", Outcome("ok", {"value": 0.5}, None, 1.5), items)
+        assert other.outcomes(["k", "unknown"]) == {"k": Outcome("ok", {"value": 0.5}, None, 1.5)}
+        assert other.items("k") == items
+
+
+def test_a_later_outcome_replaces_an_earlier_one_and_its_items(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.put("k", Outcome("ok", {}, None, 1.0), [Item("a", 1.0, "x")])
+        store.put("k", Outcome("failed", None, "it broke", 2.0))
+        assert store.outcomes(["k"])["k"].error == "it broke"
+        assert store.items("k") == []
+
+
+def test_a_run_is_written_once(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.add_run("r", {"n": 1})
+        store.add_run("r", {"n": 2})
+        assert [(run.run, run.plan) for run in store.runs()] == [("r", {"n": 1})]
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(InputError, match=r"s\.db: not a readable store"):
+        Store(path)
+    assert path.read_bytes().startswith(b"this is no database")
+
+
+def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(InputError, match="another version of bitsweep"):
+        Store(path)
