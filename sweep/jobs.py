@@ -16,7 +16,7 @@ from converters.llamacpp.memory import plan_file_memory, plan_memory
 from converters.llamacpp.model import ContextOptions
 from sweep.backends.base import Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.measure.harness import Metric, run_task
+from sweep.measure.harness import Metric, check_task, run_task
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import Reference
 from sweep.measure.speed import measure_speed
@@ -61,11 +61,10 @@ class Jobs:
 
     def inputs(self, tasks: list[list[str | None]], dataset: list[str] | None, file: str) -> Result:
         """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`."""
-        from sweep.measure.harness import load_tasks
         from sweep.measure.wikitext import save_text
 
         for task, folder in tasks:
-            load_tasks([str(task)], None if folder is None else Path(folder))
+            check_task(str(task), None if folder is None else Path(folder))
         if dataset is not None and not Path(file).exists():
             save_text(dataset[0], dataset[1], dataset[2], Path(file))
         return {}

@@ -74,7 +74,7 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
 
 def _context(asked: int | None, model: Model) -> int:
     if asked is not None and asked > model.context:
-        raise InputError(f"a context of {asked} is longer than the {model.context} tokens {model.name} was made for (--ctx)")
+        raise InputError(f"--ctx {asked} is beyond the {model.context} tokens that {model.name} was made for")
     return asked or min(DEFAULT_CTX, model.context)
 
 

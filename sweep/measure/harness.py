@@ -116,6 +116,12 @@ def run_task(
     return _task_run(task, results)
 
 
+def check_task(task: str, include_path: Path | None = None) -> None:
+    """Load a task and its data without measuring anything. Raises InputError as `run_task` would."""
+    with _offline(include_path is not None), _quiet():
+        _load(_task_manager(include_path), task, include_path)
+
+
 @functools.lru_cache(maxsize=4)
 def _task_manager(include_path: Path | None) -> TaskManager:
     """Indexing lm-eval's own 14,000 task files takes seconds, a directory of a few takes none."""
