@@ -44,7 +44,7 @@ class TaskScore:
 
     `delta` is variant minus reference over the same items, `delta_stderr` its paired standard error, `p_value` the
     exact two-sided McNemar test, `flips` the share of items whose correctness changed. All None for the reference.
-    `chance` is what blind guessing scores, `higher_is_better` the metric's direction. `other` holds the task's further metrics.
+    `chance` is what blind guessing scores, `higher_is_better` the metric's direction, `other` further metrics.
     """
 
     metric: str

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from converters.llamacpp.bindings import lib, start_backend, type_named
+from converters.llamacpp.container import NORMALIZER_KEY
 from converters.llamacpp.log import Captured, capture
 
 Tokens = NDArray[np.int32]
@@ -29,7 +30,6 @@ FLASH_ATTENTION = {
     "on": lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
-NORMALIZER_KEY = "bitsweep.tokenizer.normalizer"
 _BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 _TOKEN_POINTER = ctypes.POINTER(ctypes.c_int32)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from converters.export import export, open_source
 
 TEXT = (
     "The old lighthouse keeper counted seven boats and three gulls. Mara bought 12 apples, gave 5 away, and kept 7. "
@@ -66,48 +67,6 @@ def build_tokenizer(n_vocab: int, directory: Path) -> Any:
     return tokenizer
 
 
-def write_gguf(model: Any, tokenizer: Any, path: Path) -> None:
-    """A Qwen3 as F32 GGUF, written with the gguf package alone."""
-    import gguf
-
-    config = model.config
-    writer = gguf.GGUFWriter(path, "qwen3")
-    writer.add_name("tiny")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_file_type(0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    by_id = {i: token for token, i in tokenizer.get_vocab().items()}
-    tokens = [by_id[i] for i in range(config.vocab_size)]
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL if t in SPECIAL else gguf.TokenType.NORMAL for t in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in state["model"]["merges"]])
-    writer.add_eos_token_id(tokenizer.convert_tokens_to_ids("<|im_end|>"))
-    writer.add_pad_token_id(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
-    writer.add_string("bitsweep.tokenizer.normalizer", "NFC")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config.num_hidden_layers)
-    for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), value.float().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def build_model(directory: Path, *, n_vocab: int, seed: int = 0, scale: float = 0.08, **shape: int) -> TinyModel:
     """Random weights of the given shape, spread enough for distributions that are not flat."""
     import torch
@@ -129,7 +88,7 @@ def build_model(directory: Path, *, n_vocab: int, seed: int = 0, scale: float = 
     model = Qwen3ForCausalLM(config).float().eval()
     model.save_pretrained(directory)
     gguf_path = directory / "model-F32.gguf"
-    write_gguf(model, tokenizer, gguf_path)
+    export(open_source(directory, directory.name), {"F32": gguf_path}, threads=1)
     return TinyModel(directory, gguf_path, model, tokenizer)
 
 

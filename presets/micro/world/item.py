@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 
 SPLITS = {"train": 88, "calibration": 4, "validation": 4, "test": 4}  # percent
@@ -43,9 +44,10 @@ def items(draw: Callable[[Random], Item], rng: Random, split: str) -> Iterator[I
 
 
 def distinct(stream: Iterator[Item], count: int) -> list[Item]:
-    """The first `count` items of a stream, none twice."""
+    """The first `count` items of a stream, none twice; fewer where a kind has not so many."""
     seen: dict[str, Item] = {}
-    while len(seen) < count:
-        item = next(stream)
+    for item in islice(stream, 50 * count):
         seen.setdefault(item.identity, item)
+        if len(seen) == count:
+            break
     return list(seen.values())
