@@ -94,7 +94,7 @@ class Jobs:
         weights = sum(tensor.elements for tensor in header.tensors)
         predicted = plan_file_memory(Path(file), _context(settings))
         backend = self._load(file, settings)
-        speed = measure_speed(backend)
+        speed = measure_speed(backend, settings["ctx"])
         return {
             "speed": asdict(speed),
             "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes}

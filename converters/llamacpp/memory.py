@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.errors import InputError
-from converters.llamacpp.bindings import lib, start_backend, type_named
+from converters.llamacpp.bindings import lib, start_backend
 from converters.llamacpp.container import Field, TensorInfo, read_header
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.log import capture
-from converters.llamacpp.model import FLASH_ATTENTION, ContextOptions
+from converters.llamacpp.model import ContextOptions
 
 MIB = 1 << 20
 
@@ -49,7 +49,7 @@ def plan_memory(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], op
     Raises InputError where llama.cpp refuses the model or the context.
     """
     start_backend()
-    context_params = _context_params(options)
+    context_params = options.params()
     with ghost(metadata, tensors) as path, capture() as log:
         params = lib.llama_model_default_params()
         params.no_alloc = True
@@ -73,13 +73,3 @@ def plan_file_memory(path: Path, options: ContextOptions) -> MemoryPlan:
     """`plan_memory` for an existing GGUF file."""
     header = read_header(path)
     return plan_memory(header.metadata, header.tensors, options)
-
-
-def _context_params(options: ContextOptions) -> lib.llama_context_params:
-    params = lib.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_seq_max = options.n_ctx, options.n_batch, options.n_seq_max
-    params.n_ubatch = min(options.n_ubatch, options.n_batch)
-    params.kv_unified = options.kv_unified
-    params.type_k, params.type_v = type_named(options.type_k).id, type_named(options.type_v).id
-    params.flash_attn_type = FLASH_ATTENTION[options.flash_attn]
-    return params

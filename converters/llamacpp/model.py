@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from converters.llamacpp.bindings import lib, start_backend, type_named
-from converters.llamacpp.container import NORMALIZER_KEY
+from converters.llamacpp.container import NORMALIZER_KEY, normalizer
 from converters.llamacpp.log import Captured, capture
 
 Tokens = NDArray[np.int32]
@@ -65,6 +65,21 @@ class ContextOptions:
     flash_attn: str = "auto"
     n_threads: int | None = None
 
+    def params(self) -> lib.llama_context_params:
+        """These options as llama.cpp takes them. Raises InputError for an unknown type."""
+        params = lib.llama_context_default_params()
+        params.n_ctx = self.n_ctx
+        params.n_batch = self.n_batch
+        params.n_ubatch = min(self.n_ubatch, self.n_batch)
+        params.n_seq_max = self.n_seq_max
+        params.kv_unified = self.kv_unified
+        params.type_k = type_named(self.type_k).id
+        params.type_v = type_named(self.type_v).id
+        params.flash_attn_type = FLASH_ATTENTION[self.flash_attn]
+        # both counts, or prompts run on llama.cpp's default of four threads
+        params.n_threads = params.n_threads_batch = self.n_threads or available_cpus()
+        return params
+
 
 class Model:
     """A loaded GGUF. Close it, or use it as a context manager; its contexts must be closed first.
@@ -96,7 +111,9 @@ class Model:
         self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
         template = lib.llama_model_chat_template(self._model, None)
         self.chat_template: str | None = template.decode("utf-8") if template else None
-        self._normalizes = self.metadata(NORMALIZER_KEY) == "NFC"
+        keys = (NORMALIZER_KEY, "tokenizer.ggml.pre")
+        known = {key: value for key in keys if (value := self.metadata(key)) is not None}
+        self._normalizes = normalizer(known) == "NFC"
         self._pieces: dict[bool, list[bytes | None]] = {s: [None] * self.n_vocab for s in (False, True)}
 
     def __enter__(self) -> Model:
@@ -187,19 +204,8 @@ class Context:
     def __init__(self, model: Model, options: ContextOptions) -> None:
         self.model = model
         self.options = options
-        params = lib.llama_context_default_params()
-        params.n_ctx = options.n_ctx
-        params.n_batch = options.n_batch
-        params.n_ubatch = min(options.n_ubatch, options.n_batch)
-        params.n_seq_max = options.n_seq_max
-        params.kv_unified = options.kv_unified
-        params.type_k = type_named(options.type_k).id
-        params.type_v = type_named(options.type_v).id
-        params.flash_attn_type = FLASH_ATTENTION[options.flash_attn]
-        # both counts, or prompts run on llama.cpp's default of four threads
-        params.n_threads = params.n_threads_batch = options.n_threads or available_cpus()
         with capture() as log:
-            self._context = lib.llama_init_from_model(model._model, params)
+            self._context = lib.llama_init_from_model(model._model, options.params())
         if not self._context:
             raise InputError(
                 f"{model.path}: llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}"

@@ -102,12 +102,12 @@ class Backend(Protocol):
         """Generations in the order of `requests`."""
         ...
 
-    def time_prompt(self, n_tokens: int) -> float:
-        """Seconds taken to process `n_tokens` of one sequence in full batches."""
+    def time_prompt(self, n_tokens: int, n_ctx: int) -> float:
+        """Seconds taken to process `n_tokens` of one sequence in full batches, in a context of `n_ctx` tokens."""
         ...
 
-    def time_decode(self, n_tokens: int) -> float:
-        """Seconds taken to decode `n_tokens` of one sequence one after another."""
+    def time_decode(self, n_tokens: int, n_ctx: int) -> float:
+        """Seconds taken to decode `n_tokens` of one sequence one after another, in a context of `n_ctx` tokens."""
         ...
 
     def memory(self) -> MemoryUse: ...

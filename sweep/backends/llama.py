@@ -390,8 +390,8 @@ class LlamaBackend:
 
     # speed -----------------------------------------------------------------------------------------------------------
 
-    def time_prompt(self, n_tokens: int) -> float:
-        context = self._take_context(max(n_tokens, self.options.n_batch), 1, unified=False)
+    def time_prompt(self, n_tokens: int, n_ctx: int) -> float:
+        context = self._take_context(max(n_tokens, n_ctx), 1, unified=False)
         tokens = np.random.default_rng(0).integers(0, self.n_vocab, n_tokens, dtype=np.int32)
         began = time.perf_counter()
         for start in range(0, n_tokens, context.n_batch):
@@ -403,8 +403,8 @@ class LlamaBackend:
         self._sample_memory()
         return seconds
 
-    def time_decode(self, n_tokens: int) -> float:
-        context = self._take_context(max(n_tokens, self.options.n_batch), 1, unified=False)
+    def time_decode(self, n_tokens: int, n_ctx: int) -> float:
+        context = self._take_context(max(n_tokens, n_ctx), 1, unified=False)
         tokens = np.random.default_rng(0).integers(0, self.n_vocab, n_tokens, dtype=np.int32)
         one, zero = np.ones(1, dtype=bool), np.zeros(1, np.int32)
         began = time.perf_counter()

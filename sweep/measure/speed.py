@@ -31,16 +31,19 @@ class SpeedResult:
 
 def measure_speed(
     backend: Backend,
+    n_ctx: int,
     *,
     prompt_tokens: int = PROMPT_TOKENS,
     decode_tokens: int = DECODE_TOKENS,
     repeats: int = 5,
     seconds: float = 10.0,
 ) -> SpeedResult:
-    """Time prompts and decoding. No repeat is begun once half of `seconds` is spent on its kind; one always counts."""
+    """Time prompts and decoding in a context of `n_ctx` tokens. No repeat is begun once half of `seconds` is spent on
+    its kind; one always counts.
+    """
     n_prompt, n_decode = min(prompt_tokens, backend.max_length), min(decode_tokens, backend.max_length)
-    prompt = _repeat(lambda: backend.time_prompt(n_prompt), repeats, seconds / 2)
-    decode = _repeat(lambda: backend.time_decode(n_decode), repeats, seconds / 2)
+    prompt = _repeat(lambda: backend.time_prompt(n_prompt, n_ctx), repeats, seconds / 2)
+    decode = _repeat(lambda: backend.time_decode(n_decode, n_ctx), repeats, seconds / 2)
     return SpeedResult(
         n_prompt / statistics.median(prompt),
         n_decode / statistics.median(decode),

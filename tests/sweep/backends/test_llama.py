@@ -218,9 +218,9 @@ def test_a_stop_string_split_over_tokens_ends_the_generation(tiny, exact):
 
 
 def test_memory_covers_the_weights_and_the_cache(tiny, exact):
-    exact.time_prompt(512)
+    exact.time_prompt(512, 512)
     memory = exact.memory()
     # 512 cells, 2 layers, 2 heads of 16, K and V in f32; buffers are printed to 0.01 MiB
     assert memory.allocated_bytes >= exact.model.size_bytes + 512 * 2 * 2 * 16 * 2 * 4 - 2 * 10486
     assert exact.model.cache_bytes_per_cell("f32", "f32") == 2 * 2 * 16 * 2 * 4
-    assert exact.time_decode(4) > 0
+    assert exact.time_decode(4, 512) > 0
