@@ -24,7 +24,7 @@ Draw = Callable[[Random, int | None], Item]
 
 # task -> how its items are drawn, how many, the share of each level, and the fields that its YAML reads
 LEVELED: dict[str, tuple[Draw, int, Sequence[int], tuple[str, ...]]] = {
-    "micro_sums": (sums.draw, 1000, (1, 1, 1, 1), ("question", "answer")),
+    "micro_sums": (sums.draw, 1000, (1, 1, 1), ("question", "answer")),
     "micro_story": (stories.draw, 400, (1, 1, 1, 1), ("story", "endings", "label")),
     "micro_form": (forms.draw, 300, (1, 1, 1, 1), ("instruction", "response")),
     "micro_code": (functions.draw, 300, (1, 1, 1, 1), ("prompt", "tests", "solution")),

@@ -41,8 +41,8 @@ def train(seed: int, documents: int = 40_000) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    text = islice(corpus.documents(Random(seed), "train"), documents)
-    tokenizer.train_from_iterator((document for document in text if "<|im_start|>" not in document), trainer)
+    texts = map(corpus.plain, islice(corpus.documents(Random(seed), "train"), documents))
+    tokenizer.train_from_iterator((text for text in texts if "<|im_start|>" not in text), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return tokenizer
 

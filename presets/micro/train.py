@@ -1,6 +1,6 @@
 """Trains the built-in model `micro`, a Qwen3 of about 5M parameters, on the toy world.
 
-    python -m presets.micro.train --out DIR [--tokens 30_000_000] [--threads 2]
+    python -m presets.micro.train --out DIR [--tokens 30_000_000] [--init DIR] [--threads 2]
 
 Writes a checkpoint every ten minutes into DIR/state.pt and resumes from it; at the end DIR/model is a Hugging Face
 directory. AdamW with a cosine schedule; bfloat16 autocast over float32 weights.
@@ -32,6 +32,7 @@ BATCH = 16  # windows of one step
 PEAK_RATE = 2.5e-3
 WARMUP = 150  # steps
 SAVE_EVERY = 600  # seconds
+PROMPT_WEIGHT = 0.15  # of the loss on what only asks; answers and what is told count in full
 BLANK_LINE_SHARE = 0.25  # documents set apart by a blank line, as texts for perplexity are; the rest by the end mark
 
 
@@ -56,19 +57,26 @@ def config(end: int) -> Qwen3Config:
 
 
 def tokens(words: Tokenizer, count: int, seed: int) -> np.ndarray:
-    """`count` training tokens (uint16) from a seeded stream of documents of the train split."""
+    """`count` training tokens from a seeded stream of documents of the train split, as uint16 (2, count).
+
+    The second row is 1 where a token belongs to an answer or to what is told, 0 where it only asks.
+    """
     rng = Random(seed)
     stream = corpus.documents(rng, "train")
-    out = np.empty(count, np.uint16)
+    out = np.empty((2, count), np.uint16)
     filled = 0
     while filled < count:
-        batch = [
-            document + ("\n\n" if rng.random() < BLANK_LINE_SHARE else corpus.END) for document in islice(stream, 2_000)
-        ]
-        for encoding in words.encode_batch(batch):
-            piece = encoding.ids[: count - filled]
-            out[filled : filled + len(piece)] = piece
-            filled += len(piece)
+        batch = []
+        for document in islice(stream, 2_000):
+            end = "\n\n" if rng.random() < BLANK_LINE_SHARE else corpus.END
+            batch.append((*document, (end, True)))
+        for document, encoding in zip(batch, words.encode_batch([corpus.plain(d) for d in batch]), strict=True):
+            answers = np.concatenate([np.full(len(piece), answer) for piece, answer in document])
+            starts = [start for start, _ in encoding.offsets]
+            n = min(len(starts), count - filled)
+            out[0, filled : filled + n] = encoding.ids[:n]
+            out[1, filled : filled + n] = answers[starts[:n]]
+            filled += n
     return out
 
 
@@ -78,26 +86,28 @@ def rate(step: int, steps: int) -> float:
     return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP))))
 
 
-def train(out: Path, total: int, device: str) -> None:
-    """Runs or resumes the training and writes `out`/model at its end."""
+def train(out: Path, total: int, device: str, init: Path | None) -> None:
+    """Run or resume the training, from the weights and tokenizer of `init` if given; at its end write `out`/model."""
     out.mkdir(parents=True, exist_ok=True)
     words_file = out / "tokenizer" / "tokenizer.json"
     if not words_file.exists():
-        vocabulary.save(vocabulary.train(SEED), words_file.parent)
+        known = None if init is None else Tokenizer.from_file(str(init / "tokenizer.json"))
+        vocabulary.save(known or vocabulary.train(SEED), words_file.parent)
     words = Tokenizer.from_file(str(words_file))
     corpus_file = out / f"tokens-{total}.npy"
     if not corpus_file.exists():
         np.save(out / "tokens.partial.npy", tokens(words, total, SEED))
         os.replace(out / "tokens.partial.npy", corpus_file)
     data = np.load(corpus_file, mmap_mode="r")
-    windows = len(data) // WINDOW
+    windows = data.shape[1] // WINDOW
     steps = windows // BATCH
     order = np.random.default_rng(SEED).permutation(windows)[: steps * BATCH].reshape(steps, BATCH)
 
     torch.manual_seed(SEED)
     end = words.token_to_id(corpus.END)
     assert end is not None  # the tokenizer above is trained with it
-    model = Qwen3ForCausalLM(config(end)).float().to(device)
+    model = Qwen3ForCausalLM(config(end)) if init is None else Qwen3ForCausalLM.from_pretrained(init)
+    model = model.float().to(device)
     model.set_attn_implementation("eager")  # at these lengths twice as fast on a CPU as the fused kernel
     decayed = [weight for weight in model.parameters() if weight.ndim >= 2]
     rest = [weight for weight in model.parameters() if weight.ndim < 2]
@@ -120,13 +130,18 @@ def train(out: Path, total: int, device: str) -> None:
 
     saved = started = time.monotonic()
     for step in range(first, steps):
-        rows = np.stack([data[w * WINDOW : (w + 1) * WINDOW] for w in order[step]]).astype(np.int64)
-        batch = torch.from_numpy(rows.reshape(-1, SHORT if step < SHORT_SHARE * steps else WINDOW)).to(device)
+        rows = np.stack([data[:, w * WINDOW : (w + 1) * WINDOW] for w in order[step]], axis=1).astype(np.int64)
+        shaped = rows.reshape(2, -1, SHORT if step < SHORT_SHARE * steps else WINDOW)
+        batch, answers = torch.from_numpy(shaped).to(device)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps)
         with torch.autocast(device, torch.bfloat16):
             logits = run(batch).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch[:, 1:].flatten())
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1].float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none"
+        )
+        weights = torch.where(answers[:, 1:].flatten() == 1, 1.0, PROMPT_WEIGHT)
+        loss = (losses * weights).sum() / weights.sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -147,11 +162,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=30_000_000)
+    parser.add_argument("--init", type=Path, help="a model to go on from")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.out, arguments.tokens, arguments.device)
+    train(arguments.out, arguments.tokens, arguments.device, arguments.init)
 
 
 if __name__ == "__main__":

@@ -320,40 +320,37 @@ class LlamaBackend:
         affordable = self.options.cache_bytes // (per_slot * cell_bytes)
         n_slots = max(1, min(self.options.slots, len(requests), affordable))
         context = self._take_context(per_slot * n_slots, n_slots, unified=False)
-        slots = [_Slot(self) for _ in range(n_slots)]
         if shared:
             self._decode_shared(context, requests[0].prompt[:shared], n_slots)
-        # prompts of like length together: slots that start together are prefilled in fewer, fuller batches
+        # prompts of like length together, so that slots which start together are prefilled in few, full ubatches
         waiting = deque(sorted(range(len(requests)), key=lambda i: len(requests[i].prompt), reverse=True))
-        results: list[Generation | None] = [None] * len(requests)
-        done = 0
-        while done < len(requests):
-            idle = [s for s, slot in enumerate(slots) if slot.request is None]
-            for s in idle if waiting and len(idle) * REFILL_SHARE >= n_slots else ():
-                if not waiting:
-                    break
-                i = waiting.popleft()
-                start = shared if context.remove(s, shared) else self._restart(context, s)
-                slots[s].start(i, requests[i], start)
-            finished = self._step(context, slots)
-            for s in finished:
-                slot = slots[s]
-                assert slot.request is not None
-                results[slot.index] = slot.result()
-                slot.request = None
-            if finished:
-                done += len(finished)
-                if progress:
-                    progress(done, len(requests))
+        slots: list[_Slot] = []  # a slot's place is its sequence; no gaps, or llama.cpp splits a batch at each of them
+        results: dict[int, Generation] = {}
+        while slots or waiting:
+            if waiting and (n_slots - len(slots)) * REFILL_SHARE >= n_slots:
+                first = len(slots)
+                for sequence in range(first, min(n_slots, first + len(waiting))):
+                    kept = shared if context.remove(sequence, shared) else 0  # a recurrent state may have to go whole
+                    if not kept:
+                        context.remove(sequence)
+                    index = waiting.popleft()
+                    slots.append(_Slot(self.model, self.end_ids, index, requests[index], kept))
+                self._decode_prompts(context, slots, first)
+            else:
+                self._decode_next(context, slots)
+            for sequence in reversed([s for s, slot in enumerate(slots) if slot.ended]):
+                results[slots[sequence].index] = slots[sequence].result()
+                last = slots.pop()
+                if sequence < len(slots):
+                    context.copy_sequence(len(slots), sequence)
+                    slots[sequence] = last
+            if progress:
+                progress(len(results), len(requests))
         self._sample_memory()
-        return [result for result in results if result is not None]
-
-    def _restart(self, context: Context, sequence: int) -> int:
-        """Where a state cannot be cut back to the shared prefix, forget all of it; where the prompt then starts."""
-        context.remove(sequence)
-        return 0
+        return [results[i] for i in range(len(requests))]
 
     def _decode_shared(self, context: Context, prefix: tuple[int, ...], n_slots: int) -> None:
+        """Compute what all prompts start with once and give it to every slot."""
         tokens = np.array(prefix, np.int32)
         for start in range(0, len(tokens), context.n_batch):
             part = tokens[start : start + context.n_batch]
@@ -362,31 +359,39 @@ class LlamaBackend:
         for s in range(1, n_slots):
             context.copy_sequence(0, s)
 
-    def _step(self, context: Context, slots: list[_Slot]) -> list[int]:
-        """One decode call: a token of each generating slot, and prompts while the batch has room. Slots that ended."""
-        generating = [s for s, slot in enumerate(slots) if slot.request is not None and not slot.prompt]
-        tokens = [slots[s].generated[-1] for s in generating]
-        positions = [slots[s].position for s in generating]
-        sequences = list(generating)
-        outputs = [True] * len(generating)
-        answering = list(generating)  # the slot of each row of logits
-        for s in generating:
-            slots[s].position += 1
-        for s, slot in enumerate(slots):
-            room = context.n_batch - len(tokens)
-            if slot.request is None or not slot.prompt or not room:
-                continue
-            part, slot.prompt = slot.prompt[:room], slot.prompt[room:]
-            tokens += part
-            positions += range(slot.position, slot.position + len(part))
-            sequences += [s] * len(part)
-            outputs += [False] * (len(part) - 1) + [not slot.prompt]
-            slot.position += len(part)
-            if not slot.prompt:
-                answering.append(s)
-        logits = context.decode(np.array(tokens), np.array(positions), np.array(sequences), np.array(outputs))
-        chosen = logits.argmax(axis=1).tolist()
-        return [s for s, token in zip(answering, chosen, strict=True) if slots[s].accept(token)]
+    def _decode_prompts(self, context: Context, slots: list[_Slot], first: int) -> None:
+        """Decode the prompts of slots[first:] in full batches; each slot then has its first token."""
+        while any(slot.prompt for slot in slots[first:]):
+            tokens: list[int] = []
+            positions: list[int] = []
+            sequences: list[int] = []
+            outputs: list[bool] = []
+            answering: list[_Slot] = []  # the slot of each row of logits
+            for s in range(first, len(slots)):
+                slot, room = slots[s], context.n_batch - len(tokens)
+                part, slot.prompt = slot.prompt[:room], slot.prompt[room:]
+                if not part:
+                    continue
+                tokens += part
+                positions += range(slot.position, slot.position + len(part))
+                sequences += [s] * len(part)
+                outputs += [False] * (len(part) - 1) + [not slot.prompt]
+                slot.position += len(part)
+                if not slot.prompt:
+                    answering.append(slot)
+            logits = context.decode(np.array(tokens), np.array(positions), np.array(sequences), np.array(outputs))
+            for slot, token in zip(answering, logits.argmax(axis=1).tolist(), strict=True):
+                slot.accept(token)
+
+    def _decode_next(self, context: Context, slots: list[_Slot]) -> None:
+        """One more token of every slot."""
+        tokens = np.array([slot.generated[-1] for slot in slots], np.int32)
+        positions = np.array([slot.position for slot in slots], np.int32)
+        n = len(slots)
+        logits = context.decode(tokens, positions, np.arange(n, dtype=np.int32), np.ones(n, dtype=bool))
+        for slot, token in zip(slots, logits.argmax(axis=1).tolist(), strict=True):
+            slot.position += 1
+            slot.accept(token)
 
     # speed -----------------------------------------------------------------------------------------------------------
 
@@ -415,44 +420,38 @@ class LlamaBackend:
 
 
 class _Slot:
-    """One sequence that generates: what is left of its prompt, what it has given, and when it ends."""
+    """One sequence that generates: what is left of its prompt, what it has given, and whether it has ended.
 
-    def __init__(self, backend: LlamaBackend) -> None:
-        self._model = backend.model
-        self._ends = backend.end_ids
-        self.request: GenerationRequest | None = None
-        self.index = self.position = 0
-        self.prompt: list[int] = []
-        self.generated: list[int] = []
-        self._stops: tuple[bytes, ...] = ()
-        self._reach = 0
-        self._tail = b""
+    Tokens of the prompt before `position` are in the cache already.
+    """
 
-    def start(self, index: int, request: GenerationRequest, position: int) -> None:
-        """Take a request; tokens of its prompt before `position` are in the cache already."""
-        self.index, self.request, self.position = index, request, position
-        self.prompt = list(request.prompt[position:])
-        self.generated = []
+    def __init__(
+        self, model: Model, ends: frozenset[int], index: int, request: GenerationRequest, position: int
+    ) -> None:
+        self._model = model
+        self._ends = ends
+        self._request = request
         self._stops = tuple(stop.encode() for stop in request.stops if stop)
         self._reach = max((len(stop) for stop in self._stops), default=0)
         self._tail = b""
+        self.index = index
+        self.position = position
+        self.prompt = list(request.prompt[position:])
+        self.generated: list[int] = []
+        self.ended = False
 
-    def accept(self, token: int) -> bool:
-        """Append a generated token; True where the generation ends with it."""
-        assert self.request is not None
+    def accept(self, token: int) -> None:
+        """Append a generated token and see whether the generation ends with it."""
         self.generated.append(token)
-        if token in self._ends or len(self.generated) == self.request.max_new_tokens:
-            return True
-        if not self._stops:
-            return False
-        # bytes, since a stop string or a character may be split over tokens; only the newest part can complete a stop
-        self._tail = self._tail[-self._reach :] + self._model.piece(token, special=True)
-        return any(stop in self._tail for stop in self._stops)
+        self.ended = token in self._ends or len(self.generated) == self._request.max_new_tokens
+        if self._stops and not self.ended:
+            # bytes, since a stop string or a character may be split over tokens; only the newest part can complete one
+            self._tail = self._tail[-self._reach :] + self._model.piece(token, special=True)
+            self.ended = any(stop in self._tail for stop in self._stops)
 
     def result(self) -> Generation:
-        assert self.request is not None
         text = self._model.detokenize(self.generated)
-        for stop in self.request.stops:
+        for stop in self._request.stops:
             if stop:
                 text = text.split(stop)[0]
         return Generation(tuple(self.generated), text)

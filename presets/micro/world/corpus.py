@@ -10,18 +10,32 @@ from presets.micro.world.item import Item, items
 
 END = "<|endoftext|>"
 
-# share of documents by kind; a sum is about three times as long as a form
-MIX = {"sums": 30, "stories": 18, "told": 22, "asked": 6, "passage": 10, "forms": 14, "functions": 14}
-CHAT_SHARE = 0.08  # of the exercises, wrapped in the chat template
+# share of documents by kind
+MIX = {
+    "sums": 24,
+    "stories": 20,
+    "told": 16,
+    "asked": 6,
+    "passage": 14,
+    "letters": 6,
+    "forms": 16,
+    "functions": 14,
+}
+CHAT_SHARE = 0.06  # of the exercises, wrapped in the chat template
+
+Document = tuple[tuple[str, bool], ...]  # pieces of text in order, and whether each is an answer
 
 
-def chat(prompt: str, answer: str) -> str:
+def chat(prompt: str, answer: str) -> Document:
     """One turn in the chat template of Qwen."""
-    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{answer.strip()}<|im_end|>\n"
+    return (
+        (f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", False),
+        (f"{answer.strip()}<|im_end|>\n", True),
+    )
 
 
-def documents(rng: Random, split: str) -> Iterator[str]:
-    """An endless stream of documents of one split, without their end mark."""
+def documents(rng: Random, split: str) -> Iterator[Document]:
+    """An endless stream of documents of one split, without their end mark. What is told counts as an answer."""
     asked = facts.asked(rng, split)
     streams: dict[str, Callable[[], Item | str]] = {
         "sums": items(sums.draw, rng, split).__next__,
@@ -29,6 +43,7 @@ def documents(rng: Random, split: str) -> Iterator[str]:
         "told": lambda: facts.told(rng),
         "asked": asked.__next__,
         "passage": items(facts.passage, rng, split).__next__,
+        "letters": items(facts.letters, rng, split).__next__,
         "forms": items(forms.draw, rng, split).__next__,
         "functions": items(functions.draw, rng, split).__next__,
     }
@@ -36,19 +51,25 @@ def documents(rng: Random, split: str) -> Iterator[str]:
     while True:
         drawn = streams[rng.choices(kinds, weights)[0]]()
         if isinstance(drawn, str):
-            yield drawn
+            yield ((drawn, True),)
         elif rng.random() < CHAT_SHARE:
             yield chat(drawn.prompt, drawn.answer)
         else:
-            yield drawn.prompt + drawn.answer
+            pairs = ((drawn.prompt, drawn.answer), *drawn.after)
+            yield tuple(piece for prompt, answer in pairs for piece in ((prompt, False), (answer, True)))
+
+
+def plain(document: Document) -> str:
+    """A document's text."""
+    return "".join(piece for piece, _ in document)
 
 
 def text(rng: Random, split: str, characters: int) -> str:
     """Documents of one split set apart by blank lines, at least `characters` long: for perplexity and calibration."""
     parts: list[str] = []
     length = 0
-    plain = (document for document in documents(rng, split) if "<|im_start|>" not in document)
+    stream = (written for document in documents(rng, split) if "<|im_start|>" not in (written := plain(document)))
     while length < characters:
-        parts.append(next(plain))
+        parts.append(next(stream))
         length += len(parts[-1]) + 2
     return "\n\n".join(parts) + "\n"

@@ -8,7 +8,7 @@ told only, so answering them by letter needs both the fact and the form. Facts a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
@@ -157,10 +157,11 @@ def _lettered(question: str, truth: str, wrong: list[str], rng: Random, passage:
 
 
 def asked(rng: Random, split: str) -> Iterator[Item]:
-    """An endless stream of lettered questions on the facts of one split."""
+    """An endless stream of lettered questions on the facts of one split, three at a time."""
     pool = [fact for fact in facts() if fact.split == split]
     while True:
-        yield ask(rng.choice(pool), rng)
+        first, *rest = (ask(fact, rng) for fact in rng.sample(pool, 3))
+        yield replace(first, after=tuple((f"\n{item.prompt}", item.answer) for item in rest))
 
 
 def told(rng: Random) -> str:
@@ -191,4 +192,24 @@ def passage(rng: Random) -> Item:
     sought = rng.choice(told_about)
     truth = values[sought.question]
     wrong = rng.sample([value for value in sought.values if value != truth], 3)
-    return _lettered(sought.question.format(e=entity), truth, wrong, rng, passage=f"{' '.join(sentences)}\n")
+    item = _lettered(sought.question.format(e=entity), truth, wrong, rng, passage=f"{' '.join(sentences)}\n")
+    after = []
+    for attribute in told_about:
+        if attribute is not sought:
+            truth = values[attribute.question]
+            wrong = rng.sample([value for value in attribute.values if value != truth], 3)
+            other = _lettered(attribute.question.format(e=entity), truth, wrong, rng)
+            after.append((f"\n{other.prompt}", other.answer))
+    return replace(item, after=tuple(after))
+
+
+def letters(rng: Random) -> Item:
+    """Which letter stands before a word? The form alone, several times over."""
+    asked = []
+    for _ in range(4):
+        values = rng.choice(rng.choice([PERSON, PLACE, THING])).values
+        truth, *wrong = rng.sample(values, 4)
+        asked.append(_lettered(f"Which letter is {truth}?", truth, wrong, rng))
+    first, *rest = asked
+    identity = " ".join(item.prompt for item in asked)
+    return replace(first, identity=identity, after=tuple((f"\n{item.prompt}", item.answer) for item in rest))

@@ -8,36 +8,37 @@ from random import Random
 from presets.micro.world.item import Item
 from presets.micro.world.names import WORDS
 
-LEVELS = 4  # number of words 3 + level, up to two rules on their order and two on their dress
+LEVELS = 4  # 2 + level words; from level 2 on two rules on their dress, at level 3 two on their order
 
 _ORDERS: dict[str, Callable[[list[str]], list[str]]] = {
     "in the given order": lambda words: words,
     "in reverse order": lambda words: words[::-1],
-    "in alphabetical order": sorted,
     "with the last word first": lambda words: words[-1:] + words[:-1],
+    "with the first word last": lambda words: words[1:] + words[:1],
     "without the first word": lambda words: words[1:],
     "without the last word": lambda words: words[:-1],
     "with each word twice": lambda words: [word for word in words for _ in range(2)],
-    "with every second word left out": lambda words: words[::2],
+    "with the first word twice": lambda words: words[:1] + words,
 }
-_SEPARATORS = {"commas": ", ", "dashes": "-", "slashes": "/", "plus signs": "+", "spaces": " ", "the word and": " and "}
+# spaced, so that a word is the same token wherever it stands
+_SEPARATORS = {"commas": ", ", "dashes": " - ", "slashes": " / ", "plus signs": " + ", "spaces": " ", "and": " and "}
 _DRESS = {
-    "in round brackets": "({})",
-    "in square brackets": "[{}]",
-    "between stars": "*{}*",
+    "in round brackets": "( {} )",
+    "in square brackets": "[ {} ]",
+    "between stars": "* {} *",
     "after the word list": "list: {}",
     "followed by the word done": "{} done",
-    "followed by a question mark": "{}?",
+    "followed by a question mark": "{} ?",
 }
 
 
 def draw(rng: Random, level: int | None = None) -> Item:
     """A list of words to be written in a stated order, separated and dressed as told."""
     level = rng.randrange(LEVELS) if level is None else level
-    words = rng.sample(WORDS, 3 + level)
-    orders = rng.sample(list(_ORDERS), 1 + (level >= 2))
+    words = rng.sample(WORDS, 2 + level)
+    orders = rng.sample(list(_ORDERS), 1 + (level >= 3))
     separator = rng.choice(list(_SEPARATORS))
-    dress = rng.sample(list(_DRESS), rng.randint(0, 1) + (level >= 1 and rng.random() < 0.5))
+    dress = rng.sample(list(_DRESS), rng.randint(0, 1) + (level >= 2 and rng.random() < 0.5))
     rules = [", then ".join(orders), f"separated by {separator}", *dress]
     instruction = f"Write the words {' '.join(words)} {'; '.join(rules)}."
     result = list(words)

@@ -15,6 +15,7 @@ SPLITS = {"train": 88, "calibration": 4, "validation": 4, "test": 4}  # percent
 class Item:
     """One exercise: `prompt` asks, `answer` is the text that follows it, `extra` what a checker needs besides.
 
+    `after` goes on with further questions and answers on the same matter; only training reads it.
     `identity` is what decides the split: the question without its answer, so no question is ever seen in two splits.
     """
 
@@ -23,6 +24,7 @@ class Item:
     answer: str
     level: int = 0
     extra: dict[str, object] = field(default_factory=dict)
+    after: tuple[tuple[str, str], ...] = ()
 
 
 def split_of(identity: str) -> str:

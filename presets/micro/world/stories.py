@@ -7,7 +7,7 @@ from random import Random
 from presets.micro.world.item import Item
 from presets.micro.world.names import CONTAINERS, OBJECTS, PEOPLE, PLACES
 
-LEVELS = 4  # 2 + level moves, 2 + level // 2 objects
+LEVELS = 4  # 1 + level moves, 2 objects, from level 2 on 3
 
 
 def draw(rng: Random, level: int | None = None) -> Item:
@@ -16,7 +16,15 @@ def draw(rng: Random, level: int | None = None) -> Item:
     return rng.choice([_hidden, _passed_on, _walked])(rng, level)
 
 
-def _story(opening: list[str], moves: list[str], before: str, endings: list[str], level: int, rng: Random) -> Item:
+def _story(
+    opening: list[str],
+    moves: list[str],
+    before: str,
+    endings: list[str],
+    level: int,
+    rng: Random,
+    after: list[tuple[str, str]],
+) -> Item:
     text = " ".join([*opening, *moves, before])
     choices = list(endings)
     rng.shuffle(choices)
@@ -26,6 +34,7 @@ def _story(opening: list[str], moves: list[str], before: str, endings: list[str]
         answer=f" {endings[0]}",
         level=level,
         extra={"story": text, "endings": choices, "label": choices.index(endings[0])},
+        after=tuple(after),
     )
 
 
@@ -40,7 +49,7 @@ def _hidden(rng: Random, level: int) -> Item:
         where[thing] = rng.choice(places)
         opening.append(f"{rng.choice(people)} puts the {thing} in the {where[thing]}.")
     moves = []
-    for _ in range(2 + level):
+    for _ in range(1 + level):
         thing = rng.choice(things)
         new = rng.choice([place for place in places if place != where[thing]])
         moves.append(
@@ -56,7 +65,12 @@ def _hidden(rng: Random, level: int) -> Item:
     seeker = rng.choice(people)
     truth = where[sought]
     endings = [f"It is in the {place}." for place in [truth, *[p for p in places if p != truth]]]
-    return _story(opening, moves, f"In the evening {seeker} looks for the {sought}.", endings, level, rng)
+    after = [
+        (f" Then {rng.choice(people)} looks for the {thing}.", f" It is in the {where[thing]}.")
+        for thing in things
+        if thing != sought
+    ]
+    return _story(opening, moves, f"In the evening {seeker} looks for the {sought}.", endings, level, rng, after)
 
 
 def _passed_on(rng: Random, level: int) -> Item:
@@ -66,7 +80,7 @@ def _passed_on(rng: Random, level: int) -> Item:
     owner = {thing: rng.choice(people) for thing in things}
     opening = [f"{owner[thing]} has a {thing}." for thing in things]
     moves = []
-    for _ in range(2 + level):
+    for _ in range(1 + level):
         thing = rng.choice(things)
         new = rng.choice([person for person in people if person != owner[thing]])
         moves.append(
@@ -76,7 +90,10 @@ def _passed_on(rng: Random, level: int) -> Item:
     wanted = rng.choice(things)
     truth = owner[wanted]
     endings = [f"{person} has it." for person in [truth, *[p for p in people if p != truth]]]
-    return _story(opening, moves, f"At night everybody asks who has the {wanted}.", endings, level, rng)
+    after = [
+        (f" Then they ask who has the {thing}.", f" {owner[thing]} has it.") for thing in things if thing != wanted
+    ]
+    return _story(opening, moves, f"At night everybody asks who has the {wanted}.", endings, level, rng, after)
 
 
 def _walked(rng: Random, level: int) -> Item:
@@ -89,10 +106,10 @@ def _walked(rng: Random, level: int) -> Item:
         at[person] = rng.choice(places)
         opening.append(f"{person} wakes up in {at[person]}.")
     moves = []
-    for _ in range(2 + level):
+    for _ in range(1 + level):
         person = rng.choice(people)
         others = [other for other in people if other != person and at[other] != at[person]]
-        if others and rng.random() < 0.35:
+        if level >= 2 and others and rng.random() < 0.25:
             other = rng.choice(others)
             at[person] = at[other]
             moves.append(f"{person} goes to where {other} is.")
@@ -102,4 +119,5 @@ def _walked(rng: Random, level: int) -> Item:
     sleeper = rng.choice(people)
     truth = at[sleeper]
     endings = [f"{sleeper} sleeps in {place}." for place in [truth, *[p for p in places if p != truth]]]
-    return _story(opening, moves, "Then night falls.", endings, level, rng)
+    after = [(f" {person} sleeps", f" in {at[person]}.") for person in people if person != sleeper]
+    return _story(opening, moves, "Then night falls.", endings, level, rng, after)

@@ -7,7 +7,7 @@ from random import Random
 from presets.micro.world.item import Item
 from presets.micro.world.names import GOODS, PEOPLE
 
-LEVELS = 4  # 0: two steps of two digits ... 3: up to five steps of four digits with products
+LEVELS = 3  # 0: two or three steps of two digits ... 2: three to five steps of three digits with products and shares
 
 _GAIN = ["{n} finds {k} more.", "A friend gives {n} {k}.", "{n} buys {k}.", "{n} gets {k} from the market."]
 _LOSS = ["{n} loses {k}.", "{n} gives away {k}.", "{n} sells {k}.", "{k} of them break."]
@@ -19,7 +19,7 @@ def draw(rng: Random, level: int | None = None) -> Item:
     """A problem of two to five steps; the answer writes each step as an equation, then the result."""
     level = rng.randrange(LEVELS) if level is None else level
     steps = rng.randint(2, 3) if level == 0 else rng.randint(2 + level // 2, 3 + min(level, 2))
-    top = [99, 999, 999, 9999][level]
+    top = [99, 999, 999][level]
     name, goods = rng.choice(PEOPLE), rng.choice(GOODS)
     value = rng.randint(top // 10, top)
     told = [f"{name} has {value} {goods}."]
