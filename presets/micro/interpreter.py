@@ -59,10 +59,10 @@ def call(source: str, x: object, y: object) -> Any:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Refused(f"not Python: {error}") from error
     match module.body:
-        case [
-            ast.FunctionDef(args=ast.arguments(args=[ast.arg(arg="x"), ast.arg(arg="y")]), body=[ast.Return(value)])
-        ] if value:
-            return _Evaluation({"x": x, "y": y}).value(value)
+        case [ast.FunctionDef(args=arguments, body=[ast.Return(value)], decorator_list=[])] if value:
+            plain = ast.arguments([], [ast.arg("x"), ast.arg("y")], None, [], [], None, [])
+            if ast.dump(arguments) == ast.dump(plain):
+                return _Evaluation({"x": x, "y": y}).value(value)
     raise Refused("not a function f(x, y) of one returned expression")
 
 

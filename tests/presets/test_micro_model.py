@@ -1,0 +1,83 @@
+"""The built-in model as users of other tools would open it."""
+
+from pathlib import Path
+
+import pytest
+
+import presets
+from converters.export import export, open_source
+from converters.llamacpp.model import Model
+
+MICRO = presets.builtin_models()["micro"]
+TEXTS = [
+    "In 2026 there were 12345 apples and 67.89% of them — no: 1,000,000!",
+    "中文字符和数字123，日本語のテキスト、한국어.",  # noqa: RUF001
+    "emoji 🚀🚀 👩‍👩‍👧‍👦 🇩🇪",
+    "def f(x):\n    return {'a': [x**2 for _ in range(10)]}\t# tab\r\n\r\n",
+    "blanks:    four\n\n\n  \n \t mixed   \n end   ",
+    "combining: e\u0301 a\u0308 \u212b नमस्ते กำลัง",
+    "don't DON'T we'Ve I'LL",
+]
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The F32 file, so that nothing is lost in it."""
+    file = tmp_path_factory.mktemp("micro") / "micro-F32.gguf"
+    export(open_source(MICRO.directory, "micro"), {"F32": file})
+    return file
+
+
+def test_transformers_opens_it_as_any_other() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(MICRO.directory)
+    tokenizer = AutoTokenizer.from_pretrained(MICRO.directory)
+    assert type(model).__name__ == "Qwen3ForCausalLM"
+    assert 4e6 < model.num_parameters() < 6e6
+    assert all(weight.shape[-1] % 256 == 0 for weight in model.state_dict().values() if weight.ndim == 2)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], add_generation_prompt=True, tokenize=False
+    )
+    assert chat == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_it_ships_within_its_size() -> None:
+    assert sum(file.stat().st_size for file in MICRO.directory.iterdir()) <= 12_000_000
+
+
+def test_llama_cpp_gives_the_tokens_of_transformers(gguf: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MICRO.directory)
+    with Model(gguf) as model:
+        for text in [*TEXTS, MICRO.text.read_text()[:50_000]]:
+            assert model.tokenize(text).tolist() == tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_the_text_is_long_enough_for_perplexity(gguf: Path) -> None:
+    with Model(gguf) as model:
+        assert len(model.tokenize(MICRO.text.read_text())) >= 60_000
+
+
+def test_logits_on_the_whole_test_text_equal_transformers(gguf: Path) -> None:
+    """F32 weights and KV, no flash attention: within 1e-3 everywhere, the same top token but for ties within it."""
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from sweep.backends.llama import LlamaBackend, LlamaOptions
+    from sweep.measure.perplexity import cut_windows
+
+    reference = AutoModelForCausalLM.from_pretrained(MICRO.directory, dtype=torch.float32).eval()
+    reference.set_attn_implementation("eager")
+    backend = LlamaBackend(gguf, LlamaOptions(type_k="f32", type_v="f32", flash_attn="off"))
+    windows = cut_windows(backend, MICRO.text.read_text())
+    largest = 0.0
+    for part in backend.windows(windows.tokens, 0):
+        with torch.no_grad():
+            tokens = torch.from_numpy(windows.tokens[part.window].astype(np.int64))[None]
+            wanted = reference(tokens).logits[0, part.start : part.start + len(part.logits)].numpy()
+        largest = max(largest, float(np.abs(part.logits - wanted).max()))
+    backend.close()
+    assert largest <= 1e-3
