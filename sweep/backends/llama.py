@@ -2,7 +2,7 @@
 
 Scoring packs many requests into a batch. Requests of the same context compute it once: a token of llama.cpp's batch
 may belong to several sequences, so the context belongs to all its branches, and continuations of one token need no
-branch. Generation keeps a fixed number of slots busy: a finished one takes the next prompt at once.
+branch. Generation keeps a fixed number of slots busy: as some finish, the next prompts take their places.
 """
 
 from __future__ import annotations
