@@ -98,7 +98,7 @@ def make_plan(
     ordered = sorted(variants, key=lambda variant: variant.name != reference)
     if not ordered or ordered[0].name != reference:
         raise InputError(f"the reference {reference} is not among the variants; add it with --variants")
-    artefacts = workspace.artefacts(model.fingerprint[:16])
+    artefacts = workspace.artefacts(model.fingerprint)
     cells: list[Cell] = []
     baseline: Cell | None = None
     for variant in ordered:

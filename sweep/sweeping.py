@@ -19,7 +19,7 @@ from sweep.inputs import REMEDY, Task, Text, tasks_for, text_for
 from sweep.model import Model, resolve
 from sweep.plan import Plan, Settings, make_plan
 from sweep.store import Store
-from sweep.workspace import Workspace, open_workspace, run_lock
+from sweep.workspace import Workspace, open_workspace, run_lock, sharing
 
 DEFAULT_CTX = 8192
 FOLLOW_EVERY = 0.2  # seconds
@@ -111,10 +111,10 @@ def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Even
         emit(event)
 
     try:
-        _sweep_leftovers(sweep)
-        if runner.pending(sweep.plan, store):
-            _check_inputs(sweep, directory)
-        runner.run(sweep.plan, store, directory, tell)
+        with sharing(sweep.workspace.artefacts(sweep.model.fingerprint)):
+            if runner.pending(sweep.plan, store):
+                _check_inputs(sweep, directory)
+            runner.run(sweep.plan, store, directory, tell)
         tell(Event("done"))
     except KeyboardInterrupt:
         tell(Event("interrupted"))
@@ -155,15 +155,6 @@ def _check_inputs(sweep: Sweep, directory: Path) -> None:
         for answer in child.submit(job):
             if isinstance(answer, Failed):
                 raise InputError(f"{answer.message}; {REMEDY}")
-
-
-def _sweep_leftovers(sweep: Sweep) -> None:
-    """Partial files of a run that was killed: nobody else writes here while the lock is held."""
-    made = [Path(cell.makes) for cell in sweep.plan.cells if cell.makes is not None]
-    for file in made:
-        for pattern in (f".{file.name}.*.partial", f".{file.name}.*.part"):
-            for partial in file.parent.glob(pattern):
-                partial.unlink(missing_ok=True)
 
 
 def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import platformdirs
 
@@ -25,7 +26,8 @@ class Workspace:
         return self.root / "sweep.db"
 
     def artefacts(self, fingerprint: str) -> Path:
-        return self.root / "artefacts" / fingerprint
+        """Of one model, by the beginning of its fingerprint."""
+        return self.root / "artefacts" / fingerprint[:16]
 
     @property
     def texts(self) -> Path:
@@ -63,12 +65,22 @@ def run_lock(directory: Path) -> Iterator[bool]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield _locked(file)
+
+
+@contextmanager
+def sharing(artefacts: Path) -> Iterator[None]:
+    """Use a folder of artefacts beside other runs. Where no other does, what a killed one left half-written goes first.
+
+    Every run holds a shared lock for its whole time; whoever gets the exclusive one is alone.
+    """
+    artefacts.mkdir(parents=True, exist_ok=True)
+    with open(artefacts.with_suffix(".lock"), "w") as file:
+        if _locked(file):
+            for partial in [*artefacts.glob(".*.partial"), *artefacts.glob(".*.part")]:
+                partial.unlink(missing_ok=True)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,3 +95,12 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _locked(file: TextIO) -> bool:
+    """Try for the exclusive lock of an open file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

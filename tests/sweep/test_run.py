@@ -79,7 +79,7 @@ def timeless(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def files(workspace: Path) -> set[str]:
-    return {file.name for file in (workspace / "artefacts").rglob("*") if file.is_file()}
+    return {file.name for file in (workspace / "artefacts").rglob("*") if file.is_file() and file.suffix != ".lock"}
 
 
 def test_every_part_of_a_record_is_measured(whole: tuple[Path, Ended]) -> None:
@@ -193,6 +193,16 @@ def test_a_second_process_follows_the_first(
     assert not {e["event"] for e in followed.events} & {"cell_failed"}
     assert followed.records == {r["variant"]: r for r in json.loads(result.out.splitlines()[-1])["records"]}
     assert timeless(followed.records) == timeless(whole[1].records)
+
+
+def test_two_runs_in_one_workspace_do_not_disturb_each_other(
+    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    first, second = start(tmp_path), start(tmp_path, "--variants", "=Q4_K_M,Q8_0")
+    one, other = ended(first), ended(second)
+    assert (one.code, other.code) == (0, 0), one.err + other.err
+    assert timeless(one.records) == timeless(whole[1].records)
+    assert timeless(other.records)["Q4_K_M"] == timeless(whole[1].records)["Q4_K_M"]
 
 
 def aborting_gguf(path: Path, workspace: Path) -> Path:
