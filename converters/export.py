@@ -266,10 +266,11 @@ def _runs(source: Source, plans: Mapping[str, FilePlan], files: Mapping[str, _Pa
 def _convert(source: Source, run: _Run) -> int:
     rows, stored = source.read_rows(run.tensor.name, run.start, run.stop)
     values = to_float32(rows, stored)
+    name = source.stored_name(run.tensor.name)
     if not np.isfinite(values).all():
         row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
         raise InputError(
-            f"{source.path}: tensor {run.tensor.name!r} has {values[row, column]} at row {run.start + row},"
+            f"{source.path}: tensor {name!r} has {values[row, column]} at row {run.start + row},"
             f" column {column}; the weights are damaged"
         )
     written = 0
@@ -277,7 +278,7 @@ def _convert(source: Source, run: _Run) -> int:
         data = rows.view(np.uint8) if type_ == stored else quantize_rows(values, type_)
         if not is_valid(data, type_):
             raise InputError(
-                f"{source.path}: tensor {run.tensor.name!r} has values beyond what {type_.name} can hold"
+                f"{source.path}: tensor {name!r} has values beyond what {type_.name} can hold"
                 f" (largest {float(np.abs(values).max()):g}); choose another quant"
             )
         for file, offset in places:

@@ -46,6 +46,9 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Hash of the model's content."""
 
+    def stored_name(self, name: str) -> str:
+        """What tensor `name` is called where it is stored: for messages."""
+
     def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
         """Rows of a tensor as [stop - start, row length], and their type: F32, F16, or BF16 as uint16.
 
@@ -116,6 +119,10 @@ class CheckpointSource:
         stored = self.checkpoint.tensors[self._sources[name]]
         return self.checkpoint.read_rows(stored.name, start, stop), TYPES[stored.dtype]
 
+    def stored_name(self, name: str) -> str:
+        """See `Source.stored_name`."""
+        return self._sources[name]
+
     def _has(self, weight: Weight) -> bool:
         stored = self.checkpoint.tensors.get(weight.source)
         if stored is None:
@@ -174,6 +181,10 @@ class GGUFSource:
     def fingerprint(self) -> str:
         """See `gguf_fingerprint`."""
         return gguf_fingerprint(self.path)
+
+    def stored_name(self, name: str) -> str:
+        """See `Source.stored_name`."""
+        return name
 
     @cached_property
     def _descriptor(self) -> int:

@@ -56,8 +56,8 @@ class TaskScore:
     p_value: float | None = None
     flips: float | None = None
     chance: float = 0.0
-    higher_is_better: bool = True
     other: dict[str, float] = field(default_factory=dict)
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import typer
-from click.exceptions import Abort, ClickException
 
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
@@ -48,13 +47,17 @@ def main() -> None:
         code = _complain(str(error), Exit.BAD_INPUT)
     except MissingRuntime as error:
         code = _complain(str(error), Exit.MISSING_RUNTIME)
-    except ClickException as error:
-        code = _complain(error.format_message(), Exit.BAD_INPUT)
-    except (KeyboardInterrupt, Abort):
-        code = _complain("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED)
+    except typer.TyperException as error:
+        # a bad value names its option in the formatted message alone
+        told = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+        code = _complain(told, Exit.BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        code = Exit.INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
         code = Exit.OK
+    if code == Exit.INTERRUPTED:  # also what typer makes of Ctrl-C
+        _complain("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED)
     sys.exit(int(code or 0))
 
 

@@ -16,6 +16,7 @@ from sweep.workspace import Workspace
 
 def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: float | None = None) -> Exit:
     """Write the HTML report and print the records; the exit code says whether cells failed."""
+    from sweep.report.export import finite
     from sweep.report.html import write_html
     from sweep.report.recommend import recommend
     from sweep.report.table import render_table
@@ -24,7 +25,7 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
         rows = records(plan, store)
     page = write_html(rows, described(plan), workspace.run(plan.run) / "report.html")
     if output.is_json:
-        output.line({"event": "finished", "run": plan.run, "records": [row.to_json() for row in rows]})
+        output.line({"event": "finished", "run": plan.run, "records": [finite(row.to_json()) for row in rows]})
     else:
         output.show(render_table(rows, output.data.width, recommend(rows)))
         took = f" in {seconds:.0f} s" if seconds is not None else ""

@@ -20,19 +20,19 @@ _PARTS = {
 }
 _HEAD = ("variant", "kind", "status", "error", "file_bytes", "bits_per_weight")
 _TAIL = ("reference", "kv_type", "device")
-_SCORE = ("metric", "value", "stderr", "n", "delta", "delta_stderr", "p_value", "flips", "chance")
+_SCORE = ("metric", "value", "stderr", "n", "delta", "delta_stderr", "p_value", "flips", "chance", "higher_is_better")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same tree with NaN and infinities as None: neither JSON nor a spreadsheet has a number for them."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def to_json_lines(records: Sequence[Record]) -> str:
     """One JSON object a line and variant, in the shape of `Record.to_json`; what was not measured is null."""
-    return "".join(f"{json.dumps(_finite(record.to_json()), allow_nan=False)}\n" for record in records)
+    return "".join(f"{json.dumps(finite(record.to_json()), allow_nan=False)}\n" for record in records)
 
 
 def to_csv(records: Sequence[Record]) -> str:
@@ -40,7 +40,7 @@ def to_csv(records: Sequence[Record]) -> str:
 
     Every task of any record has its columns, in the order of first appearance.
     """
-    rows = [_flat(_finite(record.to_json())) for record in records]
+    rows = [_flat(finite(record.to_json())) for record in records]
     parts = [f"{part}.{name}" for part, names in _PARTS.items() for name in names]
     tasks = dict.fromkeys(key for row in rows for key in row if key not in {*_HEAD, *_TAIL, *parts})
     out = io.StringIO()

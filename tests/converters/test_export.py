@@ -187,7 +187,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(
     safetensors.torch.save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(InputError, match=r"blk\.1\.ffn_up\.weight.*row 300, column 7"):
+    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*row 300, column 7"):
         export(open_source(directory), {"BF16": out / "a.gguf", "Q4_K_M": out / "b.gguf"})
     assert list(out.iterdir()) == []
 
@@ -197,7 +197,7 @@ def test_values_too_large_for_a_type_are_refused(altered: Callable[..., Path], t
     tensors = safetensors.torch.load_file(directory / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e6  # a bfloat16, but no float16
     safetensors.torch.save_file(tensors, directory / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"blk\.0\.ffn_up\.weight.*F16"):
+    with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.up_proj\.weight.*F16"):
         export(open_source(directory), {"F16": tmp_path / "a.gguf"})
     assert not (tmp_path / "a.gguf").exists()
 
