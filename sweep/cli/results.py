@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 from sweep import __version__
 from sweep.cli.exits import Exit
@@ -30,8 +31,14 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
         output.show(render_table(rows, output.data.width, recommend(rows)))
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:
-            output.show(f"\nRun {plan.run}{took}. Report: {page}")
+            output.show(f"\nRun {plan.run}{took}. Report: {_shortest(page)}")
     return exit_code(rows)
+
+
+def _shortest(path: Path) -> Path:
+    """The path as it is typed from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def exit_code(rows: list[Record]) -> Exit:

@@ -22,6 +22,7 @@ from sweep.report.trust import noise_floor, trust_notes
 
 _INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 _MIB = 1024.0**2
+FAR = 100.0  # a noise floor so many times below every variant is told in words: drawn, it would squeeze the plot
 
 
 def write_html(
@@ -268,6 +269,7 @@ def _plots(rows: Sequence[Record], chosen: str | None) -> str:
 def _measures(rows: Sequence[Record]) -> list[_Measure]:
     names = figures.reference_names(rows)
     means = figures.mean_recovery(rows)
+    least = min((found.value for r in rows if (found := figures.kld(r)) and found.value > 0), default=0.0)
     floors: dict[float, list[str]] = {}  # references that share a floor share its line
     for name in sorted(names):
         if (floor := noise_floor(rows, name)) is not None:
@@ -279,7 +281,11 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
             figures.kld,
             partial(figures.kld_pareto, rows),
             plot.Axis("", _plain_number, log=True),
-            [plot.Level(floor, f"self-noise of {', '.join(of)}") for floor, of in floors.items()],
+            [
+                plot.Level(floor, f"self-noise of {', '.join(of)}")
+                for floor, of in floors.items()
+                if floor > least / FAR
+            ],
         ),
         _Measure(
             "Perplexity",
