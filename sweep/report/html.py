@@ -269,7 +269,7 @@ def _plots(rows: Sequence[Record], chosen: str | None) -> str:
 def _measures(rows: Sequence[Record]) -> list[_Measure]:
     names = figures.reference_names(rows)
     means = figures.mean_recovery(rows)
-    least = min((found.value for r in rows if (found := figures.kld(r)) and found.value > 0), default=0.0)
+    least = min((kld.value for r in rows if (kld := figures.kld(r)) and kld.value > 0), default=0.0)
     floors: dict[float, list[str]] = {}  # references that share a floor share its line
     for name in sorted(names):
         if (floor := noise_floor(rows, name)) is not None:
