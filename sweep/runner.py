@@ -82,7 +82,7 @@ class _Run:
             "targets": {cell.params["quant"]: cell.params["file"] for cell in cells},
             "threads": self.plan.settings.threads,
         }
-        with Child(self._log("export")) as child:
+        with Child(log_path(self.directory, "export")) as child:
             for answer in child.submit(job):
                 if isinstance(answer, tuple):
                     for cell in cells:
@@ -117,7 +117,7 @@ class _Run:
                 else:
                     self._done(cell, answer, seconds)
             if not worker.alive:
-                worker = workers.replace(cell.variant)
+                worker = workers.start(cell.variant)
             if upcoming is not None and cell.kind != "speed":
                 workers.warm(upcoming)  # not while speed is measured: starting one takes a core for seconds
         worker.kill()
@@ -137,9 +137,6 @@ class _Run:
         self.store.put(cell.key, Outcome("failed", None, message, seconds))
         self.emit(Event("cell_failed", cell.label, {"error": message}))
 
-    def _log(self, name: str) -> Path:
-        return log_path(self.directory, name)
-
 
 class _Workers:
     """The workers of a run: one at work, and at most one started ahead for the next variant."""
@@ -150,16 +147,13 @@ class _Workers:
         self._ahead: dict[str, Child] = {}
 
     def take(self, variant: str) -> Child:
-        return self._ahead.pop(variant, None) or self._start(variant)
-
-    def replace(self, variant: str) -> Child:
-        return self._start(variant)
+        return self._ahead.pop(variant, None) or self.start(variant)
 
     def warm(self, variant: str) -> None:
         if variant not in self._ahead:
-            self._ahead[variant] = self._start(variant)
+            self._ahead[variant] = self.start(variant)
 
-    def _start(self, variant: str) -> Child:
+    def start(self, variant: str) -> Child:
         return self._stack.enter_context(Child(log_path(self._directory, variant)))
 
 

@@ -49,7 +49,7 @@ class Watch:
         if event.event == "following":
             self._output.say("another process is at this run; following it")
         if event.event == "started":
-            self._shares = dict.fromkeys(self._kinds, 1.0) if event.data["todo"] == 0 else {}
+            self._shares = {}
             done = event.data["cells"] - event.data["todo"]
             if done:
                 self._output.say(f"{done} of {event.data['cells']} cells are known already")

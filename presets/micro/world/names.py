@@ -28,7 +28,6 @@ FOODS = "bread soup plums cheese beans honey fish nuts pears rice eggs cake".spl
 COLOURS = "red blue green white black yellow brown grey pink purple orange golden".split()
 METALS = "iron copper tin silver gold lead wood clay glass bone stone wax".split()
 TRADES = "wool salt grain timber oil wine cloth paper spice leather coal silk".split()
-SEASONS = "spring summer autumn winter".split()
 MONTHS = "January February March April May June July August September October November December".split()
 OBJECTS = "coin book ring key rope lamp ball cup hat map bell brush spoon comb flute scarf".split()
 CONTAINERS = "box bag jar chest drawer basket pot barrel sack tin bucket cabinet".split()
