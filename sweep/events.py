@@ -13,8 +13,8 @@ from typing import Any, TextIO
 class Event:
     """One thing that happened. `event` is its kind:
 
-    `started` (run, cells, done), `cell_started`, `cell_progress` (fraction), `cell_done`, `cell_failed` (error),
-    `message` (text), `interrupted`, `finished`. `cell` is "VARIANT/NAME".
+    `following`, `started` (run, cells, todo, pending), `cell_started`, `cell_progress` (done, total), `cell_done`
+    (seconds), `cell_failed` (error), `interrupted`, `refused` (error), `done`. `cell` is "VARIANT/NAME".
     """
 
     event: str

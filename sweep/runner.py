@@ -47,7 +47,9 @@ class _Run:
 
     def go(self) -> None:
         todo = pending(self.plan, self.store)
-        self.emit(Event("started", None, {"run": self.plan.run, "cells": len(self.plan.cells), "todo": len(todo)}))
+        labels = [cell.label for cell in todo]
+        about = {"run": self.plan.run, "cells": len(self.plan.cells), "todo": len(todo), "pending": labels}
+        self.emit(Event("started", None, about))
         exports = [cell for cell in todo if cell.kind == "export"]
         if exports:
             self._export(exports)

@@ -50,6 +50,7 @@ class Watch:
             self._output.say("another process is at this run; following it")
         if event.event == "started":
             self._shares = {}
+            self._progress.update(self._bar, total=sum(WEIGHTS[self._kinds[label]] for label in event.data["pending"]))
             done = event.data["cells"] - event.data["todo"]
             if done:
                 self._output.say(f"{done} of {event.data['cells']} cells are known already")
