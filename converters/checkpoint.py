@@ -33,6 +33,8 @@ DTYPE_BYTES = {
 WEIGHT_DTYPES: Mapping[str, npt.DTypeLike] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 """Dtypes that weights are read in, and what numpy holds them in: bfloat16 as the uint16 with its bits."""
 
+_READABLE: Mapping[str, npt.DTypeLike] = {**WEIGHT_DTYPES, "F8_E4M3": np.uint8}
+
 _SAMPLE_BLOCK, _SAMPLE_BLOCKS = 4096, 8
 _SHARD = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.safetensors$")
 # Says nothing about what the model computes, and differs between two saves of the same one.
@@ -83,21 +85,38 @@ class Checkpoint:
     def read_rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
         """Rows `start` to `stop` of a tensor as [stop - start, row length], bfloat16 held in uint16 (WEIGHT_DTYPES).
 
-        All axes but the last count as rows; a vector is one row. Safe to call from several threads.
-        Raises InputError if the dtype is none for weights, or the file has become shorter.
+        All axes but the last count as rows; a vector is one row. F8_E4M3 comes as uint8. Safe to call from several
+        threads. Raises InputError if the dtype is none for weights, or the file has become shorter.
         """
+        tensor, dtype, width = self._readable(name, start, stop)
+        row_bytes = width * DTYPE_BYTES[tensor.dtype]
+        buffer = np.empty((stop - start) * row_bytes, np.uint8)
+        read_into(self._descriptor(tensor.path), buffer, tensor.offset + start * row_bytes, tensor.path)
+        return buffer.view(dtype).reshape(stop - start, width)
+
+    def read_block(self, name: str, start: int, stop: int, first: int, end: int) -> npt.NDArray[np.generic]:
+        """Columns `first` to `end` of rows `start` to `stop`, as `read_rows` would give them; nothing else is read."""
+        tensor, dtype, width = self._readable(name, start, stop)
+        if not 0 <= first <= end <= width:
+            raise ValueError(f"columns {first} to {end} of {name!r}, which has {width}")
+        item = DTYPE_BYTES[tensor.dtype]
+        buffer = np.empty((stop - start, (end - first) * item), np.uint8)
+        for i, row in enumerate(buffer):
+            offset = tensor.offset + ((start + i) * width + first) * item
+            read_into(self._descriptor(tensor.path), row, offset, tensor.path)
+        return buffer.view(dtype)
+
+    def _readable(self, name: str, start: int, stop: int) -> tuple[StoredTensor, npt.DTypeLike, int]:
+        """The tensor, what numpy holds its values in, and its row length."""
         tensor = self.tensors[name]
-        dtype = WEIGHT_DTYPES.get(tensor.dtype)
+        dtype = _READABLE.get(tensor.dtype)
         if dtype is None:
             raise InputError(f"{tensor.path}: tensor {name!r} is {tensor.dtype}; weights must be F32, F16 or BF16")
         width = tensor.shape[-1] if tensor.shape else 1
         rows = math.prod(tensor.shape[:-1])
         if not 0 <= start <= stop <= rows:
             raise ValueError(f"rows {start} to {stop} of {name!r}, which has {rows}")
-        row_bytes = width * DTYPE_BYTES[tensor.dtype]
-        buffer = np.empty((stop - start) * row_bytes, np.uint8)
-        read_into(self._descriptor(tensor.path), buffer, tensor.offset + start * row_bytes, tensor.path)
-        return buffer.view(dtype).reshape(stop - start, width)
+        return tensor, dtype, width
 
     @property
     def fingerprint(self) -> str:

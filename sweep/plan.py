@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
-from converters.source import gguf_fingerprint
+from converters.gguf_source import gguf_fingerprint
 from sweep.inputs import Task, Text
 from sweep.model import Model
 from sweep.variant import Variant

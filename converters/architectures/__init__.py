@@ -1,10 +1,15 @@
-"""Families of models: one module each, with what a config becomes in GGUF and what its tensors are called there."""
+"""Families of models: one module each, with what a config becomes in GGUF and what its tensors are called there.
 
-from converters.architectures import qwen3
+`layers`, `deltanet` and `hybrid` hold what several families share.
+"""
+
+from converters.architectures import qwen3, qwen3_5, qwen3_moe, qwen3_next, qwen_vl
 from converters.architectures.family import Architecture, Config
 from converters.errors import InputError
 
-ARCHITECTURES: tuple[Architecture, ...] = (qwen3.ARCHITECTURE,)
+ARCHITECTURES: tuple[Architecture, ...] = tuple(
+    architecture for family in (qwen3, qwen3_moe, qwen3_next, qwen3_5, qwen_vl) for architecture in family.ARCHITECTURES
+)
 
 
 def architecture(config: Config) -> Architecture:

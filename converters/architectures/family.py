@@ -1,43 +1,112 @@
-"""What describes a family of models, and the reading of config values with their checks."""
+"""What describes a family of models: its metadata, its tensors, and where in a checkpoint their rows come from."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from converters.errors import InputError
 from converters.llamacpp.container import Field
 
 Config = Mapping[str, Any]
+Stored = Mapping[str, tuple[int, ...]]  # canonical names of a checkpoint's tensors and their shapes
+Rows = npt.NDArray[np.generic]
+
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS: more of them abort the process
+MAX_EXPERTS = 1024  # above every model's; llama.cpp's own bound is 512 today and is its to tell
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a checkpoint's tensor. `shape` is what the whole tensor must have; all its axes but the last are rows.
+
+    A vector is one row. With `columns` the part is a block turned over: its rows are those columns of the source's
+    rows `start` to `stop`.
+    """
+
+    source: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    columns: tuple[int, int] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows the part gives."""
+        return self.stop - self.start if self.columns is None else self.columns[1] - self.columns[0]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A new order of heads along an axis: from grouped (all heads of the first group, then of the next) to tiled."""
+
+    groups: int
+    per_group: int
+    size: int  # elements of a head
+
+    def heads(self) -> list[int]:
+        """The numbers that the heads had before, in their new order."""
+        return [group * self.per_group + head for head in range(self.per_group) for group in range(self.groups)]
+
+    def columns(self, rows: Rows) -> Rows:
+        """`rows` [n, groups x per_group x size] with the heads of each row in the new order."""
+        cut = rows.reshape(len(rows), self.groups, self.per_group, self.size)
+        return np.ascontiguousarray(cut.swapaxes(1, 2)).reshape(rows.shape)
 
 
 @dataclass(frozen=True)
 class Weight:
     """One tensor of the GGUF file: its name, its shape (numpy's order) by the config, and where it comes from.
 
-    `always_f32`: llama.cpp wants it in float32 in every file. `optional`: the checkpoint may lack it.
+    Its rows are those of its `parts`, one after another; `tiling` then reorders columns and `value` changes values.
+    `optional`: the checkpoint may lack it.
     """
 
     name: str
     shape: tuple[int, ...]
-    source: str
-    always_f32: bool = False
+    parts: tuple[Part, ...]
+    tiling: Tiling | None = None
+    value: Callable[[Rows], Rows] | None = None
     optional: bool = False
+
+    @property
+    def always_f32(self) -> bool:
+        """Whether llama.cpp's converter writes it in float32 to every file: vectors, norms, routers, convolutions."""
+        return len(self.shape) == 1 or self.name.endswith(_ALWAYS_F32) or not self.name.endswith(".weight")
+
+
+_ALWAYS_F32 = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family: `name` in GGUF, the transformers classes it is told by, and the two functions of a config.
+    """A family: `name` in GGUF, the transformers classes it is told by, and the functions of a config.
 
-    `fields` gives the metadata that belongs to the architecture, `weights` all tensors that the GGUF file may have;
-    both raise InputError for a config that lacks a key, has a nonsensical one, or asks for what llama.cpp does not do.
-    `ignored` are endings of tensor names in checkpoints that carry no weights.
+    `fields` gives the metadata that belongs to the architecture, `weights` all tensors that the GGUF file may have,
+    for as many multi-token prediction (MTP) layers as asked; `weights` sees the checkpoint's tensors, because some
+    families are stored in more ways than one. Both raise InputError for a config that lacks a key, has a nonsensical
+    one, or asks for what llama.cpp does not do.
     """
 
     name: str
     classes: tuple[str, ...]
-    fields: Callable[[Config], dict[str, Field]]
-    weights: Callable[[Config], tuple[Weight, ...]]
-    ignored: tuple[str, ...] = ()
+    fields: Callable[[Config, int], dict[str, Field]]
+    weights: Callable[[Config, int, Stored], tuple[Weight, ...]]
+
+
+IGNORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
+"""Endings of tensor names in checkpoints that carry no weights."""
+
+
+def canonical(name: str) -> str | None:
+    """A tensor's name in a checkpoint without the prefixes that multi-modal classes add; None for other modalities."""
+    if "visual." in name or "audio_tower." in name:
+        return None
+    name = name.replace("language_model.", "", 1)
+    name = name.replace("model.model.", "model.", 1).replace("model.mtp.", "mtp.", 1)
+    return name.replace("model.lm_head.", "lm_head.", 1)
 
 
 def integer(config: Config, key: str, default: int | None = None, low: int = 1, high: int = 2**31 - 1) -> int:
@@ -58,3 +127,19 @@ def real(config: Config, key: str, default: float | None = None) -> float:
     if type(value) not in (int, float) or not 0 < value < 1e30:
         raise InputError(f"config.json: {key} is {value!r}; expected a positive number")
     return float(value)
+
+
+def fixed(config: Config, key: str, allowed: object, default: object) -> None:
+    """Raises InputError if a setting that changes what the model computes is none that llama.cpp can do."""
+    value = config.get(key)
+    value = default if value is None else value
+    if value != allowed:
+        raise InputError(f"config.json: {key} is {value!r}; llama.cpp can only do {allowed!r} for this model")
+
+
+def whole(source: str, *shape: int) -> Part:
+    """All rows of a tensor. For a vector that is one row."""
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return Part(source, shape, 0, rows)

@@ -3,10 +3,13 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+import families
+import numpy as np
 import pytest
+import torch
+from conftest import make_checkpoint
 
 from converters.export import export, open_source
 from converters.llamacpp.container import read_header
@@ -21,22 +24,13 @@ OURS = {"bitsweep.tokenizer.normalizer", "tokenizer.ggml.add_bos_token"}  # said
 THEIRS = {"general.size_label", "general.basename", "general.version"}  # guessed from the directory's name
 DIFFERENT = {"general.name"}  # title-cased there, the directory's name here
 
+QUANTS = ("Q2_K", "Q4_K_M", "Q6_K", "Q8_0", "IQ4_XS", "Q5_0")
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CONVERTER.exists() or not QUANTIZE.exists(), reason="make peers has not been run"),
     pytest.mark.skipif(not TOKENIZER.is_dir(), reason="Qwen's vocabulary is not beside the repository"),
 ]
-
-
-@pytest.fixture
-def model(checkpoint: Callable[..., Path]) -> Path:
-    """A random Qwen3 with Qwen's real vocabulary."""
-    directory = checkpoint(
-        vocab_size=151936, hidden_size=256, tie_word_embeddings=False, num_hidden_layers=9, tokenizer=False
-    )
-    for file in TOKENIZER.iterdir():
-        shutil.copy(file, directory)
-    return directory
 
 
 def tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
@@ -53,23 +47,69 @@ def metadata(file: Path) -> dict[str, object]:
     return {key: field.value for key, field in read_header(file).metadata.items()}
 
 
-def test_the_official_converter_and_quantizer_write_the_same(model: Path, tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs.gguf"
-    command = [sys.executable, str(CONVERTER), str(model), "--outtype", "bf16", "--outfile", str(theirs)]
+def converted(model: Path, target: Path) -> Path:
+    """What llama.cpp's converter makes of a checkpoint."""
+    command = [sys.executable, str(CONVERTER), str(model), "--outtype", "bf16", "--outfile", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    quants = ("BF16", "Q2_K", "Q4_K_M", "Q6_K", "Q8_0", "IQ4_XS", "Q5_0")
-    ours = {quant: tmp_path / f"ours-{quant}.gguf" for quant in quants}
+    return target
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    """Types, shapes and bytes of all tensors, and the metadata but for what is listed above."""
+    mine, official = tensors(ours), tensors(theirs)
+    assert mine.keys() == official.keys()
+    for name, (type_, shape, data) in mine.items():
+        assert (type_, shape) == official[name][:2], name
+        if name.endswith("ssm_a"):  # -exp: torch's is within 1 ulp of the nearest float32, ours is the nearest
+            one, other = (np.frombuffer(each, np.float32).view(np.int32) for each in (data, official[name][2]))
+            assert np.abs(one - other).max() <= 1, name
+        else:
+            assert data == official[name][2], name
+    keys, others = metadata(ours), metadata(theirs)
+    assert set(keys) - set(others) == OURS
+    assert set(others) - set(keys) <= THEIRS
+    assert {key for key in set(keys) & set(others) if keys[key] != others[key]} <= DIFFERENT
+
+
+def with_vocabulary(directory: Path) -> Path:
+    for file in TOKENIZER.iterdir():
+        shutil.copy(file, directory)
+    return directory
+
+
+def test_the_official_converter_and_quantizer_write_the_same(tmp_path: Path) -> None:
+    model = with_vocabulary(
+        make_checkpoint(
+            tmp_path / "model",
+            vocab_size=151936,
+            hidden_size=256,
+            tie_word_embeddings=False,
+            num_hidden_layers=9,
+            tokenizer=False,
+        )
+    )
+    theirs = converted(model, tmp_path / "theirs.gguf")
+    ours = {quant: tmp_path / f"ours-{quant}.gguf" for quant in ("BF16", *QUANTS)}
     export(open_source(model), ours)
-
-    assert tensors(ours["BF16"]) == tensors(theirs)
-    mine, official = metadata(ours["BF16"]), metadata(theirs)
-    assert set(mine) - set(official) == OURS
-    assert set(official) - set(mine) <= THEIRS
-    assert {key for key in set(mine) & set(official) if mine[key] != official[key]} <= DIFFERENT
-
-    for quant in quants[1:]:
+    assert_same(ours["BF16"], theirs)
+    for quant in QUANTS:
         quantized = tmp_path / "quantized.gguf"
         subprocess.run([str(QUANTIZE), str(theirs), str(quantized), quant], capture_output=True, check=True)
         assert tensors(ours[quant]) == tensors(quantized), quant
         quantized.unlink()
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_family_is_converted_as_the_official_converter_does(tmp_path: Path, family: str) -> None:
+    settings = {"vocab_size": 151936, "hidden_size": 256, "tie_word_embeddings": True}
+    model = families.make(family, tmp_path / "model", dtype=torch.bfloat16, **settings)
+    with_vocabulary(model)
+    if family == "qwen3vlmoe":
+        families.rewrite(model, families.turn_experts)
+    if family.startswith(("qwen3next", "qwen35")):
+        families.rewrite(model, families.add_mtp)
+    theirs = converted(model, tmp_path / "theirs.gguf")
+    ours = tmp_path / "ours.gguf"
+    export(open_source(model), {"BF16": ours})
+    assert_same(ours, theirs)

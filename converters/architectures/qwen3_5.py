@@ -1,0 +1,33 @@
+"""Qwen3.5 and Qwen3.6, dense ("qwen35") and with experts ("qwen35moe"): the text part of the multi-modal models too."""
+
+from converters.architectures import deltanet, hybrid, layers
+from converters.architectures.family import Architecture, Config, Stored, Weight, integer
+from converters.llamacpp.container import Field, uint32
+
+SECTIONS = (11, 11, 10)  # of the rotary embedding, where the config names none
+
+
+def dense_fields(config: Config, mtp: int) -> dict[str, Field]:
+    """The metadata under `qwen35.`."""
+    return hybrid.fields(config, "qwen35", mtp, SECTIONS)
+
+
+def moe_fields(config: Config, mtp: int) -> dict[str, Field]:
+    """The metadata under `qwen35moe.`."""
+    shared = uint32(integer(config, "shared_expert_intermediate_size"))
+    return {
+        **hybrid.fields(config, "qwen35moe", mtp, SECTIONS),
+        **layers.expert_fields(config, "qwen35moe"),
+        "qwen35moe.expert_shared_feed_forward_length": shared,
+    }
+
+
+def weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
+    """All tensors of either."""
+    return hybrid.weights(config, mtp, stored, deltanet.separate_projections)
+
+
+ARCHITECTURES = (
+    Architecture("qwen35", ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"), dense_fields, weights),
+    Architecture("qwen35moe", ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"), moe_fields, weights),
+)

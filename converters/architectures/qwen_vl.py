@@ -1,0 +1,88 @@
+"""The text decoders of Qwen3-VL ("qwen3vl", "qwen3vlmoe") and Qwen2.5-VL ("qwen2vl"); the vision tower is left out."""
+
+from converters.architectures import layers, qwen3, qwen3_moe
+from converters.architectures.family import Architecture, Config, Part, Stored, Weight, real
+from converters.errors import InputError
+from converters.llamacpp.container import Field, uint32
+
+MAX_EPSILON = 1e-6
+ATTENTION_BIASES: layers.Table = (
+    ("self_attn.q_proj.bias", "attn_q.bias", "Q"),
+    ("self_attn.k_proj.bias", "attn_k.bias", "K"),
+    ("self_attn.v_proj.bias", "attn_v.bias", "K"),
+)
+
+
+def _deepstack(config: Config, prefix: str) -> dict[str, Field]:
+    """How many layers take in features of the vision tower's depths."""
+    vision = config.get("vision_config") or {}
+    indexes = vision.get("deepstack_visual_indexes", []) if isinstance(vision, dict) else None
+    if not isinstance(indexes, list):
+        raise InputError("config.json: vision_config.deepstack_visual_indexes is no list")
+    return {f"{prefix}.n_deepstack_layers": uint32(len(indexes))}
+
+
+def dense_fields(config: Config, mtp: int) -> dict[str, Field]:
+    """The metadata under `qwen3vl.`."""
+    return _renamed(qwen3.fields(config, mtp), "qwen3", "qwen3vl") | _deepstack(config, "qwen3vl")
+
+
+def moe_fields(config: Config, mtp: int) -> dict[str, Field]:
+    """The metadata under `qwen3vlmoe.`. transformers always scales the chosen experts' weights to a sum of 1 here."""
+    scaled = {**config, "norm_topk_prob": config.get("norm_topk_prob", True)}
+    return _renamed(qwen3_moe.fields(scaled, mtp), "qwen3moe", "qwen3vlmoe") | _deepstack(config, "qwen3vlmoe")
+
+
+def _renamed(fields: dict[str, Field], old: str, new: str) -> dict[str, Field]:
+    return {f"{new}.{key.removeprefix(f'{old}.')}": field for key, field in fields.items()}
+
+
+def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
+    """Qwen3-MoE's tensors; published checkpoints have the experts fused and turned over: [E, D, 2X] and [E, X, D]."""
+    plain = qwen3_moe.weights(config, mtp, stored)
+    dims = layers.sizes(config, qwen3_moe.head_dim(config))
+    experts, width, inner = dims["E"], dims["D"], dims["X"]
+    if stored.get("model.layers.0.mlp.experts.gate_up_proj") != (experts, width, 2 * inner):
+        return plain
+    # kind -> tensor, its shape, the columns of each expert's block that become rows
+    places = {
+        "gate": ("gate_up_proj", (experts, width, 2 * inner), (0, inner)),
+        "up": ("gate_up_proj", (experts, width, 2 * inner), (inner, 2 * inner)),
+        "down": ("down_proj", (experts, inner, width), (0, width)),
+    }
+
+    def turned(weight: Weight) -> Weight:
+        _, block, tensor = weight.name.split(".")[:3] if weight.name.startswith("blk.") else ("", "", "")
+        if not tensor.endswith("_exps"):
+            return weight
+        name, shape, columns = places[tensor.removeprefix("ffn_").removesuffix("_exps")]
+        source, rows = f"model.layers.{block}.mlp.experts.{name}", shape[1]
+        parts = tuple(Part(source, shape, i * rows, (i + 1) * rows, columns) for i in range(experts))
+        return Weight(weight.name, weight.shape, parts)
+
+    return tuple(map(turned, plain))
+
+
+def qwen2_fields(config: Config, mtp: int) -> dict[str, Field]:
+    """The metadata under `qwen2vl.`. llama.cpp reads no epsilon for it and takes 0, which 1e-6 is near to."""
+    epsilon = real(config, "rms_norm_eps", 1e-5)
+    if epsilon > MAX_EPSILON:
+        raise InputError(f"config.json: rms_norm_eps is {epsilon:g}; llama.cpp's qwen2vl has none: 1e-6 at most")
+    return layers.common_fields(config, "qwen2vl", mtp) | layers.rope_fields(config, "qwen2vl")
+
+
+def qwen2_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
+    """All tensors: attention with biases and without norms of its heads."""
+    dims = layers.sizes({**config, "head_dim": qwen3_moe.head_dim(config)})  # whatever the config says
+    result = layers.model_weights(config, dims)
+    for i in range(layers.layer_count(config)):
+        for table in (layers.NORMS, layers.ATTENTION, ATTENTION_BIASES, layers.FEED_FORWARD):
+            result += layers.table_weights(table, f"model.layers.{i}", i, dims)
+    return tuple(result)
+
+
+ARCHITECTURES = (
+    Architecture("qwen3vl", ("Qwen3VLForConditionalGeneration",), dense_fields, qwen3.weights),
+    Architecture("qwen3vlmoe", ("Qwen3VLMoeForConditionalGeneration",), moe_fields, moe_weights),
+    Architecture("qwen2vl", ("Qwen2_5_VLForConditionalGeneration",), qwen2_fields, qwen2_weights),
+)

@@ -1,0 +1,170 @@
+"""A Hugging Face checkpoint as a source of weights: each GGUF tensor's rows gathered from where they are stored."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+from converters import fp8
+from converters.architectures import architecture
+from converters.architectures.family import IGNORED, Part, Weight, canonical
+from converters.checkpoint import WEIGHT_DTYPES, Checkpoint, StoredTensor
+from converters.errors import InputError
+from converters.llamacpp.bindings import TYPES, TensorType
+from converters.llamacpp.container import Field, lay_out, string, tensor_order
+from converters.llamacpp.quantize import to_float32
+from converters.tokenizer import read_tokenizer
+
+_FP8 = "F8_E4M3"
+
+
+class CheckpointSource:
+    """A Hugging Face checkpoint of a supported architecture. Making one checks all names, shapes and dtypes.
+
+    `mtp`: whether multi-token prediction layers are part of the model where the checkpoint has them.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, pre_tokenizer: str | None = None, mtp: bool = True) -> None:
+        self.checkpoint, self.path, self.name = checkpoint, checkpoint.path, checkpoint.name
+        self._pre_tokenizer = pre_tokenizer
+        self._family = architecture(checkpoint.config)
+        self._block = fp8.block_size(checkpoint.config)
+        self._stored = self._canonical_names()
+        layers = mtp_layers(self._stored) if mtp else 0
+        self._fields = self._family.fields(checkpoint.config, layers)
+        shapes = {name: checkpoint.tensors[stored].shape for name, stored in self._stored.items()}
+        weights = self._family.weights(checkpoint.config, layers, shapes)
+        self._weights = {weight.name: weight for weight in weights if self._has(weight)}
+        self._starts = {
+            weight.name: [0, *accumulate(part.rows for part in weight.parts)] for weight in self._weights.values()
+        }
+        self._refuse_strangers(mtp)
+        self.tensors = lay_out(
+            (name, self._weights[name].shape, TYPES["F32"] if self._weights[name].always_f32 else self._type(name))
+            for name in sorted(self._weights, key=tensor_order)
+        )
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Field]:
+        """General keys, the architecture's and the tokenizer's (read at the first use)."""
+        tokenizer = read_tokenizer(self.path, self.checkpoint.config, self._pre_tokenizer)
+        return {
+            "general.architecture": string(self._family.name),
+            "general.type": string("model"),
+            "general.name": string(self.name),
+            **self._fields,
+            **tokenizer.fields(),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of config, tokenizer and weights (`Checkpoint.fingerprint`)."""
+        return self.checkpoint.fingerprint
+
+    def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
+        """See `Source.read_rows`."""
+        weight, starts, type_ = self._weights[name], self._starts[name], self._type(name)
+        pieces = []
+        index = bisect_right(starts, start) - 1
+        while start < stop:
+            first, end = starts[index], min(stop, starts[index + 1])
+            pieces.append(self._read_part(weight.parts[index], start - first, end - first))
+            start, index = end, index + 1
+        rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if weight.tiling is not None:
+            rows = weight.tiling.columns(rows)
+        if weight.value is not None:
+            if type_.name == "BF16":  # which numpy cannot count in
+                rows, type_ = to_float32(rows, type_), TYPES["F32"]
+            rows = weight.value(rows)
+        return rows, type_
+
+    def stored_name(self, name: str) -> str:
+        """See `Source.stored_name`."""
+        return self._stored[self._weights[name].parts[0].source]
+
+    def _tensor(self, source: str) -> StoredTensor:
+        return self.checkpoint.tensors[self._stored[source]]
+
+    def _type(self, name: str) -> TensorType:
+        """The type of a tensor's rows as they are read; FP8 is read as bfloat16."""
+        dtype = self._tensor(self._weights[name].parts[0].source).dtype
+        return TYPES["BF16" if dtype == _FP8 else dtype]
+
+    def _read_part(self, part: Part, start: int, stop: int) -> npt.NDArray[np.generic]:
+        stored = self._tensor(part.source)
+        if part.columns is not None:
+            first = part.columns[0]
+            block = self.checkpoint.read_block(stored.name, part.start, part.stop, first + start, first + stop)
+            return np.ascontiguousarray(block.T)
+        rows = self.checkpoint.read_rows(stored.name, part.start + start, part.start + stop)
+        if stored.dtype == _FP8:
+            assert self._block is not None  # or `_has` had refused it
+            return fp8.dequantize(rows.view(np.uint8), self._scales(part.source), part.start + start, self._block)
+        return rows
+
+    def _scales(self, source: str) -> npt.NDArray[np.float32]:
+        """The scales of all blocks of an FP8 tensor: a 16,384th of its weights, so read whole."""
+        stored = self._tensor(source + fp8.SCALE_SUFFIX)
+        rows = self.checkpoint.read_rows(stored.name, 0, stored.shape[0])
+        return to_float32(rows, TYPES[stored.dtype])
+
+    def _canonical_names(self) -> dict[str, str]:
+        names: dict[str, str] = {}
+        for stored in self.checkpoint.tensors:
+            name = canonical(stored)
+            if name is not None and names.setdefault(name, stored) != stored:
+                raise InputError(f"{self.path}: tensors {names[name]!r} and {stored!r} are the same weight")
+        return names
+
+    def _has(self, weight: Weight) -> bool:
+        """Whether all parts are there, as the config wants them. Raises InputError where they are not."""
+        if weight.optional and weight.parts[0].source not in self._stored:
+            return False
+        dtypes = set()
+        for part in dict.fromkeys((part.source, part.shape) for part in weight.parts):
+            dtypes.add(self._check(*part))
+        if len(dtypes) > 1:
+            raise InputError(f"{self.path}: {weight.name} would be made of tensors of {' and '.join(sorted(dtypes))}")
+        return True
+
+    def _check(self, source: str, shape: tuple[int, ...]) -> str:
+        """The dtype of a part's tensor."""
+        if source not in self._stored:
+            raise InputError(f"{self.path}: tensor {source!r} is missing; the config wants it with {shape}")
+        stored = self._tensor(source)
+        where = f"{stored.path}: tensor {stored.name!r}"
+        if stored.shape != shape:
+            raise InputError(f"{where} has shape {stored.shape}; the config wants {shape}")
+        if stored.dtype == _FP8 and self._block is not None:
+            blocks = tuple(-(-size // block) for size, block in zip(shape[-2:], self._block, strict=False))
+            scales = self._stored.get(source + fp8.SCALE_SUFFIX)
+            if len(shape) != 2 or scales is None or self.checkpoint.tensors[scales].shape != blocks:
+                raise InputError(f"{where} is FP8, but has no {fp8.SCALE_SUFFIX} of shape {blocks} beside it")
+            if self.checkpoint.tensors[scales].dtype not in WEIGHT_DTYPES:
+                raise InputError(f"{where} has scales of {self.checkpoint.tensors[scales].dtype}; F32 or BF16 are due")
+        elif stored.dtype not in WEIGHT_DTYPES:
+            raise InputError(f"{where} is {stored.dtype}; only {', '.join(WEIGHT_DTYPES)} can be exported")
+        return stored.dtype
+
+    def _refuse_strangers(self, mtp: bool) -> None:
+        known = {part.source for weight in self._weights.values() for part in weight.parts}
+        if self._block is not None:
+            known |= {source + fp8.SCALE_SUFFIX for source in known}
+        for name, stored in self._stored.items():
+            left_out = name.startswith("mtp.") and not mtp
+            if name not in known and not left_out and not name.endswith(IGNORED):
+                tensor = self.checkpoint.tensors[stored]
+                raise InputError(
+                    f"{tensor.path}: tensor {stored[:120]!r} {tensor.shape} has no place in a {self._family.name} model"
+                    " of this config"
+                )
+
+
+def mtp_layers(names: Mapping[str, str]) -> int:
+    """How many multi-token prediction layers a checkpoint has, by the names of its tensors and not by its config."""
+    numbers = [name.split(".")[2] for name in names if name.startswith("mtp.layers.")]
+    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)

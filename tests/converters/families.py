@@ -1,0 +1,158 @@
+"""Tiny random checkpoints of every family, made by transformers itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5Config, Qwen3_5TextConfig
+from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeConfig, Qwen3_5MoeTextConfig
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512,
+    "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0, "initializer_range": 0.08,
+}  # fmt: skip
+MOE: dict[str, Any] = {"moe_intermediate_size": 96, "num_experts": 6, "num_experts_per_tok": 2}
+HYBRID: dict[str, Any] = {
+    **COMMON, "num_hidden_layers": 4, "head_dim": 64, "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 32, "linear_value_head_dim": 32, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+}  # fmt: skip
+HYBRID_MOE = {**HYBRID, **MOE, "shared_expert_intermediate_size": 96}
+VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 128}
+SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2], "mrope_interleaved": True}
+
+
+def _within(config: type, text: dict[str, Any]) -> Callable[..., Any]:
+    """The config of a multi-modal model around a text config."""
+
+    def make(**settings: Any) -> Any:
+        tied = settings.get("tie_word_embeddings", False)
+        return config(text_config={**text, **settings}, vision_config=VISION, tie_word_embeddings=tied)
+
+    return make
+
+
+def _plain(config: type, defaults: dict[str, Any]) -> Callable[..., Any]:
+    return lambda **settings: config(**{**defaults, **settings})
+
+
+@dataclass(frozen=True)
+class Family:
+    model: type[PreTrainedModel]
+    config: Callable[..., Any]
+
+
+FAMILIES = {
+    "qwen3moe": Family(
+        transformers.Qwen3MoeForCausalLM,
+        _plain(transformers.Qwen3MoeConfig, {**COMMON, **MOE, "norm_topk_prob": True}),
+    ),
+    "qwen3next": Family(transformers.Qwen3NextForCausalLM, _plain(transformers.Qwen3NextConfig, HYBRID_MOE)),
+    "qwen35": Family(transformers.Qwen3_5ForCausalLM, _plain(Qwen3_5TextConfig, HYBRID)),
+    "qwen35, multi-modal": Family(transformers.Qwen3_5ForConditionalGeneration, _within(Qwen3_5Config, HYBRID)),
+    "qwen35moe": Family(transformers.Qwen3_5MoeForCausalLM, _plain(Qwen3_5MoeTextConfig, HYBRID_MOE)),
+    "qwen35moe, multi-modal": Family(
+        transformers.Qwen3_5MoeForConditionalGeneration, _within(Qwen3_5MoeConfig, HYBRID_MOE)
+    ),
+    "qwen3vl": Family(
+        transformers.Qwen3VLForConditionalGeneration,
+        _within(transformers.Qwen3VLConfig, {**COMMON, "rope_parameters": {**SECTIONS, "mrope_section": [6, 5, 5]}}),
+    ),
+    "qwen3vlmoe": Family(
+        transformers.Qwen3VLMoeForConditionalGeneration,
+        _within(
+            transformers.Qwen3VLMoeConfig,
+            {**COMMON, **MOE, "rope_parameters": {**SECTIONS, "mrope_section": [6, 5, 5]}},
+        ),
+    ),
+    "qwen2vl": Family(
+        transformers.Qwen2_5_VLForConditionalGeneration,
+        _within(
+            Qwen2_5_VLConfig,
+            {
+                **COMMON,
+                "head_dim": None,
+                "rms_norm_eps": 1e-6,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
+            },
+        ),
+    ),
+}
+
+
+def make(
+    family: str, directory: Path, seed: int = 0, shard: str = "5GB", dtype: Any = torch.float32, **settings: Any
+) -> Path:
+    """Save a random model of the family; `settings` go into its (text) config."""
+    torch.manual_seed(seed)
+    chosen = FAMILIES[family]
+    model = chosen.model(chosen.config(**settings))
+    for name, parameter in model.named_parameters():
+        if "norm" in name:  # the initial ones and zeros would hide a norm that was lost or swapped
+            around = 1.0 if parameter.data.mean() > 0.5 else 0.0
+            parameter.data.uniform_(around - 0.4, around + 0.4)
+        elif name.endswith(("A_log", "dt_bias", ".bias")):
+            parameter.data.uniform_(-1.0, 1.0)
+    model.to(dtype).save_pretrained(directory, max_shard_size=shard)
+    return directory
+
+
+def rewrite(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    """Save the tensors of a single-file checkpoint anew, changed."""
+    file = directory / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in change(load_file(file)).items()}, file)
+    return directory
+
+
+def fuse_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Per-expert tensors to the fused ones that Qwen3.5 is published with: [E, 2F, D] and [E, D, F]."""
+    kept = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    layers = {name.partition(".experts.")[0] for name in tensors if ".experts." in name}
+    for layer in layers:
+        count = len(
+            {name.split(".experts.")[1].split(".")[0] for name in tensors if name.startswith(f"{layer}.experts.")}
+        )
+
+        def stacked(kind: str, layer: str = layer, count: int = count) -> torch.Tensor:
+            return torch.stack([tensors[f"{layer}.experts.{i}.{kind}_proj.weight"] for i in range(count)])
+
+        kept[f"{layer}.experts.gate_up_proj"] = torch.cat([stacked("gate"), stacked("up")], 1)
+        kept[f"{layer}.experts.down_proj"] = stacked("down")
+    return kept
+
+
+def turn_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Fused experts turned over, as Qwen3-VL-MoE is published: [E, D, 2F] and [E, F, D]."""
+    return {name: tensor.transpose(1, 2) if ".experts." in name else tensor for name, tensor in tensors.items()}
+
+
+def add_mtp(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A multi-token prediction layer: a copy of the last full-attention layer, and what belongs to MTP alone."""
+    generator = torch.Generator().manual_seed(5)
+    last = next(name for name in tensors if name.endswith("self_attn.q_proj.weight")).removesuffix(
+        "self_attn.q_proj.weight"
+    )
+    copies = {
+        f"mtp.layers.0.{name.removeprefix(last)}": torch.rand(
+            tensor.shape, generator=generator, dtype=torch.float32
+        ).to(tensor.dtype)
+        for name, tensor in tensors.items()
+        if name.startswith(last)
+    }
+    norm = next(tensor for name, tensor in tensors.items() if name.endswith("layers.0.input_layernorm.weight"))
+    width = len(norm)
+    own = {
+        "mtp.fc.weight": (width, 2 * width),
+        "mtp.norm.weight": (width,),
+        "mtp.pre_fc_norm_embedding.weight": (width,),
+        "mtp.pre_fc_norm_hidden.weight": (width,),
+    }
+    return (
+        tensors | copies | {name: torch.rand(shape, generator=generator).to(norm.dtype) for name, shape in own.items()}
+    )
