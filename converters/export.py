@@ -6,11 +6,12 @@ place in every file by one thread. Memory is bounded by threads x run, whatever 
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,16 @@ import numpy.typing as npt
 
 from converters.errors import InputError
 from converters.llamacpp.bindings import TensorType
-from converters.llamacpp.container import Field, TensorInfo, data_bytes, encode_header, uint32
+from converters.llamacpp.container import (
+    Field,
+    TensorInfo,
+    data_bytes,
+    encode_header,
+    string,
+    tensor_order,
+    text,
+    uint32,
+)
 from converters.llamacpp.plan import plan_types
 from converters.llamacpp.quantize import is_valid, quantize_rows, to_float32
 from converters.recipes import Recipe, recipes
@@ -32,6 +42,20 @@ __all__ = ["FilePlan", "Progress", "TypeCount", "export", "open_source", "plan_e
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 RUN_ELEMENTS = 1 << 18  # 1 MiB of float32: fits a core's cache, and a call's overhead vanishes in it
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+IMATRIX_TYPES = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
+"""Types that llama.cpp's quantizer refuses to make without importance."""
+MTP_TYPE = "Q4_K"
+"""What MTP layers get in files of such types: they never run while importance is collected."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What each column of each matrix weighs: tensor -> float32 [matrices, columns]; and what a file says of it."""
+
+    weights: Mapping[str, npt.NDArray[np.float32]]
+    fields: Mapping[str, Field]
 
 
 @dataclass(frozen=True)
@@ -81,6 +105,16 @@ class FilePlan:
         return 8 * self.tensor_bytes / self.weights
 
     @property
+    def mtp_bytes(self) -> int:
+        """Bytes of the tensors of multi-token prediction layers, which come after the others."""
+        prefix = text(self.metadata, "general.architecture")
+        mtp = self.metadata.get(f"{prefix}.nextn_predict_layers")
+        if mtp is None:
+            return 0
+        first = self.metadata[f"{prefix}.block_count"].value - mtp.value
+        return sum(tensor.nbytes for tensor in self.tensors if tensor_order(tensor.name)[0] >= first)
+
+    @property
     def census(self) -> dict[str, TypeCount]:
         """How many tensors, weights and bytes each type has, the type with most bytes first."""
         groups: dict[str, list[TensorInfo]] = {}
@@ -102,24 +136,74 @@ class Progress:
     tensor: str
 
 
-def plan_export(source: Source, quants: Sequence[str]) -> dict[str, FilePlan]:
+def plan_export(source: Source, quants: Sequence[str], importance: Importance | None = None) -> dict[str, FilePlan]:
     """What each file would be: exact bytes, and the type of every tensor by llama.cpp's own decision.
 
     Needs names, shapes and types only; no weight is read. Keys are the recipes' names in the order asked for.
-    Raises InputError for an unknown quant or one that needs an importance matrix.
+    Raises InputError for an unknown quant, one that needs an importance matrix where there is none, and for an
+    importance matrix of another model.
     """
+    if importance is not None:
+        _check_importance(source, importance)
     plans = {}
     for recipe in recipes(quants):
-        if recipe.needs_imatrix:
-            raise InputError(f"{recipe.name} needs an importance matrix, which this export does not have")
-        tensors = plan_types(source.metadata, source.tensors, recipe.ftype)
-        plans[recipe.name] = FilePlan(recipe, _file_metadata(source.metadata, recipe), tensors)
+        if recipe.needs_imatrix and importance is None:
+            raise InputError(
+                f"{recipe.name} needs an importance matrix; give one (--imatrix FILE) or have it computed"
+                " (--imatrix auto)"
+            )
+        overrides = _overrides(source, recipe)
+        tensors = plan_types(source.metadata, source.tensors, recipe.ftype, overrides, importance is not None)
+        if importance is not None:
+            _check_coverage(recipe, tensors, importance)
+        plans[recipe.name] = FilePlan(recipe, _file_metadata(source.metadata, recipe, importance), tensors)
     return plans
 
 
-def _file_metadata(metadata: Mapping[str, Field], recipe: Recipe) -> dict[str, Field]:
-    # These two last, as llama.cpp's quantizer leaves them: the files are then equal to the last byte.
+def _overrides(source: Source, recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """The types that llama.cpp is told: those of a mix, and of MTP layers, which no importance matrix covers."""
+    prefix = text(source.metadata, "general.architecture")
+    blocks = source.metadata[f"{prefix}.block_count"].value if f"{prefix}.block_count" in source.metadata else 0
+    mtp = source.metadata.get(f"{prefix}.nextn_predict_layers")
+    layers = blocks - (mtp.value if mtp is not None else 0)
+    names = {tensor.name for tensor in source.tensors}
+    result = recipe.mix.overrides(layers, "output.weight" not in names) if recipe.mix is not None else ()
+    if recipe.needs_imatrix and layers < blocks:
+        return (*((rf"^blk\.{block}\.", MTP_TYPE) for block in range(layers, blocks)), *result)
+    return result
+
+
+def _check_importance(source: Source, importance: Importance) -> None:
+    shapes = {tensor.name: tensor.shape for tensor in source.tensors}
+    known = [name for name in importance.weights if name in shapes]
+    if not known:
+        raise InputError("the importance matrix names no tensor of this model; it was made for another one")
+    for name in known:
+        matrices, columns = math.prod(shapes[name][:-2]), shapes[name][-1]
+        if importance.weights[name].shape != (matrices, columns):
+            raise InputError(
+                f"the importance matrix has {importance.weights[name].shape} values for {name}, which has"
+                f" {(matrices, columns)}; it was made for another model"
+            )
+
+
+def _check_coverage(recipe: Recipe, tensors: Sequence[TensorInfo], importance: Importance) -> None:
+    for tensor in tensors:
+        needed = tensor.type.name in IMATRIX_TYPES or (recipe.name == "Q2_K_S" and tensor.type.name == "Q2_K")
+        if needed and tensor.name not in (*importance.weights, "token_embd.weight", "output.weight"):
+            raise InputError(
+                f"{recipe.name} makes {tensor.name} {tensor.type.name}, which needs an importance matrix, and the one"
+                " given has nothing for it: compute it from more text"
+            )
+
+
+def _file_metadata(metadata: Mapping[str, Field], recipe: Recipe, importance: Importance | None) -> dict[str, Field]:
+    # These last, as llama.cpp's quantizer leaves them: the files are then equal to the last byte.
     own = {"general.quantization_version": uint32(QUANTIZATION_VERSION), "general.file_type": uint32(recipe.ftype)}
+    if recipe.mix is not None:
+        own["bitsweep.recipe"] = string(recipe.label)
+    if importance is not None:
+        own |= importance.fields
     return {**{key: field for key, field in metadata.items() if key not in own}, **own}
 
 
@@ -128,6 +212,7 @@ def export(
     targets: Mapping[str, Path],
     progress: Callable[[Progress], None] | None = None,
     threads: int | None = None,
+    importance: Importance | None = None,
 ) -> dict[str, FilePlan]:
     """Write `source` as every quant of `targets` (name -> path of the file) and return what was written.
 
@@ -136,7 +221,7 @@ def export(
     Raises InputError for what `plan_export` refuses, for weights that are NaN or infinite, for targets that cannot
     be written or that are the source itself, and for a disk too small: checked before, and noticed while writing.
     """
-    plans = plan_export(source, list(targets))
+    plans = plan_export(source, list(targets), importance)
     paths = {plan.quant: Path(path) for plan, path in zip(plans.values(), targets.values(), strict=True)}
     for path in paths.values():
         if path.exists() and path.resolve() == source.path.resolve():
@@ -149,7 +234,10 @@ def export(
         for name, file in files.items():
             file.write(plans[name].header, 0)
             file.extend(plans[name].file_bytes)
-        _write_tensors(source, plans, files, progress or (lambda _: None), threads or os.cpu_count() or 1)
+        weights = {} if importance is None else importance.weights
+        runs = _runs(source, plans, files, weights)
+        total = sum(plan.tensor_bytes for plan in plans.values())
+        _write_tensors(source, runs, total, progress or (lambda _: None), threads or os.cpu_count() or 1)
         for file in files.values():
             file.finish()
         for file in files.values():
@@ -247,9 +335,15 @@ class _Run:
     start: int
     stop: int
     places: Mapping[TensorType, tuple[tuple[_PartialFile, int], ...]]
+    importance: npt.NDArray[np.float32] | None  # of the matrix that the rows are of
 
 
-def _runs(source: Source, plans: Mapping[str, FilePlan], files: Mapping[str, _PartialFile]) -> Iterator[_Run]:
+def _runs(
+    source: Source,
+    plans: Mapping[str, FilePlan],
+    files: Mapping[str, _PartialFile],
+    importance: Mapping[str, npt.NDArray[np.float32]],
+) -> Iterator[_Run]:
     targets = {name: {tensor.name: tensor for tensor in plan.tensors} for name, plan in plans.items()}
     for tensor in source.tensors:
         places: dict[TensorType, list[tuple[_PartialFile, int]]] = {}
@@ -259,8 +353,12 @@ def _runs(source: Source, plans: Mapping[str, FilePlan], files: Mapping[str, _Pa
         frozen = {type_: tuple(entries) for type_, entries in places.items()}
         rows, width = tensor.elements // tensor.shape[-1], tensor.shape[-1]
         step = max(1, RUN_ELEMENTS // width)
-        for start in range(0, rows, step):
-            yield _Run(tensor, start, min(start + step, rows), frozen)
+        weights = importance.get(tensor.name)
+        matrix = rows if weights is None else rows // len(weights)  # rows of one; a run has rows of one only
+        for first in range(0, rows, matrix):
+            own = None if weights is None else weights[first // matrix]
+            for start in range(first, first + matrix, step):
+                yield _Run(tensor, start, min(start + step, first + matrix), frozen, own)
 
 
 def _convert(source: Source, run: _Run) -> int:
@@ -275,7 +373,7 @@ def _convert(source: Source, run: _Run) -> int:
         )
     written = 0
     for type_, places in run.places.items():
-        data = rows.view(np.uint8) if type_ == stored else quantize_rows(values, type_)
+        data = rows.view(np.uint8) if type_ == stored else quantize_rows(values, type_, run.importance)
         if not is_valid(data, type_):
             raise InputError(
                 f"{source.path}: tensor {name!r} has values beyond what {type_.name} can hold"
@@ -288,13 +386,8 @@ def _convert(source: Source, run: _Run) -> int:
 
 
 def _write_tensors(
-    source: Source,
-    plans: Mapping[str, FilePlan],
-    files: Mapping[str, _PartialFile],
-    progress: Callable[[Progress], None],
-    threads: int,
+    source: Source, runs: Iterable[_Run], total: int, progress: Callable[[Progress], None], threads: int
 ) -> None:
-    total = sum(plan.tensor_bytes for plan in plans.values())
     done = 0
     pending: deque[tuple[_Run, Future[int]]] = deque()
 
@@ -306,7 +399,7 @@ def _write_tensors(
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for run in _runs(source, plans, files):
+            for run in runs:
                 pending.append((run, pool.submit(_convert, source, run)))
                 if len(pending) > 2 * threads:  # enough to keep all busy, few enough to bound memory
                     settle()

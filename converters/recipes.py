@@ -1,28 +1,77 @@
-"""The quants that can be asked for by name. What each does to a tensor is llama.cpp's decision (llamacpp/plan.py)."""
+"""The quants that can be asked for by name: llama.cpp's own, and this project's XL mixes (mixes.toml).
+
+What a quant does to a tensor is llama.cpp's decision (llamacpp/plan.py); a mix tells it the types of some.
+"""
 
 import difflib
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from converters.errors import InputError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The type that some tensors get, and the reason (a key of the table of reasons in mixes.toml).
+
+    `tensors` are names without "blk.N." and ".weight"; `edges`: only in the first and last eighth of the layers;
+    `tied`: the type instead where the output is the embedding.
+    """
+
+    tensors: tuple[str, ...]
+    type: str
+    edges: bool
+    tied: str | None
+    why: str | None
+
+    def pattern(self, layers: int) -> str:
+        """The rule as llama.cpp wants it: a regular expression searched for in tensor names."""
+        names = "|".join(self.tensors)
+        edge = max(1, layers // 8)
+        if not self.edges:
+            return rf"^(blk\.[0-9]+\.)?({names})\.weight$"
+        chosen = sorted({*range(edge), *range(layers - edge, layers)})
+        return rf"^blk\.({'|'.join(map(str, chosen))})\.({names})\.weight$"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Rules on top of a plain quant; the first that fits a tensor decides."""
+
+    version: int
+    rules: tuple[Rule, ...]
+
+    def overrides(self, layers: int, tied: bool) -> tuple[tuple[str, str], ...]:
+        """(regular expression, type's name) for each rule in order, for a model of so many layers."""
+        return tuple((rule.pattern(layers), (tied and rule.tied) or rule.type) for rule in self.rules)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A kind of GGUF file.
 
-    `ftype` is its llama_ftype, `nominal_bits` the bits per weight of the type that most of its tensors get (the file
-    itself has more: embeddings, output and some others get better types), `needs_imatrix` whether llama.cpp refuses to
-    make it without an importance matrix.
+    `ftype` is its llama_ftype (for a mix: its base's), `nominal_bits` the bits per weight of the type that most of its
+    tensors get (the file itself has more: embeddings, output and some others get better types), `needs_imatrix`
+    whether llama.cpp refuses to make it without an importance matrix.
     """
 
     name: str
     ftype: int
     nominal_bits: float
     needs_imatrix: bool = False
+    mix: Mix | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, with the version of a mix: what tells one release of a recipe from another."""
+        return self.name if self.mix is None else f"{self.name}.v{self.mix.version}"
 
 
-QUANTS = {
+PLAIN = {
     recipe.name: recipe
     for recipe in (
         Recipe("F32", 0, 32.0),
@@ -30,20 +79,71 @@ QUANTS = {
         Recipe("BF16", 32, 16.0),
         Recipe("Q8_0", 7, 8.5),
         Recipe("Q6_K", 18, 6.5625),
+        Recipe("Q5_1", 9, 6.0),
         Recipe("Q5_K_M", 17, 5.5),
         Recipe("Q5_K_S", 16, 5.5),
         Recipe("Q5_0", 8, 5.5),
+        Recipe("Q4_1", 3, 5.0),
         Recipe("Q4_K_M", 15, 4.5),
         Recipe("Q4_K_S", 14, 4.5),
         Recipe("Q4_0", 2, 4.5),
         Recipe("IQ4_NL", 25, 4.5),
         Recipe("IQ4_XS", 30, 4.25),
+        Recipe("MXFP4_MOE", 38, 4.25),
+        Recipe("IQ3_M", 27, 3.4375),
+        Recipe("IQ3_S", 26, 3.4375),
         Recipe("Q3_K_L", 13, 3.4375),
         Recipe("Q3_K_M", 12, 3.4375),
         Recipe("Q3_K_S", 11, 3.4375),
+        Recipe("IQ3_XS", 22, 3.4375, needs_imatrix=True),
+        Recipe("IQ3_XXS", 23, 3.0625, needs_imatrix=True),
         Recipe("Q2_K", 10, 2.625),
+        Recipe("Q2_K_S", 21, 2.625, needs_imatrix=True),
+        Recipe("IQ2_M", 29, 2.5625, needs_imatrix=True),
+        Recipe("IQ2_S", 28, 2.3125, needs_imatrix=True),
+        Recipe("IQ2_XS", 20, 2.3125, needs_imatrix=True),
+        Recipe("IQ2_XXS", 19, 2.0625, needs_imatrix=True),
+        Recipe("TQ2_0", 37, 2.0625),
+        Recipe("IQ1_M", 31, 1.75, needs_imatrix=True),
+        Recipe("TQ1_0", 36, 1.6875),
+        Recipe("IQ1_S", 24, 1.5625, needs_imatrix=True),
     )
 }
+"""llama.cpp's own. The bits are those of the main type's blocks."""
+
+
+def _read_mixes() -> dict[str, Recipe]:
+    table: dict[str, Any] = tomllib.loads(files("converters").joinpath("mixes.toml").read_text())
+    version, reasons = table.pop("version"), table.pop("why")
+
+    def rule(entry: Mapping[str, Any]) -> Rule:
+        unknown = set(entry) - {"tensors", "type", "layers", "tied", "why"}
+        why, where = entry.get("why"), entry.get("layers", "all")
+        if unknown or where not in ("all", "edges") or (why is not None and why not in reasons):
+            raise ValueError(f"mixes.toml: {entry} is no rule")
+        return Rule(tuple(entry["tensors"]), entry["type"], where == "edges", entry.get("tied"), why)
+
+    return {
+        name: Recipe(
+            name,
+            PLAIN[entry["base"]].ftype,
+            PLAIN[entry["base"]].nominal_bits,
+            mix=Mix(version, tuple(rule(one) for one in entry["rules"])),
+        )
+        for name, entry in table.items()
+    }
+
+
+QUANTS: Mapping[str, Recipe] = dict(
+    sorted({**PLAIN, **_read_mixes()}.items(), key=lambda item: (-item[1].nominal_bits, item[1].mix is None))
+)
+"""All by name, the largest first."""
+
+
+@cache
+def reasons() -> dict[str, str]:
+    """Why rules of mixes are as they are: key -> sentence."""
+    return dict(tomllib.loads(files("converters").joinpath("mixes.toml").read_text())["why"])
 
 
 def recipe(name: str) -> Recipe:

@@ -129,7 +129,7 @@ def _pre_tokenizer(content: Mapping[str, Any], file: Path, chosen: str | None) -
             return name
     raise InputError(
         f"{file}: the pre-tokenizer ({json.dumps(section)[:160]}) is none of those that llama.cpp has for Qwen"
-        f" ({', '.join(PRE_TOKENIZERS.values())}); tokens would differ"
+        f" ({', '.join(PRE_TOKENIZERS.values())}); choose one by --pre-tokenizer if you know that tokens are the same"
     )
 
 

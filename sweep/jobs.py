@@ -33,6 +33,7 @@ class Jobs:
         self._backend: LlamaBackend | None = None
         self._loaded: tuple[str, LlamaOptions] | None = None
         self._jobs: dict[str, Callable[..., Result]] = {
+            "plan": self.plan,
             "sizes": self.sizes,
             "inputs": self.inputs,
             "export": self.export,
@@ -57,6 +58,18 @@ class Jobs:
                 "memory_bytes": plan_memory(opened.metadata, plan.tensors, options).total_bytes,
             }
             for quant, plan in plan_export(opened, quants).items()
+        }
+
+    def plan(self, source: str, name: str, quants: list[str], options: dict[str, Any]) -> Result:
+        """What files of quants would be: {quant: {...}}. `options` are those of `open_source`."""
+        return {
+            quant: {
+                "file_bytes": plan.file_bytes,
+                "bits_per_weight": plan.bits_per_weight,
+                "mtp_bytes": plan.mtp_bytes,
+                "census": {kind: count.tensors for kind, count in plan.census.items()},
+            }
+            for quant, plan in plan_export(open_source(Path(source), name, **options), quants).items()
         }
 
     def inputs(self, tasks: list[list[str | None]], dataset: list[str] | None, file: str) -> Result:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converters.errors import InputError
-from converters.llamacpp.bindings import TYPES, TensorType, lib, start_backend
+from converters.llamacpp.bindings import TYPES, TensorType, lib, start_backend, type_named
 from converters.llamacpp.container import Field, TensorInfo, lay_out, tensor_order
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.log import capture
@@ -16,14 +16,22 @@ _LINE = re.compile(
 )
 
 
-def plan_types(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], ftype: int) -> tuple[TensorInfo, ...]:
+def plan_types(
+    metadata: Mapping[str, Field],
+    tensors: Sequence[TensorInfo],
+    ftype: int,
+    overrides: Sequence[tuple[str, str]] = (),
+    imatrix: bool = False,
+) -> tuple[TensorInfo, ...]:
     """The tensors of the file that llama.cpp would write for `ftype` (a llama_ftype), in its order, each in its place.
 
-    `metadata` and `tensors` describe the unquantized model. Takes milliseconds, and reads no weights.
+    `metadata` and `tensors` describe the unquantized model. `overrides` are (regular expression, type's name); the
+    first that is found in a tensor's name gives its type. `imatrix`: whether there will be an importance matrix, on
+    which llama.cpp makes some types depend. Takes milliseconds, and reads no weights.
     Raises InputError where llama.cpp refuses.
     """
     with ghost(metadata, tensors) as path:
-        chosen = _dry_run(path, ftype)
+        chosen = _dry_run(path, ftype, overrides, imatrix)
     missing = [tensor.name for tensor in tensors if tensor.name not in chosen]
     if missing or len(chosen) != len(tensors):
         raise InputError(
@@ -33,10 +41,20 @@ def plan_types(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], fty
     return lay_out((tensor.name, tensor.shape, chosen[tensor.name]) for tensor in ordered)
 
 
-def _dry_run(path: Path, ftype: int) -> dict[str, TensorType]:
+def _dry_run(path: Path, ftype: int, overrides: Sequence[tuple[str, str]], imatrix: bool) -> dict[str, TensorType]:
     start_backend()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.dry_run, params.nthread = ftype, True, 1
+    params.allow_requantize = True
+    # Both lists end with an entry without a name; an empty one of the second kind says that there is a matrix.
+    patterns = (lib.llama_model_tensor_override * (len(overrides) + 1))(
+        *((pattern.encode(), type_named(name).id) for pattern, name in overrides), (None, 0)
+    )
+    entries = (lib.llama_model_imatrix_data * 1)()
+    if overrides:
+        params.tt_overrides = patterns
+    if imatrix:
+        params.imatrix = entries
     with capture() as log:
         # The second name is never opened in a dry run.
         status = lib.llama_model_quantize(str(path).encode(), b"/dev/null", params)

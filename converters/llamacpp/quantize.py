@@ -25,15 +25,23 @@ def to_float32(rows: npt.NDArray[np.generic], type_: TensorType) -> Float32:
     return result
 
 
-def quantize_rows(rows: Float32, type_: TensorType) -> Bytes:
-    """The bytes of `rows` [n, k] in `type_`, as uint8 [n, row bytes]. k must be a multiple of the type's block."""
+def quantize_rows(rows: Float32, type_: TensorType, importance: Float32 | None = None) -> Bytes:
+    """The bytes of `rows` [n, k] in `type_`, as uint8 [n, row bytes]. k must be a multiple of the type's block.
+
+    `importance` [k] weighs the errors of the columns.
+    """
     n, k = rows.shape
     if k % type_.block_elements or rows.dtype != np.float32 or not rows.flags.c_contiguous:
         raise ValueError(f"rows of {k} {rows.dtype} values do not fit {type_.name}")  # ggml would abort the process
-    if ggml.ggml_quantize_requires_imatrix(type_.id):
+    if importance is None and ggml.ggml_quantize_requires_imatrix(type_.id):
         raise ValueError(f"{type_.name} needs an importance matrix")  # likewise
+    if importance is not None and (importance.shape != (k,) or importance.dtype != np.float32):
+        raise ValueError(f"importance of {importance.shape} {importance.dtype} for rows of {k}")
+    weights = None if importance is None else np.ascontiguousarray(importance)
     result = np.empty((n, type_.row_bytes(k)), np.uint8)
-    written = ggml.ggml_quantize_chunk(type_.id, rows.ctypes.data, result.ctypes.data, 0, n, k, None)
+    written = ggml.ggml_quantize_chunk(
+        type_.id, rows.ctypes.data, result.ctypes.data, 0, n, k, None if weights is None else weights.ctypes.data
+    )
     if written != result.nbytes:
         raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes of {type_.name} where {result.nbytes} were due")
     return result

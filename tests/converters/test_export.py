@@ -1,34 +1,69 @@
 """Export: the files are those that llama.cpp's own quantizer makes, whole or not at all, of the size foretold."""
 
 import contextlib
+import ctypes
 import errno
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import make_checkpoint, make_tokenizer
 from gguf import GGUFReader
 
+from converters import export as export_module
 from converters.errors import InputError
-from converters.export import Progress, export, plan_export
+from converters.export import IMATRIX_TYPES, Importance, Progress, export, plan_export
 from converters.llamacpp.bindings import TYPES, lib
+from converters.llamacpp.plan import plan_types
 from converters.recipes import QUANTS
-from converters.source import open_source
+from converters.source import Source, open_source
 
-ALL = list(QUANTS)
+ALL = [name for name, recipe in QUANTS.items() if not recipe.needs_imatrix and recipe.mix is None]
 
 
-def quantize_by_llama_cpp(source: Path, target: Path, quant: str) -> None:
+def quantize_by_llama_cpp(
+    source: Path,
+    target: Path,
+    quant: str,
+    importance: Importance | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> None:
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.nthread = QUANTS[quant].ftype, 2
+    given = {} if importance is None else importance.weights
+    entries = (lib.llama_model_imatrix_data * (len(given) + 1))()
+    for entry, (name, weights) in zip(entries, given.items(), strict=False):
+        entry.name, entry.size = name.encode(), weights.size
+        entry.data = weights.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    patterns = (lib.llama_model_tensor_override * (len(overrides) + 1))(
+        *((pattern.encode(), TYPES[name].id) for pattern, name in overrides)
+    )
+    if importance is not None:
+        params.imatrix = entries
+    if overrides:
+        params.tt_overrides = patterns
     assert lib.llama_model_quantize(str(source).encode(), str(target).encode(), params) == 0
+
+
+def random_importance(source: Source, seed: int = 0) -> Importance:
+    """A matrix for every tensor of a block that is a matrix or several."""
+    rng = np.random.default_rng(seed)
+    weights = {
+        tensor.name: rng.uniform(0.01, 10, (math.prod(tensor.shape[:-2]), tensor.shape[-1])).astype(np.float32)
+        for tensor in source.tensors
+        if len(tensor.shape) >= 2 and tensor.name.startswith("blk.")
+    }
+    return Importance(weights, {})
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +80,59 @@ def test_files_equal_those_of_llama_cpps_quantizer_to_the_byte(
 ) -> None:
     quantize_by_llama_cpp(exported["BF16"], tmp_path / "theirs.gguf", quant)
     assert exported[quant].read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+@pytest.fixture(scope="module", params=["dense", "experts and DeltaNet, MTP"])
+def weighed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, dict[str, Path]]:
+    """A model exported to everything with an importance matrix."""
+    directory = tmp_path_factory.mktemp("weighed")
+    if request.param == "dense":
+        make_checkpoint(directory / "model", num_hidden_layers=9, intermediate_size=256)
+    else:
+        sizes = {"hidden_size": 256, "moe_intermediate_size": 256, "shared_expert_intermediate_size": 256}
+        families.make("qwen35moe", directory / "model", dtype=torch.bfloat16, **sizes)
+        families.rewrite(directory / "model", families.add_mtp)
+        make_tokenizer(directory / "model")
+    source = open_source(directory / "model")
+    targets = {quant: directory / f"{quant}.gguf" for quant in QUANTS}
+    export(source, targets, threads=2, importance=random_importance(source))
+    return source, targets
+
+
+def tensors(file: Path) -> dict[str, tuple[str, bytes]]:
+    return {tensor.name: (tensor.tensor_type.name, tensor.data.tobytes()) for tensor in GGUFReader(file).tensors}
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_with_an_importance_matrix_too(weighed: tuple[Source, dict[str, Path]], tmp_path: Path, quant: str) -> None:
+    source, files = weighed
+    overrides = export_module._overrides(source, QUANTS[quant])
+    quantize_by_llama_cpp(files["BF16"], tmp_path / "theirs.gguf", quant, random_importance(source), overrides)
+    assert tensors(files[quant]) == tensors(tmp_path / "theirs.gguf")
+
+
+def test_quants_that_need_an_importance_matrix_are_refused_without(tiny: Path) -> None:
+    source = open_source(tiny)
+    for quant, recipe in QUANTS.items():
+        types = {tensor.type.name for tensor in plan_types(source.metadata, source.tensors, recipe.ftype)}
+        assert recipe.needs_imatrix == (bool(types & set(IMATRIX_TYPES)) or quant == "Q2_K_S"), quant
+        if recipe.needs_imatrix:
+            with pytest.raises(InputError, match=f"{quant} needs an importance matrix"):
+                plan_export(source, [quant])
+
+
+def test_an_importance_matrix_of_another_model_is_refused(tiny: Path) -> None:
+    source = open_source(tiny)
+    weights = dict(random_importance(source).weights)
+    with pytest.raises(InputError, match="names no tensor of this model"):
+        plan_export(source, ["Q4_K_M"], Importance({"blk.99.ffn_up.weight": np.ones((1, 256), np.float32)}, {}))
+    with pytest.raises(InputError, match=r"\(1, 128\) values for blk.0.attn_q.weight, which has \(1, 256\)"):
+        plan_export(
+            source, ["Q4_K_M"], Importance({**weights, "blk.0.attn_q.weight": np.ones((1, 128), np.float32)}, {})
+        )
+    del weights["blk.1.ffn_up.weight"]
+    with pytest.raises(InputError, match=r"IQ2_XS makes blk.1.ffn_up.weight IQ2_XS, .* has nothing for it"):
+        plan_export(source, ["IQ2_XS"], Importance(weights, {}))
 
 
 @pytest.mark.parametrize(
@@ -119,9 +207,11 @@ def test_sizes_foretold_are_exact_and_bits_count_tensor_data_only(tiny: Path, ex
 
 
 def test_nominal_bits_are_those_of_the_main_type() -> None:
+    named_otherwise = {"IQ3_M": "IQ3_S", "IQ3_XS": "IQ3_S", "IQ2_M": "IQ2_S", "IQ2_S": "IQ2_XS", "MXFP4_MOE": "MXFP4"}
     for quant, recipe in QUANTS.items():
-        kind = TYPES[quant if quant in TYPES else quant.rpartition("_")[0]]
-        assert recipe.nominal_bits == 8 * kind.block_bytes / kind.block_elements
+        name = quant.removesuffix("_XL") if recipe.mix is None else {"Q8_K_XL": "Q8_0"}.get(quant, quant[:4])
+        kind = TYPES[named_otherwise.get(name) or (name if name in TYPES else name.rpartition("_")[0])]
+        assert recipe.nominal_bits == 8 * kind.block_bytes / kind.block_elements, quant
 
 
 def test_a_gguf_file_gives_the_same_quants_as_its_checkpoint(exported: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""From a request to GGUF files: what `sweep convert` calls. `prepare` plans, `write` does the work.
+
+llama.cpp's dry run on a stranger's model can end the process, so the plan is made in a worker; what comes after it are
+single rows to quantize, done here, so that an interrupt leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import presets
+from converters.errors import InputError
+from converters.export import Progress, export
+from converters.hub import fetch, is_hub_id
+from converters.recipes import recipes
+from converters.source import open_source
+from sweep.child import Child, Failed
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    model: str
+    quants: tuple[str, ...]
+    out: Path
+    mtp: bool = True
+    pre_tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to be written: exact size, and how many tensors have which type."""
+
+    quant: str
+    path: Path
+    file_bytes: int
+    bits_per_weight: float
+    mtp_bytes: int
+    census: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A plan with what it was made from."""
+
+    name: str
+    source: Path
+    request: Request
+    files: tuple[File, ...]
+
+    @property
+    def mtp_bytes(self) -> int:
+        return self.files[0].mtp_bytes
+
+
+def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
+    """Find the model and plan every file. Nothing is written. Raises InputError for any bad input."""
+    chosen = recipes(request.quants)
+    if not chosen:
+        raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
+    name, path = _find(request.model, say)
+    job = {
+        "kind": "plan",
+        "source": str(path),
+        "name": name,
+        "quants": [recipe.name for recipe in chosen],
+        "options": {"mtp": request.mtp, "pre_tokenizer": request.pre_tokenizer},
+    }
+    planned = _ask(job)
+    files = tuple(
+        File(recipe.name, request.out / f"{name}-{recipe.name}.gguf", **planned[recipe.name]) for recipe in chosen
+    )
+    return Conversion(name, path, request, files)
+
+
+def write(conversion: Conversion, progress: Callable[[Progress], None]) -> None:
+    """Write all files. The directory is made where it is missing."""
+    request = conversion.request
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{request.out}: cannot be made: {error.strerror}") from error
+    source = open_source(conversion.source, conversion.name, request.pre_tokenizer, request.mtp)
+    export(source, {file.quant: file.path for file in conversion.files}, progress)
+
+
+def _find(model: str, say: Callable[[str], None]) -> tuple[str, Path]:
+    builtin = presets.builtin_models().get(model)
+    if builtin is not None:
+        return builtin.name, builtin.directory
+    path = Path(model).expanduser()
+    if path.exists():
+        path = path.resolve()
+        return (path.stem if path.is_file() else path.name), path
+    if not is_hub_id(model):
+        raise InputError(f"{model}: there is no such model; give a built-in one, a directory, a .gguf file or a hub id")
+    say(f"{model} is no path here; asking the hub")
+    return model.partition("@")[0].rpartition("/")[2], fetch(model)
+
+
+def _ask(job: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "plan.log") as child:
+        for answer in child.submit(job):
+            if isinstance(answer, Failed):
+                raise InputError(answer.message)
+            if isinstance(answer, dict):
+                return answer
+    raise AssertionError("a job ends with a result or a failure")

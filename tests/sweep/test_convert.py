@@ -1,0 +1,84 @@
+"""`sweep convert`: the files foretold are the files written; whatever goes wrong leaves nothing under a final name."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from converters.llamacpp.container import read_header
+
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "convert"]
+
+
+def convert(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+def test_the_files_are_those_of_the_dry_run(tmp_path: Path) -> None:
+    asked = ("micro", "--to", "Q2_K_XL,q4_k_m,BF16", "--out", tmp_path / "new", "--format", "json")
+    foretold = json.loads(convert(*asked, "--dry-run").stdout)
+    assert not (tmp_path / "new").exists()
+    done = convert(*asked)
+    assert done.returncode == 0, done.stderr
+    finished = json.loads(done.stdout.splitlines()[-1])
+    assert finished["files"] == foretold["files"]
+    assert [file["quant"] for file in finished["files"]] == ["Q2_K_XL", "Q4_K_M", "BF16"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "micro-BF16.gguf", "micro-Q2_K_XL.gguf", "micro-Q4_K_M.gguf",
+    ]  # fmt: skip
+    for file in finished["files"]:
+        header = read_header(Path(file["path"]))
+        assert Path(file["path"]).stat().st_size == file["file_bytes"]
+        census: dict[str, int] = {}
+        for tensor in header.tensors:
+            census[tensor.type.name] = census.get(tensor.type.name, 0) + 1
+        assert census == file["census"]
+    assert read_header(tmp_path / "new/micro-Q2_K_XL.gguf").metadata["bitsweep.recipe"].value.startswith("Q2_K_XL.v")
+
+
+def test_the_table_names_every_file_and_its_types(tmp_path: Path) -> None:
+    done = convert("micro", "--to", "Q8_0", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "micro-Q8_0.gguf" in done.stdout
+    assert f"{(tmp_path / 'micro-Q8_0.gguf').stat().st_size:,}" in done.stdout
+    assert "Q8_0" in done.stdout.split("tensors by type")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("micro", "--to", "Q9_K"), "unknown quant 'Q9_K'; did you mean"),
+        (("micro", "--to", ","), "--to names no quant"),
+        (("micro", "--to", "IQ2_XS"), "IQ2_XS needs an importance matrix"),
+        (("nothing-here", "--to", "Q8_0"), "nothing-here: there is no such model"),
+        (("micro", "--to", "Q8_0", "--pre-tokenizer", "gpt4"), "unknown pre-tokenizer 'gpt4'; known: qwen2, qwen35"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = convert(*arguments, "--out", tmp_path / "new")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupt_leaves_no_file(tmp_path: Path) -> None:
+    quants = (
+        "Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M,Q5_K_S,Q5_K_M,Q6_K,Q2_K_XL,Q3_K_XL,Q4_K_XL,IQ4_XS,IQ4_NL,IQ3_S,IQ3_M"
+    )
+    with subprocess.Popen(
+        [*COMMAND, "micro", "--to", quants, "--out", str(tmp_path / "new")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while not list((tmp_path / "new").glob(".*.partial")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert list((tmp_path / "new").iterdir()) == []
