@@ -2,8 +2,8 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,44 +12,50 @@ import numpy.typing as npt
 from converters.checkpoint import WEIGHT_DTYPES, read_into, sample_blocks
 from converters.errors import InputError
 from converters.llamacpp.bindings import TensorType
-from converters.llamacpp.container import Field, lay_out, read_header, tensor_order, text
+from converters.llamacpp.container import Field, Header, TensorInfo, lay_out, read_header, tensor_order, text
 from converters.llamacpp.quantize import UNQUANTIZED
 
 # What export sets by itself, or what belongs to one file's way of being stored and not to the model.
-_FILE_KEYS = (
-    "general.alignment",
-    "general.file_type",
-    "general.quantization_version",
-    "split.no",
-    "split.count",
-    "split.tensors.count",
-)
+_SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+_FILE_KEYS = ("general.alignment", "general.file_type", "general.quantization_version", *_SPLIT_KEYS)
+
+
+_PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")  # as llama-gguf-split names them
 
 
 class GGUFSource:
-    """A GGUF file with F32, F16 and BF16 tensors only."""
+    """A GGUF file, or a split one given by any of its parts.
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
-        self._header = read_header(path)
+    A quantized file is a source only if `requantize` says so: quantizing twice loses more than once.
+    """
+
+    def __init__(self, path: Path, name: str | None = None, requantize: bool = False) -> None:
+        headers = [read_header(part) for part in parts(path)]
+        first = headers[0]
         self.path = path
-        self.name = name or text(self._header.metadata, "general.name") or path.stem
-        quantized = next((tensor for tensor in self._header.tensors if tensor.type.name not in UNQUANTIZED), None)
-        if quantized is not None:
-            raise InputError(
-                f"{path}: is quantized already ({quantized.name} is {quantized.type.name}); quantizing twice loses more"
-                " than the smaller type alone: give the checkpoint, or its F32, F16 or BF16 file"
-            )
-        if not self._header.architecture or not self._header.tensors:
+        self.name = name or text(first.metadata, "general.name") or path.stem
+        if not first.architecture or not first.tensors:
             raise InputError(f"{path}: has no general.architecture or no tensors; it is no model")
-        if "split.count" in self._header.metadata and self._header.metadata["split.count"].value != 1:
-            raise InputError(f"{path}: is one part of a split file; merge the parts with llama-gguf-split first")
-        self._infos = {tensor.name: tensor for tensor in self._header.tensors}
+        self._infos: dict[str, tuple[Header, TensorInfo]] = {}
+        for header in headers:
+            for tensor in header.tensors:
+                if self._infos.setdefault(tensor.name, (header, tensor))[1] is not tensor:
+                    raise InputError(f"{header.path}: tensor {tensor.name!r} is in another part as well")
+                if tensor.type.name not in UNQUANTIZED and not requantize:
+                    raise InputError(
+                        f"{header.path}: is quantized already ({tensor.name} is {tensor.type.name}); quantizing twice"
+                        " loses more than the smaller type alone: give the checkpoint or its F32, F16 or BF16 file,"
+                        " or insist with --requantize"
+                    )
+        _check_count(path, headers, len(self._infos))
         self.tensors = lay_out(
-            (name, self._infos[name].shape, self._infos[name].type) for name in sorted(self._infos, key=tensor_order)
+            (name, self._infos[name][1].shape, self._infos[name][1].type)
+            for name in sorted(self._infos, key=tensor_order)
         )
         self.metadata: Mapping[str, Field] = {
-            key: field for key, field in self._header.metadata.items() if key not in _FILE_KEYS
+            key: field for key, field in first.metadata.items() if key not in _FILE_KEYS
         }
+        self._descriptors: dict[Path, int] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -60,30 +66,61 @@ class GGUFSource:
         """See `Source.stored_name`."""
         return name
 
-    @cached_property
-    def _descriptor(self) -> int:
-        return os.open(self.path, os.O_RDONLY)
-
     def __del__(self) -> None:
-        if "_descriptor" in self.__dict__:
-            os.close(self._descriptor)
+        for descriptor in self.__dict__.get("_descriptors", {}).values():
+            os.close(descriptor)
+
+    def _descriptor(self, path: Path) -> int:
+        if path not in self._descriptors:
+            descriptor = os.open(path, os.O_RDONLY)
+            if self._descriptors.setdefault(path, descriptor) != descriptor:  # another thread was first
+                os.close(descriptor)
+        return self._descriptors[path]
 
     def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
         """See `Source.read_rows`."""
-        info = self._infos[name]
+        header, info = self._infos[name]
         row_bytes = info.type.row_bytes(info.shape[-1])
         buffer = np.empty((stop - start) * row_bytes, np.uint8)
-        read_into(self._descriptor, buffer, self._header.data_offset + info.offset + start * row_bytes, self.path)
-        return buffer.view(WEIGHT_DTYPES[info.type.name]).reshape(stop - start, info.shape[-1]), info.type
+        offset = header.data_offset + info.offset + start * row_bytes
+        read_into(self._descriptor(header.path), buffer, offset, header.path)
+        rows = buffer.view(WEIGHT_DTYPES.get(info.type.name, np.uint8))
+        return rows.reshape(stop - start, -1), info.type
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a model: all parts of a split one, in order, named as llama-gguf-split does. InputError if one lacks."""
+    match = _PART.match(path.name)
+    if match is None:
+        return [path]
+    files = [path.parent / f"{match[1]}-{number:05d}-of-{match[3]}.gguf" for number in range(1, int(match[3]) + 1)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise InputError(f"{path.parent}: part {missing[0]} is missing ({len(missing)} of {len(files)})")
+    return files
+
+
+def _check_count(path: Path, headers: list[Header], tensors: int) -> None:
+    """What the first part says of the whole against what is there."""
+    split = {key: headers[0].metadata[key].value for key in _SPLIT_KEYS if key in headers[0].metadata}
+    count = split.get("split.count", 1) or 1
+    if count != len(headers):
+        raise InputError(f"{path}: is one of {count} parts, but its name does not say so; keep the names of the parts")
+    if split.get("split.tensors.count", tensors) != tensors:
+        raise InputError(f"{path}: its parts have {tensors} tensors, {split['split.tensors.count']} are due")
 
 
 def gguf_fingerprint(path: Path) -> str:
-    """SHA-256 over a GGUF's whole header and, of each tensor's data, the blocks that `Checkpoint.fingerprint` takes."""
-    header = read_header(path)
+    """SHA-256 over a GGUF's whole header and, of each tensor's data, the blocks that `Checkpoint.fingerprint` takes.
+
+    Of a split file all parts.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(header.data_offset))
-        for tensor in header.tensors:
-            for data in sample_blocks(file.fileno(), header.data_offset + tensor.offset, tensor.nbytes, path):
-                digest.update(data)
+    for part in parts(path):
+        header = read_header(part)
+        with part.open("rb") as file:
+            digest.update(file.read(header.data_offset))
+            for tensor in header.tensors:
+                for data in sample_blocks(file.fileno(), header.data_offset + tensor.offset, tensor.nbytes, part):
+                    digest.update(data)
     return digest.hexdigest()

@@ -42,19 +42,23 @@ class Source(Protocol):
 
 
 def open_source(
-    model: str | Path, name: str | None = None, pre_tokenizer: str | None = None, mtp: bool = True
+    model: str | Path,
+    name: str | None = None,
+    pre_tokenizer: str | None = None,
+    mtp: bool = True,
+    requantize: bool = False,
 ) -> Source:
     """The model called `model`: a checkpoint directory, a .gguf file or, where there is no such path, a hub id.
 
     `name` is what the model is called in files made from it, `pre_tokenizer` llama.cpp's name of the pre-tokenizer
-    where tokenizer.json does not tell it, `mtp` whether multi-token prediction layers are exported. Raises InputError
-    for whatever cannot be exported, before any weight is read.
+    where tokenizer.json does not tell it, `mtp` whether multi-token prediction layers are exported, `requantize`
+    whether a quantized GGUF will do. Raises InputError for whatever cannot be exported, before any weight is read.
     """
     path = Path(model)
     if not path.exists() and is_hub_id(str(model)):
         path, name = fetch(str(model)), name or str(model).partition("@")[0].rpartition("/")[2]
     if path.is_file() and path.suffix == ".gguf":
-        return GGUFSource(path, name)
+        return GGUFSource(path, name, requantize)
     if path.is_file():
         raise InputError(f"{path}: is neither a .gguf file nor a checkpoint directory")
     return CheckpointSource(Checkpoint.open(path, name), pre_tokenizer, mtp)

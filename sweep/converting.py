@@ -30,6 +30,12 @@ class Request:
     out: Path
     mtp: bool = True
     pre_tokenizer: str | None = None
+    requantize: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `open_source` is told beside the path and the name."""
+        return {"mtp": self.mtp, "pre_tokenizer": self.pre_tokenizer, "requantize": self.requantize}
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
         "source": str(path),
         "name": name,
         "quants": [recipe.name for recipe in chosen],
-        "options": {"mtp": request.mtp, "pre_tokenizer": request.pre_tokenizer},
+        "options": request.options,
     }
     planned = _ask(job)
     files = tuple(
@@ -88,7 +94,7 @@ def write(conversion: Conversion, progress: Callable[[Progress], None]) -> None:
         request.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{request.out}: cannot be made: {error.strerror}") from error
-    source = open_source(conversion.source, conversion.name, request.pre_tokenizer, request.mtp)
+    source = open_source(conversion.source, conversion.name, **request.options)
     export(source, {file.quant: file.path for file in conversion.files}, progress)
 
 

@@ -24,6 +24,22 @@ except (ImportError, OSError, RuntimeError) as error:
 
 ggml: Any = lib._lib  # resolves symbols of libggml and libggml-base as well, which libllama depends on
 
+_TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class _TypeTraits(ctypes.Structure):
+    """ggml_type_traits, as far as it is read here."""
+
+    _fields_ = [
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", _TO_FLOAT),
+    ]
+
+
 _DECLARATIONS: Mapping[str, tuple[list[Any], Any]] = {
     "ggml_type_name": ([ctypes.c_int], ctypes.c_char_p),
     "ggml_type_size": ([ctypes.c_int], ctypes.c_size_t),
@@ -44,6 +60,7 @@ _DECLARATIONS: Mapping[str, tuple[list[Any], Any]] = {
         ctypes.c_size_t,
     ),
     "ggml_validate_row_data": ([ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t], ctypes.c_bool),
+    "ggml_get_type_traits": ([ctypes.c_int], ctypes.POINTER(_TypeTraits)),
     "ggml_bf16_to_fp32_row": ([ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None),
     "ggml_fp16_to_fp32_row": ([ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None),
     "ggml_set_abort_callback": ([ctypes.c_void_p], ctypes.c_void_p),
@@ -86,6 +103,15 @@ def _read_types() -> dict[str, TensorType]:
             name = ggml.ggml_type_name(number).decode().upper()
             types[name] = TensorType(number, name, block_elements, block_bytes)
     return types
+
+
+def to_float(type_: TensorType) -> Callable[[int, int, int], None]:
+    """ggml's own (source address, target address, elements) -> float32, for rows of a quantized type."""
+    traits = ggml.ggml_get_type_traits(type_.id).contents
+    if traits.type_name.decode().upper() != type_.name or traits.type_size != type_.block_bytes or not traits.to_float:
+        raise MissingRuntime("ggml_type_traits has another layout than the one declared here; use the pinned version")
+    function: Callable[[int, int, int], None] = traits.to_float
+    return function
 
 
 TYPES: Mapping[str, TensorType] = MappingProxyType(_read_types())

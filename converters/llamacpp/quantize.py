@@ -7,7 +7,7 @@ Calls release Python's lock: use them from a thread pool.
 import numpy as np
 import numpy.typing as npt
 
-from converters.llamacpp.bindings import TYPES, TensorType, ggml
+from converters.llamacpp.bindings import TYPES, TensorType, ggml, to_float
 
 _TO_FLOAT = {"BF16": ggml.ggml_bf16_to_fp32_row, "F16": ggml.ggml_fp16_to_fp32_row}
 
@@ -16,12 +16,14 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def to_float32(rows: npt.NDArray[np.generic], type_: TensorType) -> Float32:
-    """Rows of an unquantized type as float32, exactly. `rows`: [n, k], float32, float16, or uint16 holding bfloat16."""
+    """Rows as float32. `rows`: [n, k], float32, float16, or uint16 holding bfloat16; [n, row bytes] of other types."""
     if type_.name == "F32":
         return np.ascontiguousarray(rows, np.float32)
     rows = np.ascontiguousarray(rows)
-    result = np.empty(rows.shape, np.float32)
-    _TO_FLOAT[type_.name](rows.ctypes.data, result.ctypes.data, rows.size)
+    known = _TO_FLOAT.get(type_.name)
+    elements = rows.shape[1] if known else rows.shape[1] // type_.block_bytes * type_.block_elements
+    result = np.empty((len(rows), elements), np.float32)
+    (known or to_float(type_))(rows.ctypes.data, result.ctypes.data, result.size)
     return result
 
 

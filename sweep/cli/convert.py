@@ -25,6 +25,7 @@ def convert(
     pre_tokenizer: str | None = typer.Option(
         None, "--pre-tokenizer", help="llama.cpp's name of it, where tokenizer.json does not tell: qwen2 or qwen35."
     ),
+    requantize: bool = typer.Option(False, "--requantize", help="Take a quantized .gguf all the same; it loses twice."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print exact sizes and types, and write nothing."),
     format: Format = FORMAT,
 ) -> int:
@@ -38,6 +39,7 @@ def convert(
         out=out,
         mtp=mtp,
         pre_tokenizer=pre_tokenizer,
+        requantize=requantize,
     )
     conversion = converting.prepare(wanted, output.say)
     if output.is_json:

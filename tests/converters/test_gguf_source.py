@@ -1,0 +1,73 @@
+"""GGUF files as input: split ones as the gguf package writes them, and quantized ones where it is insisted on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFReader, GGUFWriter
+
+from converters.errors import InputError
+from converters.export import export
+from converters.llamacpp.bindings import lib
+from converters.source import open_source
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("whole")
+    files = {quant: directory / f"{quant}.gguf" for quant in ("F32", "Q8_0", "Q4_K_M")}
+    export(open_source(tiny), files)
+    return files
+
+
+@pytest.fixture
+def split(whole: dict[str, Path], tmp_path: Path) -> list[Path]:
+    """The F32 file in parts, written by the gguf package."""
+    reader = GGUFReader(whole["F32"])
+    architecture = reader.fields["general.architecture"].contents()
+    writer = GGUFWriter(tmp_path / "model.gguf", architecture, split_max_tensors=9)
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        kind = field.types[0]
+        writer.add_key_value(key, field.contents(), kind, field.types[-1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    parts = sorted(tmp_path.glob("model-*-of-*.gguf"))
+    assert len(parts) > 2
+    return parts
+
+
+def test_a_split_file_gives_what_the_whole_gives(whole: dict[str, Path], split: list[Path], tmp_path: Path) -> None:
+    export(open_source(split[1], "m"), {"Q4_K_M": tmp_path / "from-parts.gguf"})
+    export(open_source(whole["F32"], "m"), {"Q4_K_M": tmp_path / "from-whole.gguf"})
+    parts, one = GGUFReader(tmp_path / "from-parts.gguf"), GGUFReader(tmp_path / "from-whole.gguf")
+    assert [tensor.data.tobytes() for tensor in parts.tensors] == [tensor.data.tobytes() for tensor in one.tensors]
+    assert set(parts.fields) == set(one.fields)
+
+
+def test_a_missing_or_renamed_part_is_named(split: list[Path]) -> None:
+    renamed = split[0].rename(split[0].parent / "other.gguf")
+    with pytest.raises(InputError, match=f"part {split[0].name} is missing"):
+        open_source(split[1])
+    with pytest.raises(InputError, match=f"other.gguf: is one of {len(split)} parts"):
+        open_source(renamed)
+
+
+def test_a_quantized_file_needs_insisting_and_then_gives_llama_cpps_bytes(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"is quantized already .* insist with --requantize"):
+        open_source(whole["Q4_K_M"])
+    ours = {quant: tmp_path / f"{quant}.gguf" for quant in ("Q2_K", "Q4_K_M", "Q8_0")}
+    export(open_source(whole["Q4_K_M"], requantize=True), ours)
+    for quant, ftype in (("Q2_K", 10), ("Q4_K_M", 15), ("Q8_0", 7)):
+        params = lib.llama_model_quantize_default_params()
+        params.ftype, params.allow_requantize, params.nthread = ftype, True, 1
+        theirs = tmp_path / "theirs.gguf"
+        assert lib.llama_model_quantize(str(whole["Q4_K_M"]).encode(), str(theirs).encode(), params) == 0
+        assert ours[quant].read_bytes() == theirs.read_bytes(), quant
