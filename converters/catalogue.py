@@ -1,0 +1,103 @@
+"""Sizes of files before any work: of public models by name (presets/catalogue), and of whatever can be planned.
+
+Tensor bytes are exact, by llama.cpp's own choice of types. So is the header where the tokenizer is known; where it is
+not, its share is estimated from the vocabulary's size.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.architectures.family import MAX_LAYERS
+from converters.config_source import ConfigSource
+from converters.errors import InputError
+from converters.export import plan_export
+from converters.llamacpp.container import data_bytes, tensor_order, text
+from converters.source import Source
+from presets.catalogue import models
+
+BYTES_PER_TOKEN = {151_936: 39.04, 248_320: 44.06}
+"""Size of a vocabulary -> header bytes for each of its tokens: text, kind, about one merge, a share of the template.
+
+From published files less their tensors: Qwen3-4B and Qwen3.5-0.8B, Q8_0. Qwen2's tokenizer.json alone gives 39.02.
+"""
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """Bytes of one GGUF file. `tensor_bytes` counts no padding; `mtp_bytes` is the part of it in MTP layers.
+
+    A file without these layers is not always that much smaller, because llama.cpp chooses types by a layer's place
+    among all: Qwen3.5-397B's Q4_K_M gains 0.57 GB elsewhere. A source made with `mtp=0` tells it exactly.
+    `header_exact`: whether the tokenizer is known; if not, `header_bytes` and `file_bytes` are estimates.
+    """
+
+    quant: str
+    tensor_bytes: int
+    mtp_bytes: int
+    header_bytes: int
+    header_exact: bool
+    file_bytes: int
+    bits_per_weight: float
+
+
+def public_model(name: str, tokenizer: Path | None = None, mtp: int | None = None) -> ConfigSource:
+    """The model of the catalogue called `name` (in any case) or by its hub id, without weights.
+
+    `tokenizer` is a directory with its tokenizer.json; `mtp` how many MTP layers to count, by default those that the
+    checkpoint has. Raises InputError that lists what comes near.
+    """
+    known = {key.lower(): entry for entry in models().values() for key in (entry.name, entry.hub_id)}
+    entry = known.get(name.lower())
+    if entry is None:
+        names = {key.lower(): key for key in models()}
+        near = difflib.get_close_matches(name.lower().rpartition("/")[2], names, n=4, cutoff=0.5) or list(names)
+        raise InputError(
+            f"no model {name!r} in the catalogue; did you mean {', '.join(names[key] for key in near)}?"
+            " For another one give its config.json"
+        )
+    layers = entry.mtp_layers if mtp is None else mtp
+    return ConfigSource(entry.config, Path(entry.hub_id) / "config.json", entry.name, tokenizer, mtp=layers)
+
+
+def estimated_vocabulary_bytes(tokens: int) -> int:
+    """Header bytes of a vocabulary of which only the size is known, by the nearest one that was measured."""
+    measured = min(BYTES_PER_TOKEN, key=lambda size: abs(size - tokens))
+    return round(tokens * BYTES_PER_TOKEN[measured])
+
+
+def sizes(source: Source, quants: Sequence[str]) -> dict[str, FileSize]:
+    """What each file would take. Reads no weights; keys are the quants' names in the order asked for.
+
+    Raises InputError for what `plan_export` refuses.
+    """
+    exact = not isinstance(source, ConfigSource) or source.tokenizer is not None
+    vocabulary = 0 if exact else estimated_vocabulary_bytes(source.metadata[f"{_prefix(source)}.vocab_size"].value)
+    first_mtp = _first_mtp_block(source)
+    result = {}
+    for quant, plan in plan_export(source, quants).items():
+        header = len(plan.header) + vocabulary
+        result[quant] = FileSize(
+            quant=quant,
+            tensor_bytes=plan.tensor_bytes,
+            mtp_bytes=sum(tensor.nbytes for tensor in plan.tensors if tensor_order(tensor.name)[0] >= first_mtp),
+            header_bytes=header,
+            header_exact=exact,
+            file_bytes=header + data_bytes(plan.tensors),
+            bits_per_weight=plan.bits_per_weight,
+        )
+    return result
+
+
+def _prefix(source: Source) -> str:
+    return text(source.metadata, "general.architecture")
+
+
+def _first_mtp_block(source: Source) -> int:
+    """Number of the first block that is an MTP layer, if there are any."""
+    blocks, mtp = (
+        field.value if (field := source.metadata.get(f"{_prefix(source)}.{key}")) is not None else default
+        for key, default in (("block_count", MAX_LAYERS), ("nextn_predict_layers", 0))
+    )
+    return blocks - mtp

@@ -1,0 +1,146 @@
+"""A model of which only config.json is known, seen as a source: all tensors by name, shape and type, and no weights.
+
+What can be planned is planned exactly as for the checkpoint: types, sizes, memory.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from converters import fp8
+from converters.architectures import architecture
+from converters.architectures.family import MAX_LAYERS, Config, Stored, integer
+from converters.architectures.layers import layer_count
+from converters.checkpoint import read_json
+from converters.checkpoint_source import mtp_layers
+from converters.errors import InputError
+from converters.llamacpp.bindings import TYPES, TensorType
+from converters.llamacpp.container import Field, lay_out, string, tensor_order, uint32
+from converters.tokenizer import read_tokenizer
+
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+"""`dtype` of a config -> type of the weights. Qwen publishes in the first, which is taken where the config has none."""
+
+
+class ConfigSource:
+    """The model that a config describes, as a checkpoint of it would be read; output.weight is left out if it is tied.
+
+    `path` is named in messages, and `name` what the model is called in files. `tokenizer` is a directory with
+    tokenizer.json; without one `metadata` tells the vocabulary's size and nothing else of it, which is enough to plan.
+    `mtp` is how many multi-token prediction layers to count: by default what the config says, for families that have
+    them. Making one raises InputError for a config that cannot be exported.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        path: Path,
+        name: str | None = None,
+        tokenizer: Path | None = None,
+        pre_tokenizer: str | None = None,
+        mtp: int | None = None,
+    ) -> None:
+        self.path, self.name = path, name or _name(path)
+        self.tokenizer, self._pre_tokenizer = tokenizer, pre_tokenizer
+        with self._naming():
+            self.config = _merged(config)
+            self._family = architecture(self.config)
+            fp8.block_size(self.config)  # refuses what cannot be read
+            stated = integer(self.config, "mtp_num_hidden_layers", 0, low=0, high=MAX_LAYERS) if mtp is None else mtp
+            weights = self._family.weights(self.config, stated, _fused_experts(self.config, stated))
+            layers = mtp_layers({weight.parts[0].source: weight.name for weight in weights})
+            if mtp is not None and layers != mtp:
+                raise InputError(f"config.json: a {self._family.name} model has no multi-token prediction layers")
+            self._fields = self._family.fields(self.config, layers)
+            dtype = TYPES[_dtype(self.config)]
+        self._weights = {weight.name: weight for weight in weights if not weight.optional}
+        self.tensors = lay_out(
+            (name, self._weights[name].shape, TYPES["F32"] if self._weights[name].always_f32 else dtype)
+            for name in sorted(self._weights, key=tensor_order)
+        )
+
+    @classmethod
+    def open(
+        cls, path: Path, name: str | None = None, pre_tokenizer: str | None = None, mtp: int | None = None
+    ) -> Self:
+        """From a config's file, or the directory with config.json; tokenizer.json beside it is the tokenizer."""
+        path = Path(path)
+        file = path / "config.json" if path.is_dir() else path
+        if not file.is_file():
+            raise InputError(f"{path}: has no config.json" if path.is_dir() else f"{path}: no such file")
+        tokenizer = file.parent if (file.parent / "tokenizer.json").is_file() else None
+        return cls(read_json(file), file, name, tokenizer, pre_tokenizer, mtp)
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Field]:
+        """General keys, the architecture's, and the tokenizer's or the vocabulary's size (read at the first use)."""
+        with self._naming():
+            if self.tokenizer is None:
+                size = uint32(integer(self.config, "vocab_size"))
+                vocabulary = {f"{self._family.name}.vocab_size": size}
+            else:
+                vocabulary = read_tokenizer(self.tokenizer, self.config, self._pre_tokenizer).fields()
+        return {
+            "general.architecture": string(self._family.name),
+            "general.type": string("model"),
+            "general.name": string(self.name),
+            **self._fields,
+            **vocabulary,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the config; no checkpoint has it."""
+        return hashlib.sha256(b"config\0" + json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+
+    def stored_name(self, name: str) -> str:
+        """See `Source.stored_name`."""
+        return self._weights[name].parts[0].source
+
+    def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
+        """Raises InputError: there are no weights."""
+        raise InputError(f"{self.path}: is a config without weights; to export {name}, give the whole checkpoint")
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Put the config's path where messages say config.json."""
+        try:
+            yield
+        except InputError as error:
+            reason = str(error)
+            if not reason.startswith("config.json: "):
+                raise
+            raise InputError(f"{self.path}: {reason.removeprefix('config.json: ')}") from error
+
+
+def _name(path: Path) -> str:
+    """The directory's name for config.json, the file's own for any other."""
+    return path.resolve().parent.name if path.name == "config.json" else path.stem
+
+
+def _merged(config: Config) -> dict[str, Any]:
+    """The config with the entries of `text_config` at the root."""
+    text_config = config.get("text_config", {})
+    if not isinstance(text_config, dict):
+        raise InputError("config.json: text_config is no object")
+    return {**config, **text_config}
+
+
+def _fused_experts(config: Config, mtp: int) -> Stored:
+    """Experts as if fused, which gives the same tensors and is several times quicker than 512 of them one by one."""
+    sources = [f"model.layers.{i}" for i in range(layer_count(config))] + [f"mtp.layers.{i}" for i in range(mtp)]
+    return {f"{source}.mlp.experts.gate_up_proj": () for source in sources}
+
+
+def _dtype(config: Config) -> str:
+    stated = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
+    if not isinstance(stated, str) or stated not in DTYPES:
+        raise InputError(f"config.json: dtype is {str(stated)[:40]!r}; known: {', '.join(DTYPES)}")
+    return DTYPES[stated]

@@ -1,0 +1,49 @@
+"""Public models: as much of their config.json as tells sizes and memory (models.toml, and there what each key is)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+_FILE = Path(__file__).parent / "models.toml"
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """A public model.
+
+    `config` has the keys of config.json that a GGUF file depends on, those of `text_config` at the root. `mtp_layers`
+    is how many multi-token prediction layers the checkpoint has. `assembled`: the config was put together from
+    several agreeing sources, not read from the published file.
+    """
+
+    name: str
+    hub_id: str
+    config: Mapping[str, Any]
+    mtp_layers: int
+    assembled: bool
+
+
+@cache
+def models() -> Mapping[str, CatalogueEntry]:
+    """The models by name, families together, small ones first."""
+    with open(_FILE, "rb") as file:
+        content = tomllib.load(file)
+    return {
+        name: _entry(name, content["owner"], {**content["families"][own["family"]], **own})
+        for name, own in content["models"].items()
+    }
+
+
+def _entry(name: str, owner: str, keys: dict[str, Any]) -> CatalogueEntry:
+    del keys["family"]
+    assembled, pattern = keys.pop("assembled", False), keys.pop("layer_pattern", None)
+    mtp_layers = keys.pop("mtp_layers", keys.get("mtp_num_hidden_layers", 0))
+    if pattern is not None:
+        keys["layer_types"] = list(islice(cycle(pattern), keys["num_hidden_layers"]))
+    return CatalogueEntry(name, f"{owner}/{name}", keys, mtp_layers, assembled)
