@@ -89,7 +89,7 @@ class GGUFSource:
 
 
 def parts(path: Path) -> list[Path]:
-    """The files of a model: all parts of a split one, in order, named as llama-gguf-split does. InputError if one lacks."""
+    """The files of a model: all parts of a split one in order, by llama-gguf-split's names. InputError if one lacks."""
     match = _PART.match(path.name)
     if match is None:
         return [path]
