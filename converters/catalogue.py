@@ -5,15 +5,18 @@ not, its share is estimated from the vocabulary's size.
 """
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.architectures.family import MAX_LAYERS
+import numpy as np
+
 from converters.config_source import ConfigSource
 from converters.errors import InputError
-from converters.export import plan_export
-from converters.llamacpp.container import data_bytes, tensor_order, text
+from converters.export import Importance, plan_export
+from converters.llamacpp.container import data_bytes, text
+from converters.recipes import recipes
 from converters.source import Source
 from presets.catalogue import models
 
@@ -30,7 +33,8 @@ class FileSize:
 
     A file without these layers is not always that much smaller, because llama.cpp chooses types by a layer's place
     among all: Qwen3.5-397B's Q4_K_M gains 0.57 GB elsewhere. A source made with `mtp=0` tells it exactly.
-    `header_exact`: whether the tokenizer is known; if not, `header_bytes` and `file_bytes` are estimates.
+    `header_exact`: whether all of the header is known, the tokenizer above all; if not, `header_bytes` and `file_bytes`
+    are estimates.
     """
 
     quant: str
@@ -67,37 +71,36 @@ def estimated_vocabulary_bytes(tokens: int) -> int:
     return round(tokens * BYTES_PER_TOKEN[measured])
 
 
-def sizes(source: Source, quants: Sequence[str]) -> dict[str, FileSize]:
+def sizes(source: Source, quants: Sequence[str], importance: Importance | None = None) -> dict[str, FileSize]:
     """What each file would take. Reads no weights; keys are the quants' names in the order asked for.
 
-    Raises InputError for what `plan_export` refuses.
+    A quant that needs an importance matrix is taken to get one that covers all weights where none is given; what such
+    a matrix adds to the header, some hundred bytes, is then left out. Raises InputError for what `plan_export` refuses.
     """
-    exact = not isinstance(source, ConfigSource) or source.tokenizer is not None
-    vocabulary = 0 if exact else estimated_vocabulary_bytes(source.metadata[f"{_prefix(source)}.vocab_size"].value)
-    first_mtp = _first_mtp_block(source)
+    known = not isinstance(source, ConfigSource) or source.tokenizer is not None
+    vocabulary = 0 if known else estimated_vocabulary_bytes(_vocabulary(source))
     result = {}
-    for quant, plan in plan_export(source, quants).items():
+    for recipe in recipes(quants):
+        assumed = recipe.needs_imatrix and importance is None
+        plan = plan_export(source, [recipe.name], _even_importance(source) if assumed else importance)[recipe.name]
         header = len(plan.header) + vocabulary
-        result[quant] = FileSize(
-            quant=quant,
+        result[recipe.name] = FileSize(
+            quant=recipe.name,
             tensor_bytes=plan.tensor_bytes,
-            mtp_bytes=sum(tensor.nbytes for tensor in plan.tensors if tensor_order(tensor.name)[0] >= first_mtp),
+            mtp_bytes=plan.mtp_bytes,
             header_bytes=header,
-            header_exact=exact,
+            header_exact=known and not assumed,
             file_bytes=header + data_bytes(plan.tensors),
             bits_per_weight=plan.bits_per_weight,
         )
     return result
 
 
-def _prefix(source: Source) -> str:
-    return text(source.metadata, "general.architecture")
+def _vocabulary(source: Source) -> int:
+    return source.metadata[f"{text(source.metadata, 'general.architecture')}.vocab_size"].value
 
 
-def _first_mtp_block(source: Source) -> int:
-    """Number of the first block that is an MTP layer, if there are any."""
-    blocks, mtp = (
-        field.value if (field := source.metadata.get(f"{_prefix(source)}.{key}")) is not None else default
-        for key, default in (("block_count", MAX_LAYERS), ("nextn_predict_layers", 0))
-    )
-    return blocks - mtp
+def _even_importance(source: Source) -> Importance:
+    """All columns of all matrices alike, in no memory."""
+    shapes = {t.name: (math.prod(t.shape[:-2]), t.shape[-1]) for t in source.tensors if len(t.shape) > 1}
+    return Importance({name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()}, {})

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import families
+import numpy as np
 import pytest
 from conftest import make_checkpoint, make_tokenizer
 
 from converters.catalogue import BYTES_PER_TOKEN, estimated_vocabulary_bytes, public_model, sizes
 from converters.config_source import ConfigSource
 from converters.errors import InputError
-from converters.export import export, plan_export
-from converters.llamacpp.container import ValueType, encode_header, read_header
+from converters.export import Importance, export, plan_export
+from converters.llamacpp.container import ValueType, encode_header, read_header, uint32
+from converters.recipes import QUANTS
 from converters.source import Source, open_source
 from converters.tokenizer import read_tokenizer
 from presets.catalogue import models
@@ -197,6 +199,30 @@ def test_sizes_are_those_of_the_files_written(tiny: Path, tmp_path: Path) -> Non
         assert (size.file_bytes, size.header_bytes) == (header.file_bytes, header.data_offset)
         assert size.tensor_bytes == header.tensor_bytes
     assert sizes(open_source(paths["BF16"]), quants) == found
+
+
+def test_a_quant_that_needs_an_importance_matrix_has_the_size_that_one_gives_it(tiny: Path) -> None:
+    quants = ["IQ1_S", "IQ2_XS", "Q2_K_S", "IQ3_XXS", "Q4_K_M"]
+    source, random = open_source(tiny), np.random.default_rng(0)
+    shapes = {tensor.name: (1, tensor.shape[-1]) for tensor in source.tensors if len(tensor.shape) == 2}
+    weights = {name: random.random(shape, np.float32) + 0.1 for name, shape in shapes.items()}
+    given = Importance(weights, {"quantize.imatrix.entries_count": uint32(len(weights))})
+    assumed, known = sizes(ConfigSource.open(tiny), quants), sizes(ConfigSource.open(tiny), quants, given)
+    for quant, plan in plan_export(source, quants, given).items():
+        assert assumed[quant].tensor_bytes == known[quant].tensor_bytes == plan.tensor_bytes
+        assert (known[quant].file_bytes, known[quant].header_exact) == (plan.file_bytes, True)
+        assert assumed[quant].header_exact == (quant == "Q4_K_M")
+
+
+@pytest.mark.parametrize("name", ["Qwen3-14B", "Qwen3.6-35B-A3B"])
+def test_every_quant_has_a_size(name: str) -> None:
+    found = sizes(public_model(name), list(QUANTS))
+    assert list(found) == list(QUANTS)
+    for quant, size in found.items():
+        assert size.bits_per_weight > 0.9 * QUANTS[quant].nominal_bits
+    assert (
+        found["IQ1_S"].file_bytes < found["IQ2_XS"].file_bytes < found["Q2_K"].file_bytes < found["Q2_K_XL"].file_bytes
+    )
 
 
 @pytest.mark.parametrize(("dtype", "type_"), [("float16", "F16"), ("float32", "F32"), (None, "BF16")])
