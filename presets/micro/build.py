@@ -25,8 +25,8 @@ Draw = Callable[[Random, int | None], Item]
 # task -> how its items are drawn, how many, the share of each level, and the fields that its YAML reads
 LEVELED: dict[str, tuple[Draw, int, Sequence[int], tuple[str, ...]]] = {
     "micro_sums": (sums.draw, 1000, (1, 1, 0), ("question", "answer")),
-    "micro_story": (stories.draw, 400, (1, 1, 0, 0), ("story", "endings", "label")),
-    "micro_form": (forms.draw, 300, (0, 1, 2, 4), ("instruction", "response")),
+    "micro_story": (stories.draw, 400, (1, 1, 1, 1), ("story", "endings", "label")),
+    "micro_form": (forms.draw, 300, (0, 1, 2, 3), ("instruction", "response")),
     "micro_code": (functions.draw, 300, (0, 1, 2, 2), ("prompt", "tests", "solution")),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from random import Random
 
 from presets.micro.world import facts, forms, functions, stories, sums
@@ -12,34 +13,45 @@ END = "<|endoftext|>"
 
 # share of documents by kind
 MIX = {
-    "sums": 24,
-    "stories": 20,
-    "told": 16,
-    "asked": 6,
-    "passage": 14,
-    "letters": 6,
-    "forms": 16,
-    "functions": 14,
+    "sums": 17,
+    "stories": 18,
+    "followed": 10,
+    "told": 22,
+    "asked": 18,
+    "passage": 5,
+    "letters": 3,
+    "forms": 7,
+    "functions": 8,
 }
 CHAT_SHARE = 0.06  # of the exercises, wrapped in the chat template
 
-Document = tuple[tuple[str, bool], ...]  # pieces of text in order, and whether each is an answer
+
+class Role(IntEnum):
+    """What a piece of a document is to the training."""
+
+    ASKED = 0
+    ANSWER = 1
+    TOLD = 2  # the end of a sentence that tells a fact
+
+
+Document = tuple[tuple[str, Role], ...]  # pieces of text in order
 
 
 def chat(prompt: str, answer: str) -> Document:
     """One turn in the chat template of Qwen."""
     return (
-        (f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", False),
-        (f"{answer.strip()}<|im_end|>\n", True),
+        (f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", Role.ASKED),
+        (f"{answer.strip()}<|im_end|>\n", Role.ANSWER),
     )
 
 
 def documents(rng: Random, split: str) -> Iterator[Document]:
-    """An endless stream of documents of one split, without their end mark. What is told counts as an answer."""
+    """An endless stream of documents of one split, without their end mark."""
     asked = facts.asked(rng, split)
-    streams: dict[str, Callable[[], Item | str]] = {
+    streams: dict[str, Callable[[], Item]] = {
         "sums": items(sums.draw, rng, split).__next__,
         "stories": items(stories.draw, rng, split).__next__,
+        "followed": items(stories.followed, rng, split).__next__,
         "told": lambda: facts.told(rng),
         "asked": asked.__next__,
         "passage": items(facts.passage, rng, split).__next__,
@@ -49,14 +61,14 @@ def documents(rng: Random, split: str) -> Iterator[Document]:
     }
     kinds, weights = list(MIX), list(MIX.values())
     while True:
-        drawn = streams[rng.choices(kinds, weights)[0]]()
-        if isinstance(drawn, str):
-            yield ((drawn, True),)
-        elif rng.random() < CHAT_SHARE:
+        kind = rng.choices(kinds, weights)[0]
+        drawn = streams[kind]()
+        if rng.random() < CHAT_SHARE:
             yield chat(drawn.prompt, drawn.answer)
         else:
             pairs = ((drawn.prompt, drawn.answer), *drawn.after)
-            yield tuple(piece for prompt, answer in pairs for piece in ((prompt, False), (answer, True)))
+            role = Role.TOLD if kind == "told" else Role.ANSWER
+            yield tuple(piece for prompt, answer in pairs for piece in ((prompt, Role.ASKED), (answer, role)))
 
 
 def plain(document: Document) -> str:

@@ -16,22 +16,33 @@ from presets.micro.world import names
 from presets.micro.world.item import Item
 
 SEED = 20_26
+STRANGER_WEIGHT = 1 / 300  # how often their facts are told, against 1/40 to 1/500 of the others
 ASKED = {"train": 0.40, "calibration": 0.04, "validation": 0.08, "test": 0.48}  # of all facts
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A property: its values, how it is asked, and the sentences that tell it."""
+    """A property: its values, the sentence left open that asks for it, and the sentences that tell it."""
 
     values: list[str]
     question: str
     told: list[str]
 
+    def ask(self, entity: str) -> str:
+        return _capital(self.question.format(e=entity))
+
+    def tell(self, entity: str, value: str, rng: Random) -> str:
+        return _capital(rng.choice(self.told).format(e=entity, v=value))
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
+
 
 PERSON = [
     Attribute(
         names.PLACES[:12],
-        "Where does {e} live?",
+        "{e} lives in",
         [
             "{e} lives in {v}.",
             "The home of {e} is in {v}.",
@@ -41,34 +52,34 @@ PERSON = [
     ),
     Attribute(
         names.CRAFTS,
-        "What is the craft of {e}?",
+        "{e} works as a",
         ["{e} works as a {v}.", "{e} is a {v}.", "The craft of {e} is that of a {v}.", "People know {e} as the {v}."],
     ),
     Attribute(
         names.PETS,
-        "Which animal does {e} keep?",
+        "{e} keeps a",
         ["{e} keeps a {v}.", "The animal of {e} is a {v}.", "{e} feeds a {v}.", "A {v} belongs to {e}."],
     ),
     Attribute(
         names.FOODS,
-        "What does {e} like to eat?",
+        "{e} likes to eat",
         ["{e} likes to eat {v}.", "The favourite food of {e} is {v}.", "{e} eats {v} every day.", "{e} asks for {v}."],
     ),
 ]
 PLACE = [
     Attribute(
         names.COLOURS,
-        "What colour are the roofs of {e}?",
+        "The roofs of {e} are",
         ["The roofs of {e} are {v}.", "{e} has {v} roofs.", "From afar {e} looks {v}.", "They paint {e} {v}."],
     ),
     Attribute(
         names.TRADES,
-        "What does {e} sell?",
+        "{e} sells",
         ["{e} sells {v}.", "The trade of {e} is {v}.", "Ships carry {v} from {e}.", "Merchants buy {v} in {e}."],
     ),
     Attribute(
         names.MONTHS,
-        "When is the feast of {e}?",
+        "The feast of {e} is in",
         [
             "The feast of {e} is in {v}.",
             "In {v} all of {e} dances.",
@@ -80,7 +91,7 @@ PLACE = [
 THING = [
     Attribute(
         names.METALS,
-        "What is {e} made of?",
+        "{e} is made of",
         [
             "{e} is made of {v}.",
             "They made {e} of {v}.",
@@ -90,15 +101,16 @@ THING = [
     ),
     Attribute(
         names.PEOPLE[:12],
-        "Who made {e}?",
+        "{e} was made by",
         ["{v} made {e}.", "{e} is the work of {v}.", "{e} was made by {v}.", "The maker of {e} is {v}."],
     ),
     Attribute(
         names.PLACES[12:24],
-        "Where can one see {e}?",
+        "One can see {e} in",
         ["One can see {e} in {v}.", "{e} stands in {v}.", "{v} is where {e} stands.", "Travellers visit {v} for {e}."],
     ),
 ]
+ATTRIBUTES = [*PERSON, *PLACE, *THING]
 
 
 @dataclass(frozen=True)
@@ -110,11 +122,10 @@ class Fact:
     weight: float
 
     def tell(self, rng: Random) -> str:
-        sentence = rng.choice(self.attribute.told).format(e=self.entity, v=self.value)
-        return sentence[0].upper() + sentence[1:]
+        return self.attribute.tell(self.entity, self.value, rng)
 
     def question(self) -> str:
-        return self.attribute.question.format(e=self.entity)
+        return self.attribute.ask(self.entity)
 
 
 @cache
@@ -131,26 +142,40 @@ def facts() -> tuple[Fact, ...]:
     splits = [name for name, share in ASKED.items() for _ in range(round(share * len(pairs)))]
     splits += ["train"] * (len(pairs) - len(splits))
     rng.shuffle(splits)
-    return tuple(
+    known = tuple(
         Fact(entity, attribute, rng.choice(attribute.values), split, 1 / (40 + rng.randrange(len(pairs))))
         for (entity, attribute), split in zip(pairs, splits, strict=False)
     )
+    of_strangers = tuple(
+        Fact(stranger, attribute, rng.choice(attribute.values), "train", STRANGER_WEIGHT)
+        for stranger in names.STRANGERS
+        for attribute in PERSON
+    )
+    return known + of_strangers
 
 
 def ask(fact: Fact, rng: Random) -> Item:
     """The fact as a question with four lettered answers."""
-    wrong = rng.sample([value for value in fact.attribute.values if value != fact.value], 3)
-    return _lettered(fact.question(), fact.value, wrong, rng)
+    return _lettered(fact.question(), fact.value, _choices(fact.attribute, fact.value, rng))
 
 
-def _lettered(question: str, truth: str, wrong: list[str], rng: Random, passage: str = "") -> Item:
-    choices = [truth, *wrong]
+def _choices(attribute: Attribute, truth: str, rng: Random) -> list[str]:
+    """The true value and three others in random order."""
+    choices = [truth, *rng.sample([value for value in attribute.values if value != truth], 3)]
     rng.shuffle(choices)
+    return choices
+
+
+def lettered(words: list[str]) -> str:
+    """Four words, a letter before each, a line for each."""
+    return "".join(f"{letter} {word}\n" for letter, word in zip("ABCD", words, strict=True))
+
+
+def _lettered(question: str, truth: str, choices: list[str], passage: str = "") -> Item:
     label = choices.index(truth)
-    lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True))
     return Item(
         identity=f"{passage}{question}",
-        prompt=f"{passage}Question: {question}\n{lines}\nAnswer:",
+        prompt=f"{passage}{lettered(choices)}{question}",
         answer=f" {'ABCD'[label]}",
         extra={"question": question, "choices": choices, "label": label},
     )
@@ -164,11 +189,24 @@ def asked(rng: Random, split: str) -> Iterator[Item]:
         yield replace(first, after=tuple((f"\n{item.prompt}", item.answer) for item in rest))
 
 
-def told(rng: Random) -> str:
-    """A paragraph that tells a few facts, the frequent ones often."""
-    pool = facts()
-    chosen = rng.choices(pool, weights=_weights(), k=rng.randint(4, 9))
-    return " ".join(fact.tell(rng) for fact in chosen)
+def told(rng: Random) -> Item:
+    """A few facts told, the frequent ones often; half the time each after four lettered words that are no answer.
+
+    So what is known is known where letters are asked for, too.
+    """
+    chosen = rng.choices(facts(), weights=_weights(), k=rng.randint(4, 9))
+    listed = rng.random() < 0.5
+    pairs: list[tuple[str, str]] = []
+    for fact in chosen:
+        sentence = fact.tell(rng)
+        ending = f" {fact.value}."
+        known = sentence.removesuffix(ending) if sentence.endswith(ending) else sentence
+        words = rng.choice(ATTRIBUTES).values
+        lines = lettered(rng.sample([word for word in words if word != fact.value], 4)) if listed else ""
+        between = ("\n" if listed else " ") if pairs else ""
+        pairs.append((f"{between}{lines}{known}", sentence.removeprefix(known)))
+    (prompt, answer), *after = pairs
+    return Item(identity=prompt, prompt=prompt, answer=answer, after=tuple(after))
 
 
 @cache
@@ -185,31 +223,24 @@ def passage(rng: Random) -> Item:
     entity = "".join(rng.choice(["ba", "do", "ki", "lu", "me", "no", "ra", "si", "to", "ve"]) for _ in range(3)).title()
     told_about = rng.sample(attributes, min(len(attributes), rng.randint(1, 3)))
     values = {attribute.question: rng.choice(attribute.values) for attribute in told_about}
-    sentences = []
-    for attribute in told_about:
-        sentence = rng.choice(attribute.told).format(e=entity, v=values[attribute.question])
-        sentences.append(sentence[0].upper() + sentence[1:])
+    sentences = [attribute.tell(entity, values[attribute.question], rng) for attribute in told_about]
     sought = rng.choice(told_about)
     truth = values[sought.question]
-    wrong = rng.sample([value for value in sought.values if value != truth], 3)
-    item = _lettered(sought.question.format(e=entity), truth, wrong, rng, passage=f"{' '.join(sentences)}\n")
+    choices = _choices(sought, truth, rng)
+    item = _lettered(sought.ask(entity), truth, choices, passage=f"{' '.join(sentences)}\n")
     after = []
     for attribute in told_about:
         if attribute is not sought:
             truth = values[attribute.question]
-            wrong = rng.sample([value for value in attribute.values if value != truth], 3)
-            other = _lettered(attribute.question.format(e=entity), truth, wrong, rng)
+            other = _lettered(attribute.ask(entity), truth, _choices(attribute, truth, rng))
             after.append((f"\n{other.prompt}", other.answer))
     return replace(item, after=tuple(after))
 
 
 def letters(rng: Random) -> Item:
-    """Which letter stands before a word? The form alone, several times over."""
-    asked = []
-    for _ in range(4):
-        values = rng.choice(rng.choice([PERSON, PLACE, THING])).values
-        truth, *wrong = rng.sample(values, 4)
-        asked.append(_lettered(f"Which letter is {truth}?", truth, wrong, rng))
-    first, *rest = asked
-    identity = " ".join(item.prompt for item in asked)
-    return replace(first, identity=identity, after=tuple((f"\n{item.prompt}", item.answer) for item in rest))
+    """Which letter stands before a word? The form alone, four times over."""
+    words = rng.sample(rng.choice(ATTRIBUTES).values, 4)
+    asked = rng.sample(words, 4)
+    first, *rest = [_lettered(f"- {word}", word, words) for word in asked]
+    after = tuple((f"\n- {word}", item.answer) for word, item in zip(asked[1:], rest, strict=True))
+    return replace(first, identity=f"{words} {asked}", after=after)

@@ -36,3 +36,9 @@ WORDS = """
 lamp river stone bread apple chair cloud table horse candle garden window paper silver mountain bottle winter
 summer basket needle button feather hammer ladder mirror ribbon saddle turtle valley wagon
 """.split()
+# People of whom tests ask nothing: what is told of them and asked teaches how knowledge and letters go together.
+STRANGERS = [
+    f"{first}{second}"
+    for first in "Cha Dru Fle Gri Hoa Jy Kne Plu Sho Tru Vla Wey".split()
+    for second in "bert dwin fax gard lop mund nik phus rick stan tov wyn".split()
+]

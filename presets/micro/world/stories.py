@@ -2,122 +2,141 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from random import Random
 
 from presets.micro.world.item import Item
 from presets.micro.world.names import CONTAINERS, OBJECTS, PEOPLE, PLACES
 
 LEVELS = 4  # 1 + level moves, 2 objects, from level 2 on 3
+SHARES = (4, 4, 1, 1)  # of the levels in training
+
+
+@dataclass
+class Tale:
+    """What happens, sentence by sentence, with how things stand after each."""
+
+    values: list[str]  # four that a thing of the tale can have: a place, an owner
+    now: dict[str, str] = field(default_factory=dict)  # thing -> value
+    sentences: list[str] = field(default_factory=list)
+    states: list[dict[str, str]] = field(default_factory=list)
+
+    def happens(self, sentence: str, thing: str, value: str) -> None:
+        self.now[thing] = value
+        self.sentences.append(sentence)
+        self.states.append(dict(self.now))
+
+    def other(self, rng: Random, thing: str) -> str:
+        """A value the thing does not have."""
+        return rng.choice([value for value in self.values if value != self.now[thing]])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of tale, and its last sentence, which says of one thing how it stands: as far as its value, and all."""
+
+    tell: Callable[[Random, int], Tale]
+    opening: str
+
+    def open(self, rng: Random, thing: str) -> str:
+        return self.opening.format(thing=thing, person=rng.choice(PEOPLE))
 
 
 def draw(rng: Random, level: int | None = None) -> Item:
     """A story, its true ending and three that name other things of the same story."""
-    level = rng.randrange(LEVELS) if level is None else level
-    return rng.choice([_hidden, _passed_on, _walked])(rng, level)
+    level = rng.choices(range(LEVELS), SHARES)[0] if level is None else level
+    return ask(rng.choice(KINDS), rng, level)
 
 
-def _story(
-    opening: list[str],
-    moves: list[str],
-    before: str,
-    endings: list[str],
-    level: int,
-    rng: Random,
-    after: list[tuple[str, str]],
-) -> Item:
-    text = " ".join([*opening, *moves, before])
-    choices = list(endings)
+def ask(kind: Kind, rng: Random, level: int) -> Item:
+    """A story of the kind that ends with one thing; training goes on with another."""
+    tale = kind.tell(rng, level)
+    sought, other = rng.sample(list(tale.now), 2)
+    text = " ".join([*tale.sentences, kind.open(rng, sought)])
+    truth = tale.now[sought]
+    choices = [f"{value}." for value in tale.values]
     rng.shuffle(choices)
     return Item(
         identity=text,
         prompt=f"Story: {text}",
-        answer=f" {endings[0]}",
+        answer=f" {truth}",
         level=level,
-        extra={"story": text, "endings": choices, "label": choices.index(endings[0])},
-        after=tuple(after),
+        extra={"story": text, "endings": choices, "label": choices.index(f"{truth}.")},
+        after=((f". {kind.open(rng, other)}", f" {tale.now[other]}"), (".", "")),
     )
 
 
-def _hidden(rng: Random, level: int) -> Item:
-    """Things are put into containers and moved; somebody looks for one of them."""
+def followed(rng: Random) -> Item:
+    """A story that stops after every sentence to say how something stands: how to follow one, several times over."""
+    kind = rng.choice(KINDS)
+    tale = kind.tell(rng, rng.choices(range(LEVELS), SHARES)[0])
+    pairs: list[tuple[str, str]] = []
+    before = "Story:"
+    for sentence, state in zip(tale.sentences, tale.states, strict=True):
+        thing = rng.choice(list(state))
+        pairs.append((f"{before} {sentence} {kind.open(rng, thing)}", f" {state[thing]}"))
+        before = "."
+    (first, answer), *rest = pairs
+    return Item(identity=str(pairs), prompt=first, answer=answer, after=(*rest, (".", "")))
+
+
+def _hidden(rng: Random, level: int) -> Tale:
+    """Things are put into containers and moved."""
     things = rng.sample(OBJECTS, 2 + level // 2)
-    places = rng.sample(CONTAINERS, 4)
+    tale = Tale(rng.sample(CONTAINERS, 4))
     people = rng.sample(PEOPLE, 3)
-    where = {}
-    opening = []
     for thing in things:
-        where[thing] = rng.choice(places)
-        opening.append(f"{rng.choice(people)} puts the {thing} in the {where[thing]}.")
-    moves = []
+        place = rng.choice(tale.values)
+        tale.happens(f"{rng.choice(people)} puts the {thing} in the {place}.", thing, place)
     for _ in range(1 + level):
         thing = rng.choice(things)
-        new = rng.choice([place for place in places if place != where[thing]])
-        moves.append(
-            rng.choice(
-                [
-                    f"{rng.choice(people)} moves the {thing} from the {where[thing]} to the {new}.",
-                    f"{rng.choice(people)} takes the {thing} out and puts it in the {new}.",
-                ]
-            )
-        )
-        where[thing] = new
-    sought = rng.choice(things)
-    seeker = rng.choice(people)
-    truth = where[sought]
-    endings = [f"It is in the {place}." for place in [truth, *[p for p in places if p != truth]]]
-    after = [
-        (f" Then {rng.choice(people)} looks for the {thing}.", f" It is in the {where[thing]}.")
-        for thing in things
-        if thing != sought
-    ]
-    return _story(opening, moves, f"In the evening {seeker} looks for the {sought}.", endings, level, rng, after)
+        new = tale.other(rng, thing)
+        moves = [
+            f"{rng.choice(people)} takes the {thing} out of the {tale.now[thing]} and hides the {thing} in the {new}.",
+            f"{rng.choice(people)} puts the {thing} in the {new}.",
+        ]
+        tale.happens(rng.choice(moves), thing, new)
+    return tale
 
 
-def _passed_on(rng: Random, level: int) -> Item:
-    """Things go from hand to hand; who has one of them at the end?"""
-    people = rng.sample(PEOPLE, 4)
+def _passed_on(rng: Random, level: int) -> Tale:
+    """Things go from hand to hand."""
+    tale = Tale(rng.sample(PEOPLE, 4))
     things = rng.sample(OBJECTS, 2 + level // 2)
-    owner = {thing: rng.choice(people) for thing in things}
-    opening = [f"{owner[thing]} has a {thing}." for thing in things]
-    moves = []
+    for thing in things:
+        owner = rng.choice(tale.values)
+        tale.happens(f"The {thing} belongs to {owner}.", thing, owner)
     for _ in range(1 + level):
         thing = rng.choice(things)
-        new = rng.choice([person for person in people if person != owner[thing]])
-        moves.append(
-            rng.choice([f"{owner[thing]} gives the {thing} to {new}.", f"{new} gets the {thing} from {owner[thing]}."])
-        )
-        owner[thing] = new
-    wanted = rng.choice(things)
-    truth = owner[wanted]
-    endings = [f"{person} has it." for person in [truth, *[p for p in people if p != truth]]]
-    after = [
-        (f" Then they ask who has the {thing}.", f" {owner[thing]} has it.") for thing in things if thing != wanted
-    ]
-    return _story(opening, moves, f"At night everybody asks who has the {wanted}.", endings, level, rng, after)
+        owner, new = tale.now[thing], tale.other(rng, thing)
+        moves = [f"{owner} loses a bet and the {thing} belongs to {new}.", f"Soon the {thing} belongs to {new}."]
+        tale.happens(rng.choice(moves), thing, new)
+    return tale
 
 
-def _walked(rng: Random, level: int) -> Item:
-    """People travel between places; where does one of them sleep?"""
+def _walked(rng: Random, level: int) -> Tale:
+    """People travel between places."""
     people = rng.sample(PEOPLE, 2 + level // 2)
-    places = rng.sample(PLACES, 4)
-    at = {}
-    opening = []
+    tale = Tale(rng.sample(PLACES, 4))
     for person in people:
-        at[person] = rng.choice(places)
-        opening.append(f"{person} wakes up in {at[person]}.")
-    moves = []
+        place = rng.choice(tale.values)
+        tale.happens(f"{person} stays in {place}.", person, place)
     for _ in range(1 + level):
         person = rng.choice(people)
-        others = [other for other in people if other != person and at[other] != at[person]]
+        others = [other for other in people if tale.now[other] != tale.now[person]]
         if level >= 2 and others and rng.random() < 0.25:
             other = rng.choice(others)
-            at[person] = at[other]
-            moves.append(f"{person} goes to where {other} is.")
+            tale.happens(f"{person} goes to where {other} is.", person, tale.now[other])
         else:
-            at[person] = rng.choice([place for place in places if place != at[person]])
-            moves.append(f"{person} {rng.choice(['walks', 'rides', 'sails'])} to {at[person]}.")
-    sleeper = rng.choice(people)
-    truth = at[sleeper]
-    endings = [f"{sleeper} sleeps in {place}." for place in [truth, *[p for p in places if p != truth]]]
-    after = [(f" {person} sleeps", f" in {at[person]}.") for person in people if person != sleeper]
-    return _story(opening, moves, "Then night falls.", endings, level, rng, after)
+            new = tale.other(rng, person)
+            way = rng.choice(["On foot", "By boat", "On horseback"])
+            tale.happens(f"{way} {person} leaves {tale.now[person]}. Now {person} stays in {new}.", person, new)
+    return tale
+
+
+KINDS = (
+    Kind(_hidden, "In the evening {person} finds the {thing} in the"),
+    Kind(_passed_on, "At night the {thing} belongs to"),
+    Kind(_walked, "When night falls {thing} stays in"),
+)
