@@ -6,7 +6,7 @@ not, its share is estimated from the vocabulary's size.
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from converters.errors import InputError
 from converters.export import Importance, plan_export
 from converters.llamacpp.container import data_bytes, text
 from converters.recipes import recipes
-from converters.source import Source
+from converters.source import Source, open_source
 from presets.catalogue import models
 
 BYTES_PER_TOKEN = {151_936: 39.04, 248_320: 44.06}
@@ -44,6 +44,30 @@ class FileSize:
     header_exact: bool
     file_bytes: int
     bits_per_weight: float
+    census: Mapping[str, int]  # tensors by type
+
+
+def open_planned(
+    model: str, name: str | None = None, pre_tokenizer: str | None = None, mtp: bool = True, requantize: bool = False
+) -> Source:
+    """Whatever can be planned: what `open_source` opens, a config without weights, or a model of the catalogue."""
+    path = Path(model)
+    if not path.exists() and is_public(model):
+        return public_model(model, mtp=None if mtp else 0)
+    bare = path.is_file() and path.suffix == ".json"
+    if path.is_dir() and (path / "config.json").is_file():
+        bare = not any(file.suffix in _WEIGHTS for file in path.iterdir())
+    if bare:
+        return ConfigSource.open(path, name, pre_tokenizer, None if mtp else 0)
+    return open_source(model, name, pre_tokenizer, mtp, requantize)
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+
+
+def is_public(name: str) -> bool:
+    """Whether the catalogue has a model of this name or hub id."""
+    return name.lower() in {key.lower() for entry in models().values() for key in (entry.name, entry.hub_id)}
 
 
 def public_model(name: str, tokenizer: Path | None = None, mtp: int | None = None) -> ConfigSource:
@@ -92,6 +116,7 @@ def sizes(source: Source, quants: Sequence[str], importance: Importance | None =
             header_exact=known and not assumed,
             file_bytes=header + data_bytes(plan.tensors),
             bits_per_weight=plan.bits_per_weight,
+            census={name: count.tensors for name, count in plan.census.items()},
         )
     return result
 

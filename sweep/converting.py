@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import presets
+from converters.catalogue import is_public
 from converters.errors import InputError
 from converters.export import Progress, export
 from converters.hub import fetch, is_hub_id
@@ -31,6 +32,7 @@ class Request:
     mtp: bool = True
     pre_tokenizer: str | None = None
     requantize: bool = False
+    dry_run: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -40,13 +42,16 @@ class Request:
 
 @dataclass(frozen=True)
 class File:
-    """A file to be written: exact size, and how many tensors have which type."""
+    """A file to be written: its size, exact but for a header whose tokenizer is unknown, and its tensors by type."""
 
     quant: str
     path: Path
+    tensor_bytes: int
+    mtp_bytes: int
+    header_bytes: int
+    header_exact: bool
     file_bytes: int
     bits_per_weight: float
-    mtp_bytes: int
     census: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
@@ -58,7 +63,7 @@ class Conversion:
     """A plan with what it was made from."""
 
     name: str
-    source: Path
+    source: str  # a path; for a dry run also a name of the catalogue
     request: Request
     files: tuple[File, ...]
 
@@ -72,19 +77,20 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
     chosen = recipes(request.quants)
     if not chosen:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
-    name, path = _find(request.model, say)
+    for recipe in chosen:
+        if recipe.needs_imatrix and not request.dry_run:
+            raise InputError(f"{recipe.name} needs an importance matrix, which this command cannot make yet")
+    name, source = _find(request, say)
     job = {
         "kind": "plan",
-        "source": str(path),
+        "source": source,
         "name": name,
         "quants": [recipe.name for recipe in chosen],
         "options": request.options,
     }
     planned = _ask(job)
-    files = tuple(
-        File(recipe.name, request.out / f"{name}-{recipe.name}.gguf", **planned[recipe.name]) for recipe in chosen
-    )
-    return Conversion(name, path, request, files)
+    files = tuple(File(path=request.out / f"{name}-{recipe.name}.gguf", **planned[recipe.name]) for recipe in chosen)
+    return Conversion(name, source, request, files)
 
 
 def write(conversion: Conversion, progress: Callable[[Progress], None]) -> None:
@@ -98,18 +104,28 @@ def write(conversion: Conversion, progress: Callable[[Progress], None]) -> None:
     export(source, {file.quant: file.path for file in conversion.files}, progress)
 
 
-def _find(model: str, say: Callable[[str], None]) -> tuple[str, Path]:
+def _find(request: Request, say: Callable[[str], None]) -> tuple[str, str]:
+    """The model's name and what to open. A dry run asks the catalogue before it asks the hub."""
+    model = request.model
     builtin = presets.builtin_models().get(model)
     if builtin is not None:
-        return builtin.name, builtin.directory
+        return builtin.name, str(builtin.directory)
     path = Path(model).expanduser()
     if path.exists():
         path = path.resolve()
-        return (path.stem if path.is_file() else path.name), path
+        inner = path.parent if path.name == "config.json" else path
+        return (inner.stem if inner.is_file() else inner.name), str(path)
+    if is_public(model):
+        if request.dry_run:
+            return model.rpartition("/")[2], model
+        if not is_hub_id(model):
+            raise InputError(
+                f"{model}: is known by its sizes alone (--dry-run); to convert it give its hub id or a directory"
+            )
     if not is_hub_id(model):
         raise InputError(f"{model}: there is no such model; give a built-in one, a directory, a .gguf file or a hub id")
     say(f"{model} is no path here; asking the hub")
-    return model.partition("@")[0].rpartition("/")[2], fetch(model)
+    return model.partition("@")[0].rpartition("/")[2], str(fetch(model))
 
 
 def _ask(job: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from converters.catalogue import open_planned, sizes
 from converters.errors import InputError
 from converters.export import export, open_source, plan_export
 from converters.llamacpp.memory import plan_file_memory, plan_memory
@@ -62,15 +63,8 @@ class Jobs:
 
     def plan(self, source: str, name: str, quants: list[str], options: dict[str, Any]) -> Result:
         """What files of quants would be: {quant: {...}}. `options` are those of `open_source`."""
-        return {
-            quant: {
-                "file_bytes": plan.file_bytes,
-                "bits_per_weight": plan.bits_per_weight,
-                "mtp_bytes": plan.mtp_bytes,
-                "census": {kind: count.tensors for kind, count in plan.census.items()},
-            }
-            for quant, plan in plan_export(open_source(Path(source), name, **options), quants).items()
-        }
+        planned = sizes(open_planned(source, name, **options), quants)
+        return {quant: asdict(size) for quant, size in planned.items()}
 
     def inputs(self, tasks: list[list[str | None]], dataset: list[str] | None, file: str) -> Result:
         """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`."""

@@ -40,6 +40,7 @@ def convert(
         mtp=mtp,
         pre_tokenizer=pre_tokenizer,
         requantize=requantize,
+        dry_run=dry_run,
     )
     conversion = converting.prepare(wanted, output.say)
     if output.is_json:
@@ -78,11 +79,13 @@ def _show(conversion: converting.Conversion, output: Output) -> None:
         table.add_column(column, justify="left" if column in ("file", "tensors by type") else "right")
     for file in conversion.files:
         census = ", ".join(f"{count} {name}" for name, count in file.census.items())
-        table.add_row(
-            str(file.path), f"{file.bits_per_weight:.3f}", f"{file.file_bytes:,}", size(file.file_bytes), census
-        )
+        length = f"{'' if file.header_exact else '~'}{file.file_bytes:,}"
+        table.add_row(str(file.path), f"{file.bits_per_weight:.3f}", length, size(file.file_bytes), census)
     output.show(table)
     if conversion.mtp_bytes:
         output.show(
             f"of which multi-token prediction layers: {size(conversion.mtp_bytes)} in {conversion.files[0].quant}"
         )
+    if not all(file.header_exact for file in conversion.files):
+        header = size(max(file.header_bytes for file in conversion.files))
+        output.show(f"~ tensors are exact; the header, about {header}, is estimated: its tokenizer is not here.")

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import presets
 from converters.llamacpp.container import read_header
 
+MICRO = presets.builtin_models()["micro"].directory
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "convert"]
 
 
@@ -48,6 +50,24 @@ def test_the_table_names_every_file_and_its_types(tmp_path: Path) -> None:
     assert "micro-Q8_0.gguf" in done.stdout
     assert f"{(tmp_path / 'micro-Q8_0.gguf').stat().st_size:,}" in done.stdout
     assert "Q8_0" in done.stdout.split("tensors by type")[1]
+
+
+def test_a_public_model_is_sized_with_nothing_of_it_here(tmp_path: Path) -> None:
+    done = convert("Qwen3-0.6B", "--to", "Q8_0,IQ2_XS", "--dry-run", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    files = {file["quant"]: file for file in json.loads(done.stdout)["files"]}
+    # 596,049,920 weights, of which 65,536 in norms, by the shapes of its config
+    assert files["Q8_0"]["tensor_bytes"] == (596_049_920 - 65_536) // 32 * 34 + 65_536 * 4
+    assert not files["Q8_0"]["header_exact"]
+    assert convert("Qwen3-0.6B", "--to", "Q8_0", "--out", tmp_path).returncode == 2
+    config = tmp_path / "config.json"
+    config.write_bytes((MICRO / "config.json").read_bytes())
+    bare = json.loads(convert(config, "--to", "Q4_K_M", "--dry-run", "--format", "json").stdout)["files"][0]
+    whole = json.loads(convert("micro", "--to", "Q4_K_M", "--dry-run", "--format", "json").stdout)["files"][0]
+    assert (bare["tensor_bytes"], bare["census"]) == (whole["tensor_bytes"], whole["census"])
+    refused = convert(tmp_path, "--to", "Q4_K_M", "--out", tmp_path / "new")
+    assert refused.returncode == 2
+    assert "no model.safetensors" in refused.stderr
 
 
 @pytest.mark.parametrize(
