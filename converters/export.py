@@ -148,10 +148,7 @@ def plan_export(source: Source, quants: Sequence[str], importance: Importance | 
     plans = {}
     for recipe in recipes(quants):
         if recipe.needs_imatrix and importance is None:
-            raise InputError(
-                f"{recipe.name} needs an importance matrix; give one (--imatrix FILE) or have it computed"
-                " (--imatrix auto)"
-            )
+            raise InputError(f"{recipe.name} needs an importance matrix; give one by --imatrix FILE")
         overrides = _overrides(source, recipe)
         tensors = plan_types(source.metadata, source.tensors, recipe.ftype, overrides, importance is not None)
         if importance is not None:

@@ -17,6 +17,7 @@ from converters.catalogue import is_public
 from converters.errors import InputError
 from converters.export import Progress, export
 from converters.hub import fetch, is_hub_id
+from converters.imatrix import ImportanceMatrix
 from converters.recipes import recipes
 from converters.source import open_source
 from sweep.child import Child, Failed
@@ -32,6 +33,7 @@ class Request:
     mtp: bool = True
     pre_tokenizer: str | None = None
     requantize: bool = False
+    imatrix: Path | None = None
     dry_run: bool = False
 
     @property
@@ -78,8 +80,11 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
     if not chosen:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
     for recipe in chosen:
-        if recipe.needs_imatrix and not request.dry_run:
-            raise InputError(f"{recipe.name} needs an importance matrix, which this command cannot make yet")
+        if recipe.needs_imatrix and request.imatrix is None and not request.dry_run:
+            raise InputError(f"{recipe.name} needs an importance matrix; give one by --imatrix FILE")
+    if request.imatrix is not None:
+        found, all_ = ImportanceMatrix.read(request.imatrix).coverage
+        say(f"{request.imatrix.name}: {found} of {all_} matrices covered")
     name, source = _find(request, say)
     job = {
         "kind": "plan",
@@ -87,6 +92,7 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
         "name": name,
         "quants": [recipe.name for recipe in chosen],
         "options": request.options,
+        "imatrix": None if request.imatrix is None else str(request.imatrix),
     }
     planned = _ask(job)
     files = tuple(File(path=request.out / f"{name}-{recipe.name}.gguf", **planned[recipe.name]) for recipe in chosen)
@@ -101,7 +107,9 @@ def write(conversion: Conversion, progress: Callable[[Progress], None]) -> None:
     except OSError as error:
         raise InputError(f"{request.out}: cannot be made: {error.strerror}") from error
     source = open_source(conversion.source, conversion.name, **request.options)
-    export(source, {file.quant: file.path for file in conversion.files}, progress)
+    given = request.imatrix
+    importance = None if given is None else ImportanceMatrix.read(given).importance(given.name)
+    export(source, {file.quant: file.path for file in conversion.files}, progress, importance=importance)
 
 
 def _find(request: Request, say: Callable[[str], None]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from converters.catalogue import open_planned, sizes
 from converters.errors import InputError
 from converters.export import export, open_source, plan_export
+from converters.imatrix import ImportanceMatrix
 from converters.llamacpp.memory import plan_file_memory, plan_memory
 from converters.llamacpp.model import ContextOptions
 from sweep.backends.base import Progress
@@ -61,9 +62,10 @@ class Jobs:
             for quant, plan in plan_export(opened, quants).items()
         }
 
-    def plan(self, source: str, name: str, quants: list[str], options: dict[str, Any]) -> Result:
+    def plan(self, source: str, name: str, quants: list[str], options: dict[str, Any], imatrix: str | None) -> Result:
         """What files of quants would be: {quant: {...}}. `options` are those of `open_source`."""
-        planned = sizes(open_planned(source, name, **options), quants)
+        importance = None if imatrix is None else ImportanceMatrix.read(Path(imatrix)).importance(Path(imatrix).name)
+        planned = sizes(open_planned(source, name, **options), quants, importance)
         return {quant: asdict(size) for quant, size in planned.items()}
 
     def inputs(self, tasks: list[list[str | None]], dataset: list[str] | None, file: str) -> Result:

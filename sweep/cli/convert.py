@@ -26,6 +26,7 @@ def convert(
         None, "--pre-tokenizer", help="llama.cpp's name of it, where tokenizer.json does not tell: qwen2 or qwen35."
     ),
     requantize: bool = typer.Option(False, "--requantize", help="Take a quantized .gguf all the same; it loses twice."),
+    imatrix: Path | None = typer.Option(None, "--imatrix", help="An importance matrix as llama-imatrix writes it."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print exact sizes and types, and write nothing."),
     format: Format = FORMAT,
 ) -> int:
@@ -40,6 +41,7 @@ def convert(
         mtp=mtp,
         pre_tokenizer=pre_tokenizer,
         requantize=requantize,
+        imatrix=imatrix,
         dry_run=dry_run,
     )
     conversion = converting.prepare(wanted, output.say)

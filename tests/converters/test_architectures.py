@@ -8,7 +8,7 @@ import families
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer
+from checkpoints import make_tokenizer
 from test_logits import llama_cpp_logits
 
 from converters.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import families
 import numpy as np
 import pytest
-from conftest import make_checkpoint, make_tokenizer
+from checkpoints import make_checkpoint, make_tokenizer
 
 from converters.catalogue import BYTES_PER_TOKEN, estimated_vocabulary_bytes, public_model, sizes
 from converters.config_source import ConfigSource

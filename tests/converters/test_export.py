@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import make_checkpoint, make_tokenizer
+from checkpoints import make_checkpoint, make_tokenizer
 from gguf import GGUFReader
 
 from converters import export as export_module

@@ -7,7 +7,7 @@ import families
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer
+from checkpoints import make_tokenizer
 
 from converters import fp8
 from converters.errors import InputError

@@ -9,7 +9,7 @@ import families
 import numpy as np
 import pytest
 import torch
-from conftest import make_checkpoint
+from checkpoints import make_checkpoint
 
 from converters.export import export, open_source
 from converters.llamacpp.container import read_header

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import presets
@@ -68,6 +69,27 @@ def test_a_public_model_is_sized_with_nothing_of_it_here(tmp_path: Path) -> None
     refused = convert(tmp_path, "--to", "Q4_K_M", "--out", tmp_path / "new")
     assert refused.returncode == 2
     assert "no model.safetensors" in refused.stderr
+
+
+def test_an_importance_matrix_opens_the_smallest_quants(tmp_path: Path) -> None:
+    from converters.imatrix import ImportanceMatrix, Statistics
+
+    done = convert("micro", "--to", "BF16", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    tensors = read_header(tmp_path / "micro-BF16.gguf").tensors
+    blocks = [tensor for tensor in tensors if len(tensor.shape) == 2 and tensor.name.startswith("blk.")]
+    rng = np.random.default_rng(0)
+    statistics = {
+        tensor.name: Statistics(rng.uniform(1, 2, (1, tensor.shape[-1])).astype(np.float32), np.ones(1, np.float32))
+        for tensor in blocks
+    }
+    ImportanceMatrix(statistics, ("text.txt",), 3, 512).write(tmp_path / "im.gguf")
+    done = convert("micro", "--to", "IQ2_XXS", "--imatrix", tmp_path / "im.gguf", "--out", tmp_path, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    file = json.loads(done.stdout.splitlines()[-1])["files"][0]
+    assert file["file_bytes"] == (tmp_path / "micro-IQ2_XXS.gguf").stat().st_size
+    assert file["census"]["IQ2_XXS"] > 10
+    assert read_header(tmp_path / "micro-IQ2_XXS.gguf").metadata["quantize.imatrix.file"].value == "im.gguf"
 
 
 @pytest.mark.parametrize(
