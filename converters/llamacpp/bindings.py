@@ -40,6 +40,12 @@ class _TypeTraits(ctypes.Structure):
     ]
 
 
+class InitParams(ctypes.Structure):
+    """ggml_init_params: bytes of a context's memory, where it is (NULL: ggml's own), no data for its tensors."""
+
+    _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
+
+
 _DECLARATIONS: Mapping[str, tuple[list[Any], Any]] = {
     "ggml_type_name": ([ctypes.c_int], ctypes.c_char_p),
     "ggml_type_size": ([ctypes.c_int], ctypes.c_size_t),
@@ -64,6 +70,25 @@ _DECLARATIONS: Mapping[str, tuple[list[Any], Any]] = {
     "ggml_bf16_to_fp32_row": ([ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None),
     "ggml_fp16_to_fp32_row": ([ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None),
     "ggml_set_abort_callback": ([ctypes.c_void_p], ctypes.c_void_p),
+    "ggml_op_name": ([ctypes.c_int], ctypes.c_char_p),
+    "ggml_tensor_overhead": ([], ctypes.c_size_t),
+    "ggml_nbytes": ([ctypes.c_void_p], ctypes.c_size_t),
+    "ggml_backend_tensor_get": (
+        [
+            ctypes.c_void_p,  # const tensor *
+            ctypes.c_void_p,  # void * data
+            ctypes.c_size_t,  # first byte of the tensor
+            ctypes.c_size_t,  # bytes
+        ],
+        None,
+    ),
+    "ggml_init": ([InitParams], ctypes.c_void_p),
+    "ggml_free": ([ctypes.c_void_p], None),
+    "ggml_new_tensor_3d": ([ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 3], ctypes.c_void_p),
+    "ggml_set_name": ([ctypes.c_void_p, ctypes.c_char_p], ctypes.c_void_p),
+    "ggml_transpose": ([ctypes.c_void_p, ctypes.c_void_p], ctypes.c_void_p),
+    "ggml_mul_mat": ([ctypes.c_void_p] * 3, ctypes.c_void_p),
+    "ggml_mul_mat_id": ([ctypes.c_void_p] * 4, ctypes.c_void_p),
 }
 
 for _name, (_argtypes, _restype) in _DECLARATIONS.items():
