@@ -22,6 +22,7 @@ from converters.llamacpp.bindings import TYPES
 from converters.llamacpp.container import (
     Header,
     TensorInfo,
+    ValueType,
     encode_header,
     lay_out,
     padded,
@@ -31,6 +32,7 @@ from converters.llamacpp.container import (
     text,
     uint32,
 )
+from converters.llamacpp.imatrix import Collected
 
 Float32 = npt.NDArray[np.float32]
 
@@ -43,6 +45,11 @@ class Statistics:
 
     sums: Float32
     counts: Float32
+
+    @property
+    def coverage(self) -> tuple[int, int]:
+        """How many matrices (experts count singly) some token went through, and how many there are."""
+        return int((self.counts > 0).sum()), len(self.counts)
 
     @property
     def weights(self) -> Float32:
@@ -64,8 +71,14 @@ class ImportanceMatrix:
     @property
     def coverage(self) -> tuple[int, int]:
         """How many matrices (experts count singly) some token went through, and how many there are."""
-        counts = [entry.counts for entry in self.statistics.values()]
-        return sum(int((each > 0).sum()) for each in counts), sum(len(each) for each in counts)
+        each = [entry.coverage for entry in self.statistics.values()]
+        return sum(seen for seen, _ in each), sum(total for _, total in each)
+
+    @property
+    def partly_covered(self) -> dict[str, tuple[int, int]]:
+        """The coverage of every weight that has matrices no token went through."""
+        each = {name: entry.coverage for name, entry in self.statistics.items()}
+        return {name: (seen, total) for name, (seen, total) in each.items() if seen < total}
 
     def importance(self, file: str) -> Importance:
         """For `export`, with the metadata that llama-quantize writes. `file` is the name by which it is remembered."""
@@ -78,11 +91,26 @@ class ImportanceMatrix:
         return Importance({name: entry.weights for name, entry in self.statistics.items()}, fields)
 
     @classmethod
+    def of(cls, collected: Collected, dataset: str) -> Self:
+        """Of what was collected while a model read the text called `dataset`."""
+        statistics = {name: Statistics(sums, collected.counts[name]) for name, sums in collected.sums.items()}
+        return cls(statistics, (dataset,), collected.chunks, collected.chunk_size)
+
+    @classmethod
     def read(cls, path: Path) -> Self:
         """From a file. Raises InputError for one that is none, is damaged, or has sums without their counts."""
-        header = read_header(path)
+        try:
+            header = read_header(path)
+        except InputError as error:
+            if path.suffix == ".dat":
+                raise InputError(f"{error}; llama-imatrix --in-file converts the older format") from error
+            raise
         if text(header.metadata, "general.type") != "imatrix":
-            raise InputError(f"{path}: is no importance matrix in GGUF; llama-imatrix converts older .dat files")
+            raise InputError(f"{path}: is no importance matrix: its general.type is not 'imatrix'")
+        orphans = {tensor.name.removesuffix(_COUNTS) for tensor in header.tensors if tensor.name.endswith(_COUNTS)}
+        orphans -= {tensor.name.removesuffix(_SUMS) for tensor in header.tensors}
+        if orphans:
+            raise InputError(f"{path}: {min(orphans)}{_COUNTS} has no {_SUMS} beside it")
         infos = {tensor.name: tensor for tensor in header.tensors}
         statistics = {}
         with path.open("rb") as file:
@@ -94,17 +122,14 @@ class ImportanceMatrix:
                     raise InputError(f"{path}: {name} has no {_COUNTS} beside it")
                 sums = _values(header, infos[name], file.fileno())
                 counts = _values(header, infos[weight + _COUNTS], file.fileno()).reshape(-1)
+                counts = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)  # llama.cpp rounds them: lround
                 if len(sums) != len(counts):
                     raise InputError(f"{path}: {name} is of {len(sums)} matrices, its counts of {len(counts)}")
                 statistics[weight] = Statistics(sums, counts)
         if not statistics:
             raise InputError(f"{path}: holds no {_SUMS}; it was made of no text")
-        datasets = header.metadata.get("imatrix.datasets")
-        chunks, size = (
-            header.metadata[key].value if key in header.metadata else 0
-            for key in ("imatrix.chunk_count", "imatrix.chunk_size")
-        )
-        return cls(statistics, tuple(datasets.value) if datasets is not None else (), chunks, size)
+        chunks, size = _number(header, "imatrix.chunk_count"), _number(header, "imatrix.chunk_size")
+        return cls(statistics, _texts(header, "imatrix.datasets"), chunks, size)
 
     def write(self, path: Path) -> None:
         """To a file, which appears whole or not at all. Datasets keep their names only, so that machines agree."""
@@ -132,6 +157,21 @@ class ImportanceMatrix:
                 path.chmod(0o644)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _number(header: Header, key: str) -> int:
+    """A whole number of the metadata. llama-quantize refuses a file without it, or of another type, as well."""
+    found = header.metadata.get(key)
+    if found is None or found.type is not ValueType.UINT32:
+        raise InputError(f"{header.path}: {key} is missing or no UINT32; llama-imatrix writes it")
+    return int(found.value)
+
+
+def _texts(header: Header, key: str) -> tuple[str, ...]:
+    found = header.metadata.get(key)
+    if found is None or found.type is not ValueType.ARRAY or not all(isinstance(item, str) for item in found.value):
+        raise InputError(f"{header.path}: {key} is missing or no list of texts; llama-imatrix writes it")
+    return tuple(found.value)
 
 
 def _values(header: Header, tensor: TensorInfo, descriptor: int) -> Float32:

@@ -1,15 +1,32 @@
-"""Importance matrices: files that the gguf package wrote are read, and what is written is read by it."""
+"""Importance matrices: collected as transformers' activations say, and files that the gguf package writes and reads.
 
+Slow: against llama-imatrix and llama-quantize, as built by `make peers`.
+"""
+
+import ctypes
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import families
 import numpy as np
 import pytest
+import torch
+import transformers
+from checkpoints import make_checkpoint, make_tokenizer
 from gguf import GGUFReader, GGUFWriter
 
-from converters.errors import InputError
+from converters.errors import InputError, MissingRuntime
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, Statistics
+from converters.llamacpp import imatrix
+from converters.llamacpp.container import Field, ValueType, encode_header, read_header, string, uint32
 from converters.source import open_source
+
+ROOT = Path(__file__).parents[2]
+LLAMA_IMATRIX = ROOT / "build/peers/bin/llama-imatrix"
+LLAMA_QUANTIZE = ROOT / "build/peers/bin/llama-quantize"
 
 
 @pytest.fixture
@@ -69,6 +86,7 @@ def test_weights_are_means_and_one_where_no_token_went(matrix: ImportanceMatrix)
     np.testing.assert_array_equal(experts.weights[0], experts.sums[0] / np.float32(400))
     np.testing.assert_array_equal(experts.weights[1], np.ones(256, np.float32))
     assert matrix.coverage == (3, 4)
+    assert matrix.partly_covered == {"blk.0.ffn_up_exps.weight": (2, 3)}
 
 
 def test_a_file_made_with_it_says_so(tiny: Path, tmp_path: Path) -> None:
@@ -92,6 +110,7 @@ DAMAGES = {
     "negative": ("blk.0.attn_q.weight.in_sum2", np.full((1, 256), -1, np.float32), "no sums of squares"),
     "counts of other matrices": ("blk.0.attn_q.weight.counts", np.ones((2, 1), np.float32), "its counts of 2"),
     "no counts": ("blk.0.attn_q.weight.counts", None, "has no .counts beside it"),
+    "no sums": ("blk.0.attn_q.weight.in_sum2", None, "has no .in_sum2 beside it"),
     "another type": ("blk.0.attn_q.weight.in_sum2", np.ones((1, 256), np.float16), "expected F32"),
 }
 
@@ -106,5 +125,289 @@ def test_damaged_files_are_refused(matrix: ImportanceMatrix, tmp_path: Path, dam
 
 def test_other_files_are_refused(tiny: Path, tmp_path: Path) -> None:
     export(open_source(tiny), {"Q8_0": tmp_path / "model.gguf"})
-    with pytest.raises(InputError, match="is no importance matrix in GGUF"):
+    with pytest.raises(InputError, match="is no importance matrix"):
         ImportanceMatrix.read(tmp_path / "model.gguf")
+    old = tmp_path / "imatrix.dat"
+    old.write_bytes(b"\1\0\0\0" * 20)
+    with pytest.raises(InputError, match="converts the older format"):
+        ImportanceMatrix.read(old)
+
+
+BAD_METADATA: dict[str, tuple[str, Field | None, str]] = {
+    "no chunk count": ("imatrix.chunk_count", None, "imatrix.chunk_count is missing"),
+    "a text for a number": ("imatrix.chunk_size", string("512"), "imatrix.chunk_size is missing or no UINT32"),
+    "a number for the datasets": ("imatrix.datasets", uint32(1), "imatrix.datasets is missing or no list of texts"),
+    "a negative count": ("imatrix.chunk_count", Field(ValueType.INT32, b"\xff" * 4), "no UINT32"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_METADATA)
+def test_metadata_of_other_types_are_refused(matrix: ImportanceMatrix, tmp_path: Path, case: str) -> None:
+    key, field, message = BAD_METADATA[case]
+    matrix.write(tmp_path / "m.gguf")
+    header, data = read_header(tmp_path / "m.gguf"), (tmp_path / "m.gguf").read_bytes()
+    metadata = {name: value for name, value in {**header.metadata, key: field}.items() if value is not None}
+    (tmp_path / "m.gguf").write_bytes(encode_header(metadata, header.tensors) + data[header.data_offset :])
+    with pytest.raises(InputError, match=message):
+        ImportanceMatrix.read(tmp_path / "m.gguf")
+
+
+def test_files_cut_off_or_altered_anywhere_are_read_or_refused(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+    matrix.write(tmp_path / "m.gguf")
+    whole = (tmp_path / "m.gguf").read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    cuts = [whole[:length] for length in rng.integers(0, len(whole) - 64, 100)]
+    altered = []
+    for _ in range(400):
+        data = bytearray(whole)
+        for position in rng.integers(0, len(whole) - len(whole) // 2, 3):
+            data[position] = rng.integers(0, 256)
+        altered.append(bytes(data))
+    for number, data in enumerate(cuts + altered):
+        file = tmp_path / "x.gguf"
+        file.write_bytes(data)
+        try:
+            known = ImportanceMatrix.read(file)
+        except InputError:
+            refused += 1
+            continue
+        assert number >= len(cuts), "a file that is cut off was read"
+        assert all(np.isfinite(entry.weights).all() for entry in known.statistics.values())
+    assert len(cuts) < refused < len(cuts) + len(altered)
+
+
+LINEAR = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "linear_attn.in_proj_qkv": "attn_qkv",
+    "linear_attn.in_proj_z": "attn_gate",
+    "linear_attn.in_proj_a": "ssm_alpha",
+    "linear_attn.in_proj_b": "ssm_beta",
+    "linear_attn.out_proj": "ssm_out",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+}
+
+Sums = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def transformers_sums(model: transformers.PreTrainedModel, chunks: np.ndarray) -> Sums:
+    """Sums of squares [matrices, columns] in float64 and rows of each, from hooks before every linear layer."""
+    found: Sums = {}
+
+    def add(name: str, matrices: int, matrix: int, inputs: torch.Tensor) -> None:
+        inputs = inputs.reshape(-1, inputs.shape[-1])
+        sums, counts = found.setdefault(name, (np.zeros((matrices, inputs.shape[1])), np.zeros(matrices)))
+        sums[matrix] += inputs.double().square().sum(0).numpy()
+        counts[matrix] += len(inputs)
+
+    def dense(name: str) -> Callable[..., None]:
+        return lambda _, args: add(name, 1, 0, args[0])
+
+    def experts(block: str) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[torch.Tensor, ...]) -> None:
+            for expert in range(module.num_experts):
+                inputs = args[0][(args[1] == expert).any(-1)]
+                gate, up = torch.nn.functional.linear(inputs, module.gate_up_proj[expert]).chunk(2, -1)
+                add(f"{block}.ffn_gate_exps.weight", module.num_experts, expert, inputs)
+                add(f"{block}.ffn_up_exps.weight", module.num_experts, expert, inputs)
+                add(f"{block}.ffn_down_exps.weight", module.num_experts, expert, module.act_fn(gate) * up)
+
+        return hook
+
+    for name, module in model.named_modules():
+        *_, number, part = name.partition("layers.")[2].partition(".")[::2] if "layers." in name else ("", "")
+        if part in LINEAR:
+            module.register_forward_pre_hook(dense(f"blk.{number}.{LINEAR[part]}.weight"))
+        elif part == "mlp.experts":
+            module.register_forward_pre_hook(experts(f"blk.{number}"))
+    with torch.no_grad():
+        for chunk in chunks:
+            model(torch.from_numpy(chunk)[None])
+    return found
+
+
+def tiled(sums: np.ndarray, config: Any) -> np.ndarray:
+    """Columns by value head, from the order of transformers (a key head's together) to that of the file."""
+    heads = (config.linear_num_key_heads, config.linear_num_value_heads // config.linear_num_key_heads)
+    return sums.reshape(1, *heads, -1).swapaxes(1, 2).reshape(1, -1)
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "qwen3": {},
+    "qwen3moe": {"num_experts": 64},  # too many for so short a text to reach
+    "qwen35moe": {},
+}
+# Chunks together in a batch, the last one alone; and each in pieces.
+BATCHES = {"together": 128, "in pieces": 32}
+
+
+def make_model(family: str, directory: Path, **settings: Any) -> Path:
+    """A tiny checkpoint with a tokenizer, and its F32 file beside."""
+    if family == "qwen3":
+        make_checkpoint(directory, **settings)
+    else:
+        families.make(family, directory, **settings)
+        make_tokenizer(directory)
+    file = directory.with_suffix(".gguf")
+    export(open_source(directory), {"F32": file}, threads=1)
+    return file
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("family", MODELS)
+def test_sums_are_those_of_transformers_activations(tmp_path: Path, family: str, batch: str) -> None:
+    file = make_model(family, tmp_path / "model", **MODELS[family])
+    tokens = np.random.default_rng(0).integers(0, 512, 3 * 64 + 5)
+    steps: list[tuple[int, int]] = []
+    ours = imatrix.collect(
+        file,
+        tokens,
+        n_ctx=64,
+        n_batch=BATCHES[batch],
+        n_threads=1,
+        type_kv="f32",
+        flash_attn="off",
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert (ours.chunks, ours.chunk_size) == (3, 64)
+    assert steps == ([(2, 3), (3, 3)] if batch == "together" else [(1, 3), (2, 3), (3, 3)])
+    model = families.FAMILIES[family].model if family in families.FAMILIES else transformers.Qwen3ForCausalLM
+    loaded = model.from_pretrained(tmp_path / "model", dtype=torch.float32, attn_implementation="eager")
+    theirs = transformers_sums(loaded, tokens[: 3 * 64].reshape(3, 64))
+    assert ours.sums.keys() == ours.counts.keys() == theirs.keys()
+    matrices = {t.name for t in read_header(file).tensors if len(t.shape) > 1 and t.name.startswith("blk.")}
+    assert {name for name in matrices - theirs.keys() if "ssm_conv1d" not in name} == set()
+    for name, (sums, counts) in theirs.items():
+        expected = tiled(sums, loaded.config) if "ssm_out" in name else sums
+        np.testing.assert_array_equal(ours.counts[name], counts, err_msg=name)
+        assert np.abs(ours.sums[name] - expected).max() <= 1e-4 * expected.max(), name
+        assert np.linalg.norm(ours.sums[name] - expected) <= 1e-4 * np.linalg.norm(expected), name
+    known = ImportanceMatrix.of(ours, "tokens")
+    assert bool(known.partly_covered) == (family == "qwen3moe")
+
+
+def test_what_was_collected_is_read_again_and_weighs_an_export(tiny: Path, tmp_path: Path) -> None:
+    export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
+    tokens = np.random.default_rng(0).integers(0, 512, 128)
+    made = ImportanceMatrix.of(imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1), "tokens")
+    made.write(tmp_path / "m.gguf")
+    known = ImportanceMatrix.read(tmp_path / "m.gguf")
+    assert (known.datasets, known.chunks, known.chunk_size) == (("tokens",), 2, 64)
+    assert known.statistics.keys() == made.statistics.keys()
+    for name, entry in known.statistics.items():
+        np.testing.assert_array_equal(entry.weights, made.statistics[name].weights)
+    export(open_source(tiny), {"IQ2_XXS": tmp_path / "iq2.gguf"}, threads=1, importance=known.importance("m.gguf"))
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, MemoryError])
+def test_what_fails_while_llama_cpp_computes_is_raised_after(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
+) -> None:
+    export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
+    calls = []
+
+    def fail(*_: object) -> None:
+        calls.append(1)
+        raise raised("in the callback")
+
+    monkeypatch.setattr(imatrix._Collector, "_add", fail)
+    with pytest.raises(raised, match="in the callback"):
+        imatrix.collect(tmp_path / "f32.gguf", np.zeros(128, np.int32), n_ctx=64, n_threads=1)
+    assert len(calls) == 1, "looked at more after it had failed"
+
+
+def test_activations_out_of_bounds_are_refused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    directory = checkpoint(dtype=torch.float32)
+    families.rewrite(
+        directory,
+        lambda tensors: {n: t * 1e30 if n == "model.layers.1.mlp.up_proj.weight" else t for n, t in tensors.items()},
+    )
+    export(open_source(directory), {"F32": tmp_path / "f32.gguf"}, threads=1)
+    tokens = np.random.default_rng(0).integers(0, 512, 128)
+    with pytest.raises(InputError, match=r"f32.gguf: what blk.1.ffn_down.weight is multiplied with is NaN or infinite"):
+        imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1)
+
+
+TOO_LITTLE = {
+    "a short text": ("Hello world", {}, "at least 1024"),
+    "a context beyond the model's": ("Hello", {"n_ctx": 1024}, "16 to 512 tokens, not 1024"),
+    "a context of nothing": ("Hello", {"n_ctx": 8}, "16 to 512 tokens, not 8"),
+    "no chunks": ("Hello", {"max_chunks": 0}, "at least 1"),
+    "tokens of another model": (np.full(2000, 512), {}, "outside its vocabulary of 512"),
+}
+
+
+@pytest.mark.parametrize("case", TOO_LITTLE)
+def test_texts_and_contexts_that_give_none_are_refused(tiny: Path, tmp_path: Path, case: str) -> None:
+    text, options, message = TOO_LITTLE[case]
+    export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
+    with pytest.raises(InputError, match=message):
+        imatrix.collect(tmp_path / "f32.gguf", text, **options)
+
+
+@pytest.mark.parametrize("swapped", [("ne", "nb"), ("op", "flags"), ("view_src", "data"), ("name", None)])
+def test_another_layout_of_tensors_is_noticed(monkeypatch: pytest.MonkeyPatch, swapped: tuple[str, str | None]) -> None:
+    one, other = swapped
+    order = {one: other, other: one}
+    fields = dict(imatrix._Tensor._fields_)
+
+    class Other(ctypes.Structure):
+        _fields_ = [(order.get(name, name), fields[order.get(name, name)]) for name in fields if order.get(name, name)]
+
+    assert imatrix._operations()[0] != imatrix._operations()[1]
+    monkeypatch.setattr(imatrix, "_Tensor", Other)
+    with pytest.raises(MissingRuntime, match="another layout"):
+        imatrix._operations.__wrapped__()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LLAMA_IMATRIX.exists(), reason="make peers has not built llama-imatrix")
+@pytest.mark.parametrize("family", MODELS)
+def test_llama_imatrix_finds_the_same(tmp_path: Path, family: str) -> None:
+    file = make_model(family, tmp_path / "model", **MODELS[family])
+    text = (ROOT / "presets/micro/text/calibration.txt").read_text()[:8000]
+    assert text.isascii()
+    (tmp_path / "text.txt").write_text(text)
+    command = [LLAMA_IMATRIX, "-m", file, "-f", tmp_path / "text.txt", "-o", tmp_path / "theirs.gguf", "--no-ppl"]
+    subprocess.run([*command, "-t", "1", "-ngl", "0"], capture_output=True, check=True)
+    theirs = ImportanceMatrix.read(tmp_path / "theirs.gguf")
+    ours = ImportanceMatrix.of(imatrix.collect(file, text.removesuffix("\n"), n_threads=1), "text.txt")
+    assert (ours.chunks, ours.chunk_size) == (theirs.chunks, theirs.chunk_size)
+    assert ours.chunks % 4, "a batch is to be left that is not full"
+    assert ours.statistics.keys() == theirs.statistics.keys()
+    for name, entry in theirs.statistics.items():
+        np.testing.assert_array_equal(ours.statistics[name].counts, entry.counts, err_msg=name)
+        difference = np.linalg.norm(ours.statistics[name].sums - entry.sums)
+        assert difference <= 1e-4 * np.linalg.norm(entry.sums), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LLAMA_QUANTIZE.exists(), reason="make peers has not been run")
+def test_llama_quantize_makes_the_same_of_it(tmp_path: Path) -> None:
+    settings = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 64}
+    file = make_model("qwen3moe", tmp_path / "model", **settings)
+    tokens = np.random.default_rng(0).integers(0, 512, 128)
+    made = ImportanceMatrix.of(imatrix.collect(file, tokens, n_ctx=64, n_threads=1), "tokens")
+    assert made.partly_covered, "experts that no token reached are what is to be tried"
+    made.write(tmp_path / "m.gguf")
+    for quant in ("IQ2_XS", "Q4_K_M"):
+        ours, theirs = tmp_path / f"{quant}.gguf", tmp_path / f"theirs-{quant}.gguf"
+        given = ImportanceMatrix.read(tmp_path / "m.gguf").importance("m.gguf")
+        export(open_source(file), {quant: ours}, threads=1, importance=given)
+        command = [LLAMA_QUANTIZE, "--imatrix", "m.gguf", file, theirs, quant, "1"]
+        subprocess.run(command, capture_output=True, check=True, cwd=tmp_path)
+        mine, official = read_header(ours), read_header(theirs)
+        assert mine.tensors == official.tensors
+        assert ours.read_bytes()[mine.data_offset :] == theirs.read_bytes()[official.data_offset :]
+        for key in ("file", "dataset", "entries_count", "chunks_count"):
+            one, other = (header.metadata[f"quantize.imatrix.{key}"].value for header in (mine, official))
+            assert one == other, key
