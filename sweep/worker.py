@@ -49,6 +49,10 @@ def _listen(jobs: queue.Queue[str]) -> None:
 def main() -> None:
     # gdb, which ggml would start to print a backtrace, can hang; datasets would start processes of its own
     os.environ.update(GGML_NO_BACKTRACE="1", DISABLE_MULTIPROC="1", TOKENIZERS_PARALLELISM="false")
+    # threads that wait spin for milliseconds by default, which slows a second sweep beside this one tenfold; 1000 is
+    # what libgomp takes by itself where one process has more threads than cores, and costs a lone sweep nothing
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     answers = Answers()
     jobs: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()

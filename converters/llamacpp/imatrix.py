@@ -228,10 +228,11 @@ class _Collector:
             node = _Tensor.from_address(address)
             if ask:
                 return self._is_wanted(node)
-            if node.op == self._mul_mat_id:
-                self._add_experts(node)
-            else:
-                self._add_dense(node)
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is added
+                if node.op == self._mul_mat_id:
+                    self._add_experts(node)
+                else:
+                    self._add_dense(node)
         except BaseException as error:  # Ctrl-C too: it would be lost in C
             self._error = error
             return False

@@ -39,14 +39,14 @@ def matrix() -> ImportanceMatrix:
     )
 
 
-def by_llama_cpps_package(path: Path, matrix: ImportanceMatrix, **changes: np.ndarray) -> Path:
+def by_llama_cpps_package(path: Path, matrix: ImportanceMatrix, **changes: np.ndarray | None) -> Path:
     writer = GGUFWriter(path, "unused")
     writer.kv_data[0].clear()  # an importance matrix names no architecture
     writer.add_type("imatrix")
     writer.add_array("imatrix.datasets", ["text.txt"])
     writer.add_uint32("imatrix.chunk_count", matrix.chunks)
     writer.add_uint32("imatrix.chunk_size", matrix.chunk_size)
-    tensors = {}
+    tensors: dict[str, np.ndarray | None] = {}
     for name, entry in matrix.statistics.items():
         tensors[f"{name}.in_sum2"] = entry.sums
         tensors[f"{name}.counts"] = entry.counts[:, None]
@@ -105,7 +105,7 @@ def test_a_file_made_with_it_says_so(tiny: Path, tmp_path: Path) -> None:
     assert fields["quantize.imatrix.chunks_count"].contents() == 7
 
 
-DAMAGES = {
+DAMAGES: dict[str, tuple[str, np.ndarray | None, str]] = {
     "NaN": ("blk.0.attn_q.weight.in_sum2", np.full((1, 256), np.nan, np.float32), "no sums of squares"),
     "negative": ("blk.0.attn_q.weight.in_sum2", np.full((1, 256), -1, np.float32), "no sums of squares"),
     "counts of other matrices": ("blk.0.attn_q.weight.counts", np.ones((2, 1), np.float32), "its counts of 2"),
@@ -163,9 +163,9 @@ def test_files_cut_off_or_altered_anywhere_are_read_or_refused(matrix: Importanc
         for position in rng.integers(0, len(whole) - len(whole) // 2, 3):
             data[position] = rng.integers(0, 256)
         altered.append(bytes(data))
-    for number, data in enumerate(cuts + altered):
+    for number, content in enumerate(cuts + altered):
         file = tmp_path / "x.gguf"
-        file.write_bytes(data)
+        file.write_bytes(content)
         try:
             known = ImportanceMatrix.read(file)
         except InputError:
@@ -195,6 +195,9 @@ LINEAR = {
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }
+
+TOLERANCE = 1e-5
+"""Of a tensor's norm, with F32 K and V and flash attention off: 5e-7 to 2e-6 was measured, and with it on 4e-4."""
 
 Sums = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -266,7 +269,7 @@ def make_model(family: str, directory: Path, **settings: Any) -> Path:
 @pytest.mark.parametrize("family", MODELS)
 def test_sums_are_those_of_transformers_activations(tmp_path: Path, family: str, batch: str) -> None:
     file = make_model(family, tmp_path / "model", **MODELS[family])
-    tokens = np.random.default_rng(0).integers(0, 512, 3 * 64 + 5)
+    tokens = np.random.default_rng(0).integers(0, 512, 3 * 64 + 5, np.int32)
     steps: list[tuple[int, int]] = []
     ours = imatrix.collect(
         file,
@@ -289,15 +292,14 @@ def test_sums_are_those_of_transformers_activations(tmp_path: Path, family: str,
     for name, (sums, counts) in theirs.items():
         expected = tiled(sums, loaded.config) if "ssm_out" in name else sums
         np.testing.assert_array_equal(ours.counts[name], counts, err_msg=name)
-        assert np.abs(ours.sums[name] - expected).max() <= 1e-4 * expected.max(), name
-        assert np.linalg.norm(ours.sums[name] - expected) <= 1e-4 * np.linalg.norm(expected), name
+        assert np.linalg.norm(ours.sums[name] - expected) <= TOLERANCE * np.linalg.norm(expected), name
     known = ImportanceMatrix.of(ours, "tokens")
     assert bool(known.partly_covered) == (family == "qwen3moe")
 
 
 def test_what_was_collected_is_read_again_and_weighs_an_export(tiny: Path, tmp_path: Path) -> None:
     export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
-    tokens = np.random.default_rng(0).integers(0, 512, 128)
+    tokens = np.random.default_rng(0).integers(0, 512, 128, np.int32)
     made = ImportanceMatrix.of(imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1), "tokens")
     made.write(tmp_path / "m.gguf")
     known = ImportanceMatrix.read(tmp_path / "m.gguf")
@@ -332,17 +334,17 @@ def test_activations_out_of_bounds_are_refused(checkpoint: Callable[..., Path], 
         lambda tensors: {n: t * 1e30 if n == "model.layers.1.mlp.up_proj.weight" else t for n, t in tensors.items()},
     )
     export(open_source(directory), {"F32": tmp_path / "f32.gguf"}, threads=1)
-    tokens = np.random.default_rng(0).integers(0, 512, 128)
+    tokens = np.random.default_rng(0).integers(0, 512, 128, np.int32)
     with pytest.raises(InputError, match=r"f32.gguf: what blk.1.ffn_down.weight is multiplied with is NaN or infinite"):
         imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1)
 
 
-TOO_LITTLE = {
+TOO_LITTLE: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a short text": ("Hello world", {}, "at least 1024"),
     "a context beyond the model's": ("Hello", {"n_ctx": 1024}, "16 to 512 tokens, not 1024"),
     "a context of nothing": ("Hello", {"n_ctx": 8}, "16 to 512 tokens, not 8"),
     "no chunks": ("Hello", {"max_chunks": 0}, "at least 1"),
-    "tokens of another model": (np.full(2000, 512), {}, "outside its vocabulary of 512"),
+    "tokens of another model": (np.full(2000, 512, np.int32), {}, "outside its vocabulary of 512"),
 }
 
 
@@ -357,11 +359,11 @@ def test_texts_and_contexts_that_give_none_are_refused(tiny: Path, tmp_path: Pat
 @pytest.mark.parametrize("swapped", [("ne", "nb"), ("op", "flags"), ("view_src", "data"), ("name", None)])
 def test_another_layout_of_tensors_is_noticed(monkeypatch: pytest.MonkeyPatch, swapped: tuple[str, str | None]) -> None:
     one, other = swapped
-    order = {one: other, other: one}
-    fields = dict(imatrix._Tensor._fields_)
+    order: dict[str | None, str | None] = {one: other, other: one}
+    fields: dict[str | None, Any] = {name: kind for name, kind, *_ in imatrix._Tensor._fields_}
 
     class Other(ctypes.Structure):
-        _fields_ = [(order.get(name, name), fields[order.get(name, name)]) for name in fields if order.get(name, name)]
+        _fields_ = [(name, fields[name]) for name in (order.get(each, each) for each in fields) if name]
 
     assert imatrix._operations()[0] != imatrix._operations()[1]
     monkeypatch.setattr(imatrix, "_Tensor", Other)
@@ -377,7 +379,16 @@ def test_llama_imatrix_finds_the_same(tmp_path: Path, family: str) -> None:
     text = (ROOT / "presets/micro/text/calibration.txt").read_text()[:8000]
     assert text.isascii()
     (tmp_path / "text.txt").write_text(text)
-    command = [LLAMA_IMATRIX, "-m", file, "-f", tmp_path / "text.txt", "-o", tmp_path / "theirs.gguf", "--no-ppl"]
+    command: list[str | Path] = [
+        LLAMA_IMATRIX,
+        "-m",
+        file,
+        "-f",
+        tmp_path / "text.txt",
+        "-o",
+        tmp_path / "theirs.gguf",
+        "--no-ppl",
+    ]
     subprocess.run([*command, "-t", "1", "-ngl", "0"], capture_output=True, check=True)
     theirs = ImportanceMatrix.read(tmp_path / "theirs.gguf")
     ours = ImportanceMatrix.of(imatrix.collect(file, text.removesuffix("\n"), n_threads=1), "text.txt")
@@ -393,17 +404,17 @@ def test_llama_imatrix_finds_the_same(tmp_path: Path, family: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not LLAMA_QUANTIZE.exists(), reason="make peers has not been run")
 def test_llama_quantize_makes_the_same_of_it(tmp_path: Path) -> None:
-    settings = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 64}
+    settings = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 32}
     file = make_model("qwen3moe", tmp_path / "model", **settings)
-    tokens = np.random.default_rng(0).integers(0, 512, 128)
-    made = ImportanceMatrix.of(imatrix.collect(file, tokens, n_ctx=64, n_threads=1), "tokens")
+    tokens = np.random.default_rng(0).integers(0, 512, 32, np.int32)
+    made = ImportanceMatrix.of(imatrix.collect(file, tokens, n_ctx=16, n_threads=1), "tokens")
     assert made.partly_covered, "experts that no token reached are what is to be tried"
     made.write(tmp_path / "m.gguf")
     for quant in ("IQ2_XS", "Q4_K_M"):
         ours, theirs = tmp_path / f"{quant}.gguf", tmp_path / f"theirs-{quant}.gguf"
         given = ImportanceMatrix.read(tmp_path / "m.gguf").importance("m.gguf")
         export(open_source(file), {quant: ours}, threads=1, importance=given)
-        command = [LLAMA_QUANTIZE, "--imatrix", "m.gguf", file, theirs, quant, "1"]
+        command: list[str | Path] = [LLAMA_QUANTIZE, "--imatrix", "m.gguf", file, theirs, quant, "1"]
         subprocess.run(command, capture_output=True, check=True, cwd=tmp_path)
         mine, official = read_header(ours), read_header(theirs)
         assert mine.tensors == official.tensors
