@@ -9,6 +9,8 @@ TORCH_INDEX ?=
 CMAKE_ARGS ?= -DGGML_RPC=ON
 export CMAKE_ARGS
 WORKSPACE ?= build/workspace
+# What the slow tests compare with.
+PEERS := llama-quantize llama-perplexity llama-imatrix llama-gguf-split
 LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 
 .PHONY: demo test test-slow lint format peers clean
@@ -42,7 +44,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# llama.cpp's own tools, from the very source that llama-cpp-python was built of: what the slow tests compare with.
+# llama.cpp's own tools, from the very source that llama-cpp-python was built of.
 peers: build/peers/.built
 
 build/peers/.built: constraints.txt | $(VENV)/.installed
@@ -51,7 +53,7 @@ build/peers/.built: constraints.txt | $(VENV)/.installed
 	tar -xzf build/peers/llama_cpp_python-*.tar.gz -C build/peers/source --strip-components 1
 	cmake -S build/peers/source/vendor/llama.cpp -B build/peers/cmake -DCMAKE_BUILD_TYPE=Release \
 		-DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF > build/peers/cmake.log
-	cmake --build build/peers/cmake --parallel $$(nproc) --target llama-quantize llama-perplexity >> build/peers/cmake.log
+	cmake --build build/peers/cmake --parallel $$(nproc) --target $(PEERS) >> build/peers/cmake.log
 	mkdir -p build/peers/bin && cp build/peers/cmake/bin/llama-* build/peers/bin/
 	touch $@
 

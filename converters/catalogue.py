@@ -14,8 +14,8 @@ import numpy as np
 
 from converters.config_source import ConfigSource
 from converters.errors import InputError
-from converters.export import Importance, plan_export
 from converters.llamacpp.container import data_bytes, text
+from converters.plan import Importance, plan_export
 from converters.recipes import recipes
 from converters.source import Source, open_source
 from presets.catalogue import models
@@ -107,7 +107,7 @@ def sizes(source: Source, quants: Sequence[str], importance: Importance | None =
     for recipe in recipes(quants):
         assumed = recipe.needs_imatrix and importance is None
         plan = plan_export(source, [recipe.name], _even_importance(source) if assumed else importance)[recipe.name]
-        header = len(plan.header) + vocabulary
+        header = len(plan.parts[0].header) + vocabulary
         result[recipe.name] = FileSize(
             quant=recipe.name,
             tensor_bytes=plan.tensor_bytes,

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from converters.checkpoint import read_into
 from converters.errors import InputError
-from converters.export import Importance
 from converters.llamacpp.bindings import TYPES
 from converters.llamacpp.container import (
     Header,
@@ -33,6 +32,7 @@ from converters.llamacpp.container import (
     uint32,
 )
 from converters.llamacpp.imatrix import Collected
+from converters.plan import Importance
 
 Float32 = npt.NDArray[np.float32]
 

@@ -66,6 +66,11 @@ class Recipe:
     mix: Mix | None = None
 
     @property
+    def is_float(self) -> bool:
+        """Whether all weights stay floating-point numbers: no importance matrix changes them."""
+        return self.nominal_bits >= 16
+
+    @property
     def label(self) -> str:
         """The name, with the version of a mix: what tells one release of a recipe from another."""
         return self.name if self.mix is None else f"{self.name}.v{self.mix.version}"
@@ -158,3 +163,10 @@ def recipe(name: str) -> Recipe:
 def recipes(names: Iterable[str]) -> tuple[Recipe, ...]:
     """The recipes called `names`, each once, in the order given."""
     return tuple(dict.fromkeys(recipe(name) for name in names))
+
+
+def refuse_without_imatrix(chosen: Iterable[Recipe]) -> None:
+    """Raise InputError for the first recipe that llama.cpp makes only with an importance matrix."""
+    for one in chosen:
+        if one.needs_imatrix:
+            raise InputError(f"{one.name} needs an importance matrix; give one by --imatrix FILE, or --imatrix auto")

@@ -12,10 +12,12 @@ from typing import Any
 
 from converters.catalogue import open_planned, sizes
 from converters.errors import InputError
-from converters.export import export, open_source, plan_export
+from converters.export import export
 from converters.imatrix import ImportanceMatrix
 from converters.llamacpp.memory import plan_file_memory, plan_memory
 from converters.llamacpp.model import ContextOptions
+from converters.plan import plan_export
+from converters.source import open_source
 from sweep.backends.base import Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.measure.harness import Metric, check_task, run_task

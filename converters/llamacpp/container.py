@@ -98,12 +98,17 @@ class Field:
 
 def uint32(value: int) -> Field:
     """A whole number as llama.cpp's integer keys want it."""
-    return Field(ValueType.UINT32, struct.pack("<I", value))
+    return number(ValueType.UINT32, value)
 
 
 def float32(value: float) -> Field:
     """A real number in single precision."""
     return Field(ValueType.FLOAT32, struct.pack("<f", value))
+
+
+def number(type_: ValueType, value: int) -> Field:
+    """A whole number of a type that a key asks for."""
+    return Field(type_, struct.pack("<" + _FORMATS[type_], value))
 
 
 def boolean(value: bool) -> Field:

@@ -14,8 +14,9 @@ from checkpoints import make_checkpoint, make_tokenizer
 from converters.catalogue import BYTES_PER_TOKEN, estimated_vocabulary_bytes, public_model, sizes
 from converters.config_source import ConfigSource
 from converters.errors import InputError
-from converters.export import Importance, export, plan_export
+from converters.export import export
 from converters.llamacpp.container import ValueType, encode_header, read_header, uint32
+from converters.plan import Importance, plan_export
 from converters.recipes import QUANTS
 from converters.source import Source, open_source
 from converters.tokenizer import read_tokenizer
@@ -168,7 +169,7 @@ def test_a_config_tells_what_its_checkpoint_would_become(tmp_path: Path, family:
     planned, real = plan_export(ours, ["BF16", "Q4_K_M"]), plan_export(theirs, ["BF16", "Q4_K_M"])
     for quant, plan in planned.items():
         assert plan.tensors == real[quant].tensors
-        assert plan.header == real[quant].header
+        assert plan.parts == real[quant].parts
     (directory / "tokenizer.json").unlink()
     for quant, plan in plan_export(ConfigSource.open(directory), ["BF16", "Q4_K_M"]).items():
         assert plan.tensors == real[quant].tensors, "the vocabulary's tokens matter to no type"

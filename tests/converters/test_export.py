@@ -20,11 +20,11 @@ import torch
 from checkpoints import make_checkpoint, make_tokenizer
 from gguf import GGUFReader
 
-from converters import export as export_module
 from converters.errors import InputError
-from converters.export import IMATRIX_TYPES, Importance, Progress, export, plan_export
+from converters.export import Progress, export
 from converters.llamacpp.bindings import TYPES, lib
 from converters.llamacpp.plan import plan_types
+from converters.plan import IMATRIX_TYPES, Importance, plan_export, type_overrides
 from converters.recipes import QUANTS
 from converters.source import Source, open_source
 
@@ -106,7 +106,7 @@ def tensors(file: Path) -> dict[str, tuple[str, bytes]]:
 @pytest.mark.parametrize("quant", QUANTS)
 def test_with_an_importance_matrix_too(weighed: tuple[Source, dict[str, Path]], tmp_path: Path, quant: str) -> None:
     source, files = weighed
-    overrides = export_module._overrides(source, QUANTS[quant])
+    overrides = type_overrides(source, QUANTS[quant])
     quantize_by_llama_cpp(files["BF16"], tmp_path / "theirs.gguf", quant, random_importance(source), overrides)
     assert tensors(files[quant]) == tensors(tmp_path / "theirs.gguf")
 
@@ -242,17 +242,6 @@ def test_progress_ends_at_the_total(tiny: Path, tmp_path: Path) -> None:
     plans = export(open_source(tiny), {q: tmp_path / q for q in ("Q8_0", "Q2_K")}, progress=seen.append)
     assert seen[-1].done_bytes == seen[-1].total_bytes == sum(plan.tensor_bytes for plan in plans.values())
     assert [p.done_bytes for p in seen] == sorted(p.done_bytes for p in seen)
-
-
-@pytest.mark.parametrize("moment", ["first", "last"])
-def test_an_interrupt_leaves_nothing_behind(tiny: Path, tmp_path: Path, moment: str) -> None:
-    def interrupt(progress: Progress) -> None:
-        if moment == "first" or progress.done_bytes == progress.total_bytes:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        export(open_source(tiny), {q: tmp_path / q for q in ("Q8_0", "Q2_K")}, progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_there_stays_until_its_successor_is_complete(tiny: Path, tmp_path: Path) -> None:

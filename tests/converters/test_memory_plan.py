@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from converters.export import export, plan_export
+from converters.export import export
 from converters.llamacpp.container import data_bytes, read_header
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.memory import MIB, plan_file_memory, plan_memory
 from converters.llamacpp.model import ContextOptions, Model
+from converters.plan import plan_export
 from converters.source import open_source
 
 ROUNDING = 0.01 * MIB * 6  # each of up to six log lines is rounded to 0.01 MiB

@@ -1,0 +1,237 @@
+"""A GGUF file before it is made: its metadata, every tensor with its type and place, and so its exact size.
+
+Types are llama.cpp's own decision (llamacpp/plan.py). A file over a given size is cut into parts as llama-gguf-split
+does it: whole tensors, all metadata in the first part.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.errors import InputError
+from converters.llamacpp.container import (
+    Field,
+    TensorInfo,
+    ValueType,
+    data_bytes,
+    encode_header,
+    lay_out,
+    number,
+    padded,
+    string,
+    tensor_order,
+    text,
+    uint32,
+)
+from converters.llamacpp.plan import plan_types
+from converters.recipes import Recipe, recipes, refuse_without_imatrix
+from converters.source import Source
+
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+IMATRIX_TYPES = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
+"""Types that llama.cpp's quantizer refuses to make without importance."""
+MTP_TYPE = "Q4_K"
+"""What MTP layers get in files of such types: they never run while importance is collected."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What each column of each matrix weighs: tensor -> float32 [matrices, columns]; and what a file says of it."""
+
+    weights: Mapping[str, npt.NDArray[np.float32]]
+    fields: Mapping[str, Field]
+
+
+@dataclass(frozen=True)
+class TypeCount:
+    """How much of a file is of one type."""
+
+    tensors: int
+    weights: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file: the bytes before its data section, and its tensors with their places in that section."""
+
+    header: bytes
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of the file."""
+        return len(self.header) + data_bytes(self.tensors)
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A GGUF file before it is made: its metadata, and every tensor with its type and its place in an undivided file.
+
+    `max_part_bytes`: where tensors, padding included, take more than that, the file comes in parts.
+    """
+
+    recipe: Recipe
+    metadata: Mapping[str, Field]
+    tensors: tuple[TensorInfo, ...]
+    max_part_bytes: int | None = None
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The files to write, one unless there is a limit. A tensor beyond the limit is a part of its own."""
+        groups = _divided(self.tensors, self.max_part_bytes)
+        if len(groups) == 1:
+            return (Part(encode_header(self.metadata, self.tensors), self.tensors),)
+        parts = []
+        for index, group in enumerate(groups):
+            own = {
+                "split.no": number(ValueType.UINT16, index),
+                "split.tensors.count": number(ValueType.INT32, len(self.tensors)),
+                "split.count": number(ValueType.UINT16, len(groups)),
+            }
+            tensors = lay_out((tensor.name, tensor.shape, tensor.type) for tensor in group)
+            parts.append(Part(encode_header({**self.metadata, **own} if index == 0 else own, tensors), tensors))
+        return tuple(parts)
+
+    def paths(self, path: Path) -> tuple[Path, ...]:
+        """The parts' names where the undivided file would be called `path`, a .gguf: as llama-gguf-split names them."""
+        count = len(self.parts)
+        if count == 1:
+            return (path,)
+        return tuple(path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}.gguf") for index in range(1, count + 1))
+
+    @property
+    def quant(self) -> str:
+        return self.recipe.name
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of the file, or of its parts together."""
+        return sum(part.file_bytes for part in self.parts)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors without padding."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of tensor data for each weight, as llama.cpp counts them: header and padding left out."""
+        return 8 * self.tensor_bytes / self.weights
+
+    @property
+    def mtp_bytes(self) -> int:
+        """Bytes of the tensors of multi-token prediction layers, which come after the others."""
+        prefix = text(self.metadata, "general.architecture")
+        mtp = self.metadata.get(f"{prefix}.nextn_predict_layers")
+        if mtp is None:
+            return 0
+        first = self.metadata[f"{prefix}.block_count"].value - mtp.value
+        return sum(tensor.nbytes for tensor in self.tensors if tensor_order(tensor.name)[0] >= first)
+
+    @property
+    def census(self) -> dict[str, TypeCount]:
+        """How many tensors, weights and bytes each type has, the type with most bytes first."""
+        groups: dict[str, list[TensorInfo]] = {}
+        for tensor in self.tensors:
+            groups.setdefault(tensor.type.name, []).append(tensor)
+        counts = {
+            name: TypeCount(len(group), sum(t.elements for t in group), sum(t.nbytes for t in group))
+            for name, group in groups.items()
+        }
+        return dict(sorted(counts.items(), key=lambda item: -item[1].bytes))
+
+
+def _divided(tensors: Sequence[TensorInfo], limit: int | None) -> list[list[TensorInfo]]:
+    groups: list[list[TensorInfo]] = [[]]
+    size = 0
+    for tensor in tensors:
+        size += padded(tensor.nbytes)
+        if limit is not None and size > limit and groups[-1]:
+            groups.append([])
+            size = padded(tensor.nbytes)
+        groups[-1].append(tensor)
+    return groups
+
+
+def plan_export(
+    source: Source, quants: Sequence[str], importance: Importance | None = None, max_part_bytes: int | None = None
+) -> dict[str, FilePlan]:
+    """What each file would be: exact bytes, and the type of every tensor by llama.cpp's own decision.
+
+    Needs names, shapes and types only; no weight is read. Keys are the recipes' names in the order asked for.
+    Raises InputError for an unknown quant, one that needs an importance matrix where there is none, and for an
+    importance matrix of another model.
+    """
+    chosen = recipes(quants)
+    if importance is None:
+        refuse_without_imatrix(chosen)
+    else:
+        _check_importance(source, importance)
+    plans = {}
+    for recipe in chosen:
+        told = type_overrides(source, recipe)
+        tensors = plan_types(source.metadata, source.tensors, recipe.ftype, told, importance is not None)
+        if importance is not None:
+            _check_coverage(recipe, tensors, importance)
+        metadata = _file_metadata(source.metadata, recipe, importance)
+        plans[recipe.name] = FilePlan(recipe, metadata, tensors, max_part_bytes)
+    return plans
+
+
+def type_overrides(source: Source, recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """The types that llama.cpp is told: those of a mix, and of MTP layers, which no importance matrix covers."""
+    prefix = text(source.metadata, "general.architecture")
+    blocks = source.metadata[f"{prefix}.block_count"].value if f"{prefix}.block_count" in source.metadata else 0
+    mtp = source.metadata.get(f"{prefix}.nextn_predict_layers")
+    layers = blocks - (mtp.value if mtp is not None else 0)
+    names = {tensor.name for tensor in source.tensors}
+    result = recipe.mix.overrides(layers, "output.weight" not in names) if recipe.mix is not None else ()
+    if recipe.needs_imatrix and layers < blocks:
+        return (*((rf"^blk\.{block}\.", MTP_TYPE) for block in range(layers, blocks)), *result)
+    return result
+
+
+def _check_importance(source: Source, importance: Importance) -> None:
+    shapes = {tensor.name: tensor.shape for tensor in source.tensors}
+    known = [name for name in importance.weights if name in shapes]
+    if not known:
+        raise InputError("the importance matrix names no tensor of this model; it was made for another one")
+    for name in known:
+        matrices, columns = math.prod(shapes[name][:-2]), shapes[name][-1]
+        if importance.weights[name].shape != (matrices, columns):
+            raise InputError(
+                f"the importance matrix has {importance.weights[name].shape} values for {name}, which has"
+                f" {(matrices, columns)}; it was made for another model"
+            )
+
+
+def _check_coverage(recipe: Recipe, tensors: Sequence[TensorInfo], importance: Importance) -> None:
+    for tensor in tensors:
+        needed = tensor.type.name in IMATRIX_TYPES or (recipe.name == "Q2_K_S" and tensor.type.name == "Q2_K")
+        if needed and tensor.name not in (*importance.weights, "token_embd.weight", "output.weight"):
+            raise InputError(
+                f"{recipe.name} makes {tensor.name} {tensor.type.name}, which needs an importance matrix, and the one"
+                " given has nothing for it: compute it from more text"
+            )
+
+
+def _file_metadata(metadata: Mapping[str, Field], recipe: Recipe, importance: Importance | None) -> dict[str, Field]:
+    # These last, as llama.cpp's quantizer leaves them: the files are then equal to the last byte.
+    own = {"general.quantization_version": uint32(QUANTIZATION_VERSION), "general.file_type": uint32(recipe.ftype)}
+    if recipe.mix is not None:
+        own["bitsweep.recipe"] = string(recipe.label)
+    if importance is not None and not recipe.is_float:
+        own |= importance.fields
+    return {**{key: field for key, field in metadata.items() if key not in own}, **own}
