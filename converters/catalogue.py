@@ -5,16 +5,14 @@ not, its share is estimated from the vocabulary's size.
 """
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from converters.config_source import ConfigSource
 from converters.errors import InputError
-from converters.llamacpp.container import data_bytes, text
+from converters.imatrix import even_importance
+from converters.llamacpp.container import text
 from converters.plan import Importance, plan_export
 from converters.recipes import recipes
 from converters.source import Source, open_source
@@ -29,7 +27,9 @@ From published files less their tensors: Qwen3-4B and Qwen3.5-0.8B, Q8_0. Qwen2'
 
 @dataclass(frozen=True)
 class FileSize:
-    """Bytes of one GGUF file. `tensor_bytes` counts no padding; `mtp_bytes` is the part of it in MTP layers.
+    """Bytes of one GGUF file, or of its `parts` together.
+
+    `tensor_bytes` counts no padding; `mtp_bytes` is what of it is in MTP layers.
 
     A file without these layers is not always that much smaller, because llama.cpp chooses types by a layer's place
     among all: Qwen3.5-397B's Q4_K_M gains 0.57 GB elsewhere. A source made with `mtp=0` tells it exactly.
@@ -43,6 +43,7 @@ class FileSize:
     header_bytes: int
     header_exact: bool
     file_bytes: int
+    parts: int
     bits_per_weight: float
     census: Mapping[str, int]  # tensors by type
 
@@ -95,7 +96,9 @@ def estimated_vocabulary_bytes(tokens: int) -> int:
     return round(tokens * BYTES_PER_TOKEN[measured])
 
 
-def sizes(source: Source, quants: Sequence[str], importance: Importance | None = None) -> dict[str, FileSize]:
+def sizes(
+    source: Source, quants: Sequence[str], importance: Importance | None = None, max_part_bytes: int | None = None
+) -> dict[str, FileSize]:
     """What each file would take. Reads no weights; keys are the quants' names in the order asked for.
 
     A quant that needs an importance matrix is taken to get one that covers all weights where none is given; what such
@@ -106,15 +109,16 @@ def sizes(source: Source, quants: Sequence[str], importance: Importance | None =
     result = {}
     for recipe in recipes(quants):
         assumed = recipe.needs_imatrix and importance is None
-        plan = plan_export(source, [recipe.name], _even_importance(source) if assumed else importance)[recipe.name]
-        header = len(plan.parts[0].header) + vocabulary
+        given = even_importance(source) if assumed else importance
+        plan = plan_export(source, [recipe.name], given, max_part_bytes)[recipe.name]
         result[recipe.name] = FileSize(
             quant=recipe.name,
             tensor_bytes=plan.tensor_bytes,
             mtp_bytes=plan.mtp_bytes,
-            header_bytes=header,
+            header_bytes=sum(len(part.header) for part in plan.parts) + vocabulary,
             header_exact=known and not assumed,
-            file_bytes=header + data_bytes(plan.tensors),
+            file_bytes=plan.file_bytes + vocabulary,
+            parts=len(plan.parts),
             bits_per_weight=plan.bits_per_weight,
             census={name: count.tensors for name, count in plan.census.items()},
         )
@@ -123,9 +127,3 @@ def sizes(source: Source, quants: Sequence[str], importance: Importance | None =
 
 def _vocabulary(source: Source) -> int:
     return source.metadata[f"{text(source.metadata, 'general.architecture')}.vocab_size"].value
-
-
-def _even_importance(source: Source) -> Importance:
-    """All columns of all matrices alike, in no memory."""
-    shapes = {t.name: (math.prod(t.shape[:-2]), t.shape[-1]) for t in source.tensors if len(t.shape) > 1}
-    return Importance({name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()}, {})

@@ -5,8 +5,8 @@ Format: the GGUF that llama.cpp's llama-imatrix writes (general.type "imatrix"; 
 from it are those of llama-quantize.
 """
 
+import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,13 @@ from converters.checkpoint import read_into
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES
 from converters.llamacpp.container import (
+    Field,
     Header,
     TensorInfo,
     ValueType,
+    data_bytes,
     encode_header,
     lay_out,
-    padded,
     read_header,
     string,
     strings,
@@ -32,11 +33,14 @@ from converters.llamacpp.container import (
     uint32,
 )
 from converters.llamacpp.imatrix import Collected
+from converters.partial import PartialFile
 from converters.plan import Importance
+from converters.source import Source
 
 Float32 = npt.NDArray[np.float32]
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_ORIGIN = "bitsweep.imatrix.origin"
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,16 @@ class Statistics:
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """Statistics by weight, and of what text: `chunks` of `chunk_size` tokens from `datasets`."""
+    """Statistics by weight, and of what text: `chunks` of `chunk_size` tokens from `datasets`.
+
+    `origin` is a hash of the model and the text, where this program collected it.
+    """
 
     statistics: Mapping[str, Statistics]
     datasets: tuple[str, ...]
     chunks: int
     chunk_size: int
+    origin: str | None = None
 
     @property
     def coverage(self) -> tuple[int, int]:
@@ -82,19 +90,14 @@ class ImportanceMatrix:
 
     def importance(self, file: str) -> Importance:
         """For `export`, with the metadata that llama-quantize writes. `file` is the name by which it is remembered."""
-        fields = {
-            "quantize.imatrix.file": string(file),
-            "quantize.imatrix.dataset": string(self.datasets[0] if self.datasets else ""),
-            "quantize.imatrix.entries_count": uint32(len(self.statistics)),
-            "quantize.imatrix.chunks_count": uint32(self.chunks),
-        }
+        fields = _fields(file, self.datasets[0] if self.datasets else "", len(self.statistics), self.chunks)
         return Importance({name: entry.weights for name, entry in self.statistics.items()}, fields)
 
     @classmethod
-    def of(cls, collected: Collected, dataset: str) -> Self:
+    def of(cls, collected: Collected, dataset: str, origin: str | None = None) -> Self:
         """Of what was collected while a model read the text called `dataset`."""
         statistics = {name: Statistics(sums, collected.counts[name]) for name, sums in collected.sums.items()}
-        return cls(statistics, (dataset,), collected.chunks, collected.chunk_size)
+        return cls(statistics, (dataset,), collected.chunks, collected.chunk_size, origin)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -129,7 +132,8 @@ class ImportanceMatrix:
         if not statistics:
             raise InputError(f"{path}: holds no {_SUMS}; it was made of no text")
         chunks, size = _number(header, "imatrix.chunk_count"), _number(header, "imatrix.chunk_size")
-        return cls(statistics, _texts(header, "imatrix.datasets"), chunks, size)
+        origin = text(header.metadata, _ORIGIN) or None
+        return cls(statistics, _texts(header, "imatrix.datasets"), chunks, size, origin)
 
     def write(self, path: Path) -> None:
         """To a file, which appears whole or not at all. Datasets keep their names only, so that machines agree."""
@@ -145,18 +149,34 @@ class ImportanceMatrix:
             "imatrix.chunk_count": uint32(self.chunks),
             "imatrix.chunk_size": uint32(self.chunk_size),
         }
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".partial") as file:
-                file.write(encode_header(metadata, tensors))
-                for array in arrays.values():
-                    file.write(array.tobytes() + bytes(padded(array.nbytes) - array.nbytes))
-                file.flush()
-                os.fsync(file.fileno())
-                os.link(file.name, f"{file.name}.done")
-                os.replace(f"{file.name}.done", path)
-                path.chmod(0o644)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+        if self.origin is not None:
+            metadata[_ORIGIN] = string(self.origin)
+        header = encode_header(metadata, tensors)
+        with PartialFile(path, len(header) + data_bytes(tensors)) as file:
+            file.write(header, 0)
+            for tensor in tensors:
+                file.write(arrays[tensor.name].view(np.uint8), len(header) + tensor.offset)
+            file.finish()
+            file.publish()
+
+
+def even_importance(source: Source, file: str | None = None, dataset: str = "") -> Importance:
+    """All columns of all matrices alike, in no memory: for plans of files before there is a matrix.
+
+    With the names of a `file` yet to be made and its `dataset` their headers have the right length too.
+    """
+    shapes = {t.name: (math.prod(t.shape[:-2]), t.shape[-1]) for t in source.tensors if len(t.shape) > 1}
+    fields = {} if file is None else _fields(file, dataset, len(shapes), 0)
+    return Importance({name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()}, fields)
+
+
+def _fields(file: str, dataset: str, entries: int, chunks: int) -> dict[str, Field]:
+    return {
+        "quantize.imatrix.file": string(file),
+        "quantize.imatrix.dataset": string(dataset),
+        "quantize.imatrix.entries_count": uint32(entries),
+        "quantize.imatrix.chunks_count": uint32(chunks),
+    }
 
 
 def _number(header: Header, key: str) -> int:

@@ -100,11 +100,8 @@ class FilePlan:
         return tuple(parts)
 
     def paths(self, path: Path) -> tuple[Path, ...]:
-        """The parts' names where the undivided file would be called `path`, a .gguf: as llama-gguf-split names them."""
-        count = len(self.parts)
-        if count == 1:
-            return (path,)
-        return tuple(path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}.gguf") for index in range(1, count + 1))
+        """The parts' names where the undivided file would be called `path`."""
+        return part_paths(path, len(self.parts))
 
     @property
     def quant(self) -> str:
@@ -151,6 +148,13 @@ class FilePlan:
             for name, group in groups.items()
         }
         return dict(sorted(counts.items(), key=lambda item: -item[1].bytes))
+
+
+def part_paths(path: Path, count: int) -> tuple[Path, ...]:
+    """The names of `count` parts of `path`, a .gguf, as llama-gguf-split gives them; one part is the file itself."""
+    if count == 1:
+        return (path,)
+    return tuple(path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}.gguf") for index in range(1, count + 1))
 
 
 def _divided(tensors: Sequence[TensorInfo], limit: int | None) -> list[list[TensorInfo]]:

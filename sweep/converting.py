@@ -12,20 +12,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import presets
 from converters.catalogue import is_public
 from converters.errors import InputError
 from converters.export import Progress, export
 from converters.hub import fetch, is_hub_id
 from converters.imatrix import ImportanceMatrix
-from converters.recipes import recipes
+from converters.plan import part_paths
+from converters.recipes import recipes, refuse_without_imatrix
 from converters.source import open_source
+from sweep import devices
+from sweep.calibration import Calibration, calibration
 from sweep.child import Child, Failed
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for."""
+    """What the user asked for. `imatrix` is a file's path or "auto", `calibration` the text that the latter reads.
+
+    `split_max_bytes` bounds the tensors of each part of a file, `memory_budget` the resident bytes of the export.
+    """
 
     model: str
     quants: tuple[str, ...]
@@ -33,7 +41,10 @@ class Request:
     mtp: bool = True
     pre_tokenizer: str | None = None
     requantize: bool = False
-    imatrix: Path | None = None
+    imatrix: str | None = None
+    calibration: Path | None = None
+    split_max_bytes: int | None = None
+    memory_budget: int | None = None
     dry_run: bool = False
 
     @property
@@ -44,10 +55,13 @@ class Request:
 
 @dataclass(frozen=True)
 class File:
-    """A file to be written: its size, exact but for a header whose tokenizer is unknown, and its tensors by type."""
+    """A file to be written: its size, exact but for a header whose tokenizer is unknown, and its tensors by type.
+
+    `paths` are the file's, or those of its parts; the sizes are of all together.
+    """
 
     quant: str
-    path: Path
+    paths: tuple[Path, ...]
     tensor_bytes: int
     mtp_bytes: int
     header_bytes: int
@@ -57,7 +71,8 @@ class File:
     census: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "path": str(self.path)}
+        """With `path`, what to give to llama.cpp: it finds the other parts by the first."""
+        return {**asdict(self), "path": str(self.paths[0]), "paths": [str(path) for path in self.paths]}
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class Conversion:
     name: str
     source: str  # a path; for a dry run also a name of the catalogue
     request: Request
+    calibration: Calibration | None
     files: tuple[File, ...]
 
     @property
@@ -79,37 +95,98 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
     chosen = recipes(request.quants)
     if not chosen:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
-    for recipe in chosen:
-        if recipe.needs_imatrix and request.imatrix is None and not request.dry_run:
-            raise InputError(f"{recipe.name} needs an importance matrix; give one by --imatrix FILE")
-    if request.imatrix is not None:
-        found, all_ = ImportanceMatrix.read(request.imatrix).coverage
-        say(f"{request.imatrix.name}: {found} of {all_} matrices covered")
+    given = calibration(request.imatrix, request.calibration, presets.builtin_models().get(request.model))
+    if given is None and not request.dry_run:
+        refuse_without_imatrix(chosen)
+    if given is not None and given.file is not None:
+        _tell_coverage(given.file.name, ImportanceMatrix.read(given.file), say)
     name, source = _find(request, say)
+    collected = None if given is None or given.text is None else [_imatrix_name(name), given.text.name]
     job = {
         "kind": "plan",
         "source": source,
         "name": name,
         "quants": [recipe.name for recipe in chosen],
         "options": request.options,
-        "imatrix": None if request.imatrix is None else str(request.imatrix),
+        "imatrix": None if given is None or given.file is None else str(given.file),
+        "collected": collected,
+        "max_part_bytes": request.split_max_bytes,
     }
     planned = _ask(job)
-    files = tuple(File(path=request.out / f"{name}-{recipe.name}.gguf", **planned[recipe.name]) for recipe in chosen)
-    return Conversion(name, source, request, files)
+    files = tuple(_file(request.out / f"{name}-{recipe.name}.gguf", planned[recipe.name]) for recipe in chosen)
+    return Conversion(name, source, request, given, files)
 
 
-def write(conversion: Conversion, progress: Callable[[Progress], None]) -> None:
-    """Write all files. The directory is made where it is missing."""
+def _file(path: Path, planned: dict[str, Any]) -> File:
+    return File(paths=part_paths(path, planned.pop("parts")), **planned)
+
+
+def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[Progress], None]) -> None:
+    """Write all files, an importance matrix to be collected first. The directory is made where it is missing."""
     request = conversion.request
     try:
         request.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{request.out}: cannot be made: {error.strerror}") from error
+    given = conversion.calibration
+    file = None if given is None else given.file or _collect(conversion, given, say, progress)
     source = open_source(conversion.source, conversion.name, **request.options)
-    given = request.imatrix
-    importance = None if given is None else ImportanceMatrix.read(given).importance(given.name)
-    export(source, {file.quant: file.path for file in conversion.files}, progress, importance=importance)
+    export(
+        source,
+        {quant.quant: request.out / f"{conversion.name}-{quant.quant}.gguf" for quant in conversion.files},
+        progress,
+        importance=None if file is None else ImportanceMatrix.read(file).importance(file.name),
+        max_part_bytes=request.split_max_bytes,
+        memory_budget=request.memory_budget,
+    )
+
+
+def _imatrix_name(name: str) -> str:
+    return f"{name}.imatrix.gguf"
+
+
+def _tell_coverage(name: str, matrix: ImportanceMatrix, say: Callable[[str], None]) -> None:
+    """How much of the model the text went through; experts that it never chose weigh all columns alike."""
+    found, every = matrix.coverage
+    say(f"{name}: {matrix.chunks} chunks of {matrix.chunk_size} tokens, {found} of {every} matrices covered")
+    partly = matrix.partly_covered
+    if partly:
+        named = ", ".join(f"{tensor} {seen} of {count}" for tensor, (seen, count) in list(partly.items())[:3])
+        more = f" and {len(partly) - 3} more" if len(partly) > 3 else ""
+        say(f"not all experts saw a token: {named}{more}; a longer text covers more")
+
+
+def _collect(
+    conversion: Conversion, given: Calibration, say: Callable[[str], None], progress: Callable[[Progress], None]
+) -> Path:
+    """The model reads the text, as BF16 or, where memory is too small for that, Q8_0; what it finds stays in --out."""
+    assert given.text is not None
+    request, source_text = conversion.request, given.text
+    makes = request.out / _imatrix_name(conversion.name)
+    source = open_source(conversion.source, conversion.name, **request.options)
+    origin = f"{source.fingerprint} {given.identity}"
+    if makes.is_file() and (known := ImportanceMatrix.read(makes)).origin == origin:
+        _tell_coverage(f"{makes.name} of an earlier run", known, say)
+        return makes
+    weights = 2 * sum(tensor.elements for tensor in source.tensors)
+    quant = "BF16" if weights < psutil.virtual_memory().available else "Q8_0"
+    placement = devices.placement()
+    with tempfile.TemporaryDirectory(prefix=f".{conversion.name}-", dir=request.out) as directory:
+        file = Path(directory) / f"{conversion.name}-{quant}.gguf"
+        export(source, {quant: file}, progress, memory_budget=request.memory_budget)
+        job = {
+            "kind": "imatrix",
+            "file": str(file),
+            "text": str(source_text),
+            "makes": str(makes.resolve()),
+            "origin": origin,
+            "settings": {"threads": devices.threads(), "gpu_layers": placement.gpu_layers},
+        }
+        _ask(
+            job, lambda done, total: progress(Progress(done, total, f"reading {given.text.name if given.text else ''}"))
+        )
+    _tell_coverage(makes.name, ImportanceMatrix.read(makes), say)
+    return makes
 
 
 def _find(request: Request, say: Callable[[str], None]) -> tuple[str, str]:
@@ -136,9 +213,12 @@ def _find(request: Request, say: Callable[[str], None]) -> tuple[str, str]:
     return model.partition("@")[0].rpartition("/")[2], str(fetch(model))
 
 
-def _ask(job: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "plan.log") as child:
+def _ask(job: dict[str, Any], progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:
+    """What a worker answers to a job. It is stranger's data that native code reads: its death is bad input too."""
+    with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "worker.log") as child:
         for answer in child.submit(job):
+            if isinstance(answer, tuple):
+                progress(*answer)
             if isinstance(answer, Failed):
                 raise InputError(answer.message)
             if isinstance(answer, dict):

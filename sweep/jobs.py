@@ -13,13 +13,15 @@ from typing import Any
 from converters.catalogue import open_planned, sizes
 from converters.errors import InputError
 from converters.export import export
-from converters.imatrix import ImportanceMatrix
+from converters.imatrix import ImportanceMatrix, even_importance
+from converters.llamacpp.imatrix import collect
 from converters.llamacpp.memory import plan_file_memory, plan_memory
 from converters.llamacpp.model import ContextOptions
-from converters.plan import plan_export
+from converters.plan import Importance, plan_export
 from converters.source import open_source
 from sweep.backends.base import Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.calibration import CHUNK
 from sweep.measure.harness import Metric, check_task, run_task
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import Reference
@@ -41,6 +43,7 @@ class Jobs:
             "sizes": self.sizes,
             "inputs": self.inputs,
             "export": self.export,
+            "imatrix": self.imatrix,
             "speed": self.speed,
             "text": self.text,
             "task": self.task,
@@ -64,10 +67,23 @@ class Jobs:
             for quant, plan in plan_export(opened, quants).items()
         }
 
-    def plan(self, source: str, name: str, quants: list[str], options: dict[str, Any], imatrix: str | None) -> Result:
-        """What files of quants would be: {quant: {...}}. `options` are those of `open_source`."""
-        importance = None if imatrix is None else ImportanceMatrix.read(Path(imatrix)).importance(Path(imatrix).name)
-        planned = sizes(open_planned(source, name, **options), quants, importance)
+    def plan(
+        self,
+        source: str,
+        name: str,
+        quants: list[str],
+        options: dict[str, Any],
+        imatrix: str | None,
+        collected: list[str] | None,
+        max_part_bytes: int | None,
+    ) -> Result:
+        """What files of quants would be: {quant: {...}}. `options` are those of `open_source`.
+
+        `collected` are the names of an importance matrix yet to be made, and of its text.
+        """
+        opened = open_planned(source, name, **options)
+        importance = _importance(imatrix) if collected is None else even_importance(opened, *collected)
+        planned = sizes(opened, quants, importance, max_part_bytes)
         return {quant: asdict(size) for quant, size in planned.items()}
 
     def inputs(self, tasks: list[list[str | None]], dataset: list[str] | None, file: str) -> Result:
@@ -80,13 +96,27 @@ class Jobs:
             save_text(dataset[0], dataset[1], dataset[2], Path(file))
         return {}
 
-    def export(self, source: str, name: str, targets: dict[str, str], threads: int) -> Result:
-        """All quants of `targets` (quant -> file) in one pass."""
+    def export(
+        self,
+        source: str,
+        name: str,
+        targets: dict[str, str],
+        threads: int,
+        options: dict[str, Any] | None = None,
+        imatrix: str | None = None,
+        memory_budget: int | None = None,
+    ) -> Result:
+        """All quants of `targets` (quant -> file) in one pass. `options` are those of `open_source`."""
         paths = {quant: Path(file) for quant, file in targets.items()}
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         plans = export(
-            open_source(Path(source), name), paths, lambda at: self._progress(at.done_bytes, at.total_bytes), threads
+            open_source(Path(source), name, **options or {}),
+            paths,
+            lambda at: self._progress(at.done_bytes, at.total_bytes),
+            threads,
+            _importance(imatrix),
+            memory_budget=memory_budget,
         )
         return {
             quant: {
@@ -95,6 +125,26 @@ class Jobs:
                 "census": {kind: asdict(count) for kind, count in plan.census.items()},
             }
             for quant, plan in plans.items()
+        }
+
+    def imatrix(self, file: str, text: str, makes: str, origin: str, settings: dict[str, Any]) -> Result:
+        """Let the model in `file` read a text, and write the importance of its weights to `makes`."""
+        collected = collect(
+            Path(file),
+            _read_text(Path(text)),
+            n_ctx=CHUNK,
+            progress=self._progress,
+            n_threads=settings["threads"],
+            n_gpu_layers=settings["gpu_layers"],
+        )
+        matrix = ImportanceMatrix.of(collected, Path(text).name, origin)
+        Path(makes).parent.mkdir(parents=True, exist_ok=True)
+        matrix.write(Path(makes))
+        return {
+            "chunks": matrix.chunks,
+            "chunk_size": matrix.chunk_size,
+            "coverage": matrix.coverage,
+            "partly_covered": matrix.partly_covered,
         }
 
     def speed(self, file: str, settings: dict[str, Any]) -> Result:
@@ -193,6 +243,10 @@ def _context(settings: dict[str, Any]) -> ContextOptions:
         type_v=settings["kv_type"],
         n_threads=settings["threads"],
     )
+
+
+def _importance(imatrix: str | None) -> Importance | None:
+    return None if imatrix is None else ImportanceMatrix.read(Path(imatrix)).importance(Path(imatrix).name)
 
 
 def _read_text(path: Path) -> str:

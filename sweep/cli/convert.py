@@ -9,6 +9,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from sweep.cli.amounts import byte_count
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, Format, Output
 from sweep.report.text import size
@@ -26,7 +27,16 @@ def convert(
         None, "--pre-tokenizer", help="llama.cpp's name of it, where tokenizer.json does not tell: qwen2 or qwen35."
     ),
     requantize: bool = typer.Option(False, "--requantize", help="Take a quantized .gguf all the same; it loses twice."),
-    imatrix: Path | None = typer.Option(None, "--imatrix", help="An importance matrix as llama-imatrix writes it."),
+    imatrix: str | None = typer.Option(
+        None, "--imatrix", metavar="FILE|auto", help="An importance matrix as llama-imatrix writes it; auto makes one."
+    ),
+    calibration: Path | None = typer.Option(None, "--calibration", help="The text that --imatrix auto lets it read."),
+    split_max_size: int | None = typer.Option(
+        None, "--split-max-size", parser=byte_count, metavar="SIZE", help="Files in parts of at most so much: 40G."
+    ),
+    memory_budget: int | None = typer.Option(
+        None, "--memory-budget", parser=byte_count, metavar="SIZE", help="What the export may take of RAM: 512MiB."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print exact sizes and types, and write nothing."),
     format: Format = FORMAT,
 ) -> int:
@@ -42,6 +52,9 @@ def convert(
         pre_tokenizer=pre_tokenizer,
         requantize=requantize,
         imatrix=imatrix,
+        calibration=calibration,
+        split_max_bytes=split_max_size,
+        memory_budget=memory_budget,
         dry_run=dry_run,
     )
     conversion = converting.prepare(wanted, output.say)
@@ -65,6 +78,7 @@ def convert(
         bar = progress.add_task("planning", total=None)
         converting.write(
             conversion,
+            output.say,
             lambda at: progress.update(bar, completed=at.done_bytes, total=at.total_bytes, description=at.tensor),
         )
     if output.is_json:
@@ -82,7 +96,8 @@ def _show(conversion: converting.Conversion, output: Output) -> None:
     for file in conversion.files:
         census = ", ".join(f"{count} {name}" for name, count in file.census.items())
         length = f"{'' if file.header_exact else '~'}{file.file_bytes:,}"
-        table.add_row(str(file.path), f"{file.bits_per_weight:.3f}", length, size(file.file_bytes), census)
+        parts = f" (1 of {len(file.paths)})" if len(file.paths) > 1 else ""
+        table.add_row(f"{file.paths[0]}{parts}", f"{file.bits_per_weight:.3f}", length, size(file.file_bytes), census)
     output.show(table)
     if conversion.mtp_bytes:
         output.show(

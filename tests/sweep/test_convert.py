@@ -92,12 +92,55 @@ def test_an_importance_matrix_opens_the_smallest_quants(tmp_path: Path) -> None:
     assert read_header(tmp_path / "micro-IQ2_XXS.gguf").metadata["quantize.imatrix.file"].value == "im.gguf"
 
 
+def test_importance_is_collected_once_and_used_from_then_on(tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text(presets.builtin_models()["micro"].calibration.read_text()[:12_000])
+    asked = ("micro", "--to", "IQ2_XXS,F16", "--imatrix", "auto", "--calibration", text, "--format", "json")
+    first = convert(*asked, "--out", tmp_path / "a")
+    assert first.returncode == 0, first.stderr
+    foretold, finished = (json.loads(first.stdout.splitlines()[index]) for index in (0, -1))
+    assert foretold["files"] == finished["files"]
+    made = {name: (tmp_path / "a" / name) for name in ("micro-IQ2_XXS.gguf", "micro-F16.gguf", "micro.imatrix.gguf")}
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(made)
+    assert {Path(file["path"]).stat().st_size: file["file_bytes"] for file in finished["files"]} == {
+        file["file_bytes"]: file["file_bytes"] for file in finished["files"]
+    }
+    assert read_header(made["micro-IQ2_XXS.gguf"]).metadata["quantize.imatrix.dataset"].value == "short.txt"
+    given = convert(*asked[:3], "--imatrix", made["micro.imatrix.gguf"], "--out", tmp_path / "b")
+    assert given.returncode == 0, given.stderr
+    assert "matrices covered" in given.stderr
+    again = convert(*asked[:-2], "--out", tmp_path / "a")
+    assert "micro.imatrix.gguf of an earlier run" in again.stderr
+    for directory in ("a", "b"):
+        assert (tmp_path / directory / "micro-IQ2_XXS.gguf").read_bytes() == made["micro-IQ2_XXS.gguf"].read_bytes()
+    text.write_text(text.read_text()[:11_000])
+    other = convert(*asked[:-2], "--out", tmp_path / "a")
+    assert other.returncode == 0, other.stderr
+    assert "of an earlier run" not in other.stderr
+
+
+def test_files_in_parts_within_a_memory_budget(tmp_path: Path) -> None:
+    asked = ("micro", "--to", "F16", "--split-max-size", "3M", "--memory-budget", "500MiB", "--out", tmp_path / "new")
+    done = convert(*asked, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (file,) = json.loads(done.stdout.splitlines()[-1])["files"]
+    assert file["paths"] == sorted(str(path) for path in (tmp_path / "new").iterdir())
+    assert file["path"] == file["paths"][0]
+    assert file["path"].endswith("/micro-F16-00001-of-00004.gguf")
+    assert sum(Path(path).stat().st_size for path in file["paths"]) == file["file_bytes"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("micro", "--to", "Q9_K"), "unknown quant 'Q9_K'; did you mean"),
         (("micro", "--to", ","), "--to names no quant"),
         (("micro", "--to", "IQ2_XS"), "IQ2_XS needs an importance matrix"),
+        (("micro", "--to", "Q8_0", "--imatrix", "absent.gguf"), "absent.gguf: there is no such importance matrix"),
+        (("micro", "--to", "Q8_0", "--imatrix", "auto", "--calibration", "absent"), "absent: there is no such text"),
+        (("micro", "--to", "Q8_0", "--calibration", "text.txt"), "--calibration is the text that --imatrix auto"),
+        (("Qwen/Qwen3-0.6B", "--to", "Q8_0", "--imatrix", "auto"), "--imatrix auto needs a text"),
+        (("micro", "--to", "Q8_0", "--split-max-size", "many"), "'many' is no amount of bytes; write it as"),
         (("nothing-here", "--to", "Q8_0"), "nothing-here: there is no such model"),
         (("micro", "--to", "Q8_0", "--pre-tokenizer", "gpt4"), "unknown pre-tokenizer 'gpt4'; known: qwen2, qwen35"),
     ],
@@ -110,17 +153,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: tup
     assert not (tmp_path / "new").exists()
 
 
-def test_an_interrupt_leaves_no_file(tmp_path: Path) -> None:
+def test_after_an_interrupt_the_same_command_goes_on(tmp_path: Path) -> None:
     quants = (
         "Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M,Q5_K_S,Q5_K_M,Q6_K,Q2_K_XL,Q3_K_XL,Q4_K_XL,IQ4_XS,IQ4_NL,IQ3_S,IQ3_M"
     )
+    asked = ["micro", "--to", quants, "--out", str(tmp_path / "new")]
     with subprocess.Popen(
-        [*COMMAND, "micro", "--to", quants, "--out", str(tmp_path / "new")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:  # fmt: skip
         while not list((tmp_path / "new").glob(".*.partial")) and process.poll() is None:
             time.sleep(0.01)
+        time.sleep(1.5)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert list((tmp_path / "new").iterdir()) == []
+    assert "the same command goes on where it stopped" in errors
+    assert not list((tmp_path / "new").glob("*.gguf"))
+    assert convert(*asked).returncode == 0
+    assert len(list((tmp_path / "new").iterdir())) == len(quants.split(","))

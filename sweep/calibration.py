@@ -1,0 +1,60 @@
+"""Where importance of weights comes from: an importance matrix as a file, or a text that the model itself reads."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.errors import InputError
+from presets import BuiltinModel
+
+AUTO = "auto"
+CHUNK = 512  # tokens, as llama-imatrix takes them by default
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`file` is an importance matrix; `text` what to collect one from where that is None."""
+
+    file: Path | None
+    text: Path | None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return str(self.file.name) if self.file is not None else f"collected from {self._content.name}"
+
+    @property
+    def identity(self) -> str:
+        """Hash of the content, and of how it is read."""
+        digest = hashlib.sha256(f"{CHUNK if self.file is None else 'file'}".encode())
+        with self._content.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    @property
+    def _content(self) -> Path:
+        found = self.file or self.text
+        assert found is not None  # one of the two is given
+        return found
+
+
+def calibration(imatrix: str | None, text: Path | None, builtin: BuiltinModel | None) -> Calibration | None:
+    """What --imatrix (FILE or "auto") and --calibration ask for; None for no importance. Raises InputError."""
+    if text is not None and imatrix != AUTO:
+        raise InputError("--calibration is the text that --imatrix auto collects from; give both")
+    if imatrix is None:
+        return None
+    if imatrix != AUTO:
+        file = Path(imatrix).expanduser()
+        if not file.is_file():
+            raise InputError(f"{imatrix}: there is no such importance matrix; give a file, or --imatrix auto")
+        return Calibration(file.resolve(), None)
+    if text is None and builtin is None:
+        raise InputError("--imatrix auto needs a text for the model to read: give one by --calibration FILE")
+    chosen = text.expanduser() if text is not None else None
+    if chosen is not None and not chosen.is_file():
+        raise InputError(f"{text}: there is no such text (--calibration)")
+    return Calibration(None, chosen.resolve() if chosen is not None else builtin.calibration if builtin else None)
