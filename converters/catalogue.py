@@ -13,7 +13,7 @@ from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.imatrix import even_importance
 from converters.llamacpp.container import text
-from converters.plan import Importance, plan_export
+from converters.plan import FilePlan, Importance, plan_export
 from converters.recipes import recipes
 from converters.source import Source, open_source
 from presets.catalogue import models
@@ -104,25 +104,29 @@ def sizes(
     A quant that needs an importance matrix is taken to get one that covers all weights where none is given; what such
     a matrix adds to the header, some hundred bytes, is then left out. Raises InputError for what `plan_export` refuses.
     """
-    known = not isinstance(source, ConfigSource) or source.tokenizer is not None
-    vocabulary = 0 if known else estimated_vocabulary_bytes(_vocabulary(source))
     result = {}
     for recipe in recipes(quants):
-        assumed = recipe.needs_imatrix and importance is None
-        given = even_importance(source) if assumed else importance
+        given = even_importance(source) if recipe.needs_imatrix and importance is None else importance
         plan = plan_export(source, [recipe.name], given, max_part_bytes)[recipe.name]
-        result[recipe.name] = FileSize(
-            quant=recipe.name,
-            tensor_bytes=plan.tensor_bytes,
-            mtp_bytes=plan.mtp_bytes,
-            header_bytes=sum(len(part.header) for part in plan.parts) + vocabulary,
-            header_exact=known and not assumed,
-            file_bytes=plan.file_bytes + vocabulary,
-            parts=len(plan.parts),
-            bits_per_weight=plan.bits_per_weight,
-            census={name: count.tensors for name, count in plan.census.items()},
-        )
+        result[recipe.name] = size_of(source, plan, header_exact=given is importance)
     return result
+
+
+def size_of(source: Source, plan: FilePlan, header_exact: bool = True) -> FileSize:
+    """What a planned file takes; the share of a vocabulary that is not here is estimated."""
+    known = not isinstance(source, ConfigSource) or source.tokenizer is not None
+    vocabulary = 0 if known else estimated_vocabulary_bytes(_vocabulary(source))
+    return FileSize(
+        quant=plan.quant,
+        tensor_bytes=plan.tensor_bytes,
+        mtp_bytes=plan.mtp_bytes,
+        header_bytes=sum(len(part.header) for part in plan.parts) + vocabulary,
+        header_exact=known and header_exact,
+        file_bytes=plan.file_bytes + vocabulary,
+        parts=len(plan.parts),
+        bits_per_weight=plan.bits_per_weight,
+        census={name: count.tensors for name, count in plan.census.items()},
+    )
 
 
 def _vocabulary(source: Source) -> int:

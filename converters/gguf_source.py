@@ -33,7 +33,7 @@ class GGUFSource:
         headers = [read_header(part) for part in parts(path)]
         first = headers[0]
         self.path = path
-        self.name = name or text(first.metadata, "general.name") or path.stem
+        self.name = name or text(first.metadata, "general.name") or model_stem(path)
         if not first.architecture or not first.tensors:
             raise InputError(f"{path}: has no general.architecture or no tensors; it is no model")
         self._infos: dict[str, tuple[Header, TensorInfo]] = {}
@@ -88,16 +88,27 @@ class GGUFSource:
         return rows.reshape(stop - start, -1), info.type
 
 
+def model_stem(path: Path) -> str:
+    """The name of a model's file without its ending, and without the number of a part."""
+    match = _PART.match(path.name)
+    return path.stem if match is None else match[1]
+
+
+def part_names(name: str) -> list[str]:
+    """The names of all parts of a file that has the name of one; a plain file's own."""
+    match = _PART.match(name)
+    if match is None:
+        return [name]
+    return [f"{match[1]}-{number:05d}-of-{match[3]}.gguf" for number in range(1, int(match[3]) + 1)]
+
+
 def parts(path: Path) -> list[Path]:
     """The files of a model: all parts of a split one in order, by llama-gguf-split's names. InputError if one lacks."""
-    match = _PART.match(path.name)
-    if match is None:
-        return [path]
-    files = [path.parent / f"{match[1]}-{number:05d}-of-{match[3]}.gguf" for number in range(1, int(match[3]) + 1)]
+    files = [path.with_name(name) for name in part_names(path.name)]
     missing = [file.name for file in files if not file.is_file()]
-    if missing:
+    if missing and len(files) > 1:
         raise InputError(f"{path.parent}: part {missing[0]} is missing ({len(missing)} of {len(files)})")
-    return files
+    return files if len(files) > 1 else [path]
 
 
 def _check_count(path: Path, headers: list[Header], tensors: int) -> None:

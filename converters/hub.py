@@ -1,9 +1,14 @@
 """Hub ids ("org/name" or "org/name@revision") to local directories, through huggingface_hub and its cache."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from converters.errors import InputError
+from converters.gguf_source import part_names
 
 # What a conversion reads. No pickles, no code, no pictures, no other frameworks' weights.
 FILES = (
@@ -25,19 +30,71 @@ def is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None
 
 
-def fetch(hub_id: str) -> Path:
+def fetch(hub_id: str, weights: bool = True) -> Path:
     """Download the checkpoint `hub_id` (only FILES, only what the cache lacks) and return its directory.
 
-    Where the hub cannot be reached, a complete copy in the cache is used. Raises InputError that names the remedy.
+    Without `weights` it is the config and the tokenizer alone. Where the hub cannot be reached, a complete copy in the
+    cache is used. Raises InputError that names the remedy.
     """
     # Imported here: it takes a third of a second, which only hub ids have to pay.
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     if not is_hub_id(hub_id):
         raise InputError(f"{hub_id!r} is neither a path nor a hub id (org/name or org/name@revision)")
     repository, _, revision = hub_id.partition("@")
+    wanted = [name for name in FILES if weights or not name.startswith("model")]
+    with _explained(hub_id, revision):
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A GGUF file in a repository of the hub; `names` are its parts', of which llama.cpp is given the first."""
+
+    repository: str
+    revision: str | None
+    names: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From "org/name/path/in/it.gguf" or "org/name@revision/path/in/it.gguf". Raises InputError."""
+        found = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?/(.+\.gguf)", text)
+        if found is None or not is_hub_id(found[1]) or ".." in found[3].split("/"):
+            raise InputError(f"{text}: is no file of the hub; write hub:ORG/NAME/FILE.gguf")
+        directory, slash, name = found[3].rpartition("/")
+        return cls(found[1], found[2], tuple(f"{directory}{slash}{part}" for part in part_names(name)))
+
+    def cached(self) -> Path | None:
+        """The file in the cache, if all parts are there."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = [try_to_load_from_cache(self.repository, name, revision=self.revision) for name in self.names]
+        return Path(found[0]) if all(isinstance(path, str) for path in found) and isinstance(found[0], str) else None
+
+    def size(self) -> int:
+        """Bytes of all parts, as the hub says. Raises InputError."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        with _explained(self.repository, self.revision):
+            urls = [hf_hub_url(self.repository, name, revision=self.revision) for name in self.names]
+            return sum(get_hf_file_metadata(url).size or 0 for url in urls)
+
+    def fetch(self) -> Path:
+        """Download what the cache lacks and return the first part. Raises InputError."""
+        from huggingface_hub import hf_hub_download
+
+        with _explained(self.repository, self.revision):
+            paths = [hf_hub_download(self.repository, name, revision=self.revision) for name in self.names]
+        return Path(paths[0])
+
+
+@contextmanager
+def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises into an InputError that names the remedy."""
+    from huggingface_hub import constants, errors
+
     try:
-        directory = snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES))
+        yield
     except errors.GatedRepoError as error:
         raise InputError(
             f"{hub_id}: the hub wants a login for it; accept its terms there and run `hf auth login`"
@@ -46,6 +103,8 @@ def fetch(hub_id: str) -> Path:
         raise InputError(f"{hub_id}: {constants.ENDPOINT} has no such model, or only with a login") from error
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{hub_id}: the model has no revision {revision!r}") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise InputError(f"{hub_id}: the model has no such file ({str(error).splitlines()[-1]})") from error
     except errors.LocalEntryNotFoundError as error:
         raise InputError(
             f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; connect, set HF_ENDPOINT to a"
@@ -54,4 +113,3 @@ def fetch(hub_id: str) -> Path:
     except (errors.HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{hub_id}: download failed ({reason}); run again to go on where it stopped") from error
-    return Path(directory)

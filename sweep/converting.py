@@ -18,6 +18,7 @@ import presets
 from converters.catalogue import is_public
 from converters.errors import InputError
 from converters.export import Progress, export
+from converters.gguf_source import model_stem
 from converters.hub import fetch, is_hub_id
 from converters.imatrix import ImportanceMatrix
 from converters.plan import part_paths
@@ -199,7 +200,7 @@ def _find(request: Request, say: Callable[[str], None]) -> tuple[str, str]:
     if path.exists():
         path = path.resolve()
         inner = path.parent if path.name == "config.json" else path
-        return (inner.stem if inner.is_file() else inner.name), str(path)
+        return (model_stem(inner) if inner.is_file() else inner.name), str(path)
     if is_public(model):
         if request.dry_run:
             return model.rpartition("/")[2], model
@@ -210,7 +211,7 @@ def _find(request: Request, say: Callable[[str], None]) -> tuple[str, str]:
     if not is_hub_id(model):
         raise InputError(f"{model}: there is no such model; give a built-in one, a directory, a .gguf file or a hub id")
     say(f"{model} is no path here; asking the hub")
-    return model.partition("@")[0].rpartition("/")[2], str(fetch(model))
+    return model.partition("@")[0].rpartition("/")[2], str(fetch(model, weights=not request.dry_run))
 
 
 def _ask(job: dict[str, Any], progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:

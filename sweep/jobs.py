@@ -10,14 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from converters.catalogue import open_planned, sizes
+from converters.catalogue import open_planned, size_of, sizes
 from converters.errors import InputError
 from converters.export import export
+from converters.gguf_source import GGUFSource, parts
 from converters.imatrix import ImportanceMatrix, even_importance
 from converters.llamacpp.imatrix import collect
-from converters.llamacpp.memory import plan_file_memory, plan_memory
+from converters.llamacpp.memory import plan_memory
 from converters.llamacpp.model import ContextOptions
-from converters.plan import Importance, plan_export
+from converters.plan import FilePlan, Importance, plan_export
+from converters.recipes import recipes
 from converters.source import open_source
 from sweep.backends.base import Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
@@ -54,17 +56,21 @@ class Jobs:
         parameters = dict(job)
         return self._jobs[parameters.pop("kind")](**parameters)
 
-    def sizes(self, source: str, name: str, quants: list[str], settings: dict[str, Any]) -> Result:
-        """Exact file sizes and predicted memory of quants that do not exist yet: {quant: {...}}."""
-        opened = open_source(Path(source), name)
+    def sizes(self, source: str, name: str, quants: list[str], settings: dict[str, Any], imatrix: bool) -> Result:
+        """Exact file sizes and predicted memory of quants that do not exist yet: {quant: {...}}.
+
+        `imatrix`: whether there will be an importance matrix; some types depend on it.
+        """
+        opened = open_planned(source, name)
         options = _context(settings)
+        plans: dict[str, FilePlan] = {}
+        for recipe in recipes(quants):
+            given = even_importance(opened) if recipe.needs_imatrix or imatrix else None
+            plans |= plan_export(opened, [recipe.name], given)
         return {
-            quant: {
-                "file_bytes": plan.file_bytes,
-                "bits_per_weight": plan.bits_per_weight,
-                "memory_bytes": plan_memory(opened.metadata, plan.tensors, options).total_bytes,
-            }
-            for quant, plan in plan_export(opened, quants).items()
+            quant: asdict(size_of(opened, plan, header_exact=not (imatrix or plan.recipe.needs_imatrix)))
+            | {"memory_bytes": plan_memory(opened.metadata, plan.tensors, options).total_bytes}
+            for quant, plan in plans.items()
         }
 
     def plan(
@@ -149,19 +155,16 @@ class Jobs:
 
     def speed(self, file: str, settings: dict[str, Any]) -> Result:
         """Tokens per second, and memory: as llama.cpp predicts it and as this process grew by loading and decoding."""
-        from converters.llamacpp.container import read_header
-
-        header = read_header(Path(file))
-        weights = sum(tensor.elements for tensor in header.tensors)
-        predicted = plan_file_memory(Path(file), _context(settings))
+        whole = GGUFSource(Path(file), requantize=True)
+        predicted = plan_memory(whole.metadata, whole.tensors, _context(settings))
         backend = self._load(file, settings)
         speed = measure_speed(backend, settings["ctx"])
         return {
             "speed": asdict(speed),
             "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes}
             | {"measured_bytes": backend.memory().resident_bytes},
-            "file_bytes": Path(file).stat().st_size,
-            "bits_per_weight": 8 * header.tensor_bytes / weights,
+            "file_bytes": sum(part.stat().st_size for part in parts(Path(file))),
+            "bits_per_weight": 8 * sum(t.nbytes for t in whole.tensors) / sum(t.elements for t in whole.tensors),
         }
 
     def text(

@@ -11,13 +11,15 @@ from typing import Any
 
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
+from converters.recipes import recipe
+from sweep.calibration import Calibration
 from sweep.inputs import Task, Text
 from sweep.model import Model
 from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "speed": 1, "text": 1, "task": 1}
+PROCEDURES = {"export": 1, "imatrix": 1, "speed": 1, "text": 1, "task": 1}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One piece of work. `kind` says what is done: export, speed, text (perplexity and divergence) or task.
+    """One piece of work. `kind` says what is done: export, imatrix, speed, text (perplexity and divergence) or task.
 
     `params` is all that the worker needs, paths included; `makes` is the file it leaves; `needs` are keys of cells
     whose files it reads.
@@ -93,6 +95,7 @@ def make_plan(
     tasks: tuple[Task, ...],
     settings: Settings,
     preset: str,
+    calibration: Calibration | None = None,
 ) -> Plan:
     """The cells of a sweep, the reference's first. Raises InputError where the reference is not among the variants."""
     ordered = sorted(variants, key=lambda variant: variant.name != reference)
@@ -101,8 +104,12 @@ def make_plan(
     artefacts = workspace.artefacts(model.fingerprint)
     cells: list[Cell] = []
     baseline: Cell | None = None
-    for variant in ordered:
-        own = _cells(variant, model, text, tasks, settings, artefacts, baseline)
+    importance: _Importance | None = None
+    for index, variant in enumerate(ordered):
+        if index == 1 and calibration is not None:  # the reference is made; others are made by what it finds
+            importance = _importance(calibration, model, ordered[0], cells, settings, artefacts)
+            cells += importance.cells
+        own = _cells(variant, model, text, tasks, settings, artefacts, baseline, importance)
         cells += own
         baseline = baseline or next(cell for cell in own if cell.kind == "text")
     identity = _hash({"cells": [cell.key for cell in cells], "model": model.name, "preset": preset})
@@ -117,6 +124,7 @@ def make_plan(
             "model": str(model.path) if model.builtin is None else f"{model.name} (built in)",
             "text": text.name,
             "tasks": {task.name: task.limit for task in tasks},
+            "imatrix": None if calibration is None else calibration.name,
             "engine": _engine(),
         },
         cells=tuple(cells),
@@ -131,14 +139,17 @@ def _cells(
     settings: Settings,
     artefacts: Path,
     baseline: Cell | None,
+    importance: _Importance | None,
 ) -> list[Cell]:
     cells: list[Cell] = []
     if variant.quant is not None:
-        file = artefacts / f"{model.name}-{variant.quant}.gguf"
+        weighed = importance if importance is not None and not recipe(variant.quant).is_float else None
+        mark = "" if weighed is None else f"-{weighed.identity[:8]}"
+        file = artefacts / f"{model.name}-{variant.quant}{mark}.gguf"
         made: dict[str, Any] = {
             "model": model.fingerprint,
             "name": model.name,
-            "quant": variant.quant,
+            "quant": recipe(variant.quant).label,
             "engine": _engine(),
         }
         params: dict[str, Any] = {
@@ -147,13 +158,16 @@ def _cells(
             "quant": variant.quant,
             "file": str(file),
         }
-        cells.append(_cell(variant, "export", "export", made, params, makes=str(file)))
+        if weighed is not None:
+            made["imatrix"] = weighed.identity
+            params["imatrix"] = str(weighed.file)
+        own_needs = () if weighed is None else tuple(cell.key for cell in weighed.cells)
+        cells.append(_cell(variant, "export", "export", made, params, own_needs, makes=str(file)))
         content = cells[0].key
     else:
-        assert variant.file is not None  # a variant has a quant or a file
-        file = variant.file
-        content = gguf_fingerprint(file)
-    needs = tuple(cell.key for cell in cells)
+        file = variant.file or Path(variant.name)  # of a dry run, which fetches nothing
+        content = variant.name if variant.file is None else gguf_fingerprint(file)
+    needs = tuple(cell.key for cell in cells if cell.kind == "export")
     base: dict[str, Any] = {"content": content, "engine": _engine()} | _that_matter(settings, "text")
     common = {"file": str(file), "settings": asdict(settings)}
     timed = base | _that_matter(settings, "speed")
@@ -177,6 +191,42 @@ def _cells(
         }
         cells.append(_cell(variant, "task", task.name, base | {"task": task.identity}, params, needs))
     return cells
+
+
+@dataclass(frozen=True)
+class _Importance:
+    """The importance matrix of a sweep: its file, a hash of what it holds, and the cell that makes it, if one does."""
+
+    file: Path
+    identity: str
+    cells: tuple[Cell, ...] = ()
+
+
+def _importance(
+    calibration: Calibration, model: Model, reference: Variant, before: list[Cell], settings: Settings, artefacts: Path
+) -> _Importance:
+    """A file as it is, or a cell in which the reference reads the text."""
+    if calibration.file is not None:
+        return _Importance(calibration.file, calibration.identity)
+    exports = [cell for cell in before if cell.kind == "export"]
+    source = exports[0].makes if exports else str(reference.file)
+    made = {
+        "content": exports[0].key if exports else before[0].key,
+        "text": calibration.identity,
+        "engine": _engine(),
+        "gpu_layers": settings.gpu_layers,
+    }
+    identity = _hash(made)
+    file = artefacts / f"{model.name}-{identity[:8]}.imatrix.gguf"
+    params = {
+        "file": source,
+        "text": str(calibration.text),
+        "makes": str(file),
+        "origin": identity,
+        "settings": asdict(settings),
+    }
+    needs = tuple(cell.key for cell in exports)
+    return _Importance(file, identity, (_cell(reference, "imatrix", "imatrix", made, params, needs, str(file)),))
 
 
 def _cell(

@@ -35,14 +35,19 @@ def pending(plan: Plan, store: Store) -> list[Cell]:
     return [cell for cell in plan.cells if cell.key in wanted]
 
 
-def run(plan: Plan, store: Store, directory: Path, emit: Emit) -> None:
-    """Do what is pending and commit each cell. Raises InputError where the input leaves nothing to measure."""
-    _Run(plan, store, directory, emit).go()
+def run(
+    plan: Plan, store: Store, directory: Path, emit: Emit, measured: Callable[[str], None] = lambda _variant: None
+) -> None:
+    """Do what is pending and commit each cell; `measured` is told each variant that is through.
+
+    Raises InputError where the input leaves nothing to measure.
+    """
+    _Run(plan, store, directory, emit, measured).go()
 
 
 class _Run:
-    def __init__(self, plan: Plan, store: Store, directory: Path, emit: Emit) -> None:
-        self.plan, self.store, self.directory, self.emit = plan, store, directory, emit
+    def __init__(self, plan: Plan, store: Store, directory: Path, emit: Emit, measured: Callable[[str], None]) -> None:
+        self.plan, self.store, self.directory, self.emit, self.measured = plan, store, directory, emit, measured
         self.failed: dict[str, str] = {}  # key -> message
 
     def go(self) -> None:
@@ -51,17 +56,25 @@ class _Run:
         about = {"run": self.plan.run, "cells": len(self.plan.cells), "todo": len(todo), "pending": labels}
         self.emit(Event("started", None, about))
         exports = [cell for cell in todo if cell.kind == "export"]
-        if exports:
-            self._export(exports)
-        groups = [list(cells) for _, cells in groupby((c for c in todo if c.kind != "export"), lambda c: c.variant)]
+        collects = [cell for cell in todo if cell.kind == "imatrix"]
+        measures = [cell for cell in todo if cell.kind not in ("export", "imatrix")]
+        groups = [list(cells) for _, cells in groupby(measures, lambda cell: cell.variant)]
         with ExitStack() as stack:
             workers = _Workers(self.directory, stack)
+            self._export([cell for cell in exports if not cell.needs])
+            if collects:
+                self._measure(collects, workers, None)
+            self._export([cell for cell in exports if cell.needs])
             for index, cells in enumerate(groups):
                 upcoming = groups[index + 1][0].variant if index + 1 < len(groups) else None
                 self._measure(cells, workers, upcoming)
+                self.measured(cells[0].variant)
 
     def _export(self, cells: Sequence[Cell]) -> None:
         """All in one pass; where that kills the worker, one by one, so that the culprit alone fails."""
+        cells = [cell for cell in cells if not self._lacks(cell)]
+        if not cells:
+            return
         outcome = self._export_together(cells)
         if isinstance(outcome, Failed) and outcome.died and len(cells) > 1:
             for cell in cells:
@@ -83,6 +96,7 @@ class _Run:
             "name": first["name"],
             "targets": {cell.params["quant"]: cell.params["file"] for cell in cells},
             "threads": self.plan.settings.threads,
+            "imatrix": next((cell.params["imatrix"] for cell in cells if "imatrix" in cell.params), None),
         }
         with Child(log_path(self.directory, "export")) as child:
             for answer in child.submit(job):
@@ -102,9 +116,7 @@ class _Run:
     def _measure(self, cells: Sequence[Cell], workers: _Workers, upcoming: str | None) -> None:
         worker = workers.take(cells[0].variant)
         for cell in cells:
-            broken = [self.failed[key] for key in cell.needs if key in self.failed]
-            if broken:
-                self._fail(cell, f"needs what could not be made: {broken[0]}", 0.0)
+            if self._lacks(cell):
                 continue
             self.emit(Event("cell_started", cell.label))
             started = time.monotonic()
@@ -123,6 +135,13 @@ class _Run:
             if upcoming is not None and cell.kind != "speed":
                 workers.warm(upcoming)  # not while speed is measured: starting one takes a core for seconds
         worker.kill()
+
+    def _lacks(self, cell: Cell) -> bool:
+        """Whether something that the cell needs could not be made; it has failed then."""
+        broken = [self.failed[key] for key in cell.needs if key in self.failed]
+        if broken:
+            self._fail(cell, f"needs what could not be made: {broken[0]}", 0.0)
+        return bool(broken)
 
     def _progress(self, cell: Cell, at: tuple[int, int]) -> None:
         done, total = at

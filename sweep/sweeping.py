@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from converters.errors import InputError
+from converters.recipes import recipe, refuse_without_imatrix
 from sweep import devices, preset, runner, variant
+from sweep.calibration import calibration
 from sweep.child import Child, Failed
 from sweep.events import Event, Log, Reader
 from sweep.inputs import REMEDY, Task, Text, tasks_for, text_for
+from sweep.keep import Keep
 from sweep.model import Model, resolve
-from sweep.plan import Plan, Settings, make_plan
+from sweep.plan import Cell, Plan, Settings, make_plan
+from sweep.records import records
+from sweep.report.recommend import recommend
 from sweep.store import Store
 from sweep.workspace import Workspace, open_workspace, run_lock, sharing
 
@@ -27,7 +33,11 @@ FOLLOW_EVERY = 0.2  # seconds
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; None where the preset or the model decides."""
+    """What the user asked for; None where the preset or the model decides.
+
+    `imatrix` is a file's path or "auto", `calibration` the text that the latter reads. With `dry_run` nothing is
+    fetched that a plan can do without.
+    """
 
     model: str = "micro"
     preset: str = "q2-q8"
@@ -37,7 +47,11 @@ class Request:
     perplexity: Path | None = None
     limit: int | None = None
     ctx: int | None = None
+    imatrix: str | None = None
+    calibration: Path | None = None
+    keep: Keep = Keep.ALL
     workspace: Path | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,13 +64,19 @@ class Sweep:
     text: Text
     tasks: tuple[Task, ...]
     workspace: Workspace
+    keep: Keep = Keep.ALL
 
 
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
-    variants = variant.parse_list(_variants(chosen, request.variants))
-    model = resolve(request.model, say)
+    parsed = variant.parse_list(_variants(chosen, request.variants))
+    quants = [recipe(entry.quant) for entry in parsed if entry.quant is not None]
+    if request.imatrix is None and not request.dry_run:
+        refuse_without_imatrix(quants)
+    model = resolve(request.model, say, planned=request.dry_run)
+    given = calibration(request.imatrix, request.calibration, model.builtin)
+    variants = variant.fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
     text = text_for(model, request.perplexity, workspace.texts)
     tasks = tasks_for(model, request.tasks or chosen.tasks, request.limit or chosen.limit, request.task_data)
@@ -68,8 +88,8 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
         gpu_layers=placement.gpu_layers,
     )
     reference = variant.parse(chosen.reference).name
-    plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name)
-    return Sweep(plan, model, tuple(variants), text, tasks, workspace)
+    plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name, given)
+    return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
 
 
 def _context(asked: int | None, model: Model) -> int:
@@ -111,10 +131,18 @@ def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Even
         emit(event)
 
     try:
-        with sharing(sweep.workspace.artefacts(sweep.model.fingerprint)):
+        made = [(cell, Path(cell.makes)) for cell in sweep.plan.cells if cell.makes is not None]
+        folder = sweep.workspace.artefacts(sweep.model.fingerprint)
+        with sharing(folder, {file for _, file in made}) as artefacts:
             if runner.pending(sweep.plan, store):
                 _check_inputs(sweep, directory)
-            runner.run(sweep.plan, store, directory, tell)
+
+            def measured(name: str) -> None:
+                if sweep.keep is Keep.NONE:
+                    artefacts.discard(file for cell, file in made if cell.variant == name and cell.kind == "export")
+
+            runner.run(sweep.plan, store, directory, tell, measured)
+            artefacts.discard(_unneeded(sweep, store, made))
         tell(Event("done"))
     except KeyboardInterrupt:
         tell(Event("interrupted"))
@@ -124,6 +152,14 @@ def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Even
         raise
     finally:
         log.close()
+
+
+def _unneeded(sweep: Sweep, store: Store, made: Sequence[tuple[Cell, Path]]) -> list[Path]:
+    """The files that need not stay: of `best`, all but the variant that is recommended."""
+    if sweep.keep is Keep.ALL:
+        return []
+    best = recommend(records(sweep.plan, store)).variant if sweep.keep is Keep.BEST else None
+    return [file for cell, file in made if cell.kind != "export" or cell.variant != best]
 
 
 def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
@@ -160,7 +196,8 @@ def _check_inputs(sweep: Sweep, directory: Path) -> None:
 def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
     """Exact file bytes, bits per weight and predicted memory of each variant to be exported, from a worker."""
     quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
-    job = {"kind": "sizes", "source": str(sweep.model.path), "name": sweep.model.name, "quants": quants}
+    job: dict[str, Any] = {"kind": "sizes", "source": str(sweep.model.path), "name": sweep.model.name, "quants": quants}
+    job["imatrix"] = sweep.plan.about["imatrix"] is not None
     with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:
         for answer in child.submit(job | {"settings": sweep.plan.to_json()["settings"]}):
             if isinstance(answer, Failed):

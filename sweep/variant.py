@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.errors import InputError
+from converters.gguf_source import parts
+from converters.hub import HubFile
 from converters.recipes import recipe
 
 
 @dataclass(frozen=True)
 class Variant:
-    """`name` is what was asked for; `quant` is the recipe to export, or `file` a GGUF taken as it is."""
+    """`name` is what was asked for; `quant` is the recipe to export, or `file` a GGUF taken as it is.
+
+    Of a file in parts it is the first. A `remote` file has no `file` until it is fetched.
+    """
 
     name: str
     kind: str = "gguf"
     quant: str | None = None
     file: Path | None = None
+    remote: HubFile | None = None
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file, all parts together, here or on the hub."""
+        if self.file is not None:
+            return sum(part.stat().st_size for part in parts(self.file))
+        return self.remote.size() if self.remote is not None else 0
 
 
 def parse(text: str) -> Variant:
-    """`Q4_K_M` and the other quants of converters.recipes, or `gguf:PATH`. Raises InputError for anything else."""
+    """`Q4_K_M` and the other quants of converters.recipes, `gguf:PATH` or `hub:REPO/FILE`. Raises InputError."""
     text = text.strip()
     prefix, colon, rest = text.partition(":")
     if not colon:
@@ -30,18 +44,38 @@ def parse(text: str) -> Variant:
         file = Path(rest).expanduser()
         if not file.is_file():
             raise InputError(f"{text}: there is no such file")
-        return Variant(name=f"gguf:{file.name}", file=file.resolve())
-    raise InputError(f"{text}: no variant has the prefix '{prefix}:'; known are quant names and gguf:PATH")
+        first = parts(file.resolve())[0]
+        return Variant(name=f"gguf:{first.name}", file=first)
+    if prefix == "hub":
+        remote = HubFile.parse(rest)
+        return Variant(name=f"hub:{rest.rpartition('/')[2]}", remote=remote)
+    raise InputError(
+        f"{text}: no variant has the prefix '{prefix}:'; known are quant names, gguf:PATH and hub:REPO/FILE"
+    )
 
 
 def parse_list(texts: list[str]) -> list[Variant]:
-    """The variants of a list, each once; two files of the same name are told apart by their whole path."""
+    """The variants of a list, each once; two files of the same name are told apart by where they are."""
     variants: list[Variant] = []
     for text in texts:
         variant = parse(text)
-        if any(known == variant for known in variants):
+        if any(replace(known, name=variant.name) == variant for known in variants):
             continue
         if any(known.name == variant.name for known in variants):
-            variant = Variant(name=f"gguf:{variant.file}", file=variant.file)
+            variant = replace(variant, name=f"gguf:{variant.file}" if variant.remote is None else text.strip())
         variants.append(variant)
     return variants
+
+
+def fetched(variants: Sequence[Variant], say: Callable[[str], None], download: bool) -> list[Variant]:
+    """The variants with files of the hub found in the cache or, with `download`, fetched there. Raises InputError."""
+    found = []
+    for variant in variants:
+        if variant.remote is not None:
+            file = variant.remote.cached()
+            if file is None and download:
+                say(f"fetching {variant.name} of {variant.remote.repository} from the hub")
+                file = variant.remote.fetch()
+            variant = replace(variant, file=file)
+        found.append(variant)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TextIO
 import platformdirs
 
 from converters.errors import InputError
+from converters.partial import partial_name
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,37 @@ def run_lock(directory: Path) -> Iterator[bool]:
         yield _locked(file)
 
 
-@contextmanager
-def sharing(artefacts: Path) -> Iterator[None]:
-    """Use a folder of artefacts beside other runs. Where no other does, what a killed one left half-written goes first.
+class Sharing:
+    """A folder of artefacts in use by this run, and perhaps by others."""
 
-    Every run holds a shared lock for its whole time; whoever gets the exclusive one is alone.
+    def __init__(self, artefacts: Path, lock: TextIO) -> None:
+        self._artefacts, self._lock = artefacts, lock
+
+    def discard(self, files: Iterable[Path]) -> None:
+        """Remove files of the folder, unless another run may be using them."""
+        if _locked(self._lock):
+            for file in files:
+                if file.parent == self._artefacts:
+                    file.unlink(missing_ok=True)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+
+@contextmanager
+def sharing(artefacts: Path, to_make: Collection[Path] = ()) -> Iterator[Sharing]:
+    """Use a folder of artefacts beside other runs. Where no other does, what killed ones left half-written goes first.
+
+    What is left of files that this run is `to_make` stays: their export goes on with it. Every run holds a shared lock
+    for its whole time; whoever gets the exclusive one is alone.
     """
     artefacts.mkdir(parents=True, exist_ok=True)
     with open(artefacts.with_suffix(".lock"), "w") as file:
         if _locked(file):
+            used = {partial_name(path) for path in to_make}
             for partial in [*artefacts.glob(".*.partial"), *artefacts.glob(".*.part")]:
-                partial.unlink(missing_ok=True)
+                if partial.name not in used:
+                    partial.unlink(missing_ok=True)
         fcntl.flock(file, fcntl.LOCK_SH)
-        yield
+        yield Sharing(artefacts, file)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.table import Table
 
 from sweep import sweeping
@@ -23,7 +21,10 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
             {
                 "event": "plan",
                 "run": sweep.plan.run,
-                "variants": [{"variant": v.name, **sizes.get(v.quant or "", {})} for v in sweep.variants],
+                "variants": [
+                    {"variant": v.name, **(sizes[v.quant] if v.quant else {"file_bytes": v.file_bytes})}
+                    for v in sweep.variants
+                ],
                 "cells": [{"cell": cell.label, "done": cell not in todo} for cell in sweep.plan.cells],
             }
         )
@@ -35,11 +36,12 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
         known = sizes.get(variant.quant or "")
         left = sum(cell.variant == variant.name for cell in todo)
         if known is not None:
-            figures = [f"{known['bits_per_weight']:.3f}", f"{known['file_bytes']:,}", size(known["file_bytes"])]
+            length = f"{'' if known['header_exact'] else '~'}{known['file_bytes']:,}"
+            figures = [f"{known['bits_per_weight']:.3f}", length, size(known["file_bytes"])]
             table.add_row(variant.name, *figures, size(known["memory_bytes"]), str(left))
         else:
-            length = Path(str(variant.file)).stat().st_size
-            table.add_row(variant.name, "", f"{length:,}", size(length), "", str(left))
+            taken = variant.file_bytes
+            table.add_row(variant.name, "", f"{taken:,}", size(taken), "", str(left))
     output.show(table)
     total = sum(int(known["file_bytes"]) for known in sizes.values())
     settings = sweep.plan.settings
@@ -47,5 +49,10 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
         f"\n{len(todo)} of {len(sweep.plan.cells)} cells to do; {total:,} bytes of files. "
         f"Memory: weights, {settings.ctx} tokens of {settings.kv_type} KV cache and buffers, by llama.cpp's own plan."
     )
+    mtp = max((known["mtp_bytes"] for known in sizes.values()), default=0)
+    if mtp:
+        output.show(f"Of which multi-token prediction layers: up to {size(mtp)} a file.")
+    if not all(known["header_exact"] for known in sizes.values()):
+        output.show("~ tensors are exact; the header is estimated: its tokenizer or its importance matrix is not here.")
     tasks = ", ".join(task.name + (f" (first {task.limit})" if task.limit else "") for task in sweep.tasks)
     output.show(f"Reference {sweep.plan.reference}; text {sweep.text.name}; tasks: {tasks or 'none'}.")

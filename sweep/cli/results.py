@@ -58,6 +58,7 @@ def described(plan: Plan) -> dict[str, object]:
         "preset": plan.preset,
         "reference": plan.reference,
         "text": f"{plan.about['text']}, windows of {settings.window} tokens, second half scored",
+        "importance": plan.about.get("imatrix") or "none",
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
         "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",
         "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",

@@ -9,19 +9,27 @@ import typer
 
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.keep import Keep
 
 
 def run(
     model: str = typer.Argument("micro", help="A built-in model, a directory, a .gguf file or a hub id."),
     preset: str = typer.Option("q2-q8", "--preset", help="Which sweep (see `sweep presets`), or a TOML file."),
     variants: str | None = typer.Option(
-        None, "--variants", help="Quants and gguf:PATH by comma, added to the preset; with a leading = instead of it."
+        None,
+        "--variants",
+        help="Quants, gguf:PATH and hub:REPO/FILE by comma, added to the preset; with a leading = instead of it.",
     ),
     tasks: str | None = typer.Option(None, "--tasks", help="lm-eval tasks or YAML files by comma; none for no task."),
     task_data: Path | None = typer.Option(None, "--task-data", help="A directory with task YAML files and their data."),
     perplexity: Path | None = typer.Option(None, "--perplexity", help="The text for perplexity and KL divergence."),
     limit: int | None = typer.Option(None, "--limit", min=1, help="Items of each task at most."),
     ctx: int | None = typer.Option(None, "--ctx", min=64, help="Context that memory is stated for."),
+    imatrix: str | None = typer.Option(
+        None, "--imatrix", metavar="FILE|auto", help="An importance matrix for all quants; auto makes one."
+    ),
+    calibration: Path | None = typer.Option(None, "--calibration", help="The text that --imatrix auto lets it read."),
+    keep: Keep = typer.Option(Keep.ALL, "--keep", help="Which files stay: all, the best one, or none once measured."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan with exact sizes, and do nothing."),
     workspace: Path | None = WORKSPACE,
     format: Format = FORMAT,
@@ -39,7 +47,11 @@ def run(
         perplexity=perplexity,
         limit=limit,
         ctx=ctx,
+        imatrix=imatrix,
+        calibration=calibration,
+        keep=keep,
         workspace=workspace,
+        dry_run=dry_run,
     )
     sweep = sweeping.prepare(wanted, output.say)
     if dry_run:

@@ -1,0 +1,166 @@
+"""`sweep run` with importance, files of a hub, files in parts, less to keep, and plans of models that are not here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import presets
+from converters.export import export, open_source
+from converters.llamacpp.container import read_header
+
+sys.path.append(str(Path(__file__).parents[1] / "converters"))
+from hub_server import serve
+
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "run"]
+MICRO = presets.builtin_models()["micro"]
+
+
+def sweep(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0", **environment},
+    )
+
+
+def finished(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    assert done.returncode == 0, done.stderr + done.stdout[-500:]
+    return {record["variant"]: record for record in json.loads(done.stdout.splitlines()[-1])["records"]}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A text to measure with and one to calibrate with, both short."""
+    directory = tmp_path_factory.mktemp("texts")
+    (directory / "test.txt").write_text(MICRO.text.read_text()[:8_000])
+    (directory / "calibration.txt").write_text(MICRO.calibration.read_text()[:12_000])
+    return directory / "test.txt", directory / "calibration.txt"
+
+
+@pytest.fixture(scope="module")
+def small(texts: tuple[Path, Path]) -> list[str | Path]:
+    return ["micro", "--tasks", "none", "--perplexity", texts[0], "--format", "json"]
+
+
+@pytest.fixture(scope="module")
+def weighed(
+    texts: tuple[Path, Path], small: list[str | Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str | Path], dict[str, dict[str, Any]]]:
+    workspace = tmp_path_factory.mktemp("weighed")
+    options = ["--imatrix", "auto", "--calibration", texts[1], "--workspace", workspace]
+    asked = [*small, "--variants", "=IQ2_XXS,Q2_K,Q8_0", *options]
+    return workspace, asked, finished(sweep(*asked))
+
+
+def test_importance_is_collected_from_the_reference_and_lowers_the_divergence(
+    weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
+) -> None:
+    workspace, asked, records = weighed
+    assert {record["status"] for record in records.values()} == {"ok"}
+    (matrix,) = workspace.rglob("*.imatrix.gguf")
+    plain = finished(sweep(*small, "--variants", "=Q2_K", "--workspace", workspace))
+    assert records["Q2_K"]["divergence"]["kld_mean"] < plain["Q2_K"]["divergence"]["kld_mean"]
+    assert records["BF16"] == plain["BF16"]
+    made = {path.name: read_header(path).metadata for path in workspace.rglob("micro-*.gguf") if path != matrix}
+    assert len(made) == 5  # Q2_K twice
+    named = {name for name, metadata in made.items() if "quantize.imatrix.file" in metadata}
+    assert len(named) == 3
+    assert not any("BF16" in name for name in named)
+    again = sweep(*asked)
+    assert json.loads(again.stdout.splitlines()[0])["todo"] == 0
+    assert finished(again) == records
+
+
+def test_files_go_as_soon_as_they_are_not_needed(
+    weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
+) -> None:
+    workspace, asked, records = weighed
+    made = {path.name for path in workspace.rglob("micro-*.gguf")}
+    assert finished(sweep(*asked, "--keep", "all")) == records
+    assert {path.name for path in workspace.rglob("micro-*.gguf")} == made
+    assert finished(sweep(*asked, "--keep", "best")) == records
+    kept = {path.name for path in workspace.rglob("micro-*.gguf")} - {"micro-Q2_K.gguf"}  # that of a plain sweep
+    assert len(kept) == 1
+    assert kept < made
+    assert finished(sweep(*asked, "--keep", "none")) == records
+    assert {path.name for path in workspace.rglob("micro-*.gguf")} <= {"micro-Q2_K.gguf"}
+    # what another run has left to do, it makes again
+    more = finished(sweep(*asked[:-2], "--workspace", workspace, "--limit", "2", "--tasks", "micro_form"))
+    assert more["Q8_0"]["divergence"] == records["Q8_0"]["divergence"]
+    assert more["Q8_0"]["tasks"]["micro_form"]["n"] == 2
+
+
+def test_none_are_kept_from_the_first(small: list[str | Path], tmp_path: Path) -> None:
+    records = finished(sweep(*small, "--variants", "=Q8_0", "--keep", "none", "--workspace", tmp_path))
+    assert {record["status"] for record in records.values()} == {"ok"}
+    assert not [*tmp_path.rglob("*.gguf"), *tmp_path.rglob("*.logprobs")]
+
+
+def test_files_of_a_hub_and_files_in_parts_are_variants(small: list[str | Path], tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    (repository / "parts").mkdir(parents=True)
+    plans = export(
+        open_source(MICRO.directory, "micro"), {"Q8_0": repository / "parts/m-Q8_0.gguf"}, max_part_bytes=2_000_000
+    )
+    names = [path.name for path in plans["Q8_0"].paths(repository / "parts/m-Q8_0.gguf")]
+    assert len(names) > 2
+    remote, local = f"hub:org/quants/parts/{names[0]}", f"gguf:{repository / 'parts' / names[1]}"
+    with serve({"org/quants": repository}) as hub:
+        where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        asked = [*small, "--variants", f"={remote},{local},Q8_0", "--workspace", tmp_path / "w"]
+        dry = json.loads(sweep(*asked, "--dry-run", **where).stdout)
+        assert [entry["variant"] for entry in dry["variants"]] == [
+            "BF16", f"hub:{names[0]}", f"gguf:{names[0]}", "Q8_0"
+        ]  # fmt: skip
+        assert [entry["file_bytes"] for entry in dry["variants"][1:3]] == 2 * [plans["Q8_0"].file_bytes]
+        assert not [request for request in hub.requests if request.startswith("GET") and "resolve" in request]
+        records = finished(sweep(*asked, **where))
+        absent = sweep(*small, "--variants", "=hub:org/quants/absent.gguf", "--workspace", tmp_path / "w", **where)
+    sizes = {name: record["file_bytes"] for name, record in records.items()}
+    assert sizes[f"hub:{names[0]}"] == sizes[f"gguf:{names[0]}"] == plans["Q8_0"].file_bytes
+    for name in (f"hub:{names[0]}", f"gguf:{names[0]}"):
+        assert records[name]["divergence"] == records["Q8_0"]["divergence"]
+        assert records[name]["bits_per_weight"] == records["Q8_0"]["bits_per_weight"]
+    assert absent.returncode == 2
+    assert len(absent.stderr.splitlines()) == 1
+    assert "org/quants: the model has no such file" in absent.stderr
+
+
+def test_plans_of_models_that_are_not_here(tmp_path: Path) -> None:
+    plan = json.loads(sweep("Qwen3-30B-A3B", "--dry-run", "--format", "json", "--workspace", tmp_path).stdout)
+    sizes = {entry["variant"]: entry for entry in plan["variants"]}
+    assert sizes["BF16"]["tensor_bytes"] > 2 * 30e9
+    assert sizes["BF16"]["memory_bytes"] > sizes["Q2_K"]["memory_bytes"] > sizes["Q2_K"]["tensor_bytes"]
+    assert not sizes["Q2_K"]["header_exact"]
+    (tmp_path / "config.json").write_bytes((MICRO.directory / "config.json").read_bytes())
+    asked = ("--dry-run", "--format", "json", "--workspace", tmp_path / "w")
+    bare, whole = (json.loads(sweep(model, *asked).stdout) for model in (tmp_path / "config.json", "micro"))
+    for one, other in zip(bare["variants"], whole["variants"], strict=True):
+        assert (one["tensor_bytes"], one["memory_bytes"]) == (other["tensor_bytes"], other["memory_bytes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("micro", "--variants", "=IQ2_XXS"), "IQ2_XXS needs an importance matrix; give one by --imatrix FILE, or"),
+        (("micro", "--imatrix", "/no/such"), "/no/such: there is no such importance matrix"),
+        (("micro", "--variants", "=hub:nonsense"), "hub:ORG/NAME/FILE.gguf"),
+        (("micro", "--variants", "=hub:org/name/../x.gguf"), "hub:ORG/NAME/FILE.gguf"),
+        (("Qwen3-30B-A3B",), "its sizes alone are known (--dry-run)"),
+        (("micro", "--keep", "some"), "'some'"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = sweep(*arguments, "--workspace", tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
