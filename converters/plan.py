@@ -201,7 +201,8 @@ def type_overrides(source: Source, recipe: Recipe) -> tuple[tuple[str, str], ...
     mtp = source.metadata.get(f"{prefix}.nextn_predict_layers")
     layers = blocks - (mtp.value if mtp is not None else 0)
     names = {tensor.name for tensor in source.tensors}
-    result = recipe.mix.overrides(layers, "output.weight" not in names) if recipe.mix is not None else ()
+    experts = any("_exps." in name for name in names)
+    result = recipe.mix.overrides(layers, "output.weight" not in names, experts) if recipe.mix is not None else ()
     if recipe.needs_imatrix and layers < blocks:
         return (*((rf"^blk\.{block}\.", MTP_TYPE) for block in range(layers, blocks)), *result)
     return result

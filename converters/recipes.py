@@ -19,12 +19,14 @@ class Rule:
     """The type that some tensors get, and the reason (a key of the table of reasons in mixes.toml).
 
     `tensors` are names without "blk.N." and ".weight"; `edges`: only in the first and last eighth of the layers;
-    `tied`: the type instead where the output is the embedding.
+    `models`: only in those with experts ("experts") or without ("dense"); `tied`: the type instead where the output is
+    the embedding.
     """
 
     tensors: tuple[str, ...]
     type: str
     edges: bool
+    models: str
     tied: str | None
     why: str | None
 
@@ -45,9 +47,14 @@ class Mix:
     version: int
     rules: tuple[Rule, ...]
 
-    def overrides(self, layers: int, tied: bool) -> tuple[tuple[str, str], ...]:
+    def overrides(self, layers: int, tied: bool, experts: bool) -> tuple[tuple[str, str], ...]:
         """(regular expression, type's name) for each rule in order, for a model of so many layers."""
-        return tuple((rule.pattern(layers), (tied and rule.tied) or rule.type) for rule in self.rules)
+        kind = "experts" if experts else "dense"
+        return tuple(
+            (rule.pattern(layers), (tied and rule.tied) or rule.type)
+            for rule in self.rules
+            if rule.models in ("all", kind)
+        )
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,12 @@ def _read_mixes() -> dict[str, Recipe]:
     version, reasons = table.pop("version"), table.pop("why")
 
     def rule(entry: Mapping[str, Any]) -> Rule:
-        unknown = set(entry) - {"tensors", "type", "layers", "tied", "why"}
-        why, where = entry.get("why"), entry.get("layers", "all")
-        if unknown or where not in ("all", "edges") or (why is not None and why not in reasons):
+        unknown = set(entry) - {"tensors", "type", "layers", "models", "tied", "why"}
+        why, where, models = entry.get("why"), entry.get("layers", "all"), entry.get("models", "all")
+        known = where in ("all", "edges") and models in ("all", "dense", "experts") and (why is None or why in reasons)
+        if unknown or not known:
             raise ValueError(f"mixes.toml: {entry} is no rule")
-        return Rule(tuple(entry["tensors"]), entry["type"], where == "edges", entry.get("tied"), why)
+        return Rule(tuple(entry["tensors"]), entry["type"], where == "edges", models, entry.get("tied"), why)
 
     return {
         name: Recipe(
