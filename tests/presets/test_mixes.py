@@ -1,0 +1,25 @@
+"""The XL mixes pay on the built-in models: below the line between their plain neighbours, with the same importance."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import presets
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import xl_mixes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", presets.builtin_models())
+def test_mixes_lie_below_the_line_of_plain_quants(name: str) -> None:
+    model = presets.builtin_models()[name]
+    text, calibration = model.text.read_text()[:60_000], model.calibration.read_text()
+    measured = xl_mixes.measure(model.directory, text, calibration, (*xl_mixes.PLAIN, *xl_mixes.MIXES))
+    found = xl_mixes.gaps(measured)
+    assert {gap.mix for gap in found} >= {"Q2_K_XL", "Q3_K_XL", "Q4_K_XL", "Q5_K_XL", "Q6_K_XL"}
+    for gap in found:
+        assert gap.high < 0, gap
