@@ -163,7 +163,6 @@ def test_after_an_interrupt_the_same_command_goes_on(tmp_path: Path) -> None:
     ) as process:  # fmt: skip
         while not list((tmp_path / "new").glob(".*.partial")) and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(1.5)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -171,3 +170,20 @@ def test_after_an_interrupt_the_same_command_goes_on(tmp_path: Path) -> None:
     assert not list((tmp_path / "new").glob("*.gguf"))
     assert convert(*asked).returncode == 0
     assert len(list((tmp_path / "new").iterdir())) == len(quants.split(","))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", presets.builtin_models())
+def test_the_built_in_models_become_every_quant(tmp_path: Path, model: str) -> None:
+    from converters.llamacpp.model import ContextOptions, Model
+    from converters.recipes import QUANTS
+
+    done = convert(model, "--to", ",".join(QUANTS), "--imatrix", "auto", "--out", tmp_path, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    files = json.loads(done.stdout.splitlines()[-1])["files"]
+    assert [file["quant"] for file in files] == list(QUANTS)
+    tokens = np.arange(100, 116, dtype=np.int32)
+    for file in files:
+        with Model(Path(file["path"])) as opened, opened.context(ContextOptions(n_ctx=64)) as context:
+            logits = context.decode(tokens, np.arange(16), np.zeros(16, np.int32), np.ones(16, np.bool_))
+            assert np.isfinite(logits).all(), file["quant"]
