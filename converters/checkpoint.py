@@ -21,6 +21,7 @@ import numpy.typing as npt
 from converters.errors import InputError
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own bound
+MAX_JSON_BYTES = 100_000_000  # Qwen's largest tokenizer.json has 13 million
 MAX_TENSORS = 262_144  # Qwen3-Coder-480B, all experts apart, has about 30,000
 MAX_DIMS = 8
 
@@ -194,7 +195,11 @@ def read_into(descriptor: int, buffer: npt.NDArray[np.uint8], offset: int, path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises InputError if there is none."""
     try:
-        content = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise InputError(f"{path}: has more than {MAX_JSON_BYTES} bytes; no model's has")
+        content = json.loads(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -244,7 +249,7 @@ def _read_index(index: Path) -> dict[str, str]:
         # A shard must lie beside its index: no path of another's choosing is opened.
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise InputError(f"{index}: tensor {name!r} is mapped to {file!r}, which is no file name of a shard")
-    missing = sorted(file for file in set(weight_map.values()) if not (index.parent / file).is_file())
+    missing = sorted(set(weight_map.values()) - _files(index.parent))
     if missing:
         raise InputError(
             f"{index.parent}: shard {missing[0]} is missing ({len(missing)} of {len(set(weight_map.values()))})"
@@ -252,8 +257,16 @@ def _read_index(index: Path) -> dict[str, str]:
     return weight_map
 
 
+def _files(directory: Path) -> set[str]:
+    """The names of the files in it. What a stranger calls a file may be no name at all, so none is looked for."""
+    try:
+        return {file.name for file in os.scandir(directory) if file.is_file()}
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read: {error.strerror}") from error
+
+
 def _shards(path: Path) -> list[str]:
-    files = sorted(file.name for file in path.glob("model*.safetensors") if file.is_file())
+    files = sorted(file for file in _files(path) if file.startswith("model") and file.endswith(".safetensors"))
     if not files:
         others = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(path.glob(pattern))]
         reason = f" ({others[0]} is a pickle, which is never loaded: save the model as safetensors)" if others else ""
@@ -290,7 +303,7 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        header = json.loads(data)
+        header = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: its header is no JSON: {error}") from error
     if not isinstance(header, dict):
@@ -312,6 +325,18 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     if end < size:
         raise InputError(f"{path}: has {size - end} bytes that belong to no tensor")
     return {tensor.name: tensor for tensor in tensors}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of two entries of one name, readers differ on which one is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _stored_tensor(path: Path, name: str, entry: Any, data_offset: int) -> StoredTensor:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from converters import fp8
 from converters.architectures import architecture
-from converters.architectures.family import IGNORED, Part, Weight, canonical
+from converters.architectures.family import IGNORED, Part, Weight, canonical, naming
+from converters.architectures.layers import layer_count
 from converters.checkpoint import WEIGHT_DTYPES, Checkpoint, StoredTensor
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES, TensorType
@@ -30,13 +31,15 @@ class CheckpointSource:
     def __init__(self, checkpoint: Checkpoint, pre_tokenizer: str | None = None, mtp: bool = True) -> None:
         self.checkpoint, self.path, self.name = checkpoint, checkpoint.path, checkpoint.name
         self._pre_tokenizer = pre_tokenizer
-        self._family = architecture(checkpoint.config)
-        self._block = fp8.block_size(checkpoint.config)
         self._stored = self._canonical_names()
         layers = mtp_layers(self._stored) if mtp else 0
-        self._fields = self._family.fields(checkpoint.config, layers)
         shapes = {name: checkpoint.tensors[stored].shape for name, stored in self._stored.items()}
-        weights = self._family.weights(checkpoint.config, layers, shapes)
+        with naming(self.path / "config.json"):
+            self._family = architecture(checkpoint.config)
+            self._block = fp8.block_size(checkpoint.config)
+            self._fields = self._family.fields(checkpoint.config, layers)
+            self._refuse_absent_layers()
+            weights = self._family.weights(checkpoint.config, layers, shapes)
         self._weights = {weight.name: weight for weight in weights if self._has(weight)}
         self._starts = {
             weight.name: [0, *accumulate(part.rows for part in weight.parts)] for weight in self._weights.values()
@@ -50,7 +53,8 @@ class CheckpointSource:
     @cached_property
     def metadata(self) -> Mapping[str, Field]:
         """General keys, the architecture's and the tokenizer's (read at the first use)."""
-        tokenizer = read_tokenizer(self.path, self.checkpoint.config, self._pre_tokenizer)
+        with naming(self.path / "config.json"):
+            tokenizer = read_tokenizer(self.path, self.checkpoint.config, self._pre_tokenizer)
         return {
             "general.architecture": string(self._family.name),
             "general.type": string("model"),
@@ -120,6 +124,16 @@ class CheckpointSource:
                 raise InputError(f"{self.path}: tensors {names[name]!r} and {stored!r} are the same weight")
         return names
 
+    def _refuse_absent_layers(self) -> None:
+        """A config may name layers by the hundred that are not there: none of their tensors is then thought of."""
+        found = {name.split(".")[2] for name in self._stored if name.startswith("model.layers.")}
+        for layer in range(layer_count(self.checkpoint.config)):
+            if str(layer) not in found:
+                raise InputError(
+                    f"{self.path}: every tensor of layer {layer} is missing; num_hidden_layers is"
+                    f" {layer_count(self.checkpoint.config)}"
+                )
+
     def _has(self, weight: Weight) -> bool:
         """Whether all parts are there, as the config wants them. Raises InputError where they are not."""
         if weight.optional and weight.parts[0].source not in self._stored:
@@ -167,4 +181,4 @@ class CheckpointSource:
 def mtp_layers(names: Mapping[str, str]) -> int:
     """How many multi-token prediction layers a checkpoint has, by the names of its tensors and not by its config."""
     numbers = [name.split(".")[2] for name in names if name.startswith("mtp.layers.")]
-    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+    return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) <= 4), default=-1)

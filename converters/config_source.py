@@ -5,8 +5,8 @@ What can be planned is planned exactly as for the checkpoint: types, sizes, memo
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from converters import fp8
 from converters.architectures import architecture
-from converters.architectures.family import MAX_LAYERS, Config, Stored, integer
+from converters.architectures.family import MAX_LAYERS, Config, Stored, integer, naming
 from converters.architectures.layers import layer_count
 from converters.checkpoint import read_json
 from converters.checkpoint_source import mtp_layers
@@ -27,6 +27,8 @@ from converters.tokenizer import read_tokenizer
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """`dtype` of a config -> type of the weights. Qwen publishes in the first, which is taken where the config has none."""
+
+MAX_WEIGHTS = 1 << 41  # four times Qwen's largest; in float32 still a file that file systems can have
 
 
 class ConfigSource:
@@ -49,7 +51,7 @@ class ConfigSource:
     ) -> None:
         self.path, self.name = path, name or _name(path)
         self.tokenizer, self._pre_tokenizer = tokenizer, pre_tokenizer
-        with self._naming():
+        with naming(path):
             self.config = _merged(config)
             self._family = architecture(self.config)
             fp8.block_size(self.config)  # refuses what cannot be read
@@ -60,6 +62,9 @@ class ConfigSource:
                 raise InputError(f"config.json: a {self._family.name} model has no multi-token prediction layers")
             self._fields = self._family.fields(self.config, layers)
             dtype = TYPES[_dtype(self.config)]
+            total = sum(math.prod(weight.shape) for weight in weights)
+            if total >= MAX_WEIGHTS:
+                raise InputError(f"config.json: the sizes that it names make {total} weights; no model has as many")
         self._weights = {weight.name: weight for weight in weights if not weight.optional}
         self.tensors = lay_out(
             (name, self._weights[name].shape, TYPES["F32"] if self._weights[name].always_f32 else dtype)
@@ -81,7 +86,7 @@ class ConfigSource:
     @cached_property
     def metadata(self) -> Mapping[str, Field]:
         """General keys, the architecture's, and the tokenizer's or the vocabulary's size (read at the first use)."""
-        with self._naming():
+        with naming(self.path):
             if self.tokenizer is None:
                 size = uint32(integer(self.config, "vocab_size"))
                 vocabulary = {f"{self._family.name}.vocab_size": size}
@@ -107,17 +112,6 @@ class ConfigSource:
     def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
         """Raises InputError: there are no weights."""
         raise InputError(f"{self.path}: is a config without weights; to export {name}, give the whole checkpoint")
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        """Put the config's path where messages say config.json."""
-        try:
-            yield
-        except InputError as error:
-            reason = str(error)
-            if not reason.startswith("config.json: "):
-                raise
-            raise InputError(f"{self.path}: {reason.removeprefix('config.json: ')}") from error
 
 
 def _name(path: Path) -> str:

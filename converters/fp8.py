@@ -43,7 +43,7 @@ def block_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
             " give that or the unquantized checkpoint"
         )
     block = quantization.get("weight_block_size")
-    if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
+    if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and 0 < n < 2**31 for n in block):
         raise InputError(f"config.json: weight_block_size is {str(block)[:40]}; expected rows and columns of a block")
     return block[0], block[1]
 
@@ -57,7 +57,7 @@ def dequantize(
     """
     n, k = codes.shape
     rows = (first_row + np.arange(n)) // block[0]
-    spread = np.repeat(scales[rows], block[1], axis=1)[:, :k]
+    spread = np.repeat(scales[rows], min(block[1], k), axis=1)[:, :k]
     return to_bfloat16(VALUES[codes] * spread)
 
 

@@ -9,10 +9,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from converters.architectures.family import MAX_EXPERTS, MAX_LAYERS
 from converters.checkpoint import WEIGHT_DTYPES, read_into, sample_blocks
 from converters.errors import InputError
 from converters.llamacpp.bindings import TensorType
-from converters.llamacpp.container import Field, Header, TensorInfo, lay_out, read_header, tensor_order, text
+from converters.llamacpp.container import (
+    Field,
+    Header,
+    TensorInfo,
+    ValueType,
+    lay_out,
+    read_header,
+    tensor_order,
+    text,
+)
 from converters.llamacpp.quantize import UNQUANTIZED
 
 # What export sets by itself, or what belongs to one file's way of being stored and not to the model.
@@ -20,6 +30,14 @@ _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 _FILE_KEYS = ("general.alignment", "general.file_type", "general.quantization_version", *_SPLIT_KEYS)
 
 
+# GGUF key after the architecture's name, lowest and highest value
+_COUNTS = (
+    ("block_count", 1, MAX_LAYERS),
+    ("nextn_predict_layers", 0, MAX_LAYERS),
+    ("n_deepstack_layers", 0, MAX_LAYERS),
+    ("expert_count", 0, MAX_EXPERTS),
+    ("expert_used_count", 0, MAX_EXPERTS),
+)
 _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")  # as llama-gguf-split names them
 
 
@@ -48,6 +66,7 @@ class GGUFSource:
                         " or insist with --requantize"
                     )
         _check_count(path, headers, len(self._infos))
+        _check_counts(first)
         self.tensors = lay_out(
             (name, self._infos[name][1].shape, self._infos[name][1].type)
             for name in sorted(self._infos, key=tensor_order)
@@ -72,7 +91,10 @@ class GGUFSource:
 
     def _descriptor(self, path: Path) -> int:
         if path not in self._descriptors:
-            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {error.strerror}") from error
             if self._descriptors.setdefault(path, descriptor) != descriptor:  # another thread was first
                 os.close(descriptor)
         return self._descriptors[path]
@@ -119,6 +141,26 @@ def _check_count(path: Path, headers: list[Header], tensors: int) -> None:
         raise InputError(f"{path}: is one of {count} parts, but its name does not say so; keep the names of the parts")
     if split.get("split.tensors.count", tensors) != tensors:
         raise InputError(f"{path}: its parts have {tensors} tensors, {split['split.tensors.count']} are due")
+
+
+def _check_counts(header: Header) -> None:
+    """Counts that this program counts with, or that llama.cpp aborts the process for where they are out of bounds."""
+    found = {key: 0 for key, _, _ in _COUNTS}
+    for key, low, high in _COUNTS:
+        field = header.metadata.get(f"{header.architecture}.{key}")
+        if field is None:
+            continue
+        if field.type is not ValueType.UINT32 or not low <= field.value <= high:
+            raise InputError(
+                f"{header.path}: {header.architecture}.{key} is {field.type.name} {str(field.value)[:40]};"
+                f" expected a UINT32 from {low} to {high}"
+            )
+        found[key] = field.value
+    for part, whole in (("nextn_predict_layers", "block_count"), ("expert_used_count", "expert_count")):
+        if found[part] > found[whole]:
+            raise InputError(f"{header.path}: {part} is {found[part]}, but {whole} {found[whole]}")
+    if found["expert_count"] and not found["expert_used_count"]:
+        raise InputError(f"{header.path}: has {found['expert_count']} experts and uses none")
 
 
 def gguf_fingerprint(path: Path) -> str:

@@ -186,7 +186,10 @@ def plan_export(
     plans = {}
     for recipe in chosen:
         told = type_overrides(source, recipe)
-        tensors = plan_types(source.metadata, source.tensors, recipe.ftype, told, importance is not None)
+        try:
+            tensors = plan_types(source.metadata, source.tensors, recipe.ftype, told, importance is not None)
+        except InputError as error:
+            raise InputError(f"{source.path}: {error}") from error
         if importance is not None:
             _check_coverage(recipe, tensors, importance)
         metadata = _file_metadata(source.metadata, recipe, importance)

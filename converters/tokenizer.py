@@ -5,7 +5,7 @@ that tokenizer.json splits by. Names of keys: docs/gguf.md; token kinds as llama
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -98,64 +98,79 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | N
         raise InputError(f"{file}: ignore_merges is set, which llama.cpp's Qwen pre-tokenizers do not know")
     added = _added_tokens(content, file)
     tokens, kinds = _tokens(model, added, config, file)
+    merges = _merges(model, file)
     settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+    template = _chat_template(path, settings)
+    _refuse_half_pairs(file, (*tokens, *merges))
+    _refuse_half_pairs(path / "tokenizer_config.json", [template or ""])
     return Tokenizer(
         tokens=tokens,
         kinds=kinds,
-        merges=_merges(model, file),
+        merges=merges,
         pre_tokenizer=_pre_tokenizer(content, file, pre_tokenizer),
         normalizer=_normalizer(content, file, settings.get("tokenizer_class", NFC_CLASSES[0])),
         special=_special(path, settings, config, {token: number for number, (token, _) in added.items()}, len(tokens)),
-        chat_template=_chat_template(path, settings),
+        chat_template=template,
     )
 
 
 def _pre_tokenizer(content: Mapping[str, Any], file: Path, chosen: str | None) -> str:
-    if _adds_special_tokens(content.get("post_processor")):
+    if _adds_special_tokens(content):
         raise InputError(f"{file}: the post-processor adds special tokens to every text, which Qwen's never do")
     if chosen is not None:
         if chosen not in PRE_TOKENIZERS.values():
             raise InputError(f"unknown pre-tokenizer {chosen!r}; known: {', '.join(PRE_TOKENIZERS.values())}")
         return chosen
-    section = content.get("pre_tokenizer") or {}
-    steps = section.get("pretokenizers", [section]) if isinstance(section, dict) else []
-    kinds = [step.get("type") for step in steps if isinstance(step, dict)]
-    if kinds == ["Split", "ByteLevel"]:
+    steps = _steps(content, "pre_tokenizer", "pretokenizers")
+    if [step.get("type") for step in steps] == ["Split", "ByteLevel"]:
         split, byte_level = steps
-        pattern = split.get("pattern", {})
-        name = PRE_TOKENIZERS.get(pattern.get("Regex", "")) if isinstance(pattern, dict) else None
+        pattern = split.get("pattern")
+        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+        name = PRE_TOKENIZERS.get(regex) if isinstance(regex, str) else None
         plain = split.get("behavior") == "Isolated" and not split.get("invert")
         if name and plain and not byte_level.get("add_prefix_space") and not byte_level.get("use_regex", True):
             return name
+    found = json.dumps(content.get("pre_tokenizer"))[:160]
     raise InputError(
-        f"{file}: the pre-tokenizer ({json.dumps(section)[:160]}) is none of those that llama.cpp has for Qwen"
+        f"{file}: the pre-tokenizer ({found}) is none of those that llama.cpp has for Qwen"
         f" ({', '.join(PRE_TOKENIZERS.values())}); choose one by --pre-tokenizer if you know that tokens are the same"
     )
 
 
-def _adds_special_tokens(processor: Any) -> bool:
-    if not isinstance(processor, dict):
-        return False
-    steps = processor.get("processors", [processor])
-    return any("SpecialToken" in part for step in steps for part in step.get("single", []) if isinstance(part, dict))
+def _steps(content: Mapping[str, Any], key: str, inner: str) -> list[dict[str, Any]]:
+    """The steps of a section: the list under `inner`, or the section itself; {} for what is none."""
+    section = content.get(key)
+    if section is None:
+        return []
+    steps = section.get(inner, [section]) if isinstance(section, dict) else [section]
+    return [step if isinstance(step, dict) else {} for step in steps] if isinstance(steps, list) else [{}]
+
+
+def _adds_special_tokens(content: Mapping[str, Any]) -> bool:
+    for step in _steps(content, "post_processor", "processors"):
+        parts = step.get("single", [])
+        if not isinstance(parts, list) or any(isinstance(part, dict) and "SpecialToken" in part for part in parts):
+            return True
+    return False
 
 
 def _normalizer(content: Mapping[str, Any], file: Path, tokenizer_class: Any) -> str:
     if tokenizer_class in NFC_CLASSES:
         return "NFC"
-    section = content.get("normalizer")
-    if section is None:
-        return "none"
-    steps = section.get("normalizers", [section]) if isinstance(section, dict) else [section]
-    kinds = [step.get("type") if isinstance(step, dict) else step for step in steps]
-    if kinds == ["NFC"]:
-        return "NFC"
-    raise InputError(f"{file}: normalizer {json.dumps(section)[:120]} is not supported; NFC and none are")
+    kinds = [step.get("type") for step in _steps(content, "normalizer", "normalizers")]
+    if kinds in ([], ["NFC"]):
+        return "NFC" if kinds else "none"
+    raise InputError(
+        f"{file}: normalizer {json.dumps(content.get('normalizer'))[:120]} is not supported; NFC and none are"
+    )
 
 
 def _added_tokens(content: Mapping[str, Any], file: Path) -> dict[int, tuple[str, bool]]:
     added: dict[int, tuple[str, bool]] = {}
-    for entry in content.get("added_tokens") or []:
+    entries = content.get("added_tokens") or []
+    if not isinstance(entries, list):
+        raise InputError(f"{file}: added_tokens is no list")
+    for entry in entries:
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("content"), str):
             raise InputError(f"{file}: an entry of added_tokens has no id or content: {str(entry)[:120]}")
         added[entry["id"]] = (entry["content"], bool(entry.get("special")))
@@ -205,6 +220,16 @@ def _merges(model: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         # GGUF separates the two by a space; one inside takes its byte-level form.
         result.append(" ".join(part.replace(" ", "Ġ") for part in pair))
     return tuple(result)
+
+
+def _refuse_half_pairs(file: Path, texts: Sequence[str]) -> None:
+    """JSON can spell half of a surrogate pair, which is no text in UTF-8."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{file}: {error.object[error.start :][:40]!r} is no valid Unicode, which GGUF needs"
+        ) from None
 
 
 def _special(

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converters.architectures.family import Config, Part, Rows, Tiling, Weight, integer, whole
+from converters.architectures.family import (
+    MAX_HEAD_DIM,
+    MAX_HEADS,
+    MAX_LAYERS,
+    Config,
+    Part,
+    Rows,
+    Tiling,
+    Weight,
+    integer,
+    whole,
+)
 from converters.errors import InputError
 from converters.llamacpp.container import Field, ValueType, numbers, uint32
 
@@ -45,9 +56,9 @@ class Heads:
 def heads(config: Config) -> Heads:
     """The heads that a config names. Raises InputError for what llama.cpp cannot do."""
     result = Heads(
-        integer(config, "linear_num_key_heads"),
-        integer(config, "linear_num_value_heads"),
-        integer(config, "linear_key_head_dim"),
+        integer(config, "linear_num_key_heads", high=MAX_HEADS),
+        integer(config, "linear_num_value_heads", high=MAX_HEADS),
+        integer(config, "linear_key_head_dim", high=MAX_HEAD_DIM),
         integer(config, "linear_conv_kernel_dim", low=2),
     )
     if result.values % result.keys:
@@ -64,7 +75,7 @@ def heads(config: Config) -> Heads:
 
 def layer_types(config: Config) -> tuple[str, ...]:
     """What each layer is. Raises InputError if the list's length or a name in it is wrong."""
-    count = integer(config, "num_hidden_layers")
+    count = integer(config, "num_hidden_layers", high=MAX_LAYERS)
     types = config.get("layer_types")
     if types is None:
         interval = integer(config, "full_attention_interval", 4)

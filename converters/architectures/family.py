@@ -1,7 +1,9 @@
 """What describes a family of models: its metadata, its tensors, and where in a checkpoint their rows come from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ Stored = Mapping[str, tuple[int, ...]]  # canonical names of a checkpoint's tens
 Rows = npt.NDArray[np.generic]
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS: more of them abort the process
-MAX_EXPERTS = 1024  # above every model's; llama.cpp's own bound is 512 today and is its to tell
+MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS: so do more of these
+MAX_HEADS, MAX_HEAD_DIM = 256, 1 << 16  # of linear attention; Qwen3.5-397B has 64 of 128. Each is a part of its own
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,18 @@ def fixed(config: Config, key: str, allowed: object, default: object) -> None:
     value = default if value is None else value
     if value != allowed:
         raise InputError(f"config.json: {key} is {value!r}; llama.cpp can only do {allowed!r} for this model")
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Put the path of the config where messages of the block say config.json."""
+    try:
+        yield
+    except InputError as error:
+        reason = str(error)
+        if not reason.startswith("config.json: "):
+            raise
+        raise InputError(f"{file}: {reason.removeprefix('config.json: ')}") from error
 
 
 def whole(source: str, *shape: int) -> Part:

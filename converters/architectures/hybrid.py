@@ -32,7 +32,10 @@ def fields(config: Config, prefix: str, mtp: int, sections: tuple[int, ...] | No
     share = layers.rope_parameters(config).get("partial_rotary_factor", 0.25)
     if type(share) not in (int, float) or not 0 < share <= 1:
         raise InputError(f"config.json: partial_rotary_factor is {share!r}; expected a number above 0, at most 1")
-    result[f"{prefix}.rope.dimension_count"] = uint32(int(integer(config, "head_dim", HEAD_DIM) * share))
+    rotated = int(integer(config, "head_dim", HEAD_DIM) * share)
+    if rotated < 2 or rotated % 2:
+        raise InputError(f"config.json: partial_rotary_factor {share!r} rotates {rotated} of a head; pairs are needed")
+    result[f"{prefix}.rope.dimension_count"] = uint32(rotated)
     return result
 
 

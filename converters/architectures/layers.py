@@ -68,7 +68,16 @@ EXPERT_KEYS = (
     ("expert_feed_forward_length", "moe_intermediate_size"),
 )
 
-Sizes = dict[str, int]
+EXPERT_COUNTS = ("num_experts", "num_local_experts")  # transformers 5 writes the second for some families
+
+_OPTIONAL = {"F": "intermediate_size", "X": "moe_intermediate_size", "S": "shared_expert_intermediate_size"}
+
+
+class Sizes(dict[str, int]):
+    """Dimensions by their letters. One that only some families have is asked for where a table of theirs names it."""
+
+    def __missing__(self, letter: str) -> int:
+        raise InputError(f"config.json: {_OPTIONAL.get(letter, EXPERT_COUNTS[0])} is missing or 0")
 
 
 def sizes(config: Config, head_dim: int = 128) -> Sizes:
@@ -82,18 +91,17 @@ def sizes(config: Config, head_dim: int = 128) -> Sizes:
     head = integer(config, "head_dim", head_dim)
     if head % 2:
         raise InputError(f"config.json: head_dim is {head}; rotary embedding needs an even one")
-    result = {"V": integer(config, "vocab_size"), "D": integer(config, "hidden_size"), "1": 1}
+    result = Sizes({"V": integer(config, "vocab_size"), "D": integer(config, "hidden_size"), "1": 1})
     result |= {"Q": heads * head, "P": 2 * heads * head, "K": kv_heads * head, "H": head}
-    optional = {"F": "intermediate_size", "X": "moe_intermediate_size", "S": "shared_expert_intermediate_size"}
-    result |= {letter: integer(config, key) for letter, key in optional.items() if config.get(key)}
+    result |= {letter: integer(config, key) for letter, key in _OPTIONAL.items() if config.get(key) not in (None, 0)}
     if expert_key(config) in config:
         result["E"] = integer(config, expert_key(config), high=MAX_EXPERTS)
     return result
 
 
 def expert_key(config: Config) -> str:
-    """What the config calls the number of experts: transformers 5 writes the second name for some families."""
-    return "num_experts" if "num_experts" in config else "num_local_experts"
+    """What the config calls the number of experts."""
+    return next((key for key in EXPERT_COUNTS if key in config), EXPERT_COUNTS[0])
 
 
 def layer_count(config: Config) -> int:
@@ -104,9 +112,12 @@ def common_fields(config: Config, prefix: str, mtp: int = 0) -> dict[str, Field]
     """The keys that every family has. `mtp` layers count as blocks of their own at the end."""
     fixed(config, "hidden_act", "silu", "silu")
     fixed(config, "use_sliding_window", False, False)
-    result = {f"{prefix}.block_count": uint32(layer_count(config) + mtp)}
+    blocks = layer_count(config) + mtp
+    if blocks > MAX_LAYERS:
+        raise InputError(f"config.json: {blocks} layers, {mtp} of them for MTP; llama.cpp has at most {MAX_LAYERS}")
+    result = {f"{prefix}.block_count": uint32(blocks)}
     result |= {f"{prefix}.{key}": uint32(integer(config, source)) for key, source in COMMON_KEYS}
-    if config.get("intermediate_size"):
+    if config.get("intermediate_size") not in (None, 0):
         result[f"{prefix}.feed_forward_length"] = uint32(integer(config, "intermediate_size"))
     result[f"{prefix}.attention.layer_norm_rms_epsilon"] = float32(real(config, "rms_norm_eps", 1e-6))
     if mtp:
@@ -159,8 +170,13 @@ def rope_fields(config: Config, prefix: str, sections: tuple[int, ...] | None = 
                 result[f"{prefix}.rope.scaling.{key}"] = float32(real(parameters, found))
     stated = parameters.get("mrope_section")
     if stated is not None or sections is not None:
-        chosen = list(stated if stated is not None else sections or ())
-        if not 1 <= len(chosen) <= 4 or not all(type(n) is int and 0 <= n < 2**16 for n in chosen):
+        chosen = stated if stated is not None else list(sections or ())
+        if (
+            not isinstance(chosen, list)
+            or not 1 <= len(chosen) <= 4
+            or not all(type(n) is int and 0 <= n < 2**16 for n in chosen)
+            or not any(chosen[:3])  # llama.cpp's graph would abort the process
+        ):
             raise InputError(f"config.json: mrope_section is {str(stated)[:80]}; expected up to four whole numbers")
         padded = chosen + [0] * (4 - len(chosen))
         result[f"{prefix}.rope.dimension_sections"] = numbers(ValueType.INT32, padded)

@@ -22,12 +22,17 @@ def moe_fields(config: Config, mtp: int) -> dict[str, Field]:
     }
 
 
-def weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
-    """All tensors of either."""
+def dense_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
+    """All tensors; a number of experts that the config may name means nothing to this family."""
+    return moe_weights({key: config[key] for key in config if key not in layers.EXPERT_COUNTS}, mtp, stored)
+
+
+def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
+    """All tensors."""
     return hybrid.weights(config, mtp, stored, deltanet.separate_projections)
 
 
 ARCHITECTURES = (
-    Architecture("qwen35", ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"), dense_fields, weights),
-    Architecture("qwen35moe", ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"), moe_fields, weights),
+    Architecture("qwen35", ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"), dense_fields, dense_weights),
+    Architecture("qwen35moe", ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"), moe_fields, moe_weights),
 )

@@ -1,7 +1,7 @@
 """The text decoders of Qwen3-VL ("qwen3vl", "qwen3vlmoe") and Qwen2.5-VL ("qwen2vl"); the vision tower is left out."""
 
 from converters.architectures import layers, qwen3, qwen3_moe
-from converters.architectures.family import Architecture, Config, Part, Stored, Weight, real
+from converters.architectures.family import MAX_LAYERS, Architecture, Config, Part, Stored, Weight, real
 from converters.errors import InputError
 from converters.llamacpp.container import Field, uint32
 
@@ -17,18 +17,26 @@ def _deepstack(config: Config, prefix: str) -> dict[str, Field]:
     """How many layers take in features of the vision tower's depths."""
     vision = config.get("vision_config") or {}
     indexes = vision.get("deepstack_visual_indexes", []) if isinstance(vision, dict) else None
-    if not isinstance(indexes, list):
-        raise InputError("config.json: vision_config.deepstack_visual_indexes is no list")
+    if not isinstance(indexes, list) or len(indexes) > MAX_LAYERS:
+        raise InputError("config.json: vision_config.deepstack_visual_indexes is no list of layers")
     return {f"{prefix}.n_deepstack_layers": uint32(len(indexes))}
+
+
+def _refuse_plain_rotation(config: Config) -> None:
+    """llama.cpp reads the sections of the rotary embedding and has no default for them."""
+    if layers.rope_parameters(config).get("mrope_section") is None:
+        raise InputError("config.json: mrope_section is missing in rope_parameters or rope_scaling")
 
 
 def dense_fields(config: Config, mtp: int) -> dict[str, Field]:
     """The metadata under `qwen3vl.`."""
+    _refuse_plain_rotation(config)
     return _renamed(qwen3.fields(config, mtp), "qwen3", "qwen3vl") | _deepstack(config, "qwen3vl")
 
 
 def moe_fields(config: Config, mtp: int) -> dict[str, Field]:
     """The metadata under `qwen3vlmoe.`. transformers always scales the chosen experts' weights to a sum of 1 here."""
+    _refuse_plain_rotation(config)
     scaled = {**config, "norm_topk_prob": config.get("norm_topk_prob", True)}
     return _renamed(qwen3_moe.fields(scaled, mtp), "qwen3moe", "qwen3vlmoe") | _deepstack(config, "qwen3vlmoe")
 
@@ -65,6 +73,7 @@ def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
 
 def qwen2_fields(config: Config, mtp: int) -> dict[str, Field]:
     """The metadata under `qwen2vl.`. llama.cpp reads no epsilon for it and takes 0, which 1e-6 is near to."""
+    _refuse_plain_rotation(config)
     epsilon = real(config, "rms_norm_eps", 1e-5)
     if epsilon > MAX_EPSILON:
         raise InputError(f"config.json: rms_norm_eps is {epsilon:g}; llama.cpp's qwen2vl has none: 1e-6 at most")

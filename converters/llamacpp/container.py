@@ -27,7 +27,9 @@ MAX_DIMS = 4
 # vocabulary.
 MAX_TENSORS = 65_536
 MAX_FIELDS = 65_536
-MAX_HEADER_BYTES = 256 << 20
+MAX_HEADER_BYTES = 64 << 20
+MAX_TEXTS = 1 << 21  # tokens and merges together; Qwen's largest vocabulary has about half a million
+MAX_KEY = 65_535  # bytes; the format's own bound
 
 NORMALIZER_KEY = "bitsweep.tokenizer.normalizer"
 """Unicode normalization that the original tokenizer applies and llama.cpp skips: "NFC" or "none"."""
@@ -246,6 +248,7 @@ class _Cursor:
         self.descriptor, self.limit, self.path = descriptor, min(file_bytes, MAX_HEADER_BYTES), path
         self.truncated = file_bytes <= MAX_HEADER_BYTES
         self.position = 0  # in the file
+        self.texts = 0  # read so far as items of lists
         self.buffer, self.start = b"", 0  # what is held, and where it begins in the file
 
     def take(self, count: int, what: str) -> bytes:
@@ -265,9 +268,12 @@ class _Cursor:
     def number(self, format_: str, what: str) -> int:
         return int(struct.unpack("<" + format_, self.take(struct.calcsize("<" + format_), what))[0])
 
-    def string(self, what: str) -> bytes:
+    def string(self, what: str, limit: int = MAX_HEADER_BYTES) -> bytes:
         head = self.take(8, what)
-        return head + self.take(struct.unpack("<Q", head)[0], what)
+        (length,) = struct.unpack("<Q", head)
+        if limit < length <= self.limit - self.position:
+            raise InputError(f"{self.path}: {what} has {length} bytes; {limit} is the limit")
+        return head + self.take(length, what)
 
 
 def read_header(path: Path) -> Header:
@@ -302,7 +308,7 @@ def _read_header(descriptor: int, path: Path) -> Header:
 
     metadata: dict[str, Field] = {}
     for _ in range(n_fields):
-        key = _decoded(cursor.string("a metadata key")[8:], path)
+        key = _decoded(cursor.string("a metadata key", MAX_KEY)[8:], path)
         if key in metadata or not key:
             raise InputError(f"{path}: metadata key {key!r} is empty or stands there twice")
         metadata[key] = _read_field(cursor, key)
@@ -349,8 +355,9 @@ def _read_field(cursor: _Cursor, key: str) -> Field:
     if item_type is ValueType.ARRAY:
         raise InputError(f"{cursor.path}: {what} is an array of arrays, which llama.cpp does not read")
     if item_type is ValueType.STRING:
-        if count * 8 > cursor.limit - cursor.position:
-            raise InputError(f"{cursor.path}: {what} claims {count} texts, more than the file can hold")
+        cursor.texts += count
+        if count * 8 > cursor.limit - cursor.position or cursor.texts > MAX_TEXTS:
+            raise InputError(f"{cursor.path}: {what} claims {count} texts, more than the file can hold or a model has")
         return Field(type_, head + b"".join([cursor.string(what) for _ in range(count)]))
     return Field(type_, head + cursor.take(count * struct.calcsize("<" + _FORMATS[item_type]), what))
 
@@ -365,9 +372,9 @@ def _value_type(cursor: _Cursor, what: str) -> ValueType:
 
 def _read_tensor(cursor: _Cursor) -> TensorInfo:
     path = cursor.path
-    name = _decoded(cursor.string("a tensor's name")[8:], path)
-    if not 0 < len(name.encode()) <= MAX_NAME:
-        raise InputError(f"{path}: tensor name {name[:80]!r} is empty or longer than {MAX_NAME} bytes")
+    name = _decoded(cursor.string("a tensor's name", MAX_NAME)[8:], path)
+    if not name:
+        raise InputError(f"{path}: a tensor has no name")
     n_dims = cursor.number("I", f"the shape of {name!r}")
     if not 1 <= n_dims <= MAX_DIMS:
         raise InputError(f"{path}: tensor {name!r} has {n_dims} dimensions; 1 to {MAX_DIMS} are possible")

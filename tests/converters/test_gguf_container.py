@@ -121,7 +121,7 @@ def tensor(name: bytes = b"t", dims: tuple[int, ...] = (32,), kind: int = 0, off
         (HEAD + struct.pack("<QQ", 1, 0) + tensor(dims=(0,)), "impossible shape"),
         (HEAD + struct.pack("<QQ", 1, 0) + tensor(dims=(2**32, 2**32)), "impossible shape"),
         (HEAD + struct.pack("<QQ", 1, 0) + tensor(dims=(1,) * 5), "5 dimensions"),
-        (HEAD + struct.pack("<QQ", 1, 0) + tensor(name=b"n" * 64), "longer than 63"),
+        (HEAD + struct.pack("<QQ", 1, 0) + tensor(name=b"n" * 64), "a tensor's name has 64 bytes; 63 is the limit"),
         (HEAD + struct.pack("<QQ", 1, 0) + tensor(offset=32) + bytes(500), "offset 32"),
         (HEAD + struct.pack("<QQ", 2, 0) + tensor() + tensor(offset=128) + bytes(500), "twice"),
         (HEAD + struct.pack("<QQ", 2, 0) + tensor() + tensor(b"u", offset=2**63) + bytes(500), "offset"),
