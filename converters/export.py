@@ -189,26 +189,36 @@ def _runs(
 
 def _convert(source: Source, run: _Run) -> int:
     rows, stored = source.read_rows(run.tensor.name, run.start, run.stop)
-    values = to_float32(rows, stored)
-    name = source.stored_name(run.tensor.name)
-    if not np.isfinite(values).all():
-        row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
-        raise InputError(
-            f"{source.path}: tensor {name!r} has {values[row, column]} at row {run.start + row},"
-            f" column {column}; the weights are damaged"
-        )
+    raw = np.ascontiguousarray(rows).view(np.uint8)
+    if not is_valid(raw, stored):
+        _refuse(source, run, to_float32(rows, stored))
+    values = to_float32(rows, stored) if set(run.places) != {stored} else None  # many a run is only copied
     written = 0
     for type_, places in run.places.items():
-        data = rows.view(np.uint8) if type_ == stored else quantize_rows(values, type_, run.importance)
-        if not is_valid(data, type_):
-            raise InputError(
-                f"{source.path}: tensor {name!r} has values beyond what {type_.name} can hold"
-                f" (largest {float(np.abs(values).max()):g}); choose another quant"
-            )
+        data = raw if type_ == stored or values is None else _quantized(source, run, values, type_)
         for file, offset in places:
             file.write(np.ascontiguousarray(data), offset + run.start * data.shape[1])
             written += data.nbytes
     return written
+
+
+def _quantized(source: Source, run: _Run, values: npt.NDArray[np.float32], type_: TensorType) -> npt.NDArray[np.uint8]:
+    data = quantize_rows(values, type_, run.importance)
+    if not is_valid(data, type_):
+        raise InputError(
+            f"{source.path}: tensor {source.stored_name(run.tensor.name)!r} has values beyond what {type_.name} can"
+            f" hold (largest {float(np.abs(values).max()):g}); choose another quant"
+        )
+    return data
+
+
+def _refuse(source: Source, run: _Run, values: npt.NDArray[np.float32]) -> None:
+    """Raise InputError that names the first value that is no number."""
+    row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
+    raise InputError(
+        f"{source.path}: tensor {source.stored_name(run.tensor.name)!r} has {values[row, column]} at row"
+        f" {run.start + row}, column {column}; the weights are damaged"
+    )
 
 
 def _write_tensors(

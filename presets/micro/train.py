@@ -123,7 +123,7 @@ def train(shape: Shape, out: Path, total: int, device: str, init: Path | None) -
         for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(known)
         first = state["step"]
-    run = torch.compile(model)
+    run = torch.compile(model, dynamic=False)  # with symbolic lengths it fails on Qwen3.5
 
     def save(step: int) -> None:
         partial = out / "state.partial"

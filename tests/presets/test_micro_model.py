@@ -1,4 +1,4 @@
-"""The built-in model as users of other tools would open it."""
+"""The built-in models as users of other tools would open them."""
 
 from pathlib import Path
 
@@ -8,7 +8,12 @@ import presets
 from converters.export import export, open_source
 from converters.llamacpp.model import Model
 
-MICRO = presets.builtin_models()["micro"]
+MODELS = presets.builtin_models()
+EXPECTED = {
+    "micro": ("Qwen3ForCausalLM", 4e6, 6e6, 12_000_000),
+    "micro-moe": ("Qwen3_5MoeForCausalLM", 6e6, 8e6, 16_000_000),
+}
+"""Architecture, bounds on the number of parameters, bytes that it may take."""
 TEXTS = [
     "In 2026 there were 12345 apples and 67.89% of them — no: 1,000,000!",
     "中文字符和数字123，日本語のテキスト、한국어.",  # noqa: RUF001
@@ -20,48 +25,57 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> presets.BuiltinModel:
+    return MODELS[request.param]
+
+
 @pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gguf(model: presets.BuiltinModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The F32 file, so that nothing is lost in it."""
-    file = tmp_path_factory.mktemp("micro") / "micro-F32.gguf"
-    export(open_source(MICRO.directory, "micro"), {"F32": file})
+    file = tmp_path_factory.mktemp(model.name) / "F32.gguf"
+    export(open_source(model.directory, model.name), {"F32": file})
     return file
 
 
-def test_transformers_opens_it_as_any_other() -> None:
+def test_transformers_opens_it_as_any_other(model: presets.BuiltinModel) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(MICRO.directory)
-    tokenizer = AutoTokenizer.from_pretrained(MICRO.directory)
-    assert type(model).__name__ == "Qwen3ForCausalLM"
-    assert 4e6 < model.num_parameters() < 6e6
-    assert all(weight.shape[-1] % 256 == 0 for weight in model.state_dict().values() if weight.ndim == 2)
+    name, fewest, most, _ = EXPECTED[model.name]
+    loaded = AutoModelForCausalLM.from_pretrained(model.directory)
+    tokenizer = AutoTokenizer.from_pretrained(model.directory)
+    assert type(loaded).__name__ == name
+    assert fewest < loaded.num_parameters() < most
+    matrices = [weight for weight in loaded.state_dict().values() if weight.ndim >= 2 and weight.shape[-2] > 1]
+    assert all(weight.shape[-1] % 256 == 0 for weight in matrices)
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": "hi"}], add_generation_prompt=True, tokenize=False
     )
     assert chat == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_it_ships_within_its_size() -> None:
-    assert sum(file.stat().st_size for file in MICRO.directory.iterdir()) <= 12_000_000
+def test_it_ships_within_its_size(model: presets.BuiltinModel) -> None:
+    assert sum(file.stat().st_size for file in model.directory.iterdir()) <= EXPECTED[model.name][3]
 
 
-def test_llama_cpp_gives_the_tokens_of_transformers(gguf: Path) -> None:
+def test_llama_cpp_gives_the_tokens_of_transformers(model: presets.BuiltinModel, gguf: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(MICRO.directory)
-    with Model(gguf) as model:
-        for text in [*TEXTS, MICRO.text.read_text()[:50_000]]:
-            assert model.tokenize(text).tolist() == tokenizer.encode(text, add_special_tokens=False)
+    tokenizer = AutoTokenizer.from_pretrained(model.directory)
+    with Model(gguf) as loaded:
+        for text in [*TEXTS, model.text.read_text()[:50_000]]:
+            assert loaded.tokenize(text).tolist() == tokenizer.encode(text, add_special_tokens=False)
 
 
-def test_the_text_is_long_enough_for_perplexity(gguf: Path) -> None:
-    with Model(gguf) as model:
-        assert len(model.tokenize(MICRO.text.read_text())) >= 60_000
+def test_the_text_is_long_enough_for_perplexity(model: presets.BuiltinModel, gguf: Path) -> None:
+    with Model(gguf) as loaded:
+        assert len(loaded.tokenize(model.text.read_text())) >= 60_000
 
 
 @pytest.mark.parametrize("windows", [8, pytest.param(None, id="whole text", marks=pytest.mark.slow)])
-def test_logits_on_the_test_text_equal_transformers(gguf: Path, windows: int | None) -> None:
+def test_logits_on_the_test_text_equal_transformers(
+    model: presets.BuiltinModel, gguf: Path, windows: int | None
+) -> None:
     """F32 weights and KV, no flash attention: within 1e-3 of the logits' spread, and the same top token.
 
     Against transformers in float64 llama.cpp's float32 is off by 1.5e-3 at most where transformers' is by 0.2e-3.
@@ -73,10 +87,10 @@ def test_logits_on_the_test_text_equal_transformers(gguf: Path, windows: int | N
     from sweep.backends.llama import LlamaBackend, LlamaOptions
     from sweep.measure.perplexity import cut_windows
 
-    reference = AutoModelForCausalLM.from_pretrained(MICRO.directory, dtype=torch.float32).eval()
+    reference = AutoModelForCausalLM.from_pretrained(model.directory, dtype=torch.float32).eval()
     reference.set_attn_implementation("eager")
     backend = LlamaBackend(gguf, LlamaOptions(type_k="f32", type_v="f32", flash_attn="off"))
-    cut = cut_windows(backend, MICRO.text.read_text(), max_windows=windows)
+    cut = cut_windows(backend, model.text.read_text(), max_windows=windows)
     for part in backend.windows(cut.tokens, 0):
         with torch.no_grad():
             tokens = torch.from_numpy(cut.tokens[part.window].astype(np.int64))[None]
