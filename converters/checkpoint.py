@@ -346,7 +346,11 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_offset: int) -> Store
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise InputError(f"{where} has dtype {dtype!r}, which is not known")
-    if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(type(n) is int and n >= 0 for n in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_DIMS
+        or not all(type(n) is int and 0 <= n < 1 << 64 for n in shape)
+    ):
         raise InputError(f"{where} has shape {str(shape)[:80]}, which is none")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
         raise InputError(f"{where} has data_offsets {str(offsets)[:80]}, which are none")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from converters.llamacpp.container import (
     read_header,
     tensor_order,
     text,
+    whole_number,
 )
 from converters.llamacpp.quantize import UNQUANTIZED
 
@@ -38,6 +39,7 @@ _COUNTS = (
     ("expert_count", 0, MAX_EXPERTS),
     ("expert_used_count", 0, MAX_EXPERTS),
 )
+_DELTANET = ("qwen3next", "qwen35", "qwen35moe")
 _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")  # as llama-gguf-split names them
 
 
@@ -67,6 +69,7 @@ class GGUFSource:
                     )
         _check_count(path, headers, len(self._infos))
         _check_counts(first)
+        _check_deltanet(first, self._infos)
         self.tensors = lay_out(
             (name, self._infos[name][1].shape, self._infos[name][1].type)
             for name in sorted(self._infos, key=tensor_order)
@@ -135,32 +138,44 @@ def parts(path: Path) -> list[Path]:
 
 def _check_count(path: Path, headers: list[Header], tensors: int) -> None:
     """What the first part says of the whole against what is there."""
-    split = {key: headers[0].metadata[key].value for key in _SPLIT_KEYS if key in headers[0].metadata}
-    count = split.get("split.count", 1) or 1
+    first = headers[0]
+    count = whole_number(first.path, first.metadata, "split.count", 1, type_=ValueType.UINT16) or 1
     if count != len(headers):
         raise InputError(f"{path}: is one of {count} parts, but its name does not say so; keep the names of the parts")
-    if split.get("split.tensors.count", tensors) != tensors:
-        raise InputError(f"{path}: its parts have {tensors} tensors, {split['split.tensors.count']} are due")
+    due = whole_number(first.path, first.metadata, "split.tensors.count", tensors, type_=ValueType.INT32)
+    if due != tensors:
+        raise InputError(f"{path}: its parts have {tensors} tensors, {due} are due")
 
 
 def _check_counts(header: Header) -> None:
     """Counts that this program counts with, or that llama.cpp aborts the process for where they are out of bounds."""
-    found = {key: 0 for key, _, _ in _COUNTS}
-    for key, low, high in _COUNTS:
-        field = header.metadata.get(f"{header.architecture}.{key}")
-        if field is None:
-            continue
-        if field.type is not ValueType.UINT32 or not low <= field.value <= high:
-            raise InputError(
-                f"{header.path}: {header.architecture}.{key} is {field.type.name} {str(field.value)[:40]};"
-                f" expected a UINT32 from {low} to {high}"
-            )
-        found[key] = field.value
+    found = {
+        key: whole_number(header.path, header.metadata, f"{header.architecture}.{key}", 0, low, high)
+        for key, low, high in _COUNTS
+    }
     for part, whole in (("nextn_predict_layers", "block_count"), ("expert_used_count", "expert_count")):
         if found[part] > found[whole]:
             raise InputError(f"{header.path}: {part} is {found[part]}, but {whole} {found[whole]}")
     if found["expert_count"] and not found["expert_used_count"]:
         raise InputError(f"{header.path}: has {found['expert_count']} experts and uses none")
+
+
+def _check_deltanet(header: Header, names: Iterable[str]) -> None:
+    """What llama.cpp takes on trust in these layers, and ends the process for when it builds its graph."""
+    if header.architecture not in _DELTANET:
+        return
+    inner, heads, size = (
+        whole_number(header.path, header.metadata, f"{header.architecture}.ssm.{key}")
+        for key in ("inner_size", "time_step_rank", "state_size")
+    )
+    if inner != heads * size:
+        raise InputError(f"{header.path}: ssm.inner_size is {inner}; {heads} heads of {size} make {heads * size}")
+    known = set(names)
+    for name in known:
+        block, found, _ = name.partition(".ssm_out.")
+        for needed in (f"{block}.attn_qkv.weight", f"{block}.attn_gate.weight"):
+            if found and needed not in known and f"{block}.ssm_in.weight" not in known:  # the older one for both
+                raise InputError(f"{header.path}: tensor {needed!r} is missing")
 
 
 def gguf_fingerprint(path: Path) -> str:

@@ -39,6 +39,7 @@ from converters.source import Source
 
 Float32 = npt.NDArray[np.float32]
 
+MAX_BYTES = 4 << 30  # Qwen3.5-397B's has about one
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _ORIGIN = "bitsweep.imatrix.origin"
 
@@ -114,6 +115,8 @@ class ImportanceMatrix:
         orphans -= {tensor.name.removesuffix(_SUMS) for tensor in header.tensors}
         if orphans:
             raise InputError(f"{path}: {min(orphans)}{_COUNTS} has no {_SUMS} beside it")
+        if header.tensor_bytes > MAX_BYTES:
+            raise InputError(f"{path}: has {header.tensor_bytes} bytes of statistics; {MAX_BYTES} is the limit")
         infos = {tensor.name: tensor for tensor in header.tensors}
         statistics = {}
         with path.open("rb") as file:
@@ -189,7 +192,7 @@ def _number(header: Header, key: str) -> int:
 
 def _texts(header: Header, key: str) -> tuple[str, ...]:
     found = header.metadata.get(key)
-    if found is None or found.type is not ValueType.ARRAY or not all(isinstance(item, str) for item in found.value):
+    if found is None or found.item_type is not ValueType.STRING:
         raise InputError(f"{header.path}: {key} is missing or no list of texts; llama-imatrix writes it")
     return tuple(found.value)
 

@@ -18,6 +18,7 @@ Rows = npt.NDArray[np.generic]
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS: more of them abort the process
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS: so do more of these
+MAX_EXPERTS_IN_ALL = 1 << 17  # of all layers; each is a part of its own, and Qwen3.5-397B has 30,720
 MAX_HEADS, MAX_HEAD_DIM = 256, 1 << 16  # of linear attention; Qwen3.5-397B has 64 of 128. Each is a part of its own
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from converters.architectures.family import (
     MAX_EXPERTS,
+    MAX_EXPERTS_IN_ALL,
     MAX_LAYERS,
     Config,
     Part,
@@ -96,6 +97,10 @@ def sizes(config: Config, head_dim: int = 128) -> Sizes:
     result |= {letter: integer(config, key) for letter, key in _OPTIONAL.items() if config.get(key) not in (None, 0)}
     if expert_key(config) in config:
         result["E"] = integer(config, expert_key(config), high=MAX_EXPERTS)
+        if result["E"] * layer_count(config) > MAX_EXPERTS_IN_ALL:
+            raise InputError(
+                f"config.json: {result['E']} experts in {layer_count(config)} layers; {MAX_EXPERTS_IN_ALL} is the limit"
+            )
     return result
 
 
@@ -214,7 +219,7 @@ def expert_weights(source: str, block: int, dims: Sizes, stored: Stored) -> list
     """The experts of a layer, each kind in one tensor: from fused ones where the checkpoint has them, else stacked."""
     experts, width, inner = dims["E"], dims["D"], dims["X"]
     shapes = {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
-    if f"{source}.mlp.experts.gate_up_proj" in stored:
+    if any(f"{source}.mlp.experts.{name}" in stored for name in ("gate_up_proj", "down_proj")):
         fused = (experts, 2 * inner, width)
         name = f"{source}.mlp.experts.gate_up_proj"
         firsts = range(0, experts * 2 * inner, 2 * inner)

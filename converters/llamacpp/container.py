@@ -82,7 +82,9 @@ class Field:
             return self.payload[8:].decode(errors="replace")
         if self.type is not ValueType.ARRAY:
             return struct.unpack("<" + _FORMATS[self.type], self.payload)[0]
-        item_type, count = ValueType(struct.unpack_from("<I", self.payload)[0]), self.count
+        item_type, count = self.item_type, self.count
+        if item_type is None or item_type is ValueType.ARRAY:
+            raise ValueError("arrays of arrays are not read")
         if item_type is not ValueType.STRING:
             return list(struct.unpack_from(f"<{count}{_FORMATS[item_type]}", self.payload, 12))
         items, position = [], 12
@@ -91,6 +93,11 @@ class Field:
             items.append(self.payload[position + 8 : position + 8 + length].decode(errors="replace"))
             position += 8 + length
         return items
+
+    @property
+    def item_type(self) -> ValueType | None:
+        """Type of an array's items; None for anything else."""
+        return ValueType(struct.unpack_from("<I", self.payload)[0]) if self.type is ValueType.ARRAY else None
 
     @property
     def count(self) -> int:
@@ -186,6 +193,25 @@ def text(metadata: Mapping[str, Field], key: str) -> str:
     """The text under `key`, or "" where the key is absent or no text."""
     field = metadata.get(key)
     return field.value if field is not None and field.type is ValueType.STRING else ""
+
+
+def whole_number(
+    path: Path,
+    metadata: Mapping[str, Field],
+    key: str,
+    default: int = 0,
+    low: int = 0,
+    high: int = 2**31 - 1,
+    type_: ValueType = ValueType.UINT32,
+) -> int:
+    """The number under `key`, or `default` where the key is absent. InputError for another type and out of bounds."""
+    field = metadata.get(key)
+    if field is None:
+        return default
+    if field.type is not type_ or not low <= field.value <= high:
+        found = field.value if field.type is type_ else field.type.name
+        raise InputError(f"{path}: {key} is {found}; expected {type_.name} from {low} to {high}")
+    return int(field.value)
 
 
 def normalizer(metadata: Mapping[str, str]) -> str:
@@ -312,9 +338,9 @@ def _read_header(descriptor: int, path: Path) -> Header:
         if key in metadata or not key:
             raise InputError(f"{path}: metadata key {key!r} is empty or stands there twice")
         metadata[key] = _read_field(cursor, key)
-    alignment = metadata["general.alignment"].value if "general.alignment" in metadata else ALIGNMENT
-    if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-        raise InputError(f"{path}: general.alignment is {alignment!r}, which is no power of two from 8 to 1 MiB")
+    alignment = whole_number(path, metadata, "general.alignment", ALIGNMENT, 8, 1 << 20)
+    if alignment & (alignment - 1):
+        raise InputError(f"{path}: general.alignment is {alignment}, which is no power of two")
 
     tensors: list[TensorInfo] = []
     seen: set[str] = set()
@@ -336,10 +362,14 @@ def _read_header(descriptor: int, path: Path) -> Header:
 
 
 def _decoded(data: bytes, path: Path) -> str:
+    """A name. llama.cpp sees it up to the first zero byte only, so that two could be one."""
     try:
-        return data.decode()
+        name = data.decode()
     except UnicodeDecodeError:
         raise InputError(f"{path}: a name in the header is not UTF-8: {data[:40]!r}") from None
+    if "\0" in name:
+        raise InputError(f"{path}: the name {name[:40]!r} in the header has a zero byte")
+    return name
 
 
 def _read_field(cursor: _Cursor, key: str) -> Field:

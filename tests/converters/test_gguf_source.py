@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
+from checkpoints import make_tokenizer
 from gguf import GGUFReader, GGUFWriter
 
 from converters.errors import InputError
 from converters.export import export
 from converters.llamacpp.bindings import lib
+from converters.llamacpp.container import data_bytes, encode_header, lay_out, read_header, uint32
 from converters.source import open_source
 
 
@@ -56,6 +59,48 @@ def test_a_missing_or_renamed_part_is_named(split: list[Path]) -> None:
         open_source(split[1])
     with pytest.raises(InputError, match=f"other.gguf: is one of {len(split)} parts"):
         open_source(renamed)
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("hybrid")
+    families.make("qwen35moe", directory / "model")
+    make_tokenizer(directory / "model")
+    export(open_source(directory / "model"), {"BF16": directory / "model.gguf"})
+    return directory / "model.gguf"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("block_count", 0, "block_count is 0; expected UINT32 from 1 to 512"),
+        ("block_count", 513, "block_count is 513"),
+        ("expert_count", 1025, "expert_count is 1025"),
+        ("expert_count", 1, "expert_used_count is 2, but expert_count 1"),
+        ("expert_used_count", 0, "has 6 experts and uses none"),
+        ("n_deepstack_layers", 65_536, "n_deepstack_layers is 65536"),
+        ("nextn_predict_layers", 5, "nextn_predict_layers is 5, but block_count 4"),
+        ("ssm.inner_size", 96, "ssm.inner_size is 96; 4 heads of 32 make 128"),
+    ],
+)
+def test_counts_that_llama_cpp_would_abort_for_are_refused(
+    hybrid: Path, tmp_path: Path, key: str, value: int, words: str
+) -> None:
+    header = read_header(hybrid)
+    metadata = {**header.metadata, f"{header.architecture}.{key}": uint32(value)}
+    content = encode_header(metadata, header.tensors) + hybrid.read_bytes()[header.data_offset :]
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.gguf: .*{words}"):
+        open_source(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_qkv.weight", "blk.2.attn_gate.weight"])
+def test_tensors_that_llama_cpp_would_miss_only_at_work_are_asked_for(hybrid: Path, tmp_path: Path, name: str) -> None:
+    header = read_header(hybrid)
+    tensors = lay_out((t.name, t.shape, t.type) for t in header.tensors if t.name != name)
+    (tmp_path / "x.gguf").write_bytes(encode_header(header.metadata, tensors) + bytes(data_bytes(tensors)))
+    with pytest.raises(InputError, match=rf"x\.gguf: tensor '{name}' is missing"):
+        open_source(tmp_path / "x.gguf")
 
 
 def test_a_quantized_file_needs_insisting_and_then_gives_llama_cpps_bytes(
