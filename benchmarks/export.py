@@ -2,7 +2,7 @@
 
     make peers && python benchmarks/export.py [--repetitions 3] [--layers 28] [--dir DIR] [--tokenizer DIR]
 
-The checkpoint is Qwen3-0.6B's shape with random weights. Both sides make the files of the q2-q8 sweep: the peers by
+The checkpoint is Qwen3-0.6B's shape with random weights. Both sides make the plain quants of the q2-q8 sweep: the peers by
 convert_hf_to_gguf.py and one llama-quantize for each quant, with as many threads as there are cores; BF16 is the
 converter's own file. Before each turn the checkpoint leaves the page cache and everything earlier is on the disk; what
 a process wrote is then cached for the next of its turn. Memory and bytes read are taken in a pass of their own, because
@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from converters.recipes import PLAIN
 from sweep import preset
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +203,7 @@ def make_checkpoint(directory: Path, tokenizer: Path, layers: int) -> tuple[Path
 def jobs(directory: Path, shards: tuple[Path, ...]) -> dict[str, dict[str, Job]]:
     """Turns by name, each with its processes in their order."""
     model = shards[0].parent
-    variants = preset.load("q2-q8").variants
+    variants = [name for name in preset.load("q2-q8").variants if name in PLAIN]  # llama-quantize knows no mixes
     quants = [name for name in variants if name != "BF16"]
     copies, theirs, one, all_ = (directory / name for name in ("cp", "theirs", "ours-bf16", "ours-q2-q8"))
     bf16 = theirs / "BF16.gguf"

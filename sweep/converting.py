@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from converters.hub import fetch, is_hub_id
 from converters.imatrix import ImportanceMatrix
 from converters.plan import part_paths
 from converters.recipes import recipes, refuse_without_imatrix
-from converters.source import open_source
+from converters.source import Source, open_source
 from sweep import devices
 from sweep.calibration import Calibration, calibration
 from sweep.child import Child, Failed
@@ -81,7 +82,7 @@ class Conversion:
     """A plan with what it was made from."""
 
     name: str
-    source: str  # a path; for a dry run also a name of the catalogue
+    source: Source | None  # none of a dry run
     request: Request
     calibration: Calibration | None
     files: tuple[File, ...]
@@ -113,9 +114,19 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
         "collected": collected,
         "max_part_bytes": request.split_max_bytes,
     }
-    planned = _ask(job)
+    with ThreadPoolExecutor(1) as pool:  # the plan is made in another process; what is written from is read meanwhile
+        opened = None if request.dry_run else pool.submit(_opened, source, name, request.options)
+        planned = _ask(job)
+        ready = None if opened is None else opened.result()
     files = tuple(_file(request.out / f"{name}-{recipe.name}.gguf", planned[recipe.name]) for recipe in chosen)
-    return Conversion(name, source, request, given, files)
+    return Conversion(name, ready, request, given, files)
+
+
+def _opened(path: str, name: str, options: dict[str, Any]) -> Source:
+    """The source with all that takes long to read of it: its vocabulary."""
+    source = open_source(path, name, **options)
+    len(source.metadata)
+    return source
 
 
 def _file(path: Path, planned: dict[str, Any]) -> File:
@@ -131,9 +142,9 @@ def write(conversion: Conversion, say: Callable[[str], None], progress: Callable
         raise InputError(f"{request.out}: cannot be made: {error.strerror}") from error
     given = conversion.calibration
     file = None if given is None else given.file or _collect(conversion, given, say, progress)
-    source = open_source(conversion.source, conversion.name, **request.options)
+    assert conversion.source is not None  # a dry run is not written
     export(
-        source,
+        conversion.source,
         {quant.quant: request.out / f"{conversion.name}-{quant.quant}.gguf" for quant in conversion.files},
         progress,
         importance=None if file is None else ImportanceMatrix.read(file).importance(file.name),
@@ -164,7 +175,8 @@ def _collect(
     assert given.text is not None
     request, source_text = conversion.request, given.text
     makes = request.out / _imatrix_name(conversion.name)
-    source = open_source(conversion.source, conversion.name, **request.options)
+    source = conversion.source
+    assert source is not None
     origin = f"{source.fingerprint} {given.identity}"
     if makes.is_file() and (known := ImportanceMatrix.read(makes)).origin == origin:
         _tell_coverage(f"{makes.name} of an earlier run", known, say)

@@ -32,6 +32,16 @@ class Text:
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
 
+def read_text(path: Path) -> str:
+    """A text file's content. Raises InputError where it is no UTF-8 or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 @dataclass(frozen=True)
 class Task:
     """A task of lm-eval: by name from `folder`, or from lm-eval's own collection where that is None."""

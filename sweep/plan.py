@@ -11,6 +11,7 @@ from typing import Any
 
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
+from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
 from sweep.calibration import Calibration
 from sweep.inputs import Task, Text
@@ -38,6 +39,18 @@ class Settings:
     threads: int = 1
     device: str = "cpu"
     gpu_layers: int = 0
+
+    @property
+    def context(self) -> ContextOptions:
+        """The context that memory is stated for."""
+        return ContextOptions(
+            n_ctx=self.ctx,
+            n_batch=self.batch,
+            n_ubatch=self.ubatch,
+            type_k=self.kv_type,
+            type_v=self.kv_type,
+            n_threads=self.threads,
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sweep import preset, variant
 def test_the_main_preset_goes_from_two_to_eight_bits() -> None:
     loaded = preset.load("q2-q8")
     assert loaded.reference == "BF16"
-    assert loaded.variants == ("BF16", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
+    assert loaded.variants == ("BF16", "Q2_K", "Q2_K_XL", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 
 
 def test_a_preset_may_be_a_file(tmp_path: Path) -> None:

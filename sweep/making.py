@@ -1,0 +1,120 @@
+"""Jobs that plan and make files: sizes, exports, importance matrices."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from converters.catalogue import open_planned, size_of, sizes
+from converters.export import export
+from converters.imatrix import ImportanceMatrix, even_importance
+from converters.llamacpp.imatrix import collect
+from converters.llamacpp.memory import plan_memory
+from converters.plan import FilePlan, Importance, plan_export
+from converters.recipes import recipes
+from converters.source import open_source
+from sweep.backends.base import Progress
+from sweep.calibration import CHUNK
+from sweep.inputs import read_text
+from sweep.plan import Settings
+
+Result = dict[str, Any]
+
+
+class Making:
+    """`progress` is told (done, total) while a job runs."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def sizes(self, source: str, name: str, quants: list[str], settings: dict[str, Any], imatrix: bool) -> Result:
+        """Exact file sizes and predicted memory of quants that do not exist yet: {quant: {...}}.
+
+        `imatrix`: whether there will be an importance matrix; some types depend on it.
+        """
+        opened = open_planned(source, name)
+        options = Settings(**settings).context
+        plans: dict[str, FilePlan] = {}
+        for recipe in recipes(quants):
+            given = even_importance(opened) if recipe.needs_imatrix or imatrix else None
+            plans |= plan_export(opened, [recipe.name], given)
+        return {
+            quant: asdict(size_of(opened, plan, header_exact=not (imatrix or plan.recipe.needs_imatrix)))
+            | {"memory_bytes": plan_memory(opened.metadata, plan.tensors, options).total_bytes}
+            for quant, plan in plans.items()
+        }
+
+    def plan(
+        self,
+        source: str,
+        name: str,
+        quants: list[str],
+        options: dict[str, Any],
+        imatrix: str | None,
+        collected: list[str] | None,
+        max_part_bytes: int | None,
+    ) -> Result:
+        """What files of quants would be: {quant: {...}}. `options` are those of `open_source`.
+
+        `collected` are the names of an importance matrix yet to be made, and of its text.
+        """
+        opened = open_planned(source, name, **options)
+        importance = _importance(imatrix) if collected is None else even_importance(opened, *collected)
+        planned = sizes(opened, quants, importance, max_part_bytes)
+        return {quant: asdict(size) for quant, size in planned.items()}
+
+    def export(
+        self,
+        source: str,
+        name: str,
+        targets: dict[str, str],
+        threads: int,
+        options: dict[str, Any] | None = None,
+        imatrix: str | None = None,
+        memory_budget: int | None = None,
+    ) -> Result:
+        """All quants of `targets` (quant -> file) in one pass. `options` are those of `open_source`."""
+        paths = {quant: Path(file) for quant, file in targets.items()}
+        for path in paths.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        plans = export(
+            open_source(Path(source), name, **options or {}),
+            paths,
+            lambda at: self._progress(at.done_bytes, at.total_bytes),
+            threads,
+            _importance(imatrix),
+            memory_budget=memory_budget,
+        )
+        return {
+            quant: {
+                "file_bytes": plan.file_bytes,
+                "bits_per_weight": plan.bits_per_weight,
+                "census": {kind: asdict(count) for kind, count in plan.census.items()},
+            }
+            for quant, plan in plans.items()
+        }
+
+    def imatrix(self, file: str, text: str, makes: str, origin: str, settings: dict[str, Any]) -> Result:
+        """Let the model in `file` read a text, and write the importance of its weights to `makes`."""
+        collected = collect(
+            Path(file),
+            read_text(Path(text)),
+            n_ctx=CHUNK,
+            progress=self._progress,
+            n_threads=settings["threads"],
+            n_gpu_layers=settings["gpu_layers"],
+        )
+        matrix = ImportanceMatrix.of(collected, Path(text).name, origin)
+        Path(makes).parent.mkdir(parents=True, exist_ok=True)
+        matrix.write(Path(makes))
+        return {
+            "chunks": matrix.chunks,
+            "chunk_size": matrix.chunk_size,
+            "coverage": matrix.coverage,
+            "partly_covered": matrix.partly_covered,
+        }
+
+
+def _importance(imatrix: str | None) -> Importance | None:
+    return None if imatrix is None else ImportanceMatrix.read(Path(imatrix)).importance(Path(imatrix).name)

@@ -1,0 +1,123 @@
+"""Jobs that measure a file: speed and memory, perplexity and divergence, tasks. The loaded model stays between them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from converters.gguf_source import GGUFSource, parts
+from converters.llamacpp.memory import plan_memory
+from sweep.backends.base import Progress
+from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.inputs import read_text
+from sweep.measure.harness import Metric, check_task, run_task
+from sweep.measure.perplexity import cut_windows
+from sweep.measure.reference import Reference
+from sweep.measure.speed import measure_speed
+from sweep.measure.text import measure_text, noise_floor
+from sweep.plan import Settings
+
+Result = dict[str, Any]
+
+
+class Measuring:
+    """`progress` is told (done, total) while a job runs."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._backend: LlamaBackend | None = None
+        self._loaded: tuple[str, LlamaOptions] | None = None
+
+    def inputs(self, tasks: list[list[str | None]], dataset: list[str] | None, file: str) -> Result:
+        """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`."""
+        from sweep.measure.wikitext import save_text
+
+        for task, folder in tasks:
+            check_task(str(task), None if folder is None else Path(folder))
+        if dataset is not None and not Path(file).exists():
+            save_text(dataset[0], dataset[1], dataset[2], Path(file))
+        return {}
+
+    def speed(self, file: str, settings: dict[str, Any]) -> Result:
+        """Tokens per second, and memory: as llama.cpp predicts it and as this process grew by loading and decoding."""
+        whole = GGUFSource(Path(file), requantize=True)
+        predicted = plan_memory(whole.metadata, whole.tensors, Settings(**settings).context)
+        backend = self._load(file, settings)
+        speed = measure_speed(backend, settings["ctx"])
+        return {
+            "speed": asdict(speed),
+            "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes}
+            | {"measured_bytes": backend.memory().resident_bytes},
+            "file_bytes": sum(part.stat().st_size for part in parts(Path(file))),
+            "bits_per_weight": 8 * sum(t.nbytes for t in whole.tensors) / sum(t.elements for t in whole.tensors),
+        }
+
+    def text(
+        self,
+        file: str,
+        settings: dict[str, Any],
+        text: str,
+        reference: str | None,
+        writes_reference: str | None,
+    ) -> Result:
+        """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor."""
+        backend = self._load(file, settings)
+        windows = cut_windows(backend, read_text(Path(text)), n_ctx=settings["window"])
+        known = None if reference is None else Reference(Path(reference))
+        written = None if writes_reference is None else Path(writes_reference)
+        measured = measure_text(
+            backend,
+            windows,
+            reference=known,
+            write_reference=written,
+            model=Path(file).name,
+            progress=self._progress,
+        )
+        return {
+            "perplexity": asdict(measured.perplexity),
+            "divergence": None if measured.divergence is None else asdict(measured.divergence),
+            "noise_floor": None if written is None else asdict(noise_floor(backend, windows, Reference(written))),
+        }
+
+    def task(self, file: str, settings: dict[str, Any], task: str, folder: str | None, limit: int | None) -> Result:
+        """One lm-eval task: its metrics, and each item's value and answer."""
+        backend = self._load(file, settings)
+        include = None if folder is None else Path(folder)
+        run = run_task(backend, task, include_path=include, limit=limit, progress=self._progress)
+        primary = run.primary
+        return {
+            "metric": primary.name,
+            "value": primary.value,
+            "stderr": primary.stderr,
+            "higher_is_better": primary.higher_is_better,
+            "n": run.n,
+            "chance": run.chance,
+            "other": {_metric_name(metric): metric.value for metric in run.metrics[1:]},
+            "items": [
+                (f"{item.task} {item.doc_id} {item.doc_hash} {item.prompt_hash}", item.values[primary.key], answer)
+                for item in run.items
+                for answer in [item.answers.get(primary.filter, "")]
+            ],
+        }
+
+    def _load(self, file: str, settings: dict[str, Any]) -> LlamaBackend:
+        options = LlamaOptions(
+            n_batch=settings["batch"],
+            n_ubatch=settings["ubatch"],
+            type_k=settings["kv_type"],
+            type_v=settings["kv_type"],
+            n_threads=settings["threads"],
+            n_gpu_layers=settings["gpu_layers"],
+        )
+        if self._loaded != (file, options):
+            if self._backend is not None:
+                self._backend.close()
+            self._backend = LlamaBackend(file, options)
+            self._loaded = (file, options)
+        assert self._backend is not None
+        return self._backend
+
+
+def _metric_name(metric: Metric) -> str:
+    return metric.name if metric.filter == "none" else metric.key
