@@ -2,8 +2,8 @@
 
     make peers && python benchmarks/export.py [--repetitions 3] [--layers 28] [--dir DIR] [--tokenizer DIR]
 
-The checkpoint is Qwen3-0.6B's shape with random weights. Both sides make the plain quants of the q2-q8 sweep: the peers by
-convert_hf_to_gguf.py and one llama-quantize for each quant, with as many threads as there are cores; BF16 is the
+The checkpoint is Qwen3-0.6B's shape with random weights. Both sides make the plain quants of the q2-q8 sweep: the peers
+by convert_hf_to_gguf.py and one llama-quantize for each quant, with as many threads as there are cores; BF16 is the
 converter's own file. Before each turn the checkpoint leaves the page cache and everything earlier is on the disk; what
 a process wrote is then cached for the next of its turn. Memory and bytes read are taken in a pass of their own, because
 looking takes time; there each process's inputs leave the cache, so that all it reads comes from storage and is counted.
