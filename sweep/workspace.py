@@ -86,20 +86,27 @@ class Sharing:
 
 @contextmanager
 def sharing(artefacts: Path, to_make: Collection[Path] = ()) -> Iterator[Sharing]:
-    """Use a folder of artefacts beside other runs. Where no other does, what killed ones left half-written goes first.
+    """Use a folder of artefacts beside other runs. Where no other does, what was left half-written goes first and last.
 
     What is left of files that this run is `to_make` stays: their export goes on with it. Every run holds a shared lock
     for its whole time; whoever gets the exclusive one is alone.
     """
     artefacts.mkdir(parents=True, exist_ok=True)
+    used = {partial_name(path) for path in to_make}
     with open(artefacts.with_suffix(".lock"), "w") as file:
-        if _locked(file):
-            used = {partial_name(path) for path in to_make}
-            for partial in [*artefacts.glob(".*.partial"), *artefacts.glob(".*.part")]:
-                if partial.name not in used:
-                    partial.unlink(missing_ok=True)
+        _tidy(artefacts, file, used)
         fcntl.flock(file, fcntl.LOCK_SH)
-        yield Sharing(artefacts, file)
+        try:
+            yield Sharing(artefacts, file)
+        finally:
+            _tidy(artefacts, file, used)  # workers that an interrupt killed
+
+
+def _tidy(artefacts: Path, lock: TextIO, used: Collection[str]) -> None:
+    if _locked(lock):
+        for partial in [*artefacts.glob(".*.partial"), *artefacts.glob(".*.part")]:
+            if partial.name not in used:
+                partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
