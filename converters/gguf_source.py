@@ -122,7 +122,7 @@ def model_stem(path: Path) -> str:
 def part_names(name: str) -> list[str]:
     """The names of all parts of a file that has the name of one; a plain file's own."""
     match = _PART.match(name)
-    if match is None:
+    if match is None or int(match[3]) < 2:
         return [name]
     return [f"{match[1]}-{number:05d}-of-{match[3]}.gguf" for number in range(1, int(match[3]) + 1)]
 

@@ -23,7 +23,7 @@ class Calibration:
     @property
     def name(self) -> str:
         """For people."""
-        return str(self.file.name) if self.file is not None else f"collected from {self._content.name}"
+        return self.file.name if self.file is not None else f"collected from {self._content.name}"
 
     @property
     def identity(self) -> str:
@@ -52,9 +52,10 @@ def calibration(imatrix: str | None, text: Path | None, builtin: BuiltinModel | 
         if not file.is_file():
             raise InputError(f"{imatrix}: there is no such importance matrix; give a file, or --imatrix auto")
         return Calibration(file.resolve(), None)
-    if text is None and builtin is None:
+    if text is not None:
+        if not text.expanduser().is_file():
+            raise InputError(f"{text}: there is no such text (--calibration)")
+        return Calibration(None, text.expanduser().resolve())
+    if builtin is None:
         raise InputError("--imatrix auto needs a text for the model to read: give one by --calibration FILE")
-    chosen = text.expanduser() if text is not None else None
-    if chosen is not None and not chosen.is_file():
-        raise InputError(f"{text}: there is no such text (--calibration)")
-    return Calibration(None, chosen.resolve() if chosen is not None else builtin.calibration if builtin else None)
+    return Calibration(None, builtin.calibration)

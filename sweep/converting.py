@@ -16,11 +16,8 @@ from typing import Any
 import psutil
 
 import presets
-from converters.catalogue import is_public
 from converters.errors import InputError
 from converters.export import Progress, export
-from converters.gguf_source import model_stem
-from converters.hub import fetch, is_hub_id
 from converters.imatrix import ImportanceMatrix
 from converters.plan import part_paths
 from converters.recipes import recipes, refuse_without_imatrix
@@ -28,6 +25,7 @@ from converters.source import Source, open_source
 from sweep import devices
 from sweep.calibration import Calibration, calibration
 from sweep.child import Child, Failed
+from sweep.model import find
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,11 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
         refuse_without_imatrix(chosen)
     if given is not None and given.file is not None:
         _tell_coverage(given.file.name, ImportanceMatrix.read(given.file), say)
-    name, source = _find(request, say)
+    name, path = find(request.model, say, planned=request.dry_run)
     collected = None if given is None or given.text is None else [_imatrix_name(name), given.text.name]
     job = {
         "kind": "plan",
-        "source": source,
+        "source": str(path),
         "name": name,
         "quants": [recipe.name for recipe in chosen],
         "options": request.options,
@@ -115,18 +113,23 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
         "max_part_bytes": request.split_max_bytes,
     }
     with ThreadPoolExecutor(1) as pool:  # the plan is made in another process; what is written from is read meanwhile
-        opened = None if request.dry_run else pool.submit(_opened, source, name, request.options)
+        opened = None if request.dry_run else pool.submit(_opened, path, name, request.options)
         planned = _ask(job)
         ready = None if opened is None else opened.result()
-    files = tuple(_file(request.out / f"{name}-{recipe.name}.gguf", planned[recipe.name]) for recipe in chosen)
+    files = tuple(_file(_target(request, name, recipe.name), planned[recipe.name]) for recipe in chosen)
     return Conversion(name, ready, request, given, files)
 
 
-def _opened(path: str, name: str, options: dict[str, Any]) -> Source:
+def _opened(path: Path, name: str, options: dict[str, Any]) -> Source:
     """The source with all that takes long to read of it: its vocabulary."""
     source = open_source(path, name, **options)
     len(source.metadata)
     return source
+
+
+def _target(request: Request, name: str, quant: str) -> Path:
+    """What a file is called, or would be if it came in one part."""
+    return request.out / f"{name}-{quant}.gguf"
 
 
 def _file(path: Path, planned: dict[str, Any]) -> File:
@@ -141,13 +144,13 @@ def write(conversion: Conversion, say: Callable[[str], None], progress: Callable
     except OSError as error:
         raise InputError(f"{request.out}: cannot be made: {error.strerror}") from error
     given = conversion.calibration
-    file = None if given is None else given.file or _collect(conversion, given, say, progress)
+    matrix = None if given is None else given.file or _collect(conversion, given, say, progress)
     assert conversion.source is not None  # a dry run is not written
     export(
         conversion.source,
-        {quant.quant: request.out / f"{conversion.name}-{quant.quant}.gguf" for quant in conversion.files},
+        {file.quant: _target(request, conversion.name, file.quant) for file in conversion.files},
         progress,
-        importance=None if file is None else ImportanceMatrix.read(file).importance(file.name),
+        importance=None if matrix is None else ImportanceMatrix.read(matrix).importance(matrix.name),
         max_part_bytes=request.split_max_bytes,
         memory_budget=request.memory_budget,
     )
@@ -172,11 +175,10 @@ def _collect(
     conversion: Conversion, given: Calibration, say: Callable[[str], None], progress: Callable[[Progress], None]
 ) -> Path:
     """The model reads the text, as BF16 or, where memory is too small for that, Q8_0; what it finds stays in --out."""
-    assert given.text is not None
-    request, source_text = conversion.request, given.text
+    request, source, text = conversion.request, conversion.source, given.text
+    assert source is not None  # a dry run collects nothing
+    assert text is not None  # nor does one with a file given
     makes = request.out / _imatrix_name(conversion.name)
-    source = conversion.source
-    assert source is not None
     origin = f"{source.fingerprint} {given.identity}"
     if makes.is_file() and (known := ImportanceMatrix.read(makes)).origin == origin:
         _tell_coverage(f"{makes.name} of an earlier run", known, say)
@@ -190,40 +192,15 @@ def _collect(
         job = {
             "kind": "imatrix",
             "file": str(file),
-            "text": str(source_text),
+            "text": str(text),
             "makes": str(makes.resolve()),
             "origin": origin,
             "settings": {"threads": devices.threads(), "gpu_layers": placement.gpu_layers},
         }
-        _ask(
-            job, lambda done, total: progress(Progress(done, total, f"reading {given.text.name if given.text else ''}"))
-        )
+        size = text.stat().st_size
+        _ask(job, lambda done, total: progress(Progress(size * done // total, size, f"reading {text.name}")))
     _tell_coverage(makes.name, ImportanceMatrix.read(makes), say)
     return makes
-
-
-def _find(request: Request, say: Callable[[str], None]) -> tuple[str, str]:
-    """The model's name and what to open. A dry run asks the catalogue before it asks the hub."""
-    model = request.model
-    builtin = presets.builtin_models().get(model)
-    if builtin is not None:
-        return builtin.name, str(builtin.directory)
-    path = Path(model).expanduser()
-    if path.exists():
-        path = path.resolve()
-        inner = path.parent if path.name == "config.json" else path
-        return (model_stem(inner) if inner.is_file() else inner.name), str(path)
-    if is_public(model):
-        if request.dry_run:
-            return model.rpartition("/")[2], model
-        if not is_hub_id(model):
-            raise InputError(
-                f"{model}: is known by its sizes alone (--dry-run); to convert it give its hub id or a directory"
-            )
-    if not is_hub_id(model):
-        raise InputError(f"{model}: there is no such model; give a built-in one, a directory, a .gguf file or a hub id")
-    say(f"{model} is no path here; asking the hub")
-    return model.partition("@")[0].rpartition("/")[2], str(fetch(model, weights=not request.dry_run))
 
 
 def _ask(job: dict[str, Any], progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:

@@ -5,9 +5,14 @@ All results are plain JSON.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from sweep.backends.base import Progress
+
+if TYPE_CHECKING:
+    from sweep.making import Making
+    from sweep.measuring import Measuring
 
 _MAKING = ("plan", "sizes", "export", "imatrix")
 
@@ -17,26 +22,22 @@ class Jobs:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._making: Any = None
-        self._measuring: Any = None
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         """Do the job named by `kind` with the other entries as its parameters."""
         parameters = dict(job)
         kind = parameters.pop("kind")
-        result: dict[str, Any] = getattr(self._room(kind), kind)(**parameters)
+        result: dict[str, Any] = getattr(self._making if kind in _MAKING else self._measuring, kind)(**parameters)
         return result
 
-    def _room(self, kind: str) -> Any:
-        """Loaded with the first job that needs it: what measures takes a second, and a plan should not wait for it."""
-        if kind in _MAKING:
-            if self._making is None:
-                from sweep.making import Making
+    @cached_property
+    def _making(self) -> Making:
+        from sweep.making import Making
 
-                self._making = Making(self._progress)
-            return self._making
-        if self._measuring is None:
-            from sweep.measuring import Measuring
+        return Making(self._progress)
 
-            self._measuring = Measuring(self._progress)
-        return self._measuring
+    @cached_property
+    def _measuring(self) -> Measuring:
+        from sweep.measuring import Measuring  # takes a second to load, which a plan should not wait for
+
+        return Measuring(self._progress)

@@ -70,21 +70,18 @@ class Making:
         name: str,
         targets: dict[str, str],
         threads: int,
-        options: dict[str, Any] | None = None,
-        imatrix: str | None = None,
-        memory_budget: int | None = None,
+        imatrix: str | None,
     ) -> Result:
-        """All quants of `targets` (quant -> file) in one pass. `options` are those of `open_source`."""
+        """All quants of `targets` (quant -> file) in one pass, by the importance in the file `imatrix`."""
         paths = {quant: Path(file) for quant, file in targets.items()}
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         plans = export(
-            open_source(Path(source), name, **options or {}),
+            open_source(Path(source), name),
             paths,
             lambda at: self._progress(at.done_bytes, at.total_bytes),
             threads,
             _importance(imatrix),
-            memory_budget=memory_budget,
         )
         return {
             quant: {

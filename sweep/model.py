@@ -31,36 +31,40 @@ class Model:
 
 
 def resolve(text: str, say: Callable[[str], None], planned: bool = False) -> Model:
-    """Find MODEL, fetching it from the hub where it is an id. Raises InputError where there is none.
+    """Find MODEL and open it. Raises InputError where there is none; `say` and `planned` as for `find`."""
+    builtin = presets.builtin_models().get(text)
+    name, path = find(text, say, planned)
+    source = open_planned(str(path), name) if planned else open_source(path, name)
+    architecture = source.metadata["general.architecture"].value
+    return Model(name, path, source.fingerprint, int(source.metadata[f"{architecture}.context_length"].value), builtin)
 
-    `say` is told what takes long. With `planned` its sizes will do: a config, or a name of the catalogue.
+
+def find(text: str, say: Callable[[str], None], planned: bool = False) -> tuple[str, Path]:
+    """The name and the place of MODEL, fetched from the hub where it is an id. Raises InputError where there is none.
+
+    `say` is told what takes long. With `planned` its sizes will do: a config, or a name of the catalogue, which then
+    is the path.
     """
     builtin = presets.builtin_models().get(text)
     if builtin is not None:
-        return _opened(builtin.name, builtin.directory, planned, builtin)
+        return builtin.name, builtin.directory
     path = Path(text).expanduser()
     if path.exists():
         path = path.resolve()
-        return _opened(_name(path), path, planned)
+        return _name(path), path
     if planned and is_public(text):
-        return _opened(text.rpartition("/")[2], Path(text), planned)
+        return text.rpartition("/")[2], Path(text)
     if not is_hub_id(text):
         near = difflib.get_close_matches(text, presets.builtin_models(), n=1)
         hint = f"did you mean the built-in '{near[0]}'?" if near else "give a directory, a .gguf file or a hub id"
         if is_public(text):
-            hint = "its sizes alone are known (--dry-run); to run it give its hub id or a directory"
+            hint = "its sizes alone are known (--dry-run); for more give its hub id or a directory"
         raise InputError(f"{text}: there is no such model; {hint}")
     say(f"{text} is no path here; asking the hub")
-    return _opened(text.partition("@")[0].rpartition("/")[2], fetch(text, weights=not planned), planned)
+    return text.partition("@")[0].rpartition("/")[2], fetch(text, weights=not planned)
 
 
 def _name(path: Path) -> str:
     if path.suffix == ".gguf":
         return model_stem(path)
     return path.parent.name if path.name == "config.json" else path.stem if path.is_file() else path.name
-
-
-def _opened(name: str, path: Path, planned: bool, builtin: presets.BuiltinModel | None = None) -> Model:
-    source = open_planned(str(path), name) if planned else open_source(path, name)
-    architecture = source.metadata["general.architecture"].value
-    return Model(name, path, source.fingerprint, int(source.metadata[f"{architecture}.context_length"].value), builtin)

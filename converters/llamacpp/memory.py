@@ -8,11 +8,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from converters.errors import InputError
 from converters.llamacpp.bindings import lib, start_backend
-from converters.llamacpp.container import Field, TensorInfo, read_header
+from converters.llamacpp.container import Field, TensorInfo
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.log import capture
 from converters.llamacpp.model import ContextOptions
@@ -67,9 +66,3 @@ def plan_memory(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], op
             lib.llama_model_free(model)
     sizes = {part: round(sum(map(float, line.findall(log.text))) * MIB) for part, line in _LINES.items()}
     return MemoryPlan(weights_bytes=sum(tensor.nbytes for tensor in tensors), **sizes)
-
-
-def plan_file_memory(path: Path, options: ContextOptions) -> MemoryPlan:
-    """`plan_memory` for an existing GGUF file."""
-    header = read_header(path)
-    return plan_memory(header.metadata, header.tensors, options)

@@ -9,7 +9,7 @@ from converters.errors import InputError
 from converters.export import export
 from converters.llamacpp.container import data_bytes, read_header
 from converters.llamacpp.ghost import ghost
-from converters.llamacpp.memory import MIB, plan_file_memory, plan_memory
+from converters.llamacpp.memory import MIB, plan_memory
 from converters.llamacpp.model import ContextOptions, Model
 from converters.plan import plan_export
 from converters.source import open_source
@@ -29,7 +29,8 @@ OPTIONS = [
 def test_a_real_load_takes_what_was_foreseen(tiny: Path, tmp_path: Path, options: ContextOptions) -> None:
     plan = export(open_source(tiny), {"Q4_K_M": tmp_path / "m.gguf"})["Q4_K_M"]
     foreseen = plan_memory(plan.metadata, plan.tensors, options)
-    assert foreseen == plan_file_memory(tmp_path / "m.gguf", options)
+    header = read_header(tmp_path / "m.gguf")
+    assert foreseen == plan_memory(header.metadata, header.tensors, options)
     with Model(tmp_path / "m.gguf") as model:
         assert foreseen.weights_bytes == model.size_bytes
         with model.context(options) as context:
