@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Child:
     def __init__(self, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
+        self._scratch = tempfile.TemporaryDirectory(prefix="bitsweep-")  # goes with the process, however that ends
         with open(log, "ab") as stderr:
             self._log_start = stderr.tell()
             self._process = subprocess.Popen(
@@ -36,6 +38,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                env={**os.environ, "TMPDIR": self._scratch.name},
                 start_new_session=True,  # Ctrl-C is for the sweep to act on, not for each child
             )
 
@@ -79,6 +82,7 @@ class Child:
         if self.alive:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._scratch.cleanup()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 try:

@@ -4,7 +4,6 @@ llama.cpp answers from them which type each tensor would get and how much memory
 names, shapes and metadata alone.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Itera
         except OSError as error:
             raise InputError(
                 f"{directory}: a sparse file of {data_bytes(tensors)} bytes cannot be made here ({error.strerror});"
-                f" set TMPDIR to a file system that has sparse files (now {os.environ.get('TMPDIR', '/tmp')})"
+                " set TMPDIR to a file system that has sparse files"
             ) from error
         yield path
 

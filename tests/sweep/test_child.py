@@ -24,7 +24,14 @@ def test_an_unknown_job_fails_and_the_worker_lives_on(tmp_path: Path) -> None:
 
 def test_bad_input_is_told_apart_from_a_fault(tmp_path: Path) -> None:
     with Child(tmp_path / "log") as child:
-        job = {"kind": "export", "source": str(tmp_path / "none"), "name": "x", "targets": {}, "threads": 1}
+        job = {
+            "kind": "export",
+            "source": str(tmp_path / "none"),
+            "name": "x",
+            "targets": {},
+            "threads": 1,
+            "imatrix": None,
+        }
         (answer,) = child.submit(job)
     assert isinstance(answer, Failed)
     assert answer.input
@@ -39,6 +46,20 @@ def test_a_killed_worker_is_an_answer(tmp_path: Path) -> None:
         assert answer.died
         assert "SIGKILL" in answer.message
         assert not child.alive
+
+
+def test_what_a_killed_worker_had_in_temporary_files_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Child(tmp_path / "log") as child:
+        (scratch,) = tmp_path.glob("bitsweep-*")
+        environment = Path(f"/proc/{child._process.pid}/environ")
+        if environment.exists():
+            assert f"TMPDIR={scratch}".encode() in environment.read_bytes().split(b"\0")
+        (scratch / "ghost.gguf").write_bytes(b"")
+        os.kill(child._process.pid, signal.SIGKILL)
+    assert not scratch.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
