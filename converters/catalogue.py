@@ -130,4 +130,4 @@ def size_of(source: Source, plan: FilePlan, header_exact: bool = True) -> FileSi
 
 
 def _vocabulary(source: Source) -> int:
-    return source.metadata[f"{text(source.metadata, 'general.architecture')}.vocab_size"].value
+    return source.structure[f"{text(source.structure, 'general.architecture')}.vocab_size"].value

@@ -15,7 +15,7 @@ from converters.architectures.layers import layer_count
 from converters.checkpoint import WEIGHT_DTYPES, Checkpoint, StoredTensor
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES, TensorType
-from converters.llamacpp.container import Field, lay_out, string, tensor_order
+from converters.llamacpp.container import Field, lay_out, tensor_order
 from converters.llamacpp.quantize import to_float32
 from converters.tokenizer import read_tokenizer
 
@@ -37,7 +37,8 @@ class CheckpointSource:
         with naming(self.path / "config.json"):
             self._family = architecture(checkpoint.config)
             self._block = fp8.block_size(checkpoint.config)
-            self._fields = self._family.fields(checkpoint.config, layers)
+            self._general = self._family.general(self.name, self._family.fields(checkpoint.config, layers))
+            self._vocabulary_size = self._family.vocabulary_size(checkpoint.config)
             self._refuse_absent_layers()
             weights = self._family.weights(checkpoint.config, layers, shapes)
         self._weights = {weight.name: weight for weight in weights if self._has(weight)}
@@ -55,13 +56,12 @@ class CheckpointSource:
         """General keys, the architecture's and the tokenizer's (read at the first use)."""
         with naming(self.path / "config.json"):
             tokenizer = read_tokenizer(self.path, self.checkpoint.config, self._pre_tokenizer)
-        return {
-            "general.architecture": string(self._family.name),
-            "general.type": string("model"),
-            "general.name": string(self.name),
-            **self._fields,
-            **tokenizer.fields(),
-        }
+        return self._general | tokenizer.fields()
+
+    @property
+    def structure(self) -> Mapping[str, Field]:
+        """See `Source.structure`."""
+        return self._general | self._vocabulary_size
 
     @property
     def fingerprint(self) -> str:

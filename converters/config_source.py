@@ -22,7 +22,7 @@ from converters.checkpoint import read_json
 from converters.checkpoint_source import mtp_layers
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES, TensorType
-from converters.llamacpp.container import Field, lay_out, string, tensor_order, uint32
+from converters.llamacpp.container import Field, lay_out, tensor_order
 from converters.tokenizer import read_tokenizer
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -60,7 +60,8 @@ class ConfigSource:
             layers = mtp_layers({weight.parts[0].source: weight.name for weight in weights})
             if mtp is not None and layers != mtp:
                 raise InputError(f"config.json: a {self._family.name} model has no multi-token prediction layers")
-            self._fields = self._family.fields(self.config, layers)
+            self._general = self._family.general(self.name, self._family.fields(self.config, layers))
+            self._vocabulary_size = self._family.vocabulary_size(self.config)
             dtype = TYPES[_dtype(self.config)]
             total = sum(math.prod(weight.shape) for weight in weights)
             if total >= MAX_WEIGHTS:
@@ -86,19 +87,15 @@ class ConfigSource:
     @cached_property
     def metadata(self) -> Mapping[str, Field]:
         """General keys, the architecture's, and the tokenizer's or the vocabulary's size (read at the first use)."""
+        if self.tokenizer is None:
+            return self.structure
         with naming(self.path):
-            if self.tokenizer is None:
-                size = uint32(integer(self.config, "vocab_size"))
-                vocabulary = {f"{self._family.name}.vocab_size": size}
-            else:
-                vocabulary = read_tokenizer(self.tokenizer, self.config, self._pre_tokenizer).fields()
-        return {
-            "general.architecture": string(self._family.name),
-            "general.type": string("model"),
-            "general.name": string(self.name),
-            **self._fields,
-            **vocabulary,
-        }
+            return self._general | read_tokenizer(self.tokenizer, self.config, self._pre_tokenizer).fields()
+
+    @property
+    def structure(self) -> Mapping[str, Field]:
+        """See `Source.structure`."""
+        return self._general | self._vocabulary_size
 
     @property
     def fingerprint(self) -> str:

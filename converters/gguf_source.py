@@ -24,6 +24,7 @@ from converters.llamacpp.container import (
     text,
     whole_number,
 )
+from converters.llamacpp.ghost import without_vocabulary
 from converters.llamacpp.quantize import UNQUANTIZED
 
 # What export sets by itself, or what belongs to one file's way of being stored and not to the model.
@@ -78,6 +79,11 @@ class GGUFSource:
             key: field for key, field in first.metadata.items() if key not in _FILE_KEYS
         }
         self._descriptors: dict[Path, int] = {}
+
+    @property
+    def structure(self) -> Mapping[str, Field]:
+        """See `Source.structure`."""
+        return without_vocabulary(self.metadata)
 
     @property
     def fingerprint(self) -> str:

@@ -185,11 +185,7 @@ def plan_export(
         _check_importance(source, importance)
     plans = {}
     for recipe in chosen:
-        told = type_overrides(source, recipe)
-        try:
-            tensors = plan_types(source.metadata, source.tensors, recipe.ftype, told, importance is not None)
-        except InputError as error:
-            raise InputError(f"{source.path}: {error}") from error
+        tensors = planned_types(source, recipe, importance is not None)
         if importance is not None:
             _check_coverage(recipe, tensors, importance)
         metadata = _file_metadata(source.metadata, recipe, importance)
@@ -197,11 +193,20 @@ def plan_export(
     return plans
 
 
+def planned_types(source: Source, recipe: Recipe, imatrix: bool) -> tuple[TensorInfo, ...]:
+    """The tensors of a file with their types and places. `imatrix`: whether there will be an importance matrix."""
+    told = type_overrides(source, recipe)
+    try:
+        return plan_types(source.structure, source.tensors, recipe.ftype, told, imatrix)
+    except InputError as error:
+        raise InputError(f"{source.path}: {error}") from error
+
+
 def type_overrides(source: Source, recipe: Recipe) -> tuple[tuple[str, str], ...]:
     """The types that llama.cpp is told: those of a mix, and of MTP layers, which no importance matrix covers."""
-    prefix = text(source.metadata, "general.architecture")
-    blocks = source.metadata[f"{prefix}.block_count"].value if f"{prefix}.block_count" in source.metadata else 0
-    mtp = source.metadata.get(f"{prefix}.nextn_predict_layers")
+    prefix = text(source.structure, "general.architecture")
+    blocks = source.structure[f"{prefix}.block_count"].value if f"{prefix}.block_count" in source.structure else 0
+    mtp = source.structure.get(f"{prefix}.nextn_predict_layers")
     layers = blocks - (mtp.value if mtp is not None else 0)
     names = {tensor.name for tensor in source.tensors}
     experts = any("_exps." in name for name in names)

@@ -25,7 +25,11 @@ class Source(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, Field]:
-        """All metadata but what differs from file to file."""
+        """All metadata but what differs from file to file. The first use reads the vocabulary, which takes a while."""
+
+    @property
+    def structure(self) -> Mapping[str, Field]:
+        """What llama.cpp's plans depend on: the metadata with the vocabulary's size in place of the vocabulary."""
 
     @property
     def fingerprint(self) -> str:

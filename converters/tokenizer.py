@@ -212,14 +212,12 @@ def _merges(model: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise InputError(f"{file}: model.merges is no list")
-    result = []
-    for merge in merges:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
+    pairs = [merge.split(" ") if type(merge) is str else merge for merge in merges]
+    for pair, merge in zip(pairs, merges, strict=True):
+        if type(pair) is not list or [type(part) for part in pair] != [str, str] or "" in pair:
             raise InputError(f"{file}: {str(merge)[:80]!r} in model.merges is no pair of tokens")
-        # GGUF separates the two by a space; one inside takes its byte-level form.
-        result.append(" ".join(part.replace(" ", "Ġ") for part in pair))
-    return tuple(result)
+    # GGUF separates the two by a space; one inside takes its byte-level form.
+    return tuple([f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}" for left, right in pairs])
 
 
 def _refuse_half_pairs(file: Path, texts: Sequence[str]) -> None:

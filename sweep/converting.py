@@ -16,10 +16,11 @@ from typing import Any
 import psutil
 
 import presets
+from converters.catalogue import FileSize, open_planned, sizes
 from converters.errors import InputError
 from converters.export import Progress, export
-from converters.imatrix import ImportanceMatrix
-from converters.plan import part_paths
+from converters.imatrix import ImportanceMatrix, even_importance
+from converters.plan import Importance, part_paths
 from converters.recipes import recipes, refuse_without_imatrix
 from converters.source import Source, open_source
 from sweep import devices
@@ -55,24 +56,14 @@ class Request:
 
 @dataclass(frozen=True)
 class File:
-    """A file to be written: its size, exact but for a header whose tokenizer is unknown, and its tensors by type.
+    """A file to be written: its paths, or those of its parts, and what `FileSize` tells of all of them together."""
 
-    `paths` are the file's, or those of its parts; the sizes are of all together.
-    """
-
-    quant: str
     paths: tuple[Path, ...]
-    tensor_bytes: int
-    mtp_bytes: int
-    header_bytes: int
-    header_exact: bool
-    file_bytes: int
-    bits_per_weight: float
-    census: dict[str, int]
+    size: FileSize
 
     def to_json(self) -> dict[str, Any]:
         """With `path`, what to give to llama.cpp: it finds the other parts by the first."""
-        return {**asdict(self), "path": str(self.paths[0]), "paths": [str(path) for path in self.paths]}
+        return {**asdict(self.size), "path": str(self.paths[0]), "paths": [str(path) for path in self.paths]}
 
 
 @dataclass(frozen=True)
@@ -80,14 +71,14 @@ class Conversion:
     """A plan with what it was made from."""
 
     name: str
-    source: Source | None  # none of a dry run
+    source: Source
     request: Request
     calibration: Calibration | None
     files: tuple[File, ...]
 
     @property
     def mtp_bytes(self) -> int:
-        return self.files[0].mtp_bytes
+        return self.files[0].size.mtp_bytes
 
 
 def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
@@ -101,39 +92,36 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
     if given is not None and given.file is not None:
         _tell_coverage(given.file.name, ImportanceMatrix.read(given.file), say)
     name, path = find(request.model, say, planned=request.dry_run)
-    collected = None if given is None or given.text is None else [_imatrix_name(name), given.text.name]
-    job = {
-        "kind": "plan",
-        "source": str(path),
-        "name": name,
-        "quants": [recipe.name for recipe in chosen],
-        "options": request.options,
-        "imatrix": None if given is None or given.file is None else str(given.file),
-        "collected": collected,
-        "max_part_bytes": request.split_max_bytes,
-    }
-    with ThreadPoolExecutor(1) as pool:  # the plan is made in another process; what is written from is read meanwhile
-        opened = None if request.dry_run else pool.submit(_opened, path, name, request.options)
-        planned = _ask(job)
-        ready = None if opened is None else opened.result()
-    files = tuple(_file(_target(request, name, recipe.name), planned[recipe.name]) for recipe in chosen)
-    return Conversion(name, ready, request, given, files)
+    quants = [recipe.name for recipe in chosen]
+    job = {"kind": "vet", "source": str(path), "name": name, "quants": quants, "options": request.options}
+    opening = open_planned if request.dry_run else open_source
+    with ThreadPoolExecutor(1) as pool:  # the vocabulary is read while another process plans
+        opened = pool.submit(_read, lambda: opening(str(path), name, **request.options))
+        _ask({**job, "imatrix": given is not None})
+        source = opened.result()
+    importance = None if given is None else _foreseen(source, given)
+    planned = sizes(source, quants, importance, request.split_max_bytes)
+    files = (File(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items())
+    return Conversion(name, source, request, given, tuple(files))
 
 
-def _opened(path: Path, name: str, options: dict[str, Any]) -> Source:
-    """The source with all that takes long to read of it: its vocabulary."""
-    source = open_source(path, name, **options)
-    len(source.metadata)
+def _read(opening: Callable[[], Source]) -> Source:
+    source = opening()
+    len(source.metadata)  # takes long for the first time
     return source
+
+
+def _foreseen(source: Source, given: Calibration) -> Importance:
+    """The importance that files will be made with, or what takes as much room in them where it is yet to be found."""
+    if given.file is not None:
+        return ImportanceMatrix.read(given.file).importance(given.file.name)
+    assert given.text is not None
+    return even_importance(source, _imatrix_name(source.name), given.text.name)
 
 
 def _target(request: Request, name: str, quant: str) -> Path:
     """What a file is called, or would be if it came in one part."""
     return request.out / f"{name}-{quant}.gguf"
-
-
-def _file(path: Path, planned: dict[str, Any]) -> File:
-    return File(paths=part_paths(path, planned.pop("parts")), **planned)
 
 
 def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[Progress], None]) -> None:
@@ -145,10 +133,9 @@ def write(conversion: Conversion, say: Callable[[str], None], progress: Callable
         raise InputError(f"{request.out}: cannot be made: {error.strerror}") from error
     given = conversion.calibration
     matrix = None if given is None else given.file or _collect(conversion, given, say, progress)
-    assert conversion.source is not None  # a dry run is not written
     export(
         conversion.source,
-        {file.quant: _target(request, conversion.name, file.quant) for file in conversion.files},
+        {file.size.quant: _target(request, conversion.name, file.size.quant) for file in conversion.files},
         progress,
         importance=None if matrix is None else ImportanceMatrix.read(matrix).importance(matrix.name),
         max_part_bytes=request.split_max_bytes,
@@ -176,8 +163,7 @@ def _collect(
 ) -> Path:
     """The model reads the text, as BF16 or, where memory is too small for that, Q8_0; what it finds stays in --out."""
     request, source, text = conversion.request, conversion.source, given.text
-    assert source is not None  # a dry run collects nothing
-    assert text is not None  # nor does one with a file given
+    assert text is not None  # or a file were given
     makes = request.out / _imatrix_name(conversion.name)
     origin = f"{source.fingerprint} {given.identity}"
     if makes.is_file() and (known := ImportanceMatrix.read(makes)).origin == origin:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sweep.making import Making
     from sweep.measuring import Measuring
 
-_MAKING = ("plan", "sizes", "export", "imatrix")
+_MAKING = ("vet", "sizes", "export", "imatrix")
 
 
 class Jobs:

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from converters.catalogue import open_planned, size_of, sizes
+from converters.catalogue import open_planned, size_of
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, even_importance
 from converters.llamacpp.imatrix import collect
 from converters.llamacpp.memory import plan_memory
-from converters.plan import FilePlan, Importance, plan_export
+from converters.plan import FilePlan, Importance, plan_export, planned_types
 from converters.recipes import recipes
 from converters.source import open_source
 from sweep.backends.base import Progress
@@ -41,28 +41,19 @@ class Making:
             plans |= plan_export(opened, [recipe.name], given)
         return {
             quant: asdict(size_of(opened, plan, header_exact=not (imatrix or plan.recipe.needs_imatrix)))
-            | {"memory_bytes": plan_memory(opened.metadata, plan.tensors, options).total_bytes}
+            | {"memory_bytes": plan_memory(opened.structure, plan.tensors, options).total_bytes}
             for quant, plan in plans.items()
         }
 
-    def plan(
-        self,
-        source: str,
-        name: str,
-        quants: list[str],
-        options: dict[str, Any],
-        imatrix: str | None,
-        collected: list[str] | None,
-        max_part_bytes: int | None,
-    ) -> Result:
-        """What files of quants would be: {quant: {...}}. `options` are those of `open_source`.
+    def vet(self, source: str, name: str, quants: list[str], options: dict[str, Any], imatrix: bool) -> Result:
+        """Let llama.cpp plan files of quants, because a stranger's model can make it end the process.
 
-        `collected` are the names of an importance matrix yet to be made, and of its text.
+        `options` are those of `open_source`; `imatrix`: whether there will be an importance matrix.
         """
         opened = open_planned(source, name, **options)
-        importance = _importance(imatrix) if collected is None else even_importance(opened, *collected)
-        planned = sizes(opened, quants, importance, max_part_bytes)
-        return {quant: asdict(size) for quant, size in planned.items()}
+        for recipe in recipes(quants):
+            planned_types(opened, recipe, imatrix or recipe.needs_imatrix)
+        return {}
 
     def export(
         self,

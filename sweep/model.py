@@ -35,8 +35,9 @@ def resolve(text: str, say: Callable[[str], None], planned: bool = False) -> Mod
     builtin = presets.builtin_models().get(text)
     name, path = find(text, say, planned)
     source = open_planned(str(path), name) if planned else open_source(path, name)
-    architecture = source.metadata["general.architecture"].value
-    return Model(name, path, source.fingerprint, int(source.metadata[f"{architecture}.context_length"].value), builtin)
+    architecture = source.structure["general.architecture"].value
+    context = int(source.structure[f"{architecture}.context_length"].value)
+    return Model(name, path, source.fingerprint, context, builtin)
 
 
 def find(text: str, say: Callable[[str], None], planned: bool = False) -> tuple[str, Path]:

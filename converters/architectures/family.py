@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.errors import InputError
-from converters.llamacpp.container import Field
+from converters.llamacpp.container import Field, string, uint32
 
 Config = Mapping[str, Any]
 Stored = Mapping[str, tuple[int, ...]]  # canonical names of a checkpoint's tensors and their shapes
@@ -98,6 +98,19 @@ class Architecture:
     classes: tuple[str, ...]
     fields: Callable[[Config, int], dict[str, Field]]
     weights: Callable[[Config, int, Stored], tuple[Weight, ...]]
+
+    def general(self, name: str, fields: Mapping[str, Field]) -> dict[str, Field]:
+        """The metadata of a model called `name`, but for its vocabulary. `fields` are those of its config."""
+        return {
+            "general.architecture": string(self.name),
+            "general.type": string("model"),
+            "general.name": string(name),
+            **fields,
+        }
+
+    def vocabulary_size(self, config: Config) -> dict[str, Field]:
+        """What stands for a vocabulary that is not here, or not needed."""
+        return {f"{self.name}.vocab_size": uint32(integer(config, "vocab_size"))}
 
 
 IGNORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")

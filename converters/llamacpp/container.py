@@ -133,7 +133,12 @@ def string(value: str) -> Field:
 def strings(values: Sequence[str]) -> Field:
     """A list of texts."""
     head = struct.pack("<IQ", ValueType.STRING, len(values))
-    return Field(ValueType.ARRAY, head + b"".join(map(_string_bytes, values)))
+    try:
+        texts = [value.encode() for value in values]
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise InputError(f"the text {error.object[:40]!r} is no valid Unicode, which GGUF needs") from None
+    length = struct.Struct("<Q").pack
+    return Field(ValueType.ARRAY, head + b"".join([piece for text in texts for piece in (length(len(text)), text)]))
 
 
 def numbers(item_type: ValueType, values: Sequence[float]) -> Field:

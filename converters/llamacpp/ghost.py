@@ -17,7 +17,7 @@ from converters.llamacpp.container import Field, TensorInfo, data_bytes, encode_
 def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Iterator[Path]:
     """A ghost of the model with this metadata and these tensors, in a temporary directory that goes with the block.
 
-    The vocabulary is left out (its size is kept): llama.cpp's answers are the same without, and several times faster.
+    A vocabulary is left out (its size is kept): llama.cpp's answers are the same without, and several times faster.
     """
     tensors = lay_out((tensor.name, tensor.shape, tensor.type) for tensor in tensors)
     header = encode_header(without_vocabulary(metadata), tensors)

@@ -94,15 +94,17 @@ def _show(conversion: converting.Conversion, output: Output) -> None:
     for column in ("file", "bits/weight", "bytes", "size", "tensors by type"):
         table.add_column(column, justify="left" if column in ("file", "tensors by type") else "right")
     for file in conversion.files:
-        census = ", ".join(f"{count} {name}" for name, count in file.census.items())
-        length = f"{'' if file.header_exact else '~'}{file.file_bytes:,}"
+        census = ", ".join(f"{count} {name}" for name, count in file.size.census.items())
+        length = f"{'' if file.size.header_exact else '~'}{file.size.file_bytes:,}"
         parts = f" (1 of {len(file.paths)})" if len(file.paths) > 1 else ""
-        table.add_row(f"{file.paths[0]}{parts}", f"{file.bits_per_weight:.3f}", length, size(file.file_bytes), census)
+        table.add_row(
+            f"{file.paths[0]}{parts}", f"{file.size.bits_per_weight:.3f}", length, size(file.size.file_bytes), census
+        )
     output.show(table)
     if conversion.mtp_bytes:
         output.show(
-            f"of which multi-token prediction layers: {size(conversion.mtp_bytes)} in {conversion.files[0].quant}"
+            f"of which multi-token prediction layers: {size(conversion.mtp_bytes)} in {conversion.files[0].size.quant}"
         )
-    if not all(file.header_exact for file in conversion.files):
-        header = size(max(file.header_bytes for file in conversion.files))
+    if not all(file.size.header_exact for file in conversion.files):
+        header = size(max(file.size.header_bytes for file in conversion.files))
         output.show(f"~ tensors are exact; the header, about {header}, is estimated: its tokenizer is not here.")
