@@ -96,12 +96,7 @@ class Making:
         matrix = ImportanceMatrix.of(collected, Path(text).name, origin)
         Path(makes).parent.mkdir(parents=True, exist_ok=True)
         matrix.write(Path(makes))
-        return {
-            "chunks": matrix.chunks,
-            "chunk_size": matrix.chunk_size,
-            "coverage": matrix.coverage,
-            "partly_covered": matrix.partly_covered,
-        }
+        return {"told": matrix.told}
 
 
 def _importance(imatrix: str | None) -> Importance | None:

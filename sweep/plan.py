@@ -20,7 +20,7 @@ from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "imatrix": 1, "speed": 1, "text": 1, "task": 1}
+PROCEDURES = {"export": 1, "imatrix": 2, "speed": 1, "text": 1, "task": 1}
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def make_plan(
             "text": text.name,
             "tasks": {task.name: task.limit for task in tasks},
             "imatrix": None if calibration is None else calibration.name,
+            "imatrix_told": [] if calibration is None else calibration.told,
             "engine": _engine(),
         },
         cells=tuple(cells),

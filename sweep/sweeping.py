@@ -15,7 +15,7 @@ from typing import Any
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
 from sweep import devices, preset, runner, variant
-from sweep.calibration import calibration
+from sweep.calibration import calibration, tell
 from sweep.child import Child, Failed
 from sweep.events import Event, Log, Reader
 from sweep.inputs import REMEDY, Task, Text, tasks_for, text_for
@@ -76,6 +76,8 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
         refuse_without_imatrix(quants)
     model = resolve(request.model, say, planned=request.dry_run)
     given = calibration(request.imatrix, request.calibration, model.builtin)
+    if given is not None:
+        tell(given, say)
     variants = variant.fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
     text = text_for(model, request.perplexity, workspace.texts)
