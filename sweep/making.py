@@ -41,7 +41,7 @@ class Making:
             plans |= plan_export(opened, [recipe.name], given)
         return {
             quant: asdict(size_of(opened, plan, header_exact=not (imatrix or plan.recipe.needs_imatrix)))
-            | {"memory_bytes": plan_memory(opened.structure, plan.tensors, options).total_bytes}
+            | {"memory_bytes": plan_memory(opened.structure, plan.tensors, options, opened.path).total_bytes}
             for quant, plan in plans.items()
         }
 

@@ -42,7 +42,7 @@ class Measuring:
     def speed(self, file: str, settings: dict[str, Any]) -> Result:
         """Tokens per second, and memory: as llama.cpp predicts it and as this process grew by loading and decoding."""
         whole = GGUFSource(Path(file), requantize=True)
-        predicted = plan_memory(whole.metadata, whole.tensors, Settings(**settings).context)
+        predicted = plan_memory(whole.metadata, whole.tensors, Settings(**settings).context, file)
         backend = self._load(file, settings)
         speed = measure_speed(backend, settings["ctx"])
         return {

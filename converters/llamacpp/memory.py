@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from converters.errors import InputError
 from converters.llamacpp.bindings import lib, start_backend
@@ -42,10 +43,15 @@ class MemoryPlan:
         return self.weights_bytes + self.kv_bytes + self.recurrent_bytes + self.compute_bytes + self.output_bytes
 
 
-def plan_memory(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], options: ContextOptions) -> MemoryPlan:
+def plan_memory(
+    metadata: Mapping[str, Field],
+    tensors: Sequence[TensorInfo],
+    options: ContextOptions,
+    name: str | Path = "the model",
+) -> MemoryPlan:
     """Memory for a model of this metadata and these tensors in a context of these options. Reads no weights.
 
-    Raises InputError where llama.cpp refuses the model or the context.
+    Raises InputError, which begins with `name`, where llama.cpp refuses the model or the context.
     """
     start_backend()
     context_params = options.params()
@@ -56,11 +62,13 @@ def plan_memory(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], op
         params.n_gpu_layers = 0
         model = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
-            raise InputError(f"llama.cpp cannot load such a model: {log.errors or 'no reason given'}")
+            raise InputError(f"{name}: llama.cpp cannot load such a model: {log.errors or 'no reason given'}")
         try:
             context = lib.llama_init_from_model(model, context_params)
             if not context:
-                raise InputError(f"llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}")
+                raise InputError(
+                    f"{name}: llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}"
+                )
             lib.llama_free(context)
         finally:
             lib.llama_model_free(model)
