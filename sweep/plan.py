@@ -11,6 +11,7 @@ from typing import Any
 
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
+from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
 from sweep.calibration import Calibration
@@ -39,6 +40,13 @@ class Settings:
     threads: int = 1
     device: str = "cpu"
     gpu_layers: int = 0
+    cpu_moe: int = 0
+    tensor_split: tuple[float, ...] = ()
+
+    @property
+    def load(self) -> LoadOptions:
+        """Where the weights go."""
+        return LoadOptions(self.gpu_layers, self.cpu_moe, tuple(self.tensor_split))
 
     @property
     def context(self) -> ContextOptions:

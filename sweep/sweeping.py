@@ -50,6 +50,9 @@ class Request:
     imatrix: str | None = None
     calibration: Path | None = None
     keep: Keep = Keep.ALL
+    ngl: int | None = None
+    n_cpu_moe: int = 0
+    tensor_split: tuple[float, ...] = ()
     workspace: Path | None = None
     dry_run: bool = False
 
@@ -87,7 +90,9 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
         ctx=_context(request.ctx or chosen.ctx, model),
         threads=devices.threads(),
         device=placement.device,
-        gpu_layers=placement.gpu_layers,
+        gpu_layers=placement.gpu_layers if request.ngl is None else request.ngl,
+        cpu_moe=request.n_cpu_moe,
+        tensor_split=request.tensor_split,
     )
     reference = variant.parse(chosen.reference).name
     plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name, given)

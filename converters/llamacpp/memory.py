@@ -14,6 +14,7 @@ from converters.errors import InputError
 from converters.llamacpp.bindings import lib, start_backend
 from converters.llamacpp.container import Field, TensorInfo
 from converters.llamacpp.ghost import ghost
+from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.log import capture
 from converters.llamacpp.model import ContextOptions
 
@@ -47,6 +48,7 @@ def plan_memory(
     metadata: Mapping[str, Field],
     tensors: Sequence[TensorInfo],
     options: ContextOptions,
+    load: LoadOptions = ALL_IN_RAM,
     name: str | Path = "the model",
 ) -> MemoryPlan:
     """Memory for a model of this metadata and these tensors in a context of these options. Reads no weights.
@@ -59,8 +61,9 @@ def plan_memory(
         params = lib.llama_model_default_params()
         params.no_alloc = True
         params.load_mode = lib.llama_load_mode_from_str(b"none")  # with mmap, no_alloc aborts the process
-        params.n_gpu_layers = 0
+        kept = load.apply(params)
         model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        del kept
         if not model:
             raise InputError(f"{name}: llama.cpp cannot load such a model: {log.errors or 'no reason given'}")
         try:
