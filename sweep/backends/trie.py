@@ -79,18 +79,21 @@ class Plan:
     naive: int
     distinct: int
     computed: int
+    wanted: Ints  # how many log-probabilities each request needs
+    budget: Budget
     _trie: _Trie
     _packs: tuple[_Pack, ...]
-    _budget: Budget
 
     @property
     def recomputed(self) -> int:
         return self.computed - self.distinct
 
     def steps(self) -> Iterator[Step]:
-        batches = _copied_batches if self._budget.copies_states else _shared_batches
-        for batch in batches(self._trie, self._packs):
-            yield from _split(self._trie, batch, self._budget)
+        batches = (
+            _copied_batches(self._trie, self._packs) if self.budget.copies_states else _shared_batches(self._packs)
+        )
+        for batch in batches:
+            yield from _split(self._trie, batch, self.budget)
 
 
 def plan(requests: Sequence[ScoreRequest], budget: Budget) -> Plan:
@@ -106,7 +109,9 @@ def plan(requests: Sequence[ScoreRequest], budget: Budget) -> Plan:
     trie.attach()
     packs = tuple(_packs(trie, budget))
     computed = sum(length - start for pack in packs for length, start in zip(pack.lengths, pack.starts, strict=True))
-    return Plan(sum(len(r.context) + len(r.continuation) - 1 for r in requests), distinct, computed, trie, packs, budget)
+    naive = sum(len(r.context) + len(r.continuation) - 1 for r in requests)
+    wanted = np.array([len(r.continuation) for r in requests], np.int32)
+    return Plan(naive, distinct, computed, wanted, budget, trie, packs)
 
 
 class _Trie:
@@ -251,9 +256,7 @@ class _States:
             leaf = next(leaf for start, leaf in reversed(path) if start < length)
             self._kept[length] = free.pop()
             keeps.append((leaf, length, self._kept[length]))
-        return _Pack(
-            first, tuple(lengths[first:end]), tuple(starts), tuple(parents), sources, tuple(keeps), drops
-        )
+        return _Pack(first, tuple(lengths[first:end]), tuple(starts), tuple(parents), sources, tuple(keeps), drops)
 
     def _wanted(self, end: int, computed_from: int) -> list[int]:
         """Lengths to keep after the leaf before `end`: where later leaves part from it, as far as there is room."""
@@ -314,7 +317,7 @@ class _Batch:
     parts: list[_Part] = field(default_factory=list)
 
 
-def _shared_batches(trie: _Trie, packs: Sequence[_Pack]) -> Iterator[_Batch]:
+def _shared_batches(packs: Sequence[_Pack]) -> Iterator[_Batch]:
     """A batch a pack: each token belongs to all leaves of the pack below it.
 
     The last leaf of a pack is sequence 0, the one before it 1, and so on: sequence 0 then holds what the next pack

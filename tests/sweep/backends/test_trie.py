@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,7 +88,9 @@ def nodes(requests: Sequence[ScoreRequest]) -> int:
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize(("cells", "sequences", "batch", "rows"), [(90, 4, 32, 7), (200, 16, 50, 1000), (1000, 256, 512, 40)])
+@pytest.mark.parametrize(
+    ("cells", "sequences", "batch", "rows"), [(90, 4, 32, 7), (200, 16, 50, 1000), (1000, 256, 512, 40)]
+)
 def test_every_prefix_is_computed_once_where_tokens_are_shared(seed, cells, sequences, batch, rows):
     requests = nested(np.random.default_rng(seed), 60)
     assert follow(requests, Budget(cells, sequences, batch, rows)) == nodes(requests)
@@ -112,9 +113,7 @@ def test_states_are_copied_where_branches_part(seed, sequences, min_shared):
 
 def test_little_room_for_states_costs_tokens_and_more_room_less():
     requests = nested(np.random.default_rng(3), 300)
-    computed = [
-        plan(requests, Budget(400, n, 512, 512, copies_states=True)).computed for n in (1, 2, 4, 8, 16, 64)
-    ]
+    computed = [plan(requests, Budget(400, n, 512, 512, copies_states=True)).computed for n in (1, 2, 4, 8, 16, 64)]
     assert computed == sorted(computed, reverse=True)
     assert computed[0] > 2 * computed[-1]
 
