@@ -32,6 +32,7 @@ FLASH_ATTENTION = {
     "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 _BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
+_STATE_LINE = re.compile(r"^llama_memory_recurrent: size = +([\d.]+) MiB", re.M)
 _TOKEN_POINTER = ctypes.POINTER(ctypes.c_int32)
 
 
@@ -156,6 +157,14 @@ class Model:
         rows = (type_named(t).row_bytes(heads * width) for t, width in zip((type_k, type_v), widths, strict=True))
         return layers * sum(rows)
 
+    @cached_property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's recurrent state, 0 where the model has none; llama.cpp's own figure (to 0.01 MiB)."""
+        if not self.is_recurrent:
+            return 0
+        with self.context(ContextOptions(n_ctx=1, n_batch=1)) as context:
+            return context.recurrent_bytes
+
     def tokenize(self, text: str | bytes, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
         """Token ids, int32[n]. Bytes that are not UTF-8 become U+FFFD.
 
@@ -213,6 +222,7 @@ class Context:
                 f"{model.path}: llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}"
             )
         self.allocated_bytes = _allocated(log)
+        self.recurrent_bytes = int(sum(map(float, _STATE_LINE.findall(log.text))) * 2**20)  # of all sequences
         self._memory = lib.llama_get_memory(self._context)
         self.n_batch: int = lib.llama_n_batch(self._context)
         self.n_ctx: int = lib.llama_n_ctx(self._context)
@@ -282,9 +292,12 @@ class Context:
         """Wait until all decoding is done (it runs ahead on a GPU)."""
         lib.llama_synchronize(self._context)
 
-    def copy_sequence(self, source: int, target: int) -> None:
-        """`target` becomes the same as `source`: shared cells in a unified cache, a copy otherwise."""
-        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+    def copy_sequence(self, source: int, target: int, length: int | None = None) -> None:
+        """`target` becomes the same as `source`: shared cells in a unified cache, a copy otherwise.
+
+        With `length`, the same as its first so many tokens (a unified cache without recurrent states only).
+        """
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1 if length is None else length)
 
     def remove(self, sequence: int, start: int = 0) -> bool:
         """Forget `sequence` from position `start` on; False where a recurrent state cannot be cut there."""

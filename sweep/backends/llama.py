@@ -1,16 +1,14 @@
-"""A Backend over llama.cpp in this process.
+"""A Backend over llama.cpp in this process: the model, its contexts, windows of a text, and timing.
 
-Scoring packs many requests into a batch. Requests of the same context compute it once: a token of llama.cpp's batch
-may belong to several sequences, so the context belongs to all its branches, and continuations of one token need no
-branch. Generation keeps a fixed number of slots busy: as some finish, the next prompts take their places.
+A context is made anew only where one of another shape is wanted. How requests are scored and texts generated in it
+stands in rooms of their own.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +28,23 @@ from sweep.backends.base import (
     Tokens,
     WindowLogits,
 )
-from sweep.backends.logits import log_normalizers
+from sweep.backends.llama_generation import generate
+from sweep.backends.llama_scoring import score
+from sweep.backends.trie import Budget, plan
 
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
 CELL_ALIGNMENT = 256  # llama.cpp pads contexts to this many cells
-PACK_CELLS = 512  # requests scored in one batch share its attention span: one of this length is the fastest on a CPU
+PACK_CELLS = 2048  # requests scored together share the attention's span
+MIN_SHARED_STATE = 4  # tokens; see Budget.min_shared
 LOGITS_BYTES = 256 << 20  # a decode call asks for no more logits than this
-MIN_SHARED = 16  # tokens; copying a shorter prefix to every slot costs more than computing it
-REFILL_SHARE = 8  # slots are refilled once one in so many is idle: prompts together make fuller batches
 
 
 @dataclass(frozen=True)
 class LlamaOptions:
     """Settings of a measurement; the defaults are llama-perplexity's. `n_ctx` bounds the context (else: the model's).
 
-    `slots` is how many sequences generate at once at most, `cache_bytes` bounds the KV cache that they share.
+    `slots` is how many sequences generate at once at most, `cache_bytes` bounds the KV cache that they share and the
+    states of a recurrent model. What one request alone needs is taken in any case.
     """
 
     n_ctx: int | None = None
@@ -57,16 +57,6 @@ class LlamaOptions:
     load: LoadOptions = ALL_IN_RAM
     slots: int = 64
     cache_bytes: int = 1 << 30
-
-
-@dataclass
-class _Branch:
-    """Requests of one context that share its tokens; the first token of each is read from the context's last row."""
-
-    context: tuple[int, ...]
-    members: list[int] = field(default_factory=list)  # indices of requests
-    cells: int = 0
-    sequences: int = 1
 
 
 class LlamaBackend:
@@ -170,7 +160,7 @@ class LlamaBackend:
             if len(logits):
                 yield WindowLogits(window, start + int(np.argmax(wanted[part])), logits)
 
-    # log-likelihoods -------------------------------------------------------------------------------------------------
+    # log-likelihoods and generation ----------------------------------------------------------------------------------
 
     def loglikelihoods(self, requests: Sequence[ScoreRequest], progress: Progress | None = None) -> list[Score]:
         if not requests:
@@ -181,128 +171,34 @@ class LlamaBackend:
         longest = max(len(r.context) + len(r.continuation) - 1 for r in requests)
         if longest > self.max_length:
             raise InputError(f"a request of {longest} tokens is longer than the context of {self.max_length}")
-        cells = max(PACK_CELLS, -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT)
-        context = self._take_context(cells, MAX_SEQUENCES, unified=True)
-        logprobs = np.zeros(len(requests), np.float64)
-        greedy = np.ones(len(requests), dtype=bool)
-        done = 0
-        for pack in self._packs(requests, cells):
-            context.clear()
-            self._score(context, requests, pack, logprobs, greedy)
-            done += sum(len(branch.members) for branch in pack)
-            if progress:
-                progress(done, len(requests))
+        budget = self.score_budget(longest)
+        context = self._take_context(budget.cells, budget.sequences, unified=True)
+        scores = score(context, plan(requests, budget), progress)
         self._sample_memory()
-        return [Score(float(logprob), bool(same)) for logprob, same in zip(logprobs, greedy, strict=True)]
+        return scores
 
-    def _packs(self, requests: Sequence[ScoreRequest], cells: int) -> Iterator[list[_Branch]]:
-        """Requests grouped by context, groups gathered while they fit into the cells and sequences there are."""
-        by_context: dict[tuple[int, ...], list[int]] = {}
-        for i, request in enumerate(requests):
-            by_context.setdefault(request.context, []).append(i)
-        pack: list[_Branch] = []
-        used = sequences = 0
-        for branch in self._branches(requests, by_context, cells):
-            if pack and (used + branch.cells > cells or sequences + branch.sequences > MAX_SEQUENCES):
-                yield pack
-                pack, used, sequences = [], 0, 0
-            pack.append(branch)
-            used += branch.cells
-            sequences += branch.sequences
-        if pack:
-            yield pack
+    def score_budget(self, longest: int) -> Budget:
+        """Cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
+        needed = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
+        affordable = self.options.cache_bytes // self.model.cache_bytes_per_cell(
+            self.options.type_k, self.options.type_v
+        )
+        cells = max(needed, min(PACK_CELLS, affordable // CELL_ALIGNMENT * CELL_ALIGNMENT))
+        recurrent = self.model.is_recurrent
+        return Budget(
+            cells=cells,
+            sequences=self._affordable_states(cells) if recurrent else MAX_SEQUENCES,
+            batch=self.options.n_batch,
+            rows=max(1, LOGITS_BYTES // (4 * self.n_vocab)),
+            copies_states=recurrent,
+            min_shared=MIN_SHARED_STATE if recurrent else 1,
+        )
 
-    def _branches(
-        self, requests: Sequence[ScoreRequest], by_context: dict[tuple[int, ...], list[int]], cells: int
-    ) -> Iterator[_Branch]:
-        for context, members in by_context.items():
-            branch = _Branch(context, cells=len(context))
-            long_ones = 0
-            for i in members:
-                extra = len(requests[i].continuation) - 1
-                # a recurrent state cannot belong to two sequences, so there each long continuation comes with its own
-                full = self.model.is_recurrent and extra and long_ones
-                if branch.members and (full or branch.cells + extra > cells or long_ones == MAX_SEQUENCES):
-                    branch.sequences = max(1, long_ones)
-                    yield branch
-                    branch, long_ones = _Branch(context, cells=len(context)), 0
-                branch.members.append(i)
-                branch.cells += extra
-                long_ones += extra > 0
-            branch.sequences = max(1, long_ones)
-            yield branch
-
-    def _score(
-        self,
-        context: Context,
-        requests: Sequence[ScoreRequest],
-        pack: list[_Branch],
-        logprobs: NDArray[np.float64],
-        greedy: NDArray[np.bool_],
-    ) -> None:
-        tokens: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        counts: list[int] = []
-        outputs: list[bool] = []
-        picks: list[tuple[int, int, int]] = []  # row of logits, token wanted there, request
-        rows = next_sequence = 0
-        for branch in pack:
-            n = len(branch.context)
-            own = range(next_sequence, next_sequence + branch.sequences)
-            next_sequence += branch.sequences
-            tokens += branch.context
-            positions += range(n)
-            sequences += list(own) * n
-            counts += [branch.sequences] * n
-            outputs += [False] * (n - 1) + [True]
-            stem = rows
-            rows += 1
-            free = iter(own)
-            for i in branch.members:
-                continuation = requests[i].continuation
-                picks.append((stem, continuation[0], i))
-                extra = len(continuation) - 1
-                if extra:
-                    tokens += continuation[:-1]
-                    positions += range(n, n + extra)
-                    sequences += [next(free)] * extra
-                    counts += [1] * extra
-                    outputs += [True] * extra
-                    picks += [(rows + k, continuation[k + 1], i) for k in range(extra)]
-                    rows += extra
-        pick_rows, pick_tokens, pick_requests = np.array(picks, dtype=np.int64).T
-        for row, logits in self._decode_all(context, tokens, positions, sequences, outputs, counts):
-            here = (pick_rows >= row) & (pick_rows < row + len(logits))
-            at, wanted, request = pick_rows[here] - row, pick_tokens[here], pick_requests[here]
-            normalizers = log_normalizers(logits)
-            np.add.at(logprobs, request, logits[at, wanted].astype(np.float64) - normalizers[at])
-            np.logical_and.at(greedy, request, logits.argmax(axis=1)[at] == wanted)
-
-    def _decode_all(
-        self,
-        context: Context,
-        tokens: list[int],
-        positions: list[int],
-        sequences: list[int],
-        outputs: list[bool],
-        counts: list[int],
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Decode any number of tokens in calls bounded by n_batch and LOGITS_BYTES; (first row, logits) of each."""
-        token, position = np.array(tokens, np.int32), np.array(positions, np.int32)
-        sequence, count, output = np.array(sequences, np.int32), np.array(counts, np.int32), np.array(outputs)
-        sequence_ends, row_ends = np.cumsum(count), np.cumsum(output)
-        max_rows = max(1, LOGITS_BYTES // (4 * self.n_vocab))
-        start = row = 0
-        while start < len(token):
-            end = min(start + context.n_batch, int(np.searchsorted(row_ends, row + max_rows, side="right")))
-            part = slice(start, end)
-            owners = slice(int(sequence_ends[start] - count[start]), int(sequence_ends[end - 1]))
-            logits = context.decode(token[part], position[part], sequence[owners], output[part], count[part])
-            yield row, logits
-            start, row = end, int(row_ends[end - 1])
-
-    # generation ------------------------------------------------------------------------------------------------------
+    def _affordable_states(self, cells: int) -> int:
+        """Sequences whose states fit beside so many cells."""
+        cells_bytes = cells * self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
+        left = self.options.cache_bytes - cells_bytes
+        return max(1, min(self.options.slots, left // self.model.state_bytes))
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
         if not requests:
@@ -313,86 +209,17 @@ class LlamaBackend:
         longest = max(len(r.prompt) + r.max_new_tokens for r in requests)
         if longest > self.max_length:
             raise InputError(f"a generation of {longest} tokens is longer than the context of {self.max_length}")
-        shared = _common_prefix([r.prompt for r in requests])
-        if len(requests) == 1 or shared < MIN_SHARED:
-            shared = 0
         per_slot = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
-        cell_bytes = self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
-        affordable = self.options.cache_bytes // (per_slot * cell_bytes)
-        n_slots = max(1, min(self.options.slots, len(requests), affordable))
-        context = self._take_context(per_slot * n_slots, n_slots, unified=False)
-        if shared:
-            self._decode_shared(context, requests[0].prompt[:shared], n_slots)
-        # prompts of like length together, so that slots which start together are prefilled in few, full ubatches
-        waiting = deque(sorted(range(len(requests)), key=lambda i: len(requests[i].prompt), reverse=True))
-        slots: list[_Slot] = []  # a slot's place is its sequence; no gaps, or llama.cpp splits a batch at each of them
-        results: dict[int, Generation] = {}
-        while slots or waiting:
-            if waiting and (n_slots - len(slots)) * REFILL_SHARE >= n_slots:
-                first = len(slots)
-                for sequence in range(first, min(n_slots, first + len(waiting))):
-                    kept = shared if context.remove(sequence, shared) else 0  # a recurrent state may have to go whole
-                    if not kept:
-                        context.remove(sequence)
-                    index = waiting.popleft()
-                    slots.append(_Slot(self.model, self.end_ids, index, requests[index], kept))
-                self._decode_prompts(context, slots, first)
-            else:
-                self._decode_next(context, slots)
-            for sequence in reversed([s for s, slot in enumerate(slots) if slot.ended]):
-                results[slots[sequence].index] = slots[sequence].result()
-                last = slots.pop()
-                if sequence < len(slots):
-                    context.copy_sequence(len(slots), sequence)
-                    slots[sequence] = last
-            if progress:
-                progress(len(results), len(requests))
+        recurrent = self.model.is_recurrent
+        slot_bytes = per_slot * self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
+        slot_bytes += self.model.state_bytes
+        # beside the slots, a recurrent model's common prefix is kept in a sequence of its own
+        n_slots = max(1, min(self.options.slots, len(requests), self.options.cache_bytes // slot_bytes - recurrent))
+        sequences = n_slots + recurrent
+        context = self._take_context(per_slot * sequences, sequences, unified=False)
+        results = generate(context, requests, n_slots, self.end_ids, progress)
         self._sample_memory()
-        return [results[i] for i in range(len(requests))]
-
-    def _decode_shared(self, context: Context, prefix: tuple[int, ...], n_slots: int) -> None:
-        """Compute what all prompts start with once and give it to every slot."""
-        tokens = np.array(prefix, np.int32)
-        for start in range(0, len(tokens), context.n_batch):
-            part = tokens[start : start + context.n_batch]
-            none = np.zeros(len(part), dtype=bool)
-            context.decode(part, np.arange(start, start + len(part)), np.zeros(len(part), np.int32), none)
-        for s in range(1, n_slots):
-            context.copy_sequence(0, s)
-
-    def _decode_prompts(self, context: Context, slots: list[_Slot], first: int) -> None:
-        """Decode the prompts of slots[first:] in full batches; each slot then has its first token."""
-        while any(slot.prompt for slot in slots[first:]):
-            tokens: list[int] = []
-            positions: list[int] = []
-            sequences: list[int] = []
-            outputs: list[bool] = []
-            answering: list[_Slot] = []  # the slot of each row of logits
-            for s in range(first, len(slots)):
-                slot, room = slots[s], context.n_batch - len(tokens)
-                part, slot.prompt = slot.prompt[:room], slot.prompt[room:]
-                if not part:
-                    continue
-                tokens += part
-                positions += range(slot.position, slot.position + len(part))
-                sequences += [s] * len(part)
-                outputs += [False] * (len(part) - 1) + [not slot.prompt]
-                slot.position += len(part)
-                if not slot.prompt:
-                    answering.append(slot)
-            logits = context.decode(np.array(tokens), np.array(positions), np.array(sequences), np.array(outputs))
-            for slot, token in zip(answering, logits.argmax(axis=1).tolist(), strict=True):
-                slot.accept(token)
-
-    def _decode_next(self, context: Context, slots: list[_Slot]) -> None:
-        """One more token of every slot."""
-        tokens = np.array([slot.generated[-1] for slot in slots], np.int32)
-        positions = np.array([slot.position for slot in slots], np.int32)
-        n = len(slots)
-        logits = context.decode(tokens, positions, np.arange(n, dtype=np.int32), np.ones(n, dtype=bool))
-        for slot, token in zip(slots, logits.argmax(axis=1).tolist(), strict=True):
-            slot.position += 1
-            slot.accept(token)
+        return results
 
     # speed -----------------------------------------------------------------------------------------------------------
 
@@ -418,48 +245,3 @@ class LlamaBackend:
             context.decode(tokens[i : i + 1], np.array([i], np.int32), zero, one)
             context.synchronize()
         return time.perf_counter() - began
-
-
-class _Slot:
-    """One sequence that generates: what is left of its prompt, what it has given, and whether it has ended.
-
-    Tokens of the prompt before `position` are in the cache already.
-    """
-
-    def __init__(
-        self, model: Model, ends: frozenset[int], index: int, request: GenerationRequest, position: int
-    ) -> None:
-        self._model = model
-        self._ends = ends
-        self._request = request
-        self._stops = tuple(stop.encode() for stop in request.stops if stop)
-        self._reach = max((len(stop) for stop in self._stops), default=0)
-        self._tail = b""
-        self.index = index
-        self.position = position
-        self.prompt = list(request.prompt[position:])
-        self.generated: list[int] = []
-        self.ended = False
-
-    def accept(self, token: int) -> None:
-        """Append a generated token and see whether the generation ends with it."""
-        self.generated.append(token)
-        self.ended = token in self._ends or len(self.generated) == self._request.max_new_tokens
-        if self._stops and not self.ended:
-            # bytes, since a stop string or a character may be split over tokens; only the newest part can complete one
-            self._tail = self._tail[-self._reach :] + self._model.piece(token, special=True)
-            self.ended = any(stop in self._tail for stop in self._stops)
-
-    def result(self) -> Generation:
-        text = self._model.detokenize(self.generated)
-        for stop in self._request.stops:
-            if stop:
-                text = text.split(stop)[0]
-        return Generation(tuple(self.generated), text)
-
-
-def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Length of what all prompts start with, leaving each at least one token of its own."""
-    low, high = min(prompts), max(prompts)
-    n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return min(n, min(len(p) for p in prompts) - 1)

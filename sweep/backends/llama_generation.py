@@ -1,0 +1,182 @@
+"""Greedy generation by llama.cpp of many texts at once.
+
+A fixed number of slots is kept busy: as some texts end, the next prompts take their places. What the prompts begin with
+is computed once and copied to every slot: by the cells of the prefix where a sequence may be cut to it, else (recurrent
+states) by a sequence that holds the prefix and nothing more. Prompts with different few-shot examples, as those of a
+group of tasks, make families that come one after another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from converters.llamacpp.model import Context, Model
+from sweep.backends.base import Generation, GenerationRequest, Progress
+
+MIN_SHARED = 16  # tokens; copying a shorter prefix to every slot costs more than computing it
+MIN_FAMILY = 128  # tokens; prompts that share fewer are not worth a family of their own, whose end leaves slots idle
+REFILL_SHARE = 8  # slots are refilled once one in so many is idle: prompts together make fuller batches
+
+
+def generate(
+    context: Context,
+    requests: Sequence[GenerationRequest],
+    n_slots: int,
+    ends: frozenset[int],
+    progress: Progress | None = None,
+) -> list[Generation]:
+    """Generations in the order of `requests`.
+
+    `context` is empty, its sequences have cells of their own: `n_slots`, and with recurrent states one more.
+    """
+    results: dict[int, Generation] = {}
+    for family in families([r.prompt for r in requests], n_slots):
+        for index, result in _generate_family(context, requests, family, n_slots, ends):
+            results[index] = result
+            if progress:
+                progress(len(results), len(requests))
+        context.clear()
+    return [results[i] for i in range(len(requests))]
+
+
+def families(prompts: Sequence[tuple[int, ...]], least: int) -> list[list[int]]:
+    """Groups of at least `least` prompts that begin with the same MIN_FAMILY tokens, and one of all others."""
+    by_start: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        by_start.setdefault(prompt[:MIN_FAMILY], []).append(i)
+    groups = [group for start, group in by_start.items() if len(start) == MIN_FAMILY and len(group) >= least]
+    own = {i for group in groups for i in group}
+    others = [i for i in range(len(prompts)) if i not in own]
+    return [*groups, others] if others else groups
+
+
+def _generate_family(
+    context: Context, requests: Sequence[GenerationRequest], family: list[int], n_slots: int, ends: frozenset[int]
+) -> Iterator[tuple[int, Generation]]:
+    model = context.model
+    shared = common_prefix([requests[i].prompt for i in family])
+    if len(family) == 1 or shared < MIN_SHARED:
+        shared = 0
+    stem = n_slots if model.is_recurrent else 0  # the sequence that the prefix is computed in
+    if shared:
+        _decode_prefix(context, requests[family[0]].prompt[:shared], stem)
+        if not model.is_recurrent:
+            for sequence in range(1, n_slots):
+                context.copy_sequence(stem, sequence)
+    # prompts of like length together, so that slots which start together are prefilled in few, full ubatches
+    waiting = deque(sorted(family, key=lambda i: len(requests[i].prompt), reverse=True))
+    slots: list[_Slot] = []  # a slot's place is its sequence; no gaps, or llama.cpp splits a batch at each of them
+    while slots or waiting:
+        if waiting and (n_slots - len(slots)) * REFILL_SHARE >= n_slots:
+            first = len(slots)
+            for sequence in range(first, min(n_slots, first + len(waiting))):
+                if model.is_recurrent:
+                    context.remove(sequence)
+                    if shared:
+                        context.copy_sequence(stem, sequence)
+                else:
+                    context.remove(sequence, shared)
+                index = waiting.popleft()
+                slots.append(_Slot(model, ends, index, requests[index], shared))
+            _decode_prompts(context, slots, first)
+        else:
+            _decode_next(context, slots)
+        for sequence in reversed([s for s, slot in enumerate(slots) if slot.ended]):
+            yield slots[sequence].index, slots[sequence].result()
+            last = slots.pop()
+            if sequence < len(slots):
+                context.remove(sequence)
+                context.copy_sequence(len(slots), sequence)
+                slots[sequence] = last
+
+
+def _decode_prefix(context: Context, prefix: tuple[int, ...], sequence: int) -> None:
+    tokens = np.array(prefix, np.int32)
+    for start in range(0, len(tokens), context.n_batch):
+        part = tokens[start : start + context.n_batch]
+        none = np.zeros(len(part), dtype=bool)
+        context.decode(part, np.arange(start, start + len(part)), np.full(len(part), sequence, np.int32), none)
+
+
+def _decode_prompts(context: Context, slots: list[_Slot], first: int) -> None:
+    """Decode the prompts of slots[first:] in full batches; each slot then has its first token."""
+    while any(slot.prompt for slot in slots[first:]):
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        outputs: list[bool] = []
+        answering: list[_Slot] = []  # the slot of each row of logits
+        for s in range(first, len(slots)):
+            slot, room = slots[s], context.n_batch - len(tokens)
+            part, slot.prompt = slot.prompt[:room], slot.prompt[room:]
+            if not part:
+                continue
+            tokens += part
+            positions += range(slot.position, slot.position + len(part))
+            sequences += [s] * len(part)
+            outputs += [False] * (len(part) - 1) + [not slot.prompt]
+            slot.position += len(part)
+            if not slot.prompt:
+                answering.append(slot)
+        logits = context.decode(np.array(tokens), np.array(positions), np.array(sequences), np.array(outputs))
+        for slot, token in zip(answering, logits.argmax(axis=1).tolist(), strict=True):
+            slot.accept(token)
+
+
+def _decode_next(context: Context, slots: list[_Slot]) -> None:
+    """One more token of every slot."""
+    tokens = np.array([slot.generated[-1] for slot in slots], np.int32)
+    positions = np.array([slot.position for slot in slots], np.int32)
+    n = len(slots)
+    logits = context.decode(tokens, positions, np.arange(n, dtype=np.int32), np.ones(n, dtype=bool))
+    for slot, token in zip(slots, logits.argmax(axis=1).tolist(), strict=True):
+        slot.position += 1
+        slot.accept(token)
+
+
+class _Slot:
+    """One sequence that generates: what is left of its prompt, what it has given, and whether it has ended.
+
+    Tokens of the prompt before `position` are in the cache already.
+    """
+
+    def __init__(
+        self, model: Model, ends: frozenset[int], index: int, request: GenerationRequest, position: int
+    ) -> None:
+        self._model = model
+        self._ends = ends
+        self._request = request
+        self._stops = tuple(stop.encode() for stop in request.stops if stop)
+        self._reach = max((len(stop) for stop in self._stops), default=0)
+        self._tail = b""
+        self.index = index
+        self.position = position
+        self.prompt = list(request.prompt[position:])
+        self.generated: list[int] = []
+        self.ended = False
+
+    def accept(self, token: int) -> None:
+        """Append a generated token and see whether the generation ends with it."""
+        self.generated.append(token)
+        self.ended = token in self._ends or len(self.generated) == self._request.max_new_tokens
+        if self._stops and not self.ended:
+            # bytes, since a stop string or a character may be split over tokens; only the newest part can complete one
+            self._tail = self._tail[-self._reach :] + self._model.piece(token, special=True)
+            self.ended = any(stop in self._tail for stop in self._stops)
+
+    def result(self) -> Generation:
+        text = self._model.detokenize(self.generated)
+        for stop in self._request.stops:
+            if stop:
+                text = text.split(stop)[0]
+        return Generation(tuple(self.generated), text)
+
+
+def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Length of what all prompts start with, leaving each at least one token of its own."""
+    low, high = min(prompts), max(prompts)
+    n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return min(n, min(len(p) for p in prompts) - 1)

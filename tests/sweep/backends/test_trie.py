@@ -1,0 +1,132 @@
+"""A plan computes every common prefix once, and what it tells an engine to do is right and within its budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sweep.backends.base import ScoreRequest
+from sweep.backends.trie import Budget, plan
+
+DATA = Path(__file__).parents[4] / "shared/data"
+TOKENIZER = Path(__file__).parents[4] / "shared/reference/tokenizers/qwen2"
+
+
+def follow(requests: Sequence[ScoreRequest], budget: Budget) -> int:
+    """Do what the plan says with an engine that only remembers tokens, and check every row. Tokens computed."""
+    sequences: dict[int, list[tuple[int, int]]] = {}  # (token, cell) of each position
+    answered: dict[int, dict[int, tuple[int, ...]]] = {i: {} for i in range(len(requests))}
+    computed = 0
+    made = plan(requests, budget)
+    for step in made.steps():
+        assert 0 < len(step.tokens) <= budget.batch
+        assert np.count_nonzero(step.wanted) <= budget.rows
+        for sequence in step.drops:
+            del sequences[sequence]
+        for source, target, length in step.copies:
+            assert target not in sequences
+            assert 0 < length <= len(sequences[source])
+            assert not budget.copies_states or length == len(sequences[source])
+            sequences[target] = sequences[source][:length]
+        for sequence, length in step.cuts:
+            assert not budget.copies_states
+            assert length <= len(sequences[sequence])
+            sequences[sequence] = sequences[sequence][:length]
+        owners = np.split(step.sequences, np.cumsum(step.counts)[:-1])
+        assert sum(map(len, owners)) == len(step.sequences)
+        prefixes = []
+        for token, position, mine, wanted in zip(step.tokens, step.positions, owners, step.wanted, strict=True):
+            assert len(set(mine.tolist())) == len(mine) >= 1
+            assert not budget.copies_states or len(mine) == 1
+            before = {tuple(sequences.get(s, [])) for s in mine.tolist()}
+            assert len(before) == 1  # they are one until here
+            assert len(next(iter(before))) == position
+            for s in mine.tolist():
+                sequences[s] = [*sequences.get(s, []), (int(token), computed)]
+            if wanted:
+                prefixes.append(tuple(t for t, _ in sequences[int(mine[0])]))
+            computed += 1
+        assert len({cell for held in sequences.values() for _, cell in held}) <= budget.cells
+        assert len(sequences) <= budget.sequences
+        assert all(0 <= s < budget.sequences for s in sequences)
+        for row, token, request in zip(step.pick_rows, step.pick_tokens, step.pick_requests, strict=True):
+            at = len(prefixes[row]) - len(requests[request].context)
+            assert at not in answered[int(request)]
+            assert token == requests[request].continuation[at]
+            answered[int(request)][at] = prefixes[row]
+    for i, request in enumerate(requests):
+        whole = request.context + request.continuation
+        expected = {k: whole[: len(request.context) + k] for k in range(len(request.continuation))}
+        assert answered[i] == expected
+    assert computed == made.computed
+    return computed
+
+
+def nested(rng: np.random.Generator, n: int) -> list[ScoreRequest]:
+    """Requests that share beginnings at many depths, some of them twice, some the beginning of others."""
+    stems: list[tuple[int, ...]] = [()]
+    for _ in range(n // 3):
+        stem = stems[rng.integers(len(stems))]
+        if len(stem) < 60:
+            stems.append(stem + tuple(rng.integers(0, 3, rng.integers(1, 12)).tolist()))
+    requests = []
+    for _ in range(n):
+        context = stems[rng.integers(len(stems))] or (1,)
+        requests.append(ScoreRequest(context, tuple(rng.integers(0, 3, rng.choice([1, 1, 2, 5, 9])).tolist())))
+    requests += [requests[i] for i in rng.integers(0, n, 5)]
+    requests += [ScoreRequest(r.context + r.continuation, (2, 1)) for r in requests[:5]]
+    return requests
+
+
+def nodes(requests: Sequence[ScoreRequest]) -> int:
+    paths = [r.context + r.continuation[:-1] for r in requests]
+    return len({path[: k + 1] for path in paths for k in range(len(path))})
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    ("cells", "sequences", "batch", "rows"), [(90, 4, 32, 7), (200, 16, 50, 1000), (1000, 256, 512, 40)]
+)
+def test_every_prefix_is_computed_once_where_tokens_are_shared(seed, cells, sequences, batch, rows):
+    requests = nested(np.random.default_rng(seed), 60)
+    assert follow(requests, Budget(cells, sequences, batch, rows)) == nodes(requests)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("sequences", [1, 2, 3, 5, 9, 64])
+@pytest.mark.parametrize("min_shared", [1, 4])
+def test_states_are_copied_where_branches_part(seed, sequences, min_shared):
+    requests = nested(np.random.default_rng(seed), 60)
+    budget = Budget(150, sequences, 40, 11, copies_states=True, min_shared=min_shared)
+    computed = follow(requests, budget)
+    made = plan(requests, budget)
+    assert made.distinct == nodes(requests)
+    assert made.recomputed == computed - made.distinct >= 0
+    assert computed <= made.naive
+    if sequences == 64 and min_shared == 1:
+        assert made.recomputed == 0
+
+
+def test_little_room_for_states_costs_tokens_and_more_room_less():
+    requests = nested(np.random.default_rng(3), 300)
+    computed = [plan(requests, Budget(400, n, 512, 512, copies_states=True)).computed for n in (1, 2, 4, 8, 16, 64)]
+    assert computed == sorted(computed, reverse=True)
+    assert computed[0] > 2 * computed[-1]
+
+
+def test_one_request_alone_and_none():
+    one = [ScoreRequest((5,), (6,))]
+    assert follow(one, Budget(1, 1, 1, 1)) == 1
+    assert follow(one * 3, Budget(1, 1, 1, 1, copies_states=True)) == 1
+    assert list(plan([], Budget(1, 1, 1, 1)).steps()) == []
+
+
+def test_a_request_larger_than_the_budget_is_refused():
+    with pytest.raises(ValueError, match="9 tokens does not fit into 8 cells"):
+        plan([ScoreRequest((1,) * 8, (2, 3))], Budget(8, 2, 4, 4))
+    with pytest.raises(ValueError, match="at least 1"):
+        plan([], dataclasses.replace(Budget(8, 2, 4, 4), rows=0))
