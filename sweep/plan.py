@@ -20,18 +20,19 @@ from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "imatrix": 1, "speed": 1, "text": 1, "task": 1}
+PROCEDURES = {"export": 1, "imatrix": 1, "speed": 1, "text": 2, "task": 1}
 
 
 @dataclass(frozen=True)
 class Settings:
     """How everything is measured; all of it is part of each cell's hash and stands in the report.
 
-    `window` is perplexity's context, `ctx` the context that memory is stated for, `batch` and `ubatch` llama.cpp's
-    logical and physical batch.
+    `window` is perplexity's context and `stride` how far windows lie apart (None: end to end), `ctx` the context that
+    memory is stated for, `batch` and `ubatch` llama.cpp's logical and physical batch.
     """
 
     window: int = 512
+    stride: int | None = None
     ctx: int = 8192
     batch: int = 2048
     ubatch: int = 512

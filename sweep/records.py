@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweep.measure.divergence import DivergenceResult
 from sweep.plan import Cell, Plan
 from sweep.record import Divergence, Memory, Perplexity, Record, Speed, TaskScore
 from sweep.statistics import compare_items
@@ -67,17 +66,18 @@ def _status(cells: int, done: int, failed: int) -> str:
 
 
 def _perplexity(result: dict[str, Any]) -> Perplexity:
-    return Perplexity(result["value"], result["stderr"], result["tokens"])
+    return Perplexity(result["value"], result["stderr"], result["tokens"], result["low"], result["high"])
 
 
 def _divergence(text: dict[str, Any] | None, floor: float | None) -> Divergence | None:
     if text is None or text["divergence"] is None:
         return None
-    return DivergenceResult(**text["divergence"]).record(floor)
+    figures: dict[str, Any] = text["divergence"]["figures"]
+    return Divergence.from_json(figures | {"noise_floor": floor})
 
 
 def _noise_floor(outcome: Outcome | None) -> float | None:
-    if outcome is None or outcome.result is None:
+    if outcome is None or outcome.result is None or outcome.result["noise_floor"] is None:
         return None
     return float(outcome.result["noise_floor"]["kld_mean"])
 
