@@ -16,7 +16,7 @@ def records(plan: Plan, store: Store) -> list[Record]:
     by_variant: dict[str, list[Cell]] = {variant: [] for variant in plan.variants}
     for cell in plan.cells:
         by_variant[cell.variant].append(cell)
-    reference = {cell.name: cell.key for cell in by_variant[plan.reference]}
+    reference = {cell.name: cell.key for cell in by_variant.get(plan.reference, [])}  # none where it is a file
     return [_record(variant, cells, outcomes, reference, plan, store) for variant, cells in by_variant.items()]
 
 
@@ -44,7 +44,7 @@ def _record(
         if speed is None
         else Memory(speed["memory"]["predicted_bytes"], speed["memory"]["measured_bytes"]),
         perplexity=None if text is None else _perplexity(text["perplexity"]),
-        divergence=_divergence(text, _noise_floor(outcomes.get(reference["text"]))),
+        divergence=_divergence(text, _noise_floor(outcomes.get(reference.get("text", "")))),
         tasks={
             cell.name: _score(cell, results[cell.name], reference.get(cell.name), store)
             for cell in cells
