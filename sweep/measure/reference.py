@@ -27,7 +27,7 @@ from sweep.measure.sampling import SAMPLED_ROW, TAIL, sample_rows
 FULL_VOCABULARY = 2048
 MAGIC = b"BSWPREF2"
 MAX_HEADER = 1 << 16
-MAKE_ANEW = "remove it to have it made anew"
+MAKE_ANEW = "make it anew; of a workspace, remove it and it comes back"
 
 
 class Distributions(Protocol):
@@ -118,7 +118,7 @@ class Reference:
         try:
             with open(path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
-                    raise InputError(f"{path}: not a reference file; {MAKE_ANEW}")
+                    raise InputError(f"{path}: neither a reference file nor a base file of llama.cpp's; {MAKE_ANEW}")
                 length = int.from_bytes(file.read(4), "little")
                 raw = file.read(length) if length <= MAX_HEADER else b""
                 size = os.fstat(file.fileno()).st_size
@@ -128,9 +128,7 @@ class Reference:
         start = len(_padded(MAGIC + bytes(4) + raw))
         expected = start + self.header.rows * self.header.row_bytes
         if size != expected:
-            raise InputError(
-                f"{path}: {size} bytes where its header asks for {expected}; remove it to have it made anew"
-            )
+            raise InputError(f"{path}: {size} bytes where its header asks for {expected}; {MAKE_ANEW}")
         n = self.header.rows
         kind, shape = (np.dtype("<f4"), (n, self.header.n_vocab)) if self.header.full else (SAMPLED_ROW, (n,))
         self._rows: NDArray = np.memmap(path, mode="r", offset=start, dtype=kind, shape=shape)
