@@ -114,12 +114,15 @@ def _from_base(
     kld, confidence, target = np.empty(n), np.empty(n), np.empty(n)
     best = np.empty(n, np.intp)
     for i, (row, logit, z) in enumerate(zip(rows, logits, normalizers, strict=True)):
+        # in float32, as llama-perplexity: of a divergence next to nothing it is the rounding that is printed
+        largest = logit[top[i]]
+        rounded = largest + np.float32(z - largest)
         steps = row["steps"][:n_vocab]
         logp = row["scale"] * steps + row["least"]
         counted = np.flatnonzero(logp > BASE_FLOOR)
         few = logp[counted]
         p = np.exp(few)
-        kld[i] = np.dot(p.astype(np.float64), few - logit[counted].astype(np.float64) + z)
+        kld[i] = (p * (few - logit[counted] + rounded)).sum(dtype=np.float64)
         best[i] = steps.argmax()
         confidence[i], target[i] = np.exp(np.float64(logp[best[i]])), logp[targets[i]]
     return RowDivergence(kld, np.zeros(n), best == top, target, confidence)
