@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -23,6 +24,24 @@ def placement() -> Placement:
     """The device of measurements on this machine."""
     found = gpus()
     return Placement(found[0].name, ALL_LAYERS) if found else Placement("cpu", 0)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: free on the device that `placement` names (0 where that is the CPU), and of the whole machine."""
+
+    device_bytes: int
+    machine_bytes: int
+
+
+def memory() -> Memory:
+    """Of this machine; a control group's bound counts as its end."""
+    found = gpus()
+    machine = psutil.virtual_memory().total
+    bound = Path("/sys/fs/cgroup/memory.max")
+    if bound.is_file() and (text := bound.read_text().strip()).isdigit():
+        machine = min(machine, int(text))
+    return Memory(found[0].free_bytes if found else 0, machine)
 
 
 def threads() -> int:

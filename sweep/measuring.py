@@ -13,7 +13,7 @@ from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.inputs import read_text
 from sweep.measure.harness import Metric, check_task, run_task
 from sweep.measure.perplexity import cut_windows
-from sweep.measure.reference import Reference
+from sweep.measure.reference import open_reference
 from sweep.measure.speed import measure_speed
 from sweep.measure.text import measure_text, noise_floor
 from sweep.plan import Settings
@@ -64,8 +64,10 @@ class Measuring:
     ) -> Result:
         """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor."""
         backend = self._load(file, settings)
-        windows = cut_windows(backend, read_text(Path(text)), n_ctx=settings["window"])
-        known = None if reference is None else Reference(Path(reference))
+        windows = cut_windows(backend, read_text(Path(text)), n_ctx=settings["window"], stride=settings["stride"])
+        known = None if reference is None else open_reference(Path(reference))
+        if known is not None:
+            windows = windows.head(known.windows)  # a given file may be of the text's beginning alone
         written = None if writes_reference is None else Path(writes_reference)
         measured = measure_text(
             backend,
@@ -73,12 +75,13 @@ class Measuring:
             reference=known,
             write_reference=written,
             model=Path(file).name,
+            threads=settings["threads"],
             progress=self._progress,
         )
         return {
             "perplexity": asdict(measured.perplexity),
             "divergence": None if measured.divergence is None else asdict(measured.divergence),
-            "noise_floor": None if written is None else asdict(noise_floor(backend, windows, Reference(written))),
+            "noise_floor": None if written is None else asdict(noise_floor(backend, windows, open_reference(written))),
         }
 
     def task(self, file: str, settings: dict[str, Any], task: str, folder: str | None, limit: int | None) -> Result:

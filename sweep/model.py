@@ -20,7 +20,7 @@ class Model:
     """A model on this disk.
 
     `fingerprint` is a hash of its content, `context` the longest context it was made for (tokens), `builtin` set where
-    it came with the program.
+    it came with the program, `layers` how many blocks it has.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Model:
     fingerprint: str
     context: int
     builtin: presets.BuiltinModel | None = None
+    layers: int = 0
 
 
 def resolve(text: str, say: Callable[[str], None], planned: bool = False) -> Model:
@@ -37,7 +38,8 @@ def resolve(text: str, say: Callable[[str], None], planned: bool = False) -> Mod
     source = open_planned(str(path), name) if planned else open_source(path, name)
     architecture = source.structure["general.architecture"].value
     context = int(source.structure[f"{architecture}.context_length"].value)
-    return Model(name, path, source.fingerprint, context, builtin)
+    layers = int(source.structure[f"{architecture}.block_count"].value)
+    return Model(name, path, source.fingerprint, context, builtin, layers)
 
 
 def find(text: str, say: Callable[[str], None], planned: bool = False) -> tuple[str, Path]:

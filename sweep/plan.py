@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from converters.gguf_source import gguf_fingerprint
 from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
+from sweep.baseline import ReferenceFile
 from sweep.calibration import Calibration
 from sweep.inputs import Task, Text
 from sweep.model import Model
@@ -21,18 +22,19 @@ from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "imatrix": 2, "speed": 1, "text": 1, "task": 1}
+PROCEDURES = {"export": 1, "imatrix": 2, "speed": 1, "text": 2, "task": 1}
 
 
 @dataclass(frozen=True)
 class Settings:
     """How everything is measured; all of it is part of each cell's hash and stands in the report.
 
-    `window` is perplexity's context, `ctx` the context that memory is stated for, `batch` and `ubatch` llama.cpp's
-    logical and physical batch.
+    `window` is perplexity's context and `stride` how far windows lie apart (None: end to end), `ctx` the context that
+    memory is stated for, `batch` and `ubatch` llama.cpp's logical and physical batch.
     """
 
     window: int = 512
+    stride: int | None = None
     ctx: int = 8192
     batch: int = 2048
     ubatch: int = 512
@@ -117,22 +119,34 @@ def make_plan(
     settings: Settings,
     preset: str,
     calibration: Calibration | None = None,
+    reference_file: ReferenceFile | None = None,
+    reference_layers: int | None = None,
 ) -> Plan:
-    """The cells of a sweep, the reference's first. Raises InputError where the reference is not among the variants."""
+    """The cells of a sweep, the reference's first. `reference_layers`: of the reference, how many go to the GPU.
+
+    Raises InputError where the reference is neither a file nor among the variants.
+    """
     ordered = sorted(variants, key=lambda variant: variant.name != reference)
-    if not ordered or ordered[0].name != reference:
+    if reference_file is None and (not ordered or ordered[0].name != reference):
         raise InputError(f"the reference {reference} is not among the variants; add it with --variants")
+    if reference_file is not None and calibration is not None and calibration.file is None:
+        raise InputError("--imatrix auto is collected by the reference, and a file cannot read; give --imatrix FILE")
     artefacts = workspace.artefacts(model.fingerprint)
     cells: list[Cell] = []
-    baseline: Cell | None = None
+    baseline = None if reference_file is None else _Baseline(reference_file.identity, str(reference_file.path))
     importance: _Importance | None = None
     for index, variant in enumerate(ordered):
         if index == 1 and calibration is not None:  # the reference is made; others are made by what it finds
             importance = _importance(calibration, model, ordered[0], cells, settings, artefacts)
             cells += importance.cells
-        own = _cells(variant, model, text, tasks, settings, artefacts, baseline, importance)
+        placed = settings
+        if reference_layers is not None and variant.name == reference:
+            placed = replace(settings, gpu_layers=reference_layers)
+        own = _cells(variant, model, text, tasks, placed, artefacts, baseline, importance)
         cells += own
-        baseline = baseline or next(cell for cell in own if cell.kind == "text")
+        if baseline is None:
+            first = next(cell for cell in own if cell.kind == "text")
+            baseline = _Baseline(first.key, first.makes, (first.key,))
     identity = _hash({"cells": [cell.key for cell in cells], "model": model.name, "preset": preset})
     return Plan(
         run=f"{model.name}-{preset}-{identity[:6]}",
@@ -153,6 +167,15 @@ def make_plan(
     )
 
 
+@dataclass(frozen=True)
+class _Baseline:
+    """What a text cell is compared with: its identity, its file, and the cell that makes that, if one does."""
+
+    identity: str
+    file: str | None
+    needs: tuple[str, ...] = ()
+
+
 def _cells(
     variant: Variant,
     model: Model,
@@ -160,7 +183,7 @@ def _cells(
     tasks: tuple[Task, ...],
     settings: Settings,
     artefacts: Path,
-    baseline: Cell | None,
+    baseline: _Baseline | None,
     importance: _Importance | None,
 ) -> list[Cell]:
     cells: list[Cell] = []
@@ -195,15 +218,14 @@ def _cells(
     timed = base | _that_matter(settings, "speed")
     cells.append(_cell(variant, "speed", "speed", timed, common, needs))
     logits = artefacts / f"reference-{_hash(base | {'text': text.identity})[:16]}.logprobs"
-    reference, reference_file = (baseline.key, baseline.makes) if baseline is not None else (None, None)
-    text_identity = base | {"text": text.identity, "reference": reference}
+    text_identity = base | {"text": text.identity, "reference": None if baseline is None else baseline.identity}
+    makes = str(logits) if baseline is None else None
     text_params = common | {
         "text": str(text.file),
-        "reference": reference_file,
-        "writes_reference": str(logits) if reference_file is None else None,
+        "reference": None if baseline is None else baseline.file,
+        "writes_reference": makes,
     }
-    makes = str(logits) if reference_file is None else None
-    text_needs = needs if reference is None else (*needs, reference)
+    text_needs = needs if baseline is None else (*needs, *baseline.needs)
     cells.append(_cell(variant, "text", "text", text_identity, text_params, text_needs, makes))
     for task in tasks:
         params = common | {

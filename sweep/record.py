@@ -19,16 +19,40 @@ class Memory:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """exp(mean negative log-likelihood) with its standard error, over `tokens` scored positions."""
+    """exp(mean negative log-likelihood) with its standard error, over `tokens` scored positions.
+
+    `low` and `high` bound the 95 % interval that resampling windows of the text gives.
+    """
 
     value: float
     stderr: float
     tokens: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The divergence where the reference gave its most probable token a chance of `low` up to `high`."""
+
+    low: float
+    high: float
+    tokens: int
+    kld_mean: float
+    top1_agreement: float
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL(reference || variant) in nats per token over the same scored positions."""
+    """KL(reference || variant) in nats per token over the same scored positions, and what else they tell.
+
+    `kld_stderr` takes windows of the text as the units, `kld_low` and `kld_high` bound the 95 % interval that
+    resampling them gives; every other standard error takes positions as independent, as llama-perplexity does.
+    `sampling_stderr` is the part of the mean's error that comes of sampling the reference's tail.
+    `perplexity_*`: of the reference over the same positions, and the variant's against it. `delta_p_*`: the
+    probability of the text's next token, variant minus reference. Percentiles are keyed by per cent, "0" is the
+    least and "100" the greatest.
+    """
 
     kld_mean: float
     kld_stderr: float
@@ -36,6 +60,33 @@ class Divergence:
     kld_max: float
     top1_agreement: float
     noise_floor: float | None = None
+    kld_low: float | None = None
+    kld_high: float | None = None
+    kld_token_stderr: float | None = None
+    kld_percentiles: dict[str, float] = field(default_factory=dict)
+    sampling_stderr: float | None = None
+    top1_stderr: float | None = None
+    perplexity_reference: float | None = None
+    perplexity_reference_stderr: float | None = None
+    perplexity_correlation: float | None = None
+    perplexity_log_ratio: float | None = None
+    perplexity_log_ratio_stderr: float | None = None
+    perplexity_ratio: float | None = None
+    perplexity_ratio_stderr: float | None = None
+    perplexity_difference: float | None = None
+    perplexity_difference_stderr: float | None = None
+    delta_p_mean: float | None = None
+    delta_p_stderr: float | None = None
+    delta_p_rms: float | None = None
+    delta_p_rms_stderr: float | None = None
+    delta_p_percentiles: dict[str, float] = field(default_factory=dict)
+    by_confidence: tuple[Confidence, ...] = ()
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Divergence:
+        row = dict(row)
+        row["by_confidence"] = tuple(Confidence(**bucket) for bucket in row.get("by_confidence", ()))
+        return cls(**row)
 
 
 @dataclass(frozen=True)
@@ -93,13 +144,10 @@ class Record:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Record:
         row = dict(row)
-        for name, kind in (
-            ("memory", Memory),
-            ("perplexity", Perplexity),
-            ("divergence", Divergence),
-            ("speed", Speed),
-        ):
+        for name, kind in (("memory", Memory), ("perplexity", Perplexity), ("speed", Speed)):
             if row.get(name) is not None:
                 row[name] = kind(**row[name])
+        if row.get("divergence") is not None:
+            row["divergence"] = Divergence.from_json(row["divergence"])
         row["tasks"] = {task: TaskScore(**score) for task, score in row["tasks"].items()}
         return cls(**row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweep.measure.divergence import DivergenceResult
 from sweep.plan import Cell, Plan
 from sweep.record import Divergence, Memory, Perplexity, Record, Speed, TaskScore
 from sweep.statistics import compare_items
@@ -17,7 +16,7 @@ def records(plan: Plan, store: Store) -> list[Record]:
     by_variant: dict[str, list[Cell]] = {variant: [] for variant in plan.variants}
     for cell in plan.cells:
         by_variant[cell.variant].append(cell)
-    reference = {cell.name: cell.key for cell in by_variant[plan.reference]}
+    reference = {cell.name: cell.key for cell in by_variant.get(plan.reference, [])}  # none where it is a file
     return [_record(variant, cells, outcomes, reference, plan, store) for variant, cells in by_variant.items()]
 
 
@@ -56,7 +55,7 @@ def _record(
         if speed is None
         else Memory(speed["memory"]["predicted_bytes"], speed["memory"]["measured_bytes"]),
         perplexity=None if text is None else _perplexity(text["perplexity"]),
-        divergence=_divergence(text, _noise_floor(outcomes.get(reference["text"]))),
+        divergence=_divergence(text, _noise_floor(outcomes.get(reference.get("text", "")))),
         tasks={
             cell.name: _score(cell, results[cell.name], reference.get(cell.name), store)
             for cell in cells
@@ -78,17 +77,18 @@ def _status(cells: int, done: int, failed: int) -> str:
 
 
 def _perplexity(result: dict[str, Any]) -> Perplexity:
-    return Perplexity(result["value"], result["stderr"], result["tokens"])
+    return Perplexity(result["value"], result["stderr"], result["tokens"], result["low"], result["high"])
 
 
 def _divergence(text: dict[str, Any] | None, floor: float | None) -> Divergence | None:
     if text is None or text["divergence"] is None:
         return None
-    return DivergenceResult(**text["divergence"]).record(floor)
+    figures: dict[str, Any] = text["divergence"]["figures"]
+    return Divergence.from_json(figures | {"noise_floor": floor})
 
 
 def _noise_floor(outcome: Outcome | None) -> float | None:
-    if outcome is None or outcome.result is None:
+    if outcome is None or outcome.result is None or outcome.result["noise_floor"] is None:
         return None
     return float(outcome.result["noise_floor"]["kld_mean"])
 

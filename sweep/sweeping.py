@@ -8,13 +8,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
 from sweep import devices, preset, runner, variant
+from sweep.baseline import AUTO, FLOAT, NEAREST, ReferenceFile, automatic, find_reference, gpu_layers
 from sweep.calibration import calibration, tell
 from sweep.child import Child, Failed
 from sweep.events import Event, Log, Reader
@@ -35,7 +36,8 @@ FOLLOW_EVERY = 0.2  # seconds
 class Request:
     """What the user asked for; None where the preset or the model decides.
 
-    `imatrix` is a file's path or "auto", `calibration` the text that the latter reads. With `dry_run` nothing is
+    `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
+    path or "auto", `calibration` the text that the latter reads. With `dry_run` nothing is
     fetched that a plan can do without.
     """
 
@@ -47,6 +49,9 @@ class Request:
     perplexity: Path | None = None
     limit: int | None = None
     ctx: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    reference: str | None = None
     imatrix: str | None = None
     calibration: Path | None = None
     keep: Keep = Keep.ALL
@@ -73,11 +78,18 @@ class Sweep:
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
-    parsed = variant.parse_list(_variants(chosen, request.variants))
+    fitting = request.reference == AUTO
+    reference = find_reference(chosen.reference if fitting else request.reference or chosen.reference)
+    file = reference if isinstance(reference, ReferenceFile) else None
+    parsed = variant.parse_list(_variants(chosen, request.variants, reference))
     quants = [recipe(entry.quant) for entry in parsed if entry.quant is not None]
     if request.imatrix is None and not request.dry_run:
         refuse_without_imatrix(quants)
     model = resolve(request.model, say, planned=request.dry_run)
+    layers = None
+    if fitting or (devices.placement().gpu_layers and parsed[0].quant is not None and file is None):
+        reference, layers = _placed([FLOAT, NEAREST] if fitting else [str(parsed[0].quant)], model, request)
+        parsed = variant.parse_list(_variants(chosen, request.variants, reference))
     given = calibration(request.imatrix, request.calibration, model.builtin)
     if given is not None:
         tell(given, say)
@@ -87,6 +99,8 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     tasks = tasks_for(model, request.tasks or chosen.tasks, request.limit or chosen.limit, request.task_data)
     placement = devices.placement()
     settings = Settings(
+        window=_window(request.window if file is None else file.window(request.window), model),
+        stride=request.stride if file is None else file.stride(request.stride),
         ctx=_context(request.ctx or chosen.ctx, model),
         threads=devices.threads(),
         device=placement.device,
@@ -94,8 +108,8 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
         cpu_moe=request.n_cpu_moe,
         tensor_split=request.tensor_split,
     )
-    reference = variant.parse(chosen.reference).name
-    plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name, given)
+    name = variants[0].name if file is None else file.name
+    plan = make_plan(workspace, model, variants, name, text, tasks, settings, chosen.name, given, file, layers)
     return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
 
 
@@ -105,12 +119,32 @@ def _context(asked: int | None, model: Model) -> int:
     return asked or min(DEFAULT_CTX, model.context)
 
 
-def _variants(chosen: preset.Preset, asked: str | None) -> list[str]:
-    """The preset's variants and those asked for; `=A,B` asks for those and the reference alone."""
-    if asked is None:
-        return list(chosen.variants)
-    own = [name.strip() for name in asked.removeprefix("=").split(",") if name.strip()]
-    return [chosen.reference, *own] if asked.startswith("=") else [*chosen.variants, *own]
+def _window(asked: int | None, model: Model) -> int:
+    if asked is not None and asked > model.context:
+        raise InputError(f"--window {asked} is beyond the {model.context} tokens that {model.name} was made for")
+    return asked or Settings.window
+
+
+def _variants(chosen: preset.Preset, asked: str | None, reference: ReferenceFile | str) -> list[str]:
+    """The reference, where it is one, and the preset's variants and those asked for; `=A,B` asks for those alone.
+
+    What another reference takes the place of is left out, unless it is asked for by name.
+    """
+    first = [] if isinstance(reference, ReferenceFile) else [reference]
+    listed = [name for name in chosen.variants if not first or name != chosen.reference]
+    own = [] if asked is None else [name.strip() for name in asked.removeprefix("=").split(",") if name.strip()]
+    return [*first, *own] if asked is not None and asked.startswith("=") else [*first, *listed, *own]
+
+
+def _placed(quants: list[str], model: Model, request: Request) -> tuple[str, int]:
+    """Of a quant, or of the two that auto chooses between, the one to compare with, and how much of it goes to a
+    GPU."""
+    settings = asdict(Settings(ctx=_context(request.ctx, model)))
+    known = _sizes(model, quants, settings, imatrix=False)
+    memory = devices.memory()
+    needed = {quant: int(known[quant]["memory_bytes"]) for quant in quants}
+    chosen = quants[0] if len(quants) == 1 else automatic(needed[FLOAT], memory)
+    return chosen, gpu_layers(needed[chosen], model.layers, memory)
 
 
 def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
@@ -203,10 +237,14 @@ def _check_inputs(sweep: Sweep, directory: Path) -> None:
 def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
     """Exact file bytes, bits per weight and predicted memory of each variant to be exported, from a worker."""
     quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
-    job: dict[str, Any] = {"kind": "sizes", "source": str(sweep.model.path), "name": sweep.model.name, "quants": quants}
-    job["imatrix"] = sweep.plan.about["imatrix"] is not None
+    settings = sweep.plan.to_json()["settings"]
+    return _sizes(sweep.model, quants, settings, imatrix=sweep.plan.about["imatrix"] is not None)
+
+
+def _sizes(model: Model, quants: list[str], settings: dict[str, Any], imatrix: bool) -> dict[str, dict[str, float]]:
+    job = {"kind": "sizes", "source": str(model.path), "name": model.name, "quants": quants}
     with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:
-        for answer in child.submit(job | {"settings": sweep.plan.to_json()["settings"]}):
+        for answer in child.submit(job | {"settings": settings, "imatrix": imatrix}):
             if isinstance(answer, Failed):
                 raise InputError(answer.message)
             if isinstance(answer, dict):

@@ -52,12 +52,13 @@ def described(plan: Plan, store: Store) -> dict[str, object]:
     tasks = {
         name: "all items" if limit is None else f"first {limit} items" for name, limit in plan.about["tasks"].items()
     }
+    scored = "second half" if settings.stride is None else f"last {settings.stride}"
     return {
         "model": plan.about["model"],
         "run": plan.run,
         "preset": plan.preset,
         "reference": plan.reference,
-        "text": f"{plan.about['text']}, windows of {settings.window} tokens, second half scored",
+        "text": f"{plan.about['text']}, windows of {settings.window} tokens, {scored} scored",
         "importance": importance(plan, store),
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
         "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",

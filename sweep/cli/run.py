@@ -26,6 +26,16 @@ def run(
     perplexity: Path | None = typer.Option(None, "--perplexity", help="The text for perplexity and KL divergence."),
     limit: int | None = typer.Option(None, "--limit", min=1, help="Items of each task at most."),
     ctx: int | None = typer.Option(None, "--ctx", min=64, help="Context that memory is stated for."),
+    reference: str | None = typer.Option(
+        None,
+        "--reference",
+        metavar="auto|VARIANT|FILE",
+        help="What all are compared with; auto is BF16 where memory holds it, else Q8_0; a file of log-probabilities.",
+    ),
+    window: int | None = typer.Option(None, "--window", min=4, help="Tokens of a perplexity window; 512 by default."),
+    stride: int | None = typer.Option(
+        None, "--stride", min=1, help="How far windows lie apart, as llama-perplexity --ppl-stride; end to end else."
+    ),
     imatrix: str | None = typer.Option(
         None, "--imatrix", metavar="FILE|auto", help="An importance matrix for all quants; auto makes one."
     ),
@@ -51,6 +61,9 @@ def run(
         perplexity=perplexity,
         limit=limit,
         ctx=ctx,
+        window=window,
+        stride=stride,
+        reference=reference,
         imatrix=imatrix,
         calibration=calibration,
         keep=keep,

@@ -9,8 +9,11 @@ Where the reference holds a head H and K tokens t drawn from the tail with chanc
 
 since E[q_t/p_t - 1] * P is the tail's sum of q - p. The mean over the K draws is therefore unbiased (importance
 sampling with a control variate; Schulman, "Approximating KL Divergence", 2020, calls the term k3), and its variance is
-P^2 Var(...) / K, summed up as `sampling_stderr`. A single position's value, and so the maximum and the 99.9 %
-percentile, carry that noise; means do not drift with it.
+P^2 Var(...) / K. A single position's value, and so the maximum and the high percentiles, carry that noise; means do not
+drift with it.
+
+Rows of llama.cpp's base file do not sum to one (it clips what is far below the largest), so for them the first form is
+summed, over tokens with log p > -16, as llama-perplexity does: its figures, not the exact ones.
 """
 
 from __future__ import annotations
@@ -20,42 +23,109 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.measure.reference import TAIL
-from sweep.record import Divergence
+from sweep.measure.sampling import TAIL
 
 Array = NDArray[np.float64]
+BASE_FLOOR = -16.0  # log-probability from which on llama-perplexity counts a token of a base file
+BLOCK = 1 << 16  # values of float64 that are worked on together, so that they stay in the cache
 
 
 @dataclass(frozen=True)
 class RowDivergence:
-    """Of n positions: the divergence, the variance that tail sampling gave it, and whether the top tokens agree."""
+    """Of n positions: the divergence, the variance that tail sampling gave it, whether the top tokens agree; of the
+    reference the log-probability of the token that follows, and its largest probability."""
 
     kld: Array
     variance: Array
     same_top: NDArray[np.bool_]
+    target_logprob: Array
+    confidence: Array
 
 
-@dataclass(frozen=True)
-class DivergenceResult:
-    """KL(reference || variant) in nats a token over all scored positions, and the share of equal top tokens.
+def row_divergence(
+    rows: NDArray,
+    logits: NDArray[np.float32],
+    normalizers: Array,
+    top: NDArray[np.integer],
+    targets: NDArray[np.integer],
+) -> RowDivergence:
+    """Divergence of `logits` (n, n_vocab) from the reference's rows of those positions.
 
-    `kld_stderr` takes windows as the units, since neighbouring tokens are alike. `sampling_stderr` is the part that
-    comes of sampling the reference's tail; 0 where its rows are complete.
+    `normalizers`, `top` (the variant's most probable tokens) and `targets` (the tokens that follow) have shape (n,).
     """
+    if rows.dtype.names is None:
+        return _from_full(rows, logits, normalizers, top, targets)
+    if "steps" in rows.dtype.names:
+        return _from_base(rows, logits, normalizers, top, targets)
+    return _from_sampled(rows, logits, normalizers, top)
 
-    kld_mean: float
-    kld_stderr: float
-    kld_p99_9: float
-    kld_max: float
-    top1_agreement: float
-    sampling_stderr: float
-    tokens: int
-    window_kld: tuple[float, ...]
 
-    def record(self, noise_floor: float | None = None) -> Divergence:
-        return Divergence(
-            self.kld_mean, self.kld_stderr, self.kld_p99_9, self.kld_max, self.top1_agreement, noise_floor
-        )
+def _from_full(
+    rows: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    normalizers: Array,
+    top: NDArray[np.integer],
+    targets: NDArray[np.integer],
+) -> RowDivergence:
+    n, n_vocab = logits.shape
+    kld = np.empty(n)
+    step = max(1, BLOCK // n_vocab)
+    for start in range(0, n, step):
+        here = slice(start, start + step)
+        logp = rows[here].astype(np.float64)
+        logq = logits[here] - normalizers[here, None]
+        p = np.exp(logp)
+        # where p is 0 only q is left of the term
+        kld[here] = np.where(p > 0, p * _terms(logp, logq), np.exp(logq)).sum(axis=1)
+    index, best = np.arange(n), rows.argmax(axis=1)
+    return RowDivergence(
+        kld, np.zeros(n), best == top, rows[index, targets].astype(np.float64), np.exp(rows[index, best].astype(float))
+    )
+
+
+def _from_sampled(
+    rows: NDArray, logits: NDArray[np.float32], normalizers: Array, top: NDArray[np.integer]
+) -> RowDivergence:
+    head = rows["head_logprobs"].astype(np.float64)
+    head_q = np.take_along_axis(logits, rows["head_tokens"].astype(np.intp), axis=1) - normalizers[:, None]
+    tail = rows["tail_logprobs"].astype(np.float64)
+    tail_q = np.take_along_axis(logits, rows["tail_tokens"].astype(np.intp), axis=1) - normalizers[:, None]
+    draws = _terms(tail, tail_q)
+    mass = rows["tail_mass"]
+    draws[mass == 0] = 0.0  # a tail without mass was not drawn from
+    p = np.exp(head)
+    return RowDivergence(
+        (p * _terms(head, head_q)).sum(axis=1) + mass * draws.mean(axis=1),
+        mass**2 * draws.var(axis=1, ddof=1) / TAIL,
+        rows["head_tokens"][:, 0] == top,
+        rows["target_logprob"],
+        p[:, 0],
+    )
+
+
+def _from_base(
+    rows: NDArray,
+    logits: NDArray[np.float32],
+    normalizers: Array,
+    top: NDArray[np.integer],
+    targets: NDArray[np.integer],
+) -> RowDivergence:
+    n, n_vocab = logits.shape
+    kld, confidence, target = np.empty(n), np.empty(n), np.empty(n)
+    best = np.empty(n, np.intp)
+    for i, (row, logit, z) in enumerate(zip(rows, logits, normalizers, strict=True)):
+        # in float32, as llama-perplexity: of a divergence next to nothing it is the rounding that is printed
+        largest = logit[top[i]]
+        rounded = largest + np.float32(z - largest)
+        steps = row["steps"][:n_vocab]
+        logp = row["scale"] * steps + row["least"]
+        counted = np.flatnonzero(logp > BASE_FLOOR)
+        few = logp[counted]
+        p = np.exp(few)
+        kld[i] = (p * (few - logit[counted] + rounded)).sum(dtype=np.float64)
+        best[i] = steps.argmax()
+        confidence[i], target[i] = np.exp(np.float64(logp[best[i]])), logp[targets[i]]
+    return RowDivergence(kld, np.zeros(n), best == top, target, confidence)
 
 
 def _terms(logp: Array, logq: Array) -> Array:
@@ -63,44 +133,3 @@ def _terms(logp: Array, logq: Array) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         d = logq - logp
         return np.where(np.isneginf(logp), 0.0, np.expm1(d) - d)
-
-
-def row_divergence(rows: NDArray, logits: NDArray[np.float32], normalizers: NDArray[np.float64]) -> RowDivergence:
-    """Divergence of `logits` (n, n_vocab), with log-normalizers (n,), from the reference's rows of those positions."""
-    n = len(logits)
-    top = logits.argmax(axis=1)
-    if rows.dtype.names is None:
-        logp = rows.astype(np.float64)
-        logq = logits - normalizers[:, None]
-        p = np.exp(logp)
-        # where p is 0 only q is left of the term
-        kld = (np.where(p > 0, p * _terms(logp, logq), np.exp(logq))).sum(axis=1)
-        return RowDivergence(kld, np.zeros(n), logp.argmax(axis=1) == top)
-    index = np.arange(n)[:, None]
-    head = rows["head_logprobs"].astype(np.float64)
-    head_q = logits[index, rows["head_tokens"]] - normalizers[:, None]
-    tail = rows["tail_logprobs"].astype(np.float64)
-    tail_q = logits[index, rows["tail_tokens"]] - normalizers[:, None]
-    draws = _terms(tail, tail_q)
-    mass = rows["tail_mass"]
-    draws[mass == 0] = 0.0  # a tail without mass was not drawn from
-    kld = (np.exp(head) * _terms(head, head_q)).sum(axis=1) + mass * draws.mean(axis=1)
-    variance = mass**2 * draws.var(axis=1, ddof=1) / TAIL
-    return RowDivergence(kld, variance, rows["head_tokens"][:, 0] == top)
-
-
-def summarize_kld(kld: Array, variance: Array, same_top: NDArray[np.bool_]) -> DivergenceResult:
-    """From per-position values, each (n_windows, rows)."""
-    by_window = kld.mean(axis=1)
-    # what a bootstrap over windows converges to, in closed form: they are of one size and the figure is a mean
-    stderr = by_window.std(ddof=1) / np.sqrt(len(by_window)) if len(by_window) > 1 else float("nan")
-    return DivergenceResult(
-        kld_mean=float(kld.mean()),
-        kld_stderr=float(stderr),
-        kld_p99_9=float(np.quantile(kld, 0.999)),
-        kld_max=float(kld.max()),
-        top1_agreement=float(same_top.mean()),
-        sampling_stderr=float(np.sqrt(variance.sum()) / kld.size),
-        tokens=kld.size,
-        window_kld=tuple(by_window.tolist()),
-    )

@@ -1,11 +1,10 @@
 """The reference model's distributions in a compact file, against which every variant's are compared.
 
 One row for each scored position, in order. With at most FULL_VOCABULARY tokens a row holds every log-probability in
-float32. Otherwise it holds the HEAD most probable tokens exactly and TAIL tokens drawn with replacement from the rest,
-each with a chance in proportion to its probability: enough for an unbiased KL divergence (see divergence.py), and a
-thirtieth of what llama.cpp's base file takes at a vocabulary of 151,936.
+float32. Otherwise it is a SAMPLED_ROW (sampling.py): 3.4 % of llama.cpp's base file at a vocabulary of 151,936.
 
 Format: MAGIC, the header's length (uint32), the header (JSON), zeros up to a multiple of 64, the rows. Little endian.
+`open_reference` takes llama.cpp's base files too (basefile.py).
 """
 
 from __future__ import annotations
@@ -14,29 +13,48 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InputError
+from sweep.measure import basefile
 from sweep.measure.perplexity import Windows
+from sweep.measure.rowfile import RowFile
+from sweep.measure.sampling import SAMPLED_ROW, TAIL, sample_rows
 
 FULL_VOCABULARY = 2048
-HEAD, TAIL = 1024, 256
-MAGIC = b"BSWPREF1"
+MAGIC = b"BSWPREF2"
 MAX_HEADER = 1 << 16
-MAKE_ANEW = "remove it to have it made anew"
-SAMPLED_ROW = np.dtype(
-    [
-        ("head_tokens", "<u4", HEAD),  # most probable first
-        ("head_logprobs", "<f4", HEAD),
-        ("tail_tokens", "<u4", TAIL),
-        ("tail_logprobs", "<f4", TAIL),
-        ("tail_mass", "<f8"),
-    ]
-)
+MAKE_ANEW = "make it anew; of a workspace, remove it and it comes back"
+
+
+class Distributions(Protocol):
+    """What the divergence asks of a reference: its shape, and rows that divergence.row_divergence knows."""
+
+    path: Path
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def n_ctx(self) -> int: ...
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def windows(self) -> int: ...
+
+    @property
+    def seed(self) -> int | None:
+        """Of the draws, where rows are sampled."""
+        ...
+
+    def rows(self, window: int, start: int, n: int) -> NDArray: ...
+
+    def require(self, windows: Windows, n_vocab: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -50,8 +68,12 @@ class Header:
     seed: int
 
     @property
+    def rows_each(self) -> int:
+        return self.n_ctx - 1 - self.first
+
+    @property
     def rows(self) -> int:
-        return self.windows * (self.n_ctx - 1 - self.first)
+        return self.windows * self.rows_each
 
     @property
     def full(self) -> bool:
@@ -62,108 +84,41 @@ class Header:
         return 4 * self.n_vocab if self.full else SAMPLED_ROW.itemsize
 
 
-def sample_row(logprobs: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.void]:
-    """Head and tail of one distribution, float64 (n_vocab,) of log-probabilities, as a SAMPLED_ROW."""
-    row = np.zeros((), SAMPLED_ROW)
-    head = np.argpartition(-logprobs, HEAD - 1)[:HEAD]
-    head = head[np.lexsort((head, -logprobs[head]))]  # ties by token, so that the first is what argmax gives
-    weights = np.exp(logprobs)
-    weights[head] = 0.0
-    cumulative = np.cumsum(weights)
-    row["head_tokens"], row["head_logprobs"] = head, logprobs[head]
-    row["tail_mass"] = mass = cumulative[-1]
-    if mass > 0:
-        tail = np.searchsorted(cumulative, rng.random(TAIL) * mass, side="right")
-        row["tail_tokens"], row["tail_logprobs"] = tail, logprobs[tail]
-    return row
-
-
-class ReferenceWriter:
-    """Writes a reference beside `path` and gives it its name when all rows are there and on disk.
-
-    A context manager: an error inside leaves nothing behind. Raises InputError where the disk refuses.
-    """
+class ReferenceWriter(RowFile):
+    """Writes a reference; see RowFile. The same seed draws the same tails, however the rows are cut into calls."""
 
     def __init__(self, path: Path, windows: Windows, *, n_vocab: int, model: str, seed: int = 0) -> None:
         n_windows, n_ctx = windows.tokens.shape
         self.header = Header(n_vocab, n_ctx, windows.first, n_windows, windows.sha256, model, seed)
-        self._path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._rng = np.random.default_rng(seed)
-        self._file: IO[bytes] | None = None
-        self._rows = 0
-
-    def __enter__(self) -> ReferenceWriter:
         head = json.dumps(asdict(self.header)).encode()
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._part, "wb")
-            self._write(_padded(MAGIC + len(head).to_bytes(4, "little") + head))
-        except OSError as error:
-            self._discard()
-            raise self._refused(error) from error
-        except InputError:
-            self._discard()
-            raise
-        return self
+        head = _padded(MAGIC + len(head).to_bytes(4, "little") + head)
+        super().__init__(path, head, self.header.rows, self.header.row_bytes)
 
-    def append(self, logits: NDArray[np.float32], normalizers: NDArray[np.float64]) -> None:
-        """The next rows: logits (n, n_vocab) and their log-normalizers (n,)."""
+    def encode(
+        self,
+        at: int,
+        logits: NDArray[np.float32],
+        normalizers: NDArray[np.float64],
+        targets: NDArray[np.integer],
+    ) -> NDArray:
+        """Rows `at`, `at` + 1, ... of the file: of logits (n, n_vocab), their log-normalizers and the tokens that
+        follow, (n,) each. Threads may call it together."""
         if self.header.full:
-            rows: NDArray = (logits - normalizers[:, None]).astype("<f4")
-        else:
-            logprobs = (row.astype(np.float64) - z for row, z in zip(logits, normalizers, strict=True))
-            rows = np.stack([sample_row(row, self._rng) for row in logprobs])
-        self._write(rows.tobytes())
-        self._rows += len(rows)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is not None:
-            self._discard()
-            return
-        if self._rows != self.header.rows:
-            self._discard()
-            raise ValueError(f"{self._path}: {self._rows} rows were given of {self.header.rows}")
-        assert self._file is not None
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._part, self._path)
-            _sync_directory(self._path.parent)
-        except OSError as failure:
-            self._discard()
-            raise self._refused(failure) from failure
-
-    def _write(self, data: bytes) -> None:
-        assert self._file is not None
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise self._refused(error) from error
-
-    def _refused(self, error: OSError) -> InputError:
-        size = self.header.rows * self.header.row_bytes
-        return InputError(f"{self._path}: cannot write the reference of {size} bytes: {error.strerror}")
-
-    def _discard(self) -> None:
-        if self._file is not None:
-            try:
-                self._file.close()  # flushes, so that a full disk speaks up once more; the file goes anyway
-            except OSError:
-                self._file = None
-        self._part.unlink(missing_ok=True)
+            return (logits - normalizers[:, None]).astype("<f4")
+        generator = np.random.Generator(np.random.PCG64(self.header.seed).advance(at * TAIL))
+        return sample_rows(logits, normalizers, targets, generator.random((len(logits), TAIL)))
 
 
 class Reference:
-    """A reference file that has been read and found whole. Rows are mapped, not loaded."""
+    """A reference file that has been read and found whole. Rows are mapped, not loaded: the pages that are in use stay
+    in memory while there is room, for all processes together."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with open(path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
-                    raise InputError(f"{path}: not a reference file; {MAKE_ANEW}")
+                    raise InputError(f"{path}: neither a reference file nor a base file of llama.cpp's; {MAKE_ANEW}")
                 length = int.from_bytes(file.read(4), "little")
                 raw = file.read(length) if length <= MAX_HEADER else b""
                 size = os.fstat(file.fileno()).st_size
@@ -173,27 +128,55 @@ class Reference:
         start = len(_padded(MAGIC + bytes(4) + raw))
         expected = start + self.header.rows * self.header.row_bytes
         if size != expected:
-            raise InputError(
-                f"{path}: {size} bytes where its header asks for {expected}; remove it to have it made anew"
-            )
+            raise InputError(f"{path}: {size} bytes where its header asks for {expected}; {MAKE_ANEW}")
         n = self.header.rows
         kind, shape = (np.dtype("<f4"), (n, self.header.n_vocab)) if self.header.full else (SAMPLED_ROW, (n,))
         self._rows: NDArray = np.memmap(path, mode="r", offset=start, dtype=kind, shape=shape)
 
+    @property
+    def n_vocab(self) -> int:
+        return self.header.n_vocab
+
+    @property
+    def n_ctx(self) -> int:
+        return self.header.n_ctx
+
+    @property
+    def first(self) -> int:
+        return self.header.first
+
+    @property
+    def windows(self) -> int:
+        return self.header.windows
+
+    @property
+    def seed(self) -> int | None:
+        return None if self.header.full else self.header.seed
+
     def rows(self, window: int, start: int, n: int) -> NDArray:
-        """Rows of positions `start` .. `start` + n - 1 of a window: float32 (n, n_vocab) or SAMPLED_ROW (n,)."""
-        at = window * (self.header.n_ctx - 1 - self.header.first) + start - self.header.first
-        return self._rows[at : at + n]
+        """Rows of positions `start` .. `start` + n - 1 of a window: float32 (n, n_vocab) or SAMPLED_ROW (n,).
+
+        Raises InputError where the tokens of sampled rows are not of the vocabulary.
+        """
+        at = window * self.header.rows_each + start - self.header.first
+        rows = self._rows[at : at + n]
+        if not self.header.full:
+            highest = max(int(rows[kind].max(initial=0)) for kind in ("head_tokens", "tail_tokens"))
+            if highest >= self.header.n_vocab:
+                raise InputError(f"{self.path}: the reference's rows are damaged (a token {highest}); {MAKE_ANEW}")
+        return rows
 
     def require(self, windows: Windows, n_vocab: int) -> None:
-        """Raise InputError unless this is the reference of the very same tokens (or of more of them)."""
-        if self.header.n_vocab != n_vocab:
-            raise InputError(
-                f"{self.path}: the reference has a vocabulary of {self.header.n_vocab}, this model {n_vocab}; "
-                "divergence needs variants of one model"
-            )
+        """Raise InputError unless this is the reference of the very same tokens."""
+        basefile.same_vocabulary(self.path, self.header.n_vocab, n_vocab)
         if self.header.tokens_sha256 != windows.sha256:
             raise InputError(f"{self.path}: the reference was made of another text or context; {MAKE_ANEW}")
+
+
+def open_reference(path: Path) -> Distributions:
+    """A reference of ours, or a base file of llama.cpp's, by how it begins. Raises InputError where it is neither,
+    or is not whole."""
+    return basefile.BaseFile(path) if basefile.is_base_file(path) else Reference(path)
 
 
 def _parse_header(path: Path, raw: bytes) -> Header:
@@ -203,6 +186,7 @@ def _parse_header(path: Path, raw: bytes) -> Header:
         raise InputError(f"{path}: its header is damaged; {MAKE_ANEW}") from error
     numbers = (header.n_vocab, header.n_ctx, header.windows)
     sound = all(isinstance(n, int) and 0 < n < 1 << 31 for n in numbers) and isinstance(header.first, int)
+    sound = sound and isinstance(header.seed, int) and header.seed >= 0
     if not sound or not 0 <= header.first < header.n_ctx - 1:
         raise InputError(f"{path}: its header is damaged; {MAKE_ANEW}")
     return header
@@ -210,14 +194,3 @@ def _parse_header(path: Path, raw: bytes) -> Header:
 
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 64)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename durable; only POSIX systems need it and can do it."""
-    if os.name != "posix":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,28 +1,22 @@
-"""Perplexity and divergence against closed forms over transformers' logits, and the reference file's promises."""
+"""Perplexity and divergence against closed forms over transformers' logits."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.special
 import scipy.stats
 import torch
 
 from converters.errors import InputError
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.backends.logits import log_normalizers
-from sweep.measure import reference as reference_module
-from sweep.measure.divergence import row_divergence
+from sweep.measure.comparison import Positions, summarize_divergence
 from sweep.measure.perplexity import Windows, cut_windows
-from sweep.measure.reference import HEAD, SAMPLED_ROW, Reference, ReferenceWriter, sample_row
+from sweep.measure.reference import Reference
 from sweep.measure.text import measure_text, noise_floor
+from sweep.record import Record
 
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
 N_CTX = 128
@@ -91,6 +85,23 @@ def test_a_window_starts_with_bos_where_the_model_adds_one(backend, monkeypatch)
     monkeypatch.setattr(backend, "bos_id", 509)
     cut = cut_windows(backend, lines(600), n_ctx=N_CTX)
     assert (cut.tokens[:, 0] == 509).all()
+    assert np.array_equal(cut.text.ravel(), backend.tokenize(lines(600))[: cut.tokens.size])
+
+
+def test_a_stride_cuts_as_llama_perplexity_does(backend, monkeypatch):
+    tokens = backend.tokenize(lines(600))
+    cut = cut_windows(backend, lines(600), n_ctx=N_CTX, stride=48)
+    assert len(cut.tokens) == -(-(len(tokens) - N_CTX) // 48)
+    assert all(np.array_equal(window, tokens[48 * i : 48 * i + N_CTX]) for i, window in enumerate(cut.tokens))
+    assert (cut.first, cut.rows_each) == (N_CTX - 49, 48)
+    # every token from the end of the first window on is scored once, in order
+    scored = cut.tokens[:, cut.first + 1 :].ravel()
+    assert np.array_equal(scored, tokens[N_CTX - 48 : N_CTX - 48 + len(scored)])
+    monkeypatch.setattr(backend, "add_bos", True)
+    assert np.array_equal(cut_windows(backend, lines(600), n_ctx=N_CTX, stride=48).tokens[1:], cut.tokens[1:])
+    for stride in (0, N_CTX):
+        with pytest.raises(InputError, match="choose 1 to 127"):
+            cut_windows(backend, lines(600), n_ctx=N_CTX, stride=stride)
 
 
 def test_perplexity_is_the_closed_form_over_transformers_logits(tiny, backend, windows):
@@ -105,6 +116,9 @@ def test_perplexity_is_the_closed_form_over_transformers_logits(tiny, backend, w
     stderr = np.sqrt(((x**2).mean() - x.mean() ** 2) / (len(x) - 1)) * np.exp(x.mean())
     assert result.stderr == pytest.approx(stderr, rel=1e-5)
     assert result.window_nll == pytest.approx(nll.mean(1), abs=1e-6)
+    spread = scipy.stats.sem(nll.mean(1)) * result.value
+    assert result.low < result.value < result.high
+    assert result.high - result.low == pytest.approx(2 * 1.96 * spread, rel=0.3)
     assert seen == [(i + 1, len(nll)) for i in range(len(nll))]
 
 
@@ -112,18 +126,58 @@ def test_divergence_is_scipys_over_transformers_logits(tiny, backend, other, win
     path = tmp_path / "reference"
     measure_text(backend, windows, write_reference=path, model="F32")
     result = measure_text(other, windows, reference=Reference(path)).divergence
+    figures = result.figures
     p, q = hf_logprobs(tiny.hf, windows), hf_logprobs(other.hf, windows)
     kld = scipy.stats.entropy(np.exp(p), np.exp(q), axis=-1)
-    assert result.kld_mean == pytest.approx(kld.mean(), rel=1e-5)
-    assert result.kld_max == pytest.approx(kld.max(), rel=1e-4)
-    assert result.kld_p99_9 == pytest.approx(np.quantile(kld, 0.999), rel=1e-4)
-    assert result.top1_agreement == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean(), abs=1 / kld.size)
-    assert 0.0 < result.top1_agreement < 1.0
+    assert figures.kld_mean == pytest.approx(kld.mean(), rel=1e-5)
+    assert figures.kld_max == pytest.approx(kld.max(), rel=1e-4)
+    assert figures.kld_p99_9 == pytest.approx(np.quantile(kld, 0.999), rel=1e-4)
+    same = p.argmax(-1) == q.argmax(-1)
+    assert figures.top1_agreement == pytest.approx(same.mean(), abs=1 / kld.size)
+    assert 0.0 < figures.top1_agreement < 1.0
     assert result.window_kld == pytest.approx(kld.mean(1), rel=1e-4)
     bootstrap = scipy.stats.bootstrap((kld.mean(1),), np.mean, n_resamples=20_000, rng=np.random.default_rng(0))
     n = len(kld)
-    assert result.kld_stderr == pytest.approx(bootstrap.standard_error * np.sqrt(n / (n - 1)), rel=0.03)
-    assert result.sampling_stderr == 0.0
+    assert figures.kld_stderr == pytest.approx(bootstrap.standard_error * np.sqrt(n / (n - 1)), rel=0.03)
+    interval = np.quantile(bootstrap.bootstrap_distribution, [0.025, 0.975])
+    assert [figures.kld_low, figures.kld_high] == pytest.approx(interval, rel=0.03)
+    assert figures.sampling_stderr == 0.0
+    # what the positions tell beside the divergence
+    targets = windows.tokens[:, windows.first + 1 :, None].astype(np.int64)
+    nll, base = (-np.take_along_axis(x, targets, -1)[..., 0].ravel() for x in (q, p))
+    assert figures.perplexity_reference == pytest.approx(np.exp(base.mean()), rel=1e-5)
+    assert figures.perplexity_log_ratio == pytest.approx((nll - base).mean(), abs=1e-5)
+    assert figures.perplexity_log_ratio_stderr == pytest.approx(scipy.stats.sem(nll - base), rel=1e-4)
+    assert figures.perplexity_correlation == pytest.approx(scipy.stats.pearsonr(nll, base).statistic, rel=1e-4)
+    delta = np.exp(-nll) - np.exp(-base)
+    assert figures.delta_p_mean == pytest.approx(delta.mean(), abs=1e-7)
+    assert figures.delta_p_stderr == pytest.approx(scipy.stats.sem(delta), rel=1e-4)
+    assert figures.delta_p_rms == pytest.approx(np.sqrt((delta**2).mean()), rel=1e-4)
+    assert figures.delta_p_percentiles["25"] == pytest.approx(np.quantile(delta, 0.25), abs=1e-6)
+
+
+def test_the_divergence_is_told_by_the_references_confidence():
+    rng = np.random.default_rng(0)
+    shape = (4, 50)
+    confidence, kld, same = rng.random(shape), rng.random(shape), rng.random(shape) < 0.7
+    nll = rng.random(shape)
+    confidence[0, 0], confidence[confidence < 0.25] = 1.0, 0.25
+    figures = summarize_divergence(Positions(kld, np.zeros(shape), same, confidence, nll, nll[::-1])).figures
+    buckets = figures.by_confidence
+    assert [(b.low, b.high) for b in buckets] == [(0.25, 0.5), (0.5, 0.75), (0.75, 0.9), (0.9, 0.99), (0.99, 1.0)]
+    assert sum(bucket.tokens for bucket in buckets) == kld.size
+    assert sum(bucket.tokens * bucket.kld_mean for bucket in buckets) == pytest.approx(kld.sum())
+    middle = (confidence >= 0.5) & (confidence < 0.75)
+    assert buckets[1].kld_mean == pytest.approx(kld[middle].mean())
+    assert buckets[1].top1_agreement == pytest.approx(same[middle].mean())
+
+
+def test_a_record_keeps_all_figures_through_json(backend, windows, tmp_path):
+    measure_text(backend, windows, write_reference=tmp_path / "r")
+    figures = measure_text(backend, windows, reference=Reference(tmp_path / "r")).divergence.figures
+    record = Record("Q8_0", "gguf", "ok", divergence=figures)
+    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert [name for name, value in vars(figures).items() if value in (None, {}, ())] == ["noise_floor"]
 
 
 def test_a_model_does_not_diverge_from_itself(backend, windows, tmp_path):
@@ -131,8 +185,11 @@ def test_a_model_does_not_diverge_from_itself(backend, windows, tmp_path):
     measure_text(backend, windows, write_reference=path)
     reference = Reference(path)
     result = measure_text(backend, windows, reference=reference)
-    assert 0.0 <= result.divergence.kld_max < 1e-12
-    assert result.divergence.top1_agreement == 1.0
+    figures = result.divergence.figures
+    assert 0.0 <= figures.kld_max < 1e-12
+    assert figures.top1_agreement == 1.0
+    assert figures.perplexity_ratio == pytest.approx(1.0, abs=1e-6)
+    assert figures.perplexity_correlation == pytest.approx(1.0)
     floor = noise_floor(backend, windows, reference, n_windows=3)
     assert floor.windows == 3
     assert 0.0 <= floor.kld_mean < 1e-9
@@ -147,110 +204,6 @@ def test_the_noise_floor_is_of_another_batch_shape(tiny, windows, tmp_path):
     assert 0.0 <= floor.kld_mean < 1e-5
 
 
-def heavy_tailed(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
-    return (rng.normal(size=(n, n_vocab)) * 1.5).astype(np.float32)
-
-
-def test_the_sampled_reference_is_unbiased_and_states_its_error():
-    rng = np.random.default_rng(0)
-    n_vocab, n = 8192, 6
-    p_logits = heavy_tailed(rng, n, n_vocab)
-    q_logits = p_logits + rng.normal(scale=0.3, size=p_logits.shape).astype(np.float32)
-    p, z = scipy.special.log_softmax(p_logits.astype(np.float64), -1), log_normalizers(q_logits)
-    q = scipy.special.log_softmax(q_logits.astype(np.float64), -1)
-    exact = scipy.stats.entropy(np.exp(p), np.exp(q), axis=-1)
-    draws, variances = [], []
-    for seed in range(150):
-        rows = np.stack([sample_row(row, np.random.default_rng((seed, i))) for i, row in enumerate(p)])
-        assert rows["tail_mass"].min() > 0.2  # most of what matters lies in the sampled part
-        result = row_divergence(rows, q_logits, z)
-        draws.append(result.kld)
-        variances.append(result.variance)
-    draws = np.array(draws)
-    error = draws.mean(0) - exact
-    assert np.abs(error / (draws.std(0) / np.sqrt(len(draws)))).max() < 4.0
-    assert np.abs(draws.mean() / exact.mean() - 1) < 0.003
-    assert np.sqrt(np.mean(variances, 0)) == pytest.approx(draws.std(0, ddof=1), rel=0.25)
-    assert (result.same_top == (p.argmax(-1) == q.argmax(-1))).all()
-
-
-def test_a_large_vocabulary_goes_through_the_file(tmp_path):
-    rng = np.random.default_rng(1)
-    n_vocab = 4096
-    windows = Windows(rng.integers(0, n_vocab, (3, 10), dtype=np.int32), 4)
-    logits = heavy_tailed(rng, 3 * windows.rows_each, n_vocab)
-    normalizers = log_normalizers(logits)
-    path = tmp_path / "reference"
-    with ReferenceWriter(path, windows, n_vocab=n_vocab, model="BF16") as writer:
-        for at in range(0, len(logits), 5):
-            writer.append(logits[at : at + 5], normalizers[at : at + 5])
-    reference = Reference(path)
-    rows = reference.rows(1, windows.first + 2, 3)
-    assert rows.dtype == SAMPLED_ROW
-    assert rows["head_tokens"][:, 0].tolist() == logits[7:10].argmax(1).tolist()
-    logprobs = logits[7:10] - normalizers[7:10, None]
-    assert rows["head_logprobs"] == pytest.approx(-np.sort(-logprobs, 1)[:, :HEAD], abs=1e-6)
-    assert rows["tail_mass"] == pytest.approx(1 - np.exp(rows["head_logprobs"].astype(float)).sum(1), abs=1e-6)
-    assert not set(rows["head_tokens"][0]) & set(rows["tail_tokens"][0])
-    own = row_divergence(rows, logits[7:10], normalizers[7:10])
-    assert own.kld.max() < 1e-12
-    assert own.same_top.all()
-
-
-def test_a_reference_appears_only_when_it_is_whole(backend, windows, tmp_path):
-    path = tmp_path / "reference"
-
-    def write(interrupted: bool) -> None:
-        with ReferenceWriter(path, windows, n_vocab=512, model="") as writer:
-            writer.append(np.zeros((5, 512), np.float32), np.zeros(5))
-            if interrupted:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(interrupted=True)
-    with pytest.raises(ValueError, match="5 rows were given"):
-        write(interrupted=False)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="cannot write the reference"):
-        measure_text(backend, windows, write_reference=Path("/proc/reference"))
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_told_in_one_line(backend, windows, tmp_path, monkeypatch):
-    real = open
-    monkeypatch.setattr("builtins.open", lambda p, mode="r": real("/dev/full" if str(p).endswith(".part") else p, mode))
-    with pytest.raises(InputError, match="No space left on device"):
-        measure_text(backend, windows, write_reference=tmp_path / "reference")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_references_that_do_not_fit_are_refused(backend, windows, tmp_path):
-    path = tmp_path / "reference"
-    measure_text(backend, windows, write_reference=path)
-    whole = path.read_bytes()
-    reference = Reference(path)
-    with pytest.raises(InputError, match="another text"):
-        measure_text(backend, windows.head(2), reference=reference)
-    with pytest.raises(InputError, match="vocabulary of 512, this model 600"):
-        reference.require(windows, 600)
-    start = reference_module.MAGIC + len(json.dumps(reference.header.__dict__)).to_bytes(4, "little")
-    hostile = json.dumps({**reference.header.__dict__, "windows": 1 << 60}).encode()
-    for damaged, words in (
-        (whole[:-1], "bytes where its header asks"),
-        (whole + b"\0", "bytes where its header asks"),
-        (b"GGUF" + whole[4:], "not a reference file"),
-        (whole[:40], "header is damaged"),
-        (start[:8] + b"\xff\xff\xff\xff" + whole[12:], "header is damaged"),
-        (start[:8] + len(hostile).to_bytes(4, "little") + hostile, "header is damaged"),
-        (b"", "not a reference file"),
-    ):
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match=words):
-            Reference(path)
-    with pytest.raises(InputError, match="cannot read"):
-        Reference(tmp_path / "absent")
-
-
 def test_logits_that_are_not_numbers_are_refused(backend, windows, monkeypatch):
     real = backend.windows
 
@@ -262,23 +215,3 @@ def test_logits_that_are_not_numbers_are_refused(backend, windows, monkeypatch):
     monkeypatch.setattr(backend, "windows", damaged)
     with pytest.raises(InputError, match="window 0: the model's logits are not numbers"):
         measure_text(backend, windows)
-
-
-PEER = os.environ.get("BITSWEEP_LLAMA_PERPLEXITY") or "build/peers/bin/llama-perplexity"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists(PEER), reason=f"llama-perplexity is not built: {PEER}")
-@pytest.mark.parametrize("n_ctx", [128, 512])
-def test_perplexity_is_llama_perplexitys(tiny, tmp_path, n_ctx):
-    text = tmp_path / "text"
-    text.write_text(lines(3000))
-    command = [PEER, "-m", tiny.gguf, "-f", text, "-c", str(n_ctx), "-t", "2", "-b", "2048", "-ub", "512"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    match = re.search(r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)", told.stdout + told.stderr)
-    assert match, told.stderr[-2000:]
-    backend = LlamaBackend(tiny.gguf, LlamaOptions(n_threads=2))
-    result = measure_text(backend, cut_windows(backend, text.read_text(), n_ctx=n_ctx)).perplexity
-    backend.close()
-    assert result.value == pytest.approx(float(match[1]), rel=1e-4)
-    assert result.stderr == pytest.approx(float(match[2]), rel=1e-3)

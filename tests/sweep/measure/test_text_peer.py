@@ -1,0 +1,162 @@
+"""Perplexity and divergence against llama-perplexity itself, on the built-in model and on its own base file."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import presets
+from converters.export import export, open_source
+from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.measure.perplexity import cut_windows
+from sweep.measure.reference import open_reference
+from sweep.measure.text import measure_text
+from sweep.record import Divergence
+
+PEER = os.environ.get("BITSWEEP_LLAMA_PERPLEXITY") or "build/peers/bin/llama-perplexity"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.path.exists(PEER), reason=f"llama-perplexity is not built: {PEER}"),
+]
+MICRO = presets.builtin_models()["micro"]
+BATCH = 256  # small, so that windows longer than a batch are quick
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """micro in three types, and a text of seven windows."""
+    directory = tmp_path_factory.mktemp("micro")
+    export(open_source(MICRO.directory, "micro"), {q: directory / f"{q}.gguf" for q in ("BF16", "Q8_0", "Q2_K")})
+    (directory / "text").write_text(MICRO.text.read_text()[:12_000])
+    return directory
+
+
+def told(last: str, *arguments: str | Path | int) -> str:
+    """What it prints, with a match of `last`. Its logging thread often ends before the last lines are out: try again.
+
+    Waiting threads do not spin: beside other processes that takes most of the time.
+    """
+    for _ in range(40):
+        done = subprocess.run(
+            [PEER, *map(str, arguments), "-t", "2"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+        )
+        if re.search(last, done.stdout + done.stderr):
+            return done.stdout + done.stderr
+    raise AssertionError(f"no {last} in {done.stdout[-1000:]} {done.stderr[-1000:]}")
+
+
+def backend(file: Path, n_batch: int = 2048) -> LlamaBackend:
+    return LlamaBackend(file, LlamaOptions(n_threads=2, n_batch=n_batch))
+
+
+@pytest.mark.parametrize(("n_ctx", "n_batch"), [(128, 2048), (512, 2048), (768, 2048), (512, BATCH), (700, BATCH)])
+def test_perplexity_is_llama_perplexitys(files: Path, n_ctx: int, n_batch: int) -> None:
+    final = r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)\s"
+    name, batches = files / "Q8_0.gguf", ("-b", n_batch, "-ub", min(512, n_batch))
+    match = re.search(final, told(final, "-m", name, "-f", files / "text", "-c", n_ctx, *batches))
+    assert match
+    model = backend(files / "Q8_0.gguf", n_batch)
+    result = measure_text(model, cut_windows(model, (files / "text").read_text(), n_ctx=n_ctx)).perplexity
+    model.close()
+    assert result.value == pytest.approx(float(match[1]), rel=1e-4)
+    assert result.stderr == pytest.approx(float(match[2]), rel=1e-3)
+
+
+@pytest.mark.parametrize(("n_ctx", "stride"), [(512, 200), (256, 150)])
+def test_perplexity_with_a_stride_is_llama_perplexitys(files: Path, n_ctx: int, stride: int) -> None:
+    """It lengthens its windows by half the stride and to a multiple of 256; it tells by how much."""
+    name, text = files / "Q8_0.gguf", files / "text"
+    longer = -(-(n_ctx + stride // 2) // 256) * 256
+    model = backend(name, n_ctx)
+    windows = cut_windows(model, text.read_text(), n_ctx=longer, stride=stride)
+    result = measure_text(model, windows).perplexity
+    model.close()
+    last = rf"\[{len(windows.tokens)}\]([\d.]+),"
+    answer = told(last, "-m", name, "-f", text, "-c", n_ctx, "-b", n_ctx, "--ppl-stride", stride)
+    assert f"Calculation chunk = {longer}\n" in answer
+    assert f"computing over {len(windows.tokens)} chunks" in answer
+    match = re.search(last, answer)
+    assert match
+    assert result.value == pytest.approx(float(match[1]), rel=1e-4)
+
+
+PRINTED = r"{}\s*:\s*(-?[\d.]+)(?:\s+±\s+([\d.]+))?"
+FIGURES = {  # what is printed: our figure, its error, and how many of the printed units it holds
+    r"Mean PPL\(base\)": ("perplexity_reference", "perplexity_reference_stderr", 1),
+    r"Cor\(ln\(PPL\(Q\)\), ln\(PPL\(base\)\)\)": ("perplexity_correlation", None, 100),
+    r"Mean ln\(PPL\(Q\)/PPL\(base\)\)": ("perplexity_log_ratio", "perplexity_log_ratio_stderr", 1),
+    r"Mean PPL\(Q\)/PPL\(base\)": ("perplexity_ratio", "perplexity_ratio_stderr", 1),
+    r"Mean PPL\(Q\)-PPL\(base\)": ("perplexity_difference", "perplexity_difference_stderr", 1),
+    r"Mean\s+KLD": ("kld_mean", "kld_token_stderr", 1),
+    r"Mean\s+Δp": ("delta_p_mean", "delta_p_stderr", 100),
+    r"RMS Δp": ("delta_p_rms", "delta_p_rms_stderr", 100),
+    r"Same top p": ("top1_agreement", "top1_stderr", 100),
+}
+NAMES = {"Minimum": "0", "Median": "50", "Maximum": "100"}
+
+
+def percentile_names(kind: str, figures: dict[str, float]) -> dict[str, str]:
+    """The printed name of each of our percentiles."""
+    words = {number: word for word, number in NAMES.items()}
+    return {key: rf"{words[key] if key in words else f'{float(key):.1f}%'}\s+{kind}" for key in figures}
+
+
+def check(answer: str, figures: Divergence) -> None:
+    """Every printed figure is ours, to 1e-4 of it or half its last digit."""
+    expected: list[tuple[str, float, float | None]] = []
+    for pattern, (name, error, units) in FIGURES.items():
+        stderr = None if error is None else units * getattr(figures, error)
+        expected.append((pattern, units * getattr(figures, name), stderr))
+    for kind, values, units in (("KLD", figures.kld_percentiles, 1), ("Δp", figures.delta_p_percentiles, 100)):
+        names = percentile_names(kind, values)
+        expected += [(names[key], units * value, None) for key, value in values.items()]
+    assert len(expected) == len(FIGURES) + 11 + 13
+    for pattern, value, stderr in expected:
+        match = re.search(PRINTED.format(pattern), answer)
+        assert match, pattern
+        for printed, ours in ((match[1], value), (match[2], stderr)):
+            if ours is not None:
+                digits = len(printed.partition(".")[2])
+                assert ours == pytest.approx(float(printed), rel=1e-4, abs=0.51 * 10**-digits), pattern
+    assert figures.kld_p99_9 == figures.kld_percentiles["99.9"]
+    assert figures.kld_max == figures.kld_percentiles["100"]
+
+
+@pytest.mark.parametrize("n_ctx", [512, 300])
+@pytest.mark.parametrize("quant", ["Q2_K", "Q8_0"])
+def test_from_a_base_file_every_figure_is_llama_perplexitys(
+    files: Path, tmp_path: Path, quant: str, n_ctx: int
+) -> None:
+    text, base, own, exact = files / "text", tmp_path / "base", tmp_path / "own", tmp_path / "exact"
+    told("", "-m", files / "BF16.gguf", "-f", text, "-c", n_ctx, "--kl-divergence-base", base)
+    reference = backend(files / "BF16.gguf")
+    windows = cut_windows(reference, text.read_text(), n_ctx=n_ctx)
+    measured = measure_text(reference, windows, write_base_file=own, write_reference=exact)
+    reference.close()
+    model = backend(files / f"{quant}.gguf")
+    # its file read by us, and ours by it
+    for file in (base, own):
+        compared = ("-m", files / f"{quant}.gguf", "-c", n_ctx, "--kl-divergence", "--kl-divergence-base", file)
+        answer = told(r"Same top p: +[\d.]+ ± +[\d.]+ %", *compared)
+        result = measure_text(model, windows, reference=open_reference(file))
+        assert result.divergence is not None
+        check(answer, result.divergence.figures)
+    printed = re.search(PRINTED.format(r"Mean PPL\(Q\)"), answer)
+    assert printed
+    assert result.perplexity.value == pytest.approx(float(printed[1]), rel=1e-5)
+    assert result.perplexity.stderr == pytest.approx(float(printed[2]), rel=1e-4)
+    # our own file clips nothing
+    true = measure_text(model, windows, reference=open_reference(exact)).divergence
+    model.close()
+    assert true is not None
+    assert true.figures.perplexity_reference == pytest.approx(measured.perplexity.value, rel=1e-6)
+    assert true.figures.kld_percentiles["0"] >= 0.0 > result.divergence.figures.kld_percentiles["0"]
+    assert own.stat().st_size == base.stat().st_size

@@ -1,0 +1,279 @@
+"""The reference file's promises: few bytes without bias, whole or not there, and refused where it does not belong."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from converters.errors import InputError
+from sweep.measure import reference as reference_module
+from sweep.measure.basefile import BaseFile, BaseFileWriter, base_row
+from sweep.measure.divergence import RowDivergence, row_divergence
+from sweep.measure.perplexity import Windows
+from sweep.measure.reference import Reference, ReferenceWriter, open_reference
+from sweep.measure.sampling import HEAD, SAMPLED_ROW, TAIL, sample_rows
+from sweep.measure.softmax import over_rows, summarize_rows
+
+QWEN = 151_936
+
+
+def heavy_tailed(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
+    return (rng.normal(size=(n, n_vocab)) * 1.5).astype(np.float32)
+
+
+def zipf_like(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
+    """Logits that fall with the logarithm of a token's rank, as language models' do, and sure ones among them."""
+    slope = rng.uniform(1.0, 1.6, (n, 1)).astype(np.float32)
+    order = np.log(rng.permutation(n_vocab) + 1).astype(np.float32)
+    logs = np.stack([np.roll(order, shift) for shift in rng.integers(0, n_vocab, n)])
+    noise: np.ndarray = rng.standard_normal((n, n_vocab), np.float32)
+    return noise / 2 - slope * logs
+
+
+def compare(rows: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> RowDivergence:
+    summary = summarize_rows(logits)
+    return row_divergence(rows, logits, summary.normalizers, summary.top, targets)
+
+
+@pytest.mark.parametrize("n_vocab", [2053, 4096, 50_000])
+def test_rows_are_summed_as_scipy_sums_them(n_vocab: int) -> None:
+    logits = heavy_tailed(np.random.default_rng(3), 41, n_vocab) * 3
+    logits[5, 7] = logits[5].max() + 100
+    logits[6, 8:] = -np.inf
+    with ThreadPoolExecutor(3) as pool:
+        found = dict(enumerate(over_rows(pool, 3, len(logits), lambda piece: summarize_rows(logits[piece]))))
+    assert np.concatenate([np.arange(41)[piece] for piece, _ in found.values()]).tolist() == list(range(41))
+    normalizers = np.concatenate([summary.normalizers for _, summary in found.values()])
+    assert normalizers == pytest.approx(scipy.special.logsumexp(logits.astype(np.float64), axis=1), abs=2e-6)
+    assert np.concatenate([s.top for _, s in found.values()]).tolist() == logits.argmax(1).tolist()
+    for bad in (np.nan, np.inf):
+        logits[9, 11] = bad
+        assert np.flatnonzero(~np.isfinite(summarize_rows(logits).normalizers)).tolist() == [9]
+
+
+def test_the_sampled_reference_is_unbiased_and_states_its_error() -> None:
+    rng = np.random.default_rng(0)
+    n_vocab, n = 8192, 6
+    p_logits = heavy_tailed(rng, n, n_vocab)
+    q_logits = p_logits + rng.normal(scale=0.3, size=p_logits.shape).astype(np.float32)
+    p = scipy.special.log_softmax(p_logits.astype(np.float64), -1)
+    q = scipy.special.log_softmax(q_logits.astype(np.float64), -1)
+    exact = scipy.stats.entropy(np.exp(p), np.exp(q), axis=-1)
+    z, targets = summarize_rows(p_logits).normalizers, np.arange(n)
+    results = [compare(sample_rows(p_logits, z, targets, rng.random((n, TAIL))), q_logits, targets) for _ in range(150)]
+    draws = np.array([result.kld for result in results])
+    error = draws.mean(0) - exact
+    assert np.abs(error / (draws.std(0) / np.sqrt(len(draws)))).max() < 4.0
+    assert np.abs(draws.mean() / exact.mean() - 1) < 0.003
+    assert np.sqrt(np.mean([result.variance for result in results], 0)) == pytest.approx(draws.std(0, ddof=1), rel=0.25)
+    assert (results[0].same_top == (p.argmax(-1) == q.argmax(-1))).all()
+    assert results[0].target_logprob == pytest.approx(p[targets, targets], abs=1e-5)
+    assert results[0].confidence == pytest.approx(np.exp(p.max(1)), rel=1e-5)
+
+
+def test_the_tail_is_drawn_in_proportion_to_probability() -> None:
+    rng = np.random.default_rng(5)
+    n_vocab, n = 33_001, 300  # not a multiple of the groups; the head is found by the groups' largest
+    one = zipf_like(rng, 1, n_vocab)
+    one[0, :700] = one.max() - 1  # ties, some of which are in the head
+    logits = np.repeat(one, n, 0)
+    z = summarize_rows(logits).normalizers
+    rows = sample_rows(logits, z, np.zeros(n, int), rng.random((n, TAIL)))
+    order = np.lexsort((np.arange(n_vocab), -one[0]))
+    assert (rows["head_tokens"] == order[:HEAD]).all()
+    p = np.exp(one[0].astype(np.float64) - z[0])
+    assert rows["tail_mass"] == pytest.approx(p[order[HEAD:]].sum(), rel=1e-5)
+    tail = order[HEAD:]
+    parts = np.array_split(tail, 20)
+    part_of = np.full(n_vocab, -1)
+    for i, part in enumerate(parts):
+        part_of[part] = i
+    drawn = np.bincount(part_of[rows["tail_tokens"].ravel().astype(int)], minlength=20)
+    assert drawn.sum() == n * TAIL  # none is of the head
+    expected = np.array([p[part].sum() for part in parts]) / p[tail].sum() * n * TAIL
+    assert scipy.stats.chisquare(drawn, expected).pvalue > 1e-4
+    assert rows["tail_logprobs"] == pytest.approx(one[0][rows["tail_tokens"].astype(int)] - z[0], abs=1e-5)
+
+
+def test_the_same_seed_draws_the_same_however_rows_are_cut(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    windows = Windows(rng.integers(0, 4096, (2, 14), dtype=np.int32), 3)
+    logits = heavy_tailed(rng, 2 * windows.rows_each, 4096)
+    z, targets = summarize_rows(logits).normalizers, np.zeros(len(logits), int)
+    writer = ReferenceWriter(tmp_path / "x", windows, n_vocab=4096, model="", seed=7)
+    whole = writer.encode(0, logits, z, targets)
+    parts = [writer.encode(at, logits[at : at + 3], z[at : at + 3], targets[at : at + 3]) for at in range(0, 20, 3)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    assert not np.array_equal(whole[0]["tail_tokens"], whole[1]["tail_tokens"])
+
+
+def test_a_reference_of_qwens_vocabulary_is_a_twentieth_of_llama_cpps() -> None:
+    assert SAMPLED_ROW.itemsize <= 0.05 * base_row(QWEN).itemsize
+
+
+@pytest.mark.slow
+def test_mean_divergence_of_64_chunks_is_within_three_in_a_thousand() -> None:
+    """Of 64 chunks of 255 positions at Qwen's vocabulary; positions are simulated, a handful from each chunk."""
+    rng = np.random.default_rng(11)
+    exact, sampled, variance = [], [], []
+    chunks, per_batch = 64, 16
+    for batch in range(chunks):
+        p_logits = zipf_like(rng, per_batch, QWEN)
+        q_logits = p_logits + np.float32(0.3) * rng.standard_normal(p_logits.shape, np.float32)
+        z, targets = summarize_rows(p_logits).normalizers, np.zeros(per_batch, int)
+        p = scipy.special.log_softmax(p_logits.astype(np.float64), -1)
+        q = scipy.special.log_softmax(q_logits.astype(np.float64), -1)
+        exact.append((np.exp(p) * (p - q)).sum(1))
+        rows = sample_rows(p_logits, z, targets, np.random.default_rng(batch).random((per_batch, TAIL)))
+        result = compare(rows, q_logits, targets)
+        sampled.append(result.kld)
+        variance.append(result.variance)
+    true = np.concatenate(exact).mean()
+    off = np.concatenate(sampled).mean() - true
+    stated = np.sqrt(np.concatenate(variance).sum()) / (chunks * per_batch)
+    print(f"off by {off / true:+.3%}, stated error {stated / true:.3%}")
+    assert abs(off) < 0.003 * true
+    assert abs(off) < 4 * stated < 0.012 * true
+
+
+def test_a_large_vocabulary_goes_through_the_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    n_vocab = 4096
+    windows = Windows(rng.integers(0, n_vocab, (3, 10), dtype=np.int32), 4)
+    logits = heavy_tailed(rng, 3 * windows.rows_each, n_vocab)
+    normalizers = summarize_rows(logits).normalizers
+    targets = windows.tokens[:, windows.first + 1 :].ravel()
+    path = tmp_path / "reference"
+    with ReferenceWriter(path, windows, n_vocab=n_vocab, model="BF16") as writer:
+        for at in range(0, len(logits), 5):
+            here = slice(at, at + 5)
+            writer.append(writer.encode(at, logits[here], normalizers[here], targets[here]))
+    reference = open_reference(path)
+    rows = reference.rows(1, windows.first + 2, 3)
+    assert rows.dtype == SAMPLED_ROW
+    assert rows["head_tokens"][:, 0].tolist() == logits[7:10].argmax(1).tolist()
+    logprobs = logits[7:10] - normalizers[7:10, None]
+    assert rows["head_logprobs"] == pytest.approx(-np.sort(-logprobs, 1)[:, :HEAD], abs=1e-6)
+    assert rows["tail_mass"] == pytest.approx(1 - np.exp(rows["head_logprobs"].astype(float)).sum(1), abs=1e-6)
+    assert not set(rows["head_tokens"][0]) & set(rows["tail_tokens"][0])
+    own = compare(rows, logits[7:10], targets[7:10])
+    assert own.kld.max() < 1e-12
+    assert own.same_top.all()
+    assert own.target_logprob == pytest.approx(logprobs[np.arange(3), targets[7:10]], abs=1e-6)
+    damaged = bytearray(path.read_bytes())
+    start = len(damaged) - reference.rows(0, windows.first, 3 * windows.rows_each).nbytes
+    damaged[start : start + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(InputError, match="rows are damaged"):
+        Reference(path).rows(0, windows.first, 2)
+
+
+def small_reference(path: Path, n_vocab: int = 512) -> Windows:
+    rng = np.random.default_rng(0)
+    windows = Windows(rng.integers(0, n_vocab, (3, 16), dtype=np.int32), 8)
+    logits = heavy_tailed(rng, 3 * windows.rows_each, n_vocab)
+    z, targets = summarize_rows(logits).normalizers, windows.tokens[:, 9:].ravel()
+    with ReferenceWriter(path, windows, n_vocab=n_vocab, model="") as writer:
+        writer.append(writer.encode(0, logits, z, targets))
+    with BaseFileWriter(path.with_suffix(".kld"), windows, n_vocab=n_vocab) as base:
+        base.append(base.encode(0, logits, z, targets))
+    return windows
+
+
+def test_a_reference_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "reference"
+    windows = Windows(np.zeros((3, 16), np.int32), 8)
+
+    def write(interrupted: bool) -> None:
+        with ReferenceWriter(path, windows, n_vocab=512, model="") as writer:
+            writer.append(np.zeros((5, 512), np.float32))
+            if interrupted:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(interrupted=True)
+    with pytest.raises(ValueError, match="5 rows were given"):
+        write(interrupted=False)
+    with pytest.raises(ValueError, match="bytes"), ReferenceWriter(path, windows, n_vocab=512, model="") as writer:
+        writer.append(np.zeros((5, 511), np.float32))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="cannot write the reference"):
+        small_reference(Path("/proc/reference"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = open
+    monkeypatch.setattr("builtins.open", lambda p, mode="r": real("/dev/full" if str(p).endswith(".part") else p, mode))
+    with pytest.raises(InputError, match="No space left on device"):
+        small_reference(tmp_path / "reference")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_references_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "reference"
+    windows = small_reference(path)
+    whole = path.read_bytes()
+    reference = Reference(path)
+    reference.require(windows, 512)
+    with pytest.raises(InputError, match="another text"):
+        reference.require(windows.head(2), 512)
+    with pytest.raises(InputError, match="vocabulary of 512, this model 600"):
+        reference.require(windows, 600)
+    header = json.dumps(reference.header.__dict__).encode()
+    hostile = json.dumps({**reference.header.__dict__, "windows": 1 << 60}).encode()
+    negative = json.dumps({**reference.header.__dict__, "seed": -1}).encode()
+    magic = reference_module.MAGIC
+    for damaged, words in (
+        (whole[:-1], "bytes where its header asks"),
+        (whole + b"\0", "bytes where its header asks"),
+        (b"GGUF" + whole[4:], "neither a reference file"),
+        (whole[:40], "header is damaged"),
+        (magic + b"\xff\xff\xff\xff" + whole[12:], "header is damaged"),
+        (magic + len(hostile).to_bytes(4, "little") + hostile, "header is damaged"),
+        (magic + len(negative).to_bytes(4, "little") + negative, "header is damaged"),
+        (magic + len(header).to_bytes(4, "little") + header, "bytes where its header asks"),
+        (b"", "neither a reference file"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=words):
+            open_reference(path)
+    with pytest.raises(InputError, match="cannot read"):
+        open_reference(tmp_path / "absent")
+
+
+def test_base_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    windows = small_reference(tmp_path / "reference")
+    path = tmp_path / "reference.kld"
+    whole = path.read_bytes()
+    base = open_reference(path)
+    assert isinstance(base, BaseFile)
+    base.require(windows, 512)
+    with pytest.raises(InputError, match="another text"):
+        base.require(windows.head(2), 512)
+    with pytest.raises(InputError, match="vocabulary of 512, this model 600"):
+        base.require(windows, 600)
+    with pytest.raises(InputError, match="without a stride"):
+        BaseFileWriter(path, Windows(windows.tokens, 5), n_vocab=512)
+    nan = np.frombuffer(np.float32(np.nan).tobytes(), np.uint8).tobytes()
+    first_row = 8 + 12 + 4 * windows.tokens.size
+    for damaged, words in (
+        (whole[:-1], "bytes where its header asks"),
+        (whole + b"\0", "bytes where its header asks"),
+        (whole[:17], "ends within its header"),
+        (whole[:8] + b"\xff\xff\xff\xff" + whole[12:], "header is damaged"),
+        (whole[:16] + b"\xff\xff\xff\x7f" + whole[20:], "bytes where its header asks"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=words):
+            open_reference(path)
+    path.write_bytes(whole[:first_row] + nan + whole[first_row + 4 :])
+    with pytest.raises(InputError, match="chunk 0 are not numbers"):
+        open_reference(path).rows(0, windows.first, 3)
