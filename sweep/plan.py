@@ -14,13 +14,14 @@ from converters.gguf_source import gguf_fingerprint
 from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
 from sweep.calibration import Calibration
-from sweep.inputs import Task, Text
+from sweep.inputs import Text
 from sweep.model import Model
+from sweep.tasks import Task
 from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "imatrix": 1, "speed": 1, "text": 1, "task": 1}
+PROCEDURES = {"export": 1, "imatrix": 1, "speed": 1, "text": 1, "task": 2}
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def make_plan(
         about={
             "model": str(model.path) if model.builtin is None else f"{model.name} (built in)",
             "text": text.name,
-            "tasks": {task.name: task.limit for task in tasks},
+            "tasks": {task.name: task.options.limit for task in tasks},
+            "task_settings": {task.name: task.options.words for task in tasks},
             "imatrix": None if calibration is None else calibration.name,
             "engine": _engine(),
         },
@@ -197,11 +199,7 @@ def _cells(
     text_needs = needs if reference is None else (*needs, reference)
     cells.append(_cell(variant, "text", "text", text_identity, text_params, text_needs, makes))
     for task in tasks:
-        params = common | {
-            "task": task.name,
-            "folder": None if task.folder is None else str(task.folder),
-            "limit": task.limit,
-        }
+        params = common | {"task": task.to_json()}
         cells.append(_cell(variant, "task", task.name, base | {"task": task.identity}, params, needs))
     return cells
 

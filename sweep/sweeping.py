@@ -18,13 +18,15 @@ from sweep import devices, preset, runner, variant
 from sweep.calibration import calibration
 from sweep.child import Child, Failed
 from sweep.events import Event, Log, Reader
-from sweep.inputs import REMEDY, Task, Text, tasks_for, text_for
+from sweep.inputs import REMEDY, Text, text_for
 from sweep.keep import Keep
+from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
 from sweep.plan import Cell, Plan, Settings, make_plan
 from sweep.records import records
 from sweep.report.recommend import recommend
 from sweep.store import Store
+from sweep.tasks import Task, tasks_for
 from sweep.workspace import Workspace, open_workspace, run_lock, sharing
 
 DEFAULT_CTX = 8192
@@ -46,6 +48,11 @@ class Request:
     task_data: Path | None = None
     perplexity: Path | None = None
     limit: int | None = None
+    num_fewshot: int | None = None
+    chat_template: bool | None = None
+    thinking: bool | None = None
+    max_gen_toks: int | None = None
+    allow_code: bool = False
     ctx: int | None = None
     imatrix: str | None = None
     calibration: Path | None = None
@@ -79,7 +86,7 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     variants = variant.fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
     text = text_for(model, request.perplexity, workspace.texts)
-    tasks = tasks_for(model, request.tasks or chosen.tasks, request.limit or chosen.limit, request.task_data)
+    tasks = tasks_for(model, request.tasks or chosen.tasks, _task_options(request, chosen.limit), request.task_data)
     placement = devices.placement()
     settings = Settings(
         ctx=_context(request.ctx or chosen.ctx, model),
@@ -90,6 +97,18 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     reference = variant.parse(chosen.reference).name
     plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name, given)
     return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
+
+
+def _task_options(request: Request, limit: int | None = None) -> TaskOptions:
+    """`limit` is the preset's."""
+    return TaskOptions(
+        limit=request.limit or limit,
+        num_fewshot=request.num_fewshot,
+        chat_template=request.thinking is not None if request.chat_template is None else request.chat_template,
+        thinking=request.thinking,
+        max_gen_toks=request.max_gen_toks,
+        allow_code=request.allow_code,
+    )
 
 
 def _context(asked: int | None, model: Model) -> int:
@@ -177,13 +196,13 @@ def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
 
 def _check_inputs(sweep: Sweep, directory: Path) -> None:
     """Tasks and texts that are not local are looked for before any work: they may need a network."""
-    foreign = [task for task in sweep.tasks if task.folder is None or sweep.model.builtin is None]
+    foreign = [task for task in sweep.tasks if not task.is_local or sweep.model.builtin is None or task.data]
     dataset = sweep.text.dataset if not sweep.text.file.exists() else None
     if not foreign and dataset is None:
         return
     job = {
         "kind": "inputs",
-        "tasks": [[task.name, None if task.folder is None else str(task.folder)] for task in foreign],
+        "tasks": [task.to_json() for task in foreign],
         "dataset": dataset,
         "file": str(sweep.text.file),
     }

@@ -49,8 +49,10 @@ def exit_code(rows: list[Record]) -> Exit:
 def described(plan: Plan) -> dict[str, object]:
     """How the run measured, for the report: names and values to print in this order."""
     settings = plan.settings
+    settings_of = plan.about.get("task_settings", {})  # not of plans that an earlier version wrote
     tasks = {
-        name: "all items" if limit is None else f"first {limit} items" for name, limit in plan.about["tasks"].items()
+        name: settings_of.get(name) or ("all items" if limit is None else f"first {limit} items")
+        for name, limit in plan.about["tasks"].items()
     }
     return {
         "model": plan.about["model"],

@@ -13,7 +13,11 @@ import pytest
 
 from converters.errors import InputError
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.measure.harness import make_lm, run_task
+from sweep.measure import loading
+from sweep.measure.harness import run_task
+from sweep.measure.lm import make_lm
+from sweep.measure.loading import Place
+from sweep.measure.options import TaskOptions
 
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
 DATA = """
@@ -172,7 +176,7 @@ def test_rolling_loglikelihoods_are_hflms(backend, hf):
 @pytest.mark.parametrize("task", ["choose", "letter", "roll"])
 def test_scores_of_a_task_are_hflms(backend, hf, tasks, task):
     theirs = evaluate_hf(hf, tasks, task)
-    ours = run_task(backend, task, include_path=tasks)
+    ours = run_task(backend, task, Place(tasks))
     assert {m.name for m in ours.metrics} == {m["metric"] for m in theirs["configs"][task]["metric_list"]}
     for metric in ours.metrics:
         assert metric.value == pytest.approx(theirs["results"][task][metric.key], rel=1e-5)
@@ -198,7 +202,7 @@ def test_generations_of_a_task_are_hflms(backend, hf, tasks):
         row["answer"] = answer  # so that half of the documents are answered rightly
     (tasks / "write.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     theirs = evaluate_hf(hf, tasks, "write")
-    ours = run_task(backend, "write", include_path=tasks)
+    ours = run_task(backend, "write", Place(tasks))
     assert [m.key for m in ours.metrics] == ["exact_match,strict", "exact_match,letters"]
     assert ours.primary.value >= 0.5
     assert ours.chance == 0.0
@@ -213,12 +217,12 @@ def test_generations_of_a_task_are_hflms(backend, hf, tasks):
 
 def test_few_shot_prompts_and_limits_are_hflms(backend, hf, tasks):
     theirs = evaluate_hf(hf, tasks, "choose", num_fewshot=2, limit=5)
-    seen: list[tuple[int, int]] = []
-    ours = run_task(backend, "choose", include_path=tasks, num_fewshot=2, limit=5, progress=lambda *at: seen.append(at))
+    seen: list[tuple[int, int, str]] = []
+    ours = run_task(backend, "choose", Place(tasks), TaskOptions(num_fewshot=2, limit=5), lambda *at: seen.append(at))
     assert (ours.n, ours.num_fewshot) == (5, 2)
     assert [i.prompt_hash for i in ours.items] == [s["prompt_hash"] for s in theirs["samples"]["choose"]]
     assert ours.primary.value == theirs["results"]["choose"]["acc,none"]
-    assert seen[-1] == (20, 20)
+    assert seen[-1] == (20, 20, "choose")
 
 
 def test_chat_prompts_are_the_tokenizers(tiny, backend, tasks):
@@ -228,21 +232,23 @@ def test_chat_prompts_are_the_tokenizers(tiny, backend, tasks):
         assert lm.apply_chat_template(history[:n], generation) == tiny.tokenizer.apply_chat_template(
             history[:n], tokenize=False, add_generation_prompt=generation, continue_final_message=not generation
         )
-    run = run_task(backend, "write", include_path=tasks, limit=2, chat_template=True)
-    assert run.items[0].prompt_hash != run_task(backend, "write", include_path=tasks, limit=1).items[0].prompt_hash
+    run = run_task(backend, "write", Place(tasks), TaskOptions(limit=2, chat_template=True))
+    assert (
+        run.items[0].prompt_hash != run_task(backend, "write", Place(tasks), TaskOptions(limit=1)).items[0].prompt_hash
+    )
 
 
 def test_a_group_is_the_sum_of_its_tasks(backend, tasks):
-    group = run_task(backend, "both", include_path=tasks)
-    parts = [run_task(backend, name, include_path=tasks) for name in ("choose", "letter")]
+    group = run_task(backend, "both", Place(tasks))
+    parts = [run_task(backend, name, Place(tasks)) for name in ("choose", "letter")]
     assert [i.task for i in group.items] == ["choose"] * 24 + ["letter"] * 24
     assert group.primary.value == pytest.approx(np.mean([p.primary.value for p in parts]))
     assert [i.values["acc,none"] for i in group.items] == [i.values["acc,none"] for p in parts for i in p.items]
 
 
 def test_a_yaml_file_is_a_task(backend, tasks):
-    by_path = run_task(backend, str(tasks / "letter.yaml"), include_path=tasks, limit=6)
-    assert by_path.items == run_task(backend, "letter", include_path=tasks, limit=6).items
+    by_path = run_task(backend, str(tasks / "letter.yaml"), Place(tasks), TaskOptions(limit=6))
+    assert by_path.items == run_task(backend, "letter", Place(tasks), TaskOptions(limit=6)).items
 
 
 def test_local_tasks_touch_no_network_and_print_nothing(backend, tasks, monkeypatch, capfd):
@@ -250,25 +256,23 @@ def test_local_tasks_touch_no_network_and_print_nothing(backend, tasks, monkeypa
         raise AssertionError("a local task opened a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    run_task(backend, "choose", include_path=tasks, limit=3)
+    run_task(backend, "choose", Place(tasks), TaskOptions(limit=3))
     told = capfd.readouterr()
     assert (told.out, told.err) == ("", "")
 
 
 def test_tasks_that_cannot_be_run(backend, tasks, tmp_path):
     with pytest.raises(InputError, match=r"unknown task 'chose'; known in .*choose"):
-        run_task(backend, "chose", include_path=tasks)
+        run_task(backend, "chose", Place(tasks))
     with pytest.raises(InputError, match="no such directory"):
-        run_task(backend, "choose", include_path=tmp_path / "absent")
+        run_task(backend, "choose", Place(tmp_path / "absent"))
     (tmp_path / "data.py").write_text(DATA)
     (tmp_path / "lost.yaml").write_text(f"task: lost\n{COMMON % 'lost'}{TASKS['letter']}")
     with pytest.raises(InputError, match=r"task lost: .*its data cannot be had: .*lost\.jsonl"):
-        run_task(backend, "lost", include_path=tmp_path)
+        run_task(backend, "lost", Place(tmp_path))
     sampled = TASKS["write"].replace("do_sample: false", "do_sample: true, temperature: 1.0")
     (tmp_path / "dice.yaml").write_text(f"task: dice\n{COMMON % 'dice'}{sampled}")
     (tmp_path / "dice.jsonl").write_text(json.dumps(documents()[0]))
-    from sweep.measure import harness
-
-    harness._task_manager.cache_clear()
+    loading._indexed.cache_clear()
     with pytest.raises(InputError, match="samples; only greedy"):
-        run_task(backend, "dice", include_path=tmp_path)
+        run_task(backend, "dice", Place(tmp_path))
