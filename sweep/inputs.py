@@ -10,11 +10,6 @@ import presets
 from converters.errors import InputError
 from sweep.model import Model
 
-REMEDY = (
-    "choose tasks with --tasks (none, or a task's YAML file), give local data with --task-data, "
-    "a text with --perplexity"
-)
-
 
 @dataclass(frozen=True)
 class Text:

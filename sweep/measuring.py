@@ -33,13 +33,13 @@ class Measuring:
         self._backend: LlamaBackend | None = None
         self._loaded: tuple[str, LlamaOptions] | None = None
 
-    def inputs(self, tasks: list[dict[str, Any]], dataset: list[str] | None, file: str) -> Result:
+    def inputs(self, tasks: list[dict[str, Any]], dataset: list[str] | None, file: str | None) -> Result:
         """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`."""
         from sweep.measure.wikitext import save_text
 
         for task in tasks:
             check_task(task["name"], _place(task), TaskOptions(**task["options"]))
-        if dataset is not None and not Path(file).exists():
+        if dataset is not None and file is not None and not Path(file).exists():
             save_text(dataset[0], dataset[1], dataset[2], Path(file))
         return {}
 
@@ -147,9 +147,7 @@ def _notes(run: TaskRun, options: TaskOptions) -> list[str]:
     """What a reader of the score should know."""
     notes = []
     if run.left_out:
-        notes.append(
-            f"{run.left_out} items left out, {run.n} scored: their checker needs data of nltk that is not here"
-        )
+        notes.append(f"{run.left_out} items left out, {run.n} scored: their checker wants data of nltk, not here")
     if run.unfinished and options.thinking:
         notes.append(f"{run.unfinished} of {run.n} answers reached their bound of {run.max_gen_toks} tokens")
     return notes

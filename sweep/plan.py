@@ -105,13 +105,18 @@ def make_plan(
     model: Model,
     variants: list[Variant],
     reference: str,
-    text: Text,
+    text: Text | None,
     tasks: tuple[Task, ...],
     settings: Settings,
     preset: str,
     calibration: Calibration | None = None,
+    alone: bool = False,
 ) -> Plan:
-    """The cells of a sweep, the reference's first. Raises InputError where the reference is not among the variants."""
+    """The cells of a sweep, the reference's first. Raises InputError where the reference is not among the variants.
+
+    `text` None measures no perplexity. `alone`: nothing will be compared with the reference, so its distributions are
+    not written down.
+    """
     ordered = sorted(variants, key=lambda variant: variant.name != reference)
     if not ordered or ordered[0].name != reference:
         raise InputError(f"the reference {reference} is not among the variants; add it with --variants")
@@ -123,9 +128,9 @@ def make_plan(
         if index == 1 and calibration is not None:  # the reference is made; others are made by what it finds
             importance = _importance(calibration, model, ordered[0], cells, settings, artefacts)
             cells += importance.cells
-        own = _cells(variant, model, text, tasks, settings, artefacts, baseline, importance)
+        own = _cells(variant, model, text, tasks, settings, artefacts, baseline, importance, alone)
         cells += own
-        baseline = baseline or next(cell for cell in own if cell.kind == "text")
+        baseline = baseline or next((cell for cell in own if cell.kind == "text"), None)
     identity = _hash({"cells": [cell.key for cell in cells], "model": model.name, "preset": preset})
     return Plan(
         run=f"{model.name}-{preset}-{identity[:6]}",
@@ -136,7 +141,7 @@ def make_plan(
         settings=settings,
         about={
             "model": str(model.path) if model.builtin is None else f"{model.name} (built in)",
-            "text": text.name,
+            "text": None if text is None else text.name,
             "tasks": {task.name: task.options.limit for task in tasks},
             "task_settings": {task.name: task.options.words for task in tasks},
             "imatrix": None if calibration is None else calibration.name,
@@ -149,12 +154,13 @@ def make_plan(
 def _cells(
     variant: Variant,
     model: Model,
-    text: Text,
+    text: Text | None,
     tasks: tuple[Task, ...],
     settings: Settings,
     artefacts: Path,
     baseline: Cell | None,
     importance: _Importance | None,
+    alone: bool,
 ) -> list[Cell]:
     cells: list[Cell] = []
     if variant.quant is not None:
@@ -187,21 +193,31 @@ def _cells(
     common = {"file": str(file), "settings": asdict(settings)}
     timed = base | _that_matter(settings, "speed")
     cells.append(_cell(variant, "speed", "speed", timed, common, needs))
-    logits = artefacts / f"reference-{_hash(base | {'text': text.identity})[:16]}.logprobs"
-    reference, reference_file = (baseline.key, baseline.makes) if baseline is not None else (None, None)
-    text_identity = base | {"text": text.identity, "reference": reference}
-    text_params = common | {
-        "text": str(text.file),
-        "reference": reference_file,
-        "writes_reference": str(logits) if reference_file is None else None,
-    }
-    makes = str(logits) if reference_file is None else None
-    text_needs = needs if reference is None else (*needs, reference)
-    cells.append(_cell(variant, "text", "text", text_identity, text_params, text_needs, makes))
+    if text is not None:
+        cells.append(_text_cell(variant, text, base, common, needs, artefacts, baseline, alone))
     for task in tasks:
         params = common | {"task": task.to_json()}
         cells.append(_cell(variant, "task", task.name, base | {"task": task.identity}, params, needs))
     return cells
+
+
+def _text_cell(
+    variant: Variant,
+    text: Text,
+    base: dict[str, Any],
+    common: dict[str, Any],
+    needs: tuple[str, ...],
+    artefacts: Path,
+    baseline: Cell | None,
+    alone: bool,
+) -> Cell:
+    """Perplexity and the divergence from `baseline`; without one, its own distributions are written for the others."""
+    logits = artefacts / f"reference-{_hash(base | {'text': text.identity})[:16]}.logprobs"
+    reference, reference_file = (baseline.key, baseline.makes) if baseline is not None else (None, None)
+    identity = base | {"text": text.identity, "reference": reference} | ({"alone": True} if alone else {})
+    makes = str(logits) if reference_file is None and not alone else None
+    params = common | {"text": str(text.file), "reference": reference_file, "writes_reference": makes}
+    return _cell(variant, "text", "text", identity, params, needs if reference is None else (*needs, reference), makes)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def _record(
         if speed is None
         else Memory(speed["memory"]["predicted_bytes"], speed["memory"]["measured_bytes"]),
         perplexity=None if text is None else _perplexity(text["perplexity"]),
-        divergence=_divergence(text, _noise_floor(outcomes.get(reference["text"]))),
+        divergence=_divergence(text, _noise_floor(outcomes.get(reference.get("text", "")))),
         tasks={
             cell.name: _score(cell, results[cell.name], reference.get(cell.name), store)
             for cell in cells
@@ -77,7 +77,7 @@ def _divergence(text: dict[str, Any] | None, floor: float | None) -> Divergence 
 
 
 def _noise_floor(outcome: Outcome | None) -> float | None:
-    if outcome is None or outcome.result is None:
+    if outcome is None or outcome.result is None or outcome.result["noise_floor"] is None:
         return None
     return float(outcome.result["noise_floor"]["kld_mean"])
 

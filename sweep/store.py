@@ -26,12 +26,12 @@ CREATE TABLE cells (
 CREATE TABLE items (
     key TEXT NOT NULL REFERENCES cells (key) ON DELETE CASCADE, position INTEGER NOT NULL,
     doc TEXT NOT NULL, value REAL NOT NULL, answer TEXT,
-    gold_probability REAL, subject TEXT, PRIMARY KEY (key, position)
+    gold REAL, subject TEXT, PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
 # What makes a store of an earlier version one of the next
 _UPGRADES = {
-    1: ("ALTER TABLE items ADD COLUMN gold_probability REAL", "ALTER TABLE items ADD COLUMN subject TEXT"),
+    1: ("ALTER TABLE items ADD COLUMN gold REAL", "ALTER TABLE items ADD COLUMN subject TEXT"),
 }
 
 
@@ -39,14 +39,14 @@ _UPGRADES = {
 class Item:
     """One document's result in a task: `doc` proves that two variants answered the same prompt.
 
-    `gold_probability` is the right choice's share of the probability of all choices; None where answers are generated.
+    `gold` is the right choice's share of the probability of all choices; None where answers are generated.
     `subject` is the sub-task of a group.
     """
 
     doc: str
     value: float
     answer: str
-    gold_probability: float | None = None
+    gold: float | None = None
     subject: str | None = None
 
 
@@ -132,8 +132,7 @@ class Store:
             self._db.execute("DELETE FROM cells WHERE key = ?", (key,))
             self._db.execute("INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?)", row)
             self._db.executemany(
-                "INSERT INTO items (key, position, doc, value, answer, gold_probability, subject)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO items (key, position, doc, value, answer, gold, subject) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((key, position, *astuple(item)) for position, item in enumerate(items)),
             )
 
@@ -149,6 +148,6 @@ class Store:
     def items(self, key: str) -> list[Item]:
         """The per-item results of a task cell, in the order of its documents."""
         rows = self._db.execute(
-            "SELECT doc, value, answer, gold_probability, subject FROM items WHERE key = ? ORDER BY position", (key,)
+            "SELECT doc, value, answer, gold, subject FROM items WHERE key = ? ORDER BY position", (key,)
         )
         return [Item(*row) for row in rows]

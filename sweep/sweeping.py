@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sweep import devices, preset, runner, variant
 from sweep.calibration import calibration
 from sweep.child import Child, Failed
 from sweep.events import Event, Log, Reader
-from sweep.inputs import REMEDY, Text, text_for
+from sweep.inputs import Text, text_for
 from sweep.keep import Keep
 from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
@@ -68,7 +68,7 @@ class Sweep:
     plan: Plan
     model: Model
     variants: tuple[variant.Variant, ...]
-    text: Text
+    text: Text | None
     tasks: tuple[Task, ...]
     workspace: Workspace
     keep: Keep = Keep.ALL
@@ -77,32 +77,66 @@ class Sweep:
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
-    parsed = variant.parse_list(_variants(chosen, request.variants))
+    request = replace(
+        request,
+        tasks=request.tasks or chosen.tasks,
+        limit=request.limit or chosen.limit,
+        ctx=request.ctx or chosen.ctx,
+    )
+    names = _variants(chosen, request.variants)
+    return _prepared(request, names, variant.parse(chosen.reference).name, chosen.name, say)
+
+
+def prepare_single(request: Request, quant: str | None, say: Callable[[str], None]) -> Sweep:
+    """Resolve and plan the measuring of one thing as it is: a GGUF file, or a model at one quant (BF16 by default).
+
+    What the request names is measured, everything where it names neither text nor tasks. Raises InputError.
+    """
+    is_file = Path(request.model).suffix == ".gguf"
+    if is_file and quant is not None:
+        raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
+    name = f"gguf:{request.model}" if is_file else quant or "BF16"
+    everything = request.perplexity is None and request.tasks is None
+    if not everything:
+        request = replace(request, tasks=request.tasks or ("none",))
+    return _prepared(request, [name], None, "eval", say, measures_text=everything or request.perplexity is not None)
+
+
+def _prepared(
+    request: Request,
+    names: list[str],
+    reference: str | None,
+    preset_name: str,
+    say: Callable[[str], None],
+    measures_text: bool = True,
+) -> Sweep:
+    """Without a `reference` the one variant stands alone."""
+    parsed = variant.parse_list(names)
     quants = [recipe(entry.quant) for entry in parsed if entry.quant is not None]
     if request.imatrix is None and not request.dry_run:
         refuse_without_imatrix(quants)
-    model = resolve(request.model, say, planned=request.dry_run)
+    model = resolve(request.model, say, planned=request.dry_run, as_it_is=reference is None)
     given = calibration(request.imatrix, request.calibration, model.builtin)
     variants = variant.fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
-    text = text_for(model, request.perplexity, workspace.texts)
-    tasks = tasks_for(model, request.tasks or chosen.tasks, _task_options(request, chosen.limit), request.task_data)
+    text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
+    tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
     placement = devices.placement()
     settings = Settings(
-        ctx=_context(request.ctx or chosen.ctx, model),
+        ctx=_context(request.ctx, model),
         threads=devices.threads(),
         device=placement.device,
         gpu_layers=placement.gpu_layers,
     )
-    reference = variant.parse(chosen.reference).name
-    plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name, given)
+    alone = reference is None
+    reference = reference or variants[0].name
+    plan = make_plan(workspace, model, variants, reference, text, tasks, settings, preset_name, given, alone)
     return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
 
 
-def _task_options(request: Request, limit: int | None = None) -> TaskOptions:
-    """`limit` is the preset's."""
+def _task_options(request: Request) -> TaskOptions:
     return TaskOptions(
-        limit=request.limit or limit,
+        limit=request.limit,
         num_fewshot=request.num_fewshot,
         chat_template=request.thinking is not None if request.chat_template is None else request.chat_template,
         thinking=request.thinking,
@@ -197,19 +231,20 @@ def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
 def _check_inputs(sweep: Sweep, directory: Path) -> None:
     """Tasks and texts that are not local are looked for before any work: they may need a network."""
     foreign = [task for task in sweep.tasks if not task.is_local or sweep.model.builtin is None or task.data]
-    dataset = sweep.text.dataset if not sweep.text.file.exists() else None
+    text = sweep.text
+    dataset = text.dataset if text is not None and not text.file.exists() else None
     if not foreign and dataset is None:
         return
     job = {
         "kind": "inputs",
         "tasks": [task.to_json() for task in foreign],
         "dataset": dataset,
-        "file": str(sweep.text.file),
+        "file": None if text is None else str(text.file),
     }
     with Child(runner.log_path(directory, "inputs")) as child:
         for answer in child.submit(job):
             if isinstance(answer, Failed):
-                raise InputError(f"{answer.message}; {REMEDY}")
+                raise InputError(answer.message)
 
 
 def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:

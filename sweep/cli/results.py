@@ -59,7 +59,9 @@ def described(plan: Plan) -> dict[str, object]:
         "run": plan.run,
         "preset": plan.preset,
         "reference": plan.reference,
-        "text": f"{plan.about['text']}, windows of {settings.window} tokens, second half scored",
+        "text": f"{plan.about['text']}, windows of {settings.window} tokens, second half scored"
+        if plan.about["text"]
+        else "none",
         "importance": plan.about.get("imatrix") or "none",
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
         "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",

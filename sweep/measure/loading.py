@@ -6,6 +6,7 @@ What in lm-eval starts programs, asks the network unbidden or indexes 14,000 fil
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import importlib.util
 import io
@@ -81,7 +82,8 @@ def load(task: str, place: Place, options: TaskOptions) -> Loaded:
         raise
     except Exception as error:  # a task's file holds code, which can fail in any way
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"task {task}: it cannot be loaded, or its data cannot be had: {reason}") from error
+        remedy = "" if place.offline else "; give its data with --task-data, or other tasks (or none) with --tasks"
+        raise InputError(f"task {task}: it cannot be loaded, or its data cannot be had: {reason}{remedy}") from error
     tasks: dict[str, Task] = loaded["tasks"]
     groups = loaded["groups"]
     root = groups.get(task) or _path_group(task, groups) or next(iter(tasks.values()))
@@ -149,7 +151,9 @@ def _manager(task: str, place: Place) -> TaskManager:
             return manager
     manager = _indexed(None)
     if task not in manager.task_index:
-        raise InputError(f"unknown task {task!r}; known are those of lm-eval (lm_eval ls tasks)")
+        near = difflib.get_close_matches(task, manager.all_tasks, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "lm_eval ls tasks lists all"
+        raise InputError(f"unknown task {task!r}; {hint}")
     return manager
 
 
