@@ -107,7 +107,16 @@ def data_files(folder: Path) -> list[Path]:
 
 def read_jsonl(file: Path) -> list[Row]:
     """The items of a file, an object a line. Raises InputError that names the line."""
-    rows = []
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    return _read(file, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=4)  # the sub-tasks of a group read the same file
+def _read(file: Path, _changed: int, _size: int) -> list[Row]:
+    rows: list[Row] = []
     try:
         with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
