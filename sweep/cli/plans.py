@@ -55,6 +55,4 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
     if not all(known["header_exact"] for known in sizes.values()):
         output.show("~ tensors are exact; the header is estimated: its tokenizer or its importance matrix is not here.")
     tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.tasks)
-    output.show(
-        f"Reference {sweep.plan.reference}; text {sweep.plan.about['text']}; tasks: {tasks or 'none'}."
-    )
+    output.show(f"Reference {sweep.plan.reference}; text {sweep.plan.about['text']}; tasks: {tasks or 'none'}.")

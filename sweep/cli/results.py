@@ -29,10 +29,25 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
         output.line({"event": "finished", "run": plan.run, "records": [finite(row.to_json()) for row in rows]})
     else:
         output.show(render_table(rows, output.data.width, recommend(rows)))
+        for note in notes(plan, workspace):
+            output.say(note)
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:
             output.show(f"\nRun {plan.run}{took}. Report: {_shortest(page)}")
     return exit_code(rows)
+
+
+def notes(plan: Plan, workspace: Workspace) -> list[str]:
+    """What a reader of the scores should know, each once with the variants it holds for."""
+    with Store(workspace.database) as store:
+        outcomes = store.outcomes(cell.key for cell in plan.cells if cell.kind == "task")
+    found: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        result = outcomes[cell.key].result if cell.key in outcomes else None
+        for note in (result or {}).get("notes", ()):
+            found.setdefault(f"{cell.name}: {note}", []).append(cell.variant)
+    everywhere = len(plan.variants)
+    return [note if len(names) == everywhere else f"{note} ({', '.join(names)})" for note, names in found.items()]
 
 
 def _shortest(path: Path) -> Path:

@@ -69,8 +69,6 @@ class Watch:
             self._output.say(f"{event.cell} failed: {event.data['error']}")
         elif event.event == "cell_done" and not self._output.shows_progress:
             self._output.say(f"{event.cell} {event.data['seconds']:.1f} s")
-        for note in event.data.get("notes", ()):
-            self._output.say(f"{event.cell}: {note}")
         completed = sum(share * WEIGHTS[self._kinds[label]] for label, share in self._shares.items())
         part = event.data.get("part", "")
         name = event.cell if part in ("", event.cell.partition("/")[2]) else f"{event.cell} ({part})"

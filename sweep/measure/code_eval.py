@@ -47,7 +47,7 @@ def run_restricted(program: str, limits: Limits | None = None) -> bool:
     with tempfile.TemporaryDirectory(prefix="bitsweep-code-") as directory, tempfile.TemporaryFile() as report:
         source = Path(directory) / "program.py"
         source.write_text(program, encoding="utf-8", errors="replace")
-        bounds = [str(value) for value in astuple(limits)[:4]]
+        bounds = [str(math.ceil(value)) for value in astuple(limits)]
         process = subprocess.Popen(
             [*_isolated(), sys.executable, "-I", "-S", str(RUNNER), str(source), secret, *bounds],
             stdin=subprocess.DEVNULL,

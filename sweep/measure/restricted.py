@@ -1,16 +1,19 @@
 """The child process of `code_eval`: runs one program under limits and prints a secret if it came to its end.
 
-Started as `python -I -S restricted.py PROGRAM SECRET CPU_SECONDS MEMORY_BYTES FILE_BYTES OPEN_FILES`. The kernel bounds
-time, memory, files and processes. An audit hook, which cannot be taken away again, lets the program read the standard
-library and its own directory, and refuses every other event: files elsewhere, processes, signals, sockets, ctypes.
+Started as `python -I -S restricted.py PROGRAM SECRET CPU_SECONDS MEMORY_BYTES FILE_BYTES OPEN_FILES WALL_SECONDS`. The
+kernel bounds time, memory, files and processes. An audit hook, which cannot be taken away again, lets the program read
+the standard library and its own directory, and refuses every other event: files elsewhere, processes, signals, sockets,
+ctypes.
 """
 
 from __future__ import annotations
 
+import _signal
 import os
 import resource
 import sys
 import sysconfig
+from typing import NoReturn
 
 ALLOWED = frozenset(
     "import compile exec code.__new__ function.__new__ marshal.loads marshal.load pickle.find_class builtins.id "
@@ -20,6 +23,7 @@ ALLOWED = frozenset(
 PATHS = frozenset({"open", "os.listdir", "os.scandir"})  # allowed for files that may be seen
 FORBIDDEN_MODULES = frozenset({"ctypes", "_ctypes", "_posixsubprocess", "_testcapi", "_xxsubinterpreters", "mmap"})
 UNSEEN = ("kill", "killpg", "pidfd_open", "fork", "forkpty", "setsid", "setpgid", "tcsetpgrp")  # also without a hook
+SIGNALS = ("signal", "alarm", "setitimer", "pthread_sigmask", "pthread_kill", "raise_signal", "pidfd_send_signal")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -67,6 +71,12 @@ def refuse_all_else(own: str) -> None:
                 return
         raise PermissionError(f"{event} is not allowed here")
 
+    def refuse(*_: object) -> NoReturn:
+        raise PermissionError("signals are not to be had here")
+
+    for name in SIGNALS:
+        if hasattr(_signal, name):
+            setattr(_signal, name, refuse)
     for name in UNSEEN:
         for module in (os, sys.modules.get("posix")):
             if module is not None and hasattr(module, name):
@@ -84,9 +94,10 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     write, leave = os.write, os._exit
-    bounds = [int(value) for value in sys.argv[3:7]]
+    *bounds, wall_seconds = (int(value) for value in sys.argv[3:])
     sys.argv[1:] = []
     bound(*bounds)
+    _signal.alarm(wall_seconds + 1)  # should the parent be gone by then
     refuse_all_else(os.getcwd())
     try:
         exec(compile(source, "program.py", "exec"), {})  # as evaluate's code_eval has it: no name, nothing given

@@ -44,22 +44,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_quantized_file_and_a_model_at_its_quant_score_alike(file: Path, data: Path, tmp_path: Path) -> None:
+def test_a_quantized_file_is_measured_as_it_is(file: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(MICRO.text.read_text()[:6000])
-    asked = ["--tasks", "micro_sums,boolq", "--task-data", data, "--limit", "4", "--perplexity", tmp_path / "text.txt"]
+    asked = ["--tasks", "boolq", "--task-data", data, "--limit", "4", "--perplexity", tmp_path / "text.txt"]
     where = ["--workspace", tmp_path / "w", "--format", "json"]
-    of_file = record(sweep("eval", file, *asked, *where))
-    of_model = record(sweep("eval", "micro", "--quant", "Q4_K_M", *asked, *where))
-    assert (of_file["variant"], of_model["variant"]) == ("gguf:mine-Q4_K_M.gguf", "Q4_K_M")
-    assert of_file["status"] == of_model["status"] == "ok"
-    assert of_file["divergence"] is None
-    for name in ("perplexity", "tasks", "bits_per_weight"):
-        assert of_file[name] == of_model[name]
-    assert of_file["tasks"]["boolq"]["n"] == 4
-    assert of_file["tasks"]["boolq"]["delta"] is None
+    found = record(sweep("eval", file, *asked, *where))
+    assert (found["variant"], found["status"], found["divergence"]) == ("gguf:mine-Q4_K_M.gguf", "ok", None)
+    assert found["file_bytes"] == file.stat().st_size
+    assert found["perplexity"]["value"] > 1
+    assert found["tasks"]["boolq"]["n"] == 4
+    assert found["tasks"]["boolq"]["delta"] is None
     assert not list(tmp_path.rglob("*.logprobs"))  # nothing is compared with it
     again = sweep("eval", file, *asked, *where)
     assert json.loads(again.stdout.splitlines()[0])["todo"] == 0
+    assert record(again) == found
     with Store(tmp_path / "w" / "sweep.db") as store:
         cells = {cell["name"]: cell["key"] for run in store.runs() for cell in run.plan["cells"]}
         items = store.items(cells["boolq"])
@@ -71,10 +69,10 @@ def test_a_quantized_file_and_a_model_at_its_quant_score_alike(file: Path, data:
     assert outcome.result["settings"]["data"] == str(data / "boolq")
 
 
-def test_what_is_asked_for_is_measured_and_no_more(file: Path, tmp_path: Path) -> None:
-    only = record(
-        sweep("eval", file, "--tasks", "micro_form", "--limit", "1", "--workspace", tmp_path, "--format", "json")
-    )
+def test_a_model_is_exported_at_its_quant_and_only_what_is_asked_for_measured(tmp_path: Path) -> None:
+    where = ["--workspace", tmp_path, "--format", "json"]
+    only = record(sweep("eval", "micro", "--quant", "Q4_K_M", "--tasks", "micro_form", "--limit", "2", *where))
+    assert only["variant"] == "Q4_K_M"
     assert only["perplexity"] is None
     assert list(only["tasks"]) == ["micro_form"]
     assert only["speed"]["prompt_tokens_per_s"] > 0
@@ -88,17 +86,17 @@ def test_what_cannot_be_measured_is_refused_in_a_line(file: Path, tmp_path: Path
     row = {"task_id": "t", "prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"}
     (tmp_path / "humaneval" / "HumanEval.jsonl").write_text(json.dumps(row))
     where = ["--workspace", tmp_path / "w"]
-    cases = {
-        "a GGUF file is measured as it is; --quant is for checkpoints": ["--quant", "Q8_0"],
-        "allow that by --allow-code-execution": ["--tasks", "humaneval", "--task-data", tmp_path],
-        "does not go with --no-chat-template": ["--tasks", "boolq", "--thinking", "on", "--no-chat-template"],
+    cases: dict[str, list[str | Path]] = {
+        "a GGUF file is measured as it is; --quant is for checkpoints": [file, "--quant", "Q8_0"],
+        "allow that by --allow-code-execution": [file, "--tasks", "humaneval", "--task-data", tmp_path],
+        "does not go with --no-chat-template": [file, "--tasks", "boolq", "--thinking", "on", "--no-chat-template"],
+        "there is no such": [tmp_path / "absent.gguf"],
     }
     for message, arguments in cases.items():
-        done = sweep("eval", file, *arguments, *where)
+        done = sweep("eval", *arguments, *where)
         assert done.returncode == 2, arguments
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
-    assert sweep("eval", tmp_path / "absent.gguf", *where).returncode == 2
 
 
 @pytest.mark.slow

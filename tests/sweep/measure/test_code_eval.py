@@ -16,6 +16,7 @@ import pytest
 from sweep.measure import code_eval
 from sweep.measure.code_eval import CodeEval, Limits, pass_at_k, run_restricted
 
+RUNNER = str(code_eval.RUNNER)
 SHORT = Limits(cpu_seconds=1, wall_seconds=1.2, memory_bytes=256 << 20)
 
 FINE = {
@@ -52,6 +53,8 @@ FAILING = {
     "many files": "files = [open(str(i), 'w') for i in range(1000)]",
     "removing": "import shutil\nshutil.rmtree('/tmp')",
     "a signal to its parent": "import os\nos.kill(os.getppid(), 9)",
+    "putting its end off": "import signal\nsignal.alarm(0)",
+    "not hearing of its end": "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)",
     "a connection": "import socket\nsocket.create_connection(('127.0.0.1', 9))",
     "C": "import ctypes\nctypes.string_at(0)",
     "input": "input()",
@@ -98,6 +101,23 @@ def test_processes_that_hide_go_too(tmp_path: Path) -> None:
     while any(mark in " ".join(cmd) for cmd in _commands()):
         assert time.monotonic() < deadline, "a hidden process outlived its namespace"
         time.sleep(0.05)
+
+
+def test_a_program_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
+    limits = Limits(wall_seconds=2.0)
+    program = (
+        "from sweep.measure.code_eval import Limits, run_restricted\n"
+        f"run_restricted('import time\\ntime.sleep(60)', {limits!r})"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    started = psutil.Process(parent.pid)
+    deadline = time.monotonic() + 20
+    while not (running := [c for c in started.children(recursive=True) if RUNNER in c.cmdline()]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    started.kill()
+    parent.wait()
+    assert psutil.wait_procs(running, timeout=20)[1] == []
 
 
 def _commands() -> Iterator[list[str]]:

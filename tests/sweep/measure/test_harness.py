@@ -380,9 +380,9 @@ def test_reasoning_is_cut_off_as_hflm_cuts_it(backend, thinker, thinking, monkey
     assert theirs.apply_chat_template(history) == prompt
     asked = requests([(prompt, {"max_gen_toks": 40, "until": []})], "generate_until")
     ours = make_lm(model, options)
-    assert (
-        ours.generate_until(asked) == theirs.generate_until(asked, disable_tqdm=True) == [said.split(end)[-1].lstrip()]
-    )
+    answered = ours.generate_until(asked)
+    assert answered == theirs.generate_until(asked, disable_tqdm=True)
+    assert answered == [said.split(end)[-1].lstrip()] != [said]
     assert (ours.budget, ours.unfinished) == (40, 1)
     # a stop string within the reasoning ends nothing, one in the answer ends the answer
     asked = requests([(prompt, {"max_gen_toks": 40, "until": [said[:2], stop]})], "generate_until")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
     not (SHARED / "data").is_dir() or not TOKENIZER.is_dir(), reason="needs the evaluation data and Qwen2's tokenizer"
 )
 NEW_TOKENS = 20
-SLOW = ("boolq", "mmlu_social_sciences", "gsm8k_cot")
+SLOW = ("arc_easy", "boolq", "mmlu_social_sciences", "gsm8k_cot", "humaneval")
 
 
 def place(data: str) -> Place:
