@@ -8,9 +8,9 @@ ctypes.
 
 from __future__ import annotations
 
-import _signal
 import os
 import resource
+import signal
 import sys
 import sysconfig
 from typing import NoReturn
@@ -75,11 +75,12 @@ def refuse_all_else(own: str) -> None:
         raise PermissionError("signals are not to be had here")
 
     for name in SIGNALS:
-        if hasattr(_signal, name):
-            setattr(_signal, name, refuse)
+        for module in (signal, sys.modules["_signal"]):
+            if hasattr(module, name):
+                setattr(module, name, refuse)
     for name in UNSEEN:
-        for module in (os, sys.modules.get("posix")):
-            if module is not None and hasattr(module, name):
+        for module in (os, sys.modules["posix"]):
+            if hasattr(module, name):
                 delattr(module, name)
     sys.addaudithook(hook)
 
@@ -97,7 +98,9 @@ def main() -> None:
     *bounds, wall_seconds = (int(value) for value in sys.argv[3:])
     sys.argv[1:] = []
     bound(*bounds)
-    _signal.alarm(wall_seconds + 1)  # should the parent be gone by then
+    # should the parent be gone by then; with a handler, since the first process of a namespace is spared without one
+    signal.signal(signal.SIGALRM, lambda *_: leave(1))
+    signal.alarm(wall_seconds + 1)
     refuse_all_else(os.getcwd())
     try:
         exec(compile(source, "program.py", "exec"), {})  # as evaluate's code_eval has it: no name, nothing given
