@@ -28,7 +28,8 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
     if output.is_json:
         output.line({"event": "finished", "run": plan.run, "records": [finite(row.to_json()) for row in rows]})
     else:
-        output.show(render_table(rows, output.data.width, recommend(rows)))
+        choice = recommend(rows) if len(plan.variants) > 1 else None  # one alone is not chosen
+        output.show(render_table(rows, output.data.width, choice))
         for note in notes(plan, workspace):
             output.say(note)
         took = f" in {seconds:.0f} s" if seconds is not None else ""
