@@ -147,7 +147,8 @@ def _notes(run: TaskRun, options: TaskOptions) -> list[str]:
     """What a reader of the score should know."""
     notes = []
     if run.left_out:
-        notes.append(f"{run.left_out} items left out, {run.n} scored: their checker wants data of nltk, not here")
+        why = "to check them takes data of nltk that is not here"
+        notes.append(f"{run.left_out} items left out, {run.n} scored: {why}")
     if run.unfinished and options.thinking:
         notes.append(f"{run.unfinished} of {run.n} answers reached their bound of {run.max_gen_toks} tokens")
     return notes
