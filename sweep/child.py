@@ -52,8 +52,8 @@ class Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def submit(self, job: dict[str, Any]) -> Iterator[tuple[int, int] | dict[str, Any] | Failed]:
-        """Run a job: progress as (done, total), then its result, or Failed."""
+    def submit(self, job: dict[str, Any]) -> Iterator[tuple[int, int, str] | dict[str, Any] | Failed]:
+        """Run a job: progress as (done, total, what is at work), then its result, or Failed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -68,7 +68,8 @@ class Child:
             if "dying" in answer:
                 dying = answer["dying"]
             elif "progress" in answer:
-                yield tuple(answer["progress"])
+                done, total, part = answer["progress"]
+                yield done, total, part
             elif "done" in answer:
                 yield answer["done"]
                 return

@@ -188,7 +188,7 @@ def _ask(job: dict[str, Any], progress: Callable[[int, int], None] = lambda _don
     with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "worker.log") as child:
         for answer in child.submit(job):
             if isinstance(answer, tuple):
-                progress(*answer)
+                progress(answer[0], answer[1])
             if isinstance(answer, Failed):
                 raise InputError(answer.message)
             if isinstance(answer, dict):

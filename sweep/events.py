@@ -13,9 +13,9 @@ from typing import Any, TextIO
 class Event:
     """One thing that happened. `event` is its kind:
 
-    `following`, `started` (run, cells, todo, pending), `cell_started`, `cell_progress` (done, total), `cell_done`
-    (seconds, and of some cells `told`: lines for people), `cell_failed` (error), `interrupted`, `refused` (error),
-    `done`. `cell` is "VARIANT/NAME".
+    `following`, `started` (run, cells, todo, pending), `cell_started`, `cell_progress` (done, total, part: the
+    sub-task of a group), `cell_done` (seconds, notes: lines for people), `cell_failed` (error), `interrupted`,
+    `refused` (error), `done`. `cell` is "VARIANT/NAME".
     """
 
     event: str

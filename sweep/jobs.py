@@ -5,10 +5,9 @@ All results are plain JSON.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from sweep.backends.base import Progress
 
 if TYPE_CHECKING:
     from sweep.making import Making
@@ -18,9 +17,9 @@ _MAKING = ("vet", "sizes", "export", "imatrix")
 
 
 class Jobs:
-    """The jobs of one worker. `progress` is told (done, total) while one runs."""
+    """The jobs of one worker. `progress` is told (done, total, what is at work) while one runs."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Callable[[int, int, str], None]) -> None:
         self._progress = progress
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +33,7 @@ class Jobs:
     def _making(self) -> Making:
         from sweep.making import Making
 
-        return Making(self._progress)
+        return Making(lambda done, total: self._progress(done, total, ""))
 
     @cached_property
     def _measuring(self) -> Measuring:

@@ -96,7 +96,7 @@ class Making:
         matrix = ImportanceMatrix.of(collected, Path(text).name, origin)
         Path(makes).parent.mkdir(parents=True, exist_ok=True)
         matrix.write(Path(makes))
-        return {"told": matrix.told}
+        return {"notes": list(matrix.told)}
 
 
 def _memory(source: Source, plan: FilePlan, stated: Settings) -> int:

@@ -11,7 +11,10 @@ from converters.llamacpp.memory import plan_memory
 from sweep.backends.base import Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.inputs import read_text
-from sweep.measure.harness import Metric, check_task, run_task
+from sweep.measure.harness import Metric, TaskRun, check_task, run_task
+from sweep.measure.lm import TaskProgress
+from sweep.measure.loading import Place
+from sweep.measure.options import TaskOptions
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.speed import measure_speed
@@ -22,20 +25,21 @@ Result = dict[str, Any]
 
 
 class Measuring:
-    """`progress` is told (done, total) while a job runs."""
+    """`progress` is told (done, total, what is at work) while a job runs."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: TaskProgress) -> None:
+        self._progress: Progress = lambda done, total: progress(done, total, "")
+        self._task_progress = progress
         self._backend: LlamaBackend | None = None
         self._loaded: tuple[str, LlamaOptions] | None = None
 
-    def inputs(self, tasks: list[list[str | None]], dataset: list[str] | None, file: str) -> Result:
+    def inputs(self, tasks: list[dict[str, Any]], dataset: list[str] | None, file: str | None) -> Result:
         """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`."""
         from sweep.measure.wikitext import save_text
 
-        for task, folder in tasks:
-            check_task(str(task), None if folder is None else Path(folder))
-        if dataset is not None and not Path(file).exists():
+        for task in tasks:
+            check_task(task["name"], _place(task), TaskOptions(**task["options"]))
+        if dataset is not None and file is not None and not Path(file).exists():
             save_text(dataset[0], dataset[1], dataset[2], Path(file))
         return {}
 
@@ -84,11 +88,11 @@ class Measuring:
             "noise_floor": None if written is None else asdict(noise_floor(backend, windows, open_reference(written))),
         }
 
-    def task(self, file: str, settings: dict[str, Any], task: str, folder: str | None, limit: int | None) -> Result:
-        """One lm-eval task: its metrics, and each item's value and answer."""
+    def task(self, file: str, settings: dict[str, Any], task: dict[str, Any]) -> Result:
+        """One lm-eval task: its metrics, how it was asked, and each item's value and answer."""
         backend = self._load(file, settings)
-        include = None if folder is None else Path(folder)
-        run = run_task(backend, task, include_path=include, limit=limit, progress=self._progress)
+        options = TaskOptions(**task["options"])
+        run = run_task(backend, task["name"], _place(task), options, self._task_progress)
         primary = run.primary
         return {
             "metric": primary.name,
@@ -97,11 +101,26 @@ class Measuring:
             "higher_is_better": primary.higher_is_better,
             "n": run.n,
             "chance": run.chance,
-            "other": {_metric_name(metric): metric.value for metric in run.metrics[1:]},
+            "other": {_metric_name(metric): metric.value for metric in run.metrics if metric is not primary},
+            "settings": options.identity
+            | {
+                "num_fewshot": run.num_fewshot,
+                "max_gen_toks": run.max_gen_toks,
+                "data": task["data"] or task["folder"],
+            },
+            "left_out": run.left_out,
+            "unfinished": run.unfinished,
+            "notes": _notes(run, options),
             "items": [
-                (f"{item.task} {item.doc_id} {item.doc_hash} {item.prompt_hash}", item.values[primary.key], answer)
+                (
+                    f"{item.task} {item.doc_id} {item.doc_hash} {item.prompt_hash}",
+                    item.values[primary.key],
+                    item.answers.get(primary.filter, ""),
+                    item.gold_probability,
+                    item.task,
+                )
                 for item in run.items
-                for answer in [item.answers.get(primary.filter, "")]
+                if primary.key in item.values
             ],
         }
 
@@ -121,6 +140,22 @@ class Measuring:
             self._loaded = (file, options)
         assert self._backend is not None
         return self._backend
+
+
+def _place(task: dict[str, Any]) -> Place:
+    folder, data = (None if task[key] is None else Path(task[key]) for key in ("folder", "data"))
+    return Place(folder, data, task["data_name"])
+
+
+def _notes(run: TaskRun, options: TaskOptions) -> list[str]:
+    """What a reader of the score should know."""
+    notes = []
+    if run.left_out:
+        why = "to check them takes data of nltk that is not here"
+        notes.append(f"{run.left_out} items left out, {run.n} scored: {why}")
+    if run.unfinished and options.thinking:
+        notes.append(f"{run.unfinished} of {run.n} answers reached their bound of {run.max_gen_toks} tokens")
+    return notes
 
 
 def _metric_name(metric: Metric) -> str:

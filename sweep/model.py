@@ -31,11 +31,14 @@ class Model:
     layers: int = 0
 
 
-def resolve(text: str, say: Callable[[str], None], planned: bool = False) -> Model:
-    """Find MODEL and open it. Raises InputError where there is none; `say` and `planned` as for `find`."""
+def resolve(text: str, say: Callable[[str], None], planned: bool = False, as_it_is: bool = False) -> Model:
+    """Find MODEL and open it. Raises InputError where there is none; `say` and `planned` as for `find`.
+
+    `as_it_is`: nothing will be made of it, so that a quantized file will do.
+    """
     builtin = presets.builtin_models().get(text)
     name, path = find(text, say, planned)
-    source = open_planned(str(path), name) if planned else open_source(path, name)
+    source = open_planned(str(path), name) if planned else open_source(path, name, requantize=as_it_is)
     architecture = source.structure["general.architecture"].value
     context = int(source.structure[f"{architecture}.context_length"].value)
     layers = int(source.structure[f"{architecture}.block_count"].value)

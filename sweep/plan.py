@@ -16,13 +16,14 @@ from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
 from sweep.baseline import ReferenceFile
 from sweep.calibration import Calibration
-from sweep.inputs import Task, Text
+from sweep.inputs import Text
 from sweep.model import Model
+from sweep.tasks import Task
 from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "imatrix": 2, "speed": 1, "text": 2, "task": 1}
+PROCEDURES = {"export": 1, "imatrix": 3, "speed": 1, "text": 2, "task": 2}
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,19 @@ def make_plan(
     model: Model,
     variants: list[Variant],
     reference: str,
-    text: Text,
+    text: Text | None,
     tasks: tuple[Task, ...],
     settings: Settings,
     preset: str,
     calibration: Calibration | None = None,
     reference_file: ReferenceFile | None = None,
     reference_layers: int | None = None,
+    alone: bool = False,
 ) -> Plan:
     """The cells of a sweep, the reference's first. `reference_layers`: of the reference, how many go to the GPU.
 
-    Raises InputError where the reference is neither a file nor among the variants.
+    `text` None measures no perplexity. `alone`: nothing will be compared with the reference, so its distributions are
+    not written down. Raises InputError where the reference is neither a file nor among the variants.
     """
     ordered = sorted(variants, key=lambda variant: variant.name != reference)
     if reference_file is None and (not ordered or ordered[0].name != reference):
@@ -142,10 +145,10 @@ def make_plan(
         placed = settings
         if reference_layers is not None and variant.name == reference:
             placed = replace(settings, gpu_layers=reference_layers)
-        own = _cells(variant, model, text, tasks, placed, artefacts, baseline, importance)
+        own = _cells(variant, model, text, tasks, placed, artefacts, baseline, importance, alone)
         cells += own
-        if baseline is None:
-            first = next(cell for cell in own if cell.kind == "text")
+        first = next((cell for cell in own if cell.kind == "text"), None)
+        if baseline is None and first is not None:
             baseline = _Baseline(first.key, first.makes, (first.key,))
     identity = _hash({"cells": [cell.key for cell in cells], "model": model.name, "preset": preset})
     return Plan(
@@ -157,8 +160,9 @@ def make_plan(
         settings=settings,
         about={
             "model": str(model.path) if model.builtin is None else f"{model.name} (built in)",
-            "text": text.name,
-            "tasks": {task.name: task.limit for task in tasks},
+            "text": None if text is None else text.name,
+            "tasks": {task.name: task.options.limit for task in tasks},
+            "task_settings": {task.name: task.options.words for task in tasks},
             "imatrix": None if calibration is None else calibration.name,
             "imatrix_told": [] if calibration is None else calibration.told,
             "engine": _engine(),
@@ -179,12 +183,13 @@ class _Baseline:
 def _cells(
     variant: Variant,
     model: Model,
-    text: Text,
+    text: Text | None,
     tasks: tuple[Task, ...],
     settings: Settings,
     artefacts: Path,
     baseline: _Baseline | None,
     importance: _Importance | None,
+    alone: bool,
 ) -> list[Cell]:
     cells: list[Cell] = []
     if variant.quant is not None:
@@ -217,24 +222,36 @@ def _cells(
     common = {"file": str(file), "settings": asdict(settings)}
     timed = base | _that_matter(settings, "speed")
     cells.append(_cell(variant, "speed", "speed", timed, common, needs))
+    if text is not None:
+        cells.append(_text_cell(variant, text, base, common, needs, artefacts, baseline, alone))
+    for task in tasks:
+        params = common | {"task": task.to_json()}
+        cells.append(_cell(variant, "task", task.name, base | {"task": task.identity}, params, needs))
+    return cells
+
+
+def _text_cell(
+    variant: Variant,
+    text: Text,
+    base: dict[str, Any],
+    common: dict[str, Any],
+    needs: tuple[str, ...],
+    artefacts: Path,
+    baseline: _Baseline | None,
+    alone: bool,
+) -> Cell:
+    """Perplexity and the divergence from `baseline`; without one, its own distributions are written for the others."""
     logits = artefacts / f"reference-{_hash(base | {'text': text.identity})[:16]}.logprobs"
-    text_identity = base | {"text": text.identity, "reference": None if baseline is None else baseline.identity}
-    makes = str(logits) if baseline is None else None
-    text_params = common | {
+    reference = None if baseline is None else baseline.identity
+    identity = base | {"text": text.identity, "reference": reference} | ({"alone": True} if alone else {})
+    makes = str(logits) if baseline is None and not alone else None
+    params = common | {
         "text": str(text.file),
         "reference": None if baseline is None else baseline.file,
         "writes_reference": makes,
     }
-    text_needs = needs if baseline is None else (*needs, *baseline.needs)
-    cells.append(_cell(variant, "text", "text", text_identity, text_params, text_needs, makes))
-    for task in tasks:
-        params = common | {
-            "task": task.name,
-            "folder": None if task.folder is None else str(task.folder),
-            "limit": task.limit,
-        }
-        cells.append(_cell(variant, "task", task.name, base | {"task": task.identity}, params, needs))
-    return cells
+    own_needs = needs if baseline is None else (*needs, *baseline.needs)
+    return _cell(variant, "text", "text", identity, params, own_needs, makes)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def importance(plan: Plan, store: Store) -> str:
         return "none"
     lines = list(plan.about.get("imatrix_told", ()))
     for outcome in store.outcomes(cell.key for cell in plan.cells if cell.kind == "imatrix").values():
-        lines += (outcome.result or {}).get("told", ())
+        lines += (outcome.result or {}).get("notes", ())
     return "; ".join([name, *lines])
 
 

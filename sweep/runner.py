@@ -143,16 +143,16 @@ class _Run:
             self._fail(cell, f"needs what could not be made: {broken[0]}", 0.0)
         return bool(broken)
 
-    def _progress(self, cell: Cell, at: tuple[int, int]) -> None:
-        done, total = at
-        self.emit(Event("cell_progress", cell.label, {"done": done, "total": total}))
+    def _progress(self, cell: Cell, at: tuple[int, int, str]) -> None:
+        done, total, part = at
+        self.emit(Event("cell_progress", cell.label, {"done": done, "total": total} | ({"part": part} if part else {})))
 
     def _done(self, cell: Cell, result: dict[str, object], seconds: float) -> None:
         items = result.pop("items", [])
         assert isinstance(items, list)
         self.store.put(cell.key, Outcome("ok", result, None, seconds), [Item(*item) for item in items])
-        told = {"told": result["told"]} if "told" in result else {}
-        self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3), **told}))
+        notes = {"notes": result["notes"]} if result.get("notes") else {}
+        self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes))
 
     def _fail(self, cell: Cell, message: str, seconds: float) -> None:
         self.failed[cell.key] = message

@@ -10,13 +10,13 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
 
-VERSION = 1
+VERSION = 2
 _SCHEMA = """
 CREATE TABLE runs (run TEXT PRIMARY KEY, created REAL NOT NULL, plan TEXT NOT NULL);
 CREATE TABLE cells (
@@ -25,18 +25,29 @@ CREATE TABLE cells (
 );
 CREATE TABLE items (
     key TEXT NOT NULL REFERENCES cells (key) ON DELETE CASCADE, position INTEGER NOT NULL,
-    doc TEXT NOT NULL, value REAL NOT NULL, answer TEXT, PRIMARY KEY (key, position)
+    doc TEXT NOT NULL, value REAL NOT NULL, answer TEXT,
+    gold REAL, subject TEXT, PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
+# What makes a store of an earlier version one of the next
+_UPGRADES = {
+    1: ("ALTER TABLE items ADD COLUMN gold REAL", "ALTER TABLE items ADD COLUMN subject TEXT"),
+}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One document's result in a task: `doc` proves that two variants answered the same prompt."""
+    """One document's result in a task: `doc` proves that two variants answered the same prompt.
+
+    `gold` is the right choice's share of the probability of all choices; None where answers are generated.
+    `subject` is the sub-task of a group.
+    """
 
     doc: str
     value: float
     answer: str
+    gold: float | None = None
+    subject: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,11 @@ class Store:
     def _prepare(self) -> None:
         with self._transaction():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            while version in _UPGRADES:
+                for statement in _UPGRADES[version]:
+                    self._db.execute(statement)
+                version += 1
+                self._db.execute(f"PRAGMA user_version = {version}")
             if version == 0:
                 for statement in _SCHEMA.split(";\n"):
                     self._db.execute(statement)
@@ -116,8 +132,8 @@ class Store:
             self._db.execute("DELETE FROM cells WHERE key = ?", (key,))
             self._db.execute("INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?)", row)
             self._db.executemany(
-                "INSERT INTO items VALUES (?, ?, ?, ?, ?)",
-                ((key, position, item.doc, item.value, item.answer) for position, item in enumerate(items)),
+                "INSERT INTO items (key, position, doc, value, answer, gold, subject) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((key, position, *astuple(item)) for position, item in enumerate(items)),
             )
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, Outcome]:
@@ -131,5 +147,7 @@ class Store:
 
     def items(self, key: str) -> list[Item]:
         """The per-item results of a task cell, in the order of its documents."""
-        rows = self._db.execute("SELECT doc, value, answer FROM items WHERE key = ? ORDER BY position", (key,))
+        rows = self._db.execute(
+            "SELECT doc, value, answer, gold, subject FROM items WHERE key = ? ORDER BY position", (key,)
+        )
         return [Item(*row) for row in rows]

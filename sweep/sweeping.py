@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from sweep.baseline import AUTO, FLOAT, NEAREST, ReferenceFile, automatic, find_
 from sweep.calibration import calibration, tell
 from sweep.child import Child, Failed
 from sweep.events import Event, Log, Reader
-from sweep.inputs import REMEDY, Task, Text, tasks_for, text_for
+from sweep.inputs import Text, text_for
 from sweep.keep import Keep
+from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
 from sweep.plan import Cell, Plan, Settings, make_plan
 from sweep.records import records
 from sweep.report.recommend import recommend
 from sweep.store import Store
+from sweep.tasks import Task, tasks_for
 from sweep.workspace import Workspace, open_workspace, run_lock, sharing
 
 DEFAULT_CTX = 8192
@@ -48,6 +50,11 @@ class Request:
     task_data: Path | None = None
     perplexity: Path | None = None
     limit: int | None = None
+    num_fewshot: int | None = None
+    chat_template: bool | None = None
+    thinking: bool | None = None
+    max_gen_toks: int | None = None
+    allow_code: bool = False
     ctx: int | None = None
     window: int | None = None
     stride: int | None = None
@@ -69,7 +76,7 @@ class Sweep:
     plan: Plan
     model: Model
     variants: tuple[variant.Variant, ...]
-    text: Text
+    text: Text | None
     tasks: tuple[Task, ...]
     workspace: Workspace
     keep: Keep = Keep.ALL
@@ -78,39 +85,106 @@ class Sweep:
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
+    request = replace(
+        request,
+        tasks=request.tasks or chosen.tasks,
+        limit=request.limit or chosen.limit,
+        ctx=request.ctx or chosen.ctx,
+    )
     fitting = request.reference == AUTO
     reference = find_reference(chosen.reference if fitting else request.reference or chosen.reference)
     file = reference if isinstance(reference, ReferenceFile) else None
-    parsed = variant.parse_list(_variants(chosen, request.variants, reference))
-    quants = [recipe(entry.quant) for entry in parsed if entry.quant is not None]
-    if request.imatrix is None and not request.dry_run:
-        refuse_without_imatrix(quants)
+    parsed = _parsed(request, _variants(chosen, request.variants, reference))
     model = resolve(request.model, say, planned=request.dry_run)
-    layers = None
-    if fitting or (devices.placement().gpu_layers and parsed[0].quant is not None and file is None):
+    layers = request.ngl
+    unplaced = layers is None and devices.placement().gpu_layers and parsed[0].quant is not None and file is None
+    if fitting or unplaced:
         reference, layers = _placed([FLOAT, NEAREST] if fitting else [str(parsed[0].quant)], model, request)
-        parsed = variant.parse_list(_variants(chosen, request.variants, reference))
+        parsed = _parsed(request, _variants(chosen, request.variants, reference))
+    return _planned(request, model, parsed, chosen.name, say, file=file, reference_layers=layers)
+
+
+def prepare_single(request: Request, quant: str | None, say: Callable[[str], None]) -> Sweep:
+    """Resolve and plan the measuring of one thing as it is: a GGUF file, or a model at one quant (BF16 by default).
+
+    What the request names is measured, everything where it names neither text nor tasks. Raises InputError.
+    """
+    is_file = Path(request.model).suffix == ".gguf"
+    if is_file and quant is not None:
+        raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
+    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else quant or "BF16"])
+    everything = request.perplexity is None and request.tasks is None
+    if not everything:
+        request = replace(request, tasks=request.tasks or ("none",))
+    model = resolve(request.model, say, planned=request.dry_run, as_it_is=True)
+    measures_text = everything or request.perplexity is not None
+    return _planned(request, model, parsed, "eval", say, measures_text=measures_text, alone=True)
+
+
+def _parsed(request: Request, names: list[str]) -> list[variant.Variant]:
+    parsed = variant.parse_list(names)
+    if request.imatrix is None and not request.dry_run:
+        refuse_without_imatrix([recipe(entry.quant) for entry in parsed if entry.quant is not None])
+    return parsed
+
+
+def _planned(
+    request: Request,
+    model: Model,
+    parsed: Sequence[variant.Variant],
+    preset_name: str,
+    say: Callable[[str], None],
+    *,
+    measures_text: bool = True,
+    file: ReferenceFile | None = None,
+    reference_layers: int | None = None,
+    alone: bool = False,
+) -> Sweep:
+    """The first variant is the reference, unless that is a `file` or it stands `alone`."""
     given = calibration(request.imatrix, request.calibration, model.builtin)
     if given is not None:
         tell(given, say)
     variants = variant.fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
-    text = text_for(model, request.perplexity, workspace.texts)
-    tasks = tasks_for(model, request.tasks or chosen.tasks, request.limit or chosen.limit, request.task_data)
+    text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
+    tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
     placement = devices.placement()
     settings = Settings(
         window=_window(request.window if file is None else file.window(request.window), model),
         stride=request.stride if file is None else file.stride(request.stride),
-        ctx=_context(request.ctx or chosen.ctx, model),
+        ctx=_context(request.ctx, model),
         threads=devices.threads(),
         device=placement.device,
         gpu_layers=placement.gpu_layers if request.ngl is None else request.ngl,
         cpu_moe=request.n_cpu_moe,
         tensor_split=request.tensor_split,
     )
-    name = variants[0].name if file is None else file.name
-    plan = make_plan(workspace, model, variants, name, text, tasks, settings, chosen.name, given, file, layers)
+    plan = make_plan(
+        workspace,
+        model,
+        variants,
+        variants[0].name if file is None else file.name,
+        text,
+        tasks,
+        settings,
+        preset_name,
+        given,
+        file,
+        reference_layers,
+        alone,
+    )
     return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
+
+
+def _task_options(request: Request) -> TaskOptions:
+    return TaskOptions(
+        limit=request.limit,
+        num_fewshot=request.num_fewshot,
+        chat_template=request.thinking is not None if request.chat_template is None else request.chat_template,
+        thinking=request.thinking,
+        max_gen_toks=request.max_gen_toks,
+        allow_code=request.allow_code,
+    )
 
 
 def _context(asked: int | None, model: Model) -> int:
@@ -218,20 +292,21 @@ def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
 
 def _check_inputs(sweep: Sweep, directory: Path) -> None:
     """Tasks and texts that are not local are looked for before any work: they may need a network."""
-    foreign = [task for task in sweep.tasks if task.folder is None or sweep.model.builtin is None]
-    dataset = sweep.text.dataset if not sweep.text.file.exists() else None
+    foreign = [task for task in sweep.tasks if not task.is_local or sweep.model.builtin is None or task.data]
+    text = sweep.text
+    dataset = text.dataset if text is not None and not text.file.exists() else None
     if not foreign and dataset is None:
         return
     job = {
         "kind": "inputs",
-        "tasks": [[task.name, None if task.folder is None else str(task.folder)] for task in foreign],
+        "tasks": [task.to_json() for task in foreign],
         "dataset": dataset,
-        "file": str(sweep.text.file),
+        "file": None if text is None else str(text.file),
     }
     with Child(runner.log_path(directory, "inputs")) as child:
         for answer in child.submit(job):
             if isinstance(answer, Failed):
-                raise InputError(f"{answer.message}; {REMEDY}")
+                raise InputError(answer.message)
 
 
 def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:

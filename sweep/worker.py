@@ -1,8 +1,8 @@
 """The child process that does the native work: jobs come in as JSON lines on stdin, answers go out on stdout.
 
-A job is {"kind", ...parameters}. Answers are {"progress": [done, total]} any number of times, then {"done": result} or
-{"failed": message, "input": whether the input is to blame}; {"dying": message} is native code's last word before it
-aborts. The process ends when stdin does, so it never outlives its parent.
+A job is {"kind", ...parameters}. Answers are {"progress": [done, total, part]} any number of times, then
+{"done": result} or {"failed": message, "input": whether the input is to blame}; {"dying": message} is native
+code's last word before it aborts. The process ends when stdin does, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Answers:
         self._out.write(json.dumps(answer) + "\n")
         self._out.flush()
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, part: str = "") -> None:
         now = time.monotonic()
         if now - self._last >= PROGRESS_EVERY:
             self._last = now
-            self.send(progress=[done, total])
+            self.send(progress=[done, total, part])
 
 
 def _listen(jobs: queue.Queue[str]) -> None:
@@ -60,6 +60,7 @@ def main() -> None:
     # after stdout is safe
     from converters.llamacpp.bindings import on_abort
     from sweep.jobs import Jobs
+    from sweep.measure.options import MeasurementError
 
     on_abort(lambda message: answers.send(dying=message))
     table = Jobs(answers.progress)
@@ -69,6 +70,8 @@ def main() -> None:
             answers.send(done=table.run(job))
         except InputError as error:
             answers.send(failed=str(error), input=True)
+        except MeasurementError as error:
+            answers.send(failed=str(error), input=False)
         except Exception as error:  # whatever a measurement raises costs its cell and not the sweep
             traceback.print_exc()
             answers.send(failed=f"{type(error).__name__}: {error}".splitlines()[0], input=False)

@@ -8,7 +8,7 @@ import typer
 
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
-from sweep.cli import convert, doctor, presets, report, run, runs
+from sweep.cli import convert, doctor, eval, presets, report, run, runs
 from sweep.cli.exits import EPILOG, Exit
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("eval")(eval.evaluate)
 app.command("convert")(convert.convert)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)

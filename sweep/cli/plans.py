@@ -54,5 +54,5 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
         output.show(f"Of which multi-token prediction layers: up to {size(mtp)} a file.")
     if not all(known["header_exact"] for known in sizes.values()):
         output.show("~ tensors are exact; the header is estimated: its tokenizer or its importance matrix is not here.")
-    tasks = ", ".join(task.name + (f" (first {task.limit})" if task.limit else "") for task in sweep.tasks)
-    output.show(f"Reference {sweep.plan.reference}; text {sweep.text.name}; tasks: {tasks or 'none'}.")
+    tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.tasks)
+    output.show(f"Reference {sweep.plan.reference}; text {sweep.plan.about['text']}; tasks: {tasks or 'none'}.")

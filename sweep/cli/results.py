@@ -28,11 +28,27 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
     if output.is_json:
         output.line({"event": "finished", "run": plan.run, "records": [finite(row.to_json()) for row in rows]})
     else:
-        output.show(render_table(rows, output.data.width, recommend(rows)))
+        choice = recommend(rows) if len(plan.variants) > 1 else None  # one alone is not chosen
+        output.show(render_table(rows, output.data.width, choice))
+        for note in notes(plan, workspace):
+            output.say(note)
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:
             output.show(f"\nRun {plan.run}{took}. Report: {_shortest(page)}")
     return exit_code(rows)
+
+
+def notes(plan: Plan, workspace: Workspace) -> list[str]:
+    """What a reader of the figures should know, each once with the variants it holds for."""
+    with Store(workspace.database) as store:
+        outcomes = store.outcomes(cell.key for cell in plan.cells if cell.kind in ("task", "imatrix"))
+    found: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        result = outcomes[cell.key].result if cell.key in outcomes else None
+        for note in (result or {}).get("notes", ()):
+            found.setdefault(f"{cell.name}: {note}", []).append(cell.variant)
+    everywhere = len(plan.variants)
+    return [note if len(names) == everywhere else f"{note} ({', '.join(names)})" for note, names in found.items()]
 
 
 def _shortest(path: Path) -> Path:
@@ -49,8 +65,10 @@ def exit_code(rows: list[Record]) -> Exit:
 def described(plan: Plan, store: Store) -> dict[str, object]:
     """How the run measured, for the report: names and values to print in this order."""
     settings = plan.settings
+    settings_of = plan.about.get("task_settings", {})  # not of plans that an earlier version wrote
     tasks = {
-        name: "all items" if limit is None else f"first {limit} items" for name, limit in plan.about["tasks"].items()
+        name: settings_of.get(name) or ("all items" if limit is None else f"first {limit} items")
+        for name, limit in plan.about["tasks"].items()
     }
     scored = "second half" if settings.stride is None else f"last {settings.stride}"
     return {
@@ -58,7 +76,9 @@ def described(plan: Plan, store: Store) -> dict[str, object]:
         "run": plan.run,
         "preset": plan.preset,
         "reference": plan.reference,
-        "text": f"{plan.about['text']}, windows of {settings.window} tokens, {scored} scored",
+        "text": f"{plan.about['text']}, windows of {settings.window} tokens, {scored} scored"
+        if plan.about["text"]
+        else "none",
         "importance": importance(plan, store),
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
         "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",

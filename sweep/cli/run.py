@@ -10,6 +10,19 @@ import typer
 from sweep.cli.amounts import shares
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.cli.tasks import (
+    ALLOW_CODE_EXECUTION,
+    CHAT_TEMPLATE,
+    LIMIT,
+    MAX_GEN_TOKS,
+    NUM_FEWSHOT,
+    TASK_DATA,
+    TASKS,
+    THINKING,
+    Switch,
+    is_on,
+    names,
+)
 from sweep.keep import Keep
 
 
@@ -21,10 +34,15 @@ def run(
         "--variants",
         help="Quants, gguf:PATH and hub:REPO/FILE by comma, added to the preset; with a leading = instead of it.",
     ),
-    tasks: str | None = typer.Option(None, "--tasks", help="lm-eval tasks or YAML files by comma; none for no task."),
-    task_data: Path | None = typer.Option(None, "--task-data", help="A directory with task YAML files and their data."),
+    tasks: str | None = TASKS,
+    task_data: Path | None = TASK_DATA,
     perplexity: Path | None = typer.Option(None, "--perplexity", help="The text for perplexity and KL divergence."),
-    limit: int | None = typer.Option(None, "--limit", min=1, help="Items of each task at most."),
+    limit: int | None = LIMIT,
+    num_fewshot: int | None = NUM_FEWSHOT,
+    chat_template: bool | None = CHAT_TEMPLATE,
+    thinking: Switch | None = THINKING,
+    max_gen_toks: int | None = MAX_GEN_TOKS,
+    allow_code_execution: bool = ALLOW_CODE_EXECUTION,
     ctx: int | None = typer.Option(None, "--ctx", min=64, help="Context that memory is stated for."),
     reference: str | None = typer.Option(
         None,
@@ -56,10 +74,15 @@ def run(
         model=model,
         preset=preset,
         variants=variants,
-        tasks=None if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        tasks=names(tasks),
         task_data=task_data,
         perplexity=perplexity,
         limit=limit,
+        num_fewshot=num_fewshot,
+        chat_template=chat_template,
+        thinking=is_on(thinking),
+        max_gen_toks=max_gen_toks,
+        allow_code=allow_code_execution,
         ctx=ctx,
         window=window,
         stride=stride,

@@ -67,14 +67,22 @@ def build_tokenizer(n_vocab: int, directory: Path) -> Any:
     return tokenizer
 
 
-def build_model(directory: Path, *, n_vocab: int, seed: int = 0, scale: float = 0.08, **shape: int) -> TinyModel:
-    """Random weights of the given shape, spread enough for distributions that are not flat."""
+def build_model(
+    directory: Path, *, n_vocab: int, seed: int = 0, scale: float = 0.08, tokenizer: Any = None, **shape: int
+) -> TinyModel:
+    """Random weights of the given shape, spread enough for distributions that are not flat.
+
+    `tokenizer` is a Hugging Face one of `n_vocab` tokens in place of the small one made here.
+    """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(n_vocab, directory)
+    if tokenizer is None:
+        tokenizer = build_tokenizer(n_vocab, directory)
+    else:
+        tokenizer.save_pretrained(directory)
     config = Qwen3Config(
         vocab_size=n_vocab,
         initializer_range=scale,

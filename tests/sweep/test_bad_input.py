@@ -146,7 +146,6 @@ def test_data_that_cannot_be_had_stops_the_run_before_any_work(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     line = refused("run", str(copy), "--tasks", "none", "--workspace", str(tmp_path / "w"))
     assert "--perplexity" in line
-    assert "--task-data" in line
     assert not list((tmp_path / "w").rglob("*.gguf"))
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from sweep.inputs import Task, Text
+from sweep.inputs import Text
+from sweep.measure.options import TaskOptions
 from sweep.model import Model
 from sweep.plan import Plan, Settings, make_plan
+from sweep.tasks import Task
 from sweep.variant import parse
 from sweep.workspace import Workspace
 
@@ -23,7 +25,8 @@ def text(tmp_path: Path) -> Text:
 def planned(tmp_path: Path, text: Text, settings: Settings = Settings(), fingerprint: str = "f" * 64) -> Plan:  # noqa: B008
     model = Model("m", tmp_path / "m", fingerprint, 1024)
     variants = [parse("Q8_0"), parse("BF16"), parse("Q2_K")]
-    return make_plan(Workspace(tmp_path), model, variants, "BF16", text, (Task("t", None, 3),), settings, "mine")
+    task = Task("t", options=TaskOptions(limit=3))
+    return make_plan(Workspace(tmp_path), model, variants, "BF16", text, (task,), settings, "mine")
 
 
 def keys(plan: Plan) -> dict[str, str]:

@@ -46,3 +46,27 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(InputError, match="another version of bitsweep"):
         Store(path)
+
+
+def test_a_store_of_the_first_version_opens_and_takes_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with sqlite3.connect(path) as database:
+        database.executescript(
+            "CREATE TABLE runs (run TEXT PRIMARY KEY, created REAL NOT NULL, plan TEXT NOT NULL);"
+            "CREATE TABLE cells (key TEXT PRIMARY KEY, status TEXT NOT NULL CHECK (status IN ('ok', 'failed')),"
+            " result TEXT, error TEXT, seconds REAL NOT NULL, finished REAL NOT NULL);"
+            "CREATE TABLE items (key TEXT NOT NULL REFERENCES cells (key) ON DELETE CASCADE,"
+            " position INTEGER NOT NULL, doc TEXT NOT NULL, value REAL NOT NULL, answer TEXT,"
+            " PRIMARY KEY (key, position)) WITHOUT ROWID;"
+            "INSERT INTO cells VALUES ('old', 'ok', '{}', NULL, 1.0, 2.0);"
+            "INSERT INTO items VALUES ('old', 0, 'a 0', 1.0, '7');"
+            "PRAGMA user_version = 1"
+        )
+    database.close()
+    with Store(path) as store:
+        assert store.items("old") == [Item("a 0", 1.0, "7")]
+        fresh = [Item("b 0", 0.0, "1", gold=0.25, subject="b")]
+        store.put("new", Outcome("ok", {}, None, 1.0), fresh)
+        assert store.items("new") == fresh
+    with Store(path) as again:
+        assert again.items("new") == fresh

@@ -1,0 +1,66 @@
+"""`sweep eval`: measure one file, or one model at one quant, as it is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import typer
+
+from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.cli.tasks import (
+    ALLOW_CODE_EXECUTION,
+    CHAT_TEMPLATE,
+    LIMIT,
+    MAX_GEN_TOKS,
+    NUM_FEWSHOT,
+    TASK_DATA,
+    TASKS,
+    THINKING,
+    Switch,
+    is_on,
+    names,
+)
+
+
+def evaluate(
+    model: str = typer.Argument("micro", help="A .gguf file; or a built-in model, a directory or a hub id."),
+    quant: str | None = typer.Option(None, "--quant", help="The quant a model is exported at.", show_default="BF16"),
+    perplexity: Path | None = typer.Option(None, "--perplexity", help="The text for perplexity."),
+    tasks: str | None = TASKS,
+    task_data: Path | None = TASK_DATA,
+    limit: int | None = LIMIT,
+    num_fewshot: int | None = NUM_FEWSHOT,
+    chat_template: bool | None = CHAT_TEMPLATE,
+    thinking: Switch | None = THINKING,
+    max_gen_toks: int | None = MAX_GEN_TOKS,
+    allow_code_execution: bool = ALLOW_CODE_EXECUTION,
+    ctx: int | None = typer.Option(None, "--ctx", min=64, help="Context that memory is stated for."),
+    workspace: Path | None = WORKSPACE,
+    format: Format = FORMAT,
+) -> int:
+    """Measure one thing: speed and memory, and the text and tasks asked for; all of them where none is."""
+    from sweep import sweeping  # loads numpy and libllama, which --help does not need
+    from sweep.cli.results import show_results
+    from sweep.cli.watch import Watch
+
+    output = Output(format)
+    wanted = sweeping.Request(
+        model=model,
+        tasks=names(tasks),
+        task_data=task_data,
+        perplexity=perplexity,
+        limit=limit,
+        num_fewshot=num_fewshot,
+        chat_template=chat_template,
+        thinking=is_on(thinking),
+        max_gen_toks=max_gen_toks,
+        allow_code=allow_code_execution,
+        ctx=ctx,
+        workspace=workspace,
+    )
+    sweep = sweeping.prepare_single(wanted, quant, output.say)
+    started = time.monotonic()
+    with Watch(sweep.plan, output) as watch:
+        sweeping.run(sweep, watch)
+    return show_results(sweep.plan, sweep.workspace, output, seconds=time.monotonic() - started)

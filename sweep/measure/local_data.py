@@ -1,0 +1,160 @@
+"""JSONL files of a data set put under lm-eval's own tasks: their prompts and metrics, no network.
+
+Which fields and files a data set has stands in presets/tasks/data.toml; a data set that is not there is taken in its
+published fields.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.errors import InputError
+from presets import Form, TaskData
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+# How a part's files may begin, where not as the part is called
+BEGINNINGS = {"validation": ("val",), "train": ("train",), "test": ("test",), "dev": ("dev",)}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """The files of one data set in `folder`."""
+
+    folder: Path
+    about: TaskData
+
+    def part(self, name: str | None) -> Path | None:
+        """The file of a part ("test", "validation"...), None where there is none. Raises InputError for two."""
+        if name is None:
+            return None
+        named = dict(self.about.files).get(name)
+        begins = (named,) if named is not None else BEGINNINGS.get(name, (name,))
+        found = [file for file in data_files(self.folder) if file.name.startswith(begins)]
+        if len(found) > 1:
+            raise InputError(f"{self.folder}: two files for the part '{name}': {found[0].name} and {found[1].name}")
+        return found[0] if found else None
+
+    def over(self, config: dict[str, Any], num_fewshot: int | None) -> dict[str, Any]:
+        """The configuration of a task of lm-eval with these files in place of its data set.
+
+        Examples are the first items of the part that has them, the same for every question; where there is no such
+        part, the first of the scored file, which are not scored then. Raises InputError.
+        """
+        task, about = config["task"], self.about
+        known, wanted = about.dataset, config.get("dataset_path")
+        if known is not None and (wanted != known or about.config not in (None, config.get("dataset_name"))):
+            raise InputError(f"task {task}: it reads {wanted}, which is not what {self.folder} holds ({known})")
+        names = {key: config.get(f"{key}_split") for key in ("fewshot", "training", "validation", "test")}
+        parts = {key: self.part(name) for key, name in names.items()}
+        scored = parts["test"] or parts["validation"]
+        if scored is None:
+            asked = names["test"] or names["validation"]
+            raise InputError(f"{self.folder}: no file of the part '{asked}' for task {task}; name it {asked}.jsonl")
+        rows, processed = self._rows(scored, config)
+        shots = 0 if config.get("num_fewshot") == 0 else num_fewshot or config.get("num_fewshot") or 0
+        fewshot = dict(config.get("fewshot_config") or {})
+        examples: list[Row] = []
+        if shots and "samples" not in fewshot:
+            source = next((p for p in (parts["fewshot"], parts["training"], parts["validation"]) if p), None)
+            if source is None or source == scored:
+                examples, rows = rows[:shots], rows[shots:]
+            else:
+                examples, other = self._rows(source, config)
+                if other != processed:
+                    raise InputError(f"{source}: not of the same fields as {scored.name}")
+            if len(examples) < shots or not rows:
+                raise InputError(f"{(source or scored)}: too few items for {shots} examples of task {task}")
+            fewshot.setdefault("sampler", "first_n")
+        return config | {
+            "custom_dataset": _dataset(rows, examples),
+            "dataset_kwargs": {},
+            "training_split": None,
+            "validation_split": None,
+            "test_split": "test",
+            "fewshot_split": "fewshot" if examples else None,
+            "fewshot_config": fewshot or None,
+            "process_docs": None if processed else config.get("process_docs"),
+        }
+
+    def _rows(self, file: Path, config: dict[str, Any]) -> tuple[list[Row], bool]:
+        """The items of a task in the published fields, and whether the task's own preparation has been done."""
+        rows: Iterable[Row] = read_jsonl(file)
+        select = self.about.select
+        if select is not None:
+            rows = [row for row in rows if row.get(select) == config.get("dataset_name")]
+        rows = list(rows)
+        if not rows:
+            of = f" with {select} '{config.get('dataset_name')}'" if select else ""
+            raise InputError(f"{file}: no item{of} for task {config['task']}")
+        form = next((form for form in self.about.forms if set(form.has) <= rows[0].keys()), None)
+        if form is None:
+            return rows, False
+        return [_reformed(row, form, file) for row in rows], form.processed
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The JSONL files of a data set, by name."""
+    return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES))
+
+
+def read_jsonl(file: Path) -> list[Row]:
+    """The items of a file, an object a line. Raises InputError that names the line."""
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    return _read(file, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=4)  # the sub-tasks of a group read the same file
+def _read(file: Path, _changed: int, _size: int) -> list[Row]:
+    rows: list[Row] = []
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise InputError(f"{file}:{number}: not a JSON object")
+                    rows.append(row)
+    except (OSError, EOFError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+    except ValueError as error:  # of JSON or of UTF-8
+        raise InputError(f"{file}:{len(rows) + 1}: not JSON in UTF-8 ({error})") from error
+    return rows
+
+
+def _reformed(row: Row, form: Form, file: Path) -> Row:
+    try:
+        return row | {name: _expression(text)(row) for name, text in form.fields}
+    except Exception as error:  # a field of another type than the form has, whatever that raises in the expression
+        raise InputError(f"{file}: an item that does not fit: {str(row)[:120]} ({error})") from error
+
+
+@functools.cache
+def _expression(text: str) -> Callable[[Row], Any]:
+    from jinja2.sandbox import SandboxedEnvironment
+
+    compiled = SandboxedEnvironment().compile_expression(text, undefined_to_none=False)
+    return lambda row: compiled(**row)
+
+
+def _dataset(rows: list[Row], examples: list[Row]) -> Callable[..., Any]:
+    def load(**_: object) -> Any:
+        """In memory: no cache is written, nothing is asked of a hub."""
+        from datasets import Dataset, DatasetDict
+
+        parts = {"test": Dataset.from_list(rows)}
+        if examples:
+            parts["fewshot"] = Dataset.from_list(examples)
+        return DatasetDict(parts)
+
+    return load

@@ -1,0 +1,140 @@
+"""The tasks of a sweep: what --tasks and its options name, where their data lie, and what their results depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import presets
+from converters.errors import InputError
+from sweep.measure.local_data import data_files
+from sweep.measure.options import TaskOptions
+from sweep.model import Model
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of lm-eval: by name from the YAML files of `folder`, or from lm-eval's own collection where that is None.
+
+    Of the latter the data set may lie in `data` as JSONL files, of the form `data_name` of presets/tasks/data.toml.
+    """
+
+    name: str
+    folder: Path | None = None
+    data: Path | None = None
+    data_name: str | None = None
+    options: TaskOptions = field(default_factory=TaskOptions)
+
+    @property
+    def is_local(self) -> bool:
+        return self.folder is not None or self.data is not None
+
+    @cached_property
+    def identity(self) -> str:
+        """Name, options and, of local tasks, the content of every file that may be read."""
+        digest = hashlib.sha256(json.dumps([self.name, self.options.identity], sort_keys=True).encode())
+        if self.folder is not None:
+            _digest(digest, (file for file in sorted(self.folder.iterdir()) if file.is_file()))
+        if self.data is not None:
+            form = presets.task_data().get(self.data_name or "")
+            digest.update(repr(form and (form.forms, form.files, form.select, sorted(_needed(form)))).encode())
+            _digest(digest, data_files(self.data))
+        return digest.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The parameters of a job."""
+        return {
+            "name": self.name,
+            "folder": None if self.folder is None else str(self.folder),
+            "data": None if self.data is None else str(self.data),
+            "data_name": self.data_name,
+            "options": asdict(self.options),
+        }
+
+
+def _digest(digest: Any, files: Iterable[Path]) -> None:
+    for file in files:
+        digest.update(file.name.encode() + b"\0")
+        with open(file, "rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+
+
+def _needed(form: presets.TaskData) -> frozenset[str]:
+    return form.needs.values if form.needs is not None else frozenset()
+
+
+def tasks_for(
+    model: Model, chosen: tuple[str, ...] | None, options: TaskOptions, folder: Path | None
+) -> tuple[Task, ...]:
+    """The tasks asked for, else the model's own, else the default ones. `none` asks for no task.
+
+    A name may be a list of presets/tasks/lists.toml, a task, group or tag of lm-eval, or a YAML file. `folder`
+    (--task-data) holds task YAMLs with their data, found before lm-eval's own, or data sets as JSONL in directories of
+    their names; what it lacks is lm-eval's own with data from the hub. Raises InputError.
+    """
+    if options.thinking is not None and not options.chat_template:
+        raise InputError("--thinking is a matter of the chat template; it does not go with --no-chat-template")
+    if chosen is None:
+        if model.builtin is not None:
+            return tuple(Task(name, model.builtin.task_directory, options=options) for name in model.builtin.tasks)
+        chosen = tuple(presets.defaults()["tasks"])
+        options = replace(options, limit=options.limit or presets.defaults()["limit"])
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: there is no such directory (--task-data)")
+    tasks: dict[str, Task] = {}
+    for name, own in _expanded(chosen, options):
+        task = _task(name, own, folder)
+        if tasks.setdefault(task.name, task) != task:
+            raise InputError(f"task {task.name} is asked for twice, with different settings; ask in two runs")
+    return tuple(tasks.values())
+
+
+def _expanded(chosen: tuple[str, ...], options: TaskOptions) -> Iterable[tuple[str, TaskOptions]]:
+    """Names with the options of the list that they come from, where the user gave none."""
+    for name in chosen:
+        known = presets.task_lists().get(name)
+        if known is None:
+            if name != "none":
+                yield name, options
+            continue
+        limit = options.limit or known.limit
+        for task, shots in known.tasks:
+            given = options.num_fewshot
+            yield task, replace(options, limit=limit, num_fewshot=shots if given is None else given)
+
+
+def _task(name: str, options: TaskOptions, folder: Path | None) -> Task:
+    if name.endswith((".yaml", ".yml")):
+        file = Path(name).expanduser().resolve()
+        if not file.is_file():
+            raise InputError(f"{name}: there is no such task file")
+        return Task(_declared(file), file.parent, options=options)
+    folders = [builtin.task_directory for builtin in presets.builtin_models().values()]
+    if folder is not None:
+        folders.insert(0, folder)
+    for place in folders:
+        if name in (_declared(file) for file in sorted(place.glob("*.yaml"))):
+            return Task(name, place.resolve(), options=options)
+    if folder is None:
+        return Task(name, options=options)
+    data_name = next(
+        (data.name for data in presets.task_data().values() if any(fnmatchcase(name, p) for p in data.tasks)), name
+    )
+    for place in (folder / data_name, folder):
+        if place.name == data_name and place.is_dir() and data_files(place):
+            return Task(name, None, place.resolve(), data_name, options)
+    return Task(name, options=options)
+
+
+def _declared(file: Path) -> str:
+    """The name in a task's YAML, read as a line: the files use tags that only lm-eval can load."""
+    lines = (line.partition(":") for line in file.read_text(encoding="utf-8").splitlines())
+    names = {key: value.strip().strip("\"'") for key, _, value in lines if key in ("task", "group")}
+    return names.get("group") or names.get("task") or file.stem

@@ -1,0 +1,205 @@
+"""lm-eval's own tasks over local data: prompts, log-likelihoods, generations and scores are its Hugging Face model's.
+
+A random Qwen3 with Qwen2's real tokenizer answers real questions in float32 on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.measure.code_eval import CodeEval
+from sweep.measure.harness import run_task
+from sweep.measure.lm import make_lm
+from sweep.measure.loading import Place, load, quiet
+from sweep.measure.local_data import read_jsonl
+from sweep.measure.options import TaskOptions
+
+SHARED = Path(__file__).parents[4] / "shared"
+TOKENIZER = SHARED / "reference" / "tokenizers" / "qwen2"
+pytestmark = pytest.mark.skipif(
+    not (SHARED / "data").is_dir() or not TOKENIZER.is_dir(), reason="needs the evaluation data and Qwen2's tokenizer"
+)
+NEW_TOKENS = 20
+SLOW = ("arc_easy", "boolq", "mmlu_social_sciences", "gsm8k_cot", "humaneval")
+
+
+def place(data: str) -> Place:
+    return Place(data=SHARED / "data" / data, data_name=data)
+
+
+@pytest.fixture(scope="module")
+def real(make_model: Callable[..., Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    return make_model(
+        "real",
+        n_vocab=151_936,
+        tokenizer=AutoTokenizer.from_pretrained(TOKENIZER),
+        scale=0.15,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=2048,
+    )
+
+
+@pytest.fixture(scope="module")
+def backend(real: Any) -> Iterator[LlamaBackend]:
+    options = LlamaOptions(n_threads=2, slots=4, type_k="f32", type_v="f32", flash_attn="off")
+    backend = LlamaBackend(real.gguf, options)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def hf(real: Any) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=real.hf, tokenizer=real.tokenizer, batch_size=1, device="cpu")
+
+
+def evaluate(lm: Any, task: str, where: Place, options: TaskOptions) -> dict[str, Any]:
+    """The task's results and samples by lm-eval, whatever the model."""
+    import lm_eval
+
+    with quiet(offline=True):
+        loaded = load(task, where, options)
+        results: dict[str, Any] = lm_eval.simple_evaluate(
+            model=lm,
+            tasks=[loaded.root],
+            task_manager=loaded.manager,
+            limit=options.limit,
+            num_fewshot=options.num_fewshot,
+            apply_chat_template=options.chat_template,
+            gen_kwargs=None if options.max_gen_toks is None else {"max_gen_toks": options.max_gen_toks},
+            confirm_run_unsafe_code=options.allow_code,
+            bootstrap_iters=1000,
+        )
+    return results
+
+
+CHOOSING = {
+    "hellaswag": ("hellaswag", TaskOptions(limit=2, num_fewshot=1)),
+    "arc_easy": ("arc_easy", TaskOptions(limit=4, num_fewshot=1)),
+    "boolq": ("boolq", TaskOptions(limit=3)),
+    "mmlu_social_sciences": ("mmlu", TaskOptions(limit=2, num_fewshot=0)),
+    "mmlu_anatomy": ("mmlu", TaskOptions(limit=2, num_fewshot=2, chat_template=True)),
+}
+
+
+@pytest.mark.parametrize("task", [pytest.param(task, marks=[pytest.mark.slow] * (task in SLOW)) for task in CHOOSING])
+def test_scores_of_choices_are_hflms(backend: LlamaBackend, hf: Any, task: str) -> None:
+    data, options = CHOOSING[task]
+    theirs = evaluate(hf, task, place(data), options)
+    samples = [sample for leaf in theirs["samples"].values() for sample in leaf]
+    asked = [
+        (argument, resp[0])
+        for sample in samples
+        for argument, resp in zip(sample["arguments"], sample["resps"], strict=True)
+    ]
+    from lm_eval.api.instance import Instance
+
+    requests = [Instance("loglikelihood", {}, pair, i, ("t", i, 1)) for i, (pair, _) in enumerate(asked)]
+    ours = make_lm(backend).loglikelihood(requests)
+    assert len(ours) >= 2 * len(samples)
+    np.testing.assert_allclose([score for score, _ in ours], [answer[0] for _, answer in asked], atol=1e-3, rtol=0)
+    assert [greedy for _, greedy in ours] == [answer[1] for _, answer in asked]
+    run = run_task(backend, task, place(data), options)
+    assert run.n == len(samples)
+    for metric in run.metrics:
+        assert metric.value == pytest.approx(theirs["results"][task][metric.key], abs=1e-12)
+        assert metric.stderr == pytest.approx(theirs["results"][task][f"{metric.name}_stderr,{metric.filter}"])
+    by_doc = {(leaf, s["doc_id"]): s for leaf, found in theirs["samples"].items() for s in found}
+    for item in run.items:
+        sample = by_doc[item.task, item.doc_id]
+        assert (item.doc_hash, item.prompt_hash) == (sample["doc_hash"], sample["prompt_hash"])
+        logprobs = np.array([response[0] for response in sample["filtered_resps"]])
+        assert int(item.answers["none"]) == int(logprobs.argmax())
+        shares = np.exp(logprobs - logprobs.max())
+        gold = int(sample["target"])
+        assert item.gold_probability == pytest.approx(shares[gold] / shares.sum(), rel=2e-3)
+
+
+WRITING = {
+    "gsm8k": ("gsm8k", TaskOptions(limit=3, num_fewshot=2, max_gen_toks=NEW_TOKENS)),
+    "gsm8k_cot": ("gsm8k", TaskOptions(limit=2, max_gen_toks=NEW_TOKENS, chat_template=True)),
+    "humaneval": ("humaneval", TaskOptions(limit=2, max_gen_toks=NEW_TOKENS, allow_code=True)),
+    "ifeval": ("ifeval", TaskOptions(limit=3, max_gen_toks=NEW_TOKENS, chat_template=True)),
+}
+
+
+@pytest.mark.parametrize("task", [pytest.param(task, marks=[pytest.mark.slow] * (task in SLOW)) for task in WRITING])
+def test_generations_are_hflms(backend: LlamaBackend, hf: Any, task: str) -> None:
+    if task == "ifeval":
+        pytest.importorskip("langdetect")
+        pytest.importorskip("immutabledict")
+    data, options = WRITING[task]
+    theirs = evaluate(hf, task, place(data), options)
+    run = run_task(backend, task, place(data), options)
+    assert run.max_gen_toks == NEW_TOKENS
+    for metric in run.metrics:
+        assert metric.value == theirs["results"][task][metric.key]
+    samples = theirs["samples"][task]
+    assert {item.prompt_hash for item in run.items} == {sample["prompt_hash"] for sample in samples}
+    said = [sample["resps"][0][0] for sample in samples]
+    assert any(said)  # a random model says something
+    from lm_eval.api.instance import Instance
+
+    requests = [
+        Instance("generate_until", {}, sample["arguments"][0], i, (task, i, 1)) for i, sample in enumerate(samples)
+    ]
+    assert make_lm(backend, options).generate_until(requests) == said
+    for item in run.items:
+        for name, value in item.values.items():
+            metric, _, answer_filter = name.partition(",")
+            sample = next(s for s in samples if s["doc_id"] == item.doc_id and s["filter"] == answer_filter)
+            assert value == pytest.approx(np.mean(sample[metric]))
+
+
+def test_instructions_whose_checker_lacks_data_are_left_out(backend: LlamaBackend) -> None:
+    pytest.importorskip("langdetect")
+    pytest.importorskip("immutabledict")
+    from sweep.measure import loading
+
+    if loading._has("tokenizers/punkt_tab"):
+        pytest.skip("this machine has nltk's punkt")
+    run = run_task(backend, "ifeval", place("ifeval"), TaskOptions(limit=2, max_gen_toks=2))
+    with quiet(offline=True):
+        loaded = load("ifeval", place("ifeval"), TaskOptions())
+        documents = loaded.tasks["ifeval"].eval_docs
+    assert run.left_out == 541 - len(documents)
+    wanting = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
+    asked = [row["instruction_id_list"] for row in read_jsonl(SHARED / "data" / "ifeval" / "ifeval.jsonl")]
+    assert sum(name in wanting for names in asked for name in names) == 77
+    assert documents["instruction_id_list"] == [names for names in asked if not wanting & set(names)]
+
+
+def test_every_subject_of_mmlu_is_a_part_of_the_group(backend: LlamaBackend) -> None:
+    with quiet(offline=True):
+        loaded = load("mmlu", place("mmlu"), TaskOptions(num_fewshot=5))
+    assert len(loaded.tasks) == 57
+    for name, task in loaded.tasks.items():
+        assert len(task.eval_docs) == 10
+        assert {f"mmlu_{row['subject']}" for row in task.eval_docs} == {name}
+        assert len(task.fewshot_docs()) == 5
+
+
+def test_canonical_solutions_pass_and_their_halves_do_not() -> None:
+    rows = read_jsonl(SHARED / "data" / "humaneval" / "HumanEval.jsonl.gz")[::20]
+    tests = [f"{row['test']}\ncheck({row['entry_point']})" for row in rows]
+    right = [row["prompt"] + row["canonical_solution"] for row in rows]
+    wrong = [row["prompt"] + "    return None\n" for row in rows]
+    scores, verdicts = CodeEval().compute(
+        references=tests, predictions=[[a, b] for a, b in zip(right, wrong, strict=True)], k=[1, 2]
+    )
+    assert list(verdicts.values()) == [[True, False]] * len(rows)
+    assert scores == {"pass@1": pytest.approx(0.5), "pass@2": pytest.approx(1.0)}

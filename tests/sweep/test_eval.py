@@ -1,0 +1,113 @@
+"""`sweep eval` measures one thing with the records of a sweep."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import presets
+from converters.export import export, open_source
+from sweep.store import Store
+
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
+MICRO = presets.builtin_models()["micro"]
+
+
+def sweep(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+def record(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr + done.stdout[-500:]
+    (found,) = json.loads(done.stdout.splitlines()[-1])["records"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("eval") / "mine-Q4_K_M.gguf"
+    export(open_source(MICRO.directory, "micro"), {"Q4_K_M": path})
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "boolq").mkdir()
+    rows = [{"passage": f"Boat {i} is red.", "question": f"is boat {i} red?", "gold": i % 2} for i in range(8)]
+    (folder / "boolq" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_a_quantized_file_is_measured_as_it_is(file: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(MICRO.text.read_text()[:6000])
+    asked = ["--tasks", "boolq", "--task-data", data, "--limit", "4", "--perplexity", tmp_path / "text.txt"]
+    where = ["--workspace", tmp_path / "w", "--format", "json"]
+    found = record(sweep("eval", file, *asked, *where))
+    assert (found["variant"], found["status"], found["divergence"]) == ("gguf:mine-Q4_K_M.gguf", "ok", None)
+    assert found["file_bytes"] == file.stat().st_size
+    assert found["perplexity"]["value"] > 1
+    assert found["tasks"]["boolq"]["n"] == 4
+    assert found["tasks"]["boolq"]["delta"] is None
+    assert not list(tmp_path.rglob("*.logprobs"))  # nothing is compared with it
+    again = sweep("eval", file, *asked, *where)
+    assert json.loads(again.stdout.splitlines()[0])["todo"] == 0
+    assert record(again) == found
+    with Store(tmp_path / "w" / "sweep.db") as store:
+        cells = {cell["name"]: cell["key"] for run in store.runs() for cell in run.plan["cells"]}
+        items = store.items(cells["boolq"])
+        outcome = store.outcomes([cells["boolq"]])[cells["boolq"]]
+    assert len(items) == 4
+    assert all(0.0 < (item.gold or 0.0) < 1.0 and item.subject == "boolq" for item in items)
+    assert outcome.result is not None
+    assert outcome.result["settings"]["limit"] == 4
+    assert outcome.result["settings"]["data"] == str(data / "boolq")
+
+
+def test_a_model_is_exported_at_its_quant_and_only_what_is_asked_for_measured(tmp_path: Path) -> None:
+    where = ["--workspace", tmp_path, "--format", "json"]
+    only = record(sweep("eval", "micro", "--quant", "Q4_K_M", "--tasks", "micro_form", "--limit", "2", *where))
+    assert only["variant"] == "Q4_K_M"
+    assert only["perplexity"] is None
+    assert list(only["tasks"]) == ["micro_form"]
+    assert only["speed"]["prompt_tokens_per_s"] > 0
+    report = sweep("report", "--workspace", tmp_path)
+    assert report.returncode == 0, report.stderr
+    assert "micro_form" in report.stdout
+
+
+def test_what_cannot_be_measured_is_refused_in_a_line(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "humaneval").mkdir()
+    row = {"task_id": "t", "prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"}
+    (tmp_path / "humaneval" / "HumanEval.jsonl").write_text(json.dumps(row))
+    where = ["--workspace", tmp_path / "w"]
+    cases: dict[str, list[str | Path]] = {
+        "a GGUF file is measured as it is; --quant is for checkpoints": [file, "--quant", "Q8_0"],
+        "allow that by --allow-code-execution": [file, "--tasks", "humaneval", "--task-data", tmp_path],
+        "does not go with --no-chat-template": [file, "--tasks", "boolq", "--thinking", "on", "--no-chat-template"],
+        "there is no such": [tmp_path / "absent.gguf"],
+    }
+    for message, arguments in cases.items():
+        done = sweep("eval", *arguments, *where)
+        assert done.returncode == 2, arguments
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_code_of_a_model_is_run_with_consent(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "humaneval").mkdir()
+    tests = "def check(f):\n    assert f(2) == 3"
+    row = {"task_id": "t", "prompt": "def f(x):\n    return x + 1\n", "test": tests, "entry_point": "f"}
+    wrong = row | {"prompt": "def f(x):\n    return x\n"}
+    (tmp_path / "humaneval" / "HumanEval.jsonl").write_text("\n".join(map(json.dumps, (row, wrong))))
+    arguments = ["--tasks", "code", "--task-data", tmp_path, "--max-gen-toks", "1", "--allow-code-execution"]
+    found = record(sweep("eval", file, *arguments, "--workspace", tmp_path / "w", "--format", "json"))
+    assert found["tasks"]["humaneval"]["metric"] == "pass@1"
+    assert found["tasks"]["humaneval"]["n"] == 2
+    assert found["tasks"]["humaneval"]["value"] <= 0.5
