@@ -49,8 +49,8 @@ def bootstrap_means(
 ) -> NDArray[np.float64]:
     """Means of paired rows (k, n) under the same resamples of their n units, shape (k, resamples).
 
-    A difference of two of its rows is a paired bootstrap of the difference, and any figure made of the means keeps their
-    correlation. With `clusters` (n,) whole clusters are drawn. The same seed gives the same resamples.
+    A difference of two of its rows is a paired bootstrap of the difference, and any figure made of the means keeps
+    their correlation. With `clusters` (n,) whole clusters are drawn. The same seed gives the same resamples.
     """
     values = np.atleast_2d(np.asarray(rows, np.float64))
     n = values.shape[1]

@@ -1,8 +1,8 @@
 """Differences of two rows of scores over the same items: size, error, interval, exact test, flips.
 
-Sources: McNemar (1947) in its exact binomial form, and the randomization test that it is a case of (Fisher's sign flips,
-Edgington and Onghena 2007); Bonett and Price (2012) for the interval of a paired difference of proportions, recommended
-by Fagerland, Lydersen and Laake (2014); Dutta et al. (arXiv 2407.09141) for flips.
+Sources: McNemar (1947) in its exact binomial form, and the randomization test that it is a case of (Fisher's sign
+flips, Edgington and Onghena 2007); Bonett and Price (2012) for the interval of a paired difference of proportions,
+recommended by Fagerland, Lydersen and Laake (2014); Dutta et al. (arXiv 2407.09141) for flips.
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ def compare_differences(
 ) -> Paired:
     """Mean, error, interval and test of differences (n,) over the same units.
 
-    `counted` says that they come from 0/1 scores: whole numbers, for which the test is exact and the interval is that of
-    Bonett and Price: one item won and one lost are added, so that a few changed items, or none, do not pretend to
+    `counted` says that they come from 0/1 scores: whole numbers, for which the test is exact and the interval is that
+    of Bonett and Price: one item won and one lost are added, so that a few changed items, or none, do not pretend to
     certainty. Otherwise both are Student's t with n - 1 degrees of freedom.
 
-    With at least MIN_CLUSTERS `clusters` (n,) the error is cluster-robust, t has G - 1 degrees of freedom, and counts are
-    divided by the design effect. Raises ValueError for no units, or values that are not numbers.
+    With at least MIN_CLUSTERS `clusters` (n,) the error is cluster-robust, t has G - 1 degrees of freedom, and counts
+    are divided by the design effect. Raises ValueError for no units, or values that are not numbers.
     """
     row, _ = _paired(differences, differences)
     index = usable_clusters(clusters)
