@@ -302,19 +302,24 @@ def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Note
         first, second = a.result(pair[0], "text") or {}, b.result(pair[1], "text") or {}
         windows = [first.get("windows_sha256"), second.get("windows_sha256")]
         if same_reference or (windows[0] is not None and windows[0] == windows[1]):
-            before, after = (np.array(result["perplexity"]["window_nll"]) for result in (first, second))
-            values = (result["perplexity"]["value"] for result in (first, second))
-            yield TextDifference(*pair, "perplexity", *values, compare_differences(after - before), 1.0)
+            before, after = first["perplexity"], second["perplexity"]
+            yield _text_difference(pair, "perplexity", before, after, "value", "window_nll")
         else:
             notes.add("Perplexity is not compared: the two runs did not score the same tokens, or cannot prove it.")
-        if first["divergence"] is None and second["divergence"] is None:
+        before, after = first["divergence"], second["divergence"]
+        if before is None and after is None:
             continue
         if not same_reference:
             notes.add(_other_reference(a, b))
-        elif first["divergence"] is not None and second["divergence"] is not None:
-            before, after = (np.array(result["divergence"]["window_kld"]) for result in (first, second))
-            values = (result["divergence"]["kld_mean"] for result in (first, second))
-            yield TextDifference(*pair, "divergence", *values, compare_differences(after - before), 1.0)
+        elif before is not None and after is not None:  # a reference has none
+            yield _text_difference(pair, "divergence", before, after, "kld_mean", "window_kld")
+
+
+def _text_difference(
+    pair: tuple[str, str], figure: str, a: dict[str, Any], b: dict[str, Any], value: str, windows: str
+) -> TextDifference:
+    differences = compare_differences(np.array(b[windows]) - np.array(a[windows]))
+    return TextDifference(*pair, figure, a[value], b[value], differences, p_holm=1.0)
 
 
 def _other_reference(a: _Measured, b: _Measured) -> str:

@@ -39,7 +39,8 @@ def render_comparison(found: Comparison, console_width: int) -> RenderableType:
 
 def _heads(found: Comparison) -> list[Text]:
     sides = [("A", found.a), ("B", found.b)]
-    pairs = list(dict.fromkeys((row.variant_a, row.variant_b) for row in (*found.tasks, *found.losses, *found.text)))
+    rows: list[_Difference] = [*found.tasks, *found.losses, *found.text]
+    pairs = list(dict.fromkeys((row.variant_a, row.variant_b) for row in rows))
     alone = pairs[0] if len(pairs) == 1 else None
     longest = max(len(text.plain(side.run)) for _, side in sides)
     return [
@@ -163,7 +164,7 @@ def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
     lines = [f"{', '.join(signs)}, at {ALPHA:g} after Holm's correction over each table ({', '.join(families)})."]
     if found.tasks:
         lines.append(
-            "Tasks in percent where the metric is a share; p by the exact McNemar test, intervals before Holm."
+            f"Tasks in percent where the metric is a share. {_tests(found)} Intervals are of 95 %, each alone."
         )
         subjects = sorted({row.difference.clusters for row in found.tasks if row.difference.clusters})
         if subjects:
@@ -191,40 +192,40 @@ def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
     return lines
 
 
+def _tests(found: Comparison) -> str:
+    losses = ", of losses by its generalization to other whole numbers (sign flips)" if found.losses else ""
+    return f"p by the exact McNemar test{losses}."
+
+
 def verdicts(found: Comparison) -> list[str]:
-    """A sentence for each table: how many of its differences are real, and which where they are few."""
+    """A sentence for each table: how many of its differences are real, and which."""
+    none = ": as far as these items can tell, B stands to A under each variant as it does at the baselines"
+    families: list[tuple[Sequence[_Difference], str, str, str]] = [
+        (found.tasks, "task difference is", "task differences are", ""),
+        (found.losses, "difference of losses is", "differences of losses are", none),
+        (found.text, "text difference is", "text differences are", ""),
+    ]
     sentences = []
-    for rows, one, many in (
-        (found.tasks, "task difference is", "task differences are"),
-        (found.losses, "difference of losses is", "differences of losses are"),
-        (found.text, "text difference is", "text differences are"),
-    ):
+    for rows, one, many, otherwise in families:
         if not rows:
             continue
-        real = [row for row in rows if row.real]
-        count = f"{len(real)} of {len(rows)} {one if len(rows) == 1 else many} real"
-        told = "; ".join(
-            f"B is {word} on {_listed(part)}"
-            for word, part in (("better", [r for r in real if r.better]), ("worse", [r for r in real if not r.better]))
-            if part
-        )
-        sentences.append(f"{count}{': ' if told else ''}{told}.")
-    if found.losses and not any(row.real for row in found.losses):
-        sentences.append(
-            "No variant changes B's standing to A from what it is at the baselines, as far as these items can tell."
-        )
+        sides = {"better": [row for row in rows if row.real and row.better]}
+        sides["worse"] = [row for row in rows if row.real and not row.better]
+        several = len({_variants(row) for row in rows})
+        told = "; ".join(f"B is {word} on {_listed(part, several)}" for word, part in sides.items() if part)
+        count = f"{sum(map(len, sides.values()))} of {len(rows)} {one if len(rows) == 1 else many} real"
+        sentences.append(f"{count}{f': {told}' if told else otherwise}.")
     return sentences
 
 
-def _listed(rows: Sequence[_Difference]) -> str:
-    """By task (or figure), with the variants where there are several; counted where the list would be long."""
+def _listed(rows: Sequence[_Difference], several: int) -> str:
+    """By task (or figure), with the variants where `several` are compared; counted where the list would be long."""
     by_name: dict[str, list[str]] = {}
     for row in rows:
         name = _FIGURES[row.figure] if isinstance(row, TextDifference) else text.plain(row.task)
         by_name.setdefault(name, []).append(_variants(row))
-    several = len({variant for variants in by_name.values() for variant in variants}) > 1
     parts = []
     for name, variants in by_name.items():
-        told = ", ".join(variants) if len(variants) <= 3 else f"{len(variants)} variants"
-        parts.append(f"{name} ({told})" if several else name)
+        told = ", ".join(variants) if len(variants) <= 3 else f"{len(variants)} of {several} variants"
+        parts.append(f"{name} ({told})" if several > 1 else name)
     return ", ".join(parts)
