@@ -11,10 +11,8 @@ from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 
 
 def compare(
-    first: str = typer.Argument(
-        metavar="RUN_A", help="A run's id or the beginning of one; RUN:VARIANT for one variant."
-    ),
-    second: str = typer.Argument(metavar="RUN_B", help="The run, or RUN:VARIANT, that is compared with it."),
+    run_a: str = typer.Argument(help="A run's id or the beginning of one; RUN:VARIANT for one variant."),
+    run_b: str = typer.Argument(help="The run, or RUN:VARIANT, that is compared with it."),
     variant: str | None = typer.Option(None, "--variant", help="Only this variant of both runs."),
     workspace: Path | None = WORKSPACE,
     format: Format = FORMAT,
@@ -29,7 +27,7 @@ def compare(
     from sweep.workspace import open_workspace
 
     output = Output(format)
-    found = compared(open_workspace(workspace), first, second, variant)
+    found = compared(open_workspace(workspace), run_a, run_b, variant)
     if output.is_json:
         output.line({"event": "compared", **finite(found.to_json())})
     elif output.format is Format.QUIET:
