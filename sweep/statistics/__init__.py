@@ -8,7 +8,7 @@ Arrays in, numbers out; nothing here reads a file or knows a Record. By subject:
 from __future__ import annotations
 
 from sweep.statistics.bootstrap import bootstrap_interval, bootstrap_means
-from sweep.statistics.clusters import MIN_CLUSTERS, cluster_stderr, usable_clusters
+from sweep.statistics.clusters import MIN_CLUSTERS, cluster_freedom, cluster_stderr, usable_clusters
 from sweep.statistics.multiple import holm
 from sweep.statistics.paired import (
     CONFIDENCE,
@@ -31,6 +31,7 @@ __all__ = [
     "PairedComparison",
     "bootstrap_interval",
     "bootstrap_means",
+    "cluster_freedom",
     "cluster_stderr",
     "compare_differences",
     "compare_items",

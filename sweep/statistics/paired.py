@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from sweep.statistics.clusters import cluster_stderr, cluster_sums, usable_clusters
+from sweep.statistics.clusters import cluster_freedom, cluster_stderr, cluster_sums, usable_clusters
 
 CONFIDENCE = 0.95
 
@@ -130,7 +130,7 @@ def compare_differences(
     of Bonett and Price: one item won and one lost are added, so that a few changed items, or none, do not pretend to
     certainty. Otherwise both are Student's t with n - 1 degrees of freedom.
 
-    With at least MIN_CLUSTERS `clusters` (n,) the error is cluster-robust, t has G - 1 degrees of freedom, and counts
+    With at least MIN_CLUSTERS `clusters` (n,) the error is cluster-robust, t has their degrees of freedom, and counts
     are divided by the design effect. Raises ValueError for no units, or values that are not numbers.
     """
     row, _ = _paired(differences, differences)
@@ -142,7 +142,7 @@ def compare_differences(
     stderr = plain if index is None else cluster_stderr(row, index)
     # The interval and the t test have n - 1 in the variance; the error as stated has n, McNemar's own.
     unbiased = stderr if index is not None or row.size < 2 else plain * float(np.sqrt(row.size / (row.size - 1)))
-    freedom = (groups or row.size) - 1
+    freedom = row.size - 1 if index is None else cluster_freedom(index)
     delta = float(row.mean())
     if counted:
         p_value = sign_flip_test(row, index)
@@ -158,7 +158,7 @@ def compare_differences(
     return Paired(delta, stderr, delta - reach, delta + reach, p_value, row.size, groups)
 
 
-def _t_quantile(freedom: int, confidence: float) -> float:
+def _t_quantile(freedom: float, confidence: float) -> float:
     return float(stats.t.ppf(0.5 + confidence / 2, freedom))
 
 

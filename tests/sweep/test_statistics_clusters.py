@@ -24,15 +24,24 @@ def test_error_of_equal_clusters_is_that_of_their_means():
     assert statistics.cluster_stderr(values, EQUAL) == pytest.approx(means.std(ddof=1) / sqrt(57), rel=1e-12)
 
 
-def test_error_is_the_sandwich_of_a_regression_on_a_constant():
+def test_error_and_freedom_are_those_of_a_regression_on_a_constant():
+    """The textbook's matrices: CR2 divides each cluster's residuals by the root of I - H, its own block of it."""
     rng = np.random.default_rng(1)
     values = rng.random(len(UNEQUAL))
-    x = np.ones((len(values), 1))
-    bread = np.linalg.inv(x.T @ x)
-    residual = values - values.mean()
-    meat = sum(np.outer(s, s) for g in range(57) for s in [x[g == UNEQUAL].T @ residual[g == UNEQUAL]])
-    expected = sqrt((57 / 56 * bread @ meat @ bread)[0, 0])
-    assert statistics.cluster_stderr(values, UNEQUAL) == pytest.approx(expected, rel=1e-12)
+    n, x = len(values), np.ones((len(values), 1))
+    hat = x @ np.linalg.inv(x.T @ x) @ x.T
+    weights = []  # of each cluster: what its adjusted sum takes of every error
+    for g in range(57):
+        own = g == UNEQUAL
+        spread, axes = np.linalg.eigh(np.eye(own.sum()) - hat[np.ix_(own, own)])
+        weights.append(x[own, 0] @ (axes / np.sqrt(spread)) @ axes.T @ (np.eye(n) - hat)[own] / n)
+    expected = sqrt(sum((w @ values) ** 2 for w in weights))
+    assert statistics.cluster_stderr(values, UNEQUAL) == pytest.approx(expected, rel=1e-9)
+    covariance = np.array(weights) @ np.array(weights).T
+    freedom = np.trace(covariance) ** 2 / np.sum(covariance**2)
+    assert statistics.cluster_freedom(UNEQUAL) == pytest.approx(freedom, rel=1e-9)
+    assert statistics.cluster_freedom(UNEQUAL) < 25
+    assert statistics.cluster_freedom(EQUAL) == pytest.approx(56)
 
 
 def test_one_item_a_cluster_is_the_plain_error():
