@@ -40,7 +40,7 @@ def test_error_and_freedom_are_those_of_a_regression_on_a_constant():
     covariance = np.array(weights) @ np.array(weights).T
     freedom = np.trace(covariance) ** 2 / np.sum(covariance**2)
     assert statistics.cluster_freedom(UNEQUAL) == pytest.approx(freedom, rel=1e-9)
-    assert statistics.cluster_freedom(UNEQUAL) < 25
+    assert statistics.cluster_freedom(UNEQUAL) < 30
     assert statistics.cluster_freedom(EQUAL) == pytest.approx(56)
 
 
@@ -87,9 +87,7 @@ def test_clustered_counts_where_the_naive_error_is_wrong(clusters):
         naive += plain.low <= 0.0 <= plain.high
         rejected += found.p_value < 0.05
         wrongly += plain.p_value < 0.05
-    # unequal sizes cost CR1 some of its coverage: the largest subject holds an eighth of all items
-    low = 0.95 - 3 * ERROR - (0.02 if clusters is UNEQUAL else 0.0)
-    assert low <= covered / R <= 0.95 + 3 * ERROR
+    assert 0.95 - 3 * ERROR <= covered / R <= 0.95 + 3 * ERROR
     assert naive / R < 0.93
     assert rejected / R <= 0.05 + 3 * ERROR
     assert wrongly / R > 0.07
@@ -110,8 +108,8 @@ def test_clustered_mean_of_a_continuous_figure(clusters):
             means = statistics.bootstrap_means(row, clusters, resamples=400, seed=seed)[0]
             low, high = np.quantile(means, [0.025, 0.975])
             resampled += low <= 0.0 <= high
-    low = 0.95 - 3 * ERROR - (0.035 if clusters is UNEQUAL else 0.0)
-    assert low <= covered / R <= 0.95 + 3 * ERROR
+    # unequal sizes still cost a little: the degrees of freedom are those of values that are alike in no cluster
+    assert 0.95 - 3 * ERROR - (0.012 if clusters is UNEQUAL else 0.0) <= covered / R <= 0.95 + 3 * ERROR
     assert naive / R < 0.75
     # the percentile method takes G for many: it falls short by about what t would add
     short = {57: 0.02, 10: 0.06}[int(clusters.max()) + 1] + (0.025 if clusters is UNEQUAL else 0.0)
