@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.record import Record
-from sweep.report import figures, text
+from sweep.report import figures, fronts, text
 from sweep.report.columns import Column, fit, table, width_of
 from sweep.report.recommend import Recommendation
 from sweep.report.trust import trust_notes
@@ -37,7 +37,8 @@ def render_table(
         return Text("No variant in this sweep.")
     tests = figures.task_tests(rows)
     chosen = recommendation.variant if recommendation else None
-    lead = _lead(rows, console_width, chosen)
+    front = fronts.overall(rows)
+    lead = _lead(rows, console_width, chosen, front[0])
     columns = _columns(rows)
     tasks = figures.task_names(rows)
     whole = table(
@@ -56,7 +57,7 @@ def render_table(
             shown, lost = _fit_tasks(rows, lead, tests, tasks, console_width)
             dropped += lost
             parts += [Text(), shown]
-    parts += [Text(), *(Text(line, style="dim") for line in _legend(rows, tests, dropped, chosen))]
+    parts += [Text(), *(Text(line, style="dim") for line in _legend(rows, tests, dropped, chosen, front))]
     parts += _failures(rows)
     parts += [line for note in trust_notes(rows) for line in (Text(), Text(note))]
     if recommendation is not None:
@@ -99,9 +100,8 @@ def _common_prefix(tasks: Sequence[str]) -> str:
     return shared[: shared.rfind("_") + 1]
 
 
-def _lead(rows: Sequence[Record], width: int, chosen: str | None) -> list[Column]:
+def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.Front) -> list[Column]:
     """Sign and name: what every table starts with."""
-    front, _ = figures.overall_pareto(rows)
 
     def sign(record: Record) -> Text:
         first = (" ", "")
@@ -109,7 +109,8 @@ def _lead(rows: Sequence[Record], width: int, chosen: str | None) -> list[Column
             first = (text.STATUS_SIGNS[record.status], _STATUS_STYLES[record.status])
         elif record.variant == chosen:
             first = (text.CHOSEN, "bold green")
-        return Text.assemble(first, (text.PARETO if record.variant in front else " ", "cyan"))
+        place = text.UNSURE if record.variant in front.unsure else text.PARETO
+        return Text.assemble(first, (place if record.variant in front else " ", "cyan"))
 
     longest = max(10, min(32, width // 4))
     names = [Text(text.shorten(text.plain(r.variant), longest), "bold" if r.variant == chosen else "") for r in rows]
@@ -230,12 +231,19 @@ def _mark(test: figures.TaskTest | None) -> tuple[str, str]:
 
 
 def _legend(
-    rows: Sequence[Record], tests: dict[tuple[str, str], figures.TaskTest], dropped: Sequence[str], chosen: str | None
+    rows: Sequence[Record],
+    tests: dict[tuple[str, str], figures.TaskTest],
+    dropped: Sequence[str],
+    chosen: str | None,
+    front: tuple[fronts.Front, str],
 ) -> list[str]:
     """What the signs in these very tables mean, and what the width left out."""
-    front, measure = figures.overall_pareto(rows)
+    kept, measure = front
     parts = [f"{text.CHOSEN} recommended"] if chosen else []
-    parts += [f"{text.PARETO} no variant is both smaller and better ({measure})"] if front else []
+    parts += [f"{text.PARETO} no variant is both smaller and better ({measure})"] if kept.variants else []
+    parts += (
+        [f"{text.UNSURE} so too, but not distinguishable from the next smaller {text.PARETO}"] if kept.unsure else []
+    )
     parts += [f"{text.LOSS} significant loss"] if any(test.loss() for test in tests.values()) else []
     parts += [f"{text.GAIN} significant gain"] if any(test.gain() for test in tests.values()) else []
     lines = [", ".join(parts)] if parts else []

@@ -69,8 +69,9 @@ def chance(p_value: float) -> str:
     return "<0.0001" if p_value < 1e-4 else f"{p_value:.{4 if p_value < 0.0095 else 3 if p_value < 0.095 else 2}f}"
 
 
-def interval(low: float, high: float, decimals: int) -> str:
-    return f"{signed(low, decimals)} to {signed(high, decimals)}"
+def interval(low: float, high: float, decimals: int, scale: float = 1.0) -> str:
+    """ "−8.7 to −4.6", after both ends are multiplied by `scale`."""
+    return f"{signed(low * scale, decimals)} to {signed(high * scale, decimals)}"
 
 
 def decimals_for(values: Iterable[float], figures: int = 2, most: int = 6, least: int = 2) -> int:

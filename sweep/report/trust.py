@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sweep.record import Record
-from sweep.report import figures, text
+from sweep.report import figures, fronts, text
 
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
@@ -46,9 +46,18 @@ def _perplexity(records: Sequence[Record]) -> str:
         return (
             f"Trust KL divergence, {verdict}, rather than perplexity, which does not: it rises from "
             f"{text.plain(small.variant)} ({low:.{decimals}f}) to the larger {text.plain(large.variant)} "
-            f"({high:.{decimals}f})."
+            f"({high:.{decimals}f}){_rise(records, small, large)}."
         )
     return ""
+
+
+def _rise(records: Sequence[Record], small: Record, large: Record) -> str:
+    """Whether the rise is more than the paired error of the two, where that is known."""
+    (losses,) = fronts.perplexity_losses(records)
+    lead = losses.lead(small.variant, large.variant)
+    if lead is None:
+        return ""
+    return ", by more than their paired error" if lead.real else ", which is within their paired error"
 
 
 def _kld(record: Record) -> float | None:

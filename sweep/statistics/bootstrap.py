@@ -53,16 +53,20 @@ def bootstrap_means(
     their correlation. With `clusters` (n,) whole clusters are drawn. The same seed gives the same resamples.
     """
     values = np.atleast_2d(np.asarray(rows, np.float64))
-    n = values.shape[1]
-    index = np.arange(n) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
-    count = int(index.max()) + 1 if n else 0
-    if count < 2:
-        raise ValueError(f"a bootstrap needs at least two groups, got {count}")
-    if index.shape != (n,):
-        raise ValueError(f"every value needs its cluster, got {values.shape} and {index.shape}")
-    sizes = np.bincount(index)
-    sums = np.stack([np.bincount(index, row) for row in values])
-    # how often each group is drawn: multinomial, the counts of drawing `count` groups with replacement
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=resamples)
+    if clusters is None:
+        # Units that are alike in every row are drawn as one: thousands of right and wrong answers have few patterns.
+        sums, sizes = np.unique(values, axis=1, return_counts=True)
+        sums, frequency = sums * sizes, sizes
+    else:
+        index = np.unique(np.asarray(clusters), return_inverse=True)[1]
+        if index.shape != values.shape[1:]:
+            raise ValueError(f"every value needs its cluster, got {values.shape} and {index.shape}")
+        sizes = np.bincount(index)
+        sums, frequency = np.stack([np.bincount(index, row) for row in values]), np.ones_like(sizes)
+    drawings = int(frequency.sum())
+    if drawings < 2:
+        raise ValueError(f"a bootstrap needs at least two groups, got {drawings}")
+    # how often each is drawn, as a multiple of how often it is there
+    drawn = np.random.default_rng(seed).multinomial(drawings, frequency / drawings, size=resamples) / frequency
     means: NDArray[np.float64] = (sums @ drawn.T) / (drawn @ sizes)
     return means
