@@ -56,8 +56,8 @@ class Losses:
 class Front:
     """The variants that no other beats on both axes.
 
-    `unsure` names, for a member whose lead over the next smaller member is within its error, that smaller one: it may
-    be just as good.
+    `unsure` names, for a member whose lead over the next smaller sure member is within its error, that smaller one: it
+    may be just as good.
     """
 
     variants: frozenset[str] = frozenset()
@@ -96,10 +96,13 @@ def front(records: Sequence[Record], cost: Cost, measures: Sequence[Losses]) -> 
         kept = statistics.pareto_set([x for x, *_ in points], [y for _, y, _ in points])
         members = sorted(point for point, keep in zip(points, kept, strict=True) if keep)
         variants |= {name for *_, name in members}
-        for (_, _, smaller), (_, _, larger) in pairwise(members):
-            lead = losses.lead(larger, smaller)
+        sure = members[0][2] if members else ""
+        for *_, name in members[1:]:
+            lead = losses.lead(name, sure)
             if lead is not None and not lead.real:
-                unsure[larger] = smaller
+                unsure[name] = sure
+            else:  # steps that are each within the error may add up to one that is not
+                sure = name
     return Front(frozenset(variants), unsure)
 
 

@@ -115,7 +115,7 @@ def _plots(rows: Sequence[Record], chosen: str | None) -> str:
     return (
         "<section><h2>What each bit buys</h2>"
         '<p class="note">Filled points and the line are the Pareto set: no variant is both smaller and better. '
-        "Hollow points of their colour are on it too, but lead the next smaller one by no more than the paired error. "
+        "Hollow points of their colour are on it too, but not distinguishable from the next smaller filled one. "
         "Grey ones are beaten by another. Bars are 95 % intervals. The outer ring marks the recommendation.</p>"
         '<input class="switch" type="radio" name="x" id="by-bits" checked>'
         '<input class="switch" type="radio" name="x" id="by-bytes">'

@@ -119,7 +119,7 @@ def fidelity_section(rows: Sequence[Record], chosen: str | None, overall: tuple[
     signs = f"{text.CHOSEN} recommended. " if chosen else ""
     signs += f"{text.PARETO} Pareto set: no variant is both smaller and better ({measure}). " if front.variants else ""
     if front.unsure:
-        signs += f"{text.UNSURE} on it, but its lead over the next smaller one on it is within the paired error. "
+        signs += f"{text.UNSURE} on it, but not distinguishable from the next smaller {text.PARETO} (95 %, paired by window or item). "
     caption = f"{signs}± is one standard error; KL divergence in nats per token against the reference."
     return f"<h2>Size, fidelity, speed</h2>{_table(rows, columns, chosen, caption, front)}"
 
@@ -157,11 +157,11 @@ def _task_details(
         _detail(named[variant].tasks[task], test, scales[task], golden=golden)
         for (variant, task), test in tests.items()
     )
-    heads = ["Task", "Difference", "95 % interval", "p", "Holm p", "Flips, %", "Answers changed, %", "Items"]
+    heads = ["Difference", "95 % interval", "p", "Holm p", "Flips, %", "Answers changed, %", "Items"]
     heads += ["Right choice's probability, points"] if golden else []
     return (
         '<details><summary>Every difference in full</summary><div class="scroll"><table class="narrow"><thead><tr>'
-        '<th scope="col">Variant</th>'
+        '<th scope="col">Variant</th><th scope="col" class="from">Task</th>'
         + "".join(f'<th scope="col">{head}</th>' for head in heads)
         + f"</tr></thead><tbody>{body}</tbody></table></div>"
         '<p class="caption">Differences to the reference over the same items. Intervals are of 95 %, each alone; '

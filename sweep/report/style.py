@@ -55,7 +55,7 @@ td.mark { width: 1em; text-align: left; }
 .loss { color: var(--loss); } .gain { color: var(--gain); } .failed { color: var(--loss); }
 .partial { color: var(--warn); }
 table.narrow { width: auto; }
-td.from { text-align: left; color: var(--soft); padding-left: .9rem; }
+td.from, th.from { text-align: left; color: var(--soft); padding-left: .9rem; }
 .pending { color: var(--faint); }
 .axes { margin: .9rem 0 .4rem; font-size: .875rem; color: var(--soft); }
 .switch { position: absolute; opacity: 0; pointer-events: none; }

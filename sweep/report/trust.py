@@ -36,7 +36,8 @@ def _perplexity(records: Sequence[Record]) -> str:
             if (value := figures.perplexity(record)) is not None and record.bits_per_weight is not None
             if (divergence := 0.0 if record.variant == name else _kld(record)) is not None
         ]
-        rises = [(small, large) for small, large in pairwise(steps) if large[1] > small[1]]
+        # a rise that the divergence shares is a larger variant that is worse, and no fault of perplexity
+        rises = [(small, large) for small, large in pairwise(steps) if large[1] > small[1] and large[2] <= small[2]]
         if not rises:
             continue
         (small, low, _), (large, high, _) = max(rises, key=lambda pair: pair[1][1] - pair[0][1])
