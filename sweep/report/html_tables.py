@@ -119,7 +119,7 @@ def fidelity_section(rows: Sequence[Record], chosen: str | None, overall: tuple[
     signs = f"{text.CHOSEN} recommended. " if chosen else ""
     signs += f"{text.PARETO} Pareto set: no variant is both smaller and better ({measure}). " if front.variants else ""
     if front.unsure:
-        signs += f"{text.UNSURE} on it, but not distinguishable from the next smaller {text.PARETO} (95 %, paired by window or item). "
+        signs += f"{text.UNSURE} on it, but not distinguishable (95 %, paired) from the next smaller {text.PARETO}. "
     caption = f"{signs}± is one standard error; KL divergence in nats per token against the reference."
     return f"<h2>Size, fidelity, speed</h2>{_table(rows, columns, chosen, caption, front)}"
 
