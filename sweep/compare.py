@@ -16,8 +16,9 @@ import numpy as np
 from converters.errors import InputError
 from sweep import items
 from sweep.comparison import Comparison, LossDifference, Side, TaskDifference, TextDifference
-from sweep.history import find_run
+from sweep.history import find_variant
 from sweep.plan import Cell, Plan
+from sweep.records import reference_units
 from sweep.statistics import Paired, compare_differences, flips, holm
 from sweep.store import Item, Outcome, Store
 from sweep.workspace import Workspace
@@ -54,9 +55,15 @@ class _Measured:
         return Side(self.plan.run, self.plan.about["model"], self.plan.reference)
 
     @property
-    def model_file(self) -> Any:
-        """The reference's file: two runs of one model have the same, for its name holds what the model contains."""
-        return self.cells[self.plan.reference, "text"].params["file"]
+    def reference(self) -> str | None:
+        """What the divergences are from, and over which windows. None without a text."""
+        return reference_units(self.plan)
+
+    @property
+    def model(self) -> str:
+        """The reference's file: two runs of one model have the same, for its path holds what the model contains."""
+        cells = [cell for cell in self.plan.cells if cell.variant == self.plan.reference and "file" in cell.params]
+        return str(cells[0].params["file"]) if cells else str(self.plan.about["model"])
 
 
 def compare(workspace: Workspace, first: str, second: str, variant: str | None = None) -> Comparison:
@@ -65,8 +72,8 @@ def compare(workspace: Workspace, first: str, second: str, variant: str | None =
     Without a variant, every one that both runs have is compared with its namesake. Raises InputError where a run or
     variant is unknown, nothing was measured, or nothing is shared.
     """
-    plan_a, variant_a = _operand(workspace, first)
-    plan_b, variant_b = _operand(workspace, second)
+    plan_a, variant_a = find_variant(workspace, first)
+    plan_b, variant_b = find_variant(workspace, second)
     pairs = _pairs(plan_a, variant_a, plan_b, variant_b, variant)
     with Store(workspace.database) as store:
         a, b = _measured(plan_a, store), _measured(plan_b, store)
@@ -114,24 +121,6 @@ class _Notes:
 # --- what is compared -----------------------------------------------------------------------------------------------
 
 
-def _operand(workspace: Workspace, text: str) -> tuple[Plan, str | None]:
-    """RUN or RUN:VARIANT; names of runs and of variants may themselves hold colons, so the longest run wins."""
-    cuts = [i for i, letter in enumerate(text) if letter == ":"]
-    for cut in (len(text), *reversed(cuts)):
-        try:
-            plan = find_run(workspace, text[:cut])
-        except InputError as error:
-            missing = error
-            continue
-        if cut == len(text):
-            return plan, None
-        variant = text[cut + 1 :]
-        if variant not in plan.variants:
-            raise InputError(f"{text}: run {plan.run} has no variant {variant!r}; it has {', '.join(plan.variants)}")
-        return plan, variant
-    raise missing
-
-
 def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both: str | None) -> list[tuple[str, str]]:
     """The variants to compare. A side that names none takes the other's."""
     if both is not None and (variant_a is not None or variant_b is not None):
@@ -170,12 +159,14 @@ def _settings(a: _Measured, b: _Measured) -> list[str]:
     if a.plan.run == b.plan.run:
         return []
     before, after = a.plan.to_json(), b.plan.to_json()
-    fields = {"reference": (a.plan.reference, b.plan.reference)}
+    fields: dict[str, tuple[Any, Any]] = {"reference": (a.plan.reference, b.plan.reference)}
     for part in ("settings", "about"):
-        names = dict.fromkeys([*before[part], *after[part]])
-        fields |= {
-            name: (before[part].get(name), after[part].get(name)) for name in names if name not in ("model", "tasks")
-        }
+        for name in dict.fromkeys([*before[part], *after[part]]):
+            x, y = before[part].get(name), after[part].get(name)
+            if isinstance(x, dict) and isinstance(y, dict):  # by task: of those that both have
+                fields |= {key: (x[key], y[key]) for key in x if key in y and name != "tasks"}
+            elif name != "model":
+                fields[name] = x, y
     told = [f"{name} {_plain(x)} in A, {_plain(y)} in B" for name, (x, y) in fields.items() if x != y]
     return [f"Measured differently: {'; '.join(told)}."] if told else []
 
@@ -295,15 +286,17 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
 
 
 def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Notes) -> Iterator[TextDifference]:
-    same_reference = a.key(a.plan.reference, "text") == b.key(b.plan.reference, "text")
+    same_reference = a.reference is not None and a.reference == b.reference
     for pair in pairs:
+        if a.reference is None and b.reference is None:
+            return
         if not _both(a, b, pair, "text", notes):
             continue
         first, second = a.result(pair[0], "text") or {}, b.result(pair[1], "text") or {}
         windows = [first.get("windows_sha256"), second.get("windows_sha256")]
         if same_reference or (windows[0] is not None and windows[0] == windows[1]):
             before, after = first["perplexity"], second["perplexity"]
-            yield _text_difference(pair, "perplexity", before, after, "value", "window_nll")
+            yield _text_difference(pair, "perplexity", before["window_nll"], after["window_nll"])
         else:
             notes.add("Perplexity is not compared: the two runs did not score the same tokens, or cannot prove it.")
         before, after = first["divergence"], second["divergence"]
@@ -312,18 +305,20 @@ def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Note
         if not same_reference:
             notes.add(_other_reference(a, b))
         elif before is not None and after is not None:  # a reference has none
-            yield _text_difference(pair, "divergence", before, after, "kld_mean", "window_kld")
+            yield _text_difference(pair, "divergence", before["window_kld"], after["window_kld"])
 
 
 def _text_difference(
-    pair: tuple[str, str], figure: str, a: dict[str, Any], b: dict[str, Any], value: str, windows: str
+    pair: tuple[str, str], figure: str, windows_a: list[float], windows_b: list[float]
 ) -> TextDifference:
-    differences = compare_differences(np.array(b[windows]) - np.array(a[windows]))
-    return TextDifference(*pair, figure, a[value], b[value], differences, p_holm=1.0)
+    """From the means of the windows, which are of one size."""
+    before, after = np.array(windows_a), np.array(windows_b)
+    a, b = (float(np.exp(row.mean()) if figure == "perplexity" else row.mean()) for row in (before, after))
+    return TextDifference(*pair, figure, a, b, compare_differences(after - before), p_holm=1.0)
 
 
 def _other_reference(a: _Measured, b: _Measured) -> str:
-    across = a.model_file != b.model_file
+    across = a.model != b.model
     why = (
         "across models it has no common zero"
         if across

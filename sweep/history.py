@@ -52,3 +52,24 @@ def find_run(workspace: Workspace, name: str | None) -> Plan:
         raise InputError(f"{name}: several runs begin so: {', '.join(names[:5])}")
     known = f"near to it: {', '.join(names)}" if names else f"known are {', '.join(run.plan.run for run in runs[:5])}"
     raise InputError(f"{name}: no such run in {workspace.root}; {known}; another workspace is named with --workspace")
+
+
+def find_variant(workspace: Workspace, text: str) -> tuple[Plan, str | None]:
+    """The plan of RUN, and of RUN:VARIANT the variant too. Raises InputError.
+
+    Names of runs and of variants may themselves hold colons, so the longest run wins.
+    """
+    cuts = [i for i, letter in enumerate(text) if letter == ":"]
+    for cut in (len(text), *reversed(cuts)):
+        try:
+            plan = find_run(workspace, text[:cut])
+        except InputError as error:
+            missing = error
+            continue
+        if cut == len(text):
+            return plan, None
+        variant = text[cut + 1 :]
+        if variant not in plan.variants:
+            raise InputError(f"{text}: run {plan.run} has no variant {variant!r}; it has {', '.join(plan.variants)}")
+        return plan, variant
+    raise missing

@@ -76,7 +76,7 @@ def _record(
         if speed is None
         else Memory(speed["memory"]["predicted_bytes"], speed["memory"]["measured_bytes"]),
         perplexity=None if text is None else _perplexity(text["perplexity"]),
-        divergence=_divergence(text, _noise_floor(outcomes.get(reference["text"]))),
+        divergence=_divergence(text, _noise_floor(outcomes.get(reference.get("text", "")))),
         tasks={task: score for task, (score, _) in scores.items()},
         speed=None
         if speed is None
@@ -84,7 +84,7 @@ def _record(
         reference=plan.reference,
         kv_type=plan.settings.kv_type,
         device=plan.settings.device,
-        samples=_window_samples(text, reference["text"])
+        samples=_window_samples(text, reference_units(plan), variant == plan.reference)
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
 
@@ -111,13 +111,28 @@ def _noise_floor(outcome: Outcome | None) -> float | None:
     return float(outcome.result["noise_floor"]["kld_mean"])
 
 
-def _window_samples(text: dict[str, Any] | None, reference_key: str) -> dict[str, Samples]:
-    """By window; a reference diverges from itself by 0. The reference's cell names the text, the windows and itself."""
-    if text is None:
+def reference_units(plan: Plan) -> str | None:
+    """A name for the reference and the windows that were scored: equal where divergences compare window by window.
+
+    The key of the reference's text cell, or where the reference is a file, its path. None where no text was asked for.
+    """
+    texts = {cell.variant: cell for cell in plan.cells if cell.kind == "text"}
+    if plan.reference in texts:
+        return texts[plan.reference].key
+    return next((str(cell.params.get("reference")) for cell in texts.values()), None)
+
+
+def _window_samples(text: dict[str, Any] | None, units: str | None, is_reference: bool) -> dict[str, Samples]:
+    """By window; a reference diverges from itself by 0."""
+    if text is None or units is None:
         return {}
     nll = np.array(text["perplexity"]["window_nll"])
-    kld = np.zeros_like(nll) if text["divergence"] is None else np.array(text["divergence"]["window_kld"])
-    return {"nll": Samples(reference_key, nll), "kld": Samples(reference_key, kld)}
+    samples = {"nll": Samples(units, nll)}
+    if is_reference:
+        samples["kld"] = Samples(units, np.zeros_like(nll))
+    elif text["divergence"] is not None:
+        samples["kld"] = Samples(units, np.array(text["divergence"]["window_kld"]))
+    return samples
 
 
 def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store: Store) -> tuple[TaskScore, Samples]:

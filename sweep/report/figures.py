@@ -17,6 +17,7 @@ from scipy import stats
 
 from sweep import statistics
 from sweep.record import Record, TaskScore
+from sweep.report import text
 
 ALPHA = 0.05
 
@@ -77,6 +78,15 @@ def is_reference(record: Record, records: Iterable[Record]) -> bool:
 def task_names(records: Iterable[Record]) -> list[str]:
     """Every task of the sweep once, in the order of first appearance."""
     return list(dict.fromkeys(task for record in records for task in record.tasks))
+
+
+def clustered(records: Iterable[Record]) -> list[str]:
+    """A sentence for the tasks whose errors and tests take subjects, and not items, as the independent units."""
+    found = {task: score.clusters for record in records for task, score in record.tasks.items() if score.clusters}
+    if not found:
+        return []
+    told = ", ".join(f"{text.plain(task)} ({count} subjects)" for task, count in found.items())
+    return [f"Errors and tests by subject, not by item: {told}."]
 
 
 def task_scales(records: Iterable[Record]) -> dict[str, int]:

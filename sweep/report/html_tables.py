@@ -137,7 +137,8 @@ def tasks_section(rows: Sequence[Record], chosen: str | None, front: fronts.Fron
         columns.append(_Column(text.plain(task) + (", %" if scales[task] == 100 else ""), 4, cells))
     caption = f"Score and difference to the reference, ± the paired standard error. {text.LOSS} significant loss, "
     caption += (
-        f"{text.GAIN} significant gain: exact McNemar, Holm-corrected over {len(tests)} tests at {figures.ALPHA:g}."
+        f"{text.GAIN} significant gain: exact McNemar, Holm-corrected over {len(tests)} tests, every variant on every "
+        f"task, at {figures.ALPHA:g}. {' '.join(figures.clustered(rows))}"
     )
     if len(means) > 1:
         caption += " Recovery: score above chance as a share of the reference's."

@@ -249,8 +249,10 @@ def _legend(
     lines = [", ".join(parts)] if parts else []
     if tests:
         lines.append(
-            f"Tasks: score, difference to the reference; Holm-corrected over {len(tests)} tests at {figures.ALPHA:g}."
+            f"Tasks: score, difference to the reference; Holm-corrected over all {len(tests)} tests, every variant on "
+            f"every task, at {figures.ALPHA:g}."
         )
+        lines += figures.clustered(rows)
     if any(r.perplexity or r.divergence for r in rows):
         lines.append("KLD in nats per token. ± is one standard error.")
     if len(figures.mean_recovery(rows)) > 1 and _KEPT not in dropped:

@@ -44,6 +44,7 @@ class Stored:
     metric: str = "acc"
     settings: Settings = _DEFAULT
     higher_is_better: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, variant: str, name: str) -> str:
         return hashlib.sha256(f"{self.mark or self.run} {variant} {name}".encode()).hexdigest()
@@ -51,7 +52,7 @@ class Stored:
     def put(self, workspace: Workspace) -> Plan:
         """Write the run and all its outcomes down."""
         file = {"file": f"/artefacts/{self.model}.gguf"}
-        names = [("text", "text"), *(("task", task) for task in self.tasks)]
+        names = [*([("text", "text")] if self.text else []), *(("task", task) for task in self.tasks)]
         plan = Plan(
             run=self.run,
             model=self.model,
@@ -59,7 +60,13 @@ class Stored:
             reference=self.variants[0],
             variants=self.variants,
             settings=self.settings,
-            about={"model": self.model, "text": "words", "tasks": dict.fromkeys(self.tasks), "engine": "e"},
+            about={
+                "model": self.model,
+                "text": "words",
+                "tasks": dict.fromkeys(self.tasks),
+                "engine": "e",
+                **self.about,
+            },
             cells=tuple(Cell(self.key(v, name), v, kind, name, file) for v in self.variants for kind, name in names),
         )
         with Store(workspace.database) as store:

@@ -233,6 +233,14 @@ def test_what_was_measured_differently_is_told(space):
     assert any("measured otherwise" in note for note in found.notes)  # the same model: not "across models"
 
 
+def test_how_a_task_was_asked_is_told_for_the_tasks_that_both_have(space):
+    asked = {"t": "0 examples", "only here": "chat"}
+    replace(A, text={}, about={"task_settings": asked, "text": None}).put(space)
+    replace(B, text={}, about={"task_settings": {"t": "5 examples"}, "text": None}).put(space)
+    notes = compare(space, "alpha", "beta").notes
+    assert notes == ("Measured differently: t 0 examples in A, 5 examples in B.",)  # and nothing of a text
+
+
 def test_one_measurement_in_two_runs_is_not_compared_with_itself(space):
     replace(A, mark="same").put(space)
     bigger = {v: items(lost(i)) for i, v in enumerate(("BF16", "Q4", "Q2"))}
