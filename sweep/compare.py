@@ -167,7 +167,7 @@ def _settings(a: _Measured, b: _Measured) -> list[str]:
                 fields |= {key: (x[key], y[key]) for key in x if key in y and name != "tasks"}
             elif name != "model":
                 fields[name] = x, y
-    told = [f"{name} {_plain(x)} in A, {_plain(y)} in B" for name, (x, y) in fields.items() if x != y]
+    told = [f"{name}: {_plain(x)} in A, {_plain(y)} in B" for name, (x, y) in fields.items() if x != y]
     return [f"Measured differently: {'; '.join(told)}."] if told else []
 
 

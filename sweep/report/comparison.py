@@ -200,20 +200,21 @@ def _tests(found: Comparison) -> str:
 def verdicts(found: Comparison) -> list[str]:
     """A sentence for each table: how many of its differences are real, and which."""
     none = ": as far as these items can tell, B stands to A under each variant as it does at the baselines"
-    families: list[tuple[Sequence[_Difference], str, str, str]] = [
-        (found.tasks, "task difference is", "task differences are", ""),
-        (found.losses, "difference of losses is", "differences of losses are", none),
-        (found.text, "text difference is", "text differences are", ""),
+    standing, cost = ("B is better", "B is worse"), ("B loses less", "B loses more")
+    families: list[tuple[Sequence[_Difference], str, str, tuple[str, str], str]] = [
+        (found.tasks, "task difference is", "task differences are", standing, ""),
+        (found.losses, "difference of losses is", "differences of losses are", cost, none),
+        (found.text, "text difference is", "text differences are", standing, ""),
     ]
     sentences = []
-    for rows, one, many, otherwise in families:
+    for rows, one, many, words, otherwise in families:
         if not rows:
             continue
-        sides = {"better": [row for row in rows if row.real and row.better]}
-        sides["worse"] = [row for row in rows if row.real and not row.better]
+        real = [row for row in rows if row.real]
+        sides = zip(words, ([r for r in real if r.better], [r for r in real if not r.better]), strict=True)
         several = len({_variants(row) for row in rows})
-        told = "; ".join(f"B is {word} on {_listed(part, several)}" for word, part in sides.items() if part)
-        count = f"{sum(map(len, sides.values()))} of {len(rows)} {one if len(rows) == 1 else many} real"
+        told = "; ".join(f"{word} on {_listed(part, several)}" for word, part in sides if part)
+        count = f"{len(real)} of {len(rows)} {one if len(rows) == 1 else many} real"
         sentences.append(f"{count}{f': {told}' if told else otherwise}.")
     return sentences
 

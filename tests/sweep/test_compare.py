@@ -14,6 +14,7 @@ from stored_runs import Stored, items
 
 from converters.errors import InputError
 from sweep import statistics
+from sweep.cli import main
 from sweep.cli.compare import compare as command
 from sweep.cli.output import Format
 from sweep.compare import compare
@@ -121,7 +122,7 @@ def test_whether_an_edge_is_kept_is_the_difference_of_the_losses(both):
     assert loss.difference.p_value == statistics.sign_flip_test(loss_b - loss_a)
     assert loss.real
     assert loss.better
-    assert "1 of 1 difference of losses is real: B is better on t." in verdicts(found)
+    assert "1 of 1 difference of losses is real: B loses less on t." in verdicts(found)
     kept = compare(both, "alpha", "beta", "Q4").losses[0]
     assert not kept.real
     assert (
@@ -229,7 +230,7 @@ def test_what_was_measured_differently_is_told(space):
     other = replace(A, run="alpha-q-333333", settings=Settings(kv_type="q8_0"), mark="other")
     other.put(space)
     found = compare(space, "alpha-q-1", "alpha-q-3", "Q2")
-    assert found.notes[0] == "Measured differently: kv_type f16 in A, q8_0 in B."
+    assert found.notes[0] == "Measured differently: kv_type: f16 in A, q8_0 in B."
     assert any("measured otherwise" in note for note in found.notes)  # the same model: not "across models"
 
 
@@ -238,7 +239,7 @@ def test_how_a_task_was_asked_is_told_for_the_tasks_that_both_have(space):
     replace(A, text={}, about={"task_settings": asked, "text": None}).put(space)
     replace(B, text={}, about={"task_settings": {"t": "5 examples"}, "text": None}).put(space)
     notes = compare(space, "alpha", "beta").notes
-    assert notes == ("Measured differently: t 0 examples in A, 5 examples in B.",)  # and nothing of a text
+    assert notes == ("Measured differently: t: 0 examples in A, 5 examples in B.",)  # and nothing of a text
 
 
 def test_one_measurement_in_two_runs_is_not_compared_with_itself(space):
@@ -285,6 +286,14 @@ def test_bad_input_is_one_line(both, first, second, more, line):
     Stored("strangers-q-6", {"t": {"Q4": items(RIGHT, first=1000)}}).put(both)
     with pytest.raises(InputError, match=line):
         compare(both, first, second, **more)
+
+
+def test_the_command_line_ends_with_one_line_and_its_exit_code(both, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sweep", "compare", "alpah-q-111111", "beta", "--workspace", str(both.root)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("sweep: alpah-q-111111: no such run in")
 
 
 def test_names_may_hold_colons(space):
