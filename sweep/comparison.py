@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sweep.statistics import Paired
-
-ALPHA = 0.05
+from sweep.statistics import ALPHA, Paired
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from math import inf
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sweep.comparison import ALPHA, Comparison, LossDifference, TaskDifference, TextDifference
+from sweep.comparison import Comparison, LossDifference, TaskDifference, TextDifference
 from sweep.report import text
 from sweep.report.columns import Column, fit
-from sweep.statistics import Paired
+from sweep.statistics import ALPHA, Paired
 
 _Difference = TaskDifference | LossDifference | TextDifference
 _MINUS = f"B {text.MINUS} A"

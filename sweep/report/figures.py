@@ -19,7 +19,7 @@ from sweep import statistics
 from sweep.record import Record, TaskScore
 from sweep.report import text
 
-ALPHA = 0.05
+ALPHA = statistics.ALPHA
 
 
 @dataclass(frozen=True)

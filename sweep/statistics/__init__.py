@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sweep.statistics.bootstrap import bootstrap_interval, bootstrap_means
 from sweep.statistics.clusters import MIN_CLUSTERS, cluster_freedom, cluster_stderr, usable_clusters
-from sweep.statistics.multiple import holm
+from sweep.statistics.multiple import ALPHA, holm
 from sweep.statistics.paired import (
     CONFIDENCE,
     Paired,
@@ -25,6 +25,7 @@ from sweep.statistics.pareto import pareto_set
 from sweep.statistics.scores import perplexity, recovery, recovery_stderr
 
 __all__ = [
+    "ALPHA",
     "CONFIDENCE",
     "MIN_CLUSTERS",
     "Paired",

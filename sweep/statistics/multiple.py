@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+ALPHA = 0.05  # a family's chance of any false finding
+
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """Holm's step-down adjusted p values, in the order given; `adjusted < alpha` holds the family-wise error at alpha.
