@@ -214,7 +214,7 @@ def _tasks(
                 continue
             found = _task(pair, task, result_a, store.items(a.key(pair[0], task)), store.items(b.key(pair[1], task)))
             if found is None:
-                notes.add(f"{task}: no document is in both runs.")
+                notes.add(f"{task}: no document is scored in both runs.")
             else:
                 yield found
 
@@ -225,7 +225,7 @@ def _task(
     shared = items.share([of_a, of_b])
     if not shared.n:
         return None
-    first, second = ([found[i] for i in rows] for found, rows in zip((of_a, of_b), shared.rows, strict=True))
+    first, second = shared.of([of_a, of_b])
     before, after = items.values(first), items.values(second)
     subjects = [items.subject(item) for item in first]
     gold_a, gold_b = items.gold(first), items.gold(second)
@@ -270,8 +270,9 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
             shared = items.share(lists)
             if not shared.n:
                 continue
-            scores = [items.values(found)[rows] for found, rows in zip(lists, shared.rows, strict=True)]
-            subjects = [items.subject(lists[0][i]) for i in shared.rows[0]]
+            taken = shared.of(lists)
+            scores = [items.values(found) for found in taken]
+            subjects = [items.subject(item) for item in taken[0]]
             loss_a, loss_b = scores[1] - scores[0], scores[3] - scores[2]
             yield LossDifference(
                 variant_a=variant_a,
@@ -294,8 +295,10 @@ def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Note
             continue
         first, second = a.result(pair[0], "text") or {}, b.result(pair[1], "text") or {}
         windows = [first.get("windows_sha256"), second.get("windows_sha256")]
-        if same_reference or (windows[0] is not None and windows[0] == windows[1]):
-            before, after = first["perplexity"], second["perplexity"]
+        before, after = first["perplexity"], second["perplexity"]
+        proven = same_reference or (windows[0] is not None and windows[0] == windows[1])
+        proven = proven and len(before["window_nll"]) == len(after["window_nll"])
+        if proven:
             yield _text_difference(pair, "perplexity", before["window_nll"], after["window_nll"])
         else:
             notes.add("Perplexity is not compared: the two runs did not score the same tokens, or cannot prove it.")
@@ -304,7 +307,7 @@ def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Note
             continue
         if not same_reference:
             notes.add(_other_reference(a, b))
-        elif before is not None and after is not None:  # a reference has none
+        elif proven and before is not None and after is not None:  # a reference has none
             yield _text_difference(pair, "divergence", before["window_kld"], after["window_kld"])
 
 

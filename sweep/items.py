@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ class Shared:
     def n(self) -> int:
         return len(self.rows[0])
 
+    def of(self, lists: Sequence[Sequence[Item]]) -> list[list[Item]]:
+        """The shared items of the lists that were paired, in the same order in each."""
+        return [[found[i] for i in rows] for found, rows in zip(lists, self.rows, strict=True)]
+
 
 def subject(item: Item) -> str:
     """The sub-task that the item belongs to: its subject in a group such as MMLU."""
@@ -43,7 +48,8 @@ def subject(item: Item) -> str:
 def share(lists: Sequence[Sequence[Item]]) -> Shared:
     """Pair items by sub-task and document hash, in the order of the first list.
 
-    Documents that occur several times in a list are told apart by their order.
+    Documents that occur several times in a list are told apart by their order. Scores that are not numbers pair with
+    nothing.
     """
     places = [_places(items) for items in lists]
     common = [key for key in places[0] if all(key in others for others in places[1:])]
@@ -62,7 +68,8 @@ def _places(items: Sequence[Item]) -> dict[tuple[str, str, int], int]:
     for i, item in enumerate(items):
         parts = item.doc.rsplit(" ", 3)
         key = (parts[0], parts[2]) if len(parts) == 4 else (item.doc, "")
-        places[*key, seen[key]] = i
+        if isfinite(item.value):
+            places[*key, seen[key]] = i
         seen[key] += 1
     return places
 

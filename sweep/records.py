@@ -154,7 +154,8 @@ def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store:
     )
     if reference_key is not None and reference_key != cell.key:
         base = store.items(reference_key)
-        if own and [item.doc for item in own] == [item.doc for item in base]:  # the very same prompts
+        same = [item.doc for item in own] == [item.doc for item in base]  # the very same prompts
+        if own and same and np.isfinite(row).all() and np.isfinite(items.values(base)).all():
             score = replace(score, **_paired(base, own))
     units = hashlib.sha256("\n".join(item.doc for item in own).encode()).hexdigest()
     return score, Samples(units, row, subjects)

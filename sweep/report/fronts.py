@@ -37,19 +37,21 @@ class Lead:
 
 @dataclass(frozen=True)
 class Losses:
-    """One measure of every variant, less being better, and the same under shared resamples (R,) where samples are."""
+    """One measure of every variant, less being better, and the same under shared resamples (R,) of `units` units where
+    samples are."""
 
     measure: str
     values: Mapping[str, float]
     resampled: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    units: int = 2
 
     def lead(self, ahead: str, behind: str) -> Lead | None:
         """None where the two share no samples."""
         if ahead not in self.resampled or behind not in self.resampled:
             return None
         drawn = self.resampled[behind] - self.resampled[ahead]
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        return Lead(self.values[behind] - self.values[ahead], float(drawn.std()), float(low), float(high))
+        low, high = statistics.percentile_interval(drawn, self.units)
+        return Lead(self.values[behind] - self.values[ahead], float(drawn.std()), low, high)
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,14 @@ def kld_losses(records: Sequence[Record]) -> list[Losses]:
             for record in group
             if (value := 0.0 if record.variant == name else _value(figures.kld(record))) is not None
         }
-        found.append(Losses("mean KL divergence", diverged, _resampled(group, "kld", diverged)))
+        found.append(Losses("mean KL divergence", diverged, *_resampled(group, "kld", diverged)))
     return found
 
 
 def perplexity_losses(records: Sequence[Record]) -> list[Losses]:
     values = {r.variant: found.value for r in records if (found := figures.perplexity(r)) is not None}
-    drawn = {variant: np.exp(mean) for variant, mean in _resampled(records, "nll", values).items()}
-    return [Losses("perplexity", values, drawn)]
+    means, units = _resampled(records, "nll", values)
+    return [Losses("perplexity", values, {variant: np.exp(mean) for variant, mean in means.items()}, units)]
 
 
 def task_losses(records: Sequence[Record], task: str) -> list[Losses]:
@@ -136,8 +138,9 @@ def task_losses(records: Sequence[Record], task: str) -> list[Losses]:
         for variant, score in scores.items()
         if (value := figures.known(score.value)) is not None
     }
-    means = _resampled(records, f"task {task}", values)
-    return [Losses(task, values, {v: -mean if scores[v].higher_is_better else mean for v, mean in means.items()})]
+    means, units = _resampled(records, f"task {task}", values)
+    drawn = {variant: -mean if scores[variant].higher_is_better else mean for variant, mean in means.items()}
+    return [Losses(task, values, drawn, units)]
 
 
 def recovery_losses(records: Sequence[Record]) -> list[Losses]:
@@ -145,29 +148,34 @@ def recovery_losses(records: Sequence[Record]) -> list[Losses]:
     means, single = figures.mean_recovery(records), figures.recovery(records)
     named = {record.variant: record for record in records}
     drawn: dict[str, list[NDArray[np.float64]]] = {variant: [] for variant in means}
+    fewest = []
     for seed, task in enumerate(figures.task_names(records)):
-        scores = _resampled(records, f"task {task}", means, seed=seed)
+        scores, units = _resampled(records, f"task {task}", means, seed=seed)
+        fewest.append(units)
         for variant in means:
             base = named[variant].reference or variant
             if task in single[variant] and variant in scores and base in scores:
                 chance = named[base].tasks[task].chance
                 drawn[variant].append((scores[variant] - chance) / (scores[base] - chance))
     complete = {variant: -np.mean(rows, axis=0) for variant, rows in drawn.items() if len(rows) == len(single[variant])}
-    return [Losses("mean recovery", {variant: -mean.value for variant, mean in means.items()}, complete)]
+    values = {variant: -mean.value for variant, mean in means.items()}
+    return [Losses("mean recovery", values, complete, min(fewest, default=2))]
 
 
 def _resampled(
     records: Sequence[Record], name: str, variants: Mapping[str, object], seed: int = 0
-) -> dict[str, NDArray[np.float64]]:
-    """Means under shared resamples, of the variants that have samples of the same units as the first that has any."""
+) -> tuple[dict[str, NDArray[np.float64]], int]:
+    """Means under shared resamples, of the variants that have samples of the same units as the first that has any, and
+    how many units there are."""
     taken = {r.variant: r.samples[name] for r in records if r.variant in variants and name in r.samples}
     units = next((samples.units for samples in taken.values()), "")
     taken = {variant: samples for variant, samples in taken.items() if samples.units == units}
-    if len(taken) < 2 or len(next(iter(taken.values())).values) < 2:
-        return {}
-    rows = np.stack([samples.values for samples in taken.values()])
-    means = statistics.bootstrap_means(rows, next(iter(taken.values())).clusters, seed=seed)
-    return dict(zip(taken, means, strict=True))
+    rows = [samples.values for samples in taken.values()]
+    if len(rows) < 2 or len(rows[0]) < 2:
+        return {}, 2
+    clusters = next(iter(taken.values())).clusters
+    means = statistics.bootstrap_means(np.stack(rows), clusters, seed=seed)
+    return dict(zip(taken, means, strict=True)), len(rows[0]) if clusters is None else int(clusters.max()) + 1
 
 
 def _value(found: figures.Figure | None) -> float | None:

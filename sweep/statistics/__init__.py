@@ -7,7 +7,7 @@ Arrays in, numbers out; nothing here reads a file or knows a Record. By subject:
 
 from __future__ import annotations
 
-from sweep.statistics.bootstrap import bootstrap_interval, bootstrap_means
+from sweep.statistics.bootstrap import bootstrap_interval, bootstrap_means, percentile_interval
 from sweep.statistics.clusters import MIN_CLUSTERS, cluster_freedom, cluster_stderr, usable_clusters
 from sweep.statistics.multiple import ALPHA, holm
 from sweep.statistics.paired import (
@@ -41,6 +41,7 @@ __all__ = [
     "mcnemar",
     "paired_delta",
     "pareto_set",
+    "percentile_interval",
     "perplexity",
     "recovery",
     "recovery_stderr",

@@ -150,11 +150,13 @@ def compare_differences(
         quantile = float(stats.norm.ppf(0.5 + confidence / 2) if groups is None else _t_quantile(freedom, confidence))
         low, high = _counted_interval(row, max(1.0, effect), quantile)
         return Paired(delta, stderr, low, high, p_value, row.size, groups)
-    if unbiased > 0 and freedom > 0:
+    if row.size < 2:  # one unit says nothing of how units differ
+        p_value, reach = 1.0, np.inf
+    elif unbiased > 1e-12 * np.abs(row).max():
         p_value = float(2.0 * stats.t.sf(abs(delta) / unbiased, freedom))
         reach = _t_quantile(freedom, confidence) * unbiased
-    else:  # every unit moved by the same amount: the t statistic is 0/0 or infinite
-        p_value, reach = 1.0 if delta == 0.0 else 0.0, 0.0
+    else:  # every unit moved by the same amount: t would be 0/0 or infinite, while so many equal signs are a sign test
+        p_value, reach = 1.0 if delta == 0.0 else 2.0 ** (1 - (groups or row.size)), 0.0
     return Paired(delta, stderr, delta - reach, delta + reach, p_value, row.size, groups)
 
 

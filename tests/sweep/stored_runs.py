@@ -20,7 +20,7 @@ def items(
     values: Sequence[float], answers: Sequence[str] | None = None, *, task: str = "t", prompt: str = "p", first: int = 0
 ) -> list[Item]:
     """One item a value; documents are numbered from `first`, and `prompt` tells their prompts from another's."""
-    told = answers or [str(int(value)) for value in values]
+    told = answers or [f"{value:g}" for value in values]
     return [
         Item(f"{task} {i} doc{i} {prompt}{i}", float(value), answer)
         for i, (value, answer) in enumerate(zip(values, told, strict=True), first)

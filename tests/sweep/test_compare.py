@@ -172,6 +172,26 @@ def test_a_document_that_occurs_twice_is_paired_in_order(space):
     assert (task.difference.n, task.flips) == (3, pytest.approx(1 / 3))
 
 
+def test_a_score_that_is_no_number_pairs_with_nothing(space):
+    broken = RIGHT.copy()
+    broken[7] = np.inf
+    Stored("a", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT), "Q2": items(RIGHT)}}).put(space)
+    Stored("b", {"t": {"BF16": items(RIGHT), "Q4": items(broken), "Q2": items(RIGHT)}}).put(space)
+    found = compare(space, "a", "b", "Q4")
+    assert (found.tasks[0].difference.n, found.tasks[0].only_a, found.tasks[0].only_b) == (59, 1, 1)
+    assert found.losses[0].difference.n == 59
+
+
+def test_windows_of_another_number_are_not_paired(space):
+    shorter = {v: (nll[:20], None if kld is None else kld[:20]) for v, (nll, kld) in A.text.items()}
+    replace(A, mark="same").put(space)
+    other = replace(A, run="b-q-1", text=shorter, windows="f00")
+    other.put(space)
+    found = compare(space, "alpha", "b-q-1", "Q2")
+    assert found.text == ()
+    assert any("did not score the same tokens" in note for note in found.notes)
+
+
 def test_subjects_are_the_units_of_a_group(space):
     rng = np.random.default_rng(4)
     subjects = [f"mmlu_{i % 12}" for i in range(240)]
@@ -276,7 +296,7 @@ def test_metrics_of_two_kinds_do_not_compare(space):
         ("alpha", "fresh", {}, r"run fresh-q-9 has no results yet"),
         ("alpha", "odd", {}, r"have no variant in common; name one of each as RUN:VARIANT"),
         ("alpha", "else", {}, r"nothing to compare: .*Only in alpha-q-111111: t\. Only in else-q-8: other\."),
-        ("alpha", "strangers", {}, r"nothing to compare: .*t: no document is in both runs\."),
+        ("alpha", "strangers", {}, r"nothing to compare: .*t: no document is scored in both runs\."),
     ],
 )
 def test_bad_input_is_one_line(both, first, second, more, line):

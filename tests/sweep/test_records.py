@@ -92,6 +92,13 @@ def test_samples_are_the_windows_and_items_behind_the_figures(tmp_path):
     assert Record.from_json(found["Q4"].to_json()) == found["Q4"]
 
 
+def test_a_score_that_is_no_number_is_not_compared(tmp_path):
+    broken = RIGHT.copy()
+    broken[0] = np.inf
+    found = made(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(broken)}}))
+    assert found["Q4"].tasks["t"].delta is None
+
+
 def test_unpaired_prompts_make_other_units(tmp_path):
     found = made(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT, prompt="chat")}}))
     assert found["Q4"].samples["task t"].units != found["BF16"].samples["task t"].units
