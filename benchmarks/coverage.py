@@ -68,16 +68,16 @@ def clustered(
         yield compare_differences(row, clusters, counted=counted), compare_differences(row, counted=counted)
 
 
-def bootstrapped(rng: np.random.Generator, repetitions: int) -> Iterator[tuple[Paired, None]]:
-    """The lead of one variant over another on 124 windows that are hard for both, by the paired bootstrap."""
+def bootstrapped(rng: np.random.Generator, repetitions: int, n: int) -> Iterator[tuple[Paired, None]]:
+    """The lead of one variant over another on n windows that are hard for both, by the paired bootstrap."""
     for seed in range(repetitions):
-        hard = rng.gamma(1.5, 1.0, 124)
-        rows = np.stack([hard * rng.gamma(20, 0.05, 124), hard * rng.gamma(20, 0.05, 124)])
+        hard = rng.gamma(1.5, 1.0, n)
+        rows = np.stack([hard * rng.gamma(20, 0.05, n), hard * rng.gamma(20, 0.05, n)])
         means = statistics.bootstrap_means(rows, resamples=1000, seed=seed)
         drawn = means[1] - means[0]
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        low, high = statistics.percentile_interval(drawn, n)
         p_value = 0.0 if low > 0.0 or high < 0.0 else 1.0
-        yield Paired(float(rows[1].mean() - rows[0].mean()), float(drawn.std()), low, high, p_value, 124), None
+        yield Paired(float(rows[1].mean() - rows[0].mean()), float(drawn.std()), low, high, p_value, n), None
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
         print(line(name, won - lost, counts(np.random.default_rng(0), repetitions, n, lost, won)))
     for n in (12, 124):
         print(line(f"{n} windows", 0.0, windows(np.random.default_rng(1), repetitions, n)))
-    print(line("124 windows, paired bootstrap", 0.0, bootstrapped(np.random.default_rng(2), repetitions // 2)))
+        print(line(f"{n} windows, paired bootstrap", 0.0, bootstrapped(np.random.default_rng(2), repetitions, n)))
     for name, clusters in (("57 equal subjects", EQUAL), ("57 unequal subjects", UNEQUAL), ("10 subjects", FEW)):
         for counted, what in ((True, "right or wrong"), (False, "a continuous figure")):
             found = clustered(np.random.default_rng(3), repetitions, clusters, counted=counted)
