@@ -48,6 +48,14 @@ def test_holm_runs_over_every_variant_and_task_of_the_sweep():
     assert not figures.task_tests([*records, scored("Q3", 3, {"a": acc(0.86, -0.04, 0.02)})])[("Q4", "a")].loss()
 
 
+def test_the_p_that_the_run_corrected_is_kept():
+    """A report of some variants of a run still counts every test of the run."""
+    alone = scored("Q4", 4, {"a": replace(acc(0.86, -0.04, 0.02), p_holm=0.3)})
+    assert figures.task_tests([alone])[("Q4", "a")].adjusted == 0.3
+    older = scored("Q2", 2, {"a": acc(0.86, -0.04, 0.02)})  # a record that does not know: all are corrected here
+    assert figures.task_tests([alone, older])[("Q4", "a")].adjusted == pytest.approx(0.04)
+
+
 def test_less_is_better_turns_the_sign_of_a_loss():
     worse = TaskScore("word_perplexity", 12.0, 0.1, 50, 0.5, 0.01, 1e-9, higher_is_better=False)
     test = figures.task_tests([scored("Q2", 2, {"text": worse})])[("Q2", "text")]
