@@ -116,7 +116,8 @@ def _plots(rows: Sequence[Record], chosen: str | None) -> str:
         "<section><h2>What each bit buys</h2>"
         '<p class="note">Filled points and the line are the Pareto set: no variant is both smaller and better. '
         "Hollow points of their colour are on it too, but not distinguishable from the next smaller filled one. "
-        "Grey ones are beaten by another. Bars are 95 % intervals. The outer ring marks the recommendation.</p>"
+        "For grey ones a smaller one is as good or better, by however little. Bars are 95 % intervals. "
+        "The outer ring marks the recommendation.</p>"
         '<input class="switch" type="radio" name="x" id="by-bits" checked>'
         '<input class="switch" type="radio" name="x" id="by-bytes">'
         '<div class="axes">against <label for="by-bits">bits per weight</label><label for="by-bytes">file size</label>'
