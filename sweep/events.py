@@ -14,7 +14,8 @@ class Event:
     """One thing that happened. `event` is its kind:
 
     `following`, `started` (run, cells, todo, pending), `cell_started`, `cell_progress` (done, total), `cell_done`
-    (seconds), `cell_failed` (error), `interrupted`, `refused` (error), `done`. `cell` is "VARIANT/NAME".
+    (seconds, and of some cells `told`: lines for people), `cell_failed` (error), `interrupted`, `refused` (error),
+    `done`. `cell` is "VARIANT/NAME".
     """
 
     event: str

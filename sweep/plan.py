@@ -11,6 +11,7 @@ from typing import Any
 
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
+from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
 from sweep.calibration import Calibration
@@ -20,7 +21,7 @@ from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "imatrix": 1, "speed": 1, "text": 1, "task": 1}
+PROCEDURES = {"export": 1, "imatrix": 2, "speed": 1, "text": 1, "task": 1}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class Settings:
     threads: int = 1
     device: str = "cpu"
     gpu_layers: int = 0
+    cpu_moe: int = 0
+    tensor_split: tuple[float, ...] = ()
+
+    @property
+    def load(self) -> LoadOptions:
+        """Where the weights go."""
+        return LoadOptions(self.gpu_layers, self.cpu_moe, tuple(self.tensor_split))
 
     @property
     def context(self) -> ContextOptions:
@@ -138,6 +146,7 @@ def make_plan(
             "text": text.name,
             "tasks": {task.name: task.limit for task in tasks},
             "imatrix": None if calibration is None else calibration.name,
+            "imatrix_told": [] if calibration is None else calibration.told,
             "engine": _engine(),
         },
         cells=tuple(cells),

@@ -47,6 +47,17 @@ def _holm(found: list[Record]) -> list[Record]:
     ]
 
 
+def importance(plan: Plan, store: Store) -> str:
+    """For people: where the importance of weights came from, and how much of the model that covers."""
+    name = plan.about.get("imatrix")
+    if name is None:
+        return "none"
+    lines = list(plan.about.get("imatrix_told", ()))
+    for outcome in store.outcomes(cell.key for cell in plan.cells if cell.kind == "imatrix").values():
+        lines += (outcome.result or {}).get("told", ())
+    return "; ".join([name, *lines])
+
+
 def _record(
     variant: str,
     cells: list[Cell],
