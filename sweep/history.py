@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from converters.errors import InputError
 from sweep.plan import Plan
@@ -46,5 +47,29 @@ def find_run(workspace: Workspace, name: str | None) -> Plan:
     ]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(plan.run for plan in (found or [run.plan for run in runs])[:5])
-    raise InputError(f"{name}: {'several runs begin so' if found else 'no such run'}; known are {known}")
+    names = [plan.run for plan in found] or get_close_matches(name, [run.plan.run for run in runs], 3, 0.5)
+    if found:
+        raise InputError(f"{name}: several runs begin so: {', '.join(names[:5])}")
+    known = f"near to it: {', '.join(names)}" if names else f"known are {', '.join(run.plan.run for run in runs[:5])}"
+    raise InputError(f"{name}: no such run in {workspace.root}; {known}; another workspace is named with --workspace")
+
+
+def find_variant(workspace: Workspace, text: str) -> tuple[Plan, str | None]:
+    """The plan of RUN, and of RUN:VARIANT the variant too. Raises InputError.
+
+    Names of runs and of variants may themselves hold colons, so the longest run wins.
+    """
+    cuts = [i for i, letter in enumerate(text) if letter == ":"]
+    for cut in (len(text), *reversed(cuts)):
+        try:
+            plan = find_run(workspace, text[:cut])
+        except InputError as error:
+            missing = error
+            continue
+        if cut == len(text):
+            return plan, None
+        variant = text[cut + 1 :]
+        if variant not in plan.variants:
+            raise InputError(f"{text}: run {plan.run} has no variant {variant!r}; it has {', '.join(plan.variants)}")
+        return plan, variant
+    raise missing

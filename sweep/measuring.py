@@ -83,6 +83,7 @@ class Measuring:
             progress=self._progress,
         )
         return {
+            "windows_sha256": windows.sha256,
             "perplexity": asdict(measured.perplexity),
             "divergence": None if measured.divergence is None else asdict(measured.divergence),
             "noise_floor": None if written is None else asdict(noise_floor(backend, windows, open_reference(written))),

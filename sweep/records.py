@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from sweep import items
 from sweep.plan import Cell, Plan
-from sweep.record import Divergence, Memory, Perplexity, Record, Speed, TaskScore
-from sweep.statistics import compare_items
-from sweep.store import Outcome, Store
+from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
+from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
+from sweep.store import Item, Outcome, Store
 
 
 def records(plan: Plan, store: Store) -> list[Record]:
@@ -17,7 +22,28 @@ def records(plan: Plan, store: Store) -> list[Record]:
     for cell in plan.cells:
         by_variant[cell.variant].append(cell)
     reference = {cell.name: cell.key for cell in by_variant.get(plan.reference, [])}  # none where it is a file
-    return [_record(variant, cells, outcomes, reference, plan, store) for variant, cells in by_variant.items()]
+    return _holm([_record(variant, cells, outcomes, reference, plan, store) for variant, cells in by_variant.items()])
+
+
+def _holm(found: list[Record]) -> list[Record]:
+    """With every test's p adjusted; the family is all variants and tasks of the run that were compared."""
+    tests = [
+        (record.variant, task, score.p_value)
+        for record in found
+        for task, score in record.tasks.items()
+        if score.p_value is not None
+    ]
+    adjusted = dict(zip([test[:2] for test in tests], holm([p for *_, p in tests]).tolist(), strict=True))
+    return [
+        replace(
+            record,
+            tasks={
+                task: replace(score, p_holm=adjusted.get((record.variant, task)))
+                for task, score in record.tasks.items()
+            },
+        )
+        for record in found
+    ]
 
 
 def importance(plan: Plan, store: Store) -> str:
@@ -43,6 +69,11 @@ def _record(
     results = {name: outcome.result for name, outcome in known.items() if outcome.result is not None}
     errors = [f"{name}: {outcome.error}" for name, outcome in known.items() if outcome.status == "failed"]
     speed, text = results.get("speed"), results.get("text")
+    scores = {
+        cell.name: _score(cell, results[cell.name], reference.get(cell.name), store)
+        for cell in cells
+        if cell.kind == "task" and cell.name in results
+    }
     size = speed or results.get("export") or {}
     return Record(
         variant=variant,
@@ -56,17 +87,15 @@ def _record(
         else Memory(speed["memory"]["predicted_bytes"], speed["memory"]["measured_bytes"]),
         perplexity=None if text is None else _perplexity(text["perplexity"]),
         divergence=_divergence(text, _noise_floor(outcomes.get(reference.get("text", "")))),
-        tasks={
-            cell.name: _score(cell, results[cell.name], reference.get(cell.name), store)
-            for cell in cells
-            if cell.kind == "task" and cell.name in results
-        },
+        tasks={task: score for task, (score, _) in scores.items()},
         speed=None
         if speed is None
         else Speed(speed["speed"]["prompt_tokens_per_s"], speed["speed"]["decode_tokens_per_s"]),
         reference=plan.reference,
         kv_type=plan.settings.kv_type,
         device=plan.settings.device,
+        samples=_window_samples(text, reference_units(plan), variant == plan.reference)
+        | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
 
 
@@ -93,25 +122,71 @@ def _noise_floor(outcome: Outcome | None) -> float | None:
     return float(outcome.result["noise_floor"]["kld_mean"])
 
 
-def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store: Store) -> TaskScore:
-    paired: dict[str, float] = {}
-    if reference_key is not None and reference_key != cell.key:
-        own, base = store.items(cell.key), store.items(reference_key)
-        if own and [item.doc for item in own] == [item.doc for item in base]:  # the very same prompts
-            comparison = compare_items([item.value for item in base], [item.value for item in own])
-            paired = {
-                "delta": comparison.delta,
-                "delta_stderr": comparison.delta_stderr,
-                "p_value": comparison.p_value,
-                "flips": comparison.flips,
-            }
-    return TaskScore(
+def reference_units(plan: Plan) -> str | None:
+    """A name for the reference and the windows that were scored: equal where divergences compare window by window.
+
+    The key of the reference's text cell, or where the reference is a file, its path. None where no text was asked for.
+    """
+    texts = {cell.variant: cell for cell in plan.cells if cell.kind == "text"}
+    if plan.reference in texts:
+        return texts[plan.reference].key
+    return next((str(cell.params.get("reference")) for cell in texts.values()), None)
+
+
+def _window_samples(text: dict[str, Any] | None, units: str | None, is_reference: bool) -> dict[str, Samples]:
+    """By window; a reference diverges from itself by 0."""
+    if text is None or units is None:
+        return {}
+    nll = np.array(text["perplexity"]["window_nll"])
+    samples = {"nll": Samples(units, nll)}
+    if is_reference:
+        samples["kld"] = Samples(units, np.zeros_like(nll))
+    elif text["divergence"] is not None:
+        samples["kld"] = Samples(units, np.array(text["divergence"]["window_kld"]))
+    return samples
+
+
+def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store: Store) -> tuple[TaskScore, Samples]:
+    own = store.items(cell.key)
+    subjects = usable_clusters([items.subject(item) for item in own])
+    row = items.values(own)
+    stderr = result["stderr"]
+    if subjects is not None and np.isclose(row.mean(), result["value"], rtol=0.0, atol=1e-9):
+        stderr = cluster_stderr(row, subjects)
+    score = TaskScore(
         metric=result["metric"],
         value=result["value"],
-        stderr=result["stderr"],
+        stderr=stderr,
         n=result["n"],
         chance=result["chance"],
         higher_is_better=result["higher_is_better"],
         other=result["other"],
-        **paired,
+        clusters=None if subjects is None else int(subjects.max()) + 1,
     )
+    if reference_key is not None and reference_key != cell.key:
+        base = store.items(reference_key)
+        same = [item.doc for item in own] == [item.doc for item in base]  # the very same prompts
+        if own and same and np.isfinite(row).all() and np.isfinite(items.values(base)).all():
+            score = replace(score, **_paired(base, own))
+    units = hashlib.sha256("\n".join(item.doc for item in own).encode()).hexdigest()
+    return score, Samples(units, row, subjects)
+
+
+def _paired(base: list[Item], own: list[Item]) -> dict[str, Any]:
+    """The fields of TaskScore that compare with the reference."""
+    subjects = [items.subject(item) for item in own]
+    found = compare_items(items.values(base), items.values(own), subjects)
+    fields: dict[str, Any] = {
+        "delta": found.delta,
+        "delta_stderr": found.delta_stderr,
+        "delta_low": found.low,
+        "delta_high": found.high,
+        "p_value": found.p_value,
+        "flips": found.flips,
+        "answers_changed": items.answers_changed(base, own),
+    }
+    before, after = items.gold(base), items.gold(own)
+    if before is not None and after is not None:
+        gold = compare_differences(after - before, subjects)
+        fields |= {"gold_delta": gold.delta, "gold_delta_stderr": gold.stderr, "gold_p_value": gold.p_value}
+    return fields

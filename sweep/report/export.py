@@ -6,10 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from math import isfinite
 from typing import Any
 
-from sweep.record import Record
+from sweep.record import Record, TaskScore
 
 # Nested parts of a record and the columns they become.
 _PARTS = {
@@ -20,7 +21,7 @@ _PARTS = {
 }
 _HEAD = ("variant", "kind", "status", "error", "file_bytes", "bits_per_weight")
 _TAIL = ("reference", "kv_type", "device")
-_SCORE = ("metric", "value", "stderr", "n", "delta", "delta_stderr", "p_value", "flips", "chance", "higher_is_better")
+_SCORE = tuple(field.name for field in fields(TaskScore) if field.name != "other")
 
 
 def finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the records say when read together: losses after Holm, recovery above chance, Pareto sets, gain per bit.
+"""What the records say when read together: losses after Holm, recovery above chance. (Pareto sets: see fronts.)
 
 Accuracy per bit is the *curve* of recovery above chance against bits per weight, and the gain per extra bit between
 neighbours on its Pareto set. Plain accuracy / bits is not shown anywhere: half the bits hardly ever halve the accuracy
@@ -9,18 +9,17 @@ Records may lack anything; a figure that is missing or not finite is None here, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from math import hypot, isfinite
 
 from scipy import stats
 
 from sweep import statistics
 from sweep.record import Record, TaskScore
+from sweep.report import text
 
-ALPHA = 0.05
+ALPHA = statistics.ALPHA
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class TaskTest:
-    """One variant on one task against its reference: p before and after Holm over all such tests of the sweep."""
+    """One variant on one task against its reference: p before and after Holm over all such tests of the sweep.
+
+    `interval` is of 95 %; where the record has none, the normal one of the error.
+    """
 
     variant: str
     task: str
     delta: float
     delta_stderr: float | None
+    interval: tuple[float, float] | None
     p_value: float
     adjusted: float
     lower_is_better: bool
@@ -52,19 +55,6 @@ class TaskTest:
 
     def gain(self, alpha: float = ALPHA) -> bool:
         return self.delta != 0 and not self.worse and self.adjusted < alpha
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Recovery gained per extra bit per weight between two neighbours on the Pareto set, `smaller` to `larger`.
-
-    `stderr` takes the two recoveries as independent. They share items and reference, so it errs high.
-    """
-
-    smaller: str
-    larger: str
-    per_bit: float
-    stderr: float | None
 
 
 def known(value: float | None) -> float | None:
@@ -88,6 +78,15 @@ def is_reference(record: Record, records: Iterable[Record]) -> bool:
 def task_names(records: Iterable[Record]) -> list[str]:
     """Every task of the sweep once, in the order of first appearance."""
     return list(dict.fromkeys(task for record in records for task in record.tasks))
+
+
+def clustered(records: Iterable[Record]) -> list[str]:
+    """A sentence for the tasks whose errors and tests take subjects, and not items, as the independent units."""
+    found = {task: score.clusters for record in records for task, score in record.tasks.items() if score.clusters}
+    if not found:
+        return []
+    told = ", ".join(f"{text.plain(task)} ({count} subjects)" for task, count in found.items())
+    return [f"Errors and tests by subject, not by item: {told}."]
 
 
 def task_scales(records: Iterable[Record]) -> dict[str, int]:
@@ -138,8 +137,19 @@ def _p_value(score: TaskScore) -> float | None:
     return float(2.0 * stats.norm.sf(abs(delta) / stderr))
 
 
+def _interval(score: TaskScore) -> tuple[float, float] | None:
+    low, high = known(score.delta_low), known(score.delta_high)
+    if low is not None and high is not None:
+        return low, high
+    delta, stderr = known(score.delta), known(score.delta_stderr)
+    return None if delta is None or stderr is None else (delta - 1.96 * stderr, delta + 1.96 * stderr)
+
+
 def task_tests(records: Sequence[Record]) -> dict[tuple[str, str], TaskTest]:
-    """Every comparison of a variant with its reference, keyed (variant, task), Holm-corrected over all of them."""
+    """Every comparison of a variant with its reference, keyed (variant, task), Holm-corrected over all of them.
+
+    Where every record knows its p after Holm it is taken: the run may have had more variants than are shown here.
+    """
     found = [
         (record.variant, task, score, delta, p)
         for record in records
@@ -147,10 +157,11 @@ def task_tests(records: Sequence[Record]) -> dict[tuple[str, str], TaskTest]:
         if (delta := known(score.delta)) is not None and (p := _p_value(score)) is not None
         if record.variant != record.reference
     ]
-    adjusted = statistics.holm([p for *_, p in found])
+    stated = [q for *_, score, _, _ in found if (q := known(score.p_holm)) is not None]
+    adjusted = stated if len(stated) == len(found) else statistics.holm([p for *_, p in found]).tolist()
     return {
         (variant, task): TaskTest(
-            variant, task, delta, known(score.delta_stderr), p, float(q), not score.higher_is_better
+            variant, task, delta, known(score.delta_stderr), _interval(score), p, q, not score.higher_is_better
         )
         for (variant, task, score, delta, p), q in zip(found, adjusted, strict=True)
     }
@@ -207,77 +218,3 @@ def mean_recovery(records: Sequence[Record]) -> dict[str, Figure]:
         stderr = hypot(*complete) / len(tasks) if len(complete) == len(errors) else None
         means[variant] = Figure(sum(task.value for task in tasks.values()) / len(tasks), stderr)
     return means
-
-
-def pareto(
-    records: Sequence[Record], cost: Callable[[Record], float | None], loss: Callable[[Record], float | None]
-) -> set[str]:
-    """Names of the variants that no other beats on both axes, less being better on both; others lack an axis."""
-    points = [
-        (record.variant, x, y)
-        for record in records
-        if (x := known(cost(record))) is not None and (y := known(loss(record))) is not None
-    ]
-    kept = statistics.pareto_set([x for _, x, _ in points], [y for *_, y in points])
-    return {variant for (variant, *_), keep in zip(points, kept, strict=True) if keep}
-
-
-def kld_pareto(records: Sequence[Record], cost: Callable[[Record], float | None]) -> set[str]:
-    """The Pareto set of mean KL divergence, reference by reference: divergences from two references do not compare.
-
-    A reference diverges from itself by 0.
-    """
-    names = reference_names(records)
-    kept: set[str] = set()
-    for name in names:
-        group = [record for record in records if record.variant == name or record.reference == name]
-        diverged = {record.variant: 0.0 if record.variant == name else _value(kld(record)) for record in group}
-        kept |= pareto(group, cost, partial(_looked_up, diverged))
-    return kept
-
-
-def recovery_pareto(records: Sequence[Record], cost: Callable[[Record], float | None]) -> set[str]:
-    """The Pareto set of mean recovery above chance."""
-    lost = {variant: -mean.value for variant, mean in mean_recovery(records).items()}
-    return pareto(records, cost, partial(_looked_up, lost))
-
-
-def _looked_up(values: Mapping[str, float | None], record: Record) -> float | None:
-    return values.get(record.variant)
-
-
-def _value(found: Figure | None) -> float | None:
-    return None if found is None else found.value
-
-
-def overall_pareto(records: Sequence[Record]) -> tuple[set[str], str]:
-    """The Pareto set for the tables, file bytes against the best figure at hand, and that figure's name."""
-    compared = [record for record in records if kld(record) is not None and record.variant != record.reference]
-    if compared:
-        return kld_pareto(records, lambda record: record.file_bytes), "mean KL divergence"
-    means = mean_recovery(records)
-    if len(means) > 1:
-        kept = pareto(
-            records, lambda r: r.file_bytes, lambda r: -means[r.variant].value if r.variant in means else None
-        )
-        return kept, "mean recovery"
-    if sum(perplexity(record) is not None for record in records) > 1:
-        return pareto(records, lambda r: r.file_bytes, lambda r: _value(perplexity(r))), "perplexity"
-    return set(), ""
-
-
-def gains(records: Sequence[Record]) -> list[Gain]:
-    """Gain in mean recovery per extra bit per weight along its Pareto set, from the smallest up."""
-    means = mean_recovery(records)
-    front = pareto(
-        records, lambda r: r.bits_per_weight, lambda r: -means[r.variant].value if r.variant in means else None
-    )
-    steps = [(record.variant, record.bits_per_weight or 0.0) for record in by_size(records) if record.variant in front]
-    found = []
-    for (small, few), (large, many) in pairwise(steps):
-        if many == few:
-            continue
-        first, second = means[small].stderr, means[large].stderr
-        stderr = None if first is None or second is None else hypot(first, second) / (many - few)
-        found.append(Gain(small, large, (means[large].value - means[small].value) / (many - few), stderr))
-    return found

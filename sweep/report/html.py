@@ -9,13 +9,13 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from html import escape
 from pathlib import Path
 
 from converters.errors import InputError
 from sweep.record import Record
-from sweep.report import figures, plot, text
+from sweep.report import figures, fronts, plot, text
+from sweep.report.html_tables import cell, esc, fidelity_section, tasks_section, why_unsure
 from sweep.report.recommend import Recommendation, recommend
 from sweep.report.style import CSS
 from sweep.report.trust import noise_floor, trust_notes
@@ -61,178 +61,35 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
     rows = figures.by_size(records)
     model, run = settings.get("model"), settings.get("run")
     title = f"{text.plain(model)}: which bit width to run" if model else "Which bit width to run"
+    front = fronts.overall(rows)
     sections = [
         _verdict(recommendation),
-        *(f'<p class="note">{_esc(note)}</p>' for note in trust_notes(rows)),
-        _fidelity(rows, recommendation.variant),
-        _tasks(rows, recommendation.variant),
+        *(f'<p class="note">{esc(note)}</p>' for note in trust_notes(rows)),
+        fidelity_section(rows, recommendation.variant, front),
+        tasks_section(rows, recommendation.variant, front[0]),
         _plots(rows, recommendation.variant),
         _accuracy_per_bit(rows),
         _failures(rows),
         _measured(settings),
     ]
-    above = " · ".join(part for part in ("bitsweep", f"run {_esc(run)}" if run else "") if part)
+    above = " · ".join(part for part in ("bitsweep", f"run {esc(run)}" if run else "") if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_esc(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-        f"<header><p>{above}</p><h1>{_esc(title)}</h1></header>\n<main>\n"
+        f"<title>{esc(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f"<header><p>{above}</p><h1>{esc(title)}</h1></header>\n<main>\n"
         + "\n".join(section for section in sections if section)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _esc(value: object) -> str:
-    return escape(text.plain(value))
-
-
 def _verdict(recommendation: Recommendation) -> str:
     kind = "verdict" if recommendation.variant is not None else "verdict none"
-    sentence = _esc(recommendation.sentence)
+    sentence = esc(recommendation.sentence)
     if recommendation.variant is not None:
-        name = _esc(recommendation.variant)
+        name = esc(recommendation.variant)
         sentence = sentence.replace(name, f"<strong>{name}</strong>", 1)
     return f'<section class="{kind}"><p>{sentence}</p></section>'
-
-
-# --- tables ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A head over one or more cells of every row; `cells` holds their HTML, <td> included."""
-
-    head: str
-    span: int
-    cells: list[str]
-
-
-def _number(
-    rows: Sequence[Record], head: str, value: Callable[[Record], float | None], write: Callable[[float], str]
-) -> _Column:
-    found = [figures.known(value(record)) for record in rows]
-    return _Column(head, 1, [_cell(None if number is None else write(number)) for number in found])
-
-
-def _cell(content: str | None, kind: str = "") -> str:
-    opening = f'<td class="{kind}">' if kind else "<td>"
-    return f"{opening}{text.MISSING if content is None else escape(content)}</td>"
-
-
-def _with_error(
-    rows: Sequence[Record],
-    head: str,
-    value: Callable[[Record], figures.Figure | None],
-    decimals: int,
-    scale: float = 1.0,
-) -> _Column:
-    cells = []
-    for found in map(value, rows):
-        error = None if found is None else found.stderr
-        number = _cell(None if found is None else text.fixed(found.value * scale, decimals))
-        cells.append(number + _cell("" if error is None else f"±{error * scale:.{decimals}f}", "err"))
-    return _Column(head, 2, cells)
-
-
-def _table(rows: Sequence[Record], columns: Sequence[_Column], chosen: str | None, caption: str) -> str:
-    front, _ = figures.overall_pareto(rows)
-    heads = "".join(
-        f'<th scope="col"{f" colspan={c.span}" if c.span > 1 else ""}>{escape(c.head)}</th>' for c in columns
-    )
-    body = []
-    for i, record in enumerate(rows):
-        kind = "chosen" if record.variant == chosen else "off" if record.status in ("failed", "pending") else ""
-        cells = "".join(column.cells[i] for column in columns)
-        opening = f'<tr class="{kind}">' if kind else "<tr>"
-        body.append(f'{opening}<th scope="row">{_sign(record, front, chosen)}{_esc(record.variant)}</th>{cells}</tr>')
-    return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">Variant</th>{heads}'
-        f"</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        f'<p class="caption">{escape(caption)}</p>'
-    )
-
-
-def _sign(record: Record, front: set[str], chosen: str | None) -> str:
-    if record.status in text.STATUS_SIGNS:
-        return f'<span class="sign {record.status}" title="{record.status}">{text.STATUS_SIGNS[record.status]}</span>'
-    if record.variant == chosen:
-        return f'<span class="sign" title="recommended">{text.CHOSEN}</span>'
-    if record.variant in front:
-        return f'<span class="sign" title="on the Pareto set">{text.PARETO}</span>'
-    return '<span class="sign"></span>'
-
-
-def _fidelity(rows: Sequence[Record], chosen: str | None) -> str:
-    if not rows:
-        return '<p class="note">No variant in this sweep.</p>'
-    divergences = [found.value for record in rows if (found := figures.kld(record))]
-    tails = [r.divergence.kld_p99_9 for r in rows if r.divergence and figures.known(r.divergence.kld_p99_9) is not None]
-    kld_decimals, tail_decimals = text.decimals_for(divergences, least=3), text.decimals_for(tails, least=3, most=5)
-    largest = max((found.value for record in rows if (found := figures.perplexity(record))), default=0.0)
-    columns = [
-        _number(rows, "Bits/weight", lambda r: r.bits_per_weight, "{:.2f}".format),
-        _number(rows, "File", lambda r: r.file_bytes, text.size),
-        _number(rows, "Memory", lambda r: need[0] if (need := figures.memory(r)) else None, text.size),
-        _with_error(rows, "Perplexity", figures.perplexity, 4 if largest < 1000 else 2),
-        _with_error(rows, "KL divergence", figures.kld, kld_decimals),
-        _number(
-            rows,
-            "KLD 99.9 %",
-            lambda r: r.divergence.kld_p99_9 if r.divergence else None,
-            lambda value: text.fixed(value, tail_decimals),
-        ),
-        _number(
-            rows,
-            "Same top token",
-            lambda r: r.divergence.top1_agreement if r.divergence else None,
-            lambda value: f"{100 * value:.2f} %",
-        ),
-        _number(rows, "Prompt t/s", lambda r: r.speed.prompt_tokens_per_s if r.speed else None, text.rate),
-        _number(rows, "Decode t/s", lambda r: r.speed.decode_tokens_per_s if r.speed else None, text.rate),
-    ]
-    columns = [column for column in columns if any(f"<td>{text.MISSING}</td>" not in cell for cell in column.cells)]
-    front, measure = figures.overall_pareto(rows)
-    signs = f"{text.CHOSEN} recommended. " if chosen else ""
-    signs += f"{text.PARETO} Pareto set: no variant is both smaller and better ({measure}). " if front else ""
-    caption = f"{signs}± is one standard error; KL divergence in nats per token against the reference."
-    return f"<h2>Size, fidelity, speed</h2>{_table(rows, columns, chosen, caption)}"
-
-
-def _tasks(rows: Sequence[Record], chosen: str | None) -> str:
-    tasks = figures.task_names(rows)
-    if not tasks:
-        return ""
-    tests, means, scales = figures.task_tests(rows), figures.mean_recovery(rows), figures.task_scales(rows)
-    columns = []
-    if len(means) > 1:
-        columns.append(_with_error(rows, "Mean recovery, %", lambda r: means.get(r.variant), 1, 100))
-    for task in tasks:
-        cells = [_task_cells(record, task, tests.get((record.variant, task)), scales[task]) for record in rows]
-        columns.append(_Column(text.plain(task) + (", %" if scales[task] == 100 else ""), 4, cells))
-    caption = f"Score and difference to the reference, ± the paired standard error. {text.LOSS} significant loss, "
-    caption += (
-        f"{text.GAIN} significant gain: exact McNemar, Holm-corrected over {len(tests)} tests at {figures.ALPHA:g}."
-    )
-    if len(means) > 1:
-        caption += " Recovery: score above chance as a share of the reference's."
-    return f"<h2>Tasks</h2>{_table(rows, columns, chosen, caption if tests else 'Scores; nothing was compared.')}"
-
-
-def _task_cells(record: Record, task: str, test: figures.TaskTest | None, scale: int) -> str:
-    score = record.tasks.get(task)
-    value = figures.known(score.value) if score else None
-    if score is None or value is None:
-        return _cell(None) + "<td></td>" * 3
-    decimals = 1 if scale == 100 else 3
-    delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
-    kind = "loss" if test and test.loss() else "gain" if test and test.gain() else ""
-    mark = {"loss": text.LOSS, "gain": text.GAIN, "": ""}[kind]
-    return (
-        _cell(text.fixed(value * scale, decimals))
-        + _cell("" if delta is None else text.signed(delta * scale, decimals), f"delta {kind}".strip())
-        + _cell("" if delta is None or stderr is None else f"±{stderr * scale:.{decimals}f}", "err")
-        + _cell(mark, f"mark {kind}".strip())
-    )
 
 
 # --- plots ----------------------------------------------------------------------------------------------------------
@@ -245,7 +102,7 @@ class _Measure:
     name: str
     caption: str
     value: Callable[[Record], figures.Figure | None]
-    front: Callable[[Callable[[Record], float | None]], set[str]]
+    losses: Sequence[fronts.Losses]
     axis: plot.Axis
     levels: Sequence[plot.Level] = ()
 
@@ -258,7 +115,9 @@ def _plots(rows: Sequence[Record], chosen: str | None) -> str:
     return (
         "<section><h2>What each bit buys</h2>"
         '<p class="note">Filled points and the line are the Pareto set: no variant is both smaller and better. '
-        "Hollow points are beaten by another. Bars are 95 % intervals. The ring marks the recommendation.</p>"
+        "Hollow points of their colour are on it too, but not distinguishable from the next smaller filled one. "
+        "For grey ones a smaller one is as good or better, by however little. Bars are 95 % intervals. "
+        "The outer ring marks the recommendation.</p>"
         '<input class="switch" type="radio" name="x" id="by-bits" checked>'
         '<input class="switch" type="radio" name="x" id="by-bytes">'
         '<div class="axes">against <label for="by-bits">bits per weight</label><label for="by-bytes">file size</label>'
@@ -279,7 +138,7 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
             "Mean KL divergence",
             "nats per token, logarithmic, less is better",
             figures.kld,
-            partial(figures.kld_pareto, rows),
+            fronts.kld_losses(rows),
             plot.Axis("", _plain_number, log=True),
             [
                 plot.Level(floor, f"self-noise of {', '.join(of)}")
@@ -291,9 +150,7 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
             "Perplexity",
             "less is better; the bars are mostly noise shared by all variants",
             figures.perplexity,
-            lambda cost: figures.pareto(
-                rows, cost, lambda r: found.value if (found := figures.perplexity(r)) else None
-            ),
+            fronts.perplexity_losses(rows),
             plot.Axis("", _plain_number),
             _levels(rows, names, figures.perplexity),
         ),
@@ -303,7 +160,7 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
             "Mean recovery",
             "score above chance kept, % of the reference, mean over tasks",
             lambda r: _scaled(means.get(r.variant), 100),
-            partial(figures.recovery_pareto, rows),
+            fronts.recovery_losses(rows),
             plot.Axis("", _plain_number),
             [plot.Level(100.0)],
         )
@@ -314,8 +171,7 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
 
 def _task_measure(rows: Sequence[Record], names: set[str], task: str, scale: int) -> _Measure:
     first = next(score for record in rows if (score := record.tasks.get(task)))
-    sign = -1.0 if first.higher_is_better else 1.0
-    unit = ", %" if scale == 100 else ", less is better" if sign > 0 else ""
+    unit = ", %" if scale == 100 else "" if first.higher_is_better else ", less is better"
 
     def value(record: Record) -> figures.Figure | None:
         """The score with the error of its paired difference; its own error where it was compared with nothing."""
@@ -325,11 +181,9 @@ def _task_measure(rows: Sequence[Record], names: set[str], task: str, scale: int
         stderr = score.stderr if score.delta_stderr is None else score.delta_stderr
         return _scaled(figures.figure(score.value, 0.0 if record.variant in names else stderr), scale)
 
-    def front(cost: Callable[[Record], float | None]) -> set[str]:
-        return figures.pareto(rows, cost, lambda r: sign * found.value if (found := value(r)) else None)
-
     caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to the reference"
-    return _Measure(text.plain(task), caption, value, front, plot.Axis("", _plain_number), _levels(rows, names, value))
+    losses = fronts.task_losses(rows, task)
+    return _Measure(text.plain(task), caption, value, losses, plot.Axis("", _plain_number), _levels(rows, names, value))
 
 
 def _levels(
@@ -376,7 +230,7 @@ def _figure(rows: Sequence[Record], measure: _Measure, chosen: str | None) -> st
 def _points(
     rows: Sequence[Record], measure: _Measure, cost: Callable[[Record], float | None], chosen: str | None
 ) -> list[plot.Point]:
-    front = measure.front(cost)
+    front = fronts.front(rows, cost, measure.losses)
     groups = sorted(figures.reference_names(rows))
     points = []
     for record in rows:
@@ -385,14 +239,16 @@ def _points(
             continue
         name = text.plain(record.variant)
         error = f" ± {found.stderr:.3g}" if found.stderr else ""
+        unsure = f"; {why_unsure(record, front)}" if record.variant in front.unsure else ""
         points.append(
             plot.Point(
                 x,
                 found.value,
                 text.shorten(name, 22),
-                f"{name}: {found.value:.5g}{error}, {_size(record)}",
+                f"{name}: {found.value:.5g}{error}, {_size(record)}{unsure}",
                 None if found.stderr is None else _INTERVAL * found.stderr,
                 record.variant in front,
+                record.variant in front.unsure,
                 record.variant == chosen,
                 groups.index(record.reference) if record.reference in groups else 0,
             )
@@ -410,33 +266,36 @@ def _size(record: Record) -> str:
 
 def _accuracy_per_bit(rows: Sequence[Record]) -> str:
     means = figures.mean_recovery(rows)
-    steps = {gain.larger: gain for gain in figures.gains(rows)}
+    steps = {gain.larger: gain for gain in fronts.gains(rows)}
     shown = [record for record in rows if record.variant in means and figures.known(record.bits_per_weight) is not None]
     if len(shown) < 2:
         return ""
-    front = figures.recovery_pareto(rows, lambda record: record.bits_per_weight)
+    losses = fronts.recovery_losses(rows)
+    front = fronts.front(rows, lambda record: record.bits_per_weight, losses)
     body = []
     for record in shown:
         mean, gain = means[record.variant], steps.get(record.variant)
         error = "" if mean.stderr is None else f"±{100 * mean.stderr:.1f}"
-        step = _cell("") * 3
+        step = cell("") * 3
         if gain is not None:
             unsure = gain.stderr is not None and abs(gain.per_bit) < _INTERVAL * gain.stderr
-            step = _cell(text.signed(100 * gain.per_bit, 2))
-            step += _cell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err")
-            step += _cell(f"over {text.plain(gain.smaller)}{', not distinguishable from 0' if unsure else ''}", "from")
+            unsure = unsure if gain.real is None else not gain.real
+            step = cell(text.signed(100 * gain.per_bit, 2))
+            step += cell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err")
+            step += cell(f"over {text.plain(gain.smaller)}{', not distinguishable' if unsure else ''}", "from")
         elif record.variant not in front:
-            step = '<td class="from" colspan="3">no better than a smaller variant</td>'
-        sign = text.PARETO if record.variant in front else ""
+            step = f'<td class="from" colspan="3">{_beaten(record, shown, losses[0])}</td>'
+        place = text.UNSURE if record.variant in front.unsure else text.PARETO
+        sign = place if record.variant in front else ""
         body.append(
-            f'<tr><th scope="row"><span class="sign">{sign}</span>{_esc(record.variant)}</th>'
-            f"<td>{record.bits_per_weight:.2f}</td><td>{100 * mean.value:.1f}</td>{_cell(error, 'err')}{step}</tr>"
+            f'<tr><th scope="row"><span class="sign">{sign}</span>{esc(record.variant)}</th>'
+            f"<td>{record.bits_per_weight:.2f}</td><td>{100 * mean.value:.1f}</td>{cell(error, 'err')}{step}</tr>"
         )
     return (
         "<section><h2>Accuracy per bit</h2>"
         '<p class="note">Recovery is (score &minus; chance) / (reference &minus; chance), averaged over the tasks. The '
         "gain is what each further bit per weight adds, from one point of the Pareto set to the next, in points of "
-        "recovery; its error takes both ends as independent and so errs high. Plain accuracy divided by bits is not "
+        "recovery; its error is that of the paired difference. Plain accuracy divided by bits is not "
         "shown: half the bits hardly ever halve the accuracy, so that ratio crowns the smallest, however much it lost."
         "</p>"
         '<div class="scroll"><table class="narrow"><thead><tr><th scope="col">Variant</th>'
@@ -446,11 +305,22 @@ def _accuracy_per_bit(rows: Sequence[Record]) -> str:
     )
 
 
+def _beaten(record: Record, rows: Sequence[Record], losses: fronts.Losses) -> str:
+    """By which smaller variant a point off the Pareto set is beaten, and whether that is certain."""
+    bits = record.bits_per_weight or 0.0
+    smaller = [r for r in rows if (r.bits_per_weight or 0.0) <= bits and r.variant != record.variant]
+    best = min(smaller, key=lambda r: losses.values[r.variant])
+    lead = losses.lead(best.variant, record.variant)
+    if lead is None:
+        return f"no better than {esc(best.variant)}"
+    return f"{'worse than' if lead.real else 'not distinguishable from'} {esc(best.variant)}, which is smaller"
+
+
 def _failures(rows: Sequence[Record]) -> str:
     items = [
         f'<li><span class="sign {record.status}">{text.STATUS_SIGNS.get(record.status, "!")}</span>'
-        f"<strong>{_esc(record.variant)}</strong> {_esc(record.status)}"
-        + (f": <code>{_esc(record.error)}</code>" if record.error else "")
+        f"<strong>{esc(record.variant)}</strong> {esc(record.status)}"
+        + (f": <code>{esc(record.error)}</code>" if record.error else "")
         + "</li>"
         for record in rows
         if record.status != "ok" or record.error
@@ -463,7 +333,7 @@ def _failures(rows: Sequence[Record]) -> str:
 def _measured(settings: Mapping[str, object]) -> str:
     if not settings:
         return ""
-    items = "".join(f"<dt>{_esc(name)}</dt><dd>{_esc(_setting(value))}</dd>" for name, value in settings.items())
+    items = "".join(f"<dt>{esc(name)}</dt><dd>{esc(_setting(value))}</dd>" for name, value in settings.items())
     return f"<section><h2>How it was measured</h2><dl>{items}</dl></section>"
 
 

@@ -20,7 +20,10 @@ _RADIUS = 4.5
 
 @dataclass(frozen=True)
 class Point:
-    """One variant. `error` is the half length of its bar in the unit of y; `title` is read on hover."""
+    """One variant. `error` is the half length of its bar in the unit of y; `title` is read on hover.
+
+    `unsure`: on the Pareto set, by no more than the error.
+    """
 
     x: float
     y: float
@@ -28,6 +31,7 @@ class Point:
     title: str
     error: float | None = None
     pareto: bool = False
+    unsure: bool = False
     chosen: bool = False
     group: int = 0
 
@@ -170,9 +174,10 @@ def _bar(point: Point, sx: _Scale, sy: _Scale) -> str:
 
 
 def _marker(point: Point, sx: _Scale, sy: _Scale) -> str:
-    """Filled on the Pareto set, hollow off it; a ring around the recommended one; squares for a second reference."""
+    """Filled on the Pareto set, hollow in its colour where that is unsure, grey off it; a ring around the recommended
+    one; squares for a second reference."""
     at, up = sx(point.x), sy(point.y)
-    kind = "point on" if point.pareto else "point"
+    kind = ("point on unsure" if point.unsure else "point on") if point.pareto else "point"
     if point.group % 2:
         side = 2 * _RADIUS - 1
         shape = f'<rect class="{kind}" x="{at - side / 2:.1f}" y="{up - side / 2:.1f}" width="{side}" height="{side}"/>'

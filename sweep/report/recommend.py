@@ -3,6 +3,10 @@
 The choice is the smallest file that fits, loses nothing significant on any task (two-sided exact McNemar,
 Holm-corrected over every variant and task of the sweep; only losses count) and whose mean KL divergence is under a
 threshold. The tasks alone would not do: 200-400 items rarely separate neighbouring quants, while the divergence does.
+
+What is not shown to be a loss is not shown to be none, so the sentence says how large a loss the items would still
+allow, whether the tasks taken together show one, whether a divergence is nearer to the threshold than its own error,
+and whether the variant passed over can be told from the one chosen at all.
 """
 
 from __future__ import annotations
@@ -11,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweep.record import Record
-from sweep.report import figures, text
+from sweep.report import figures, fronts, text
 
 # Nats per token. On text the reference itself would write, a divergence of 0.02 is a perplexity exp(0.02) = 2 % higher.
 # A published sweep of Qwen3.5-35B-A3B (BF16 perplexity 6.534) puts the line between its 4-bit and 3-bit mixes:
 # UD-Q4_K_XL 0.0137 (perplexity +0.9 %), UD-Q3_K_XL 0.0308 (+2.9 %), UD-Q2_K_XL 0.0970 (+7.8 %).
 KLD_THRESHOLD = 0.02
+_INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,12 @@ class _Judge:
             return ["has no KL divergence"]
         if found.value < self.threshold:
             return []
-        return [f"has a mean KL divergence of {_nats(found)}, not under {self.threshold:g}"]
+        return [f"has a mean KL divergence of {_nats(found)}, not under {self.threshold:g}{self._close(found)}"]
+
+    def _close(self, found: figures.Figure) -> str:
+        """Where the threshold is within the error: on which side of it the variant belongs is not certain."""
+        near = found.stderr is not None and abs(found.value - self.threshold) < _INTERVAL * found.stderr
+        return ", though within its error of that" if near else ""
 
     def praise(self, record: Record, smaller: Record | None) -> str:
         need = figures.memory(record)
@@ -122,9 +132,33 @@ class _Judge:
             )
             parts = [part for part in (self._kept(record), self._near(record)) if part]
             head = f"Run {_named(record)}: the smallest variant{fits} with {' and '.join(parts)}.{self._unmeasured()}"
+            head += self._together(record)
         if smaller is None:
             return f"{head} No smaller variant was in the sweep."
-        return f"{head} The next smaller one, {_named(smaller)}, {_joined(self.reasons(smaller))}."
+        told = self._told_apart(record, smaller)
+        return f"{head} The next smaller one, {_named(smaller)}, {_joined(self.reasons(smaller))}.{told}"
+
+    def _together(self, record: Record) -> str:
+        """A loss that no task shows alone and all of them show together."""
+        (losses,) = fronts.recovery_losses(self.records)
+        lead = None if record.reference is None else losses.lead(record.reference, record.variant)
+        if lead is None or lead.low <= 0.0 or len(figures.task_names(self.records)) < 2:
+            return ""
+        lost, error = 100 * lead.delta, 100 * lead.stderr
+        return (
+            f" Over all tasks together it does lose, {lost:.1f} ± {error:.1f} % of the reference's score above chance, "
+            "more than the error."
+        )
+
+    def _told_apart(self, record: Record, smaller: Record) -> str:
+        """Said where no measure tells the two from each other, whatever each is against the reference."""
+        measures = [*fronts.kld_losses(self.records), *fronts.perplexity_losses(self.records)]
+        for task in figures.task_names(self.records):
+            measures += fronts.task_losses(self.records, task)
+        leads = [lead for losses in measures if (lead := losses.lead(record.variant, smaller.variant)) is not None]
+        if not leads or any(lead.real for lead in leads):
+            return ""
+        return " Beside each other the two are not distinguishable by any of these measures."
 
     def regret(self, closest: Record | None) -> str:
         if closest is None:
@@ -163,8 +197,22 @@ class _Judge:
         worst = min(lost, key=lambda test: (test.adjusted, test.p_value))
         return (
             f"no significant loss on {count} (nearest to one: {self._size(worst)} on {text.plain(worst.task)}, "
-            f"Holm-corrected p {text.equals(worst.adjusted)}, not under {self.alpha:g})"
+            f"Holm-corrected p {text.equals(worst.adjusted)}, not under {self.alpha:g}{self._allowed(own)})"
         )
+
+    def _allowed(self, tests: Sequence[figures.TaskTest]) -> str:
+        """The largest loss that a 95 % interval still holds, of those that are shares."""
+        scales = figures.task_scales(self.records)
+        ends = [
+            (end, test.task)
+            for test in tests
+            if scales[test.task] == 100 and test.interval is not None
+            for end in [test.interval[1] if test.lower_is_better else -test.interval[0]]
+        ]
+        if not ends or max(ends)[0] <= 0.0:
+            return ""
+        end, task = max(ends)
+        return f"; up to {100 * end:.1f} on {text.plain(task)} are not ruled out"
 
     def _size(self, test: figures.TaskTest) -> str:
         """A difference without its sign, in the unit the tables print: points of a percentage, or the metric's own."""
@@ -175,7 +223,9 @@ class _Judge:
 
     def _near(self, record: Record) -> str:
         found = figures.kld(record)
-        return f"a mean KL divergence of {_nats(found)}, under {self.threshold:g}" if self.compared and found else ""
+        if not self.compared or found is None:
+            return ""
+        return f"a mean KL divergence of {_nats(found)}, under {self.threshold:g}{self._close(found)}"
 
     def _unmeasured(self) -> str:
         if not self.tests:

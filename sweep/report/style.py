@@ -55,7 +55,7 @@ td.mark { width: 1em; text-align: left; }
 .loss { color: var(--loss); } .gain { color: var(--gain); } .failed { color: var(--loss); }
 .partial { color: var(--warn); }
 table.narrow { width: auto; }
-td.from { text-align: left; color: var(--soft); padding-left: .9rem; }
+td.from, th.from { text-align: left; color: var(--soft); padding-left: .9rem; }
 .pending { color: var(--faint); }
 .axes { margin: .9rem 0 .4rem; font-size: .875rem; color: var(--soft); }
 .switch { position: absolute; opacity: 0; pointer-events: none; }
@@ -82,6 +82,7 @@ svg .front { stroke: var(--accent); stroke-opacity: .45; stroke-width: 1.5; fill
 svg .bar { stroke: var(--soft); stroke-opacity: .75; fill: none; }
 svg .point { fill: var(--paper); stroke: var(--soft); stroke-width: 1.6; }
 svg .point.on { fill: var(--accent); stroke: var(--paper); stroke-width: 1.2; }
+svg .point.unsure { fill: var(--paper); stroke: var(--accent); stroke-width: 1.8; }
 svg .ring { fill: none; stroke: var(--accent); stroke-width: 1.6; }
 svg .reach { fill: transparent; }
 svg .mark:hover .point { stroke: var(--ink); stroke-width: 2; }
@@ -90,6 +91,8 @@ svg .label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; strok
 svg .label.off { fill: var(--soft); } svg .label.chosen { font-weight: 650; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.5rem; margin: .75rem 0; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
+details { margin: .9rem 0 0; font-size: .9rem; } summary { color: var(--soft); cursor: pointer; }
+td[title] { cursor: help; }
 .failures { padding: 0; list-style: none; font-size: .9rem; }
 .failures li { margin: .35rem 0; max-width: none; }
 code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }

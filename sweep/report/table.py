@@ -7,35 +7,22 @@ plain text, never read as markup.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from os.path import commonprefix
 
-from rich.box import Box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sweep.record import Record
-from sweep.report import figures, text
+from sweep.report import figures, fronts, text
+from sweep.report.columns import Column, fit, table, width_of
 from sweep.report.recommend import Recommendation
 from sweep.report.trust import trust_notes
 
-# A rule under the head and nothing else: columns are told apart by alignment.
-_HEAD_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n", ascii=False)
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim"}
 _KEPT = "kept %"
 _MISSING = Text(text.MISSING, style="dim")
-
-
-@dataclass(frozen=True)
-class _Column:
-    """`priority`: the higher, the longer the column stays when the terminal gets narrow."""
-
-    header: str
-    cells: list[Text]
-    priority: float
-    left: bool = False
 
 
 def render_table(
@@ -50,25 +37,27 @@ def render_table(
         return Text("No variant in this sweep.")
     tests = figures.task_tests(rows)
     chosen = recommendation.variant if recommendation else None
-    lead = _lead(rows, console_width, chosen)
+    front = fronts.overall(rows)
+    lead = _lead(rows, console_width, chosen, front[0])
     columns = _columns(rows)
     tasks = figures.task_names(rows)
-    whole = _table(
-        rows, [*lead, *columns, *_recovery_columns(rows, errors=True), *_task_columns(rows, tests, tasks, errors=True)]
+    whole = table(
+        _styles(rows),
+        [*lead, *columns, *_recovery_columns(rows, errors=True), *_task_columns(rows, tests, tasks, errors=True)],
     )
     parts: list[RenderableType] = [Text()]
     dropped: list[str] = []
-    if _width(whole) <= console_width:
+    if width_of(whole) <= console_width:
         parts.append(whole)
     else:
-        shown, lost = _fit(rows, lead, columns, console_width)
+        shown, lost = fit(_styles(rows), lead, columns, console_width)
         dropped += lost
         parts.append(shown)
         if tasks:
             shown, lost = _fit_tasks(rows, lead, tests, tasks, console_width)
             dropped += lost
             parts += [Text(), shown]
-    parts += [Text(), *(Text(line, style="dim") for line in _legend(rows, tests, dropped, chosen))]
+    parts += [Text(), *(Text(line, style="dim") for line in _legend(rows, tests, dropped, chosen, front))]
     parts += _failures(rows)
     parts += [line for note in trust_notes(rows) for line in (Text(), Text(note))]
     if recommendation is not None:
@@ -78,40 +67,9 @@ def render_table(
     return Group(*parts)
 
 
-def _width(table: Table) -> int:
-    """Columns the table wants, whatever console it is printed on later."""
-    measuring = Console(width=100_000, color_system=None)
-    return measuring.measure(table).maximum
-
-
-def _table(rows: Sequence[Record], columns: Sequence[_Column]) -> Table:
-    table = Table(box=_HEAD_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(
-            Text(column.header), justify="left" if column.left else "right", no_wrap=True, overflow="ellipsis"
-        )
-    for i, record in enumerate(rows):
-        style = "dim" if record.status in ("failed", "pending") else ""
-        table.add_row(*(column.cells[i] for column in columns), style=style)
-    return table
-
-
-def _fit(
-    rows: Sequence[Record], lead: Sequence[_Column], columns: Sequence[_Column], width: int
-) -> tuple[Table, list[str]]:
-    """Drop the column of least priority until the table fits; the names of what went, errors aside."""
-    kept = list(columns)
-    dropped = []
-    while _width(table := _table(rows, [*lead, *kept])) > width and kept:
-        least = min(kept, key=lambda column: column.priority)
-        kept = [column for column in kept if column is not least]
-        dropped += [least.header] if least.header != "±" else []
-    return table, dropped
-
-
 def _fit_tasks(
     rows: Sequence[Record],
-    lead: Sequence[_Column],
+    lead: Sequence[Column],
     tests: dict[tuple[str, str], figures.TaskTest],
     tasks: Sequence[str],
     width: int,
@@ -124,10 +82,14 @@ def _fit_tasks(
     for errors, cut, mean, count in attempts:
         columns = _recovery_columns(rows, errors=errors) if mean else []
         columns += _task_columns(rows, tests, tasks[:count], errors=errors, prefix=cut)
-        table = _table(rows, [*lead, *columns])
-        if _width(table) <= width:
+        shown = table(_styles(rows), [*lead, *columns])
+        if width_of(shown) <= width:
             break
-    return table, [*([] if mean else [_KEPT]), *(text.plain(task) for task in tasks[count:])]
+    return shown, [*([] if mean else [_KEPT]), *(text.plain(task) for task in tasks[count:])]
+
+
+def _styles(rows: Sequence[Record]) -> list[str]:
+    return ["dim" if record.status in ("failed", "pending") else "" for record in rows]
 
 
 def _common_prefix(tasks: Sequence[str]) -> str:
@@ -138,9 +100,8 @@ def _common_prefix(tasks: Sequence[str]) -> str:
     return shared[: shared.rfind("_") + 1]
 
 
-def _lead(rows: Sequence[Record], width: int, chosen: str | None) -> list[_Column]:
+def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.Front) -> list[Column]:
     """Sign and name: what every table starts with."""
-    front, _ = figures.overall_pareto(rows)
 
     def sign(record: Record) -> Text:
         first = (" ", "")
@@ -148,11 +109,12 @@ def _lead(rows: Sequence[Record], width: int, chosen: str | None) -> list[_Colum
             first = (text.STATUS_SIGNS[record.status], _STATUS_STYLES[record.status])
         elif record.variant == chosen:
             first = (text.CHOSEN, "bold green")
-        return Text.assemble(first, (text.PARETO if record.variant in front else " ", "cyan"))
+        place = text.UNSURE if record.variant in front.unsure else text.PARETO
+        return Text.assemble(first, (place if record.variant in front else " ", "cyan"))
 
     longest = max(10, min(32, width // 4))
     names = [Text(text.shorten(text.plain(r.variant), longest), "bold" if r.variant == chosen else "") for r in rows]
-    return [_Column("", [sign(record) for record in rows], inf, left=True), _Column("variant", names, inf, left=True)]
+    return [Column("", [sign(record) for record in rows], inf, left=True), Column("variant", names, inf, left=True)]
 
 
 def _cells(
@@ -164,7 +126,7 @@ def _cells(
 
 def _with_error(
     rows: Sequence[Record], header: str, value: Callable[[Record], figures.Figure | None], priority: tuple[float, float]
-) -> list[_Column]:
+) -> list[Column]:
     """A value and its standard error, both with the decimals that the smallest of the values needs."""
     found = [value(record) for record in rows]
     decimals = text.decimals_for([f.value for f in found if f], most=6, least=2 if header == "PPL" else 3)
@@ -174,40 +136,40 @@ def _with_error(
         return text.fixed(number, decimals)
 
     return [
-        _Column(header, _cells(rows, lambda r: f.value if (f := value(r)) else None, write), priority[0]),
-        _Column("±", _cells(rows, lambda r: f.stderr if (f := value(r)) else None, write), priority[1]),
+        Column(header, _cells(rows, lambda r: f.value if (f := value(r)) else None, write), priority[0]),
+        Column("±", _cells(rows, lambda r: f.stderr if (f := value(r)) else None, write), priority[1]),
     ]
 
 
-def _columns(rows: Sequence[Record]) -> list[_Column]:
+def _columns(rows: Sequence[Record]) -> list[Column]:
     """Every column but the tasks, in the order shown; those that nobody has a figure for are left out."""
     tails = [d.kld_p99_9 for r in rows if (d := r.divergence) and figures.known(d.kld_p99_9) is not None]
     tail_decimals = text.decimals_for(tails, least=3, most=5)
     columns = [
-        _Column("bpw", _cells(rows, lambda r: r.bits_per_weight, lambda v: f"{v:.2f}"), 10),
-        _Column("size", _cells(rows, lambda r: r.file_bytes, text.size), 9),
-        _Column("memory", _cells(rows, lambda r: m[0] if (m := figures.memory(r)) else None, text.size), 6),
+        Column("bpw", _cells(rows, lambda r: r.bits_per_weight, lambda v: f"{v:.2f}"), 10),
+        Column("size", _cells(rows, lambda r: r.file_bytes, text.size), 9),
+        Column("memory", _cells(rows, lambda r: m[0] if (m := figures.memory(r)) else None, text.size), 6),
         *_with_error(rows, "PPL", figures.perplexity, (8, 3)),
         *_with_error(rows, "KLD", figures.kld, (9.5, 4)),
-        _Column(
+        Column(
             "KLD 99.9%",
             _cells(
                 rows, lambda r: r.divergence.kld_p99_9 if r.divergence else None, lambda v: text.fixed(v, tail_decimals)
             ),
             5,
         ),
-        _Column(
+        Column(
             "top-1 %",
             _cells(rows, lambda r: r.divergence.top1_agreement if r.divergence else None, lambda v: f"{100 * v:.2f}"),
             7,
         ),
-        _Column("prompt t/s", _cells(rows, lambda r: r.speed.prompt_tokens_per_s if r.speed else None, text.rate), 1),
-        _Column("decode t/s", _cells(rows, lambda r: r.speed.decode_tokens_per_s if r.speed else None, text.rate), 2),
+        Column("prompt t/s", _cells(rows, lambda r: r.speed.prompt_tokens_per_s if r.speed else None, text.rate), 1),
+        Column("decode t/s", _cells(rows, lambda r: r.speed.decode_tokens_per_s if r.speed else None, text.rate), 2),
     ]
     return [column for column in columns if any(cell is not _MISSING for cell in column.cells)]
 
 
-def _recovery_columns(rows: Sequence[Record], *, errors: bool) -> list[_Column]:
+def _recovery_columns(rows: Sequence[Record], *, errors: bool) -> list[Column]:
     means = figures.mean_recovery(rows)
     if len(means) < 2:
         return []
@@ -219,7 +181,7 @@ def _recovery_columns(rows: Sequence[Record], *, errors: bool) -> list[_Column]:
         error = f" ±{100 * mean.stderr:.1f}" if errors and mean.stderr is not None else ""
         return Text(f"{100 * mean.value:.1f}{error}")
 
-    return [_Column(_KEPT, [cell(record) for record in rows], inf)]
+    return [Column(_KEPT, [cell(record) for record in rows], inf)]
 
 
 def _task_columns(
@@ -229,7 +191,7 @@ def _task_columns(
     *,
     errors: bool,
     prefix: str = "",
-) -> list[_Column]:
+) -> list[Column]:
     """Score, paired difference (± its standard error) and the mark of a significant loss or gain, by task."""
     scales = figures.task_scales(rows)
     columns = []
@@ -244,7 +206,7 @@ def _task_columns(
             cell.append(f" {delta:>{widths[1]}}" if widths[1] else "", style)
             cells.append(cell.append(f" {error:<{widths[2]}}" if widths[2] else "", style).append(mark, style))
         name = text.shorten(text.plain(task).removeprefix(prefix), 18)
-        columns.append(_Column(name, cells, inf, left=True))
+        columns.append(Column(name, cells, inf, left=True))
     return columns
 
 
@@ -269,19 +231,28 @@ def _mark(test: figures.TaskTest | None) -> tuple[str, str]:
 
 
 def _legend(
-    rows: Sequence[Record], tests: dict[tuple[str, str], figures.TaskTest], dropped: Sequence[str], chosen: str | None
+    rows: Sequence[Record],
+    tests: dict[tuple[str, str], figures.TaskTest],
+    dropped: Sequence[str],
+    chosen: str | None,
+    front: tuple[fronts.Front, str],
 ) -> list[str]:
     """What the signs in these very tables mean, and what the width left out."""
-    front, measure = figures.overall_pareto(rows)
+    kept, measure = front
     parts = [f"{text.CHOSEN} recommended"] if chosen else []
-    parts += [f"{text.PARETO} no variant is both smaller and better ({measure})"] if front else []
+    parts += [f"{text.PARETO} no variant is both smaller and better ({measure})"] if kept.variants else []
+    parts += (
+        [f"{text.UNSURE} so too, but not distinguishable from the next smaller {text.PARETO}"] if kept.unsure else []
+    )
     parts += [f"{text.LOSS} significant loss"] if any(test.loss() for test in tests.values()) else []
     parts += [f"{text.GAIN} significant gain"] if any(test.gain() for test in tests.values()) else []
     lines = [", ".join(parts)] if parts else []
     if tests:
         lines.append(
-            f"Tasks: score, difference to the reference; Holm-corrected over {len(tests)} tests at {figures.ALPHA:g}."
+            f"Tasks: score, difference to the reference; Holm-corrected over all {len(tests)} tests, every variant on "
+            f"every task, at {figures.ALPHA:g}."
         )
+        lines += figures.clustered(rows)
     if any(r.perplexity or r.divergence for r in rows):
         lines.append("KLD in nats per token. ± is one standard error.")
     if len(figures.mean_recovery(rows)) > 1 and _KEPT not in dropped:

@@ -7,6 +7,7 @@ from math import floor, log10
 
 MISSING = "\N{EN DASH}"
 LOSS, GAIN, PARETO, CHOSEN = "▼", "▲", "●", "►"
+UNSURE, ALIKE = "○", "≈"  # on the Pareto set by less than the error; not distinguishable
 MINUS = "\N{MINUS SIGN}"
 STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…"}
 
@@ -61,6 +62,16 @@ def small(value: float) -> str:
 def equals(p_value: float) -> str:
     """A p value with its relation: "= 0.017", "< 0.0001"."""
     return "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
+
+
+def chance(p_value: float) -> str:
+    """A p value alone in a column: 0.017, <0.0001."""
+    return "<0.0001" if p_value < 1e-4 else f"{p_value:.{4 if p_value < 0.0095 else 3 if p_value < 0.095 else 2}f}"
+
+
+def interval(low: float, high: float, decimals: int, scale: float = 1.0) -> str:
+    """ "−8.7 to −4.6", after both ends are multiplied by `scale`."""
+    return f"{signed(low * scale, decimals)} to {signed(high * scale, decimals)}"
 
 
 def decimals_for(values: Iterable[float], figures: int = 2, most: int = 6, least: int = 2) -> int:

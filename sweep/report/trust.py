@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sweep.record import Record
-from sweep.report import figures, text
+from sweep.report import figures, fronts, text
 
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
@@ -36,7 +36,8 @@ def _perplexity(records: Sequence[Record]) -> str:
             if (value := figures.perplexity(record)) is not None and record.bits_per_weight is not None
             if (divergence := 0.0 if record.variant == name else _kld(record)) is not None
         ]
-        rises = [(small, large) for small, large in pairwise(steps) if large[1] > small[1]]
+        # a rise that the divergence shares is a larger variant that is worse, and no fault of perplexity
+        rises = [(small, large) for small, large in pairwise(steps) if large[1] > small[1] and large[2] <= small[2]]
         if not rises:
             continue
         (small, low, _), (large, high, _) = max(rises, key=lambda pair: pair[1][1] - pair[0][1])
@@ -46,9 +47,18 @@ def _perplexity(records: Sequence[Record]) -> str:
         return (
             f"Trust KL divergence, {verdict}, rather than perplexity, which does not: it rises from "
             f"{text.plain(small.variant)} ({low:.{decimals}f}) to the larger {text.plain(large.variant)} "
-            f"({high:.{decimals}f})."
+            f"({high:.{decimals}f}){_rise(records, small, large)}."
         )
     return ""
+
+
+def _rise(records: Sequence[Record], small: Record, large: Record) -> str:
+    """Whether the rise is more than the paired error of the two, where that is known."""
+    (losses,) = fronts.perplexity_losses(records)
+    lead = losses.lead(small.variant, large.variant)
+    if lead is None:
+        return ""
+    return ", by more than their paired error" if lead.real else ", which is within their paired error"
 
 
 def _kld(record: Record) -> float | None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sweep.record import Divergence, Record, TaskScore
-from sweep.report import figures, trust
+from sweep.report import figures, fronts, trust
 
 
 def scored(variant: str, bits: float, scores: dict[str, TaskScore], reference: str | None = "BF16", **more) -> Record:
@@ -46,6 +46,14 @@ def test_holm_runs_over_every_variant_and_task_of_the_sweep():
     assert [key for key, test in tests.items() if test.loss()] == [("Q4", "a"), ("Q2", "a")]
     assert [key for key, test in tests.items() if test.gain()] == [("Q2", "b")]  # a gain is no loss
     assert not figures.task_tests([*records, scored("Q3", 3, {"a": acc(0.86, -0.04, 0.02)})])[("Q4", "a")].loss()
+
+
+def test_the_p_that_the_run_corrected_is_kept():
+    """A report of some variants of a run still counts every test of the run."""
+    alone = scored("Q4", 4, {"a": replace(acc(0.86, -0.04, 0.02), p_holm=0.3)})
+    assert figures.task_tests([alone])[("Q4", "a")].adjusted == 0.3
+    older = scored("Q2", 2, {"a": acc(0.86, -0.04, 0.02)})  # a record that does not know: all are corrected here
+    assert figures.task_tests([alone, older])[("Q4", "a")].adjusted == pytest.approx(0.04)
 
 
 def test_less_is_better_turns_the_sign_of_a_loss():
@@ -97,7 +105,7 @@ def test_gains_are_slopes_between_neighbours_of_the_pareto_set():
         scored("Q3", 3, {"a": acc(0.52, -0.33, 0.1)}),  # larger and worse than Q2: not on the set
         scored("Q4", 4, {"a": acc(0.79, -0.06, 0.1)}),  # recovery 0.9
     ]
-    gains = figures.gains(records)
+    gains = fronts.gains(records)
     assert [(gain.smaller, gain.larger) for gain in gains] == [("Q2", "Q4"), ("Q4", "BF16")]
     assert [gain.per_bit for gain in gains] == pytest.approx([0.4 / 2, 0.1 / 12])
 
@@ -110,7 +118,7 @@ def test_plain_accuracy_per_bit_would_crown_the_smallest_and_the_gain_does_not()
     ]
     ratio = {record.variant: record.tasks["a"].value / record.bits_per_weight for record in records}
     assert max(ratio, key=ratio.get) == "Q2"
-    assert figures.gains(records)[0].per_bit == pytest.approx((0.84 - 0.45) / 0.6 / 2)
+    assert fronts.gains(records)[0].per_bit == pytest.approx((0.84 - 0.45) / 0.6 / 2)
 
 
 def divergence(mean: float, floor: float | None = None) -> Divergence:
@@ -124,7 +132,7 @@ def test_divergences_from_two_references_never_compare():
         scored("torch:BF16", 16, {}, "torch:BF16"),
         scored("int8", 8.2, {}, "torch:BF16", divergence=divergence(0.01)),
     ]
-    front = figures.kld_pareto(records, lambda record: record.file_bytes)
+    front = fronts.front(records, lambda record: record.file_bytes, fronts.kld_losses(records)).variants
     assert front == {"BF16", "Q8", "torch:BF16", "int8"}  # Q8 is smaller and nearer, but to something else
     assert trust.trust_notes([*records, scored("Q6", 6, {}, divergence=divergence(0.002))])[-1] == (
         "2 references: int8 with torch:BF16; the rest with BF16. "
@@ -159,4 +167,8 @@ def test_what_is_not_a_number_is_missing_not_zero():
     assert figures.kld(broken) is None
     assert figures.task_tests([broken]) == {}
     assert figures.recovery([scored("BF16", 16, {"a": acc(0.8)}), broken]).get("Q4") is None
-    assert figures.kld_pareto([scored("BF16", 16, {}), broken], lambda record: record.file_bytes) == {"BF16"}
+    assert fronts.front(
+        [scored("BF16", 16, {}), broken],
+        lambda record: record.file_bytes,
+        fronts.kld_losses([scored("BF16", 16, {}), broken]),
+    ).variants == {"BF16"}

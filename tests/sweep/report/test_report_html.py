@@ -103,6 +103,32 @@ def test_the_sentence_the_figures_and_the_settings_are_on_the_page(records, fail
         assert expected in text
 
 
+def test_a_difference_tells_its_interval_on_hover_and_in_full_below(records):
+    def exact(record: Record) -> Record:
+        score = record.tasks["micro_sums"]
+        if record.variant != "Q2_K":
+            return record
+        told = replace(score, delta_low=-0.0791, delta_high=-0.0432, answers_changed=0.2345, clusters=57,
+                       gold_delta=-0.0312, gold_delta_stderr=0.0041)  # fmt: skip
+        return replace(record, tasks={**record.tasks, "micro_sums": told})
+
+    source = page([exact(record) for record in records])
+    parsed = Page(source)
+    titles = [attrs["title"] for tag, attrs in parsed.tags if tag == "td" and "title" in attrs]
+    assert len(titles) == 30
+    assert (
+        f"a loss: 95 % interval {MINUS}7.9 to {MINUS}4.3, Holm-corrected p < 0.0001, 23.4 % of answers changed"
+        in titles
+    )
+    assert any(title.startswith("not distinguishable from none: ") for title in titles)
+    details = Page(source[source.index("<details>") : source.index("</details>") + len("</details>")])
+    assert sum(tag == "tr" for tag, _ in details.tags) == 1 + 30
+    for expected in (f"{MINUS}7.9 to {MINUS}4.3", "23.4", "1,000 in 57 subjects", f"{MINUS}3.12 ±0.41"):
+        assert expected in details.text
+    assert "Errors and tests by subject, not by item: micro_sums (57 subjects)." in parsed.text
+    assert "Right choice" not in Page(page(records)).text  # a column that nobody has a figure for
+
+
 def test_every_measure_is_drawn_against_bits_and_bytes(records):
     parsed = Page(page(records))
     labels = [attrs["aria-label"] for tag, attrs in parsed.tags if tag == "svg"]

@@ -6,10 +6,11 @@ import io
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from sweep.record import Divergence, Memory, Record, TaskScore
+from sweep.record import Divergence, Memory, Record, Samples, TaskScore
 from sweep.report.recommend import recommend
 from sweep.report.table import render_table
 from sweep.report.text import MINUS
@@ -28,7 +29,7 @@ def printed(records, width, *, colour=False, recommendation=None) -> str:
 
 
 def rows_of(output: str, variant: str) -> list[str]:
-    return [line for line in output.splitlines() if re.match(rf"[►●✗!… ]{{2}}  {re.escape(variant)} ", line)]
+    return [line for line in output.splitlines() if re.match(rf"[►●○✗!… ]{{2}}  {re.escape(variant)} ", line)]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 180, 260])
@@ -129,6 +130,38 @@ def test_nothing_measured_one_variant_and_none_at_all():
 def test_metrics_on_their_own_scale_are_not_percent():
     score = TaskScore("word_perplexity", 12.345, 0.1, 50, higher_is_better=False)
     assert "12.345" in printed([Record("Q4_0", "gguf", "ok", tasks={"wikitext": score})], 80)
+
+
+def test_a_lead_within_its_error_has_a_sign_and_a_line(records):
+    rng = np.random.default_rng(0)
+    windows = rng.gamma(2.0, 0.001, 60)
+    noise = rng.normal(0, 1e-4, 60)
+    near = {"Q5_K_M": windows, "Q6_K": windows - 1e-6 + (noise - noise.mean())}
+    given = [
+        replace(
+            r,
+            divergence=replace(r.divergence, kld_mean=near[r.variant].mean()),
+            samples={"kld": Samples("text", near[r.variant])},
+        )
+        if r.variant in near
+        else r
+        for r in records
+    ]
+    output = printed(given, 140)
+    assert [line[:2] for line in rows_of(output, "Q6_K")] == [" ○", " ○"]
+    assert [line[:2] for line in rows_of(output, "Q5_K_M")] == [" ●", " ●"]
+    assert "○ so too, but not distinguishable from the next smaller ●" in output
+    assert "○" not in printed(records, 140)
+
+
+def test_subjects_as_units_are_told(records):
+    grouped = [
+        replace(r, tasks={task: replace(score, clusters=57) if task == "micro_facts" else score
+                          for task, score in r.tasks.items()})
+        for r in records
+    ]  # fmt: skip
+    assert "Errors and tests by subject, not by item: micro_facts (57 subjects)." in printed(grouped, 140)
+    assert "by subject" not in printed(records, 140)
 
 
 def test_recommendation_is_marked_and_printed_once(records):

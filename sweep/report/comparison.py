@@ -1,0 +1,232 @@
+"""Two runs beside each other for the terminal: every difference with its interval, and which of them are real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from sweep.comparison import Comparison, LossDifference, TaskDifference, TextDifference
+from sweep.report import text
+from sweep.report.columns import Column, fit
+from sweep.statistics import ALPHA, Paired
+
+_Difference = TaskDifference | LossDifference | TextDifference
+_MINUS = f"B {text.MINUS} A"
+_FIGURES = {"perplexity": "perplexity", "divergence": "KL divergence"}
+
+
+def render_comparison(found: Comparison, console_width: int) -> RenderableType:
+    """For `console.print`: what is compared, a table for each kind of difference, notes, and the verdicts."""
+    parts: list[RenderableType] = [Text(), *_heads(found)]
+    dropped: list[str] = []
+    for title, rows, columns in (
+        (f"Tasks: {_MINUS} over the items that both answered", found.tasks, _task_columns(found.tasks)),
+        ("Losses: what the variant costs each, against its own baseline", found.losses, _loss_columns(found.losses)),
+        (f"Text: {_MINUS} over the same windows", found.text, _text_columns(found.text)),
+    ):
+        if rows:
+            shown, lost = fit([""] * len(rows), _lead(rows), columns, console_width)
+            parts += [Text(), Text(title, "bold"), shown]
+            dropped += [name for name in lost if name not in dropped]
+    parts += [Text(), *(Text(line, style="dim") for line in _legend(found, dropped))]
+    parts += [line for note in found.notes for line in (Text(), Text(text.plain(note)))]
+    parts += [line for verdict in verdicts(found) for line in (Text(), Text(verdict, "bold"))]
+    return Group(*parts)
+
+
+def _heads(found: Comparison) -> list[Text]:
+    sides = [("A", found.a), ("B", found.b)]
+    rows: list[_Difference] = [*found.tasks, *found.losses, *found.text]
+    pairs = list(dict.fromkeys((row.variant_a, row.variant_b) for row in rows))
+    alone = pairs[0] if len(pairs) == 1 else None
+    longest = max(len(text.plain(side.run)) for _, side in sides)
+    return [
+        Text(f"{name}  {text.plain(side.run):<{longest}}  {text.plain(side.model)}")
+        + Text(f", {text.plain(alone[i])}" if alone else "", "bold")
+        + Text(f" (baseline {text.plain(side.reference)})", "dim")
+        for i, (name, side) in enumerate(sides)
+    ]
+
+
+def _variants(row: _Difference) -> str:
+    names = dict.fromkeys((row.variant_a, row.variant_b))
+    return " and ".join(text.shorten(text.plain(name), 24) for name in names)
+
+
+def _lead(rows: Sequence[_Difference]) -> list[Column]:
+    """The verdict, and the variant where there are several."""
+    lead = [Column("", [_sign(row) for row in rows], inf, left=True)]
+    names = [_variants(row) for row in rows]
+    if len(set(names)) > 1:
+        lead.append(Column("variant", [Text(name) for name in names], inf, left=True))
+    return lead
+
+
+def _sign(row: _Difference) -> Text:
+    if not row.real:
+        return Text(text.ALIKE, "dim")
+    return Text(text.GAIN, "green") if row.better else Text(text.LOSS, "red")
+
+
+def _scale(row: TaskDifference | LossDifference, shares: set[str]) -> tuple[int, int]:
+    """What to multiply by, and the decimals: percent where all scores of the task are shares."""
+    return (100, 1) if row.task in shares else (1, 3)
+
+
+def _shares(rows: Sequence[TaskDifference]) -> set[str]:
+    other = {
+        row.task for row in rows if not (row.higher_is_better and 0.0 <= min(row.a, row.b) <= max(row.a, row.b) <= 1.0)
+    }
+    return {row.task for row in rows} - other
+
+
+def _task_columns(rows: Sequence[TaskDifference]) -> list[Column]:
+    shares = _shares(rows)
+
+    def cells(write: Callable[[TaskDifference, int, int], str]) -> list[Text]:
+        return [Text(write(row, *_scale(row, shares))) for row in rows]
+
+    columns = [
+        Column("task", [Text(text.shorten(text.plain(row.task), 22)) for row in rows], inf, left=True),
+        Column("A", cells(lambda row, scale, digits: text.fixed(row.a * scale, digits)), 6),
+        Column("B", cells(lambda row, scale, digits: text.fixed(row.b * scale, digits)), 7),
+        *_difference_columns(rows, [_scale(row, shares) for row in rows]),
+        Column("flips %", [Text(f"{100 * row.flips:.1f}") for row in rows], 4),
+        Column("answers changed %", [Text(_percent(row.answers_changed)) for row in rows], 3),
+        Column("n", [Text(f"{row.difference.n:,}") for row in rows], 5),
+    ]
+    if any(row.gold for row in rows):
+        gold = [Text(_with_error(row.gold)) if row.gold else Text(text.MISSING, "dim") for row in rows]
+        columns.append(Column("right choice's p, %", gold, 2))
+    return columns
+
+
+def _percent(share: float | None) -> str:
+    return text.MISSING if share is None else f"{100 * share:.1f}"
+
+
+def _with_error(found: Paired, scale: int = 100, digits: int = 1) -> str:
+    return f"{text.signed(found.delta * scale, digits)} ±{found.stderr * scale:.{digits}f}"
+
+
+def _loss_columns(rows: Sequence[LossDifference]) -> list[Column]:
+    own = [max(abs(value) for value in (row.a.delta, row.b.delta)) for row in rows]
+    shares = {row.task for row, size in zip(rows, own, strict=True) if row.higher_is_better and size <= 1.0}
+    return [
+        Column("task", [Text(text.shorten(text.plain(row.task), 22)) for row in rows], inf, left=True),
+        Column("A", [Text(_with_error(row.a, *_scale(row, shares))) for row in rows], 6),
+        Column("B", [Text(_with_error(row.b, *_scale(row, shares))) for row in rows], 7),
+        *_difference_columns(rows, [_scale(row, shares) for row in rows]),
+        Column("n", [Text(f"{row.difference.n:,}") for row in rows], 5),
+    ]
+
+
+def _text_columns(rows: Sequence[TextDifference]) -> list[Column]:
+    digits = text.decimals_for([row.difference.stderr for row in rows], least=4)
+    figures = text.decimals_for([min(row.a, row.b) for row in rows if row.figure == "divergence"], least=4)
+    return [
+        Column("figure", [Text(_FIGURES[row.figure]) for row in rows], inf, left=True),
+        Column("A", [Text(text.fixed(row.a, figures)) for row in rows], 6),
+        Column("B", [Text(text.fixed(row.b, figures)) for row in rows], 7),
+        *_difference_columns(rows, [(1, digits)] * len(rows), f"{_MINUS}, nats"),
+        Column("windows", [Text(f"{row.difference.n:,}") for row in rows], 5),
+    ]
+
+
+def _difference_columns(
+    rows: Sequence[_Difference], scales: Sequence[tuple[int, int]], head: str = _MINUS
+) -> list[Column]:
+    """The difference, its interval, p before and after Holm; the narrower the terminal, the fewer."""
+    found = [(row, row.difference, *scale) for row, scale in zip(rows, scales, strict=True)]
+    deltas = [Text(text.signed(d.delta * by, digits), "" if row.real else "dim") for row, d, by, digits in found]
+    intervals = [Text(text.interval(d.low * by, d.high * by, digits)) for _, d, by, digits in found]
+    return [
+        Column(head, deltas, inf),
+        Column("95 % interval", intervals, 9),
+        Column("p", [Text(text.chance(row.difference.p_value)) for row in rows], 1),
+        Column("Holm p", [Text(text.chance(row.p_holm)) for row in rows], 8),
+    ]
+
+
+def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
+    rows: list[_Difference] = [*found.tasks, *found.losses, *found.text]
+    signs = [f"{text.GAIN} B is better"] if any(row.real and row.better for row in rows) else []
+    signs += [f"{text.LOSS} B is worse"] if any(row.real and not row.better for row in rows) else []
+    signs += [f"{text.ALIKE} not distinguishable"] if any(not row.real for row in rows) else []
+    families = [
+        f"{len(family)} {name}"
+        for family, name in ((found.tasks, "tasks"), (found.losses, "losses"), (found.text, "texts"))
+        if family
+    ]
+    lines = [f"{', '.join(signs)}, at {ALPHA:g} after Holm's correction over each table ({', '.join(families)})."]
+    if found.tasks:
+        lines.append(
+            f"Tasks in percent where the metric is a share. {_tests(found)} Intervals are of 95 %, each alone."
+        )
+        subjects = sorted({row.difference.clusters for row in found.tasks if row.difference.clusters})
+        if subjects:
+            lines.append(
+                f"Where a task has {' or '.join(map(str, subjects))} subjects, errors and p take subjects as the units."
+            )
+    for name, of in (("A", "only_a"), ("B", "only_b")):
+        alone = {row.task: getattr(row, of) for row in found.tasks if getattr(row, of)}
+        if alone:
+            counts = ", ".join(f"{text.plain(task)} {count:,}" for task, count in alone.items())
+            lines.append(f"Items left out, for only {name} has them: {counts}.")
+    reworded = {
+        row.task: f"{text.plain(row.task)} {row.reworded:,} of {row.difference.n:,}"
+        for row in found.tasks
+        if row.reworded
+    }
+    if reworded:
+        lines.append(f"Same document, other prompt, paired by the document alone: {', '.join(reworded.values())}.")
+    if found.text:
+        lines.append(
+            f"Text: ln(PPL B / PPL A) and KLD B {text.MINUS} KLD A, nats per token, with windows as the units."
+        )
+    if dropped:
+        lines.append(f"Not shown at this width: {', '.join(dropped)}.")
+    return lines
+
+
+def _tests(found: Comparison) -> str:
+    losses = ", of losses by its generalization to other whole numbers (sign flips)" if found.losses else ""
+    return f"p by the exact McNemar test{losses}."
+
+
+def verdicts(found: Comparison) -> list[str]:
+    """A sentence for each table: how many of its differences are real, and which."""
+    none = ": as far as these items can tell, B stands to A under each variant as it does at the baselines"
+    standing, cost = ("B is better", "B is worse"), ("B loses less", "B loses more")
+    families: list[tuple[Sequence[_Difference], str, str, tuple[str, str], str]] = [
+        (found.tasks, "task difference is", "task differences are", standing, ""),
+        (found.losses, "difference of losses is", "differences of losses are", cost, none),
+        (found.text, "text difference is", "text differences are", standing, ""),
+    ]
+    sentences = []
+    for rows, one, many, words, otherwise in families:
+        if not rows:
+            continue
+        real = [row for row in rows if row.real]
+        sides = zip(words, ([r for r in real if r.better], [r for r in real if not r.better]), strict=True)
+        several = len({_variants(row) for row in rows})
+        told = "; ".join(f"{word} on {_listed(part, several)}" for word, part in sides if part)
+        count = f"{len(real)} of {len(rows)} {one if len(rows) == 1 else many} real"
+        sentences.append(f"{count}{f': {told}' if told else otherwise}.")
+    return sentences
+
+
+def _listed(rows: Sequence[_Difference], several: int) -> str:
+    """By task (or figure), with the variants where `several` are compared; counted where the list would be long."""
+    by_name: dict[str, list[str]] = {}
+    for row in rows:
+        name = _FIGURES[row.figure] if isinstance(row, TextDifference) else text.plain(row.task)
+        by_name.setdefault(name, []).append(_variants(row))
+    parts = []
+    for name, variants in by_name.items():
+        told = ", ".join(variants) if len(variants) <= 3 else f"{len(variants)} of {several} variants"
+        parts.append(f"{name} ({told})" if several > 1 else name)
+    return ", ".join(parts)

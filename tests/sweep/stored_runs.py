@@ -1,0 +1,118 @@
+"""Runs that never ran, in a real store: every cell with the result and the items it is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sweep.plan import Cell, Plan, Settings
+from sweep.store import Item, Outcome, Store
+from sweep.workspace import Workspace
+
+_DEFAULT = Settings()
+
+
+def items(
+    values: Sequence[float], answers: Sequence[str] | None = None, *, task: str = "t", prompt: str = "p", first: int = 0
+) -> list[Item]:
+    """One item a value; documents are numbered from `first`, and `prompt` tells their prompts from another's."""
+    told = answers or [f"{value:g}" for value in values]
+    return [
+        Item(f"{task} {i} doc{i} {prompt}{i}", float(value), answer)
+        for i, (value, answer) in enumerate(zip(values, told, strict=True), first)
+    ]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a run is made of. `tasks` and `text` (window NLL and KLD) are by variant; None is a cell that failed.
+
+    `marks` makes the keys: runs with the same mark share cells of equal variants, as equal content does in a real run.
+    """
+
+    run: str
+    tasks: Mapping[str, Mapping[str, list[Item] | None]] = field(default_factory=dict)
+    text: Mapping[str, tuple[np.ndarray, np.ndarray | None] | None] = field(default_factory=dict)
+    variants: tuple[str, ...] = ("BF16", "Q4", "Q2")
+    model: str = "micro"
+    mark: str = ""
+    windows: str | None = None
+    metric: str = "acc"
+    settings: Settings = _DEFAULT
+    higher_is_better: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def key(self, variant: str, name: str) -> str:
+        return hashlib.sha256(f"{self.mark or self.run} {variant} {name}".encode()).hexdigest()
+
+    def put(self, workspace: Workspace) -> Plan:
+        """Write the run and all its outcomes down."""
+        file = {"file": f"/artefacts/{self.model}.gguf"}
+        names = [*([("text", "text")] if self.text else []), *(("task", task) for task in self.tasks)]
+        plan = Plan(
+            run=self.run,
+            model=self.model,
+            preset="q",
+            reference=self.variants[0],
+            variants=self.variants,
+            settings=self.settings,
+            about={
+                "model": self.model,
+                "text": "words",
+                "tasks": dict.fromkeys(self.tasks),
+                "engine": "e",
+                **self.about,
+            },
+            cells=tuple(Cell(self.key(v, name), v, kind, name, file) for v in self.variants for kind, name in names),
+        )
+        with Store(workspace.database) as store:
+            store.add_run(plan.run, plan.to_json())
+            for task, by_variant in self.tasks.items():
+                for variant, found in by_variant.items():
+                    self._put(store, variant, task, None if found is None else self._score(found), found or [])
+            for variant, measured in self.text.items():
+                self._put(store, variant, "text", None if measured is None else self._text(*measured), [])
+        return plan
+
+    def _put(self, store: Store, variant: str, name: str, result: dict[str, Any] | None, found: list[Item]) -> None:
+        outcome = Outcome("ok", result, None, 1.0) if result else Outcome("failed", None, "it broke", 1.0)
+        store.put(self.key(variant, name), outcome, found)
+
+    def _score(self, found: list[Item]) -> dict[str, Any]:
+        values = np.array([item.value for item in found])
+        return {
+            "metric": self.metric,
+            "value": float(values.mean()),
+            "stderr": float(values.std() / np.sqrt(len(values))),
+            "n": len(values),
+            "chance": 0.0,
+            "higher_is_better": self.higher_is_better,
+            "other": {},
+        }
+
+    def _text(self, nll: np.ndarray, kld: np.ndarray | None) -> dict[str, Any]:
+        divergence = kld is not None and {
+            "kld_mean": float(kld.mean()),
+            "kld_stderr": float(kld.std() / np.sqrt(len(kld))),
+            "kld_p99_9": 1.0,
+            "kld_max": 2.0,
+            "top1_agreement": 0.9,
+            "sampling_stderr": 0.0,
+            "tokens": 255 * len(kld),
+            "window_kld": kld.tolist(),
+        }
+        return {
+            "windows_sha256": self.windows,
+            "perplexity": {
+                "value": float(np.exp(nll.mean())),
+                "stderr": 0.1,
+                "tokens": 255 * len(nll),
+                "window_nll": nll.tolist(),
+            },
+            "divergence": divergence or None,
+            "noise_floor": {"kld_mean": 1e-6, "windows": 8},
+        }

@@ -1,0 +1,366 @@
+"""`sweep compare`: pairs what is the same, refuses what has no common zero, says what it left out."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from stored_runs import Stored, items
+
+from converters.errors import InputError
+from sweep import statistics
+from sweep.cli import main
+from sweep.cli.compare import compare as command
+from sweep.cli.output import Format
+from sweep.compare import compare
+from sweep.plan import Settings
+from sweep.report.comparison import render_comparison, verdicts
+from sweep.store import Item
+from sweep.workspace import Workspace
+
+N = 60
+RIGHT = np.array([1.0] * 45 + [0.0] * 15)
+
+
+def lost(count: int, won: int = 0) -> np.ndarray:
+    """RIGHT with the first `count` items lost and the last `won` won."""
+    row = RIGHT.copy()
+    row[:count] = 0.0
+    row[N - won :] = 1.0
+    return row
+
+
+NLL = np.linspace(0.5, 1.5, 40)
+KLD = np.linspace(0.001, 0.02, 40)
+A = Stored(
+    "alpha-q-111111",
+    {"t": {"BF16": items(RIGHT), "Q4": items(lost(1)), "Q2": items(lost(12, 1))}},
+    {"BF16": (NLL, None), "Q4": (NLL + 0.01, KLD), "Q2": (NLL + 0.05, 3 * KLD)},
+)
+B = Stored(
+    "beta-q-222222",
+    {"t": {"BF16": items(lost(3)), "Q4": items(lost(3)), "Q2": items(lost(4))}},
+    {"BF16": (NLL - 0.1, None), "Q4": (NLL - 0.09, KLD), "Q2": (NLL, 2 * KLD)},
+    model="macro",
+)
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def both(space: Workspace) -> Workspace:
+    A.put(space)
+    B.put(space)
+    return space
+
+
+def printed(found, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(render_comparison(found, width))
+    return console.file.getvalue()
+
+
+def test_two_variants_of_one_run(both):
+    found = compare(both, "alpha-q-111111:Q4", "alpha:Q2")
+    (task,) = found.tasks
+    expected = statistics.compare_items(lost(1), lost(12, 1))
+    assert (task.variant_a, task.variant_b, task.task) == ("Q4", "Q2", "t")
+    assert (task.a, task.b) == (44 / 60, 34 / 60)
+    assert (task.difference.delta, task.difference.low, task.difference.high) == (
+        expected.delta, expected.low, expected.high,
+    )  # fmt: skip
+    assert task.difference.p_value == statistics.mcnemar(lost(1), lost(12, 1))
+    assert task.flips == pytest.approx(12 / 60)
+    assert (task.only_a, task.only_b, task.reworded) == (0, 0, 0)
+    assert found.losses == ()  # one baseline: it would be the same difference
+    ppl, kld = found.text
+    assert (ppl.figure, kld.figure) == ("perplexity", "divergence")
+    assert ppl.difference.delta == pytest.approx(0.04)
+    assert kld.difference.delta == pytest.approx(2 * KLD.mean())
+    assert kld.difference.stderr == pytest.approx((2 * KLD).std() / np.sqrt(40))
+    assert found.notes == ()
+
+
+def test_an_answer_that_changes_from_wrong_to_wrong_is_no_flip(space):
+    answers = ["1"] * 45 + ["7"] * 15
+    other = ["1"] * 45 + ["8"] * 10 + ["7"] * 5
+    Stored("r", {"t": {"Q4": items(RIGHT, answers), "Q2": items(RIGHT, other)}}, variants=("BF16", "Q4", "Q2")).put(
+        space
+    )
+    (task,) = compare(space, "r:Q4", "r:Q2").tasks
+    assert (task.flips, task.answers_changed) == (0.0, pytest.approx(10 / 60))
+    assert task.difference.low < 0.0 < task.difference.high  # no flip in 60 items is no proof of none
+
+
+def test_across_models_tasks_are_paired_and_divergences_refused(both):
+    found = compare(both, "alpha", "beta")
+    assert [(row.variant_a, row.task) for row in found.tasks] == [("BF16", "t"), ("Q4", "t"), ("Q2", "t")]
+    assert found.text == ()
+    assert [note for note in found.notes if "KL divergence" in note] == [
+        "KL divergence is not compared: A's is from BF16 of micro, B's from BF16 of macro; "
+        "across models it has no common zero."
+    ]
+    assert any("Perplexity is not compared" in note for note in found.notes)
+
+
+def test_whether_an_edge_is_kept_is_the_difference_of_the_losses(both):
+    found = compare(both, "alpha", "beta", "Q2")
+    (loss,) = found.losses
+    loss_a, loss_b = lost(12, 1) - RIGHT, lost(4) - lost(3)
+    assert loss.a.delta == pytest.approx(-11 / 60)
+    assert loss.b.delta == pytest.approx(-1 / 60)
+    assert loss.difference.delta == pytest.approx(np.mean(loss_b - loss_a))
+    assert loss.difference.stderr == pytest.approx(np.std(loss_b - loss_a) / np.sqrt(N))
+    assert loss.difference.p_value == statistics.sign_flip_test(loss_b - loss_a)
+    assert loss.real
+    assert loss.better
+    assert "1 of 1 difference of losses is real: B loses less on t." in verdicts(found)
+    kept = compare(both, "alpha", "beta", "Q4").losses[0]
+    assert not kept.real
+    assert (
+        "0 of 1 difference of losses is real: as far as these items can tell"
+        in verdicts(compare(both, "alpha", "beta", "Q4"))[1]
+    )
+
+
+def test_each_table_is_one_family(both):
+    found = compare(both, "alpha", "beta")
+    for rows in (found.tasks, found.losses):
+        adjusted = statistics.holm([row.difference.p_value for row in rows])
+        assert [row.p_holm for row in rows] == pytest.approx(adjusted.tolist())
+    assert len(found.losses) == 2  # a baseline costs itself nothing
+
+
+def test_items_are_found_by_document_whatever_their_order(space):
+    rng = np.random.default_rng(0)
+    before, after = items(RIGHT), items(lost(5), first=0)
+    shuffled = [after[i] for i in rng.permutation(N)]
+    extra = items([1.0, 0.0], first=100)
+    Stored("a", {"t": {"Q4": before}}).put(space)
+    Stored("b", {"t": {"Q4": [*extra, *shuffled[5:]]}}).put(space)
+    (task,) = compare(space, "a", "b", "Q4").tasks
+    kept = sorted(int(item.doc.split()[1]) for item in shuffled[5:])
+    assert (task.difference.n, task.only_a, task.only_b) == (55, 5, 2)
+    assert task.difference.delta == pytest.approx(np.mean(lost(5)[kept] - RIGHT[kept]))
+    lines = printed(compare(space, "a", "b", "Q4"), 140)
+    assert "Items left out, for only A has them: t 5." in lines
+    assert "Items left out, for only B has them: t 2." in lines
+
+
+def test_a_document_asked_otherwise_is_paired_and_told(space):
+    Stored("a", {"t": {"Q4": items(RIGHT)}}).put(space)
+    mixed = [*items(lost(5), prompt="chat")[:20], *items(lost(5))[20:]]
+    Stored("b", {"t": {"Q4": mixed}}).put(space)
+    found = compare(space, "a", "b", "Q4")
+    assert (found.tasks[0].difference.n, found.tasks[0].reworded) == (60, 20)
+    assert "Same document, other prompt, paired by the document alone: t 20 of 60." in printed(found, 140)
+
+
+def test_a_document_that_occurs_twice_is_paired_in_order(space):
+    twice = [Item(f"t {i} same p", value, "x") for i, value in enumerate((1.0, 0.0, 0.0))]
+    Stored("a", {"t": {"Q4": twice}}).put(space)
+    Stored("b", {"t": {"Q4": [replace(twice[0], value=0.0), *twice[1:]]}}).put(space)
+    (task,) = compare(space, "a", "b", "Q4").tasks
+    assert (task.difference.n, task.flips) == (3, pytest.approx(1 / 3))
+
+
+def test_a_score_that_is_no_number_pairs_with_nothing(space):
+    broken = RIGHT.copy()
+    broken[7] = np.inf
+    Stored("a", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT), "Q2": items(RIGHT)}}).put(space)
+    Stored("b", {"t": {"BF16": items(RIGHT), "Q4": items(broken), "Q2": items(RIGHT)}}).put(space)
+    found = compare(space, "a", "b", "Q4")
+    assert (found.tasks[0].difference.n, found.tasks[0].only_a, found.tasks[0].only_b) == (59, 1, 1)
+    assert found.losses[0].difference.n == 59
+
+
+def test_windows_of_another_number_are_not_paired(space):
+    shorter = {v: (nll[:20], None if kld is None else kld[:20]) for v, (nll, kld) in A.text.items()}
+    replace(A, mark="same").put(space)
+    other = replace(A, run="b-q-1", text=shorter, windows="f00")
+    other.put(space)
+    found = compare(space, "alpha", "b-q-1", "Q2")
+    assert found.text == ()
+    assert any("did not score the same tokens" in note for note in found.notes)
+
+
+def test_subjects_are_the_units_of_a_group(space):
+    rng = np.random.default_rng(4)
+    subjects = [f"mmlu_{i % 12}" for i in range(240)]
+    before = (rng.random(240) < 0.6).astype(float)
+    harmed = np.array([i % 12 == 3 for i in range(240)])  # one subject loses everything
+    after = np.where(harmed, 0.0, before)
+
+    def grouped(values):
+        return [
+            Item(f"{s} {i} d{i} p{i}", float(v), "a") for i, (s, v) in enumerate(zip(subjects, values, strict=True))
+        ]
+
+    Stored("a", {"mmlu": {"Q4": grouped(before), "Q2": grouped(after)}}).put(space)
+    (task,) = compare(space, "a:Q4", "a:Q2").tasks
+    assert task.difference.clusters == 12
+    assert statistics.mcnemar(before, after) < 0.01  # by items it would be certain
+    assert task.difference.p_value == 1.0  # one subject that changed is one coin
+    assert not task.real
+
+
+@dataclass(frozen=True)
+class Graded(Item):
+    """An item as a later store has it."""
+
+    gold_probability: float | None = None
+
+
+def test_the_right_choices_probability_is_compared_where_items_have_it(space, monkeypatch):
+    rng = np.random.default_rng(5)
+    p = rng.random((2, N))
+    graded = {v: [Graded(i.doc, i.value, i.answer, g) for i, g in zip(items(RIGHT), row, strict=True)]
+              for v, row in zip(("Q4", "Q2"), p, strict=True)}  # fmt: skip
+    plan = Stored("a", {"t": graded}).put(space)
+    keys = {cell.key: cell.variant for cell in plan.cells if cell.kind == "task"}
+    monkeypatch.setattr("sweep.store.Store.items", lambda self, key: graded[keys[key]])
+    (task,) = compare(space, "a:Q4", "a:Q2").tasks
+    expected = statistics.compare_differences(p[1] - p[0])
+    assert task.gold == expected
+    assert "right choice's p" in printed(compare(space, "a:Q4", "a:Q2"), 180)
+
+
+def test_perplexity_is_compared_where_both_scored_the_same_tokens(space):
+    same = {"windows": "f00"}
+    replace(A, **same).put(space)
+    replace(B, **same).put(space)
+    found = compare(space, "alpha", "beta", "Q2")
+    (ppl,) = found.text
+    assert ppl.figure == "perplexity"
+    assert ppl.difference.delta == pytest.approx(-0.05)
+    assert np.log(ppl.b / ppl.a) == pytest.approx(ppl.difference.delta)
+    assert any(note.startswith("KL divergence is not compared") for note in found.notes)
+
+
+def test_what_was_measured_differently_is_told(space):
+    A.put(space)
+    other = replace(A, run="alpha-q-333333", settings=Settings(kv_type="q8_0"), mark="other")
+    other.put(space)
+    found = compare(space, "alpha-q-1", "alpha-q-3", "Q2")
+    assert found.notes[0] == "Measured differently: kv_type: f16 in A, q8_0 in B."
+    assert any("measured otherwise" in note for note in found.notes)  # the same model: not "across models"
+
+
+def test_how_a_task_was_asked_is_told_for_the_tasks_that_both_have(space):
+    asked = {"t": "0 examples", "only here": "chat"}
+    replace(A, text={}, about={"task_settings": asked, "text": None}).put(space)
+    replace(B, text={}, about={"task_settings": {"t": "5 examples"}, "text": None}).put(space)
+    notes = compare(space, "alpha", "beta").notes
+    assert notes == ("Measured differently: t: 0 examples in A, 5 examples in B.",)  # and nothing of a text
+
+
+def test_one_measurement_in_two_runs_is_not_compared_with_itself(space):
+    replace(A, mark="same").put(space)
+    bigger = {v: items(lost(i)) for i, v in enumerate(("BF16", "Q4", "Q2"))}
+    replace(A, run="gamma-q-4", mark="same", tasks={**A.tasks, "u": bigger}).put(space)
+    with pytest.raises(InputError, match=r"nothing to compare: Only in gamma-q-4: u. One and the same measurement"):
+        compare(space, "alpha", "gamma")
+
+
+def test_metrics_of_two_kinds_do_not_compare(space):
+    A.put(space)
+    replace(B, metric="exact_match", windows=None).put(space)
+    with pytest.raises(InputError, match="t: acc in A and exact_match in B do not compare"):
+        compare(space, "alpha", "beta")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "more", "line"),
+    [
+        ("alpah-q-111111", "beta", {}, r"alpah-q-111111: no such run in .*; near to it: alpha-q-111111; another work"),
+        (
+            "nothing",
+            "beta",
+            {},
+            r"nothing: no such run in .*; known are strangers-q-6, .*, beta-q-222222; .*--workspace",
+        ),
+        ("alpha:Q9", "beta", {}, r"alpha:Q9: run alpha-q-111111 has no variant 'Q9'; it has BF16, Q4, Q2"),
+        ("alpha", "beta:Q9", {}, r"run beta-q-222222 has no variant 'Q9'"),
+        ("alpha", "alpha", {}, r"the same run twice; name two of its variants, as alpha-q-111111:BF16"),
+        ("alpha:Q4", "alpha:Q4", {}, r"alpha-q-111111:Q4: the same variant of the same run twice"),
+        ("alpha:Q4", "beta", {"variant": "Q2"}, r"name the variant once"),
+        ("alpha", "beta", {"variant": "Q9"}, r"has no variant 'Q9'"),
+        ("alpha", "fresh", {}, r"run fresh-q-9 has no results yet"),
+        ("alpha", "odd", {}, r"have no variant in common; name one of each as RUN:VARIANT"),
+        ("alpha", "else", {}, r"nothing to compare: .*Only in alpha-q-111111: t\. Only in else-q-8: other\."),
+        ("alpha", "strangers", {}, r"nothing to compare: .*t: no document is scored in both runs\."),
+    ],
+)
+def test_bad_input_is_one_line(both, first, second, more, line):
+    Stored("fresh-q-9").put(both)
+    Stored("odd-q-7", {"t": {"F16": items(RIGHT)}}, variants=("F16",)).put(both)
+    Stored("else-q-8", {"other": {"Q4": items(RIGHT)}}).put(both)
+    Stored("strangers-q-6", {"t": {"Q4": items(RIGHT, first=1000)}}).put(both)
+    with pytest.raises(InputError, match=line):
+        compare(both, first, second, **more)
+
+
+def test_the_command_line_ends_with_one_line_and_its_exit_code(both, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sweep", "compare", "alpah-q-111111", "beta", "--workspace", str(both.root)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("sweep: alpah-q-111111: no such run in")
+
+
+def test_names_may_hold_colons(space):
+    Stored(
+        "qwen:4b-q-1", {"t": {"gguf:a.gguf": items(RIGHT), "Q4": items(lost(2))}}, variants=("Q4", "gguf:a.gguf")
+    ).put(space)
+    found = compare(space, "qwen:4b-q-1:gguf:a.gguf", "qwen:4b:Q4")
+    assert (found.tasks[0].variant_a, found.tasks[0].variant_b) == ("gguf:a.gguf", "Q4")
+
+
+def test_a_failed_cell_leaves_the_rest_compared_and_the_exit_code_says_so(both, capsys):
+    replace(B, run="broken-q-5", tasks={"t": {**B.tasks["t"], "Q2": None}}).put(both)
+    found = compare(both, "alpha", "broken")
+    assert [row.variant_a for row in found.tasks] == ["BF16", "Q4"]
+    assert "Failed or not measured in broken-q-5: t of Q2." in found.notes
+    assert command("alpha", "broken", None, both.root, Format.QUIET) == 1
+    assert command("alpha", "beta", None, both.root, Format.QUIET) == 0
+    assert command("alpha", "broken", "Q4", both.root, Format.QUIET) == 0  # nothing of what was asked failed
+    assert "task difference" in capsys.readouterr().out
+
+
+def test_json_is_one_line_with_every_verdict(both, capsys):
+    assert command("alpha", "beta", None, both.root, Format.JSON) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    row = json.loads(line)
+    assert row["event"] == "compared"
+    assert (row["a"]["run"], row["b"]["reference"]) == ("alpha-q-111111", "BF16")
+    assert {"variant_a", "task", "difference", "p_holm", "flips", "answers_changed", "real"} <= row["tasks"][0].keys()
+    assert {"delta", "stderr", "low", "high", "p_value", "n", "clusters"} == row["losses"][0]["difference"].keys()
+    assert [entry["real"] for entry in row["losses"]] == [False, True]
+
+
+@pytest.mark.parametrize("width", [60, 80, 140, 220])
+def test_the_table_fits_and_no_colour_stands_alone(both, width):
+    found = compare(both, "alpha", "beta")
+    output = printed(found, width)
+    assert max(map(len, output.splitlines())) <= width
+    for row in (*found.tasks, *found.losses):
+        sign = ("▲" if row.better else "▼") if row.real else "≈"
+        assert any(line.startswith(f"{sign}  {row.variant_a} ") for line in output.splitlines())
+    if width < 100:
+        assert "Not shown at this width: p" in output
+
+
+def test_hostile_names_are_printed_as_text(space):
+    name = "<b>[bold red]\x1b]0;x\x07"
+    Stored("a", {name: {"Q4": items(RIGHT), "Q2": items(lost(9))}}, model=name).put(space)
+    output = printed(compare(space, "a:Q4", "a:Q2"), 200)
+    assert "\x1b" not in output
+    assert "[bold red]" in output

@@ -1,0 +1,104 @@
+"""From stored cells to records: paired figures, the family of Holm's correction, subjects, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stored_runs import Stored, items
+
+from sweep import statistics
+from sweep.record import Record
+from sweep.records import records
+from sweep.store import Item, Store
+from sweep.workspace import Workspace
+
+N = 80
+RIGHT = np.repeat([1.0, 0.0], [60, 20])
+
+
+def lost(count: int) -> np.ndarray:
+    return np.where(np.arange(N) < count, 0.0, RIGHT)
+
+
+def made(tmp_path: Path, stored: Stored) -> dict[str, Record]:
+    space = Workspace(tmp_path)
+    plan = stored.put(space)
+    with Store(space.database) as store:
+        return {record.variant: record for record in records(plan, store)}
+
+
+def test_paired_figures_and_their_family(tmp_path):
+    """Holm runs over every variant and task of the run, the reference and what was not compared left out."""
+    tasks = {
+        "t": {"BF16": items(RIGHT), "Q4": items(lost(3)), "Q2": items(lost(14))},
+        "u": {"BF16": items(RIGHT), "Q4": items(lost(0)), "Q2": None},
+        "other": {"BF16": items(RIGHT), "Q4": items(lost(9), prompt="chat")},  # not the same prompts
+    }
+    found = made(tmp_path, Stored("r", tasks))
+    expected = statistics.compare_items(RIGHT, lost(3))
+    score = found["Q4"].tasks["t"]
+    assert (score.delta, score.delta_stderr, score.p_value) == (
+        expected.delta,
+        expected.delta_stderr,
+        expected.p_value,
+    )
+    assert (score.delta_low, score.delta_high) == (expected.low, expected.high)
+    assert (score.flips, score.answers_changed) == (3 / N, 3 / N)
+    family = [found["Q4"].tasks["t"], found["Q4"].tasks["u"], found["Q2"].tasks["t"]]
+    adjusted = statistics.holm([score.p_value for score in family])
+    assert [score.p_holm for score in family] == pytest.approx(adjusted.tolist())
+    for alone in (found["BF16"].tasks["t"], found["Q4"].tasks["other"]):
+        assert (alone.delta, alone.p_value, alone.p_holm, alone.answers_changed) == (None, None, None, None)
+
+
+def test_a_group_of_subjects_has_errors_by_subject(tmp_path):
+    rng = np.random.default_rng(0)
+    subjects = [f"mmlu_{i % 16}" for i in range(480)]
+    easy = np.array([i % 16 < 8 for i in range(480)])
+    base = (rng.random(480) < np.where(easy, 0.9, 0.4)).astype(float)
+    after = np.where(np.array([i % 16 == 2 for i in range(480)]), 0.0, base)
+
+    def grouped(values: np.ndarray) -> list[Item]:
+        return [
+            Item(f"{subject} {i} doc{i} p{i}", float(value), "a")
+            for i, (subject, value) in enumerate(zip(subjects, values, strict=True))
+        ]
+
+    found = made(tmp_path, Stored("r", {"mmlu": {"BF16": grouped(base), "Q4": grouped(after)}}))
+    score = found["Q4"].tasks["mmlu"]
+    assert score.clusters == 16
+    assert score.stderr == pytest.approx(statistics.cluster_stderr(after, subjects))
+    assert score.stderr > 1.5 * after.std() / np.sqrt(480)  # subjects differ in what they ask
+    assert score.delta_stderr == pytest.approx(statistics.cluster_stderr(after - base, subjects))
+    assert statistics.mcnemar(base, after) < 1e-4
+    assert score.p_value == 1.0
+
+
+def test_samples_are_the_windows_and_items_behind_the_figures(tmp_path):
+    nll, kld = np.linspace(0.5, 1.0, 30), np.linspace(0.01, 0.02, 30)
+    found = made(
+        tmp_path,
+        Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(lost(3))}}, {"BF16": (nll, None), "Q4": (nll + 0.1, kld)}),
+    )
+    for variant, expected in (("BF16", np.zeros(30)), ("Q4", kld)):
+        assert found[variant].samples["kld"].values == pytest.approx(expected)
+        assert found[variant].samples["kld"].units == found["BF16"].samples["nll"].units
+    assert found["Q4"].samples["task t"].values.mean() == pytest.approx(found["Q4"].tasks["t"].value)
+    assert found["Q4"].samples["task t"].units == found["BF16"].samples["task t"].units
+    assert found["Q2"].samples == {}
+    assert "samples" not in found["Q4"].to_json()
+    assert Record.from_json(found["Q4"].to_json()) == found["Q4"]
+
+
+def test_a_score_that_is_no_number_is_not_compared(tmp_path):
+    broken = RIGHT.copy()
+    broken[0] = np.inf
+    found = made(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(broken)}}))
+    assert found["Q4"].tasks["t"].delta is None
+
+
+def test_unpaired_prompts_make_other_units(tmp_path):
+    found = made(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT, prompt="chat")}}))
+    assert found["Q4"].samples["task t"].units != found["BF16"].samples["task t"].units

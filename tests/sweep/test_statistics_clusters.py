@@ -1,0 +1,136 @@
+"""Items that share a subject: closed forms, and data where taking them as independent is wrong and this is right."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from sweep import statistics
+
+R = 1000
+ERROR = sqrt(0.95 * 0.05 / R)  # 0.0069: Monte Carlo error of a coverage of 0.95 and of a level of 0.05
+EQUAL = np.repeat(np.arange(57), 20)  # --limit 20 on a group of 57 subjects
+# as MMLU's test sets: most of 100 to 300 questions, some far larger (scaled down by ten)
+UNEQUAL = np.repeat(np.arange(57), [10] * 14 + [12] * 10 + [15] * 10 + [20] * 9 + [30] * 8 + [40, 60, 60, 78, 90, 153])
+FEW = np.repeat(np.arange(10), 40)
+
+
+def test_error_of_equal_clusters_is_that_of_their_means():
+    rng = np.random.default_rng(0)
+    values = rng.random(57 * 20) + 0.2 * rng.random(57)[EQUAL]
+    means = values.reshape(57, 20).mean(axis=1)
+    assert statistics.cluster_stderr(values, EQUAL) == pytest.approx(means.std(ddof=1) / sqrt(57), rel=1e-12)
+
+
+def test_error_and_freedom_are_those_of_a_regression_on_a_constant():
+    """The textbook's matrices: CR2 divides each cluster's residuals by the root of I - H, its own block of it."""
+    rng = np.random.default_rng(1)
+    values = rng.random(len(UNEQUAL))
+    n, x = len(values), np.ones((len(values), 1))
+    hat = x @ np.linalg.inv(x.T @ x) @ x.T
+    weights = []  # of each cluster: what its adjusted sum takes of every error
+    for g in range(57):
+        own = g == UNEQUAL
+        spread, axes = np.linalg.eigh(np.eye(own.sum()) - hat[np.ix_(own, own)])
+        weights.append(x[own, 0] @ (axes / np.sqrt(spread)) @ axes.T @ (np.eye(n) - hat)[own] / n)
+    expected = sqrt(sum((w @ values) ** 2 for w in weights))
+    assert statistics.cluster_stderr(values, UNEQUAL) == pytest.approx(expected, rel=1e-9)
+    covariance = np.array(weights) @ np.array(weights).T
+    freedom = np.trace(covariance) ** 2 / np.sum(covariance**2)
+    assert statistics.cluster_freedom(UNEQUAL) == pytest.approx(freedom, rel=1e-9)
+    assert statistics.cluster_freedom(UNEQUAL) < 30
+    assert statistics.cluster_freedom(EQUAL) == pytest.approx(56)
+
+
+def test_one_item_a_cluster_is_the_plain_error():
+    values = np.random.default_rng(2).random(90)
+    plain = values.std(ddof=1) / sqrt(90)
+    assert statistics.cluster_stderr(values, [f"subject {i}" for i in range(90)]) == pytest.approx(plain, rel=1e-12)
+
+
+def test_few_subtasks_are_strata_and_not_a_sample_of_subjects():
+    row = np.array([1.0, -1.0, 0.0] * 30)
+    arc = ["arc_easy"] * 45 + ["arc_challenge"] * 45
+    assert statistics.usable_clusters(arc) is None
+    assert statistics.compare_differences(row, arc, counted=True) == statistics.compare_differences(row, counted=True)
+    many = [f"subject {i % statistics.MIN_CLUSTERS}" for i in range(90)]
+    assert statistics.compare_differences(row, many, counted=True).clusters == statistics.MIN_CLUSTERS
+
+
+def test_a_cluster_for_every_value():
+    with pytest.raises(ValueError, match="its cluster"):
+        statistics.cluster_stderr([1.0, 2.0], [0, 1, 2])
+    with pytest.raises(ValueError, match="its cluster"):
+        statistics.compare_differences([1.0, 2.0], range(12))
+    with pytest.raises(ValueError, match="two clusters"):
+        statistics.cluster_stderr([1.0, 2.0], [0, 0])
+
+
+def damaged(clusters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Differences of 0/1 scores: a quant helps some subjects and harms others; on the whole it does neither."""
+    tilt = rng.uniform(-0.12, 0.12, clusters.max() + 1)[clusters]
+    draw = rng.random(len(clusters))
+    return np.where(draw < 0.06 + np.maximum(tilt, 0), 1.0, np.where(draw > 0.94 + np.minimum(tilt, 0), -1.0, 0.0))
+
+
+@pytest.mark.parametrize("clusters", [EQUAL, UNEQUAL, FEW], ids=["equal", "unequal", "few"])
+def test_clustered_counts_where_the_naive_error_is_wrong(clusters):
+    rng = np.random.default_rng(len(clusters))
+    covered = naive = rejected = wrongly = 0
+    for _ in range(R):
+        row = damaged(clusters, rng)
+        found = statistics.compare_differences(row, clusters, counted=True)
+        plain = statistics.compare_differences(row, counted=True)
+        covered += found.low <= 0.0 <= found.high
+        naive += plain.low <= 0.0 <= plain.high
+        rejected += found.p_value < 0.05
+        wrongly += plain.p_value < 0.05
+    assert 0.95 - 3 * ERROR <= covered / R <= 0.95 + 3 * ERROR
+    assert naive / R < 0.93
+    assert rejected / R <= 0.05 + 3 * ERROR
+    assert wrongly / R > 0.07
+
+
+@pytest.mark.parametrize("clusters", [EQUAL, UNEQUAL, FEW], ids=["equal", "unequal", "few"])
+def test_clustered_mean_of_a_continuous_figure(clusters):
+    """As the right choice's probability moves: the error, its t interval and the cluster bootstrap."""
+    rng = np.random.default_rng(len(clusters) + 1)
+    covered = naive = resampled = 0
+    for seed in range(R):
+        row = rng.normal(0, 0.05, clusters.max() + 1)[clusters] + rng.normal(0, 0.1, len(clusters))
+        found = statistics.compare_differences(row, clusters)
+        covered += found.low <= 0.0 <= found.high
+        plain = statistics.compare_differences(row)
+        naive += plain.low <= 0.0 <= plain.high
+        if seed < 400:
+            means = statistics.bootstrap_means(row, clusters, resamples=400, seed=seed)[0]
+            low, high = np.quantile(means, [0.025, 0.975])
+            resampled += low <= 0.0 <= high
+    # unequal sizes still cost a little: the degrees of freedom are those of values that are alike in no cluster
+    assert 0.95 - 3 * ERROR - (0.012 if clusters is UNEQUAL else 0.0) <= covered / R <= 0.95 + 3 * ERROR
+    assert naive / R < 0.75
+    # the percentile method takes G for many: it falls short by about what t would add
+    short = {57: 0.02, 10: 0.06}[int(clusters.max()) + 1] + (0.025 if clusters is UNEQUAL else 0.0)
+    assert 0.95 - short - 3 * sqrt(0.95 * 0.05 / 400) <= resampled / 400 <= 0.95 + 3 * sqrt(0.95 * 0.05 / 400)
+
+
+def test_cluster_bootstrap_agrees_with_the_robust_error():
+    rng = np.random.default_rng(3)
+    row = rng.normal(0, 0.3, 57)[UNEQUAL] + rng.normal(0, 1, len(UNEQUAL))
+    means = statistics.bootstrap_means(row, UNEQUAL, resamples=4000)[0]
+    assert means.std() == pytest.approx(statistics.cluster_stderr(row, UNEQUAL), rel=0.1)
+    low, high = statistics.bootstrap_interval([row[g == UNEQUAL] for g in range(57)])
+    assert np.quantile(means, [0.025, 0.975]) == pytest.approx([low, high], abs=0.1 * (high - low))
+
+
+def test_clustering_leaves_independent_items_nearly_as_they_are():
+    rng = np.random.default_rng(4)
+    ratios = []
+    for _ in range(200):
+        row = rng.choice([-1.0, 0.0, 1.0], p=[0.06, 0.9, 0.04], size=len(EQUAL))
+        found, plain = (statistics.compare_differences(row, c, counted=True) for c in (EQUAL, None))
+        assert found.delta == plain.delta
+        ratios.append(found.stderr / plain.stderr)
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.03)
