@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any
 
-from sweep.record import Record, TaskScore
+from sweep.record import Record
 
-# Nested parts of a record and the columns they become.
+# Nested parts of a record and the columns that they always have.
 _PARTS = {
     "memory": ("predicted_bytes", "measured_bytes"),
     "perplexity": ("value", "stderr", "tokens"),
@@ -21,7 +20,6 @@ _PARTS = {
 }
 _HEAD = ("variant", "kind", "status", "error", "file_bytes", "bits_per_weight")
 _TAIL = ("reference", "kv_type", "device")
-_SCORE = tuple(field.name for field in fields(TaskScore) if field.name != "other")
 
 
 def finite(value: Any) -> Any:
@@ -39,23 +37,22 @@ def to_json_lines(records: Sequence[Record]) -> str:
 def to_csv(records: Sequence[Record]) -> str:
     """A header and one row per variant; `perplexity.value`, `tasks.micro_sums.delta` and so on; nulls are empty.
 
-    Every task of any record has its columns, in the order of first appearance.
+    What only some records have, further figures and tasks, has its columns in the order of first appearance.
     """
-    rows = [_flat(finite(record.to_json())) for record in records]
+    rows = [dict(_flat(finite(record.to_json()))) for record in records]
     parts = [f"{part}.{name}" for part, names in _PARTS.items() for name in names]
-    tasks = dict.fromkeys(key for row in rows for key in row if key not in {*_HEAD, *_TAIL, *parts})
+    further = dict.fromkeys(key for row in rows for key in row if key not in {*_HEAD, *_TAIL, *parts, *_PARTS})
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*_HEAD, *parts, *tasks, *_TAIL], restval="", lineterminator="\n")
+    columns = [*_HEAD, *parts, *further, *_TAIL]
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat = {name: row[name] for name in (*_HEAD, *_TAIL)}
-    for part, names in _PARTS.items():
-        flat |= {f"{part}.{name}": (row[part] or {}).get(name) for name in names}
-    for task, score in row["tasks"].items():
-        flat |= {f"tasks.{task}.{name}": score[name] for name in _SCORE}
-        flat |= {f"tasks.{task}.other.{name}": value for name, value in score["other"].items()}
-    return flat
+def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
