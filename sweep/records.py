@@ -22,7 +22,7 @@ def records(plan: Plan, store: Store) -> list[Record]:
     by_variant: dict[str, list[Cell]] = {variant: [] for variant in plan.variants}
     for cell in plan.cells:
         by_variant[cell.variant].append(cell)
-    reference = {cell.name: cell.key for cell in by_variant[plan.reference]}
+    reference = {cell.name: cell.key for cell in by_variant.get(plan.reference, [])}  # none where it is a file
     return _holm([_record(variant, cells, outcomes, reference, plan, store) for variant, cells in by_variant.items()])
 
 

@@ -182,6 +182,20 @@ def test_a_score_that_is_no_number_pairs_with_nothing(space):
     assert found.losses[0].difference.n == 59
 
 
+def test_a_file_may_be_the_reference_of_both(space):
+    text = {v: measured for v, measured in A.text.items() if v != "BF16"}
+    for run, scale in (("a", 1.0), ("b", 1.5)):
+        scaled = {v: (nll, scale * kld) for v, (nll, kld) in text.items()}
+        Stored(run, text=scaled, variants=("Q4", "Q2"), reference="/data/base.logits").put(space)
+    figures = [(row.variant_a, row.figure, row.real) for row in compare(space, "a", "b").text]
+    assert figures == [
+        ("Q4", "perplexity", False),
+        ("Q4", "divergence", True),
+        ("Q2", "perplexity", False),
+        ("Q2", "divergence", True),
+    ]
+
+
 def test_windows_of_another_number_are_not_paired(space):
     shorter = {v: (nll[:20], None if kld is None else kld[:20]) for v, (nll, kld) in A.text.items()}
     replace(A, mark="same").put(space)
