@@ -88,7 +88,7 @@ class Stored:
         return {
             "metric": self.metric,
             "value": float(values.mean()),
-            "stderr": float(values.std() / np.sqrt(len(values))),
+            "stderr": float(values[np.isfinite(values)].std() / np.sqrt(len(values))),
             "n": len(values),
             "chance": 0.0,
             "higher_is_better": self.higher_is_better,

@@ -360,6 +360,16 @@ def test_json_is_one_line_with_every_verdict(both, capsys):
     assert [entry["real"] for entry in row["losses"]] == [False, True]
 
 
+def test_json_has_no_infinity(space, capsys):
+    one = {v: (np.array([0.5 + i]), None if v == "BF16" else np.array([0.1 * i])) for i, v in enumerate(A.variants)}
+    replace(A, text=one).put(space)  # of a single window no interval is known
+    assert command("alpha:Q4", "alpha:Q2", None, space.root, Format.JSON) == 0
+    line = capsys.readouterr().out
+    assert "Infinity" not in line
+    difference = json.loads(line)["text"][0]["difference"]
+    assert (difference["low"], difference["p_value"]) == (None, 1.0)
+
+
 @pytest.mark.parametrize("width", [60, 80, 140, 220])
 def test_the_table_fits_and_no_colour_stands_alone(both, width):
     found = compare(both, "alpha", "beta")
