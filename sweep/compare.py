@@ -172,6 +172,8 @@ def _settings(a: _Measured, b: _Measured) -> list[str]:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
 
 

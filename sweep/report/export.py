@@ -26,6 +26,8 @@ def finite(value: Any) -> Any:
     """The same tree with NaN and infinities as None: neither JSON nor a spreadsheet has a number for them."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 

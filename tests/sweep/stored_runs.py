@@ -45,19 +45,20 @@ class Stored:
     settings: Settings = _DEFAULT
     higher_is_better: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None  # a file; without one it is the first variant
 
     def key(self, variant: str, name: str) -> str:
         return hashlib.sha256(f"{self.mark or self.run} {variant} {name}".encode()).hexdigest()
 
     def put(self, workspace: Workspace) -> Plan:
         """Write the run and all its outcomes down."""
-        file = {"file": f"/artefacts/{self.model}.gguf"}
+        file = {"file": f"/artefacts/{self.model}.gguf", "reference": self.reference}
         names = [*([("text", "text")] if self.text else []), *(("task", task) for task in self.tasks)]
         plan = Plan(
             run=self.run,
             model=self.model,
             preset="q",
-            reference=self.variants[0],
+            reference=self.reference or self.variants[0],
             variants=self.variants,
             settings=self.settings,
             about={
@@ -87,7 +88,7 @@ class Stored:
         return {
             "metric": self.metric,
             "value": float(values.mean()),
-            "stderr": float(values.std() / np.sqrt(len(values))),
+            "stderr": float(values[np.isfinite(values)].std() / np.sqrt(len(values))),
             "n": len(values),
             "chance": 0.0,
             "higher_is_better": self.higher_is_better,

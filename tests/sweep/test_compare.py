@@ -182,6 +182,20 @@ def test_a_score_that_is_no_number_pairs_with_nothing(space):
     assert found.losses[0].difference.n == 59
 
 
+def test_a_file_may_be_the_reference_of_both(space):
+    text = {v: measured for v, measured in A.text.items() if v != "BF16"}
+    for run, scale in (("a", 1.0), ("b", 1.5)):
+        scaled = {v: (nll, scale * kld) for v, (nll, kld) in text.items()}
+        Stored(run, text=scaled, variants=("Q4", "Q2"), reference="/data/base.logits").put(space)
+    figures = [(row.variant_a, row.figure, row.real) for row in compare(space, "a", "b").text]
+    assert figures == [
+        ("Q4", "perplexity", False),
+        ("Q4", "divergence", True),
+        ("Q2", "perplexity", False),
+        ("Q2", "divergence", True),
+    ]
+
+
 def test_windows_of_another_number_are_not_paired(space):
     shorter = {v: (nll[:20], None if kld is None else kld[:20]) for v, (nll, kld) in A.text.items()}
     replace(A, mark="same").put(space)
@@ -344,6 +358,16 @@ def test_json_is_one_line_with_every_verdict(both, capsys):
     assert {"variant_a", "task", "difference", "p_holm", "flips", "answers_changed", "real"} <= row["tasks"][0].keys()
     assert {"delta", "stderr", "low", "high", "p_value", "n", "clusters"} == row["losses"][0]["difference"].keys()
     assert [entry["real"] for entry in row["losses"]] == [False, True]
+
+
+def test_json_has_no_infinity(space, capsys):
+    one = {v: (np.array([0.5 + i]), None if v == "BF16" else np.array([0.1 * i])) for i, v in enumerate(A.variants)}
+    replace(A, text=one).put(space)  # of a single window no interval is known
+    assert command("alpha:Q4", "alpha:Q2", None, space.root, Format.JSON) == 0
+    line = capsys.readouterr().out
+    assert "Infinity" not in line
+    difference = json.loads(line)["text"][0]["difference"]
+    assert (difference["low"], difference["p_value"]) == (None, 1.0)
 
 
 @pytest.mark.parametrize("width", [60, 80, 140, 220])

@@ -92,6 +92,15 @@ def test_samples_are_the_windows_and_items_behind_the_figures(tmp_path):
     assert Record.from_json(found["Q4"].to_json()) == found["Q4"]
 
 
+def test_a_file_may_be_the_reference(tmp_path):
+    kld = np.linspace(0.01, 0.02, 30)
+    text = {"Q4": (kld, kld), "Q2": (kld, 2 * kld)}
+    found = made(tmp_path, Stored("r", {"t": {"Q4": items(RIGHT)}}, text, variants=("Q4", "Q2"), reference="/a/base"))
+    assert found["Q4"].divergence.noise_floor is None
+    assert found["Q4"].tasks["t"].delta is None
+    assert found["Q4"].samples["kld"].units == found["Q2"].samples["kld"].units == "/a/base"
+
+
 def test_a_score_that_is_no_number_is_not_compared(tmp_path):
     broken = RIGHT.copy()
     broken[0] = np.inf
