@@ -85,9 +85,8 @@ def values(items: Sequence[Item]) -> Values:
 
 def gold(items: Sequence[Item]) -> Values | None:
     """Each item's probability of the right choice among all choices, shape (n,); None where an item has none."""
-    found = [getattr(item, "gold_probability", None) for item in items]
-    known = [value for value in found if value is not None]
-    return np.array(known, np.float64) if known and len(known) == len(found) else None
+    known = [item.gold for item in items if item.gold is not None]
+    return np.array(known, np.float64) if known and len(known) == len(items) else None
 
 
 def answers_changed(first: Sequence[Item], second: Sequence[Item]) -> float | None:

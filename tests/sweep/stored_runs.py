@@ -97,12 +97,13 @@ class Stored:
 
     def _text(self, nll: np.ndarray, kld: np.ndarray | None) -> dict[str, Any]:
         divergence = kld is not None and {
-            "kld_mean": float(kld.mean()),
-            "kld_stderr": float(kld.std() / np.sqrt(len(kld))),
-            "kld_p99_9": 1.0,
-            "kld_max": 2.0,
-            "top1_agreement": 0.9,
-            "sampling_stderr": 0.0,
+            "figures": {
+                "kld_mean": float(kld.mean()),
+                "kld_stderr": float(kld.std() / np.sqrt(len(kld))),
+                "kld_p99_9": 1.0,
+                "kld_max": 2.0,
+                "top1_agreement": 0.9,
+            },
             "tokens": 255 * len(kld),
             "window_kld": kld.tolist(),
         }
@@ -111,6 +112,8 @@ class Stored:
             "perplexity": {
                 "value": float(np.exp(nll.mean())),
                 "stderr": 0.1,
+                "low": None,
+                "high": None,
                 "tokens": 255 * len(nll),
                 "window_nll": nll.tolist(),
             },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,21 +226,14 @@ def test_subjects_are_the_units_of_a_group(space):
     assert not task.real
 
 
-@dataclass(frozen=True)
-class Graded(Item):
-    """An item as a later store has it."""
-
-    gold_probability: float | None = None
-
-
-def test_the_right_choices_probability_is_compared_where_items_have_it(space, monkeypatch):
+def test_the_right_choices_probability_is_compared_where_items_have_it(space):
     rng = np.random.default_rng(5)
     p = rng.random((2, N))
-    graded = {v: [Graded(i.doc, i.value, i.answer, g) for i, g in zip(items(RIGHT), row, strict=True)]
-              for v, row in zip(("Q4", "Q2"), p, strict=True)}  # fmt: skip
-    plan = Stored("a", {"t": graded}).put(space)
-    keys = {cell.key: cell.variant for cell in plan.cells if cell.kind == "task"}
-    monkeypatch.setattr("sweep.store.Store.items", lambda self, key: graded[keys[key]])
+    graded = {
+        v: [replace(item, gold=float(g)) for item, g in zip(items(RIGHT), row, strict=True)]
+        for v, row in zip(("Q4", "Q2"), p, strict=True)
+    }
+    Stored("a", {"t": graded}).put(space)
     (task,) = compare(space, "a:Q4", "a:Q2").tasks
     expected = statistics.compare_differences(p[1] - p[0])
     assert task.gold == expected

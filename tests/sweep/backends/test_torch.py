@@ -85,8 +85,8 @@ def test_perplexity_is_llama_cpps_and_the_divergence_none(tiny, backend, tmp_pat
     theirs = measure_text(llama, windows, reference=Reference(tmp_path / "r"))
     assert ours.perplexity.value == pytest.approx(theirs.perplexity.value, rel=1e-5)
     assert theirs.divergence is not None
-    assert theirs.divergence.kld_mean < 1e-7
-    assert theirs.divergence.top1_agreement > 0.995
+    assert theirs.divergence.figures.kld_mean < 1e-7
+    assert theirs.divergence.figures.top1_agreement > 0.995
     llama.close()
 
 
