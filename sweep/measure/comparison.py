@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ def summarize_divergence(positions: Positions) -> DivergenceResult:
     return DivergenceResult(figures, kld.size, tuple(by_window.tolist()))
 
 
-def _perplexities(nll: Array, reference: Array) -> dict[str, float | None]:
+def _perplexities(nll: Array, reference: Array) -> dict[str, Any]:
     """The reference's perplexity and the variant's against it, from rows of negative log-likelihoods."""
     (mean, stderr), (base, base_stderr) = _mean_stderr(nll), _mean_stderr(reference)
     covariance = float(np.cov(nll, reference)[0, 1] / nll.size)  # of the two means
@@ -99,7 +100,7 @@ def _perplexities(nll: Array, reference: Array) -> dict[str, float | None]:
     }
 
 
-def _delta_p(difference: Array) -> dict[str, float | dict[str, float]]:
+def _delta_p(difference: Array) -> dict[str, Any]:
     """Of the probability of the next token, variant minus reference."""
     mean, stderr = _mean_stderr(difference)
     square, square_stderr = _mean_stderr(difference**2)

@@ -1,0 +1,253 @@
+"""Perplexity and KL divergence against llama-perplexity: whole processes, one text, one set of files, taking turns.
+
+    make peers && python benchmarks/perplexity.py [--layers 28] [--chunks 64] [--repetitions 3] [--dir DIR]
+
+The model is Qwen3-0.6B's shape with random weights and Qwen's vocabulary of 151,936 tokens. Perplexity is of one file.
+The divergence is of four variants from BF16: llama-perplexity writes its base file and reads it four times; ours are
+the workers of a sweep, each started while the one before is at work, the first of which writes the reference and
+measures its noise floor too. Both have as many threads as there are cores. The GGUF files are there before and stay in
+the page cache. A profile follows: what a pass takes beside decoding, on the first file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from export import TOKENIZER, machine, make_checkpoint, say  # the benchmark beside this one
+
+from converters.export import export, open_source
+from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.child import Child, Failed
+from sweep.devices import threads
+from sweep.measure.perplexity import Windows, cut_windows
+from sweep.measure.reference import open_reference
+from sweep.measure.text import measure_text
+from sweep.plan import Settings
+
+ROOT = Path(__file__).parents[1]
+PEER = ROOT / "build/peers/bin/llama-perplexity"
+TEXT = ROOT.parent / "shared/data/wikitext2/wiki.test.raw"
+BASE, VARIANTS = "BF16", ("Q8_0", "Q6_K", "Q4_K_M", "Q2_K")
+N_CTX = 512
+BARS = {"perplexity": 1.0, "divergence": 0.6, "disk": 0.05}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where everything lies."""
+
+    directory: Path
+    text: Path
+    chunks: int
+
+    def gguf(self, quant: str) -> Path:
+        return self.directory / f"{quant}.gguf"
+
+    @property
+    def base_file(self) -> Path:
+        return self.directory / "base.kld"
+
+    @property
+    def reference(self) -> Path:
+        return self.directory / "reference.logprobs"
+
+
+def prepared(directory: Path, tokenizer: Path, source: Path, layers: int, chunks: int) -> Setting:
+    """The model in all types and as much text as gives `chunks` windows; what lies there already stays."""
+    model = directory / f"model-{layers}"
+    make_checkpoint(model, tokenizer, layers)
+    made = Setting(directory / f"gguf-{layers}", directory / f"text-{chunks}", chunks)
+    made.directory.mkdir(exist_ok=True)
+    missing = {quant: made.gguf(quant) for quant in (BASE, *VARIANTS) if not made.gguf(quant).exists()}
+    if missing:
+        export(open_source(model, model.name), missing)
+    made.text.write_text(beginning(source, tokenizer, chunks * N_CTX + N_CTX // 2), encoding="utf-8")
+    return made
+
+
+def beginning(source: Path, tokenizer: Path, n_tokens: int) -> str:
+    """The first `n_tokens` of a text file."""
+    from tokenizers import Tokenizer
+
+    text = source.read_text(encoding="utf-8")[: 12 * n_tokens]
+    offsets = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode(text).offsets
+    if len(offsets) < n_tokens:
+        raise SystemExit(f"{source}: {len(offsets)} tokens where {n_tokens} are needed; choose fewer --chunks")
+    return text[: offsets[n_tokens - 1][1]]
+
+
+def peer(at: Setting, quant: str, *more: str | Path) -> str:
+    """One run of llama-perplexity; what it printed."""
+    command = [PEER, "-m", at.gguf(quant), "-f", at.text, "-c", N_CTX, "--chunks", at.chunks, "-t", threads(), *more]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))}: failed\n{(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout + done.stderr
+
+
+def peers_divergence(at: Setting) -> None:
+    at.base_file.unlink(missing_ok=True)
+    peer(at, BASE, "--kl-divergence-base", at.base_file)
+    for quant in VARIANTS:
+        peer(at, quant, "--kl-divergence", "--kl-divergence-base", at.base_file)
+
+
+def ours(at: Setting, cells: list[tuple[str, Path | None, Path | None]]) -> list[dict[str, Any]]:
+    """Text cells as a sweep runs them: (quant, the reference to compare with, the one to write) each."""
+    settings = asdict(Settings(threads=threads(), window=N_CTX))
+    results = []
+    with ExitStack() as stack:
+        upcoming = stack.enter_context(Child(at.directory / "ours.log"))
+        for i, (quant, known, written) in enumerate(cells):
+            worker = upcoming
+            job = {"kind": "text", "file": str(at.gguf(quant)), "settings": settings, "text": str(at.text)}
+            job |= {"reference": known and str(known), "writes_reference": written and str(written)}
+            answers = worker.submit(job)
+            if i + 1 < len(cells):
+                upcoming = stack.enter_context(Child(at.directory / "ours.log"))
+            for answer in answers:
+                if isinstance(answer, Failed):
+                    raise SystemExit(f"{quant}: {answer.message}")
+                if isinstance(answer, dict):
+                    results.append(answer)
+            worker.kill()
+    return results
+
+
+def ours_divergence(at: Setting) -> None:
+    at.reference.unlink(missing_ok=True)
+    ours(at, [(BASE, None, at.reference), *((quant, at.reference, None) for quant in VARIANTS)])
+
+
+def timed(turns: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+    """Wall seconds of each; every other repetition goes the other way round."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(repetitions):
+        for name in list(turns)[:: -1 if number % 2 else 1]:
+            os.sync()
+            start = time.perf_counter()
+            turns[name]()
+            seconds[name].append(time.perf_counter() - start)
+            say(f"{number + 1} of {repetitions}: {name} {seconds[name][-1]:.1f} s")
+    return seconds
+
+
+def profile(at: Setting, quant: str, repetitions: int) -> dict[str, float]:
+    """Least seconds of a pass in this process: decoding alone, and with what is done beside it."""
+    backend = LlamaBackend(at.gguf(quant), LlamaOptions(n_threads=threads()))
+    windows = cut_windows(backend, at.text.read_text(encoding="utf-8"), n_ctx=N_CTX)
+    passes: dict[str, Callable[[], object]] = {
+        "decoding alone": lambda: decode(backend, windows),
+        "perplexity": lambda: measure_text(backend, windows),
+        "perplexity, writing the reference": lambda: measure_text(
+            backend, windows, write_reference=at.directory / "profile.logprobs"
+        ),
+        "divergence from our reference": lambda: measure_text(backend, windows, reference=open_reference(at.reference)),
+        "divergence from llama.cpp's base file": lambda: measure_text(
+            backend, windows, reference=open_reference(at.base_file)
+        ),
+    }
+    found = {name: min(each) for name, each in timed(passes, repetitions).items()}
+    backend.close()
+    return found
+
+
+def decode(backend: LlamaBackend, windows: Windows) -> None:
+    for part in backend.windows(windows.tokens, windows.first):
+        part.logits[0, 0]
+
+
+def agreement(at: Setting, quant: str) -> str:
+    """Our perplexity and theirs of the same file."""
+    value = ours(at, [(quant, None, None)])[0]["perplexity"]["value"]
+    for _ in range(20):  # its logging thread may end before the last lines are out
+        if match := re.search(rf"\[{at.chunks}\]([\d.]+),", peer(at, quant)):
+            theirs = float(match[1])
+            return f"PPL of {quant}: {value:.4f} here, {theirs:.4f} there (relative {abs(value / theirs - 1):.1e})"
+    return f"PPL of {quant}: {value:.4f} here; llama-perplexity's last line was lost"
+
+
+def table(rows: dict[str, list[float]], tokens: int) -> str:
+    lines = ["| process | least s | median s | tokens/s |", "|---|--:|--:|--:|"]
+    for name, seconds in rows.items():
+        passes = 1 if "perplexity" in name.partition(":")[0] else 1 + len(VARIANTS)
+        middle = statistics.median(seconds)
+        lines.append(f"| {name} | {min(seconds):.1f} | {middle:.1f} | {passes * tokens / middle:.0f} |")
+    return "\n".join(lines)
+
+
+def claims(rows: dict[str, list[float]], disk: float) -> str:
+    def ratio(kind: str, upside_down: bool) -> list[float]:
+        pairs = [[take(rows[f"{kind}: {who}"]) for who in ("ours", "llama-perplexity")] for take in TAKE]
+        return [theirs / mine if upside_down else mine / theirs for mine, theirs in pairs]
+
+    lines = ["| claim | bound | median | least | |", "|---|--:|--:|--:|---|"]
+    for text, bound, found, at_least in (
+        ("perplexity: tokens/s over llama-perplexity's", BARS["perplexity"], ratio("perplexity", True), True),
+        ("divergence of four: wall time over its", BARS["divergence"], ratio("divergence", False), False),
+        ("divergence: disk over its base file", BARS["disk"], [disk, disk], False),
+    ):
+        met = all(one >= bound if at_least else one <= bound for one in found)
+        figures = " | ".join(f"{one:.3f}" for one in found)
+        lines.append(f"| {text} | {'≥' if at_least else '≤'} {bound} | {figures} | {'met' if met else 'missed'} |")
+    return "\n".join(lines)
+
+
+TAKE: tuple[Callable[[list[float]], float], ...] = (statistics.median, min)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=28, help="fewer make a smaller model")
+    parser.add_argument("--chunks", type=int, default=16, help="windows of 512 tokens, a multiple of 4")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--dir", type=Path, help="where models and files lie and stay, instead of for the run only")
+    parser.add_argument("--text", type=Path, default=TEXT, help="a text file")
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a directory with Qwen's own")
+    arguments = parser.parse_args()
+    for needed, remedy in (
+        (PEER, "run `make peers`"),
+        (arguments.text, "give --text"),
+        (arguments.tokenizer / "tokenizer.json", "give --tokenizer"),
+    ):
+        if not needed.exists():
+            raise SystemExit(f"{needed}: is not there; {remedy}")
+    with tempfile.TemporaryDirectory() if arguments.dir is None else nullcontext(arguments.dir) as name:
+        directory = Path(name).resolve()
+        directory.mkdir(parents=True, exist_ok=True)
+        say("making the model")
+        at = prepared(directory, arguments.tokenizer, arguments.text, arguments.layers, arguments.chunks)
+        told = agreement(at, VARIANTS[0])  # and the files are cached from here on
+        rows = timed(
+            {
+                "perplexity: llama-perplexity": lambda: peer(at, VARIANTS[0]),
+                "perplexity: ours": lambda: ours(at, [(VARIANTS[0], None, None)]),
+                "divergence: llama-perplexity": lambda: peers_divergence(at),
+                "divergence: ours": lambda: ours_divergence(at),
+            },
+            arguments.repetitions,
+        )
+        sizes = [file.stat().st_size for file in (at.reference, at.base_file)]
+        passes = profile(at, VARIANTS[0], arguments.repetitions)
+    tokens = arguments.chunks * N_CTX
+    print(f"{machine()}; {threads()} threads; {arguments.layers} layers, {arguments.chunks} windows of {N_CTX} tokens")
+    print(f"\n{told}. Disk: {sizes[0]:,} bytes here, {sizes[1]:,} there.\n")
+    print(f"{table(rows, tokens)}\n\n{claims(rows, sizes[0] / sizes[1])}\n")
+    print(f"| a pass over {VARIANTS[0]} in one process | s | beside decoding |\n|---|--:|--:|")
+    for pass_, seconds in passes.items():
+        print(f"| {pass_} | {seconds:.2f} | {seconds / passes['decoding alone'] - 1:+.1%} |")
+
+
+if __name__ == "__main__":
+    main()

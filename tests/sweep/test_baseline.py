@@ -1,0 +1,156 @@
+"""What the variants are compared with: chosen by memory, named in every record, and never mixed with another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import presets
+from converters.errors import InputError
+from sweep.baseline import MARGIN, ReferenceFile, automatic, find_reference, gpu_layers
+from sweep.devices import ALL_LAYERS, Memory
+from sweep.inputs import Text
+from sweep.measure.basefile import BaseFileWriter
+from sweep.measure.perplexity import Windows
+from sweep.model import Model
+from sweep.plan import Plan, Settings, make_plan
+from sweep.sweeping import Request, prepare
+from sweep.variant import parse
+from sweep.workspace import Workspace
+
+GIB = 1 << 30
+MICRO = presets.builtin_models()["micro"]
+
+
+def base_file(path: Path, n_vocab: int = 7, n_windows: int = 2, n_ctx: int = 16, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    windows = Windows(rng.integers(0, n_vocab, (n_windows, n_ctx), dtype=np.int32), n_ctx // 2)
+    logits = rng.standard_normal((n_windows * windows.rows_each, n_vocab), np.float32)
+    with BaseFileWriter(path, windows, n_vocab=n_vocab) as writer:
+        writer.append(writer.encode(0, logits, np.zeros(len(logits)), np.zeros(len(logits), int)))
+    return path
+
+
+def planned(tmp_path: Path, reference: str, file: ReferenceFile | None = None, layers: int | None = None) -> Plan:
+    (tmp_path / "text").write_text("words")
+    model, text = Model("m", tmp_path / "m", "f" * 64, 1024), Text("words", tmp_path / "text")
+    variants = [parse("Q8_0"), parse("BF16"), parse("Q2_K")]
+    settings = Settings(gpu_layers=0 if layers is None else ALL_LAYERS)
+    workspace = Workspace(tmp_path)
+    return make_plan(
+        workspace, model, variants, reference, text, (), settings, "p", reference_file=file, reference_layers=layers
+    )
+
+
+def text_keys(plan: Plan) -> dict[str, str]:
+    return {cell.variant: cell.key for cell in plan.cells if cell.kind == "text"}
+
+
+def test_bf16_where_memory_holds_it_and_q8_0_elsewhere() -> None:
+    assert automatic(10 * GIB, Memory(0, 16 * GIB)) == "BF16"
+    assert automatic(20 * GIB, Memory(0, 16 * GIB)) == "Q8_0"
+    assert automatic(20 * GIB, Memory(24 * GIB, 16 * GIB)) == "BF16"
+    assert automatic(24 * GIB, Memory(24 * GIB, 16 * GIB)) == "Q8_0"  # the device's margin is not to be had
+    assert automatic(24 * GIB, Memory(12 * GIB, 64 * GIB)) == "BF16"  # by partial offload
+
+
+def test_what_is_larger_than_the_device_is_offloaded_in_part() -> None:
+    assert gpu_layers(8 * GIB, 36, Memory(0, 64 * GIB)) == 0
+    assert gpu_layers(8 * GIB, 36, Memory(12 * GIB, 64 * GIB)) == ALL_LAYERS
+    some = gpu_layers(74 * GIB, 36, Memory(12 * GIB, 128 * GIB))
+    assert 0 < some < 36
+    assert some * 74 * GIB / 37 <= 12 * GIB - MARGIN < (some + 1) * 74 * GIB / 37
+    assert gpu_layers(74 * GIB, 36, Memory(GIB // 2, 128 * GIB)) == 0
+
+
+def test_no_two_references_share_a_result(tmp_path: Path) -> None:
+    files = [base_file(tmp_path / "one.kld"), base_file(tmp_path / "two.kld", seed=1)]
+    plans = [planned(tmp_path, reference) for reference in ("BF16", "Q8_0")]
+    for file in files:
+        found = find_reference(str(file))
+        assert isinstance(found, ReferenceFile)
+        plans.append(planned(tmp_path, found.name, found))
+    compared = [key for plan in plans for name, key in text_keys(plan).items() if name == "Q2_K"]
+    assert len(set(compared)) == 4
+    assert text_keys(plans[0])["BF16"] != text_keys(plans[1])["BF16"]  # the reference itself, and compared with Q8_0
+    assert len({plan.run for plan in plans}) == 4
+    by_file = [cell for cell in plans[2].cells if cell.kind == "text"]
+    assert {cell.params["reference"] for cell in by_file} == {str(files[0])}
+    assert {cell.makes for cell in by_file} == {None}
+    again = ReferenceFile(base_file(tmp_path / "copy.kld"), 16, 8)
+    assert text_keys(planned(tmp_path, again.name, again)) == text_keys(plans[2])  # content counts, and not the name
+
+
+def test_the_reference_alone_is_placed_by_its_own_size(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "BF16", layers=11)
+    placed = {cell.variant: cell.params["settings"]["gpu_layers"] for cell in plan.cells if cell.kind == "text"}
+    assert placed == {"BF16": 11, "Q8_0": ALL_LAYERS, "Q2_K": ALL_LAYERS}
+    assert text_keys(plan) != text_keys(planned(tmp_path, "BF16", layers=12))
+
+
+def test_a_file_says_how_its_text_was_cut(tmp_path: Path) -> None:
+    file = find_reference(str(base_file(tmp_path / "base.kld")))
+    assert isinstance(file, ReferenceFile)
+    assert (file.window(None), file.window(16), file.stride(None)) == (16, 16, None)
+    assert ReferenceFile(file.path, 16, 11).stride(None) == 4
+    for asked in (lambda: file.window(512), lambda: file.stride(3)):
+        with pytest.raises(InputError, match=r"base\.kld: "):
+            asked()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Q4_K_X", "did you mean"),
+        ("/no/such.kld", "there is no such reference"),
+        ("gguf:/no/such.gguf", "there is no such file"),
+        ("model.gguf", "give --reference gguf:"),
+        ("words.txt", "neither a reference file nor a base file"),
+        ("short.kld", "bytes where its header asks for"),
+    ],
+)
+def test_what_is_no_reference_is_refused_before_any_work(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "words.txt").write_text("words")
+    base_file(tmp_path / "short.kld")
+    (tmp_path / "short.kld").write_bytes((tmp_path / "short.kld").read_bytes()[:-1])
+    known = {file.name for file in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=message):
+        prepare(Request(reference=str(tmp_path / name) if name in known else name, workspace=tmp_path / "w"), print)
+    assert not (tmp_path / "w").exists()
+
+
+def test_variants_follow_the_reference(tmp_path: Path) -> None:
+    request = Request(variants="=Q2_K,Q4_0", tasks=("none",), workspace=tmp_path, reference="Q8_0")
+    plan = prepare(request, print).plan
+    assert (plan.reference, plan.variants) == ("Q8_0", ("Q8_0", "Q2_K", "Q4_0"))
+    whole = prepare(Request(tasks=("none",), workspace=tmp_path, reference="Q6_K"), print).plan
+    assert whole.reference == whole.variants[0] == "Q6_K"
+    assert "BF16" not in whole.variants
+    chosen = prepare(Request(variants="=Q2_K", tasks=("none",), workspace=tmp_path, reference="auto"), print).plan
+    assert (chosen.reference, chosen.variants) == ("BF16", ("BF16", "Q2_K"))
+    with pytest.raises(InputError, match="--window 100000 is beyond the"):
+        prepare(Request(window=100_000, workspace=tmp_path), print)
+
+
+def test_a_file_of_another_model_costs_the_comparison_alone(tmp_path: Path) -> None:
+    base = base_file(tmp_path / "foreign.kld", n_ctx=512)
+    (tmp_path / "text").write_text(MICRO.text.read_text()[:8_000])
+    options = ["--variants", "=Q8_0", "--tasks", "none", "--perplexity", tmp_path / "text", "--reference", base]
+    options += ["--workspace", tmp_path / "w", "--format", "json"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from sweep.cli import main; main()", "run", *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    (record,) = json.loads(done.stdout.splitlines()[-1])["records"]
+    assert (record["variant"], record["status"], record["reference"]) == ("Q8_0", "partial", "file:foreign.kld")
+    assert "foreign.kld: the reference has a vocabulary of 7, this model" in record["error"]
+    assert record["speed"] is not None
