@@ -263,6 +263,7 @@ def _no_download(needs: Needs | None) -> Iterator[None]:
         yield
         return
     try:
+        import immutabledict  # noqa: F401
         import langdetect
         import nltk
     except ImportError as error:
