@@ -87,7 +87,7 @@ def load(task: str, place: Place, options: TaskOptions) -> Loaded:
     tasks: dict[str, Task] = loaded["tasks"]
     groups = loaded["groups"]
     root = groups.get(task) or _path_group(task, groups) or next(iter(tasks.values()))
-    if len(tasks) > 1:
+    if groups or len(tasks) > 1:
         root = _with_aggregates(task, root, tasks)
     for leaf in tasks.values():
         _vet(leaf, options)
@@ -263,6 +263,7 @@ def _no_download(needs: Needs | None) -> Iterator[None]:
         yield
         return
     try:
+        import immutabledict  # noqa: F401
         import langdetect
         import nltk
     except ImportError as error:

@@ -298,6 +298,7 @@ def test_a_tag_and_a_group_without_sums_weigh_their_tasks_by_size(backend, tmp_p
         (tmp_path / f"{name}.yaml").write_text(body)
         (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows[:n]))
     (tmp_path / "plain.yaml").write_text("group: plain\ntask: [choose, letter]\n")
+    (tmp_path / "single.yaml").write_text("group: single\ntask: [letter]\n")
     parts = [run_task(backend, name, Place(tmp_path)) for name in ("choose", "letter")]
     expected = np.average([part.metrics[0].value for part in parts], weights=[20, 5])
     for name in ("all_of_it", "plain"):
@@ -305,6 +306,7 @@ def test_a_tag_and_a_group_without_sums_weigh_their_tasks_by_size(backend, tmp_p
         assert (run.primary.name, run.n) == ("acc", 25)
         assert run.primary.value == pytest.approx(expected)
         assert run.primary.stderr is not None
+    assert run_task(backend, "single", Place(tmp_path)).metrics == parts[1].metrics
 
 
 class Changed:

@@ -67,6 +67,12 @@ def hf(real: Any) -> Any:
     return HFLM(pretrained=real.hf, tokenizer=real.tokenizer, batch_size=1, device="cpu")
 
 
+def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, args, i, ("t", i, 1)) for i, args in enumerate(arguments)]
+
+
 def evaluate(lm: Any, task: str, where: Place, options: TaskOptions) -> dict[str, Any]:
     """The task's results and samples by lm-eval, whatever the model."""
     import lm_eval
@@ -106,10 +112,7 @@ def test_scores_of_choices_are_hflms(backend: LlamaBackend, hf: Any, task: str) 
         for sample in samples
         for argument, resp in zip(sample["arguments"], sample["resps"], strict=True)
     ]
-    from lm_eval.api.instance import Instance
-
-    requests = [Instance("loglikelihood", {}, pair, i, ("t", i, 1)) for i, (pair, _) in enumerate(asked)]
-    ours = make_lm(backend).loglikelihood(requests)
+    ours = make_lm(backend).loglikelihood(requests("loglikelihood", [pair for pair, _ in asked]))
     assert len(ours) >= 2 * len(samples)
     np.testing.assert_allclose([score for score, _ in ours], [answer[0] for _, answer in asked], atol=1e-3, rtol=0)
     assert [greedy for _, greedy in ours] == [answer[1] for _, answer in asked]
@@ -152,17 +155,73 @@ def test_generations_are_hflms(backend: LlamaBackend, hf: Any, task: str) -> Non
     assert {item.prompt_hash for item in run.items} == {sample["prompt_hash"] for sample in samples}
     said = [sample["resps"][0][0] for sample in samples]
     assert any(said)  # a random model says something
-    from lm_eval.api.instance import Instance
-
-    requests = [
-        Instance("generate_until", {}, sample["arguments"][0], i, (task, i, 1)) for i, sample in enumerate(samples)
-    ]
-    assert make_lm(backend, options).generate_until(requests) == said
+    asked = requests("generate_until", [sample["arguments"][0] for sample in samples])
+    assert make_lm(backend, options).generate_until(asked) == said
     for item in run.items:
         for name, value in item.values.items():
             metric, _, answer_filter = name.partition(",")
             sample = next(s for s in samples if s["doc_id"] == item.doc_id and s["filter"] == answer_filter)
             assert value == pytest.approx(np.mean(sample[metric]))
+
+
+SHORT = 256  # tokens of context
+PAIRS = [
+    ("Natalia sold clips to 48 of her friends", " in April"),
+    ("Natalia sold clips to 48 of her friends ", "in April"),  # the blank moves over
+    ("The answer is", " A"),
+    ("", "An empty context"),
+    ("", "<|endoftext|>begins with the prefix token itself"),
+    ("A family: 👩", "\u200d👩\u200d👧 and 🇫🇮 flags"),  # characters of several tokens, cut between them
+    ("你好", "世界，café"),  # noqa: RUF001
+    ("word " * 400, "too long for the context"),
+    ("short", " and a long continuation" * 40),
+    ("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "Hi<|im_end|>"),
+]
+
+
+@pytest.fixture(scope="module")
+def short(real: Any) -> Iterator[tuple[LlamaBackend, Any]]:
+    """The same model on both sides in a context of SHORT tokens."""
+    from lm_eval.models.huggingface import HFLM
+
+    options = LlamaOptions(n_ctx=SHORT, n_threads=2, slots=3, type_k="f32", type_v="f32", flash_attn="off")
+    backend = LlamaBackend(real.gguf, options)
+    yield (
+        backend,
+        HFLM(pretrained=real.hf, tokenizer=real.tokenizer, batch_size=1, device="cpu", max_length=SHORT),
+    )
+    backend.close()
+
+
+def test_log_likelihoods_of_every_shape_are_hflms(short: tuple[LlamaBackend, Any]) -> None:
+    backend, hf = short
+    asked = requests("loglikelihood", [*PAIRS, *((context, text[:1]) for context, text in PAIRS)])
+    ours, theirs = make_lm(backend).loglikelihood(asked), hf.loglikelihood(asked, disable_tqdm=True)
+    np.testing.assert_allclose([score for score, _ in ours], [score for score, _ in theirs], atol=1e-3, rtol=0)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    rolling = requests("loglikelihood_rolling", [("你好 café 🙂 " * 60 + "The end.",), ("One window.",)])
+    np.testing.assert_allclose(
+        make_lm(backend).loglikelihood_rolling(rolling),
+        hf.loglikelihood_rolling(rolling, disable_tqdm=True),
+        rtol=1e-6,  # of sums over hundreds of tokens
+    )
+
+
+def test_stop_strings_end_generations_as_hflms_do(short: tuple[LlamaBackend, Any]) -> None:
+    backend, hf = short
+    prompts = ["The", PAIRS[0][0], "你好 🙂", "word " * 400, "def f(x):\n    return"]
+    free = make_lm(backend).generate_until(
+        requests("generate_until", [(prompt, {"until": [], "max_gen_toks": 24}) for prompt in prompts])
+    )
+    # strings that it will say: across tokens, within one, of one character; and one that it will not
+    stops = [[text[5:9], "never said"] if i % 2 else [text[7:8]] for i, text in enumerate(free)]
+    asked = requests(
+        "generate_until",
+        [(p, {"until": stop, "max_gen_toks": 24}) for p, stop in zip(prompts, stops, strict=True)],
+    )
+    ours = make_lm(backend).generate_until(asked)
+    assert ours == hf.generate_until(asked, disable_tqdm=True)
+    assert ours == [text.split(stop[0])[0] for text, stop in zip(free, stops, strict=True)] != free
 
 
 def test_instructions_whose_checker_lacks_data_are_left_out(backend: LlamaBackend) -> None:
