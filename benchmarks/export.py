@@ -195,7 +195,8 @@ def make_checkpoint(directory: Path, tokenizer: Path, layers: int) -> tuple[Path
     for file, group in zip(files, (dict(every[:half]), dict(every[half:])), strict=True):
         write_shard(file, group, generator)
         weight_map.update(dict.fromkeys(group, file.name))
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    index = {"metadata": {}, "weight_map": weight_map}  # transformers wants both
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     done.write_text(config)
     return files
 

@@ -1,0 +1,197 @@
+"""Tasks on a GGUF file against lm-eval's own Hugging Face model, one-at-a-time decoding and its `gguf` model's way.
+
+    python benchmarks/scoring.py --data DIR [--layers 28] [--items 20] [--batch-size 1] [--dir DIR] [--tokenizer DIR]
+
+The checkpoint is Qwen3-0.6B's shape with random weights; both sides have it in BF16, the same cores, the same requests:
+HellaSwag and MMLU with five examples (of HellaSwag the first five items, which are not asked), asked through lm-eval's
+own interface of a model. MMLU's items come subject by subject, ten of each, as the task has them. Generation is GSM8K
+with five examples and a fixed number of new tokens, since random weights never end a text. `DIR` holds the sets as
+JSONL files: hellaswag/val_strided400.jsonl, mmlu/{dev,test}.jsonl, gsm8k/{train,test}.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from export import TOKENIZER, machine, make_checkpoint, say
+
+from converters.export import export, open_source
+from sweep.backends.base import GenerationRequest, ScoreRequest
+from sweep.backends.check import check_sharing
+from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.backends.trie import plan
+from sweep.measure.harness import make_lm
+
+SHOTS = 5
+LETTERS = "ABCD"
+Pair = tuple[str, str]  # context, continuation
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `bound` is what theirs / ours should be at least."""
+
+    what: str
+    n: int
+    ours: float  # seconds an item
+    theirs: float
+    bound: float
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    with file.open() as lines:
+        return [json.loads(line) for line in lines]
+
+
+def hellaswag(data: Path, items: int) -> list[Pair]:
+    documents = rows(data / "hellaswag/val_strided400.jsonl")
+    examples = "".join(f"{d['query']} {d['choices'][d['gold']]}\n\n" for d in documents[:SHOTS])
+    chosen = documents[SHOTS : SHOTS + items]
+    return [(examples + d["query"], f" {choice}") for d in chosen for choice in d["choices"]]
+
+
+def mmlu(data: Path, items: int) -> list[Pair]:
+    def question(d: dict[str, Any]) -> str:
+        choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, d["choices"], strict=True))
+        return f"{d['question'].strip()}\n{choices}Answer:"
+
+    examples: dict[str, str] = {}
+    for d in rows(data / "mmlu/dev.jsonl"):
+        subject = d["subject"].replace("_", " ")
+        opening = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+        so_far = examples.setdefault(d["subject"], opening)
+        examples[d["subject"]] = f"{so_far}{question(d)} {LETTERS[d['answer']]}\n\n"
+    documents = sorted(rows(data / "mmlu/test.jsonl"), key=lambda d: d["subject"])[:items]
+    return [(examples[d["subject"]] + question(d), f" {letter}") for d in documents for letter in LETTERS]
+
+
+def gsm8k(data: Path, items: int) -> list[str]:
+    examples = rows(data / "gsm8k/train.jsonl")[:SHOTS]
+    opening = "".join(f"Question: {d['question']}\nAnswer: {d['answer']}\n\n" for d in examples)
+    return [f"{opening}Question: {d['question']}\nAnswer:" for d in rows(data / "gsm8k/test.jsonl")[:items]]
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def scored(lm: Any, pairs: Sequence[Pair]) -> tuple[float, list[tuple[float, bool]]]:
+    """Seconds and log-likelihoods through lm-eval's interface."""
+    from lm_eval.api.instance import Instance
+
+    instances = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    return seconds(lambda: lm.loglikelihood(instances, disable_tqdm=True))
+
+
+def generated(backend: LlamaBackend, prompts: Sequence[str], n_tokens: int, together: bool) -> float:
+    requests = [GenerationRequest(tuple(backend.tokenize(p).tolist()), n_tokens) for p in prompts]
+    if together:
+        return seconds(lambda: backend.generate(requests))[0]
+    return seconds(lambda: [backend.generate([request]) for request in requests])[0]
+
+
+def through_server(file: Path, pair: Pair, threads: int) -> float:
+    """Seconds of one choice as llama-cpp-python's server answers lm-eval's `gguf` model; HTTP is left out."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(str(file), n_ctx=2048, logits_all=True, n_threads=threads, verbose=False)
+    return seconds(
+        lambda: model.create_completion("".join(pair), echo=True, logprobs=10, max_tokens=1, temperature=0.0)
+    )[0]
+
+
+def requests_of(lm: Any, pairs: Sequence[Pair]) -> list[ScoreRequest]:
+    encoded = [lm._encode_pair(*pair) for pair in pairs]
+    return [ScoreRequest(tuple(context), tuple(continuation)) for context, continuation in encoded]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--layers", type=int, default=28, help="fewer make a smaller checkpoint")
+    parser.add_argument("--items", type=int, default=20, help="of HellaSwag and GSM8K; five times as many of MMLU")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--batch-size", default="1", help="of lm-eval's model")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--skip-server", action="store_true")
+    parser.add_argument("--dir", type=Path, help="where checkpoint and file lie and stay, instead of for the run only")
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
+    arguments = parser.parse_args()
+    if not (arguments.tokenizer / "tokenizer.json").is_file():
+        raise SystemExit(f"{arguments.tokenizer}: no tokenizer.json; give --tokenizer, the directory of a Qwen model's")
+    if not (arguments.data / "hellaswag").is_dir():
+        raise SystemExit(f"{arguments.data}: no hellaswag in it; give --data, the directory of the sets")
+    with tempfile.TemporaryDirectory() if arguments.dir is None else nullcontext(arguments.dir) as name:
+        measure(Path(name).resolve(), arguments)
+
+
+def measure(directory: Path, arguments: argparse.Namespace) -> None:
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    torch.set_num_threads(arguments.threads)
+    checkpoint, file = directory / f"model-{arguments.layers}", directory / f"BF16-{arguments.layers}.gguf"
+    say("making the checkpoint and its GGUF file")
+    make_checkpoint(checkpoint, arguments.tokenizer, arguments.layers)
+    if not file.is_file():
+        export(open_source(checkpoint, checkpoint.name), {"BF16": file})
+    backend = LlamaBackend(file, LlamaOptions(n_threads=arguments.threads))
+    ours = make_lm(backend)
+    theirs = HFLM(str(checkpoint), dtype="bfloat16", batch_size=arguments.batch_size, device="cpu")
+    sets = {"HellaSwag": hellaswag(arguments.data, arguments.items), "MMLU": mmlu(arguments.data, 5 * arguments.items)}
+    table: list[Row] = []
+    counts: list[str] = []
+    for (name, pairs), bound in zip(sets.items(), (5.0, 3.0), strict=True):
+        scored(ours, pairs[:4])  # contexts, caches and kernels are made
+        scored(theirs, pairs[:4])
+        n = len(pairs) // 4
+        our_seconds, our_scores = scored(ours, pairs)
+        say(f"{name}: ours {our_seconds / n:.3f} s an item")
+        their_seconds, their_scores = scored(theirs, pairs)
+        say(f"{name}: lm-eval's {their_seconds / n:.3f} s an item")
+        table.append(Row(f"{name} 5-shot, over lm-eval's HFLM", n, our_seconds / n, their_seconds / n, bound))
+        requests = requests_of(ours, pairs)
+        made = plan(requests, backend.score_budget(max(len(r.context) + len(r.continuation) for r in requests)))
+        check = check_sharing(backend, requests, sample=8)
+        ours_, theirs_ = (np.array([s[0] for s in scores]) for scores in (our_scores, their_scores))
+        counts.append(
+            f"| {name} | {made.naive} | {made.computed} | {made.naive / made.computed:.2f} |"
+            f" {check.largest_difference:.4f} | {check.changed_answers} of {check.questions} |"
+            f" {np.abs(ours_ - theirs_).max():.3f} |"
+        )
+        if name == "HellaSwag" and not arguments.skip_server:
+            took = through_server(file, pairs[0], arguments.threads)
+            table.append(Row("HellaSwag, a choice over llama-cpp-python's server", 1, our_seconds / n / 4, took, 100.0))
+    prompts = gsm8k(arguments.data, arguments.items)
+    together, alone = (generated(backend, prompts, arguments.new_tokens, way) for way in (True, False))
+    n = len(prompts)
+    table.append(Row("GSM8K 5-shot, over one-at-a-time decoding", n, together / n, alone / n, 4.0))
+    backend.close()
+    print(f"{machine()}; {arguments.layers} layers; lm-eval's batch size {arguments.batch_size}\n")
+    print("| claim | items | ours, s an item | theirs, s an item | bound | ratio | |\n|---|--:|--:|--:|--:|--:|---|")
+    for row in table:
+        ratio = row.theirs / row.ours
+        met = "met" if ratio >= row.bound else "missed"
+        cells = f"{row.n} | {row.ours:.3f} | {row.theirs:.3f} | ≥ {row.bound:g} | {ratio:.2f} | {met}"
+        print(f"| {row.what} | {cells} |")
+    print(
+        "\n| set | tokens, each request alone | computed | saved, times | largest difference of a log-likelihood to an"
+        " unshared run | answers changed by sharing | largest difference to lm-eval's |\n|---|--:|--:|--:|--:|--:|--:|"
+    )
+    print("\n".join(counts))
+
+
+if __name__ == "__main__":
+    main()
