@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,66 +77,32 @@ class Sweep:
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
-    request = replace(
-        request,
-        tasks=request.tasks or chosen.tasks,
-        limit=request.limit or chosen.limit,
-        ctx=request.ctx or chosen.ctx,
-    )
-    names = _variants(chosen, request.variants)
-    return _prepared(request, names, variant.parse(chosen.reference).name, chosen.name, say)
-
-
-def prepare_single(request: Request, quant: str | None, say: Callable[[str], None]) -> Sweep:
-    """Resolve and plan the measuring of one thing as it is: a GGUF file, or a model at one quant (BF16 by default).
-
-    What the request names is measured, everything where it names neither text nor tasks. Raises InputError.
-    """
-    is_file = Path(request.model).suffix == ".gguf"
-    if is_file and quant is not None:
-        raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
-    name = f"gguf:{request.model}" if is_file else quant or "BF16"
-    everything = request.perplexity is None and request.tasks is None
-    if not everything:
-        request = replace(request, tasks=request.tasks or ("none",))
-    return _prepared(request, [name], None, "eval", say, measures_text=everything or request.perplexity is not None)
-
-
-def _prepared(
-    request: Request,
-    names: list[str],
-    reference: str | None,
-    preset_name: str,
-    say: Callable[[str], None],
-    measures_text: bool = True,
-) -> Sweep:
-    """Without a `reference` the one variant stands alone."""
-    parsed = variant.parse_list(names)
+    parsed = variant.parse_list(_variants(chosen, request.variants))
     quants = [recipe(entry.quant) for entry in parsed if entry.quant is not None]
     if request.imatrix is None and not request.dry_run:
         refuse_without_imatrix(quants)
-    model = resolve(request.model, say, planned=request.dry_run, as_it_is=reference is None)
+    model = resolve(request.model, say, planned=request.dry_run)
     given = calibration(request.imatrix, request.calibration, model.builtin)
     variants = variant.fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
-    text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
-    tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
+    text = text_for(model, request.perplexity, workspace.texts)
+    tasks = tasks_for(model, request.tasks or chosen.tasks, task_options(request, chosen.limit), request.task_data)
     placement = devices.placement()
     settings = Settings(
-        ctx=_context(request.ctx, model),
+        ctx=memory_context(request.ctx or chosen.ctx, model),
         threads=devices.threads(),
         device=placement.device,
         gpu_layers=placement.gpu_layers,
     )
-    alone = reference is None
-    reference = reference or variants[0].name
-    plan = make_plan(workspace, model, variants, reference, text, tasks, settings, preset_name, given, alone)
+    reference = variant.parse(chosen.reference).name
+    plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name, given)
     return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
 
 
-def _task_options(request: Request) -> TaskOptions:
+def task_options(request: Request, limit: int | None = None) -> TaskOptions:
+    """How the request wants tasks asked; `limit` is the preset's."""
     return TaskOptions(
-        limit=request.limit,
+        limit=request.limit or limit,
         num_fewshot=request.num_fewshot,
         chat_template=request.thinking is not None if request.chat_template is None else request.chat_template,
         thinking=request.thinking,
@@ -145,7 +111,8 @@ def _task_options(request: Request) -> TaskOptions:
     )
 
 
-def _context(asked: int | None, model: Model) -> int:
+def memory_context(asked: int | None, model: Model) -> int:
+    """The context that memory is stated for. Raises InputError where the model was not made for so much."""
     if asked is not None and asked > model.context:
         raise InputError(f"--ctx {asked} is beyond the {model.context} tokens that {model.name} was made for")
     return asked or min(DEFAULT_CTX, model.context)

@@ -43,6 +43,7 @@ def evaluate(
     from sweep import sweeping  # loads numpy and libllama, which --help does not need
     from sweep.cli.results import show_results
     from sweep.cli.watch import Watch
+    from sweep.single import prepare_single
 
     output = Output(format)
     wanted = sweeping.Request(
@@ -59,7 +60,7 @@ def evaluate(
         ctx=ctx,
         workspace=workspace,
     )
-    sweep = sweeping.prepare_single(wanted, quant, output.say)
+    sweep = prepare_single(wanted, quant, output.say)
     started = time.monotonic()
     with Watch(sweep.plan, output) as watch:
         sweeping.run(sweep, watch)
