@@ -10,7 +10,7 @@ CMAKE_ARGS ?= -DGGML_RPC=ON
 export CMAKE_ARGS
 WORKSPACE ?= build/workspace
 # What the slow tests compare with.
-PEERS := llama-quantize llama-perplexity llama-imatrix llama-gguf-split
+PEERS := llama-quantize llama-perplexity llama-imatrix llama-gguf-split llama-bench
 LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 
 .PHONY: demo test test-slow lint format peers clean

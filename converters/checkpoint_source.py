@@ -86,9 +86,9 @@ class CheckpointSource:
             rows = weight.value(rows)
         return rows, type_
 
-    def stored_name(self, name: str) -> str:
+    def stored_name(self, name: str, row: int = 0) -> str:
         """See `Source.stored_name`."""
-        return self._stored[self._weights[name].parts[0].source]
+        return self._stored[self._weights[name].part_at(row).source]
 
     def _tensor(self, source: str) -> StoredTensor:
         return self.checkpoint.tensors[self._stored[source]]

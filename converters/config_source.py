@@ -102,9 +102,9 @@ class ConfigSource:
         """Hash of the config; no checkpoint has it."""
         return hashlib.sha256(b"config\0" + json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
-    def stored_name(self, name: str) -> str:
+    def stored_name(self, name: str, row: int = 0) -> str:
         """See `Source.stored_name`."""
-        return self._weights[name].parts[0].source
+        return self._weights[name].part_at(row).source
 
     def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
         """Raises InputError: there are no weights."""

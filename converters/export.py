@@ -205,19 +205,21 @@ def _convert(source: Source, run: _Run) -> int:
 def _quantized(source: Source, run: _Run, values: npt.NDArray[np.float32], type_: TensorType) -> npt.NDArray[np.uint8]:
     data = quantize_rows(values, type_, run.importance)
     if not is_valid(data, type_):
+        row = int(np.abs(values).max(axis=1).argmax())
         raise InputError(
-            f"{source.path}: tensor {source.stored_name(run.tensor.name)!r} has values beyond what {type_.name} can"
-            f" hold (largest {float(np.abs(values).max()):g}); choose another quant"
+            f"{source.path}: tensor {source.stored_name(run.tensor.name, run.start + row)!r} has values beyond what"
+            f" {type_.name} can hold (largest {float(np.abs(values).max()):g}); choose another quant"
         )
     return data
 
 
 def _refuse(source: Source, run: _Run, values: npt.NDArray[np.float32]) -> None:
     """Raise InputError that names the first value that is no number."""
-    row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
+    first, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
+    row = run.start + first
     raise InputError(
-        f"{source.path}: tensor {source.stored_name(run.tensor.name)!r} has {values[row, column]} at row"
-        f" {run.start + row}, column {column}; the weights are damaged"
+        f"{source.path}: tensor {source.stored_name(run.tensor.name, row)!r} has {values[first, column]} (in"
+        f" {run.tensor.name} row {row}, column {column}); the weights are damaged"
     )
 
 

@@ -90,7 +90,7 @@ class GGUFSource:
         """See `gguf_fingerprint`."""
         return gguf_fingerprint(self.path)
 
-    def stored_name(self, name: str) -> str:
+    def stored_name(self, name: str, row: int = 0) -> str:
         """See `Source.stored_name`."""
         return name
 

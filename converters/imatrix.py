@@ -89,6 +89,17 @@ class ImportanceMatrix:
         each = {name: entry.coverage for name, entry in self.statistics.items()}
         return {name: (seen, total) for name, (seen, total) in each.items() if seen < total}
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """For people: how much of the model the text went through. Experts it never chose weigh all columns alike."""
+        found, every = self.coverage
+        first = f"{self.chunks} chunks of {self.chunk_size} tokens, {found} of {every} matrices covered"
+        partly = [f"{tensor} {seen} of {count}" for tensor, (seen, count) in self.partly_covered.items()]
+        if not partly:
+            return (first,)
+        more = f" and {len(partly) - 3} more" if len(partly) > 3 else ""
+        return first, f"not all experts saw a token: {', '.join(partly[:3])}{more}; a longer text covers more"
+
     def importance(self, file: str) -> Importance:
         """For `export`, with the metadata that llama-quantize writes. `file` is the name by which it is remembered."""
         fields = _fields(file, self.datasets[0] if self.datasets else "", len(self.statistics), self.chunks)

@@ -35,8 +35,8 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Hash of the model's content."""
 
-    def stored_name(self, name: str) -> str:
-        """What tensor `name` is called where it is stored: for messages."""
+    def stored_name(self, name: str, row: int = 0) -> str:
+        """What that which holds a row of tensor `name` is called where it is stored: for messages."""
 
     def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
         """Rows of a tensor as [stop - start, row length], and their type: F32, F16, or BF16 as uint16.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from converters.errors import InputError
+from converters.imatrix import ImportanceMatrix
 from presets import BuiltinModel
 
 AUTO = "auto"
@@ -24,6 +27,11 @@ class Calibration:
     def name(self) -> str:
         """For people."""
         return self.file.name if self.file is not None else f"collected from {self._content.name}"
+
+    @cached_property
+    def told(self) -> tuple[str, ...]:
+        """What to say of a given matrix, in lines for people. Raises InputError for one that cannot be read."""
+        return ImportanceMatrix.read(self.file).told if self.file is not None else ()
 
     @property
     def identity(self) -> str:
@@ -59,3 +67,9 @@ def calibration(imatrix: str | None, text: Path | None, builtin: BuiltinModel | 
     if builtin is None:
         raise InputError("--imatrix auto needs a text for the model to read: give one by --calibration FILE")
     return Calibration(None, builtin.calibration)
+
+
+def tell(given: Calibration, say: Callable[[str], None]) -> None:
+    """Say how much of the model a given matrix covers."""
+    for line in given.told:
+        say(f"{given.name}: {line}")

@@ -24,7 +24,7 @@ from converters.plan import Importance, part_paths
 from converters.recipes import recipes, refuse_without_imatrix
 from converters.source import Source, open_source
 from sweep import devices
-from sweep.calibration import Calibration, calibration
+from sweep.calibration import Calibration, calibration, tell
 from sweep.child import Child, Failed
 from sweep.model import find
 
@@ -89,8 +89,8 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
     given = calibration(request.imatrix, request.calibration, presets.builtin_models().get(request.model))
     if given is None and not request.dry_run:
         refuse_without_imatrix(chosen)
-    if given is not None and given.file is not None:
-        _tell_coverage(given.file.name, ImportanceMatrix.read(given.file), say)
+    if given is not None:
+        tell(given, say)
     name, path = find(request.model, say, planned=request.dry_run)
     quants = [recipe.name for recipe in chosen]
     job = {"kind": "vet", "source": str(path), "name": name, "quants": quants, "options": request.options}
@@ -147,15 +147,9 @@ def _imatrix_name(name: str) -> str:
     return f"{name}.imatrix.gguf"
 
 
-def _tell_coverage(name: str, matrix: ImportanceMatrix, say: Callable[[str], None]) -> None:
-    """How much of the model the text went through; experts that it never chose weigh all columns alike."""
-    found, every = matrix.coverage
-    say(f"{name}: {matrix.chunks} chunks of {matrix.chunk_size} tokens, {found} of {every} matrices covered")
-    partly = matrix.partly_covered
-    if partly:
-        named = ", ".join(f"{tensor} {seen} of {count}" for tensor, (seen, count) in list(partly.items())[:3])
-        more = f" and {len(partly) - 3} more" if len(partly) > 3 else ""
-        say(f"not all experts saw a token: {named}{more}; a longer text covers more")
+def _tell(name: str, matrix: ImportanceMatrix, say: Callable[[str], None]) -> None:
+    for line in matrix.told:
+        say(f"{name}: {line}")
 
 
 def _collect(
@@ -167,7 +161,7 @@ def _collect(
     makes = request.out / _imatrix_name(conversion.name)
     origin = f"{source.fingerprint} {given.identity}"
     if makes.is_file() and (known := ImportanceMatrix.read(makes)).origin == origin:
-        _tell_coverage(f"{makes.name} of an earlier run", known, say)
+        _tell(f"{makes.name} of an earlier run", known, say)
         return makes
     weights = 2 * sum(tensor.elements for tensor in source.tensors)
     quant = "BF16" if weights < psutil.virtual_memory().available else "Q8_0"
@@ -185,7 +179,7 @@ def _collect(
         }
         size = text.stat().st_size
         _ask(job, lambda done, total: progress(Progress(size * done // total, size, f"reading {text.name}")))
-    _tell_coverage(makes.name, ImportanceMatrix.read(makes), say)
+    _tell(makes.name, ImportanceMatrix.read(makes), say)
     return makes
 
 

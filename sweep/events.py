@@ -14,8 +14,8 @@ class Event:
     """One thing that happened. `event` is its kind:
 
     `following`, `started` (run, cells, todo, pending), `cell_started`, `cell_progress` (done, total, part: the
-    sub-task of a group), `cell_done` (seconds, notes), `cell_failed` (error), `interrupted`, `refused`
-    (error), `done`. `cell` is "VARIANT/NAME".
+    sub-task of a group), `cell_done` (seconds, and of some cells `told`: lines for people), `cell_failed` (error),
+    `interrupted`, `refused` (error), `done`. `cell` is "VARIANT/NAME".
     """
 
     event: str

@@ -13,7 +13,7 @@ from converters.llamacpp.imatrix import collect
 from converters.llamacpp.memory import plan_memory
 from converters.plan import FilePlan, Importance, plan_export, planned_types
 from converters.recipes import recipes
-from converters.source import open_source
+from converters.source import Source, open_source
 from sweep.backends.base import Progress
 from sweep.calibration import CHUNK
 from sweep.inputs import read_text
@@ -34,14 +34,14 @@ class Making:
         `imatrix`: whether there will be an importance matrix; some types depend on it.
         """
         opened = open_planned(source, name)
-        options = Settings(**settings).context
+        stated = Settings(**settings)
         plans: dict[str, FilePlan] = {}
         for recipe in recipes(quants):
             given = even_importance(opened) if recipe.needs_imatrix or imatrix else None
             plans |= plan_export(opened, [recipe.name], given)
         return {
             quant: asdict(size_of(opened, plan, header_exact=not (imatrix or plan.recipe.needs_imatrix)))
-            | {"memory_bytes": plan_memory(opened.structure, plan.tensors, options).total_bytes}
+            | {"memory_bytes": _memory(opened, plan, stated)}
             for quant, plan in plans.items()
         }
 
@@ -91,17 +91,16 @@ class Making:
             n_ctx=CHUNK,
             progress=self._progress,
             n_threads=settings["threads"],
-            n_gpu_layers=settings["gpu_layers"],
+            load=Settings(**settings).load,
         )
         matrix = ImportanceMatrix.of(collected, Path(text).name, origin)
         Path(makes).parent.mkdir(parents=True, exist_ok=True)
         matrix.write(Path(makes))
-        return {
-            "chunks": matrix.chunks,
-            "chunk_size": matrix.chunk_size,
-            "coverage": matrix.coverage,
-            "partly_covered": matrix.partly_covered,
-        }
+        return {"told": matrix.told}
+
+
+def _memory(source: Source, plan: FilePlan, stated: Settings) -> int:
+    return plan_memory(source.structure, plan.tensors, stated.context, stated.load, source.path).total_bytes
 
 
 def _importance(imatrix: str | None) -> Importance | None:

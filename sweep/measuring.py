@@ -46,7 +46,8 @@ class Measuring:
     def speed(self, file: str, settings: dict[str, Any]) -> Result:
         """Tokens per second, and memory: as llama.cpp predicts it and as this process grew by loading and decoding."""
         whole = GGUFSource(Path(file), requantize=True)
-        predicted = plan_memory(whole.metadata, whole.tensors, Settings(**settings).context)
+        stated = Settings(**settings)
+        predicted = plan_memory(whole.metadata, whole.tensors, stated.context, stated.load, file)
         backend = self._load(file, settings)
         speed = measure_speed(backend, settings["ctx"])
         return {
@@ -127,7 +128,7 @@ class Measuring:
             type_k=settings["kv_type"],
             type_v=settings["kv_type"],
             n_threads=settings["threads"],
-            n_gpu_layers=settings["gpu_layers"],
+            load=Settings(**settings).load,
         )
         if self._loaded != (file, options):
             if self._backend is not None:

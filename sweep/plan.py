@@ -11,6 +11,7 @@ from typing import Any
 
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
+from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
 from sweep.calibration import Calibration
@@ -21,7 +22,7 @@ from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "imatrix": 1, "speed": 1, "text": 1, "task": 2}
+PROCEDURES = {"export": 1, "imatrix": 2, "speed": 1, "text": 1, "task": 2}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ class Settings:
     threads: int = 1
     device: str = "cpu"
     gpu_layers: int = 0
+    cpu_moe: int = 0
+    tensor_split: tuple[float, ...] = ()
+
+    @property
+    def load(self) -> LoadOptions:
+        """Where the weights go."""
+        return LoadOptions(self.gpu_layers, self.cpu_moe, tuple(self.tensor_split))
 
     @property
     def context(self) -> ContextOptions:
@@ -145,6 +153,7 @@ def make_plan(
             "tasks": {task.name: task.options.limit for task in tasks},
             "task_settings": {task.name: task.options.words for task in tasks},
             "imatrix": None if calibration is None else calibration.name,
+            "imatrix_told": [] if calibration is None else calibration.told,
             "engine": _engine(),
         },
         cells=tuple(cells),

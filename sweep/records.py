@@ -21,6 +21,17 @@ def records(plan: Plan, store: Store) -> list[Record]:
     return [_record(variant, cells, outcomes, reference, plan, store) for variant, cells in by_variant.items()]
 
 
+def importance(plan: Plan, store: Store) -> str:
+    """For people: where the importance of weights came from, and how much of the model that covers."""
+    name = plan.about.get("imatrix")
+    if name is None:
+        return "none"
+    lines = list(plan.about.get("imatrix_told", ()))
+    for outcome in store.outcomes(cell.key for cell in plan.cells if cell.kind == "imatrix").values():
+        lines += (outcome.result or {}).get("told", ())
+    return "; ".join([name, *lines])
+
+
 def _record(
     variant: str,
     cells: list[Cell],

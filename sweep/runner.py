@@ -151,8 +151,8 @@ class _Run:
         items = result.pop("items", [])
         assert isinstance(items, list)
         self.store.put(cell.key, Outcome("ok", result, None, seconds), [Item(*item) for item in items])
-        notes = {"notes": result["notes"]} if result.get("notes") else {}
-        self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes))
+        told = {"told": result["told"]} if "told" in result else {}
+        self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3), **told}))
 
     def _fail(self, cell: Cell, message: str, seconds: float) -> None:
         self.failed[cell.key] = message

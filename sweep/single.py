@@ -41,7 +41,9 @@ def prepare_single(request: Request, quant: str | None, say: Callable[[str], Non
         ctx=memory_context(request.ctx, model),
         threads=devices.threads(),
         device=placement.device,
-        gpu_layers=placement.gpu_layers,
+        gpu_layers=placement.gpu_layers if request.ngl is None else request.ngl,
+        cpu_moe=request.n_cpu_moe,
+        tensor_split=request.tensor_split,
     )
     (found,) = variant.fetched([only], say, download=True)
     plan = make_plan(workspace, model, [found], found.name, text, tasks, settings, "eval", alone=True)

@@ -15,7 +15,7 @@ from typing import Any
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
 from sweep import devices, preset, runner, variant
-from sweep.calibration import calibration
+from sweep.calibration import calibration, tell
 from sweep.child import Child, Failed
 from sweep.events import Event, Log, Reader
 from sweep.inputs import Text, text_for
@@ -57,6 +57,9 @@ class Request:
     imatrix: str | None = None
     calibration: Path | None = None
     keep: Keep = Keep.ALL
+    ngl: int | None = None
+    n_cpu_moe: int = 0
+    tensor_split: tuple[float, ...] = ()
     workspace: Path | None = None
     dry_run: bool = False
 
@@ -83,6 +86,8 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
         refuse_without_imatrix(quants)
     model = resolve(request.model, say, planned=request.dry_run)
     given = calibration(request.imatrix, request.calibration, model.builtin)
+    if given is not None:
+        tell(given, say)
     variants = variant.fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
     text = text_for(model, request.perplexity, workspace.texts)
@@ -92,7 +97,9 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
         ctx=memory_context(request.ctx or chosen.ctx, model),
         threads=devices.threads(),
         device=placement.device,
-        gpu_layers=placement.gpu_layers,
+        gpu_layers=placement.gpu_layers if request.ngl is None else request.ngl,
+        cpu_moe=request.n_cpu_moe,
+        tensor_split=request.tensor_split,
     )
     reference = variant.parse(chosen.reference).name
     plan = make_plan(workspace, model, variants, reference, text, tasks, settings, chosen.name, given)

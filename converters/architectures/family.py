@@ -1,8 +1,10 @@
 """What describes a family of models: its metadata, its tensors, and where in a checkpoint their rows come from."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,11 @@ class Weight:
     tiling: Tiling | None = None
     value: Callable[[Rows], Rows] | None = None
     optional: bool = False
+
+    def part_at(self, row: int) -> Part:
+        """The part that gives a row."""
+        ends = list(accumulate(part.rows for part in self.parts))
+        return self.parts[bisect_right(ends, row)]
 
     @property
     def always_f32(self) -> bool:

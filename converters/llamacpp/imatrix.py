@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError, MissingRuntime
 from converters.llamacpp.bindings import TYPES, InitParams, ggml, lib
+from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import ContextOptions, Model, Tokens
 
 MIN_TOKENS = 16  # llama-imatrix passes over products of fewer rows: they are no prompt
@@ -48,7 +49,7 @@ def collect(
     progress: Callable[[int, int], None] | None = None,
     n_batch: int = 2048,
     n_threads: int | None = None,
-    n_gpu_layers: int = 0,
+    load: LoadOptions = ALL_IN_RAM,
     type_kv: str = "f16",
     flash_attn: str = "auto",
 ) -> Collected:
@@ -59,7 +60,7 @@ def collect(
     `output.weight` and layers that never run (MTP) get no entry. Raises InputError for a text of fewer than two
     chunks, a context that the model does not take, and activations that are not finite; DecodeError.
     """
-    with Model(path, n_gpu_layers=n_gpu_layers) as model:
+    with Model(path, load) as model:
         chunks = _cut(model, text, n_ctx, max_chunks)
         together = max(1, n_batch // n_ctx)
         n_batch = min(n_batch, together * n_ctx)

@@ -8,11 +8,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from converters.errors import InputError
 from converters.llamacpp.bindings import lib, start_backend
 from converters.llamacpp.container import Field, TensorInfo
 from converters.llamacpp.ghost import ghost
+from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.log import capture
 from converters.llamacpp.model import ContextOptions
 
@@ -42,10 +44,16 @@ class MemoryPlan:
         return self.weights_bytes + self.kv_bytes + self.recurrent_bytes + self.compute_bytes + self.output_bytes
 
 
-def plan_memory(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], options: ContextOptions) -> MemoryPlan:
+def plan_memory(
+    metadata: Mapping[str, Field],
+    tensors: Sequence[TensorInfo],
+    options: ContextOptions,
+    load: LoadOptions = ALL_IN_RAM,
+    name: str | Path = "the model",
+) -> MemoryPlan:
     """Memory for a model of this metadata and these tensors in a context of these options. Reads no weights.
 
-    Raises InputError where llama.cpp refuses the model or the context.
+    Raises InputError, which begins with `name`, where llama.cpp refuses the model or the context.
     """
     start_backend()
     context_params = options.params()
@@ -53,14 +61,17 @@ def plan_memory(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], op
         params = lib.llama_model_default_params()
         params.no_alloc = True
         params.load_mode = lib.llama_load_mode_from_str(b"none")  # with mmap, no_alloc aborts the process
-        params.n_gpu_layers = 0
+        kept = load.apply(params)
         model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        del kept
         if not model:
-            raise InputError(f"llama.cpp cannot load such a model: {log.errors or 'no reason given'}")
+            raise InputError(f"{name}: llama.cpp cannot load such a model: {log.errors or 'no reason given'}")
         try:
             context = lib.llama_init_from_model(model, context_params)
             if not context:
-                raise InputError(f"llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}")
+                raise InputError(
+                    f"{name}: llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}"
+                )
             lib.llama_free(context)
         finally:
             lib.llama_model_free(model)

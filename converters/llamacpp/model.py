@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from converters.llamacpp.bindings import lib, start_backend, type_named
 from converters.llamacpp.container import NORMALIZER_KEY, normalizer
+from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.log import Captured, capture
 
 Tokens = NDArray[np.int32]
@@ -87,15 +88,16 @@ class Model:
     Raises InputError with llama.cpp's own words where the file is missing or is not a model it can load.
     """
 
-    def __init__(self, path: str | Path, *, n_gpu_layers: int = 0) -> None:
+    def __init__(self, path: str | Path, load: LoadOptions = ALL_IN_RAM) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file; give the path of a .gguf model")
         start_backend()
         params = lib.llama_model_default_params()
-        params.n_gpu_layers = n_gpu_layers
+        kept = load.apply(params)
         with capture() as log:
             self._model = lib.llama_model_load_from_file(os.fsencode(self.path), params)
+        del kept
         if not self._model:
             raise InputError(f"{self.path}: llama.cpp cannot load it: {log.errors or 'no reason given'}")
         self.allocated_bytes = _allocated(log)

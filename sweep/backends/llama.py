@@ -18,6 +18,7 @@ import psutil
 from numpy.typing import NDArray
 
 from converters.errors import InputError
+from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import Context, ContextOptions, Model
 from sweep.backends.base import (
     Generation,
@@ -53,7 +54,7 @@ class LlamaOptions:
     type_v: str = "f16"
     flash_attn: str = "auto"
     n_threads: int | None = None
-    n_gpu_layers: int = 0
+    load: LoadOptions = ALL_IN_RAM
     slots: int = 64
     cache_bytes: int = 1 << 30
 
@@ -75,7 +76,7 @@ class LlamaBackend:
         self.options = options or LlamaOptions()
         self._process = psutil.Process()
         self._resident_before = self._resident_peak = self._process.memory_info().rss
-        self.model = Model(path, n_gpu_layers=self.options.n_gpu_layers)
+        self.model = Model(path, self.options.load)
         self._context: Context | None = None
         self._allocated_peak = self.model.allocated_bytes
         self.n_vocab = self.model.n_vocab

@@ -20,3 +20,16 @@ def byte_count(text: str) -> int:
     if found is None or factor is None or float(found[1]) * factor < 1:
         raise typer.BadParameter(f"{text!r} is no amount of bytes; write it as 24GiB, 40G or 500M")
     return int(float(found[1]) * factor)
+
+
+def shares(text: str | None) -> tuple[float, ...]:
+    """`3,1`: what share of a model each of several GPUs gets."""
+    if text is None:
+        return ()
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not any(found) or not all(0 <= share < float("inf") for share in found):
+        raise typer.BadParameter(f"--tensor-split {text!r} is no list of shares; write it as 3,1")
+    return found

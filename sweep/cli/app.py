@@ -58,6 +58,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
         code = Exit.OK
+    except OSError as error:  # what the system refuses of a path that the user gave: too long a name, no right to read
+        code = _complain(f"{str(error.filename)[:120]}: {error.strerror or error}", Exit.BAD_INPUT)
     if code == Exit.INTERRUPTED:  # also what typer makes of Ctrl-C
         _complain("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED)
     sys.exit(int(code or 0))

@@ -30,9 +30,9 @@ def report(
     space = open_workspace(workspace)
     plan = find_run(space, run)
     with Store(space.database) as store:
-        rows = records(plan, store)
+        rows, about = records(plan, store), described(plan, store)
     if html is not None:
-        output.say(f"written: {write_html(rows, described(plan), html)}")
+        output.say(f"written: {write_html(rows, about, html)}")
     if csv is not None:
         write_text(csv, to_csv(rows))
         output.say(f"written: {csv}")

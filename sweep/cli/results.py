@@ -10,7 +10,7 @@ from sweep.cli.exits import Exit
 from sweep.cli.output import Format, Output
 from sweep.plan import Plan
 from sweep.record import Record
-from sweep.records import records
+from sweep.records import importance, records
 from sweep.store import Store
 from sweep.workspace import Workspace
 
@@ -23,8 +23,8 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
     from sweep.report.table import render_table
 
     with Store(workspace.database) as store:
-        rows = records(plan, store)
-    page = write_html(rows, described(plan), workspace.run(plan.run) / "report.html")
+        rows, about = records(plan, store), described(plan, store)
+    page = write_html(rows, about, workspace.run(plan.run) / "report.html")
     if output.is_json:
         output.line({"event": "finished", "run": plan.run, "records": [finite(row.to_json()) for row in rows]})
     else:
@@ -62,7 +62,7 @@ def exit_code(rows: list[Record]) -> Exit:
     return Exit.CELLS_FAILED if any(row.error for row in rows) else Exit.OK
 
 
-def described(plan: Plan) -> dict[str, object]:
+def described(plan: Plan, store: Store) -> dict[str, object]:
     """How the run measured, for the report: names and values to print in this order."""
     settings = plan.settings
     settings_of = plan.about.get("task_settings", {})  # not of plans that an earlier version wrote
@@ -78,7 +78,7 @@ def described(plan: Plan) -> dict[str, object]:
         "text": f"{plan.about['text']}, windows of {settings.window} tokens, second half scored"
         if plan.about["text"]
         else "none",
-        "importance": plan.about.get("imatrix") or "none",
+        "importance": importance(plan, store),
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
         "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",
         "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from sweep.cli.amounts import shares
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 from sweep.cli.tasks import (
@@ -48,6 +49,9 @@ def run(
     ),
     calibration: Path | None = typer.Option(None, "--calibration", help="The text that --imatrix auto lets it read."),
     keep: Keep = typer.Option(Keep.ALL, "--keep", help="Which files stay: all, the best one, or none once measured."),
+    ngl: int | None = typer.Option(None, "--ngl", min=0, help="Layers on GPUs; all of them where there is one."),
+    n_cpu_moe: int = typer.Option(0, "--n-cpu-moe", min=0, help="Layers, from the first, whose experts stay in RAM."),
+    tensor_split: str | None = typer.Option(None, "--tensor-split", help="Shares of several GPUs, such as 3,1."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan with exact sizes, and do nothing."),
     workspace: Path | None = WORKSPACE,
     format: Format = FORMAT,
@@ -73,6 +77,9 @@ def run(
         imatrix=imatrix,
         calibration=calibration,
         keep=keep,
+        ngl=ngl,
+        n_cpu_moe=n_cpu_moe,
+        tensor_split=shares(tensor_split),
         workspace=workspace,
         dry_run=dry_run,
     )

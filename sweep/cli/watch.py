@@ -69,6 +69,8 @@ class Watch:
             self._output.say(f"{event.cell} failed: {event.data['error']}")
         elif event.event == "cell_done" and not self._output.shows_progress:
             self._output.say(f"{event.cell} {event.data['seconds']:.1f} s")
+        for line in event.data.get("told", ()):
+            self._output.say(f"{event.cell}: {line}")
         completed = sum(share * WEIGHTS[self._kinds[label]] for label, share in self._shares.items())
         part = event.data.get("part", "")
         name = event.cell if part in ("", event.cell.partition("/")[2]) else f"{event.cell} ({part})"

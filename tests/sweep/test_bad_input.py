@@ -108,7 +108,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(damage: str, copy: Path, tmp_pa
         (("--task-data", "/no/such/folder", "--tasks", "x"), "/no/such/folder"),
         (("--ctx", "100000"), "--ctx"),
         (("--limit", "0"), "--limit"),
+        (("--tensor-split", "3,x"), "--tensor-split"),
         (("--nonsense",), "--nonsense"),
+        (("long" * 1500,), "File name too long"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,20 @@ def test_importance_is_collected_from_the_reference_and_lowers_the_divergence(
     again = sweep(*asked)
     assert json.loads(again.stdout.splitlines()[0])["todo"] == 0
     assert finished(again) == records
+    report = workspace / "runs" / json.loads(again.stdout.splitlines()[-1])["run"] / "report.html"
+    assert re.search(
+        r"collected from calibration.txt; \d+ chunks of 512 tokens, 42 of 42 matrices covered", report.read_text()
+    )
+
+
+def test_a_given_matrix_tells_what_it_covers(
+    weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path], tmp_path: Path
+) -> None:
+    (matrix,) = weighed[0].rglob("*.imatrix.gguf")
+    done = sweep(*small, "--variants", "=IQ2_XXS", "--imatrix", matrix, "--workspace", tmp_path)
+    assert finished(done)["IQ2_XXS"]["divergence"] == weighed[2]["IQ2_XXS"]["divergence"]
+    (report,) = tmp_path.glob("runs/*/report.html")
+    assert f"{matrix.name}; 7 chunks of 512 tokens, 42 of 42 matrices covered" in report.read_text()
 
 
 def test_files_go_as_soon_as_they_are_not_needed(

@@ -1,0 +1,91 @@
+"""A sweep of the built-in model against a shell loop over llama.cpp's own tools that measures the same.
+
+    make peers && python benchmarks/whole_sweep.py [--repetitions 3] [--model micro]
+
+Both sides make the plain quants of q2-q8 and measure perplexity and KL divergence from BF16 on the model's own text in
+windows of 512 tokens: the peers by one llama-quantize for each quant, llama-perplexity with --kl-divergence-base for
+BF16, and with --kl-divergence for each of the others. They begin with a BF16 file, because llama.cpp's converter does
+not know the built-in model's tokenizer; `sweep run` begins with the checkpoint, in a workspace of its own each time. It
+also measures what it always does, speed and memory of each variant, which is in its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from export import ROOT, machine
+
+import presets
+from converters.export import export
+from converters.recipes import PLAIN
+from converters.source import open_source
+from sweep import preset
+
+TOOLS = ROOT / "build/peers/bin"
+BOUND = 0.5
+
+
+def peers(bf16: Path, text: Path, quants: list[str], directory: Path) -> float:
+    """Seconds that the tools take, one after another."""
+    threads = str(os.cpu_count())
+    perplexity = [TOOLS / "llama-perplexity", "-c", "512", "-t", threads, "--kl-divergence-base", directory / "base"]
+    commands = [[*perplexity, "-m", bf16, "-f", text]]
+    for quant in quants:
+        file = directory / f"{quant}.gguf"
+        commands.append([TOOLS / "llama-quantize", bf16, file, quant, threads])
+        commands.append([*perplexity, "--kl-divergence", "-m", file])
+    return _timed(commands)
+
+
+def ours(model: str, quants: list[str], directory: Path) -> float:
+    """Seconds that `sweep run` takes."""
+    variants = "=" + ",".join(quants)
+    command = [sys.executable, "-c", "from sweep.cli import main; main()", "run", model, "--variants", variants]
+    return _timed([[*command, "--tasks", "none", "--workspace", directory / "workspace", "--format", "quiet"]])
+
+
+def _timed(commands: list[list[str | Path]]) -> float:
+    began = time.perf_counter()
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--model", default="micro", choices=sorted(presets.builtin_models()))
+    given = parser.parse_args()
+    if not (TOOLS / "llama-perplexity").exists():
+        raise SystemExit("llama.cpp's tools are missing: run `make peers`")
+    model = presets.builtin_models()[given.model]
+    quants = [name for name in preset.load("q2-q8").variants if name in PLAIN and name != "BF16"]
+    turns: list[dict[str, float]] = []
+    for turn in range(given.repetitions):
+        with tempfile.TemporaryDirectory() as scratch:
+            directory = Path(scratch)
+            export(open_source(model.directory, model.name), {"BF16": directory / "BF16.gguf"})
+            sides = {
+                "peers": lambda at=directory: peers(at / "BF16.gguf", model.text, quants, at),
+                "sweep": lambda at=directory: ours(model.name, quants, at),
+            }
+            order = list(sides) if turn % 2 == 0 else list(reversed(sides))
+            turns.append({side: sides[side]() for side in order})
+    print(f"{machine()}; {model.name}; {', '.join(quants)} against BF16; repetitions: {given.repetitions}\n")
+    print("| side | seconds, median | all |\n|---|--:|---|")
+    for side in ("peers", "sweep"):
+        seconds = [turn[side] for turn in turns]
+        print(f"| {side} | {statistics.median(seconds):.1f} | {' '.join(f'{each:.1f}' for each in seconds)} |")
+    ratio = statistics.median(turn["sweep"] / turn["peers"] for turn in turns)
+    print(f"\nsweep over peers: {ratio:.2f} (bound {BOUND}: {'met' if ratio <= BOUND else 'missed'})")
+
+
+if __name__ == "__main__":
+    main()
