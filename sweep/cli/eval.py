@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from sweep.cli.amounts import shares
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 from sweep.cli.tasks import (
     ALLOW_CODE_EXECUTION,
@@ -36,6 +37,13 @@ def evaluate(
     max_gen_toks: int | None = MAX_GEN_TOKS,
     allow_code_execution: bool = ALLOW_CODE_EXECUTION,
     ctx: int | None = typer.Option(None, "--ctx", min=64, help="Context that memory is stated for."),
+    window: int | None = typer.Option(None, "--window", min=4, help="Tokens of a perplexity window; 512 by default."),
+    stride: int | None = typer.Option(
+        None, "--stride", min=1, help="How far windows lie apart, as llama-perplexity --ppl-stride; end to end else."
+    ),
+    ngl: int | None = typer.Option(None, "--ngl", min=0, help="Layers on GPUs; all of them where there is one."),
+    n_cpu_moe: int = typer.Option(0, "--n-cpu-moe", min=0, help="Layers, from the first, whose experts stay in RAM."),
+    tensor_split: str | None = typer.Option(None, "--tensor-split", help="Shares of several GPUs, such as 3,1."),
     workspace: Path | None = WORKSPACE,
     format: Format = FORMAT,
 ) -> int:
@@ -57,6 +65,11 @@ def evaluate(
         max_gen_toks=max_gen_toks,
         allow_code=allow_code_execution,
         ctx=ctx,
+        window=window,
+        stride=stride,
+        ngl=ngl,
+        n_cpu_moe=n_cpu_moe,
+        tensor_split=shares(tensor_split),
         workspace=workspace,
     )
     sweep = sweeping.prepare_single(wanted, quant, output.say)
