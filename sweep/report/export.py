@@ -6,16 +6,19 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from math import isfinite
 from typing import Any
 
-from sweep.record import Record
+from sweep.record import Divergence, Record
 
+# What is a row or a table of its own stays in JSON.
+_TABLES = ("kld_percentiles", "delta_p_percentiles", "by_confidence")
 # Nested parts of a record and the columns they become.
 _PARTS = {
     "memory": ("predicted_bytes", "measured_bytes"),
-    "perplexity": ("value", "stderr", "tokens"),
-    "divergence": ("kld_mean", "kld_stderr", "kld_p99_9", "kld_max", "top1_agreement", "noise_floor"),
+    "perplexity": ("value", "stderr", "tokens", "low", "high"),
+    "divergence": tuple(field.name for field in fields(Divergence) if field.name not in _TABLES),
     "speed": ("prompt_tokens_per_s", "decode_tokens_per_s"),
 }
 _HEAD = ("variant", "kind", "status", "error", "file_bytes", "bits_per_weight")
@@ -27,6 +30,8 @@ def finite(value: Any) -> Any:
     """The same tree with NaN and infinities as None: neither JSON nor a spreadsheet has a number for them."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
