@@ -149,9 +149,10 @@ def _planned(
     text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
     tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
     placement = devices.placement()
+    window = _window(request.window if file is None else file.window(request.window), model)
     settings = Settings(
-        window=_window(request.window if file is None else file.window(request.window), model),
-        stride=request.stride if file is None else file.stride(request.stride),
+        window=window,
+        stride=_stride(request.stride if file is None else file.stride(request.stride), window),
         ctx=_context(request.ctx, model),
         threads=devices.threads(),
         device=placement.device,
@@ -197,6 +198,14 @@ def _window(asked: int | None, model: Model) -> int:
     if asked is not None and asked > model.context:
         raise InputError(f"--window {asked} is beyond the {model.context} tokens that {model.name} was made for")
     return asked or Settings.window
+
+
+def _stride(asked: int | None, window: int) -> int | None:
+    if asked is not None and asked >= window:
+        raise InputError(
+            f"--stride {asked} leaves nothing to see before it in windows of {window}; choose a smaller one"
+        )
+    return asked
 
 
 def _variants(chosen: preset.Preset, asked: str | None, reference: ReferenceFile | str) -> list[str]:

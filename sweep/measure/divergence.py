@@ -56,7 +56,7 @@ def row_divergence(
     if rows.dtype.names is None:
         return _from_full(rows, logits, normalizers, top, targets)
     if "steps" in rows.dtype.names:
-        return _from_base(rows, logits, normalizers, top, targets)
+        return _from_base(rows, logits, top, targets)
     return _from_sampled(rows, logits, normalizers, top)
 
 
@@ -106,23 +106,22 @@ def _from_sampled(
 def _from_base(
     rows: NDArray,
     logits: NDArray[np.float32],
-    normalizers: Array,
     top: NDArray[np.integer],
     targets: NDArray[np.integer],
 ) -> RowDivergence:
     n, n_vocab = logits.shape
     kld, confidence, target = np.empty(n), np.empty(n), np.empty(n)
     best = np.empty(n, np.intp)
-    for i, (row, logit, z) in enumerate(zip(rows, logits, normalizers, strict=True)):
-        # in float32, as llama-perplexity: of a divergence next to nothing it is the rounding that is printed
+    for i, (row, logit) in enumerate(zip(rows, logits, strict=True)):
+        # rounded to float32 where llama-perplexity rounds: of a divergence next to nothing the rounding is printed
         largest = logit[top[i]]
-        rounded = largest + np.float32(z - largest)
+        normalizer = largest + np.float32(np.log(np.exp(logit - largest).sum(dtype=np.float64)))
         steps = row["steps"][:n_vocab]
-        logp = row["scale"] * steps + row["least"]
+        logp = (np.float64(row["scale"]) * steps + np.float64(row["least"])).astype(np.float32)
         counted = np.flatnonzero(logp > BASE_FLOOR)
         few = logp[counted]
         p = np.exp(few)
-        kld[i] = (p * (few - logit[counted] + rounded)).sum(dtype=np.float64)
+        kld[i] = (p * (few - logit[counted] + normalizer)).sum(dtype=np.float64)
         best[i] = steps.argmax()
         confidence[i], target[i] = np.exp(np.float64(logp[best[i]])), logp[targets[i]]
     return RowDivergence(kld, np.zeros(n), best == top, target, confidence)

@@ -11,10 +11,10 @@ from typing import Any
 
 from sweep.record import Record
 
-# Nested parts of a record and the columns that they always have.
+# Nested parts of a record and the columns that they always have; rows of their own stay in JSON.
 _PARTS = {
     "memory": ("predicted_bytes", "measured_bytes"),
-    "perplexity": ("value", "stderr", "tokens"),
+    "perplexity": ("value", "stderr", "tokens", "low", "high"),
     "divergence": ("kld_mean", "kld_stderr", "kld_p99_9", "kld_max", "top1_agreement", "noise_floor"),
     "speed": ("prompt_tokens_per_s", "decode_tokens_per_s"),
 }
@@ -56,5 +56,5 @@ def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
-        else:
+        elif not isinstance(value, list | tuple):
             yield prefix + name, value

@@ -136,6 +136,8 @@ def test_variants_follow_the_reference(tmp_path: Path) -> None:
     assert (chosen.reference, chosen.variants) == ("BF16", ("BF16", "Q2_K"))
     with pytest.raises(InputError, match="--window 100000 is beyond the"):
         prepare(Request(window=100_000, workspace=tmp_path), print)
+    with pytest.raises(InputError, match="--stride 256 leaves nothing to see before it in windows of 256"):
+        prepare(Request(window=256, stride=256, workspace=tmp_path), print)
 
 
 def test_a_file_of_another_model_costs_the_comparison_alone(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_perplexity_with_a_stride_is_llama_perplexitys(files: Path, n_ctx: int, 
     assert result.value == pytest.approx(float(match[1]), rel=1e-4)
 
 
-PRINTED = r"{}\s*:\s*(-?[\d.]+)(?:\s+±\s+([\d.]+))?"
+PRINTED = r"(?<![\d.]){}\s*:\s*(-?[\d.]+)(?:\s+±\s+([\d.]+))?"
 FIGURES = {  # what is printed: our figure, its error, and how many of the printed units it holds
     r"Mean PPL\(base\)": ("perplexity_reference", "perplexity_reference_stderr", 1),
     r"Cor\(ln\(PPL\(Q\)\), ln\(PPL\(base\)\)\)": ("perplexity_correlation", None, 100),
