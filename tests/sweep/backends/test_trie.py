@@ -173,7 +173,7 @@ def gsm8k() -> list[tuple[str, str]]:
 @pytest.mark.skipif(not DATA.is_dir() or not TOKENIZER.is_dir(), reason="the sets or Qwen2's tokenizer are not here")
 @pytest.mark.parametrize(("task", "saved"), [(hellaswag, 6.3), (mmlu, 17.4), (arc, 3.5), (gsm8k, 12.1)])
 def test_real_tasks_are_within_a_tenth_of_what_the_whole_trie_saves(task, saved):
-    """`saved` is the trie's saving as others counted it, with examples of their own: gsm8k's are shorter here."""
+    """`saved` is what a count with other examples found."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
@@ -185,8 +185,6 @@ def test_real_tasks_are_within_a_tenth_of_what_the_whole_trie_saves(task, saved)
         plan(requests, Budget(4096, n, 2048, 400, copies_states=True, min_shared=m)) for n, m in ((64, 4), (8, 1))
     ]
     assert shared.recomputed == 0
-    for made in (shared, *copied):
+    assert shared.naive / shared.computed >= 0.9 * saved
+    for made in copied:
         assert made.computed <= 1.1 * made.distinct
-        assert made.naive / made.computed >= (0.9 * saved if task is not gsm8k else 0.9 * made.naive / made.distinct)
-    if task is gsm8k:
-        assert shared.naive / shared.computed > 10
