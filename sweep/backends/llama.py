@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,7 @@ class LlamaBackend:
         self._resident_peak = max(self._resident_peak, self._process.memory_info().rss)
 
     def _take_context(self, cells: int, sequences: int, *, unified: bool, n_batch: int | None = None) -> Context:
-        """An empty context of at least `cells`, the present one where it is of that very shape."""
+        """An empty context of at least `cells`, the present one where it will do."""
         options = ContextOptions(
             n_ctx=-(-cells // CELL_ALIGNMENT) * CELL_ALIGNMENT,
             n_batch=n_batch or self.options.n_batch,
@@ -111,9 +111,13 @@ class LlamaBackend:
             flash_attn=self.options.flash_attn,
             n_threads=self.options.n_threads,
         )
-        if self._context is not None and self._context.options == options:
-            self._context.clear()
-            return self._context
+        if self._context is not None:
+            present = self._context.options
+            # free cells of a unified cache cost nothing, so a larger one does as well
+            enough = unified and present.n_ctx >= options.n_ctx
+            if present == (replace(options, n_ctx=present.n_ctx) if enough else options):
+                self._context.clear()
+                return self._context
         if self._context is not None:
             self._context.close()
             self._context = None
@@ -198,7 +202,7 @@ class LlamaBackend:
     def _affordable_states(self, cells: int) -> int:
         """Sequences whose states fit beside so many cells."""
         left = self.options.cache_bytes - cells * self._cell_bytes
-        return max(1, min(self.options.slots, left // self.model.state_bytes))
+        return max(1, min(self.options.slots, left // max(1, self.model.state_bytes)))
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
         if not requests:
