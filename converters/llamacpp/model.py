@@ -215,6 +215,8 @@ class Context:
     def __init__(self, model: Model, options: ContextOptions) -> None:
         self.model = model
         self.options = options
+        if options.n_seq_max > options.n_batch:  # llama.cpp aborts the process on it
+            raise InputError(f"a context of {options.n_seq_max} sequences needs a batch of at least so many tokens")
         with capture() as log:
             self._context = lib.llama_init_from_model(model._model, options.params())
         if not self._context:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,8 @@ from sweep.backends.trie import Budget, plan
 
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
 CELL_ALIGNMENT = 256  # llama.cpp pads contexts to this many cells
-PACK_CELLS = 2048  # requests scored together share the attention's span
+CPU_BATCH = 256  # tokens scored together: more lengthen the attention's span, fewer leave the processor's width unused
+STATE_CELLS = 4096  # room for branches side by side: their batches are cut by depth, and short ones cost the most
 MIN_SHARED_STATE = 4  # tokens; see Budget.min_shared
 LOGITS_BYTES = 256 << 20  # a decode call asks for no more logits than this
 
@@ -68,6 +69,7 @@ class LlamaBackend:
         self._resident_before = self._resident_peak = self._process.memory_info().rss
         self.model = Model(path, self.options.load)
         self._context: Context | None = None
+        self._cell_bytes = self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
         self._allocated_peak = self.model.allocated_bytes
         self.n_vocab = self.model.n_vocab
         self.max_length = min(self.options.n_ctx or self.model.n_ctx_train, self.model.n_ctx_train)
@@ -98,7 +100,7 @@ class LlamaBackend:
         self._resident_peak = max(self._resident_peak, self._process.memory_info().rss)
 
     def _take_context(self, cells: int, sequences: int, *, unified: bool, n_batch: int | None = None) -> Context:
-        """An empty context of at least `cells`, the present one where it is of that very shape."""
+        """An empty context of at least `cells`, the present one where it will do."""
         options = ContextOptions(
             n_ctx=-(-cells // CELL_ALIGNMENT) * CELL_ALIGNMENT,
             n_batch=n_batch or self.options.n_batch,
@@ -110,9 +112,13 @@ class LlamaBackend:
             flash_attn=self.options.flash_attn,
             n_threads=self.options.n_threads,
         )
-        if self._context is not None and self._context.options == options:
-            self._context.clear()
-            return self._context
+        if self._context is not None:
+            present = self._context.options
+            # free cells of a unified cache cost nothing, so a larger one does as well
+            enough = unified and present.n_ctx >= options.n_ctx
+            if present == (replace(options, n_ctx=present.n_ctx) if enough else options):
+                self._context.clear()
+                return self._context
         if self._context is not None:
             self._context.close()
             self._context = None
@@ -179,16 +185,16 @@ class LlamaBackend:
 
     def score_budget(self, longest: int) -> Budget:
         """Cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
-        needed = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
-        affordable = self.options.cache_bytes // self.model.cache_bytes_per_cell(
-            self.options.type_k, self.options.type_v
-        )
-        cells = max(needed, min(PACK_CELLS, affordable // CELL_ALIGNMENT * CELL_ALIGNMENT))
         recurrent = self.model.is_recurrent
+        on_gpu = self.options.n_gpu_layers != 0
+        batch = self.options.n_batch if recurrent or on_gpu else min(CPU_BATCH, self.options.n_batch)
+        affordable = self.options.cache_bytes // self._cell_bytes
+        cells = max(longest, min(longest + (STATE_CELLS if recurrent else batch), affordable))
+        sequences = self._affordable_states(cells) if recurrent else MAX_SEQUENCES
         return Budget(
-            cells=cells,
-            sequences=self._affordable_states(cells) if recurrent else MAX_SEQUENCES,
-            batch=self.options.n_batch,
+            cells=-(-cells // CELL_ALIGNMENT) * CELL_ALIGNMENT,
+            sequences=min(sequences, self.options.n_batch),  # llama.cpp has no context of more
+            batch=batch,
             rows=max(1, LOGITS_BYTES // (4 * self.n_vocab)),
             copies_states=recurrent,
             min_shared=MIN_SHARED_STATE if recurrent else 1,
@@ -196,9 +202,8 @@ class LlamaBackend:
 
     def _affordable_states(self, cells: int) -> int:
         """Sequences whose states fit beside so many cells."""
-        cells_bytes = cells * self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
-        left = self.options.cache_bytes - cells_bytes
-        return max(1, min(self.options.slots, left // self.model.state_bytes))
+        left = self.options.cache_bytes - cells * self._cell_bytes
+        return max(1, min(self.options.slots, left // max(1, self.model.state_bytes)))
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
         if not requests:
@@ -211,10 +216,11 @@ class LlamaBackend:
             raise InputError(f"a generation of {longest} tokens is longer than the context of {self.max_length}")
         per_slot = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
         recurrent = self.model.is_recurrent
-        slot_bytes = per_slot * self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
-        slot_bytes += self.model.state_bytes
+        affordable = self.options.cache_bytes // (per_slot * self._cell_bytes + self.model.state_bytes)
         # beside the slots, a recurrent model's common prefix is kept in a sequence of its own
-        n_slots = max(1, min(self.options.slots, len(requests), self.options.cache_bytes // slot_bytes - recurrent))
+        n_slots = max(
+            1, min(self.options.slots, len(requests), affordable - recurrent, self.options.n_batch - recurrent)
+        )
         sequences = n_slots + recurrent
         context = self._take_context(per_slot * sequences, sequences, unified=False)
         results = generate(context, requests, n_slots, self.end_ids, progress)

@@ -201,9 +201,11 @@ def _packs(trie: _Trie, budget: Budget) -> Iterator[_Pack]:
     first = 0
     while first < len(trie.paths):
         end, cells = first + 1, trie.lengths[first]
+        # a pack of one batch where that is all it takes: what is in the cache costs every token's attention time
+        most = budget.cells if states else min(budget.cells, trie.shared[first] + budget.batch)
         while end < len(trie.paths) and end - first < at_once:
             cells += trie.lengths[end] - trie.shared[end]
-            if cells > budget.cells:
+            if cells > most:
                 break
             end += 1
         if states:

@@ -94,6 +94,8 @@ def test_a_batch_beyond_n_batch_never_reaches_llama_cpp(tiny):
             ctx.decode(np.zeros(n), np.arange(n), np.zeros(n), np.zeros(n, bool))
         with pytest.raises(DecodeError, match="invalid token"):
             ctx.decode(np.array([model.n_vocab]), np.zeros(1), np.zeros(1), np.ones(1, bool))
+    with Model(tiny.gguf) as model, pytest.raises(InputError, match="65 sequences needs a batch"):
+        model.context(ContextOptions(n_ctx=512, n_batch=64, n_seq_max=65, n_threads=1))
 
 
 def test_load_failures_name_the_file_and_llama_cpps_reason(tiny, tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,3 +132,59 @@ def test_a_request_larger_than_the_budget_is_refused():
         plan([ScoreRequest((1,) * 8, (2, 3))], Budget(8, 2, 4, 4))
     with pytest.raises(ValueError, match="at least 1"):
         plan([], dataclasses.replace(Budget(8, 2, 4, 4), rows=0))
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    with (DATA / name).open() as file:
+        return [json.loads(line) for line in file]
+
+
+def hellaswag() -> list[tuple[str, str]]:
+    documents = lines("hellaswag/val_strided400.jsonl")
+    examples = "".join(f"{d['query']} {d['choices'][d['gold']]}\n\n" for d in documents[:5])
+    return [(examples + d["query"], f" {choice}") for d in documents[5:] for choice in d["choices"]]
+
+
+def mmlu() -> list[tuple[str, str]]:
+    def question(d: dict[str, Any]) -> str:
+        choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip("ABCD", d["choices"], strict=True))
+        return f"{d['question'].strip()}\n{choices}Answer:"
+
+    examples: dict[str, str] = {}
+    for d in lines("mmlu/dev.jsonl"):
+        opening = f"The following are multiple choice questions (with answers) about {d['subject']}.\n\n"
+        examples[d["subject"]] = examples.get(d["subject"], opening) + f"{question(d)} {'ABCD'[d['answer']]}\n\n"
+    return [(examples[d["subject"]] + question(d), f" {letter}") for d in lines("mmlu/test.jsonl") for letter in "ABCD"]
+
+
+def arc() -> list[tuple[str, str]]:
+    return [
+        (f"Question: {d['question']}\nAnswer:", f" {choice}")
+        for d in lines("arc_easy/test.jsonl")
+        for choice in d["choices"]
+    ]
+
+
+def gsm8k() -> list[tuple[str, str]]:
+    examples = "".join(f"Question: {d['question']}\nAnswer: {d['answer']}\n\n" for d in lines("gsm8k/train.jsonl")[:5])
+    return [(f"{examples}Question: {d['question']}\nAnswer:", "\n") for d in lines("gsm8k/test.jsonl")]
+
+
+@pytest.mark.skipif(not DATA.is_dir() or not TOKENIZER.is_dir(), reason="the sets or Qwen2's tokenizer are not here")
+@pytest.mark.parametrize(("task", "saved"), [(hellaswag, 6.3), (mmlu, 17.4), (arc, 3.5), (gsm8k, 12.1)])
+def test_real_tasks_are_within_a_tenth_of_what_the_whole_trie_saves(task, saved):
+    """`saved` is what a count with other examples found."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+    pairs = task()
+    encoded = [[e.ids for e in tokenizer.encode_batch(side)] for side in zip(*pairs, strict=True)]
+    requests = [ScoreRequest(tuple(context), tuple(rest)) for context, rest in zip(*encoded, strict=True)]
+    shared = plan(requests, Budget(cells=3328, sequences=256, batch=256, rows=400))
+    copied = [
+        plan(requests, Budget(4096, n, 2048, 400, copies_states=True, min_shared=m)) for n, m in ((64, 4), (8, 1))
+    ]
+    assert shared.recomputed == 0
+    assert shared.naive / shared.computed >= 0.9 * saved
+    for made in copied:
+        assert made.computed <= 1.1 * made.distinct
