@@ -52,6 +52,7 @@ class Measuring:
         speed = measure_speed(backend, settings["ctx"])
         return {
             "speed": asdict(speed),
+            "load_seconds": backend.load_seconds,
             "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes}
             | {"measured_bytes": backend.memory().resident_bytes},
             "file_bytes": sum(part.stat().st_size for part in parts(Path(file))),

@@ -23,7 +23,7 @@ from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
-PROCEDURES = {"export": 1, "imatrix": 3, "speed": 1, "text": 2, "task": 2}
+PROCEDURES = {"export": 1, "imatrix": 3, "speed": 2, "text": 2, "task": 2}
 
 
 @dataclass(frozen=True)

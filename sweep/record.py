@@ -128,10 +128,11 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second: prompt processing in full batches, decoding one sequence."""
+    """Tokens per second: prompt processing in full batches, decoding one sequence; and how long loading took."""
 
     prompt_tokens_per_s: float
     decode_tokens_per_s: float
+    load_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ class Samples:
 class Record:
     """One variant of one sweep. `status` is "ok", "partial" (a cell failed), "failed" or "pending".
 
+    `settings` are the thread count, batches, context and placement that it was measured with, and the engine.
+
     `samples` are what the figures are means of ("kld" and "nll" in nats by window, "task NAME" by item), for whoever
     compares two variants with each other; they are not part of the JSON.
     """
@@ -169,6 +172,7 @@ class Record:
     reference: str | None = None
     kv_type: str = "f16"
     device: str = "cpu"
+    settings: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -90,13 +90,25 @@ def _record(
         tasks={task: score for task, (score, _) in scores.items()},
         speed=None
         if speed is None
-        else Speed(speed["speed"]["prompt_tokens_per_s"], speed["speed"]["decode_tokens_per_s"]),
+        else Speed(
+            speed["speed"]["prompt_tokens_per_s"],
+            speed["speed"]["decode_tokens_per_s"],
+            speed.get("load_seconds"),  # not of results of an earlier version
+        ),
         reference=plan.reference,
         kv_type=plan.settings.kv_type,
         device=plan.settings.device,
+        settings=_settings(plan),
         samples=_window_samples(text, reference_units(plan), variant == plan.reference)
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """What speed and memory depend on beside the variant."""
+    names = ("threads", "batch", "ubatch", "ctx", "gpu_layers", "cpu_moe")
+    own = asdict(plan.settings)
+    return {name: own[name] for name in names} | {"engine": plan.about.get("engine")}
 
 
 def _status(cells: int, done: int, failed: int) -> str:

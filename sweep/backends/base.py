@@ -60,7 +60,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes: what the engine says it allocated (its peak), and by how much the process's resident memory grew."""
+    """Bytes: what the engine says it allocated (its peak), and by how much the process grew that holds the model."""
 
     allocated_bytes: int
     resident_bytes: int
@@ -69,10 +69,12 @@ class MemoryUse:
 class Backend(Protocol):
     """A loaded causal language model.
 
-    `n_vocab` tokens; `max_length` is the longest context; `end_ids` end a generation; `eos_id` is the tokenizer's
-    own end of text; `prefix_id` conditions a text that has no context (BOS where the model adds one, else EOS).
+    `load_seconds` is how long loading took; `n_vocab` tokens; `max_length` is the longest context; `end_ids` end a
+    generation; `eos_id` is the tokenizer's own end of text; `prefix_id` conditions a text that has no context (BOS where
+    the model adds one, else EOS).
     """
 
+    load_seconds: float
     n_vocab: int
     max_length: int
     eos_id: int

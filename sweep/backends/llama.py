@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from converters.errors import InputError
+from converters.gguf_source import part_names
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import Context, ContextOptions, Model
 from sweep.backends.base import (
@@ -30,6 +30,7 @@ from sweep.backends.base import (
 )
 from sweep.backends.llama_generation import generate
 from sweep.backends.llama_scoring import score
+from sweep.backends.resident import ResidentGrowth
 from sweep.backends.trie import Budget, plan
 
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
@@ -65,9 +66,10 @@ class LlamaBackend:
 
     def __init__(self, path: str | Path, options: LlamaOptions | None = None) -> None:
         self.options = options or LlamaOptions()
-        self._process = psutil.Process()
-        self._resident_before = self._resident_peak = self._process.memory_info().rss
+        self._growth = ResidentGrowth([Path(path).with_name(name) for name in part_names(Path(path).name)])
+        began = time.perf_counter()
         self.model = Model(path, self.options.load)
+        self.load_seconds = time.perf_counter() - began
         self._context: Context | None = None
         self._cell_bytes = self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
         self._allocated_peak = self.model.allocated_bytes
@@ -94,10 +96,10 @@ class LlamaBackend:
 
     def memory(self) -> MemoryUse:
         self._sample_memory()
-        return MemoryUse(self._allocated_peak, self._resident_peak - self._resident_before)
+        return MemoryUse(self._allocated_peak, self._growth.peak_bytes)
 
     def _sample_memory(self) -> None:
-        self._resident_peak = max(self._resident_peak, self._process.memory_info().rss)
+        self._growth.sample()
 
     def _take_context(self, cells: int, sequences: int, *, unified: bool, n_batch: int | None = None) -> Context:
         """An empty context of at least `cells`, the present one where it will do."""
@@ -186,7 +188,7 @@ class LlamaBackend:
     def score_budget(self, longest: int) -> Budget:
         """Cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
         recurrent = self.model.is_recurrent
-        on_gpu = self.options.n_gpu_layers != 0
+        on_gpu = self.options.load.gpu_layers != 0
         batch = self.options.n_batch if recurrent or on_gpu else min(CPU_BATCH, self.options.n_batch)
         affordable = self.options.cache_bytes // self._cell_bytes
         cells = max(longest, min(longest + (STATE_CELLS if recurrent else batch), affordable))

@@ -40,11 +40,16 @@ class TorchBackend:
     """See Backend. `model` is in evaluation mode on its device; `tokenizer` belongs to it."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, growth: ResidentGrowth | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        growth: ResidentGrowth | None = None,
+        load_seconds: float = 0.0,
     ) -> None:
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._growth = growth
+        self.load_seconds = load_seconds
         self._device = model.device
         config = model.config.get_text_config()
         self.n_vocab: int = config.vocab_size
@@ -61,6 +66,7 @@ class TorchBackend:
     def open(cls, path: Path, *, dtype: str = "bfloat16", device: str = "cpu") -> Self:
         """Load a checkpoint directory. Raises InputError where transformers cannot."""
         growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
+        began = time.perf_counter()
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(
@@ -69,7 +75,7 @@ class TorchBackend:
         except (OSError, ValueError, KeyError, RuntimeError) as error:  # whatever transformers says of a bad directory
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: transformers cannot load it: {reason}") from error
-        return cls(model.to(device), tokenizer, growth)
+        return cls(model.to(device), tokenizer, growth, time.perf_counter() - began)
 
     def close(self) -> None:
         """Let go of the weights."""
