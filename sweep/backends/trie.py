@@ -200,11 +200,13 @@ def _packs(trie: _Trie, budget: Budget) -> Iterator[_Pack]:
     at_once = budget.sequences - (states.room if states else 0)
     first = 0
     while first < len(trie.paths):
-        end, cells = first + 1, trie.lengths[first]
+        end, cells, low = first + 1, trie.lengths[first], trie.shared[first]
         # a pack of one batch where that is all it takes: what is in the cache costs every token's attention time
         most = budget.cells if states else min(budget.cells, trie.shared[first] + budget.batch)
         while end < len(trie.paths) and end - first < at_once:
-            cells += trie.lengths[end] - trie.shared[end]
+            low = min(low, trie.shared[end])
+            again = states is not None and trie.shared[end] == low and not states.keeps(low)
+            cells += trie.lengths[end] - (0 if again else trie.shared[end])  # `again` counts some cells twice
             if cells > most:
                 break
             end += 1
@@ -228,6 +230,10 @@ class _States:
         self.room = min(budget.sequences // 2, _deepest(trie.shared))
         self._sequences = list(range(budget.sequences - self.room, budget.sequences))  # beside those of the leaves
         self._kept: dict[int, int] = {}  # length: sequence
+
+    def keeps(self, length: int) -> bool:
+        """Whether there is a state to go on from at that length."""
+        return length in self._kept
 
     def pack(self, first: int, end: int) -> _Pack:
         shared, lengths = self._trie.shared, self._trie.lengths

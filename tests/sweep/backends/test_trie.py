@@ -113,6 +113,15 @@ def test_states_are_copied_where_branches_part(seed, sequences, min_shared):
         assert made.recomputed == 0
 
 
+@pytest.mark.parametrize("sequences", [2, 4, 7])
+@pytest.mark.parametrize("more", [0, 10, 30])
+def test_prefixes_computed_again_stay_within_the_cells(sequences, more):
+    for seed in range(10):
+        requests = nested(np.random.default_rng(seed), 60)
+        longest = max(len(r.context) + len(r.continuation) - 1 for r in requests)
+        follow(requests, Budget(longest + more, sequences, 40, 11, copies_states=True))
+
+
 def test_little_room_for_states_costs_tokens_and_more_room_less():
     requests = nested(np.random.default_rng(3), 300)
     computed = [plan(requests, Budget(400, n, 512, 512, copies_states=True)).computed for n in (1, 2, 4, 8, 16, 64)]
