@@ -70,8 +70,8 @@ class Backend(Protocol):
     """A loaded causal language model.
 
     `load_seconds` is how long loading took; `n_vocab` tokens; `max_length` is the longest context; `end_ids` end a
-    generation; `eos_id` is the tokenizer's own end of text; `prefix_id` conditions a text that has no context (BOS where
-    the model adds one, else EOS).
+    generation; `eos_id` is the tokenizer's own end of text; `prefix_id` conditions a text that has no context (BOS
+    where the model adds one, else EOS).
     """
 
     load_seconds: float
