@@ -35,8 +35,15 @@ def past_runs(workspace: Workspace) -> list[PastRun]:
 def find_run(workspace: Workspace, name: str | None) -> Plan:
     """The plan of the run called `name` (or the only one that begins so), the latest without a name.
 
-    Raises InputError.
+    Raises InputError where there is none, several, or one whose results another version keeps otherwise.
     """
+    plan = _find(workspace, name)
+    if not plan.is_current:
+        raise InputError(f"{plan.run}: another version measured it and kept its results otherwise; run it again")
+    return plan
+
+
+def _find(workspace: Workspace, name: str | None) -> Plan:
     runs = past_runs(workspace)
     if not runs:
         raise InputError(f"{workspace.root}: no run yet; start one with `sweep run`")

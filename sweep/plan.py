@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,12 @@ class Plan:
     settings: Settings
     about: dict[str, Any]
     cells: tuple[Cell, ...] = field(repr=False)
+    procedures: dict[str, int] = field(default_factory=lambda: dict(PROCEDURES))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its results are kept as this version keeps them."""
+        return all(self.procedures.get(cell.kind) == PROCEDURES[cell.kind] for cell in self.cells)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,7 +110,10 @@ class Plan:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Plan:
         row = dict(row)
-        row["settings"] = Settings(**row["settings"])
+        known = {entry.name for entry in fields(Settings)}  # another version may have others
+        stated = {name: value for name, value in row["settings"].items() if name in known}
+        row["settings"] = Settings(**{**stated, "tensor_split": tuple(stated.get("tensor_split", ()))})
+        row.setdefault("procedures", {})
         row["variants"] = tuple(row["variants"])
         row["cells"] = tuple(Cell(**{**cell, "needs": tuple(cell["needs"])}) for cell in row["cells"])
         return cls(**row)
