@@ -25,8 +25,8 @@ from converters.recipes import recipes, refuse_without_imatrix
 from converters.source import Source, open_source
 from sweep import devices
 from sweep.calibration import Calibration, calibration, tell
-from sweep.child import Child, Failed
 from sweep.model import find
+from sweep.running.child import Child, Failed
 
 
 @dataclass(frozen=True)

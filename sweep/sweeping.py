@@ -14,18 +14,19 @@ from typing import Any
 
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
-from sweep import devices, preset, runner, variant
+from sweep import devices, preset, variant
 from sweep.baseline import AUTO, FLOAT, NEAREST, ReferenceFile, automatic, find_reference, gpu_layers
 from sweep.calibration import calibration, tell
-from sweep.child import Child, Failed
 from sweep.events import Event, Log, Reader
 from sweep.inputs import Text, text_for
-from sweep.keep import Keep
 from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
 from sweep.plan import Cell, Plan, Settings, make_plan
 from sweep.records import records
 from sweep.report.recommend import recommend
+from sweep.running import runner
+from sweep.running.child import Child, Failed
+from sweep.running.keep import Keep
 from sweep.store import Store
 from sweep.tasks import Task, tasks_for
 from sweep.workspace import Workspace, open_workspace, run_lock, sharing

@@ -7,7 +7,7 @@ from rich.table import Table
 from sweep import sweeping
 from sweep.cli.output import Output
 from sweep.report.text import size
-from sweep.runner import pending
+from sweep.running.runner import pending
 from sweep.store import Store
 
 

@@ -23,7 +23,7 @@ from sweep.cli.tasks import (
     is_on,
     names,
 )
-from sweep.keep import Keep
+from sweep.running.keep import Keep
 
 
 def run(

@@ -13,9 +13,9 @@ from itertools import groupby
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep.child import Child, Failed
 from sweep.events import Event
 from sweep.plan import Cell, Plan
+from sweep.running.child import Child, Failed
 from sweep.store import Item, Outcome, Store
 
 Emit = Callable[[Event], None]

@@ -33,7 +33,7 @@ class Child:
         with open(log, "ab") as stderr:
             self._log_start = stderr.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sweep.worker"],
+                [sys.executable, "-m", "sweep.running.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweep.making import Making
-    from sweep.measuring import Measuring
+    from sweep.running.making import Making
+    from sweep.running.measuring import Measuring
 
 _MAKING = ("vet", "sizes", "export", "imatrix")
 
@@ -31,12 +31,12 @@ class Jobs:
 
     @cached_property
     def _making(self) -> Making:
-        from sweep.making import Making
+        from sweep.running.making import Making
 
         return Making(lambda done, total: self._progress(done, total, ""))
 
     @cached_property
     def _measuring(self) -> Measuring:
-        from sweep.measuring import Measuring  # takes a second to load, which a plan should not wait for
+        from sweep.running.measuring import Measuring  # takes a second to load, which a plan should not wait for
 
         return Measuring(self._progress)

@@ -59,8 +59,8 @@ def main() -> None:
 
     # after stdout is safe
     from converters.llamacpp.bindings import on_abort
-    from sweep.jobs import Jobs
     from sweep.measure.options import MeasurementError
+    from sweep.running.jobs import Jobs
 
     on_abort(lambda message: answers.send(dying=message))
     table = Jobs(answers.progress)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweep.child import Child, Failed
+from sweep.running.child import Child, Failed
 
 
 def test_an_unknown_job_fails_and_the_worker_lives_on(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_a_killed_worker_had_in_temporary_files_goes_with_it(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_worker_ends_with_its_parent_however_that_ends(tmp_path: Path) -> None:
     script = (
-        "from pathlib import Path; from sweep.child import Child; import time\n"
+        "from pathlib import Path; from sweep.running.child import Child; import time\n"
         f"c = Child(Path({str(tmp_path / 'log')!r})); print(c._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
