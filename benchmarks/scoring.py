@@ -1,12 +1,13 @@
 """Tasks on a GGUF file against lm-eval's own Hugging Face model, one-at-a-time decoding and its `gguf` model's way.
 
-    python benchmarks/scoring.py --data DIR [--layers 28] [--items 20] [--batch-size 1] [--dir DIR] [--tokenizer DIR]
+    python benchmarks/scoring.py --data DIR [--layers 28] [--items 20] [--prompts 64] [--dir DIR] [--tokenizer DIR]
 
 The checkpoint is Qwen3-0.6B's shape with random weights; both sides have it in BF16, the same cores, the same requests:
 HellaSwag and MMLU with five examples (of HellaSwag the first five items, which are not asked), asked through lm-eval's
 own interface of a model. MMLU's items come subject by subject, ten of each, as the task has them. Generation is GSM8K
-with five examples and a fixed number of new tokens, since random weights never end a text. `DIR` holds the sets as
-JSONL files: hellaswag/val_strided400.jsonl, mmlu/{dev,test}.jsonl, gsm8k/{train,test}.jsonl.
+with five examples and a fixed number of new tokens, since random weights never end a text; its items are generated
+together, the first few of them one at a time too. `DIR` holds the sets as JSONL files:
+hellaswag/val_strided400.jsonl, mmlu/{dev,test}.jsonl, gsm8k/{train,test}.jsonl.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=28, help="fewer make a smaller checkpoint")
-    parser.add_argument("--items", type=int, default=20, help="of HellaSwag and GSM8K; five times as many of MMLU")
+    parser.add_argument("--items", type=int, default=20, help="of HellaSwag; five times as many of MMLU; 0: neither")
+    parser.add_argument("--prompts", type=int, default=64, help="of GSM8K; an eighth of them one at a time")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--batch-size", default="1", help="of lm-eval's model")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -149,11 +151,13 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
         export(open_source(checkpoint, checkpoint.name), {"BF16": file})
     backend = LlamaBackend(file, LlamaOptions(n_threads=arguments.threads))
     ours = make_lm(backend)
-    theirs = HFLM(str(checkpoint), dtype="bfloat16", batch_size=arguments.batch_size, device="cpu")
+    theirs = arguments.items and HFLM(str(checkpoint), dtype="bfloat16", batch_size=arguments.batch_size, device="cpu")
     sets = {"HellaSwag": hellaswag(arguments.data, arguments.items), "MMLU": mmlu(arguments.data, 5 * arguments.items)}
     table: list[Row] = []
     counts: list[str] = []
     for (name, pairs), bound in zip(sets.items(), (5.0, 3.0), strict=True):
+        if not pairs:
+            continue
         scored(ours, pairs[:4])  # contexts, caches and kernels are made
         scored(theirs, pairs[:4])
         n = len(pairs) // 4
@@ -174,10 +178,11 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
         if name == "HellaSwag" and not arguments.skip_server:
             took = through_server(file, pairs[0], arguments.threads)
             table.append(Row("HellaSwag, a choice over llama-cpp-python's server", 1, our_seconds / n / 4, took, 100.0))
-    prompts = gsm8k(arguments.data, arguments.items)
-    together, alone = (generated(backend, prompts, arguments.new_tokens, way) for way in (True, False))
-    n = len(prompts)
-    table.append(Row("GSM8K 5-shot, over one-at-a-time decoding", n, together / n, alone / n, 4.0))
+    prompts = gsm8k(arguments.data, arguments.prompts)
+    few = prompts[: max(1, len(prompts) // 8)]
+    together = generated(backend, prompts, arguments.new_tokens, together=True) / len(prompts)
+    alone = generated(backend, few, arguments.new_tokens, together=False) / len(few)
+    table.append(Row("GSM8K 5-shot, over one-at-a-time decoding", len(prompts), together, alone, 4.0))
     backend.close()
     print(f"{machine()}; {arguments.layers} layers; lm-eval's batch size {arguments.batch_size}\n")
     print("| claim | items | ours, s an item | theirs, s an item | bound | ratio | |\n|---|--:|--:|--:|--:|--:|---|")

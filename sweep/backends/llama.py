@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from converters.gguf_source import part_names
+from converters.llamacpp.batch import make_batch
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import Context, ContextOptions, Model
 from sweep.backends.base import (
@@ -248,8 +249,9 @@ class LlamaBackend:
         context = self._take_context(max(n_tokens, n_ctx), 1, unified=False)
         tokens = np.random.default_rng(0).integers(0, self.n_vocab, n_tokens, dtype=np.int32)
         one, zero = np.ones(1, dtype=bool), np.zeros(1, np.int32)
+        batches = [make_batch(tokens[i : i + 1], np.array([i], np.int32), zero, one) for i in range(n_tokens)]
         began = time.perf_counter()
-        for i in range(n_tokens):
-            context.decode(tokens[i : i + 1], np.array([i], np.int32), zero, one)
+        for batch in batches:
+            context.run(batch)
             context.synchronize()
         return time.perf_counter() - began
