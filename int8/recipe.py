@@ -1,0 +1,194 @@
+"""What is quantized to int8 and how: recipes as values, the named ones, and the reader of a recipe's TOML file.
+
+Method: SmoothQuant (arXiv 2211.10438) with the finer attention scales of later W8A8 work on Qwen3. Free of torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from converters.errors import InputError
+
+
+class Activations(StrEnum):
+    """How the input of a linear layer is quantized."""
+
+    STATIC = "static"  # one scale for the whole tensor, from calibration
+    DYNAMIC = "dynamic"  # one scale for each token, from the token itself
+    FLOAT = "float"  # not at all: int8 weights alone (W8A16)
+
+
+class Scales(StrEnum):
+    """How many scales Q, K or V have, all static."""
+
+    FLOAT = "float"  # none: not quantized
+    TENSOR = "tensor"  # one
+    HEAD = "head"  # one for each head
+    CHANNEL = "channel"  # one for each channel of each head; V alone
+
+
+class Insertion(StrEnum):
+    """Where Q and K are quantized. V is what the attention product reads at either place."""
+
+    PROJECTION = "projection"  # what q_proj and k_proj put out, before q_norm, k_norm and RoPE
+    ROPE = "rope"  # the inputs of the attention product, after norm and RoPE
+
+
+class Fold(StrEnum):
+    """Where scales are moved from activations into weights without changing the model's function."""
+
+    NORM_QKV = "norm->qkv"  # the norm before attention (or DeltaNet), and all that reads it
+    NORM_GATE_UP = "norm->gate/up"  # the norm before the MLP, and all that reads it: experts and router too
+    UP_DOWN = "up->down"
+    V_O = "v->o"  # in DeltaNet the norm before out_proj
+
+
+class Dequantizer(StrEnum):
+    """In what precision the int32 products become activations again."""
+
+    FP32_INTERNAL = "fp32-internal"  # scales, zero point and bias in float32, one cast at the end
+    FP32_UPCAST = "fp32-upcast"  # all in float32, the output too
+    BF16 = "bf16"  # the product is cast to bfloat16 before its scales are applied
+
+
+ALL_FOLDS = (Fold.NORM_QKV, Fold.NORM_GATE_UP, Fold.UP_DOWN, Fold.V_O)
+KEPT = (
+    "lm_head", "*.mlp.gate", "*.shared_expert_gate", "*.in_proj_a", "*.in_proj_b", "*.in_proj_ba", "visual.*", "mtp.*",
+    "*.visual.*", "*.mtp.*",
+)  # fmt: skip
+"""Linear layers that stay float: small, and much depends on them. Embeddings, norms and conv1d always do."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to quantize a model. Weights are int8 with a symmetric scale for each output channel.
+
+    `alpha` is SmoothQuant's migration strength, 0 to 1, of the folds in `folds`. `symmetric` is for the inputs of
+    linear layers, `attention_symmetric` for Q, K and V. Static ranges reach from the (100 - `percentile`)th to the
+    `percentile`th percentile of what calibration saw. `keep` are patterns (as of file names) of linear layers that
+    stay float. `int8_attention` runs the attention products of a prefill on int8 Q, K and V, with float probabilities;
+    it needs Q and K quantized after RoPE. `int8_kv_cache` holds past keys and values as int8: with the scales of K
+    and V where they are quantized after RoPE, otherwise with a symmetric scale for each token and head.
+    """
+
+    name: str
+    alpha: float = 0.5
+    activations: Activations = Activations.STATIC
+    symmetric: bool = False
+    query_key: Scales = Scales.FLOAT
+    value: Scales = Scales.FLOAT
+    insertion: Insertion = Insertion.PROJECTION
+    attention_symmetric: bool = False
+    folds: tuple[Fold, ...] = ()
+    percentile: float = 100.0
+    keep: tuple[str, ...] = KEPT
+    int8_attention: bool = False
+    int8_kv_cache: bool = False
+    dequantizer: Dequantizer = Dequantizer.FP32_INTERNAL
+
+    def keeps(self, module: str) -> bool:
+        """Whether the linear layer of this path in the model, such as model.layers.0.mlp.gate, stays float."""
+        return any(fnmatchcase(module, pattern) for pattern in self.keep)
+
+    @property
+    def quantizes_attention(self) -> bool:
+        return self.query_key is not Scales.FLOAT or self.value is not Scales.FLOAT
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_table` takes, and the name."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+_PER_HEAD = Recipe("sq-ph", alpha=0.65, query_key=Scales.HEAD, value=Scales.HEAD, folds=ALL_FOLDS)
+
+NAMED: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("sq", alpha=0.8, query_key=Scales.TENSOR, value=Scales.CHANNEL, folds=ALL_FOLDS),
+        _PER_HEAD,
+        replace(_PER_HEAD, name="sq-ph-dyn", activations=Activations.DYNAMIC),
+        Recipe("w8a8"),
+        Recipe("w8a8-dyn", activations=Activations.DYNAMIC),
+        Recipe("w8a16", activations=Activations.FLOAT),
+    )
+}
+"""The first three are the published ones; the others smooth nothing and leave attention float."""
+
+
+def recipe(name: str) -> Recipe:
+    """A named recipe, or one from a TOML file. Raises InputError naming the file and the key."""
+    if name in NAMED:
+        return NAMED[name]
+    file = Path(name)
+    if not file.is_file():
+        near = difflib.get_close_matches(name, NAMED, n=2) or NAMED
+        raise InputError(f"{name}: no such recipe, nor a TOML file of that name; did you mean {', '.join(near)}?")
+    try:
+        with open(file, "rb") as opened:
+            table = tomllib.load(opened)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid TOML: {error}") from error
+    return from_table(table, str(file), file.stem)
+
+
+_TYPES = {key: kind for key, kind in get_type_hints(Recipe).items() if key != "name"}
+_ELEMENTS: Mapping[str, type] = {"folds": Fold, "keep": str}
+
+
+def from_table(table: Mapping[str, Any], where: str, name: str) -> Recipe:
+    """A recipe from the keys of a TOML or JSON object: `base` may name a recipe that the other keys change.
+
+    Raises InputError naming `where` and the key.
+    """
+    base = table.get("base")
+    if base is not None and base not in NAMED:
+        raise InputError(f"{where}: 'base' is {base!r}; known are {', '.join(NAMED)}")
+    values = {key: _value(where, key, value) for key, value in table.items() if key != "base"}
+    given = replace(NAMED[base] if base else Recipe(name), **{**values, "name": name})
+    _check(given, where)
+    return given
+
+
+def _value(where: str, key: str, value: Any) -> Any:
+    if key not in _TYPES:
+        near = difflib.get_close_matches(key, _TYPES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are base, {', '.join(_TYPES)}"
+        raise InputError(f"{where}: unknown key '{key}'; {hint}")
+    if key in _ELEMENTS:
+        if not isinstance(value, list):
+            raise InputError(f"{where}: '{key}' must be a list of strings")
+        return tuple(_member(where, key, _ELEMENTS[key], item) for item in value)
+    if _TYPES[key] is float and type(value) is int:
+        value = float(value)
+    return _member(where, key, _TYPES[key], value)
+
+
+def _member(where: str, key: str, kind: type, value: Any) -> Any:
+    if issubclass(kind, StrEnum):
+        if value not in list(kind):
+            raise InputError(f"{where}: '{key}' is {value!r}; known are {', '.join(kind)}")
+        return kind(value)
+    if type(value) is not kind:
+        raise InputError(f"{where}: '{key}' must be of type {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _check(given: Recipe, where: str) -> None:
+    """Raises InputError for values that are each of the right type, but make no recipe."""
+    if not 0 <= given.alpha <= 1:
+        raise InputError(f"{where}: 'alpha' is {given.alpha}; it must be from 0 to 1")
+    if not 50 < given.percentile <= 100:
+        raise InputError(f"{where}: 'percentile' is {given.percentile}; it must be above 50 and at most 100")
+    if given.query_key is Scales.CHANNEL:  # a scale for each summand of q.k cannot leave the sum
+        raise InputError(f"{where}: 'query_key' is 'channel'; V alone can have a scale for each channel")
+    if given.int8_attention and (
+        given.insertion is not Insertion.ROPE or Scales.FLOAT in (given.query_key, given.value)
+    ):
+        raise InputError(f"{where}: 'int8_attention' needs query_key, value and insertion = 'rope'")
