@@ -1,0 +1,173 @@
+"""The quantized model in float: every place that a recipe names goes through int8 and back, all else stays as it was.
+
+What real int8 is measured against: the same weights, scales and zero points, with products in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from int8.quantize import (
+    QuantizedLinear,
+    Quantizer,
+    dequantize_weight,
+    fake_quantize,
+    quantize_weight,
+    token_scales,
+)
+from int8.recipe import Activations, Insertion, Recipe, Scales
+
+ATTENTION = "bitsweep_fake_quant"  # what transformers calls our attention function
+
+
+class FakeQuantLinear(nn.Module):
+    """A linear layer with int8 weights, and its input through int8 and back.
+
+    Takes x [..., in] of any float dtype and gives [..., out] in the same; computes in float32.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
+
+    def __init__(self, state: QuantizedLinear, recipe: Recipe) -> None:
+        super().__init__()
+        self.activations, self.symmetric = recipe.activations, recipe.symmetric
+        for name in ("weight", "weight_scale", "bias", "input_scale", "input_zero_point"):
+            self.register_buffer(name, getattr(state, name))
+
+    @property
+    def state(self) -> QuantizedLinear:
+        """What `int8.convert` makes a real int8 layer of."""
+        return QuantizedLinear(self.weight, self.weight_scale, self.bias, self.input_scale, self.input_zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = nn.functional.linear(
+            self._input(x),
+            dequantize_weight(self.weight, self.weight_scale),
+            None if self.bias is None else self.bias.float(),
+        )
+        return out.to(x.dtype)
+
+    def _input(self, x: Tensor) -> Tensor:
+        if self.activations is Activations.FLOAT:
+            return x.float()
+        if self.activations is Activations.DYNAMIC:
+            return fake_quantize(x, *token_scales(x, self.symmetric))
+        assert self.input_scale is not None
+        assert self.input_zero_point is not None
+        return fake_quantize(x, self.input_scale, self.input_zero_point)
+
+    def extra_repr(self) -> str:
+        return f"in={self.weight.shape[1]}, out={self.weight.shape[0]}, activations={self.activations}"
+
+
+class FakeQuantize(nn.Module):
+    """Q, K or V [..., heads, head_dim] through int8 and back with static scales, in the dtype it has."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.register_buffer("scale", quantizer.scale)
+        self.register_buffer("zero_point", quantizer.zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fake_quantize(x, self.scale, self.zero_point).to(x.dtype)
+
+
+def quantized_linear(layer: nn.Linear, input_range: Quantizer | None = None) -> QuantizedLinear:
+    """A linear layer's weights in int8. `input_range` has the static scale of its input, if any ([] each)."""
+    weight, scale = quantize_weight(layer.weight.detach())
+    bias = None if layer.bias is None else layer.bias.detach().float()
+    if input_range is None:
+        return QuantizedLinear(weight, scale, bias)
+    return QuantizedLinear(weight, scale, bias, input_range.scale, input_range.zero_point)
+
+
+def quantized_parts(recipe: Recipe) -> Iterator[tuple[str, Scales]]:
+    """The inputs of attention that a recipe quantizes ("query", "key", "value"), and how many scales each has."""
+    for name, scales in (("query", recipe.query_key), ("key", recipe.query_key), ("value", recipe.value)):
+        if scales is not Scales.FLOAT:
+            yield name, scales
+
+
+def attentions(model: nn.Module) -> Iterator[nn.Module]:
+    """The softmax attention modules: those with query norms."""
+    return (module for module in model.modules() if isinstance(getattr(module, "q_norm", None), nn.Module))
+
+
+def attach_attention(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Let every attention use its `query_quantizer`, `key_quantizer` and `value_quantizer` where the recipe says.
+
+    At the projection Q and K are met on the way into q_norm and k_norm, which is what the projections put out (without
+    the gate that some models project beside Q).
+    """
+    if not (recipe.quantizes_attention or recipe.int8_kv_cache):
+        return
+    for attention in attentions(model):
+        attention.int8_recipe = recipe  # type: ignore[assignment]  # torch types every attribute as a module
+        if recipe.query_key is not Scales.FLOAT and recipe.insertion is Insertion.PROJECTION:
+            _quantize_before(attention.get_submodule("q_norm"), attention.get_submodule("query_quantizer"))
+            _quantize_before(attention.get_submodule("k_norm"), attention.get_submodule("key_quantizer"))
+    model.set_attn_implementation(ATTENTION)
+
+
+def _quantize_before(norm: nn.Module, quantizer: nn.Module) -> None:
+    norm.register_forward_pre_hook(lambda _, inputs: (quantizer(inputs[0]), *inputs[1:]))
+
+
+def quantized_inputs(attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Q, K and V [batch, heads, tokens, head_dim] as the attention product of a recipe gets them."""
+    recipe: Recipe = attention.int8_recipe  # type: ignore[assignment]
+    at_rope = recipe.insertion is Insertion.ROPE
+    if recipe.query_key is not Scales.FLOAT and at_rope:
+        query, key = _through(attention, "query", query), _through(attention, "key", key)
+    if recipe.value is not Scales.FLOAT:
+        value = _through(attention, "value", value)
+    if recipe.int8_kv_cache:
+        if not (at_rope and recipe.query_key is not Scales.FLOAT):
+            key = fake_quantize(key, *token_scales(key, symmetric=True)).to(key.dtype)
+        if not (at_rope and recipe.value is not Scales.FLOAT):
+            value = fake_quantize(value, *token_scales(value, symmetric=True)).to(value.dtype)
+    return query, key, value
+
+
+def _through(attention: nn.Module, name: str, x: Tensor) -> Tensor:
+    out: Tensor = attention.get_submodule(f"{name}_quantizer")(x.transpose(1, 2))
+    return out.transpose(1, 2)
+
+
+def _fake_quant_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' SDPA on quantized inputs. Past keys and values are quantized anew, which changes nothing."""
+    query, key, value = quantized_inputs(module, query, key, value)
+    out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return out
+
+
+AttentionInterface.register(ATTENTION, _fake_quant_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def replace_linear(parent: nn.Module, path: str, new: nn.Module) -> None:
+    """Put a module in the place of the one at `path` under `parent`."""
+    where, _, name = path.rpartition(".")
+    setattr(parent.get_submodule(where), name, new)
+
+
+@torch.no_grad()
+def add_quantizer(attention: nn.Module, name: str, quantizer: Quantizer) -> None:
+    """Give an attention its quantizer of "query", "key" or "value"."""
+    attention.add_module(f"{name}_quantizer", FakeQuantize(quantizer))

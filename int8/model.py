@@ -1,0 +1,70 @@
+"""A checkpoint as a model of transformers, made ready for calibration: text decoder alone, experts separate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from converters.checkpoint import read_config
+from converters.errors import InputError
+from int8.experts import separate_experts
+from int8.fold import FOLDS
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The decoder of a model: its layers, their path in the model, and the architecture that FOLDS knows it by."""
+
+    module: nn.Module
+    path: str
+    layers: nn.ModuleList
+    model_type: str
+
+
+def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
+    """Load a checkpoint directory on the CPU; `dtype` "auto" is the checkpoint's own.
+
+    Raises InputError for what is no directory of a float checkpoint of a known architecture.
+    """
+    if path.is_file():
+        raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
+    require_float(path)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # whatever transformers says of a bad directory
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: transformers cannot load it: {reason}") from error
+    separate_experts(model)
+    decoder_of(model)
+    return model.eval()
+
+
+def require_float(path: Path) -> None:
+    """Raises InputError if the checkpoint in this directory is quantized already, or no checkpoint."""
+    config = read_config(path)
+    quantization = config.get("quantization_config") or config.get("compression_config")
+    if quantization:
+        method = quantization.get("quant_method", "some way") if isinstance(quantization, dict) else "some way"
+        raise InputError(
+            f"{path / 'config.json'}: the checkpoint is quantized already ({method}); give the original one"
+        )
+
+
+def decoder_of(model: PreTrainedModel) -> Decoder:
+    """Raises InputError for an architecture that FOLDS does not know."""
+    module = model.get_decoder()
+    model_type = module.config.model_type
+    if model_type not in FOLDS:
+        raise InputError(f"int8 does not know the architecture {model_type!r}; known are {', '.join(FOLDS)}")
+    name = next(name for name, found in model.named_modules() if found is module)
+    return Decoder(module, f"{name}.layers", module.layers, model_type)

@@ -1,0 +1,97 @@
+"""What calibration saw, and its cache: by content, so the same model, text and recipe are never read twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from converters.errors import InputError
+from int8.recipe import Activations, Recipe
+
+VERSION = 1  # of what is measured and how it is written; another number, and nothing that was kept is read
+
+
+@dataclass
+class Statistics:
+    """All keys begin with a layer's number.
+
+    `channel_max` ("3.up->down.mlp.up_proj"): float32 [channels], largest |x| of each column that the fold's consumers
+    read. `ranges` ("3.mlp.down_proj", "3.self_attn.query"): float32 [2, groups], lowest and highest value of each group
+    with scales of its own, on the folded model. `expert_tokens` ("3.17"): tokens that were routed to the expert.
+    """
+
+    channel_max: dict[str, Tensor] = field(default_factory=dict)
+    ranges: dict[str, Tensor] = field(default_factory=dict)
+    expert_tokens: dict[str, int] = field(default_factory=dict)
+
+
+class StatisticsCache:
+    """Statistics in a directory. `model` is the fingerprint of its checkpoint, `tokens` [samples, length] the text."""
+
+    def __init__(self, directory: Path, model: str, tokens: Tensor) -> None:
+        self._directory = directory
+        self._text = _digest(model, str(tuple(tokens.shape)), hashlib.sha256(tokens.numpy().tobytes()).hexdigest())
+
+    def load(self, recipe: Recipe) -> Statistics:
+        """What is known for the recipe: all, the largest magnitudes alone (another recipe's are the same), or none."""
+        smoothing, ranges = (_read(path) for path in self._paths(recipe))
+        tokens = json.loads((smoothing[1] or ranges[1]).get("expert_tokens", "{}"))
+        return Statistics(smoothing[0], ranges[0], tokens)
+
+    def save(self, recipe: Recipe, statistics: Statistics) -> None:
+        """Raises InputError where the directory cannot be written."""
+        about = {"version": str(VERSION), "expert_tokens": json.dumps(statistics.expert_tokens)}
+        for path, tensors in zip(self._paths(recipe), (statistics.channel_max, statistics.ranges), strict=True):
+            if tensors and not path.exists():
+                _write(path, tensors, about)
+
+    def _paths(self, recipe: Recipe) -> tuple[Path, Path]:
+        """Smoothing looks at the folds' places alone; ranges depend on nearly all of the recipe."""
+        folds = ",".join(sorted(recipe.folds))
+        seen = {key: value for key, value in recipe.to_json().items() if key in _SEEN_BY_RANGES}
+        if recipe.activations is not Activations.STATIC:
+            seen["activations"] = "not static"
+        return (
+            self._directory / f"smoothing-{_digest(self._text, folds)[:32]}.safetensors",
+            self._directory / f"ranges-{_digest(self._text, json.dumps(seen, sort_keys=True))[:32]}.safetensors",
+        )
+
+
+_SEEN_BY_RANGES = ("alpha", "activations", "query_key", "value", "insertion", "folds", "percentile", "keep")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join([str(VERSION), *parts]).encode()).hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError):  # not there, or not whole: what was seen can be seen again
+        return {}, {}
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, about)
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def stack_range(low: Tensor, high: Tensor) -> Tensor:
+    """[2, groups], on the CPU."""
+    return torch.stack([low, high]).cpu()
