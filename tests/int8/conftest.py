@@ -1,0 +1,64 @@
+"""The built-in models in float32, each test its own copy, and their texts as tokens."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+import presets
+from int8.model import open_model
+
+
+@pytest.fixture(scope="session")
+def _opened() -> dict[str, PreTrainedModel]:
+    return {}
+
+
+@pytest.fixture
+def fresh(_opened: dict[str, PreTrainedModel]) -> Callable[[str], PreTrainedModel]:
+    """A built-in model by name, to do with as one likes."""
+
+    def give(name: str = "micro") -> PreTrainedModel:
+        if name not in _opened:
+            _opened[name] = open_model(presets.builtin_models()[name].directory, "float32")
+        return copy.deepcopy(_opened[name])
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def calibration_tokens() -> Tensor:
+    """[24, 128]"""
+    return _tokens("calibration", 24, 128)
+
+
+@pytest.fixture(scope="session")
+def test_tokens() -> Tensor:
+    """[12, 256]"""
+    return _tokens("text", 12, 256)
+
+
+def _tokens(text: str, samples: int, length: int) -> Tensor:
+    micro = presets.builtin_models()["micro"]
+    tokenizer = AutoTokenizer.from_pretrained(micro.directory)
+    ids = tokenizer(getattr(micro, text).read_text(encoding="utf-8"), verbose=False)["input_ids"]
+    step = len(ids) // samples
+    return torch.tensor([ids[i * step : i * step + length] for i in range(samples)])
+
+
+@pytest.fixture
+def perplexity(test_tokens: Tensor) -> Callable[[PreTrainedModel], float]:
+    """On a short text that calibration has not seen."""
+
+    @torch.no_grad()
+    def measure(model: PreTrainedModel) -> float:
+        logprobs = model(test_tokens).logits.float().log_softmax(-1)[:, :-1]
+        return math.exp(-logprobs.gather(-1, test_tokens[:, 1:, None]).mean())
+
+    return measure

@@ -1,0 +1,44 @@
+"""Outlier channels put into a model without changing what it computes, as large trained models grow them by themselves.
+
+Channels are scaled up in one weight and down in all that reads them. A row of the folds' table says which weights belong
+together, so it says this too; for Q and K the norm behind the projection undoes any scale of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from int8.fold import apply_row, rows_of
+from int8.model import decoder_of
+from int8.recipe import ALL_FOLDS, Fold
+
+
+def add_outliers(model: nn.Module, factor: float = 100.0, channels: int = 8, seed: int = 0) -> None:
+    """Scale `channels` channels of every producer of every layer up by `factor`."""
+    generator = torch.Generator().manual_seed(seed)
+    decoder = decoder_of(model)
+    for layer in decoder.layers:
+        for row in rows_of(layer, decoder.model_type, ALL_FOLDS):
+            width = len(layer.get_submodule(row.producer).weight)
+            scales = torch.ones(width)
+            scales[torch.randperm(width, generator=generator)[:channels]] = 1 / factor
+            apply_row(layer, row, scales)
+
+
+def spread_value_heads(model: nn.Module, factors: Tensor) -> None:
+    """Scale the V of each KV head by its factor [heads], and o_proj back."""
+    decoder = decoder_of(model)
+    for layer in decoder.layers:
+        for row in rows_of(layer, decoder.model_type, (Fold.V_O,)):
+            width = len(layer.get_submodule(row.producer).weight) // len(factors)
+            apply_row(layer, row, 1 / factors.repeat_interleave(width))
+
+
+@torch.no_grad()
+def scale_query_key_head(model: nn.Module, factor: float, head: int = 0) -> None:
+    """Scale the q and k rows of one KV head, and of one query head, in every layer: q_norm and k_norm undo it."""
+    for layer in decoder_of(model).layers:
+        width = layer.self_attn.head_dim
+        for name in ("q_proj", "k_proj"):
+            layer.get_submodule(f"self_attn.{name}").weight[head * width : (head + 1) * width] *= factor
