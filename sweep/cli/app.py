@@ -8,7 +8,7 @@ import typer
 
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
-from sweep.cli import compare, convert, doctor, eval, presets, report, run, runs
+from sweep.cli import compare, convert, doctor, eval, int8, presets, report, run, runs
 from sweep.cli.exits import EPILOG, Exit
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("eval")(eval.evaluate)
 app.command("convert")(convert.convert)
+app.command("int8")(int8.int8)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)

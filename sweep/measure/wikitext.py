@@ -8,15 +8,18 @@ from pathlib import Path
 from converters.errors import InputError
 
 
-def save_text(path: str, name: str, split: str, file: Path) -> None:
-    """Write the `text` rows of a dataset's split, joined as the raw file had them. Raises InputError offline."""
+def save_text(path: str, name: str, split: str, file: Path, option: str = "--perplexity") -> None:
+    """Write the `text` rows of a dataset's split, joined as the raw file had them.
+
+    Raises InputError offline, naming the `option` that takes a file.
+    """
     from datasets import load_dataset
 
     try:
         rows = load_dataset(path, name, split=split)
     except Exception as error:  # the client raises a dozen kinds, all of which mean that the text cannot be had
         reason = str(error).splitlines()[0]
-        raise InputError(f"the text {path}/{name} cannot be had ({reason}); give one with --perplexity FILE") from error
+        raise InputError(f"the text {path}/{name} cannot be had ({reason}); give one with {option} FILE") from error
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:

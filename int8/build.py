@@ -1,0 +1,88 @@
+"""From a checkpoint directory to its quantized model: load, calibrate with a text, fold, fake-quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from converters.checkpoint import Checkpoint
+from converters.errors import InputError, MissingRuntime
+from int8.calibrate import Progress, calibrate, needs_text
+from int8.checkpoint import Calibration
+from int8.model import open_model, require_float
+from int8.recipe import Recipe
+from int8.statistics import Statistics, StatisticsCache
+from int8.text import samples
+
+
+@dataclass(frozen=True)
+class Text:
+    """A calibration text; `name` is for people, `read` gives its content where it is needed."""
+
+    name: str
+    read: Callable[[], str]
+
+
+def build(
+    path: Path,
+    recipe: Recipe,
+    text: Text,
+    *,
+    count: int | None = None,
+    length: int | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[PreTrainedModel, Calibration]:
+    """The checkpoint `path` as a fake-quant model on the CPU, and what it was calibrated with.
+
+    `count` samples of `length` tokens are cut of the text (see int8.text); layers are calibrated on `device`;
+    statistics are kept in `cache`. A recipe that depends on no text reads none. Raises InputError for bad input, and
+    MissingRuntime for a device that is not there.
+    """
+    require_device(device)
+    require_float(path)
+    tokens = _tokens(path, text, count, length) if needs_text(recipe) else torch.empty(0, 1, dtype=torch.long)
+    kept = _cache(path, cache, tokens) if needs_text(recipe) else None
+    known = kept.load(recipe) if kept else Statistics()
+    model = open_model(path, dtype)
+    statistics = calibrate(model, tokens, recipe, device=device, known=known, progress=progress)
+    if kept:
+        kept.save(recipe, statistics)
+    if not len(tokens):
+        return model, Calibration(None)
+    return model, Calibration(text.name, len(tokens), tokens.shape[1], statistics.expert_tokens)
+
+
+def require_device(device: str) -> None:
+    """Raises InputError for what is no device of torch, MissingRuntime for one that this machine lacks."""
+    try:
+        torch.empty(0, device=device)
+    except RuntimeError as error:
+        kind = device.partition(":")[0]
+        if kind not in ("cpu", "cuda", "mps", "xpu"):
+            raise InputError(f"{device!r} is no device; give cpu, cuda or cuda:1") from error
+        raise MissingRuntime(f"{device}: torch finds no such device here ({str(error).splitlines()[0]})") from error
+    except AssertionError as error:  # what torch says without a build for it
+        raise MissingRuntime(f"{device}: {error}") from error
+
+
+def _tokens(path: Path, text: Text, count: int | None, length: int | None) -> Tensor:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:  # whatever transformers says of a bad directory
+        raise InputError(f"{path}: has no tokenizer to calibrate with: {' '.join(str(error).split())[:200]}") from error
+    return samples(tokenizer, text.read(), text.name, count, length)
+
+
+def _cache(path: Path, directory: Path | None, tokens: Tensor) -> StatisticsCache | None:
+    if directory is None:
+        return None
+    with Checkpoint.open(path) as checkpoint:
+        return StatisticsCache(directory, checkpoint.fingerprint, tokens)

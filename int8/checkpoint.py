@@ -1,0 +1,273 @@
+"""A calibrated model as a directory, and back without the original.
+
+    config.json, model-*.safetensors (+ index), tokenizer   compressed-tensors, as vLLM and transformers read it
+    int8.json                                               the recipe, and what it was calibrated with
+    int8-attention.safetensors                              scales of Q, K and V, where the recipe quantizes them
+
+The last two are a superset: other readers run the same linear layers, with attention in float.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from converters.checkpoint import Checkpoint, read_json
+from converters.errors import InputError
+from int8.compressed_tensors import quantization_config
+from int8.experts import separate_experts
+from int8.fakequant import (
+    FakeQuantLinear,
+    add_quantizer,
+    attach_attention,
+    attentions,
+    quantized_parts,
+    replace_linear,
+)
+from int8.quantize import QuantizedLinear, Quantizer
+from int8.recipe import Activations, Recipe, from_table
+
+RECIPE_FILE, ATTENTION_FILE = "int8.json", "int8-attention.safetensors"
+SHARD_BYTES = 5_000_000_000
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
+    "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a saved model was calibrated with: the text's name, its samples [samples, length], tokens per expert."""
+
+    text: str | None
+    samples: int = 0
+    length: int = 0
+    expert_tokens: dict[str, int] | None = None
+
+
+def save(model: PreTrainedModel, recipe: Recipe, calibration: Calibration, source: Path, out: Path) -> int:
+    """Write a fake-quant model with the tokenizer of the checkpoint `source`; gives the bytes of its tensors.
+
+    `out` must not exist, or be empty: it appears complete or not at all. Raises InputError.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there already; choose another place with --out, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made: {error.strerror}") from error
+    try:
+        size = _write_tensors(model, beside)
+        _write_json(beside / "config.json", _config(model, recipe))
+        about = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
+        _write_json(beside / RECIPE_FILE, about)
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, beside / name)
+        beside.chmod(0o777 & ~_umask())  # mkdtemp's directories are private
+        os.replace(beside, out)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{out}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return size
+
+
+def is_int8(path: Path) -> bool:
+    """Whether `path` is a directory that `save` wrote."""
+    return (path / RECIPE_FILE).is_file()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe of a saved model. Raises InputError."""
+    table = read_json(path / RECIPE_FILE).get("recipe")
+    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+        raise InputError(f"{path / RECIPE_FILE}: has no recipe")
+    values = {key: value for key, value in table.items() if key != "name"}
+    return from_table(values, str(path / RECIPE_FILE), table["name"])
+
+
+def load(path: Path) -> tuple[PreTrainedModel, Recipe]:
+    """A saved model as fake-quant on the CPU, in evaluation mode, with transformers' interface; and its recipe.
+
+    Raises InputError for a directory that `save` did not write, and for tensors that are missing or deny the config.
+    """
+    if not is_int8(path):
+        raise InputError(f"{path}: has no {RECIPE_FILE}; only what `sweep int8` wrote can be loaded as int8")
+    recipe = read_recipe(path)
+    with Checkpoint.open(path) as checkpoint:  # vets the headers
+        files = {tensor.path for tensor in checkpoint.tensors.values()}
+    try:
+        tensors = {name: tensor for file in sorted(files) for name, tensor in load_file(file).items()}
+        if (path / ATTENTION_FILE).is_file():
+            tensors |= load_file(path / ATTENTION_FILE)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    model = _skeleton(path)
+    _fill(model, recipe, tensors, path)
+    attach_attention(model, recipe)
+    return model.eval(), recipe
+
+
+def _config(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
+    quantized = {name for name, module in model.named_modules() if isinstance(module, FakeQuantLinear)}
+    float_layers = [
+        name
+        for name, module in model.named_modules()
+        # Routers are linear layers too, for readers that have a class of their own for them.
+        if name not in quantized and (isinstance(module, nn.Linear) or recipe.keeps(name))
+    ]
+    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    config["architectures"] = [type(model).__name__]
+    return {**config, "quantization_config": quantization_config(recipe, float_layers)}
+
+
+def _write_tensors(model: PreTrainedModel, directory: Path) -> int:
+    shards: list[dict[str, Tensor]] = [{}]
+    attention: dict[str, Tensor] = {}
+    sizes = [0]
+    for name, tensor in _stored(model):
+        if "_quantizer." in name:
+            attention[name] = tensor.contiguous()
+            continue
+        if sizes[-1] and sizes[-1] + tensor.nbytes > SHARD_BYTES:
+            shards.append({})
+            sizes.append(0)
+        shards[-1][name] = tensor.contiguous()
+        sizes[-1] += tensor.nbytes
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_file(directory / file, shard)
+        places |= dict.fromkeys(shard, file)
+    # An index even for one file: readers then take what it names and leave the attention's alone.
+    _write_json(
+        directory / "model.safetensors.index.json", {"metadata": {"total_size": sum(sizes)}, "weight_map": places}
+    )
+    if attention:
+        _write_file(directory / ATTENTION_FILE, attention)
+    return sum(sizes) + sum(tensor.nbytes for tensor in attention.values())
+
+
+def _stored(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor under the name and in the shape of the file."""
+    tied = set(model.all_tied_weights_keys) if model.config.get_text_config().tie_word_embeddings else set()
+    quantized = {name for name, module in model.named_modules() if isinstance(module, FakeQuantLinear)}
+    for name, tensor in model.state_dict().items():
+        module, _, kind = name.rpartition(".")
+        if name in tied:
+            continue
+        yield name, _to_file(kind, tensor) if module in quantized else tensor
+
+
+def _to_file(kind: str, tensor: Tensor) -> Tensor:
+    """Of a quantized layer: scales [out, 1] and [1], zero points int8 [1]."""
+    if kind == "weight_scale":
+        return tensor[:, None]
+    if kind == "input_scale":
+        return tensor.reshape(1)
+    return tensor.to(torch.int8).reshape(1) if kind == "input_zero_point" else tensor
+
+
+def _skeleton(path: Path) -> PreTrainedModel:
+    """The model that the config describes, its weights yet to come."""
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        del config.quantization_config
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if any(buffer.is_meta for buffer in child.buffers(recurse=False)):  # RoPE's frequencies, made of the config
+                setattr(parent, name, type(child)(config=config))
+    separate_experts(model)
+    return model
+
+
+def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], path: Path) -> None:
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for name, linear in linears:
+        if f"{name}.weight_scale" in tensors:
+            replace_linear(model, name, FakeQuantLinear(_quantized(name, linear, recipe, tensors, path), recipe))
+    for name, module in model.named_modules():
+        if any(module is attention for attention in attentions(model)):
+            for part, _ in quantized_parts(recipe):
+                scale, zero = (
+                    _take(tensors, f"{name}.{part}_quantizer.{kind}", path) for kind in ("scale", "zero_point")
+                )
+                add_quantizer(module, part, Quantizer(scale, zero))
+    try:
+        left = model.load_state_dict(tensors, strict=False, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: tensors deny the config: {' '.join(str(error).split())[:300]}") from error
+    model.tie_weights()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise InputError(f"{path}: tensor {name!r} is missing")
+    if left.unexpected_keys:
+        raise InputError(f"{path}: tensor {left.unexpected_keys[0]!r} is none of the model's")
+
+
+def _quantized(name: str, linear: nn.Linear, recipe: Recipe, tensors: dict[str, Tensor], path: Path) -> QuantizedLinear:
+    """Take a layer's tensors out of the file's."""
+    rows, columns = linear.weight.shape
+    static = recipe.activations is Activations.STATIC
+    state = QuantizedLinear(
+        _take(tensors, f"{name}.weight", path, (rows, columns), torch.int8),
+        _take(tensors, f"{name}.weight_scale", path, (rows, 1)).reshape(rows),
+        None if linear.bias is None else _take(tensors, f"{name}.bias", path, (rows,)),
+        _take(tensors, f"{name}.input_scale", path, (1,)).reshape(()) if static else None,
+        _take(tensors, f"{name}.input_zero_point", path, (1,)).to(torch.int32).reshape(()) if static else None,
+    )
+    return state
+
+
+def _take(
+    tensors: dict[str, Tensor], name: str, path: Path, shape: tuple[int, ...] | None = None, dtype: Any = None
+) -> Tensor:
+    tensor = tensors.pop(name, None)
+    if tensor is None:
+        raise InputError(f"{path}: tensor {name!r} is missing")
+    if shape is not None and tuple(tensor.shape) != shape:
+        raise InputError(
+            f"{path}: tensor {name!r} is {list(tensor.shape)}, which denies the config; wanted {list(shape)}"
+        )
+    if dtype is not None and tensor.dtype != dtype:
+        raise InputError(f"{path}: tensor {name!r} is {tensor.dtype}, wanted {dtype}")
+    return tensor
+
+
+def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, path, {"format": "pt"})
+    _sync(path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,126 @@
+"""From a request to an int8 checkpoint: what `sweep int8` calls."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+import presets
+from converters.checkpoint import Checkpoint
+from converters.errors import InputError
+from int8.build import Text, build
+from int8.calibrate import FEW_TOKENS, Progress
+from int8.checkpoint import Calibration, save
+from int8.recipe import Recipe, recipe
+from sweep.inputs import read_text
+from sweep.measure.wikitext import save_text
+from sweep.model import find
+from sweep.workspace import Workspace, open_workspace
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. `calibration` is a file's path or a name; `recipe` likewise."""
+
+    model: str
+    recipe: str
+    out: Path
+    calibration: str | None = None
+    samples: int | None = None
+    length: int | None = None
+    device: str = "cpu"
+    workspace: Path | None = None
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was written: `bytes` of tensors in the directory `path`."""
+
+    name: str
+    path: Path
+    recipe: Recipe
+    calibration: Calibration
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        calibration = self.calibration
+        return {
+            "model": self.name,
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "recipe": self.recipe.to_json(),
+            "calibration": {"text": calibration.text, "samples": calibration.samples, "length": calibration.length},
+            "expert_tokens": calibration.expert_tokens or {},
+        }
+
+    @property
+    def experts(self) -> list[tuple[str, int, int, int, int]]:
+        """Of every layer with experts: its number, their number, fewest and most tokens, how many got next to none."""
+        layers: dict[str, list[int]] = {}
+        for key, count in (self.calibration.expert_tokens or {}).items():
+            layers.setdefault(key.partition(".")[0], []).append(count)
+        return [
+            (layer, len(counts), min(counts), max(counts), sum(count < FEW_TOKENS for count in counts))
+            for layer, counts in layers.items()
+        ]
+
+
+def quantize(request: Request, say: Callable[[str], None], progress: Progress) -> Quantized:
+    """Calibrate, quantize and write. Raises InputError for any bad input, MissingRuntime for a missing device."""
+    transformers_logging.disable_progress_bar()  # its bars would cross ours
+    transformers_logging.set_verbosity_error()
+    chosen = recipe(request.recipe)
+    if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
+        raise InputError(f"{request.out}: is there already; choose another place with --out, or remove it")
+    workspace = open_workspace(request.workspace)
+    name, path = find(request.model, say)
+    if path.is_file():
+        raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
+    with Checkpoint.open(path, name) as checkpoint:
+        cache = workspace.artefacts(checkpoint.fingerprint)
+    model, calibration = build(
+        path,
+        chosen,
+        calibration_text(request.calibration, presets.builtin_models().get(request.model), workspace),
+        count=request.samples,
+        length=request.length,
+        device=request.device,
+        cache=cache,
+        progress=progress,
+    )
+    size = save(model, chosen, calibration, path, request.out)
+    return Quantized(name, request.out, chosen, calibration, size)
+
+
+def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None, workspace: Workspace) -> Text:
+    """The text of that name or file; else the built-in model's own; else the default one. Raises InputError.
+
+    A name is a built-in model's, for its text, or one of the texts in presets/defaults.toml, fetched from the hub.
+    """
+    known: dict[str, dict[str, str]] = presets.defaults()["calibration_texts"]
+    builtins = presets.builtin_models()
+    if chosen is not None and Path(chosen).expanduser().is_file():
+        file = Path(chosen).expanduser()
+        return Text(file.name, lambda: read_text(file))
+    if chosen is None:
+        chosen = builtin.name if builtin else next(iter(known))
+    if chosen in builtins:
+        own = builtins[chosen].calibration
+        return Text(f"{chosen}'s own text", lambda: read_text(own))
+    if chosen not in known:
+        near = difflib.get_close_matches(chosen, [*known, *builtins], n=1) or [*known, *builtins]
+        raise InputError(f"{chosen}: there is no such text (--calibration); give a file or {', '.join(near)}")
+    wanted = known[chosen]
+    file = workspace.texts / f"{wanted['name']}-{wanted['split']}.txt"
+
+    def fetched() -> str:
+        if not file.is_file():
+            save_text(wanted["dataset"], wanted["name"], wanted["split"], file, option="--calibration")
+        return read_text(file)
+
+    return Text(chosen, fetched)
