@@ -6,8 +6,10 @@ belong together, so it says this too; for Q and K the norm behind the projection
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from int8.fakequant import attentions
 from int8.fold import apply_row, rows_of
@@ -27,13 +29,13 @@ def add_outliers(model: nn.Module, factor: float = 100.0, channels: int = 8, see
             apply_row(layer, row, scales)
 
 
-def spread_value_heads(model: nn.Module, factors: Tensor) -> None:
-    """Scale the V of each KV head by its factor [heads], and o_proj back."""
+def spread_value_heads(model: nn.Module, factors: Sequence[float]) -> None:
+    """Scale the V of each KV head by its factor, and o_proj back."""
     decoder = decoder_of(model)
     for layer in decoder.layers:
         for row in rows_of(layer, decoder.model_type, (Fold.V_O,)):
             width = len(layer.get_submodule(row.producer).weight) // len(factors)
-            apply_row(layer, row, 1 / factors.repeat_interleave(width))
+            apply_row(layer, row, 1 / torch.tensor(factors).repeat_interleave(width))
 
 
 @torch.no_grad()

@@ -130,6 +130,6 @@ def test_outliers_of_the_tests_change_nothing(fresh: Callable[[str], PreTrainedM
         model = fresh(name)
         wanted = logits(model)
         add_outliers(model)
-        spread_value_heads(model, torch.tensor([64.0, 1.0]))
+        spread_value_heads(model, (64.0, 1.0))
         scale_query_key_head(model, 64.0)
         assert (logits(model) - wanted).abs().max() <= 2e-3 * wanted.abs().max(), name
