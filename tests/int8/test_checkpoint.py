@@ -17,7 +17,10 @@ import presets
 from converters.errors import InputError
 from int8.calibrate import calibrate
 from int8.checkpoint import ATTENTION_FILE, RECIPE_FILE, Calibration, load, save
+from int8.compressed_tensors import from_file, to_file
+from int8.fakequant import FakeQuantLinear
 from int8.model import open_model
+from int8.quantize import QuantizedLinear
 from int8.recipe import NAMED, Recipe, Scales
 
 Fresh = Callable[..., PreTrainedModel]
@@ -61,6 +64,21 @@ def test_transformers_reads_it_as_compressed_tensors(
     assert (wanted - found).abs().mean() < plain.mean() / 2
 
 
+@pytest.mark.parametrize("columns", [32, 33, 34, 35])
+def test_packed_weights_are_those_of_compressed_tensors(columns: int):
+    helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
+    generator = torch.Generator().manual_seed(columns)
+    weight = torch.randint(-128, 128, (5, columns), generator=generator, dtype=torch.int8)
+    packed = to_file(QuantizedLinear(weight, torch.ones(5)), NAMED["w8a16"])["weight_packed"]
+    assert torch.equal(packed, helpers.pack_to_int32(weight, 8))
+    stored = {
+        f"x.{key}": tensor for key, tensor in to_file(QuantizedLinear(weight, torch.ones(5)), NAMED["w8a16"]).items()
+    }
+    layer = from_file(stored, "x", torch.nn.Linear(columns, 5, bias=False), NAMED["w8a16"], Path("a file"))
+    assert torch.equal(layer.weight, weight)
+    assert not stored
+
+
 @pytest.mark.parametrize("name", ["micro", "micro-moe"])
 @pytest.mark.parametrize("recipe", ["sq", "sq-ph-dyn", "w8a16"])
 def test_it_loads_without_the_original(
@@ -73,10 +91,10 @@ def test_it_loads_without_the_original(
     assert torch.equal(logits(loaded, tokens), logits(model, tokens))
     assert (out / ATTENTION_FILE).exists() == NAMED[recipe].quantizes_attention
     stored = {key: tensor for file in out.glob("model-*.safetensors") for key, tensor in load_file(file).items()}
-    int8 = sum(tensor.nbytes for tensor in stored.values() if tensor.dtype == torch.int8)
-    linears = [key for key in stored if f"{key}_scale" in stored]
-    halves = sum(stored[key].numel() for key in linears)
-    assert int8 <= halves + len(linears)  # one byte a weight, and one of zero point a layer
+    packed = sum(tensor.nbytes for key, tensor in stored.items() if key.endswith("weight_packed"))
+    plain = sum(tensor.nbytes for tensor in stored.values() if tensor.dtype == torch.int8 and tensor.ndim == 2)
+    linears = [module for module in model.modules() if isinstance(module, FakeQuantLinear)]
+    assert packed + plain == sum(linear.weight.numel() for linear in linears)  # one byte a weight
     about = json.loads((out / RECIPE_FILE).read_text())
     assert (about["calibration"]["samples"], about["calibration"]["length"]) == (3, 32)
     routed = 4 * 2 * tokens.numel() if name == "micro-moe" and recipe != "w8a16" else 0  # layers, experts a token

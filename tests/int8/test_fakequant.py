@@ -121,3 +121,15 @@ def test_an_int8_cache_changes_keys_where_they_are_not_int8_already(fresh: Fresh
     cached = logits(int8_kv_cache=True)
     assert not torch.equal(cached, plain)
     assert (cached - plain).abs().mean() < 0.03 * plain.std()
+
+
+def test_casting_the_model_leaves_scales_as_they_are(fresh: Fresh, calibration_tokens: Tensor):
+    model = fresh()
+    calibrate(model, calibration_tokens[:2, :48], NAMED["sq"])
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "scale" in name}
+    model.to(torch.bfloat16)
+    assert model.model.norm.weight.dtype == torch.bfloat16
+    assert len(before) > 6 * 7 * 2
+    for name, buffer in model.named_buffers():
+        if name in before:
+            assert torch.equal(buffer, before[name])
