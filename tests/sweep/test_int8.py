@@ -52,12 +52,12 @@ def test_what_is_written_is_measured_as_any_model(tmp_path: Path) -> None:
     ours = TorchBackend(model, AutoTokenizer.from_pretrained(out))
     float_one = TorchBackend.open(MICRO.directory)
     text = MICRO.text.read_text(encoding="utf-8")
-    windows = cut_windows(ours, text, n_ctx=256, max_windows=8)
+    windows = cut_windows(ours, text, n_ctx=128, max_windows=4)
     perplexity = {
         name: measure_text(backend, windows).perplexity.value
         for name, backend in (("int8", ours), ("float", float_one))
     }
-    assert perplexity["int8"] == pytest.approx(perplexity["float"], rel=0.03)
+    assert perplexity["int8"] == pytest.approx(perplexity["float"], rel=0.05)
     assert perplexity["int8"] != perplexity["float"]
 
 
