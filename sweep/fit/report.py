@@ -13,7 +13,7 @@ PARTS = ("weights", "kv", "recurrent", "compute", "output", "projector", "reserv
 class FitOptions:
     """How the model is to be run: what llama-server's options of the same names say."""
 
-    context: int  # tokens a sequence
+    context: int | None = None  # tokens a sequence; None: 8192, or all that the model was made for if that is less
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     parallel: int = 1  # sequences at once

@@ -1,0 +1,243 @@
+"""What `sweep fit` shows a person: verdicts, parts of memory, devices, arguments to paste, and where figures come from.
+
+Colour never stands alone: every verdict has a sign and a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from math import inf
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.fit.device import Device
+from sweep.fit.report import PARTS, FitReport, Row
+from sweep.fit.reserve import told
+from sweep.fit.verdict import Verdict, verdict
+from sweep.report import text
+from sweep.report.columns import Column, fit, table, width_of
+
+_SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
+_STYLES = {Verdict.FITS: "green", Verdict.PARTLY: "yellow", Verdict.MISSES: "red"}
+_WORDS = {Verdict.FITS: "fits", Verdict.PARTLY: "part in RAM", Verdict.MISSES: "no"}
+_MEANINGS = {
+    Verdict.FITS: "all of it on the devices",
+    Verdict.PARTLY: "with the rest in RAM",
+    Verdict.MISSES: "does not fit",
+}
+_NAMES = {"kv": "KV cache", "recurrent": "recurrent state", "compute": "compute buffers", "output": "output buffer"}
+_HEADS = {
+    "weights": "weights",
+    "kv": "KV",
+    "recurrent": "state",
+    "compute": "compute",
+    "output": "output",
+    "projector": "projector",
+}
+
+
+def render_fit(report: FitReport, console_width: int, chosen: str | None = None, sentence: str = "") -> RenderableType:
+    """Tables, what to paste, and where the figures come from; `chosen` is the variant that the `sentence` is about.
+
+    Everything stands in one table where `console_width` columns hold it; otherwise the parts get one of their own.
+    """
+    lead = _lead(report, console_width, chosen)
+    verdicts, parts = _verdict_columns(report), _part_columns(report)
+    shown = [table([""] * len(report.rows), [*lead, *verdicts[:2], *parts, *verdicts[2:]])]
+    dropped: list[str] = []
+    if width_of(shown[0]) > console_width:
+        pieces = [_fitted(report, lead, columns, console_width) for columns in (verdicts, parts)]
+        shown, dropped = [piece[0] for piece in pieces], [name for piece in pieces for name in piece[1]]
+    if len(report.devices) > 1:
+        placed, lost = _fitted(report, lead, _device_columns(report), console_width)
+        shown.append(placed)
+        dropped += lost
+    lines: list[RenderableType] = [*_heading(report)]
+    lines += [line for one in shown for line in (Text(), one)]
+    lines += [Text(), *(Text(line, style="dim") for line in [*_legend(report, dropped), *_origins(report)])]
+    lines += [Text(f"! {text.plain(note)}", style="yellow") for note in report.notes]
+    lines += _arguments(report, chosen)
+    if sentence:
+        good = chosen is not None
+        sign = Text(f"{text.CHOSEN} " if good else "! ", "bold green" if good else "bold yellow")
+        lines += [Text(), Text.assemble(sign, (sentence, "bold"))]
+    return Group(*lines)
+
+
+def _fitted(
+    report: FitReport, lead: Sequence[Column], columns: Sequence[Column], width: int
+) -> tuple[Table, list[str]]:
+    return fit([""] * len(report.rows), lead, columns, width)
+
+
+def _heading(report: FitReport) -> list[Text]:
+    sequences = "one sequence" if report.parallel == 1 else f"each of {report.parallel} sequences"
+    lines = [
+        Text.assemble(
+            (text.plain(report.model), "bold"),
+            f": a context of {report.context:,} tokens for {sequences}, {report.kv_type} KV cache",
+        )
+    ]
+    return lines + [Text(f"  {_described(list(same))}") for _, same in groupby(report.devices)]
+
+
+def _described(same: Sequence[Device]) -> str:
+    """A device, or several that are alike, with what of its memory there is to have."""
+    device = same[0]
+    count = f"{len(same)} x " if len(same) > 1 else ""
+    each = " each" if len(same) > 1 else ""
+    state = "simulated" if device.simulated else "here, free now"
+    return (
+        f"{count}{text.plain(device.name)} ({state}): {text.size(device.usable_bytes)} usable of "
+        f"{text.size(device.total_bytes)}{each}, {text.size(device.reserve_bytes)} of that kept free"
+    )
+
+
+def _lead(report: FitReport, width: int, chosen: str | None) -> list[Column]:
+    """Sign and name: what every table starts with."""
+    verdicts = [verdict(row, report.devices) for row in report.rows]
+    names = [
+        Text(text.shorten(text.plain(row.variant), max(10, width // 4)), "bold" if row.variant == chosen else "")
+        for row in report.rows
+    ]
+    signs = [Text(_SIGNS[found], _STYLES[found]) for found in verdicts]
+    return [Column("", signs, inf, left=True), Column("variant", names, inf, left=True)]
+
+
+def _verdict_columns(report: FitReport) -> list[Column]:
+    rows = report.rows
+    verdicts = [verdict(row, report.devices) for row in rows]
+    room = [_room(row.headroom_bytes, _STYLES[found]) for row, found in zip(rows, verdicts, strict=True)]
+    columns = [
+        Column("size", _texts(rows, lambda row: text.size(row.file_bytes)), 8),
+        Column("bpw", _texts(rows, lambda row: f"{row.bits_per_weight:.2f}"), 7),
+        Column("total", _texts(rows, lambda row: text.size(row.total_bytes)), inf),
+        Column("headroom", room, inf),
+        Column("max ctx", _texts(rows, lambda row: _count(row.max_context)), 9),
+        Column("≤ tok/s", _texts(rows, lambda row: text.rate(row.decode_bound)), 8.5),
+        Column("", [Text(_WORDS[found], _STYLES[found]) for found in verdicts], inf, left=True),
+    ]
+    return [column for column in columns if column.header != "≤ tok/s" or any(row.decode_bound for row in rows)]
+
+
+def _part_columns(report: FitReport) -> list[Column]:
+    """Of what a variant's memory consists; parts that none has are left out."""
+    return [_part(report.rows, part) for part in _HEADS if any(_bytes(row, part) for row in report.rows)]
+
+
+def _part(rows: Sequence[Row], part: str) -> Column:
+    cells = _texts(rows, lambda row: text.size(_bytes(row, part)) if part in row.figures else text.MISSING)
+    return Column(_HEADS[part], cells, 0 if part == "output" else 1)
+
+
+def _bytes(row: Row, part: str) -> int:
+    return row.figures[part].bytes if part in row.figures else 0
+
+
+def _texts(rows: Sequence[Row], write: Callable[[Row], str]) -> list[Text]:
+    return [Text(write(row), "dim" if write(row) == text.MISSING else "") for row in rows]
+
+
+def _count(number: int | None) -> str:
+    return text.MISSING if number is None else f"{number:,}"
+
+
+def _room(count: int | None, style: str = "") -> Text:
+    """What is left, with a sign; below 0 by how much it does not fit."""
+    if count is None:
+        return Text(text.MISSING, "dim")
+    sign = "+" if count >= 0 else text.MINUS
+    return Text(f"{sign}{text.size(abs(count))}", style if count >= 0 else "red")
+
+
+def _device_columns(report: FitReport) -> list[Column]:
+    """What each device holds, and what is left of it."""
+    rows = report.rows
+    columns = [Column("layers", [Text(f"{row.gpu_layers}/{row.n_layers}") for row in rows], 90)]
+    if any(row.cpu_moe_layers for row in rows):
+        columns.append(Column("experts in RAM", [Text(str(row.cpu_moe_layers)) for row in rows], 80))
+    for place in range(max((len(row.shares) for row in rows), default=0)):
+        shares = [row.shares[place] if place < len(row.shares) else None for row in rows]
+        name = text.shorten(text.plain(next(share.device for share in shares if share is not None)), 14)
+        named = f"{name} {place + 1}" if place < len(report.devices) else name
+        held = [Text(text.MISSING if share is None else text.size(share.total_bytes)) for share in shares]
+        columns.append(Column(named, held, 70 - place))
+        if place < len(report.devices):
+            columns.append(Column("left", [_room(share.free_bytes if share else None) for share in shares], 60 - place))
+    return columns
+
+
+def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
+    found = dict.fromkeys(verdict(row, report.devices) for row in report.rows)
+    signs = ", ".join(f"{_SIGNS[one]} {_MEANINGS[one]}" for one in Verdict if one in found)
+    lines = [f"{signs}." if signs else "No variant was asked for."]
+    lines.append(
+        "headroom: left on the tightest device beside what is kept free; max ctx: the largest context a sequence."
+    )
+    if any(row.decode_bound for row in report.rows):
+        lines.append("≤ tok/s: at most so many, by bandwidth over the bytes read for a token; real decoding is slower.")
+    if dropped:
+        lines.append(f"Not shown at this width: {', '.join(dropped)}.")
+    return lines
+
+
+def _origins(report: FitReport) -> list[str]:
+    """Who says each part, the parts of one source together."""
+    by_source: dict[str, list[str]] = {}
+    for part in PARTS:
+        for source in dict.fromkeys(row.figures[part].source for row in report.rows if part in row.figures):
+            by_source.setdefault(source, []).append(part_name(part))
+    lines = [f"{', '.join(names)}: {source}." for source, names in by_source.items()]
+    lines += [f"Kept free of {kind}: {told(kind)}." for kind in dict.fromkeys(d.kind for d in report.devices)]
+    placed = {row.placed_by for row in report.rows}
+    if len(report.devices) > 1 or any(verdict(row, report.devices) is Verdict.PARTLY for row in report.rows):
+        if "estimate" in placed:
+            lines.append("Figures of each device are estimates: this build of llama.cpp has no RPC to ask it by.")
+        elif "rpc" in placed:
+            lines.append("Figures of each device: llama.cpp's own placement on devices of these sizes.")
+    if report.bytes_read is not None:
+        lines.append(f"Read over the network: {report.bytes_read:,} bytes.")
+    return lines
+
+
+def part_name(part: str) -> str:
+    """A part of memory as people call it."""
+    return _NAMES.get(part, part)
+
+
+def _arguments(report: FitReport, chosen: str | None) -> list[RenderableType]:
+    """What to give llama-server (or llama-cli): for the chosen variant, and for each that is partly in RAM."""
+    wanted = [row for row in report.rows if row.variant == chosen or verdict(row, report.devices) is Verdict.PARTLY]
+    given = [row for row in wanted if row.arguments]
+    if not given:
+        return []
+    lines: list[RenderableType] = [Text(), Text("For llama-server and llama-cli:")]
+    widest = max(len(row.variant) for row in given)
+    return lines + [Text(f"  {text.plain(row.variant):{widest}}  {row.arguments}", overflow="fold") for row in given]
+
+
+def render_formulas(report: FitReport) -> Table:
+    """Every figure of every variant with its formula and source; what is the same for all of them once."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("part", "bytes", "formula", "source"):
+        shown.add_column(column, justify="right" if column == "bytes" else "left", overflow="fold")
+    common = [part for part in PARTS if _same(row.figures.get(part) for row in report.rows)]
+    _explained(shown, "every variant" if len(report.rows) > 1 else "", report.rows[0], common)
+    for row in report.rows:
+        _explained(shown, row.variant, row, [part for part in PARTS if part not in common])
+    return shown
+
+
+def _same(values: Iterable[object]) -> bool:
+    return len(set(values)) == 1
+
+
+def _explained(shown: Table, title: str, row: Row, parts: Sequence[str]) -> None:
+    known = [(part, row.figures[part]) for part in parts if part in row.figures]
+    if title and known:
+        shown.add_row(Text(text.plain(title), "bold"))
+    for part, figure in known:
+        shown.add_row(f"  {part_name(part)}", f"{figure.bytes:,}", Text(figure.formula), Text(figure.source))
