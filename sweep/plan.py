@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from converters.errors import InputError
@@ -16,6 +18,7 @@ from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
 from sweep.baseline import ReferenceFile
 from sweep.calibration import Calibration
+from sweep.fit.misfit import Misfit
 from sweep.inputs import Text
 from sweep.model import Model
 from sweep.tasks import Task
@@ -23,6 +26,7 @@ from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
+_NONE: Mapping[str, Misfit] = MappingProxyType({})
 PROCEDURES = {"export": 1, "imatrix": 3, "speed": 2, "text": 2, "task": 2}
 
 
@@ -132,11 +136,13 @@ def make_plan(
     reference_file: ReferenceFile | None = None,
     reference_layers: int | None = None,
     alone: bool = False,
+    skipped: Mapping[str, Misfit] = _NONE,
 ) -> Plan:
     """The cells of a sweep, the reference's first. `reference_layers`: of the reference, how many go to the GPU.
 
     `text` None measures no perplexity. `alone`: nothing will be compared with the reference, so its distributions are
-    not written down. Raises InputError where the reference is neither a file nor among the variants.
+    not written down. `skipped` variants have no cells. Raises InputError where the reference is neither a file nor
+    among the variants.
     """
     ordered = sorted(variants, key=lambda variant: variant.name != reference)
     if reference_file is None and (not ordered or ordered[0].name != reference):
@@ -147,7 +153,7 @@ def make_plan(
     cells: list[Cell] = []
     baseline = None if reference_file is None else _Baseline(reference_file.identity, str(reference_file.path))
     importance: _Importance | None = None
-    for index, variant in enumerate(ordered):
+    for index, variant in enumerate(variant for variant in ordered if variant.name not in skipped):
         if index == 1 and calibration is not None:  # the reference is made; others are made by what it finds
             importance = _importance(calibration, model, ordered[0], cells, settings, artefacts)
             cells += importance.cells
@@ -159,7 +165,9 @@ def make_plan(
         first = next((cell for cell in own if cell.kind == "text"), None)
         if baseline is None and first is not None:
             baseline = _Baseline(first.key, first.makes, (first.key,))
-    identity = _hash({"cells": [cell.key for cell in cells], "model": model.name, "preset": preset})
+    left_out = {name: asdict(misfit) for name, misfit in skipped.items()}
+    content = {"cells": [cell.key for cell in cells], "model": model.name, "preset": preset}
+    identity = _hash(content | ({"skipped": left_out} if left_out else {}))
     return Plan(
         run=f"{model.name}-{preset}-{identity[:6]}",
         model=model.name,
@@ -175,6 +183,7 @@ def make_plan(
             "imatrix": None if calibration is None else calibration.name,
             "imatrix_told": [] if calibration is None else calibration.told,
             "engine": _engine(),
+            "skipped": left_out,
         },
         cells=tuple(cells),
     )

@@ -150,7 +150,9 @@ class Samples:
 
 @dataclass(frozen=True)
 class Record:
-    """One variant of one sweep. `status` is "ok", "partial" (a cell failed), "failed" or "pending".
+    """One variant of one sweep. `status` is "ok", "partial" (a cell failed), "failed", "pending" or "skipped".
+
+    `error` is what failed first, or why it was skipped.
 
     `settings` are the thread count, batches, context and placement that it was measured with, and the engine.
 

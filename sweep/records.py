@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sweep import items
+from sweep.fit.misfit import Misfit
 from sweep.plan import Cell, Plan
 from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
@@ -65,6 +66,8 @@ def _record(
     plan: Plan,
     store: Store,
 ) -> Record:
+    if variant in plan.about.get("skipped", {}):  # not of plans that an earlier version wrote
+        return _skipped(variant, plan)
     known = {cell.name: outcomes[cell.key] for cell in cells if cell.key in outcomes}
     results = {name: outcome.result for name, outcome in known.items() if outcome.result is not None}
     errors = [f"{name}: {outcome.error}" for name, outcome in known.items() if outcome.status == "failed"]
@@ -101,6 +104,23 @@ def _record(
         settings=_settings(plan),
         samples=_window_samples(text, reference_units(plan), variant == plan.reference)
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
+    )
+
+
+def _skipped(variant: str, plan: Plan) -> Record:
+    misfit = Misfit(**plan.about["skipped"][variant])
+    return Record(
+        variant=variant,
+        kind="gguf",
+        status="skipped",
+        error=misfit.reason,
+        file_bytes=misfit.file_bytes,
+        bits_per_weight=misfit.bits_per_weight,
+        memory=Memory(misfit.memory_bytes),
+        reference=plan.reference,
+        kv_type=plan.settings.kv_type,
+        device=plan.settings.device,
+        settings=_settings(plan),
     )
 
 

@@ -18,6 +18,8 @@ from sweep import devices, preset, variant
 from sweep.baseline import AUTO, FLOAT, NEAREST, ReferenceFile, automatic, find_reference, gpu_layers
 from sweep.calibration import calibration, tell
 from sweep.events import Event, Log, Reader
+from sweep.fit.misfit import Misfit
+from sweep.fit.report import FitOptions
 from sweep.inputs import Text, text_for
 from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
@@ -40,8 +42,9 @@ class Request:
     """What the user asked for; None where the preset or the model decides.
 
     `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
-    path or "auto", `calibration` the text that the latter reads. With `dry_run` nothing is
-    fetched that a plan can do without.
+    path or "auto", `calibration` the text that the latter reads. `gpu` are the devices that variants are meant for, as
+    `sweep fit --gpu` takes them: what they do not hold is skipped. With `dry_run` nothing is fetched that a plan can do
+    without.
     """
 
     model: str = "micro"
@@ -66,6 +69,7 @@ class Request:
     ngl: int | None = None
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
+    gpu: tuple[str, ...] = ()
     workspace: Path | None = None
     dry_run: bool = False
 
@@ -161,6 +165,7 @@ def _planned(
         cpu_moe=request.n_cpu_moe,
         tensor_split=request.tensor_split,
     )
+    skipped = _skipped(request, model, variants, settings, say, None if file is not None else variants[0].name)
     plan = make_plan(
         workspace,
         model,
@@ -174,8 +179,38 @@ def _planned(
         file,
         reference_layers,
         alone,
+        skipped,
     )
     return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
+
+
+def _skipped(
+    request: Request,
+    model: Model,
+    variants: Sequence[variant.Variant],
+    settings: Settings,
+    say: Callable[[str], None],
+    reference: str | None,
+) -> dict[str, Misfit]:
+    """The variants that --gpu does not hold, each told; the reference is measured all the same."""
+    if not request.gpu:
+        return {}
+    from sweep.fit.misfits import misfits  # asks llama.cpp, which only this option needs
+    from sweep.fit.simulated import devices_called
+
+    options = FitOptions(
+        context=settings.ctx,
+        kv_type_k=settings.kv_type,
+        kv_type_v=settings.kv_type,
+        ubatch=settings.ubatch,
+        batch=settings.batch,
+        offload="none",
+    )
+    found = misfits(str(model.path), variants, devices_called(request.gpu), options)
+    for name, misfit in found.items():
+        kept = "measured all the same, because the others are compared with it" if name == reference else "skipped"
+        say(f"{name} {misfit.reason}; {kept}")
+    return {name: misfit for name, misfit in found.items() if name != reference}
 
 
 def _task_options(request: Request) -> TaskOptions:

@@ -6,7 +6,9 @@ management library tells of cards that another build could use; what else there 
 
 from __future__ import annotations
 
+import shutil
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from converters.llamacpp.devices import gpus as built_gpus
@@ -70,6 +72,18 @@ def nvidia() -> list[Device]:
             found.append(_described(name, "cuda", int(memory.total), int(memory.free)))
     finally:
         nvml.nvmlShutdown()
+    return found
+
+
+def unused() -> list[str]:
+    """What tells of GPUs that this build of llama.cpp cannot compute on, each in words."""
+    if built_gpus():
+        return []
+    found = [f"there is an {device.name} here" for device in nvidia()]
+    if not found and shutil.which("nvidia-smi"):
+        found.append("there is an NVIDIA driver here")
+    if Path("/dev/kfd").exists():
+        found.append("there is an AMD GPU with its ROCm driver here")
     return found
 
 

@@ -59,7 +59,7 @@ def _table(
     )
     body = []
     for i, record in enumerate(rows):
-        kind = "chosen" if record.variant == chosen else "off" if record.status in ("failed", "pending") else ""
+        kind = "chosen" if record.variant == chosen else "off" if record.status in text.UNMEASURED else ""
         cells = "".join(column.cells[i] for column in columns)
         opening = f'<tr class="{kind}">' if kind else "<tr>"
         body.append(f'{opening}<th scope="row">{_sign(record, front, chosen)}{esc(record.variant)}</th>{cells}</tr>')

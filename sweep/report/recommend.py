@@ -76,8 +76,9 @@ class _Judge:
     alpha: float
 
     def reasons(self, record: Record) -> tuple[str, ...]:
-        if record.status in ("failed", "pending"):
-            return (f"failed ({_error(record)})" if record.status == "failed" else "is not measured yet",)
+        if record.status in text.UNMEASURED:
+            told = {"failed": f"failed ({_error(record)})", "skipped": f"was skipped: {_error(record)}"}
+            return (told.get(record.status, "is not measured yet"),)
         found = [] if record.file_bytes is not None else ["has no file size"]
         found += self._misfit(record)
         if not figures.is_reference(record, self.records):
@@ -169,7 +170,7 @@ class _Judge:
 
     def closest(self, candidates: Sequence[Record]) -> Record | None:
         """Of those that fit (else of all, the one that needs least): fewest reasons, then least divergence."""
-        measured = [record for record in candidates if record.status not in ("failed", "pending")]
+        measured = [record for record in candidates if record.status not in text.UNMEASURED]
         fitting = [record for record in measured if not self._misfit(record)]
         if not fitting:
             needs = [(need[0], i) for i, record in enumerate(measured) if (need := figures.memory(record))]

@@ -20,7 +20,7 @@ from sweep.report.columns import Column, fit, table, width_of
 from sweep.report.recommend import Recommendation
 from sweep.report.trust import trust_notes
 
-_STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim"}
+_STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
 _KEPT = "kept %"
 _MISSING = Text(text.MISSING, style="dim")
 
@@ -89,7 +89,7 @@ def _fit_tasks(
 
 
 def _styles(rows: Sequence[Record]) -> list[str]:
-    return ["dim" if record.status in ("failed", "pending") else "" for record in rows]
+    return ["dim" if record.status in text.UNMEASURED else "" for record in rows]
 
 
 def _common_prefix(tasks: Sequence[str]) -> str:
