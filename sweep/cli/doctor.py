@@ -52,7 +52,7 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
     for fit_device in fitted:
         speed = f", {fit_device.bandwidth / 1e9:,.0f} GB/s" if fit_device.bandwidth else ""
         kept = f"{size(fit_device.usable_bytes)} free, {size(fit_device.reserve_bytes)} of that kept free"
-        table.add_row("fit is asked for", f"{fit_device.name} ({fit_device.kind}{speed}): {kept}")
+        table.add_row("fit looks at", f"{fit_device.name} ({fit_device.kind}{speed}): {kept}")
     output.show(table)
     if where.gpu_layers == 0:
         for told in unused():
