@@ -63,7 +63,7 @@ def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
 def best(report: FitReport, losses: dict[str, Loss]) -> Best:
     """Of the variants that fit the devices whole, or else of those that fit with a part in RAM, the least lossy."""
     for wanted, where in ((Verdict.FITS, ""), (Verdict.PARTLY, " with a part in RAM, since none fits whole")):
-        rows = [row for row in report.rows if verdict(row, report.devices) is wanted]
+        rows = [row for row in report.rows if verdict(row) is wanted]
         if rows:
             return _of(rows, losses, where)
     least = min(report.rows, key=lambda row: -row.headroom_bytes, default=None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sweep.fit.device import Device
 from sweep.fit.report import PARTS, FitReport, Row
 from sweep.fit.verdict import verdict
 
@@ -18,23 +17,24 @@ def to_json(report: FitReport) -> dict[str, Any]:
         "kv_type": report.kv_type,
         "parallel": report.parallel,
         "devices": [asdict(device) for device in report.devices],
-        "rows": [_row(row, report.devices) for row in report.rows],
+        "rows": [_row(row) for row in report.rows],
         "notes": list(report.notes),
         "bytes_read": report.bytes_read,
     }
 
 
-def _row(row: Row, devices: tuple[Device, ...]) -> dict[str, Any]:
+def _row(row: Row) -> dict[str, Any]:
     parts = {f"{part}_bytes": row.figures[part].bytes if part in row.figures else None for part in PARTS}
     return {
         "variant": row.variant,
         "kind": row.kind,
         "file_bytes": row.file_bytes,
+        "file_exact": row.file_exact,
         "bits_per_weight": row.bits_per_weight,
         **parts,
         "total_bytes": row.total_bytes,
         "fits": row.fits,
-        "verdict": verdict(row, devices).value,
+        "verdict": verdict(row).value,
         "headroom_bytes": row.headroom_bytes,
         "max_context": row.max_context,
         "decode_bound_tokens_per_s": row.decode_bound,

@@ -22,8 +22,8 @@ _KINDS = {"CUDA": "cuda", "ROCm": "rocm", "MUSA": "cuda", "MTL": "metal", "Metal
 
 
 def present() -> list[Device]:
-    """The GPUs of this machine, or its RAM where it has none."""
-    return gpus() or [ram()]
+    """The GPUs of this machine, and its RAM."""
+    return [*gpus(), ram()]
 
 
 def gpus() -> list[Device]:

@@ -19,7 +19,7 @@ _UNITS = {
 
 
 def devices_called(texts: Iterable[str]) -> list[Device]:
-    """The devices that --gpu names: "RTX 4090", "2xRTX 6000 Ada", "24GiB"; several by comma too.
+    """The devices that --gpu names: "RTX 4090", "2xRTX 6000 Ada", "24GiB", "64GiB RAM"; several by comma too.
 
     Raises InputError: for an unknown card with the nearest names, for one that can mean several with all of them, and
     for a size without a unit.
@@ -35,9 +35,9 @@ def _devices(text: str) -> list[Device]:
     count, name = (int(counted[1]), counted[2]) if counted else (1, text)
     if count < 1:
         raise InputError(f"--gpu {text!r}: there must be at least one")
-    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([A-Za-z]+)", name)
+    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+?)(\s+RAM)?", name, re.I)
     if size and size[2].lower() in _UNITS:
-        return [_of_size(name, int(float(size[1]) * _UNITS[size[2].lower()]))] * count
+        return [_of_size(name, int(float(size[1]) * _UNITS[size[2].lower()]), "cpu" if size[3] else "cuda")] * count
     if re.fullmatch(r"\d{1,3}|\d+\.\d*", name):
         raise InputError(
             f"--gpu {text!r} is a size without a unit; write {name}GiB, or a card's name (see `sweep gpus`)"
@@ -72,8 +72,8 @@ def _of_card(gpu: Gpu) -> Device:
     )
 
 
-def _of_size(name: str, count: int) -> Device:
-    """A device of so many bytes, all of which a program can have; of unknown make, and reckoned as CUDA's."""
+def _of_size(name: str, count: int, kind: str) -> Device:
+    """So many bytes, all of which a program can have: of a GPU of unknown make, reckoned as CUDA's, or of RAM."""
     if count < 1:
         raise InputError(f"--gpu {name!r}: a device has some memory")
-    return Device(name.replace(" ", ""), "cuda", count, count, None, True, reserve_bytes("cuda"))
+    return Device(" ".join(name.split()), kind, count, count, None, True, reserve_bytes(kind))

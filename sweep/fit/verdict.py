@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 
-from sweep.fit.device import Device
 from sweep.fit.report import Row
 
 
@@ -15,9 +13,6 @@ class Verdict(StrEnum):
     MISSES = "misses"
 
 
-def verdict(row: Row, devices: Sequence[Device]) -> Verdict:
-    """Of a row on `devices`; where they have no GPU, RAM is where all of a model belongs."""
-    if not row.fits:
-        return Verdict.MISSES
-    spilled = row.cpu_moe_layers > 0 or row.gpu_layers < row.n_layers
-    return Verdict.PARTLY if spilled and any(device.kind != "cpu" for device in devices) else Verdict.FITS
+def verdict(row: Row) -> Verdict:
+    """Of a row; on a machine without a GPU, RAM is where all of a model belongs."""
+    return Verdict.FITS if row.fits else Verdict.PARTLY if row.partial else Verdict.MISSES

@@ -22,10 +22,9 @@ from sweep.report.columns import Column, fit, table, width_of
 
 _SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
 _STYLES = {Verdict.FITS: "green", Verdict.PARTLY: "yellow", Verdict.MISSES: "red"}
-_WORDS = {Verdict.FITS: "fits", Verdict.PARTLY: "part in RAM", Verdict.MISSES: "no"}
 _MEANINGS = {
-    Verdict.FITS: "all of it on the devices",
-    Verdict.PARTLY: "with the rest in RAM",
+    Verdict.FITS: "fits",
+    Verdict.PARTLY: "does not fit whole, but runs with so much of it in RAM",
     Verdict.MISSES: "does not fit",
 }
 _NAMES = {"kv": "KV cache", "recurrent": "recurrent state", "compute": "compute buffers", "output": "output buffer"}
@@ -51,7 +50,7 @@ def render_fit(report: FitReport, console_width: int, chosen: str | None = None,
     if width_of(shown[0]) > console_width:
         pieces = [_fitted(report, lead, columns, console_width) for columns in (verdicts, parts)]
         shown, dropped = [piece[0] for piece in pieces], [name for piece in pieces for name in piece[1]]
-    if len(report.devices) > 1:
+    if len(_gpus(report)) > 1:
         placed, lost = _fitted(report, lead, _device_columns(report), console_width)
         shown.append(placed)
         dropped += lost
@@ -71,6 +70,10 @@ def _fitted(
     report: FitReport, lead: Sequence[Column], columns: Sequence[Column], width: int
 ) -> tuple[Table, list[str]]:
     return fit([""] * len(report.rows), lead, columns, width)
+
+
+def _gpus(report: FitReport) -> list[Device]:
+    return [device for device in report.devices if device.kind != "cpu"]
 
 
 def _heading(report: FitReport) -> list[Text]:
@@ -98,7 +101,7 @@ def _described(same: Sequence[Device]) -> str:
 
 def _lead(report: FitReport, width: int, chosen: str | None) -> list[Column]:
     """Sign and name: what every table starts with."""
-    verdicts = [verdict(row, report.devices) for row in report.rows]
+    verdicts = [verdict(row) for row in report.rows]
     names = [
         Text(text.shorten(text.plain(row.variant), max(10, width // 4)), "bold" if row.variant == chosen else "")
         for row in report.rows
@@ -109,18 +112,24 @@ def _lead(report: FitReport, width: int, chosen: str | None) -> list[Column]:
 
 def _verdict_columns(report: FitReport) -> list[Column]:
     rows = report.rows
-    verdicts = [verdict(row, report.devices) for row in rows]
-    room = [_room(row.headroom_bytes, _STYLES[found]) for row, found in zip(rows, verdicts, strict=True)]
+    room = [_room(row.headroom_bytes, _STYLES[verdict(row)]) for row in rows]
     columns = [
-        Column("size", _texts(rows, lambda row: text.size(row.file_bytes)), 8),
+        Column("size", _texts(rows, lambda row: f"{'' if row.file_exact else '~'}{text.size(row.file_bytes)}"), 8),
         Column("bpw", _texts(rows, lambda row: f"{row.bits_per_weight:.2f}"), 7),
         Column("total", _texts(rows, lambda row: text.size(row.total_bytes)), inf),
         Column("headroom", room, inf),
         Column("max ctx", _texts(rows, lambda row: _count(row.max_context)), 9),
         Column("≤ tok/s", _texts(rows, lambda row: text.rate(row.decode_bound)), 8.5),
-        Column("", [Text(_WORDS[found], _STYLES[found]) for found in verdicts], inf, left=True),
+        Column("", [Text(_word(row), _STYLES[verdict(row)]) for row in rows], inf, left=True),
     ]
     return [column for column in columns if column.header != "≤ tok/s" or any(row.decode_bound for row in rows)]
+
+
+def _word(row: Row) -> str:
+    """The verdict; of what is partly in RAM, how much of it is."""
+    host = row.shares[-1].total_bytes if row.shares else 0
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{text.size(host)} in RAM", Verdict.MISSES: "no"}
+    return words[verdict(row)]
 
 
 def _part_columns(report: FitReport) -> list[Column]:
@@ -150,28 +159,28 @@ def _room(count: int | None, style: str = "") -> Text:
     if count is None:
         return Text(text.MISSING, "dim")
     sign = "+" if count >= 0 else text.MINUS
-    return Text(f"{sign}{text.size(abs(count))}", style if count >= 0 else "red")
+    return Text(f"{sign}{text.size(abs(count))}", style)
 
 
 def _device_columns(report: FitReport) -> list[Column]:
     """What each device holds, and what is left of it."""
-    rows = report.rows
+    rows, gpus = report.rows, len(_gpus(report))
     columns = [Column("layers", [Text(f"{row.gpu_layers}/{row.n_layers}") for row in rows], 90)]
     if any(row.cpu_moe_layers for row in rows):
         columns.append(Column("experts in RAM", [Text(str(row.cpu_moe_layers)) for row in rows], 80))
     for place in range(max((len(row.shares) for row in rows), default=0)):
         shares = [row.shares[place] if place < len(row.shares) else None for row in rows]
         name = text.shorten(text.plain(next(share.device for share in shares if share is not None)), 14)
-        named = f"{name} {place + 1}" if place < len(report.devices) else name
+        named = f"{name} {place + 1}" if place < gpus else name
         held = [Text(text.MISSING if share is None else text.size(share.total_bytes)) for share in shares]
         columns.append(Column(named, held, 70 - place))
-        if place < len(report.devices):
-            columns.append(Column("left", [_room(share.free_bytes if share else None) for share in shares], 60 - place))
+        if place < gpus:
+            columns.append(Column("left", [_room(share and share.free_bytes) for share in shares], 60 - place))
     return columns
 
 
 def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
-    found = dict.fromkeys(verdict(row, report.devices) for row in report.rows)
+    found = dict.fromkeys(verdict(row) for row in report.rows)
     signs = ", ".join(f"{_SIGNS[one]} {_MEANINGS[one]}" for one in Verdict if one in found)
     lines = [f"{signs}." if signs else "No variant was asked for."]
     lines.append(
@@ -193,7 +202,7 @@ def _origins(report: FitReport) -> list[str]:
     lines = [f"{', '.join(names)}: {source}." for source, names in by_source.items()]
     lines += [f"Kept free of {kind}: {told(kind)}." for kind in dict.fromkeys(d.kind for d in report.devices)]
     placed = {row.placed_by for row in report.rows}
-    if len(report.devices) > 1 or any(verdict(row, report.devices) is Verdict.PARTLY for row in report.rows):
+    if len(_gpus(report)) > 1 or any(verdict(row) is Verdict.PARTLY for row in report.rows):
         if "estimate" in placed:
             lines.append("Figures of each device are estimates: this build of llama.cpp has no RPC to ask it by.")
         elif "rpc" in placed:
@@ -210,7 +219,7 @@ def part_name(part: str) -> str:
 
 def _arguments(report: FitReport, chosen: str | None) -> list[RenderableType]:
     """What to give llama-server (or llama-cli): for the chosen variant, and for each that is partly in RAM."""
-    wanted = [row for row in report.rows if row.variant == chosen or verdict(row, report.devices) is Verdict.PARTLY]
+    wanted = [row for row in report.rows if row.variant == chosen or verdict(row) is Verdict.PARTLY]
     given = [row for row in wanted if row.arguments]
     if not given:
         return []

@@ -23,7 +23,7 @@ def test_cards_and_sizes_are_counted_in_order() -> None:
     assert names("4090") == ["RTX 4090"]
     assert names("2xRTX 6000 Ada") == ["RTX 6000 Ada"] * 2
     assert names("2 x 24GiB", "4090") == ["24GiB", "24GiB", "RTX 4090"]
-    assert names("RTX 4090, 12 GiB") == ["RTX 4090", "12GiB"]
+    assert names("RTX 4090, 12 GiB", "64GiB RAM") == ["RTX 4090", "12 GiB", "64GiB RAM"]
     assert names("MI250") == ["MI250"] * 2  # one card of two devices
 
 
@@ -34,6 +34,10 @@ def test_sizes_have_the_units_they_are_written_in(text: str, count: int) -> None
     (device,) = devices_called([text])
     assert (device.total_bytes, device.usable_bytes) == (count, count)
     assert (device.simulated, device.bandwidth) == (True, None)
+
+
+def test_ram_can_be_stated_beside_a_gpu() -> None:
+    assert [device.kind for device in devices_called(["8GiB", "64GiB ram"])] == ["cuda", "cpu"]
 
 
 def test_more_than_llama_cpp_s_own_margin_stays_free_of_a_gpu() -> None:
