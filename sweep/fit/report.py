@@ -68,16 +68,18 @@ class Row:
     figures: Mapping[str, Figure]  # by PARTS
     shares: tuple[DeviceShare, ...]  # the devices in order, then the host
     total_bytes: int  # on all devices and the host, without the reserve
-    fits: bool
-    headroom_bytes: int  # of the tightest device; below 0 by how much it does not fit
-    max_context: int | None  # the largest context a sequence that fits so; None: none does
+    fits: bool  # all of it on the devices; on the host where no device is a GPU
+    headroom_bytes: int  # of the tightest device; below 0 by how much it does not fit wholly
+    max_context: int | None  # the largest context of a sequence with which it fits wholly; None: none does
     gpu_layers: int  # layers on devices, the output counted as one
     n_layers: int  # layers there are, the output counted as one
     cpu_moe_layers: int  # layers whose experts are kept in RAM
     tensor_split: tuple[int, ...]  # layers on each device
     arguments: str  # of llama-server and llama-cli, that place it so
-    decode_bound: float | None  # tokens a second that bandwidth allows at most
-    placed_by: str  # "rpc": llama.cpp split it over devices of these sizes; "estimate": by its rule, not its answer
+    decode_bound: float | None  # tokens a second that bandwidth allows at most, its context full
+    placed_by: str  # "rpc": llama.cpp's figures for such devices; "cpu": for RAM; "estimate" | "formula": not its own
+    partial: bool = False  # it does not fit wholly, but runs as `arguments` say, with a part in RAM
+    file_exact: bool = True  # False: the header's share of `file_bytes` is estimated, no tokenizer being at hand
 
 
 @dataclass(frozen=True)
