@@ -1,7 +1,7 @@
-"""What a context takes on each device, asked of llama.cpp once for each kind of placement.
+"""What a context takes on each device, asked of llama.cpp once for all on the devices, and once for a part in RAM.
 
-Compute buffers do not depend on the quant, nor on how many layers a device has beyond a few, so that one load answers
-for many placements. Between two contexts they grow at most linearly: llama.cpp takes the largest of several graphs,
+Compute buffers do not depend on the quant, and hardly on how many layers a device has, so that one load answers for
+all placements of its kind. Between two contexts they grow at most linearly: llama.cpp takes the largest of several graphs,
 each of which is linear in the context, so a straight line between two answers is never below the truth.
 """
 
@@ -11,24 +11,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import RLock
 
 from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.memory import ContextMemory, context_memory
 from converters.llamacpp.model import ContextOptions
 from converters.llamacpp.rpc import RemoteDevice
 from sweep.fit.layers import Shape
-from sweep.fit.placement import Placement
+from sweep.fit.placement import Placement, proportional
 from sweep.fit.report import FitOptions
 
 MAX_SEQUENCES = 256  # llama.cpp's own bound
 CELLS = 256  # llama.cpp's steps of a sequence's context
 STATE_LIMIT = 1 << 30  # bytes
-FEW_LAYERS = 3  # more than so many on a device change no compute buffer
 
 
 @dataclass
 class Contexts:
-    """Contexts of the model of a ghost file. Without `devices` all is in RAM, whatever a placement says.
+    """Contexts of the model of a ghost file on so many devices; without `devices` all is in RAM.
 
     `state_bytes` is the recurrent state of one sequence, which llama.cpp allocates even where it is told not to: so
     that it stays below STATE_LIMIT, contexts of many sequences are asked for with fewer, and sizes multiplied.
@@ -40,7 +40,8 @@ class Contexts:
     name: str
     devices: Sequence[RemoteDevice] = ()
     state_bytes: int = 0
-    _known: dict[tuple[object, int], ContextMemory] = field(default_factory=dict)
+    _known: dict[tuple[bool, int], ContextMemory] = field(default_factory=dict)
+    _lock: RLock = field(default_factory=RLock)
 
     def compute(self, placement: Placement, context: int) -> tuple[int, ...]:
         """Bytes of compute buffers for each device in order, and for RAM, in a context of so many tokens a sequence.
@@ -48,36 +49,47 @@ class Contexts:
         Between contexts that were asked for it is the straight line. Without RPC every device is taken to need as much
         as a whole model in RAM.
         """
-        asked = self._compute(placement, self.options.context)
-        if padded(context) == padded(self.options.context):
-            return asked
-        # Below a micro-batch buffers shrink by another rule, so that is as low as is asked.
-        least = min(padded(self.options.ubatch), padded(self.options.context))
-        end = self.shape.train_context if context > self.options.context else least
-        other = self._compute(placement, end)
-        span = padded(end) - padded(self.options.context)
-        share = min(1.0, (padded(context) - padded(self.options.context)) / span) if span else 0.0
-        return tuple(math.ceil(one + share * (two - one)) for one, two in zip(asked, other, strict=True))
+        full = placement.is_full
+        buffers: Sequence[int] = self.memory(full, self.options.context).compute_bytes
+        if padded(context) != padded(self.options.context):
+            # Below a micro-batch buffers shrink by another rule, so that is as low as is asked.
+            least = min(padded(self.options.ubatch), padded(self.options.context))
+            end = self.shape.train_context if context > self.options.context else least
+            other = self.memory(full, end).compute_bytes
+            span = padded(end) - padded(self.options.context)
+            share = min(1.0, (padded(context) - padded(self.options.context)) / span) if span else 0.0
+            buffers = [math.ceil(one + share * (two - one)) for one, two in zip(buffers, other, strict=True)]
+        devices = buffers[:-1] if self.devices else [buffers[-1]] * len(placement.layers)
+        used = [size if layers else 0 for size, layers in zip(devices, placement.layers, strict=True)]
+        return (*used, buffers[-1])
 
-    def _compute(self, placement: Placement, context: int) -> tuple[int, ...]:
-        told = self.memory(placement, context).compute_bytes
-        if self.devices or not placement.layers:
-            return told
-        return (*(told[-1] if layers else 0 for layers in placement.layers), told[-1])
+    def memory(self, full: bool, context: int) -> ContextMemory:
+        """llama.cpp's answer with everything on the devices, or with layers left in RAM and, of others, the experts."""
+        key = full or not self.devices, padded(context)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = self._ask(*key)
+            return self._known[key]
 
-    def memory(self, placement: Placement, context: int) -> ContextMemory:
-        """llama.cpp's answer for a placement of this kind."""
-        kind = self._kind(placement), padded(context)
-        if kind not in self._known:
-            load = LoadOptions()
-            if self.devices:
-                split = tuple(map(float, placement.layers))
-                load = LoadOptions(placement.on_devices, tensor_split=split, elsewhere=placement.elsewhere())
-            sequences = self.sequences
-            asked = context_options(self.options, context, sequences)
-            (told,) = context_memory(self.ghost, [asked], load, self.devices, self.name)
-            self._known[kind] = _multiplied(told, self.options.parallel, sequences)
-        return self._known[kind]
+    def _ask(self, full: bool, context: int) -> ContextMemory:
+        load = LoadOptions()
+        if self.devices:
+            placement = self._example(full)
+            split = tuple(map(float, placement.layers))
+            load = LoadOptions(placement.on_devices, tensor_split=split, elsewhere=placement.elsewhere())
+        sequences = self.sequences
+        asked = context_options(self.options, context, sequences)
+        (told,) = context_memory(self.ghost, [asked], load, self.devices, self.name)
+        return _multiplied(told, self.options.parallel, sequences)
+
+    def _example(self, full: bool) -> Placement:
+        """A placement like all that are full, or like all that are not."""
+        total, devices = self.shape.layers + 1, len(self.devices)
+        if full:
+            return Placement.whole(total, proportional(total, [1.0] * devices))
+        layers = proportional(max(total - total // 4, 1), [1.0] * devices)
+        placement = Placement.whole(total, layers)
+        return replace(placement, partial=tuple(count // 2 for count in layers)) if self.shape.experts else placement
 
     @property
     def sequences(self) -> int:
@@ -85,16 +97,6 @@ class Contexts:
         return min(
             self.options.parallel, max(1, STATE_LIMIT // self.state_bytes if self.state_bytes else MAX_SEQUENCES)
         )
-
-    def _kind(self, placement: Placement) -> object:
-        """Equal for placements that take the same compute buffers."""
-        if not self.devices:
-            return None
-        devices = [
-            (min(layers, FEW_LAYERS), min(layers - partial, 1), min(partial, 1))
-            for layers, partial in zip(placement.layers, placement.partial, strict=True)
-        ]
-        return tuple(devices), min(placement.in_ram, FEW_LAYERS)
 
 
 def padded(context: int) -> int:

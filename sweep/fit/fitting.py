@@ -132,9 +132,10 @@ def _gguf_rows(
     state = formulas.state_bytes * shape.linear_layers
     with ghost(source.structure, source.tensors) as path:
         contexts = Contexts(path, shape, options, source.name, remote, state)
-        with ThreadPoolExecutor(2) as pool:  # two wait for llama.cpp, which lets other threads go on
+        with ThreadPoolExecutor(2) as pool:  # they wait for llama.cpp, which lets other threads go on
+            telling = pool.submit(contexts.memory, True, options.context)
             files = list(pool.map(lambda name: _file(source, name, path), names))
-        told = contexts.memory(machine.everything(shape.layers + 1), options.context)
+            told = telling.result()
         return {
             name: gguf_row(
                 name,

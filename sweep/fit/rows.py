@@ -161,9 +161,16 @@ def _longest(account: Account, machine: Machine) -> int | None:
         parts = account.parts(placement, steps * CELLS)
         return (placement.is_full or not machine.gpus) and _holds(parts, machine)
 
-    high = account.shape.train_context // CELLS
+    room = sum(machine.targets) if machine.gpus else machine.host.usable_bytes if machine.host is not None else 0
+    if int(account.weights.layers.sum()) > room > 0:
+        return None
+    asked, high = account.contexts.options.context // CELLS, account.shape.train_context // CELLS
     low = 0
-    if fits(high):
+    if fits(asked):
+        low = asked
+    else:
+        high = asked
+    if low and fits(high):
         return high * CELLS
     while high - low > 1:
         middle = (low + high) // 2
