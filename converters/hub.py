@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from converters.errors import InputError
 from converters.gguf_source import part_names
+from converters.llamacpp.container import Header, parse_header
 
 # What a conversion reads. No pickles, no code, no pictures, no other frameworks' weights.
 FILES = (
@@ -21,6 +22,8 @@ FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+
+_RANGE = 1 << 20  # bytes of a header asked for at once; a vocabulary takes 6 to 11 MB
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -45,6 +48,33 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
     wanted = [name for name in FILES if weights or not name.startswith("model")]
     with _explained(hub_id, revision):
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+
+
+def fetch_config(hub_id: str) -> tuple[Path, int]:
+    """config.json of `hub_id` and nothing else, and how many bytes were read over the network. Raises InputError."""
+    repository, _, revision = hub_id.partition("@")
+    with _explained(hub_id, revision):
+        return _fetch_file(repository, "config.json", revision)
+
+
+def fetch_index(hub_id: str) -> tuple[Path | None, int]:
+    """The list of a checkpoint's tensors, None where it is in one file, and how many bytes were read. InputError."""
+    from huggingface_hub import errors
+
+    repository, _, revision = hub_id.partition("@")
+    with _explained(hub_id, revision):
+        try:
+            return _fetch_file(repository, "model.safetensors.index.json", revision)
+        except errors.RemoteEntryNotFoundError:
+            return None, 0
+
+
+def _fetch_file(repository: str, name: str, revision: str) -> tuple[Path, int]:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    known = try_to_load_from_cache(repository, name, revision=revision or None)
+    path = Path(hf_hub_download(repository, name, revision=revision or None))
+    return path, 0 if str(path) == known else path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -78,6 +108,27 @@ class HubFile:
         with _explained(self.repository, self.revision):
             urls = [hf_hub_url(self.repository, name, revision=self.revision) for name in self.names]
             return sum(get_hf_file_metadata(url).size or 0 for url in urls)
+
+    def headers(self) -> tuple[list[Header], int]:
+        """The headers of all parts, read by range requests, and how many bytes that took. Raises InputError."""
+        from huggingface_hub import HfFileSystem
+
+        found, total = [], 0
+        with _explained(self.repository, self.revision):
+            files = HfFileSystem()
+            for name in self.names:
+                repository = f"{self.repository}@{self.revision}" if self.revision else self.repository
+                with files.open(f"{repository}/{name}", "rb", block_size=_RANGE, cache_type="none") as file:
+
+                    def read(count: int, offset: int, file: Any = file) -> bytes:
+                        nonlocal total
+                        file.seek(offset)
+                        data: bytes = file.read(max(count, min(_RANGE, file.size - offset)))
+                        total += len(data)
+                        return data
+
+                    found.append(parse_header(read, file.size, Path(f"{self.repository}/{name}")))
+        return found, total
 
     def fetch(self) -> Path:
         """Download what the cache lacks and return the first part. Raises InputError."""
