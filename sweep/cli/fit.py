@@ -54,7 +54,7 @@ def fit(
     output = Output(format)
     type_k, type_v = _kv_types(kv_type)
     options = FitOptions(
-        context=ctx,
+        context=ctx or 0,
         kv_type_k=type_k,
         kv_type_v=type_v,
         parallel=parallel,

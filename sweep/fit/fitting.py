@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from converters.catalogue import missing_vocabulary_bytes
@@ -26,7 +27,7 @@ from sweep.fit.formulas import ContextFormulas
 from sweep.fit.int8 import PREFIX, RECIPES
 from sweep.fit.int8_rows import int8_row
 from sweep.fit.layers import Shape, Weights
-from sweep.fit.report import Figure, FitOptions, FitReport, Row
+from sweep.fit.report import DEFAULT_CONTEXT, Figure, FitOptions, FitReport, Row
 from sweep.fit.rows import File, Machine, gguf_row
 from sweep.fit.subject import Subject, open_file, open_subject
 
@@ -44,6 +45,8 @@ def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options:
     _check(options)
     subject = open_subject(model)
     shape = Shape.of(subject.source.structure, subject.source.tensors)
+    longest = shape.train_context or DEFAULT_CONTEXT
+    options = replace(options, context=options.context or min(DEFAULT_CONTEXT, longest))
     if options.context > shape.train_context > 0:
         raise InputError(
             f"{subject.name}: has a context of {shape.train_context} tokens; {options.context} is too long"
@@ -65,7 +68,7 @@ def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options:
     return FitReport(
         model=subject.name,
         context=options.context,
-        kv_type=options.kv_type_k,
+        kv_type=",".join(dict.fromkeys((options.kv_type_k, options.kv_type_v))),
         parallel=options.parallel,
         devices=tuple(devices),
         rows=tuple(found[name] for name in names),
@@ -79,7 +82,7 @@ def _check(options: FitOptions) -> None:
         if kind not in KV_TYPES:
             raise InputError(f"{kind}: no type of the {name} cache; known: {', '.join(KV_TYPES)}")
     bounds = (
-        ("context", options.context, 1, 1 << 31),
+        ("context", options.context, 0, 1 << 31),
         ("parallel", options.parallel, 1, MAX_SEQUENCES),
         ("ubatch", options.ubatch, 1, 1 << 16),
         ("batch", options.batch, 1, 1 << 16),

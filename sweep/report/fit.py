@@ -6,6 +6,7 @@ Colour never stands alone: every verdict has a sign and a word.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from math import inf
 
@@ -28,6 +29,7 @@ _MEANINGS = {
     Verdict.MISSES: "does not fit",
 }
 _NAMES = {"kv": "KV cache", "recurrent": "recurrent state", "compute": "compute buffers", "output": "output buffer"}
+_KINDS = {"gguf": "GGUF", "int8": "int8"}
 _HEADS = {
     "weights": "weights",
     "kv": "KV",
@@ -38,11 +40,15 @@ _HEADS = {
 }
 
 
+MOST_ARGUMENTS = 6  # lines of what to paste
+
+
 def render_fit(report: FitReport, console_width: int, chosen: str | None = None, sentence: str = "") -> RenderableType:
     """Tables, what to paste, and where the figures come from; `chosen` is the variant that the `sentence` is about.
 
     Everything stands in one table where `console_width` columns hold it; otherwise the parts get one of their own.
     """
+    report = replace(report, rows=tuple(sorted(report.rows, key=lambda row: (row.kind != "gguf", -row.file_bytes))))
     lead = _lead(report, console_width, chosen)
     verdicts, parts = _verdict_columns(report), _part_columns(report)
     shown = [table([""] * len(report.rows), [*lead, *verdicts[:2], *parts, *verdicts[2:]])]
@@ -194,19 +200,25 @@ def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
 
 
 def _origins(report: FitReport) -> list[str]:
-    """Who says each part, the parts of one source together."""
-    by_source: dict[str, list[str]] = {}
-    for part in PARTS:
-        for source in dict.fromkeys(row.figures[part].source for row in report.rows if part in row.figures):
-            by_source.setdefault(source, []).append(part_name(part))
-    lines = [f"{', '.join(names)}: {source}." for source, names in by_source.items()]
+    """Who says each part, the parts of one source together; those of GGUF files and of int8 apart."""
+    kinds = dict.fromkeys(row.kind for row in report.rows)
+    lines = []
+    for kind in kinds:
+        by_source: dict[str, list[str]] = {}
+        for part in PARTS:
+            for source in dict.fromkeys(
+                row.figures[part].source for row in report.rows if row.kind == kind and _bytes(row, part)
+            ):
+                by_source.setdefault(source, []).append(part_name(part))
+        sources = "; ".join(f"{', '.join(names)}: {source}" for source, names in by_source.items())
+        lines.append(f"{_KINDS.get(kind, kind) + ' - ' if len(kinds) > 1 else ''}{sources}.")
     lines += [f"Kept free of {kind}: {told(kind)}." for kind in dict.fromkeys(d.kind for d in report.devices)]
     placed = {row.placed_by for row in report.rows}
     if len(_gpus(report)) > 1 or any(verdict(row) is Verdict.PARTLY for row in report.rows):
-        if "estimate" in placed:
-            lines.append("Figures of each device are estimates: this build of llama.cpp has no RPC to ask it by.")
-        elif "rpc" in placed:
+        if "rpc" in placed:
             lines.append("Figures of each device: llama.cpp's own placement on devices of these sizes.")
+        elif "estimate" in placed:
+            lines.append("Figures of each device are estimates: this build of llama.cpp has no RPC to ask it by.")
     if report.bytes_read is not None:
         lines.append(f"Read over the network: {report.bytes_read:,} bytes.")
     return lines
@@ -218,14 +230,18 @@ def part_name(part: str) -> str:
 
 
 def _arguments(report: FitReport, chosen: str | None) -> list[RenderableType]:
-    """What to give llama-server (or llama-cli): for the chosen variant, and for each that is partly in RAM."""
-    wanted = [row for row in report.rows if row.variant == chosen or verdict(row) is Verdict.PARTLY]
+    """What to run: the chosen variant, and those that run with a part in RAM, the least of it first."""
+    partly = [row for row in report.rows if verdict(row) is Verdict.PARTLY and row.variant != chosen]
+    partly.sort(key=lambda row: row.shares[-1].total_bytes)
+    wanted = [*(row for row in report.rows if row.variant == chosen), *partly]
     given = [row for row in wanted if row.arguments]
     if not given:
         return []
-    lines: list[RenderableType] = [Text(), Text("For llama-server and llama-cli:")]
-    widest = max(len(row.variant) for row in given)
-    return lines + [Text(f"  {text.plain(row.variant):{widest}}  {row.arguments}", overflow="fold") for row in given]
+    lines: list[RenderableType] = [Text(), Text("To run it (llama-cli takes the same):")]
+    for row in given[:MOST_ARGUMENTS]:
+        lines.append(Text.assemble(f"  {text.plain(row.variant)}: ", (f"llama-server {row.arguments}", "cyan")))
+    left = [row.variant for row in given[MOST_ARGUMENTS:]]
+    return lines + ([Text(f"  and {len(left)} more, if named by --variants", "dim")] if left else [])
 
 
 def render_formulas(report: FitReport) -> Table:
