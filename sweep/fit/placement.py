@@ -152,25 +152,38 @@ def _most(high: int, fits: Callable[[int], bool]) -> int:
 
 
 def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> Placement:
-    """Layers without their experts made whole from the first device on, and part of one more layer on each."""
-    device = 0
-    while device < len(targets) and any(placed.partial):
-        start = next(index for index, count in enumerate(placed.partial) if count)
-        if device > start:
+    """Layers without their experts made whole from the first device on, and part of one more layer on each.
+
+    Such layers are on the devices from `start` on; what a device before has in part stays so.
+    """
+    start = _first_partial(placed, 0)
+    for device in range(len(targets)):
+        if start is None or device > start:
             break
-        before = placed
-        count = _most(sum(before.partial), lambda n, d=device, b=before: memory(_made_whole(b, d, n))[d] <= targets[d])
-        placed = _made_whole(before, device, count)
-        placed = _one_more(placed, device, targets, memory)
-        device += 1
+        before, first = placed, start
+
+        def made(count: int, device: int = device, before: Placement = before, first: int = first) -> Placement:
+            return _made_whole(before, device, count, first)
+
+        count = _most(sum(before.partial[first:]), lambda n, d=device, m=made: memory(m(n))[d] <= targets[d])
+        placed = made(count)
+        start = _first_partial(placed, first)
+        if start is not None:
+            placed = _one_more(placed, device, start, targets, memory)
+            start = _first_partial(placed, start)
     return placed
 
 
-def _made_whole(placed: Placement, device: int, count: int) -> Placement:
-    """The next `count` layers that lack their experts moved to a device and completed."""
+def _first_partial(placed: Placement, start: int) -> int | None:
+    """The first device from `start` on that has layers without their experts."""
+    return next((device for device in range(start, len(placed.partial)) if placed.partial[device]), None)
+
+
+def _made_whole(placed: Placement, device: int, count: int, start: int) -> Placement:
+    """The next `count` layers that lack their experts, from device `start` on, moved to a device and completed."""
     layers, partial = list(placed.layers), list(placed.partial)
     left = count
-    for other in range(len(layers)):
+    for other in range(start, len(layers)):
         moved = min(left, partial[other])
         layers[other] -= moved
         partial[other] -= moved
@@ -179,11 +192,9 @@ def _made_whole(placed: Placement, device: int, count: int) -> Placement:
     return replace(placed, layers=tuple(layers), partial=tuple(partial))
 
 
-def _one_more(placed: Placement, device: int, targets: Sequence[int], memory: Memory) -> Placement:
-    """One layer more on the device, of which only a part is elsewhere: as small a part as there is room for."""
-    start = next((index for index, count in enumerate(placed.partial) if count), None)
-    if start is None or start < device:
-        return placed
+def _one_more(placed: Placement, device: int, start: int, targets: Sequence[int], memory: Memory) -> Placement:
+    """One layer more on the device, the first of those on device `start` that lack their experts, of which only a part
+    is elsewhere: as small a part as there is room for."""
     layers, partial = list(placed.layers), list(placed.partial)
     layers[start] -= 1
     partial[start] -= 1
