@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
@@ -48,7 +49,7 @@ def fit(
     from sweep.fit.present import present
     from sweep.fit.report import FitOptions
     from sweep.fit.simulated import devices_called
-    from sweep.report.fit import render_fit, render_formulas
+    from sweep.report.fit import commands, render_choice, render_fit, render_formulas
     from sweep.workspace import Workspace, default_root
 
     output = Output(format)
@@ -69,13 +70,18 @@ def fit(
     if output.is_json:
         output.line(to_json(report) | ({"best": choice.variant, "best_is_measured": choice.measured} if best else {}))
     elif output.format is Format.QUIET and best:
-        output.show(choice.variant or "")
+        if choice.variant is not None:
+            output.show(escape(choice.variant))
     else:
-        parts = [render_fit(report, output.data.width, choice.variant, choice.sentence if best else "")]
+        output.show(render_fit(report, output.data.width, choice.variant if best else None))
         if explain:
-            parts += ["", render_formulas(report)]
-        for part in parts:
-            output.show(part)
+            output.show("")
+            output.show(render_formulas(report))
+        if output.format is not Format.QUIET:
+            for line in commands(report, choice.variant):
+                output.show(escape(line))
+        if best:
+            output.show(render_choice(choice.variant, choice.sentence))
     return Exit.OK if any(row.fits for row in report.rows) else Exit.DOES_NOT_FIT
 
 

@@ -74,7 +74,8 @@ def best(report: FitReport, losses: dict[str, Loss]) -> Best:
 def _of(rows: Sequence[Row], losses: dict[str, Loss], where: str) -> Best:
     known = [row for row in rows if row.variant in losses]
     if not known:
-        row = max(rows, key=lambda row: row.bits_per_weight)
+        # More bits than the model was published with keep nothing that BF16 loses.
+        row = max(rows, key=lambda row: (min(row.bits_per_weight, 16.0), row.variant == "BF16"))
         return Best(
             row.variant,
             False,

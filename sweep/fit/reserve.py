@@ -46,5 +46,5 @@ def reserve_bytes(kind: str) -> int:
 def told(kind: str) -> str:
     """For people: what stays free of a device of this kind, and why."""
     context = CONTEXTS[kind]
-    driver = f"{size(context.bytes)} for the driver's own context ({context.source}) and " if context.bytes else ""
-    return f"{driver}{size(MARGIN_BYTES)} of margin, as llama.cpp's own fit leaves"
+    driver = f"{size(context.bytes)} for its driver's context ({context.source}) and " if context.bytes else ""
+    return f"{driver}{size(MARGIN_BYTES)} of margin, llama.cpp's own of a device"

@@ -40,11 +40,11 @@ _HEADS = {
 }
 
 
-MOST_ARGUMENTS = 6  # lines of what to paste
+MOST_COMMANDS = 6
 
 
-def render_fit(report: FitReport, console_width: int, chosen: str | None = None, sentence: str = "") -> RenderableType:
-    """Tables, what to paste, and where the figures come from; `chosen` is the variant that the `sentence` is about.
+def render_fit(report: FitReport, console_width: int, chosen: str | None = None) -> RenderableType:
+    """Tables, and where the figures come from; `chosen` is the variant to stand out.
 
     Everything stands in one table where `console_width` columns hold it; otherwise the parts get one of their own.
     """
@@ -64,11 +64,6 @@ def render_fit(report: FitReport, console_width: int, chosen: str | None = None,
     lines += [line for one in shown for line in (Text(), one)]
     lines += [Text(), *(Text(line, style="dim") for line in [*_legend(report, dropped), *_origins(report)])]
     lines += [Text(f"! {text.plain(note)}", style="yellow") for note in report.notes]
-    lines += _arguments(report, chosen)
-    if sentence:
-        good = chosen is not None
-        sign = Text(f"{text.CHOSEN} " if good else "! ", "bold green" if good else "bold yellow")
-        lines += [Text(), Text.assemble(sign, (sentence, "bold"))]
     return Group(*lines)
 
 
@@ -212,7 +207,8 @@ def _origins(report: FitReport) -> list[str]:
                 by_source.setdefault(source, []).append(part_name(part))
         sources = "; ".join(f"{', '.join(names)}: {source}" for source, names in by_source.items())
         lines.append(f"{_KINDS.get(kind, kind) + ' - ' if len(kinds) > 1 else ''}{sources}.")
-    lines += [f"Kept free of {kind}: {told(kind)}." for kind in dict.fromkeys(d.kind for d in report.devices)]
+    for kind in dict.fromkeys(device.kind for device in report.devices):
+        lines.append(f"Kept free of {'RAM' if kind == 'cpu' else f'a {kind} device'}: {told(kind)}.")
     placed = {row.placed_by for row in report.rows}
     if len(_gpus(report)) > 1 or any(verdict(row) is Verdict.PARTLY for row in report.rows):
         if "rpc" in placed:
@@ -229,19 +225,23 @@ def part_name(part: str) -> str:
     return _NAMES.get(part, part)
 
 
-def _arguments(report: FitReport, chosen: str | None) -> list[RenderableType]:
-    """What to run: the chosen variant, and those that run with a part in RAM, the least of it first."""
+def commands(report: FitReport, chosen: str | None) -> list[str]:
+    """Lines to paste, not to be broken: what runs the chosen variant, and those that have a part in RAM, the least of
+    it first."""
     partly = [row for row in report.rows if verdict(row) is Verdict.PARTLY and row.variant != chosen]
     partly.sort(key=lambda row: row.shares[-1].total_bytes)
     wanted = [*(row for row in report.rows if row.variant == chosen), *partly]
     given = [row for row in wanted if row.arguments]
-    if not given:
-        return []
-    lines: list[RenderableType] = [Text(), Text("To run it (llama-cli takes the same):")]
-    for row in given[:MOST_ARGUMENTS]:
-        lines.append(Text.assemble(f"  {text.plain(row.variant)}: ", (f"llama-server {row.arguments}", "cyan")))
-    left = [row.variant for row in given[MOST_ARGUMENTS:]]
-    return lines + ([Text(f"  and {len(left)} more, if named by --variants", "dim")] if left else [])
+    lines = [f"  {text.plain(row.variant)}: llama-server {text.plain(row.arguments)}" for row in given[:MOST_COMMANDS]]
+    if len(given) > MOST_COMMANDS:
+        lines.append(f"  and for {len(given) - MOST_COMMANDS} more, if --variants names them")
+    return ["", "To run it (llama-cli takes the same):", *lines] if lines else []
+
+
+def render_choice(variant: str | None, sentence: str) -> Text:
+    """The sentence of --best; `variant` None: nothing fits."""
+    sign = Text(f"{text.CHOSEN} ", "bold green") if variant else Text("! ", "bold yellow")
+    return Text.assemble("\n", sign, (sentence, "bold"))
 
 
 def render_formulas(report: FitReport) -> Table:

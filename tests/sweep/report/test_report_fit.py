@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sweep.fit.report import FitReport
 from sweep.report import text as text_module
-from sweep.report.fit import render_fit, render_formulas
+from sweep.report.fit import commands, render_fit, render_formulas
 
 sys.path.append(str(Path(__file__).parents[1] / "fit"))
 from fit_reports import report, row, three
@@ -19,9 +19,9 @@ from fit_reports import report, row, three
 from sweep.fit.simulated import devices_called
 
 
-def shown(found: FitReport, width: int = 120, *, color: bool = False, chosen: str | None = None, said: str = "") -> str:
+def shown(found: FitReport, width: int = 120, *, color: bool = False) -> str:
     console = Console(file=StringIO(), width=width, highlight=False, force_terminal=color, no_color=not color)
-    console.print(render_fit(found, width, chosen, said))
+    console.print(render_fit(found, width))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -42,7 +42,7 @@ def test_verdicts_keep_sign_word_and_room_at_every_width(width: int, gpus: tuple
         assert word in line
     assert text_module.MINUS in line_of(text, "BF16")  # by how much
     words = " ".join(text.split())
-    assert all(part in words for part in ("weights: llama.cpp dry run", "compute", "Kept free of cuda: 512 MiB"))
+    assert all(part in words for part in ("weights: llama.cpp dry run", "compute", "Kept free of a cuda device: 512 MiB"))
 
 
 def test_nothing_that_does_not_fit_is_green() -> None:
@@ -60,13 +60,11 @@ def test_a_model_in_ram_alone_is_not_said_to_spill_there() -> None:
     assert line_of(shown(report([placed], [ram])), "Q4_K_M").startswith("✓")
 
 
-def test_arguments_are_given_for_what_is_chosen_and_what_is_partly_in_ram() -> None:
-    text = shown(three("6GiB"), chosen="Q4_K_M", said="Run Q4_K_M.")
-    pasted = text.partition("llama-server")[2]
-    assert "-ngl 37 -c 8192" in line_of(pasted, "Q4_K_M")
-    assert "-ngl 20" in line_of(pasted, "Q8_0")
-    assert "BF16" not in pasted
-    assert "► Run Q4_K_M." in text
+def test_commands_are_given_for_what_is_chosen_and_what_is_partly_in_ram() -> None:
+    given = commands(three("6GiB"), "Q4_K_M")
+    assert given[2:] == ["  Q4_K_M: llama-server -ngl 37 -c 8192", "  Q8_0: llama-server -ngl 20"]
+    devices = devices_called(["6GiB"])
+    assert commands(report([row("BF16", 400.0, 16.0, devices)], devices), None) == []
 
 
 def test_several_devices_have_their_own_figures_and_alike_ones_are_counted() -> None:
