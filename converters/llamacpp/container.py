@@ -168,10 +168,10 @@ class TensorInfo:
     def elements(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the tensor's data, without padding."""
-        return self.elements // self.shape[-1] * self.type.row_bytes(self.shape[-1]) if self.elements else 0
+        return math.prod(self.shape[:-1]) * self.type.row_bytes(self.shape[-1])
 
 
 @dataclass(frozen=True)

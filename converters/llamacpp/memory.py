@@ -130,10 +130,10 @@ def _sizes(log: str) -> dict[str, int]:
 
 def _told(log: str, devices: Sequence[RemoteDevice]) -> ContextMemory:
     sizes = _sizes(log)
-    places = {device.name: place for place, device in enumerate(devices)}
+    places = {device.buffer: place for place, device in enumerate(devices)}
     compute = [0] * (len(devices) + 1)
     for buffer, size in _COMPUTE_LINE.findall(log):
-        compute[places.get(buffer.partition("[")[0], -1)] += round(float(size) * MIB)
+        compute[places.get(buffer, -1)] += round(float(size) * MIB)
     return ContextMemory(
         kv_bytes=sizes["kv_bytes"],
         recurrent_bytes=sizes["recurrent_bytes"],

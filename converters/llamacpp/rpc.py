@@ -27,10 +27,10 @@ _PATIENCE = 10.0  # seconds until a server must listen
 
 @dataclass(frozen=True)
 class RemoteDevice:
-    """A device of a server: its handle in this process, and the name that llama.cpp's log gives it."""
+    """A device of a server: its handle in this process, and what llama.cpp's log calls buffers on it."""
 
     handle: int
-    name: str
+    buffer: str
 
 
 def supported() -> bool:
@@ -72,7 +72,7 @@ def simulated_devices(count: int) -> Iterator[tuple[RemoteDevice, ...]]:
 @cache
 def _library() -> Any:
     try:
-        functions = ggml.ggml_backend_rpc_add_server, ggml.ggml_backend_reg_dev_get, ggml.ggml_backend_dev_name
+        functions = ggml.ggml_backend_rpc_add_server, ggml.ggml_backend_reg_dev_get, ggml.ggml_backend_buft_name
     except AttributeError:
         return None
     add_server, device, name = functions
@@ -109,4 +109,5 @@ def _devices(library: Any, endpoint: str, count: int) -> tuple[RemoteDevice, ...
     if not registry:
         raise MissingRuntime(f"the RPC server at {endpoint} does not answer")
     handles = [library.ggml_backend_reg_dev_get(registry, index) for index in range(count)]
-    return tuple(RemoteDevice(handle, library.ggml_backend_dev_name(handle).decode()) for handle in handles)
+    buffers = [library.ggml_backend_buft_name(ggml.ggml_backend_dev_buffer_type(handle)) for handle in handles]
+    return tuple(RemoteDevice(handle, name.decode()) for handle, name in zip(handles, buffers, strict=True))

@@ -81,7 +81,7 @@ class Placement:
 def proportional(total: int, shares: Sequence[float]) -> tuple[int, ...]:
     """How many of `total` layers each device gets where llama.cpp divides them by shares (in single precision)."""
     ends = np.cumsum(np.array(shares, np.float32), dtype=np.float32)
-    if not shares or not ends[-1]:
+    if not any(shares):
         return (0,) * len(shares)
     ends /= ends[-1]
     positions = np.arange(total, dtype=np.float32) / np.float32(total)

@@ -164,7 +164,8 @@ def _longest(account: Account, machine: Machine) -> int | None:
     room = sum(machine.targets) if machine.gpus else machine.host.usable_bytes if machine.host is not None else 0
     if int(account.weights.layers.sum()) > room > 0:
         return None
-    asked, high = account.contexts.options.context // CELLS, account.shape.train_context // CELLS
+    high = account.shape.train_context // CELLS
+    asked = min(padded(account.contexts.options.context) // CELLS, high)
     low = 0
     if fits(asked):
         low = asked

@@ -42,7 +42,9 @@ def test_verdicts_keep_sign_word_and_room_at_every_width(width: int, gpus: tuple
         assert word in line
     assert text_module.MINUS in line_of(text, "BF16")  # by how much
     words = " ".join(text.split())
-    assert all(part in words for part in ("weights: llama.cpp dry run", "compute", "Kept free of a cuda device: 512 MiB"))
+    assert all(
+        part in words for part in ("weights: llama.cpp dry run", "compute", "Kept free of a cuda device: 512 MiB")
+    )
 
 
 def test_nothing_that_does_not_fit_is_green() -> None:
