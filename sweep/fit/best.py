@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweep.fit.report import FitReport, Row
@@ -61,26 +60,19 @@ def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
 
 
 def best(report: FitReport, losses: dict[str, Loss]) -> Best:
-    """Of the variants that fit the devices whole, or else of those that fit with a part in RAM, the least lossy."""
-    for wanted, where in ((Verdict.FITS, ""), (Verdict.PARTLY, " with a part in RAM, since none fits whole")):
-        rows = [row for row in report.rows if verdict(row) is wanted]
-        if rows:
-            return _of(rows, losses, where)
-    least = min(report.rows, key=lambda row: -row.headroom_bytes, default=None)
-    told = "" if least is None else f" The nearest is {_named(least)}: {text.size(-least.headroom_bytes)} too much."
-    return Best(None, False, f"No variant fits at a context of {report.context:,}.{told}")
-
-
-def _of(rows: Sequence[Row], losses: dict[str, Loss], where: str) -> Best:
+    """Of the variants that fit whole, the one that loses least; what would run with a part in RAM does not count."""
+    rows = [row for row in report.rows if verdict(row) is Verdict.FITS]
+    if not rows:
+        return Best(None, False, _regret(report))
     known = [row for row in rows if row.variant in losses]
     if not known:
         # More bits than the model was published with keep nothing that BF16 loses.
         row = max(rows, key=lambda row: (min(row.bits_per_weight, 16.0), row.variant == "BF16"))
+        guess = "is a guess by size alone: of those that fit it has the most bits per weight"
         return Best(
             row.variant,
             False,
-            f"{_named(row)} is a guess by size alone: the most bits per weight that fits{where}. Nothing of this model "
-            "is measured here; `sweep run` measures it.",
+            f"{_named(row)} {guess}. Nothing of this model is measured here; `sweep run` measures it.",
         )
     row = min(known, key=lambda row: (losses[row.variant].kld, row.file_bytes))
     loss = losses[row.variant]
@@ -91,8 +83,19 @@ def _of(rows: Sequence[Row], losses: dict[str, Loss], where: str) -> Best:
         if row.variant == loss.reference
         else f"a mean KL divergence of {text.small(loss.kld)} ± {text.small(loss.stderr)} nats to {loss.reference}"
     )
-    of = f"of {len(known)} measured that fit" if len(known) > 1 else "the one measured that fits"
-    return Best(row.variant, True, f"Run {_named(row)}{where}: {told}, the lowest {of} (run {loss.run}).{unknown}")
+    of = f"of {len(known)} measured that fit" if len(known) > 1 else "and the one measured that fits"
+    return Best(row.variant, True, f"Run {_named(row)}: {told}, the lowest {of} (run {loss.run}).{unknown}")
+
+
+def _regret(report: FitReport) -> str:
+    """What comes nearest where nothing fits, and how it would run all the same."""
+    if not report.rows:
+        return "No variant was asked for."
+    nearest = max(report.rows, key=lambda row: row.headroom_bytes)
+    short = f"The nearest is {_named(nearest)}, {text.size(-nearest.headroom_bytes)} too large"
+    if verdict(nearest) is Verdict.PARTLY:
+        short += f"; it runs with {text.size(nearest.shares[-1].total_bytes)} of it in RAM"
+    return f"No variant fits whole at a context of {report.context:,}. {short}."
 
 
 def _named(row: Row) -> str:
