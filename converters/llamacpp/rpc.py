@@ -48,24 +48,31 @@ def simulated_devices(count: int) -> Iterator[tuple[RemoteDevice, ...]]:
     if library is None:
         raise MissingRuntime("this build of llama.cpp has no RPC; build llama-cpp-python with CMAKE_ARGS=-DGGML_RPC=ON")
     start_backend()
+    with server(count) as endpoint:
+        yield _devices(library, endpoint, count)
+
+
+@contextmanager
+def server(count: int) -> Iterator[str]:
+    """A server of so many devices, which serves one client at a time; "host:port". Raises MissingRuntime."""
     for _ in range(_ATTEMPTS):
         port = _free_port()
         # Its own end of the pipe on stdin tells the server when this process is gone, however it ended.
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_SERVER), str(_library_directory()), str(port), str(count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            if _listens(server, port):
-                yield _devices(library, f"127.0.0.1:{port}", count)
+            if _listens(process, port):
+                yield f"127.0.0.1:{port}"
                 return
         finally:
-            server.kill()
-            server.wait()
-            assert server.stdin is not None
-            server.stdin.close()
+            process.kill()
+            process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
     raise MissingRuntime("no RPC server could be started on 127.0.0.1")
 
 

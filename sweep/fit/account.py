@@ -44,7 +44,7 @@ class Account:
     contexts: Contexts
     formulas: ContextFormulas
     told: ContextMemory
-    copies: bool = True
+    copies: bool
 
     @cached_property
     def _attention(self) -> npt.NDArray[np.bool_]:

@@ -1,8 +1,8 @@
 """What a context takes on each device, asked of llama.cpp once for all on the devices, and once for a part in RAM.
 
 Compute buffers do not depend on the quant, and hardly on how many layers a device has, so that one load answers for
-all placements of its kind. Between two contexts they grow at most linearly: llama.cpp takes the largest of several graphs,
-each of which is linear in the context, so a straight line between two answers is never below the truth.
+all placements of its kind. They are the largest of several graphs', each of which is linear in the context, so that a
+straight line between the answers for two contexts is never below the truth.
 """
 
 from __future__ import annotations

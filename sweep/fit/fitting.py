@@ -142,7 +142,7 @@ def _gguf_rows(
         return {
             name: gguf_row(
                 name,
-                Account(shape, Weights.of(shape, tensors), contexts, formulas, told),
+                Account(shape, Weights.of(shape, tensors), contexts, formulas, told, machine.copies),
                 machine,
                 file,
                 NO_PROJECTOR,

@@ -23,7 +23,8 @@ DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
     "estimate",
     "margin",
 )
-MIB = 1 << 20
+COPYING = ("cuda", "rocm", "metal", "sycl", "vulkan")
+"""Kinds of devices whose backends in llama.cpp do so ("offload_op"); RPC's does not."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Machine:
             memory = psutil.virtual_memory()
             host = Device(HOST, "cpu", memory.total, memory.available, None, False, 0)
         return cls(gpus, host)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the first GPU computes long batches with weights that are in RAM, for which it copies them."""
+        return bool(self.gpus) and self.gpus[0].kind in COPYING
 
     @property
     def targets(self) -> list[int]:
@@ -204,7 +210,7 @@ def _figures(
         weights += f" + {account.weights.embedding} B of tied embeddings on a device once more"
     if skipped > 0:
         weights += f" - {skipped} B of multi-token prediction layers, which are not loaded"
-    copied = account.copied_bytes(placement) if account.copies and machine.gpus else 0
+    copied = account.copied_bytes(placement) if account.copies else 0
     compute = f"largest of llama.cpp's graphs for {options.ubatch} tokens, on each device and in RAM"
     if copied:
         compute += f" + {copied} B for a copy of the largest matrix in RAM on the first device (estimate)"
