@@ -114,11 +114,11 @@ class HubFile:
         from huggingface_hub import HfFileSystem
 
         found, total = [], 0
+        repository = f"{self.repository}@{self.revision}" if self.revision else self.repository
         with _explained(self.repository, self.revision):
             files = HfFileSystem()
             for name in self.names:
-                repository = f"{self.repository}@{self.revision}" if self.revision else self.repository
-                with files.open(f"{repository}/{name}", "rb", block_size=_RANGE, cache_type="none") as file:
+                with _opened(files, f"{repository}/{name}") as file:
 
                     def read(count: int, offset: int, file: Any = file) -> bytes:
                         nonlocal total
@@ -137,6 +137,17 @@ class HubFile:
         with _explained(self.repository, self.revision):
             paths = [hf_hub_download(self.repository, name, revision=self.revision) for name in self.names]
         return Path(paths[0])
+
+
+@contextmanager
+def _opened(files: Any, path: str) -> Iterator[Any]:
+    """A file of the hub's file system. What is not there is told as the hub's client tells it elsewhere."""
+    try:
+        file = files.open(path, "rb", block_size=_RANGE, cache_type="none")
+    except FileNotFoundError as error:
+        raise error.__cause__ or error from None
+    with file:
+        yield file
 
 
 @contextmanager
