@@ -52,28 +52,28 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
 
 def fetch_config(hub_id: str) -> tuple[Path, int]:
     """config.json of `hub_id` and nothing else, and how many bytes were read over the network. Raises InputError."""
-    repository, _, revision = hub_id.partition("@")
-    with _explained(hub_id, revision):
-        return _fetch_file(repository, "config.json", revision)
+    path, count = _fetch_file(hub_id, "config.json")
+    if path is None:
+        raise InputError(f"{hub_id}: the model has no config.json, and without it is not known")
+    return path, count
 
 
 def fetch_index(hub_id: str) -> tuple[Path | None, int]:
     """The list of a checkpoint's tensors, None where it is in one file, and how many bytes were read. InputError."""
-    from huggingface_hub import errors
+    return _fetch_file(hub_id, "model.safetensors.index.json")
+
+
+def _fetch_file(hub_id: str, name: str) -> tuple[Path | None, int]:
+    """A file of the model, None where it has none of that name, and how many bytes were read. InputError."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     repository, _, revision = hub_id.partition("@")
-    with _explained(hub_id, revision):
-        try:
-            return _fetch_file(repository, "model.safetensors.index.json", revision)
-        except errors.RemoteEntryNotFoundError:
-            return None, 0
-
-
-def _fetch_file(repository: str, name: str, revision: str) -> tuple[Path, int]:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
     known = try_to_load_from_cache(repository, name, revision=revision or None)
-    path = Path(hf_hub_download(repository, name, revision=revision or None))
+    with _explained(hub_id, revision):
+        # Not hf_hub_download, which goes on trying for half a minute where there is no network.
+        path = Path(snapshot_download(repository, revision=revision or None, allow_patterns=[name])) / name
+    if not path.is_file():
+        return None, 0
     return path, 0 if str(path) == known else path.stat().st_size
 
 
@@ -114,11 +114,11 @@ class HubFile:
         from huggingface_hub import HfFileSystem
 
         found, total = [], 0
+        repository = f"{self.repository}@{self.revision}" if self.revision else self.repository
         with _explained(self.repository, self.revision):
             files = HfFileSystem()
             for name in self.names:
-                repository = f"{self.repository}@{self.revision}" if self.revision else self.repository
-                with files.open(f"{repository}/{name}", "rb", block_size=_RANGE, cache_type="none") as file:
+                with _opened(files, f"{repository}/{name}") as file:
 
                     def read(count: int, offset: int, file: Any = file) -> bytes:
                         nonlocal total
@@ -137,6 +137,17 @@ class HubFile:
         with _explained(self.repository, self.revision):
             paths = [hf_hub_download(self.repository, name, revision=self.revision) for name in self.names]
         return Path(paths[0])
+
+
+@contextmanager
+def _opened(files: Any, path: str) -> Iterator[Any]:
+    """A file of the hub's file system. What is not there is told as the hub's client tells it elsewhere."""
+    try:
+        file = files.open(path, "rb", block_size=_RANGE, cache_type="none")
+    except FileNotFoundError as error:
+        raise error.__cause__ or error from None
+    with file:
+        yield file
 
 
 @contextmanager
