@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -150,6 +151,16 @@ def _opened(files: Any, path: str) -> Iterator[Any]:
         yield file
 
 
+def _no_answer() -> type[Exception]:
+    """What the hub's client lets through where nothing answers: an error of its HTTP library, of which versions of it
+    have had several."""
+    from huggingface_hub import get_session
+
+    library = import_module(type(get_session()).__module__.partition(".")[0])
+    error: type[Exception] = library.TransportError
+    return error
+
+
 @contextmanager
 def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
     """Turn what huggingface_hub raises into an InputError that names the remedy."""
@@ -167,7 +178,7 @@ def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
         raise InputError(f"{hub_id}: the model has no revision {revision!r}") from error
     except errors.RemoteEntryNotFoundError as error:
         raise InputError(f"{hub_id}: the model has no such file ({str(error).splitlines()[-1]})") from error
-    except errors.LocalEntryNotFoundError as error:
+    except (errors.LocalEntryNotFoundError, _no_answer()) as error:
         raise InputError(
             f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; connect, set HF_ENDPOINT to a"
             " mirror, or give the directory of a downloaded checkpoint"

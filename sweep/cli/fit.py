@@ -66,7 +66,8 @@ def fit(
     devices = devices_called(gpu) if gpu else present()
     names = [] if variants is None else [name.strip() for name in variants.split(",") if name.strip()]
     report = ask(model, names, devices, options)
-    choice = choose(report, measured_losses(Workspace((workspace or default_root()).expanduser()), report.model))
+    space = Workspace((workspace or default_root()).expanduser())
+    choice = choose(report, measured_losses(space, report.model) if best else {})
     if output.is_json:
         output.line(to_json(report) | ({"best": choice.variant, "best_is_measured": choice.measured} if best else {}))
     elif output.format is Format.QUIET and best:

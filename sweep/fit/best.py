@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from sweep.fit.report import FitReport, Row
 from sweep.fit.verdict import Verdict, verdict
-from sweep.plan import Plan
-from sweep.records import records, reference_units
 from sweep.report import text
-from sweep.store import Store
 from sweep.workspace import Workspace
 
 
@@ -39,9 +36,14 @@ def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
     Divergences to different references or texts cannot be compared: of several, that which most variants were measured
     against is taken, the latest of equals.
     """
-    groups: dict[str, dict[str, Loss]] = defaultdict(dict)
     if not workspace.database.is_file():
         return {}
+    # Imported here: scipy takes half a second, which who asks for sizes alone need not pay.
+    from sweep.plan import Plan
+    from sweep.records import records, reference_units
+    from sweep.store import Store
+
+    groups: dict[str, dict[str, Loss]] = defaultdict(dict)
     with Store(workspace.database) as store:
         for stored in store.runs():  # the newest first
             plan = Plan.from_json(stored.plan)

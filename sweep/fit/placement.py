@@ -162,11 +162,10 @@ def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> 
             break
         before, first = placed, start
 
-        def made(count: int, device: int = device, before: Placement = before, first: int = first) -> Placement:
-            return _made_whole(before, device, count, first)
+        def fits(count: int, device: int = device, before: Placement = before, first: int = first) -> bool:
+            return memory(_made_whole(before, device, count, first))[device] <= targets[device]
 
-        count = _most(sum(before.partial[first:]), lambda n, d=device, m=made: memory(m(n))[d] <= targets[d])
-        placed = made(count)
+        placed = _made_whole(before, device, _most(sum(before.partial[first:]), fits), first)
         start = _first_partial(placed, first)
         if start is not None:
             placed = _one_more(placed, device, start, targets, memory)

@@ -176,7 +176,9 @@ def _device_columns(report: FitReport) -> list[Column]:
         held = [Text(text.MISSING if share is None else text.size(share.total_bytes)) for share in shares]
         columns.append(Column(named, held, 70 - place))
         if place < gpus:
-            columns.append(Column("left", [_room(share and share.free_bytes) for share in shares], 60 - place))
+            columns.append(
+                Column("left", [_room(None if share is None else share.free_bytes) for share in shares], 60 - place)
+            )
     return columns
 
 

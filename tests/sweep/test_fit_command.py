@@ -198,16 +198,21 @@ def test_a_hub_id_costs_its_config_alone_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "told"),
-    [("org/gated", "wants a login"), ("org/absent", "no such model"), ("org/offline", "cannot be reached")],
+    [
+        ("org/gated", "wants a login"),
+        ("org/absent", "no such model"),
+        ("org/offline", "cannot be reached"),
+        ("hub:org/offline/x.gguf", "cannot be reached"),
+    ],
 )
 def test_what_the_hub_does_not_give_is_one_line(tmp_path: Path, model: str, told: str) -> None:
     with serve({"org/gated": MICRO.directory}, gated=frozenset({"org/gated"})) as hub:
-        endpoint = "http://127.0.0.1:9" if model == "org/offline" else hub.url
+        endpoint = "http://127.0.0.1:9" if "offline" in model else hub.url
         done = ask(model, endpoint=endpoint, cache=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     lines = [line for line in done.stderr.splitlines() if line.startswith("sweep: ")]
     assert len(lines) == 1
-    assert model in lines[0]
+    assert model.removeprefix("hub:").removesuffix("/x.gguf") in lines[0]
     assert told in lines[0]
 
 
