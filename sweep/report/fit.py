@@ -5,17 +5,18 @@ Colour never stands alone: every verdict has a sign and a word.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import inf
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from sweep.fit.device import Device
-from sweep.fit.report import PARTS, FitReport, Row
+from sweep.fit.report import PARTS, Figure, FitReport, Row
 from sweep.fit.reserve import told
 from sweep.fit.verdict import Verdict, verdict
 from sweep.report import text
@@ -192,7 +193,7 @@ def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
     if any(row.decode_bound for row in report.rows):
         lines.append("≤ tok/s: at most so many, by bandwidth over the bytes read for a token; real decoding is slower.")
     if dropped:
-        lines.append(f"Not shown at this width: {', '.join(dropped)}.")
+        lines.append(f"Not shown at this width: {', '.join(dict.fromkeys(dropped))}.")
     return lines
 
 
@@ -246,25 +247,19 @@ def render_choice(variant: str | None, sentence: str) -> Text:
     return Text.assemble("\n", sign, (sentence, "bold"))
 
 
-def render_formulas(report: FitReport) -> Table:
-    """Every figure of every variant with its formula and source; what is the same for all of them once."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("part", "bytes", "formula", "source"):
-        shown.add_column(column, justify="right" if column == "bytes" else "left", overflow="fold")
-    common = [part for part in PARTS if _same(row.figures.get(part) for row in report.rows)]
-    _explained(shown, "every variant" if len(report.rows) > 1 else "", report.rows[0], common)
-    for row in report.rows:
-        _explained(shown, row.variant, row, [part for part in PARTS if part not in common])
-    return shown
-
-
-def _same(values: Iterable[object]) -> bool:
-    return len(set(values)) == 1
-
-
-def _explained(shown: Table, title: str, row: Row, parts: Sequence[str]) -> None:
-    known = [(part, row.figures[part]) for part in parts if part in row.figures]
-    if title and known:
-        shown.add_row(Text(text.plain(title), "bold"))
-    for part, figure in known:
-        shown.add_row(f"  {part_name(part)}", f"{figure.bytes:,}", Text(figure.formula), Text(figure.source))
+def render_formulas(report: FitReport) -> RenderableType:
+    """Every figure with its formula and source, part by part; what several variants share stands once."""
+    lines: list[RenderableType] = []
+    for part in PARTS:
+        shared: dict[Figure, list[str]] = {}
+        for row in report.rows:
+            if _bytes(row, part):
+                shared.setdefault(row.figures[part], []).append(text.plain(row.variant))
+        for source in dict.fromkeys(figure.source for figure in shared):
+            lines.append(Text.assemble((part_name(part), "bold"), f", by {source}, in bytes"))
+            for figure, names in shared.items():
+                if figure.source == source:
+                    whose = "all" if len(names) == len(report.rows) else ", ".join(names)
+                    figures = Text(f"{figure.bytes:,} = {text.plain(figure.formula)}")
+                    lines.append(Padding(Text.assemble((f"{whose}: ", "cyan"), figures), (0, 0, 0, 2)))
+    return Group(*lines)
