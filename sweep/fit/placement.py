@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -135,20 +136,21 @@ def _filled(total: int, targets: Sequence[int], experts: bool, memory: Memory) -
             layers = tuple(count if index == device else own for index, own in enumerate(before.layers))
             return replace(before, layers=layers, partial=_expert_layers(layers) if experts else before.partial)
 
-        count = _most(before.in_ram, lambda n, d=device, w=with_layers: memory(w(n))[d] <= targets[d])
-        placed = with_layers(count)
+        placed = _most(before.in_ram, with_layers, device, targets, memory)
     return placed
 
 
-def _most(high: int, fits: Callable[[int], bool]) -> int:
-    """The largest count up to `high` that fits; 0 is taken to do so, and more to take more."""
-    if high <= 0 or fits(high):
-        return max(high, 0)
+def _most(
+    high: int, place: Callable[[int], Placement], device: int, targets: Sequence[int], memory: Memory
+) -> Placement:
+    """What `place` makes of the largest count up to `high` with which the device has room; 0 is taken to be one."""
+    if high <= 0 or memory(place(high))[device] <= targets[device]:
+        return place(max(high, 0))
     low = 0
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+        low, high = (middle, high) if memory(place(middle))[device] <= targets[device] else (low, middle)
+    return place(low)
 
 
 def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> Placement:
@@ -158,9 +160,8 @@ def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> 
         start = next(index for index, count in enumerate(placed.partial) if count)
         if device > start:
             break
-        before = placed
-        count = _most(sum(before.partial), lambda n, d=device, b=before: memory(_made_whole(b, d, n))[d] <= targets[d])
-        placed = _made_whole(before, device, count)
+        whole = partial(_made_whole, placed, device)
+        placed = _most(sum(placed.partial), whole, device, targets, memory)
         placed = _one_more(placed, device, targets, memory)
         device += 1
     return placed
@@ -168,15 +169,15 @@ def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> 
 
 def _made_whole(placed: Placement, device: int, count: int) -> Placement:
     """The next `count` layers that lack their experts moved to a device and completed."""
-    layers, partial = list(placed.layers), list(placed.partial)
+    layers, lacking = list(placed.layers), list(placed.partial)
     left = count
     for other in range(len(layers)):
-        moved = min(left, partial[other])
+        moved = min(left, lacking[other])
         layers[other] -= moved
-        partial[other] -= moved
+        lacking[other] -= moved
         layers[device] += moved
         left -= moved
-    return replace(placed, layers=tuple(layers), partial=tuple(partial))
+    return replace(placed, layers=tuple(layers), partial=tuple(lacking))
 
 
 def _one_more(placed: Placement, device: int, targets: Sequence[int], memory: Memory) -> Placement:
@@ -184,15 +185,15 @@ def _one_more(placed: Placement, device: int, targets: Sequence[int], memory: Me
     start = next((index for index, count in enumerate(placed.partial) if count), None)
     if start is None or start < device:
         return placed
-    layers, partial = list(placed.layers), list(placed.partial)
+    layers, lacking = list(placed.layers), list(placed.partial)
     layers[start] -= 1
-    partial[start] -= 1
+    lacking[start] -= 1
     layers[device] += 1
-    partial[device] += 1
+    lacking[device] += 1
 
     def attempt(part: Kept) -> Placement | None:
         first = tuple(part if index == device else own for index, own in enumerate(placed.first))
-        tried = replace(placed, layers=tuple(layers), partial=tuple(partial), first=first)
+        tried = replace(placed, layers=tuple(layers), partial=tuple(lacking), first=first)
         used = memory(tried)
         neighbours = range(device, min(device + 2, len(targets)))
         return tried if all(used[index] < targets[index] for index in neighbours) else None
