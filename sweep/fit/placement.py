@@ -154,24 +154,32 @@ def _most(
 
 
 def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> Placement:
-    """Layers without their experts made whole from the first device on, and part of one more layer on each."""
+    """Layers without their experts made whole from the first device on, and part of one more layer on each.
+
+    Those that are still to be made whole are on the devices from `start` on.
+    """
+    start = _first_partial(placed, 0)
     device = 0
-    while device < len(targets) and any(placed.partial):
-        start = next(index for index, count in enumerate(placed.partial) if count)
-        if device > start:
-            break
-        whole = partial(_made_whole, placed, device)
-        placed = _most(sum(placed.partial), whole, device, targets, memory)
-        placed = _one_more(placed, device, targets, memory)
+    while start is not None and device <= start:
+        whole = partial(_made_whole, placed, start, device)
+        placed = _most(sum(placed.partial[start:]), whole, device, targets, memory)
+        start = _first_partial(placed, start)
+        if start is not None:
+            placed = _one_more(placed, start, device, targets, memory)
+            start = _first_partial(placed, start)
         device += 1
     return placed
 
 
-def _made_whole(placed: Placement, device: int, count: int) -> Placement:
+def _first_partial(placed: Placement, start: int) -> int | None:
+    return next((index for index in range(start, len(placed.partial)) if placed.partial[index]), None)
+
+
+def _made_whole(placed: Placement, start: int, device: int, count: int) -> Placement:
     """The next `count` layers that lack their experts moved to a device and completed."""
     layers, lacking = list(placed.layers), list(placed.partial)
     left = count
-    for other in range(len(layers)):
+    for other in range(start, len(layers)):
         moved = min(left, lacking[other])
         layers[other] -= moved
         lacking[other] -= moved
@@ -180,11 +188,8 @@ def _made_whole(placed: Placement, device: int, count: int) -> Placement:
     return replace(placed, layers=tuple(layers), partial=tuple(lacking))
 
 
-def _one_more(placed: Placement, device: int, targets: Sequence[int], memory: Memory) -> Placement:
+def _one_more(placed: Placement, start: int, device: int, targets: Sequence[int], memory: Memory) -> Placement:
     """One layer more on the device, of which only a part is elsewhere: as small a part as there is room for."""
-    start = next((index for index, count in enumerate(placed.partial) if count), None)
-    if start is None or start < device:
-        return placed
     layers, lacking = list(placed.layers), list(placed.partial)
     layers[start] -= 1
     lacking[start] -= 1
