@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,5 +134,5 @@ def used_by(parts: Parts, shared: Sequence[bool]) -> list[int]:
     return [int(total + (totals[-1] if share else 0)) for total, share in zip(totals[:-1], shared, strict=True)]
 
 
-def _whole(values: npt.NDArray[np.float64]) -> Bytes:
+def _whole(values: npt.NDArray[Any]) -> Bytes:
     return np.ceil(values).astype(np.int64)

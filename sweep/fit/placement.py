@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -135,74 +136,69 @@ def _filled(total: int, targets: Sequence[int], experts: bool, memory: Memory) -
             layers = tuple(count if index == device else own for index, own in enumerate(before.layers))
             return replace(before, layers=layers, partial=_expert_layers(layers) if experts else before.partial)
 
-        count = _most(before.in_ram, lambda n, d=device, w=with_layers: memory(w(n))[d] <= targets[d])
-        placed = with_layers(count)
+        placed = _most(before.in_ram, with_layers, device, targets, memory)
     return placed
 
 
-def _most(high: int, fits: Callable[[int], bool]) -> int:
-    """The largest count up to `high` that fits; 0 is taken to do so, and more to take more."""
-    if high <= 0 or fits(high):
-        return max(high, 0)
+def _most(
+    high: int, place: Callable[[int], Placement], device: int, targets: Sequence[int], memory: Memory
+) -> Placement:
+    """What `place` makes of the largest count up to `high` with which the device has room; 0 is taken to be one."""
+    if high <= 0 or memory(place(high))[device] <= targets[device]:
+        return place(max(high, 0))
     low = 0
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+        low, high = (middle, high) if memory(place(middle))[device] <= targets[device] else (low, middle)
+    return place(low)
 
 
 def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> Placement:
     """Layers without their experts made whole from the first device on, and part of one more layer on each.
 
-    Such layers are on the devices from `start` on; what a device before has in part stays so.
+    Those that are still to be made whole are on the devices from `start` on.
     """
     start = _first_partial(placed, 0)
-    for device in range(len(targets)):
-        if start is None or device > start:
-            break
-        before, first = placed, start
-
-        def fits(count: int, device: int = device, before: Placement = before, first: int = first) -> bool:
-            return memory(_made_whole(before, device, count, first))[device] <= targets[device]
-
-        placed = _made_whole(before, device, _most(sum(before.partial[first:]), fits), first)
-        start = _first_partial(placed, first)
+    device = 0
+    while start is not None and device <= start:
+        whole = partial(_made_whole, placed, start, device)
+        placed = _most(sum(placed.partial[start:]), whole, device, targets, memory)
+        start = _first_partial(placed, start)
         if start is not None:
-            placed = _one_more(placed, device, start, targets, memory)
+            placed = _one_more(placed, start, device, targets, memory)
             start = _first_partial(placed, start)
+        device += 1
     return placed
 
 
 def _first_partial(placed: Placement, start: int) -> int | None:
-    """The first device from `start` on that has layers without their experts."""
-    return next((device for device in range(start, len(placed.partial)) if placed.partial[device]), None)
+    return next((index for index in range(start, len(placed.partial)) if placed.partial[index]), None)
 
 
-def _made_whole(placed: Placement, device: int, count: int, start: int) -> Placement:
-    """The next `count` layers that lack their experts, from device `start` on, moved to a device and completed."""
-    layers, partial = list(placed.layers), list(placed.partial)
+def _made_whole(placed: Placement, start: int, device: int, count: int) -> Placement:
+    """The next `count` layers that lack their experts moved to a device and completed."""
+    layers, lacking = list(placed.layers), list(placed.partial)
     left = count
     for other in range(start, len(layers)):
-        moved = min(left, partial[other])
+        moved = min(left, lacking[other])
         layers[other] -= moved
-        partial[other] -= moved
+        lacking[other] -= moved
         layers[device] += moved
         left -= moved
-    return replace(placed, layers=tuple(layers), partial=tuple(partial))
+    return replace(placed, layers=tuple(layers), partial=tuple(lacking))
 
 
-def _one_more(placed: Placement, device: int, start: int, targets: Sequence[int], memory: Memory) -> Placement:
-    """One layer more on the device, the first of those on device `start` that lack their experts, of which only a part
-    is elsewhere: as small a part as there is room for."""
-    layers, partial = list(placed.layers), list(placed.partial)
+def _one_more(placed: Placement, start: int, device: int, targets: Sequence[int], memory: Memory) -> Placement:
+    """One layer more on the device, of which only a part is elsewhere: as small a part as there is room for."""
+    layers, lacking = list(placed.layers), list(placed.partial)
     layers[start] -= 1
-    partial[start] -= 1
+    lacking[start] -= 1
     layers[device] += 1
-    partial[device] += 1
+    lacking[device] += 1
 
     def attempt(part: Kept) -> Placement | None:
         first = tuple(part if index == device else own for index, own in enumerate(placed.first))
-        tried = replace(placed, layers=tuple(layers), partial=tuple(partial), first=first)
+        tried = replace(placed, layers=tuple(layers), partial=tuple(lacking), first=first)
         used = memory(tried)
         neighbours = range(device, min(device + 2, len(targets)))
         return tried if all(used[index] < targets[index] for index in neighbours) else None

@@ -84,7 +84,7 @@ def gguf_row(variant: str, account: Account, machine: Machine, file: File, proje
     held = _holds(parts, machine)
     wholly = placement.is_full or not machine.gpus
     fits = wholly and held
-    figures = _figures(account, placement, parts, machine, file) | {"projector": projector}
+    figures = {**_figures(account, placement, parts, machine, file), "projector": projector}
     return Row(
         variant=variant,
         kind="gguf",
