@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import hypot, isfinite
 
-from scipy import stats
+from scipy import special
 
 from sweep import statistics
 from sweep.record import Record, TaskScore
@@ -134,7 +134,7 @@ def _p_value(score: TaskScore) -> float | None:
         return p if 0.0 <= p <= 1.0 else None
     if delta is None or not stderr:
         return None
-    return float(2.0 * stats.norm.sf(abs(delta) / stderr))
+    return float(2.0 * special.ndtr(-abs(delta) / stderr))
 
 
 def _interval(score: TaskScore) -> tuple[float, float] | None:
