@@ -1,7 +1,7 @@
 """A Backend over llama.cpp in this process: the model, its contexts, windows of a text, and timing.
 
-A context is made anew only where one of another shape is wanted. How requests are scored and texts generated in it
-stands in rooms of their own.
+A context is made anew only where one of another shape is wanted. How requests are scored and texts generated stands
+in rooms of their own, for every engine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from converters.errors import InputError
 from converters.gguf_source import part_names
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import Context, ContextOptions, Model
+from sweep.backends import generation, scoring
 from sweep.backends.base import (
     Generation,
     GenerationRequest,
@@ -28,8 +29,7 @@ from sweep.backends.base import (
     Tokens,
     WindowLogits,
 )
-from sweep.backends.llama_generation import generate
-from sweep.backends.llama_scoring import score
+from sweep.backends.llama_engine import LlamaEngine
 from sweep.backends.resident import ResidentGrowth
 from sweep.backends.trie import Budget, plan
 
@@ -173,15 +173,10 @@ class LlamaBackend:
     def loglikelihoods(self, requests: Sequence[ScoreRequest], progress: Progress | None = None) -> list[Score]:
         if not requests:
             return []
-        for request in requests:
-            if not request.context or not request.continuation:
-                raise InputError("a log-likelihood request needs at least one token of context and one of continuation")
-        longest = max(len(r.context) + len(r.continuation) - 1 for r in requests)
-        if longest > self.max_length:
-            raise InputError(f"a request of {longest} tokens is longer than the context of {self.max_length}")
+        longest = scoring.longest_request(requests, self.max_length)
         budget = self.score_budget(longest)
         context = self._take_context(budget.cells, budget.sequences, unified=True)
-        scores = score(context, plan(requests, budget), progress)
+        scores = scoring.score(LlamaEngine(context), plan(requests, budget), progress)
         self._sample_memory()
         return scores
 
@@ -210,12 +205,7 @@ class LlamaBackend:
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
         if not requests:
             return []
-        for request in requests:
-            if not request.prompt or request.max_new_tokens < 1:
-                raise InputError("a generation request needs at least one token of prompt and one to generate")
-        longest = max(len(r.prompt) + r.max_new_tokens for r in requests)
-        if longest > self.max_length:
-            raise InputError(f"a generation of {longest} tokens is longer than the context of {self.max_length}")
+        longest = generation.longest_request(requests, self.max_length)
         per_slot = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
         recurrent = self.model.is_recurrent
         affordable = self.options.cache_bytes // (per_slot * self._cell_bytes + self.model.state_bytes)
@@ -225,7 +215,7 @@ class LlamaBackend:
         )
         sequences = n_slots + recurrent
         context = self._take_context(per_slot * sequences, sequences, unified=False)
-        results = generate(context, requests, n_slots, self.end_ids, progress)
+        results = generation.generate(LlamaEngine(context), self.model, requests, n_slots, self.end_ids, progress)
         self._sample_memory()
         return results
 

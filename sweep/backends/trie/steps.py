@@ -23,6 +23,7 @@ class Step:
     - `cuts`: (sequence, length), it keeps its first `length` tokens only (never where states are copied);
     - the n `tokens` at `positions` (n,) are computed: token i belongs to `counts`[i] sequences, the next so many of
       `sequences` (sum of counts,), each of which it continues;
+    - `finished` are those of the sequences that no later step continues or copies (told where states are copied);
     - logits are wanted after the tokens marked in `wanted` (n,), say m rows, in the order of the tokens.
 
     `pick_rows`, `pick_tokens`, `pick_requests` (k,) say what for: request `pick_requests`[i] needs the log-probability
@@ -36,6 +37,7 @@ class Step:
     positions: Ints
     counts: Ints
     sequences: Ints
+    finished: tuple[int, ...]
     wanted: NDArray[np.bool_]
     pick_rows: NDArray[np.int64]
     pick_tokens: NDArray[np.int64]
@@ -150,12 +152,15 @@ def _split(trie: Trie, batch: _Batch, budget: Budget) -> Iterator[Step]:
     sequences = (np.repeat(firsts + ends - counts, counts) - np.arange(ends[-1])).astype(np.int32)
     wanted = np.zeros(len(tokens), dtype=bool)
     picked = []
+    finished: list[tuple[int, int]] = []  # sequence, and the place of its last token
     offset = 0
     for part in batch.parts:
         picks = trie.picks[part.leaf]
         here = slice(*np.searchsorted(picks[:, 0], (part.start, part.end)))
         picked.append(picks[here] + np.array([offset - part.start, 0, 0]))
         offset += part.end - part.start
+        if budget.copies_states and part.end == trie.lengths[part.leaf]:
+            finished.append((part.sequence, offset - 1))
     places, pick_tokens, pick_requests = np.concatenate(picked).T
     wanted[places] = True
     row_ends = np.cumsum(wanted)
@@ -171,6 +176,7 @@ def _split(trie: Trie, batch: _Batch, budget: Budget) -> Iterator[Step]:
             positions=positions[start:end],
             counts=counts[start:end],
             sequences=sequences[ends[start] - counts[start] : ends[end - 1]],
+            finished=tuple(sequence for sequence, last in finished if start <= last < end),
             wanted=wanted[start:end],
             pick_rows=row_ends[places[here]] - 1 - row,
             pick_tokens=pick_tokens[here],
