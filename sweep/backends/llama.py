@@ -6,6 +6,7 @@ in rooms of their own, for every engine.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from converters.gguf_source import part_names
+from converters.llamacpp.devices import gpus
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import Context, ContextOptions, Model
 from sweep.backends import generation, scoring
@@ -29,6 +31,7 @@ from sweep.backends.base import (
     Tokens,
     WindowLogits,
 )
+from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.llama_engine import LlamaEngine
 from sweep.backends.resident import ResidentGrowth
 from sweep.backends.trie import Budget, plan
@@ -67,6 +70,7 @@ class LlamaBackend:
     def __init__(self, path: str | Path, options: LlamaOptions | None = None) -> None:
         self.options = options or LlamaOptions()
         self._growth = ResidentGrowth([Path(path).with_name(name) for name in part_names(Path(path).name)])
+        self._device_growth = DeviceGrowth() if self.options.load.gpu_layers != 0 and _has_gpu_memory() else None
         began = time.perf_counter()
         self.model = Model(path, self.options.load)
         self.load_seconds = time.perf_counter() - began
@@ -96,10 +100,13 @@ class LlamaBackend:
 
     def memory(self) -> MemoryUse:
         self._sample_memory()
-        return MemoryUse(self._allocated_peak, self._growth.peak_bytes)
+        on_devices = 0 if self._device_growth is None else self._device_growth.peak_bytes
+        return MemoryUse(self._allocated_peak, self._growth.peak_bytes, on_devices)
 
     def _sample_memory(self) -> None:
         self._growth.sample()
+        if self._device_growth is not None:
+            self._device_growth.sample()
 
     def _take_context(self, cells: int, sequences: int, *, unified: bool, n_batch: int | None = None) -> Context:
         """An empty context of at least `cells`, the present one where it will do."""
@@ -243,3 +250,8 @@ class LlamaBackend:
             context.decode(tokens[i : i + 1], np.array([i], np.int32), zero, one)
             context.synchronize()
         return time.perf_counter() - began
+
+
+def _has_gpu_memory() -> bool:
+    """Whether this build can use a GPU with memory of its own: an integrated one or Apple's takes the machine's."""
+    return sys.platform != "darwin" and any(device.kind == "gpu" for device in gpus())

@@ -31,6 +31,7 @@ from sweep.backends.base import (
     Tokens,
     WindowLogits,
 )
+from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident import ResidentGrowth
 from sweep.backends.torch_cache import CacheShape
 from sweep.backends.torch_engine import TorchEngine
@@ -66,6 +67,7 @@ class TorchBackend:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         growth: ResidentGrowth | None = None,
+        device_growth: DeviceGrowth | None = None,
         load_seconds: float = 0.0,
         options: TorchOptions | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class TorchBackend:
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._growth = growth
+        self._device_growth = device_growth
         self.load_seconds = load_seconds
         self._device = model.device
         config = model.config.get_text_config()
@@ -94,6 +97,7 @@ class TorchBackend:
     ) -> Self:
         """Load a checkpoint directory. Raises InputError where transformers cannot."""
         growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
+        device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
         began = time.perf_counter()
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
@@ -103,7 +107,7 @@ class TorchBackend:
         except (OSError, ValueError, KeyError, RuntimeError) as error:  # whatever transformers says of a bad directory
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: transformers cannot load it: {reason}") from error
-        return cls(model.to(device), tokenizer, growth, time.perf_counter() - began, options)
+        return cls(model.to(device), tokenizer, growth, device_growth, time.perf_counter() - began, options)
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -127,17 +131,20 @@ class TorchBackend:
         return bytes(self._byte_of[c] for c in text) if text is not None else b""  # none: padding of the vocabulary
 
     def memory(self) -> MemoryUse:
-        """On a GPU, what torch reserved there at its peak; resident memory grew by what the process holds."""
+        """Allocated is, on a GPU, what torch reserved there at its peak, elsewhere the weights."""
         self._sample_memory()
         resident = self._growth.peak_bytes if self._growth is not None else 0
         if self._device.type == "cuda":
-            return MemoryUse(torch.cuda.max_memory_reserved(self._device), resident)
+            grown = self._device_growth.peak_bytes if self._device_growth is not None else None
+            return MemoryUse(torch.cuda.max_memory_reserved(self._device), resident, grown)
         weights = sum(tensor.nbytes for tensor in [*self._model.parameters(), *self._model.buffers()])
         return MemoryUse(weights, resident)
 
     def _sample_memory(self) -> None:
         if self._growth is not None:
             self._growth.sample()
+        if self._device_growth is not None:
+            self._device_growth.sample()
 
     # windows ---------------------------------------------------------------------------------------------------------
 
@@ -183,13 +190,15 @@ class TorchBackend:
         """Cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
         shape = self._cache_shape
         recurrent = shape.copies_states
-        affordable = self.options.cache_bytes // shape.cell_bytes
-        cells = max(longest, min(longest + (STATE_CELLS if recurrent else self._batch), affordable))
-        left = self.options.cache_bytes - cells * shape.cell_bytes
-        states = max(1, min(self.options.slots, left // shape.state_bytes)) if recurrent else MAX_SEQUENCES
+        spare = max(0, self.options.cache_bytes - longest * shape.cell_bytes - shape.state_bytes)
+        if recurrent:  # half of it for cells of branches, the rest for their states
+            branches = min(STATE_CELLS, spare // 2 // shape.cell_bytes)
+            states = 1 + (spare - branches * shape.cell_bytes) // shape.state_bytes
+        else:
+            branches = min(self._batch, spare // shape.cell_bytes)
         return Budget(
-            cells=cells,
-            sequences=states,
+            cells=longest + branches,
+            sequences=min(states, self.options.slots) if recurrent else MAX_SEQUENCES,
             batch=self._batch,
             rows=self._batch,  # the engine makes its logits in slices
             copies_states=recurrent,

@@ -37,7 +37,11 @@ def backend(tiny) -> Iterator[TorchBackend]:
     backend.close()
 
 
-@pytest.fixture(scope="module", params=["qwen3", "qwen3moe", "qwen3next", "qwen35", "qwen35moe"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3next", "qwen35moe")]
+torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
+
+
+@pytest.fixture(scope="module", params=["qwen3", "qwen3moe", "qwen35", *SLOW])
 def each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny) -> TorchBackend:
     """Models with attention alone, and hybrid ones."""
     options = TorchOptions(slots=6, n_batch=100)
@@ -125,7 +129,7 @@ def questions(backend: TorchBackend) -> list[ScoreRequest]:
 def test_scores_with_shared_beginnings_are_those_of_single_requests(each):
     requests = questions(each)
     made = plan(requests, each.score_budget(239))
-    assert made.budget.copies_states == ("linear_attention" in (each._model.config.layer_types or ()))
+    assert made.budget.copies_states == hasattr(each._model.config, "linear_num_value_heads")
     assert made.computed < made.naive / 2
     given = each.loglikelihoods(requests)
     for request, score in zip(requests, given, strict=True):
@@ -149,7 +153,7 @@ def test_a_small_memory_costs_time_and_no_accuracy(each):
         else:
             shape = small._cache_shape
             held = budget.cells * shape.cell_bytes + budget.copies_states * budget.sequences * shape.state_bytes
-            assert held <= cache_bytes or budget.cells == 239
+            assert 0.5 * cache_bytes < held <= cache_bytes or budget.cells == 239 + budget.batch
         assert [score.logprob for score in small.loglikelihoods(requests)] == pytest.approx(expected, abs=1e-4)
 
 
