@@ -14,10 +14,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that loading and decoding take: as llama.cpp predicts without weights, and as the process took them."""
+    """Bytes that loading and decoding take: as llama.cpp predicts without weights, and as the process took them.
+
+    `measured_bytes` are those where the model is placed: `device_bytes` (of all GPUs; 0 where it is on none, None where
+    the driver does not tell them by process), or `host_bytes` where it is on no GPU.
+    """
 
     predicted_bytes: int | None = None
     measured_bytes: int | None = None
+    host_bytes: int | None = None
+    device_bytes: int | None = None
 
 
 @dataclass(frozen=True)

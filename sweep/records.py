@@ -84,7 +84,7 @@ def _record(
         bits_per_weight=size.get("bits_per_weight"),
         memory=Memory()
         if speed is None
-        else Memory(speed["memory"]["predicted_bytes"], speed["memory"]["measured_bytes"]),
+        else Memory(**{name: speed["memory"].get(name) for name in Memory.__dataclass_fields__}),
         perplexity=None if text is None else _perplexity(text["perplexity"]),
         divergence=_divergence(text, _noise_floor(outcomes.get(reference.get("text", "")))),
         tasks={task: score for task, (score, _) in scores.items()},

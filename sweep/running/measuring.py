@@ -50,11 +50,13 @@ class Measuring:
         predicted = plan_memory(whole.metadata, whole.tensors, stated.context, stated.load, file)
         backend = self._load(file, settings)
         speed = measure_speed(backend, settings["ctx"])
+        used = backend.memory()
         return {
             "speed": asdict(speed),
             "load_seconds": backend.load_seconds,
             "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes}
-            | {"measured_bytes": backend.memory().resident_bytes},
+            | {"measured_bytes": used.measured_bytes}
+            | {"host_bytes": used.resident_bytes, "device_bytes": used.device_bytes},
             "file_bytes": sum(part.stat().st_size for part in parts(Path(file))),
             "bits_per_weight": 8 * sum(t.nbytes for t in whole.tensors) / sum(t.elements for t in whole.tensors),
         }
