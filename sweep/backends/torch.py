@@ -39,7 +39,7 @@ from sweep.backends.trie import Budget, plan
 
 WINDOW_TOKENS = 2048  # of a text's windows in one forward pass
 LOGITS_BYTES = 128 << 20  # logits are made in slices of no more
-CPU_BATCH = 512  # tokens scored together: more lengthen the attention's span, fewer leave the processor's width unused
+CPU_BATCH = 1024  # tokens scored together: more lengthen the attention's span, fewer leave the cores' width unused
 DEVICE_BATCH = 4096  # the same on a GPU
 MAX_SEQUENCES = 256  # that share cells: more lengthen the attention's span as well
 STATE_CELLS = 4096  # room for branches side by side: their batches are cut by depth, and short ones cost the most

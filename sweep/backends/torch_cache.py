@@ -92,7 +92,7 @@ class CellTable:
     def clear(self) -> None:
         self.lengths[:] = 0
 
-    def take(self, positions: Ints, sequences: Ints, counts: Ints) -> Ints:
+    def take(self, positions: Ints, sequences: NDArray[np.integer], counts: NDArray[np.integer]) -> Ints:
         """A free cell for each of n tokens at `positions` (n,): token i is the next of counts[i] of `sequences`."""
         occupied = np.zeros(self._n_cells, dtype=bool)
         held = self._cells[:, : int(self.lengths.max())]
@@ -122,7 +122,7 @@ class Access:
     used: int
 
 
-class CellLayer(CacheLayerMixin):  # type: ignore[misc]
+class CellLayer(CacheLayerMixin):
     """Keys and values of one attention layer, each (1, n_heads, cells, width)."""
 
     is_sliding = False
