@@ -67,7 +67,7 @@ def _record(
 ) -> Record:
     known = {cell.name: outcomes[cell.key] for cell in cells if cell.key in outcomes}
     results = {name: outcome.result for name, outcome in known.items() if outcome.result is not None}
-    errors = [f"{name}: {outcome.error}" for name, outcome in known.items() if outcome.status == "failed"]
+    errors = {name: str(outcome.error) for name, outcome in known.items() if outcome.status == "failed"}
     speed, text = results.get("speed"), results.get("text")
     scores = {
         cell.name: _score(cell, results[cell.name], reference.get(cell.name), store)
@@ -79,7 +79,7 @@ def _record(
         variant=variant,
         kind="gguf",
         status=_status(len(cells), len(results), len(errors)),
-        error=errors[0] if errors else None,
+        error=_told(errors),
         file_bytes=size.get("file_bytes"),
         bits_per_weight=size.get("bits_per_weight"),
         memory=Memory()
@@ -102,6 +102,14 @@ def _record(
         samples=_window_samples(text, reference_units(plan), variant == plan.reference)
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
+
+
+def _told(errors: dict[str, str]) -> str | None:
+    """Every cell's error, each once with the cells that it cost."""
+    cells: dict[str, list[str]] = {}
+    for name, error in errors.items():
+        cells.setdefault(error, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {error}" for error, names in cells.items()) or None
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from converters.recipes import recipe, refuse_without_imatrix
 from sweep import devices, preset, variant
 from sweep.baseline import AUTO, FLOAT, NEAREST, ReferenceFile, automatic, find_reference, gpu_layers
 from sweep.calibration import calibration, tell
+from sweep.checking import check_inputs
 from sweep.events import Event, Log, Reader
 from sweep.inputs import Text, text_for
 from sweep.measure.options import TaskOptions
@@ -150,7 +151,7 @@ def _planned(
     text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
     tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
     placement = devices.placement()
-    window = _window(request.window if file is None else file.window(request.window), model)
+    window = _window(request.window, file, model, measures_text=text is not None)
     settings = Settings(
         window=window,
         stride=_stride(request.stride if file is None else file.stride(request.stride), window),
@@ -195,10 +196,17 @@ def _context(asked: int | None, model: Model) -> int:
     return asked or min(DEFAULT_CTX, model.context)
 
 
-def _window(asked: int | None, model: Model) -> int:
-    if asked is not None and asked > model.context:
-        raise InputError(f"--window {asked} is beyond the {model.context} tokens that {model.name} was made for")
-    return asked or Settings.window
+def _window(asked: int | None, file: ReferenceFile | None, model: Model, *, measures_text: bool) -> int:
+    window = (asked if file is None else file.window(asked)) or Settings.window
+    if window > model.context and (measures_text or asked is not None):
+        if asked is not None:
+            named = f"--window {asked}"
+        elif file is not None:
+            named = f"{file.path}: its window of {window} tokens"
+        else:
+            named = f"the window of {window} tokens, which --window can make smaller,"
+        raise InputError(f"{named} is beyond the {model.context} tokens that {model.name} was made for")
+    return window
 
 
 def _stride(asked: int | None, window: int) -> int | None:
@@ -234,7 +242,7 @@ def _placed(quants: list[str], model: Model, request: Request) -> tuple[str, int
 def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
     """Carry out the plan; where another process is at it, follow its event log instead.
 
-    Raises InputError where the input leaves nothing to measure. Every event also goes to the run's event log.
+    Raises InputError where the input is refused before any work. Every event also goes to the run's event log.
     """
     directory = sweep.workspace.run(sweep.plan.run)
     with Store(sweep.workspace.database) as store:
@@ -259,8 +267,8 @@ def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Even
         made = [(cell, Path(cell.makes)) for cell in sweep.plan.cells if cell.makes is not None]
         folder = sweep.workspace.artefacts(sweep.model.fingerprint)
         with sharing(folder, {file for _, file in made}) as artefacts:
-            if runner.pending(sweep.plan, store):
-                _check_inputs(sweep, directory)
+            todo = runner.pending(sweep.plan, store)
+            check_inputs(sweep.plan, todo, sweep.model, sweep.variants, sweep.text, sweep.tasks, directory)
 
             def measured(name: str) -> None:
                 if sweep.keep is Keep.NONE:
@@ -298,25 +306,6 @@ def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
             if free:
                 return
         time.sleep(FOLLOW_EVERY)
-
-
-def _check_inputs(sweep: Sweep, directory: Path) -> None:
-    """Tasks and texts that are not local are looked for before any work: they may need a network."""
-    foreign = [task for task in sweep.tasks if not task.is_local or sweep.model.builtin is None or task.data]
-    text = sweep.text
-    dataset = text.dataset if text is not None and not text.file.exists() else None
-    if not foreign and dataset is None:
-        return
-    job = {
-        "kind": "inputs",
-        "tasks": [task.to_json() for task in foreign],
-        "dataset": dataset,
-        "file": None if text is None else str(text.file),
-    }
-    with Child(runner.log_path(directory, "inputs")) as child:
-        for answer in child.submit(job):
-            if isinstance(answer, Failed):
-                raise InputError(answer.message)
 
 
 def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:

@@ -74,12 +74,8 @@ def _lm_class() -> type[TemplateLM]:
             return self._model.chat_template if chat_template else None
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            if not self._model.chat_template:
-                raise InputError("this model has no chat template; leave --chat-template and --thinking out")
-            thinking = self._options.thinking
-            if thinking and "think" not in self._model.chat_template:
-                raise InputError("this model's chat template knows no thinking; leave --thinking on out")
-            return render_chat(self._model, chat_history, add_generation_prompt, thinking)
+            require_template(self._model.chat_template, self._options.thinking)
+            return render_chat(self._model, chat_history, add_generation_prompt, self._options.thinking)
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
             special = self._model.add_bos if add_special_tokens is None else add_special_tokens
@@ -196,6 +192,14 @@ def _fit(context: list[int], continuation: list[int], max_length: int) -> ScoreR
         )
     kept = context[max(0, len(context) + len(continuation) - (max_length + 1)) :]
     return ScoreRequest(tuple(kept), tuple(continuation))
+
+
+def require_template(chat_template: str | None, thinking: bool | None) -> None:
+    """Raise InputError where a model's template cannot ask as it is wanted."""
+    if not chat_template:
+        raise InputError("this model has no chat template; leave --chat-template and --thinking out")
+    if thinking and "think" not in chat_template:
+        raise InputError("this model's chat template knows no thinking; leave --thinking on out")
 
 
 def render_chat(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from converters.errors import InputError
 from converters.gguf_source import GGUFSource, parts
 from converters.llamacpp.memory import plan_memory
 from sweep.backends.base import Progress
@@ -67,23 +69,27 @@ class Measuring:
         reference: str | None,
         writes_reference: str | None,
     ) -> Result:
-        """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor."""
+        """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor.
+
+        `lacking` says why there is no divergence where the reference turns out to be of no use.
+        """
         backend = self._load(file, settings)
         windows = cut_windows(backend, read_text(Path(text)), n_ctx=settings["window"], stride=settings["stride"])
-        known = None if reference is None else open_reference(Path(reference))
-        if known is not None:
-            windows = windows.head(known.windows)  # a given file may be of the text's beginning alone
         written = None if writes_reference is None else Path(writes_reference)
-        measured = measure_text(
-            backend,
-            windows,
-            reference=known,
-            write_reference=written,
-            model=Path(file).name,
-            threads=settings["threads"],
-            progress=self._progress,
-        )
+        measure = partial(measure_text, backend, threads=settings["threads"], progress=self._progress)
+        lacking = None
+        if reference is None:
+            measured = measure(windows, write_reference=written, model=Path(file).name)
+        else:
+            try:
+                known = open_reference(Path(reference))
+                part = windows.head(known.windows)  # a given file may be of the text's beginning alone
+                measured = measure(part, reference=known)
+                windows = part
+            except InputError as error:
+                measured, lacking = measure(windows), f"no divergence: {error}"  # raises where the model is to blame
         return {
+            "lacking": lacking,
             "windows_sha256": windows.sha256,
             "perplexity": asdict(measured.perplexity),
             "divergence": None if measured.divergence is None else asdict(measured.divergence),

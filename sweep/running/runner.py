@@ -1,6 +1,8 @@
 """Runs a plan: what is not known yet is done in worker processes, one for all cells of a variant, each committed.
 
 All exports go first, in one pass over the checkpoint. A worker that dies costs the cell it was at; another takes over.
+A measurement that fails costs its cell, whoever is to blame; where that is the reference's text, or a reference that
+cannot be used, the others lack their divergence and keep what else the text gives.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from converters.errors import InputError
 from sweep.events import Event
@@ -40,7 +43,7 @@ def run(
 ) -> None:
     """Do what is pending and commit each cell; `measured` is told each variant that is through.
 
-    Raises InputError where the input leaves nothing to measure.
+    Raises InputError where the model cannot be exported.
     """
     _Run(plan, store, directory, emit, measured).go()
 
@@ -49,6 +52,7 @@ class _Run:
     def __init__(self, plan: Plan, store: Store, directory: Path, emit: Emit, measured: Callable[[str], None]) -> None:
         self.plan, self.store, self.directory, self.emit, self.measured = plan, store, directory, emit, measured
         self.failed: dict[str, str] = {}  # key -> message
+        self.texts = {cell.key for cell in plan.cells if cell.kind == "text"}
 
     def go(self) -> None:
         todo = pending(self.plan, self.store)
@@ -120,16 +124,16 @@ class _Run:
                 continue
             self.emit(Event("cell_started", cell.label))
             started = time.monotonic()
-            for answer in worker.submit({"kind": cell.kind, **cell.params}):
+            unknown = self._unknown_reference(cell)
+            job = {"kind": cell.kind, **cell.params} | ({"reference": None} if unknown else {})
+            for answer in worker.submit(job):
                 seconds = time.monotonic() - started
                 if isinstance(answer, tuple):
                     self._progress(cell, answer)
                 elif isinstance(answer, Failed):
-                    if answer.input and cell.variant == self.plan.reference:
-                        raise InputError(answer.message)
                     self._fail(cell, answer.message, seconds)
                 else:
-                    self._done(cell, answer, seconds)
+                    self._done(cell, answer, seconds, unknown)
             if not worker.alive:
                 worker = workers.start(cell.variant)
             if upcoming is not None and cell.kind != "speed":
@@ -138,25 +142,34 @@ class _Run:
 
     def _lacks(self, cell: Cell) -> bool:
         """Whether something that the cell needs could not be made; it has failed then."""
-        broken = [self.failed[key] for key in cell.needs if key in self.failed]
+        broken = [self.failed[key] for key in cell.needs if key in self.failed and key not in self.texts]
         if broken:
             self._fail(cell, f"needs what could not be made: {broken[0]}", 0.0)
         return bool(broken)
+
+    def _unknown_reference(self, cell: Cell) -> str | None:
+        """Why a text is measured without its divergence; None where nothing stands against it."""
+        broken = [self.failed[key] for key in cell.needs if key in self.failed and key in self.texts]
+        return f"no divergence, for {self.plan.reference} could not be measured: {broken[0]}" if broken else None
 
     def _progress(self, cell: Cell, at: tuple[int, int, str]) -> None:
         done, total, part = at
         self.emit(Event("cell_progress", cell.label, {"done": done, "total": total} | ({"part": part} if part else {})))
 
-    def _done(self, cell: Cell, result: dict[str, object], seconds: float) -> None:
-        items = result.pop("items", [])
-        assert isinstance(items, list)
+    def _done(self, cell: Cell, result: dict[str, Any], seconds: float, lacking: str | None = None) -> None:
+        """What was measured counts even where some of it is `lacking`; the cell is to be tried again then."""
+        items: list[list[Any]] = result.pop("items", [])
+        lacking = result.pop("lacking", None) or lacking
+        if lacking is not None:
+            self._fail(cell, lacking, seconds, result)
+            return
         self.store.put(cell.key, Outcome("ok", result, None, seconds), [Item(*item) for item in items])
         notes = {"notes": result["notes"]} if result.get("notes") else {}
         self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes))
 
-    def _fail(self, cell: Cell, message: str, seconds: float) -> None:
+    def _fail(self, cell: Cell, message: str, seconds: float, result: dict[str, Any] | None = None) -> None:
         self.failed[cell.key] = message
-        self.store.put(cell.key, Outcome("failed", None, message, seconds))
+        self.store.put(cell.key, Outcome("failed", result, message, seconds))
         self.emit(Event("cell_failed", cell.label, {"error": message}))
 
 
