@@ -93,6 +93,18 @@ class Divergence:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """What computing common prefixes once did to a task's choices, by a sample of `questions` scored by themselves.
+
+    `largest_difference` is of a choice's log-likelihood, in nats; `changed_answers` questions got another answer.
+    """
+
+    questions: int
+    largest_difference: float
+    changed_answers: int
+
+
+@dataclass(frozen=True)
 class TaskScore:
     """One task: its primary metric, and the paired difference to the reference variant.
 
@@ -103,6 +115,7 @@ class TaskScore:
     the probability of the right choice among the choices. All None for the reference.
     `clusters` is how many subjects were taken as the independent units, None where the items were.
     `chance` is what blind guessing scores, `higher_is_better` the metric's direction, `other` further metrics.
+    `sharing` is None where answers are generated, or were too few for a sample.
     """
 
     metric: str
@@ -124,6 +137,12 @@ class TaskScore:
     gold_delta: float | None = None
     gold_delta_stderr: float | None = None
     gold_p_value: float | None = None
+    sharing: Sharing | None = None
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> TaskScore:
+        sharing = row.get("sharing")
+        return cls(**{**row, "sharing": None if sharing is None else Sharing(**sharing)})
 
 
 @dataclass(frozen=True)
@@ -188,5 +207,5 @@ class Record:
                 row[name] = kind(**row[name])
         if row.get("divergence") is not None:
             row["divergence"] = Divergence.from_json(row["divergence"])
-        row["tasks"] = {task: TaskScore(**score) for task, score in row["tasks"].items()}
+        row["tasks"] = {task: TaskScore.from_json(score) for task, score in row["tasks"].items()}
         return cls(**row)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sweep import items
 from sweep.plan import Cell, Plan
-from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
+from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Sharing, Speed, TaskScore
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
 from sweep.store import Item, Outcome, Store
 
@@ -182,6 +182,7 @@ def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store:
         higher_is_better=result["higher_is_better"],
         other=result["other"],
         clusters=None if subjects is None else int(subjects.max()) + 1,
+        sharing=_sharing(result.get("sharing")),
     )
     if reference_key is not None and reference_key != cell.key:
         base = store.items(reference_key)
@@ -190,6 +191,12 @@ def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store:
             score = replace(score, **_paired(base, own))
     units = hashlib.sha256("\n".join(item.doc for item in own).encode()).hexdigest()
     return score, Samples(units, row, subjects)
+
+
+def _sharing(found: dict[str, Any] | None) -> Sharing | None:
+    if found is None:
+        return None
+    return Sharing(found["questions"], found["largest_difference"], found["changed_answers"])
 
 
 def _paired(base: list[Item], own: list[Item]) -> dict[str, Any]:

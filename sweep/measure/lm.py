@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.errors import InputError
 from sweep.backends.base import Backend, GenerationRequest, ScoreRequest
+from sweep.backends.check import SharingSample
 from sweep.measure.options import MeasurementError, TaskOptions
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def make_lm(backend: Backend, options: TaskOptions | None = None, progress: Task
     """`backend` as a model of lm-eval.
 
     After generating, its `budget` is the largest bound on new tokens that was used, and `unfinished` how many
-    generations reached their bound.
+    generations reached their bound. `sharing` checks a sample of the choices that were scored.
     """
     return _lm_class()(backend, options or TaskOptions(), progress)
 
@@ -51,8 +52,10 @@ def _lm_class() -> type[TemplateLM]:
             self._progress = progress
             self._before = self._total = 0  # requests of earlier parts and of all
             self._part = ""
+            self._questions: list[tuple[str | None, int | None]] = []  # of the requests of this part
             self.budget: int | None = None
             self.unfinished = 0
+            self.sharing = SharingSample()
 
         @property
         def eot_token_id(self) -> int:
@@ -84,8 +87,16 @@ def _lm_class() -> type[TemplateLM]:
             return [int(t) for t in self._model.tokenize(string, add_special=special, parse_special=True)]
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            ask = super().loglikelihood  # progress is shown by the caller
-            return self._by_part(requests, lambda part: ask(part, disable_tqdm=True))
+            ask = super().loglikelihood
+
+            def choose(part: list[Any]) -> list[Any]:
+                self._questions = [(request.task_name, request.doc_id) for request in part]
+                try:
+                    return ask(part, disable_tqdm=True)  # progress is shown by the caller
+                finally:
+                    self._questions = []
+
+            return self._by_part(requests, choose)
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
             return self._by_part(requests, self._generate)
@@ -113,6 +124,8 @@ def _lm_class() -> type[TemplateLM]:
                     f"{broken} of {len(scores)} log-likelihoods are not numbers (nan): these weights give no "
                     "probabilities; look at the file"
                 )
+            if self._questions:  # there are none where texts are cut in pieces for their perplexity
+                self.sharing.take(self._model, fitted, scores, self._questions)
             answers = [(score.logprob, score.is_greedy) for score in scores]
             for (text, *_), answer in zip(requests, answers, strict=True):
                 if text is not None:

@@ -14,7 +14,7 @@ from sweep.report import figures, fronts, text
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
     """Zero or more sentences, the most important first."""
-    notes = [_perplexity(records), *_noise(records), _references(records)]
+    notes = [_perplexity(records), *_noise(records), _sharing(records), _references(records)]
     return [note for note in notes if note]
 
 
@@ -90,6 +90,27 @@ def _noise(records: Sequence[Record]) -> list[str]:
             f"{text.small(floor)} nats; {verdict}."
         )
     return notes
+
+
+def _sharing(records: Sequence[Record]) -> str:
+    """How far the scores of choices depend on what else was scored with them: the worst of all variants and tasks."""
+    found = [
+        (sharing, record.variant, task)
+        for record in records
+        for task, score in record.tasks.items()
+        if (sharing := score.sharing) is not None
+    ]
+    if not found:
+        return ""
+    questions = sum(sharing.questions for sharing, *_ in found)
+    changed = sum(sharing.changed_answers for sharing, *_ in found)
+    worst, variant, task = max(found, key=lambda entry: entry[0].largest_difference)
+    answers = "no answer changed" if not changed else f"{changed} answer{'s' if changed > 1 else ''} changed"
+    return (
+        f"Prefixes that questions share are computed once. Of {questions:,} sampled questions scored by themselves, "
+        f"{answers}; log-likelihoods moved by at most {text.small(worst.largest_difference)} nats "
+        f"({text.plain(task)} of {text.plain(variant)})."
+    )
 
 
 def _references(records: Sequence[Record]) -> str:

@@ -118,6 +118,7 @@ class Measuring:
             },
             "left_out": run.left_out,
             "unfinished": run.unfinished,
+            "sharing": None if run.sharing is None else asdict(run.sharing),
             "notes": _notes(run, options),
             "items": [
                 (
