@@ -20,11 +20,12 @@ SAMPLES, SAMPLE_BYTES = 32, 1 << 16
 @dataclass(frozen=True)
 class ReferenceFile:
     """A reference file of ours or a base file of llama.cpp's, and how its text was cut: windows of `n_ctx` tokens with
-    the scored positions from `first` on."""
+    the scored positions from `first` on. `model` is the name of the file that it was made of, where it is known."""
 
     path: Path
     n_ctx: int
     first: int
+    model: str | None = None
 
     @property
     def name(self) -> str:
@@ -77,7 +78,7 @@ def find_reference(asked: str) -> ReferenceFile | str:
     if path.suffix == ".gguf":
         raise InputError(f"{asked}: a model, not its log-probabilities; give --reference gguf:{asked}")
     opened = open_reference(path.resolve())
-    return ReferenceFile(path.resolve(), opened.n_ctx, opened.first)
+    return ReferenceFile(path.resolve(), opened.n_ctx, opened.first, opened.model)
 
 
 def automatic(float_bytes: int, memory: Memory) -> str:

@@ -87,7 +87,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run: its id, what it is about, and its cells in order."""
+    """A run: its id, what it is about, and its cells in order.
+
+    `reference` is a variant or, where that was a file, its name; `made_of` then the variant that the file was made of,
+    where that is known and among them.
+    """
 
     run: str
     model: str
@@ -98,6 +102,7 @@ class Plan:
     about: dict[str, Any]
     cells: tuple[Cell, ...] = field(repr=False)
     procedures: dict[str, int] = field(default_factory=lambda: dict(PROCEDURES))
+    made_of: str | None = None
 
     @property
     def is_current(self) -> bool:
@@ -177,7 +182,14 @@ def make_plan(
             "engine": _engine(),
         },
         cells=tuple(cells),
+        made_of=None if reference_file is None else _measured_from(reference_file.model, cells),
     )
+
+
+def _measured_from(file_name: str | None, cells: list[Cell]) -> str | None:
+    """The variant whose file has this name."""
+    speeds = (cell for cell in cells if cell.kind == "speed")
+    return next((cell.variant for cell in speeds if Path(cell.params["file"]).name == file_name), None)
 
 
 @dataclass(frozen=True)

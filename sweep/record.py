@@ -173,6 +173,9 @@ class Record:
 
     `settings` are the thread count, batches, context and placement that it was measured with, and the engine.
 
+    `task_reference` is what task differences are to: the reference or, where that is a file, which answers no task, the
+    variant that it was made of; where that is not known, the one of the most bits per weight.
+
     `samples` are what the figures are means of ("kld" and "nll" in nats by window, "task NAME" by item), for whoever
     compares two variants with each other; they are not part of the JSON.
     """
@@ -189,6 +192,7 @@ class Record:
     tasks: dict[str, TaskScore] = field(default_factory=dict)
     speed: Speed | None = None
     reference: str | None = None
+    task_reference: str | None = None
     kv_type: str = "f16"
     device: str = "cpu"
     settings: dict[str, Any] = field(default_factory=dict)

@@ -21,8 +21,28 @@ def records(plan: Plan, store: Store) -> list[Record]:
     by_variant: dict[str, list[Cell]] = {variant: [] for variant in plan.variants}
     for cell in plan.cells:
         by_variant[cell.variant].append(cell)
+    base = _task_reference(plan, outcomes)
     reference = {cell.name: cell.key for cell in by_variant.get(plan.reference, [])}  # none where it is a file
-    return _holm([_record(variant, cells, outcomes, reference, plan, store) for variant, cells in by_variant.items()])
+    tasks = {cell.name: cell.key for cell in by_variant.get(base or "", []) if cell.kind == "task"}
+    found = [_record(variant, cells, outcomes, reference | tasks, plan, store) for variant, cells in by_variant.items()]
+    return _holm([replace(record, task_reference=base) for record in found])
+
+
+def _task_reference(plan: Plan, outcomes: dict[str, Outcome]) -> str | None:
+    """The reference; of a file, the variant that it was made of, else the one of the most bits per weight.
+
+    None while no size is known, and where there is nothing to compare with each other.
+    """
+    if plan.reference in plan.variants or len(plan.variants) < 2:
+        return plan.reference if plan.reference in plan.variants else None
+    if plan.made_of is not None:
+        return plan.made_of
+    bits: dict[str, float] = {}
+    for cell in plan.cells:
+        outcome = outcomes.get(cell.key)
+        if cell.kind in ("export", "speed") and outcome is not None and outcome.result is not None:
+            bits[cell.variant] = outcome.result["bits_per_weight"]
+    return max(bits, key=bits.__getitem__, default=None)
 
 
 def _holm(found: list[Record]) -> list[Record]:

@@ -14,7 +14,7 @@ from sweep.report import figures, fronts, text
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
     """Zero or more sentences, the most important first."""
-    notes = [_perplexity(records), *_noise(records), _sharing(records), _references(records)]
+    notes = [_perplexity(records), *_noise(records), _sharing(records), _references(records), _task_base(records)]
     return [note for note in notes if note]
 
 
@@ -124,6 +124,21 @@ def _references(records: Sequence[Record]) -> str:
     return (
         f"{len(groups)} references: {'; '.join(parts)}; the rest with {text.plain(groups[-1][0])}. "
         "KL divergences from different references do not compare."
+    )
+
+
+def _task_base(records: Sequence[Record]) -> str:
+    """What tasks are compared with where the reference is a file."""
+    bases = {(r.task_reference, r.reference) for r in records if r.task_reference not in (None, r.reference)}
+    if not bases:
+        return ""
+    base, reference = bases.pop()  # of a run there is one
+    bits = {r.variant: r.bits_per_weight for r in records if r.bits_per_weight is not None}
+    most = max(bits, key=bits.__getitem__, default=None)
+    why = "has the most bits per weight" if base == most else "is what the file was made of"
+    return (
+        f"{text.plain(reference)} holds probabilities and answers no task: scores are compared with those of "
+        f"{text.plain(base)}, which {why}."
     )
 
 
