@@ -69,7 +69,8 @@ class Cell:
     """One piece of work. `kind` says what is done: export, imatrix, speed, text (perplexity and divergence) or task.
 
     `params` is all that the worker needs, paths included; `makes` is the file it leaves; `needs` are keys of cells
-    whose files it reads.
+    whose files it reads. `alike` is the key of the same task without a bound on answers: where it turns out to generate
+    none, the two are one measurement.
     """
 
     key: str
@@ -79,6 +80,7 @@ class Cell:
     params: dict[str, Any]
     makes: str | None = None
     needs: tuple[str, ...] = ()
+    alike: str | None = None
 
     @property
     def label(self) -> str:
@@ -247,7 +249,12 @@ def _cells(
         cells.append(_text_cell(variant, text, base, common, needs, artefacts, baseline, alone))
     for task in tasks:
         params = common | {"task": task.to_json()}
-        cells.append(_cell(variant, "task", task.name, base | {"task": task.identity}, params, needs))
+        cell = _cell(variant, "task", task.name, base | {"task": task.identity}, params, needs)
+        if task.options.max_gen_toks is not None:
+            free = replace(task, options=replace(task.options, max_gen_toks=None))
+            alike = _cell(variant, "task", task.name, base | {"task": free.identity}, params, needs).key
+            cell = replace(cell, alike=alike)
+        cells.append(cell)
     return cells
 
 

@@ -188,7 +188,7 @@ def _window_samples(text: dict[str, Any] | None, units: str | None, is_reference
 
 def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store: Store) -> tuple[TaskScore, Samples]:
     own = store.items(cell.key)
-    subjects = usable_clusters([items.subject(item) for item in own])
+    subjects = usable_clusters([item.subject for item in own])
     row = items.values(own)
     stderr = result["stderr"]
     if subjects is not None and np.isclose(row.mean(), result["value"], rtol=0.0, atol=1e-9):
@@ -206,11 +206,16 @@ def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store:
     )
     if reference_key is not None and reference_key != cell.key:
         base = store.items(reference_key)
-        same = [item.doc for item in own] == [item.doc for item in base]  # the very same prompts
+        same = [_asked(item) for item in own] == [_asked(item) for item in base]
         if own and same and np.isfinite(row).all() and np.isfinite(items.values(base)).all():
             score = replace(score, **_paired(base, own))
-    units = hashlib.sha256("\n".join(item.doc for item in own).encode()).hexdigest()
+    units = hashlib.sha256("\n".join(_asked(item) for item in own).encode()).hexdigest()
     return score, Samples(units, row, subjects)
+
+
+def _asked(item: Item) -> str:
+    """Equal for the very same prompt of the same task."""
+    return f"{item.subject} {item.doc}"
 
 
 def _sharing(found: dict[str, Any] | None) -> Sharing | None:
@@ -221,7 +226,7 @@ def _sharing(found: dict[str, Any] | None) -> Sharing | None:
 
 def _paired(base: list[Item], own: list[Item]) -> dict[str, Any]:
     """The fields of TaskScore that compare with the reference."""
-    subjects = [items.subject(item) for item in own]
+    subjects = [item.subject for item in own]
     found = compare_items(items.values(base), items.values(own), subjects)
     fields: dict[str, Any] = {
         "delta": found.delta,

@@ -122,7 +122,7 @@ class Measuring:
             "notes": _notes(run, options),
             "items": [
                 (
-                    f"{item.task} {item.doc_id} {item.doc_hash} {item.prompt_hash}",
+                    f"{item.doc_id} {item.doc_hash} {item.prompt_hash}",
                     item.values[primary.key],
                     item.answers.get(primary.filter, ""),
                     item.gold_probability,

@@ -27,7 +27,7 @@ Emit = Callable[[Event], None]
 def pending(plan: Plan, store: Store) -> list[Cell]:
     """The cells to run: those not known to be done, and those whose file is gone while one of them needs it."""
     outcomes = store.outcomes(cell.key for cell in plan.cells)
-    done = {key for key, outcome in outcomes.items() if outcome.status == "ok"}
+    done = {key for key, outcome in outcomes.items() if outcome.status == "ok"} | set(_adopted(plan, store))
     wanted = {cell.key for cell in plan.cells if cell.key not in done}
     for cell in reversed(plan.cells):  # what is needed stands before what needs it
         if cell.key in wanted:
@@ -36,6 +36,23 @@ def pending(plan: Plan, store: Store) -> list[Cell]:
         if needed and cell.makes is not None and not Path(cell.makes).exists():
             wanted.add(cell.key)
     return [cell for cell in plan.cells if cell.key in wanted]
+
+
+def _adopted(plan: Plan, store: Store) -> dict[str, str]:
+    """The cells that are known under another key, with that key."""
+    others = {cell.key: cell.alike for cell in plan.cells if cell.alike is not None}
+    known = store.outcomes([*others, *others.values()])
+    done = {key for key, outcome in known.items() if outcome.status == "ok"}
+    return {
+        key: alike
+        for key, alike in others.items()
+        if key not in done and alike in done and _generated_none(known[alike].result)
+    }
+
+
+def _generated_none(result: dict[str, Any] | None) -> bool:
+    """Whether a task's result was had without generating, so that no bound on answers mattered."""
+    return result is not None and result["settings"]["max_gen_toks"] is None
 
 
 def run(
@@ -55,6 +72,8 @@ class _Run:
         self.texts = {cell.key for cell in plan.cells if cell.kind == "text"}
 
     def go(self) -> None:
+        for key, alike in _adopted(self.plan, self.store).items():
+            self.store.copy(alike, key)
         todo = pending(self.plan, self.store)
         labels = [cell.label for cell in todo]
         about = {"run": self.plan.run, "cells": len(self.plan.cells), "todo": len(todo), "pending": labels}
@@ -164,6 +183,8 @@ class _Run:
             self._fail(cell, lacking, seconds, result)
             return
         self.store.put(cell.key, Outcome("ok", result, None, seconds), [Item(*item) for item in items])
+        if cell.alike is not None and _generated_none(result):
+            self.store.copy(cell.key, cell.alike)
         notes = {"notes": result["notes"]} if result.get("notes") else {}
         self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes))
 

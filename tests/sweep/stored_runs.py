@@ -22,7 +22,7 @@ def items(
     """One item a value; documents are numbered from `first`, and `prompt` tells their prompts from another's."""
     told = answers or [f"{value:g}" for value in values]
     return [
-        Item(f"{task} {i} doc{i} {prompt}{i}", float(value), answer)
+        Item(f"{i} doc{i} {prompt}{i}", float(value), answer, subject=task)
         for i, (value, answer) in enumerate(zip(values, told, strict=True), first)
     ]
 

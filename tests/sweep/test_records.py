@@ -62,7 +62,7 @@ def test_a_group_of_subjects_has_errors_by_subject(tmp_path):
 
     def grouped(values: np.ndarray) -> list[Item]:
         return [
-            Item(f"{subject} {i} doc{i} p{i}", float(value), "a")
+            Item(f"{i} doc{i} p{i}", float(value), "a", subject=subject)
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True))
         ]
 
