@@ -34,14 +34,7 @@ class ReferenceFile:
 
     @property
     def identity(self) -> str:
-        """Of the length and of samples of the content: such a file may hold tens of gigabytes."""
-        size = self.path.stat().st_size
-        digest = hashlib.sha256(f"{size}".encode())
-        with self.path.open("rb") as file:
-            for i in range(SAMPLES):
-                file.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE_BYTES))
-        return digest.hexdigest()
+        return sampled_digest(self.path)
 
     def window(self, asked: int | None) -> int:
         """The windows' length. Raises InputError where another is asked for."""
@@ -57,6 +50,27 @@ class ReferenceFile:
         if asked is not None and asked != scored:
             raise InputError(f"{self.path}: the last {scored} tokens of a window are scored, --stride says {asked}")
         return asked if self.first == self.n_ctx // 2 else scored
+
+
+def sampled_digest(path: Path) -> str:
+    """Of a file's length and of samples of its content: one of log-probabilities may hold tens of gigabytes."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{size}".encode())
+    with path.open("rb") as file:
+        for i in range(SAMPLES):
+            file.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def writable_base_file(asked: Path) -> Path:
+    """Where --write-base writes. Raises InputError for what is there and no base file: it would be lost."""
+    from sweep.measure.basefile import is_base_file  # loads scipy
+
+    path = asked.expanduser().resolve()
+    if path.exists() and not is_base_file(path):
+        raise InputError(f"{asked}: it is there and no base file of llama.cpp's; --write-base does not write over it")
+    return path
 
 
 def find_reference(asked: str) -> ReferenceFile | str:

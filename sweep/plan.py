@@ -139,11 +139,13 @@ def make_plan(
     reference_file: ReferenceFile | None = None,
     reference_layers: int | None = None,
     alone: bool = False,
+    base_file: Path | None = None,
 ) -> Plan:
     """The cells of a sweep, the reference's first. `reference_layers`: of the reference, how many go to the GPU.
 
     `text` None measures no perplexity. `alone`: nothing will be compared with the reference, so its distributions are
-    not written down. Raises InputError where the reference is neither a file nor among the variants.
+    not written down but to `base_file`, as llama.cpp does. Raises InputError where the reference is neither a file nor
+    among the variants.
     """
     ordered = sorted(variants, key=lambda variant: variant.name != reference)
     if reference_file is None and (not ordered or ordered[0].name != reference):
@@ -162,6 +164,8 @@ def make_plan(
         if reference_layers is not None and variant.name == reference:
             placed = replace(settings, gpu_layers=reference_layers)
         own = _cells(variant, model, text, tasks, placed, artefacts, baseline, importance, alone)
+        if base_file is not None:
+            own = [_writing(cell, base_file) if cell.kind == "text" else cell for cell in own]
         cells += own
         first = next((cell for cell in own if cell.kind == "text"), None)
         if baseline is None and first is not None:
@@ -280,6 +284,11 @@ def _text_cell(
     }
     own_needs = needs if baseline is None else (*needs, *baseline.needs)
     return _cell(variant, "text", "text", identity, params, own_needs, makes)
+
+
+def _writing(cell: Cell, base_file: Path) -> Cell:
+    """A text cell that leaves a base file of llama.cpp's as well. What it measures is the same, and so is its key."""
+    return replace(cell, params=cell.params | {"writes_base": str(base_file)})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from typing import Any
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
 from sweep import devices, preset, variant
-from sweep.baseline import AUTO, FLOAT, NEAREST, ReferenceFile, automatic, find_reference, gpu_layers
+from sweep.baseline import (
+    AUTO,
+    FLOAT,
+    NEAREST,
+    ReferenceFile,
+    automatic,
+    find_reference,
+    gpu_layers,
+    writable_base_file,
+)
 from sweep.calibration import calibration, tell
 from sweep.checking import check_inputs
 from sweep.events import Event, Log, Reader
@@ -41,8 +50,8 @@ class Request:
     """What the user asked for; None where the preset or the model decides.
 
     `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
-    path or "auto", `calibration` the text that the latter reads. With `dry_run` nothing is
-    fetched that a plan can do without.
+    path or "auto", `calibration` the text that the latter reads. `write_base` is where the model's log-probabilities
+    are written as llama.cpp does. With `dry_run` nothing is fetched that a plan can do without.
     """
 
     model: str = "micro"
@@ -64,6 +73,7 @@ class Request:
     imatrix: str | None = None
     calibration: Path | None = None
     keep: Keep = Keep.ALL
+    write_base: Path | None = None
     ngl: int | None = None
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
@@ -120,6 +130,10 @@ def prepare_single(request: Request, quant: str | None, say: Callable[[str], Non
         request = replace(request, tasks=request.tasks or ("none",))
     model = resolve(request.model, say, planned=request.dry_run, as_it_is=True)
     measures_text = everything or request.perplexity is not None
+    if request.write_base is not None and not measures_text:
+        raise InputError("--write-base writes what the model makes of a text; give one with --perplexity FILE")
+    if request.write_base is not None and request.stride is not None:
+        raise InputError("--write-base: llama.cpp's base files are of windows end to end; leave --stride out")
     return _planned(request, model, parsed, "eval", say, measures_text=measures_text, alone=True)
 
 
@@ -175,6 +189,7 @@ def _planned(
         file,
         reference_layers,
         alone,
+        None if request.write_base is None else writable_base_file(request.write_base),
     )
     return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
 

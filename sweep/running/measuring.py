@@ -12,6 +12,7 @@ from converters.gguf_source import GGUFSource, parts
 from converters.llamacpp.memory import plan_memory
 from sweep.backends.base import Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.baseline import sampled_digest
 from sweep.inputs import read_text
 from sweep.measure.harness import Metric, TaskRun, check_task, run_task
 from sweep.measure.lm import TaskProgress
@@ -68,15 +69,20 @@ class Measuring:
         text: str,
         reference: str | None,
         writes_reference: str | None,
+        writes_base: str | None = None,
     ) -> Result:
-        """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor.
+        """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor; and
+        llama.cpp's base file, where one is asked for.
 
         `lacking` says why there is no divergence where the reference turns out to be of no use.
         """
         backend = self._load(file, settings)
         windows = cut_windows(backend, read_text(Path(text)), n_ctx=settings["window"], stride=settings["stride"])
         written = None if writes_reference is None else Path(writes_reference)
-        measure = partial(measure_text, backend, threads=settings["threads"], progress=self._progress)
+        base = None if writes_base is None else Path(writes_base)
+        measure = partial(
+            measure_text, backend, threads=settings["threads"], progress=self._progress, write_base_file=base
+        )
         lacking = None
         if reference is None:
             measured = measure(windows, write_reference=written, model=Path(file).name)
@@ -90,6 +96,7 @@ class Measuring:
                 measured, lacking = measure(windows), f"no divergence: {error}"  # raises where the model is to blame
         return {
             "lacking": lacking,
+            "base_file": None if base is None else sampled_digest(base),
             "windows_sha256": windows.sha256,
             "perplexity": asdict(measured.perplexity),
             "divergence": None if measured.divergence is None else asdict(measured.divergence),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
+from sweep.baseline import sampled_digest
 from sweep.events import Event
 from sweep.plan import Cell, Plan
 from sweep.running.child import Child, Failed
@@ -25,10 +26,11 @@ Emit = Callable[[Event], None]
 
 
 def pending(plan: Plan, store: Store) -> list[Cell]:
-    """The cells to run: those not known to be done, and those whose file is gone while one of them needs it."""
+    """The cells to run: those not known to be done, those whose file is gone while one of them needs it, and those that
+    are to leave a file with the user which is not there."""
     outcomes = store.outcomes(cell.key for cell in plan.cells)
     done = {key for key, outcome in outcomes.items() if outcome.status == "ok"} | set(_adopted(plan, store))
-    wanted = {cell.key for cell in plan.cells if cell.key not in done}
+    wanted = {cell.key for cell in plan.cells if cell.key not in done or not _written(cell, outcomes[cell.key])}
     for cell in reversed(plan.cells):  # what is needed stands before what needs it
         if cell.key in wanted:
             continue
@@ -36,6 +38,14 @@ def pending(plan: Plan, store: Store) -> list[Cell]:
         if needed and cell.makes is not None and not Path(cell.makes).exists():
             wanted.add(cell.key)
     return [cell for cell in plan.cells if cell.key in wanted]
+
+
+def _written(cell: Cell, outcome: Outcome) -> bool:
+    """Whether the base file that is asked for, if one is, is the one that this cell wrote."""
+    path = cell.params.get("writes_base")
+    if path is None or outcome.result is None:
+        return path is None
+    return Path(path).is_file() and sampled_digest(Path(path)) == outcome.result.get("base_file")
 
 
 def _adopted(plan: Plan, store: Store) -> dict[str, str]:
