@@ -93,18 +93,6 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """What computing common prefixes once did to a task's choices, by a sample of `questions` scored by themselves.
-
-    `largest_difference` is of a choice's log-likelihood, in nats; `changed_answers` questions got another answer.
-    """
-
-    questions: int
-    largest_difference: float
-    changed_answers: int
-
-
-@dataclass(frozen=True)
 class TaskScore:
     """One task: its primary metric, and the paired difference to the reference variant.
 
@@ -115,7 +103,9 @@ class TaskScore:
     the probability of the right choice among the choices. All None for the reference.
     `clusters` is how many subjects were taken as the independent units, None where the items were.
     `chance` is what blind guessing scores, `higher_is_better` the metric's direction, `other` further metrics.
-    `sharing` is None where answers are generated, or were too few for a sample.
+    Common prefixes are computed once; of a sample of `sharing_questions` scored by themselves, `sharing_changed` got
+    another answer, and no log-likelihood of a choice moved by more than `sharing_difference` (nats). None where answers
+    are generated, or where there were too few for a sample.
     """
 
     metric: str
@@ -137,12 +127,9 @@ class TaskScore:
     gold_delta: float | None = None
     gold_delta_stderr: float | None = None
     gold_p_value: float | None = None
-    sharing: Sharing | None = None
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> TaskScore:
-        sharing = row.get("sharing")
-        return cls(**{**row, "sharing": None if sharing is None else Sharing(**sharing)})
+    sharing_questions: int | None = None
+    sharing_difference: float | None = None
+    sharing_changed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -211,5 +198,5 @@ class Record:
                 row[name] = kind(**row[name])
         if row.get("divergence") is not None:
             row["divergence"] = Divergence.from_json(row["divergence"])
-        row["tasks"] = {task: TaskScore.from_json(score) for task, score in row["tasks"].items()}
+        row["tasks"] = {task: TaskScore(**score) for task, score in row["tasks"].items()}
         return cls(**row)

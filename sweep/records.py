@@ -10,7 +10,7 @@ import numpy as np
 
 from sweep import items
 from sweep.plan import Cell, Plan
-from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Sharing, Speed, TaskScore
+from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
 from sweep.store import Item, Outcome, Store
 
@@ -202,7 +202,7 @@ def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store:
         higher_is_better=result["higher_is_better"],
         other=result["other"],
         clusters=None if subjects is None else int(subjects.max()) + 1,
-        sharing=_sharing(result.get("sharing")),
+        **_sharing(result.get("sharing")),
     )
     if reference_key is not None and reference_key != cell.key:
         base = store.items(reference_key)
@@ -218,10 +218,15 @@ def _asked(item: Item) -> str:
     return f"{item.subject} {item.doc}"
 
 
-def _sharing(found: dict[str, Any] | None) -> Sharing | None:
+def _sharing(found: dict[str, Any] | None) -> dict[str, Any]:
+    """The fields of TaskScore that tell what sharing prefixes did, where a sample was taken."""
     if found is None:
-        return None
-    return Sharing(found["questions"], found["largest_difference"], found["changed_answers"])
+        return {}
+    return {
+        "sharing_questions": found["questions"],
+        "sharing_difference": found["largest_difference"],
+        "sharing_changed": found["changed_answers"],
+    }
 
 
 def _paired(base: list[Item], own: list[Item]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ _PARTS = {
     "divergence": ("kld_mean", "kld_stderr", "kld_p99_9", "kld_max", "top1_agreement", "noise_floor"),
     "speed": ("prompt_tokens_per_s", "decode_tokens_per_s"),
 }
-_NESTED = (".sharing",)  # parts of a task that are null where there are none
 _HEAD = ("variant", "kind", "status", "error", "file_bytes", "bits_per_weight")
 _TAIL = ("reference", "task_reference", "kv_type", "device")
 
@@ -44,8 +43,7 @@ def to_csv(records: Sequence[Record]) -> str:
     """
     rows = [dict(_flat(finite(record.to_json()))) for record in records]
     parts = [f"{part}.{name}" for part, names in _PARTS.items() for name in names]
-    known = {*_HEAD, *_TAIL, *parts, *_PARTS}
-    further = dict.fromkeys(key for row in rows for key in row if key not in known and not key.endswith(_NESTED))
+    further = dict.fromkeys(key for row in rows for key in row if key not in {*_HEAD, *_TAIL, *parts, *_PARTS})
     out = io.StringIO()
     columns = [*_HEAD, *parts, *further, *_TAIL]
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n", extrasaction="ignore")

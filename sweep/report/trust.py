@@ -95,20 +95,19 @@ def _noise(records: Sequence[Record]) -> list[str]:
 def _sharing(records: Sequence[Record]) -> str:
     """How far the scores of choices depend on what else was scored with them: the worst of all variants and tasks."""
     found = [
-        (sharing, record.variant, task)
+        (score.sharing_difference, score.sharing_questions, score.sharing_changed or 0, record.variant, task)
         for record in records
         for task, score in record.tasks.items()
-        if (sharing := score.sharing) is not None
+        if score.sharing_difference is not None and score.sharing_questions is not None
     ]
     if not found:
         return ""
-    questions = sum(sharing.questions for sharing, *_ in found)
-    changed = sum(sharing.changed_answers for sharing, *_ in found)
-    worst, variant, task = max(found, key=lambda entry: entry[0].largest_difference)
+    questions, changed = sum(entry[1] for entry in found), sum(entry[2] for entry in found)
+    worst, *_, variant, task = max(found)
     answers = "no answer changed" if not changed else f"{changed} answer{'s' if changed > 1 else ''} changed"
     return (
         f"Prefixes that questions share are computed once. Of {questions:,} sampled questions scored by themselves, "
-        f"{answers}; log-likelihoods moved by at most {text.small(worst.largest_difference)} nats "
+        f"{answers}; log-likelihoods moved by at most {text.small(worst)} nats "
         f"({text.plain(task)} of {text.plain(variant)})."
     )
 

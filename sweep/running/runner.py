@@ -30,7 +30,7 @@ def pending(plan: Plan, store: Store) -> list[Cell]:
     are to leave a file with the user which is not there."""
     outcomes = store.outcomes(cell.key for cell in plan.cells)
     done = {key for key, outcome in outcomes.items() if outcome.status == "ok"} | set(_adopted(plan, store))
-    wanted = {cell.key for cell in plan.cells if cell.key not in done or not _written(cell, outcomes[cell.key])}
+    wanted = {cell.key for cell in plan.cells if cell.key not in done or not _written(cell, outcomes.get(cell.key))}
     for cell in reversed(plan.cells):  # what is needed stands before what needs it
         if cell.key in wanted:
             continue
@@ -40,10 +40,10 @@ def pending(plan: Plan, store: Store) -> list[Cell]:
     return [cell for cell in plan.cells if cell.key in wanted]
 
 
-def _written(cell: Cell, outcome: Outcome) -> bool:
+def _written(cell: Cell, outcome: Outcome | None) -> bool:
     """Whether the base file that is asked for, if one is, is the one that this cell wrote."""
     path = cell.params.get("writes_base")
-    if path is None or outcome.result is None:
+    if path is None or outcome is None or outcome.result is None:
         return path is None
     return Path(path).is_file() and sampled_digest(Path(path)) == outcome.result.get("base_file")
 

@@ -85,8 +85,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in model as a file."""
-    file = tmp_path_factory.mktemp("good") / "good-Q8_0.gguf"
-    export(open_source(MICRO.directory, "micro"), {"Q8_0": file}, threads=1)
+    file = tmp_path_factory.mktemp("good") / "good-BF16.gguf"
+    export(open_source(MICRO.directory, "micro"), {"BF16": file}, threads=1)
     return file
 
 
