@@ -183,10 +183,13 @@ def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_f
     with open(damaged, "r+b") as file:
         file.seek(Reference(made)._rows.offset)
         file.write(np.float32(np.nan).tobytes())
-    last = ended(start("--reference", damaged, "--variants", "=Q4_0", "--tasks", "none", *where))
+    last = ended(start("micro", "--reference", damaged, "--variants", f"=Q4_0,gguf:{good}", *asked[5:], *where))
     assert last.code == 1
     assert "damaged.logprobs: the divergence from this reference is not a number" in last.records["Q4_0"]["error"]
     assert last.records["Q4_0"]["perplexity"] == again.records["Q4_0"]["perplexity"]
+    # a file answers no task: what it was made of does
+    assert {record["task_reference"] for record in last.records.values()} == {named}
+    assert last.records["Q4_0"]["tasks"] == again.records["Q4_0"]["tasks"]
 
 
 def maps(process: psutil.Process, file: Path) -> bool:
