@@ -174,11 +174,11 @@ def reference_units(plan: Plan) -> str | None:
 
 
 def _window_samples(text: dict[str, Any] | None, units: str | None, is_reference: bool) -> dict[str, Samples]:
-    """By window; a reference diverges from itself by 0."""
+    """By window; a reference diverges from itself by 0. A variant of another vocabulary scored other windows."""
     if text is None or units is None:
         return {}
     nll = np.array(text["perplexity"]["window_nll"])
-    samples = {"nll": Samples(units, nll)}
+    samples = {"nll": Samples(text.get("windows_sha256") or units, nll)}
     if is_reference:
         samples["kld"] = Samples(units, np.zeros_like(nll))
     elif text["divergence"] is not None:

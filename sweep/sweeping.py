@@ -31,12 +31,13 @@ from sweep.events import Event, Log, Reader
 from sweep.inputs import Text, text_for
 from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
-from sweep.plan import Cell, Plan, Settings, make_plan
+from sweep.plan import Cell, Plan, make_plan
 from sweep.records import records
 from sweep.report.recommend import recommend
 from sweep.running import runner
 from sweep.running.child import Child, Failed
 from sweep.running.keep import Keep
+from sweep.settings import Settings
 from sweep.store import Store
 from sweep.tasks import Task, tasks_for
 from sweep.workspace import Workspace, open_workspace, run_lock, sharing

@@ -21,7 +21,7 @@ from sweep.calibration import CHUNK
 from sweep.inputs import read_text
 from sweep.measure.lm import require_template
 from sweep.measure.perplexity import require_two_windows
-from sweep.plan import Settings
+from sweep.settings import Settings
 
 Result = dict[str, Any]
 

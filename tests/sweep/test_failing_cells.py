@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,16 +154,16 @@ def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_f
     """SIGKILL is what the kernel ends a process with that takes too much."""
     named = f"gguf:{good.name}"
     asked = ["micro", "--reference", f"gguf:{good}", "--variants", "=Q4_0", "--tasks", "micro_facts", "--limit", "4"]
-    where = ["--perplexity", MICRO.text, "--workspace", tmp_path / "w"]
+    where = ["--perplexity", text, "--workspace", tmp_path / "w"]
     process = start(*asked, *where)
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
-        if event["event"] == "cell_started" and event["cell"] == f"{named}/text":
+        if (event["event"], event["cell"]) == ("cell_started", f"{named}/speed"):
+            (worker,) = psutil.Process(process.pid).children()
+        if (event["event"], event["cell"]) == ("cell_started", f"{named}/text"):
+            worker.kill()
             break
-    workers = [child for child in psutil.Process(process.pid).children() if maps(child, good)]
-    assert len(workers) == 1
-    os.kill(workers[0].pid, signal.SIGKILL)
     result = ended(process)
     assert result.code == 1
     why = "the worker died (killed by SIGKILL): most likely out of memory"
@@ -192,15 +190,12 @@ def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_f
     assert last.records["Q4_0"]["tasks"] == again.records["Q4_0"]["tasks"]
 
 
-def maps(process: psutil.Process, file: Path) -> bool:
-    """Whether a process has the file loaded."""
-    return any(entry.path == str(file) for entry in process.memory_maps())
-
-
 def test_what_the_model_cannot_read_is_known_before_any_work(
     text: Path, tmp_path: Path, make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = make_model("refused", n_vocab=300, max_position_embeddings=256, **SMALL)
+    untold = Path(shutil.copytree(MICRO.directory, tmp_path / "untold"))
+    (untold / "chat_template.jinja").unlink()
     short = tmp_path / "short.txt"
     short.write_text(MICRO.text.read_text()[:1500])
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
@@ -208,7 +203,8 @@ def test_what_the_model_cannot_read_is_known_before_any_work(
     cases: dict[str, list[str | Path]] = {
         "the window of 512 tokens, which --window can make smaller, is beyond the 256": [small.directory],
         "windows of 512 need at least 1024": ["micro", "--perplexity", short],
-        "this model has no chat template": ["micro", "--tasks", "micro_facts", "--chat-template"],
+        "this model has no chat template": [untold, "--tasks", "micro_facts", "--chat-template"],
+        "this model's chat template knows no thinking": ["micro", "--tasks", "micro_form", "--thinking", "on"],
         "task boolq: it cannot be loaded, or its data cannot be had": ["micro", "--tasks", "boolq"],
     }
     for message, arguments in cases.items():
