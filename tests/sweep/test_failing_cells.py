@@ -204,7 +204,6 @@ def test_what_the_model_cannot_read_is_known_before_any_work(
         "the window of 512 tokens, which --window can make smaller, is beyond the 256": [small.directory],
         "windows of 512 need at least 1024": ["micro", "--perplexity", short],
         "this model has no chat template": [untold, "--tasks", "micro_facts", "--chat-template"],
-        "this model's chat template knows no thinking": ["micro", "--tasks", "micro_form", "--thinking", "on"],
         "task boolq: it cannot be loaded, or its data cannot be had": ["micro", "--tasks", "boolq"],
     }
     for message, arguments in cases.items():
