@@ -261,5 +261,5 @@ def render_formulas(report: FitReport) -> RenderableType:
                 if figure.source == source:
                     whose = "all" if len(names) == len(report.rows) else ", ".join(names)
                     figures = Text(f"{figure.bytes:,} = {text.plain(figure.formula)}")
-                    lines.append(Padding(Text.assemble((f"{whose}: ", "cyan"), figures), (0, 0, 0, 2)))
+                    lines.append(Padding(Text.assemble((f"{whose}: ", "cyan"), figures), (0, 0, 0, 2), expand=False))
     return Group(*lines)
