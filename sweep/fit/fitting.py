@@ -10,16 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from converters.catalogue import missing_vocabulary_bytes
+import presets
+from converters.catalogue import is_public, missing_vocabulary_bytes
 from converters.errors import InputError
 from converters.gguf_source import GGUFSource
 from converters.llamacpp import rpc
-from converters.llamacpp.container import TensorInfo
+from converters.llamacpp.container import data_bytes, header_bytes
 from converters.llamacpp.ghost import ghost
 from converters.plan import foreseen_file
 from converters.recipes import QUANTS, recipe
 from converters.source import Source
 from sweep.fit.account import Account
+from sweep.fit.apart import fit_apart
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
 from sweep.fit.device import Device
 from sweep.fit.formulas import ContextFormulas
@@ -35,6 +37,14 @@ NO_PROJECTOR = Figure(0, "formula", "not asked for")
 
 
 def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
+    """See `fit_here`. What does not come with this program is looked at in a process of its own."""
+    ours = model in presets.builtin_models() or (is_public(model) and not Path(model).exists())
+    if ours and not any(_is_file(name) for name in variants):
+        return fit_here(model, variants, devices, options)
+    return fit_apart(model, variants, devices, options)
+
+
+def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
     """The memory of each variant of `model` and where it goes on `devices`; all variants there are where none is named.
 
     A model is what `open_subject` knows, a variant a quant's name, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`.
@@ -132,32 +142,33 @@ def _gguf_rows(
     state = formulas.state_bytes * shape.linear_layers
     with ghost(source.structure, source.tensors) as path:
         contexts = Contexts(path, shape, options, source.name, remote, state)
-        with ThreadPoolExecutor(2) as pool:  # they wait for llama.cpp, which lets other threads go on
-            telling = pool.submit(contexts.memory, True, options.context)
-            files = list(pool.map(lambda name: _file(source, name, path), names))
+        if not remote:
+            contexts.prepare()  # takes most memory, the state of linear layers: nothing else should at the same time
+        with ThreadPoolExecutor(2) as pool:  # one plans types while the other loads: llama.cpp lets go of Python
+            telling = pool.submit(contexts.prepare)
+            files = list(pool.map(lambda name: _file(source, shape, name, path), names))
             told = telling.result()
         return {
             name: gguf_row(
-                name,
-                Account(shape, Weights.of(shape, tensors), contexts, formulas, told, machine.copies),
-                machine,
-                file,
-                NO_PROJECTOR,
+                name, Account(shape, weights, contexts, formulas, told, machine.copies), machine, file, NO_PROJECTOR
             )
-            for name, (tensors, file) in zip(names, files, strict=True)
+            for name, (weights, file) in zip(names, files, strict=True)
         }
 
 
-def _file(source: Source, name: str, ghost_path: Path) -> tuple[tuple[TensorInfo, ...], File]:
-    """The tensors of a variant in its file, and the file."""
+def _file(source: Source, shape: Shape, name: str, ghost_path: Path) -> tuple[Weights, File]:
+    """What a variant's tensors take, and its file."""
     if isinstance(source, GGUFSource) and _is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
-        return source.tensors, File(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        return Weights.of(shape, source.tensors), File(
+            str(source.path), source.file_bytes, bits, exact=True, planned=False
+        )
     plan = foreseen_file(source, recipe(name), ghost_path)
     missing = missing_vocabulary_bytes(source)
+    size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
     file = f"{source.name}-{name}.gguf"
-    return plan.tensors, File(file, plan.file_bytes + missing, plan.bits_per_weight, exact=not missing, planned=True)
+    return Weights.of(shape, plan.tensors), File(file, size, plan.bits_per_weight, exact=not missing, planned=True)
 
 
 def _notes(machine: Machine, asked: bool) -> list[str]:
