@@ -54,7 +54,7 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
     _check(options)
     subject = open_subject(model)
     shape = Shape.of(subject.source.structure, subject.source.tensors)
-    if options.context > shape.train_context > 0:
+    if options.context > shape.train_context:
         raise InputError(
             f"{subject.name}: has a context of {shape.train_context} tokens; {options.context} is too long"
         )
@@ -161,14 +161,13 @@ def _file(source: Source, shape: Shape, name: str, ghost_path: Path) -> tuple[We
     if isinstance(source, GGUFSource) and _is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
-        return Weights.of(shape, source.tensors), File(
-            str(source.path), source.file_bytes, bits, exact=True, planned=False
-        )
+        file = File(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        return Weights.of(shape, source.tensors), file
     plan = foreseen_file(source, recipe(name), ghost_path)
     missing = missing_vocabulary_bytes(source)
     size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
-    file = f"{source.name}-{name}.gguf"
-    return Weights.of(shape, plan.tensors), File(file, size, plan.bits_per_weight, exact=not missing, planned=True)
+    path = f"{source.name}-{name}.gguf"
+    return Weights.of(shape, plan.tensors), File(path, size, plan.bits_per_weight, exact=not missing, planned=True)
 
 
 def _notes(machine: Machine, asked: bool) -> list[str]:

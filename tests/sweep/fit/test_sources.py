@@ -160,9 +160,9 @@ def test_a_stranger_s_model_is_looked_at_apart_with_the_same_answer(exported: di
 
 def test_the_death_of_that_process_is_told_in_one_line(exported: dict[str, Path], tmp_path: Path) -> None:
     header = read_header(exported["Q4_K_M"])
-    # Half as many heads of K as the tensors have: llama.cpp finds it out in its graph, where it aborts.
-    metadata = {**header.metadata, "qwen3.attention.head_count": uint32(3)}
-    with ghost(metadata, header.tensors) as path, pytest.raises(InputError) as error:
+    # More rotated dimensions than a head has: llama.cpp finds that out when it builds its graph, and aborts.
+    metadata = {**header.metadata, "qwen3.rope.dimension_count": uint32(9999)}
+    with ghost(metadata, header.tensors) as path, pytest.raises(InputError, match="the worker died") as error:
         fit(str(path), [], [RAM], OPTIONS)
     assert "\n" not in str(error.value)
 
