@@ -5,13 +5,16 @@ llama.cpp decides: types by its quantizer's dry run, memory by loads without all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import presets
 from converters.catalogue import is_public, missing_vocabulary_bytes
+from converters.checkpoint_source import CheckpointSource
+from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.gguf_source import GGUFSource
 from converters.llamacpp import rpc
@@ -28,12 +31,12 @@ from sweep.fit.formulas import ContextFormulas
 from sweep.fit.int8 import PREFIX, RECIPES
 from sweep.fit.int8_rows import int8_row
 from sweep.fit.layers import Shape, Weights
+from sweep.fit.projector import NOT_ASKED, projector_figure
 from sweep.fit.report import Figure, FitOptions, FitReport, Row
 from sweep.fit.rows import File, Machine, gguf_row
 from sweep.fit.subject import Subject, open_file, open_subject
 
 KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
-NO_PROJECTOR = Figure(0, "formula", "not asked for")
 
 
 def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
@@ -60,6 +63,7 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
         )
     names = _names(subject, variants)
     files = {name: subject.file if name == _own_name(subject) else open_file(name) for name in names if _is_file(name)}
+    projector = projector_figure(_config(subject.source), subject.name) if options.projector else NOT_ASKED
     machine = Machine.of(devices)
     found: dict[str, Row] = {}
     with ExitStack() as stack:
@@ -68,10 +72,10 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
         quants = [name for name in names if name in QUANTS]
         for source, wanted in [(subject.source, quants), *((file, [name]) for name, file in files.items() if file)]:
             if wanted:
-                found |= _gguf_rows(source, wanted, machine, remote, options)
+                found |= _gguf_rows(source, wanted, machine, remote, options, projector)
         for name in names:
             if name.startswith(PREFIX):
-                found[name] = int8_row(name, subject.source, shape, machine, options)
+                found[name] = int8_row(name, subject.source, shape, machine, options, projector)
     return FitReport(
         model=subject.name,
         context=options.context,
@@ -82,6 +86,13 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
         notes=(*subject.notes, *_notes(machine, asks)),
         bytes_read=subject.bytes_read,
     )
+
+
+def _config(source: Source) -> Mapping[str, Any]:
+    """The model's config.json, empty where it is a GGUF."""
+    if isinstance(source, ConfigSource):
+        return source.config
+    return source.checkpoint.config if isinstance(source, CheckpointSource) else {}
 
 
 def _check(options: FitOptions) -> None:
@@ -135,7 +146,12 @@ def _known(name: str) -> str:
 
 
 def _gguf_rows(
-    source: Source, names: Sequence[str], machine: Machine, remote: Sequence[rpc.RemoteDevice], options: FitOptions
+    source: Source,
+    names: Sequence[str],
+    machine: Machine,
+    remote: Sequence[rpc.RemoteDevice],
+    options: FitOptions,
+    projector: Figure,
 ) -> dict[str, Row]:
     """Rows of a source's quants, or of the file that it is."""
     shape, formulas = Shape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
@@ -150,7 +166,11 @@ def _gguf_rows(
             told = telling.result()
         return {
             name: gguf_row(
-                name, Account(shape, weights, contexts, formulas, told, machine.copies), machine, file, NO_PROJECTOR
+                name,
+                Account(shape, weights, contexts, formulas, told, machine.copies, projector.bytes),
+                machine,
+                file,
+                projector,
             )
             for name, (weights, file) in zip(names, files, strict=True)
         }
