@@ -12,8 +12,8 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from export import ROOT, TOKENIZER, machine, make_checkpoint
@@ -21,27 +21,24 @@ from export import ROOT, TOKENIZER, machine, make_checkpoint
 from converters.export import export
 from converters.source import open_source
 from sweep.devices import threads
+from sweep.plan import Settings
+from sweep.running.child import Child, Failed
 
 BENCH = ROOT / "build/peers/bin/llama-bench"
 BOUND = 0.05  # of llama-bench's figure
 
-OURS = """
-import json, sys
-from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.measure.speed import measure_speed
-backend = LlamaBackend(sys.argv[1], LlamaOptions(n_threads=int(sys.argv[2])))
-speed = measure_speed(backend, 4096)
-print(json.dumps([speed.prompt_tokens_per_s, speed.decode_tokens_per_s]))
-"""
-
 
 def ours(file: Path) -> tuple[float, float]:
-    """(prompt, decode) tokens a second as a sweep measures them."""
-    done = subprocess.run(
-        [sys.executable, "-c", OURS, file, str(threads())], check=True, capture_output=True, text=True
-    )
-    prompt, decode = json.loads(done.stdout.splitlines()[-1])
-    return prompt, decode
+    """(prompt, decode) tokens a second as a sweep measures them, in a worker of its own."""
+    with Child(file.with_suffix(".log")) as worker:
+        for answer in worker.submit(
+            {"kind": "speed", "file": str(file), "settings": asdict(Settings(threads=threads()))}
+        ):
+            if isinstance(answer, Failed):
+                raise SystemExit(f"{file}: {answer.message}")
+            if isinstance(answer, dict):
+                speed = answer["speed"]
+    return speed["prompt_tokens_per_s"], speed["decode_tokens_per_s"]
 
 
 def theirs(file: Path) -> tuple[float, float]:

@@ -12,12 +12,14 @@ also measures what it always does, speed and memory of each variant, which is in
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from export import ROOT, machine
@@ -51,6 +53,17 @@ def ours(model: str, quants: list[str], directory: Path) -> float:
     return _timed([[*command, "--tasks", "none", "--workspace", directory / "workspace", "--format", "quiet"]])
 
 
+def spent(directory: Path) -> Counter[str]:
+    """Seconds of the sweep's cells by what they do, as its events tell them."""
+    seconds: Counter[str] = Counter()
+    (log,) = (directory / "workspace/runs").glob("*/events.jsonl")
+    for line in log.read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "cell_done":
+            seconds[event["cell"].partition("/")[2]] += event["seconds"]
+    return seconds
+
+
 def _timed(commands: list[list[str | Path]]) -> float:
     began = time.perf_counter()
     for command in commands:
@@ -68,6 +81,7 @@ def main() -> None:
     model = presets.builtin_models()[given.model]
     quants = [name for name in preset.load("q2-q8").variants if name in PLAIN and name != "BF16"]
     turns: list[dict[str, float]] = []
+    cells: list[Counter[str]] = []
     for turn in range(given.repetitions):
         with tempfile.TemporaryDirectory() as scratch:
             directory = Path(scratch)
@@ -78,11 +92,16 @@ def main() -> None:
             }
             order = list(sides) if turn % 2 == 0 else list(reversed(sides))
             turns.append({side: sides[side]() for side in order})
+            cells.append(spent(directory))
     print(f"{machine()}; {model.name}; {', '.join(quants)} against BF16; repetitions: {given.repetitions}\n")
     print("| side | seconds, median | all |\n|---|--:|---|")
     for side in ("peers", "sweep"):
         seconds = [turn[side] for turn in turns]
         print(f"| {side} | {statistics.median(seconds):.1f} | {' '.join(f'{each:.1f}' for each in seconds)} |")
+    for kind in cells[0]:
+        seconds = [turn[kind] for turn in cells]
+        every = " ".join(f"{each:.1f}" for each in seconds)
+        print(f"| of the sweep: {kind} | {statistics.median(seconds):.1f} | {every} |")
     ratio = statistics.median(turn["sweep"] / turn["peers"] for turn in turns)
     print(f"\nsweep over peers: {ratio:.2f} (bound {BOUND}: {'met' if ratio <= BOUND else 'missed'})")
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,28 +53,28 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
 
 def fetch_config(hub_id: str) -> tuple[Path, int]:
     """config.json of `hub_id` and nothing else, and how many bytes were read over the network. Raises InputError."""
-    repository, _, revision = hub_id.partition("@")
-    with _explained(hub_id, revision):
-        return _fetch_file(repository, "config.json", revision)
+    path, count = _fetch_file(hub_id, "config.json")
+    if path is None:
+        raise InputError(f"{hub_id}: the model has no config.json, and without it is not known")
+    return path, count
 
 
 def fetch_index(hub_id: str) -> tuple[Path | None, int]:
     """The list of a checkpoint's tensors, None where it is in one file, and how many bytes were read. InputError."""
-    from huggingface_hub import errors
+    return _fetch_file(hub_id, "model.safetensors.index.json")
+
+
+def _fetch_file(hub_id: str, name: str) -> tuple[Path | None, int]:
+    """A file of the model, None where it has none of that name, and how many bytes were read. InputError."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     repository, _, revision = hub_id.partition("@")
-    with _explained(hub_id, revision):
-        try:
-            return _fetch_file(repository, "model.safetensors.index.json", revision)
-        except errors.RemoteEntryNotFoundError:
-            return None, 0
-
-
-def _fetch_file(repository: str, name: str, revision: str) -> tuple[Path, int]:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
     known = try_to_load_from_cache(repository, name, revision=revision or None)
-    path = Path(hf_hub_download(repository, name, revision=revision or None))
+    with _explained(hub_id, revision):
+        # Not hf_hub_download, which goes on trying for half a minute where there is no network.
+        path = Path(snapshot_download(repository, revision=revision or None, allow_patterns=[name])) / name
+    if not path.is_file():
+        return None, 0
     return path, 0 if str(path) == known else path.stat().st_size
 
 
@@ -150,6 +151,16 @@ def _opened(files: Any, path: str) -> Iterator[Any]:
         yield file
 
 
+def _no_answer() -> type[Exception]:
+    """What the hub's client lets through where nothing answers: an error of its HTTP library, of which versions of it
+    have had several."""
+    from huggingface_hub import get_session
+
+    library = import_module(type(get_session()).__module__.partition(".")[0])
+    error: type[Exception] = library.TransportError
+    return error
+
+
 @contextmanager
 def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
     """Turn what huggingface_hub raises into an InputError that names the remedy."""
@@ -167,7 +178,7 @@ def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
         raise InputError(f"{hub_id}: the model has no revision {revision!r}") from error
     except errors.RemoteEntryNotFoundError as error:
         raise InputError(f"{hub_id}: the model has no such file ({str(error).splitlines()[-1]})") from error
-    except errors.LocalEntryNotFoundError as error:
+    except (errors.LocalEntryNotFoundError, _no_answer()) as error:
         raise InputError(
             f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; connect, set HF_ENDPOINT to a"
             " mirror, or give the directory of a downloaded checkpoint"

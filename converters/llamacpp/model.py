@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InputError
+from converters.llamacpp.batch import Batch, DecodeError, make_batch
 from converters.llamacpp.bindings import lib, start_backend, type_named
 from converters.llamacpp.container import NORMALIZER_KEY, normalizer
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
@@ -34,10 +35,6 @@ FLASH_ATTENTION = {
 _BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 _STATE_LINE = re.compile(r"^llama_memory_recurrent: size = +([\d.]+) MiB", re.M)
 _TOKEN_POINTER = ctypes.POINTER(ctypes.c_int32)
-
-
-class DecodeError(RuntimeError):
-    """llama.cpp refused or failed to decode a batch."""
 
 
 def _allocated(log: Captured) -> int:
@@ -86,16 +83,18 @@ class ContextOptions:
 class Model:
     """A loaded GGUF. Close it, or use it as a context manager; its contexts must be closed first.
 
-    Raises InputError with llama.cpp's own words where the file is missing or is not a model it can load.
+    With `vocabulary` nothing but that and the metadata is loaded; such a model has no contexts. Raises
+    InputError with llama.cpp's own words where the file is missing or is not a model it can load.
     """
 
-    def __init__(self, path: str | Path, load: LoadOptions = ALL_IN_RAM) -> None:
+    def __init__(self, path: str | Path, load: LoadOptions = ALL_IN_RAM, *, vocabulary: bool = False) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file; give the path of a .gguf model")
         start_backend()
         params = lib.llama_model_default_params()
         kept = load.apply(params)
+        params.vocab_only = vocabulary
         with capture() as log:
             self._model = lib.llama_model_load_from_file(os.fsencode(self.path), params)
         del kept
@@ -249,44 +248,24 @@ class Context:
         outputs: NDArray[np.bool_],
         counts: NDArray[np.integer] | None = None,
     ) -> NDArray[np.float32]:
+        """`run` of a batch made of these; see make_batch."""
+        return self.run(make_batch(tokens, positions, sequences, outputs, counts))
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
         """Decode one batch of n <= n_batch tokens.
 
-        `tokens`, `positions`, `outputs` have shape (n,). `sequences` names each token's sequence, shape (n,); with
-        `counts` (n,) it is the flat list of every token's sequences, counts[i] of them for token i: such a token is
-        computed once and belongs to all of them (a unified cache only).
-
-        Returns the logits of the tokens marked in `outputs`, float32 (n_outputs, n_vocab), in batch order. It is a view
-        of llama.cpp's own buffer, valid until the next decode. Raises DecodeError.
+        Returns the logits of the tokens that are marked for output, float32 (n_outputs, n_vocab), in batch order. It is
+        a view of llama.cpp's own buffer, valid until the next decode. Raises DecodeError.
         """
-        n = len(tokens)
-        if not 0 < n <= self.n_batch:  # llama.cpp aborts the process on a larger one
-            raise DecodeError(f"a batch of {n} tokens; this context takes 1 to {self.n_batch}")
-        token = np.ascontiguousarray(tokens, dtype=np.int32)
-        position = np.ascontiguousarray(positions, dtype=np.int32)
-        pool = np.ascontiguousarray(sequences, dtype=np.int32)
-        count = np.ones(n, np.int32) if counts is None else np.ascontiguousarray(counts, dtype=np.int32)
-        output = np.ascontiguousarray(outputs, dtype=np.int8)
-        if not len(position) == len(count) == len(output) == n or int(count.sum()) != len(pool):
-            raise DecodeError("tokens, positions, sequences and outputs do not have the same length")
-        first = np.cumsum(count, dtype=np.uint64) - count.astype(np.uint64)
-        pointers = np.uint64(pool.ctypes.data) + np.uint64(4) * first
-        batch = lib.llama_batch(
-            n_tokens=n,
-            token=token.ctypes.data_as(_TOKEN_POINTER),
-            embd=None,
-            pos=position.ctypes.data_as(_TOKEN_POINTER),
-            n_seq_id=count.ctypes.data_as(_TOKEN_POINTER),
-            seq_id=pointers.ctypes.data_as(ctypes.POINTER(_TOKEN_POINTER)),
-            logits=output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
+        if not 0 < batch.n_tokens <= self.n_batch:  # llama.cpp aborts the process on a larger one
+            raise DecodeError(f"a batch of {batch.n_tokens} tokens; this context takes 1 to {self.n_batch}")
         with capture() as log:
-            status = lib.llama_decode(self._context, batch)
+            status = lib.llama_decode(self._context, batch.native)
         if status != 0:
             reason = "no room for its tokens in the KV cache" if status == 1 else log.errors or "no reason given"
             raise DecodeError(f"llama_decode gave {status}: {reason}")
-        n_outputs = int(np.count_nonzero(output))
-        shape = (n_outputs, self.model.n_vocab)
-        if n_outputs == 0:
+        shape = (batch.n_outputs, self.model.n_vocab)
+        if batch.n_outputs == 0:
             return np.empty(shape, np.float32)
         return np.ctypeslib.as_array(lib.llama_get_logits(self._context), shape)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from sweep.fit.int8 import PREFIX, RECIPES
 from sweep.fit.int8_rows import int8_row
 from sweep.fit.layers import Shape, Weights
 from sweep.fit.projector import NOT_ASKED, projector_figure
-from sweep.fit.report import Figure, FitOptions, FitReport, Row
+from sweep.fit.report import DEFAULT_CONTEXT, Figure, FitOptions, FitReport, Row
 from sweep.fit.rows import File, Machine, gguf_row
 from sweep.fit.subject import Subject, open_file, open_subject
 
@@ -57,6 +58,7 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
     _check(options)
     subject = open_subject(model)
     shape = Shape.of(subject.source.structure, subject.source.tensors)
+    options = replace(options, context=options.context or min(DEFAULT_CONTEXT, shape.train_context))
     if options.context > shape.train_context:
         raise InputError(
             f"{subject.name}: has a context of {shape.train_context} tokens; {options.context} is too long"
@@ -79,7 +81,7 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
     return FitReport(
         model=subject.name,
         context=options.context,
-        kv_type=options.kv_type_k,
+        kv_type=",".join(dict.fromkeys((options.kv_type_k, options.kv_type_v))),
         parallel=options.parallel,
         devices=tuple(devices),
         rows=tuple(found[name] for name in names),
@@ -100,7 +102,7 @@ def _check(options: FitOptions) -> None:
         if kind not in KV_TYPES:
             raise InputError(f"{kind}: no type of the {name} cache; known: {', '.join(KV_TYPES)}")
     bounds = (
-        ("context", options.context, 1, 1 << 31),
+        ("context", options.context, 0, 1 << 31),
         ("parallel", options.parallel, 1, MAX_SEQUENCES),
         ("ubatch", options.ubatch, 1, 1 << 16),
         ("batch", options.batch, 1, 1 << 16),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sweep.fit.device import Device
 
+DEFAULT_CONTEXT = 8192
 # The parts of a variant's memory, in the order in which they are told.
 PARTS = ("weights", "kv", "recurrent", "compute", "output", "projector", "reserve")
 
@@ -13,7 +14,7 @@ PARTS = ("weights", "kv", "recurrent", "compute", "output", "projector", "reserv
 class FitOptions:
     """How the model is to be run: what llama-server's options of the same names say."""
 
-    context: int  # tokens a sequence
+    context: int = 0  # tokens a sequence; 0: DEFAULT_CONTEXT, or all that the model was made for where that is less
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     parallel: int = 1  # sequences at once

@@ -13,9 +13,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @dataclass
 class Hub:
-    """Models by id: each a directory whose files are served at one revision. `requests` is what clients asked for."""
+    """Models by id: each a directory whose files are served at one revision. `requests` is what clients asked for.
+
+    Of a `gated` model nobody gets the files.
+    """
 
     models: dict[str, Path]
+    gated: frozenset[str] = frozenset()
     url: str = ""
     requests: list[str] = field(default_factory=list)
     sent: int = 0  # bytes of files
@@ -75,6 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"id": model, "modelId": model, "sha": sha, "siblings": siblings, "tags": []}, body)
         if api and kind == "tree":
             return self._json([_entry(file, directory) for file in files], body)
+        if kind == "resolve" and model in self.hub.gated:
+            return self._error(403, "GatedRepo")
         if kind == "resolve" and (directory / rest) in files:
             return self._file(directory / rest, sha, body)
         return self._error(404, "EntryNotFound")
@@ -117,9 +123,9 @@ def _entry(file: Path, directory: Path) -> dict[str, object]:
 
 
 @contextmanager
-def serve(models: dict[str, Path]) -> Iterator[Hub]:
+def serve(models: dict[str, Path], gated: frozenset[str] = frozenset()) -> Iterator[Hub]:
     """A hub with these models on a free port, as long as the block runs."""
-    hub = Hub(models)
+    hub = Hub(models, gated)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

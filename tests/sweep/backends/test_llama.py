@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from converters.errors import InputError
-from converters.llamacpp.model import ContextOptions, DecodeError, Model
+from converters.llamacpp.batch import DecodeError
+from converters.llamacpp.model import ContextOptions, Model
 from sweep.backends.base import GenerationRequest, ScoreRequest
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.backends.logits import log_normalizers

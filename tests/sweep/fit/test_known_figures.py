@@ -61,7 +61,7 @@ def test_two_cards_of_48_gb_do_not_hold_the_largest_at_two_bits() -> None:
         assert row.headroom_bytes < -40 * GIB
         assert row.max_context is None
         assert row.partial  # with experts in RAM it runs
-        assert row.cpu_moe_layers > 30
+        assert row.cpu_moe_layers > 15
         assert all(share.free_bytes >= 0 for share in row.shares)
     weights = report.rows[0].figures["weights"]
     assert weights.bytes / GIB == pytest.approx(134.8, abs=0.05)
@@ -155,7 +155,7 @@ def test_every_figure_says_where_it_comes_from() -> None:
     ("options", "said"),
     [
         (FitOptions(50_000), "40960"),
-        (FitOptions(0), "context is 0"),
+        (FitOptions(-1), "context is -1"),
         (FitOptions(512, kv_type_k="q3_k"), "q3_k"),
         (FitOptions(512, parallel=1000), "parallel"),
         (FitOptions(512, kv_type_v="q8_0", flash_attention=False), "flash attention"),

@@ -1,0 +1,68 @@
+"""What one call of llama_decode takes: tokens, their places, and which of them answer with logits.
+
+The arrays lie where llama.cpp reads them (`llama_batch` in `include/llama.h`), so a batch made beforehand costs nothing
+when it is decoded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.llamacpp.bindings import lib
+
+_TOKENS = ctypes.POINTER(ctypes.c_int32)
+_SEQUENCES = ctypes.POINTER(_TOKENS)
+_OUTPUTS = ctypes.POINTER(ctypes.c_int8)
+
+
+class DecodeError(RuntimeError):
+    """llama.cpp refused or failed to decode a batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`n_tokens` tokens of which `n_outputs` answer; `native` is llama.cpp's view of the arrays `kept` alive here."""
+
+    n_tokens: int
+    n_outputs: int
+    native: lib.llama_batch
+    kept: tuple[NDArray[np.generic], ...]
+
+
+def make_batch(
+    tokens: NDArray[np.integer],
+    positions: NDArray[np.integer],
+    sequences: NDArray[np.integer],
+    outputs: NDArray[np.bool_],
+    counts: NDArray[np.integer] | None = None,
+) -> Batch:
+    """A batch of n tokens.
+
+    `tokens`, `positions`, `outputs` have shape (n,). `sequences` names each token's sequence, shape (n,); with `counts`
+    (n,) it is the flat list of every token's sequences, counts[i] of them for token i: such a token is computed once
+    and belongs to all of them (a unified cache only). Raises DecodeError where the lengths differ.
+    """
+    n = len(tokens)
+    token = np.ascontiguousarray(tokens, dtype=np.int32)
+    position = np.ascontiguousarray(positions, dtype=np.int32)
+    pool = np.ascontiguousarray(sequences, dtype=np.int32)
+    count = np.ones(n, np.int32) if counts is None else np.ascontiguousarray(counts, dtype=np.int32)
+    output = np.ascontiguousarray(outputs, dtype=np.int8)
+    if not len(position) == len(count) == len(output) == n or int(count.sum()) != len(pool):
+        raise DecodeError("tokens, positions, sequences and outputs do not have the same length")
+    first = np.cumsum(count, dtype=np.uint64) - count.astype(np.uint64)
+    pointers = np.uint64(pool.ctypes.data) + np.uint64(4) * first
+    native = lib.llama_batch(
+        n_tokens=n,
+        token=token.ctypes.data_as(_TOKENS),
+        embd=None,
+        pos=position.ctypes.data_as(_TOKENS),
+        n_seq_id=count.ctypes.data_as(_TOKENS),
+        seq_id=pointers.ctypes.data_as(_SEQUENCES),
+        logits=output.ctypes.data_as(_OUTPUTS),
+    )
+    return Batch(n, int(np.count_nonzero(output)), native, (token, position, pool, count, output, pointers))
