@@ -37,7 +37,8 @@ class Account:
     """What a variant's parts add up to. `told` is llama.cpp's answer for the context that is asked for.
 
     `copies`: whether devices compute long batches with weights that stay in RAM, for which they take a copy of one
-    matrix at a time. Those of GPU backends do; RPC's, that stand for them, do not.
+    matrix at a time. Those of GPU backends do; RPC's, that stand for them, do not. `projector` counts among the weights
+    of the first device, or of RAM where there is none.
     """
 
     shape: Shape
@@ -46,6 +47,7 @@ class Account:
     formulas: ContextFormulas
     told: ContextMemory
     copies: bool
+    projector: int = 0
 
     @cached_property
     def _attention(self) -> npt.NDArray[np.bool_]:
@@ -83,6 +85,7 @@ class Account:
         if self.shape.tied and owner[-1] == places - 1:
             weights[-1] -= self.weights.embedding  # in RAM the output is the embedding itself
         cells = padded(context) * self.contexts.options.parallel
+        weights[0] += self.projector
         compute = np.array(self.contexts.compute(placement, context), np.float64)
         if self.copies and len(placement.layers):
             compute[0] += self.copied_bytes(placement)

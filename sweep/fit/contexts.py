@@ -43,6 +43,17 @@ class Contexts:
     _known: dict[tuple[bool, int], ContextMemory] = field(default_factory=dict)
     _lock: RLock = field(default_factory=RLock)
 
+    def prepare(self) -> ContextMemory:
+        """Ask for what nearly every answer needs. Returns that for the context asked for, as much as can be on devices.
+
+        Threads that ask for another meanwhile wait.
+        """
+        told = self.memory(True, self.options.context)
+        if self.devices and self.options.offload == "auto":
+            self.memory(False, self.options.context)
+        self.memory(True, self.shape.train_context)
+        return told
+
     def compute(self, placement: Placement, context: int) -> tuple[int, ...]:
         """Bytes of compute buffers for each device in order, and for RAM, in a context of so many tokens a sequence.
 

@@ -5,37 +5,50 @@ llama.cpp decides: types by its quantizer's dry run, memory by loads without all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from converters.catalogue import missing_vocabulary_bytes
+import presets
+from converters.catalogue import is_public, missing_vocabulary_bytes
+from converters.checkpoint_source import CheckpointSource
+from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.gguf_source import GGUFSource
 from converters.llamacpp import rpc
-from converters.llamacpp.container import TensorInfo
+from converters.llamacpp.container import data_bytes, header_bytes
 from converters.llamacpp.ghost import ghost
 from converters.plan import foreseen_file
 from converters.recipes import QUANTS, recipe
 from converters.source import Source
 from sweep.fit.account import Account
+from sweep.fit.apart import fit_apart
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
 from sweep.fit.device import Device
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.int8 import PREFIX, RECIPES
 from sweep.fit.int8_rows import int8_row
 from sweep.fit.layers import Shape, Weights
+from sweep.fit.projector import NOT_ASKED, projector_figure
 from sweep.fit.report import DEFAULT_CONTEXT, Figure, FitOptions, FitReport, Row
 from sweep.fit.rows import File, Machine, gguf_row
 from sweep.fit.subject import Subject, open_file, open_subject
 
 KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
-NO_PROJECTOR = Figure(0, "formula", "not asked for")
 
 
 def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
+    """See `fit_here`. What does not come with this program is looked at in a process of its own."""
+    ours = model in presets.builtin_models() or (is_public(model) and not Path(model).exists())
+    if ours and not any(_is_file(name) for name in variants):
+        return fit_here(model, variants, devices, options)
+    return fit_apart(model, variants, devices, options)
+
+
+def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
     """The memory of each variant of `model` and where it goes on `devices`; all variants there are where none is named.
 
     A model is what `open_subject` knows, a variant a quant's name, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`.
@@ -45,14 +58,14 @@ def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options:
     _check(options)
     subject = open_subject(model)
     shape = Shape.of(subject.source.structure, subject.source.tensors)
-    longest = shape.train_context or DEFAULT_CONTEXT
-    options = replace(options, context=options.context or min(DEFAULT_CONTEXT, longest))
-    if options.context > shape.train_context > 0:
+    options = replace(options, context=options.context or min(DEFAULT_CONTEXT, shape.train_context))
+    if options.context > shape.train_context:
         raise InputError(
             f"{subject.name}: has a context of {shape.train_context} tokens; {options.context} is too long"
         )
     names = _names(subject, variants)
     files = {name: subject.file if name == _own_name(subject) else open_file(name) for name in names if _is_file(name)}
+    projector = projector_figure(_config(subject.source), subject.name) if options.projector else NOT_ASKED
     machine = Machine.of(devices)
     found: dict[str, Row] = {}
     with ExitStack() as stack:
@@ -61,10 +74,10 @@ def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options:
         quants = [name for name in names if name in QUANTS]
         for source, wanted in [(subject.source, quants), *((file, [name]) for name, file in files.items() if file)]:
             if wanted:
-                found |= _gguf_rows(source, wanted, machine, remote, options)
+                found |= _gguf_rows(source, wanted, machine, remote, options, projector)
         for name in names:
             if name.startswith(PREFIX):
-                found[name] = int8_row(name, subject.source, shape, machine, options)
+                found[name] = int8_row(name, subject.source, shape, machine, options, projector)
     return FitReport(
         model=subject.name,
         context=options.context,
@@ -75,6 +88,13 @@ def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options:
         notes=(*subject.notes, *_notes(machine, asks)),
         bytes_read=subject.bytes_read,
     )
+
+
+def _config(source: Source) -> Mapping[str, Any]:
+    """The model's config.json, empty where it is a GGUF."""
+    if isinstance(source, ConfigSource):
+        return source.config
+    return source.checkpoint.config if isinstance(source, CheckpointSource) else {}
 
 
 def _check(options: FitOptions) -> None:
@@ -128,39 +148,48 @@ def _known(name: str) -> str:
 
 
 def _gguf_rows(
-    source: Source, names: Sequence[str], machine: Machine, remote: Sequence[rpc.RemoteDevice], options: FitOptions
+    source: Source,
+    names: Sequence[str],
+    machine: Machine,
+    remote: Sequence[rpc.RemoteDevice],
+    options: FitOptions,
+    projector: Figure,
 ) -> dict[str, Row]:
     """Rows of a source's quants, or of the file that it is."""
     shape, formulas = Shape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
     state = formulas.state_bytes * shape.linear_layers
     with ghost(source.structure, source.tensors) as path:
         contexts = Contexts(path, shape, options, source.name, remote, state)
-        with ThreadPoolExecutor(2) as pool:  # they wait for llama.cpp, which lets other threads go on
-            telling = pool.submit(contexts.memory, True, options.context)
-            files = list(pool.map(lambda name: _file(source, name, path), names))
+        if not remote:
+            contexts.prepare()  # takes most memory, the state of linear layers: nothing else should at the same time
+        with ThreadPoolExecutor(2) as pool:  # one plans types while the other loads: llama.cpp lets go of Python
+            telling = pool.submit(contexts.prepare)
+            files = list(pool.map(lambda name: _file(source, shape, name, path), names))
             told = telling.result()
         return {
             name: gguf_row(
                 name,
-                Account(shape, Weights.of(shape, tensors), contexts, formulas, told, machine.copies),
+                Account(shape, weights, contexts, formulas, told, machine.copies, projector.bytes),
                 machine,
                 file,
-                NO_PROJECTOR,
+                projector,
             )
-            for name, (tensors, file) in zip(names, files, strict=True)
+            for name, (weights, file) in zip(names, files, strict=True)
         }
 
 
-def _file(source: Source, name: str, ghost_path: Path) -> tuple[tuple[TensorInfo, ...], File]:
-    """The tensors of a variant in its file, and the file."""
+def _file(source: Source, shape: Shape, name: str, ghost_path: Path) -> tuple[Weights, File]:
+    """What a variant's tensors take, and its file."""
     if isinstance(source, GGUFSource) and _is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
-        return source.tensors, File(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        file = File(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        return Weights.of(shape, source.tensors), file
     plan = foreseen_file(source, recipe(name), ghost_path)
     missing = missing_vocabulary_bytes(source)
-    file = f"{source.name}-{name}.gguf"
-    return plan.tensors, File(file, plan.file_bytes + missing, plan.bits_per_weight, exact=not missing, planned=True)
+    size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
+    path = f"{source.name}-{name}.gguf"
+    return Weights.of(shape, plan.tensors), File(path, size, plan.bits_per_weight, exact=not missing, planned=True)
 
 
 def _notes(machine: Machine, asked: bool) -> list[str]:

@@ -10,13 +10,14 @@ from sweep.fit.report import DeviceShare, Figure, FitOptions, Row
 from sweep.fit.rows import HOST, MARGIN, Machine
 
 
-def int8_row(name: str, source: Source, shape: Shape, machine: Machine, options: FitOptions) -> Row:
+def int8_row(name: str, source: Source, shape: Shape, machine: Machine, options: FitOptions, projector: Figure) -> Row:
     """All of it on the machine's first device, or in RAM where there is none."""
     formulas = ContextFormulas.of(source.structure)
     model = Int8Model.of(shape, source.tensors)
     figures = int8_figures(model, formulas, shape, options)
     device = machine.gpus[0] if machine.gpus else machine.host
     sizes = {f"{part}_bytes": figure.bytes for part, figure in figures.items()}
+    sizes["weights_bytes"] += projector.bytes
     total = sum(sizes.values())
     usable, reserve = (device.usable_bytes, device.reserve_bytes) if device is not None else (total, 0)
     share = DeviceShare(device.name if device else HOST, **sizes, reserve_bytes=reserve, usable_bytes=usable)
@@ -32,7 +33,7 @@ def int8_row(name: str, source: Source, shape: Shape, machine: Machine, options:
         bits_per_weight=8 * figures["weights"].bytes / model.weights,
         figures={
             **figures,
-            "projector": Figure(0, "formula", "not asked for"),
+            "projector": projector,
             "reserve": Figure(reserve, MARGIN, "kept free: the driver's own context and a margin"),
         },
         shares=(share,),

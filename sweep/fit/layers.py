@@ -19,6 +19,7 @@ from converters.llamacpp.container import Field, TensorInfo, text
 
 Bytes = npt.NDArray[np.int64]
 
+UNKNOWN_CONTEXT = 1 << 17  # what is looked at for a model that does not say for which contexts it was made
 _BLOCK = re.compile(r"^blk\.(\d+)\.(.*)")
 
 
@@ -60,7 +61,7 @@ class Shape:
             mtp=count("nextn_predict_layers"),
             experts=count("expert_count"),
             experts_used=count("expert_used_count"),
-            train_context=count("context_length"),
+            train_context=count("context_length") or UNKNOWN_CONTEXT,
             tied="output.weight" not in names,
             tensors=names,
         )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sweep.fit.device import Device
 
-# The parts of a variant's memory, in the order in which they are told.
 DEFAULT_CONTEXT = 8192
+# The parts of a variant's memory, in the order in which they are told.
 PARTS = ("weights", "kv", "recurrent", "compute", "output", "projector", "reserve")
 
 

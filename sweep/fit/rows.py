@@ -92,7 +92,7 @@ def gguf_row(variant: str, account: Account, machine: Machine, file: File, proje
         bits_per_weight=file.bits_per_weight,
         figures=figures,
         shares=shares,
-        total_bytes=int(parts.total.sum()) + projector.bytes,
+        total_bytes=int(parts.total.sum()),
         fits=fits,
         headroom_bytes=_headroom(account, machine, shares, fits),
         max_context=_longest(account, machine),
@@ -216,7 +216,9 @@ def _figures(
         compute += f" + {copied} B for a copy of the largest matrix in RAM on the first device (estimate)"
     measured = LOAD if contexts.devices or not machine.gpus else ESTIMATE
     return {
-        "weights": Figure(int(parts.weights.sum()), DRY_RUN if file.planned else "the file's header", weights),
+        "weights": Figure(
+            int(parts.weights.sum()) - account.projector, DRY_RUN if file.planned else "the file's header", weights
+        ),
         "kv": Figure(
             int(parts.kv.sum()),
             LOAD,

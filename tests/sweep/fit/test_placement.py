@@ -20,7 +20,7 @@ from converters.plan import foreseen_file
 from converters.recipes import recipe
 from presets.catalogue import models
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit
+from sweep.fit.fitting import fit_here
 from sweep.fit.layers import Kept
 from sweep.fit.placement import Placement, choose, choose_whole, proportional
 from sweep.fit.report import FitOptions
@@ -166,7 +166,7 @@ def test_layers_are_placed_as_llama_fit_params_places_them(
         margins = ",".join(str(free - room) for room in rooms)
         theirs = subprocess.run([*command, "-fitt", margins], capture_output=True, text=True, check=True).stdout
     devices = [Device("", "rpc", free * MIB, free * MIB, None, True, (free - room) * MIB) for room in rooms]
-    (row,) = fit(str(tmp_path), [quant], devices, FitOptions(context)).rows
+    (row,) = fit_here(str(tmp_path), [quant], devices, FitOptions(context)).rows
     assert layers_on_devices(row.arguments) == layers_on_devices(theirs)
     # Their loads are of each placement, ours one for all of a kind: that makes a layer at most.
     for one, other in zip(split(row.arguments), split(theirs), strict=True):

@@ -14,10 +14,12 @@ from tiny import write_config
 
 from converters.errors import InputError
 from converters.export import export
+from converters.llamacpp.container import read_header, uint32
+from converters.llamacpp.ghost import ghost
 from converters.source import open_source
 from presets import builtin_models
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit
+from sweep.fit.fitting import fit, fit_here
 from sweep.fit.report import FitOptions, FitReport
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +59,7 @@ def ask(endpoint: str, cache: Path, *arguments: str) -> dict[str, Any]:
 
 
 def local(model: str | Path, *variants: str) -> FitReport:
-    return fit(str(model), variants, [RAM], OPTIONS)
+    return fit_here(str(model), variants, [RAM], OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,21 @@ def test_a_hub_that_cannot_be_reached_or_has_no_such_model_is_told_in_one_line(t
             error = ask(hub.url, tmp_path / "cache", model)["error"]
             assert "no such model" in error
             assert "\n" not in error
+
+
+def test_a_stranger_s_model_is_looked_at_apart_with_the_same_answer(exported: dict[str, Path]) -> None:
+    assert fit(str(exported["Q2_K"]), [], [RAM], OPTIONS) == local(exported["Q2_K"])
+    with pytest.raises(InputError, match="no such file"):
+        fit("micro", ["gguf:nowhere.gguf"], [RAM], OPTIONS)
+
+
+def test_the_death_of_that_process_is_told_in_one_line(exported: dict[str, Path], tmp_path: Path) -> None:
+    header = read_header(exported["Q4_K_M"])
+    # More rotated dimensions than a head has: llama.cpp finds that out when it builds its graph, and aborts.
+    metadata = {**header.metadata, "qwen3.rope.dimension_count": uint32(9999)}
+    with ghost(metadata, header.tensors) as path, pytest.raises(InputError, match="the worker died") as error:
+        fit(str(path), [], [RAM], OPTIONS)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("model", ["Qwen3-5B", "nothing", "hub:nothing"])

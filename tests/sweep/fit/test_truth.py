@@ -15,7 +15,7 @@ from converters.plan import foreseen_file
 from converters.recipes import recipe
 from sweep.fit.contexts import context_options
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit
+from sweep.fit.fitting import fit_here
 from sweep.fit.report import FitOptions, Row
 
 RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, 50e9, True, 0)
@@ -41,7 +41,7 @@ def files_of(directory: Path, quant: str, tmp_path: Path):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_in_ram_every_part_is_what_a_real_load_takes(architecture: str, options: FitOptions, tmp_path: Path) -> None:
     directory = write_config(tmp_path / "model", architecture)
-    (row,) = fit(str(directory), ["Q4_K_M"], [RAM], options).rows
+    (row,) = fit_here(str(directory), ["Q4_K_M"], [RAM], options).rows
     with files_of(directory, "Q4_K_M", tmp_path) as path:
         real = allocated(path, LoadOptions(), context_options(options, options.context, options.parallel))
     for part, kind in PARTS.items():
@@ -68,7 +68,7 @@ def test_over_devices_every_device_holds_what_a_real_load_puts_there(
     options = FitOptions(2048, ubatch=128)
     directory = write_config(tmp_path / "model", architecture, vocab_size=65536)
     devices = [card(size, index) for index, size in enumerate(sizes)]
-    (row,) = fit(str(directory), ["Q4_K_M"], devices, options).rows
+    (row,) = fit_here(str(directory), ["Q4_K_M"], devices, options).rows
     with files_of(directory, "Q4_K_M", tmp_path) as path, rpc.simulated_devices(len(sizes)) as remote:
         load = loaded_as(row)
         real = allocated(path, load, context_options(options, options.context, 1), remote)
