@@ -24,6 +24,7 @@ from sweep.fit.report import FitOptions
 MAX_SEQUENCES = 256  # llama.cpp's own bound
 CELLS = 256  # llama.cpp's steps of a sequence's context
 STATE_LIMIT = 1 << 30  # bytes
+PIPELINE = 4  # GGML_SCHED_MAX_COPIES
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Contexts:
 
     `state_bytes` is the recurrent state of one sequence, which llama.cpp allocates even where it is told not to: so
     that it stays below STATE_LIMIT, contexts of many sequences are asked for with fewer, and sizes multiplied.
+    `embedding` is the length of a hidden state.
     """
 
     ghost: Path
@@ -40,6 +42,7 @@ class Contexts:
     name: str
     devices: Sequence[RemoteDevice] = ()
     state_bytes: int = 0
+    embedding: int = 0
     _known: dict[tuple[bool, int], ContextMemory] = field(default_factory=dict)
     _lock: RLock = field(default_factory=RLock)
 
@@ -70,9 +73,19 @@ class Contexts:
             span = padded(end) - padded(self.options.context)
             share = min(1.0, (padded(context) - padded(self.options.context)) / span) if span else 0.0
             buffers = [math.ceil(one + share * (two - one)) for one, two in zip(buffers, other, strict=True)]
-        devices = buffers[:-1] if self.devices else [buffers[-1]] * len(placement.layers)
+        devices = buffers[:-1] if self.devices else self._estimated(placement, context, buffers[-1])
         used = [size if layers else 0 for size, layers in zip(devices, placement.layers, strict=True)]
         return (*used, buffers[-1])
+
+    def _estimated(self, placement: Placement, context: int, whole: int) -> list[int]:
+        """Buffers of devices that could not be asked for, where a model in RAM needs `whole`.
+
+        Beside that each has copies of what comes from elsewhere, a mask and hidden states: of one batch, or of four
+        where several devices hold all and work on as many at a time.
+        """
+        copies = PIPELINE if len(placement.layers) > 1 and placement.is_full else 1
+        moved = 4 * self.options.ubatch * (padded(context) + 2 * self.embedding)
+        return [whole + copies * moved] * len(placement.layers)
 
     def memory(self, full: bool, context: int) -> ContextMemory:
         """llama.cpp's answer with everything on the devices, or with layers left in RAM and, of others, the experts."""

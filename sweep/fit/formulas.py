@@ -26,6 +26,7 @@ class ContextFormulas:
     groups: int
     state_size: int
     vocabulary: int
+    embedding: int
 
     @classmethod
     def of(cls, structure: Mapping[str, Field]) -> ContextFormulas:
@@ -48,6 +49,7 @@ class ContextFormulas:
             groups=number("ssm.group_count"),
             state_size=number("ssm.state_size"),
             vocabulary=number("vocab_size"),
+            embedding=number("embedding_length"),
         )
 
     def cell_bytes(self, type_k: str, type_v: str) -> int:

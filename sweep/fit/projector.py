@@ -32,7 +32,7 @@ def projector_figure(config: Mapping[str, Any], name: str) -> Figure:
     What it computes with is not counted: it depends on the image.
     """
     vision = config.get("vision_config")
-    sizes = {key: vision.get(key) for key in _KEYS} if isinstance(vision, Mapping) else dict.fromkeys(_KEYS)
+    sizes: dict[str, Any] = {key: vision.get(key) if isinstance(vision, Mapping) else None for key in _KEYS}
     unknown = [key for key, size in sizes.items() if type(size) is not int or not 0 < size < 1 << 20]
     if unknown:
         raise InputError(

@@ -124,6 +124,27 @@ def test_the_bound_on_decoding_counts_active_experts_only() -> None:
     )
 
 
+@with_rpc
+@pytest.mark.parametrize("model", ["Qwen3-4B", "Qwen3-30B-A3B", "Qwen3.5-27B"])
+@pytest.mark.parametrize("cards", [[card(80)], [card(40), card(40)], [card(6)]], ids=len)
+def test_without_rpc_figures_are_estimates_on_the_safe_side(
+    model: str, cards: list[Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fit(model, ["Q4_K_M"], cards, FitOptions(32768))
+    monkeypatch.setattr(rpc, "supported", lambda: False)
+    guessed = fit(model, ["Q4_K_M"], cards, FitOptions(32768))
+    assert any("RPC" in note for note in guessed.notes)
+    assert not any("RPC" in note for note in asked.notes)
+    (row,), (truth,) = guessed.rows, asked.rows
+    assert (truth.placed_by, row.placed_by) == ("rpc", "estimate")
+    assert "estimate" in row.figures["compute"].source
+    assert row.figures["kv"] == truth.figures["kv"]
+    assert row.gpu_layers <= truth.gpu_layers
+    if row.tensor_split == truth.tensor_split and row.fits:
+        for one, other in zip(row.shares[:-1], truth.shares[:-1], strict=True):
+            assert other.compute_bytes <= one.compute_bytes < other.compute_bytes + 2 * GIB
+
+
 def test_int8_rows_are_told_by_formula() -> None:
     report = fit("Qwen3-4B", ["int8:sq", "int8:sq-ph-dyn"], [card(24)], FitOptions(4096))
     for row in report.rows:

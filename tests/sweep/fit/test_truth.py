@@ -1,6 +1,7 @@
 """Figures of a fit are what llama.cpp says when it really loads such a model, in RAM and over devices."""
 
 import itertools
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from converters.catalogue import open_planned
 from converters.llamacpp import rpc
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.load import LoadOptions
+from converters.llamacpp.memory import context_memory
 from converters.plan import foreseen_file
 from converters.recipes import recipe
 from sweep.fit.contexts import context_options
@@ -29,7 +31,7 @@ OPTIONS = [
 PARTS = {"kv": "KV", "recurrent": "RS", "compute": "compute", "output": "output"}
 
 
-def files_of(directory: Path, quant: str, tmp_path: Path):
+def files_of(directory: Path, quant: str) -> AbstractContextManager[Path]:
     """The quant's file with zeros for weights, which is as real a file as any to llama.cpp."""
     source = open_planned(str(directory))
     with ghost(source.structure, source.tensors) as path:
@@ -42,7 +44,7 @@ def files_of(directory: Path, quant: str, tmp_path: Path):
 def test_in_ram_every_part_is_what_a_real_load_takes(architecture: str, options: FitOptions, tmp_path: Path) -> None:
     directory = write_config(tmp_path / "model", architecture)
     (row,) = fit_here(str(directory), ["Q4_K_M"], [RAM], options).rows
-    with files_of(directory, "Q4_K_M", tmp_path) as path:
+    with files_of(directory, "Q4_K_M") as path:
         real = allocated(path, LoadOptions(), context_options(options, options.context, options.parallel))
     for part, kind in PARTS.items():
         assert row.figures[part].bytes == pytest.approx(real["CPU", kind], abs=ROUNDING), part
@@ -69,7 +71,7 @@ def test_over_devices_every_device_holds_what_a_real_load_puts_there(
     directory = write_config(tmp_path / "model", architecture, vocab_size=65536)
     devices = [card(size, index) for index, size in enumerate(sizes)]
     (row,) = fit_here(str(directory), ["Q4_K_M"], devices, options).rows
-    with files_of(directory, "Q4_K_M", tmp_path) as path, rpc.simulated_devices(len(sizes)) as remote:
+    with files_of(directory, "Q4_K_M") as path, rpc.simulated_devices(len(sizes)) as remote:
         load = loaded_as(row)
         real = allocated(path, load, context_options(options, options.context, 1), remote)
     places = [device.buffer for device in remote] + ["CPU"]
@@ -80,6 +82,20 @@ def test_over_devices_every_device_holds_what_a_real_load_puts_there(
         assert share.output_bytes == pytest.approx(real[place, "output"], abs=ROUNDING), place
         # Compute buffers are those of a placement of the same kind: never less than this one's, and little more.
         assert real[place, "compute"] <= 2 * ROUNDING + share.compute_bytes, place
+
+
+@pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_quant_changes_what_a_context_takes(architecture: str, tmp_path: Path) -> None:
+    directory = write_config(tmp_path / "model", architecture)
+    options = context_options(FitOptions(4096), 4096, 1)
+    found = set()
+    for quant in ("F32", "Q8_0", "Q4_K_M", "IQ1_S"):
+        with files_of(directory, quant) as path, rpc.simulated_devices(2) as devices:
+            for load in (LoadOptions(99, tensor_split=(1, 1)), LoadOptions(4, 1, (1, 1)), LoadOptions()):
+                (told,) = context_memory(path, [options], load, devices)
+                found.add((load, told))
+    assert len(found) == 3
 
 
 def loaded_as(row: Row) -> LoadOptions:
