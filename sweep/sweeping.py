@@ -30,6 +30,7 @@ from sweep.checking import check_inputs
 from sweep.events import Event, Log, Reader
 from sweep.fit.misfit import Misfit
 from sweep.fit.report import FitOptions
+from sweep.fit.simulated import devices_called
 from sweep.inputs import Text, text_for
 from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
@@ -102,6 +103,7 @@ class Sweep:
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
+    devices_called(request.gpu)  # a name that is none is told before anything is fetched
     request = replace(
         request,
         tasks=request.tasks or chosen.tasks,
@@ -213,7 +215,6 @@ def _skipped(
     if not request.gpu:
         return {}
     from sweep.fit.misfits import misfits  # asks llama.cpp, which only this option needs
-    from sweep.fit.simulated import devices_called
 
     options = FitOptions(
         context=settings.ctx,

@@ -51,8 +51,8 @@ class Machine:
 
     @property
     def targets(self) -> list[int]:
-        """Bytes that a model may take of each GPU."""
-        return [device.usable_bytes - device.reserve_bytes for device in self.gpus]
+        """Bytes that a model may take of each GPU; nothing of one that has less free than must stay so."""
+        return [max(0, device.usable_bytes - device.reserve_bytes) for device in self.gpus]
 
     def everything(self, layers: int) -> Placement:
         """All layers on the GPUs, divided by their free memory, as llama.cpp does when it is told nothing."""
@@ -150,7 +150,7 @@ def _shares(parts: Parts, machine: Machine) -> tuple[DeviceShare, ...]:
 def _headroom(account: Account, machine: Machine, shares: Sequence[DeviceShare], fits: bool) -> int:
     """Bytes left on the tightest device; or, below 0, what all devices together lack, or the tightest alone."""
     if fits or not machine.gpus:
-        used = [share for share in shares if share.total_bytes] if not machine.gpus else shares[:-1]
+        used = [share for share in (shares[:-1] if machine.gpus else shares) if share.total_bytes]
         return min(share.free_bytes for share in used)
     whole = machine.everything(account.shape.layers + 1)
     used_bytes = used_by(account.parts(whole, account.contexts.options.context), machine.shared)

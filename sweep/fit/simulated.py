@@ -10,7 +10,7 @@ from presets.gpus import Gpu, called, nearest
 from sweep.fit.device import Device
 from sweep.fit.reserve import reserve_bytes
 
-MOST = 64  # devices of one question; llama.cpp itself has room for 16
+MOST = 16  # llama.cpp has room for no more devices
 _UNITS = {
     unit + suffix: base**power
     for power, unit in enumerate("mgt", 2)
@@ -26,7 +26,7 @@ def devices_called(texts: Iterable[str]) -> list[Device]:
     """
     found = [device for text in texts for part in text.split(",") for device in _devices(part.strip())]
     if len(found) > MOST:
-        raise InputError(f"--gpu: {len(found)} devices; ask for at most {MOST}")
+        raise InputError(f"--gpu: {len(found)} devices; llama.cpp has room for {MOST}")
     return found
 
 

@@ -108,6 +108,17 @@ def test_commands_to_paste_are_never_broken(sweep: Any) -> None:
     assert command.count("'") == 2
 
 
+@pytest.mark.parametrize("order", [("1400MiB", "24GiB"), ("24GiB", "1400MiB")])
+def test_a_card_that_is_nearly_full_does_not_keep_the_other_from_it(sweep: Any, order: tuple[str, str]) -> None:
+    """Of 1400 MiB less is free than must stay so on a GPU."""
+    gpus = ("--gpu", order[0], "--gpu", order[1])
+    code, out, _ = sweep("fit", "Qwen3-8B", *gpus, "--variants", "Q4_K_M", "--format", "json")
+    (row,) = answer(out)["rows"]
+    held = {share["device"]: share["total_bytes"] for share in row["per_device"]}
+    assert (code, row["fits"], held["1400MiB"]) == (0, True, 0)
+    assert row["headroom_bytes"] == (24 << 30) - held["24GiB"] - row["per_device"][0]["reserve_bytes"]
+
+
 def test_nothing_fits_is_3(sweep: Any) -> None:
     code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best", "--format", "json")
     assert code == 3
