@@ -5,6 +5,7 @@
 
 The checkpoint is Qwen3-0.6B's shape with random weights; both sides have it in BF16, the same cores, the same requests.
 With `--engine torch` our side is transformers' model as well, and what differs is how requests are put together.
+Log-likelihoods differ from lm-eval's by tenths: by default it takes the softmax in the model's type, BF16.
 HellaSwag and MMLU with five examples (of HellaSwag the first five items, which are not asked) are asked through
 lm-eval's own interface of a model. MMLU's items come subject by subject, ten of each, as the task has them. Generation
 is GSM8K with five examples and a fixed number of new tokens, since random weights never end a text; its items are

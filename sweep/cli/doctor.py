@@ -17,6 +17,7 @@ PACKAGES = ("bitsweep", "llama-cpp-python", "torch", "transformers", "lm-eval", 
 
 def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
     """Show what this installation consists of and which devices it sees."""
+    from converters.llamacpp import rpc
     from converters.llamacpp.devices import devices, features
     from sweep.devices import placement, threads
     from sweep.fit.present import present, unused
@@ -32,6 +33,7 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
         "system": f"{platform.system()} {platform.machine()}",
         **{name: _version(name) for name in PACKAGES},
         "llama.cpp": features(),
+        "devices not here": "asked of llama.cpp through RPC" if rpc.supported() else "estimated: this build has no RPC",
         "threads": str(threads()),
         "measures on": where.device,
         "workspace": str(space.root),

@@ -74,11 +74,12 @@ def fit(
         if choice.variant is not None:
             output.show(escape(choice.variant))
     else:
-        output.show(render_fit(report, output.data.width, choice.variant if best else None))
+        quiet = output.format is Format.QUIET
+        output.show(render_fit(report, output.data.width, choice.variant if best else None, notes=not quiet))
         if explain:
             output.show("")
             output.show(render_formulas(report))
-        if output.format is not Format.QUIET:
+        if not quiet:
             for line in commands(report, choice.variant):
                 output.show(escape(line))
         if best:

@@ -63,7 +63,7 @@ class Contexts:
         Between contexts that were asked for it is the straight line. Without RPC every device is taken to need as much
         as a whole model in RAM.
         """
-        full = placement.is_full
+        full = placement.is_full and not any(placement.partial)
         buffers: Sequence[int] = self.memory(full, self.options.context).compute_bytes
         if padded(context) != padded(self.options.context):
             # Below a micro-batch buffers shrink by another rule, so that is as low as is asked.

@@ -48,8 +48,8 @@ class Placement:
 
     @property
     def is_full(self) -> bool:
-        """Whether all layers are on devices with all that belongs to them."""
-        return not self.in_ram and not any(self.partial)
+        """Whether all layers are on devices with all that belongs to them, if not each on one alone."""
+        return not self.in_ram and all(device is not None for _, _, device in self.parted())
 
     def span(self, device: int) -> range:
         """The layers of a device."""

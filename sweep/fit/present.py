@@ -79,11 +79,11 @@ def unused() -> list[str]:
     """What tells of GPUs that this build of llama.cpp cannot compute on, each in words."""
     if built_gpus():
         return []
-    found = [f"there is an {device.name} here" for device in nvidia()]
+    found = [f"{device.name} is here" for device in nvidia()]
     if not found and shutil.which("nvidia-smi"):
-        found.append("there is an NVIDIA driver here")
+        found.append("an NVIDIA driver is here")
     if Path("/dev/kfd").exists():
-        found.append("there is an AMD GPU with its ROCm driver here")
+        found.append("an AMD GPU with its ROCm driver is here")
     return found
 
 

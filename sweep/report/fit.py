@@ -44,8 +44,10 @@ _HEADS = {
 MOST_COMMANDS = 6
 
 
-def render_fit(report: FitReport, console_width: int, chosen: str | None = None) -> RenderableType:
-    """Tables, and where the figures come from; `chosen` is the variant to stand out.
+def render_fit(
+    report: FitReport, console_width: int, chosen: str | None = None, *, notes: bool = True
+) -> RenderableType:
+    """Tables and, with `notes`, where the figures come from; `chosen` is the variant to stand out.
 
     Everything stands in one table where `console_width` columns hold it; otherwise the parts get one of their own.
     """
@@ -63,8 +65,9 @@ def render_fit(report: FitReport, console_width: int, chosen: str | None = None)
         dropped += lost
     lines: list[RenderableType] = [*_heading(report)]
     lines += [line for one in shown for line in (Text(), one)]
-    lines += [Text(), *(Text(line, style="dim") for line in [*_legend(report, dropped), *_origins(report)])]
-    lines += [Text(f"! {text.plain(note)}", style="yellow") for note in report.notes]
+    if notes:
+        lines += [Text(), *(Text(line, style="dim") for line in [*_legend(report, dropped), *_origins(report)])]
+        lines += [Text(f"! {text.plain(note)}", style="yellow") for note in report.notes]
     return Group(*lines)
 
 
@@ -261,5 +264,5 @@ def render_formulas(report: FitReport) -> RenderableType:
                 if figure.source == source:
                     whose = "all" if len(names) == len(report.rows) else ", ".join(names)
                     figures = Text(f"{figure.bytes:,} = {text.plain(figure.formula)}")
-                    lines.append(Padding(Text.assemble((f"{whose}: ", "cyan"), figures), (0, 0, 0, 2)))
+                    lines.append(Padding(Text.assemble((f"{whose}: ", "cyan"), figures), (0, 0, 0, 2), expand=False))
     return Group(*lines)

@@ -103,16 +103,12 @@ def test_a_bound_on_answers_measures_only_what_generates_anew(file: Path, tmp_pa
     asked = ["eval", file, "--tasks", "micro_facts,micro_form", "--limit", "2", "--workspace", tmp_path]
     asked += ["--format", "json"]
     todo, records = [], []
-    for bound in ([], ["--max-gen-toks", "3"], ["--max-gen-toks", "2"]):
+    for bound in (["--max-gen-toks", "3"], [], ["--max-gen-toks", "2"]):
         done = sweep(*asked, *bound)
         todo.append([name.rpartition("/")[2] for name in json.loads(done.stdout.splitlines()[0])["pending"]])
         records.append(record(done)["tasks"]["micro_facts"])
     assert todo == [["speed", "micro_facts", "micro_form"], ["micro_form"], ["micro_form"]]
     assert records[0] == records[1] == records[2]
-    bounded = record(sweep(*asked[:4], "--limit", "3", *asked[6:], "--max-gen-toks", "2"))
-    free = sweep(*asked[:4], "--limit", "3", *asked[6:])  # the other way round
-    assert json.loads(free.stdout.splitlines()[0])["todo"] == 1
-    assert record(free)["tasks"]["micro_facts"] == bounded["tasks"]["micro_facts"]
 
 
 def test_what_cannot_be_measured_is_refused_in_a_line(file: Path, tmp_path: Path) -> None:

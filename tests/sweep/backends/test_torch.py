@@ -276,6 +276,16 @@ def test_few_logits_at_a_time_are_the_same_windows(backend, monkeypatch):
     np.testing.assert_allclose(np.concatenate([part.logits for part in parts]), whole, atol=1e-4)
 
 
+def test_a_cache_of_another_kind_is_refused_before_the_work(tiny):
+    config = Qwen3Config(
+        vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=0,
+    )  # fmt: skip
+    sliding = TorchBackend(Qwen3ForCausalLM(config), tiny.tokenizer)
+    with pytest.raises(InputError, match="qwen3: no cache is known for its DynamicSlidingWindowLayer"):
+        sliding.loglikelihoods([ScoreRequest((1, 2), (3,))])
+
+
 def test_what_cannot_be_done_is_refused(backend, tmp_path):
     with pytest.raises(InputError, match="longer than the context"):
         backend.loglikelihoods([ScoreRequest((1,) * 640, (1, 2))])
@@ -283,6 +293,9 @@ def test_what_cannot_be_done_is_refused(backend, tmp_path):
         backend.generate([GenerationRequest((1,) * 600, 41)])
     with pytest.raises(InputError, match="beyond the model's"):
         next(backend.windows(np.zeros((1, 700), np.int32), 0))
+    with pytest.raises(InputError, match="at least one token of context"):
+        backend.loglikelihoods([ScoreRequest((), (1,))])
+    assert backend.loglikelihoods([]) == backend.generate([]) == []
     with pytest.raises(InputError, match="transformers cannot load it"):
         TorchBackend.open(tmp_path)
 

@@ -188,3 +188,11 @@ def experts_elsewhere(arguments: str) -> tuple[int, int]:
     patterns = re.findall(r"blk\\\.\(?([\d|]+)\)?\\\.ffn_(\S+?)=", arguments)
     whole = [layer for layers, part in patterns if part.endswith("exps") for layer in layers.split("|")]
     return len(whole), sum(not part.endswith("exps") for _, part in patterns)
+
+
+def test_a_layer_divided_between_two_devices_leaves_nothing_in_ram() -> None:
+    divided = Placement(5, (2, 3), (1, 0), (Kept.FEED_FORWARD, Kept.EXPERTS))
+    assert [device for _, _, device in divided.parted()] == [1]
+    assert divided.is_full
+    assert not Placement(5, (2, 3), (1, 0), (Kept.EXPERTS, Kept.EXPERTS)).is_full  # experts go to RAM
+    assert not Placement.whole(5, (2, 2)).is_full
