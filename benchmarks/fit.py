@@ -1,6 +1,10 @@
 """How long `sweep fit` takes, as whole processes and inside one, and how much memory; and what it loads to get there.
 
     python benchmarks/fit.py [--repetitions 5]
+    python benchmarks/fit.py --error
+
+With --error instead: compute buffers as a fit tells them, from one load for all placements of a kind, against a load of
+that very placement, device by device.
 
 Bars: every variant of the largest model from its config within 1 s after start; one name of the catalogue on a cold
 start within 1.5 s, with neither torch nor transformers imported; below 300 MB resident.
@@ -10,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -52,10 +57,61 @@ CASES = (
 )
 
 
+QUESTIONS = [
+    (model, [size * GIB for size in cards], context)
+    for model in ("Qwen3-4B", "Qwen3-32B", "Qwen3-30B-A3B", "Qwen3.5-27B", "Qwen3.6-35B-A3B", "Qwen3.5-122B-A10B")
+    for cards in ([8], [24], [80], [24, 24], [24, 12], [48, 48, 48])
+    for context in (4096, 32768)
+]
+
+
+def errors() -> None:
+    """Prints, for each kind of placement, how far a fit's compute buffers are from those of a load of their own."""
+    from converters.catalogue import public_model
+    from converters.llamacpp.ghost import ghost
+    from converters.llamacpp.load import LoadOptions
+    from converters.llamacpp.memory import context_memory
+    from converters.llamacpp.rpc import simulated_devices
+    from converters.plan import foreseen_file
+    from converters.recipes import recipe
+    from sweep.fit.contexts import context_options
+    from sweep.fit.device import Device
+    from sweep.fit.fitting import fit_here
+    from sweep.fit.report import FitOptions
+
+    found: dict[str, list[tuple[float, str]]] = {"all on the devices": [], "a part in RAM": []}
+    for model, cards, context in QUESTIONS:
+        # of the kind "rpc" no copies of weights are added, which a load on RPC devices does not show
+        devices = [Device(f"card {i}", "rpc", size, size, None, True, GIB) for i, size in enumerate(cards)]
+        options = FitOptions(context)
+        (row,) = fit_here(model, ["Q4_K_M"], devices, options).rows
+        overrides = re.findall(r"([^,']+)=(CPU|rpc)(\d*)", row.arguments)
+        elsewhere = tuple((pattern, int(number) if number else None) for pattern, _, number in overrides)
+        load = LoadOptions(row.gpu_layers, tensor_split=tuple(map(float, row.tensor_split)), elsewhere=elsewhere)
+        source = public_model(model)
+        with ghost(source.structure, source.tensors) as path:
+            tensors = foreseen_file(source, recipe("Q4_K_M"), path).tensors
+        with ghost(source.structure, tensors) as path, simulated_devices(len(cards)) as remote:
+            (truth,) = context_memory(path, [context_options(options, context, 1)], load, remote)
+        for share, real in zip(row.shares, truth.compute_bytes, strict=True):
+            difference = (share.compute_bytes - real) / (1 << 20)
+            where = f"{model}, {'+'.join(str(card // GIB) for card in cards)} GiB, {context}: {share.device}"
+            found["all on the devices" if row.fits else "a part in RAM"].append((difference, where))
+    for kind, differences in found.items():
+        values = [value for value, _ in differences]
+        print(f"{kind}: {len(values)} buffers, median {statistics.median(values):+.2f} MiB")
+        for value, where in (min(differences), max(differences)):
+            print(f"  {value:+9.2f} MiB  {where}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
-    repetitions = parser.parse_args().repetitions
+    parser.add_argument("--error", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.error:
+        return errors()
+    repetitions = arguments.repetitions
     print(
         f"{'model':20} {'rows':>4} {'devices':>12} {'whole process':>14} {'imports':>9} {'fit':>9} {'peak':>9}  loaded"
     )

@@ -22,6 +22,7 @@ from converters.llamacpp.bindings import ggml, start_backend
 MAX_DEVICES = 16
 _SERVER = Path(__file__).with_name("rpc_server.py")
 _ATTEMPTS = 3  # a free port may be taken by another before the server has it
+_ports: set[int] = set()
 _PATIENCE = 10.0  # seconds until a server must listen
 
 
@@ -94,9 +95,14 @@ def _library_directory() -> Path:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that no server of this process has had: ggml keeps what it was told of an endpoint for good."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _ports:
+            _ports.add(port)
+            return port
 
 
 def _listens(server: "subprocess.Popen[bytes]", port: int) -> bool:

@@ -95,7 +95,7 @@ def gguf_row(variant: str, account: Account, machine: Machine, file: File, proje
         total_bytes=int(parts.total.sum()),
         fits=fits,
         headroom_bytes=_headroom(account, machine, shares, fits),
-        max_context=_longest(account, machine),
+        max_context=_longest(account, machine, fits),
         gpu_layers=placement.on_devices,
         n_layers=placement.total,
         cpu_moe_layers=sum(part is Kept.EXPERTS and device is None for _, part, device in placement.parted()),
@@ -159,8 +159,11 @@ def _headroom(account: Account, machine: Machine, shares: Sequence[DeviceShare],
     return min(together if together < 0 else tightest, -1)
 
 
-def _longest(account: Account, machine: Machine) -> int | None:
-    """The largest context, in llama.cpp's steps, with which all is on the devices."""
+def _longest(account: Account, machine: Machine, fits_asked: bool) -> int | None:
+    """The largest context, in llama.cpp's steps, with which all is on the devices, layers whole.
+
+    Where it takes a layer divided between devices to hold the context asked for, that one is it.
+    """
 
     def fits(steps: int) -> bool:
         placement = _placement(account, machine, steps * CELLS, "none")
@@ -173,7 +176,7 @@ def _longest(account: Account, machine: Machine) -> int | None:
     high = account.shape.train_context // CELLS
     asked = min(padded(account.contexts.options.context) // CELLS, high)
     low = 0
-    if fits(asked):
+    if fits_asked or fits(asked):
         low = asked
     else:
         high = asked
