@@ -67,8 +67,9 @@ def test_json_has_what_scripts_are_promised(sweep: Any) -> None:
         assert row["per_device"][0]["usable_bytes"] == 4 << 30
         assert row["arguments"] or row["kind"] != "gguf"
         assert all(figure["source"] and figure["formula"] for figure in row["figures"].values()), row
-    # three layers x (K and V) x 2 heads x 64, f16
-    assert told["rows"][0]["kv_bytes"] % 1024 == 0
+    config = json.loads((MICRO.directory / "config.json").read_text())
+    token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 2  # K and V, f16
+    assert [row["kv_bytes"] for row in told["rows"]] == [1024 * token] * 2
 
 
 def test_options_reach_llama_cpp(sweep: Any) -> None:
