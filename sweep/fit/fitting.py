@@ -158,8 +158,10 @@ def _gguf_rows(
     """Rows of a source's quants, or of the file that it is."""
     shape, formulas = Shape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
     state = formulas.state_bytes * shape.linear_layers
-    with ghost(source.structure, source.tensors) as path:
-        contexts = Contexts(path, shape, options, source.name, remote, state, formulas.embedding)
+    with (
+        ghost(source.structure, source.tensors) as path,
+        Contexts(path, shape, options, source.name, remote, state, formulas.embedding) as contexts,
+    ):
         if not remote:
             contexts.prepare()  # takes most memory, the state of linear layers: nothing else should at the same time
         with ThreadPoolExecutor(2) as pool:  # one plans types while the other loads: llama.cpp lets go of Python
