@@ -1,8 +1,10 @@
 """Figures that llama.cpp's logs and published files are known to show, reached from the catalogue's configs alone."""
 
+from pathlib import Path
+
 import pytest
 
-from converters.errors import InputError
+from converters.errors import InputError, MissingRuntime
 from converters.llamacpp import rpc
 from sweep.fit.device import Device
 from sweep.fit.fitting import fit
@@ -146,6 +148,14 @@ def test_without_rpc_figures_are_estimates_on_the_safe_side(
     if row.tensor_split == truth.tensor_split and row.fits:
         for one, other in zip(row.shares[:-1], truth.shares[:-1], strict=True):
             assert other.compute_bytes <= one.compute_bytes < other.compute_bytes + 2 * GIB
+
+
+@with_rpc
+def test_a_server_that_does_not_start_makes_figures_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "_SERVER", Path("nowhere.py"))
+    with pytest.raises(MissingRuntime), rpc.simulated_devices(1):
+        pass
+    assert one("Qwen3-4B", "Q4_K_M", 4096).placed_by == "estimate"
 
 
 def test_int8_rows_are_told_by_formula() -> None:
