@@ -67,6 +67,8 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
     files = {name: subject.file if name == _own_name(subject) else open_file(name) for name in names if _is_file(name)}
     projector = projector_figure(_config(subject.source), subject.name) if options.projector else NOT_ASKED
     machine = Machine.of(devices)
+    if len(machine.gpus) > rpc.MAX_DEVICES:
+        raise InputError(f"llama.cpp divides a model among {rpc.MAX_DEVICES} devices at most, not {len(machine.gpus)}")
     found: dict[str, Row] = {}
     with ExitStack() as stack:
         remote = _stand_ins(stack, len(machine.gpus))

@@ -201,6 +201,11 @@ def test_options_that_cannot_be_are_refused_in_one_line(options: FitOptions, sai
     assert "\n" not in str(error.value)
 
 
+def test_more_devices_than_llama_cpp_takes_are_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match="15 devices"):
+        fit("Qwen3-4B", ["Q4_K_M"], [card(1)] * 16, FitOptions(512))
+
+
 @pytest.mark.parametrize("variant", ["Q4_K_N", "int8:sqq", "gguf:nowhere.gguf"])
 def test_variants_that_there_are_not_are_refused_in_one_line(variant: str) -> None:
     with pytest.raises(InputError) as error:
