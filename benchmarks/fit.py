@@ -70,7 +70,7 @@ def errors() -> None:
     from converters.catalogue import public_model
     from converters.llamacpp.ghost import ghost
     from converters.llamacpp.load import LoadOptions
-    from converters.llamacpp.memory import context_memory
+    from converters.llamacpp.memory import context_memory, loaded_ghost
     from converters.llamacpp.rpc import simulated_devices
     from converters.plan import foreseen_file
     from converters.recipes import recipe
@@ -91,8 +91,12 @@ def errors() -> None:
         source = public_model(model)
         with ghost(source.structure, source.tensors) as path:
             tensors = foreseen_file(source, recipe("Q4_K_M"), path).tensors
-        with ghost(source.structure, tensors) as path, simulated_devices(len(cards)) as remote:
-            (truth,) = context_memory(path, [context_options(options, context, 1)], load, remote)
+        with (
+            ghost(source.structure, tensors) as path,
+            simulated_devices(len(cards)) as remote,
+            loaded_ghost(path, load, remote) as loaded,
+        ):
+            truth = context_memory(loaded, context_options(options, context, 1), remote)
         for share, real in zip(row.shares, truth.compute_bytes, strict=True):
             difference = (share.compute_bytes - real) / (1 << 20)
             where = f"{model}, {'+'.join(str(card // GIB) for card in cards)} GiB, {context}: {share.device}"

@@ -62,7 +62,7 @@ def plan_memory(
 
     Raises InputError, which begins with `name`, where llama.cpp refuses the model or the context.
     """
-    with ghost(metadata, tensors) as path, _loaded(path, load, (), name) as model:
+    with ghost(metadata, tensors) as path, loaded_ghost(path, load, (), name) as model:
         sizes = _sizes(_context_log(model, options, name))
     return MemoryPlan(weights_bytes=sum(tensor.nbytes for tensor in tensors), **sizes)
 
@@ -83,22 +83,23 @@ class ContextMemory:
 
 
 def context_memory(
-    ghost_path: Path,
-    options: Sequence[ContextOptions],
-    load: LoadOptions = ALL_IN_RAM,
-    devices: Sequence[RemoteDevice] = (),
-    name: str | Path = "the model",
-) -> list[ContextMemory]:
-    """What contexts take of a model that is loaded from a ghost file as `load` says, on these devices and none else.
-
-    Raises InputError, which begins with `name`, where llama.cpp refuses the model or a context.
-    """
-    with _loaded(ghost_path, load, devices, name) as model:
-        return [_told(_context_log(model, one, name), devices) for one in options]
+    model: object, options: ContextOptions, devices: Sequence[RemoteDevice] = (), name: str | Path = "the model"
+) -> ContextMemory:
+    """What a context takes of a `loaded_ghost` on these devices. Raises InputError where llama.cpp refuses it."""
+    return _told(_context_log(model, options, name), devices)
 
 
 @contextmanager
-def _loaded(path: Path, load: LoadOptions, devices: Sequence[RemoteDevice], name: str | Path) -> Iterator[object]:
+def loaded_ghost(
+    path: Path,
+    load: LoadOptions = ALL_IN_RAM,
+    devices: Sequence[RemoteDevice] = (),
+    name: str | Path = "the model",
+) -> Iterator[object]:
+    """A model loaded from a ghost file without allocating, as `load` says, on these devices and none else.
+
+    Raises InputError, which begins with `name`, where llama.cpp refuses it.
+    """
     start_backend()
     params = lib.llama_model_default_params()
     params.no_alloc = True

@@ -19,7 +19,7 @@ from typing import Any
 from converters.errors import MissingRuntime
 from converters.llamacpp.bindings import ggml, start_backend
 
-MAX_DEVICES = 16
+MAX_DEVICES = 15  # GGML_SCHED_MAX_BACKENDS is 16, the one for RAM among them
 _SERVER = Path(__file__).with_name("rpc_server.py")
 _ATTEMPTS = 3  # a free port may be taken by another before the server has it
 _ports: set[int] = set()

@@ -16,7 +16,7 @@ import presets
 from converters.catalogue import is_public, missing_vocabulary_bytes
 from converters.checkpoint_source import CheckpointSource
 from converters.config_source import ConfigSource
-from converters.errors import InputError
+from converters.errors import InputError, MissingRuntime
 from converters.gguf_source import GGUFSource
 from converters.llamacpp import rpc
 from converters.llamacpp.container import data_bytes, header_bytes
@@ -67,10 +67,11 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
     files = {name: subject.file if name == _own_name(subject) else open_file(name) for name in names if _is_file(name)}
     projector = projector_figure(_config(subject.source), subject.name) if options.projector else NOT_ASKED
     machine = Machine.of(devices)
+    if len(machine.gpus) > rpc.MAX_DEVICES:
+        raise InputError(f"llama.cpp divides a model among {rpc.MAX_DEVICES} devices at most, not {len(machine.gpus)}")
     found: dict[str, Row] = {}
     with ExitStack() as stack:
-        asks = bool(machine.gpus) and rpc.supported()
-        remote = stack.enter_context(rpc.simulated_devices(len(machine.gpus))) if asks else ()
+        remote = _stand_ins(stack, len(machine.gpus))
         quants = [name for name in names if name in QUANTS]
         for source, wanted in [(subject.source, quants), *((file, [name]) for name, file in files.items() if file)]:
             if wanted:
@@ -85,9 +86,19 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
         parallel=options.parallel,
         devices=tuple(devices),
         rows=tuple(found[name] for name in names),
-        notes=(*subject.notes, *_notes(machine, asks)),
+        notes=(*subject.notes, *_notes(machine, bool(remote))),
         bytes_read=subject.bytes_read,
     )
+
+
+def _stand_ins(stack: ExitStack, count: int) -> Sequence[rpc.RemoteDevice]:
+    """RPC devices as long as the stack is open, none where llama.cpp cannot have them: then figures are estimates."""
+    if not count or not rpc.supported():
+        return ()
+    try:
+        return stack.enter_context(rpc.simulated_devices(count))
+    except MissingRuntime:
+        return ()
 
 
 def _config(source: Source) -> Mapping[str, Any]:
@@ -158,8 +169,10 @@ def _gguf_rows(
     """Rows of a source's quants, or of the file that it is."""
     shape, formulas = Shape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
     state = formulas.state_bytes * shape.linear_layers
-    with ghost(source.structure, source.tensors) as path:
-        contexts = Contexts(path, shape, options, source.name, remote, state, formulas.embedding)
+    with (
+        ghost(source.structure, source.tensors) as path,
+        Contexts(path, shape, options, source.name, remote, state, formulas.embedding) as contexts,
+    ):
         if not remote:
             contexts.prepare()  # takes most memory, the state of linear layers: nothing else should at the same time
         with ThreadPoolExecutor(2) as pool:  # one plans types while the other loads: llama.cpp lets go of Python
@@ -196,7 +209,7 @@ def _notes(machine: Machine, asked: bool) -> list[str]:
     notes = []
     if machine.gpus and not asked:
         notes.append(
-            "this build of llama.cpp has no RPC, so memory of devices is an estimate; build llama-cpp-python with"
+            "llama.cpp has no RPC here, so memory of devices is an estimate; build llama-cpp-python with"
             " CMAKE_ARGS=-DGGML_RPC=ON"
         )
     if machine.gpus and machine.host is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -16,6 +16,7 @@ from sweep.fit.placement import Placement, choose, choose_whole, proportional
 from sweep.fit.report import DeviceShare, Figure, Row
 
 HOST = "RAM"
+MOST_CHECKS = 8  # contexts that llama.cpp is asked for to find the largest
 DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
     "llama.cpp dry run",
     "llama.cpp no_alloc load",
@@ -162,30 +163,43 @@ def _headroom(account: Account, machine: Machine, shares: Sequence[DeviceShare],
 def _longest(account: Account, machine: Machine, fits_asked: bool) -> int | None:
     """The largest context, in llama.cpp's steps, with which all is on the devices, layers whole.
 
-    Where it takes a layer divided between devices to hold the context asked for, that one is it.
+    What is found along straight lines llama.cpp is asked for, and if it does not fit the search goes on below it. Where
+    it takes a layer divided between devices to hold the context asked for, that one is it.
     """
 
+    def placed(steps: int) -> Placement:
+        return _placement(account, machine, steps * CELLS, "none")
+
     def fits(steps: int) -> bool:
-        placement = _placement(account, machine, steps * CELLS, "none")
+        placement = placed(steps)
         parts = account.parts(placement, steps * CELLS)
         return (placement.is_full or not machine.gpus) and _holds(parts, machine)
 
     room = sum(machine.targets) if machine.gpus else machine.host.usable_bytes if machine.host is not None else 0
     if int(account.weights.layers.sum()) > room > 0:
         return None
-    high = account.shape.train_context // CELLS
-    asked = min(padded(account.contexts.options.context) // CELLS, high)
-    low = 0
-    if fits_asked or fits(asked):
-        low = asked
-    else:
-        high = asked
-    if low and fits(high):
-        return high * CELLS
+    longest = account.shape.train_context // CELLS
+    asked = min(padded(account.contexts.options.context) // CELLS, longest)
+    low, high = (asked, longest + 1) if fits_asked or fits(asked) else (0, asked)
+    for _ in range(MOST_CHECKS):
+        found = low if high <= low + 1 else _last(low, high, fits)
+        if found == low or account.contexts.is_known(placed(found), found * CELLS):
+            return found * CELLS or None
+        account.contexts.ask(placed(found), found * CELLS)
+        if fits(found):
+            return found * CELLS
+        high = found
+    return low * CELLS or None
+
+
+def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The last number from `low`, which fits, to `high`, which does not, that fits too."""
+    if fits(high - 1):
+        return high - 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return low * CELLS or None
+    return low
 
 
 def _bound(account: Account, placement: Placement, machine: Machine) -> float | None:

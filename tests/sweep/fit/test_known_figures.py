@@ -1,8 +1,10 @@
 """Figures that llama.cpp's logs and published files are known to show, reached from the catalogue's configs alone."""
 
+from pathlib import Path
+
 import pytest
 
-from converters.errors import InputError
+from converters.errors import InputError, MissingRuntime
 from converters.llamacpp import rpc
 from sweep.fit.device import Device
 from sweep.fit.fitting import fit
@@ -69,20 +71,23 @@ def test_two_cards_of_48_gb_do_not_hold_the_largest_at_two_bits() -> None:
 
 
 @with_rpc
-def test_the_longest_context_fits_and_the_next_longer_does_not() -> None:
-    device = card(16)
-    row = one("Qwen3-14B", "Q4_K_M", 4096, device)
-    assert row.fits
-    longest = row.max_context
+@pytest.mark.parametrize(
+    ("model", "cards"),
+    [
+        ("Qwen3-32B", [card(24)]),
+        ("Qwen3.6-27B", [card(24)]),  # its buffers do not grow steadily with the context
+        ("Qwen3.5-27B", [card(16), card(12)]),
+    ],
+)
+def test_the_longest_context_fits_and_the_next_longer_does_not(model: str, cards: list[Device]) -> None:
+    longest = one(model, "Q4_K_M", 4096, *cards).max_context
     assert longest is not None
     assert longest % 256 == 0
-    at_most = one("Qwen3-14B", "Q4_K_M", longest, device)
-    assert at_most.fits  # a load of its own says so
-    assert at_most.max_context is not None
-    # The straight line between two loads may promise less than there is, but little.
-    assert at_most.max_context - longest <= 512
-    over = at_most.max_context + 512
-    assert over > 40960 or not one("Qwen3-14B", "Q4_K_M", over, device).fits
+    there = one(model, "Q4_K_M", longest, *cards)
+    assert there.fits
+    assert there.max_context is not None
+    assert 0 <= there.max_context - longest <= 512
+    assert not one(model, "Q4_K_M", there.max_context + 512, *cards, offload="none").fits
 
 
 @with_rpc
@@ -145,6 +150,14 @@ def test_without_rpc_figures_are_estimates_on_the_safe_side(
             assert other.compute_bytes <= one.compute_bytes < other.compute_bytes + 2 * GIB
 
 
+@with_rpc
+def test_a_server_that_does_not_start_makes_figures_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "_SERVER", Path("nowhere.py"))
+    with pytest.raises(MissingRuntime), rpc.simulated_devices(1):
+        pass
+    assert one("Qwen3-4B", "Q4_K_M", 4096).placed_by == "estimate"
+
+
 def test_int8_rows_are_told_by_formula() -> None:
     report = fit("Qwen3-4B", ["int8:sq", "int8:sq-ph-dyn"], [card(24)], FitOptions(4096))
     for row in report.rows:
@@ -186,6 +199,11 @@ def test_options_that_cannot_be_are_refused_in_one_line(options: FitOptions, sai
     with pytest.raises(InputError, match=said) as error:
         fit("Qwen3-4B", ["Q4_K_M"], [HUGE], options)
     assert "\n" not in str(error.value)
+
+
+def test_more_devices_than_llama_cpp_takes_are_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match="15 devices"):
+        fit("Qwen3-4B", ["Q4_K_M"], [card(1)] * 16, FitOptions(512))
 
 
 @pytest.mark.parametrize("variant", ["Q4_K_N", "int8:sqq", "gguf:nowhere.gguf"])

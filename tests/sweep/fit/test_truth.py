@@ -12,7 +12,7 @@ from converters.catalogue import open_planned
 from converters.llamacpp import rpc
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.load import LoadOptions
-from converters.llamacpp.memory import context_memory
+from converters.llamacpp.memory import context_memory, loaded_ghost
 from converters.plan import foreseen_file
 from converters.recipes import recipe
 from sweep.fit.contexts import context_options
@@ -93,8 +93,8 @@ def test_no_quant_changes_what_a_context_takes(architecture: str, tmp_path: Path
     for quant in ("F32", "Q8_0", "Q4_K_M", "IQ1_S"):
         with files_of(directory, quant) as path, rpc.simulated_devices(2) as devices:
             for load in (LoadOptions(99, tensor_split=(1, 1)), LoadOptions(4, 1, (1, 1)), LoadOptions()):
-                (told,) = context_memory(path, [options], load, devices)
-                found.add((load, told))
+                with loaded_ghost(path, load, devices) as model:
+                    found.add((load, context_memory(model, options, devices)))
     assert len(found) == 3
 
 
