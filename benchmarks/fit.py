@@ -27,7 +27,7 @@ SCRIPT = """
 import json, resource, sys, time
 start = time.perf_counter()
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit
+from sweep.fitting import fit
 from sweep.fit.report import FitOptions
 model, variants, cards = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 devices = [Device(f"card {i}", "cuda", size, size, 1e12, True, 1 << 30) for i, size in enumerate(cards)]
@@ -74,9 +74,9 @@ def errors() -> None:
     from converters.llamacpp.rpc import simulated_devices
     from converters.plan import foreseen_file
     from converters.recipes import recipe
+    from sweep.fit.answer import fit_here
     from sweep.fit.contexts import context_options
     from sweep.fit.device import Device
-    from sweep.fit.fitting import fit_here
     from sweep.fit.report import FitOptions
 
     found: dict[str, list[tuple[float, str]]] = {"all on the devices": [], "a part in RAM": []}

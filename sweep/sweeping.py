@@ -214,7 +214,7 @@ def _skipped(
     """The variants that --gpu does not hold, each told; the reference is measured all the same."""
     if not request.gpu:
         return {}
-    from sweep.fit.misfits import misfits  # asks llama.cpp, which only this option needs
+    from sweep.fitting import misfits  # asks llama.cpp, which only this option needs
 
     options = FitOptions(
         context=settings.ctx,

@@ -27,7 +27,7 @@ class Jobs:
         parameters = dict(job)
         kind = parameters.pop("kind")
         if kind == "fit":
-            from sweep.fit.apart import answer_fit
+            from sweep.fit.answer import answer_fit
 
             return answer_fit(**parameters)
         result: dict[str, Any] = getattr(self._making if kind in _MAKING else self._measuring, kind)(**parameters)

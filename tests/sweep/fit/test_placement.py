@@ -19,8 +19,8 @@ from converters.llamacpp.ghost import ghost
 from converters.plan import foreseen_file
 from converters.recipes import recipe
 from presets.catalogue import models
+from sweep.fit.answer import fit_here
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit_here
 from sweep.fit.layers import Kept
 from sweep.fit.placement import Placement, choose, choose_whole, proportional
 from sweep.fit.report import FitOptions

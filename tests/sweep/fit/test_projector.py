@@ -10,8 +10,8 @@ from tiny import write_config
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from converters.errors import InputError
+from sweep.fit.answer import fit_here
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit_here
 from sweep.fit.projector import projector_figure
 from sweep.fit.report import FitOptions
 

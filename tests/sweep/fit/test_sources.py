@@ -18,9 +18,10 @@ from converters.llamacpp.container import read_header, uint32
 from converters.llamacpp.ghost import ghost
 from converters.source import open_source
 from presets import builtin_models
+from sweep.fit.answer import fit_here
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit, fit_here
 from sweep.fit.report import FitOptions, FitReport
+from sweep.fitting import fit
 
 ROOT = Path(__file__).parents[3]
 RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
@@ -29,7 +30,7 @@ SCRIPT = """
 import json, sys
 from converters.errors import InputError
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit
+from sweep.fitting import fit
 from sweep.fit.report import FitOptions
 ram = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
 try:

@@ -15,9 +15,9 @@ from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.memory import context_memory, loaded_ghost
 from converters.plan import foreseen_file
 from converters.recipes import recipe
+from sweep.fit.answer import fit_here
 from sweep.fit.contexts import context_options
 from sweep.fit.device import Device
-from sweep.fit.fitting import fit_here
 from sweep.fit.report import FitOptions, Row
 
 RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, 50e9, True, 0)

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import presets
-from converters.catalogue import is_public, missing_vocabulary_bytes
+from converters.catalogue import missing_vocabulary_bytes
 from converters.checkpoint_source import CheckpointSource
 from converters.config_source import ConfigSource
 from converters.errors import InputError, MissingRuntime
@@ -25,7 +24,6 @@ from converters.plan import foreseen_file
 from converters.recipes import QUANTS, recipe
 from converters.source import Source
 from sweep.fit.account import Account
-from sweep.fit.apart import fit_apart
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
 from sweep.fit.device import Device
 from sweep.fit.formulas import ContextFormulas
@@ -38,14 +36,6 @@ from sweep.fit.rows import File, Machine, gguf_row
 from sweep.fit.subject import Subject, open_file, open_subject
 
 KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
-
-
-def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
-    """See `fit_here`. What does not come with this program is looked at in a process of its own."""
-    ours = model in presets.builtin_models() or (is_public(model) and not Path(model).exists())
-    if ours and not any(_is_file(name) for name in variants):
-        return fit_here(model, variants, devices, options)
-    return fit_apart(model, variants, devices, options)
 
 
 def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
@@ -64,7 +54,7 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
             f"{subject.name}: has a context of {shape.train_context} tokens; {options.context} is too long"
         )
     names = _names(subject, variants)
-    files = {name: subject.file if name == _own_name(subject) else open_file(name) for name in names if _is_file(name)}
+    files = {name: subject.file if name == _own_name(subject) else open_file(name) for name in names if is_file(name)}
     projector = projector_figure(_config(subject.source), subject.name) if options.projector else NOT_ASKED
     machine = Machine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
@@ -101,6 +91,13 @@ def _stand_ins(stack: ExitStack, count: int) -> Sequence[rpc.RemoteDevice]:
         return ()
 
 
+def answer_fit(
+    model: str, variants: list[str], devices: list[dict[str, Any]], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The worker's side: the report as plain JSON."""
+    return asdict(fit_here(model, variants, [Device(**device) for device in devices], FitOptions(**options)))
+
+
 def _config(source: Source) -> Mapping[str, Any]:
     """The model's config.json, empty where it is a GGUF."""
     if isinstance(source, ConfigSource):
@@ -125,7 +122,7 @@ def _check(options: FitOptions) -> None:
         raise InputError(f"a V cache of {options.kv_type_v} needs flash attention")
 
 
-def _is_file(name: str) -> bool:
+def is_file(name: str) -> bool:
     return name.startswith(("gguf:", "hub:"))
 
 
@@ -149,7 +146,7 @@ def _names(subject: Subject, variants: Sequence[str]) -> list[str]:
 
 def _known(name: str) -> str:
     name = name.strip()
-    if _is_file(name):
+    if is_file(name):
         return name
     if not name.startswith(PREFIX):
         return recipe(name).name
@@ -193,7 +190,7 @@ def _gguf_rows(
 
 def _file(source: Source, shape: Shape, name: str, ghost_path: Path) -> tuple[Weights, File]:
     """What a variant's tensors take, and its file."""
-    if isinstance(source, GGUFSource) and _is_file(name):
+    if isinstance(source, GGUFSource) and is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
         file = File(str(source.path), source.file_bytes, bits, exact=True, planned=False)
