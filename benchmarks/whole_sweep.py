@@ -100,9 +100,8 @@ def main() -> None:
         print(f"| {side} | {statistics.median(seconds):.1f} | {' '.join(f'{each:.1f}' for each in seconds)} |")
     for kind in cells[0]:
         seconds = [turn[kind] for turn in cells]
-        print(
-            f"| of the sweep: {kind} | {statistics.median(seconds):.1f} | {' '.join(f'{each:.1f}' for each in seconds)} |"
-        )
+        every = " ".join(f"{each:.1f}" for each in seconds)
+        print(f"| of the sweep: {kind} | {statistics.median(seconds):.1f} | {every} |")
     ratio = statistics.median(turn["sweep"] / turn["peers"] for turn in turns)
     print(f"\nsweep over peers: {ratio:.2f} (bound {BOUND}: {'met' if ratio <= BOUND else 'missed'})")
 

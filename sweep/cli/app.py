@@ -8,7 +8,7 @@ import typer
 
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
-from sweep.cli import compare, convert, doctor, eval, int8, presets, report, run, runs
+from sweep.cli import compare, convert, doctor, eval, fit, gpus, int8, presets, report, run, runs
 from sweep.cli.exits import EPILOG, Exit
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("fit")(fit.fit)
 app.command("eval")(eval.evaluate)
 app.command("convert")(convert.convert)
 app.command("int8")(int8.int8)
@@ -27,6 +28,7 @@ app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("presets")(presets.presets)
+app.command("gpus")(gpus.gpus)
 app.command("doctor")(doctor.doctor)
 
 

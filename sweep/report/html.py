@@ -166,10 +166,11 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
         )
         found.insert(0, recovered)
     scales = figures.task_scales(rows)
-    return found + [_task_measure(rows, names, task, scales[task]) for task in figures.task_names(rows)]
+    bases = figures.task_bases(rows)
+    return found + [_task_measure(rows, bases, task, scales[task]) for task in figures.task_names(rows)]
 
 
-def _task_measure(rows: Sequence[Record], names: set[str], task: str, scale: int) -> _Measure:
+def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int) -> _Measure:
     first = next(score for record in rows if (score := record.tasks.get(task)))
     unit = ", %" if scale == 100 else "" if first.higher_is_better else ", less is better"
 
@@ -179,11 +180,11 @@ def _task_measure(rows: Sequence[Record], names: set[str], task: str, scale: int
         if score is None:
             return None
         stderr = score.stderr if score.delta_stderr is None else score.delta_stderr
-        return _scaled(figures.figure(score.value, 0.0 if record.variant in names else stderr), scale)
+        return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
 
-    caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to the reference"
+    caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to {figures.compared_with(rows)}"
     losses = fronts.task_losses(rows, task)
-    return _Measure(text.plain(task), caption, value, losses, plot.Axis("", _plain_number), _levels(rows, names, value))
+    return _Measure(text.plain(task), caption, value, losses, plot.Axis("", _plain_number), _levels(rows, bases, value))
 
 
 def _levels(
@@ -327,7 +328,8 @@ def _failures(rows: Sequence[Record]) -> str:
     ]
     if not items:
         return ""
-    return f'<section><h2>What failed</h2><ul class="failures">{"".join(items)}</ul></section>'
+    title = "What failed or was skipped" if any(record.status == "skipped" for record in rows) else "What failed"
+    return f'<section><h2>{title}</h2><ul class="failures">{"".join(items)}</ul></section>'
 
 
 def _measured(settings: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sweep.running.making import Making
     from sweep.running.measuring import Measuring
 
-_MAKING = ("vet", "sizes", "export", "imatrix")
+_MAKING = ("vet", "vocabulary", "sizes", "export", "imatrix")
 
 
 class Jobs:
@@ -26,6 +26,10 @@ class Jobs:
         """Do the job named by `kind` with the other entries as its parameters."""
         parameters = dict(job)
         kind = parameters.pop("kind")
+        if kind == "fit":
+            from sweep.fit.answer import answer_fit
+
+            return answer_fit(**parameters)
         result: dict[str, Any] = getattr(self._making if kind in _MAKING else self._measuring, kind)(**parameters)
         return result
 

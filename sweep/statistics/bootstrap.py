@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 
 def bootstrap_interval(
@@ -42,8 +42,8 @@ def bootstrap_interval(
 
 def percentile_interval(values: NDArray[np.float64], groups: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """The middle of the resampled values (R,): `confidence`, and as much more as resampling `groups` groups wants."""
-    quantile = stats.t.ppf((1.0 - confidence) / 2.0, groups - 1)
-    tail = float(stats.norm.cdf(np.sqrt(groups / (groups - 1)) * quantile))
+    quantile = special.stdtrit(groups - 1, (1.0 - confidence) / 2.0)
+    tail = float(special.ndtr(np.sqrt(groups / (groups - 1)) * quantile))
     low, high = np.quantile(values, [tail, 1.0 - tail])
     return float(low), float(high)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from sweep.statistics.clusters import cluster_freedom, cluster_stderr, cluster_sums, usable_clusters
 
@@ -83,7 +83,19 @@ def mcnemar(reference: ArrayLike, variant: ArrayLike) -> float:
     if not _binary(first, second):
         raise ValueError("McNemar's test needs scores of 0 and 1")
     lost, won = int(np.sum(first > second)), int(np.sum(second > first))
-    return float(stats.binomtest(won, lost + won, 0.5).pvalue) if lost + won else 1.0
+    return _sign_test(won, lost + won) if lost + won else 1.0
+
+
+def _sign_test(ups: int, n: int) -> float:
+    """Exact two-sided p of `ups` out of n where up and down are alike."""
+    return float(min(1.0, 2.0 * special.bdtr(min(ups, n - ups), n, 0.5)))
+
+
+def _fair_coin(n: int) -> NDArray[np.float64]:
+    """Chances of 0 .. n heads of n tosses."""
+    heads = np.arange(n + 1)
+    ways = special.gammaln(n + 1) - special.gammaln(heads + 1) - special.gammaln(n - heads + 1)
+    return np.exp(ways - n * np.log(2.0))
 
 
 def sign_flip_test(differences: ArrayLike, clusters: ArrayLike | None = None) -> float:
@@ -99,12 +111,12 @@ def sign_flip_test(differences: ArrayLike, clusters: ArrayLike | None = None) ->
     units = row if clusters is None else cluster_sums(row, np.unique(np.asarray(clusters), return_inverse=True)[1])
     sizes, counts = np.unique(np.abs(units[units != 0]).astype(int), return_counts=True)
     if sizes.tolist() == [1]:
-        return float(stats.binomtest(int(np.sum(units > 0)), int(counts[0]), 0.5).pvalue)
+        return _sign_test(int(np.sum(units > 0)), int(counts[0]))
     # distribution of sum(size * number of ups): one stretched binomial for each size, convolved
     chances = np.ones(1)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         ups = np.zeros(size * count + 1)
-        ups[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        ups[::size] = _fair_coin(count)
         chances = np.convolve(chances, ups)
     total = int(np.sum(sizes * counts))
     sums = 2 * np.arange(total + 1) - total
@@ -147,13 +159,13 @@ def compare_differences(
     if counted:
         p_value = sign_flip_test(row, index)
         effect = (stderr / plain) ** 2 if plain > 0 else 1.0
-        quantile = float(stats.norm.ppf(0.5 + confidence / 2) if groups is None else _t_quantile(freedom, confidence))
+        quantile = float(special.ndtri(0.5 + confidence / 2) if groups is None else _t_quantile(freedom, confidence))
         low, high = _counted_interval(row, max(1.0, effect), quantile)
         return Paired(delta, stderr, low, high, p_value, row.size, groups)
     if row.size < 2:  # one unit says nothing of how units differ
         p_value, reach = 1.0, np.inf
     elif unbiased > 1e-12 * np.abs(row).max():
-        p_value = float(2.0 * stats.t.sf(abs(delta) / unbiased, freedom))
+        p_value = float(2.0 * special.stdtr(freedom, -abs(delta) / unbiased))
         reach = _t_quantile(freedom, confidence) * unbiased
     else:  # every unit moved by the same amount: t would be 0/0 or infinite, while so many equal signs are a sign test
         p_value, reach = 1.0 if delta == 0.0 else 2.0 ** (1 - (groups or row.size)), 0.0
@@ -161,7 +173,7 @@ def compare_differences(
 
 
 def _t_quantile(freedom: float, confidence: float) -> float:
-    return float(stats.t.ppf(0.5 + confidence / 2, freedom))
+    return float(special.stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def _counted_interval(row: NDArray[np.float64], effect: float, quantile: float) -> tuple[float, float]:

@@ -109,6 +109,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(damage: str, copy: Path, tmp_pa
         (("--ctx", "100000"), "--ctx"),
         (("--limit", "0"), "--limit"),
         (("--tensor-split", "3,x"), "--tensor-split"),
+        (("org/name", "--gpu", "RTX 4099"), "did you mean RTX 4090"),
         (("--nonsense",), "--nonsense"),
         (("long" * 1500,), "File name too long"),
     ],

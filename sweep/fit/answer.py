@@ -1,0 +1,214 @@
+"""Answers what fits: every variant of a model, on the devices asked for.
+
+llama.cpp decides: types by its quantizer's dry run, memory by loads without allocation, both on a ghost of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from converters.catalogue import missing_vocabulary_bytes
+from converters.checkpoint_source import CheckpointSource
+from converters.config_source import ConfigSource
+from converters.errors import InputError, MissingRuntime
+from converters.gguf_source import GGUFSource
+from converters.llamacpp import rpc
+from converters.llamacpp.container import data_bytes, header_bytes
+from converters.llamacpp.ghost import ghost
+from converters.plan import foreseen_file
+from converters.recipes import QUANTS, recipe
+from converters.source import Source
+from sweep.fit.account import Account
+from sweep.fit.contexts import MAX_SEQUENCES, Contexts
+from sweep.fit.device import Device
+from sweep.fit.formulas import ContextFormulas
+from sweep.fit.int8 import PREFIX, RECIPES
+from sweep.fit.int8_rows import int8_row
+from sweep.fit.layers import Shape, Weights
+from sweep.fit.projector import NOT_ASKED, projector_figure
+from sweep.fit.report import DEFAULT_CONTEXT, Figure, FitOptions, FitReport, Row
+from sweep.fit.rows import File, Machine, gguf_row
+from sweep.fit.subject import Subject, open_file, open_subject
+
+KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
+
+
+def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
+    """The memory of each variant of `model` and where it goes on `devices`; all variants there are where none is named.
+
+    A model is what `open_subject` knows, a variant a quant's name, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`.
+    Devices are in llama.cpp's order; one of the kind "cpu" is the host. Without one, the RAM beside simulated devices
+    is taken to suffice. Raises InputError where the model, a variant or an option cannot be had.
+    """
+    _check(options)
+    subject = open_subject(model)
+    shape = Shape.of(subject.source.structure, subject.source.tensors)
+    options = replace(options, context=options.context or min(DEFAULT_CONTEXT, shape.train_context))
+    if options.context > shape.train_context:
+        raise InputError(
+            f"{subject.name}: has a context of {shape.train_context} tokens; {options.context} is too long"
+        )
+    names = _names(subject, variants)
+    files = {name: subject.file if name == _own_name(subject) else open_file(name) for name in names if is_file(name)}
+    projector = projector_figure(_config(subject.source), subject.name) if options.projector else NOT_ASKED
+    machine = Machine.of(devices)
+    if len(machine.gpus) > rpc.MAX_DEVICES:
+        raise InputError(f"llama.cpp divides a model among {rpc.MAX_DEVICES} devices at most, not {len(machine.gpus)}")
+    found: dict[str, Row] = {}
+    with ExitStack() as stack:
+        remote = _stand_ins(stack, len(machine.gpus))
+        quants = [name for name in names if name in QUANTS]
+        for source, wanted in [(subject.source, quants), *((file, [name]) for name, file in files.items() if file)]:
+            if wanted:
+                found |= _gguf_rows(source, wanted, machine, remote, options, projector)
+        for name in names:
+            if name.startswith(PREFIX):
+                found[name] = int8_row(name, subject.source, shape, machine, options, projector)
+    return FitReport(
+        model=subject.name,
+        context=options.context,
+        kv_type=",".join(dict.fromkeys((options.kv_type_k, options.kv_type_v))),
+        parallel=options.parallel,
+        devices=tuple(devices),
+        rows=tuple(found[name] for name in names),
+        notes=(*subject.notes, *_notes(machine, bool(remote))),
+        bytes_read=subject.bytes_read,
+    )
+
+
+def _stand_ins(stack: ExitStack, count: int) -> Sequence[rpc.RemoteDevice]:
+    """RPC devices as long as the stack is open, none where llama.cpp cannot have them: then figures are estimates."""
+    if not count or not rpc.supported():
+        return ()
+    try:
+        return stack.enter_context(rpc.simulated_devices(count))
+    except MissingRuntime:
+        return ()
+
+
+def answer_fit(
+    model: str, variants: list[str], devices: list[dict[str, Any]], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The worker's side: the report as plain JSON."""
+    return asdict(fit_here(model, variants, [Device(**device) for device in devices], FitOptions(**options)))
+
+
+def _config(source: Source) -> Mapping[str, Any]:
+    """The model's config.json, empty where it is a GGUF."""
+    if isinstance(source, ConfigSource):
+        return source.config
+    return source.checkpoint.config if isinstance(source, CheckpointSource) else {}
+
+
+def _check(options: FitOptions) -> None:
+    for name, kind in (("K", options.kv_type_k), ("V", options.kv_type_v)):
+        if kind not in KV_TYPES:
+            raise InputError(f"{kind}: no type of the {name} cache; known: {', '.join(KV_TYPES)}")
+    bounds = (
+        ("context", options.context, 0, 1 << 31),
+        ("parallel", options.parallel, 1, MAX_SEQUENCES),
+        ("ubatch", options.ubatch, 1, 1 << 16),
+        ("batch", options.batch, 1, 1 << 16),
+    )
+    for name, value, low, high in bounds:
+        if not low <= value <= high:
+            raise InputError(f"{name} is {value}; it must be from {low} to {high}")
+    if options.flash_attention is False and options.kv_type_v != "f16" and options.kv_type_v != "bf16":
+        raise InputError(f"a V cache of {options.kv_type_v} needs flash attention")
+
+
+def is_file(name: str) -> bool:
+    return name.startswith(("gguf:", "hub:"))
+
+
+def _own_name(subject: Subject) -> str | None:
+    """What the variant is called that the model is as it stands."""
+    if subject.file is None:
+        return None
+    return f"{'gguf' if subject.bytes_read is None else 'hub'}:{subject.file.path.name}"
+
+
+def _names(subject: Subject, variants: Sequence[str]) -> list[str]:
+    """The variants asked for, each once; or the file itself, what can be made of the model, and the int8 recipes."""
+    own = _own_name(subject)
+    if variants:
+        return list(dict.fromkeys(_known(name) for name in variants))
+    if subject.file is not None and subject.file.is_quantized:
+        return [str(own)]
+    recipes = [] if own else [PREFIX + name for name in RECIPES]
+    return [*([own] if own else []), *QUANTS, *recipes]
+
+
+def _known(name: str) -> str:
+    name = name.strip()
+    if is_file(name):
+        return name
+    if not name.startswith(PREFIX):
+        return recipe(name).name
+    if name.removeprefix(PREFIX) not in RECIPES:
+        raise InputError(f"{name}: no such recipe; known: {', '.join(PREFIX + one for one in RECIPES)}")
+    return name
+
+
+def _gguf_rows(
+    source: Source,
+    names: Sequence[str],
+    machine: Machine,
+    remote: Sequence[rpc.RemoteDevice],
+    options: FitOptions,
+    projector: Figure,
+) -> dict[str, Row]:
+    """Rows of a source's quants, or of the file that it is."""
+    shape, formulas = Shape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
+    state = formulas.state_bytes * shape.linear_layers
+    with (
+        ghost(source.structure, source.tensors) as path,
+        Contexts(path, shape, options, source.name, remote, state, formulas.embedding) as contexts,
+    ):
+        if not remote:
+            contexts.prepare()  # takes most memory, the state of linear layers: nothing else should at the same time
+        with ThreadPoolExecutor(2) as pool:  # one plans types while the other loads: llama.cpp lets go of Python
+            telling = pool.submit(contexts.prepare)
+            files = list(pool.map(lambda name: _file(source, shape, name, path), names))
+            told = telling.result()
+        return {
+            name: gguf_row(
+                name,
+                Account(shape, weights, contexts, formulas, told, machine.copies, projector.bytes),
+                machine,
+                file,
+                projector,
+            )
+            for name, (weights, file) in zip(names, files, strict=True)
+        }
+
+
+def _file(source: Source, shape: Shape, name: str, ghost_path: Path) -> tuple[Weights, File]:
+    """What a variant's tensors take, and its file."""
+    if isinstance(source, GGUFSource) and is_file(name):
+        weights = sum(tensor.elements for tensor in source.tensors)
+        bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
+        file = File(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        return Weights.of(shape, source.tensors), file
+    plan = foreseen_file(source, recipe(name), ghost_path)
+    missing = missing_vocabulary_bytes(source)
+    size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
+    path = f"{source.name}-{name}.gguf"
+    return Weights.of(shape, plan.tensors), File(path, size, plan.bits_per_weight, exact=not missing, planned=True)
+
+
+def _notes(machine: Machine, asked: bool) -> list[str]:
+    notes = []
+    if machine.gpus and not asked:
+        notes.append(
+            "llama.cpp has no RPC here, so memory of devices is an estimate; build llama-cpp-python with"
+            " CMAKE_ARGS=-DGGML_RPC=ON"
+        )
+    if machine.gpus and machine.host is None:
+        notes.append("RAM beside the devices is taken to suffice; a row tells how much it needs")
+    return notes
