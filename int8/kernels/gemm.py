@@ -85,7 +85,7 @@ def _gemm(
             )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "PROGRAMS"])
 def _persistent(
     x, weight, out, scales, zero_points, column_scales, row_sums, bias, M, N, K, PROGRAMS,
     PER_TOKEN: tl.constexpr, SYMMETRIC: tl.constexpr, BIAS: tl.constexpr,
@@ -108,10 +108,25 @@ def _persistent(
         )  # fmt: skip
 
 
-@cache
-def _arrivals(device: torch.device, stream: int) -> Tensor:
-    """How many parts of each tile have arrived: always zero between calls. One for each stream, which runs in order."""
-    return torch.zeros(1 << 16, dtype=torch.int32, device=device)
+_MOST_TILES = 1 << 16  # that are split: those of at most 256 rows
+_ARRIVALS: dict[tuple[torch.device, int], Tensor] = {}
+_IN_GRAPHS = -1
+
+
+def _arrivals(device: torch.device) -> Tensor:
+    """How many parts of each tile have arrived: zero between calls. One for each stream, which runs its calls in order,
+    and one for all recorded graphs, of which only one at a time may run on a device; a call before the first recording
+    makes it.
+    """
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if capturing and (device, _IN_GRAPHS) not in _ARRIVALS:
+        return torch.zeros(_MOST_TILES, dtype=torch.int32, device=device)
+    if not capturing:
+        for place in ((device, stream), (device, _IN_GRAPHS)):
+            if place not in _ARRIVALS:
+                _ARRIVALS[place] = torch.zeros(_MOST_TILES, dtype=torch.int32, device=device)
+    return _ARRIVALS[device, _IN_GRAPHS if capturing else stream]
 
 
 @cache
@@ -130,7 +145,6 @@ def gemm(
     columns = weight.shape[0]
     out = torch.empty((rows, columns), dtype=dtype, device=q.device)
     options = _options(scales, symmetric, bias)
-    stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
 
     def launch(tiles: Tiles) -> None:
         count = triton.cdiv(rows, tiles.bm) * triton.cdiv(columns, tiles.bn)
@@ -138,7 +152,7 @@ def gemm(
         parts = torch.empty(held, dtype=torch.int32, device=q.device)
         _gemm[(count, tiles.split)](
             q, weight, out, scales, zero_points, weight_scale, row_sums, weight_scale if bias is None else bias,
-            parts, _arrivals(q.device, stream), rows, columns, depth, **options, **meta(tiles, _gemm),
+            parts, _arrivals(q.device), rows, columns, depth, **options, **meta(tiles, _gemm),
         )  # fmt: skip
 
     if tiles is not None:
@@ -159,7 +173,8 @@ def persistent_gemm(
     options = _options(scales, symmetric, bias)
 
     def launch(tiles: Tiles) -> None:
-        programs = min(_processors(q.device), triton.cdiv(rows, tiles.bm) * triton.cdiv(columns, tiles.bn))
+        count = triton.cdiv(rows, tiles.bm) * triton.cdiv(columns, tiles.bn)
+        programs = min(_processors(q.device) * tiles.per_processor, count)
         x = TensorDescriptor(q, [rows, depth], [depth, 1], [tiles.bm, tiles.bk])
         w = TensorDescriptor(weight, [columns, depth], [depth, 1], [tiles.bn, tiles.bk])
         _persistent[(programs,)](

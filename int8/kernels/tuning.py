@@ -34,6 +34,7 @@ class Tiles:
     warps: int
     stages: int
     split: int = 1  # programs that share a tile's K
+    per_processor: int = 1  # persistent programs on each multiprocessor
 
 
 # fmt: off
@@ -46,13 +47,14 @@ TILES: Mapping[str, tuple[Tiles, ...]] = {
         Tiles(64, 256, 64, 128, 128, 4, 4), Tiles(64, 256, 64, 128, 128, 4, 4, 4),
         Tiles(128, 256, 128, 64, 128, 4, 4), Tiles(128, 256, 128, 128, 128, 8, 4, 2),
         Tiles(256, 8192, 128, 64, 128, 4, 4), Tiles(256, 8192, 128, 128, 128, 8, 3),
-        Tiles(512, 8192, 128, 256, 128, 8, 3), Tiles(512, 8192, 256, 128, 128, 8, 3),
+        Tiles(256, 8192, 128, 128, 128, 4, 3), Tiles(512, 8192, 128, 256, 128, 8, 3),
+        Tiles(512, 8192, 256, 128, 128, 8, 3),
     ),
-    "persistent": (  # two warpgroups hold 256 x 128 sums in registers
-        Tiles(64, 1024, 64, 128, 128, 4, 4), Tiles(128, 2048, 128, 128, 128, 4, 4),
-        Tiles(256, 8192, 128, 128, 128, 8, 4), Tiles(256, 8192, 128, 256, 128, 8, 3),
+    "persistent": (  # two small programs a multiprocessor fill each other's pauses, large ones read less
+        Tiles(64, 1024, 64, 128, 128, 4, 4, per_processor=2), Tiles(128, 8192, 128, 128, 128, 4, 3, per_processor=2),
+        Tiles(128, 1024, 128, 128, 128, 8, 4), Tiles(256, 8192, 128, 256, 128, 8, 3),
         Tiles(512, 8192, 128, 256, 128, 8, 4), Tiles(512, 8192, 256, 128, 128, 8, 3),
-        Tiles(512, 8192, 256, 128, 128, 8, 4),
+        Tiles(512, 8192, 128, 256, 256, 8, 2), Tiles(512, 8192, 128, 128, 256, 8, 3),
     ),
     "skinny": (
         Tiles(1, 16, 16, 16, 256, 4, 4), Tiles(1, 16, 16, 32, 256, 4, 4), Tiles(1, 16, 16, 32, 512, 8, 3),
