@@ -90,7 +90,7 @@ class Int8Linear(torch.nn.Module):
         for name in ("weight", "weight_scale", "bias", "input_scale", "input_zero_point"):
             held = getattr(quantized, name)
             self.register_buffer(name, held.detach().contiguous() if held is not None else None)
-        self._uses_kernels = _has_kernels(quantized.weight.device)
+        self._uses_kernels = has_kernels(quantized.weight.device)
         self.register_buffer("row_sums", quantized.weight.sum(1, dtype=torch.int32), persistent=False)
 
     @classmethod
@@ -150,7 +150,7 @@ class Int8Linear(torch.nn.Module):
         super()._apply(fn, recurse)
         for name, before in scales.items():  # a cast of the model moves them and leaves their precision
             setattr(self, name, before.to(getattr(self, name).device))
-        self._uses_kernels = _has_kernels(self.weight.device)
+        self._uses_kernels = has_kernels(self.weight.device)
         return self
 
     def extra_repr(self) -> str:
@@ -161,7 +161,7 @@ class Int8Linear(torch.nn.Module):
 
 
 @cache
-def _has_kernels(device: torch.device) -> bool:
+def has_kernels(device: torch.device) -> bool:
     """Whether int8/kernels runs there: CUDA that Triton compiles for, and Triton, which is imported there only."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0) or not find_spec("triton"):
         return False
