@@ -14,7 +14,7 @@ from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
 from int8.calibrate import Progress, calibrate, needs_text
 from int8.checkpoint import Calibration
-from int8.model import open_model, require_float
+from int8.model import open_model, require_quantizable
 from int8.recipe import Recipe
 from int8.statistics import Statistics, StatisticsCache
 from int8.text import samples
@@ -47,7 +47,7 @@ def build(
     MissingRuntime for a device that is not there.
     """
     require_device(device)
-    require_float(path)
+    require_quantizable(path)
     tokens = _tokens(path, text, count, length) if needs_text(recipe) else torch.empty(0, 1, dtype=torch.long)
     kept = _cache(path, cache, tokens) if needs_text(recipe) else None
     known = kept.load(recipe) if kept else Statistics()

@@ -36,7 +36,8 @@ from int8.quantize import Quantizer, scale_and_zero_point
 from int8.recipe import Activations, Insertion, Recipe, Scales
 from int8.statistics import Statistics, stack_range
 
-FEW_TOKENS = 16  # an expert that was reached by fewer is shown all tokens of the first batch, as if routed to it
+FEW_TOKENS = 16  # an expert that was reached by fewer is shown the first tokens of the text, as if routed to it:
+SHOWN_TOKENS = 1024  # so many
 BATCH_TOKENS = 8192
 
 Progress = Callable[[int, int], None]
@@ -263,7 +264,7 @@ class _ExpertCounts:
 
     def __init__(self, layer: nn.Module, stack: ExitStack) -> None:
         self._experts = next((module for module in layer.modules() if isinstance(module, Experts)), None)
-        self._first: Tensor | None = None
+        self._first: list[Tensor] = []
         self.counts: list[int] = []
         if self._experts is not None:
             self.counts = [0] * len(self._experts)
@@ -273,16 +274,17 @@ class _ExpertCounts:
     def _count(self, hidden: Tensor, chosen: Tensor, _: Tensor) -> None:
         here = torch.bincount(chosen.flatten(), minlength=len(self.counts)).tolist()
         self.counts = [a + b for a, b in zip(self.counts, here, strict=True)]
-        if self._first is None:
-            self._first = hidden
+        wanted = SHOWN_TOKENS - sum(map(len, self._first))
+        if wanted > 0:
+            self._first.append(hidden[:wanted])
 
     def show_few(self) -> None:
-        """Let experts of too few tokens read all of the first batch, so that they have statistics like the others."""
-        if self._experts is None or self._first is None:
-            return
-        for expert, count in zip(self._experts, self.counts, strict=True):
-            if count < FEW_TOKENS:
-                expert(self._first)
+        """Let experts of too few tokens read the first of all tokens, so that they have statistics like the others."""
+        if self._experts is not None and min(self.counts) < FEW_TOKENS:
+            first = torch.cat(self._first)
+            for expert, count in zip(self._experts, self.counts, strict=True):
+                if count < FEW_TOKENS:
+                    expert(first)
 
 
 class _Activations:

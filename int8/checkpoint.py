@@ -26,9 +26,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
-from int8.compressed_tensors import quantization_config
+from int8.compressed_tensors import from_file, quantization_config, take_tensor, to_file
 from int8.experts import separate_experts
 from int8.fakequant import (
+    FakeQuantize,
     FakeQuantLinear,
     add_quantizer,
     attach_attention,
@@ -36,8 +37,8 @@ from int8.fakequant import (
     quantized_parts,
     replace_linear,
 )
-from int8.quantize import QuantizedLinear, Quantizer
-from int8.recipe import Activations, Recipe, from_table
+from int8.quantize import Quantizer
+from int8.recipe import Recipe, from_table
 
 RECIPE_FILE, ATTENTION_FILE = "int8.json", "int8-attention.safetensors"
 SHARD_BYTES = 5_000_000_000
@@ -70,7 +71,7 @@ def save(model: PreTrainedModel, recipe: Recipe, calibration: Calibration, sourc
     except OSError as error:
         raise InputError(f"{out}: cannot be made: {error.strerror}") from error
     try:
-        size = _write_tensors(model, beside)
+        size = _write_tensors(model, recipe, beside)
         _write_json(beside / "config.json", _config(model, recipe))
         about = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
         _write_json(beside / RECIPE_FILE, about)
@@ -135,11 +136,11 @@ def _config(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
     return {**config, "quantization_config": quantization_config(recipe, float_layers)}
 
 
-def _write_tensors(model: PreTrainedModel, directory: Path) -> int:
+def _write_tensors(model: PreTrainedModel, recipe: Recipe, directory: Path) -> int:
     shards: list[dict[str, Tensor]] = [{}]
     attention: dict[str, Tensor] = {}
     sizes = [0]
-    for name, tensor in _stored(model):
+    for name, tensor in _stored(model, recipe):
         if "_quantizer." in name:
             attention[name] = tensor.contiguous()
             continue
@@ -162,24 +163,19 @@ def _write_tensors(model: PreTrainedModel, directory: Path) -> int:
     return sum(sizes) + sum(tensor.nbytes for tensor in attention.values())
 
 
-def _stored(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def _stored(model: PreTrainedModel, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
     """Every tensor under the name and in the shape of the file."""
     tied = set(model.all_tied_weights_keys) if model.config.get_text_config().tie_word_embeddings else set()
-    quantized = {name for name, module in model.named_modules() if isinstance(module, FakeQuantLinear)}
-    for name, tensor in model.state_dict().items():
-        module, _, kind = name.rpartition(".")
-        if name in tied:
-            continue
-        yield name, _to_file(kind, tensor) if module in quantized else tensor
-
-
-def _to_file(kind: str, tensor: Tensor) -> Tensor:
-    """Of a quantized layer: scales [out, 1] and [1], zero points int8 [1]."""
-    if kind == "weight_scale":
-        return tensor[:, None]
-    if kind == "input_scale":
-        return tensor.reshape(1)
-    return tensor.to(torch.int8).reshape(1) if kind == "input_zero_point" else tensor
+    for path, module in model.named_modules():
+        if isinstance(module, FakeQuantLinear):
+            own = to_file(module.state, recipe)
+        else:
+            own = {name: tensor.data for name, tensor in module.named_parameters(recurse=False)}
+            if isinstance(module, FakeQuantize):
+                own = {"scale": module.scale, "zero_point": module.zero_point}
+        for name, tensor in own.items():
+            if f"{path}.{name}" not in tied:
+                yield f"{path}.{name}", tensor
 
 
 def _skeleton(path: Path) -> PreTrainedModel:
@@ -203,12 +199,12 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:
         if f"{name}.weight_scale" in tensors:
-            replace_linear(model, name, FakeQuantLinear(_quantized(name, linear, recipe, tensors, path), recipe))
+            replace_linear(model, name, FakeQuantLinear(from_file(tensors, name, linear, recipe, path), recipe))
     for name, module in model.named_modules():
         if any(module is attention for attention in attentions(model)):
             for part, _ in quantized_parts(recipe):
                 scale, zero = (
-                    _take(tensors, f"{name}.{part}_quantizer.{kind}", path) for kind in ("scale", "zero_point")
+                    take_tensor(tensors, f"{name}.{part}_quantizer.{kind}", path) for kind in ("scale", "zero_point")
                 )
                 add_quantizer(module, part, Quantizer(scale, zero))
     try:
@@ -221,35 +217,6 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
             raise InputError(f"{path}: tensor {name!r} is missing")
     if left.unexpected_keys:
         raise InputError(f"{path}: tensor {left.unexpected_keys[0]!r} is none of the model's")
-
-
-def _quantized(name: str, linear: nn.Linear, recipe: Recipe, tensors: dict[str, Tensor], path: Path) -> QuantizedLinear:
-    """Take a layer's tensors out of the file's."""
-    rows, columns = linear.weight.shape
-    static = recipe.activations is Activations.STATIC
-    state = QuantizedLinear(
-        _take(tensors, f"{name}.weight", path, (rows, columns), torch.int8),
-        _take(tensors, f"{name}.weight_scale", path, (rows, 1)).reshape(rows),
-        None if linear.bias is None else _take(tensors, f"{name}.bias", path, (rows,)),
-        _take(tensors, f"{name}.input_scale", path, (1,)).reshape(()) if static else None,
-        _take(tensors, f"{name}.input_zero_point", path, (1,)).to(torch.int32).reshape(()) if static else None,
-    )
-    return state
-
-
-def _take(
-    tensors: dict[str, Tensor], name: str, path: Path, shape: tuple[int, ...] | None = None, dtype: Any = None
-) -> Tensor:
-    tensor = tensors.pop(name, None)
-    if tensor is None:
-        raise InputError(f"{path}: tensor {name!r} is missing")
-    if shape is not None and tuple(tensor.shape) != shape:
-        raise InputError(
-            f"{path}: tensor {name!r} is {list(tensor.shape)}, which denies the config; wanted {list(shape)}"
-        )
-    if dtype is not None and tensor.dtype != dtype:
-        raise InputError(f"{path}: tensor {name!r} is {tensor.dtype}, wanted {dtype}")
-    return tensor
 
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:

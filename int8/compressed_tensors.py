@@ -1,16 +1,21 @@
-"""A quantized model's config as the compressed-tensors format has it, which vLLM and transformers read.
+"""Quantized layers and their config as the compressed-tensors format has them, which vLLM and transformers read.
 
-Format: github.com/vllm-project/compressed-tensors, "int-quantized" (int8 weights beside float scales). Q, K and V have
-no place in it that readers honour, so what is quantized of attention is left out here; see int8.checkpoint.
+Format: github.com/vllm-project/compressed-tensors. "int-quantized" is int8 weights beside float scales; where
+activations stay float vLLM wants "pack-quantized", four weights to an int32. Q, K and V have no place in it that
+readers honour, so what is quantized of attention is left out here; see int8.checkpoint.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from int8.recipe import Activations, Recipe
+import torch
+from torch import Tensor, nn
 
-FORMAT = "int-quantized"
+from converters.errors import InputError
+from int8.quantize import QuantizedLinear
+from int8.recipe import Activations, Recipe
 
 _INT8: dict[str, Any] = {"num_bits": 8, "type": "int"}
 _ACTIVATIONS: dict[Activations, dict[str, Any] | None] = {
@@ -18,23 +23,95 @@ _ACTIVATIONS: dict[Activations, dict[str, Any] | None] = {
     Activations.DYNAMIC: {**_INT8, "strategy": "token", "dynamic": True},
     Activations.FLOAT: None,
 }
+_PER_WORD = 4  # int8 weights in an int32
 
 
 def quantization_config(recipe: Recipe, ignored: list[str]) -> dict[str, Any]:
     """The entry `quantization_config` of config.json; `ignored` are the paths of linear layers that stay float."""
     activations = _ACTIVATIONS[recipe.activations]
+    form = "int-quantized" if activations else "pack-quantized"
     group = {
         "targets": ["Linear"],
         "weights": {**_INT8, "strategy": "channel", "symmetric": True, "dynamic": False},
-        "input_activations": None if activations is None else {**activations, "symmetric": recipe.symmetric},
+        "input_activations": activations and {**activations, "symmetric": recipe.symmetric},
         "output_activations": None,
-        "format": FORMAT,
+        "format": form,
     }
     return {
         "quant_method": "compressed-tensors",
-        "format": FORMAT,
+        "format": form,
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
         "ignore": ignored,
         "kv_cache_scheme": None,
     }
+
+
+def to_file(layer: QuantizedLinear, recipe: Recipe) -> dict[str, Tensor]:
+    """A layer's tensors by the names after its path."""
+    tensors = {"weight_scale": layer.weight_scale[:, None]}
+    if recipe.activations is Activations.FLOAT:
+        tensors |= {"weight_packed": _pack(layer.weight), "weight_shape": torch.tensor(layer.weight.shape)}
+    else:
+        tensors["weight"] = layer.weight
+    if layer.bias is not None:
+        tensors["bias"] = layer.bias
+    if layer.input_scale is not None and layer.input_zero_point is not None:
+        tensors["input_scale"] = layer.input_scale.reshape(1)
+        if not recipe.symmetric:
+            tensors["input_zero_point"] = layer.input_zero_point.to(torch.int8).reshape(1)
+    return tensors
+
+
+def from_file(tensors: dict[str, Tensor], path: str, linear: nn.Linear, recipe: Recipe, where: Path) -> QuantizedLinear:
+    """Take the tensors of the layer at `path`, in the place of `linear`, out of a file's.
+
+    Raises InputError naming `where` for one that is missing or denies the config.
+    """
+    rows, columns = linear.weight.shape
+
+    def take(kind: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return take_tensor(tensors, f"{path}.{kind}", where, shape, dtype)
+
+    if recipe.activations is Activations.FLOAT:
+        take("weight_shape", 2)
+        weight = _unpack(take("weight_packed", rows, -(-columns // _PER_WORD), dtype=torch.int32), columns)
+    else:
+        weight = take("weight", rows, columns, dtype=torch.int8)
+    scale = take("weight_scale", rows, 1).reshape(rows)
+    bias = None if linear.bias is None else take("bias", rows)
+    if recipe.activations is not Activations.STATIC:
+        return QuantizedLinear(weight, scale, bias)
+    zero_point = torch.zeros(1) if recipe.symmetric else take("input_zero_point", 1)
+    return QuantizedLinear(
+        weight, scale, bias, take("input_scale", 1).reshape(()), zero_point.to(torch.int32).reshape(())
+    )
+
+
+def take_tensor(
+    tensors: dict[str, Tensor],
+    name: str,
+    where: Path,
+    shape: tuple[int, ...] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Take a tensor out of a file's. Raises InputError where it is missing, or of another shape or dtype."""
+    tensor = tensors.pop(name, None)
+    if tensor is None:
+        raise InputError(f"{where}: tensor {name!r} is missing")
+    if shape is not None and tuple(tensor.shape) != shape:
+        found, wanted = list(tensor.shape), list(shape)
+        raise InputError(f"{where}: tensor {name!r} is {found}, which denies the config; wanted {wanted}")
+    if dtype is not None and tensor.dtype != dtype:
+        raise InputError(f"{where}: tensor {name!r} is {tensor.dtype}, wanted {dtype}")
+    return tensor
+
+
+def _pack(weight: Tensor) -> Tensor:
+    """int8 [out, in] as int32 [out, in / 4, rounded up]: 128 is added to each, the first is in the lowest byte."""
+    octets = (weight.to(torch.int16) + 128).to(torch.uint8)
+    return nn.functional.pad(octets, (0, -weight.shape[1] % _PER_WORD)).view(torch.int32)
+
+
+def _unpack(packed: Tensor, columns: int) -> Tensor:
+    return (packed.view(torch.uint8)[:, :columns].to(torch.int16) - 128).to(torch.int8)

@@ -7,6 +7,7 @@ mlp.experts.7.down_proj.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,14 +47,13 @@ def separate_experts(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             gate_up, down = getattr(child, "gate_up_proj", None), getattr(child, "down_proj", None)
+            act: Any = getattr(child, "act_fn", None)
             if isinstance(gate_up, nn.Parameter) and isinstance(down, nn.Parameter) and gate_up.ndim == 3:
                 inner = down.shape[2]
                 setattr(
                     module,
                     name,
-                    Experts(
-                        Expert(gate_up[i, :inner], gate_up[i, inner:], down[i], child.act_fn) for i in range(len(down))
-                    ),
+                    Experts(Expert(gate_up[i, :inner], gate_up[i, inner:], down[i], act) for i in range(len(down))),
                 )
 
 

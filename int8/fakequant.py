@@ -5,7 +5,7 @@ What real int8 is measured against: the same weights, scales and zero points, wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,7 +27,18 @@ from int8.recipe import Activations, Insertion, Recipe, Scales
 ATTENTION = "bitsweep_fake_quant"  # what transformers calls our attention function
 
 
-class FakeQuantLinear(nn.Module):
+class _Scaled(nn.Module):
+    """Its float buffers stay float32 where the model around is cast: a scale in bfloat16 is another scale."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Scaled:
+        before = {name: held for name, held in self._buffers.items() if held is not None and held.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, held in before.items():
+            self._buffers[name] = held.to(self.get_buffer(name).device)
+        return self
+
+
+class FakeQuantLinear(_Scaled):
     """A linear layer with int8 weights, and its input through int8 and back.
 
     Takes x [..., in] of any float dtype and gives [..., out] in the same; computes in float32.
@@ -71,7 +82,7 @@ class FakeQuantLinear(nn.Module):
         return f"in={self.weight.shape[1]}, out={self.weight.shape[0]}, activations={self.activations}"
 
 
-class FakeQuantize(nn.Module):
+class FakeQuantize(_Scaled):
     """Q, K or V [..., heads, head_dim] through int8 and back with static scales, in the dtype it has."""
 
     scale: Tensor

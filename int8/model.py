@@ -32,7 +32,7 @@ def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
     """
     if path.is_file():
         raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
-    require_float(path)
+    require_quantizable(path)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path,
@@ -49,9 +49,10 @@ def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
     return model.eval()
 
 
-def require_float(path: Path) -> None:
-    """Raises InputError if the checkpoint in this directory is quantized already, or no checkpoint."""
+def require_quantizable(path: Path) -> None:
+    """Raises InputError if this directory holds no checkpoint, none of a known architecture, or a quantized one."""
     config = read_config(path)
+    _require_known(str(config.get("model_type")), f"{path / 'config.json'}: ")
     quantization = config.get("quantization_config") or config.get("compression_config")
     if quantization:
         method = quantization.get("quant_method", "some way") if isinstance(quantization, dict) else "some way"
@@ -64,7 +65,11 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
     """Raises InputError for an architecture that FOLDS does not know."""
     module = model.get_decoder()
     model_type = module.config.model_type
-    if model_type not in FOLDS:
-        raise InputError(f"int8 does not know the architecture {model_type!r}; known are {', '.join(FOLDS)}")
+    _require_known(model_type)
     name = next(name for name, found in model.named_modules() if found is module)
     return Decoder(module, f"{name}.layers", module.layers, model_type)
+
+
+def _require_known(model_type: str, where: str = "") -> None:
+    if model_type not in FOLDS:
+        raise InputError(f"{where}int8 does not know the architecture {model_type!r}; known are {', '.join(FOLDS)}")

@@ -18,7 +18,8 @@ class ChannelMax:
 
     def see(self, x: Tensor) -> None:
         if x.numel():
-            seen = x.detach().abs().flatten(0, -2).amax(0).float()
+            low, high = torch.aminmax(x.detach().flatten(0, -2), dim=0)
+            seen = torch.maximum(-low, high).float()
             self.value = seen if self.value is None else torch.maximum(self.value, seen)
 
 
@@ -42,8 +43,13 @@ class Range:
             return
         groups = self._grouped(x.detach())
         self._count += groups.shape[1]
-        self._largest = self._merged(self._largest, groups)
-        self._smallest = self._merged(self._smallest, -groups)
+        if self._kept == 1:
+            low, high = torch.aminmax(groups, dim=1, keepdim=True)
+            smallest, largest = -low, high
+        else:
+            smallest, largest = self._top(-groups), self._top(groups)
+        self._smallest = smallest if self._smallest is None else self._top(torch.cat([self._smallest, smallest], 1))
+        self._largest = largest if self._largest is None else self._top(torch.cat([self._largest, largest], 1))
 
     def ends(self) -> tuple[Tensor, Tensor] | None:
         """Lowest and highest value, float32 [groups] each; None where nothing was seen."""
@@ -59,10 +65,6 @@ class Range:
         if self._grouping == "head":
             return x.flatten(0, -3).transpose(0, 1).flatten(1)
         return x.flatten(0, -3).flatten(1).T
-
-    def _merged(self, known: Tensor | None, groups: Tensor) -> Tensor:
-        found = groups.amax(1, keepdim=True) if self._kept == 1 else self._top(groups)
-        return found if known is None else self._top(torch.cat([known, found], 1))
 
     def _top(self, groups: Tensor) -> Tensor:
         return groups.topk(min(self._kept, groups.shape[1]), 1).values

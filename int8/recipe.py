@@ -148,7 +148,7 @@ def from_table(table: Mapping[str, Any], where: str, name: str) -> Recipe:
     Raises InputError naming `where` and the key.
     """
     base = table.get("base")
-    if base is not None and base not in NAMED:
+    if base is not None and (not isinstance(base, str) or base not in NAMED):
         raise InputError(f"{where}: 'base' is {base!r}; known are {', '.join(NAMED)}")
     values = {key: _value(where, key, value) for key, value in table.items() if key != "base"}
     given = replace(NAMED[base] if base else Recipe(name), **{**values, "name": name})

@@ -1,14 +1,17 @@
-"""Outlier channels put into a model without changing what it computes, as large trained models grow them by themselves.
+"""Outlier channels put into a model without changing what it computes; large trained models grow them by themselves.
 
-Channels are scaled up in one weight and down in all that reads them. A row of the folds' table says which weights belong
-together, so it says this too; for Q and K the norm behind the projection undoes any scale of a head.
+Channels are scaled up in one weight and down in all that reads them. A row of the folds' table says which weights
+belong together, so it says this too; for Q and K the norm behind the projection undoes any scale of a head.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Sequence
 
+import torch
+from torch import nn
+
+from int8.fakequant import attentions
 from int8.fold import apply_row, rows_of
 from int8.model import decoder_of
 from int8.recipe import ALL_FOLDS, Fold
@@ -26,19 +29,20 @@ def add_outliers(model: nn.Module, factor: float = 100.0, channels: int = 8, see
             apply_row(layer, row, scales)
 
 
-def spread_value_heads(model: nn.Module, factors: Tensor) -> None:
-    """Scale the V of each KV head by its factor [heads], and o_proj back."""
+def spread_value_heads(model: nn.Module, factors: Sequence[float]) -> None:
+    """Scale the V of each KV head by its factor, and o_proj back."""
     decoder = decoder_of(model)
     for layer in decoder.layers:
         for row in rows_of(layer, decoder.model_type, (Fold.V_O,)):
             width = len(layer.get_submodule(row.producer).weight) // len(factors)
-            apply_row(layer, row, 1 / factors.repeat_interleave(width))
+            apply_row(layer, row, 1 / torch.tensor(factors).repeat_interleave(width))
 
 
 @torch.no_grad()
 def scale_query_key_head(model: nn.Module, factor: float, head: int = 0) -> None:
     """Scale the q and k rows of one KV head, and of one query head, in every layer: q_norm and k_norm undo it."""
-    for layer in decoder_of(model).layers:
-        width = layer.self_attn.head_dim
-        for name in ("q_proj", "k_proj"):
-            layer.get_submodule(f"self_attn.{name}").weight[head * width : (head + 1) * width] *= factor
+    for attention in attentions(model):
+        width = attention.head_dim
+        rows_each = len(attention.q_proj.weight) // attention.config.num_attention_heads  # with a gate behind, or not
+        attention.q_proj.weight[head * rows_each : head * rows_each + width] *= factor
+        attention.k_proj.weight[head * width : (head + 1) * width] *= factor

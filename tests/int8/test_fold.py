@@ -1,0 +1,135 @@
+"""Folds are exact: a folded model computes what the original does, in every architecture and shape."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from int8.experts import Experts, separate_experts
+from int8.fold import FOLDS, Kind, apply_row, rows_of, smoothing_scales
+from int8.model import decoder_of, open_model
+from int8.recipe import ALL_FOLDS, Fold
+
+sys.path.append(str(Path(__file__).parents[1] / "converters"))
+from checkpoints import make_checkpoint
+from families import FAMILIES, make
+
+SHAPES = {
+    "qwen3": {},
+    "qwen3, tied": {"tie_word_embeddings": True},
+    "qwen3, untied": {"tie_word_embeddings": False},
+    "qwen3, one head each": {"num_attention_heads": 4, "num_key_value_heads": 4},
+    "qwen3, one KV head": {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 32},
+    "qwen3, biases": {"attention_bias": True},
+    "qwen3moe": {},
+    "qwen3moe, dense layers between": {"decoder_sparse_step": 2, "num_hidden_layers": 4, "norm_topk_prob": False},
+    "qwen3next": {},
+    "qwen3next, dense layers between": {"mlp_only_layers": [1, 3]},
+    "qwen35": {},
+    "qwen35, multi-modal": {},
+    "qwen35moe": {},
+}
+
+
+@pytest.fixture(params=SHAPES)
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> PreTrainedModel:
+    name = request.param
+    if name.startswith("qwen3,") or name == "qwen3":
+        make_checkpoint(tmp_path, dtype=torch.float32, tokenizer=False, **SHAPES[name])
+    else:
+        make(name if name in FAMILIES else name.partition(",")[0], tmp_path, **SHAPES[name])
+    return open_model(tmp_path)
+
+
+def tokens(n: int = 3, length: int = 24) -> Tensor:
+    return torch.randint(0, 500, (n, length), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> Tensor:
+    return model(tokens()).logits.float()
+
+
+def fold_all(model: PreTrainedModel, folds: tuple[Fold, ...], seed: int = 0) -> int:
+    """Apply every row with random scales between 1/8 and 8; gives how many there were."""
+    generator = torch.Generator().manual_seed(seed)
+    decoder, count = decoder_of(model), 0
+    for layer in decoder.layers:
+        for row in rows_of(layer, decoder.model_type, folds):
+            width = len(layer.get_submodule(row.producer).weight)
+            apply_row(layer, row, 8 ** (torch.rand(width, generator=generator) * 2 - 1))
+            count += 1
+    return count
+
+
+def test_a_folded_model_is_the_original(model: PreTrainedModel):
+    """Logits move by no more than 1e-4 in float32, for each fold alone and for all of them."""
+    wanted = logits(model)
+    assert wanted.std() > 0.1  # a model that says nothing would agree with anything
+    for folds in [*((fold,) for fold in ALL_FOLDS), ALL_FOLDS]:
+        before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+        assert fold_all(model, folds) >= len(decoder_of(model).layers) - ("mlp" in str(folds))
+        assert any(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+        assert (logits(model) - wanted).abs().max() <= 1e-4, folds
+        model.load_state_dict(before, strict=False)
+
+
+def test_every_layer_has_all_four_folds_and_each_linear_layer_a_part_in_one(model: PreTrainedModel):
+    decoder = decoder_of(model)
+    for layer in decoder.layers:
+        rows = rows_of(layer, decoder.model_type, ALL_FOLDS)
+        assert {row.fold for row in rows} == set(ALL_FOLDS)
+        consumers = [path for row in rows for path in row.consumers]
+        linears = [name for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)]
+        assert set(linears) <= set(consumers)
+        assert len(consumers) == len(set(consumers))
+
+
+def test_norms_that_multiply_by_one_plus_their_weight_are_known_as_such():
+    """The initial weight of such a norm is zeros; transformers' own modules say which norms they are."""
+    for family, model_type in (("qwen3next", "qwen3_next"), ("qwen35", "qwen3_5_text"), ("qwen3moe", "qwen3_moe")):
+        with torch.device("meta"):
+            layer = decoder_of(FAMILIES[family].model(FAMILIES[family].config())).layers[0]
+        for row in FOLDS[model_type]:
+            if row.producer.endswith("norm") and row.producer in dict(layer.named_modules()):
+                norm = type(layer.get_submodule(row.producer))(4)
+                assert (row.kind is Kind.NORM_ONE_PLUS) == (norm.weight.sum().item() == 0), row
+
+
+def test_separate_experts_compute_what_stacked_ones_do(tmp_path: Path):
+    make("qwen35moe", tmp_path)
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    wanted = logits(model)
+    storage = model.model.layers[0].mlp.experts.down_proj.data_ptr()
+    separate_experts(model)
+    experts = model.model.layers[0].mlp.experts
+    assert isinstance(experts, Experts)
+    assert experts[0].down_proj.weight.data_ptr() == storage  # views: a large model is not held twice
+    assert (logits(model) - wanted).abs().max() <= 1e-5
+
+
+def test_smoothing_scales_follow_the_formula():
+    x, w = torch.tensor([4.0, 100.0, 0.0, 3.0]), torch.tensor([1.0, 0.25, 2.0, 0.0])
+    assert smoothing_scales(x, w, 0.5).tolist() == pytest.approx([2.0, 20.0, 1.0, 1.0])
+    assert smoothing_scales(x, w, 1.0).tolist() == pytest.approx([4.0, 100.0, 1.0, 1.0])
+    assert smoothing_scales(x, w, 0.0).tolist() == pytest.approx([1.0, 4.0, 1.0, 1.0])
+
+
+def test_outliers_of_the_tests_change_nothing(fresh: Callable[[str], PreTrainedModel]):
+    from outliers import add_outliers, scale_query_key_head, spread_value_heads
+
+    for name in ("micro", "micro-moe"):
+        model = fresh(name)
+        wanted = logits(model)
+        add_outliers(model)
+        spread_value_heads(model, (64.0, 1.0))
+        scale_query_key_head(model, 64.0)
+        assert (logits(model) - wanted).abs().max() <= 2e-3 * wanted.abs().max(), name

@@ -1,0 +1,153 @@
+"""`sweep int8`: a directory that loads, or one line on what is wrong and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import presets
+from converters.errors import InputError, MissingRuntime
+from int8.checkpoint import load
+from sweep.backends.torch import TorchBackend
+from sweep.measure.perplexity import cut_windows
+from sweep.measure.text import measure_text
+from sweep.quantizing import Request, quantize
+
+MICRO = presets.builtin_models()["micro"]
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "int8"]
+
+
+def request(tmp_path: Path, **changes: object) -> Request:
+    asked = Request("micro", "sq", tmp_path / "out", samples=4, length=32, workspace=tmp_path / "workspace")
+    return replace(asked, **changes)  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_measured_as_any_model(tmp_path: Path) -> None:
+    """From the command line to perplexity through the torch backend, with no original at hand."""
+    from transformers import AutoTokenizer
+
+    out, workspace = tmp_path / "deep" / "out", tmp_path / "workspace"
+    arguments = ["micro", "--recipe", "sq-ph", "--out", out, "--samples", "16", "--length", "64", "--format", "json"]
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments), "--workspace", str(workspace)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    finished = json.loads(done.stdout.splitlines()[-1])
+    assert finished["event"] == "finished"
+    assert finished["calibration"] == {"text": "micro's own text", "samples": 16, "length": 64}
+    assert finished["recipe"]["alpha"] == 0.65
+    model, recipe = load(out)
+    assert recipe.to_json() == finished["recipe"]
+    ours = TorchBackend(model, AutoTokenizer.from_pretrained(out))
+    float_one = TorchBackend.open(MICRO.directory)
+    text = MICRO.text.read_text(encoding="utf-8")
+    windows = cut_windows(ours, text, n_ctx=256, max_windows=8)
+    perplexity = {
+        name: measure_text(backend, windows).perplexity.value
+        for name, backend in (("int8", ours), ("float", float_one))
+    }
+    assert perplexity["int8"] == pytest.approx(perplexity["float"], rel=0.03)
+    assert perplexity["int8"] != perplexity["float"]
+
+
+def test_a_second_time_nothing_is_measured_again(tmp_path: Path) -> None:
+    steps: list[int] = []
+    for name in ("first", "second"):
+        steps.append(0)
+        quantize(request(tmp_path, out=tmp_path / name), print, lambda *_: steps.append(steps.pop() + 1))
+    assert steps[0] > 0
+    assert steps[1] == 0
+    assert (tmp_path / "first" / "model-00001-of-00001.safetensors").read_bytes() == (
+        tmp_path / "second" / "model-00001-of-00001.safetensors"
+    ).read_bytes()
+
+
+def test_a_user_s_own_text_and_recipe(tmp_path: Path) -> None:
+    text, recipe = tmp_path / "mine.txt", tmp_path / "mine.toml"
+    text.write_text("Mara counted seven boats and three gulls. " * 200)
+    recipe.write_text('base = "sq-ph"\nalpha = 0.4\nkeep = ["lm_head", "*.down_proj"]\n')
+    done = quantize(request(tmp_path, calibration=str(text), recipe=str(recipe)), print, lambda *_: None)
+    assert done.calibration.text == "mine.txt"
+    model, known = load(done.path)
+    assert known.alpha == 0.4
+    assert isinstance(model.model.layers[0].mlp.down_proj, torch.nn.Linear)
+
+
+def test_tokens_of_each_expert_are_told(tmp_path: Path) -> None:
+    done = quantize(request(tmp_path, model="micro-moe"), print, lambda *_: None)
+    assert [row[:2] for row in done.experts] == [(str(i), 6) for i in range(4)]
+    assert sum((done.calibration.expert_tokens or {}).values()) == 4 * 2 * 4 * 32  # layers, experts a token, tokens
+
+
+def damaged(tmp_path: Path, **changes: object) -> str:
+    directory = Path(shutil.copytree(MICRO.directory, tmp_path / "model"))
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, **changes}))
+    return str(directory)
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    short, no_text, recipe = tmp_path / "short.txt", tmp_path / "bytes.txt", tmp_path / "bad.toml"
+    short.write_text("too short")
+    no_text.write_bytes(b"\xff\xfe\x00")
+    recipe.write_text("alpha = 2")
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF")
+    cases = [
+        ({"recipe": "sq-p"}, "no such recipe"),
+        ({"recipe": str(recipe)}, r"bad\.toml: 'alpha' is 2"),
+        ({"model": str(gguf)}, "give its directory"),
+        ({"model": str(tmp_path)}, r"has no config\.json"),
+        ({"model": damaged(tmp_path / "a", quantization_config={"quant_method": "fp8"})}, r"quantized already \(fp8\)"),
+        (
+            {"model": damaged(tmp_path / "b", model_type="llama", architectures=["LlamaForCausalLM"])},
+            r"config\.json: .*'llama'",
+        ),
+        ({"calibration": str(short), "samples": None}, r"short\.txt: too short"),
+        ({"samples": 100_000}, "too short for 100000 samples"),
+        ({"calibration": str(no_text)}, "not UTF-8"),
+        ({"calibration": "wikitext2"}, "wikitext-2"),
+        ({"device": "gpu"}, "'gpu' is no device"),
+        ({"out": short}, "is there already"),
+    ]
+    for changes, said in cases:
+        with pytest.raises(InputError, match=said):
+            quantize(request(tmp_path, **changes), print, lambda *_: None)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_here_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MissingRuntime, match="cuda"):
+        quantize(request(tmp_path, device="cuda"), print, lambda *_: None)
+
+
+@pytest.mark.slow  # waits for the child to be in the midst of it
+def test_an_interrupt_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+    out, workspace = tmp_path / "out", tmp_path / "workspace"
+    arguments = ["micro", "--recipe", "sq", "--out", str(out), "--workspace", str(workspace)]
+    child = subprocess.Popen(
+        [*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not workspace.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=120)
+    assert child.returncode == 130, told
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["workspace"]
