@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from int8.kernels.paths import Path as KernelPath
 from int8.kernels.paths import choose
 from int8.linear import Int8Linear, int_matmul
-from int8.quantize import QuantizedLinear, quantize_weight
+from int8.quantize import QuantizedLinear, Quantizer, quantize_weight, scale_and_zero_point
 from int8.recipe import Activations, Dequantizer
 
 TOKENS = (1, 16, 128, 512, 2048, 8192)
@@ -349,6 +349,72 @@ def model_lines(
             torch.cuda.empty_cache()
 
 
+@torch.no_grad()
+def eager_lines(machine: Machine, shape: Shape, context: int) -> Iterator[str]:
+    """A decode step launched from Python, op by op, as transformers runs a model: what launching costs."""
+    yield "| kind | decode step without graph or compiler, ms |"
+    yield "|---|--:|"
+    every = {"BF16": lambda layer: layer, **kinds()}
+    for name in ("BF16", INTERNAL, WEIGHTS):
+        call = Decoder(shape, torch.bfloat16, machine.device).replace_linear(every[name]).step(1, context)
+        for _ in range(3):
+            call()
+        times = []
+        for _ in range(20):
+            synchronize(machine)
+            start = time.perf_counter()
+            call()
+            synchronize(machine)
+            times.append(1e3 * (time.perf_counter() - start))
+        yield f"| {name} | {statistics.median(times):.2f} |"
+
+
+def synchronize(machine: Machine) -> None:
+    if machine.device == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def attention_lines(machine: Machine, shape: Shape, tokens: Sequence[int]) -> Iterator[str]:
+    """Causal attention of a prefill: quantizing and the int8 kernel beside torch's flash attention in BF16."""
+    from int8.kernels import attention
+
+    yield "| tokens | BF16, ms | int8, ms | ratio | of which quantizing, ms | off BF16's |"
+    yield "|--:|--:|--:|--:|--:|--:|"
+    dtype = torch.bfloat16 if machine.device == "cuda" else torch.float32
+    for n in tokens:
+        q, k, v = (
+            torch.randn(1, n, heads, shape.head_dim, device=machine.device, dtype=dtype).transpose(1, 2)
+            for heads in (shape.heads, shape.kv_heads, shape.kv_heads)
+        )
+        quantizers = per_head(q), per_head(k), per_head(v)
+        scaling = shape.head_dim**-0.5
+
+        def ints(q: Tensor = q, k: Tensor = k, v: Tensor = v, by: Any = quantizers) -> tuple[Tensor, Tensor, Tensor]:
+            return (
+                attention.quantize_heads(q, by[0]),
+                attention.quantize_heads(k, by[1]),
+                attention.quantize_heads(v, by[2]),
+            )
+
+        def ours(ints: Any = ints, by: Any = quantizers, scaling: float = scaling) -> Tensor:
+            return attention.attention(*ints(), by, None, scaling, True, dtype)
+
+        def theirs(q: Tensor = q, k: Tensor = k, v: Tensor = v) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+        expected = theirs().float()
+        off = float((ours().float() - expected).norm() / expected.norm())
+        before, after, quantizing = milliseconds(machine, [[theirs], [ours], [ints]])
+        yield f"| {n} | {before:.3f} | {after:.3f} | {before / after:.2f} | {quantizing:.3f} | {off:.1e} |"
+
+
+def per_head(x: Tensor) -> Quantizer:
+    """Of x [1, heads, tokens, width], symmetric."""
+    high = x.float().abs().amax((0, 2, 3))[:, None]
+    return Quantizer(*scale_and_zero_point(-high, high, symmetric=True))
+
+
 def fitted(work: Callable[[Shape], Iterator[str]], shape: Shape) -> Iterator[str]:
     """The work on `shape`, or on half of its layers where the GPU's memory is too small; once."""
     try:
@@ -415,7 +481,7 @@ def main() -> int:
     shapes, all_tokens, large, prefills, context = QWEN3, TOKENS, "8B", (2048, 8192), 512
     sizes = given.sizes.split(",")
     if given.interpret:
-        shapes, all_tokens, large = {"tiny": Shape(64, 96, 4, 2, 1, 64, 16)}, (1, 5), "tiny"
+        shapes, all_tokens, large = {"tiny": Shape(64, 96, 2, 1, 1, 64, 32)}, (1, 5), "tiny"
         sizes, prefills, context = ["tiny"], (8,), 4
     versions = f"torch {torch.__version__}, triton {triton.__version__}, CUDA {torch.version.cuda}"
     report = Report(given.out, f"# int8 against BF16: {machine.name}\n\n{versions}; {time.strftime('%Y-%m-%d')}")
@@ -441,9 +507,15 @@ def main() -> int:
         rows = fitted(lambda s: model_lines(machine, budget, s, prefills, context, (INTERNAL, WEIGHTS)), shapes[large])
         for line in rows:
             lines.append(line)  # at once: a later row may fail
+    few = replace(shapes[large], layers=min(4, shapes[large].layers))
     with report.part("The dequantizers: 4 of its layers") as lines:
-        few = replace(shapes[large], layers=min(4, shapes[large].layers))
         for line in fitted(lambda s: model_lines(machine, budget, s, prefills[:1], context, None), few):
+            lines.append(line)
+    with report.part("Launched one by one: 4 of its layers") as lines:
+        for line in eager_lines(machine, few, context):
+            lines.append(line)
+    with report.part(f"Attention of a prefill, Qwen3-{large}'s heads") as lines:
+        for line in attention_lines(machine, shapes[large], prefills):
             lines.append(line)
     if sizes[1:]:
         linear_part(sizes[1:])

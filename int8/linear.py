@@ -111,7 +111,7 @@ class Int8Linear(torch.nn.Module):
         elif self.activations is Activations.FLOAT:
             y = self._weight_only(rows)
         elif self.dequantizer is Dequantizer.FP32_INTERNAL and self._uses_kernels:
-            y = torch.ops.bitsweep.w8a8(
+            y = _kernels("w8a8")(
                 rows.contiguous(), self.weight, self.weight_scale, self.row_sums, self.bias, self.input_scale,
                 self.input_zero_point, self.symmetric,
             )  # fmt: skip
@@ -139,7 +139,7 @@ class Int8Linear(torch.nn.Module):
 
     def _weight_only(self, x: Tensor) -> Tensor:
         if self._uses_kernels:
-            return cast(Tensor, torch.ops.bitsweep.w8a16(x.contiguous(), self.weight, self.weight_scale, self.bias))
+            return _kernels("w8a16")(x.contiguous(), self.weight, self.weight_scale, self.bias)
         y = (x.float() @ self.weight.float().t()) * self.weight_scale
         if self.bias is not None:
             y = y + self.bias.float()
@@ -150,6 +150,8 @@ class Int8Linear(torch.nn.Module):
         super()._apply(fn, recurse)
         for name, before in scales.items():  # a cast of the model moves them and leaves their precision
             setattr(self, name, before.to(getattr(self, name).device))
+        if self.activations is not Activations.FLOAT:
+            require_int8(self.weight.device)
         self._uses_kernels = has_kernels(self.weight.device)
         return self
 
@@ -158,6 +160,15 @@ class Int8Linear(torch.nn.Module):
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, activations={self.activations},"
             f" symmetric={self.symmetric}, dequantizer={self.dequantizer}"
         )
+
+
+def _kernels(name: str) -> Callable[..., Tensor]:
+    """The function, whose launch costs less; within torch.compile the operator, which it does not look into."""
+    if torch.compiler.is_compiling():
+        return cast(Callable[..., Tensor], getattr(torch.ops.bitsweep, name))
+    from int8.kernels import linear
+
+    return cast(Callable[..., Tensor], getattr(linear, name))
 
 
 @cache

@@ -113,7 +113,7 @@ def attention(
     query, key, value = quantizers
     out = torch.empty((batch, queries, heads, width), dtype=dtype, device=q.device)
     given = out if mask is None else mask.expand(-1, 1, queries, keys).contiguous().view(torch.uint8)
-    block, warps = _block(queries, width, mask is not None) if q.is_cuda else (32, 4)
+    block, warps, step = blocks(queries, width, mask is not None) if q.is_cuda else (32, 4, 32)
     _attention[(triton.cdiv(queries, block), batch * heads)](
         q, k, v, out, given, query.scale.contiguous(), query.zero_point.contiguous(), key.scale.contiguous(),
         value.scale.contiguous(), value.zero_point.contiguous(), scaling * _LOG2_E, heads, heads // kv_heads, queries,
@@ -121,13 +121,15 @@ def attention(
         value.scale.shape[1] if len(value.scale) > 1 else 0, int(value.scale.shape[1] > 1),
         queries * keys if mask is not None and len(mask) > 1 else 0,
         CAUSAL=causal, MASKED=mask is not None, WIDTH=width, BM=block,
-        BN=32 if width > 128 or mask is not None else 64, num_warps=warps, num_stages=3,
+        BN=step, num_warps=warps, num_stages=3,
     )  # fmt: skip
     return out
 
 
-def _block(queries: int, width: int, masked: bool) -> tuple[int, int]:
-    """Queries and warps of a program: as many as leave all sums in registers."""
+def blocks(queries: int, width: int, masked: bool) -> tuple[int, int, int]:
+    """Queries and warps of a program, and keys of a step: as many as leave all sums in registers."""
     if queries <= 32 or width > 128:
-        return 32, 4
-    return (64, 4) if masked or queries <= 64 else (128, 8)
+        return 32, 4, 32
+    if masked:
+        return 64, 4, 32
+    return (64, 4, 64) if queries <= 64 else (128, 8, 64)

@@ -1,4 +1,4 @@
-"""What an int8 linear layer calls on CUDA: the path of the table, as operators that torch.compile leaves whole."""
+"""What an int8 linear layer calls on CUDA: the path of the table, and operators that torch.compile leaves whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ def by_path(
     return product(q, scales, zero_points, weight, weight_scale, row_sums, bias, symmetric, x.dtype)
 
 
-@torch.library.custom_op("bitsweep::w8a8", mutates_args=())
 def w8a8(
     x: Tensor, weight: Tensor, weight_scale: Tensor, row_sums: Tensor, bias: Tensor | None,
     input_scale: Tensor | None, input_zero_point: Tensor | None, symmetric: bool,
@@ -41,17 +40,16 @@ def w8a8(
     return by_path(path, x, weight, weight_scale, row_sums, bias, input_scale, input_zero_point, symmetric)
 
 
-@w8a8.register_fake
-def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[0]))
-
-
-@torch.library.custom_op("bitsweep::w8a16", mutates_args=())
 def w8a16(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """[M, N] in the dtype of x [M, K] (contiguous, M above 0), with weight int8 [N, K]."""
+    """[M, N] in the dtype of x [M, K] (contiguous, M above 0), with weight int8 [N, K] and float activations."""
     return weight_only.weight_only(x, weight, weight_scale, bias)
 
 
-@w8a16.register_fake
+w8a8_operator = torch.library.custom_op("bitsweep::w8a8", w8a8, mutates_args=())
+w8a16_operator = torch.library.custom_op("bitsweep::w8a16", w8a16, mutates_args=())
+
+
+@w8a8_operator.register_fake
+@w8a16_operator.register_fake
 def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[0]))

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from int8.kernels.paths import Path, choose
-from int8.quantize import quantize, quantize_weight, token_scales
+from int8.linear import Int8Linear
+from int8.quantize import QuantizedLinear, quantize, quantize_weight, token_scales
+from int8.recipe import Activations
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
@@ -168,11 +170,24 @@ def test_the_operator_gives_what_every_path_gives(rows):
         assert_close(found, expected)
 
 
+def test_a_compiled_layer_calls_the_operators_and_gives_the_same():
+    x, _, _, _, weight, weight_scale, _, _, _ = operands(3, 24, 160, True, False, False)
+    for activations in (Activations.DYNAMIC, Activations.FLOAT):
+        layer = Int8Linear(QuantizedLinear(weight, weight_scale), activations)
+        layer._uses_kernels = True  # as on CUDA
+        x = x.half()  # the interpreter cannot multiply matrices of bfloat16
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        with torch.no_grad():
+            assert torch.equal(compiled(x), layer(x))
+
+
 def test_operators_hold_what_torch_compile_asks_of_them():
     x, _, _, _, weight, weight_scale, sums, _, _ = operands(3, 24, 160, True, False, False)
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(linear.w8a8, (x, weight, weight_scale, sums, None, None, None, False), test_utils=checks)
-    torch.library.opcheck(linear.w8a16, (x, weight, weight_scale, None), test_utils=checks)
+    torch.library.opcheck(
+        linear.w8a8_operator, (x, weight, weight_scale, sums, None, None, None, False), test_utils=checks
+    )
+    torch.library.opcheck(linear.w8a16_operator, (x, weight, weight_scale, None), test_utils=checks)
 
 
 @pytest.mark.parametrize(
