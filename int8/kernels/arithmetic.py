@@ -57,16 +57,15 @@ def tile_range(x, rows, row_mask, columns, stride, BM: tl.constexpr, BK: tl.cons
     finite, so that the output shows it."""
     low = tl.zeros((BM, BK), tl.float32)
     high = tl.zeros((BM, BK), tl.float32)
-    poison = tl.zeros((BM, BK), tl.float32)
     for start in range(0, columns, BK):
         k = start + tl.arange(0, BK)
         mask = row_mask[:, None] & (k < columns)[None, :]
         tile = tl.load(x + rows[:, None] * stride + k[None, :], mask=mask, other=0.0).to(tl.float32)
-        low = tl.minimum(low, tile)
-        high = tl.maximum(high, tile)
-        poison += tile * 0.0
+        low = tl.minimum(low, tile, propagate_nan=tl.PropagateNan.ALL)
+        high = tl.maximum(high, tile, propagate_nan=tl.PropagateNan.ALL)
+    poison = tl.sum((high - low) * 0.0, 1)
     scale, zero_point = scale_and_zero_point(tl.min(low, 1), tl.max(high, 1), SYMMETRIC)
-    return (scale + tl.sum(poison, 1))[:, None], zero_point[:, None]
+    return (scale + poison)[:, None], zero_point[:, None]
 
 
 @triton.jit

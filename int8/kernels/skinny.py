@@ -14,11 +14,14 @@ from torch import Tensor
 from int8.kernels.arithmetic import dequantized, tile_range, to_int8
 from int8.kernels.tuning import Tiles, meta, run
 
+_RANGE = tl.constexpr(4096)  # columns that a program reads at a time, looking for a token's range
+
 
 @triton.jit
 def _gemv(
     x, weight, out, input_scale, input_zero_point, column_scales, row_sums, bias, N, K,
     STATIC: tl.constexpr, SYMMETRIC: tl.constexpr, BIAS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     columns = tl.program_id(0) * BN + tl.arange(0, BN)
     if STATIC:
@@ -26,10 +29,10 @@ def _gemv(
         zero_point = tl.load(input_zero_point).to(tl.float32) + tl.zeros((1, 1), tl.float32)
     else:
         one = tl.arange(0, 1)
-        scale, zero_point = tile_range(x, one, one == 0, K, K, 1, BK, SYMMETRIC)
+        scale, zero_point = tile_range(x, one, one == 0, K, K, 1, _RANGE, SYMMETRIC)
     weight_rows = weight + (columns % N).to(tl.int64)[:, None] * K
     sums = tl.zeros((BN, BK), tl.int32)
-    for start in range(0, K, BK):
+    for start in tl.range(0, K, BK, num_stages=STAGES):
         k = start + tl.arange(0, BK)[None, :]
         right = tl.load(weight_rows + k, mask=k < K, other=0)
         left = to_int8(tl.load(x + k, mask=k < K, other=0.0).to(tl.float32), scale, zero_point)

@@ -61,12 +61,14 @@ TILES: Mapping[str, tuple[Tiles, ...]] = {
         Tiles(1, 16, 16, 64, 256, 8, 3),
     ),
     "gemv": (
-        Tiles(1, 1, 1, 4, 1024, 4, 2), Tiles(1, 1, 1, 8, 512, 4, 2), Tiles(1, 1, 1, 8, 1024, 8, 2),
-        Tiles(1, 1, 1, 16, 512, 4, 2), Tiles(1, 1, 1, 16, 1024, 8, 2),
+        Tiles(1, 1, 1, 4, 1024, 4, 1), Tiles(1, 1, 1, 8, 1024, 8, 1), Tiles(1, 1, 1, 16, 1024, 8, 1),
+        Tiles(1, 1, 1, 4, 1024, 4, 3), Tiles(1, 1, 1, 8, 512, 4, 3), Tiles(1, 1, 1, 8, 1024, 8, 3),
+        Tiles(1, 1, 1, 16, 512, 4, 3),
     ),
     "weight gemv": (
-        Tiles(1, 1, 1, 4, 1024, 4, 2), Tiles(1, 1, 1, 8, 512, 4, 2), Tiles(1, 1, 1, 8, 1024, 8, 2),
-        Tiles(1, 1, 1, 16, 512, 4, 2), Tiles(1, 1, 1, 16, 1024, 8, 2),
+        Tiles(1, 1, 1, 4, 1024, 4, 1), Tiles(1, 1, 1, 8, 1024, 8, 1), Tiles(1, 1, 1, 16, 1024, 8, 1),
+        Tiles(1, 1, 1, 4, 1024, 4, 3), Tiles(1, 1, 1, 8, 512, 4, 3), Tiles(1, 1, 1, 8, 1024, 8, 3),
+        Tiles(1, 1, 1, 16, 512, 4, 3),
     ),
     "weight gemm": (  # int8 weights, float activations
         Tiles(1, 16, 16, 32, 128, 4, 4), Tiles(1, 16, 16, 64, 128, 4, 4), Tiles(1, 16, 16, 64, 256, 8, 3),
@@ -91,7 +93,14 @@ def fitting(kernel: str, rows: int) -> tuple[Tiles, ...]:
 
 def meta(tiles: Tiles, kernel: Any) -> dict[str, int]:
     """What `kernel` is launched with: those of its parameters that the tiles decide, warps and stages."""
-    known = {"BM": tiles.bm, "BN": tiles.bn, "BK": tiles.bk, "SPLIT_K": tiles.split, "GROUP": GROUP}
+    known = {
+        "BM": tiles.bm,
+        "BN": tiles.bn,
+        "BK": tiles.bk,
+        "SPLIT_K": tiles.split,
+        "GROUP": GROUP,
+        "STAGES": tiles.stages,
+    }
     chosen = {name: value for name, value in known.items() if name in kernel.arg_names}
     return {**chosen, "num_warps": tiles.warps, "num_stages": tiles.stages}
 

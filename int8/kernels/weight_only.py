@@ -16,12 +16,13 @@ from int8.kernels.tuning import Tiles, meta, run
 
 @triton.jit
 def _weight_gemv(
-    x, weight, out, column_scales, bias, N, K, BIAS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+    x, weight, out, column_scales, bias, N, K, BIAS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     columns = tl.program_id(0) * BN + tl.arange(0, BN)
     weight_rows = weight + (columns % N).to(tl.int64)[:, None] * K
     sums = tl.zeros((BN, BK), tl.float32)
-    for start in range(0, K, BK):
+    for start in tl.range(0, K, BK, num_stages=STAGES):
         k = start + tl.arange(0, BK)[None, :]
         right = tl.load(weight_rows + k, mask=k < K, other=0)
         sums += right.to(tl.float32) * tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)

@@ -80,7 +80,8 @@ build(attention._quantize_heads, {"WIDTH": 128, "BLOCK": 32}, 4, 3, capability)
 for width in attention.WIDTHS:
     for masked in (False, True):
         block, warps, columns = attention.blocks(4096, width, masked)
-        build(attention._attention, {"WIDTH": width, "MASKED": masked, "BM": block, "BN": columns}, warps, 3, capability)
+        meta = {"WIDTH": width, "MASKED": masked, "BM": block, "BN": columns}
+        build(attention._attention, meta, warps, 3, capability)
 """
 
 
