@@ -92,6 +92,7 @@ class Int8Linear(torch.nn.Module):
             self.register_buffer(name, held.detach().contiguous() if held is not None else None)
         self._uses_kernels = has_kernels(quantized.weight.device)
         self.register_buffer("row_sums", quantized.weight.sum(1, dtype=torch.int32), persistent=False)
+        self.register_load_state_dict_post_hook(_sum_rows)
 
     @classmethod
     def of(cls, quantized: QuantizedLinear, recipe: Recipe) -> Int8Linear:
@@ -160,6 +161,12 @@ class Int8Linear(torch.nn.Module):
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, activations={self.activations},"
             f" symmetric={self.symmetric}, dequantizer={self.dequantizer}"
         )
+
+
+def _sum_rows(layer: torch.nn.Module, _: object) -> None:
+    """After other weights were loaded."""
+    assert isinstance(layer, Int8Linear)
+    layer.row_sums = layer.weight.sum(1, dtype=torch.int32)
 
 
 def _kernels(name: str) -> Callable[..., Tensor]:
