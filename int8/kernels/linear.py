@@ -45,8 +45,19 @@ def w8a16(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) 
     return weight_only.weight_only(x, weight, weight_scale, bias)
 
 
-w8a8_operator = torch.library.custom_op("bitsweep::w8a8", w8a8, mutates_args=())
-w8a16_operator = torch.library.custom_op("bitsweep::w8a16", w8a16, mutates_args=())
+w8a8_operator = torch.library.custom_op(
+    "bitsweep::w8a8",
+    w8a8,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor weight_scale, Tensor row_sums, Tensor? bias, Tensor? input_scale,"
+    " Tensor? input_zero_point, bool symmetric) -> Tensor",
+)
+w8a16_operator = torch.library.custom_op(
+    "bitsweep::w8a16",
+    w8a16,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias) -> Tensor",
+)
 
 
 @w8a8_operator.register_fake
