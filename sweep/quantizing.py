@@ -13,9 +13,10 @@ from transformers.utils import logging as transformers_logging
 import presets
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
+from int8.activations import Progress
 from int8.build import Text, build
-from int8.calibrate import FEW_TOKENS, Progress
 from int8.checkpoint import Calibration, save
+from int8.passes import FEW_TOKENS
 from int8.recipe import Recipe, recipe
 from sweep.inputs import read_text
 from sweep.measure.wikitext import save_text

@@ -56,7 +56,7 @@ def test_batches_and_memory_do_not_change_what_is_seen(
     recipe = replace(NAMED["sq-ph"], percentile=99.9)
     whole = calibrate(fresh("micro-moe"), calibration_tokens[:9, :32], recipe)
     model = fresh("micro-moe")
-    monkeypatch.setattr("int8.calibrate.BATCH_TOKENS", 32 * 4)
+    monkeypatch.setattr("int8.activations.BATCH_TOKENS", 32 * 4)
     hook = model.model.layers[1].input_layernorm.register_forward_hook(_fails_once(torch.OutOfMemoryError("pretended")))
     steps: list[tuple[int, int]] = []
     halved = calibrate(model, calibration_tokens[:9, :32], recipe, progress=lambda *at: steps.append(at))
