@@ -159,7 +159,7 @@ def _through(attention: nn.Module, name: str, x: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
-def _fake_quant_attention(
+def fake_quant_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """transformers' SDPA on quantized inputs. Past keys and values are quantized anew, which changes nothing."""
@@ -168,7 +168,7 @@ def _fake_quant_attention(
     return out
 
 
-AttentionInterface.register(ATTENTION, _fake_quant_attention)
+AttentionInterface.register(ATTENTION, fake_quant_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 

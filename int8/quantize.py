@@ -40,6 +40,10 @@ class Quantizer:
     zero_point: Tensor
 
 
+Quantizers = tuple[Quantizer, Quantizer, Quantizer]
+"""Of Q, K and V."""
+
+
 def scale_and_zero_point(low: Tensor, high: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
     """The scale (float32) and zero point (int32) of each range from `low` to `high`; all have the same shape."""
     low, high = low.float().clamp_max(0), high.float().clamp_min(0)
