@@ -27,7 +27,7 @@ def past_runs(workspace: Workspace) -> list[PastRun]:
         runs = []
         for stored in store.runs():
             plan = Plan.from_json(stored.plan)
-            states = [outcome.status for outcome in store.outcomes(cell.key for cell in plan.cells).values()]
+            states = list(store.statuses(cell.key for cell in plan.cells).values())
             runs.append(PastRun(plan, stored.created, states.count("ok"), states.count("failed")))
         return runs
 
