@@ -148,7 +148,8 @@ class Store:
 
     def statuses(self, keys: Iterable[str]) -> dict[str, str]:
         """How those of `keys` that are known ended, without reading their results."""
-        wanted, found = list(keys), {}
+        wanted = list(keys)
+        found: dict[str, str] = {}
         for start in range(0, len(wanted), _MANY):
             some = wanted[start : start + _MANY]
             marks = ",".join("?" * len(some))

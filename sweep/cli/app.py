@@ -8,7 +8,7 @@ import typer
 
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
-from sweep.cli import compare, convert, doctor, eval, presets, report, run, runs
+from sweep.cli import compare, convert, doctor, eval, presets, report, run, runs, tui
 from sweep.cli.exits import EPILOG, Exit
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("convert")(convert.convert)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
+app.command("tui")(tui.tui)
 app.command("presets")(presets.presets)
 app.command("doctor")(doctor.doctor)
 

@@ -162,6 +162,7 @@ def points(rows: Sequence[Record], measure: Measure, cost: Cost, chosen: str | N
                 record.variant in front.unsure,
                 record.variant == chosen,
                 groups.index(record.reference) if record.reference in groups else 0,
+                record.variant,
             )
         )
     return found_points

@@ -34,6 +34,7 @@ class Point:
     unsure: bool = False
     chosen: bool = False
     group: int = 0
+    variant: str = ""
 
 
 @dataclass(frozen=True)
