@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from tui.planning import Draft
 from tui.theme import DARK, LIGHT
 from tui.widgets.top_bar import SCREENS, TopBar
 
 if TYPE_CHECKING:
+    from sweep.launching import Command, Launch
     from sweep.workspace import Workspace
     from tui.reading import Limit
 
@@ -24,15 +28,31 @@ def _results() -> Screen[None]:
     return ResultsScreen()
 
 
+def _run() -> Screen[None]:
+    from tui.screens.run import RunScreen
+
+    return RunScreen()
+
+
+def _plan() -> Screen[None]:
+    from tui.screens.plan import PlanScreen
+
+    return PlanScreen()
+
+
 class SweepApp(App[None]):
-    """`run` is the id of the run that is looked at, None until one is chosen."""
+    """`run` is the id of the run that is looked at, or its beginning; None until there is one.
+
+    `draft` is what the next sweep will be, `limit` the card that variants are to fit, `launch` a sweep that has been
+    started and not said yet which run it is.
+    """
 
     TITLE = "sweep"
     CSS_PATH = "styles.tcss"
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]
-    MODES: ClassVar = {"results": _results}
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - as Textual declares it
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
+    MODES: ClassVar = {"plan": _plan, "run": _run, "results": _results}
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(i), f"go('{mode}')", name, show=False) for i, (mode, name) in enumerate(SCREENS, 1)),
         Binding("question_mark", "help", "Help", key_display="?"),
@@ -45,6 +65,8 @@ class SweepApp(App[None]):
         self.workspace = workspace
         self.run_id = run
         self.limit: Limit | None = None
+        self.launch: Launch | None = None
+        self.draft = Draft()
         self._first = first
         self.register_theme(DARK)
         self.register_theme(LIGHT)
@@ -52,6 +74,42 @@ class SweepApp(App[None]):
 
     def on_mount(self) -> None:
         self.switch_mode(self._first)
+        self._find(self.run_id)
+
+    @work(thread=True)
+    def _find(self, name: str | None) -> None:
+        """The run that was asked for, or the latest; one that is at work is watched at once."""
+        from converters.errors import InputError
+        from sweep.history import find_run
+        from sweep.preset import load
+        from sweep.workspace import run_lock
+
+        variants = load(self.draft.preset).variants
+        self.call_from_thread(self._take_preset, variants)
+        if not self.workspace.database.is_file():
+            return
+        try:
+            run = find_run(self.workspace, name).run
+        except InputError:
+            return  # the screen says so where results are asked for
+        directory = self.workspace.run(run)
+        is_on = False
+        if directory.is_dir():
+            with run_lock(directory) as free:
+                is_on = not free
+        self.call_from_thread(self._found, run, is_on)
+
+    def _take_preset(self, variants: tuple[str, ...]) -> None:
+        if not self.draft.variants:
+            self.draft = replace(self.draft, variants=variants)
+
+    def _found(self, run: str, is_on: bool) -> None:
+        if self.run_id is None or run.startswith(self.run_id):
+            self.run_id = run
+        if is_on:
+            self.action_go("run")
+        if self.current_mode == "run":
+            self.screen.watch_run()  # type: ignore[attr-defined]
 
     def on_top_bar_chosen(self, message: TopBar.Chosen) -> None:
         self.action_go(message.mode)
@@ -61,8 +119,37 @@ class SweepApp(App[None]):
         if mode in self.MODES and self.current_mode != mode and len(self.screen_stack) == 1:
             self.switch_mode(mode)
 
+    def begin(self, command: Command) -> None:
+        """Start a sweep in a process of its own and watch it."""
+        from sweep.launching import Launch
+
+        try:
+            self.launch = Launch(command, self.workspace)
+        except OSError as error:
+            self.notify(f"the sweep cannot be started: {error.strerror or error}", severity="error")
+            return
+        if self.current_mode == "run":
+            self.screen.watch_run()  # type: ignore[attr-defined]
+        else:
+            self.switch_mode("run")
+
+    @work(exclusive=True)
     async def action_leave(self) -> None:
-        """Quit."""
+        """Quit; where a sweep runs, ask what becomes of it."""
+        from sweep.running.control import ask_pause
+        from sweep.workspace import run_lock
+        from tui.screens.leaving import LeavingScreen
+
+        run, asks = self.run_id, False
+        if run is not None and self.workspace.run(run).is_dir():
+            with run_lock(self.workspace.run(run)) as free:
+                asks = not free
+        if (asks or self.launch is not None) and not isinstance(self.screen, LeavingScreen):
+            answer = await self.push_screen_wait(LeavingScreen(run if asks and run else "The sweep"))
+            if answer is None:
+                return
+            if answer == "pause" and asks and run is not None:
+                ask_pause(self.workspace.run(run))
         self.exit()
 
     def action_help(self) -> None:

@@ -8,14 +8,6 @@ from __future__ import annotations
 import psutil
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process with this id is there and is no zombie."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def resident_bytes(pid: int) -> int | None:
     """Resident memory of the largest worker below the process that runs a sweep; None where there is none.
 
