@@ -115,7 +115,7 @@ def cell_figure(cell: Cell, outcome: Outcome) -> str:
         divergence = result["divergence"]
         if divergence is None:
             return f"PPL {result['perplexity']['value']:.3f}"
-        return f"KLD {text.small(divergence['kld_mean'])}"
+        return f"KLD {text.small(divergence['figures']['kld_mean'])}"
     if cell.kind == "task":
         value = result["value"]
         return f"{100 * value:.1f} %" if result["higher_is_better"] and 0.0 <= value <= 1.0 else f"{value:.3f}"

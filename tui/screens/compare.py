@@ -23,7 +23,7 @@ class CompareScreen(ReadingScreen):
     def on_mount(self) -> None:
         self._compare(max(self.app.size.width - 10, 40))
 
-    @work(thread=True, exclusive=True)
+    @work(thread=True, exit_on_error=False, exclusive=True)
     def _compare(self, width: int) -> None:
         from sweep.compare import compare
         from sweep.report.comparison import render_comparison
@@ -31,7 +31,7 @@ class CompareScreen(ReadingScreen):
         worker = get_current_worker()
         shown: RenderableType
         try:
-            shown = render_comparison(compare(self.app.workspace, *self._names), width)  # type: ignore[attr-defined]
+            shown = render_comparison(compare(self.sweep.workspace, *self._names), width)
         except InputError as error:
             shown = Text(text.plain(error), palette(self.app).bad)
         if not worker.is_cancelled:

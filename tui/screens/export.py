@@ -36,7 +36,7 @@ class ExportScreen(Window[None]):
             self._say("writing …")
             self._write(path)
 
-    @work(thread=True, exclusive=True)
+    @work(thread=True, exit_on_error=False, exclusive=True)
     def _write(self, path: Path) -> None:
         from sweep.cli.results import described
         from sweep.records import records
@@ -46,7 +46,7 @@ class ExportScreen(Window[None]):
         from sweep.workspace import write_text
 
         try:
-            with Store(self.app.workspace.database) as store:  # type: ignore[attr-defined]
+            with Store(self.sweep.workspace.database) as store:
                 rows, about = records(self._plan, store), described(self._plan, store)
             if path.suffix == ".html":
                 write_html(rows, about, path)

@@ -25,6 +25,7 @@ from tui.planning import Draft
 from tui.theme import palette
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
+from tui.working import Working
 
 HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("to do", False))
 # name of the draft's field, its label, what stands there while it is empty
@@ -38,7 +39,7 @@ FIELDS = (
 WAIT = 0.4  # seconds after a change before it is planned anew
 
 
-class PlanScreen(Screen[None]):
+class PlanScreen(Working, Screen[None]):
     """The draft is the app's, so that what was chosen elsewhere is chosen here."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -83,7 +84,7 @@ class PlanScreen(Screen[None]):
 
     @property
     def draft(self) -> Draft:
-        return self.app.draft  # type: ignore[attr-defined,no-any-return]
+        return self.sweep.draft
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
@@ -148,7 +149,7 @@ class PlanScreen(Screen[None]):
         todo = sum(not cell["done"] for cell in plan["cells"])
         disk = sum(row.get("file_bytes") or 0 for row in plan["variants"])
         memory = max((row.get("memory_bytes") or 0 for row in plan["variants"]), default=0)
-        free = shutil.disk_usage(self.app.workspace.root).free  # type: ignore[attr-defined]
+        free = shutil.disk_usage(self.sweep.workspace.root).free
         seconds = plan.get("seconds")
         lasts = "not known before a first sweep of this model" if seconds is None else f"about {text.duration(seconds)}"
         rows = [
@@ -173,7 +174,7 @@ class PlanScreen(Screen[None]):
 
     def change(self, **fields: Any) -> None:
         """Another draft: shown at once, planned soon."""
-        self.app.draft = replace(self.draft, **fields)  # type: ignore[attr-defined]
+        self.sweep.draft = replace(self.draft, **fields)
         self._ask_soon()
         self.fill()
 
@@ -195,11 +196,11 @@ class PlanScreen(Screen[None]):
             self._tell()
             self._plan(wanted)
 
-    @work(thread=True, group="planning")
+    @work(thread=True, exit_on_error=False, group="planning")
     def _plan(self, command: Command) -> None:
         worker = get_current_worker()
         try:
-            found: dict[str, Any] | str = planned(command, self.app.workspace)  # type: ignore[attr-defined]
+            found: dict[str, Any] | str = planned(command, self.sweep.workspace)
         except InputError as error:
             found = str(error)
         if not worker.is_cancelled:
@@ -301,7 +302,7 @@ class PlanScreen(Screen[None]):
             self.notify("Choose a variant with space first.", title="Run")
             return
         try:
-            self.app.begin(Command(self.draft.arguments(), os.getcwd()))  # type: ignore[attr-defined]
+            self.sweep.begin(Command(self.draft.arguments(), os.getcwd()))
         except InputError as error:
             self._tell(str(error))
 

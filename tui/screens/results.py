@@ -23,13 +23,14 @@ from tui.widgets.plot import Drawing, Plot
 from tui.widgets.results_table import Sorting, sort_values, table_rows
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
+from tui.working import Working
 
 MARKS = "AB"
 FIRST = "Mean KL divergence"  # what the plot begins with
 WIDE = 4.0  # from the smallest to the largest, as a ratio: an x axis of more is logarithmic
 
 
-class ResultsScreen(Screen[None]):
+class ResultsScreen(Working, Screen[None]):
     """Reads the app's run when it is shown, and again when that changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -81,13 +82,13 @@ class ResultsScreen(Screen[None]):
 
     def action_read(self) -> None:
         """Read the run again."""
-        self._read(self.app.run_id)  # type: ignore[attr-defined]
+        self._read(self.sweep.run_id)
 
-    @work(thread=True, exclusive=True, group="results")
+    @work(thread=True, exit_on_error=False, exclusive=True, group="results")
     def _read(self, run: str | None) -> None:
         worker = get_current_worker()
         try:
-            found: Results | str = read_results(self.app.workspace, run, self.app.limit)  # type: ignore[attr-defined]
+            found: Results | str = read_results(self.sweep.workspace, run, self.sweep.limit)
         except InputError as error:
             found = str(error)
         if not worker.is_cancelled:
@@ -243,7 +244,7 @@ class ResultsScreen(Screen[None]):
 
     def _choose_run(self, run: str | None) -> None:
         if run is not None:
-            self.app.run_id = run  # type: ignore[attr-defined]
+            self.sweep.run_id = run
             self.action_read()
 
     def action_details(self) -> None:

@@ -24,12 +24,13 @@ from tui.screens.reading import ReadingScreen
 from tui.theme import palette
 from tui.widgets.cells import SIGNS, Cells
 from tui.widgets.top_bar import TopBar
+from tui.working import Working
 
 LOOK_EVERY = 0.25  # seconds
 BAR = 24
 
 
-class RunScreen(Screen[None]):
+class RunScreen(Working, Screen[None]):
     """Follows the app's run, whoever runs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -47,7 +48,7 @@ class RunScreen(Screen[None]):
         self._highlighted: str | None = None
         self._follows = True
         self._run: str | None = None
-        self._log_text = ""
+        self._log_text: str | None = None
 
     def compose(self) -> ComposeResult:
         yield TopBar("run")
@@ -70,7 +71,7 @@ class RunScreen(Screen[None]):
 
     def watch_run(self, anew: bool = False) -> None:
         """Follow the app's run, or the process that it has just started."""
-        launch, run = self.app.launch, self.app.run_id  # type: ignore[attr-defined]
+        launch, run = self.sweep.launch, self.sweep.run_id
         if launch is not None:
             self._say("starting the sweep …")
             self._await(launch)
@@ -80,7 +81,7 @@ class RunScreen(Screen[None]):
             self._run, self._follows = run, True
             self._follow(run)
 
-    @work(thread=True, exclusive=True, group="follow")
+    @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
     def _await(self, launch: Launch) -> None:
         """Until the process says which run it is at."""
         worker = get_current_worker()
@@ -96,18 +97,18 @@ class RunScreen(Screen[None]):
             time.sleep(LOOK_EVERY)
 
     def _refused(self, words: str) -> None:
-        self.app.launch = None  # type: ignore[attr-defined]
+        self.sweep.launch = None
         self._say(f"The sweep did not start: {words}")
 
     def _begun(self, run: str) -> None:
-        self.app.launch, self.app.run_id = None, run  # type: ignore[attr-defined]
+        self.sweep.launch, self.sweep.run_id = None, run
         self.watch_run(anew=True)
 
-    @work(thread=True, exclusive=True, group="follow")
+    @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
     def _follow(self, run: str) -> None:
         worker = get_current_worker()
         try:
-            follower = Follower(self.app.workspace, run)  # type: ignore[attr-defined]
+            follower = Follower(self.sweep.workspace, run)
             while not worker.is_cancelled:
                 found = follower.look()
                 cell = next((cell for cell in found.plan.cells if cell.label == self._highlighted), None)
@@ -203,7 +204,7 @@ class RunScreen(Screen[None]):
         self.query_one("#about", Static).update(self._about(found.progress.cells[label]))
         if log is not None and log != self._log_text:
             self._log_text = log
-            self.query_one("#tail", Static).update(Text(log, palette(self.app).soft))
+            self.query_one("#tail", Static).update(Text(log or "nothing was logged", palette(self.app).faint))
             self.query_one("#log").scroll_end(animate=False)
 
     def _about(self, cell: CellState) -> Text:
@@ -228,7 +229,7 @@ class RunScreen(Screen[None]):
         if found is None or not found.is_on:
             self.notify("No sweep is running here.", title="Pause")
             return
-        directory = self.app.workspace.run(found.plan.run)  # type: ignore[attr-defined]
+        directory = self.sweep.workspace.run(found.plan.run)
         if found.pausing:
             take_back_pause(directory)
         else:
@@ -240,7 +241,7 @@ class RunScreen(Screen[None]):
         if found is None or not found.is_on or label is None or found.progress.cells[label].status != "running":
             self.notify("Only a cell that is at work (▶) can be cancelled.", title="Cancel")
             return
-        ask_cancel(self.app.workspace.run(found.plan.run), label)  # type: ignore[attr-defined]
+        ask_cancel(self.sweep.workspace.run(found.plan.run), label)
         self.notify(f"{label} is given up; the sweep goes on with the next.", title="Cancel")
 
     def action_retry(self) -> None:
@@ -252,13 +253,13 @@ class RunScreen(Screen[None]):
             self.notify("Every cell is done.", title="Retry")
             return
         try:
-            command = remembered_command(self.app.workspace.run(found.plan.run))  # type: ignore[attr-defined]
+            command = remembered_command(self.sweep.workspace.run(found.plan.run))
         except InputError as error:
             self.notify(str(error), severity="error", title="Retry")
             return
         if found.is_on:
             self.notify("What failed is tried again when the rest is through.", title="Retry")
-        self.app.begin(command)  # type: ignore[attr-defined]
+        self.sweep.begin(command)
 
     def action_log(self) -> None:
         label = self.query_one(Cells).label
@@ -285,5 +286,5 @@ class RunScreen(Screen[None]):
 
     def _choose(self, run: str | None) -> None:
         if run is not None:
-            self.app.run_id = run  # type: ignore[attr-defined]
+            self.sweep.run_id = run
             self.watch_run()

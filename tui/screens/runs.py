@@ -44,11 +44,11 @@ class RunsScreen(Window[str | None]):
         self.query_one(Input).focus()
         self._read()
 
-    @work(thread=True, exclusive=True)
+    @work(thread=True, exit_on_error=False, exclusive=True)
     def _read(self) -> None:
         worker = get_current_worker()
         try:
-            found: list[PastRun] | str = read_runs(self.app.workspace)  # type: ignore[attr-defined]
+            found: list[PastRun] | str = read_runs(self.sweep.workspace)
         except InputError as error:
             found = str(error)
         if not worker.is_cancelled:

@@ -10,10 +10,12 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from tui.working import Working
+
 Answer = TypeVar("Answer")
 
 
-class Window(ModalScreen[Answer]):
+class Window(Working, ModalScreen[Answer]):
     """`title` stands in the frame, `hint` says at its foot which keys there are."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close", show=False)]

@@ -1,0 +1,30 @@
+"""What every screen and window has: the application with its own attributes, and workers that may fail in peace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from textual.worker import Worker, WorkerState
+
+if TYPE_CHECKING:
+    from textual.screen import Screen
+
+    from tui.app import SweepApp
+
+
+class Working:
+    """For screens: a worker that raises what nobody foresaw tells so on the screen, which stays.
+
+    Their workers are to be started with `exit_on_error=False`.
+    """
+
+    @property
+    def sweep(self) -> SweepApp:
+        """The application."""
+        return cast("SweepApp", cast("Screen[None]", self).app)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        error = event.worker.error
+        if event.state is WorkerState.ERROR and error is not None:
+            told = getattr(error, "error", error)
+            self.sweep.notify(f"{type(told).__name__}: {told}"[:300], severity="error", title="That did not work")
