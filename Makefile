@@ -10,7 +10,7 @@ CMAKE_ARGS ?= -DGGML_RPC=ON
 export CMAKE_ARGS
 WORKSPACE ?= build/workspace
 # What the slow tests compare with.
-PEERS := llama-quantize llama-perplexity llama-imatrix llama-gguf-split llama-bench
+PEERS := llama-quantize llama-perplexity llama-imatrix llama-gguf-split llama-bench llama-fit-params
 LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 
 .PHONY: demo test test-slow lint format peers clean
@@ -51,7 +51,7 @@ build/peers/.built: constraints.txt | $(VENV)/.installed
 	rm -rf build/peers && mkdir -p build/peers/source
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest build/peers llama-cpp-python==$(LLAMA_CPP_PYTHON)
 	tar -xzf build/peers/llama_cpp_python-*.tar.gz -C build/peers/source --strip-components 1
-	cmake -S build/peers/source/vendor/llama.cpp -B build/peers/cmake -DCMAKE_BUILD_TYPE=Release \
+	cmake -S build/peers/source/vendor/llama.cpp -B build/peers/cmake -DCMAKE_BUILD_TYPE=Release -DGGML_RPC=ON \
 		-DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF > build/peers/cmake.log
 	cmake --build build/peers/cmake --parallel $$(nproc) --target $(PEERS) >> build/peers/cmake.log
 	mkdir -p build/peers/bin && cp build/peers/cmake/bin/llama-* build/peers/bin/

@@ -1,12 +1,14 @@
 """Tasks on a GGUF file against lm-eval's own Hugging Face model, one-at-a-time decoding and its `gguf` model's way.
 
-    python benchmarks/scoring.py --data DIR [--layers 28] [--items 20] [--prompts 64] [--dir DIR] [--tokenizer DIR]
+    python benchmarks/scoring.py --data DIR [--layers 28] [--items 20] [--prompts 64] [--batch-size 1] [--dir DIR]
+        [--engine llama.cpp|torch] [--tokenizer DIR]
 
-The checkpoint is Qwen3-0.6B's shape with random weights; both sides have it in BF16, the same cores, the same requests:
-HellaSwag and MMLU with five examples (of HellaSwag the first five items, which are not asked), asked through lm-eval's
-own interface of a model. MMLU's items come subject by subject, ten of each, as the task has them. Generation is GSM8K
-with five examples and a fixed number of new tokens, since random weights never end a text; its items are generated
-together, the first few of them one at a time too. `DIR` holds the sets as JSONL files:
+The checkpoint is Qwen3-0.6B's shape with random weights; both sides have it in BF16, the same cores, the same requests.
+With `--engine torch` our side is transformers' model as well, and what differs is how requests are put together.
+HellaSwag and MMLU with five examples (of HellaSwag the first five items, which are not asked) are asked through
+lm-eval's own interface of a model. MMLU's items come subject by subject, ten of each, as the task has them. Generation
+is GSM8K with five examples and a fixed number of new tokens, since random weights never end a text; its items are
+generated together, the first few of them one at a time too. `DIR` holds the sets as JSONL files:
 hellaswag/val_strided400.jsonl, mmlu/{dev,test}.jsonl, gsm8k/{train,test}.jsonl.
 """
 
@@ -30,6 +32,7 @@ from converters.export import export, open_source
 from sweep.backends.base import GenerationRequest, ScoreRequest
 from sweep.backends.check import check_sharing
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.backends.torch import TorchBackend
 from sweep.backends.trie import plan
 from sweep.measure.harness import make_lm
 
@@ -96,7 +99,7 @@ def scored(lm: Any, pairs: Sequence[Pair]) -> tuple[float, list[tuple[float, boo
     return seconds(lambda: lm.loglikelihood(instances, disable_tqdm=True))
 
 
-def generated(backend: LlamaBackend, prompts: Sequence[str], n_tokens: int, together: bool) -> float:
+def generated(backend: LlamaBackend | TorchBackend, prompts: Sequence[str], n_tokens: int, together: bool) -> float:
     requests = [GenerationRequest(tuple(backend.tokenize(p).tolist()), n_tokens) for p in prompts]
     if together:
         return seconds(lambda: backend.generate(requests))[0]
@@ -121,6 +124,7 @@ def requests_of(lm: Any, pairs: Sequence[Pair]) -> list[ScoreRequest]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--engine", choices=("llama.cpp", "torch"), default="llama.cpp", help="of our side")
     parser.add_argument("--layers", type=int, default=28, help="fewer make a smaller checkpoint")
     parser.add_argument("--items", type=int, default=20, help="of HellaSwag; five times as many of MMLU; 0: neither")
     parser.add_argument("--prompts", type=int, default=64, help="of GSM8K; an eighth of them one at a time")
@@ -145,11 +149,15 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
     checkpoint, file = directory / f"model-{arguments.layers}", directory / f"BF16-{arguments.layers}.gguf"
-    say("making the checkpoint and its GGUF file")
+    say("making the checkpoint")
     make_checkpoint(checkpoint, arguments.tokenizer, arguments.layers)
-    if not file.is_file():
-        export(open_source(checkpoint, checkpoint.name), {"BF16": file})
-    backend = LlamaBackend(file, LlamaOptions(n_threads=arguments.threads))
+    backend: LlamaBackend | TorchBackend
+    if arguments.engine == "torch":
+        backend = TorchBackend.open(checkpoint)
+    else:
+        if not file.is_file():
+            export(open_source(checkpoint, checkpoint.name), {"BF16": file})
+        backend = LlamaBackend(file, LlamaOptions(n_threads=arguments.threads))
     ours = make_lm(backend)
     theirs = arguments.items and HFLM(str(checkpoint), dtype="bfloat16", batch_size=arguments.batch_size, device="cpu")
     sets = {"HellaSwag": hellaswag(arguments.data, arguments.items), "MMLU": mmlu(arguments.data, 5 * arguments.items)}
@@ -175,7 +183,7 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
             f" {check.largest_difference:.4f} | {check.changed_answers} of {check.questions} |"
             f" {np.abs(ours_ - theirs_).max():.3f} |"
         )
-        if name == "HellaSwag" and not arguments.skip_server:
+        if name == "HellaSwag" and arguments.engine == "llama.cpp" and not arguments.skip_server:
             took = through_server(file, pairs[0], arguments.threads)
             table.append(Row("HellaSwag, a choice over llama-cpp-python's server", 1, our_seconds / n / 4, took, 100.0))
     prompts = gsm8k(arguments.data, arguments.prompts)
@@ -184,7 +192,7 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
     alone = generated(backend, few, arguments.new_tokens, together=False) / len(few)
     table.append(Row("GSM8K 5-shot, over one-at-a-time decoding", len(prompts), together, alone, 4.0))
     backend.close()
-    print(f"{machine()}; {arguments.layers} layers; lm-eval's batch size {arguments.batch_size}\n")
+    print(f"{machine()}; {arguments.engine}; {arguments.layers} layers; lm-eval's batch size {arguments.batch_size}\n")
     print("| claim | items | ours, s an item | theirs, s an item | bound | ratio | |\n|---|--:|--:|--:|--:|--:|---|")
     for row in table:
         ratio = row.theirs / row.ours

@@ -114,8 +114,8 @@ def sizes(
 
 def size_of(source: Source, plan: FilePlan, header_exact: bool = True) -> FileSize:
     """What a planned file takes; the share of a vocabulary that is not here is estimated."""
-    known = not isinstance(source, ConfigSource) or source.tokenizer is not None
-    vocabulary = 0 if known else estimated_vocabulary_bytes(_vocabulary(source))
+    vocabulary = missing_vocabulary_bytes(source)
+    known = not vocabulary
     return FileSize(
         quant=plan.quant,
         tensor_bytes=plan.tensor_bytes,
@@ -127,6 +127,13 @@ def size_of(source: Source, plan: FilePlan, header_exact: bool = True) -> FileSi
         bits_per_weight=plan.bits_per_weight,
         census={name: count.tensors for name, count in plan.census.items()},
     )
+
+
+def missing_vocabulary_bytes(source: Source) -> int:
+    """What a header will have more than can be planned, by estimate: 0 where the tokenizer is at hand."""
+    if not isinstance(source, ConfigSource) or source.tokenizer is not None:
+        return 0
+    return estimated_vocabulary_bytes(_vocabulary(source))
 
 
 def _vocabulary(source: Source) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +47,14 @@ _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")  # as llama-gguf-split na
 class GGUFSource:
     """A GGUF file, or a split one given by any of its parts.
 
-    A quantized file is a source only if `requantize` says so: quantizing twice loses more than once.
+    A quantized file is a source only if `requantize` says so: quantizing twice loses more than once. Of a file that is
+    elsewhere its `headers` will do, all parts' in order; there are no weights then.
     """
 
-    def __init__(self, path: Path, name: str | None = None, requantize: bool = False) -> None:
-        headers = [read_header(part) for part in parts(path)]
+    def __init__(
+        self, path: Path, name: str | None = None, requantize: bool = False, headers: Sequence[Header] = ()
+    ) -> None:
+        headers = headers or [read_header(part) for part in parts(path)]
         first = headers[0]
         self.path = path
         self.name = name or text(first.metadata, "general.name") or model_stem(path)
@@ -78,7 +81,13 @@ class GGUFSource:
         self.metadata: Mapping[str, Field] = {
             key: field for key, field in first.metadata.items() if key not in _FILE_KEYS
         }
+        self.file_bytes = sum(header.file_bytes for header in headers)
         self._descriptors: dict[Path, int] = {}
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any tensor is of a type that is not floating point."""
+        return any(tensor.type.name not in UNQUANTIZED for tensor in self.tensors)
 
     @property
     def structure(self) -> Mapping[str, Field]:
@@ -142,7 +151,7 @@ def parts(path: Path) -> list[Path]:
     return files if len(files) > 1 else [path]
 
 
-def _check_count(path: Path, headers: list[Header], tensors: int) -> None:
+def _check_count(path: Path, headers: Sequence[Header], tensors: int) -> None:
     """What the first part says of the whole against what is there."""
     first = headers[0]
     count = whole_number(first.path, first.metadata, "split.count", 1, type_=ValueType.UINT16) or 1

@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from converters.errors import InputError
 from converters.gguf_source import part_names
+from converters.llamacpp.container import Header, parse_header
 
 # What a conversion reads. No pickles, no code, no pictures, no other frameworks' weights.
 FILES = (
@@ -21,6 +23,8 @@ FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+
+_RANGE = 1 << 20  # bytes of a header asked for at once; a vocabulary takes 6 to 11 MB
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -45,6 +49,33 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
     wanted = [name for name in FILES if weights or not name.startswith("model")]
     with _explained(hub_id, revision):
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+
+
+def fetch_config(hub_id: str) -> tuple[Path, int]:
+    """config.json of `hub_id` and nothing else, and how many bytes were read over the network. Raises InputError."""
+    path, count = _fetch_file(hub_id, "config.json")
+    if path is None:
+        raise InputError(f"{hub_id}: the model has no config.json, and without it is not known")
+    return path, count
+
+
+def fetch_index(hub_id: str) -> tuple[Path | None, int]:
+    """The list of a checkpoint's tensors, None where it is in one file, and how many bytes were read. InputError."""
+    return _fetch_file(hub_id, "model.safetensors.index.json")
+
+
+def _fetch_file(hub_id: str, name: str) -> tuple[Path | None, int]:
+    """A file of the model, None where it has none of that name, and how many bytes were read. InputError."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    repository, _, revision = hub_id.partition("@")
+    known = try_to_load_from_cache(repository, name, revision=revision or None)
+    with _explained(hub_id, revision):
+        # Not hf_hub_download, which goes on trying for half a minute where there is no network.
+        path = Path(snapshot_download(repository, revision=revision or None, allow_patterns=[name])) / name
+    if not path.is_file():
+        return None, 0
+    return path, 0 if str(path) == known else path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -79,6 +110,27 @@ class HubFile:
             urls = [hf_hub_url(self.repository, name, revision=self.revision) for name in self.names]
             return sum(get_hf_file_metadata(url).size or 0 for url in urls)
 
+    def headers(self) -> tuple[list[Header], int]:
+        """The headers of all parts, read by range requests, and how many bytes that took. Raises InputError."""
+        from huggingface_hub import HfFileSystem
+
+        found, total = [], 0
+        repository = f"{self.repository}@{self.revision}" if self.revision else self.repository
+        with _explained(self.repository, self.revision):
+            files = HfFileSystem()
+            for name in self.names:
+                with _opened(files, f"{repository}/{name}") as file:
+
+                    def read(count: int, offset: int, file: Any = file) -> bytes:
+                        nonlocal total
+                        file.seek(offset)
+                        data: bytes = file.read(max(count, min(_RANGE, file.size - offset)))
+                        total += len(data)
+                        return data
+
+                    found.append(parse_header(read, file.size, Path(f"{self.repository}/{name}")))
+        return found, total
+
     def fetch(self) -> Path:
         """Download what the cache lacks and return the first part. Raises InputError."""
         from huggingface_hub import hf_hub_download
@@ -86,6 +138,27 @@ class HubFile:
         with _explained(self.repository, self.revision):
             paths = [hf_hub_download(self.repository, name, revision=self.revision) for name in self.names]
         return Path(paths[0])
+
+
+@contextmanager
+def _opened(files: Any, path: str) -> Iterator[Any]:
+    """A file of the hub's file system. What is not there is told as the hub's client tells it elsewhere."""
+    try:
+        file = files.open(path, "rb", block_size=_RANGE, cache_type="none")
+    except FileNotFoundError as error:
+        raise error.__cause__ or error from None
+    with file:
+        yield file
+
+
+def _no_answer() -> type[Exception]:
+    """What the hub's client lets through where nothing answers: an error of its HTTP library, of which versions of it
+    have had several."""
+    from huggingface_hub import get_session
+
+    library = import_module(type(get_session()).__module__.partition(".")[0])
+    error: type[Exception] = library.TransportError
+    return error
 
 
 @contextmanager
@@ -105,7 +178,7 @@ def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
         raise InputError(f"{hub_id}: the model has no revision {revision!r}") from error
     except errors.RemoteEntryNotFoundError as error:
         raise InputError(f"{hub_id}: the model has no such file ({str(error).splitlines()[-1]})") from error
-    except errors.LocalEntryNotFoundError as error:
+    except (errors.LocalEntryNotFoundError, _no_answer()) as error:
         raise InputError(
             f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; connect, set HF_ENDPOINT to a"
             " mirror, or give the directory of a downloaded checkpoint"

@@ -193,11 +193,23 @@ def plan_export(
     return plans
 
 
-def planned_types(source: Source, recipe: Recipe, imatrix: bool) -> tuple[TensorInfo, ...]:
-    """The tensors of a file with their types and places. `imatrix`: whether there will be an importance matrix."""
+def foreseen_file(source: Source, recipe: Recipe, ghost: Path) -> FilePlan:
+    """One file, where the source's `ghost` is at hand and an importance matrix is taken to be made where one is needed.
+
+    What such a matrix adds to the header, some hundred bytes, is left out.
+    """
+    tensors = planned_types(source, recipe, recipe.needs_imatrix, ghost)
+    return FilePlan(recipe, _file_metadata(source.metadata, recipe, None), tensors)
+
+
+def planned_types(source: Source, recipe: Recipe, imatrix: bool, ghost: Path | None = None) -> tuple[TensorInfo, ...]:
+    """The tensors of a file with their types and places. `imatrix`: whether there will be an importance matrix.
+
+    `ghost`: the source's ghost, where it is at hand.
+    """
     told = type_overrides(source, recipe)
     try:
-        return plan_types(source.structure, source.tensors, recipe.ftype, told, imatrix)
+        return plan_types(source.structure, source.tensors, recipe.ftype, told, imatrix, ghost)
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from error
 

@@ -20,11 +20,12 @@ SAMPLES, SAMPLE_BYTES = 32, 1 << 16
 @dataclass(frozen=True)
 class ReferenceFile:
     """A reference file of ours or a base file of llama.cpp's, and how its text was cut: windows of `n_ctx` tokens with
-    the scored positions from `first` on."""
+    the scored positions from `first` on. `model` is the name of the file that it was made of, where it is known."""
 
     path: Path
     n_ctx: int
     first: int
+    model: str | None = None
 
     @property
     def name(self) -> str:
@@ -33,14 +34,7 @@ class ReferenceFile:
 
     @property
     def identity(self) -> str:
-        """Of the length and of samples of the content: such a file may hold tens of gigabytes."""
-        size = self.path.stat().st_size
-        digest = hashlib.sha256(f"{size}".encode())
-        with self.path.open("rb") as file:
-            for i in range(SAMPLES):
-                file.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE_BYTES))
-        return digest.hexdigest()
+        return sampled_digest(self.path)
 
     def window(self, asked: int | None) -> int:
         """The windows' length. Raises InputError where another is asked for."""
@@ -56,6 +50,27 @@ class ReferenceFile:
         if asked is not None and asked != scored:
             raise InputError(f"{self.path}: the last {scored} tokens of a window are scored, --stride says {asked}")
         return asked if self.first == self.n_ctx // 2 else scored
+
+
+def sampled_digest(path: Path) -> str:
+    """Of a file's length and of samples of its content: one of log-probabilities may hold tens of gigabytes."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{size}".encode())
+    with path.open("rb") as file:
+        for i in range(SAMPLES):
+            file.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def writable_base_file(asked: Path) -> Path:
+    """Where --write-base writes. Raises InputError for what is there and no base file: it would be lost."""
+    from sweep.measure.basefile import is_base_file  # loads scipy
+
+    path = asked.expanduser().resolve()
+    if path.exists() and not is_base_file(path):
+        raise InputError(f"{asked}: it is there and no base file of llama.cpp's; --write-base does not write over it")
+    return path
 
 
 def find_reference(asked: str) -> ReferenceFile | str:
@@ -77,7 +92,7 @@ def find_reference(asked: str) -> ReferenceFile | str:
     if path.suffix == ".gguf":
         raise InputError(f"{asked}: a model, not its log-probabilities; give --reference gguf:{asked}")
     opened = open_reference(path.resolve())
-    return ReferenceFile(path.resolve(), opened.n_ctx, opened.first)
+    return ReferenceFile(path.resolve(), opened.n_ctx, opened.first, opened.model)
 
 
 def automatic(float_bytes: int, memory: Memory) -> str:

@@ -229,7 +229,7 @@ def _task(
         return None
     first, second = shared.of([of_a, of_b])
     before, after = items.values(first), items.values(second)
-    subjects = [items.subject(item) for item in first]
+    subjects = [item.subject for item in first]
     gold_a, gold_b = items.gold(first), items.gold(second)
     return TaskDifference(
         variant_a=pair[0],
@@ -274,7 +274,7 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
                 continue
             taken = shared.of(lists)
             scores = [items.values(found) for found in taken]
-            subjects = [items.subject(item) for item in taken[0]]
+            subjects = [item.subject for item in taken[0]]
             loss_a, loss_b = scores[1] - scores[0], scores[3] - scores[2]
             yield LossDifference(
                 variant_a=variant_a,

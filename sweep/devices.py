@@ -38,10 +38,21 @@ def memory() -> Memory:
     """Of this machine; a control group's bound counts as its end."""
     found = gpus()
     machine = psutil.virtual_memory().total
-    bound = Path("/sys/fs/cgroup/memory.max")
-    if bound.is_file() and (text := bound.read_text().strip()).isdigit():
-        machine = min(machine, int(text))
-    return Memory(found[0].free_bytes if found else 0, machine)
+    bound = _control_group("memory.max")
+    return Memory(found[0].free_bytes if found else 0, machine if bound is None else min(machine, bound))
+
+
+def free_ram() -> int:
+    """Bytes of RAM that a process can have now; a control group's bound counts."""
+    free = psutil.virtual_memory().available
+    bound, used = _control_group("memory.max"), _control_group("memory.current")
+    return free if bound is None or used is None else min(free, max(0, bound - used))
+
+
+def _control_group(name: str) -> int | None:
+    file = Path("/sys/fs/cgroup") / name
+    text = file.read_text().strip() if file.is_file() else ""
+    return int(text) if text.isdigit() else None
 
 
 def threads() -> int:

@@ -1,8 +1,8 @@
 """The stored items of a task: what an item's id says, and which items several runs have in common.
 
-An id is the sub-task, the document's number, the document's hash and the prompt's hash, as lm-eval gives them. Equal
-documents with equal prompts are the same question; equal documents with other prompts (another template, other
-examples) are the same document asked otherwise.
+An id is the document's number, its hash and the prompt's hash, as lm-eval gives them. Equal documents of a subject with
+equal prompts are the same question; equal documents with other prompts (another template, other examples) are the same
+document asked otherwise.
 """
 
 from __future__ import annotations
@@ -40,13 +40,8 @@ class Shared:
         return [[found[i] for i in rows] for found, rows in zip(lists, self.rows, strict=True)]
 
 
-def subject(item: Item) -> str:
-    """The sub-task that the item belongs to: its subject in a group such as MMLU."""
-    return item.doc.rsplit(" ", 3)[0]
-
-
 def share(lists: Sequence[Sequence[Item]]) -> Shared:
-    """Pair items by sub-task and document hash, in the order of the first list.
+    """Pair items by subject and document hash, in the order of the first list.
 
     Documents that occur several times in a list are told apart by their order. Scores that are not numbers pair with
     nothing.
@@ -66,8 +61,8 @@ def _places(items: Sequence[Item]) -> dict[tuple[str, str, int], int]:
     seen: Counter[tuple[str, str]] = Counter()
     places = {}
     for i, item in enumerate(items):
-        parts = item.doc.rsplit(" ", 3)
-        key = (parts[0], parts[2]) if len(parts) == 4 else (item.doc, "")
+        parts = item.doc.split(" ")
+        key = (item.subject, parts[1] if len(parts) == 3 else item.doc)
         if isfinite(item.value):
             places[*key, seen[key]] = i
         seen[key] += 1

@@ -4,64 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
-from converters.llamacpp.load import LoadOptions
-from converters.llamacpp.model import ContextOptions
 from converters.recipes import recipe
 from sweep.baseline import ReferenceFile
 from sweep.calibration import Calibration
+from sweep.fit.misfit import Misfit
 from sweep.inputs import Text
 from sweep.model import Model
+from sweep.settings import Settings
 from sweep.tasks import Task
 from sweep.variant import Variant
 from sweep.workspace import Workspace
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
+_NONE: Mapping[str, Misfit] = MappingProxyType({})
 PROCEDURES = {"export": 1, "imatrix": 3, "speed": 2, "text": 2, "task": 2}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How everything is measured; all of it is part of each cell's hash and stands in the report.
-
-    `window` is perplexity's context and `stride` how far windows lie apart (None: end to end), `ctx` the context that
-    memory is stated for, `batch` and `ubatch` llama.cpp's logical and physical batch.
-    """
-
-    window: int = 512
-    stride: int | None = None
-    ctx: int = 8192
-    batch: int = 2048
-    ubatch: int = 512
-    kv_type: str = "f16"
-    threads: int = 1
-    device: str = "cpu"
-    gpu_layers: int = 0
-    cpu_moe: int = 0
-    tensor_split: tuple[float, ...] = ()
-
-    @property
-    def load(self) -> LoadOptions:
-        """Where the weights go."""
-        return LoadOptions(self.gpu_layers, self.cpu_moe, tuple(self.tensor_split))
-
-    @property
-    def context(self) -> ContextOptions:
-        """The context that memory is stated for."""
-        return ContextOptions(
-            n_ctx=self.ctx,
-            n_batch=self.batch,
-            n_ubatch=self.ubatch,
-            type_k=self.kv_type,
-            type_v=self.kv_type,
-            n_threads=self.threads,
-        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +34,8 @@ class Cell:
     """One piece of work. `kind` says what is done: export, imatrix, speed, text (perplexity and divergence) or task.
 
     `params` is all that the worker needs, paths included; `makes` is the file it leaves; `needs` are keys of cells
-    whose files it reads.
+    whose files it reads. `alike` is the key of the same task without a bound on answers: where it turns out to generate
+    none, the two are one measurement.
     """
 
     key: str
@@ -79,6 +45,7 @@ class Cell:
     params: dict[str, Any]
     makes: str | None = None
     needs: tuple[str, ...] = ()
+    alike: str | None = None
 
     @property
     def label(self) -> str:
@@ -87,7 +54,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run: its id, what it is about, and its cells in order."""
+    """A run: its id, what it is about, and its cells in order.
+
+    `reference` is a variant or, where that was a file, its name; `made_of` then the variant that the file was made of,
+    where that is known and among them.
+    """
 
     run: str
     model: str
@@ -98,6 +69,7 @@ class Plan:
     about: dict[str, Any]
     cells: tuple[Cell, ...] = field(repr=False)
     procedures: dict[str, int] = field(default_factory=lambda: dict(PROCEDURES))
+    made_of: str | None = None
 
     @property
     def is_current(self) -> bool:
@@ -132,11 +104,14 @@ def make_plan(
     reference_file: ReferenceFile | None = None,
     reference_layers: int | None = None,
     alone: bool = False,
+    base_file: Path | None = None,
+    skipped: Mapping[str, Misfit] = _NONE,
 ) -> Plan:
     """The cells of a sweep, the reference's first. `reference_layers`: of the reference, how many go to the GPU.
 
     `text` None measures no perplexity. `alone`: nothing will be compared with the reference, so its distributions are
-    not written down. Raises InputError where the reference is neither a file nor among the variants.
+    not written down but to `base_file`, as llama.cpp does. `skipped` variants have no cells. Raises InputError where
+    the reference is neither a file nor among the variants.
     """
     ordered = sorted(variants, key=lambda variant: variant.name != reference)
     if reference_file is None and (not ordered or ordered[0].name != reference):
@@ -147,7 +122,7 @@ def make_plan(
     cells: list[Cell] = []
     baseline = None if reference_file is None else _Baseline(reference_file.identity, str(reference_file.path))
     importance: _Importance | None = None
-    for index, variant in enumerate(ordered):
+    for index, variant in enumerate(variant for variant in ordered if variant.name not in skipped):
         if index == 1 and calibration is not None:  # the reference is made; others are made by what it finds
             importance = _importance(calibration, model, ordered[0], cells, settings, artefacts)
             cells += importance.cells
@@ -155,11 +130,15 @@ def make_plan(
         if reference_layers is not None and variant.name == reference:
             placed = replace(settings, gpu_layers=reference_layers)
         own = _cells(variant, model, text, tasks, placed, artefacts, baseline, importance, alone)
+        if base_file is not None:
+            own = [_writing(cell, base_file) if cell.kind == "text" else cell for cell in own]
         cells += own
         first = next((cell for cell in own if cell.kind == "text"), None)
         if baseline is None and first is not None:
             baseline = _Baseline(first.key, first.makes, (first.key,))
-    identity = _hash({"cells": [cell.key for cell in cells], "model": model.name, "preset": preset})
+    left_out = {name: asdict(misfit) for name, misfit in skipped.items()}
+    content = {"cells": [cell.key for cell in cells], "model": model.name, "preset": preset}
+    identity = _hash(content | ({"skipped": left_out} if left_out else {}))
     return Plan(
         run=f"{model.name}-{preset}-{identity[:6]}",
         model=model.name,
@@ -175,9 +154,17 @@ def make_plan(
             "imatrix": None if calibration is None else calibration.name,
             "imatrix_told": [] if calibration is None else calibration.told,
             "engine": _engine(),
+            "skipped": left_out,
         },
         cells=tuple(cells),
+        made_of=None if reference_file is None else _measured_from(reference_file.model, cells),
     )
+
+
+def _measured_from(file_name: str | None, cells: list[Cell]) -> str | None:
+    """The variant whose file has this name."""
+    speeds = (cell for cell in cells if cell.kind == "speed")
+    return next((cell.variant for cell in speeds if Path(cell.params["file"]).name == file_name), None)
 
 
 @dataclass(frozen=True)
@@ -235,7 +222,12 @@ def _cells(
         cells.append(_text_cell(variant, text, base, common, needs, artefacts, baseline, alone))
     for task in tasks:
         params = common | {"task": task.to_json()}
-        cells.append(_cell(variant, "task", task.name, base | {"task": task.identity}, params, needs))
+        cell = _cell(variant, "task", task.name, base | {"task": task.identity}, params, needs)
+        if task.options.max_gen_toks is not None:
+            free = replace(task, options=replace(task.options, max_gen_toks=None))
+            alike = _cell(variant, "task", task.name, base | {"task": free.identity}, params, needs).key
+            cell = replace(cell, alike=alike)
+        cells.append(cell)
     return cells
 
 
@@ -261,6 +253,11 @@ def _text_cell(
     }
     own_needs = needs if baseline is None else (*needs, *baseline.needs)
     return _cell(variant, "text", "text", identity, params, own_needs, makes)
+
+
+def _writing(cell: Cell, base_file: Path) -> Cell:
+    """A text cell that leaves a base file of llama.cpp's as well. What it measures is the same, and so is its key."""
+    return replace(cell, params=cell.params | {"writes_base": str(base_file)})
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that loading and decoding take: as llama.cpp predicts without weights, and as the process took them."""
+    """Bytes that loading and decoding take: as llama.cpp predicts without weights, and as the process took them.
+
+    `measured_bytes` are those where the model is placed: `device_bytes` (of all GPUs; 0 where it is on none, None where
+    the driver does not tell them by process), or `host_bytes` where it is on no GPU.
+    """
 
     predicted_bytes: int | None = None
     measured_bytes: int | None = None
+    host_bytes: int | None = None
+    device_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,9 @@ class TaskScore:
     the probability of the right choice among the choices. All None for the reference.
     `clusters` is how many subjects were taken as the independent units, None where the items were.
     `chance` is what blind guessing scores, `higher_is_better` the metric's direction, `other` further metrics.
+    Common prefixes are computed once; of a sample of `sharing_questions` scored by themselves, `sharing_changed` got
+    another answer, and no log-likelihood of a choice moved by more than `sharing_difference` (nats). None where answers
+    are generated, or where there were too few for a sample.
     """
 
     metric: str
@@ -124,6 +133,9 @@ class TaskScore:
     gold_delta: float | None = None
     gold_delta_stderr: float | None = None
     gold_p_value: float | None = None
+    sharing_questions: int | None = None
+    sharing_difference: float | None = None
+    sharing_changed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,9 +162,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Record:
-    """One variant of one sweep. `status` is "ok", "partial" (a cell failed), "failed" or "pending".
+    """One variant of one sweep. `status` is "ok", "partial" (a cell failed), "failed", "pending" or "skipped".
+
+    `error` is what failed first, or why it was skipped.
 
     `settings` are the thread count, batches, context and placement that it was measured with, and the engine.
+
+    `task_reference` is what task differences are to: the reference or, where that is a file, which answers no task, the
+    variant that it was made of; where that is not known, the one of the most bits per weight.
 
     `samples` are what the figures are means of ("kld" and "nll" in nats by window, "task NAME" by item), for whoever
     compares two variants with each other; they are not part of the JSON.
@@ -170,6 +187,7 @@ class Record:
     tasks: dict[str, TaskScore] = field(default_factory=dict)
     speed: Speed | None = None
     reference: str | None = None
+    task_reference: str | None = None
     kv_type: str = "f16"
     device: str = "cpu"
     settings: dict[str, Any] = field(default_factory=dict)

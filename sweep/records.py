@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sweep import items
+from sweep.fit.misfit import Misfit
 from sweep.plan import Cell, Plan
 from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
@@ -21,8 +22,28 @@ def records(plan: Plan, store: Store) -> list[Record]:
     by_variant: dict[str, list[Cell]] = {variant: [] for variant in plan.variants}
     for cell in plan.cells:
         by_variant[cell.variant].append(cell)
+    base = _task_reference(plan, outcomes)
     reference = {cell.name: cell.key for cell in by_variant.get(plan.reference, [])}  # none where it is a file
-    return _holm([_record(variant, cells, outcomes, reference, plan, store) for variant, cells in by_variant.items()])
+    tasks = {cell.name: cell.key for cell in by_variant.get(base or "", []) if cell.kind == "task"}
+    found = [_record(variant, cells, outcomes, reference | tasks, plan, store) for variant, cells in by_variant.items()]
+    return _holm([replace(record, task_reference=base) for record in found])
+
+
+def _task_reference(plan: Plan, outcomes: dict[str, Outcome]) -> str | None:
+    """The reference; of a file, the variant that it was made of, else the one of the most bits per weight.
+
+    None while no size is known, and where there is nothing to compare with each other.
+    """
+    if plan.reference in plan.variants or len(plan.variants) < 2:
+        return plan.reference if plan.reference in plan.variants else None
+    if plan.made_of is not None:
+        return plan.made_of
+    bits: dict[str, float] = {}
+    for cell in plan.cells:
+        outcome = outcomes.get(cell.key)
+        if cell.kind in ("export", "speed") and outcome is not None and outcome.result is not None:
+            bits[cell.variant] = outcome.result["bits_per_weight"]
+    return max(bits, key=bits.__getitem__, default=None)
 
 
 def _holm(found: list[Record]) -> list[Record]:
@@ -65,9 +86,11 @@ def _record(
     plan: Plan,
     store: Store,
 ) -> Record:
+    if variant in plan.about.get("skipped", {}):  # not of plans that an earlier version wrote
+        return _skipped(variant, plan)
     known = {cell.name: outcomes[cell.key] for cell in cells if cell.key in outcomes}
     results = {name: outcome.result for name, outcome in known.items() if outcome.result is not None}
-    errors = [f"{name}: {outcome.error}" for name, outcome in known.items() if outcome.status == "failed"]
+    errors = {name: str(outcome.error) for name, outcome in known.items() if outcome.status == "failed"}
     speed, text = results.get("speed"), results.get("text")
     scores = {
         cell.name: _score(cell, results[cell.name], reference.get(cell.name), store)
@@ -79,12 +102,12 @@ def _record(
         variant=variant,
         kind="gguf",
         status=_status(len(cells), len(results), len(errors)),
-        error=errors[0] if errors else None,
+        error=_told(errors),
         file_bytes=size.get("file_bytes"),
         bits_per_weight=size.get("bits_per_weight"),
         memory=Memory()
         if speed is None
-        else Memory(speed["memory"]["predicted_bytes"], speed["memory"]["measured_bytes"]),
+        else Memory(**{name: speed["memory"].get(name) for name in Memory.__dataclass_fields__}),
         perplexity=None if text is None else _perplexity(text["perplexity"]),
         divergence=_divergence(text, _noise_floor(outcomes.get(reference.get("text", "")))),
         tasks={task: score for task, (score, _) in scores.items()},
@@ -102,6 +125,31 @@ def _record(
         samples=_window_samples(text, reference_units(plan), variant == plan.reference)
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
+
+
+def _skipped(variant: str, plan: Plan) -> Record:
+    misfit = Misfit(**plan.about["skipped"][variant])
+    return Record(
+        variant=variant,
+        kind="gguf",
+        status="skipped",
+        error=misfit.reason,
+        file_bytes=misfit.file_bytes,
+        bits_per_weight=misfit.bits_per_weight,
+        memory=Memory(misfit.memory_bytes),
+        reference=plan.reference,
+        kv_type=plan.settings.kv_type,
+        device=plan.settings.device,
+        settings=_settings(plan),
+    )
+
+
+def _told(errors: dict[str, str]) -> str | None:
+    """Every cell's error, each once with the cells that it cost."""
+    cells: dict[str, list[str]] = {}
+    for name, error in errors.items():
+        cells.setdefault(error, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {error}" for error, names in cells.items()) or None
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -146,11 +194,11 @@ def reference_units(plan: Plan) -> str | None:
 
 
 def _window_samples(text: dict[str, Any] | None, units: str | None, is_reference: bool) -> dict[str, Samples]:
-    """By window; a reference diverges from itself by 0."""
+    """By window; a reference diverges from itself by 0. A variant of another vocabulary scored other windows."""
     if text is None or units is None:
         return {}
     nll = np.array(text["perplexity"]["window_nll"])
-    samples = {"nll": Samples(units, nll)}
+    samples = {"nll": Samples(text.get("windows_sha256") or units, nll)}
     if is_reference:
         samples["kld"] = Samples(units, np.zeros_like(nll))
     elif text["divergence"] is not None:
@@ -160,7 +208,7 @@ def _window_samples(text: dict[str, Any] | None, units: str | None, is_reference
 
 def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store: Store) -> tuple[TaskScore, Samples]:
     own = store.items(cell.key)
-    subjects = usable_clusters([items.subject(item) for item in own])
+    subjects = usable_clusters([item.subject for item in own])
     row = items.values(own)
     stderr = result["stderr"]
     if subjects is not None and np.isclose(row.mean(), result["value"], rtol=0.0, atol=1e-9):
@@ -174,19 +222,36 @@ def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store:
         higher_is_better=result["higher_is_better"],
         other=result["other"],
         clusters=None if subjects is None else int(subjects.max()) + 1,
+        **_sharing(result.get("sharing")),
     )
     if reference_key is not None and reference_key != cell.key:
         base = store.items(reference_key)
-        same = [item.doc for item in own] == [item.doc for item in base]  # the very same prompts
+        same = [_asked(item) for item in own] == [_asked(item) for item in base]
         if own and same and np.isfinite(row).all() and np.isfinite(items.values(base)).all():
             score = replace(score, **_paired(base, own))
-    units = hashlib.sha256("\n".join(item.doc for item in own).encode()).hexdigest()
+    units = hashlib.sha256("\n".join(_asked(item) for item in own).encode()).hexdigest()
     return score, Samples(units, row, subjects)
+
+
+def _asked(item: Item) -> str:
+    """Equal for the very same prompt of the same task."""
+    return f"{item.subject} {item.doc}"
+
+
+def _sharing(found: dict[str, Any] | None) -> dict[str, Any]:
+    """The fields of TaskScore that tell what sharing prefixes did, where a sample was taken."""
+    if found is None:
+        return {}
+    return {
+        "sharing_questions": found["questions"],
+        "sharing_difference": found["largest_difference"],
+        "sharing_changed": found["changed_answers"],
+    }
 
 
 def _paired(base: list[Item], own: list[Item]) -> dict[str, Any]:
     """The fields of TaskScore that compare with the reference."""
-    subjects = [items.subject(item) for item in own]
+    subjects = [item.subject for item in own]
     found = compare_items(items.values(base), items.values(own), subjects)
     fields: dict[str, Any] = {
         "delta": found.delta,

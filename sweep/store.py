@@ -16,7 +16,7 @@ from typing import Any
 
 from converters.errors import InputError
 
-VERSION = 2
+VERSION = 3
 _MANY = 500  # values in one question; SQLite's oldest bound is 999
 _SCHEMA = """
 CREATE TABLE runs (run TEXT PRIMARY KEY, created REAL NOT NULL, plan TEXT NOT NULL);
@@ -27,28 +27,37 @@ CREATE TABLE cells (
 CREATE TABLE items (
     key TEXT NOT NULL REFERENCES cells (key) ON DELETE CASCADE, position INTEGER NOT NULL,
     doc TEXT NOT NULL, value REAL NOT NULL, answer TEXT,
-    gold REAL, subject TEXT, PRIMARY KEY (key, position)
+    gold REAL, subject TEXT NOT NULL DEFAULT '', PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
 # What makes a store of an earlier version one of the next
 _UPGRADES = {
     1: ("ALTER TABLE items ADD COLUMN gold REAL", "ALTER TABLE items ADD COLUMN subject TEXT"),
+    # the subject stood before each document, and beside it where the second version wrote
+    2: (
+        "ALTER TABLE items RENAME COLUMN subject TO old",
+        "ALTER TABLE items ADD COLUMN subject TEXT NOT NULL DEFAULT ''",
+        "UPDATE items SET subject = coalesce(old, substr(doc, 1, instr(doc, ' ') - 1))",
+        "UPDATE items SET doc = substr(doc, length(subject) + 2)",
+        "ALTER TABLE items DROP COLUMN old",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Item:
-    """One document's result in a task: `doc` proves that two variants answered the same prompt.
+    """One document's result in a task: `doc`, its number and the hashes of document and prompt, proves that two
+    variants answered the same prompt.
 
     `gold` is the right choice's share of the probability of all choices; None where answers are generated.
-    `subject` is the sub-task of a group.
+    `subject` is the sub-task that it belongs to: a subject in a group such as MMLU.
     """
 
     doc: str
     value: float
     answer: str
     gold: float | None = None
-    subject: str | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,18 @@ class Store:
                 "INSERT INTO items (key, position, doc, value, answer, gold, subject) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((key, position, *astuple(item)) for position, item in enumerate(items)),
             )
+
+    def copy(self, key: str, to: str) -> None:
+        """Write what is known of a cell down under another key."""
+        with self._transaction():
+            self._db.execute("DELETE FROM cells WHERE key = ?", (to,))
+            for table, columns in (
+                ("cells", "status, result, error, seconds, finished"),
+                ("items", "position, doc, value, answer, gold, subject"),
+            ):
+                self._db.execute(
+                    f"INSERT INTO {table} (key, {columns}) SELECT ?, {columns} FROM {table} WHERE key = ?", (to, key)
+                )
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, Outcome]:
         """The outcomes of those of `keys` that are known."""

@@ -15,18 +15,31 @@ from typing import Any
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
 from sweep import devices, preset, variant
-from sweep.baseline import AUTO, FLOAT, NEAREST, ReferenceFile, automatic, find_reference, gpu_layers
+from sweep.baseline import (
+    AUTO,
+    FLOAT,
+    NEAREST,
+    ReferenceFile,
+    automatic,
+    find_reference,
+    gpu_layers,
+    writable_base_file,
+)
 from sweep.calibration import calibration, tell
+from sweep.checking import check_inputs
 from sweep.events import Event, Log, Reader
+from sweep.fit.misfit import Misfit
+from sweep.fit.report import FitOptions
 from sweep.inputs import Text, text_for
 from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
-from sweep.plan import Cell, Plan, Settings, make_plan
+from sweep.plan import Cell, Plan, make_plan
 from sweep.records import records
 from sweep.report.recommend import recommend
 from sweep.running import runner
 from sweep.running.child import Child, Failed
 from sweep.running.keep import Keep
+from sweep.settings import Settings
 from sweep.store import Store
 from sweep.tasks import Task, tasks_for
 from sweep.workspace import Workspace, open_workspace, run_lock, sharing
@@ -40,8 +53,9 @@ class Request:
     """What the user asked for; None where the preset or the model decides.
 
     `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
-    path or "auto", `calibration` the text that the latter reads. With `dry_run` nothing is
-    fetched that a plan can do without.
+    path or "auto", `calibration` the text that the latter reads. `write_base` is where the model's log-probabilities
+    are written as llama.cpp does. `gpu` are the devices that variants are meant for, as `sweep fit --gpu` takes them:
+    what they do not hold is skipped. With `dry_run` nothing is fetched that a plan can do without.
     """
 
     model: str = "micro"
@@ -63,9 +77,11 @@ class Request:
     imatrix: str | None = None
     calibration: Path | None = None
     keep: Keep = Keep.ALL
+    write_base: Path | None = None
     ngl: int | None = None
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
+    gpu: tuple[str, ...] = ()
     workspace: Path | None = None
     dry_run: bool = False
 
@@ -119,6 +135,10 @@ def prepare_single(request: Request, quant: str | None, say: Callable[[str], Non
         request = replace(request, tasks=request.tasks or ("none",))
     model = resolve(request.model, say, planned=request.dry_run, as_it_is=True)
     measures_text = everything or request.perplexity is not None
+    if request.write_base is not None and not measures_text:
+        raise InputError("--write-base writes what the model makes of a text; give one with --perplexity FILE")
+    if request.write_base is not None and request.stride is not None:
+        raise InputError("--write-base: llama.cpp's base files are of windows end to end; leave --stride out")
     return _planned(request, model, parsed, "eval", say, measures_text=measures_text, alone=True)
 
 
@@ -150,7 +170,7 @@ def _planned(
     text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
     tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
     placement = devices.placement()
-    window = _window(request.window if file is None else file.window(request.window), model)
+    window = _window(request.window, file, model, measures_text=text is not None)
     settings = Settings(
         window=window,
         stride=_stride(request.stride if file is None else file.stride(request.stride), window),
@@ -161,6 +181,7 @@ def _planned(
         cpu_moe=request.n_cpu_moe,
         tensor_split=request.tensor_split,
     )
+    skipped = _skipped(request, model, variants, settings, say, None if file is not None else variants[0].name)
     plan = make_plan(
         workspace,
         model,
@@ -174,8 +195,39 @@ def _planned(
         file,
         reference_layers,
         alone,
+        None if request.write_base is None else writable_base_file(request.write_base),
+        skipped,
     )
     return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
+
+
+def _skipped(
+    request: Request,
+    model: Model,
+    variants: Sequence[variant.Variant],
+    settings: Settings,
+    say: Callable[[str], None],
+    reference: str | None,
+) -> dict[str, Misfit]:
+    """The variants that --gpu does not hold, each told; the reference is measured all the same."""
+    if not request.gpu:
+        return {}
+    from sweep.fit.misfits import misfits  # asks llama.cpp, which only this option needs
+    from sweep.fit.simulated import devices_called
+
+    options = FitOptions(
+        context=settings.ctx,
+        kv_type_k=settings.kv_type,
+        kv_type_v=settings.kv_type,
+        ubatch=settings.ubatch,
+        batch=settings.batch,
+        offload="none",
+    )
+    found = misfits(str(model.path), variants, devices_called(request.gpu), options)
+    for name, misfit in found.items():
+        kept = "measured all the same, because the others are compared with it" if name == reference else "skipped"
+        say(f"{name} {misfit.reason}; {kept}")
+    return {name: misfit for name, misfit in found.items() if name != reference}
 
 
 def _task_options(request: Request) -> TaskOptions:
@@ -195,10 +247,17 @@ def _context(asked: int | None, model: Model) -> int:
     return asked or min(DEFAULT_CTX, model.context)
 
 
-def _window(asked: int | None, model: Model) -> int:
-    if asked is not None and asked > model.context:
-        raise InputError(f"--window {asked} is beyond the {model.context} tokens that {model.name} was made for")
-    return asked or Settings.window
+def _window(asked: int | None, file: ReferenceFile | None, model: Model, *, measures_text: bool) -> int:
+    window = (asked if file is None else file.window(asked)) or Settings.window
+    if window > model.context and (measures_text or asked is not None):
+        if asked is not None:
+            named = f"--window {asked}"
+        elif file is not None:
+            named = f"{file.path}: its window of {window} tokens"
+        else:
+            named = f"the window of {window} tokens, which --window can make smaller,"
+        raise InputError(f"{named} is beyond the {model.context} tokens that {model.name} was made for")
+    return window
 
 
 def _stride(asked: int | None, window: int) -> int | None:
@@ -234,7 +293,7 @@ def _placed(quants: list[str], model: Model, request: Request) -> tuple[str, int
 def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
     """Carry out the plan; where another process is at it, follow its event log instead.
 
-    Raises InputError where the input leaves nothing to measure. Every event also goes to the run's event log.
+    Raises InputError where the input is refused before any work. Every event also goes to the run's event log.
     """
     directory = sweep.workspace.run(sweep.plan.run)
     with Store(sweep.workspace.database) as store:
@@ -259,8 +318,8 @@ def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Even
         made = [(cell, Path(cell.makes)) for cell in sweep.plan.cells if cell.makes is not None]
         folder = sweep.workspace.artefacts(sweep.model.fingerprint)
         with sharing(folder, {file for _, file in made}) as artefacts:
-            if runner.pending(sweep.plan, store):
-                _check_inputs(sweep, directory)
+            todo = runner.pending(sweep.plan, store)
+            check_inputs(sweep.plan, todo, sweep.model, sweep.variants, sweep.text, sweep.tasks, directory)
 
             def measured(name: str) -> None:
                 if sweep.keep is Keep.NONE:
@@ -298,25 +357,6 @@ def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
             if free:
                 return
         time.sleep(FOLLOW_EVERY)
-
-
-def _check_inputs(sweep: Sweep, directory: Path) -> None:
-    """Tasks and texts that are not local are looked for before any work: they may need a network."""
-    foreign = [task for task in sweep.tasks if not task.is_local or sweep.model.builtin is None or task.data]
-    text = sweep.text
-    dataset = text.dataset if text is not None and not text.file.exists() else None
-    if not foreign and dataset is None:
-        return
-    job = {
-        "kind": "inputs",
-        "tasks": [task.to_json() for task in foreign],
-        "dataset": dataset,
-        "file": None if text is None else str(text.file),
-    }
-    with Child(runner.log_path(directory, "inputs")) as child:
-        for answer in child.submit(job):
-            if isinstance(answer, Failed):
-                raise InputError(answer.message)
 
 
 def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:

@@ -83,6 +83,7 @@ _DECLARATIONS: Mapping[str, tuple[list[Any], Any]] = {
         None,
     ),
     "ggml_backend_cpu_buffer_type": ([], ctypes.c_void_p),
+    "ggml_backend_dev_buffer_type": ([ctypes.c_void_p], ctypes.c_void_p),
     "ggml_init": ([InitParams], ctypes.c_void_p),
     "ggml_free": ([ctypes.c_void_p], None),
     "ggml_new_tensor_3d": ([ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 3], ctypes.c_void_p),

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -168,10 +168,10 @@ class TensorInfo:
     def elements(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the tensor's data, without padding."""
-        return self.elements // self.shape[-1] * self.type.row_bytes(self.shape[-1]) if self.elements else 0
+        return math.prod(self.shape[:-1]) * self.type.row_bytes(self.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -275,8 +275,8 @@ def encode_header(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) 
 class _Cursor:
     """Reads forward through a file in pieces, and never past its end or past the bound on headers."""
 
-    def __init__(self, descriptor: int, file_bytes: int, path: Path) -> None:
-        self.descriptor, self.limit, self.path = descriptor, min(file_bytes, MAX_HEADER_BYTES), path
+    def __init__(self, read: Callable[[int, int], bytes], file_bytes: int, path: Path) -> None:
+        self.read, self.limit, self.path = read, min(file_bytes, MAX_HEADER_BYTES), path
         self.truncated = file_bytes <= MAX_HEADER_BYTES
         self.position = 0  # in the file
         self.texts = 0  # read so far as items of lists
@@ -289,7 +289,7 @@ class _Cursor:
             raise InputError(f"{self.path}: {reason}: {what} would end at byte {end}, the limit is {self.limit}")
         if end > self.start + len(self.buffer):
             wanted = min(max(count, 1 << 20), self.limit - self.position)
-            self.buffer, self.start = os.pread(self.descriptor, wanted, self.position), self.position
+            self.buffer, self.start = self.read(wanted, self.position), self.position
             if len(self.buffer) < count:
                 raise InputError(f"{self.path}: became shorter while it was read")
         data = self.buffer[self.position - self.start : end - self.start]
@@ -318,16 +318,18 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return _read_header(descriptor, path)
+        return parse_header(
+            lambda count, offset: os.pread(descriptor, count, offset), os.fstat(descriptor).st_size, path
+        )
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
 
 
-def _read_header(descriptor: int, path: Path) -> Header:
-    file_bytes = os.fstat(descriptor).st_size
-    cursor = _Cursor(descriptor, file_bytes, path)
+def parse_header(read: Callable[[int, int], bytes], file_bytes: int, path: Path) -> Header:
+    """The header of a file of so many bytes, wherever it is: `read` gets (count, offset). See `read_header`."""
+    cursor = _Cursor(read, file_bytes, path)
     if file_bytes < 24 or cursor.take(4, "the magic") != MAGIC:
         raise InputError(f"{path}: is no GGUF file (its first four bytes are not 'GGUF')")
     version = cursor.number("I", "the version")

@@ -35,6 +35,15 @@ def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Itera
         yield path
 
 
+@contextmanager
+def vocabulary(metadata: Mapping[str, Field]) -> Iterator[Path]:
+    """A file of the metadata alone, vocabulary and all: enough to tokenize by. It goes with the block."""
+    with tempfile.TemporaryDirectory(prefix="bitsweep-vocabulary-") as directory:
+        path = Path(directory) / "vocabulary.gguf"
+        path.write_bytes(encode_header(metadata, []))
+        yield path
+
+
 def without_vocabulary(metadata: Mapping[str, Field]) -> dict[str, Field]:
     """The metadata with `tokenizer.*` replaced by the vocabulary's size, fit for a file of default alignment."""
     kept = {key: field for key, field in metadata.items() if not key.startswith("tokenizer.")}

@@ -4,6 +4,7 @@ Meanings are those of llama.cpp's `--gpu-layers`, `--n-cpu-moe` and `--tensor-sp
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from converters.errors import InputError
@@ -21,30 +22,46 @@ class _Override(ctypes.Structure):
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """`cpu_moe` counts layers from the first; `tensor_split` has a weight for each GPU, none for llama.cpp's choice."""
+    """`cpu_moe` counts layers from the first; `tensor_split` has a weight for each GPU, none for llama.cpp's choice.
+
+    `elsewhere` are patterns of tensors' names that go not to their layer's device but to another, by its number among
+    those the model is loaded on, or to RAM (None). The first pattern that is found in a name decides.
+    """
 
     gpu_layers: int = 0
     cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
+    elsewhere: tuple[tuple[str, int | None], ...] = ()
 
-    def apply(self, params: lib.llama_model_params) -> object:
-        """Set these in `params`. What is returned must live until the model is loaded.
+    def apply(self, params: lib.llama_model_params, devices: Sequence[int] = ()) -> object:
+        """Set these in `params`, and the handles of the devices to use where they are not all there are.
 
-        Raises InputError for more shares than llama.cpp has room for devices.
+        What is returned must live until the model is loaded. Raises InputError for more shares than llama.cpp has room
+        for devices.
         """
         params.n_gpu_layers = self.gpu_layers
-        devices = lib.llama_max_devices()
-        if len(self.tensor_split) > devices:
-            raise InputError(f"--tensor-split has {len(self.tensor_split)} shares; there can be {devices} devices")
-        split = (ctypes.c_float * devices)(*self.tensor_split)
+        room = lib.llama_max_devices()
+        if len(self.tensor_split) > room:
+            raise InputError(f"--tensor-split has {len(self.tensor_split)} shares; there can be {room} devices")
+        split = (ctypes.c_float * room)(*self.tensor_split)
         if self.tensor_split:
             params.tensor_split = split
-        ram = ggml.ggml_backend_cpu_buffer_type()
-        entries = [_Override(EXPERTS.format(layer=layer).encode(), ram) for layer in range(self.cpu_moe)]
+        chosen = (ctypes.c_void_p * (len(devices) + 1))(*devices)  # the last one is NULL and ends the list
+        if devices:
+            params.devices = ctypes.addressof(chosen)
+        patterns = [(EXPERTS.format(layer=layer), None) for layer in range(self.cpu_moe)] + list(self.elsewhere)
+        entries = [_Override(pattern.encode(), _buffer_type(place, devices)) for pattern, place in patterns]
         overrides = (_Override * (len(entries) + 1))(*entries)  # the last one is empty and ends the list
         if entries:
             params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
-        return split, overrides
+        return split, chosen, overrides
+
+
+def _buffer_type(place: int | None, devices: Sequence[int]) -> int:
+    """The handle of a device's buffer type, or of RAM's."""
+    if place is None:
+        return int(ggml.ggml_backend_cpu_buffer_type())
+    return int(ggml.ggml_backend_dev_buffer_type(devices[place]))
 
 
 ALL_IN_RAM = LoadOptions()

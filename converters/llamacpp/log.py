@@ -22,40 +22,42 @@ _PYTHON_LEVELS = {_DEBUG: logging.DEBUG, _INFO: logging.DEBUG, _WARN: logging.IN
 
 @dataclass
 class Captured:
-    """The messages that one thread caused, in order: pairs of ggml's level and text (not always a whole line)."""
+    """The messages that one thread caused, in order: pairs of ggml's level and UTF-8 (not always a whole line)."""
 
-    messages: list[tuple[int, str]] = field(default_factory=list)
+    messages: list[tuple[int, bytes]] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         """All of it, as it would have been printed."""
-        return "".join(text for _, text in self.messages)
+        return b"".join([text for _, text in self.messages]).decode(errors="replace")
 
     @property
     def errors(self) -> str:
         """The messages of the levels warning and error in one line: what to quote when a call failed."""
-        parts: list[str] = []
+        parts: list[bytes] = []
         level = 0
         for own, text in self.messages:
             level = level if own == _CONTINUED else own
             if level in (_WARN, _ERROR):
                 parts.append(text)
-        return " ".join("".join(parts).split())
+        return " ".join(b"".join(parts).decode(errors="replace").split())
 
 
 _lock = threading.RLock()  # the garbage collector may free a model, which logs, while it is held
 _open: list[tuple[int, Captured]] = []  # (thread, capture), innermost last
+_of_thread: dict[int, Captured] = {}  # the innermost one of each thread: a dry run has thousands of messages
 
 
 def _receive(level: int, text: bytes, _user_data: Any) -> None:
-    thread = threading.get_ident()
-    message = text.decode(errors="replace")
-    with _lock:
+    receiver = _of_thread.get(threading.get_ident())
+    if receiver is None:
         # Messages of llama.cpp's own worker threads belong to whoever is capturing; there is mostly one.
-        receiver = next((c for t, c in reversed(_open) if t == thread), _open[-1][1] if _open else None)
-        if receiver is not None:
-            receiver.messages.append((level, message))
-            return
+        with _lock:
+            receiver = _open[-1][1] if _open else None
+    if receiver is not None:
+        receiver.messages.append((level, text))
+        return
+    message = text.decode(errors="replace")
     if message.strip():
         LOGGER.log(_PYTHON_LEVELS.get(level, logging.DEBUG), "%s", message.rstrip())
 
@@ -67,14 +69,21 @@ _callback = lib.llama_log_callback(_receive)  # must live as long as the library
 def capture() -> Iterator[Captured]:
     """Collect what llama.cpp logs while the block runs, from this thread. Captures nest: the innermost one gets it."""
     install()
-    entry = (threading.get_ident(), Captured())
+    thread = threading.get_ident()
+    entry = (thread, Captured())
+    outer = _of_thread.get(thread)
     with _lock:
         _open.append(entry)
+        _of_thread[thread] = entry[1]
     try:
         yield entry[1]
     finally:
         with _lock:
             _open.remove(entry)
+            if outer is None:
+                del _of_thread[thread]
+            else:
+                _of_thread[thread] = outer
 
 
 def install() -> None:

@@ -6,7 +6,8 @@ The model is loaded from a ghost file with `no_alloc`, a context is made, and bo
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from converters.llamacpp.ghost import ghost
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.log import capture
 from converters.llamacpp.model import ContextOptions
+from converters.llamacpp.rpc import RemoteDevice
 
 MIB = 1 << 20
 
@@ -24,8 +26,13 @@ MIB = 1 << 20
 _LINES = {
     "kv_bytes": re.compile(r"^llama_kv_cache\w*: size = +([\d.]+) MiB", re.M),
     "recurrent_bytes": re.compile(r"^llama_memory_recurrent: size = +([\d.]+) MiB", re.M),
-    "compute_bytes": re.compile(r" compute buffer size = +([\d.]+) MiB"),
-    "output_bytes": re.compile(r" output buffer size = +([\d.]+) MiB"),
+    "compute_bytes": re.compile(r"^\w+: +\S+ compute buffer size = +([\d.]+) MiB", re.M),
+    "output_bytes": re.compile(r"^\w+: +\S+ +output buffer size = +([\d.]+) MiB", re.M),
+}
+_COMPUTE_LINE = re.compile(r"^\w+: +(\S+) compute buffer size = +([\d.]+) MiB", re.M)
+_LAYER_LINES = {
+    "attention_layers": re.compile(r"^llama_kv_cache\w*: layer +(\d+): dev = ", re.M),
+    "recurrent_layers": re.compile(r"^llama_memory_recurrent, layer +(\d+): dev = ", re.M),
 }
 
 
@@ -55,25 +62,82 @@ def plan_memory(
 
     Raises InputError, which begins with `name`, where llama.cpp refuses the model or the context.
     """
-    start_backend()
-    context_params = options.params()
-    with ghost(metadata, tensors) as path, capture() as log:
-        params = lib.llama_model_default_params()
-        params.no_alloc = True
-        params.load_mode = lib.llama_load_mode_from_str(b"none")  # with mmap, no_alloc aborts the process
-        kept = load.apply(params)
-        model = lib.llama_model_load_from_file(os.fsencode(path), params)
-        del kept
-        if not model:
-            raise InputError(f"{name}: llama.cpp cannot load such a model: {log.errors or 'no reason given'}")
-        try:
-            context = lib.llama_init_from_model(model, context_params)
-            if not context:
-                raise InputError(
-                    f"{name}: llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}"
-                )
-            lib.llama_free(context)
-        finally:
-            lib.llama_model_free(model)
-    sizes = {part: round(sum(map(float, line.findall(log.text))) * MIB) for part, line in _LINES.items()}
+    with ghost(metadata, tensors) as path, _loaded(path, load, (), name) as model:
+        sizes = _sizes(_context_log(model, options, name))
     return MemoryPlan(weights_bytes=sum(tensor.nbytes for tensor in tensors), **sizes)
+
+
+@dataclass(frozen=True)
+class ContextMemory:
+    """Bytes that a context takes beside the weights, multiples of 0.01 MiB, and which layers have what.
+
+    `compute_bytes` is for each device in order, and last for RAM; `output_bytes` is always in RAM.
+    """
+
+    kv_bytes: int
+    recurrent_bytes: int
+    compute_bytes: tuple[int, ...]
+    output_bytes: int
+    attention_layers: frozenset[int]
+    recurrent_layers: frozenset[int]
+
+
+def context_memory(
+    ghost_path: Path,
+    options: Sequence[ContextOptions],
+    load: LoadOptions = ALL_IN_RAM,
+    devices: Sequence[RemoteDevice] = (),
+    name: str | Path = "the model",
+) -> list[ContextMemory]:
+    """What contexts take of a model that is loaded from a ghost file as `load` says, on these devices and none else.
+
+    Raises InputError, which begins with `name`, where llama.cpp refuses the model or a context.
+    """
+    with _loaded(ghost_path, load, devices, name) as model:
+        return [_told(_context_log(model, one, name), devices) for one in options]
+
+
+@contextmanager
+def _loaded(path: Path, load: LoadOptions, devices: Sequence[RemoteDevice], name: str | Path) -> Iterator[object]:
+    start_backend()
+    params = lib.llama_model_default_params()
+    params.no_alloc = True
+    params.load_mode = lib.llama_load_mode_from_str(b"none")  # with mmap, no_alloc aborts the process
+    kept = load.apply(params, [device.handle for device in devices])
+    with capture() as log:
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    del kept
+    if not model:
+        raise InputError(f"{name}: llama.cpp cannot load such a model: {log.errors or 'no reason given'}")
+    try:
+        yield model
+    finally:
+        lib.llama_model_free(model)
+
+
+def _context_log(model: object, options: ContextOptions, name: str | Path) -> str:
+    with capture() as log:
+        context = lib.llama_init_from_model(model, options.params())
+        if not context:
+            raise InputError(f"{name}: llama.cpp cannot make a context of {options}: {log.errors or 'no reason given'}")
+        lib.llama_free(context)
+    return log.text
+
+
+def _sizes(log: str) -> dict[str, int]:
+    return {part: round(sum(map(float, line.findall(log))) * MIB) for part, line in _LINES.items()}
+
+
+def _told(log: str, devices: Sequence[RemoteDevice]) -> ContextMemory:
+    sizes = _sizes(log)
+    places = {device.buffer: place for place, device in enumerate(devices)}
+    compute = [0] * (len(devices) + 1)
+    for buffer, size in _COMPUTE_LINE.findall(log):
+        compute[places.get(buffer, -1)] += round(float(size) * MIB)
+    return ContextMemory(
+        kv_bytes=sizes["kv_bytes"],
+        recurrent_bytes=sizes["recurrent_bytes"],
+        compute_bytes=tuple(compute),
+        output_bytes=sizes["output_bytes"],
+        **{kind: frozenset(map(int, line.findall(log))) for kind, line in _LAYER_LINES.items()},
+    )

@@ -83,16 +83,18 @@ class ContextOptions:
 class Model:
     """A loaded GGUF. Close it, or use it as a context manager; its contexts must be closed first.
 
-    Raises InputError with llama.cpp's own words where the file is missing or is not a model it can load.
+    With `vocabulary` nothing but that and the metadata is loaded; such a model has no contexts. Raises
+    InputError with llama.cpp's own words where the file is missing or is not a model it can load.
     """
 
-    def __init__(self, path: str | Path, load: LoadOptions = ALL_IN_RAM) -> None:
+    def __init__(self, path: str | Path, load: LoadOptions = ALL_IN_RAM, *, vocabulary: bool = False) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file; give the path of a .gguf model")
         start_backend()
         params = lib.llama_model_default_params()
         kept = load.apply(params)
+        params.vocab_only = vocabulary
         with capture() as log:
             self._model = lib.llama_model_load_from_file(os.fsencode(self.path), params)
         del kept

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from converters.errors import InputError
@@ -22,15 +23,17 @@ def plan_types(
     ftype: int,
     overrides: Sequence[tuple[str, str]] = (),
     imatrix: bool = False,
+    ghost_path: Path | None = None,
 ) -> tuple[TensorInfo, ...]:
     """The tensors of the file that llama.cpp would write for `ftype` (a llama_ftype), in its order, each in its place.
 
     `metadata` and `tensors` describe the unquantized model. `overrides` are (regular expression, type's name); the
     first that is found in a tensor's name gives its type. `imatrix`: whether there will be an importance matrix, on
-    which llama.cpp makes some types depend. Takes milliseconds, and reads no weights.
+    which llama.cpp makes some types depend. `ghost_path`: their ghost, where it is at hand. Takes milliseconds, and
+    reads no weights.
     Raises InputError where llama.cpp refuses.
     """
-    with ghost(metadata, tensors) as path:
+    with ghost(metadata, tensors) if ghost_path is None else nullcontext(ghost_path) as path:
         chosen = _dry_run(path, ftype, overrides, imatrix)
     missing = [tensor.name for tensor in tensors if tensor.name not in chosen]
     if missing or len(chosen) != len(tensors):

@@ -60,10 +60,20 @@ class Generation:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes: what the engine says it allocated (its peak), and by how much the process grew that holds the model."""
+    """Bytes: what the engine says it allocated (its peak), and by how much the process grew that holds the model.
+
+    `resident_bytes` of the machine's memory; `device_bytes` of all GPUs, 0 where the model is on none, None where the
+    driver does not tell them by process.
+    """
 
     allocated_bytes: int
     resident_bytes: int
+    device_bytes: int | None = 0
+
+    @property
+    def measured_bytes(self) -> int | None:
+        """Growth where the model is placed: of the GPUs' memory where it is on any, else of the machine's."""
+        return self.resident_bytes if self.device_bytes == 0 else self.device_bytes
 
 
 class Backend(Protocol):

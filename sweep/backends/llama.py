@@ -1,11 +1,12 @@
 """A Backend over llama.cpp in this process: the model, its contexts, windows of a text, and timing.
 
-A context is made anew only where one of another shape is wanted. How requests are scored and texts generated in it
-stands in rooms of their own.
+A context is made anew only where one of another shape is wanted. How requests are scored and texts generated stands
+in rooms of their own, for every engine.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from converters.gguf_source import part_names
 from converters.llamacpp.batch import make_batch
+from converters.llamacpp.devices import gpus
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import Context, ContextOptions, Model
+from sweep.backends import generation, scoring
 from sweep.backends.base import (
     Generation,
     GenerationRequest,
@@ -29,8 +32,8 @@ from sweep.backends.base import (
     Tokens,
     WindowLogits,
 )
-from sweep.backends.llama_generation import generate
-from sweep.backends.llama_scoring import score
+from sweep.backends.device_memory import DeviceGrowth
+from sweep.backends.llama_engine import LlamaEngine
 from sweep.backends.resident import ResidentGrowth
 from sweep.backends.trie import Budget, plan
 
@@ -68,6 +71,7 @@ class LlamaBackend:
     def __init__(self, path: str | Path, options: LlamaOptions | None = None) -> None:
         self.options = options or LlamaOptions()
         self._growth = ResidentGrowth([Path(path).with_name(name) for name in part_names(Path(path).name)])
+        self._device_growth = DeviceGrowth() if self.options.load.gpu_layers != 0 and _has_gpu_memory() else None
         began = time.perf_counter()
         self.model = Model(path, self.options.load)
         self.load_seconds = time.perf_counter() - began
@@ -97,10 +101,13 @@ class LlamaBackend:
 
     def memory(self) -> MemoryUse:
         self._sample_memory()
-        return MemoryUse(self._allocated_peak, self._growth.peak_bytes)
+        on_devices = 0 if self._device_growth is None else self._device_growth.peak_bytes
+        return MemoryUse(self._allocated_peak, self._growth.peak_bytes, on_devices)
 
     def _sample_memory(self) -> None:
         self._growth.sample()
+        if self._device_growth is not None:
+            self._device_growth.sample()
 
     def _take_context(self, cells: int, sequences: int, *, unified: bool, n_batch: int | None = None) -> Context:
         """An empty context of at least `cells`, the present one where it will do."""
@@ -174,15 +181,10 @@ class LlamaBackend:
     def loglikelihoods(self, requests: Sequence[ScoreRequest], progress: Progress | None = None) -> list[Score]:
         if not requests:
             return []
-        for request in requests:
-            if not request.context or not request.continuation:
-                raise InputError("a log-likelihood request needs at least one token of context and one of continuation")
-        longest = max(len(r.context) + len(r.continuation) - 1 for r in requests)
-        if longest > self.max_length:
-            raise InputError(f"a request of {longest} tokens is longer than the context of {self.max_length}")
+        longest = scoring.longest_request(requests, self.max_length)
         budget = self.score_budget(longest)
         context = self._take_context(budget.cells, budget.sequences, unified=True)
-        scores = score(context, plan(requests, budget), progress)
+        scores = scoring.score(LlamaEngine(context), plan(requests, budget), progress)
         self._sample_memory()
         return scores
 
@@ -211,12 +213,7 @@ class LlamaBackend:
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
         if not requests:
             return []
-        for request in requests:
-            if not request.prompt or request.max_new_tokens < 1:
-                raise InputError("a generation request needs at least one token of prompt and one to generate")
-        longest = max(len(r.prompt) + r.max_new_tokens for r in requests)
-        if longest > self.max_length:
-            raise InputError(f"a generation of {longest} tokens is longer than the context of {self.max_length}")
+        longest = generation.longest_request(requests, self.max_length)
         per_slot = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
         recurrent = self.model.is_recurrent
         affordable = self.options.cache_bytes // (per_slot * self._cell_bytes + self.model.state_bytes)
@@ -226,7 +223,7 @@ class LlamaBackend:
         )
         sequences = n_slots + recurrent
         context = self._take_context(per_slot * sequences, sequences, unified=False)
-        results = generate(context, requests, n_slots, self.end_ids, progress)
+        results = generation.generate(LlamaEngine(context), self.model, requests, n_slots, self.end_ids, progress)
         self._sample_memory()
         return results
 
@@ -255,3 +252,8 @@ class LlamaBackend:
             context.run(batch)
             context.synchronize()
         return time.perf_counter() - began
+
+
+def _has_gpu_memory() -> bool:
+    """Whether this build can use a GPU with memory of its own: an integrated one or Apple's takes the machine's."""
+    return sys.platform != "darwin" and any(device.kind == "gpu" for device in gpus())

@@ -1,23 +1,26 @@
 """A Backend over a causal language model of transformers in this process: what the int8 path is measured through.
 
-Rows are padded on the right where logits are read (later tokens do not reach earlier ones) and on the left where text
-is generated, as lm-eval's Hugging Face model does. Logits are made for the rows that are asked for alone, in slices.
+How requests are scored and texts generated stands in rooms of their own, for every engine. Logits are made for the
+rows that are asked for alone, in slices.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from converters.errors import InputError
+from sweep.backends import generation, scoring
 from sweep.backends.base import (
     Generation,
     GenerationRequest,
@@ -28,12 +31,32 @@ from sweep.backends.base import (
     Tokens,
     WindowLogits,
 )
+from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident import ResidentGrowth
+from sweep.backends.torch_cache import CacheShape
+from sweep.backends.torch_engine import TorchEngine
+from sweep.backends.trie import Budget, plan
 
-BATCH_TOKENS = 2048  # padded tokens of a forward pass
-LOGITS_BYTES = 256 << 20  # logits are made in slices of no more
-SLOTS = 32  # sequences that generate at once
+WINDOW_TOKENS = 2048  # of a text's windows in one forward pass
+LOGITS_BYTES = 128 << 20  # logits are made in slices of no more
+CPU_BATCH = 1024  # tokens scored together: more lengthen the attention's span, fewer leave the cores' width unused
+DEVICE_BATCH = 4096  # the same on a GPU
+MAX_SEQUENCES = 256  # that share cells: more lengthen the attention's span as well
+STATE_CELLS = 4096  # room for branches side by side: their batches are cut by depth, and short ones cost the most
+MIN_SHARED_STATE = 4  # tokens; see Budget.min_shared
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # Qwen's; llama.cpp ends at either, whatever a config says
+
+
+@dataclass(frozen=True)
+class TorchOptions:
+    """`cache_bytes` bounds keys, values and states of all sequences that are computed together; what one request alone
+    needs is taken in any case. `slots` bounds those that have states or generate, `n_batch` the tokens of a forward
+    pass (None: by the device).
+    """
+
+    cache_bytes: int = 1 << 30
+    slots: int = 32
+    n_batch: int | None = None
 
 
 class TorchBackend:
@@ -44,11 +67,15 @@ class TorchBackend:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         growth: ResidentGrowth | None = None,
+        device_growth: DeviceGrowth | None = None,
         load_seconds: float = 0.0,
+        options: TorchOptions | None = None,
     ) -> None:
+        self.options = options or TorchOptions()
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._growth = growth
+        self._device_growth = device_growth
         self.load_seconds = load_seconds
         self._device = model.device
         config = model.config.get_text_config()
@@ -61,11 +88,16 @@ class TorchBackend:
         self.add_bos: bool = bool(getattr(tokenizer, "add_bos_token", False))
         self.prefix_id = self.bos_id if self.add_bos else self.eos_id
         self.chat_template: str | None = tokenizer.chat_template
+        self._added = tokenizer.added_tokens_decoder
+        self._byte_of = {character: byte for byte, character in bytes_to_unicode().items()}  # as all of Qwen's write
 
     @classmethod
-    def open(cls, path: Path, *, dtype: str = "bfloat16", device: str = "cpu") -> Self:
+    def open(
+        cls, path: Path, *, dtype: str = "bfloat16", device: str = "cpu", options: TorchOptions | None = None
+    ) -> Self:
         """Load a checkpoint directory. Raises InputError where transformers cannot."""
         growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
+        device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
         began = time.perf_counter()
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
@@ -75,7 +107,7 @@ class TorchBackend:
         except (OSError, ValueError, KeyError, RuntimeError) as error:  # whatever transformers says of a bad directory
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: transformers cannot load it: {reason}") from error
-        return cls(model.to(device), tokenizer, growth, time.perf_counter() - began)
+        return cls(model.to(device), tokenizer, growth, device_growth, time.perf_counter() - began, options)
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -90,15 +122,29 @@ class TorchBackend:
             self._tokenizer.decode(list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         )
 
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; special tokens give none unless `special`."""
+        if token in self._added:
+            added = self._added[token]
+            return added.content.encode() if special or not added.special else b""
+        text = self._tokenizer.convert_ids_to_tokens(token)
+        return bytes(self._byte_of[c] for c in text) if text is not None else b""  # none: padding of the vocabulary
+
     def memory(self) -> MemoryUse:
-        """On a GPU, what torch reserved there at its peak; resident memory grew by what the process holds."""
-        if self._growth is not None:
-            self._growth.sample()
+        """Allocated is, on a GPU, what torch reserved there at its peak, elsewhere the weights."""
+        self._sample_memory()
         resident = self._growth.peak_bytes if self._growth is not None else 0
         if self._device.type == "cuda":
-            return MemoryUse(torch.cuda.max_memory_reserved(self._device), resident)
+            grown = self._device_growth.peak_bytes if self._device_growth is not None else None
+            return MemoryUse(torch.cuda.max_memory_reserved(self._device), resident, grown)
         weights = sum(tensor.nbytes for tensor in [*self._model.parameters(), *self._model.buffers()])
         return MemoryUse(weights, resident)
+
+    def _sample_memory(self) -> None:
+        if self._growth is not None:
+            self._growth.sample()
+        if self._device_growth is not None:
+            self._device_growth.sample()
 
     # windows ---------------------------------------------------------------------------------------------------------
 
@@ -106,7 +152,7 @@ class TorchBackend:
         n_windows, n_ctx = tokens.shape
         if n_ctx > self.max_length:
             raise InputError(f"a context of {n_ctx} is beyond the model's {self.max_length}")
-        together = parallel or max(1, BATCH_TOKENS // n_ctx)
+        together = parallel or max(1, WINDOW_TOKENS // n_ctx)
         slice_rows = max(1, LOGITS_BYTES // (4 * self.n_vocab))
         for at in range(0, n_windows, together):
             hidden = self._hidden(tokens[at : at + together])
@@ -128,86 +174,72 @@ class TorchBackend:
         head = self._model.get_output_embeddings()
         return head(states).float().cpu()
 
-    # log-likelihoods -------------------------------------------------------------------------------------------------
+    # log-likelihoods and generation ----------------------------------------------------------------------------------
 
     def loglikelihoods(self, requests: Sequence[ScoreRequest], progress: Progress | None = None) -> list[Score]:
-        for request in requests:
-            if not request.context or not request.continuation:
-                raise InputError("a log-likelihood request needs at least one token of context and one of continuation")
-        rows: dict[tuple[int, ...], list[int]] = {}  # what goes in -> the requests that read from it
-        for index, request in enumerate(requests):
-            rows.setdefault(request.context + request.continuation[:-1], []).append(index)
-        longest = max(map(len, rows), default=0)
-        if longest > self.max_length:
-            raise InputError(f"a request of {longest} tokens is longer than the context of {self.max_length}")
-        scores: list[Score | None] = [None] * len(requests)
-        done = 0
-        for group in _batches(sorted(rows, key=len, reverse=True)):
-            for row, states in zip(group, self._hidden(_padded(group)), strict=True):
-                for index in rows[row]:
-                    scores[index] = self._score(states[: len(row)], requests[index].continuation)
-                done += len(rows[row])
-            if progress:
-                progress(done, len(requests))
-        return [score for score in scores if score is not None]
+        if not requests:
+            return []
+        longest = scoring.longest_request(requests, self.max_length)
+        budget = self.score_budget(longest)
+        engine = self._engine(budget.cells, budget.sequences, longest, budget.batch)
+        scores = scoring.score(engine, plan(requests, budget), progress)
+        self._sample_memory()
+        return scores
 
-    def _score(self, states: torch.Tensor, continuation: tuple[int, ...]) -> Score:
-        logits = self._logits(states[-len(continuation) :])
-        wanted = torch.tensor(continuation)
-        logprobs = logits.double().log_softmax(-1)[torch.arange(len(wanted)), wanted]
-        return Score(float(logprobs.sum()), bool((logits.argmax(-1) == wanted).all()))
-
-    # generation ------------------------------------------------------------------------------------------------------
+    def score_budget(self, longest: int) -> Budget:
+        """Cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
+        shape = self._cache_shape
+        recurrent = shape.copies_states
+        spare = max(0, self.options.cache_bytes - longest * shape.cell_bytes - shape.state_bytes)
+        if recurrent:  # half of it for cells of branches, the rest for their states
+            branches = min(STATE_CELLS, spare // 2 // shape.cell_bytes)
+            states = 1 + (spare - branches * shape.cell_bytes) // shape.state_bytes
+        else:
+            branches = min(self._batch, spare // shape.cell_bytes)
+        return Budget(
+            cells=longest + branches,
+            sequences=min(states, self.options.slots) if recurrent else MAX_SEQUENCES,
+            batch=self._batch,
+            rows=self._batch,  # the engine makes its logits in slices
+            copies_states=recurrent,
+            min_shared=MIN_SHARED_STATE if recurrent else 1,
+        )
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
-        for request in requests:
-            if not request.prompt or request.max_new_tokens < 1:
-                raise InputError("a generation request needs at least one token of prompt and one to generate")
-        longest = max((len(r.prompt) + r.max_new_tokens for r in requests), default=0)
-        if longest > self.max_length:
-            raise InputError(f"a generation of {longest} tokens is longer than the context of {self.max_length}")
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt), reverse=True)
-        results: dict[int, Generation] = {}
-        for at in range(0, len(order), SLOTS):
-            group = order[at : at + SLOTS]
-            tokens = self._generated([requests[i] for i in group])
-            results |= {i: self._generation(requests[i], own) for i, own in zip(group, tokens, strict=True)}
-            if progress:
-                progress(len(results), len(requests))
-        return [results[i] for i in range(len(requests))]
+        if not requests:
+            return []
+        longest = generation.longest_request(requests, self.max_length)
+        shape = self._cache_shape
+        shared = generation.shared_prefix([request.prompt for request in requests])
+        left = self.options.cache_bytes - shared * shape.cell_bytes
+        affordable = left // ((longest - shared) * shape.cell_bytes + shape.state_bytes)
+        # beside the slots, a recurrent model's common prefix is kept in a sequence of its own
+        n_slots = max(1, min(self.options.slots, len(requests), affordable - shape.copies_states))
+        cells = shared + n_slots * (longest - shared)
+        engine = self._engine(cells, n_slots + shape.copies_states, longest, self._batch)
+        results = generation.generate(engine, self, requests, n_slots, self.end_ids, progress)
+        self._sample_memory()
+        return results
 
-    @torch.inference_mode()
-    def _generated(self, requests: Sequence[GenerationRequest]) -> list[list[int]]:
-        length = max(len(request.prompt) for request in requests)
-        ids = torch.full((len(requests), length), self.eos_id)
-        mask = torch.zeros_like(ids)
-        for row, request in enumerate(requests):
-            ids[row, length - len(request.prompt) :] = torch.tensor(request.prompt)
-            mask[row, length - len(request.prompt) :] = 1
-        given: Any = self._model.generate(
-            input_ids=ids.to(self._device),
-            attention_mask=mask.to(self._device),
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            max_new_tokens=max(request.max_new_tokens for request in requests),
-            eos_token_id=sorted(self.end_ids),
-            pad_token_id=self.eos_id,
-            stopping_criteria=StoppingCriteriaList([_Stops(self, requests, length)]),
+    def _engine(self, cells: int, sequences: int, longest: int, n_batch: int) -> TorchEngine:
+        return TorchEngine(
+            self._model,
+            self._cache_shape,
+            cells=cells,
+            sequences=sequences,
+            longest=longest,
+            n_batch=n_batch,
+            logits_bytes=LOGITS_BYTES,
         )
-        return [row[length:].tolist() for row in given]
 
-    def _generation(self, request: GenerationRequest, tokens: list[int]) -> Generation:
-        tokens = tokens[: request.max_new_tokens]
-        end = next((i + 1 for i, token in enumerate(tokens) if token in self.end_ids), len(tokens))
-        tokens = tokens[:end]
-        text = self.detokenize(tokens)
-        for stop in request.stops:
-            if stop:
-                text = text.split(stop)[0]
-        return Generation(tuple(tokens), text)
+    @cached_property
+    def _cache_shape(self) -> CacheShape:
+        return CacheShape.of(self._model)
+
+    @property
+    def _batch(self) -> int:
+        """Tokens computed together."""
+        return self.options.n_batch or (CPU_BATCH if self._device.type == "cpu" else DEVICE_BATCH)
 
     # speed -----------------------------------------------------------------------------------------------------------
 
@@ -227,38 +259,3 @@ class TorchBackend:
             cache = out.past_key_values
             out.logits.float().cpu()
         return time.perf_counter() - began
-
-
-class _Stops(StoppingCriteria):
-    """A row is done when its text holds one of its stop strings, or has its number of tokens."""
-
-    def __init__(self, backend: TorchBackend, requests: Sequence[GenerationRequest], start: int) -> None:
-        self._backend, self._requests, self._start = backend, requests, start
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        rows = input_ids[:, self._start :].tolist()
-        done = [self._done(request, row) for request, row in zip(self._requests, rows, strict=True)]
-        return torch.tensor(done, device=input_ids.device)
-
-    def _done(self, request: GenerationRequest, tokens: list[int]) -> bool:
-        if len(tokens) >= request.max_new_tokens:
-            return True
-        reach = max((len(stop.encode()) for stop in request.stops), default=0)
-        tail = self._backend.detokenize(tokens[-reach - 1 :], special=True) if reach else ""
-        return any(stop in tail for stop in request.stops if stop)
-
-
-def _batches(rows: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Rows, longest first, as many at once as BATCH_TOKENS holds."""
-    at = 0
-    while at < len(rows):
-        count = max(1, BATCH_TOKENS // len(rows[at]))
-        yield list(rows[at : at + count])
-        at += count
-
-
-def _padded(rows: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
-    table = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return table

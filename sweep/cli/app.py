@@ -8,7 +8,7 @@ import typer
 
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
-from sweep.cli import compare, convert, doctor, eval, presets, report, run, runs, tui
+from sweep.cli import compare, convert, doctor, eval, fit, gpus, presets, report, run, runs, tui
 from sweep.cli.exits import EPILOG, Exit
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("fit")(fit.fit)
 app.command("eval")(eval.evaluate)
 app.command("convert")(convert.convert)
 app.command("compare")(compare.compare)
@@ -27,6 +28,7 @@ app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("tui")(tui.tui)
 app.command("presets")(presets.presets)
+app.command("gpus")(gpus.gpus)
 app.command("doctor")(doctor.doctor)
 
 

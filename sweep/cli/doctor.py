@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,12 +19,13 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
     """Show what this installation consists of and which devices it sees."""
     from converters.llamacpp.devices import devices, features
     from sweep.devices import placement, threads
+    from sweep.fit.present import present, unused
     from sweep.report.text import size
     from sweep.workspace import open_workspace
 
     output = Output(format)
     space = open_workspace(workspace)
-    found = devices()
+    found, fitted = devices(), present()
     where = placement()
     facts = {
         "python": platform.python_version(),
@@ -39,7 +41,7 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
         rows = [
             {"name": d.name, "kind": d.kind, "free_bytes": d.free_bytes, "total_bytes": d.total_bytes} for d in found
         ]
-        output.line({**facts, "devices": rows})
+        output.line({**facts, "devices": rows, "fit_devices": [asdict(device) for device in fitted]})
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in facts.items():
@@ -47,11 +49,14 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
     for device in found:
         memory = f"{size(device.free_bytes)} free of {size(device.total_bytes)}"
         table.add_row("device", f"{device.name} ({device.kind}): {device.description}, {memory}")
+    for fit_device in fitted:
+        speed = f", {fit_device.bandwidth / 1e9:,.0f} GB/s" if fit_device.bandwidth else ""
+        kept = f"{size(fit_device.usable_bytes)} free, {size(fit_device.reserve_bytes)} of that kept free"
+        table.add_row("fit looks at", f"{fit_device.name} ({fit_device.kind}{speed}): {kept}")
     output.show(table)
-    if where.gpu_layers == 0 and shutil.which("nvidia-smi"):
-        output.say(
-            "warning: there is an NVIDIA driver here, but this llama.cpp is built for the CPU alone (see README)"
-        )
+    if where.gpu_layers == 0:
+        for told in unused():
+            output.say(f"warning: {told}, but this llama.cpp is built for the CPU alone (see With a GPU in the README)")
 
 
 def _version(name: str) -> str:

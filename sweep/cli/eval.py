@@ -41,6 +41,9 @@ def evaluate(
     stride: int | None = typer.Option(
         None, "--stride", min=1, help="How far windows lie apart, as llama-perplexity --ppl-stride; end to end else."
     ),
+    write_base: Path | None = typer.Option(
+        None, "--write-base", help="Write llama.cpp's base file of the text here, as its --kl-divergence-base does."
+    ),
     ngl: int | None = typer.Option(None, "--ngl", min=0, help="Layers on GPUs; all of them where there is one."),
     n_cpu_moe: int = typer.Option(0, "--n-cpu-moe", min=0, help="Layers, from the first, whose experts stay in RAM."),
     tensor_split: str | None = typer.Option(None, "--tensor-split", help="Shares of several GPUs, such as 3,1."),
@@ -51,6 +54,7 @@ def evaluate(
     from sweep import sweeping  # loads numpy and libllama, which --help does not need
     from sweep.cli.results import show_results
     from sweep.cli.watch import Watch
+    from sweep.report.text import size
 
     output = Output(format)
     wanted = sweeping.Request(
@@ -67,6 +71,7 @@ def evaluate(
         ctx=ctx,
         window=window,
         stride=stride,
+        write_base=write_base,
         ngl=ngl,
         n_cpu_moe=n_cpu_moe,
         tensor_split=shares(tensor_split),
@@ -76,4 +81,6 @@ def evaluate(
     started = time.monotonic()
     with Watch(sweep.plan, output) as watch:
         sweeping.run(sweep, watch)
+    if write_base is not None and write_base.exists():
+        output.say(f"{write_base}: the base file, of {size(write_base.stat().st_size)}")
     return show_results(sweep.plan, sweep.workspace, output, seconds=time.monotonic() - started)

@@ -27,6 +27,7 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
                     {"variant": v.name, **(sizes[v.quant] if v.quant else {"file_bytes": v.file_bytes})}
                     for v in sweep.variants
                 ],
+                "skipped": sweep.plan.about["skipped"],
                 "cells": [
                     {"cell": cell.label, "done": cell not in todo, "seconds": seconds.get(cell.label)}
                     for cell in sweep.plan.cells
@@ -38,13 +39,15 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("variant", "bits/weight", "file bytes", "file", "memory", "cells to do"):
         table.add_column(column, justify="left" if column == "variant" else "right")
+    skipped = sweep.plan.about["skipped"]
     for variant in sweep.variants:
         known = sizes.get(variant.quant or "")
         left = sum(cell.variant == variant.name for cell in todo)
         if known is not None:
             length = f"{'' if known['header_exact'] else '~'}{known['file_bytes']:,}"
             figures = [f"{known['bits_per_weight']:.3f}", length, size(known["file_bytes"])]
-            table.add_row(variant.name, *figures, size(known["memory_bytes"]), str(left))
+            cells = "skipped" if variant.name in skipped else str(left)
+            table.add_row(variant.name, *figures, size(known["memory_bytes"]), cells)
         else:
             taken = variant.file_bytes
             table.add_row(variant.name, "", f"{taken:,}", size(taken), "", str(left))

@@ -63,6 +63,11 @@ def run(
     ngl: int | None = typer.Option(None, "--ngl", min=0, help="Layers on GPUs; all of them where there is one."),
     n_cpu_moe: int = typer.Option(0, "--n-cpu-moe", min=0, help="Layers, from the first, whose experts stay in RAM."),
     tensor_split: str | None = typer.Option(None, "--tensor-split", help="Shares of several GPUs, such as 3,1."),
+    gpu: list[str] | None = typer.Option(
+        None,
+        "--gpu",
+        help='Skip what this GPU does not hold: a name ("RTX 4090") or a size (24GiB); again for several.',
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan with exact sizes, and do nothing."),
     workspace: Path | None = WORKSPACE,
     format: Format = FORMAT,
@@ -94,6 +99,7 @@ def run(
         ngl=ngl,
         n_cpu_moe=n_cpu_moe,
         tensor_split=shares(tensor_split),
+        gpu=tuple(gpu or ()),
         workspace=workspace,
         dry_run=dry_run,
     )

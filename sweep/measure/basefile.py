@@ -73,6 +73,7 @@ class BaseFile:
     """A base file found whole; rows are mapped. Its tokens are those before any BOS takes the place of the first."""
 
     seed: int | None = None  # nothing is sampled
+    model: str | None = None  # nor is it told what model it is of
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -75,8 +75,8 @@ def _from_full(
         logp = rows[here].astype(np.float64)
         logq = logits[here] - normalizers[here, None]
         p = np.exp(logp)
-        # where p is 0 only q is left of the term
-        kld[here] = np.where(p > 0, p * _terms(logp, logq), np.exp(logq)).sum(axis=1)
+        # where p is 0 only q is left of the term; a p that is no number stays one
+        kld[here] = np.where(p == 0, np.exp(logq), p * _terms(logp, logq)).sum(axis=1)
     index, best = np.arange(n), rows.argmax(axis=1)
     return RowDivergence(
         kld, np.zeros(n), best == top, rows[index, targets].astype(np.float64), np.exp(rows[index, best].astype(float))

@@ -10,6 +10,7 @@ from typing import Any
 
 from converters.errors import InputError
 from sweep.backends.base import Backend
+from sweep.backends.check import SharingCheck
 from sweep.measure.lm import TaskProgress, make_lm
 from sweep.measure.loading import Loaded, Place, load, quiet
 from sweep.measure.options import MeasurementError, TaskOptions
@@ -56,7 +57,8 @@ class TaskRun:
 
     `chance` is what blind guessing scores: the mean of 1 / choices, 0 where answers are generated. `left_out` items
     could not be scored on this machine. Of generating tasks, `max_gen_toks` is the bound that was used and `unfinished`
-    the number of answers that reached it.
+    the number of answers that reached it. `sharing` compares a sample of the others' questions with each by itself;
+    None where none was affordable.
     """
 
     task: str
@@ -67,6 +69,7 @@ class TaskRun:
     left_out: int = 0
     max_gen_toks: int | None = None
     unfinished: int = 0
+    sharing: SharingCheck | None = None
 
     @property
     def n(self) -> int:
@@ -124,6 +127,7 @@ def run_task(
         left_out=sum(loaded.left_out.values()),
         max_gen_toks=lm.budget,
         unfinished=lm.unfinished,
+        sharing=lm.sharing.check,
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.errors import InputError
 from sweep.backends.base import Backend, GenerationRequest, ScoreRequest
+from sweep.backends.check import SharingSample
 from sweep.measure.options import MeasurementError, TaskOptions
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def make_lm(backend: Backend, options: TaskOptions | None = None, progress: Task
     """`backend` as a model of lm-eval.
 
     After generating, its `budget` is the largest bound on new tokens that was used, and `unfinished` how many
-    generations reached their bound.
+    generations reached their bound. `sharing` checks a sample of the choices that were scored.
     """
     return _lm_class()(backend, options or TaskOptions(), progress)
 
@@ -51,8 +52,10 @@ def _lm_class() -> type[TemplateLM]:
             self._progress = progress
             self._before = self._total = 0  # requests of earlier parts and of all
             self._part = ""
+            self._questions: list[tuple[str | None, int | None]] = []  # of the requests of this part
             self.budget: int | None = None
             self.unfinished = 0
+            self.sharing = SharingSample()
 
         @property
         def eot_token_id(self) -> int:
@@ -74,12 +77,8 @@ def _lm_class() -> type[TemplateLM]:
             return self._model.chat_template if chat_template else None
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            if not self._model.chat_template:
-                raise InputError("this model has no chat template; leave --chat-template and --thinking out")
-            thinking = self._options.thinking
-            if thinking and "think" not in self._model.chat_template:
-                raise InputError("this model's chat template knows no thinking; leave --thinking on out")
-            return render_chat(self._model, chat_history, add_generation_prompt, thinking)
+            require_template(self._model.chat_template, self._options.thinking)
+            return render_chat(self._model, chat_history, add_generation_prompt, self._options.thinking)
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
             special = self._model.add_bos if add_special_tokens is None else add_special_tokens
@@ -88,8 +87,16 @@ def _lm_class() -> type[TemplateLM]:
             return [int(t) for t in self._model.tokenize(string, add_special=special, parse_special=True)]
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            ask = super().loglikelihood  # progress is shown by the caller
-            return self._by_part(requests, lambda part: ask(part, disable_tqdm=True))
+            ask = super().loglikelihood
+
+            def choose(part: list[Any]) -> list[Any]:
+                self._questions = [(request.task_name, request.doc_id) for request in part]
+                try:
+                    return ask(part, disable_tqdm=True)  # progress is shown by the caller
+                finally:
+                    self._questions = []
+
+            return self._by_part(requests, choose)
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
             return self._by_part(requests, self._generate)
@@ -117,6 +124,8 @@ def _lm_class() -> type[TemplateLM]:
                     f"{broken} of {len(scores)} log-likelihoods are not numbers (nan): these weights give no "
                     "probabilities; look at the file"
                 )
+            if self._questions:  # there are none where texts are cut in pieces for their perplexity
+                self.sharing.take(self._model, fitted, scores, self._questions)
             answers = [(score.logprob, score.is_greedy) for score in scores]
             for (text, *_), answer in zip(requests, answers, strict=True):
                 if text is not None:
@@ -196,6 +205,14 @@ def _fit(context: list[int], continuation: list[int], max_length: int) -> ScoreR
         )
     kept = context[max(0, len(context) + len(continuation) - (max_length + 1)) :]
     return ScoreRequest(tuple(kept), tuple(continuation))
+
+
+def require_template(chat_template: str | None, thinking: bool | None) -> None:
+    """Raise InputError where a model's template cannot ask as it is wanted."""
+    if not chat_template:
+        raise InputError("this model has no chat template; leave --chat-template and --thinking out")
+    if thinking and "think" not in chat_template:
+        raise InputError("this model's chat template knows no thinking; leave --thinking on out")
 
 
 def render_chat(

@@ -85,11 +85,7 @@ def cut_windows(
     if n_ctx > backend.max_length:
         raise InputError(f"a perplexity window of {n_ctx} tokens is longer than the model's {backend.max_length}")
     tokens = backend.tokenize(text, add_special=True)
-    if len(tokens) < 2 * n_ctx:
-        raise InputError(
-            f"the perplexity text has {len(tokens)} tokens; windows of {n_ctx} need at least {2 * n_ctx}: "
-            "give a longer text or a smaller context"
-        )
+    require_two_windows(len(tokens), n_ctx)
     if stride is None:
         windows = tokens[: len(tokens) // n_ctx * n_ctx].reshape(-1, n_ctx)[:max_windows].copy()
         if not backend.add_bos:
@@ -101,6 +97,15 @@ def cut_windows(
     n_windows = -(-(len(tokens) - n_ctx) // stride)
     starts = np.arange(n_windows)[:max_windows] * stride
     return Windows(tokens[starts[:, None] + np.arange(n_ctx)], n_ctx - 1 - stride)
+
+
+def require_two_windows(n_tokens: int, n_ctx: int) -> None:
+    """Raise InputError for a text of fewer tokens, as llama-perplexity does."""
+    if n_tokens < 2 * n_ctx:
+        raise InputError(
+            f"the perplexity text has {n_tokens} tokens; windows of {n_ctx} need at least {2 * n_ctx}: "
+            "give a longer text or a smaller --window"
+        )
 
 
 def summarize_nll(nll: NDArray[np.float64]) -> PerplexityResult:

@@ -52,6 +52,11 @@ class Distributions(Protocol):
         """Of the draws, where rows are sampled."""
         ...
 
+    @property
+    def model(self) -> str | None:
+        """The name of the model's file, where it is written down."""
+        ...
+
     def rows(self, window: int, start: int, n: int) -> NDArray: ...
 
     def require(self, windows: Windows, n_vocab: int) -> None: ...
@@ -152,6 +157,10 @@ class Reference:
     @property
     def seed(self) -> int | None:
         return None if self.header.full else self.header.seed
+
+    @property
+    def model(self) -> str | None:
+        return self.header.model or None
 
     def rows(self, window: int, start: int, n: int) -> NDArray:
         """Rows of positions `start` .. `start` + n - 1 of a window: float32 (n, n_vocab) or SAMPLED_ROW (n,).

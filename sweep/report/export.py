@@ -19,7 +19,7 @@ _PARTS = {
     "speed": ("prompt_tokens_per_s", "decode_tokens_per_s"),
 }
 _HEAD = ("variant", "kind", "status", "error", "file_bytes", "bits_per_weight")
-_TAIL = ("reference", "kv_type", "device")
+_TAIL = ("reference", "task_reference", "kv_type", "device")
 
 
 def finite(value: Any) -> Any:

@@ -75,6 +75,21 @@ def is_reference(record: Record, records: Iterable[Record]) -> bool:
     return record.variant in reference_names(records)
 
 
+def task_base(record: Record) -> str | None:
+    """The variant that its tasks are compared with: the reference or, where that is a file, another."""
+    return record.task_reference or record.reference
+
+
+def task_bases(records: Iterable[Record]) -> set[str]:
+    return {base for record in records if (base := task_base(record)) is not None}
+
+
+def compared_with(records: Iterable[Record]) -> str:
+    """What task differences are to, in words."""
+    others = {text.plain(r.task_reference) for r in records if r.task_reference not in (None, r.reference)}
+    return " and ".join(sorted(others)) or "the reference"
+
+
 def task_names(records: Iterable[Record]) -> list[str]:
     """Every task of the sweep once, in the order of first appearance."""
     return list(dict.fromkeys(task for record in records for task in record.tasks))
@@ -155,7 +170,7 @@ def task_tests(records: Sequence[Record]) -> dict[tuple[str, str], TaskTest]:
         for record in records
         for task, score in record.tasks.items()
         if (delta := known(score.delta)) is not None and (p := _p_value(score)) is not None
-        if record.variant != record.reference
+        if record.variant != task_base(record)
     ]
     stated = [q for *_, score, _, _ in found if (q := known(score.p_holm)) is not None]
     adjusted = stated if len(stated) == len(found) else statistics.holm([p for *_, p in found]).tolist()
@@ -176,8 +191,8 @@ def recovery(records: Sequence[Record]) -> dict[str, dict[str, Figure]]:
     named = {record.variant: record for record in records}
     kept: dict[str, dict[str, Figure]] = {}
     for record in records:
-        base = named.get(record.reference or record.variant)
-        if base is None or base.variant not in reference_names(records):
+        base = named.get(task_base(record) or record.variant)
+        if base is None or base.variant not in task_bases(records):
             continue
         for task, score in record.tasks.items():
             value = _recovery(score, base.tasks.get(task), itself=base is record)
@@ -210,7 +225,7 @@ def mean_recovery(records: Sequence[Record]) -> dict[str, Figure]:
     named = {record.variant: record for record in records}
     means = {}
     for variant, tasks in single.items():
-        base = named[variant].reference or variant
+        base = task_base(named[variant]) or variant
         if set(tasks) != set(single.get(base, {})):
             continue  # a mean over other tasks is another figure
         errors = [task.stderr for task in tasks.values()]

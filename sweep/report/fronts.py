@@ -153,7 +153,7 @@ def recovery_losses(records: Sequence[Record]) -> list[Losses]:
         scores, units = _resampled(records, f"task {task}", means, seed=seed)
         fewest.append(units)
         for variant in means:
-            base = named[variant].reference or variant
+            base = figures.task_base(named[variant]) or variant
             if task in single[variant] and variant in scores and base in scores:
                 chance = named[base].tasks[task].chance
                 drawn[variant].append((scores[variant] - chance) / (scores[base] - chance))

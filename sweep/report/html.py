@@ -195,7 +195,8 @@ def _failures(rows: Sequence[Record]) -> str:
     ]
     if not items:
         return ""
-    return f'<section><h2>What failed</h2><ul class="failures">{"".join(items)}</ul></section>'
+    title = "What failed or was skipped" if any(record.status == "skipped" for record in rows) else "What failed"
+    return f'<section><h2>{title}</h2><ul class="failures">{"".join(items)}</ul></section>'
 
 
 def _measured(settings: Mapping[str, object]) -> str:

@@ -59,7 +59,7 @@ def _table(
     )
     body = []
     for i, record in enumerate(rows):
-        kind = "chosen" if record.variant == chosen else "off" if record.status in ("failed", "pending") else ""
+        kind = "chosen" if record.variant == chosen else "off" if record.status in text.UNMEASURED else ""
         cells = "".join(column.cells[i] for column in columns)
         opening = f'<tr class="{kind}">' if kind else "<tr>"
         body.append(f'{opening}<th scope="row">{_sign(record, front, chosen)}{esc(record.variant)}</th>{cells}</tr>')
@@ -135,13 +135,14 @@ def tasks_section(rows: Sequence[Record], chosen: str | None, front: fronts.Fron
     for task in tasks:
         cells = [_task_cells(record, task, tests.get((record.variant, task)), scales[task]) for record in rows]
         columns.append(_Column(text.plain(task) + (", %" if scales[task] == 100 else ""), 4, cells))
-    caption = f"Score and difference to the reference, ± the paired standard error. {text.LOSS} significant loss, "
+    base = figures.compared_with(rows)
+    caption = f"Score and difference to {base}, ± the paired standard error. {text.LOSS} significant loss, "
     caption += (
         f"{text.GAIN} significant gain: exact McNemar, Holm-corrected over {len(tests)} tests, every variant on every "
         f"task, at {figures.ALPHA:g}. {' '.join(figures.clustered(rows))}"
     )
     if len(means) > 1:
-        caption += " Recovery: score above chance as a share of the reference's."
+        caption += f" Recovery: score above chance as a share of {base}'s."
     shown = _table(rows, columns, chosen, caption if tests else "Scores; nothing was compared.", front)
     return f"<h2>Tasks</h2>{shown}{_task_details(rows, tests, scales)}"
 
@@ -165,7 +166,8 @@ def _task_details(
         '<th scope="col">Variant</th><th scope="col" class="from">Task</th>'
         + "".join(f'<th scope="col">{head}</th>' for head in heads)
         + f"</tr></thead><tbody>{body}</tbody></table></div>"
-        '<p class="caption">Differences to the reference over the same items. Intervals are of 95 %, each alone; '
+        f'<p class="caption">Differences to {esc(figures.compared_with(rows))} over the same items. '
+        "Intervals are of 95 %, each alone; "
         f"Holm p is corrected over all {len(tests)} tests. Flips: items whose score changed. Answers changed: from one "
         "wrong answer to another too.</p></details>"
     )

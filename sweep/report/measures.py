@@ -101,10 +101,11 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
         )
         found.insert(0, recovered)
     scales = figures.task_scales(rows)
-    return found + [_task_measure(rows, names, task, scales[task]) for task in figures.task_names(rows)]
+    bases = figures.task_bases(rows)
+    return found + [_task_measure(rows, bases, task, scales[task]) for task in figures.task_names(rows)]
 
 
-def _task_measure(rows: Sequence[Record], names: set[str], task: str, scale: int) -> Measure:
+def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int) -> Measure:
     first = next(score for record in rows if (score := record.tasks.get(task)))
     unit = ", %" if scale == 100 else "" if first.higher_is_better else ", less is better"
 
@@ -114,11 +115,11 @@ def _task_measure(rows: Sequence[Record], names: set[str], task: str, scale: int
         if score is None:
             return None
         stderr = score.stderr if score.delta_stderr is None else score.delta_stderr
-        return _scaled(figures.figure(score.value, 0.0 if record.variant in names else stderr), scale)
+        return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
 
-    caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to the reference"
+    caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to {figures.compared_with(rows)}"
     losses = fronts.task_losses(rows, task)
-    return Measure(text.plain(task), caption, value, losses, plot.Axis("", _plain_number), _levels(rows, names, value))
+    return Measure(text.plain(task), caption, value, losses, plot.Axis("", _plain_number), _levels(rows, bases, value))
 
 
 def _levels(

@@ -76,8 +76,9 @@ class _Judge:
     alpha: float
 
     def reasons(self, record: Record) -> tuple[str, ...]:
-        if record.status in ("failed", "pending"):
-            return (f"failed ({_error(record)})" if record.status == "failed" else "is not measured yet",)
+        if record.status in text.UNMEASURED:
+            told = {"failed": f"failed ({_error(record)})", "skipped": f"was skipped: {_error(record)}"}
+            return (told.get(record.status, "is not measured yet"),)
         found = [] if record.file_bytes is not None else ["has no file size"]
         found += self._misfit(record)
         if not figures.is_reference(record, self.records):
@@ -95,6 +96,8 @@ class _Judge:
         return [f"needs {text.size(need[0])} of memory ({need[1]}), over the limit of {text.size(self.limit)}"]
 
     def _losses(self, record: Record) -> list[str]:
+        if self._is_base(record):
+            return []
         expected = dict.fromkeys(task for _, task in self.tests)
         own = [test for task in expected if (test := self.tests.get((record.variant, task))) is not None]
         missing = [text.plain(task) for task in expected if (record.variant, task) not in self.tests]
@@ -104,6 +107,10 @@ class _Judge:
             if test.loss(self.alpha)
         ]
         return lost + ([f"was not compared on {', '.join(missing)}"] if missing else [])
+
+    def _is_base(self, record: Record) -> bool:
+        """Whether it is what the tasks of the others are compared with."""
+        return record.variant in figures.task_bases(self.records)
 
     def _divergence(self, record: Record) -> list[str]:
         if not self.compared:
@@ -141,7 +148,8 @@ class _Judge:
     def _together(self, record: Record) -> str:
         """A loss that no task shows alone and all of them show together."""
         (losses,) = fronts.recovery_losses(self.records)
-        lead = None if record.reference is None else losses.lead(record.reference, record.variant)
+        base = figures.task_base(record)
+        lead = None if base is None else losses.lead(base, record.variant)
         if lead is None or lead.low <= 0.0 or len(figures.task_names(self.records)) < 2:
             return ""
         lost, error = 100 * lead.delta, 100 * lead.stderr
@@ -169,7 +177,7 @@ class _Judge:
 
     def closest(self, candidates: Sequence[Record]) -> Record | None:
         """Of those that fit (else of all, the one that needs least): fewest reasons, then least divergence."""
-        measured = [record for record in candidates if record.status not in ("failed", "pending")]
+        measured = [record for record in candidates if record.status not in text.UNMEASURED]
         fitting = [record for record in measured if not self._misfit(record)]
         if not fitting:
             needs = [(need[0], i) for i, record in enumerate(measured) if (need := figures.memory(record))]
@@ -189,6 +197,8 @@ class _Judge:
     def _kept(self, record: Record) -> str:
         if not self.tests:
             return ""
+        if self._is_base(record):
+            return "no loss on any task, for the others' are compared with its own"
         own = [test for (variant, _), test in self.tests.items() if variant == record.variant]
         lost = [test for test in own if test.worse]
         count = "the one task" if len(own) == 1 else f"any of {len(own)} tasks"

@@ -20,7 +20,7 @@ from sweep.report.columns import Column, fit, table, width_of
 from sweep.report.recommend import Recommendation
 from sweep.report.trust import trust_notes
 
-_STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim"}
+_STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
 _KEPT = "kept %"
 _MISSING = Text(text.MISSING, style="dim")
 
@@ -99,7 +99,7 @@ def _fit_tasks(
 
 
 def _styles(rows: Sequence[Record]) -> list[str]:
-    return ["dim" if record.status in ("failed", "pending") else "" for record in rows]
+    return ["dim" if record.status in text.UNMEASURED else "" for record in rows]
 
 
 def _common_prefix(tasks: Sequence[str]) -> str:
@@ -257,16 +257,17 @@ def _legend(
     parts += [f"{text.LOSS} significant loss"] if any(test.loss() for test in tests.values()) else []
     parts += [f"{text.GAIN} significant gain"] if any(test.gain() for test in tests.values()) else []
     lines = [", ".join(parts)] if parts else []
+    base = figures.compared_with(rows)
     if tests:
         lines.append(
-            f"Tasks: score, difference to the reference; Holm-corrected over all {len(tests)} tests, every variant on "
-            f"every task, at {figures.ALPHA:g}."
+            f"Tasks: score, difference to {base}; Holm-corrected over all {len(tests)} tests, every variant on every "
+            f"task, at {figures.ALPHA:g}."
         )
         lines += figures.clustered(rows)
     if any(r.perplexity or r.divergence for r in rows):
         lines.append("KLD in nats per token. ± is one standard error.")
     if len(figures.mean_recovery(rows)) > 1 and _KEPT not in dropped:
-        lines.append(f"{_KEPT}: score above chance as a share of the reference's, mean over tasks.")
+        lines.append(f"{_KEPT}: score above chance as a share of {base}'s, mean over tasks.")
     if dropped:
         lines.append(f"Not shown at this width: {', '.join(dropped)}.")
     return lines

@@ -9,7 +9,8 @@ MISSING = "\N{EN DASH}"
 LOSS, GAIN, PARETO, CHOSEN = "▼", "▲", "●", "►"
 UNSURE, ALIKE = "○", "≈"  # on the Pareto set by less than the error; not distinguishable
 MINUS = "\N{MINUS SIGN}"
-STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…"}
+STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…", "skipped": "⊘"}
+UNMEASURED = ("failed", "pending", "skipped")
 
 
 def plain(text: object) -> str:

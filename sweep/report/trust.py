@@ -14,7 +14,7 @@ from sweep.report import figures, fronts, text
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
     """Zero or more sentences, the most important first."""
-    notes = [_perplexity(records), *_noise(records), _references(records)]
+    notes = [_perplexity(records), *_noise(records), _sharing(records), _references(records), _task_base(records)]
     return [note for note in notes if note]
 
 
@@ -92,6 +92,26 @@ def _noise(records: Sequence[Record]) -> list[str]:
     return notes
 
 
+def _sharing(records: Sequence[Record]) -> str:
+    """How far the scores of choices depend on what else was scored with them: the worst of all variants and tasks."""
+    found = [
+        (score.sharing_difference, score.sharing_questions, score.sharing_changed or 0, record.variant, task)
+        for record in records
+        for task, score in record.tasks.items()
+        if score.sharing_difference is not None and score.sharing_questions is not None
+    ]
+    if not found:
+        return ""
+    questions, changed = sum(entry[1] for entry in found), sum(entry[2] for entry in found)
+    worst, *_, variant, task = max(found)
+    answers = "no answer changed" if not changed else f"{changed} answer{'s' if changed > 1 else ''} changed"
+    return (
+        f"Prefixes that questions share are computed once. Of {questions:,} sampled questions scored by themselves, "
+        f"{answers}; log-likelihoods moved by at most {text.small(worst)} nats "
+        f"({text.plain(task)} of {text.plain(variant)})."
+    )
+
+
 def _references(records: Sequence[Record]) -> str:
     groups = [(name, group) for name, group in _groups(records) if group]
     if len(groups) < 2:
@@ -103,6 +123,21 @@ def _references(records: Sequence[Record]) -> str:
     return (
         f"{len(groups)} references: {'; '.join(parts)}; the rest with {text.plain(groups[-1][0])}. "
         "KL divergences from different references do not compare."
+    )
+
+
+def _task_base(records: Sequence[Record]) -> str:
+    """What tasks are compared with where the reference is a file."""
+    bases = {(r.task_reference, r.reference) for r in records if r.task_reference not in (None, r.reference)}
+    if not bases:
+        return ""
+    base, reference = bases.pop()  # of a run there is one
+    bits = {r.variant: r.bits_per_weight for r in records if r.bits_per_weight is not None}
+    most = max(bits, key=bits.__getitem__, default=None)
+    why = "has the most bits per weight" if base == most else "is what the file was made of"
+    return (
+        f"{text.plain(reference)} holds probabilities and answers no task: scores are compared with those of "
+        f"{text.plain(base)}, which {why}."
     )
 
 

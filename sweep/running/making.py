@@ -9,15 +9,19 @@ from typing import Any
 from converters.catalogue import open_planned, size_of
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, even_importance
+from converters.llamacpp.ghost import vocabulary
 from converters.llamacpp.imatrix import collect
 from converters.llamacpp.memory import plan_memory
+from converters.llamacpp.model import Model
 from converters.plan import FilePlan, Importance, plan_export, planned_types
 from converters.recipes import recipes
 from converters.source import Source, open_source
 from sweep.backends.base import Progress
 from sweep.calibration import CHUNK
 from sweep.inputs import read_text
-from sweep.plan import Settings
+from sweep.measure.lm import require_template
+from sweep.measure.perplexity import require_two_windows
+from sweep.settings import Settings
 
 Result = dict[str, Any]
 
@@ -53,6 +57,18 @@ class Making:
         opened = open_planned(source, name, **options)
         for recipe in recipes(quants):
             planned_types(opened, recipe, imatrix or recipe.needs_imatrix)
+        return {}
+
+    def vocabulary(self, source: str, name: str, text: str | None, window: int, chat: bool, thinking: Any) -> Result:
+        """Make sure that the model's tokens of a text are enough for two windows, and that it has the chat template
+        that is to be used (`chat`, `thinking`). No weight is read.
+        """
+        opened = open_source(Path(source), name, requantize=True)
+        with vocabulary(opened.metadata) as file, Model(file, vocabulary=True) as model:
+            if chat:
+                require_template(model.chat_template, thinking)
+            if text is not None:
+                require_two_windows(len(model.tokenize(read_text(Path(text)), add_special=True)), window)
         return {}
 
     def export(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from converters.errors import InputError
 from converters.gguf_source import GGUFSource, parts
 from converters.llamacpp.memory import plan_memory
 from sweep.backends.base import Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.baseline import sampled_digest
 from sweep.inputs import read_text
 from sweep.measure.harness import Metric, TaskRun, check_task, run_task
 from sweep.measure.lm import TaskProgress
@@ -19,7 +22,7 @@ from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.speed import measure_speed
 from sweep.measure.text import measure_text, noise_floor
-from sweep.plan import Settings
+from sweep.settings import Settings
 
 Result = dict[str, Any]
 
@@ -50,11 +53,13 @@ class Measuring:
         predicted = plan_memory(whole.metadata, whole.tensors, stated.context, stated.load, file)
         backend = self._load(file, settings)
         speed = measure_speed(backend, settings["ctx"])
+        used = backend.memory()
         return {
             "speed": asdict(speed),
             "load_seconds": backend.load_seconds,
             "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes}
-            | {"measured_bytes": backend.memory().resident_bytes},
+            | {"measured_bytes": used.measured_bytes}
+            | {"host_bytes": used.resident_bytes, "device_bytes": used.device_bytes},
             "file_bytes": sum(part.stat().st_size for part in parts(Path(file))),
             "bits_per_weight": 8 * sum(t.nbytes for t in whole.tensors) / sum(t.elements for t in whole.tensors),
         }
@@ -66,24 +71,34 @@ class Measuring:
         text: str,
         reference: str | None,
         writes_reference: str | None,
+        writes_base: str | None = None,
     ) -> Result:
-        """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor."""
+        """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor; and
+        llama.cpp's base file, where one is asked for.
+
+        `lacking` says why there is no divergence where the reference turns out to be of no use.
+        """
         backend = self._load(file, settings)
         windows = cut_windows(backend, read_text(Path(text)), n_ctx=settings["window"], stride=settings["stride"])
-        known = None if reference is None else open_reference(Path(reference))
-        if known is not None:
-            windows = windows.head(known.windows)  # a given file may be of the text's beginning alone
         written = None if writes_reference is None else Path(writes_reference)
-        measured = measure_text(
-            backend,
-            windows,
-            reference=known,
-            write_reference=written,
-            model=Path(file).name,
-            threads=settings["threads"],
-            progress=self._progress,
+        base = None if writes_base is None else Path(writes_base)
+        measure = partial(
+            measure_text, backend, threads=settings["threads"], progress=self._progress, write_base_file=base
         )
+        lacking = None
+        if reference is None:
+            measured = measure(windows, write_reference=written, model=Path(file).name)
+        else:
+            try:
+                known = open_reference(Path(reference))
+                part = windows.head(known.windows)  # a given file may be of the text's beginning alone
+                measured = measure(part, reference=known)
+                windows = part
+            except InputError as error:
+                measured, lacking = measure(windows), f"no divergence: {error}"  # raises where the model is to blame
         return {
+            "lacking": lacking,
+            "base_file": None if base is None else sampled_digest(base),
             "windows_sha256": windows.sha256,
             "perplexity": asdict(measured.perplexity),
             "divergence": None if measured.divergence is None else asdict(measured.divergence),
@@ -112,10 +127,11 @@ class Measuring:
             },
             "left_out": run.left_out,
             "unfinished": run.unfinished,
+            "sharing": None if run.sharing is None else asdict(run.sharing),
             "notes": _notes(run, options),
             "items": [
                 (
-                    f"{item.task} {item.doc_id} {item.doc_hash} {item.prompt_hash}",
+                    f"{item.doc_id} {item.doc_hash} {item.prompt_hash}",
                     item.values[primary.key],
                     item.answers.get(primary.filter, ""),
                     item.gold_probability,

@@ -1,6 +1,8 @@
 """Runs a plan: what is not known yet is done in worker processes, one for all cells of a variant, each committed.
 
 All exports go first, in one pass over the checkpoint. A worker that dies costs the cell it was at; another takes over.
+A measurement that fails costs its cell, whoever is to blame; where that is the reference's text, or a reference that
+cannot be used, the others lack their divergence and keep what else the text gives.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from converters.errors import InputError
+from sweep.baseline import sampled_digest
 from sweep.events import Event
 from sweep.plan import Cell, Plan
 from sweep.running.child import Child, Failed
@@ -24,10 +28,11 @@ Emit = Callable[[Event], None]
 
 
 def pending(plan: Plan, store: Store) -> list[Cell]:
-    """The cells to run: those not known to be done, and those whose file is gone while one of them needs it."""
+    """The cells to run: those not known to be done, those whose file is gone while one of them needs it, and those that
+    are to leave a file with the user which is not there."""
     outcomes = store.outcomes(cell.key for cell in plan.cells)
-    done = {key for key, outcome in outcomes.items() if outcome.status == "ok"}
-    wanted = {cell.key for cell in plan.cells if cell.key not in done}
+    done = {key for key, outcome in outcomes.items() if outcome.status == "ok"} | set(_adopted(plan, store))
+    wanted = {cell.key for cell in plan.cells if cell.key not in done or not _written(cell, outcomes.get(cell.key))}
     for cell in reversed(plan.cells):  # what is needed stands before what needs it
         if cell.key in wanted:
             continue
@@ -37,12 +42,37 @@ def pending(plan: Plan, store: Store) -> list[Cell]:
     return [cell for cell in plan.cells if cell.key in wanted]
 
 
+def _written(cell: Cell, outcome: Outcome | None) -> bool:
+    """Whether the base file that is asked for, if one is, is the one that this cell wrote."""
+    path = cell.params.get("writes_base")
+    if path is None or outcome is None or outcome.result is None:
+        return path is None
+    return Path(path).is_file() and sampled_digest(Path(path)) == outcome.result.get("base_file")
+
+
+def _adopted(plan: Plan, store: Store) -> dict[str, str]:
+    """The cells that are known under another key, with that key."""
+    others = {cell.key: cell.alike for cell in plan.cells if cell.alike is not None}
+    known = store.outcomes([*others, *others.values()])
+    done = {key for key, outcome in known.items() if outcome.status == "ok"}
+    return {
+        key: alike
+        for key, alike in others.items()
+        if key not in done and alike in done and _generated_none(known[alike].result)
+    }
+
+
+def _generated_none(result: dict[str, Any] | None) -> bool:
+    """Whether a task's result was had without generating, so that no bound on answers mattered."""
+    return result is not None and result["settings"]["max_gen_toks"] is None
+
+
 def run(
     plan: Plan, store: Store, directory: Path, emit: Emit, measured: Callable[[str], None] = lambda _variant: None
 ) -> None:
     """Do what is pending and commit each cell; `measured` is told each variant that is through.
 
-    Raises InputError where the input leaves nothing to measure.
+    Raises InputError where the model cannot be exported.
     """
     _Run(plan, store, directory, emit, measured).go()
 
@@ -51,8 +81,11 @@ class _Run:
     def __init__(self, plan: Plan, store: Store, directory: Path, emit: Emit, measured: Callable[[str], None]) -> None:
         self.plan, self.store, self.directory, self.emit, self.measured = plan, store, directory, emit, measured
         self.failed: dict[str, str] = {}  # key -> message
+        self.texts = {cell.key for cell in plan.cells if cell.kind == "text"}
 
     def go(self) -> None:
+        for key, alike in _adopted(self.plan, self.store).items():
+            self.store.copy(alike, key)
         todo = pending(self.plan, self.store)
         labels = [cell.label for cell in todo]
         about = {"run": self.plan.run, "cells": len(self.plan.cells), "todo": len(todo), "pending": labels}
@@ -132,17 +165,17 @@ class _Run:
                 continue
             self.emit(Event("cell_started", cell.label))
             started = time.monotonic()
+            unknown = self._unknown_reference(cell)
+            job = {"kind": cell.kind, **cell.params} | ({"reference": None} if unknown else {})
             with cancelling(self.directory, [cell.label], worker.interrupt) as cancelled:
-                for answer in worker.submit({"kind": cell.kind, **cell.params}):
+                for answer in worker.submit(job):
                     seconds = time.monotonic() - started
                     if isinstance(answer, tuple):
                         self._progress(cell, answer)
                     elif isinstance(answer, Failed):
-                        if answer.input and cell.variant == self.plan.reference:
-                            raise InputError(answer.message)
                         self._fail(cell, CANCELLED if cancelled else answer.message, seconds)
                     else:
-                        self._done(cell, answer, seconds)
+                        self._done(cell, answer, seconds, unknown)
             if not worker.alive:
                 worker = workers.start(cell.variant)
             if upcoming is not None and cell.kind != "speed":
@@ -155,25 +188,36 @@ class _Run:
 
     def _lacks(self, cell: Cell) -> bool:
         """Whether something that the cell needs could not be made; it has failed then."""
-        broken = [self.failed[key] for key in cell.needs if key in self.failed]
+        broken = [self.failed[key] for key in cell.needs if key in self.failed and key not in self.texts]
         if broken:
             self._fail(cell, f"needs what could not be made: {broken[0]}", 0.0)
         return bool(broken)
+
+    def _unknown_reference(self, cell: Cell) -> str | None:
+        """Why a text is measured without its divergence; None where nothing stands against it."""
+        broken = [self.failed[key] for key in cell.needs if key in self.failed and key in self.texts]
+        return f"no divergence, for {self.plan.reference} could not be measured: {broken[0]}" if broken else None
 
     def _progress(self, cell: Cell, at: tuple[int, int, str]) -> None:
         done, total, part = at
         self.emit(Event("cell_progress", cell.label, {"done": done, "total": total} | ({"part": part} if part else {})))
 
-    def _done(self, cell: Cell, result: dict[str, object], seconds: float) -> None:
-        items = result.pop("items", [])
-        assert isinstance(items, list)
+    def _done(self, cell: Cell, result: dict[str, Any], seconds: float, lacking: str | None = None) -> None:
+        """What was measured counts even where some of it is `lacking`; the cell is to be tried again then."""
+        items: list[list[Any]] = result.pop("items", [])
+        lacking = result.pop("lacking", None) or lacking
+        if lacking is not None:
+            self._fail(cell, lacking, seconds, result)
+            return
         self.store.put(cell.key, Outcome("ok", result, None, seconds), [Item(*item) for item in items])
+        if cell.alike is not None and _generated_none(result):
+            self.store.copy(cell.key, cell.alike)
         notes = {"notes": result["notes"]} if result.get("notes") else {}
         self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes))
 
-    def _fail(self, cell: Cell, message: str, seconds: float) -> None:
+    def _fail(self, cell: Cell, message: str, seconds: float, result: dict[str, Any] | None = None) -> None:
         self.failed[cell.key] = message
-        self.store.put(cell.key, Outcome("failed", None, message, seconds))
+        self.store.put(cell.key, Outcome("failed", result, message, seconds))
         self.emit(Event("cell_failed", cell.label, {"error": message}))
 
 

@@ -8,16 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass
 class Hub:
-    """Models by id: each a directory whose files are served at one revision. `requests` is what clients asked for."""
+    """Models by id: each a directory whose files are served at one revision. `requests` is what clients asked for.
+
+    Of a `gated` model nobody gets the files.
+    """
 
     models: dict[str, Path]
+    gated: frozenset[str] = frozenset()
     url: str = ""
     requests: list[str] = field(default_factory=list)
+    sent: int = 0  # bytes of files
 
     def revision(self, model: str) -> str:
         return hashlib.sha1(model.encode()).hexdigest()
@@ -40,6 +45,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(body=True)
 
+    def do_POST(self) -> None:
+        """What the hub's file system asks for: what is known of some paths of a model."""
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        path = unquote(urlsplit(self.path).path).lstrip("/").removeprefix("api/models/")
+        self.hub.requests.append(f"POST {path}")
+        found = self.hub.find(path)
+        if found is None or not found[1].startswith("paths-info/"):
+            return self._error(404, "EntryNotFound")
+        names = json.loads(asked)["paths"] if asked.startswith("{") else parse_qs(asked)["paths"]
+        directory = self.hub.models[found[0]]
+        return self._json([_entry(directory / name, directory) for name in names if (directory / name).is_file()], True)
+
     def log_message(self, *_: object) -> None:
         """Tests have no use for an access log."""
 
@@ -61,27 +78,23 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": str(file.relative_to(directory))} for file in files]
             return self._json({"id": model, "modelId": model, "sha": sha, "siblings": siblings, "tags": []}, body)
         if api and kind == "tree":
-            entries = [
-                {
-                    "type": "file",
-                    "path": str(file.relative_to(directory)),
-                    "size": file.stat().st_size,
-                    "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
-                }
-                for file in files
-            ]
-            return self._json(entries, body)
+            return self._json([_entry(file, directory) for file in files], body)
+        if kind == "resolve" and model in self.hub.gated:
+            return self._error(403, "GatedRepo")
         if kind == "resolve" and (directory / rest) in files:
             return self._file(directory / rest, sha, body)
         return self._error(404, "EntryNotFound")
 
     def _file(self, file: Path, sha: str, body: bool) -> None:
         data = file.read_bytes()
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        self.send_response(206 if start else 200)
+        asked = self.headers.get("Range")
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, end = int(first), int(last) + 1 if last else len(data)
+        self.send_response(206 if asked else 200)
         self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
         self.send_header("X-Repo-Commit", sha)
-        self._send(data[start:], "application/octet-stream", body)
+        self.hub.sent += len(data[start:end]) if body else 0
+        self._send(data[start:end], "application/octet-stream", body)
 
     def _json(self, content: object, body: bool) -> None:
         self.send_response(200)
@@ -100,10 +113,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
+def _entry(file: Path, directory: Path) -> dict[str, object]:
+    return {
+        "type": "file",
+        "path": str(file.relative_to(directory)),
+        "size": file.stat().st_size,
+        "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+    }
+
+
 @contextmanager
-def serve(models: dict[str, Path]) -> Iterator[Hub]:
+def serve(models: dict[str, Path], gated: frozenset[str] = frozenset()) -> Iterator[Hub]:
     """A hub with these models on a free port, as long as the block runs."""
-    hub = Hub(models)
+    hub = Hub(models, gated)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sweep.plan import Cell, Plan, Settings
+from sweep.plan import Cell, Plan
+from sweep.settings import Settings
 from sweep.store import Item, Outcome, Store
 from sweep.workspace import Workspace
 
@@ -22,7 +23,7 @@ def items(
     """One item a value; documents are numbered from `first`, and `prompt` tells their prompts from another's."""
     told = answers or [f"{value:g}" for value in values]
     return [
-        Item(f"{task} {i} doc{i} {prompt}{i}", float(value), answer)
+        Item(f"{i} doc{i} {prompt}{i}", float(value), answer, subject=task)
         for i, (value, answer) in enumerate(zip(values, told, strict=True), first)
     ]
 

@@ -18,7 +18,8 @@ from sweep.inputs import Text
 from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.perplexity import Windows
 from sweep.model import Model
-from sweep.plan import Plan, Settings, make_plan
+from sweep.plan import Plan, make_plan
+from sweep.settings import Settings
 from sweep.sweeping import Request, prepare
 from sweep.variant import parse
 from sweep.workspace import Workspace

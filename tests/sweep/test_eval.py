@@ -12,6 +12,7 @@ import pytest
 
 import presets
 from converters.export import export, open_source
+from sweep.measure.reference import open_reference
 from sweep.store import Store
 
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
@@ -81,6 +82,39 @@ def test_a_model_is_exported_at_its_quant_and_only_what_is_asked_for_measured(tm
     assert "micro_form" in report.stdout
 
 
+def test_a_base_file_is_written_where_it_is_asked_for(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(MICRO.text.read_text()[:6000])
+    base = tmp_path / "base.kld"
+    asked = ["eval", file, "--perplexity", tmp_path / "text.txt", "--workspace", tmp_path / "w", "--format", "json"]
+    plain = record(sweep(*asked))
+    assert record(sweep(*asked, "--write-base", base)) == plain | {"speed": plain["speed"]}
+    written = base.read_bytes()
+    opened = open_reference(base)
+    assert (opened.n_ctx, opened.first, opened.windows) == (512, 256, 3)
+    again = sweep(*asked, "--write-base", base)
+    assert json.loads(again.stdout.splitlines()[0])["todo"] == 0
+    base.unlink()
+    anew = sweep(*asked, "--write-base", base)
+    assert json.loads(anew.stdout.splitlines()[0])["pending"] == [f"gguf:{file.name}/text"]
+    assert base.read_bytes() == written
+
+
+def test_a_bound_on_answers_measures_only_what_generates_anew(file: Path, tmp_path: Path) -> None:
+    asked = ["eval", file, "--tasks", "micro_facts,micro_form", "--limit", "2", "--workspace", tmp_path]
+    asked += ["--format", "json"]
+    todo, records = [], []
+    for bound in ([], ["--max-gen-toks", "3"], ["--max-gen-toks", "2"]):
+        done = sweep(*asked, *bound)
+        todo.append([name.rpartition("/")[2] for name in json.loads(done.stdout.splitlines()[0])["pending"]])
+        records.append(record(done)["tasks"]["micro_facts"])
+    assert todo == [["speed", "micro_facts", "micro_form"], ["micro_form"], ["micro_form"]]
+    assert records[0] == records[1] == records[2]
+    bounded = record(sweep(*asked[:4], "--limit", "3", *asked[6:], "--max-gen-toks", "2"))
+    free = sweep(*asked[:4], "--limit", "3", *asked[6:])  # the other way round
+    assert json.loads(free.stdout.splitlines()[0])["todo"] == 1
+    assert record(free)["tasks"]["micro_facts"] == bounded["tasks"]["micro_facts"]
+
+
 def test_what_cannot_be_measured_is_refused_in_a_line(file: Path, tmp_path: Path) -> None:
     (tmp_path / "humaneval").mkdir()
     row = {"task_id": "t", "prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"}
@@ -91,6 +125,9 @@ def test_what_cannot_be_measured_is_refused_in_a_line(file: Path, tmp_path: Path
         "allow that by --allow-code-execution": [file, "--tasks", "humaneval", "--task-data", tmp_path],
         "does not go with --no-chat-template": [file, "--tasks", "boolq", "--thinking", "on", "--no-chat-template"],
         "there is no such": [tmp_path / "absent.gguf"],
+        "give one with --perplexity": [file, "--tasks", "boolq", "--write-base", tmp_path / "base.kld"],
+        "leave --stride out": [file, "--stride", "100", "--write-base", tmp_path / "base.kld"],
+        "it is there and no base file": [file, "--write-base", file],
     }
     for message, arguments in cases.items():
         done = sweep("eval", *arguments, *where)

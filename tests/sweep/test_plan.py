@@ -9,7 +9,8 @@ from converters.errors import InputError
 from sweep.inputs import Text
 from sweep.measure.options import TaskOptions
 from sweep.model import Model
-from sweep.plan import Plan, Settings, make_plan
+from sweep.plan import Plan, make_plan
+from sweep.settings import Settings
 from sweep.tasks import Task
 from sweep.variant import parse
 from sweep.workspace import Workspace

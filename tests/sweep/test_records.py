@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 from stored_runs import Stored, items
 
 from sweep import statistics
+from sweep.plan import Cell
 from sweep.record import Record
 from sweep.records import records
-from sweep.store import Item, Store
+from sweep.report.figures import mean_recovery
+from sweep.report.recommend import recommend
+from sweep.report.trust import trust_notes
+from sweep.store import Item, Outcome, Store
 from sweep.workspace import Workspace
 
 N = 80
@@ -62,7 +67,7 @@ def test_a_group_of_subjects_has_errors_by_subject(tmp_path):
 
     def grouped(values: np.ndarray) -> list[Item]:
         return [
-            Item(f"{subject} {i} doc{i} p{i}", float(value), "a")
+            Item(f"{i} doc{i} p{i}", float(value), "a", subject=subject)
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True))
         ]
 
@@ -111,3 +116,38 @@ def test_a_score_that_is_no_number_is_not_compared(tmp_path):
 def test_unpaired_prompts_make_other_units(tmp_path):
     found = made(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT, prompt="chat")}}))
     assert found["Q4"].samples["task t"].units != found["BF16"].samples["task t"].units
+
+
+def test_with_a_file_as_reference_tasks_are_compared_with_what_it_was_made_of_or_the_most_bits(tmp_path):
+    values = {"BF16": RIGHT, "Q4": lost(3), "Q2": lost(40)}
+    workspace = Workspace(tmp_path)
+    plan = Stored("r", {"t": {name: items(row) for name, row in values.items()}}, reference="file:base.kld").put(
+        workspace
+    )
+    exports = {"BF16": 16.0, "Q4": 4.5, "Q2": 2.6}
+    cells = tuple(Cell(f"export {variant}", variant, "export", "export", {}) for variant in exports)
+    with Store(workspace.database) as store:
+        none_known = records(plan, store)
+        for variant, bits in exports.items():
+            result = {"file_bytes": 1000, "bits_per_weight": bits}
+            store.put(f"export {variant}", Outcome("ok", result, None, 1.0))
+        plan = replace(plan, cells=(*plan.cells, *cells))
+        by_bits = {record.variant: record for record in records(plan, store)}
+        by_name = {record.variant: record for record in records(replace(plan, made_of="Q4"), store)}
+    assert {record.task_reference for record in none_known} == {None}
+    for found, base in ((by_bits, "BF16"), (by_name, "Q4")):
+        assert {record.task_reference for record in found.values()} == {base}
+        assert {record.reference for record in found.values()} == {"file:base.kld"}
+        for variant, record in found.items():
+            if variant == base:
+                assert record.tasks["t"].delta is None
+            else:
+                assert record.tasks["t"].delta == (values[variant] - values[base]).mean()
+    told = " ".join(trust_notes(list(by_bits.values())))
+    assert "file:base.kld holds probabilities and answers no task" in told
+    assert "compared with those of BF16, which has the most bits per weight" in told
+    assert "those of Q4, which is what the file was made of" in " ".join(trust_notes(list(by_name.values())))
+    choice = recommend(list(by_bits.values()))
+    assert choice.reasons["BF16"] == ()
+    assert any("loses" in reason for reason in choice.reasons["Q2"])
+    assert set(mean_recovery(list(by_bits.values()))) == set(exports)

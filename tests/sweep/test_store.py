@@ -59,12 +59,12 @@ def test_a_store_of_the_first_version_opens_and_takes_what_is_new(tmp_path: Path
             " position INTEGER NOT NULL, doc TEXT NOT NULL, value REAL NOT NULL, answer TEXT,"
             " PRIMARY KEY (key, position)) WITHOUT ROWID;"
             "INSERT INTO cells VALUES ('old', 'ok', '{}', NULL, 1.0, 2.0);"
-            "INSERT INTO items VALUES ('old', 0, 'a 0', 1.0, '7');"
+            "INSERT INTO items VALUES ('old', 0, 'a 0 d p', 1.0, '7');"
             "PRAGMA user_version = 1"
         )
     database.close()
     with Store(path) as store:
-        assert store.items("old") == [Item("a 0", 1.0, "7")]
+        assert store.items("old") == [Item("0 d p", 1.0, "7", subject="a")]
         fresh = [Item("b 0", 0.0, "1", gold=0.25, subject="b")]
         store.put("new", Outcome("ok", {}, None, 1.0), fresh)
         assert store.items("new") == fresh

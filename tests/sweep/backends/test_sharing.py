@@ -19,8 +19,8 @@ import presets
 from converters.export import export, open_source
 from sweep.backends.base import GenerationRequest, ScoreRequest
 from sweep.backends.check import check_sharing
+from sweep.backends.generation import MIN_FAMILY, families
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.backends.llama_generation import MIN_FAMILY, families
 from sweep.backends.trie import plan
 
 sys.path.append(str(Path(__file__).parents[2] / "converters"))

@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from converters.errors import InputError
 from sweep.backends.base import GenerationRequest, ScoreRequest
+from sweep.backends.generation import MIN_FAMILY
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.backends.torch import TorchBackend
+from sweep.backends.torch import LOGITS_BYTES, TorchBackend, TorchOptions
+from sweep.backends.trie import plan
+from sweep.measure.harness import make_lm
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import Reference
 from sweep.measure.text import measure_text
@@ -32,14 +37,19 @@ def backend(tiny) -> Iterator[TorchBackend]:
     backend.close()
 
 
-@pytest.fixture(scope="module", params=["qwen3", "qwen35", "qwen35moe"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3next", "qwen35moe")]
+torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
+
+
+@pytest.fixture(scope="module", params=["qwen3", "qwen3moe", "qwen35", *SLOW])
 def each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny) -> TorchBackend:
-    """A dense model and two hybrid ones."""
+    """Models with attention alone, and hybrid ones."""
+    options = TorchOptions(slots=6, n_batch=100)
     if request.param == "qwen3":
-        return TorchBackend.open(tiny.directory, dtype="float32")
+        return TorchBackend.open(tiny.directory, dtype="float32", options=options)
     directory = make(request.param, tmp_path_factory.mktemp(request.param))
     make_tokenizer(directory)
-    return TorchBackend.open(directory, dtype="float32")
+    return TorchBackend.open(directory, dtype="float32", options=options)
 
 
 def some_requests(seed: int, lengths: tuple[int, ...] = (1, 3, 30, 31, 200)) -> list[ScoreRequest]:
@@ -90,15 +100,131 @@ def test_perplexity_is_llama_cpps_and_the_divergence_none(tiny, backend, tmp_pat
     llama.close()
 
 
-def test_scores_of_padded_batches_are_those_of_single_requests(each):
-    requests = some_requests(2)
-    for request, score in zip(requests, each.loglikelihoods(requests), strict=True):
-        tokens = torch.tensor([request.context + request.continuation])
-        with torch.inference_mode():
-            logprobs = each._model(tokens).logits[0].double().log_softmax(-1)[len(request.context) - 1 : -1]
-        wanted = torch.tensor(request.continuation)
-        assert score.logprob == pytest.approx(float(logprobs[torch.arange(len(wanted)), wanted].sum()), abs=1e-3)
-        assert score.is_greedy == bool((logprobs.argmax(-1) == wanted).all())
+def some_tokens(rng: np.random.Generator, n: int) -> tuple[int, ...]:
+    return tuple(rng.integers(10, 500, n).tolist())
+
+
+def logprobs(backend: TorchBackend, tokens: tuple[int, ...]) -> np.ndarray:
+    with torch.inference_mode():
+        return backend._model(torch.tensor([tokens])).logits[0].double().log_softmax(-1).numpy()
+
+
+def questions(backend: TorchBackend) -> list[ScoreRequest]:
+    """Examples, questions, choices with common stems and without; requests twice, and beginnings of one another."""
+    rng = np.random.default_rng(8)
+    examples = some_tokens(rng, 60)
+    requests = []
+    for _ in range(6):
+        context = examples + some_tokens(rng, int(rng.integers(3, 25)))
+        stem = some_tokens(rng, 5)
+        best = int(logprobs(backend, context)[-1].argmax())
+        requests += [ScoreRequest(context, stem + some_tokens(rng, n)) for n in (2, 9, 3)]
+        requests += [ScoreRequest(context, (best,)), ScoreRequest(context, some_tokens(rng, 1))]
+    requests += [requests[2], ScoreRequest(requests[7].context[:20], some_tokens(rng, 4))]
+    requests.append(ScoreRequest(requests[4].context + requests[4].continuation, some_tokens(rng, 6)))
+    requests.append(ScoreRequest(some_tokens(rng, 150), some_tokens(rng, 90)))  # longer than a batch
+    return [requests[i] for i in rng.permutation(len(requests))]
+
+
+def test_scores_with_shared_beginnings_are_those_of_single_requests(each):
+    requests = questions(each)
+    made = plan(requests, each.score_budget(239))
+    assert made.budget.copies_states == hasattr(each._model.config, "linear_num_value_heads")
+    assert made.computed < made.naive / 2
+    given = each.loglikelihoods(requests)
+    for request, score in zip(requests, given, strict=True):
+        rows = logprobs(each, request.context + request.continuation)[len(request.context) - 1 : -1]
+        wanted = list(request.continuation)
+        assert score.logprob == pytest.approx(rows[np.arange(len(wanted)), wanted].sum(), abs=1e-4)
+        assert score.is_greedy == (rows.argmax(-1).tolist() == wanted)
+    assert any(score.is_greedy for score in given)
+
+
+def test_a_small_memory_costs_time_and_no_accuracy(each):
+    requests = questions(each)
+    expected = [score.logprob for score in each.loglikelihoods(requests)]
+    for cache_bytes, slots in ((1, 1), (1 << 20, 3)):
+        options = TorchOptions(cache_bytes=cache_bytes, slots=slots, n_batch=64)
+        small = TorchBackend(each._model, each._tokenizer, options=options)
+        budget = small.score_budget(239)
+        if cache_bytes == 1:  # what the longest alone needs is taken in any case
+            assert budget.cells == 239
+            assert not budget.copies_states or budget.sequences == 1
+        else:
+            shape = small._cache_shape
+            held = budget.cells * shape.cell_bytes + budget.copies_states * budget.sequences * shape.state_bytes
+            assert 0.5 * cache_bytes < held <= cache_bytes or budget.cells == 239 + budget.batch
+        assert [score.logprob for score in small.loglikelihoods(requests)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_lm_evals_own_model_scores_the_same(each):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(each._model, tokenizer=each._tokenizer, batch_size=3, max_length=each.max_length)
+    examples = "Q: What is 3 + 4? A: 7.\n\nQ: What is 5 + 5? A: 10.\n\n"
+    pairs = [
+        (f"{examples}Q: {question}\nA:", f" {choice}")
+        for question in ("How many boats did Mara count?", "Who drank café au lait? 🙂", "What is 2 + 12?")
+        for choice in ("seven boats", "seven gulls", "The old lighthouse keeper", "x")
+    ]
+    pairs += [("", "The old keeper"), ("你好世界" * 3, " 🙂"), ("word " * 400, "and one more")]
+    instances = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    ours = make_lm(each).loglikelihood(instances, disable_tqdm=True)
+    for mine, other in zip(ours, theirs.loglikelihood(instances, disable_tqdm=True), strict=True):
+        assert mine[0] == pytest.approx(other[0], abs=1e-3)
+        assert mine[1] == other[1]
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest floating-point tensor that is made."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple) else (result,):
+            if isinstance(made, torch.Tensor) and made.is_floating_point() and not func.is_view:
+                self.nbytes = max(self.nbytes, made.nbytes)
+        return result
+
+
+@pytest.fixture(scope="module")
+def wide(tiny) -> TorchBackend:
+    """Almost nothing but Qwen3's vocabulary."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=151_936, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=4096, tie_word_embeddings=True,
+    )  # fmt: skip
+    return TorchBackend(Qwen3ForCausalLM(config), tiny.tokenizer)
+
+
+def test_logits_of_a_wide_vocabulary_are_never_one_tensor(wide):
+    rng = np.random.default_rng(4)
+    tokens = [some_tokens(rng, 4096) for _ in range(4)]
+    requests = [ScoreRequest(row[:3900], row[3900:]) for row in tokens]
+    with Largest() as largest:
+        scores = wide.loglikelihoods(requests)
+    all_at_once = 4 * sum(len(request.continuation) for request in requests) * wide.n_vocab
+    assert all_at_once > 3 * LOGITS_BYTES
+    assert LOGITS_BYTES / 2 < largest.nbytes <= LOGITS_BYTES
+    with Largest() as largest:
+        seen = sum(len(part.logits) for part in wide.windows(np.array([tokens[0][:400]], np.int32), 10))
+    assert seen == 389
+    assert LOGITS_BYTES / 2 < largest.nbytes <= LOGITS_BYTES
+    with torch.inference_mode():
+        states = wide._model.model(torch.tensor([tokens[0]])).last_hidden_state[0, 3899:-1]
+        expected = wide._model.lm_head(states).log_softmax(-1)[torch.arange(196), torch.tensor(tokens[0][3900:])].sum()
+    assert scores[0].logprob == pytest.approx(float(expected), abs=0.01)
+
+
+def test_pieces_are_llama_cpps(tiny, backend):
+    llama = LlamaBackend(tiny.gguf, EXACT)
+    for special in (False, True):
+        for token in range(backend.n_vocab):
+            assert backend.piece(token, special=special) == llama.model.piece(token, special=special)
+    llama.close()
 
 
 def greedy(backend: TorchBackend, prompt: tuple[int, ...], n: int) -> list[int]:
@@ -111,15 +237,18 @@ def greedy(backend: TorchBackend, prompt: tuple[int, ...], n: int) -> list[int]:
 
 
 def test_generations_of_mixed_lengths_are_those_of_single_prompts(each):
-    rng = np.random.default_rng(3)
-    requests = [
-        GenerationRequest(tuple(rng.integers(0, 500, n).tolist()), int(rng.integers(1, 20)))
-        for n in (1, 3, 20, 21, 64, 5)
-    ]
-    for asked, given in zip(requests, each.generate(requests), strict=True):
-        expected = greedy(each, asked.prompt, asked.max_new_tokens)
-        assert list(given.tokens) == expected
-        assert given.text == each.detokenize(expected)
+    """More prompts than slots, two families of examples, prompts that share nothing, and of different lengths."""
+    rng = np.random.default_rng(9)
+    blocks = [some_tokens(rng, MIN_FAMILY + 20) for _ in range(2)]
+    prompts = [blocks[i % 2] + some_tokens(rng, n) for i, n in enumerate(rng.integers(1, 30, 15))]
+    prompts += [some_tokens(rng, n) for n in (1, 3, 64)]
+    requests = [GenerationRequest(prompt, int(rng.integers(2, 16))) for prompt in prompts]
+    one_family = [GenerationRequest(blocks[0] + some_tokens(rng, n), 9) for n in (4, 40, 11, 1, 6, 30, 5, 2)]
+    for group in (requests, one_family):
+        for asked, given in zip(group, each.generate(group), strict=True):
+            expected = greedy(each, asked.prompt, asked.max_new_tokens)
+            assert list(given.tokens) == expected
+            assert given.text == each.detokenize(expected)
 
 
 def test_a_stop_string_ends_a_generation_of_its_own_request_alone(backend):

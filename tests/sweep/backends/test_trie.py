@@ -23,13 +23,16 @@ def follow(requests: Sequence[ScoreRequest], budget: Budget) -> int:
     sequences: dict[int, list[tuple[int, int]]] = {}  # (token, cell) of each position
     answered: dict[int, dict[int, tuple[int, ...]]] = {i: {} for i in range(len(requests))}
     computed = 0
+    finished: set[int] = set()
     made = plan(requests, budget)
     for step in made.steps():
         assert 0 < len(step.tokens) <= budget.batch
         assert np.count_nonzero(step.wanted) <= budget.rows
         for sequence in step.drops:
             del sequences[sequence]
+            finished.discard(sequence)
         for source, target, length in step.copies:
+            assert source not in finished
             assert target not in sequences
             assert 0 < length <= len(sequences[source])
             assert not budget.copies_states or length == len(sequences[source])
@@ -38,6 +41,8 @@ def follow(requests: Sequence[ScoreRequest], budget: Budget) -> int:
             assert not budget.copies_states
             assert length <= len(sequences[sequence])
             sequences[sequence] = sequences[sequence][:length]
+        assert finished.isdisjoint(step.sequences.tolist())
+        finished.update(step.finished)
         owners = np.split(step.sequences, np.cumsum(step.counts)[:-1])
         assert sum(map(len, owners)) == len(step.sequences)
         prefixes = []
@@ -65,6 +70,7 @@ def follow(requests: Sequence[ScoreRequest], budget: Budget) -> int:
         expected = {k: whole[: len(request.context) + k] for k in range(len(request.continuation))}
         assert answered[i] == expected
     assert computed == made.computed
+    assert bool(finished) == bool(budget.copies_states and requests)
     return computed
 
 

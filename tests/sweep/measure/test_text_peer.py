@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,28 @@ def test_from_a_base_file_every_figure_is_llama_perplexitys(
     assert true.figures.perplexity_reference == pytest.approx(measured.perplexity.value, rel=1e-6)
     assert true.figures.kld_percentiles["0"] >= 0.0 > result.divergence.figures.kld_percentiles["0"]
     assert own.stat().st_size == base.stat().st_size
+
+
+def test_llama_perplexity_reads_the_base_file_that_eval_writes(files: Path, tmp_path: Path) -> None:
+    base, text = tmp_path / "base.kld", files / "text"
+    command = [sys.executable, "-c", "from sweep.cli import main; main()", "eval", files / "BF16.gguf"]
+    command += ["--perplexity", text, "--write-base", base, "--workspace", tmp_path / "w", "--format", "json"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    (measured,) = json.loads(done.stdout.splitlines()[-1])["records"]
+    last = r"Same top p\s*:\s*([\d.]+)"
+    read = ("--kl-divergence", "--kl-divergence-base", base, "-f", text)
+    own = told(last, "-m", files / "BF16.gguf", *read)
+    mean, top = re.search(r"Mean\s+KLD:\s*(-?[\d.]+)", own), re.search(last, own)
+    assert mean
+    assert top
+    assert abs(float(mean[1])) < 1e-3  # its rows are rounded to 16 bits and clipped, and so is what it makes of them
+    assert float(top[1]) > 99.5
+    theirs = tmp_path / "theirs.kld"
+    told(r"Final estimate", "-m", files / "BF16.gguf", "-f", text, "--kl-divergence-base", theirs)
+    assert theirs.stat().st_size == base.stat().st_size
+    quantized = [told(last, "-m", files / "Q2_K.gguf", *read[:2], file, "-f", text) for file in (base, theirs)]
+    klds = [re.search(r"Mean\s+KLD:\s*(-?[\d.]+)", answer) for answer in quantized]
+    assert klds[0]
+    assert klds[1]
+    assert float(klds[0][1]) == pytest.approx(float(klds[1][1]), abs=1e-4)
+    assert measured["status"] == "ok"

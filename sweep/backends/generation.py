@@ -1,4 +1,4 @@
-"""Greedy generation by llama.cpp of many texts at once.
+"""Greedy generation of many texts at once.
 
 A fixed number of slots is kept busy: as some texts end, the next prompts take their places. What the prompts begin with
 is computed once and copied to every slot: by the cells of the prefix where a sequence may be cut to it, else (recurrent
@@ -10,35 +10,57 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from converters.llamacpp.model import Context, Model
+from converters.errors import InputError
 from sweep.backends.base import Generation, GenerationRequest, Progress
+from sweep.backends.engine import Engine
 
 MIN_SHARED = 16  # tokens; copying a shorter prefix to every slot costs more than computing it
 MIN_FAMILY = 128  # tokens; prompts that share fewer are not worth a family of their own, whose end leaves slots idle
 REFILL_SHARE = 8  # slots are refilled once one in so many is idle: prompts together make fuller batches
 
 
+class Vocabulary(Protocol):
+    """What tokens are as text: one as its bytes, many as a string. Special ones are left out unless `special`."""
+
+    def piece(self, token: int, *, special: bool = False) -> bytes: ...
+
+    def detokenize(self, tokens: list[int], *, special: bool = False) -> str: ...
+
+
+def longest_request(requests: Sequence[GenerationRequest], max_length: int) -> int:
+    """Tokens of the longest prompt and answer. Raises InputError where one is empty or longer than `max_length`."""
+    for request in requests:
+        if not request.prompt or request.max_new_tokens < 1:
+            raise InputError("a generation request needs at least one token of prompt and one to generate")
+    longest = max(len(r.prompt) + r.max_new_tokens for r in requests)
+    if longest > max_length:
+        raise InputError(f"a generation of {longest} tokens is longer than the context of {max_length}")
+    return longest
+
+
 def generate(
-    context: Context,
+    engine: Engine,
+    vocabulary: Vocabulary,
     requests: Sequence[GenerationRequest],
     n_slots: int,
     ends: frozenset[int],
     progress: Progress | None = None,
 ) -> list[Generation]:
-    """Generations in the order of `requests`.
+    """Generations in the order of `requests`, each until one of `ends` at the latest.
 
-    `context` is empty, its sequences have cells of their own: `n_slots`, and with recurrent states one more.
+    `engine` is empty and holds `n_slots` sequences, where states are copied one more.
     """
     results: dict[int, Generation] = {}
     for family in families([r.prompt for r in requests], n_slots):
-        for index, result in _generate_family(context, requests, family, n_slots, ends):
+        for index, result in _generate_family(engine, vocabulary, requests, family, n_slots, ends):
             results[index] = result
             if progress:
                 progress(len(results), len(requests))
-        context.clear()
+        engine.clear()
     return [results[i] for i in range(len(requests))]
 
 
@@ -54,18 +76,20 @@ def families(prompts: Sequence[tuple[int, ...]], least: int) -> list[list[int]]:
 
 
 def _generate_family(
-    context: Context, requests: Sequence[GenerationRequest], family: list[int], n_slots: int, ends: frozenset[int]
+    engine: Engine,
+    vocabulary: Vocabulary,
+    requests: Sequence[GenerationRequest],
+    family: list[int],
+    n_slots: int,
+    ends: frozenset[int],
 ) -> Iterator[tuple[int, Generation]]:
-    model = context.model
-    shared = common_prefix([requests[i].prompt for i in family])
-    if len(family) == 1 or shared < MIN_SHARED:
-        shared = 0
-    stem = n_slots if model.is_recurrent else 0  # the sequence that the prefix is computed in
+    shared = shared_prefix([requests[i].prompt for i in family])
+    stem = n_slots if engine.copies_states else 0  # the sequence that the prefix is computed in
     if shared:
-        _decode_prefix(context, requests[family[0]].prompt[:shared], stem)
-        if not model.is_recurrent:
+        _decode_prefix(engine, requests[family[0]].prompt[:shared], stem)
+        if not engine.copies_states:
             for sequence in range(1, n_slots):
-                context.copy_sequence(stem, sequence)
+                engine.copy(stem, sequence)
     # prompts of like length together, so that slots which start together are prefilled in few, full ubatches
     waiting = deque(sorted(family, key=lambda i: len(requests[i].prompt), reverse=True))
     slots: list[_Slot] = []  # a slot's place is its sequence; no gaps, or llama.cpp splits a batch at each of them
@@ -73,44 +97,44 @@ def _generate_family(
         if waiting and (n_slots - len(slots)) * REFILL_SHARE >= n_slots:
             first = len(slots)
             for sequence in range(first, min(n_slots, first + len(waiting))):
-                if model.is_recurrent:
-                    context.remove(sequence)
+                if engine.copies_states:
+                    engine.cut(sequence)
                     if shared:
-                        context.copy_sequence(stem, sequence)
+                        engine.copy(stem, sequence)
                 else:
-                    context.remove(sequence, shared)
+                    engine.cut(sequence, shared)
                 index = waiting.popleft()
-                slots.append(_Slot(model, ends, index, requests[index], shared))
-            _decode_prompts(context, slots, first)
+                slots.append(_Slot(vocabulary, ends, index, requests[index], shared))
+            _decode_prompts(engine, slots, first)
         else:
-            _decode_next(context, slots)
+            _decode_next(engine, slots)
         for sequence in reversed([s for s, slot in enumerate(slots) if slot.ended]):
             yield slots[sequence].index, slots[sequence].result()
             last = slots.pop()
             if sequence < len(slots):
-                context.remove(sequence)
-                context.copy_sequence(len(slots), sequence)
+                engine.cut(sequence)
+                engine.copy(len(slots), sequence)
                 slots[sequence] = last
 
 
-def _decode_prefix(context: Context, prefix: tuple[int, ...], sequence: int) -> None:
+def _decode_prefix(engine: Engine, prefix: tuple[int, ...], sequence: int) -> None:
     tokens = np.array(prefix, np.int32)
-    for start in range(0, len(tokens), context.n_batch):
-        part = tokens[start : start + context.n_batch]
+    for start in range(0, len(tokens), engine.n_batch):
+        part = tokens[start : start + engine.n_batch]
         none = np.zeros(len(part), dtype=bool)
-        context.decode(part, np.arange(start, start + len(part)), np.full(len(part), sequence, np.int32), none)
+        engine.greedy(part, np.arange(start, start + len(part)), np.full(len(part), sequence, np.int32), none)
 
 
-def _decode_prompts(context: Context, slots: list[_Slot], first: int) -> None:
+def _decode_prompts(engine: Engine, slots: list[_Slot], first: int) -> None:
     """Decode the prompts of slots[first:] in full batches; each slot then has its first token."""
     while any(slot.prompt for slot in slots[first:]):
         tokens: list[int] = []
         positions: list[int] = []
         sequences: list[int] = []
         outputs: list[bool] = []
-        answering: list[_Slot] = []  # the slot of each row of logits
+        answering: list[_Slot] = []  # in the order of their last tokens
         for s in range(first, len(slots)):
-            slot, room = slots[s], context.n_batch - len(tokens)
+            slot, room = slots[s], engine.n_batch - len(tokens)
             part, slot.prompt = slot.prompt[:room], slot.prompt[room:]
             if not part:
                 continue
@@ -121,18 +145,18 @@ def _decode_prompts(context: Context, slots: list[_Slot], first: int) -> None:
             slot.position += len(part)
             if not slot.prompt:
                 answering.append(slot)
-        logits = context.decode(np.array(tokens), np.array(positions), np.array(sequences), np.array(outputs))
-        for slot, token in zip(answering, logits.argmax(axis=1).tolist(), strict=True):
+        best = engine.greedy(np.array(tokens), np.array(positions), np.array(sequences), np.array(outputs))
+        for slot, token in zip(answering, best, strict=True):
             slot.accept(token)
 
 
-def _decode_next(context: Context, slots: list[_Slot]) -> None:
+def _decode_next(engine: Engine, slots: list[_Slot]) -> None:
     """One more token of every slot."""
     tokens = np.array([slot.generated[-1] for slot in slots], np.int32)
     positions = np.array([slot.position for slot in slots], np.int32)
     n = len(slots)
-    logits = context.decode(tokens, positions, np.arange(n, dtype=np.int32), np.ones(n, dtype=bool))
-    for slot, token in zip(slots, logits.argmax(axis=1).tolist(), strict=True):
+    best = engine.greedy(tokens, positions, np.arange(n, dtype=np.int32), np.ones(n, dtype=bool))
+    for slot, token in zip(slots, best, strict=True):
         slot.position += 1
         slot.accept(token)
 
@@ -144,9 +168,9 @@ class _Slot:
     """
 
     def __init__(
-        self, model: Model, ends: frozenset[int], index: int, request: GenerationRequest, position: int
+        self, vocabulary: Vocabulary, ends: frozenset[int], index: int, request: GenerationRequest, position: int
     ) -> None:
-        self._model = model
+        self._vocabulary = vocabulary
         self._ends = ends
         self._request = request
         self._stops = tuple(stop.encode() for stop in request.stops if stop)
@@ -164,19 +188,20 @@ class _Slot:
         self.ended = token in self._ends or len(self.generated) == self._request.max_new_tokens
         if self._stops and not self.ended:
             # bytes, since a stop string or a character may be split over tokens; only the newest part can complete one
-            self._tail = self._tail[-self._reach :] + self._model.piece(token, special=True)
+            self._tail = self._tail[-self._reach :] + self._vocabulary.piece(token, special=True)
             self.ended = any(stop in self._tail for stop in self._stops)
 
     def result(self) -> Generation:
-        text = self._model.detokenize(self.generated)
+        text = self._vocabulary.detokenize(self.generated)
         for stop in self._request.stops:
             if stop:
                 text = text.split(stop)[0]
         return Generation(tuple(self.generated), text)
 
 
-def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Length of what all prompts start with, leaving each at least one token of its own."""
+def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Length of what all prompts start with, leaving each at least one token of its own; 0 where it is not worth it."""
     low, high = min(prompts), max(prompts)
     n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return min(n, min(len(p) for p in prompts) - 1)
+    shared = min(n, min(len(p) for p in prompts) - 1)
+    return shared if len(prompts) > 1 and shared >= MIN_SHARED else 0

@@ -1,0 +1,185 @@
+"""Packs as calls of an engine: which tokens, for which sequences, and what to do with the sequences before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.backends.trie.budget import Budget
+from sweep.backends.trie.packs import Pack
+from sweep.backends.trie.paths import Ints, Trie
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the engine. Sequences are numbered from 0; in this order
+
+    - `drops`: sequences to forget whole;
+    - `copies`: (source, target, length), the empty `target` becomes the first `length` tokens of `source`, which are
+      all it has where states are copied;
+    - `cuts`: (sequence, length), it keeps its first `length` tokens only (never where states are copied);
+    - the n `tokens` at `positions` (n,) are computed: token i belongs to `counts`[i] sequences, the next so many of
+      `sequences` (sum of counts,), each of which it continues;
+    - `finished` are those of the sequences that no later step continues or copies (told where states are copied);
+    - logits are wanted after the tokens marked in `wanted` (n,), say m rows, in the order of the tokens.
+
+    `pick_rows`, `pick_tokens`, `pick_requests` (k,) say what for: request `pick_requests`[i] needs the log-probability
+    of `pick_tokens`[i] in row `pick_rows`[i] < m.
+    """
+
+    drops: tuple[int, ...]
+    copies: tuple[tuple[int, int, int], ...]
+    cuts: tuple[tuple[int, int], ...]
+    tokens: Ints
+    positions: Ints
+    counts: Ints
+    sequences: Ints
+    finished: tuple[int, ...]
+    wanted: NDArray[np.bool_]
+    pick_rows: NDArray[np.int64]
+    pick_tokens: NDArray[np.int64]
+    pick_requests: NDArray[np.int64]
+
+
+def steps(trie: Trie, packs: Sequence[Pack], budget: Budget) -> Iterator[Step]:
+    """What an engine does, in order, to compute all `packs` of the `trie`."""
+    for batch in _copied_batches(trie, packs) if budget.copies_states else _shared_batches(packs):
+        yield from _split(trie, batch, budget)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Tokens start .. end - 1 of a leaf's path. Token i belongs to `counts`[i] sequences, from `sequence` downwards."""
+
+    leaf: int
+    start: int
+    end: int
+    sequence: int
+    counts: Ints
+
+
+@dataclass
+class _Batch:
+    """Any number of tokens, and what is done with the sequences before them."""
+
+    drops: list[int] = field(default_factory=list)
+    copies: list[tuple[int, int, int]] = field(default_factory=list)
+    cuts: list[tuple[int, int]] = field(default_factory=list)
+    parts: list[_Part] = field(default_factory=list)
+
+
+def _shared_batches(packs: Sequence[Pack]) -> Iterator[_Batch]:
+    """A batch a pack: each token belongs to all leaves of the pack below it.
+
+    The last leaf of a pack is sequence 0, the one before it 1, and so on: sequence 0 then holds what the next pack
+    begins with.
+    """
+    before = 0
+    for pack in packs:
+        last = len(pack.starts) - 1
+        batch = _Batch(drops=list(range(1, before)))
+        kept = pack.starts[0]
+        for i, start in enumerate(pack.starts):
+            kept = min(kept, start)
+            if kept and i < last:
+                batch.copies.append((0, last - i, kept))
+            counts = np.ones(pack.lengths[i] - start, np.int32)
+            reach = pack.lengths[i]
+            for other in range(i + 1, last + 1):
+                reach = min(reach, pack.starts[other])
+                if reach <= start:
+                    break
+                counts[: reach - start] += 1
+            batch.parts.append(_Part(pack.first + i, start, pack.lengths[i], last - i, counts))
+        if before:
+            batch.cuts.append((0, kept))
+        before = last + 1
+        yield batch
+
+
+def _copied_batches(trie: Trie, packs: Sequence[Pack]) -> Iterator[_Batch]:
+    """Batches by depth: what has no parent in the pack, then the branches of that, and so on.
+
+    The first leaf of a pack is sequence 0, the next one 1, and so on.
+    """
+    finished: list[int] = []
+    for pack in packs:
+        leaves = list(zip(range(pack.first, pack.first + len(pack.starts)), pack.parents, pack.starts, strict=True))
+        batches = [_Batch(drops=finished)]
+        finished = list(range(len(leaves)))
+        partings: dict[int, dict[int, list[int]]] = {leaf: {} for leaf, _, _ in leaves}  # length: who parts there
+        for leaf, parent, start in leaves:
+            if parent is None:
+                continue
+            if parent < 0:
+                source, length = pack.sources[-1 - parent]
+                batches[0].copies.append((source, leaf - pack.first, length))
+            else:
+                partings[parent].setdefault(start, []).append(leaf - pack.first)
+        for leaf, length, sequence in pack.keeps:
+            partings[leaf].setdefault(length, []).append(sequence)
+        depth: dict[tuple[int, int], int] = {}  # (leaf, length): the batch in which that may be continued
+        for leaf, parent, start in leaves:
+            at = 0 if parent is None or parent < 0 else depth[parent, start]
+            for length in [*sorted(partings[leaf]), trie.lengths[leaf]]:
+                batches[at].parts.append(
+                    _Part(leaf, start, length, leaf - pack.first, np.ones(length - start, np.int32))
+                )
+                start, at = length, at + 1
+                targets = partings[leaf].get(length, ())
+                if targets and at == len(batches):
+                    batches.append(_Batch())
+                depth[leaf, length] = at
+                if targets:
+                    batches[at].copies += [(leaf - pack.first, target, length) for target in targets]
+        if len(batches) > 1:
+            batches[1].drops += pack.drops
+        else:
+            finished += pack.drops
+        yield from batches
+
+
+def _split(trie: Trie, batch: _Batch, budget: Budget) -> Iterator[Step]:
+    """The batch in steps of at most `budget.batch` tokens and `budget.rows` rows."""
+    tokens = np.concatenate([trie.paths[part.leaf][part.start : part.end] for part in batch.parts])
+    positions = np.concatenate([np.arange(part.start, part.end, dtype=np.int32) for part in batch.parts])
+    counts = np.concatenate([part.counts for part in batch.parts])
+    firsts = np.concatenate([np.full(len(part.counts), part.sequence, np.int32) for part in batch.parts])
+    ends = np.cumsum(counts)
+    sequences = (np.repeat(firsts + ends - counts, counts) - np.arange(ends[-1])).astype(np.int32)
+    wanted = np.zeros(len(tokens), dtype=bool)
+    picked = []
+    finished: list[tuple[int, int]] = []  # sequence, and the place of its last token
+    offset = 0
+    for part in batch.parts:
+        picks = trie.picks[part.leaf]
+        here = slice(*np.searchsorted(picks[:, 0], (part.start, part.end)))
+        picked.append(picks[here] + np.array([offset - part.start, 0, 0]))
+        offset += part.end - part.start
+        if budget.copies_states and part.end == trie.lengths[part.leaf]:
+            finished.append((part.sequence, offset - 1))
+    places, pick_tokens, pick_requests = np.concatenate(picked).T
+    wanted[places] = True
+    row_ends = np.cumsum(wanted)
+    start = row = 0
+    while start < len(tokens):
+        end = min(start + budget.batch, int(np.searchsorted(row_ends, row + budget.rows, side="right")))
+        here = slice(*np.searchsorted(places, (start, end)))
+        yield Step(
+            drops=tuple(batch.drops) if start == 0 else (),
+            copies=tuple(batch.copies) if start == 0 else (),
+            cuts=tuple(batch.cuts) if start == 0 else (),
+            tokens=tokens[start:end],
+            positions=positions[start:end],
+            counts=counts[start:end],
+            sequences=sequences[ends[start] - counts[start] : ends[end - 1]],
+            finished=tuple(sequence for sequence, last in finished if start <= last < end),
+            wanted=wanted[start:end],
+            pick_rows=row_ends[places[here]] - 1 - row,
+            pick_tokens=pick_tokens[here],
+            pick_requests=pick_requests[here],
+        )
+        start, row = end, int(row_ends[end - 1])

@@ -1,0 +1,75 @@
+"""What can be known before any work: that tasks and texts can be had, and that the model's vocabulary suits them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from converters.errors import InputError
+from sweep.inputs import Text
+from sweep.model import Model
+from sweep.plan import Cell, Plan
+from sweep.running import runner
+from sweep.running.child import Child, Failed
+from sweep.tasks import Task
+from sweep.variant import Variant
+
+BYTES_A_TOKEN = 8  # a text of more than so many is long enough without counting
+
+
+def check_inputs(
+    plan: Plan,
+    todo: Sequence[Cell],
+    model: Model,
+    variants: Sequence[Variant],
+    text: Text | None,
+    tasks: Sequence[Task],
+    directory: Path,
+) -> None:
+    """Look at what the cells `todo` will read. Raises InputError where one of them could not but fail for it."""
+    asked = {cell.name for cell in todo if cell.kind == "task"}
+    wanted = [task for task in tasks if task.name in asked]
+    read = text if any(cell.kind == "text" for cell in todo) else None
+    _fetched(model, wanted, read, runner.log_path(directory, "inputs"))
+    if any(variant.quant is not None or variant.file == model.path for variant in variants):
+        _suited(plan, model, wanted, read, runner.log_path(directory, "inputs"))
+
+
+def _fetched(model: Model, tasks: Sequence[Task], text: Text | None, log: Path) -> None:
+    """Tasks and texts that are not local may need a network."""
+    foreign = [task for task in tasks if not task.is_local or model.builtin is None or task.data]
+    dataset = text.dataset if text is not None and not text.file.exists() else None
+    if not foreign and dataset is None:
+        return
+    job = {
+        "kind": "inputs",
+        "tasks": [task.to_json() for task in foreign],
+        "dataset": dataset,
+        "file": None if text is None else str(text.file),
+    }
+    with Child(log) as child:
+        for answer in child.submit(job):
+            if isinstance(answer, Failed):
+                raise InputError(answer.message)
+
+
+def _suited(plan: Plan, model: Model, tasks: Sequence[Task], text: Text | None, log: Path) -> None:
+    """The chat template, and the length of a text that may be too short."""
+    chat = next((task.options for task in tasks if task.options.chat_template), None)
+    window = plan.settings.window
+    doubtful = text is not None and text.file.stat().st_size < 2 * window * BYTES_A_TOKEN
+    if chat is None and not doubtful:
+        return
+    job = {
+        "kind": "vocabulary",
+        "source": str(model.path),
+        "name": model.name,
+        "text": str(text.file) if text is not None and doubtful else None,
+        "window": window,
+        "chat": chat is not None,
+        "thinking": None if chat is None else chat.thinking,
+    }
+    with Child(log) as child:
+        for answer in child.submit(job):
+            if isinstance(answer, Failed) and answer.input:  # whatever else befalls it, the cells will tell
+                raise InputError(answer.message)

@@ -1,0 +1,60 @@
+"""`sweep gpus`: the GPUs that `--gpu` knows by name."""
+
+from __future__ import annotations
+
+import typer
+from rich.table import Table
+
+from sweep.cli.output import FORMAT, Format, Output
+
+
+def gpus(
+    text: str | None = typer.Argument(None, metavar="NAME", help="Only those whose name has these words."),
+    format: Format = FORMAT,
+) -> None:
+    """List the GPUs that `sweep fit --gpu` takes by name: memory, what of it a program can have, bandwidth."""
+    from converters.errors import InputError
+    from presets import gpus as data
+    from sweep.report.text import size
+
+    output = Output(format)
+    found = list(data.gpus().values()) if text is None else data.having(text)
+    if not found:
+        raise InputError(f"{text}: no such GPU is known; near are {', '.join(data.nearest(str(text))) or 'none'}")
+    if output.is_json:
+        for gpu in found:
+            output.line(
+                {
+                    "gpu": gpu.name,
+                    "series": gpu.series,
+                    "kind": gpu.kind,
+                    "devices": gpu.devices,
+                    "memory_bytes": gpu.memory_bytes,
+                    "usable_bytes": gpu.usable_bytes,
+                    "usable_known": gpu.usable_known,
+                    "bandwidth_bytes_per_s": gpu.bandwidth,
+                    "source": gpu.source,
+                }
+            )
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("GPU", "memory", "usable", "GB/s", "backend"):
+        table.add_column(column, justify="right" if column in ("memory", "usable", "GB/s") else "left", no_wrap=True)
+    series = ""
+    for gpu in found:
+        if gpu.series != series:
+            series = gpu.series
+            table.add_section()
+            table.add_row(f"[bold]{series}[/]")
+        several = f" (x{gpu.devices})" if gpu.devices > 1 else ""
+        usable = f"{'' if gpu.usable_known else '~'}{size(gpu.usable_bytes)}"
+        speed = f"{gpu.bandwidth / 1e9:,.0f}"
+        table.add_row(f"  {gpu.name}{several}", size(gpu.memory_bytes), usable, speed, gpu.kind)
+    output.show(table)
+    if output.format is not Format.QUIET:
+        sources = dict.fromkeys(gpu.source for gpu in found)
+        output.show(
+            "\nOf one device; a card x2 has two. ~ by the series' share of the memory. Where the figures come from:"
+        )
+        for source in sources:
+            output.show(f"  {source}: {', '.join(dict.fromkeys(g.series for g in found if g.source == source))}")

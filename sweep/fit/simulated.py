@@ -1,0 +1,79 @@
+"""Devices that are not here: GPUs by their names (presets/gpus.toml), or by a size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from converters.errors import InputError
+from presets.gpus import Gpu, called, nearest
+from sweep.fit.device import Device
+from sweep.fit.reserve import reserve_bytes
+
+MOST = 64  # devices of one question; llama.cpp itself has room for 16
+_UNITS = {
+    unit + suffix: base**power
+    for power, unit in enumerate("mgt", 2)
+    for suffix, base in (("", 1000), ("b", 1000), ("ib", 1024))
+}
+
+
+def devices_called(texts: Iterable[str]) -> list[Device]:
+    """The devices that --gpu names: "RTX 4090", "2xRTX 6000 Ada", "24GiB", "64GiB RAM"; several by comma too.
+
+    Raises InputError: for an unknown card with the nearest names, for one that can mean several with all of them, and
+    for a size without a unit.
+    """
+    found = [device for text in texts for part in text.split(",") for device in _devices(part.strip())]
+    if len(found) > MOST:
+        raise InputError(f"--gpu: {len(found)} devices; ask for at most {MOST}")
+    return found
+
+
+def _devices(text: str) -> list[Device]:
+    counted = re.fullmatch(r"(\d{1,3})\s*[x*]\s*(\S.*)", text, re.I)
+    count, name = (int(counted[1]), counted[2]) if counted else (1, text)
+    if count < 1:
+        raise InputError(f"--gpu {text!r}: there must be at least one")
+    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+?)(\s+RAM)?", name, re.I)
+    if size and size[2].lower() in _UNITS:
+        return [_of_size(name, int(float(size[1]) * _UNITS[size[2].lower()]), "cpu" if size[3] else "cuda")] * count
+    if re.fullmatch(r"\d{1,3}|\d+\.\d*", name):
+        raise InputError(
+            f"--gpu {text!r} is a size without a unit; write {name}GiB, or a card's name (see `sweep gpus`)"
+        )
+    return [_of_card(_card(text, name))] * (count * _card(text, name).devices)
+
+
+def _card(text: str, name: str) -> Gpu:
+    found = called(name)
+    if len(found) > 1:
+        raise InputError(f"--gpu {text!r} can be {_listed([gpu.name for gpu in found])}; say which")
+    if not found:
+        near = nearest(name)
+        hint = f"did you mean {_listed(near)}?" if near else "`sweep gpus` lists those that are."
+        raise InputError(f"--gpu {text!r}: no such GPU is known; {hint} A size will do too: 24GiB")
+    return found[0]
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _of_card(gpu: Gpu) -> Device:
+    return Device(
+        name=gpu.name,
+        kind=gpu.kind,
+        total_bytes=gpu.memory_bytes,
+        usable_bytes=gpu.usable_bytes,
+        bandwidth=gpu.bandwidth,
+        simulated=True,
+        reserve_bytes=reserve_bytes(gpu.kind),
+    )
+
+
+def _of_size(name: str, count: int, kind: str) -> Device:
+    """So many bytes, all of which a program can have: of a GPU of unknown make, reckoned as CUDA's, or of RAM."""
+    if count < 1:
+        raise InputError(f"--gpu {name!r}: a device has some memory")
+    return Device(" ".join(name.split()), kind, count, count, None, True, reserve_bytes(kind))

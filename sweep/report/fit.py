@@ -1,0 +1,265 @@
+"""What `sweep fit` shows a person: verdicts, parts of memory, devices, arguments to paste, and where figures come from.
+
+Colour never stands alone: every verdict has a sign and a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from math import inf
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sweep.fit.device import Device
+from sweep.fit.report import PARTS, Figure, FitReport, Row
+from sweep.fit.reserve import told
+from sweep.fit.verdict import Verdict, verdict
+from sweep.report import text
+from sweep.report.columns import Column, fit, table, width_of
+
+_SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
+_STYLES = {Verdict.FITS: "green", Verdict.PARTLY: "yellow", Verdict.MISSES: "red"}
+_MEANINGS = {
+    Verdict.FITS: "fits",
+    Verdict.PARTLY: "does not fit whole, but runs with so much of it in RAM",
+    Verdict.MISSES: "does not fit",
+}
+_NAMES = {"kv": "KV cache", "recurrent": "recurrent state", "compute": "compute buffers", "output": "output buffer"}
+_KINDS = {"gguf": "GGUF", "int8": "int8"}
+_HEADS = {
+    "weights": "weights",
+    "kv": "KV",
+    "recurrent": "state",
+    "compute": "compute",
+    "output": "output",
+    "projector": "projector",
+}
+
+
+MOST_COMMANDS = 6
+
+
+def render_fit(report: FitReport, console_width: int, chosen: str | None = None) -> RenderableType:
+    """Tables, and where the figures come from; `chosen` is the variant to stand out.
+
+    Everything stands in one table where `console_width` columns hold it; otherwise the parts get one of their own.
+    """
+    report = replace(report, rows=tuple(sorted(report.rows, key=lambda row: (row.kind != "gguf", -row.file_bytes))))
+    lead = _lead(report, console_width, chosen)
+    verdicts, parts = _verdict_columns(report), _part_columns(report)
+    shown = [table([""] * len(report.rows), [*lead, *verdicts[:2], *parts, *verdicts[2:]])]
+    dropped: list[str] = []
+    if width_of(shown[0]) > console_width:
+        pieces = [_fitted(report, lead, columns, console_width) for columns in (verdicts, parts)]
+        shown, dropped = [piece[0] for piece in pieces], [name for piece in pieces for name in piece[1]]
+    if len(_gpus(report)) > 1:
+        placed, lost = _fitted(report, lead, _device_columns(report), console_width)
+        shown.append(placed)
+        dropped += lost
+    lines: list[RenderableType] = [*_heading(report)]
+    lines += [line for one in shown for line in (Text(), one)]
+    lines += [Text(), *(Text(line, style="dim") for line in [*_legend(report, dropped), *_origins(report)])]
+    lines += [Text(f"! {text.plain(note)}", style="yellow") for note in report.notes]
+    return Group(*lines)
+
+
+def _fitted(
+    report: FitReport, lead: Sequence[Column], columns: Sequence[Column], width: int
+) -> tuple[Table, list[str]]:
+    return fit([""] * len(report.rows), lead, columns, width)
+
+
+def _gpus(report: FitReport) -> list[Device]:
+    return [device for device in report.devices if device.kind != "cpu"]
+
+
+def _heading(report: FitReport) -> list[Text]:
+    sequences = "one sequence" if report.parallel == 1 else f"each of {report.parallel} sequences"
+    lines = [
+        Text.assemble(
+            (text.plain(report.model), "bold"),
+            f": a context of {report.context:,} tokens for {sequences}, {report.kv_type} KV cache",
+        )
+    ]
+    return lines + [Text(f"  {_described(list(same))}") for _, same in groupby(report.devices)]
+
+
+def _described(same: Sequence[Device]) -> str:
+    """A device, or several that are alike, with what of its memory there is to have."""
+    device = same[0]
+    count = f"{len(same)} x " if len(same) > 1 else ""
+    each = " each" if len(same) > 1 else ""
+    state = "simulated" if device.simulated else "here, free now"
+    return (
+        f"{count}{text.plain(device.name)} ({state}): {text.size(device.usable_bytes)} usable of "
+        f"{text.size(device.total_bytes)}{each}, {text.size(device.reserve_bytes)} of that kept free"
+    )
+
+
+def _lead(report: FitReport, width: int, chosen: str | None) -> list[Column]:
+    """Sign and name: what every table starts with."""
+    verdicts = [verdict(row) for row in report.rows]
+    names = [
+        Text(text.shorten(text.plain(row.variant), max(10, width // 4)), "bold" if row.variant == chosen else "")
+        for row in report.rows
+    ]
+    signs = [Text(_SIGNS[found], _STYLES[found]) for found in verdicts]
+    return [Column("", signs, inf, left=True), Column("variant", names, inf, left=True)]
+
+
+def _verdict_columns(report: FitReport) -> list[Column]:
+    rows = report.rows
+    room = [_room(row.headroom_bytes, _STYLES[verdict(row)]) for row in rows]
+    columns = [
+        Column("size", _texts(rows, lambda row: f"{'' if row.file_exact else '~'}{text.size(row.file_bytes)}"), 8),
+        Column("bpw", _texts(rows, lambda row: f"{row.bits_per_weight:.2f}"), 7),
+        Column("total", _texts(rows, lambda row: text.size(row.total_bytes)), inf),
+        Column("headroom", room, inf),
+        Column("max ctx", _texts(rows, lambda row: _count(row.max_context)), 9),
+        Column("≤ tok/s", _texts(rows, lambda row: text.rate(row.decode_bound)), 8.5),
+        Column("", [Text(_word(row), _STYLES[verdict(row)]) for row in rows], inf, left=True),
+    ]
+    return [column for column in columns if column.header != "≤ tok/s" or any(row.decode_bound for row in rows)]
+
+
+def _word(row: Row) -> str:
+    """The verdict; of what is partly in RAM, how much of it is."""
+    host = row.shares[-1].total_bytes if row.shares else 0
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{text.size(host)} in RAM", Verdict.MISSES: "no"}
+    return words[verdict(row)]
+
+
+def _part_columns(report: FitReport) -> list[Column]:
+    """Of what a variant's memory consists; parts that none has are left out."""
+    return [_part(report.rows, part) for part in _HEADS if any(_bytes(row, part) for row in report.rows)]
+
+
+def _part(rows: Sequence[Row], part: str) -> Column:
+    cells = _texts(rows, lambda row: text.size(_bytes(row, part)) if part in row.figures else text.MISSING)
+    return Column(_HEADS[part], cells, 0 if part == "output" else 1)
+
+
+def _bytes(row: Row, part: str) -> int:
+    return row.figures[part].bytes if part in row.figures else 0
+
+
+def _texts(rows: Sequence[Row], write: Callable[[Row], str]) -> list[Text]:
+    return [Text(write(row), "dim" if write(row) == text.MISSING else "") for row in rows]
+
+
+def _count(number: int | None) -> str:
+    return text.MISSING if number is None else f"{number:,}"
+
+
+def _room(count: int | None, style: str = "") -> Text:
+    """What is left, with a sign; below 0 by how much it does not fit."""
+    if count is None:
+        return Text(text.MISSING, "dim")
+    sign = "+" if count >= 0 else text.MINUS
+    return Text(f"{sign}{text.size(abs(count))}", style)
+
+
+def _device_columns(report: FitReport) -> list[Column]:
+    """What each device holds, and what is left of it."""
+    rows, gpus = report.rows, len(_gpus(report))
+    columns = [Column("layers", [Text(f"{row.gpu_layers}/{row.n_layers}") for row in rows], 90)]
+    if any(row.cpu_moe_layers for row in rows):
+        columns.append(Column("experts in RAM", [Text(str(row.cpu_moe_layers)) for row in rows], 80))
+    for place in range(max((len(row.shares) for row in rows), default=0)):
+        shares = [row.shares[place] if place < len(row.shares) else None for row in rows]
+        name = text.shorten(text.plain(next(share.device for share in shares if share is not None)), 14)
+        named = f"{name} {place + 1}" if place < gpus else name
+        held = [Text(text.MISSING if share is None else text.size(share.total_bytes)) for share in shares]
+        columns.append(Column(named, held, 70 - place))
+        if place < gpus:
+            columns.append(
+                Column("left", [_room(None if share is None else share.free_bytes) for share in shares], 60 - place)
+            )
+    return columns
+
+
+def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
+    found = dict.fromkeys(verdict(row) for row in report.rows)
+    signs = ", ".join(f"{_SIGNS[one]} {_MEANINGS[one]}" for one in Verdict if one in found)
+    lines = [f"{signs}." if signs else "No variant was asked for."]
+    lines.append(
+        "headroom: left on the tightest device beside what is kept free; max ctx: the largest context a sequence."
+    )
+    if any(row.decode_bound for row in report.rows):
+        lines.append("≤ tok/s: at most so many, by bandwidth over the bytes read for a token; real decoding is slower.")
+    if dropped:
+        lines.append(f"Not shown at this width: {', '.join(dict.fromkeys(dropped))}.")
+    return lines
+
+
+def _origins(report: FitReport) -> list[str]:
+    """Who says each part, the parts of one source together; those of GGUF files and of int8 apart."""
+    kinds = dict.fromkeys(row.kind for row in report.rows)
+    lines = []
+    for kind in kinds:
+        by_source: dict[str, list[str]] = {}
+        for part in PARTS:
+            for source in dict.fromkeys(
+                row.figures[part].source for row in report.rows if row.kind == kind and _bytes(row, part)
+            ):
+                by_source.setdefault(source, []).append(part_name(part))
+        sources = "; ".join(f"{', '.join(names)}: {source}" for source, names in by_source.items())
+        lines.append(f"{_KINDS.get(kind, kind) + ' - ' if len(kinds) > 1 else ''}{sources}.")
+    for kind in dict.fromkeys(device.kind for device in report.devices):
+        lines.append(f"Kept free of {'RAM' if kind == 'cpu' else f'a {kind} device'}: {told(kind)}.")
+    placed = {row.placed_by for row in report.rows}
+    if len(_gpus(report)) > 1 or any(verdict(row) is Verdict.PARTLY for row in report.rows):
+        if "rpc" in placed:
+            lines.append("Figures of each device: llama.cpp's own placement on devices of these sizes.")
+        elif "estimate" in placed:
+            lines.append("Figures of each device are estimates: this build of llama.cpp has no RPC to ask it by.")
+    if report.bytes_read is not None:
+        lines.append(f"Read over the network: {report.bytes_read:,} bytes.")
+    return lines
+
+
+def part_name(part: str) -> str:
+    """A part of memory as people call it."""
+    return _NAMES.get(part, part)
+
+
+def commands(report: FitReport, chosen: str | None) -> list[str]:
+    """Lines to paste, not to be broken: what runs the chosen variant, and those that have a part in RAM, the least of
+    it first."""
+    partly = [row for row in report.rows if verdict(row) is Verdict.PARTLY and row.variant != chosen]
+    partly.sort(key=lambda row: row.shares[-1].total_bytes)
+    wanted = [*(row for row in report.rows if row.variant == chosen), *partly]
+    given = [row for row in wanted if row.arguments]
+    lines = [f"  {text.plain(row.variant)}: llama-server {text.plain(row.arguments)}" for row in given[:MOST_COMMANDS]]
+    if len(given) > MOST_COMMANDS:
+        lines.append(f"  and for {len(given) - MOST_COMMANDS} more, if --variants names them")
+    return ["", "To run it (llama-cli takes the same):", *lines] if lines else []
+
+
+def render_choice(variant: str | None, sentence: str) -> Text:
+    """The sentence of --best; `variant` None: nothing fits."""
+    sign = Text(f"{text.CHOSEN} ", "bold green") if variant else Text("! ", "bold yellow")
+    return Text.assemble("\n", sign, (sentence, "bold"))
+
+
+def render_formulas(report: FitReport) -> RenderableType:
+    """Every figure with its formula and source, part by part; what several variants share stands once."""
+    lines: list[RenderableType] = []
+    for part in PARTS:
+        shared: dict[Figure, list[str]] = {}
+        for row in report.rows:
+            if _bytes(row, part):
+                shared.setdefault(row.figures[part], []).append(text.plain(row.variant))
+        for source in dict.fromkeys(figure.source for figure in shared):
+            lines.append(Text.assemble((part_name(part), "bold"), f", by {source}, in bytes"))
+            for figure, names in shared.items():
+                if figure.source == source:
+                    whose = "all" if len(names) == len(report.rows) else ", ".join(names)
+                    figures = Text(f"{figure.bytes:,} = {text.plain(figure.formula)}")
+                    lines.append(Padding(Text.assemble((f"{whose}: ", "cyan"), figures), (0, 0, 0, 2)))
+    return Group(*lines)

@@ -1,0 +1,72 @@
+"""Reports of a fit to be shown and chosen from: rows whose every figure the test states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sweep.fit.device import Device
+from sweep.fit.report import DeviceShare, Figure, FitReport, Row
+from sweep.fit.simulated import devices_called
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def row(variant: str, gibibytes: float, bits: float, devices: Sequence[Device], **changes: Any) -> Row:
+    """A variant whose weights are spread evenly over `devices`, with 300 MiB of cache and buffers on each."""
+    weights = int(gibibytes * GIB)
+    shares = tuple(
+        DeviceShare(d.name, weights // len(devices), 200 * MIB, 0, 100 * MIB, 0, d.reserve_bytes, d.usable_bytes)
+        for d in devices
+    )
+    host = DeviceShare("RAM", 400 * MIB, 0, 0, 50 * MIB, MIB, GIB, 20 * GIB)
+    room = min(share.free_bytes for share in shares)
+    figures = {
+        "weights": Figure(weights, "llama.cpp dry run", f"the tensors of {variant} by their types"),
+        "kv": Figure(200 * MIB * len(devices), "llama.cpp no_alloc load", "layers x heads x cells"),
+        "recurrent": Figure(0, "llama.cpp no_alloc load", "no such layers"),
+        "compute": Figure(150 * MIB, "llama.cpp no_alloc load", "the largest graph"),
+        "output": Figure(MIB, "llama.cpp no_alloc load", "vocabulary x 4"),
+        "reserve": Figure(sum(d.reserve_bytes for d in devices), "estimate", "driver + margin"),
+    }
+    made = Row(
+        variant=variant,
+        kind="gguf",
+        file_bytes=weights + 5 * MIB,
+        bits_per_weight=bits,
+        figures=figures,
+        shares=(*shares, host),
+        total_bytes=sum(share.total_bytes for share in (*shares, host)),
+        fits=room >= 0,
+        headroom_bytes=room,
+        max_context=16384 if room >= 0 else None,
+        gpu_layers=37,
+        n_layers=37,
+        cpu_moe_layers=0,
+        tensor_split=(37,),
+        arguments="-ngl 37 -c 8192",
+        decode_bound=100.0,
+        placed_by="estimate",
+    )
+    return replace(made, **changes)
+
+
+def report(rows: Sequence[Row], devices: Sequence[Device], **changes: Any) -> FitReport:
+    made = FitReport("Qwen3-8B", 8192, "f16", 1, tuple(devices), tuple(rows), (), None)
+    return replace(made, **changes)
+
+
+def three(*gpus: str) -> FitReport:
+    """One that fits (4 GiB a device), one that does with a part in RAM, and one that does not."""
+    stated = devices_called(gpus)
+    devices = [device for device in stated if device.kind != "cpu"]
+    return report(
+        [
+            row("Q4_K_M", 4.0, 4.9, devices),
+            row("Q8_0", 8.0, 8.5, devices, gpu_layers=20, fits=False, partial=True, arguments="-ngl 20"),
+            row("BF16", 400.0, 16.0, devices),
+        ],
+        stated,
+    )

@@ -1,0 +1,37 @@
+"""The oracle: llama.cpp loads a model for good and says in its log what it allocated where."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from converters.llamacpp.bindings import lib, start_backend
+from converters.llamacpp.load import LoadOptions
+from converters.llamacpp.log import capture
+from converters.llamacpp.model import ContextOptions
+from converters.llamacpp.rpc import RemoteDevice
+
+MIB = 1 << 20
+ROUNDING = MIB // 100  # of each line of the log
+_LINE = re.compile(r"(\S+) +(model|KV|RS|compute|output) buffer size = +([\d.]+) MiB")
+
+
+def allocated(
+    path: Path, load: LoadOptions, options: ContextOptions, devices: Sequence[RemoteDevice] = ()
+) -> Counter[tuple[str, str]]:
+    """Bytes by device ("CPU" for RAM) and kind of buffer. The file's weights are read, the buffers are filled."""
+    start_backend()
+    params = lib.llama_model_default_params()
+    params.load_mode = lib.llama_load_mode_from_str(b"none")
+    kept = load.apply(params, [device.handle for device in devices])
+    with capture() as log:
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        del kept
+        context = lib.llama_init_from_model(model, options.params())
+        lib.llama_free(context)
+        lib.llama_model_free(model)
+    found: Counter[tuple[str, str]] = Counter()
+    for place, kind, size in _LINE.findall(log.text):
+        found["CPU" if place.startswith("CPU") else place, kind] += round(float(size) * MIB)
+    return found

@@ -1,0 +1,174 @@
+"""Figures that llama.cpp's logs and published files are known to show, reached from the catalogue's configs alone."""
+
+import pytest
+
+from converters.errors import InputError
+from converters.llamacpp import rpc
+from sweep.fit.device import Device
+from sweep.fit.fitting import fit
+from sweep.fit.report import FitOptions, FitReport, Row
+
+MIB, GIB = 1 << 20, 1 << 30
+HUGE = Device("a card", "cuda", 2 << 40, 2 << 40, 1e12, True, GIB)
+with_rpc = pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
+
+
+def card(gib: float, name: str = "a card", bandwidth: float = 1e12) -> Device:
+    return Device(name, "cuda", int(gib * GIB), int(gib * GIB), bandwidth, True, GIB)
+
+
+def one(model: str, quant: str, context: int, *devices: Device, **options: object) -> Row:
+    (row,) = fit(model, [quant], devices or [HUGE], FitOptions(context, **options)).rows
+    return row
+
+
+@with_rpc
+def test_qwen3_4b_takes_on_a_gpu_what_its_cuda_log_says() -> None:
+    row = one("Qwen3-4B", "Q4_K_M", 4096)
+    gpu, host = row.shares
+    assert row.figures["weights"].bytes - host.weights_bytes == gpu.weights_bytes
+    assert gpu.weights_bytes / MIB == pytest.approx(2375.91, abs=0.005)
+    assert gpu.kv_bytes == 576 * MIB
+    assert gpu.compute_bytes / MIB == pytest.approx(301.75, abs=0.005)
+    assert one("Qwen3-4B", "Q4_K_M", 8192).shares[0].kv_bytes == 1152 * MIB
+
+
+@pytest.mark.parametrize(
+    ("model", "kib"), [("Qwen3.6-35B-A3B", 20), ("Qwen3-30B-A3B", 96), ("Qwen3.5-397B-A17B", 30), ("Qwen3-4B", 144)]
+)
+def test_kv_bytes_of_a_token(model: str, kib: int) -> None:
+    assert one(model, "Q2_K", 8192).figures["kv"].bytes == 8192 * kib * 1024
+
+
+@pytest.mark.parametrize(("model", "mib"), [("Qwen3.6-35B-A3B", 62.8125), ("Qwen3.5-27B", 149.625), ("Qwen3-4B", 0)])
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_recurrent_state_of_a_sequence(model: str, mib: float, parallel: int) -> None:
+    assert one(model, "Q2_K", 4096, parallel=parallel).figures["recurrent"].bytes == mib * MIB * parallel
+
+
+def test_many_sequences_are_answered_for_without_allocating_their_state() -> None:
+    row = one("Qwen3.5-27B", "Q2_K", 512, parallel=256)  # 37 GiB of state
+    assert row.figures["recurrent"].bytes == 149.625 * MIB * 256
+    assert row.figures["kv"].bytes == 256 * 512 * 64 * 1024
+
+
+@with_rpc
+def test_two_cards_of_48_gb_do_not_hold_the_largest_at_two_bits() -> None:
+    cards = [card(47.5, "RTX 6000 Ada"), card(47.5, "RTX 6000 Ada")]
+    report = fit("Qwen3.5-397B-A17B", ["Q2_K", "Q2_K_XL"], cards, FitOptions(8192))
+    for row in report.rows:
+        assert not row.fits
+        assert row.headroom_bytes < -40 * GIB
+        assert row.max_context is None
+        assert row.partial  # with experts in RAM it runs
+        assert row.cpu_moe_layers > 15
+        assert all(share.free_bytes >= 0 for share in row.shares)
+    weights = report.rows[0].figures["weights"]
+    assert weights.bytes / GIB == pytest.approx(134.8, abs=0.05)
+    assert "multi-token prediction" in weights.formula
+
+
+@with_rpc
+def test_the_longest_context_fits_and_the_next_longer_does_not() -> None:
+    device = card(16)
+    row = one("Qwen3-14B", "Q4_K_M", 4096, device)
+    assert row.fits
+    longest = row.max_context
+    assert longest is not None
+    assert longest % 256 == 0
+    at_most = one("Qwen3-14B", "Q4_K_M", longest, device)
+    assert at_most.fits  # a load of its own says so
+    assert at_most.max_context is not None
+    # The straight line between two loads may promise less than there is, but little.
+    assert at_most.max_context - longest <= 512
+    over = at_most.max_context + 512
+    assert over > 40960 or not one("Qwen3-14B", "Q4_K_M", over, device).fits
+
+
+@with_rpc
+def test_without_partial_offload_all_or_nothing_is_shown() -> None:
+    row = one("Qwen3-30B-A3B", "Q4_K_M", 8192, card(12), offload="none")
+    assert not row.fits
+    assert not row.partial
+    assert row.gpu_layers == row.n_layers
+    assert row.cpu_moe_layers == 0
+    assert row.shares[0].free_bytes < 0
+    assert row.headroom_bytes == row.shares[0].free_bytes
+
+
+@with_rpc
+def test_layers_go_to_unequal_cards_as_they_have_room() -> None:
+    row = one("Qwen3-32B", "Q4_K_M", 8192, card(24), card(12))
+    assert row.fits
+    assert sum(row.tensor_split) == row.gpu_layers == row.n_layers == 65
+    assert row.tensor_split[0] > row.tensor_split[1] > 0
+    assert "-ts" in row.arguments
+
+
+def test_memory_that_is_ram_is_counted_once() -> None:
+    apple = Device("M2", "metal", 16 * GIB, 12 * GIB, 100e9, True, GIB)
+    row = one("Qwen3-14B", "Q4_K_M", 4096, apple)
+    gpu, host = row.shares
+    assert row.fits == (gpu.total_bytes + host.total_bytes <= 11 * GIB)
+    assert not one("Qwen3-32B", "Q4_K_M", 4096, apple).partial  # nothing is gained by leaving layers in RAM
+
+
+def test_the_bound_on_decoding_counts_active_experts_only() -> None:
+    dense, sparse = one("Qwen3-32B", "Q4_K_M", 512), one("Qwen3-30B-A3B", "Q4_K_M", 512)
+    assert dense.decode_bound is not None
+    assert sparse.decode_bound is not None
+    # 3.3 of 30.5 B weights are active, embeddings not read: at 1 TB/s and 4.9 bits some 500 tokens a second.
+    assert 1e12 / (3.4e9 * 4.9 / 8) < sparse.decode_bound < 1e12 / (2.7e9 * 4.9 / 8)
+    assert dense.decode_bound == pytest.approx(
+        1e12 / (dense.shares[0].weights_bytes + dense.shares[0].kv_bytes), rel=0.01
+    )
+
+
+def test_int8_rows_are_told_by_formula() -> None:
+    report = fit("Qwen3-4B", ["int8:sq", "int8:sq-ph-dyn"], [card(24)], FitOptions(4096))
+    for row in report.rows:
+        assert row.kind == "int8"
+        assert row.placed_by == "formula"
+        # 3.63 B weights of linear layers at a byte, 0.39 B of embeddings at two.
+        assert row.figures["weights"].bytes == pytest.approx(3.633e9 + 2 * 0.389e9, rel=0.01)
+        assert row.figures["kv"].bytes == 576 * MIB
+        assert row.fits
+
+
+def every() -> FitReport:
+    return fit("Qwen3-0.6B", [], [HUGE], FitOptions(4096))
+
+
+def test_all_variants_are_answered_where_none_is_named() -> None:
+    names = [row.variant for row in every().rows]
+    assert {"BF16", "Q8_0", "Q4_K_M", "Q2_K_XL", "IQ1_S", "int8:sq-ph-dyn"} <= set(names)
+    assert len(names) == len(set(names)) > 35
+
+
+def test_every_figure_says_where_it_comes_from() -> None:
+    for row in every().rows:
+        assert set(row.figures) == {"weights", "kv", "recurrent", "compute", "output", "projector", "reserve"}
+        assert all(figure.source and figure.formula for figure in row.figures.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (FitOptions(50_000), "40960"),
+        (FitOptions(-1), "context is -1"),
+        (FitOptions(512, kv_type_k="q3_k"), "q3_k"),
+        (FitOptions(512, parallel=1000), "parallel"),
+        (FitOptions(512, kv_type_v="q8_0", flash_attention=False), "flash attention"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_one_line(options: FitOptions, said: str) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        fit("Qwen3-4B", ["Q4_K_M"], [HUGE], options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("variant", ["Q4_K_N", "int8:sqq", "gguf:nowhere.gguf"])
+def test_variants_that_there_are_not_are_refused_in_one_line(variant: str) -> None:
+    with pytest.raises(InputError) as error:
+        fit("Qwen3-4B", [variant], [HUGE], FitOptions(512))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,190 @@
+"""Placements: what the rule leaves on each device, and (slow) that `llama-fit-params` of llama.cpp says the same."""
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from converters.config_source import ConfigSource
+from converters.llamacpp import rpc
+from converters.llamacpp.ghost import ghost
+from converters.plan import foreseen_file
+from converters.recipes import recipe
+from presets.catalogue import models
+from sweep.fit.device import Device
+from sweep.fit.fitting import fit
+from sweep.fit.layers import Kept
+from sweep.fit.placement import Placement, choose, choose_whole, proportional
+from sweep.fit.report import FitOptions
+
+MIB = 1 << 20
+ROOT = Path(__file__).parents[3]
+TOOL = ROOT / "build/peers/bin/llama-fit-params"
+with_rpc = pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
+
+
+def layers_of(size: int, experts: int = 0, output: int = 3) -> Callable[[Placement], list[int]]:
+    """Memory where each layer takes `size`, `experts` of it in experts, and the output `output`."""
+
+    def memory(placement: Placement) -> list[int]:
+        used = [0] * len(placement.layers)
+        for device in range(len(used)):
+            used[device] = sum(output if layer == placement.total - 1 else size for layer in placement.span(device))
+        shares = {Kept.EXPERTS: 1.0, Kept.FEED_FORWARD: 1.0, Kept.GATE_AND_DOWN: 2 / 3, Kept.DOWN: 1 / 3}
+        for layer, part, device in placement.parted():
+            owner = next(index for index in range(len(used)) if layer in placement.span(index))
+            moved = round(experts * shares[part])
+            used[owner] -= moved
+            if device is not None:
+                used[device] += moved
+        return used
+
+    return memory
+
+
+@pytest.mark.parametrize(("total", "shares"), [(37, (1, 1)), (62, (21, 41)), (10, (3, 7, 0)), (5, (0.1, 99.9))])
+def test_layers_are_divided_in_order_and_none_is_lost(total: int, shares: tuple[float, ...]) -> None:
+    layers = proportional(total, shares)
+    assert sum(layers) == total
+    for one, share in zip(layers, shares, strict=True):
+        assert abs(one - total * share / sum(shares)) <= 1
+    if sum(shares) == total:
+        assert layers == shares  # counts come back as they are: that is how a placement is told to llama.cpp
+
+
+def test_what_has_room_stays_as_it_comes() -> None:
+    placed = choose(11, [60, 60], [60, 60], False, layers_of(10))
+    assert placed.is_full
+    assert placed.layers == (6, 5)
+
+
+def test_dense_layers_fill_the_last_device_first_and_the_rest_stays_in_ram() -> None:
+    placed = choose(21, [50, 50], [50, 50], False, layers_of(10))
+    assert placed.layers == (5, 5)  # 5 layers; 4 and the output
+    assert placed.in_ram == 11
+    assert placed.elsewhere() == ()
+
+
+def test_experts_go_to_ram_before_layers_do() -> None:
+    memory = layers_of(10, experts=9)
+    placed = choose(21, [60], [60], True, memory)
+    assert placed.layers == (21,)
+    assert memory(placed)[0] <= 60
+    whole = sum(1 for layer in range(20) if layer not in {one for one, _, _ in placed.parted()})
+    assert whole == 4  # 20 x 1 + 3 for the output leaves 37: four times 9 for experts
+    assert [layer for layer, _, _ in placed.parted()] == list(range(whole, 20))
+
+
+def test_part_of_a_layer_fills_what_a_whole_one_does_not() -> None:
+    placed = choose(21, [58], [58], True, layers_of(10, experts=9))
+    first = placed.parted()[0]
+    assert first == (3, Kept.DOWN, None)
+    assert {part for _, part, _ in placed.parted()[1:]} == {Kept.EXPERTS}
+
+
+def test_between_devices_such_a_part_goes_to_the_next_one() -> None:
+    placed = choose(21, [40, 45], [40, 45], True, layers_of(10, experts=9))
+    places = {device for _, part, device in placed.parted() if part is not Kept.EXPERTS}
+    assert places <= {1, None}
+    assert all(used <= room for used, room in zip(layers_of(10, 9)(placed), (40, 45), strict=True))
+
+
+def test_nothing_fits_nowhere() -> None:
+    placed = choose(21, [2, 2], [2, 2], False, layers_of(10))
+    assert placed.on_devices == 0
+    assert choose_whole(21, [2, 2], [2, 2], layers_of(10)).is_full  # what all of it would take
+
+
+@with_rpc
+def test_devices_go_with_the_block_and_serve_the_loopback_alone() -> None:
+    with rpc.simulated_devices(2) as devices:
+        (server,) = (child for child in psutil.Process().children() if "rpc_server.py" in " ".join(child.cmdline()))
+        listening = [one.laddr.ip for one in server.net_connections() if one.status == psutil.CONN_LISTEN]
+        assert listening == ["127.0.0.1"]
+        assert len(devices) == 2
+    assert not server.is_running()
+    with contextlib.suppress(ZeroDivisionError), rpc.simulated_devices(1):
+        (server,) = (child for child in psutil.Process().children() if "rpc_server.py" in " ".join(child.cmdline()))
+        raise ZeroDivisionError
+    assert not server.is_running()
+
+
+@with_rpc
+def test_a_server_goes_even_when_its_owner_is_killed() -> None:
+    script = (
+        "import time\nfrom converters.llamacpp import rpc\n"
+        "with rpc.server(1) as at:\n    print(at, flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline().startswith("127.0.0.1:")
+        (server,) = psutil.Process(owner.pid).children()
+        owner.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 10
+    while server.is_running() and server.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+# model, quant, MiB that each of the devices may take, context
+QUESTIONS = [
+    ("Qwen3-4B", "Q4_K_M", (2000,), 4096),
+    ("Qwen3-32B", "Q4_K_M", (9000, 7000), 8192),
+    ("Qwen3-30B-A3B", "Q4_K_M", (12000,), 8192),
+    ("Qwen3-30B-A3B", "Q6_K", (6000, 9000), 16384),
+    ("Qwen3-30B-A3B", "Q2_K", (1000,), 8192),
+    ("Qwen3.5-27B", "Q4_K_M", (12000, 4000), 32768),
+    ("Qwen3.5-35B-A3B", "Q3_K_M", (8000, 6000), 8192),
+]
+
+
+@pytest.mark.slow
+@with_rpc
+@pytest.mark.parametrize(("model", "quant", "rooms", "context"), QUESTIONS, ids=str)
+def test_layers_are_placed_as_llama_fit_params_places_them(
+    model: str, quant: str, rooms: tuple[int, ...], context: int, tmp_path: Path
+) -> None:
+    # Without layers of multi-token prediction: its numbers of layers leave them out, where llama.cpp counts them.
+    config = dict(models()[model].config) | {"mtp_num_hidden_layers": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    source = ConfigSource.open(tmp_path, mtp=0)
+    with ghost(source.structure, source.tensors) as path:
+        plan = foreseen_file(source, recipe(quant), path)
+    with ghost(source.structure, plan.tensors) as path, rpc.server(len(rooms)) as server:
+        command = [TOOL, "--rpc", server, "-m", path, "-c", str(context), "-np", "1"]
+        said = subprocess.run([*command, "-fitt", "0", "-lv", "5"], capture_output=True, text=True, check=True)
+        (found,) = re.findall(r"vs\. (\d+) MiB of free device memory", said.stderr + said.stdout)[:1]
+        free = int(found) // len(rooms)
+        margins = ",".join(str(free - room) for room in rooms)
+        theirs = subprocess.run([*command, "-fitt", margins], capture_output=True, text=True, check=True).stdout
+    devices = [Device("", "rpc", free * MIB, free * MIB, None, True, (free - room) * MIB) for room in rooms]
+    (row,) = fit(str(tmp_path), [quant], devices, FitOptions(context)).rows
+    assert layers_on_devices(row.arguments) == layers_on_devices(theirs)
+    # Their loads are of each placement, ours one for all of a kind: that makes a layer at most.
+    for one, other in zip(split(row.arguments), split(theirs), strict=True):
+        assert abs(one - other) <= 1
+    for one, other in zip(experts_elsewhere(row.arguments), experts_elsewhere(theirs), strict=True):
+        assert abs(one - other) <= 1
+
+
+def layers_on_devices(arguments: str) -> int:
+    return int(re.findall(r"-ngl (\d+)", arguments)[0])
+
+
+def split(arguments: str) -> list[int]:
+    return [int(count) for found in re.findall(r"-ts (\S+)", arguments) for count in found.split(",")]
+
+
+def experts_elsewhere(arguments: str) -> tuple[int, int]:
+    """How many layers' experts are in RAM, and of how many layers another part is elsewhere."""
+    patterns = re.findall(r"blk\\\.\(?([\d|]+)\)?\\\.ffn_(\S+?)=", arguments)
+    whole = [layer for layers, part in patterns if part.endswith("exps") for layer in layers.split("|")]
+    return len(whole), sum(not part.endswith("exps") for _, part in patterns)

@@ -1,0 +1,170 @@
+"""Everything that can be asked about: built-in models, directories, configs, GGUF files, the catalogue, the hub."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import serve
+from tiny import write_config
+
+from converters.errors import InputError
+from converters.export import export
+from converters.source import open_source
+from presets import builtin_models
+from sweep.fit.device import Device
+from sweep.fit.fitting import fit
+from sweep.fit.report import FitOptions, FitReport
+
+ROOT = Path(__file__).parents[3]
+RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
+OPTIONS = FitOptions(512)
+SCRIPT = """
+import json, sys
+from converters.errors import InputError
+from sweep.fit.device import Device
+from sweep.fit.fitting import fit
+from sweep.fit.report import FitOptions
+ram = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
+try:
+    report = fit(sys.argv[1], sys.argv[2:], [ram], FitOptions(512))
+    sizes = {row.variant: [row.file_bytes, row.total_bytes, row.file_exact] for row in report.rows}
+    print(json.dumps({"model": report.model, "bytes_read": report.bytes_read, "rows": sizes}))
+except InputError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def ask(endpoint: str, cache: Path, *arguments: str) -> dict[str, Any]:
+    """What a process of its own says, with that hub (the client reads HF_ENDPOINT when it is imported)."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+    }
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def local(model: str | Path, *variants: str) -> FitReport:
+    return fit(str(model), variants, [RAM], OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("exported")
+    targets = {quant: directory / f"micro-{quant}.gguf" for quant in ("BF16", "Q4_K_M", "Q2_K")}
+    export(open_source(builtin_models()["micro"].directory, "micro"), targets)
+    return targets
+
+
+def test_a_checkpoint_s_files_are_foreseen_to_the_byte(exported: dict[str, Path]) -> None:
+    report = local("micro", *exported)
+    assert {row.variant: row.file_bytes for row in report.rows} == {
+        quant: file.stat().st_size for quant, file in exported.items()
+    }
+    assert all(row.file_exact for row in report.rows)
+    assert report.bytes_read is None
+
+
+def test_a_file_is_its_own_variant_and_says_what_the_plan_said(exported: dict[str, Path]) -> None:
+    (planned,) = local("micro", "Q4_K_M").rows
+    (asked,) = local(exported["Q4_K_M"]).rows
+    assert asked.variant == "gguf:micro-Q4_K_M.gguf"
+    assert (asked.file_bytes, asked.total_bytes) == (planned.file_bytes, planned.total_bytes)
+    beside = local("micro", "Q4_K_M", f"gguf:{exported['Q2_K']}")
+    assert [row.file_bytes for row in beside.rows] == [planned.file_bytes, exported["Q2_K"].stat().st_size]
+
+
+def test_an_unquantized_file_is_a_model_to_be_quantized(exported: dict[str, Path]) -> None:
+    report = local(exported["BF16"])
+    assert report.rows[0].variant == "gguf:micro-BF16.gguf"
+    sizes = {row.variant: row.total_bytes for row in report.rows}
+    assert sizes["BF16"] == report.rows[0].total_bytes
+    assert sizes["Q2_K"] == local("micro", "Q2_K").rows[0].total_bytes
+
+
+def test_a_bare_config_and_its_directory_are_the_same_model(tmp_path: Path) -> None:
+    directory = write_config(tmp_path / "tiny", "qwen35moe")
+    first, second = local(directory, "Q4_K_M"), local(directory / "config.json", "Q4_K_M")
+    assert first.rows == second.rows
+    assert not first.rows[0].file_exact
+
+
+def test_a_hub_id_takes_its_config_alone(tmp_path: Path) -> None:
+    directory = write_config(tmp_path / "tiny", "qwen3")
+    (directory / "model.safetensors").write_bytes(b"x" * 1_000_000)
+    (directory / "tokenizer.json").write_bytes(b"x" * 1_000_000)
+    with serve({"org/tiny": directory}) as hub:
+        answer = ask(hub.url, tmp_path / "cache", "org/tiny", "Q4_K_M")
+        assert answer["bytes_read"] == hub.sent == (directory / "config.json").stat().st_size
+        again = ask(hub.url, tmp_path / "cache", "org/tiny", "Q4_K_M")
+        assert again["bytes_read"] == 0
+    offline = ask("http://127.0.0.1:9", tmp_path / "cache", "org/tiny", "Q4_K_M")
+    (row,) = local(write_config(tmp_path / "same" / "tiny", "qwen3"), "Q4_K_M").rows
+    for one in (answer, again, offline):
+        assert one["rows"] == {"Q4_K_M": [row.file_bytes, row.total_bytes, False]}
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_the_index_settles_how_many_mtp_layers_there_are(tmp_path: Path, layers: int) -> None:
+    directory = write_config(tmp_path / "tiny", "qwen35", mtp_num_hidden_layers=1)
+    names = ["model.norm.weight", *[f"mtp.layers.{index}.input_layernorm.weight" for index in range(layers)]]
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "a")}))
+    with serve({"org/tiny": directory}) as hub:
+        answer = ask(hub.url, tmp_path / "cache", "org/tiny", "Q4_K_M")
+        assert answer["bytes_read"] == hub.sent
+    write_config(tmp_path / "other", "qwen35", mtp_num_hidden_layers=layers)
+    assert answer["rows"]["Q4_K_M"][0] == local(tmp_path / "other", "Q4_K_M").rows[0].file_bytes
+
+
+def test_of_a_remote_file_only_the_header_is_read(tmp_path: Path, exported: dict[str, Path]) -> None:
+    directory = tmp_path / "repository"
+    directory.mkdir()
+    shutil.copy(exported["Q4_K_M"], directory / "big-Q4_K_M.gguf")
+    with serve({"org/files": directory}) as hub:
+        answer = ask(hub.url, tmp_path / "cache", "hub:org/files/big-Q4_K_M.gguf")
+        assert answer["bytes_read"] == hub.sent
+        assert hub.sent < 1 << 21 < exported["Q4_K_M"].stat().st_size
+    (row,) = local(exported["Q4_K_M"]).rows
+    assert answer["rows"] == {"hub:big-Q4_K_M.gguf": [row.file_bytes, row.total_bytes, True]}
+
+
+def test_a_hub_that_cannot_be_reached_or_has_no_such_model_is_told_in_one_line(tmp_path: Path) -> None:
+    absent = ask("http://127.0.0.1:9", tmp_path / "cache", "org/tiny")
+    assert "cannot be reached" in absent["error"]
+    with serve({}) as hub:
+        for model in ("org/tiny", "hub:org/tiny/x.gguf"):
+            error = ask(hub.url, tmp_path / "cache", model)["error"]
+            assert "no such model" in error
+            assert "\n" not in error
+
+
+@pytest.mark.parametrize("model", ["Qwen3-5B", "nothing", "hub:nothing"])
+def test_what_is_no_model_is_refused_in_one_line(model: str) -> None:
+    with pytest.raises(InputError) as error:
+        local(model)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_of_another_family_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "hidden_size": 64}))
+    with pytest.raises(InputError, match=r"config\.json"):
+        local(tmp_path)
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path, exported: dict[str, Path]) -> None:
+    file = tmp_path / "short.gguf"
+    file.write_bytes(exported["Q4_K_M"].read_bytes()[:-4096])
+    with pytest.raises(InputError, match="truncated"):
+        local(file)

@@ -1,0 +1,95 @@
+"""Figures of a fit are what llama.cpp says when it really loads such a model, in RAM and over devices."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from loading import MIB, ROUNDING, allocated
+from tiny import ARCHITECTURES, write_config
+
+from converters.catalogue import open_planned
+from converters.llamacpp import rpc
+from converters.llamacpp.ghost import ghost
+from converters.llamacpp.load import LoadOptions
+from converters.plan import foreseen_file
+from converters.recipes import recipe
+from sweep.fit.contexts import context_options
+from sweep.fit.device import Device
+from sweep.fit.fitting import fit
+from sweep.fit.report import FitOptions, Row
+
+RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, 50e9, True, 0)
+OPTIONS = [
+    FitOptions(4096),
+    FitOptions(1000, kv_type_k="q8_0", kv_type_v="q8_0", ubatch=128),
+    FitOptions(2048, kv_type_k="bf16", kv_type_v="bf16", parallel=4),
+    FitOptions(512, kv_type_k="q4_0", kv_type_v="q5_1", parallel=2, ubatch=256, batch=512),
+    FitOptions(8192, flash_attention=False, ubatch=64),
+]
+PARTS = {"kv": "KV", "recurrent": "RS", "compute": "compute", "output": "output"}
+
+
+def files_of(directory: Path, quant: str, tmp_path: Path):
+    """The quant's file with zeros for weights, which is as real a file as any to llama.cpp."""
+    source = open_planned(str(directory))
+    with ghost(source.structure, source.tensors) as path:
+        plan = foreseen_file(source, recipe(quant), path)
+    return ghost(source.structure, plan.tensors)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_in_ram_every_part_is_what_a_real_load_takes(architecture: str, options: FitOptions, tmp_path: Path) -> None:
+    directory = write_config(tmp_path / "model", architecture)
+    (row,) = fit(str(directory), ["Q4_K_M"], [RAM], options).rows
+    with files_of(directory, "Q4_K_M", tmp_path) as path:
+        real = allocated(path, LoadOptions(), context_options(options, options.context, options.parallel))
+    for part, kind in PARTS.items():
+        assert row.figures[part].bytes == pytest.approx(real["CPU", kind], abs=ROUNDING), part
+    # Weights of matrices that the CPU repacks come as two buffers, each padded.
+    assert row.figures["weights"].bytes == pytest.approx(real["CPU", "model"], abs=3 * ROUNDING)
+    assert row.total_bytes == sum(row.figures[part].bytes for part in (*PARTS, "weights"))
+
+
+def card(size: float, index: int = 0) -> Device:
+    return Device(f"card {index}", "cuda", int(size * MIB), int(size * MIB), 1e12, True, 0)
+
+
+PLACES = list(
+    itertools.product(ARCHITECTURES, [(400.0,), (400.0, 400.0), (300.0, 90.0), (60.0, 60.0), (57.0,), (20.0, 60.0)])
+)
+
+
+@pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
+@pytest.mark.parametrize(("architecture", "sizes"), PLACES, ids=str)
+def test_over_devices_every_device_holds_what_a_real_load_puts_there(
+    architecture: str, sizes: tuple[float, ...], tmp_path: Path
+) -> None:
+    options = FitOptions(2048, ubatch=128)
+    directory = write_config(tmp_path / "model", architecture, vocab_size=65536)
+    devices = [card(size, index) for index, size in enumerate(sizes)]
+    (row,) = fit(str(directory), ["Q4_K_M"], devices, options).rows
+    with files_of(directory, "Q4_K_M", tmp_path) as path, rpc.simulated_devices(len(sizes)) as remote:
+        load = loaded_as(row)
+        real = allocated(path, load, context_options(options, options.context, 1), remote)
+    places = [device.buffer for device in remote] + ["CPU"]
+    for place, share in zip(places, row.shares, strict=True):
+        assert share.kv_bytes == pytest.approx(real[place, "KV"], abs=ROUNDING), place
+        assert share.recurrent_bytes == pytest.approx(real[place, "RS"], abs=ROUNDING), place
+        assert share.weights_bytes == pytest.approx(real[place, "model"], abs=3 * ROUNDING), place
+        assert share.output_bytes == pytest.approx(real[place, "output"], abs=ROUNDING), place
+        # Compute buffers are those of a placement of the same kind: never less than this one's, and little more.
+        assert real[place, "compute"] <= 2 * ROUNDING + share.compute_bytes, place
+
+
+def loaded_as(row: Row) -> LoadOptions:
+    """The load that the row's arguments ask for, read from them."""
+    words = row.arguments.split(" ")
+    value = {word: words[index + 1] for index, word in enumerate(words) if word.startswith("-")}
+    overrides = []
+    for entry in value.get("-ot", "").strip("'").split(","):
+        pattern, _, place = entry.rpartition("=")
+        if pattern:
+            overrides.append((pattern, None if place == "CPU" else int(place.removeprefix("CUDA"))))
+    split = tuple(map(float, value["-ts"].split(","))) if "-ts" in value else ()
+    return LoadOptions(int(value["-ngl"]), tensor_split=split, elsewhere=tuple(overrides))

@@ -1,0 +1,94 @@
+"""What `sweep fit` shows: every verdict has its sign and word, at any width, with and without colour."""
+
+from __future__ import annotations
+
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sweep.fit.report import FitReport
+from sweep.report import text as text_module
+from sweep.report.fit import commands, render_fit, render_formulas
+
+sys.path.append(str(Path(__file__).parents[1] / "fit"))
+from fit_reports import report, row, three
+
+from sweep.fit.simulated import devices_called
+
+
+def shown(found: FitReport, width: int = 120, *, color: bool = False) -> str:
+    console = Console(file=StringIO(), width=width, highlight=False, force_terminal=color, no_color=not color)
+    console.print(render_fit(found, width))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def line_of(text: str, variant: str) -> str:
+    return next(line for line in text.splitlines() if variant in line)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+@pytest.mark.parametrize("gpus", [("6GiB",), ("6GiB", "64GiB RAM"), ("RTX 6000 Ada", "4GiB", "24GiB")])
+def test_verdicts_keep_sign_word_and_room_at_every_width(width: int, gpus: tuple[str, ...]) -> None:
+    found = three(*gpus)
+    text = shown(found, width)
+    assert max(map(len, text.splitlines())) <= width
+    for variant, sign, word in (("Q4_K_M", "✓", " fits"), ("Q8_0", "◐", "451 MiB in RAM"), ("BF16", "✗", " no")):
+        line = line_of(text, variant)
+        assert line.startswith(sign)
+        assert word in line
+    assert text_module.MINUS in line_of(text, "BF16")  # by how much
+    words = " ".join(text.split())
+    assert all(
+        part in words for part in ("weights: llama.cpp dry run", "compute", "Kept free of a cuda device: 512 MiB")
+    )
+
+
+def test_nothing_that_does_not_fit_is_green() -> None:
+    text = shown(three("6GiB"), color=True)
+    lines = [line for line in text.splitlines() if "BF16" in line or "Q8_0" in line]
+    assert lines
+    assert not [line for line in lines if "\x1b[32m" in line or "\x1b[1;32m" in line]
+    assert "\x1b[32m" in line_of(text, "Q4_K_M")
+
+
+def test_a_model_in_ram_alone_is_not_said_to_spill_there() -> None:
+    found = three("6GiB")
+    ram = type(found.devices[0])("CPU", "cpu", 32 << 30, 30 << 30, None, False, 1 << 30)
+    placed = row("Q4_K_M", 4.0, 4.9, [ram], gpu_layers=0, tensor_split=())
+    assert line_of(shown(report([placed], [ram])), "Q4_K_M").startswith("✓")
+
+
+def test_commands_are_given_for_what_is_chosen_and_what_is_partly_in_ram() -> None:
+    given = commands(three("6GiB"), "Q4_K_M")
+    assert given[2:] == ["  Q4_K_M: llama-server -ngl 37 -c 8192", "  Q8_0: llama-server -ngl 20"]
+    devices = devices_called(["6GiB"])
+    assert commands(report([row("BF16", 400.0, 16.0, devices)], devices), None) == []
+
+
+def test_several_devices_have_their_own_figures_and_alike_ones_are_counted() -> None:
+    text = shown(three("2xRTX 4090", "24GiB"), 160)
+    assert "2 x RTX 4090 (simulated): 23.6 GiB usable of 24.0 GiB each" in text
+    assert all(name in text for name in ("RTX 4090 1", "RTX 4090 2", "24GiB 3", "RAM"))
+    assert "Figures of each device are estimates" in text
+
+
+def test_names_from_strangers_are_no_markup() -> None:
+    devices = devices_called(["6GiB"])
+    found = report([row("[red]x[/]", 1.0, 4.0, devices)], devices, model="[bold]m\x1b[2J", notes=("[b]n[/b]",))
+    text = shown(found)
+    assert all(name in text for name in ("[red]x[/]", "[bold]m", "[b]n[/b]"))
+    assert "\x1b" not in text
+
+
+def test_formulas_that_all_share_are_told_once() -> None:
+    console = Console(file=StringIO(), width=140, highlight=False)
+    console.print(render_formulas(three("6GiB")))
+    assert isinstance(console.file, StringIO)
+    text = console.file.getvalue()
+    assert text.count("layers x heads x cells") == 1
+    assert all(f"the tensors of {variant}" in text for variant in ("Q4_K_M", "Q8_0", "BF16"))
+    assert f"{200 << 20:,}" in text

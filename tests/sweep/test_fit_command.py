@@ -1,0 +1,256 @@
+"""`sweep fit` and `sweep gpus` as users and scripts call them: answers, exit codes, and one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stored_runs import Stored
+
+import presets
+from sweep.cli import main
+from sweep.workspace import Workspace
+
+sys.path.append(str(Path(__file__).parents[1] / "converters"))
+from hub_server import serve
+
+MICRO = presets.builtin_models()["micro"]
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def no_runs_of_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITSWEEP_WORKSPACE", str(tmp_path / "workspace"))
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Calls the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    return call
+
+
+def answer(out: str) -> dict[str, Any]:
+    (line,) = out.splitlines()
+    return json.loads(line)
+
+
+def test_json_has_what_scripts_are_promised(sweep: Any) -> None:
+    code, out, err = sweep("fit", "micro", "--gpu", "4GiB", "--variants", "Q4_K_M,int8:sq", "--format", "json")
+    assert (code, err) == (0, "")
+    told = answer(out)
+    assert (told["model"], told["context"], told["kv_type"]) == ("micro", 1024, "f16")  # all that micro was made for
+    assert [row["variant"] for row in told["rows"]] == ["Q4_K_M", "int8:sq"]
+    promised = "file weights kv recurrent compute output total".split()
+    for row in told["rows"]:
+        assert all(isinstance(row[f"{part}_bytes"], int) for part in promised), row
+        assert row["fits"]
+        assert row["verdict"] == "fits"
+        assert isinstance(row["bits_per_weight"], float)
+        assert row["max_context"] == 1024
+        assert row["per_device"][0]["usable_bytes"] == 4 << 30
+        assert row["arguments"] or row["kind"] != "gguf"
+        assert all(figure["source"] and figure["formula"] for figure in row["figures"].values()), row
+    # three layers x (K and V) x 2 heads x 64, f16
+    assert told["rows"][0]["kv_bytes"] % 1024 == 0
+
+
+def test_options_reach_llama_cpp(sweep: Any) -> None:
+    def row(*arguments: str) -> dict[str, Any]:
+        asked = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0", "--format", "json", *arguments)
+        code, out, _ = sweep(*asked)
+        assert code == 0
+        return answer(out)["rows"][0]
+
+    plain = row()
+    assert row("--ctx", "512")["kv_bytes"] * 2 == plain["kv_bytes"]
+    assert row("--parallel", "3")["kv_bytes"] == 3 * plain["kv_bytes"]
+    half = row("--kv-type", "f16,q8_0")
+    assert half["kv_bytes"] == plain["kv_bytes"] // 2 + plain["kv_bytes"] // 2 * 34 // 64
+    assert "-ctv q8_0" in half["arguments"]
+    assert row("--ubatch", "64")["compute_bytes"] < plain["compute_bytes"]
+    assert "-fa off" in row("--no-flash-attn")["arguments"]
+
+
+def test_a_person_reads_verdicts_sources_and_commands(sweep: Any) -> None:
+    code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "RTX 3060 Ti", "--variants", "Q4_K_M,BF16", "--explain")
+    assert code == 0
+    lines = out.splitlines()
+    assert next(line for line in lines if "Q4_K_M" in line).startswith("✓")
+    assert next(line for line in lines if "BF16" in line).startswith("◐")
+    words = " ".join(out.split())
+    assert "RTX 3060 Ti (simulated)" in words
+    assert "weights: llama.cpp dry run" in words
+    assert "Q4_K_M: llama-server -m Qwen3-8B-Q4_K_M.gguf -c 8192" in words
+    assert "weights, by llama.cpp dry run, in bytes" in words
+
+
+def test_commands_to_paste_are_never_broken(sweep: Any) -> None:
+    _, out, _ = sweep("fit", "Qwen3-30B-A3B", "--gpu", "12GiB", "--variants", "Q8_0")
+    command = next(line for line in out.splitlines() if "llama-server -m" in line)
+    assert len(command) > 140
+    assert command.count("'") == 2
+
+
+def test_nothing_fits_is_3(sweep: Any) -> None:
+    code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best", "--format", "json")
+    assert code == 3
+    told = answer(out)
+    assert told["best"] is None
+    assert not told["rows"][0]["fits"]
+    code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best", "--format", "quiet")
+    assert (code, out) == (3, "")
+
+
+def test_best_goes_by_what_a_run_measured(sweep: Any, tmp_path: Path) -> None:
+    flat = np.full(4, 1.0)
+    klds = {"Q8_0": 0.004, "Q6_K": 0.001, "Q4_K_M": 0.02}
+    text = {"BF16": (flat, None)} | {name: (flat, np.full(4, kld)) for name, kld in klds.items()}
+    (tmp_path / "workspace").mkdir()
+    Stored("a", text=text, variants=tuple(text)).put(Workspace(tmp_path / "workspace"))
+    asked = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0,Q6_K,Q4_K_M", "--best")
+    assert sweep(*asked, "--format", "quiet")[:2] == (0, "Q6_K\n")
+    assert answer(sweep(*asked, "--format", "json")[1])["best_is_measured"] is True
+    assert "► Run Q6_K" in sweep(*asked)[1]
+
+
+def bad_config(directory: Path) -> str:
+    shutil.copytree(MICRO.directory, directory / "llama")
+    file = directory / "llama" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["LlamaForCausalLM"]}))
+    return str(file)
+
+
+def hostile_header(directory: Path) -> str:
+    file = directory / "hostile.gguf"
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("micro", "--gpu", "RTX 4099"), "did you mean RTX 4090"),
+        (("micro", "--gpu", "24"), "size without a unit; write 24GiB"),
+        (("micro", "--gpu", "8GiB", "--ctx", "4096"), "1024"),
+        (("micro", "--gpu", "8GiB", "--kv-type", "q9_0"), "q9_0"),
+        (("micro", "--kv-type", "f16,f16,f16"), "--kv-type"),
+        (("micro", "--gpu", "8GiB", "--kv-type", "q8_0", "--no-flash-attn"), "flash attention"),
+        (("micro", "--gpu", "8GiB", "--variants", "Q4_K_X"), "Q4_K_"),
+        (("micro", "--gpu", "8GiB", "--variants", "int8:nonsense"), "int8:"),
+        (("micro", "--parallel", "0"), "--parallel"),
+        (("Qwen3-9B", "--gpu", "8GiB"), "Qwen3-8B"),
+        (("/no/such.gguf", "--gpu", "8GiB"), "/no/such.gguf"),
+        ((bad_config, "--gpu", "8GiB"), "LlamaForCausalLM"),
+        ((hostile_header, "--gpu", "8GiB"), "hostile.gguf"),
+    ],
+)
+def test_bad_input_is_one_line(sweep: Any, tmp_path: Path, arguments: tuple[Any, ...], told: str) -> None:
+    made = [one(tmp_path) if callable(one) else one for one in arguments]
+    code, out, err = sweep("fit", *made)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("sweep: ")
+    assert told in line
+
+
+def ask(*arguments: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: huggingface_hub reads its endpoint when it is imported."""
+    where = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    return subprocess.run(
+        [sys.executable, "-c", "from sweep.cli import main; main()", "fit", *arguments, "--gpu", "4GiB"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env={**os.environ, **where},
+    )
+
+
+def test_a_hub_id_costs_its_config_alone_and_says_so(tmp_path: Path) -> None:
+    with serve({"org/micro": MICRO.directory}) as hub:
+        asked = ("org/micro", "--variants", "Q4_K_M", "--format", "json")
+        done = ask(*asked, endpoint=hub.url, cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = answer(done.stdout)
+    assert told["bytes_read"] == (MICRO.directory / "config.json").stat().st_size
+    fetched = {
+        request.rpartition("/")[2] for request in hub.requests if request.startswith("GET") and "resolve" in request
+    }
+    assert fetched == {"config.json"}
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("org/gated", "wants a login"),
+        ("org/absent", "no such model"),
+        ("org/offline", "cannot be reached"),
+        ("hub:org/offline/x.gguf", "cannot be reached"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_one_line(tmp_path: Path, model: str, told: str) -> None:
+    with serve({"org/gated": MICRO.directory}, gated=frozenset({"org/gated"})) as hub:
+        endpoint = "http://127.0.0.1:9" if "offline" in model else hub.url
+        done = ask(model, endpoint=endpoint, cache=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("sweep: ")]
+    assert len(lines) == 1
+    assert model.removeprefix("hub:").removesuffix("/x.gguf") in lines[0]
+    assert told in lines[0]
+
+
+def test_gpus_are_listed_for_people_and_for_scripts(sweep: Any) -> None:
+    code, out, _ = sweep("gpus", "rtx 40")
+    assert code == 0
+    assert "RTX 4090" in out
+    assert "M3 Max" not in out
+    assert "NVIDIA's specifications" in out
+    _, out, _ = sweep("gpus", "--format", "json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert next(row for row in rows if row["gpu"] == "RTX 4090")["bandwidth_bytes_per_s"] == 1008e9
+    assert all(row["usable_bytes"] < row["memory_bytes"] for row in rows)
+    code, _, err = sweep("gpus", "nonsense")
+    assert (code, len(err.splitlines())) == (2, 1)
+
+
+def test_a_sweep_leaves_out_what_its_gpu_does_not_hold(sweep: Any, tmp_path: Path) -> None:
+    """micro takes 20 MiB at BF16, 15.7 at Q8_0 and 12.5 at Q2_K; beside what stays free there is room for 14."""
+    gpu = f"{1536 + 14}MiB"
+    text = tmp_path / "test.txt"
+    text.write_text(MICRO.text.read_text()[:6000])
+    asked = ("run", "micro", "--variants", "=Q8_0,Q2_K", "--tasks", "none", "--perplexity", text, "--gpu", gpu)
+    code, out, err = sweep(*asked, "--dry-run")
+    assert code == 0
+    assert "Q8_0 needs" in err
+    assert "BF16 needs" in err
+    assert "measured all the same" in err
+    code, out, _ = sweep(*asked, "--format", "json")
+    assert code == 0  # to be skipped is not to fail
+    records = {record["variant"]: record for record in json.loads(out.splitlines()[-1])["records"]}
+    assert {name: record["status"] for name, record in records.items()} == {
+        "BF16": "ok", "Q8_0": "skipped", "Q2_K": "ok"
+    }  # fmt: skip
+    assert gpu in records["Q8_0"]["error"]
+    assert records["Q8_0"]["memory"]["predicted_bytes"] > 14 * MIB
+    assert records["Q8_0"]["perplexity"] is None
+    assert records["Q2_K"]["divergence"] is not None
+    code, out, _ = sweep("report")
+    assert code == 0
+    assert "⊘ Q8_0 skipped: needs" in out
