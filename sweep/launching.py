@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from converters.errors import InputError
 from sweep.workspace import Workspace, write_text
@@ -98,18 +99,22 @@ def _with_json(arguments: Sequence[str], workspace: Workspace) -> list[str]:
     return [*arguments] if list(arguments[-len(ours) :]) == ours else [*arguments, *ours]
 
 
-def planned(command: Command, workspace: Workspace) -> dict[str, object]:
-    """What the command would do, in the words of its --dry-run. Raises InputError with the process's own words.
-
-    In a process of its own, because a stranger's model can make llama.cpp end the process that plans it.
-    """
+def planned(command: Command, workspace: Workspace) -> dict[str, Any]:
+    """What the command would do, in the words of its --dry-run. Raises InputError with the process's own words."""
     arguments = [*_with_json(command.arguments, workspace), "--dry-run"]
+    return next(row for row in ask(arguments, command.directory) if row.get("event") == "plan")
+
+
+def ask(arguments: Sequence[str], directory: str | None = None) -> list[dict[str, Any]]:
+    """The JSON lines that a command answers with. Raises InputError with the process's own words where it has none.
+
+    In a process of its own, because a stranger's model can make llama.cpp end the process that looks into it.
+    """
     done = subprocess.run(
-        [*_PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=command.directory
+        [*_PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=directory
     )
-    for line in done.stdout.splitlines():
-        row: dict[str, object] = json.loads(line)
-        if row.get("event") == "plan":
-            return row
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    raise InputError(said[-1].removeprefix("sweep: ") if said else f"planning ended with {done.returncode}")
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if not rows:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise InputError(said[-1].removeprefix("sweep: ") if said else f"the process ended with {done.returncode}")
+    return rows

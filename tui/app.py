@@ -28,6 +28,12 @@ def _results() -> Screen[None]:
     return ResultsScreen()
 
 
+def _fit() -> Screen[None]:
+    from tui.screens.fit import FitScreen
+
+    return FitScreen()
+
+
 def _run() -> Screen[None]:
     from tui.screens.run import RunScreen
 
@@ -43,8 +49,8 @@ def _plan() -> Screen[None]:
 class SweepApp(App[None]):
     """`run` is the id of the run that is looked at, or its beginning; None until there is one.
 
-    `draft` is what the next sweep will be, `limit` the card that variants are to fit, `launch` a sweep that has been
-    started and not said yet which run it is.
+    `draft` is what the next sweep will be, `gpus` the cards that are asked about (none: this machine's), `limit` what
+    of them results are held against, `launch` a sweep that has been started and not said yet which run it is.
     """
 
     TITLE = "sweep"
@@ -52,7 +58,7 @@ class SweepApp(App[None]):
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - as Textual declares it
     VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
-    MODES: ClassVar = {"plan": _plan, "run": _run, "results": _results}
+    MODES: ClassVar = {"fit": _fit, "plan": _plan, "run": _run, "results": _results}
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(i), f"go('{mode}')", name, show=False) for i, (mode, name) in enumerate(SCREENS, 1)),
         Binding("question_mark", "help", "Help", key_display="?"),
@@ -60,10 +66,11 @@ class SweepApp(App[None]):
         Binding("ctrl+q", "leave", "Quit", show=False, priority=True),
     ]
 
-    def __init__(self, workspace: Workspace, run: str | None = None, first: str = "results") -> None:
+    def __init__(self, workspace: Workspace, run: str | None = None, first: str = "fit") -> None:
         super().__init__()
         self.workspace = workspace
         self.run_id = run
+        self.gpus: tuple[str, ...] = ()
         self.limit: Limit | None = None
         self.launch: Launch | None = None
         self.draft = Draft()
@@ -118,6 +125,16 @@ class SweepApp(App[None]):
         """Show another of the four screens."""
         if mode in self.MODES and self.current_mode != mode and len(self.screen_stack) == 1:
             self.switch_mode(mode)
+
+    def use_card(self, gpus: tuple[str, ...]) -> None:
+        """Hold results against these cards from now on; against none where none is named. Raises InputError."""
+        from sweep.fit.simulated import devices_called
+        from tui.reading import Limit
+
+        devices = devices_called(gpus)
+        room = sum(device.usable_bytes - device.reserve_bytes for device in devices)
+        self.gpus = gpus
+        self.limit = Limit(", ".join(gpus), room) if devices else None
 
     def begin(self, command: Command) -> None:
         """Start a sweep in a process of its own and watch it."""
@@ -182,4 +199,4 @@ def start(workspace: Path | None, run: str | None) -> None:
     from tui.terminal import refuse_without_terminal
 
     refuse_without_terminal()
-    SweepApp(open_workspace(workspace), run).run()
+    SweepApp(open_workspace(workspace), run, "fit" if run is None else "results").run()

@@ -95,3 +95,14 @@ def model_choices() -> list[tuple[str, str]]:
 
     found = [(name, f"built in: {model.title}") for name, model in presets.builtin_models().items()]
     return found + [(entry.name, "sizes only; give its directory to sweep it") for entry in catalogue.models().values()]
+
+
+def card_choices() -> list[tuple[str, str]]:
+    """This machine's own, and all cards that are known."""
+    from presets.gpus import gpus
+
+    found = [("this machine", "what is here, with what is free now")]
+    for gpu in gpus().values():
+        told = f"{gpu.memory_bytes / (1 << 30):g} GiB, {gpu.bandwidth / 1e9:,.0f} GB/s, {gpu.series}"
+        found.append((gpu.name, told))
+    return found

@@ -247,6 +247,22 @@ class ResultsScreen(Working, Screen[None]):
             self.sweep.run_id = run
             self.action_read()
 
+    def action_card(self) -> None:
+        from tui.screens.choosing import ChoosingScreen, card_choices
+
+        words = "a card, 2x and a card, a size such as 12GiB; several by comma"
+        self.app.push_screen(ChoosingScreen("Card", card_choices(), words), self._take_card)
+
+    def _take_card(self, name: str | None) -> None:
+        if name is None:
+            return
+        try:
+            self.sweep.use_card(() if name == "this machine" else (name,))
+        except InputError as error:
+            self.notify(str(error), severity="error", title="Card")
+            return
+        self.action_read()
+
     def action_details(self) -> None:
         variant = self.query_one(Table).highlighted
         if self.results is not None and variant is not None:
