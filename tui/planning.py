@@ -29,14 +29,14 @@ class Draft:
             rest = [name for name in self.variants if name != preset.reference]
             found += ["--variants", f"={','.join(rest or [preset.reference])}"]
         options = (
-            ("--tasks", self.tasks),
-            ("--limit", self.limit),
-            ("--perplexity", self.text),
-            ("--ctx", self.ctx),
-            ("--imatrix", self.imatrix),
+            ("--tasks", self.tasks, ",".join(preset.tasks or ())),
+            ("--limit", self.limit, str(preset.limit or "")),
+            ("--perplexity", self.text, ""),
+            ("--ctx", self.ctx, str(preset.ctx or "")),
+            ("--imatrix", self.imatrix, ""),
         )
-        for option, value in options:
-            found += [option, value.strip()] if value.strip() else []
+        for option, value, known in options:
+            found += [option, value.strip()] if value.strip() not in ("", known) else []
         return tuple(found)
 
     def as_preset(self, name: str) -> Preset:

@@ -60,8 +60,11 @@ class Table(DataTable[Any]):
             if wanted in keys:
                 self.move_cursor(row=keys.index(wanted), scroll=False)
             self.scroll_to(left, top, animate=False)
-            if wanted in keys:
-                self.call_after_refresh(self.move_cursor, row=keys.index(wanted))
+            self.call_after_refresh(self._show_cursor)
+
+    def _show_cursor(self) -> None:
+        """Once the rows have been laid out; wherever the cursor is by then."""
+        self.move_cursor(row=self.cursor_row)
 
     def go_to(self, key: str) -> None:
         """Highlight the row of this key, if it is there."""
