@@ -15,6 +15,7 @@ from textual.screen import Screen
 from tui.planning import Draft
 from tui.theme import DARK, LIGHT
 from tui.widgets.top_bar import SCREENS, TopBar
+from tui.working import Working
 
 if TYPE_CHECKING:
     from sweep.launching import Command, Launch
@@ -46,7 +47,7 @@ def _plan() -> Screen[None]:
     return PlanScreen()
 
 
-class SweepApp(App[None]):
+class SweepApp(Working, App[None]):
     """`run` is the id of the run that is looked at, or its beginning; None until there is one.
 
     `draft` is what the next sweep will be, `gpus` the cards that are asked about (none: this machine's), `limit` what
@@ -81,9 +82,12 @@ class SweepApp(App[None]):
 
     def on_mount(self) -> None:
         self.switch_mode(self._first)
+        if self.no_color:
+            words = "Every colour has a sign or a word beside it. Without a screen: sweep run, sweep report, sweep fit."
+            self.notify(words, title="NO_COLOR is set: no colours")
         self._find(self.run_id)
 
-    @work(thread=True)
+    @work(thread=True, exit_on_error=False)
     def _find(self, name: str | None) -> None:
         """The run that was asked for, or the latest; one that is at work is watched at once."""
         from converters.errors import InputError

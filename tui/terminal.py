@@ -7,7 +7,7 @@ import sys
 
 from converters.errors import InputError
 
-INSTEAD = "without one: `sweep run`, `sweep report`, `sweep runs`"
+INSTEAD = "without one: `sweep fit`, `sweep run`, `sweep report`"
 
 
 def refuse_without_terminal() -> None:

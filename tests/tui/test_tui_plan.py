@@ -123,11 +123,11 @@ def test_bad_input_is_told_in_the_programs_own_words(swept: Workspace, tmp_path:
             for fields, words in (
                 ({"model": str(tmp_path / "broken")}, "config.json"),
                 ({"model": "micro", "limit": "many"}, "many"),
-                ({"limit": "", "tasks": "no_such_task"}, "no_such_task"),
+                ({"limit": "", "text": "/no/such.txt"}, "no such text"),
             ):
                 screen.change(**fields)
                 await until(pilot, lambda words=words: "✗" in shown(app) and words in shown(app))
-            screen.change(tasks="")
+            screen.change(model="micro", text="")
             await until(pilot, lambda: asked(screen) and "✗" not in shown(app))
 
     play(script())

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 from driving import arguments, opened, play, shown, until
 
 from sweep.history import past_runs
@@ -129,15 +130,16 @@ def test_a_sweep_that_is_refused_says_why(tmp_path: Path) -> None:
     async def script() -> None:
         async with opened(workspace, "run") as (app, pilot):
             assert "no run yet" in shown(app)
-            app.begin(Command(("run", "micro", "--tasks", "no_such_task"), os.getcwd()))
+            app.begin(Command(("run", "micro", "--variants", "=Q9_Z"), os.getcwd()))
             await until(pilot, lambda: "The sweep did not start" in shown(app))
-            assert "no_such_task" in shown(app)
+            assert "unknown quant" in shown(app)
             assert app.launch is None
 
     play(script())
     assert not list((workspace.root / "launches").iterdir())
 
 
+@pytest.mark.slow
 def test_closing_the_screen_leaves_the_sweep_running(text: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     workspace.root.mkdir()
