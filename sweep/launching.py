@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,22 +99,42 @@ def _with_json(arguments: Sequence[str], workspace: Workspace) -> list[str]:
     return [*arguments] if list(arguments[-len(ours) :]) == ours else [*arguments, *ours]
 
 
-def planned(command: Command, workspace: Workspace) -> dict[str, Any]:
+class GivenUp(Exception):
+    """A question was given up before its answer came."""
+
+
+def _never() -> bool:
+    return False
+
+
+def planned(command: Command, workspace: Workspace, given_up: Callable[[], bool] = _never) -> dict[str, Any]:
     """What the command would do, in the words of its --dry-run. Raises InputError with the process's own words."""
     arguments = [*_with_json(command.arguments, workspace), "--dry-run"]
-    return next(row for row in ask(arguments, command.directory) if row.get("event") == "plan")
+    return next(row for row in ask(arguments, command.directory, given_up) if row.get("event") == "plan")
 
 
-def ask(arguments: Sequence[str], directory: str | None = None) -> list[dict[str, Any]]:
+def ask(
+    arguments: Sequence[str], directory: str | None = None, given_up: Callable[[], bool] = _never
+) -> list[dict[str, Any]]:
     """The JSON lines that a command answers with. Raises InputError with the process's own words where it has none.
 
-    In a process of its own, because a stranger's model can make llama.cpp end the process that looks into it.
+    In a process of its own, because a stranger's model can make llama.cpp end the process that looks into it. Where
+    the question is `given_up`, which is looked at every tenth of a second, that process is killed and GivenUp raised.
     """
-    done = subprocess.run(
-        [*_PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=directory
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*_PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, cwd=directory
+    ) as process:
+        while True:
+            try:
+                out, err = process.communicate(timeout=0.1)
+                break
+            except subprocess.TimeoutExpired:
+                if given_up():
+                    process.kill()
+                    raise GivenUp from None
+    rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     if not rows:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise InputError(said[-1].removeprefix("sweep: ") if said else f"the process ended with {done.returncode}")
+        said = [line.strip() for line in err.splitlines() if line.strip()]
+        raise InputError(said[-1].removeprefix("sweep: ") if said else f"the process ended with {process.returncode}")
     return rows

@@ -130,6 +130,13 @@ class SweepApp(Working, App[None]):
         if mode in self.MODES and self.current_mode != mode and len(self.screen_stack) == 1:
             self.switch_mode(mode)
 
+    def store_stamp(self) -> tuple[int, ...]:
+        """Another one whenever something was written to the store."""
+        database = self.workspace.database
+        files = (database, database.with_name(f"{database.name}-wal"))
+        found = [file.stat() for file in files if file.exists()]
+        return tuple(one.st_mtime_ns for one in found if one.st_size)
+
     def use_card(self, gpus: tuple[str, ...]) -> None:
         """Hold results against these cards from now on; against none where none is named. Raises InputError."""
         from sweep.fit.simulated import devices_called

@@ -20,6 +20,7 @@ from sweep.store import Outcome, Store
 from sweep.workspace import Workspace, run_lock
 
 QUIET = 1.0  # seconds without an event, after which it is worth a look whether the process is there
+MEMORY_EVERY = 1.0  # seconds
 LOG_TAIL = 24_000  # bytes of a log that are shown
 
 
@@ -55,6 +56,7 @@ class Follower:
         self._cells = {cell.label: cell for cell in self.plan.cells}
         self._figures: dict[str, str] = {}
         self._foreseen: dict[str, int] = {}
+        self._resident: tuple[float, int | None] = (0.0, None)
         self._read_known()
 
     def look(self) -> Snapshot:
@@ -73,16 +75,25 @@ class Follower:
             self._read([self._cells[label] for label in done if label is not None])
         progress = replace(self._progress, cells=dict(self._progress.cells))
         at = progress.current
-        resident = resident_bytes(progress.pid) if progress.status == "running" and progress.pid is not None else None
         return Snapshot(
             plan=self.plan,
             progress=progress,
             figures=dict(self._figures),
             died=self._has_died(),
             pausing=pause_is_asked(self.directory),
-            resident_bytes=resident,
+            resident_bytes=self._memory(progress),
             foreseen_bytes=self._foreseen.get(self._cells[at.label].variant) if at is not None else None,
         )
+
+    def _memory(self, progress: Progress) -> int | None:
+        """Asked of the system once a second at most: it goes through all processes for it."""
+        if progress.status != "running" or progress.pid is None:
+            return None
+        asked, found = self._resident
+        if time.monotonic() - asked > MEMORY_EVERY:
+            found = resident_bytes(progress.pid)
+            self._resident = time.monotonic(), found
+        return found
 
     def _has_died(self) -> bool:
         if self._progress.status != "running" or time.time() - self._progress.last < QUIET:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Working:
-    """For the application and its screens: a worker that raises what nobody foresaw tells so on the screen, which stays.
+    """For the application and its screens: what a worker raises that nobody foresaw is told, and the screen stays.
 
     Their workers are to be started with `exit_on_error=False`.
     """

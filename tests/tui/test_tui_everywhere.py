@@ -101,7 +101,6 @@ def test_any_size(swept: Workspace, run: str, mode: str) -> None:
             await pilot.resize_terminal(100, 30)
             await pilot.pause()
             for _ in range(200):
-                app._driver  # noqa: B018 - the driver is the terminal that tells of new sizes
                 await pilot.resize_terminal(chosen.randint(1, 200), chosen.randint(1, 60))
             await pilot.resize_terminal(100, 30)
             await pilot.pause(0.3)
@@ -201,6 +200,6 @@ def test_no_color(swept: Workspace, run: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_command_line_does_not_load_textual() -> None:
-    code = "import sys; from sweep.cli import app; import sweep.sweeping, sweep.report.html; print('textual' in sys.modules)"
+    code = "import sys; import sweep.cli.app, sweep.sweeping, sweep.report.html; print('textual' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert told.stdout.strip() == "False", told.stderr

@@ -19,19 +19,19 @@ from converters.errors import InputError
 from sweep.fit.export import from_json
 from sweep.fit.report import FitReport, Row
 from sweep.fit.verdict import Verdict, verdict
-from sweep.launching import ask
+from sweep.launching import GivenUp, ask
 from sweep.report import text
 from tui.screens.reading import ReadingScreen
 from tui.theme import Palette, palette
+from tui.widgets.fit_table import fit_rows
 from tui.widgets.memory_bar import memory_bars
-from tui.widgets.table import PADDING, Table
+from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
 from tui.working import Working
 
 KV_TYPES = ("f16", "q8_0", "q5_1", "q4_0", "bf16")
 CONTEXTS = tuple(1 << power for power in range(10, 21))  # 1K to 1M tokens
 WAIT = 0.3  # seconds after a change before it is asked
-SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
 
 
 @dataclass(frozen=True)
@@ -118,32 +118,31 @@ class FitScreen(Working, Screen[None]):
 
     def action_ask(self) -> None:
         self._timer = None
-        self._state()
-        if not self._busy and self.question is not None:
+        if self.question is not None:
             self._busy = True
             self._state()
             self._ask(self.question)
 
-    @work(thread=True, exit_on_error=False, group="fit")
+    @work(thread=True, exit_on_error=False, exclusive=True, group="fit")
     def _ask(self, question: Question) -> None:
         worker = get_current_worker()
         found: FitReport | str
         best: tuple[str | None, bool] = (None, False)
         try:
-            answer = ask(question.arguments(str(self.sweep.workspace.root)))[-1]
+            given = question.arguments(str(self.sweep.workspace.root))
+            answer = ask(given, given_up=lambda: worker.is_cancelled)[-1]
             best = answer["best"], answer["best_is_measured"]
             found = from_json(answer)
         except InputError as error:
             found = str(error)
+        except GivenUp:
+            return  # another is asked by now
         if not worker.is_cancelled:
             self.app.call_from_thread(self.show, question, found, best)
 
     def show(self, question: Question, found: FitReport | str, best: tuple[str | None, bool]) -> None:
-        """An answer; asked again where another is wanted by now."""
+        """An answer, or why there is none."""
         self._busy = False
-        if question != self.question:
-            self.action_ask()
-            return
         self._best = best
         if isinstance(found, str):
             self.report = None
@@ -163,7 +162,7 @@ class FitScreen(Working, Screen[None]):
         if question is None:
             return
         line = Text.assemble((f" {text.plain(question.model)}", colours.accent), (" on ", colours.soft))
-        if self.report is not None and question.gpus == self._asked_gpus():
+        if self.report is not None and question.gpus == self.sweep.gpus:
             told = []
             for device in self.report.devices:
                 sim = "SIM" if device.simulated else "free now"
@@ -175,16 +174,13 @@ class FitScreen(Working, Screen[None]):
             f"{question.context:,}" if question.context else f"{self.report.context:,}" if self.report else "8,192"
         )
         line.append(f"  context {context}  KV {question.kv_type}", colours.soft)
-        line.append("  a part in RAM allowed" if question.offload else "  all on the card", colours.soft)
+        line.append("  + RAM" if question.offload else "  card alone", colours.soft)
         if error is not None:
             line.append(f"\n ✗ {text.plain(error)}", colours.bad)
         elif self._busy or self._timer is not None:
             line.append("  asking llama.cpp …", colours.faint)
         self.query_one("#state", Static).update(line)
         self.query_one(TopBar).lead(question.model, ", ".join(question.gpus) or "this machine")
-
-    def _asked_gpus(self) -> tuple[str, ...]:
-        return self.sweep.gpus
 
     def fill(self) -> None:
         """The rows that the filter leaves, with as many columns as the width holds."""
@@ -194,30 +190,12 @@ class FitScreen(Working, Screen[None]):
         only = self.query_one("#filter", Input).value.strip().lower()
         rows = [row for row in self.report.rows if only in row.variant.lower()]
         rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
-        columns = _columns(self.report, self.size.width - 2)
-        heads = [("", True), ("variant", True), *((name, False) for name, _ in columns), ("verdict", True)]
-        table = self.query_one(Table)
-        cells = [(row.variant, self._cells(row, columns, colours)) for row in rows]
-        table.fill(heads, cells, self._best[0] if table.highlighted is None else None)
+        table, best, taken = self.query_one(Table), self._best[0], self.sweep.draft.variants
+        heads, cells = fit_rows(self.report, rows, best, taken, self.size.width - 2, colours)
+        table.fill(heads, cells, best if table.highlighted is None else None)
         self._state()
         self._tell(colours)
         self._follow_cursor()
-
-    def _cells(self, row: Row, columns: list[tuple[str, Any]], colours: Palette) -> list[Text]:
-        chosen = row.variant in self.sweep.draft.variants
-        found = verdict(row)
-        style = {Verdict.FITS: colours.good, Verdict.PARTLY: colours.warn, Verdict.MISSES: colours.bad}[found]
-        is_best = row.variant == self._best[0]
-        sign = Text.assemble((text.CHOSEN if is_best else " ", colours.good), ("+" if chosen else " ", colours.accent))
-        plain = colours.soft if found is Verdict.MISSES else colours.ink
-        host = row.shares[-1].total_bytes if row.shares else 0
-        words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{text.size(host)} in RAM", Verdict.MISSES: "no"}[found]
-        return [
-            sign,
-            Text(text.shorten(text.plain(row.variant), 24), plain),
-            *(Text(write(row), plain) for _, write in columns),
-            Text(f"{SIGNS[found]} {words}", style),
-        ]
 
     def _tell(self, colours: Palette) -> None:
         name, measured = self._best
@@ -320,12 +298,15 @@ class FitScreen(Working, Screen[None]):
 
     @work(thread=True, exit_on_error=False, group="types")
     def _types(self, window: ReadingScreen, model: str, quant: str) -> None:
-        colours = palette(self.app)
+        colours, worker = palette(self.app), get_current_worker()
+        given = ["convert", model, "--to", quant, "--dry-run", "--format", "json"]
         try:
-            file = ask(["convert", model, "--to", quant, "--dry-run", "--format", "json"])[-1]["files"][0]
+            file = ask(given, given_up=lambda: worker.is_cancelled)[-1]["files"][0]
             lines = [_pair(str(name), str(value), colours) for name, value in _told(file)]
         except InputError as error:
             lines = [Text(text.plain(error), colours.bad)]
+        except GivenUp:
+            return
         self.app.call_from_thread(window.replace, Text("\n").join(lines))
 
     @on(DataTable.RowSelected, "#rows")
@@ -348,42 +329,6 @@ class FitScreen(Working, Screen[None]):
         field.value = ""
         field.add_class("hidden")
         self.query_one(Table).focus()
-
-
-def _columns(report: FitReport, width: int) -> list[tuple[str, Any]]:
-    """Heads and how a row's cell is written; the least telling are dropped where the width has no room."""
-
-    def part(name: str) -> Any:
-        return lambda row: text.size(row.figures[name].bytes) if name in row.figures else text.MISSING
-
-    known: list[tuple[str, Any, int]] = [
-        ("bpw", lambda row: f"{row.bits_per_weight:.2f}", 8),
-        ("file", lambda row: text.size(row.file_bytes), 7),
-        ("weights", part("weights"), 3),
-        ("KV", part("kv"), 5),
-        ("state", part("recurrent"), 2),
-        ("compute", part("compute"), 4),
-        ("total", lambda row: text.size(row.total_bytes), 6),
-        (
-            "headroom",
-            lambda row: f"{'+' if row.headroom_bytes >= 0 else text.MINUS}{text.size(abs(row.headroom_bytes))}",
-            9,
-        ),
-        ("max ctx", lambda row: f"{row.max_context:,}" if row.max_context else text.MISSING, 10),
-        ("≤ t/s", lambda row: text.rate(row.decode_bound), 1),
-    ]
-    if not any(row.figures["recurrent"].bytes for row in report.rows if "recurrent" in row.figures):
-        known = [entry for entry in known if entry[0] != "state"]
-    if not any(row.decode_bound for row in report.rows):
-        known = [entry for entry in known if entry[0] != "≤ t/s"]
-    lead = 2 + max((min(len(row.variant), 24) for row in report.rows), default=7) + 18 + 6 * PADDING
-
-    def wide(entry: tuple[str, Any, int]) -> int:
-        return max(len(entry[0]), *(len(entry[1](row)) for row in report.rows), 1) + 2 * PADDING
-
-    while known and lead + sum(map(wide, known)) > width:
-        known.remove(min(known, key=lambda entry: entry[2]))
-    return [(name, write) for name, write, _ in known]
 
 
 def _pair(name: str, value: str, colours: Palette) -> Text:

@@ -19,7 +19,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
-from sweep.launching import Command, planned
+from sweep.launching import Command, GivenUp, planned
 from sweep.report import text
 from tui.planning import Draft
 from tui.theme import palette
@@ -61,9 +61,8 @@ class PlanScreen(Working, Screen[None]):
         super().__init__()
         self.plan: dict[str, Any] | None = None
         self._timer: Timer | None = None
-        self._wanted: Command | None = None
         self._busy = False
-        self._planned: Command | None = None
+        self._planned: tuple[object, ...] = ()  # what was planned, and how the store stood then
 
     def compose(self) -> ComposeResult:
         yield TopBar("plan")
@@ -91,7 +90,8 @@ class PlanScreen(Working, Screen[None]):
 
     def on_screen_resume(self) -> None:
         self.fill()
-        self._ask_soon()
+        if self._planned != (self.draft, self.sweep.store_stamp()):
+            self._ask_soon()
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
@@ -190,35 +190,30 @@ class PlanScreen(Working, Screen[None]):
         except InputError as error:
             self._tell(str(error))
             return
-        self._wanted = wanted
-        if not self._busy:
-            self._busy = True
-            self._tell()
-            self._plan(wanted)
+        self._busy = True
+        self._tell()
+        self._plan(wanted)
 
-    @work(thread=True, exit_on_error=False, group="planning")
+    @work(thread=True, exit_on_error=False, exclusive=True, group="planning")
     def _plan(self, command: Command) -> None:
         worker = get_current_worker()
         try:
-            found: dict[str, Any] | str = planned(command, self.sweep.workspace)
+            found: dict[str, Any] | str = planned(command, self.sweep.workspace, lambda: worker.is_cancelled)
         except InputError as error:
             found = str(error)
+        except GivenUp:
+            return  # another is asked by now
         if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, command, found)
+            self.app.call_from_thread(self.show, found)
 
-    def show(self, command: Command, found: dict[str, Any] | str) -> None:
-        """What a command would do; asked again where another is wanted by now."""
+    def show(self, found: dict[str, Any] | str) -> None:
+        """What the command would do, or why it would not."""
         self._busy = False
-        if self._wanted is not None and command != self._wanted:
-            self._ask()
-            return
+        self._planned = self.draft, self.sweep.store_stamp()
+        self.plan = None if isinstance(found, str) else found
+        self.fill()
         if isinstance(found, str):
-            self.plan = None
-            self.fill()
             self._tell(found)
-        else:
-            self.plan, self._planned = found, command
-            self.fill()
 
     # --- keys -------------------------------------------------------------------------------------------------------
 

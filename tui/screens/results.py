@@ -27,6 +27,7 @@ from tui.working import Working
 
 MARKS = "AB"
 FIRST = "Mean KL divergence"  # what the plot begins with
+LOOK_EVERY = 2.0  # seconds between looks at whether the store has changed
 WIDE = 4.0  # from the smallest to the largest, as a ratio: an x axis of more is logarithmic
 
 
@@ -58,6 +59,7 @@ class ResultsScreen(Working, Screen[None]):
         self.marked: list[str] = []
         self._x, self._y = 0, 0  # steps from bits per weight and from the divergence
         self._shown_run: str | None = None
+        self._read_when: tuple[object, ...] = ()
 
     def compose(self) -> ComposeResult:
         yield TopBar("results")
@@ -76,12 +78,17 @@ class ResultsScreen(Working, Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
+        self.set_interval(LOOK_EVERY, self.on_screen_resume)
 
     def on_screen_resume(self) -> None:
-        self.action_read()
+        """Read again what has changed: another run, another card, another finished cell."""
+        now = self.sweep.run_id, self.sweep.limit, self.sweep.store_stamp()
+        if self.is_current and now != self._read_when:
+            self.action_read()
 
     def action_read(self) -> None:
         """Read the run again."""
+        self._read_when = self.sweep.run_id, self.sweep.limit, self.sweep.store_stamp()
         self._read(self.sweep.run_id)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="results")

@@ -20,6 +20,7 @@ from tui.screens.window import Window
 from tui.theme import palette
 from tui.widgets.table import Table
 
+MOST = 200  # rows at once; who looks for another types a part of its name
 HEADS = (("run", True), ("started", True), ("done", False), ("failed", False), ("variants", True))
 
 
@@ -67,10 +68,10 @@ class RunsScreen(Window[str | None]):
         words = self.query_one("#search", Input).value.lower().split()
         colours = palette(self.app)
         rows = []
-        for run in self._runs:
+        found = [(run, f"{run.plan.run} {run.plan.model} {' '.join(run.plan.variants)}".lower()) for run in self._runs]
+        left = [run for run, names in found if all(word in names for word in words)]
+        for run in left[:MOST]:
             plan = run.plan
-            if not all(word in f"{plan.run} {plan.model} {' '.join(plan.variants)}".lower() for word in words):
-                continue
             state = f"{run.done}/{len(plan.cells)}"
             cells = [
                 Text(text.plain(plan.run), colours.ink),
@@ -81,8 +82,9 @@ class RunsScreen(Window[str | None]):
             ]
             rows.append((plan.run, cells))
         self.query_one(Table).fill(HEADS, rows)
-        found = f"{len(rows)} of {len(self._runs)} runs" if self._runs else "no run yet: plan one with 2"
-        self.query_one("#said", Static).update(Text(found, colours.soft))
+        told = f"{len(left)} of {len(self._runs)} runs" if self._runs else "no run yet: plan one with 2"
+        told += f", the latest {MOST} shown" if len(left) > MOST else ""
+        self.query_one("#said", Static).update(Text(told, colours.soft))
 
     @on(Input.Changed)
     def _search(self) -> None:
