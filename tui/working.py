@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from textual.worker import Worker, WorkerState
 
 if TYPE_CHECKING:
+    from textual.notifications import SeverityLevel
     from textual.screen import Screen
 
     from tui.app import SweepApp
@@ -22,6 +23,10 @@ class Working:
     def sweep(self) -> SweepApp:
         """The application."""
         return cast("SweepApp", cast("Screen[None]", self).app)
+
+    def notify(self, message: str, *, title: str = "", severity: SeverityLevel = "information", **more: Any) -> None:
+        """Told for some seconds in a corner. As plain text: messages hold names that are not markup."""
+        super().notify(message, title=title, severity=severity, **{**more, "markup": False})  # type: ignore[misc]
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         error = event.worker.error

@@ -21,7 +21,7 @@ from tui.app import SweepApp
 COMMAND = (sys.executable, "-c", "from sweep.cli import main; main()")
 ROOT = Path(__file__).parents[2]
 CELL = 12.2  # units of a character in an exported picture
-PATIENCE = 120.0  # seconds, for what a loaded machine takes; nothing is timed
+PATIENCE = 60.0  # seconds, for what a loaded machine takes; nothing is timed
 
 
 def arguments(text: Path, limit: int = 4) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ async def opened(
 ) -> AsyncIterator[tuple[SweepApp, Pilot[None]]]:
     """The application on a screen of this size. What a worker raises, this raises."""
     app = SweepApp(workspace, run, first)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause()
         yield app, pilot
 
