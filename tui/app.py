@@ -81,6 +81,9 @@ class SweepApp(Working, App[None]):
         self.theme = DARK.name
 
     def on_mount(self) -> None:
+        from sweep.preset import load
+
+        self.draft = replace(self.draft, variants=load(self.draft.preset).variants)
         self.switch_mode(self._first)
         if self.no_color:
             words = "Every colour has a sign or a word beside it. Without a screen: sweep run, sweep report, sweep fit."
@@ -92,11 +95,8 @@ class SweepApp(Working, App[None]):
         """The run that was asked for, or the latest; one that is at work is watched at once."""
         from converters.errors import InputError
         from sweep.history import find_run
-        from sweep.preset import load
         from sweep.workspace import run_lock
 
-        variants = load(self.draft.preset).variants
-        self.call_from_thread(self._take_preset, variants)
         if not self.workspace.database.is_file():
             return
         try:
@@ -109,10 +109,6 @@ class SweepApp(Working, App[None]):
             with run_lock(directory) as free:
                 is_on = not free
         self.call_from_thread(self._found, run, is_on)
-
-    def _take_preset(self, variants: tuple[str, ...]) -> None:
-        if not self.draft.variants:
-            self.draft = replace(self.draft, variants=variants)
 
     def _found(self, run: str, is_on: bool) -> None:
         if self.run_id is None or run.startswith(self.run_id):

@@ -20,6 +20,7 @@ from driving import COMMAND, PATIENCE, ROOT
 from sweep.history import past_runs
 from sweep.workspace import Workspace
 
+PACE = 0.15  # seconds with nothing drawn before the next key is typed
 # Control sequences; those that move the cursor stand between words that are not beside each other.
 SEQUENCES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[PX^_].*?\x1b\\|\x1b.", re.S)
 
@@ -39,9 +40,12 @@ class Terminal:
         self._drawn = ""
 
     def press(self, keys: str) -> None:
-        """Type; what was drawn before is forgotten."""
+        """Type, one key after the other as a hand does; what was drawn before is forgotten."""
         self._drawn = ""
-        os.write(self._ours, keys.encode())
+        for key in keys:
+            os.write(self._ours, key.encode())
+            while select.select([self._ours], [], [], PACE)[0]:
+                self._read()
 
     def expect(self, words: str) -> None:
         """Wait until the words are drawn."""

@@ -201,7 +201,8 @@ class FitScreen(Working, Screen[None]):
         name, measured = self._best
         if name is None:
             line = Text.assemble(
-                ("! ", colours.warn), ("Nothing fits: try less context with [, or another card with v.", colours.ink)
+                ("! ", colours.warn),
+                ("Nothing fits whole: try less context with [, or another card with v.", colours.ink),
             )
         else:
             why = (

@@ -50,7 +50,9 @@ class Table(DataTable[Any]):
             self.clear(columns=True)
             self._heads = tuple(heads)
             for index, (name, is_left) in enumerate(heads):
-                self.add_column(Text(name, justify="left" if is_left else "right"), key=str(index))
+                # as wide as its widest cell, said here: measured later, rows are drawn before and stay so
+                wide = max([len(name), *(cells[index].cell_len for _, cells in rows)])
+                self.add_column(Text(name, justify="left" if is_left else "right"), width=wide, key=str(index))
             for key, cells in rows:
                 for cell, (_, is_left) in zip(cells, heads, strict=True):
                     cell.justify = "left" if is_left else "right"
