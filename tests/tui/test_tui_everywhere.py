@@ -88,7 +88,10 @@ def test_quitting_with_nothing_running_asks_nothing(swept: Workspace, run: str) 
     play(script())
 
 
-@pytest.mark.parametrize("mode", MODES)
+SLOWER = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("fit", "plan")]
+
+
+@pytest.mark.parametrize("mode", [*SLOWER, "run", "results"])
 def test_any_size(swept: Workspace, run: str, mode: str) -> None:
     """20 x 5 and back, and 200 sizes in between."""
     chosen = random.Random(7)
