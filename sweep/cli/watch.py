@@ -9,9 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sweep.cli.output import Output
 from sweep.events import Event
 from sweep.plan import Plan
-
-# Rough shares of time by kind, to make the bar move evenly; only the look of the bar depends on them.
-WEIGHTS = {"export": 1.0, "imatrix": 4.0, "speed": 1.0, "text": 4.0, "task": 2.0}
+from sweep.progress import WEIGHTS
 
 
 class Watch:
