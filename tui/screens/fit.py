@@ -54,6 +54,7 @@ class Question:
 class FitScreen(Working, Screen[None]):
     """Asks in a process of its own, so that the screen never waits."""
 
+    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "model", "Model", tooltip="Choose the model: built in, public, a directory, a hub id"),
         Binding("v", "card", "Card", tooltip="Choose the card: this machine's, a name or a size"),

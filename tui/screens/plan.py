@@ -42,6 +42,7 @@ WAIT = 0.4  # seconds after a change before it is planned anew
 class PlanScreen(Working, Screen[None]):
     """The draft is the app's, so that what was chosen elsewhere is chosen here."""
 
+    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "choose", "Choose", tooltip="Measure the highlighted variant, or not"),
         Binding("m", "model", "Model", tooltip="Choose the model"),

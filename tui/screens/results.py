@@ -34,6 +34,7 @@ WIDE = 4.0  # from the smallest to the largest, as a ratio: an x axis of more is
 class ResultsScreen(Working, Screen[None]):
     """Reads the app's run when it is shown, and again when that changes."""
 
+    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "sort", "Sort", tooltip="Sort by the next column; S turns the order round"),
         Binding("S", "turn", "Turn the order round", show=False),
