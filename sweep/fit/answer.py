@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from converters.source import Source
 from sweep.fit.account import Account
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
 from sweep.fit.device import Device
+from sweep.fit.export import to_json
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.int8 import PREFIX, RECIPES
 from sweep.fit.int8_rows import int8_row
@@ -95,7 +96,7 @@ def answer_fit(
     model: str, variants: list[str], devices: list[dict[str, Any]], options: dict[str, Any]
 ) -> dict[str, Any]:
     """The worker's side: the report as plain JSON."""
-    return asdict(fit_here(model, variants, [Device(**device) for device in devices], FitOptions(**options)))
+    return to_json(fit_here(model, variants, [Device(**device) for device in devices], FitOptions(**options)))
 
 
 def _config(source: Source) -> Mapping[str, Any]:
