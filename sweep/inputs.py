@@ -48,3 +48,17 @@ def text_for(model: Model, chosen: Path | None, folder: Path) -> Text:
     wanted = presets.defaults()["text"]
     dataset = (wanted["dataset"], wanted["name"], wanted["split"])
     return Text("WikiText-2 test", folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)
+
+
+def int8_text_for(model: Model, chosen: Path | None, folder: Path) -> Text:
+    """What int8 recipes are calibrated with: `chosen`, else the built-in model's own text, else the default one, to be
+    fetched into `folder`. Raises InputError."""
+    if chosen is not None:
+        if not chosen.is_file():
+            raise InputError(f"{chosen}: there is no such text (--calibration)")
+        return Text(chosen.name, chosen.resolve())
+    if model.builtin is not None:
+        return Text(f"{model.name}'s own text", model.builtin.calibration)
+    name, wanted = next(iter(presets.defaults()["calibration_texts"].items()))
+    dataset = (wanted["dataset"], wanted["name"], wanted["split"])
+    return Text(name, folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)

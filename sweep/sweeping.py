@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,18 @@ from sweep.baseline import (
     gpu_layers,
     writable_base_file,
 )
+from sweep.calibration import AUTO as IMATRIX_AUTO
 from sweep.calibration import calibration, tell
+from sweep.cells import Cell
 from sweep.checking import check_inputs
 from sweep.events import Event, Log, Reader
 from sweep.fit.misfit import Misfit
 from sweep.fit.report import FitOptions
 from sweep.fit.simulated import devices_called
-from sweep.inputs import Text, text_for
+from sweep.inputs import Text, int8_text_for, text_for
 from sweep.measure.options import TaskOptions
 from sweep.model import Model, resolve
-from sweep.plan import Cell, Plan, make_plan
+from sweep.plan import Plan, make_plan
 from sweep.records import records
 from sweep.report.recommend import recommend
 from sweep.running import runner
@@ -43,6 +46,7 @@ from sweep.running.keep import Keep
 from sweep.settings import Settings
 from sweep.store import Store
 from sweep.tasks import Task, tasks_for
+from sweep.torch_cells import TorchSide
 from sweep.workspace import Workspace, open_workspace, run_lock, sharing
 
 DEFAULT_CTX = 8192
@@ -54,9 +58,9 @@ class Request:
     """What the user asked for; None where the preset or the model decides.
 
     `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
-    path or "auto", `calibration` the text that the latter reads. `write_base` is where the model's log-probabilities
-    are written as llama.cpp does. `gpu` are the devices that variants are meant for, as `sweep fit --gpu` takes them:
-    what they do not hold is skipped. With `dry_run` nothing is fetched that a plan can do without.
+    path or "auto", `calibration` the text that the latter and int8 recipes read. `write_base` is where the model's
+    log-probabilities are written as llama.cpp does. `gpu` are the devices that variants are meant for, as `sweep fit
+    --gpu` takes them: what they do not hold is skipped. With `dry_run` nothing is fetched that a plan can do without.
     """
 
     model: str = "micro"
@@ -98,6 +102,7 @@ class Sweep:
     tasks: tuple[Task, ...]
     workspace: Workspace
     keep: Keep = Keep.ALL
+    int8_calibration: Text | None = None
 
 
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
@@ -113,13 +118,15 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     fitting = request.reference == AUTO
     reference = find_reference(chosen.reference if fitting else request.reference or chosen.reference)
     file = reference if isinstance(reference, ReferenceFile) else None
-    parsed = _parsed(request, _variants(chosen, request.variants, reference))
+    parsed = _parsed(request, _variants(chosen, request, reference))
+    if isinstance(reference, str):
+        _require_baseline(reference, parsed)
     model = resolve(request.model, say, planned=request.dry_run)
     layers = request.ngl
     unplaced = layers is None and devices.placement().gpu_layers and parsed[0].quant is not None and file is None
     if fitting or unplaced:
         reference, layers = _placed([FLOAT, NEAREST] if fitting else [str(parsed[0].quant)], model, request)
-        parsed = _parsed(request, _variants(chosen, request.variants, reference))
+        parsed = _parsed(request, _variants(chosen, request, reference))
     return _planned(request, model, parsed, chosen.name, say, file=file, reference_layers=layers)
 
 
@@ -131,7 +138,7 @@ def prepare_single(request: Request, quant: str | None, say: Callable[[str], Non
     is_file = Path(request.model).suffix == ".gguf"
     if is_file and quant is not None:
         raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
-    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else quant or "BF16"])
+    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else quant or "BF16"], alone=True)
     everything = request.perplexity is None and request.tasks is None
     if not everything:
         request = replace(request, tasks=request.tasks or ("none",))
@@ -144,11 +151,26 @@ def prepare_single(request: Request, quant: str | None, say: Callable[[str], Non
     return _planned(request, model, parsed, "eval", say, measures_text=measures_text, alone=True)
 
 
-def _parsed(request: Request, names: list[str]) -> list[variant.Variant]:
-    parsed = variant.parse_list(names)
+def _parsed(request: Request, names: list[str], *, alone: bool = False) -> list[variant.Variant]:
+    """The variants of these names and, unless one stands `alone`, what those of torch are compared with."""
+    parsed = variant.parse_list(names) if alone else variant.with_baseline(variant.parse_list(names))
     if request.imatrix is None and not request.dry_run:
         refuse_without_imatrix([recipe(entry.quant) for entry in parsed if entry.quant is not None])
+    if request.imatrix is not None and all(entry.is_torch for entry in parsed):
+        raise InputError(f"--imatrix {request.imatrix}: it weighs GGUF quants, and none is asked for")
     return parsed
+
+
+def _require_baseline(reference: str, parsed: Sequence[variant.Variant]) -> None:
+    """Raises InputError for a reference that is of torch and cannot be one of all `parsed`."""
+    if variant.kind_of(reference) in ("int8", "fq"):
+        raise InputError(
+            f"--reference {reference}: what torch runs is compared with {variant.TORCH_FLOAT}; leave it out"
+        )
+    if reference == variant.TORCH_FLOAT and any(not entry.is_torch for entry in parsed):
+        raise InputError(
+            f"--reference {reference}: GGUF variants cannot be compared with it; leave them out by --variants =..."
+        )
 
 
 def _planned(
@@ -164,11 +186,13 @@ def _planned(
     alone: bool = False,
 ) -> Sweep:
     """The first variant is the reference, unless that is a `file` or it stands `alone`."""
-    given = calibration(request.imatrix, request.calibration, model.builtin)
+    collects = request.imatrix == IMATRIX_AUTO or not any(entry.recipe for entry in parsed)
+    given = calibration(request.imatrix, request.calibration if collects else None, model.builtin)
     if given is not None:
         tell(given, say)
     variants = variant.fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
+    torch = _torch_side(request, model, parsed, workspace)
     text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
     tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
     placement = devices.placement()
@@ -199,8 +223,33 @@ def _planned(
         alone,
         None if request.write_base is None else writable_base_file(request.write_base),
         skipped,
+        torch,
     )
-    return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
+    int8_calibration = None if torch is None else torch.calibration
+    return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep, int8_calibration)
+
+
+def _torch_side(
+    request: Request, model: Model, parsed: Sequence[variant.Variant], workspace: Workspace
+) -> TorchSide | None:
+    """What variants of torch have in common; None where there are none. Raises InputError where the model is not of a
+    kind that they can be made of."""
+    first = next((entry for entry in parsed if entry.is_torch), None)
+    if first is None:
+        return None
+    if model.path.is_file() and model.path.suffix == ".gguf":
+        raise InputError(
+            f"{model.path}: {first.name} is made of a Hugging Face checkpoint; give its directory or hub id"
+        )
+    for entry in parsed:
+        if entry.recipe is not None and entry.recipe.int8_kv_cache:
+            raise InputError(f"{entry.name}: a sweep measures with a BF16 cache; leave int8_kv_cache out of the recipe")
+    if model.path.is_dir():
+        from int8.model import require_quantizable  # loads torch
+
+        require_quantizable(model.path)
+    engine = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm-eval"))
+    return TorchSide(engine, devices.torch_device(), int8_text_for(model, request.calibration, workspace.texts))
 
 
 def _skipped(
@@ -226,9 +275,10 @@ def _skipped(
     )
     found = misfits(str(model.path), variants, devices_called(request.gpu), options)
     for name, misfit in found.items():
-        kept = "measured all the same, because the others are compared with it" if name == reference else "skipped"
+        needed = name in (reference, variant.TORCH_FLOAT)
+        kept = "measured all the same, because the others are compared with it" if needed else "skipped"
         say(f"{name} {misfit.reason}; {kept}")
-    return {name: misfit for name, misfit in found.items() if name != reference}
+    return {name: misfit for name, misfit in found.items() if name not in (reference, variant.TORCH_FLOAT)}
 
 
 def _task_options(request: Request) -> TaskOptions:
@@ -269,15 +319,20 @@ def _stride(asked: int | None, window: int) -> int | None:
     return asked
 
 
-def _variants(chosen: preset.Preset, asked: str | None, reference: ReferenceFile | str) -> list[str]:
+def _variants(chosen: preset.Preset, request: Request, reference: ReferenceFile | str) -> list[str]:
     """The reference, where it is one, and the preset's variants and those asked for; `=A,B` asks for those alone.
 
-    What another reference takes the place of is left out, unless it is asked for by name.
+    What another reference takes the place of is left out, unless it is asked for by name; and so is the preset's where
+    torch runs all that is asked for, for it is compared with torch:BF16.
     """
+    asked = request.variants
     first = [] if isinstance(reference, ReferenceFile) else [reference]
     listed = [name for name in chosen.variants if not first or name != chosen.reference]
     own = [] if asked is None else [name.strip() for name in asked.removeprefix("=").split(",") if name.strip()]
-    return [*first, *own] if asked is not None and asked.startswith("=") else [*first, *listed, *own]
+    if asked is not None and asked.startswith("="):
+        all_torch = bool(own) and all(variant.kind_of(name) != "gguf" for name in own)
+        return own if all_torch and request.reference is None else [*first, *own]
+    return [*first, *listed, *own]
 
 
 def _placed(quants: list[str], model: Model, request: Request) -> tuple[str, int]:
@@ -320,7 +375,8 @@ def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Even
         folder = sweep.workspace.artefacts(sweep.model.fingerprint)
         with sharing(folder, {file for _, file in made}) as artefacts:
             todo = runner.pending(sweep.plan, store)
-            check_inputs(sweep.plan, todo, sweep.model, sweep.variants, sweep.text, sweep.tasks, directory)
+            inputs = (sweep.text, sweep.tasks, directory, sweep.int8_calibration)
+            check_inputs(sweep.plan, todo, sweep.model, sweep.variants, *inputs)
 
             def measured(name: str) -> None:
                 if sweep.keep is Keep.NONE:
@@ -344,7 +400,8 @@ def _unneeded(sweep: Sweep, store: Store, made: Sequence[tuple[Cell, Path]]) -> 
     if sweep.keep is Keep.ALL:
         return []
     best = recommend(records(sweep.plan, store)).variant if sweep.keep is Keep.BEST else None
-    return [file for cell, file in made if cell.kind != "export" or cell.variant != best]
+    needed = {key for cell in sweep.plan.cells if cell.variant == best for key in (cell.key, *cell.needs)}
+    return [file for cell, file in made if cell.kind not in ("export", "quantize") or cell.key not in needed]
 
 
 def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
@@ -361,16 +418,19 @@ def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
 
 
 def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
-    """Exact file bytes, bits per weight and predicted memory of each variant to be exported, from a worker."""
+    """File bytes (exact of quants), bits per weight and predicted memory of each variant to be made, from a worker."""
     quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
     settings = sweep.plan.to_json()["settings"]
-    return _sizes(sweep.model, quants, settings, imatrix=sweep.plan.about["imatrix"] is not None)
+    torch = {entry.name: entry.kind for entry in sweep.variants if entry.is_torch}
+    return _sizes(sweep.model, quants, settings, imatrix=sweep.plan.about["imatrix"] is not None, torch=torch)
 
 
-def _sizes(model: Model, quants: list[str], settings: dict[str, Any], imatrix: bool) -> dict[str, dict[str, float]]:
-    job = {"kind": "sizes", "source": str(model.path), "name": model.name, "quants": quants}
+def _sizes(
+    model: Model, quants: list[str], settings: dict[str, Any], imatrix: bool, torch: dict[str, str] | None = None
+) -> dict[str, dict[str, float]]:
+    job: dict[str, Any] = {"kind": "sizes", "source": str(model.path), "name": model.name, "quants": quants}
     with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:
-        for answer in child.submit(job | {"settings": settings, "imatrix": imatrix}):
+        for answer in child.submit(job | {"settings": settings, "imatrix": imatrix, "torch": torch or {}}):
             if isinstance(answer, Failed):
                 raise InputError(answer.message)
             if isinstance(answer, dict):

@@ -26,7 +26,9 @@ from sweep.cli.tasks import (
 
 def evaluate(
     model: str = typer.Argument("micro", help="A .gguf file; or a built-in model, a directory or a hub id."),
-    quant: str | None = typer.Option(None, "--quant", help="The quant a model is exported at.", show_default="BF16"),
+    quant: str | None = typer.Option(
+        None, "--quant", help="The quant a model is exported at, or int8:RECIPE.", show_default="BF16"
+    ),
     perplexity: Path | None = typer.Option(None, "--perplexity", help="The text for perplexity."),
     tasks: str | None = TASKS,
     task_data: Path | None = TASK_DATA,

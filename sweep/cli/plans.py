@@ -22,7 +22,7 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
                 "event": "plan",
                 "run": sweep.plan.run,
                 "variants": [
-                    {"variant": v.name, **(sizes[v.quant] if v.quant else {"file_bytes": v.file_bytes})}
+                    {"variant": v.name, **sizes.get(v.quant or v.name, {"file_bytes": v.file_bytes})}
                     for v in sweep.variants
                 ],
                 "skipped": sweep.plan.about["skipped"],
@@ -35,7 +35,7 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
         table.add_column(column, justify="left" if column == "variant" else "right")
     skipped = sweep.plan.about["skipped"]
     for variant in sweep.variants:
-        known = sizes.get(variant.quant or "")
+        known = sizes.get(variant.quant or variant.name)
         left = sum(cell.variant == variant.name for cell in todo)
         if known is not None:
             length = f"{'' if known['header_exact'] else '~'}{known['file_bytes']:,}"

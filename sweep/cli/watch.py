@@ -11,7 +11,7 @@ from sweep.events import Event
 from sweep.plan import Plan
 
 # Rough shares of time by kind, to make the bar move evenly; only the look of the bar depends on them.
-WEIGHTS = {"export": 1.0, "imatrix": 4.0, "speed": 1.0, "text": 4.0, "task": 2.0}
+WEIGHTS = {"export": 1.0, "imatrix": 4.0, "quantize": 4.0, "speed": 1.0, "text": 4.0, "task": 2.0}
 
 
 class Watch:

@@ -150,7 +150,7 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
             "Perplexity",
             "less is better; the bars are mostly noise shared by all variants",
             figures.perplexity,
-            fronts.perplexity_losses(rows),
+            fronts.apart(fronts.perplexity_losses, rows),
             plot.Axis("", _plain_number),
             _levels(rows, names, figures.perplexity),
         ),
@@ -160,7 +160,7 @@ def _measures(rows: Sequence[Record]) -> list[_Measure]:
             "Mean recovery",
             "score above chance kept, % of the reference, mean over tasks",
             lambda r: _scaled(means.get(r.variant), 100),
-            fronts.recovery_losses(rows),
+            fronts.apart(fronts.recovery_losses, rows),
             plot.Axis("", _plain_number),
             [plot.Level(100.0)],
         )
@@ -183,7 +183,7 @@ def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int
         return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
 
     caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to {figures.compared_with(rows)}"
-    losses = fronts.task_losses(rows, task)
+    losses = fronts.apart(lambda group: fronts.task_losses(group, task), rows)
     return _Measure(text.plain(task), caption, value, losses, plot.Axis("", _plain_number), _levels(rows, bases, value))
 
 
@@ -271,7 +271,7 @@ def _accuracy_per_bit(rows: Sequence[Record]) -> str:
     shown = [record for record in rows if record.variant in means and figures.known(record.bits_per_weight) is not None]
     if len(shown) < 2:
         return ""
-    losses = fronts.recovery_losses(rows)
+    losses = fronts.apart(fronts.recovery_losses, rows)
     front = fronts.front(rows, lambda record: record.bits_per_weight, losses)
     body = []
     for record in shown:
@@ -285,7 +285,9 @@ def _accuracy_per_bit(rows: Sequence[Record]) -> str:
             step += cell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err")
             step += cell(f"over {text.plain(gain.smaller)}{', not distinguishable' if unsure else ''}", "from")
         elif record.variant not in front:
-            step = f'<td class="from" colspan="3">{_beaten(record, shown, losses[0])}</td>'
+            own = next(found for found in losses if record.variant in found.values)
+            others = [other for other in shown if other.variant in own.values]
+            step = f'<td class="from" colspan="3">{_beaten(record, others, own)}</td>'
         place = text.UNSURE if record.variant in front.unsure else text.PARETO
         sign = place if record.variant in front else ""
         body.append(

@@ -160,6 +160,8 @@ class _Judge:
 
     def _told_apart(self, record: Record, smaller: Record) -> str:
         """Said where no measure tells the two from each other, whatever each is against the reference."""
+        if record.reference != smaller.reference:
+            return ""
         measures = [*fronts.kld_losses(self.records), *fronts.perplexity_losses(self.records)]
         for task in figures.task_names(self.records):
             measures += fronts.task_losses(self.records, task)

@@ -122,7 +122,7 @@ def _references(records: Sequence[Record]) -> str:
     ]
     return (
         f"{len(groups)} references: {'; '.join(parts)}; the rest with {text.plain(groups[-1][0])}. "
-        "KL divergences from different references do not compare."
+        "KL divergences from different references do not compare: each variant is judged against its own."
     )
 
 

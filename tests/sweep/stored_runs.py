@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sweep.plan import Cell, Plan
+from sweep.cells import Cell
+from sweep.plan import Plan
 from sweep.settings import Settings
 from sweep.store import Item, Outcome, Store
 from sweep.workspace import Workspace

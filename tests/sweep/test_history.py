@@ -11,8 +11,9 @@ import pytest
 from stored_runs import Stored, items
 
 from converters.errors import InputError
+from sweep.cells import PROCEDURES
 from sweep.history import find_run, past_runs
-from sweep.plan import PROCEDURES, Plan
+from sweep.plan import Plan
 from sweep.store import Store
 from sweep.workspace import Workspace
 

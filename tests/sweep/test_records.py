@@ -10,7 +10,7 @@ import pytest
 from stored_runs import Stored, items
 
 from sweep import statistics
-from sweep.plan import Cell
+from sweep.cells import Cell
 from sweep.record import Record
 from sweep.records import records
 from sweep.report.figures import mean_recovery
