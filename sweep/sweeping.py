@@ -234,9 +234,10 @@ def _torch_side(
 ) -> TorchSide | None:
     """What variants of torch have in common; None where there are none. Raises InputError where the model is not of a
     kind that they can be made of."""
-    first = next((entry for entry in parsed if entry.is_torch), None)
-    if first is None:
+    of_torch = [entry for entry in parsed if entry.is_torch]
+    if not of_torch:
         return None
+    first = next((entry for entry in of_torch if entry.recipe is not None), of_torch[0])
     if model.path.is_file() and model.path.suffix == ".gguf":
         raise InputError(
             f"{model.path}: {first.name} is made of a Hugging Face checkpoint; give its directory or hub id"

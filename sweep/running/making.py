@@ -25,7 +25,7 @@ from sweep.fit.report import FitOptions
 from sweep.inputs import read_text
 from sweep.measure.lm import require_template
 from sweep.measure.perplexity import require_two_windows
-from sweep.running.stored import stored_size
+from sweep.running.sizes import stored_size
 from sweep.settings import Settings
 
 Result = dict[str, Any]

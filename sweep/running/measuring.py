@@ -26,7 +26,7 @@ from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.speed import measure_speed
 from sweep.measure.text import measure_text, noise_floor
-from sweep.running.stored import stored_size
+from sweep.running.sizes import stored_size
 from sweep.settings import Settings
 
 Result = dict[str, Any]

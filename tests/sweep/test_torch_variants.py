@@ -157,5 +157,5 @@ def test_a_gguf_cannot_become_int8(tmp_path: Path) -> None:
     done = sweep("run", file, "--variants", "=int8:sq", "--tasks", "none", "--workspace", tmp_path / "workspace")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"sweep: {file}: torch:BF16 is made of a Hugging Face checkpoint; give its directory or hub id"
+        f"sweep: {file}: int8:sq is made of a Hugging Face checkpoint; give its directory or hub id"
     ]
