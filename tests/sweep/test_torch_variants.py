@@ -104,6 +104,7 @@ def test_a_model_of_torch_alone_is_measured_without_gguf(tmp_path: Path) -> None
     (record,) = json.loads(done.stdout.splitlines()[-1])["records"]
     assert record["variant"] == record["reference"] == "int8:w8a16"
     assert record["perplexity"]["value"] > 1
+    assert 8 < record["bits_per_weight"] < 16
     assert not list(workspace.rglob("*.gguf"))
 
 
