@@ -44,6 +44,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, 
     return arguments, {record["variant"]: record for record in finished["records"]}
 
 
+@pytest.mark.slow
 def test_every_variant_is_measured_against_its_own_baseline(
     ran: tuple[list[str], dict[str, dict[str, Any]]],
 ) -> None:
@@ -68,6 +69,7 @@ def test_every_variant_is_measured_against_its_own_baseline(
     assert "llama" in records["Q8_0"]["settings"]["engine"]
 
 
+@pytest.mark.slow
 def test_the_two_engines_agree_on_the_float_model(ran: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
     _, records = ran
     ours, theirs = (records[name]["perplexity"] for name in (TORCH_FLOAT, "BF16"))
@@ -77,6 +79,7 @@ def test_the_two_engines_agree_on_the_float_model(ran: tuple[list[str], dict[str
     assert records["BF16"]["bits_per_weight"] == pytest.approx(16, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_int8_is_what_fake_quant_says_within_a_thousandth(ran: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
     _, records = ran
     real, fake = records[f"int8:{RECIPE}"], records[f"fq:{RECIPE}"]
@@ -86,6 +89,7 @@ def test_int8_is_what_fake_quant_says_within_a_thousandth(ran: tuple[list[str], 
     assert 8 < real["bits_per_weight"] == fake["bits_per_weight"] < 16
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing(ran: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
     arguments, records = ran
     again = sweep(*arguments)
@@ -94,6 +98,7 @@ def test_a_second_run_computes_nothing(ran: tuple[list[str], dict[str, dict[str,
     assert {record["variant"]: record for record in events[-1]["records"]} == records
 
 
+@pytest.mark.slow
 def test_a_model_of_torch_alone_is_measured_without_gguf(tmp_path: Path) -> None:
     text = short(tmp_path / "text.txt")
     workspace = tmp_path / "workspace"
