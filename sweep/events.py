@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TextIO
 class Event:
     """One thing that happened. `event` is its kind:
 
-    `following`, `started` (run, cells, todo, pending), `cell_started`, `cell_progress` (done, total, part: the
+    `following`, `started` (run, cells, todo, pending, pid), `cell_started`, `cell_progress` (done, total, part: the
     sub-task of a group), `cell_done` (seconds, notes: lines for people), `cell_failed` (error), `interrupted`,
     `refused` (error), `done`. `cell` is "VARIANT/NAME".
     """
@@ -45,17 +46,25 @@ class Log:
 
 
 class Reader:
-    """Follows a log that another process writes. A line is given once it is whole."""
+    """Follows a log that another process writes. A line is given once it is whole.
+
+    A run that goes on begins its log anew: then it is read from its beginning.
+    """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
         self.offset = offset
+        self._inode: int | None = None
 
     def read(self) -> list[Event]:
         """The events written since the last call."""
         if not self.path.exists():
             return []
         with open(self.path, "rb") as file:
+            found = os.fstat(file.fileno())
+            if self._inode not in (None, found.st_ino) or found.st_size < self.offset:
+                self.offset = 0
+            self._inode = found.st_ino
             file.seek(self.offset)
             fresh = file.read()
         whole = fresh[: fresh.rfind(b"\n") + 1]

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import presets
 from converters.catalogue import is_public
@@ -18,8 +17,9 @@ from converters.errors import InputError
 from int8.recipe import NAMED
 from sweep.fit.answer import fit_here, is_file
 from sweep.fit.device import Device
+from sweep.fit.export import from_json
 from sweep.fit.misfit import Misfit
-from sweep.fit.report import DeviceShare, Figure, FitOptions, FitReport, Row
+from sweep.fit.report import FitOptions, FitReport, Row
 from sweep.report.text import size
 from sweep.running.child import Child, Failed
 from sweep.variant import Variant
@@ -68,30 +68,8 @@ def _fit_apart(model: str, variants: Sequence[str], devices: Sequence[Device], o
             if isinstance(answer, Failed):
                 raise InputError(f"{model}: {answer.message}" if answer.died else answer.message)
             if isinstance(answer, dict):
-                return _report(answer)
+                return from_json(answer)
     raise AssertionError("a job ends with a result or a failure")
-
-
-def _report(plain: dict[str, Any]) -> FitReport:
-    return FitReport(
-        **plain
-        | {
-            "devices": tuple(Device(**device) for device in plain["devices"]),
-            "rows": tuple(_row(row) for row in plain["rows"]),
-            "notes": tuple(plain["notes"]),
-        }
-    )
-
-
-def _row(plain: dict[str, Any]) -> Row:
-    return Row(
-        **plain
-        | {
-            "figures": {part: Figure(**figure) for part, figure in plain["figures"].items()},
-            "shares": tuple(DeviceShare(**share) for share in plain["shares"]),
-            "tensor_split": tuple(plain["tensor_split"]),
-        }
-    )
 
 
 def _misfit(row: Row, devices: Sequence[Device]) -> Misfit:

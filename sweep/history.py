@@ -26,8 +26,13 @@ def past_runs(workspace: Workspace) -> list[PastRun]:
     with Store(workspace.database) as store:
         runs = []
         for stored in store.runs():
-            plan = Plan.from_json(stored.plan)
-            states = [outcome.status for outcome in store.outcomes(cell.key for cell in plan.cells).values()]
+            try:
+                plan = Plan.from_json(stored.plan)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(
+                    f"{workspace.database}: run {stored.run} cannot be read; move the store away or use another one"
+                ) from error
+            states = list(store.statuses(cell.key for cell in plan.cells).values())
             runs.append(PastRun(plan, stored.created, states.count("ok"), states.count("failed")))
         return runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import presets
 from converters.errors import InputError
+from sweep.workspace import write_text
 
 _KEYS: dict[str, type] = {
     "title": str,
@@ -73,3 +75,16 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
         limit=table.get("limit"),
         ctx=table.get("ctx"),
     )
+
+
+def save(preset: Preset, file: Path) -> None:
+    """Write a preset as `load` reads it. Raises InputError."""
+    rows: list[tuple[str, object]] = [
+        ("title", preset.title),
+        ("reference", preset.reference),
+        ("variants", list(preset.variants)),
+    ]
+    rows += [("tasks", list(preset.tasks))] if preset.tasks is not None else []
+    rows += [("limit", preset.limit)] if preset.limit is not None else []
+    rows += [("ctx", preset.ctx)] if preset.ctx is not None else []
+    write_text(file, "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows))

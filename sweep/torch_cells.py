@@ -46,9 +46,9 @@ def torch_cells(
         params |= {"file": str(file), "cache": str(asked.artefacts / "bfloat16"), "settings": asdict(settings)}
         making = [cell_of(variant, "quantize", "quantize", made, params, makes=str(file))]
         content = making[0].key
-    base = {"content": content, "runs": variant.kind, "engine": torch.engine, "device": torch.device}
+    base: dict[str, Any] = {"content": content, "runs": variant.kind, "engine": torch.engine, "device": torch.device}
     base |= {"window": settings.window, "stride": settings.stride}
-    timed = {"threads": settings.threads, "ctx": settings.ctx, "ubatch": settings.ubatch}
+    timed: dict[str, Any] = {"threads": settings.threads, "ctx": settings.ctx, "ubatch": settings.ubatch}
     common = {"file": str(file), "runs": variant.kind, "settings": asdict(settings)}
     needs = tuple(cell.key for cell in making)
     cells = measurements(variant, asked, base, timed, common, needs, baseline)

@@ -8,7 +8,7 @@ import typer
 
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
-from sweep.cli import compare, convert, doctor, eval, fit, gpus, int8, presets, report, run, runs
+from sweep.cli import compare, convert, doctor, eval, fit, gpus, int8, presets, report, run, runs, tui
 from sweep.cli.exits import EPILOG, Exit
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("int8")(int8.int8)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
+app.command("tui")(tui.tui)
 app.command("presets")(presets.presets)
 app.command("gpus")(gpus.gpus)
 app.command("doctor")(doctor.doctor)

@@ -33,6 +33,7 @@ def fit(
         None, "--flash-attn/--no-flash-attn", help="Flash attention; llama.cpp decides by default."
     ),
     projector: bool = typer.Option(False, "--projector", help="Count the vision projector too."),
+    offload: bool = typer.Option(True, "--offload/--no-offload", help="Keep a part in RAM where not all fits."),
     best: bool = typer.Option(False, "--best", help="Say which variant to run, by what runs have measured."),
     explain: bool = typer.Option(False, "--explain", help="Show each figure's formula and source."),
     workspace: Path | None = WORKSPACE,
@@ -62,6 +63,7 @@ def fit(
         ubatch=ubatch,
         flash_attention=flash_attn,
         projector=projector,
+        offload="auto" if offload else "none",
     )
     devices = devices_called(gpu) if gpu else present()
     names = [] if variants is None else [name.strip() for name in variants.split(",") if name.strip()]

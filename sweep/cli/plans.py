@@ -6,7 +6,8 @@ from rich.table import Table
 
 from sweep import sweeping
 from sweep.cli.output import Output
-from sweep.report.text import size
+from sweep.estimate import foreseen_seconds, total
+from sweep.report.text import duration, size
 from sweep.running.runner import pending
 from sweep.store import Store
 
@@ -16,6 +17,7 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
     sizes = sweeping.sizes(sweep)
     with Store(sweep.workspace.database) as store:
         todo = pending(sweep.plan, store)
+        seconds = foreseen_seconds(sweep.plan, store)
     if output.is_json:
         output.line(
             {
@@ -26,7 +28,11 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
                     for v in sweep.variants
                 ],
                 "skipped": sweep.plan.about["skipped"],
-                "cells": [{"cell": cell.label, "done": cell not in todo} for cell in sweep.plan.cells],
+                "cells": [
+                    {"cell": cell.label, "done": cell not in todo, "seconds": seconds.get(cell.label)}
+                    for cell in sweep.plan.cells
+                ],
+                "seconds": total(seconds, (cell.label for cell in todo)),
             }
         )
         return
@@ -46,12 +52,15 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
             taken = variant.file_bytes
             table.add_row(variant.name, "", f"{taken:,}", size(taken), "", str(left))
     output.show(table)
-    total = sum(int(known["file_bytes"]) for known in sizes.values())
+    needed = sum(int(known["file_bytes"]) for known in sizes.values())
     settings = sweep.plan.settings
     output.show(
-        f"\n{len(todo)} of {len(sweep.plan.cells)} cells to do; {total:,} bytes of files. "
+        f"\n{len(todo)} of {len(sweep.plan.cells)} cells to do; {needed:,} bytes of files. "
         f"Memory: weights, {settings.ctx} tokens of {settings.kv_type} KV cache and buffers, by llama.cpp's own plan."
     )
+    lasts = total(seconds, (cell.label for cell in todo))
+    if todo and lasts is not None:
+        output.show(f"About {duration(lasts)}, by what earlier runs of this model took.")
     mtp = max((known["mtp_bytes"] for known in sizes.values()), default=0)
     if mtp:
         output.show(f"Of which multi-token prediction layers: up to {size(mtp)} a file.")

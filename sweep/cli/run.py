@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -112,7 +113,9 @@ def run(
         show_plan(sweep, output)
         return Exit.OK
     from sweep.cli.watch import Watch
+    from sweep.launching import remember_command
 
+    remember_command(sweep.workspace.run(sweep.plan.run), sys.argv[1:])
     started = time.monotonic()
     with Watch(sweep.plan, output) as watch:
         sweeping.run(sweep, watch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from int8.recipe import NAMED, PUBLISHED
 from sweep.fit.account import Account
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
 from sweep.fit.device import Device
+from sweep.fit.export import to_json
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.int8 import PREFIX
 from sweep.fit.int8_rows import int8_row
@@ -96,7 +97,7 @@ def answer_fit(
     model: str, variants: list[str], devices: list[dict[str, Any]], options: dict[str, Any]
 ) -> dict[str, Any]:
     """The worker's side: the report as plain JSON."""
-    return asdict(fit_here(model, variants, [Device(**device) for device in devices], FitOptions(**options)))
+    return to_json(fit_here(model, variants, [Device(**device) for device in devices], FitOptions(**options)))
 
 
 def _config(source: Source) -> Mapping[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sweep.fit.report import PARTS, FitReport, Row
-from sweep.fit.verdict import verdict
+from sweep.fit.device import Device
+from sweep.fit.report import PARTS, DeviceShare, Figure, FitReport, Row
+from sweep.fit.verdict import Verdict, verdict
 
 
 def to_json(report: FitReport) -> dict[str, Any]:
@@ -49,3 +50,39 @@ def _row(row: Row) -> dict[str, Any]:
         ],
         "figures": {part: {"source": figure.source, "formula": figure.formula} for part, figure in row.figures.items()},
     }
+
+
+def from_json(report: dict[str, Any]) -> FitReport:
+    """What `to_json` wrote."""
+    return FitReport(
+        model=report["model"],
+        context=report["context"],
+        kv_type=report["kv_type"],
+        parallel=report["parallel"],
+        devices=tuple(Device(**device) for device in report["devices"]),
+        rows=tuple(_row_of(row) for row in report["rows"]),
+        notes=tuple(report["notes"]),
+        bytes_read=report["bytes_read"],
+    )
+
+
+def _row_of(row: dict[str, Any]) -> Row:
+    derived = ("total_bytes", "free_bytes")
+    return Row(
+        figures={part: Figure(row[f"{part}_bytes"], **told) for part, told in row["figures"].items()},
+        shares=tuple(
+            DeviceShare(**{name: value for name, value in share.items() if name not in derived})
+            for share in row["per_device"]
+        ),
+        n_layers=row["layers"],
+        tensor_split=tuple(row["tensor_split"]),
+        decode_bound=row["decode_bound_tokens_per_s"],
+        partial=row["verdict"] == Verdict.PARTLY,
+        **{name: row[name] for name in _ALIKE},
+    )
+
+
+_ALIKE = (
+    *("variant", "kind", "file_bytes", "file_exact", "bits_per_weight", "total_bytes", "fits", "headroom_bytes"),
+    *("max_context", "gpu_layers", "cpu_moe_layers", "arguments", "placed_by"),
+)

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from converters.errors import InputError
 from sweep.record import Record
 from sweep.report import figures, fronts, plot, text
-from sweep.report.html_tables import cell, esc, fidelity_section, tasks_section, why_unsure
+from sweep.report.html_tables import cell, esc, fidelity_section, tasks_section
+from sweep.report.measures import Measure, costs, measures, points
 from sweep.report.recommend import Recommendation, recommend
 from sweep.report.style import CSS
-from sweep.report.trust import noise_floor, trust_notes
+from sweep.report.trust import trust_notes
 
 _INTERVAL = 1.96  # half of a 95 % interval, in standard errors
-_MIB = 1024.0**2
-FAR = 100.0  # a noise floor so many times below every variant is told in words: drawn, it would squeeze the plot
 
 
 def write_html(
@@ -95,20 +93,8 @@ def _verdict(recommendation: Recommendation) -> str:
 # --- plots ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """One y axis: how a record's figure is found, which of them are best for their cost, what line goes along."""
-
-    name: str
-    caption: str
-    value: Callable[[Record], figures.Figure | None]
-    losses: Sequence[fronts.Losses]
-    axis: plot.Axis
-    levels: Sequence[plot.Level] = ()
-
-
 def _plots(rows: Sequence[Record], chosen: str | None) -> str:
-    drawn = [_figure(rows, measure, chosen) for measure in _measures(rows)]
+    drawn = [_figure(rows, measure, chosen) for measure in measures(rows)]
     drawn = [figure for figure in drawn if figure]
     if not drawn:
         return ""
@@ -125,141 +111,22 @@ def _plots(rows: Sequence[Record], chosen: str | None) -> str:
     )
 
 
-def _measures(rows: Sequence[Record]) -> list[_Measure]:
-    names = figures.reference_names(rows)
-    means = figures.mean_recovery(rows)
-    least = min((kld.value for r in rows if (kld := figures.kld(r)) and kld.value > 0), default=0.0)
-    floors: dict[float, list[str]] = {}  # references that share a floor share its line
-    for name in sorted(names):
-        if (floor := noise_floor(rows, name)) is not None:
-            floors.setdefault(floor, []).append(text.plain(name))
-    found = [
-        _Measure(
-            "Mean KL divergence",
-            "nats per token, logarithmic, less is better",
-            figures.kld,
-            fronts.kld_losses(rows),
-            plot.Axis("", _plain_number, log=True),
-            [
-                plot.Level(floor, f"self-noise of {', '.join(of)}")
-                for floor, of in floors.items()
-                if floor > least / FAR
-            ],
-        ),
-        _Measure(
-            "Perplexity",
-            "less is better; the bars are mostly noise shared by all variants",
-            figures.perplexity,
-            fronts.apart(fronts.perplexity_losses, rows),
-            plot.Axis("", _plain_number),
-            _levels(rows, names, figures.perplexity),
-        ),
-    ]
-    if len(means) > 1:
-        recovered = _Measure(
-            "Mean recovery",
-            "score above chance kept, % of the reference, mean over tasks",
-            lambda r: _scaled(means.get(r.variant), 100),
-            fronts.apart(fronts.recovery_losses, rows),
-            plot.Axis("", _plain_number),
-            [plot.Level(100.0)],
-        )
-        found.insert(0, recovered)
-    scales = figures.task_scales(rows)
-    bases = figures.task_bases(rows)
-    return found + [_task_measure(rows, bases, task, scales[task]) for task in figures.task_names(rows)]
-
-
-def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int) -> _Measure:
-    first = next(score for record in rows if (score := record.tasks.get(task)))
-    unit = ", %" if scale == 100 else "" if first.higher_is_better else ", less is better"
-
-    def value(record: Record) -> figures.Figure | None:
-        """The score with the error of its paired difference; its own error where it was compared with nothing."""
-        score = record.tasks.get(task)
-        if score is None:
-            return None
-        stderr = score.stderr if score.delta_stderr is None else score.delta_stderr
-        return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
-
-    caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to {figures.compared_with(rows)}"
-    losses = fronts.apart(lambda group: fronts.task_losses(group, task), rows)
-    return _Measure(text.plain(task), caption, value, losses, plot.Axis("", _plain_number), _levels(rows, bases, value))
-
-
-def _levels(
-    rows: Sequence[Record], names: set[str], value: Callable[[Record], figures.Figure | None]
-) -> list[plot.Level]:
-    return [
-        plot.Level(found.value) for record in rows if record.variant in names and (found := value(record)) is not None
-    ]
-
-
-def _scaled(found: figures.Figure | None, scale: float) -> figures.Figure | None:
-    if found is None:
-        return None
-    return figures.Figure(found.value * scale, None if found.stderr is None else found.stderr * scale)
-
-
-def _plain_number(value: float) -> str:
-    return f"{value:g}" if value == 0 or abs(value) >= 1e-5 else f"{value:.0e}"
-
-
-def _figure(rows: Sequence[Record], measure: _Measure, chosen: str | None) -> str:
+def _figure(rows: Sequence[Record], measure: Measure, chosen: str | None) -> str:
     """One measure twice, against bits per weight and against file size; the page shows the one that is chosen."""
-    sizes = [record.file_bytes for record in rows if record.file_bytes is not None]
-    unit, name = (_MIB * 1024, "GiB") if max(sizes, default=0) >= _MIB * 1024 else (_MIB, "MiB")
-    axes: list[tuple[str, plot.Axis, Callable[[Record], float | None]]] = [
-        ("bits", plot.Axis("bits per weight", _plain_number), lambda r: r.bits_per_weight),
-        ("bytes", plot.Axis(f"file size, {name}", _plain_number), lambda r: r.file_bytes and r.file_bytes / unit),
-    ]
     drawn, absent = [], []
-    for kind, axis, cost in axes:
-        points = _points(rows, measure, cost, chosen)
-        shown = [point for point in points if not measure.axis.log or plot.positive(point.y)]
-        absent = [point.label for point in points if point not in shown]
+    for cost in costs(rows)[:2]:
+        found = points(rows, measure, cost, chosen)
+        shown = [point for point in found if not measure.axis.log or plot.positive(point.y)]
+        absent = [point.label for point in found if point not in shown]
         if shown:
-            svg = plot.scatter(shown, axis, measure.axis, f"{measure.name} against {axis.label}", measure.levels)
-            drawn.append(f'<div class="{kind}">{svg}</div>')
+            name = f"{measure.name} against {cost.axis.label}"
+            svg = plot.scatter(shown, cost.axis, measure.axis, name, measure.levels)
+            drawn.append(f'<div class="{cost.name}">{svg}</div>')
     if not drawn:
         return ""
     note = f"; not positive, so not shown: {', '.join(absent)}" if absent else ""
     caption = f"{escape(measure.name)}<span>{escape(measure.caption + note)}</span>"
     return f"<figure><figcaption>{caption}</figcaption>{''.join(drawn)}</figure>"
-
-
-def _points(
-    rows: Sequence[Record], measure: _Measure, cost: Callable[[Record], float | None], chosen: str | None
-) -> list[plot.Point]:
-    front = fronts.front(rows, cost, measure.losses)
-    groups = sorted(figures.reference_names(rows))
-    points = []
-    for record in rows:
-        x, found = figures.known(cost(record)), measure.value(record)
-        if x is None or found is None:
-            continue
-        name = text.plain(record.variant)
-        error = f" ± {found.stderr:.3g}" if found.stderr else ""
-        unsure = f"; {why_unsure(record, front)}" if record.variant in front.unsure else ""
-        points.append(
-            plot.Point(
-                x,
-                found.value,
-                text.shorten(name, 22),
-                f"{name}: {found.value:.5g}{error}, {_size(record)}{unsure}",
-                None if found.stderr is None else _INTERVAL * found.stderr,
-                record.variant in front,
-                record.variant in front.unsure,
-                record.variant == chosen,
-                groups.index(record.reference) if record.reference in groups else 0,
-            )
-        )
-    return points
-
-
-def _size(record: Record) -> str:
-    bits = figures.known(record.bits_per_weight)
-    return text.size(record.file_bytes) + ("" if bits is None else f", {bits:.2f} bits per weight")
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class Point:
     unsure: bool = False
     chosen: bool = False
     group: int = 0
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Level:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
+    """From values `low` to `high` to places `start` to `end`."""
+
     low: float
     high: float
     start: float
@@ -74,10 +77,10 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequen
     points = sorted(points, key=lambda point: (point.x, point.y))
     levels = [level for level in levels if level.y > 0 or not y.log]
     ends = [v for p in points for v in (p.y, p.y - (p.error or 0), p.y + (p.error or 0)) if v > 0 or not y.log]
-    across = _range([p.x for p in points], x.log, 0.06)
-    up = _range([*ends, *(level.y for level in levels)], y.log, 0.08)
-    sx = _Scale(*across, _LEFT, WIDTH - _RIGHT, x.log)
-    sy = _Scale(*up, HEIGHT - _BOTTOM, _TOP, y.log)
+    across = spread([p.x for p in points], x.log, 0.06)
+    up = spread([*ends, *(level.y for level in levels)], y.log, 0.08)
+    sx = Scale(*across, _LEFT, WIDTH - _RIGHT, x.log)
+    sy = Scale(*up, HEIGHT - _BOTTOM, _TOP, y.log)
     body = [*_grid(x, y, sx, sy), *_levels(levels, sy), *_front(points, sx, sy)]
     body += [_bar(point, sx, sy) for point in points]
     labels = _place(points, sx, sy, levels)
@@ -89,7 +92,7 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequen
     )
 
 
-def _range(values: Sequence[float], log: bool, margin: float) -> tuple[float, float]:
+def spread(values: Sequence[float], log: bool, margin: float) -> tuple[float, float]:
     """The values' range with a margin on both sides; a single value gets room around it."""
     if not values:
         return (1.0, 10.0) if log else (0.0, 1.0)
@@ -119,7 +122,7 @@ def ticks(low: float, high: float, *, log: bool = False, most: int = 6) -> list[
     return [round(i * step, 12) for i in range(first, floor(high / step + 1e-9) + 1)]
 
 
-def _grid(x: Axis, y: Axis, sx: _Scale, sy: _Scale) -> list[str]:
+def _grid(x: Axis, y: Axis, sx: Scale, sy: Scale) -> list[str]:
     bottom = HEIGHT - _BOTTOM
     parts = []
     for value in ticks(sy.low, sy.high, log=y.log, most=5):
@@ -140,7 +143,7 @@ def _grid(x: Axis, y: Axis, sx: _Scale, sy: _Scale) -> list[str]:
     return parts
 
 
-def _levels(levels: Sequence[Level], sy: _Scale) -> list[str]:
+def _levels(levels: Sequence[Level], sy: Scale) -> list[str]:
     parts: list[str] = []
     named: list[float] = []
     for level in levels:
@@ -152,7 +155,7 @@ def _levels(levels: Sequence[Level], sy: _Scale) -> list[str]:
     return parts
 
 
-def _front(points: Sequence[Point], sx: _Scale, sy: _Scale) -> list[str]:
+def _front(points: Sequence[Point], sx: Scale, sy: Scale) -> list[str]:
     """The Pareto set of each group, joined."""
     lines = []
     for group in sorted({point.group for point in points}):
@@ -163,7 +166,7 @@ def _front(points: Sequence[Point], sx: _Scale, sy: _Scale) -> list[str]:
     return lines
 
 
-def _bar(point: Point, sx: _Scale, sy: _Scale) -> str:
+def _bar(point: Point, sx: Scale, sy: Scale) -> str:
     if not point.error:
         return ""
     low = max(point.y - point.error, sy.low)  # on a log axis a bar may reach zero: it ends at the axis
@@ -173,7 +176,7 @@ def _bar(point: Point, sx: _Scale, sy: _Scale) -> str:
     )
 
 
-def _marker(point: Point, sx: _Scale, sy: _Scale) -> str:
+def _marker(point: Point, sx: Scale, sy: Scale) -> str:
     """Filled on the Pareto set, hollow in its colour where that is unsure, grey off it; a ring around the recommended
     one; squares for a second reference."""
     at, up = sx(point.x), sy(point.y)
@@ -188,7 +191,7 @@ def _marker(point: Point, sx: _Scale, sy: _Scale) -> str:
     return f'<g class="mark"><title>{_esc(point.title)}</title>{reach}{ring}{shape}</g>'
 
 
-def _place(points: Sequence[Point], sx: _Scale, sy: _Scale, levels: Sequence[Level]) -> list[str]:
+def _place(points: Sequence[Point], sx: Scale, sy: Scale, levels: Sequence[Level]) -> list[str]:
     """Labels in places that cover no point and no other label; one that finds none is left to its hover title.
 
     Crossing a bar or a line is allowed at a price. The recommended variant chooses first, then the Pareto set.
@@ -223,7 +226,7 @@ def _place(points: Sequence[Point], sx: _Scale, sy: _Scale, levels: Sequence[Lev
     return texts
 
 
-def _candidates(point: Point, sx: _Scale, sy: _Scale) -> list[tuple[float, _Box, tuple[float, float] | None]]:
+def _candidates(point: Point, sx: Scale, sy: Scale) -> list[tuple[float, _Box, tuple[float, float] | None]]:
     """(preference, box, end of a leader line or None), the preferred first, all inside the plot."""
     at, up, wide = sx(point.x), sy(point.y), len(point.label) * _GLYPH
     gap = _RADIUS + (8 if point.chosen else 4)
@@ -257,7 +260,7 @@ def _shortened(x: float, y: float, end: tuple[float, float] | None) -> tuple[flo
     return x + (end[0] - x) * share, y + (end[1] - y) * share
 
 
-def _strokes(points: Sequence[Point], sx: _Scale, sy: _Scale) -> list[tuple[float, float]]:
+def _strokes(points: Sequence[Point], sx: Scale, sy: Scale) -> list[tuple[float, float]]:
     """Points about 4 units apart along the Pareto lines and the error bars."""
     ends = []
     for group in {point.group for point in points}:

@@ -67,6 +67,16 @@ def render_table(
     return Group(*parts)
 
 
+def figure_columns(records: Sequence[Record]) -> list[Column]:
+    """Every figure that somebody has, one row a record in the order given; for a table that can be scrolled."""
+    tests, tasks = figures.task_tests(records), figures.task_names(records)
+    return [
+        *_columns(records),
+        *_recovery_columns(records, errors=True),
+        *_task_columns(records, tests, tasks, errors=True),
+    ]
+
+
 def _fit_tasks(
     rows: Sequence[Record],
     lead: Sequence[Column],

@@ -55,6 +55,15 @@ def rate(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
 
 
+def duration(seconds: float) -> str:
+    """12 s, 3:05 min, 2:00:00 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02} h" if hours else f"{minutes}:{whole % 60:02} min"
+
+
 def small(value: float) -> str:
     """A divergence alone in a sentence, to two significant digits; in exponent form only under one in a million."""
     return f"{value:.1e}" if 0.0 < abs(value) < 1e-6 else fixed(value, decimals_for([value]))

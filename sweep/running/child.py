@@ -78,6 +78,11 @@ class Child:
                 return
         yield self._obituary(dying)
 
+    def interrupt(self) -> None:
+        """End the process while a job runs, from another thread: the job is answered with Failed."""
+        if self.alive:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """End the process and everything it started."""
         if self.alive:

@@ -7,6 +7,7 @@ cannot be used, the others lack their divergence and keep what else the text giv
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from sweep.cells import Cell
 from sweep.events import Event
 from sweep.plan import Plan
 from sweep.running.child import Child, Failed
+from sweep.running.control import CANCELLED, Paused, cancelling, forget, pause_is_asked
 from sweep.store import Item, Outcome, Store
 
 Emit = Callable[[Event], None]
@@ -88,7 +90,8 @@ class _Run:
         todo = pending(self.plan, self.store)
         labels = [cell.label for cell in todo]
         about = {"run": self.plan.run, "cells": len(self.plan.cells), "todo": len(todo), "pending": labels}
-        self.emit(Event("started", None, about))
+        forget(self.directory)
+        self.emit(Event("started", None, about | {"pid": os.getpid()}))
         exports = [cell for cell in todo if cell.kind == "export"]
         collects = [cell for cell in todo if cell.kind == "imatrix"]
         quantizes = [cell for cell in todo if cell.kind == "quantize"]
@@ -108,18 +111,21 @@ class _Run:
                 self.measured(cells[0].variant)
 
     def _export(self, cells: Sequence[Cell]) -> None:
-        """All in one pass; where that kills the worker, one by one, so that the culprit alone fails."""
+        """All in one pass; where that kills the worker, one by one, so that the culprit alone fails, or what is
+        cancelled."""
         cells = [cell for cell in cells if not self._lacks(cell)]
         if not cells:
             return
         outcome = self._export_together(cells)
+        left = [cell for cell in cells if cell.key not in self.failed]
         if isinstance(outcome, Failed) and outcome.died and len(cells) > 1:
-            for cell in cells:
+            for cell in left:
+                self._look()
                 single = self._export_together([cell])
-                if isinstance(single, Failed):
+                if isinstance(single, Failed) and cell.key not in self.failed:
                     self._fail(cell, single.message, 0.0)
         elif isinstance(outcome, Failed):
-            for cell in cells:
+            for cell in left:
                 self._fail(cell, outcome.message, 0.0)
 
     def _export_together(self, cells: Sequence[Cell]) -> Failed | None:
@@ -135,7 +141,10 @@ class _Run:
             "threads": self.plan.settings.threads,
             "imatrix": next((cell.params["imatrix"] for cell in cells if "imatrix" in cell.params), None),
         }
-        with Child(log_path(self.directory, "export")) as child:
+        with (
+            Child(log_path(self.directory, "export")) as child,
+            cancelling(self.directory, [cell.label for cell in cells], child.interrupt) as cancelled,
+        ):
             for answer in child.submit(job):
                 if isinstance(answer, tuple):
                     for cell in cells:
@@ -143,6 +152,8 @@ class _Run:
                 elif isinstance(answer, Failed):
                     if answer.input:
                         raise InputError(answer.message)
+                    for cell in (cell for cell in cells if cell.label in cancelled):
+                        self._fail(cell, CANCELLED, time.monotonic() - started)
                     return answer
                 else:
                     seconds = time.monotonic() - started
@@ -153,25 +164,31 @@ class _Run:
     def _measure(self, cells: Sequence[Cell], workers: _Workers, upcoming: str | None) -> None:
         worker = workers.take(cells[0].variant)
         for cell in cells:
+            self._look()
             if self._lacks(cell):
                 continue
             self.emit(Event("cell_started", cell.label))
             started = time.monotonic()
             unknown = self._unknown_reference(cell)
             job = {"kind": cell.kind, **cell.params} | ({"reference": None} if unknown else {})
-            for answer in worker.submit(job):
-                seconds = time.monotonic() - started
-                if isinstance(answer, tuple):
-                    self._progress(cell, answer)
-                elif isinstance(answer, Failed):
-                    self._fail(cell, answer.message, seconds)
-                else:
-                    self._done(cell, answer, seconds, unknown)
+            with cancelling(self.directory, [cell.label], worker.interrupt) as cancelled:
+                for answer in worker.submit(job):
+                    seconds = time.monotonic() - started
+                    if isinstance(answer, tuple):
+                        self._progress(cell, answer)
+                    elif isinstance(answer, Failed):
+                        self._fail(cell, CANCELLED if cancelled else answer.message, seconds)
+                    else:
+                        self._done(cell, answer, seconds, unknown)
             if not worker.alive:
                 worker = workers.start(cell.variant)
             if upcoming is not None and cell.kind != "speed":
                 workers.warm(upcoming)  # not while speed is measured: starting one takes a core for seconds
         worker.kill()
+
+    def _look(self) -> None:
+        if pause_is_asked(self.directory):
+            raise Paused
 
     def _lacks(self, cell: Cell) -> bool:
         """Whether something that the cell needs could not be made; it has failed then."""

@@ -14,7 +14,7 @@ QWEN2_SPLIT = (
 TEXTS = (
     "Hello world, it's 12345 apples and I'LL take 67.89% of them!",
     "def f(x):\n    return {'a': [x**2 for _ in range(10)]}  # tab\there\r\n\r\n\tend",
-    "中文字符和数字123，日本語のテキスト、한국어 텍스트。",  # noqa: RUF001
+    "中文字符和数字123，日本語のテキスト、한국어 텍스트。",
     "emoji 🚀🚀 👩‍👩‍👧‍👦 flags 🇩🇪 skin 👍🏽",
     "blanks:    four\n\n\n  \n \t \t\tmixed   \n   end   ",
     "combining: e\u0301 a\u0308 नमस्ते हिन्दी กำลัง ế Ångström \u212b",

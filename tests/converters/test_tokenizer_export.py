@@ -23,7 +23,7 @@ QWEN2 = Path(__file__).parents[2].parent / "shared" / "reference" / "tokenizers"
 TEXTS = [
     "Hello world, it's 12345 apples and I'LL take 67.89% of them! we'Ve a'lL 'RE",
     "def f(x):\n    return {'a': [x**2 for _ in range(10)]}  # tab\there\r\n\r\n\tend\n\n\n",
-    "中文字符和数字123，日本語のテキスト、한국어 텍스트。「」",  # noqa: RUF001
+    "中文字符和数字123，日本語のテキスト、한국어 텍스트。「」",
     "emoji 🚀🚀 👩\u200d👩\u200d👧 flags 🇩🇪 skin 👍🏽 ✅",
     "    blanks:    four\n\n\n  \n \t \t\tmixed   \n   end   ",
     "e\u0301 a\u0308 \u1e0b\u0323 नमस्ते हिन्दी กำลัง ế Ångström \u212b \u0344 한",

@@ -16,7 +16,7 @@ EXPECTED = {
 """Architecture, bounds on the number of parameters, bytes that it may take."""
 TEXTS = [
     "In 2026 there were 12345 apples and 67.89% of them — no: 1,000,000!",
-    "中文字符和数字123，日本語のテキスト、한국어.",  # noqa: RUF001
+    "中文字符和数字123，日本語のテキスト、한국어.",
     "emoji 🚀🚀 👩‍👩‍👧‍👦 🇩🇪",
     "def f(x):\n    return {'a': [x**2 for _ in range(10)]}\t# tab\r\n\r\n",
     "blanks:    four\n\n\n  \n \t mixed   \n end   ",

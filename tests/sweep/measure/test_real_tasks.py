@@ -172,7 +172,7 @@ PAIRS = [
     ("", "An empty context"),
     ("", "<|endoftext|>begins with the prefix token itself"),
     ("A family: 👩", "\u200d👩\u200d👧 and 🇫🇮 flags"),  # characters of several tokens, cut between them
-    ("你好", "世界，café"),  # noqa: RUF001
+    ("你好", "世界，café"),
     ("word " * 400, "too long for the context"),
     ("short", " and a long continuation" * 40),
     ("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "Hi<|im_end|>"),

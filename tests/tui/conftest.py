@@ -1,0 +1,49 @@
+"""A workspace with a real sweep of the built-in model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from driving import ROOT, arguments, sweep
+
+import presets
+from sweep.history import find_run
+from sweep.workspace import Workspace
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "short.txt"
+    file.write_text(presets.builtin_models()["micro"].text.read_text()[:6_000])
+    return file
+
+
+@pytest.fixture(scope="session")
+def swept(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with one finished run; not to be changed."""
+    root = tmp_path_factory.mktemp("swept")
+    ended = sweep(*arguments(text), "--workspace", str(root), "--format", "quiet")
+    assert ended.returncode == 0, ended.stderr
+    return Workspace(root)
+
+
+@pytest.fixture(scope="session")
+def run(swept: Workspace) -> str:
+    return find_run(swept, None).run
+
+
+@pytest.fixture
+def own(swept: Workspace, tmp_path: Path) -> Workspace:
+    """A copy to be changed."""
+    shutil.copytree(swept.root, tmp_path / "own")
+    return Workspace(tmp_path / "own")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to the directory that one is in does not end up in the repository."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))

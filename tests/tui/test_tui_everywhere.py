@@ -1,0 +1,208 @@
+"""What holds on every screen: keys in the help, the footer, the palette, themes, sizes, and bad workspaces."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from driving import COMMAND, ROOT, opened, play, shown, until
+from textual.widgets._footer import FooterKey
+
+from sweep.workspace import Workspace
+from tui.screens.help import HelpScreen
+from tui.screens.leaving import LeavingScreen
+
+MODES = ("fit", "plan", "run", "results")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_help_names_every_key_and_the_footer_at_most_eight(swept: Workspace, run: str, mode: str) -> None:
+    async def script() -> None:
+        async with opened(swept, mode, run, (100, 40)) as (app, pilot):
+            screen = app.screen
+            await pilot.pause(0.5)
+            keys = screen.query(FooterKey)
+            assert 0 < len(keys) <= 8
+            assert sum(key.region.width for key in keys) <= 80  # none is cut off at the least width
+            await pilot.press("question_mark")
+            assert isinstance(app.screen, HelpScreen)
+            await pilot.pause()
+            words = shown(app)
+            for active in screen.active_bindings.values():
+                if active.node is screen and active.binding.description:
+                    assert active.binding.description in words
+            assert "ctrl+p" in words
+            await pilot.press("question_mark", "escape")
+            assert app.screen is screen
+
+    play(script())
+
+
+def test_the_screens_are_reached_by_digits_the_mouse_and_the_palette(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run) as (app, pilot):
+            for key, mode in zip("1234", MODES, strict=True):
+                await pilot.press(key)
+                await until(pilot, lambda mode=mode: app.current_mode == mode)
+                await pilot.pause()
+                assert f"[{key} {mode.title()}]" in shown(app)
+            line = shown(app).splitlines()[0]
+            await pilot.click("TopBar", offset=(line.index("2 Plan"), 0))
+            await until(pilot, lambda: app.current_mode == "plan")
+            await pilot.press("ctrl+p", *"go to results")
+            await until(pilot, lambda: "Show the screen Results" in shown(app))
+            await pilot.press("enter")
+            await until(pilot, lambda: app.current_mode == "results")
+
+    play(script())
+
+
+def test_themes(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run) as (app, pilot):
+            await until(pilot, lambda: "recommended" in shown(app))
+            pictures = set()
+            for theme in app.available_themes:
+                app.theme = theme
+                await pilot.pause()
+                pictures.add(app.export_screenshot())
+                assert "Q4_K_M" in shown(app)
+            assert len(pictures) == len(app.available_themes)
+
+    play(script())
+
+
+def test_quitting_with_nothing_running_asks_nothing(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run) as (app, pilot):
+            await pilot.press("q")
+            await pilot.pause(0.2)
+            assert not isinstance(app.screen, LeavingScreen)
+            assert app._exit
+
+    play(script())
+
+
+SLOWER = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("fit", "plan")]
+
+
+@pytest.mark.parametrize("mode", [*SLOWER, "run", "results"])
+def test_any_size(swept: Workspace, run: str, mode: str) -> None:
+    """20 x 5 and back, and 200 sizes in between."""
+    chosen = random.Random(7)
+
+    async def script() -> None:
+        async with opened(swept, mode, run, (100, 30)) as (app, pilot):
+            await pilot.pause(0.5)
+            await pilot.resize_terminal(20, 5)
+            await pilot.pause()
+            await pilot.resize_terminal(100, 30)
+            await pilot.pause()
+            for _ in range(200 if mode == "results" else 20):
+                await pilot.resize_terminal(chosen.randint(1, 200), chosen.randint(1, 60))
+            await pilot.resize_terminal(100, 30)
+            await pilot.pause(0.3)
+            assert "sweep" in shown(app).splitlines()[0]
+            assert app._exception is None
+
+    play(script())
+
+
+@pytest.mark.parametrize("mode", ["run", "results"])
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (None, "not a readable store"),
+        ("PRAGMA user_version = 99", "written by another version"),
+        ("UPDATE runs SET plan = json_set(plan, '$.procedures.text', 0)", "another version measured it"),
+        ("UPDATE runs SET plan = '{}'", "cannot be"),
+    ],
+)
+def test_a_bad_store_is_told(own: Workspace, run: str, mode: str, statement: str | None, words: str) -> None:
+    if statement is None:
+        own.database.write_bytes(b"no database " * 1000)
+    else:
+        with sqlite3.connect(own.database) as store:
+            store.execute(statement)
+
+    async def script() -> None:
+        async with opened(own, mode, run) as (app, pilot):
+            await until(pilot, lambda: words in shown(app))
+            await pilot.press("o")
+            await pilot.pause(0.5)
+            await pilot.press("escape", "2", "1", "3", "4", "question_mark")
+            assert app._exception is None
+
+    play(script())
+
+
+def test_a_bad_event_log_is_told(own: Workspace, run: str) -> None:
+    (own.run(run) / "events.jsonl").write_text('{"event": "started", "time": 0\n')
+
+    async def script() -> None:
+        async with opened(own, "run", run) as (app, pilot):
+            await until(pilot, lambda: "readable event log (" in shown(app))
+
+    play(script())
+
+
+def test_a_run_that_is_not_there_is_told(swept: Workspace) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", "no-such-run") as (app, pilot):
+            await until(pilot, lambda: "no-such-run: no such run" in shown(app))
+
+    play(script())
+
+
+@pytest.mark.parametrize(
+    ("terminal", "words"),
+    [("dumb", "TERM is 'dumb'"), ("", "TERM is 'not set'"), (None, "needs a terminal")],
+)
+def test_without_a_terminal_the_commands_are_named(tmp_path: Path, terminal: str | None, words: str) -> None:
+    ours, theirs = os.openpty()
+    stream = subprocess.PIPE if terminal is None else theirs
+    ended = subprocess.run(
+        [*COMMAND, "tui", "--workspace", str(tmp_path)],
+        stdin=subprocess.DEVNULL if terminal is None else theirs,
+        stdout=stream,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TERM": terminal or ""},
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert "sweep run" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_no_color(swept: Workspace, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one coloured character, and every sign still there."""
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def script() -> None:
+        async with opened(swept, "results", run) as (app, pilot):
+            await until(pilot, lambda: "recommended" in shown(app))
+            assert "NO_COLOR is set" in shown(app)
+            colours = set()
+            for strip in app.screen._compositor.render_strips():
+                for segment in strip.apply_filter(app._filters[-1], app.screen.background_colors[1]):
+                    if segment.style is not None and segment.style.color is not None:
+                        colours.add(tuple(segment.style.color.get_truecolor()))
+            assert colours
+            assert all(red == green == blue for red, green, blue in colours)
+
+    play(script())
+
+
+def test_the_command_line_does_not_load_textual() -> None:
+    code = "import sys; import sweep.cli.app, sweep.sweeping, sweep.report.html; print('textual' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert told.stdout.strip() == "False", told.stderr

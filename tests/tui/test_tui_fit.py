@@ -1,0 +1,105 @@
+"""The fit screen: the figures of `sweep fit`, and every key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from driving import opened, play, shown, sweep, until
+from textual.widgets import Static
+
+from sweep.fit.export import from_json, to_json
+from sweep.report import text
+from sweep.workspace import Workspace
+from tui.screens.fit import FitScreen
+from tui.screens.reading import ReadingScreen
+from tui.widgets.table import Table
+
+
+def answered(screen: FitScreen) -> bool:
+    return screen.report is not None and not screen._busy and screen._timer is None
+
+
+def test_a_report_comes_back_from_json_as_it_went(swept: Workspace) -> None:
+    told = sweep("fit", "micro", "--gpu", "12GiB", "--variants", "Q4_K_M,Q8_0", "--format", "json").stdout
+    report = json.loads(told)
+    assert to_json(from_json(report)) == report
+
+
+def test_the_figures_on_the_screen_are_those_of_the_command(swept: Workspace) -> None:
+    given = ("fit", "micro", "--gpu", "12GiB", "--format", "json", "--best", "--workspace", str(swept.root))
+    report = json.loads(sweep(*given).stdout)
+
+    async def script() -> None:
+        async with opened(swept, "fit", size=(160, 60)) as (app, pilot):
+            app.gpus = ("12GiB",)
+            screen = app.screen
+            assert isinstance(screen, FitScreen)
+            screen.change(gpus=("12GiB",))
+            await until(pilot, lambda: answered(screen) and screen.question.gpus == ("12GiB",))  # type: ignore[union-attr]
+            await until(pilot, lambda: screen.report.devices[0].simulated)  # type: ignore[union-attr]
+            await pilot.pause(0.2)
+            words = shown(app)
+            assert "12GiB (12.0 GiB SIM)" in words
+            for row in report["rows"][:8]:
+                line = next(line for line in words.splitlines() if f" {row['variant']} " in line)
+                for name in ("file_bytes", "weights_bytes", "kv_bytes", "compute_bytes"):
+                    assert text.size(row[name]) in line
+                assert "✓ fits" in line
+            assert f"{report['best']}: the best that fits, by what runs of this model measured" in words
+            row = next(row for row in report["rows"] if row["variant"] == screen.query_one(Table).highlighted)
+            memory = str(screen.query_one("#memory", Static).render())
+            assert row["figures"]["kv"]["formula"] in memory
+            assert row["arguments"] in memory
+
+    play(script())
+
+
+def test_every_key(swept: Workspace, tmp_path: Path) -> None:
+    async def script() -> None:
+        async with opened(swept, "fit", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, FitScreen)
+            await until(pilot, lambda: answered(screen))
+            table = screen.query_one(Table)
+            assert "micro on CPU" in shown(app)
+            assert "free now" in shown(app)
+
+            await pilot.press("v", *"rtx 3060 12", "enter")
+            await until(pilot, lambda: answered(screen) and screen.report.devices[0].simulated)  # type: ignore[union-attr]
+            assert "RTX 3060 12GB" in shown(app)
+            assert "SIM" in shown(app)
+            assert app.limit is not None
+
+            await pilot.press("left_square_bracket", "K", "o")
+            await until(pilot, lambda: answered(screen) and screen.report.kv_type == "q8_0")  # type: ignore[union-attr]
+            assert screen.report is not None
+            assert screen.report.context == 1024
+            assert "card alone" in shown(app)
+            await pilot.press("right_square_bracket")  # more than the model was made for
+            await until(pilot, lambda: "✗" in shown(app) and "1024" in shown(app) and not screen._busy)
+            await pilot.press("left_square_bracket", "o", "r")
+            await until(pilot, lambda: answered(screen))
+
+            table.go_to("Q4_0")
+            await pilot.press("space")
+            assert "Q4_0" in app.draft.variants
+            await pilot.press("space")
+            assert "Q4_0" not in app.draft.variants
+            await pilot.press("t")
+            assert isinstance(app.screen, ReadingScreen)
+            await until(pilot, lambda: "tensors" in shown(app))
+            await pilot.press("escape", "slash", *"iq4", "enter")
+            assert [row.key.value for row in table.ordered_rows] == ["IQ4_NL", "IQ4_XS"]
+            await pilot.press("escape", "f")
+            assert table.row_count > 30  # of so small a model all fit
+            await pilot.press("f", "j", "k", "G", "g")
+
+            await pilot.press("m", *"micro-moe", "enter")
+            await until(pilot, lambda: answered(screen) and screen.report.model == "micro-moe")  # type: ignore[union-attr]
+            assert "recurrent state" in shown(app)
+            assert app.draft.model == "micro-moe"
+            await pilot.press("m", *"no/such/model", "enter")
+            await until(pilot, lambda: "✗" in shown(app) and not screen._busy)
+
+    play(script())

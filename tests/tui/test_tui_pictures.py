@@ -1,0 +1,119 @@
+"""The screens as pictures, compared with those kept in pictures/. Drawn anew with UPDATE_PICTURES=1.
+
+What they show is fixed: a run whose figures are given, an answer of `sweep fit` and a plan as the command line gave
+them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import opened, play, until
+from fixed_run import RUN, fixed_run
+from textual.pilot import Pilot
+
+from sweep.fit.export import from_json
+from sweep.workspace import Workspace
+from tui.app import SweepApp
+from tui.screens.fit import FitScreen, Question
+from tui.screens.plan import PlanScreen
+from tui.screens.results import ResultsScreen
+from tui.screens.run import RunScreen
+
+PICTURES = Path(__file__).parent / "pictures"
+SIZES = ((80, 24), (140, 40))
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def fixed(tmp_path: Path) -> Workspace:
+    workspace = Workspace(tmp_path / "fixed")
+    fixed_run(workspace)
+    return workspace
+
+
+def compare(app: SweepApp, name: str) -> None:
+    """The picture is the kept one, to the character and the colour."""
+    picture, kept = app.export_screenshot(), PICTURES / f"{name}.svg"
+    if os.environ.get("UPDATE_PICTURES"):
+        PICTURES.mkdir(exist_ok=True)
+        kept.write_text(picture)
+    if not kept.is_file() or kept.read_text() != picture:
+        drawn = Path(os.environ.get("PICTURES_DRAWN", ".")).absolute() / f"{name}.svg"
+        drawn.write_text(picture)
+        raise AssertionError(f"{kept.name} is another picture now: {drawn}; UPDATE_PICTURES=1 keeps the new one")
+
+
+def answer(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((PICTURES / f"{name}.json").read_text())
+    return found
+
+
+async def settle(pilot: Pilot[None]) -> None:
+    await pilot.pause(0.3)
+    await pilot.pause()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_results(fixed: Workspace, size: tuple[int, int]) -> None:
+    async def script() -> None:
+        async with opened(fixed, "results", RUN, size) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            await settle(pilot)
+            compare(app, f"results-{size[0]}")
+
+    play(script())
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_run(fixed: Workspace, size: tuple[int, int]) -> None:
+    async def script() -> None:
+        async with opened(fixed, "run", RUN, size) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, RunScreen)
+            await until(pilot, lambda: screen.snapshot is not None)
+            await settle(pilot)
+            compare(app, f"run-{size[0]}")
+
+    play(script())
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_plan(fixed: Workspace, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 1 << 39, 1 << 39))
+
+    async def script() -> None:
+        async with opened(fixed, "plan", RUN, size) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await until(pilot, lambda: screen.plan is not None and not screen._busy)
+            screen.show(answer("plan"))
+            await settle(pilot)
+            compare(app, f"plan-{size[0]}")
+
+    play(script())
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_fit(fixed: Workspace, size: tuple[int, int]) -> None:
+    async def script() -> None:
+        async with opened(fixed, "fit", RUN, size) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, FitScreen)
+            await until(pilot, lambda: screen.report is not None and not screen._busy)
+            found = answer("fit")
+            app.use_card(("RTX 3060 12GB",))
+            screen.question = Question(found["model"], app.gpus)
+            screen.show(screen.question, from_json(found), (found["best"], found["best_is_measured"]))
+            await settle(pilot)
+            compare(app, f"fit-{size[0]}")
+
+    play(script())

@@ -1,0 +1,249 @@
+"""The results screen against a real run: every key, the table, the plot, the windows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from driving import opened, play, shown, until
+from textual.widgets import Input, Static
+
+from sweep.records import records
+from sweep.report import figures
+from sweep.report.recommend import recommend
+from sweep.store import Store
+from sweep.workspace import Workspace
+from tui.reading import read_results
+from tui.screens.choosing import ChoosingScreen
+from tui.screens.compare import CompareScreen
+from tui.screens.export import ExportScreen
+from tui.screens.reading import ReadingScreen
+from tui.screens.results import ResultsScreen
+from tui.screens.runs import RunsScreen
+from tui.widgets.plot import Plot
+from tui.widgets.table import Table
+
+
+def order(screen: ResultsScreen) -> list[str]:
+    table = screen.query_one(Table)
+    return [str(row.key.value) for row in table.ordered_rows]
+
+
+def test_the_figures_on_the_screen_are_the_runs(swept: Workspace, run: str) -> None:
+    plan = read_results(swept, run).plan
+    with Store(swept.database) as store:
+        known = records(plan, store)
+    choice = recommend(known)
+
+    async def script() -> None:
+        async with opened(swept, "results", run, (160, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            await pilot.pause(0.2)
+            words = shown(app)
+            for record in known:
+                assert record.variant in words
+                assert f"{record.bits_per_weight:.2f}" in words
+                assert record.perplexity is not None
+                assert f"{record.perplexity.value:.4f} ±{record.perplexity.stderr:.4f}" in words
+            assert choice.sentence[:60] in words
+            assert order(screen) == [row.variant for row in figures.by_size(known)]
+
+    play(script())
+
+
+def test_every_key(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run, (160, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            table, plot = screen.query_one(Table), screen.query_one(Plot)
+            assert screen.results is not None
+            assert screen.results.choice is not None
+            assert table.highlighted == (screen.results.choice.variant or order(screen)[0])
+
+            await pilot.press("g")
+            first = order(screen)
+            assert table.highlighted == first[0] == "Q2_K"
+            await pilot.press("j", "k", "j")
+            assert table.highlighted == first[1]
+            await pilot.press("G")
+            assert table.highlighted == first[-1] == "BF16"
+            await until(pilot, lambda: "BF16" in str(screen.query_one("#details", Static).render()))
+
+            await pilot.press("S")
+            assert order(screen) == first[::-1]
+            assert table.highlighted == "BF16"
+            heads = []
+            for _ in range(4):
+                await pilot.press("s")
+                heads.append(screen.sorting.head)
+            assert heads == ["size", "memory", "PPL", "KLD"]
+            divergences = {row.variant: figures.kld(row) for row in screen.results.rows}
+            known = [found.value for name in order(screen) if (found := divergences[name]) is not None]
+            assert known == sorted(known)
+            assert len(known) == 2
+
+            before = shown(app)
+            assert "Mean KL divergence against bits per weight" in before
+            await pilot.press("x")
+            assert "against file size" in shown(app)
+            await pilot.press("x")
+            assert "against memory" in shown(app)
+            await pilot.press("y")
+            assert "Perplexity against memory" in shown(app)
+
+            await pilot.press("g")
+            await until(pilot, lambda: len(plot.places) == 3)
+            x, y = plot.places["Q2_K"]
+            await pilot.click(Plot, offset=(x, y))
+            assert table.highlighted == "Q2_K"
+
+            await pilot.press("c")
+            assert not isinstance(app.screen, CompareScreen)  # nothing is marked
+            await pilot.press("m")
+            table.go_to("Q4_K_M")
+            await pilot.press("m")
+            assert screen.marked == ["Q2_K", "Q4_K_M"]
+            await pilot.press("c")
+            assert isinstance(app.screen, CompareScreen)
+            await until(pilot, lambda: "KL divergence" in shown(app))
+            assert "baseline BF16" in shown(app)
+            await pilot.press("j", "k", "G", "g", "escape")
+            assert app.screen is screen
+            await pilot.press("m")
+            assert screen.marked == ["Q2_K"]
+            await pilot.press("escape")
+            assert screen.marked == []
+
+            await pilot.press("enter")
+            assert isinstance(app.screen, ReadingScreen)
+            await pilot.press("q")
+            assert app.screen is screen
+
+            await pilot.press("slash", *"q2")
+            assert order(screen) == ["Q2_K"]
+            await pilot.press("enter")
+            assert table.has_focus
+            await pilot.press("escape")
+            assert len(order(screen)) == 3
+            await pilot.press("r")
+            await until(pilot, lambda: screen.results is not None)
+
+    play(script())
+
+
+def test_sorting_by_a_click_on_a_head(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run, (160, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            await pilot.pause(0.2)
+            line = next(line for line in shown(app).splitlines() if "bpw" in line)
+            await pilot.click(Table, offset=(line.index("bpw") + 1, 0))
+            assert (screen.sorting.head, screen.sorting.down) == ("bpw", True)
+
+    play(script())
+
+
+def test_the_card_is_held_against(swept: Workspace, run: str) -> None:
+    """A card that holds the smallest variant alone is recommended nothing that needs more."""
+
+    async def script() -> None:
+        async with opened(swept, "results", run, (160, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            await pilot.press("v")
+            assert isinstance(app.screen, ChoosingScreen)
+            await pilot.press(*"1536MiB", "enter")
+            await until(pilot, lambda: screen.results is not None and screen.results.limit is not None)
+            assert screen.results is not None
+            assert screen.results.limit is not None
+            assert screen.results.limit.bytes == 0  # less what must stay free of a card
+            assert screen.results.choice is not None
+            assert screen.results.choice.variant is None
+            await pilot.press("v", *"no such card", "enter")
+            await until(pilot, lambda: "no such GPU" in shown(app))
+            await pilot.press("v", *"this machine", "enter")
+            await until(pilot, lambda: screen.results is not None and screen.results.limit is None)
+
+    play(script())
+
+
+def test_export(swept: Workspace, run: str, tmp_path: Path) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            for name in ("a.html", "a.csv", "a.jsonl"):
+                await pilot.press("e")
+                app.screen.query_one("#path", Input).value = str(tmp_path / name)
+                await pilot.press("enter")
+                await until(pilot, lambda: app.screen is screen)
+            await pilot.press("e")
+            app.screen.query_one("#path", Input).value = str(tmp_path / "a.docx")
+            await pilot.press("enter")
+            assert "end it with" in shown(app)
+            app.screen.query_one("#path", Input).value = str(tmp_path / "missing" / "a.csv")
+            await pilot.press("enter")
+            await until(pilot, lambda: "cannot be written" in shown(app))
+            assert isinstance(app.screen, ExportScreen)
+            await pilot.press("escape")
+
+    play(script())
+    assert "<html" in (tmp_path / "a.html").read_text()
+    with open(tmp_path / "a.csv") as file:
+        assert {row["variant"] for row in csv.DictReader(file)} == {"BF16", "Q4_K_M", "Q2_K"}
+    assert len([json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]) == 3
+
+
+def test_the_runs_are_searched(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            await pilot.press("o")
+            assert isinstance(app.screen, RunsScreen)
+            await until(pilot, lambda: run in shown(app))
+            await pilot.press(*"nothing")
+            assert "0 of 1 runs" in shown(app)
+            app.screen.query_one(Input).value = "q4_k_m micro"
+            await pilot.pause()
+            assert run in shown(app)
+            await pilot.press("down")
+            assert app.screen.query_one(Table).has_focus
+            await pilot.press("slash")
+            assert app.screen.query_one(Input).has_focus
+            await pilot.press("enter")
+            await until(pilot, lambda: app.screen is screen)
+            assert app.run_id == run
+
+    play(script())
+
+
+def test_below_100_columns_the_panes_stack(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run, (80, 24)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            await pilot.pause(0.2)
+            table, plot = screen.query_one(Table), screen.query_one(Plot)
+            assert plot.region.y >= table.region.bottom
+            assert plot.region.width >= 78
+            assert not screen.query_one("#side").region
+            assert table.virtual_size.width <= 80  # columns were dropped, not cut
+            await pilot.resize_terminal(140, 40)
+            await pilot.pause(0.2)
+            side = screen.query_one("#side")
+            assert side.region.x >= plot.region.right
+            assert side.region.y == plot.region.y
+
+    play(script())

@@ -1,0 +1,177 @@
+"""The run screen, and the processes that it starts and watches; every sweep here is a real one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from driving import arguments, opened, play, shown, until
+
+from sweep.history import past_runs
+from sweep.launching import Command
+from sweep.workspace import Workspace, run_lock
+from tui.app import SweepApp
+from tui.screens.reading import ReadingScreen
+from tui.screens.run import RunScreen
+from tui.screens.runs import RunsScreen
+from tui.widgets.cells import Cells
+
+
+def screen_of(app: SweepApp) -> RunScreen:
+    assert isinstance(app.screen, RunScreen)
+    return app.screen
+
+
+def statuses(screen: RunScreen) -> dict[str, str]:
+    assert screen.snapshot is not None
+    return {label: cell.status for label, cell in screen.snapshot.progress.cells.items()}
+
+
+def test_a_finished_run_and_its_keys(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "run", run, (120, 30)) as (app, pilot):
+            screen = screen_of(app)
+            await until(pilot, lambda: screen.snapshot is not None)
+            await pilot.pause(0.2)
+            words = shown(app)
+            assert "✓ through" in words
+            assert "12/12 cells" in words
+            assert "PPL 2." in words
+            assert words.count("KLD 0.0") == 2
+            cells = screen.query_one(Cells)
+            await pilot.press("g")
+            assert cells.label == "BF16/export"
+            await pilot.press("l", "j")
+            assert cells.label == "Q4_K_M/speed"
+            await pilot.press("k", "h", "G")
+            assert cells.label == "Q2_K/export"
+            for key in ("p", "x", "R"):  # nothing runs, nothing failed
+                await pilot.press(key)
+            assert app.launch is None
+            await pilot.press("v")
+            assert isinstance(app.screen, ReadingScreen)
+            await pilot.press("escape", "enter")
+            assert isinstance(app.screen, ReadingScreen)
+            await pilot.press("escape", "f", "f", "o")
+            assert isinstance(app.screen, RunsScreen)
+            await until(pilot, lambda: run in shown(app))
+            await pilot.press("enter")
+            await until(pilot, lambda: app.screen is screen)
+
+    play(script())
+
+
+def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) -> None:
+    """One sweep, stopped in every way there is, and brought to its end."""
+    workspace = Workspace(tmp_path / "w")
+    workspace.root.mkdir()
+
+    async def script() -> None:
+        async with opened(workspace, "plan", size=(130, 32)) as (app, pilot):
+            app.begin(Command(arguments(text, limit=40), os.getcwd()))
+            await until(pilot, lambda: isinstance(app.screen, RunScreen))
+            screen = screen_of(app)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
+            assert screen.snapshot is not None
+
+            # pause: what is at work is finished, nothing more is begun
+            await until(pilot, lambda: statuses(screen)["BF16/speed"] == "running")
+            await pilot.press("p")
+            await until(pilot, lambda: "pausing" in shown(app))
+            await until(pilot, lambda: screen.snapshot is not None and not screen.snapshot.is_on)
+            assert "paused" in shown(app)
+            assert statuses(screen)["BF16/speed"] == "done"
+            assert statuses(screen)["BF16/text"] == "waiting"
+
+            # R goes on where it stopped
+            await pilot.press("R")
+            await until(pilot, lambda: app.launch is None and statuses(screen)["BF16/speed"] == "known")
+            await until(pilot, lambda: statuses(screen)["BF16/micro_form"] == "running")
+
+            # the cell at work is given up, the others go on
+            screen.query_one(Cells).go_to("BF16/micro_form")
+            await pilot.pause()
+            await pilot.press("x")
+            await until(pilot, lambda: statuses(screen)["BF16/micro_form"] in ("failed", "done"))
+            if statuses(screen)["BF16/micro_form"] == "failed":  # unless it was through before
+                cell = screen.snapshot.progress.cells["BF16/micro_form"]
+                await until(pilot, lambda: "cancelled by the user" in shown(app) or cell is not None)
+                told = {c.label: c.error for c in screen.snapshot.progress.cells.values()}
+                assert told["BF16/micro_form"] == "cancelled by the user"
+
+            # the whole process dies
+            await until(pilot, lambda: statuses(screen)["Q4_K_M/speed"] == "running")
+            pid = screen.snapshot.progress.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.died)
+            await until(pilot, lambda: "its process died" in shown(app))
+            await pilot.press("R")
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.progress.status == "done")
+            assert set(statuses(screen).values()) <= {"done", "known"}
+            assert "12/12 cells" in shown(app)
+
+            # nothing is left to try
+            await pilot.press("R")
+            assert app.launch is None
+
+    play(script())
+    (past,) = past_runs(workspace)
+    assert (past.done, past.failed) == (12, 0)
+
+
+def test_a_sweep_that_is_refused_says_why(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    workspace.root.mkdir()
+
+    async def script() -> None:
+        async with opened(workspace, "run") as (app, pilot):
+            assert "no run yet" in shown(app)
+            app.begin(Command(("run", "micro", "--variants", "=Q9_Z"), os.getcwd()))
+            await until(pilot, lambda: "The sweep did not start" in shown(app))
+            assert "unknown quant" in shown(app)
+            assert app.launch is None
+
+    play(script())
+    assert not list((workspace.root / "launches").iterdir())
+
+
+@pytest.mark.slow
+def test_closing_the_screen_leaves_the_sweep_running(text: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    workspace.root.mkdir()
+    found: dict[str, int] = {}
+
+    async def first() -> None:
+        async with opened(workspace, "plan", size=(130, 32)) as (app, pilot):
+            app.begin(Command(arguments(text), os.getcwd()))
+            await until(pilot, lambda: isinstance(app.screen, RunScreen))
+            screen = screen_of(app)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
+            assert screen.snapshot is not None
+            assert screen.snapshot.progress.pid is not None
+            found["pid"] = screen.snapshot.progress.pid
+            await pilot.press("q")
+            await until(pilot, lambda: "A sweep is running" in shown(app))
+            await pilot.press("escape")
+            assert app.screen is screen
+            await pilot.press("q")
+            await until(pilot, lambda: "A sweep is running" in shown(app))
+            await pilot.press("l")
+
+    async def second() -> None:
+        async with opened(workspace, "results", size=(130, 32)) as (app, pilot):
+            await until(pilot, lambda: isinstance(app.screen, RunScreen))  # by itself, since one is at work
+            screen = screen_of(app)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.progress.status == "done")
+
+    play(first())
+    assert psutil.pid_exists(found["pid"])
+    play(second())
+    (past,) = past_runs(workspace)
+    assert (past.done, past.failed) == (12, 0)
+    with run_lock(workspace.run(past.plan.run)) as free:
+        assert free

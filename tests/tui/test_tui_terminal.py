@@ -1,0 +1,141 @@
+"""The program in a real pseudo-terminal, as a person meets it: what is typed goes in, what is drawn comes out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from driving import COMMAND, PATIENCE, ROOT
+
+from sweep.history import past_runs
+from sweep.workspace import Workspace
+
+PACE = 0.15  # seconds with nothing drawn before the next key is typed
+# Control sequences; those that move the cursor stand between words that are not beside each other.
+SEQUENCES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[PX^_].*?\x1b\\|\x1b.", re.S)
+
+
+class Terminal:
+    """A process on a terminal of 120 x 36."""
+
+    def __init__(self, *command: str) -> None:
+        self.pid, self._ours = pty.fork()
+        if self.pid == 0:
+            os.chdir(ROOT)
+            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
+            os.environ.pop("NO_COLOR", None)
+            os.execv(command[0], command)
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
+        os.kill(self.pid, signal.SIGWINCH)
+        self._drawn = ""
+
+    def press(self, keys: str) -> None:
+        """Type, one key after the other as a hand does; what was drawn before is forgotten."""
+        self._drawn = ""
+        for key in keys:
+            os.write(self._ours, key.encode())
+            while select.select([self._ours], [], [], PACE)[0]:
+                self._read()
+
+    def expect(self, words: str) -> None:
+        """Wait until the words are drawn."""
+        end = time.monotonic() + PATIENCE
+        while words not in self._plain:
+            assert time.monotonic() < end, f"{words!r} was not drawn, but: {self._plain[-3000:]}"
+            if select.select([self._ours], [], [], 0.2)[0]:
+                self._read()
+
+    def ended(self) -> int:
+        """Wait for the end; gives the exit code."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            if select.select([self._ours], [], [], 0.1)[0]:
+                self._read()
+        raise AssertionError("the program did not end")
+
+    def close(self) -> None:
+        os.close(self._ours)
+
+    @property
+    def _plain(self) -> str:
+        return SEQUENCES.sub("", self._drawn)
+
+    def _read(self) -> None:
+        try:
+            self._drawn += os.read(self._ours, 1 << 16).decode(errors="replace")
+        except OSError:  # Linux's word for a terminal that nobody has open any more
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "w").mkdir()
+    return Workspace(tmp_path / "w")
+
+
+@pytest.fixture
+def terminal(workspace: Workspace) -> Iterator[Terminal]:
+    found = Terminal(*COMMAND, "tui", "--workspace", str(workspace.root))
+    yield found
+    found.close()
+
+
+def plan(terminal: Terminal, text: Path) -> None:
+    """From the first screen to a plan of two variants with one task and a short text."""
+    terminal.expect("Fit")
+    terminal.press("m")
+    terminal.expect("A Qwen3 of 5 million")
+    terminal.press("micro\r")
+    terminal.expect("fits")
+    terminal.press("2")
+    terminal.expect("sweep run micro")
+    terminal.press("n/q4_k_m\r ")
+    terminal.expect("=Q4_K_M")
+    terminal.press("\x1bt")
+    terminal.press("micro_form\t4\t" + str(text))
+    terminal.expect("--perplexity")
+    terminal.press("\r")
+    terminal.expect("8 of 8 cells to do")
+
+
+@pytest.mark.slow
+def test_from_the_start_to_a_result(terminal: Terminal, workspace: Workspace, text: Path) -> None:
+    plan(terminal, text)
+    terminal.press("r")
+    terminal.expect("running")
+    terminal.expect("through")
+    terminal.press("4")
+    terminal.expect("Run ")
+    terminal.expect("KL divergence")
+    terminal.press("q")
+    assert terminal.ended() == 0
+    (run,) = past_runs(workspace)
+    assert (run.done, run.failed) == (8, 0)
+    assert run.plan.variants == ("BF16", "Q4_K_M")
+
+
+@pytest.mark.slow
+def test_killing_the_screen_leaves_the_run_intact(terminal: Terminal, workspace: Workspace, text: Path) -> None:
+    plan(terminal, text)
+    terminal.press("r")
+    terminal.expect("running")
+    os.kill(terminal.pid, signal.SIGKILL)
+    assert terminal.ended() == -signal.SIGKILL
+    end = time.monotonic() + PATIENCE
+    while past_runs(workspace)[0].done < 8:
+        assert time.monotonic() < end, "the sweep went with its screen"
+        time.sleep(0.2)
+    assert past_runs(workspace)[0].failed == 0

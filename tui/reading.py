@@ -1,0 +1,73 @@
+"""What the screens show, read from the workspace by workers: all of it made by sweep, put together here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sweep.history import PastRun, find_run, past_runs
+from sweep.plan import Plan
+from sweep.record import Record
+from sweep.records import records
+from sweep.report import figures, fronts
+from sweep.report.measures import Cost, Measure, costs, measures
+from sweep.report.recommend import Recommendation, recommend
+from sweep.report.trust import trust_notes
+from sweep.store import Store
+from sweep.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The memory of the card that results are looked at for."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run with all that is said of it; `rows` from the smallest to the largest."""
+
+    plan: Plan
+    rows: tuple[Record, ...]
+    choice: Recommendation | None
+    front: fronts.Front
+    front_measure: str
+    tests: Mapping[tuple[str, str], figures.TaskTest]
+    kept: Mapping[str, figures.Figure]
+    gains: tuple[fronts.Gain, ...]
+    measures: tuple[Measure, ...]
+    costs: tuple[Cost, ...]
+    notes: tuple[str, ...]
+    limit: Limit | None = None
+
+    def row(self, variant: str) -> Record | None:
+        return next((row for row in self.rows if row.variant == variant), None)
+
+
+def read_results(workspace: Workspace, run: str | None, limit: Limit | None = None) -> Results:
+    """Of the run so called, or of the latest. Raises InputError."""
+    plan = find_run(workspace, run)
+    with Store(workspace.database) as store:
+        rows = tuple(figures.by_size(records(plan, store)))
+    front, measure = fronts.overall(rows)
+    return Results(
+        plan=plan,
+        rows=rows,
+        choice=recommend(rows, None if limit is None else limit.bytes) if len(rows) > 1 else None,
+        front=front,
+        front_measure=measure,
+        tests=figures.task_tests(rows),
+        kept=figures.mean_recovery(rows),
+        gains=tuple(fronts.gains(rows)),
+        measures=tuple(measures(rows)),
+        costs=tuple(costs(rows)),
+        notes=tuple(trust_notes(rows)),
+        limit=limit,
+    )
+
+
+def read_runs(workspace: Workspace) -> list[PastRun]:
+    """All runs, the newest first; none where there is no store yet. Raises InputError."""
+    return past_runs(workspace) if workspace.database.is_file() else []

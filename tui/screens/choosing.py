@@ -1,0 +1,108 @@
+"""Windows to choose one thing from a list, or to type another: a model, a preset, a card, a file's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import DataTable, Input, Static
+
+from tui.screens.window import Window
+from tui.theme import palette
+from tui.widgets.table import Table
+
+HEADS = (("", True), ("", True))
+
+
+class ChoosingScreen(Window[str | None]):
+    """Answers with a choice's name, or with what was typed where no choice matches it.
+
+    `choices` are (name, what it is); typing leaves those that hold every word.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down", "to_list", "To the list", show=False),
+        Binding("slash", "search", "Search", show=False),
+    ]
+
+    def __init__(self, title: str, choices: Sequence[tuple[str, str]], words: str, now: str = "") -> None:
+        super().__init__(title, "type, or ↓ and choose · enter take · esc close")
+        self._choices, self._words, self._now = choices, words, now
+
+    def content(self) -> ComposeResult:
+        yield Input(placeholder=self._words, id="search", compact=True)
+        yield Static(id="said", classes="words")
+        yield Table(id="choices")
+
+    def on_mount(self) -> None:
+        self.query_one(Table).show_header = False
+        self.query_one(Input).focus()
+        self._fill()
+        self.query_one(Table).go_to(self._now)
+
+    @on(Input.Changed)
+    def _fill(self) -> None:
+        words = self.query_one(Input).value.lower().split()
+        colours = palette(self.app)
+        kept = [(name, about) for name, about in self._choices if all(w in f"{name} {about}".lower() for w in words)]
+        rows = [(name, [Text(name, colours.ink), Text(about, colours.soft)]) for name, about in kept]
+        self.query_one(Table).fill(HEADS, rows)
+        typed = self.query_one(Input).value.strip()
+        told = f"enter takes “{typed}” as it is typed" if typed and not kept else f"{len(kept)} to choose from"
+        self.query_one("#said", Static).update(Text(told, colours.faint))
+
+    @on(Input.Submitted)
+    def _submitted(self) -> None:
+        typed, found = self.query_one(Input).value.strip(), self.query_one(Table).highlighted
+        exact = typed in {name for name, _ in self._choices}
+        self.dismiss(typed if exact or (typed and found is None) else found)
+
+    @on(DataTable.RowSelected)
+    def _selected(self) -> None:
+        self.dismiss(self.query_one(Table).highlighted)
+
+    def action_to_list(self) -> None:
+        self.query_one(Table).focus()
+
+    def action_search(self) -> None:
+        self.query_one(Input).focus()
+
+
+class TypingScreen(Window[str | None]):
+    """Answers with a line of text."""
+
+    def __init__(self, title: str, words: str, value: str = "") -> None:
+        super().__init__(title, "enter take · esc close")
+        self._words, self._value = words, value
+
+    def content(self) -> ComposeResult:
+        yield Static(self._words, classes="words")
+        yield Input(self._value, id="line", compact=True)
+
+    @on(Input.Submitted)
+    def _submitted(self, message: Input.Submitted) -> None:
+        self.dismiss(message.value.strip() or None)
+
+
+def model_choices() -> list[tuple[str, str]]:
+    """The models that come along, and those whose sizes are known."""
+    import presets
+    from presets import catalogue
+
+    found = [(name, f"built in: {model.title}") for name, model in presets.builtin_models().items()]
+    return found + [(entry.name, "sizes only; give its directory to sweep it") for entry in catalogue.models().values()]
+
+
+def card_choices() -> list[tuple[str, str]]:
+    """This machine's own, and all cards that are known."""
+    from presets.gpus import gpus
+
+    found = [("this machine", "what is here, with what is free now")]
+    for gpu in gpus().values():
+        told = f"{gpu.memory_bytes / (1 << 30):g} GiB, {gpu.bandwidth / 1e9:,.0f} GB/s, {gpu.series}"
+        found.append((gpu.name, told))
+    return found

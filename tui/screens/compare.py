@@ -1,0 +1,38 @@
+"""Two variants, paired: the differences with their intervals, p and flips, as `sweep compare` tells them."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.text import Text
+from textual import work
+from textual.worker import get_current_worker
+
+from converters.errors import InputError
+from sweep.report import text
+from tui.screens.reading import ReadingScreen
+from tui.theme import palette
+
+
+class CompareScreen(ReadingScreen):
+    """`first` and `second` as RUN:VARIANT."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__("Compare", Text("comparing …"))
+        self._names = first, second
+
+    def on_mount(self) -> None:
+        self._compare(max(self.app.size.width - 10, 40))
+
+    @work(thread=True, exit_on_error=False, exclusive=True)
+    def _compare(self, width: int) -> None:
+        from sweep.compare import compare
+        from sweep.report.comparison import render_comparison
+
+        worker = get_current_worker()
+        shown: RenderableType
+        try:
+            shown = render_comparison(compare(self.sweep.workspace, *self._names), width)
+        except InputError as error:
+            shown = Text(text.plain(error), palette(self.app).bad)
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self.replace, shown)

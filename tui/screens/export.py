@@ -1,0 +1,65 @@
+"""Write a run's results to a file: the HTML report, CSV or JSON lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.widgets import Input, Static
+
+from converters.errors import InputError
+from sweep.plan import Plan
+from tui.screens.window import Window
+
+KINDS = (".html", ".csv", ".jsonl")
+
+
+class ExportScreen(Window[None]):
+    """The kind is the ending of the file's name."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__("Export", "enter write · esc close")
+        self._plan = plan
+
+    def content(self) -> ComposeResult:
+        yield Static(f"Write {self._plan.run} to a file; its ending says as what: {', '.join(KINDS)}", classes="words")
+        yield Input(str(Path.cwd() / f"{self._plan.run}.html"), id="path", compact=True)
+        yield Static(id="said", classes="words")
+
+    @on(Input.Submitted)
+    def _submitted(self, message: Input.Submitted) -> None:
+        path = Path(message.value.strip()).expanduser()
+        if path.suffix not in KINDS:
+            self._say(f"{path.name}: end it with {', '.join(KINDS)}")
+        else:
+            self._say("writing …")
+            self._write(path)
+
+    @work(thread=True, exit_on_error=False, exclusive=True)
+    def _write(self, path: Path) -> None:
+        from sweep.cli.results import described
+        from sweep.records import records
+        from sweep.report.export import to_csv, to_json_lines
+        from sweep.report.html import write_html
+        from sweep.store import Store
+        from sweep.workspace import write_text
+
+        try:
+            with Store(self.sweep.workspace.database) as store:
+                rows, about = records(self._plan, store), described(self._plan, store)
+            if path.suffix == ".html":
+                write_html(rows, about, path)
+            else:
+                write_text(path, to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows))
+        except InputError as error:
+            self.app.call_from_thread(self._say, str(error))
+            return
+        self.app.call_from_thread(self._written, path)
+
+    def _written(self, path: Path) -> None:
+        self.notify(f"written: {path}", title="Export")
+        self.dismiss(None)
+
+    def _say(self, words: str) -> None:
+        self.query_one("#said", Static).update(words)

@@ -1,0 +1,347 @@
+"""Fit: what of a model fits on which card, part by part, before anything of it is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import DataTable, Footer, Input, Static
+from textual.worker import get_current_worker
+
+from converters.errors import InputError
+from sweep.fit.export import from_json
+from sweep.fit.report import FitReport, Row
+from sweep.fit.verdict import Verdict, verdict
+from sweep.launching import GivenUp, ask
+from sweep.report import text
+from tui.screens.reading import ReadingScreen
+from tui.theme import Palette, palette
+from tui.widgets.fit_table import fit_rows
+from tui.widgets.memory_bar import memory_bars
+from tui.widgets.table import Table
+from tui.widgets.top_bar import TopBar
+from tui.working import Working
+
+KV_TYPES = ("f16", "q8_0", "q5_1", "q4_0", "bf16")
+CONTEXTS = tuple(1 << power for power in range(10, 21))  # 1K to 1M tokens
+WAIT = 0.3  # seconds after a change before it is asked
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of `sweep fit`. `context` 0 leaves it to the model; no `gpus`: what this machine has."""
+
+    model: str
+    gpus: tuple[str, ...] = ()
+    context: int = 0
+    kv_type: str = "f16"
+    offload: bool = True
+
+    def arguments(self, workspace: str) -> tuple[str, ...]:
+        found = ["fit", self.model, "--best", "--workspace", workspace, "--format", "json", "--kv-type", self.kv_type]
+        found += [part for gpu in self.gpus for part in ("--gpu", gpu)]
+        found += ["--ctx", str(self.context)] if self.context else []
+        return (*found, *([] if self.offload else ["--no-offload"]))
+
+
+class FitScreen(Working, Screen[None]):
+    """Asks in a process of its own, so that the screen never waits."""
+
+    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("m", "model", "Model", tooltip="Choose the model: built in, public, a directory, a hub id"),
+        Binding("v", "card", "Card", tooltip="Choose the card: this machine's, a name or a size"),
+        Binding("left_square_bracket", "context(-1)", "Less context", show=False, key_display="["),
+        Binding("right_square_bracket", "context(1)", "Context", key_display="[ ]", tooltip="Halve or double it"),
+        Binding("K", "kv_type", "KV type", key_display="K", tooltip="Of the cache: f16, q8_0, q5_1, q4_0, bf16"),
+        Binding("o", "offload", "Experts to RAM", show=False, tooltip="Allow a part in RAM where not all fits, or not"),
+        Binding("space", "choose", "Choose", tooltip="Take the variant into the sweep, or not"),
+        Binding("t", "types", "Types", tooltip="Which tensors of it get which type"),
+        Binding("f", "only_fitting", "Only what fits", show=False),
+        Binding(
+            "slash", "filter", "Filter", key_display="/", show=False, tooltip="Only variants with this in their name"
+        ),
+        Binding("escape", "clear", "Clear", show=False),
+        Binding("r", "ask", "Ask again", show=False, tooltip="With what is free now"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.report: FitReport | None = None
+        self.question: Question | None = None
+        self._best: tuple[str | None, bool] = (None, False)
+        self._only_fitting = False
+        self._timer: Timer | None = None
+        self._busy = False
+
+    def compose(self) -> ComposeResult:
+        yield TopBar("fit")
+        yield Input(placeholder="only variants with this in their name", id="filter", classes="hidden", compact=True)
+        yield Static(id="state")
+        with Vertical(id="body"):
+            yield Table(id="rows")
+            with VerticalScroll(id="parts", can_focus=False):
+                yield Static(id="memory")
+            yield Static(id="verdict")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Table).focus()
+
+    def on_screen_resume(self) -> None:
+        before = self.question
+        if before is None:
+            self.question = Question(self.sweep.draft.model, self.sweep.gpus)
+        else:
+            self.question = replace(before, model=self.sweep.draft.model, gpus=self.sweep.gpus)
+        if self.report is None or self.question != before:
+            self.action_ask()
+        else:
+            self.fill()
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def change(self, **fields: Any) -> None:
+        """Another question: shown at once, asked soon."""
+        if self.question is not None:
+            self.question = replace(self.question, **fields)
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(WAIT, self.action_ask)
+        self._state()
+
+    def action_ask(self) -> None:
+        self._timer = None
+        if self.question is not None:
+            self._busy = True
+            self._state()
+            self._ask(self.question)
+
+    @work(thread=True, exit_on_error=False, exclusive=True, group="fit")
+    def _ask(self, question: Question) -> None:
+        worker = get_current_worker()
+        found: FitReport | str
+        best: tuple[str | None, bool] = (None, False)
+        try:
+            given = question.arguments(str(self.sweep.workspace.root))
+            answer = ask(given, given_up=lambda: worker.is_cancelled)[-1]
+            best = answer["best"], answer["best_is_measured"]
+            found = from_json(answer)
+        except InputError as error:
+            found = str(error)
+        except GivenUp:
+            return  # another is asked by now
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self.show, question, found, best)
+
+    def show(self, question: Question, found: FitReport | str, best: tuple[str | None, bool]) -> None:
+        """An answer, or why there is none."""
+        self._busy = False
+        self._best = best
+        if isinstance(found, str):
+            self.report = None
+            self.query_one("#body").add_class("hidden")
+            self._state(found)
+        else:
+            self.report = found
+            self.query_one("#body").remove_class("hidden")
+            self.sweep.use_card(question.gpus)
+            self.fill()
+
+    # --- showing ----------------------------------------------------------------------------------------------------
+
+    def _state(self, error: str | None = None) -> None:
+        """What is asked."""
+        question, colours = self.question, palette(self.app)
+        if question is None:
+            return
+        line = Text.assemble((f" {text.plain(question.model)}", colours.accent), (" on ", colours.soft))
+        if self.report is not None and question.gpus == self.sweep.gpus:
+            told = []
+            for device in self.report.devices:
+                sim = "SIM" if device.simulated else "free now"
+                told.append(f"{text.plain(device.name)} ({text.size(device.usable_bytes)} {sim})")
+            line.append(", ".join(told), colours.ink)
+        else:
+            line.append(", ".join(f"{gpu} (SIM)" for gpu in question.gpus) or "this machine", colours.ink)
+        context = (
+            f"{question.context:,}" if question.context else f"{self.report.context:,}" if self.report else "8,192"
+        )
+        line.append(f"  context {context}  KV {question.kv_type}", colours.soft)
+        line.append("  + RAM" if question.offload else "  card alone", colours.soft)
+        if error is not None:
+            line.append(f"\n ✗ {text.plain(error)}", colours.bad)
+        elif self._busy or self._timer is not None:
+            line.append("  asking llama.cpp …", colours.faint)
+        self.query_one("#state", Static).update(line)
+        self.query_one(TopBar).lead(question.model, ", ".join(question.gpus) or "this machine")
+
+    def fill(self) -> None:
+        """The rows that the filter leaves, with as many columns as the width holds."""
+        if self.report is None:
+            return
+        colours = palette(self.app)
+        only = self.query_one("#filter", Input).value.strip().lower()
+        rows = [row for row in self.report.rows if only in row.variant.lower()]
+        rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
+        table, best, taken = self.query_one(Table), self._best[0], self.sweep.draft.variants
+        heads, cells = fit_rows(self.report, rows, best, taken, self.size.width - 2, colours)
+        table.fill(heads, cells, best if table.highlighted is None else None)
+        self._state()
+        self._tell(colours)
+        self._follow_cursor()
+
+    def _tell(self, colours: Palette) -> None:
+        name, measured = self._best
+        if name is None:
+            line = Text.assemble(
+                ("! ", colours.warn),
+                ("Nothing fits whole: try less context with [, or another card with v.", colours.ink),
+            )
+        else:
+            why = (
+                "by what runs of this model measured"
+                if measured
+                else "by its size, which is a guess until a sweep measures it"
+            )
+            line = Text.assemble(
+                (f"{text.CHOSEN} ", colours.good), (f"{name}: the best that fits, {why}.", colours.ink)
+            )
+        count = len(self.sweep.draft.variants)
+        line.append(f"  + {count} taken into the sweep; 2 plans it.", colours.soft)
+        self.query_one("#verdict", Static).update(line)
+
+    @on(DataTable.RowHighlighted, "#rows")
+    def _follow_cursor(self) -> None:
+        row = self._row()
+        if row is not None and self.report is not None:
+            width = max(self.size.width - 4, 20)
+            self.query_one("#memory", Static).update(memory_bars(row, self.report, width, palette(self.app)))
+
+    def _row(self) -> Row | None:
+        name = self.query_one(Table).highlighted
+        return next((row for row in (self.report.rows if self.report else ()) if row.variant == name), None)
+
+    def on_resize(self) -> None:
+        self.fill()
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def action_model(self) -> None:
+        from tui.screens.choosing import ChoosingScreen, model_choices
+
+        words = "a model, a directory, a config.json, a .gguf or a hub id"
+        self.app.push_screen(ChoosingScreen("Model", model_choices(), words, self.sweep.draft.model), self._take_model)
+
+    def _take_model(self, name: str | None) -> None:
+        if name is not None:
+            self.sweep.draft = replace(self.sweep.draft, model=name)
+            self.change(model=name, context=0)
+
+    def action_card(self) -> None:
+        from tui.screens.choosing import ChoosingScreen, card_choices
+
+        words = "a card, 2x and a card, a size such as 12GiB; several by comma"
+        self.app.push_screen(ChoosingScreen("Card", card_choices(), words), self._take_card)
+
+    def _take_card(self, name: str | None) -> None:
+        if name is not None:
+            self.sweep.gpus = () if name == "this machine" else (name,)
+            self.change(gpus=self.sweep.gpus)
+
+    def action_context(self, step: int) -> None:
+        if self.question is None:
+            return
+        now = self.question.context or (self.report.context if self.report else 8192)
+        near = min(range(len(CONTEXTS)), key=lambda i: abs(CONTEXTS[i] - now))
+        self.change(context=CONTEXTS[min(max(near + step, 0), len(CONTEXTS) - 1)])
+
+    def action_kv_type(self) -> None:
+        if self.question is not None:
+            self.change(kv_type=KV_TYPES[(KV_TYPES.index(self.question.kv_type) + 1) % len(KV_TYPES)])
+
+    def action_offload(self) -> None:
+        if self.question is not None:
+            self.change(offload=not self.question.offload)
+
+    def action_choose(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        if row.kind != "gguf":
+            self.notify(f"{row.variant} is taken into a sweep by typing it: sweep run --variants", title="Choose")
+            return
+        chosen = self.sweep.draft.variants
+        kept = tuple(v for v in chosen if v != row.variant) if row.variant in chosen else (*chosen, row.variant)
+        self.sweep.draft = replace(self.sweep.draft, variants=kept)
+        self.fill()
+
+    def action_only_fitting(self) -> None:
+        self._only_fitting = not self._only_fitting
+        self.fill()
+
+    def action_types(self) -> None:
+        row = self._row()
+        if row is None or self.question is None:
+            return
+        if row.kind != "gguf" or ":" in row.variant:
+            self.notify("Only what llama.cpp makes has such a table.", title="Types")
+            return
+        window = ReadingScreen(f"Tensor types of {row.variant}", Text("asking llama.cpp …"))
+        self.app.push_screen(window)
+        self._types(window, self.question.model, row.variant)
+
+    @work(thread=True, exit_on_error=False, group="types")
+    def _types(self, window: ReadingScreen, model: str, quant: str) -> None:
+        colours, worker = palette(self.app), get_current_worker()
+        given = ["convert", model, "--to", quant, "--dry-run", "--format", "json"]
+        try:
+            file = ask(given, given_up=lambda: worker.is_cancelled)[-1]["files"][0]
+            lines = [_pair(str(name), str(value), colours) for name, value in _told(file)]
+        except InputError as error:
+            lines = [Text(text.plain(error), colours.bad)]
+        except GivenUp:
+            return
+        self.app.call_from_thread(window.replace, Text("\n").join(lines))
+
+    @on(DataTable.RowSelected, "#rows")
+    def _open(self) -> None:
+        self.action_types()
+
+    def action_filter(self) -> None:
+        self.query_one("#filter", Input).remove_class("hidden").focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter(self) -> None:
+        self.fill()
+
+    @on(Input.Submitted, "#filter")
+    def _filtered(self) -> None:
+        self.query_one(Table).focus()
+
+    def action_clear(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.add_class("hidden")
+        self.query_one(Table).focus()
+
+
+def _pair(name: str, value: str, colours: Palette) -> Text:
+    return Text.assemble((f"{name:<16}", colours.soft), (value, colours.ink))
+
+
+def _told(file: dict[str, Any]) -> list[tuple[str, str]]:
+    """A planned file as lines: its size and how many tensors have which type."""
+    census = file["census"]
+    return [
+        ("bits a weight", f"{file['bits_per_weight']:.3f}"),
+        ("file", f"{file['file_bytes']:,} bytes, {text.size(file['file_bytes'])}"),
+        *((kind, f"{count} tensors") for kind, count in census.items()),
+    ]

@@ -1,0 +1,34 @@
+"""Asks what becomes of a sweep that runs when the screen is quit."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from tui.screens.window import Window
+
+
+class LeavingScreen(Window[str | None]):
+    """Answers "leave", "pause" or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("l,enter,q", "answer('leave')", "Let it run", show=False),
+        Binding("p", "answer('pause')", "Pause it", show=False),
+    ]
+
+    def __init__(self, run: str) -> None:
+        super().__init__("A sweep is running", "l let it run · p pause it · esc stay")
+        self._run = run
+
+    def content(self) -> ComposeResult:
+        yield Static(
+            f"{self._run} goes on without the screen; `sweep tui {self._run}` comes back to it.\n\n"
+            "l  quit and let it run\np  quit, and let it stop after the cell at work\nesc  stay",
+            markup=False,
+        )
+
+    def action_answer(self, answer: str) -> None:
+        self.dismiss(answer)

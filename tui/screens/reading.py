@@ -1,0 +1,40 @@
+"""A window with something to read: a variant's details, a comparison, a cell's log."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.console import RenderableType
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from tui.screens.window import Window
+
+
+class ReadingScreen(Window[None]):
+    """Scrolls by j and k as by the arrows; q and enter close it too."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,enter", "close", "Close", show=False),
+        Binding("j", "scroll(1)", "Down", show=False),
+        Binding("k", "scroll(-1)", "Up", show=False),
+        Binding("g", "scroll(-100000)", "First", show=False),
+        Binding("G", "scroll(100000)", "Last", show=False),
+    ]
+
+    def __init__(self, title: str, what: RenderableType) -> None:
+        super().__init__(title, "j k scroll · esc close")
+        self._what = what
+
+    def content(self) -> ComposeResult:
+        with VerticalScroll(id="page"):
+            yield Static(self._what, id="text")
+
+    def replace(self, what: RenderableType) -> None:
+        """Show something else."""
+        self.query_one("#text", Static).update(what)
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one("#page").scroll_relative(y=lines, animate=False)

@@ -1,0 +1,307 @@
+"""Results: every variant of a run with its errors, a plot tied to the table, and which variant to run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import DataTable, Footer, Input, Static
+from textual.worker import get_current_worker
+
+from converters.errors import InputError
+from sweep.report import text
+from tui.reading import Results, read_results
+from tui.theme import palette
+from tui.widgets.details import details
+from tui.widgets.plot import Drawing, Plot
+from tui.widgets.results_table import Sorting, sort_values, table_rows
+from tui.widgets.table import Table
+from tui.widgets.top_bar import TopBar
+from tui.working import Working
+
+MARKS = "AB"
+FIRST = "Mean KL divergence"  # what the plot begins with
+LOOK_EVERY = 2.0  # seconds between looks at whether the store has changed
+WIDE = 4.0  # from the smallest to the largest, as a ratio: an x axis of more is logarithmic
+
+
+class ResultsScreen(Working, Screen[None]):
+    """Reads the app's run when it is shown, and again when that changes."""
+
+    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "sort", "Sort", tooltip="Sort by the next column; S turns the order round"),
+        Binding("S", "turn", "Turn the order round", show=False),
+        Binding("x", "axis('x')", "X axis", show=False, tooltip="Bits per weight, file size or memory"),
+        Binding("y", "axis('y')", "Axes", key_display="x y", tooltip="Divergence, perplexity, recovery or a task"),
+        Binding("m", "mark", "Mark", tooltip="Mark two variants to compare"),
+        Binding("c", "compare", "Compare", tooltip="The two marked variants, paired"),
+        Binding("e", "export", "Export", tooltip="As an HTML page, CSV or JSON"),
+        Binding("o", "runs", "Runs", tooltip="Choose another run"),
+        Binding("v", "card", "Card", show=False, tooltip="The card that a variant has to fit"),
+        Binding("enter", "details", "Details", show=False, tooltip="All that is known of the variant"),
+        Binding(
+            "slash", "filter", "Filter", key_display="/", show=False, tooltip="Only variants with this in their name"
+        ),
+        Binding("escape", "clear", "Clear", show=False),
+        Binding("r", "read", "Read again", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: Results | None = None
+        self.sorting = Sorting()
+        self.marked: list[str] = []
+        self._x, self._y = 0, 0  # steps from bits per weight and from the divergence
+        self._shown_run: str | None = None
+        self._read_when: tuple[object, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        yield TopBar("results")
+        yield Input(placeholder="only variants with this in their name", id="filter", classes="hidden", compact=True)
+        yield Static(id="notice", classes="hidden")
+        with Vertical(id="body"):
+            yield Table(id="variants")
+            with Horizontal(id="lower"):
+                yield Plot(id="plot")
+                with VerticalScroll(id="side", can_focus=False):
+                    yield Static(id="details")
+            yield Static(id="verdict")
+        yield Footer(show_command_palette=False)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        self.query_one(Table).focus()
+        self.set_interval(LOOK_EVERY, self.on_screen_resume)
+
+    def on_screen_resume(self) -> None:
+        """Read again what has changed: another run, another card, another finished cell."""
+        now = self.sweep.run_id, self.sweep.limit, self.sweep.store_stamp()
+        if self.is_current and now != self._read_when:
+            self.action_read()
+
+    def action_read(self) -> None:
+        """Read the run again."""
+        self._read_when = self.sweep.run_id, self.sweep.limit, self.sweep.store_stamp()
+        self._read(self.sweep.run_id)
+
+    @work(thread=True, exit_on_error=False, exclusive=True, group="results")
+    def _read(self, run: str | None) -> None:
+        worker = get_current_worker()
+        try:
+            found: Results | str = read_results(self.sweep.workspace, run, self.sweep.limit)
+        except InputError as error:
+            found = str(error)
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self.show, found)
+
+    def show(self, found: Results | str) -> None:
+        """Results, or why there are none."""
+        notice = self.query_one("#notice", Static)
+        notice.set_class(not isinstance(found, str), "hidden")
+        self.query_one("#body").set_class(isinstance(found, str), "hidden")
+        if isinstance(found, str):
+            self.results = None
+            notice.update(Text(f"{text.plain(found)}\n\no: other runs   2: plan one   ?: help"))
+            self.query_one(TopBar).lead()
+            return
+        if self._shown_run != found.plan.run:
+            self.marked, self._shown_run = [], found.plan.run
+        self.results = found
+        self.fill()
+
+    # --- showing ----------------------------------------------------------------------------------------------------
+
+    def fill(self, at: str | None = None) -> None:
+        """Everything that depends on the results, the order, the filter and the width."""
+        if self.results is None:
+            return
+        table, colours = self.query_one(Table), palette(self.app)
+        letters = {variant: MARKS[i] for i, variant in enumerate(self.marked)}
+        only = self.query_one("#filter", Input).value.strip()
+        heads, rows, self.dropped = table_rows(self.results, self.sorting, letters, only, self.size.width - 2, colours)
+        if table.highlighted is None and at is None and self.results.choice is not None:
+            at = self.results.choice.variant
+        table.fill(heads, rows, at)
+        self._draw()
+        self._tell()
+        self._follow_cursor()
+
+    def _draw(self) -> None:
+        plot, results = self.query_one(Plot), self.results
+        if results is None or not results.measures:
+            plot.show(None)
+            return
+        from sweep.report.measures import points
+
+        names = [measure.name for measure in results.measures]
+        first = names.index(FIRST) if FIRST in names else 0
+        measure = results.measures[(first + self._y) % len(names)]
+        cost = results.costs[self._x % len(results.costs)]
+        chosen = results.choice.variant if results.choice else None
+        limit = None
+        if results.limit is not None and cost.name in ("memory", "bytes"):
+            limit = results.limit.bytes / cost.scale, results.limit.name
+        found = points(results.rows, measure, cost, chosen)
+        ends = [point.x for point in found if point.x > 0]
+        drawing = Drawing(
+            title=measure.name,
+            points=tuple(found),
+            x=replace(cost.axis, log=len(ends) == len(found) > 0 and max(ends) > WIDE * min(ends)),
+            y=measure.axis,
+            levels=tuple(measure.levels),
+            limit=limit,
+        )
+        plot.show(drawing)
+
+    def _tell(self) -> None:
+        assert self.results is not None
+        colours, choice = palette(self.app), self.results.choice
+        if choice is None:
+            self.query_one("#verdict", Static).update(
+                Text("One variant alone: nothing to choose between.", colours.soft)
+            )
+            return
+        sign, style = (text.CHOSEN, colours.good) if choice.variant else ("!", colours.warn)
+        sentence = choice.sentence if self.size.width >= 100 else choice.sentence.partition(". ")[0]
+        self.query_one("#verdict", Static).update(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
+
+    @on(DataTable.RowHighlighted, "#variants")
+    def _follow_cursor(self) -> None:
+        variant = self.query_one(Table).highlighted
+        if self.results is None or variant is None:
+            return
+        self.query_one(Plot).point_at(variant, frozenset(self.marked))
+        self.query_one("#details", Static).update(details(self.results, variant, palette(self.app)))
+        self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, text.plain(variant))
+
+    @on(Plot.Picked)
+    def _pick(self, message: Plot.Picked) -> None:
+        self.query_one(Table).go_to(message.variant)
+
+    def on_resize(self) -> None:
+        self.fill()
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def action_sort(self) -> None:
+        if self.results is None:
+            return
+        shown = {head.split(" ↑")[0].split(" ↓")[0] for head, _ in self._heads()}
+        able = [head for head in sort_values(self.results) if head in shown] or ["bpw"]
+        here = able.index(self.sorting.head) if self.sorting.head in able else -1
+        self.sorting = Sorting(able[(here + 1) % len(able)])
+        self.fill()
+
+    def _heads(self) -> list[tuple[str, bool]]:
+        return [(column.label.plain, False) for column in self.query_one(Table).ordered_columns]
+
+    def action_turn(self) -> None:
+        self.sorting = Sorting(self.sorting.head, not self.sorting.down)
+        self.fill()
+
+    @on(DataTable.HeaderSelected, "#variants")
+    def _sort_by(self, message: DataTable.HeaderSelected) -> None:
+        head = message.label.plain.split(" ↑")[0].split(" ↓")[0]
+        if self.results is not None and head in sort_values(self.results):
+            self.sorting = Sorting(head, not self.sorting.down if head == self.sorting.head else False)
+            self.fill()
+
+    def action_axis(self, axis: str) -> None:
+        self._x, self._y = self._x + (axis == "x"), self._y + (axis == "y")
+        self._draw()
+
+    def action_mark(self) -> None:
+        variant = self.query_one(Table).highlighted
+        if variant is None:
+            return
+        if variant in self.marked:
+            self.marked.remove(variant)
+        else:
+            self.marked = [*self.marked, variant][-len(MARKS) :]
+        self.fill()
+
+    def action_compare(self) -> None:
+        if self.results is None:
+            return
+        if len(self.marked) < 2:
+            self.notify("Mark two variants with m first.", title="Compare")
+            return
+        from tui.screens.compare import CompareScreen
+
+        run = self.results.plan.run
+        self.app.push_screen(CompareScreen(f"{run}:{self.marked[0]}", f"{run}:{self.marked[1]}"))
+
+    def action_export(self) -> None:
+        if self.results is not None:
+            from tui.screens.export import ExportScreen
+
+            self.app.push_screen(ExportScreen(self.results.plan))
+
+    def action_runs(self) -> None:
+        from tui.screens.runs import RunsScreen
+
+        self.app.push_screen(RunsScreen(), self._choose_run)
+
+    def _choose_run(self, run: str | None) -> None:
+        if run is not None:
+            self.sweep.run_id = run
+            self.action_read()
+
+    def action_card(self) -> None:
+        from tui.screens.choosing import ChoosingScreen, card_choices
+
+        words = "a card, 2x and a card, a size such as 12GiB; several by comma"
+        self.app.push_screen(ChoosingScreen("Card", card_choices(), words), self._take_card)
+
+    def _take_card(self, name: str | None) -> None:
+        if name is None:
+            return
+        try:
+            self.sweep.use_card(() if name == "this machine" else (name,))
+        except InputError as error:
+            self.notify(str(error), severity="error", title="Card")
+            return
+        self.action_read()
+
+    def action_details(self) -> None:
+        variant = self.query_one(Table).highlighted
+        if self.results is not None and variant is not None:
+            from tui.screens.reading import ReadingScreen
+
+            self.app.push_screen(ReadingScreen(text.plain(variant), details(self.results, variant, palette(self.app))))
+
+    @on(DataTable.RowSelected, "#variants")
+    def _open(self) -> None:
+        self.action_details()
+
+    def action_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.remove_class("hidden")
+        field.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter(self) -> None:
+        self.fill()
+
+    @on(Input.Submitted, "#filter")
+    def _filtered(self) -> None:
+        self.query_one(Table).focus()
+
+    def action_clear(self) -> None:
+        """Drop the filter, or else the marks."""
+        field = self.query_one("#filter", Input)
+        if not field.has_class("hidden"):
+            field.value = ""
+            field.add_class("hidden")
+            self.query_one(Table).focus()
+        else:
+            self.marked = []
+            self.fill()

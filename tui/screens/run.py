@@ -1,0 +1,291 @@
+"""Run: a sweep as it goes, what each cell has found so far, and the log of the process that is at it."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from rich.style import Style
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import DataTable, Footer, Static
+from textual.worker import get_current_worker
+
+from converters.errors import InputError
+from sweep.launching import Launch, remembered_command
+from sweep.progress import CellState
+from sweep.report import text
+from sweep.running.control import ask_cancel, ask_pause, take_back_pause
+from tui.following import Follower, Snapshot, log_of, tail
+from tui.screens.reading import ReadingScreen
+from tui.theme import palette
+from tui.widgets.cells import SIGNS, Cells
+from tui.widgets.top_bar import TopBar
+from tui.working import Working
+
+LOOK_EVERY = 0.25  # seconds
+BAR = 24
+
+
+class RunScreen(Working, Screen[None]):
+    """Follows the app's run, whoever runs it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "Pause", tooltip="Stop after the cell at work; again to take it back"),
+        Binding("x", "cancel", "Cancel cell", tooltip="Give up the highlighted cell that is at work"),
+        Binding("R", "retry", "Retry", key_display="R", tooltip="Go on with what is not done or failed"),
+        Binding("v", "log", "View log", tooltip="The whole log of the highlighted cell"),
+        Binding("o", "runs", "Runs", tooltip="Watch another run"),
+        Binding("f", "follow", "Follow", show=False, tooltip="Keep the highlight on the cell at work"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.snapshot: Snapshot | None = None
+        self._highlighted: str | None = None
+        self._follows = True
+        self._run: str | None = None
+        self._log_text: str | None = None
+
+    def compose(self) -> ComposeResult:
+        yield TopBar("run")
+        yield Static(id="notice", classes="hidden")
+        with Vertical(id="body"):
+            yield Static(id="state")
+            yield Cells(id="cells")
+            yield Static(id="about")
+            with VerticalScroll(id="log", can_focus=True):
+                yield Static(id="tail")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Cells).focus()
+
+    def on_screen_resume(self) -> None:
+        self.watch_run()
+
+    # --- following --------------------------------------------------------------------------------------------------
+
+    def watch_run(self, anew: bool = False) -> None:
+        """Follow the app's run, or the process that it has just started."""
+        launch, run = self.sweep.launch, self.sweep.run_id
+        if launch is not None:
+            self._say("starting the sweep …")
+            self._await(launch)
+        elif run is None:
+            self._say("no run yet: plan one with 2, or choose one with o")
+        elif anew or run != self._run or self.snapshot is None:
+            self._run, self._follows = run, True
+            self._follow(run)
+
+    @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
+    def _await(self, launch: Launch) -> None:
+        """Until the process says which run it is at."""
+        worker = get_current_worker()
+        while not worker.is_cancelled:
+            try:
+                run = launch.run()
+            except InputError as error:
+                self.app.call_from_thread(self._refused, str(error))
+                return
+            if run is not None:
+                self.app.call_from_thread(self._begun, run)
+                return
+            time.sleep(LOOK_EVERY)
+
+    def _refused(self, words: str) -> None:
+        self.sweep.launch = None
+        self._say(f"The sweep did not start: {words}")
+
+    def _begun(self, run: str) -> None:
+        self.sweep.launch, self.sweep.run_id = None, run
+        self.watch_run(anew=True)
+
+    @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
+    def _follow(self, run: str) -> None:
+        worker = get_current_worker()
+        try:
+            follower = Follower(self.sweep.workspace, run)
+            while not worker.is_cancelled:
+                found = follower.look()
+                cell = next((cell for cell in found.plan.cells if cell.label == self._highlighted), None)
+                words = "" if cell is None else tail(log_of(follower.directory, cell))
+                self.app.call_from_thread(self.show, found, words)
+                time.sleep(LOOK_EVERY if found.is_on or found.died else 4 * LOOK_EVERY)
+        except InputError as error:
+            if not worker.is_cancelled:
+                self.app.call_from_thread(self._say, str(error))
+
+    # --- showing ----------------------------------------------------------------------------------------------------
+
+    def _say(self, words: str) -> None:
+        """In place of a run."""
+        self.query_one("#notice", Static).remove_class("hidden").update(Text(text.plain(words)))
+        self.query_one("#body").add_class("hidden")
+        self.query_one(TopBar).lead()
+
+    def show(self, found: Snapshot, log: str) -> None:
+        """A run as it stands."""
+        before, self.snapshot = self.snapshot, found
+        self.query_one("#notice").add_class("hidden")
+        self.query_one("#body").remove_class("hidden")
+        cells = self.query_one(Cells)
+        cells.show(found.plan, found.progress.cells, found.figures)
+        at = found.progress.current
+        if self._follows and at is not None and found.is_on and cells.label != at.label:
+            cells.go_to(at.label)
+        self.query_one("#state", Static).update(self._state(found))
+        self._tell(log)
+        self.query_one(TopBar).lead(found.plan.model, found.plan.run, text.plain(cells.label or ""))
+        if before is not None and before.is_on and before.plan.run == found.plan.run and not found.is_on:
+            self._ended(found)
+
+    def _ended(self, found: Snapshot) -> None:
+        failed = sum(cell.status == "failed" for cell in found.progress.cells.values())
+        if found.died:
+            self.notify("The sweep's process died. R goes on with it.", severity="error", title=found.plan.run)
+        elif found.progress.status == "done":
+            rest = f"{failed} cells failed; R tries them again." if failed else "4 shows the results."
+            self.notify(rest, severity="warning" if failed else "information", title="The sweep is through")
+        else:
+            self.notify("R goes on with it.", title=f"The sweep was {found.progress.status}")
+
+    def _state(self, found: Snapshot) -> Text:
+        colours, progress = palette(self.app), found.progress
+        states = [cell.status for cell in progress.cells.values()]
+        ended = sum(state in ("done", "known", "failed") for state in states)
+        words, style = self._word(found)
+        line = Text.assemble((f" {words}", style))
+        if progress.status == "running":
+            full = round(BAR * progress.share)
+            line.append("  ").append("━" * full, colours.accent).append("━" * (BAR - full), colours.faint)
+            line.append(f" {100 * progress.share:.0f} %", colours.ink)
+            left = progress.seconds_left()
+            line.append("" if left is None or found.died else f"  {text.duration(left)} left", colours.soft)
+        line.append(f"  {ended}/{len(states)} cells", colours.soft)
+        failed = states.count("failed")
+        line.append(f"  {SIGNS['failed']} {failed} failed" if failed else "", colours.bad)
+        if found.is_on and found.resident_bytes is not None:
+            line.append(f"\n memory now {text.size(found.resident_bytes)} in the worker", colours.soft)
+            if found.foreseen_bytes is not None:
+                line.append(f", of which model and context foreseen {text.size(found.foreseen_bytes)}", colours.soft)
+        elif progress.error:
+            line.append(f"\n {text.plain(progress.error)}", colours.bad)
+        else:
+            line.append("\n")
+        return line
+
+    def _word(self, found: Snapshot) -> tuple[str, Style]:
+        colours, status = palette(self.app), found.progress.status
+        if found.died:
+            return "✗ its process died; R goes on with it", colours.bad
+        if status == "running":
+            return ("▶ pausing after this cell", colours.warn) if found.pausing else ("▶ running", colours.accent)
+        table = {
+            "done": ("✓ through", colours.good),
+            "interrupted": ("∥ paused; R goes on", colours.warn),
+            "refused": ("✗ refused", colours.bad),
+        }
+        return table.get(status, ("· not begun here; R starts it", colours.soft))
+
+    @on(DataTable.CellHighlighted, "#cells")
+    def _moved(self) -> None:
+        self._tell(None)
+
+    def _tell(self, log: str | None) -> None:
+        """Of the highlighted cell; `log` None where another cell's is still shown."""
+        label, found = self.query_one(Cells).label, self.snapshot
+        self._highlighted = label
+        if found is None or label is None or label not in found.progress.cells:
+            return
+        self.query_one("#about", Static).update(self._about(found.progress.cells[label]))
+        if log is not None and log != self._log_text:
+            self._log_text = log
+            self.query_one("#tail", Static).update(Text(log or "nothing was logged", palette(self.app).faint))
+            self.query_one("#log").scroll_end(animate=False)
+
+    def _about(self, cell: CellState) -> Text:
+        colours = palette(self.app)
+        line = Text.assemble((f" {text.plain(cell.label)}", colours.accent), (f"  {cell.status}", colours.soft))
+        if cell.status == "running" and cell.total:
+            line.append(f"  {cell.done:,}/{cell.total:,}", colours.ink)
+            line.append(f" {text.plain(cell.part)}" if cell.part else "", colours.soft)
+            if cell.started is not None and 0.05 < cell.share < 1.0:
+                left = (time.time() - cell.started) * (1 - cell.share) / cell.share
+                line.append(f"  {text.duration(left)} left", colours.soft)
+        if cell.seconds is not None:
+            line.append(f"  {cell.seconds:.1f} s", colours.ink)
+        if cell.error:
+            line.append(f"  {text.plain(cell.error)}", colours.bad)
+        return line
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def action_pause(self) -> None:
+        found = self.snapshot
+        if found is None or not found.is_on:
+            self.notify("No sweep is running here.", title="Pause")
+            return
+        directory = self.sweep.workspace.run(found.plan.run)
+        if found.pausing:
+            take_back_pause(directory)
+        else:
+            ask_pause(directory)
+            self.notify("The sweep stops after this cell. p takes it back.", title="Pause")
+
+    def action_cancel(self) -> None:
+        found, label = self.snapshot, self.query_one(Cells).label
+        if found is None or not found.is_on or label is None or found.progress.cells[label].status != "running":
+            self.notify("Only a cell that is at work (▶) can be cancelled.", title="Cancel")
+            return
+        ask_cancel(self.sweep.workspace.run(found.plan.run), label)
+        self.notify(f"{label} is given up; the sweep goes on with the next.", title="Cancel")
+
+    def action_retry(self) -> None:
+        found = self.snapshot
+        if found is None:
+            return
+        states = {cell.status for cell in found.progress.cells.values()}
+        if found.progress.status == "done" and "failed" not in states:
+            self.notify("Every cell is done.", title="Retry")
+            return
+        try:
+            command = remembered_command(self.sweep.workspace.run(found.plan.run))
+        except InputError as error:
+            self.notify(str(error), severity="error", title="Retry")
+            return
+        if found.is_on:
+            self.notify("What failed is tried again when the rest is through.", title="Retry")
+        self.sweep.begin(command)
+
+    def action_log(self) -> None:
+        label = self.query_one(Cells).label
+        if self.snapshot is not None and label is not None:
+            self.app.push_screen(ReadingScreen(f"Log of {label}", Text(self._log_text or "nothing was logged")))
+
+    @on(DataTable.CellSelected, "#cells")
+    def _open(self) -> None:
+        self.action_log()
+
+    def action_follow(self) -> None:
+        self._follows = not self._follows
+        self.notify("The highlight follows the cell at work." if self._follows else "The highlight stays.")
+
+    def on_key(self, event: object) -> None:
+        """Whoever moves the highlight by hand does not want it to run away."""
+        if getattr(event, "key", "") in ("j", "k", "h", "l", "up", "down", "left", "right", "g", "G"):
+            self._follows = False
+
+    def action_runs(self) -> None:
+        from tui.screens.runs import RunsScreen
+
+        self.app.push_screen(RunsScreen(), self._choose)
+
+    def _choose(self, run: str | None) -> None:
+        if run is not None:
+            self.sweep.run_id = run
+            self.watch_run()

@@ -1,0 +1,105 @@
+"""The runs of the workspace, to search and choose from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import DataTable, Input, Static
+from textual.worker import get_current_worker
+
+from converters.errors import InputError
+from sweep.history import PastRun
+from sweep.report import text
+from tui.reading import read_runs
+from tui.screens.window import Window
+from tui.theme import palette
+from tui.widgets.table import Table
+
+MOST = 200  # rows at once; who looks for another types a part of its name
+HEADS = (("run", True), ("started", True), ("done", False), ("failed", False), ("variants", True))
+
+
+class RunsScreen(Window[str | None]):
+    """Answers with a run's id."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "search", "Search", show=False),
+        Binding("down", "to_table", "To the list", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__("Runs", "type to search · enter choose · esc close")
+        self._runs: list[PastRun] = []
+
+    def content(self) -> ComposeResult:
+        yield Input(placeholder="a part of a run's id, its model or its variants", id="search", compact=True)
+        yield Static("reading …", id="said", classes="words")
+        yield Table(id="runs")
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+        self._read()
+
+    @work(thread=True, exit_on_error=False, exclusive=True)
+    def _read(self) -> None:
+        worker = get_current_worker()
+        try:
+            found: list[PastRun] | str = read_runs(self.sweep.workspace)
+        except InputError as error:
+            found = str(error)
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self.show, found)
+
+    def show(self, found: list[PastRun] | str) -> None:
+        """The runs, or why they cannot be read."""
+        if isinstance(found, str):
+            self.query_one("#said", Static).update(Text(text.plain(found), palette(self.app).bad))
+            return
+        self._runs = found
+        self.fill()
+
+    def fill(self) -> None:
+        """The runs that the search leaves."""
+        words = self.query_one("#search", Input).value.lower().split()
+        colours = palette(self.app)
+        rows = []
+        found = [(run, f"{run.plan.run} {run.plan.model} {' '.join(run.plan.variants)}".lower()) for run in self._runs]
+        left = [run for run, names in found if all(word in names for word in words)]
+        for run in left[:MOST]:
+            plan = run.plan
+            state = f"{run.done}/{len(plan.cells)}"
+            cells = [
+                Text(text.plain(plan.run), colours.ink),
+                Text(datetime.fromtimestamp(run.created).strftime("%Y-%m-%d %H:%M"), colours.soft),
+                Text(state, colours.ink if run.done == len(plan.cells) else colours.warn),
+                Text(f"{text.STATUS_SIGNS['failed']} {run.failed}" if run.failed else text.MISSING, colours.soft),
+                Text(text.shorten(text.plain(" ".join(plan.variants)), 40), colours.soft),
+            ]
+            rows.append((plan.run, cells))
+        self.query_one(Table).fill(HEADS, rows)
+        told = f"{len(left)} of {len(self._runs)} runs" if self._runs else "no run yet: plan one with 2"
+        told += f", the latest {MOST} shown" if len(left) > MOST else ""
+        self.query_one("#said", Static).update(Text(told, colours.soft))
+
+    @on(Input.Changed)
+    def _search(self) -> None:
+        self.fill()
+
+    @on(Input.Submitted)
+    def _submitted(self) -> None:
+        self.dismiss(self.query_one(Table).highlighted)
+
+    @on(DataTable.RowSelected)
+    def _selected(self) -> None:
+        self.dismiss(self.query_one(Table).highlighted)
+
+    def action_search(self) -> None:
+        self.query_one(Input).focus()
+
+    def action_to_table(self) -> None:
+        self.query_one(Table).focus()

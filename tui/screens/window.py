@@ -1,0 +1,38 @@
+"""What all windows over a screen have in common: a frame with a title, closed by escape."""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from tui.working import Working
+
+Answer = TypeVar("Answer")
+
+
+class Window(Working, ModalScreen[Answer]):
+    """`title` stands in the frame, `hint` says at its foot which keys there are."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close", show=False)]
+
+    def __init__(self, title: str, hint: str = "esc close") -> None:
+        super().__init__()
+        self._title, self._hint = title, hint
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="window") as frame:
+            frame.border_title = self._title
+            frame.border_subtitle = self._hint
+            yield from self.content()
+
+    def content(self) -> ComposeResult:
+        """What stands inside the frame."""
+        yield Static()
+
+    def action_close(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,21 @@
+"""Whether this terminal can show a screen at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from converters.errors import InputError
+
+INSTEAD = "without one: `sweep fit`, `sweep run`, `sweep report`"
+
+
+def refuse_without_terminal() -> None:
+    """Raise InputError, naming the commands to use instead, where this is no terminal, or a dumb one."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InputError(f"the screen needs a terminal, and this is a pipe or a file; {INSTEAD}")
+    kind = os.environ.get("TERM", "")
+    if kind in ("", "dumb", "unknown"):
+        raise InputError(
+            f"the screen needs a terminal that can move its cursor, and TERM is {kind or 'not set'!r}; {INSTEAD}"
+        )

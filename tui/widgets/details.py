@@ -1,0 +1,118 @@
+"""One variant in words, what each bit buys, and what to trust: the text beside the plot."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from sweep.record import Record
+from sweep.report import figures, text
+from tui.reading import Results
+from tui.theme import Palette
+
+
+def details(results: Results, variant: str, colours: Palette) -> Text:
+    """All that is known of a variant, then of the run."""
+    row = results.row(variant)
+    lines = [] if row is None else _variant(results, row, colours)
+    lines += _per_bit(results, colours) + _notes(results, colours)
+    return Text("\n").join(lines)
+
+
+def _head(words: str, colours: Palette) -> Text:
+    return Text(words, colours.accent)
+
+
+def _pair(name: str, value: str, colours: Palette) -> Text:
+    return Text.assemble((f"{name:<12}", colours.soft), (value, colours.ink))
+
+
+def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
+    lines = [_head(text.plain(row.variant), colours)]
+    if row.status != "ok":
+        lines.append(Text(f"{text.STATUS_SIGNS.get(row.status, '!')} {row.status}", colours.warn))
+    if row.error:
+        lines.append(Text(text.plain(row.error), colours.bad))
+    bits = figures.known(row.bits_per_weight)
+    lines.append(_pair("file", text.size(row.file_bytes) + ("" if bits is None else f", {bits:.3f} bpw"), colours))
+    memory = row.memory
+    told = [f"{text.size(memory.predicted_bytes)} predicted"] if memory.predicted_bytes is not None else []
+    told += [f"{text.size(memory.measured_bytes)} taken"] if memory.measured_bytes is not None else []
+    if told:
+        lines.append(_pair("memory", ", ".join(told), colours))
+    lines += _text_figures(row, colours)
+    if row.speed is not None:
+        rates = (
+            f"{text.rate(row.speed.prompt_tokens_per_s)} prompt, {text.rate(row.speed.decode_tokens_per_s)} decode t/s"
+        )
+        lines.append(_pair("speed", rates, colours))
+    scales = figures.task_scales(results.rows)
+    for task, score in row.tasks.items():
+        lines += (
+            _task(results, row.variant, task, scales[task], colours) if figures.known(score.value) is not None else []
+        )
+    reasons = results.choice.reasons.get(row.variant, ()) if results.choice else ()
+    if results.choice is not None and results.choice.variant == row.variant:
+        lines.append(Text(f"{text.CHOSEN} recommended", colours.good))
+    lines += [Text(f"not chosen: it {text.plain(reason)}", colours.soft) for reason in reasons]
+    return [*lines, Text()]
+
+
+def _text_figures(row: Record, colours: Palette) -> list[Text]:
+    lines = []
+    if row.divergence is not None:
+        found = row.divergence
+        digits = text.decimals_for([found.kld_mean, found.kld_stderr], most=6)
+        lines.append(
+            _pair("KLD", f"{text.fixed(found.kld_mean, digits)} ± {found.kld_stderr:.{digits}f} nats", colours)
+        )
+        lines.append(_pair("KLD 99.9%", f"{text.small(found.kld_p99_9)}, max {text.small(found.kld_max)}", colours))
+        lines.append(_pair("top-1", f"{100 * found.top1_agreement:.2f} % the same token", colours))
+    if row.perplexity is not None:
+        own = row.perplexity
+        lines.append(_pair("perplexity", f"{own.value:.4f} ± {own.stderr:.4f} over {own.tokens:,} tokens", colours))
+    return lines
+
+
+def _task(results: Results, variant: str, task: str, scale: int, colours: Palette) -> list[Text]:
+    row = results.row(variant)
+    assert row is not None
+    score, test = row.tasks[task], results.tests.get((variant, task))
+    digits = 1 if scale == 100 else 3
+    line = _pair(text.shorten(text.plain(task), 11), text.fixed(score.value * scale, digits), colours)
+    if test is not None:
+        line.append(f" {text.signed(test.delta * scale, digits)}", colours.ink)
+        error = figures.known(test.delta_stderr)
+        line.append("" if error is None else f" ±{error * scale:.{digits}f}", colours.soft)
+        line.append(f" p {text.equals(test.adjusted)}", colours.soft)
+        if test.loss():
+            line.append(f" {text.LOSS} loss", colours.bad)
+        elif test.gain():
+            line.append(f" {text.GAIN} gain", colours.good)
+    return [line]
+
+
+def _per_bit(results: Results, colours: Palette) -> list[Text]:
+    """Gain in recovery for each extra bit, along the Pareto set."""
+    if not results.gains:
+        return []
+    lines = [_head("What a bit buys", colours)]
+    lines.append(Text("score above chance, % of the reference's, per bit a weight", colours.faint))
+    for gain in results.gains:
+        error = "" if gain.stderr is None else f" ±{100 * gain.stderr:.1f}"
+        told = "" if gain.real is None else " real" if gain.real else f" {text.ALIKE} within the error"
+        steps = f"{text.plain(gain.smaller)} → {text.plain(gain.larger)}"
+        lines.append(
+            Text.assemble(
+                (f"{text.shorten(steps, 20):<20} ", colours.soft),
+                (text.signed(100 * gain.per_bit, 1), colours.ink),
+                (error, colours.soft),
+                (told, colours.good if gain.real else colours.faint),
+            )
+        )
+    return [*lines, Text()]
+
+
+def _notes(results: Results, colours: Palette) -> list[Text]:
+    if not results.notes:
+        return []
+    return [_head("What to trust", colours), *(Text(text.plain(note), colours.soft) for note in results.notes)]

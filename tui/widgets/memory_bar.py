@@ -1,0 +1,72 @@
+"""A variant's memory on a card as one bar, part beside part, and each part's size, source and formula below it."""
+
+from __future__ import annotations
+
+from rich.style import Style
+from rich.text import Text
+
+from sweep.fit.report import PARTS, DeviceShare, FitReport, Row
+from sweep.report import text
+from sweep.report.fit import part_name
+from tui.theme import Palette
+
+# A character of its own for each part, so that the bar reads without colours.
+_LETTERS = {
+    "weights": "█",
+    "kv": "▓",
+    "recurrent": "▚",
+    "compute": "▒",
+    "output": "░",
+    "projector": "▞",
+    "reserve": "╱",
+}
+
+
+def _style(part: str, colours: Palette) -> Style:
+    return {"weights": colours.accent, "kv": colours.good, "recurrent": colours.warn}.get(part, colours.soft)
+
+
+def memory_bars(row: Row, report: FitReport, width: int, colours: Palette) -> Text:
+    """A bar for each place that holds something, and the legend with formulas."""
+    lines = []
+    for share in row.shares:
+        if share.total_bytes or share.reserve_bytes:
+            lines += _bar(share, width, colours)
+    lines.append(Text())
+    for part in PARTS:
+        figure = row.figures.get(part)
+        if figure is None or not figure.bytes:
+            continue
+        line = Text.assemble((f"{_LETTERS[part]} ", _style(part, colours)), (f"{part_name(part):<17}", colours.ink))
+        line.append(f"{text.size(figure.bytes):>9}  ", colours.ink)
+        lines.append(line.append(f"{text.plain(figure.formula)} ({figure.source})", colours.faint))
+    if row.arguments:
+        lines += [Text(), Text.assemble(("llama-server ", colours.soft), (row.arguments, colours.accent))]
+    lines += [Text(f"! {text.plain(note)}", colours.warn) for note in report.notes]
+    return Text("\n").join(lines)
+
+
+def _bar(share: DeviceShare, width: int, colours: Palette) -> list[Text]:
+    """One place: what stands in it, against what of it can be had."""
+    sizes = {part: int(getattr(share, f"{part}_bytes", 0)) for part in PARTS}
+    needed = sum(sizes.values())
+    whole = max(needed, share.usable_bytes, 1)
+    room = max(width - 4, 10)
+    bar, used = Text(" "), 0
+    for part, size in sizes.items():
+        until = round(room * (used + size) / whole)
+        bar.append(_LETTERS[part] * (until - round(room * used / whole)), _style(part, colours))
+        used += size
+    bar.append("·" * (room - round(room * used / whole)), colours.faint)
+    end = round(room * share.usable_bytes / whole)
+    if needed > share.usable_bytes:  # where the card ends, in a bar that is longer than it
+        shown = bar.plain
+        bar = Text.assemble(bar[: end + 1], ("┊", colours.bad), bar[min(end + 2, len(shown)) :])
+    left = share.free_bytes
+    told = f"{text.size(left)} left" if left >= 0 else f"✗ {text.size(-left)} too much"
+    head = Text.assemble(
+        (f" {text.plain(share.device)} ", colours.ink),
+        (f"{text.size(needed)} of {text.size(share.usable_bytes)}, ", colours.soft),
+        (told, colours.good if left >= 0 else colours.bad),
+    )
+    return [head, bar]

@@ -1,0 +1,139 @@
+"""The variants of a run as rows to sort by any figure; columns that the width does not hold are dropped, the least
+telling first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import inf
+
+from rich.text import Text
+
+from sweep.record import Record
+from sweep.report import figures, text
+from sweep.report.columns import Column
+from sweep.report.table import figure_columns
+from tui.reading import Results
+from tui.theme import Palette
+from tui.widgets.table import PADDING
+
+Value = Callable[[Record], float | None]
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """By which column, a head of the table; `down`: the largest first. Rows without the figure come last."""
+
+    head: str = "bpw"
+    down: bool = False
+
+
+def sort_values(results: Results) -> dict[str, Value]:
+    """What each sortable column's rows are ordered by."""
+    found: dict[str, Value] = {
+        "bpw": lambda r: r.bits_per_weight,
+        "size": lambda r: r.file_bytes,
+        "memory": lambda r: m[0] if (m := figures.memory(r)) else None,
+        "PPL": lambda r: f.value if (f := figures.perplexity(r)) else None,
+        "KLD": lambda r: f.value if (f := figures.kld(r)) else None,
+        "KLD 99.9%": lambda r: r.divergence.kld_p99_9 if r.divergence else None,
+        "top-1 %": lambda r: r.divergence.top1_agreement if r.divergence else None,
+        "prompt t/s": lambda r: r.speed.prompt_tokens_per_s if r.speed else None,
+        "decode t/s": lambda r: r.speed.decode_tokens_per_s if r.speed else None,
+        "kept %": lambda r: f.value if (f := results.kept.get(r.variant)) else None,
+    }
+    for task in figures.task_names(results.rows):
+        found[text.shorten(text.plain(task), 18)] = _score(task)
+    return found
+
+
+def _score(task: str) -> Value:
+    return lambda record: record.tasks[task].value if task in record.tasks else None
+
+
+def ordered(results: Results, sorting: Sorting) -> list[Record]:
+    """The rows in that order; those that are alike keep the order of their sizes."""
+    value = sort_values(results).get(sorting.head, lambda r: r.bits_per_weight)
+
+    def key(record: Record) -> tuple[bool, float]:
+        found = figures.known(value(record))
+        return found is None, 0.0 if found is None else -found if sorting.down else found
+
+    return sorted(results.rows, key=key)
+
+
+def table_rows(
+    results: Results, sorting: Sorting, marked: Mapping[str, str], only: str, width: int, colours: Palette
+) -> tuple[list[tuple[str, bool]], list[tuple[str, list[Text]]], list[str]]:
+    """Heads, rows (keyed by variant) and the names of columns that `width` has no room for.
+
+    `marked` are the letters of variants to compare, `only` a part of a name that variants must have.
+    """
+    rows = [row for row in ordered(results, sorting) if only.lower() in row.variant.lower()]
+    chosen = results.choice.variant if results.choice else None
+    sign = [_sign(row, results, chosen, marked, colours) for row in rows]
+    longest = max(10, min(32, width // 4))
+    names = [
+        Text(text.shorten(text.plain(row.variant), longest), "bold" if row.variant == chosen else "") for row in rows
+    ]
+    lead = [Column("", sign, inf, left=True), Column("variant", names, inf, left=True)]
+    columns = _with_errors(figure_columns(rows))
+    kept, dropped = _fitting(lead, columns, width)
+    arrow = "↓" if sorting.down else "↑"
+    heads = [(f"{c.header} {arrow}" if c.header == sorting.head else c.header, c.left) for c in [*lead, *kept]]
+    faded = [row.status in ("failed", "pending", "skipped") for row in rows]
+    cells = []
+    for index, row in enumerate(rows):
+        line = [colours.text(column.cells[index]) for column in [*lead, *kept]]
+        if faded[index]:
+            for cell in line[1:]:
+                cell.stylize(colours.faint)
+        cells.append((row.variant, line))
+    return heads, cells, dropped
+
+
+def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str, str], colours: Palette) -> Text:
+    first, style = " ", colours.faint
+    if row.variant in marked:
+        first, style = marked[row.variant], colours.warn
+    elif row.status in text.STATUS_SIGNS:
+        first, style = text.STATUS_SIGNS[row.status], colours.bad if row.status == "failed" else colours.warn
+    elif row.variant == chosen:
+        first, style = text.CHOSEN, colours.good
+    place = text.UNSURE if row.variant in results.front.unsure else text.PARETO
+    return Text.assemble((first, style), (place if row.variant in results.front else " ", colours.accent))
+
+
+def _fitting(lead: list[Column], columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
+    kept, dropped = list(columns), []
+    while kept and sum(map(_width, [*lead, *kept])) > width:
+        least = min(kept, key=lambda column: (_priority(column), -kept.index(column)))
+        kept = [column for column in kept if column is not least]
+        dropped.append(least.header)
+    return kept, dropped
+
+
+def _with_errors(columns: list[Column]) -> list[Column]:
+    """A figure and its error in one column, so that neither is shown without the other."""
+    found: list[Column] = []
+    for column in columns:
+        if column.header != "±":
+            found.append(column)
+            continue
+        last = found.pop()
+        cells = [
+            Text.assemble(value, (f" ±{error.plain}", "dim")) if error.plain != text.MISSING else value
+            for value, error in zip(last.cells, column.cells, strict=True)
+        ]
+        found.append(replace(last, cells=cells))
+    return found
+
+
+def _priority(column: Column) -> float:
+    """The tasks, which the command line gives a table of their own, go before the main figures do."""
+    return 5.5 if column.priority == inf else column.priority
+
+
+def _width(column: Column) -> int:
+    """With room for the arrow of the column that is sorted by."""
+    return max(len(column.header) + 2, *(cell.cell_len for cell in column.cells), 1) + 2 * PADDING
