@@ -54,10 +54,11 @@ def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
                 if units is None:
                     continue
                 loss = None
-                if record.variant == plan.reference_of(record.variant) and record.perplexity is not None:
-                    loss = Loss(0.0, 0.0, record.reference, plan.run)
+                reference = plan.reference_of(record.variant)
+                if record.variant == reference and record.perplexity is not None:
+                    loss = Loss(0.0, 0.0, reference, plan.run)
                 elif record.divergence is not None:
-                    loss = Loss(record.divergence.kld_mean, record.divergence.kld_stderr, record.reference, plan.run)
+                    loss = Loss(record.divergence.kld_mean, record.divergence.kld_stderr, reference, plan.run)
                 if loss is not None:
                     groups[units].setdefault(record.variant, loss)
     return max(groups.values(), key=len, default={})
