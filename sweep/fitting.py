@@ -20,9 +20,9 @@ from sweep.fit.device import Device
 from sweep.fit.export import from_json
 from sweep.fit.misfit import Misfit
 from sweep.fit.report import FitOptions, FitReport, Row
+from sweep.planning.variant import Variant
 from sweep.report.text import size
 from sweep.running.child import Child, Failed
-from sweep.variant import Variant
 
 
 def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:

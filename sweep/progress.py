@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from sweep.cells import Cell
 from sweep.events import Event
+from sweep.planning.cells import Cell
 
 # Rough shares of time by kind, to make a bar move evenly and to guess the time left.
 WEIGHTS = {"export": 1.0, "imatrix": 4.0, "quantize": 4.0, "speed": 1.0, "text": 4.0, "task": 2.0}

@@ -15,8 +15,14 @@ from typing import Any
 
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
-from sweep import devices, preset, variant
-from sweep.baseline import (
+from sweep import devices
+from sweep.events import Event, Log, Reader
+from sweep.fit.misfit import Misfit
+from sweep.fit.report import FitOptions
+from sweep.fit.simulated import devices_called
+from sweep.measure.options import TaskOptions
+from sweep.planning import preset, variant
+from sweep.planning.baseline import (
     AUTO,
     FLOAT,
     NEAREST,
@@ -26,27 +32,22 @@ from sweep.baseline import (
     gpu_layers,
     writable_base_file,
 )
-from sweep.calibration import AUTO as IMATRIX_AUTO
-from sweep.calibration import calibration, tell
-from sweep.cells import Cell
-from sweep.checking import check_inputs
-from sweep.events import Event, Log, Reader
-from sweep.fit.misfit import Misfit
-from sweep.fit.report import FitOptions
-from sweep.fit.simulated import devices_called
-from sweep.inputs import Text, int8_text_for, text_for
-from sweep.measure.options import TaskOptions
-from sweep.model import Model, resolve
-from sweep.plan import Plan, make_plan
-from sweep.records import records
+from sweep.planning.calibration import AUTO as IMATRIX_AUTO
+from sweep.planning.calibration import calibration, tell
+from sweep.planning.cells import Cell
+from sweep.planning.checking import check_inputs
+from sweep.planning.inputs import Text, int8_text_for, text_for
+from sweep.planning.model import Model, resolve
+from sweep.planning.plan import Plan, make_plan
+from sweep.planning.settings import Settings
+from sweep.planning.tasks import Task, tasks_for
+from sweep.planning.torch_cells import TorchSide
 from sweep.report.recommend import recommend
+from sweep.results.records import records
+from sweep.results.store import Store
 from sweep.running import runner
 from sweep.running.child import Child, Failed
 from sweep.running.keep import Keep
-from sweep.settings import Settings
-from sweep.store import Store
-from sweep.tasks import Task, tasks_for
-from sweep.torch_cells import TorchSide
 from sweep.workspace import Workspace, open_workspace, run_lock, sharing
 
 DEFAULT_CTX = 8192

@@ -6,10 +6,10 @@ from rich.table import Table
 
 from sweep import sweeping
 from sweep.cli.output import Output
-from sweep.estimate import foreseen_seconds, total
+from sweep.planning.estimate import foreseen_seconds, total
 from sweep.report.text import duration, size
+from sweep.results.store import Store
 from sweep.running.runner import pending
-from sweep.store import Store
 
 
 def show_plan(sweep: sweeping.Sweep, output: Output) -> None:

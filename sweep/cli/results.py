@@ -8,10 +8,10 @@ from pathlib import Path
 from sweep import __version__
 from sweep.cli.exits import Exit
 from sweep.cli.output import Format, Output
-from sweep.plan import Plan
-from sweep.record import Record
-from sweep.records import importance, records
-from sweep.store import Store
+from sweep.planning.plan import Plan
+from sweep.results.record import Record
+from sweep.results.records import importance, records
+from sweep.results.store import Store
 from sweep.workspace import Workspace
 
 

@@ -39,9 +39,9 @@ def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
     if not workspace.database.is_file():
         return {}
     # Imported here: scipy takes half a second, which who asks for sizes alone need not pay.
-    from sweep.plan import Plan
-    from sweep.records import records, reference_units
-    from sweep.store import Store
+    from sweep.planning.plan import Plan
+    from sweep.results.records import records, reference_units
+    from sweep.results.store import Store
 
     groups: dict[str, dict[str, Loss]] = defaultdict(dict)
     with Store(workspace.database) as store:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep import statistics
-from sweep.record import Record
 from sweep.report import figures
+from sweep.results.record import Record
 
 Cost = Callable[[Record], float | None]
 

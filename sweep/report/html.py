@@ -12,13 +12,13 @@ from html import escape
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep.record import Record
 from sweep.report import figures, fronts, plot, text
 from sweep.report.html_tables import cell, esc, fidelity_section, tasks_section
 from sweep.report.measures import Measure, costs, measures, points
 from sweep.report.recommend import Recommendation, recommend
 from sweep.report.style import CSS
 from sweep.report.trust import trust_notes
+from sweep.results.record import Record
 
 _INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sweep.record import Record
 from sweep.report import figures, fronts, plot, text
 from sweep.report.html_tables import why_unsure
 from sweep.report.trust import noise_floor
+from sweep.results.record import Record
 
 _INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 _MIB = 1024.0**2

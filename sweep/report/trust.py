@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sweep.record import Record
 from sweep.report import figures, fronts, text
+from sweep.results.record import Record
 
 
 def trust_notes(records: Sequence[Record]) -> list[str]:

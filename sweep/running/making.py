@@ -19,14 +19,14 @@ from converters.recipes import recipes
 from converters.source import Source, open_source
 from int8.recipe import from_table
 from sweep.backends.base import Progress
-from sweep.calibration import CHUNK
 from sweep.fit.int8 import foreseen
 from sweep.fit.report import FitOptions
-from sweep.inputs import read_text
 from sweep.measure.lm import require_template
 from sweep.measure.perplexity import require_two_windows
+from sweep.planning.calibration import CHUNK
+from sweep.planning.inputs import read_text
+from sweep.planning.settings import Settings
 from sweep.running.sizes import stored_size
-from sweep.settings import Settings
 
 Result = dict[str, Any]
 

@@ -14,10 +14,8 @@ from converters.gguf_source import GGUFSource, parts
 from converters.llamacpp.memory import plan_memory
 from sweep.backends.base import Backend, Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.baseline import sampled_digest
 from sweep.fit.int8 import foreseen
 from sweep.fit.report import FitOptions
-from sweep.inputs import read_text
 from sweep.measure.harness import Metric, TaskRun, check_task, run_task
 from sweep.measure.lm import TaskProgress
 from sweep.measure.loading import Place
@@ -26,8 +24,10 @@ from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.speed import measure_speed
 from sweep.measure.text import measure_text, noise_floor
+from sweep.planning.baseline import sampled_digest
+from sweep.planning.inputs import read_text
+from sweep.planning.settings import Settings
 from sweep.running.sizes import stored_size
-from sweep.settings import Settings
 
 Result = dict[str, Any]
 

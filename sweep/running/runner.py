@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
-from sweep.baseline import sampled_digest
-from sweep.cells import Cell
 from sweep.events import Event
-from sweep.plan import Plan
+from sweep.planning.baseline import sampled_digest
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.results.store import Item, Outcome, Store
 from sweep.running.child import Child, Failed
 from sweep.running.control import CANCELLED, Paused, cancelling, forget, pause_is_asked
-from sweep.store import Item, Outcome, Store
 
 Emit = Callable[[Event], None]
 

@@ -12,7 +12,7 @@ import pytest
 
 import presets
 from converters.errors import InputError
-from sweep.variant import TORCH_FLOAT, kind_of, parse, parse_list, with_baseline
+from sweep.planning.variant import TORCH_FLOAT, kind_of, parse, parse_list, with_baseline
 
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]

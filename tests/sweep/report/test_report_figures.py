@@ -8,8 +8,8 @@ from math import nan, sqrt
 import pytest
 from scipy import stats
 
-from sweep.record import Divergence, Record, TaskScore
 from sweep.report import figures, fronts, trust
+from sweep.results.record import Divergence, Record, TaskScore
 
 
 def scored(variant: str, bits: float, scores: dict[str, TaskScore], reference: str | None = "BF16", **more) -> Record:

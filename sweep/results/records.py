@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from sweep import items
-from sweep.cells import Cell
 from sweep.fit.misfit import Misfit
-from sweep.plan import Plan
-from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.planning.variant import kind_of
+from sweep.results import items
+from sweep.results.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
+from sweep.results.store import Item, Outcome, Store
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
-from sweep.store import Item, Outcome, Store
-from sweep.variant import kind_of
 
 
 def records(plan: Plan, store: Store) -> list[Record]:

@@ -12,16 +12,16 @@ from typing import Any
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
 from converters.recipes import recipe
-from sweep.baseline import ReferenceFile
-from sweep.calibration import Calibration
-from sweep.cells import PROCEDURES, Asked, Baseline, Cell, cell_of, content_hash, measurements
 from sweep.fit.misfit import Misfit
-from sweep.inputs import Text
-from sweep.model import Model
-from sweep.settings import Settings
-from sweep.tasks import Task
-from sweep.torch_cells import TorchSide, torch_cells
-from sweep.variant import TORCH_FLOAT, Variant, kind_of
+from sweep.planning.baseline import ReferenceFile
+from sweep.planning.calibration import Calibration
+from sweep.planning.cells import PROCEDURES, Asked, Baseline, Cell, cell_of, content_hash, measurements
+from sweep.planning.inputs import Text
+from sweep.planning.model import Model
+from sweep.planning.settings import Settings
+from sweep.planning.tasks import Task
+from sweep.planning.torch_cells import TorchSide, torch_cells
+from sweep.planning.variant import TORCH_FLOAT, Variant, kind_of
 from sweep.workspace import Workspace
 
 _NONE: Mapping[str, Misfit] = MappingProxyType({})

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep.cells import Cell
-from sweep.inputs import Text
-from sweep.model import Model
-from sweep.plan import Plan
+from sweep.planning.cells import Cell
+from sweep.planning.inputs import Text
+from sweep.planning.model import Model
+from sweep.planning.plan import Plan
+from sweep.planning.tasks import Task
+from sweep.planning.variant import Variant
 from sweep.running import runner
 from sweep.running.child import Child, Failed
-from sweep.tasks import Task
-from sweep.variant import Variant
 
 BYTES_A_TOKEN = 8  # a text of more than so many is long enough without counting
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sweep.cells import Asked, Baseline, Cell, cell_of, content_hash, measurements
-from sweep.inputs import Text
-from sweep.model import Model
-from sweep.settings import Settings
-from sweep.variant import Variant
+from sweep.planning.cells import Asked, Baseline, Cell, cell_of, content_hash, measurements
+from sweep.planning.inputs import Text
+from sweep.planning.model import Model
+from sweep.planning.settings import Settings
+from sweep.planning.variant import Variant
 
 
 @dataclass(frozen=True)

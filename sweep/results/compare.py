@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from converters.errors import InputError
-from sweep import items
-from sweep.cells import Cell
-from sweep.comparison import Comparison, LossDifference, Side, TaskDifference, TextDifference
-from sweep.history import find_variant
-from sweep.plan import Plan
-from sweep.records import reference_units
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.results import items
+from sweep.results.comparison import Comparison, LossDifference, Side, TaskDifference, TextDifference
+from sweep.results.history import find_variant
+from sweep.results.records import reference_units
+from sweep.results.store import Item, Outcome, Store
 from sweep.statistics import Paired, compare_differences, flips, holm
-from sweep.store import Item, Outcome, Store
 from sweep.workspace import Workspace
 
 _Difference = TypeVar("_Difference", TaskDifference, LossDifference, TextDifference)

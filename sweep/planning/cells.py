@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sweep.inputs import Text
-from sweep.tasks import Task
-from sweep.variant import Variant
+from sweep.planning.inputs import Text
+from sweep.planning.tasks import Task
+from sweep.planning.variant import Variant
 
 # Raised when a measurement's procedure changes, so that old results are not taken for new ones.
 PROCEDURES = {"export": 1, "imatrix": 3, "quantize": 1, "speed": 2, "text": 2, "task": 2}

@@ -1,4 +1,4 @@
-"""The text that a model is measured with, built in or of the user's choice; tasks are in sweep.tasks."""
+"""The text that a model is measured with, built in or of the user's choice; tasks are in tasks.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import presets
 from converters.errors import InputError
-from sweep.model import Model
+from sweep.planning.model import Model
 
 
 @dataclass(frozen=True)
