@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from sweep import sweeping
 from sweep.cli.output import Output
 from sweep.planning.estimate import foreseen_seconds, total
+from sweep.planning.preparing import Sweep, variant_sizes
 from sweep.report.text import duration, size
 from sweep.results.store import Store
 from sweep.running.runner import pending
 
 
-def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
+def show_plan(sweep: Sweep, output: Output) -> None:
     """The variants with exact sizes and predicted memory, and how many cells are left to do."""
-    sizes = sweeping.sizes(sweep)
+    sizes = variant_sizes(sweep)
     with Store(sweep.workspace.database) as store:
         todo = pending(sweep.plan, store)
         seconds = foreseen_seconds(sweep.plan, store)

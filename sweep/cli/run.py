@@ -77,9 +77,11 @@ def run(
 ) -> int:
     """Export a model to every variant of a preset, measure them all, and say which one to run."""
     from sweep import sweeping  # loads numpy and libllama, which --help does not need
+    from sweep.planning.preparing import prepare
+    from sweep.planning.request import Request
 
     output = Output(format)
-    wanted = sweeping.Request(
+    wanted = Request(
         model=model,
         preset=preset,
         variants=variants,
@@ -106,7 +108,7 @@ def run(
         workspace=workspace,
         dry_run=dry_run,
     )
-    sweep = sweeping.prepare(wanted, output.say)
+    sweep = prepare(wanted, output.say)
     if dry_run:
         from sweep.cli.plans import show_plan
 

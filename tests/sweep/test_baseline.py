@@ -19,9 +19,10 @@ from sweep.planning.baseline import MARGIN, ReferenceFile, automatic, find_refer
 from sweep.planning.inputs import Text
 from sweep.planning.model import Model
 from sweep.planning.plan import Plan, make_plan
+from sweep.planning.preparing import prepare
+from sweep.planning.request import Request
 from sweep.planning.settings import Settings
 from sweep.planning.variant import parse
-from sweep.sweeping import Request, prepare
 from sweep.workspace import Workspace
 
 GIB = 1 << 30
