@@ -37,7 +37,7 @@ import numpy.typing as npt
 import psutil
 
 from converters.recipes import PLAIN
-from sweep import preset
+from sweep.planning import preset
 
 ROOT = Path(__file__).parents[1]
 LLAMA_CPP = ROOT / "build/peers/source/vendor/llama.cpp"

@@ -32,8 +32,8 @@ from sweep.devices import threads
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.text import measure_text
+from sweep.planning.settings import Settings
 from sweep.running.child import Child, Failed
-from sweep.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / "build/peers/bin/llama-perplexity"

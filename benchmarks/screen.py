@@ -24,8 +24,10 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from sweep.launching import Command, Launch
-from sweep.plan import Cell, Plan, Settings
-from sweep.store import Store
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.planning.settings import Settings
+from sweep.results.store import Store
 from sweep.workspace import Workspace
 from tui.app import SweepApp
 

@@ -21,7 +21,7 @@ from export import ROOT, TOKENIZER, machine, make_checkpoint
 from converters.export import export
 from converters.source import open_source
 from sweep.devices import threads
-from sweep.plan import Settings
+from sweep.planning.settings import Settings
 from sweep.running.child import Child, Failed
 
 BENCH = ROOT / "build/peers/bin/llama-bench"

@@ -28,7 +28,7 @@ import presets
 from converters.export import export
 from converters.recipes import PLAIN
 from converters.source import open_source
-from sweep import preset
+from sweep.planning import preset
 
 TOOLS = ROOT / "build/peers/bin"
 BOUND = 0.5

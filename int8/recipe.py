@@ -120,6 +120,7 @@ NAMED: Mapping[str, Recipe] = {
     )
 }
 """The first three are the published ones; the others smooth nothing and leave attention float."""
+PUBLISHED = ("sq", "sq-ph", "sq-ph-dyn")
 
 
 def recipe(name: str) -> Recipe:

@@ -24,8 +24,8 @@ from converters.plan import Importance, part_paths
 from converters.recipes import recipes, refuse_without_imatrix
 from converters.source import Source, open_source
 from sweep import devices
-from sweep.calibration import Calibration, calibration, tell
-from sweep.model import find
+from sweep.planning.calibration import Calibration, calibration, tell
+from sweep.planning.model import find
 from sweep.running.child import Child, Failed
 
 

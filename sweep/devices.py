@@ -62,3 +62,10 @@ def threads() -> int:
     except AttributeError:  # macOS has no affinity
         allowed = psutil.cpu_count() or 1
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+def torch_device() -> str:
+    """Where variants of torch run."""
+    import torch  # takes seconds to load, which other sweeps should not wait for
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -14,14 +14,15 @@ from pathlib import Path
 import presets
 from converters.catalogue import is_public
 from converters.errors import InputError
+from int8.recipe import NAMED
 from sweep.fit.answer import fit_here, is_file
 from sweep.fit.device import Device
 from sweep.fit.export import from_json
 from sweep.fit.misfit import Misfit
 from sweep.fit.report import FitOptions, FitReport, Row
+from sweep.planning.variant import Variant
 from sweep.report.text import size
 from sweep.running.child import Child, Failed
-from sweep.variant import Variant
 
 
 def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
@@ -36,16 +37,21 @@ def misfits(
     model: str, variants: Sequence[Variant], devices: Sequence[Device], options: FitOptions
 ) -> dict[str, Misfit]:
     """By name, those of `variants` that `devices` do not hold; of files that are not here nothing is known."""
-    quants = [variant.quant for variant in variants if variant.quant is not None]
-    rows = {row.variant: row for row in fit(model, quants, devices, options).rows} if quants else {}
+    known = [name for variant in variants if (name := _fit_name(variant)) is not None]
+    rows = {row.variant: row for row in fit(model, known, devices, options).rows} if known else {}
     found = {}
     for variant in variants:
-        row = rows.get(variant.quant or "")
+        row = rows.get(_fit_name(variant) or "")
         if variant.file is not None:
             row = fit(str(variant.file), [], devices, options).rows[0]
         if row is not None and not row.fits:
             found[variant.name] = _misfit(row, devices)
     return found
+
+
+def _fit_name(variant: Variant) -> str | None:
+    """What `fit` calls it; of int8 recipes it knows the named ones."""
+    return variant.name if variant.kind == "int8" and variant.recipe in NAMED.values() else variant.quant
 
 
 def _fit_apart(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:

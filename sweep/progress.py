@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from sweep.events import Event
-from sweep.plan import Cell
+from sweep.planning.cells import Cell
 
 # Rough shares of time by kind, to make a bar move evenly and to guess the time left.
-WEIGHTS = {"export": 1.0, "imatrix": 4.0, "speed": 1.0, "text": 4.0, "task": 2.0}
+WEIGHTS = {"export": 1.0, "imatrix": 4.0, "quantize": 4.0, "speed": 1.0, "text": 4.0, "task": 2.0}
 ENDINGS = ("done", "interrupted", "refused")
 
 

@@ -18,9 +18,9 @@ from int8.build import Text, build
 from int8.checkpoint import Calibration, save
 from int8.passes import FEW_TOKENS
 from int8.recipe import Recipe, recipe
-from sweep.inputs import read_text
 from sweep.measure.wikitext import save_text
-from sweep.model import find
+from sweep.planning.inputs import read_text
+from sweep.planning.model import find
 from sweep.workspace import Workspace, open_workspace
 
 

@@ -1,294 +1,24 @@
-"""From a request to a finished run: what the command line and the screen both call.
-
-`prepare` resolves the request to a plan, `run` carries it out (or follows another process that does).
-"""
+"""Carrying out a plan: in this process, or by following the one that is already at it."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from converters.errors import InputError
-from converters.recipes import recipe, refuse_without_imatrix
-from sweep import devices, preset, variant
-from sweep.baseline import (
-    AUTO,
-    FLOAT,
-    NEAREST,
-    ReferenceFile,
-    automatic,
-    find_reference,
-    gpu_layers,
-    writable_base_file,
-)
-from sweep.calibration import calibration, tell
-from sweep.checking import check_inputs
 from sweep.events import Event, Log, Reader
-from sweep.fit.misfit import Misfit
-from sweep.fit.report import FitOptions
-from sweep.fit.simulated import devices_called
-from sweep.inputs import Text, text_for
-from sweep.measure.options import TaskOptions
-from sweep.model import Model, resolve
-from sweep.plan import Cell, Plan, make_plan
-from sweep.records import records
+from sweep.planning.cells import Cell
+from sweep.planning.checking import check_inputs
+from sweep.planning.preparing import Sweep
 from sweep.report.recommend import recommend
+from sweep.results.records import records
+from sweep.results.store import Store
 from sweep.running import runner
-from sweep.running.child import Child, Failed
 from sweep.running.keep import Keep
-from sweep.settings import Settings
-from sweep.store import Store
-from sweep.tasks import Task, tasks_for
-from sweep.workspace import Workspace, open_workspace, run_lock, sharing
+from sweep.workspace import run_lock, sharing
 
-DEFAULT_CTX = 8192
 FOLLOW_EVERY = 0.2  # seconds
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; None where the preset or the model decides.
-
-    `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
-    path or "auto", `calibration` the text that the latter reads. `write_base` is where the model's log-probabilities
-    are written as llama.cpp does. `gpu` are the devices that variants are meant for, as `sweep fit --gpu` takes them:
-    what they do not hold is skipped. With `dry_run` nothing is fetched that a plan can do without.
-    """
-
-    model: str = "micro"
-    preset: str = "q2-q8"
-    variants: str | None = None
-    tasks: tuple[str, ...] | None = None
-    task_data: Path | None = None
-    perplexity: Path | None = None
-    limit: int | None = None
-    num_fewshot: int | None = None
-    chat_template: bool | None = None
-    thinking: bool | None = None
-    max_gen_toks: int | None = None
-    allow_code: bool = False
-    ctx: int | None = None
-    window: int | None = None
-    stride: int | None = None
-    reference: str | None = None
-    imatrix: str | None = None
-    calibration: Path | None = None
-    keep: Keep = Keep.ALL
-    write_base: Path | None = None
-    ngl: int | None = None
-    n_cpu_moe: int = 0
-    tensor_split: tuple[float, ...] = ()
-    gpu: tuple[str, ...] = ()
-    workspace: Path | None = None
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A plan with what it was made from."""
-
-    plan: Plan
-    model: Model
-    variants: tuple[variant.Variant, ...]
-    text: Text | None
-    tasks: tuple[Task, ...]
-    workspace: Workspace
-    keep: Keep = Keep.ALL
-
-
-def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
-    """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
-    chosen = preset.load(request.preset)
-    devices_called(request.gpu)  # a name that is none is told before anything is fetched
-    request = replace(
-        request,
-        tasks=request.tasks or chosen.tasks,
-        limit=request.limit or chosen.limit,
-        ctx=request.ctx or chosen.ctx,
-    )
-    fitting = request.reference == AUTO
-    reference = find_reference(chosen.reference if fitting else request.reference or chosen.reference)
-    file = reference if isinstance(reference, ReferenceFile) else None
-    parsed = _parsed(request, _variants(chosen, request.variants, reference))
-    model = resolve(request.model, say, planned=request.dry_run)
-    layers = request.ngl
-    unplaced = layers is None and devices.placement().gpu_layers and parsed[0].quant is not None and file is None
-    if fitting or unplaced:
-        reference, layers = _placed([FLOAT, NEAREST] if fitting else [str(parsed[0].quant)], model, request)
-        parsed = _parsed(request, _variants(chosen, request.variants, reference))
-    return _planned(request, model, parsed, chosen.name, say, file=file, reference_layers=layers)
-
-
-def prepare_single(request: Request, quant: str | None, say: Callable[[str], None]) -> Sweep:
-    """Resolve and plan the measuring of one thing as it is: a GGUF file, or a model at one quant (BF16 by default).
-
-    What the request names is measured, everything where it names neither text nor tasks. Raises InputError.
-    """
-    is_file = Path(request.model).suffix == ".gguf"
-    if is_file and quant is not None:
-        raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
-    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else quant or "BF16"])
-    everything = request.perplexity is None and request.tasks is None
-    if not everything:
-        request = replace(request, tasks=request.tasks or ("none",))
-    model = resolve(request.model, say, planned=request.dry_run, as_it_is=True)
-    measures_text = everything or request.perplexity is not None
-    if request.write_base is not None and not measures_text:
-        raise InputError("--write-base writes what the model makes of a text; give one with --perplexity FILE")
-    if request.write_base is not None and request.stride is not None:
-        raise InputError("--write-base: llama.cpp's base files are of windows end to end; leave --stride out")
-    return _planned(request, model, parsed, "eval", say, measures_text=measures_text, alone=True)
-
-
-def _parsed(request: Request, names: list[str]) -> list[variant.Variant]:
-    parsed = variant.parse_list(names)
-    if request.imatrix is None and not request.dry_run:
-        refuse_without_imatrix([recipe(entry.quant) for entry in parsed if entry.quant is not None])
-    return parsed
-
-
-def _planned(
-    request: Request,
-    model: Model,
-    parsed: Sequence[variant.Variant],
-    preset_name: str,
-    say: Callable[[str], None],
-    *,
-    measures_text: bool = True,
-    file: ReferenceFile | None = None,
-    reference_layers: int | None = None,
-    alone: bool = False,
-) -> Sweep:
-    """The first variant is the reference, unless that is a `file` or it stands `alone`."""
-    given = calibration(request.imatrix, request.calibration, model.builtin)
-    if given is not None:
-        tell(given, say)
-    variants = variant.fetched(parsed, say, download=not request.dry_run)
-    workspace = open_workspace(request.workspace)
-    text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
-    tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
-    placement = devices.placement()
-    window = _window(request.window, file, model, measures_text=text is not None)
-    settings = Settings(
-        window=window,
-        stride=_stride(request.stride if file is None else file.stride(request.stride), window),
-        ctx=_context(request.ctx, model),
-        threads=devices.threads(),
-        device=placement.device,
-        gpu_layers=placement.gpu_layers if request.ngl is None else request.ngl,
-        cpu_moe=request.n_cpu_moe,
-        tensor_split=request.tensor_split,
-    )
-    skipped = _skipped(request, model, variants, settings, say, None if file is not None else variants[0].name)
-    plan = make_plan(
-        workspace,
-        model,
-        variants,
-        variants[0].name if file is None else file.name,
-        text,
-        tasks,
-        settings,
-        preset_name,
-        given,
-        file,
-        reference_layers,
-        alone,
-        None if request.write_base is None else writable_base_file(request.write_base),
-        skipped,
-    )
-    return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep)
-
-
-def _skipped(
-    request: Request,
-    model: Model,
-    variants: Sequence[variant.Variant],
-    settings: Settings,
-    say: Callable[[str], None],
-    reference: str | None,
-) -> dict[str, Misfit]:
-    """The variants that --gpu does not hold, each told; the reference is measured all the same."""
-    if not request.gpu:
-        return {}
-    from sweep.fitting import misfits  # asks llama.cpp, which only this option needs
-
-    options = FitOptions(
-        context=settings.ctx,
-        kv_type_k=settings.kv_type,
-        kv_type_v=settings.kv_type,
-        ubatch=settings.ubatch,
-        batch=settings.batch,
-        offload="none",
-    )
-    found = misfits(str(model.path), variants, devices_called(request.gpu), options)
-    for name, misfit in found.items():
-        kept = "measured all the same, because the others are compared with it" if name == reference else "skipped"
-        say(f"{name} {misfit.reason}; {kept}")
-    return {name: misfit for name, misfit in found.items() if name != reference}
-
-
-def _task_options(request: Request) -> TaskOptions:
-    return TaskOptions(
-        limit=request.limit,
-        num_fewshot=request.num_fewshot,
-        chat_template=request.thinking is not None if request.chat_template is None else request.chat_template,
-        thinking=request.thinking,
-        max_gen_toks=request.max_gen_toks,
-        allow_code=request.allow_code,
-    )
-
-
-def _context(asked: int | None, model: Model) -> int:
-    if asked is not None and asked > model.context:
-        raise InputError(f"--ctx {asked} is beyond the {model.context} tokens that {model.name} was made for")
-    return asked or min(DEFAULT_CTX, model.context)
-
-
-def _window(asked: int | None, file: ReferenceFile | None, model: Model, *, measures_text: bool) -> int:
-    window = (asked if file is None else file.window(asked)) or Settings.window
-    if window > model.context and (measures_text or asked is not None):
-        if asked is not None:
-            named = f"--window {asked}"
-        elif file is not None:
-            named = f"{file.path}: its window of {window} tokens"
-        else:
-            named = f"the window of {window} tokens, which --window can make smaller,"
-        raise InputError(f"{named} is beyond the {model.context} tokens that {model.name} was made for")
-    return window
-
-
-def _stride(asked: int | None, window: int) -> int | None:
-    if asked is not None and asked >= window:
-        raise InputError(
-            f"--stride {asked} leaves nothing to see before it in windows of {window}; choose a smaller one"
-        )
-    return asked
-
-
-def _variants(chosen: preset.Preset, asked: str | None, reference: ReferenceFile | str) -> list[str]:
-    """The reference, where it is one, and the preset's variants and those asked for; `=A,B` asks for those alone.
-
-    What another reference takes the place of is left out, unless it is asked for by name.
-    """
-    first = [] if isinstance(reference, ReferenceFile) else [reference]
-    listed = [name for name in chosen.variants if not first or name != chosen.reference]
-    own = [] if asked is None else [name.strip() for name in asked.removeprefix("=").split(",") if name.strip()]
-    return [*first, *own] if asked is not None and asked.startswith("=") else [*first, *listed, *own]
-
-
-def _placed(quants: list[str], model: Model, request: Request) -> tuple[str, int]:
-    """Of a quant, or of the two that auto chooses between, the one to compare with, and how much of it goes to a
-    GPU."""
-    settings = asdict(Settings(ctx=_context(request.ctx, model)))
-    known = _sizes(model, quants, settings, imatrix=False)
-    memory = devices.memory()
-    needed = {quant: int(known[quant]["memory_bytes"]) for quant in quants}
-    chosen = quants[0] if len(quants) == 1 else automatic(needed[FLOAT], memory)
-    return chosen, gpu_layers(needed[chosen], model.layers, memory)
 
 
 def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
@@ -320,7 +50,8 @@ def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Even
         folder = sweep.workspace.artefacts(sweep.model.fingerprint)
         with sharing(folder, {file for _, file in made}) as artefacts:
             todo = runner.pending(sweep.plan, store)
-            check_inputs(sweep.plan, todo, sweep.model, sweep.variants, sweep.text, sweep.tasks, directory)
+            inputs = (sweep.text, sweep.tasks, directory, sweep.int8_calibration)
+            check_inputs(sweep.plan, todo, sweep.model, sweep.variants, *inputs)
 
             def measured(name: str) -> None:
                 if sweep.keep is Keep.NONE:
@@ -344,7 +75,8 @@ def _unneeded(sweep: Sweep, store: Store, made: Sequence[tuple[Cell, Path]]) -> 
     if sweep.keep is Keep.ALL:
         return []
     best = recommend(records(sweep.plan, store)).variant if sweep.keep is Keep.BEST else None
-    return [file for cell, file in made if cell.kind != "export" or cell.variant != best]
+    needed = {key for cell in sweep.plan.cells if cell.variant == best for key in (cell.key, *cell.needs)}
+    return [file for cell, file in made if cell.kind not in ("export", "quantize") or cell.key not in needed]
 
 
 def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
@@ -358,21 +90,3 @@ def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
             if free:
                 return
         time.sleep(FOLLOW_EVERY)
-
-
-def sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
-    """Exact file bytes, bits per weight and predicted memory of each variant to be exported, from a worker."""
-    quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
-    settings = sweep.plan.to_json()["settings"]
-    return _sizes(sweep.model, quants, settings, imatrix=sweep.plan.about["imatrix"] is not None)
-
-
-def _sizes(model: Model, quants: list[str], settings: dict[str, Any], imatrix: bool) -> dict[str, dict[str, float]]:
-    job = {"kind": "sizes", "source": str(model.path), "name": model.name, "quants": quants}
-    with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:
-        for answer in child.submit(job | {"settings": settings, "imatrix": imatrix}):
-            if isinstance(answer, Failed):
-                raise InputError(answer.message)
-            if isinstance(answer, dict):
-                return answer
-    raise AssertionError("a job ends with a result or a failure")

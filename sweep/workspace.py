@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Sharing:
         if _locked(self._lock):
             for file in files:
                 if file.parent == self._artefacts:
-                    file.unlink(missing_ok=True)
+                    _remove(file)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
 
@@ -106,7 +107,15 @@ def _tidy(artefacts: Path, lock: TextIO, used: Collection[str]) -> None:
     if _locked(lock):
         for partial in [*artefacts.glob(".*.partial"), *artefacts.glob(".*.part")]:
             if partial.name not in used:
-                partial.unlink(missing_ok=True)
+                _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    """A file, or the directory of an int8 checkpoint."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

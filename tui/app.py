@@ -81,7 +81,7 @@ class SweepApp(Working, App[None]):
         self.theme = DARK.name
 
     def on_mount(self) -> None:
-        from sweep.preset import load
+        from sweep.planning.preset import load
 
         self.draft = replace(self.draft, variants=load(self.draft.preset).variants)
         self.switch_mode(self._first)
@@ -94,7 +94,7 @@ class SweepApp(Working, App[None]):
     def _find(self, name: str | None) -> None:
         """The run that was asked for, or the latest; one that is at work is watched at once."""
         from converters.errors import InputError
-        from sweep.history import find_run
+        from sweep.results.history import find_run
         from sweep.workspace import run_lock
 
         if not self.workspace.database.is_file():

@@ -9,14 +9,15 @@ from typing import Any
 
 from converters.errors import InputError
 from sweep.events import Reader
-from sweep.history import find_run
-from sweep.plan import Cell, Plan
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
 from sweep.progress import Progress
 from sweep.report import text
+from sweep.results.history import find_run
+from sweep.results.store import Outcome, Store
 from sweep.running.control import pause_is_asked
 from sweep.running.live import resident_bytes
 from sweep.running.runner import log_path
-from sweep.store import Outcome, Store
 from sweep.workspace import Workspace, run_lock
 
 QUIET = 1.0  # seconds without an event, after which it is worth a look whether the process is there

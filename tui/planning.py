@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweep.preset import Preset, load
+from sweep.planning.preset import Preset, load
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ from sweep.cli.tasks import (
 
 def evaluate(
     model: str = typer.Argument("micro", help="A .gguf file; or a built-in model, a directory or a hub id."),
-    quant: str | None = typer.Option(None, "--quant", help="The quant a model is exported at.", show_default="BF16"),
+    quant: str | None = typer.Option(
+        None, "--quant", help="The quant a model is exported at, or int8:RECIPE.", show_default="BF16"
+    ),
     perplexity: Path | None = typer.Option(None, "--perplexity", help="The text for perplexity."),
     tasks: str | None = TASKS,
     task_data: Path | None = TASK_DATA,
@@ -54,10 +56,12 @@ def evaluate(
     from sweep import sweeping  # loads numpy and libllama, which --help does not need
     from sweep.cli.results import show_results
     from sweep.cli.watch import Watch
+    from sweep.planning.preparing import prepare_single
+    from sweep.planning.request import Request
     from sweep.report.text import size
 
     output = Output(format)
-    wanted = sweeping.Request(
+    wanted = Request(
         model=model,
         tasks=names(tasks),
         task_data=task_data,
@@ -77,7 +81,7 @@ def evaluate(
         tensor_split=shares(tensor_split),
         workspace=workspace,
     )
-    sweep = sweeping.prepare_single(wanted, quant, output.say)
+    sweep = prepare_single(wanted, quant, output.say)
     started = time.monotonic()
     with Watch(sweep.plan, output) as watch:
         sweeping.run(sweep, watch)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from sweep import sweeping
 from sweep.cli.output import Output
-from sweep.estimate import foreseen_seconds, total
+from sweep.planning.estimate import foreseen_seconds, total
+from sweep.planning.preparing import Sweep, variant_sizes
 from sweep.report.text import duration, size
+from sweep.results.store import Store
 from sweep.running.runner import pending
-from sweep.store import Store
 
 
-def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
+def show_plan(sweep: Sweep, output: Output) -> None:
     """The variants with exact sizes and predicted memory, and how many cells are left to do."""
-    sizes = sweeping.sizes(sweep)
+    sizes = variant_sizes(sweep)
     with Store(sweep.workspace.database) as store:
         todo = pending(sweep.plan, store)
         seconds = foreseen_seconds(sweep.plan, store)
@@ -24,7 +24,7 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
                 "event": "plan",
                 "run": sweep.plan.run,
                 "variants": [
-                    {"variant": v.name, **(sizes[v.quant] if v.quant else {"file_bytes": v.file_bytes})}
+                    {"variant": v.name, **sizes.get(v.quant or v.name, {"file_bytes": v.file_bytes})}
                     for v in sweep.variants
                 ],
                 "skipped": sweep.plan.about["skipped"],
@@ -41,7 +41,7 @@ def show_plan(sweep: sweeping.Sweep, output: Output) -> None:
         table.add_column(column, justify="left" if column == "variant" else "right")
     skipped = sweep.plan.about["skipped"]
     for variant in sweep.variants:
-        known = sizes.get(variant.quant or "")
+        known = sizes.get(variant.quant or variant.name)
         left = sum(cell.variant == variant.name for cell in todo)
         if known is not None:
             length = f"{'' if known['header_exact'] else '~'}{known['file_bytes']:,}"

@@ -10,7 +10,7 @@ from sweep.cli.output import FORMAT, Format, Output
 def presets(format: Format = FORMAT) -> None:
     """List the sweeps that --preset takes (any TOML file of the same keys, too), and the lists that --tasks takes."""
     import presets as data
-    from sweep.preset import load
+    from sweep.planning.preset import load
 
     output = Output(format)
     known = [load(name) for name in data.sweeps()]

@@ -19,11 +19,11 @@ def report(
 ) -> int:
     """Show a run again, or write its report elsewhere."""
     from sweep.cli.results import described, exit_code, show_results
-    from sweep.history import find_run
-    from sweep.records import records
     from sweep.report.export import to_csv, to_json_lines
     from sweep.report.html import write_html
-    from sweep.store import Store
+    from sweep.results.history import find_run
+    from sweep.results.records import records
+    from sweep.results.store import Store
     from sweep.workspace import open_workspace, write_text
 
     output = Output(format)

@@ -8,10 +8,10 @@ from pathlib import Path
 from sweep import __version__
 from sweep.cli.exits import Exit
 from sweep.cli.output import Format, Output
-from sweep.plan import Plan
-from sweep.record import Record
-from sweep.records import importance, records
-from sweep.store import Store
+from sweep.planning.plan import Plan
+from sweep.results.record import Record
+from sweep.results.records import importance, records
+from sweep.results.store import Store
 from sweep.workspace import Workspace
 
 
@@ -75,7 +75,7 @@ def described(plan: Plan, store: Store) -> dict[str, object]:
         "model": plan.about["model"],
         "run": plan.run,
         "preset": plan.preset,
-        "reference": plan.reference,
+        "reference": " and ".join(dict.fromkeys(plan.reference_of(name) for name in [plan.reference, *plan.variants])),
         "text": f"{plan.about['text']}, windows of {settings.window} tokens, {scored} scored"
         if plan.about["text"]
         else "none",
@@ -85,6 +85,15 @@ def described(plan: Plan, store: Store) -> dict[str, object]:
         "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",
         "device": f"{settings.device}, {settings.threads} threads",
         "engine": plan.about["engine"],
+        **_torch(plan),
         "torch": version("torch"),
         "bitsweep": __version__,
     }
+
+
+def _torch(plan: Plan) -> dict[str, object]:
+    """How variants of torch ran, where there are any."""
+    told = plan.about.get("torch")
+    if told is None:
+        return {}
+    return {"int8": f"{told['engine']}, on {told['device']}, BF16 KV cache; calibrated with {told['calibration']}"}

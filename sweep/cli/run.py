@@ -33,7 +33,8 @@ def run(
     variants: str | None = typer.Option(
         None,
         "--variants",
-        help="Quants, gguf:PATH and hub:REPO/FILE by comma, added to the preset; with a leading = instead of it.",
+        help="Quants, gguf:PATH, hub:REPO/FILE, int8:RECIPE and fq:RECIPE by comma, added to the preset; "
+        "with a leading = instead of it.",
     ),
     tasks: str | None = TASKS,
     task_data: Path | None = TASK_DATA,
@@ -58,7 +59,9 @@ def run(
     imatrix: str | None = typer.Option(
         None, "--imatrix", metavar="FILE|auto", help="An importance matrix for all quants; auto makes one."
     ),
-    calibration: Path | None = typer.Option(None, "--calibration", help="The text that --imatrix auto lets it read."),
+    calibration: Path | None = typer.Option(
+        None, "--calibration", help="The text that --imatrix auto and int8 recipes read."
+    ),
     keep: Keep = typer.Option(Keep.ALL, "--keep", help="Which files stay: all, the best one, or none once measured."),
     ngl: int | None = typer.Option(None, "--ngl", min=0, help="Layers on GPUs; all of them where there is one."),
     n_cpu_moe: int = typer.Option(0, "--n-cpu-moe", min=0, help="Layers, from the first, whose experts stay in RAM."),
@@ -74,9 +77,11 @@ def run(
 ) -> int:
     """Export a model to every variant of a preset, measure them all, and say which one to run."""
     from sweep import sweeping  # loads numpy and libllama, which --help does not need
+    from sweep.planning.preparing import prepare
+    from sweep.planning.request import Request
 
     output = Output(format)
-    wanted = sweeping.Request(
+    wanted = Request(
         model=model,
         preset=preset,
         variants=variants,
@@ -103,7 +108,7 @@ def run(
         workspace=workspace,
         dry_run=dry_run,
     )
-    sweep = sweeping.prepare(wanted, output.say)
+    sweep = prepare(wanted, output.say)
     if dry_run:
         from sweep.cli.plans import show_plan
 

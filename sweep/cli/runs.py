@@ -12,7 +12,7 @@ from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 
 def runs(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
     """List the runs of a workspace, the latest first."""
-    from sweep.history import past_runs
+    from sweep.results.history import past_runs
     from sweep.workspace import open_workspace
 
     output = Output(format)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 
 from sweep.cli.output import Output
 from sweep.events import Event
-from sweep.plan import Plan
+from sweep.planning.plan import Plan
 from sweep.progress import Progress
 
 

@@ -23,12 +23,13 @@ from converters.llamacpp.ghost import ghost
 from converters.plan import foreseen_file
 from converters.recipes import QUANTS, recipe
 from converters.source import Source
+from int8.recipe import NAMED, PUBLISHED
 from sweep.fit.account import Account
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
 from sweep.fit.device import Device
 from sweep.fit.export import to_json
 from sweep.fit.formulas import ContextFormulas
-from sweep.fit.int8 import PREFIX, RECIPES
+from sweep.fit.int8 import PREFIX
 from sweep.fit.int8_rows import int8_row
 from sweep.fit.layers import Shape, Weights
 from sweep.fit.projector import NOT_ASKED, projector_figure
@@ -141,7 +142,7 @@ def _names(subject: Subject, variants: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(_known(name) for name in variants))
     if subject.file is not None and subject.file.is_quantized:
         return [str(own)]
-    recipes = [] if own else [PREFIX + name for name in RECIPES]
+    recipes = [] if own else [PREFIX + name for name in PUBLISHED]
     return [*([own] if own else []), *QUANTS, *recipes]
 
 
@@ -151,8 +152,8 @@ def _known(name: str) -> str:
         return name
     if not name.startswith(PREFIX):
         return recipe(name).name
-    if name.removeprefix(PREFIX) not in RECIPES:
-        raise InputError(f"{name}: no such recipe; known: {', '.join(PREFIX + one for one in RECIPES)}")
+    if name.removeprefix(PREFIX) not in NAMED:
+        raise InputError(f"{name}: no such recipe; known: {', '.join(PREFIX + one for one in NAMED)}")
     return name
 
 

@@ -39,23 +39,26 @@ def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
     if not workspace.database.is_file():
         return {}
     # Imported here: scipy takes half a second, which who asks for sizes alone need not pay.
-    from sweep.plan import Plan
-    from sweep.records import records, reference_units
-    from sweep.store import Store
+    from sweep.planning.plan import Plan
+    from sweep.results.records import records, reference_units
+    from sweep.results.store import Store
 
     groups: dict[str, dict[str, Loss]] = defaultdict(dict)
     with Store(workspace.database) as store:
         for stored in store.runs():  # the newest first
             plan = Plan.from_json(stored.plan)
-            units = reference_units(plan)
-            if plan.model != model or not plan.is_current or units is None:
+            if plan.model != model or not plan.is_current:
                 continue
             for record in records(plan, store):
+                units = reference_units(plan, record.variant)
+                if units is None:
+                    continue
                 loss = None
-                if record.variant == plan.reference and record.perplexity is not None:
-                    loss = Loss(0.0, 0.0, plan.reference, plan.run)
+                reference = plan.reference_of(record.variant)
+                if record.variant == reference and record.perplexity is not None:
+                    loss = Loss(0.0, 0.0, reference, plan.run)
                 elif record.divergence is not None:
-                    loss = Loss(record.divergence.kld_mean, record.divergence.kld_stderr, plan.reference, plan.run)
+                    loss = Loss(record.divergence.kld_mean, record.divergence.kld_stderr, reference, plan.run)
                 if loss is not None:
                     groups[units].setdefault(record.variant, loss)
     return max(groups.values(), key=len, default={})

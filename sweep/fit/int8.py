@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from converters.llamacpp.container import TensorInfo
+from converters.source import Source
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.layers import Shape
 from sweep.fit.report import Figure, FitOptions
 
-RECIPES = ("sq", "sq-ph", "sq-ph-dyn")
 PREFIX = "int8:"
 
 _FLOAT = re.compile(r"(^token_embd|^output|norm|ffn_gate_inp|ssm_conv1d|ssm_alpha|ssm_beta|ssm_ba|ssm_a$|ssm_dt|nextn)")
@@ -40,8 +40,11 @@ class Int8Model:
     widest: int
 
     @classmethod
-    def of(cls, shape: Shape, tensors: Sequence[TensorInfo]) -> Int8Model:
-        """Of the unquantized tensors, without layers of multi-token prediction, which transformers does not load."""
+    def of(cls, shape: Shape, tensors: Sequence[TensorInfo], *, quantized: bool = True) -> Int8Model:
+        """Of the unquantized tensors, without layers of multi-token prediction, which transformers does not load.
+
+        Not `quantized` is the model in bfloat16 that int8 is compared with.
+        """
         linear = floats = active = weights = widest = 0
         for tensor, layer in zip(tensors, shape.layer_of, strict=True):
             if layer == -2:
@@ -51,7 +54,9 @@ class Int8Model:
                 floats += _BFLOAT16 * tensor.elements
                 active += 0 if layer == -1 and not shape.tied else _BFLOAT16 * tensor.elements
                 continue
-            size = tensor.elements + _OUTPUT_CHANNEL * math.prod(tensor.shape[:-1])
+            size = _BFLOAT16 * tensor.elements
+            if quantized:
+                size = tensor.elements + _OUTPUT_CHANNEL * math.prod(tensor.shape[:-1])
             linear += size
             expert = "_exps." in tensor.name
             active += size * shape.experts_used // shape.experts if expert and shape.experts else size
@@ -97,3 +102,18 @@ def _state_formula(formulas: ContextFormulas, layers: int, options: FitOptions) 
     if not layers:
         return "no linear-attention layers"
     return f"{layers} linear-attention layers x {formulas.explained_state} x {options.parallel} sequences"
+
+
+def foreseen(source: Source, kind: str, options: FitOptions) -> dict[str, float]:
+    """Of a variant of torch ("int8", "fq" or "torch") before it is made: `file_bytes`, `bits_per_weight`, and the
+    `memory_bytes` that it takes with a context. Fake-quant holds what int8 does, and one linear layer in float32.
+    """
+    shape = Shape.of(source.structure, source.tensors)
+    model = Int8Model.of(shape, source.tensors, quantized=kind != "torch")
+    figures = int8_figures(model, ContextFormulas.of(source.structure), shape, options)
+    memory = sum(figure.bytes for figure in figures.values())
+    if kind == "fq":
+        linear = (t for t in source.tensors if len(t.shape) == 2 and not _FLOAT.search(t.name))
+        memory += 4 * max((tensor.elements for tensor in linear), default=0)
+    weights = figures["weights"].bytes
+    return {"file_bytes": weights, "bits_per_weight": 8 * weights / model.weights, "memory_bytes": memory}

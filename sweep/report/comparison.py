@@ -8,9 +8,9 @@ from math import inf
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sweep.comparison import Comparison, LossDifference, TaskDifference, TextDifference
 from sweep.report import text
 from sweep.report.columns import Column, fit
+from sweep.results.comparison import Comparison, LossDifference, TaskDifference, TextDifference
 from sweep.statistics import ALPHA, Paired
 
 _Difference = TaskDifference | LossDifference | TextDifference

@@ -16,8 +16,8 @@ from math import hypot, isfinite
 from scipy import special
 
 from sweep import statistics
-from sweep.record import Record, TaskScore
 from sweep.report import text
+from sweep.results.record import Record, TaskScore
 
 ALPHA = statistics.ALPHA
 

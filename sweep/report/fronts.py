@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep import statistics
-from sweep.record import Record
 from sweep.report import figures
+from sweep.results.record import Record
 
 Cost = Callable[[Record], float | None]
 
@@ -108,6 +108,19 @@ def front(records: Sequence[Record], cost: Cost, measures: Sequence[Losses]) -> 
     return Front(frozenset(variants), unsure)
 
 
+def by_reference(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each reference, itself included: what is compared with different ones does not compare."""
+    names = sorted(figures.reference_names(records))
+    if len(names) < 2:
+        return [list(records)]
+    return [[record for record in records if name in (record.variant, record.reference)] for name in names]
+
+
+def apart(measure: Callable[[Sequence[Record]], list[Losses]], records: Sequence[Record]) -> list[Losses]:
+    """A measure taken of the records of each reference by themselves."""
+    return [losses for group in by_reference(records) for losses in measure(group)]
+
+
 def kld_losses(records: Sequence[Record]) -> list[Losses]:
     """Mean KL divergence, reference by reference: divergences from two references do not compare.
 
@@ -191,13 +204,17 @@ def overall(records: Sequence[Record]) -> tuple[Front, str]:
         (perplexity_losses, sum(figures.perplexity(record) is not None for record in records) > 1),
     ):
         if enough:
-            losses = measures(records)
+            losses = measures(records) if measures is kld_losses else apart(measures, records)
             return front(records, lambda record: record.file_bytes, losses), losses[0].measure
     return Front(), ""
 
 
 def gains(records: Sequence[Record]) -> list[Gain]:
-    """Gain in mean recovery per extra bit per weight along its Pareto set, from the smallest up."""
+    """Gain in mean recovery per extra bit per weight along its Pareto set, from the smallest up, by reference."""
+    return [gain for group in by_reference(records) for gain in _gains(group)]
+
+
+def _gains(records: Sequence[Record]) -> list[Gain]:
     means, (losses,) = figures.mean_recovery(records), recovery_losses(records)
     kept = front(records, lambda record: record.bits_per_weight, [losses])
     steps = [(r.variant, r.bits_per_weight or 0.0) for r in figures.by_size(records) if r.variant in kept]

@@ -12,13 +12,13 @@ from html import escape
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep.record import Record
 from sweep.report import figures, fronts, plot, text
 from sweep.report.html_tables import cell, esc, fidelity_section, tasks_section
 from sweep.report.measures import Measure, costs, measures, points
 from sweep.report.recommend import Recommendation, recommend
 from sweep.report.style import CSS
 from sweep.report.trust import trust_notes
+from sweep.results.record import Record
 
 _INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 
@@ -138,7 +138,7 @@ def _accuracy_per_bit(rows: Sequence[Record]) -> str:
     shown = [record for record in rows if record.variant in means and figures.known(record.bits_per_weight) is not None]
     if len(shown) < 2:
         return ""
-    losses = fronts.recovery_losses(rows)
+    losses = fronts.apart(fronts.recovery_losses, rows)
     front = fronts.front(rows, lambda record: record.bits_per_weight, losses)
     body = []
     for record in shown:
@@ -152,7 +152,9 @@ def _accuracy_per_bit(rows: Sequence[Record]) -> str:
             step += cell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err")
             step += cell(f"over {text.plain(gain.smaller)}{', not distinguishable' if unsure else ''}", "from")
         elif record.variant not in front:
-            step = f'<td class="from" colspan="3">{_beaten(record, shown, losses[0])}</td>'
+            own = next(found for found in losses if record.variant in found.values)
+            others = [other for other in shown if other.variant in own.values]
+            step = f'<td class="from" colspan="3">{_beaten(record, others, own)}</td>'
         place = text.UNSURE if record.variant in front.unsure else text.PARETO
         sign = place if record.variant in front else ""
         body.append(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from sweep.record import Record, TaskScore
 from sweep.report import figures, fronts, text
+from sweep.results.record import Record, TaskScore
 
 
 def esc(value: object) -> str:

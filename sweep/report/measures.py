@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sweep.record import Record
 from sweep.report import figures, fronts, plot, text
 from sweep.report.html_tables import why_unsure
 from sweep.report.trust import noise_floor
+from sweep.results.record import Record
 
 _INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 _MIB = 1024.0**2
@@ -85,7 +85,7 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
             "Perplexity",
             "less is better; the bars are mostly noise shared by all variants",
             figures.perplexity,
-            fronts.perplexity_losses(rows),
+            fronts.apart(fronts.perplexity_losses, rows),
             plot.Axis("", _plain_number),
             _levels(rows, names, figures.perplexity),
         ),
@@ -95,7 +95,7 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
             "Mean recovery",
             "score above chance kept, % of the reference, mean over tasks",
             lambda r: _scaled(means.get(r.variant), 100),
-            fronts.recovery_losses(rows),
+            fronts.apart(fronts.recovery_losses, rows),
             plot.Axis("", _plain_number),
             [plot.Level(100.0)],
         )
@@ -118,7 +118,7 @@ def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int
         return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
 
     caption = f"{text.plain(first.metric)}{unit}; bars: the paired difference to {figures.compared_with(rows)}"
-    losses = fronts.task_losses(rows, task)
+    losses = fronts.apart(lambda group: fronts.task_losses(group, task), rows)
     return Measure(text.plain(task), caption, value, losses, plot.Axis("", _plain_number), _levels(rows, bases, value))
 
 

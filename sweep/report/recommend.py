@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweep.record import Record
 from sweep.report import figures, fronts, text
+from sweep.results.record import Record
 
 # Nats per token. On text the reference itself would write, a divergence of 0.02 is a perplexity exp(0.02) = 2 % higher.
 # A published sweep of Qwen3.5-35B-A3B (BF16 perplexity 6.534) puts the line between its 4-bit and 3-bit mixes:
@@ -160,6 +160,8 @@ class _Judge:
 
     def _told_apart(self, record: Record, smaller: Record) -> str:
         """Said where no measure tells the two from each other, whatever each is against the reference."""
+        if record.reference != smaller.reference:
+            return ""
         measures = [*fronts.kld_losses(self.records), *fronts.perplexity_losses(self.records)]
         for task in figures.task_names(self.records):
             measures += fronts.task_losses(self.records, task)

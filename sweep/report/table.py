@@ -14,11 +14,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.record import Record
 from sweep.report import figures, fronts, text
 from sweep.report.columns import Column, fit, table, width_of
 from sweep.report.recommend import Recommendation
 from sweep.report.trust import trust_notes
+from sweep.results.record import Record
 
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
 _KEPT = "kept %"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sweep.record import Record
 from sweep.report import figures, fronts, text
+from sweep.results.record import Record
 
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
@@ -122,7 +122,7 @@ def _references(records: Sequence[Record]) -> str:
     ]
     return (
         f"{len(groups)} references: {'; '.join(parts)}; the rest with {text.plain(groups[-1][0])}. "
-        "KL divergences from different references do not compare."
+        "KL divergences from different references do not compare: each variant is judged against its own."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from converters.llamacpp.model import Model
 from converters.plan import FilePlan, Importance, plan_export, planned_types
 from converters.recipes import recipes
 from converters.source import Source, open_source
+from int8.recipe import from_table
 from sweep.backends.base import Progress
-from sweep.calibration import CHUNK
-from sweep.inputs import read_text
+from sweep.fit.int8 import foreseen
+from sweep.fit.report import FitOptions
 from sweep.measure.lm import require_template
 from sweep.measure.perplexity import require_two_windows
-from sweep.settings import Settings
+from sweep.planning.calibration import CHUNK
+from sweep.planning.inputs import read_text
+from sweep.planning.settings import Settings
+from sweep.running.sizes import stored_size
 
 Result = dict[str, Any]
 
@@ -32,8 +37,17 @@ class Making:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
-    def sizes(self, source: str, name: str, quants: list[str], settings: dict[str, Any], imatrix: bool) -> Result:
-        """Exact file sizes and predicted memory of quants that do not exist yet: {quant: {...}}.
+    def sizes(
+        self,
+        source: str,
+        name: str,
+        quants: list[str],
+        settings: dict[str, Any],
+        imatrix: bool,
+        torch: dict[str, str],
+    ) -> Result:
+        """Exact file sizes and predicted memory of quants that do not exist yet: {quant: {...}}; the same by formula of
+        the variants of `torch`, by their kinds.
 
         `imatrix`: whether there will be an importance matrix; some types depend on it.
         """
@@ -47,6 +61,9 @@ class Making:
             quant: asdict(size_of(opened, plan, header_exact=not (imatrix or plan.recipe.needs_imatrix)))
             | {"memory_bytes": _memory(opened, plan, stated)}
             for quant, plan in plans.items()
+        } | {
+            variant: foreseen(opened, kind, _fit_options(stated)) | {"header_exact": False, "mtp_bytes": 0}
+            for variant, kind in torch.items()
         }
 
     def vet(self, source: str, name: str, quants: list[str], options: dict[str, Any], imatrix: bool) -> Result:
@@ -99,6 +116,39 @@ class Making:
             for quant, plan in plans.items()
         }
 
+    def quantize(
+        self,
+        source: str,
+        name: str,
+        recipe: dict[str, Any],
+        text: str,
+        text_name: str,
+        file: str,
+        cache: str,
+        settings: dict[str, Any],
+    ) -> Result:
+        """Calibrate an int8 recipe with a text and write the checkpoint to the directory `file`."""
+        import torch
+
+        from int8 import build, checkpoint
+
+        torch.set_num_threads(settings["threads"])
+        stated = from_table({key: value for key, value in recipe.items() if key != "name"}, name, recipe["name"])
+        model, calibration = build.build(
+            Path(source),
+            stated,
+            build.Text(text_name, lambda: read_text(Path(text))),
+            device=settings["device"],
+            dtype="bfloat16",  # whatever the checkpoint is stored in: so is what the variant is compared with
+            cache=Path(cache),
+            progress=self._progress,
+        )
+        out = Path(file)
+        if out.exists():  # whole, for it appears so; what made it was not written down
+            shutil.rmtree(out)
+        checkpoint.save(model, stated, calibration, Path(source), out)
+        return {"calibration": asdict(calibration)} | asdict(stored_size(out))
+
     def imatrix(self, file: str, text: str, makes: str, origin: str, settings: dict[str, Any]) -> Result:
         """Let the model in `file` read a text, and write the importance of its weights to `makes`."""
         collected = collect(
@@ -113,6 +163,10 @@ class Making:
         Path(makes).parent.mkdir(parents=True, exist_ok=True)
         matrix.write(Path(makes))
         return {"notes": list(matrix.told)}
+
+
+def _fit_options(stated: Settings) -> FitOptions:
+    return FitOptions(context=stated.ctx, ubatch=stated.ubatch, batch=stated.batch)
 
 
 def _memory(source: Source, plan: FilePlan, stated: Settings) -> int:

@@ -1,4 +1,5 @@
-"""Jobs that measure a file: speed and memory, perplexity and divergence, tasks. The loaded model stays between them."""
+"""Jobs that measure a file or a checkpoint: speed and memory, perplexity and divergence, tasks. The loaded model stays
+between them."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from converters.catalogue import open_planned
 from converters.errors import InputError
 from converters.gguf_source import GGUFSource, parts
 from converters.llamacpp.memory import plan_memory
-from sweep.backends.base import Progress
+from sweep.backends.base import Backend, Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.baseline import sampled_digest
-from sweep.inputs import read_text
+from sweep.fit.int8 import foreseen
+from sweep.fit.report import FitOptions
 from sweep.measure.harness import Metric, TaskRun, check_task, run_task
 from sweep.measure.lm import TaskProgress
 from sweep.measure.loading import Place
@@ -22,7 +24,10 @@ from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.speed import measure_speed
 from sweep.measure.text import measure_text, noise_floor
-from sweep.settings import Settings
+from sweep.planning.baseline import sampled_digest
+from sweep.planning.inputs import read_text
+from sweep.planning.settings import Settings
+from sweep.running.sizes import stored_size
 
 Result = dict[str, Any]
 
@@ -33,8 +38,8 @@ class Measuring:
     def __init__(self, progress: TaskProgress) -> None:
         self._progress: Progress = lambda done, total: progress(done, total, "")
         self._task_progress = progress
-        self._backend: LlamaBackend | None = None
-        self._loaded: tuple[str, LlamaOptions] | None = None
+        self._backend: Backend | None = None
+        self._loaded: tuple[str, str, Settings] | None = None
 
     def inputs(self, tasks: list[dict[str, Any]], dataset: list[str] | None, file: str | None) -> Result:
         """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`."""
@@ -46,23 +51,25 @@ class Measuring:
             save_text(dataset[0], dataset[1], dataset[2], Path(file))
         return {}
 
-    def speed(self, file: str, settings: dict[str, Any]) -> Result:
-        """Tokens per second, and memory: as llama.cpp predicts it and as this process grew by loading and decoding."""
-        whole = GGUFSource(Path(file), requantize=True)
+    def speed(
+        self, file: str, settings: dict[str, Any], runs: str = "gguf", source: str = "", name: str = ""
+    ) -> Result:
+        """Tokens per second, and memory: as it is predicted and as this process grew by loading and decoding.
+
+        `runs` is the variant's kind; `source` and `name` are the checkpoint that a variant of torch is made of.
+        """
         stated = Settings(**settings)
-        predicted = plan_memory(whole.metadata, whole.tensors, stated.context, stated.load, file)
-        backend = self._load(file, settings)
+        size = _gguf_size(file, stated) if runs == "gguf" else _torch_size(file, source, name, runs, stated)
+        backend = self._load(file, settings, runs)
         speed = measure_speed(backend, settings["ctx"])
         used = backend.memory()
         return {
             "speed": asdict(speed),
             "load_seconds": backend.load_seconds,
-            "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes}
+            "memory": size.pop("memory")
             | {"measured_bytes": used.measured_bytes}
             | {"host_bytes": used.resident_bytes, "device_bytes": used.device_bytes},
-            "file_bytes": sum(part.stat().st_size for part in parts(Path(file))),
-            "bits_per_weight": 8 * sum(t.nbytes for t in whole.tensors) / sum(t.elements for t in whole.tensors),
-        }
+        } | size
 
     def text(
         self,
@@ -72,13 +79,14 @@ class Measuring:
         reference: str | None,
         writes_reference: str | None,
         writes_base: str | None = None,
+        runs: str = "gguf",
     ) -> Result:
         """Perplexity of the text and the divergence from a reference, or the reference itself with its noise floor; and
         llama.cpp's base file, where one is asked for.
 
         `lacking` says why there is no divergence where the reference turns out to be of no use.
         """
-        backend = self._load(file, settings)
+        backend = self._load(file, settings, runs)
         windows = cut_windows(backend, read_text(Path(text)), n_ctx=settings["window"], stride=settings["stride"])
         written = None if writes_reference is None else Path(writes_reference)
         base = None if writes_base is None else Path(writes_base)
@@ -105,9 +113,9 @@ class Measuring:
             "noise_floor": None if written is None else asdict(noise_floor(backend, windows, open_reference(written))),
         }
 
-    def task(self, file: str, settings: dict[str, Any], task: dict[str, Any]) -> Result:
+    def task(self, file: str, settings: dict[str, Any], task: dict[str, Any], runs: str = "gguf") -> Result:
         """One lm-eval task: its metrics, how it was asked, and each item's value and answer."""
-        backend = self._load(file, settings)
+        backend = self._load(file, settings, runs)
         options = TaskOptions(**task["options"])
         run = run_task(backend, task["name"], _place(task), options, self._task_progress)
         primary = run.primary
@@ -142,22 +150,55 @@ class Measuring:
             ],
         }
 
-    def _load(self, file: str, settings: dict[str, Any]) -> LlamaBackend:
-        options = LlamaOptions(
-            n_batch=settings["batch"],
-            n_ubatch=settings["ubatch"],
-            type_k=settings["kv_type"],
-            type_v=settings["kv_type"],
-            n_threads=settings["threads"],
-            load=Settings(**settings).load,
-        )
-        if self._loaded != (file, options):
+    def _load(self, file: str, settings: dict[str, Any], runs: str) -> Backend:
+        wanted = (file, runs, Settings(**settings))
+        if self._backend is None or self._loaded != wanted:
             if self._backend is not None:
                 self._backend.close()
-            self._backend = LlamaBackend(file, options)
-            self._loaded = (file, options)
-        assert self._backend is not None
+            self._backend = _open_gguf(file, wanted[2]) if runs == "gguf" else _open_torch(file, wanted[2], runs)
+            self._loaded = wanted
         return self._backend
+
+
+def _open_gguf(file: str, settings: Settings) -> Backend:
+    options = LlamaOptions(
+        n_batch=settings.batch,
+        n_ubatch=settings.ubatch,
+        type_k=settings.kv_type,
+        type_v=settings.kv_type,
+        n_threads=settings.threads,
+        load=settings.load,
+    )
+    return LlamaBackend(file, options)
+
+
+def _open_torch(file: str, settings: Settings, runs: str) -> Backend:
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from sweep.backends.int8 import OPENERS  # loads torch and transformers, which GGUF variants do not need
+
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(settings.threads)
+    return OPENERS[runs](Path(file), settings.device)
+
+
+def _gguf_size(file: str, stated: Settings) -> Result:
+    """What a file takes, and what memory llama.cpp predicts for it."""
+    whole = GGUFSource(Path(file), requantize=True)
+    predicted = plan_memory(whole.metadata, whole.tensors, stated.context, stated.load, file)
+    return {
+        "memory": {"predicted": asdict(predicted), "predicted_bytes": predicted.total_bytes},
+        "file_bytes": sum(part.stat().st_size for part in parts(Path(file))),
+        "bits_per_weight": 8 * sum(t.nbytes for t in whole.tensors) / sum(t.elements for t in whole.tensors),
+    }
+
+
+def _torch_size(directory: str, source: str, name: str, runs: str, stated: Settings) -> Result:
+    """What a checkpoint takes, and what memory it should take by formula."""
+    options = FitOptions(context=stated.ctx, ubatch=stated.ubatch, batch=stated.batch)
+    predicted = foreseen(open_planned(source, name), runs, options)["memory_bytes"]
+    return {"memory": {"predicted_bytes": int(predicted)}} | asdict(stored_size(Path(directory)))
 
 
 def _place(task: dict[str, Any]) -> Place:

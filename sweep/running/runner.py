@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
-from sweep.baseline import sampled_digest
 from sweep.events import Event
-from sweep.plan import Cell, Plan
+from sweep.planning.baseline import sampled_digest
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.results.store import Item, Outcome, Store
 from sweep.running.child import Child, Failed
 from sweep.running.control import CANCELLED, Paused, cancelling, forget, pause_is_asked
-from sweep.store import Item, Outcome, Store
 
 Emit = Callable[[Event], None]
 
@@ -93,7 +94,8 @@ class _Run:
         self.emit(Event("started", None, about | {"pid": os.getpid()}))
         exports = [cell for cell in todo if cell.kind == "export"]
         collects = [cell for cell in todo if cell.kind == "imatrix"]
-        measures = [cell for cell in todo if cell.kind not in ("export", "imatrix")]
+        quantizes = [cell for cell in todo if cell.kind == "quantize"]
+        measures = [cell for cell in todo if cell.kind not in ("export", "imatrix", "quantize")]
         groups = [list(cells) for _, cells in groupby(measures, lambda cell: cell.variant)]
         with ExitStack() as stack:
             workers = _Workers(self.directory, stack)
@@ -101,6 +103,8 @@ class _Run:
             if collects:
                 self._measure(collects, workers, None)
             self._export([cell for cell in exports if cell.needs])
+            for cell in quantizes:
+                self._measure([cell], workers, None)
             for index, cells in enumerate(groups):
                 upcoming = groups[index + 1][0].variant if index + 1 < len(groups) else None
                 self._measure(cells, workers, upcoming)
@@ -196,7 +200,8 @@ class _Run:
     def _unknown_reference(self, cell: Cell) -> str | None:
         """Why a text is measured without its divergence; None where nothing stands against it."""
         broken = [self.failed[key] for key in cell.needs if key in self.failed and key in self.texts]
-        return f"no divergence, for {self.plan.reference} could not be measured: {broken[0]}" if broken else None
+        reference = self.plan.reference_of(cell.variant)
+        return f"no divergence, for {reference} could not be measured: {broken[0]}" if broken else None
 
     def _progress(self, cell: Cell, at: tuple[int, int, str]) -> None:
         done, total, part = at

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sweep.plan import Cell, Plan
-from sweep.settings import Settings
-from sweep.store import Item, Outcome, Store
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.planning.settings import Settings
+from sweep.results.store import Item, Outcome, Store
 from sweep.workspace import Workspace
 
 _DEFAULT = Settings()

@@ -12,16 +12,17 @@ import pytest
 
 import presets
 from converters.errors import InputError
-from sweep.baseline import MARGIN, ReferenceFile, automatic, find_reference, gpu_layers
 from sweep.devices import ALL_LAYERS, Memory
-from sweep.inputs import Text
 from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.perplexity import Windows
-from sweep.model import Model
-from sweep.plan import Plan, make_plan
-from sweep.settings import Settings
-from sweep.sweeping import Request, prepare
-from sweep.variant import parse
+from sweep.planning.baseline import MARGIN, ReferenceFile, automatic, find_reference, gpu_layers
+from sweep.planning.inputs import Text
+from sweep.planning.model import Model
+from sweep.planning.plan import Plan, make_plan
+from sweep.planning.preparing import prepare
+from sweep.planning.request import Request
+from sweep.planning.settings import Settings
+from sweep.planning.variant import parse
 from sweep.workspace import Workspace
 
 GIB = 1 << 30

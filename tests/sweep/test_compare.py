@@ -17,10 +17,10 @@ from sweep import statistics
 from sweep.cli import main
 from sweep.cli.compare import compare as command
 from sweep.cli.output import Format
-from sweep.compare import compare
+from sweep.planning.settings import Settings
 from sweep.report.comparison import render_comparison, verdicts
-from sweep.settings import Settings
-from sweep.store import Item
+from sweep.results.compare import compare
+from sweep.results.store import Item
 from sweep.workspace import Workspace
 
 N = 60

@@ -13,7 +13,7 @@ import pytest
 import presets
 from converters.export import export, open_source
 from sweep.measure.reference import open_reference
-from sweep.store import Store
+from sweep.results.store import Store
 
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]

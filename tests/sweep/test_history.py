@@ -11,9 +11,10 @@ import pytest
 from stored_runs import Stored, items
 
 from converters.errors import InputError
-from sweep.history import find_run, past_runs
-from sweep.plan import PROCEDURES, Plan
-from sweep.store import Store
+from sweep.planning.cells import PROCEDURES
+from sweep.planning.plan import Plan
+from sweep.results.history import find_run, past_runs
+from sweep.results.store import Store
 from sweep.workspace import Workspace
 
 RUN = Stored("alpha-q-111111", {"t": {"BF16": items(np.ones(4)), "Q4": items(np.zeros(4))}})

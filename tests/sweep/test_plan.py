@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from sweep.inputs import Text
 from sweep.measure.options import TaskOptions
-from sweep.model import Model
-from sweep.plan import Plan, make_plan
-from sweep.settings import Settings
-from sweep.tasks import Task
-from sweep.variant import parse
+from sweep.planning.inputs import Text
+from sweep.planning.model import Model
+from sweep.planning.plan import Plan, make_plan
+from sweep.planning.settings import Settings
+from sweep.planning.tasks import Task
+from sweep.planning.variant import parse
 from sweep.workspace import Workspace
 
 

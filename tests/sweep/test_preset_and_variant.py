@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from sweep import preset, variant
+from sweep.planning import preset, variant
 
 
 def test_the_main_preset_goes_from_two_to_eight_bits() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from stored_runs import Stored, items
 
-from sweep.estimate import foreseen_seconds, total
 from sweep.events import Event
-from sweep.plan import Cell
+from sweep.planning.cells import Cell
+from sweep.planning.estimate import foreseen_seconds, total
 from sweep.progress import Progress
-from sweep.store import Store
+from sweep.results.store import Store
 from sweep.workspace import Workspace
 
 CELLS = [Cell(name, "Q4", kind, name, {}) for kind, name in (("export", "export"), ("text", "text"), ("task", "sums"))]

@@ -10,13 +10,13 @@ import pytest
 from stored_runs import Stored, items
 
 from sweep import statistics
-from sweep.plan import Cell
-from sweep.record import Record
-from sweep.records import records
+from sweep.planning.cells import Cell
 from sweep.report.figures import mean_recovery
 from sweep.report.recommend import recommend
 from sweep.report.trust import trust_notes
-from sweep.store import Item, Outcome, Store
+from sweep.results.record import Record
+from sweep.results.records import records
+from sweep.results.store import Item, Outcome, Store
 from sweep.workspace import Workspace
 
 N = 80

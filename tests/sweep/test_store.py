@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from sweep.store import Item, Outcome, Store
+from sweep.results.store import Item, Outcome, Store
 
 
 def test_what_was_put_is_found_by_another_connection(tmp_path: Path) -> None:

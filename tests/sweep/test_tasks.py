@@ -11,8 +11,8 @@ import pytest
 import presets
 from converters.errors import InputError
 from sweep.measure.options import TaskOptions
-from sweep.model import Model
-from sweep.tasks import Task, tasks_for
+from sweep.planning.model import Model
+from sweep.planning.tasks import Task, tasks_for
 
 MODEL = Model("m", Path("m"), "f" * 64, 1024)
 

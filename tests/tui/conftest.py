@@ -10,7 +10,7 @@ import pytest
 from driving import ROOT, arguments, sweep
 
 import presets
-from sweep.history import find_run
+from sweep.results.history import find_run
 from sweep.workspace import Workspace
 
 

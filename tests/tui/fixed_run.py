@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from sweep.events import Event
-from sweep.plan import Cell, Plan, Settings
-from sweep.store import Item, Outcome, Store
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.planning.settings import Settings
+from sweep.results.store import Item, Outcome, Store
 from sweep.workspace import Workspace
 
 RUN = "micro-q2-q8-000000"

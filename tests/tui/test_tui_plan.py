@@ -9,7 +9,7 @@ from pathlib import Path
 from driving import opened, play, shown, sweep, until
 from textual.widgets import Input
 
-from sweep import preset
+from sweep.planning import preset
 from sweep.workspace import Workspace
 from tui.planning import Draft
 from tui.screens.plan import PlanScreen

@@ -9,10 +9,10 @@ from pathlib import Path
 from driving import opened, play, shown, until
 from textual.widgets import Input, Static
 
-from sweep.records import records
 from sweep.report import figures
 from sweep.report.recommend import recommend
-from sweep.store import Store
+from sweep.results.records import records
+from sweep.results.store import Store
 from sweep.workspace import Workspace
 from tui.reading import read_results
 from tui.screens.choosing import ChoosingScreen

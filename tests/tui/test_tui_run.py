@@ -10,8 +10,8 @@ import psutil
 import pytest
 from driving import arguments, opened, play, shown, until
 
-from sweep.history import past_runs
 from sweep.launching import Command
+from sweep.results.history import past_runs
 from sweep.workspace import Workspace, run_lock
 from tui.app import SweepApp
 from tui.screens.reading import ReadingScreen

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from driving import COMMAND, PATIENCE, ROOT
 
-from sweep.history import past_runs
+from sweep.results.history import past_runs
 from sweep.workspace import Workspace
 
 PACE = 0.15  # seconds with nothing drawn before the next key is typed

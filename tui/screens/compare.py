@@ -25,8 +25,8 @@ class CompareScreen(ReadingScreen):
 
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _compare(self, width: int) -> None:
-        from sweep.compare import compare
         from sweep.report.comparison import render_comparison
+        from sweep.results.compare import compare
 
         worker = get_current_worker()
         shown: RenderableType

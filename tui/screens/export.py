@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.widgets import Input, Static
 
 from converters.errors import InputError
-from sweep.plan import Plan
+from sweep.planning.plan import Plan
 from tui.screens.window import Window
 
 KINDS = (".html", ".csv", ".jsonl")
@@ -39,10 +39,10 @@ class ExportScreen(Window[None]):
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _write(self, path: Path) -> None:
         from sweep.cli.results import described
-        from sweep.records import records
         from sweep.report.export import to_csv, to_json_lines
         from sweep.report.html import write_html
-        from sweep.store import Store
+        from sweep.results.records import records
+        from sweep.results.store import Store
         from sweep.workspace import write_text
 
         try:

@@ -245,7 +245,7 @@ class PlanScreen(Working, Screen[None]):
 
     def action_load(self) -> None:
         import presets
-        from sweep.preset import load
+        from sweep.planning.preset import load
         from tui.screens.choosing import ChoosingScreen
 
         known = [(name, load(name).title) for name in presets.sweeps()]
@@ -255,7 +255,7 @@ class PlanScreen(Working, Screen[None]):
     def _load(self, name: str | None) -> None:
         if name is None:
             return
-        from sweep.preset import load
+        from sweep.planning.preset import load
 
         try:
             preset = load(name)
@@ -277,7 +277,7 @@ class PlanScreen(Working, Screen[None]):
     def _save(self, path: str | None) -> None:
         if path is None:
             return
-        from sweep.preset import save
+        from sweep.planning.preset import save
 
         file = Path(path).expanduser()
         file = file if file.suffix == ".toml" else file.with_suffix(".toml")

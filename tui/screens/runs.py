@@ -13,8 +13,8 @@ from textual.widgets import DataTable, Input, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
-from sweep.history import PastRun
 from sweep.report import text
+from sweep.results.history import PastRun
 from tui.reading import read_runs
 from tui.screens.window import Window
 from tui.theme import palette

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
-from sweep.plan import Plan
+from sweep.planning.plan import Plan
 from sweep.progress import CellState
 from sweep.report import text
 from tui.theme import Palette, palette

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from sweep.record import Record
 from sweep.report import figures, text
+from sweep.results.record import Record
 from tui.reading import Results
 from tui.theme import Palette
 

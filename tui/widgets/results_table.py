@@ -9,10 +9,10 @@ from math import inf
 
 from rich.text import Text
 
-from sweep.record import Record
 from sweep.report import figures, text
 from sweep.report.columns import Column
 from sweep.report.table import figure_columns
+from sweep.results.record import Record
 from tui.reading import Results
 from tui.theme import Palette
 from tui.widgets.table import PADDING

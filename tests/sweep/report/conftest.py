@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweep.record import Divergence, Memory, Perplexity, Record, Speed, TaskScore
+from sweep.results.record import Divergence, Memory, Perplexity, Record, Speed, TaskScore
 
 TASKS = ("micro_sums", "micro_story", "micro_facts", "micro_form", "micro_code")
 CHANCE = {"micro_story": 0.25, "micro_facts": 0.25}

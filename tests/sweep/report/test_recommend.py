@@ -7,8 +7,8 @@ from math import exp
 
 import pytest
 
-from sweep.record import Divergence, Memory, Record
 from sweep.report.recommend import KLD_THRESHOLD, recommend
+from sweep.results.record import Divergence, Memory, Record
 
 
 def without(record: Record, task: str) -> Record:

@@ -8,8 +8,8 @@ from math import nan, sqrt
 import pytest
 from scipy import stats
 
-from sweep.record import Divergence, Record, TaskScore
 from sweep.report import figures, fronts, trust
+from sweep.results.record import Divergence, Record, TaskScore
 
 
 def scored(variant: str, bits: float, scores: dict[str, TaskScore], reference: str | None = "BF16", **more) -> Record:
@@ -136,7 +136,7 @@ def test_divergences_from_two_references_never_compare():
     assert front == {"BF16", "Q8", "torch:BF16", "int8"}  # Q8 is smaller and nearer, but to something else
     assert trust.trust_notes([*records, scored("Q6", 6, {}, divergence=divergence(0.002))])[-1] == (
         "2 references: int8 with torch:BF16; the rest with BF16. "
-        "KL divergences from different references do not compare."
+        "KL divergences from different references do not compare: each variant is judged against its own."
     )
     assert not any("do not compare" in note for note in trust.trust_notes(records[:2]))
 

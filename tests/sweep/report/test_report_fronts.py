@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sweep import statistics
-from sweep.record import Divergence, Perplexity, Record, Samples, TaskScore
 from sweep.report import fronts, trust
 from sweep.report.html import render_html
 from sweep.report.recommend import recommend
+from sweep.results.record import Divergence, Perplexity, Record, Samples, TaskScore
 
 SIZES = {"Q2": 2, "Q3": 3, "Q4": 4, "BF16": 16}
 

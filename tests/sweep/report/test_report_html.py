@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 
 from converters.errors import InputError
-from sweep.record import Record
 from sweep.report import plot
 from sweep.report.html import render_html, write_html
 from sweep.report.recommend import recommend
 from sweep.report.text import MINUS
+from sweep.results.record import Record
 
 SETTINGS = {"model": "micro", "run": "7f3a", "context": 512, "tasks": ["micro_sums", "micro_code"], "limit": None}
 _VOID = {"meta", "input", "path", "circle", "rect", "br"}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from converters.errors import InputError
-from sweep.plan import Plan
-from sweep.store import Store
+from sweep.planning.plan import Plan
+from sweep.results.store import Store
 from sweep.workspace import Workspace
 
 

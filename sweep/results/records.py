@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from sweep import items
 from sweep.fit.misfit import Misfit
-from sweep.plan import Cell, Plan
-from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.planning.variant import kind_of
+from sweep.results import items
+from sweep.results.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
+from sweep.results.store import Item, Outcome, Store
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
-from sweep.store import Item, Outcome, Store
 
 
 def records(plan: Plan, store: Store) -> list[Record]:
@@ -22,11 +24,15 @@ def records(plan: Plan, store: Store) -> list[Record]:
     by_variant: dict[str, list[Cell]] = {variant: [] for variant in plan.variants}
     for cell in plan.cells:
         by_variant[cell.variant].append(cell)
-    base = _task_reference(plan, outcomes)
-    reference = {cell.name: cell.key for cell in by_variant.get(plan.reference, [])}  # none where it is a file
-    tasks = {cell.name: cell.key for cell in by_variant.get(base or "", []) if cell.kind == "task"}
-    found = [_record(variant, cells, outcomes, reference | tasks, plan, store) for variant, cells in by_variant.items()]
-    return _holm([replace(record, task_reference=base) for record in found])
+    file_base = _task_reference(plan, outcomes)
+    found = []
+    for variant, cells in by_variant.items():
+        reference = plan.reference_of(variant)
+        base = file_base if reference == plan.reference else reference
+        keys = {cell.name: cell.key for cell in by_variant.get(reference, [])}  # none where it is a file
+        keys |= {cell.name: cell.key for cell in by_variant.get(base or "", []) if cell.kind == "task"}
+        found.append(replace(_record(variant, cells, outcomes, keys, plan, store), task_reference=base))
+    return _holm(found)
 
 
 def _task_reference(plan: Plan, outcomes: dict[str, Outcome]) -> str | None:
@@ -41,7 +47,9 @@ def _task_reference(plan: Plan, outcomes: dict[str, Outcome]) -> str | None:
     bits: dict[str, float] = {}
     for cell in plan.cells:
         outcome = outcomes.get(cell.key)
-        if cell.kind in ("export", "speed") and outcome is not None and outcome.result is not None:
+        if plan.reference_of(cell.variant) != plan.reference or cell.kind not in ("export", "speed"):
+            continue
+        if outcome is not None and outcome.result is not None:
             bits[cell.variant] = outcome.result["bits_per_weight"]
     return max(bits, key=bits.__getitem__, default=None)
 
@@ -97,10 +105,10 @@ def _record(
         for cell in cells
         if cell.kind == "task" and cell.name in results
     }
-    size = speed or results.get("export") or {}
+    size = speed or results.get("export") or results.get("quantize") or {}
     return Record(
         variant=variant,
-        kind="gguf",
+        kind=kind_of(variant),
         status=_status(len(cells), len(results), len(errors)),
         error=_told(errors),
         file_bytes=size.get("file_bytes"),
@@ -118,11 +126,9 @@ def _record(
             speed["speed"]["decode_tokens_per_s"],
             speed.get("load_seconds"),  # not of results of an earlier version
         ),
-        reference=plan.reference,
-        kv_type=plan.settings.kv_type,
-        device=plan.settings.device,
-        settings=_settings(plan),
-        samples=_window_samples(text, reference_units(plan), variant == plan.reference)
+        reference=plan.reference_of(variant),
+        **_conditions(plan, variant),
+        samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
 
@@ -131,16 +137,14 @@ def _skipped(variant: str, plan: Plan) -> Record:
     misfit = Misfit(**plan.about["skipped"][variant])
     return Record(
         variant=variant,
-        kind="gguf",
+        kind=kind_of(variant),
         status="skipped",
         error=misfit.reason,
         file_bytes=misfit.file_bytes,
         bits_per_weight=misfit.bits_per_weight,
         memory=Memory(misfit.memory_bytes),
-        reference=plan.reference,
-        kv_type=plan.settings.kv_type,
-        device=plan.settings.device,
-        settings=_settings(plan),
+        reference=plan.reference_of(variant),
+        **_conditions(plan, variant),
     )
 
 
@@ -152,11 +156,16 @@ def _told(errors: dict[str, str]) -> str | None:
     return "; ".join(f"{', '.join(names)}: {error}" for error, names in cells.items()) or None
 
 
-def _settings(plan: Plan) -> dict[str, Any]:
-    """What speed and memory depend on beside the variant."""
-    names = ("threads", "batch", "ubatch", "ctx", "gpu_layers", "cpu_moe")
+def _conditions(plan: Plan, variant: str) -> dict[str, Any]:
+    """The fields of Record that tell where it was measured, and what speed and memory depend on beside the variant."""
     own = asdict(plan.settings)
-    return {name: own[name] for name in names} | {"engine": plan.about.get("engine")}
+    if kind_of(variant) != "gguf":
+        torch = plan.about["torch"]
+        settings = {name: own[name] for name in ("threads", "ubatch", "ctx")} | {"engine": torch["engine"]}
+        return {"kv_type": "bf16", "device": torch["device"], "settings": settings}
+    names = ("threads", "batch", "ubatch", "ctx", "gpu_layers", "cpu_moe")
+    settings = {name: own[name] for name in names} | {"engine": plan.about.get("engine")}
+    return {"kv_type": plan.settings.kv_type, "device": plan.settings.device, "settings": settings}
 
 
 def _status(cells: int, done: int, failed: int) -> str:
@@ -182,15 +191,17 @@ def _noise_floor(outcome: Outcome | None) -> float | None:
     return float(outcome.result["noise_floor"]["kld_mean"])
 
 
-def reference_units(plan: Plan) -> str | None:
-    """A name for the reference and the windows that were scored: equal where divergences compare window by window.
+def reference_units(plan: Plan, variant: str) -> str | None:
+    """A name for a variant's reference and the windows that were scored: equal where divergences compare window by
+    window.
 
     The key of the reference's text cell, or where the reference is a file, its path. None where no text was asked for.
     """
     texts = {cell.variant: cell for cell in plan.cells if cell.kind == "text"}
-    if plan.reference in texts:
-        return texts[plan.reference].key
-    return next((str(cell.params.get("reference")) for cell in texts.values()), None)
+    reference = plan.reference_of(variant)
+    if reference in texts:
+        return texts[reference].key
+    return next((str(cell.params.get("reference")) for cell in texts.values() if cell.variant == variant), None)
 
 
 def _window_samples(text: dict[str, Any] | None, units: str | None, is_reference: bool) -> dict[str, Samples]:

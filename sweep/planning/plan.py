@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -14,42 +12,19 @@ from typing import Any
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
 from converters.recipes import recipe
-from sweep.baseline import ReferenceFile
-from sweep.calibration import Calibration
 from sweep.fit.misfit import Misfit
-from sweep.inputs import Text
-from sweep.model import Model
-from sweep.settings import Settings
-from sweep.tasks import Task
-from sweep.variant import Variant
+from sweep.planning.baseline import ReferenceFile
+from sweep.planning.calibration import Calibration
+from sweep.planning.cells import PROCEDURES, Asked, Baseline, Cell, cell_of, content_hash, measurements
+from sweep.planning.inputs import Text
+from sweep.planning.model import Model
+from sweep.planning.settings import Settings
+from sweep.planning.tasks import Task
+from sweep.planning.torch_cells import TorchSide, torch_cells
+from sweep.planning.variant import TORCH_FLOAT, Variant, kind_of
 from sweep.workspace import Workspace
 
-# Raised when a measurement's procedure changes, so that old results are not taken for new ones.
 _NONE: Mapping[str, Misfit] = MappingProxyType({})
-PROCEDURES = {"export": 1, "imatrix": 3, "speed": 2, "text": 2, "task": 2}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One piece of work. `kind` says what is done: export, imatrix, speed, text (perplexity and divergence) or task.
-
-    `params` is all that the worker needs, paths included; `makes` is the file it leaves; `needs` are keys of cells
-    whose files it reads. `alike` is the key of the same task without a bound on answers: where it turns out to generate
-    none, the two are one measurement.
-    """
-
-    key: str
-    variant: str
-    kind: str
-    name: str
-    params: dict[str, Any]
-    makes: str | None = None
-    needs: tuple[str, ...] = ()
-    alike: str | None = None
-
-    @property
-    def label(self) -> str:
-        return f"{self.variant}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +50,10 @@ class Plan:
     def is_current(self) -> bool:
         """Whether its results are kept as this version keeps them."""
         return all(self.procedures.get(cell.kind) == PROCEDURES[cell.kind] for cell in self.cells)
+
+    def reference_of(self, variant: str) -> str:
+        """What a variant is compared with: those of torch with torch:BF16, where that is among the variants."""
+        return TORCH_FLOAT if kind_of(variant) != "gguf" and TORCH_FLOAT in self.variants else self.reference
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,21 +85,27 @@ def make_plan(
     alone: bool = False,
     base_file: Path | None = None,
     skipped: Mapping[str, Misfit] = _NONE,
+    torch: TorchSide | None = None,
 ) -> Plan:
-    """The cells of a sweep, the reference's first. `reference_layers`: of the reference, how many go to the GPU.
+    """The cells of a sweep, the reference's first, then GGUF's, then torch's. `reference_layers`: of the reference, how
+    many go to the GPU.
 
     `text` None measures no perplexity. `alone`: nothing will be compared with the reference, so its distributions are
-    not written down but to `base_file`, as llama.cpp does. `skipped` variants have no cells. Raises InputError where
-    the reference is neither a file nor among the variants.
+    not written down but to `base_file`, as llama.cpp does. `skipped` variants have no cells. `torch` is needed where
+    there are variants of torch. Raises InputError where the reference is neither a file nor among the variants.
     """
-    ordered = sorted(variants, key=lambda variant: variant.name != reference)
+    ordered = sorted(variants, key=lambda entry: (entry.name != reference, entry.kind != "gguf"))
     if reference_file is None and (not ordered or ordered[0].name != reference):
         raise InputError(f"the reference {reference} is not among the variants; add it with --variants")
     if reference_file is not None and calibration is not None and calibration.file is None:
         raise InputError("--imatrix auto is collected by the reference, and a file cannot read; give --imatrix FILE")
     artefacts = workspace.artefacts(model.fingerprint)
+    asked = Asked(text, tasks, artefacts, alone)
     cells: list[Cell] = []
-    baseline = None if reference_file is None else _Baseline(reference_file.identity, str(reference_file.path))
+    # Distributions of two engines differ by more than a good quant does: each side has a baseline of its own.
+    baselines: dict[bool, Baseline] = {}
+    if reference_file is not None:
+        baselines[False] = Baseline(reference_file.identity, str(reference_file.path))
     importance: _Importance | None = None
     for index, variant in enumerate(variant for variant in ordered if variant.name not in skipped):
         if index == 1 and calibration is not None:  # the reference is made; others are made by what it finds
@@ -129,16 +114,22 @@ def make_plan(
         placed = settings
         if reference_layers is not None and variant.name == reference:
             placed = replace(settings, gpu_layers=reference_layers)
-        own = _cells(variant, model, text, tasks, placed, artefacts, baseline, importance, alone)
+        baseline = baselines.get(variant.is_torch)
+        if variant.is_torch:
+            assert torch is not None
+            own = torch_cells(variant, model, asked, settings, torch, baseline)
+        else:
+            own = _gguf_cells(variant, model, asked, placed, baseline, importance)
         if base_file is not None:
             own = [_writing(cell, base_file) if cell.kind == "text" else cell for cell in own]
-        cells += own
+        made = {cell.key for cell in cells if cell.kind == "quantize"}  # int8: and fq: of one recipe share a checkpoint
+        cells += [cell for cell in own if cell.key not in made]
         first = next((cell for cell in own if cell.kind == "text"), None)
         if baseline is None and first is not None:
-            baseline = _Baseline(first.key, first.makes, (first.key,))
+            baselines[variant.is_torch] = Baseline.made_by(first)
     left_out = {name: asdict(misfit) for name, misfit in skipped.items()}
     content = {"cells": [cell.key for cell in cells], "model": model.name, "preset": preset}
-    identity = _hash(content | ({"skipped": left_out} if left_out else {}))
+    identity = content_hash(content | ({"skipped": left_out} if left_out else {}))
     return Plan(
         run=f"{model.name}-{preset}-{identity[:6]}",
         model=model.name,
@@ -155,7 +146,8 @@ def make_plan(
             "imatrix_told": [] if calibration is None else calibration.told,
             "engine": _engine(),
             "skipped": left_out,
-        },
+        }
+        | ({} if torch is None else {"torch": torch.about}),
         cells=tuple(cells),
         made_of=None if reference_file is None else _measured_from(reference_file.model, cells),
     )
@@ -167,31 +159,19 @@ def _measured_from(file_name: str | None, cells: list[Cell]) -> str | None:
     return next((cell.variant for cell in speeds if Path(cell.params["file"]).name == file_name), None)
 
 
-@dataclass(frozen=True)
-class _Baseline:
-    """What a text cell is compared with: its identity, its file, and the cell that makes that, if one does."""
-
-    identity: str
-    file: str | None
-    needs: tuple[str, ...] = ()
-
-
-def _cells(
+def _gguf_cells(
     variant: Variant,
     model: Model,
-    text: Text | None,
-    tasks: tuple[Task, ...],
+    asked: Asked,
     settings: Settings,
-    artefacts: Path,
-    baseline: _Baseline | None,
+    baseline: Baseline | None,
     importance: _Importance | None,
-    alone: bool,
 ) -> list[Cell]:
     cells: list[Cell] = []
     if variant.quant is not None:
         weighed = importance if importance is not None and not recipe(variant.quant).is_float else None
         mark = "" if weighed is None else f"-{weighed.identity[:8]}"
-        file = artefacts / f"{model.name}-{variant.quant}{mark}.gguf"
+        file = asked.artefacts / f"{model.name}-{variant.quant}{mark}.gguf"
         made: dict[str, Any] = {
             "model": model.fingerprint,
             "name": model.name,
@@ -208,7 +188,7 @@ def _cells(
             made["imatrix"] = weighed.identity
             params["imatrix"] = str(weighed.file)
         own_needs = () if weighed is None else tuple(cell.key for cell in weighed.cells)
-        cells.append(_cell(variant, "export", "export", made, params, own_needs, makes=str(file)))
+        cells.append(cell_of(variant, "export", "export", made, params, own_needs, makes=str(file)))
         content = cells[0].key
     else:
         file = variant.file or Path(variant.name)  # of a dry run, which fetches nothing
@@ -216,43 +196,7 @@ def _cells(
     needs = tuple(cell.key for cell in cells if cell.kind == "export")
     base: dict[str, Any] = {"content": content, "engine": _engine()} | _that_matter(settings, "text")
     common = {"file": str(file), "settings": asdict(settings)}
-    timed = base | _that_matter(settings, "speed")
-    cells.append(_cell(variant, "speed", "speed", timed, common, needs))
-    if text is not None:
-        cells.append(_text_cell(variant, text, base, common, needs, artefacts, baseline, alone))
-    for task in tasks:
-        params = common | {"task": task.to_json()}
-        cell = _cell(variant, "task", task.name, base | {"task": task.identity}, params, needs)
-        if task.options.max_gen_toks is not None:
-            free = replace(task, options=replace(task.options, max_gen_toks=None))
-            alike = _cell(variant, "task", task.name, base | {"task": free.identity}, params, needs).key
-            cell = replace(cell, alike=alike)
-        cells.append(cell)
-    return cells
-
-
-def _text_cell(
-    variant: Variant,
-    text: Text,
-    base: dict[str, Any],
-    common: dict[str, Any],
-    needs: tuple[str, ...],
-    artefacts: Path,
-    baseline: _Baseline | None,
-    alone: bool,
-) -> Cell:
-    """Perplexity and the divergence from `baseline`; without one, its own distributions are written for the others."""
-    logits = artefacts / f"reference-{_hash(base | {'text': text.identity})[:16]}.logprobs"
-    reference = None if baseline is None else baseline.identity
-    identity = base | {"text": text.identity, "reference": reference} | ({"alone": True} if alone else {})
-    makes = str(logits) if baseline is None and not alone else None
-    params = common | {
-        "text": str(text.file),
-        "reference": None if baseline is None else baseline.file,
-        "writes_reference": makes,
-    }
-    own_needs = needs if baseline is None else (*needs, *baseline.needs)
-    return _cell(variant, "text", "text", identity, params, own_needs, makes)
+    return cells + measurements(variant, asked, base, _that_matter(settings, "speed"), common, needs, baseline)
 
 
 def _writing(cell: Cell, base_file: Path) -> Cell:
@@ -283,7 +227,7 @@ def _importance(
         "engine": _engine(),
         "gpu_layers": settings.gpu_layers,
     }
-    identity = _hash(made)
+    identity = content_hash(made)
     file = artefacts / f"{model.name}-{identity[:8]}.imatrix.gguf"
     params = {
         "file": source,
@@ -293,20 +237,7 @@ def _importance(
         "settings": asdict(settings),
     }
     needs = tuple(cell.key for cell in exports)
-    return _Importance(file, identity, (_cell(reference, "imatrix", "imatrix", made, params, needs, str(file)),))
-
-
-def _cell(
-    variant: Variant,
-    kind: str,
-    name: str,
-    identity: dict[str, Any],
-    params: dict[str, Any],
-    needs: tuple[str, ...] = (),
-    makes: str | None = None,
-) -> Cell:
-    key = _hash({"kind": kind, "procedure": PROCEDURES[kind], **identity})
-    return Cell(key, variant.name, kind, name, params, makes, needs)
+    return _Importance(file, identity, (cell_of(reference, "imatrix", "imatrix", made, params, needs, str(file)),))
 
 
 def _that_matter(settings: Settings, kind: str) -> dict[str, Any]:
@@ -314,10 +245,6 @@ def _that_matter(settings: Settings, kind: str) -> dict[str, Any]:
     and memory alone."""
     ignored = () if kind == "speed" else ("threads", "ctx")
     return {name: value for name, value in asdict(settings).items() if name not in ignored}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _engine() -> str:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep.inputs import Text
-from sweep.model import Model
-from sweep.plan import Cell, Plan
+from sweep.planning.cells import Cell
+from sweep.planning.inputs import Text
+from sweep.planning.model import Model
+from sweep.planning.plan import Plan
+from sweep.planning.tasks import Task
+from sweep.planning.variant import Variant
 from sweep.running import runner
 from sweep.running.child import Child, Failed
-from sweep.tasks import Task
-from sweep.variant import Variant
 
 BYTES_A_TOKEN = 8  # a text of more than so many is long enough without counting
 
@@ -25,14 +26,20 @@ def check_inputs(
     text: Text | None,
     tasks: Sequence[Task],
     directory: Path,
+    calibration: Text | None = None,
 ) -> None:
-    """Look at what the cells `todo` will read. Raises InputError where one of them could not but fail for it."""
+    """Look at what the cells `todo` will read; int8 recipes read `calibration`. Raises InputError where one of them
+    could not but fail for it.
+    """
     asked = {cell.name for cell in todo if cell.kind == "task"}
     wanted = [task for task in tasks if task.name in asked]
     read = text if any(cell.kind == "text" for cell in todo) else None
-    _fetched(model, wanted, read, runner.log_path(directory, "inputs"))
-    if any(variant.quant is not None or variant.file == model.path for variant in variants):
-        _suited(plan, model, wanted, read, runner.log_path(directory, "inputs"))
+    log = runner.log_path(directory, "inputs")
+    _fetched(model, wanted, read, log)
+    if calibration is not None and any(cell.kind == "quantize" for cell in todo):
+        _fetched(model, [], calibration, log)
+    if any(variant.quant is not None or variant.is_torch or variant.file == model.path for variant in variants):
+        _suited(plan, model, wanted, read, log)
 
 
 def _fetched(model: Model, tasks: Sequence[Task], text: Text | None, log: Path) -> None:

@@ -15,7 +15,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.store import Item
+from sweep.results.store import Item
 
 Values = NDArray[np.float64]
 

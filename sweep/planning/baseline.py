@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep import variant
 from sweep.devices import ALL_LAYERS, Memory
+from sweep.planning import variant
 
 AUTO = "auto"
 FLOAT, NEAREST = "BF16", "Q8_0"  # what auto chooses between: the model itself, and what is hardly off it

@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from converters.errors import InputError
-from sweep import items
-from sweep.comparison import Comparison, LossDifference, Side, TaskDifference, TextDifference
-from sweep.history import find_variant
-from sweep.plan import Cell, Plan
-from sweep.records import reference_units
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.results import items
+from sweep.results.comparison import Comparison, LossDifference, Side, TaskDifference, TextDifference
+from sweep.results.history import find_variant
+from sweep.results.records import reference_units
+from sweep.results.store import Item, Outcome, Store
 from sweep.statistics import Paired, compare_differences, flips, holm
-from sweep.store import Item, Outcome, Store
 from sweep.workspace import Workspace
 
 _Difference = TypeVar("_Difference", TaskDifference, LossDifference, TextDifference)
@@ -54,10 +55,9 @@ class _Measured:
     def side(self) -> Side:
         return Side(self.plan.run, self.plan.about["model"], self.plan.reference)
 
-    @property
-    def reference(self) -> str | None:
-        """What the divergences are from, and over which windows. None without a text."""
-        return reference_units(self.plan)
+    def reference(self, variant: str) -> str | None:
+        """What a variant's divergence is from, and over which windows. None without a text."""
+        return reference_units(self.plan, variant)
 
     @property
     def model(self) -> str:
@@ -257,8 +257,8 @@ def _difference(scores: Sequence[items.Values], differences: items.Values, subje
 
 def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Store) -> Iterator[LossDifference]:
     """Two runs whose baselines differ: what the variant costs each of the two."""
-    base_a, base_b = a.plan.reference, b.plan.reference
     for variant_a, variant_b in pairs:
+        base_a, base_b = a.plan.reference_of(variant_a), b.plan.reference_of(variant_b)
         if variant_a == base_a or variant_b == base_b:
             continue
         for task in (task for task in a.tasks if task in b.tasks):
@@ -289,10 +289,11 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
 
 
 def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Notes) -> Iterator[TextDifference]:
-    same_reference = a.reference is not None and a.reference == b.reference
     for pair in pairs:
-        if a.reference is None and b.reference is None:
-            return
+        references = a.reference(pair[0]), b.reference(pair[1])
+        same_reference = references[0] is not None and references[0] == references[1]
+        if references == (None, None):
+            continue
         if not _both(a, b, pair, "text", notes):
             continue
         first, second = a.result(pair[0], "text") or {}, b.result(pair[1], "text") or {}
@@ -308,7 +309,7 @@ def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Note
         if before is None and after is None:
             continue
         if not same_reference:
-            notes.add(_other_reference(a, b))
+            notes.add(_other_reference(a, b, pair))
         elif proven and before is not None and after is not None:  # a reference has none
             yield _text_difference(pair, "divergence", before["window_kld"], after["window_kld"])
 
@@ -322,7 +323,7 @@ def _text_difference(
     return TextDifference(*pair, figure, a, b, compare_differences(after - before), p_holm=1.0)
 
 
-def _other_reference(a: _Measured, b: _Measured) -> str:
+def _other_reference(a: _Measured, b: _Measured, pair: tuple[str, str]) -> str:
     across = a.model != b.model
     why = (
         "across models it has no common zero"
@@ -330,6 +331,6 @@ def _other_reference(a: _Measured, b: _Measured) -> str:
         else "the references were measured otherwise, or on another text"
     )
     return (
-        f"KL divergence is not compared: A's is from {a.plan.reference} of {a.plan.model}, B's from {b.plan.reference} "
-        f"of {b.plan.model}; {why}."
+        f"KL divergence is not compared: A's is from {a.plan.reference_of(pair[0])} of {a.plan.model}, B's from "
+        f"{b.plan.reference_of(pair[1])} of {b.plan.model}; {why}."
     )

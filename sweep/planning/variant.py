@@ -10,13 +10,21 @@ from converters.errors import InputError
 from converters.gguf_source import parts
 from converters.hub import HubFile
 from converters.recipes import recipe
+from int8.recipe import Recipe
+from int8.recipe import recipe as int8_recipe
+
+TORCH_FLOAT = "torch:BF16"
+"""The checkpoint as it is, through torch: what int8 variants are compared with."""
+TORCH_KINDS = ("int8", "fq", "torch")
 
 
 @dataclass(frozen=True)
 class Variant:
     """`name` is what was asked for; `quant` is the recipe to export, or `file` a GGUF taken as it is.
 
-    Of a file in parts it is the first. A `remote` file has no `file` until it is fetched.
+    Of a file in parts it is the first. A `remote` file has no `file` until it is fetched. `kind` is "gguf", or one of
+    TORCH_KINDS: "int8" computes in int8 what "fq" computes in float from the same checkpoint of the int8 `recipe`, and
+    "torch" is the checkpoint as it is.
     """
 
     name: str
@@ -24,6 +32,11 @@ class Variant:
     quant: str | None = None
     file: Path | None = None
     remote: HubFile | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def is_torch(self) -> bool:
+        return self.kind in TORCH_KINDS
 
     @property
     def file_bytes(self) -> int:
@@ -34,7 +47,8 @@ class Variant:
 
 
 def parse(text: str) -> Variant:
-    """`Q4_K_M` and the other quants of converters.recipes, `gguf:PATH` or `hub:REPO/FILE`. Raises InputError."""
+    """`Q4_K_M` and the other quants of converters.recipes, `gguf:PATH`, `hub:REPO/FILE`, `int8:` or `fq:` and a recipe
+    (see int8.recipe) or its file, or `torch:BF16`. Raises InputError."""
     text = text.strip()
     prefix, colon, rest = text.partition(":")
     if not colon:
@@ -49,9 +63,23 @@ def parse(text: str) -> Variant:
     if prefix == "hub":
         remote = HubFile.parse(rest)
         return Variant(name=f"hub:{rest.rpartition('/')[2]}", remote=remote)
+    if text == TORCH_FLOAT:
+        return Variant(name=text, kind="torch")
+    if prefix in ("int8", "fq"):
+        found = int8_recipe(rest)
+        return Variant(name=f"{prefix}:{found.name}", kind=prefix, recipe=found)
+    if prefix == "torch":
+        raise InputError(f"{text}: of variants that torch runs without a recipe there is {TORCH_FLOAT}")
     raise InputError(
-        f"{text}: no variant has the prefix '{prefix}:'; known are quant names, gguf:PATH and hub:REPO/FILE"
+        f"{text}: no variant has the prefix '{prefix}:'; known are quant names, gguf:PATH, hub:REPO/FILE, int8:RECIPE,"
+        f" fq:RECIPE and {TORCH_FLOAT}"
     )
+
+
+def kind_of(name: str) -> str:
+    """The kind of the variant of this name."""
+    prefix, colon, _ = name.partition(":")
+    return prefix if colon and prefix in TORCH_KINDS else "gguf"
 
 
 def parse_list(texts: list[str]) -> list[Variant]:
@@ -62,9 +90,17 @@ def parse_list(texts: list[str]) -> list[Variant]:
         if any(replace(known, name=variant.name) == variant for known in variants):
             continue
         if any(known.name == variant.name for known in variants):
-            variant = replace(variant, name=f"gguf:{variant.file}" if variant.remote is None else text.strip())
+            variant = replace(variant, name=text.strip() if variant.file is None else f"gguf:{variant.file}")
         variants.append(variant)
     return variants
+
+
+def with_baseline(variants: Sequence[Variant]) -> list[Variant]:
+    """Those of GGUF first, then those of torch: torch:BF16, asked for or not, before the int8 ones."""
+    of_torch = [variant for variant in variants if variant.is_torch]
+    baseline = [Variant(TORCH_FLOAT, kind="torch")] if of_torch else []
+    others = [variant for variant in of_torch if variant.name != TORCH_FLOAT]
+    return [*(variant for variant in variants if not variant.is_torch), *baseline, *others]
 
 
 def fetched(variants: Sequence[Variant], say: Callable[[str], None], download: bool) -> list[Variant]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from statistics import mean
 from typing import Any
 
-from sweep.plan import Cell, Plan
-from sweep.store import Store
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.results.store import Store
 
 _Kind = tuple[str, str, str]
 

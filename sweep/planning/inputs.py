@@ -1,4 +1,4 @@
-"""The text that a model is measured with, built in or of the user's choice; tasks are in sweep.tasks."""
+"""The text that a model is measured with, built in or of the user's choice; tasks are in tasks.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import presets
 from converters.errors import InputError
-from sweep.model import Model
+from sweep.planning.model import Model
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,17 @@ def text_for(model: Model, chosen: Path | None, folder: Path) -> Text:
     wanted = presets.defaults()["text"]
     dataset = (wanted["dataset"], wanted["name"], wanted["split"])
     return Text("WikiText-2 test", folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)
+
+
+def int8_text_for(model: Model, chosen: Path | None, folder: Path) -> Text:
+    """What int8 recipes are calibrated with: `chosen`, else the built-in model's own text, else the default one, to be
+    fetched into `folder`. Raises InputError."""
+    if chosen is not None:
+        if not chosen.is_file():
+            raise InputError(f"{chosen}: there is no such text (--calibration)")
+        return Text(chosen.name, chosen.resolve())
+    if model.builtin is not None:
+        return Text(f"{model.name}'s own text", model.builtin.calibration)
+    name, wanted = next(iter(presets.defaults()["calibration_texts"].items()))
+    dataset = (wanted["dataset"], wanted["name"], wanted["split"])
+    return Text(name, folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)

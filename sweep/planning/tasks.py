@@ -15,7 +15,7 @@ import presets
 from converters.errors import InputError
 from sweep.measure.local_data import data_files
 from sweep.measure.options import TaskOptions
-from sweep.model import Model
+from sweep.planning.model import Model
 
 
 @dataclass(frozen=True)

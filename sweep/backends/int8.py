@@ -1,0 +1,53 @@
+"""Variants of torch opened to be measured: an int8 checkpoint computed in int8 or in float, or a checkpoint in BF16."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from int8.checkpoint import load
+from int8.convert import to_int8
+from int8.linear import require_int8
+from sweep.backends.device_memory import DeviceGrowth
+from sweep.backends.resident import ResidentGrowth
+from sweep.backends.torch import TorchBackend
+
+
+def open_int8(path: Path, device: str) -> TorchBackend:
+    """What `int8.checkpoint.save` wrote, computed in int8. Raises InputError, and MissingRuntime for a GPU without."""
+    require_int8(torch.device(device))
+    return _open(path, device, real=True)
+
+
+def open_fake_quant(path: Path, device: str) -> TorchBackend:
+    """The same through int8 and back, computed in float."""
+    return _open(path, device, real=False)
+
+
+def open_float(path: Path, device: str) -> TorchBackend:
+    """A checkpoint in BF16."""
+    return TorchBackend.open(path, dtype="bfloat16", device=device)
+
+
+OPENERS: Mapping[str, Callable[[Path, str], TorchBackend]] = {
+    "int8": open_int8,
+    "fq": open_fake_quant,
+    "torch": open_float,
+}
+"""By the kind of a variant."""
+
+
+def _open(path: Path, device: str, *, real: bool) -> TorchBackend:
+    growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
+    device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
+    began = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    model, recipe = load(path)
+    model = model.to(device)
+    if real:
+        model = to_int8(model, recipe)
+    return TorchBackend(model, tokenizer, growth, device_growth, time.perf_counter() - began)

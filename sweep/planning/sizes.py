@@ -1,0 +1,24 @@
+"""What variants take before they are made: file bytes, bits per weight and memory, worked out by a worker process."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from converters.errors import InputError
+from sweep.planning.model import Model
+from sweep.running.child import Child, Failed
+
+
+def sizes(
+    model: Model, quants: list[str], settings: dict[str, Any], imatrix: bool, torch: dict[str, str] | None = None
+) -> dict[str, dict[str, float]]:
+    job: dict[str, Any] = {"kind": "sizes", "source": str(model.path), "name": model.name, "quants": quants}
+    with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:
+        for answer in child.submit(job | {"settings": settings, "imatrix": imatrix, "torch": torch or {}}):
+            if isinstance(answer, Failed):
+                raise InputError(answer.message)
+            if isinstance(answer, dict):
+                return answer
+    raise AssertionError("a job ends with a result or a failure")

@@ -1,0 +1,1 @@
+"""What was measured: kept in the store, read back as records, compared between variants and between runs."""
