@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
+from sweep.planning.cells import PROCEDURES
 from sweep.planning.plan import Plan
 from sweep.progress import CellState
 from sweep.report import text
@@ -66,7 +67,8 @@ class Cells(DataTable[Any]):
     def _lay_out(self, plan: Plan) -> None:
         self.clear(columns=True)
         self._labels, self._shown, self._run = {}, {}, plan.run
-        names = list(dict.fromkeys(cell.name for cell in plan.cells))
+        steps = list(PROCEDURES)  # in the order in which a variant goes through them
+        names = list(dict.fromkeys(cell.name for cell in sorted(plan.cells, key=lambda cell: steps.index(cell.kind))))
         tasks = {cell.name for cell in plan.cells if cell.kind == "task"}
         variants = list(dict.fromkeys(cell.variant for cell in plan.cells))
         self.add_column("variant", key="")
