@@ -88,7 +88,6 @@ class PlanScreen(Working, Screen[None]):
         self.query_one("#keys", Static).update(Text.assemble(*words, ("/ ", accent), ("filter", soft)))
 
     def on_screen_resume(self) -> None:
-        self.query_one(Form).put({name: self.draft.typed.get(name, "") for name in ("gpu",)})
         self.fill()
         if self._planned != (self.draft, self.sweep.store_stamp()):
             self._ask_soon()
@@ -102,8 +101,10 @@ class PlanScreen(Working, Screen[None]):
         table = self.query_one(Table)
         first = next((name for name, _ in rows if name in draft.variants), None)
         table.fill(HEADS, rows, None if table.highlighted else first)
+        form = self.query_one(Form)
+        form.put(draft.typed)
         if self.plan is not None:
-            self.query_one(Form).explain(said_of(self.plan))
+            form.explain(said_of(self.plan))
         self._tell()
         self.query_one(TopBar).lead(draft.model, draft.preset, f"{len(draft.variants)} variants")
 
@@ -230,9 +231,7 @@ class PlanScreen(Working, Screen[None]):
         except InputError as error:
             self.notify(str(error), severity="error", title="Preset")
             return
-        said = said_by(preset)
-        self.query_one(Form).put(said)
-        self.change(self.draft.saying(**said), preset=name, variants=preset.variants)
+        self.change(self.draft.saying(**said_by(preset)), preset=name, variants=preset.variants)
 
     def action_save(self) -> None:
         from tui.screens.choosing import TypingScreen
@@ -293,7 +292,9 @@ class PlanScreen(Working, Screen[None]):
     @on(Form.Changed)
     def _typed(self, message: Form.Changed) -> None:
         if self.draft.typed.get(message.name, "") != message.value:
-            self.change(self.draft.saying(**{message.name: message.value}))
+            self.sweep.draft = self.draft.saying(**{message.name: message.value})
+            self._ask_soon()
+            self._tell()  # the rows are not touched: they are many, and keys follow each other fast
 
     @on(Input.Submitted, ".field")
     def _submitted(self) -> None:

@@ -75,15 +75,26 @@ class Cells(DataTable[Any]):
         for name in names:
             shown = text.shorten(text.plain(name), 16) if name in tasks else name
             self.add_column(shown, key=name, width=None)
-        colours = palette(self.app)
+        colours, shared = palette(self.app), _shared(plan)
         for row, variant in enumerate(variants):
-            blank = [Text("", colours.faint) for _ in names]
+            blank = [Text(shared.get((variant, name), ""), colours.faint) for name in names]
             self.add_row(Text(text.shorten(text.plain(variant), 24), colours.ink), *blank, key=variant)
             for column, name in enumerate(names, 1):
                 if any(cell.variant == variant and cell.name == name for cell in plan.cells):
                     self._labels[row, column] = f"{variant}/{name}"
         if names:
             self.cursor_coordinate = Coordinate(0, 1)
+
+
+def _shared(plan: Plan) -> dict[tuple[str, str], str]:
+    """By variant and step: whose file it is, where a variant reads what is made for another."""
+    making = {cell.key: cell for cell in plan.cells if cell.kind == "quantize"}
+    found = {}
+    for cell in plan.cells:
+        for made in (making[key] for key in cell.needs if key in making):
+            if made.variant != cell.variant:
+                found[cell.variant, made.name] = f"= {text.plain(made.variant)}"
+    return found
 
 
 def told_of(state: CellState, figure: str | None, colours: Palette) -> Text:

@@ -80,7 +80,7 @@ class Form(VerticalScroll, can_focus=False):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down", "move(1)", "Next field", show=False),
         Binding("up", "move(-1)", "Field before", show=False),
-        Binding("escape", "screen.clear", "Back to the table"),
+        Binding("escape", "screen.clear", "Table", tooltip="Back to the table"),
     ]
 
     class Changed(Message):
@@ -113,12 +113,12 @@ class Form(VerticalScroll, can_focus=False):
         self.explain({})
 
     def put(self, values: Mapping[str, str]) -> None:
-        """Let these values stand in their fields; nothing is told of it."""
-        for name, value in values.items():
+        """Let these values stand in the fields, and nothing in the others; nothing is told of it."""
+        for name in (field.name for field in FIELDS):
             field = self._field(name)
-            if field.value != value:
+            if field.value != values.get(name, ""):
                 with self.prevent(Input.Changed):
-                    field.value = value
+                    field.value = values.get(name, "")
 
     def explain(self, known: Mapping[str, str]) -> None:
         """Show in empty fields what holds for them, by name where that is known."""
