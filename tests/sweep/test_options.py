@@ -1,4 +1,4 @@
-"""The options of `sweep run` and `sweep eval`: one table for the command line, its help and whoever writes a command."""
+"""The options of `sweep run` and `sweep eval`: one table for the command line, its help and the screen."""
 
 from __future__ import annotations
 
