@@ -10,7 +10,6 @@ The last two are a superset: other readers run the same linear layers, with atte
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
 from int8.compressed_tensors import from_file, quantization_config, take_tensor, to_file
-from int8.directory import appearing
+from int8.directory import appearing, sync
 from int8.experts import separate_experts
 from int8.fakequant import (
     FakeQuantize,
@@ -211,14 +210,9 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, path, {"format": "pt"})
-    _sync(path)
+    sync(path)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    sync(path)

@@ -41,7 +41,7 @@ def appearing(out: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        _sync(out.parent)
+        sync(out.parent)
     finally:
         os.close(descriptor)  # and gives up the lock, as the end of a process does
 
@@ -64,8 +64,9 @@ def _empty(directory: Path) -> None:
             entry.unlink()
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Let a file, or the names in a directory, outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
