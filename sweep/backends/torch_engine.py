@@ -169,7 +169,8 @@ class TorchEngine:
         """States (n, width) of the span's n tokens in one row. All sequences of a token are one up to it: any of them
         will do, and it comes after those that it continues.
         """
-        tokens, positions, owners, cells = (x[span.slice] for x in (tokens, positions, owners, cells))
+        at = span.slice
+        tokens, positions, owners, cells = tokens[at], positions[at], owners[at], cells[at]
         n, used = len(tokens), self._table.used
         seen = np.zeros((n, used), dtype=bool)
         for run in _runs(owners, ()):
