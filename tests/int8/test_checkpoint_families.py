@@ -22,7 +22,7 @@ from int8.recipe import NAMED
 sys.path.append(str(Path(__file__).parents[1] / "converters"))
 from families import make
 
-EXPERTS = ("qwen3moe", "qwen35moe")
+EXPERTS = ("qwen3moe", "qwen3next", "qwen35moe")
 
 
 @torch.no_grad()
