@@ -9,6 +9,7 @@ from pathlib import Path
 
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
+from int8.architectures import require_quantizable
 from sweep import devices
 from sweep.fit.misfit import Misfit
 from sweep.fit.report import FitOptions
@@ -192,12 +193,7 @@ def _torch_side(
         raise InputError(
             f"{model.path}: {first.name} is made of a Hugging Face checkpoint; give its directory or hub id"
         )
-    for entry in parsed:
-        if entry.recipe is not None and entry.recipe.int8_kv_cache:
-            raise InputError(f"{entry.name}: a sweep measures with a BF16 cache; leave int8_kv_cache out of the recipe")
     if model.path.is_dir():
-        from int8.model import require_quantizable  # loads torch
-
         require_quantizable(model.path)
     engine = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm-eval"))
     return TorchSide(engine, devices.torch_device(), int8_text_for(model, request.calibration, workspace.texts))
@@ -301,5 +297,5 @@ def variant_sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
     """File bytes (exact of quants), bits per weight and predicted memory of each variant to be made, from a worker."""
     quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
     settings = sweep.plan.to_json()["settings"]
-    torch = {entry.name: entry.kind for entry in sweep.variants if entry.is_torch}
+    torch = {entry.name: (entry.kind, entry.kv_type) for entry in sweep.variants if entry.is_torch}
     return sizes(sweep.model, quants, settings, imatrix=sweep.plan.about["imatrix"] is not None, torch=torch)
