@@ -9,7 +9,7 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import Input, Static
 
 from tui.screens.window import Window
 from tui.theme import palette
@@ -36,10 +36,9 @@ class ChoosingScreen(Window[str | None]):
     def content(self) -> ComposeResult:
         yield Input(placeholder=self._words, id="search", compact=True)
         yield Static(id="said", classes="words")
-        yield Table(id="choices")
+        yield Table(show_head=False, id="choices")
 
     def on_mount(self) -> None:
-        self.query_one(Table).show_header = False
         self.query_one(Input).focus()
         self._fill()
         self.query_one(Table).go_to(self._now)
@@ -61,7 +60,7 @@ class ChoosingScreen(Window[str | None]):
         exact = typed in {name for name, _ in self._choices}
         self.dismiss(typed if exact or (typed and found is None) else found)
 
-    @on(DataTable.RowSelected)
+    @on(Table.Chosen)
     def _selected(self) -> None:
         self.dismiss(self.query_one(Table).highlighted)
 

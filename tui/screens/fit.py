@@ -9,10 +9,10 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -23,10 +23,12 @@ from sweep.launching import GivenUp, ask
 from sweep.report import text
 from tui.screens.reading import ReadingScreen
 from tui.theme import Palette, palette
+from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.fit_table import fit_rows
 from tui.widgets.memory_bar import memory_bars
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
+from tui.widgets.words import Words
 from tui.working import Working
 
 KV_TYPES = ("f16", "q8_0", "q5_1", "q4_0", "bf16")
@@ -54,7 +56,6 @@ class Question:
 class FitScreen(Working, Screen[None]):
     """Asks in a process of its own, so that the screen never waits."""
 
-    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "model", "Model", tooltip="Choose the model: built in, public, a directory, a hub id"),
         Binding("v", "card", "Card", tooltip="Choose the card: this machine's, a name or a size"),
@@ -65,10 +66,7 @@ class FitScreen(Working, Screen[None]):
         Binding("space", "choose", "Choose", tooltip="Take the variant into the sweep, or not"),
         Binding("t", "types", "Types", tooltip="Which tensors of it get which type"),
         Binding("f", "only_fitting", "Only what fits", show=False),
-        Binding(
-            "slash", "filter", "Filter", key_display="/", show=False, tooltip="Only variants with this in their name"
-        ),
-        Binding("escape", "clear", "Clear", show=False),
+        *FILTER_KEYS,
         Binding("r", "ask", "Ask again", show=False, tooltip="With what is free now"),
     ]
 
@@ -83,12 +81,11 @@ class FitScreen(Working, Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield TopBar("fit")
-        yield Input(placeholder="only variants with this in their name", id="filter", classes="hidden", compact=True)
+        yield Filter()
         yield Static(id="state")
         with Vertical(id="body"):
             yield Table(id="rows")
-            with VerticalScroll(id="parts", can_focus=False):
-                yield Static(id="memory")
+            yield Words(id="parts")
             yield Static(id="verdict")
         yield Footer(show_command_palette=False)
 
@@ -188,8 +185,8 @@ class FitScreen(Working, Screen[None]):
         if self.report is None:
             return
         colours = palette(self.app)
-        only = self.query_one("#filter", Input).value.strip().lower()
-        rows = [row for row in self.report.rows if only in row.variant.lower()]
+        leaves = self.query_one(Filter).leaves
+        rows = [row for row in self.report.rows if leaves(row.variant)]
         rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
         table, best, taken = self.query_one(Table), self._best[0], self.sweep.draft.variants
         heads, cells = fit_rows(self.report, rows, best, taken, self.size.width - 2, colours)
@@ -218,12 +215,12 @@ class FitScreen(Working, Screen[None]):
         line.append(f"  + {count} taken into the sweep; 2 plans it.", colours.soft)
         self.query_one("#verdict", Static).update(line)
 
-    @on(DataTable.RowHighlighted, "#rows")
+    @on(Table.Highlighted, "#rows")
     def _follow_cursor(self) -> None:
         row = self._row()
         if row is not None and self.report is not None:
             width = max(self.size.width - 4, 20)
-            self.query_one("#memory", Static).update(memory_bars(row, self.report, width, palette(self.app)))
+            self.query_one(Words).show(memory_bars(row, self.report, width, palette(self.app)))
 
     def _row(self) -> Row | None:
         name = self.query_one(Table).highlighted
@@ -311,26 +308,19 @@ class FitScreen(Working, Screen[None]):
             return
         self.app.call_from_thread(window.replace, Text("\n").join(lines))
 
-    @on(DataTable.RowSelected, "#rows")
+    @on(Table.Chosen, "#rows")
     def _open(self) -> None:
         self.action_types()
 
     def action_filter(self) -> None:
-        self.query_one("#filter", Input).remove_class("hidden").focus()
+        self.query_one(Filter).open()
 
-    @on(Input.Changed, "#filter")
-    def _filter(self) -> None:
+    @on(Filter.Typed)
+    def _typed_filter(self) -> None:
         self.fill()
 
-    @on(Input.Submitted, "#filter")
-    def _filtered(self) -> None:
-        self.query_one(Table).focus()
-
     def action_clear(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.add_class("hidden")
-        self.query_one(Table).focus()
+        self.query_one(Filter).close()
 
 
 def _pair(name: str, value: str, colours: Palette) -> Text:

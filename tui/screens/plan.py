@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import Footer, Input, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -23,6 +23,7 @@ from sweep.launching import Command, GivenUp, planned
 from sweep.report import text
 from tui.planning import Draft
 from tui.theme import palette
+from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
 from tui.working import Working
@@ -42,7 +43,6 @@ WAIT = 0.4  # seconds after a change before it is planned anew
 class PlanScreen(Working, Screen[None]):
     """The draft is the app's, so that what was chosen elsewhere is chosen here."""
 
-    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "choose", "Choose", tooltip="Measure the highlighted variant, or not"),
         Binding("m", "model", "Model", tooltip="Choose the model"),
@@ -52,10 +52,7 @@ class PlanScreen(Working, Screen[None]):
         Binding("y", "copy", "Copy", tooltip="Copy the command line"),
         Binding("r", "run", "Run", tooltip="Start the sweep; it goes on when the screen is closed"),
         Binding("n", "none", "Choose none", show=False),
-        Binding(
-            "slash", "filter", "Filter", key_display="/", show=False, tooltip="Only quants with this in their name"
-        ),
-        Binding("escape", "clear", "Back to the table", show=False),
+        *FILTER_KEYS,
     ]
 
     def __init__(self) -> None:
@@ -69,9 +66,7 @@ class PlanScreen(Working, Screen[None]):
         yield TopBar("plan")
         with Horizontal(id="plan"):
             with Vertical(id="choice"):
-                yield Input(
-                    placeholder="only quants with this in their name", id="filter", classes="hidden", compact=True
-                )
+                yield Filter()
                 yield Table(id="quants")
             with Vertical(id="form"):
                 for name, label, placeholder in FIELDS:
@@ -106,10 +101,10 @@ class PlanScreen(Working, Screen[None]):
         for cell in (self.plan or {}).get("cells", ()):
             name = cell["cell"].rpartition("/")[0]
             left[name] = left.get(name, 0) + (not cell["done"])
-        only = self.query_one("#filter", Input).value.strip().lower()
+        leaves = self.query_one(Filter).leaves
         rows = []
         for name in dict.fromkeys([*(v for v in draft.variants if v not in QUANTS), *QUANTS]):
-            if only not in name.lower():
+            if not leaves(name):
                 continue
             taken, row = name in draft.variants, known.get(name, {})
             missing = Text(text.MISSING, colours.faint)
@@ -225,7 +220,7 @@ class PlanScreen(Working, Screen[None]):
         chosen = self.draft.variants
         self.change(variants=tuple(v for v in chosen if v != name) if name in chosen else (*chosen, name))
 
-    @on(DataTable.RowSelected, "#quants")
+    @on(Table.Chosen, "#quants")
     def _selected(self) -> None:
         self.action_choose()
 
@@ -315,18 +310,11 @@ class PlanScreen(Working, Screen[None]):
         self.query_one(Table).focus()
 
     def action_filter(self) -> None:
-        self.query_one("#filter", Input).remove_class("hidden").focus()
+        self.query_one(Filter).open()
 
-    @on(Input.Changed, "#filter")
-    def _filter(self) -> None:
+    @on(Filter.Typed)
+    def _typed_filter(self) -> None:
         self.fill()
 
-    @on(Input.Submitted, "#filter")
-    def _filtered(self) -> None:
-        self.query_one(Table).focus()
-
     def action_clear(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.add_class("hidden")
-        self.query_one(Table).focus()
+        self.query_one(Filter).close()

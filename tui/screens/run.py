@@ -10,9 +10,9 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -25,6 +25,7 @@ from tui.screens.reading import ReadingScreen
 from tui.theme import palette
 from tui.widgets.cells import SIGNS, Cells
 from tui.widgets.top_bar import TopBar
+from tui.widgets.words import Words
 from tui.working import Working
 
 LOOK_EVERY = 0.25  # seconds
@@ -58,8 +59,7 @@ class RunScreen(Working, Screen[None]):
             yield Static(id="state")
             yield Cells(id="cells")
             yield Static(id="about")
-            with VerticalScroll(id="log", can_focus=True):
-                yield Static(id="tail")
+            yield Words(id="log", can_focus=True)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -137,7 +137,7 @@ class RunScreen(Working, Screen[None]):
         cells.show(found.plan, found.progress.cells, found.figures)
         at = found.progress.current
         if self._follows and at is not None and found.is_on and cells.label != at.label:
-            cells.go_to(at.label)
+            cells.go_to_cell(at.label)
         self.query_one("#state", Static).update(self._state(found))
         self._tell(log)
         self.query_one(TopBar).lead(found.plan.model, found.plan.run, text.plain(cells.label or ""))
@@ -192,7 +192,7 @@ class RunScreen(Working, Screen[None]):
         }
         return table.get(status, ("· not begun here; R starts it", colours.soft))
 
-    @on(DataTable.CellHighlighted, "#cells")
+    @on(Cells.Highlighted, "#cells")
     def _moved(self) -> None:
         self._tell(None)
 
@@ -205,8 +205,7 @@ class RunScreen(Working, Screen[None]):
         self.query_one("#about", Static).update(self._about(found.progress.cells[label]))
         if log is not None and log != self._log_text:
             self._log_text = log
-            self.query_one("#tail", Static).update(Text(log or "nothing was logged", palette(self.app).faint))
-            self.query_one("#log").scroll_end(animate=False)
+            self.query_one(Words).show(Text(log or "nothing was logged", palette(self.app).faint), at_end=True)
 
     def _about(self, cell: CellState) -> Text:
         colours = palette(self.app)
@@ -267,7 +266,7 @@ class RunScreen(Working, Screen[None]):
         if self.snapshot is not None and label is not None:
             self.app.push_screen(ReadingScreen(f"Log of {label}", Text(self._log_text or "nothing was logged")))
 
-    @on(DataTable.CellSelected, "#cells")
+    @on(Cells.Chosen, "#cells")
     def _open(self) -> None:
         self.action_log()
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -94,7 +94,7 @@ class RunsScreen(Window[str | None]):
     def _submitted(self) -> None:
         self.dismiss(self.query_one(Table).highlighted)
 
-    @on(DataTable.RowSelected)
+    @on(Table.Chosen)
     def _selected(self) -> None:
         self.dismiss(self.query_one(Table).highlighted)
 
