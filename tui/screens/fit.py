@@ -12,7 +12,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -25,7 +24,9 @@ from tui.screens.reading import ReadingScreen
 from tui.theme import Palette, palette
 from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.fit_table import fit_rows
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.memory_bar import memory_bars
+from tui.widgets.note import Note
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
 from tui.widgets.words import Words
@@ -82,12 +83,12 @@ class FitScreen(Working, Screen[None]):
     def compose(self) -> ComposeResult:
         yield TopBar("fit")
         yield Filter()
-        yield Static(id="state")
+        yield Note(id="state")
         with Vertical(id="body"):
             yield Table(id="rows")
             yield Words(id="parts")
-            yield Static(id="verdict")
-        yield Footer(show_command_palette=False)
+            yield Note(id="verdict")
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
@@ -177,7 +178,7 @@ class FitScreen(Working, Screen[None]):
             line.append(f"\n ✗ {text.plain(error)}", colours.bad)
         elif self._busy or self._timer is not None:
             line.append("  asking llama.cpp …", colours.faint)
-        self.query_one("#state", Static).update(line)
+        self.query_one("#state", Note).show(line)
         self.query_one(TopBar).lead(question.model, ", ".join(question.gpus) or "this machine")
 
     def fill(self) -> None:
@@ -190,7 +191,7 @@ class FitScreen(Working, Screen[None]):
         rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
         table, best, taken = self.query_one(Table), self._best[0], self.sweep.draft.variants
         heads, cells = fit_rows(self.report, rows, best, taken, self.size.width - 2, colours)
-        table.fill(heads, cells, best if table.highlighted is None else None)
+        table.fill(heads, cells, best if table.highlighted is None else None, room=len(self.report.rows))
         self._state()
         self._tell(colours)
         self._follow_cursor()
@@ -213,7 +214,7 @@ class FitScreen(Working, Screen[None]):
             )
         count = len(self.sweep.draft.variants)
         line.append(f"  + {count} taken into the sweep; 2 plans it.", colours.soft)
-        self.query_one("#verdict", Static).update(line)
+        self.query_one("#verdict", Note).show(line)
 
     @on(Table.Highlighted, "#rows")
     def _follow_cursor(self) -> None:

@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -24,6 +24,8 @@ from sweep.report import text
 from tui.planning import Draft
 from tui.theme import palette
 from tui.widgets.filter import FILTER_KEYS, Filter
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.note import Note
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
 from tui.working import Working
@@ -73,9 +75,9 @@ class PlanScreen(Working, Screen[None]):
                     with Horizontal(classes="row"):
                         yield Static(label, classes="label")
                         yield Input(placeholder=placeholder, id=name, classes="field", compact=True)
-                yield Static(id="estimate")
-        yield Static(id="line")
-        yield Footer(show_command_palette=False)
+                yield Note(id="estimate")
+        yield Note(id="line")
+        yield KeyBar()
 
     @property
     def draft(self) -> Draft:
@@ -130,7 +132,7 @@ class PlanScreen(Working, Screen[None]):
             line = Command(self.draft.arguments(), os.getcwd()).line
         except InputError as wrong:
             line, error = "", str(wrong)
-        self.query_one("#line", Static).update(Text.assemble((" $ ", colours.faint), (line, colours.accent)))
+        self.query_one("#line", Note).show(Text.assemble((" $ ", colours.faint), (line, colours.accent)))
         shown = Text()
         if error is not None:
             shown = Text.assemble(("✗ ", colours.bad), (text.plain(error), colours.bad))
@@ -138,7 +140,7 @@ class PlanScreen(Working, Screen[None]):
             shown = Text("planning …", colours.faint)
         elif self.plan is not None:
             shown = self._estimate(self.plan)
-        self.query_one("#estimate", Static).update(shown)
+        self.query_one("#estimate", Note).show(shown)
 
     def _estimate(self, plan: dict[str, Any]) -> Text:
         colours = palette(self.app)

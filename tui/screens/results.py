@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -20,6 +20,8 @@ from tui.reading import Results, read_results
 from tui.theme import palette
 from tui.widgets.details import details
 from tui.widgets.filter import FILTER_KEYS, Filter
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.note import Note
 from tui.widgets.plot import Drawing, Plot
 from tui.widgets.results_table import Sorting, sort_values, table_rows
 from tui.widgets.table import Table
@@ -69,8 +71,8 @@ class ResultsScreen(Working, Screen[None]):
             with Horizontal(id="lower"):
                 yield Plot(id="plot")
                 yield Words(id="details")
-            yield Static(id="verdict")
-        yield Footer(show_command_palette=False)
+            yield Note(id="verdict")
+        yield KeyBar()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -126,7 +128,7 @@ class ResultsScreen(Working, Screen[None]):
         heads, rows, self.dropped = table_rows(self.results, self.sorting, letters, leaves, width, colours)
         if table.highlighted is None and at is None and self.results.choice is not None:
             at = self.results.choice.variant
-        table.fill(heads, rows, at)
+        table.fill(heads, rows, at, room=len(self.results.rows))
         self._draw()
         self._tell()
         self._follow_cursor()
@@ -162,13 +164,11 @@ class ResultsScreen(Working, Screen[None]):
         assert self.results is not None
         colours, choice = palette(self.app), self.results.choice
         if choice is None:
-            self.query_one("#verdict", Static).update(
-                Text("One variant alone: nothing to choose between.", colours.soft)
-            )
+            self.query_one("#verdict", Note).show(Text("One variant alone: nothing to choose between.", colours.soft))
             return
         sign, style = (text.CHOSEN, colours.good) if choice.variant else ("!", colours.warn)
         sentence = choice.sentence if self.size.width >= 100 else choice.sentence.partition(". ")[0]
-        self.query_one("#verdict", Static).update(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
+        self.query_one("#verdict", Note).show(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
 
     @on(Table.Highlighted, "#variants")
     def _follow_cursor(self) -> None:

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -24,6 +24,8 @@ from tui.following import Follower, Snapshot, log_of, tail
 from tui.screens.reading import ReadingScreen
 from tui.theme import palette
 from tui.widgets.cells import SIGNS, Cells
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.note import Note
 from tui.widgets.top_bar import TopBar
 from tui.widgets.words import Words
 from tui.working import Working
@@ -56,11 +58,11 @@ class RunScreen(Working, Screen[None]):
         yield TopBar("run")
         yield Static(id="notice", classes="hidden")
         with Vertical(id="body"):
-            yield Static(id="state")
+            yield Note(id="state")
             yield Cells(id="cells")
-            yield Static(id="about")
+            yield Note(id="about")
             yield Words(id="log", can_focus=True)
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(Cells).focus()
@@ -138,7 +140,7 @@ class RunScreen(Working, Screen[None]):
         at = found.progress.current
         if self._follows and at is not None and found.is_on and cells.label != at.label:
             cells.go_to_cell(at.label)
-        self.query_one("#state", Static).update(self._state(found))
+        self.query_one("#state", Note).show(self._state(found))
         self._tell(log)
         self.query_one(TopBar).lead(found.plan.model, found.plan.run, text.plain(cells.label or ""))
         if before is not None and before.is_on and before.plan.run == found.plan.run and not found.is_on:
@@ -202,7 +204,7 @@ class RunScreen(Working, Screen[None]):
         self._highlighted = label
         if found is None or label is None or label not in found.progress.cells:
             return
-        self.query_one("#about", Static).update(self._about(found.progress.cells[label]))
+        self.query_one("#about", Note).show(self._about(found.progress.cells[label]))
         if log is not None and log != self._log_text:
             self._log_text = log
             self.query_one(Words).show(Text(log or "nothing was logged", palette(self.app).faint), at_end=True)

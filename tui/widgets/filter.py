@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from textual import on
 from textual.binding import Binding
+from textual.geometry import Size
 from textual.message import Message
+from textual.reactive import Reactive
 from textual.widgets import Input
 
 from tui.widgets.table import Table
@@ -21,6 +23,8 @@ class Filter(Input):
 
     class Typed(Message):
         """It leaves other rows than before."""
+
+    virtual_size = Reactive(Size(0, 0))  # its place is given: a letter more does not lay the screen out anew
 
     def __init__(self) -> None:
         super().__init__(placeholder="only what has this in its name", id="filter", classes="hidden", compact=True)

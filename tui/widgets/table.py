@@ -90,6 +90,7 @@ class Table(ScrollView, can_focus=True):
         self._widths: list[int] = []
         self._keys: list[str] = []
         self._rows: list[Sequence[Text]] = []
+        self._room = 0
         self.cursor_row, self.cursor_column = 0, int(self._by_cell)
 
     # --- what it holds ----------------------------------------------------------------------------------------------
@@ -112,11 +113,13 @@ class Table(ScrollView, can_focus=True):
         """The key of the highlighted row."""
         return self._keys[self.cursor_row] if self._keys else None
 
-    def fill(self, heads: Sequence[Head], rows: Sequence[Row], at: str | None = None) -> None:
-        """Show these rows under these heads; the same row stays highlighted. `at` is the key of another to highlight.
+    def fill(self, heads: Sequence[Head], rows: Sequence[Row], at: str | None = None, room: int = 0) -> None:
+        """Show these rows under these heads; the same row stays highlighted. `at` is the key of another to highlight,
+        `room` how many rows to keep the place of though there are fewer, so that what is below stays where it is.
 
         Only lines that differ from what is shown are drawn.
         """
+        self._room = room
         wanted, before = at or self.highlighted, (self._heads, self._widths, self._keys, self._rows)
         self._heads, self._keys = tuple(heads), [key for key, _ in rows]
         self._rows = [cells for _, cells in rows]
@@ -194,6 +197,9 @@ class Table(ScrollView, can_focus=True):
             aside = max(end - self.size.width, min(left, start - self._start(1)))
         if (aside, above) != (left, top):
             self.scroll_to(aside, above, animate=False)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return self._head_lines + max(len(self._rows), self._room)
 
     # --- drawing ----------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ class Words(ScrollView):
         super().__init__(id=id)
         self.can_focus = can_focus
         self.text = Text()
-        self._strips: list[Strip] = []
+        self._lines: list[Text] = []
+        self._width = 0  # that they are wrapped to
 
     def show(self, text: Text, at_end: bool = False) -> None:
         """Something else, from its first line on or down to its last."""
@@ -36,30 +37,19 @@ class Words(ScrollView):
         self._wrap()
         self.scroll_to(0, self.max_scroll_y if at_end else 0, animate=False)
 
-    def on_mount(self) -> None:
-        self._wrap()
-
     def on_resize(self) -> None:
-        self._wrap()
-
-    def notify_style_update(self) -> None:
-        super().notify_style_update()
-        self._wrap()
+        if self.scrollable_content_region.width != self._width:
+            self._wrap()
 
     def _wrap(self) -> None:
-        width = self.scrollable_content_region.width
-        if not width:
-            return
-        console, ground = self.app.console, self.rich_style
-        self._strips = [
-            Strip(segments(line, console, ground)).adjust_cell_length(width, ground)
-            for line in self.text.wrap(console, width)
-        ]
-        self.virtual_size = Size(width, len(self._strips))
-        self.refresh()
+        self._width = self.scrollable_content_region.width
+        if self._width:
+            self._lines = list(self.text.wrap(self.app.console, self._width))
+            self.virtual_size = Size(self._width, len(self._lines))
+            self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        line = y + self.scroll_offset.y
-        if line < len(self._strips):
-            return self._strips[line]
-        return Strip.blank(self.size.width, self.rich_style)
+        line, ground, width = y + self.scroll_offset.y, self.rich_style, self.size.width
+        if line >= len(self._lines):
+            return Strip.blank(width, ground)
+        return Strip(segments(self._lines[line], self.app.console, ground)).adjust_cell_length(width, ground)
