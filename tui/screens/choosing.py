@@ -13,6 +13,7 @@ from textual.widgets import Input, Static
 
 from tui.screens.window import Window
 from tui.theme import palette
+from tui.widgets.note import Note
 from tui.widgets.table import Table
 
 HEADS = (("", True), ("", True))
@@ -35,7 +36,7 @@ class ChoosingScreen(Window[str | None]):
 
     def content(self) -> ComposeResult:
         yield Input(placeholder=self._words, id="search", compact=True)
-        yield Static(id="said", classes="words")
+        yield Note(id="said", classes="words")
         yield Table(show_head=False, id="choices")
 
     def on_mount(self) -> None:
@@ -49,10 +50,10 @@ class ChoosingScreen(Window[str | None]):
         colours = palette(self.app)
         kept = [(name, about) for name, about in self._choices if all(w in f"{name} {about}".lower() for w in words)]
         rows = [(name, [Text(name, colours.ink), Text(about, colours.soft)]) for name, about in kept]
-        self.query_one(Table).fill(HEADS, rows)
+        self.query_one(Table).fill(HEADS, rows, room=len(self._choices))
         typed = self.query_one(Input).value.strip()
         told = f"enter takes “{typed}” as it is typed" if typed and not kept else f"{len(kept)} to choose from"
-        self.query_one("#said", Static).update(Text(told, colours.faint))
+        self.query_one(Note).show(Text(told, colours.faint))
 
     @on(Input.Submitted)
     def _submitted(self) -> None:

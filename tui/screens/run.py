@@ -16,11 +16,11 @@ from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
+from sweep.following import Follower, Snapshot, log_of, tail
 from sweep.launching import Launch, remembered_command
 from sweep.progress import CellState
 from sweep.report import text
 from sweep.running.control import ask_cancel, ask_pause, take_back_pause
-from tui.following import Follower, Snapshot, log_of, tail
 from tui.screens.reading import ReadingScreen
 from tui.theme import palette
 from tui.widgets.cells import SIGNS, Cells
