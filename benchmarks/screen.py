@@ -102,7 +102,7 @@ SCREENS = (
     ("all runs", "o", RUNS),
     ("between screens", "1234", SWITCHING),
 )
-READY = 3.0  # seconds of quiet after which llama.cpp has answered what a screen asks as it opens
+READY = 2.0  # seconds of quiet after which llama.cpp has answered what a screen asks as it opens
 
 
 def main() -> None:
@@ -115,7 +115,7 @@ def main() -> None:
         workspace = Workspace(Path(directory))
         runs = fill(workspace, given.records)
         print(f"{given.records:,} records in {runs:,} runs, {workspace.database.stat().st_size / 1e6:.0f} MB")
-        starts = sorted(1000 * first_frame(workspace) for _ in range(5))
+        starts = sorted(1000 * first_frame(workspace) for _ in range(3))
         print(f"start to the first frame: median {statistics.median(starts):.0f} ms (n = {len(starts)})")
         print(f"\n{'ms':34}{'median':>8}{'95 %':>8}{'first':>8}{'CPU':>8}{'n':>6}")
         with closing(Terminal([sys.executable, "-c", TEXTUAL_ALONE])) as terminal:

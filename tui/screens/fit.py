@@ -67,7 +67,7 @@ class FitScreen(Working, Screen[None]):
             "kv_type",
             "KV type",
             key_display="K",
-            tooltip="Of the cache: f16, q8_0, q5_1, q4_0, bf16; a capital, as k goes up",
+            tooltip="Of the cache: f16, q8_0, q5_1, q4_0, bf16; k goes up",
         ),
         Binding("o", "offload", "Experts to RAM", show=False, tooltip="Allow a part in RAM where not all fits, or not"),
         Binding("space", "choose", "Choose", tooltip="Take the variant into the sweep, or not"),
