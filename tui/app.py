@@ -133,6 +133,10 @@ class SweepApp(Working, App[None]):
         if mode in self.MODES and self.current_mode != mode and len(self.screen_stack) == 1:
             self.switch_mode(mode)
 
+    def delay_update(self, delay: float = 0.005) -> None:
+        """Hold frames back while another screen comes: less long than Textual does, since nothing of it is slow."""
+        super().delay_update(delay)
+
     def store_stamp(self) -> tuple[int, ...]:
         """Another one whenever something was written to the store."""
         database = self.workspace.database
