@@ -1,27 +1,28 @@
-"""How fast the screen answers: from a key to the picture that shows it, and from the start to the first picture.
+"""How fast the screen answers: from a key to the frame that shows it, and from the start to the first frame.
 
     python benchmarks/screen.py --records 10000
 
-A store of so many records is made up; then the results screen is driven by keys alone, beside a sweep of the built-in
-model, and with the runs browser open on all of them. A key counts until the screen has nothing left to draw. The start
-is a process of its own on a pseudo-terminal, until it draws its first screen.
+A store of so many records is made up; `sweep tui` then runs on a pseudo-terminal of 140 x 40 characters and is driven
+by keys alone, each of which counts until the last frame that came of it, with 100 ms of quiet behind it. Every screen
+is gone through twice, the second time with a sweep of the built-in model at work beside it. What Textual takes by
+itself is told for comparison: an application that is one DataTable.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import pty
-import select
+import signal
 import statistics
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from textual.pilot import Pilot
+from terminal import Redraw, Terminal
 
 from sweep.launching import Command, Launch
 from sweep.planning.cells import Cell
@@ -29,34 +30,160 @@ from sweep.planning.plan import Plan
 from sweep.planning.settings import Settings
 from sweep.results.store import Store
 from sweep.workspace import Workspace
-from tui.app import SweepApp
 
 VARIANTS = ("BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
-KEYS = ("j", "j", "j", "k", "k", "s", "S", "x", "y", "m", "G", "g")
+RUN = "micro-made-000001"
+DOWN, UP, ESCAPE = "\x1b[B", "\x1b[A", "\x1b"
+TEXTUAL_ALONE = """
+from textual.app import App
+from textual.widgets import DataTable
+
+class Alone(App):
+    def compose(self):
+        yield DataTable(cursor_type="row")
+
+    def on_mount(self):
+        table = self.query_one(DataTable)
+        table.add_columns(*(f"column {i}" for i in range(12)))
+        for row in range(8):
+            table.add_row(*(f"{row * i:.4f}" for i in range(12)))
+        table.focus()
+
+Alone().run()
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Keys that are gone through again and again, after those that lead there."""
+
+    name: str
+    keys: tuple[str, ...]
+    lead: tuple[str, ...] = ()
+    back: tuple[str, ...] = ()
+
+
+FIT = (
+    Case("down, up", (DOWN, "j", "k", UP)),
+    Case("[ ] context", ("]", "[")),
+    Case("K, o", ("K", "o")),
+    Case("space takes", (" ",)),
+    Case("f only what fits", ("f",)),
+    Case("typing in the filter", tuple("q4_k"), ("/",), ("\x7f",) * 4),
+)
+PLAN = (
+    Case("down, up", (DOWN, "j", "k", UP)),
+    Case("space takes", (" ",)),
+    Case("typing in the filter", tuple("q4_k"), ("/",), ("\x7f",) * 4),
+)
+RUNNING = (
+    Case("down, up", (DOWN, "j", "k", UP)),
+    Case("right, left", ("l", "h")),
+)
+RESULTS = (
+    Case("down, up", (DOWN, "j", "k", UP)),
+    Case("last, first", ("G", "g")),
+    Case("s S sort", ("s", "S")),
+    Case("x y axes", ("x", "y")),
+    Case("m mark", ("m", "j")),
+    Case("typing in the filter", tuple("q4_k"), ("/",), ("\x7f",) * 4),
+)
+RUNS = (
+    Case("typing a search", tuple("micro made 00012"), (), ("\x7f",) * 16),
+    Case("down, up", ("j", "j", "k", "j"), (DOWN,)),
+)
+SWITCHING = (Case("1 2 3 4", ("1", "2", "3", "4")),)
+# the screen, the keys that lead to it from the results, and what is measured there
+SCREENS = (
+    ("fit", "1", FIT),
+    ("plan", "2", PLAN),
+    ("run", "3", RUNNING),
+    ("results", "", RESULTS),
+    ("all runs", "o", RUNS),
+    ("between screens", "1234", SWITCHING),
+)
+READY = 2.0  # seconds of quiet after which llama.cpp has answered what a screen asks as it opens
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=10, help="how often the keys are gone through")
+    parser.add_argument("--rounds", type=int, default=10, help="how often the keys of each case are gone through")
+    parser.add_argument("--only", default="", help="one screen alone, by the beginning of its name")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         workspace = Workspace(Path(directory))
         runs = fill(workspace, given.records)
         print(f"{given.records:,} records in {runs:,} runs, {workspace.database.stat().st_size / 1e6:.0f} MB")
-        tell("start to the first picture", [first_picture(workspace) for _ in range(5)])
-        tell("key to picture, results", asyncio.run(keys(workspace, given.rounds, sweeping=False)))
-        tell("key to picture, results, a sweep at work", asyncio.run(keys(workspace, given.rounds, sweeping=True)))
-        tell("key to picture, run screen, a sweep at work", asyncio.run(watching(workspace, given.rounds)))
-        tell("key to picture, searching all runs", asyncio.run(searching(workspace, runs)))
+        starts = sorted(1000 * first_frame(workspace) for _ in range(3))
+        print(f"start to the first frame: median {statistics.median(starts):.0f} ms (n = {len(starts)})")
+        print(f"\n{'ms':34}{'median':>8}{'95 %':>8}{'first':>8}{'CPU':>8}{'n':>6}")
+        with closing(Terminal([sys.executable, "-c", TEXTUAL_ALONE])) as terminal:
+            terminal.wait_for("column 11")
+            terminal.settle(1.0)
+            tell("Textual alone: down, up", measure(terminal, Case("", (DOWN, DOWN, UP, UP)), given.rounds))
+        for beside in ("alone", "with a sweep at work"):
+            print(f"{beside}:")
+            for name, lead, cases in SCREENS:
+                if not name.startswith(given.only):
+                    continue
+                run = sweep_at_work(workspace) if beside != "alone" else no_sweep()
+                with run as shown, closing(opened(workspace, RUN if name != "run" else shown)) as terminal:
+                    for key in lead:
+                        terminal.send(key)
+                        terminal.settle(READY)
+                    for case in cases:
+                        tell(f"  {name}: {case.name}", measure(terminal, case, given.rounds))
 
 
-def tell(what: str, seconds: list[float]) -> None:
-    ordered = sorted(1000 * second for second in seconds)
-    last = ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
-    print(
-        f"{what}: median {statistics.median(ordered):.1f} ms, 95 % under {last:.1f} ms (n = {len(ordered)})", flush=True
-    )
+def tell(what: str, found: list[Redraw]) -> None:
+    """Medians in ms; `first` of the first frame where more than one came, CPU the mean of the program's own time."""
+    last = sorted(1000 * one.last for one in found)
+    high = last[min(len(last) - 1, round(0.95 * len(last)))]
+    first = 1000 * statistics.median(one.first for one in found)
+    spent = 1000 * statistics.mean(one.cpu for one in found)
+    print(f"{what:34}{statistics.median(last):8.1f}{high:8.1f}{first:8.1f}{spent:8.1f}{len(last):6}", flush=True)
+
+
+def measure(terminal: Terminal, case: Case, rounds: int) -> list[Redraw]:
+    """Of every key that something was drawn for."""
+    for key in case.lead:
+        terminal.press(key)
+    found = []
+    for _ in range(rounds):
+        found += [terminal.press(key) for key in case.keys]
+        for key in case.back:
+            terminal.press(key)
+    if case.lead:
+        terminal.press(ESCAPE, quiet=0.3)
+    terminal.settle(0.8)
+    return [one for one in found if one is not None]
+
+
+def opened(workspace: Workspace, run: str) -> Terminal:
+    """`sweep tui` at its results, or at the run while that is at work."""
+    command = "from sweep.cli import main; main()"
+    terminal = Terminal([sys.executable, "-c", command, "tui", run, "--workspace", str(workspace.root)])
+    terminal.settle(READY)
+    return terminal
+
+
+@contextmanager
+def no_sweep() -> Iterator[str]:
+    yield RUN
+
+
+@contextmanager
+def sweep_at_work(workspace: Workspace) -> Iterator[str]:
+    """A sweep of the built-in model that lasts longer than the keys do; its run's id."""
+    arguments = ("run", "micro", "--variants", "=Q4_K_M,Q2_K", "--tasks", "micro_sums")
+    launch = Launch(Command(arguments, os.getcwd()), workspace)
+    try:
+        while (run := launch.run()) is None:
+            pass
+        yield run
+    finally:
+        os.killpg(launch.pid, signal.SIGKILL)
 
 
 def fill(workspace: Workspace, records: int) -> int:
@@ -110,80 +237,11 @@ def result(cell: Cell, number: int) -> dict[str, object]:
     return {"windows_sha256": "0", "perplexity": value, "divergence": divergence, "noise_floor": None}
 
 
-async def press(pilot: Pilot[None], key: str) -> float:
-    """Seconds from a key until the screen is drawn and waits."""
-    started = time.perf_counter()
-    await pilot.press(key)
-    await pilot._wait_for_screen()
-    return time.perf_counter() - started
-
-
-async def keys(workspace: Workspace, rounds: int, sweeping: bool) -> list[float]:
-    app = SweepApp(workspace, "micro-made-000001", "results")
-    async with app.run_test(size=(140, 40)) as pilot:
-        while getattr(app.screen, "results", None) is None:
-            await pilot.pause(0.05)
-        launch = begin(workspace) if sweeping else None
-        await pilot.pause(1.0)
-        found = [await press(pilot, key) for _ in range(rounds) for key in KEYS]
-        if launch is not None:
-            os.killpg(launch.pid, 9)
-        return found
-
-
-async def watching(workspace: Workspace, rounds: int) -> list[float]:
-    app = SweepApp(workspace, None, "run")
-    async with app.run_test(size=(140, 40)) as pilot:
-        app.launch = launch = begin(workspace)
-        app.screen.watch_run()  # type: ignore[attr-defined]
-        while app.launch is not None or getattr(app.screen, "snapshot", None) is None:
-            await pilot.pause(0.05)
-        found = [await press(pilot, key) for _ in range(rounds) for key in ("j", "l", "k", "h", "G", "g")]
-        os.killpg(launch.pid, 9)
-        return found
-
-
-async def searching(workspace: Workspace, runs: int) -> list[float]:
-    app = SweepApp(workspace, "micro-made-000001", "results")
-    async with app.run_test(size=(140, 40)) as pilot:
-        await pilot.press("o")
-        while len(getattr(app.screen, "_runs", ())) < runs:
-            await pilot.pause(0.05)
-        typed = [await press(pilot, key) for key in "micro made 00012"]
-        await pilot.press("down")
-        return typed + [await press(pilot, "j") for _ in range(40)]
-
-
-def begin(workspace: Workspace) -> Launch:
-    """A sweep of the built-in model that lasts longer than the keys do."""
-    arguments = ("run", "micro", "--variants", "=Q4_K_M,Q2_K", "--tasks", "micro_sums")
-    return Launch(Command(arguments, os.getcwd()), workspace)
-
-
-def first_picture(workspace: Workspace) -> float:
+def first_frame(workspace: Workspace) -> float:
     """Seconds from starting the program to the first drawn screen."""
-    started = time.perf_counter()
-    pid, ours = pty.fork()
-    if pid == 0:
-        os.environ.update(TERM="xterm-256color")
-        command = [
-            sys.executable,
-            "-c",
-            "from sweep.cli import main; main()",
-            "tui",
-            "--workspace",
-            str(workspace.root),
-        ]
-        os.execv(command[0], command)
-    drawn = b""
-    while b"Results" not in drawn:
-        if select.select([ours], [], [], 30)[0]:
-            drawn += os.read(ours, 1 << 16)
-    seconds = time.perf_counter() - started
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    os.close(ours)
-    return seconds
+    command = "from sweep.cli import main; main()"
+    with closing(Terminal([sys.executable, "-c", command, "tui", "--workspace", str(workspace.root)])) as terminal:
+        return terminal.wait_for("Results")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from sweep.launching import Command, Launch
     from sweep.workspace import Workspace
     from tui.reading import Limit
+
+
+# Seconds after which the program is loaded. Python's garbage collector does not go through what is there by then again:
+# it would each time stop the screen for 50 ms.
+LOADED = 1.0
 
 
 def _results() -> Screen[None]:
@@ -85,6 +91,7 @@ class SweepApp(Working, App[None]):
 
         self.draft = replace(self.draft, variants=load(self.draft.preset).variants)
         self.switch_mode(self._first)
+        self.set_timer(LOADED, gc.freeze)
         if self.no_color:
             words = "Every colour has a sign or a word beside it. Without a screen: sweep run, sweep report, sweep fit."
             self.notify(words, title="NO_COLOR is set: no colours")
@@ -125,6 +132,10 @@ class SweepApp(Working, App[None]):
         """Show another of the four screens."""
         if mode in self.MODES and self.current_mode != mode and len(self.screen_stack) == 1:
             self.switch_mode(mode)
+
+    def delay_update(self, delay: float = 0.005) -> None:
+        """Hold frames back while another screen comes: less long than Textual does, since nothing of it is slow."""
+        super().delay_update(delay)
 
     def store_stamp(self) -> tuple[int, ...]:
         """Another one whenever something was written to the store."""

@@ -23,7 +23,8 @@ Cost = Callable[[Record], float | None]
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much one variant's loss is below another's, its standard error and 95 % interval."""
+    """By how much one variant's loss is below another's, its standard error and 95 % interval; an end that the samples
+    leave open is infinite."""
 
     delta: float
     stderr: float
@@ -38,7 +39,7 @@ class Lead:
 @dataclass(frozen=True)
 class Losses:
     """One measure of every variant, less being better, and the same under shared resamples (R,) of `units` units where
-    samples are."""
+    samples are: nan in a resample that does not have the measure."""
 
     measure: str
     values: Mapping[str, float]
@@ -46,12 +47,14 @@ class Losses:
     units: int = 2
 
     def lead(self, ahead: str, behind: str) -> Lead | None:
-        """None where the two share no samples."""
+        """None where the two share no samples. Its error is that over the resamples which have the measure."""
         if ahead not in self.resampled or behind not in self.resampled:
             return None
         drawn = self.resampled[behind] - self.resampled[ahead]
+        if np.isnan(drawn).all():
+            return None
         low, high = statistics.percentile_interval(drawn, self.units)
-        return Lead(self.values[behind] - self.values[ahead], float(drawn.std()), low, high)
+        return Lead(self.values[behind] - self.values[ahead], float(np.nanstd(drawn)), low, high)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,11 @@ def task_losses(records: Sequence[Record], task: str) -> list[Losses]:
 
 
 def recovery_losses(records: Sequence[Record]) -> list[Losses]:
-    """Mean recovery above chance; every task is resampled by itself, its reference along with it."""
+    """Mean recovery above chance; every task is resampled by itself, its reference along with it.
+
+    A resample in which the reference is no better than chance has nothing to recover, 0/0 or a ratio of the wrong sign:
+    it is nan, and counts against either end of an interval. Of few items there are many such.
+    """
     means, single = figures.mean_recovery(records), figures.recovery(records)
     named = {record.variant: record for record in records}
     drawn: dict[str, list[NDArray[np.float64]]] = {variant: [] for variant in means}
@@ -169,7 +176,8 @@ def recovery_losses(records: Sequence[Record]) -> list[Losses]:
             base = figures.task_base(named[variant]) or variant
             if task in single[variant] and variant in scores and base in scores:
                 chance = named[base].tasks[task].chance
-                drawn[variant].append((scores[variant] - chance) / (scores[base] - chance))
+                whole = np.where(scores[base] > chance, scores[base] - chance, np.nan)
+                drawn[variant].append((scores[variant] - chance) / whole)
     complete = {variant: -np.mean(rows, axis=0) for variant, rows in drawn.items() if len(rows) == len(single[variant])}
     values = {variant: -mean.value for variant, mean in means.items()}
     return [Losses("mean recovery", values, complete, min(fewest, default=2))]

@@ -41,10 +41,19 @@ def bootstrap_interval(
 
 
 def percentile_interval(values: NDArray[np.float64], groups: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The middle of the resampled values (R,): `confidence`, and as much more as resampling `groups` groups wants."""
+    """The middle of the resampled values (R,): `confidence`, and as much more as resampling `groups` groups wants.
+
+    A value that is nan, a resample without the statistic, may be anything: it counts as below the low end and as above
+    the high one, so that an end with more of them beyond it than its tail holds is infinite.
+    """
     quantile = special.stdtrit(groups - 1, (1.0 - confidence) / 2.0)
     tail = float(special.ndtr(np.sqrt(groups / (groups - 1)) * quantile))
-    low, high = np.quantile(values, [tail, 1.0 - tail])
+    unknown = np.isnan(values)
+    if not unknown.any():
+        low, high = np.quantile(values, [tail, 1.0 - tail])
+    else:  # no value between two of them is taken: one of the two may be infinite
+        low = np.quantile(np.where(unknown, -np.inf, values), tail, method="lower")
+        high = np.quantile(np.where(unknown, np.inf, values), 1.0 - tail, method="higher")
     return float(low), float(high)
 
 

@@ -195,3 +195,15 @@ def test_holm_holds_the_family_wise_error_over_variants_that_share_items():
         alone += min(p_values) < 0.05
     assert family / 300 <= 0.05 + 3 * sqrt(0.05 * 0.95 / 300)
     assert alone / 300 > 0.15  # which eight tests at 0.05 would be without it
+
+
+def test_a_resample_without_the_figure_counts_against_both_ends():
+    values = np.arange(1000.0)
+    many = 10**9  # groups, of which the plain percentiles need no expanding
+    some = np.where(np.isin(values, np.arange(400, 410)), np.nan, values)
+    left = some[~np.isnan(some)]
+    low, high = statistics.percentile_interval(some, many)
+    assert (low, high) == (left[24 - 10], left[-(24 - 10) - 1])
+    assert low < statistics.percentile_interval(values, many)[0]
+    most = np.where(values < 30, np.nan, values)
+    assert statistics.percentile_interval(most, many) == (-np.inf, np.inf)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from driving import opened, play, shown, sweep, until
-from textual.widgets import Static
 
 from sweep.fit.export import from_json, to_json
 from sweep.report import text
@@ -14,6 +13,7 @@ from sweep.workspace import Workspace
 from tui.screens.fit import FitScreen
 from tui.screens.reading import ReadingScreen
 from tui.widgets.table import Table
+from tui.widgets.words import Words
 
 
 def answered(screen: FitScreen) -> bool:
@@ -48,7 +48,7 @@ def test_the_figures_on_the_screen_are_those_of_the_command(swept: Workspace) ->
                 assert "✓ fits" in line
             assert f"{report['best']}: the best that fits, by what runs of this model measured" in words
             row = next(row for row in report["rows"] if row["variant"] == screen.query_one(Table).highlighted)
-            memory = str(screen.query_one("#memory", Static).render())
+            memory = screen.query_one(Words).text.plain
             assert row["figures"]["kv"]["formula"] in memory
             assert row["arguments"] in memory
 
@@ -90,7 +90,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert isinstance(app.screen, ReadingScreen)
             await until(pilot, lambda: "tensors" in shown(app))
             await pilot.press("escape", "slash", *"iq4", "enter")
-            assert [row.key.value for row in table.ordered_rows] == ["IQ4_NL", "IQ4_XS"]
+            assert table.keys == ["IQ4_NL", "IQ4_XS"]
             await pilot.press("escape", "f")
             assert table.row_count > 30  # of so small a model all fit
             await pilot.press("f", "j", "k", "G", "g")

@@ -175,7 +175,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert app.clipboard == f"sweep run micro-moe --preset {tmp_path / 'mine.toml'}"
 
             await pilot.press("slash", *"iq4")
-            assert [row.key.value for row in table.ordered_rows] == ["IQ4_NL", "IQ4_XS"]
+            assert table.keys == ["IQ4_NL", "IQ4_XS"]
             await pilot.press("enter")
             assert table.has_focus
             await pilot.press("escape")
@@ -275,7 +275,7 @@ def test_what_cannot_become_int8_is_told(swept: Workspace, tmp_path: Path) -> No
                 screen.change(model=str(model), variants=("Q4_K_M", "int8:sq"))
                 await until(pilot, lambda words=words: words in str(screen.query_one("#estimate", Static).render()))
             screen.change(model=str(file), variants=("Q4_K_M",))
-            assert "int8:sq" not in screen.query_one(Table).rows
+            assert "int8:sq" not in screen.query_one(Table).keys
             await until(pilot, lambda: asked(screen) and "✗" not in shown(app))
 
     play(script())

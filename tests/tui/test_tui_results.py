@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from driving import opened, play, shown, until
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from sweep.report import figures
 from sweep.report.recommend import recommend
@@ -23,11 +23,11 @@ from tui.screens.results import ResultsScreen
 from tui.screens.runs import RunsScreen
 from tui.widgets.plot import Plot
 from tui.widgets.table import Table
+from tui.widgets.words import Words
 
 
 def order(screen: ResultsScreen) -> list[str]:
-    table = screen.query_one(Table)
-    return [str(row.key.value) for row in table.ordered_rows]
+    return screen.query_one(Table).keys
 
 
 def test_the_figures_on_the_screen_are_the_runs(swept: Workspace, run: str) -> None:
@@ -72,7 +72,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert table.highlighted == first[1]
             await pilot.press("G")
             assert table.highlighted == first[-1] == "BF16"
-            await until(pilot, lambda: "BF16" in str(screen.query_one("#details", Static).render()))
+            await until(pilot, lambda: "BF16" in screen.query_one(Words).text.plain)
 
             await pilot.press("S")
             assert order(screen) == first[::-1]
@@ -238,11 +238,11 @@ def test_below_100_columns_the_panes_stack(swept: Workspace, run: str) -> None:
             table, plot = screen.query_one(Table), screen.query_one(Plot)
             assert plot.region.y >= table.region.bottom
             assert plot.region.width >= 78
-            assert not screen.query_one("#side").region
+            assert not screen.query_one("#details").region
             assert table.virtual_size.width <= 80  # columns were dropped, not cut
             await pilot.resize_terminal(140, 40)
             await pilot.pause(0.2)
-            side = screen.query_one("#side")
+            side = screen.query_one("#details")
             assert side.region.x >= plot.region.right
             assert side.region.y == plot.region.y
 

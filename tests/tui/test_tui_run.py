@@ -92,7 +92,7 @@ def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) ->
             await until(pilot, lambda: statuses(screen)["BF16/micro_form"] == "running")
 
             # the cell at work is given up, the others go on
-            screen.query_one(Cells).go_to("BF16/micro_form")
+            screen.query_one(Cells).go_to_cell("BF16/micro_form")
             await pilot.pause()
             await pilot.press("x")
             await until(pilot, lambda: statuses(screen)["BF16/micro_form"] in ("failed", "done"))

@@ -9,10 +9,11 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import Input, Static
 
 from tui.screens.window import Window
 from tui.theme import palette
+from tui.widgets.note import Note
 from tui.widgets.table import Table
 
 HEADS = (("", True), ("", True))
@@ -35,11 +36,10 @@ class ChoosingScreen(Window[str | None]):
 
     def content(self) -> ComposeResult:
         yield Input(placeholder=self._words, id="search", compact=True)
-        yield Static(id="said", classes="words")
-        yield Table(id="choices")
+        yield Note(id="said", classes="words")
+        yield Table(show_head=False, id="choices")
 
     def on_mount(self) -> None:
-        self.query_one(Table).show_header = False
         self.query_one(Input).focus()
         self._fill()
         self.query_one(Table).go_to(self._now)
@@ -50,10 +50,10 @@ class ChoosingScreen(Window[str | None]):
         colours = palette(self.app)
         kept = [(name, about) for name, about in self._choices if all(w in f"{name} {about}".lower() for w in words)]
         rows = [(name, [Text(name, colours.ink), Text(about, colours.soft)]) for name, about in kept]
-        self.query_one(Table).fill(HEADS, rows)
+        self.query_one(Table).fill(HEADS, rows, room=len(self._choices))
         typed = self.query_one(Input).value.strip()
         told = f"enter takes “{typed}” as it is typed" if typed and not kept else f"{len(kept)} to choose from"
-        self.query_one("#said", Static).update(Text(told, colours.faint))
+        self.query_one(Note).show(Text(told, colours.faint))
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
@@ -61,7 +61,7 @@ class ChoosingScreen(Window[str | None]):
         exact = typed in {name for name, _ in self._choices}
         self.dismiss(typed if exact or (typed and found is None) else found)
 
-    @on(DataTable.RowSelected)
+    @on(Table.Chosen)
     def _selected(self) -> None:
         self.dismiss(self.query_one(Table).highlighted)
 

@@ -9,10 +9,9 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import DataTable, Footer, Input, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -23,10 +22,14 @@ from sweep.launching import GivenUp, ask
 from sweep.report import text
 from tui.screens.reading import ReadingScreen
 from tui.theme import Palette, palette
+from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.fit_table import fit_rows
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.memory_bar import memory_bars
+from tui.widgets.note import Note
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
+from tui.widgets.words import Words
 from tui.working import Working
 
 KV_TYPES = ("f16", "q8_0", "q5_1", "q4_0", "bf16")
@@ -54,21 +57,23 @@ class Question:
 class FitScreen(Working, Screen[None]):
     """Asks in a process of its own, so that the screen never waits."""
 
-    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "model", "Model", tooltip="Choose the model: built in, public, a directory, a hub id"),
         Binding("v", "card", "Card", tooltip="Choose the card: this machine's, a name or a size"),
         Binding("left_square_bracket", "context(-1)", "Less context", show=False, key_display="["),
         Binding("right_square_bracket", "context(1)", "Context", key_display="[ ]", tooltip="Halve or double it"),
-        Binding("K", "kv_type", "KV type", key_display="K", tooltip="Of the cache: f16, q8_0, q5_1, q4_0, bf16"),
+        Binding(
+            "K",
+            "kv_type",
+            "KV type",
+            key_display="K",
+            tooltip="Of the cache: f16, q8_0, q5_1, q4_0, bf16; k goes up",
+        ),
         Binding("o", "offload", "Experts to RAM", show=False, tooltip="Allow a part in RAM where not all fits, or not"),
         Binding("space", "choose", "Choose", tooltip="Take the variant into the sweep, or not"),
         Binding("t", "types", "Types", tooltip="Which tensors of it get which type"),
         Binding("f", "only_fitting", "Only what fits", show=False),
-        Binding(
-            "slash", "filter", "Filter", key_display="/", show=False, tooltip="Only variants with this in their name"
-        ),
-        Binding("escape", "clear", "Clear", show=False),
+        *FILTER_KEYS,
         Binding("r", "ask", "Ask again", show=False, tooltip="With what is free now"),
     ]
 
@@ -83,14 +88,13 @@ class FitScreen(Working, Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield TopBar("fit")
-        yield Input(placeholder="only variants with this in their name", id="filter", classes="hidden", compact=True)
-        yield Static(id="state")
+        yield Filter()
+        yield Note(id="state")
         with Vertical(id="body"):
             yield Table(id="rows")
-            with VerticalScroll(id="parts", can_focus=False):
-                yield Static(id="memory")
-            yield Static(id="verdict")
-        yield Footer(show_command_palette=False)
+            yield Words(id="parts")
+            yield Note(id="verdict")
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
@@ -180,7 +184,7 @@ class FitScreen(Working, Screen[None]):
             line.append(f"\n ✗ {text.plain(error)}", colours.bad)
         elif self._busy or self._timer is not None:
             line.append("  asking llama.cpp …", colours.faint)
-        self.query_one("#state", Static).update(line)
+        self.query_one("#state", Note).show(line)
         self.query_one(TopBar).lead(question.model, ", ".join(question.gpus) or "this machine")
 
     def fill(self) -> None:
@@ -188,12 +192,12 @@ class FitScreen(Working, Screen[None]):
         if self.report is None:
             return
         colours = palette(self.app)
-        only = self.query_one("#filter", Input).value.strip().lower()
-        rows = [row for row in self.report.rows if only in row.variant.lower()]
+        leaves = self.query_one(Filter).leaves
+        rows = [row for row in self.report.rows if leaves(row.variant)]
         rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
         table, best, taken = self.query_one(Table), self._best[0], self.sweep.draft.variants
         heads, cells = fit_rows(self.report, rows, best, taken, self.size.width - 2, colours)
-        table.fill(heads, cells, best if table.highlighted is None else None)
+        table.fill(heads, cells, best if table.highlighted is None else None, room=len(self.report.rows))
         self._state()
         self._tell(colours)
         self._follow_cursor()
@@ -216,14 +220,14 @@ class FitScreen(Working, Screen[None]):
             )
         count = len(self.sweep.draft.variants)
         line.append(f"  + {count} taken into the sweep; 2 plans it.", colours.soft)
-        self.query_one("#verdict", Static).update(line)
+        self.query_one("#verdict", Note).show(line)
 
-    @on(DataTable.RowHighlighted, "#rows")
+    @on(Table.Highlighted, "#rows")
     def _follow_cursor(self) -> None:
         row = self._row()
         if row is not None and self.report is not None:
             width = max(self.size.width - 4, 20)
-            self.query_one("#memory", Static).update(memory_bars(row, self.report, width, palette(self.app)))
+            self.query_one(Words).show(memory_bars(row, self.report, width, palette(self.app)))
 
     def _row(self) -> Row | None:
         name = self.query_one(Table).highlighted
@@ -309,26 +313,19 @@ class FitScreen(Working, Screen[None]):
             return
         self.app.call_from_thread(window.replace, Text("\n").join(lines))
 
-    @on(DataTable.RowSelected, "#rows")
+    @on(Table.Chosen, "#rows")
     def _open(self) -> None:
         self.action_types()
 
     def action_filter(self) -> None:
-        self.query_one("#filter", Input).remove_class("hidden").focus()
+        self.query_one(Filter).open()
 
-    @on(Input.Changed, "#filter")
-    def _filter(self) -> None:
+    @on(Filter.Typed)
+    def _typed_filter(self) -> None:
         self.fill()
 
-    @on(Input.Submitted, "#filter")
-    def _filtered(self) -> None:
-        self.query_one(Table).focus()
-
     def action_clear(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.add_class("hidden")
-        self.query_one(Table).focus()
+        self.query_one(Filter).close()
 
 
 def _pair(name: str, value: str, colours: Palette) -> Text:

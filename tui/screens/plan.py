@@ -17,7 +17,7 @@ from textual.containers import Horizontal, Vertical
 from textual.events import DescendantFocus
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -25,7 +25,10 @@ from sweep.launching import Command, GivenUp, planned
 from sweep.report import text
 from tui.planning import Draft, added, said_by
 from tui.theme import palette
+from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.form import Form, explanation, said_of
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.note import Note
 from tui.widgets.plan_table import HEADS, estimate, plan_rows
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
@@ -37,7 +40,6 @@ WAIT = 0.4  # seconds after a change before it is planned anew
 class PlanScreen(Working, Screen[None]):
     """The draft is the app's, so that what was chosen elsewhere is chosen here."""
 
-    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "choose", "Choose", tooltip="Measure the highlighted variant, or not"),
         Binding("m", "model", "Model", tooltip="Choose the model"),
@@ -48,10 +50,7 @@ class PlanScreen(Working, Screen[None]):
         Binding("y", "copy", "Copy", tooltip="Copy the command line"),
         Binding("r", "run", "Run", tooltip="Start the sweep; it goes on when the screen is closed"),
         Binding("n", "none", "Choose none", show=False),
-        Binding(
-            "slash", "filter", "Filter", key_display="/", show=False, tooltip="Only quants with this in their name"
-        ),
-        Binding("escape", "clear", "Back to the table", show=False),
+        *FILTER_KEYS,
     ]
 
     def __init__(self) -> None:
@@ -65,17 +64,15 @@ class PlanScreen(Working, Screen[None]):
         yield TopBar("plan")
         with Horizontal(id="plan"):
             with Vertical(id="choice"):
-                yield Input(
-                    placeholder="only variants with this in their name", id="filter", classes="hidden", compact=True
-                )
+                yield Filter()
                 yield Table(id="quants")
                 yield Static(id="keys")
             with Vertical(id="side-form"):
                 yield Form(id="form")
-                yield Static(id="hint")
+                yield Note(id="hint")
                 yield Static(id="estimate")
-        yield Static(id="line")
-        yield Footer(show_command_palette=False)
+        yield Note(id="line")
+        yield KeyBar()
 
     @property
     def draft(self) -> Draft:
@@ -97,7 +94,7 @@ class PlanScreen(Working, Screen[None]):
     def fill(self) -> None:
         """The variants with what is known of the chosen ones, and the line."""
         draft, colours = self.draft, palette(self.app)
-        rows = plan_rows(draft, self.plan or {}, self.query_one("#filter", Input).value.strip().lower(), colours)
+        rows = plan_rows(draft, self.plan or {}, self.query_one(Filter).leaves, colours)
         table = self.query_one(Table)
         first = next((name for name, _ in rows if name in draft.variants), None)
         table.fill(HEADS, rows, None if table.highlighted else first)
@@ -114,7 +111,7 @@ class PlanScreen(Working, Screen[None]):
             line = Command(self.draft.arguments(), os.getcwd()).line
         except InputError as wrong:
             line, error = "", str(wrong)
-        self.query_one("#line", Static).update(Text.assemble((" $ ", colours.faint), (line, colours.accent)))
+        self.query_one("#line", Note).show(Text.assemble((" $ ", colours.faint), (line, colours.accent)))
         shown: RenderableType = Text()
         if error is not None:
             shown = Text.assemble(("✗ ", colours.bad), (text.plain(error), colours.bad))
@@ -130,7 +127,7 @@ class PlanScreen(Working, Screen[None]):
         if not inside:
             colours = palette(self.app)
             words = (("t ", colours.accent), ("to the fields, ", colours.soft), ("esc ", colours.accent))
-            self.query_one("#hint", Static).update(Text.assemble(*words, ("back to the table", colours.soft)))
+            self.query_one("#hint", Note).show(Text.assemble(*words, ("back to the table", colours.soft)))
 
     def _make_room(self, for_form: bool) -> None:
         """Where not both have room, the one of table and form is shown that has the focus, or is to have it."""
@@ -138,7 +135,7 @@ class PlanScreen(Working, Screen[None]):
 
     @on(Form.Entered)
     def _entered(self, message: Form.Entered) -> None:
-        self.query_one("#hint", Static).update(explanation(message.name, palette(self.app)))
+        self.query_one("#hint", Note).show(explanation(message.name, palette(self.app)))
 
     # --- planning ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +191,7 @@ class PlanScreen(Working, Screen[None]):
         chosen = self.draft.variants
         self.change(variants=tuple(v for v in chosen if v != name) if name in chosen else (*chosen, name))
 
-    @on(DataTable.RowSelected, "#quants")
+    @on(Table.Chosen, "#quants")
     def _selected(self) -> None:
         self.action_choose()
 
@@ -301,19 +298,12 @@ class PlanScreen(Working, Screen[None]):
         self.query_one(Form).action_move(1)
 
     def action_filter(self) -> None:
-        self.query_one("#filter", Input).remove_class("hidden").focus()
+        self.query_one(Filter).open()
 
-    @on(Input.Changed, "#filter")
-    def _filter(self) -> None:
+    @on(Filter.Typed)
+    def _typed_filter(self) -> None:
         self.fill()
 
-    @on(Input.Submitted, "#filter")
-    def _filtered(self) -> None:
-        self.query_one(Table).focus()
-
     def action_clear(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.add_class("hidden")
         self._make_room(False)
-        self.query_one(Table).focus()
+        self.query_one(Filter).close()

@@ -9,9 +9,9 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -19,10 +19,14 @@ from sweep.report import text
 from tui.reading import Results, read_results
 from tui.theme import palette
 from tui.widgets.details import details
+from tui.widgets.filter import FILTER_KEYS, Filter
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.note import Note
 from tui.widgets.plot import Drawing, Plot
 from tui.widgets.results_table import Sorting, sort_values, table_rows
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
+from tui.widgets.words import Words
 from tui.working import Working
 
 MARKS = "AB"
@@ -34,7 +38,6 @@ WIDE = 4.0  # from the smallest to the largest, as a ratio: an x axis of more is
 class ResultsScreen(Working, Screen[None]):
     """Reads the app's run when it is shown, and again when that changes."""
 
-    AUTO_FOCUS = "Table"  # not the filter, which can be focused though it is hidden
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "sort", "Sort", tooltip="Sort by the next column; S turns the order round"),
         Binding("S", "turn", "Turn the order round", show=False),
@@ -46,10 +49,7 @@ class ResultsScreen(Working, Screen[None]):
         Binding("o", "runs", "Runs", tooltip="Choose another run"),
         Binding("v", "card", "Card", show=False, tooltip="The card that a variant has to fit"),
         Binding("enter", "details", "Details", show=False, tooltip="All that is known of the variant"),
-        Binding(
-            "slash", "filter", "Filter", key_display="/", show=False, tooltip="Only variants with this in their name"
-        ),
-        Binding("escape", "clear", "Clear", show=False),
+        *FILTER_KEYS,
         Binding("r", "read", "Read again", show=False),
     ]
 
@@ -64,16 +64,15 @@ class ResultsScreen(Working, Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield TopBar("results")
-        yield Input(placeholder="only variants with this in their name", id="filter", classes="hidden", compact=True)
+        yield Filter()
         yield Static(id="notice", classes="hidden")
         with Vertical(id="body"):
             yield Table(id="variants")
             with Horizontal(id="lower"):
                 yield Plot(id="plot")
-                with VerticalScroll(id="side", can_focus=False):
-                    yield Static(id="details")
-            yield Static(id="verdict")
-        yield Footer(show_command_palette=False)
+                yield Words(id="details")
+            yield Note(id="verdict")
+        yield KeyBar()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -125,11 +124,11 @@ class ResultsScreen(Working, Screen[None]):
             return
         table, colours = self.query_one(Table), palette(self.app)
         letters = {variant: MARKS[i] for i, variant in enumerate(self.marked)}
-        only = self.query_one("#filter", Input).value.strip()
-        heads, rows, self.dropped = table_rows(self.results, self.sorting, letters, only, self.size.width - 2, colours)
+        leaves, width = self.query_one(Filter).leaves, self.size.width - 2
+        heads, rows, self.dropped = table_rows(self.results, self.sorting, letters, leaves, width, colours)
         if table.highlighted is None and at is None and self.results.choice is not None:
             at = self.results.choice.variant
-        table.fill(heads, rows, at)
+        table.fill(heads, rows, at, room=len(self.results.rows))
         self._draw()
         self._tell()
         self._follow_cursor()
@@ -165,21 +164,19 @@ class ResultsScreen(Working, Screen[None]):
         assert self.results is not None
         colours, choice = palette(self.app), self.results.choice
         if choice is None:
-            self.query_one("#verdict", Static).update(
-                Text("One variant alone: nothing to choose between.", colours.soft)
-            )
+            self.query_one("#verdict", Note).show(Text("One variant alone: nothing to choose between.", colours.soft))
             return
         sign, style = (text.CHOSEN, colours.good) if choice.variant else ("!", colours.warn)
         sentence = choice.sentence if self.size.width >= 100 else choice.sentence.partition(". ")[0]
-        self.query_one("#verdict", Static).update(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
+        self.query_one("#verdict", Note).show(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
 
-    @on(DataTable.RowHighlighted, "#variants")
+    @on(Table.Highlighted, "#variants")
     def _follow_cursor(self) -> None:
         variant = self.query_one(Table).highlighted
         if self.results is None or variant is None:
             return
         self.query_one(Plot).point_at(variant, frozenset(self.marked))
-        self.query_one("#details", Static).update(details(self.results, variant, palette(self.app)))
+        self.query_one(Words).show(details(self.results, variant, palette(self.app)))
         self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, text.plain(variant))
 
     @on(Plot.Picked)
@@ -194,22 +191,19 @@ class ResultsScreen(Working, Screen[None]):
     def action_sort(self) -> None:
         if self.results is None:
             return
-        shown = {head.split(" ↑")[0].split(" ↓")[0] for head, _ in self._heads()}
+        shown = {head.split(" ↑")[0].split(" ↓")[0] for head in self.query_one(Table).heads}
         able = [head for head in sort_values(self.results) if head in shown] or ["bpw"]
         here = able.index(self.sorting.head) if self.sorting.head in able else -1
         self.sorting = Sorting(able[(here + 1) % len(able)])
         self.fill()
 
-    def _heads(self) -> list[tuple[str, bool]]:
-        return [(column.label.plain, False) for column in self.query_one(Table).ordered_columns]
-
     def action_turn(self) -> None:
         self.sorting = Sorting(self.sorting.head, not self.sorting.down)
         self.fill()
 
-    @on(DataTable.HeaderSelected, "#variants")
-    def _sort_by(self, message: DataTable.HeaderSelected) -> None:
-        head = message.label.plain.split(" ↑")[0].split(" ↓")[0]
+    @on(Table.HeadClicked, "#variants")
+    def _sort_by(self, message: Table.HeadClicked) -> None:
+        head = message.head.split(" ↑")[0].split(" ↓")[0]
         if self.results is not None and head in sort_values(self.results):
             self.sorting = Sorting(head, not self.sorting.down if head == self.sorting.head else False)
             self.fill()
@@ -278,30 +272,19 @@ class ResultsScreen(Working, Screen[None]):
 
             self.app.push_screen(ReadingScreen(text.plain(variant), details(self.results, variant, palette(self.app))))
 
-    @on(DataTable.RowSelected, "#variants")
+    @on(Table.Chosen, "#variants")
     def _open(self) -> None:
         self.action_details()
 
     def action_filter(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.remove_class("hidden")
-        field.focus()
+        self.query_one(Filter).open()
 
-    @on(Input.Changed, "#filter")
-    def _filter(self) -> None:
+    @on(Filter.Typed)
+    def _typed_filter(self) -> None:
         self.fill()
-
-    @on(Input.Submitted, "#filter")
-    def _filtered(self) -> None:
-        self.query_one(Table).focus()
 
     def action_clear(self) -> None:
         """Drop the filter, or else the marks."""
-        field = self.query_one("#filter", Input)
-        if not field.has_class("hidden"):
-            field.value = ""
-            field.add_class("hidden")
-            self.query_one(Table).focus()
-        else:
+        if not self.query_one(Filter).close():
             self.marked = []
             self.fill()

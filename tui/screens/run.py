@@ -10,21 +10,24 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
+from sweep.following import Follower, Snapshot, log_of, tail
 from sweep.launching import Launch, remembered_command
 from sweep.progress import CellState
 from sweep.report import text
 from sweep.running.control import ask_cancel, ask_pause, take_back_pause
-from tui.following import Follower, Snapshot, log_of, tail
 from tui.screens.reading import ReadingScreen
 from tui.theme import palette
 from tui.widgets.cells import SIGNS, Cells
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.note import Note
 from tui.widgets.top_bar import TopBar
+from tui.widgets.words import Words
 from tui.working import Working
 
 LOOK_EVERY = 0.25  # seconds
@@ -55,12 +58,11 @@ class RunScreen(Working, Screen[None]):
         yield TopBar("run")
         yield Static(id="notice", classes="hidden")
         with Vertical(id="body"):
-            yield Static(id="state")
+            yield Note(id="state")
             yield Cells(id="cells")
-            yield Static(id="about")
-            with VerticalScroll(id="log", can_focus=True):
-                yield Static(id="tail")
-        yield Footer(show_command_palette=False)
+            yield Note(id="about")
+            yield Words(id="log", can_focus=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(Cells).focus()
@@ -137,8 +139,8 @@ class RunScreen(Working, Screen[None]):
         cells.show(found.plan, found.progress.cells, found.figures)
         at = found.progress.current
         if self._follows and at is not None and found.is_on and cells.label != at.label:
-            cells.go_to(at.label)
-        self.query_one("#state", Static).update(self._state(found))
+            cells.go_to_cell(at.label)
+        self.query_one("#state", Note).show(self._state(found))
         self._tell(log)
         self.query_one(TopBar).lead(found.plan.model, found.plan.run, text.plain(cells.label or ""))
         if before is not None and before.is_on and before.plan.run == found.plan.run and not found.is_on:
@@ -192,7 +194,7 @@ class RunScreen(Working, Screen[None]):
         }
         return table.get(status, ("· not begun here; R starts it", colours.soft))
 
-    @on(DataTable.CellHighlighted, "#cells")
+    @on(Cells.Highlighted, "#cells")
     def _moved(self) -> None:
         self._tell(None)
 
@@ -202,11 +204,10 @@ class RunScreen(Working, Screen[None]):
         self._highlighted = label
         if found is None or label is None or label not in found.progress.cells:
             return
-        self.query_one("#about", Static).update(self._about(found.progress.cells[label]))
+        self.query_one("#about", Note).show(self._about(found.progress.cells[label]))
         if log is not None and log != self._log_text:
             self._log_text = log
-            self.query_one("#tail", Static).update(Text(log or "nothing was logged", palette(self.app).faint))
-            self.query_one("#log").scroll_end(animate=False)
+            self.query_one(Words).show(Text(log or "nothing was logged", palette(self.app).faint), at_end=True)
 
     def _about(self, cell: CellState) -> Text:
         colours = palette(self.app)
@@ -267,7 +268,7 @@ class RunScreen(Working, Screen[None]):
         if self.snapshot is not None and label is not None:
             self.app.push_screen(ReadingScreen(f"Log of {label}", Text(self._log_text or "nothing was logged")))
 
-    @on(DataTable.CellSelected, "#cells")
+    @on(Cells.Chosen, "#cells")
     def _open(self) -> None:
         self.action_log()
 

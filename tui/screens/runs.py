@@ -9,7 +9,7 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import Input
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -18,6 +18,7 @@ from sweep.results.history import PastRun
 from tui.reading import read_runs
 from tui.screens.window import Window
 from tui.theme import palette
+from tui.widgets.note import Note
 from tui.widgets.table import Table
 
 MOST = 200  # rows at once; who looks for another types a part of its name
@@ -38,7 +39,7 @@ class RunsScreen(Window[str | None]):
 
     def content(self) -> ComposeResult:
         yield Input(placeholder="a part of a run's id, its model or its variants", id="search", compact=True)
-        yield Static("reading …", id="said", classes="words")
+        yield Note("reading …", id="said", classes="words")
         yield Table(id="runs")
 
     def on_mount(self) -> None:
@@ -58,7 +59,7 @@ class RunsScreen(Window[str | None]):
     def show(self, found: list[PastRun] | str) -> None:
         """The runs, or why they cannot be read."""
         if isinstance(found, str):
-            self.query_one("#said", Static).update(Text(text.plain(found), palette(self.app).bad))
+            self.query_one(Note).show(Text(text.plain(found), palette(self.app).bad))
             return
         self._runs = found
         self.fill()
@@ -81,10 +82,10 @@ class RunsScreen(Window[str | None]):
                 Text(text.shorten(text.plain(" ".join(plan.variants)), 40), colours.soft),
             ]
             rows.append((plan.run, cells))
-        self.query_one(Table).fill(HEADS, rows)
+        self.query_one(Table).fill(HEADS, rows, room=min(len(self._runs), MOST))
         told = f"{len(left)} of {len(self._runs)} runs" if self._runs else "no run yet: plan one with 2"
         told += f", the latest {MOST} shown" if len(left) > MOST else ""
-        self.query_one("#said", Static).update(Text(told, colours.soft))
+        self.query_one(Note).show(Text(told, colours.soft))
 
     @on(Input.Changed)
     def _search(self) -> None:
@@ -94,7 +95,7 @@ class RunsScreen(Window[str | None]):
     def _submitted(self) -> None:
         self.dismiss(self.query_one(Table).highlighted)
 
-    @on(DataTable.RowSelected)
+    @on(Table.Chosen)
     def _selected(self) -> None:
         self.dismiss(self.query_one(Table).highlighted)
 

@@ -3,87 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 from rich.style import Style
 from rich.text import Text
-from textual.binding import Binding, BindingType
-from textual.coordinate import Coordinate
-from textual.widgets import DataTable
 
 from sweep.planning.cells import PROCEDURES
 from sweep.planning.plan import Plan
 from sweep.progress import CellState
 from sweep.report import text
 from tui.theme import Palette, palette
+from tui.widgets.table import Table
 
 SIGNS = {"waiting": "·", "known": "✓", "running": "▶", "done": "✓", "failed": "✗"}
 BAR = 6  # characters of a cell's progress
 
 
-class Cells(DataTable[Any]):
+class Cells(Table):
     """A cell is highlighted; `label` is its name."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", "Down", show=False),
-        Binding("k", "cursor_up", "Up", show=False),
-        Binding("h", "cursor_left", "Left", show=False),
-        Binding("l", "cursor_right", "Right", show=False),
-        Binding("g", "scroll_top", "First", show=False),
-        Binding("G", "scroll_bottom", "Last", show=False),
-    ]
-
     def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id, cursor_type="cell", fixed_columns=1)
-        self._labels: dict[tuple[int, int], str] = {}
-        self._shown: dict[tuple[str, str], str] = {}
-        self._run = ""
+        super().__init__(cursor="cell", id=id)
+        self._places: dict[str, tuple[str, int]] = {}  # of a label: its row's key and its column
 
     @property
     def label(self) -> str | None:
         """The highlighted cell, as VARIANT/NAME."""
-        return self._labels.get((self.cursor_coordinate.row, self.cursor_coordinate.column))
+        place = self.highlighted, self.cursor_column
+        return next((label for label, known in self._places.items() if known == place), None)
 
     def show(self, plan: Plan, cells: Mapping[str, CellState], figures: Mapping[str, str]) -> None:
-        """Show the states of a run; only what changed is drawn again."""
-        if self._run != plan.run:
-            self._lay_out(plan)
+        """Show the states of a run."""
         colours = palette(self.app)
-        for cell in plan.cells:
-            state = cells[cell.label]
-            told = told_of(state, figures.get(cell.label), colours)
-            place = cell.variant, cell.name
-            mark = f"{told.plain}{told.spans}"
-            if self._shown.get(place) != mark:
-                self._shown[place] = mark
-                self.update_cell(cell.variant, cell.name, told, update_width=True)
-
-    def go_to(self, label: str) -> None:
-        """Highlight a cell."""
-        for (row, column), known in self._labels.items():
-            if known == label:
-                self.cursor_coordinate = Coordinate(row, column)
-
-    def _lay_out(self, plan: Plan) -> None:
-        self.clear(columns=True)
-        self._labels, self._shown, self._run = {}, {}, plan.run
         steps = list(PROCEDURES)  # in the order in which a variant goes through them
-        names = list(dict.fromkeys(cell.name for cell in sorted(plan.cells, key=lambda cell: steps.index(cell.kind))))
+        ordered = dict.fromkeys(cell.name for cell in sorted(plan.cells, key=lambda cell: steps.index(cell.kind)))
+        names = {name: column for column, name in enumerate(ordered, 1)}
+        self._places = {cell.label: (cell.variant, names[cell.name]) for cell in plan.cells}
         tasks = {cell.name for cell in plan.cells if cell.kind == "task"}
-        variants = list(dict.fromkeys(cell.variant for cell in plan.cells))
-        self.add_column("variant", key="")
-        for name in names:
-            shown = text.shorten(text.plain(name), 16) if name in tasks else name
-            self.add_column(shown, key=name, width=None)
-        colours, shared = palette(self.app), _shared(plan)
-        for row, variant in enumerate(variants):
-            blank = [Text(shared.get((variant, name), ""), colours.faint) for name in names]
-            self.add_row(Text(text.shorten(text.plain(variant), 24), colours.ink), *blank, key=variant)
-            for column, name in enumerate(names, 1):
-                if any(cell.variant == variant and cell.name == name for cell in plan.cells):
-                    self._labels[row, column] = f"{variant}/{name}"
-        if names:
-            self.cursor_coordinate = Coordinate(0, 1)
+        rows = {
+            cell.variant: [Text(text.shorten(text.plain(cell.variant), 24), colours.ink), *(Text() for _ in names)]
+            for cell in plan.cells
+        }
+        for (variant, name), words in _shared(plan).items():
+            rows[variant][names[name]] = Text(words, colours.faint)
+        for cell in plan.cells:
+            rows[cell.variant][names[cell.name]] = told_of(cells[cell.label], figures.get(cell.label), colours)
+        heads = ["variant", *(text.shorten(text.plain(name), 16) if name in tasks else name for name in names)]
+        self.fill([(head, True) for head in heads], list(rows.items()))
+
+    def go_to_cell(self, label: str) -> None:
+        """Highlight a cell."""
+        if label in self._places:
+            self.go_to(*self._places[label])
 
 
 def _shared(plan: Plan) -> dict[tuple[str, str], str]:

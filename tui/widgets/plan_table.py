@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -19,9 +19,11 @@ HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memor
 _OF_TORCH = (*(f"int8:{name}" for name in NAMED), *(f"fq:{name}" for name in NAMED), TORCH_FLOAT)
 
 
-def plan_rows(draft: Draft, plan: Mapping[str, Any], only: str, colours: Palette) -> list[tuple[str, list[Text]]]:
-    """All that can be measured with `only` in its name, keyed by that; `plan` is what --dry-run says of the draft, and
-    empty while that is not known."""
+def plan_rows(
+    draft: Draft, plan: Mapping[str, Any], leaves: Callable[[str], bool], colours: Palette
+) -> list[tuple[str, list[Text]]]:
+    """What can be measured and whose name `leaves` leaves, keyed by that; `plan` is what --dry-run says of the draft,
+    and empty while that is not known."""
     sizes = {row["variant"]: row for row in plan.get("variants", ())}
     left: dict[str, int] = {}
     for cell in plan.get("cells", ()):
@@ -29,7 +31,7 @@ def plan_rows(draft: Draft, plan: Mapping[str, Any], only: str, colours: Palette
         left[name] = left.get(name, 0) + (not cell["done"])
     rows = []
     for variant in _offered(draft):
-        if only in variant.lower():
+        if leaves(variant):
             name = called(variant)
             skipped = name in plan.get("skipped", ())
             sign = "✗" if skipped else "✓" if variant in draft.variants else "+" if name in sizes else " "

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import hypot
+from operator import itemgetter
 
 from rich.segment import Segment
 from rich.style import Style
@@ -22,6 +23,7 @@ from sweep.report.plot import Axis, Level, Point, Scale, positive, spread, ticks
 from tui.theme import Palette, palette
 from tui.widgets.braille import ACROSS, DOWN, Canvas
 
+_BLANK = " ", Style()
 MARK_FRONT, MARK_UNSURE, MARK_OFF, MARK_CHOSEN = "●", "○", "·", "◆"
 
 
@@ -117,9 +119,11 @@ class _Grid:
     def strips(self, ground: Style) -> list[Strip]:
         rows = []
         for y in range(self.height):
-            cells = [self._cells.get((x, y), (" ", None)) for x in range(self.width)]
-            segments = [Segment(letter, ground if style is None else ground + style) for letter, style in cells]
-            rows.append(Strip(Segment.simplify(segments), self.width))
+            cells = (self._cells.get((x, y), _BLANK) for x in range(self.width))
+            segments = []
+            for style, run in groupby(cells, key=itemgetter(1)):
+                segments.append(Segment("".join(letter for letter, _ in run), ground + style))
+            rows.append(Strip(segments, self.width))
         return rows
 
     def draw(self, drawing: Drawing, cursor: str, marked: frozenset[str]) -> dict[str, tuple[int, int]]:

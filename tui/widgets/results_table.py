@@ -63,13 +63,18 @@ def ordered(results: Results, sorting: Sorting) -> list[Record]:
 
 
 def table_rows(
-    results: Results, sorting: Sorting, marked: Mapping[str, str], only: str, width: int, colours: Palette
+    results: Results,
+    sorting: Sorting,
+    marked: Mapping[str, str],
+    leaves: Callable[[str], bool],
+    width: int,
+    colours: Palette,
 ) -> tuple[list[tuple[str, bool]], list[tuple[str, list[Text]]], list[str]]:
     """Heads, rows (keyed by variant) and the names of columns that `width` has no room for.
 
-    `marked` are the letters of variants to compare, `only` a part of a name that variants must have.
+    `marked` are the letters of variants to compare, `leaves` whether a variant is shown.
     """
-    rows = [row for row in ordered(results, sorting) if only.lower() in row.variant.lower()]
+    rows = [row for row in ordered(results, sorting) if leaves(row.variant)]
     chosen = results.choice.variant if results.choice else None
     sign = [_sign(row, results, chosen, marked, colours) for row in rows]
     longest = max(10, min(32, width // 4))

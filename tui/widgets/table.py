@@ -1,80 +1,255 @@
-"""A table of rows to move through with the keys of vi as well as with arrows and the mouse."""
+"""A table of lines to move through with the keys of vi as well as with arrows and the mouse.
+
+Textual's DataTable draws every cell in sight again when one of them changes, and measures them all; this one draws the
+lines that changed, each from the texts of its cells. Cells are single lines.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from itertools import chain
+from typing import ClassVar, Literal
 
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable
+from textual.events import Click
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from tui.widgets.words import segments
 
 PADDING = 1  # columns at each side of a cell
+ASIDE = 8  # columns that a key scrolls by where rows are wider than the table
+
+Head = tuple[str, bool]  # its words, and whether the column is aligned left
+Row = tuple[str, Sequence[Text]]  # its key, and a text for each head
 
 
-class Table(DataTable[Any]):
-    """A row is highlighted, never a cell. Rows have keys: the highlighted one stays when they are filled anew."""
+class Table(ScrollView, can_focus=True):
+    """A row is highlighted, or with `cursor` "cell" one cell of it, never of the first column, which then stays in
+    place. Rows have keys: the highlighted one stays when the table is filled anew."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", "Down", show=False),
-        Binding("k", "cursor_up", "Up", show=False),
-        Binding("g", "scroll_top", "First", show=False),
-        Binding("G", "scroll_bottom", "Last", show=False),
-        Binding("h", "scroll_left", "Left", show=False),
-        Binding("l", "scroll_right", "Right", show=False),
-        Binding("ctrl+d", "page_down", "Page down", show=False),
-        Binding("ctrl+u", "page_up", "Page up", show=False),
+        Binding("down,j", "move(1)", "Down", show=False),
+        Binding("up,k", "move(-1)", "Up", show=False),
+        Binding("home,g", "move(-1000000)", "First", show=False),
+        Binding("end,G", "move(1000000)", "Last", show=False),
+        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
+        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
+        Binding("left,h", "aside(-1)", "Left", show=False),
+        Binding("right,l", "aside(1)", "Right", show=False),
+        Binding("enter", "choose", "Choose", show=False),
     ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor"}
+    DEFAULT_CSS = """
+    Table {
+        height: auto;
+        color: $foreground;
+        & > .table--head { background: $background; color: $text-muted; }
+        &:focus > .table--head { background-tint: $foreground 5%; }
+        & > .table--cursor { background: $block-cursor-blurred-background; color: $block-cursor-blurred-foreground; }
+        &:focus > .table--cursor { background: $block-cursor-background; color: $block-cursor-foreground; }
+    }
+    """
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id, cursor_type="row", cell_padding=PADDING, header_height=1)
-        self._heads: tuple[tuple[str, bool], ...] = ()
+    class Told(Message):
+        """Something of this table."""
+
+        def __init__(self, table: Table) -> None:
+            self.table = table
+            super().__init__()
+
+        @property
+        def control(self) -> Table:
+            return self.table
+
+    class Highlighted(Told):
+        """Another row or cell is highlighted than before, by a key, the mouse or `go_to`."""
+
+    class Chosen(Told):
+        """The highlighted one was chosen, by enter or a click on it."""
+
+    class HeadClicked(Told):
+        """A column's head was clicked."""
+
+        def __init__(self, table: Table, head: str) -> None:
+            self.head = head
+            super().__init__(table)
+
+    def __init__(
+        self, *, cursor: Literal["row", "cell"] = "row", show_head: bool = True, id: str | None = None
+    ) -> None:
+        super().__init__(id=id)
+        self._by_cell = cursor == "cell"
+        self._head_lines = int(show_head)
+        self._heads: tuple[Head, ...] = ()
+        self._widths: list[int] = []
+        self._keys: list[str] = []
+        self._rows: list[Sequence[Text]] = []
+        self._room = 0
+        self.cursor_row, self.cursor_column = 0, int(self._by_cell)
+
+    # --- what it holds ----------------------------------------------------------------------------------------------
+
+    @property
+    def row_count(self) -> int:
+        return len(self._rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the rows, from the first."""
+        return list(self._keys)
+
+    @property
+    def heads(self) -> list[str]:
+        return [name for name, _ in self._heads]
 
     @property
     def highlighted(self) -> str | None:
         """The key of the highlighted row."""
-        if not self.is_valid_row_index(self.cursor_row):
-            return None
-        return self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value
+        return self._keys[self.cursor_row] if self._keys else None
 
-    def fill(
-        self, heads: Sequence[tuple[str, bool]], rows: Sequence[tuple[str, Sequence[Text]]], at: str | None = None
-    ) -> None:
-        """Show other rows, (key, cells), under heads, (name, whether aligned left); the same row stays highlighted.
+    def fill(self, heads: Sequence[Head], rows: Sequence[Row], at: str | None = None, room: int = 0) -> None:
+        """Show these rows under these heads; the same row stays highlighted. `at` is the key of another to highlight,
+        `room` how many rows to keep the place of though there are fewer, so that what is below stays where it is.
 
-        `at` is the key of the row to highlight instead.
+        Only lines that differ from what is shown are drawn.
         """
-        wanted = at or self.highlighted
-        left, top = self.scroll_offset
-        with self.app.batch_update():
-            self.clear(columns=True)
-            self._heads = tuple(heads)
-            for index, (name, is_left) in enumerate(heads):
-                # as wide as its widest cell, said here: measured later, rows are drawn before and stay so
-                wide = max([len(name), *(cells[index].cell_len for _, cells in rows)])
-                self.add_column(Text(name, justify="left" if is_left else "right"), width=wide, key=str(index))
-            for key, cells in rows:
-                for cell, (_, is_left) in zip(cells, heads, strict=True):
-                    cell.justify = "left" if is_left else "right"
-                    cell.no_wrap = True
-                self.add_row(*cells, key=key)
-            keys = [key for key, _ in rows]
-            if wanted in keys:
-                self.move_cursor(row=keys.index(wanted), scroll=False)
-            self.scroll_to(left, top, animate=False)
-            self.call_after_refresh(self._show_cursor)
+        self._room = room
+        wanted, before = at or self.highlighted, (self._heads, self._widths, self._keys, self._rows)
+        self._heads, self._keys = tuple(heads), [key for key, _ in rows]
+        self._rows = [cells for _, cells in rows]
+        self._widths = [
+            max([len(name), *(cells[column].cell_len for cells in self._rows)])
+            for column, (name, _) in enumerate(heads)
+        ]
+        stands = self.cursor_row
+        self.cursor_row = self._keys.index(wanted) if wanted in self._keys else 0
+        if before[:3] != (self._heads, self._widths, self._keys):
+            wide = sum(self._widths) + 2 * PADDING * len(self._widths)
+            self.virtual_size = Size(wide, len(rows) + self._head_lines)
+            self.refresh()
+        else:
+            differ = [row for row, pair in enumerate(zip(before[3], self._rows, strict=True)) if not _same(*pair)]
+            for row in {*differ, *({stands, self.cursor_row} if stands != self.cursor_row else ())}:
+                self._draw_row(row)
+        self.call_after_refresh(self._show_cursor)
+
+    # --- moving -----------------------------------------------------------------------------------------------------
+
+    def go_to(self, key: str, column: int | None = None) -> None:
+        """Highlight the row of this key, if it is there."""
+        if key in self._keys:
+            self._move_to(self._keys.index(key), self.cursor_column if column is None else column)
+
+    def action_move(self, lines: int) -> None:
+        self._move_to(self.cursor_row + lines, self.cursor_column)
+
+    def action_page(self, pages: int) -> None:
+        self.action_move(pages * max(self.size.height - self._head_lines, 1))
+
+    def action_aside(self, columns: int) -> None:
+        if self._by_cell:
+            self._move_to(self.cursor_row, self.cursor_column + columns)
+        else:
+            self.scroll_relative(x=ASIDE * columns, animate=False)
+
+    def action_choose(self) -> None:
+        if self._keys:
+            self.post_message(self.Chosen(self))
+
+    def on_click(self, event: Click) -> None:
+        row = event.y - self._head_lines + self.scroll_offset.y
+        column = self._column_at(event.x)
+        if event.y < self._head_lines:
+            if column is not None:
+                self.post_message(self.HeadClicked(self, self._heads[column][0]))
+        elif row < len(self._rows):
+            at = self.cursor_column if column is None or not self._by_cell else column
+            if (row, at) == (self.cursor_row, self.cursor_column):
+                self.action_choose()
+            else:
+                self._move_to(row, at)
+
+    def _move_to(self, row: int, column: int) -> None:
+        row = max(0, min(row, len(self._rows) - 1))
+        column = max(int(self._by_cell), min(column, len(self._heads) - 1))
+        if (row, column) != (self.cursor_row, self.cursor_column):
+            self._draw_row(self.cursor_row)
+            self.cursor_row, self.cursor_column = row, column
+            self._draw_row(row)
+            self.post_message(self.Highlighted(self))
+        self._show_cursor()
 
     def _show_cursor(self) -> None:
-        """Once the rows have been laid out; wherever the cursor is by then."""
-        self.move_cursor(row=self.cursor_row)
+        """Scroll to where the cursor is, if it is out of sight."""
+        left, top = self.scroll_offset
+        room = max(self.size.height - self._head_lines, 1)
+        above = max(self.cursor_row - room + 1, min(top, self.cursor_row))
+        aside = left
+        if self._by_cell and self._widths:
+            start = self._start(self.cursor_column)
+            end = start + self._widths[self.cursor_column] + 2 * PADDING
+            aside = max(end - self.size.width, min(left, start - self._start(1)))
+        if (aside, above) != (left, top):
+            self.scroll_to(aside, above, animate=False)
 
-    def go_to(self, key: str) -> None:
-        """Highlight the row of this key, if it is there."""
-        if key in self.rows:
-            self.move_cursor(row=self.get_row_index(key))
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return self._head_lines + max(len(self._rows), self._room)
 
-    def action_scroll_left(self) -> None:
-        self.scroll_relative(x=-8, animate=False)
+    # --- drawing ----------------------------------------------------------------------------------------------------
 
-    def action_scroll_right(self) -> None:
-        self.scroll_relative(x=8, animate=False)
+    def _draw_row(self, row: int) -> None:
+        self.refresh(Region(0, row + self._head_lines - self.scroll_offset.y, self.size.width, 1))
+
+    def _start(self, column: int) -> int:
+        """Where a column begins, without scrolling."""
+        return sum(self._widths[:column]) + 2 * PADDING * column
+
+    def _column_at(self, x: int) -> int | None:
+        """Which column is shown there."""
+        x += 0 if self._by_cell and self._widths and x < self._start(1) else self.scroll_offset.x
+        return next((column for column in range(len(self._widths)) if x < self._start(column + 1)), None)
+
+    def render_line(self, y: int) -> Strip:
+        ground, width = self.rich_style, self.size.width
+        row = y - self._head_lines + self.scroll_offset.y
+        cursor = None
+        if y < self._head_lines:
+            ground += self.get_component_rich_style("table--head")
+            cells: Sequence[Text] = [Text(name) for name, _ in self._heads]
+        elif row < len(self._rows):
+            cells = self._rows[row]
+            cursor = self.get_component_rich_style("table--cursor") if row == self.cursor_row else None
+        else:
+            return Strip.blank(width, ground)
+        parts = [self._cell(column, cell, ground) for column, cell in enumerate(cells)]
+        if cursor is not None and self._by_cell:
+            parts[self.cursor_column] = _over(parts[self.cursor_column], cursor)
+        fixed = Strip(chain.from_iterable(parts[: int(self._by_cell)]))
+        strip = Strip(chain.from_iterable(parts[int(self._by_cell) :]))
+        left = self.scroll_offset.x
+        strip = Strip.join([fixed, strip.crop(left, left + width - fixed.cell_length)])
+        strip = strip.adjust_cell_length(width, ground)
+        return Strip(_over(list(strip), cursor), width) if cursor is not None and not self._by_cell else strip
+
+    def _cell(self, column: int, cell: Text, ground: Style) -> list[Segment]:
+        space = self._widths[column] - cell.cell_len
+        before, after = (0, space) if self._heads[column][1] else (space, 0)
+        shown = segments(cell, self.app.console, ground)
+        return [Segment(" " * (PADDING + before), ground), *shown, Segment(" " * (PADDING + after), ground)]
+
+
+def _over(segments: Sequence[Segment], cursor: Style) -> list[Segment]:
+    """In the cursor's colours, which go before a cell's own."""
+    colours = Style.from_color(cursor.color, cursor.bgcolor)
+    return list(Segment.apply_style(segments, None, colours))
+
+
+def _same(some: Sequence[Text], others: Sequence[Text]) -> bool:
+    """Whether two rows look alike; texts are equal to rich whatever their style."""
+    return all(one == other and one.style == other.style for one, other in zip(some, others, strict=True))

@@ -31,8 +31,10 @@ class TopBar(Widget):
 
     def lead(self, *path: str | None) -> None:
         """Show these breadcrumbs, those that are None or empty left out."""
-        self._path = tuple(part for part in path if part)
-        self.refresh()
+        wanted = tuple(part for part in path if part)
+        if wanted != self._path:
+            self._path = wanted
+            self.refresh()
 
     @property
     def path(self) -> tuple[str, ...]:

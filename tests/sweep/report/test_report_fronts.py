@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from math import sqrt
 
 import numpy as np
@@ -130,6 +131,24 @@ def test_error_of_a_recovery_is_that_of_the_delta_method():
     lead = losses.lead("BF16", "Q4")
     assert lead.stderr == pytest.approx(expected, rel=0.08)
     assert lead.real
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_the_reference_recovers_nothing_in_a_resample_nothing_is_claimed_of_it():
+    """Of four items, of which the reference has three right, every resample there is."""
+    base, weak = np.array([1.0, 1.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0])
+    records = by_item({"BF16": base, "Q4": weak}, chance=0.0)
+    (losses,) = fronts.recovery_losses(records)
+    lead = losses.lead("BF16", "Q4")
+    drawn = [list(picks) for picks in product(range(4), repeat=4) if set(picks) != {3}]
+    exact = [1.0 - weak[picks].sum() / base[picks].sum() for picks in drawn]
+    assert len(exact) == 4**4 - 1  # in one of 256 the reference has none right
+    assert lead.stderr == pytest.approx(np.std(exact), rel=0.08)
+    assert lead.delta == pytest.approx(2 / 3)
+    # Student's tail of three degrees of freedom is thinner than that one resample
+    assert (lead.low, lead.high) == (-np.inf, np.inf)
+    assert not lead.real
+    assert "does lose" not in recommend(records).sentence
 
 
 def test_gain_per_bit_has_the_paired_error():

@@ -1,0 +1,55 @@
+"""Text to read, wrapped to the width and scrolled where it is longer than its place.
+
+A Static in a VerticalScroll lays the whole screen out twice for every other text, this only where its length changes.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+
+def segments(text: Text, console: Console, ground: Style) -> list[Segment]:
+    """A line in its styles, over `ground`."""
+    if text.spans:
+        return list(Segment.apply_style(text.render(console), ground))
+    return [Segment(text.plain, ground + console.get_style(text.style))]  # which rich would leave without its style
+
+
+class Words(ScrollView):
+    """Shows `text`."""
+
+    def __init__(self, *, id: str | None = None, can_focus: bool = False) -> None:
+        super().__init__(id=id)
+        self.can_focus = can_focus
+        self.text = Text()
+        self._lines: list[Text] = []
+        self._width = 0  # that they are wrapped to
+
+    def show(self, text: Text, at_end: bool = False) -> None:
+        """Something else, from its first line on or down to its last."""
+        self.text = text
+        self._wrap()
+        self.scroll_to(0, self.max_scroll_y if at_end else 0, animate=False)
+
+    def on_resize(self) -> None:
+        if self.scrollable_content_region.width != self._width:
+            self._wrap()
+
+    def _wrap(self) -> None:
+        self._width = self.scrollable_content_region.width
+        if self._width:
+            self._lines = list(self.text.wrap(self.app.console, self._width))
+            self.virtual_size = Size(self._width, len(self._lines))
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        line, ground, width = y + self.scroll_offset.y, self.rich_style, self.size.width
+        if line >= len(self._lines):
+            return Strip.blank(width, ground)
+        return Strip(segments(self._lines[line], self.app.console, ground)).adjust_cell_length(width, ground)
