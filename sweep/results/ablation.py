@@ -1,0 +1,159 @@
+"""Recipes compared on one model: what each costs, by how much it is behind the best one, and which of that is real.
+
+Every recipe reads the same windows of a text, so differences are paired by window; p values are corrected by Holm's
+method over all recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from int8.design_space import DesignSpace
+from int8.recipe import ALL_FOLDS, Activations, Insertion, Recipe, Scales
+from sweep.results.record import Perplexity
+from sweep.statistics import ALPHA, Paired, compare_differences, holm
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One recipe over the text: mean negative log-likelihood and KL divergence from the float model by window."""
+
+    perplexity: Perplexity
+    window_nll: tuple[float, ...]
+    kld_mean: float
+    kld_stderr: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured recipe among the others.
+
+    `loss` is ln(PPL / PPL of the float model), `behind` ln(PPL / PPL of the best recipe), in nats per token, None for
+    the best one itself.
+    """
+
+    recipe: Recipe
+    measured: Measured
+    loss: Paired
+    loss_holm: float
+    behind: Paired | None
+    behind_holm: float
+
+    @property
+    def costs(self) -> bool:
+        """Whether it is distinguishable from the float model."""
+        return self.loss_holm < ALPHA
+
+    @property
+    def is_best(self) -> bool:
+        return self.behind is None
+
+    @property
+    def is_as_good(self) -> bool:
+        """Whether it is the best one, or not distinguishable from it."""
+        return self.behind_holm >= ALPHA
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "recipe": {key: value for key, value in self.recipe.to_json().items() if key != "name"},
+            "perplexity": asdict(self.measured.perplexity),
+            "ln_ratio": asdict(self.loss) | {"p_holm": self.loss_holm, "real": self.costs},
+            "behind_best": None
+            if self.behind is None
+            else asdict(self.behind) | {"p_holm": self.behind_holm, "real": not self.is_as_good},
+            "divergence": {
+                "kld_mean": self.measured.kld_mean,
+                "kld_stderr": self.measured.kld_stderr,
+                "top1_agreement": self.measured.top1_agreement,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """All that a report shows: `points` from the least loss to the greatest; `failed` recipes and why; `about`, how it
+    was measured, for people."""
+
+    model: str
+    space: DesignSpace
+    reference: Perplexity
+    points: tuple[Point, ...]
+    failed: tuple[tuple[Recipe, str], ...]
+    about: Mapping[str, object]
+
+    def of(self, recipe: Recipe) -> Point | None:
+        return next((point for point in self.points if point.recipe == recipe), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """A grid's `points` are numbers of the list of points, null where one failed."""
+        number = {point.recipe: i for i, point in enumerate(self.points)}
+        return {
+            "model": self.model,
+            "title": self.space.title,
+            "reference": asdict(self.reference),
+            "points": [point.to_json() for point in self.points],
+            "failed": [{"recipe": recipe.to_json(), "error": error} for recipe, error in self.failed],
+            "grids": [
+                {
+                    "title": grid.title,
+                    "base": grid.base,
+                    "rows": {"axis": grid.rows.name, "values": grid.rows.labels},
+                    "columns": {"axis": grid.columns.name, "values": grid.columns.labels},
+                    "points": [[number.get(recipe) for recipe in row] for row in grid.recipes],
+                }
+                for grid in self.space.grids
+            ],
+            "about": dict(self.about),
+        }
+
+
+def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> tuple[Point, ...]:
+    """From the least loss to the greatest; `reference` is the float model's mean negative log-likelihood by window."""
+    if not measured:
+        return ()
+    nll = {recipe: np.array(found.window_nll) for recipe, found in measured.items()}
+    order = sorted(nll, key=lambda recipe: float(nll[recipe].mean()))
+    losses = [compare_differences(nll[recipe] - np.array(reference)) for recipe in order]
+    behind = [compare_differences(nll[recipe] - nll[order[0]]) for recipe in order[1:]]
+    costs = holm([found.p_value for found in losses]).tolist()
+    worse = [1.0, *holm([found.p_value for found in behind]).tolist()]
+    return tuple(
+        Point(recipe, measured[recipe], *parts)
+        for recipe, *parts in zip(order, losses, costs, [None, *behind], worse, strict=True)
+    )
+
+
+def told(recipe: Recipe) -> dict[str, str]:
+    """What is set in a recipe in a few words each, by what it is about; empty where nothing depends on it."""
+    words = {
+        "alpha": f"{recipe.alpha:g}" if recipe.folds else "",
+        "inputs": _INPUTS[recipe.activations] + (", symmetric" if recipe.symmetric else ""),
+        "folds": _folds(recipe),
+        "Q/K": recipe.query_key.value,
+        "V": recipe.value.value,
+        "Q/K at": "" if recipe.query_key is Scales.FLOAT else _PLACES[recipe.insertion],
+    }
+    plain = Recipe("")
+    for key in ("attention_symmetric", "percentile", "keep", "int8_kv_cache"):
+        value = getattr(recipe, key)
+        words[key] = "" if value == getattr(plain, key) else ", ".join(value) if key == "keep" else str(value)
+    return words
+
+
+_INPUTS = {Activations.STATIC: "static", Activations.DYNAMIC: "per token", Activations.FLOAT: "float"}
+_PLACES = {Insertion.PROJECTION: "projection", Insertion.ROPE: "RoPE"}
+
+
+def _folds(recipe: Recipe) -> str:
+    left = [fold.value for fold in ALL_FOLDS if fold not in recipe.folds]
+    if not recipe.folds:
+        return "none"
+    if len(left) <= 1:
+        return f"without {left[0]}" if left else "all"
+    norms = {ALL_FOLDS[0], ALL_FOLDS[1]}
+    return "norms" if set(recipe.folds) == norms else ", ".join(recipe.folds)
