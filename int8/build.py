@@ -13,9 +13,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
 from int8.activations import Progress
+from int8.architectures import require_quantizable
 from int8.calibrate import calibrate, needs_text
 from int8.checkpoint import Calibration
-from int8.model import open_model, require_quantizable
+from int8.model import open_model
 from int8.recipe import Recipe
 from int8.statistics import Statistics, StatisticsCache
 from int8.text import samples

@@ -1,4 +1,4 @@
-"""Where smoothing scales go, as a table for each architecture, and the arithmetic of folding them in.
+"""Smoothing scales, and the arithmetic of folding them in; where they go is in architectures.py.
 
 A producer's output channels are divided by s and the columns of all that reads them multiplied by s, so the model's
 function stays. Method: SmoothQuant (arXiv 2211.10438), s = max|x|^alpha / max|w|^(1 - alpha) for each channel.
@@ -6,90 +6,14 @@ function stays. Method: SmoothQuant (arXiv 2211.10438), s = max|x|^alpha / max|w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from int8.architectures import FOLDS, Kind, Row, Spread
 from int8.recipe import Fold
-
-
-class Spread(Enum):
-    """Which columns of a consumer read a channel of the producer."""
-
-    SAME = "same"  # the one of its number
-    QUERY_HEADS = "query heads"  # in grouped-query attention, one in each query head that shares the KV head
-    ALL_HEADS = "all heads"  # one in every head: the producer's weights are one head's
-
-
-class Kind(Enum):
-    """What a producer is, and so how its output is divided."""
-
-    LINEAR = "linear"  # rows of the weight, and the bias
-    NORM = "norm"  # the weight
-    NORM_ONE_PLUS = "norm that multiplies by 1 + weight"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One fold of a layer, by paths in it. `*` stands for every expert's number, a fold each if the producer has it."""
-
-    fold: Fold
-    producer: str
-    consumers: tuple[str, ...]
-    kind: Kind = Kind.LINEAR
-    spread: Spread = Spread.SAME
-
-
-# Attention weighs and adds values, and a gate multiplies what comes of them: neither mixes channels of a head.
-ATTENTION = (
-    Row(Fold.NORM_QKV, "input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), Kind.NORM),
-    Row(Fold.V_O, "self_attn.v_proj", ("self_attn.o_proj",), spread=Spread.QUERY_HEADS),
-)
-# The norm before out_proj has one head's weights. Its input cannot take scales: they would not survive the norm.
-_DELTANET_OUT = Row(Fold.V_O, "linear_attn.norm", ("linear_attn.out_proj",), Kind.NORM, Spread.ALL_HEADS)
-_QWEN3_NEXT_INPUTS = ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba")
-_QWEN3_5_INPUTS = (
-    "linear_attn.in_proj_qkv", "linear_attn.in_proj_z", "linear_attn.in_proj_b", "linear_attn.in_proj_a",
-)  # fmt: skip
-QWEN3_NEXT_DELTANET = (Row(Fold.NORM_QKV, "input_layernorm", _QWEN3_NEXT_INPUTS, Kind.NORM), _DELTANET_OUT)
-QWEN3_5_DELTANET = (Row(Fold.NORM_QKV, "input_layernorm", _QWEN3_5_INPUTS, Kind.NORM), _DELTANET_OUT)
-MLP = (
-    Row(Fold.NORM_GATE_UP, "post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"), Kind.NORM),
-    Row(Fold.UP_DOWN, "mlp.up_proj", ("mlp.down_proj",)),
-)
-# The router and the shared expert's gate read the same norm: they stay float, but take its scales.
-_EXPERT_INPUTS = ("mlp.gate", "mlp.experts.*.gate_proj", "mlp.experts.*.up_proj")
-_SHARED_INPUTS = ("mlp.shared_expert_gate", "mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj")
-_EXPERT_DOWN = Row(Fold.UP_DOWN, "mlp.experts.*.up_proj", ("mlp.experts.*.down_proj",))
-MOE = (Row(Fold.NORM_GATE_UP, "post_attention_layernorm", _EXPERT_INPUTS, Kind.NORM), _EXPERT_DOWN)
-SHARED_MOE = (
-    Row(Fold.NORM_GATE_UP, "post_attention_layernorm", _EXPERT_INPUTS + _SHARED_INPUTS, Kind.NORM),
-    _EXPERT_DOWN,
-    Row(Fold.UP_DOWN, "mlp.shared_expert.up_proj", ("mlp.shared_expert.down_proj",)),
-)
-
-
-def _one_plus(*tables: tuple[Row, ...]) -> tuple[Row, ...]:
-    """With the two norms of a layer as Qwen3-Next has them; the one inside DeltaNet is a plain one there too."""
-    return tuple(
-        replace(row, kind=Kind.NORM_ONE_PLUS) if row.producer.endswith("layernorm") else row
-        for table in tables
-        for row in table
-    )
-
-
-FOLDS: Mapping[str, tuple[Row, ...]] = {
-    "qwen3": ATTENTION + MLP,
-    "qwen3_moe": ATTENTION + MOE + MLP,
-    "qwen3_next": _one_plus(ATTENTION, QWEN3_NEXT_DELTANET, SHARED_MOE, MLP),
-    "qwen3_5_text": _one_plus(ATTENTION, QWEN3_5_DELTANET, MLP),
-    "qwen3_5_moe_text": _one_plus(ATTENTION, QWEN3_5_DELTANET, SHARED_MOE),
-}
-"""By the text config's model_type. A row belongs to a layer that has the producer and all consumers: layers of one
-model differ (attention or DeltaNet, experts or one MLP)."""
 
 
 def rows_of(layer: nn.Module, model_type: str, folds: tuple[Fold, ...]) -> list[Row]:

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from converters.checkpoint import read_config
 from converters.errors import InputError
+from int8.architectures import require_known, require_quantizable
 from int8.experts import separate_experts
-from int8.fold import FOLDS
 
 
 @dataclass(frozen=True)
@@ -49,27 +48,10 @@ def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
     return model.eval()
 
 
-def require_quantizable(path: Path) -> None:
-    """Raises InputError if this directory holds no checkpoint, none of a known architecture, or a quantized one."""
-    config = read_config(path)
-    _require_known(str(config.get("model_type")), f"{path / 'config.json'}: ")
-    quantization = config.get("quantization_config") or config.get("compression_config")
-    if quantization:
-        method = quantization.get("quant_method", "some way") if isinstance(quantization, dict) else "some way"
-        raise InputError(
-            f"{path / 'config.json'}: the checkpoint is quantized already ({method}); give the original one"
-        )
-
-
 def decoder_of(model: PreTrainedModel) -> Decoder:
     """Raises InputError for an architecture that FOLDS does not know."""
     module = model.get_decoder()
     model_type = module.config.model_type
-    _require_known(model_type)
+    require_known(model_type)
     name = next(name for name, found in model.named_modules() if found is module)
     return Decoder(module, f"{name}.layers", module.layers, model_type)
-
-
-def _require_known(model_type: str, where: str = "") -> None:
-    if model_type not in FOLDS:
-        raise InputError(f"{where}int8 does not know the architecture {model_type!r}; known are {', '.join(FOLDS)}")

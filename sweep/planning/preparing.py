@@ -9,6 +9,7 @@ from pathlib import Path
 
 from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
+from int8.architectures import require_quantizable
 from sweep import devices
 from sweep.fit.misfit import Misfit
 from sweep.fit.report import FitOptions
@@ -196,8 +197,6 @@ def _torch_side(
         if entry.recipe is not None and entry.recipe.int8_kv_cache:
             raise InputError(f"{entry.name}: a sweep measures with a BF16 cache; leave int8_kv_cache out of the recipe")
     if model.path.is_dir():
-        from int8.model import require_quantizable  # loads torch
-
         require_quantizable(model.path)
     engine = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm-eval"))
     return TorchSide(engine, devices.torch_device(), int8_text_for(model, request.calibration, workspace.texts))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from int8.architectures import FOLDS, Kind
 from int8.experts import Experts, separate_experts
-from int8.fold import FOLDS, Kind, apply_row, rows_of, smoothing_scales
+from int8.fold import apply_row, rows_of, smoothing_scales
 from int8.model import decoder_of, open_model
 from int8.recipe import ALL_FOLDS, Fold
 
