@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class Measured:
 
     perplexity: Perplexity
     window_nll: tuple[float, ...]
+    window_kld: tuple[float, ...]
     kld_mean: float
     kld_stderr: float
     top1_agreement: float
@@ -114,18 +116,28 @@ class Ablation:
 
 def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> tuple[Point, ...]:
     """From the least loss to the greatest; `reference` is the float model's mean negative log-likelihood by window."""
-    if not measured:
-        return ()
-    nll = {recipe: np.array(found.window_nll) for recipe, found in measured.items()}
-    order = sorted(nll, key=lambda recipe: float(nll[recipe].mean()))
-    losses = [compare_differences(nll[recipe] - np.array(reference)) for recipe in order]
-    behind = [compare_differences(nll[recipe] - nll[order[0]]) for recipe in order[1:]]
+    order = sorted(measured, key=lambda recipe: fmean(measured[recipe].window_nll))
+    rows = [measured[recipe].window_nll for recipe in order]
+    losses = [_difference(row, reference) for row in rows]
+    behind = [_difference(row, rows[0]) for row in rows[1:]]
     costs = holm([found.p_value for found in losses]).tolist()
     worse = [1.0, *holm([found.p_value for found in behind]).tolist()]
     return tuple(
         Point(recipe, measured[recipe], *parts)
-        for recipe, *parts in zip(order, losses, costs, [None, *behind], worse, strict=True)
+        for recipe, *parts in zip(order, losses, costs, [None, *behind], worse, strict=False)
     )
+
+
+def least(rows: Mapping[Recipe, Sequence[float]]) -> tuple[Recipe, set[Recipe]]:
+    """Of figures by window: the recipe of the least mean, and all that are not distinguishable from it, it too."""
+    best = min(rows, key=lambda recipe: fmean(rows[recipe]))
+    others = [recipe for recipe in rows if recipe != best]
+    p_values = holm([_difference(rows[recipe], rows[best]).p_value for recipe in others])
+    return best, {best} | {recipe for recipe, p in zip(others, p_values, strict=True) if p >= ALPHA}
+
+
+def _difference(row: Sequence[float], other: Sequence[float]) -> Paired:
+    return compare_differences(np.array(row) - np.array(other))
 
 
 def told(recipe: Recipe) -> dict[str, str]:
@@ -143,6 +155,11 @@ def told(recipe: Recipe) -> dict[str, str]:
         value = getattr(recipe, key)
         words[key] = "" if value == getattr(plain, key) else ", ".join(value) if key == "keep" else str(value)
     return words
+
+
+def name_of(recipe: Recipe) -> str:
+    """All that is told of a recipe, on a line."""
+    return ", ".join(f"{about} {words}" for about, words in told(recipe).items() if words)
 
 
 _INPUTS = {Activations.STATIC: "static", Activations.DYNAMIC: "per token", Activations.FLOAT: "float"}
