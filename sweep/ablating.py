@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -27,10 +26,9 @@ from converters.checkpoint import Checkpoint
 from converters.errors import InputError
 from int8 import design_space
 from int8.architectures import require_quantizable
-from int8.build import calibration_tokens, require_device
 from int8.build import Text as CalibrationText
+from int8.build import calibration_tokens, require_device
 from int8.calibrate import calibrate, needs_text
-from int8.design_space import DesignSpace
 from int8.model import open_model
 from int8.recipe import Recipe
 from int8.statistics import Statistics, StatisticsCache

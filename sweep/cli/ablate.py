@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 
-
 if TYPE_CHECKING:
     from int8.recipe import Recipe
     from sweep.results.store import Outcome

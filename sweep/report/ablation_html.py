@@ -1,4 +1,4 @@
-"""An ablation as one HTML file: heat maps of every grid, by perplexity and by divergence, and all recipes in a table."""
+"""An ablation as one HTML file: heat maps of every grid by perplexity and by divergence, and all recipes in a table."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def _maps(found: Ablation) -> str:
     figures = "".join(figure for grid in found.space.grids for figure in _of_grid(found, grid, shades))
     return (
         "<section><h2>Two settings at a time</h2>"
-        '<p class="note">All else as in the base recipe. A frame marks the least of a map, dashes what is not '
-        f"distinguishable from it; {text.ALIKE} what is not distinguishable from the float model. Where a setting has "
-        "no effect, as alpha without folds, its cells are one measurement.</p>"
-        f"{heatmap.key(shades, 'nats per token, both of ln(PPL / float) and of KL divergence')}"
+        '<p class="note">Each map changes two settings of its base recipe. A frame marks the least of a map, '
+        f"{text.UNSURE} what is not distinguishable from it, {text.ALIKE} what is not from the float model "
+        "(paired by window, at 0.05 after Holm's correction). Where a setting has no effect, as alpha without folds, "
+        "cells show one measurement.</p>"
+        f"{heatmap.key(shades, 'nats per token')}"
         f'<div class="plots">{figures}</div></section>'
     )
 

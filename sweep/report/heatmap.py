@@ -1,7 +1,7 @@
-"""Heat maps as inline SVG: a value in every cell, its colour one of a few steps of a logarithmic scale. No scripts.
+"""Heat maps as inline SVG: a value in every cell, coloured on a logarithmic scale that all maps of a page share.
 
-One hue from the page's paper to full strength, so that the order is that of lightness and no two colours have to be
-told apart (ColorBrewer's sequential schemes do the same). Colours come from the page's CSS and serve light, dark, print.
+From the page's paper over a warm colour to a strong one, so that the order is that of lightness and no two hues have to
+be told apart (as in ColorBrewer's sequential schemes). They come from the page's CSS and serve light, dark and print.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from math import ceil, floor, log10
 
-STEPS = tuple(part * 10.0**power for power in range(-5, 2) for part in (1, 3))
-"""Lower ends of the colours' steps, the first of which takes all that is below too: half decades."""
+LEAST = 1e-4  # what is below has the first colour: nothing that a text of ordinary length can tell from zero
+DECADES = 2  # that a scale has at least, so that values next to each other do not get opposite colours
 
-_CELL, _ROW, _LINE = 58, 30, 15
+_CELL, _ROW, _LINE = 62, 32, 15
 _GLYPH = 6.3  # mean advance of a label
-_DARK = 0.5  # strength from which on the text in a cell takes the paper's colour
+_FAINTEST = 0.04  # next to the paper, and yet a cell
+_DARK = 0.63  # strength from which on black text becomes white, or white black: a contrast above 4.3, light and dark
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`text` stands in the cell, `title` is read on hover. `best`: framed; `as_good`: framed by dashes."""
+    """`text` stands in the cell, `title` is read on hover. `best` is framed; `as_good` has a ring in its corner."""
 
     value: float
     text: str
@@ -32,24 +33,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Shades:
-    """The steps in use on a page, so that its maps have their colours in common."""
+    """Powers of ten: the first and the last of the scale."""
 
     first: int
     last: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Shades:
-        steps = [step_of(value) for value in values]
-        return cls(min(steps), max(steps)) if steps else cls(0, 0)
+        """A scale that holds all values, whole decades from LEAST on."""
+        shown = [log10(max(value, LEAST)) for value in values] or [log10(LEAST)]
+        first = floor(min(shown))
+        return cls(first, max(ceil(max(shown)), first + DECADES))
 
-    def strength(self, step: int) -> float:
-        """0 to 1, even from the first step in use to the last."""
-        return 0.04 + 0.96 * (step - self.first) / max(1, self.last - self.first)
-
-
-def step_of(value: float) -> int:
-    """The number of a value's step; what is below the first belongs to it."""
-    return max(0, sum(value >= low for low in STEPS) - 1)
+    def strength(self, value: float) -> float:
+        """Of the colour, up to 1, even in the logarithm; what is off the scale takes its end."""
+        share = (log10(max(value, LEAST)) - self.first) / (self.last - self.first)
+        return _FAINTEST + (1 - _FAINTEST) * min(1.0, max(0.0, share))
 
 
 def heat_map(
@@ -60,71 +59,76 @@ def heat_map(
     shades: Shades,
     name: str,
 ) -> str:
-    """An <svg> element: `cells[i][j]` under the labels `rows[i]` and `columns[j]`; None is a cell without a value.
-    `across` names the columns, `name` the map for those who cannot see it."""
+    """An <svg> element: `cells[i][j]` beside the label `rows[i]` and under `columns[j]`; None has no value.
+
+    `across` names the columns, `name` the map for those who cannot see it.
+    """
     heads = [_lines(label) for label in columns]
-    left = 10 + _GLYPH * max(map(len, rows))
+    left = round(10 + _GLYPH * max(map(len, rows)))
     top = 20 + _LINE * max(map(len, heads))
     width, height = left + _CELL * len(columns) + 2, top + _ROW * len(rows) + 2
-    parts = [
-        f'<text class="name" x="{left + _CELL * len(columns) / 2:.0f}" y="11" text-anchor="middle">{_esc(across)}</text>'
-    ]
+    parts = [_text("name", left + _CELL * len(columns) / 2, 11, across)]
     for j, lines in enumerate(heads):
-        x, y = left + _CELL * (j + 0.5), top - 6 - _LINE * (len(lines) - 1)
-        spans = "".join(
-            f'<tspan x="{x:.0f}" y="{y + _LINE * k:.0f}">{_esc(line)}</tspan>' for k, line in enumerate(lines)
-        )
-        parts.append(f'<text class="tick" text-anchor="middle">{spans}</text>')
-    for i, label in enumerate(rows):
-        parts.append(
-            f'<text class="tick" x="{left - 8:.0f}" y="{top + _ROW * i + 19}" text-anchor="end">{_esc(label)}</text>'
-        )
+        under = top - 6 - _LINE * (len(lines) - 1)
+        parts += [_text("tick", left + _CELL * (j + 0.5), under + _LINE * k, line) for k, line in enumerate(lines)]
+    parts += [_text("tick", left - 8, top + _ROW * i + 21, label, "end") for i, label in enumerate(rows)]
     frames = []
     for i, row in enumerate(cells):
         for j, cell in enumerate(row):
             x, y = left + _CELL * j, top + _ROW * i
             if cell is None:
-                parts.append(f'<text class="tick" x="{x + _CELL / 2:.0f}" y="{y + 19}" text-anchor="middle">–</text>')
+                parts.append(_text("tick", x + _CELL / 2, y + 21, "–"))
                 continue
-            strength = shades.strength(step_of(cell.value))
-            kind = "on" if strength >= _DARK else ""
-            parts.append(
-                f'<g class="cell"><title>{_esc(cell.title)}</title>'
-                f'<rect class="heat" fill-opacity="{strength:.2f}" x="{x + 1:.0f}" y="{y + 1}" '
-                f'width="{_CELL - 2}" height="{_ROW - 2}"/>'
-                f'<text class="{kind}" x="{x + _CELL / 2:.0f}" y="{y + 19}" text-anchor="middle">{_esc(cell.text)}</text></g>'
-            )
-            if cell.as_good:
-                frame = "frame" if cell.best else "frame like"
-                frames.append(
-                    f'<rect class="{frame}" x="{x + 1:.0f}" y="{y + 1}" width="{_CELL - 2}" height="{_ROW - 2}"/>'
-                )
+            parts.append(_cell(cell, x, y, shades.strength(cell.value)))
+            if cell.best:
+                frames.append(_rect("frame", x, y))
     return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px" role="img" '
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
         f'aria-label="{_esc(name)}">{"".join(parts + frames)}</svg>'
     )
 
 
 def key(shades: Shades, unit: str) -> str:
-    """An <svg> element that says which colour is which: the steps in use, with their ends."""
-    steps = range(shades.first, shades.last + 1)
-    wide, width = 52, 52 * len(steps) + 60
-    parts = []
-    for at, step in enumerate(steps):
-        parts.append(
-            f'<rect class="heat" fill-opacity="{shades.strength(step):.2f}" x="{30 + wide * at}" y="2" '
-            f'width="{wide}" height="14"/>'
-        )
-    for at, (step, _) in enumerate(pairwise([*steps, shades.last + 1])):
-        if at:
-            parts.append(f'<text class="tick" x="{30 + wide * at}" y="30" text-anchor="middle">{STEPS[step]:g}</text>')
-    parts.append(
-        f'<text class="name" x="{30 + wide * len(steps) / 2:.0f}" y="46" text-anchor="middle">{_esc(unit)}</text>'
-    )
+    """An <svg> element that says which colour is which value: the scale with its decades, `unit` beside it."""
+    decades = range(shades.first, shades.last + 1)
+    wide, left = 72, 2
+    long = wide * (len(decades) - 1)
+    width = left + long + 30 + round(_GLYPH * len(unit))
+    stops = '<stop class="paper"/><stop class="warm" offset=".5"/><stop class="hot" offset="1"/>'
+    parts = [f'<linearGradient id="scale">{stops}</linearGradient>']
+    parts.append(f'<rect fill="url(#scale)" x="{left}" y="1" width="{long}" height="16"/>')
+    for at, power in enumerate(decades):
+        x = left + wide * at
+        parts.append(f'<path class="axis" d="M{x} 17v4"/>')
+        label = f"{'≤ ' if at == 0 else ''}{10.0**power:g}"
+        parts.append(_text("tick", x, 33, label, "start" if at == 0 else "middle"))
+    parts.append(_text("name", left + long + 14, 13, unit, "start"))
     return (
-        f'<svg class="key" viewBox="0 0 {width} 50" style="max-width:{width}px" role="img" '
+        f'<svg class="key" viewBox="0 0 {width} 40" style="max-width:{width}px" role="img" '
         f'aria-label="{_esc(unit)}">{"".join(parts)}</svg>'
     )
+
+
+def _cell(cell: Cell, x: float, y: float, strength: float) -> str:
+    on = " on" if strength >= _DARK else ""
+    half, share = ("cool", 2 * strength) if strength < 0.5 else ("warm", 2 * strength - 1)
+    ring = ""
+    if cell.as_good and not cell.best:
+        ring = f'<circle class="alike{on}" cx="{x + _CELL - 6.5:g}" cy="{y + 6.5:g}" r="2.5"/>'
+    return (
+        f"<g><title>{_esc(cell.title)}</title>{_rect(f'heat {half}', x, y, f'--share:{100 * share:.0f}%')}"
+        f"{_text(f'value{on}', x + _CELL / 2, y + 21, cell.text)}{ring}</g>"
+    )
+
+
+def _rect(kind: str, x: float, y: float, style: str = "") -> str:
+    """Of a cell's size, with a gap to its neighbours."""
+    own = f' style="{style}"' if style else ""
+    return f'<rect class="{kind}"{own} x="{x + 1:g}" y="{y + 1:g}" width="{_CELL - 2}" height="{_ROW - 2}"/>'
+
+
+def _text(style: str, x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text class="{style}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{_esc(text)}</text>'
 
 
 def _lines(label: str) -> list[str]:
