@@ -15,6 +15,7 @@ LEAST = 1e-4  # what is below has the first colour: nothing that a text of ordin
 DECADES = 2  # that a scale has at least, so that values next to each other do not get opposite colours
 
 _CELL, _ROW, _LINE = 62, 32, 15
+_KEY = 4  # width of a step of the key
 _GLYPH = 6.3  # mean advance of a label
 _FAINTEST = 0.04  # next to the paper, and yet a cell
 _DARK = 0.63  # strength from which on black text becomes white, or white black: a contrast above 4.3, light and dark
@@ -81,9 +82,9 @@ def heat_map(
                 continue
             parts.append(_cell(cell, x, y, shades.strength(cell.value)))
             if cell.best:
-                frames.append(_rect("frame", x, y))
+                frames.append(f'<rect class="frame" {_box(x, y)}/>')
     return (
-        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
         f'aria-label="{_esc(name)}">{"".join(parts + frames)}</svg>'
     )
 
@@ -94,9 +95,10 @@ def key(shades: Shades, unit: str) -> str:
     wide, left = 72, 2
     long = wide * (len(decades) - 1)
     width = left + long + 30 + round(_GLYPH * len(unit))
-    stops = '<stop class="paper"/><stop class="warm" offset=".5"/><stop class="hot" offset="1"/>'
-    parts = [f'<linearGradient id="scale">{stops}</linearGradient>']
-    parts.append(f'<rect fill="url(#scale)" x="{left}" y="1" width="{long}" height="16"/>')
+    parts = []
+    for x in range(0, long, _KEY):
+        strength = shades.strength(10.0 ** (shades.first + (x + _KEY / 2) / wide))
+        parts.append(_coloured(strength, f'x="{left + x}" y="1" width="{_KEY}" height="16"'))
     for at, power in enumerate(decades):
         x = left + wide * at
         parts.append(f'<path class="axis" d="M{x} 17v4"/>')
@@ -104,27 +106,32 @@ def key(shades: Shades, unit: str) -> str:
         parts.append(_text("tick", x, 33, label, "start" if at == 0 else "middle"))
     parts.append(_text("name", left + long + 14, 13, unit, "start"))
     return (
-        f'<svg class="key" viewBox="0 0 {width} 40" style="max-width:{width}px" role="img" '
+        f'<svg class="key" viewBox="0 0 {width} 40" width="{width}" role="img" '
         f'aria-label="{_esc(unit)}">{"".join(parts)}</svg>'
     )
 
 
 def _cell(cell: Cell, x: float, y: float, strength: float) -> str:
     on = " on" if strength >= _DARK else ""
-    half, share = ("cool", 2 * strength) if strength < 0.5 else ("warm", 2 * strength - 1)
     ring = ""
     if cell.as_good and not cell.best:
         ring = f'<circle class="alike{on}" cx="{x + _CELL - 6.5:g}" cy="{y + 6.5:g}" r="2.5"/>'
     return (
-        f"<g><title>{_esc(cell.title)}</title>{_rect(f'heat {half}', x, y, f'--share:{100 * share:.0f}%')}"
+        f"<g><title>{_esc(cell.title)}</title>{_coloured(strength, _box(x, y))}"
         f"{_text(f'value{on}', x + _CELL / 2, y + 21, cell.text)}{ring}</g>"
     )
 
 
-def _rect(kind: str, x: float, y: float, style: str = "") -> str:
-    """Of a cell's size, with a gap to its neighbours."""
-    own = f' style="{style}"' if style else ""
-    return f'<rect class="{kind}"{own} x="{x + 1:g}" y="{y + 1:g}" width="{_CELL - 2}" height="{_ROW - 2}"/>'
+def _coloured(strength: float, box: str) -> str:
+    """The paper and the warm colour mixed, or above one half this and the hot one."""
+    if strength < 0.5:
+        return f'<rect class="warm" fill-opacity="{2 * strength:.2f}" {box}/>'
+    return f'<rect class="warm" {box}/><rect class="hot" fill-opacity="{2 * strength - 1:.2f}" {box}/>'
+
+
+def _box(x: float, y: float) -> str:
+    """Of a cell, with a gap to its neighbours."""
+    return f'x="{x + 1:g}" y="{y + 1:g}" width="{_CELL - 2}" height="{_ROW - 2}"'
 
 
 def _text(style: str, x: float, y: float, text: str, anchor: str = "middle") -> str:

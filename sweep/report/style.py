@@ -75,7 +75,7 @@ td.from, th.from { text-align: left; color: var(--soft); padding-left: .9rem; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 figcaption { font-size: .9rem; font-weight: 600; margin-bottom: .15rem; }
 figcaption span { display: block; color: var(--soft); font-weight: 400; font-size: .8125rem; line-height: 1.4; }
-svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg { display: block; max-width: 100%; height: auto; overflow: visible; } svg:not([width]) { width: 100%; }
 svg text { font-family: inherit; font-size: 11px; fill: var(--ink); }
 svg .tick, svg .name { fill: var(--soft); font-size: 10.5px; }
 svg .grid { stroke: var(--line); fill: none; } svg .axis { stroke: var(--rule); fill: none; }
@@ -90,9 +90,7 @@ svg .reach { fill: transparent; }
 svg .mark:hover .point { stroke: var(--ink); stroke-width: 2; }
 svg .leader { stroke: var(--faint); stroke-width: .8; fill: none; }
 svg .label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
-svg .heat.cool { fill: color-mix(in srgb, var(--warm) var(--share), var(--paper)); }
-svg .heat.warm { fill: color-mix(in srgb, var(--hot) var(--share), var(--warm)); }
-svg .paper { stop-color: var(--paper); } svg .warm { stop-color: var(--warm); } svg .hot { stop-color: var(--hot); }
+svg .warm { fill: var(--warm); } svg .hot { fill: var(--hot); }
 svg .value { font-size: 11.5px; fill: var(--on-warm); } svg .value.on { fill: var(--on-hot); }
 svg .alike { fill: none; stroke: var(--on-warm); } svg .alike.on { stroke: var(--on-hot); }
 svg .frame { fill: none; stroke: var(--ink); stroke-width: 2; }
