@@ -58,7 +58,7 @@ def figures(points: Sequence[Point]) -> list[Column]:
         column("PPL", [text.fixed(point.measured.perplexity.value, 4) for point in points], 8),
         column("ln ratio", [text.signed(point.loss.delta, ratio) for point in points], inf),
         column("±", [f"{point.loss.stderr:.{ratio}f}" for point in points], 7),
-        column("KLD", [text.fixed(point.measured.kld_mean, kld) for point in points], 6),
+        column("KLD", [f"{_least(point)} {text.fixed(point.measured.kld_mean, kld)}" for point in points], 6),
         column("±", [f"{point.measured.kld_stderr:.{kld}f}" for point in points], 5),
         column("top-1 %", [f"{100 * point.measured.top1_agreement:.2f}" for point in points], 4),
     ]
@@ -77,12 +77,18 @@ def legend(found: Ablation, common: dict[str, str]) -> list[str]:
         f"{', '.join(words for mark, words in signs.items() if mark in here)}: "
         f"paired by window, at {ALPHA:g} after Holm's correction over {len(found.points)} recipes.",
         f"ln ratio: ln(PPL / {float_one.value:.4f}) in nats per token, {float_one.value:.4f} being the float model's; "
-        "0.01 is 1 % of perplexity. KLD: mean KL divergence from it. Errors are by window.",
+        "0.01 is 1 % of perplexity.",
+        f"KLD: mean KL divergence from it; {text.UNSURE} the least, and what is not distinguishable from that. "
+        "Errors are by window.",
     ]
     if common:
         shared = ", ".join(f"{about} {words}" for about, words in common.items())
         lines.append(f"All have: {shared}.")
     return lines
+
+
+def _least(point: Point) -> str:
+    return text.UNSURE if point.least_kld else " "
 
 
 def _told(point: Point) -> dict[str, str]:

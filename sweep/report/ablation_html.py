@@ -25,11 +25,16 @@ def _verdict(found: Ablation) -> str:
     if not found.points:
         return '<section class="verdict none"><p>No recipe could be measured.</p></section>'
     best, worst = found.points[0], found.points[-1]
-    alike = sum(point.is_as_good for point in found.points) - 1
-    unsettled = f"{alike} of the other {len(found.points) - 1} recipes are not distinguishable from it"
+    closest = min(found.points, key=lambda point: point.measured.kld_mean)
+    others = len(found.points) - 1
+    alike, close = (sum(marks) - 1 for marks in zip(*((p.is_as_good, p.least_kld) for p in found.points), strict=True))
+    kld = text.decimals_for([closest.measured.kld_stderr], most=6)
     return (
         f'<section class="verdict"><p>Least loss: <strong>{esc(name_of(best.recipe))}</strong>, ln(PPL / float) '
-        f"{_loss(best)}; {unsettled}. The most costs {_loss(worst)}: {esc(name_of(worst.recipe))}.</p></section>"
+        f"{_loss(best)}; {alike} of the other {others} recipes are not distinguishable from it. Least KL divergence: "
+        f"{esc(name_of(closest.recipe))}, {closest.measured.kld_mean:.{kld}f} ± {closest.measured.kld_stderr:.{kld}f}; "
+        f"{close} of {others} are not distinguishable. "
+        f"Most costs {esc(name_of(worst.recipe))}: {_loss(worst)}.</p></section>"
     )
 
 
@@ -87,7 +92,7 @@ def _cell(
     unsure = text.ALIKE if by_loss and not point.costs else ""
     return heatmap.Cell(
         value(point),
-        unsure + _short(value(point)),
+        unsure + _short(value(point), 4 if by_loss else 5),
         f"{name_of(point.recipe)}: PPL {point.measured.perplexity.value:.4f}, ln ratio {_loss(point)}, "
         f"KLD {text.small(point.measured.kld_mean)}",
         best=point.recipe == best,
@@ -95,9 +100,9 @@ def _cell(
     )
 
 
-def _short(value: float) -> str:
-    """Two figures that fit a cell."""
-    return text.fixed(value, 5 if abs(value) < 0.001 else 4 if abs(value) < 0.01 else 3 if abs(value) < 0.1 else 2)
+def _short(value: float, most: int) -> str:
+    """Two figures, or as many decimals as `most`, which a cell has room for."""
+    return text.fixed(value, text.decimals_for([value], most=most))
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------

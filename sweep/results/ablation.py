@@ -36,7 +36,7 @@ class Point:
     """A measured recipe among the others.
 
     `loss` is ln(PPL / PPL of the float model), `behind` ln(PPL / PPL of the best recipe), in nats per token, None for
-    the best one itself.
+    the best one itself. `least_kld` says whether its divergence is the least, or not distinguishable from the least.
     """
 
     recipe: Recipe
@@ -45,6 +45,7 @@ class Point:
     loss_holm: float
     behind: Paired | None
     behind_holm: float
+    least_kld: bool
 
     @property
     def costs(self) -> bool:
@@ -72,6 +73,7 @@ class Point:
                 "kld_mean": self.measured.kld_mean,
                 "kld_stderr": self.measured.kld_stderr,
                 "top1_agreement": self.measured.top1_agreement,
+                "like_the_least": self.least_kld,
             },
         }
 
@@ -116,15 +118,18 @@ class Ablation:
 
 def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> tuple[Point, ...]:
     """From the least loss to the greatest; `reference` is the float model's mean negative log-likelihood by window."""
+    if not measured:
+        return ()
     order = sorted(measured, key=lambda recipe: fmean(measured[recipe].window_nll))
     rows = [measured[recipe].window_nll for recipe in order]
     losses = [_difference(row, reference) for row in rows]
     behind = [_difference(row, rows[0]) for row in rows[1:]]
     costs = holm([found.p_value for found in losses]).tolist()
     worse = [1.0, *holm([found.p_value for found in behind]).tolist()]
+    _, close = least({recipe: measured[recipe].window_kld for recipe in order})
     return tuple(
-        Point(recipe, measured[recipe], *parts)
-        for recipe, *parts in zip(order, losses, costs, [None, *behind], worse, strict=False)
+        Point(recipe, measured[recipe], *parts, least_kld=recipe in close)
+        for recipe, *parts in zip(order, losses, costs, [None, *behind], worse, strict=True)
     )
 
 
