@@ -61,7 +61,7 @@ class LayerPasses:
             self._watch_rows(stack, rows, maxima)
             for name in linears:
                 seen = found[name] = self._range("channel", 1)
-                self._watch_input(stack, name, lambda x, see=seen.see: see(x.unsqueeze(-2)))
+                self._watch_input(stack, name, _as_one_head(seen.see))
             for attention in attentions(self._layer):
                 for name, at, suffix in (
                     *((part, Insertion.PROJECTION, "") for part in ("query", "key", "value")),
@@ -154,6 +154,11 @@ class LayerPasses:
                         raise self._activations.too_large(self._path) from error
         for number, count in enumerate(experts.counts):
             self._statistics.expert_tokens[f"{self._index}.{number}"] = count
+
+
+def _as_one_head(see: See) -> See:
+    """For x [..., channels], where `see` takes [..., heads, channels]."""
+    return lambda x: see(x.unsqueeze(-2))
 
 
 class _ExpertCounts:

@@ -36,7 +36,7 @@ from int8.survey import statistics_for, survey
 from sweep import __version__, devices
 from sweep.backends.torch import TorchBackend
 from sweep.measure.perplexity import Windows, cut_windows
-from sweep.measure.reference import Reference, open_reference
+from sweep.measure.reference import Distributions, open_reference
 from sweep.measure.text import TextMeasurement, measure_text
 from sweep.measure.wikitext import save_text
 from sweep.planning.cells import content_hash
@@ -263,8 +263,8 @@ class _Work:
         except InputError as error:
             return Outcome("failed", None, str(error), time.monotonic() - began)
         except torch.OutOfMemoryError:
-            error = f"{self._asked.device} has no memory for the model; take --device cpu, or a smaller --window"
-            return Outcome("failed", None, error, time.monotonic() - began)
+            reason = f"{self._asked.device} has no memory for the model; take --device cpu, or a smaller --window"
+            return Outcome("failed", None, reason, time.monotonic() - began)
         finally:
             self._stage += 1
         return Outcome("ok", _to_json(found), None, time.monotonic() - began)
@@ -281,7 +281,7 @@ class _Work:
         )
 
     @cached_property
-    def _distributions(self) -> Reference:
+    def _distributions(self) -> Distributions:
         return open_reference(self._asked.logprobs)
 
     def _tell(self, share: float, what: str) -> None:

@@ -124,12 +124,14 @@ def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> t
     rows = [measured[recipe].window_nll for recipe in order]
     losses = [_difference(row, reference) for row in rows]
     behind = [_difference(row, rows[0]) for row in rows[1:]]
-    costs = holm([found.p_value for found in losses]).tolist()
-    worse = [1.0, *holm([found.p_value for found in behind]).tolist()]
+    costs = holm([found.p_value for found in losses])
+    worse = [1.0, *holm([found.p_value for found in behind])]
     _, close = least({recipe: measured[recipe].window_kld for recipe in order})
     return tuple(
-        Point(recipe, measured[recipe], *parts, least_kld=recipe in close)
-        for recipe, *parts in zip(order, losses, costs, [None, *behind], worse, strict=True)
+        Point(
+            recipe, measured[recipe], losses[i], float(costs[i]), [None, *behind][i], float(worse[i]), recipe in close
+        )
+        for i, recipe in enumerate(order)
     )
 
 
