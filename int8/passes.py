@@ -47,7 +47,6 @@ class LayerPasses:
     def smoothing(self, rows: list[Row], last: bool) -> None:
         """The largest magnitude of each channel where a fold's scales will go."""
         found: dict[str, tuple[Row, ChannelMax]] = {}
-
         self._pass(lambda stack: self._watch_rows(stack, rows, found), last)
         self._keep_maxima(found)
 

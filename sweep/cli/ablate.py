@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from converters.errors import InputError
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 
@@ -69,6 +70,8 @@ def ablate(
     from sweep.workspace import write_text
 
     output = Output(format)
+    if html is not None and not html.parent.is_dir():  # better said now than after all is measured
+        raise InputError(f"{html}: there is no such directory; choose another --html FILE")
     wanted = ablating.Request(
         model=model,
         space=design_space,
@@ -107,8 +110,9 @@ def ablate(
             lambda share, what: progress.update(bar, completed=share, description=what),
             tell,
         )
-    html = html or page
-    html.parent.mkdir(parents=True, exist_ok=True)
+    if html is None:
+        html = page
+        page.parent.mkdir(exist_ok=True)
     write_text(html, render_page(found))
     if output.is_json:
         output.line({"event": "finished", "html": str(html), **finite(found.to_json())})

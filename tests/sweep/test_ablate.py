@@ -205,6 +205,13 @@ def test_a_damaged_model_is_named_by_its_layer(tmp_path: Path) -> None:
         run(request)
 
 
+def test_a_page_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+    page = tmp_path / "nowhere" / "page.html"
+    done = subprocess.run([*COMMAND, "--html", str(page)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr == f"sweep: {page}: there is no such directory; choose another --html FILE\n"
+
+
 def test_help_loads_no_torch() -> None:
     code = "import sys\nfrom sweep.cli import app\nimport sweep.cli.ablate\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
