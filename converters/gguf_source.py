@@ -19,13 +19,13 @@ from converters.llamacpp.container import (
     TensorInfo,
     ValueType,
     lay_out,
-    read_header,
     tensor_order,
     text,
     whole_number,
 )
 from converters.llamacpp.ghost import without_vocabulary
 from converters.llamacpp.quantize import UNQUANTIZED
+from converters.llamacpp.reader import read_header
 
 # What export sets by itself, or what belongs to one file's way of being stored and not to the model.
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from converters.errors import InputError
 from converters.gguf_source import part_names
-from converters.llamacpp.container import Header, parse_header
+from converters.llamacpp.container import Header
+from converters.llamacpp.reader import parse_header
 
 # What a conversion reads. No pickles, no code, no pictures, no other frameworks' weights.
 FILES = (

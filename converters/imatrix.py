@@ -26,13 +26,13 @@ from converters.llamacpp.container import (
     data_bytes,
     encode_header,
     lay_out,
-    read_header,
     string,
     strings,
     text,
     uint32,
 )
 from converters.llamacpp.imatrix import Collected
+from converters.llamacpp.reader import read_header
 from converters.partial import PartialFile
 from converters.plan import Importance
 from converters.source import Source

@@ -6,6 +6,7 @@ token and head, which needs no calibration. What attention gets is float again, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,27 +19,54 @@ from int8.quantize import Quantizer, dequantize, quantize, quantize_tokens
 from int8.recipe import Insertion, Recipe, Scales
 
 
-class Int8CacheLayer(DynamicLayer):
-    """One attention layer: keys and values int8 [batch, heads, tokens, width]; without a quantizer of their own, scales
-    float32 [batch, heads, tokens, 1] too."""
+@dataclass(frozen=True)
+class Int8Codec:
+    """How keys or values are held: by the scales of a quantizer, or each token and head by a scale of its own."""
 
-    def __init__(self, key: Quantizer | None = None, value: Quantizer | None = None) -> None:
+    quantizer: Quantizer | None = None
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """int8 like `x` [..., heads, tokens, width] and scales float32 [..., heads, tokens, 1]; of a quantizer, which
+        knows its own, [..., heads, tokens, 0]."""
+        if self.quantizer is None:
+            q, scale, _ = quantize_tokens(x, symmetric=True)
+            return q, scale
+        return quantize(x, *self._static()), x[..., :0].float()
+
+    def decode(self, *parts: Tensor, dtype: torch.dtype) -> Tensor:
+        """What `encode` was given, as near as int8 holds it."""
+        q, scales = parts
+        if self.quantizer is None:
+            return (q.float() * scales).to(dtype)
+        return dequantize(q, *self._static()).to(dtype)
+
+    def _static(self) -> tuple[Tensor, Tensor]:
+        assert self.quantizer is not None
+        return self.quantizer.scale[:, None], self.quantizer.zero_point[:, None]
+
+
+class Int8CacheLayer(DynamicLayer):
+    """One attention layer: keys and values as their codecs hold them."""
+
+    def __init__(self, key: Int8Codec | None = None, value: Int8Codec | None = None) -> None:
         super().__init__()
-        self._quantizers = (key, value)
+        self._codecs = (key or Int8Codec(), value or Int8Codec())
         self.key_scales: Tensor | None = None
         self.value_scales: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = (x[..., :0, :].to(torch.int8) for x in (key_states, value_states))
-        self.key_scales, self.value_scales = (x[..., :0, :1].float() for x in (key_states, value_states))
+        given = (key_states[..., :0, :], value_states[..., :0, :])
+        (self.keys, self.key_scales), (self.values, self.value_scales) = (
+            codec.encode(x) for codec, x in zip(self._codecs, given, strict=True)
+        )
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Adds what is new, and gives all of it as float."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        key, value = self._quantizers
+        key, value = self._codecs
         self.keys, self.key_scales, keys = _added(self.keys, self.key_scales, key_states, key)
         self.values, self.value_scales, values = _added(self.values, self.value_scales, value_states, value)
         return keys, values
@@ -83,18 +111,26 @@ class Int8CacheLayer(DynamicLayer):
             self.key_scales, self.value_scales = change(self.key_scales), change(self.value_scales)
 
 
-def _added(
-    held: Tensor, scales: Tensor | None, new: Tensor, quantizer: Quantizer | None
-) -> tuple[Tensor, Tensor | None, Tensor]:
+def _added(held: Tensor, scales: Tensor | None, new: Tensor, codec: Int8Codec) -> tuple[Tensor, Tensor, Tensor]:
     """`held` with `new` behind it, in int8; the scales of all, and all as float in the dtype of `new`."""
     assert scales is not None
-    if quantizer is not None:
-        scale, zero_point = quantizer.scale[:, None], quantizer.zero_point[:, None]
-        held = torch.cat((held, quantize(new, scale, zero_point)), -2)
-        return held, scales, dequantize(held, scale, zero_point).to(new.dtype)
-    q, scale, zero_point = quantize_tokens(new, symmetric=True)
+    q, scale = codec.encode(new)
     held, scales = torch.cat((held, q), -2), torch.cat((scales, scale), -2)
-    return held, scales, (held.float() * scales).to(new.dtype)
+    return held, scales, codec.decode(held, scales, dtype=new.dtype)
+
+
+def int8_codecs(model: PreTrainedModel, recipe: Recipe) -> dict[int, tuple[Int8Codec, Int8Codec]]:
+    """Those of keys and values by layer, of the attentions of `model`, in which the recipe's quantizers are attached;
+    none where the recipe keeps the cache in float."""
+    if not recipe.int8_kv_cache:
+        return {}
+    at_rope = recipe.insertion is Insertion.ROPE
+    found = {}
+    for attention in attentions(model):
+        key = _held(attention, "key") if at_rope and recipe.query_key is not Scales.FLOAT else None
+        value = _held(attention, "value") if at_rope and recipe.value is not Scales.FLOAT else None
+        found[int(attention.layer_idx)] = (Int8Codec(key), Int8Codec(value))  # type: ignore[arg-type]
+    return found
 
 
 def int8_cache(model: PreTrainedModel, recipe: Recipe) -> DynamicCache:
@@ -103,13 +139,9 @@ def int8_cache(model: PreTrainedModel, recipe: Recipe) -> DynamicCache:
     Layers of linear attention, and of sliding windows, keep what they have as it is.
     """
     cache = DynamicCache(config=model.config)
-    at_rope = recipe.insertion is Insertion.ROPE
-    for attention in attentions(model):
-        key = _held(attention, "key") if at_rope and recipe.query_key is not Scales.FLOAT else None
-        value = _held(attention, "value") if at_rope and recipe.value is not Scales.FLOAT else None
-        index = int(attention.layer_idx)  # type: ignore[arg-type]
+    for index, codecs in int8_codecs(model, recipe).items():
         if type(cache.layers[index]) is DynamicLayer:
-            cache.layers[index] = Int8CacheLayer(key, value)
+            cache.layers[index] = Int8CacheLayer(*codecs)
     return cache
 
 

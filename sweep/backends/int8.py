@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 
 from int8.checkpoint import load
 from int8.convert import to_int8
+from int8.kv_cache import int8_cache, int8_codecs
 from int8.linear import require_int8
 from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident import ResidentGrowth
@@ -50,4 +52,6 @@ def _open(path: Path, device: str, *, real: bool) -> TorchBackend:
     model = model.to(device)
     if real:
         model = to_int8(model, recipe)
-    return TorchBackend(model, tokenizer, growth, device_growth, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    codecs, new_cache = int8_codecs(model, recipe), partial(int8_cache, model, recipe)
+    return TorchBackend(model, tokenizer, growth, device_growth, seconds, codecs=codecs, new_cache=new_cache)

@@ -7,16 +7,24 @@ rows that are asked for alone, in slices.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from converters.errors import InputError
@@ -33,7 +41,7 @@ from sweep.backends.base import (
 )
 from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident import ResidentGrowth
-from sweep.backends.torch_cache import CacheShape
+from sweep.backends.torch_cache import CacheShape, Codecs
 from sweep.backends.torch_engine import TorchEngine
 from sweep.backends.trie import Budget, plan
 
@@ -60,7 +68,8 @@ class TorchOptions:
 
 
 class TorchBackend:
-    """See Backend. `model` is in evaluation mode on its device; `tokenizer` belongs to it."""
+    """See Backend. `model` is in evaluation mode on its device; `tokenizer` belongs to it. `codecs` hold the cache that
+    sequences share, and `new_cache` makes one that holds it in the same way for a sequence alone."""
 
     def __init__(
         self,
@@ -70,8 +79,12 @@ class TorchBackend:
         device_growth: DeviceGrowth | None = None,
         load_seconds: float = 0.0,
         options: TorchOptions | None = None,
+        codecs: Codecs = MappingProxyType({}),
+        new_cache: Callable[[], Cache] | None = None,
     ) -> None:
         self.options = options or TorchOptions()
+        self._codecs = codecs
+        self._new_cache = new_cache or partial(DynamicCache, config=model.config)
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._growth = growth
@@ -234,7 +247,7 @@ class TorchBackend:
 
     @cached_property
     def _cache_shape(self) -> CacheShape:
-        return CacheShape.of(self._model)
+        return CacheShape.of(self._model, self._codecs)
 
     @property
     def _batch(self) -> int:
@@ -252,10 +265,9 @@ class TorchBackend:
     @torch.inference_mode()
     def time_decode(self, n_tokens: int, n_ctx: int) -> float:
         tokens = torch.from_numpy(np.random.default_rng(0).integers(0, self.n_vocab, (n_tokens, 1, 1)))
-        cache = None
+        cache = self._new_cache()
         began = time.perf_counter()
         for token in tokens.to(self._device):
             out = self._model(input_ids=token, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
             out.logits.float().cpu()
         return time.perf_counter() - began

@@ -7,9 +7,10 @@ key. A DeltaNet layer keeps the state of each sequence (convolution and recurren
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,18 +23,42 @@ from converters.errors import InputError
 Ints = NDArray[np.int64]
 
 
+class Codec(Protocol):
+    """How keys or values are held: as tensors of any widths, each (..., n_heads, tokens, width)."""
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]: ...
+
+    def decode(self, *parts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor: ...
+
+
+class AsTheyAre:
+    """The codec of a cache in the model's own dtype."""
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x,)
+
+    def decode(self, *parts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return parts[0]
+
+
+Codecs = Mapping[int, tuple[Codec, Codec]]
+"""Of keys and values, by layer; where there are none, they are held as they are."""
+
+
 @dataclass(frozen=True)
 class CacheShape:
     """What one token leaves in each layer, learned from a model by giving it one: (key, value), each
-    (1, n_heads, 1, width), or (convolution state, recurrent state), each (1, ...). Bytes are of all layers together.
+    (1, n_heads, 1, width), or (convolution state, recurrent state), each (1, ...). Bytes are of all layers together,
+    as their codecs hold them.
     """
 
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     is_state: tuple[bool, ...]
+    codecs: tuple[tuple[Codec, Codec], ...]
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, model: PreTrainedModel) -> CacheShape:
+    def of(cls, model: PreTrainedModel, codecs: Codecs = MappingProxyType({})) -> CacheShape:
         """Raises InputError for layers of another kind, such as a sliding window's."""
         cache = DynamicCache(config=model.config)
         model.base_model(
@@ -47,7 +72,9 @@ class CacheShape:
                 layers.append((layer.conv_states[0], layer.recurrent_states[0]))
             else:
                 raise InputError(f"{model.config.model_type}: no cache is known for its {type(layer).__name__}")
-        return cls(tuple(layers), tuple(isinstance(layer, LinearAttentionLayer) for layer in cache.layers))
+        is_state = tuple(isinstance(layer, LinearAttentionLayer) for layer in cache.layers)
+        plain = (AsTheyAre(), AsTheyAre())
+        return cls(tuple(layers), is_state, tuple(codecs.get(index, plain) for index in range(len(layers))))
 
     @property
     def copies_states(self) -> bool:
@@ -56,16 +83,19 @@ class CacheShape:
     @property
     def cell_bytes(self) -> int:
         """Of one token of a sequence."""
-        return self._bytes(False)
+        return sum(
+            part.nbytes
+            for pair, codecs, is_state in zip(self.layers, self.codecs, self.is_state, strict=True)
+            if not is_state
+            for tensor, codec in zip(pair, codecs, strict=True)
+            for part in codec.encode(tensor)
+        )
 
     @property
     def state_bytes(self) -> int:
         """Of one sequence, whatever its length."""
-        return self._bytes(True)
-
-    def _bytes(self, of_states: bool) -> int:
         held = zip(self.layers, self.is_state, strict=True)
-        return sum(tensor.nbytes for pair, is_state in held if is_state == of_states for tensor in pair)
+        return sum(tensor.nbytes for pair, is_state in held if is_state for tensor in pair)
 
 
 class CellTable:
@@ -122,31 +152,46 @@ class Access:
     used: int
 
 
+class _Held:
+    """Keys or values of one attention layer in cells, each part that their codec makes (1, n_heads, cells, width)."""
+
+    def __init__(self, one: torch.Tensor, cells: int, codec: Codec) -> None:
+        self._codec = codec
+        self._parts = [x.new_zeros((1, x.shape[1], cells, x.shape[3])) for x in codec.encode(one)]
+
+    def updated(self, new: torch.Tensor, access: Access) -> torch.Tensor:
+        """What attention reads, after `new` (rows, n_heads, columns, width) is written."""
+        encoded = zip(self._parts, self._codec.encode(new), strict=True)
+        return self._codec.decode(*(_written(held, part, access) for held, part in encoded), dtype=new.dtype)
+
+
+def _written(held: torch.Tensor, new: torch.Tensor, access: Access) -> torch.Tensor:
+    if access.read is None:
+        held.index_copy_(2, access.write, new)
+        return held[:, :, : access.used]
+    held[0][:, access.write] = new.transpose(0, 1)[:, access.real]
+    rows, length = access.read.shape
+    return held[0].index_select(1, access.read.ravel()).unflatten(1, (rows, length)).transpose(0, 1)
+
+
 class CellLayer(CacheLayerMixin):
-    """Keys and values of one attention layer, each (1, n_heads, cells, width)."""
+    """Keys and values of one attention layer, in `cells` cells."""
 
     is_sliding = False
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, cells: int) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, cells: int, codecs: tuple[Codec, Codec]) -> None:
         super().__init__()
-        self.keys, self.values = (x.new_zeros((1, x.shape[1], cells, x.shape[3])) for x in (keys, values))
+        self._cells = cells
+        self._held = [_Held(one, cells, codec) for one, codec in zip((keys, values), codecs, strict=True)]
         self.is_initialized = True
         self.access: Access | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._updated(self.keys, key_states), self._updated(self.values, value_states)
-
-    def _updated(self, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         assert self.access is not None
-        access = self.access
-        if access.read is None:
-            held.index_copy_(2, access.write, new)
-            return held[:, :, : access.used]
-        held[0][:, access.write] = new.transpose(0, 1)[:, access.real]
-        rows, length = access.read.shape
-        return held[0].index_select(1, access.read.ravel()).unflatten(1, (rows, length)).transpose(0, 1)
+        keys, values = self._held
+        return keys.updated(key_states, self.access), values.updated(value_states, self.access)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing: the cells are there from the beginning."""
@@ -158,7 +203,7 @@ class CellLayer(CacheLayerMixin):
         return self.get_seq_length(), 0
 
     def get_max_length(self) -> int:
-        return int(self.keys.shape[2])
+        return self._cells
 
 
 class StateLayer:
@@ -202,12 +247,12 @@ class SharedCache:
         self.cells: list[CellLayer] = []
         self.states: list[StateLayer] = []
         layers: list[Any] = []
-        for (one, other), is_state in zip(shape.layers, shape.is_state, strict=True):
+        for (one, other), is_state, codecs in zip(shape.layers, shape.is_state, shape.codecs, strict=True):
             if is_state:
                 self.states.append(StateLayer(one, other, sequences))
                 layers.append(self.states[-1].batch)
             else:
-                self.cells.append(CellLayer(one, other, cells))
+                self.cells.append(CellLayer(one, other, cells, codecs))
                 layers.append(self.cells[-1])
         self.cache = Cache(layers=layers)
 

@@ -2,7 +2,8 @@
 
 Weights of linear layers are one byte each, with a float32 scale and an int32 row sum (for asymmetric activations) for
 each output channel; embeddings, output, norms, routers, convolutions and the small projections of linear attention stay
-bfloat16. The cache is transformers' own, in bfloat16. SmoothQuant: Xiao et al., arXiv 2211.10438.
+bfloat16. The cache is transformers' own, in bfloat16, or int8 with a float32 scale a token and head.
+SmoothQuant: Xiao et al., arXiv 2211.10438.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ PREFIX = "int8:"
 _FLOAT = re.compile(r"(^token_embd|^output|norm|ffn_gate_inp|ssm_conv1d|ssm_alpha|ssm_beta|ssm_ba|ssm_a$|ssm_dt|nextn)")
 _BFLOAT16 = 2
 _OUTPUT_CHANNEL = 8  # bytes: float32 scale, int32 sum of the row
+_CACHES = {"bf16": (_BFLOAT16, 0), "int8": (1, 8)}
+"""Bytes of a value, and of the scales of a head of K and V."""
 LOGITS_AT_ONCE = 512  # positions whose logits are held as float32
 
 
@@ -64,14 +67,19 @@ class Int8Model:
         return cls(linear, floats, active, weights, widest)
 
 
-def int8_figures(model: Int8Model, formulas: ContextFormulas, shape: Shape, options: FitOptions) -> dict[str, Figure]:
-    """The parts of its memory.
+def int8_figures(
+    model: Int8Model, formulas: ContextFormulas, shape: Shape, options: FitOptions, kv_type: str = "bf16"
+) -> dict[str, Figure]:
+    """The parts of its memory, the cache being "bf16" or "int8".
 
     Activations are those of a prompt of `ubatch` tokens for each sequence, the widest two of a layer alive at once.
     """
     attention, recurrent, widest = shape.attention_layers, shape.linear_layers, model.widest
     rows = options.ubatch * options.parallel
-    cell = formulas.kv_heads * (formulas.key_length + formulas.value_length) * _BFLOAT16
+    value_bytes, head_bytes = _CACHES[kv_type]
+    widths = f"({formulas.key_length} K + {formulas.value_length} V)"
+    cell_words = f"{widths} x {value_bytes} B" if not head_bytes else f"({widths} x {value_bytes} B + {head_bytes} B)"
+    cell = formulas.kv_heads * ((formulas.key_length + formulas.value_length) * value_bytes + head_bytes)
     kv = attention * cell * options.context * options.parallel
     state = recurrent * formulas.state_bytes * options.parallel
     activations = rows * widest * (2 * _BFLOAT16 + 1 + 4)
@@ -85,8 +93,8 @@ def int8_figures(model: Int8Model, formulas: ContextFormulas, shape: Shape, opti
         "kv": Figure(
             kv,
             "formula",
-            f"{attention} attention layers x {formulas.kv_heads} KV heads x ({formulas.key_length} K"
-            f" + {formulas.value_length} V) x 2 B x {options.context} tokens x {options.parallel} sequences",
+            f"{attention} attention layers x {formulas.kv_heads} KV heads x {cell_words}"
+            f" x {options.context} tokens x {options.parallel} sequences",
         ),
         "recurrent": Figure(state, "formula", _state_formula(formulas, recurrent, options)),
         "compute": Figure(
@@ -104,13 +112,13 @@ def _state_formula(formulas: ContextFormulas, layers: int, options: FitOptions) 
     return f"{layers} linear-attention layers x {formulas.explained_state} x {options.parallel} sequences"
 
 
-def foreseen(source: Source, kind: str, options: FitOptions) -> dict[str, float]:
+def foreseen(source: Source, kind: str, kv_type: str, options: FitOptions) -> dict[str, float]:
     """Of a variant of torch ("int8", "fq" or "torch") before it is made: `file_bytes`, `bits_per_weight`, and the
     `memory_bytes` that it takes with a context. Fake-quant holds what int8 does, and one linear layer in float32.
     """
     shape = Shape.of(source.structure, source.tensors)
     model = Int8Model.of(shape, source.tensors, quantized=kind != "torch")
-    figures = int8_figures(model, ContextFormulas.of(source.structure), shape, options)
+    figures = int8_figures(model, ContextFormulas.of(source.structure), shape, options, kv_type)
     memory = sum(figure.bytes for figure in figures.values())
     if kind == "fq":
         linear = (t for t in source.tensors if len(t.shape) == 2 and not _FLOAT.search(t.name))

@@ -193,9 +193,6 @@ def _torch_side(
         raise InputError(
             f"{model.path}: {first.name} is made of a Hugging Face checkpoint; give its directory or hub id"
         )
-    for entry in parsed:
-        if entry.recipe is not None and entry.recipe.int8_kv_cache:
-            raise InputError(f"{entry.name}: a sweep measures with a BF16 cache; leave int8_kv_cache out of the recipe")
     if model.path.is_dir():
         require_quantizable(model.path)
     engine = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm-eval"))
@@ -300,5 +297,5 @@ def variant_sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
     """File bytes (exact of quants), bits per weight and predicted memory of each variant to be made, from a worker."""
     quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
     settings = sweep.plan.to_json()["settings"]
-    torch = {entry.name: entry.kind for entry in sweep.variants if entry.is_torch}
+    torch = {entry.name: (entry.kind, entry.kv_type) for entry in sweep.variants if entry.is_torch}
     return sizes(sweep.model, quants, settings, imatrix=sweep.plan.about["imatrix"] is not None, torch=torch)

@@ -12,8 +12,13 @@ from sweep.running.child import Child, Failed
 
 
 def sizes(
-    model: Model, quants: list[str], settings: dict[str, Any], imatrix: bool, torch: dict[str, str] | None = None
+    model: Model,
+    quants: list[str],
+    settings: dict[str, Any],
+    imatrix: bool,
+    torch: dict[str, tuple[str, str]] | None = None,
 ) -> dict[str, dict[str, float]]:
+    """By quant, and by variant of `torch` (its kind and KV type): see worker's sizes. Raises InputError."""
     job: dict[str, Any] = {"kind": "sizes", "source": str(model.path), "name": model.name, "quants": quants}
     with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:
         for answer in child.submit(job | {"settings": settings, "imatrix": imatrix, "torch": torch or {}}):

@@ -33,7 +33,7 @@ def torch_cells(
 
     Two variants of one recipe have the same first cell.
     """
-    settings = replace(settings, device=torch.device, kv_type="bf16", gpu_layers=0, cpu_moe=0, tensor_split=())
+    settings = replace(settings, device=torch.device, kv_type=variant.kv_type, gpu_layers=0, cpu_moe=0, tensor_split=())
     source = {"source": str(model.path), "name": model.name}
     file, content = model.path, model.fingerprint
     making: list[Cell] = []

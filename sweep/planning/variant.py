@@ -39,6 +39,11 @@ class Variant:
         return self.kind in TORCH_KINDS
 
     @property
+    def kv_type(self) -> str:
+        """Of the cache that torch keeps for it."""
+        return "int8" if self.recipe is not None and self.recipe.int8_kv_cache else "bf16"
+
+    @property
     def file_bytes(self) -> int:
         """Bytes of the file, all parts together, here or on the hub."""
         if self.file is not None:

@@ -17,8 +17,25 @@ class Side:
     reference: str
 
 
+class Difference:
+    """What every difference below can say of itself."""
+
+    difference: Paired
+    p_holm: float
+    higher_is_better: bool
+
+    @property
+    def real(self) -> bool:
+        return self.p_holm < ALPHA
+
+    @property
+    def better(self) -> bool:
+        """Whether B is ahead of A (of losses: loses less, or gains more), by whatever little."""
+        return self.difference.delta > 0 if self.higher_is_better else self.difference.delta < 0
+
+
 @dataclass(frozen=True)
-class TaskDifference:
+class TaskDifference(Difference):
     """One task under variant `variant_a` of A and `variant_b` of B, over the items that both answered.
 
     `a` and `b` are the values over those items and `difference` is b - a. `p_holm` is corrected over all task
@@ -42,18 +59,9 @@ class TaskDifference:
     reworded: int
     gold: Paired | None = None
 
-    @property
-    def real(self) -> bool:
-        return self.p_holm < ALPHA
-
-    @property
-    def better(self) -> bool:
-        """Whether B is ahead of A, by whatever little."""
-        return self.difference.delta > 0 if self.higher_is_better else self.difference.delta < 0
-
 
 @dataclass(frozen=True)
-class LossDifference:
+class LossDifference(Difference):
     """What the variant costs each model: its difference to its own baseline in A (`a`) and in B (`b`).
 
     `difference` is b - a, taken item by item over the items that all four answered: where it is none, B's edge over A
@@ -69,18 +77,9 @@ class LossDifference:
     difference: Paired
     p_holm: float
 
-    @property
-    def real(self) -> bool:
-        return self.p_holm < ALPHA
-
-    @property
-    def better(self) -> bool:
-        """Whether B loses less than A, or gains more."""
-        return self.difference.delta > 0 if self.higher_is_better else self.difference.delta < 0
-
 
 @dataclass(frozen=True)
-class TextDifference:
+class TextDifference(Difference):
     """Perplexity or KL divergence over the same windows. `a` and `b` are the two figures; less is better.
 
     `difference` is in nats per token: ln(PPL b / PPL a) of "perplexity", KLD b - KLD a of "divergence", with windows as
@@ -94,14 +93,7 @@ class TextDifference:
     b: float
     difference: Paired
     p_holm: float
-
-    @property
-    def real(self) -> bool:
-        return self.p_holm < ALPHA
-
-    @property
-    def better(self) -> bool:
-        return self.difference.delta < 0
+    higher_is_better: bool = False
 
 
 @dataclass(frozen=True)

@@ -161,8 +161,9 @@ def _conditions(plan: Plan, variant: str) -> dict[str, Any]:
     own = asdict(plan.settings)
     if kind_of(variant) != "gguf":
         torch = plan.about["torch"]
+        cached = next((c.params["settings"]["kv_type"] for c in plan.cells if c.variant == variant), None)
         settings = {name: own[name] for name in ("threads", "ubatch", "ctx")} | {"engine": torch["engine"]}
-        return {"kv_type": "bf16", "device": torch["device"], "settings": settings}
+        return {"kv_type": cached or "bf16", "device": torch["device"], "settings": settings}
     names = ("threads", "batch", "ubatch", "ctx", "gpu_layers", "cpu_moe")
     settings = {name: own[name] for name in names} | {"engine": plan.about.get("engine")}
     return {"kv_type": plan.settings.kv_type, "device": plan.settings.device, "settings": settings}

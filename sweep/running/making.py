@@ -44,7 +44,7 @@ class Making:
         quants: list[str],
         settings: dict[str, Any],
         imatrix: bool,
-        torch: dict[str, str],
+        torch: dict[str, tuple[str, str]],
     ) -> Result:
         """Exact file sizes and predicted memory of quants that do not exist yet: {quant: {...}}; the same by formula of
         the variants of `torch`, by their kinds.
@@ -62,8 +62,8 @@ class Making:
             | {"memory_bytes": _memory(opened, plan, stated)}
             for quant, plan in plans.items()
         } | {
-            variant: foreseen(opened, kind, _fit_options(stated)) | {"header_exact": False, "mtp_bytes": 0}
-            for variant, kind in torch.items()
+            variant: foreseen(opened, kind, kv, _fit_options(stated)) | {"header_exact": False, "mtp_bytes": 0}
+            for variant, (kind, kv) in torch.items()
         }
 
     def vet(self, source: str, name: str, quants: list[str], options: dict[str, Any], imatrix: bool) -> Result:

@@ -197,7 +197,7 @@ def _gguf_size(file: str, stated: Settings) -> Result:
 def _torch_size(directory: str, source: str, name: str, runs: str, stated: Settings) -> Result:
     """What a checkpoint takes, and what memory it should take by formula."""
     options = FitOptions(context=stated.ctx, ubatch=stated.ubatch, batch=stated.batch)
-    predicted = foreseen(open_planned(source, name), runs, options)["memory_bytes"]
+    predicted = foreseen(open_planned(source, name), runs, stated.kv_type, options)["memory_bytes"]
     return {"memory": {"predicted_bytes": int(predicted)}} | asdict(stored_size(Path(directory)))
 
 

@@ -15,7 +15,8 @@ from converters.catalogue import BYTES_PER_TOKEN, estimated_vocabulary_bytes, pu
 from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.export import export
-from converters.llamacpp.container import ValueType, encode_header, read_header, uint32
+from converters.llamacpp.container import ValueType, encode_header, uint32
+from converters.llamacpp.reader import read_header
 from converters.plan import Importance, plan_export
 from converters.recipes import QUANTS
 from converters.source import Source, open_source

@@ -12,7 +12,7 @@ from checkpoints import make_tokenizer
 from converters import fp8
 from converters.errors import InputError
 from converters.export import export
-from converters.llamacpp.container import read_header
+from converters.llamacpp.reader import read_header
 from converters.source import open_source
 
 BLOCK = (64, 32)

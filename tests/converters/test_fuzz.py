@@ -38,10 +38,10 @@ from converters.llamacpp.container import (
     float32,
     number,
     numbers,
-    read_header,
     string,
     uint32,
 )
+from converters.llamacpp.reader import read_header
 from converters.source import open_source
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ import pytest
 from converters.errors import InputError
 from converters.llamacpp import container
 from converters.llamacpp.bindings import TYPES, ggml
-from converters.llamacpp.container import ValueType, encode_header, lay_out, read_header
+from converters.llamacpp.container import ValueType, encode_header, lay_out
+from converters.llamacpp.reader import read_header
 
 
 @pytest.fixture

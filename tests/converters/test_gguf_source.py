@@ -11,7 +11,8 @@ from gguf import GGUFReader, GGUFWriter
 from converters.errors import InputError
 from converters.export import export
 from converters.llamacpp.bindings import lib
-from converters.llamacpp.container import data_bytes, encode_header, lay_out, read_header, uint32
+from converters.llamacpp.container import data_bytes, encode_header, lay_out, uint32
+from converters.llamacpp.reader import read_header
 from converters.source import open_source
 
 

@@ -21,7 +21,8 @@ from converters.errors import InputError, MissingRuntime
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, Statistics
 from converters.llamacpp import imatrix
-from converters.llamacpp.container import Field, ValueType, encode_header, read_header, string, uint32
+from converters.llamacpp.container import Field, ValueType, encode_header, string, uint32
+from converters.llamacpp.reader import read_header
 from converters.source import open_source
 
 ROOT = Path(__file__).parents[2]

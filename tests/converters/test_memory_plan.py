@@ -7,10 +7,11 @@ import pytest
 
 from converters.errors import InputError
 from converters.export import export
-from converters.llamacpp.container import data_bytes, read_header
+from converters.llamacpp.container import data_bytes
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.memory import MIB, plan_memory
 from converters.llamacpp.model import ContextOptions, Model
+from converters.llamacpp.reader import read_header
 from converters.plan import plan_export
 from converters.source import open_source
 

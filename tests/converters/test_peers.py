@@ -12,7 +12,7 @@ import torch
 from checkpoints import make_checkpoint
 
 from converters.export import export, open_source
-from converters.llamacpp.container import read_header
+from converters.llamacpp.reader import read_header
 
 ROOT = Path(__file__).parents[2]
 CONVERTER = ROOT / "build/peers/source/vendor/llama.cpp/convert_hf_to_gguf.py"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from converters.export import export
-from converters.llamacpp.container import padded, read_header
+from converters.llamacpp.container import padded
 from converters.llamacpp.model import Model
+from converters.llamacpp.reader import read_header
 from converters.plan import plan_export
 from converters.source import open_source
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import presets
-from converters.llamacpp.container import read_header
+from converters.llamacpp.reader import read_header
 
 MICRO = presets.builtin_models()["micro"].directory
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "convert"]

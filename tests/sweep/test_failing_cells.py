@@ -17,7 +17,7 @@ import pytest
 
 import presets
 from converters.export import export, open_source
-from converters.llamacpp.container import read_header
+from converters.llamacpp.reader import read_header
 from sweep.measure.reference import Reference
 
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "run"]

@@ -208,7 +208,8 @@ def test_two_runs_in_one_workspace_do_not_disturb_each_other(
 
 def aborting_gguf(path: Path, workspace: Path) -> Path:
     """A GGUF that loads, but on whose first graph llama.cpp aborts: its rotary dimension is odd (GGML_ASSERT)."""
-    from converters.llamacpp.container import encode_header, read_header, uint32
+    from converters.llamacpp.container import encode_header, uint32
+    from converters.llamacpp.reader import read_header
 
     (good,) = workspace.rglob("micro-Q4_K_M.gguf")
     header = read_header(good)

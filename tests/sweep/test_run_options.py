@@ -14,7 +14,7 @@ import pytest
 
 import presets
 from converters.export import export, open_source
-from converters.llamacpp.container import read_header
+from converters.llamacpp.reader import read_header
 
 sys.path.append(str(Path(__file__).parents[1] / "converters"))
 from hub_server import serve

@@ -165,3 +165,19 @@ def test_a_gguf_cannot_become_int8(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         f"sweep: {file}: int8:sq is made of a Hugging Face checkpoint; give its directory or hub id"
     ]
+
+
+@pytest.mark.slow
+def test_a_recipe_with_an_int8_cache_is_measured_with_one(tmp_path: Path) -> None:
+    (tmp_path / "kv.toml").write_text('base = "w8a16"\nint8_kv_cache = true\n')
+    arguments = ["--perplexity", short(tmp_path / "text.txt"), "--workspace", tmp_path / "workspace"]
+    found = {}
+    for quant in ("w8a16", tmp_path / "kv.toml"):
+        done = sweep("eval", "micro", "--quant", f"int8:{quant}", *arguments, "--format", "json")
+        assert done.returncode == 0, done.stderr
+        (found[str(quant)],) = json.loads(done.stdout.splitlines()[-1])["records"]
+    plain, cached = found.values()
+    assert (plain["kv_type"], cached["kv_type"]) == ("bf16", "int8")
+    assert cached["memory"]["predicted_bytes"] < plain["memory"]["predicted_bytes"]
+    assert cached["perplexity"]["value"] != plain["perplexity"]["value"]
+    assert cached["perplexity"]["value"] == pytest.approx(plain["perplexity"]["value"], rel=1e-3)

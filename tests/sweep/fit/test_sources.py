@@ -14,8 +14,9 @@ from tiny import write_config
 
 from converters.errors import InputError
 from converters.export import export
-from converters.llamacpp.container import read_header, uint32
+from converters.llamacpp.container import uint32
 from converters.llamacpp.ghost import ghost
+from converters.llamacpp.reader import read_header
 from converters.source import open_source
 from presets import builtin_models
 from sweep.fit.answer import fit_here

@@ -1,0 +1,126 @@
+"""Sweeps with int8 variants that are killed, interrupted, or told to keep less; for real, on the built-in models."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import presets
+
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
+RECIPE = "int8:sq-ph-dyn"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short text to measure and one to calibrate with."""
+    folder = tmp_path_factory.mktemp("inputs")
+    micro = presets.builtin_models()["micro"]
+    (folder / "text.txt").write_text(micro.text.read_text()[:8_000])
+    (folder / "calibration.txt").write_text(micro.calibration.read_text()[:40_000])
+    return folder
+
+
+def begin(inputs: Path, workspace: Path, model: str, *more: str) -> subprocess.Popen[str]:
+    arguments = ["run", model, "--tasks", "none", "--perplexity", str(inputs / "text.txt")]
+    arguments += ["--calibration", str(inputs / "calibration.txt"), "--workspace", str(workspace), "--format", "json"]
+    return subprocess.Popen([*COMMAND, *arguments, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
+    """The records of a run that ends well."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return {record["variant"]: record for record in json.loads(out.splitlines()[-1])["records"]}
+
+
+def wait_for(process: subprocess.Popen[str], cell: str, event: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        told = json.loads(line)
+        if told["event"] == event and told["cell"] == cell:
+            return
+    raise AssertionError(f"{cell} never came to {event}")
+
+
+def timeless(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Records without what differs from run to run: speed and measured memory."""
+    return {
+        name: {**record, "speed": None, "memory": record["memory"]["predicted_bytes"]}
+        for name, record in records.items()
+    }
+
+
+def left(workspace: Path) -> set[str]:
+    """What a sweep left among the artefacts of its model, by the kind of file; locks and what was cached aside."""
+    found = set((workspace / "artefacts").glob("*/*"))
+    return {path.name.split("-")[0] + path.suffix for path in found if path.suffix in (".gguf", ".int8", ".logprobs")}
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The records of a sweep that ran undisturbed."""
+    return finished(begin(inputs, tmp_path_factory.mktemp("whole"), "micro", "--variants", f"={RECIPE}"))
+
+
+@pytest.mark.parametrize("event", ["cell_started", "cell_progress"])
+def test_killed_while_quantizing_a_rerun_gives_the_same_records(
+    event: str, inputs: Path, whole: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    process = begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE}")
+    wait_for(process, f"{RECIPE}/quantize", event)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = finished(begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE}"))
+    assert timeless(again) == timeless(whole)
+    assert left(tmp_path) == {"micro.int8", "reference.logprobs"}
+
+
+def test_a_worker_that_is_killed_while_quantizing_costs_its_variant_only(inputs: Path, tmp_path: Path) -> None:
+    process = begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE},fq:sq")
+    wait_for(process, f"{RECIPE}/quantize", "cell_progress")
+    worker = max(psutil.Process(process.pid).children(recursive=True), key=lambda child: child.memory_info().rss)
+    worker.kill()
+    out, _ = process.communicate(timeout=300)
+    records = {record["variant"]: record for record in json.loads(out.splitlines()[-1])["records"]}
+    assert process.returncode == 1
+    assert records["torch:BF16"]["status"] == records["fq:sq"]["status"] == "ok"
+    assert records[RECIPE]["status"] == "failed"
+    assert "killed" in records[RECIPE]["error"]
+
+
+def test_ctrl_c_while_quantizing_leaves_nothing_half_made(inputs: Path, tmp_path: Path) -> None:
+    process = begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE}")
+    wait_for(process, f"{RECIPE}/quantize", "cell_progress")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.strip() == "sweep: interrupted; the same command goes on where it stopped"
+    assert not [path for path in tmp_path.rglob("*") if ".int8" in path.name]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("none", set()), ("best", {"micro.gguf"}), ("all", {"micro.int8"})])
+def test_keep_holds_for_int8_checkpoints(keep: str, kept: set[str], inputs: Path, tmp_path: Path) -> None:
+    """Of BF16 and int8 the report recommends one: its file stays, and no other's."""
+    variants = f"=Q8_0,{RECIPE}" if keep == "best" else f"={RECIPE}"
+    finished(begin(inputs, tmp_path, "micro", "--variants", variants, "--keep", keep))
+    assert left(tmp_path) - {"reference.logprobs"} == kept
+
+
+def test_a_hybrid_with_experts_is_measured_too(inputs: Path, tmp_path: Path) -> None:
+    records = finished(begin(inputs, tmp_path, "micro-moe", "--variants", f"={RECIPE},fq:sq-ph-dyn"))
+    base = records["torch:BF16"]["perplexity"]["value"]
+    real, fake = records[RECIPE], records["fq:sq-ph-dyn"]
+    assert real["perplexity"]["value"] == pytest.approx(base, rel=0.02)
+    assert real["perplexity"]["value"] == pytest.approx(fake["perplexity"]["value"], rel=1e-3)
+    assert real["file_bytes"] < records["torch:BF16"]["file_bytes"]
+    assert real["memory"]["measured_bytes"] > 0
