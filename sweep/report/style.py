@@ -91,7 +91,7 @@ svg .mark:hover .point { stroke: var(--ink); stroke-width: 2; }
 svg .leader { stroke: var(--faint); stroke-width: .8; fill: none; }
 svg .label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
 svg .warm { fill: var(--warm); } svg .hot { fill: var(--hot); }
-svg .value { font-size: 11.5px; fill: var(--on-warm); } svg .value.on { fill: var(--on-hot); }
+svg .value { font-size: 11px; fill: var(--on-warm); } svg .value.on { fill: var(--on-hot); }
 svg .alike { fill: none; stroke: var(--on-warm); } svg .alike.on { stroke: var(--on-hot); }
 svg .frame { fill: none; stroke: var(--ink); stroke-width: 2; }
 svg.key { margin: 1rem 0 1.6rem; }
