@@ -62,6 +62,8 @@ def ablate(
 
     Every recipe is kept as soon as it is measured; the same command goes on where it stopped.
     """
+    if html is not None and not html.parent.is_dir():  # better said now than after all is measured
+        raise InputError(f"{html}: there is no such directory; choose another --html FILE")
     from sweep import ablating  # loads torch and transformers, which --help does not need
     from sweep.report.ablation import render_ablation
     from sweep.report.ablation_html import render_page
@@ -70,8 +72,6 @@ def ablate(
     from sweep.workspace import write_text
 
     output = Output(format)
-    if html is not None and not html.parent.is_dir():  # better said now than after all is measured
-        raise InputError(f"{html}: there is no such directory; choose another --html FILE")
     wanted = ablating.Request(
         model=model,
         space=design_space,
