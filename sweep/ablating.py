@@ -98,8 +98,9 @@ def ablate(
         if known and pending:
             say(f"{len(known)} of {len(recipes)} recipes are known already")
         if pending or reference is None:
-            work = _Work(asked, len(pending), progress)
-            if any(map(needs_text, pending.values())):
+            reads = any(map(needs_text, pending.values()))
+            work = _Work(asked, len(pending) + 1 + reads, progress)
+            if reads:
                 work.survey()
             reference = work.reference(store)
             for key, recipe in pending.items():
@@ -199,11 +200,12 @@ def _prepare(request: Request, workspace: Workspace, say: Callable[[str], None])
 
 
 class _Work:
-    """The model, loaded, and what is taken of it once. `pending` is how many recipes there are to measure."""
+    """The model, loaded, and what is taken of it once. `stages` are the recipes to be measured, the float model and the
+    survey, each about as long as the others."""
 
-    def __init__(self, asked: _Asked, pending: int, progress: Progress) -> None:
+    def __init__(self, asked: _Asked, stages: int, progress: Progress) -> None:
         self._asked, self._progress = asked, progress
-        self._stages, self._stage = pending + 2, 0  # with the survey and the reference, each about as long as a recipe
+        self._stages, self._stage = stages, 0
         self._tokens = torch.empty(0, 1, dtype=torch.long)
         self._seen = Statistics()
         torch.set_num_threads(devices.threads())
