@@ -86,7 +86,7 @@ def ablate(
         workspace=workspace,
     )
     with Progress(
-        TextColumn("{task.description:.60}"),
+        TextColumn("{task.description:.36}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
