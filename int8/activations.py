@@ -33,8 +33,8 @@ class Steps:
             self.progress(self.done, self.total)
 
 
-class Activations:
-    """What the next layer is given: [samples, length, width] on the CPU, in the model's dtype.
+class LayerInputs:
+    """What the next layer is given, of every sample: [samples, length, width] on the CPU, in the model's dtype.
 
     Made from `tokens` int64 [samples, length]; layers are run on `device`.
     """

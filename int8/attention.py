@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from int8.fakequant import fake_quant_attention
+from int8.fakequant import fake_quant_attention, quantizer_of
 from int8.linear import has_kernels
-from int8.quantize import Quantizer, Quantizers, quantize
+from int8.quantize import Quantizers, quantize
 from int8.recipe import Recipe
 
 ATTENTION = "bitsweep_int8"  # what transformers calls it
@@ -62,7 +62,7 @@ def int8_attention(
     recipe: Recipe = module.int8_recipe  # type: ignore[assignment]
     if not recipe.int8_attention or query.shape[2] == 1:
         return fake_quant_attention(module, query, key, value, attention_mask, **options)
-    quantizers = _quantizer(module, "query"), _quantizer(module, "key"), _quantizer(module, "value")
+    quantizers = quantizer_of(module, "query"), quantizer_of(module, "key"), quantizer_of(module, "value")
     given = (query, key, value)
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
     causal = attention_mask is None and options.get("is_causal", getattr(module, "is_causal", True))
@@ -73,11 +73,6 @@ def int8_attention(
         return attention.attention(q, k, v, quantizers, attention_mask, scaling, causal, query.dtype), None
     q, k, v = (quantize(x, by.scale[:, None], by.zero_point[:, None]) for x, by in zip(given, quantizers, strict=True))
     return attention_product(q, k, v, quantizers, attention_mask, scaling, causal).to(query.dtype), None
-
-
-def _quantizer(module: nn.Module, name: str) -> Quantizer:
-    held = module.get_submodule(f"{name}_quantizer")
-    return Quantizer(held.scale, held.zero_point)  # type: ignore[arg-type]
 
 
 def _fits_kernel(query: Tensor, mask: Tensor | None) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from converters.errors import InputError
-from int8.activations import Activations, Progress, Steps, in_float32
+from int8.activations import LayerInputs, Progress, Steps, in_float32
 from int8.fakequant import (
     FakeQuantLinear,
     add_quantizer,
@@ -28,14 +28,13 @@ from int8.fold import apply_row, row_scales, rows_of
 from int8.model import Decoder, decoder_of
 from int8.passes import WATCHING, LayerPasses
 from int8.quantize import Quantizer, scale_and_zero_point
-from int8.recipe import Activations as Inputs
-from int8.recipe import Recipe, Scales
+from int8.recipe import Activations, Recipe, Scales
 from int8.statistics import Statistics
 
 
 def needs_text(recipe: Recipe) -> bool:
     """Whether anything of a recipe depends on activations that a calibration text shows."""
-    return bool(recipe.folds) or recipe.quantizes_attention or recipe.activations is Inputs.STATIC
+    return bool(recipe.folds) or recipe.quantizes_attention or recipe.activations is Activations.STATIC
 
 
 @torch.no_grad()
@@ -58,7 +57,7 @@ def calibrate(
     statistics = Statistics() if known is None else known
     work = _Calibration(decoder, recipe, torch.device(device), statistics)
     if work.passes:
-        work.activations = Activations(decoder, tokens, work.device, Steps(progress, work.passes * len(tokens)))
+        work.inputs = LayerInputs(decoder, tokens, work.device, Steps(progress, work.passes * len(tokens)))
     before = model.config._attn_implementation
     model.set_attn_implementation(WATCHING)
     try:
@@ -75,8 +74,8 @@ class _Calibration:
 
     def __init__(self, decoder: Decoder, recipe: Recipe, device: torch.device, statistics: Statistics) -> None:
         self.decoder, self.recipe, self.device, self.statistics = decoder, recipe, device, statistics
-        self.activations: Activations | None = None
-        self._static = recipe.activations is Inputs.STATIC
+        self.inputs: LayerInputs | None = None
+        self._static = recipe.activations is Activations.STATIC
         self._smooths = bool(recipe.folds) and not statistics.channel_max
         self._measures = (self._static or recipe.quantizes_attention) and not statistics.ranges
 
@@ -95,8 +94,8 @@ class _Calibration:
         linears = linears_to_quantize(layer, path, self.recipe)
         rows = rows_of(layer, self.decoder.model_type, self.recipe.folds)
         passes = None
-        if self.activations is not None:
-            passes = LayerPasses(layer, index, path, self.recipe, self.activations, self.statistics)
+        if self.inputs is not None:
+            passes = LayerPasses(layer, index, path, self.recipe, self.inputs, self.statistics)
         if passes and self._smooths:
             passes.smoothing(rows, last=not self._measures)
         for row in rows:

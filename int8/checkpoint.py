@@ -10,9 +10,7 @@ The last two are a superset: other readers run the same linear layers, with atte
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
 from int8.compressed_tensors import from_file, quantization_config, take_tensor, to_file
+from int8.directory import appearing, sync
 from int8.experts import separate_experts
 from int8.fakequant import (
     FakeQuantize,
@@ -63,27 +62,17 @@ def save(model: PreTrainedModel, recipe: Recipe, calibration: Calibration, sourc
 
     `out` must not exist, or be empty: it appears complete or not at all. Raises InputError.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: is there already; choose another place with --out, or remove it")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made: {error.strerror}") from error
-    try:
-        size = _write_tensors(model, recipe, beside)
-        _write_json(beside / "config.json", _config(model, recipe))
-        about = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
-        _write_json(beside / RECIPE_FILE, about)
-        for name in TOKENIZER_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, beside / name)
-        beside.chmod(0o777 & ~_umask())  # mkdtemp's directories are private
-        os.replace(beside, out)
+        with appearing(out) as beside:
+            size = _write_tensors(model, recipe, beside)
+            _write_json(beside / "config.json", _config(model, recipe))
+            about = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
+            _write_json(beside / RECIPE_FILE, about)
+            for name in TOKENIZER_FILES:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, beside / name)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{out}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return size
 
 
@@ -221,20 +210,9 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, path, {"format": "pt"})
-    _sync(path)
+    sync(path)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    sync(path)

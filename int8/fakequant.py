@@ -191,3 +191,9 @@ def replace_linear(parent: nn.Module, path: str, new: nn.Module) -> None:
 def add_quantizer(attention: nn.Module, name: str, quantizer: Quantizer) -> None:
     """Give an attention its quantizer of "query", "key" or "value"."""
     attention.add_module(f"{name}_quantizer", FakeQuantize(quantizer))
+
+
+def quantizer_of(attention: nn.Module, name: str) -> Quantizer:
+    """The one that `add_quantizer` gave it."""
+    held = attention.get_submodule(f"{name}_quantizer")
+    return Quantizer(held.scale, held.zero_point)  # type: ignore[arg-type]  # torch types every attribute as a module

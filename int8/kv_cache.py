@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from int8.fakequant import attentions
+from int8.fakequant import attentions, quantizer_of
 from int8.quantize import Quantizer, dequantize, quantize, quantize_tokens
 from int8.recipe import Insertion, Recipe, Scales
 
@@ -127,8 +127,8 @@ def int8_codecs(model: PreTrainedModel, recipe: Recipe) -> dict[int, tuple[Int8C
     at_rope = recipe.insertion is Insertion.ROPE
     found = {}
     for attention in attentions(model):
-        key = _held(attention, "key") if at_rope and recipe.query_key is not Scales.FLOAT else None
-        value = _held(attention, "value") if at_rope and recipe.value is not Scales.FLOAT else None
+        key = quantizer_of(attention, "key") if at_rope and recipe.query_key is not Scales.FLOAT else None
+        value = quantizer_of(attention, "value") if at_rope and recipe.value is not Scales.FLOAT else None
         found[int(attention.layer_idx)] = (Int8Codec(key), Int8Codec(value))  # type: ignore[arg-type]
     return found
 
@@ -143,8 +143,3 @@ def int8_cache(model: PreTrainedModel, recipe: Recipe) -> DynamicCache:
         if type(cache.layers[index]) is DynamicLayer:
             cache.layers[index] = Int8CacheLayer(*codecs)
     return cache
-
-
-def _held(attention: torch.nn.Module, name: str) -> Quantizer:
-    module = attention.get_submodule(f"{name}_quantizer")
-    return Quantizer(module.scale, module.zero_point)  # type: ignore[arg-type]

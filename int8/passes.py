@@ -13,13 +13,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from int8.activations import Activations
+from int8.activations import LayerInputs
 from int8.experts import Experts
 from int8.fakequant import attentions, quantized_parts
 from int8.fold import Row
 from int8.observe import ChannelMax, Range, require_numbers
-from int8.recipe import Activations as Inputs
-from int8.recipe import Insertion, Recipe, Scales
+from int8.recipe import Activations, Insertion, Recipe, Scales
 from int8.statistics import Statistics, stack_range
 
 FEW_TOKENS = 16  # an expert that was reached by fewer is shown the first tokens of the text, as if routed to it:
@@ -38,11 +37,11 @@ class LayerPasses:
         index: int,
         path: str,
         recipe: Recipe,
-        activations: Activations,
+        inputs: LayerInputs,
         statistics: Statistics,
     ) -> None:
         self._layer, self._index, self._path = layer, index, path
-        self._recipe, self._activations, self._statistics = recipe, activations, statistics
+        self._recipe, self._inputs, self._statistics = recipe, inputs, statistics
 
     def smoothing(self, rows: list[Row], last: bool) -> None:
         """The largest magnitude of each channel where a fold's scales will go."""
@@ -78,7 +77,7 @@ class LayerPasses:
         found: dict[str, Range] = {}
 
         def watch(stack: ExitStack) -> None:
-            for name in linears if self._recipe.activations is Inputs.STATIC else ():
+            for name in linears if self._recipe.activations is Activations.STATIC else ():
                 width = self._layer.get_submodule(name).get_parameter("weight").shape[1]
                 seen = found[name] = self._range("tensor", width)
                 self._watch_input(stack, name, seen.see)
@@ -104,7 +103,7 @@ class LayerPasses:
             self._statistics.ranges[f"{self._index}.{name}"] = stack_range(*ends)
 
     def _range(self, grouping: str, width: int) -> Range:
-        return Range(grouping, self._recipe.percentile, self._activations.n_tokens * width)
+        return Range(grouping, self._recipe.percentile, self._inputs.n_tokens * width)
 
     def _watch_rows(self, stack: ExitStack, rows: list[Row], found: dict[str, tuple[Row, ChannelMax]]) -> None:
         for row in rows:
@@ -145,12 +144,12 @@ class LayerPasses:
                 watch(stack)
                 experts = _ExpertCounts(self._layer, stack)
                 try:
-                    self._activations.run(self._layer, self._index, last)
+                    self._inputs.run(self._layer, self._index, last)
                     experts.show_few()
                     break
                 except torch.OutOfMemoryError as error:
-                    if not self._activations.halve():
-                        raise self._activations.too_large(self._path) from error
+                    if not self._inputs.halve():
+                        raise self._inputs.too_large(self._path) from error
         for number, count in enumerate(experts.counts):
             self._statistics.expert_tokens[f"{self._index}.{number}"] = count
 

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from int8.activations import Activations, Progress, Steps, in_float32
+from int8.activations import LayerInputs, Progress, Steps, in_float32
 from int8.fakequant import attentions, linears_to_quantize, quantized_parts
 from int8.fold import column_scales, row_scales, rows_of
 from int8.model import decoder_of
 from int8.passes import WATCHING, LayerPasses
-from int8.recipe import ALL_FOLDS, Fold, Insertion, Recipe, Scales
-from int8.recipe import Activations as Inputs
+from int8.recipe import ALL_FOLDS, Activations, Fold, Insertion, Recipe, Scales
 from int8.statistics import Statistics
 
 _EVERYTHING = Recipe("everything", folds=ALL_FOLDS, keep=())
@@ -36,7 +35,7 @@ def survey(
     """
     decoder, seen, where = decoder_of(model), Statistics(), torch.device(device)
     before = model.config._attn_implementation
-    activations = Activations(decoder, tokens, where, Steps(progress, len(decoder.layers) * len(tokens)))
+    inputs = LayerInputs(decoder, tokens, where, Steps(progress, len(decoder.layers) * len(tokens)))
     model.set_attn_implementation(WATCHING)
     try:
         for index, layer in enumerate(decoder.layers):
@@ -44,7 +43,7 @@ def survey(
             rows = rows_of(layer, decoder.model_type, ALL_FOLDS)
             linears = linears_to_quantize(layer, path, _EVERYTHING)
             with in_float32(layer, where, path):
-                LayerPasses(layer, index, path, _EVERYTHING, activations, seen).channels(rows, linears)
+                LayerPasses(layer, index, path, _EVERYTHING, inputs, seen).channels(rows, linears)
     finally:
         model.set_attn_implementation(before)
     return seen
@@ -64,7 +63,7 @@ def statistics_for(recipe: Recipe, model: PreTrainedModel, seen: Statistics) -> 
     for index, layer in enumerate(decoder.layers):
         linears = linears_to_quantize(layer, f"{decoder.path}.{index}", recipe)
         divided = _divided(layer, index, decoder.model_type, recipe, maxima, linears)
-        for name in linears if recipe.activations is Inputs.STATIC else ():
+        for name in linears if recipe.activations is Activations.STATIC else ():
             known.ranges[f"{index}.{name}"] = _grouped(_of(seen, f"{index}.{name}", divided.get(name)), 1)
         for attention in attentions(layer):
             for part, scales in quantized_parts(recipe):

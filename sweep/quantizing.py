@@ -16,6 +16,7 @@ from converters.errors import InputError
 from int8.activations import Progress
 from int8.build import Text, build
 from int8.checkpoint import Calibration, save
+from int8.directory import require_free
 from int8.passes import FEW_TOKENS
 from int8.recipe import Recipe, recipe
 from sweep.measure.wikitext import save_text
@@ -76,8 +77,7 @@ def quantize(request: Request, say: Callable[[str], None], progress: Progress) -
     transformers_logging.disable_progress_bar()  # its bars would cross ours
     transformers_logging.set_verbosity_error()
     chosen = recipe(request.recipe)
-    if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
-        raise InputError(f"{request.out}: is there already; choose another place with --out, or remove it")
+    require_free(request.out)
     workspace = open_workspace(request.workspace)
     name, path = find(request.model, say)
     if path.is_file():

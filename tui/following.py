@@ -119,7 +119,7 @@ class Follower:
 def cell_figure(cell: Cell, outcome: Outcome) -> str:
     """The one figure of a finished cell that says most."""
     result: dict[str, Any] = outcome.result or {}
-    if cell.kind == "export":
+    if cell.kind in ("export", "quantize"):
         return text.size(result["file_bytes"])
     if cell.kind == "speed":
         return f"{text.rate(result['speed']['decode_tokens_per_s'])} t/s"

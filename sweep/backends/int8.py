@@ -16,7 +16,7 @@ from int8.kv_cache import int8_cache, int8_codecs
 from int8.linear import require_int8
 from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident import ResidentGrowth
-from sweep.backends.torch import TorchBackend
+from sweep.backends.torch import TorchBackend, on_device
 
 
 def open_int8(path: Path, device: str) -> TorchBackend:
@@ -49,7 +49,7 @@ def _open(path: Path, device: str, *, real: bool) -> TorchBackend:
     began = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     model, recipe = load(path)
-    model = model.to(device)
+    model = on_device(model, device)
     if real:
         model = to_int8(model, recipe)
     seconds = time.perf_counter() - began

@@ -39,6 +39,7 @@ from sweep.backends.base import (
     Tokens,
     WindowLogits,
 )
+from sweep.backends.batch_limit import BatchLimit, Span, joined, told_when_full
 from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident import ResidentGrowth
 from sweep.backends.torch_cache import CacheShape, Codecs
@@ -91,6 +92,7 @@ class TorchBackend:
         self._device_growth = device_growth
         self.load_seconds = load_seconds
         self._device = model.device
+        self._limit = BatchLimit(model.device)
         config = model.config.get_text_config()
         self.n_vocab: int = config.vocab_size
         self.max_length: int = config.max_position_embeddings
@@ -120,7 +122,8 @@ class TorchBackend:
         except (OSError, ValueError, KeyError, RuntimeError) as error:  # whatever transformers says of a bad directory
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: transformers cannot load it: {reason}") from error
-        return cls(model.to(device), tokenizer, growth, device_growth, time.perf_counter() - began, options)
+        model = on_device(model, device)
+        return cls(model, tokenizer, growth, device_growth, time.perf_counter() - began, options)
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -150,8 +153,7 @@ class TorchBackend:
         if self._device.type == "cuda":
             grown = self._device_growth.peak_bytes if self._device_growth is not None else None
             return MemoryUse(torch.cuda.max_memory_reserved(self._device), resident, grown)
-        weights = sum(tensor.nbytes for tensor in [*self._model.parameters(), *self._model.buffers()])
-        return MemoryUse(weights, resident)
+        return MemoryUse(_weight_bytes(self._model), resident)
 
     def _sample_memory(self) -> None:
         if self._growth is not None:
@@ -170,22 +172,26 @@ class TorchBackend:
         for at in range(0, n_windows, together):
             hidden = self._hidden(tokens[at : at + together])
             for i, states in enumerate(hidden):
-                for start in range(first, n_ctx - 1, slice_rows):
-                    end = min(start + slice_rows, n_ctx - 1)
-                    yield WindowLogits(at + i, start, self._logits(states[start:end]).numpy())
+                for span in Span(first, n_ctx - 1).pieces(slice_rows):
+                    yield WindowLogits(at + i, span.start, self._logits(states[span.slice]).numpy())
 
     @torch.inference_mode()
     def _hidden(self, tokens: NDArray[np.integer]) -> torch.Tensor:
         """The last layer's states (n, length, width) of rows of tokens that are padded on the right, if at all."""
-        ids = torch.from_numpy(np.ascontiguousarray(tokens, np.int64)).to(self._device)
-        states: torch.Tensor = self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        return states
+        ids = torch.from_numpy(np.ascontiguousarray(tokens, np.int64))
+
+        def states(rows: Span) -> torch.Tensor:
+            given = ids[rows.slice].to(self._device)
+            found: torch.Tensor = self._model.base_model(input_ids=given, use_cache=False).last_hidden_state
+            return found
+
+        return joined(self._limit.run(Span(0, len(ids), width=ids.shape[1]), states))
 
     @torch.inference_mode()
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """float32 on the CPU."""
         head = self._model.get_output_embeddings()
-        return head(states).float().cpu()
+        return joined(self._limit.run(Span(0, len(states)), lambda rows: head(states[rows.slice]).float().cpu()))
 
     # log-likelihoods and generation ----------------------------------------------------------------------------------
 
@@ -235,15 +241,17 @@ class TorchBackend:
         return results
 
     def _engine(self, cells: int, sequences: int, longest: int, n_batch: int) -> TorchEngine:
-        return TorchEngine(
-            self._model,
-            self._cache_shape,
-            cells=cells,
-            sequences=sequences,
-            longest=longest,
-            n_batch=n_batch,
-            logits_bytes=LOGITS_BYTES,
-        )
+        with told_when_full(self._device, f"a cache of {cells} tokens and {sequences} sequences does not fit"):
+            return TorchEngine(
+                self._model,
+                self._cache_shape,
+                cells=cells,
+                sequences=sequences,
+                longest=longest,
+                n_batch=n_batch,
+                logits_bytes=LOGITS_BYTES,
+                limit=self._limit,
+            )
 
     @cached_property
     def _cache_shape(self) -> CacheShape:
@@ -271,3 +279,14 @@ class TorchBackend:
             out = self._model(input_ids=token, past_key_values=cache, use_cache=True)
             out.logits.float().cpu()
         return time.perf_counter() - began
+
+
+def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model there. Raises InputError where the device has no memory for its weights."""
+    size = f"{_weight_bytes(model) / 2**30:.1f} GiB"
+    with told_when_full(torch.device(device), f"the model's weights, {size}, do not fit"):
+        return model.to(device)
+
+
+def _weight_bytes(model: PreTrainedModel) -> int:
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])

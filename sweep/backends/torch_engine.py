@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from sweep.backends.batch_limit import BatchLimit, Span, joined
 from sweep.backends.torch_cache import Access, CacheShape, CellTable, Ints, SharedCache
 from sweep.backends.trie import Step
 
@@ -38,10 +40,23 @@ class _Pass:
     skip: int
     length: int
 
+    @property
+    def tokens(self) -> int:
+        return len(self.runs) * self.length
+
+    def pieces(self, most: int) -> Iterator[_Pass]:
+        """Fewer runs in each; one run alone in parts, which its states go through one after the other."""
+        together = max(1, most // self.length)
+        for first in range(0, len(self.runs), together):
+            runs = self.runs[first : first + together]
+            end = self.skip + min(self.length, max(run.end - run.start for run in runs) - self.skip)
+            for skip in range(self.skip, end, most):
+                yield _Pass(runs, skip, min(most, end - skip))
+
 
 class TorchEngine:
     """See Engine. Its cache has `cells` and `sequences`, none longer than `longest`. Logits are made in slices of at
-    most `logits_bytes`.
+    most `logits_bytes`. `limit` is the device's, and outlives the engine.
     """
 
     def __init__(
@@ -54,9 +69,11 @@ class TorchEngine:
         longest: int,
         n_batch: int,
         logits_bytes: int,
+        limit: BatchLimit,
     ) -> None:
         self._model = model
         self._device = model.device
+        self._limit = limit
         self._head = model.get_output_embeddings()
         self._table = CellTable(cells, sequences, longest)
         self._cache = SharedCache(shape, cells, sequences)
@@ -85,15 +102,18 @@ class TorchEngine:
         values = np.empty(len(step.pick_rows), np.float64)
         likeliest = np.empty(len(step.pick_rows), dtype=bool)
         order = np.argsort(step.pick_rows, kind="stable")
-        starts = np.arange(0, len(hidden), self._slice)
-        bounds = np.searchsorted(step.pick_rows[order], [*starts, len(hidden)])
-        for start, first, end in zip(starts.tolist(), bounds[:-1], bounds[1:], strict=True):
-            picks = order[first:end]
-            logits = self._head(hidden[start : start + self._slice]).float()
-            rows = self._tensor(step.pick_rows[picks] - start)
+        ordered = step.pick_rows[order]
+
+        def pick(span: Span) -> None:
+            picks = order[slice(*np.searchsorted(ordered, (span.start, span.end)))]
+            logits = self._head(hidden[span.slice]).float()
+            rows = self._tensor(step.pick_rows[picks] - span.start)
             tokens = self._tensor(step.pick_tokens[picks])
             values[picks] = (logits[rows, tokens].double() - logits.logsumexp(-1).double()[rows]).cpu().numpy()
             likeliest[picks] = (logits.argmax(-1)[rows] == tokens).cpu().numpy()
+
+        for span in Span(0, len(hidden)).pieces(self._slice):
+            self._limit.run(span, pick)
         return values, likeliest
 
     @torch.inference_mode()
@@ -106,10 +126,10 @@ class TorchEngine:
     ) -> list[int]:
         counts = np.ones(len(tokens), np.int64)
         hidden = self._hidden(tokens, positions, sequences, counts, wanted, ())
-        best: list[int] = []
-        for start in range(0, len(hidden), self._slice):
-            best += self._head(hidden[start : start + self._slice]).argmax(-1).tolist()
-        return best
+        best: list[torch.Tensor] = []
+        for span in Span(0, len(hidden)).pieces(self._slice):
+            best += self._limit.run(span, lambda span: self._head(hidden[span.slice]).argmax(-1))
+        return [token for part in best for token in part.tolist()]
 
     def _hidden(
         self,
@@ -126,22 +146,31 @@ class TorchEngine:
         rows = np.flatnonzero(wanted)
         if not self.copies_states:
             owners = sequences[np.cumsum(counts) - counts]
-            return self._row(tokens, places, owners, cells)[self._tensor(rows)]
+            whole = Span(0, len(tokens))
+            parts = self._limit.run(
+                whole, partial(self._row, tokens=tokens, positions=places, owners=owners, cells=cells)
+            )
+            return joined(parts)[self._tensor(rows)]
         found: torch.Tensor | None = None
         row_of = np.cumsum(wanted) - 1
+        run = partial(self._rows, tokens=tokens, positions=places, cells=cells)
         for part in _passes(_runs(sequences, finished)):
-            at, states = self._rows(part, tokens, places, cells)
-            if found is None:
-                found = states.new_empty((len(rows), states.shape[-1]))
-            here = wanted[at]
-            found[self._tensor(row_of[at[here]])] = states[self._tensor(np.flatnonzero(here))]
+            for at, states in self._limit.run(part, run):
+                if found is None:
+                    found = states.new_empty((len(rows), states.shape[-1]))
+                here = wanted[at]
+                found[self._tensor(row_of[at[here]])] = states[self._tensor(np.flatnonzero(here))]
         assert found is not None
         return found
 
     def _row(
-        self, tokens: NDArray[np.integer], positions: Ints, owners: NDArray[np.integer], cells: Ints
+        self, span: Span, tokens: NDArray[np.integer], positions: Ints, owners: NDArray[np.integer], cells: Ints
     ) -> torch.Tensor:
-        """States (n, width) of n tokens in one row. All sequences of a token are one up to it: any of them will do."""
+        """States (n, width) of the span's n tokens in one row. All sequences of a token are one up to it: any of them
+        will do, and it comes after those that it continues.
+        """
+        at = span.slice
+        tokens, positions, owners, cells = tokens[at], positions[at], owners[at], cells[at]
         n, used = len(tokens), self._table.used
         seen = np.zeros((n, used), dtype=bool)
         for run in _runs(owners, ()):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from rich.table import Table
 
 from sweep.cli.output import Output
-from sweep.planning.estimate import foreseen_seconds, total
+from sweep.planning.estimate import bytes_to_make, foreseen_seconds, total
 from sweep.planning.preparing import Sweep, variant_sizes
 from sweep.report.text import duration, size
 from sweep.results.store import Store
@@ -33,6 +35,11 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                     for cell in sweep.plan.cells
                 ],
                 "seconds": total(seconds, (cell.label for cell in todo)),
+                "bytes_to_make": bytes_to_make(todo, sizes),
+                "reference": sweep.plan.reference,
+                "text": sweep.plan.about["text"],
+                "tasks": sweep.plan.about["task_settings"],
+                "settings": asdict(sweep.plan.settings),
             }
         )
         return
@@ -52,7 +59,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
             taken = variant.file_bytes
             table.add_row(variant.name, "", f"{taken:,}", size(taken), "", str(left))
     output.show(table)
-    needed = sum(int(known["file_bytes"]) for known in sizes.values())
+    needed = bytes_to_make(sweep.plan.cells, sizes)
     settings = sweep.plan.settings
     output.show(
         f"\n{len(todo)} of {len(sweep.plan.cells)} cells to do; {needed:,} bytes of files. "

@@ -1,24 +1,26 @@
-"""How long a sweep may take, by what the same measurements of the same model took before."""
+"""What a sweep takes: time, by what the same measurements of the same model took before, and room for its files."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import mean
 from typing import Any
 
 from sweep.planning.cells import Cell
 from sweep.planning.plan import Plan
+from sweep.planning.variant import kind_of
 from sweep.results.store import Store
 
-_Kind = tuple[str, str, str]
+_Kind = tuple[str, str, str, str]
 
 
 def foreseen_seconds(plan: Plan, store: Store) -> dict[str, float]:
     """Seconds by cell label, for the cells that can be foreseen.
 
     A cell is taken to last as long as its like lasted on average over the variants that earlier runs of this model
-    measured; a task with a limit, as its like with another limit did for each item.
+    measured on the same engine, int8 and float apart; a task with a limit, as its like with another limit did for each
+    item.
     """
     lasted: dict[_Kind, dict[str, float]] = defaultdict(dict)  # by key, since runs share cells
     for stored in store.runs():
@@ -41,9 +43,17 @@ def total(seconds: dict[str, float], labels: Iterable[str]) -> float | None:
     return sum(known) if len(known) == len(found) else None
 
 
+def bytes_to_make(cells: Iterable[Cell], sizes: Mapping[str, Mapping[str, float]]) -> int:
+    """Of the models that these cells write, by their `sizes` (see planning.sizes); two variants can share one."""
+    made = (cell for cell in cells if cell.kind in ("export", "quantize"))
+    return sum(int(sizes[cell.params.get("quant", cell.variant)]["file_bytes"]) for cell in made)
+
+
 def _kind(cell: Cell) -> _Kind:
-    """What cells have in common that take alike long: what they do, with which text or whether to the task's end."""
-    return cell.kind, cell.name, str(cell.params.get("text") or ("some" if _limit(cell) else "all"))
+    """What cells have in common that take alike long: what they do, of which kind of variant, with which text or
+    whether to the task's end."""
+    how = str(cell.params.get("text") or ("some" if _limit(cell) else "all"))
+    return cell.kind, kind_of(cell.variant), cell.name, how
 
 
 def _units(cell: Cell) -> int:

@@ -81,15 +81,15 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     return _planned(request, model, parsed, chosen.name, say, file=file, reference_layers=layers)
 
 
-def prepare_single(request: Request, quant: str | None, say: Callable[[str], None]) -> Sweep:
+def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
     """Resolve and plan the measuring of one thing as it is: a GGUF file, or a model at one quant (BF16 by default).
 
     What the request names is measured, everything where it names neither text nor tasks. Raises InputError.
     """
     is_file = Path(request.model).suffix == ".gguf"
-    if is_file and quant is not None:
+    if is_file and request.quant is not None:
         raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
-    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else quant or "BF16"], alone=True)
+    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else request.quant or "BF16"], alone=True)
     everything = request.perplexity is None and request.tasks is None
     if not everything:
         request = replace(request, tasks=request.tasks or ("none",))

@@ -16,11 +16,13 @@ class Request:
     path or "auto", `calibration` the text that the latter and int8 recipes read. `write_base` is where the model's
     log-probabilities are written as llama.cpp does. `gpu` are the devices that variants are meant for, as `sweep fit
     --gpu` takes them: what they do not hold is skipped. With `dry_run` nothing is fetched that a plan can do without.
+    `quant` and `write_base` are of `sweep eval` alone.
     """
 
     model: str = "micro"
     preset: str = "q2-q8"
     variants: str | None = None
+    quant: str | None = None
     tasks: tuple[str, ...] | None = None
     task_data: Path | None = None
     perplexity: Path | None = None

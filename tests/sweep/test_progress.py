@@ -7,7 +7,7 @@ from stored_runs import Stored, items
 
 from sweep.events import Event
 from sweep.planning.cells import Cell
-from sweep.planning.estimate import foreseen_seconds, total
+from sweep.planning.estimate import bytes_to_make, foreseen_seconds, total
 from sweep.progress import Progress
 from sweep.results.store import Store
 from sweep.workspace import Workspace
@@ -71,3 +71,23 @@ def test_time_is_foreseen_from_what_its_like_took(tmp_path: object) -> None:
     assert total(seconds, ["Q2/sums", "Q2/forms"]) is None
     assert of_others == {}
     assert before.model == after.model
+
+
+def test_engines_are_foreseen_apart(tmp_path: object) -> None:
+    workspace = Workspace(tmp_path / "w")  # type: ignore[operator]
+    workspace.root.mkdir()
+    Stored("before", tasks={"sums": {"Q4": items([1.0])}}, variants=("Q4",)).put(workspace)
+    both = ("Q2", "int8:sq")
+    after = Stored("after", tasks={"sums": dict.fromkeys(both)}, variants=both).put(workspace)
+    with Store(workspace.database) as store:
+        assert set(foreseen_seconds(after, store)) == {"Q2/sums"}  # of llama.cpp; torch takes its own time
+
+
+def test_a_checkpoint_that_two_variants_read_is_made_once() -> None:
+    made = [
+        Cell("a", "Q4_K_M", "export", "export", {"quant": "Q4_K_M"}),
+        Cell("b", "int8:sq", "quantize", "quantize", {}),
+        Cell("c", "fq:sq", "text", "text", {}, needs=("b",)),
+    ]
+    sizes = {"Q4_K_M": {"file_bytes": 3.0}, "int8:sq": {"file_bytes": 5.0}, "fq:sq": {"file_bytes": 5.0}}
+    assert bytes_to_make(made, sizes) == 8

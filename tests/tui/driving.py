@@ -46,9 +46,9 @@ async def opened(
         yield app, pilot
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], Any]) -> None:
+async def until(pilot: Pilot[None], condition: Callable[[], Any], patience: float = PATIENCE) -> None:
     """Wait for something to come about."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"never came about; on the screen:\n{shown(pilot.app)}")

@@ -4,16 +4,72 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from driving import opened, play, shown, sweep, until
-from textual.widgets import Input
+import pytest
+from driving import PATIENCE, opened, play, shown, sweep, until
+from textual.widgets import Input, Static
 
-from sweep.planning import preset
+import presets
+from converters.export import export, open_source
+from sweep.cli.app import app as command_line
+from sweep.planning import preparing, preset
+from sweep.planning.preparing import _variants
+from sweep.planning.request import Request
+from sweep.running.keep import Keep
 from sweep.workspace import Workspace
 from tui.planning import Draft
+from tui.screens.fit import FitScreen
 from tui.screens.plan import PlanScreen
+from tui.screens.run import RunScreen
+from tui.widgets.form import FIELDS
 from tui.widgets.table import Table
+
+# field of a Request, what is typed or chosen for it, and what the command is to make of that
+TYPED: dict[str, tuple[str, Any]] = {
+    "tasks": ("micro_form,a.yaml", ("micro_form", "a.yaml")),
+    "limit": ("8", 8),
+    "num_fewshot": ("0", 0),
+    "chat_template": ("no", False),
+    "thinking": ("off", False),
+    "max_gen_toks": ("64", 64),
+    "task_data": ("~/data", Path("~/data").expanduser()),
+    "allow_code": ("yes", True),
+    "perplexity": ("it's.txt", Path("it's.txt")),
+    "window": ("256", 256),
+    "stride": ("128", 128),
+    "reference": ("Q8_0", "Q8_0"),
+    "imatrix": ("auto", "auto"),
+    "calibration": ("c.txt", Path("c.txt")),
+    "ctx": ("512", 512),
+    "gpu": ("RTX_4090,24GiB", ("RTX_4090", "24GiB")),
+    "ngl": ("3", 3),
+    "n_cpu_moe": ("2", 2),
+    "tensor_split": ("3,1", (3.0, 1.0)),
+    "keep": ("best", Keep.BEST),
+}
+CHOSEN = {"model", "preset", "variants"}  # by keys of the screen and in its table
+NOT_THERE = {"workspace", "dry_run", "quant", "write_base"}  # the screen's own; and what sweep eval alone has
+
+
+def asked_by(line: str) -> Request:
+    """What the real command line makes of a line, before it does anything."""
+    seen: list[Request] = []
+
+    class Seen(Exception):
+        pass
+
+    def see(request: Request, _: object) -> None:
+        seen.append(request)
+        raise Seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparing, "prepare", see)
+        with pytest.raises(Seen):
+            command_line(shlex.split(line)[1:], standalone_mode=False)
+    return seen[0]
 
 
 def asked(screen: PlanScreen) -> bool:
@@ -26,8 +82,26 @@ def test_the_line_is_the_shortest_that_comes_to_the_same() -> None:
     assert Draft(variants=whole).arguments() == ("run", "micro")
     assert Draft(variants=("Q4_K_M", "BF16")).arguments() == ("run", "micro", "--variants", "=Q4_K_M")
     assert Draft(variants=("BF16",)).arguments()[-1] == "=BF16"
-    some = Draft(model="a b", preset="q4", variants=preset.load("q4").variants, tasks="none", limit=" 5 ")
-    assert shlex.join(some.arguments()) == "run 'a b' --preset q4 --tasks none --limit 5"
+    some = Draft("a b", "q4", preset.load("q4").variants, {"tasks": "none", "limit": " 5 ", "allow_code": "yes"})
+    assert shlex.join(some.arguments()) == "run 'a b' --preset q4 --tasks none --limit 5 --allow-code-execution"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "reference", "planned"),
+    [
+        (("Q4_K_M", "int8:sq"), "", ["BF16", "Q4_K_M", "int8:sq"]),
+        (("int8:sq",), "", ["int8:sq"]),  # torch alone: no GGUF is needed to compare with
+        (("BF16", "int8:sq"), "", ["BF16", "int8:sq"]),
+        (("BF16", "Q4_K_M"), "Q8_0", ["Q8_0", "BF16", "Q4_K_M"]),
+        (preset.load("q2-q8").variants, "Q8_0", ["Q8_0", "BF16", *preset.load("q2-q8").variants[1:-1]]),
+        (preset.load("q2-q8").variants, "", list(preset.load("q2-q8").variants)),
+    ],
+)
+def test_what_is_chosen_is_what_the_line_measures(chosen: tuple[str, ...], reference: str, planned: list[str]) -> None:
+    draft = Draft(variants=chosen).saying(reference=reference)
+    request = asked_by(shlex.join(["sweep", *draft.arguments()]))
+    named = _variants(preset.load(request.preset), request, request.reference or "BF16")
+    assert list(dict.fromkeys(named)) == planned
 
 
 def test_what_is_shown_is_the_dry_run(swept: Workspace, text: Path) -> None:
@@ -40,8 +114,8 @@ def test_what_is_shown_is_the_dry_run(swept: Workspace, text: Path) -> None:
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             await until(pilot, lambda: asked(screen))
-            fields = {"tasks": "micro_form", "limit": "8", "text": str(text)}
-            screen.change(variants=("BF16", "Q4_K_M", "Q2_K"), **fields)
+            fields = {"tasks": "micro_form", "limit": "8", "perplexity": str(text)}
+            screen.change(screen.draft.saying(**fields), variants=("BF16", "Q4_K_M", "Q2_K"))
             await until(pilot, lambda: asked(screen))
             assert screen.plan == plan
             words = shown(app)
@@ -74,7 +148,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert screen.draft.variants == ("Q4_0",)
 
             await pilot.press("t", *"none")
-            assert screen.draft.tasks == "none"
+            assert screen.draft.said("tasks") == "none"
             assert "--tasks none" in shown(app)
             await pilot.press("escape")
             assert table.has_focus
@@ -93,7 +167,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             app.screen.query_one(Input).value = str(tmp_path / "mine.toml")
             await pilot.press("enter")
             assert screen.draft.variants == saved.variants
-            assert screen.query_one("#tasks", Input).value == "none"
+            assert screen.query_one("#field-tasks", Input).value == "none"
 
             await pilot.press("m", *"micro-moe", "enter")
             assert screen.draft.model == "micro-moe"
@@ -120,14 +194,168 @@ def test_bad_input_is_told_in_the_programs_own_words(swept: Workspace, tmp_path:
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             await until(pilot, lambda: asked(screen))
-            for fields, words in (
-                ({"model": str(tmp_path / "broken")}, "config.json"),
-                ({"model": "micro", "limit": "many"}, "many"),
-                ({"limit": "", "text": "/no/such.txt"}, "no such text"),
+            for model, typed, words in (
+                (str(tmp_path / "broken"), {}, "config.json"),
+                ("micro", {"limit": "many"}, "many"),
+                ("micro", {"perplexity": "/no/such.txt"}, "no such text"),
+                ("micro", {"gpu": "RTX 9999"}, "no such GPU"),
             ):
-                screen.change(**fields)
+                screen.change(model=model, typed=typed)
                 await until(pilot, lambda words=words: "✗" in shown(app) and words in shown(app))
-            screen.change(model="micro", text="")
+            screen.change(model="micro", typed={})
             await until(pilot, lambda: asked(screen) and "✗" not in shown(app))
+
+    play(script())
+
+
+def test_every_option_can_be_typed_and_the_line_asks_for_just_that(swept: Workspace) -> None:
+    assert {field.name for field in FIELDS} == set(TYPED)
+    assert {field.name for field in fields(Request)} == set(TYPED) | CHOSEN | NOT_THERE
+
+    async def script() -> None:
+        async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            screen.change(preset="q4", variants=("Q4_0", "int8:sq"))
+            await pilot.press("t")
+            for field in FIELDS:
+                assert app.focused is not None
+                assert app.focused.name == field.name
+                assert "--" in str(screen.query_one("#hint").render())  # what it is for
+                text = TYPED[field.name][0]
+                if isinstance(app.focused, Input):
+                    await pilot.press(*text)
+                else:
+                    while app.focused.value != text:  # type: ignore[attr-defined]
+                        await pilot.press("space")
+                await pilot.press("down")
+            await pilot.press("escape", "y")
+            given = {name: value for name, (_, value) in TYPED.items()}
+            assert asked_by(app.clipboard) == Request(preset="q4", variants="=Q4_0,int8:sq", **given)
+
+    play(script())
+
+
+def test_int8_is_planned_like_any_other_variant(swept: Workspace) -> None:
+    async def script() -> None:
+        async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            screen.change(variants=("Q4_K_M",))
+            screen.query_one(Table).go_to("int8:sq-ph-dyn")
+            await pilot.press("space")
+            await until(pilot, lambda: asked(screen) and len(screen.plan["variants"]) == 4)  # type: ignore[index]
+            assert "=Q4_K_M,int8:sq-ph-dyn" in shown(app)
+            assert "BF16 and torch:BF16, to compare with" in shown(app)
+            sizes = {row["variant"]: row for row in screen.plan["variants"]}  # type: ignore[index]
+            row = next(line for line in shown(app).splitlines() if "int8:sq-ph-dyn " in line and "MiB" in line)
+            assert f"{sizes['int8:sq-ph-dyn']['bits_per_weight']:.2f}" in row
+            await pilot.press("a", "ctrl+u", *"int8:sqq", "enter")
+            await pilot.pause()
+            assert "sqq: no such recipe" in shown(app)
+            assert len(screen.draft.variants) == 2
+
+    play(script())
+
+
+def test_what_cannot_become_int8_is_told(swept: Workspace, tmp_path: Path) -> None:
+    micro = presets.builtin_models()["micro"]
+    file = tmp_path / "own.gguf"
+    export(open_source(micro.directory, "micro"), {"BF16": file})
+    done = tmp_path / "done"
+    done.mkdir()
+    config = json.loads((micro.directory / "config.json").read_text())
+    (done / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+
+    async def script() -> None:
+        async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            for model, words in ((file, "made of a Hugging Face checkpoint"), (done, "gptq")):
+                screen.change(model=str(model), variants=("Q4_K_M", "int8:sq"))
+                await until(pilot, lambda words=words: words in str(screen.query_one("#estimate", Static).render()))
+            screen.change(model=str(file), variants=("Q4_K_M",))
+            assert "int8:sq" not in screen.query_one(Table).rows
+            await until(pilot, lambda: asked(screen) and "✗" not in shown(app))
+
+    play(script())
+
+
+def test_the_card_of_the_fit_screen_is_the_sweeps(swept: Workspace) -> None:
+    async def script() -> None:
+        async with opened(swept, "fit", size=(140, 44)) as (app, pilot):
+            fit = app.screen
+            assert isinstance(fit, FitScreen)
+            await until(pilot, lambda: fit.report is not None and not fit._busy)
+            fit.query_one(Table).go_to("int8:sq-ph")
+            await pilot.press("space")
+            assert "int8:sq-ph" in app.draft.variants
+            await pilot.press("v", *"64MiB", "enter", "2")
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await until(pilot, lambda: asked(screen))
+            assert screen.query_one("#field-gpu", Input).value == "64MiB"
+            assert "--gpu 64MiB" in shown(app)
+            assert "int8:sq-ph" in screen.plan["skipped"]  # type: ignore[index]
+            assert "skipped" in next(line for line in shown(app).splitlines() if "✗  Q4_K_M" in line)
+            await pilot.press("1", "v", *"this machine", "enter", "2")
+            assert "--gpu" not in shown(app)
+
+    play(script())
+
+
+@pytest.mark.parametrize("size", [(80, 24), (99, 60), (20, 5), (140, 12)])
+def test_the_fields_can_be_reached_however_small_the_terminal(swept: Workspace, size: tuple[int, int]) -> None:
+    async def script() -> None:
+        async with opened(swept, "plan", size=size) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await pilot.press("t", *["down"] * len(FIELDS), *["space"])
+            assert app.focused is not None
+            assert app.focused.name == "keep"
+            assert screen.draft.said("keep") == "best"
+            assert screen.region.contains_region(app.focused.region)  # scrolled to where it is seen
+            if size == (80, 24):
+                assert "--keep" in shown(app)  # what it is for
+                assert "best" in shown(app)
+            await pilot.press("escape")
+            assert screen.query_one(Table).has_focus
+            assert screen.query_one(Table).region.height > 1
+
+    play(script())
+
+
+@pytest.mark.slow  # torch is loaded four times
+def test_a_sweep_with_int8_is_run_and_read(text: Path, tmp_path: Path) -> None:
+    calibration = tmp_path / "calibration.txt"
+    calibration.write_text(presets.builtin_models()["micro"].calibration.read_text()[:20_000])
+    fast = {"tasks": "micro_form", "limit": "4", "perplexity": str(text), "calibration": str(calibration)}
+
+    async def script() -> None:
+        async with opened(Workspace(tmp_path / "own"), "plan", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            screen.change(screen.draft.saying(**fast), variants=("int8:sq", "fq:sq", "Q4_K_M"))
+            await until(pilot, lambda: asked(screen))
+            await pilot.press("r")
+            await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.snapshot is not None)
+            run = app.screen
+            assert isinstance(run, RunScreen)
+            await until(pilot, lambda: run.snapshot.progress.status == "done", 5 * PATIENCE)  # type: ignore[union-attr]
+            assert run.snapshot is not None
+            assert {cell.status for cell in run.snapshot.progress.cells.values()} == {"done"}
+            head, *rows = [
+                line for line in shown(app).splitlines() if line.startswith((" variant", " int8:sq ", " fq:sq "))
+            ]
+            assert head.split()[:5] == ["variant", "export", "quantize", "speed", "text"]
+            assert "MiB" in rows[0]  # the checkpoint's size
+            assert "= int8:sq" in rows[1]  # fq:sq reads the same
+            assert all("KLD" in row for row in rows)
+            run.query_one("#cells").go_to("int8:sq/quantize")  # type: ignore[attr-defined]
+            await until(pilot, lambda: "Loading weights" in shown(app))  # its log
+            await pilot.press("4")
+            await until(pilot, lambda: "torch:BF16" in shown(app) and "fq:sq" in shown(app))
+            await pilot.press("2")
+            await until(pilot, lambda: asked(screen) and "all cells are done" in shown(app))
 
     play(script())

@@ -254,6 +254,7 @@ class FitScreen(Working, Screen[None]):
     def _take_card(self, name: str | None) -> None:
         if name is not None:
             self.sweep.gpus = () if name == "this machine" else (name,)
+            self.sweep.draft = self.sweep.draft.saying(gpu=", ".join(self.sweep.gpus))
             self.change(gpus=self.sweep.gpus)
 
     def action_context(self, step: int) -> None:
@@ -274,9 +275,6 @@ class FitScreen(Working, Screen[None]):
     def action_choose(self) -> None:
         row = self._row()
         if row is None:
-            return
-        if row.kind != "gguf":
-            self.notify(f"{row.variant} is taken into a sweep by typing it: sweep run --variants", title="Choose")
             return
         chosen = self.sweep.draft.variants
         kept = tuple(v for v in chosen if v != row.variant) if row.variant in chosen else (*chosen, row.variant)

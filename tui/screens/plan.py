@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.console import RenderableType
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.events import DescendantFocus
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import DataTable, Footer, Input, Static
@@ -21,21 +23,14 @@ from textual.worker import get_current_worker
 from converters.errors import InputError
 from sweep.launching import Command, GivenUp, planned
 from sweep.report import text
-from tui.planning import Draft
+from tui.planning import Draft, added, said_by
 from tui.theme import palette
+from tui.widgets.form import Form, explanation, said_of
+from tui.widgets.plan_table import HEADS, estimate, plan_rows
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
 from tui.working import Working
 
-HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("to do", False))
-# name of the draft's field, its label, what stands there while it is empty
-FIELDS = (
-    ("tasks", "tasks", "the model's own; by comma"),
-    ("limit", "items of a task", "all, or 200 of your own model"),
-    ("text", "text", "the model's own, or a file"),
-    ("ctx", "context", "8192, or what the model has"),
-    ("imatrix", "importance matrix", "none; auto, or a file"),
-)
 WAIT = 0.4  # seconds after a change before it is planned anew
 
 
@@ -46,9 +41,10 @@ class PlanScreen(Working, Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "choose", "Choose", tooltip="Measure the highlighted variant, or not"),
         Binding("m", "model", "Model", tooltip="Choose the model"),
-        Binding("t", "field('tasks')", "Tasks", show=False, tooltip="Go to the fields: tasks, limit, text and so on"),
+        Binding("t", "fields", "Fields", tooltip="What is measured and how: tasks, text, memory, cards, files"),
+        Binding("a", "add", "Add", show=False, tooltip="A .gguf file, a file of the hub, an int8 recipe of your own"),
         Binding("o", "load", "Presets", tooltip="Take the variants and tasks of a preset"),
-        Binding("w", "save", "Save", tooltip="Write this plan as a preset"),
+        Binding("w", "save", "Save", show=False, tooltip="Write variants, tasks, limit and context as a preset"),
         Binding("y", "copy", "Copy", tooltip="Copy the command line"),
         Binding("r", "run", "Run", tooltip="Start the sweep; it goes on when the screen is closed"),
         Binding("n", "none", "Choose none", show=False),
@@ -70,14 +66,13 @@ class PlanScreen(Working, Screen[None]):
         with Horizontal(id="plan"):
             with Vertical(id="choice"):
                 yield Input(
-                    placeholder="only quants with this in their name", id="filter", classes="hidden", compact=True
+                    placeholder="only variants with this in their name", id="filter", classes="hidden", compact=True
                 )
                 yield Table(id="quants")
-            with Vertical(id="form"):
-                for name, label, placeholder in FIELDS:
-                    with Horizontal(classes="row"):
-                        yield Static(label, classes="label")
-                        yield Input(placeholder=placeholder, id=name, classes="field", compact=True)
+                yield Static(id="keys")
+            with Vertical(id="side-form"):
+                yield Form(id="form")
+                yield Static(id="hint")
                 yield Static(id="estimate")
         yield Static(id="line")
         yield Footer(show_command_palette=False)
@@ -88,6 +83,9 @@ class PlanScreen(Working, Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
+        accent, soft = palette(self.app).accent, palette(self.app).soft
+        words = (("space ", accent), ("choose  ", soft), ("a ", accent), ("add a file or recipe  ", soft))
+        self.query_one("#keys", Static).update(Text.assemble(*words, ("/ ", accent), ("filter", soft)))
 
     def on_screen_resume(self) -> None:
         self.fill()
@@ -97,35 +95,16 @@ class PlanScreen(Working, Screen[None]):
     # --- showing ----------------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """The quants with what is known of the chosen ones, and the line."""
-        from converters.recipes import QUANTS
-
-        colours, draft = palette(self.app), self.draft
-        known = {row["variant"]: row for row in (self.plan or {}).get("variants", ())}
-        left: dict[str, int] = {}
-        for cell in (self.plan or {}).get("cells", ()):
-            name = cell["cell"].rpartition("/")[0]
-            left[name] = left.get(name, 0) + (not cell["done"])
-        only = self.query_one("#filter", Input).value.strip().lower()
-        rows = []
-        for name in dict.fromkeys([*(v for v in draft.variants if v not in QUANTS), *QUANTS]):
-            if only not in name.lower():
-                continue
-            taken, row = name in draft.variants, known.get(name, {})
-            missing = Text(text.MISSING, colours.faint)
-            bits, size, memory = row.get("bits_per_weight"), row.get("file_bytes"), row.get("memory_bytes")
-            cells = [
-                Text("✓" if taken else " ", colours.good),
-                Text(name, colours.ink if taken else colours.soft),
-                Text(f"{bits:.2f}", colours.ink) if bits and taken else missing.copy(),
-                Text(text.size(size), colours.ink) if size and taken else missing.copy(),
-                Text(text.size(memory), colours.ink) if memory and taken else missing.copy(),
-                Text(str(left[name]) if left[name] else "done", colours.soft) if name in left and taken else Text(),
-            ]
-            rows.append((name, cells))
+        """The variants with what is known of the chosen ones, and the line."""
+        draft, colours = self.draft, palette(self.app)
+        rows = plan_rows(draft, self.plan or {}, self.query_one("#filter", Input).value.strip().lower(), colours)
         table = self.query_one(Table)
         first = next((name for name, _ in rows if name in draft.variants), None)
         table.fill(HEADS, rows, None if table.highlighted else first)
+        form = self.query_one(Form)
+        form.put(draft.typed)
+        if self.plan is not None:
+            form.explain(said_of(self.plan))
         self._tell()
         self.query_one(TopBar).lead(draft.model, draft.preset, f"{len(draft.variants)} variants")
 
@@ -136,46 +115,36 @@ class PlanScreen(Working, Screen[None]):
         except InputError as wrong:
             line, error = "", str(wrong)
         self.query_one("#line", Static).update(Text.assemble((" $ ", colours.faint), (line, colours.accent)))
-        shown = Text()
+        shown: RenderableType = Text()
         if error is not None:
             shown = Text.assemble(("✗ ", colours.bad), (text.plain(error), colours.bad))
         elif self._busy or self._timer is not None:
             shown = Text("planning …", colours.faint)
         elif self.plan is not None:
-            shown = self._estimate(self.plan)
+            shown = estimate(self.draft, self.plan, shutil.disk_usage(self.sweep.workspace.root).free, colours)
         self.query_one("#estimate", Static).update(shown)
 
-    def _estimate(self, plan: dict[str, Any]) -> Text:
-        colours = palette(self.app)
-        todo = sum(not cell["done"] for cell in plan["cells"])
-        disk = sum(row.get("file_bytes") or 0 for row in plan["variants"])
-        memory = max((row.get("memory_bytes") or 0 for row in plan["variants"]), default=0)
-        free = shutil.disk_usage(self.sweep.workspace.root).free
-        seconds = plan.get("seconds")
-        lasts = "not known before a first sweep of this model" if seconds is None else f"about {text.duration(seconds)}"
-        rows = [
-            (
-                "work",
-                f"{todo} of {len(plan['cells'])} cells to do" if todo else "all cells are done: r shows them",
-                True,
-            ),
-            ("time", lasts if todo else "none", True),
-            ("disk", f"{text.size(disk)} of files, {text.size(free)} free", disk < free),
-            ("memory", f"{text.size(memory)} at most, model and context", True),
-        ]
-        lines = [
-            Text.assemble(
-                (f"{name:<8}", colours.soft), (told if fine else f"✗ {told}", colours.ink if fine else colours.bad)
-            )
-            for name, told, fine in rows
-        ]
-        return Text("\n").join(lines)
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        inside = self.query_one(Form) in event.widget.ancestors
+        self._make_room(inside)
+        if not inside:
+            colours = palette(self.app)
+            words = (("t ", colours.accent), ("to the fields, ", colours.soft), ("esc ", colours.accent))
+            self.query_one("#hint", Static).update(Text.assemble(*words, ("back to the table", colours.soft)))
+
+    def _make_room(self, for_form: bool) -> None:
+        """Where not both have room, the one of table and form is shown that has the focus, or is to have it."""
+        self.query_one("#plan").set_class(for_form, "-in-form")
+
+    @on(Form.Entered)
+    def _entered(self, message: Form.Entered) -> None:
+        self.query_one("#hint", Static).update(explanation(message.name, palette(self.app)))
 
     # --- planning ---------------------------------------------------------------------------------------------------
 
-    def change(self, **fields: Any) -> None:
-        """Another draft: shown at once, planned soon."""
-        self.sweep.draft = replace(self.draft, **fields)
+    def change(self, draft: Draft | None = None, **fields: Any) -> None:
+        """Another draft, or other fields of it: shown at once, planned soon."""
+        self.sweep.draft = replace(draft or self.draft, **fields)
         self._ask_soon()
         self.fill()
 
@@ -262,11 +231,7 @@ class PlanScreen(Working, Screen[None]):
         except InputError as error:
             self.notify(str(error), severity="error", title="Preset")
             return
-        given = {"tasks": ",".join(preset.tasks or ()), "limit": str(preset.limit or ""), "ctx": str(preset.ctx or "")}
-        for field, value in given.items():
-            with self.prevent(Input.Changed):
-                self.query_one(f"#{field}", Input).value = value
-        self.change(preset=name, variants=preset.variants, **given)
+        self.change(self.draft.saying(**said_by(preset)), preset=name, variants=preset.variants)
 
     def action_save(self) -> None:
         from tui.screens.choosing import TypingScreen
@@ -302,17 +267,38 @@ class PlanScreen(Working, Screen[None]):
         except InputError as error:
             self._tell(str(error))
 
-    def action_field(self, name: str) -> None:
-        self.query_one(f"#{name}", Input).focus()
+    def action_add(self) -> None:
+        from tui.screens.choosing import TypingScreen
 
-    @on(Input.Changed, ".field")
-    def _typed(self, message: Input.Changed) -> None:
-        if message.input.id is not None and getattr(self.draft, message.input.id) != message.value:
-            self.change(**{message.input.id: message.value})
+        words = "gguf:FILE, hub:OWNER/REPO/FILE.gguf, int8:RECIPE.toml or fq:RECIPE.toml (docs/int8.md):"
+        self.app.push_screen(TypingScreen("Add a variant", words, "gguf:"), self._add)
+
+    def _add(self, typed: str | None) -> None:
+        if typed is None:
+            return
+        try:
+            name = added(typed)
+        except InputError as error:
+            self.notify(str(error), severity="error", title="Add")
+            return
+        if name not in self.draft.variants:
+            self.change(variants=(*self.draft.variants, name))
+        self.query_one(Table).go_to(name)
+
+    def action_fields(self) -> None:
+        self._make_room(True)
+        self.query_one(Form).enter()
+
+    @on(Form.Changed)
+    def _typed(self, message: Form.Changed) -> None:
+        if self.draft.typed.get(message.name, "") != message.value:
+            self.sweep.draft = self.draft.saying(**{message.name: message.value})
+            self._ask_soon()
+            self._tell()  # the rows are not touched: they are many, and keys follow each other fast
 
     @on(Input.Submitted, ".field")
     def _submitted(self) -> None:
-        self.query_one(Table).focus()
+        self.query_one(Form).action_move(1)
 
     def action_filter(self) -> None:
         self.query_one("#filter", Input).remove_class("hidden").focus()
@@ -329,4 +315,5 @@ class PlanScreen(Working, Screen[None]):
         field = self.query_one("#filter", Input)
         field.value = ""
         field.add_class("hidden")
+        self._make_room(False)
         self.query_one(Table).focus()

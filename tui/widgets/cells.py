@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
+from sweep.planning.cells import PROCEDURES
 from sweep.planning.plan import Plan
 from sweep.progress import CellState
 from sweep.report import text
@@ -66,22 +67,34 @@ class Cells(DataTable[Any]):
     def _lay_out(self, plan: Plan) -> None:
         self.clear(columns=True)
         self._labels, self._shown, self._run = {}, {}, plan.run
-        names = list(dict.fromkeys(cell.name for cell in plan.cells))
+        steps = list(PROCEDURES)  # in the order in which a variant goes through them
+        names = list(dict.fromkeys(cell.name for cell in sorted(plan.cells, key=lambda cell: steps.index(cell.kind))))
         tasks = {cell.name for cell in plan.cells if cell.kind == "task"}
         variants = list(dict.fromkeys(cell.variant for cell in plan.cells))
         self.add_column("variant", key="")
         for name in names:
             shown = text.shorten(text.plain(name), 16) if name in tasks else name
             self.add_column(shown, key=name, width=None)
-        colours = palette(self.app)
+        colours, shared = palette(self.app), _shared(plan)
         for row, variant in enumerate(variants):
-            blank = [Text("", colours.faint) for _ in names]
+            blank = [Text(shared.get((variant, name), ""), colours.faint) for name in names]
             self.add_row(Text(text.shorten(text.plain(variant), 24), colours.ink), *blank, key=variant)
             for column, name in enumerate(names, 1):
                 if any(cell.variant == variant and cell.name == name for cell in plan.cells):
                     self._labels[row, column] = f"{variant}/{name}"
         if names:
             self.cursor_coordinate = Coordinate(0, 1)
+
+
+def _shared(plan: Plan) -> dict[tuple[str, str], str]:
+    """By variant and step: whose file it is, where a variant reads what is made for another."""
+    making = {cell.key: cell for cell in plan.cells if cell.kind == "quantize"}
+    found = {}
+    for cell in plan.cells:
+        for made in (making[key] for key in cell.needs if key in making):
+            if made.variant != cell.variant:
+                found[cell.variant, made.name] = f"= {text.plain(made.variant)}"
+    return found
 
 
 def told_of(state: CellState, figure: str | None, colours: Palette) -> Text:

@@ -1,0 +1,1 @@
+"""What int8_speed.py measures, part by part."""

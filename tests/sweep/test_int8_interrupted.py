@@ -1,0 +1,92 @@
+"""`sweep int8` killed while it writes, or out of disk: nothing half-written under its name, and whole the next time."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from converters.errors import InputError
+from int8.checkpoint import load
+from int8.directory import appearing
+
+ARGUMENTS = ["int8", "micro", "--recipe", "w8a16"]
+KILLED = """
+import os, signal, sys
+from int8 import checkpoint
+written = checkpoint._write_file
+def write(*given):
+    written(*given)
+    os.kill(os.getpid(), signal.SIGKILL)
+checkpoint._write_file = write
+"""
+FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
+"""
+MAIN = "from sweep.cli import main; main()"
+
+
+def sweep(script: str, out: Path, workspace: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script + MAIN, *ARGUMENTS, "--out", str(out), "--workspace", str(workspace)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_process_killed_while_it_writes_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+    out, workspace = tmp_path / "place" / "out", tmp_path / "workspace"
+    assert sweep(KILLED, out, workspace).returncode == -signal.SIGKILL
+    (left,) = out.parent.iterdir()  # the weights are written; the rest is not
+    assert left.name == ".out.partial"
+    assert not (left / "config.json").exists()
+    assert sum(file.stat().st_size for file in left.iterdir()) > 5_000_000
+    done = sweep("", out, workspace)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    load(out)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "place" / "out"
+    done = sweep(FULL, out, tmp_path / "workspace")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"sweep: {out}: cannot be written: ")
+    assert "too large" in line.lower()
+    assert not list(out.parent.iterdir())
+
+
+def test_two_writers_of_one_directory_do_not_meet(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with appearing(out) as beside:
+        (beside / "mine").write_text("mine")
+        with pytest.raises(InputError, match="another process is writing it"), appearing(out):
+            raise AssertionError
+        assert not out.exists()
+    assert (out / "mine").read_text() == "mine"
+    assert not beside.exists()
+
+
+def test_what_was_left_behind_is_not_taken_over(tmp_path: Path) -> None:
+    left = tmp_path / ".out.partial"
+    (left / "below").mkdir(parents=True)
+    (left / "old.safetensors").write_text("of another recipe")
+    (left / "link").symlink_to(tmp_path)
+    with appearing(tmp_path / "out") as beside:
+        assert beside == left
+        (beside / "new").write_text("new")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+
+
+def test_a_failing_block_leaves_nothing_and_gives_up_the_lock(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with appearing(tmp_path / "deep" / "out") as beside:
+            (beside / "half").write_text("half")
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert not list((tmp_path / "deep").iterdir())

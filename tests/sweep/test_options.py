@@ -1,0 +1,76 @@
+"""The options of `sweep run` and `sweep eval`: one table for the command line, its help and the screen."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from sweep.cli.options import EVAL, RUN, Option, takes
+from sweep.planning.request import Request
+
+OPTIONS = {option.field: option for option in RUN}
+
+
+def read(options: tuple[Option, ...], *line: str) -> Request:
+    """What typer makes of a line."""
+    seen: list[Request] = []
+
+    @takes(*options)
+    def command(request: Request) -> int:
+        seen.append(request)
+        return 0
+
+    app = typer.Typer()
+    app.command()(command)
+    ended = CliRunner().invoke(app, list(line))
+    assert ended.exit_code == 0, ended.output
+    return seen[0]
+
+
+def test_no_option_says_nothing() -> None:
+    assert read(RUN) == read(EVAL) == Request()
+
+
+def test_every_field_of_a_request_has_one_option() -> None:
+    names = {field.name for field in fields(Request)}
+    assert {option.field for option in RUN} == names - {"quant", "write_base"}
+    assert names - {option.field for option in EVAL} == {
+        "preset", "variants", "reference", "imatrix", "calibration", "keep", "gpu", "dry_run",
+    }  # fmt: skip
+    for options in (RUN, EVAL):
+        assert len({option.field for option in options}) == len(options)
+
+
+@pytest.mark.parametrize(
+    ("field", "said", "words", "value"),
+    [
+        ("tasks", "a, b", ["--tasks", "a, b"], ("a", "b")),
+        ("limit", " 5 ", ["--limit", "5"], 5),
+        ("thinking", "off", ["--thinking", "off"], False),
+        ("chat_template", "yes", ["--chat-template"], True),
+        ("chat_template", "no", ["--no-chat-template"], False),
+        ("allow_code", "yes", ["--allow-code-execution"], True),
+        ("gpu", "2xRTX 4090, 24GiB,", ["--gpu", "2xRTX 4090", "--gpu", "24GiB"], ("2xRTX 4090", "24GiB")),
+        ("tensor_split", "3,1", ["--tensor-split", "3,1"], (3.0, 1.0)),
+        ("perplexity", "~/t.txt", ["--perplexity", str(Path.home() / "t.txt")], Path.home() / "t.txt"),
+        ("keep", "", [], "all"),
+    ],
+)
+def test_what_is_said_is_what_is_read(field: str, said: str, words: list[str], value: object) -> None:
+    assert OPTIONS[field].words(said) == words
+    assert getattr(read(RUN, *words), field) == value
+
+
+def test_the_choices_are_those_beside_saying_nothing() -> None:
+    offered = {name: option.choices for name, option in OPTIONS.items() if option.choices}
+    assert offered == {
+        "chat_template": ("yes", "no"),
+        "thinking": ("on", "off"),
+        "allow_code": ("yes",),
+        "keep": ("best", "none"),
+        "dry_run": ("yes",),
+    }

@@ -1,0 +1,54 @@
+"""A field with few values to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import RenderResult
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from tui.theme import palette
+
+
+class Choice(Widget, can_focus=True):
+    """One of `values`, or "" for what `placeholder` says. Keys and clicks go round them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space,enter,right", "turn(1)", "Next", show=False),
+        Binding("left", "turn(-1)", "Previous", show=False),
+    ]
+
+    value: reactive[str] = reactive("")
+    placeholder: reactive[str] = reactive("")
+
+    class Changed(Message):
+        """Another value was chosen."""
+
+        def __init__(self, choice: Choice) -> None:
+            self.choice = choice
+            super().__init__()
+
+        @property
+        def control(self) -> Choice:
+            return self.choice
+
+    def __init__(self, values: Sequence[str], *, name: str, id: str, classes: str) -> None:
+        super().__init__(name=name, id=id, classes=classes)
+        self._values = ("", *values)
+
+    def render(self) -> RenderResult:
+        colours = palette(self.app)
+        shown = Text(self.value or self.placeholder, colours.ink if self.value else colours.faint, no_wrap=True)
+        return shown.append("  ◂ ▸", colours.accent) if self.has_focus else shown
+
+    def action_turn(self, step: int) -> None:
+        self.value = self._values[(self._values.index(self.value) + step) % len(self._values)]
+        self.post_message(self.Changed(self))
+
+    def on_click(self) -> None:
+        self.action_turn(1)

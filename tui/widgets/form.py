@@ -1,0 +1,178 @@
+"""The fields of a sweep: what `sweep run` has options for, in groups, each with what holds while it is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.events import DescendantFocus
+from textual.message import Message
+from textual.widgets import Input, Static
+
+from tui.planning import OPTIONS
+from tui.theme import Palette
+from tui.widgets.choice import Choice
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of Request; `empty` is what holds while nothing is typed."""
+
+    name: str
+    label: str
+    empty: str
+
+
+GROUPS = (
+    (
+        "Tasks",
+        (
+            Field("tasks", "tasks", "the model's own"),
+            Field("limit", "items of each", "all, or as the list says"),
+            Field("num_fewshot", "examples before", "as the task says"),
+            Field("chat_template", "chat template", "no"),
+            Field("thinking", "thinking", "as the model does"),
+            Field("max_gen_toks", "answer tokens", "as the task says"),
+            Field("task_data", "task data", "from the hub"),
+            Field("allow_code", "run its code", "no"),
+        ),
+    ),
+    (
+        "Text",
+        (
+            Field("perplexity", "text", "the model's own"),
+            Field("window", "window", "512"),
+            Field("stride", "stride", "end to end"),
+            Field("reference", "compared with", "as the preset says"),
+        ),
+    ),
+    (
+        "Quantizing",
+        (
+            Field("imatrix", "importance matrix", "none"),
+            Field("calibration", "calibration text", "the model's own"),
+        ),
+    ),
+    (
+        "Memory",
+        (
+            Field("ctx", "context", "8192"),
+            Field("gpu", "only what fits on", "any card"),
+            Field("ngl", "layers on GPU", "all that fit"),
+            Field("n_cpu_moe", "experts in RAM", "of no layer"),
+            Field("tensor_split", "shares of GPUs", "as llama.cpp divides"),
+        ),
+    ),
+    ("Afterwards", (Field("keep", "files that stay", "all"),)),
+)
+FIELDS = tuple(field for _, fields in GROUPS for field in fields)
+
+
+class Form(VerticalScroll, can_focus=False):
+    """Up and down go from field to field."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down", "move(1)", "Next field", show=False),
+        Binding("up", "move(-1)", "Field before", show=False),
+        Binding("escape", "screen.clear", "Table", tooltip="Back to the table"),
+    ]
+
+    class Changed(Message):
+        """Something else stands in a field."""
+
+        def __init__(self, name: str, value: str) -> None:
+            self.name, self.value = name, value
+            super().__init__()
+
+    class Entered(Message):
+        """A field got the focus."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+            super().__init__()
+
+    def compose(self) -> ComposeResult:
+        for title, fields in GROUPS:
+            yield Static(title, classes="group")
+            for field in fields:
+                choices = OPTIONS[field.name].choices
+                with Horizontal(classes="row"):
+                    yield Static(field.label, classes="label")
+                    if choices:
+                        yield Choice(choices, name=field.name, id=f"field-{field.name}", classes="field")
+                    else:
+                        yield Input(name=field.name, id=f"field-{field.name}", classes="field", compact=True)
+
+    def on_mount(self) -> None:
+        self.explain({})
+
+    def put(self, values: Mapping[str, str]) -> None:
+        """Let these values stand in the fields, and nothing in the others; nothing is told of it."""
+        for name in (field.name for field in FIELDS):
+            field = self._field(name)
+            if field.value != values.get(name, ""):
+                with self.prevent(Input.Changed):
+                    field.value = values.get(name, "")
+
+    def explain(self, known: Mapping[str, str]) -> None:
+        """Show in empty fields what holds for them, by name where that is known."""
+        for field in FIELDS:
+            self._field(field.name).placeholder = known.get(field.name) or field.empty
+
+    def enter(self, name: str = "") -> None:
+        """Focus a field, the first one by default."""
+        self._field(name or FIELDS[0].name).focus()
+
+    def action_move(self, step: int) -> None:
+        names = [field.name for field in FIELDS]
+        at = next((index for index, name in enumerate(names) if self._field(name).has_focus), None)
+        if at is not None:
+            self.enter(names[min(max(at + step, 0), len(names) - 1)])
+
+    def _field(self, name: str) -> Any:
+        return self.query_one(f"#field-{name}", Choice if OPTIONS[name].choices else Input)
+
+    @on(Input.Changed)
+    def _typed(self, message: Input.Changed) -> None:
+        message.stop()
+        self.post_message(self.Changed(str(message.input.name), message.value))
+
+    @on(Choice.Changed)
+    def _chosen(self, message: Choice.Changed) -> None:
+        message.stop()
+        self.post_message(self.Changed(str(message.choice.name), message.choice.value))
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        if event.widget.name is not None:
+            self.post_message(self.Entered(event.widget.name))
+
+
+def explanation(name: str, colours: Palette) -> Text:
+    """What a field is for, in the words of `sweep run --help`."""
+    option = OPTIONS[name]
+    return Text.assemble((f"{option.name}  ", colours.accent), (option.help, colours.soft))
+
+
+def said_of(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What holds for fields that say nothing, by the plan that was made without them."""
+    settings, tasks = plan["settings"], plan["tasks"]
+    return {
+        "tasks": ", ".join(tasks) or "none",
+        "limit": _shared(tasks.values()),
+        "perplexity": plan["text"],
+        "window": str(settings["window"]),
+        "reference": plan["reference"],
+        "ctx": str(settings["ctx"]),
+    }
+
+
+def _shared(words: Iterable[str]) -> str:
+    """What all say alike."""
+    found = set(words)
+    return found.pop() if len(found) == 1 else ""

@@ -1,0 +1,98 @@
+"""The variants of a planned sweep as rows, and what all of it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from converters.recipes import QUANTS
+from int8.recipe import NAMED
+from sweep.planning.variant import TORCH_FLOAT
+from sweep.report import text
+from tui.planning import Draft, called
+from tui.theme import Palette
+
+HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("to do", False))
+_OF_TORCH = (*(f"int8:{name}" for name in NAMED), *(f"fq:{name}" for name in NAMED), TORCH_FLOAT)
+
+
+def plan_rows(draft: Draft, plan: Mapping[str, Any], only: str, colours: Palette) -> list[tuple[str, list[Text]]]:
+    """All that can be measured with `only` in its name, keyed by that; `plan` is what --dry-run says of the draft, and
+    empty while that is not known."""
+    sizes = {row["variant"]: row for row in plan.get("variants", ())}
+    left: dict[str, int] = {}
+    for cell in plan.get("cells", ()):
+        name = cell["cell"].rpartition("/")[0]
+        left[name] = left.get(name, 0) + (not cell["done"])
+    rows = []
+    for variant in _offered(draft):
+        if only in variant.lower():
+            name = called(variant)
+            skipped = name in plan.get("skipped", ())
+            sign = "✗" if skipped else "✓" if variant in draft.variants else "+" if name in sizes else " "
+            rows.append((variant, _cells(variant, sign, sizes.get(name, {}), left.get(name), colours)))
+    return rows
+
+
+def _offered(draft: Draft) -> list[str]:
+    """What was added by name, then all quants, then what torch can run, where the model is a checkpoint."""
+    known = [*QUANTS, *(() if draft.model.endswith(".gguf") else _OF_TORCH)]
+    return [*(variant for variant in draft.variants if variant not in known), *known]
+
+
+def _cells(variant: str, sign: str, size: Mapping[str, Any], left: int | None, colours: Palette) -> list[Text]:
+    taken = sign != " "
+    figures = (
+        (size.get("bits_per_weight"), "{:.2f}".format),
+        (size.get("file_bytes"), text.size),
+        (size.get("memory_bytes"), text.size),
+    )
+    todo = "" if left is None else str(left) if left else "done"
+    styles = {"✓": colours.good, "✗": colours.bad, "+": colours.soft}
+    return [
+        Text(sign, styles.get(sign, colours.faint)),
+        Text(text.shorten(text.plain(variant), 32), colours.ink if taken else colours.soft),
+        *(Text(write(value), colours.ink) if value and taken else Text(text.MISSING, colours.faint)
+          for value, write in figures),
+        Text("skipped" if sign == "✗" else todo if taken else "", colours.soft),
+    ]  # fmt: skip
+
+
+def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette) -> Table:
+    """Work, time, disk with `free` bytes left there, memory; what is measured without being chosen, and what is not
+    though it is."""
+    todo = [cell for cell in plan["cells"] if not cell["done"]]
+    measured = [row for row in plan["variants"] if row["variant"] not in plan["skipped"]]
+    memory = max((row.get("memory_bytes") or 0 for row in measured), default=0)
+    needed = plan["bytes_to_make"]
+    work = f"{len(todo)} of {len(plan['cells'])} cells to do" if todo else "all cells are done: r shows them"
+    rows = [
+        ("work", work, True),
+        ("time", _time(plan["seconds"], todo), True),
+        ("disk", f"{text.size(needed)} of files to make, {text.size(free)} free", needed < free),
+        ("memory", f"{text.size(memory)} at most, model and context", True),
+    ]
+    chosen = {called(variant) for variant in draft.variants}
+    implied = [row["variant"] for row in measured if row["variant"] not in chosen]
+    if implied:
+        rows.append(("+", f"{' and '.join(implied)}, to compare with", True))
+    rows += [("skipped", f"{name} {misfit['reason']}", False) for name, misfit in plan["skipped"].items()]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, told, fine in rows:
+        words = Text(told, colours.ink) if fine else Text(f"✗ {told}", colours.bad)
+        table.add_row(Text(name, colours.soft), words)
+    return table
+
+
+def _time(seconds: float | None, todo: list[dict[str, Any]]) -> str:
+    if not todo:
+        return "none"
+    if seconds is not None:
+        return f"about {text.duration(seconds)}"
+    known = [cell["seconds"] for cell in todo if cell["seconds"] is not None]
+    if not known:
+        return "not known before a first sweep"
+    return f"{text.duration(sum(known))} and what is not known yet of {len(todo) - len(known)} cells"
