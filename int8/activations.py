@@ -86,6 +86,21 @@ class LayerInputs:
         return self._options[size][index]
 
 
+@contextmanager
+def in_float32(layer: nn.Module, device: torch.device, path: str) -> Iterator[None]:
+    """A layer on `device` in float32, and back on the CPU in the dtypes it had. Raises InputError naming it by `path`
+    where the device has no memory for it."""
+    dtypes = {name: parameter.dtype for name, parameter in layer.named_parameters()}
+    try:
+        layer.to(device, torch.float32)
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{path}: {device} has no memory for this layer; take another or the CPU") from error
+    layer.to("cpu")
+    for name, parameter in layer.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
+
+
 def _recorded(decoder: Decoder, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
     """What the first layer is given for these tokens [n, length], and each layer's other arguments; no layer is run."""
     seen: list[tuple[Tensor, dict[str, Any]]] = []

@@ -50,7 +50,9 @@ def build(
     """
     require_device(device)
     require_quantizable(path)
-    tokens = _tokens(path, text, count, length) if needs_text(recipe) else torch.empty(0, 1, dtype=torch.long)
+    tokens = (
+        calibration_tokens(path, text, count, length) if needs_text(recipe) else torch.empty(0, 1, dtype=torch.long)
+    )
     kept = _cache(path, cache, tokens) if needs_text(recipe) else None
     known = kept.load(recipe) if kept else Statistics()
     model = open_model(path, dtype)
@@ -75,7 +77,8 @@ def require_device(device: str) -> None:
         raise MissingRuntime(f"{device}: {error}") from error
 
 
-def _tokens(path: Path, text: Text, count: int | None, length: int | None) -> Tensor:
+def calibration_tokens(path: Path, text: Text, count: int | None, length: int | None) -> Tensor:
+    """Samples [count, length] of the text as the checkpoint's tokenizer cuts it. Raises InputError."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:  # whatever transformers says of a bad directory

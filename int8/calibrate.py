@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from converters.errors import InputError
-from int8.activations import LayerInputs, Progress, Steps
+from int8.activations import LayerInputs, Progress, Steps, in_float32
 from int8.fakequant import (
     FakeQuantLinear,
     add_quantizer,
     attach_attention,
     attentions,
+    linears_to_quantize,
     quantized_linear,
     quantized_parts,
     replace_linear,
@@ -86,22 +87,11 @@ class _Calibration:
     def layer(self, index: int) -> None:
         """Take one layer from float to fake-quant, and its activations on to the next."""
         layer, path = self.decoder.layers[index], f"{self.decoder.path}.{index}"
-        dtypes = {name: parameter.dtype for name, parameter in layer.named_parameters()}
-        try:
-            layer.to(self.device, torch.float32)
+        with in_float32(layer, self.device, path):
             self._measure_and_quantize(layer, index, path)
-        except torch.OutOfMemoryError as error:
-            raise InputError(f"{path}: {self.device} has no memory for this layer; take another or the CPU") from error
-        layer.to("cpu")
-        for name, parameter in layer.named_parameters():
-            parameter.data = parameter.data.to(dtypes[name])
 
     def _measure_and_quantize(self, layer: nn.Module, index: int, path: str) -> None:
-        linears = [
-            name
-            for name, module in layer.named_modules()
-            if isinstance(module, nn.Linear) and not self.recipe.keeps(f"{path}.{name}")
-        ]
+        linears = linears_to_quantize(layer, path, self.recipe)
         rows = rows_of(layer, self.decoder.model_type, self.recipe.folds)
         passes = None
         if self.inputs is not None:

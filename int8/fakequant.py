@@ -106,6 +106,15 @@ def quantized_linear(layer: nn.Linear, input_range: Quantizer | None = None) -> 
     return QuantizedLinear(weight, scale, bias, input_range.scale, input_range.zero_point)
 
 
+def linears_to_quantize(layer: nn.Module, path: str, recipe: Recipe) -> list[str]:
+    """The linear layers of a decoder layer, at `path` in the model, that get int8 weights, by their paths in it."""
+    return [
+        name
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear) and not recipe.keeps(f"{path}.{name}")
+    ]
+
+
 def quantized_parts(recipe: Recipe) -> Iterator[tuple[str, Scales]]:
     """The inputs of attention that a recipe quantizes ("query", "key", "value"), and how many scales each has."""
     for name, scales in (("query", recipe.query_key), ("key", recipe.query_key), ("value", recipe.value)):

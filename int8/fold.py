@@ -65,7 +65,7 @@ def apply_row(layer: nn.Module, row: Row, scales: Tensor) -> None:
             parameter.copy_(parameter.float() / scale)
     for path in row.consumers:
         weight = _weight(layer, path)
-        weight.copy_(weight.float() * _spread(layer, row, scales, weight.shape[1]))
+        weight.copy_(weight.float() * column_scales(layer, row, scales, weight.shape[1]))
 
 
 def _divided(producer: nn.Module, kind: Kind) -> Iterator[nn.Parameter]:
@@ -93,8 +93,8 @@ def _gathered(layer: nn.Module, row: Row, columns: Tensor) -> Tensor:
     return columns.view(channels // width, -1, width).amax(1).flatten()
 
 
-def _spread(layer: nn.Module, row: Row, scales: Tensor, columns: int) -> Tensor:
-    """The producer's scales for each column of a consumer."""
+def column_scales(layer: nn.Module, row: Row, scales: Tensor, columns: int) -> Tensor:
+    """The scale [columns] of each column of a consumer, from those of the producer's channels."""
     if row.spread is Spread.SAME:
         return scales
     if row.spread is Spread.ALL_HEADS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -46,21 +46,31 @@ class LayerPasses:
     def smoothing(self, rows: list[Row], last: bool) -> None:
         """The largest magnitude of each channel where a fold's scales will go."""
         found: dict[str, tuple[Row, ChannelMax]] = {}
+        self._pass(lambda stack: self._watch_rows(stack, rows, found), last)
+        self._keep_maxima(found)
+
+    def channels(self, rows: list[Row], linears: list[str]) -> None:
+        """In one pass, with nothing folded: what smoothing sees, and of every channel that any recipe may quantize its
+        own range. Q and K are watched at both places, "self_attn.query" and "self_attn.query.rope"."""
+        maxima: dict[str, tuple[Row, ChannelMax]] = {}
+        found: dict[str, Range] = {}
 
         def watch(stack: ExitStack) -> None:
-            for row in rows:
-                seen = ChannelMax()
-                found[f"{self._index}.{row.fold}.{row.producer}"] = row, seen
-                if row.producer.endswith("layernorm"):  # what all consumers read, whichever tokens an expert gets
-                    self._watch_output(stack, row.producer, seen.see)
-                else:
-                    self._watch_input(stack, row.consumers[0], seen.see)
+            self._watch_rows(stack, rows, maxima)
+            for name in linears:
+                seen = found[name] = self._range("channel", 1)
+                self._watch_input(stack, name, _as_one_head(seen.see))
+            for attention in attentions(self._layer):
+                for name, at, suffix in (
+                    *((part, Insertion.PROJECTION, "") for part in ("query", "key", "value")),
+                    *((part, Insertion.ROPE, ".rope") for part in ("query", "key")),
+                ):
+                    seen = found[f"self_attn.{name}{suffix}"] = self._range("channel", 1)
+                    self._watch_attention(stack, attention, name, at, seen.see)
 
-        self._pass(watch, last)
-        for key, (row, seen) in found.items():
-            if seen.value is not None:
-                require_numbers(seen.value, f"{self._path}.{row.producer}")
-                self._statistics.channel_max[key] = seen.value.cpu()
+        self._pass(watch, last=True)
+        self._keep_maxima(maxima)
+        self._keep_ranges(found)
 
     def ranges(self, linears: list[str]) -> None:
         """The ranges of the inputs of linear layers, and of Q, K and V."""
@@ -74,9 +84,18 @@ class LayerPasses:
             for attention in attentions(self._layer):
                 for name, scales in quantized_parts(self._recipe):
                     seen = found[f"self_attn.{name}"] = self._range(scales, _group_width(attention, name, scales))
-                    self._watch_attention(stack, attention, name, seen.see)
+                    self._watch_attention(stack, attention, name, self._recipe.insertion, seen.see)
 
         self._pass(watch, last=True)
+        self._keep_ranges(found)
+
+    def _keep_maxima(self, found: Mapping[str, tuple[Row, ChannelMax]]) -> None:
+        for key, (row, seen) in found.items():
+            if seen.value is not None:
+                require_numbers(seen.value, f"{self._path}.{row.producer}")
+                self._statistics.channel_max[key] = seen.value.cpu()
+
+    def _keep_ranges(self, found: Mapping[str, Range]) -> None:
         for name, seen in found.items():
             ends = seen.ends()
             assert ends is not None  # experts that no token reached were shown some
@@ -86,6 +105,15 @@ class LayerPasses:
     def _range(self, grouping: str, width: int) -> Range:
         return Range(grouping, self._recipe.percentile, self._inputs.n_tokens * width)
 
+    def _watch_rows(self, stack: ExitStack, rows: list[Row], found: dict[str, tuple[Row, ChannelMax]]) -> None:
+        for row in rows:
+            seen = ChannelMax()
+            found[f"{self._index}.{row.fold}.{row.producer}"] = row, seen
+            if row.producer.endswith("layernorm"):  # what all consumers read, whichever tokens an expert gets
+                self._watch_output(stack, row.producer, seen.see)
+            else:
+                self._watch_input(stack, row.consumers[0], seen.see)
+
     def _watch_input(self, stack: ExitStack, path: str, see: See) -> None:
         hook = self._layer.get_submodule(path).register_forward_pre_hook(lambda _, inputs: see(inputs[0]))
         stack.callback(hook.remove)
@@ -94,12 +122,12 @@ class LayerPasses:
         hook = self._layer.get_submodule(path).register_forward_hook(lambda _, inputs, out: see(out))
         stack.callback(hook.remove)
 
-    def _watch_attention(self, stack: ExitStack, attention: nn.Module, name: str, see: See) -> None:
-        """See Q, K or V [..., heads, head_dim] where the recipe quantizes it."""
+    def _watch_attention(self, stack: ExitStack, attention: nn.Module, name: str, at: Insertion, see: See) -> None:
+        """See Q, K or V [..., heads, head_dim] where a recipe of that insertion quantizes it."""
         width = attention.head_dim
         if name == "value":
             self._watch_output(stack, "self_attn.v_proj", lambda out: see(out.unflatten(-1, (-1, width))))
-        elif self._recipe.insertion is Insertion.PROJECTION:
+        elif at is Insertion.PROJECTION:
             self._watch_input(stack, f"self_attn.{name[0]}_norm", see)
         else:
             watched = _AT_ROPE.setdefault(attention, {})
@@ -124,6 +152,11 @@ class LayerPasses:
                         raise self._inputs.too_large(self._path) from error
         for number, count in enumerate(experts.counts):
             self._statistics.expert_tokens[f"{self._index}.{number}"] = count
+
+
+def _as_one_head(see: See) -> See:
+    """For x [..., channels], where `see` takes [..., heads, channels]."""
+    return lambda x: see(x.unsqueeze(-2))
 
 
 class _ExpertCounts:

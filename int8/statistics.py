@@ -54,6 +54,21 @@ class StatisticsCache:
             if tensors and not path.exists():
                 _write(path, tensors, about)
 
+    def load_channels(self) -> Statistics | None:
+        """What int8.survey saw of this text, if that is known."""
+        (maxima, _), (ranges, _) = (_read(path) for path in self._channel_paths)
+        return Statistics(maxima, ranges) if maxima and ranges else None
+
+    def save_channels(self, statistics: Statistics) -> None:
+        """Raises InputError where the directory cannot be written."""
+        for path, tensors in zip(self._channel_paths, (statistics.channel_max, statistics.ranges), strict=True):
+            _write(path, tensors, {"version": str(VERSION)})
+
+    @property
+    def _channel_paths(self) -> tuple[Path, Path]:
+        digest = _digest(self._text, "channels")[:32]
+        return self._directory / f"maxima-{digest}.safetensors", self._directory / f"channels-{digest}.safetensors"
+
     def _paths(self, recipe: Recipe) -> tuple[Path, Path]:
         """Smoothing looks at the folds' places alone; ranges depend on nearly all of the recipe."""
         folds = ",".join(sorted(recipe.folds))

@@ -45,6 +45,10 @@ def sweeps() -> dict[str, Path]:
     return {file.stem: file for file in sorted((ROOT / "sweeps").glob("*.toml"))}
 
 
+DESIGN_SPACE = ROOT / "int8-design-space.toml"
+"""The int8 recipes that are compared where no other file says which; read by int8.design_space."""
+
+
 @dataclass(frozen=True)
 class TaskList:
     """Tasks that go by one name: (task, number of examples or None for the task's own) in order."""

@@ -38,6 +38,11 @@ class Workspace:
     def run(self, run: str) -> Path:
         return self.root / "runs" / run
 
+    @property
+    def ablations(self) -> Path:
+        """Their reports; results are in the database."""
+        return self.root / "ablations"
+
 
 def default_root() -> Path:
     """The user's data folder of this system, or BITSWEEP_WORKSPACE."""

@@ -8,7 +8,7 @@ import typer
 
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
-from sweep.cli import compare, convert, doctor, eval, fit, gpus, int8, presets, report, run, runs, tui
+from sweep.cli import ablate, compare, convert, doctor, eval, fit, gpus, int8, presets, report, run, runs, tui
 from sweep.cli.exits import EPILOG, Exit
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("fit")(fit.fit)
 app.command("eval")(eval.evaluate)
 app.command("convert")(convert.convert)
 app.command("int8")(int8.int8)
+app.command("ablate")(ablate.ablate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)

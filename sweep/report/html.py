@@ -68,9 +68,14 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
         _plots(rows, recommendation.variant),
         _accuracy_per_bit(rows),
         _failures(rows),
-        _measured(settings),
+        measured_section(settings),
     ]
     above = " · ".join(part for part in ("bitsweep", f"run {esc(run)}" if run else "") if part)
+    return page(title, above, sections)
+
+
+def page(title: str, above: str, sections: Sequence[str]) -> str:
+    """A whole page of those sections that are not empty; `above` the title stands HTML, the title is escaped here."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -201,7 +206,8 @@ def _failures(rows: Sequence[Record]) -> str:
     return f'<section><h2>{title}</h2><ul class="failures">{"".join(items)}</ul></section>'
 
 
-def _measured(settings: Mapping[str, object]) -> str:
+def measured_section(settings: Mapping[str, object]) -> str:
+    """How it was measured: names and values in their order."""
     if not settings:
         return ""
     items = "".join(f"<dt>{esc(name)}</dt><dd>{esc(_setting(value))}</dd>" for name, value in settings.items())

@@ -8,11 +8,13 @@ CSS = """
   color-scheme: light dark;
   --paper: #fcfcfa; --ink: #1d2125; --soft: #5b6570; --faint: #8a939c; --line: #e3e4df; --rule: #b9bdb8;
   --accent: #1f5fa8; --loss: #a8321f; --gain: #24703a; --warn: #8a5a00; --band: #f2f3ee; --pick: #eaf1f9;
+  --warm: #da7148; --hot: #560e04; --on-warm: #000; --on-hot: #fff;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #15181b; --ink: #e4e6e8; --soft: #a2abb4; --faint: #7a848e; --line: #2a2f34; --rule: #4a525a;
     --accent: #7db4f0; --loss: #f08b78; --gain: #7fcb92; --warn: #e0b060; --band: #1c2024; --pick: #1b2734;
+    --warm: #8a3622; --hot: #ffd9cb; --on-warm: #fff; --on-hot: #000;
   }
 }
 * { box-sizing: border-box; }
@@ -73,7 +75,7 @@ td.from, th.from { text-align: left; color: var(--soft); padding-left: .9rem; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 figcaption { font-size: .9rem; font-weight: 600; margin-bottom: .15rem; }
 figcaption span { display: block; color: var(--soft); font-weight: 400; font-size: .8125rem; line-height: 1.4; }
-svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg { display: block; max-width: 100%; height: auto; overflow: visible; } svg:not([width]) { width: 100%; }
 svg text { font-family: inherit; font-size: 11px; fill: var(--ink); }
 svg .tick, svg .name { fill: var(--soft); font-size: 10.5px; }
 svg .grid { stroke: var(--line); fill: none; } svg .axis { stroke: var(--rule); fill: none; }
@@ -88,6 +90,11 @@ svg .reach { fill: transparent; }
 svg .mark:hover .point { stroke: var(--ink); stroke-width: 2; }
 svg .leader { stroke: var(--faint); stroke-width: .8; fill: none; }
 svg .label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
+svg .warm { fill: var(--warm); } svg .hot { fill: var(--hot); }
+svg .value { font-size: 11px; fill: var(--on-warm); } svg .value.on { fill: var(--on-hot); }
+svg .alike { fill: none; stroke: var(--on-warm); } svg .alike.on { stroke: var(--on-hot); }
+svg .frame { fill: none; stroke: var(--ink); stroke-width: 2; }
+svg.key { margin: 1rem 0 1.6rem; }
 svg .label.off { fill: var(--soft); } svg .label.chosen { font-weight: 650; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.5rem; margin: .75rem 0; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
@@ -109,6 +116,7 @@ code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
     color-scheme: light;
     --paper: #fff; --ink: #000; --soft: #444; --faint: #666; --line: #ddd; --rule: #999; --accent: #1f4f8a;
     --loss: #8a1f10; --gain: #1b5a2d; --warn: #6b4600; --band: #fff; --pick: #eef2f7;
+    --warm: #da7148; --hot: #560e04; --on-warm: #000; --on-hot: #fff;
   }
   @page { margin: 14mm; }
   body { max-width: none; padding: 0; font-size: 10.5pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }

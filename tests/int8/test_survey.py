@@ -1,0 +1,107 @@
+"""One reading of the text for all recipes: the same statistics as a calibration's own two readings."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from int8.calibrate import calibrate
+from int8.recipe import NAMED, Fold, Insertion, Scales
+from int8.statistics import Statistics, StatisticsCache
+from int8.survey import statistics_for, survey
+
+BASE = NAMED["sq-ph"]
+RECIPES = {
+    "sq": NAMED["sq"],
+    "sq-ph": BASE,
+    "sq-ph-dyn": NAMED["sq-ph-dyn"],
+    "after norm and RoPE": replace(BASE, insertion=Insertion.ROPE, query_key=Scales.TENSOR, value=Scales.TENSOR),
+    "one fold": replace(BASE, folds=(Fold.V_O,), alpha=0.2, value=Scales.CHANNEL),
+    "other layers": replace(BASE, keep=("*.down_proj", "lm_head")),
+    "unfolded": NAMED["w8a8"],
+}
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Statistics]:
+    return {}
+
+
+@pytest.mark.parametrize(("name", "recipe"), [*(("micro", one) for one in RECIPES), ("micro-moe", "sq-ph")])
+def test_a_recipe_s_statistics_are_those_of_its_own_calibration(
+    fresh: Callable[..., PreTrainedModel],
+    calibration_tokens: torch.Tensor,
+    seen: dict[str, Statistics],
+    name: str,
+    recipe: str,
+):
+    """Within the rounding of float32: the calibration folds and reads, this divides what was read unfolded."""
+    model, tokens = fresh(name), calibration_tokens[:4]
+    if name not in seen:
+        seen[name] = survey(model, tokens)
+    own = calibrate(copy.deepcopy(model), tokens, RECIPES[recipe])
+    derived = statistics_for(RECIPES[recipe], model, seen[name])
+    assert derived.channel_max.keys() == own.channel_max.keys()
+    assert derived.ranges.keys() == own.ranges.keys()
+    for key, value in own.channel_max.items():
+        torch.testing.assert_close(derived.channel_max[key], value, rtol=1e-4, atol=1e-5 * float(value.max()))
+    for key, value in own.ranges.items():
+        assert derived.ranges[key].shape == value.shape
+        torch.testing.assert_close(derived.ranges[key], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+
+
+def test_without_folds_they_are_equal_to_the_last_bit(
+    fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor
+):
+    model, tokens = fresh(), calibration_tokens[:4]
+    derived = statistics_for(NAMED["w8a8"], model, survey(model, tokens))
+    own = calibrate(copy.deepcopy(model), tokens, NAMED["w8a8"])
+    assert all(torch.equal(derived.ranges[key], value) for key, value in own.ranges.items())
+
+
+def test_the_model_stays_as_it_is(fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor):
+    model = fresh().to(torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        logits = model(calibration_tokens[:1]).logits
+        survey(model, calibration_tokens[:2])
+        assert torch.equal(model(calibration_tokens[:1]).logits, logits)
+    after = model.state_dict()
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items()
+    )
+
+
+def test_percentiles_are_of_values_and_have_to_be_read(
+    fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor
+):
+    model, tokens = fresh(), calibration_tokens[:4]
+    recipe = replace(BASE, percentile=99.0)
+    known = statistics_for(recipe, model, survey(model, tokens))
+    assert not known.ranges
+    passes: list[int] = []
+    found = calibrate(model, tokens, recipe, known=known, progress=lambda done, total: passes.append(total))
+    assert passes[-1] == len(tokens) * model.config.num_hidden_layers  # one pass: the magnitudes are known
+    assert found.ranges
+
+
+def test_what_was_seen_is_kept_by_content(
+    fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor, tmp_path: Path
+):
+    tokens = calibration_tokens[:2]
+    seen = survey(fresh(), tokens)
+    StatisticsCache(tmp_path, "model", tokens).save_channels(seen)
+    kept = StatisticsCache(tmp_path, "model", tokens).load_channels()
+    assert kept is not None
+    for part in ("channel_max", "ranges"):
+        own, read = getattr(seen, part), getattr(kept, part)
+        assert own.keys() == read.keys()
+        assert all(torch.equal(own[key], read[key]) for key in own)
+    assert StatisticsCache(tmp_path, "other", tokens).load_channels() is None
+    assert StatisticsCache(tmp_path, "model", tokens[:1]).load_channels() is None

@@ -1,0 +1,121 @@
+"""An ablation's ranking by closed forms; its table and page: well-formed, harmless, every figure there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from rich.console import Console
+from test_report_html import Page
+
+import presets
+from int8.design_space import load
+from int8.recipe import NAMED, Recipe
+from sweep.report import heatmap
+from sweep.report.ablation import render_ablation
+from sweep.report.ablation_html import render_page
+from sweep.results.ablation import Ablation, Measured, least, name_of, ranked, told
+from sweep.results.record import Perplexity
+
+FLOAT = (1.0, 1.2, 0.9, 1.1, 1.3, 0.8, 1.0, 1.4)
+NOISE = (0.01, -0.01, 0.02, -0.02, 0.005, -0.005, 0.003, -0.003)  # of mean zero
+SPACE = load(presets.DESIGN_SPACE)
+
+
+def measured(*losses: float) -> Measured:
+    """Of a recipe that loses so much in each window."""
+    nll = tuple(one + loss for one, loss in zip(FLOAT, losses, strict=True))
+    kld = tuple(abs(loss) + 1e-4 for loss in losses)
+    return Measured(Perplexity(2.7, 0.1, 600), nll, kld, sum(kld) / len(kld), 1e-5, 0.99)
+
+
+def ablation(model: str = "micro") -> Ablation:
+    found = {recipe: measured(*(0.001 * i + noise for noise in NOISE)) for i, recipe in enumerate(SPACE.points[1:])}
+    failed = ((SPACE.points[0], "cuda has no <memory>"),)
+    return Ablation(model, SPACE, Perplexity(2.7, 0.1, 600), ranked(found, FLOAT), failed, {"model": model})
+
+
+def test_losses_are_paired_by_window() -> None:
+    """The same noise in two recipes is none between them; a loss below the noise is not told from none."""
+    none, little, much = (Recipe("", alpha=alpha) for alpha in (0.1, 0.2, 0.3))
+    points = ranked(
+        {
+            much: measured(*(0.5 + noise for noise in NOISE)),
+            none: measured(*NOISE),
+            little: measured(*(0.004 + noise for noise in NOISE)),
+        },
+        FLOAT,
+    )
+    assert [point.recipe for point in points] == [none, little, much]
+    assert [point.loss.delta for point in points] == pytest.approx([0.0, 0.004, 0.5])
+    variance = sum(noise**2 for noise in NOISE) / 8
+    assert [point.loss.stderr for point in points] == pytest.approx([(variance / 8) ** 0.5] * 3)
+    assert [point.costs for point in points] == [False, False, True]
+    assert points[0].is_best
+    assert points[0].behind is None
+    behind = points[1].behind
+    assert behind is not None
+    assert behind.delta == pytest.approx(0.004)
+    assert behind.stderr == pytest.approx(0.0, abs=1e-12)  # each window is behind by the same
+    assert [point.is_as_good for point in points] == [True, False, False]
+
+
+def test_the_least_and_what_is_like_it() -> None:
+    a, b, c = (Recipe("", alpha=alpha) for alpha in (0.1, 0.2, 0.3))
+    rows = {a: FLOAT, b: tuple(one + noise for one, noise in zip(FLOAT, NOISE, strict=True)), c: (9.0,) * 8}
+    best, alike = least(rows)
+    assert {best, *alike} == {a, b}
+
+
+def test_what_is_told_of_recipes_tells_them_apart() -> None:
+    assert len({name_of(recipe) for recipe in SPACE.points}) == len(SPACE.points)
+    assert told(replace(NAMED["sq-ph"], folds=()))["alpha"] == ""
+    assert told(NAMED["sq"])["folds"] == "all"
+    assert told(replace(NAMED["sq"], folds=NAMED["sq"].folds[:2]))["folds"] == "norms"
+    assert told(replace(NAMED["sq"], keep=("lm_head", "*.down_proj")))["keep"] == "lm_head, *.down_proj"
+
+
+def test_the_terminal_s_table_has_every_recipe_in_order() -> None:
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render_ablation(ablation(), 140))
+    shown = console.export_text()
+    losses = [f"+{0.001 * i:.4f}" for i in range(1, len(SPACE.points) - 1)]
+    places = [shown.index(loss) for loss in losses]
+    assert places == sorted(places)
+    assert "not distinguishable" in shown
+    assert "cuda has no <memory>" in shown
+
+
+def test_the_page_is_well_formed_and_asks_nothing_of_the_network() -> None:
+    source = render_page(ablation("<script>alert(1)</script>"))
+    parsed = Page(source)
+    names = {tag for tag, _ in parsed.tags}
+    assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    attributes = {name for _, attrs in parsed.tags for name in attrs}
+    assert not {name for name in attributes if name.startswith("on") or name in ("src", "href", "style", "xlink:href")}
+    assert "url(" not in source
+    cells = [attrs for tag, attrs in parsed.tags if tag == "text" and (attrs["class"] or "").startswith("value")]
+    in_grids = sum(len(row) for grid in SPACE.grids for row in grid.recipes)
+    lost = sum(recipe == SPACE.points[0] for grid in SPACE.grids for row in grid.recipes for recipe in row)
+    assert len(cells) == 2 * (in_grids - lost)
+    assert "cuda has no <memory>" in parsed.text
+    frames = [attrs for tag, attrs in parsed.tags if attrs.get("class") == "frame"]
+    assert len(frames) >= 2 * len(SPACE.grids)  # at least one in each map: equal recipes share it
+
+
+def test_colours_are_even_in_the_logarithm_and_end_at_the_scale_s_ends() -> None:
+    shades = heatmap.Shades.of([0.0002, 0.5, -3.0])
+    assert (shades.first, shades.last) == (-4, 0)
+    strengths = [shades.strength(10.0**power) for power in (-4, -3, -2, -1, 0)]
+    steps = [after - before for before, after in pairwise(strengths)]
+    assert steps == pytest.approx([steps[0]] * 4)
+    assert strengths[-1] == 1
+    assert shades.strength(-1.0) == shades.strength(0.0) == strengths[0] < 0.1
+    assert shades.strength(100.0) == 1
+    assert heatmap.Shades.of([0.002, 0.003]).strength(0.003) < 0.5  # values next to each other look alike
+
+
+def test_an_ablation_of_which_all_failed_is_said() -> None:
+    nothing = Ablation("m", SPACE, Perplexity(2.7, 0.1, 600), ranked({}, FLOAT), ((NAMED["sq"], "no"),), {})
+    assert "No recipe could be measured" in Page(render_page(nothing)).text
