@@ -190,7 +190,7 @@ def _ask(job: dict[str, Any], progress: Callable[[int, int], None] = lambda _don
             if isinstance(answer, tuple):
                 progress(answer[0], answer[1])
             if isinstance(answer, Failed):
-                raise InputError(answer.message)
+                raise answer.error
             if isinstance(answer, dict):
                 return answer
     raise AssertionError("a job ends with a result or a failure")

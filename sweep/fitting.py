@@ -66,7 +66,7 @@ def _fit_apart(model: str, variants: Sequence[str], devices: Sequence[Device], o
     with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "worker.log") as child:
         for answer in child.submit(job):
             if isinstance(answer, Failed):
-                raise InputError(f"{model}: {answer.message}" if answer.died else answer.message)
+                raise InputError(f"{model}: {answer.message}") if answer.died else answer.error
             if isinstance(answer, dict):
                 return from_json(answer)
     raise AssertionError("a job ends with a result or a failure")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from converters.errors import InputError
+from converters.errors import InputError, MissingRuntime
 from sweep.events import Event, Log, Reader
 from sweep.planning.cells import Cell
 from sweep.planning.checking import check_inputs
@@ -24,7 +24,8 @@ FOLLOW_EVERY = 0.2  # seconds
 def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
     """Carry out the plan; where another process is at it, follow its event log instead.
 
-    Raises InputError where the input is refused before any work. Every event also goes to the run's event log.
+    Raises InputError where the input is refused before any work, MissingRuntime where a library or device that it takes
+    is not there. Every event also goes to the run's event log.
     """
     directory = sweep.workspace.run(sweep.plan.run)
     with Store(sweep.workspace.database) as store:
@@ -63,7 +64,7 @@ def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Even
     except KeyboardInterrupt:
         tell(Event("interrupted"))
         raise
-    except InputError as error:
+    except (InputError, MissingRuntime) as error:
         tell(Event("refused", None, {"error": str(error)}))
         raise
     finally:

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from converters.errors import InputError
 from sweep.planning.model import Model
 from sweep.running.child import Child, Failed
 
@@ -18,12 +17,13 @@ def sizes(
     imatrix: bool,
     torch: dict[str, tuple[str, str]] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """By quant, and by variant of `torch` (its kind and KV type): see worker's sizes. Raises InputError."""
+    """By quant, and by variant of `torch` (its kind and KV type): see worker's sizes. Raises InputError, or
+    MissingRuntime where llama.cpp cannot be asked."""
     job: dict[str, Any] = {"kind": "sizes", "source": str(model.path), "name": model.name, "quants": quants}
     with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:
         for answer in child.submit(job | {"settings": settings, "imatrix": imatrix, "torch": torch or {}}):
             if isinstance(answer, Failed):
-                raise InputError(answer.message)
+                raise answer.error
             if isinstance(answer, dict):
                 return answer
     raise AssertionError("a job ends with a result or a failure")

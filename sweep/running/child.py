@@ -13,14 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converters.errors import InputError, MissingRuntime
+
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a job gave no result. `input`: the user's input is to blame; `died`: the process is gone."""
+    """Why a job gave no result. `input`: the user's input is to blame; `missing`: a library or device is not there;
+    `died`: the process is gone."""
 
     message: str
     input: bool = False
+    missing: bool = False
     died: bool = False
+
+    @property
+    def error(self) -> InputError | MissingRuntime:
+        """What to raise where there is nothing without the result: whatever else befell the worker is laid to what it
+        was given."""
+        return MissingRuntime(self.message) if self.missing else InputError(self.message)
 
 
 class Child:
@@ -74,7 +84,7 @@ class Child:
                 yield answer["done"]
                 return
             else:
-                yield Failed(answer["failed"], input=answer["input"])
+                yield Failed(answer["failed"], input=answer.get("input", False), missing=answer.get("missing", False))
                 return
         yield self._obituary(dying)
 

@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from converters.errors import InputError
 from sweep.events import Event
 from sweep.planning.baseline import sampled_digest
 from sweep.planning.cells import Cell
@@ -73,7 +72,7 @@ def run(
 ) -> None:
     """Do what is pending and commit each cell; `measured` is told each variant that is through.
 
-    Raises InputError where the model cannot be exported.
+    Raises InputError where the model cannot be exported, MissingRuntime where there is nothing to export it with.
     """
     _Run(plan, store, directory, emit, measured).go()
 
@@ -150,8 +149,8 @@ class _Run:
                     for cell in cells:
                         self._progress(cell, answer)
                 elif isinstance(answer, Failed):
-                    if answer.input:
-                        raise InputError(answer.message)
+                    if answer.input or answer.missing:
+                        raise answer.error
                     for cell in (cell for cell in cells if cell.label in cancelled):
                         self._fail(cell, CANCELLED, time.monotonic() - started)
                     return answer

@@ -1,8 +1,9 @@
 """The child process that does the native work: jobs come in as JSON lines on stdin, answers go out on stdout.
 
 A job is {"kind", ...parameters}. Answers are {"progress": [done, total, part]} any number of times, then
-{"done": result} or {"failed": message, "input": whether the input is to blame}; {"dying": message} is native
-code's last word before it aborts. The process ends when stdin does, so it never outlives its parent.
+{"done": result} or {"failed": message}, with "input" where the input is to blame and "missing" where a library or
+device is not there; {"dying": message} is native code's last word before it aborts. The process ends when stdin does,
+so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 import traceback
 from typing import Any, TextIO
 
-from converters.errors import InputError
+from converters.errors import InputError, MissingRuntime
 
 PROGRESS_EVERY = 0.2  # seconds
 
@@ -70,11 +71,13 @@ def main() -> None:
             answers.send(done=table.run(job))
         except InputError as error:
             answers.send(failed=str(error), input=True)
+        except MissingRuntime as error:
+            answers.send(failed=str(error), missing=True)
         except MeasurementError as error:
-            answers.send(failed=str(error), input=False)
+            answers.send(failed=str(error))
         except Exception as error:  # whatever a measurement raises costs its cell and not the sweep
             traceback.print_exc()
-            answers.send(failed=f"{type(error).__name__}: {error}".splitlines()[0], input=False)
+            answers.send(failed=f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from converters.errors import InputError, MissingRuntime
 from sweep.running.child import Child, Failed
 
 
@@ -35,7 +36,22 @@ def test_bad_input_is_told_apart_from_a_fault(tmp_path: Path) -> None:
         (answer,) = child.submit(job)
     assert isinstance(answer, Failed)
     assert answer.input
+    assert not answer.missing
+    assert isinstance(answer.error, InputError)
     assert str(tmp_path / "none") in answer.message
+
+
+@pytest.mark.slow
+def test_a_missing_runtime_is_told_in_its_own_words(tmp_path: Path) -> None:
+    job: dict[str, object] = {"kind": "quantize", "source": str(tmp_path), "name": "x", "recipe": {"name": "w8a16"}}
+    job |= {"text": None, "text_name": "", "file": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
+    with Child(tmp_path / "log") as child:
+        (answer,) = child.submit(job | {"settings": {"threads": 1, "device": "cuda:99"}})
+    assert isinstance(answer, Failed)
+    assert answer.missing
+    assert not answer.input
+    assert answer.message.startswith("cuda:99: ")
+    assert isinstance(answer.error, MissingRuntime)
 
 
 def test_a_killed_worker_is_an_answer(tmp_path: Path) -> None:
