@@ -14,7 +14,7 @@ from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
 from int8.activations import Progress
 from int8.architectures import require_quantizable
-from int8.calibrate import calibrate, needs_text
+from int8.calibrate import calibrate
 from int8.checkpoint import Calibration
 from int8.model import open_model
 from int8.recipe import Recipe
@@ -33,7 +33,7 @@ class Text:
 def build(
     path: Path,
     recipe: Recipe,
-    text: Text,
+    text: Text | None,
     *,
     count: int | None = None,
     length: int | None = None,
@@ -45,21 +45,22 @@ def build(
     """The checkpoint `path` as a fake-quant model on the CPU, and what it was calibrated with.
 
     `count` samples of `length` tokens are cut of the text (see int8.text); layers are calibrated on `device`;
-    statistics are kept in `cache`. A recipe that depends on no text reads none. Raises InputError for bad input, and
-    MissingRuntime for a device that is not there.
+    statistics are kept in `cache`. A recipe that needs no text reads none; of others `text` must not be None. Raises
+    InputError for bad input, and MissingRuntime for a device that is not there.
     """
     require_device(device)
     require_quantizable(path)
-    tokens = (
-        calibration_tokens(path, text, count, length) if needs_text(recipe) else torch.empty(0, 1, dtype=torch.long)
-    )
-    kept = _cache(path, cache, tokens) if needs_text(recipe) else None
+    tokens, kept = torch.empty(0, 1, dtype=torch.long), None
+    if recipe.needs_text:
+        assert text is not None
+        tokens = calibration_tokens(path, text, count, length)
+        kept = _cache(path, cache, tokens)
     known = kept.load(recipe) if kept else Statistics()
     model = open_model(path, dtype)
     statistics = calibrate(model, tokens, recipe, device=device, known=known, progress=progress)
     if kept:
         kept.save(recipe, statistics)
-    if not len(tokens):
+    if text is None or not len(tokens):
         return model, Calibration(None)
     return model, Calibration(text.name, len(tokens), tokens.shape[1], statistics.expert_tokens)
 

@@ -32,11 +32,6 @@ from int8.recipe import Activations, Recipe, Scales
 from int8.statistics import Statistics
 
 
-def needs_text(recipe: Recipe) -> bool:
-    """Whether anything of a recipe depends on activations that a calibration text shows."""
-    return bool(recipe.folds) or recipe.quantizes_attention or recipe.activations is Activations.STATIC
-
-
 @torch.no_grad()
 def calibrate(
     model: PreTrainedModel,

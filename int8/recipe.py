@@ -101,6 +101,11 @@ class Recipe:
     def quantizes_attention(self) -> bool:
         return self.query_key is not Scales.FLOAT or self.value is not Scales.FLOAT
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether anything of it depends on activations that a calibration text shows."""
+        return bool(self.folds) or self.quantizes_attention or self.activations is Activations.STATIC
+
     def to_json(self) -> dict[str, Any]:
         """What `from_table` takes, and the name."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

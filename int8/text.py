@@ -1,12 +1,14 @@
-"""The text of a calibration, cut into samples of tokens."""
+"""The text of a calibration, cut into samples of tokens. Its bounds are free of torch."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from converters.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 SAMPLES, LENGTH = 1000, 256  # of the published recipes
 FEWEST_TOKENS = 2048  # that a text must give where no number of samples was asked for
@@ -19,6 +21,8 @@ def samples(
 
     Without `count` as many as there are, SAMPLES at most. Raises InputError naming `where` if the text is too short.
     """
+    import torch
+
     length = LENGTH if length is None else length
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     there = len(ids) // length

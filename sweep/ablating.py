@@ -28,7 +28,7 @@ from int8 import design_space
 from int8.architectures import require_quantizable
 from int8.build import Text as CalibrationText
 from int8.build import calibration_tokens, require_device
-from int8.calibrate import calibrate, needs_text
+from int8.calibrate import calibrate
 from int8.model import open_model
 from int8.recipe import Recipe
 from int8.statistics import Statistics, StatisticsCache
@@ -98,7 +98,7 @@ def ablate(
         if known and pending:
             say(f"{len(known)} of {len(recipes)} recipes are known already")
         if pending or reference is None:
-            reads = any(map(needs_text, pending.values()))
+            reads = any(recipe.needs_text for recipe in pending.values())
             work = _Work(asked, len(pending) + 1 + reads, progress)
             if reads:
                 work.survey()
@@ -156,7 +156,7 @@ class _Asked:
         """Of a recipe's result; of the float model's for None."""
         if recipe is None:
             return content_hash(["ablation", self.base, None])
-        read = self._calibration_base if needs_text(recipe) else None
+        read = self._calibration_base if recipe.needs_text else None
         return content_hash(["ablation", self.base, recipe.to_json(), read])
 
     @property
@@ -259,7 +259,7 @@ class _Work:
         began = time.monotonic()
         try:
             model = copy.deepcopy(self._model)
-            known = statistics_for(recipe, model, self._seen) if needs_text(recipe) else Statistics()
+            known = statistics_for(recipe, model, self._seen) if recipe.needs_text else Statistics()
             calibrate(model, self._tokens, recipe, device=self._asked.device, known=known)
             found = self._measure_text(model, name_of(recipe), reference=self._distributions)
         except InputError as error:

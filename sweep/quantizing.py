@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from int8.directory import require_free
 from int8.passes import FEW_TOKENS
 from int8.recipe import Recipe, recipe
 from sweep.measure.wikitext import save_text
-from sweep.planning.inputs import read_text
+from sweep.planning import inputs
 from sweep.planning.model import find
 from sweep.workspace import Workspace, open_workspace
 
@@ -99,29 +98,12 @@ def quantize(request: Request, say: Callable[[str], None], progress: Progress) -
 
 
 def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None, workspace: Workspace) -> Text:
-    """The text of that name or file; else the built-in model's own; else the default one. Raises InputError.
+    """What `inputs.calibration_text` finds, fetched from the hub when it is read. Raises InputError."""
+    found = inputs.calibration_text(chosen, builtin, workspace.texts)
 
-    A name is a built-in model's, for its text, or one of the texts in presets/defaults.toml, fetched from the hub.
-    """
-    known: dict[str, dict[str, str]] = presets.defaults()["calibration_texts"]
-    builtins = presets.builtin_models()
-    if chosen is not None and Path(chosen).expanduser().is_file():
-        file = Path(chosen).expanduser()
-        return Text(file.name, lambda: read_text(file))
-    if chosen is None:
-        chosen = builtin.name if builtin else next(iter(known))
-    if chosen in builtins:
-        own = builtins[chosen].calibration
-        return Text(f"{chosen}'s own text", lambda: read_text(own))
-    if chosen not in known:
-        near = difflib.get_close_matches(chosen, [*known, *builtins], n=1) or [*known, *builtins]
-        raise InputError(f"{chosen}: there is no such text (--calibration); give a file or {', '.join(near)}")
-    wanted = known[chosen]
-    file = workspace.texts / f"{wanted['name']}-{wanted['split']}.txt"
+    def content() -> str:
+        if found.dataset is not None and not found.file.is_file():
+            save_text(*found.dataset, found.file, option="--calibration")
+        return inputs.read_text(found.file)
 
-    def fetched() -> str:
-        if not file.is_file():
-            save_text(wanted["dataset"], wanted["name"], wanted["split"], file, option="--calibration")
-        return read_text(file)
-
-    return Text(chosen, fetched)
+    return Text(found.name, content)

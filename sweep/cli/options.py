@@ -254,7 +254,13 @@ _MAKING = (
     Option(
         "calibration",
         Path | None,
-        typer.Option(None, "--calibration", help="The text that --imatrix auto and int8 recipes read."),
+        typer.Option(
+            None,
+            "--calibration",
+            metavar="FILE|NAME",
+            help="The text that --imatrix auto and int8 recipes read.",
+            show_default="micro's own, else wikitext-2 for int8",
+        ),
     ),
     Option(
         "keep",

@@ -9,6 +9,7 @@ from sweep import __version__
 from sweep.cli.exits import Exit
 from sweep.cli.output import Format, Output
 from sweep.planning.plan import Plan
+from sweep.planning.variant import kind_of
 from sweep.results.record import Record
 from sweep.results.records import importance, records
 from sweep.results.store import Store
@@ -96,4 +97,7 @@ def _torch(plan: Plan) -> dict[str, object]:
     told = plan.about.get("torch")
     if told is None:
         return {}
-    return {"int8": f"{told['engine']}, on {told['device']}, BF16 KV cache; calibrated with {told['calibration']}"}
+    own = (cell.params for cell in plan.cells if kind_of(cell.variant) != "gguf")
+    caches = sorted({str(params["settings"]["kv_type"]).upper() for params in own})
+    calibrated = f"; calibrated with {told['calibration']}" if told["calibration"] else ""
+    return {"int8": f"{told['engine']}, on {told['device']}, {' and '.join(caches)} KV cache{calibrated}"}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import presets
 from converters.errors import InputError
 from converters.imatrix import ImportanceMatrix
-from presets import BuiltinModel
 
 AUTO = "auto"
 CHUNK = 512  # tokens, as llama-imatrix takes them by default
@@ -49,8 +49,9 @@ class Calibration:
         return found
 
 
-def calibration(imatrix: str | None, text: Path | None, builtin: BuiltinModel | None) -> Calibration | None:
-    """What --imatrix (FILE or "auto") and --calibration ask for; None for no importance. Raises InputError."""
+def calibration(imatrix: str | None, text: Path | None, builtin: presets.BuiltinModel | None) -> Calibration | None:
+    """What --imatrix (FILE or "auto") and --calibration (FILE, or a built-in model for its text) ask for; None for no
+    importance. Raises InputError."""
     if text is not None and imatrix != AUTO:
         raise InputError("--calibration is the text that --imatrix auto collects from; give both")
     if imatrix is None:
@@ -60,10 +61,13 @@ def calibration(imatrix: str | None, text: Path | None, builtin: BuiltinModel | 
         if not file.is_file():
             raise InputError(f"{imatrix}: there is no such importance matrix; give a file, or --imatrix auto")
         return Calibration(file.resolve(), None)
-    if text is not None:
-        if not text.expanduser().is_file():
-            raise InputError(f"{text}: there is no such text (--calibration)")
+    if text is not None and text.expanduser().is_file():
         return Calibration(None, text.expanduser().resolve())
+    if text is not None:
+        builtins = presets.builtin_models()
+        if str(text) not in builtins:
+            raise InputError(f"{text}: there is no such text (--calibration); give a file, or {', '.join(builtins)}")
+        builtin = builtins[str(text)]
     if builtin is None:
         raise InputError("--imatrix auto needs a text for the model to read: give one by --calibration FILE")
     return Calibration(None, builtin.calibration)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from converters.errors import InputError
+from int8.text import FEWEST_TOKENS
 from sweep.planning.cells import Cell
 from sweep.planning.inputs import Text
 from sweep.planning.model import Model
@@ -35,15 +37,16 @@ def check_inputs(
     wanted = [task for task in tasks if task.name in asked]
     read = text if any(cell.kind == "text" for cell in todo) else None
     log = runner.log_path(directory, "inputs")
-    _fetched(model, wanted, read, log)
-    if calibration is not None and any(cell.kind == "quantize" for cell in todo):
-        _fetched(model, [], calibration, log)
+    _fetched(model, wanted, read, log, "--perplexity")
+    if calibration is not None and any(cell.kind == "quantize" and cell.params["text"] is not None for cell in todo):
+        _fetched(model, [], calibration, log, "--calibration")
+        _calibrates(model, calibration, log)
     if any(variant.quant is not None or variant.is_torch or variant.file == model.path for variant in variants):
         _suited(plan, model, wanted, read, log)
 
 
-def _fetched(model: Model, tasks: Sequence[Task], text: Text | None, log: Path) -> None:
-    """Tasks and texts that are not local may need a network."""
+def _fetched(model: Model, tasks: Sequence[Task], text: Text | None, log: Path, option: str) -> None:
+    """Tasks and texts that are not local may need a network; `option` takes a text that does not."""
     foreign = [task for task in tasks if not task.is_local or model.builtin is None or task.data]
     dataset = text.dataset if text is not None and not text.file.exists() else None
     if not foreign and dataset is None:
@@ -53,11 +56,12 @@ def _fetched(model: Model, tasks: Sequence[Task], text: Text | None, log: Path) 
         "tasks": [task.to_json() for task in foreign],
         "dataset": dataset,
         "file": None if text is None else str(text.file),
+        "option": option,
     }
     with Child(log) as child:
         for answer in child.submit(job):
             if isinstance(answer, Failed):
-                raise InputError(answer.message)
+                raise answer.error
 
 
 def _suited(plan: Plan, model: Model, tasks: Sequence[Task], text: Text | None, log: Path) -> None:
@@ -76,7 +80,20 @@ def _suited(plan: Plan, model: Model, tasks: Sequence[Task], text: Text | None, 
         "chat": chat is not None,
         "thinking": None if chat is None else chat.thinking,
     }
+    _refused(job, log)
+
+
+def _calibrates(model: Model, text: Text, log: Path) -> None:
+    """The length of a calibration text that may be too short."""
+    if text.file.stat().st_size < FEWEST_TOKENS * BYTES_A_TOKEN:
+        _refused(
+            {"kind": "calibration", "source": str(model.path), "text": str(text.file), "text_name": text.name}, log
+        )
+
+
+def _refused(job: dict[str, Any], log: Path) -> None:
+    """Raises InputError where a job finds the input to blame; whatever else befalls it, the cells will tell."""
     with Child(log) as child:
         for answer in child.submit(job):
-            if isinstance(answer, Failed) and answer.input:  # whatever else befalls it, the cells will tell
+            if isinstance(answer, Failed) and answer.input:
                 raise InputError(answer.message)

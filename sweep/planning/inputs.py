@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +51,24 @@ def text_for(model: Model, chosen: Path | None, folder: Path) -> Text:
     return Text("WikiText-2 test", folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)
 
 
-def int8_text_for(model: Model, chosen: Path | None, folder: Path) -> Text:
-    """What int8 recipes are calibrated with: `chosen`, else the built-in model's own text, else the default one, to be
-    fetched into `folder`. Raises InputError."""
-    if chosen is not None:
-        if not chosen.is_file():
-            raise InputError(f"{chosen}: there is no such text (--calibration)")
-        return Text(chosen.name, chosen.resolve())
-    if model.builtin is not None:
-        return Text(f"{model.name}'s own text", model.builtin.calibration)
-    name, wanted = next(iter(presets.defaults()["calibration_texts"].items()))
+def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None, folder: Path) -> Text:
+    """What int8 recipes are calibrated with: the text of that name or file, else the built-in model's own, else the
+    default one. Raises InputError.
+
+    A name is a built-in model's, for its text, or one of the texts in presets/defaults.toml, which is to be fetched
+    from the hub into `folder`.
+    """
+    known: dict[str, dict[str, str]] = presets.defaults()["calibration_texts"]
+    builtins = presets.builtin_models()
+    if chosen is not None and (file := Path(chosen).expanduser()).is_file():
+        return Text(file.name, file.resolve())
+    if chosen is None:
+        chosen = builtin.name if builtin is not None else next(iter(known))
+    if chosen in builtins:
+        return Text(f"{chosen}'s own text", builtins[chosen].calibration)
+    if chosen not in known:
+        near = difflib.get_close_matches(chosen, [*known, *builtins], n=1) or [*known, *builtins]
+        raise InputError(f"{chosen}: there is no such text (--calibration); give a file or {', '.join(near)}")
+    wanted = known[chosen]
     dataset = (wanted["dataset"], wanted["name"], wanted["split"])
-    return Text(name, folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)
+    return Text(chosen, folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)

@@ -28,7 +28,7 @@ from sweep.planning.baseline import (
 )
 from sweep.planning.calibration import AUTO as IMATRIX_AUTO
 from sweep.planning.calibration import calibration, tell
-from sweep.planning.inputs import Text, int8_text_for, text_for
+from sweep.planning.inputs import Text, calibration_text, text_for
 from sweep.planning.model import Model, resolve
 from sweep.planning.plan import Plan, make_plan
 from sweep.planning.request import Request
@@ -196,7 +196,10 @@ def _torch_side(
     if model.path.is_dir():
         require_quantizable(model.path)
     engine = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm-eval"))
-    return TorchSide(engine, devices.torch_device(), int8_text_for(model, request.calibration, workspace.texts))
+    chosen = None if request.calibration is None else str(request.calibration)
+    calibrated = any(entry.recipe is not None and entry.recipe.needs_text for entry in of_torch)
+    text = calibration_text(chosen, model.builtin, workspace.texts) if chosen or calibrated else None
+    return TorchSide(engine, devices.torch_device(), text if calibrated else None)
 
 
 def _skipped(

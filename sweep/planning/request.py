@@ -13,10 +13,10 @@ class Request:
     """What the user asked for; None where the preset or the model decides.
 
     `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
-    path or "auto", `calibration` the text that the latter and int8 recipes read. `write_base` is where the model's
-    log-probabilities are written as llama.cpp does. `gpu` are the devices that variants are meant for, as `sweep fit
-    --gpu` takes them: what they do not hold is skipped. With `dry_run` nothing is fetched that a plan can do without.
-    `quant` and `write_base` are of `sweep eval` alone.
+    path or "auto", `calibration` the text that the latter and int8 recipes read, a file or a name (see
+    `inputs.calibration_text`). `write_base` is where the model's log-probabilities are written as llama.cpp does. `gpu`
+    are the devices that variants are meant for, as `sweep fit --gpu` takes them: what they do not hold is skipped. With
+    `dry_run` nothing is fetched that a plan can do without. `quant` and `write_base` are of `sweep eval` alone.
     """
 
     model: str = "micro"

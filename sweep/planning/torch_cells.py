@@ -14,16 +14,17 @@ from sweep.planning.variant import Variant
 
 @dataclass(frozen=True)
 class TorchSide:
-    """What variants of torch have in common: the versions that compute, the device, the text that int8 recipes read."""
+    """What variants of torch have in common: the versions that compute, the device, and the text that int8 recipes are
+    calibrated with, None where none of them needs one."""
 
     engine: str
     device: str
-    calibration: Text
+    calibration: Text | None
 
     @property
     def about(self) -> dict[str, Any]:
         """For the report."""
-        return {"engine": self.engine, "device": self.device, "calibration": self.calibration.name}
+        return {"engine": self.engine, "device": self.device, "calibration": self.calibration and self.calibration.name}
 
 
 def torch_cells(
@@ -39,10 +40,10 @@ def torch_cells(
     making: list[Cell] = []
     if variant.recipe is not None:
         recipe = variant.recipe.to_json()
-        made = {"model": model.fingerprint, "recipe": recipe, "text": torch.calibration.identity}
-        made |= {"engine": torch.engine}
+        text = torch.calibration if variant.recipe.needs_text else None
+        made = {"model": model.fingerprint, "recipe": recipe, "text": text and text.identity, "engine": torch.engine}
         file = asked.artefacts / f"{model.name}-{variant.recipe.name}-{content_hash(made)[:8]}.int8"
-        params = source | {"recipe": recipe, "text": str(torch.calibration.file), "text_name": torch.calibration.name}
+        params = source | {"recipe": recipe, "text": text and str(text.file), "text_name": text and text.name}
         params |= {"file": str(file), "cache": str(asked.artefacts / "bfloat16"), "settings": asdict(settings)}
         making = [cell_of(variant, "quantize", "quantize", made, params, makes=str(file))]
         content = making[0].key

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sweep.running.making import Making
     from sweep.running.measuring import Measuring
 
-_MAKING = ("vet", "vocabulary", "sizes", "export", "imatrix", "quantize")
+_MAKING = ("vet", "vocabulary", "calibration", "sizes", "export", "imatrix", "quantize")
 
 
 class Jobs:

@@ -1,11 +1,11 @@
-"""Jobs that plan and make files: sizes, exports, importance matrices."""
+"""Jobs that plan and make files: sizes, exports, importance matrices, int8 checkpoints."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converters.catalogue import open_planned, size_of
 from converters.export import export
@@ -27,6 +27,9 @@ from sweep.planning.calibration import CHUNK
 from sweep.planning.inputs import read_text
 from sweep.planning.settings import Settings
 from sweep.running.sizes import stored_size
+
+if TYPE_CHECKING:
+    from int8.build import Text as CalibrationText
 
 Result = dict[str, Any]
 
@@ -88,6 +91,13 @@ class Making:
                 require_two_windows(len(model.tokenize(read_text(Path(text)), add_special=True)), window)
         return {}
 
+    def calibration(self, source: str, text: str, text_name: str) -> Result:
+        """Make sure that the model's tokens of a text are enough to calibrate int8 recipes with. No weight is read."""
+        from int8.build import calibration_tokens
+
+        calibration_tokens(Path(source), _calibration_text(text, text_name), None, None)
+        return {}
+
     def export(
         self,
         source: str,
@@ -121,13 +131,13 @@ class Making:
         source: str,
         name: str,
         recipe: dict[str, Any],
-        text: str,
-        text_name: str,
+        text: str | None,
+        text_name: str | None,
         file: str,
         cache: str,
         settings: dict[str, Any],
     ) -> Result:
-        """Calibrate an int8 recipe with a text and write the checkpoint to the directory `file`."""
+        """Calibrate an int8 recipe, by a text where it needs one, and write the checkpoint to the directory `file`."""
         import torch
 
         from int8 import build, checkpoint
@@ -137,7 +147,7 @@ class Making:
         model, calibration = build.build(
             Path(source),
             stated,
-            build.Text(text_name, lambda: read_text(Path(text))),
+            None if text is None else _calibration_text(text, text_name),
             device=settings["device"],
             dtype="bfloat16",  # whatever the checkpoint is stored in: so is what the variant is compared with
             cache=Path(cache),
@@ -163,6 +173,12 @@ class Making:
         Path(makes).parent.mkdir(parents=True, exist_ok=True)
         matrix.write(Path(makes))
         return {"notes": list(matrix.told)}
+
+
+def _calibration_text(text: str, name: str | None) -> CalibrationText:
+    from int8.build import Text  # loads torch, which GGUF does not need
+
+    return Text(name or text, lambda: read_text(Path(text)))
 
 
 def _fit_options(stated: Settings) -> FitOptions:

@@ -41,14 +41,15 @@ class Measuring:
         self._backend: Backend | None = None
         self._loaded: tuple[str, str, Settings] | None = None
 
-    def inputs(self, tasks: list[dict[str, Any]], dataset: list[str] | None, file: str | None) -> Result:
-        """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`."""
+    def inputs(self, tasks: list[dict[str, Any]], dataset: list[str] | None, file: str | None, option: str) -> Result:
+        """Make sure that all tasks can be loaded, and fetch the text of a hub dataset into `file`; `option` takes a
+        file in its place."""
         from sweep.measure.wikitext import save_text
 
         for task in tasks:
             check_task(task["name"], _place(task), TaskOptions(**task["options"]))
         if dataset is not None and file is not None and not Path(file).exists():
-            save_text(dataset[0], dataset[1], dataset[2], Path(file))
+            save_text(dataset[0], dataset[1], dataset[2], Path(file), option)
         return {}
 
     def speed(

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from converters.errors import InputError
-from int8.calibrate import calibrate, needs_text
+from int8.calibrate import calibrate
 from int8.fakequant import FakeQuantLinear
 from int8.observe import Range
 from int8.recipe import ALL_FOLDS, NAMED, Fold, Insertion, Recipe, Scales
@@ -106,9 +106,9 @@ def test_weights_that_are_no_numbers_are_named_where_no_text_is_read(fresh: Fres
 
 
 def test_recipes_without_ranges_or_folds_need_no_text():
-    assert {name for name, recipe in NAMED.items() if not needs_text(recipe)} == {"w8a8-dyn", "w8a16"}
-    assert needs_text(replace(NAMED["w8a16"], value=Scales.HEAD))
-    assert needs_text(replace(NAMED["w8a16"], folds=(Fold.UP_DOWN,)))
+    assert {name for name, recipe in NAMED.items() if not recipe.needs_text} == {"w8a8-dyn", "w8a16"}
+    assert replace(NAMED["w8a16"], value=Scales.HEAD).needs_text
+    assert replace(NAMED["w8a16"], folds=(Fold.UP_DOWN,)).needs_text
 
 
 def test_experts_that_no_token_reaches_are_quantized_all_the_same(fresh: Fresh, calibration_tokens: Tensor):
