@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,14 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path / RECIPE_FILE}: has no recipe")
     values = {key: value for key, value in table.items() if key != "name"}
     return from_table(values, str(path / RECIPE_FILE), table["name"])
+
+
+def read_calibration(path: Path) -> Calibration:
+    """What a saved model was calibrated with. Raises InputError."""
+    table = read_json(path / RECIPE_FILE).get("calibration")
+    if not isinstance(table, dict) or set(table) != {entry.name for entry in fields(Calibration)}:
+        raise InputError(f"{path / RECIPE_FILE}: does not say what it was calibrated with")
+    return Calibration(**table)
 
 
 def load(path: Path) -> tuple[PreTrainedModel, Recipe]:

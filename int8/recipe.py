@@ -132,7 +132,7 @@ def recipe(name: str) -> Recipe:
     """A named recipe, or one from a TOML file. Raises InputError naming the file and the key."""
     if name in NAMED:
         return NAMED[name]
-    file = Path(name)
+    file = Path(name).expanduser()  # after int8: no shell does it
     if not file.is_file():
         near = difflib.get_close_matches(name, NAMED, n=2) or NAMED
         raise InputError(f"{name}: no such recipe, nor a TOML file of that name; did you mean {', '.join(near)}?")

@@ -21,7 +21,7 @@ from int8.recipe import Recipe, recipe
 from sweep.measure.wikitext import save_text
 from sweep.planning import inputs
 from sweep.planning.model import find
-from sweep.workspace import Workspace, open_workspace
+from sweep.workspace import Workspace, open_workspace, sharing
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,18 @@ def quantize(request: Request, say: Callable[[str], None], progress: Progress) -
         raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
     with Checkpoint.open(path, name) as checkpoint:
         cache = workspace.artefacts(checkpoint.fingerprint)
-    model, calibration = build(
-        path,
-        chosen,
-        calibration_text(request.calibration, presets.builtin_models().get(request.model), workspace),
-        count=request.samples,
-        length=request.length,
-        device=request.device,
-        cache=cache,
-        progress=progress,
-    )
+    text = calibration_text(request.calibration, presets.builtin_models().get(request.model), workspace)
+    with sharing(cache):  # a sweep of the model that ends meanwhile would tidy away what is being written there
+        model, calibration = build(
+            path,
+            chosen,
+            text,
+            count=request.samples,
+            length=request.length,
+            device=request.device,
+            cache=cache,
+            progress=progress,
+        )
     size = save(model, chosen, calibration, path, request.out)
     return Quantized(name, request.out, chosen, calibration, size)
 

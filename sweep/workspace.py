@@ -110,7 +110,7 @@ def sharing(artefacts: Path, to_make: Collection[Path] = ()) -> Iterator[Sharing
 
 def _tidy(artefacts: Path, lock: TextIO, used: Collection[str]) -> None:
     if _locked(lock):
-        for partial in [*artefacts.glob(".*.partial"), *artefacts.glob(".*.part")]:
+        for partial in [*artefacts.glob(".*.partial"), *artefacts.rglob(".*.part")]:
             if partial.name not in used:
                 _remove(partial)
 

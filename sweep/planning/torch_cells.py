@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sweep.planning.cells import Asked, Baseline, Cell, cell_of, content_hash, measurements
+from sweep.planning.cells import PROCEDURES, Asked, Baseline, Cell, cell_of, content_hash, measurements
 from sweep.planning.inputs import Text
 from sweep.planning.model import Model
 from sweep.planning.settings import Settings
@@ -42,6 +42,7 @@ def torch_cells(
         recipe = variant.recipe.to_json()
         text = torch.calibration if variant.recipe.needs_text else None
         made = {"model": model.fingerprint, "recipe": recipe, "text": text and text.identity, "engine": torch.engine}
+        made["procedure"] = PROCEDURES["quantize"]  # of the file's name too: one that is there is taken as it is
         file = asked.artefacts / f"{model.name}-{variant.recipe.name}-{content_hash(made)[:8]}.int8"
         params = source | {"recipe": recipe, "text": text and str(text.file), "text_name": text and text.name}
         params |= {"file": str(file), "cache": str(asked.artefacts / "bfloat16"), "settings": asdict(settings)}

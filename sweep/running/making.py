@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +143,10 @@ class Making:
 
         torch.set_num_threads(settings["threads"])
         stated = from_table({key: value for key, value in recipe.items() if key != "name"}, name, recipe["name"])
+        out = Path(file)
+        if checkpoint.is_int8(out):  # whole, for it appears so: made by a run beside this one, which may be reading it,
+            # or by one that was killed before it could write that down
+            return {"calibration": asdict(checkpoint.read_calibration(out))} | asdict(stored_size(out))
         model, calibration = build.build(
             Path(source),
             stated,
@@ -153,9 +156,6 @@ class Making:
             cache=Path(cache),
             progress=self._progress,
         )
-        out = Path(file)
-        if out.exists():  # whole, for it appears so; what made it was not written down
-            shutil.rmtree(out)
         checkpoint.save(model, stated, calibration, Path(source), out)
         return {"calibration": asdict(calibration)} | asdict(stored_size(out))
 

@@ -53,6 +53,12 @@ def test_a_file_changes_what_it_names_of_its_base(tmp_path: Path):
     assert not mine.keeps("model.layers.0.mlp.up_proj")
 
 
+def test_a_file_in_the_user_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mine.toml").write_text('base = "sq"')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert recipe("~/mine.toml").alpha == 0.8
+
+
 def test_what_stays_float_by_default_is_small_and_sensitive():
     kept = ("lm_head", "model.layers.3.mlp.gate", "model.layers.0.mlp.shared_expert_gate",
             "model.layers.0.linear_attn.in_proj_a", "model.layers.0.linear_attn.in_proj_ba")  # fmt: skip

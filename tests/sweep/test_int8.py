@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,13 @@ import torch
 import presets
 from converters.errors import InputError, MissingRuntime
 from int8.checkpoint import load
+from int8.recipe import NAMED
 from sweep.backends.torch import TorchBackend
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.text import measure_text
 from sweep.quantizing import Request, quantize
+from sweep.running.making import Making
+from sweep.workspace import sharing
 
 MICRO = presets.builtin_models()["micro"]
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "int8"]
@@ -59,6 +63,45 @@ def test_what_is_written_is_measured_as_any_model(tmp_path: Path) -> None:
     }
     assert perplexity["int8"] == pytest.approx(perplexity["float"], rel=0.05)
     assert perplexity["int8"] != perplexity["float"]
+
+
+def test_a_sweep_that_ends_meanwhile_tidies_nothing_away(tmp_path: Path) -> None:
+    """It removes what is half-written only where it is alone with a model's artefacts."""
+    held: list[bool] = []
+
+    def look(*_: int) -> None:
+        (lock,) = (tmp_path / "workspace" / "artefacts").glob("*.lock")
+        half = lock.with_suffix("") / ".of another.1.part"
+        half.touch()
+        with sharing(lock.with_suffix("")):
+            pass
+        held.append(half.exists())
+
+    quantize(request(tmp_path), lambda _: None, look)
+    assert held
+    assert all(held)
+    assert not list((tmp_path / "workspace").rglob(".*.part"))
+
+
+def test_statistics_that_a_killed_process_left_half_written_go(tmp_path: Path) -> None:
+    for folder in (tmp_path / "artefacts", tmp_path / "artefacts" / "bfloat16"):
+        folder.mkdir()
+        (folder / ".ranges-1.safetensors.7.part").touch()
+        (folder / "ranges-1.safetensors").touch()
+    with sharing(tmp_path / "artefacts"):
+        left = [str(path.relative_to(tmp_path)) for path in (tmp_path / "artefacts").rglob("*") if path.is_file()]
+    assert sorted(left) == ["artefacts/bfloat16/ranges-1.safetensors", "artefacts/ranges-1.safetensors"]
+
+
+def test_a_checkpoint_of_a_run_beside_this_one_is_taken_as_it_is(tmp_path: Path) -> None:
+    """That one may be reading it, so it is neither removed nor made again."""
+    job: dict[str, Any] = {"source": str(MICRO.directory), "name": "micro", "recipe": NAMED["w8a16"].to_json()}
+    job |= {"text": None, "text_name": None, "file": str(tmp_path / "micro.int8"), "cache": str(tmp_path / "cache")}
+    job |= {"settings": {"threads": 1, "device": "cpu"}}
+    made = Making(lambda *_: None).quantize(**job)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "micro.int8").iterdir()}
+    assert Making(lambda *_: None).quantize(**job) == made
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "micro.int8").iterdir()} == before
 
 
 def test_a_second_time_nothing_is_measured_again(tmp_path: Path) -> None:
