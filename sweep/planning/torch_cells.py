@@ -41,7 +41,8 @@ def torch_cells(
     if variant.recipe is not None:
         recipe = variant.recipe.to_json()
         text = torch.calibration if variant.recipe.needs_text else None
-        made = {"model": model.fingerprint, "recipe": recipe, "text": text and text.identity, "engine": torch.engine}
+        made: dict[str, Any] = {"model": model.fingerprint, "recipe": recipe, "engine": torch.engine}
+        made["text"] = text and text.identity
         made["procedure"] = PROCEDURES["quantize"]  # of the file's name too: one that is there is taken as it is
         file = asked.artefacts / f"{model.name}-{variant.recipe.name}-{content_hash(made)[:8]}.int8"
         params = source | {"recipe": recipe, "text": text and str(text.file), "text_name": text and text.name}

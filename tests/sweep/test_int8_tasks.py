@@ -1,0 +1,57 @@
+"""Real tasks under int8 and under fake-quant of one recipe, paired item by item as `sweep compare` does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import presets
+from sweep.results.compare import compare
+from sweep.statistics import ALPHA
+from sweep.workspace import Workspace
+
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
+MICRO = presets.builtin_models()["micro"]
+RECIPE = "sq"
+TASKS = ("micro_form", "micro_sums")
+ITEMS = 60
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, Any]]:
+    """A sweep of the recipe, real and fake: its workspace and its last event."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    calibration = tmp_path_factory.mktemp("text") / "calibration.txt"
+    calibration.write_text(MICRO.calibration.read_text()[:10_000])
+    text = calibration.with_name("text.txt")
+    text.write_text(MICRO.text.read_text()[:3_000])
+    variants, tasks = f"=int8:{RECIPE},fq:{RECIPE}", ",".join(TASKS)
+    arguments = ["run", "micro", "--variants", variants, "--tasks", tasks, "--limit", ITEMS, "--window", 128]
+    arguments += ["--perplexity", text, "--calibration", calibration, "--workspace", workspace, "--format", "json"]
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=550)
+    assert done.returncode == 0, done.stderr
+    return Workspace(workspace), json.loads(done.stdout.splitlines()[-1])
+
+
+def test_no_task_differs_between_int8_and_fake_quant_beyond_its_paired_error(
+    ran: tuple[Workspace, dict[str, Any]],
+) -> None:
+    workspace, finished = ran
+    found = compare(workspace, f"{finished['run']}:fq:{RECIPE}", f"{finished['run']}:int8:{RECIPE}")
+    assert [entry.task for entry in found.tasks] == list(TASKS)
+    for entry in found.tasks:
+        told = (
+            f"{entry.task}: {entry.a:.3f} fake, {entry.b:.3f} real; difference {entry.difference.delta:+.4f} "
+            f"± {entry.difference.stderr:.4f}, p {entry.p_holm:.2f}; flips {entry.flips:.1%}"
+        )
+        print(told)
+        assert entry.only_a == entry.only_b == entry.reworded == 0, told
+        assert entry.difference.n == ITEMS, told
+        assert entry.p_holm >= ALPHA, told
+        assert 0 < entry.b < 1, told  # a task that all items fail, or none, could tell nothing
