@@ -196,10 +196,14 @@ def _gguf_size(file: str, stated: Settings) -> Result:
 
 
 def _torch_size(directory: str, source: str, name: str, runs: str, stated: Settings) -> Result:
-    """What a checkpoint takes, and what memory it should take by formula."""
+    """What a checkpoint takes, and what memory it should take by formula. Of the float model what it takes in BF16, as
+    it is run: its own files may be in another dtype, and hold a vision tower that is not loaded."""
     options = FitOptions(context=stated.ctx, ubatch=stated.ubatch, batch=stated.batch)
-    predicted = foreseen(open_planned(source, name), runs, stated.kv_type, options)["memory_bytes"]
-    return {"memory": {"predicted_bytes": int(predicted)}} | asdict(stored_size(Path(directory)))
+    by_formula = foreseen(open_planned(source, name), runs, stated.kv_type, options)
+    memory = {"memory": {"predicted_bytes": int(by_formula["memory_bytes"])}}
+    if runs == "torch":
+        return memory | {"file_bytes": int(by_formula["file_bytes"]), "bits_per_weight": by_formula["bits_per_weight"]}
+    return memory | asdict(stored_size(Path(directory)))
 
 
 def _place(task: dict[str, Any]) -> Place:
