@@ -30,6 +30,7 @@ from converters.errors import InputError
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, Statistics
 from converters.llamacpp import container
+from converters.llamacpp.bindings import TYPES_BY_ID
 from converters.llamacpp.container import (
     Field,
     ValueType,
@@ -359,7 +360,7 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         "a.texts": container.strings(["", "two", "blåbær"]),
         "a.numbers": numbers(ValueType.INT16, [1, -2, 3]),
     }
-    types = container.TYPES_BY_ID
+    types = TYPES_BY_ID
     shapes = [("first.weight", (3, 4), types[0]), ("second.weight", (2, 3, 64), types[1]), ("third", (2, 32), types[8])]
     infos, offset = [], 0
     for name, shape, type_ in shapes:
@@ -505,7 +506,7 @@ def test_importance_matrices(tmp_path: Path) -> None:
     with good.open("r+b") as file:
         file.truncate(1 << 38)
     large = {"x.in_sum2": (1 << 12, 1 << 20), "x.counts": (1 << 12, 1)}
-    tensors = container.lay_out((name, shape, container.TYPES_BY_ID[0]) for name, shape in large.items())
+    tensors = container.lay_out((name, shape, TYPES_BY_ID[0]) for name, shape in large.items())
     path.write_bytes(encode_header(read_header(good).metadata, tensors))
     with path.open("r+b") as file:
         file.truncate(1 << 38)
