@@ -9,6 +9,7 @@ import pytest
 
 import presets
 from converters.errors import InputError
+from sweep.cli.results import _torch
 from sweep.planning.calibration import calibration
 from sweep.planning.inputs import Text, calibration_text
 from sweep.planning.model import Model
@@ -119,3 +120,11 @@ def test_an_importance_matrix_is_collected_from_the_same_names(tmp_path: Path) -
     assert found.text == MICRO.calibration
     with pytest.raises(InputError, match="absent: there is no such text"):
         calibration("auto", Path("absent"), None)
+
+
+def test_a_report_names_the_cache_and_the_text_that_there_were(tmp_path: Path, side: TorchSide) -> None:
+    (tmp_path / "kv.toml").write_text('base = "w8a16"\nint8_kv_cache = true\n')
+    both = planned(tmp_path, side, "int8:sq", f"int8:{tmp_path / 'kv.toml'}")
+    assert _torch(both) == {"int8": "torch 1, on cpu, BF16 and INT8 KV cache; calibrated with words"}
+    plain = planned(tmp_path, replace(side, calibration=None), "int8:w8a16")
+    assert _torch(plain) == {"int8": "torch 1, on cpu, BF16 KV cache"}
