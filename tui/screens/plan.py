@@ -103,7 +103,8 @@ class PlanScreen(Working, Screen[None]):
         if self.plan is not None:
             form.explain(said_of(self.plan))
         self._tell()
-        self.query_one(TopBar).lead(draft.model, draft.preset, f"{len(draft.variants)} variants")
+        count = len(draft.variants)
+        self.query_one(TopBar).lead(draft.model, draft.preset, f"{count} variant{'' if count == 1 else 's'}")
 
     def _tell(self, error: str | None = None) -> None:
         colours = palette(self.app)
