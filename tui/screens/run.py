@@ -83,7 +83,7 @@ class RunScreen(Working, Screen[None]):
                 self._say("starting the sweep …")
             self._await(launch)
         elif run is None:
-            self._say("no run yet: plan one with 2, or choose one with o")
+            self._say(f"{self.sweep.trouble or 'no run yet'}\n\n2: plan one   o: choose one")
         elif anew or run != self._run or self.snapshot is None:
             self._run, self._follows = run, True
             self._follow(run)
