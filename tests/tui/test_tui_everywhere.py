@@ -137,6 +137,8 @@ def test_a_bad_store_is_told(own: Workspace, run: str, mode: str, statement: str
             await pilot.pause(0.5)
             await pilot.press("escape", "2", "1", "3", "4", "question_mark")
             assert app._exception is None
+        async with opened(own, mode) as (app, pilot):  # without a run's name
+            await until(pilot, lambda: words in shown(app))
 
     play(script())
 

@@ -93,7 +93,7 @@ class FitScreen(Working, Screen[None]):
         yield Note(id="state")
         with Vertical(id="body"):
             yield Table(id="rows")
-            yield Words(id="parts")
+            yield Words(id="parts", can_focus=True)
             yield Note(id="verdict")
         yield KeyBar()
 

@@ -70,7 +70,7 @@ class ResultsScreen(Working, Screen[None]):
             yield Table(id="variants")
             with Horizontal(id="lower"):
                 yield Plot(id="plot")
-                yield Words(id="details")
+                yield Words(id="details", can_focus=True)
             yield Note(id="verdict")
         yield KeyBar()
 
