@@ -195,6 +195,10 @@ class SweepApp(Working, App[None]):
                 ask_pause(self.workspace.run(run))
         self.exit()
 
+    def action_help_quit(self) -> None:
+        """Ctrl+C, which ends a command but not a screen: say what does."""
+        self.notify("q quits; a sweep that runs can go on without the screen.", title="Ctrl+C")
+
     def action_help(self) -> None:
         """Show what keys there are here."""
         from tui.screens.help import HelpScreen

@@ -88,6 +88,15 @@ def test_quitting_with_nothing_running_asks_nothing(swept: Workspace, run: str) 
     play(script())
 
 
+def test_ctrl_c_says_how_to_quit(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run) as (app, pilot):
+            await pilot.press("ctrl+c")
+            await until(pilot, lambda: "q quits" in shown(app))
+
+    play(script())
+
+
 SLOWER = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("fit", "plan")]
 
 
