@@ -15,6 +15,7 @@ from driving import COMMAND, ROOT, opened, play, shown, until
 from sweep.workspace import Workspace
 from tui.screens.help import HelpScreen
 from tui.screens.leaving import LeavingScreen
+from tui.theme import DARK, LIGHT
 from tui.widgets.key_bar import KeyBar
 
 MODES = ("fit", "plan", "run", "results")
@@ -73,6 +74,20 @@ def test_themes(swept: Workspace, run: str) -> None:
                 pictures.add(app.export_screenshot())
                 assert "Q4_K_M" in shown(app)
             assert len(pictures) == len(app.available_themes)
+
+    play(script())
+
+
+@pytest.mark.parametrize("mode", ["run", "results"])
+def test_another_theme_leaves_nothing_of_the_one_before(swept: Workspace, run: str, mode: str) -> None:
+    async def script() -> None:
+        async with opened(swept, mode, run) as (app, pilot):
+            await until(pilot, lambda: "Q4_K_M" in shown(app))
+            old = DARK.foreground
+            assert old is not None
+            assert old in app.export_screenshot()
+            app.theme = LIGHT.name
+            await until(pilot, lambda: old not in app.export_screenshot(), patience=10.0)
 
     play(script())
 

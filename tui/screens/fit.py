@@ -99,6 +99,7 @@ class FitScreen(Working, Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self.fill))
 
     def on_screen_resume(self) -> None:
         before = self.question

@@ -79,6 +79,7 @@ class ResultsScreen(Working, Screen[None]):
     def on_mount(self) -> None:
         self.query_one(Table).focus()
         self.set_interval(LOOK_EVERY, self.on_screen_resume)
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self.fill))
 
     def on_screen_resume(self) -> None:
         """Read again what has changed: another run, another card, another finished cell."""

@@ -68,6 +68,13 @@ class RunScreen(Working, Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Cells).focus()
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self._repaint))
+
+    def _repaint(self) -> None:
+        """In another theme."""
+        if self.snapshot is not None:
+            log, self._log_text = self._log_text, None
+            self.show(self.snapshot, log or "")
 
     def on_screen_resume(self) -> None:
         self.watch_run()
