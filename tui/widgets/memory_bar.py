@@ -64,8 +64,8 @@ def _bar(share: DeviceShare, known: bool, width: int, colours: Palette) -> list[
         shown = bar.plain
         bar = Text.assemble(bar[: end + 1], ("┊", colours.bad), bar[min(end + 2, len(shown)) :])
     if not known:
-        told = Text.assemble((f" {text.plain(share.device)} ", colours.ink), (text.size(needed), colours.soft))
-        return [told.append(", which is taken to be there", colours.soft), bar]
+        head = Text.assemble((f" {text.plain(share.device)} ", colours.ink), (text.size(needed), colours.soft))
+        return [head.append(", which is taken to be there", colours.soft), bar]
     left = share.free_bytes
     told = f"{text.size(left)} left" if left >= 0 else f"✗ {text.size(-left)} too much"
     head = Text.assemble(
