@@ -54,7 +54,8 @@ def _plan() -> Screen[None]:
 
 
 class SweepApp(Working, App[None]):
-    """`run` is the id of the run that is looked at, or its beginning; None until there is one.
+    """`run` is the id of the run that is looked at, or its beginning; None until there is one. `trouble` is why there
+    is none, where the store has none to give.
 
     `draft` is what the next sweep will be, `gpus` the cards that are asked about (none: this machine's), `limit` what
     of them results are held against, `launch` a sweep that has been started and not said yet which run it is.
@@ -77,6 +78,7 @@ class SweepApp(Working, App[None]):
         super().__init__()
         self.workspace = workspace
         self.run_id = run
+        self.trouble = ""
         self.gpus: tuple[str, ...] = ()
         self.limit: Limit | None = None
         self.launch: Launch | None = None
@@ -108,14 +110,20 @@ class SweepApp(Working, App[None]):
             return
         try:
             run = find_run(self.workspace, name).run
-        except InputError:
-            return  # the screen says so where results are asked for
+        except InputError as error:
+            self.call_from_thread(self._not_found, str(error))
+            return
         directory = self.workspace.run(run)
         is_on = False
         if directory.is_dir():
             with run_lock(directory) as free:
                 is_on = not free
         self.call_from_thread(self._found, run, is_on)
+
+    def _not_found(self, why: str) -> None:
+        self.trouble = why
+        if self.current_mode == "run":
+            self.screen.watch_run()  # type: ignore[attr-defined]
 
     def _found(self, run: str, is_on: bool) -> None:
         if self.run_id is None or run.startswith(self.run_id):
@@ -186,6 +194,10 @@ class SweepApp(Working, App[None]):
             if answer == "pause" and asks and run is not None:
                 ask_pause(self.workspace.run(run))
         self.exit()
+
+    def action_help_quit(self) -> None:
+        """Ctrl+C, which ends a command but not a screen: say what does."""
+        self.notify("q quits; a sweep that runs can go on without the screen.", title="Ctrl+C")
 
     def action_help(self) -> None:
         """Show what keys there are here."""

@@ -89,9 +89,11 @@ def why_unsure(record: Record, front: fronts.Front) -> str:
 def fidelity_section(rows: Sequence[Record], chosen: str | None, overall: tuple[fronts.Front, str]) -> str:
     if not rows:
         return '<p class="note">No variant in this sweep.</p>'
-    divergences = [found.value for record in rows if (found := figures.kld(record))]
+    divergences = [found for record in rows if (found := figures.kld(record))]
+    errors = [error for found in divergences if (error := figures.known(found.stderr))]
+    kld_decimals = text.decimals_with_errors([found.value for found in divergences], errors, least=3)
     tails = [r.divergence.kld_p99_9 for r in rows if r.divergence and figures.known(r.divergence.kld_p99_9) is not None]
-    kld_decimals, tail_decimals = text.decimals_for(divergences, least=3), text.decimals_for(tails, least=3, most=5)
+    tail_decimals = text.decimals_for(tails, least=3, most=5)
     largest = max((found.value for record in rows if (found := figures.perplexity(record))), default=0.0)
     columns = [
         _number(rows, "Bits/weight", lambda r: r.bits_per_weight, "{:.2f}".format),

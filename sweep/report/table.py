@@ -137,10 +137,13 @@ def _cells(
 def _with_error(
     rows: Sequence[Record], header: str, value: Callable[[Record], figures.Figure | None], priority: tuple[float, float]
 ) -> list[Column]:
-    """A value and its standard error, both with the decimals that the smallest of the values needs."""
+    """A value and its standard error, both with the decimals that the smallest of them needs."""
     found = [value(record) for record in rows]
-    decimals = text.decimals_for([f.value for f in found if f], most=6, least=2 if header == "PPL" else 3)
-    decimals = 4 if header == "PPL" and max((f.value for f in found if f), default=0) < 1000 else decimals
+    values, errors = [f.value for f in found if f], [e for f in found if f and (e := figures.known(f.stderr))]
+    if header == "PPL":
+        decimals = 4 if max(values, default=0) < 1000 else text.decimals_for(values)
+    else:
+        decimals = text.decimals_with_errors(values, errors, least=3)
 
     def write(number: float) -> str:
         return text.fixed(number, decimals)

@@ -88,3 +88,8 @@ def decimals_for(values: Iterable[float], figures: int = 2, most: int = 6, least
     """Decimals that leave the smallest non-zero value of a column `figures` significant digits, so columns align."""
     sizes = [abs(value) for value in values if value]
     return least if not sizes else min(most, max(least, figures - 1 - floor(log10(min(sizes)))))
+
+
+def decimals_with_errors(values: Iterable[float], errors: Iterable[float], least: int = 2) -> int:
+    """Decimals for a column of values with one of their errors beside it, none of which then reads as nothing."""
+    return max(decimals_for(values, least=least), decimals_for(errors, figures=1, least=least))

@@ -15,6 +15,7 @@ from driving import COMMAND, ROOT, opened, play, shown, until
 from sweep.workspace import Workspace
 from tui.screens.help import HelpScreen
 from tui.screens.leaving import LeavingScreen
+from tui.theme import DARK, LIGHT
 from tui.widgets.key_bar import KeyBar
 
 MODES = ("fit", "plan", "run", "results")
@@ -77,6 +78,20 @@ def test_themes(swept: Workspace, run: str) -> None:
     play(script())
 
 
+@pytest.mark.parametrize("mode", ["run", "results"])
+def test_another_theme_leaves_nothing_of_the_one_before(swept: Workspace, run: str, mode: str) -> None:
+    async def script() -> None:
+        async with opened(swept, mode, run) as (app, pilot):
+            await until(pilot, lambda: "Q4_K_M" in shown(app))
+            old = DARK.foreground
+            assert old is not None
+            assert old in app.export_screenshot()
+            app.theme = LIGHT.name
+            await until(pilot, lambda: old not in app.export_screenshot(), patience=10.0)
+
+    play(script())
+
+
 def test_quitting_with_nothing_running_asks_nothing(swept: Workspace, run: str) -> None:
     async def script() -> None:
         async with opened(swept, "results", run) as (app, pilot):
@@ -84,6 +99,15 @@ def test_quitting_with_nothing_running_asks_nothing(swept: Workspace, run: str) 
             await pilot.pause(0.2)
             assert not isinstance(app.screen, LeavingScreen)
             assert app._exit
+
+    play(script())
+
+
+def test_ctrl_c_says_how_to_quit(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run) as (app, pilot):
+            await pilot.press("ctrl+c")
+            await until(pilot, lambda: "q quits" in shown(app))
 
     play(script())
 
@@ -137,6 +161,8 @@ def test_a_bad_store_is_told(own: Workspace, run: str, mode: str, statement: str
             await pilot.pause(0.5)
             await pilot.press("escape", "2", "1", "3", "4", "question_mark")
             assert app._exception is None
+        async with opened(own, mode) as (app, pilot):  # without a run's name
+            await until(pilot, lambda: words in shown(app))
 
     play(script())
 

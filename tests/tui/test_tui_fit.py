@@ -70,6 +70,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert "RTX 3060 12GB" in shown(app)
             assert "SIM" in shown(app)
             assert app.limit is not None
+            assert "which is taken to be there" in shown(app)  # RAM, of which nothing was said
 
             await pilot.press("left_square_bracket", "K", "o")
             await until(pilot, lambda: answered(screen) and screen.report.kv_type == "q8_0")  # type: ignore[union-attr]
@@ -96,6 +97,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             await pilot.press("f", "j", "k", "G", "g")
 
             await pilot.press("m", *"micro-moe", "enter")
+            assert "fits" not in shown(app)  # what the other model came to does not stand under this one's name
             await until(pilot, lambda: answered(screen) and screen.report.model == "micro-moe")  # type: ignore[union-attr]
             assert "recurrent state" in shown(app)
             assert app.draft.model == "micro-moe"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from driving import opened, play, shown, until
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from sweep.report import figures
 from sweep.report.recommend import recommend
@@ -112,6 +112,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert isinstance(app.screen, CompareScreen)
             await until(pilot, lambda: "KL divergence" in shown(app))
             assert "baseline BF16" in shown(app)
+            assert "…" not in shown(app)  # it is written as wide as its window
             await pilot.press("j", "k", "G", "g", "escape")
             assert app.screen is screen
             await pilot.press("m")
@@ -121,6 +122,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
 
             await pilot.press("enter")
             assert isinstance(app.screen, ReadingScreen)
+            assert screen.results.choice.sentence in str(app.screen.query_one("#text", Static).content)  # type: ignore[union-attr]
             await pilot.press("q")
             assert app.screen is screen
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from driving import arguments, opened, play, shown, until
+from fixed_run import fixed_run
+from rich.style import Style
 
 from sweep.launching import Command
 from sweep.results.history import past_runs
@@ -17,7 +21,8 @@ from tui.app import SweepApp
 from tui.screens.reading import ReadingScreen
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
-from tui.widgets.cells import Cells
+from tui.theme import Palette
+from tui.widgets.cells import Cells, bar
 
 
 def screen_of(app: SweepApp) -> RunScreen:
@@ -123,6 +128,59 @@ def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) ->
     assert (past.done, past.failed) == (12, 0)
 
 
+def test_a_sweep_is_watched_while_the_retry_waits_for_it(text: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    workspace.root.mkdir()
+
+    async def script() -> None:
+        async with opened(workspace, "plan", size=(80, 24)) as (app, pilot):
+            app.begin(Command(arguments(text), os.getcwd()))
+            await until(pilot, lambda: isinstance(app.screen, RunScreen))
+            screen = screen_of(app)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
+            cells = screen.query_one(Cells)
+            await until(pilot, lambda: "running" in statuses(screen).values() and cells.label is not None)
+            await pilot.press("x")  # may be too late for so small a cell
+            await pilot.press("R")
+            assert app.launch is not None
+            await pilot.press("4", "3")
+            assert "/12 cells" in shown(app)
+            assert "starting" not in shown(app)
+            await until(pilot, lambda: app.launch is None)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.progress.status == "done")
+            assert set(statuses(screen).values()) <= {"done", "known"}
+
+    play(script())
+
+
+def test_the_state_has_room_on_a_narrow_screen(tmp_path: Path) -> None:
+    """The words go before the bar, so that what failed does not push the memory out of sight."""
+    workspace = Workspace(tmp_path / "w")
+    run = fixed_run(workspace).run
+
+    async def script() -> None:
+        async with opened(workspace, "run", run, (80, 24)) as (app, pilot):
+            screen = screen_of(app)
+            await until(pilot, lambda: screen.snapshot is not None)
+            assert screen.snapshot is not None
+            progress = replace(screen.snapshot.progress, status="running", started=time.time() - 600.0)
+            for pausing in (False, True):
+                at = replace(screen.snapshot, progress=progress, pausing=pausing, died=False, resident_bytes=1 << 30)
+                screen.show(at, "")
+                await pilot.pause()
+                assert "✗ 4 failed" in shown(app)
+                assert "memory now 1.00 GiB" in shown(app)
+
+    play(script())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_bar_reads_without_colours(share: float) -> None:
+    style = Style()
+    drawn = bar(share, 10, Palette(style, style, style, style, style, style, style)).plain
+    assert (drawn.count("━"), len(drawn)) == (round(10 * share), 10)
+
+
 def test_a_sweep_that_is_refused_says_why(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     workspace.root.mkdir()
@@ -133,6 +191,7 @@ def test_a_sweep_that_is_refused_says_why(tmp_path: Path) -> None:
             app.begin(Command(("run", "micro", "--variants", "=Q9_Z"), os.getcwd()))
             await until(pilot, lambda: "The sweep did not start" in shown(app))
             assert "unknown quant" in shown(app)
+            assert "2: back to its plan" in shown(app)
             assert app.launch is None
 
     play(script())

@@ -21,7 +21,11 @@ class CompareScreen(ReadingScreen):
         self._names = first, second
 
     def on_mount(self) -> None:
-        self._compare(max(self.app.size.width - 10, 40))
+        self.call_after_refresh(self._begin)  # when its width is known
+
+    def _begin(self) -> None:
+        page = self.query_one("#page")
+        self._compare(page.size.width - page.styles.scrollbar_size_vertical)
 
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _compare(self, width: int) -> None:

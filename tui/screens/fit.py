@@ -82,6 +82,7 @@ class FitScreen(Working, Screen[None]):
         self.report: FitReport | None = None
         self.question: Question | None = None
         self._best: tuple[str | None, bool] = (None, False)
+        self._of: tuple[str, tuple[str, ...]] = ("", ())  # the model and the cards that were answered for last
         self._only_fitting = False
         self._timer: Timer | None = None
         self._busy = False
@@ -92,12 +93,13 @@ class FitScreen(Working, Screen[None]):
         yield Note(id="state")
         with Vertical(id="body"):
             yield Table(id="rows")
-            yield Words(id="parts")
+            yield Words(id="parts", can_focus=True)
             yield Note(id="verdict")
         yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self.fill))
 
     def on_screen_resume(self) -> None:
         before = self.question
@@ -106,6 +108,7 @@ class FitScreen(Working, Screen[None]):
         else:
             self.question = replace(before, model=self.sweep.draft.model, gpus=self.sweep.gpus)
         if self.report is None or self.question != before:
+            self._forget_others()
             self.action_ask()
         else:
             self.fill()
@@ -116,10 +119,17 @@ class FitScreen(Working, Screen[None]):
         """Another question: shown at once, asked soon."""
         if self.question is not None:
             self.question = replace(self.question, **fields)
+            self._forget_others()
         if self._timer is not None:
             self._timer.stop()
         self._timer = self.set_timer(WAIT, self.action_ask)
         self._state()
+
+    def _forget_others(self) -> None:
+        """What another model or another card was asked about is not shown under the name of this one."""
+        if self.question is not None and self._of != (self.question.model, self.question.gpus):
+            self.report = None
+            self.query_one("#body").add_class("hidden")
 
     def action_ask(self) -> None:
         self._timer = None
@@ -147,8 +157,10 @@ class FitScreen(Working, Screen[None]):
 
     def show(self, question: Question, found: FitReport | str, best: tuple[str | None, bool]) -> None:
         """An answer, or why there is none."""
+        if question != self.question:
+            return  # another is asked by now
         self._busy = False
-        self._best = best
+        self._best, self._of = best, (question.model, question.gpus)
         if isinstance(found, str):
             self.report = None
             self.query_one("#body").add_class("hidden")

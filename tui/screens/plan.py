@@ -80,6 +80,15 @@ class PlanScreen(Working, Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
+        self._name_keys()
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self._repaint))
+
+    def _repaint(self) -> None:
+        """In another theme."""
+        self._name_keys()
+        self.fill()
+
+    def _name_keys(self) -> None:
         accent, soft = palette(self.app).accent, palette(self.app).soft
         words = (("space ", accent), ("choose  ", soft), ("a ", accent), ("add a file or recipe  ", soft))
         self.query_one("#keys", Static).update(Text.assemble(*words, ("/ ", accent), ("filter", soft)))
@@ -103,7 +112,8 @@ class PlanScreen(Working, Screen[None]):
         if self.plan is not None:
             form.explain(said_of(self.plan))
         self._tell()
-        self.query_one(TopBar).lead(draft.model, draft.preset, f"{len(draft.variants)} variants")
+        count = len(draft.variants)
+        self.query_one(TopBar).lead(draft.model, draft.preset, f"{count} variant{'' if count == 1 else 's'}")
 
     def _tell(self, error: str | None = None) -> None:
         colours = palette(self.app)

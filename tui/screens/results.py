@@ -18,7 +18,7 @@ from converters.errors import InputError
 from sweep.report import text
 from tui.reading import Results, read_results
 from tui.theme import palette
-from tui.widgets.details import details
+from tui.widgets.details import details, which_to_run
 from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
@@ -70,7 +70,7 @@ class ResultsScreen(Working, Screen[None]):
             yield Table(id="variants")
             with Horizontal(id="lower"):
                 yield Plot(id="plot")
-                yield Words(id="details")
+                yield Words(id="details", can_focus=True)
             yield Note(id="verdict")
         yield KeyBar()
 
@@ -79,6 +79,7 @@ class ResultsScreen(Working, Screen[None]):
     def on_mount(self) -> None:
         self.query_one(Table).focus()
         self.set_interval(LOOK_EVERY, self.on_screen_resume)
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self.fill))
 
     def on_screen_resume(self) -> None:
         """Read again what has changed: another run, another card, another finished cell."""
@@ -270,7 +271,9 @@ class ResultsScreen(Working, Screen[None]):
         if self.results is not None and variant is not None:
             from tui.screens.reading import ReadingScreen
 
-            self.app.push_screen(ReadingScreen(text.plain(variant), details(self.results, variant, palette(self.app))))
+            colours = palette(self.app)
+            words = [details(self.results, variant, colours), Text(), which_to_run(self.results, colours)]
+            self.app.push_screen(ReadingScreen(text.plain(variant), Text("\n").join(words)))
 
     @on(Table.Chosen, "#variants")
     def _open(self) -> None:

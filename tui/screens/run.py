@@ -17,13 +17,13 @@ from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep.following import Follower, Snapshot, log_of, tail
-from sweep.launching import Launch, remembered_command
+from sweep.launching import Command, Launch, remembered_command
 from sweep.progress import CellState
 from sweep.report import text
 from sweep.running.control import ask_cancel, ask_pause, take_back_pause
 from tui.screens.reading import ReadingScreen
 from tui.theme import palette
-from tui.widgets.cells import SIGNS, Cells
+from tui.widgets.cells import SIGNS, Cells, bar
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
 from tui.widgets.top_bar import TopBar
@@ -31,7 +31,8 @@ from tui.widgets.words import Words
 from tui.working import Working
 
 LOOK_EVERY = 0.25  # seconds
-BAR = 24
+BAR = 24  # characters of the run's progress, where they have room
+SHORTEST = 6
 
 
 class RunScreen(Working, Screen[None]):
@@ -52,6 +53,7 @@ class RunScreen(Working, Screen[None]):
         self._highlighted: str | None = None
         self._follows = True
         self._run: str | None = None
+        self._again: Command | None = None  # what is to be tried again when the run is through
         self._log_text: str | None = None
 
     def compose(self) -> ComposeResult:
@@ -66,6 +68,13 @@ class RunScreen(Working, Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Cells).focus()
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self._repaint))
+
+    def _repaint(self) -> None:
+        """In another theme."""
+        if self.snapshot is not None:
+            log, self._log_text = self._log_text, None
+            self.show(self.snapshot, log or "")
 
     def on_screen_resume(self) -> None:
         self.watch_run()
@@ -76,15 +85,21 @@ class RunScreen(Working, Screen[None]):
         """Follow the app's run, or the process that it has just started."""
         launch, run = self.sweep.launch, self.sweep.run_id
         if launch is not None:
-            self._say("starting the sweep …")
+            if not self._has_its_turn_after(launch):
+                self.workers.cancel_group(self, "follow")
+                self._say("starting the sweep …")
             self._await(launch)
         elif run is None:
-            self._say("no run yet: plan one with 2, or choose one with o")
+            self._say(f"{self.sweep.trouble or 'no run yet'}\n\n2: plan one   o: choose one")
         elif anew or run != self._run or self.snapshot is None:
             self._run, self._follows = run, True
             self._follow(run)
 
-    @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
+    def _has_its_turn_after(self, launch: Launch) -> bool:
+        """Whether the run that is shown is at work, and `launch` goes on with it when that is through."""
+        return self.snapshot is not None and self.snapshot.is_on and launch.command == self._again
+
+    @work(thread=True, exit_on_error=False, exclusive=True, group="launch")
     def _await(self, launch: Launch) -> None:
         """Until the process says which run it is at."""
         worker = get_current_worker()
@@ -100,8 +115,12 @@ class RunScreen(Working, Screen[None]):
             time.sleep(LOOK_EVERY)
 
     def _refused(self, words: str) -> None:
-        self.sweep.launch = None
-        self._say(f"The sweep did not start: {words}")
+        launch, self.sweep.launch = self.sweep.launch, None
+        if launch is not None and self._has_its_turn_after(launch):
+            self.notify(words, severity="error", title="Retry")
+        else:
+            self.workers.cancel_group(self, "follow")
+            self._say(f"The sweep did not start: {words}\n\n2: back to its plan   o: other runs")
 
     def _begun(self, run: str) -> None:
         self.sweep.launch, self.sweep.run_id = None, run
@@ -161,16 +180,18 @@ class RunScreen(Working, Screen[None]):
         states = [cell.status for cell in progress.cells.values()]
         ended = sum(state in ("done", "known", "failed") for state in states)
         words, style = self._word(found)
-        line = Text.assemble((f" {words}", style))
+        line, rest = Text.assemble((f" {words}", style)), Text()
         if progress.status == "running":
-            full = round(BAR * progress.share)
-            line.append("  ").append("━" * full, colours.accent).append("━" * (BAR - full), colours.faint)
-            line.append(f" {100 * progress.share:.0f} %", colours.ink)
+            rest.append(f" {100 * progress.share:.0f} %", colours.ink)
             left = progress.seconds_left()
-            line.append("" if left is None or found.died else f"  {text.duration(left)} left", colours.soft)
-        line.append(f"  {ended}/{len(states)} cells", colours.soft)
+            rest.append("" if left is None or found.died else f"  {text.duration(left)} left", colours.soft)
+        rest.append(f"  {ended}/{len(states)} cells", colours.soft)
         failed = states.count("failed")
-        line.append(f"  {SIGNS['failed']} {failed} failed" if failed else "", colours.bad)
+        rest.append(f"  {SIGNS['failed']} {failed} failed" if failed else "", colours.bad)
+        room = min(BAR, self.size.width - line.cell_len - rest.cell_len - 3)
+        if progress.status == "running" and room >= SHORTEST:
+            line.append("  ").append(bar(progress.share, room, colours))
+        line.append(rest)
         if found.is_on and found.resident_bytes is not None:
             line.append(f"\n memory now {text.size(found.resident_bytes)} in the worker", colours.soft)
             if found.foreseen_bytes is not None:
@@ -222,6 +243,8 @@ class RunScreen(Working, Screen[None]):
             line.append(f"  {cell.seconds:.1f} s", colours.ink)
         if cell.error:
             line.append(f"  {text.plain(cell.error)}", colours.bad)
+        if cell.status == "failed":
+            line.append("  R tries it again", colours.soft)
         return line
 
     # --- keys -------------------------------------------------------------------------------------------------------
@@ -260,6 +283,7 @@ class RunScreen(Working, Screen[None]):
             self.notify(str(error), severity="error", title="Retry")
             return
         if found.is_on:
+            self._again = command
             self.notify("What failed is tried again when the rest is through.", title="Retry")
         self.sweep.begin(command)
 

@@ -72,10 +72,15 @@ def told_of(state: CellState, figure: str | None, colours: Palette) -> Text:
     styles: dict[str, Style] = {"running": colours.accent, "failed": colours.bad, "waiting": colours.faint}
     sign = Text(SIGNS[state.status], styles.get(state.status, colours.good), no_wrap=True)
     if state.status == "running":
-        full = round(BAR * state.share)
-        return sign.append(" " + "━" * full, colours.accent).append("━" * (BAR - full), colours.faint)
+        return sign.append(" ").append(bar(state.share, BAR, colours))
     if state.status == "failed":
         return sign.append(" failed", colours.bad)
     if state.status == "waiting":
         return sign
     return sign.append(f" {figure or 'done'}", colours.ink if state.status == "done" else colours.soft)
+
+
+def bar(share: float, width: int, colours: Palette) -> Text:
+    """A share, 0 to 1, as a line that is thick as far as it goes, so that it reads without colours."""
+    full = round(width * share)
+    return Text.assemble(("━" * full, colours.accent), ("─" * (width - full), colours.faint), no_wrap=True)

@@ -91,6 +91,12 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
     return [line]
 
 
+def which_to_run(results: Results, colours: Palette) -> Text:
+    """The whole recommendation, which a narrow screen cuts off."""
+    words = results.choice.sentence if results.choice else "One variant alone: nothing to choose between."
+    return Text("\n").join([_head("Which to run", colours), Text(text.plain(words), colours.ink)])
+
+
 def _per_bit(results: Results, colours: Palette) -> list[Text]:
     """Gain in recovery for each extra bit, along the Pareto set."""
     if not results.gains:

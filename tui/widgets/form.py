@@ -78,7 +78,7 @@ class Form(VerticalScroll, can_focus=False):
     """Up and down go from field to field."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "move(1)", "Next field", show=False),
+        Binding("down", "move(1)", "Fields", key_display="↑ ↓", tooltip="To the next field and the one before"),
         Binding("up", "move(-1)", "Field before", show=False),
         Binding("escape", "screen.clear", "Table", tooltip="Back to the table"),
     ]

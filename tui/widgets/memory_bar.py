@@ -29,9 +29,10 @@ def _style(part: str, colours: Palette) -> Style:
 def memory_bars(row: Row, report: FitReport, width: int, colours: Palette) -> Text:
     """A bar for each place that holds something, and the legend with formulas."""
     lines = []
-    for share in row.shares:
+    of_host = any(device.kind == "cpu" for device in report.devices)
+    for place, share in enumerate(row.shares):
         if share.total_bytes or share.reserve_bytes:
-            lines += _bar(share, width, colours)
+            lines += _bar(share, of_host or place < len(report.devices), width, colours)
     lines.append(Text())
     for part in PARTS:
         figure = row.figures.get(part)
@@ -46,8 +47,8 @@ def memory_bars(row: Row, report: FitReport, width: int, colours: Palette) -> Te
     return Text("\n").join(lines)
 
 
-def _bar(share: DeviceShare, width: int, colours: Palette) -> list[Text]:
-    """One place: what stands in it, against what of it can be had."""
+def _bar(share: DeviceShare, known: bool, width: int, colours: Palette) -> list[Text]:
+    """One place: what stands in it, against what of it can be had, if that is `known`."""
     sizes = {part: int(getattr(share, f"{part}_bytes", 0)) for part in PARTS}
     needed = sum(sizes.values())
     whole = max(needed, share.usable_bytes, 1)
@@ -62,6 +63,9 @@ def _bar(share: DeviceShare, width: int, colours: Palette) -> list[Text]:
     if needed > share.usable_bytes:  # where the card ends, in a bar that is longer than it
         shown = bar.plain
         bar = Text.assemble(bar[: end + 1], ("┊", colours.bad), bar[min(end + 2, len(shown)) :])
+    if not known:
+        head = Text.assemble((f" {text.plain(share.device)} ", colours.ink), (text.size(needed), colours.soft))
+        return [head.append(", which is taken to be there", colours.soft), bar]
     left = share.free_bytes
     told = f"{text.size(left)} left" if left >= 0 else f"✗ {text.size(-left)} too much"
     head = Text.assemble(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import ClassVar, Literal
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -124,7 +125,7 @@ class Table(ScrollView, can_focus=True):
         self._heads, self._keys = tuple(heads), [key for key, _ in rows]
         self._rows = [cells for _, cells in rows]
         self._widths = [
-            max([len(name), *(cells[column].cell_len for cells in self._rows)])
+            max([cell_len(name), *(cells[column].cell_len for cells in self._rows)])
             for column, (name, _) in enumerate(heads)
         ]
         stands = self.cursor_row

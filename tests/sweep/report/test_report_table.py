@@ -169,3 +169,13 @@ def test_recommendation_is_marked_and_printed_once(records):
     assert output.count("Run Q4_K_M") == 1
     assert [line[0] for line in rows_of(output, "Q4_K_M")] == ["►", "►"]
     assert "►" not in printed(records, 140)
+
+
+def test_no_error_is_shown_as_nothing(records):
+    """Where the divergences alone would ask for fewer decimals."""
+    few = [
+        replace(record, divergence=replace(record.divergence, kld_mean=0.0123, kld_stderr=0.00004))
+        for record in records
+        if record.divergence is not None
+    ]
+    assert "0.01230  0.00004" in printed(few, 260)
