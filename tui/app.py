@@ -226,7 +226,8 @@ class SweepApp(Working, App[None]):
 def start(workspace: Path | None, run: str | None) -> None:
     """Open the screen until it is quit. Raises InputError where there is no terminal for it, or no such run."""
     from sweep.workspace import open_workspace
-    from tui.terminal import refuse_without_terminal
+    from tui.terminal import end_with_terminal, refuse_without_terminal
 
     refuse_without_terminal()
+    end_with_terminal()
     SweepApp(open_workspace(workspace), run, "fit" if run is None else "results").run()

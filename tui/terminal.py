@@ -1,8 +1,9 @@
-"""Whether this terminal can show a screen at all."""
+"""The terminal that the screen stands on: whether it can show one at all, and when it goes away."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from converters.errors import InputError
@@ -19,3 +20,8 @@ def refuse_without_terminal() -> None:
         raise InputError(
             f"the screen needs a terminal that can move its cursor, and TERM is {kind or 'not set'!r}; {INSTEAD}"
         )
+
+
+def end_with_terminal() -> None:
+    """Let this process end when its terminal is closed, also below nohup: Textual would go on reading its end."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -24,6 +24,7 @@ from tui.planning import Draft
 from tui.screens.fit import FitScreen
 from tui.screens.plan import PlanScreen
 from tui.screens.run import RunScreen
+from tui.widgets.cells import Cells
 from tui.widgets.form import FIELDS
 from tui.widgets.table import Table
 
@@ -351,7 +352,7 @@ def test_a_sweep_with_int8_is_run_and_read(text: Path, tmp_path: Path) -> None:
             assert "MiB" in rows[0]  # the checkpoint's size
             assert "= int8:sq" in rows[1]  # fq:sq reads the same
             assert all("KLD" in row for row in rows)
-            run.query_one("#cells").go_to("int8:sq/quantize")  # type: ignore[attr-defined]
+            run.query_one(Cells).go_to_cell("int8:sq/quantize")
             await until(pilot, lambda: "Loading weights" in shown(app))  # its log
             await pilot.press("4")
             await until(pilot, lambda: "torch:BF16" in shown(app) and "fq:sq" in shown(app))

@@ -19,6 +19,7 @@ from driving import COMMAND, PATIENCE, ROOT
 
 from sweep.results.history import past_runs
 from sweep.workspace import Workspace
+from tui.widgets.form import FIELDS
 
 PACE = 0.15  # seconds with nothing drawn before the next key is typed
 # Control sequences; those that move the cursor stand between words that are not beside each other.
@@ -34,6 +35,7 @@ class Terminal:
             os.chdir(ROOT)
             os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
             os.environ.pop("NO_COLOR", None)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup would have it
             os.execv(command[0], command)
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
         os.kill(self.pid, signal.SIGWINCH)
@@ -67,7 +69,10 @@ class Terminal:
         raise AssertionError("the program did not end")
 
     def close(self) -> None:
-        os.close(self._ours)
+        """As a window is closed."""
+        if self._ours >= 0:
+            os.close(self._ours)
+            self._ours = -1
 
     @property
     def _plain(self) -> str:
@@ -105,10 +110,19 @@ def plan(terminal: Terminal, text: Path) -> None:
     terminal.press("n/q4_k_m\r ")
     terminal.expect("=Q4_K_M")
     terminal.press("\x1bt")
-    terminal.press("micro_form\t4\t" + str(text))
+    fields = [field.name for field in FIELDS]
+    assert fields[:2] == ["tasks", "limit"]
+    terminal.press("micro_form\t4" + "\t" * (fields.index("perplexity") - 1) + str(text))
     terminal.expect("--perplexity")
-    terminal.press("\r")
     terminal.expect("8 of 8 cells to do")
+    terminal.press("\x1b")
+
+
+@pytest.mark.slow
+def test_the_screen_ends_with_its_terminal(terminal: Terminal) -> None:
+    terminal.expect("Fit")
+    terminal.close()
+    assert os.waitstatus_to_exitcode(os.waitpid(terminal.pid, 0)[1]) == -signal.SIGHUP
 
 
 @pytest.mark.slow
