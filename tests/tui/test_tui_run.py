@@ -147,8 +147,8 @@ def test_a_sweep_is_watched_while_the_retry_waits_for_it(text: Path, tmp_path: P
             assert "/12 cells" in shown(app)
             assert "starting" not in shown(app)
             await until(pilot, lambda: app.launch is None)
-            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.progress.status == "done")
-            assert set(statuses(screen).values()) <= {"done", "known"}
+            # the first run may be seen to be through, with what was cancelled, before the second is
+            await until(pilot, lambda: set(statuses(screen).values()) <= {"done", "known"})
 
     play(script())
 
