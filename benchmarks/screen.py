@@ -24,7 +24,7 @@ from pathlib import Path
 
 from terminal import Redraw, Terminal
 
-from sweep.launching import Command, Launch
+from sweep.commands.launch import Command, Launch
 from sweep.planning.cells import Cell
 from sweep.planning.plan import Plan
 from sweep.planning.settings import Settings

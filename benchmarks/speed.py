@@ -21,8 +21,8 @@ from export import ROOT, TOKENIZER, machine, make_checkpoint
 from converters.export import export
 from converters.source import open_source
 from sweep.devices import threads
+from sweep.execution.child import Child, Failed
 from sweep.planning.settings import Settings
-from sweep.running.child import Child, Failed
 
 BENCH = ROOT / "build/peers/bin/llama-bench"
 BOUND = 0.05  # of llama-bench's figure

@@ -19,7 +19,7 @@ from tui.widgets.top_bar import SCREENS, TopBar
 from tui.working import Working
 
 if TYPE_CHECKING:
-    from sweep.launching import Command, Launch
+    from sweep.commands.launch import Command, Launch
     from sweep.workspace import Workspace
     from tui.reading import Limit
 
@@ -164,7 +164,7 @@ class SweepApp(Working, App[None]):
 
     def begin(self, command: Command) -> None:
         """Start a sweep in a process of its own and watch it."""
-        from sweep.launching import Launch
+        from sweep.commands.launch import Launch
 
         try:
             self.launch = Launch(command, self.workspace)
@@ -179,7 +179,7 @@ class SweepApp(Working, App[None]):
     @work(exclusive=True)
     async def action_leave(self) -> None:
         """Quit; where a sweep runs, ask what becomes of it."""
-        from sweep.running.control import ask_pause
+        from sweep.execution.control import ask_pause
         from sweep.workspace import run_lock
         from tui.screens.leaving import LeavingScreen
 

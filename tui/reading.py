@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sweep.analysis import figures, fronts
+from sweep.analysis.plots import Cost, Measure, costs, measures
+from sweep.analysis.recommend import Recommendation, recommend
+from sweep.analysis.trust import trust_notes
 from sweep.planning.plan import Plan
-from sweep.report import figures, fronts
-from sweep.report.measures import Cost, Measure, costs, measures
-from sweep.report.recommend import Recommendation, recommend
-from sweep.report.trust import trust_notes
+from sweep.record import Record
 from sweep.results.history import PastRun, find_run, past_runs
-from sweep.results.record import Record
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace

@@ -64,15 +64,15 @@ def ablate(
     """
     if html is not None and not html.parent.is_dir():  # better said now than after all is measured
         raise InputError(f"{html}: there is no such directory; choose another --html FILE")
-    from sweep import ablating  # loads torch and transformers, which --help does not need
+    from sweep.analysis.ablation import name_of
+    from sweep.commands import ablate  # loads torch and transformers, which --help does not need
     from sweep.report.ablation import render_ablation
     from sweep.report.ablation_html import render_page
     from sweep.report.export import finite
-    from sweep.results.ablation import name_of
     from sweep.workspace import write_text
 
     output = Output(format)
-    wanted = ablating.Request(
+    wanted = ablate.Request(
         model=model,
         space=design_space,
         calibration=calibration,
@@ -104,7 +104,7 @@ def ablate(
             elif outcome.error is not None or not output.shows_progress:
                 output.say(f"{name_of(recipe)}: {outcome.error or f'{outcome.seconds:.1f} s'}")
 
-        found, page = ablating.ablate(
+        found, page = ablate.ablate(
             wanted,
             output.say,
             lambda share, what: progress.update(bar, completed=share, description=what),

@@ -21,9 +21,9 @@ def compare(
 
     Variants of the same name are compared; two variants of one run as RUN:Q4_K_M RUN:Q3_K_M.
     """
+    from sweep.analysis.compare import compare as compared
     from sweep.report.comparison import render_comparison, verdicts
     from sweep.report.export import finite
-    from sweep.results.compare import compare as compared
     from sweep.workspace import open_workspace
 
     output = Output(format)

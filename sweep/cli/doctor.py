@@ -21,7 +21,7 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
     from converters.llamacpp.devices import devices, features
     from sweep.devices import placement, threads
     from sweep.fit.present import present, unused
-    from sweep.report.text import size
+    from sweep.format import size
     from sweep.workspace import open_workspace
 
     output = Output(format)

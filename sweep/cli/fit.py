@@ -43,13 +43,13 @@ def fit(
 
     On the devices of this machine with what is free now, or on those that --gpu names (see `sweep gpus`).
     """
-    from sweep.fit.best import best as choose
-    from sweep.fit.best import measured_losses
+    from sweep.analysis.best import best as choose
+    from sweep.analysis.best import measured_losses
+    from sweep.commands.fit import fit as ask
     from sweep.fit.export import to_json
     from sweep.fit.present import present
     from sweep.fit.report import FitOptions
     from sweep.fit.simulated import devices_called
-    from sweep.fitting import fit as ask
     from sweep.report.fit import commands, render_choice, render_fit, render_formulas
     from sweep.workspace import Workspace, default_root
 

@@ -15,7 +15,7 @@ def gpus(
     """List the GPUs that `sweep fit --gpu` takes by name: memory, what of it a program can have, bandwidth."""
     from converters.errors import InputError
     from presets import gpus as data
-    from sweep.report.text import size
+    from sweep.format import size
 
     output = Output(format)
     found = list(data.gpus().values()) if text is None else data.having(text)

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
-from sweep.report.text import size
+from sweep.format import size
 
 if TYPE_CHECKING:
-    from sweep import quantizing
+    from sweep.commands import int8
 
 
 def int8(
@@ -42,10 +42,10 @@ def int8(
     format: Format = FORMAT,
 ) -> int:
     """Write a model with int8 weights, calibrated and smoothed by a recipe; it is complete or not there at all."""
-    from sweep import quantizing  # loads torch and transformers, which --help does not need
+    from sweep.commands import int8  # loads torch and transformers, which --help does not need
 
     output = Output(format)
-    wanted = quantizing.Request(model, recipe, out, calibration, samples, length, device, workspace)
+    wanted = int8.Request(model, recipe, out, calibration, samples, length, device, workspace)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -56,7 +56,7 @@ def int8(
         disable=not output.shows_progress,
     ) as progress:
         bar = progress.add_task("calibrating", total=None)
-        quantized = quantizing.quantize(
+        quantized = int8.quantize(
             wanted, output.say, lambda done, total: progress.update(bar, completed=done, total=total)
         )
     if output.is_json:
@@ -66,7 +66,7 @@ def int8(
     return Exit.OK
 
 
-def _show(quantized: quantizing.Quantized, output: Output) -> None:
+def _show(quantized: int8.Quantized, output: Output) -> None:
     calibration = quantized.calibration
     read = "no text"
     if calibration.text is not None:

@@ -19,8 +19,8 @@ from typer.models import ParameterInfo
 
 from sweep.cli.amounts import shares
 from sweep.cli.output import WORKSPACE
+from sweep.execution.keep import Keep
 from sweep.planning.request import Request
-from sweep.running.keep import Keep
 
 YES, NO = "yes", "no"  # what a flag says by being there, in words
 

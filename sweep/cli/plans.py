@@ -7,11 +7,11 @@ from dataclasses import asdict
 from rich.table import Table
 
 from sweep.cli.output import Output
-from sweep.planning.estimate import bytes_to_make, foreseen_seconds, total
+from sweep.execution.runner import pending
+from sweep.format import duration, size
 from sweep.planning.preparing import Sweep, variant_sizes
-from sweep.report.text import duration, size
+from sweep.results.estimate import bytes_to_make, foreseen_seconds, total
 from sweep.results.store import Store
-from sweep.running.runner import pending
 
 
 def show_plan(sweep: Sweep, output: Output) -> None:

@@ -10,7 +10,7 @@ from sweep.cli.exits import Exit
 from sweep.cli.output import Format, Output
 from sweep.planning.plan import Plan
 from sweep.planning.variant import kind_of
-from sweep.results.record import Record
+from sweep.record import Record
 from sweep.results.records import importance, records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
@@ -18,9 +18,9 @@ from sweep.workspace import Workspace
 
 def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: float | None = None) -> Exit:
     """Write the HTML report and print the records; the exit code says whether cells failed."""
+    from sweep.analysis.recommend import recommend
     from sweep.report.export import finite
     from sweep.report.html import write_html
-    from sweep.report.recommend import recommend
     from sweep.report.table import render_table
 
     with Store(workspace.database) as store:

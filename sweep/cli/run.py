@@ -14,7 +14,7 @@ from sweep.planning.request import Request
 @takes(*RUN)
 def run(request: Request, format: Format = FORMAT) -> int:
     """Export a model to every variant of a preset, measure them all, and say which one to run."""
-    from sweep import sweeping  # loads numpy and libllama, which --help does not need
+    from sweep.commands import run  # loads numpy and libllama, which --help does not need
     from sweep.planning.preparing import prepare
 
     output = Output(format)
@@ -25,12 +25,12 @@ def run(request: Request, format: Format = FORMAT) -> int:
         show_plan(sweep, output)
         return Exit.OK
     from sweep.cli.watch import Watch
-    from sweep.launching import remember_command
+    from sweep.commands.launch import remember_command
 
     remember_command(sweep.workspace.run(sweep.plan.run), sys.argv[1:])
     started = time.monotonic()
     with Watch(sweep.plan, output) as watch:
-        sweeping.run(sweep, watch)
+        run.run(sweep, watch)
     from sweep.cli.results import show_results
 
     return show_results(sweep.plan, sweep.workspace, output, seconds=time.monotonic() - started)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweep.report.text import size
+from sweep.format import size
 
 MIB = 1 << 20
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep import statistics
-from sweep.results.record import Confidence, Divergence
+from sweep.record import Confidence, Divergence
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from sweep import statistics
 from sweep.backends.base import Backend, Tokens
-from sweep.results.record import Perplexity
+from sweep.record import Perplexity
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sweep.backends.base import Backend
-from sweep.results.record import Speed
+from sweep.record import Speed
 
 PROMPT_TOKENS, DECODE_TOKENS = 512, 128
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from converters.errors import InputError
 from int8.text import FEWEST_TOKENS
+from sweep.execution import runner
+from sweep.execution.child import Child, Failed
 from sweep.planning.cells import Cell
 from sweep.planning.inputs import Text
 from sweep.planning.model import Model
 from sweep.planning.plan import Plan
 from sweep.planning.tasks import Task
 from sweep.planning.variant import Variant
-from sweep.running import runner
-from sweep.running.child import Child, Failed
 
 BYTES_A_TOKEN = 8  # a text of more than so many is long enough without counting
 

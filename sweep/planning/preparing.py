@@ -11,6 +11,7 @@ from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
 from int8.architectures import require_quantizable
 from sweep import devices
+from sweep.execution.keep import Keep
 from sweep.fit.misfit import Misfit
 from sweep.fit.report import FitOptions
 from sweep.fit.simulated import devices_called
@@ -36,7 +37,6 @@ from sweep.planning.settings import Settings
 from sweep.planning.sizes import sizes
 from sweep.planning.tasks import Task, tasks_for
 from sweep.planning.torch_cells import TorchSide
-from sweep.running.keep import Keep
 from sweep.workspace import Workspace, open_workspace
 
 DEFAULT_CTX = 8192
@@ -213,7 +213,7 @@ def _skipped(
     """The variants that --gpu does not hold, each told; the reference is measured all the same."""
     if not request.gpu:
         return {}
-    from sweep.fitting import misfits  # asks llama.cpp, which only this option needs
+    from sweep.commands.fit import misfits  # asks llama.cpp, which only this option needs
 
     options = FitOptions(
         context=settings.ctx,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.running.keep import Keep
+from sweep.execution.keep import Keep
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from sweep.execution.child import Child, Failed
 from sweep.planning.model import Model
-from sweep.running.child import Child, Failed
 
 
 def sizes(

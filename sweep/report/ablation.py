@@ -8,9 +8,9 @@ from math import inf
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sweep.report import text
+from sweep import format as fmt
+from sweep.analysis.ablation import Ablation, Point, name_of, told
 from sweep.report.columns import Column, fit
-from sweep.results.ablation import Ablation, Point, name_of, told
 from sweep.statistics import ALPHA
 
 
@@ -29,7 +29,7 @@ def render_ablation(found: Ablation, console_width: int) -> RenderableType:
         if dropped:
             parts.append(Text(f"Not shown at this width: {', '.join(dropped)}.", "dim"))
     for recipe, error in found.failed:
-        parts.append(Text(f"{text.STATUS_SIGNS['failed']} {name_of(recipe)}: {text.plain(error)}", "red"))
+        parts.append(Text(f"{fmt.STATUS_SIGNS['failed']} {name_of(recipe)}: {fmt.plain(error)}", "red"))
     return Group(*parts)
 
 
@@ -42,23 +42,23 @@ def varying(points: Sequence[Point]) -> tuple[list[str], dict[str, str]]:
 
 def sign(point: Point) -> str:
     """The best recipe, those not distinguishable from it, and those not distinguishable from the float model."""
-    rank = text.PARETO if point.is_best else text.UNSURE if point.is_as_good else " "
-    return rank + (" " if point.costs else text.ALIKE)
+    rank = fmt.PARETO if point.is_best else fmt.UNSURE if point.is_as_good else " "
+    return rank + (" " if point.costs else fmt.ALIKE)
 
 
 def figures(points: Sequence[Point]) -> list[Column]:
     """Perplexity, ln ratio and KL divergence with their errors."""
-    ratio = text.decimals_for([point.loss.stderr for point in points], most=5, least=4)
-    kld = text.decimals_for([point.measured.kld_stderr for point in points], figures=1, most=6, least=4)
+    ratio = fmt.decimals_for([point.loss.stderr for point in points], most=5, least=4)
+    kld = fmt.decimals_for([point.measured.kld_stderr for point in points], figures=1, most=6, least=4)
 
     def column(head: str, written: Sequence[str], priority: float) -> Column:
         return Column(head, [Text(one) for one in written], priority)
 
     return [
-        column("PPL", [text.fixed(point.measured.perplexity.value, 4) for point in points], 8),
-        column("ln ratio", [text.signed(point.loss.delta, ratio) for point in points], inf),
+        column("PPL", [fmt.fixed(point.measured.perplexity.value, 4) for point in points], 8),
+        column("ln ratio", [fmt.signed(point.loss.delta, ratio) for point in points], inf),
         column("±", [f"{point.loss.stderr:.{ratio}f}" for point in points], 7),
-        column("KLD", [f"{_least(point)} {text.fixed(point.measured.kld_mean, kld)}" for point in points], 6),
+        column("KLD", [f"{_least(point)} {fmt.fixed(point.measured.kld_mean, kld)}" for point in points], 6),
         column("±", [f"{point.measured.kld_stderr:.{kld}f}" for point in points], 5),
         column("top-1 %", [f"{100 * point.measured.top1_agreement:.2f}" for point in points], 4),
     ]
@@ -67,9 +67,9 @@ def figures(points: Sequence[Point]) -> list[Column]:
 def legend(found: Ablation, common: dict[str, str]) -> list[str]:
     """What the figures are, in lines."""
     signs = {
-        text.PARETO: f"{text.PARETO} the least loss",
-        text.UNSURE: f"{text.UNSURE} not distinguishable from it",
-        text.ALIKE: f"{text.ALIKE} not distinguishable from the float model",
+        fmt.PARETO: f"{fmt.PARETO} the least loss",
+        fmt.UNSURE: f"{fmt.UNSURE} not distinguishable from it",
+        fmt.ALIKE: f"{fmt.ALIKE} not distinguishable from the float model",
     }
     here = "".join(map(sign, found.points))
     float_one = found.reference
@@ -78,7 +78,7 @@ def legend(found: Ablation, common: dict[str, str]) -> list[str]:
         f"paired by window, at {ALPHA:g} after Holm's correction over {len(found.points)} recipes.",
         f"ln ratio: ln(PPL / {float_one.value:.4f}) in nats per token, {float_one.value:.4f} being the float model's; "
         "0.01 is 1 % of perplexity.",
-        f"KLD: mean KL divergence from it; {text.UNSURE} the least, and what is not distinguishable from that. "
+        f"KLD: mean KL divergence from it; {fmt.UNSURE} the least, and what is not distinguishable from that. "
         "Errors are by window.",
     ]
     if common:
@@ -88,8 +88,8 @@ def legend(found: Ablation, common: dict[str, str]) -> list[str]:
 
 
 def _least(point: Point) -> str:
-    return text.UNSURE if point.least_kld else " "
+    return fmt.UNSURE if point.least_kld else " "
 
 
 def _told(point: Point) -> dict[str, str]:
-    return {about: words or text.MISSING for about, words in told(point.recipe).items()}
+    return {about: words or fmt.MISSING for about, words in told(point.recipe).items()}

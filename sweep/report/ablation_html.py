@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 from int8.design_space import Grid
 from int8.recipe import Recipe
-from sweep.report import heatmap, text
+from sweep import format as fmt
+from sweep.analysis.ablation import Ablation, Point, least, name_of, told
+from sweep.report import heatmap
 from sweep.report.ablation import figures, legend, sign, varying
 from sweep.report.columns import Column
 from sweep.report.html import measured_section, page
 from sweep.report.html_tables import esc
-from sweep.results.ablation import Ablation, Point, least, name_of, told
 
 
 def render_page(found: Ablation) -> str:
     """The whole page."""
-    title = f"{text.plain(found.model)}: what int8 recipes cost"
+    title = f"{fmt.plain(found.model)}: what int8 recipes cost"
     sections = [_verdict(found), _maps(found), _table(found), _failures(found), measured_section(found.about)]
     return page(title, f"bitsweep · {esc(found.space.title)}", sections)
 
@@ -28,7 +29,7 @@ def _verdict(found: Ablation) -> str:
     closest = min(found.points, key=lambda point: point.measured.kld_mean)
     others = len(found.points) - 1
     alike, close = (sum(marks) - 1 for marks in zip(*((p.is_as_good, p.least_kld) for p in found.points), strict=True))
-    kld = text.decimals_for([closest.measured.kld_stderr], most=6)
+    kld = fmt.decimals_for([closest.measured.kld_stderr], most=6)
     return (
         f'<section class="verdict"><p>Least loss: <strong>{esc(name_of(best.recipe))}</strong>, ln(PPL / float) '
         f"{_loss(best)}; {alike} of the other {others} recipes are not distinguishable from it. Least KL divergence: "
@@ -39,8 +40,8 @@ def _verdict(found: Ablation) -> str:
 
 
 def _loss(point: Point) -> str:
-    digits = text.decimals_for([point.loss.stderr], most=5)
-    return f"{text.signed(point.loss.delta, digits)} ± {point.loss.stderr:.{digits}f}"
+    digits = fmt.decimals_for([point.loss.stderr], most=5)
+    return f"{fmt.signed(point.loss.delta, digits)} ± {point.loss.stderr:.{digits}f}"
 
 
 # --- heat maps ------------------------------------------------------------------------------------------------------
@@ -55,7 +56,7 @@ def _maps(found: Ablation) -> str:
     return (
         "<section><h2>Two settings at a time</h2>"
         '<p class="note">Each map changes two settings of its base recipe. A frame marks the least of a map, '
-        f"{text.UNSURE} what is not distinguishable from it, {text.ALIKE} what is not from the float model "
+        f"{fmt.UNSURE} what is not distinguishable from it, {fmt.ALIKE} what is not from the float model "
         "(paired by window, at 0.05 after Holm's correction). Where a setting has no effect, as alpha without folds, "
         "cells show one measurement.</p>"
         f"{heatmap.key(shades, 'nats per token')}"
@@ -89,12 +90,12 @@ def _cell(
 ) -> heatmap.Cell | None:
     if point is None:
         return None
-    unsure = text.ALIKE if by_loss and not point.costs else ""
+    unsure = fmt.ALIKE if by_loss and not point.costs else ""
     return heatmap.Cell(
         value(point),
         unsure + _short(value(point), 4 if by_loss else 5),
         f"{name_of(point.recipe)}: PPL {point.measured.perplexity.value:.4f}, ln ratio {_loss(point)}, "
-        f"KLD {text.small(point.measured.kld_mean)}",
+        f"KLD {fmt.small(point.measured.kld_mean)}",
         best=point.recipe == best,
         as_good=point.recipe in alike,
     )
@@ -102,7 +103,7 @@ def _cell(
 
 def _short(value: float, most: int) -> str:
     """Two figures, or as many decimals as `most`, which a cell has room for."""
-    return text.fixed(value, text.decimals_for([value], most=most))
+    return fmt.fixed(value, fmt.decimals_for([value], most=most))
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def _table(found: Ablation) -> str:
     body = []
     for i, point in enumerate(found.points):
         own = told(point.recipe)
-        words = "".join(f'<td class="from">{esc(own[about] or text.MISSING)}</td>' for about in settings)
+        words = "".join(f'<td class="from">{esc(own[about] or fmt.MISSING)}</td>' for about in settings)
         cells = "".join(
             f"<td{' class=err' if column.header == '±' else ''}>{esc(column.cells[i].plain)}</td>" for column in columns
         )
@@ -143,7 +144,7 @@ def _with_errors(columns: Sequence[Column]) -> Iterator[tuple[Column, bool]]:
 
 def _failures(found: Ablation) -> str:
     items = "".join(
-        f'<li><span class="sign failed">{text.STATUS_SIGNS["failed"]}</span><strong>{esc(name_of(recipe))}</strong>: '
+        f'<li><span class="sign failed">{fmt.STATUS_SIGNS["failed"]}</span><strong>{esc(name_of(recipe))}</strong>: '
         f"<code>{esc(error)}</code></li>"
         for recipe, error in found.failed
     )

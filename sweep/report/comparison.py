@@ -8,13 +8,13 @@ from math import inf
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sweep.report import text
+from sweep import format as fmt
+from sweep.analysis.differences import Comparison, LossDifference, TaskDifference, TextDifference
 from sweep.report.columns import Column, fit
-from sweep.results.comparison import Comparison, LossDifference, TaskDifference, TextDifference
 from sweep.statistics import ALPHA, Paired
 
 _Difference = TaskDifference | LossDifference | TextDifference
-_MINUS = f"B {text.MINUS} A"
+_MINUS = f"B {fmt.MINUS} A"
 _FIGURES = {"perplexity": "perplexity", "divergence": "KL divergence"}
 
 
@@ -32,7 +32,7 @@ def render_comparison(found: Comparison, console_width: int) -> RenderableType:
             parts += [Text(), Text(title, "bold"), shown]
             dropped += [name for name in lost if name not in dropped]
     parts += [Text(), *(Text(line, style="dim") for line in _legend(found, dropped))]
-    parts += [line for note in found.notes for line in (Text(), Text(text.plain(note)))]
+    parts += [line for note in found.notes for line in (Text(), Text(fmt.plain(note)))]
     parts += [line for verdict in verdicts(found) for line in (Text(), Text(verdict, "bold"))]
     return Group(*parts)
 
@@ -42,18 +42,18 @@ def _heads(found: Comparison) -> list[Text]:
     rows: list[_Difference] = [*found.tasks, *found.losses, *found.text]
     pairs = list(dict.fromkeys((row.variant_a, row.variant_b) for row in rows))
     alone = pairs[0] if len(pairs) == 1 else None
-    longest = max(len(text.plain(side.run)) for _, side in sides)
+    longest = max(len(fmt.plain(side.run)) for _, side in sides)
     return [
-        Text(f"{name}  {text.plain(side.run):<{longest}}  {text.plain(side.model)}")
-        + Text(f", {text.plain(alone[i])}" if alone else "", "bold")
-        + Text(f" (baseline {text.plain(side.reference)})", "dim")
+        Text(f"{name}  {fmt.plain(side.run):<{longest}}  {fmt.plain(side.model)}")
+        + Text(f", {fmt.plain(alone[i])}" if alone else "", "bold")
+        + Text(f" (baseline {fmt.plain(side.reference)})", "dim")
         for i, (name, side) in enumerate(sides)
     ]
 
 
 def _variants(row: _Difference) -> str:
     names = dict.fromkeys((row.variant_a, row.variant_b))
-    return " and ".join(text.shorten(text.plain(name), 24) for name in names)
+    return " and ".join(fmt.shorten(fmt.plain(name), 24) for name in names)
 
 
 def _lead(rows: Sequence[_Difference]) -> list[Column]:
@@ -67,8 +67,8 @@ def _lead(rows: Sequence[_Difference]) -> list[Column]:
 
 def _sign(row: _Difference) -> Text:
     if not row.real:
-        return Text(text.ALIKE, "dim")
-    return Text(text.GAIN, "green") if row.better else Text(text.LOSS, "red")
+        return Text(fmt.ALIKE, "dim")
+    return Text(fmt.GAIN, "green") if row.better else Text(fmt.LOSS, "red")
 
 
 def _scale(row: TaskDifference | LossDifference, shares: set[str]) -> tuple[int, int]:
@@ -90,33 +90,33 @@ def _task_columns(rows: Sequence[TaskDifference]) -> list[Column]:
         return [Text(write(row, *_scale(row, shares))) for row in rows]
 
     columns = [
-        Column("task", [Text(text.shorten(text.plain(row.task), 22)) for row in rows], inf, left=True),
-        Column("A", cells(lambda row, scale, digits: text.fixed(row.a * scale, digits)), 6),
-        Column("B", cells(lambda row, scale, digits: text.fixed(row.b * scale, digits)), 7),
+        Column("task", [Text(fmt.shorten(fmt.plain(row.task), 22)) for row in rows], inf, left=True),
+        Column("A", cells(lambda row, scale, digits: fmt.fixed(row.a * scale, digits)), 6),
+        Column("B", cells(lambda row, scale, digits: fmt.fixed(row.b * scale, digits)), 7),
         *_difference_columns(rows, [_scale(row, shares) for row in rows]),
         Column("flips %", [Text(f"{100 * row.flips:.1f}") for row in rows], 4),
         Column("answers changed %", [Text(_percent(row.answers_changed)) for row in rows], 3),
         Column("n", [Text(f"{row.difference.n:,}") for row in rows], 5),
     ]
     if any(row.gold for row in rows):
-        gold = [Text(_with_error(row.gold)) if row.gold else Text(text.MISSING, "dim") for row in rows]
+        gold = [Text(_with_error(row.gold)) if row.gold else Text(fmt.MISSING, "dim") for row in rows]
         columns.append(Column("right choice's p, %", gold, 2))
     return columns
 
 
 def _percent(share: float | None) -> str:
-    return text.MISSING if share is None else f"{100 * share:.1f}"
+    return fmt.MISSING if share is None else f"{100 * share:.1f}"
 
 
 def _with_error(found: Paired, scale: int = 100, digits: int = 1) -> str:
-    return f"{text.signed(found.delta * scale, digits)} ±{found.stderr * scale:.{digits}f}"
+    return f"{fmt.signed(found.delta * scale, digits)} ±{found.stderr * scale:.{digits}f}"
 
 
 def _loss_columns(rows: Sequence[LossDifference]) -> list[Column]:
     own = [max(abs(value) for value in (row.a.delta, row.b.delta)) for row in rows]
     shares = {row.task for row, size in zip(rows, own, strict=True) if row.higher_is_better and size <= 1.0}
     return [
-        Column("task", [Text(text.shorten(text.plain(row.task), 22)) for row in rows], inf, left=True),
+        Column("task", [Text(fmt.shorten(fmt.plain(row.task), 22)) for row in rows], inf, left=True),
         Column("A", [Text(_with_error(row.a, *_scale(row, shares))) for row in rows], 6),
         Column("B", [Text(_with_error(row.b, *_scale(row, shares))) for row in rows], 7),
         *_difference_columns(rows, [_scale(row, shares) for row in rows]),
@@ -125,12 +125,12 @@ def _loss_columns(rows: Sequence[LossDifference]) -> list[Column]:
 
 
 def _text_columns(rows: Sequence[TextDifference]) -> list[Column]:
-    digits = text.decimals_for([row.difference.stderr for row in rows], least=4)
-    figures = text.decimals_for([min(row.a, row.b) for row in rows if row.figure == "divergence"], least=4)
+    digits = fmt.decimals_for([row.difference.stderr for row in rows], least=4)
+    figures = fmt.decimals_for([min(row.a, row.b) for row in rows if row.figure == "divergence"], least=4)
     return [
         Column("figure", [Text(_FIGURES[row.figure]) for row in rows], inf, left=True),
-        Column("A", [Text(text.fixed(row.a, figures)) for row in rows], 6),
-        Column("B", [Text(text.fixed(row.b, figures)) for row in rows], 7),
+        Column("A", [Text(fmt.fixed(row.a, figures)) for row in rows], 6),
+        Column("B", [Text(fmt.fixed(row.b, figures)) for row in rows], 7),
         *_difference_columns(rows, [(1, digits)] * len(rows), f"{_MINUS}, nats"),
         Column("windows", [Text(f"{row.difference.n:,}") for row in rows], 5),
     ]
@@ -141,21 +141,21 @@ def _difference_columns(
 ) -> list[Column]:
     """The difference, its interval, p before and after Holm; the narrower the terminal, the fewer."""
     found = [(row, row.difference, *scale) for row, scale in zip(rows, scales, strict=True)]
-    deltas = [Text(text.signed(d.delta * by, digits), "" if row.real else "dim") for row, d, by, digits in found]
-    intervals = [Text(text.interval(d.low * by, d.high * by, digits)) for _, d, by, digits in found]
+    deltas = [Text(fmt.signed(d.delta * by, digits), "" if row.real else "dim") for row, d, by, digits in found]
+    intervals = [Text(fmt.interval(d.low * by, d.high * by, digits)) for _, d, by, digits in found]
     return [
         Column(head, deltas, inf),
         Column("95 % interval", intervals, 9),
-        Column("p", [Text(text.chance(row.difference.p_value)) for row in rows], 1),
-        Column("Holm p", [Text(text.chance(row.p_holm)) for row in rows], 8),
+        Column("p", [Text(fmt.chance(row.difference.p_value)) for row in rows], 1),
+        Column("Holm p", [Text(fmt.chance(row.p_holm)) for row in rows], 8),
     ]
 
 
 def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
     rows: list[_Difference] = [*found.tasks, *found.losses, *found.text]
-    signs = [f"{text.GAIN} B is better"] if any(row.real and row.better for row in rows) else []
-    signs += [f"{text.LOSS} B is worse"] if any(row.real and not row.better for row in rows) else []
-    signs += [f"{text.ALIKE} not distinguishable"] if any(not row.real for row in rows) else []
+    signs = [f"{fmt.GAIN} B is better"] if any(row.real and row.better for row in rows) else []
+    signs += [f"{fmt.LOSS} B is worse"] if any(row.real and not row.better for row in rows) else []
+    signs += [f"{fmt.ALIKE} not distinguishable"] if any(not row.real for row in rows) else []
     families = [
         f"{len(family)} {name}"
         for family, name in ((found.tasks, "tasks"), (found.losses, "losses"), (found.text, "texts"))
@@ -174,19 +174,17 @@ def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
     for name, of in (("A", "only_a"), ("B", "only_b")):
         alone = {row.task: getattr(row, of) for row in found.tasks if getattr(row, of)}
         if alone:
-            counts = ", ".join(f"{text.plain(task)} {count:,}" for task, count in alone.items())
+            counts = ", ".join(f"{fmt.plain(task)} {count:,}" for task, count in alone.items())
             lines.append(f"Items left out, for only {name} has them: {counts}.")
     reworded = {
-        row.task: f"{text.plain(row.task)} {row.reworded:,} of {row.difference.n:,}"
+        row.task: f"{fmt.plain(row.task)} {row.reworded:,} of {row.difference.n:,}"
         for row in found.tasks
         if row.reworded
     }
     if reworded:
         lines.append(f"Same document, other prompt, paired by the document alone: {', '.join(reworded.values())}.")
     if found.text:
-        lines.append(
-            f"Text: ln(PPL B / PPL A) and KLD B {text.MINUS} KLD A, nats per token, with windows as the units."
-        )
+        lines.append(f"Text: ln(PPL B / PPL A) and KLD B {fmt.MINUS} KLD A, nats per token, with windows as the units.")
     if dropped:
         lines.append(f"Not shown at this width: {', '.join(dropped)}.")
     return lines
@@ -223,7 +221,7 @@ def _listed(rows: Sequence[_Difference], several: int) -> str:
     """By task (or figure), with the variants where `several` are compared; counted where the list would be long."""
     by_name: dict[str, list[str]] = {}
     for row in rows:
-        name = _FIGURES[row.figure] if isinstance(row, TextDifference) else text.plain(row.task)
+        name = _FIGURES[row.figure] if isinstance(row, TextDifference) else fmt.plain(row.task)
         by_name.setdefault(name, []).append(_variants(row))
     parts = []
     for name, variants in by_name.items():

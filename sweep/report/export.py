@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any
 
-from sweep.results.record import Record
+from sweep.record import Record
 
 # Nested parts of a record and the columns that they always have; rows of their own stay in JSON.
 _PARTS = {

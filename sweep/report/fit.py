@@ -15,11 +15,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sweep import format as fmt
 from sweep.fit.device import Device
 from sweep.fit.report import PARTS, Figure, FitReport, Row
 from sweep.fit.reserve import told
 from sweep.fit.verdict import Verdict, verdict
-from sweep.report import text
 from sweep.report.columns import Column, fit, table, width_of
 
 _SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
@@ -67,7 +67,7 @@ def render_fit(
     lines += [line for one in shown for line in (Text(), one)]
     if notes:
         lines += [Text(), *(Text(line, style="dim") for line in [*_legend(report, dropped), *_origins(report)])]
-        lines += [Text(f"! {text.plain(note)}", style="yellow") for note in report.notes]
+        lines += [Text(f"! {fmt.plain(note)}", style="yellow") for note in report.notes]
     return Group(*lines)
 
 
@@ -85,7 +85,7 @@ def _heading(report: FitReport) -> list[Text]:
     sequences = "one sequence" if report.parallel == 1 else f"each of {report.parallel} sequences"
     lines = [
         Text.assemble(
-            (text.plain(report.model), "bold"),
+            (fmt.plain(report.model), "bold"),
             f": a context of {report.context:,} tokens for {sequences}, {report.kv_type} KV cache",
         )
     ]
@@ -99,8 +99,8 @@ def _described(same: Sequence[Device]) -> str:
     each = " each" if len(same) > 1 else ""
     state = "simulated" if device.simulated else "here, free now"
     return (
-        f"{count}{text.plain(device.name)} ({state}): {text.size(device.usable_bytes)} usable of "
-        f"{text.size(device.total_bytes)}{each}, {text.size(device.reserve_bytes)} of that kept free"
+        f"{count}{fmt.plain(device.name)} ({state}): {fmt.size(device.usable_bytes)} usable of "
+        f"{fmt.size(device.total_bytes)}{each}, {fmt.size(device.reserve_bytes)} of that kept free"
     )
 
 
@@ -108,7 +108,7 @@ def _lead(report: FitReport, width: int, chosen: str | None) -> list[Column]:
     """Sign and name: what every table starts with."""
     verdicts = [verdict(row) for row in report.rows]
     names = [
-        Text(text.shorten(text.plain(row.variant), max(10, width // 4)), "bold" if row.variant == chosen else "")
+        Text(fmt.shorten(fmt.plain(row.variant), max(10, width // 4)), "bold" if row.variant == chosen else "")
         for row in report.rows
     ]
     signs = [Text(_SIGNS[found], _STYLES[found]) for found in verdicts]
@@ -119,12 +119,12 @@ def _verdict_columns(report: FitReport) -> list[Column]:
     rows = report.rows
     room = [_room(row.headroom_bytes, _STYLES[verdict(row)]) for row in rows]
     columns = [
-        Column("size", _texts(rows, lambda row: f"{'' if row.file_exact else '~'}{text.size(row.file_bytes)}"), 8),
+        Column("size", _texts(rows, lambda row: f"{'' if row.file_exact else '~'}{fmt.size(row.file_bytes)}"), 8),
         Column("bpw", _texts(rows, lambda row: f"{row.bits_per_weight:.2f}"), 7),
-        Column("total", _texts(rows, lambda row: text.size(row.total_bytes)), inf),
+        Column("total", _texts(rows, lambda row: fmt.size(row.total_bytes)), inf),
         Column("headroom", room, inf),
         Column("max ctx", _texts(rows, lambda row: _count(row.max_context)), 9),
-        Column("≤ tok/s", _texts(rows, lambda row: text.rate(row.decode_bound)), 8.5),
+        Column("≤ tok/s", _texts(rows, lambda row: fmt.rate(row.decode_bound)), 8.5),
         Column("", [Text(_word(row), _STYLES[verdict(row)]) for row in rows], inf, left=True),
     ]
     return [column for column in columns if column.header != "≤ tok/s" or any(row.decode_bound for row in rows)]
@@ -133,7 +133,7 @@ def _verdict_columns(report: FitReport) -> list[Column]:
 def _word(row: Row) -> str:
     """The verdict; of what is partly in RAM, how much of it is."""
     host = row.shares[-1].total_bytes if row.shares else 0
-    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{text.size(host)} in RAM", Verdict.MISSES: "no"}
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "no"}
     return words[verdict(row)]
 
 
@@ -143,7 +143,7 @@ def _part_columns(report: FitReport) -> list[Column]:
 
 
 def _part(rows: Sequence[Row], part: str) -> Column:
-    cells = _texts(rows, lambda row: text.size(_bytes(row, part)) if part in row.figures else text.MISSING)
+    cells = _texts(rows, lambda row: fmt.size(_bytes(row, part)) if part in row.figures else fmt.MISSING)
     return Column(_HEADS[part], cells, 0 if part == "output" else 1)
 
 
@@ -152,19 +152,19 @@ def _bytes(row: Row, part: str) -> int:
 
 
 def _texts(rows: Sequence[Row], write: Callable[[Row], str]) -> list[Text]:
-    return [Text(write(row), "dim" if write(row) == text.MISSING else "") for row in rows]
+    return [Text(write(row), "dim" if write(row) == fmt.MISSING else "") for row in rows]
 
 
 def _count(number: int | None) -> str:
-    return text.MISSING if number is None else f"{number:,}"
+    return fmt.MISSING if number is None else f"{number:,}"
 
 
 def _room(count: int | None, style: str = "") -> Text:
     """What is left, with a sign; below 0 by how much it does not fit."""
     if count is None:
-        return Text(text.MISSING, "dim")
-    sign = "+" if count >= 0 else text.MINUS
-    return Text(f"{sign}{text.size(abs(count))}", style)
+        return Text(fmt.MISSING, "dim")
+    sign = "+" if count >= 0 else fmt.MINUS
+    return Text(f"{sign}{fmt.size(abs(count))}", style)
 
 
 def _device_columns(report: FitReport) -> list[Column]:
@@ -175,9 +175,9 @@ def _device_columns(report: FitReport) -> list[Column]:
         columns.append(Column("experts in RAM", [Text(str(row.cpu_moe_layers)) for row in rows], 80))
     for place in range(max((len(row.shares) for row in rows), default=0)):
         shares = [row.shares[place] if place < len(row.shares) else None for row in rows]
-        name = text.shorten(text.plain(next(share.device for share in shares if share is not None)), 14)
+        name = fmt.shorten(fmt.plain(next(share.device for share in shares if share is not None)), 14)
         named = f"{name} {place + 1}" if place < gpus else name
-        held = [Text(text.MISSING if share is None else text.size(share.total_bytes)) for share in shares]
+        held = [Text(fmt.MISSING if share is None else fmt.size(share.total_bytes)) for share in shares]
         columns.append(Column(named, held, 70 - place))
         if place < gpus:
             columns.append(
@@ -238,7 +238,7 @@ def commands(report: FitReport, chosen: str | None) -> list[str]:
     partly.sort(key=lambda row: row.shares[-1].total_bytes)
     wanted = [*(row for row in report.rows if row.variant == chosen), *partly]
     given = [row for row in wanted if row.arguments]
-    lines = [f"  {text.plain(row.variant)}: llama-server {text.plain(row.arguments)}" for row in given[:MOST_COMMANDS]]
+    lines = [f"  {fmt.plain(row.variant)}: llama-server {fmt.plain(row.arguments)}" for row in given[:MOST_COMMANDS]]
     if len(given) > MOST_COMMANDS:
         lines.append(f"  and for {len(given) - MOST_COMMANDS} more, if --variants names them")
     return ["", "To run it (llama-cli takes the same):", *lines] if lines else []
@@ -246,7 +246,7 @@ def commands(report: FitReport, chosen: str | None) -> list[str]:
 
 def render_choice(variant: str | None, sentence: str) -> Text:
     """The sentence of --best; `variant` None: nothing fits."""
-    sign = Text(f"{text.CHOSEN} ", "bold green") if variant else Text("! ", "bold yellow")
+    sign = Text(f"{fmt.CHOSEN} ", "bold green") if variant else Text("! ", "bold yellow")
     return Text.assemble("\n", sign, (sentence, "bold"))
 
 
@@ -257,12 +257,12 @@ def render_formulas(report: FitReport) -> RenderableType:
         shared: dict[Figure, list[str]] = {}
         for row in report.rows:
             if _bytes(row, part):
-                shared.setdefault(row.figures[part], []).append(text.plain(row.variant))
+                shared.setdefault(row.figures[part], []).append(fmt.plain(row.variant))
         for source in dict.fromkeys(figure.source for figure in shared):
             lines.append(Text.assemble((part_name(part), "bold"), f", by {source}, in bytes"))
             for figure, names in shared.items():
                 if figure.source == source:
                     whose = "all" if len(names) == len(report.rows) else ", ".join(names)
-                    figures = Text(f"{figure.bytes:,} = {text.plain(figure.formula)}")
+                    figures = Text(f"{figure.bytes:,} = {fmt.plain(figure.formula)}")
                     lines.append(Padding(Text.assemble((f"{whose}: ", "cyan"), figures), (0, 0, 0, 2), expand=False))
     return Group(*lines)

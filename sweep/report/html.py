@@ -12,13 +12,15 @@ from html import escape
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep.report import figures, fronts, plot, text
+from sweep import format as fmt
+from sweep.analysis import figures, fronts
+from sweep.analysis.plots import Measure, costs, measures, points
+from sweep.analysis.recommend import Recommendation, recommend
+from sweep.analysis.trust import trust_notes
+from sweep.record import Record
+from sweep.report import svg
 from sweep.report.html_tables import cell, esc, fidelity_section, tasks_section
-from sweep.report.measures import Measure, costs, measures, points
-from sweep.report.recommend import Recommendation, recommend
 from sweep.report.style import CSS
-from sweep.report.trust import trust_notes
-from sweep.results.record import Record
 
 _INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 
@@ -58,7 +60,7 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
     """The whole page. The order of `records` does not matter: rows go from fewest to most bits per weight."""
     rows = figures.by_size(records)
     model, run = settings.get("model"), settings.get("run")
-    title = f"{text.plain(model)}: which bit width to run" if model else "Which bit width to run"
+    title = f"{fmt.plain(model)}: which bit width to run" if model else "Which bit width to run"
     front = fronts.overall(rows)
     sections = [
         _verdict(recommendation),
@@ -121,12 +123,12 @@ def _figure(rows: Sequence[Record], measure: Measure, chosen: str | None) -> str
     drawn, absent = [], []
     for cost in costs(rows)[:2]:
         found = points(rows, measure, cost, chosen)
-        shown = [point for point in found if not measure.axis.log or plot.positive(point.y)]
+        shown = [point for point in found if not measure.axis.log or svg.positive(point.y)]
         absent = [point.label for point in found if point not in shown]
         if shown:
             name = f"{measure.name} against {cost.axis.label}"
-            svg = plot.scatter(shown, cost.axis, measure.axis, name, measure.levels)
-            drawn.append(f'<div class="{cost.name}">{svg}</div>')
+            drawing = svg.scatter(shown, cost.axis, measure.axis, name, measure.levels)
+            drawn.append(f'<div class="{cost.name}">{drawing}</div>')
     if not drawn:
         return ""
     note = f"; not positive, so not shown: {', '.join(absent)}" if absent else ""
@@ -153,14 +155,14 @@ def _accuracy_per_bit(rows: Sequence[Record]) -> str:
         if gain is not None:
             unsure = gain.stderr is not None and abs(gain.per_bit) < _INTERVAL * gain.stderr
             unsure = unsure if gain.real is None else not gain.real
-            step = cell(text.signed(100 * gain.per_bit, 2))
+            step = cell(fmt.signed(100 * gain.per_bit, 2))
             step += cell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err")
-            step += cell(f"over {text.plain(gain.smaller)}{', not distinguishable' if unsure else ''}", "from")
+            step += cell(f"over {fmt.plain(gain.smaller)}{', not distinguishable' if unsure else ''}", "from")
         elif record.variant not in front:
             own = next(found for found in losses if record.variant in found.values)
             others = [other for other in shown if other.variant in own.values]
             step = f'<td class="from" colspan="3">{_beaten(record, others, own)}</td>'
-        place = text.UNSURE if record.variant in front.unsure else text.PARETO
+        place = fmt.UNSURE if record.variant in front.unsure else fmt.PARETO
         sign = place if record.variant in front else ""
         body.append(
             f'<tr><th scope="row"><span class="sign">{sign}</span>{esc(record.variant)}</th>'
@@ -193,7 +195,7 @@ def _beaten(record: Record, rows: Sequence[Record], losses: fronts.Losses) -> st
 
 def _failures(rows: Sequence[Record]) -> str:
     items = [
-        f'<li><span class="sign {record.status}">{text.STATUS_SIGNS.get(record.status, "!")}</span>'
+        f'<li><span class="sign {record.status}">{fmt.STATUS_SIGNS.get(record.status, "!")}</span>'
         f"<strong>{esc(record.variant)}</strong> {esc(record.status)}"
         + (f": <code>{esc(record.error)}</code>" if record.error else "")
         + "</li>"
@@ -216,7 +218,7 @@ def measured_section(settings: Mapping[str, object]) -> str:
 
 def _setting(value: object) -> str:
     if value is None:
-        return text.MISSING
+        return fmt.MISSING
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_setting(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from sweep.report import figures, fronts, text
-from sweep.results.record import Record, TaskScore
+from sweep import format as fmt
+from sweep.analysis import figures, fronts
+from sweep.record import Record, TaskScore
 
 
 def esc(value: object) -> str:
-    return escape(text.plain(value))
+    return escape(fmt.plain(value))
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def _number(
 def cell(content: str | None, kind: str = "", told: str = "") -> str:
     """`told` is read on hover."""
     opening = "<td" + (f' class="{kind}"' if kind else "") + (f' title="{escape(told)}"' if told else "") + ">"
-    return f"{opening}{text.MISSING if content is None else escape(content)}</td>"
+    return f"{opening}{fmt.MISSING if content is None else escape(content)}</td>"
 
 
 def _with_error(
@@ -46,7 +47,7 @@ def _with_error(
     cells = []
     for found in map(value, rows):
         error = None if found is None else found.stderr
-        number = cell(None if found is None else text.fixed(found.value * scale, decimals))
+        number = cell(None if found is None else fmt.fixed(found.value * scale, decimals))
         cells.append(number + cell("" if error is None else f"±{error * scale:.{decimals}f}", "err"))
     return _Column(head, 2, cells)
 
@@ -59,7 +60,7 @@ def _table(
     )
     body = []
     for i, record in enumerate(rows):
-        kind = "chosen" if record.variant == chosen else "off" if record.status in text.UNMEASURED else ""
+        kind = "chosen" if record.variant == chosen else "off" if record.status in fmt.UNMEASURED else ""
         cells = "".join(column.cells[i] for column in columns)
         opening = f'<tr class="{kind}">' if kind else "<tr>"
         body.append(f'{opening}<th scope="row">{_sign(record, front, chosen)}{esc(record.variant)}</th>{cells}</tr>')
@@ -71,19 +72,15 @@ def _table(
 
 
 def _sign(record: Record, front: fronts.Front, chosen: str | None) -> str:
-    if record.status in text.STATUS_SIGNS:
-        return f'<span class="sign {record.status}" title="{record.status}">{text.STATUS_SIGNS[record.status]}</span>'
+    if record.status in fmt.STATUS_SIGNS:
+        return f'<span class="sign {record.status}" title="{record.status}">{fmt.STATUS_SIGNS[record.status]}</span>'
     if record.variant == chosen:
-        return f'<span class="sign" title="recommended">{text.CHOSEN}</span>'
+        return f'<span class="sign" title="recommended">{fmt.CHOSEN}</span>'
     if record.variant in front.unsure:
-        return f'<span class="sign" title="{esc(why_unsure(record, front))}">{text.UNSURE}</span>'
+        return f'<span class="sign" title="{esc(fronts.why_unsure(record, front))}">{fmt.UNSURE}</span>'
     if record.variant in front:
-        return f'<span class="sign" title="on the Pareto set">{text.PARETO}</span>'
+        return f'<span class="sign" title="on the Pareto set">{fmt.PARETO}</span>'
     return '<span class="sign"></span>'
-
-
-def why_unsure(record: Record, front: fronts.Front) -> str:
-    return f"on the Pareto set, but not distinguishable from {text.plain(front.unsure[record.variant])}"
 
 
 def fidelity_section(rows: Sequence[Record], chosen: str | None, overall: tuple[fronts.Front, str]) -> str:
@@ -91,21 +88,21 @@ def fidelity_section(rows: Sequence[Record], chosen: str | None, overall: tuple[
         return '<p class="note">No variant in this sweep.</p>'
     divergences = [found for record in rows if (found := figures.kld(record))]
     errors = [error for found in divergences if (error := figures.known(found.stderr))]
-    kld_decimals = text.decimals_with_errors([found.value for found in divergences], errors, least=3)
+    kld_decimals = fmt.decimals_with_errors([found.value for found in divergences], errors, least=3)
     tails = [r.divergence.kld_p99_9 for r in rows if r.divergence and figures.known(r.divergence.kld_p99_9) is not None]
-    tail_decimals = text.decimals_for(tails, least=3, most=5)
+    tail_decimals = fmt.decimals_for(tails, least=3, most=5)
     largest = max((found.value for record in rows if (found := figures.perplexity(record))), default=0.0)
     columns = [
         _number(rows, "Bits/weight", lambda r: r.bits_per_weight, "{:.2f}".format),
-        _number(rows, "File", lambda r: r.file_bytes, text.size),
-        _number(rows, "Memory", lambda r: need[0] if (need := figures.memory(r)) else None, text.size),
+        _number(rows, "File", lambda r: r.file_bytes, fmt.size),
+        _number(rows, "Memory", lambda r: need[0] if (need := figures.memory(r)) else None, fmt.size),
         _with_error(rows, "Perplexity", figures.perplexity, 4 if largest < 1000 else 2),
         _with_error(rows, "KL divergence", figures.kld, kld_decimals),
         _number(
             rows,
             "KLD 99.9 %",
             lambda r: r.divergence.kld_p99_9 if r.divergence else None,
-            lambda value: text.fixed(value, tail_decimals),
+            lambda value: fmt.fixed(value, tail_decimals),
         ),
         _number(
             rows,
@@ -113,15 +110,15 @@ def fidelity_section(rows: Sequence[Record], chosen: str | None, overall: tuple[
             lambda r: r.divergence.top1_agreement if r.divergence else None,
             lambda value: f"{100 * value:.2f} %",
         ),
-        _number(rows, "Prompt t/s", lambda r: r.speed.prompt_tokens_per_s if r.speed else None, text.rate),
-        _number(rows, "Decode t/s", lambda r: r.speed.decode_tokens_per_s if r.speed else None, text.rate),
+        _number(rows, "Prompt t/s", lambda r: r.speed.prompt_tokens_per_s if r.speed else None, fmt.rate),
+        _number(rows, "Decode t/s", lambda r: r.speed.decode_tokens_per_s if r.speed else None, fmt.rate),
     ]
-    columns = [column for column in columns if any(f"<td>{text.MISSING}</td>" not in cell for cell in column.cells)]
+    columns = [column for column in columns if any(f"<td>{fmt.MISSING}</td>" not in cell for cell in column.cells)]
     front, measure = overall
-    signs = f"{text.CHOSEN} recommended. " if chosen else ""
-    signs += f"{text.PARETO} Pareto set: no variant is both smaller and better ({measure}). " if front.variants else ""
+    signs = f"{fmt.CHOSEN} recommended. " if chosen else ""
+    signs += f"{fmt.PARETO} Pareto set: no variant is both smaller and better ({measure}). " if front.variants else ""
     if front.unsure:
-        signs += f"{text.UNSURE} on it, but not distinguishable (95 %, paired) from the next smaller {text.PARETO}. "
+        signs += f"{fmt.UNSURE} on it, but not distinguishable (95 %, paired) from the next smaller {fmt.PARETO}. "
     caption = f"{signs}± is one standard error; KL divergence in nats per token against the reference."
     return f"<h2>Size, fidelity, speed</h2>{_table(rows, columns, chosen, caption, front)}"
 
@@ -136,11 +133,11 @@ def tasks_section(rows: Sequence[Record], chosen: str | None, front: fronts.Fron
         columns.append(_with_error(rows, "Mean recovery, %", lambda r: means.get(r.variant), 1, 100))
     for task in tasks:
         cells = [_task_cells(record, task, tests.get((record.variant, task)), scales[task]) for record in rows]
-        columns.append(_Column(text.plain(task) + (", %" if scales[task] == 100 else ""), 4, cells))
+        columns.append(_Column(fmt.plain(task) + (", %" if scales[task] == 100 else ""), 4, cells))
     base = figures.compared_with(rows)
-    caption = f"Score and difference to {base}, ± the paired standard error. {text.LOSS} significant loss, "
+    caption = f"Score and difference to {base}, ± the paired standard error. {fmt.LOSS} significant loss, "
     caption += (
-        f"{text.GAIN} significant gain: exact McNemar, Holm-corrected over {len(tests)} tests, every variant on every "
+        f"{fmt.GAIN} significant gain: exact McNemar, Holm-corrected over {len(tests)} tests, every variant on every "
         f"task, at {figures.ALPHA:g}. {' '.join(figures.clustered(rows))}"
     )
     if len(means) > 1:
@@ -178,12 +175,12 @@ def _task_details(
 def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: bool) -> str:
     decimals = 1 if scale == 100 else 3
     kind = "loss" if test.loss() else "gain" if test.gain() else ""
-    interval = None if test.interval is None else text.interval(*test.interval, decimals, scale)
+    interval = None if test.interval is None else fmt.interval(*test.interval, decimals, scale)
     cells = [
-        cell(text.signed(test.delta * scale, decimals), kind),
+        cell(fmt.signed(test.delta * scale, decimals), kind),
         cell(interval),
-        cell(text.chance(test.p_value)),
-        cell(text.chance(test.adjusted), kind),
+        cell(fmt.chance(test.p_value)),
+        cell(fmt.chance(test.adjusted), kind),
         cell(None if score.flips is None else f"{100 * score.flips:.1f}"),
         cell(None if score.answers_changed is None else f"{100 * score.answers_changed:.1f}"),
         cell(f"{score.n:,}" + (f" in {score.clusters} subjects" if score.clusters else "")),
@@ -191,7 +188,7 @@ def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: boo
     if golden:
         delta, stderr = figures.known(score.gold_delta), figures.known(score.gold_delta_stderr)
         missing = delta is None or stderr is None
-        cells.append(cell(None if missing else f"{text.signed(100 * (delta or 0.0), 2)} ±{100 * (stderr or 0.0):.2f}"))
+        cells.append(cell(None if missing else f"{fmt.signed(100 * (delta or 0.0), 2)} ±{100 * (stderr or 0.0):.2f}"))
     return f'<tr><th scope="row">{esc(test.variant)}</th><td class="from">{esc(test.task)}</td>{"".join(cells)}</tr>'
 
 
@@ -203,11 +200,11 @@ def _task_cells(record: Record, task: str, test: figures.TaskTest | None, scale:
     decimals = 1 if scale == 100 else 3
     delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
     kind = "loss" if test and test.loss() else "gain" if test and test.gain() else ""
-    mark = {"loss": text.LOSS, "gain": text.GAIN, "": ""}[kind]
+    mark = {"loss": fmt.LOSS, "gain": fmt.GAIN, "": ""}[kind]
     return (
-        cell(text.fixed(value * scale, decimals))
+        cell(fmt.fixed(value * scale, decimals))
         + cell(
-            "" if delta is None else text.signed(delta * scale, decimals),
+            "" if delta is None else fmt.signed(delta * scale, decimals),
             f"delta {kind}".strip(),
             _told(score, test, scale, decimals) if test else "",
         )
@@ -220,8 +217,8 @@ def _told(score: TaskScore, test: figures.TaskTest, scale: int, decimals: int) -
     """A difference in words: its interval, its p after Holm, how many answers changed."""
     parts = []
     if test.interval is not None:
-        parts.append(f"95 % interval {text.interval(*test.interval, decimals, scale)}")
-    parts.append(f"Holm-corrected p {text.equals(test.adjusted)}")
+        parts.append(f"95 % interval {fmt.interval(*test.interval, decimals, scale)}")
+    parts.append(f"Holm-corrected p {fmt.equals(test.adjusted)}")
     if score.answers_changed is not None:
         parts.append(f"{100 * score.answers_changed:.1f} % of answers changed")
     verdict = "a loss" if test.loss() else "a gain" if test.gain() else "not distinguishable from none"

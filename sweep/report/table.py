@@ -14,15 +14,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.report import figures, fronts, text
+from sweep import format as fmt
+from sweep.analysis import figures, fronts
+from sweep.analysis.recommend import Recommendation
+from sweep.analysis.trust import trust_notes
+from sweep.record import Record
 from sweep.report.columns import Column, fit, table, width_of
-from sweep.report.recommend import Recommendation
-from sweep.report.trust import trust_notes
-from sweep.results.record import Record
 
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
 _KEPT = "kept %"
-_MISSING = Text(text.MISSING, style="dim")
+_MISSING = Text(fmt.MISSING, style="dim")
 
 
 def render_table(
@@ -61,7 +62,7 @@ def render_table(
     parts += _failures(rows)
     parts += [line for note in trust_notes(rows) for line in (Text(), Text(note))]
     if recommendation is not None:
-        sign = text.CHOSEN if recommendation.variant else "!"
+        sign = fmt.CHOSEN if recommendation.variant else "!"
         style = "bold green" if recommendation.variant else "bold yellow"
         parts += [Text(), Text.assemble((f"{sign} ", style), (recommendation.sentence, "bold"))]
     return Group(*parts)
@@ -95,18 +96,18 @@ def _fit_tasks(
         shown = table(_styles(rows), [*lead, *columns])
         if width_of(shown) <= width:
             break
-    return shown, [*([] if mean else [_KEPT]), *(text.plain(task) for task in tasks[count:])]
+    return shown, [*([] if mean else [_KEPT]), *(fmt.plain(task) for task in tasks[count:])]
 
 
 def _styles(rows: Sequence[Record]) -> list[str]:
-    return ["dim" if record.status in text.UNMEASURED else "" for record in rows]
+    return ["dim" if record.status in fmt.UNMEASURED else "" for record in rows]
 
 
 def _common_prefix(tasks: Sequence[str]) -> str:
     """What all names share up to an underscore: "micro_" of micro_sums and micro_code."""
     if len(tasks) < 2:
         return ""
-    shared = commonprefix([text.plain(task) for task in tasks])  # noqa: RUF071 - names, not paths
+    shared = commonprefix([fmt.plain(task) for task in tasks])  # noqa: RUF071 - names, not paths
     return shared[: shared.rfind("_") + 1]
 
 
@@ -115,15 +116,15 @@ def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.
 
     def sign(record: Record) -> Text:
         first = (" ", "")
-        if record.status in text.STATUS_SIGNS:
-            first = (text.STATUS_SIGNS[record.status], _STATUS_STYLES[record.status])
+        if record.status in fmt.STATUS_SIGNS:
+            first = (fmt.STATUS_SIGNS[record.status], _STATUS_STYLES[record.status])
         elif record.variant == chosen:
-            first = (text.CHOSEN, "bold green")
-        place = text.UNSURE if record.variant in front.unsure else text.PARETO
+            first = (fmt.CHOSEN, "bold green")
+        place = fmt.UNSURE if record.variant in front.unsure else fmt.PARETO
         return Text.assemble(first, (place if record.variant in front else " ", "cyan"))
 
     longest = max(10, min(32, width // 4))
-    names = [Text(text.shorten(text.plain(r.variant), longest), "bold" if r.variant == chosen else "") for r in rows]
+    names = [Text(fmt.shorten(fmt.plain(r.variant), longest), "bold" if r.variant == chosen else "") for r in rows]
     return [Column("", [sign(record) for record in rows], inf, left=True), Column("variant", names, inf, left=True)]
 
 
@@ -141,12 +142,12 @@ def _with_error(
     found = [value(record) for record in rows]
     values, errors = [f.value for f in found if f], [e for f in found if f and (e := figures.known(f.stderr))]
     if header == "PPL":
-        decimals = 4 if max(values, default=0) < 1000 else text.decimals_for(values)
+        decimals = 4 if max(values, default=0) < 1000 else fmt.decimals_for(values)
     else:
-        decimals = text.decimals_with_errors(values, errors, least=3)
+        decimals = fmt.decimals_with_errors(values, errors, least=3)
 
     def write(number: float) -> str:
-        return text.fixed(number, decimals)
+        return fmt.fixed(number, decimals)
 
     return [
         Column(header, _cells(rows, lambda r: f.value if (f := value(r)) else None, write), priority[0]),
@@ -157,17 +158,17 @@ def _with_error(
 def _columns(rows: Sequence[Record]) -> list[Column]:
     """Every column but the tasks, in the order shown; those that nobody has a figure for are left out."""
     tails = [d.kld_p99_9 for r in rows if (d := r.divergence) and figures.known(d.kld_p99_9) is not None]
-    tail_decimals = text.decimals_for(tails, least=3, most=5)
+    tail_decimals = fmt.decimals_for(tails, least=3, most=5)
     columns = [
         Column("bpw", _cells(rows, lambda r: r.bits_per_weight, lambda v: f"{v:.2f}"), 10),
-        Column("size", _cells(rows, lambda r: r.file_bytes, text.size), 9),
-        Column("memory", _cells(rows, lambda r: m[0] if (m := figures.memory(r)) else None, text.size), 6),
+        Column("size", _cells(rows, lambda r: r.file_bytes, fmt.size), 9),
+        Column("memory", _cells(rows, lambda r: m[0] if (m := figures.memory(r)) else None, fmt.size), 6),
         *_with_error(rows, "PPL", figures.perplexity, (8, 3)),
         *_with_error(rows, "KLD", figures.kld, (9.5, 4)),
         Column(
             "KLD 99.9%",
             _cells(
-                rows, lambda r: r.divergence.kld_p99_9 if r.divergence else None, lambda v: text.fixed(v, tail_decimals)
+                rows, lambda r: r.divergence.kld_p99_9 if r.divergence else None, lambda v: fmt.fixed(v, tail_decimals)
             ),
             5,
         ),
@@ -176,8 +177,8 @@ def _columns(rows: Sequence[Record]) -> list[Column]:
             _cells(rows, lambda r: r.divergence.top1_agreement if r.divergence else None, lambda v: f"{100 * v:.2f}"),
             7,
         ),
-        Column("prompt t/s", _cells(rows, lambda r: r.speed.prompt_tokens_per_s if r.speed else None, text.rate), 1),
-        Column("decode t/s", _cells(rows, lambda r: r.speed.decode_tokens_per_s if r.speed else None, text.rate), 2),
+        Column("prompt t/s", _cells(rows, lambda r: r.speed.prompt_tokens_per_s if r.speed else None, fmt.rate), 1),
+        Column("decode t/s", _cells(rows, lambda r: r.speed.decode_tokens_per_s if r.speed else None, fmt.rate), 2),
     ]
     return [column for column in columns if any(cell is not _MISSING for cell in column.cells)]
 
@@ -215,10 +216,10 @@ def _task_columns(
         for (score, delta, error), record in zip(pieces, rows, strict=True):
             # Padded here and not by the table: every piece stands under its like, and a blank mark keeps its place.
             mark, style = _mark(tests.get((record.variant, task)))
-            cell = Text(score.rjust(widths[0]), style="dim" if score == text.MISSING else "")
+            cell = Text(score.rjust(widths[0]), style="dim" if score == fmt.MISSING else "")
             cell.append(f" {delta:>{widths[1]}}" if widths[1] else "", style)
             cells.append(cell.append(f" {error:<{widths[2]}}" if widths[2] else "", style).append(mark, style))
-        name = text.shorten(text.plain(task).removeprefix(prefix), 18)
+        name = fmt.shorten(fmt.plain(task).removeprefix(prefix), 18)
         columns.append(Column(name, cells, inf, left=True))
     return columns
 
@@ -227,20 +228,20 @@ def _task_pieces(record: Record, task: str, scale: int, *, errors: bool) -> tupl
     score = record.tasks.get(task)
     value = figures.known(score.value) if score else None
     if score is None or value is None:
-        return text.MISSING, "", ""
+        return fmt.MISSING, "", ""
     decimals = 1 if scale == 100 else 3
     delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
     return (
-        text.fixed(value * scale, decimals),
-        "" if delta is None else text.signed(delta * scale, decimals),
+        fmt.fixed(value * scale, decimals),
+        "" if delta is None else fmt.signed(delta * scale, decimals),
         f"±{stderr * scale:.{decimals}f}" if errors and stderr is not None and delta is not None else "",
     )
 
 
 def _mark(test: figures.TaskTest | None) -> tuple[str, str]:
     if test is not None and test.loss():
-        return text.LOSS, "red"
-    return (text.GAIN, "green") if test is not None and test.gain() else (" ", "")
+        return fmt.LOSS, "red"
+    return (fmt.GAIN, "green") if test is not None and test.gain() else (" ", "")
 
 
 def _legend(
@@ -252,13 +253,11 @@ def _legend(
 ) -> list[str]:
     """What the signs in these very tables mean, and what the width left out."""
     kept, measure = front
-    parts = [f"{text.CHOSEN} recommended"] if chosen else []
-    parts += [f"{text.PARETO} no variant is both smaller and better ({measure})"] if kept.variants else []
-    parts += (
-        [f"{text.UNSURE} so too, but not distinguishable from the next smaller {text.PARETO}"] if kept.unsure else []
-    )
-    parts += [f"{text.LOSS} significant loss"] if any(test.loss() for test in tests.values()) else []
-    parts += [f"{text.GAIN} significant gain"] if any(test.gain() for test in tests.values()) else []
+    parts = [f"{fmt.CHOSEN} recommended"] if chosen else []
+    parts += [f"{fmt.PARETO} no variant is both smaller and better ({measure})"] if kept.variants else []
+    parts += [f"{fmt.UNSURE} so too, but not distinguishable from the next smaller {fmt.PARETO}"] if kept.unsure else []
+    parts += [f"{fmt.LOSS} significant loss"] if any(test.loss() for test in tests.values()) else []
+    parts += [f"{fmt.GAIN} significant gain"] if any(test.gain() for test in tests.values()) else []
     lines = [", ".join(parts)] if parts else []
     base = figures.compared_with(rows)
     if tests:
@@ -282,6 +281,6 @@ def _failures(rows: Sequence[Record]) -> list[RenderableType]:
         if record.status == "ok" and not record.error:
             continue
         style = _STATUS_STYLES.get(record.status, "yellow")
-        line = Text(f"{text.STATUS_SIGNS.get(record.status, '!')} {text.plain(record.variant)} {record.status}", style)
-        lines.append(line.append(f": {text.plain(record.error)}" if record.error else "", ""))
+        line = Text(f"{fmt.STATUS_SIGNS.get(record.status, '!')} {fmt.plain(record.variant)} {record.status}", style)
+        lines.append(line.append(f": {fmt.plain(record.error)}" if record.error else "", ""))
     return [Text(), *lines] if lines else []

@@ -12,8 +12,8 @@ from sweep.fit.misfit import Misfit
 from sweep.planning.cells import Cell
 from sweep.planning.plan import Plan
 from sweep.planning.variant import kind_of
+from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.results import items
-from sweep.results.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.results.store import Item, Outcome, Store
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_records import baseline, failed, hostile, records  # noqa: F401 - fixtures of every folder below
 
 from converters.export import export, open_source
 

@@ -21,11 +21,11 @@ import presets
 from converters.errors import InputError
 from int8.build import Text, build
 from int8.recipe import NAMED, Recipe
-from sweep.ablating import Request, ablate
+from sweep.analysis.ablation import Ablation
 from sweep.backends.torch import TorchBackend
+from sweep.commands.ablate import Request, ablate
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.text import measure_text
-from sweep.results.ablation import Ablation
 
 MICRO = presets.builtin_models()["micro"]
 SPACE = """

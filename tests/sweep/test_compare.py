@@ -14,12 +14,12 @@ from stored_runs import Stored, items
 
 from converters.errors import InputError
 from sweep import statistics
+from sweep.analysis.compare import compare
 from sweep.cli import main
 from sweep.cli.compare import compare as command
 from sweep.cli.output import Format
 from sweep.planning.settings import Settings
 from sweep.report.comparison import render_comparison, verdicts
-from sweep.results.compare import compare
 from sweep.results.store import Item
 from sweep.workspace import Workspace
 

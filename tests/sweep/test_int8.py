@@ -21,10 +21,10 @@ from converters.errors import InputError, MissingRuntime
 from int8.checkpoint import load
 from int8.recipe import NAMED
 from sweep.backends.torch import TorchBackend
+from sweep.commands.int8 import Request, quantize
+from sweep.execution.making import Making
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.text import measure_text
-from sweep.quantizing import Request, quantize
-from sweep.running.making import Making
 from sweep.workspace import sharing
 
 MICRO = presets.builtin_models()["micro"]

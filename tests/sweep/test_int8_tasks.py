@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import presets
-from sweep.results.compare import compare
+from sweep.analysis.compare import compare
 from sweep.statistics import ALPHA
 from sweep.workspace import Workspace
 

@@ -7,8 +7,8 @@ from stored_runs import Stored, items
 
 from sweep.events import Event
 from sweep.planning.cells import Cell
-from sweep.planning.estimate import bytes_to_make, foreseen_seconds, total
 from sweep.progress import Progress
+from sweep.results.estimate import bytes_to_make, foreseen_seconds, total
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 

@@ -10,11 +10,11 @@ import pytest
 from stored_runs import Stored, items
 
 from sweep import statistics
+from sweep.analysis.figures import mean_recovery
+from sweep.analysis.recommend import recommend
+from sweep.analysis.trust import trust_notes
 from sweep.planning.cells import Cell
-from sweep.report.figures import mean_recovery
-from sweep.report.recommend import recommend
-from sweep.report.trust import trust_notes
-from sweep.results.record import Record
+from sweep.record import Record
 from sweep.results.records import records
 from sweep.results.store import Item, Outcome, Store
 from sweep.workspace import Workspace

@@ -10,6 +10,7 @@ import pytest
 import presets
 from converters.errors import InputError
 from sweep.cli.results import _torch
+from sweep.commands.int8 import calibration_text as read_when_needed
 from sweep.planning.calibration import calibration
 from sweep.planning.inputs import Text, calibration_text
 from sweep.planning.model import Model
@@ -18,7 +19,6 @@ from sweep.planning.settings import Settings
 from sweep.planning.tasks import Task
 from sweep.planning.torch_cells import TorchSide
 from sweep.planning.variant import parse_list, with_baseline
-from sweep.quantizing import calibration_text as read_when_needed
 from sweep.workspace import Workspace
 
 MICRO = presets.builtin_models()["micro"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from driving import opened, play, shown, sweep, until
 
+from sweep import format as fmt
 from sweep.fit.export import from_json, to_json
-from sweep.report import text
 from sweep.workspace import Workspace
 from tui.screens.fit import FitScreen
 from tui.screens.reading import ReadingScreen
@@ -44,7 +44,7 @@ def test_the_figures_on_the_screen_are_those_of_the_command(swept: Workspace) ->
             for row in report["rows"][:8]:
                 line = next(line for line in words.splitlines() if f" {row['variant']} " in line)
                 for name in ("file_bytes", "weights_bytes", "kv_bytes", "compute_bytes"):
-                    assert text.size(row[name]) in line
+                    assert fmt.size(row[name]) in line
                 assert "✓ fits" in line
             assert f"{report['best']}: the best that fits, by what runs of this model measured" in words
             row = next(row for row in report["rows"] if row["variant"] == screen.query_one(Table).highlighted)

@@ -9,8 +9,8 @@ from pathlib import Path
 from driving import opened, play, shown, until
 from textual.widgets import Input, Static
 
-from sweep.report import figures
-from sweep.report.recommend import recommend
+from sweep.analysis import figures
+from sweep.analysis.recommend import recommend
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace

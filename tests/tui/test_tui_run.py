@@ -14,7 +14,7 @@ from driving import arguments, opened, play, shown, until
 from fixed_run import fixed_run
 from rich.style import Style
 
-from sweep.launching import Command
+from sweep.commands.launch import Command
 from sweep.results.history import past_runs
 from sweep.workspace import Workspace, run_lock
 from tui.app import SweepApp

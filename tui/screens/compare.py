@@ -8,7 +8,7 @@ from textual import work
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
-from sweep.report import text
+from sweep import format as fmt
 from tui.screens.reading import ReadingScreen
 from tui.theme import palette
 
@@ -29,14 +29,14 @@ class CompareScreen(ReadingScreen):
 
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _compare(self, width: int) -> None:
+        from sweep.analysis.compare import compare
         from sweep.report.comparison import render_comparison
-        from sweep.results.compare import compare
 
         worker = get_current_worker()
         shown: RenderableType
         try:
             shown = render_comparison(compare(self.sweep.workspace, *self._names), width)
         except InputError as error:
-            shown = Text(text.plain(error), palette(self.app).bad)
+            shown = Text(fmt.plain(error), palette(self.app).bad)
         if not worker.is_cancelled:
             self.app.call_from_thread(self.replace, shown)

@@ -15,11 +15,11 @@ from textual.timer import Timer
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
+from sweep import format as fmt
+from sweep.commands.launch import GivenUp, ask
 from sweep.fit.export import from_json
 from sweep.fit.report import FitReport, Row
 from sweep.fit.verdict import Verdict, verdict
-from sweep.launching import GivenUp, ask
-from sweep.report import text
 from tui.screens.reading import ReadingScreen
 from tui.theme import Palette, palette
 from tui.widgets.filter import FILTER_KEYS, Filter
@@ -178,12 +178,12 @@ class FitScreen(Working, Screen[None]):
         question, colours = self.question, palette(self.app)
         if question is None:
             return
-        line = Text.assemble((f" {text.plain(question.model)}", colours.accent), (" on ", colours.soft))
+        line = Text.assemble((f" {fmt.plain(question.model)}", colours.accent), (" on ", colours.soft))
         if self.report is not None and question.gpus == self.sweep.gpus:
             told = []
             for device in self.report.devices:
                 sim = "SIM" if device.simulated else "free now"
-                told.append(f"{text.plain(device.name)} ({text.size(device.usable_bytes)} {sim})")
+                told.append(f"{fmt.plain(device.name)} ({fmt.size(device.usable_bytes)} {sim})")
             line.append(", ".join(told), colours.ink)
         else:
             line.append(", ".join(f"{gpu} (SIM)" for gpu in question.gpus) or "this machine", colours.ink)
@@ -193,7 +193,7 @@ class FitScreen(Working, Screen[None]):
         line.append(f"  context {context}  KV {question.kv_type}", colours.soft)
         line.append("  + RAM" if question.offload else "  card alone", colours.soft)
         if error is not None:
-            line.append(f"\n ✗ {text.plain(error)}", colours.bad)
+            line.append(f"\n ✗ {fmt.plain(error)}", colours.bad)
         elif self._busy or self._timer is not None:
             line.append("  asking llama.cpp …", colours.faint)
         self.query_one("#state", Note).show(line)
@@ -227,9 +227,7 @@ class FitScreen(Working, Screen[None]):
                 if measured
                 else "by its size, which is a guess until a sweep measures it"
             )
-            line = Text.assemble(
-                (f"{text.CHOSEN} ", colours.good), (f"{name}: the best that fits, {why}.", colours.ink)
-            )
+            line = Text.assemble((f"{fmt.CHOSEN} ", colours.good), (f"{name}: the best that fits, {why}.", colours.ink))
         count = len(self.sweep.draft.variants)
         line.append(f"  + {count} taken into the sweep; 2 plans it.", colours.soft)
         self.query_one("#verdict", Note).show(line)
@@ -320,7 +318,7 @@ class FitScreen(Working, Screen[None]):
             file = ask(given, given_up=lambda: worker.is_cancelled)[-1]["files"][0]
             lines = [_pair(str(name), str(value), colours) for name, value in _told(file)]
         except InputError as error:
-            lines = [Text(text.plain(error), colours.bad)]
+            lines = [Text(fmt.plain(error), colours.bad)]
         except GivenUp:
             return
         self.app.call_from_thread(window.replace, Text("\n").join(lines))
@@ -349,6 +347,6 @@ def _told(file: dict[str, Any]) -> list[tuple[str, str]]:
     census = file["census"]
     return [
         ("bits a weight", f"{file['bits_per_weight']:.3f}"),
-        ("file", f"{file['file_bytes']:,} bytes, {text.size(file['file_bytes'])}"),
+        ("file", f"{file['file_bytes']:,} bytes, {fmt.size(file['file_bytes'])}"),
         *((kind, f"{count} tensors") for kind, count in census.items()),
     ]

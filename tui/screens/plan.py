@@ -21,8 +21,8 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
-from sweep.launching import Command, GivenUp, planned
-from sweep.report import text
+from sweep import format as fmt
+from sweep.commands.launch import Command, GivenUp, planned
 from tui.planning import Draft, added, said_by
 from tui.theme import palette
 from tui.widgets.filter import FILTER_KEYS, Filter
@@ -124,7 +124,7 @@ class PlanScreen(Working, Screen[None]):
         self.query_one("#line", Note).show(Text.assemble((" $ ", colours.faint), (line, colours.accent)))
         shown: RenderableType = Text()
         if error is not None:
-            shown = Text.assemble(("✗ ", colours.bad), (text.plain(error), colours.bad))
+            shown = Text.assemble(("✗ ", colours.bad), (fmt.plain(error), colours.bad))
         elif self._busy or self._timer is not None:
             shown = Text("planning …", colours.faint)
         elif self.plan is not None:

@@ -15,7 +15,7 @@ from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
-from sweep.report import text
+from sweep import format as fmt
 from tui.reading import Results, read_results
 from tui.theme import palette
 from tui.widgets.details import details, which_to_run
@@ -109,7 +109,7 @@ class ResultsScreen(Working, Screen[None]):
         self.query_one("#body").set_class(isinstance(found, str), "hidden")
         if isinstance(found, str):
             self.results = None
-            notice.update(Text(f"{text.plain(found)}\n\no: other runs   2: plan one   ?: help"))
+            notice.update(Text(f"{fmt.plain(found)}\n\no: other runs   2: plan one   ?: help"))
             self.query_one(TopBar).lead()
             return
         if self._shown_run != found.plan.run:
@@ -139,7 +139,7 @@ class ResultsScreen(Working, Screen[None]):
         if results is None or not results.measures:
             plot.show(None)
             return
-        from sweep.report.measures import points
+        from sweep.analysis.plots import points
 
         names = [measure.name for measure in results.measures]
         first = names.index(FIRST) if FIRST in names else 0
@@ -167,7 +167,7 @@ class ResultsScreen(Working, Screen[None]):
         if choice is None:
             self.query_one("#verdict", Note).show(Text("One variant alone: nothing to choose between.", colours.soft))
             return
-        sign, style = (text.CHOSEN, colours.good) if choice.variant else ("!", colours.warn)
+        sign, style = (fmt.CHOSEN, colours.good) if choice.variant else ("!", colours.warn)
         sentence = choice.sentence if self.size.width >= 100 else choice.sentence.partition(". ")[0]
         self.query_one("#verdict", Note).show(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
 
@@ -178,7 +178,7 @@ class ResultsScreen(Working, Screen[None]):
             return
         self.query_one(Plot).point_at(variant, frozenset(self.marked))
         self.query_one(Words).show(details(self.results, variant, palette(self.app)))
-        self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, text.plain(variant))
+        self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, fmt.plain(variant))
 
     @on(Plot.Picked)
     def _pick(self, message: Plot.Picked) -> None:
@@ -273,7 +273,7 @@ class ResultsScreen(Working, Screen[None]):
 
             colours = palette(self.app)
             words = [details(self.results, variant, colours), Text(), which_to_run(self.results, colours)]
-            self.app.push_screen(ReadingScreen(text.plain(variant), Text("\n").join(words)))
+            self.app.push_screen(ReadingScreen(fmt.plain(variant), Text("\n").join(words)))
 
     @on(Table.Chosen, "#variants")
     def _open(self) -> None:

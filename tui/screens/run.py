@@ -16,11 +16,11 @@ from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
-from sweep.following import Follower, Snapshot, log_of, tail
-from sweep.launching import Command, Launch, remembered_command
+from sweep import format as fmt
+from sweep.commands.follow import Follower, Snapshot, log_of, tail
+from sweep.commands.launch import Command, Launch, remembered_command
+from sweep.execution.control import ask_cancel, ask_pause, take_back_pause
 from sweep.progress import CellState
-from sweep.report import text
-from sweep.running.control import ask_cancel, ask_pause, take_back_pause
 from tui.screens.reading import ReadingScreen
 from tui.theme import palette
 from tui.widgets.cells import SIGNS, Cells, bar
@@ -145,7 +145,7 @@ class RunScreen(Working, Screen[None]):
 
     def _say(self, words: str) -> None:
         """In place of a run."""
-        self.query_one("#notice", Static).remove_class("hidden").update(Text(text.plain(words)))
+        self.query_one("#notice", Static).remove_class("hidden").update(Text(fmt.plain(words)))
         self.query_one("#body").add_class("hidden")
         self.query_one(TopBar).lead()
 
@@ -161,7 +161,7 @@ class RunScreen(Working, Screen[None]):
             cells.go_to_cell(at.label)
         self.query_one("#state", Note).show(self._state(found))
         self._tell(log)
-        self.query_one(TopBar).lead(found.plan.model, found.plan.run, text.plain(cells.label or ""))
+        self.query_one(TopBar).lead(found.plan.model, found.plan.run, fmt.plain(cells.label or ""))
         if before is not None and before.is_on and before.plan.run == found.plan.run and not found.is_on:
             self._ended(found)
 
@@ -184,7 +184,7 @@ class RunScreen(Working, Screen[None]):
         if progress.status == "running":
             rest.append(f" {100 * progress.share:.0f} %", colours.ink)
             left = progress.seconds_left()
-            rest.append("" if left is None or found.died else f"  {text.duration(left)} left", colours.soft)
+            rest.append("" if left is None or found.died else f"  {fmt.duration(left)} left", colours.soft)
         rest.append(f"  {ended}/{len(states)} cells", colours.soft)
         failed = states.count("failed")
         rest.append(f"  {SIGNS['failed']} {failed} failed" if failed else "", colours.bad)
@@ -193,11 +193,11 @@ class RunScreen(Working, Screen[None]):
             line.append("  ").append(bar(progress.share, room, colours))
         line.append(rest)
         if found.is_on and found.resident_bytes is not None:
-            line.append(f"\n memory now {text.size(found.resident_bytes)} in the worker", colours.soft)
+            line.append(f"\n memory now {fmt.size(found.resident_bytes)} in the worker", colours.soft)
             if found.foreseen_bytes is not None:
-                line.append(f", of which model and context foreseen {text.size(found.foreseen_bytes)}", colours.soft)
+                line.append(f", of which model and context foreseen {fmt.size(found.foreseen_bytes)}", colours.soft)
         elif progress.error:
-            line.append(f"\n {text.plain(progress.error)}", colours.bad)
+            line.append(f"\n {fmt.plain(progress.error)}", colours.bad)
         else:
             line.append("\n")
         return line
@@ -232,17 +232,17 @@ class RunScreen(Working, Screen[None]):
 
     def _about(self, cell: CellState) -> Text:
         colours = palette(self.app)
-        line = Text.assemble((f" {text.plain(cell.label)}", colours.accent), (f"  {cell.status}", colours.soft))
+        line = Text.assemble((f" {fmt.plain(cell.label)}", colours.accent), (f"  {cell.status}", colours.soft))
         if cell.status == "running" and cell.total:
             line.append(f"  {cell.done:,}/{cell.total:,}", colours.ink)
-            line.append(f" {text.plain(cell.part)}" if cell.part else "", colours.soft)
+            line.append(f" {fmt.plain(cell.part)}" if cell.part else "", colours.soft)
             if cell.started is not None and 0.05 < cell.share < 1.0:
                 left = (time.time() - cell.started) * (1 - cell.share) / cell.share
-                line.append(f"  {text.duration(left)} left", colours.soft)
+                line.append(f"  {fmt.duration(left)} left", colours.soft)
         if cell.seconds is not None:
             line.append(f"  {cell.seconds:.1f} s", colours.ink)
         if cell.error:
-            line.append(f"  {text.plain(cell.error)}", colours.bad)
+            line.append(f"  {fmt.plain(cell.error)}", colours.bad)
         if cell.status == "failed":
             line.append("  R tries it again", colours.soft)
         return line

@@ -13,7 +13,7 @@ from textual.widgets import Input
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
-from sweep.report import text
+from sweep import format as fmt
 from sweep.results.history import PastRun
 from tui.reading import read_runs
 from tui.screens.window import Window
@@ -59,7 +59,7 @@ class RunsScreen(Window[str | None]):
     def show(self, found: list[PastRun] | str) -> None:
         """The runs, or why they cannot be read."""
         if isinstance(found, str):
-            self.query_one(Note).show(Text(text.plain(found), palette(self.app).bad))
+            self.query_one(Note).show(Text(fmt.plain(found), palette(self.app).bad))
             return
         self._runs = found
         self.fill()
@@ -75,11 +75,11 @@ class RunsScreen(Window[str | None]):
             plan = run.plan
             state = f"{run.done}/{len(plan.cells)}"
             cells = [
-                Text(text.plain(plan.run), colours.ink),
+                Text(fmt.plain(plan.run), colours.ink),
                 Text(datetime.fromtimestamp(run.created).strftime("%Y-%m-%d %H:%M"), colours.soft),
                 Text(state, colours.ink if run.done == len(plan.cells) else colours.warn),
-                Text(f"{text.STATUS_SIGNS['failed']} {run.failed}" if run.failed else text.MISSING, colours.soft),
-                Text(text.shorten(text.plain(" ".join(plan.variants)), 40), colours.soft),
+                Text(f"{fmt.STATUS_SIGNS['failed']} {run.failed}" if run.failed else fmt.MISSING, colours.soft),
+                Text(fmt.shorten(fmt.plain(" ".join(plan.variants)), 40), colours.soft),
             ]
             rows.append((plan.run, cells))
         self.query_one(Table).fill(HEADS, rows, room=min(len(self._runs), MOST))

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from rich.style import Style
 from rich.text import Text
 
+from sweep import format as fmt
 from sweep.planning.cells import PROCEDURES
 from sweep.planning.plan import Plan
 from sweep.progress import CellState
-from sweep.report import text
 from tui.theme import Palette, palette
 from tui.widgets.table import Table
 
@@ -40,14 +40,14 @@ class Cells(Table):
         self._places = {cell.label: (cell.variant, names[cell.name]) for cell in plan.cells}
         tasks = {cell.name for cell in plan.cells if cell.kind == "task"}
         rows = {
-            cell.variant: [Text(text.shorten(text.plain(cell.variant), 24), colours.ink), *(Text() for _ in names)]
+            cell.variant: [Text(fmt.shorten(fmt.plain(cell.variant), 24), colours.ink), *(Text() for _ in names)]
             for cell in plan.cells
         }
         for (variant, name), words in _shared(plan).items():
             rows[variant][names[name]] = Text(words, colours.faint)
         for cell in plan.cells:
             rows[cell.variant][names[cell.name]] = told_of(cells[cell.label], figures.get(cell.label), colours)
-        heads = ["variant", *(text.shorten(text.plain(name), 16) if name in tasks else name for name in names)]
+        heads = ["variant", *(fmt.shorten(fmt.plain(name), 16) if name in tasks else name for name in names)]
         self.fill([(head, True) for head in heads], list(rows.items()))
 
     def go_to_cell(self, label: str) -> None:
@@ -63,7 +63,7 @@ def _shared(plan: Plan) -> dict[tuple[str, str], str]:
     for cell in plan.cells:
         for made in (making[key] for key in cell.needs if key in making):
             if made.variant != cell.variant:
-                found[cell.variant, made.name] = f"= {text.plain(made.variant)}"
+                found[cell.variant, made.name] = f"= {fmt.plain(made.variant)}"
     return found
 
 

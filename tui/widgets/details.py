@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from sweep.report import figures, text
-from sweep.results.record import Record
+from sweep import format as fmt
+from sweep.analysis import figures
+from sweep.record import Record
 from tui.reading import Results
 from tui.theme import Palette
 
@@ -27,22 +28,22 @@ def _pair(name: str, value: str, colours: Palette) -> Text:
 
 
 def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
-    lines = [_head(text.plain(row.variant), colours)]
+    lines = [_head(fmt.plain(row.variant), colours)]
     if row.status != "ok":
-        lines.append(Text(f"{text.STATUS_SIGNS.get(row.status, '!')} {row.status}", colours.warn))
+        lines.append(Text(f"{fmt.STATUS_SIGNS.get(row.status, '!')} {row.status}", colours.warn))
     if row.error:
-        lines.append(Text(text.plain(row.error), colours.bad))
+        lines.append(Text(fmt.plain(row.error), colours.bad))
     bits = figures.known(row.bits_per_weight)
-    lines.append(_pair("file", text.size(row.file_bytes) + ("" if bits is None else f", {bits:.3f} bpw"), colours))
+    lines.append(_pair("file", fmt.size(row.file_bytes) + ("" if bits is None else f", {bits:.3f} bpw"), colours))
     memory = row.memory
-    told = [f"{text.size(memory.predicted_bytes)} predicted"] if memory.predicted_bytes is not None else []
-    told += [f"{text.size(memory.measured_bytes)} taken"] if memory.measured_bytes is not None else []
+    told = [f"{fmt.size(memory.predicted_bytes)} predicted"] if memory.predicted_bytes is not None else []
+    told += [f"{fmt.size(memory.measured_bytes)} taken"] if memory.measured_bytes is not None else []
     if told:
         lines.append(_pair("memory", ", ".join(told), colours))
     lines += _text_figures(row, colours)
     if row.speed is not None:
         rates = (
-            f"{text.rate(row.speed.prompt_tokens_per_s)} prompt, {text.rate(row.speed.decode_tokens_per_s)} decode t/s"
+            f"{fmt.rate(row.speed.prompt_tokens_per_s)} prompt, {fmt.rate(row.speed.decode_tokens_per_s)} decode t/s"
         )
         lines.append(_pair("speed", rates, colours))
     scales = figures.task_scales(results.rows)
@@ -52,8 +53,8 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
         )
     reasons = results.choice.reasons.get(row.variant, ()) if results.choice else ()
     if results.choice is not None and results.choice.variant == row.variant:
-        lines.append(Text(f"{text.CHOSEN} recommended", colours.good))
-    lines += [Text(f"not chosen: it {text.plain(reason)}", colours.soft) for reason in reasons]
+        lines.append(Text(f"{fmt.CHOSEN} recommended", colours.good))
+    lines += [Text(f"not chosen: it {fmt.plain(reason)}", colours.soft) for reason in reasons]
     return [*lines, Text()]
 
 
@@ -61,11 +62,9 @@ def _text_figures(row: Record, colours: Palette) -> list[Text]:
     lines = []
     if row.divergence is not None:
         found = row.divergence
-        digits = text.decimals_for([found.kld_mean, found.kld_stderr], most=6)
-        lines.append(
-            _pair("KLD", f"{text.fixed(found.kld_mean, digits)} ± {found.kld_stderr:.{digits}f} nats", colours)
-        )
-        lines.append(_pair("KLD 99.9%", f"{text.small(found.kld_p99_9)}, max {text.small(found.kld_max)}", colours))
+        digits = fmt.decimals_for([found.kld_mean, found.kld_stderr], most=6)
+        lines.append(_pair("KLD", f"{fmt.fixed(found.kld_mean, digits)} ± {found.kld_stderr:.{digits}f} nats", colours))
+        lines.append(_pair("KLD 99.9%", f"{fmt.small(found.kld_p99_9)}, max {fmt.small(found.kld_max)}", colours))
         lines.append(_pair("top-1", f"{100 * found.top1_agreement:.2f} % the same token", colours))
     if row.perplexity is not None:
         own = row.perplexity
@@ -78,23 +77,23 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
     assert row is not None
     score, test = row.tasks[task], results.tests.get((variant, task))
     digits = 1 if scale == 100 else 3
-    line = _pair(text.shorten(text.plain(task), 11), text.fixed(score.value * scale, digits), colours)
+    line = _pair(fmt.shorten(fmt.plain(task), 11), fmt.fixed(score.value * scale, digits), colours)
     if test is not None:
-        line.append(f" {text.signed(test.delta * scale, digits)}", colours.ink)
+        line.append(f" {fmt.signed(test.delta * scale, digits)}", colours.ink)
         error = figures.known(test.delta_stderr)
         line.append("" if error is None else f" ±{error * scale:.{digits}f}", colours.soft)
-        line.append(f" p {text.equals(test.adjusted)}", colours.soft)
+        line.append(f" p {fmt.equals(test.adjusted)}", colours.soft)
         if test.loss():
-            line.append(f" {text.LOSS} loss", colours.bad)
+            line.append(f" {fmt.LOSS} loss", colours.bad)
         elif test.gain():
-            line.append(f" {text.GAIN} gain", colours.good)
+            line.append(f" {fmt.GAIN} gain", colours.good)
     return [line]
 
 
 def which_to_run(results: Results, colours: Palette) -> Text:
     """The whole recommendation, which a narrow screen cuts off."""
     words = results.choice.sentence if results.choice else "One variant alone: nothing to choose between."
-    return Text("\n").join([_head("Which to run", colours), Text(text.plain(words), colours.ink)])
+    return Text("\n").join([_head("Which to run", colours), Text(fmt.plain(words), colours.ink)])
 
 
 def _per_bit(results: Results, colours: Palette) -> list[Text]:
@@ -105,12 +104,12 @@ def _per_bit(results: Results, colours: Palette) -> list[Text]:
     lines.append(Text("score above chance, % of the reference's, per bit a weight", colours.faint))
     for gain in results.gains:
         error = "" if gain.stderr is None else f" ±{100 * gain.stderr:.1f}"
-        told = "" if gain.real is None else " real" if gain.real else f" {text.ALIKE} within the error"
-        steps = f"{text.plain(gain.smaller)} → {text.plain(gain.larger)}"
+        told = "" if gain.real is None else " real" if gain.real else f" {fmt.ALIKE} within the error"
+        steps = f"{fmt.plain(gain.smaller)} → {fmt.plain(gain.larger)}"
         lines.append(
             Text.assemble(
-                (f"{text.shorten(steps, 20):<20} ", colours.soft),
-                (text.signed(100 * gain.per_bit, 1), colours.ink),
+                (f"{fmt.shorten(steps, 20):<20} ", colours.soft),
+                (fmt.signed(100 * gain.per_bit, 1), colours.ink),
                 (error, colours.soft),
                 (told, colours.good if gain.real else colours.faint),
             )
@@ -121,4 +120,4 @@ def _per_bit(results: Results, colours: Palette) -> list[Text]:
 def _notes(results: Results, colours: Palette) -> list[Text]:
     if not results.notes:
         return []
-    return [_head("What to trust", colours), *(Text(text.plain(note), colours.soft) for note in results.notes)]
+    return [_head("What to trust", colours), *(Text(fmt.plain(note), colours.soft) for note in results.notes)]

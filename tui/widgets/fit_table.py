@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from sweep import format as fmt
 from sweep.fit.report import FitReport, Row
 from sweep.fit.verdict import Verdict, verdict
-from sweep.report import text
 from tui.theme import Palette
 from tui.widgets.table import PADDING
 
@@ -42,10 +42,10 @@ def _cells(row: Row, columns: Sequence[_Column], is_best: bool, is_taken: bool, 
     style = {Verdict.FITS: colours.good, Verdict.PARTLY: colours.warn, Verdict.MISSES: colours.bad}[found]
     plain = colours.soft if found is Verdict.MISSES else colours.ink
     host = row.shares[-1].total_bytes if row.shares else 0
-    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{text.size(host)} in RAM", Verdict.MISSES: "no"}[found]
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "no"}[found]
     return [
-        Text.assemble((text.CHOSEN if is_best else " ", colours.good), ("+" if is_taken else " ", colours.accent)),
-        Text(text.shorten(text.plain(row.variant), _NAME), plain),
+        Text.assemble((fmt.CHOSEN if is_best else " ", colours.good), ("+" if is_taken else " ", colours.accent)),
+        Text(fmt.shorten(fmt.plain(row.variant), _NAME), plain),
         *(Text(column.write(row), plain) for column in columns),
         Text(f"{SIGNS[found]} {words}", style),
     ]
@@ -55,15 +55,15 @@ def _fitting(report: FitReport, width: int) -> list[_Column]:
     """The columns that there are figures for, without the least telling where the width has no room."""
     known = [
         _Column("bpw", lambda row: f"{row.bits_per_weight:.2f}", 8),
-        _Column("file", lambda row: text.size(row.file_bytes), 7),
+        _Column("file", lambda row: fmt.size(row.file_bytes), 7),
         _Column("weights", _part("weights"), 3),
         _Column("KV", _part("kv"), 5),
         _Column("state", _part("recurrent"), 2),
         _Column("compute", _part("compute"), 4),
-        _Column("total", lambda row: text.size(row.total_bytes), 6),
+        _Column("total", lambda row: fmt.size(row.total_bytes), 6),
         _Column("headroom", _headroom, 9),
-        _Column("max ctx", lambda row: f"{row.max_context:,}" if row.max_context else text.MISSING, 10),
-        _Column("≤ t/s", lambda row: text.rate(row.decode_bound), 1),
+        _Column("max ctx", lambda row: f"{row.max_context:,}" if row.max_context else fmt.MISSING, 10),
+        _Column("≤ t/s", lambda row: fmt.rate(row.decode_bound), 1),
     ]
     absent = set()
     if not any(row.figures["recurrent"].bytes for row in report.rows if "recurrent" in row.figures):
@@ -83,8 +83,8 @@ def _width(column: _Column, report: FitReport) -> int:
 
 
 def _part(name: str) -> Callable[[Row], str]:
-    return lambda row: text.size(row.figures[name].bytes) if name in row.figures else text.MISSING
+    return lambda row: fmt.size(row.figures[name].bytes) if name in row.figures else fmt.MISSING
 
 
 def _headroom(row: Row) -> str:
-    return f"{'+' if row.headroom_bytes >= 0 else text.MINUS}{text.size(abs(row.headroom_bytes))}"
+    return f"{'+' if row.headroom_bytes >= 0 else fmt.MINUS}{fmt.size(abs(row.headroom_bytes))}"

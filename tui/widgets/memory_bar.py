@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.style import Style
 from rich.text import Text
 
+from sweep import format as fmt
 from sweep.fit.report import PARTS, DeviceShare, FitReport, Row
-from sweep.report import text
 from sweep.report.fit import part_name
 from tui.theme import Palette
 
@@ -39,11 +39,11 @@ def memory_bars(row: Row, report: FitReport, width: int, colours: Palette) -> Te
         if figure is None or not figure.bytes:
             continue
         line = Text.assemble((f"{_LETTERS[part]} ", _style(part, colours)), (f"{part_name(part):<17}", colours.ink))
-        line.append(f"{text.size(figure.bytes):>9}  ", colours.ink)
-        lines.append(line.append(f"{text.plain(figure.formula)} ({figure.source})", colours.faint))
+        line.append(f"{fmt.size(figure.bytes):>9}  ", colours.ink)
+        lines.append(line.append(f"{fmt.plain(figure.formula)} ({figure.source})", colours.faint))
     if row.arguments:
         lines += [Text(), Text.assemble(("llama-server ", colours.soft), (row.arguments, colours.accent))]
-    lines += [Text(f"! {text.plain(note)}", colours.warn) for note in report.notes]
+    lines += [Text(f"! {fmt.plain(note)}", colours.warn) for note in report.notes]
     return Text("\n").join(lines)
 
 
@@ -64,13 +64,13 @@ def _bar(share: DeviceShare, known: bool, width: int, colours: Palette) -> list[
         shown = bar.plain
         bar = Text.assemble(bar[: end + 1], ("┊", colours.bad), bar[min(end + 2, len(shown)) :])
     if not known:
-        head = Text.assemble((f" {text.plain(share.device)} ", colours.ink), (text.size(needed), colours.soft))
+        head = Text.assemble((f" {fmt.plain(share.device)} ", colours.ink), (fmt.size(needed), colours.soft))
         return [head.append(", which is taken to be there", colours.soft), bar]
     left = share.free_bytes
-    told = f"{text.size(left)} left" if left >= 0 else f"✗ {text.size(-left)} too much"
+    told = f"{fmt.size(left)} left" if left >= 0 else f"✗ {fmt.size(-left)} too much"
     head = Text.assemble(
-        (f" {text.plain(share.device)} ", colours.ink),
-        (f"{text.size(needed)} of {text.size(share.usable_bytes)}, ", colours.soft),
+        (f" {fmt.plain(share.device)} ", colours.ink),
+        (f"{fmt.size(needed)} of {fmt.size(share.usable_bytes)}, ", colours.soft),
         (told, colours.good if left >= 0 else colours.bad),
     )
     return [head, bar]

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from converters.recipes import QUANTS
 from int8.recipe import NAMED
+from sweep import format as fmt
 from sweep.planning.variant import TORCH_FLOAT
-from sweep.report import text
 from tui.planning import Draft, called
 from tui.theme import Palette
 
@@ -49,15 +49,15 @@ def _cells(variant: str, sign: str, size: Mapping[str, Any], left: int | None, c
     taken = sign != " "
     figures = (
         (size.get("bits_per_weight"), "{:.2f}".format),
-        (size.get("file_bytes"), text.size),
-        (size.get("memory_bytes"), text.size),
+        (size.get("file_bytes"), fmt.size),
+        (size.get("memory_bytes"), fmt.size),
     )
     todo = "" if left is None else str(left) if left else "done"
     styles = {"✓": colours.good, "✗": colours.bad, "+": colours.soft}
     return [
         Text(sign, styles.get(sign, colours.faint)),
-        Text(text.shorten(text.plain(variant), 32), colours.ink if taken else colours.soft),
-        *(Text(write(value), colours.ink) if value and taken else Text(text.MISSING, colours.faint)
+        Text(fmt.shorten(fmt.plain(variant), 32), colours.ink if taken else colours.soft),
+        *(Text(write(value), colours.ink) if value and taken else Text(fmt.MISSING, colours.faint)
           for value, write in figures),
         Text("skipped" if sign == "✗" else todo if taken else "", colours.soft),
     ]  # fmt: skip
@@ -74,8 +74,8 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
     rows = [
         ("work", work, True),
         ("time", _time(plan["seconds"], todo), True),
-        ("disk", f"{text.size(needed)} of files to make, {text.size(free)} free", needed < free),
-        ("memory", f"{text.size(memory)} at most, model and context", True),
+        ("disk", f"{fmt.size(needed)} of files to make, {fmt.size(free)} free", needed < free),
+        ("memory", f"{fmt.size(memory)} at most, model and context", True),
     ]
     chosen = {called(variant) for variant in draft.variants}
     implied = [row["variant"] for row in measured if row["variant"] not in chosen]
@@ -93,8 +93,8 @@ def _time(seconds: float | None, todo: list[dict[str, Any]]) -> str:
     if not todo:
         return "none"
     if seconds is not None:
-        return f"about {text.duration(seconds)}"
+        return f"about {fmt.duration(seconds)}"
     known = [cell["seconds"] for cell in todo if cell["seconds"] is not None]
     if not known:
         return "not known before a first sweep"
-    return f"{text.duration(sum(known))} and what is not known yet of {len(todo) - len(known)} cells"
+    return f"{fmt.duration(sum(known))} and what is not known yet of {len(todo) - len(known)} cells"

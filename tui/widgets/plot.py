@@ -19,7 +19,8 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from sweep.report.plot import Axis, Level, Point, Scale, positive, spread, ticks
+from sweep.analysis.plots import Axis, Level, Point
+from sweep.report.svg import Scale, positive, spread, ticks
 from tui.theme import Palette, palette
 from tui.widgets.braille import ACROSS, DOWN, Canvas
 

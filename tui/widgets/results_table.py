@@ -9,10 +9,11 @@ from math import inf
 
 from rich.text import Text
 
-from sweep.report import figures, text
+from sweep import format as fmt
+from sweep.analysis import figures
+from sweep.record import Record
 from sweep.report.columns import Column
 from sweep.report.table import figure_columns
-from sweep.results.record import Record
 from tui.reading import Results
 from tui.theme import Palette
 from tui.widgets.table import PADDING
@@ -43,7 +44,7 @@ def sort_values(results: Results) -> dict[str, Value]:
         "kept %": lambda r: f.value if (f := results.kept.get(r.variant)) else None,
     }
     for task in figures.task_names(results.rows):
-        found[text.shorten(text.plain(task), 18)] = _score(task)
+        found[fmt.shorten(fmt.plain(task), 18)] = _score(task)
     return found
 
 
@@ -79,7 +80,7 @@ def table_rows(
     sign = [_sign(row, results, chosen, marked, colours) for row in rows]
     longest = max(10, min(32, width // 4))
     names = [
-        Text(text.shorten(text.plain(row.variant), longest), "bold" if row.variant == chosen else "") for row in rows
+        Text(fmt.shorten(fmt.plain(row.variant), longest), "bold" if row.variant == chosen else "") for row in rows
     ]
     lead = [Column("", sign, inf, left=True), Column("variant", names, inf, left=True)]
     columns = _with_errors(figure_columns(rows))
@@ -101,11 +102,11 @@ def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str
     first, style = " ", colours.faint
     if row.variant in marked:
         first, style = marked[row.variant], colours.warn
-    elif row.status in text.STATUS_SIGNS:
-        first, style = text.STATUS_SIGNS[row.status], colours.bad if row.status == "failed" else colours.warn
+    elif row.status in fmt.STATUS_SIGNS:
+        first, style = fmt.STATUS_SIGNS[row.status], colours.bad if row.status == "failed" else colours.warn
     elif row.variant == chosen:
-        first, style = text.CHOSEN, colours.good
-    place = text.UNSURE if row.variant in results.front.unsure else text.PARETO
+        first, style = fmt.CHOSEN, colours.good
+    place = fmt.UNSURE if row.variant in results.front.unsure else fmt.PARETO
     return Text.assemble((first, style), (place if row.variant in results.front else " ", colours.accent))
 
 
@@ -127,7 +128,7 @@ def _with_errors(columns: list[Column]) -> list[Column]:
             continue
         last = found.pop()
         cells = [
-            Text.assemble(value, (f" ±{error.plain}", "dim")) if error.plain != text.MISSING else value
+            Text.assemble(value, (f" ±{error.plain}", "dim")) if error.plain != fmt.MISSING else value
             for value, error in zip(last.cells, column.cells, strict=True)
         ]
         found.append(replace(last, cells=cells))

@@ -6,9 +6,9 @@ import pytest
 
 from converters.errors import InputError, MissingRuntime
 from converters.llamacpp import rpc
+from sweep.commands.fit import fit
 from sweep.fit.device import Device
 from sweep.fit.report import FitOptions, FitReport, Row
-from sweep.fitting import fit
 
 MIB, GIB = 1 << 20, 1 << 30
 HUGE = Device("a card", "cuda", 2 << 40, 2 << 40, 1e12, True, GIB)

@@ -19,10 +19,10 @@ from converters.llamacpp.ghost import ghost
 from converters.llamacpp.reader import read_header
 from converters.source import open_source
 from presets import builtin_models
+from sweep.commands.fit import fit
 from sweep.fit.answer import fit_here
 from sweep.fit.device import Device
 from sweep.fit.report import FitOptions, FitReport
-from sweep.fitting import fit
 
 ROOT = Path(__file__).parents[3]
 RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)

@@ -16,7 +16,7 @@ from sweep.measure.comparison import Positions, summarize_divergence
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import Reference
 from sweep.measure.text import measure_text, noise_floor
-from sweep.results.record import Record
+from sweep.record import Record
 
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
 N_CTX = 128

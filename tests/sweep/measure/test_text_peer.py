@@ -17,7 +17,7 @@ from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.text import measure_text
-from sweep.results.record import Divergence
+from sweep.record import Divergence
 
 PEER = os.environ.get("BITSWEEP_LLAMA_PERPLEXITY") or "build/peers/bin/llama-perplexity"
 pytestmark = [

@@ -12,11 +12,11 @@ from test_report_html import Page
 import presets
 from int8.design_space import load
 from int8.recipe import NAMED, Recipe
+from sweep.analysis.ablation import Ablation, Measured, least, name_of, ranked, told
+from sweep.record import Perplexity
 from sweep.report import heatmap
 from sweep.report.ablation import render_ablation
 from sweep.report.ablation_html import render_page
-from sweep.results.ablation import Ablation, Measured, least, name_of, ranked, told
-from sweep.results.record import Perplexity
 
 FLOAT = (1.0, 1.2, 0.9, 1.1, 1.3, 0.8, 1.0, 1.4)
 NOISE = (0.01, -0.01, 0.02, -0.02, 0.005, -0.005, 0.003, -0.003)  # of mean zero

@@ -7,8 +7,8 @@ import io
 import json
 from dataclasses import replace
 
+from sweep.record import Divergence, Record
 from sweep.report.export import to_csv, to_json_lines
-from sweep.results.record import Divergence, Record
 
 
 def rows(records) -> list[dict[str, str]]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sweep import format as text_module
 from sweep.fit.report import FitReport
-from sweep.report import text as text_module
 from sweep.report.fit import commands, render_fit, render_formulas
 
-sys.path.append(str(Path(__file__).parents[1] / "fit"))
+sys.path.append(str(Path(__file__).parents[1]))
 from fit_reports import report, row, three
 
 from sweep.fit.simulated import devices_called

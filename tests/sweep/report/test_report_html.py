@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 
 from converters.errors import InputError
-from sweep.report import plot
+from sweep.analysis.recommend import recommend
+from sweep.format import MINUS
+from sweep.record import Record
 from sweep.report.html import render_html, write_html
-from sweep.report.recommend import recommend
-from sweep.report.text import MINUS
-from sweep.results.record import Record
+from sweep.report.svg import HEIGHT, WIDTH
 
 SETTINGS = {"model": "micro", "run": "7f3a", "context": 512, "tasks": ["micro_sums", "micro_code"], "limit": None}
 _VOID = {"meta", "input", "path", "circle", "rect", "br"}
@@ -201,7 +201,7 @@ def test_labels_do_not_cover_each_other_or_a_point(records):
             assert boxes
             for i, (x0, y0, x1, y1) in enumerate(boxes):
                 assert min(x0, y0) >= 0
-                assert x1 <= plot.WIDTH
-                assert y1 <= plot.HEIGHT
+                assert x1 <= WIDTH
+                assert y1 <= HEIGHT
                 assert not any(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in boxes[:i])
                 assert not any(x0 < x < x1 and y0 < y < y1 for x, y in dots)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sweep.report.recommend import recommend
+from sweep.analysis.recommend import recommend
+from sweep.format import MINUS
+from sweep.record import Divergence, Memory, Record, Samples, TaskScore
 from sweep.report.table import render_table
-from sweep.report.text import MINUS
-from sweep.results.record import Divergence, Memory, Record, Samples, TaskScore
 
 
 def printed(records, width, *, colour=False, recommendation=None) -> str:

@@ -1,0 +1,107 @@
+"""The variant to run on given devices: by what runs of the workspace measured, else by size, which is a guess."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from sweep import format as fmt
+from sweep.fit.report import FitReport, Row
+from sweep.fit.verdict import Verdict, verdict
+from sweep.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A variant's mean KL divergence to `reference`, in nats per token with its standard error, as `run` measured."""
+
+    kld: float
+    stderr: float
+    reference: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Best:
+    """`variant` None: nothing fits. `measured`: chosen by divergence, not by size."""
+
+    variant: str | None
+    measured: bool
+    sentence: str
+
+
+def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
+    """By variant, what the runs of `model` measured against one reference over the same windows of one text.
+
+    Divergences to different references or texts cannot be compared: of several, that which most variants were measured
+    against is taken, the latest of equals.
+    """
+    if not workspace.database.is_file():
+        return {}
+    # Imported here: scipy takes half a second, which who asks for sizes alone need not pay.
+    from sweep.planning.plan import Plan
+    from sweep.results.records import records, reference_units
+    from sweep.results.store import Store
+
+    groups: dict[str, dict[str, Loss]] = defaultdict(dict)
+    with Store(workspace.database) as store:
+        for stored in store.runs():  # the newest first
+            plan = Plan.from_json(stored.plan)
+            if plan.model != model or not plan.is_current:
+                continue
+            for record in records(plan, store):
+                units = reference_units(plan, record.variant)
+                if units is None:
+                    continue
+                loss = None
+                reference = plan.reference_of(record.variant)
+                if record.variant == reference and record.perplexity is not None:
+                    loss = Loss(0.0, 0.0, reference, plan.run)
+                elif record.divergence is not None:
+                    loss = Loss(record.divergence.kld_mean, record.divergence.kld_stderr, reference, plan.run)
+                if loss is not None:
+                    groups[units].setdefault(record.variant, loss)
+    return max(groups.values(), key=len, default={})
+
+
+def best(report: FitReport, losses: dict[str, Loss]) -> Best:
+    """Of the variants that fit whole, the one that loses least; what would run with a part in RAM does not count."""
+    rows = [row for row in report.rows if verdict(row) is Verdict.FITS]
+    if not rows:
+        return Best(None, False, _regret(report))
+    known = [row for row in rows if row.variant in losses]
+    if not known:
+        # More bits than the model was published with keep nothing that BF16 loses.
+        row = max(rows, key=lambda row: (min(row.bits_per_weight, 16.0), row.variant == "BF16"))
+        guess = "is a guess by size alone: of those that fit it has the most bits per weight"
+        return Best(
+            row.variant,
+            False,
+            f"{_named(row)} {guess}. Nothing of this model is measured here; `sweep run` measures it.",
+        )
+    row = min(known, key=lambda row: (losses[row.variant].kld, row.file_bytes))
+    loss = losses[row.variant]
+    others = [other.variant for other in rows if other not in known and other.bits_per_weight > row.bits_per_weight]
+    unknown = f" Larger ones that fit are not measured: {', '.join(others)}." if others else ""
+    told = (
+        "it is the reference itself"
+        if row.variant == loss.reference
+        else f"a mean KL divergence of {fmt.small(loss.kld)} ± {fmt.small(loss.stderr)} nats to {loss.reference}"
+    )
+    of = f"of {len(known)} measured that fit" if len(known) > 1 else "and the one measured that fits"
+    return Best(row.variant, True, f"Run {_named(row)}: {told}, the lowest {of} (run {loss.run}).{unknown}")
+
+
+def _regret(report: FitReport) -> str:
+    """What comes nearest where nothing fits, and how it would run all the same."""
+    if not report.rows:
+        return "No variant was asked for."
+    nearest = max(report.rows, key=lambda row: row.headroom_bytes)
+    short = f"The nearest is {_named(nearest)}, {fmt.size(-nearest.headroom_bytes)} too large"
+    if verdict(nearest) is Verdict.PARTLY:
+        short += f"; it runs with {fmt.size(nearest.shares[-1].total_bytes)} of it in RAM"
+    return f"No variant fits whole at a context of {report.context:,}. {short}."
+
+
+def _named(row: Row) -> str:
+    return f"{fmt.plain(row.variant)} ({fmt.size(row.file_bytes)}, {row.bits_per_weight:.2f} bits per weight)"

@@ -1,0 +1,336 @@
+"""Two runs of a workspace, or two variants of one run, paired: which of their differences are real.
+
+Tasks are paired by document, so that two models may be compared too; perplexity by window where both scored the same
+tokens; KL divergence only where both diverge from the same reference. Source of the difference of differences, what a
+variant costs one model against what it costs another: any text on paired designs, e.g. Card and Krueger (1994).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from converters.errors import InputError
+from sweep.analysis.differences import Comparison, LossDifference, Side, TaskDifference, TextDifference
+from sweep.planning.cells import Cell
+from sweep.planning.plan import Plan
+from sweep.results import items
+from sweep.results.history import find_variant
+from sweep.results.records import reference_units
+from sweep.results.store import Item, Outcome, Store
+from sweep.statistics import Paired, compare_differences, flips, holm
+from sweep.workspace import Workspace
+
+_Difference = TypeVar("_Difference", TaskDifference, LossDifference, TextDifference)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A run with its cells by (variant, name) and what is known of them."""
+
+    plan: Plan
+    cells: dict[tuple[str, str], Cell]
+    outcomes: dict[str, Outcome]
+
+    def result(self, variant: str, name: str) -> dict[str, Any] | None:
+        cell = self.cells.get((variant, name))
+        outcome = self.outcomes.get(cell.key) if cell is not None else None
+        return None if outcome is None else outcome.result
+
+    def key(self, variant: str, name: str) -> str:
+        return self.cells[variant, name].key
+
+    def failed(self, variants: set[str]) -> bool:
+        cells = (cell for cell in self.plan.cells if cell.variant in variants and cell.key in self.outcomes)
+        return any(self.outcomes[cell.key].status == "failed" for cell in cells)
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(cell.name for cell in self.plan.cells if cell.kind == "task"))
+
+    @property
+    def side(self) -> Side:
+        return Side(self.plan.run, self.plan.about["model"], self.plan.reference)
+
+    def reference(self, variant: str) -> str | None:
+        """What a variant's divergence is from, and over which windows. None without a text."""
+        return reference_units(self.plan, variant)
+
+    @property
+    def model(self) -> str:
+        """The reference's file: two runs of one model have the same, for its path holds what the model contains."""
+        cells = [cell for cell in self.plan.cells if cell.variant == self.plan.reference and "file" in cell.params]
+        return str(cells[0].params["file"]) if cells else str(self.plan.about["model"])
+
+
+def compare(workspace: Workspace, first: str, second: str, variant: str | None = None) -> Comparison:
+    """B (`second`) minus A (`first`), each RUN or RUN:VARIANT. `variant` names one variant of both runs.
+
+    Without a variant, every one that both runs have is compared with its namesake. Raises InputError where a run or
+    variant is unknown, nothing was measured, or nothing is shared.
+    """
+    plan_a, variant_a = find_variant(workspace, first)
+    plan_b, variant_b = find_variant(workspace, second)
+    pairs = _pairs(plan_a, variant_a, plan_b, variant_b, variant)
+    with Store(workspace.database) as store:
+        a, b = _measured(plan_a, store), _measured(plan_b, store)
+        notes = _Notes(_settings(a, b))
+        tasks = _holm(list(_tasks(a, b, pairs, store, notes)))
+        losses = _holm(list(_losses(a, b, pairs, store)))
+    text = _holm(list(_text(a, b, pairs, notes)))
+    if not (tasks or text):
+        reason = " ".join(notes.lines()) or "they have neither a task nor a text in common"
+        raise InputError(f"{first} and {second}: there is nothing to compare: {reason}")
+    return Comparison(
+        a=a.side,
+        b=b.side,
+        tasks=tuple(tasks),
+        losses=tuple(losses),
+        text=tuple(text),
+        notes=tuple(notes.lines()),
+        failed=a.failed({pair[0] for pair in pairs}) or b.failed({pair[1] for pair in pairs}),
+    )
+
+
+class _Notes:
+    """What is to be told once: sentences, and sentences about several variants and figures."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        self._sentences = dict.fromkeys(sentences)
+        self._about: dict[str, dict[str, list[str]]] = {}
+
+    def add(self, sentence: str) -> None:
+        self._sentences[sentence] = None
+
+    def about(self, told: str, variant: str, figure: str) -> None:
+        self._about.setdefault(told, {}).setdefault(variant, []).append(figure)
+
+    def lines(self) -> list[str]:
+        lines = list(self._sentences)
+        for told, variants in self._about.items():
+            alike: dict[tuple[str, ...], list[str]] = {}
+            for variant, figures in variants.items():
+                alike.setdefault(tuple(figures), []).append(variant)
+            lines += [f"{told}: {', '.join(figures)} of {', '.join(names)}." for figures, names in alike.items()]
+        return lines
+
+
+# --- what is compared -----------------------------------------------------------------------------------------------
+
+
+def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both: str | None) -> list[tuple[str, str]]:
+    """The variants to compare. A side that names none takes the other's."""
+    if both is not None and (variant_a is not None or variant_b is not None):
+        raise InputError("name the variant once: with --variant or as RUN:VARIANT")
+    variant_a, variant_b = (variant_a or both or variant_b), (variant_b or both or variant_a)
+    if variant_a is None or variant_b is None:
+        if a.run == b.run:
+            raise InputError(f"{a.run}: the same run twice; name two of its variants, as {a.run}:{a.variants[0]}")
+        shared = [(name, name) for name in a.variants if name in b.variants]
+        if not shared:
+            raise InputError(
+                f"{a.run} ({', '.join(a.variants)}) and {b.run} ({', '.join(b.variants)}) have no variant in common; "
+                "name one of each as RUN:VARIANT"
+            )
+        return shared
+    for plan, name in ((a, variant_a), (b, variant_b)):
+        if name not in plan.variants:
+            raise InputError(f"run {plan.run} has no variant {name!r}; it has {', '.join(plan.variants)}")
+    if (a.run, variant_a) == (b.run, variant_b):
+        raise InputError(f"{a.run}:{variant_a}: the same variant of the same run twice")
+    return [(variant_a, variant_b)]
+
+
+def _measured(plan: Plan, store: Store) -> _Measured:
+    outcomes = store.outcomes(cell.key for cell in plan.cells)
+    measured = any(
+        outcomes[cell.key].result for cell in plan.cells if cell.kind in ("text", "task") and cell.key in outcomes
+    )
+    if not measured:
+        raise InputError(f"run {plan.run} has no results yet; `sweep run` with its arguments goes on with it")
+    return _Measured(plan, {(cell.variant, cell.name): cell for cell in plan.cells}, outcomes)
+
+
+def _settings(a: _Measured, b: _Measured) -> list[str]:
+    """In what the runs were measured differently: the reader is to know before a difference is laid to the model."""
+    if a.plan.run == b.plan.run:
+        return []
+    before, after = a.plan.to_json(), b.plan.to_json()
+    fields: dict[str, tuple[Any, Any]] = {"reference": (a.plan.reference, b.plan.reference)}
+    for part in ("settings", "about"):
+        for name in dict.fromkeys([*before[part], *after[part]]):
+            x, y = before[part].get(name), after[part].get(name)
+            if isinstance(x, dict) and isinstance(y, dict):  # by task: of those that both have
+                fields |= {key: (x[key], y[key]) for key in x if key in y and name != "tasks"}
+            elif name != "model":
+                fields[name] = x, y
+    told = [f"{name}: {_plain(x)} in A, {_plain(y)} in B" for name, (x, y) in fields.items() if x != y]
+    return [f"Measured differently: {'; '.join(told)}."] if told else []
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+# --- the differences ------------------------------------------------------------------------------------------------
+
+
+def _holm(found: list[_Difference]) -> list[_Difference]:
+    adjusted = holm([entry.difference.p_value for entry in found])
+    return [replace(entry, p_holm=float(p)) for entry, p in zip(found, adjusted, strict=True)]
+
+
+def _both(a: _Measured, b: _Measured, pair: tuple[str, str], name: str, notes: _Notes) -> bool:
+    """Whether both sides have the figure, from measurements of their own."""
+    missing = [(run, variant) for run, variant in ((a, pair[0]), (b, pair[1])) if run.result(variant, name) is None]
+    for run, variant in missing:
+        failed = run.failed({variant})
+        notes.about(f"{'Failed or not measured' if failed else 'Not measured'} in {run.plan.run}", variant, name)
+    if missing:
+        return False
+    if a.key(pair[0], name) == b.key(pair[1], name):
+        notes.about("One and the same measurement in both runs", pair[0], name)
+        return False
+    return True
+
+
+def _tasks(
+    a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Store, notes: _Notes
+) -> Iterator[TaskDifference]:
+    for alone, other in ((a, b), (b, a)):
+        only = [task for task in alone.tasks if task not in other.tasks]
+        if only:
+            notes.add(f"Only in {alone.plan.run}: {', '.join(only)}.")
+    for pair in pairs:
+        for task in (task for task in a.tasks if task in b.tasks):
+            if not _both(a, b, pair, task, notes):
+                continue
+            result_a, result_b = a.result(pair[0], task) or {}, b.result(pair[1], task) or {}
+            if result_a["metric"] != result_b["metric"]:
+                notes.add(f"{task}: {result_a['metric']} in A and {result_b['metric']} in B do not compare.")
+                continue
+            found = _task(pair, task, result_a, store.items(a.key(pair[0], task)), store.items(b.key(pair[1], task)))
+            if found is None:
+                notes.add(f"{task}: no document is scored in both runs.")
+            else:
+                yield found
+
+
+def _task(
+    pair: tuple[str, str], task: str, result: dict[str, Any], of_a: list[Item], of_b: list[Item]
+) -> TaskDifference | None:
+    shared = items.share([of_a, of_b])
+    if not shared.n:
+        return None
+    first, second = shared.of([of_a, of_b])
+    before, after = items.values(first), items.values(second)
+    subjects = [item.subject for item in first]
+    gold_a, gold_b = items.gold(first), items.gold(second)
+    return TaskDifference(
+        variant_a=pair[0],
+        variant_b=pair[1],
+        task=task,
+        metric=result["metric"],
+        higher_is_better=result["higher_is_better"],
+        a=float(before.mean()),
+        b=float(after.mean()),
+        difference=_difference([before, after], after - before, subjects),
+        p_holm=1.0,
+        flips=flips(before, after),
+        answers_changed=items.answers_changed(first, second),
+        only_a=shared.alone[0],
+        only_b=shared.alone[1],
+        reworded=shared.reworded,
+        gold=None if gold_a is None or gold_b is None else compare_differences(gold_b - gold_a, subjects),
+    )
+
+
+def _difference(scores: Sequence[items.Values], differences: items.Values, subjects: list[str]) -> Paired:
+    counted = all(bool(np.isin(row, (0.0, 1.0)).all()) for row in scores)
+    return compare_differences(differences, subjects, counted=counted)
+
+
+def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Store) -> Iterator[LossDifference]:
+    """Two runs whose baselines differ: what the variant costs each of the two."""
+    for variant_a, variant_b in pairs:
+        base_a, base_b = a.plan.reference_of(variant_a), b.plan.reference_of(variant_b)
+        if variant_a == base_a or variant_b == base_b:
+            continue
+        for task in (task for task in a.tasks if task in b.tasks):
+            sources = ((a, base_a), (a, variant_a), (b, base_b), (b, variant_b))
+            results = [run.result(variant, task) for run, variant in sources]
+            known = [result for result in results if result is not None]
+            keys = [run.key(variant, task) for (run, variant), result in zip(sources, results, strict=True) if result]
+            if len(known) < 4 or len(set(keys)) < 4 or len({result["metric"] for result in known}) > 1:
+                continue
+            lists = [store.items(key) for key in keys]
+            shared = items.share(lists)
+            if not shared.n:
+                continue
+            taken = shared.of(lists)
+            scores = [items.values(found) for found in taken]
+            subjects = [item.subject for item in taken[0]]
+            loss_a, loss_b = scores[1] - scores[0], scores[3] - scores[2]
+            yield LossDifference(
+                variant_a=variant_a,
+                variant_b=variant_b,
+                task=task,
+                higher_is_better=known[0]["higher_is_better"],
+                a=_difference(scores[:2], loss_a, subjects),
+                b=_difference(scores[2:], loss_b, subjects),
+                difference=_difference(scores, loss_b - loss_a, subjects),
+                p_holm=1.0,
+            )
+
+
+def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Notes) -> Iterator[TextDifference]:
+    for pair in pairs:
+        references = a.reference(pair[0]), b.reference(pair[1])
+        same_reference = references[0] is not None and references[0] == references[1]
+        if references == (None, None):
+            continue
+        if not _both(a, b, pair, "text", notes):
+            continue
+        first, second = a.result(pair[0], "text") or {}, b.result(pair[1], "text") or {}
+        windows = [first.get("windows_sha256"), second.get("windows_sha256")]
+        before, after = first["perplexity"], second["perplexity"]
+        proven = same_reference or (windows[0] is not None and windows[0] == windows[1])
+        proven = proven and len(before["window_nll"]) == len(after["window_nll"])
+        if proven:
+            yield _text_difference(pair, "perplexity", before["window_nll"], after["window_nll"])
+        else:
+            notes.add("Perplexity is not compared: the two runs did not score the same tokens, or cannot prove it.")
+        before, after = first["divergence"], second["divergence"]
+        if before is None and after is None:
+            continue
+        if not same_reference:
+            notes.add(_other_reference(a, b, pair))
+        elif proven and before is not None and after is not None:  # a reference has none
+            yield _text_difference(pair, "divergence", before["window_kld"], after["window_kld"])
+
+
+def _text_difference(
+    pair: tuple[str, str], figure: str, windows_a: list[float], windows_b: list[float]
+) -> TextDifference:
+    """From the means of the windows, which are of one size."""
+    before, after = np.array(windows_a), np.array(windows_b)
+    a, b = (float(np.exp(row.mean()) if figure == "perplexity" else row.mean()) for row in (before, after))
+    return TextDifference(*pair, figure, a, b, compare_differences(after - before), p_holm=1.0)
+
+
+def _other_reference(a: _Measured, b: _Measured, pair: tuple[str, str]) -> str:
+    across = a.model != b.model
+    why = (
+        "across models it has no common zero"
+        if across
+        else "the references were measured otherwise, or on another text"
+    )
+    return (
+        f"KL divergence is not compared: A's is from {a.plan.reference_of(pair[0])} of {a.plan.model}, B's from "
+        f"{b.plan.reference_of(pair[1])} of {b.plan.model}; {why}."
+    )

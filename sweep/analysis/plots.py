@@ -1,0 +1,203 @@
+"""What is plotted of a sweep, on the page and on the screen: each measure against what a variant costs.
+
+A measure knows where its figure stands in a record, how its Pareto set is judged and which lines go along with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sweep import format as fmt
+from sweep.analysis import figures, fronts
+from sweep.analysis.fronts import why_unsure
+from sweep.analysis.trust import noise_floor
+from sweep.record import Record
+
+_INTERVAL = 1.96  # half of a 95 % interval, in standard errors
+_MIB = 1024.0**2
+FAR = 100.0  # a noise floor so many times below every variant is told in words: drawn, it would squeeze the plot
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant. `error` is the half length of its bar in the unit of y; `title` is read on hover.
+
+    `unsure`: on the Pareto set, by no more than the error.
+    """
+
+    x: float
+    y: float
+    label: str
+    title: str
+    error: float | None = None
+    pareto: bool = False
+    unsure: bool = False
+    chosen: bool = False
+    group: int = 0
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """`write` turns a tick's value into its text. On a log axis every value must be positive."""
+
+    label: str
+    write: Callable[[float], str]
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Level:
+    """A dashed horizontal line, as a reference's score or a noise floor; the reference's point names the former."""
+
+    y: float
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One x axis. `scale` is what of the record's own unit one unit of the axis is."""
+
+    name: str
+    axis: Axis
+    value: Callable[[Record], float | None]
+    scale: float = 1.0
+
+    def of(self, record: Record) -> float | None:
+        found = self.value(record)
+        return None if found is None else found / self.scale
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One y axis: how a record's figure is found, which of them are best for their cost, what line goes along."""
+
+    name: str
+    caption: str
+    value: Callable[[Record], figures.Figure | None]
+    losses: Sequence[fronts.Losses]
+    axis: Axis
+    levels: Sequence[Level] = ()
+
+
+def costs(rows: Sequence[Record]) -> list[Cost]:
+    """Bits per weight, the file's size, and memory; bytes in the unit that suits the largest file."""
+    sizes = [record.file_bytes for record in rows if record.file_bytes is not None]
+    unit, name = (_MIB * 1024, "GiB") if max(sizes, default=0) >= _MIB * 1024 else (_MIB, "MiB")
+    return [
+        Cost("bits", Axis("bits per weight", _plain_number), lambda r: r.bits_per_weight),
+        Cost("bytes", Axis(f"file size, {name}", _plain_number), lambda r: r.file_bytes, unit),
+        Cost("memory", Axis(f"memory, {name}", _plain_number), _memory, unit),
+    ]
+
+
+def _memory(record: Record) -> float | None:
+    found = figures.memory(record)
+    return None if found is None else found[0]
+
+
+def measures(rows: Sequence[Record]) -> list[Measure]:
+    names = figures.reference_names(rows)
+    means = figures.mean_recovery(rows)
+    least = min((kld.value for r in rows if (kld := figures.kld(r)) and kld.value > 0), default=0.0)
+    floors: dict[float, list[str]] = {}  # references that share a floor share its line
+    for name in sorted(names):
+        if (floor := noise_floor(rows, name)) is not None:
+            floors.setdefault(floor, []).append(fmt.plain(name))
+    found = [
+        Measure(
+            "Mean KL divergence",
+            "nats per token, logarithmic, less is better",
+            figures.kld,
+            fronts.kld_losses(rows),
+            Axis("", _plain_number, log=True),
+            [Level(floor, f"self-noise of {', '.join(of)}") for floor, of in floors.items() if floor > least / FAR],
+        ),
+        Measure(
+            "Perplexity",
+            "less is better; the bars are mostly noise shared by all variants",
+            figures.perplexity,
+            fronts.apart(fronts.perplexity_losses, rows),
+            Axis("", _plain_number),
+            _levels(rows, names, figures.perplexity),
+        ),
+    ]
+    if len(means) > 1:
+        recovered = Measure(
+            "Mean recovery",
+            "score above chance kept, % of the reference, mean over tasks",
+            lambda r: _scaled(means.get(r.variant), 100),
+            fronts.apart(fronts.recovery_losses, rows),
+            Axis("", _plain_number),
+            [Level(100.0)],
+        )
+        found.insert(0, recovered)
+    scales = figures.task_scales(rows)
+    bases = figures.task_bases(rows)
+    return found + [_task_measure(rows, bases, task, scales[task]) for task in figures.task_names(rows)]
+
+
+def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int) -> Measure:
+    first = next(score for record in rows if (score := record.tasks.get(task)))
+    unit = ", %" if scale == 100 else "" if first.higher_is_better else ", less is better"
+
+    def value(record: Record) -> figures.Figure | None:
+        """The score with the error of its paired difference; its own error where it was compared with nothing."""
+        score = record.tasks.get(task)
+        if score is None:
+            return None
+        stderr = score.stderr if score.delta_stderr is None else score.delta_stderr
+        return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
+
+    caption = f"{fmt.plain(first.metric)}{unit}; bars: the paired difference to {figures.compared_with(rows)}"
+    losses = fronts.apart(lambda group: fronts.task_losses(group, task), rows)
+    return Measure(fmt.plain(task), caption, value, losses, Axis("", _plain_number), _levels(rows, bases, value))
+
+
+def _levels(rows: Sequence[Record], names: set[str], value: Callable[[Record], figures.Figure | None]) -> list[Level]:
+    return [Level(found.value) for record in rows if record.variant in names and (found := value(record)) is not None]
+
+
+def _scaled(found: figures.Figure | None, scale: float) -> figures.Figure | None:
+    if found is None:
+        return None
+    return figures.Figure(found.value * scale, None if found.stderr is None else found.stderr * scale)
+
+
+def _plain_number(value: float) -> str:
+    return f"{value:g}" if value == 0 or abs(value) >= 1e-5 else f"{value:.0e}"
+
+
+def points(rows: Sequence[Record], measure: Measure, cost: Cost, chosen: str | None) -> list[Point]:
+    """The variants that have both figures; bars are 95 % intervals."""
+    front = fronts.front(rows, cost.of, measure.losses)
+    groups = sorted(figures.reference_names(rows))
+    found_points = []
+    for record in rows:
+        x, found = figures.known(cost.of(record)), measure.value(record)
+        if x is None or found is None:
+            continue
+        name = fmt.plain(record.variant)
+        error = f" ± {found.stderr:.3g}" if found.stderr else ""
+        unsure = f"; {why_unsure(record, front)}" if record.variant in front.unsure else ""
+        found_points.append(
+            Point(
+                x,
+                found.value,
+                fmt.shorten(name, 22),
+                f"{name}: {found.value:.5g}{error}, {_size(record)}{unsure}",
+                None if found.stderr is None else _INTERVAL * found.stderr,
+                record.variant in front,
+                record.variant in front.unsure,
+                record.variant == chosen,
+                groups.index(record.reference) if record.reference in groups else 0,
+                record.variant,
+            )
+        )
+    return found_points
+
+
+def _size(record: Record) -> str:
+    bits = figures.known(record.bits_per_weight)
+    return fmt.size(record.file_bytes) + ("" if bits is None else f", {bits:.2f} bits per weight")

@@ -1,0 +1,144 @@
+"""What a reader must know before comparing figures: which of them to trust, and how small a difference means nothing.
+
+Each line is printed only where the records themselves bear it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from sweep import format as fmt
+from sweep.analysis import figures, fronts
+from sweep.record import Record
+
+
+def trust_notes(records: Sequence[Record]) -> list[str]:
+    """Zero or more sentences, the most important first."""
+    notes = [_perplexity(records), *_noise(records), _sharing(records), _references(records), _task_base(records)]
+    return [note for note in notes if note]
+
+
+def _groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """Each reference and the variants compared with it, from the smallest up."""
+    return [
+        (name, [r for r in figures.by_size(records) if r.reference == name and r.variant != name])
+        for name in sorted(figures.reference_names(records))
+    ]
+
+
+def _perplexity(records: Sequence[Record]) -> str:
+    """Perplexity that rises from one size to the next, or under the reference's, cannot rank; the divergence can."""
+    for name, group in _groups(records):
+        base = [record for record in records if record.variant == name]
+        steps = [
+            (record, value.value, divergence)
+            for record in [*group, *base]
+            if (value := figures.perplexity(record)) is not None and record.bits_per_weight is not None
+            if (divergence := 0.0 if record.variant == name else _kld(record)) is not None
+        ]
+        # a rise that the divergence shares is a larger variant that is worse, and no fault of perplexity
+        rises = [(small, large) for small, large in pairwise(steps) if large[1] > small[1] and large[2] <= small[2]]
+        if not rises:
+            continue
+        (small, low, _), (large, high, _) = max(rises, key=lambda pair: pair[1][1] - pair[0][1])
+        falls = all(later[2] < earlier[2] for earlier, later in pairwise(steps))
+        verdict = "which falls at every step" if falls else "which pairs every position with the reference"
+        decimals = fmt.decimals_for([high - low], figures=1, least=4)
+        return (
+            f"Trust KL divergence, {verdict}, rather than perplexity, which does not: it rises from "
+            f"{fmt.plain(small.variant)} ({low:.{decimals}f}) to the larger {fmt.plain(large.variant)} "
+            f"({high:.{decimals}f}){_rise(records, small, large)}."
+        )
+    return ""
+
+
+def _rise(records: Sequence[Record], small: Record, large: Record) -> str:
+    """Whether the rise is more than the paired error of the two, where that is known."""
+    (losses,) = fronts.perplexity_losses(records)
+    lead = losses.lead(small.variant, large.variant)
+    if lead is None:
+        return ""
+    return ", by more than their paired error" if lead.real else ", which is within their paired error"
+
+
+def _kld(record: Record) -> float | None:
+    found = figures.kld(record)
+    return None if found is None else found.value
+
+
+def noise_floor(records: Sequence[Record], reference: str) -> float | None:
+    """The largest self-noise recorded against this reference, in nats per token."""
+    floors = [
+        floor
+        for record in records
+        if (record.reference == reference or record.variant == reference) and record.divergence is not None
+        if (floor := figures.known(record.divergence.noise_floor)) is not None
+    ]
+    return max(floors, default=None)
+
+
+def _noise(records: Sequence[Record]) -> list[str]:
+    notes = []
+    for name, group in _groups(records):
+        floor = noise_floor(records, name)
+        if floor is None:
+            continue
+        within = [fmt.plain(r.variant) for r in group if (found := _kld(r)) is not None and found <= floor]
+        verdict = f"{_listed(within)} cannot be told from it" if within else "every variant stands above it"
+        notes.append(
+            f"Self-noise floor of {fmt.plain(name)} (measured against itself under another batch shape): "
+            f"{fmt.small(floor)} nats; {verdict}."
+        )
+    return notes
+
+
+def _sharing(records: Sequence[Record]) -> str:
+    """How far the scores of choices depend on what else was scored with them: the worst of all variants and tasks."""
+    found = [
+        (score.sharing_difference, score.sharing_questions, score.sharing_changed or 0, record.variant, task)
+        for record in records
+        for task, score in record.tasks.items()
+        if score.sharing_difference is not None and score.sharing_questions is not None
+    ]
+    if not found:
+        return ""
+    questions, changed = sum(entry[1] for entry in found), sum(entry[2] for entry in found)
+    worst, *_, variant, task = max(found)
+    answers = "no answer changed" if not changed else f"{changed} answer{'s' if changed > 1 else ''} changed"
+    return (
+        f"Prefixes that questions share are computed once. Of {questions:,} sampled questions scored by themselves, "
+        f"{answers}; log-likelihoods moved by at most {fmt.small(worst)} nats "
+        f"({fmt.plain(task)} of {fmt.plain(variant)})."
+    )
+
+
+def _references(records: Sequence[Record]) -> str:
+    groups = [(name, group) for name, group in _groups(records) if group]
+    if len(groups) < 2:
+        return ""
+    groups.sort(key=lambda found: len(found[1]))  # name the few, call the many the rest
+    parts = [f"{_listed([fmt.plain(r.variant) for r in group])} with {fmt.plain(name)}" for name, group in groups[:-1]]
+    return (
+        f"{len(groups)} references: {'; '.join(parts)}; the rest with {fmt.plain(groups[-1][0])}. "
+        "KL divergences from different references do not compare: each variant is judged against its own."
+    )
+
+
+def _task_base(records: Sequence[Record]) -> str:
+    """What tasks are compared with where the reference is a file."""
+    bases = {(r.task_reference, r.reference) for r in records if r.task_reference not in (None, r.reference)}
+    if not bases:
+        return ""
+    base, reference = bases.pop()  # of a run there is one
+    bits = {r.variant: r.bits_per_weight for r in records if r.bits_per_weight is not None}
+    most = max(bits, key=bits.__getitem__, default=None)
+    why = "has the most bits per weight" if base == most else "is what the file was made of"
+    return (
+        f"{fmt.plain(reference)} holds probabilities and answers no task: scores are compared with those of "
+        f"{fmt.plain(base)}, which {why}."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

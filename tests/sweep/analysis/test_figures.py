@@ -1,0 +1,194 @@
+"""Figures derived from several records: Holm over the sweep, recovery, Pareto sets, gain per bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import nan, sqrt
+
+import pytest
+from scipy import stats
+
+from sweep.analysis import figures, fronts, trust
+from sweep.record import Divergence, Record, TaskScore
+
+
+def scored(variant: str, bits: float, scores: dict[str, TaskScore], reference: str | None = "BF16", **more) -> Record:
+    return Record(
+        variant,
+        "gguf",
+        "ok",
+        file_bytes=int(bits * 1e6),
+        bits_per_weight=bits,
+        tasks=scores,
+        reference=reference,
+        **more,
+    )
+
+
+def acc(value: float, delta: float | None = None, p: float | None = None, chance: float = 0.25, **more) -> TaskScore:
+    stderr = None if delta is None else 0.01
+    return TaskScore("acc", value, 0.02, 400, delta, stderr, p, None, chance, **more)
+
+
+def test_holm_runs_over_every_variant_and_task_of_the_sweep():
+    records = [
+        scored("BF16", 16, {"a": acc(0.9), "b": acc(0.8)}),
+        scored("Q4", 4, {"a": acc(0.86, -0.04, 0.02), "b": acc(0.8, 0.0, 1.0)}),
+        scored("Q2", 2, {"a": acc(0.7, -0.2, 0.001), "b": acc(0.85, 0.05, 0.01)}),
+    ]
+    tests = figures.task_tests(records)
+    assert {key: test.adjusted for key, test in tests.items()} == {
+        ("Q4", "a"): pytest.approx(0.04),  # third of four: 2 x 0.02
+        ("Q4", "b"): 1.0,
+        ("Q2", "a"): pytest.approx(0.004),
+        ("Q2", "b"): pytest.approx(0.03),
+    }
+    assert [key for key, test in tests.items() if test.loss()] == [("Q4", "a"), ("Q2", "a")]
+    assert [key for key, test in tests.items() if test.gain()] == [("Q2", "b")]  # a gain is no loss
+    assert not figures.task_tests([*records, scored("Q3", 3, {"a": acc(0.86, -0.04, 0.02)})])[("Q4", "a")].loss()
+
+
+def test_the_p_that_the_run_corrected_is_kept():
+    """A report of some variants of a run still counts every test of the run."""
+    alone = scored("Q4", 4, {"a": replace(acc(0.86, -0.04, 0.02), p_holm=0.3)})
+    assert figures.task_tests([alone])[("Q4", "a")].adjusted == 0.3
+    older = scored("Q2", 2, {"a": acc(0.86, -0.04, 0.02)})  # a record that does not know: all are corrected here
+    assert figures.task_tests([alone, older])[("Q4", "a")].adjusted == pytest.approx(0.04)
+
+
+def test_less_is_better_turns_the_sign_of_a_loss():
+    worse = TaskScore("word_perplexity", 12.0, 0.1, 50, 0.5, 0.01, 1e-9, higher_is_better=False)
+    test = figures.task_tests([scored("Q2", 2, {"text": worse})])[("Q2", "text")]
+    assert test.loss()
+    assert not test.gain()
+
+
+def test_a_difference_without_a_p_value_is_tested_by_its_error():
+    test = figures.task_tests([scored("Q2", 2, {"a": acc(0.88, -0.02, None)})])[("Q2", "a")]
+    assert test.p_value == pytest.approx(2 * stats.norm.cdf(-2.0))
+    assert figures.task_tests([scored("Q2", 2, {"a": replace(acc(0.88, -0.02), delta_stderr=0.0)})]) == {}
+
+
+def test_recovery_is_the_share_of_what_the_reference_has_above_chance():
+    records = [scored("BF16", 16, {"a": acc(0.85)}), scored("Q4", 4, {"a": acc(0.70, -0.15, 0.1)})]
+    kept = figures.recovery(records)
+    assert kept["Q4"]["a"].value == pytest.approx((0.70 - 0.25) / (0.85 - 0.25))
+    assert kept["BF16"]["a"] == figures.Figure(1.0, 0.0)
+    covariance = (0.02**2 + 0.02**2 - 0.01**2) / 2
+    variance = 0.02**2 + 0.75**2 * 0.02**2 - 2 * 0.75 * covariance
+    assert kept["Q4"]["a"].stderr == pytest.approx(sqrt(variance) / 0.6)
+
+
+def test_a_reference_at_chance_recovers_nothing():
+    records = [
+        scored("BF16", 16, {"a": acc(0.85), "guess": acc(0.28)}),  # 0.03 above chance, within two errors of 0.02
+        scored("Q4", 4, {"a": acc(0.70, -0.15, 0.1), "guess": acc(0.31, 0.03, 0.5)}),
+    ]
+    assert set(figures.recovery(records)["Q4"]) == {"a"}
+    assert figures.mean_recovery(records)["Q4"].value == pytest.approx(0.75)
+
+
+def test_a_mean_over_fewer_tasks_than_the_reference_is_not_given():
+    records = [
+        scored("BF16", 16, {"a": acc(0.85), "b": acc(0.65)}),
+        scored("Q4", 4, {"a": acc(0.85, 0.0, 1.0)}),
+        scored("Q2", 2, {"a": acc(0.55, -0.3, 0.1), "b": acc(0.45, -0.2, 0.1)}),
+    ]
+    assert set(figures.mean_recovery(records)) == {"BF16", "Q2"}
+    assert figures.mean_recovery(records)["Q2"].value == pytest.approx(0.5)
+
+
+def test_gains_are_slopes_between_neighbours_of_the_pareto_set():
+    records = [
+        scored("BF16", 16, {"a": acc(0.85)}),
+        scored("Q2", 2, {"a": acc(0.55, -0.3, 0.1)}),  # recovery 0.5
+        scored("Q3", 3, {"a": acc(0.52, -0.33, 0.1)}),  # larger and worse than Q2: not on the set
+        scored("Q4", 4, {"a": acc(0.79, -0.06, 0.1)}),  # recovery 0.9
+    ]
+    gains = fronts.gains(records)
+    assert [(gain.smaller, gain.larger) for gain in gains] == [("Q2", "Q4"), ("Q4", "BF16")]
+    assert [gain.per_bit for gain in gains] == pytest.approx([0.4 / 2, 0.1 / 12])
+
+
+def test_plain_accuracy_per_bit_would_crown_the_smallest_and_the_gain_does_not():
+    records = [
+        scored("BF16", 16, {"a": acc(0.85)}),
+        scored("Q2", 2, {"a": acc(0.45, -0.40, 1e-9)}),  # two thirds of what it knew are gone
+        scored("Q4", 4, {"a": acc(0.84, -0.01, 0.9)}),
+    ]
+    ratio = {record.variant: record.tasks["a"].value / record.bits_per_weight for record in records}
+    assert max(ratio, key=ratio.get) == "Q2"
+    assert fronts.gains(records)[0].per_bit == pytest.approx((0.84 - 0.45) / 0.6 / 2)
+
+
+def divergence(mean: float, floor: float | None = None) -> Divergence:
+    return Divergence(mean, mean / 10, mean * 20, mean * 50, 0.95, floor)
+
+
+def test_divergences_from_two_references_never_compare():
+    records = [
+        scored("BF16", 16, {}),
+        scored("Q8", 8, {}, divergence=divergence(0.001)),
+        scored("torch:BF16", 16, {}, "torch:BF16"),
+        scored("int8", 8.2, {}, "torch:BF16", divergence=divergence(0.01)),
+    ]
+    front = fronts.front(records, lambda record: record.file_bytes, fronts.kld_losses(records)).variants
+    assert front == {"BF16", "Q8", "torch:BF16", "int8"}  # Q8 is smaller and nearer, but to something else
+    assert trust.trust_notes([*records, scored("Q6", 6, {}, divergence=divergence(0.002))])[-1] == (
+        "2 references: int8 with torch:BF16; the rest with BF16. "
+        "KL divergences from different references do not compare: each variant is judged against its own."
+    )
+    assert not any("do not compare" in note for note in trust.trust_notes(records[:2]))
+
+
+def test_perplexity_is_called_not_monotonic_only_where_it_is_not(records):
+    notes = trust.trust_notes(records)
+    assert notes[0].startswith("Trust KL divergence, which falls at every step, rather than perplexity")
+    by_name = {record.variant: record for record in records}
+    values = {name: 3.0 - 0.01 * i for i, name in enumerate(r.variant for r in figures.by_size(records))}
+    falling = [replace(r, perplexity=replace(r.perplexity, value=values[r.variant])) for r in by_name.values()]
+    assert not any("Trust" in note for note in trust.trust_notes(falling))
+    no_kld = [replace(record, divergence=None) for record in records]
+    assert not any("Trust" in note for note in trust.trust_notes(no_kld))
+
+
+def test_what_is_below_the_noise_floor_is_named():
+    records = [
+        scored("BF16", 16, {}),
+        scored("Q8", 8, {}, divergence=divergence(0.0001, 0.0002)),
+        scored("Q4", 4, {}, divergence=divergence(0.01, 0.0002)),
+    ]
+    (note,) = trust.trust_notes(records)
+    assert "0.00020 nats; Q8 cannot be told from it" in note
+
+
+def test_what_is_not_a_number_is_missing_not_zero():
+    broken = scored("Q4", 4, {"a": TaskScore("acc", nan, nan, 400, nan, nan, nan)}, divergence=divergence(nan))
+    assert figures.kld(broken) is None
+    assert figures.task_tests([broken]) == {}
+    assert figures.recovery([scored("BF16", 16, {"a": acc(0.8)}), broken]).get("Q4") is None
+    assert fronts.front(
+        [scored("BF16", 16, {}), broken],
+        lambda record: record.file_bytes,
+        fronts.kld_losses([scored("BF16", 16, {}), broken]),
+    ).variants == {"BF16"}
+
+
+def test_what_sharing_prefixes_changed_is_told_once(records: list[Record]) -> None:
+    def checked(record: Record, task: str, questions: int, difference: float, changed: int) -> Record:
+        figures_of = {
+            "sharing_questions": questions,
+            "sharing_difference": difference,
+            "sharing_changed": changed,
+        }
+        return replace(record, tasks=record.tasks | {task: replace(record.tasks[task], **figures_of)})
+
+    assert not any("Prefixes" in note for note in trust.trust_notes(records))
+    some = [checked(records[0], "micro_facts", 9, 0.012, 0), checked(records[1], "micro_story", 1200, 0.034, 0)]
+    (note,) = [note for note in trust.trust_notes(some) if "Prefixes" in note]
+    assert note == (
+        "Prefixes that questions share are computed once. Of 1,209 sampled questions scored by themselves, no answer "
+        "changed; log-likelihoods moved by at most 0.034 nats (micro_story of Q2_K)."
+    )
+    turned = [checked(record, "micro_facts", 5, 0.02, 1) for record in records[:2]]
+    assert any("2 answers changed" in note for note in trust.trust_notes(turned))

@@ -1,0 +1,283 @@
+"""Leads between variants: paired by window or item, and called real no more often than they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from sweep import statistics
+from sweep.analysis import fronts, trust
+from sweep.analysis.recommend import recommend
+from sweep.record import Divergence, Perplexity, Record, Samples, TaskScore
+from sweep.report.html import render_html
+
+SIZES = {"Q2": 2, "Q3": 3, "Q4": 4, "BF16": 16}
+
+
+def by_window(klds: dict[str, np.ndarray], units: str = "text") -> list[Record]:
+    """Records whose divergences are the means of the given windows."""
+    return [
+        Record(
+            variant,
+            "gguf",
+            "ok",
+            file_bytes=SIZES[variant] * 10**6,
+            bits_per_weight=float(SIZES[variant]),
+            divergence=Divergence(kld.mean(), kld.std() / sqrt(len(kld)), 1.0, 1.0, 0.9),
+            reference="BF16",
+            samples={"kld": Samples(units, kld)},
+        )
+        for variant, kld in klds.items()
+    ]
+
+
+def kld_front(records: list[Record]) -> fronts.Front:
+    return fronts.front(records, lambda record: record.file_bytes, fronts.kld_losses(records))
+
+
+def by_item(scores: dict[str, np.ndarray], chance: float = 0.25, clusters: np.ndarray | None = None) -> list[Record]:
+    """Records of one task, with the differences to BF16."""
+    base = scores["BF16"]
+    found = []
+    for variant, row in scores.items():
+        score = TaskScore("acc", row.mean(), row.std() / sqrt(len(row)), len(row), chance=chance)
+        if variant != "BF16":
+            paired = statistics.compare_items(base, row)
+            score = replace(
+                score,
+                delta=paired.delta,
+                delta_stderr=paired.delta_stderr,
+                p_value=paired.p_value,
+                delta_low=paired.low,
+                delta_high=paired.high,
+            )
+        size = SIZES[variant]
+        samples = {"task t": Samples("t", row, clusters)}
+        found.append(
+            Record(
+                variant,
+                "gguf",
+                "ok",
+                None,
+                size * 10**6,
+                float(size),
+                tasks={"t": score},
+                reference="BF16",
+                samples=samples,
+            )
+        )
+    return found
+
+
+def test_a_lead_is_judged_by_paired_windows():
+    """Windows differ from each other far more than two variants do on any of them."""
+    rng = np.random.default_rng(0)
+    hard = rng.gamma(1.0, 0.01, 60)
+    klds = {"Q3": hard * rng.gamma(400, 1 / 400, 60), "Q4": 0.9 * hard * rng.gamma(400, 1 / 400, 60)}
+    lead = fronts.kld_losses(by_window(klds))[0].lead("Q4", "Q3")
+    unpaired = np.hypot(*(kld.std() / sqrt(60) for kld in klds.values()))
+    assert lead.delta < unpaired  # unpaired, this lead would be within one error
+    assert lead.real
+    assert lead.stderr == pytest.approx(statistics.paired_delta(klds["Q4"], klds["Q3"])[1], rel=0.1)
+    front = kld_front(by_window(klds))
+    assert (front.variants, front.unsure) == ({"Q3", "Q4"}, {})
+
+
+def test_a_point_that_is_no_better_is_rarely_called_surely_ahead():
+    """Of two variants with the same expected divergence the larger leads half the time, surely only 2.5 %."""
+    rng = np.random.default_rng(1)
+    ahead = sure = 0
+    for _ in range(250):
+        hard = rng.gamma(2.0, 0.01, 80)
+        front = kld_front(by_window({v: hard * rng.gamma(20, 1 / 20, 80) for v in ("Q3", "Q4")}))
+        ahead += "Q4" in front
+        sure += "Q4" in front and "Q4" not in front.unsure
+    assert 0.4 < ahead / 250 < 0.6
+    assert sure / 250 <= 0.025 + 3 * sqrt(0.025 * 0.975 / 250)
+
+
+def test_steps_that_are_each_within_the_error_may_add_up():
+    rng = np.random.default_rng(2)
+    noise = rng.normal(0, 0.004, (3, 100))
+    noise -= noise.mean(axis=1, keepdims=True)  # means as given: leads of 0.7 and 1.4 of the paired error of 0.00057
+    klds = {name: 0.02 - i * 0.0008 + noise[i] for i, name in enumerate(("Q2", "Q3", "Q4"))}
+    assert kld_front(by_window(klds)).unsure == {"Q3": "Q2"}  # Q4 leads Q3 by as little, but Q2 for sure
+
+
+def test_without_samples_or_with_other_units_nothing_is_claimed():
+    noise = np.tile([-0.001, 0.001], 15)
+    records = by_window({"Q3": np.full(30, 0.01) + 1e-5, "Q4": 0.01 + noise})
+    assert kld_front(records).unsure == {"Q4": "Q3"}
+    bare = [replace(record, samples={}) for record in records]
+    assert kld_front(bare) == fronts.Front(frozenset({"Q3", "Q4"}), {})
+    other = [records[0], replace(records[1], samples={"kld": Samples("another text", noise)})]
+    assert fronts.kld_losses(other)[0].lead("Q4", "Q3") is None
+    assert Record.from_json(records[0].to_json()).samples == {}
+
+
+def test_error_of_a_recovery_is_that_of_the_delta_method():
+    rng = np.random.default_rng(3)
+    base = (rng.random(500) < 0.85).astype(float)
+    scores = {"BF16": base, "Q4": np.where(rng.random(500) < 0.08, 0.0, base)}
+    records = by_item(scores)
+    (losses,) = fronts.recovery_losses(records)
+    own = [row.std() / sqrt(500) for row in (scores["Q4"], base)]
+    paired = statistics.paired_delta(base, scores["Q4"])[1]
+    expected = statistics.recovery_stderr(scores["Q4"].mean(), base.mean(), 0.25, *own, paired)
+    lead = losses.lead("BF16", "Q4")
+    assert lead.stderr == pytest.approx(expected, rel=0.08)
+    assert lead.real
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_the_reference_recovers_nothing_in_a_resample_nothing_is_claimed_of_it():
+    """Of four items, of which the reference has three right, every resample there is."""
+    base, weak = np.array([1.0, 1.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0])
+    records = by_item({"BF16": base, "Q4": weak}, chance=0.0)
+    (losses,) = fronts.recovery_losses(records)
+    lead = losses.lead("BF16", "Q4")
+    drawn = [list(picks) for picks in product(range(4), repeat=4) if set(picks) != {3}]
+    exact = [1.0 - weak[picks].sum() / base[picks].sum() for picks in drawn]
+    assert len(exact) == 4**4 - 1  # in one of 256 the reference has none right
+    assert lead.stderr == pytest.approx(np.std(exact), rel=0.08)
+    assert lead.delta == pytest.approx(2 / 3)
+    # Student's tail of three degrees of freedom is thinner than that one resample
+    assert (lead.low, lead.high) == (-np.inf, np.inf)
+    assert not lead.real
+    assert "does lose" not in recommend(records).sentence
+
+
+def test_gain_per_bit_has_the_paired_error():
+    """Over and over: the spread of the gain is what a single sweep says it is, and less than unpaired."""
+    rng = np.random.default_rng(4)
+    found, stated = [], []
+    for _ in range(150):
+        base = (rng.random(400) < 0.85).astype(float)
+        weak = np.where(rng.random(400) < 0.12, 0.0, base)
+        records = by_item({"BF16": base, "Q4": np.where(rng.random(400) < 0.5, base, weak), "Q2": weak})
+        (gain,) = [g for g in fronts.gains(records) if (g.smaller, g.larger) == ("Q2", "Q4")]
+        found.append(gain.per_bit)
+        stated.append(gain.stderr)
+        assert gain.real is not None
+    assert np.mean(stated) == pytest.approx(np.std(found), rel=0.15)
+    unpaired = next(g for g in fronts.gains([replace(r, samples={}) for r in records]) if g.larger == "Q4")
+    assert unpaired.real is None
+    assert unpaired.stderr > stated[-1]
+
+
+def test_subjects_are_resampled_whole():
+    rng = np.random.default_rng(5)
+    clusters = np.repeat(np.arange(20), 30)
+    harmed = np.isin(clusters, [3, 7])
+    base = (rng.random(600) < 0.7).astype(float)
+    scores = {"BF16": base, "Q4": np.where(harmed, 0.0, base)}
+    by_subject = fronts.task_losses(by_item(scores, clusters=clusters), "t")[0].lead("BF16", "Q4")
+    by_itself = fronts.task_losses(by_item(scores), "t")[0].lead("BF16", "Q4")
+    assert by_subject.stderr > 3 * by_itself.stderr
+    assert by_itself.real
+    assert not by_subject.real
+
+
+def test_a_rise_of_perplexity_says_whether_it_is_more_than_the_paired_error(records):
+    rng = np.random.default_rng(6)
+    shared = rng.normal(0.8, 0.3, 100)
+
+    def told(rise: float) -> str:
+        rows = by_window({"Q3": np.full(100, 0.02), "Q4": np.full(100, 0.01)})
+        nll = {"Q3": shared, "Q4": shared + rng.normal(0, 0.01, 100)}
+        nll["Q4"] += rise - (nll["Q4"] - shared).mean()
+        return trust.trust_notes(
+            [
+                replace(
+                    row,
+                    perplexity=Perplexity(float(np.exp(nll[row.variant].mean())), 0.1, 100),
+                    samples={**row.samples, "nll": Samples("text", nll[row.variant])},
+                )
+                for row in rows
+            ]
+        )[0]
+
+    assert told(0.0005).endswith(", which is within their paired error.")
+    assert told(0.01).endswith(", by more than their paired error.")
+    assert told(0.01).startswith("Trust KL divergence, which falls at every step, rather than perplexity")
+
+
+def test_perplexity_is_not_blamed_where_the_divergence_rises_too(records):
+    """A larger variant that is worse by both is worse: Q5_K_M here, and there alone does perplexity rise."""
+    names = [record.variant for record in sorted(records, key=lambda record: record.bits_per_weight)]
+    values = {name: 2.9 - 0.01 * i + 0.05 * (name == "Q5_K_M") for i, name in enumerate(names)}
+    rising = [replace(r, perplexity=replace(r.perplexity, value=values[r.variant])) for r in records]
+    (note,) = [note for note in trust.trust_notes(rising) if note.startswith("Trust")]
+    assert "it rises from Q4_K_M (2.8800) to the larger Q5_K_M (2.9200)" in note
+    shared = [
+        replace(r, divergence=replace(r.divergence, kld_mean=0.05)) if r.variant == "Q5_K_M" else r for r in rising
+    ]
+    assert not any(note.startswith("Trust") for note in trust.trust_notes(shared))
+
+
+def test_the_page_marks_an_unsure_point_and_says_what_it_is_like():
+    rng = np.random.default_rng(7)
+    hard = rng.gamma(2.0, 0.01, 80)
+    noise = rng.normal(0, 1, 80)
+    klds = {"Q2": 3 * hard, "Q3": hard, "Q4": hard - 1e-5 + 1e-3 * (noise - noise.mean())}
+    records = by_window(klds)
+    page = render_html(records, {}, recommend(records))
+    assert "on the Pareto set, but not distinguishable from Q3" in page
+    assert page.count('class="point on unsure"') == 2  # against bits and against bytes
+    assert "○ on it, but not distinguishable (95 %, paired) from the next smaller ●" in page
+
+
+def test_a_difference_between_a_loss_and_no_loss_may_be_none():
+    """One variant is significantly worse than the reference, the next is not, and the two are alike."""
+    base = np.repeat([1.0, 0.0], [300, 100])
+    smaller, chosen = base.copy(), base.copy()
+    smaller[:14] = 0.0  # 14 lost, none won: p = 0.0001
+    smaller[300:302] = 1.0
+    chosen[4:9] = 0.0  # 5 lost: p = 0.06
+    chosen[20:24] = 0.0
+    chosen[302:305] = 1.0
+    found = recommend(by_item({"BF16": base, "Q4": chosen, "Q3": smaller}, chance=0.0))
+    assert found.variant == "Q4"
+    assert "The next smaller one, Q3" in found.sentence
+    assert found.sentence.endswith("Beside each other the two are not distinguishable by any of these measures.")
+    smaller[30:60] = 0.0
+    clear = recommend(by_item({"BF16": base, "Q4": chosen, "Q3": smaller}, chance=0.0))
+    assert clear.variant == "Q4"
+    assert "not distinguishable" not in clear.sentence
+
+
+def test_a_loss_that_only_all_tasks_together_show_is_told():
+    rng = np.random.default_rng(9)
+    records: list[Record] = []
+    for task in "abcde":
+        base = np.repeat([1.0, 0.0], [250, 50])
+        row = base.copy()
+        row[rng.choice(250, 5, replace=False)] = 0.0  # five lost of each: p = 0.06, and 25 of all
+        for i, record in enumerate(by_item({"BF16": base, "Q4": row}, chance=0.0)):
+            score, sample = record.tasks["t"], record.samples["task t"]
+            if task == "a":
+                records.append(replace(record, tasks={}, samples={}))
+            records[i].tasks[task] = score
+            records[i].samples[f"task {task}"] = replace(sample, units=task)
+    found = recommend(records)
+    assert found.variant == "Q4"
+    assert "no significant loss on any of 5 tasks" in found.sentence
+    assert "Over all tasks together it does lose, 2.0 ± 0.4 % of the reference's score above chance" in found.sentence
+    alone = [replace(r, tasks={"a": r.tasks["a"]}) for r in records]
+    assert "together" not in recommend(alone).sentence
+
+
+@pytest.mark.parametrize(("kld", "said"), [(0.0195, "under 0.02, though within its error of that"), (0.0100, "")])
+def test_a_divergence_near_the_threshold_says_so(records, kld, said):
+    near = [
+        replace(r, divergence=replace(r.divergence, kld_mean=kld, kld_stderr=0.0005)) if r.variant == "Q4_K_M" else r
+        for r in records
+    ]
+    sentence = recommend(near).sentence
+    assert recommend(near).variant == "Q4_K_M"
+    assert ("though within its error" in sentence) == bool(said)
+    assert said in sentence

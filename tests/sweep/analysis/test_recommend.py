@@ -1,0 +1,150 @@
+"""The recommendation: both conditions, what disqualified the next smaller variant, and honest refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import exp
+
+import pytest
+
+from sweep.analysis.recommend import KLD_THRESHOLD, recommend
+from sweep.record import Divergence, Memory, Record
+
+
+def without(record: Record, task: str) -> Record:
+    return replace(record, tasks={name: score for name, score in record.tasks.items() if name != task})
+
+
+def with_kld(record: Record, mean: float) -> Record:
+    return replace(record, divergence=replace(record.divergence, kld_mean=mean, kld_stderr=mean / 30))
+
+
+def test_smallest_variant_that_meets_both_conditions(records):
+    found = recommend(records)
+    assert found.variant == "Q4_K_M"
+    assert found.reasons["Q4_K_M"] == ()
+    assert found.sentence == (
+        "Run Q4_K_M (2.83 MiB, 4.85 bits per weight): the smallest variant with no significant loss on any of 5 tasks "
+        "(nearest to one: 0.8 ± 0.4 points on micro_sums, Holm-corrected p = 1, not under 0.05; up to 2.2 on "
+        "micro_story are not ruled out) and a mean KL divergence of 0.00381 ± 0.00011 nats, under 0.02. The next "
+        "smaller one, Q3_K_M (2.28 MiB, 3.91 bits per weight), loses 2.1 ± 0.7 points on micro_sums (Holm-corrected "
+        "p = 0.017)."
+    )
+
+
+def test_the_order_of_the_records_does_not_matter(records):
+    assert recommend(records[::-1]) == recommend(records)
+
+
+def test_divergence_disqualifies_where_tasks_cannot_tell(records):
+    records = [with_kld(r, 0.025) if r.variant == "Q4_K_M" else r for r in records]
+    found = recommend(records)
+    assert found.variant == "Q5_K_M"
+    assert (
+        "Q4_K_M (2.83 MiB, 4.85 bits per weight), has a mean KL divergence of 0.02500 ± 0.00083 nats, not under 0.02."
+        in (found.sentence)
+    )
+    assert recommend(records, kld_threshold=0.03).variant == "Q4_K_M"
+
+
+def test_default_threshold_parts_the_four_bit_from_the_three_bit_mix_of_the_published_sweep():
+    baseline = 6.5339
+    published = {"UD-Q2_K_XL": (7.0438, 0.0970), "UD-Q3_K_XL": (6.7245, 0.0308), "UD-Q4_K_XL": (6.5918, 0.0137)}
+    assert [name for name, (_, kld) in published.items() if kld < KLD_THRESHOLD] == ["UD-Q4_K_XL"]
+    assert published["UD-Q4_K_XL"][0] / baseline < exp(KLD_THRESHOLD) < published["UD-Q3_K_XL"][0] / baseline
+
+
+def test_alpha_moves_the_line(records):
+    assert recommend(records, alpha=0.001).reasons["Q3_K_M"] == ()
+    assert recommend(records, alpha=0.001).variant == "Q3_K_M"
+
+
+def test_a_significant_gain_does_not_disqualify(records):
+    def better(record: Record) -> Record:
+        sums = replace(record.tasks["micro_sums"], delta=0.03, p_value=1e-9)
+        return replace(record, tasks={**record.tasks, "micro_sums": sums})
+
+    assert recommend([better(r) if r.variant == "Q4_K_M" else r for r in records]).variant == "Q4_K_M"
+
+
+def test_limit_is_held_against_predicted_memory(records):
+    need = next(r.memory.predicted_bytes for r in records if r.variant == "Q4_K_M")
+    fits = recommend(records, limit_bytes=need)
+    assert fits.variant == "Q4_K_M"
+    assert "that fits 11.8 MiB (needs 11.8 MiB, predicted)" in fits.sentence
+    tight = recommend(records, limit_bytes=need - 1)
+    assert tight.variant is None
+    assert tight.closest == "Q3_K_M"
+    assert tight.sentence.startswith("No variant within 11.8 MiB keeps every task")
+    assert "The closest is Q3_K_M (2.28 MiB, 3.91 bits per weight): it loses" in tight.sentence
+
+
+def test_nothing_fits(records):
+    found = recommend(records, limit_bytes=1_000_000)
+    assert found.variant is None
+    assert found.closest == "Q2_K"  # needs least
+    assert "needs 10.7 MiB of memory (predicted), over the limit of 977 KiB" in found.sentence
+
+
+def test_memory_that_is_unknown_does_not_fit(records):
+    records = [replace(r, memory=Memory()) if r.variant == "Q4_K_M" else r for r in records]
+    assert recommend(records, limit_bytes=10**9).variant == "Q5_K_M"
+    assert recommend(records).variant == "Q4_K_M"  # no limit, no question
+    measured = [replace(r, memory=Memory(None, 5)) if r.variant == "Q4_K_M" else r for r in records]
+    assert recommend(measured, limit_bytes=10**9).variant == "Q4_K_M"
+
+
+def test_the_reference_itself_when_nothing_smaller_holds(records, baseline):
+    bad = [with_kld(r, 0.5) if r.divergence else r for r in records]
+    found = recommend(bad)
+    assert found.variant == "BF16"
+    assert "the reference itself: no smaller variant keeps every task" in found.sentence
+    assert "The next smaller one, Q8_0" in found.sentence
+
+
+def test_failed_pending_and_unsized_variants_are_never_chosen(records, failed):
+    small = replace(records[3], variant="Q1", file_bytes=10, status="failed", error="killed\nby signal 9")
+    pending = replace(records[3], variant="Q0", file_bytes=9, status="pending")
+    unsized = replace(records[3], variant="fq:sq", file_bytes=None)
+    found = recommend([*records, failed, small, pending, unsized])
+    assert found.variant == "Q4_K_M"
+    assert found.reasons["Q1"] == ("failed (killed by signal 9)",)
+    assert found.reasons["Q0"] == ("is not measured yet",)
+    assert "has no file size" in found.reasons["fq:sq"]
+
+
+def test_a_variant_without_what_the_others_have_does_not_qualify(records):
+    index = next(i for i, r in enumerate(records) if r.variant == "Q4_K_M")
+    no_task = [*records[:index], without(records[index], "micro_code"), *records[index + 1 :]]
+    assert recommend(no_task).reasons["Q4_K_M"] == ("was not compared on micro_code",)
+    no_kld = [*records[:index], replace(records[index], divergence=None), *records[index + 1 :]]
+    assert recommend(no_kld).reasons["Q4_K_M"] == ("has no KL divergence",)
+    assert recommend(no_kld).variant == "Q5_K_M"
+
+
+def test_a_condition_nobody_was_measured_for_is_left_out_and_said(records):
+    no_tasks = recommend([replace(r, tasks={}) for r in records])
+    assert no_tasks.variant == "Q3_K_M"  # 0.0108, while Q2_K has 0.0312
+    assert "No task was compared." in no_tasks.sentence
+    no_kld = recommend([replace(r, divergence=None) for r in records])
+    assert no_kld.variant == "Q4_K_M"
+    assert "KL divergence was not measured." in no_kld.sentence
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nothing_to_compare(baseline, count):
+    found = recommend([replace(baseline, reference=None)] * count)
+    assert found.variant is None
+    assert found.sentence.startswith("No recommendation: no variant was compared with a reference")
+
+
+def test_one_variant_beside_no_reference(records):
+    alone = [r for r in records if r.variant == "Q4_K_M"]  # its reference failed or is in another run
+    assert recommend(alone).variant == "Q4_K_M"
+    assert "No smaller variant was in the sweep." in recommend(alone).sentence
+
+
+def test_a_divergence_that_is_not_a_number_does_not_qualify(records):
+    broken = Divergence(float("nan"), 0.0, 0.0, 0.0, 0.0)
+    records = [replace(r, divergence=broken) if r.variant == "Q4_K_M" else r for r in records]
+    assert recommend(records).variant == "Q5_K_M"

@@ -1,0 +1,91 @@
+"""The plot module: positions, error bars and ticks follow from the figures."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sweep.analysis.plots import Axis, Level, Point
+from sweep.report.svg import scatter, ticks
+
+
+def dots(svg: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r'class="point[^"]*" cx="([-\d.]+)" cy="([-\d.]+)"', svg)]
+
+
+def draw(points, *, log=False, levels=()):
+    return scatter(points, Axis("x", str), Axis("y", str, log), "a plot", levels)
+
+
+def test_linear_positions_are_affine_and_y_grows_upwards():
+    (x0, y0), (x1, y1), (x2, y2) = dots(draw([Point(x, y, "p", "t") for x, y in ((2, 10), (4, 20), (8, 40))]))
+    assert (x1 - x0) / (x2 - x0) == pytest.approx(2 / 6, abs=2e-3)
+    assert (y1 - y0) / (y2 - y0) == pytest.approx(10 / 30, abs=2e-3)
+    assert x0 < x1 < x2
+    assert y0 > y1 > y2
+
+
+def test_equal_ratios_are_equal_steps_on_a_log_axis():
+    (_, a), (_, b), (_, c) = dots(draw([Point(i, 10.0**-i, "p", "t") for i in (1, 2, 3)], log=True))
+    assert b - a == pytest.approx(c - b, abs=0.2)
+    assert a < b
+
+
+def test_an_error_bar_spans_plus_and_minus_the_error():
+    svg = draw([Point(1, 10, "a", "t"), Point(2, 20, "b", "t", error=5)])
+    (_, ya), (_, yb) = dots(svg)
+    top, bottom = map(float, re.search(r'class="bar" d="M[\d.]+ ([\d.]+)V([\d.]+)', svg).groups())
+    assert bottom - top == pytest.approx(abs(yb - ya), abs=0.3)  # 2 x 5 is as long as from 10 to 20
+    assert (top + bottom) / 2 == pytest.approx(yb, abs=0.2)
+
+
+def test_a_bar_that_reaches_below_zero_ends_at_a_log_axis():
+    svg = draw([Point(1, 0.01, "a", "t", error=0.02), Point(2, 0.001, "b", "t")], log=True)
+    bottom = float(re.search(r'class="bar" d="M[\d.]+ [\d.]+V([\d.]+)', svg)[1])
+    assert bottom <= 300
+
+
+def test_a_point_alone_and_equal_points_are_drawn():
+    for points in ([Point(4, 0.0, "a", "t")], [Point(4, 2.0, "a", "t")] * 3):
+        assert len(dots(draw(points))) == len(points)
+    assert len(dots(draw([Point(4, 0.5, "a", "t")], log=True))) == 1
+
+
+def test_only_the_pareto_set_is_filled_and_joined_within_its_reference():
+    points = [Point(i, 10 - i, f"p{i}", "t", pareto=i != 3, group=i % 2) for i in range(1, 7)]
+    svg = draw(points)
+    assert svg.count('class="point on"') == 5
+    assert svg.count('class="front"') == 2
+    assert svg.count("<rect") == 3
+
+
+def test_titles_and_labels_are_escaped_and_the_chosen_is_ringed():
+    svg = draw([Point(1, 1, "<b>", "a & <i>", chosen=True)], levels=[Level(1.0, "<u>")])
+    assert "<title>a &amp; &lt;i&gt;</title>" in svg
+    assert "&lt;b&gt;" in svg
+    assert not re.search("<[biu]>", svg)
+    assert svg.count('class="ring"') == 1
+
+
+def test_levels_that_would_write_over_each_other_share_one_label():
+    points = [Point(1, 0.0, "a", "t"), Point(2, 10.0, "b", "t")]
+    assert draw(points, levels=[Level(1.0, "one"), Level(9.0, "two")]).count('class="level"') == 2
+    close = draw(points, levels=[Level(5.0, "one"), Level(5.01, "two")])
+    assert close.count('class="level"') == 2
+    assert ">one<" in close
+    assert ">two<" not in close
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(2.1, 8.6, [3, 4, 5, 6, 7, 8]), (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3, 3, [-3, -2, -1, 0, 1, 2, 3])],
+)
+def test_linear_ticks_are_round(low, high, expected):
+    assert ticks(low, high, most=7 if low > 1 else 6) == pytest.approx(expected)
+
+
+def test_log_ticks():
+    assert ticks(0.00003, 0.04, log=True) == pytest.approx([0.0001, 0.001, 0.01])
+    assert ticks(0.003, 0.04, log=True) == pytest.approx([0.005, 0.01, 0.02])
+    assert ticks(0.011, 0.019, log=True) == pytest.approx([0.012, 0.014, 0.016, 0.018])  # no 1, 2 or 5 inside
