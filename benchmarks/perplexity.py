@@ -30,10 +30,10 @@ from converters.export import export, open_source
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.devices import threads
 from sweep.execution.child import Child, Failed
+from sweep.jobs.settings import Settings
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.text import measure_text
-from sweep.planning.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / "build/peers/bin/llama-perplexity"

@@ -25,9 +25,9 @@ from pathlib import Path
 from terminal import Redraw, Terminal
 
 from sweep.commands.launch import Command, Launch
-from sweep.planning.cells import Cell
-from sweep.planning.plan import Plan
-from sweep.planning.settings import Settings
+from sweep.jobs.cell import Cell
+from sweep.jobs.settings import Settings
+from sweep.results.plan import Plan
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 

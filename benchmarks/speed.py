@@ -22,7 +22,7 @@ from converters.export import export
 from converters.source import open_source
 from sweep.devices import threads
 from sweep.execution.child import Child, Failed
-from sweep.planning.settings import Settings
+from sweep.jobs.settings import Settings
 
 BENCH = ROOT / "build/peers/bin/llama-bench"
 BOUND = 0.05  # of llama-bench's figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import psutil
 from converters.llamacpp.devices import gpus
 
 ALL_LAYERS = 999  # more than any model has: all of it on the GPU
+MARGIN = 1 << 30  # bytes of a device that llama.cpp's own fit leaves free
+_VISIBLE = {"CUDA": "CUDA_VISIBLE_DEVICES", "ROCm": "HIP_VISIBLE_DEVICES"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,18 @@ def placement() -> Placement:
     """The device of measurements on this machine."""
     found = gpus()
     return Placement(found[0].name, ALL_LAYERS) if found else Placement("cpu", 0)
+
+
+def visible_gpus() -> list[dict[str, str]]:
+    """What the environment of a process says that is to see one of the GPUs alone, for each of those that this process
+    sees; none of a kind that the environment does not choose."""
+    found = []
+    for index, gpu in enumerate(gpus()):
+        variable = _VISIBLE.get(gpu.name.rstrip("0123456789"))
+        if variable is not None:
+            listed = [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+            found.append({variable: listed[index] if index < len(listed) else str(index)})
+    return found
 
 
 @dataclass(frozen=True)

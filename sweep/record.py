@@ -91,12 +91,6 @@ class Divergence:
     delta_p_percentiles: dict[str, float] = field(default_factory=dict)
     by_confidence: tuple[Confidence, ...] = ()
 
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Divergence:
-        row = dict(row)
-        row["by_confidence"] = tuple(Confidence(**bucket) for bucket in row.get("by_confidence", ()))
-        return cls(**row)
-
 
 @dataclass(frozen=True)
 class TaskScore:
@@ -148,6 +142,14 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Value:
+    """A figure and its standard error, None where it has none."""
+
+    value: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
 class Samples:
     """What a figure is the mean of: one value a unit, float64 (n,); a unit is a window of the text or a task's item.
 
@@ -171,6 +173,8 @@ class Record:
     `task_reference` is what task differences are to: the reference or, where that is a file, which answers no task, the
     variant that it was made of; where that is not known, the one of the most bits per weight.
 
+    `figures` are those of further kinds of measurement, by the names of their quantities.
+
     `samples` are what the figures are means of ("kld" and "nll" in nats by window, "task NAME" by item), for whoever
     compares two variants with each other; they are not part of the JSON.
     """
@@ -191,20 +195,10 @@ class Record:
     kv_type: str = "f16"
     device: str = "cpu"
     settings: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Value] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         row = asdict(replace(self, samples={}))
         del row["samples"]
         return row
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Record:
-        row = dict(row)
-        for name, kind in (("memory", Memory), ("perplexity", Perplexity), ("speed", Speed)):
-            if row.get(name) is not None:
-                row[name] = kind(**row[name])
-        if row.get("divergence") is not None:
-            row["divergence"] = Divergence.from_json(row["divergence"])
-        row["tasks"] = {task: TaskScore(**score) for task, score in row["tasks"].items()}
-        return cls(**row)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from converters.errors import InputError
 from sweep.cli.options import RUN
+from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
 from sweep.planning.preset import Preset, load
-from sweep.planning.variant import kind_of, parse
 
 OPTIONS = {option.field: option for option in RUN}
 
@@ -53,7 +53,7 @@ class Draft:
         if reference == preset.reference and set(self.variants) == set(preset.variants):
             return ""
         rest = [name for name in self.variants if name != reference]
-        return "=" + ",".join(rest if any(kind_of(name) == "gguf" for name in rest) else self.variants)
+        return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
         """To be saved: what it says of variants and tasks. Raises InputError where a preset cannot hold that."""

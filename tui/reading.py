@@ -9,9 +9,9 @@ from sweep.analysis import figures, fronts
 from sweep.analysis.plots import Cost, Measure, costs, measures
 from sweep.analysis.recommend import Recommendation, recommend
 from sweep.analysis.trust import trust_notes
-from sweep.planning.plan import Plan
 from sweep.record import Record
 from sweep.results.history import PastRun, find_run, past_runs
+from sweep.results.plan import Plan
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace

@@ -39,7 +39,7 @@ def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
     if not workspace.database.is_file():
         return {}
     # Imported here: scipy takes half a second, which who asks for sizes alone need not pay.
-    from sweep.planning.plan import Plan
+    from sweep.results.plan import Plan
     from sweep.results.records import records, reference_units
     from sweep.results.store import Store
 

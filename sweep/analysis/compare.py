@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
 
 from converters.errors import InputError
 from sweep.analysis.differences import Comparison, LossDifference, Side, TaskDifference, TextDifference
-from sweep.planning.cells import Cell
-from sweep.planning.plan import Plan
+from sweep.items import Item
+from sweep.jobs.cell import Cell
+from sweep.jobs.task import TaskJob, TaskResult
+from sweep.jobs.text import TextJob
 from sweep.results import items
 from sweep.results.history import find_variant
+from sweep.results.plan import Plan
 from sweep.results.records import reference_units
-from sweep.results.store import Item, Outcome, Store
+from sweep.results.store import Outcome, Store
 from sweep.statistics import Paired, compare_differences, flips, holm
 from sweep.workspace import Workspace
 
@@ -35,10 +39,15 @@ class _Measured:
     cells: dict[tuple[str, str], Cell]
     outcomes: dict[str, Outcome]
 
-    def result(self, variant: str, name: str) -> dict[str, Any] | None:
+    def result(self, variant: str, name: str) -> Any:
+        """Of the cell, None where it has none."""
         cell = self.cells.get((variant, name))
         outcome = self.outcomes.get(cell.key) if cell is not None else None
-        return None if outcome is None else outcome.result
+        return None if cell is None or outcome is None else outcome.result(cell.kind)
+
+    def task(self, variant: str, name: str) -> TaskResult | None:
+        found = self.result(variant, name)
+        return found if isinstance(found, TaskResult) else None
 
     def key(self, variant: str, name: str) -> str:
         return self.cells[variant, name].key
@@ -49,7 +58,7 @@ class _Measured:
 
     @property
     def tasks(self) -> list[str]:
-        return list(dict.fromkeys(cell.name for cell in self.plan.cells if cell.kind == "task"))
+        return list(dict.fromkeys(cell.name for cell in self.plan.cells if isinstance(cell.job, TaskJob)))
 
     @property
     def side(self) -> Side:
@@ -61,9 +70,12 @@ class _Measured:
 
     @property
     def model(self) -> str:
-        """The reference's file: two runs of one model have the same, for its path holds what the model contains."""
-        cells = [cell for cell in self.plan.cells if cell.variant == self.plan.reference and "file" in cell.params]
-        return str(cells[0].params["file"]) if cells else str(self.plan.about["model"])
+        """The reference's file and its folder: two runs of one model have the same, for they hold what the model
+        contains."""
+        model = self.plan.model_of(self.plan.reference)
+        if model is None or self.plan.reference not in self.plan.variants:
+            return str(self.plan.about["model"])
+        return "/".join(PurePath(model.file.name).parts[-2:])
 
 
 def compare(workspace: Workspace, first: str, second: str, variant: str | None = None) -> Comparison:
@@ -146,9 +158,8 @@ def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both:
 
 def _measured(plan: Plan, store: Store) -> _Measured:
     outcomes = store.outcomes(cell.key for cell in plan.cells)
-    measured = any(
-        outcomes[cell.key].result for cell in plan.cells if cell.kind in ("text", "task") and cell.key in outcomes
-    )
+    compared = (cell.key for cell in plan.cells if isinstance(cell.job, TextJob | TaskJob))
+    measured = any(outcomes[key].row for key in compared if key in outcomes)
     if not measured:
         raise InputError(f"run {plan.run} has no results yet; `sweep run` with its arguments goes on with it")
     return _Measured(plan, {(cell.variant, cell.name): cell for cell in plan.cells}, outcomes)
@@ -160,7 +171,7 @@ def _settings(a: _Measured, b: _Measured) -> list[str]:
         return []
     before, after = a.plan.to_json(), b.plan.to_json()
     fields: dict[str, tuple[Any, Any]] = {"reference": (a.plan.reference, b.plan.reference)}
-    for part in ("settings", "about"):
+    for part in ("settings", "where", "about"):
         for name in dict.fromkeys([*before[part], *after[part]]):
             x, y = before[part].get(name), after[part].get(name)
             if isinstance(x, dict) and isinstance(y, dict):  # by task: of those that both have
@@ -210,9 +221,11 @@ def _tasks(
         for task in (task for task in a.tasks if task in b.tasks):
             if not _both(a, b, pair, task, notes):
                 continue
-            result_a, result_b = a.result(pair[0], task) or {}, b.result(pair[1], task) or {}
-            if result_a["metric"] != result_b["metric"]:
-                notes.add(f"{task}: {result_a['metric']} in A and {result_b['metric']} in B do not compare.")
+            result_a, result_b = a.task(pair[0], task), b.task(pair[1], task)
+            assert result_a is not None
+            assert result_b is not None
+            if result_a.metric != result_b.metric:
+                notes.add(f"{task}: {result_a.metric} in A and {result_b.metric} in B do not compare.")
                 continue
             found = _task(pair, task, result_a, store.items(a.key(pair[0], task)), store.items(b.key(pair[1], task)))
             if found is None:
@@ -222,7 +235,7 @@ def _tasks(
 
 
 def _task(
-    pair: tuple[str, str], task: str, result: dict[str, Any], of_a: list[Item], of_b: list[Item]
+    pair: tuple[str, str], task: str, result: TaskResult, of_a: list[Item], of_b: list[Item]
 ) -> TaskDifference | None:
     shared = items.share([of_a, of_b])
     if not shared.n:
@@ -235,8 +248,8 @@ def _task(
         variant_a=pair[0],
         variant_b=pair[1],
         task=task,
-        metric=result["metric"],
-        higher_is_better=result["higher_is_better"],
+        metric=result.metric,
+        higher_is_better=result.higher_is_better,
         a=float(before.mean()),
         b=float(after.mean()),
         difference=_difference([before, after], after - before, subjects),
@@ -263,10 +276,10 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
             continue
         for task in (task for task in a.tasks if task in b.tasks):
             sources = ((a, base_a), (a, variant_a), (b, base_b), (b, variant_b))
-            results = [run.result(variant, task) for run, variant in sources]
+            results = [run.task(variant, task) for run, variant in sources]
             known = [result for result in results if result is not None]
             keys = [run.key(variant, task) for (run, variant), result in zip(sources, results, strict=True) if result]
-            if len(known) < 4 or len(set(keys)) < 4 or len({result["metric"] for result in known}) > 1:
+            if len(known) < 4 or len(set(keys)) < 4 or len({result.metric for result in known}) > 1:
                 continue
             lists = [store.items(key) for key in keys]
             shared = items.share(lists)
@@ -280,7 +293,7 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
                 variant_a=variant_a,
                 variant_b=variant_b,
                 task=task,
-                higher_is_better=known[0]["higher_is_better"],
+                higher_is_better=known[0].higher_is_better,
                 a=_difference(scores[:2], loss_a, subjects),
                 b=_difference(scores[2:], loss_b, subjects),
                 difference=_difference(scores, loss_b - loss_a, subjects),
@@ -296,26 +309,24 @@ def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Note
             continue
         if not _both(a, b, pair, "text", notes):
             continue
-        first, second = a.result(pair[0], "text") or {}, b.result(pair[1], "text") or {}
-        windows = [first.get("windows_sha256"), second.get("windows_sha256")]
-        before, after = first["perplexity"], second["perplexity"]
-        proven = same_reference or (windows[0] is not None and windows[0] == windows[1])
-        proven = proven and len(before["window_nll"]) == len(after["window_nll"])
+        first, second = a.result(pair[0], "text"), b.result(pair[1], "text")
+        before, after = first.perplexity.window_nll, second.perplexity.window_nll
+        same_windows = first.windows_sha256 is not None and first.windows_sha256 == second.windows_sha256
+        proven = (same_reference or same_windows) and len(before) == len(after)
         if proven:
-            yield _text_difference(pair, "perplexity", before["window_nll"], after["window_nll"])
+            yield _text_difference(pair, "perplexity", before, after)
         else:
             notes.add("Perplexity is not compared: the two runs did not score the same tokens, or cannot prove it.")
-        before, after = first["divergence"], second["divergence"]
-        if before is None and after is None:
+        if first.divergence is None and second.divergence is None:
             continue
         if not same_reference:
             notes.add(_other_reference(a, b, pair))
-        elif proven and before is not None and after is not None:  # a reference has none
-            yield _text_difference(pair, "divergence", before["window_kld"], after["window_kld"])
+        elif proven and first.divergence is not None and second.divergence is not None:  # a reference has none
+            yield _text_difference(pair, "divergence", first.divergence.window_kld, second.divergence.window_kld)
 
 
 def _text_difference(
-    pair: tuple[str, str], figure: str, windows_a: list[float], windows_b: list[float]
+    pair: tuple[str, str], figure: str, windows_a: Sequence[float], windows_b: Sequence[float]
 ) -> TextDifference:
     """From the means of the windows, which are of one size."""
     before, after = np.array(windows_a), np.array(windows_b)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from converters.errors import InputError
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 
 if TYPE_CHECKING:
-    from int8.recipe import Recipe
-    from sweep.results.store import Outcome
+    from sweep.events import Event
 
 
 class Dtype(StrEnum):
@@ -64,15 +64,15 @@ def ablate(
     """
     if html is not None and not html.parent.is_dir():  # better said now than after all is measured
         raise InputError(f"{html}: there is no such directory; choose another --html FILE")
-    from sweep.analysis.ablation import name_of
-    from sweep.commands import ablate  # loads torch and transformers, which --help does not need
+    from sweep.commands import ablate as command  # loads torch and transformers, which --help does not need
     from sweep.report.ablation import render_ablation
     from sweep.report.ablation_html import render_page
     from sweep.report.export import finite
+    from sweep.results.progress import Progress
     from sweep.workspace import write_text
 
     output = Output(format)
-    wanted = ablate.Request(
+    wanted = command.AblationRequest(
         model=model,
         space=design_space,
         calibration=calibration,
@@ -85,7 +85,10 @@ def ablate(
         device=device,
         workspace=workspace,
     )
-    with Progress(
+    plan = command.prepare(wanted, output.say)
+    recipes = {cell.label: plan.recipes.get(cell.key) for cell in plan.cells}
+    state = Progress.of(plan.cells)
+    with Bar(
         TextColumn("{task.description:.36}"),
         BarColumn(),
         TaskProgressColumn(),
@@ -95,21 +98,27 @@ def ablate(
         console=output.messages,
         transient=True,
         disable=not output.shows_progress,
-    ) as progress:
-        bar = progress.add_task("looking what is known", total=1.0)
+    ) as bar:
+        task = bar.add_task("looking what is known", total=1.0)
 
-        def tell(recipe: Recipe, outcome: Outcome) -> None:
+        def tell(event: Event) -> None:
+            state.take(event)
+            name = (event.cell or "").partition("/")[2]
+            bar.update(task, completed=state.share, description=name or "looking what is known")
+            known = event.data["cells"] - event.data["todo"] if event.event == "started" else 0
+            if known and event.data["todo"]:
+                output.say(f"{known} of {event.data['cells']} cells are known already")
+            recipe = recipes.get(event.cell or "")
+            if event.event not in ("cell_done", "cell_failed") or recipe is None:
+                return
+            error = event.data.get("error")
             if output.is_json:
-                output.line({"event": "point", "recipe": recipe.to_json(), "status": outcome.status})
-            elif outcome.error is not None or not output.shows_progress:
-                output.say(f"{name_of(recipe)}: {outcome.error or f'{outcome.seconds:.1f} s'}")
+                status = "ok" if error is None else "failed"
+                output.line({"event": "point", "recipe": recipe.to_json(), "status": status})
+            elif error is not None or not output.shows_progress:
+                output.say(f"{name}: {error or '{:.1f} s'.format(event.data['seconds'])}")
 
-        found, page = ablate.ablate(
-            wanted,
-            output.say,
-            lambda share, what: progress.update(bar, completed=share, description=what),
-            tell,
-        )
+        found, page = command.ablate(plan, tell)
     if html is None:
         html = page
         page.parent.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ from sweep.cli.output import FORMAT, Format, Output
 from sweep.format import size
 
 if TYPE_CHECKING:
-    from sweep.commands import convert
+    from sweep.commands import convert as command
 
 
 def convert(
@@ -41,10 +41,10 @@ def convert(
     format: Format = FORMAT,
 ) -> int:
     """Write a model as GGUF files named {model}-{QUANT}.gguf; every file is complete or not there at all."""
-    from sweep.commands import convert  # loads numpy and libllama, which --help does not need
+    from sweep.commands import convert as command  # loads numpy and libllama, which --help does not need
 
     output = Output(format)
-    wanted = convert.Request(
+    wanted = command.ConvertRequest(
         model=model,
         quants=tuple(name.strip() for name in to.split(",") if name.strip()),
         out=out,
@@ -57,7 +57,7 @@ def convert(
         memory_budget=memory_budget,
         dry_run=dry_run,
     )
-    conversion = convert.prepare(wanted, output.say)
+    conversion = command.prepare(wanted, output.say)
     if output.is_json:
         output.line({"event": "plan", "model": conversion.name, "files": [file.to_json() for file in conversion.files]})
     if dry_run:
@@ -76,7 +76,7 @@ def convert(
         disable=not output.shows_progress,
     ) as progress:
         bar = progress.add_task("planning", total=None)
-        convert.write(
+        command.write(
             conversion,
             output.say,
             lambda at: progress.update(bar, completed=at.done_bytes, total=at.total_bytes, description=at.tensor),
@@ -88,7 +88,7 @@ def convert(
     return Exit.OK
 
 
-def _show(conversion: convert.Conversion, output: Output) -> None:
+def _show(conversion: command.Conversion, output: Output) -> None:
     """The files with their exact sizes and how many tensors have which type."""
     table = Table(box=None, pad_edge=False)
     for column in ("file", "bits/weight", "bytes", "size", "tensors by type"):

@@ -14,15 +14,14 @@ def evaluate(request: Request, format: Format = FORMAT) -> int:
     """Measure one thing: speed and memory, and the text and tasks asked for; all of them where none is."""
     from sweep.cli.results import show_results
     from sweep.cli.watch import Watch
-    from sweep.commands import run  # loads numpy and libllama, which --help does not need
+    from sweep.commands import run as command  # loads numpy and libllama, which --help does not need
     from sweep.format import size
-    from sweep.planning.preparing import prepare_single
 
     output = Output(format)
-    sweep = prepare_single(request, output.say)
+    sweep = command.prepare_single(request, output.say)
     started = time.monotonic()
     with Watch(sweep.plan, output) as watch:
-        run.run(sweep, watch)
+        command.run(sweep, watch)
     base = request.write_base
     if base is not None and base.exists():
         output.say(f"{base}: the base file, of {size(base.stat().st_size)}")

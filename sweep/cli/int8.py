@@ -14,7 +14,7 @@ from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 from sweep.format import size
 
 if TYPE_CHECKING:
-    from sweep.commands import int8
+    from sweep.commands import int8 as command
 
 
 def int8(
@@ -42,10 +42,10 @@ def int8(
     format: Format = FORMAT,
 ) -> int:
     """Write a model with int8 weights, calibrated and smoothed by a recipe; it is complete or not there at all."""
-    from sweep.commands import int8  # loads torch and transformers, which --help does not need
+    from sweep.commands import int8 as command  # loads torch and transformers, which --help does not need
 
     output = Output(format)
-    wanted = int8.Request(model, recipe, out, calibration, samples, length, device, workspace)
+    wanted = command.Int8Request(model, recipe, out, calibration, samples, length, device, workspace)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -56,7 +56,7 @@ def int8(
         disable=not output.shows_progress,
     ) as progress:
         bar = progress.add_task("calibrating", total=None)
-        quantized = int8.quantize(
+        quantized = command.quantize(
             wanted, output.say, lambda done, total: progress.update(bar, completed=done, total=total)
         )
     if output.is_json:
@@ -66,7 +66,7 @@ def int8(
     return Exit.OK
 
 
-def _show(quantized: int8.Quantized, output: Output) -> None:
+def _show(quantized: command.Quantized, output: Output) -> None:
     calibration = quantized.calibration
     read = "no text"
     if calibration.text is not None:

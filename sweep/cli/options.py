@@ -19,8 +19,7 @@ from typer.models import ParameterInfo
 
 from sweep.cli.amounts import shares
 from sweep.cli.output import WORKSPACE
-from sweep.execution.keep import Keep
-from sweep.planning.request import Request
+from sweep.planning.request import Keep, Request
 
 YES, NO = "yes", "no"  # what a flag says by being there, in words
 
@@ -303,12 +302,27 @@ _CARDS = Option(
     ),
     _all,
 )
+_WORK = (
+    Option(
+        "workers",
+        int | None,
+        typer.Option(
+            None,
+            "--workers",
+            min=1,
+            max=64,
+            help="Jobs to run side by side; speed is measured with nothing beside it.",
+            show_default="one a GPU where several are present and hold each variant, else 1",
+        ),
+    ),
+    Option("executor", str, typer.Option("local", "--executor", help="What runs the jobs.")),
+)
 _DRY_RUN = Option(
     "dry_run", bool, typer.Option(False, "--dry-run", help="Print the plan with exact sizes, and do nothing.")
 )
 _WORKSPACE = Option("workspace", Path | None, WORKSPACE)
 
 RUN = (
-    _MODEL, *_CHOICE, *_MEASUREMENTS, _REFERENCE, *_WINDOWS, *_MAKING, *_PLACES, _CARDS, _DRY_RUN, _WORKSPACE,
+    _MODEL, *_CHOICE, *_MEASUREMENTS, _REFERENCE, *_WINDOWS, *_MAKING, *_PLACES, _CARDS, *_WORK, _DRY_RUN, _WORKSPACE,
 )  # fmt: skip
-EVAL = (_EVALUATED, _QUANT, *_MEASUREMENTS, *_WINDOWS, _BASE, *_PLACES, _WORKSPACE)
+EVAL = (_EVALUATED, _QUANT, *_MEASUREMENTS, *_WINDOWS, _BASE, *_PLACES, *_WORK, _WORKSPACE)

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from rich.table import Table
 
 from sweep.cli.output import Output
-from sweep.execution.runner import pending
+from sweep.commands.run import variant_sizes
+from sweep.execution.pending import pending
 from sweep.format import duration, size
-from sweep.planning.preparing import Sweep, variant_sizes
-from sweep.results.estimate import bytes_to_make, foreseen_seconds, total
+from sweep.planning.preparing import Sweep
+from sweep.results.estimate import bytes_to_make, predicted_seconds, total
 from sweep.results.store import Store
 
 
@@ -18,18 +19,21 @@ def show_plan(sweep: Sweep, output: Output) -> None:
     """The variants with exact sizes and predicted memory, and how many cells are left to do."""
     sizes = variant_sizes(sweep)
     with Store(sweep.workspace.database) as store:
-        todo = pending(sweep.plan, store)
-        seconds = foreseen_seconds(sweep.plan, store)
+        todo = pending(sweep.plan.cells, store, sweep.workspace.root)
+        seconds = predicted_seconds(sweep.plan, store)
     if output.is_json:
         output.line(
             {
                 "event": "plan",
                 "run": sweep.plan.run,
                 "variants": [
-                    {"variant": v.name, **sizes.get(v.quant or v.name, {"file_bytes": v.file_bytes})}
+                    {
+                        "variant": v.name,
+                        **(sizes[v.name].to_json() if v.name in sizes else {"file_bytes": v.file_bytes}),
+                    }
                     for v in sweep.variants
                 ],
-                "skipped": sweep.plan.about["skipped"],
+                "skipped": {name: asdict(why) for name, why in sweep.plan.skipped.items()},
                 "cells": [
                     {"cell": cell.label, "done": cell not in todo, "seconds": seconds.get(cell.label)}
                     for cell in sweep.plan.cells
@@ -39,22 +43,25 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                 "reference": sweep.plan.reference,
                 "text": sweep.plan.about["text"],
                 "tasks": sweep.plan.about["task_settings"],
-                "settings": asdict(sweep.plan.settings),
+                "settings": {
+                    **asdict(sweep.plan.settings),
+                    "threads": sweep.plan.where.threads,
+                    "device": sweep.plan.where.device("llama.cpp"),
+                },
             }
         )
         return
     table = Table(box=None, pad_edge=False)
     for column in ("variant", "bits/weight", "file bytes", "file", "memory", "cells to do"):
         table.add_column(column, justify="left" if column == "variant" else "right")
-    skipped = sweep.plan.about["skipped"]
     for variant in sweep.variants:
-        known = sizes.get(variant.quant or variant.name)
+        known = sizes.get(variant.name)
         left = sum(cell.variant == variant.name for cell in todo)
         if known is not None:
-            length = f"{'' if known['header_exact'] else '~'}{known['file_bytes']:,}"
-            figures = [f"{known['bits_per_weight']:.3f}", length, size(known["file_bytes"])]
-            cells = "skipped" if variant.name in skipped else str(left)
-            table.add_row(variant.name, *figures, size(known["memory_bytes"]), cells)
+            length = f"{'' if known.header_exact else '~'}{known.file_bytes:,}"
+            figures = [f"{known.bits_per_weight:.3f}", length, size(known.file_bytes)]
+            cells = "skipped" if variant.name in sweep.plan.skipped else str(left)
+            table.add_row(variant.name, *figures, size(known.memory_bytes), cells)
         else:
             taken = variant.file_bytes
             table.add_row(variant.name, "", f"{taken:,}", size(taken), "", str(left))
@@ -68,10 +75,10 @@ def show_plan(sweep: Sweep, output: Output) -> None:
     lasts = total(seconds, (cell.label for cell in todo))
     if todo and lasts is not None:
         output.show(f"About {duration(lasts)}, by what earlier runs of this model took.")
-    mtp = max((known["mtp_bytes"] for known in sizes.values()), default=0)
+    mtp = max((known.mtp_bytes for known in sizes.values()), default=0)
     if mtp:
         output.show(f"Of which multi-token prediction layers: up to {size(mtp)} a file.")
-    if not all(known["header_exact"] for known in sizes.values()):
+    if not all(known.header_exact for known in sizes.values()):
         output.show("~ tensors are exact; the header is estimated: its tokenizer or its importance matrix is not here.")
-    tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.tasks)
+    tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.asked.tasks)
     output.show(f"Reference {sweep.plan.reference}; text {sweep.plan.about['text']}; tasks: {tasks or 'none'}.")

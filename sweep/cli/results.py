@@ -8,10 +8,11 @@ from pathlib import Path
 from sweep import __version__
 from sweep.cli.exits import Exit
 from sweep.cli.output import Format, Output
-from sweep.planning.plan import Plan
-from sweep.planning.variant import kind_of
+from sweep.jobs.model import MeasuringJob
+from sweep.methods.registry import method
 from sweep.record import Record
-from sweep.results.records import importance, records
+from sweep.results.plan import Plan
+from sweep.results.records import importance, notes, records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 
@@ -24,32 +25,19 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
     from sweep.report.table import render_table
 
     with Store(workspace.database) as store:
-        rows, about = records(plan, store), described(plan, store)
+        rows, about, told = records(plan, store), described(plan, store), notes(plan, store)
     page = write_html(rows, about, workspace.run(plan.run) / "report.html")
     if output.is_json:
         output.line({"event": "finished", "run": plan.run, "records": [finite(row.to_json()) for row in rows]})
     else:
         choice = recommend(rows) if len(plan.variants) > 1 else None  # one alone is not chosen
         output.show(render_table(rows, output.data.width, choice))
-        for note in notes(plan, workspace):
+        for note in told:
             output.say(note)
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:
             output.show(f"\nRun {plan.run}{took}. Report: {_shortest(page)}")
     return exit_code(rows)
-
-
-def notes(plan: Plan, workspace: Workspace) -> list[str]:
-    """What a reader of the figures should know, each once with the variants it holds for."""
-    with Store(workspace.database) as store:
-        outcomes = store.outcomes(cell.key for cell in plan.cells if cell.kind in ("task", "imatrix"))
-    found: dict[str, list[str]] = {}
-    for cell in plan.cells:
-        result = outcomes[cell.key].result if cell.key in outcomes else None
-        for note in (result or {}).get("notes", ()):
-            found.setdefault(f"{cell.name}: {note}", []).append(cell.variant)
-    everywhere = len(plan.variants)
-    return [note if len(names) == everywhere else f"{note} ({', '.join(names)})" for note, names in found.items()]
 
 
 def _shortest(path: Path) -> Path:
@@ -84,7 +72,7 @@ def described(plan: Plan, store: Store) -> dict[str, object]:
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
         "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",
         "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",
-        "device": f"{settings.device}, {settings.threads} threads",
+        "device": f"{plan.where.device('llama.cpp')}, {plan.where.threads} threads",
         "engine": plan.about["engine"],
         **_torch(plan),
         "torch": version("torch"),
@@ -97,7 +85,7 @@ def _torch(plan: Plan) -> dict[str, object]:
     told = plan.about.get("torch")
     if told is None:
         return {}
-    own = (cell.params for cell in plan.cells if kind_of(cell.variant) != "gguf")
-    caches = sorted({str(params["settings"]["kv_type"]).upper() for params in own})
+    jobs = (cell.job for cell in plan.cells if method(cell.variant).baseline is not None)
+    caches = sorted({job.model.settings.kv_type.upper() for job in jobs if isinstance(job, MeasuringJob)})
     calibrated = f"; calibrated with {told['calibration']}" if told["calibration"] else ""
     return {"int8": f"{told['engine']}, on {told['device']}, {' and '.join(caches)} KV cache{calibrated}"}

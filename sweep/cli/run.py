@@ -14,11 +14,10 @@ from sweep.planning.request import Request
 @takes(*RUN)
 def run(request: Request, format: Format = FORMAT) -> int:
     """Export a model to every variant of a preset, measure them all, and say which one to run."""
-    from sweep.commands import run  # loads numpy and libllama, which --help does not need
-    from sweep.planning.preparing import prepare
+    from sweep.commands import run as command  # loads numpy and libllama, which --help does not need
 
     output = Output(format)
-    sweep = prepare(request, output.say)
+    sweep = command.prepare(request, output.say)
     if request.dry_run:
         from sweep.cli.plans import show_plan
 
@@ -30,7 +29,7 @@ def run(request: Request, format: Format = FORMAT) -> int:
     remember_command(sweep.workspace.run(sweep.plan.run), sys.argv[1:])
     started = time.monotonic()
     with Watch(sweep.plan, output) as watch:
-        run.run(sweep, watch)
+        command.run(sweep, watch)
     from sweep.cli.results import show_results
 
     return show_results(sweep.plan, sweep.workspace, output, seconds=time.monotonic() - started)

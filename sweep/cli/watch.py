@@ -9,8 +9,8 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 
 from sweep.cli.output import Output
 from sweep.events import Event
-from sweep.planning.plan import Plan
-from sweep.progress import Progress
+from sweep.results.plan import Plan
+from sweep.results.progress import Progress
 
 
 class Watch:

@@ -24,13 +24,18 @@ from converters.plan import Importance, part_paths
 from converters.recipes import recipes, refuse_without_imatrix
 from converters.source import Source, open_source
 from sweep import devices
-from sweep.execution.child import Child, Failed
+from sweep.artefact import Artefact
+from sweep.execution.local import LocalHost
+from sweep.jobs.imatrix import ImatrixJob
+from sweep.jobs.model import engine_of
+from sweep.jobs.settings import Settings
+from sweep.jobs.sizes import VetJob
 from sweep.planning.calibration import Calibration, calibration, tell
 from sweep.planning.model import find
 
 
 @dataclass(frozen=True)
-class Request:
+class ConvertRequest:
     """What the user asked for. `imatrix` is a file's path or "auto", `calibration` the text that the latter reads.
 
     `split_max_bytes` bounds the tensors of each part of a file, `memory_budget` the resident bytes of the export.
@@ -72,7 +77,7 @@ class Conversion:
 
     name: str
     source: Source
-    request: Request
+    request: ConvertRequest
     calibration: Calibration | None
     files: tuple[File, ...]
 
@@ -81,7 +86,7 @@ class Conversion:
         return self.files[0].size.mtp_bytes
 
 
-def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
+def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     """Find the model and plan every file. Nothing is written. Raises InputError for any bad input."""
     chosen = recipes(request.quants)
     if not chosen:
@@ -93,13 +98,13 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
         tell(given, say)
     name, path = find(request.model, say, planned=request.dry_run)
     quants = [recipe.name for recipe in chosen]
-    job = {"kind": "vet", "source": str(path), "name": name, "quants": quants, "options": request.options}
+    vetted = VetJob(str(path), name, tuple(quants), given is not None, **request.options)
     opening = open_planned if request.dry_run else open_source
     with ThreadPoolExecutor(1) as pool:  # the vocabulary is read while another process plans
         opened = pool.submit(_read, lambda: opening(str(path), name, **request.options))
-        _ask({**job, "imatrix": given is not None})
+        LocalHost().ask(vetted)
         source = opened.result()
-    importance = None if given is None else _foreseen(source, given)
+    importance = None if given is None else _expected_importance(source, given)
     planned = sizes(source, quants, importance, request.split_max_bytes)
     files = (File(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items())
     return Conversion(name, source, request, given, tuple(files))
@@ -111,7 +116,7 @@ def _read(opening: Callable[[], Source]) -> Source:
     return source
 
 
-def _foreseen(source: Source, given: Calibration) -> Importance:
+def _expected_importance(source: Source, given: Calibration) -> Importance:
     """The importance that files will be made with, or what takes as much room in them where it is yet to be found."""
     if given.file is not None:
         return ImportanceMatrix.read(given.file).importance(given.file.name)
@@ -119,7 +124,7 @@ def _foreseen(source: Source, given: Calibration) -> Importance:
     return even_importance(source, _imatrix_name(source.name), given.text.name)
 
 
-def _target(request: Request, name: str, quant: str) -> Path:
+def _target(request: ConvertRequest, name: str, quant: str) -> Path:
     """What a file is called, or would be if it came in one part."""
     return request.out / f"{name}-{quant}.gguf"
 
@@ -169,28 +174,21 @@ def _collect(
     with tempfile.TemporaryDirectory(prefix=f".{conversion.name}-", dir=request.out) as directory:
         file = Path(directory) / f"{conversion.name}-{quant}.gguf"
         export(source, {quant: file}, progress, memory_budget=request.memory_budget)
-        job = {
-            "kind": "imatrix",
-            "file": str(file),
-            "text": str(text),
-            "makes": str(makes.resolve()),
-            "origin": origin,
-            "settings": {"threads": devices.threads(), "gpu_layers": placement.gpu_layers},
-        }
+        job = ImatrixJob(
+            file=Artefact.of(file),
+            text=Artefact.of(text),
+            matrix=Artefact.of(makes),
+            content=source.fingerprint,
+            text_identity=given.identity,
+            origin=origin,
+            engine=engine_of("gguf"),
+            settings=Settings(gpu_layers=placement.gpu_layers),
+        )
         size = text.stat().st_size
-        _ask(job, lambda done, total: progress(Progress(size * done // total, size, f"reading {text.name}")))
+
+        def reading(done: int, total: int, _part: str) -> None:
+            progress(Progress(size * done // total, size, f"reading {text.name}"))
+
+        LocalHost().ask(job, reading)
     _tell(makes.name, ImportanceMatrix.read(makes), say)
     return makes
-
-
-def _ask(job: dict[str, Any], progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:
-    """What a worker answers to a job. It is stranger's data that native code reads: its death is bad input too."""
-    with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "worker.log") as child:
-        for answer in child.submit(job):
-            if isinstance(answer, tuple):
-                progress(answer[0], answer[1])
-            if isinstance(answer, Failed):
-                raise answer.error
-            if isinstance(answer, dict):
-                return answer
-    raise AssertionError("a job ends with a result or a failure")

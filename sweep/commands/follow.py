@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.events import Reader
 from sweep.execution.control import pause_is_asked
 from sweep.execution.live import resident_bytes
-from sweep.execution.runner import log_path
-from sweep.planning.cells import Cell
-from sweep.planning.plan import Plan
-from sweep.progress import Progress
+from sweep.execution.logs import log_name, log_path
+from sweep.jobs.cell import Cell
+from sweep.jobs.speed import SpeedResult
 from sweep.results.history import find_run
-from sweep.results.store import Outcome, Store
+from sweep.results.plan import Plan
+from sweep.results.progress import Progress
+from sweep.results.store import Store
 from sweep.workspace import Workspace, run_lock
 
 QUIET = 1.0  # seconds without an event, after which it is worth a look whether the process is there
@@ -29,7 +29,7 @@ LOG_TAIL = 24_000  # bytes of a log that are shown
 class Snapshot:
     """A run at one moment. `figures` are what finished cells found, by label; `died`: its process is gone halfway.
 
-    `resident_bytes` is of the worker at work, `foreseen_bytes` what llama.cpp foresees of its model and context.
+    `resident_bytes` is of the worker at work, `predicted_bytes` what llama.cpp predicts of its model and context.
     """
 
     plan: Plan
@@ -38,7 +38,7 @@ class Snapshot:
     died: bool = False
     pausing: bool = False
     resident_bytes: int | None = None
-    foreseen_bytes: int | None = None
+    predicted_bytes: int | None = None
 
     @property
     def is_on(self) -> bool:
@@ -56,7 +56,7 @@ class Follower:
         self._progress = Progress.of(self.plan.cells)
         self._cells = {cell.label: cell for cell in self.plan.cells}
         self._figures: dict[str, str] = {}
-        self._foreseen: dict[str, int] = {}
+        self._predicted: dict[str, int] = {}
         self._resident: tuple[float, int | None] = (0.0, None)
         self._read_known()
 
@@ -83,7 +83,7 @@ class Follower:
             died=self._has_died(),
             pausing=pause_is_asked(self.directory),
             resident_bytes=self._memory(progress),
-            foreseen_bytes=self._foreseen.get(self._cells[at.label].variant) if at is not None else None,
+            predicted_bytes=self._predicted.get(self._cells[at.label].variant) if at is not None else None,
         )
 
     def _memory(self, progress: Progress) -> int | None:
@@ -110,33 +110,16 @@ class Follower:
             outcomes = store.outcomes(cell.key for cell in cells)
         for cell in cells:
             outcome = outcomes.get(cell.key)
-            if outcome is not None and outcome.result is not None:
-                self._figures[cell.label] = cell_figure(cell, outcome)
-                if cell.kind == "speed":
-                    self._foreseen[cell.variant] = int(outcome.result["memory"]["predicted_bytes"])
-
-
-def cell_figure(cell: Cell, outcome: Outcome) -> str:
-    """The one figure of a finished cell that says most."""
-    result: dict[str, Any] = outcome.result or {}
-    if cell.kind in ("export", "quantize"):
-        return fmt.size(result["file_bytes"])
-    if cell.kind == "speed":
-        return f"{fmt.rate(result['speed']['decode_tokens_per_s'])} t/s"
-    if cell.kind == "text":
-        divergence = result["divergence"]
-        if divergence is None:
-            return f"PPL {result['perplexity']['value']:.3f}"
-        return f"KLD {fmt.small(divergence['figures']['kld_mean'])}"
-    if cell.kind == "task":
-        value = result["value"]
-        return f"{100 * value:.1f} %" if result["higher_is_better"] and 0.0 <= value <= 1.0 else f"{value:.3f}"
-    return "made"
+            found = None if outcome is None else outcome.result(cell.kind)
+            if found is not None:
+                self._figures[cell.label] = found.summary
+                if isinstance(found, SpeedResult):
+                    self._predicted[cell.variant] = found.memory.predicted_bytes or 0
 
 
 def log_of(directory: Path, cell: Cell) -> Path:
     """The file that takes the native messages of the process which did the cell."""
-    return log_path(directory, "export" if cell.kind == "export" else cell.variant)
+    return log_path(directory, log_name(cell))
 
 
 def tail(path: Path) -> str:

@@ -18,14 +18,14 @@ from int8.checkpoint import Calibration, save
 from int8.directory import require_free
 from int8.passes import FEW_TOKENS
 from int8.recipe import Recipe, recipe
-from sweep.measure.wikitext import save_text
-from sweep.planning import inputs
+from sweep.measure.plain_text import read_text, save_text
+from sweep.planning.inputs import calibration_text
 from sweep.planning.model import find
 from sweep.workspace import Workspace, open_workspace, sharing
 
 
 @dataclass(frozen=True)
-class Request:
+class Int8Request:
     """What the user asked for. `calibration` is a file's path or a name; `recipe` likewise."""
 
     model: str
@@ -71,7 +71,7 @@ class Quantized:
         ]
 
 
-def quantize(request: Request, say: Callable[[str], None], progress: Progress) -> Quantized:
+def quantize(request: Int8Request, say: Callable[[str], None], progress: Progress) -> Quantized:
     """Calibrate, quantize and write. Raises InputError for any bad input, MissingRuntime for a missing device."""
     transformers_logging.disable_progress_bar()  # its bars would cross ours
     transformers_logging.set_verbosity_error()
@@ -83,7 +83,7 @@ def quantize(request: Request, say: Callable[[str], None], progress: Progress) -
         raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
     with Checkpoint.open(path, name) as checkpoint:
         cache = workspace.artefacts(checkpoint.fingerprint)
-    text = calibration_text(request.calibration, presets.builtin_models().get(request.model), workspace)
+    text = _text(request, workspace)
     with sharing(cache):  # a sweep of the model that ends meanwhile would tidy away what is being written there
         model, calibration = build(
             path,
@@ -99,13 +99,14 @@ def quantize(request: Request, say: Callable[[str], None], progress: Progress) -
     return Quantized(name, request.out, chosen, calibration, size)
 
 
-def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None, workspace: Workspace) -> Text:
-    """What `inputs.calibration_text` finds, fetched from the hub when it is read. Raises InputError."""
-    found = inputs.calibration_text(chosen, builtin, workspace.texts)
+def _text(request: Int8Request, workspace: Workspace) -> Text:
+    """The calibration text, fetched from the hub when it is read. Raises InputError."""
+    found = calibration_text(request.calibration, presets.builtin_models().get(request.model))
+    file, wanted = found.file.file.under(workspace.root), found.dataset
 
     def content() -> str:
-        if found.dataset is not None and not found.file.is_file():
-            save_text(*found.dataset, found.file, option="--calibration")
-        return inputs.read_text(found.file)
+        if wanted is not None and not file.is_file():
+            save_text(wanted.path, wanted.name, wanted.split, file, wanted.option)
+        return read_text(file)
 
     return Text(found.name, content)

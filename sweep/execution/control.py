@@ -1,14 +1,12 @@
-"""What can be asked of a run while it goes, from another process: files in its folder, which the runner looks for.
+"""What can be asked of a run while it goes, from another process: files in its folder, which the scheduler looks for.
 
-`pause` ends the run after the cell at work, as an interruption does that loses nothing. `cancel` holds the label of
-a cell; where that is the one at work, its worker is killed and the run goes on with the next.
+`pause` ends the run after the cells at work, as an interruption does that loses nothing. `cancel` holds the label of
+a cell; where that is at work, its worker is killed and the run goes on with the next.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 LOOK_EVERY = 0.2  # seconds
@@ -43,29 +41,11 @@ def forget(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-@contextmanager
-def cancelling(directory: Path, labels: Collection[str], kill: Callable[[], None]) -> Iterator[list[str]]:
-    """While cells are at work, call `kill` when that is asked for one of them; gives a list that then holds its
-    label."""
-    over, cancelled = threading.Event(), list[str]()
-
-    def watch() -> None:
-        while not over.wait(LOOK_EVERY):
-            asked = _asked(directory / "cancel")
-            if asked in labels:
-                (directory / "cancel").unlink(missing_ok=True)
-                cancelled.append(str(asked))
-                kill()
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield cancelled
-    finally:
-        over.set()
-        thread.join()
-
-
-def _asked(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8") if file.exists() else None
+def take_cancel(directory: Path, labels: Collection[str]) -> str | None:
+    """The cell among `labels` that is to be given up, if one is; it is asked for once."""
+    file = directory / "cancel"
+    asked = file.read_text(encoding="utf-8") if file.exists() else None
+    if asked not in labels:
+        return None
+    file.unlink(missing_ok=True)
+    return asked

@@ -1,9 +1,9 @@
-"""The child process that does the native work: jobs come in as JSON lines on stdin, answers go out on stdout.
+"""The child process that does the native work: requests come in as JSON lines on stdin, answers go out on stdout.
 
-A job is {"kind", ...parameters}. Answers are {"progress": [done, total, part]} any number of times, then
-{"done": result} or {"failed": message}, with "input" where the input is to blame and "missing" where a library or
-device is not there; {"dying": message} is native code's last word before it aborts. The process ends when stdin does,
-so it never outlives its parent.
+A request is {"jobs": [...], "where": ..., "root": ...}: jobs of one kind, to be done in one go. Answers are
+{"progress": [done, total, part]} any number of times, then {"done": [result, ...]} or {"message": ...},
+with "input" where the input is to blame and "missing" where a library or device is not there; {"dying": message} is
+native code's last word before it aborts. The process ends when stdin does, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, TextIO
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from converters.errors import InputError, MissingRuntime
+
+if TYPE_CHECKING:
+    from sweep.jobs.base import Job, Result, Site
 
 PROGRESS_EVERY = 0.2  # seconds
 
@@ -41,9 +46,9 @@ class Answers:
             self.send(progress=[done, total, part])
 
 
-def _listen(jobs: queue.Queue[str]) -> None:
+def _listen(requests: queue.Queue[str]) -> None:
     for line in sys.stdin:
-        jobs.put(line)
+        requests.put(line)
     os._exit(0)  # the parent is gone; native code in the main thread must not keep this process alive
 
 
@@ -55,29 +60,40 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     answers = Answers()
-    jobs: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    requests: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
 
     # after stdout is safe
     from converters.llamacpp.bindings import on_abort
-    from sweep.execution.jobs import Jobs
+    from sweep.jobs import wire
+    from sweep.jobs.base import Site
+    from sweep.jobs.settings import Where
     from sweep.measure.options import MeasurementError
 
     on_abort(lambda message: answers.send(dying=message))
-    table = Jobs(answers.progress)
+    site = Site(Path(), progress=answers.progress)
     while True:
-        job = json.loads(jobs.get())
+        request = json.loads(requests.get())
         try:
-            answers.send(done=table.run(job))
+            jobs = [wire.job_of(row) for row in request["jobs"]]
+            site.root, site.where = Path(request["root"]), wire.typed(request["where"], Where)
+            done = [wire.plain(result) for result in _results(jobs, site)]
+            answers.send(done=done)
         except InputError as error:
-            answers.send(failed=str(error), input=True)
+            answers.send(message=str(error), input=True)
         except MissingRuntime as error:
-            answers.send(failed=str(error), missing=True)
+            answers.send(message=str(error), missing=True)
         except MeasurementError as error:
-            answers.send(failed=str(error))
+            answers.send(message=str(error))
         except Exception as error:  # whatever a measurement raises costs its cell and not the sweep
             traceback.print_exc()
-            answers.send(failed=f"{type(error).__name__}: {error}".splitlines()[0])
+            answers.send(message=f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _results(jobs: Sequence[Job[Any]], site: Site) -> Sequence[Result]:
+    if len(jobs) == 1:
+        return [jobs[0].run(site)]
+    return type(jobs[0]).run_together(jobs, site)  # type: ignore[attr-defined]  # only stored jobs come together
 
 
 if __name__ == "__main__":

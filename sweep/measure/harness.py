@@ -11,6 +11,7 @@ from typing import Any
 from converters.errors import InputError
 from sweep.backends.base import Backend
 from sweep.backends.check import SharingCheck
+from sweep.items import Item
 from sweep.measure.lm import TaskProgress, make_lm
 from sweep.measure.loading import Loaded, Place, load, quiet
 from sweep.measure.options import MeasurementError, TaskOptions
@@ -80,6 +81,22 @@ class TaskRun:
         """The first metric that is the mean of its items' values, so that two models can be compared item by item;
         the first where none is (a perplexity)."""
         return next((metric for metric in self.metrics if self._is_mean(metric)), self.metrics[0])
+
+    def items_of(self, metric: Metric) -> tuple[Item, ...]:
+        """Of the items that have this metric, its value and the answer under its filter."""
+        return tuple(
+            Item(
+                item.doc_id,
+                item.doc_hash,
+                item.prompt_hash,
+                item.values[metric.key],
+                item.answers.get(metric.filter, ""),
+                item.gold_probability,
+                item.task,
+            )
+            for item in self.items
+            if metric.key in item.values
+        )
 
     def _is_mean(self, metric: Metric) -> bool:
         values = [item.values.get(metric.key, math.nan) for item in self.items]

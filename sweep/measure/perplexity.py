@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from sweep import statistics
 from sweep.backends.base import Backend, Tokens
-from sweep.record import Perplexity
+from sweep.measure.results import PerplexityResult
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,6 @@ class Windows:
     def head(self, n_windows: int) -> Windows:
         heads = None if self.heads is None else self.heads[:n_windows]
         return Windows(self.tokens[:n_windows], self.first, heads)
-
-
-@dataclass(frozen=True)
-class PerplexityResult:
-    """exp(mean NLL) over `tokens` scored positions, llama-perplexity's standard error, mean NLL (nats) by window.
-
-    `low` and `high` bound the 95 % interval that resampling windows gives; None for a single window.
-    """
-
-    value: float
-    stderr: float
-    tokens: int
-    window_nll: tuple[float, ...]
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def record(self) -> Perplexity:
-        return Perplexity(self.value, self.stderr, self.tokens, self.low, self.high)
 
 
 def cut_windows(

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sweep.backends.base import Backend
-from sweep.record import Speed
 
 PROMPT_TOKENS, DECODE_TOKENS = 512, 128
 
@@ -23,10 +22,6 @@ class SpeedResult:
     decode_tokens: int
     prompt_repeats: int
     decode_repeats: int
-
-    @property
-    def record(self) -> Speed:
-        return Speed(self.prompt_tokens_per_s, self.decode_tokens_per_s)
 
 
 def measure_speed(

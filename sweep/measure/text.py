@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from sweep.backends.base import Backend, Progress, WindowLogits
 from sweep.measure.basefile import BaseFileWriter
-from sweep.measure.comparison import DivergenceResult, Positions, summarize_divergence
 from sweep.measure.divergence import RowDivergence, row_divergence
-from sweep.measure.perplexity import PerplexityResult, Windows, summarize_nll
+from sweep.measure.perplexity import Windows, summarize_nll
 from sweep.measure.reference import Distributions, ReferenceWriter
+from sweep.measure.results import DivergenceResult, NoiseFloor, PerplexityResult
 from sweep.measure.softmax import RowSummary, cores, over_rows, summarize_rows
+from sweep.measure.summary import Positions, summarize_divergence
 
 
 class Writer(Protocol):
@@ -38,14 +39,6 @@ class Writer(Protocol):
 class TextMeasurement:
     perplexity: PerplexityResult
     divergence: DivergenceResult | None
-
-
-@dataclass(frozen=True)
-class NoiseFloor:
-    """Mean KL divergence of a model from itself under another batch shape, over the first `windows` of the text."""
-
-    kld_mean: float
-    windows: int
 
 
 @dataclass(frozen=True)

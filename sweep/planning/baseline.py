@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep.devices import ALL_LAYERS, Memory
-from sweep.planning import variant
+from sweep.artefact import sampled_digest
+from sweep.devices import ALL_LAYERS, MARGIN, Memory
+from sweep.methods.registry import parse
 
 AUTO = "auto"
 FLOAT, NEAREST = "BF16", "Q8_0"  # what auto chooses between: the model itself, and what is hardly off it
-MARGIN = 1 << 30  # bytes of a device that llama.cpp's own fit leaves free
-SAMPLES, SAMPLE_BYTES = 32, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,6 @@ class ReferenceFile:
         return asked if self.first == self.n_ctx // 2 else scored
 
 
-def sampled_digest(path: Path) -> str:
-    """Of a file's length and of samples of its content: one of log-probabilities may hold tens of gigabytes."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(f"{size}".encode())
-    with path.open("rb") as file:
-        for i in range(SAMPLES):
-            file.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
 def writable_base_file(asked: Path) -> Path:
     """Where --write-base writes. Raises InputError for what is there and no base file: it would be lost."""
     from sweep.measure.basefile import is_base_file  # loads scipy
@@ -79,7 +66,7 @@ def find_reference(asked: str) -> ReferenceFile | str:
 
     path = Path(asked).expanduser()
     try:
-        variant.parse(asked)
+        parse(asked)
     except InputError as error:
         if asked.startswith(("gguf:", "hub:")) or (not path.exists() and os.sep not in asked):
             raise

@@ -11,9 +11,9 @@ from pathlib import Path
 import presets
 from converters.errors import InputError
 from converters.imatrix import ImportanceMatrix
+from sweep.jobs.imatrix import CHUNK
 
 AUTO = "auto"
-CHUNK = 512  # tokens, as llama-imatrix takes them by default
 
 
 @dataclass(frozen=True)

@@ -1,74 +1,70 @@
-"""The text that a model is measured with, built in or of the user's choice; tasks are in tasks.py."""
+"""The texts that a model is measured and calibrated with, built in or of the user's choice; tasks are in tasks.py."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import presets
 from converters.errors import InputError
+from sweep.artefact import Artefact
+from sweep.jobs.cell import TextFile
+from sweep.jobs.inputs import Dataset
 from sweep.planning.model import Model
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text for perplexity: a file; `dataset` (path, name, split) where it is fetched from the hub before the run."""
+    """A text, and where it is fetched from before the run if it is a published data set."""
 
-    name: str
-    file: Path
-    dataset: tuple[str, str, str] | None = None
+    file: TextFile
+    dataset: Dataset | None = None
 
     @property
-    def identity(self) -> str:
-        """Content of the file; a published dataset is known by its name."""
-        if self.dataset is not None:
-            return "/".join(self.dataset)
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+    def name(self) -> str:
+        return self.file.name
 
 
-def read_text(path: Path) -> str:
-    """A text file's content. Raises InputError where it is no UTF-8 or cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def text_for(model: Model, chosen: Path | None, folder: Path) -> Text:
-    """`chosen`, else the built-in model's own text, else WikiText-2, to be fetched into `folder`. Raises InputError."""
+def text_for(model: Model, chosen: Path | None) -> Text:
+    """`chosen`, else the built-in model's own text, else WikiText-2. Raises InputError."""
     if chosen is not None:
         if not chosen.is_file():
             raise InputError(f"{chosen}: there is no such text file (--perplexity)")
-        return Text(chosen.name, chosen.resolve())
+        return _local(chosen.name, chosen.resolve())
     if model.builtin is not None:
-        return Text(f"{model.name} test text", model.builtin.text)
-    wanted = presets.defaults()["text"]
-    dataset = (wanted["dataset"], wanted["name"], wanted["split"])
-    return Text("WikiText-2 test", folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)
+        return _local(f"{model.name} test text", model.builtin.text)
+    return _published("WikiText-2 test", presets.defaults()["text"], "--perplexity")
 
 
-def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None, folder: Path) -> Text:
-    """What int8 recipes are calibrated with: the text of that name or file, else the built-in model's own, else the
-    default one. Raises InputError.
+def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None) -> Text:
+    """What recipes are calibrated with: the text of that name or file, else the built-in model's own, else the default
+    one. Raises InputError.
 
-    A name is a built-in model's, for its text, or one of the texts in presets/defaults.toml, which is to be fetched
-    from the hub into `folder`.
+    A name is a built-in model's, for its text, or one of the texts in presets/defaults.toml.
     """
     known: dict[str, dict[str, str]] = presets.defaults()["calibration_texts"]
     builtins = presets.builtin_models()
     if chosen is not None and (file := Path(chosen).expanduser()).is_file():
-        return Text(file.name, file.resolve())
+        return _local(file.name, file.resolve())
     if chosen is None:
         chosen = builtin.name if builtin is not None else next(iter(known))
     if chosen in builtins:
-        return Text(f"{chosen}'s own text", builtins[chosen].calibration)
+        return _local(f"{chosen}'s own text", builtins[chosen].calibration)
     if chosen not in known:
         near = difflib.get_close_matches(chosen, [*known, *builtins], n=1) or [*known, *builtins]
         raise InputError(f"{chosen}: there is no such text (--calibration); give a file or {', '.join(near)}")
-    wanted = known[chosen]
-    dataset = (wanted["dataset"], wanted["name"], wanted["split"])
-    return Text(chosen, folder / f"{wanted['name']}-{wanted['split']}.txt", dataset)
+    return _published(chosen, known[chosen], "--calibration")
+
+
+def _local(name: str, file: Path) -> Text:
+    return Text(TextFile(name, Artefact.of(file), hashlib.sha256(file.read_bytes()).hexdigest()))
+
+
+def _published(name: str, wanted: Mapping[str, str], option: str) -> Text:
+    """A data set is known by its name; `option` takes a file in its place."""
+    where = wanted["dataset"], wanted["name"], wanted["split"]
+    file = Artefact(f"texts/{wanted['name']}-{wanted['split']}.txt")
+    return Text(TextFile(name, file, "/".join(where)), Dataset(*where, file, option))

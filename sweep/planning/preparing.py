@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.errors import InputError
-from converters.recipes import recipe, refuse_without_imatrix
-from int8.architectures import require_quantizable
 from sweep import devices
-from sweep.execution.keep import Keep
-from sweep.fit.misfit import Misfit
+from sweep.artefact import Artefact
 from sweep.fit.report import FitOptions
 from sweep.fit.simulated import devices_called
+from sweep.jobs.base import Host
+from sweep.jobs.cell import Asked, Origin
+from sweep.jobs.openers import opener
+from sweep.jobs.settings import Settings
 from sweep.measure.options import TaskOptions
-from sweep.planning import preset, variant
+from sweep.methods.base import PlannedSize, Variant
+from sweep.methods.gguf import quant_sizes
+from sweep.methods.registry import fetched, method, parse_list, predicted, with_baselines
+from sweep.planning import preset
 from sweep.planning.baseline import (
     AUTO,
     FLOAT,
@@ -31,12 +34,10 @@ from sweep.planning.calibration import AUTO as IMATRIX_AUTO
 from sweep.planning.calibration import calibration, tell
 from sweep.planning.inputs import Text, calibration_text, text_for
 from sweep.planning.model import Model, resolve
-from sweep.planning.plan import Plan, make_plan
+from sweep.planning.planner import Wanted, make_plan
 from sweep.planning.request import Request
-from sweep.planning.settings import Settings
-from sweep.planning.sizes import sizes
-from sweep.planning.tasks import Task, tasks_for
-from sweep.planning.torch_cells import TorchSide
+from sweep.planning.tasks import tasks_for
+from sweep.results.plan import Plan, TooLarge
 from sweep.workspace import Workspace, open_workspace
 
 DEFAULT_CTX = 8192
@@ -44,19 +45,20 @@ DEFAULT_CTX = 8192
 
 @dataclass(frozen=True)
 class Sweep:
-    """A plan with what it was made from."""
+    """A plan with what it was made from. `calibration` is the text that recipes of torch read."""
 
     plan: Plan
+    request: Request
     model: Model
-    variants: tuple[variant.Variant, ...]
-    text: Text | None
-    tasks: tuple[Task, ...]
+    origin: Origin
+    variants: tuple[Variant, ...]
+    asked: Asked
     workspace: Workspace
-    keep: Keep = Keep.ALL
-    int8_calibration: Text | None = None
+    text: Text | None
+    calibration: Text | None = None
 
 
-def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
+def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     """Resolve and plan. Nothing is written but the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
     devices_called(request.gpu)  # a name that is none is told before anything is fetched
@@ -73,15 +75,16 @@ def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     if isinstance(reference, str):
         _require_baseline(reference, parsed)
     model = resolve(request.model, say, planned=request.dry_run)
-    layers = request.ngl
-    unplaced = layers is None and devices.placement().gpu_layers and parsed[0].quant is not None and file is None
+    layers, exported = request.ngl, parsed[0].exported
+    unplaced = layers is None and devices.placement().gpu_layers and exported is not None and file is None
     if fitting or unplaced:
-        reference, layers = _placed([FLOAT, NEAREST] if fitting else [str(parsed[0].quant)], model, request)
+        quants = [FLOAT, NEAREST] if fitting else [str(exported)]
+        reference, layers = _placed(quants, model, request, host)
         parsed = _parsed(request, _variants(chosen, request, reference))
-    return _planned(request, model, parsed, chosen.name, say, file=file, reference_layers=layers)
+    return _planned(request, model, parsed, chosen.name, say, host, file=file, reference_layers=layers)
 
 
-def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
+def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     """Resolve and plan the measuring of one thing as it is: a GGUF file, or a model at one quant (BF16 by default).
 
     What the request names is measured, everything where it names neither text nor tasks. Raises InputError.
@@ -89,7 +92,7 @@ def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
     is_file = Path(request.model).suffix == ".gguf"
     if is_file and request.quant is not None:
         raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
-    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else request.quant or "BF16"], alone=True)
+    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else request.quant or FLOAT], alone=True)
     everything = request.perplexity is None and request.tasks is None
     if not everything:
         request = replace(request, tasks=request.tasks or ("none",))
@@ -99,26 +102,32 @@ def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
         raise InputError("--write-base writes what the model makes of a text; give one with --perplexity FILE")
     if request.write_base is not None and request.stride is not None:
         raise InputError("--write-base: llama.cpp's base files are of windows end to end; leave --stride out")
-    return _planned(request, model, parsed, "eval", say, measures_text=measures_text, alone=True)
+    return _planned(request, model, parsed, "eval", say, host, measures_text=measures_text, alone=True)
 
 
-def _parsed(request: Request, names: list[str], *, alone: bool = False) -> list[variant.Variant]:
-    """The variants of these names and, unless one stands `alone`, what those of torch are compared with."""
-    parsed = variant.parse_list(names) if alone else variant.with_baseline(variant.parse_list(names))
+def variant_sizes(sweep: Sweep, host: Host) -> dict[str, PlannedSize]:
+    """What each variant takes that is to be made, by name. Raises InputError, MissingRuntime."""
+    imatrix = sweep.plan.about["imatrix"] is not None
+    return predicted(sweep.variants, sweep.origin, sweep.plan.settings, imatrix, host.ask)
+
+
+def _parsed(request: Request, names: list[str], *, alone: bool = False) -> list[Variant]:
+    """The variants of these names and, unless one stands `alone`, the baselines of their methods."""
+    parsed = parse_list(names) if alone else with_baselines(parse_list(names))
     if request.imatrix is None and not request.dry_run:
-        refuse_without_imatrix([recipe(entry.quant) for entry in parsed if entry.quant is not None])
-    if request.imatrix is not None and all(entry.is_torch for entry in parsed):
+        for variant in parsed:
+            variant.require_importance()
+    if request.imatrix is not None and all(variant.baseline is not None for variant in parsed):
         raise InputError(f"--imatrix {request.imatrix}: it weighs GGUF quants, and none is asked for")
     return parsed
 
 
-def _require_baseline(reference: str, parsed: Sequence[variant.Variant]) -> None:
-    """Raises InputError for a reference that is of torch and cannot be one of all `parsed`."""
-    if variant.kind_of(reference) in ("int8", "fq"):
-        raise InputError(
-            f"--reference {reference}: what torch runs is compared with {variant.TORCH_FLOAT}; leave it out"
-        )
-    if reference == variant.TORCH_FLOAT and any(not entry.is_torch for entry in parsed):
+def _require_baseline(reference: str, parsed: Sequence[Variant]) -> None:
+    """Raises InputError for a reference that cannot be one of all `parsed`, because their methods have baselines."""
+    baseline = method(reference).baseline
+    if baseline is not None and reference != baseline:
+        raise InputError(f"--reference {reference}: what torch runs is compared with {baseline}; leave it out")
+    if baseline is not None and any(variant.baseline != baseline for variant in parsed):
         raise InputError(
             f"--reference {reference}: GGUF variants cannot be compared with it; leave them out by --variants =..."
         )
@@ -127,9 +136,10 @@ def _require_baseline(reference: str, parsed: Sequence[variant.Variant]) -> None
 def _planned(
     request: Request,
     model: Model,
-    parsed: Sequence[variant.Variant],
+    parsed: Sequence[Variant],
     preset_name: str,
     say: Callable[[str], None],
+    host: Host,
     *,
     measures_text: bool = True,
     file: ReferenceFile | None = None,
@@ -137,83 +147,74 @@ def _planned(
     alone: bool = False,
 ) -> Sweep:
     """The first variant is the reference, unless that is a `file` or it stands `alone`."""
-    collects = request.imatrix == IMATRIX_AUTO or not any(entry.recipe for entry in parsed)
+    collects = request.imatrix == IMATRIX_AUTO or not any(variant.calibrates for variant in parsed)
     given = calibration(request.imatrix, request.calibration if collects else None, model.builtin)
     if given is not None:
         tell(given, say)
-    variants = variant.fetched(parsed, say, download=not request.dry_run)
+    variants = fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
-    torch = _torch_side(request, model, parsed, workspace)
-    text = text_for(model, request.perplexity, workspace.texts) if measures_text else None
-    tasks = tasks_for(model, request.tasks, _task_options(request), request.task_data)
-    placement = devices.placement()
-    window = _window(request.window, file, model, measures_text=text is not None)
-    settings = Settings(
+    for kind in dict.fromkeys(type(variant) for variant in variants):
+        _require_model(kind, variants, model)
+    read = _calibration(request, model, parsed)
+    text = text_for(model, request.perplexity) if measures_text else None
+    origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
+    asked = Asked(
+        origin=origin,
+        settings=_settings(request, model, file, measures_text=text is not None),
+        where=host.where({opener(variant.opener).engine for variant in variants} | {"llama.cpp"}),
+        folder=f"artefacts/{model.fingerprint[:16]}",
+        text=None if text is None else text.file,
+        tasks=tasks_for(model, request.tasks, _task_options(request), request.task_data),
+        alone=alone,
+        base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
+        calibration=None if read is None else read.file,
+    )
+    reference = variants[0].name if file is None else file.name
+    skipped = _skipped(request, model, variants, asked.settings, say, reference, host)
+    wanted = Wanted(model, tuple(variants), reference, asked, preset_name, given, file, reference_layers, skipped)
+    return Sweep(make_plan(wanted), request, model, origin, wanted.variants, asked, workspace, text, read)
+
+
+def _require_model(kind: type[Variant], variants: Sequence[Variant], model: Model) -> None:
+    own = [variant for variant in variants if type(variant) is kind]
+    kind.require_model(own, model.path)
+
+
+def _calibration(request: Request, model: Model, parsed: Sequence[Variant]) -> Text | None:
+    """The text that recipes are calibrated with; None where none of them needs one. Raises InputError."""
+    if not any(variant.baseline is not None for variant in parsed):
+        return None
+    chosen = None if request.calibration is None else str(request.calibration)
+    needed = any(variant.needs_calibration for variant in parsed)
+    text = calibration_text(chosen, model.builtin) if chosen or needed else None
+    return text if needed else None
+
+
+def _settings(request: Request, model: Model, file: ReferenceFile | None, *, measures_text: bool) -> Settings:
+    window = _window(request.window, file, model, measures_text=measures_text)
+    return Settings(
         window=window,
         stride=_stride(request.stride if file is None else file.stride(request.stride), window),
         ctx=_context(request.ctx, model),
-        threads=devices.threads(),
-        device=placement.device,
-        gpu_layers=placement.gpu_layers if request.ngl is None else request.ngl,
+        gpu_layers=devices.placement().gpu_layers if request.ngl is None else request.ngl,
         cpu_moe=request.n_cpu_moe,
         tensor_split=request.tensor_split,
     )
-    skipped = _skipped(request, model, variants, settings, say, None if file is not None else variants[0].name)
-    plan = make_plan(
-        workspace,
-        model,
-        variants,
-        variants[0].name if file is None else file.name,
-        text,
-        tasks,
-        settings,
-        preset_name,
-        given,
-        file,
-        reference_layers,
-        alone,
-        None if request.write_base is None else writable_base_file(request.write_base),
-        skipped,
-        torch,
-    )
-    int8_calibration = None if torch is None else torch.calibration
-    return Sweep(plan, model, tuple(variants), text, tasks, workspace, request.keep, int8_calibration)
-
-
-def _torch_side(
-    request: Request, model: Model, parsed: Sequence[variant.Variant], workspace: Workspace
-) -> TorchSide | None:
-    """What variants of torch have in common; None where there are none. Raises InputError where the model is not of a
-    kind that they can be made of."""
-    of_torch = [entry for entry in parsed if entry.is_torch]
-    if not of_torch:
-        return None
-    first = next((entry for entry in of_torch if entry.recipe is not None), of_torch[0])
-    if model.path.is_file() and model.path.suffix == ".gguf":
-        raise InputError(
-            f"{model.path}: {first.name} is made of a Hugging Face checkpoint; give its directory or hub id"
-        )
-    if model.path.is_dir():
-        require_quantizable(model.path)
-    engine = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm-eval"))
-    chosen = None if request.calibration is None else str(request.calibration)
-    calibrated = any(entry.recipe is not None and entry.recipe.needs_text for entry in of_torch)
-    text = calibration_text(chosen, model.builtin, workspace.texts) if chosen or calibrated else None
-    return TorchSide(engine, devices.torch_device(), text if calibrated else None)
 
 
 def _skipped(
     request: Request,
     model: Model,
-    variants: Sequence[variant.Variant],
+    variants: Sequence[Variant],
     settings: Settings,
     say: Callable[[str], None],
-    reference: str | None,
-) -> dict[str, Misfit]:
-    """The variants that --gpu does not hold, each told; the reference is measured all the same."""
+    reference: str,
+    host: Host,
+) -> dict[str, TooLarge]:
+    """The variants that --gpu does not hold, each told; what others are compared with is measured all the same."""
     if not request.gpu:
         return {}
-    from sweep.commands.fit import misfits  # asks llama.cpp, which only this option needs
+    from sweep.planning.fitting import too_large  # asks llama.cpp, which only this option needs
 
     options = FitOptions(
         context=settings.ctx,
@@ -223,12 +224,12 @@ def _skipped(
         batch=settings.batch,
         offload="none",
     )
-    found = misfits(str(model.path), variants, devices_called(request.gpu), options)
-    for name, misfit in found.items():
-        needed = name in (reference, variant.TORCH_FLOAT)
-        kept = "measured all the same, because the others are compared with it" if needed else "skipped"
-        say(f"{name} {misfit.reason}; {kept}")
-    return {name: misfit for name, misfit in found.items() if name not in (reference, variant.TORCH_FLOAT)}
+    found = too_large(str(model.path), variants, devices_called(request.gpu), options, host.ask)
+    needed = {reference, *(variant.baseline for variant in variants)}
+    for name, why in found.items():
+        kept = "measured all the same, because the others are compared with it" if name in needed else "skipped"
+        say(f"{name} {why.reason}; {kept}")
+    return {name: why for name, why in found.items() if name not in needed}
 
 
 def _task_options(request: Request) -> TaskOptions:
@@ -273,32 +274,25 @@ def _variants(chosen: preset.Preset, request: Request, reference: ReferenceFile 
     """The reference, where it is one, and the preset's variants and those asked for; `=A,B` asks for those alone.
 
     What another reference takes the place of is left out, unless it is asked for by name; and so is the preset's where
-    torch runs all that is asked for, for it is compared with torch:BF16.
+    all that is asked for have baselines of their methods.
     """
     asked = request.variants
     first = [] if isinstance(reference, ReferenceFile) else [reference]
     listed = [name for name in chosen.variants if not first or name != chosen.reference]
     own = [] if asked is None else [name.strip() for name in asked.removeprefix("=").split(",") if name.strip()]
     if asked is not None and asked.startswith("="):
-        all_torch = bool(own) and all(variant.kind_of(name) != "gguf" for name in own)
-        return own if all_torch and request.reference is None else [*first, *own]
+        elsewhere = bool(own) and all(method(name).baseline is not None for name in own)
+        return own if elsewhere and request.reference is None else [*first, *own]
     return [*first, *listed, *own]
 
 
-def _placed(quants: list[str], model: Model, request: Request) -> tuple[str, int]:
+def _placed(quants: list[str], model: Model, request: Request, host: Host) -> tuple[str, int]:
     """Of a quant, or of the two that auto chooses between, the one to compare with, and how much of it goes to a
     GPU."""
-    settings = asdict(Settings(ctx=_context(request.ctx, model)))
-    known = sizes(model, quants, settings, imatrix=False)
+    settings = Settings(ctx=_context(request.ctx, model))
+    origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
+    known = quant_sizes(quants, origin, settings, imatrix=False, ask=host.ask)
     memory = devices.memory()
-    needed = {quant: int(known[quant]["memory_bytes"]) for quant in quants}
+    needed = {quant: known[quant].memory_bytes for quant in quants}
     chosen = quants[0] if len(quants) == 1 else automatic(needed[FLOAT], memory)
     return chosen, gpu_layers(needed[chosen], model.layers, memory)
-
-
-def variant_sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
-    """File bytes (exact of quants), bits per weight and predicted memory of each variant to be made, from a worker."""
-    quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
-    settings = sweep.plan.to_json()["settings"]
-    torch = {entry.name: (entry.kind, entry.kv_type) for entry in sweep.variants if entry.is_torch}
-    return sizes(sweep.model, quants, settings, imatrix=sweep.plan.about["imatrix"] is not None, torch=torch)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from sweep.execution.keep import Keep
+
+class Keep(StrEnum):
+    """Which of the files that a sweep made stay when it is through: all of them; the recommended variant's alone; or
+    none, each going as soon as it is measured."""
+
+    ALL = "all"
+    BEST = "best"
+    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -15,8 +23,9 @@ class Request:
     `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
     path or "auto", `calibration` the text that the latter and int8 recipes read, a file or a name (see
     `inputs.calibration_text`). `write_base` is where the model's log-probabilities are written as llama.cpp does. `gpu`
-    are the devices that variants are meant for, as `sweep fit --gpu` takes them: what they do not hold is skipped. With
-    `dry_run` nothing is fetched that a plan can do without. `quant` and `write_base` are of `sweep eval` alone.
+    are the devices that variants are meant for, as `sweep fit --gpu` takes them: what they do not hold is skipped.
+    `workers` jobs run side by side, on the `executor` of this name. With `dry_run` nothing is fetched that a plan can
+    do without. `quant` and `write_base` are of `sweep eval` alone.
     """
 
     model: str = "micro"
@@ -44,5 +53,7 @@ class Request:
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
     gpu: tuple[str, ...] = ()
+    workers: int | None = None
+    executor: str = "local"
     workspace: Path | None = None
     dry_run: bool = False

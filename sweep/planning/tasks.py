@@ -5,57 +5,42 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import presets
 from converters.errors import InputError
+from sweep.artefact import Artefact
+from sweep.jobs.task import Task
 from sweep.measure.local_data import data_files
 from sweep.measure.options import TaskOptions
 from sweep.planning.model import Model
 
 
-@dataclass(frozen=True)
-class Task:
-    """A task of lm-eval: by name from the YAML files of `folder`, or from lm-eval's own collection where that is None.
+def _found(name: str, folder: Path | None, data: Path | None, data_name: str | None, options: TaskOptions) -> Task:
+    """With its identity: a hash of name, options and, of local tasks, the content of every file that may be read."""
 
-    Of the latter the data set may lie in `data` as JSONL files, of the form `data_name` of presets/tasks/data.toml.
-    """
-
-    name: str
-    folder: Path | None = None
-    data: Path | None = None
-    data_name: str | None = None
-    options: TaskOptions = field(default_factory=TaskOptions)
-
-    @property
-    def is_local(self) -> bool:
-        return self.folder is not None or self.data is not None
-
-    @cached_property
-    def identity(self) -> str:
-        """Name, options and, of local tasks, the content of every file that may be read."""
-        digest = hashlib.sha256(json.dumps([self.name, self.options.identity], sort_keys=True).encode())
-        if self.folder is not None:
-            _digest(digest, (file for file in sorted(self.folder.iterdir()) if file.is_file()))
-        if self.data is not None:
-            form = presets.task_data().get(self.data_name or "")
+    def identity(options: TaskOptions) -> str:
+        digest = hashlib.sha256(json.dumps([name, options.identity], sort_keys=True).encode())
+        if folder is not None:
+            _digest(digest, (file for file in sorted(folder.iterdir()) if file.is_file()))
+        if data is not None:
+            form = presets.task_data().get(data_name or "")
             digest.update(repr(form and (form.forms, form.files, form.select, sorted(_needed(form)))).encode())
-            _digest(digest, data_files(self.data))
+            _digest(digest, data_files(data))
         return digest.hexdigest()
 
-    def to_json(self) -> dict[str, Any]:
-        """The parameters of a job."""
-        return {
-            "name": self.name,
-            "folder": None if self.folder is None else str(self.folder),
-            "data": None if self.data is None else str(self.data),
-            "data_name": self.data_name,
-            "options": asdict(self.options),
-        }
+    return Task(
+        name,
+        None if folder is None else Artefact.of(folder),
+        None if data is None else Artefact.of(data),
+        data_name,
+        options,
+        identity(options),
+        None if options.max_gen_toks is None else identity(replace(options, max_gen_toks=None)),
+    )
 
 
 def _digest(digest: Any, files: Iterable[Path]) -> None:
@@ -83,7 +68,8 @@ def tasks_for(
         raise InputError("--thinking is a matter of the chat template; it does not go with --no-chat-template")
     if chosen is None:
         if model.builtin is not None:
-            return tuple(Task(name, model.builtin.task_directory, options=options) for name in model.builtin.tasks)
+            folder = model.builtin.task_directory
+            return tuple(_found(name, folder, None, None, options) for name in model.builtin.tasks)
         chosen = tuple(presets.defaults()["tasks"])
         options = replace(options, limit=options.limit or presets.defaults()["limit"])
     if folder is not None and not folder.is_dir():
@@ -115,22 +101,22 @@ def _task(name: str, options: TaskOptions, folder: Path | None) -> Task:
         file = Path(name).expanduser().resolve()
         if not file.is_file():
             raise InputError(f"{name}: there is no such task file")
-        return Task(_declared(file), file.parent, options=options)
+        return _found(_declared(file), file.parent, None, None, options)
     folders = [builtin.task_directory for builtin in presets.builtin_models().values()]
     if folder is not None:
         folders.insert(0, folder)
     for place in folders:
         if name in (_declared(file) for file in sorted(place.glob("*.yaml"))):
-            return Task(name, place.resolve(), options=options)
+            return _found(name, place.resolve(), None, None, options)
     if folder is None:
-        return Task(name, options=options)
+        return _found(name, None, None, None, options)
     data_name = next(
         (data.name for data in presets.task_data().values() if any(fnmatchcase(name, p) for p in data.tasks)), name
     )
     for place in (folder / data_name, folder):
         if place.name == data_name and place.is_dir() and data_files(place):
-            return Task(name, None, place.resolve(), data_name, options)
-    return Task(name, options=options)
+            return _found(name, None, place.resolve(), data_name, options)
+    return _found(name, None, None, None, options)
 
 
 def _declared(file: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from converters.errors import InputError
-from sweep.planning.plan import Plan
+from sweep.results.plan import Plan
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 

@@ -1,8 +1,7 @@
-"""The stored items of a task: what an item's id says, and which items several runs have in common.
+"""Which items several runs of a task have in common.
 
-An id is the document's number, its hash and the prompt's hash, as lm-eval gives them. Equal documents of a subject with
-equal prompts are the same question; equal documents with other prompts (another template, other examples) are the same
-document asked otherwise.
+Equal documents of a subject with equal prompts are the same question; equal documents with other prompts (another
+template, other examples) are the same document asked otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.results.store import Item
+from sweep.items import Item
 
 Values = NDArray[np.float64]
 
@@ -49,7 +48,7 @@ def share(lists: Sequence[Sequence[Item]]) -> Shared:
     places = [_places(items) for items in lists]
     common = [key for key in places[0] if all(key in others for others in places[1:])]
     rows = tuple(np.array([found[key] for key in common], np.intp) for found in places)
-    prompts = [[_prompt(items[i]) for i in found] for items, found in zip(lists, rows, strict=True)]
+    prompts = [[items[i].prompt_hash for i in found] for items, found in zip(lists, rows, strict=True)]
     return Shared(
         rows=rows,
         alone=tuple(len(items) - len(common) for items in lists),
@@ -61,16 +60,11 @@ def _places(items: Sequence[Item]) -> dict[tuple[str, str, int], int]:
     seen: Counter[tuple[str, str]] = Counter()
     places = {}
     for i, item in enumerate(items):
-        parts = item.doc.split(" ")
-        key = (item.subject, parts[1] if len(parts) == 3 else item.doc)
+        key = item.subject, item.doc_hash
         if isfinite(item.value):
             places[*key, seen[key]] = i
         seen[key] += 1
     return places
-
-
-def _prompt(item: Item) -> str:
-    return item.doc.rsplit(" ", 1)[-1]
 
 
 def values(items: Sequence[Item]) -> Values:

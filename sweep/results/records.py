@@ -3,55 +3,85 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sweep.fit.misfit import Misfit
-from sweep.planning.cells import Cell
-from sweep.planning.plan import Plan
-from sweep.planning.variant import kind_of
+from sweep.items import Item
+from sweep.jobs.cell import Cell
+from sweep.jobs.export import ExportResult
+from sweep.jobs.openers import opener
+from sweep.jobs.quantize import QuantizeResult
+from sweep.jobs.settings import Where
+from sweep.jobs.speed import SpeedResult
+from sweep.jobs.task import TaskResult
+from sweep.jobs.text import TextJob, TextResult
+from sweep.measure.results import DivergenceResult, PerplexityResult
+from sweep.methods.registry import method
 from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.results import items
-from sweep.results.store import Item, Outcome, Store
+from sweep.results.plan import Plan
+from sweep.results.store import Outcome, Store
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
 
 
 def records(plan: Plan, store: Store) -> list[Record]:
     """A record for every variant of the plan, in its order; what is not measured (yet) is None."""
-    outcomes = store.outcomes(cell.key for cell in plan.cells)
-    by_variant: dict[str, list[Cell]] = {variant: [] for variant in plan.variants}
-    for cell in plan.cells:
-        by_variant[cell.variant].append(cell)
-    file_base = _task_reference(plan, outcomes)
-    found = []
-    for variant, cells in by_variant.items():
-        reference = plan.reference_of(variant)
-        base = file_base if reference == plan.reference else reference
-        keys = {cell.name: cell.key for cell in by_variant.get(reference, [])}  # none where it is a file
-        keys |= {cell.name: cell.key for cell in by_variant.get(base or "", []) if cell.kind == "task"}
-        found.append(replace(_record(variant, cells, outcomes, keys, plan, store), task_reference=base))
-    return _holm(found)
+    run = _Run(plan, store, store.outcomes(cell.key for cell in plan.cells))
+    return _holm([_record(variant, run) for variant in plan.variants])
 
 
-def _task_reference(plan: Plan, outcomes: dict[str, Outcome]) -> str | None:
-    """The reference; of a file, the variant that it was made of, else the one of the most bits per weight.
+@dataclass(frozen=True)
+class _Run:
+    """A plan with what is known of its cells."""
 
-    None while no size is known, and where there is nothing to compare with each other.
-    """
-    if plan.reference in plan.variants or len(plan.variants) < 2:
-        return plan.reference if plan.reference in plan.variants else None
-    if plan.made_of is not None:
-        return plan.made_of
-    bits: dict[str, float] = {}
-    for cell in plan.cells:
-        outcome = outcomes.get(cell.key)
-        if plan.reference_of(cell.variant) != plan.reference or cell.kind not in ("export", "speed"):
-            continue
-        if outcome is not None and outcome.result is not None:
-            bits[cell.variant] = outcome.result["bits_per_weight"]
-    return max(bits, key=bits.__getitem__, default=None)
+    plan: Plan
+    store: Store
+    outcomes: Mapping[str, Outcome]
+
+    @cached_property
+    def cells(self) -> Mapping[tuple[str, str], Cell]:
+        """By variant and name."""
+        return {(cell.variant, cell.name): cell for cell in self.plan.cells}
+
+    @cached_property
+    def found(self) -> Mapping[str, Any]:
+        """Results by key."""
+        results = {
+            cell.key: self.outcomes[cell.key].result(cell.kind) for cell in self.plan.cells if cell.key in self.outcomes
+        }
+        return {key: result for key, result in results.items() if result is not None}
+
+    def result(self, variant: str | None, name: str) -> Any:
+        cell = self.cells.get((variant or "", name))
+        return None if cell is None else self.found.get(cell.key)
+
+    def task_base(self, variant: str) -> str | None:
+        """What a variant's tasks are compared with."""
+        reference = self.plan.reference_of(variant)
+        return self.file_base if reference == self.plan.reference else reference
+
+    @cached_property
+    def file_base(self) -> str | None:
+        """The reference; of a file, the variant that it was made of, else the one of the most bits per weight.
+
+        None while no size is known, and where there is nothing to compare with each other.
+        """
+        plan = self.plan
+        if plan.reference in plan.variants or len(plan.variants) < 2:
+            return plan.reference if plan.reference in plan.variants else None
+        if plan.made_of is not None:
+            return plan.made_of
+        bits = {
+            cell.variant: found.bits_per_weight
+            for cell in plan.cells
+            if plan.reference_of(cell.variant) == plan.reference
+            and isinstance(found := self.found.get(cell.key), ExportResult | SpeedResult)
+        }
+        return max(bits, key=bits.__getitem__, default=None)
 
 
 def _holm(found: list[Record]) -> list[Record]:
@@ -75,77 +105,83 @@ def _holm(found: list[Record]) -> list[Record]:
     ]
 
 
+def notes(plan: Plan, store: Store) -> list[str]:
+    """What readers of the figures should know, each once with the variants it holds for."""
+    run = _Run(plan, store, store.outcomes(cell.key for cell in plan.cells))
+    told: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        for note in run.found[cell.key].notes if cell.key in run.found else ():
+            told.setdefault(f"{cell.name}: {note}", []).append(cell.variant)
+    everywhere = len(plan.variants)
+    return [note if len(names) == everywhere else f"{note} ({', '.join(names)})" for note, names in told.items()]
+
+
 def importance(plan: Plan, store: Store) -> str:
     """For people: where the importance of weights came from, and how much of the model that covers."""
     name = plan.about.get("imatrix")
     if name is None:
         return "none"
     lines = list(plan.about.get("imatrix_told", ()))
-    for outcome in store.outcomes(cell.key for cell in plan.cells if cell.kind == "imatrix").values():
-        lines += (outcome.result or {}).get("notes", ())
+    collected = {cell.key: cell.kind for cell in plan.cells if cell.name == "imatrix"}
+    for key, outcome in store.outcomes(collected).items():
+        found = outcome.result(collected[key])
+        lines += () if found is None else found.notes
     return "; ".join([name, *lines])
 
 
-def _record(
-    variant: str,
-    cells: list[Cell],
-    outcomes: dict[str, Outcome],
-    reference: dict[str, str],
-    plan: Plan,
-    store: Store,
-) -> Record:
-    if variant in plan.about.get("skipped", {}):  # not of plans that an earlier version wrote
-        return _skipped(variant, plan)
-    known = {cell.name: outcomes[cell.key] for cell in cells if cell.key in outcomes}
-    results = {name: outcome.result for name, outcome in known.items() if outcome.result is not None}
+def _record(variant: str, run: _Run) -> Record:
+    plan = run.plan
+    skipped = plan.skipped.get(variant)
+    if skipped is not None:
+        return Record(
+            variant=variant,
+            kind=method(variant).kind,
+            status="skipped",
+            error=skipped.reason,
+            file_bytes=skipped.file_bytes,
+            bits_per_weight=skipped.bits_per_weight,
+            memory=Memory(skipped.memory_bytes),
+            reference=plan.reference_of(variant),
+            task_reference=run.task_base(variant),
+            **_conditions(run, variant),
+        )
+    cells = plan.cells_of(variant)
+    known = {cell.name: run.outcomes[cell.key] for cell in cells if cell.key in run.outcomes}
+    results = {cell.name: run.found[cell.key] for cell in cells if cell.key in run.found}
     errors = {name: str(outcome.error) for name, outcome in known.items() if outcome.status == "failed"}
-    speed, text = results.get("speed"), results.get("text")
     scores = {
-        cell.name: _score(cell, results[cell.name], reference.get(cell.name), store)
+        cell.name: _score(cell, result, run)
         for cell in cells
-        if cell.kind == "task" and cell.name in results
+        if isinstance(result := run.found.get(cell.key), TaskResult)
     }
-    size = speed or results.get("export") or results.get("quantize") or {}
+    speed = _only(results, SpeedResult)
+    text: TextResult | None = _only(results, TextResult)
+    size = speed or _only(results, ExportResult) or _only(results, QuantizeResult)
+    reference_text = run.result(plan.reference_of(variant), "text")
     return Record(
         variant=variant,
-        kind=kind_of(variant),
+        kind=method(variant).kind,
         status=_status(len(cells), len(results), len(errors)),
         error=_told(errors),
-        file_bytes=size.get("file_bytes"),
-        bits_per_weight=size.get("bits_per_weight"),
-        memory=Memory()
-        if speed is None
-        else Memory(**{name: speed["memory"].get(name) for name in Memory.__dataclass_fields__}),
-        perplexity=None if text is None else _perplexity(text["perplexity"]),
-        divergence=_divergence(text, _noise_floor(outcomes.get(reference.get("text", "")))),
+        file_bytes=None if size is None else size.file_bytes,
+        bits_per_weight=None if size is None else size.bits_per_weight,
+        memory=Memory() if speed is None else _memory(speed),
+        perplexity=None if text is None else _perplexity(text.perplexity),
+        divergence=None if text is None else _divergence(text.divergence, reference_text),
         tasks={task: score for task, (score, _) in scores.items()},
-        speed=None
-        if speed is None
-        else Speed(
-            speed["speed"]["prompt_tokens_per_s"],
-            speed["speed"]["decode_tokens_per_s"],
-            speed.get("load_seconds"),  # not of results of an earlier version
-        ),
+        speed=None if speed is None else _speed(speed),
         reference=plan.reference_of(variant),
-        **_conditions(plan, variant),
+        task_reference=run.task_base(variant),
+        **_conditions(run, variant),
+        figures={name: value for result in results.values() for name, value in result.figures.items()},
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
 
 
-def _skipped(variant: str, plan: Plan) -> Record:
-    misfit = Misfit(**plan.about["skipped"][variant])
-    return Record(
-        variant=variant,
-        kind=kind_of(variant),
-        status="skipped",
-        error=misfit.reason,
-        file_bytes=misfit.file_bytes,
-        bits_per_weight=misfit.bits_per_weight,
-        memory=Memory(misfit.memory_bytes),
-        reference=plan.reference_of(variant),
-        **_conditions(plan, variant),
-    )
+def _only(results: Mapping[str, Any], form: type[Any]) -> Any:
+    """The one result of this form, None where there is none."""
+    return next((result for result in results.values() if isinstance(result, form)), None)
 
 
 def _told(errors: dict[str, str]) -> str | None:
@@ -156,17 +192,18 @@ def _told(errors: dict[str, str]) -> str | None:
     return "; ".join(f"{', '.join(names)}: {error}" for error, names in cells.items()) or None
 
 
-def _conditions(plan: Plan, variant: str) -> dict[str, Any]:
+def _conditions(run: _Run, variant: str) -> dict[str, Any]:
     """The fields of Record that tell where it was measured, and what speed and memory depend on beside the variant."""
-    own = asdict(plan.settings)
-    if kind_of(variant) != "gguf":
-        torch = plan.about["torch"]
-        cached = next((c.params["settings"]["kv_type"] for c in plan.cells if c.variant == variant), None)
-        settings = {name: own[name] for name in ("threads", "ubatch", "ctx")} | {"engine": torch["engine"]}
-        return {"kv_type": cached or "bf16", "device": torch["device"], "settings": settings}
-    names = ("threads", "batch", "ubatch", "ctx", "gpu_layers", "cpu_moe")
-    settings = {name: own[name] for name in names} | {"engine": plan.about.get("engine")}
-    return {"kv_type": plan.settings.kv_type, "device": plan.settings.device, "settings": settings}
+    plan, speed = run.plan, run.cells.get((variant, "speed"))
+    outcome = None if speed is None else run.outcomes.get(speed.key)
+    where: Where = plan.where if outcome is None or outcome.where is None else outcome.where
+    model = plan.model_of(variant)
+    if model is None:
+        return {"kv_type": plan.settings.kv_type}
+    how = opener(model.opener)
+    shown = {name: getattr(model.settings, name) for name in how.shown}
+    settings = {"threads": where.threads, **shown, "engine": model.engine}
+    return {"kv_type": model.settings.kv_type, "device": where.device(how.engine), "settings": settings}
 
 
 def _status(cells: int, done: int, failed: int) -> str:
@@ -175,21 +212,25 @@ def _status(cells: int, done: int, failed: int) -> str:
     return "ok" if done == cells else "pending"
 
 
-def _perplexity(result: dict[str, Any]) -> Perplexity:
-    return Perplexity(result["value"], result["stderr"], result["tokens"], result["low"], result["high"])
+def _memory(found: SpeedResult) -> Memory:
+    memory = found.memory
+    return Memory(memory.predicted_bytes, memory.measured_bytes, memory.host_bytes, memory.device_bytes)
 
 
-def _divergence(text: dict[str, Any] | None, floor: float | None) -> Divergence | None:
-    if text is None or text["divergence"] is None:
+def _speed(found: SpeedResult) -> Speed:
+    return Speed(found.speed.prompt_tokens_per_s, found.speed.decode_tokens_per_s, found.load_seconds)
+
+
+def _perplexity(found: PerplexityResult) -> Perplexity:
+    return Perplexity(found.value, found.stderr, found.tokens, found.low, found.high)
+
+
+def _divergence(found: DivergenceResult | None, reference: TextResult | None) -> Divergence | None:
+    """With the self-noise of the reference."""
+    if found is None:
         return None
-    figures: dict[str, Any] = text["divergence"]["figures"]
-    return Divergence.from_json(figures | {"noise_floor": floor})
-
-
-def _noise_floor(outcome: Outcome | None) -> float | None:
-    if outcome is None or outcome.result is None or outcome.result["noise_floor"] is None:
-        return None
-    return float(outcome.result["noise_floor"]["kld_mean"])
+    floor = None if reference is None else reference.noise_floor
+    return replace(found.figures, noise_floor=None if floor is None else floor.kld_mean)
 
 
 def reference_units(plan: Plan, variant: str) -> str | None:
@@ -198,70 +239,61 @@ def reference_units(plan: Plan, variant: str) -> str | None:
 
     The key of the reference's text cell, or where the reference is a file, its path. None where no text was asked for.
     """
-    texts = {cell.variant: cell for cell in plan.cells if cell.kind == "text"}
+    texts = {cell.variant: (cell.key, cell.job) for cell in plan.cells if isinstance(cell.job, TextJob)}
     reference = plan.reference_of(variant)
     if reference in texts:
-        return texts[reference].key
-    return next((str(cell.params.get("reference")) for cell in texts.values() if cell.variant == variant), None)
+        return texts[reference][0]
+    if variant not in texts:
+        return None
+    file = texts[variant][1].reference
+    return str(None if file is None else file.name)
 
 
-def _window_samples(text: dict[str, Any] | None, units: str | None, is_reference: bool) -> dict[str, Samples]:
+def _window_samples(text: TextResult | None, units: str | None, is_reference: bool) -> dict[str, Samples]:
     """By window; a reference diverges from itself by 0. A variant of another vocabulary scored other windows."""
     if text is None or units is None:
         return {}
-    nll = np.array(text["perplexity"]["window_nll"])
-    samples = {"nll": Samples(text.get("windows_sha256") or units, nll)}
+    nll = np.array(text.perplexity.window_nll)
+    samples = {"nll": Samples(text.windows_sha256 or units, nll)}
     if is_reference:
         samples["kld"] = Samples(units, np.zeros_like(nll))
-    elif text["divergence"] is not None:
-        samples["kld"] = Samples(units, np.array(text["divergence"]["window_kld"]))
+    elif text.divergence is not None:
+        samples["kld"] = Samples(units, np.array(text.divergence.window_kld))
     return samples
 
 
-def _score(cell: Cell, result: dict[str, Any], reference_key: str | None, store: Store) -> tuple[TaskScore, Samples]:
-    own = store.items(cell.key)
+def _score(cell: Cell, result: TaskResult, run: _Run) -> tuple[TaskScore, Samples]:
+    own = run.store.items(cell.key)
     subjects = usable_clusters([item.subject for item in own])
     row = items.values(own)
-    stderr = result["stderr"]
-    if subjects is not None and np.isclose(row.mean(), result["value"], rtol=0.0, atol=1e-9):
+    stderr: Any = result.stderr
+    if subjects is not None and np.isclose(row.mean(), result.value, rtol=0.0, atol=1e-9):
         stderr = cluster_stderr(row, subjects)
+    sharing = result.sharing
     score = TaskScore(
-        metric=result["metric"],
-        value=result["value"],
+        metric=result.metric,
+        value=result.value,
         stderr=stderr,
-        n=result["n"],
-        chance=result["chance"],
-        higher_is_better=result["higher_is_better"],
-        other=result["other"],
+        n=result.n,
+        chance=result.chance,
+        higher_is_better=result.higher_is_better,
+        other=dict(result.other),
         clusters=None if subjects is None else int(subjects.max()) + 1,
-        **_sharing(result.get("sharing")),
+        sharing_questions=None if sharing is None else sharing.questions,
+        sharing_difference=None if sharing is None else sharing.largest_difference,
+        sharing_changed=None if sharing is None else sharing.changed_answers,
     )
-    if reference_key is not None and reference_key != cell.key:
-        base = store.items(reference_key)
-        same = [_asked(item) for item in own] == [_asked(item) for item in base]
+    reference = run.cells.get((run.task_base(cell.variant) or "", cell.name))
+    if reference is not None and reference.key != cell.key:
+        base = run.store.items(reference.key)
+        same = [item.question for item in own] == [item.question for item in base]
         if own and same and np.isfinite(row).all() and np.isfinite(items.values(base)).all():
             score = replace(score, **_paired(base, own))
-    units = hashlib.sha256("\n".join(_asked(item) for item in own).encode()).hexdigest()
+    units = hashlib.sha256("\n".join(item.question for item in own).encode()).hexdigest()
     return score, Samples(units, row, subjects)
 
 
-def _asked(item: Item) -> str:
-    """Equal for the very same prompt of the same task."""
-    return f"{item.subject} {item.doc}"
-
-
-def _sharing(found: dict[str, Any] | None) -> dict[str, Any]:
-    """The fields of TaskScore that tell what sharing prefixes did, where a sample was taken."""
-    if found is None:
-        return {}
-    return {
-        "sharing_questions": found["questions"],
-        "sharing_difference": found["largest_difference"],
-        "sharing_changed": found["changed_answers"],
-    }
-
-
-def _paired(base: list[Item], own: list[Item]) -> dict[str, Any]:
+def _paired(base: Sequence[Item], own: Sequence[Item]) -> dict[str, Any]:
     """The fields of TaskScore that compare with the reference."""
     subjects = [item.subject for item in own]
     found = compare_items(items.values(base), items.values(own), subjects)

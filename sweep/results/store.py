@@ -15,19 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
+from sweep.items import Item
+from sweep.jobs import wire
+from sweep.jobs.base import Result
+from sweep.jobs.settings import Where
 
-VERSION = 3
+VERSION = 4
 _MANY = 500  # values in one question; SQLite's oldest bound is 999
 _SCHEMA = """
 CREATE TABLE runs (run TEXT PRIMARY KEY, created REAL NOT NULL, plan TEXT NOT NULL);
 CREATE TABLE cells (
     key TEXT PRIMARY KEY, status TEXT NOT NULL CHECK (status IN ('ok', 'failed')),
-    result TEXT, error TEXT, seconds REAL NOT NULL, finished REAL NOT NULL
+    result TEXT, error TEXT, seconds REAL NOT NULL, finished REAL NOT NULL, place TEXT
 );
 CREATE TABLE items (
     key TEXT NOT NULL REFERENCES cells (key) ON DELETE CASCADE, position INTEGER NOT NULL,
-    doc TEXT NOT NULL, value REAL NOT NULL, answer TEXT,
-    gold REAL, subject TEXT NOT NULL DEFAULT '', PRIMARY KEY (key, position)
+    doc_id INTEGER NOT NULL, doc_hash TEXT NOT NULL, prompt_hash TEXT NOT NULL, value REAL NOT NULL,
+    answer TEXT NOT NULL, gold REAL, subject TEXT NOT NULL DEFAULT '', PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
 # What makes a store of an earlier version one of the next
@@ -41,33 +45,49 @@ _UPGRADES = {
         "UPDATE items SET doc = substr(doc, length(subject) + 2)",
         "ALTER TABLE items DROP COLUMN old",
     ),
+    # `doc` was "NUMBER HASH HASH"; where it was something else, that stands for both hashes
+    3: (
+        "ALTER TABLE cells ADD COLUMN place TEXT",
+        "ALTER TABLE items RENAME TO old_items",
+        """CREATE TABLE items (
+            key TEXT NOT NULL REFERENCES cells (key) ON DELETE CASCADE, position INTEGER NOT NULL,
+            doc_id INTEGER NOT NULL, doc_hash TEXT NOT NULL, prompt_hash TEXT NOT NULL, value REAL NOT NULL,
+            answer TEXT NOT NULL, gold REAL, subject TEXT NOT NULL DEFAULT '', PRIMARY KEY (key, position)
+        ) WITHOUT ROWID""",
+        """INSERT INTO items SELECT
+            key, position, coalesce(cast(part(doc, 0) AS INTEGER), position), coalesce(part(doc, 1), doc),
+            coalesce(part(doc, 2), doc), value, coalesce(answer, ''), gold, subject
+        FROM old_items""",
+        "DROP TABLE old_items",
+    ),
 }
-
-
-@dataclass(frozen=True)
-class Item:
-    """One document's result in a task: `doc`, its number and the hashes of document and prompt, proves that two
-    variants answered the same prompt.
-
-    `gold` is the right choice's share of the probability of all choices; None where answers are generated.
-    `subject` is the sub-task that it belongs to: a subject in a group such as MMLU.
-    """
-
-    doc: str
-    value: float
-    answer: str
-    gold: float | None = None
-    subject: str = ""
+_CELL = "status, result, error, seconds, place"
+_ITEM = "doc_id, doc_hash, prompt_hash, value, answer, gold, subject"  # in the order of Item's fields
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: a result, or an error in one line."""
+    """How a cell ended: a result, or an error in one line, or both where a part of the result is lacking. `where` is
+    what computed it, where that was written down. `row` is the result as it is stored."""
 
     status: str
-    result: dict[str, Any] | None
+    row: dict[str, Any] | None
     error: str | None
     seconds: float
+    where: Where | None = None
+
+    @classmethod
+    def of(cls, result: Result, seconds: float, where: Where | None = None) -> Outcome:
+        error = result.lacking
+        return cls("ok" if error is None else "failed", wire.result_row(result), error, seconds, where)
+
+    @classmethod
+    def failed(cls, error: str, seconds: float) -> Outcome:
+        return cls("failed", None, error, seconds)
+
+    def result(self, kind: str) -> Any:
+        """The result of a job of this kind, None where there is none. Raises ValueError for what is none."""
+        return None if self.row is None else wire.result_of(self.row, kind)
 
 
 @dataclass(frozen=True)
@@ -87,6 +107,7 @@ class Store:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
+            self._db.create_function("part", 2, _part, deterministic=True)
             self._prepare()
         except sqlite3.DatabaseError as error:
             raise InputError(
@@ -137,12 +158,15 @@ class Store:
 
     def put(self, key: str, outcome: Outcome, items: Sequence[Item] = ()) -> None:
         """Write a cell's outcome and its items in one transaction, over what an earlier try left."""
-        row = (key, outcome.status, json.dumps(outcome.result), outcome.error, outcome.seconds, time.time())
+        place = None if outcome.where is None else json.dumps(wire.plain(outcome.where))
+        row = (outcome.status, json.dumps(outcome.row), outcome.error, outcome.seconds, place)
         with self._transaction():
             self._db.execute("DELETE FROM cells WHERE key = ?", (key,))
-            self._db.execute("INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._db.execute(
+                f"INSERT INTO cells (key, finished, {_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?)", (key, time.time(), *row)
+            )
             self._db.executemany(
-                "INSERT INTO items (key, position, doc, value, answer, gold, subject) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO items (key, position, {_ITEM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 ((key, position, *astuple(item)) for position, item in enumerate(items)),
             )
 
@@ -150,22 +174,17 @@ class Store:
         """Write what is known of a cell down under another key."""
         with self._transaction():
             self._db.execute("DELETE FROM cells WHERE key = ?", (to,))
-            for table, columns in (
-                ("cells", "status, result, error, seconds, finished"),
-                ("items", "position, doc, value, answer, gold, subject"),
-            ):
+            for table, columns in (("cells", f"finished, {_CELL}"), ("items", f"position, {_ITEM}")):
                 self._db.execute(
                     f"INSERT INTO {table} (key, {columns}) SELECT ?, {columns} FROM {table} WHERE key = ?", (to, key)
                 )
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, Outcome]:
         """The outcomes of those of `keys` that are known."""
-        found = {}
-        for key in keys:
-            row = self._db.execute("SELECT status, result, error, seconds FROM cells WHERE key = ?", (key,)).fetchone()
-            if row:
-                found[key] = Outcome(row[0], json.loads(row[1]), row[2], row[3])
-        return found
+        return {
+            key: Outcome(status, json.loads(row), error, seconds, place and wire.typed(json.loads(place), Where))
+            for key, status, row, error, seconds, place in self._of(keys, f"key, {_CELL}")
+        }
 
     def statuses(self, keys: Iterable[str]) -> dict[str, str]:
         """How those of `keys` that are known ended, without reading their results."""
@@ -185,7 +204,11 @@ class Store:
 
     def items(self, key: str) -> list[Item]:
         """The per-item results of a task cell, in the order of its documents."""
-        rows = self._db.execute(
-            "SELECT doc, value, answer, gold, subject FROM items WHERE key = ? ORDER BY position", (key,)
-        )
+        rows = self._db.execute(f"SELECT {_ITEM} FROM items WHERE key = ? ORDER BY position", (key,))
         return [Item(*row) for row in rows]
+
+
+def _part(doc: str, number: int) -> str | None:
+    """One of the three words of an item's name as an earlier version wrote it, None where there are not three."""
+    words = doc.split(" ")
+    return words[number] if len(words) == 3 else None

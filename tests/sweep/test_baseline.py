@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sweep.planning.variant import parse
 
 import presets
 from converters.errors import InputError
 from sweep.devices import ALL_LAYERS, Memory
+from sweep.jobs.settings import Settings
 from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.perplexity import Windows
 from sweep.planning.baseline import MARGIN, ReferenceFile, automatic, find_reference, gpu_layers
 from sweep.planning.inputs import Text
 from sweep.planning.model import Model
-from sweep.planning.plan import Plan, make_plan
+from sweep.planning.planner import Plan, make_plan
 from sweep.planning.preparing import prepare
 from sweep.planning.request import Request
-from sweep.planning.settings import Settings
-from sweep.planning.variant import parse
 from sweep.workspace import Workspace
 
 GIB = 1 << 30

@@ -18,7 +18,7 @@ from sweep.analysis.compare import compare
 from sweep.cli import main
 from sweep.cli.compare import compare as command
 from sweep.cli.output import Format
-from sweep.planning.settings import Settings
+from sweep.jobs.settings import Settings
 from sweep.report.comparison import render_comparison, verdicts
 from sweep.results.store import Item
 from sweep.workspace import Workspace

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stored_runs import Stored, items
+from sweep.planning.cells import PROCEDURES
 
 from converters.errors import InputError
-from sweep.planning.cells import PROCEDURES
-from sweep.planning.plan import Plan
 from sweep.results.history import find_run, past_runs
+from sweep.results.plan import Plan
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 

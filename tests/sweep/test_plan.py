@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sweep.planning.variant import parse
 
 from converters.errors import InputError
+from sweep.jobs.settings import Settings
 from sweep.measure.options import TaskOptions
 from sweep.planning.inputs import Text
 from sweep.planning.model import Model
-from sweep.planning.plan import Plan, make_plan
-from sweep.planning.settings import Settings
+from sweep.planning.planner import Plan, make_plan
 from sweep.planning.tasks import Task
-from sweep.planning.variant import parse
 from sweep.workspace import Workspace
 
 

@@ -6,9 +6,9 @@ import pytest
 from stored_runs import Stored, items
 
 from sweep.events import Event
-from sweep.planning.cells import Cell
-from sweep.progress import Progress
+from sweep.jobs.cell import Cell
 from sweep.results.estimate import bytes_to_make, foreseen_seconds, total
+from sweep.results.progress import Progress
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 

@@ -13,7 +13,7 @@ from sweep import statistics
 from sweep.analysis.figures import mean_recovery
 from sweep.analysis.recommend import recommend
 from sweep.analysis.trust import trust_notes
-from sweep.planning.cells import Cell
+from sweep.jobs.cell import Cell
 from sweep.record import Record
 from sweep.results.records import records
 from sweep.results.store import Item, Outcome, Store

@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sweep.planning.torch_cells import TorchSide
+from sweep.planning.variant import parse_list, with_baseline
 
 import presets
 from converters.errors import InputError
 from sweep.cli.results import _torch
 from sweep.commands.int8 import calibration_text as read_when_needed
+from sweep.jobs.settings import Settings
 from sweep.planning.calibration import calibration
 from sweep.planning.inputs import Text, calibration_text
 from sweep.planning.model import Model
-from sweep.planning.plan import Plan, make_plan
-from sweep.planning.settings import Settings
+from sweep.planning.planner import Plan, make_plan
 from sweep.planning.tasks import Task
-from sweep.planning.torch_cells import TorchSide
-from sweep.planning.variant import parse_list, with_baseline
 from sweep.workspace import Workspace
 
 MICRO = presets.builtin_models()["micro"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sweep.events import Event
-from sweep.planning.cells import Cell
-from sweep.planning.plan import Plan
-from sweep.planning.settings import Settings
+from sweep.jobs.cell import Cell
+from sweep.jobs.settings import Settings
+from sweep.results.plan import Plan
 from sweep.results.store import Item, Outcome, Store
 from sweep.workspace import Workspace
 

@@ -15,10 +15,9 @@ from textual.widgets import Input, Static
 import presets
 from converters.export import export, open_source
 from sweep.cli.app import app as command_line
-from sweep.execution.keep import Keep
 from sweep.planning import preparing, preset
 from sweep.planning.preparing import _variants
-from sweep.planning.request import Request
+from sweep.planning.request import Keep, Request
 from sweep.workspace import Workspace
 from tui.planning import Draft
 from tui.screens.fit import FitScreen

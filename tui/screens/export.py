@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.widgets import Input, Static
 
 from converters.errors import InputError
-from sweep.planning.plan import Plan
+from sweep.results.plan import Plan
 from tui.screens.window import Window
 
 KINDS = (".html", ".csv", ".jsonl")

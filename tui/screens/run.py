@@ -20,7 +20,7 @@ from sweep import format as fmt
 from sweep.commands.follow import Follower, Snapshot, log_of, tail
 from sweep.commands.launch import Command, Launch, remembered_command
 from sweep.execution.control import ask_cancel, ask_pause, take_back_pause
-from sweep.progress import CellState
+from sweep.results.progress import CellState
 from tui.screens.reading import ReadingScreen
 from tui.theme import palette
 from tui.widgets.cells import SIGNS, Cells, bar
@@ -194,8 +194,8 @@ class RunScreen(Working, Screen[None]):
         line.append(rest)
         if found.is_on and found.resident_bytes is not None:
             line.append(f"\n memory now {fmt.size(found.resident_bytes)} in the worker", colours.soft)
-            if found.foreseen_bytes is not None:
-                line.append(f", of which model and context foreseen {fmt.size(found.foreseen_bytes)}", colours.soft)
+            if found.predicted_bytes is not None:
+                line.append(f", of which model and context predicted {fmt.size(found.predicted_bytes)}", colours.soft)
         elif progress.error:
             line.append(f"\n {fmt.plain(progress.error)}", colours.bad)
         else:

@@ -8,9 +8,10 @@ from rich.style import Style
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.planning.cells import PROCEDURES
-from sweep.planning.plan import Plan
-from sweep.progress import CellState
+from sweep.jobs.registry import stored_kinds
+from sweep.jobs.task import TaskJob
+from sweep.results.plan import Plan
+from sweep.results.progress import CellState
 from tui.theme import Palette, palette
 from tui.widgets.table import Table
 
@@ -34,11 +35,11 @@ class Cells(Table):
     def show(self, plan: Plan, cells: Mapping[str, CellState], figures: Mapping[str, str]) -> None:
         """Show the states of a run."""
         colours = palette(self.app)
-        steps = list(PROCEDURES)  # in the order in which a variant goes through them
+        steps = list(stored_kinds())  # in the order in which a variant goes through them
         ordered = dict.fromkeys(cell.name for cell in sorted(plan.cells, key=lambda cell: steps.index(cell.kind)))
         names = {name: column for column, name in enumerate(ordered, 1)}
         self._places = {cell.label: (cell.variant, names[cell.name]) for cell in plan.cells}
-        tasks = {cell.name for cell in plan.cells if cell.kind == "task"}
+        tasks = {cell.name for cell in plan.cells if isinstance(cell.job, TaskJob)}
         rows = {
             cell.variant: [Text(fmt.shorten(fmt.plain(cell.variant), 24), colours.ink), *(Text() for _ in names)]
             for cell in plan.cells
@@ -58,7 +59,7 @@ class Cells(Table):
 
 def _shared(plan: Plan) -> dict[tuple[str, str], str]:
     """By variant and step: whose file it is, where a variant reads what is made for another."""
-    making = {cell.key: cell for cell in plan.cells if cell.kind == "quantize"}
+    making = {cell.key: cell for cell in plan.cells if cell.job.making}
     found = {}
     for cell in plan.cells:
         for made in (making[key] for key in cell.needs if key in making):

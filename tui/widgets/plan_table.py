@@ -8,15 +8,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from converters.recipes import QUANTS
-from int8.recipe import NAMED
 from sweep import format as fmt
-from sweep.planning.variant import TORCH_FLOAT
+from sweep.methods.registry import methods
 from tui.planning import Draft, called
 from tui.theme import Palette
 
 HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("to do", False))
-_OF_TORCH = (*(f"int8:{name}" for name in NAMED), *(f"fq:{name}" for name in NAMED), TORCH_FLOAT)
 
 
 def plan_rows(
@@ -41,7 +38,8 @@ def plan_rows(
 
 def _offered(draft: Draft) -> list[str]:
     """What was added by name, then all quants, then what torch can run, where the model is a checkpoint."""
-    known = [*QUANTS, *(() if draft.model.endswith(".gguf") else _OF_TORCH)]
+    from_gguf = draft.model.endswith(".gguf")
+    known = [name for method in methods() if method.baseline is None or not from_gguf for name in method.offered()]
     return [*(variant for variant in draft.variants if variant not in known), *known]
 
 

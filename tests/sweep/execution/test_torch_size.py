@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sweep.execution.measuring import _torch_size
 
 import presets
-from sweep.execution.measuring import _torch_size
-from sweep.planning.settings import Settings
+from sweep.jobs.settings import Settings
 
 MICRO = presets.builtin_models()["micro"]
 

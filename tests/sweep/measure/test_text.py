@@ -12,9 +12,9 @@ import torch
 
 from converters.errors import InputError
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.measure.comparison import Positions, summarize_divergence
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import Reference
+from sweep.measure.summary import Positions, summarize_divergence
 from sweep.measure.text import measure_text, noise_floor
 from sweep.record import Record
 

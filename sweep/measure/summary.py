@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep import statistics
+from sweep.measure.results import DivergenceResult
 from sweep.record import Confidence, Divergence
 
 Array = NDArray[np.float64]
@@ -36,15 +37,6 @@ class Positions:
     confidence: Array
     nll: Array
     reference_nll: Array
-
-
-@dataclass(frozen=True)
-class DivergenceResult:
-    """The figures of a record, over `tokens` positions, and mean KL divergence by window."""
-
-    figures: Divergence
-    tokens: int
-    window_kld: tuple[float, ...]
 
 
 def summarize_divergence(positions: Positions) -> DivergenceResult:

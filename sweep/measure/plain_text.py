@@ -1,4 +1,4 @@
-"""A text for perplexity out of a hub dataset, as one file."""
+"""Texts: read from a file, and fetched out of a data set of the hub as one file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import os
 from pathlib import Path
 
 from converters.errors import InputError
+
+
+def read_text(path: Path) -> str:
+    """A text file's content. Raises InputError where it is no UTF-8 or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def save_text(path: str, name: str, split: str, file: Path, option: str = "--perplexity") -> None:

@@ -7,19 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from sweep.events import Event
-from sweep.planning.cells import Cell
+from sweep.jobs.cell import Cell
 
-# Rough shares of time by kind, to make a bar move evenly and to guess the time left.
-WEIGHTS = {"export": 1.0, "imatrix": 4.0, "quantize": 4.0, "speed": 1.0, "text": 4.0, "task": 2.0}
 ENDINGS = ("done", "interrupted", "refused")
 
 
 @dataclass(frozen=True)
 class CellState:
-    """`status` is "waiting", "known" (from an earlier run), "running", "done" or "failed"; times in seconds."""
+    """`status` is "waiting", "known" (from an earlier run), "running", "done" or "failed"; times in seconds. `weight`
+    is a rough share of the run's time, to make a bar move evenly and to guess the time left."""
 
     label: str
-    kind: str
+    weight: float = 1.0
     status: str = "waiting"
     done: int = 0
     total: int = 0
@@ -50,7 +49,7 @@ class Progress:
 
     @classmethod
     def of(cls, cells: Iterable[Cell]) -> Progress:
-        return cls({cell.label: CellState(cell.label, cell.kind) for cell in cells})
+        return cls({cell.label: CellState(cell.label, cell.job.weight) for cell in cells})
 
     def take(self, event: Event) -> None:
         """Let an event happen. Cells that the run does not have are passed over."""
@@ -61,7 +60,7 @@ class Progress:
             self._pending = tuple(label for label in event.data["pending"] if label in self.cells)
             for label, cell in self.cells.items():
                 status = "waiting" if label in self._pending else "known"
-                self.cells[label] = CellState(label, cell.kind, status)
+                self.cells[label] = CellState(label, cell.weight, status)
         elif event.event in ENDINGS:
             self.status, self.error = event.event, event.data.get("error")
         elif event.cell in self.cells:
@@ -75,10 +74,10 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How much of what was to be done is, 0 to 1, by the rough weights of kinds."""
+        """How much of what was to be done is, 0 to 1, by their weights."""
         todo = [self.cells[label] for label in self._pending]
-        total = sum(WEIGHTS.get(cell.kind, 1.0) for cell in todo)
-        return sum(WEIGHTS.get(cell.kind, 1.0) * cell.share for cell in todo) / total if total else 1.0
+        total = sum(cell.weight for cell in todo)
+        return sum(cell.weight * cell.share for cell in todo) / total if total else 1.0
 
     def seconds_left(self, now: float | None = None) -> float | None:
         """A guess by what the share done so far has taken; None before there is any, and of a run that is over."""

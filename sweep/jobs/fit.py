@@ -1,0 +1,32 @@
+"""What fits, asked in a worker: a stranger's config or header can make llama.cpp end the process it runs in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sweep.fit.device import Device
+from sweep.fit.report import FitOptions, FitReport
+from sweep.jobs.base import Job, Result, Site
+
+
+@dataclass(frozen=True)
+class FitResult(Result):
+    report: FitReport
+
+
+@dataclass(frozen=True)
+class FitJob(Job[FitResult]):
+    """See `sweep.fit.answer.fit_here`."""
+
+    kind = "fit"
+    found = FitResult
+
+    model: str
+    variants: tuple[str, ...]
+    devices: tuple[Device, ...]
+    options: FitOptions
+
+    def run(self, site: Site) -> FitResult:
+        from sweep.fit.answer import fit_here
+
+        return FitResult(fit_here(self.model, self.variants, self.devices, self.options))

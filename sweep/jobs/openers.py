@@ -1,0 +1,99 @@
+"""How each kind of model is opened, and what of the settings its figures depend on. One line opens a new kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from sweep import devices
+from sweep.extensions import load_extensions
+from sweep.jobs.settings import Where
+from sweep.lazy import named
+
+if TYPE_CHECKING:
+    from sweep.backends.base import Backend
+    from sweep.jobs.base import Site
+    from sweep.jobs.model import MeasuredModel, ModelSize
+
+Opens = Callable[["MeasuredModel", "Site"], "Backend"]
+Sizes = Callable[["MeasuredModel", "Site"], "ModelSize"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes: `packages` whose versions its figures depend on, and what it calls its device here."""
+
+    packages: tuple[str, ...]
+    device: Callable[[], str]
+
+    @property
+    def versions(self) -> str:
+        return ", ".join(f"{package} {version(package)}" for package in self.packages)
+
+
+ENGINES = {
+    "llama.cpp": Engine(("llama-cpp-python", "lm-eval"), lambda: devices.placement().device),
+    "torch": Engine(("torch", "transformers", "lm-eval"), devices.torch_device),
+}
+
+
+@dataclass(frozen=True)
+class Opener:
+    """`opens` gives the backend and `sizes` what the model takes; both are functions, or "module:function".
+
+    `moves` are the settings that move every figure beside the windows and the device, `times` those that move speed and
+    memory alone, beside the threads. `shown` stand in a record. `name` is part of the keys, where it is given.
+    """
+
+    engine: str
+    opens: str | Opens
+    sizes: str | Sizes
+    moves: tuple[str, ...] = ()
+    times: tuple[str, ...] = ("ctx",)
+    shown: tuple[str, ...] = ("ubatch", "ctx")
+    name: str | None = None
+
+    def open(self, model: MeasuredModel, site: Site) -> Backend:
+        opens: Opens = named(self.opens) if isinstance(self.opens, str) else self.opens
+        return opens(model, site)
+
+    def size(self, model: MeasuredModel, site: Site) -> ModelSize:
+        sizes: Sizes = named(self.sizes) if isinstance(self.sizes, str) else self.sizes
+        return sizes(model, site)
+
+
+def _torch(name: str) -> Opener:
+    size = "sweep.jobs.sizes:torch_size" if name == "torch" else "sweep.jobs.sizes:quantized_size"
+    return Opener("torch", f"sweep.jobs.opening:open_{name}", size, times=("ctx", "ubatch"), name=name)
+
+
+_OPENERS = {
+    "gguf": Opener(
+        "llama.cpp",
+        "sweep.jobs.opening:open_gguf",
+        "sweep.jobs.sizes:gguf_size",
+        moves=("batch", "ubatch", "kv_type", "gpu_layers", "cpu_moe", "tensor_split"),
+        shown=("batch", "ubatch", "ctx", "gpu_layers", "cpu_moe"),
+    ),
+    "torch": _torch("torch"),
+    "int8": _torch("int8"),
+    "fq": _torch("fq"),
+}
+
+
+def register(name: str, opener: Opener) -> None:
+    """Add a way to open models."""
+    _OPENERS[name] = opener
+
+
+def opener(name: str) -> Opener:
+    """Raises KeyError where there is none of this name."""
+    load_extensions()
+    return _OPENERS[name]
+
+
+def here(engines: Any, threads: int) -> Where:
+    """What computes on this machine, for these engines."""
+    return Where(threads, {engine: ENGINES[engine].device() for engine in sorted(engines)})
