@@ -91,6 +91,10 @@ class SurveyJob(StoredJob[SurveyResult]):
     def identity(self, where: Where) -> Any:
         return ["survey", self.study.identity(where), self.study.reading]
 
+    @property
+    def essential(self) -> bool:
+        return True
+
     def run(self, site: Site) -> SurveyResult:
         work = _Work.of(self.study, site)
         work.statistics(site)
@@ -130,6 +134,10 @@ class RecipeJob(StoredJob[RecipeResult]):
     @property
     def makes(self) -> Artefact | None:
         return self.distributions if self.recipe is None else None
+
+    @property
+    def essential(self) -> bool:
+        return self.recipe is None
 
     def run(self, site: Site) -> RecipeResult:
         import torch

@@ -89,15 +89,14 @@ class StoredJob(Job[R]):
 
     `procedure` is raised when what is done changes, so that old results are not taken for new ones. `weight` is a rough
     share of a run's time. An `alone` job runs with nothing beside it. A `making` job goes before those that measure.
-    Where the input of an `essential` job is to blame there is nothing to measure, and the run is refused. A job that
-    only serves others (`auxiliary`) is done where one of them needs it.
+    A job that only serves others (`auxiliary`) is done where one of them needs it. What `makes_model` leaves a model
+    that may stay when the run is through.
     """
 
     procedure: ClassVar[int] = 1
     weight: ClassVar[float] = 1.0
     alone: ClassVar[bool] = False
     making: ClassVar[bool] = False
-    essential: ClassVar[bool] = False
     auxiliary: ClassVar[bool] = False
     makes_model: ClassVar[bool] = False
     quantities: ClassVar[tuple[Quantity, ...]] = ()
@@ -128,6 +127,11 @@ class StoredJob(Job[R]):
     def units(self) -> int:
         """How much there is to do, in units of whatever its time is proportional to."""
         return 1
+
+    @property
+    def essential(self) -> bool:
+        """Whether there is nothing to measure where its input is to blame, so that the run is refused."""
+        return False
 
     def left(self, result: R, root: Path) -> bool:
         """Whether what it is to leave with the user is there, as `result` says that it was left."""

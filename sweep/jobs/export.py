@@ -44,7 +44,6 @@ class ExportJob(StoredJob[ExportResult]):
     kind = "export"
     found = ExportResult
     making = True
-    essential = True
     makes_model = True
 
     source: Artefact
@@ -65,6 +64,10 @@ class ExportJob(StoredJob[ExportResult]):
     @property
     def makes(self) -> Artefact:
         return self.file
+
+    @property
+    def essential(self) -> bool:
+        return True
 
     @property
     def batch(self) -> Hashable:

@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from sweep.jobs.cell import Cell
-from sweep.jobs.settings import Settings
+from sweep.artefact import Artefact
+from sweep.items import Item
+from sweep.jobs.base import StoredJob
+from sweep.jobs.cell import Cell, TextFile
+from sweep.jobs.model import MeasuredModel
+from sweep.jobs.settings import Settings, Where
+from sweep.jobs.task import Task, TaskJob
+from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan
-from sweep.results.store import Item, Outcome, Store
+from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace
 
 _DEFAULT = Settings()
@@ -24,9 +30,14 @@ def items(
     """One item a value; documents are numbered from `first`, and `prompt` tells their prompts from another's."""
     told = answers or [f"{value:g}" for value in values]
     return [
-        Item(f"{i} doc{i} {prompt}{i}", float(value), answer, subject=task)
+        Item(i, f"doc{i}", f"{prompt}{i}", float(value), answer, subject=task)
         for i, (value, answer) in enumerate(zip(values, told, strict=True), first)
     ]
+
+
+def measured(name: str = "micro", settings: Settings = _DEFAULT) -> MeasuredModel:
+    """A GGUF file that is nowhere."""
+    return MeasuredModel("gguf", Artefact(f"/artefacts/{name}.gguf"), "c", "e", settings)
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,10 @@ class Stored:
 
     def put(self, workspace: Workspace) -> Plan:
         """Write the run and all its outcomes down."""
-        file = {"file": f"/artefacts/{self.model}.gguf", "reference": self.reference}
-        names = [*([("text", "text")] if self.text else []), *(("task", task) for task in self.tasks)]
+        jobs = {
+            **({"text": self._text_job()} if self.text else {}),
+            **{task: self._task_job(task) for task in self.tasks},
+        }
         plan = Plan(
             run=self.run,
             model=self.model,
@@ -63,6 +76,7 @@ class Stored:
             reference=self.reference or self.variants[0],
             variants=self.variants,
             settings=self.settings,
+            where=Where(),
             about={
                 "model": self.model,
                 "text": "words",
@@ -70,7 +84,7 @@ class Stored:
                 "engine": "e",
                 **self.about,
             },
-            cells=tuple(Cell(self.key(v, name), v, kind, name, file) for v in self.variants for kind, name in names),
+            cells=tuple(Cell(self.key(v, name), v, name, job) for v in self.variants for name, job in jobs.items()),
         )
         with Store(workspace.database) as store:
             store.add_run(plan.run, plan.to_json())
@@ -80,6 +94,15 @@ class Stored:
             for variant, measured in self.text.items():
                 self._put(store, variant, "text", None if measured is None else self._text(*measured), [])
         return plan
+
+    def _text_job(self) -> StoredJob[Any]:
+        reference = None if self.reference is None else Artefact(self.reference)
+        return TextJob(
+            measured(self.model, self.settings), TextFile("words", Artefact("/words"), "w"), reference=reference
+        )
+
+    def _task_job(self, task: str) -> StoredJob[Any]:
+        return TaskJob(measured(self.model, self.settings), Task(task))
 
     def _put(self, store: Store, variant: str, name: str, result: dict[str, Any] | None, found: list[Item]) -> None:
         outcome = Outcome("ok", result, None, 1.0) if result else Outcome("failed", None, "it broke", 1.0)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from math import exp
 from pathlib import Path
@@ -23,7 +24,8 @@ from int8.build import Text, build
 from int8.recipe import NAMED, Recipe
 from sweep.analysis.ablation import Ablation
 from sweep.backends.torch import TorchBackend
-from sweep.commands.ablate import Request, ablate
+from sweep.commands.ablate import AblationRequest, ablate, prepare
+from sweep.events import Event
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.text import measure_text
 
@@ -45,11 +47,11 @@ COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "ablate",
 OPTIONS = {"windows": 2, "window": 128, "samples": 4, "length": 64, "dtype": "float32", "device": "cpu"}
 
 
-def asked(directory: Path, **changes: object) -> Request:
+def asked(directory: Path, **changes: object) -> AblationRequest:
     space, texts = directory / "space.toml", _texts(directory)
     if not space.exists():
         space.write_text(SPACE)
-    wanted = Request("micro", space, workspace=directory / "workspace", **texts, **OPTIONS)  # type: ignore[arg-type]
+    wanted = AblationRequest("micro", space, workspace=directory / "workspace", **texts, **OPTIONS)  # type: ignore[arg-type]
     return replace(wanted, **changes)  # type: ignore[arg-type]
 
 
@@ -62,11 +64,23 @@ def _texts(directory: Path) -> dict[str, object]:
     return {"calibration": str(directory / "calibration"), "perplexity": directory / "perplexity"}
 
 
-def run(request: Request) -> tuple[Ablation, list[Recipe]]:
+def run(request: AblationRequest) -> tuple[Ablation, list[Recipe]]:
     """The result, and what was measured for it."""
     measured: list[Recipe] = []
-    found, _ = ablate(request, lambda _: None, lambda *_: None, lambda recipe, _: measured.append(recipe))
+    found, _ = carried_out(request, measured.append)
     return found, measured
+
+
+def carried_out(request: AblationRequest, measured: Callable[[Recipe], None]) -> tuple[Ablation, Path]:
+    """`measured` hears of each recipe."""
+    plan = prepare(request, lambda _: None)
+    recipes = {cell.label: plan.recipes[cell.key] for cell in plan.cells if cell.key in plan.recipes}
+
+    def hear(event: Event) -> None:
+        if event.event in ("cell_done", "cell_failed") and event.cell in recipes:
+            measured(recipes[event.cell])
+
+    return ablate(plan, hear)
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +142,13 @@ def test_kept_statistics_give_the_same_to_the_last_bit(done: tuple[Path, Ablatio
 def test_an_interruption_costs_the_recipe_in_hand_alone(tmp_path: Path) -> None:
     measured: list[Recipe] = []
 
-    def stop_after_two(recipe: Recipe, _: object) -> None:
+    def stop_after_two(recipe: Recipe) -> None:
         measured.append(recipe)
         if len(measured) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ablate(asked(tmp_path), lambda _: None, lambda *_: None, stop_after_two)
+        carried_out(asked(tmp_path), stop_after_two)
     _, then = run(asked(tmp_path))
     assert len(then) == 2
     assert not set(then) & set(measured)
@@ -187,7 +201,7 @@ def test_bad_input_is_said_in_a_line_before_anything_is_measured(
 ) -> None:
     measured: list[Recipe] = []
     with pytest.raises(InputError, match=told) as error:
-        ablate(asked(tmp_path, **changes), lambda _: None, lambda *_: None, lambda recipe, _: measured.append(recipe))
+        carried_out(asked(tmp_path, **changes), measured.append)
     assert "\n" not in str(error.value)
     assert measured == []
 

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sweep.planning.variant import parse
+from plans import planned as plan_of
 
 import presets
 from converters.errors import InputError
-from sweep.devices import ALL_LAYERS, Memory
+from sweep.artefact import Artefact
+from sweep.commands.run import prepare
+from sweep.devices import ALL_LAYERS, MARGIN, Memory
+from sweep.jobs.cell import TextFile
 from sweep.jobs.settings import Settings
+from sweep.jobs.text import TextJob
 from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.perplexity import Windows
-from sweep.planning.baseline import MARGIN, ReferenceFile, automatic, find_reference, gpu_layers
-from sweep.planning.inputs import Text
-from sweep.planning.model import Model
-from sweep.planning.planner import Plan, make_plan
-from sweep.planning.preparing import prepare
+from sweep.planning.baseline import ReferenceFile, automatic, find_reference, gpu_layers
 from sweep.planning.request import Request
-from sweep.workspace import Workspace
+from sweep.results.plan import Plan
 
 GIB = 1 << 30
 MICRO = presets.builtin_models()["micro"]
@@ -38,15 +38,17 @@ def base_file(path: Path, n_vocab: int = 7, n_windows: int = 2, n_ctx: int = 16,
     return path
 
 
-def planned(tmp_path: Path, reference: str, file: ReferenceFile | None = None, layers: int | None = None) -> Plan:
-    (tmp_path / "text").write_text("words")
-    model, text = Model("m", tmp_path / "m", "f" * 64, 1024), Text("words", tmp_path / "text")
-    variants = [parse("Q8_0"), parse("BF16"), parse("Q2_K")]
+def planned(reference: str, file: ReferenceFile | None = None, layers: int | None = None) -> Plan:
     settings = Settings(gpu_layers=0 if layers is None else ALL_LAYERS)
-    workspace = Workspace(tmp_path)
-    return make_plan(
-        workspace, model, variants, reference, text, (), settings, "p", reference_file=file, reference_layers=layers
-    )
+    text = TextFile("words", Artefact("/words"), "w")
+    return plan_of(
+        "Q8_0", "BF16", "Q2_K", text=text, reference=reference, settings=settings, reference_file=file,
+        reference_layers=layers,
+    )  # fmt: skip
+
+
+def text_jobs(plan: Plan) -> dict[str, TextJob]:
+    return {cell.variant: cell.job for cell in plan.cells if isinstance(cell.job, TextJob)}
 
 
 def text_keys(plan: Plan) -> dict[str, str]:
@@ -72,27 +74,27 @@ def test_what_is_larger_than_the_device_is_offloaded_in_part() -> None:
 
 def test_no_two_references_share_a_result(tmp_path: Path) -> None:
     files = [base_file(tmp_path / "one.kld"), base_file(tmp_path / "two.kld", seed=1)]
-    plans = [planned(tmp_path, reference) for reference in ("BF16", "Q8_0")]
+    plans = [planned(reference) for reference in ("BF16", "Q8_0")]
     for file in files:
         found = find_reference(str(file))
         assert isinstance(found, ReferenceFile)
-        plans.append(planned(tmp_path, found.name, found))
+        plans.append(planned(found.name, found))
     compared = [key for plan in plans for name, key in text_keys(plan).items() if name == "Q2_K"]
     assert len(set(compared)) == 4
     assert text_keys(plans[0])["BF16"] != text_keys(plans[1])["BF16"]  # the reference itself, and compared with Q8_0
     assert len({plan.run for plan in plans}) == 4
-    by_file = [cell for cell in plans[2].cells if cell.kind == "text"]
-    assert {cell.params["reference"] for cell in by_file} == {str(files[0])}
-    assert {cell.makes for cell in by_file} == {None}
+    by_file = text_jobs(plans[2]).values()
+    assert {job.reference for job in by_file} == {Artefact.of(files[0])}
+    assert {job.makes for job in by_file} == {None}
     again = ReferenceFile(base_file(tmp_path / "copy.kld"), 16, 8)
-    assert text_keys(planned(tmp_path, again.name, again)) == text_keys(plans[2])  # content counts, and not the name
+    assert text_keys(planned(again.name, again)) == text_keys(plans[2])  # content counts, and not the name
 
 
-def test_the_reference_alone_is_placed_by_its_own_size(tmp_path: Path) -> None:
-    plan = planned(tmp_path, "BF16", layers=11)
-    placed = {cell.variant: cell.params["settings"]["gpu_layers"] for cell in plan.cells if cell.kind == "text"}
+def test_the_reference_alone_is_placed_by_its_own_size() -> None:
+    plan = planned("BF16", layers=11)
+    placed = {variant: job.model.settings.gpu_layers for variant, job in text_jobs(plan).items()}
     assert placed == {"BF16": 11, "Q8_0": ALL_LAYERS, "Q2_K": ALL_LAYERS}
-    assert text_keys(plan) != text_keys(planned(tmp_path, "BF16", layers=12))
+    assert text_keys(plan) != text_keys(planned("BF16", layers=12))
 
 
 def test_a_file_says_how_its_text_was_cut(tmp_path: Path) -> None:

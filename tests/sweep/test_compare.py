@@ -147,7 +147,7 @@ def test_items_are_found_by_document_whatever_their_order(space):
     Stored("a", {"t": {"Q4": before}}).put(space)
     Stored("b", {"t": {"Q4": [*extra, *shuffled[5:]]}}).put(space)
     (task,) = compare(space, "a", "b", "Q4").tasks
-    kept = sorted(int(item.doc.split()[0]) for item in shuffled[5:])
+    kept = sorted(item.doc_id for item in shuffled[5:])
     assert (task.difference.n, task.only_a, task.only_b) == (55, 5, 2)
     assert task.difference.delta == pytest.approx(np.mean(lost(5)[kept] - RIGHT[kept]))
     lines = printed(compare(space, "a", "b", "Q4"), 140)
@@ -165,7 +165,7 @@ def test_a_document_asked_otherwise_is_paired_and_told(space):
 
 
 def test_a_document_that_occurs_twice_is_paired_in_order(space):
-    twice = [Item(f"{i} same p", value, "x", subject="t") for i, value in enumerate((1.0, 0.0, 0.0))]
+    twice = [Item(i, "same", "p", value, "x", subject="t") for i, value in enumerate((1.0, 0.0, 0.0))]
     Stored("a", {"t": {"Q4": twice}}).put(space)
     Stored("b", {"t": {"Q4": [replace(twice[0], value=0.0), *twice[1:]]}}).put(space)
     (task,) = compare(space, "a", "b", "Q4").tasks
@@ -215,7 +215,7 @@ def test_subjects_are_the_units_of_a_group(space):
 
     def grouped(values):
         return [
-            Item(f"{i} d{i} p{i}", float(v), "a", subject=s)
+            Item(i, f"d{i}", f"p{i}", float(v), "a", subject=s)
             for i, (s, v) in enumerate(zip(subjects, values, strict=True))
         ]
 

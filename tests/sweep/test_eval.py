@@ -65,9 +65,9 @@ def test_a_quantized_file_is_measured_as_it_is(file: Path, data: Path, tmp_path:
         outcome = store.outcomes([cells["boolq"]])[cells["boolq"]]
     assert len(items) == 4
     assert all(0.0 < (item.gold or 0.0) < 1.0 and item.subject == "boolq" for item in items)
-    assert outcome.result is not None
-    assert outcome.result["settings"]["limit"] == 4
-    assert outcome.result["settings"]["data"] == str(data / "boolq")
+    assert outcome.row is not None
+    assert outcome.row["settings"]["limit"] == 4
+    assert outcome.row["settings"]["data"] == str(data / "boolq")
 
 
 def test_a_model_is_exported_at_its_quant_and_only_what_is_asked_for_measured(tmp_path: Path) -> None:

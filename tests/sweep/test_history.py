@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stored_runs import Stored, items
-from sweep.planning.cells import PROCEDURES
 
 from converters.errors import InputError
 from sweep.results.history import find_run, past_runs
 from sweep.results.plan import Plan
+from sweep.results.plan import procedures as procedures_of_this_version
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 
+PROCEDURES = procedures_of_this_version()
 RUN = Stored("alpha-q-111111", {"t": {"BF16": items(np.ones(4)), "Q4": items(np.zeros(4))}})
 
 

@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,9 +19,12 @@ import presets
 from converters.errors import InputError, MissingRuntime
 from int8.checkpoint import load
 from int8.recipe import NAMED
+from sweep.artefact import Artefact
 from sweep.backends.torch import TorchBackend
-from sweep.commands.int8 import Request, quantize
-from sweep.execution.making import Making
+from sweep.commands.int8 import Int8Request, quantize
+from sweep.jobs.base import Site
+from sweep.jobs.quantize import QuantizeJob
+from sweep.jobs.settings import Where
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.text import measure_text
 from sweep.workspace import sharing
@@ -31,8 +33,8 @@ MICRO = presets.builtin_models()["micro"]
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "int8"]
 
 
-def request(tmp_path: Path, **changes: object) -> Request:
-    asked = Request("micro", "sq", tmp_path / "out", samples=4, length=32, workspace=tmp_path / "workspace")
+def request(tmp_path: Path, **changes: object) -> Int8Request:
+    asked = Int8Request("micro", "sq", tmp_path / "out", samples=4, length=32, workspace=tmp_path / "workspace")
     return replace(asked, **changes)  # type: ignore[arg-type]
 
 
@@ -95,13 +97,12 @@ def test_statistics_that_a_killed_process_left_half_written_go(tmp_path: Path) -
 
 def test_a_checkpoint_of_a_run_beside_this_one_is_taken_as_it_is(tmp_path: Path) -> None:
     """That one may be reading it, so it is neither removed nor made again."""
-    job: dict[str, Any] = {"source": str(MICRO.directory), "name": "micro", "recipe": NAMED["w8a16"].to_json()}
-    job |= {"text": None, "text_name": None, "file": str(tmp_path / "micro.int8"), "cache": str(tmp_path / "cache")}
-    job |= {"settings": {"threads": 1, "device": "cpu"}}
-    made = Making(lambda *_: None).quantize(**job)
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "micro.int8").iterdir()}
-    assert Making(lambda *_: None).quantize(**job) == made
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "micro.int8").iterdir()} == before
+    job = QuantizeJob(Artefact.of(MICRO.directory), "micro", NAMED["w8a16"], "made", "f", "e")
+    site = Site(tmp_path, Where(1, {"torch": "cpu"}))
+    made, directory = job.run(site), job.makes.under(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
+    assert job.run(site) == made
+    assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
 def test_a_second_time_nothing_is_measured_again(tmp_path: Path) -> None:

@@ -4,81 +4,77 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep.planning.variant import parse
+from plans import planned, text_file
 
 from converters.errors import InputError
-from sweep.jobs.settings import Settings
-from sweep.measure.options import TaskOptions
-from sweep.planning.inputs import Text
-from sweep.planning.model import Model
-from sweep.planning.planner import Plan, make_plan
-from sweep.planning.tasks import Task
-from sweep.workspace import Workspace
+from sweep.jobs.cell import TextFile
+from sweep.jobs.settings import Settings, Where
+from sweep.jobs.text import TextJob
+from sweep.results.plan import Plan
+
+VARIANTS = ("Q8_0", "BF16", "Q2_K")
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Text:
-    file = tmp_path / "text.txt"
-    file.write_text("some words")
-    return Text("words", file)
-
-
-def planned(tmp_path: Path, text: Text, settings: Settings = Settings(), fingerprint: str = "f" * 64) -> Plan:  # noqa: B008
-    model = Model("m", tmp_path / "m", fingerprint, 1024)
-    variants = [parse("Q8_0"), parse("BF16"), parse("Q2_K")]
-    task = Task("t", options=TaskOptions(limit=3))
-    return make_plan(Workspace(tmp_path), model, variants, "BF16", text, (task,), settings, "mine")
+def text(tmp_path: Path) -> TextFile:
+    return text_file(tmp_path / "text.txt", "some words")
 
 
 def keys(plan: Plan) -> dict[str, str]:
     return {cell.label: cell.key for cell in plan.cells}
 
 
-def test_the_reference_comes_first_and_the_others_need_its_text(tmp_path: Path, text: Text) -> None:
-    plan = planned(tmp_path, text)
+def test_the_reference_comes_first_and_the_others_want_its_text(text: TextFile) -> None:
+    plan = planned(*VARIANTS, text=text)
     assert [cell.variant for cell in plan.cells[:4]] == ["BF16"] * 4
-    assert plan.variants == ("Q8_0", "BF16", "Q2_K")
+    assert plan.variants == VARIANTS
     by_label = {cell.label: cell for cell in plan.cells}
     reference = by_label["BF16/text"]
-    assert reference.makes == reference.params["writes_reference"]
+    assert isinstance(reference.job, TextJob)
+    assert reference.makes == reference.job.distributions
     for variant in ("Q8_0", "Q2_K"):
         cell = by_label[f"{variant}/text"]
-        assert cell.params["reference"] == reference.makes
-        assert reference.key in cell.needs
+        assert isinstance(cell.job, TextJob)
+        assert cell.job.reference == reference.makes
+        assert cell.wants == (reference.key,)
 
 
-def test_threads_and_ctx_move_speed_alone(tmp_path: Path, text: Text) -> None:
-    before = keys(planned(tmp_path, text))
-    after = keys(planned(tmp_path, text, Settings(threads=7, ctx=512)))
-    assert {label for label in before if before[label] != after[label]} == {
-        f"{v}/speed" for v in ("BF16", "Q8_0", "Q2_K")
-    }
+def test_threads_and_ctx_move_speed_alone(text: TextFile) -> None:
+    before = keys(planned(*VARIANTS, text=text))
+    for after in (
+        planned(*VARIANTS, text=text, where=Where(threads=7)),
+        planned(*VARIANTS, text=text, settings=Settings(ctx=512)),
+    ):
+        assert {label for label, key in keys(after).items() if before[label] != key} == {
+            f"{v}/speed" for v in ("BF16", "Q8_0", "Q2_K")
+        }
 
 
-def test_window_and_text_move_what_is_measured_with_them(tmp_path: Path, text: Text) -> None:
-    before = keys(planned(tmp_path, text))
-    text.file.write_text("other words")
-    after = keys(planned(tmp_path, text))
-    assert {label for label in before if before[label] != after[label]} == {
-        f"{v}/text" for v in ("BF16", "Q8_0", "Q2_K")
-    }
-    wider = keys(planned(tmp_path, text, replace(Settings(), window=256)))
-    assert {label for label in after if after[label] == wider[label]} == {
-        f"{v}/export" for v in ("BF16", "Q8_0", "Q2_K")
-    }
+def test_another_device_moves_what_is_measured_and_not_what_is_made(text: TextFile) -> None:
+    before = keys(planned(*VARIANTS, text=text))
+    after = keys(planned(*VARIANTS, text=text, where=Where(devices={"llama.cpp": "CUDA0", "torch": "cuda"})))
+    assert {label for label in before if before[label] == after[label]} == {f"{v}/export" for v in VARIANTS}
 
 
-def test_another_model_moves_everything(tmp_path: Path, text: Text) -> None:
-    before, after = keys(planned(tmp_path, text)), keys(planned(tmp_path, text, fingerprint="e" * 64))
+def test_window_and_text_move_what_is_measured_with_them(tmp_path: Path, text: TextFile) -> None:
+    before = keys(planned(*VARIANTS, text=text))
+    other = text_file(tmp_path / "text.txt", "other words")
+    after = keys(planned(*VARIANTS, text=other))
+    assert {label for label in before if before[label] != after[label]} == {f"{v}/text" for v in VARIANTS}
+    wider = keys(planned(*VARIANTS, text=other, settings=replace(Settings(), window=256)))
+    assert {label for label in after if after[label] == wider[label]} == {f"{v}/export" for v in VARIANTS}
+
+
+def test_another_model_moves_everything(text: TextFile) -> None:
+    before, after = (keys(planned(*VARIANTS, text=text, fingerprint=letter * 64)) for letter in "fe")
     assert not {label for label in before if before[label] == after[label]}
 
 
-def test_a_plan_survives_json(tmp_path: Path, text: Text) -> None:
-    plan = planned(tmp_path, text)
+def test_a_plan_survives_json(text: TextFile) -> None:
+    plan = planned(*VARIANTS, "int8:sq", text=text)
     assert Plan.from_json(plan.to_json()) == plan
 
 
-def test_a_reference_that_is_not_measured_is_refused(tmp_path: Path, text: Text) -> None:
-    model = Model("m", tmp_path / "m", "f" * 64, 1024)
+def test_a_reference_that_is_not_measured_is_refused(text: TextFile) -> None:
     with pytest.raises(InputError, match="the reference BF16 is not among the variants"):
-        make_plan(Workspace(tmp_path), model, [parse("Q8_0")], "BF16", text, (), Settings(), "mine")
+        planned("Q8_0", text=text, reference="BF16")

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from sweep.planning import preset, variant
+from sweep.methods.gguf import Quant
+from sweep.methods.registry import parse, parse_list
+from sweep.planning import preset
 
 
 def test_the_main_preset_goes_from_two_to_eight_bits() -> None:
@@ -48,7 +50,7 @@ def test_an_unknown_preset_is_answered_with_a_near_one() -> None:
 
 
 def test_quants_are_known_in_any_case() -> None:
-    assert variant.parse("q4_k_m") == variant.Variant("Q4_K_M", quant="Q4_K_M")
+    assert parse("q4_k_m") == Quant("Q4_K_M", "Q4_K_M")
 
 
 def test_a_gguf_file_is_a_variant(tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_a_gguf_file_is_a_variant(tmp_path: Path) -> None:
         (tmp_path / place).mkdir()
         (tmp_path / place / "x.gguf").touch()
     first, second = (f"gguf:{tmp_path / place / 'x.gguf'}" for place in ("a", "b"))
-    names = [entry.name for entry in variant.parse_list(["Q8_0", first, first, second])]
+    names = [entry.name for entry in parse_list(["Q8_0", first, first, second])]
     assert names == ["Q8_0", "gguf:x.gguf", second]
 
 
@@ -66,4 +68,4 @@ def test_a_gguf_file_is_a_variant(tmp_path: Path) -> None:
 )
 def test_an_unknown_variant_is_refused(text: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        variant.parse(text)
+        parse(text)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import pytest
-from stored_runs import Stored, items
+from stored_runs import Stored, items, measured
 
+from int8.recipe import NAMED
+from sweep.artefact import Artefact
 from sweep.events import Event
-from sweep.jobs.cell import Cell
-from sweep.results.estimate import bytes_to_make, foreseen_seconds, total
+from sweep.jobs.cell import Cell, TextFile
+from sweep.jobs.export import ExportJob
+from sweep.jobs.model import ModelSize
+from sweep.jobs.quantize import QuantizeJob
+from sweep.jobs.task import Task, TaskJob
+from sweep.jobs.text import TextJob
+from sweep.results.estimate import bytes_to_make, predicted_seconds, total
 from sweep.results.progress import Progress
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 
-CELLS = [Cell(name, "Q4", kind, name, {}) for kind, name in (("export", "export"), ("text", "text"), ("task", "sums"))]
+EXPORT = ExportJob(Artefact("/m"), "m", "Q4_K_M", Artefact("m.gguf"), "f", "Q4_K_M", "e")
+QUANTIZE = QuantizeJob(Artefact("/m"), "m", NAMED["sq"], "artefacts", "f", "e")
+TEXT = TextJob(measured(), TextFile("words", Artefact("/words"), "w"))
+CELLS = [
+    Cell("export", "Q4", "export", EXPORT),
+    Cell("text", "Q4", "text", TEXT),
+    Cell("sums", "Q4", "sums", TaskJob(measured(), Task("sums"))),
+]
 
 
 def begun(*pending: str) -> Progress:
@@ -57,15 +71,15 @@ def test_cells_of_another_plan_are_passed_over() -> None:
     assert progress.share == 1.0
 
 
-def test_time_is_foreseen_from_what_its_like_took(tmp_path: object) -> None:
+def test_time_is_predicted_from_what_its_like_took(tmp_path: object) -> None:
     workspace = Workspace(tmp_path / "w")  # type: ignore[operator]
     workspace.root.mkdir()
     scores = {"BF16": items([1.0, 0.0]), "Q4": items([1.0, 1.0])}
     before = Stored("before", tasks={"sums": scores}, variants=("BF16", "Q4")).put(workspace)
     after = Stored("after", tasks={"sums": {"Q2": None}, "forms": {"Q2": None}}, variants=("Q2",)).put(workspace)
     with Store(workspace.database) as store:
-        seconds = foreseen_seconds(after, store)
-        of_others = foreseen_seconds(Stored("x", tasks={"sums": {}}, model="another").put(workspace), store)
+        seconds = predicted_seconds(after, store)
+        of_others = predicted_seconds(Stored("x", tasks={"sums": {}}, model="another").put(workspace), store)
     assert seconds == {"Q2/sums": 1.0}  # forms never ended well
     assert total(seconds, ["Q2/sums"]) == 1.0
     assert total(seconds, ["Q2/sums", "Q2/forms"]) is None
@@ -73,21 +87,21 @@ def test_time_is_foreseen_from_what_its_like_took(tmp_path: object) -> None:
     assert before.model == after.model
 
 
-def test_engines_are_foreseen_apart(tmp_path: object) -> None:
+def test_engines_are_predicted_apart(tmp_path: object) -> None:
     workspace = Workspace(tmp_path / "w")  # type: ignore[operator]
     workspace.root.mkdir()
     Stored("before", tasks={"sums": {"Q4": items([1.0])}}, variants=("Q4",)).put(workspace)
     both = ("Q2", "int8:sq")
     after = Stored("after", tasks={"sums": dict.fromkeys(both)}, variants=both).put(workspace)
     with Store(workspace.database) as store:
-        assert set(foreseen_seconds(after, store)) == {"Q2/sums"}  # of llama.cpp; torch takes its own time
+        assert set(predicted_seconds(after, store)) == {"Q2/sums"}  # of llama.cpp; torch takes its own time
 
 
 def test_a_checkpoint_that_two_variants_read_is_made_once() -> None:
     made = [
-        Cell("a", "Q4_K_M", "export", "export", {"quant": "Q4_K_M"}),
-        Cell("b", "int8:sq", "quantize", "quantize", {}),
-        Cell("c", "fq:sq", "text", "text", {}, needs=("b",)),
+        Cell("a", "Q4_K_M", "export", EXPORT),
+        Cell("b", "int8:sq", "quantize", QUANTIZE),
+        Cell("c", "fq:sq", "text", TEXT, needs=("b",)),
     ]
-    sizes = {"Q4_K_M": {"file_bytes": 3.0}, "int8:sq": {"file_bytes": 5.0}, "fq:sq": {"file_bytes": 5.0}}
+    sizes = {"Q4_K_M": ModelSize(3, 4.5, 9), "int8:sq": ModelSize(5, 8.5, 9), "fq:sq": ModelSize(5, 8.5, 9)}
     assert bytes_to_make(made, sizes) == 8

@@ -13,10 +13,14 @@ from sweep import statistics
 from sweep.analysis.figures import mean_recovery
 from sweep.analysis.recommend import recommend
 from sweep.analysis.trust import trust_notes
+from sweep.artefact import Artefact
+from sweep.items import Item
+from sweep.jobs import wire
 from sweep.jobs.cell import Cell
+from sweep.jobs.export import ExportJob
 from sweep.record import Record
 from sweep.results.records import records
-from sweep.results.store import Item, Outcome, Store
+from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace
 
 N = 80
@@ -67,7 +71,7 @@ def test_a_group_of_subjects_has_errors_by_subject(tmp_path):
 
     def grouped(values: np.ndarray) -> list[Item]:
         return [
-            Item(f"{i} doc{i} p{i}", float(value), "a", subject=subject)
+            Item(i, f"doc{i}", f"p{i}", float(value), "a", subject=subject)
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True))
         ]
 
@@ -94,7 +98,7 @@ def test_samples_are_the_windows_and_items_behind_the_figures(tmp_path):
     assert found["Q4"].samples["task t"].units == found["BF16"].samples["task t"].units
     assert found["Q2"].samples == {}
     assert "samples" not in found["Q4"].to_json()
-    assert Record.from_json(found["Q4"].to_json()) == found["Q4"]
+    assert wire.typed(found["Q4"].to_json(), Record) == found["Q4"]
 
 
 def test_a_file_may_be_the_reference(tmp_path):
@@ -125,7 +129,8 @@ def test_with_a_file_as_reference_tasks_are_compared_with_what_it_was_made_of_or
         workspace
     )
     exports = {"BF16": 16.0, "Q4": 4.5, "Q2": 2.6}
-    cells = tuple(Cell(f"export {variant}", variant, "export", "export", {}) for variant in exports)
+    job = ExportJob(Artefact("/m"), "m", "Q4_K_M", Artefact("m.gguf"), "f", "Q4_K_M", "e")
+    cells = tuple(Cell(f"export {variant}", variant, "export", job) for variant in exports)
     with Store(workspace.database) as store:
         none_known = records(plan, store)
         for variant, bits in exports.items():

@@ -6,20 +6,23 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from sweep.results.store import Item, Outcome, Store
+from sweep.items import Item
+from sweep.jobs.settings import Where
+from sweep.results.store import Outcome, Store
 
 
 def test_what_was_put_is_found_by_another_connection(tmp_path: Path) -> None:
-    items = [Item("a 0", 1.0, "7"), Item("a 1", 0.0, "ä")]
+    items = [Item(0, "d0", "p0", 1.0, "7"), Item(1, "d1", "p1", 0.0, "ä", 0.5, "a")]
     with Store(tmp_path / "s.db") as store, Store(tmp_path / "s.db") as other:
-        store.put("k", Outcome("ok", {"value": 0.5}, None, 1.5), items)
-        assert other.outcomes(["k", "unknown"]) == {"k": Outcome("ok", {"value": 0.5}, None, 1.5)}
+        outcome = Outcome("ok", {"value": 0.5}, None, 1.5, Where(3, {"torch": "cuda"}))
+        store.put("k", outcome, items)
+        assert other.outcomes(["k", "unknown"]) == {"k": outcome}
         assert other.items("k") == items
 
 
 def test_a_later_outcome_replaces_an_earlier_one_and_its_items(tmp_path: Path) -> None:
     with Store(tmp_path / "s.db") as store:
-        store.put("k", Outcome("ok", {}, None, 1.0), [Item("a", 1.0, "x")])
+        store.put("k", Outcome("ok", {}, None, 1.0), [Item(0, "d", "p", 1.0, "x")])
         store.put("k", Outcome("failed", None, "it broke", 2.0))
         assert store.outcomes(["k"])["k"].error == "it broke"
         assert store.items("k") == []
@@ -64,8 +67,8 @@ def test_a_store_of_the_first_version_opens_and_takes_what_is_new(tmp_path: Path
         )
     database.close()
     with Store(path) as store:
-        assert store.items("old") == [Item("0 d p", 1.0, "7", subject="a")]
-        fresh = [Item("b 0", 0.0, "1", gold=0.25, subject="b")]
+        assert store.items("old") == [Item(0, "d", "p", 1.0, "7", subject="a")]
+        fresh = [Item(5, "e", "q", 0.0, "1", gold=0.25, subject="b")]
         store.put("new", Outcome("ok", {}, None, 1.0), fresh)
         assert store.items("new") == fresh
     with Store(path) as again:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import presets
 from converters.errors import InputError
+from sweep.artefact import Artefact
+from sweep.jobs import wire
+from sweep.jobs.task import Task
 from sweep.measure.options import TaskOptions
 from sweep.planning.model import Model
-from sweep.planning.tasks import Task, tasks_for
+from sweep.planning.tasks import tasks_for
 
 MODEL = Model("m", Path("m"), "f" * 64, 1024)
 
@@ -57,10 +59,10 @@ def test_a_task_that_is_asked_for_twice_is_one_unless_it_differs() -> None:
 
 def test_data_are_found_by_the_name_of_their_set(data: Path) -> None:
     (sums,) = asked("gsm8k_cot", folder=data)
-    assert (sums.data, sums.data_name, sums.is_local) == (data / "gsm8k", "gsm8k", True)
-    assert asked("mmlu_virology", folder=data)[0].data == data / "mmlu"
-    assert asked("mmlu", folder=data / "mmlu")[0].data == data / "mmlu"
-    assert asked("piqa", folder=data)[0].data == data / "piqa"  # of no known form, so as published
+    assert (sums.data, sums.data_name, sums.is_local) == (Artefact.of(data / "gsm8k"), "gsm8k", True)
+    assert asked("mmlu_virology", folder=data)[0].data == Artefact.of(data / "mmlu")
+    assert asked("mmlu", folder=data / "mmlu")[0].data == Artefact.of(data / "mmlu")
+    assert asked("piqa", folder=data)[0].data == Artefact.of(data / "piqa")  # of no known form, so as published
     assert not asked("hellaswag", folder=data)[0].is_local
     with pytest.raises(InputError, match="there is no such directory"):
         asked("gsm8k", folder=data / "absent")
@@ -70,14 +72,17 @@ def test_task_files_come_before_data(data: Path) -> None:
     (data / "mine.yaml").write_text("task: gsm8k\n")
     (data / "both.yaml").write_text("group: both\ntask: [gsm8k]\n")
     assert [(task.name, task.folder, task.data) for task in asked("gsm8k", "both", folder=data)] == [
-        ("gsm8k", data, None),
-        ("both", data, None),
+        ("gsm8k", Artefact.of(data), None),
+        ("both", Artefact.of(data), None),
     ]
     assert asked(str(data / "both.yaml")) == asked("both", folder=data)
 
 
 def test_results_of_other_settings_or_data_are_other_results(data: Path) -> None:
-    (task,) = asked("gsm8k", folder=data)
+    def identity(name: str = "gsm8k", folder: Path | None = data, **options: object) -> str:
+        (task,) = asked(name, folder=folder, **options)
+        return task.identity
+
     settings = {
         "limit": 3,
         "num_fewshot": 2,
@@ -85,15 +90,17 @@ def test_results_of_other_settings_or_data_are_other_results(data: Path) -> None
         "thinking": False,
         "max_gen_toks": 9,
     }
-    others = [replace(task, options=replace(task.options, **{name: value})) for name, value in settings.items()]
-    identities = {other.identity for other in [task, *others, Task("gsm8k"), replace(task, name="gsm8k_cot")]}
-    assert len(identities) == len(settings) + 3
-    assert replace(task, options=replace(task.options, allow_code=True)).identity == task.identity
-    before = task.identity
-    (data / "gsm8k" / "test.jsonl").write_text(json.dumps({"question": "another"}))
-    assert replace(task).identity != before
+    chat = {"chat_template": True}  # which thinking needs
+    others = [identity(**{**(chat if name == "thinking" else {}), name: value}) for name, value in settings.items()]
+    assert len({identity(), *others, identity(folder=None), identity("gsm8k_cot")}) == len(settings) + 3
+    assert identity(allow_code=True) == identity()
+    (bounded,) = asked("gsm8k", folder=data, max_gen_toks=9)
+    assert (bounded.unbounded, asked("gsm8k", folder=data)[0].unbounded) == (identity(), None)
+    before = identity()
     (data / "mmlu" / "test.jsonl").write_text("{}")
-    assert replace(task).identity == replace(task).identity
+    assert identity() == before
+    (data / "gsm8k" / "test.jsonl").write_text(json.dumps({"question": "another"}))
+    assert identity() != before
 
 
 def test_thinking_needs_the_chat_template() -> None:
@@ -104,7 +111,6 @@ def test_thinking_needs_the_chat_template() -> None:
 
 def test_the_job_says_all_that_the_worker_needs(data: Path) -> None:
     (task,) = asked("gsm8k", folder=data, limit=3, thinking=True, chat_template=True)
-    row = json.loads(json.dumps(task.to_json()))
-    assert TaskOptions(**row.pop("options")) == task.options
-    assert row == {"name": "gsm8k", "folder": None, "data": str(data / "gsm8k"), "data_name": "gsm8k"}
+    assert wire.typed(json.loads(json.dumps(wire.plain(task))), Task) == task
+    assert task.data == Artefact.of(data / "gsm8k")
     assert task.options.words == "first 3 items, chat template, thinking on"

@@ -12,7 +12,9 @@ import pytest
 
 import presets
 from converters.errors import InputError
-from sweep.planning.variant import TORCH_FLOAT, kind_of, parse, parse_list, with_baseline
+from sweep.methods.int8 import Int8
+from sweep.methods.registry import method, parse, parse_list, with_baselines
+from sweep.methods.torch import FLOAT as TORCH_FLOAT
 
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]
@@ -114,9 +116,9 @@ def test_a_model_of_torch_alone_is_measured_without_gguf(tmp_path: Path) -> None
 
 
 def test_the_baseline_comes_before_int8_by_itself() -> None:
-    names = [variant.name for variant in with_baseline(parse_list(["int8:sq", "Q4_K_M", "fq:sq", "int8:sq"]))]
+    names = [variant.name for variant in with_baselines(parse_list(["int8:sq", "Q4_K_M", "fq:sq", "int8:sq"]))]
     assert names == ["Q4_K_M", TORCH_FLOAT, "int8:sq", "fq:sq"]
-    assert [variant.name for variant in with_baseline(parse_list(["Q4_K_M"]))] == ["Q4_K_M"]
+    assert [variant.name for variant in with_baselines(parse_list(["Q4_K_M"]))] == ["Q4_K_M"]
 
 
 def test_recipes_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -124,9 +126,9 @@ def test_recipes_of_one_name_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.toml").write_text(f'base = "sq"\nalpha = {alpha}\n')
     variants = parse_list([f"int8:{tmp_path}/a/mine.toml", f"int8:{tmp_path}/b/mine.toml"])
-    assert [variant.recipe.alpha for variant in variants if variant.recipe] == [0.4, 0.6]
+    assert [variant.recipe.alpha for variant in variants if isinstance(variant, Int8)] == [0.4, 0.6]
     assert len({variant.name for variant in variants}) == 2
-    assert {kind_of(variant.name) for variant in variants} == {"int8"}
+    assert {method(variant.name).kind for variant in variants} == {"int8"}
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_without_samples_or_with_other_units_nothing_is_claimed():
     assert kld_front(bare) == fronts.Front(frozenset({"Q3", "Q4"}), {})
     other = [records[0], replace(records[1], samples={"kld": Samples("another text", noise)})]
     assert fronts.kld_losses(other)[0].lead("Q4", "Q3") is None
-    assert Record.from_json(records[0].to_json()).samples == {}
+    assert "samples" not in records[0].to_json()
 
 
 def test_error_of_a_recovery_is_that_of_the_delta_method():

@@ -10,54 +10,59 @@ from pathlib import Path
 import psutil
 import pytest
 
-from converters.errors import InputError, MissingRuntime
-from sweep.execution.child import Child, Failed
+from converters.errors import InputError
+from int8.recipe import NAMED
+from sweep.artefact import Artefact
+from sweep.execution.child import Child
+from sweep.execution.local import LocalHost
+from sweep.execution.protocol import Failed
+from sweep.jobs.base import Unanswered
+from sweep.jobs.export import ExportJob
+from sweep.jobs.quantize import QuantizeJob
+from sweep.jobs.settings import Settings, Where
+from sweep.jobs.sizes import SizesJob
+
+SIZES = SizesJob("micro", "micro", ("Q4_0",), Settings())
 
 
-def test_an_unknown_job_fails_and_the_worker_lives_on(tmp_path: Path) -> None:
-    with Child(tmp_path / "log") as child:
+def test_a_job_that_fails_leaves_the_worker_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SizesJob, "kind", "no such job")
+    with Child(tmp_path / "log", tmp_path) as child:
         for _ in range(2):
-            (answer,) = child.submit({"kind": "no such job"})
+            (answer,) = child.run("1", [SIZES], Where())
             assert isinstance(answer, Failed)
             assert not answer.died
         assert child.alive
 
 
 def test_bad_input_is_told_apart_from_a_fault(tmp_path: Path) -> None:
-    with Child(tmp_path / "log") as child:
-        job = {
-            "kind": "export",
-            "source": str(tmp_path / "none"),
-            "name": "x",
-            "targets": {},
-            "threads": 1,
-            "imatrix": None,
-        }
-        (answer,) = child.submit(job)
+    job = ExportJob(Artefact.of(tmp_path / "none"), "x", "Q4_0", Artefact("x.gguf"), "f", "Q4_0", "e")
+    with Child(tmp_path / "log", tmp_path) as child:
+        (answer,) = child.run("1", [job], Where())
     assert isinstance(answer, Failed)
     assert answer.input
     assert not answer.missing
-    assert isinstance(answer.error, InputError)
     assert str(tmp_path / "none") in answer.message
+    with pytest.raises(InputError) as error:
+        LocalHost(tmp_path).ask(job)
+    assert not isinstance(error.value, Unanswered)
 
 
 @pytest.mark.slow
 def test_a_missing_runtime_is_told_in_its_own_words(tmp_path: Path) -> None:
-    job: dict[str, object] = {"kind": "quantize", "source": str(tmp_path), "name": "x", "recipe": {"name": "w8a16"}}
-    job |= {"text": None, "text_name": "", "file": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
-    with Child(tmp_path / "log") as child:
-        (answer,) = child.submit(job | {"settings": {"threads": 1, "device": "cuda:99"}})
+    job = QuantizeJob(Artefact.of(tmp_path), "x", NAMED["w8a16"], "made", "f", "e")
+    with Child(tmp_path / "log", tmp_path) as child:
+        (answer,) = child.run("1", [job], Where(1, {"torch": "cuda:99"}))
     assert isinstance(answer, Failed)
     assert answer.missing
     assert not answer.input
     assert answer.message.startswith("cuda:99: ")
-    assert isinstance(answer.error, MissingRuntime)
 
 
 def test_a_killed_worker_is_an_answer(tmp_path: Path) -> None:
-    with Child(tmp_path / "log") as child:
+    with Child(tmp_path / "log", tmp_path) as child:
         os.kill(child._process.pid, signal.SIGKILL)
-        (answer,) = child.submit({"kind": "sizes"})
+        (answer,) = child.run("1", [SIZES], Where())
         assert isinstance(answer, Failed)
         assert answer.died
         assert "SIGKILL" in answer.message
@@ -68,7 +73,7 @@ def test_what_a_killed_worker_had_in_temporary_files_goes_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Child(tmp_path / "log") as child:
+    with Child(tmp_path / "log", tmp_path) as child:
         (scratch,) = tmp_path.glob("bitsweep-*")
         environment = Path(f"/proc/{child._process.pid}/environ")
         if environment.exists():
@@ -81,8 +86,8 @@ def test_what_a_killed_worker_had_in_temporary_files_goes_with_it(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_worker_ends_with_its_parent_however_that_ends(tmp_path: Path) -> None:
     script = (
-        "from pathlib import Path; from sweep.running.child import Child; import time\n"
-        f"c = Child(Path({str(tmp_path / 'log')!r})); print(c._process.pid, flush=True); time.sleep(60)"
+        "from pathlib import Path; from sweep.execution.child import Child; import time\n"
+        f"c = Child(Path({str(tmp_path / 'log')!r}), Path()); print(c._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

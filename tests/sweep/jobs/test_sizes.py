@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sweep.execution.measuring import _torch_size
 
 import presets
 from sweep.jobs.settings import Settings
+from sweep.jobs.sizes import checkpoint_size
 
 MICRO = presets.builtin_models()["micro"]
 
@@ -21,8 +21,8 @@ def test_the_float_model_has_16_bits_whatever_its_files_are_in(tmp_path: Path) -
     weights = load_file(wide / "model.safetensors")
     save_file({name: x.float() for name, x in weights.items()}, wide / "model.safetensors", {"format": "pt"})
     for directory in (MICRO.directory, wide):
-        size = _torch_size(str(directory), str(directory), "micro", "torch", Settings(kv_type="bf16"))
-        assert size["bits_per_weight"] == 16
-        assert size["file_bytes"] == 2 * sum(x.numel() for x in weights.values())
+        size = checkpoint_size(str(directory), "micro", "torch", Settings(kv_type="bf16"))
+        assert size.bits_per_weight == 16
+        assert size.file_bytes == 2 * sum(x.numel() for x in weights.values())
     assert {x.dtype for x in weights.values()} == {torch.bfloat16}
-    assert size["file_bytes"] == pytest.approx((wide / "model.safetensors").stat().st_size / 2, rel=1e-2)
+    assert size.file_bytes == pytest.approx((wide / "model.safetensors").stat().st_size / 2, rel=1e-2)
