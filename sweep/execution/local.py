@@ -16,7 +16,7 @@ from sweep.execution.child import Child
 from sweep.execution.logs import log_path
 from sweep.execution.protocol import Answer, Failed, Order, Progressed
 from sweep.jobs.base import Job, R, TellProgress, Unanswered
-from sweep.jobs.openers import here
+from sweep.jobs.model import here
 from sweep.jobs.settings import Where
 
 

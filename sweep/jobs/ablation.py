@@ -15,7 +15,7 @@ from int8.recipe import Recipe
 from sweep import format as fmt
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob, content_hash
-from sweep.jobs.cell import TextFile
+from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Where
 from sweep.measure.results import DivergenceResult, PerplexityResult
 

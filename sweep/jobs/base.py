@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.items import Item
+from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Where
 from sweep.record import Value
 
 if TYPE_CHECKING:
     from sweep.backends.base import Backend
-    from sweep.jobs.cell import TextFile
-    from sweep.jobs.model import MeasuredModel
 
 TellProgress = Callable[[int, int, str], None]
 """(done, total, what is at work)"""
@@ -180,6 +179,12 @@ class Host(Protocol):
         ...
 
 
+class Openable(Protocol):
+    """A model that can be opened. Equal ones are opened once."""
+
+    def open(self, site: Site) -> Backend: ...
+
+
 @dataclass
 class Site:
     """Where a job runs: the workspace's folder, what computes, whom to tell how far it is, what is loaded already."""
@@ -187,7 +192,7 @@ class Site:
     root: Path
     where: Where = field(default_factory=Where)
     progress: TellProgress = lambda _done, _total, _part: None
-    _kept: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
+    _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def path(self, artefact: Artefact) -> Path:
         return artefact.under(self.root)
@@ -196,7 +201,7 @@ class Site:
         """Progress of a job that has no parts."""
         self.progress(done, total, "")
 
-    def open(self, model: MeasuredModel) -> Backend:
+    def open(self, model: Openable) -> Backend:
         """The model, loaded; it stays open for the next job, and is closed when another is opened."""
         known, backend = self._kept.get("model", (None, None))
         if known != model:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sweep.artefact import Artefact
 from sweep.jobs.base import StoredJob
+from sweep.jobs.given import Baseline, Origin, Task, TextFile
+from sweep.jobs.model import MeasuredModel
 from sweep.jobs.settings import Settings, Where
-
-if TYPE_CHECKING:
-    from sweep.jobs.model import MeasuredModel
-    from sweep.jobs.task import Task
 
 
 @dataclass(frozen=True)
@@ -43,43 +41,6 @@ class Cell:
     @property
     def label(self) -> str:
         return f"{self.variant}/{self.name}"
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A text: its name for people, its file, and a hash of what it holds."""
-
-    name: str
-    file: Artefact
-    identity: str
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What variants are made of: a model called `name` at `source`; `fingerprint` is a hash of its content."""
-
-    name: str
-    source: Artefact
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Importance:
-    """An importance matrix: its file, a hash of what it holds, and the key of the cell that makes it, if one does."""
-
-    file: Artefact
-    identity: str
-    key: str | None = None
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The distributions that a text is compared with: their identity, their file, and the key of the cell that makes
-    that, where one does."""
-
-    identity: str
-    file: Artefact | None
-    key: str | None = None
 
 
 @dataclass(frozen=True)

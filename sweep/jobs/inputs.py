@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from sweep.artefact import Artefact
 from sweep.jobs.base import Job, Nothing, Site
-from sweep.jobs.cell import TextFile
-from sweep.jobs.task import Task
+from sweep.jobs.given import Task, TextFile
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class InputsJob(Job[Nothing]):
         from sweep.measure.plain_text import save_text
 
         for task in self.tasks:
-            check_task(task.name, task.place(site), task.options)
+            check_task(task.name, task.place(site.root), task.options)
         wanted = self.dataset
         if wanted is not None and not (file := site.path(wanted.file)).exists():
             save_text(wanted.path, wanted.name, wanted.split, file, wanted.option)

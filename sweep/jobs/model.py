@@ -1,19 +1,27 @@
-"""A model as measurements open it: its file, what opens it, and all that its figures depend on."""
+"""A model as measurements open it: how each kind of model is opened, and what its figures depend on.
+
+A new kind of model is opened by a line of the table of openers, or by `register`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from sweep import devices
 from sweep.artefact import Artefact
-from sweep.jobs.base import R, StoredJob
-from sweep.jobs.openers import ENGINES, opener
+from sweep.extensions import load_extensions
+from sweep.jobs.base import R, Site, StoredJob
 from sweep.jobs.settings import Settings, Where
+from sweep.lazy import named
 
 if TYPE_CHECKING:
     from sweep.backends.base import Backend
-    from sweep.jobs.base import Site
+
+Opens = Callable[["MeasuredModel", "Site"], "Backend"]
+Sizes = Callable[["MeasuredModel", "Site"], "ModelSize"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,84 @@ class ModelSize:
     bits_per_weight: float
     memory_bytes: int
     parts: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes: `packages` whose versions its figures depend on, and what it calls its device here."""
+
+    packages: tuple[str, ...]
+    device: Callable[[], str]
+
+    @property
+    def versions(self) -> str:
+        return ", ".join(f"{package} {version(package)}" for package in self.packages)
+
+
+ENGINES = {
+    "llama.cpp": Engine(("llama-cpp-python", "lm-eval"), lambda: devices.placement().device),
+    "torch": Engine(("torch", "transformers", "lm-eval"), devices.torch_device),
+}
+
+
+@dataclass(frozen=True)
+class Opener:
+    """`opens` gives the backend and `sizes` what the model takes; both are functions, or "module:function".
+
+    `moves` are the settings that move every figure beside the windows and the device, `times` those that move speed and
+    memory alone, beside the threads. `shown` stand in a record. `name` is part of the keys, where it is given.
+    """
+
+    engine: str
+    opens: str | Opens
+    sizes: str | Sizes
+    moves: tuple[str, ...] = ()
+    times: tuple[str, ...] = ("ctx",)
+    shown: tuple[str, ...] = ("ubatch", "ctx")
+    name: str | None = None
+
+    def open(self, model: MeasuredModel, site: Site) -> Backend:
+        opens: Opens = named(self.opens) if isinstance(self.opens, str) else self.opens
+        return opens(model, site)
+
+    def size(self, model: MeasuredModel, site: Site) -> ModelSize:
+        sizes: Sizes = named(self.sizes) if isinstance(self.sizes, str) else self.sizes
+        return sizes(model, site)
+
+
+def _torch(name: str) -> Opener:
+    size = "sweep.jobs.sizes:torch_size" if name == "torch" else "sweep.jobs.sizes:quantized_size"
+    return Opener("torch", f"sweep.jobs.opening:open_{name}", size, times=("ctx", "ubatch"), name=name)
+
+
+_OPENERS = {
+    "gguf": Opener(
+        "llama.cpp",
+        "sweep.jobs.opening:open_gguf",
+        "sweep.jobs.sizes:gguf_size",
+        moves=("batch", "ubatch", "kv_type", "gpu_layers", "cpu_moe", "tensor_split"),
+        shown=("batch", "ubatch", "ctx", "gpu_layers", "cpu_moe"),
+    ),
+    "torch": _torch("torch"),
+    "int8": _torch("int8"),
+    "fq": _torch("fq"),
+}
+
+
+def register(name: str, opener: Opener) -> None:
+    """Add a way to open models."""
+    _OPENERS[name] = opener
+
+
+def opener(name: str) -> Opener:
+    """Raises KeyError where there is none of this name."""
+    load_extensions()
+    return _OPENERS[name]
+
+
+def here(engines: Collection[str], threads: int) -> Where:
+    """What computes on this machine, for these engines."""
+    return Where(threads, {engine: ENGINES[engine].device() for engine in sorted(engines)})
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from sweep import format as fmt
 from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import Asked, Baseline, Step
-from sweep.jobs.model import MeasuredModel, MeasuringJob
-from sweep.jobs.openers import opener
+from sweep.jobs.cell import Asked, Step
+from sweep.jobs.given import Baseline
+from sweep.jobs.model import MeasuredModel, MeasuringJob, opener
 from sweep.jobs.settings import Where
 from sweep.measure.speed import SpeedResult as Speed
 

@@ -6,46 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sweep.artefact import Artefact
 from sweep.backends.check import SharingCheck
 from sweep.items import Item
 from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import Asked, Baseline, Step
+from sweep.jobs.cell import Asked, Step
+from sweep.jobs.given import Baseline, Task
 from sweep.jobs.model import MeasuredModel, MeasuringJob
 from sweep.jobs.settings import Where
 from sweep.measure.options import TaskOptions
 
 if TYPE_CHECKING:
     from sweep.measure.harness import Metric, TaskRun
-    from sweep.measure.loading import Place
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of lm-eval: by name from the YAML files of `folder`, or from lm-eval's own collection where that is None.
-
-    Of the latter the data set may lie in `data` as JSONL files, of the form `data_name` of presets/tasks/data.toml.
-    `identity` is a hash of name, options and every file that may be read; `unbounded` the same without a bound on
-    answers, where there is one.
-    """
-
-    name: str
-    folder: Artefact | None = None
-    data: Artefact | None = None
-    data_name: str | None = None
-    options: TaskOptions = field(default_factory=TaskOptions)
-    identity: str = ""
-    unbounded: str | None = None
-
-    @property
-    def is_local(self) -> bool:
-        return self.folder is not None or self.data is not None
-
-    def place(self, site: Site) -> Place:
-        from sweep.measure.loading import Place
-
-        folder, data = (None if one is None else site.path(one) for one in (self.folder, self.data))
-        return Place(folder, data, self.data_name)
 
 
 @dataclass(frozen=True)
@@ -109,7 +80,7 @@ class TaskJob(MeasuringJob[TaskResult]):
         from sweep.measure.harness import run_task
 
         backend, task, options = site.open(self.model), self.task, self.task.options
-        run = run_task(backend, task.name, task.place(site), options, site.progress)
+        run = run_task(backend, task.name, task.place(site.root), options, site.progress)
         primary = run.primary
         data = task.data or task.folder
         return TaskResult(

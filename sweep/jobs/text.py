@@ -12,7 +12,8 @@ from converters.errors import InputError
 from sweep import format as fmt
 from sweep.artefact import Artefact, sampled_digest
 from sweep.jobs.base import Result, Site, content_hash
-from sweep.jobs.cell import Asked, Baseline, Step, TextFile
+from sweep.jobs.cell import Asked, Step
+from sweep.jobs.given import Baseline, TextFile
 from sweep.jobs.model import MeasuredModel, MeasuringJob
 from sweep.jobs.settings import Where
 from sweep.measure.results import DivergenceResult, NoiseFloor, PerplexityResult

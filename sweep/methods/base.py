@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Self
 
 from sweep.jobs import registry
 from sweep.jobs.base import Ask, StoredJob
-from sweep.jobs.cell import Asked, Baseline, Cell, Importance, Origin
+from sweep.jobs.cell import Asked, Cell
+from sweep.jobs.given import Baseline, Importance, Origin
 from sweep.jobs.model import MeasuredModel, ModelSize
 from sweep.jobs.settings import Settings
 

@@ -13,8 +13,9 @@ from converters.hub import HubFile
 from converters.recipes import QUANTS, recipe, refuse_without_imatrix
 from sweep.artefact import Artefact
 from sweep.jobs.base import Ask
-from sweep.jobs.cell import Asked, Cell, Importance, Origin
+from sweep.jobs.cell import Asked, Cell
 from sweep.jobs.export import ExportJob
+from sweep.jobs.given import Importance, Origin
 from sweep.jobs.model import MeasuredModel, engine_of
 from sweep.jobs.settings import Settings
 from sweep.methods.base import PlannedSize, Variant, making_cell

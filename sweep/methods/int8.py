@@ -7,7 +7,8 @@ from typing import Self
 
 from int8.recipe import NAMED, Recipe
 from int8.recipe import recipe as int8_recipe
-from sweep.jobs.cell import Asked, Cell, Importance
+from sweep.jobs.cell import Asked, Cell
+from sweep.jobs.given import Importance
 from sweep.jobs.model import MeasuredModel, engine_of
 from sweep.jobs.quantize import QuantizeJob
 from sweep.methods.base import making_cell

@@ -8,7 +8,7 @@ from dataclasses import replace
 from converters.errors import InputError
 from sweep.extensions import load_extensions
 from sweep.jobs.base import Ask
-from sweep.jobs.cell import Origin
+from sweep.jobs.given import Origin
 from sweep.jobs.settings import Settings
 from sweep.lazy import named
 from sweep.methods.base import PlannedSize, Variant

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Self
 from converters.errors import InputError
 from int8.architectures import require_quantizable
 from sweep.jobs.base import Ask
-from sweep.jobs.cell import Asked, Cell, Importance, Origin
+from sweep.jobs.cell import Asked, Cell
+from sweep.jobs.given import Importance, Origin
 from sweep.jobs.model import MeasuredModel, engine_of
 from sweep.jobs.settings import Settings
 from sweep.methods.base import PlannedSize, Variant

@@ -8,8 +8,9 @@ from converters.errors import MissingRuntime
 from int8.text import FEWEST_TOKENS
 from sweep.jobs.base import Ask, Job, Nothing, Unanswered
 from sweep.jobs.cell import Cell
+from sweep.jobs.given import Task
 from sweep.jobs.inputs import CalibrationJob, InputsJob, VocabularyJob
-from sweep.jobs.task import Task, TaskJob
+from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.planning.inputs import Text
 from sweep.planning.preparing import Sweep

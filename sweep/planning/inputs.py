@@ -11,7 +11,7 @@ from pathlib import Path
 import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
-from sweep.jobs.cell import TextFile
+from sweep.jobs.given import TextFile
 from sweep.jobs.inputs import Dataset
 from sweep.planning.model import Model
 

@@ -11,7 +11,8 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs import wire
 from sweep.jobs.base import content_hash
-from sweep.jobs.cell import Asked, Baseline, Cell, Importance
+from sweep.jobs.cell import Asked, Cell
+from sweep.jobs.given import Baseline, Importance
 from sweep.jobs.imatrix import ImatrixJob, made_of
 from sweep.jobs.model import MeasuringJob, engine_of
 from sweep.methods.base import Variant, cells_of, making_cell

@@ -12,8 +12,9 @@ from sweep.artefact import Artefact
 from sweep.fit.report import FitOptions
 from sweep.fit.simulated import devices_called
 from sweep.jobs.base import Host
-from sweep.jobs.cell import Asked, Origin
-from sweep.jobs.openers import opener
+from sweep.jobs.cell import Asked
+from sweep.jobs.given import Origin
+from sweep.jobs.model import opener
 from sweep.jobs.settings import Settings
 from sweep.measure.options import TaskOptions
 from sweep.methods.base import PlannedSize, Variant

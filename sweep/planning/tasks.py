@@ -13,7 +13,7 @@ from typing import Any
 import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
-from sweep.jobs.task import Task
+from sweep.jobs.given import Task
 from sweep.measure.local_data import data_files
 from sweep.measure.options import TaskOptions
 from sweep.planning.model import Model

@@ -13,7 +13,7 @@ import numpy as np
 from sweep.items import Item
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportResult
-from sweep.jobs.openers import opener
+from sweep.jobs.model import opener
 from sweep.jobs.quantize import QuantizeResult
 from sweep.jobs.settings import Where
 from sweep.jobs.speed import SpeedResult

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sweep.artefact import Artefact
-from sweep.jobs.cell import Asked, Origin, TextFile
+from sweep.jobs.cell import Asked
+from sweep.jobs.given import Origin, Task, TextFile
 from sweep.jobs.settings import Settings, Where
-from sweep.jobs.task import Task
 from sweep.measure.options import TaskOptions
 from sweep.methods.registry import parse_list, with_baselines
 from sweep.planning.model import Model

@@ -12,10 +12,11 @@ import numpy as np
 from sweep.artefact import Artefact
 from sweep.items import Item
 from sweep.jobs.base import StoredJob
-from sweep.jobs.cell import Cell, TextFile
+from sweep.jobs.cell import Cell
+from sweep.jobs.given import Task, TextFile
 from sweep.jobs.model import MeasuredModel
 from sweep.jobs.settings import Settings, Where
-from sweep.jobs.task import Task, TaskJob
+from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan
 from sweep.results.store import Outcome, Store

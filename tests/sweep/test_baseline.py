@@ -16,7 +16,7 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.commands.run import prepare
 from sweep.devices import ALL_LAYERS, MARGIN, Memory
-from sweep.jobs.cell import TextFile
+from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Settings
 from sweep.jobs.text import TextJob
 from sweep.measure.basefile import BaseFileWriter

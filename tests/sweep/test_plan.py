@@ -7,7 +7,7 @@ import pytest
 from plans import planned, text_file
 
 from converters.errors import InputError
-from sweep.jobs.cell import TextFile
+from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Settings, Where
 from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan

@@ -8,11 +8,12 @@ from stored_runs import Stored, items, measured
 from int8.recipe import NAMED
 from sweep.artefact import Artefact
 from sweep.events import Event
-from sweep.jobs.cell import Cell, TextFile
+from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
+from sweep.jobs.given import Task, TextFile
 from sweep.jobs.model import ModelSize
 from sweep.jobs.quantize import QuantizeJob
-from sweep.jobs.task import Task, TaskJob
+from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.results.estimate import bytes_to_make, predicted_seconds, total
 from sweep.results.progress import Progress

@@ -11,7 +11,7 @@ import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs import wire
-from sweep.jobs.task import Task
+from sweep.jobs.given import Task
 from sweep.measure.options import TaskOptions
 from sweep.planning.model import Model
 from sweep.planning.tasks import tasks_for

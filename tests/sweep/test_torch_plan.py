@@ -14,8 +14,8 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.cli.results import _torch
 from sweep.commands.int8 import Int8Request, _text
-from sweep.jobs import openers
-from sweep.jobs.cell import TextFile
+from sweep.jobs import model as openers
+from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Where
 from sweep.planning.calibration import calibration
 from sweep.planning.inputs import calibration_text
