@@ -143,10 +143,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class Value:
-    """A figure and its standard error, None where it has none."""
+    """A figure of a further kind of measurement, its standard error (None where it has none), and how it is shown: its
+    heading, its unit, how many decimals."""
 
     value: float
     stderr: float | None = None
+    heading: str = ""
+    unit: str = ""
+    decimals: int = 3
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class Record:
     `task_reference` is what task differences are to: the reference or, where that is a file, which answers no task, the
     variant that it was made of; where that is not known, the one of the most bits per weight.
 
-    `figures` are those of further kinds of measurement, by the names of their quantities.
+    `figures` are those of further kinds of measurement, by their names.
 
     `samples` are what the figures are means of ("kld" and "nll" in nats by window, "task NAME" by item), for whoever
     compares two variants with each other; they are not part of the JSON.

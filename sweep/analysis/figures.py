@@ -17,7 +17,7 @@ from scipy import special
 
 from sweep import format as fmt
 from sweep import statistics
-from sweep.record import Record, TaskScore
+from sweep.record import Record, TaskScore, Value
 
 ALPHA = statistics.ALPHA
 
@@ -140,6 +140,15 @@ def memory(record: Record) -> tuple[int, str] | None:
     if record.memory.measured_bytes is not None:
         return record.memory.measured_bytes, "measured"
     return None
+
+
+def further(records: Iterable[Record]) -> dict[str, Value]:
+    """Of every figure of a further kind of measurement, by name, the first: it says how all of them are shown."""
+    found: dict[str, Value] = {}
+    for record in records:
+        for name, value in record.figures.items():
+            found.setdefault(name, value)
+    return found
 
 
 def _p_value(score: TaskScore) -> float | None:

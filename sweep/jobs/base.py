@@ -27,18 +27,6 @@ R = TypeVar("R", bound="Result")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """A figure that a kind of measurement adds to every table: its name in `Record.figures`, its heading, its unit, how
-    many decimals it is shown with after it is multiplied by `scale`."""
-
-    name: str
-    heading: str
-    unit: str = ""
-    decimals: int = 3
-    scale: float = 1.0
-
-
 class Result:
     """What a job found. Every result is a frozen dataclass that JSON can hold.
 
@@ -62,7 +50,7 @@ class Result:
 
     @property
     def figures(self) -> dict[str, Value]:
-        """The quantities of its kind, by name."""
+        """What every table shows of it beside the built-in figures, by name."""
         return {}
 
 
@@ -98,7 +86,6 @@ class StoredJob(Job[R]):
     making: ClassVar[bool] = False
     auxiliary: ClassVar[bool] = False
     makes_model: ClassVar[bool] = False
-    quantities: ClassVar[tuple[Quantity, ...]] = ()
 
     @abstractmethod
     def identity(self, where: Where) -> Any:

@@ -179,8 +179,21 @@ def _columns(rows: Sequence[Record]) -> list[Column]:
         ),
         Column("prompt t/s", _cells(rows, lambda r: r.speed.prompt_tokens_per_s if r.speed else None, fmt.rate), 1),
         Column("decode t/s", _cells(rows, lambda r: r.speed.decode_tokens_per_s if r.speed else None, fmt.rate), 2),
+        *_further(rows),
     ]
     return [column for column in columns if any(cell is not _MISSING for cell in column.cells)]
+
+
+def _further(rows: Sequence[Record]) -> list[Column]:
+    """The figures of further kinds of measurement."""
+    columns = []
+    for name, shown in figures.further(rows).items():
+        cells = [
+            Text(fmt.fixed(value.value, shown.decimals)) if (value := record.figures.get(name)) else _MISSING
+            for record in rows
+        ]
+        columns.append(Column(shown.heading or name, cells, 2.5))
+    return columns
 
 
 def _recovery_columns(rows: Sequence[Record], *, errors: bool) -> list[Column]:

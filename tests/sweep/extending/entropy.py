@@ -1,0 +1,74 @@
+"""A further measurement, as somebody outside the program would add it: how unsure the model is on a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweep.jobs import registry
+from sweep.jobs.base import Result, Site
+from sweep.jobs.cell import Asked, Step
+from sweep.jobs.given import Baseline, TextFile
+from sweep.jobs.model import MeasuredModel, MeasuringJob
+from sweep.jobs.settings import Where
+from sweep.record import Value
+
+
+@dataclass(frozen=True)
+class EntropyResult(Result):
+    """Mean entropy of the next token, in nats, and its standard error over windows."""
+
+    mean: float
+    stderr: float
+
+    @property
+    def summary(self) -> str:
+        return f"{self.mean:.3f} nats"
+
+    @property
+    def figures(self) -> dict[str, Value]:
+        return {"entropy": Value(self.mean, self.stderr, "entropy", "nats")}
+
+
+@dataclass(frozen=True)
+class EntropyJob(MeasuringJob[EntropyResult]):
+    """Let the model read a text, and take the entropy of every distribution it gives."""
+
+    kind = "entropy"
+    found = EntropyResult
+
+    model: MeasuredModel
+    text: TextFile
+
+    def identity(self, where: Where) -> Any:
+        return {
+            "kind": self.kind,
+            "procedure": self.procedure,
+            **self.model.identity(where),
+            "text": self.text.identity,
+        }
+
+    def run(self, site: Site) -> EntropyResult:
+        from sweep.measure.perplexity import cut_windows
+        from sweep.measure.plain_text import read_text
+
+        backend, window = site.open(self.model), self.model.settings.window
+        windows = cut_windows(backend, read_text(site.path(self.text.file)), n_ctx=window)
+        sums: dict[int, list[float]] = {}
+        for part in backend.windows(windows.tokens, windows.first):
+            logits = part.logits.astype(np.float64)
+            logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+            sums.setdefault(part.window, []).extend((-np.exp(logp) * logp).sum(axis=1))
+            site.tell(part.window + 1, len(windows.tokens))
+        means = np.array([np.mean(values) for values in sums.values()])
+        return EntropyResult(float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means))))
+
+
+def entropy_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[Step]:
+    return [] if asked.text is None else [Step("entropy", EntropyJob(model, asked.text))]
+
+
+registry.register(EntropyJob, entropy_of)

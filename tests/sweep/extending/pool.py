@@ -1,0 +1,98 @@
+"""A further executor, as somebody outside the program would add it: a thread pool, a process for each order."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sweep.execution import registry
+from sweep.execution.protocol import Answer, Failed, Finished, Order, Progressed
+from sweep.jobs import wire
+from sweep.jobs.settings import Where
+
+
+@dataclass
+class PoolExecutor:
+    """`workers` processes at a time."""
+
+    root: Path
+    where: Where
+    workers: int
+    _answers: queue.Queue[Answer] = field(default_factory=queue.Queue)
+    _processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(self.workers)
+
+    def __enter__(self) -> PoolExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def slots(self) -> int:
+        return self.workers
+
+    def submit(self, order: Order) -> None:
+        self._pool.submit(self._work, order)
+
+    def expect(self, group: str, log: str) -> None:
+        """Nothing is started ahead."""
+
+    def answer(self, timeout: float) -> Answer | None:
+        try:
+            return self._answers.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def cancel(self, id: str) -> None:
+        self._processes[id].kill()
+
+    def pause(self) -> None:
+        """What was submitted goes on: the scheduler submits no more than there are slots."""
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+        self._pool.shutdown()
+
+    def _work(self, order: Order) -> None:
+        began = time.monotonic()
+        command = [sys.executable, "-m", "sweep.execution.worker"]
+        jobs = [wire.job_row(job) for job in order.jobs]
+        request = {"jobs": jobs, "where": wire.plain(self.where), "root": str(self.root)}
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+            self._processes[order.id] = process
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            answer: Answer = Failed(order.id, "the process ended", died=True)
+            for row in map(json.loads, process.stdout):
+                if "progress" in row:
+                    self._answers.put(Progressed(order.id, *row["progress"]))
+                elif "done" in row:
+                    found = zip(row["done"], order.jobs, strict=True)
+                    results = tuple(wire.typed(result, type(job).found) for result, job in found)
+                    answer = Finished(order.id, results, time.monotonic() - began, self.where)
+                    break
+                elif "message" in row:
+                    answer = wire.typed({**row, "id": order.id}, Failed)
+                    break
+            process.kill()
+        self._answers.put(answer)
+
+
+def open_pool(root: Path, directory: Path, where: Where, workers: int) -> PoolExecutor:
+    return PoolExecutor(root, where, workers)
+
+
+registry.register("pool", open_pool)

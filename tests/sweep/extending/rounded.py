@@ -1,0 +1,105 @@
+"""A further method, as somebody outside the program would add it: every matrix rounded to n bits a row, in torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from converters.errors import InputError
+from sweep.backends.base import Backend
+from sweep.jobs.base import Ask, Site
+from sweep.jobs.cell import Asked, Cell
+from sweep.jobs.given import Importance, Origin
+from sweep.jobs.model import MeasuredModel, ModelSize, Opener, engine_of
+from sweep.jobs.model import register as register_opener
+from sweep.jobs.settings import Settings
+from sweep.methods import registry
+from sweep.methods.base import PlannedSize
+from sweep.methods.torch import TorchVariant
+
+
+@dataclass(frozen=True)
+class Rounded(TorchVariant):
+    """`bits` a weight of every linear layer, with one scale a row."""
+
+    kind = "rounded"
+    opener = "rounded"
+    usage = "rounded:BITS"
+
+    bits: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        bits = text.partition(":")[2]
+        if not bits.isdigit() or not 2 <= int(bits) <= 8:
+            raise InputError(f"{text}: give 2 to 8 bits, as rounded:4")
+        return cls(f"rounded:{int(bits)}", int(bits))
+
+    def made(self, asked: Asked, importance: Importance | None) -> tuple[list[Cell], MeasuredModel]:
+        origin, engine, settings = asked.origin, engine_of(self.opener), self.settings(asked.settings)
+        options = {"bits": self.bits}
+        source, content = origin.source, origin.fingerprint
+        return [], MeasuredModel(self.opener, source, content, engine, settings, source, origin.name, options)
+
+    @classmethod
+    def predicted(
+        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, ask: Ask
+    ) -> dict[str, PlannedSize]:
+        size = {variant.name: stored(Path(origin.source.name), variant.bits) for variant in variants}
+        return {name: PlannedSize(count, bits, count) for name, (count, bits) in size.items()}
+
+    @classmethod
+    def offered(cls) -> tuple[str, ...]:
+        return ("rounded:4", "rounded:8")
+
+
+def stored(directory: Path, bits: int) -> tuple[int, float]:
+    """Bytes that the model would take, and bits a weight, with a float32 scale a row."""
+    from converters.checkpoint import Checkpoint
+
+    total = weights = 0
+    with Checkpoint.open(directory) as checkpoint:
+        for tensor in checkpoint.tensors.values():
+            count = 1
+            for length in tensor.shape:
+                count *= length
+            rounded = len(tensor.shape) == 2 and "proj" in tensor.name
+            total += (count * bits // 8 + 4 * tensor.shape[0]) if rounded else 2 * count
+            weights += count
+    return total, 8 * total / weights
+
+
+def open_rounded(model: MeasuredModel, site: Site) -> Backend:
+    import torch
+
+    from sweep.backends.torch import TorchBackend
+
+    torch.set_num_threads(site.where.threads)
+    began = time.perf_counter()
+    backend = TorchBackend.open(site.path(model.file), dtype="bfloat16", device=site.where.device("torch"))
+    levels = 2 ** (model.options["bits"] - 1) - 1
+    with torch.no_grad():
+        for module in backend._model.modules():
+            if isinstance(module, torch.nn.Linear) and module is not backend._model.get_output_embeddings():
+                weight = module.weight.float()
+                scale = weight.abs().amax(dim=1, keepdim=True) / levels
+                module.weight.copy_((weight / scale).round().clamp(-levels, levels) * scale)
+    backend.load_seconds = time.perf_counter() - began
+    return backend
+
+
+def size_of(model: MeasuredModel, site: Site) -> ModelSize:
+    size, bits = stored(site.path(model.file), model.options["bits"])
+    return ModelSize(size, bits, size)
+
+
+def _register() -> None:
+    openers: Any = Opener("torch", open_rounded, size_of, times=("ctx", "ubatch"), name="rounded")
+    register_opener("rounded", openers)
+    registry.register("rounded", Rounded)
+
+
+_register()

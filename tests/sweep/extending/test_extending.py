@@ -1,0 +1,138 @@
+"""What adding something takes: a module, named by BITSWEEP_EXTENSIONS, and no change of the program.
+
+The three modules beside this file add a measurement, a method and an executor; one sweep uses all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import presets
+from converters.errors import InputError
+from sweep.extensions import VARIABLE, load_extensions
+
+HERE = Path(__file__).parent
+MICRO = presets.builtin_models()["micro"]
+COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
+VARIANTS = ["BF16", "Q2_K", "torch:BF16", "rounded:3", "rounded:8"]
+
+
+@pytest.fixture(scope="module")
+def extended() -> dict[str, str]:
+    files = [str(HERE / f"{name}.py") for name in ("entropy", "rounded", "pool")]
+    return {**os.environ, VARIABLE: os.pathsep.join(files)}
+
+
+@pytest.fixture(scope="module")
+def ran(extended: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The workspace of a sweep, and the JSON lines that it printed."""
+    folder = tmp_path_factory.mktemp("extended")
+    text = folder / "text.txt"
+    text.write_text(MICRO.text.read_text()[:6_000])
+    done = subprocess.run(
+        [
+            *COMMAND, "run", "micro", "--variants", "=Q2_K,rounded:3,rounded:8", "--tasks", "none",
+            "--perplexity", text, "--executor", "pool", "--workers", "2", "--workspace", folder / "w", "--format", "json",
+        ],
+        capture_output=True, text=True, timeout=300, env=extended,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "w", [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def shown(ran: tuple[Path, list[dict[str, Any]]], extended: dict[str, str], *arguments: object) -> str:
+    done = subprocess.run(
+        [*COMMAND, "report", *map(str, arguments), "--workspace", str(ran[0])],
+        capture_output=True, text=True, timeout=100, env=extended,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_method_is_measured_like_any_other(ran: tuple[Path, list[dict[str, Any]]]) -> None:
+    records = {record["variant"]: record for record in ran[1][-1]["records"]}
+    assert list(records) == VARIANTS
+    assert [record["status"] for record in records.values()] == ["ok"] * len(VARIANTS)
+    coarse, fine = records["rounded:3"], records["rounded:8"]
+    assert (coarse["kind"], coarse["reference"]) == ("rounded", "torch:BF16")
+    assert coarse["divergence"]["kld_mean"] > 10 * fine["divergence"]["kld_mean"] > 0
+    assert 3 < coarse["bits_per_weight"] < fine["bits_per_weight"] < 16
+
+
+@pytest.mark.slow
+def test_a_measurement_is_stored_and_is_what_it_says(ran: tuple[Path, list[dict[str, Any]]]) -> None:
+    from sweep.backends.llama import LlamaBackend
+    from sweep.measure.perplexity import cut_windows
+
+    records = {record["variant"]: record for record in ran[1][-1]["records"]}
+    backend = LlamaBackend(next(ran[0].rglob("micro-BF16.gguf")))
+    windows = cut_windows(backend, MICRO.text.read_text()[:6_000])
+    entropies = []
+    for part in backend.windows(windows.tokens, windows.first):
+        p = np.exp(part.logits.astype(float) - part.logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        entropies.append(-(p * np.log(p)).sum(axis=1))
+    backend.close()
+    found = records["BF16"]["figures"]["entropy"]
+    assert found["value"] == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert all(record["figures"]["entropy"]["value"] > 0 for record in records.values())
+
+
+@pytest.mark.slow
+def test_a_measurement_is_shown_everywhere(
+    ran: tuple[Path, list[dict[str, Any]]], extended: dict[str, str], tmp_path: Path
+) -> None:
+    value = f"{ran[1][-1]['records'][0]['figures']['entropy']['value']:.3f}"
+    table = shown(ran, extended)
+    assert "entropy" in table
+    assert value in table
+    shown(ran, extended, "--html", tmp_path / "page.html", "--csv", tmp_path / "rows.csv")
+    assert value in (tmp_path / "page.html").read_text()
+    assert "figures.entropy.value" in (tmp_path / "rows.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.slow
+def test_an_executor_runs_what_it_is_given_side_by_side(ran: tuple[Path, list[dict[str, Any]]]) -> None:
+    running, most = set[str](), 0
+    for event in ran[1]:
+        if event["event"] == "cell_started":
+            running.add(event["cell"])
+        elif event["event"] == "cell_done":
+            running.discard(event["cell"])
+        alone = {cell for cell in running if cell.endswith("/speed")}
+        assert not alone or len(running) == 1
+        most = max(most, len([cell for cell in running if not cell.endswith("/export")]))
+    assert most == 2
+
+
+@pytest.mark.slow
+def test_results_are_known_again_with_the_program_alone(ran: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Without the extensions their cells cannot be read, which costs the run and not the workspace."""
+    plain = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    runs = subprocess.run(
+        [*COMMAND, "runs", "--workspace", ran[0]], capture_output=True, text=True, timeout=100, env=plain
+    )
+    assert runs.returncode == 2
+    assert "cannot be read" in runs.stderr
+
+
+def test_a_file_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    load_extensions.cache_clear()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none.py"))
+    with pytest.raises(InputError, match=r"none\.py: no such Python file"):
+        load_extensions()
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "broken.py"))
+    with pytest.raises(InputError, match=r"broken\.py: cannot be imported .*division by zero"):
+        load_extensions()
+    monkeypatch.delenv(VARIABLE)
+    load_extensions.cache_clear()
