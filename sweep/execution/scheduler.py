@@ -29,15 +29,11 @@ Emit = Callable[[Event], None]
 Grow = Callable[[Cell, Result], Iterable[Cell]]
 
 
-def _nothing_more(_cell: Cell, _result: Result) -> Iterable[Cell]:
-    return ()
-
-
 @dataclass
 class Scheduler:
     """`root` is the workspace, `directory` that of the run, where others ask it to pause or cancel. `emit` hears of
-    everything, `through` of each variant of which nothing is left to do. `grow` may give more cells after each result.
-    """
+    everything, `through` of each variant of which nothing is left to do. `grow` gives further cells after each result:
+    a measurement that goes in rounds decides by it what comes next."""
 
     cells: Sequence[Cell]
     store: Store
@@ -46,7 +42,7 @@ class Scheduler:
     directory: Path
     emit: Emit
     through: Callable[[str], None] = lambda _variant: None
-    grow: Grow = _nothing_more
+    grow: Grow | None = None
     _waiting: list[Cell] = field(default_factory=list)
     _running: dict[str, list[Cell]] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)  # key -> message
@@ -63,6 +59,8 @@ class Scheduler:
         """
         for key, alike in adopted(self.cells, self.store).items():
             self.store.copy(alike, key)
+        if self.grow is not None:
+            self._grow_from_known(self.grow)
         forget(self.directory)
         self._waiting = pending(self.cells, self.store, self.root)
         labels = [cell.label for cell in self._waiting]
@@ -79,10 +77,23 @@ class Scheduler:
 
     def add(self, cells: Iterable[Cell]) -> None:
         """More to do, at any time while it runs; cells that are there already, or known to be done, are passed over."""
+        self._waiting += pending(self._joined(cells), self.store, self.root)
+
+    def _joined(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Those that were not there already, which now are."""
         known = {cell.key for cell in self.cells}
         fresh = [cell for cell in cells if cell.key not in known]
         self.cells = [*self.cells, *fresh]
-        self._waiting += pending(fresh, self.store, self.root)
+        return fresh
+
+    def _grow_from_known(self, grow: Grow) -> None:
+        """What an earlier try of this run had come to."""
+        fresh = list(self.cells)
+        while fresh:
+            cell = fresh.pop()
+            outcome = self.store.outcomes([cell.key]).get(cell.key)
+            if outcome is not None and outcome.status == "ok":
+                fresh += self._joined(grow(cell, outcome.result(cell.kind)))
 
     # what is begun ---------------------------------------------------------------------------------------------------
 
@@ -216,7 +227,8 @@ class Scheduler:
             self.store.copy(cell.key, cell.alike)
         notes = {"notes": list(result.notes)} if result.notes else {}
         self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes))
-        self.add(self.grow(cell, result))
+        if self.grow is not None:
+            self.add(self.grow(cell, result))
 
     def _fail(self, cell: Cell, message: str, seconds: float, row: dict[str, Any] | None = None) -> None:
         self._failed[cell.key] = message

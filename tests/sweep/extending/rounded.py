@@ -74,21 +74,24 @@ def stored(directory: Path, bits: int) -> tuple[int, float]:
 
 def open_rounded(model: MeasuredModel, site: Site) -> Backend:
     import torch
+    from transformers import AutoTokenizer
 
+    from int8.model import open_model
+    from sweep.backends.resident import ResidentGrowth
     from sweep.backends.torch import TorchBackend
 
     torch.set_num_threads(site.where.threads)
-    began = time.perf_counter()
-    backend = TorchBackend.open(site.path(model.file), dtype="bfloat16", device=site.where.device("torch"))
+    path, began = site.path(model.file), time.perf_counter()
+    growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
+    loaded, tokenizer = open_model(path, "bfloat16"), AutoTokenizer.from_pretrained(path, local_files_only=True)
     levels = 2 ** (model.options["bits"] - 1) - 1
     with torch.no_grad():
-        for module in backend._model.modules():
-            if isinstance(module, torch.nn.Linear) and module is not backend._model.get_output_embeddings():
+        for module in loaded.model.modules():
+            if isinstance(module, torch.nn.Linear):
                 weight = module.weight.float()
                 scale = weight.abs().amax(dim=1, keepdim=True) / levels
                 module.weight.copy_((weight / scale).round().clamp(-levels, levels) * scale)
-    backend.load_seconds = time.perf_counter() - began
-    return backend
+    return TorchBackend(loaded, tokenizer, growth, None, time.perf_counter() - began)
 
 
 def size_of(model: MeasuredModel, site: Site) -> ModelSize:

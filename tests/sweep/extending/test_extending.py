@@ -40,7 +40,8 @@ def ran(extended: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> t
     done = subprocess.run(
         [
             *COMMAND, "run", "micro", "--variants", "=Q2_K,rounded:3,rounded:8", "--tasks", "none",
-            "--perplexity", text, "--executor", "pool", "--workers", "2", "--workspace", folder / "w", "--format", "json",
+            "--perplexity", text, "--executor", "pool", "--workers", "2", "--workspace", folder / "w",
+            "--format", "json",
         ],
         capture_output=True, text=True, timeout=300, env=extended,
     )  # fmt: skip
