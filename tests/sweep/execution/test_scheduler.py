@@ -181,7 +181,7 @@ def test_what_needs_something_that_failed_fails_and_what_wants_it_does_without(t
     executor = Scripted(
         say=lambda order: Failed(order.id, "it broke") if name_of(order.jobs[0]) in broken else done(order)
     )
-    executor, events, store = carry_out(tmp_path, cells, Scripted(say=say))
+    executor, events, store = carry_out(tmp_path, cells, executor)
     lacking = "no divergence, for B could not be measured: it broke"
     assert failures(events) == {
         "A/a": "it broke",
