@@ -21,8 +21,7 @@ from sweep.record import Record
 from sweep.report import svg
 from sweep.report.html_tables import cell, esc, fidelity_section, tasks_section
 from sweep.report.style import CSS
-
-_INTERVAL = 1.96  # half of a 95 % interval, in standard errors
+from sweep.statistics import HALF_INTERVAL
 
 
 def write_html(
@@ -153,7 +152,7 @@ def _accuracy_per_bit(rows: Sequence[Record]) -> str:
         error = "" if mean.stderr is None else f"±{100 * mean.stderr:.1f}"
         step = cell("") * 3
         if gain is not None:
-            unsure = gain.stderr is not None and abs(gain.per_bit) < _INTERVAL * gain.stderr
+            unsure = gain.stderr is not None and abs(gain.per_bit) < HALF_INTERVAL * gain.stderr
             unsure = unsure if gain.real is None else not gain.real
             step = cell(fmt.signed(100 * gain.per_bit, 2))
             step += cell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err")
