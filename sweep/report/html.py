@@ -19,6 +19,7 @@ from sweep.analysis.recommend import Recommendation, recommend
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.report import svg
+from sweep.report.axes import positive
 from sweep.report.html_tables import cell, esc, fidelity_section, tasks_section
 from sweep.report.style import CSS
 from sweep.statistics import HALF_INTERVAL
@@ -122,7 +123,7 @@ def _figure(rows: Sequence[Record], measure: Measure, chosen: str | None) -> str
     drawn, absent = [], []
     for cost in costs(rows)[:2]:
         found = points(rows, measure, cost, chosen)
-        shown = [point for point in found if not measure.axis.log or svg.positive(point.y)]
+        shown = [point for point in found if not measure.axis.log or positive(point.y)]
         absent = [point.label for point in found if point not in shown]
         if shown:
             name = f"{measure.name} against {cost.axis.label}"

@@ -8,31 +8,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, floor, hypot, isfinite, log10
+from math import hypot
 
 from sweep.analysis.plots import Axis, Level, Point
+from sweep.report.axes import Scale, spread, ticks
 
 WIDTH, HEIGHT = 440, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 44
 _GLYPH, _LINE = 7.0, 14.0  # mean advance and height of a label at the largest size the stylesheet gives it
 _RADIUS = 4.5
-
-
-@dataclass(frozen=True)
-class Scale:
-    """From values `low` to `high` to places `start` to `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool
-
-    def __call__(self, value: float) -> float:
-        low, high, at = (log10(v) if self.log else v for v in (self.low, self.high, value))
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
 
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -56,36 +41,6 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequen
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(name)}">'
         f"{''.join(part for part in body if part)}</svg>"
     )
-
-
-def spread(values: Sequence[float], log: bool, margin: float) -> tuple[float, float]:
-    """The values' range with a margin on both sides; a single value gets room around it."""
-    if not values:
-        return (1.0, 10.0) if log else (0.0, 1.0)
-    low, high = min(values), max(values)
-    if log:
-        room = max(log10(high / low) * margin, 0.12)
-        return low / 10**room, high * 10**room
-    room = (high - low) * margin or abs(high) * 0.05 or 1.0
-    return low - room, high + room
-
-
-def ticks(low: float, high: float, *, log: bool = False, most: int = 6) -> list[float]:
-    """Round values inside [low, high]: steps of 1, 2, 2.5 or 5 times a power of ten; on a log axis decades, with 2
-    and 5 between them where there are fewer than three, linear ones where even those are fewer than two."""
-    if log:
-        decades = range(floor(log10(low)), ceil(log10(high)) + 1)
-        for parts in ((1,), (1, 2, 5)):
-            found = [part * 10.0**d for d in decades for part in parts if low <= part * 10.0**d <= high]
-            if len(found) >= 3:
-                break
-        if len(found) > 1:
-            return found[:: ceil(len(found) / 8)]
-    raw = (high - low) / most
-    power = 10.0 ** floor(log10(raw))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * (1 - 1e-9))
-    first = ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, floor(high / step + 1e-9) + 1)]
 
 
 def _grid(x: Axis, y: Axis, sx: Scale, sy: Scale) -> list[str]:
@@ -261,8 +216,3 @@ def _crowding(box: _Box, others: Sequence[tuple[float, float]]) -> float:
 
 def _esc(text: str) -> str:
     return html.escape(text)
-
-
-def positive(value: float) -> bool:
-    """Whether a log axis can show the value."""
-    return isfinite(value) and value > 0

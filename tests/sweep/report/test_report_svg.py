@@ -1,4 +1,4 @@
-"""The plot module: positions, error bars and ticks follow from the figures."""
+"""The scatter plot: positions, error bars and labels follow from the figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from sweep.analysis.plots import Axis, Level, Point
-from sweep.report.svg import scatter, ticks
+from sweep.report.svg import scatter
 
 
 def dots(svg: str) -> list[tuple[float, float]]:
@@ -75,17 +75,3 @@ def test_levels_that_would_write_over_each_other_share_one_label():
     assert close.count('class="level"') == 2
     assert ">one<" in close
     assert ">two<" not in close
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(2.1, 8.6, [3, 4, 5, 6, 7, 8]), (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3, 3, [-3, -2, -1, 0, 1, 2, 3])],
-)
-def test_linear_ticks_are_round(low, high, expected):
-    assert ticks(low, high, most=7 if low > 1 else 6) == pytest.approx(expected)
-
-
-def test_log_ticks():
-    assert ticks(0.00003, 0.04, log=True) == pytest.approx([0.0001, 0.001, 0.01])
-    assert ticks(0.003, 0.04, log=True) == pytest.approx([0.005, 0.01, 0.02])
-    assert ticks(0.011, 0.019, log=True) == pytest.approx([0.012, 0.014, 0.016, 0.018])  # no 1, 2 or 5 inside
