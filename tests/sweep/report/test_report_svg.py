@@ -7,6 +7,7 @@ import re
 import pytest
 
 from sweep.analysis.plots import Axis, Level, Point
+from sweep.report.html import TEMPLATES
 from sweep.report.svg import scatter
 
 
@@ -15,7 +16,8 @@ def dots(svg: str) -> list[tuple[float, float]]:
 
 
 def draw(points, *, log=False, levels=()):
-    return scatter(points, Axis("x", str), Axis("y", str, log), "a plot", levels)
+    plot = scatter(points, Axis("x", str), Axis("y", str, log), "a plot", levels)
+    return TEMPLATES.get_template("scatter.svg").module.scatter(plot)
 
 
 def test_linear_positions_are_affine_and_y_grows_upwards():
