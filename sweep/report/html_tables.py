@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweep import format as fmt
 from sweep.analysis import figures, fronts
 from sweep.record import Record, TaskScore
+from sweep.report.figure_columns import FIGURES
 from sweep.statistics import HALF_INTERVAL
 
 Tests = Mapping[tuple[str, str], figures.TaskTest]  # by variant and task
@@ -49,38 +50,16 @@ class _Column:
 def fidelity_table(rows: Sequence[Record], chosen: str | None, front: fronts.Front) -> HtmlTable | None:
     if not rows:
         return None
-    divergences = [found for record in rows if (found := figures.kld(record))]
-    errors = [error for found in divergences if (error := figures.known(found.stderr))]
-    kld_decimals = fmt.decimals_with_errors([found.value for found in divergences], errors, least=3)
-    tails = [r.divergence.kld_p99_9 for r in rows if r.divergence and figures.known(r.divergence.kld_p99_9) is not None]
-    tail_decimals = fmt.decimals_for(tails, least=3, most=5)
-    largest = max((found.value for record in rows if (found := figures.perplexity(record))), default=0.0)
-
-    def number(head: str, value: Callable[[Record], float | None], write: Callable[[float], str]) -> _Column:
-        found = [figures.known(value(record)) for record in rows]
-        return _Column(head, [[HtmlCell(None if known is None else write(known))] for known in found])
-
-    columns = [
-        number("Bits/weight", lambda r: r.bits_per_weight, "{:.2f}".format),
-        number("File", lambda r: r.file_bytes, fmt.size),
-        number("Memory", lambda r: need[0] if (need := figures.memory(r)) else None, fmt.size),
-        _with_error(rows, "Perplexity", figures.perplexity, 4 if largest < 1000 else 2),
-        _with_error(rows, "KL divergence", figures.kld, kld_decimals),
-        number(
-            "KLD 99.9 %",
-            lambda r: r.divergence.kld_p99_9 if r.divergence else None,
-            lambda value: fmt.fixed(value, tail_decimals),
-        ),
-        number(
-            "Same top token",
-            lambda r: r.divergence.top1_agreement if r.divergence else None,
-            lambda value: f"{100 * value:.2f} %",
-        ),
-        number("Prompt t/s", lambda r: r.speed.prompt_tokens_per_s if r.speed else None, fmt.rate),
-        number("Decode t/s", lambda r: r.speed.decode_tokens_per_s if r.speed else None, fmt.rate),
-    ]
-    measured = [column for column in columns if any(cells[0].text is not None for cells in column.cells)]
-    return _table(rows, measured, chosen, front)
+    columns = []
+    for column in FIGURES:
+        values, errors = column.texts(rows)
+        cells = [[HtmlCell(None if value is None else value + column.unit)] for value in values]
+        if column.error_priority is not None:
+            for row, error in zip(cells, errors, strict=True):
+                row.append(HtmlCell("" if error is None else f"±{error}", "err"))
+        if any(value is not None for value in values):
+            columns.append(_Column(column.head, cells))
+    return _table(rows, columns, chosen, front)
 
 
 def tasks_table(rows: Sequence[Record], tests: Tests, chosen: str | None, front: fronts.Front) -> HtmlTable | None:
@@ -90,7 +69,7 @@ def tasks_table(rows: Sequence[Record], tests: Tests, chosen: str | None, front:
     means, scales = figures.mean_recovery(rows), figures.task_scales(rows)
     columns = []
     if len(means) > 1:
-        columns.append(_with_error(rows, "Mean recovery, %", lambda r: means.get(r.variant), 1, 100))
+        columns.append(_Column("Mean recovery, %", [_recovery(means.get(record.variant)) for record in rows]))
     for task in tasks:
         cells = [_task_cells(record, task, tests.get((record.variant, task)), scales[task]) for record in rows]
         columns.append(_Column(task + (", %" if scales[task] == 100 else ""), cells))
@@ -141,11 +120,18 @@ def per_bit_table(rows: Sequence[Record]) -> HtmlTable | None:
             others = [other for other in shown if other.variant in own.values]
             step = [HtmlCell(_beaten(record, others, own), "from", span=3)]
         sign = fmt.UNSURE if record.variant in front.unsure else fmt.PARETO if record.variant in front else ""
-        error = "" if mean.stderr is None else f"±{100 * mean.stderr:.1f}"
-        cells = [HtmlCell(f"{record.bits_per_weight:.2f}"), HtmlCell(f"{100 * mean.value:.1f}"), HtmlCell(error, "err")]
-        body.append(HtmlRow(record.variant, [*cells, *step], HtmlCell(sign)))
+        cells = [HtmlCell(f"{record.bits_per_weight:.2f}"), *_recovery(mean), *step]
+        body.append(HtmlRow(record.variant, cells, HtmlCell(sign)))
     heads = [HtmlCell("Bits/weight"), HtmlCell("Recovery, %", span=2), HtmlCell("Gain per extra bit", span=2)]
     return HtmlTable([HtmlCell("Variant"), *heads, HtmlCell()], body, narrow=True)
+
+
+def _recovery(mean: figures.Figure | None) -> list[HtmlCell]:
+    """In per cent, with its error."""
+    if mean is None:
+        return [HtmlCell(None), HtmlCell(kind="err")]
+    error = "" if mean.stderr is None else f"±{100 * mean.stderr:.1f}"
+    return [HtmlCell(fmt.fixed(100 * mean.value, 1)), HtmlCell(error, "err")]
 
 
 def _beaten(record: Record, rows: Sequence[Record], losses: fronts.Losses) -> str:
@@ -177,21 +163,6 @@ def _sign(record: Record, front: fronts.Front, chosen: str | None) -> HtmlCell:
     if record.variant in front.unsure:
         return HtmlCell(fmt.UNSURE, title=fronts.why_unsure(record, front))
     return HtmlCell(fmt.PARETO, title="on the Pareto set") if record.variant in front else HtmlCell()
-
-
-def _with_error(
-    rows: Sequence[Record],
-    head: str,
-    value: Callable[[Record], figures.Figure | None],
-    decimals: int,
-    scale: float = 1.0,
-) -> _Column:
-    cells = []
-    for found in map(value, rows):
-        error = None if found is None else found.stderr
-        number = HtmlCell(None if found is None else fmt.fixed(found.value * scale, decimals))
-        cells.append([number, HtmlCell("" if error is None else f"±{error * scale:.{decimals}f}", "err")])
-    return _Column(head, cells)
 
 
 def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: bool) -> list[HtmlCell]:

@@ -6,7 +6,7 @@ plain text, never read as markup.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 from os.path import commonprefix
 
@@ -20,6 +20,7 @@ from sweep.analysis.recommend import Recommendation
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.report.columns import Column, fit, table, width_of
+from sweep.report.figure_columns import FIGURES
 
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
 _KEPT = "kept %"
@@ -128,59 +129,19 @@ def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.
     return [Column("", [sign(record) for record in rows], inf, left=True), Column("variant", names, inf, left=True)]
 
 
-def _cells(
-    rows: Sequence[Record], value: Callable[[Record], float | None], write: Callable[[float], str]
-) -> list[Text]:
-    found = [figures.known(value(record)) for record in rows]
-    return [_MISSING if number is None else Text(write(number)) for number in found]
-
-
-def _with_error(
-    rows: Sequence[Record], header: str, value: Callable[[Record], figures.Figure | None], priority: tuple[float, float]
-) -> list[Column]:
-    """A value and its standard error, both with the decimals that the smallest of them needs."""
-    found = [value(record) for record in rows]
-    values, errors = [f.value for f in found if f], [e for f in found if f and (e := figures.known(f.stderr))]
-    if header == "PPL":
-        decimals = 4 if max(values, default=0) < 1000 else fmt.decimals_for(values)
-    else:
-        decimals = fmt.decimals_with_errors(values, errors, least=3)
-
-    def write(number: float) -> str:
-        return fmt.fixed(number, decimals)
-
-    return [
-        Column(header, _cells(rows, lambda r: f.value if (f := value(r)) else None, write), priority[0]),
-        Column("±", _cells(rows, lambda r: f.stderr if (f := value(r)) else None, write), priority[1]),
-    ]
-
-
 def _columns(rows: Sequence[Record]) -> list[Column]:
     """Every column but the tasks, in the order shown; those that nobody has a figure for are left out."""
-    tails = [d.kld_p99_9 for r in rows if (d := r.divergence) and figures.known(d.kld_p99_9) is not None]
-    tail_decimals = fmt.decimals_for(tails, least=3, most=5)
-    columns = [
-        Column("bpw", _cells(rows, lambda r: r.bits_per_weight, lambda v: f"{v:.2f}"), 10),
-        Column("size", _cells(rows, lambda r: r.file_bytes, fmt.size), 9),
-        Column("memory", _cells(rows, lambda r: m[0] if (m := figures.memory(r)) else None, fmt.size), 6),
-        *_with_error(rows, "PPL", figures.perplexity, (8, 3)),
-        *_with_error(rows, "KLD", figures.kld, (9.5, 4)),
-        Column(
-            "KLD 99.9%",
-            _cells(
-                rows, lambda r: r.divergence.kld_p99_9 if r.divergence else None, lambda v: fmt.fixed(v, tail_decimals)
-            ),
-            5,
-        ),
-        Column(
-            "top-1 %",
-            _cells(rows, lambda r: r.divergence.top1_agreement if r.divergence else None, lambda v: f"{100 * v:.2f}"),
-            7,
-        ),
-        Column("prompt t/s", _cells(rows, lambda r: r.speed.prompt_tokens_per_s if r.speed else None, fmt.rate), 1),
-        Column("decode t/s", _cells(rows, lambda r: r.speed.decode_tokens_per_s if r.speed else None, fmt.rate), 2),
-    ]
+    columns = []
+    for column in FIGURES:
+        values, errors = column.texts(rows)
+        columns.append(Column(column.short, _cells(values), column.priority))
+        if column.error_priority is not None:
+            columns.append(Column("±", _cells(errors), column.error_priority))
     return [column for column in columns if any(cell is not _MISSING for cell in column.cells)]
+
+
+def _cells(texts: Sequence[str | None]) -> list[Text]:
+    return [_MISSING if text is None else Text(text) for text in texts]
 
 
 def _recovery_columns(rows: Sequence[Record], *, errors: bool) -> list[Column]:

@@ -1,0 +1,83 @@
+"""The figures of a record that every table of a sweep shows, on the page and in the terminal: an entry each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sweep import format as fmt
+from sweep.analysis import figures
+from sweep.analysis.figures import Figure, figure
+from sweep.record import Record
+
+
+@dataclass(frozen=True)
+class FigureColumn:
+    """`head` on the page, `short` in the terminal, where columns of less `priority` go first as it gets narrow.
+
+    `decimals` is found from all values of the column and their errors, so that they align; `write` stands instead of
+    it. With an `error_priority` the standard error has a column beside it. `unit` follows the figure on the page.
+    """
+
+    head: str
+    short: str
+    priority: float
+    value: Callable[[Record], Figure | None]
+    write: Callable[[float], str] | None = None
+    decimals: Callable[[list[float], list[float]], int] = fmt.decimals_with_errors
+    error_priority: float | None = None
+    unit: str = ""
+
+    def texts(self, rows: Sequence[Record]) -> tuple[list[str | None], list[str | None]]:
+        """The values and the errors of all rows, None where there is none."""
+        found = [self.value(record) for record in rows]
+        values = [None if one is None else one.value for one in found]
+        errors = [None if one is None else one.stderr for one in found]
+        decimals = self.decimals([v for v in values if v is not None], [e for e in errors if e])
+        write = self.write or partial(fmt.fixed, decimals=decimals)
+        return [None if v is None else write(v) for v in values], [None if e is None else write(e) for e in errors]
+
+
+FIGURES = (
+    FigureColumn("Bits/weight", "bpw", 10, lambda r: figure(r.bits_per_weight), "{:.2f}".format),
+    FigureColumn("File", "size", 9, lambda r: figure(r.file_bytes), fmt.size),
+    FigureColumn("Memory", "memory", 6, lambda r: figure(need[0]) if (need := figures.memory(r)) else None, fmt.size),
+    FigureColumn(
+        "Perplexity",
+        "PPL",
+        8,
+        figures.perplexity,
+        decimals=lambda values, _: 4 if max(values, default=0.0) < 1000 else 2,
+        error_priority=3,
+    ),
+    FigureColumn(
+        "KL divergence",
+        "KLD",
+        9.5,
+        figures.kld,
+        decimals=partial(fmt.decimals_with_errors, least=3),
+        error_priority=4,
+    ),
+    FigureColumn(
+        "KLD 99.9 %",
+        "KLD 99.9%",
+        5,
+        lambda r: figure(r.divergence.kld_p99_9) if r.divergence else None,
+        decimals=lambda values, _: fmt.decimals_for(values, least=3, most=5),
+    ),
+    FigureColumn(
+        "Same top token",
+        "top-1 %",
+        7,
+        lambda r: figure(r.divergence.top1_agreement) if r.divergence else None,
+        lambda share: f"{100 * share:.2f}",
+        unit=" %",
+    ),
+    FigureColumn(
+        "Prompt t/s", "prompt t/s", 1, lambda r: figure(r.speed.prompt_tokens_per_s) if r.speed else None, fmt.rate
+    ),
+    FigureColumn(
+        "Decode t/s", "decode t/s", 2, lambda r: figure(r.speed.decode_tokens_per_s) if r.speed else None, fmt.rate
+    ),
+)
