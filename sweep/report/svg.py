@@ -17,17 +17,27 @@ _SIDES = (
     ("start", 1, 0), ("start", 1, -1), ("start", 1, 1), ("middle", 0, -1.8), ("middle", 0, 1.8),
     ("end", -1, 0), ("end", -1, -1), ("end", -1, 1),
 )  # fmt: skip
+# Farther off, with a line to the point.
+_FARTHER = tuple(
+    (anchor, side * far, down * far)
+    for far in (2.5, 4, 5.5)
+    for anchor, side, down in (("start", 1, -1), ("end", -1, 1), ("start", 1, 1), ("end", -1, -1))
+)
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
 class Label:
-    """Where a point's name stands: the start, middle or end of its baseline, as SVG's text-anchor has it."""
+    """Where a point's name stands: the start, middle or end of its baseline, as SVG's text-anchor has it.
+
+    `leader`: far enough from the point for a line between them.
+    """
 
     x: float
     y: float
     anchor: str
+    leader: bool
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ def _levels(levels: Sequence[Level], sy: Scale) -> list[tuple[float, str]]:
 
 
 def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]], strips: Sequence[_Box]) -> dict[int, Label]:
-    """Each label in the first of its _SIDES where it covers no point, no other label and no strip.
+    """Each label in the first of its _SIDES, or on the Pareto set _FARTHER, where it covers no point, label or strip.
 
     One without such a place is left to the hover title. The recommended variant chooses first, then the Pareto set.
     """
@@ -110,13 +120,13 @@ def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]], stri
     for i in sorted(range(len(points)), key=lambda i: (not points[i].chosen, not points[i].pareto, i)):
         (x, y), wide = places[i], len(points[i].label) * _GLYPH
         gap = _GAP + 4 if points[i].chosen else _GAP  # room for the ring
-        for anchor, across, down in _SIDES:
+        for anchor, across, down in (*_SIDES, *_FARTHER) if points[i].pareto or points[i].chosen else _SIDES:
             at, middle = x + across * gap, y + down * gap
             left = at - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
             box = left, middle - _LINE / 2, left + wide, middle + _LINE / 2
             if _inside(box) and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                found[i] = Label(round(at, 1), round(middle + 3.5, 1), anchor)
+                found[i] = Label(round(at, 1), round(middle + 3.5, 1), anchor, abs(across) > 1)
                 break
     return found
 

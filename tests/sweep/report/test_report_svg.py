@@ -77,3 +77,16 @@ def test_levels_that_would_write_over_each_other_share_one_label():
     assert close.count('class="level"') == 2
     assert ">one<" in close
     assert ">two<" not in close
+
+
+def test_in_a_crowd_the_chosen_and_the_pareto_set_keep_their_names():
+    far = [Point(0, 0, "low", "t"), Point(10, 10, "high", "t")]
+    on = [Point(5 + 0.2 * i, 5 - 0.2 * i, f"on_{i}", "t", pareto=True, chosen=i == 3) for i in range(8)]
+    off = [Point(5.1 + 0.2 * i, 5.1 - 0.2 * i, f"off_{i}", "t") for i in range(8)]
+    plot = scatter([*far, *on, *off], Axis("x", str), Axis("y", str), "a plot")
+    named = {mark.point.label for mark in plot.marks if mark.label}
+    assert {"low", "high", *(point.label for point in on)} <= named
+    assert not {point.label for point in off} <= named
+    leaders = [mark for mark in plot.marks if mark.label and mark.label.leader]
+    assert leaders
+    assert all(mark.point.pareto for mark in leaders)
