@@ -1,4 +1,4 @@
-"""The figures of a record that every table of a sweep shows, on the page and in the terminal: an entry each."""
+"""What every table of a sweep shows of a record, on the page and in the terminal: its figures, an entry each; scores."""
 
 from __future__ import annotations
 
@@ -81,3 +81,18 @@ FIGURES = (
         "Decode t/s", "decode t/s", 2, lambda r: figure(r.speed.decode_tokens_per_s) if r.speed else None, fmt.rate
     ),
 )
+
+
+def task_texts(record: Record, task: str, scale: int) -> tuple[str | None, str, str]:
+    """The score, None where there is none, its difference to the reference, and the error of that."""
+    score = record.tasks.get(task)
+    value = figures.known(score.value) if score else None
+    if score is None or value is None:
+        return None, "", ""
+    decimals = 1 if scale == 100 else 3
+    delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
+    return (
+        fmt.fixed(value * scale, decimals),
+        "" if delta is None else fmt.signed(delta * scale, decimals),
+        "" if delta is None or stderr is None else f"±{stderr * scale:.{decimals}f}",
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sweep import format as fmt
 from sweep.analysis import figures, fronts
 from sweep.record import Record, TaskScore
-from sweep.report.figure_columns import FIGURES
+from sweep.report.figure_columns import FIGURES, task_texts
 from sweep.statistics import HALF_INTERVAL
 
 Tests = Mapping[tuple[str, str], figures.TaskTest]  # by variant and task
@@ -189,21 +189,13 @@ def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: boo
 
 def _task_cells(record: Record, task: str, test: figures.TaskTest | None, scale: int) -> list[HtmlCell]:
     """The score, its difference, the error of that, and a mark where it is significant."""
-    score = record.tasks.get(task)
-    value = figures.known(score.value) if score else None
-    if score is None or value is None:
-        return [HtmlCell(None), *[HtmlCell()] * 3]
-    decimals = 1 if scale == 100 else 3
-    delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
+    score, delta, error = task_texts(record, task, scale)
     kind = _kind(test)
+    title = "" if test is None or score is None else _in_words(record.tasks[task], test, scale)
     return [
-        HtmlCell(fmt.fixed(value * scale, decimals)),
-        HtmlCell(
-            "" if delta is None else fmt.signed(delta * scale, decimals),
-            f"delta {kind}".strip(),
-            _in_words(score, test, scale, decimals) if test else "",
-        ),
-        HtmlCell("" if delta is None or stderr is None else f"±{stderr * scale:.{decimals}f}", "err"),
+        HtmlCell(score),
+        HtmlCell(delta, f"delta {kind}".strip(), title),
+        HtmlCell(error, "err"),
         HtmlCell({"loss": fmt.LOSS, "gain": fmt.GAIN}.get(kind, ""), f"mark {kind}".strip()),
     ]
 
@@ -212,11 +204,11 @@ def _kind(test: figures.TaskTest | None) -> str:
     return "" if test is None else "loss" if test.loss() else "gain" if test.gain() else ""
 
 
-def _in_words(score: TaskScore, test: figures.TaskTest, scale: int, decimals: int) -> str:
+def _in_words(score: TaskScore, test: figures.TaskTest, scale: int) -> str:
     """A difference in words: its interval, its p after Holm, how many answers changed."""
     parts = []
     if test.interval is not None:
-        parts.append(f"95 % interval {fmt.interval(*test.interval, decimals, scale)}")
+        parts.append(f"95 % interval {fmt.interval(*test.interval, 1 if scale == 100 else 3, scale)}")
     parts.append(f"Holm-corrected p {fmt.equals(test.adjusted)}")
     if score.answers_changed is not None:
         parts.append(f"{100 * score.answers_changed:.1f} % of answers changed")

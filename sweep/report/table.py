@@ -20,7 +20,7 @@ from sweep.analysis.recommend import Recommendation
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.report.columns import Column, fit, table, width_of
-from sweep.report.figure_columns import FIGURES
+from sweep.report.figure_columns import FIGURES, task_texts
 
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
 _KEPT = "kept %"
@@ -171,7 +171,8 @@ def _task_columns(
     scales = figures.task_scales(rows)
     columns = []
     for task in tasks:
-        pieces = [_task_pieces(record, task, scales[task], errors=errors) for record in rows]
+        texts = [task_texts(record, task, scales[task]) for record in rows]
+        pieces = [(score or fmt.MISSING, delta, error if errors else "") for score, delta, error in texts]
         widths = [max(len(piece[i]) for piece in pieces) for i in range(3)]
         cells = []
         for (score, delta, error), record in zip(pieces, rows, strict=True):
@@ -183,20 +184,6 @@ def _task_columns(
         name = fmt.shorten(fmt.plain(task).removeprefix(prefix), 18)
         columns.append(Column(name, cells, inf, left=True))
     return columns
-
-
-def _task_pieces(record: Record, task: str, scale: int, *, errors: bool) -> tuple[str, str, str]:
-    score = record.tasks.get(task)
-    value = figures.known(score.value) if score else None
-    if score is None or value is None:
-        return fmt.MISSING, "", ""
-    decimals = 1 if scale == 100 else 3
-    delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
-    return (
-        fmt.fixed(value * scale, decimals),
-        "" if delta is None else fmt.signed(delta * scale, decimals),
-        f"±{stderr * scale:.{decimals}f}" if errors and stderr is not None and delta is not None else "",
-    )
 
 
 def _mark(test: figures.TaskTest | None) -> tuple[str, str]:
