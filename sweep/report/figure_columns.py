@@ -1,4 +1,4 @@
-"""What every table of a sweep shows of a record, on the page and in the terminal: its figures, an entry each; scores."""
+"""What every table of a sweep shows of a record, page and terminal alike: figures, an entry each, and task scores."""
 
 from __future__ import annotations
 
