@@ -15,7 +15,12 @@ UNMEASURED = ("failed", "pending", "skipped")
 
 def plain(text: object) -> str:
     """One line of printable characters: names and native error messages may hold escapes, newlines or surrogates."""
-    return " ".join("".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in str(text)).split())
+    return " ".join(printable(str(text)).split())
+
+
+def printable(text: str) -> str:
+    """The text with a space for every white space and a replacement character for what cannot be printed."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
 
 
 def shorten(text: str, width: int) -> str:

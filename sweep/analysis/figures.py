@@ -166,7 +166,10 @@ def _interval(score: TaskScore) -> tuple[float, float] | None:
     if low is not None and high is not None:
         return low, high
     delta, stderr = known(score.delta), known(score.delta_stderr)
-    return None if delta is None or stderr is None else (delta - 1.96 * stderr, delta + 1.96 * stderr)
+    if delta is None or stderr is None:
+        return None
+    half = statistics.HALF_INTERVAL * stderr
+    return delta - half, delta + half
 
 
 def task_tests(records: Sequence[Record]) -> dict[tuple[str, str], TaskTest]:

@@ -13,8 +13,8 @@ from sweep.analysis import figures, fronts
 from sweep.analysis.fronts import why_unsure
 from sweep.analysis.trust import noise_floor
 from sweep.record import Record
+from sweep.statistics import HALF_INTERVAL
 
-_INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 _MIB = 1024.0**2
 FAR = 100.0  # a noise floor so many times below every variant is told in words: drawn, it would squeeze the plot
 
@@ -187,7 +187,7 @@ def points(rows: Sequence[Record], measure: Measure, cost: Cost, chosen: str | N
                 found.value,
                 fmt.shorten(name, 22),
                 f"{name}: {found.value:.5g}{error}, {_size(record)}{unsure}",
-                None if found.stderr is None else _INTERVAL * found.stderr,
+                None if found.stderr is None else HALF_INTERVAL * found.stderr,
                 record.variant in front,
                 record.variant in front.unsure,
                 record.variant == chosen,

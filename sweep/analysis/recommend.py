@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from sweep import format as fmt
 from sweep.analysis import figures, fronts
 from sweep.record import Record
+from sweep.statistics import HALF_INTERVAL
 
 # Nats per token. On text the reference itself would write, a divergence of 0.02 is a perplexity exp(0.02) = 2 % higher.
 # A published sweep of Qwen3.5-35B-A3B (BF16 perplexity 6.534) puts the line between its 4-bit and 3-bit mixes:
 # UD-Q4_K_XL 0.0137 (perplexity +0.9 %), UD-Q3_K_XL 0.0308 (+2.9 %), UD-Q2_K_XL 0.0970 (+7.8 %).
 KLD_THRESHOLD = 0.02
-_INTERVAL = 1.96  # half of a 95 % interval, in standard errors
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Judge:
 
     def _close(self, found: figures.Figure) -> str:
         """Where the threshold is within the error: on which side of it the variant belongs is not certain."""
-        near = found.stderr is not None and abs(found.value - self.threshold) < _INTERVAL * found.stderr
+        near = found.stderr is not None and abs(found.value - self.threshold) < HALF_INTERVAL * found.stderr
         return ", though within its error of that" if near else ""
 
     def praise(self, record: Record, smaller: Record | None) -> str:

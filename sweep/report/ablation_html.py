@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from int8.design_space import Grid
 from int8.recipe import Recipe
@@ -10,33 +12,42 @@ from sweep import format as fmt
 from sweep.analysis.ablation import Ablation, Point, least, name_of, told
 from sweep.report import heatmap
 from sweep.report.ablation import figures, legend, sign, varying
-from sweep.report.columns import Column
-from sweep.report.html import measured_section, page
-from sweep.report.html_tables import esc
+from sweep.report.html import render
+from sweep.report.html_tables import HtmlCell, HtmlRow, HtmlTable
 
 
 def render_page(found: Ablation) -> str:
     """The whole page."""
-    title = f"{fmt.plain(found.model)}: what int8 recipes cost"
-    sections = [_verdict(found), _maps(found), _table(found), _failures(found), measured_section(found.about)]
-    return page(title, f"bitsweep · {esc(found.space.title)}", sections)
-
-
-def _verdict(found: Ablation) -> str:
-    if not found.points:
-        return '<section class="verdict none"><p>No recipe could be measured.</p></section>'
-    best, worst = found.points[0], found.points[-1]
-    closest = min(found.points, key=lambda point: point.measured.kld_mean)
-    others = len(found.points) - 1
-    alike, close = (sum(marks) - 1 for marks in zip(*((p.is_as_good, p.least_kld) for p in found.points), strict=True))
-    kld = fmt.decimals_for([closest.measured.kld_stderr], most=6)
-    return (
-        f'<section class="verdict"><p>Least loss: <strong>{esc(name_of(best.recipe))}</strong>, ln(PPL / float) '
-        f"{_loss(best)}; {alike} of the other {others} recipes are not distinguishable from it. Least KL divergence: "
-        f"{esc(name_of(closest.recipe))}, {closest.measured.kld_mean:.{kld}f} ± {closest.measured.kld_stderr:.{kld}f}; "
-        f"{close} of {others} are not distinguishable. "
-        f"Most costs {esc(name_of(worst.recipe))}: {_loss(worst)}.</p></section>"
+    values = [value for point in found.points for value in (point.loss.delta, point.measured.kld_mean)]
+    shades = heatmap.Shades.of(values)
+    return render(
+        "ablation.html",
+        title=f"{fmt.plain(found.model)}: what int8 recipes cost",
+        above=found.space.title,
+        about=found.about,
+        verdict=_verdict(found.points) if found.points else None,
+        shades=heatmap.key(shades, "nats per token"),
+        maps=[drawn for grid in found.space.grids for drawn in _maps(found, grid, shades)],
+        legend=legend(found, varying(found.points)[1]) if found.points else [],
+        recipes=_table(found.points) if found.points else None,
+        failed=[(name_of(recipe), error) for recipe, error in found.failed],
     )
+
+
+def _verdict(points: Sequence[Point]) -> dict[str, object]:
+    closest = min(points, key=lambda point: point.measured.kld_mean)
+    kld = fmt.decimals_for([closest.measured.kld_stderr], most=6)
+    return {
+        "best": name_of(points[0].recipe),
+        "best_loss": _loss(points[0]),
+        "alike": sum(point.is_as_good for point in points) - 1,
+        "others": len(points) - 1,
+        "closest": name_of(closest.recipe),
+        "closest_kld": f"{closest.measured.kld_mean:.{kld}f} ± {closest.measured.kld_stderr:.{kld}f}",
+        "close": sum(point.least_kld for point in points) - 1,
+        "worst": name_of(points[-1].recipe),
+        "worst_loss": _loss(points[-1]),
+    }
 
 
 def _loss(point: Point) -> str:
@@ -44,28 +55,15 @@ def _loss(point: Point) -> str:
     return f"{fmt.signed(point.loss.delta, digits)} ± {point.loss.stderr:.{digits}f}"
 
 
-# --- heat maps ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Map:
+    title: str
+    caption: str
+    drawing: heatmap.HeatMap
 
 
-def _maps(found: Ablation) -> str:
-    if not found.points:
-        return ""
-    values = [value for point in found.points for value in (point.loss.delta, point.measured.kld_mean)]
-    shades = heatmap.Shades.of(values)
-    figures = "".join(figure for grid in found.space.grids for figure in _of_grid(found, grid, shades))
-    return (
-        "<section><h2>Two settings at a time</h2>"
-        '<p class="note">Each map changes two settings of its base recipe. A frame marks the least of a map, '
-        f"{fmt.UNSURE} what is not distinguishable from it, {fmt.ALIKE} what is not from the float model "
-        "(paired by window, at 0.05 after Holm's correction). Where a setting has no effect, as alpha without folds, "
-        "cells show one measurement.</p>"
-        f"{heatmap.key(shades, 'nats per token')}"
-        f'<div class="plots">{figures}</div></section>'
-    )
-
-
-def _of_grid(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[str]:
-    """A figure for perplexity and one for divergence."""
+def _maps(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[_Map]:
+    """One by perplexity and one by divergence."""
     points = {point.recipe: point for row in grid.recipes for point in map(found.of, row) if point is not None}
     if not points:
         return
@@ -79,21 +77,26 @@ def _of_grid(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[st
             [_cell(points.get(one), value, best, alike, by_loss=name != "KL divergence") for one in row]
             for row in grid.recipes
         ]
-        told = f"{grid.title}: {name}"
-        svg = heatmap.heat_map(cells, grid.rows.labels, grid.columns.labels, grid.columns.title, shades, told)
-        under = f"{name}; {grid.rows.title} by {grid.columns.title}, all else of {grid.base}"
-        yield f"<figure><figcaption>{esc(grid.title)}<span>{esc(under)}</span></figcaption>{svg}</figure>"
+        yield _Map(
+            grid.title,
+            f"{name}; {grid.rows.title} by {grid.columns.title}, all else of {grid.base}",
+            heatmap.heat_map(
+                cells, grid.rows.labels, grid.columns.labels, grid.columns.title, shades, f"{grid.title}: {name}"
+            ),
+        )
 
 
 def _cell(
     point: Point | None, value: Callable[[Point], float], best: Recipe, alike: set[Recipe], by_loss: bool
-) -> heatmap.Cell | None:
+) -> heatmap.HeatCell | None:
     if point is None:
         return None
     unsure = fmt.ALIKE if by_loss and not point.costs else ""
-    return heatmap.Cell(
+    # two figures, or as many decimals as a cell has room for
+    decimals = fmt.decimals_for([value(point)], most=4 if by_loss else 5)
+    return heatmap.HeatCell(
         value(point),
-        unsure + _short(value(point), 4 if by_loss else 5),
+        unsure + fmt.fixed(value(point), decimals),
         f"{name_of(point.recipe)}: PPL {point.measured.perplexity.value:.4f}, ln ratio {_loss(point)}, "
         f"KLD {fmt.small(point.measured.kld_mean)}",
         best=point.recipe == best,
@@ -101,51 +104,21 @@ def _cell(
     )
 
 
-def _short(value: float, most: int) -> str:
-    """Two figures, or as many decimals as `most`, which a cell has room for."""
-    return fmt.fixed(value, fmt.decimals_for([value], most=most))
-
-
-# --- the rest -------------------------------------------------------------------------------------------------------
-
-
-def _table(found: Ablation) -> str:
-    if not found.points:
-        return ""
-    settings, common = varying(found.points)
-    columns = figures(found.points)
-    heads = "".join(f'<th scope="col" class="from">{esc(about)}</th>' for about in settings)
-    heads += "".join(
-        f'<th scope="col"{" colspan=2" if error else ""}>{esc(column.header)}</th>'
-        for column, error in _with_errors(columns)
-    )
-    body = []
-    for i, point in enumerate(found.points):
+def _table(points: Sequence[Point]) -> HtmlTable:
+    """What the recipes differ in and their figures, an error under the head of its figure."""
+    settings, _ = varying(points)
+    columns = figures(points)
+    followers = [following.header for _, following in pairwise(columns)] + [""]
+    heads = [HtmlCell(about, "from") for about in settings]
+    heads += [
+        HtmlCell(column.header, span=2 if following == "±" else 1)
+        for column, following in zip(columns, followers, strict=True)
+        if column.header != "±"
+    ]
+    rows = []
+    for i, point in enumerate(points):
         own = told(point.recipe)
-        words = "".join(f'<td class="from">{esc(own[about] or fmt.MISSING)}</td>' for about in settings)
-        cells = "".join(
-            f"<td{' class=err' if column.header == '±' else ''}>{esc(column.cells[i].plain)}</td>" for column in columns
-        )
-        body.append(f'<tr><th scope="row"><span class="sign">{sign(point)}</span></th>{words}{cells}</tr>')
-    notes = "".join(f'<p class="caption">{esc(line)}</p>' for line in legend(found, common))
-    return (
-        f"<section><h2>All recipes, from the least loss</h2>{notes}"
-        f'<div class="scroll"><table><thead><tr><th></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div></section>"
-    )
-
-
-def _with_errors(columns: Sequence[Column]) -> Iterator[tuple[Column, bool]]:
-    """Each column that is no error, and whether one follows it."""
-    for column, following in zip(columns, [*columns[1:], None], strict=True):
-        if column.header != "±":
-            yield column, following is not None and following.header == "±"
-
-
-def _failures(found: Ablation) -> str:
-    items = "".join(
-        f'<li><span class="sign failed">{fmt.STATUS_SIGNS["failed"]}</span><strong>{esc(name_of(recipe))}</strong>: '
-        f"<code>{esc(error)}</code></li>"
-        for recipe, error in found.failed
-    )
-    return f'<section><h2>What failed</h2><ul class="failures">{items}</ul></section>' if items else ""
+        cells = [HtmlCell(own[about] or fmt.MISSING, "from") for about in settings]
+        cells += [HtmlCell(column.cells[i].plain, "err" if column.header == "±" else "") for column in columns]
+        rows.append(HtmlRow("", cells, HtmlCell(sign(point))))
+    return HtmlTable([HtmlCell(), *heads], rows)

@@ -1,225 +1,216 @@
-"""The tables of the HTML report: size and fidelity, tasks, and every difference in full."""
+"""The tables of the HTML report as cells: size and fidelity, tasks, every difference in full, accuracy per bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from sweep import format as fmt
 from sweep.analysis import figures, fronts
 from sweep.record import Record, TaskScore
+from sweep.report.figure_columns import figures_shown, task_texts
+from sweep.statistics import HALF_INTERVAL
+
+Tests = Mapping[tuple[str, str], figures.TaskTest]  # by variant and task
 
 
-def esc(value: object) -> str:
-    return escape(fmt.plain(value))
+@dataclass(frozen=True)
+class HtmlCell:
+    """A text, None for a figure that is missing; `kind` is its class in the stylesheet, `title` is read on hover."""
+
+    text: str | None = ""
+    kind: str = ""
+    title: str = ""
+    span: int = 1
+
+
+@dataclass(frozen=True)
+class HtmlRow:
+    name: str
+    cells: Sequence[HtmlCell]
+    sign: HtmlCell | None = None  # before the name
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class HtmlTable:
+    heads: Sequence[HtmlCell]
+    rows: Sequence[HtmlRow]
+    narrow: bool = False  # as wide as its cells need, not as the page
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A head over one or more cells of every row; `cells` holds their HTML, <td> included."""
+    """A head over the same number of cells in every row."""
 
     head: str
-    span: int
-    cells: list[str]
+    cells: Sequence[Sequence[HtmlCell]]
 
 
-def _number(
-    rows: Sequence[Record], head: str, value: Callable[[Record], float | None], write: Callable[[float], str]
-) -> _Column:
-    found = [figures.known(value(record)) for record in rows]
-    return _Column(head, 1, [cell(None if number is None else write(number)) for number in found])
+def fidelity_table(rows: Sequence[Record], chosen: str | None, front: fronts.Front) -> HtmlTable | None:
+    if not rows:
+        return None
+    columns = []
+    for column in figures_shown(rows):
+        values, errors = column.texts(rows)
+        cells = [[HtmlCell(None if value is None else value + column.unit)] for value in values]
+        if column.error_priority is not None:
+            for row, error in zip(cells, errors, strict=True):
+                row.append(HtmlCell("" if error is None else f"±{error}", "err"))
+        if any(value is not None for value in values):
+            columns.append(_Column(column.head, cells))
+    return _table(rows, columns, chosen, front)
 
 
-def cell(content: str | None, kind: str = "", told: str = "") -> str:
-    """`told` is read on hover."""
-    opening = "<td" + (f' class="{kind}"' if kind else "") + (f' title="{escape(told)}"' if told else "") + ">"
-    return f"{opening}{fmt.MISSING if content is None else escape(content)}</td>"
+def tasks_table(rows: Sequence[Record], tests: Tests, chosen: str | None, front: fronts.Front) -> HtmlTable | None:
+    tasks = figures.task_names(rows)
+    if not tasks:
+        return None
+    means, scales = figures.mean_recovery(rows), figures.task_scales(rows)
+    columns = []
+    if len(means) > 1:
+        columns.append(_Column("Mean recovery, %", [_recovery(means.get(record.variant)) for record in rows]))
+    for task in tasks:
+        cells = [_task_cells(record, task, tests.get((record.variant, task)), scales[task]) for record in rows]
+        columns.append(_Column(task + (", %" if scales[task] == 100 else ""), cells))
+    return _table(rows, columns, chosen, front)
 
 
-def _with_error(
-    rows: Sequence[Record],
-    head: str,
-    value: Callable[[Record], figures.Figure | None],
-    decimals: int,
-    scale: float = 1.0,
-) -> _Column:
-    cells = []
-    for found in map(value, rows):
-        error = None if found is None else found.stderr
-        number = cell(None if found is None else fmt.fixed(found.value * scale, decimals))
-        cells.append(number + cell("" if error is None else f"±{error * scale:.{decimals}f}", "err"))
-    return _Column(head, 2, cells)
-
-
-def _table(
-    rows: Sequence[Record], columns: Sequence[_Column], chosen: str | None, caption: str, front: fronts.Front
-) -> str:
-    heads = "".join(
-        f'<th scope="col"{f" colspan={c.span}" if c.span > 1 else ""}>{escape(c.head)}</th>' for c in columns
+def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
+    """Every difference in full: intervals, p before and after Holm, flips, answers changed."""
+    if not tests:
+        return None
+    named, scales = {record.variant: record for record in rows}, figures.task_scales(rows)
+    golden = any(named[variant].tasks[task].gold_delta is not None for variant, task in tests)
+    heads = ["Difference", "95 % interval", "p", "Holm p", "Flips, %", "Answers changed, %", "Items"]
+    heads += ["Right choice's probability, points"] if golden else []
+    return HtmlTable(
+        [HtmlCell("Variant"), HtmlCell("Task", "from"), *map(HtmlCell, heads)],
+        [
+            HtmlRow(variant, _detail(named[variant].tasks[task], test, scales[task], golden=golden))
+            for (variant, task), test in tests.items()
+        ],
+        narrow=True,
     )
+
+
+def per_bit_table(rows: Sequence[Record]) -> HtmlTable | None:
+    """Recovery of every variant; of those on the Pareto set the gain per bit, of the others what beats them."""
+    means = figures.mean_recovery(rows)
+    steps = {gain.larger: gain for gain in fronts.gains(rows)}
+    shown = [record for record in rows if record.variant in means and figures.known(record.bits_per_weight) is not None]
+    if len(shown) < 2:
+        return None
+    losses = fronts.apart(fronts.recovery_losses, rows)
+    front = fronts.front(rows, lambda record: record.bits_per_weight, losses)
+    body = []
+    for record in shown:
+        mean, gain = means[record.variant], steps.get(record.variant)
+        step = [HtmlCell()] * 3
+        if gain is not None:
+            unsure = gain.stderr is not None and abs(gain.per_bit) < HALF_INTERVAL * gain.stderr
+            unsure = unsure if gain.real is None else not gain.real
+            step = [
+                HtmlCell(fmt.signed(100 * gain.per_bit, 2)),
+                HtmlCell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err"),
+                HtmlCell(f"over {gain.smaller}{', not distinguishable' if unsure else ''}", "from"),
+            ]
+        elif record.variant not in front:
+            own = next(found for found in losses if record.variant in found.values)
+            others = [other for other in shown if other.variant in own.values]
+            step = [HtmlCell(_beaten(record, others, own), "from", span=3)]
+        sign = fmt.UNSURE if record.variant in front.unsure else fmt.PARETO if record.variant in front else ""
+        cells = [HtmlCell(f"{record.bits_per_weight:.2f}"), *_recovery(mean), *step]
+        body.append(HtmlRow(record.variant, cells, HtmlCell(sign)))
+    heads = [HtmlCell("Bits/weight"), HtmlCell("Recovery, %", span=2), HtmlCell("Gain per extra bit", span=2)]
+    return HtmlTable([HtmlCell("Variant"), *heads, HtmlCell()], body, narrow=True)
+
+
+def _recovery(mean: figures.Figure | None) -> list[HtmlCell]:
+    """In per cent, with its error."""
+    if mean is None:
+        return [HtmlCell(None), HtmlCell(kind="err")]
+    error = "" if mean.stderr is None else f"±{100 * mean.stderr:.1f}"
+    return [HtmlCell(fmt.fixed(100 * mean.value, 1)), HtmlCell(error, "err")]
+
+
+def _beaten(record: Record, rows: Sequence[Record], losses: fronts.Losses) -> str:
+    """By which smaller variant a point off the Pareto set is beaten, and whether that is certain."""
+    bits = record.bits_per_weight or 0.0
+    smaller = [r for r in rows if (r.bits_per_weight or 0.0) <= bits and r.variant != record.variant]
+    best = min(smaller, key=lambda r: losses.values[r.variant])
+    lead = losses.lead(best.variant, record.variant)
+    if lead is None:
+        return f"no better than {best.variant}"
+    return f"{'worse than' if lead.real else 'not distinguishable from'} {best.variant}, which is smaller"
+
+
+def _table(rows: Sequence[Record], columns: Sequence[_Column], chosen: str | None, front: fronts.Front) -> HtmlTable:
+    heads = [HtmlCell(column.head, span=len(column.cells[0])) for column in columns]
     body = []
     for i, record in enumerate(rows):
         kind = "chosen" if record.variant == chosen else "off" if record.status in fmt.UNMEASURED else ""
-        cells = "".join(column.cells[i] for column in columns)
-        opening = f'<tr class="{kind}">' if kind else "<tr>"
-        body.append(f'{opening}<th scope="row">{_sign(record, front, chosen)}{esc(record.variant)}</th>{cells}</tr>')
-    return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">Variant</th>{heads}'
-        f"</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        f'<p class="caption">{escape(caption)}</p>'
-    )
+        cells = [cell for column in columns for cell in column.cells[i]]
+        body.append(HtmlRow(record.variant, cells, _sign(record, front, chosen), kind))
+    return HtmlTable([HtmlCell("Variant"), *heads], body)
 
 
-def _sign(record: Record, front: fronts.Front, chosen: str | None) -> str:
+def _sign(record: Record, front: fronts.Front, chosen: str | None) -> HtmlCell:
     if record.status in fmt.STATUS_SIGNS:
-        return f'<span class="sign {record.status}" title="{record.status}">{fmt.STATUS_SIGNS[record.status]}</span>'
+        return HtmlCell(fmt.STATUS_SIGNS[record.status], record.status, record.status)
     if record.variant == chosen:
-        return f'<span class="sign" title="recommended">{fmt.CHOSEN}</span>'
+        return HtmlCell(fmt.CHOSEN, title="recommended")
     if record.variant in front.unsure:
-        return f'<span class="sign" title="{esc(fronts.why_unsure(record, front))}">{fmt.UNSURE}</span>'
-    if record.variant in front:
-        return f'<span class="sign" title="on the Pareto set">{fmt.PARETO}</span>'
-    return '<span class="sign"></span>'
+        return HtmlCell(fmt.UNSURE, title=fronts.why_unsure(record, front))
+    return HtmlCell(fmt.PARETO, title="on the Pareto set") if record.variant in front else HtmlCell()
 
 
-def fidelity_section(rows: Sequence[Record], chosen: str | None, overall: tuple[fronts.Front, str]) -> str:
-    if not rows:
-        return '<p class="note">No variant in this sweep.</p>'
-    divergences = [found for record in rows if (found := figures.kld(record))]
-    errors = [error for found in divergences if (error := figures.known(found.stderr))]
-    kld_decimals = fmt.decimals_with_errors([found.value for found in divergences], errors, least=3)
-    tails = [r.divergence.kld_p99_9 for r in rows if r.divergence and figures.known(r.divergence.kld_p99_9) is not None]
-    tail_decimals = fmt.decimals_for(tails, least=3, most=5)
-    largest = max((found.value for record in rows if (found := figures.perplexity(record))), default=0.0)
-    columns = [
-        _number(rows, "Bits/weight", lambda r: r.bits_per_weight, "{:.2f}".format),
-        _number(rows, "File", lambda r: r.file_bytes, fmt.size),
-        _number(rows, "Memory", lambda r: need[0] if (need := figures.memory(r)) else None, fmt.size),
-        _with_error(rows, "Perplexity", figures.perplexity, 4 if largest < 1000 else 2),
-        _with_error(rows, "KL divergence", figures.kld, kld_decimals),
-        _number(
-            rows,
-            "KLD 99.9 %",
-            lambda r: r.divergence.kld_p99_9 if r.divergence else None,
-            lambda value: fmt.fixed(value, tail_decimals),
-        ),
-        _number(
-            rows,
-            "Same top token",
-            lambda r: r.divergence.top1_agreement if r.divergence else None,
-            lambda value: f"{100 * value:.2f} %",
-        ),
-        _number(rows, "Prompt t/s", lambda r: r.speed.prompt_tokens_per_s if r.speed else None, fmt.rate),
-        _number(rows, "Decode t/s", lambda r: r.speed.decode_tokens_per_s if r.speed else None, fmt.rate),
-    ]
-    columns = [column for column in columns if any(f"<td>{fmt.MISSING}</td>" not in cell for cell in column.cells)]
-    front, measure = overall
-    signs = f"{fmt.CHOSEN} recommended. " if chosen else ""
-    signs += f"{fmt.PARETO} Pareto set: no variant is both smaller and better ({measure}). " if front.variants else ""
-    if front.unsure:
-        signs += f"{fmt.UNSURE} on it, but not distinguishable (95 %, paired) from the next smaller {fmt.PARETO}. "
-    caption = f"{signs}± is one standard error; KL divergence in nats per token against the reference."
-    return f"<h2>Size, fidelity, speed</h2>{_table(rows, columns, chosen, caption, front)}"
-
-
-def tasks_section(rows: Sequence[Record], chosen: str | None, front: fronts.Front) -> str:
-    tasks = figures.task_names(rows)
-    if not tasks:
-        return ""
-    tests, means, scales = figures.task_tests(rows), figures.mean_recovery(rows), figures.task_scales(rows)
-    columns = []
-    if len(means) > 1:
-        columns.append(_with_error(rows, "Mean recovery, %", lambda r: means.get(r.variant), 1, 100))
-    for task in tasks:
-        cells = [_task_cells(record, task, tests.get((record.variant, task)), scales[task]) for record in rows]
-        columns.append(_Column(fmt.plain(task) + (", %" if scales[task] == 100 else ""), 4, cells))
-    base = figures.compared_with(rows)
-    caption = f"Score and difference to {base}, ± the paired standard error. {fmt.LOSS} significant loss, "
-    caption += (
-        f"{fmt.GAIN} significant gain: exact McNemar, Holm-corrected over {len(tests)} tests, every variant on every "
-        f"task, at {figures.ALPHA:g}. {' '.join(figures.clustered(rows))}"
-    )
-    if len(means) > 1:
-        caption += f" Recovery: score above chance as a share of {base}'s."
-    shown = _table(rows, columns, chosen, caption if tests else "Scores; nothing was compared.", front)
-    return f"<h2>Tasks</h2>{shown}{_task_details(rows, tests, scales)}"
-
-
-def _task_details(
-    rows: Sequence[Record], tests: Mapping[tuple[str, str], figures.TaskTest], scales: Mapping[str, int]
-) -> str:
-    """Every difference in full, folded away: intervals, p before and after Holm, flips, answers changed."""
-    if not tests:
-        return ""
-    named = {record.variant: record for record in rows}
-    golden = any(named[variant].tasks[task].gold_delta is not None for variant, task in tests)
-    body = "".join(
-        _detail(named[variant].tasks[task], test, scales[task], golden=golden)
-        for (variant, task), test in tests.items()
-    )
-    heads = ["Difference", "95 % interval", "p", "Holm p", "Flips, %", "Answers changed, %", "Items"]
-    heads += ["Right choice's probability, points"] if golden else []
-    return (
-        '<details><summary>Every difference in full</summary><div class="scroll"><table class="narrow"><thead><tr>'
-        '<th scope="col">Variant</th><th scope="col" class="from">Task</th>'
-        + "".join(f'<th scope="col">{head}</th>' for head in heads)
-        + f"</tr></thead><tbody>{body}</tbody></table></div>"
-        f'<p class="caption">Differences to {esc(figures.compared_with(rows))} over the same items. '
-        "Intervals are of 95 %, each alone; "
-        f"Holm p is corrected over all {len(tests)} tests. Flips: items whose score changed. Answers changed: from one "
-        "wrong answer to another too.</p></details>"
-    )
-
-
-def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: bool) -> str:
+def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: bool) -> list[HtmlCell]:
     decimals = 1 if scale == 100 else 3
-    kind = "loss" if test.loss() else "gain" if test.gain() else ""
+    kind = _kind(test)
     interval = None if test.interval is None else fmt.interval(*test.interval, decimals, scale)
     cells = [
-        cell(fmt.signed(test.delta * scale, decimals), kind),
-        cell(interval),
-        cell(fmt.chance(test.p_value)),
-        cell(fmt.chance(test.adjusted), kind),
-        cell(None if score.flips is None else f"{100 * score.flips:.1f}"),
-        cell(None if score.answers_changed is None else f"{100 * score.answers_changed:.1f}"),
-        cell(f"{score.n:,}" + (f" in {score.clusters} subjects" if score.clusters else "")),
+        HtmlCell(test.task, "from"),
+        HtmlCell(fmt.signed(test.delta * scale, decimals), kind),
+        HtmlCell(interval),
+        HtmlCell(fmt.chance(test.p_value)),
+        HtmlCell(fmt.chance(test.adjusted), kind),
+        HtmlCell(None if score.flips is None else f"{100 * score.flips:.1f}"),
+        HtmlCell(None if score.answers_changed is None else f"{100 * score.answers_changed:.1f}"),
+        HtmlCell(f"{score.n:,}" + (f" in {score.clusters} subjects" if score.clusters else "")),
     ]
     if golden:
         delta, stderr = figures.known(score.gold_delta), figures.known(score.gold_delta_stderr)
-        missing = delta is None or stderr is None
-        cells.append(cell(None if missing else f"{fmt.signed(100 * (delta or 0.0), 2)} ±{100 * (stderr or 0.0):.2f}"))
-    return f'<tr><th scope="row">{esc(test.variant)}</th><td class="from">{esc(test.task)}</td>{"".join(cells)}</tr>'
-
-
-def _task_cells(record: Record, task: str, test: figures.TaskTest | None, scale: int) -> str:
-    score = record.tasks.get(task)
-    value = figures.known(score.value) if score else None
-    if score is None or value is None:
-        return cell(None) + "<td></td>" * 3
-    decimals = 1 if scale == 100 else 3
-    delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
-    kind = "loss" if test and test.loss() else "gain" if test and test.gain() else ""
-    mark = {"loss": fmt.LOSS, "gain": fmt.GAIN, "": ""}[kind]
-    return (
-        cell(fmt.fixed(value * scale, decimals))
-        + cell(
-            "" if delta is None else fmt.signed(delta * scale, decimals),
-            f"delta {kind}".strip(),
-            _told(score, test, scale, decimals) if test else "",
+        cells.append(
+            HtmlCell(None if delta is None or stderr is None else f"{fmt.signed(100 * delta, 2)} ±{100 * stderr:.2f}")
         )
-        + cell("" if delta is None or stderr is None else f"±{stderr * scale:.{decimals}f}", "err")
-        + cell(mark, f"mark {kind}".strip())
-    )
+    return cells
 
 
-def _told(score: TaskScore, test: figures.TaskTest, scale: int, decimals: int) -> str:
+def _task_cells(record: Record, task: str, test: figures.TaskTest | None, scale: int) -> list[HtmlCell]:
+    """The score, its difference, the error of that, and a mark where it is significant."""
+    score, delta, error = task_texts(record, task, scale)
+    kind = _kind(test)
+    title = "" if test is None or score is None else _in_words(record.tasks[task], test, scale)
+    return [
+        HtmlCell(score),
+        HtmlCell(delta, f"delta {kind}".strip(), title),
+        HtmlCell(error, "err"),
+        HtmlCell({"loss": fmt.LOSS, "gain": fmt.GAIN}.get(kind, ""), f"mark {kind}".strip()),
+    ]
+
+
+def _kind(test: figures.TaskTest | None) -> str:
+    return "" if test is None else "loss" if test.loss() else "gain" if test.gain() else ""
+
+
+def _in_words(score: TaskScore, test: figures.TaskTest, scale: int) -> str:
     """A difference in words: its interval, its p after Holm, how many answers changed."""
     parts = []
     if test.interval is not None:
-        parts.append(f"95 % interval {fmt.interval(*test.interval, decimals, scale)}")
+        parts.append(f"95 % interval {fmt.interval(*test.interval, 1 if scale == 100 else 3, scale)}")
     parts.append(f"Holm-corrected p {fmt.equals(test.adjusted)}")
     if score.answers_changed is not None:
         parts.append(f"{100 * score.answers_changed:.1f} % of answers changed")
-    verdict = "a loss" if test.loss() else "a gain" if test.gain() else "not distinguishable from none"
+    verdict = {"loss": "a loss", "gain": "a gain"}.get(_kind(test), "not distinguishable from none")
     return f"{verdict}: {', '.join(parts)}"

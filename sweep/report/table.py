@@ -6,7 +6,7 @@ plain text, never read as markup.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 from os.path import commonprefix
 
@@ -20,6 +20,7 @@ from sweep.analysis.recommend import Recommendation
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.report.columns import Column, fit, table, width_of
+from sweep.report.figure_columns import figures_shown, task_texts
 
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
 _KEPT = "kept %"
@@ -128,72 +129,19 @@ def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.
     return [Column("", [sign(record) for record in rows], inf, left=True), Column("variant", names, inf, left=True)]
 
 
-def _cells(
-    rows: Sequence[Record], value: Callable[[Record], float | None], write: Callable[[float], str]
-) -> list[Text]:
-    found = [figures.known(value(record)) for record in rows]
-    return [_MISSING if number is None else Text(write(number)) for number in found]
-
-
-def _with_error(
-    rows: Sequence[Record], header: str, value: Callable[[Record], figures.Figure | None], priority: tuple[float, float]
-) -> list[Column]:
-    """A value and its standard error, both with the decimals that the smallest of them needs."""
-    found = [value(record) for record in rows]
-    values, errors = [f.value for f in found if f], [e for f in found if f and (e := figures.known(f.stderr))]
-    if header == "PPL":
-        decimals = 4 if max(values, default=0) < 1000 else fmt.decimals_for(values)
-    else:
-        decimals = fmt.decimals_with_errors(values, errors, least=3)
-
-    def write(number: float) -> str:
-        return fmt.fixed(number, decimals)
-
-    return [
-        Column(header, _cells(rows, lambda r: f.value if (f := value(r)) else None, write), priority[0]),
-        Column("±", _cells(rows, lambda r: f.stderr if (f := value(r)) else None, write), priority[1]),
-    ]
-
-
 def _columns(rows: Sequence[Record]) -> list[Column]:
     """Every column but the tasks, in the order shown; those that nobody has a figure for are left out."""
-    tails = [d.kld_p99_9 for r in rows if (d := r.divergence) and figures.known(d.kld_p99_9) is not None]
-    tail_decimals = fmt.decimals_for(tails, least=3, most=5)
-    columns = [
-        Column("bpw", _cells(rows, lambda r: r.bits_per_weight, lambda v: f"{v:.2f}"), 10),
-        Column("size", _cells(rows, lambda r: r.file_bytes, fmt.size), 9),
-        Column("memory", _cells(rows, lambda r: m[0] if (m := figures.memory(r)) else None, fmt.size), 6),
-        *_with_error(rows, "PPL", figures.perplexity, (8, 3)),
-        *_with_error(rows, "KLD", figures.kld, (9.5, 4)),
-        Column(
-            "KLD 99.9%",
-            _cells(
-                rows, lambda r: r.divergence.kld_p99_9 if r.divergence else None, lambda v: fmt.fixed(v, tail_decimals)
-            ),
-            5,
-        ),
-        Column(
-            "top-1 %",
-            _cells(rows, lambda r: r.divergence.top1_agreement if r.divergence else None, lambda v: f"{100 * v:.2f}"),
-            7,
-        ),
-        Column("prompt t/s", _cells(rows, lambda r: r.speed.prompt_tokens_per_s if r.speed else None, fmt.rate), 1),
-        Column("decode t/s", _cells(rows, lambda r: r.speed.decode_tokens_per_s if r.speed else None, fmt.rate), 2),
-        *_further(rows),
-    ]
+    columns = []
+    for column in figures_shown(rows):
+        values, errors = column.texts(rows)
+        columns.append(Column(column.short, _cells(values), column.priority))
+        if column.error_priority is not None:
+            columns.append(Column("±", _cells(errors), column.error_priority))
     return [column for column in columns if any(cell is not _MISSING for cell in column.cells)]
 
 
-def _further(rows: Sequence[Record]) -> list[Column]:
-    """The figures of further kinds of measurement."""
-    columns = []
-    for name, shown in figures.further(rows).items():
-        cells = [
-            Text(fmt.fixed(value.value, shown.decimals)) if (value := record.figures.get(name)) else _MISSING
-            for record in rows
-        ]
-        columns.append(Column(shown.heading or name, cells, 2.5))
-    return columns
+def _cells(texts: Sequence[str | None]) -> list[Text]:
+    return [_MISSING if text is None else Text(text) for text in texts]
 
 
 def _recovery_columns(rows: Sequence[Record], *, errors: bool) -> list[Column]:
@@ -223,7 +171,8 @@ def _task_columns(
     scales = figures.task_scales(rows)
     columns = []
     for task in tasks:
-        pieces = [_task_pieces(record, task, scales[task], errors=errors) for record in rows]
+        texts = [task_texts(record, task, scales[task]) for record in rows]
+        pieces = [(score or fmt.MISSING, delta, error if errors else "") for score, delta, error in texts]
         widths = [max(len(piece[i]) for piece in pieces) for i in range(3)]
         cells = []
         for (score, delta, error), record in zip(pieces, rows, strict=True):
@@ -235,20 +184,6 @@ def _task_columns(
         name = fmt.shorten(fmt.plain(task).removeprefix(prefix), 18)
         columns.append(Column(name, cells, inf, left=True))
     return columns
-
-
-def _task_pieces(record: Record, task: str, scale: int, *, errors: bool) -> tuple[str, str, str]:
-    score = record.tasks.get(task)
-    value = figures.known(score.value) if score else None
-    if score is None or value is None:
-        return fmt.MISSING, "", ""
-    decimals = 1 if scale == 100 else 3
-    delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
-    return (
-        fmt.fixed(value * scale, decimals),
-        "" if delta is None else fmt.signed(delta * scale, decimals),
-        f"±{stderr * scale:.{decimals}f}" if errors and stderr is not None and delta is not None else "",
-    )
 
 
 def _mark(test: figures.TaskTest | None) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from sweep.statistics.clusters import MIN_CLUSTERS, cluster_freedom, cluster_std
 from sweep.statistics.multiple import ALPHA, holm
 from sweep.statistics.paired import (
     CONFIDENCE,
+    HALF_INTERVAL,
     Paired,
     PairedComparison,
     compare_differences,
@@ -27,6 +28,7 @@ from sweep.statistics.scores import perplexity, recovery, recovery_stderr
 __all__ = [
     "ALPHA",
     "CONFIDENCE",
+    "HALF_INTERVAL",
     "MIN_CLUSTERS",
     "Paired",
     "PairedComparison",

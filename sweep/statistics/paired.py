@@ -17,6 +17,7 @@ from scipy import special
 from sweep.statistics.clusters import cluster_freedom, cluster_stderr, cluster_sums, usable_clusters
 
 CONFIDENCE = 0.95
+HALF_INTERVAL = 1.96  # half of a normal interval at CONFIDENCE, in standard errors
 
 
 @dataclass(frozen=True)

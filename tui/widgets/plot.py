@@ -1,6 +1,6 @@
 """A scatter plot of variants: error bars, log axes, the Pareto set as a line, the highlighted variant marked.
 
-What is drawn, and which points are best, comes from sweep.report.measures; this only turns it into characters.
+What is drawn, and which points are best, comes from sweep.analysis.plots; this only turns it into characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from sweep.analysis.plots import Axis, Level, Point
-from sweep.report.svg import Scale, positive, spread, ticks
+from sweep.report.axes import Scale, positive, spread, ticks
 from tui.theme import Palette, palette
 from tui.widgets.braille import ACROSS, DOWN, Canvas
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +20,8 @@ from sweep.record import Record
 from sweep.report.html import render_html, write_html
 from sweep.report.svg import HEIGHT, WIDTH
 
+ROOT = Path(__file__).parents[3]
+TEMPLATES = ROOT / "sweep" / "report" / "templates"
 SETTINGS = {"model": "micro", "run": "7f3a", "context": 512, "tasks": ["micro_sums", "micro_code"], "limit": None}
 _VOID = {"meta", "input", "path", "circle", "rect", "br"}
 
@@ -59,17 +66,36 @@ def test_well_formed_and_self_contained(records, failed):
     assert not re.search(r"https?:|url\(|@import", source)
 
 
+def test_the_stylesheet_is_on_the_page_as_it_is_in_its_file(records):
+    """The template language has its own meaning for some of CSS, as {# in @media print{#x."""
+    styles = re.findall("<style>(.*?)</style>", page(records), re.DOTALL)
+    assert [style.strip() for style in styles] == [(TEMPLATES / "report.css").read_text(encoding="utf-8").strip()]
+
+
+def test_a_built_wheel_holds_the_templates(tmp_path):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "sweep", tmp_path / "sweep")
+    code = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    templates = {path.relative_to(ROOT).as_posix() for path in TEMPLATES.iterdir()}
+    assert "sweep/report/templates/report.css" in templates
+    assert templates <= names
+
+
 def test_hostile_names_and_settings_are_text(records, hostile):
     nasty = {
         "model": "<script>alert(3)</script>",
         "run": '"><b onclick=x>',
-        "<i>k</i>": {"<u>": ["</dl><svg onload=1>"]},
+        "<i>k</i>": {"<u>": ["</dl><svg onload=1>", "</style>", "{{ 7 * 6 }}"]},
     }
     parsed = Page(page([*records, hostile], nasty))
     assert not {tag for tag, _ in parsed.tags} & {"script", "img", "b", "i", "u"}
     assert "<script>alert(1)</script>[bold red]" in parsed.text
     assert "<script>alert(3)</script>: which bit width to run" in parsed.text
-    assert "</dl><svg onload=1>" in parsed.text
+    assert "</dl><svg onload=1>, </style>, {{ 7 * 6 }}" in parsed.text
     assert "\x1b" not in parsed.text
 
 
@@ -193,10 +219,13 @@ def test_labels_do_not_cover_each_other_or_a_point(records):
     ]
     for source in (page(records), page(many)):
         for svg in re.findall(r"<svg.*?</svg>", source, re.DOTALL):
-            boxes = [
-                (float(x) - 3.3 * len(body), float(y) - 9, float(x) + 3.3 * len(body), float(y) + 2)
-                for x, y, body in re.findall(r'<text class="label[^"]*" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', svg)
-            ]
+            boxes = []
+            for x, y, anchor, body in re.findall(
+                r'<text class="label[^"]*" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]*)<', svg
+            ):
+                wide = 6.6 * len(body)
+                left = float(x) - {"start": 0, "middle": wide / 2, "end": wide}[anchor]
+                boxes.append((left, float(y) - 9, left + wide, float(y) + 2))
             dots = [(float(x), float(y)) for x, y in re.findall(r'class="point[^"]*" cx="([\d.]+)" cy="([\d.]+)"', svg)]
             assert boxes
             for i, (x0, y0, x1, y1) in enumerate(boxes):

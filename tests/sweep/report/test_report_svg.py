@@ -1,4 +1,4 @@
-"""The plot module: positions, error bars and ticks follow from the figures."""
+"""The scatter plot: positions, error bars and labels follow from the figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 import pytest
 
 from sweep.analysis.plots import Axis, Level, Point
-from sweep.report.svg import scatter, ticks
+from sweep.report.html import TEMPLATES
+from sweep.report.svg import scatter
 
 
 def dots(svg: str) -> list[tuple[float, float]]:
@@ -15,7 +16,8 @@ def dots(svg: str) -> list[tuple[float, float]]:
 
 
 def draw(points, *, log=False, levels=()):
-    return scatter(points, Axis("x", str), Axis("y", str, log), "a plot", levels)
+    plot = scatter(points, Axis("x", str), Axis("y", str, log), "a plot", levels)
+    return TEMPLATES.get_template("scatter.svg").module.scatter(plot)
 
 
 def test_linear_positions_are_affine_and_y_grows_upwards():
@@ -77,15 +79,14 @@ def test_levels_that_would_write_over_each_other_share_one_label():
     assert ">two<" not in close
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(2.1, 8.6, [3, 4, 5, 6, 7, 8]), (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3, 3, [-3, -2, -1, 0, 1, 2, 3])],
-)
-def test_linear_ticks_are_round(low, high, expected):
-    assert ticks(low, high, most=7 if low > 1 else 6) == pytest.approx(expected)
-
-
-def test_log_ticks():
-    assert ticks(0.00003, 0.04, log=True) == pytest.approx([0.0001, 0.001, 0.01])
-    assert ticks(0.003, 0.04, log=True) == pytest.approx([0.005, 0.01, 0.02])
-    assert ticks(0.011, 0.019, log=True) == pytest.approx([0.012, 0.014, 0.016, 0.018])  # no 1, 2 or 5 inside
+def test_in_a_crowd_the_chosen_and_the_pareto_set_keep_their_names():
+    far = [Point(0, 0, "low", "t"), Point(10, 10, "high", "t")]
+    on = [Point(5 + 0.2 * i, 5 - 0.2 * i, f"on_{i}", "t", pareto=True, chosen=i == 3) for i in range(8)]
+    off = [Point(5.1 + 0.2 * i, 5.1 - 0.2 * i, f"off_{i}", "t") for i in range(8)]
+    plot = scatter([*far, *on, *off], Axis("x", str), Axis("y", str), "a plot")
+    named = {mark.point.label for mark in plot.marks if mark.label}
+    assert {"low", "high", *(point.label for point in on)} <= named
+    assert not {point.label for point in off} <= named
+    leaders = [mark for mark in plot.marks if mark.label and mark.label.leader]
+    assert leaders
+    assert all(mark.point.pareto for mark in leaders)

@@ -1,0 +1,114 @@
+"""What every table of a sweep shows of a record, page and terminal alike: figures, an entry each, and task scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sweep import format as fmt
+from sweep.analysis import figures
+from sweep.analysis.figures import Figure, figure
+from sweep.record import Record, Value
+
+
+@dataclass(frozen=True)
+class FigureColumn:
+    """`head` on the page, `short` in the terminal, where columns of less `priority` go first as it gets narrow.
+
+    `decimals` is found from all values of the column and their errors, so that they align; `write` stands instead of
+    it. With an `error_priority` the standard error has a column beside it. `unit` follows the figure on the page.
+    """
+
+    head: str
+    short: str
+    priority: float
+    value: Callable[[Record], Figure | None]
+    write: Callable[[float], str] | None = None
+    decimals: Callable[[list[float], list[float]], int] = fmt.decimals_with_errors
+    error_priority: float | None = None
+    unit: str = ""
+
+    def texts(self, rows: Sequence[Record]) -> tuple[list[str | None], list[str | None]]:
+        """The values and the errors of all rows, None where there is none."""
+        found = [self.value(record) for record in rows]
+        values = [None if one is None else one.value for one in found]
+        errors = [None if one is None else one.stderr for one in found]
+        decimals = self.decimals([v for v in values if v is not None], [e for e in errors if e])
+        write = self.write or partial(fmt.fixed, decimals=decimals)
+        return [None if v is None else write(v) for v in values], [None if e is None else write(e) for e in errors]
+
+
+FIGURES = (
+    FigureColumn("Bits/weight", "bpw", 10, lambda r: figure(r.bits_per_weight), "{:.2f}".format),
+    FigureColumn("File", "size", 9, lambda r: figure(r.file_bytes), fmt.size),
+    FigureColumn("Memory", "memory", 6, lambda r: figure(need[0]) if (need := figures.memory(r)) else None, fmt.size),
+    FigureColumn(
+        "Perplexity",
+        "PPL",
+        8,
+        figures.perplexity,
+        decimals=lambda values, _: 4 if max(values, default=0.0) < 1000 else 2,
+        error_priority=3,
+    ),
+    FigureColumn(
+        "KL divergence",
+        "KLD",
+        9.5,
+        figures.kld,
+        decimals=partial(fmt.decimals_with_errors, least=3),
+        error_priority=4,
+    ),
+    FigureColumn(
+        "KLD 99.9 %",
+        "KLD 99.9%",
+        5,
+        lambda r: figure(r.divergence.kld_p99_9) if r.divergence else None,
+        decimals=lambda values, _: fmt.decimals_for(values, least=3, most=5),
+    ),
+    FigureColumn(
+        "Same top token",
+        "top-1 %",
+        7,
+        lambda r: figure(r.divergence.top1_agreement) if r.divergence else None,
+        lambda share: f"{100 * share:.2f}",
+        unit=" %",
+    ),
+    FigureColumn(
+        "Prompt t/s", "prompt t/s", 1, lambda r: figure(r.speed.prompt_tokens_per_s) if r.speed else None, fmt.rate
+    ),
+    FigureColumn(
+        "Decode t/s", "decode t/s", 2, lambda r: figure(r.speed.decode_tokens_per_s) if r.speed else None, fmt.rate
+    ),
+)
+
+
+def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
+    """Those of every record, and those of further kinds of measurement that some record has."""
+    return [*FIGURES, *(_further(name, shown) for name, shown in figures.further(records).items())]
+
+
+def _further(name: str, shown: Value) -> FigureColumn:
+    def value(record: Record) -> Figure | None:
+        found = record.figures.get(name)
+        return None if found is None else figure(found.value, found.stderr)
+
+    heading = shown.heading or name
+    unit = f", {shown.unit}" if shown.unit else ""
+    write = partial(fmt.fixed, decimals=shown.decimals)
+    return FigureColumn(f"{heading.capitalize()}{unit}", heading, 2.5, value, write, error_priority=1.5)
+
+
+def task_texts(record: Record, task: str, scale: int) -> tuple[str | None, str, str]:
+    """The score, None where there is none, its difference to the reference, and the error of that."""
+    score = record.tasks.get(task)
+    value = figures.known(score.value) if score else None
+    if score is None or value is None:
+        return None, "", ""
+    decimals = 1 if scale == 100 else 3
+    delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
+    return (
+        fmt.fixed(value * scale, decimals),
+        "" if delta is None else fmt.signed(delta * scale, decimals),
+        "" if delta is None or stderr is None else f"±{stderr * scale:.{decimals}f}",
+    )
