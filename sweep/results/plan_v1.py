@@ -1,4 +1,4 @@
-"""Plans as versions before 0.2 stored them, whose cells were dictionaries of parameters, made plans of this version.
+"""Plans as they were stored when cells held dictionaries of parameters, made plans of this version.
 
 They are read to show runs, never to be carried out: what only matters for that is left empty.
 """
