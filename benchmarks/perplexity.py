@@ -19,18 +19,23 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export import TOKENIZER, machine, make_checkpoint, say  # the benchmark beside this one
 
 from converters.export import export, open_source
+from sweep.artefact import Artefact
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.devices import threads
-from sweep.execution.child import Child, Failed
-from sweep.jobs.settings import Settings
+from sweep.execution.local import LocalExecutor
+from sweep.execution.protocol import Failed, Finished, Order
+from sweep.jobs.given import TextFile
+from sweep.jobs.model import MeasuredModel
+from sweep.jobs.settings import Settings, Where
+from sweep.jobs.text import TextJob
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import open_reference
 from sweep.measure.text import measure_text
@@ -103,25 +108,21 @@ def peers_divergence(at: Setting) -> None:
         peer(at, quant, "--kl-divergence", "--kl-divergence-base", at.base_file)
 
 
-def ours(at: Setting, cells: list[tuple[str, Path | None, Path | None]]) -> list[dict[str, Any]]:
+def ours(at: Setting, cells: list[tuple[str, Path | None, Path | None]]) -> list[Any]:
     """Text cells as a sweep runs them: (quant, the reference to compare with, the one to write) each."""
-    settings = asdict(Settings(threads=threads(), window=N_CTX))
-    results = []
-    with ExitStack() as stack:
-        upcoming = stack.enter_context(Child(at.directory / "ours.log"))
+    text, results = TextFile("text", Artefact.of(at.text), ""), []
+    with LocalExecutor(at.directory, at.directory, Where(threads())) as executor:
         for i, (quant, known, written) in enumerate(cells):
-            worker = upcoming
-            job = {"kind": "text", "file": str(at.gguf(quant)), "settings": settings, "text": str(at.text)}
-            job |= {"reference": known and str(known), "writes_reference": written and str(written)}
-            answers = worker.submit(job)
+            model = MeasuredModel("gguf", Artefact.of(at.gguf(quant)), "", "", Settings(window=N_CTX))
+            known_file, written_file = (None if file is None else Artefact.of(file) for file in (known, written))
+            job = TextJob(model, text, reference=known_file, distributions=written_file)
+            executor.submit(Order(quant, (job,), quant, "ours"))
             if i + 1 < len(cells):
-                upcoming = stack.enter_context(Child(at.directory / "ours.log"))
-            for answer in answers:
+                executor.expect(cells[i + 1][0], "ours")
+            while not isinstance(answer := executor.answer(60), Finished):
                 if isinstance(answer, Failed):
                     raise SystemExit(f"{quant}: {answer.message}")
-                if isinstance(answer, dict):
-                    results.append(answer)
-            worker.kill()
+            results += answer.results
     return results
 
 
@@ -170,7 +171,7 @@ def decode(backend: LlamaBackend, windows: Windows) -> None:
 
 def agreement(at: Setting, quant: str) -> str:
     """Our perplexity and theirs of the same file."""
-    value = ours(at, [(quant, None, None)])[0]["perplexity"]["value"]
+    value = ours(at, [(quant, None, None)])[0].perplexity.value
     for _ in range(20):  # its logging thread may end before the last lines are out
         if match := re.search(rf"\[{at.chunks}\]([\d.]+),", peer(at, quant)):
             theirs = float(match[1])

@@ -21,12 +21,20 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from terminal import Redraw, Terminal
 
+from sweep.artefact import Artefact
 from sweep.commands.launch import Command, Launch
+from sweep.jobs.base import StoredJob
 from sweep.jobs.cell import Cell
-from sweep.jobs.settings import Settings
+from sweep.jobs.export import ExportJob
+from sweep.jobs.given import TextFile
+from sweep.jobs.model import MeasuredModel
+from sweep.jobs.settings import Settings, Where
+from sweep.jobs.speed import SpeedJob
+from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan
 from sweep.results.store import Store
 from sweep.workspace import Workspace
@@ -193,20 +201,25 @@ def fill(workspace: Workspace, records: int) -> int:
         store._db.execute("PRAGMA synchronous = OFF")  # made up: nothing is lost with it
         store._db.execute("BEGIN")
         for number in range(runs):
-            cells = [
-                Cell(f"{number} {v} {kind}", v, kind, kind, {"file": f"/{v}"})
-                for v in VARIANTS
-                for kind in ("export", "speed", "text")
-            ]
-            about = {"model": "micro", "text": "t", "tasks": {}, "engine": "", "skipped": {}}
+            cells = [Cell(f"{number} {v} {name}", v, name, job) for v in VARIANTS for name, job in jobs(v).items()]
+            about = {"model": "micro", "text": "t", "tasks": {}, "engine": ""}
             name = f"micro-made-{number:06}"
-            plan = Plan(name, "micro", "made", "BF16", VARIANTS, Settings(), about, tuple(cells))
+            plan = Plan(name, "micro", "made", "BF16", VARIANTS, Settings(), Where(), about, tuple(cells))
             store._db.execute("INSERT INTO runs VALUES (?, ?, ?)", (name, float(number), json.dumps(plan.to_json())))
             for cell in cells:
-                row = (cell.key, "ok", json.dumps(result(cell, number)), None, 1.0, 1.0)
-                store._db.execute("INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?)", row)
+                row = (cell.key, "ok", json.dumps(result(cell, number)), None, 1.0, 1.0, None)
+                store._db.execute("INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         store._db.execute("COMMIT")
     return runs
+
+
+def jobs(variant: str) -> dict[str, StoredJob[Any]]:
+    model = MeasuredModel("gguf", Artefact(f"/{variant}.gguf"), "", "", Settings())
+    return {
+        "export": ExportJob(Artefact("/micro"), "micro", variant, model.file, "", variant, ""),
+        "speed": SpeedJob(model),
+        "text": TextJob(model, TextFile("a text", Artefact("/text"), "")),
+    }
 
 
 def result(cell: Cell, number: int) -> dict[str, object]:
@@ -233,7 +246,8 @@ def result(cell: Cell, number: int) -> dict[str, object]:
         return {"windows_sha256": "0", "perplexity": value, "divergence": None, "noise_floor": floor}
     mean = 1e-4 * 3**place
     figures = {"kld_mean": mean, "kld_stderr": 0.1 * mean, "kld_p99_9": 40 * mean, "kld_max": 90 * mean}
-    divergence = {"figures": figures | {"top1_agreement": 1 - mean}, "window_kld": [mean * (1 + x) for x in windows]}
+    divergence: dict[str, Any] = {"figures": figures | {"top1_agreement": 1 - mean}, "tokens": 15_300}
+    divergence["window_kld"] = [mean * (1 + x) for x in windows]
     return {"windows_sha256": "0", "perplexity": value, "divergence": divergence, "noise_floor": None}
 
 

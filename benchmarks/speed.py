@@ -13,16 +13,18 @@ import json
 import statistics
 import subprocess
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 from export import ROOT, TOKENIZER, machine, make_checkpoint
 
 from converters.export import export
 from converters.source import open_source
+from sweep.artefact import Artefact
 from sweep.devices import threads
-from sweep.execution.child import Child, Failed
+from sweep.execution.local import LocalHost
+from sweep.jobs.model import MeasuredModel
 from sweep.jobs.settings import Settings
+from sweep.jobs.speed import SpeedJob
 
 BENCH = ROOT / "build/peers/bin/llama-bench"
 BOUND = 0.05  # of llama-bench's figure
@@ -30,15 +32,9 @@ BOUND = 0.05  # of llama-bench's figure
 
 def ours(file: Path) -> tuple[float, float]:
     """(prompt, decode) tokens a second as a sweep measures them, in a worker of its own."""
-    with Child(file.with_suffix(".log")) as worker:
-        for answer in worker.submit(
-            {"kind": "speed", "file": str(file), "settings": asdict(Settings(threads=threads()))}
-        ):
-            if isinstance(answer, Failed):
-                raise SystemExit(f"{file}: {answer.message}")
-            if isinstance(answer, dict):
-                speed = answer["speed"]
-    return speed["prompt_tokens_per_s"], speed["decode_tokens_per_s"]
+    model = MeasuredModel("gguf", Artefact.of(file), "", "", Settings())
+    speed = LocalHost(log=file.with_suffix(".log")).ask(SpeedJob(model)).speed
+    return speed.prompt_tokens_per_s, speed.decode_tokens_per_s
 
 
 def theirs(file: Path) -> tuple[float, float]:

@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from sweep.artefact import Artefact
 from sweep.events import Event
+from sweep.items import Item
+from sweep.jobs.base import StoredJob
 from sweep.jobs.cell import Cell
-from sweep.jobs.settings import Settings
+from sweep.jobs.export import ExportJob
+from sweep.jobs.given import Task, TextFile
+from sweep.jobs.model import MeasuredModel
+from sweep.jobs.settings import Settings, Where
+from sweep.jobs.speed import SpeedJob
+from sweep.jobs.task import TaskJob
+from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan
-from sweep.results.store import Item, Outcome, Store
+from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace
 
 RUN = "micro-q2-q8-000000"
@@ -31,10 +40,9 @@ FAILED = "IQ4_XS"
 def fixed_run(workspace: Workspace) -> Plan:
     """Write it down, with the event log of the process that ran it."""
     variants = (*(row[0] for row in ROWS), FAILED)
-    kinds = (("export", "export"), ("speed", "speed"), ("text", "text"), ("task", "micro_sums"))
-    cells = tuple(Cell(f"{v} {name}", v, kind, name, {"file": f"/{v}.gguf"}) for v in variants for kind, name in kinds)
-    about = {"model": "micro (built in)", "text": "a text", "tasks": {"micro_sums": ITEMS}, "engine": "", "skipped": {}}
-    plan = Plan(RUN, "micro", "q2-q8", "BF16", variants, Settings(ctx=1024), about, cells)
+    cells = tuple(Cell(f"{v} {name}", v, name, job) for v in variants for name, job in _jobs(v).items())
+    about = {"model": "micro (built in)", "text": "a text", "tasks": {"micro_sums": ITEMS}, "engine": ""}
+    plan = Plan(RUN, "micro", "q2-q8", "BF16", variants, Settings(ctx=1024), Where(), about, cells)
     workspace.root.mkdir(parents=True, exist_ok=True)
     with Store(workspace.database) as store:
         store.add_run(plan.run, json.loads(json.dumps(plan.to_json())))
@@ -54,6 +62,16 @@ def fixed_run(workspace: Workspace) -> Plan:
     lines = [event.to_json() for event in (*events, Event("done", None, {}, 2.0))]
     (directory / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return plan
+
+
+def _jobs(variant: str) -> dict[str, StoredJob[Any]]:
+    model = MeasuredModel("gguf", Artefact(f"/{variant}.gguf"), "", "", Settings())
+    return {
+        "export": ExportJob(Artefact("/micro"), "micro", variant, model.file, "", variant, ""),
+        "speed": SpeedJob(model),
+        "text": TextJob(model, TextFile("a text", Artefact("/text"), "")),
+        "micro_sums": TaskJob(model, Task("micro_sums")),
+    }
 
 
 def _put(store: Store, variant: str, bits: float, divergence: float | None, right: float) -> None:
@@ -77,7 +95,7 @@ def _put(store: Store, variant: str, bits: float, divergence: float | None, righ
 
 def _items(right: float) -> list[Item]:
     """The first of them are answered rightly, so that a worse variant fails on what a better one knows."""
-    return [Item(f"micro_sums {i}", float(i < right * ITEMS), "") for i in range(ITEMS)]
+    return [Item(i, f"d{i}", f"p{i}", float(i < right * ITEMS), "", subject="micro_sums") for i in range(ITEMS)]
 
 
 def _score(right: float) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from textual.widgets import Input, Static
 import presets
 from converters.export import export, open_source
 from sweep.cli.app import app as command_line
-from sweep.planning import preparing, preset
+from sweep.commands import run as command
+from sweep.planning import preset
 from sweep.planning.preparing import _variants
 from sweep.planning.request import Keep, Request
 from sweep.workspace import Workspace
@@ -66,7 +67,7 @@ def asked_by(line: str) -> Request:
         raise Seen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "prepare", see)
+        patch.setattr(command, "prepare", see)
         with pytest.raises(Seen):
             command_line(shlex.split(line)[1:], standalone_mode=False)
     return seen[0]
