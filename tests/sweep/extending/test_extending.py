@@ -101,6 +101,35 @@ def test_a_measurement_is_shown_everywhere(
     assert "figures.entropy.value" in (tmp_path / "rows.csv").read_text().splitlines()[0]
 
 
+SCREEN = """
+import sys
+from pathlib import Path
+sys.path.append(sys.argv[2])
+from driving import opened, play, shown, until
+from sweep.workspace import Workspace
+
+async def script():
+    async with opened(Workspace(Path(sys.argv[1])), "results", None, (160, 40)) as (app, pilot):
+        await until(pilot, lambda: app.screen.results is not None)
+        await until(pilot, lambda: "entropy" in shown(app))
+        print(shown(app))
+
+play(script())
+"""
+
+
+@pytest.mark.slow
+def test_the_screen_shows_it_too(ran: tuple[Path, list[dict[str, Any]]], extended: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCREEN, str(ran[0]), str(HERE.parents[1] / "tui")],
+        capture_output=True, text=True, timeout=100, env=extended,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for record in ran[1][-1]["records"]:
+        assert record["variant"] in done.stdout
+        assert f"{record['figures']['entropy']['value']:.3f}" in done.stdout
+
+
 @pytest.mark.slow
 def test_an_executor_runs_what_it_is_given_side_by_side(ran: tuple[Path, list[dict[str, Any]]]) -> None:
     running, most = set[str](), 0
