@@ -116,210 +116,121 @@ def takes(*options: Option) -> Callable[[Callable[..., int]], Callable[..., int]
     return wrap
 
 
+def _option(
+    field: str, kind: Any, help: str, *, default: Any = None, name: str = "", read: Callable[[Any], Any] = _as_it_is,
+    **more: Any,
+) -> Option:  # fmt: skip
+    """An option called as the field is, with dashes, unless it has a `name`."""
+    return Option(field, kind, typer.Option(default, name or f"--{field.replace('_', '-')}", help=help, **more), read)
+
+
 _MODEL = Option("model", str, typer.Argument("micro", help="A built-in model, a directory, a .gguf file or a hub id."))
 _EVALUATED = Option(
     "model", str, typer.Argument("micro", help="A .gguf file; or a built-in model, a directory or a hub id.")
 )
 _CHOICE = (
-    Option("preset", str, typer.Option("q2-q8", "--preset", help="Which sweep (see `sweep presets`), or a TOML file.")),
-    Option(
+    _option("preset", str, "Which sweep (see `sweep presets`), or a TOML file.", default="q2-q8"),
+    _option(
         "variants",
         str | None,
-        typer.Option(
-            None,
-            "--variants",
-            help="Quants, gguf:PATH, hub:REPO/FILE, int8:RECIPE and fq:RECIPE by comma, added to the preset; "
-            "with a leading = instead of it.",
-        ),
+        "Quants, gguf:PATH, hub:REPO/FILE, int8:RECIPE and fq:RECIPE by comma, added to the preset; with a leading = "
+        "instead of it.",
     ),
 )
-_QUANT = Option(
-    "quant",
-    str | None,
-    typer.Option(None, "--quant", help="The quant a model is exported at, or int8:RECIPE.", show_default="BF16"),
-)
+_QUANT = _option("quant", str | None, "The quant a model is exported at, or int8:RECIPE.", show_default="BF16")
 _MEASUREMENTS = (
-    Option(
+    _option(
         "tasks",
         str | None,
-        typer.Option(
-            None,
-            "--tasks",
-            help="By comma: tasks or groups of lm-eval, YAML files, or lists (quick, reasoning, qwen3-study, code); "
-            "or none.",
-        ),
-        _names,
+        "By comma: tasks or groups of lm-eval, YAML files, or lists (quick, reasoning, qwen3-study, code); or none.",
+        read=_names,
     ),
-    Option(
+    _option(
         "task_data",
         Path | None,
-        typer.Option(
-            None,
-            "--task-data",
-            help="A directory of task YAML files with their data, or of data sets as JSONL (gsm8k/...).",
-        ),
+        "A directory of task YAML files with their data, or of data sets as JSONL (gsm8k/...).",
     ),
-    Option(
-        "perplexity",
-        Path | None,
-        typer.Option(None, "--perplexity", help="The text for perplexity and KL divergence."),
-    ),
-    Option("limit", int | None, typer.Option(None, "--limit", min=1, help="Items of each (sub-)task at most.")),
-    Option(
-        "num_fewshot",
-        int | None,
-        typer.Option(None, "--num-fewshot", min=0, help="Examples before each question.", show_default="the task's"),
-    ),
-    Option(
+    _option("perplexity", Path | None, "The text for perplexity and KL divergence."),
+    _option("limit", int | None, "Items of each (sub-)task at most.", min=1),
+    _option("num_fewshot", int | None, "Examples before each question.", min=0, show_default="the task's"),
+    _option(
         "chat_template",
         bool | None,
-        typer.Option(
-            None,
-            "--chat-template/--no-chat-template",
-            help="Ask in the model's chat template.",
-            show_default="not",
-        ),
+        "Ask in the model's chat template.",
+        name="--chat-template/--no-chat-template",
+        show_default="not",
     ),
-    Option(
+    _option(
         "thinking",
         Switch | None,
-        typer.Option(
-            None,
-            "--thinking",
-            help="Reasoning before an answer, cut off before it is scored; implies --chat-template.",
-        ),
-        _is_on,
+        "Reasoning before an answer, cut off before it is scored; implies --chat-template.",
+        read=_is_on,
     ),
-    Option(
+    _option(
         "max_gen_toks",
         int | None,
-        typer.Option(
-            None,
-            "--max-gen-toks",
-            min=1,
-            help="Tokens of an answer at most, reasoning included.",
-            show_default="the task's",
-        ),
+        "Tokens of an answer at most, reasoning included.",
+        min=1,
+        show_default="the task's",
     ),
-    Option(
+    _option(
         "allow_code",
         bool,
-        typer.Option(
-            False,
-            "--allow-code-execution",
-            help="Let tasks such as humaneval run the code that the model writes (confined).",
-        ),
+        "Let tasks such as humaneval run the code that the model writes (confined).",
+        default=False,
+        name="--allow-code-execution",
     ),
-    Option("ctx", int | None, typer.Option(None, "--ctx", min=64, help="Context that memory is stated for.")),
+    _option("ctx", int | None, "Context that memory is stated for.", min=64),
 )
-_REFERENCE = Option(
+_REFERENCE = _option(
     "reference",
     str | None,
-    typer.Option(
-        None,
-        "--reference",
-        metavar="auto|VARIANT|FILE",
-        help="What all are compared with; auto is BF16 where memory holds it, else Q8_0; a file of log-probabilities.",
-    ),
+    "What all are compared with; auto is BF16 where memory holds it, else Q8_0; a file of log-probabilities.",
+    metavar="auto|VARIANT|FILE",
 )
 _WINDOWS = (
-    Option(
-        "window",
-        int | None,
-        typer.Option(None, "--window", min=4, help="Tokens of a perplexity window; 512 by default."),
-    ),
-    Option(
-        "stride",
-        int | None,
-        typer.Option(
-            None,
-            "--stride",
-            min=1,
-            help="How far windows lie apart, as llama-perplexity --ppl-stride; end to end else.",
-        ),
+    _option("window", int | None, "Tokens of a perplexity window; 512 by default.", min=4),
+    _option(
+        "stride", int | None, "How far windows lie apart, as llama-perplexity --ppl-stride; end to end else.", min=1
     ),
 )
 _MAKING = (
-    Option(
-        "imatrix",
-        str | None,
-        typer.Option(
-            None,
-            "--imatrix",
-            metavar="FILE|auto",
-            help="An importance matrix for all quants; auto makes one.",
-        ),
-    ),
-    Option(
+    _option("imatrix", str | None, "An importance matrix for all quants; auto makes one.", metavar="FILE|auto"),
+    _option(
         "calibration",
         Path | None,
-        typer.Option(
-            None,
-            "--calibration",
-            metavar="FILE|NAME",
-            help="The text that --imatrix auto and int8 recipes read.",
-            show_default="micro's own, else wikitext-2 for int8",
-        ),
+        "The text that --imatrix auto and int8 recipes read.",
+        metavar="FILE|NAME",
+        show_default="micro's own, else wikitext-2 for int8",
     ),
-    Option(
-        "keep",
-        Keep,
-        typer.Option(Keep.ALL, "--keep", help="Which files stay: all, the best one, or none once measured."),
-    ),
+    _option("keep", Keep, "Which files stay: all, the best one, or none once measured.", default=Keep.ALL),
 )
-_BASE = Option(
-    "write_base",
-    Path | None,
-    typer.Option(
-        None, "--write-base", help="Write llama.cpp's base file of the text here, as its --kl-divergence-base does."
-    ),
+_BASE = _option(
+    "write_base", Path | None, "Write llama.cpp's base file of the text here, as its --kl-divergence-base does."
 )
 _PLACES = (
-    Option(
-        "ngl",
-        int | None,
-        typer.Option(None, "--ngl", min=0, help="Layers on GPUs; all of them where there is one."),
-    ),
-    Option(
-        "n_cpu_moe",
-        int,
-        typer.Option(0, "--n-cpu-moe", min=0, help="Layers, from the first, whose experts stay in RAM."),
-    ),
-    Option(
-        "tensor_split",
-        str | None,
-        typer.Option(None, "--tensor-split", help="Shares of several GPUs, such as 3,1."),
-        shares,
-    ),
+    _option("ngl", int | None, "Layers on GPUs; all of them where there is one.", min=0),
+    _option("n_cpu_moe", int, "Layers, from the first, whose experts stay in RAM.", default=0, min=0),
+    _option("tensor_split", str | None, "Shares of several GPUs, such as 3,1.", read=shares),
 )
-_CARDS = Option(
+_CARDS = _option(
     "gpu",
     list[str] | None,
-    typer.Option(
-        None,
-        "--gpu",
-        help='Skip what this GPU does not hold: a name ("RTX 4090") or a size (24GiB); again for several.',
-    ),
-    _all,
+    'Skip what this GPU does not hold: a name ("RTX 4090") or a size (24GiB); again for several.',
+    read=_all,
 )
 _WORK = (
-    Option(
+    _option(
         "workers",
         int | None,
-        typer.Option(
-            None,
-            "--workers",
-            min=1,
-            max=64,
-            help="Jobs to run side by side; speed is measured with nothing beside it.",
-            show_default="one a GPU where several are present and hold each variant, else 1",
-        ),
+        "Jobs to run side by side; speed is measured with nothing beside it.",
+        min=1,
+        max=64,
+        show_default="one a GPU where several are present and hold each variant, else 1",
     ),
-    Option("executor", str, typer.Option("local", "--executor", help="What runs the jobs.")),
+    _option("executor", str, "What runs the jobs.", default="local"),
 )
-_DRY_RUN = Option(
-    "dry_run", bool, typer.Option(False, "--dry-run", help="Print the plan with exact sizes, and do nothing.")
-)
+_DRY_RUN = _option("dry_run", bool, "Print the plan with exact sizes, and do nothing.", default=False)
 _WORKSPACE = Option("workspace", Path | None, WORKSPACE)
 
 RUN = (

@@ -6,19 +6,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from converters.plan import TypeCount
 from sweep import format as fmt
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob
 from sweep.jobs.settings import Where
-
-
-@dataclass(frozen=True)
-class TypeCount:
-    """Of the tensors of one type: how many, their weights and their bytes."""
-
-    tensors: int = 0
-    elements: int = 0
-    nbytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,7 +19,7 @@ class ExportResult(Result):
 
     file_bytes: int
     bits_per_weight: float
-    census: Mapping[str, Any] = field(default_factory=dict)
+    census: Mapping[str, TypeCount] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -78,8 +70,6 @@ class ExportJob(StoredJob[ExportResult]):
 
     @classmethod
     def run_together(cls, jobs: Sequence[Self], site: Site) -> list[ExportResult]:
-        from dataclasses import asdict
-
         from converters.export import export
         from converters.imatrix import ImportanceMatrix
         from converters.source import open_source
@@ -96,11 +86,5 @@ class ExportJob(StoredJob[ExportResult]):
             site.where.threads,
             None if matrix is None else ImportanceMatrix.read(matrix).importance(matrix.name),
         )
-        return [
-            ExportResult(
-                plan.file_bytes,
-                plan.bits_per_weight,
-                {name: asdict(count) for name, count in plan.census.items()},
-            )
-            for plan in (plans[job.quant] for job in jobs)
-        ]
+        made = (plans[job.quant] for job in jobs)
+        return [ExportResult(plan.file_bytes, plan.bits_per_weight, plan.census) for plan in made]
