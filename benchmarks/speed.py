@@ -19,7 +19,7 @@ from pathlib import Path
 from export import ROOT, TOKENIZER, machine, make_checkpoint
 
 from converters.export import export
-from converters.source import open_source
+from converters.resolver import open_source
 from sweep.devices import threads
 from sweep.execution.child import Child, Failed
 from sweep.planning.settings import Settings

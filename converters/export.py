@@ -26,7 +26,8 @@ from converters.llamacpp.container import TensorInfo
 from converters.llamacpp.quantize import is_valid, quantize_rows, to_float32
 from converters.partial import PartialFile
 from converters.plan import FilePlan, Importance, Part, plan_export
-from converters.source import Source, open_source
+from converters.resolver import open_source
+from converters.source import Source
 
 __all__ = ["Progress", "export", "open_source"]
 

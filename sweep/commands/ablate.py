@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 import presets
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
+from converters.resolver import Need, find_model
 from int8 import design_space
 from int8.architectures import require_quantizable
 from int8.build import Text as CalibrationText
@@ -43,7 +44,7 @@ from sweep.measure.text import TextMeasurement, measure_text
 from sweep.measure.wikitext import save_text
 from sweep.planning.cells import content_hash
 from sweep.planning.inputs import Text, read_text, text_for
-from sweep.planning.model import Model, find
+from sweep.planning.model import Model
 from sweep.record import Perplexity
 from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace, open_workspace, sharing
@@ -184,9 +185,8 @@ class _Asked:
 def _prepare(request: Request, workspace: Workspace, say: Callable[[str], None]) -> _Asked:
     device = request.device or devices.torch_device()
     require_device(device)
-    name, path = find(request.model, say)
-    if path.is_file():
-        raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
+    found = find_model(request.model, Need.CHECKPOINT, say)
+    name, path = found.name, found.path
     require_quantizable(path)
     builtin = presets.builtin_models().get(request.model)
     with Checkpoint.open(path, name) as checkpoint:

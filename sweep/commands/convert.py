@@ -16,17 +16,17 @@ from typing import Any
 import psutil
 
 import presets
-from converters.catalogue import FileSize, open_planned, sizes
+from converters.catalogue import FileSize, sizes
 from converters.errors import InputError
 from converters.export import Progress, export
 from converters.imatrix import ImportanceMatrix, even_importance
 from converters.plan import Importance, part_paths
 from converters.recipes import recipes, refuse_without_imatrix
-from converters.source import Source, open_source
+from converters.resolver import Need, find_model, open_planned, open_source
+from converters.source import Source
 from sweep import devices
 from sweep.execution.child import Child, Failed
 from sweep.planning.calibration import Calibration, calibration, tell
-from sweep.planning.model import find
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def prepare(request: Request, say: Callable[[str], None]) -> Conversion:
         refuse_without_imatrix(chosen)
     if given is not None:
         tell(given, say)
-    name, path = find(request.model, say, planned=request.dry_run)
+    found = find_model(request.model, Need.PLAN if request.dry_run else Need.WEIGHTS, say)
+    name, path = found.name, found.path
     quants = [recipe.name for recipe in chosen]
     job = {"kind": "vet", "source": str(path), "name": name, "quants": quants, "options": request.options}
     opening = open_planned if request.dry_run else open_source

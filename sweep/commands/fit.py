@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import presets
-from converters.catalogue import is_public
 from converters.errors import InputError
+from converters.resolver import is_known_offline
 from int8.recipe import NAMED
 from sweep.execution.child import Child, Failed
 from sweep.fit.answer import fit_here, is_file
@@ -27,8 +26,7 @@ from sweep.planning.variant import Variant
 
 def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
     """See `fit_here`. What does not come with this program is looked at in a process of its own."""
-    ours = model in presets.builtin_models() or (is_public(model) and not Path(model).exists())
-    if ours and not any(is_file(name) for name in variants):
+    if is_known_offline(model) and not any(is_file(name) for name in variants):
         return fit_here(model, variants, devices, options)
     return _fit_apart(model, variants, devices, options)
 

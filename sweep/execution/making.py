@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.catalogue import open_planned, size_of
+from converters.catalogue import size_of
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, even_importance
 from converters.llamacpp.ghost import vocabulary
@@ -15,7 +15,8 @@ from converters.llamacpp.memory import plan_memory
 from converters.llamacpp.model import Model
 from converters.plan import FilePlan, Importance, plan_export, planned_types
 from converters.recipes import recipes
-from converters.source import Source, open_source
+from converters.resolver import open_planned, open_source
+from converters.source import Source
 from int8.recipe import from_table
 from sweep.backends.base import Progress
 from sweep.execution.sizes import stored_size

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from converters.catalogue import open_planned
 from converters.errors import InputError
 from converters.gguf_source import GGUFSource, parts
 from converters.llamacpp.memory import plan_memory
+from converters.resolver import open_planned
 from sweep.backends.base import Backend, Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.execution.sizes import stored_size

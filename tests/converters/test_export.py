@@ -26,7 +26,8 @@ from converters.llamacpp.bindings import TYPES, lib
 from converters.llamacpp.plan import plan_types
 from converters.plan import IMATRIX_TYPES, Importance, plan_export, type_overrides
 from converters.recipes import QUANTS
-from converters.source import Source, open_source
+from converters.resolver import open_source
+from converters.source import Source
 
 ALL = [name for name, recipe in QUANTS.items() if not recipe.needs_imatrix and recipe.mix is None]
 

@@ -23,7 +23,7 @@ from converters.imatrix import ImportanceMatrix, Statistics
 from converters.llamacpp import imatrix
 from converters.llamacpp.container import Field, ValueType, encode_header, string, uint32
 from converters.llamacpp.reader import read_header
-from converters.source import open_source
+from converters.resolver import open_source
 
 ROOT = Path(__file__).parents[2]
 LLAMA_IMATRIX = ROOT / "build/peers/bin/llama-imatrix"

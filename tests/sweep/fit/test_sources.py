@@ -17,7 +17,7 @@ from converters.export import export
 from converters.llamacpp.container import uint32
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.reader import read_header
-from converters.source import open_source
+from converters.resolver import open_source
 from presets import builtin_models
 from sweep.commands.fit import fit
 from sweep.fit.answer import fit_here
@@ -31,7 +31,7 @@ SCRIPT = """
 import json, sys
 from converters.errors import InputError
 from sweep.fit.device import Device
-from sweep.fitting import fit
+from sweep.commands.fit import fit
 from sweep.fit.report import FitOptions
 ram = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
 try:

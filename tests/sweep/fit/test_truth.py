@@ -8,13 +8,13 @@ import pytest
 from loading import MIB, ROUNDING, allocated
 from tiny import ARCHITECTURES, write_config
 
-from converters.catalogue import open_planned
 from converters.llamacpp import rpc
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.memory import context_memory, loaded_ghost
 from converters.plan import foreseen_file
 from converters.recipes import recipe
+from converters.resolver import open_planned
 from sweep.fit.answer import fit_here
 from sweep.fit.contexts import context_options
 from sweep.fit.device import Device
