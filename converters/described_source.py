@@ -8,10 +8,13 @@ from pathlib import Path
 
 from converters import fp8
 from converters.architectures import architecture
-from converters.architectures.family import Config, Stored, Weight, naming
+from converters.architectures.family import Config, Stored, Weight, is_mtp, naming
 from converters.llamacpp.bindings import TYPES, TensorType
 from converters.llamacpp.container import Field, TensorInfo, lay_out, tensor_order
 from converters.tokenizer import read_tokenizer
+
+EXPERTS = ".mlp.experts."
+"""Between a layer's path and an expert, in names of parameters."""
 
 
 class DescribedSource:
@@ -73,6 +76,19 @@ class DescribedSource:
         return self._general | self._vocabulary_size
 
     @property
-    def stored_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of the checkpoint's tensors by canonical name, as far as they are part of the model."""
-        return {part.source: part.shape for weight in self._weights.values() for part in weight.parts}
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of the model's parameters by their names in transformers, MTP layers left out.
+
+        Experts, however they are stored, are one entry for each kind of a layer, with `*` for the expert's number:
+        "model.layers.0.mlp.experts.*.up_proj.weight" [experts, out, in].
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for weight in self._weights.values():
+            for part in weight.parts:
+                block, expert, _ = part.source.partition(EXPERTS)
+                if expert:
+                    kind = weight.name.rpartition(".ffn_")[2].partition("_")[0]  # of blk.0.ffn_up_exps.weight
+                    found[f"{block}{EXPERTS}*.{kind}_proj.weight"] = weight.shape
+                    break
+                found[part.source] = part.shape
+        return {name: shape for name, shape in found.items() if not is_mtp(name)}

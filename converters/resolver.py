@@ -47,12 +47,13 @@ class Form(Enum):
     CATALOGUE = "a public model of which the catalogue has the config"
 
 
+NO_CHECKPOINT = "methods in torch quantize a Hugging Face checkpoint; give its directory or hub id"
 _NO_WEIGHTS = "is a config without weights; give its directory with the whole checkpoint, or its hub id"
 _SIZES_ALONE = "its sizes alone are known (sweep fit, --dry-run); for more give its hub id, {hub_id}, or a directory"
 _REFUSALS = {
     (Form.CONFIG, Need.WEIGHTS): _NO_WEIGHTS,
     (Form.CONFIG, Need.CHECKPOINT): _NO_WEIGHTS,
-    (Form.GGUF, Need.CHECKPOINT): "methods in torch quantize a Hugging Face checkpoint; give its directory or hub id",
+    (Form.GGUF, Need.CHECKPOINT): NO_CHECKPOINT,
     (Form.CATALOGUE, Need.WEIGHTS): _SIZES_ALONE,
     (Form.CATALOGUE, Need.CHECKPOINT): _SIZES_ALONE,
 }

@@ -1,8 +1,7 @@
-"""The architectures that int8 knows: which folds each has, as a table, and whether a checkpoint is of one of them."""
+"""The architectures that int8 knows, as a table: the folds and the attention of each. Which one a checkpoint has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -77,15 +76,48 @@ def _one_plus(*tables: tuple[Row, ...]) -> tuple[Row, ...]:
     )
 
 
-FOLDS: Mapping[str, tuple[Row, ...]] = {
-    "qwen3": ATTENTION + MLP,
-    "qwen3_moe": ATTENTION + MOE + MLP,
-    "qwen3_next": _one_plus(ATTENTION, QWEN3_NEXT_DELTANET, SHARED_MOE, MLP),
-    "qwen3_5_text": _one_plus(ATTENTION, QWEN3_5_DELTANET, MLP),
-    "qwen3_5_moe_text": _one_plus(ATTENTION, QWEN3_5_DELTANET, SHARED_MOE),
+@dataclass(frozen=True)
+class AttentionModules:
+    """Softmax attention in a layer: its path there, and the modules in it that recipes and predictions go by.
+
+    The inputs of `query_norm` and `key_norm` are Q and K as they are projected (without the gate that some models
+    project beside Q), the output of `value` is V, and the input of `output` is all query heads.
+    """
+
+    path: str = "self_attn"
+    query_norm: str = "q_norm"
+    key_norm: str = "k_norm"
+    key: str = "k_proj"
+    value: str = "v_proj"
+    output: str = "o_proj"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return (self.query_norm, self.key_norm, self.key, self.value, self.output)
+
+
+@dataclass(frozen=True)
+class QuantizableArchitecture:
+    """What int8 knows of an architecture. A fold belongs to a layer that has the producer and all consumers: layers of
+    one model differ (attention or DeltaNet, experts or one MLP).
+
+    `attention` is where Q, K and V are met. `routers` are paths in a layer whose weights transformers keeps as
+    parameters of a class of its own, so that they are no linear layers to quantize.
+    """
+
+    folds: tuple[Row, ...]
+    attention: AttentionModules = AttentionModules()
+    routers: tuple[str, ...] = ("mlp.gate",)
+
+
+ARCHITECTURES: dict[str, QuantizableArchitecture] = {
+    "qwen3": QuantizableArchitecture(ATTENTION + MLP),
+    "qwen3_moe": QuantizableArchitecture(ATTENTION + MOE + MLP),
+    "qwen3_next": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_NEXT_DELTANET, SHARED_MOE, MLP)),
+    "qwen3_5_text": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_5_DELTANET, MLP)),
+    "qwen3_5_moe_text": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_5_DELTANET, SHARED_MOE)),
 }
-"""By the text config's model_type. A row belongs to a layer that has the producer and all consumers: layers of one
-model differ (attention or DeltaNet, experts or one MLP)."""
+"""By the text config's model_type."""
 
 
 def require_quantizable(path: Path) -> None:
@@ -101,6 +133,8 @@ def require_quantizable(path: Path) -> None:
 
 
 def require_known(model_type: str, where: str = "") -> None:
-    """Raises InputError, which begins with `where`, for an architecture that FOLDS does not know."""
-    if model_type not in FOLDS:
-        raise InputError(f"{where}int8 does not know the architecture {model_type!r}; known are {', '.join(FOLDS)}")
+    """Raises InputError, which begins with `where`, for an architecture that ARCHITECTURES does not know."""
+    if model_type not in ARCHITECTURES:
+        raise InputError(
+            f"{where}int8 does not know the architecture {model_type!r}; known are {', '.join(ARCHITECTURES)}"
+        )

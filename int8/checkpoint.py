@@ -197,8 +197,9 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
     for name, linear in linears:
         if f"{name}.weight_scale" in tensors:
             replace_linear(model, name, FakeQuantLinear(from_file(tensors, name, linear, recipe, path), recipe))
+    known = {id(attention) for attention, _ in attentions(model)}
     for name, module in model.named_modules():
-        if any(module is attention for attention in attentions(model)):
+        if id(module) in known:
             for part, _ in quantized_parts(recipe):
                 scale, zero = (
                     take_tensor(tensors, f"{name}.{part}_quantizer.{kind}", path) for kind in ("scale", "zero_point")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from int8.architectures import FOLDS, Kind, Row, Spread
+from int8.architectures import ARCHITECTURES, Kind, Row, Spread
 from int8.recipe import Fold
 
 
@@ -21,7 +21,7 @@ def rows_of(layer: nn.Module, model_type: str, folds: tuple[Fold, ...]) -> list[
     names = {name for name, _ in layer.named_modules()}
     experts = sum(1 for name in names if name.startswith("mlp.experts.") and name.count(".") == 2)
     rows: list[Row] = []
-    for row in FOLDS[model_type]:
+    for row in ARCHITECTURES[model_type].folds:
         filled = [_filled(row, i, i + 1) for i in range(experts)] if "*" in row.producer else [_filled(row, 0, experts)]
         rows += [one for one in filled if row.fold in folds and {one.producer, *one.consumers} <= names]
     return rows

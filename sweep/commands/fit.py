@@ -16,10 +16,8 @@ from converters.resolver import is_known_offline
 from int8.recipe import NAMED
 from sweep.execution.child import Child, Failed
 from sweep.fit.answer import fit_here, is_file
-from sweep.fit.device import Device
-from sweep.fit.export import from_json
-from sweep.fit.misfit import Misfit
-from sweep.fit.report import FitOptions, FitReport, Row
+from sweep.fit.fit_report import FitOptions, FitReport, FitRow, Misfit, from_json
+from sweep.fit.hardware import Device
 from sweep.format import size
 from sweep.planning.variant import Variant
 
@@ -70,7 +68,7 @@ def _fit_apart(model: str, variants: Sequence[str], devices: Sequence[Device], o
     raise AssertionError("a job ends with a result or a failure")
 
 
-def _misfit(row: Row, devices: Sequence[Device]) -> Misfit:
+def _misfit(row: FitRow, devices: Sequence[Device]) -> Misfit:
     names = ", ".join(device.name for device in devices)
     reason = f"needs {size(-row.headroom_bytes)} more than {names} {'have' if len(devices) > 1 else 'has'}"
     return Misfit(f"{reason} (total {size(row.total_bytes)})", row.file_bytes, row.bits_per_weight, row.total_bytes)

@@ -17,11 +17,11 @@ from converters.plan import FilePlan, Importance, plan_export, planned_types
 from converters.recipes import recipes
 from converters.resolver import open_planned, open_source
 from converters.source import Source
-from int8.recipe import from_table
+from int8.recipe import from_json
 from sweep.backends.base import Progress
 from sweep.execution.sizes import stored_size
-from sweep.fit.int8 import foreseen
-from sweep.fit.report import FitOptions
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.torch_memory import foreseen
 from sweep.measure.lm import require_template
 from sweep.measure.perplexity import require_two_windows
 from sweep.planning.calibration import CHUNK
@@ -47,10 +47,10 @@ class Making:
         quants: list[str],
         settings: dict[str, Any],
         imatrix: bool,
-        torch: dict[str, tuple[str, str]],
+        torch: dict[str, tuple[str, dict[str, Any] | None]],
     ) -> Result:
         """Exact file sizes and predicted memory of quants that do not exist yet: {quant: {...}}; the same by formula of
-        the variants of `torch`, by their kinds.
+        the variants of `torch`, by their kinds and int8 recipes.
 
         `imatrix`: whether there will be an importance matrix; some types depend on it.
         """
@@ -65,8 +65,11 @@ class Making:
             | {"memory_bytes": _memory(opened, plan, stated)}
             for quant, plan in plans.items()
         } | {
-            variant: foreseen(opened, kind, kv, _fit_options(stated)) | {"header_exact": False, "mtp_bytes": 0}
-            for variant, (kind, kv) in torch.items()
+            variant: foreseen(
+                opened, kind, None if stored is None else from_json(stored, variant), _fit_options(stated)
+            )
+            | {"header_exact": False, "mtp_bytes": 0}
+            for variant, (kind, stored) in torch.items()
         }
 
     def vet(self, source: str, name: str, quants: list[str], options: dict[str, Any], imatrix: bool) -> Result:
@@ -143,7 +146,7 @@ class Making:
         from int8 import build, checkpoint
 
         torch.set_num_threads(settings["threads"])
-        stated = from_table({key: value for key, value in recipe.items() if key != "name"}, name, recipe["name"])
+        stated = from_json(recipe, name)
         out = Path(file)
         if checkpoint.is_int8(out):  # whole, for it appears so: made by a run beside this one, which may be reading it,
             # or by one that was killed before it could write that down

@@ -15,8 +15,8 @@ from converters.resolver import open_planned
 from sweep.backends.base import Backend, Progress
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.execution.sizes import stored_size
-from sweep.fit.int8 import foreseen
-from sweep.fit.report import FitOptions
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.torch_memory import foreseen
 from sweep.measure.harness import Metric, TaskRun, check_task, run_task
 from sweep.measure.lm import TaskProgress
 from sweep.measure.loading import Place
@@ -198,8 +198,11 @@ def _gguf_size(file: str, stated: Settings) -> Result:
 def _torch_size(directory: str, source: str, name: str, runs: str, stated: Settings) -> Result:
     """What a checkpoint takes, and what memory it should take by formula. Of the float model what it takes in BF16, as
     it is run: its own files may be in another dtype, and hold a vision tower that is not loaded."""
+    from int8.checkpoint import read_recipe  # loads torch, which GGUF variants do not need
+
     options = FitOptions(context=stated.ctx, ubatch=stated.ubatch, batch=stated.batch)
-    by_formula = foreseen(open_planned(source, name), runs, stated.kv_type, options)
+    recipe = None if runs == "torch" else read_recipe(Path(directory))
+    by_formula = foreseen(open_planned(source, name), runs, recipe, options)
     memory = {"memory": {"predicted_bytes": int(by_formula["memory_bytes"])}}
     if runs == "torch":
         return memory | {"file_bytes": int(by_formula["file_bytes"]), "bits_per_weight": by_formula["bits_per_weight"]}

@@ -23,20 +23,19 @@ from converters.plan import foreseen_file
 from converters.recipes import QUANTS, recipe
 from converters.resolver import Form, FoundModel, Need, find_file, find_model
 from converters.source import Source
-from int8.recipe import NAMED, PUBLISHED
+from int8.recipe import PUBLISHED, Recipe
+from int8.recipe import recipe as int8_recipe
+from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
 from sweep.fit.account import Account
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
-from sweep.fit.device import Device
-from sweep.fit.export import to_json
+from sweep.fit.fit_report import FitFigure, FitOptions, FitReport, FitRow, to_json
 from sweep.fit.formulas import ContextFormulas
-from sweep.fit.int8 import PREFIX
-from sweep.fit.int8_rows import int8_row
-from sweep.fit.layers import Shape, Weights
+from sweep.fit.gguf_rows import GGUFFile, gguf_row
+from sweep.fit.hardware import Device
+from sweep.fit.layer_bytes import ModelShape, Weights
+from sweep.fit.placement import Machine
 from sweep.fit.projector import NOT_ASKED, projector_figure
-from sweep.fit.report import DEFAULT_CONTEXT, Figure, FitOptions, FitReport, Row
-from sweep.fit.rows import File, Machine, gguf_row
-
-KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
+from sweep.fit.torch_memory import PREFIX, int8_row
 
 
 def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
@@ -49,7 +48,7 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
     _check(options)
     subject = find_model(model, Need.HEADERS)
     source = subject.open(subject.name, requantize=True)
-    shape = Shape.of(source.structure, source.tensors)
+    shape = ModelShape.of(source.structure, source.tensors)
     options = replace(options, context=options.context or min(DEFAULT_CONTEXT, shape.train_context))
     if options.context > shape.train_context:
         raise InputError(
@@ -62,7 +61,7 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
     machine = Machine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
         raise InputError(f"llama.cpp divides a model among {rpc.MAX_DEVICES} devices at most, not {len(machine.gpus)}")
-    found: dict[str, Row] = {}
+    found: dict[str, FitRow] = {}
     with ExitStack() as stack:
         remote = _stand_ins(stack, len(machine.gpus))
         quants = [name for name in names if name in QUANTS]
@@ -71,7 +70,7 @@ def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], opt
                 found |= _gguf_rows(file, wanted, machine, remote, options, projector)
         for name in names:
             if name.startswith(PREFIX):
-                found[name] = int8_row(name, source, shape, machine, options, projector)
+                found[name] = int8_row(_recipe(name), source, shape, machine, options, projector)
     return FitReport(
         model=subject.name,
         context=options.context,
@@ -156,9 +155,16 @@ def _known(name: str) -> str:
         return name
     if not name.startswith(PREFIX):
         return recipe(name).name
-    if name.removeprefix(PREFIX) not in NAMED:
-        raise InputError(f"{name}: no such recipe; known: {', '.join(PREFIX + one for one in NAMED)}")
+    _recipe(name)
     return name
+
+
+def _recipe(name: str) -> Recipe:
+    """Of a variant `int8:RECIPE`, a named one or a file of one."""
+    try:
+        return int8_recipe(name.removeprefix(PREFIX))
+    except InputError as error:
+        raise InputError(f"{PREFIX}{error}") from error
 
 
 def _gguf_rows(
@@ -167,10 +173,10 @@ def _gguf_rows(
     machine: Machine,
     remote: Sequence[rpc.RemoteDevice],
     options: FitOptions,
-    projector: Figure,
-) -> dict[str, Row]:
+    projector: FitFigure,
+) -> dict[str, FitRow]:
     """Rows of a source's quants, or of the file that it is."""
-    shape, formulas = Shape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
+    shape, formulas = ModelShape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
     state = formulas.state_bytes * shape.linear_layers
     with (
         ghost(source.structure, source.tensors) as path,
@@ -194,18 +200,18 @@ def _gguf_rows(
         }
 
 
-def _file(source: Source, shape: Shape, name: str, ghost_path: Path) -> tuple[Weights, File]:
+def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tuple[Weights, GGUFFile]:
     """What a variant's tensors take, and its file."""
     if isinstance(source, GGUFSource) and is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
-        file = File(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        file = GGUFFile(str(source.path), source.file_bytes, bits, exact=True, planned=False)
         return Weights.of(shape, source.tensors), file
     plan = foreseen_file(source, recipe(name), ghost_path)
     missing = missing_vocabulary_bytes(source)
     size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
     path = f"{source.name}-{name}.gguf"
-    return Weights.of(shape, plan.tensors), File(path, size, plan.bits_per_weight, exact=not missing, planned=True)
+    return Weights.of(shape, plan.tensors), GGUFFile(path, size, plan.bits_per_weight, exact=not missing, planned=True)
 
 
 def _notes(machine: Machine, asked: bool) -> list[str]:

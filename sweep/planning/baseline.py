@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.errors import InputError
+from sweep.defaults import MARGIN_BYTES
 from sweep.devices import ALL_LAYERS, Memory
 from sweep.planning import variant
 
 AUTO = "auto"
 FLOAT, NEAREST = "BF16", "Q8_0"  # what auto chooses between: the model itself, and what is hardly off it
-MARGIN = 1 << 30  # bytes of a device that llama.cpp's own fit leaves free
 SAMPLES, SAMPLE_BYTES = 32, 1 << 16
 
 
@@ -97,7 +97,7 @@ def find_reference(asked: str) -> ReferenceFile | str:
 
 def automatic(float_bytes: int, memory: Memory) -> str:
     """BF16 where the device or the machine holds the `float_bytes` that it takes, else Q8_0."""
-    return FLOAT if float_bytes <= max(memory.device_bytes - MARGIN, memory.machine_bytes) else NEAREST
+    return FLOAT if float_bytes <= max(memory.device_bytes - MARGIN_BYTES, memory.machine_bytes) else NEAREST
 
 
 def gpu_layers(needed_bytes: int, layers: int, memory: Memory) -> int:
@@ -107,5 +107,5 @@ def gpu_layers(needed_bytes: int, layers: int, memory: Memory) -> int:
     """
     if not memory.device_bytes:
         return 0
-    free = memory.device_bytes - MARGIN
+    free = memory.device_bytes - MARGIN_BYTES
     return ALL_LAYERS if needed_bytes <= free else max(0, free * (layers + 1) // needed_bytes)

@@ -12,7 +12,7 @@ from typing import Any
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
 from converters.recipes import recipe
-from sweep.fit.misfit import Misfit
+from sweep.fit.fit_report import Misfit
 from sweep.planning.baseline import ReferenceFile
 from sweep.planning.calibration import Calibration
 from sweep.planning.cells import PROCEDURES, Asked, Baseline, Cell, cell_of, content_hash, measurements

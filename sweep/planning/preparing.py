@@ -11,10 +11,10 @@ from converters.errors import InputError
 from converters.recipes import recipe, refuse_without_imatrix
 from int8.architectures import require_quantizable
 from sweep import devices
+from sweep.defaults import DEFAULT_CONTEXT
 from sweep.execution.keep import Keep
-from sweep.fit.misfit import Misfit
-from sweep.fit.report import FitOptions
-from sweep.fit.simulated import devices_called
+from sweep.fit.fit_report import FitOptions, Misfit
+from sweep.fit.hardware import devices_called
 from sweep.measure.options import TaskOptions
 from sweep.planning import preset, variant
 from sweep.planning.baseline import (
@@ -38,8 +38,6 @@ from sweep.planning.sizes import sizes
 from sweep.planning.tasks import Task, tasks_for
 from sweep.planning.torch_cells import TorchSide
 from sweep.workspace import Workspace, open_workspace
-
-DEFAULT_CTX = 8192
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
     is_file = Path(request.model).suffix == ".gguf"
     if is_file and request.quant is not None:
         raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
-    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else request.quant or "BF16"], alone=True)
+    parsed = _parsed(request, [_as_it_is(request.model) if is_file else request.quant or "BF16"], alone=True)
     everything = request.perplexity is None and request.tasks is None
     if not everything:
         request = replace(request, tasks=request.tasks or ("none",))
@@ -100,6 +98,11 @@ def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
     if request.write_base is not None and request.stride is not None:
         raise InputError("--write-base: llama.cpp's base files are of windows end to end; leave --stride out")
     return _planned(request, model, parsed, "eval", say, measures_text=measures_text, alone=True)
+
+
+def _as_it_is(model: str) -> str:
+    """What the variant is called that a GGUF file is, here or on the hub."""
+    return model if model.startswith("hub:") else f"gguf:{model}"
 
 
 def _parsed(request: Request, names: list[str], *, alone: bool = False) -> list[variant.Variant]:
@@ -245,7 +248,7 @@ def _task_options(request: Request) -> TaskOptions:
 def _context(asked: int | None, model: Model) -> int:
     if asked is not None and asked > model.context:
         raise InputError(f"--ctx {asked} is beyond the {model.context} tokens that {model.name} was made for")
-    return asked or min(DEFAULT_CTX, model.context)
+    return asked or min(DEFAULT_CONTEXT, model.context)
 
 
 def _window(asked: int | None, file: ReferenceFile | None, model: Model, *, measures_text: bool) -> int:
@@ -300,5 +303,9 @@ def variant_sizes(sweep: Sweep) -> dict[str, dict[str, float]]:
     """File bytes (exact of quants), bits per weight and predicted memory of each variant to be made, from a worker."""
     quants = [entry.quant for entry in sweep.variants if entry.quant is not None]
     settings = sweep.plan.to_json()["settings"]
-    torch = {entry.name: (entry.kind, entry.kv_type) for entry in sweep.variants if entry.is_torch}
+    torch = {
+        entry.name: (entry.kind, None if entry.recipe is None else entry.recipe.to_json())
+        for entry in sweep.variants
+        if entry.is_torch
+    }
     return sizes(sweep.model, quants, settings, imatrix=sweep.plan.about["imatrix"] is not None, torch=torch)

@@ -15,9 +15,9 @@ def sizes(
     quants: list[str],
     settings: dict[str, Any],
     imatrix: bool,
-    torch: dict[str, tuple[str, str]] | None = None,
+    torch: dict[str, tuple[str, dict[str, Any] | None]] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """By quant, and by variant of `torch` (its kind and KV type): see worker's sizes. Raises InputError, or
+    """By quant, and by variant of `torch` (its kind and int8 recipe): see worker's sizes. Raises InputError, or
     MissingRuntime where llama.cpp cannot be asked."""
     job: dict[str, Any] = {"kind": "sizes", "source": str(model.path), "name": model.name, "quants": quants}
     with tempfile.TemporaryDirectory() as directory, Child(Path(directory) / "sizes.log") as child:

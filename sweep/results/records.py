@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.fit.misfit import Misfit
+from sweep.fit.fit_report import Misfit
 from sweep.planning.cells import Cell
 from sweep.planning.plan import Plan
 from sweep.planning.variant import kind_of

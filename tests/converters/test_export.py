@@ -429,12 +429,13 @@ def test_untied_without_an_output_matrix_is_refused(altered: Callable[..., Path]
 def test_paths_that_are_no_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     for path, words in (
-        (tmp_path / "absent", "no such directory"),
+        (tmp_path / "absent", "no such model"),
         (tmp_path / "notes.txt", "neither"),
         (tmp_path, "config.json"),
     ):
         with pytest.raises(InputError, match=words):
             open_source(path)
+    (tmp_path / "model.safetensors").touch()
     for content in ("{", "[1]", "nonsense", "[" * 100_000):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(InputError, match=r"config\.json.*JSON"):

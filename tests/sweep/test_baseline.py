@@ -12,10 +12,11 @@ import pytest
 
 import presets
 from converters.errors import InputError
+from sweep.defaults import MARGIN_BYTES
 from sweep.devices import ALL_LAYERS, Memory
 from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.perplexity import Windows
-from sweep.planning.baseline import MARGIN, ReferenceFile, automatic, find_reference, gpu_layers
+from sweep.planning.baseline import ReferenceFile, automatic, find_reference, gpu_layers
 from sweep.planning.inputs import Text
 from sweep.planning.model import Model
 from sweep.planning.plan import Plan, make_plan
@@ -66,7 +67,7 @@ def test_what_is_larger_than_the_device_is_offloaded_in_part() -> None:
     assert gpu_layers(8 * GIB, 36, Memory(12 * GIB, 64 * GIB)) == ALL_LAYERS
     some = gpu_layers(74 * GIB, 36, Memory(12 * GIB, 128 * GIB))
     assert 0 < some < 36
-    assert some * 74 * GIB / 37 <= 12 * GIB - MARGIN < (some + 1) * 74 * GIB / 37
+    assert some * 74 * GIB / 37 <= 12 * GIB - MARGIN_BYTES < (some + 1) * 74 * GIB / 37
     assert gpu_layers(74 * GIB, 36, Memory(GIB // 2, 128 * GIB)) == 0
 
 

@@ -21,8 +21,8 @@ from converters.resolver import open_source
 from presets import builtin_models
 from sweep.commands.fit import fit
 from sweep.fit.answer import fit_here
-from sweep.fit.device import Device
-from sweep.fit.report import FitOptions, FitReport
+from sweep.fit.fit_report import FitOptions, FitReport
+from sweep.fit.hardware import Device
 
 ROOT = Path(__file__).parents[3]
 RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
@@ -30,9 +30,9 @@ OPTIONS = FitOptions(512)
 SCRIPT = """
 import json, sys
 from converters.errors import InputError
-from sweep.fit.device import Device
+from sweep.fit.hardware import Device
 from sweep.commands.fit import fit
-from sweep.fit.report import FitOptions
+from sweep.fit.fit_report import FitOptions
 ram = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
 try:
     report = fit(sys.argv[1], sys.argv[2:], [ram], FitOptions(512))
