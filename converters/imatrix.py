@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from converters.atomic import WholeFile
 from converters.checkpoint import read_into
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES
@@ -26,6 +27,7 @@ from converters.llamacpp.container import (
     data_bytes,
     encode_header,
     lay_out,
+    padded,
     string,
     strings,
     text,
@@ -33,7 +35,6 @@ from converters.llamacpp.container import (
 )
 from converters.llamacpp.imatrix import Collected
 from converters.llamacpp.reader import read_header
-from converters.partial import PartialFile
 from converters.plan import Importance
 from converters.source import Source
 
@@ -166,12 +167,11 @@ class ImportanceMatrix:
         if self.origin is not None:
             metadata[_ORIGIN] = string(self.origin)
         header = encode_header(metadata, tensors)
-        with PartialFile(path, len(header) + data_bytes(tensors)) as file:
-            file.write(header, 0)
+        with WholeFile(path, len(header) + data_bytes(tensors)) as file:
+            file.write(header)
             for tensor in tensors:
-                file.write(arrays[tensor.name].view(np.uint8), len(header) + tensor.offset)
-            file.finish()
-            file.publish()
+                file.write(arrays[tensor.name].data.cast("B"))
+                file.write(bytes(padded(tensor.nbytes) - tensor.nbytes))
 
 
 def even_importance(source: Source, file: str | None = None, dataset: str = "") -> Importance:

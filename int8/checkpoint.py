@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from converters.atomic import sync
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
 from int8.compressed_tensors import from_file, quantization_config, take_tensor, to_file
-from int8.directory import appearing, sync
+from int8.directory import appearing
 from int8.experts import separate_experts
 from int8.fakequant import (
     FakeQuantize,

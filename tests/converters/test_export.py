@@ -441,6 +441,6 @@ def test_paths_that_are_no_model_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"config\.json.*JSON"):
             open_source(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"]}))
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin is a pickle"):
         open_source(tmp_path)
