@@ -46,7 +46,7 @@ _ORIGIN = "bitsweep.imatrix.origin"
 
 
 @dataclass(frozen=True)
-class Statistics:
+class ImportanceStatistics:
     """Of one weight: `sums` of squares, float32 [matrices, columns], over `counts` tokens, float32 [matrices]."""
 
     sums: Float32
@@ -72,7 +72,7 @@ class ImportanceMatrix:
     `origin` is a hash of the model and the text, where this program collected it.
     """
 
-    statistics: Mapping[str, Statistics]
+    statistics: Mapping[str, ImportanceStatistics]
     datasets: tuple[str, ...]
     chunks: int
     chunk_size: int
@@ -109,7 +109,7 @@ class ImportanceMatrix:
     @classmethod
     def of(cls, collected: Collected, dataset: str, origin: str | None = None) -> Self:
         """Of what was collected while a model read the text called `dataset`."""
-        statistics = {name: Statistics(sums, collected.counts[name]) for name, sums in collected.sums.items()}
+        statistics = {name: ImportanceStatistics(sums, collected.counts[name]) for name, sums in collected.sums.items()}
         return cls(statistics, (dataset,), collected.chunks, collected.chunk_size, origin)
 
     @classmethod
@@ -143,7 +143,7 @@ class ImportanceMatrix:
                 counts = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)  # llama.cpp rounds them: lround
                 if len(sums) != len(counts):
                     raise InputError(f"{path}: {name} is of {len(sums)} matrices, its counts of {len(counts)}")
-                statistics[weight] = Statistics(sums, counts)
+                statistics[weight] = ImportanceStatistics(sums, counts)
         if not statistics:
             raise InputError(f"{path}: holds no {_SUMS}; it was made of no text")
         chunks, size = _number(header, "imatrix.chunk_count"), _number(header, "imatrix.chunk_size")

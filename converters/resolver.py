@@ -38,7 +38,7 @@ class Need(Enum):
     HEADERS = "its config or its GGUF headers: what fits"
 
 
-class Form(Enum):
+class ModelForm(Enum):
     """What was found."""
 
     CHECKPOINT = "a directory with config.json and weights"
@@ -51,11 +51,11 @@ NO_CHECKPOINT = "methods in torch quantize a Hugging Face checkpoint; give its d
 _NO_WEIGHTS = "is a config without weights; give its directory with the whole checkpoint, or its hub id"
 _SIZES_ALONE = "its sizes alone are known (sweep fit, --dry-run); for more give its hub id, {hub_id}, or a directory"
 _REFUSALS = {
-    (Form.CONFIG, Need.WEIGHTS): _NO_WEIGHTS,
-    (Form.CONFIG, Need.CHECKPOINT): _NO_WEIGHTS,
-    (Form.GGUF, Need.CHECKPOINT): NO_CHECKPOINT,
-    (Form.CATALOGUE, Need.WEIGHTS): _SIZES_ALONE,
-    (Form.CATALOGUE, Need.CHECKPOINT): _SIZES_ALONE,
+    (ModelForm.CONFIG, Need.WEIGHTS): _NO_WEIGHTS,
+    (ModelForm.CONFIG, Need.CHECKPOINT): _NO_WEIGHTS,
+    (ModelForm.GGUF, Need.CHECKPOINT): NO_CHECKPOINT,
+    (ModelForm.CATALOGUE, Need.WEIGHTS): _SIZES_ALONE,
+    (ModelForm.CATALOGUE, Need.CHECKPOINT): _SIZES_ALONE,
 }
 """Why a model of this form is not enough, and what to do."""
 
@@ -74,7 +74,7 @@ class FoundModel:
 
     name: str
     path: Path
-    form: Form
+    form: ModelForm
     builtin: presets.BuiltinModel | None = None
     entry: presets.catalogue.CatalogueEntry | None = None
     remote: HubFile | None = None
@@ -98,15 +98,15 @@ class FoundModel:
     ) -> Source:
         """The model as a source; for the options see `open_source`. Reads no weight. Raises InputError."""
         match self.form:
-            case Form.GGUF:
+            case ModelForm.GGUF:
                 path = self.path if self.remote is None else Path(self.remote.repository) / self.remote.names[0]
                 return GGUFSource(path, name, requantize, self.headers)
-            case Form.CATALOGUE:
+            case ModelForm.CATALOGUE:
                 assert self.entry is not None
                 return public_model(self.entry.name, mtp=None if mtp else 0)
-            case Form.CONFIG:
+            case ModelForm.CONFIG:
                 return ConfigSource.open(self.path, name, pre_tokenizer, self.mtp_layers if mtp else 0)
-            case Form.CHECKPOINT:
+            case ModelForm.CHECKPOINT:
                 return CheckpointSource(Checkpoint.open(self.path, name), pre_tokenizer, mtp)
 
 
@@ -168,14 +168,14 @@ def open_planned(
 
 def _open(found: FoundModel, name: str | None, pre_tokenizer: str | None, mtp: bool, requantize: bool) -> Source:
     """A GGUF file that is given no name keeps the one in its metadata."""
-    own = None if found.form is Form.GGUF else found.name
+    own = None if found.form is ModelForm.GGUF else found.name
     return found.open(name or own, pre_tokenizer, mtp, requantize)
 
 
 def _found(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
     builtin = presets.builtin_models().get(text)
     if builtin is not None:
-        return FoundModel(builtin.name, builtin.directory, Form.CHECKPOINT, builtin)
+        return FoundModel(builtin.name, builtin.directory, ModelForm.CHECKPOINT, builtin)
     if text.startswith(HUB_FILE):
         return _hub_file(text, need, say)
     if _exists(text):
@@ -183,7 +183,7 @@ def _found(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
     entry = catalogue_entry(text)
     hub_id = is_hub_id(text) and not text.endswith((".gguf", ".json"))
     if entry is not None and (need in (Need.PLAN, Need.HEADERS) or not hub_id):
-        return FoundModel(entry.name, Path(text), Form.CATALOGUE, entry=entry)
+        return FoundModel(entry.name, Path(text), ModelForm.CATALOGUE, entry=entry)
     if not hub_id:
         raise no_such_model(text)
     say(f"{text} is no path here; asking the hub")
@@ -204,18 +204,18 @@ def _local(path: Path, need: Need) -> FoundModel:
     # The file itself may be a link to one of another name, as in the hub's cache: parts are found by their names.
     path = path.parent.resolve() / path.name
     if path.suffix == ".gguf":
-        return FoundModel(model_stem(path), path, Form.GGUF)
+        return FoundModel(model_stem(path), path, ModelForm.GGUF)
     if path.suffix != ".json":
         raise InputError(f"{path}: is neither a .gguf file, a config.json nor a checkpoint directory")
-    return FoundModel(path.parent.name if path.name == "config.json" else path.stem, path, Form.CONFIG)
+    return FoundModel(path.parent.name if path.name == "config.json" else path.stem, path, ModelForm.CONFIG)
 
 
-def _form(directory: Path, need: Need) -> Form:
+def _form(directory: Path, need: Need) -> ModelForm:
     """Where weights are needed, a list of shards or a missing config.json counts as a checkpoint too: opening it says
     what is missing."""
     suffixes = (*_WEIGHT_FILES, ".index.json") if need in (Need.WEIGHTS, Need.CHECKPOINT) else _WEIGHT_FILES
     bare = not any(file.name.endswith(suffixes) for file in directory.iterdir())
-    return Form.CONFIG if bare and (directory / "config.json").is_file() else Form.CHECKPOINT
+    return ModelForm.CONFIG if bare and (directory / "config.json").is_file() else ModelForm.CHECKPOINT
 
 
 def _hub(hub_id: str, need: Need) -> FoundModel:
@@ -229,7 +229,7 @@ def _hub(hub_id: str, need: Need) -> FoundModel:
         index, more = fetch_index(hub_id)
         bytes_read += more
         layers = None if index is None else _listed_mtp_layers(index)
-    return FoundModel(name, path, Form.CONFIG, mtp_layers=layers, bytes_read=bytes_read)
+    return FoundModel(name, path, ModelForm.CONFIG, mtp_layers=layers, bytes_read=bytes_read)
 
 
 def _listed_mtp_layers(index: Path) -> int:
@@ -244,12 +244,12 @@ def _hub_file(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
     remote = HubFile.parse(text.removeprefix(HUB_FILE))
     name = model_stem(Path(remote.names[0]))
     if need is Need.CHECKPOINT:  # refused: nothing is fetched for it
-        return FoundModel(name, Path(text), Form.GGUF)
+        return FoundModel(name, Path(text), ModelForm.GGUF)
     path = None if need is Need.HEADERS else remote.cached()
     if path is None and need is Need.WEIGHTS:
         say(f"fetching {text} from the hub")
         path = remote.fetch()
     if path is not None:
-        return FoundModel(name, path, Form.GGUF)
+        return FoundModel(name, path, ModelForm.GGUF)
     headers, bytes_read = remote.headers()
-    return FoundModel(name, Path(text), Form.GGUF, remote=remote, headers=tuple(headers), bytes_read=bytes_read)
+    return FoundModel(name, Path(text), ModelForm.GGUF, remote=remote, headers=tuple(headers), bytes_read=bytes_read)

@@ -19,7 +19,7 @@ class Spread(Enum):
     ALL_HEADS = "all heads"  # one in every head: the producer's weights are one head's
 
 
-class Kind(Enum):
+class ProducerKind(Enum):
     """What a producer is, and so how its output is divided."""
 
     LINEAR = "linear"  # rows of the weight, and the bias
@@ -34,34 +34,39 @@ class Row:
     fold: Fold
     producer: str
     consumers: tuple[str, ...]
-    kind: Kind = Kind.LINEAR
+    kind: ProducerKind = ProducerKind.LINEAR
     spread: Spread = Spread.SAME
 
 
 # Attention weighs and adds values, and a gate multiplies what comes of them: neither mixes channels of a head.
 ATTENTION = (
-    Row(Fold.NORM_QKV, "input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), Kind.NORM),
+    Row(
+        Fold.NORM_QKV,
+        "input_layernorm",
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ProducerKind.NORM,
+    ),
     Row(Fold.V_O, "self_attn.v_proj", ("self_attn.o_proj",), spread=Spread.QUERY_HEADS),
 )
 # The norm before out_proj has one head's weights. Its input cannot take scales: they would not survive the norm.
-_DELTANET_OUT = Row(Fold.V_O, "linear_attn.norm", ("linear_attn.out_proj",), Kind.NORM, Spread.ALL_HEADS)
+_DELTANET_OUT = Row(Fold.V_O, "linear_attn.norm", ("linear_attn.out_proj",), ProducerKind.NORM, Spread.ALL_HEADS)
 _QWEN3_NEXT_INPUTS = ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba")
 _QWEN3_5_INPUTS = (
     "linear_attn.in_proj_qkv", "linear_attn.in_proj_z", "linear_attn.in_proj_b", "linear_attn.in_proj_a",
 )  # fmt: skip
-QWEN3_NEXT_DELTANET = (Row(Fold.NORM_QKV, "input_layernorm", _QWEN3_NEXT_INPUTS, Kind.NORM), _DELTANET_OUT)
-QWEN3_5_DELTANET = (Row(Fold.NORM_QKV, "input_layernorm", _QWEN3_5_INPUTS, Kind.NORM), _DELTANET_OUT)
+QWEN3_NEXT_DELTANET = (Row(Fold.NORM_QKV, "input_layernorm", _QWEN3_NEXT_INPUTS, ProducerKind.NORM), _DELTANET_OUT)
+QWEN3_5_DELTANET = (Row(Fold.NORM_QKV, "input_layernorm", _QWEN3_5_INPUTS, ProducerKind.NORM), _DELTANET_OUT)
 MLP = (
-    Row(Fold.NORM_GATE_UP, "post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"), Kind.NORM),
+    Row(Fold.NORM_GATE_UP, "post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"), ProducerKind.NORM),
     Row(Fold.UP_DOWN, "mlp.up_proj", ("mlp.down_proj",)),
 )
 # The router and the shared expert's gate read the same norm: they stay float, but take its scales.
 _EXPERT_INPUTS = ("mlp.gate", "mlp.experts.*.gate_proj", "mlp.experts.*.up_proj")
 _SHARED_INPUTS = ("mlp.shared_expert_gate", "mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj")
 _EXPERT_DOWN = Row(Fold.UP_DOWN, "mlp.experts.*.up_proj", ("mlp.experts.*.down_proj",))
-MOE = (Row(Fold.NORM_GATE_UP, "post_attention_layernorm", _EXPERT_INPUTS, Kind.NORM), _EXPERT_DOWN)
+MOE = (Row(Fold.NORM_GATE_UP, "post_attention_layernorm", _EXPERT_INPUTS, ProducerKind.NORM), _EXPERT_DOWN)
 SHARED_MOE = (
-    Row(Fold.NORM_GATE_UP, "post_attention_layernorm", _EXPERT_INPUTS + _SHARED_INPUTS, Kind.NORM),
+    Row(Fold.NORM_GATE_UP, "post_attention_layernorm", _EXPERT_INPUTS + _SHARED_INPUTS, ProducerKind.NORM),
     _EXPERT_DOWN,
     Row(Fold.UP_DOWN, "mlp.shared_expert.up_proj", ("mlp.shared_expert.down_proj",)),
 )
@@ -70,7 +75,7 @@ SHARED_MOE = (
 def _one_plus(*tables: tuple[Row, ...]) -> tuple[Row, ...]:
     """With the two norms of a layer as Qwen3-Next has them; the one inside DeltaNet is a plain one there too."""
     return tuple(
-        replace(row, kind=Kind.NORM_ONE_PLUS) if row.producer.endswith("layernorm") else row
+        replace(row, kind=ProducerKind.NORM_ONE_PLUS) if row.producer.endswith("layernorm") else row
         for table in tables
         for row in table
     )

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from int8.architectures import ARCHITECTURES, Kind, Row, Spread
+from int8.architectures import ARCHITECTURES, ProducerKind, Row, Spread
 from int8.recipe import Fold
 
 
@@ -59,7 +59,7 @@ def apply_row(layer: nn.Module, row: Row, scales: Tensor) -> None:
     producer = layer.get_submodule(row.producer)
     for parameter in _divided(producer, row.kind):
         scale = scales.view(-1, *[1] * (parameter.ndim - 1))
-        if row.kind is Kind.NORM_ONE_PLUS:
+        if row.kind is ProducerKind.NORM_ONE_PLUS:
             parameter.copy_((1 + parameter.float()) / scale - 1)
         else:
             parameter.copy_(parameter.float() / scale)
@@ -68,9 +68,9 @@ def apply_row(layer: nn.Module, row: Row, scales: Tensor) -> None:
         weight.copy_(weight.float() * column_scales(layer, row, scales, weight.shape[1]))
 
 
-def _divided(producer: nn.Module, kind: Kind) -> Iterator[nn.Parameter]:
+def _divided(producer: nn.Module, kind: ProducerKind) -> Iterator[nn.Parameter]:
     yield producer.get_parameter("weight")
-    if kind is Kind.LINEAR and getattr(producer, "bias", None) is not None:
+    if kind is ProducerKind.LINEAR and getattr(producer, "bias", None) is not None:
         yield producer.get_parameter("bias")
 
 

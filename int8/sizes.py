@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -14,9 +15,11 @@ from int8.recipe import Activations, Insertion, Recipe, Scales
 
 FLOAT_BYTES = 2  # bfloat16, in which models are run and sweeps write checkpoints
 _SCALE, _ZERO_POINT, _ROW_SUM, _FLOAT32 = 4, 4, 4, 4  # float32, int32, int32
+_TELLS_NUMBERS = re.compile(r"[0-9?\[]")
+"""What a pattern has that matches some experts and not others. Without it one stands for all of up to 75,000."""
 _EMBEDDINGS = "model.embed_tokens.weight"
 _UNKNOWN = QuantizableArchitecture(())
-"""Stands for an architecture that int8 does not know: its sizes are as if it were like the others."""
+"""Stands for an architecture that int8 does not know, or that a config does not tell: as if it were like others."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def _sizes_of(linear: Linear, recipe: Recipe | None, experts_used: int, real: bo
     """Of all layers of one shape; of experts a token reads some."""
     count, weights = len(linear.paths), linear.rows * linear.columns
     used = min(experts_used, count) if count > 1 else 1
-    taken = 0 if recipe is None else sum(not recipe.keeps(path) for path in linear.paths)
+    taken = 0 if recipe is None else _taken(linear, recipe)
     total = replace(_floats((count - taken) * weights), widest=linear.rows * used)
     if recipe is not None and taken:
         static = _SCALE + _ZERO_POINT if recipe.activations is Activations.STATIC else 0
@@ -134,6 +137,13 @@ def kv_cell_bytes(recipe: Recipe | None, kv_heads: int, key_length: int, value_l
     at_rope = recipe.insertion is Insertion.ROPE
     by_token = [kind for kind in (recipe.query_key, recipe.value) if not at_rope or kind is Scales.FLOAT]
     return values, kv_heads * _SCALE * len(by_token)
+
+
+def _taken(linear: Linear, recipe: Recipe) -> int:
+    """How many of the layers are quantized."""
+    if any(_TELLS_NUMBERS.search(pattern) for pattern in recipe.keep):
+        return sum(not recipe.keeps(path) for path in linear.paths)
+    return 0 if recipe.keeps(linear.paths[0]) else len(linear.paths)
 
 
 def _stored(linear: Linear, recipe: Recipe) -> int:

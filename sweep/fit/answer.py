@@ -21,7 +21,7 @@ from converters.llamacpp.container import data_bytes, header_bytes
 from converters.llamacpp.ghost import ghost
 from converters.plan import foreseen_file
 from converters.recipes import QUANTS, recipe
-from converters.resolver import Form, FoundModel, Need, find_file, find_model
+from converters.resolver import FoundModel, ModelForm, Need, find_file, find_model
 from converters.source import Source
 from int8.recipe import PUBLISHED, Recipe
 from int8.recipe import recipe as int8_recipe
@@ -134,7 +134,7 @@ def _open_file(name: str) -> Source:
 
 def _own_name(found: FoundModel) -> str | None:
     """What the variant is called that the model is as it stands; None of a model that is no GGUF file."""
-    if found.form is not Form.GGUF:
+    if found.form is not ModelForm.GGUF:
         return None
     return f"gguf:{found.path.name}" if found.remote is None else f"hub:{found.remote.names[0].rpartition('/')[2]}"
 

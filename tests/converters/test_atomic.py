@@ -15,7 +15,7 @@ import pytest
 from converters import atomic
 from converters.atomic import PART, WholeFile, write_text
 from converters.errors import InputError
-from converters.imatrix import ImportanceMatrix, Statistics
+from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 from converters.partial import PartialFile
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def partial(path: Path) -> None:
 
 
 def imatrix(path: Path) -> None:
-    seen = Statistics(np.ones((1, LARGE // 4), np.float32), np.ones(1, np.float32))
+    seen = ImportanceStatistics(np.ones((1, LARGE // 4), np.float32), np.ones(1, np.float32))
     ImportanceMatrix({"blk.0.ffn_up.weight": seen}, ("text",), 512, 4).write(path)
 
 

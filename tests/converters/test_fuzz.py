@@ -28,7 +28,7 @@ from converters.checkpoint import Checkpoint, read_safetensors_header
 from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.export import export
-from converters.imatrix import ImportanceMatrix, Statistics
+from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 from converters.llamacpp import container
 from converters.llamacpp.bindings import TYPES_BY_ID
 from converters.llamacpp.container import (
@@ -487,7 +487,7 @@ def test_gguf_models(models: dict[str, Path], tmp_path: Path) -> None:
 def test_importance_matrices(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     whole = {
-        name: Statistics(rng.uniform(0, 9, (count, 32)).astype(np.float32), np.full(count, 8, np.float32))
+        name: ImportanceStatistics(rng.uniform(0, 9, (count, 32)).astype(np.float32), np.full(count, 8, np.float32))
         for name, count in (("blk.0.attn_q.weight", 1), ("blk.0.ffn_up_exps.weight", 3))
     }
     good = tmp_path / "good.gguf"

@@ -12,7 +12,7 @@ from hub_server import serve
 
 from converters.errors import InputError
 from converters.export import export
-from converters.resolver import Form, Need, find_model, is_known_offline, open_planned, open_source
+from converters.resolver import ModelForm, Need, find_model, is_known_offline, open_planned, open_source
 from presets import builtin_models
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +59,13 @@ def ask(hub: str, cache: Path, model: str, need: Need) -> dict:
 
 def test_every_form_is_found_and_named(file: Path, config: Path) -> None:
     asked = {
-        "micro": ("micro", Form.CHECKPOINT),
-        str(MICRO.directory): (MICRO.directory.name, Form.CHECKPOINT),
-        str(config): ("bare", Form.CONFIG),
-        str(config / "config.json"): ("bare", Form.CONFIG),
-        str(file): ("tiny-BF16", Form.GGUF),
-        "Qwen3-4B": ("Qwen3-4B", Form.CATALOGUE),
-        "qwen/qwen3-4b": ("Qwen3-4B", Form.CATALOGUE),
+        "micro": ("micro", ModelForm.CHECKPOINT),
+        str(MICRO.directory): (MICRO.directory.name, ModelForm.CHECKPOINT),
+        str(config): ("bare", ModelForm.CONFIG),
+        str(config / "config.json"): ("bare", ModelForm.CONFIG),
+        str(file): ("tiny-BF16", ModelForm.GGUF),
+        "Qwen3-4B": ("Qwen3-4B", ModelForm.CATALOGUE),
+        "qwen/qwen3-4b": ("Qwen3-4B", ModelForm.CATALOGUE),
     }
     for need in (Need.PLAN, Need.HEADERS):
         for text, (name, form) in asked.items():
@@ -89,7 +89,7 @@ def test_a_gguf_file_is_no_checkpoint_wherever_it_is(file: Path) -> None:
     for model in (str(file), "hub:org/name/x.gguf"):  # nothing is fetched to find that out
         with pytest.raises(InputError, match="quantize a Hugging Face checkpoint; give its directory or hub id"):
             find_model(model, Need.CHECKPOINT)
-    assert find_model(str(file), Need.WEIGHTS).form is Form.GGUF
+    assert find_model(str(file), Need.WEIGHTS).form is ModelForm.GGUF
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_a_link_to_a_file_goes_by_its_own_name(file: Path, tmp_path: Path) -> No
     link = tmp_path / "snapshot" / "linked-BF16.gguf"
     link.symlink_to(blob)
     found = find_model(str(link), Need.WEIGHTS)
-    assert (found.name, found.form, found.path) == ("linked-BF16", Form.GGUF, link)
+    assert (found.name, found.form, found.path) == ("linked-BF16", ModelForm.GGUF, link)
     assert found.open().fingerprint == open_source(file).fingerprint
 
 
 def test_a_path_comes_before_the_catalogue_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(MICRO.directory, tmp_path / "Qwen" / "Qwen3-4B")
     monkeypatch.chdir(tmp_path)
-    assert find_model("Qwen/Qwen3-4B", Need.PLAN).form is Form.CHECKPOINT
+    assert find_model("Qwen/Qwen3-4B", Need.PLAN).form is ModelForm.CHECKPOINT
     assert not is_known_offline("Qwen/Qwen3-4B")
     assert is_known_offline("Qwen3-4B")
     assert is_known_offline("micro")
