@@ -26,9 +26,9 @@ GIB = 1 << 30
 SCRIPT = """
 import json, resource, sys, time
 start = time.perf_counter()
-from sweep.fit.device import Device
+from sweep.fit.hardware import Device
 from sweep.commands.fit import fit
-from sweep.fit.report import FitOptions
+from sweep.fit.fit_report import FitOptions
 model, variants, cards = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 devices = [Device(f"card {i}", "cuda", size, size, 1e12, True, 1 << 30) for i, size in enumerate(cards)]
 devices = devices or [Device("RAM", "cpu", 1 << 40, 1 << 40, 1e11, True, 0)]
@@ -76,8 +76,8 @@ def errors() -> None:
     from converters.recipes import recipe
     from sweep.fit.answer import fit_here
     from sweep.fit.contexts import context_options
-    from sweep.fit.device import Device
-    from sweep.fit.report import FitOptions
+    from sweep.fit.fit_report import FitOptions
+    from sweep.fit.hardware import Device
 
     found: dict[str, list[tuple[float, str]]] = {"all on the devices": [], "a part in RAM": []}
     for model, cards, context in QUESTIONS:

@@ -31,7 +31,7 @@ from export import TOKENIZER, machine, make_checkpoint, say
 
 from converters.export import export, open_source
 from sweep.backends.base import GenerationRequest, ScoreRequest
-from sweep.backends.check import check_sharing
+from sweep.backends.check import SharingSample
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.backends.torch import TorchBackend
 from sweep.backends.trie import plan
@@ -177,7 +177,10 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
         table.append(Row(f"{name} 5-shot, over lm-eval's HFLM", n, our_seconds / n, their_seconds / n, bound))
         requests = requests_of(ours, pairs)
         made = plan(requests, backend.score_budget(max(len(r.context) + len(r.continuation) for r in requests)))
-        check = check_sharing(backend, requests, sample=8)
+        sample = SharingSample()
+        sample.take(backend, requests, backend.loglikelihoods(requests), [request.context for request in requests])
+        check = sample.check
+        assert check is not None
         ours_, theirs_ = (np.array([s[0] for s in scores]) for scores in (our_scores, their_scores))
         counts.append(
             f"| {name} | {made.naive} | {made.computed} | {made.naive / made.computed:.2f} |"

@@ -18,7 +18,7 @@ from pathlib import Path
 from export import ROOT, TOKENIZER, machine, make_checkpoint
 
 from converters.export import export
-from converters.source import open_source
+from converters.resolver import open_source
 from sweep.artefact import Artefact
 from sweep.devices import threads
 from sweep.execution.local import LocalHost

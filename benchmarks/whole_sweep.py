@@ -27,7 +27,7 @@ from export import ROOT, machine
 import presets
 from converters.export import export
 from converters.recipes import PLAIN
-from converters.source import open_source
+from converters.resolver import open_source
 from sweep.planning import preset
 
 TOOLS = ROOT / "build/peers/bin"

@@ -15,8 +15,9 @@ from converters.imatrix import even_importance
 from converters.llamacpp.container import text
 from converters.plan import FilePlan, Importance, plan_export
 from converters.recipes import recipes
-from converters.source import Source, open_source
-from presets.catalogue import models
+from converters.source import Source
+from presets import builtin_models
+from presets.catalogue import CatalogueEntry, models
 
 BYTES_PER_TOKEN = {151_936: 39.04, 248_320: 44.06}
 """Size of a vocabulary -> header bytes for each of its tokens: text, kind, about one merge, a share of the template.
@@ -48,27 +49,10 @@ class FileSize:
     census: Mapping[str, int]  # tensors by type
 
 
-def open_planned(
-    model: str, name: str | None = None, pre_tokenizer: str | None = None, mtp: bool = True, requantize: bool = False
-) -> Source:
-    """Whatever can be planned: what `open_source` opens, a config without weights, or a model of the catalogue."""
-    path = Path(model)
-    if not path.exists() and is_public(model):
-        return public_model(model, mtp=None if mtp else 0)
-    bare = path.is_file() and path.suffix == ".json"
-    if path.is_dir() and (path / "config.json").is_file():
-        bare = not any(file.suffix in _WEIGHTS for file in path.iterdir())
-    if bare:
-        return ConfigSource.open(path, name, pre_tokenizer, None if mtp else 0)
-    return open_source(model, name, pre_tokenizer, mtp, requantize)
-
-
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-
-
-def is_public(name: str) -> bool:
-    """Whether the catalogue has a model of this name or hub id."""
-    return name.lower() in {key.lower() for entry in models().values() for key in (entry.name, entry.hub_id)}
+def catalogue_entry(name: str) -> CatalogueEntry | None:
+    """The public model of this name or hub id, in any case; None where the catalogue has none."""
+    known = {key.lower(): entry for entry in models().values() for key in (entry.name, entry.hub_id)}
+    return known.get(name.lower())
 
 
 def public_model(name: str, tokenizer: Path | None = None, mtp: int | None = None) -> ConfigSource:
@@ -77,17 +61,21 @@ def public_model(name: str, tokenizer: Path | None = None, mtp: int | None = Non
     `tokenizer` is a directory with its tokenizer.json; `mtp` how many MTP layers to count, by default those that the
     checkpoint has. Raises InputError that lists what comes near.
     """
-    known = {key.lower(): entry for entry in models().values() for key in (entry.name, entry.hub_id)}
-    entry = known.get(name.lower())
+    entry = catalogue_entry(name)
     if entry is None:
-        names = {key.lower(): key for key in models()}
-        near = difflib.get_close_matches(name.lower().rpartition("/")[2], names, n=4, cutoff=0.5) or list(names)
-        raise InputError(
-            f"no model {name!r} in the catalogue; did you mean {', '.join(names[key] for key in near)}?"
-            " For another one give its config.json"
-        )
+        raise no_such_model(name)
     layers = entry.mtp_layers if mtp is None else mtp
     return ConfigSource(entry.config, Path(entry.hub_id) / "config.json", entry.name, tokenizer, mtp=layers)
+
+
+def no_such_model(text: str) -> InputError:
+    """The error for a MODEL that stands for nothing, with the names that come near."""
+    names = {name.lower(): name for name in (*builtin_models(), *models())}
+    near = difflib.get_close_matches(text.lower().rpartition("/")[2], names, n=4, cutoff=0.5)
+    hint = f"did you mean {', '.join(names[name] for name in near)}? Otherwise " if near else ""
+    return InputError(
+        f"{text}: there is no such model; {hint}give a directory, a config.json, a .gguf file or a hub id"
+    )
 
 
 def estimated_vocabulary_bytes(tokens: int) -> int:

@@ -1,67 +1,46 @@
 """A Hugging Face checkpoint as a source of weights: each GGUF tensor's rows gathered from where they are stored."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
-from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from converters import fp8
-from converters.architectures import architecture
-from converters.architectures.family import IGNORED, Part, Weight, canonical, naming
+from converters.architectures.family import IGNORED, Part, Weight, canonical, is_mtp, mtp_layers, naming
 from converters.architectures.layers import layer_count
 from converters.checkpoint import WEIGHT_DTYPES, Checkpoint, StoredTensor
+from converters.described_source import DescribedSource
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES, TensorType
-from converters.llamacpp.container import Field, lay_out, tensor_order
 from converters.llamacpp.quantize import to_float32
-from converters.tokenizer import read_tokenizer
 
 _FP8 = "F8_E4M3"
 
 
-class CheckpointSource:
+class CheckpointSource(DescribedSource):
     """A Hugging Face checkpoint of a supported architecture. Making one checks all names, shapes and dtypes.
 
     `mtp`: whether multi-token prediction layers are part of the model where the checkpoint has them.
     """
 
     def __init__(self, checkpoint: Checkpoint, pre_tokenizer: str | None = None, mtp: bool = True) -> None:
-        self.checkpoint, self.path, self.name = checkpoint, checkpoint.path, checkpoint.name
-        self._pre_tokenizer = pre_tokenizer
+        super().__init__(checkpoint.config, checkpoint.path, checkpoint.name, checkpoint.path, pre_tokenizer)
+        self.checkpoint = checkpoint
         self._stored = self._canonical_names()
-        layers = mtp_layers(self._stored) if mtp else 0
         shapes = {name: checkpoint.tensors[stored].shape for name, stored in self._stored.items()}
-        with naming(self.path / "config.json"):
-            self._family = architecture(checkpoint.config)
-            self._block = fp8.block_size(checkpoint.config)
-            self._general = self._family.general(self.name, self._family.fields(checkpoint.config, layers))
-            self._vocabulary_size = self._family.vocabulary_size(checkpoint.config)
+        with naming(self._config_file):
             self._refuse_absent_layers()
-            weights = self._family.weights(checkpoint.config, layers, shapes)
-        self._weights = {weight.name: weight for weight in weights if self._has(weight)}
-        self._starts = {
-            weight.name: [0, *accumulate(part.rows for part in weight.parts)] for weight in self._weights.values()
-        }
+            weights = self._describe(mtp_layers(self._stored) if mtp else 0, shapes)
+        present = [weight for weight in weights if self._has(weight)]
+        self._starts = {weight.name: [0, *accumulate(part.rows for part in weight.parts)] for weight in present}
+        self._take(present)
         self._refuse_strangers(mtp)
-        self.tensors = lay_out(
-            (name, self._weights[name].shape, TYPES["F32"] if self._weights[name].always_f32 else self._type(name))
-            for name in sorted(self._weights, key=tensor_order)
-        )
-
-    @cached_property
-    def metadata(self) -> Mapping[str, Field]:
-        """General keys, the architecture's and the tokenizer's (read at the first use)."""
-        with naming(self.path / "config.json"):
-            tokenizer = read_tokenizer(self.path, self.checkpoint.config, self._pre_tokenizer)
-        return self._general | tokenizer.fields()
 
     @property
-    def structure(self) -> Mapping[str, Field]:
-        """See `Source.structure`."""
-        return self._general | self._vocabulary_size
+    def _config_file(self) -> Path:
+        return self.path / "config.json"
 
     @property
     def fingerprint(self) -> str:
@@ -169,16 +148,10 @@ class CheckpointSource:
         if self._block is not None:
             known |= {source + fp8.SCALE_SUFFIX for source in known}
         for name, stored in self._stored.items():
-            left_out = name.startswith("mtp.") and not mtp
+            left_out = is_mtp(name) and not mtp
             if name not in known and not left_out and not name.endswith(IGNORED):
                 tensor = self.checkpoint.tensors[stored]
                 raise InputError(
-                    f"{tensor.path}: tensor {stored[:120]!r} {tensor.shape} has no place in a {self._family.name} model"
+                    f"{tensor.path}: tensor {stored[:120]!r} {tensor.shape} has no place in a {self.family.name} model"
                     " of this config"
                 )
-
-
-def mtp_layers(names: Mapping[str, str]) -> int:
-    """How many multi-token prediction layers a checkpoint has, by the names of its tensors and not by its config."""
-    numbers = [name.split(".")[2] for name in names if name.startswith("mtp.layers.")]
-    return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) <= 4), default=-1)

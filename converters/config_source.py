@@ -7,23 +7,18 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from converters import fp8
-from converters.architectures import architecture
 from converters.architectures.family import MAX_LAYERS, Config, Stored, integer, naming
 from converters.architectures.layers import layer_count
 from converters.checkpoint import read_json
-from converters.checkpoint_source import mtp_layers
+from converters.described_source import DescribedSource
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES, TensorType
-from converters.llamacpp.container import Field, lay_out, tensor_order
-from converters.tokenizer import read_tokenizer
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """`dtype` of a config -> type of the weights. Qwen publishes in the first, which is taken where the config has none."""
@@ -31,13 +26,12 @@ DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 MAX_WEIGHTS = 1 << 41  # four times Qwen's largest; in float32 still a file that file systems can have
 
 
-class ConfigSource:
+class ConfigSource(DescribedSource):
     """The model that a config describes, as a checkpoint of it would be read; output.weight is left out if it is tied.
 
-    `path` is named in messages, and `name` what the model is called in files. `tokenizer` is a directory with
-    tokenizer.json; without one `metadata` tells the vocabulary's size and nothing else of it, which is enough to plan.
-    `mtp` is how many multi-token prediction layers to count: by default what the config says, for families that have
-    them. Making one raises InputError for a config that cannot be exported.
+    Without a `tokenizer` `metadata` tells the vocabulary's size and nothing else of it, which is enough to plan. `mtp`
+    is how many multi-token prediction layers to count: by default what the config says, for families that have them.
+    Making one raises InputError for a config that cannot be exported.
     """
 
     def __init__(
@@ -49,28 +43,22 @@ class ConfigSource:
         pre_tokenizer: str | None = None,
         mtp: int | None = None,
     ) -> None:
-        self.path, self.name = path, name or _name(path)
-        self.tokenizer, self._pre_tokenizer = tokenizer, pre_tokenizer
         with naming(path):
-            self.config = _merged(config)
-            self._family = architecture(self.config)
-            fp8.block_size(self.config)  # refuses what cannot be read
-            stated = integer(self.config, "mtp_num_hidden_layers", 0, low=0, high=MAX_LAYERS) if mtp is None else mtp
-            weights = self._family.weights(self.config, stated, _fused_experts(self.config, stated))
-            layers = mtp_layers({weight.parts[0].source: weight.name for weight in weights})
-            if mtp is not None and layers != mtp:
-                raise InputError(f"config.json: a {self._family.name} model has no multi-token prediction layers")
-            self._general = self._family.general(self.name, self._family.fields(self.config, layers))
-            self._vocabulary_size = self._family.vocabulary_size(self.config)
-            dtype = TYPES[_dtype(self.config)]
+            config = _merged(config)
+        super().__init__(config, path, name or _name(path), tokenizer, pre_tokenizer)
+        with naming(path):
+            stated = integer(config, "mtp_num_hidden_layers", 0, low=0, high=MAX_LAYERS) if mtp is None else mtp
+            if mtp and not self.family.mtp:
+                raise InputError(f"config.json: a {self.family.name} model has no multi-token prediction layers")
+            weights = self._describe(stated if self.family.mtp else 0, _fused_experts(config, stated))
+            self._dtype = TYPES[_dtype(config)]
             total = sum(math.prod(weight.shape) for weight in weights)
             if total >= MAX_WEIGHTS:
                 raise InputError(f"config.json: the sizes that it names make {total} weights; no model has as many")
-        self._weights = {weight.name: weight for weight in weights if not weight.optional}
-        self.tensors = lay_out(
-            (name, self._weights[name].shape, TYPES["F32"] if self._weights[name].always_f32 else dtype)
-            for name in sorted(self._weights, key=tensor_order)
-        )
+        self._take([weight for weight in weights if not weight.optional])
+
+    def _type(self, name: str) -> TensorType:
+        return self._dtype
 
     @classmethod
     def open(
@@ -83,19 +71,6 @@ class ConfigSource:
             raise InputError(f"{path}: has no config.json" if path.is_dir() else f"{path}: no such file")
         tokenizer = file.parent if (file.parent / "tokenizer.json").is_file() else None
         return cls(read_json(file), file, name, tokenizer, pre_tokenizer, mtp)
-
-    @cached_property
-    def metadata(self) -> Mapping[str, Field]:
-        """General keys, the architecture's, and the tokenizer's or the vocabulary's size (read at the first use)."""
-        if self.tokenizer is None:
-            return self.structure
-        with naming(self.path):
-            return self._general | read_tokenizer(self.tokenizer, self.config, self._pre_tokenizer).fields()
-
-    @property
-    def structure(self) -> Mapping[str, Field]:
-        """See `Source.structure`."""
-        return self._general | self._vocabulary_size
 
     @property
     def fingerprint(self) -> str:

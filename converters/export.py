@@ -25,8 +25,9 @@ from converters.llamacpp.bindings import TensorType
 from converters.llamacpp.container import TensorInfo
 from converters.llamacpp.quantize import is_valid, quantize_rows, to_float32
 from converters.partial import PartialFile
-from converters.plan import FilePlan, Importance, Part, plan_export
-from converters.source import Source, open_source
+from converters.plan import FilePart, FilePlan, Importance, plan_export
+from converters.resolver import open_source
+from converters.source import Source
 
 __all__ = ["Progress", "export", "open_source"]
 
@@ -92,7 +93,7 @@ def export(
     return plans
 
 
-def _opened(path: Path, part: Part, identity: bytes) -> PartialFile:
+def _opened(path: Path, part: FilePart, identity: bytes) -> PartialFile:
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such directory; make it first")
     return PartialFile(path, part.file_bytes, hashlib.sha256(identity + part.header).digest())
@@ -126,7 +127,7 @@ def _within(budget: int | None, threads: int, source: Source) -> tuple[int, int]
 class _Output:
     """A part and its file."""
 
-    part: Part
+    part: FilePart
     file: PartialFile
 
 

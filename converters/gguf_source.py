@@ -3,12 +3,13 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from converters.architectures import check_file
 from converters.architectures.family import MAX_EXPERTS, MAX_LAYERS
 from converters.checkpoint import WEIGHT_DTYPES, read_into, sample_blocks
 from converters.errors import InputError
@@ -18,6 +19,7 @@ from converters.llamacpp.container import (
     Header,
     TensorInfo,
     ValueType,
+    encode_header,
     lay_out,
     tensor_order,
     text,
@@ -40,7 +42,6 @@ _COUNTS = (
     ("expert_count", 0, MAX_EXPERTS),
     ("expert_used_count", 0, MAX_EXPERTS),
 )
-_DELTANET = ("qwen3next", "qwen35", "qwen35moe")
 _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")  # as llama-gguf-split names them
 
 
@@ -54,6 +55,7 @@ class GGUFSource:
     def __init__(
         self, path: Path, name: str | None = None, requantize: bool = False, headers: Sequence[Header] = ()
     ) -> None:
+        self._given = tuple(headers)
         headers = headers or [read_header(part) for part in parts(path)]
         first = headers[0]
         self.path = path
@@ -73,7 +75,7 @@ class GGUFSource:
                     )
         _check_count(path, headers, len(self._infos))
         _check_counts(first)
-        _check_deltanet(first, self._infos)
+        check_file(first, self._infos.keys())
         self.tensors = lay_out(
             (name, self._infos[name][1].shape, self._infos[name][1].type)
             for name in sorted(self._infos, key=tensor_order)
@@ -96,8 +98,8 @@ class GGUFSource:
 
     @property
     def fingerprint(self) -> str:
-        """See `gguf_fingerprint`."""
-        return gguf_fingerprint(self.path)
+        """See `gguf_fingerprint`. Of a file that is elsewhere a hash of its headers; no file here has it."""
+        return _header_fingerprint(self._given) if self._given else gguf_fingerprint(self.path)
 
     def stored_name(self, name: str, row: int = 0) -> str:
         """See `Source.stored_name`."""
@@ -175,22 +177,11 @@ def _check_counts(header: Header) -> None:
         raise InputError(f"{header.path}: has {found['expert_count']} experts and uses none")
 
 
-def _check_deltanet(header: Header, names: Iterable[str]) -> None:
-    """What llama.cpp takes on trust in these layers, and ends the process for when it builds its graph."""
-    if header.architecture not in _DELTANET:
-        return
-    inner, heads, size = (
-        whole_number(header.path, header.metadata, f"{header.architecture}.ssm.{key}")
-        for key in ("inner_size", "time_step_rank", "state_size")
-    )
-    if inner != heads * size:
-        raise InputError(f"{header.path}: ssm.inner_size is {inner}; {heads} heads of {size} make {heads * size}")
-    known = set(names)
-    for name in known:
-        block, found, _ = name.partition(".ssm_out.")
-        for needed in (f"{block}.attn_qkv.weight", f"{block}.attn_gate.weight"):
-            if found and needed not in known and f"{block}.ssm_in.weight" not in known:  # the older one for both
-                raise InputError(f"{header.path}: tensor {needed!r} is missing")
+def _header_fingerprint(headers: Sequence[Header]) -> str:
+    digest = hashlib.sha256(b"headers\0")
+    for header in headers:
+        digest.update(encode_header(header.metadata, header.tensors))
+    return digest.hexdigest()
 
 
 def gguf_fingerprint(path: Path) -> str:

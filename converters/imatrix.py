@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from converters.atomic import WholeFile
 from converters.checkpoint import read_into
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES
@@ -26,6 +27,7 @@ from converters.llamacpp.container import (
     data_bytes,
     encode_header,
     lay_out,
+    padded,
     string,
     strings,
     text,
@@ -33,7 +35,6 @@ from converters.llamacpp.container import (
 )
 from converters.llamacpp.imatrix import Collected
 from converters.llamacpp.reader import read_header
-from converters.partial import PartialFile
 from converters.plan import Importance
 from converters.source import Source
 
@@ -45,7 +46,7 @@ _ORIGIN = "bitsweep.imatrix.origin"
 
 
 @dataclass(frozen=True)
-class Statistics:
+class ImportanceStatistics:
     """Of one weight: `sums` of squares, float32 [matrices, columns], over `counts` tokens, float32 [matrices]."""
 
     sums: Float32
@@ -71,7 +72,7 @@ class ImportanceMatrix:
     `origin` is a hash of the model and the text, where this program collected it.
     """
 
-    statistics: Mapping[str, Statistics]
+    statistics: Mapping[str, ImportanceStatistics]
     datasets: tuple[str, ...]
     chunks: int
     chunk_size: int
@@ -108,7 +109,7 @@ class ImportanceMatrix:
     @classmethod
     def of(cls, collected: Collected, dataset: str, origin: str | None = None) -> Self:
         """Of what was collected while a model read the text called `dataset`."""
-        statistics = {name: Statistics(sums, collected.counts[name]) for name, sums in collected.sums.items()}
+        statistics = {name: ImportanceStatistics(sums, collected.counts[name]) for name, sums in collected.sums.items()}
         return cls(statistics, (dataset,), collected.chunks, collected.chunk_size, origin)
 
     @classmethod
@@ -142,7 +143,7 @@ class ImportanceMatrix:
                 counts = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)  # llama.cpp rounds them: lround
                 if len(sums) != len(counts):
                     raise InputError(f"{path}: {name} is of {len(sums)} matrices, its counts of {len(counts)}")
-                statistics[weight] = Statistics(sums, counts)
+                statistics[weight] = ImportanceStatistics(sums, counts)
         if not statistics:
             raise InputError(f"{path}: holds no {_SUMS}; it was made of no text")
         chunks, size = _number(header, "imatrix.chunk_count"), _number(header, "imatrix.chunk_size")
@@ -166,12 +167,11 @@ class ImportanceMatrix:
         if self.origin is not None:
             metadata[_ORIGIN] = string(self.origin)
         header = encode_header(metadata, tensors)
-        with PartialFile(path, len(header) + data_bytes(tensors)) as file:
-            file.write(header, 0)
+        with WholeFile(path, len(header) + data_bytes(tensors)) as file:
+            file.write(header)
             for tensor in tensors:
-                file.write(arrays[tensor.name].view(np.uint8), len(header) + tensor.offset)
-            file.finish()
-            file.publish()
+                file.write(arrays[tensor.name].data.cast("B"))
+                file.write(bytes(padded(tensor.nbytes) - tensor.nbytes))
 
 
 def even_importance(source: Source, file: str | None = None, dataset: str = "") -> Importance:

@@ -4,7 +4,6 @@ An interrupted one can be gone on with: behind its content stands what it is of 
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import tempfile
@@ -16,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from converters.atomic import disk_errors, make_public, publish
 from converters.errors import InputError
 
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IDENTITY_BYTES, _BOOT_BYTES, _COUNT_BYTES = 32, 16, 8
 _ON_DISK = bytes(_BOOT_BYTES)
 
@@ -90,21 +89,14 @@ class PartialFile:
         """Bring it to the disk, whole."""
         with self._explained():
             os.ftruncate(self._descriptor, self.size)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(self._descriptor, 0o666 & ~umask)  # mkstemp's files are private; these are as any other
+            make_public(self._descriptor)
             os.fsync(self._descriptor)
 
     def publish(self) -> None:
         """Give a finished one its name."""
         with self._explained():
-            os.replace(self._beside, self.path)
+            publish(self._beside, self.path)
             self._published = True
-            directory = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
 
     def _open_shared(self, beside: Path) -> bool:
         """Open the file that any process goes on with; False where one is at it now."""
@@ -129,15 +121,8 @@ class PartialFile:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        try:
+        with disk_errors(self.path, self.size):
             yield
-        except OSError as error:
-            if error.errno in _FULL_DISK:
-                raise InputError(
-                    f"{self.path}: the disk is full or a quota is reached ({error.strerror});"
-                    f" this file needs {self.size} bytes"
-                ) from error
-            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from error
 
 
 def partial_name(path: Path) -> str:

@@ -29,7 +29,7 @@ from converters.llamacpp.container import (
     uint32,
 )
 from converters.llamacpp.plan import plan_types
-from converters.recipes import Recipe, recipes, refuse_without_imatrix
+from converters.recipes import QuantRecipe, recipes, refuse_without_imatrix
 from converters.source import Source
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -58,7 +58,7 @@ class TypeCount:
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """One file: the bytes before its data section, and its tensors with their places in that section."""
 
     header: bytes
@@ -77,17 +77,17 @@ class FilePlan:
     `max_part_bytes`: where tensors, padding included, take more than that, the file comes in parts.
     """
 
-    recipe: Recipe
+    recipe: QuantRecipe
     metadata: Mapping[str, Field]
     tensors: tuple[TensorInfo, ...]
     max_part_bytes: int | None = None
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[FilePart, ...]:
         """The files to write, one unless there is a limit. A tensor beyond the limit is a part of its own."""
         groups = _divided(self.tensors, self.max_part_bytes)
         if len(groups) == 1:
-            return (Part(encode_header(self.metadata, self.tensors), self.tensors),)
+            return (FilePart(encode_header(self.metadata, self.tensors), self.tensors),)
         parts = []
         for index, group in enumerate(groups):
             own = {
@@ -96,7 +96,7 @@ class FilePlan:
                 "split.count": number(ValueType.UINT16, len(groups)),
             }
             tensors = lay_out((tensor.name, tensor.shape, tensor.type) for tensor in group)
-            parts.append(Part(encode_header({**self.metadata, **own} if index == 0 else own, tensors), tensors))
+            parts.append(FilePart(encode_header({**self.metadata, **own} if index == 0 else own, tensors), tensors))
         return tuple(parts)
 
     def paths(self, path: Path) -> tuple[Path, ...]:
@@ -193,7 +193,7 @@ def plan_export(
     return plans
 
 
-def foreseen_file(source: Source, recipe: Recipe, ghost: Path) -> FilePlan:
+def foreseen_file(source: Source, recipe: QuantRecipe, ghost: Path) -> FilePlan:
     """One file, where the source's `ghost` is at hand and an importance matrix is taken to be made where one is needed.
 
     What such a matrix adds to the header, some hundred bytes, is left out.
@@ -202,7 +202,9 @@ def foreseen_file(source: Source, recipe: Recipe, ghost: Path) -> FilePlan:
     return FilePlan(recipe, _file_metadata(source.metadata, recipe, None), tensors)
 
 
-def planned_types(source: Source, recipe: Recipe, imatrix: bool, ghost: Path | None = None) -> tuple[TensorInfo, ...]:
+def planned_types(
+    source: Source, recipe: QuantRecipe, imatrix: bool, ghost: Path | None = None
+) -> tuple[TensorInfo, ...]:
     """The tensors of a file with their types and places. `imatrix`: whether there will be an importance matrix.
 
     `ghost`: the source's ghost, where it is at hand.
@@ -214,7 +216,7 @@ def planned_types(source: Source, recipe: Recipe, imatrix: bool, ghost: Path | N
         raise InputError(f"{source.path}: {error}") from error
 
 
-def type_overrides(source: Source, recipe: Recipe) -> tuple[tuple[str, str], ...]:
+def type_overrides(source: Source, recipe: QuantRecipe) -> tuple[tuple[str, str], ...]:
     """The types that llama.cpp is told: those of a mix, and of MTP layers, which no importance matrix covers."""
     prefix = text(source.structure, "general.architecture")
     blocks = source.structure[f"{prefix}.block_count"].value if f"{prefix}.block_count" in source.structure else 0
@@ -242,7 +244,7 @@ def _check_importance(source: Source, importance: Importance) -> None:
             )
 
 
-def _check_coverage(recipe: Recipe, tensors: Sequence[TensorInfo], importance: Importance) -> None:
+def _check_coverage(recipe: QuantRecipe, tensors: Sequence[TensorInfo], importance: Importance) -> None:
     for tensor in tensors:
         needed = tensor.type.name in IMATRIX_TYPES or (recipe.name == "Q2_K_S" and tensor.type.name == "Q2_K")
         if needed and tensor.name not in (*importance.weights, "token_embd.weight", "output.weight"):
@@ -252,7 +254,9 @@ def _check_coverage(recipe: Recipe, tensors: Sequence[TensorInfo], importance: I
             )
 
 
-def _file_metadata(metadata: Mapping[str, Field], recipe: Recipe, importance: Importance | None) -> dict[str, Field]:
+def _file_metadata(
+    metadata: Mapping[str, Field], recipe: QuantRecipe, importance: Importance | None
+) -> dict[str, Field]:
     # These last, as llama.cpp's quantizer leaves them: the files are then equal to the last byte.
     own = {"general.quantization_version": uint32(QUANTIZATION_VERSION), "general.file_type": uint32(recipe.ftype)}
     if recipe.mix is not None:

@@ -58,7 +58,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class QuantRecipe:
     """A kind of GGUF file.
 
     `ftype` is its llama_ftype (for a mix: its base's), `nominal_bits` the bits per weight of the type that most of its
@@ -86,45 +86,45 @@ class Recipe:
 PLAIN = {
     recipe.name: recipe
     for recipe in (
-        Recipe("F32", 0, 32.0),
-        Recipe("F16", 1, 16.0),
-        Recipe("BF16", 32, 16.0),
-        Recipe("Q8_0", 7, 8.5),
-        Recipe("Q6_K", 18, 6.5625),
-        Recipe("Q5_1", 9, 6.0),
-        Recipe("Q5_K_M", 17, 5.5),
-        Recipe("Q5_K_S", 16, 5.5),
-        Recipe("Q5_0", 8, 5.5),
-        Recipe("Q4_1", 3, 5.0),
-        Recipe("Q4_K_M", 15, 4.5),
-        Recipe("Q4_K_S", 14, 4.5),
-        Recipe("Q4_0", 2, 4.5),
-        Recipe("IQ4_NL", 25, 4.5),
-        Recipe("IQ4_XS", 30, 4.25),
-        Recipe("MXFP4_MOE", 38, 4.25),
-        Recipe("IQ3_M", 27, 3.4375),
-        Recipe("IQ3_S", 26, 3.4375),
-        Recipe("Q3_K_L", 13, 3.4375),
-        Recipe("Q3_K_M", 12, 3.4375),
-        Recipe("Q3_K_S", 11, 3.4375),
-        Recipe("IQ3_XS", 22, 3.4375, needs_imatrix=True),
-        Recipe("IQ3_XXS", 23, 3.0625, needs_imatrix=True),
-        Recipe("Q2_K", 10, 2.625),
-        Recipe("Q2_K_S", 21, 2.625, needs_imatrix=True),
-        Recipe("IQ2_M", 29, 2.5625, needs_imatrix=True),
-        Recipe("IQ2_S", 28, 2.3125, needs_imatrix=True),
-        Recipe("IQ2_XS", 20, 2.3125, needs_imatrix=True),
-        Recipe("IQ2_XXS", 19, 2.0625, needs_imatrix=True),
-        Recipe("TQ2_0", 37, 2.0625),
-        Recipe("IQ1_M", 31, 1.75, needs_imatrix=True),
-        Recipe("TQ1_0", 36, 1.6875),
-        Recipe("IQ1_S", 24, 1.5625, needs_imatrix=True),
+        QuantRecipe("F32", 0, 32.0),
+        QuantRecipe("F16", 1, 16.0),
+        QuantRecipe("BF16", 32, 16.0),
+        QuantRecipe("Q8_0", 7, 8.5),
+        QuantRecipe("Q6_K", 18, 6.5625),
+        QuantRecipe("Q5_1", 9, 6.0),
+        QuantRecipe("Q5_K_M", 17, 5.5),
+        QuantRecipe("Q5_K_S", 16, 5.5),
+        QuantRecipe("Q5_0", 8, 5.5),
+        QuantRecipe("Q4_1", 3, 5.0),
+        QuantRecipe("Q4_K_M", 15, 4.5),
+        QuantRecipe("Q4_K_S", 14, 4.5),
+        QuantRecipe("Q4_0", 2, 4.5),
+        QuantRecipe("IQ4_NL", 25, 4.5),
+        QuantRecipe("IQ4_XS", 30, 4.25),
+        QuantRecipe("MXFP4_MOE", 38, 4.25),
+        QuantRecipe("IQ3_M", 27, 3.4375),
+        QuantRecipe("IQ3_S", 26, 3.4375),
+        QuantRecipe("Q3_K_L", 13, 3.4375),
+        QuantRecipe("Q3_K_M", 12, 3.4375),
+        QuantRecipe("Q3_K_S", 11, 3.4375),
+        QuantRecipe("IQ3_XS", 22, 3.4375, needs_imatrix=True),
+        QuantRecipe("IQ3_XXS", 23, 3.0625, needs_imatrix=True),
+        QuantRecipe("Q2_K", 10, 2.625),
+        QuantRecipe("Q2_K_S", 21, 2.625, needs_imatrix=True),
+        QuantRecipe("IQ2_M", 29, 2.5625, needs_imatrix=True),
+        QuantRecipe("IQ2_S", 28, 2.3125, needs_imatrix=True),
+        QuantRecipe("IQ2_XS", 20, 2.3125, needs_imatrix=True),
+        QuantRecipe("IQ2_XXS", 19, 2.0625, needs_imatrix=True),
+        QuantRecipe("TQ2_0", 37, 2.0625),
+        QuantRecipe("IQ1_M", 31, 1.75, needs_imatrix=True),
+        QuantRecipe("TQ1_0", 36, 1.6875),
+        QuantRecipe("IQ1_S", 24, 1.5625, needs_imatrix=True),
     )
 }
 """llama.cpp's own. The bits are those of the main type's blocks."""
 
 
-def _read_mixes() -> dict[str, Recipe]:
+def _read_mixes() -> dict[str, QuantRecipe]:
     table: dict[str, Any] = tomllib.loads(files("converters").joinpath("mixes.toml").read_text())
     version, reasons = table.pop("version"), table.pop("why")
 
@@ -137,7 +137,7 @@ def _read_mixes() -> dict[str, Recipe]:
         return Rule(tuple(entry["tensors"]), entry["type"], where == "edges", models, entry.get("tied"), why)
 
     return {
-        name: Recipe(
+        name: QuantRecipe(
             name,
             PLAIN[entry["base"]].ftype,
             PLAIN[entry["base"]].nominal_bits,
@@ -147,7 +147,7 @@ def _read_mixes() -> dict[str, Recipe]:
     }
 
 
-QUANTS: Mapping[str, Recipe] = dict(
+QUANTS: Mapping[str, QuantRecipe] = dict(
     sorted({**PLAIN, **_read_mixes()}.items(), key=lambda item: (-item[1].nominal_bits, item[1].mix is None))
 )
 """All by name, the largest first."""
@@ -159,7 +159,7 @@ def reasons() -> dict[str, str]:
     return dict(tomllib.loads(files("converters").joinpath("mixes.toml").read_text())["why"])
 
 
-def recipe(name: str) -> Recipe:
+def recipe(name: str) -> QuantRecipe:
     """The recipe called `name`, in any case. Raises InputError that lists what comes near."""
     found = QUANTS.get(name.upper())
     if found is None:
@@ -168,12 +168,12 @@ def recipe(name: str) -> Recipe:
     return found
 
 
-def recipes(names: Iterable[str]) -> tuple[Recipe, ...]:
+def recipes(names: Iterable[str]) -> tuple[QuantRecipe, ...]:
     """The recipes called `names`, each once, in the order given."""
     return tuple(dict.fromkeys(recipe(name) for name in names))
 
 
-def refuse_without_imatrix(chosen: Iterable[Recipe]) -> None:
+def refuse_without_imatrix(chosen: Iterable[QuantRecipe]) -> None:
     """Raise InputError for the first recipe that llama.cpp makes only with an importance matrix."""
     for one in chosen:
         if one.needs_imatrix:

@@ -13,16 +13,10 @@ from typing import Any
 
 from converters.checkpoint import read_json
 from converters.errors import InputError
-from converters.llamacpp.container import NORMALIZER_KEY, Field, ValueType, boolean, numbers, string, strings, uint32
+from converters.llamacpp.container import Field, ValueType, boolean, numbers, string, strings, uint32
+from converters.llamacpp.pretokenizers import NORMALIZER_KEY, PRE_TOKENIZERS
 
-PRE_TOKENIZERS = {
-    # Qwen2, Qwen2.5, Qwen3
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
-    # Qwen3.5, Qwen3.6: combining marks belong to words
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen35",
-}
+_NAMES = {one.pattern: one.name for one in PRE_TOKENIZERS}
 """The regular expression in tokenizer.json -> llama.cpp's name of that pre-tokenizer."""
 
 NFC_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "Qwen3_5Tokenizer", "Qwen3_5TokenizerFast")
@@ -118,22 +112,22 @@ def _pre_tokenizer(content: Mapping[str, Any], file: Path, chosen: str | None) -
     if _adds_special_tokens(content):
         raise InputError(f"{file}: the post-processor adds special tokens to every text, which Qwen's never do")
     if chosen is not None:
-        if chosen not in PRE_TOKENIZERS.values():
-            raise InputError(f"unknown pre-tokenizer {chosen!r}; known: {', '.join(PRE_TOKENIZERS.values())}")
+        if chosen not in _NAMES.values():
+            raise InputError(f"unknown pre-tokenizer {chosen!r}; known: {', '.join(_NAMES.values())}")
         return chosen
     steps = _steps(content, "pre_tokenizer", "pretokenizers")
     if [step.get("type") for step in steps] == ["Split", "ByteLevel"]:
         split, byte_level = steps
         pattern = split.get("pattern")
         regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-        name = PRE_TOKENIZERS.get(regex) if isinstance(regex, str) else None
+        name = _NAMES.get(regex) if isinstance(regex, str) else None
         plain = split.get("behavior") == "Isolated" and not split.get("invert")
         if name and plain and not byte_level.get("add_prefix_space") and not byte_level.get("use_regex", True):
             return name
     found = json.dumps(content.get("pre_tokenizer"))[:160]
     raise InputError(
         f"{file}: the pre-tokenizer ({found}) is none of those that llama.cpp has for Qwen"
-        f" ({', '.join(PRE_TOKENIZERS.values())}); choose one by --pre-tokenizer if you know that tokens are the same"
+        f" ({', '.join(_NAMES.values())}); choose one by --pre-tokenizer if you know that tokens are the same"
     )
 
 

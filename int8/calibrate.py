@@ -23,6 +23,7 @@ from int8.fakequant import (
     quantized_linear,
     quantized_parts,
     replace_linear,
+    require_attention,
 )
 from int8.fold import apply_row, row_scales, rows_of
 from int8.model import Decoder, decoder_of
@@ -46,9 +47,11 @@ def calibrate(
 
     `tokens` int64 [samples, length]. Layers go to `device` one by one and come back. What `known` holds is not measured
     again. Returns all that was used, known or measured. Raises InputError for activations or weights that are NaN or
-    infinite (naming the layer), an architecture without a table of folds, and a device without memory for one layer.
+    infinite (naming the layer), an architecture that ARCHITECTURES does not know or that lacks what the recipe
+    quantizes, and a device without memory for one layer.
     """
     decoder = decoder_of(model)
+    require_attention(model, recipe)
     statistics = Statistics() if known is None else known
     work = _Calibration(decoder, recipe, torch.device(device), statistics)
     if work.passes:
@@ -109,7 +112,7 @@ class _Calibration:
                 raise InputError(f"{path}.{name}: its weights are NaN or infinite; the checkpoint is damaged")
             seen = self._quantizer(f"{index}.{name}", self.recipe.symmetric, ()) if self._static else None
             replace_linear(layer, name, FakeQuantLinear(quantized_linear(linear, seen), self.recipe))
-        for attention in attentions(layer):
+        for attention, _ in attentions(layer):
             shapes: Mapping[Scales, tuple[int, ...]] = {
                 Scales.TENSOR: (1, 1),
                 Scales.HEAD: (-1, 1),

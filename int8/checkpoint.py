@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from converters.atomic import sync
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
 from int8.compressed_tensors import from_file, quantization_config, take_tensor, to_file
-from int8.directory import appearing, sync
+from int8.directory import appearing
 from int8.experts import separate_experts
 from int8.fakequant import (
     FakeQuantize,
@@ -197,8 +198,9 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
     for name, linear in linears:
         if f"{name}.weight_scale" in tensors:
             replace_linear(model, name, FakeQuantLinear(from_file(tensors, name, linear, recipe, path), recipe))
+    known = {id(attention) for attention, _ in attentions(model)}
     for name, module in model.named_modules():
-        if any(module is attention for attention in attentions(model)):
+        if id(module) in known:
             for part, _ in quantized_parts(recipe):
                 scale, zero = (
                     take_tensor(tensors, f"{name}.{part}_quantizer.{kind}", path) for kind in ("scale", "zero_point")

@@ -1,18 +1,13 @@
-"""From a fake-quant model to the real int8 one and back: same weights, scales and zero points, other arithmetic."""
+"""From a fake-quant model to the real int8 one: same weights, scales and zero points, other arithmetic."""
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-from torch import nn
 from transformers import PreTrainedModel
 
-from int8 import attention, fakequant
+from int8 import attention
 from int8.fakequant import FakeQuantLinear, replace_linear
 from int8.linear import Int8Linear
 from int8.recipe import Dequantizer, Recipe
-
-Kind = TypeVar("Kind", bound=nn.Module)
 
 
 def to_int8(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
@@ -21,21 +16,9 @@ def to_int8(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
 
     Under the dequantizer FP32_UPCAST all else of the model becomes float32.
     """
-    for path, layer in _layers(model, FakeQuantLinear):
-        replace_linear(model, path, Int8Linear.of(layer.state, recipe))
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, FakeQuantLinear):
+            replace_linear(model, path, Int8Linear.of(layer.state, recipe))
     if recipe.int8_attention:
         model.set_attn_implementation(attention.ATTENTION)
     return model.float() if recipe.dequantizer is Dequantizer.FP32_UPCAST else model
-
-
-def to_fake_quant(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
-    """The int8 model of `recipe`, changed in place to compute in float."""
-    for path, layer in _layers(model, Int8Linear):
-        replace_linear(model, path, FakeQuantLinear(layer.state, recipe))
-    if recipe.int8_attention:
-        model.set_attn_implementation(fakequant.ATTENTION)
-    return model
-
-
-def _layers(model: nn.Module, kind: type[Kind]) -> list[tuple[str, Kind]]:
-    return [(path, layer) for path, layer in model.named_modules() if isinstance(layer, kind)]

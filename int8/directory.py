@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from converters.atomic import publish
 from converters.errors import InputError
 
 
@@ -37,11 +38,10 @@ def appearing(out: Path) -> Iterator[Path]:
         try:
             _empty(beside)
             yield beside
-            os.replace(beside, out)
+            publish(beside, out)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        sync(out.parent)
     finally:
         os.close(descriptor)  # and gives up the lock, as the end of a process does
 
@@ -62,12 +62,3 @@ def _empty(directory: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def sync(path: Path) -> None:
-    """Let a file, or the names in a directory, outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from converters.errors import InputError
+from int8.architectures import ARCHITECTURES, AttentionModules
 from int8.quantize import (
     QuantizedLinear,
     Quantizer,
@@ -122,24 +124,45 @@ def quantized_parts(recipe: Recipe) -> Iterator[tuple[str, Scales]]:
             yield name, scales
 
 
-def attentions(model: nn.Module) -> Iterator[nn.Module]:
-    """The softmax attention modules: those with query norms."""
-    return (module for module in model.modules() if isinstance(getattr(module, "q_norm", None), nn.Module))
+def attentions(module: nn.Module) -> Iterator[tuple[nn.Module, AttentionModules]]:
+    """The softmax attention modules of a model or of a layer, each with its row of the architecture table."""
+    for path, found in module.named_modules():
+        known = ARCHITECTURES.get(getattr(getattr(found, "config", None), "model_type", ""))
+        if known is not None and path.rpartition(".")[2] == known.attention.path:
+            yield found, known.attention
+
+
+def require_attention(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Raises InputError where a recipe quantizes Q, K, V or the KV cache, and the model has nothing that it could."""
+    if not (recipe.quantizes_attention or recipe.int8_kv_cache):
+        return
+    found = list(attentions(model))
+    model_type = model.get_decoder().config.model_type
+    remedy = "choose a recipe that leaves attention and the KV cache float, such as w8a8"
+    if not found:
+        raise InputError(f"recipe {recipe.name}: no attention of a {model_type} model is known to int8; {remedy}")
+    for attention, row in found:
+        lacking = [name for name in row.modules if not isinstance(getattr(attention, name, None), nn.Module)]
+        if lacking:
+            raise InputError(
+                f"recipe {recipe.name}: attention of this {model_type} model has no {', '.join(lacking)}, where int8"
+                f" would quantize it; {remedy}"
+            )
 
 
 def attach_attention(model: PreTrainedModel, recipe: Recipe) -> None:
     """Let every attention use its `query_quantizer`, `key_quantizer` and `value_quantizer` where the recipe says.
 
-    At the projection Q and K are met on the way into q_norm and k_norm, which is what the projections put out (without
-    the gate that some models project beside Q).
+    Raises InputError as `require_attention` does.
     """
     if not (recipe.quantizes_attention or recipe.int8_kv_cache):
         return
-    for attention in attentions(model):
+    require_attention(model, recipe)
+    for attention, row in attentions(model):
         attention.int8_recipe = recipe  # type: ignore[assignment]  # torch types every attribute as a module
         if recipe.query_key is not Scales.FLOAT and recipe.insertion is Insertion.PROJECTION:
-            _quantize_before(attention.get_submodule("q_norm"), attention.get_submodule("query_quantizer"))
-            _quantize_before(attention.get_submodule("k_norm"), attention.get_submodule("key_quantizer"))
+            for norm, name in ((row.query_norm, "query"), (row.key_norm, "key")):
+                _quantize_before(attention.get_submodule(norm), attention.get_submodule(f"{name}_quantizer"))
     model.set_attn_implementation(ATTENTION)
 
 

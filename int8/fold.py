@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from int8.architectures import FOLDS, Kind, Row, Spread
+from int8.architectures import ARCHITECTURES, ProducerKind, Row, Spread
 from int8.recipe import Fold
 
 
@@ -21,7 +21,7 @@ def rows_of(layer: nn.Module, model_type: str, folds: tuple[Fold, ...]) -> list[
     names = {name for name, _ in layer.named_modules()}
     experts = sum(1 for name in names if name.startswith("mlp.experts.") and name.count(".") == 2)
     rows: list[Row] = []
-    for row in FOLDS[model_type]:
+    for row in ARCHITECTURES[model_type].folds:
         filled = [_filled(row, i, i + 1) for i in range(experts)] if "*" in row.producer else [_filled(row, 0, experts)]
         rows += [one for one in filled if row.fold in folds and {one.producer, *one.consumers} <= names]
     return rows
@@ -59,7 +59,7 @@ def apply_row(layer: nn.Module, row: Row, scales: Tensor) -> None:
     producer = layer.get_submodule(row.producer)
     for parameter in _divided(producer, row.kind):
         scale = scales.view(-1, *[1] * (parameter.ndim - 1))
-        if row.kind is Kind.NORM_ONE_PLUS:
+        if row.kind is ProducerKind.NORM_ONE_PLUS:
             parameter.copy_((1 + parameter.float()) / scale - 1)
         else:
             parameter.copy_(parameter.float() / scale)
@@ -68,9 +68,9 @@ def apply_row(layer: nn.Module, row: Row, scales: Tensor) -> None:
         weight.copy_(weight.float() * column_scales(layer, row, scales, weight.shape[1]))
 
 
-def _divided(producer: nn.Module, kind: Kind) -> Iterator[nn.Parameter]:
+def _divided(producer: nn.Module, kind: ProducerKind) -> Iterator[nn.Parameter]:
     yield producer.get_parameter("weight")
-    if kind is Kind.LINEAR and getattr(producer, "bias", None) is not None:
+    if kind is ProducerKind.LINEAR and getattr(producer, "bias", None) is not None:
         yield producer.get_parameter("bias")
 
 

@@ -126,7 +126,7 @@ def int8_codecs(model: PreTrainedModel, recipe: Recipe) -> dict[int, tuple[Int8C
         return {}
     at_rope = recipe.insertion is Insertion.ROPE
     found = {}
-    for attention in attentions(model):
+    for attention, _ in attentions(model):
         key = quantizer_of(attention, "key") if at_rope and recipe.query_key is not Scales.FLOAT else None
         value = quantizer_of(attention, "value") if at_rope and recipe.value is not Scales.FLOAT else None
         found[int(attention.layer_idx)] = (Int8Codec(key), Int8Codec(value))  # type: ignore[arg-type]

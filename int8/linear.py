@@ -99,11 +99,6 @@ class Int8Linear(torch.nn.Module):
         """As the recipe says."""
         return cls(quantized, recipe.activations, recipe.symmetric, recipe.dequantizer)
 
-    @property
-    def state(self) -> QuantizedLinear:
-        """What the layer was made of."""
-        return QuantizedLinear(self.weight, self.weight_scale, self.bias, self.input_scale, self.input_zero_point)
-
     def forward(self, x: Tensor) -> Tensor:
         """[..., out] from x [..., in]."""
         rows = x.reshape(-1, self.in_features)

@@ -16,7 +16,7 @@ from int8.experts import separate_experts
 
 @dataclass(frozen=True)
 class Decoder:
-    """The decoder of a model: its layers, their path in the model, and the architecture that FOLDS knows it by."""
+    """The decoder of a model: its layers, their path in the model, and its name in the table of architectures."""
 
     module: nn.Module
     path: str
@@ -49,7 +49,7 @@ def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
 
 
 def decoder_of(model: PreTrainedModel) -> Decoder:
-    """Raises InputError for an architecture that FOLDS does not know."""
+    """Raises InputError for an architecture that ARCHITECTURES does not know."""
     module = model.get_decoder()
     model_type = module.config.model_type
     require_known(model_type)

@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from int8.activations import LayerInputs
+from int8.architectures import AttentionModules
 from int8.experts import Experts
 from int8.fakequant import attentions, quantized_parts
 from int8.fold import Row
@@ -60,13 +61,13 @@ class LayerPasses:
             for name in linears:
                 seen = found[name] = self._range("channel", 1)
                 self._watch_input(stack, name, _as_one_head(seen.see))
-            for attention in attentions(self._layer):
+            for attention, row in attentions(self._layer):
                 for name, at, suffix in (
                     *((part, Insertion.PROJECTION, "") for part in ("query", "key", "value")),
                     *((part, Insertion.ROPE, ".rope") for part in ("query", "key")),
                 ):
                     seen = found[f"self_attn.{name}{suffix}"] = self._range("channel", 1)
-                    self._watch_attention(stack, attention, name, at, seen.see)
+                    self._watch_attention(stack, attention, row, name, at, seen.see)
 
         self._pass(watch, last=True)
         self._keep_maxima(maxima)
@@ -81,10 +82,10 @@ class LayerPasses:
                 width = self._layer.get_submodule(name).get_parameter("weight").shape[1]
                 seen = found[name] = self._range("tensor", width)
                 self._watch_input(stack, name, seen.see)
-            for attention in attentions(self._layer):
+            for attention, row in attentions(self._layer):
                 for name, scales in quantized_parts(self._recipe):
                     seen = found[f"self_attn.{name}"] = self._range(scales, _group_width(attention, name, scales))
-                    self._watch_attention(stack, attention, name, self._recipe.insertion, seen.see)
+                    self._watch_attention(stack, attention, row, name, self._recipe.insertion, seen.see)
 
         self._pass(watch, last=True)
         self._keep_ranges(found)
@@ -122,13 +123,16 @@ class LayerPasses:
         hook = self._layer.get_submodule(path).register_forward_hook(lambda _, inputs, out: see(out))
         stack.callback(hook.remove)
 
-    def _watch_attention(self, stack: ExitStack, attention: nn.Module, name: str, at: Insertion, see: See) -> None:
+    def _watch_attention(
+        self, stack: ExitStack, attention: nn.Module, row: AttentionModules, name: str, at: Insertion, see: See
+    ) -> None:
         """See Q, K or V [..., heads, head_dim] where a recipe of that insertion quantizes it."""
         width = attention.head_dim
         if name == "value":
-            self._watch_output(stack, "self_attn.v_proj", lambda out: see(out.unflatten(-1, (-1, width))))
+            self._watch_output(stack, f"{row.path}.{row.value}", lambda out: see(out.unflatten(-1, (-1, width))))
         elif at is Insertion.PROJECTION:
-            self._watch_input(stack, f"self_attn.{name[0]}_norm", see)
+            norm = row.query_norm if name == "query" else row.key_norm
+            self._watch_input(stack, f"{row.path}.{norm}", see)
         else:
             watched = _AT_ROPE.setdefault(attention, {})
             watched[name] = see

@@ -162,6 +162,11 @@ def from_table(table: Mapping[str, Any], where: str, name: str) -> Recipe:
     return given
 
 
+def from_json(stated: Mapping[str, Any], where: str) -> Recipe:
+    """What `Recipe.to_json` gave. Raises InputError naming `where` and the key."""
+    return from_table({key: value for key, value in stated.items() if key != "name"}, where, str(stated["name"]))
+
+
 def _value(where: str, key: str, value: Any) -> Any:
     if key not in _TYPES:
         near = difflib.get_close_matches(key, _TYPES, n=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from converters.atomic import WholeFile
 from converters.errors import InputError
 from int8.recipe import Activations, Recipe
 
@@ -97,13 +97,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, about)
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        with WholeFile(path, make_parents=True) as file:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.beside, about)
+    except (OSError, SafetensorError) as error:  # the library has errors of its own for a full disk
         raise InputError(f"{path}: cannot be written: {error}") from error
 
 

@@ -65,7 +65,7 @@ def statistics_for(recipe: Recipe, model: PreTrainedModel, seen: Statistics) -> 
         divided = _divided(layer, index, decoder.model_type, recipe, maxima, linears)
         for name in linears if recipe.activations is Activations.STATIC else ():
             known.ranges[f"{index}.{name}"] = _grouped(_of(seen, f"{index}.{name}", divided.get(name)), 1)
-        for attention in attentions(layer):
+        for attention, _ in attentions(layer):
             for part, scales in quantized_parts(recipe):
                 at_rope = part != "value" and recipe.insertion is Insertion.ROPE
                 key = f"{index}.self_attn.{part}"

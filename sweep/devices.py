@@ -11,7 +11,6 @@ import psutil
 from converters.llamacpp.devices import gpus
 
 ALL_LAYERS = 999  # more than any model has: all of it on the GPU
-MARGIN = 1 << 30  # bytes of a device that llama.cpp's own fit leaves free
 _VISIBLE = {"CUDA": "CUDA_VISIBLE_DEVICES", "ROCm": "HIP_VISIBLE_DEVICES"}
 
 

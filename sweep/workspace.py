@@ -13,6 +13,7 @@ from typing import TextIO
 
 import platformdirs
 
+from converters.atomic import PART
 from converters.errors import InputError
 from converters.partial import partial_name
 
@@ -110,7 +111,7 @@ def sharing(artefacts: Path, to_make: Collection[Path] = ()) -> Iterator[Sharing
 
 def _tidy(artefacts: Path, lock: TextIO, used: Collection[str]) -> None:
     if _locked(lock):
-        for partial in [*artefacts.glob(".*.partial"), *artefacts.rglob(".*.part")]:
+        for partial in [*artefacts.glob(".*.partial"), *artefacts.rglob(f".*{PART}")]:
             if partial.name not in used:
                 _remove(partial)
 
@@ -121,20 +122,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its name and rename it there. Raises InputError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _locked(file: TextIO) -> bool:

@@ -154,7 +154,7 @@ class SweepApp(Working, App[None]):
 
     def use_card(self, gpus: tuple[str, ...]) -> None:
         """Hold results against these cards from now on; against none where none is named. Raises InputError."""
-        from sweep.fit.simulated import devices_called
+        from sweep.fit.hardware import devices_called
         from tui.reading import Limit
 
         devices = devices_called(gpus)

@@ -3,9 +3,12 @@
 `layers`, `deltanet` and `hybrid` hold what several families share.
 """
 
+from collections.abc import Collection
+
 from converters.architectures import qwen3, qwen3_5, qwen3_moe, qwen3_next, qwen_vl
 from converters.architectures.family import Architecture, Config
 from converters.errors import InputError
+from converters.llamacpp.container import Header
 
 ARCHITECTURES: tuple[Architecture, ...] = tuple(
     architecture for family in (qwen3, qwen3_moe, qwen3_next, qwen3_5, qwen_vl) for architecture in family.ARCHITECTURES
@@ -22,3 +25,10 @@ def architecture(config: Config) -> Architecture:
     known = ", ".join(name for family in ARCHITECTURES for name in family.classes)
     what = f"{found!r}" if found else f"of model_type {config.get('model_type')!r} (it names no architecture)"
     raise InputError(f"config.json: architecture {what} is not supported; supported: {known}")
+
+
+def check_file(header: Header, names: Collection[str]) -> None:
+    """Let the family of a GGUF file check its header and the names of its tensors. Raises InputError."""
+    for family in ARCHITECTURES:
+        if family.name == header.architecture:
+            family.check_file(header, names)

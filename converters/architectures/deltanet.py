@@ -4,6 +4,7 @@ The checkpoint groups value heads by their key head; ggml broadcasts the other w
 them tiled (`Tiling`). Its "qwen3next" keeps them grouped.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from converters.architectures.family import (
     whole,
 )
 from converters.errors import InputError
-from converters.llamacpp.container import Field, ValueType, numbers, uint32
+from converters.llamacpp.container import Field, Header, ValueType, numbers, uint32, whole_number
 
 LAYER_TYPES = ("linear_attention", "full_attention")
 
@@ -188,3 +189,21 @@ def interleaved_projections(source: str, block: int, config: Config) -> list[Wei
         Weight(f"blk.{block}.attn_gate.weight", (found.value_rows, width), gates),
         Weight(f"blk.{block}.ssm_ba.weight", both, (whole(f"{source}.linear_attn.in_proj_ba.weight", *both),)),
     ]
+
+
+def check_file(header: Header, names: Collection[str]) -> None:
+    """What llama.cpp takes on trust in these layers of a GGUF file, and ends the process for when it builds its graph.
+
+    `names` are those of all tensors. Raises InputError.
+    """
+    inner, values, size = (
+        whole_number(header.path, header.metadata, f"{header.architecture}.ssm.{key}")
+        for key in ("inner_size", "time_step_rank", "state_size")
+    )
+    if inner != values * size:
+        raise InputError(f"{header.path}: ssm.inner_size is {inner}; {values} heads of {size} make {values * size}")
+    for name in names:
+        block, found, _ = name.partition(".ssm_out.")
+        for needed in (f"{block}.attn_qkv.weight", f"{block}.attn_gate.weight"):
+            if found and needed not in names and f"{block}.ssm_in.weight" not in names:  # the older one for both
+                raise InputError(f"{header.path}: tensor {needed!r} is missing")

@@ -1,7 +1,7 @@
 """What describes a family of models: its metadata, its tensors, and where in a checkpoint their rows come from."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.errors import InputError
-from converters.llamacpp.container import Field, string, uint32
+from converters.llamacpp.container import Field, Header, string, uint32
 
 Config = Mapping[str, Any]
 Stored = Mapping[str, tuple[int, ...]]  # canonical names of a checkpoint's tensors and their shapes
@@ -99,12 +99,18 @@ class Architecture:
     for as many multi-token prediction (MTP) layers as asked; `weights` sees the checkpoint's tensors, because some
     families are stored in more ways than one. Both raise InputError for a config that lacks a key, has a nonsensical
     one, or asks for what llama.cpp does not do.
+
+    `mtp`: whether checkpoints of the family may have MTP layers, whatever their config says. `check_file` is given the
+    header of a GGUF file of the family and the names of all its tensors, and raises InputError for what llama.cpp
+    would end the process for.
     """
 
     name: str
     classes: tuple[str, ...]
     fields: Callable[[Config, int], dict[str, Field]]
     weights: Callable[[Config, int, Stored], tuple[Weight, ...]]
+    mtp: bool = False
+    check_file: Callable[[Header, Collection[str]], None] = lambda _header, _names: None
 
     def general(self, name: str, fields: Mapping[str, Field]) -> dict[str, Field]:
         """The metadata of a model called `name`, but for its vocabulary. `fields` are those of its config."""
@@ -131,6 +137,18 @@ def canonical(name: str) -> str | None:
     name = name.replace("language_model.", "", 1)
     name = name.replace("model.model.", "model.", 1).replace("model.mtp.", "mtp.", 1)
     return name.replace("model.lm_head.", "lm_head.", 1)
+
+
+def is_mtp(name: str) -> bool:
+    """Whether the tensor of this canonical name is part of multi-token prediction."""
+    return name.startswith("mtp.")
+
+
+def mtp_layers(names: Iterable[str]) -> int:
+    """How many multi-token prediction layers a checkpoint has, by its tensors' names and not by its config."""
+    known = (canonical(name) or "" for name in names)
+    numbers = [name.split(".")[2] for name in known if name.startswith("mtp.layers.")]
+    return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) <= 4), default=-1)
 
 
 def integer(config: Config, key: str, default: int | None = None, low: int = 1, high: int = 2**31 - 1) -> int:

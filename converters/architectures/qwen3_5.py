@@ -33,6 +33,20 @@ def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
 
 
 ARCHITECTURES = (
-    Architecture("qwen35", ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"), dense_fields, dense_weights),
-    Architecture("qwen35moe", ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"), moe_fields, moe_weights),
+    Architecture(
+        "qwen35",
+        ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
+        dense_fields,
+        dense_weights,
+        mtp=True,
+        check_file=deltanet.check_file,
+    ),
+    Architecture(
+        "qwen35moe",
+        ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"),
+        moe_fields,
+        moe_weights,
+        mtp=True,
+        check_file=deltanet.check_file,
+    ),
 )

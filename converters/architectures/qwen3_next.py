@@ -23,4 +23,6 @@ def weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
     return hybrid.weights(config, mtp, stored, deltanet.interleaved_projections)
 
 
-ARCHITECTURES = (Architecture(PREFIX, ("Qwen3NextForCausalLM",), fields, weights),)
+ARCHITECTURES = (
+    Architecture(PREFIX, ("Qwen3NextForCausalLM",), fields, weights, mtp=True, check_file=deltanet.check_file),
+)

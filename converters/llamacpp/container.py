@@ -23,9 +23,6 @@ ALIGNMENT = 32  # llama.cpp's default, and what its quantizer always writes
 MAX_NAME = 63  # GGML_MAX_NAME with its closing zero is 64
 MAX_DIMS = 4
 
-NORMALIZER_KEY = "bitsweep.tokenizer.normalizer"
-"""Unicode normalization that the original tokenizer applies and llama.cpp skips: "NFC" or "none"."""
-
 
 class ValueType(IntEnum):
     """Types of metadata values, by their numbers in the file."""
@@ -209,18 +206,6 @@ def whole_number(
         found = field.value if field.type is type_ else field.type.name
         raise InputError(f"{path}: {key} is {found}; expected {type_.name} from {low} to {high}")
     return int(field.value)
-
-
-def normalizer(metadata: Mapping[str, str]) -> str:
-    """Unicode form ("NFC" or "none") that text must have before llama.cpp tokenizes it, from a file's text metadata.
-
-    llama.cpp has no normalizer of its own. Files of this project say what the tokenizer had; those of others do not,
-    and all of Qwen's published tokenizers normalize to NFC.
-    """
-    known = metadata.get(NORMALIZER_KEY)
-    if known is not None:
-        return known
-    return "NFC" if metadata.get("tokenizer.ggml.pre") in ("qwen2", "qwen35") else "none"
 
 
 def padded(size: int, alignment: int = ALIGNMENT) -> int:

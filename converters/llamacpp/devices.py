@@ -10,7 +10,7 @@ _KINDS = {0: "cpu", 1: "gpu", 2: "integrated gpu", 3: "accelerator", 4: "meta"}
 
 
 @dataclass(frozen=True)
-class Device:
+class LlamaDevice:
     """One device; bytes of memory are what its driver says now."""
 
     name: str
@@ -20,7 +20,7 @@ class Device:
     total_bytes: int
 
 
-def devices() -> list[Device]:
+def devices() -> list[LlamaDevice]:
     """All devices, in llama.cpp's order."""
     start_backend()
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
@@ -28,7 +28,7 @@ def devices() -> list[Device]:
     return [_device(ggml.ggml_backend_dev_get(index)) for index in range(ggml.ggml_backend_dev_count())]
 
 
-def gpus() -> list[Device]:
+def gpus() -> list[LlamaDevice]:
     """Devices with or beside memory of their own, which layers can be put on."""
     return [device for device in devices() if device.kind in ("gpu", "integrated gpu")]
 
@@ -39,7 +39,7 @@ def features() -> str:
     return " ".join(lib.llama_print_system_info().decode(errors="replace").split())
 
 
-def _device(handle: int) -> Device:
+def _device(handle: int) -> LlamaDevice:
     for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
         getattr(ggml, name).argtypes, getattr(ggml, name).restype = [ctypes.c_void_p], ctypes.c_char_p
     ggml.ggml_backend_dev_type.argtypes, ggml.ggml_backend_dev_type.restype = [ctypes.c_void_p], ctypes.c_int
@@ -47,7 +47,7 @@ def _device(handle: int) -> Device:
     ggml.ggml_backend_dev_memory.restype = None
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     ggml.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-    return Device(
+    return LlamaDevice(
         name=ggml.ggml_backend_dev_name(handle).decode(errors="replace"),
         description=ggml.ggml_backend_dev_description(handle).decode(errors="replace"),
         kind=_KINDS.get(ggml.ggml_backend_dev_type(handle), "unknown"),

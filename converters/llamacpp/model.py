@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from converters.llamacpp.batch import Batch, DecodeError, make_batch
 from converters.llamacpp.bindings import lib, start_backend, type_named
-from converters.llamacpp.container import NORMALIZER_KEY, normalizer
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.log import Captured, capture
+from converters.llamacpp.pretokenizers import NORMALIZER_KEY, normalizer
 
 Tokens = NDArray[np.int32]
 

@@ -6,8 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from sweep import format as fmt
-from sweep.fit.report import FitReport, Row
-from sweep.fit.verdict import Verdict, verdict
+from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
 from sweep.workspace import Workspace
 
 
@@ -103,5 +102,5 @@ def _regret(report: FitReport) -> str:
     return f"No variant fits whole at a context of {report.context:,}. {short}."
 
 
-def _named(row: Row) -> str:
+def _named(row: FitRow) -> str:
     return f"{fmt.plain(row.variant)} ({fmt.size(row.file_bytes)}, {row.bits_per_weight:.2f} bits per weight)"

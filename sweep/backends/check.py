@@ -38,18 +38,6 @@ class SharingCheck:
         )
 
 
-def check_sharing(backend: Backend, requests: Sequence[ScoreRequest], sample: int = 32) -> SharingCheck:
-    """Score all `requests` together, and each request of `sample` questions (requests of the same context), evenly
-    spaced, once more alone."""
-    groups = _grouped([request.context for request in requests])
-    together = backend.loglikelihoods(requests)
-    found = SharingCheck()
-    for group in groups[:: max(1, len(groups) // sample)][:sample]:
-        alone = [backend.loglikelihoods([requests[i]])[0] for i in group]
-        found += _compared([together[i] for i in group], alone)
-    return found
-
-
 class SharingSample:
     """Questions of a task scored once more, each by itself, for at most SHARE of the tokens that the task takes.
 

@@ -64,12 +64,12 @@ def ablate(
     """
     if html is not None and not html.parent.is_dir():  # better said now than after all is measured
         raise InputError(f"{html}: there is no such directory; choose another --html FILE")
+    from converters.atomic import write_text
     from sweep.commands import ablate as command  # loads torch and transformers, which --help does not need
     from sweep.report.ablation import render_ablation
     from sweep.report.ablation_html import render_page
     from sweep.report.export import finite
     from sweep.results.progress import Progress
-    from sweep.workspace import write_text
 
     output = Output(format)
     wanted = command.AblationRequest(

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from sweep.cli.exits import Exit
 from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
 
 GPU = typer.Option(
     None, "--gpu", help='A GPU by name ("RTX 4090", "2xRTX 6000 Ada") or size (24GiB, "64GiB RAM"); again for several.'
@@ -23,9 +24,11 @@ def fit(
     variants: str | None = typer.Option(
         None, "--variants", help="Quants and int8:RECIPE by comma.", show_default="all"
     ),
-    ctx: int | None = typer.Option(None, "--ctx", min=1, help="Tokens of context a sequence; 8192 by default."),
+    ctx: int | None = typer.Option(
+        None, "--ctx", min=1, help=f"Tokens of context a sequence; {DEFAULT_CONTEXT} by default."
+    ),
     kv_type: str = typer.Option(
-        "f16", "--kv-type", metavar="K[,V]", help="Of the cache: f16, bf16, q8_0, q5_1 or q4_0."
+        "f16", "--kv-type", metavar="K[,V]", help=f"Of the cache: {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}."
     ),
     parallel: int = typer.Option(1, "--parallel", min=1, max=256, help="Sequences at a time, each with that context."),
     ubatch: int = typer.Option(512, "--ubatch", min=1, help="Tokens of a physical batch."),
@@ -46,10 +49,9 @@ def fit(
     from sweep.analysis.best import best as choose
     from sweep.analysis.best import measured_losses
     from sweep.commands.fit import fit as ask
-    from sweep.fit.export import to_json
+    from sweep.fit.fit_report import FitOptions, to_json
+    from sweep.fit.hardware import devices_called
     from sweep.fit.present import present
-    from sweep.fit.report import FitOptions
-    from sweep.fit.simulated import devices_called
     from sweep.report.fit import commands, render_choice, render_fit, render_formulas
     from sweep.workspace import Workspace, default_root
 

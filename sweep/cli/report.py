@@ -18,13 +18,14 @@ def report(
     format: Format = FORMAT,
 ) -> int:
     """Show a run again, or write its report elsewhere."""
+    from converters.atomic import write_text
     from sweep.cli.results import described, exit_code, show_results
     from sweep.report.export import to_csv, to_json_lines
     from sweep.report.html import write_html
     from sweep.results.history import find_run
     from sweep.results.records import records
     from sweep.results.store import Store
-    from sweep.workspace import open_workspace, write_text
+    from sweep.workspace import open_workspace
 
     output = Output(format)
     space = open_workspace(workspace)

@@ -15,6 +15,7 @@ from typing import Any
 import presets
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
+from converters.resolver import Need, find_model
 from int8 import design_space
 from int8.architectures import require_quantizable
 from int8.build import require_device
@@ -32,7 +33,7 @@ from sweep.jobs.inputs import InputsJob
 from sweep.jobs.settings import Where
 from sweep.measure.plain_text import read_text
 from sweep.planning.inputs import Text, calibration_text, text_for
-from sweep.planning.model import Model, find
+from sweep.planning.model import Model
 from sweep.record import Perplexity
 from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace, open_workspace, sharing
@@ -109,9 +110,8 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
     workspace = open_workspace(request.workspace)
     device = request.device or devices.torch_device()
     require_device(device)
-    name, path = find(request.model, say)
-    if path.is_file():
-        raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
+    found = find_model(request.model, Need.CHECKPOINT, say)
+    name, path = found.name, found.path
     require_quantizable(path)
     builtin = presets.builtin_models().get(request.model)
     with Checkpoint.open(path, name) as checkpoint:

@@ -16,13 +16,14 @@ from typing import Any
 import psutil
 
 import presets
-from converters.catalogue import FileSize, open_planned, sizes
+from converters.catalogue import FileSize, sizes
 from converters.errors import InputError
 from converters.export import Progress, export
 from converters.imatrix import ImportanceMatrix, even_importance
 from converters.plan import Importance, part_paths
 from converters.recipes import recipes, refuse_without_imatrix
-from converters.source import Source, open_source
+from converters.resolver import Need, find_model, open_planned, open_source
+from converters.source import Source
 from sweep import devices
 from sweep.artefact import Artefact
 from sweep.execution.local import LocalHost
@@ -31,7 +32,6 @@ from sweep.jobs.model import engine_of
 from sweep.jobs.settings import Settings
 from sweep.jobs.sizes import VetJob
 from sweep.planning.calibration import Calibration, calibration, tell
-from sweep.planning.model import find
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
         refuse_without_imatrix(chosen)
     if given is not None:
         tell(given, say)
-    name, path = find(request.model, say, planned=request.dry_run)
+    found = find_model(request.model, Need.PLAN if request.dry_run else Need.WEIGHTS, say)
+    name, path = found.name, found.path
     quants = [recipe.name for recipe in chosen]
     vetted = VetJob(str(path), name, tuple(quants), given is not None, **request.options)
     opening = open_planned if request.dry_run else open_source

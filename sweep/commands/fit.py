@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sweep.execution.local import LocalHost
-from sweep.fit.device import Device
-from sweep.fit.report import FitOptions, FitReport
+from sweep.fit.fit_report import FitOptions, FitReport
+from sweep.fit.hardware import Device
 from sweep.planning import fitting
 
 

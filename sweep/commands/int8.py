@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 import presets
 from converters.checkpoint import Checkpoint
-from converters.errors import InputError
+from converters.resolver import Need, find_model
 from int8.activations import Progress
 from int8.build import Text, build
 from int8.checkpoint import Calibration, save
@@ -20,7 +20,6 @@ from int8.passes import FEW_TOKENS
 from int8.recipe import Recipe, recipe
 from sweep.measure.plain_text import read_text, save_text
 from sweep.planning.inputs import calibration_text
-from sweep.planning.model import find
 from sweep.workspace import Workspace, open_workspace, sharing
 
 
@@ -78,9 +77,8 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
     chosen = recipe(request.recipe)
     require_free(request.out)
     workspace = open_workspace(request.workspace)
-    name, path = find(request.model, say)
-    if path.is_file():
-        raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
+    found = find_model(request.model, Need.CHECKPOINT, say)
+    name, path = found.name, found.path
     with Checkpoint.open(path, name) as checkpoint:
         cache = workspace.artefacts(checkpoint.fingerprint)
     text = _text(request, workspace)

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from converters.atomic import write_text
 from converters.errors import InputError
-from sweep.workspace import Workspace, write_text
+from sweep.workspace import Workspace
 
 _PROGRAM = (sys.executable, "-c", "from sweep.cli import main; main()")
 _FILE = "command.json"

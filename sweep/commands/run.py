@@ -11,6 +11,7 @@ from converters.errors import InputError, MissingRuntime
 from sweep import devices
 from sweep.analysis.recommend import recommend
 from sweep.artefact import Artefact
+from sweep.defaults import MARGIN_BYTES
 from sweep.events import Event, Log, Reader
 from sweep.execution.local import LocalHost
 from sweep.execution.logs import log_path
@@ -106,7 +107,7 @@ def _workers(sweep: Sweep, todo: Sequence[Cell]) -> int:
         return 1
     needed = max((size.memory_bytes for size in variant_sizes(sweep).values()), default=0)
     given = max((variant.file_bytes for variant in sweep.variants), default=0)
-    free = min(card.free_bytes for card in cards) - devices.MARGIN
+    free = min(card.free_bytes for card in cards) - MARGIN_BYTES
     return len(cards) if max(needed, given) <= free else 1
 
 

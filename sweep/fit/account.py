@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.llamacpp.memory import ContextMemory
-from sweep.fit.contexts import Contexts, padded
-from sweep.fit.formulas import ContextFormulas, exact
-from sweep.fit.layers import Bytes, Shape, Weights
-from sweep.fit.placement import Placement
+from sweep.fit.contexts import Contexts
+from sweep.fit.formulas import ContextFormulas, exact, padded
+from sweep.fit.layer_bytes import Bytes, ModelShape, Weights
+from sweep.fit.placement import LayerPlacement
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Account:
     of the first device, or of RAM where there is none.
     """
 
-    shape: Shape
+    shape: ModelShape
     weights: Weights
     contexts: Contexts
     formulas: ContextFormulas
@@ -72,7 +72,7 @@ class Account:
         computed = self.formulas.state_bytes * self.contexts.options.parallel * layers
         return exact(self.told.recurrent_bytes, computed) / layers if self._recurrent.any() else 0.0
 
-    def parts(self, placement: Placement, context: int) -> Parts:
+    def parts(self, placement: LayerPlacement, context: int) -> Parts:
         """What each place holds in a context of so many tokens a sequence."""
         places = len(placement.layers) + 1
         owner = self._owners(placement)
@@ -99,12 +99,12 @@ class Account:
             _whole(output),
         )
 
-    def copied_bytes(self, placement: Placement) -> int:
+    def copied_bytes(self, placement: LayerPlacement) -> int:
         """The largest matrix in RAM that a device would copy."""
         layers = [*range(placement.in_ram), *(layer for layer, _, device in placement.parted() if device is None)]
         return int(self.weights.largest[layers].max()) if layers else 0
 
-    def read_per_token(self, placement: Placement) -> npt.NDArray[np.float64]:
+    def read_per_token(self, placement: LayerPlacement) -> npt.NDArray[np.float64]:
         """Bytes that each place reads for one token of one sequence whose context is full.
 
         Of experts those that are used; the state of linear layers is read and written.
@@ -122,7 +122,7 @@ class Account:
         read += np.bincount(owner[self._recurrent], minlength=places) * self.state_bytes / options.parallel * 2
         return read
 
-    def _owners(self, placement: Placement) -> npt.NDArray[np.intp]:
+    def _owners(self, placement: LayerPlacement) -> npt.NDArray[np.intp]:
         """The place of each layer, the output last."""
         owner = np.full(self.shape.layers + 1, len(placement.layers), np.intp)
         for device in range(len(placement.layers)):

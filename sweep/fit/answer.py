@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.catalogue import missing_vocabulary_bytes
-from converters.checkpoint_source import CheckpointSource
-from converters.config_source import ConfigSource
+from converters.described_source import DescribedSource
 from converters.errors import InputError, MissingRuntime
 from converters.gguf_source import GGUFSource
 from converters.llamacpp import rpc
@@ -22,55 +21,56 @@ from converters.llamacpp.container import data_bytes, header_bytes
 from converters.llamacpp.ghost import ghost
 from converters.plan import foreseen_file
 from converters.recipes import QUANTS, recipe
+from converters.resolver import FoundModel, ModelForm, Need, find_file, find_model
 from converters.source import Source
-from int8.recipe import NAMED, PUBLISHED
+from int8.recipe import PUBLISHED, Recipe
+from int8.recipe import recipe as int8_recipe
+from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
 from sweep.fit.account import Account
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
-from sweep.fit.device import Device
-from sweep.fit.export import to_json
+from sweep.fit.fit_report import FitFigure, FitOptions, FitReport, FitRow
 from sweep.fit.formulas import ContextFormulas
-from sweep.fit.int8 import PREFIX
-from sweep.fit.int8_rows import int8_row
-from sweep.fit.layers import Shape, Weights
+from sweep.fit.gguf_rows import GGUFFile, gguf_row
+from sweep.fit.hardware import Device
+from sweep.fit.layer_bytes import ModelShape, Weights
+from sweep.fit.placement import Machine
 from sweep.fit.projector import NOT_ASKED, projector_figure
-from sweep.fit.report import DEFAULT_CONTEXT, Figure, FitOptions, FitReport, Row
-from sweep.fit.rows import File, Machine, gguf_row
-from sweep.fit.subject import Subject, open_file, open_subject
-
-KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
+from sweep.fit.torch_memory import PREFIX, int8_row
 
 
 def fit_here(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
     """The memory of each variant of `model` and where it goes on `devices`; all variants there are where none is named.
 
-    A model is what `open_subject` knows, a variant a quant's name, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`.
+    A model is what `find_model` knows, a variant a quant's name, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`.
     Devices are in llama.cpp's order; one of the kind "cpu" is the host. Without one, the RAM beside simulated devices
     is taken to suffice. Raises InputError where the model, a variant or an option cannot be had.
     """
     _check(options)
-    subject = open_subject(model)
-    shape = Shape.of(subject.source.structure, subject.source.tensors)
+    subject = find_model(model, Need.HEADERS)
+    source = subject.open(subject.name, requantize=True)
+    shape = ModelShape.of(source.structure, source.tensors)
     options = replace(options, context=options.context or min(DEFAULT_CONTEXT, shape.train_context))
     if options.context > shape.train_context:
         raise InputError(
             f"{subject.name}: has a context of {shape.train_context} tokens; {options.context} is too long"
         )
-    names = _names(subject, variants)
-    files = {name: subject.file if name == _own_name(subject) else open_file(name) for name in names if is_file(name)}
-    projector = projector_figure(_config(subject.source), subject.name) if options.projector else NOT_ASKED
+    own = _own_name(subject)
+    names = _names(source, own, variants)
+    files = {name: source if name == own else _open_file(name) for name in names if is_file(name)}
+    projector = projector_figure(_config(source), subject.name) if options.projector else NOT_ASKED
     machine = Machine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
         raise InputError(f"llama.cpp divides a model among {rpc.MAX_DEVICES} devices at most, not {len(machine.gpus)}")
-    found: dict[str, Row] = {}
+    found: dict[str, FitRow] = {}
     with ExitStack() as stack:
         remote = _stand_ins(stack, len(machine.gpus))
         quants = [name for name in names if name in QUANTS]
-        for source, wanted in [(subject.source, quants), *((file, [name]) for name, file in files.items() if file)]:
+        for file, wanted in [(source, quants), *((file, [name]) for name, file in files.items())]:
             if wanted:
-                found |= _gguf_rows(source, wanted, machine, remote, options, projector)
+                found |= _gguf_rows(file, wanted, machine, remote, options, projector)
         for name in names:
             if name.startswith(PREFIX):
-                found[name] = int8_row(name, subject.source, shape, machine, options, projector)
+                found[name] = int8_row(_recipe(name), source, shape, machine, options, projector)
     return FitReport(
         model=subject.name,
         context=options.context,
@@ -93,18 +93,9 @@ def _stand_ins(stack: ExitStack, count: int) -> Sequence[rpc.RemoteDevice]:
         return ()
 
 
-def answer_fit(
-    model: str, variants: list[str], devices: list[dict[str, Any]], options: dict[str, Any]
-) -> dict[str, Any]:
-    """The worker's side: the report as plain JSON."""
-    return to_json(fit_here(model, variants, [Device(**device) for device in devices], FitOptions(**options)))
-
-
 def _config(source: Source) -> Mapping[str, Any]:
     """The model's config.json, empty where it is a GGUF."""
-    if isinstance(source, ConfigSource):
-        return source.config
-    return source.checkpoint.config if isinstance(source, CheckpointSource) else {}
+    return source.config if isinstance(source, DescribedSource) else {}
 
 
 def _check(options: FitOptions) -> None:
@@ -128,20 +119,25 @@ def is_file(name: str) -> bool:
     return name.startswith(("gguf:", "hub:"))
 
 
-def _own_name(subject: Subject) -> str | None:
-    """What the variant is called that the model is as it stands."""
-    if subject.file is None:
+def _open_file(name: str) -> Source:
+    """The file that a variant is, as it stands."""
+    found = find_file(name, Need.HEADERS)
+    return found.open(found.name, requantize=True)
+
+
+def _own_name(found: FoundModel) -> str | None:
+    """What the variant is called that the model is as it stands; None of a model that is no GGUF file."""
+    if found.form is not ModelForm.GGUF:
         return None
-    return f"{'gguf' if subject.bytes_read is None else 'hub'}:{subject.file.path.name}"
+    return f"gguf:{found.path.name}" if found.remote is None else f"hub:{found.remote.names[0].rpartition('/')[2]}"
 
 
-def _names(subject: Subject, variants: Sequence[str]) -> list[str]:
+def _names(source: Source, own: str | None, variants: Sequence[str]) -> list[str]:
     """The variants asked for, each once; or the file itself, what can be made of the model, and the int8 recipes."""
-    own = _own_name(subject)
     if variants:
         return list(dict.fromkeys(_known(name) for name in variants))
-    if subject.file is not None and subject.file.is_quantized:
-        return [str(own)]
+    if own is not None and isinstance(source, GGUFSource) and source.is_quantized:
+        return [own]
     recipes = [] if own else [PREFIX + name for name in PUBLISHED]
     return [*([own] if own else []), *QUANTS, *recipes]
 
@@ -152,9 +148,16 @@ def _known(name: str) -> str:
         return name
     if not name.startswith(PREFIX):
         return recipe(name).name
-    if name.removeprefix(PREFIX) not in NAMED:
-        raise InputError(f"{name}: no such recipe; known: {', '.join(PREFIX + one for one in NAMED)}")
+    _recipe(name)
     return name
+
+
+def _recipe(name: str) -> Recipe:
+    """Of a variant `int8:RECIPE`, a named one or a file of one."""
+    try:
+        return int8_recipe(name.removeprefix(PREFIX))
+    except InputError as error:
+        raise InputError(f"{PREFIX}{error}") from error
 
 
 def _gguf_rows(
@@ -163,10 +166,10 @@ def _gguf_rows(
     machine: Machine,
     remote: Sequence[rpc.RemoteDevice],
     options: FitOptions,
-    projector: Figure,
-) -> dict[str, Row]:
+    projector: FitFigure,
+) -> dict[str, FitRow]:
     """Rows of a source's quants, or of the file that it is."""
-    shape, formulas = Shape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
+    shape, formulas = ModelShape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
     state = formulas.state_bytes * shape.linear_layers
     with (
         ghost(source.structure, source.tensors) as path,
@@ -190,18 +193,18 @@ def _gguf_rows(
         }
 
 
-def _file(source: Source, shape: Shape, name: str, ghost_path: Path) -> tuple[Weights, File]:
+def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tuple[Weights, GGUFFile]:
     """What a variant's tensors take, and its file."""
     if isinstance(source, GGUFSource) and is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
-        file = File(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        file = GGUFFile(str(source.path), source.file_bytes, bits, exact=True, planned=False)
         return Weights.of(shape, source.tensors), file
     plan = foreseen_file(source, recipe(name), ghost_path)
     missing = missing_vocabulary_bytes(source)
     size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
     path = f"{source.name}-{name}.gguf"
-    return Weights.of(shape, plan.tensors), File(path, size, plan.bits_per_weight, exact=not missing, planned=True)
+    return Weights.of(shape, plan.tensors), GGUFFile(path, size, plan.bits_per_weight, exact=not missing, planned=True)
 
 
 def _notes(machine: Machine, asked: bool) -> list[str]:

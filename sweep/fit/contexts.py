@@ -18,12 +18,12 @@ from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.memory import ContextMemory, context_memory, loaded_ghost
 from converters.llamacpp.model import ContextOptions
 from converters.llamacpp.rpc import RemoteDevice
-from sweep.fit.layers import Shape
-from sweep.fit.placement import Placement, proportional
-from sweep.fit.report import FitOptions
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.formulas import padded
+from sweep.fit.layer_bytes import ModelShape
+from sweep.fit.placement import LayerPlacement, proportional
 
 MAX_SEQUENCES = 256  # llama.cpp's own bound
-CELLS = 256  # llama.cpp's steps of a sequence's context
 STATE_LIMIT = 1 << 30  # bytes
 PIPELINE = 4  # GGML_SCHED_MAX_COPIES
 
@@ -38,7 +38,7 @@ class Contexts:
     """
 
     ghost: Path
-    shape: Shape
+    shape: ModelShape
     options: FitOptions
     name: str
     devices: Sequence[RemoteDevice] = ()
@@ -66,7 +66,7 @@ class Contexts:
         self.memory(True, self.shape.train_context)
         return told
 
-    def compute(self, placement: Placement, context: int) -> tuple[int, ...]:
+    def compute(self, placement: LayerPlacement, context: int) -> tuple[int, ...]:
         """Bytes of compute buffers for each device in order, and for RAM, in a context of so many tokens a sequence.
 
         Between contexts that were asked for it is the straight line. Without RPC every device is taken to need as much
@@ -82,15 +82,15 @@ class Contexts:
         used = [size if layers else 0 for size, layers in zip(devices, placement.layers, strict=True)]
         return (*used, buffers[-1])
 
-    def is_known(self, placement: Placement, context: int) -> bool:
+    def is_known(self, placement: LayerPlacement, context: int) -> bool:
         """Whether buffers for this context are llama.cpp's answer, and no straight line."""
         return self._key(self._is_full(placement), context) in self._known
 
-    def ask(self, placement: Placement, context: int) -> None:
+    def ask(self, placement: LayerPlacement, context: int) -> None:
         """Have llama.cpp's answer for this context from now on."""
         self.memory(self._is_full(placement), context)
 
-    def _is_full(self, placement: Placement) -> bool:
+    def _is_full(self, placement: LayerPlacement) -> bool:
         return placement.is_full and not any(placement.partial)
 
     def _neighbours(self, full: bool, cells: int) -> tuple[int, int]:
@@ -106,7 +106,7 @@ class Contexts:
     def _key(self, full: bool, context: int) -> tuple[bool, int]:
         return full or not self.devices, padded(context)
 
-    def _estimated(self, placement: Placement, context: int, whole: int) -> list[int]:
+    def _estimated(self, placement: LayerPlacement, context: int, whole: int) -> list[int]:
         """Buffers of devices that could not be asked for, where a model in RAM needs `whole`.
 
         Beside that each has copies of what comes from elsewhere, a mask and hidden states: of one batch, or of four
@@ -137,13 +137,13 @@ class Contexts:
         told = context_memory(self._models[full], asked, self.devices, self.name)
         return _multiplied(told, self.options.parallel, sequences)
 
-    def _example(self, full: bool) -> Placement:
+    def _example(self, full: bool) -> LayerPlacement:
         """A placement like all that are full, or like all that are not."""
         total, devices = self.shape.layers + 1, len(self.devices)
         if full:
-            return Placement.whole(total, proportional(total, [1.0] * devices))
+            return LayerPlacement.whole(total, proportional(total, [1.0] * devices))
         layers = proportional(max(total - total // 4, 1), [1.0] * devices)
-        placement = Placement.whole(total, layers)
+        placement = LayerPlacement.whole(total, layers)
         return replace(placement, partial=tuple(count // 2 for count in layers)) if self.shape.experts else placement
 
     @property
@@ -152,11 +152,6 @@ class Contexts:
         return min(
             self.options.parallel, max(1, STATE_LIMIT // self.state_bytes if self.state_bytes else MAX_SEQUENCES)
         )
-
-
-def padded(context: int) -> int:
-    """Cells of a sequence's cache for so many tokens."""
-    return -(-context // CELLS) * CELLS
 
 
 def _multiplied(told: ContextMemory, parallel: int, sequences: int) -> ContextMemory:

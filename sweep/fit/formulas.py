@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from converters.llamacpp.bindings import type_named
 from converters.llamacpp.container import Field, text
 
+CELLS = 256  # llama.cpp's steps of a sequence's context
 ROUNDING = (1 << 20) // 100  # bytes; what a figure of the log may be off
 
 
@@ -79,3 +80,8 @@ class ContextFormulas:
 def exact(logged: int, computed: int) -> int:
     """The formula's value where llama.cpp's rounded one agrees with it, else llama.cpp's, and its rounding on top."""
     return computed if abs(logged - computed) <= ROUNDING else logged + ROUNDING
+
+
+def padded(context: int) -> int:
+    """Cells of a sequence's cache for so many tokens."""
+    return -(-context // CELLS) * CELLS

@@ -12,15 +12,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import psutil
 
-from sweep.fit.layers import Kept
+from sweep.fit.fit_report import HOST
+from sweep.fit.hardware import Device
+from sweep.fit.layer_bytes import Kept
 
-Memory = Callable[["Placement"], Sequence[int]]
+Memory = Callable[["LayerPlacement"], Sequence[int]]
 """Bytes that a placement takes of each device."""
 
 
+COPYING = ("cuda", "rocm", "metal", "sycl", "vulkan")
+"""Kinds of devices whose backends in llama.cpp do so ("offload_op"); RPC's does not."""
+
+
 @dataclass(frozen=True)
-class Placement:
+class LayerPlacement:
     """The last `sum(layers)` of `total` layers are on devices, `layers[i]` of them on the i-th, in order.
 
     Of the last `partial[i]` of those the experts are elsewhere: in RAM. Of the first of these it may be another part,
@@ -33,7 +40,7 @@ class Placement:
     first: tuple[Kept, ...]
 
     @classmethod
-    def whole(cls, total: int, layers: Sequence[int]) -> Placement:
+    def whole(cls, total: int, layers: Sequence[int]) -> LayerPlacement:
         """Layers with all that belongs to them."""
         return cls(total, tuple(layers), (0,) * len(layers), (Kept.EXPERTS,) * len(layers))
 
@@ -90,12 +97,49 @@ def proportional(total: int, shares: Sequence[float]) -> tuple[int, ...]:
     return tuple(int((owners == device).sum()) for device in range(len(shares)))
 
 
-def choose(total: int, free: Sequence[int], targets: Sequence[int], experts: bool, memory: Memory) -> Placement:
+@dataclass(frozen=True)
+class Machine:
+    """The devices that layers go to, and the host: `host` is None where its RAM is not known."""
+
+    gpus: tuple[Device, ...]
+    host: Device | None
+
+    @classmethod
+    def of(cls, devices: Sequence[Device]) -> Machine:
+        """A device of the kind "cpu" is the host; beside devices that are present it is this machine."""
+        gpus = tuple(device for device in devices if device.kind != "cpu")
+        host = next((device for device in devices if device.kind == "cpu"), None)
+        if host is None and not any(device.simulated for device in gpus):
+            memory = psutil.virtual_memory()
+            host = Device(HOST, "cpu", memory.total, memory.available, None, False, 0)
+        return cls(gpus, host)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the first GPU computes long batches with weights that are in RAM, for which it copies them."""
+        return bool(self.gpus) and self.gpus[0].kind in COPYING
+
+    @property
+    def targets(self) -> list[int]:
+        """Bytes that a model may take of each GPU; nothing of one that has less free than must stay so."""
+        return [max(0, device.usable_bytes - device.reserve_bytes) for device in self.gpus]
+
+    def everything(self, layers: int) -> LayerPlacement:
+        """All layers on the GPUs, divided by their free memory, as llama.cpp does when it is told nothing."""
+        return LayerPlacement.whole(layers, proportional(layers, [gpu.usable_bytes for gpu in self.gpus]))
+
+    @property
+    def shared(self) -> list[bool]:
+        """Whether a GPU's memory is the host's, as Apple's is."""
+        return [device.kind == "metal" for device in self.gpus]
+
+
+def choose(total: int, free: Sequence[int], targets: Sequence[int], experts: bool, memory: Memory) -> LayerPlacement:
     """Where to put `total` layers on devices that have `free` bytes, of which the model may take `targets`.
 
     `experts`: whether there are any that could stay in RAM. A device may be left empty; all can.
     """
-    everything = Placement.whole(total, proportional(total, free))
+    everything = LayerPlacement.whole(total, proportional(total, free))
     if _within(memory(everything), targets):
         return everything
     filled = _filled(total, targets, experts, memory)
@@ -107,9 +151,9 @@ def choose(total: int, free: Sequence[int], targets: Sequence[int], experts: boo
     return _with_experts(filled, targets, memory)
 
 
-def choose_whole(total: int, free: Sequence[int], targets: Sequence[int], memory: Memory) -> Placement:
+def choose_whole(total: int, free: Sequence[int], targets: Sequence[int], memory: Memory) -> LayerPlacement:
     """The same where nothing may stay in RAM: the placement that comes nearest to that."""
-    everything = Placement.whole(total, proportional(total, free))
+    everything = LayerPlacement.whole(total, proportional(total, free))
     if len(targets) < 2 or _within(memory(everything), targets):
         return everything
     filled = _filled(total, targets, False, memory)
@@ -126,13 +170,13 @@ def _expert_layers(layers: Sequence[int]) -> tuple[int, ...]:
     return tuple(max(0, count - 1) if device == last else count for device, count in enumerate(layers))
 
 
-def _filled(total: int, targets: Sequence[int], experts: bool, memory: Memory) -> Placement:
+def _filled(total: int, targets: Sequence[int], experts: bool, memory: Memory) -> LayerPlacement:
     """Each device as full as it can be, the last one first; layers of a mixture of experts without these."""
-    placed = Placement.whole(total, (0,) * len(targets))
+    placed = LayerPlacement.whole(total, (0,) * len(targets))
     for device in reversed(range(len(targets))):
         before = placed
 
-        def with_layers(count: int, device: int = device, before: Placement = before) -> Placement:
+        def with_layers(count: int, device: int = device, before: LayerPlacement = before) -> LayerPlacement:
             layers = tuple(count if index == device else own for index, own in enumerate(before.layers))
             return replace(before, layers=layers, partial=_expert_layers(layers) if experts else before.partial)
 
@@ -141,8 +185,8 @@ def _filled(total: int, targets: Sequence[int], experts: bool, memory: Memory) -
 
 
 def _most(
-    high: int, place: Callable[[int], Placement], device: int, targets: Sequence[int], memory: Memory
-) -> Placement:
+    high: int, place: Callable[[int], LayerPlacement], device: int, targets: Sequence[int], memory: Memory
+) -> LayerPlacement:
     """What `place` makes of the largest count up to `high` with which the device has room; 0 is taken to be one."""
     if high <= 0 or memory(place(high))[device] <= targets[device]:
         return place(max(high, 0))
@@ -153,7 +197,7 @@ def _most(
     return place(low)
 
 
-def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> Placement:
+def _with_experts(placed: LayerPlacement, targets: Sequence[int], memory: Memory) -> LayerPlacement:
     """Layers without their experts made whole from the first device on, and part of one more layer on each.
 
     Those that are still to be made whole are on the devices from `start` on.
@@ -171,11 +215,11 @@ def _with_experts(placed: Placement, targets: Sequence[int], memory: Memory) -> 
     return placed
 
 
-def _first_partial(placed: Placement, start: int) -> int | None:
+def _first_partial(placed: LayerPlacement, start: int) -> int | None:
     return next((index for index in range(start, len(placed.partial)) if placed.partial[index]), None)
 
 
-def _made_whole(placed: Placement, start: int, device: int, count: int) -> Placement:
+def _made_whole(placed: LayerPlacement, start: int, device: int, count: int) -> LayerPlacement:
     """The next `count` layers that lack their experts moved to a device and completed."""
     layers, lacking = list(placed.layers), list(placed.partial)
     left = count
@@ -188,7 +232,9 @@ def _made_whole(placed: Placement, start: int, device: int, count: int) -> Place
     return replace(placed, layers=tuple(layers), partial=tuple(lacking))
 
 
-def _one_more(placed: Placement, start: int, device: int, targets: Sequence[int], memory: Memory) -> Placement:
+def _one_more(
+    placed: LayerPlacement, start: int, device: int, targets: Sequence[int], memory: Memory
+) -> LayerPlacement:
     """One layer more on the device, of which only a part is elsewhere: as small a part as there is room for."""
     layers, lacking = list(placed.layers), list(placed.partial)
     layers[start] -= 1
@@ -196,7 +242,7 @@ def _one_more(placed: Placement, start: int, device: int, targets: Sequence[int]
     layers[device] += 1
     lacking[device] += 1
 
-    def attempt(part: Kept) -> Placement | None:
+    def attempt(part: Kept) -> LayerPlacement | None:
         first = tuple(part if index == device else own for index, own in enumerate(placed.first))
         tried = replace(placed, layers=tuple(layers), partial=tuple(lacking), first=first)
         used = memory(tried)

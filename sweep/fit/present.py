@@ -14,8 +14,7 @@ from typing import Any
 from converters.llamacpp.devices import gpus as built_gpus
 from presets.gpus import of_device
 from sweep import devices
-from sweep.fit.device import Device
-from sweep.fit.reserve import reserve_bytes
+from sweep.fit.hardware import Device, reserve_bytes
 
 # Beginnings of llama.cpp's device names -> kinds
 _KINDS = {"CUDA": "cuda", "ROCm": "rocm", "MUSA": "cuda", "MTL": "metal", "Metal": "metal", "SYCL": "sycl"}

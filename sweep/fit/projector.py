@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from converters.errors import InputError
-from sweep.fit.report import Figure
+from sweep.fit.fit_report import FitFigure
 
-NOT_ASKED = Figure(0, "formula", "not asked for")
+NOT_ASKED = FitFigure(0, "formula", "not asked for")
 _KEYS = (
     "depth",
     "hidden_size",
@@ -26,7 +26,7 @@ _KEYS = (
 )
 
 
-def projector_figure(config: Mapping[str, Any], name: str) -> Figure:
+def projector_figure(config: Mapping[str, Any], name: str) -> FitFigure:
     """Bytes of an encoder as its config describes it. Raises InputError where that does not say enough.
 
     What it computes with is not counted: it depends on the image.
@@ -53,7 +53,7 @@ def projector_figure(config: Mapping[str, Any], name: str) -> Figure:
     vectors = hidden + depth * (9 * hidden + inner) + mergers * (merged + out) + 2 * hidden
     vectors += len(deepstack) * 2 * merged  # these normalize after merging
     told = ", ".join(f"{key} {count}" for key, count in matrices.items())
-    return Figure(
+    return FitFigure(
         2 * sum(matrices.values()) + 4 * vectors,
         "formula",
         f"2 B a weight of matrices ({told}) + 4 B x {vectors} of biases and norms; its activations are not counted",

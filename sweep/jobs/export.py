@@ -72,7 +72,7 @@ class ExportJob(StoredJob[ExportResult]):
     def run_together(cls, jobs: Sequence[Self], site: Site) -> list[ExportResult]:
         from converters.export import export
         from converters.imatrix import ImportanceMatrix
-        from converters.source import open_source
+        from converters.resolver import open_source
 
         first = jobs[0]
         paths = {job.quant: site.path(job.file) for job in jobs}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweep.fit.device import Device
-from sweep.fit.report import FitOptions, FitReport
+from sweep.fit.fit_report import FitOptions, FitReport
+from sweep.fit.hardware import Device
 from sweep.jobs.base import Job, Result, Site
 
 

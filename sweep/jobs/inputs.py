@@ -60,7 +60,7 @@ class VocabularyJob(Job[Nothing]):
     def run(self, site: Site) -> Nothing:
         from converters.llamacpp.ghost import vocabulary
         from converters.llamacpp.model import Model
-        from converters.source import open_source
+        from converters.resolver import open_source
         from sweep.measure.lm import require_template
         from sweep.measure.perplexity import require_two_windows
         from sweep.measure.plain_text import read_text

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.model import ContextOptions
+from sweep.defaults import DEFAULT_CONTEXT
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Settings:
 
     window: int = 512
     stride: int | None = None
-    ctx: int = 8192
+    ctx: int = DEFAULT_CONTEXT
     batch: int = 2048
     ubatch: int = 512
     kv_type: str = "f16"

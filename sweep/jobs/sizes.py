@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from converters.catalogue import FileSize, open_planned, size_of
+from converters.catalogue import FileSize, size_of
 from converters.checkpoint import StoredTensor, read_safetensors_header
 from converters.gguf_source import GGUFSource, parts
 from converters.imatrix import even_importance
 from converters.llamacpp.memory import plan_memory
 from converters.plan import FilePlan, plan_export, planned_types
 from converters.recipes import recipes
+from converters.resolver import open_planned
 from converters.source import Source
-from sweep.fit.int8 import foreseen
-from sweep.fit.report import FitOptions
+from int8.recipe import Recipe
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.torch_memory import foreseen
 from sweep.jobs.base import Job, Nothing, Result, Site
 from sweep.jobs.model import MeasuredModel, ModelSize
 from sweep.jobs.settings import Settings
@@ -116,19 +118,24 @@ def torch_size(model: MeasuredModel, site: Site) -> ModelSize:
     """By formula, what the float model takes in BF16, as it is run: its own files may be in another dtype, and hold a
     vision tower that is not loaded."""
     assert model.checkpoint is not None
-    return checkpoint_size(str(site.path(model.checkpoint)), model.name, model.opener, model.settings)
+    return checkpoint_size(str(site.path(model.checkpoint)), model.name, model.opener, None, model.settings)
 
 
 def quantized_size(model: MeasuredModel, site: Site) -> ModelSize:
     """What a quantized checkpoint takes, and what memory it should take by formula."""
-    stored = stored_size(site.path(model.file))
-    return ModelSize(stored.file_bytes, stored.bits_per_weight, torch_size(model, site).memory_bytes)
+    from int8.checkpoint import read_recipe  # loads torch, which GGUF files do not need
+
+    assert model.checkpoint is not None
+    directory, source = site.path(model.file), str(site.path(model.checkpoint))
+    stored = stored_size(directory)
+    expected = checkpoint_size(source, model.name, model.opener, read_recipe(directory), model.settings)
+    return ModelSize(stored.file_bytes, stored.bits_per_weight, expected.memory_bytes)
 
 
-def checkpoint_size(source: str, name: str, runs: str, settings: Settings) -> ModelSize:
-    """By formula, what a variant of torch takes, whose checkpoint may not be there yet."""
+def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, settings: Settings) -> ModelSize:
+    """By formula, what a variant of torch takes under a recipe, or as it is; its checkpoint need not be there."""
     options = FitOptions(context=settings.ctx, ubatch=settings.ubatch, batch=settings.batch)
-    found = foreseen(open_planned(source, name), runs, settings.kv_type, options)
+    found = foreseen(open_planned(source, name), kind, recipe, options)
     return ModelSize(int(found["file_bytes"]), found["bits_per_weight"], int(found["memory_bytes"]))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from converters.atomic import WholeFile
 from converters.errors import InputError
 
 
@@ -30,13 +30,6 @@ def save_text(path: str, name: str, split: str, file: Path, option: str = "--per
     except Exception as error:  # the client raises a dozen kinds, all of which mean that the text cannot be had
         reason = str(error).splitlines()[0]
         raise InputError(f"the text {path}/{name} cannot be had ({reason}); give one with {option} FILE") from error
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "w", encoding="utf-8") as out:
-            out.writelines(row["text"] for row in rows)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
+    with WholeFile(file, make_parents=True) as out:
+        for row in rows:
+            out.write(row["text"].encode())

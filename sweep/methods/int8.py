@@ -49,6 +49,10 @@ class Int8(TorchVariant):
         return "int8" if self.recipe.int8_kv_cache else self.kv_type
 
     @property
+    def size_recipe(self) -> Recipe:
+        return self.recipe
+
+    @property
     def calibrates(self) -> bool:
         return True
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from converters.errors import InputError
 from int8.architectures import require_quantizable
+from int8.recipe import Recipe
 from sweep.jobs.base import Ask
 from sweep.jobs.cell import Asked, Cell
 from sweep.jobs.given import Importance, Origin
@@ -34,6 +35,11 @@ class TorchVariant(Variant):
     def cache_type(self) -> str:
         return self.kv_type
 
+    @property
+    def size_recipe(self) -> Recipe | None:
+        """The int8 recipe that its size follows from; None where it is as large as in BF16."""
+        return None
+
     @classmethod
     def predicted(
         cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, ask: Ask
@@ -42,7 +48,8 @@ class TorchVariant(Variant):
 
         found = {}
         for variant in variants:
-            size = checkpoint_size(origin.source.name, origin.name, variant.kind, variant.settings(settings))
+            recipe, own = variant.size_recipe, variant.settings(settings)
+            size = checkpoint_size(origin.source.name, origin.name, variant.kind, recipe, own)
             found[variant.name] = PlannedSize(size.file_bytes, size.bits_per_weight, size.memory_bytes)
         return found
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from converters.errors import InputError
 from sweep.artefact import sampled_digest
-from sweep.devices import ALL_LAYERS, MARGIN, Memory
+from sweep.defaults import MARGIN_BYTES
+from sweep.devices import ALL_LAYERS, Memory
 from sweep.methods.registry import parse
 
 AUTO = "auto"
@@ -84,7 +85,7 @@ def find_reference(asked: str) -> ReferenceFile | str:
 
 def automatic(float_bytes: int, memory: Memory) -> str:
     """BF16 where the device or the machine holds the `float_bytes` that it takes, else Q8_0."""
-    return FLOAT if float_bytes <= max(memory.device_bytes - MARGIN, memory.machine_bytes) else NEAREST
+    return FLOAT if float_bytes <= max(memory.device_bytes - MARGIN_BYTES, memory.machine_bytes) else NEAREST
 
 
 def gpu_layers(needed_bytes: int, layers: int, memory: Memory) -> int:
@@ -94,5 +95,5 @@ def gpu_layers(needed_bytes: int, layers: int, memory: Memory) -> int:
     """
     if not memory.device_bytes:
         return 0
-    free = memory.device_bytes - MARGIN
+    free = memory.device_bytes - MARGIN_BYTES
     return ALL_LAYERS if needed_bytes <= free else max(0, free * (layers + 1) // needed_bytes)

@@ -7,14 +7,12 @@ it runs in, so it is looked at in a worker.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import presets
-from converters.catalogue import is_public
 from converters.errors import InputError
+from converters.resolver import is_known_offline
 from sweep.fit.answer import fit_here, is_file
-from sweep.fit.device import Device
-from sweep.fit.report import FitOptions, FitReport, Row
+from sweep.fit.fit_report import FitOptions, FitReport, FitRow
+from sweep.fit.hardware import Device
 from sweep.format import size
 from sweep.jobs.base import Ask, Unanswered
 from sweep.methods.base import Variant
@@ -24,8 +22,7 @@ from sweep.results.plan import TooLarge
 def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions, ask: Ask) -> FitReport:
     """See `fit_here`. What does not come with this program is looked at by a worker, whose death is told as the model's
     fault: InputError."""
-    ours = model in presets.builtin_models() or (is_public(model) and not Path(model).exists())
-    if ours and not any(is_file(name) for name in variants):
+    if is_known_offline(model) and not any(is_file(name) for name in variants):
         return fit_here(model, variants, devices, options)
     from sweep.jobs.fit import FitJob
 
@@ -51,7 +48,7 @@ def too_large(
     return found
 
 
-def _too_large(row: Row, devices: Sequence[Device]) -> TooLarge:
+def _too_large(row: FitRow, devices: Sequence[Device]) -> TooLarge:
     names = ", ".join(device.name for device in devices)
     reason = f"needs {size(-row.headroom_bytes)} more than {names} {'have' if len(devices) > 1 else 'has'}"
     return TooLarge(f"{reason} (total {size(row.total_bytes)})", row.file_bytes, row.bits_per_weight, row.total_bytes)

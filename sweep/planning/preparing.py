@@ -9,8 +9,9 @@ from pathlib import Path
 from converters.errors import InputError
 from sweep import devices
 from sweep.artefact import Artefact
-from sweep.fit.report import FitOptions
-from sweep.fit.simulated import devices_called
+from sweep.defaults import DEFAULT_CONTEXT
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.hardware import devices_called
 from sweep.jobs.base import Host
 from sweep.jobs.cell import Asked
 from sweep.jobs.given import Origin
@@ -40,8 +41,6 @@ from sweep.planning.request import Request
 from sweep.planning.tasks import tasks_for
 from sweep.results.plan import Plan, TooLarge
 from sweep.workspace import Workspace, open_workspace
-
-DEFAULT_CTX = 8192
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
     is_file = Path(request.model).suffix == ".gguf"
     if is_file and request.quant is not None:
         raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
-    parsed = _parsed(request, [f"gguf:{request.model}" if is_file else request.quant or FLOAT], alone=True)
+    parsed = _parsed(request, [_as_it_is(request.model) if is_file else request.quant or FLOAT], alone=True)
     everything = request.perplexity is None and request.tasks is None
     if not everything:
         request = replace(request, tasks=request.tasks or ("none",))
@@ -110,6 +109,11 @@ def variant_sizes(sweep: Sweep, host: Host) -> dict[str, PlannedSize]:
     """What each variant takes that is to be made, by name. Raises InputError, MissingRuntime."""
     imatrix = sweep.plan.about["imatrix"] is not None
     return predicted(sweep.variants, sweep.origin, sweep.plan.settings, imatrix, host.ask)
+
+
+def _as_it_is(model: str) -> str:
+    """What the variant is called that a GGUF file is, here or on the hub."""
+    return model if model.startswith("hub:") else f"gguf:{model}"
 
 
 def _parsed(request: Request, names: list[str], *, alone: bool = False) -> list[Variant]:
@@ -247,7 +251,7 @@ def _task_options(request: Request) -> TaskOptions:
 def _context(asked: int | None, model: Model) -> int:
     if asked is not None and asked > model.context:
         raise InputError(f"--ctx {asked} is beyond the {model.context} tokens that {model.name} was made for")
-    return asked or min(DEFAULT_CTX, model.context)
+    return asked or min(DEFAULT_CONTEXT, model.context)
 
 
 def _window(asked: int | None, file: ReferenceFile | None, model: Model, *, measures_text: bool) -> int:

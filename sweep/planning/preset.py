@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import presets
+from converters.atomic import write_text
 from converters.errors import InputError
-from sweep.workspace import write_text
 
 _KEYS: dict[str, type] = {
     "title": str,

@@ -16,10 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.fit.device import Device
-from sweep.fit.report import PARTS, Figure, FitReport, Row
-from sweep.fit.reserve import told
-from sweep.fit.verdict import Verdict, verdict
+from sweep.fit.fit_report import PARTS, FitFigure, FitReport, FitRow, Verdict, verdict
+from sweep.fit.hardware import Device, told
 from sweep.report.columns import Column, fit, table, width_of
 
 _SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
@@ -130,7 +128,7 @@ def _verdict_columns(report: FitReport) -> list[Column]:
     return [column for column in columns if column.header != "≤ tok/s" or any(row.decode_bound for row in rows)]
 
 
-def _word(row: Row) -> str:
+def _word(row: FitRow) -> str:
     """The verdict; of what is partly in RAM, how much of it is."""
     host = row.shares[-1].total_bytes if row.shares else 0
     words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "no"}
@@ -142,16 +140,16 @@ def _part_columns(report: FitReport) -> list[Column]:
     return [_part(report.rows, part) for part in _HEADS if any(_bytes(row, part) for row in report.rows)]
 
 
-def _part(rows: Sequence[Row], part: str) -> Column:
+def _part(rows: Sequence[FitRow], part: str) -> Column:
     cells = _texts(rows, lambda row: fmt.size(_bytes(row, part)) if part in row.figures else fmt.MISSING)
     return Column(_HEADS[part], cells, 0 if part == "output" else 1)
 
 
-def _bytes(row: Row, part: str) -> int:
+def _bytes(row: FitRow, part: str) -> int:
     return row.figures[part].bytes if part in row.figures else 0
 
 
-def _texts(rows: Sequence[Row], write: Callable[[Row], str]) -> list[Text]:
+def _texts(rows: Sequence[FitRow], write: Callable[[FitRow], str]) -> list[Text]:
     return [Text(write(row), "dim" if write(row) == fmt.MISSING else "") for row in rows]
 
 
@@ -254,7 +252,7 @@ def render_formulas(report: FitReport) -> RenderableType:
     """Every figure with its formula and source, part by part; what several variants share stands once."""
     lines: list[RenderableType] = []
     for part in PARTS:
-        shared: dict[Figure, list[str]] = {}
+        shared: dict[FitFigure, list[str]] = {}
         for row in report.rows:
             if _bytes(row, part):
                 shared.setdefault(row.figures[part], []).append(fmt.plain(row.variant))

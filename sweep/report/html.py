@@ -5,8 +5,6 @@ What is on the page is prepared here and in `html_tables` and `svg`; `templates/
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from converters.errors import InputError
+from converters.atomic import write_text
 from sweep import format as fmt
 from sweep.analysis import figures, fronts
 from sweep.analysis.plots import Measure, costs, measures, points
@@ -37,23 +35,8 @@ def write_html(
     `settings` is how it was measured (model, run, versions, context, texts, tasks, ...), printed in its own order;
     its "model" is the title. Without a `recommendation` the default one, with no memory limit, is made.
     """
-    page = render_html(records, settings, recommendation or recommend(records)).encode("utf-8")
-    path = Path(path)
-    beside = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as out:
-            beside = Path(out.name)
-            out.write(page)
-            out.flush()
-            os.fsync(out.fileno())
-        beside.chmod(0o644)  # a temporary file is private; a report is to be shown
-        beside.replace(path)
-    except OSError as error:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: the report cannot be written ({error.strerror}); choose another --html FILE"
-        ) from error
+    page = render_html(records, settings, recommendation or recommend(records))
+    write_text(path, page, "choose another --html FILE")
     return path
 
 

@@ -14,7 +14,7 @@ from test_logits import llama_cpp_logits
 from converters.errors import InputError
 from converters.export import export
 from converters.llamacpp.reader import read_header
-from converters.source import open_source
+from converters.resolver import open_source
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3moe": {},

@@ -19,7 +19,8 @@ from converters.llamacpp.container import ValueType, encode_header, uint32
 from converters.llamacpp.reader import read_header
 from converters.plan import Importance, plan_export
 from converters.recipes import QUANTS
-from converters.source import Source, open_source
+from converters.resolver import open_source
+from converters.source import Source
 from converters.tokenizer import read_tokenizer
 from presets.catalogue import models
 
@@ -260,7 +261,7 @@ def test_there_are_no_weights_to_read() -> None:
 
 def test_public_models_go_by_name_in_any_case_and_by_hub_id() -> None:
     assert public_model("qwen3-8b").name == public_model("Qwen/Qwen3-8B").name == "Qwen3-8B"
-    with pytest.raises(InputError, match=r"no model 'Qwen3-7B' in the catalogue; did you mean .*Qwen3-8B") as error:
+    with pytest.raises(InputError, match=r"Qwen3-7B: there is no such model; did you mean .*Qwen3-8B") as error:
         public_model("Qwen3-7B")
     assert "\n" not in str(error.value)
 

@@ -21,7 +21,7 @@ from checkpoints import make_tokenizer
 from converters.errors import InputError
 from converters.export import export
 from converters.plan import plan_export
-from converters.source import open_source
+from converters.resolver import open_source
 
 Tensors = dict[str, torch.Tensor]
 
@@ -211,7 +211,7 @@ import resource, sys
 from pathlib import Path
 from converters import export
 from converters.errors import InputError
-from converters.source import open_source
+from converters.resolver import open_source
 source, out = open_source(sys.argv[1]), Path(sys.argv[2])
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 plan = export.plan_export

@@ -26,7 +26,8 @@ from converters.llamacpp.bindings import TYPES, lib
 from converters.llamacpp.plan import plan_types
 from converters.plan import IMATRIX_TYPES, Importance, plan_export, type_overrides
 from converters.recipes import QUANTS
-from converters.source import Source, open_source
+from converters.resolver import open_source
+from converters.source import Source
 
 ALL = [name for name, recipe in QUANTS.items() if not recipe.needs_imatrix and recipe.mix is None]
 
@@ -428,17 +429,18 @@ def test_untied_without_an_output_matrix_is_refused(altered: Callable[..., Path]
 def test_paths_that_are_no_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     for path, words in (
-        (tmp_path / "absent", "no such directory"),
+        (tmp_path / "absent", "no such model"),
         (tmp_path / "notes.txt", "neither"),
         (tmp_path, "config.json"),
     ):
         with pytest.raises(InputError, match=words):
             open_source(path)
+    (tmp_path / "model.safetensors").touch()
     for content in ("{", "[1]", "nonsense", "[" * 100_000):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(InputError, match=r"config\.json.*JSON"):
             open_source(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"]}))
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin is a pickle"):
         open_source(tmp_path)

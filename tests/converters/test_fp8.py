@@ -13,7 +13,7 @@ from converters import fp8
 from converters.errors import InputError
 from converters.export import export
 from converters.llamacpp.reader import read_header
-from converters.source import open_source
+from converters.resolver import open_source
 
 BLOCK = (64, 32)
 

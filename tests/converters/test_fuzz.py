@@ -28,7 +28,7 @@ from converters.checkpoint import Checkpoint, read_safetensors_header
 from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.export import export
-from converters.imatrix import ImportanceMatrix, Statistics
+from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 from converters.llamacpp import container
 from converters.llamacpp.bindings import TYPES_BY_ID
 from converters.llamacpp.container import (
@@ -42,8 +42,9 @@ from converters.llamacpp.container import (
     string,
     uint32,
 )
+from converters.llamacpp.pretokenizers import NORMALIZER_KEY
 from converters.llamacpp.reader import read_header
-from converters.source import open_source
+from converters.resolver import open_source
 
 ROOT = Path(__file__).parents[2]
 SECONDS, BYTES = 2.0, 200 << 20  # of one case
@@ -95,7 +96,7 @@ from pathlib import Path
 from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.plan import plan_export
-from converters.source import open_source
+from converters.resolver import open_source
 for line in sys.stdin:
     path = Path(json.loads(line))
     try:
@@ -486,7 +487,7 @@ def test_gguf_models(models: dict[str, Path], tmp_path: Path) -> None:
 def test_importance_matrices(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     whole = {
-        name: Statistics(rng.uniform(0, 9, (count, 32)).astype(np.float32), np.full(count, 8, np.float32))
+        name: ImportanceStatistics(rng.uniform(0, 9, (count, 32)).astype(np.float32), np.full(count, 8, np.float32))
         for name, count in (("blk.0.attn_q.weight", 1), ("blk.0.ffn_up_exps.weight", 3))
     }
     good = tmp_path / "good.gguf"
@@ -702,7 +703,7 @@ def test_tokenizers(models: dict[str, Path], tmp_path: Path, name: str) -> None:
     content.setdefault("post_processor", {"type": "Sequence", "processors": [{"type": "ByteLevel", "single": []}]})
     content.setdefault("chat_template", "{{ x }}")
     (directory / name).write_text(json.dumps(content))
-    known = {key: field for key, field in open_source(directory).metadata.items() if key != container.NORMALIZER_KEY}
+    known = {key: field for key, field in open_source(directory).metadata.items() if key != NORMALIZER_KEY}
     every = [
         (place, value)
         for place in json_places(content)
@@ -733,7 +734,7 @@ def test_tokenizers(models: dict[str, Path], tmp_path: Path, name: str) -> None:
         if refusal(lambda found=found: found.update(open_source(directory).metadata), directory) is not None:
             refused += 1
         elif name == "tokenizer.json" and place[0] not in ("model", "added_tokens"):
-            found.pop(container.NORMALIZER_KEY)
+            found.pop(NORMALIZER_KEY)
             assert found == known, place
     assert refused > (50 if name == "tokenizer.json" else 2)
 

@@ -13,7 +13,7 @@ from converters.export import export
 from converters.llamacpp.bindings import lib
 from converters.llamacpp.container import data_bytes, encode_header, lay_out, uint32
 from converters.llamacpp.reader import read_header
-from converters.source import open_source
+from converters.resolver import open_source
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from converters.errors import InputError
-from converters.source import open_source
+from converters.resolver import open_source
 try:
     source = open_source(sys.argv[1])
     print(source.name, source.fingerprint, source.path)
@@ -39,7 +39,7 @@ def run(hub_id: str, endpoint: str, cache: Path) -> str:
 
 
 def test_a_hub_id_gives_the_same_model_as_its_directory_and_only_the_files_needed(tiny: Path, tmp_path: Path) -> None:
-    from converters.source import open_source
+    from converters.resolver import open_source
 
     repository = tmp_path / "repository"
     repository.mkdir()

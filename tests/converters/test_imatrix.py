@@ -19,11 +19,11 @@ from gguf import GGUFReader, GGUFWriter
 
 from converters.errors import InputError, MissingRuntime
 from converters.export import export
-from converters.imatrix import ImportanceMatrix, Statistics
+from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 from converters.llamacpp import imatrix
 from converters.llamacpp.container import Field, ValueType, encode_header, string, uint32
 from converters.llamacpp.reader import read_header
-from converters.source import open_source
+from converters.resolver import open_source
 
 ROOT = Path(__file__).parents[2]
 LLAMA_IMATRIX = ROOT / "build/peers/bin/llama-imatrix"
@@ -33,8 +33,8 @@ LLAMA_QUANTIZE = ROOT / "build/peers/bin/llama-quantize"
 @pytest.fixture
 def matrix() -> ImportanceMatrix:
     rng = np.random.default_rng(0)
-    dense = Statistics(rng.uniform(0, 9, (1, 256)).astype(np.float32), np.array([512], np.float32))
-    experts = Statistics(rng.uniform(0, 9, (3, 256)).astype(np.float32), np.array([400, 0, 624], np.float32))
+    dense = ImportanceStatistics(rng.uniform(0, 9, (1, 256)).astype(np.float32), np.array([512], np.float32))
+    experts = ImportanceStatistics(rng.uniform(0, 9, (3, 256)).astype(np.float32), np.array([400, 0, 624], np.float32))
     return ImportanceMatrix(
         {"blk.0.attn_q.weight": dense, "blk.0.ffn_up_exps.weight": experts}, ("/some/where/text.txt",), 1, 512
     )
@@ -93,7 +93,7 @@ def test_weights_are_means_and_one_where_no_token_went(matrix: ImportanceMatrix)
 def test_a_file_made_with_it_says_so(tiny: Path, tmp_path: Path) -> None:
     source = open_source(tiny)
     sums = {
-        tensor.name: Statistics(np.ones((1, tensor.shape[-1]), np.float32), np.ones(1, np.float32))
+        tensor.name: ImportanceStatistics(np.ones((1, tensor.shape[-1]), np.float32), np.ones(1, np.float32))
         for tensor in source.tensors
         if len(tensor.shape) == 2 and tensor.name.startswith("blk.")
     }

@@ -16,7 +16,8 @@ from converters.errors import InputError
 from converters.export import Progress, export
 from converters.partial import PartialFile
 from converters.plan import Importance
-from converters.source import Source, open_source
+from converters.resolver import open_source
+from converters.source import Source
 
 QUANTS = ("Q8_0", "Q2_K", "Q4_K_M")
 
@@ -126,7 +127,7 @@ def test_what_is_left_of_another_export_is_not_taken(
 def test_after_kill_9_too(tiny: Path, whole: dict[str, bytes], targets: dict[str, Path]) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from converters import export; from converters.source import open_source\n"
+        "from converters import export; from converters.resolver import open_source\n"
         "export.SAVE_EVERY = 0\n"
         "def slowly(progress): time.sleep(0.05)\n"
         "export.export(open_source(sys.argv[1]), {'Q2_K': Path(sys.argv[2])}, progress=slowly, threads=1)\n"

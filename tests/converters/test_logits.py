@@ -14,7 +14,7 @@ import transformers
 
 from converters.export import export
 from converters.llamacpp.bindings import TYPES, lib, start_backend
-from converters.source import open_source
+from converters.resolver import open_source
 
 
 def llama_cpp_logits(path: Path, tokens: list[int]) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 
 from converters.errors import InputError
 from converters.export import export
-from converters.source import open_source
+from converters.resolver import open_source
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -19,7 +19,7 @@ EXPORT = """
 import sys
 from pathlib import Path
 from converters.export import export
-from converters.source import open_source
+from converters.resolver import open_source
 targets = {quant: Path(sys.argv[2]) / quant for quant in sys.argv[4].split(",")}
 export(open_source(sys.argv[1]), targets, memory_budget=int(sys.argv[3]))
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))

@@ -13,7 +13,7 @@ from converters.llamacpp.memory import MIB, plan_memory
 from converters.llamacpp.model import ContextOptions, Model
 from converters.llamacpp.reader import read_header
 from converters.plan import plan_export
-from converters.source import open_source
+from converters.resolver import open_source
 
 ROUNDING = 0.01 * MIB * 6  # each of up to six log lines is rounded to 0.01 MiB
 

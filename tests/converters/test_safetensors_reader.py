@@ -15,7 +15,7 @@ import torch
 
 from converters.checkpoint import Checkpoint, read_safetensors_header
 from converters.errors import InputError
-from converters.source import open_source
+from converters.resolver import open_source
 
 
 def write(path: Path, header: object, data: bytes = b"", length: int | None = None) -> Path:

@@ -11,7 +11,7 @@ from converters.llamacpp.container import padded
 from converters.llamacpp.model import Model
 from converters.llamacpp.reader import read_header
 from converters.plan import plan_export
-from converters.source import open_source
+from converters.resolver import open_source
 
 ROOT = Path(__file__).parents[2]
 SPLIT = ROOT / "build/peers/bin/llama-gguf-split"

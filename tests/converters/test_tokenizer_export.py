@@ -13,9 +13,10 @@ import transformers
 from converters.errors import InputError
 from converters.llamacpp import container
 from converters.llamacpp.bindings import lib, start_backend
-from converters.llamacpp.container import NORMALIZER_KEY, encode_header, lay_out
+from converters.llamacpp.container import encode_header, lay_out
 from converters.llamacpp.log import capture
-from converters.source import open_source
+from converters.llamacpp.pretokenizers import NORMALIZER_KEY, normalizer
+from converters.resolver import open_source
 from converters.tokenizer import read_tokenizer
 
 QWEN2 = Path(__file__).parents[2].parent / "shared" / "reference" / "tokenizers" / "qwen2"
@@ -98,9 +99,9 @@ def test_the_normalizer_that_llama_cpp_lacks_is_written_down(tiny: Path, load: C
 
 
 def test_files_of_others_are_taken_to_have_qwens_normalizer() -> None:
-    assert container.normalizer({NORMALIZER_KEY: "none", "tokenizer.ggml.pre": "qwen2"}) == "none"
-    assert container.normalizer({"tokenizer.ggml.pre": "qwen35"}) == "NFC"
-    assert container.normalizer({"tokenizer.ggml.pre": "llama-bpe"}) == "none"
+    assert normalizer({NORMALIZER_KEY: "none", "tokenizer.ggml.pre": "qwen2"}) == "none"
+    assert normalizer({"tokenizer.ggml.pre": "qwen35"}) == "NFC"
+    assert normalizer({"tokenizer.ggml.pre": "llama-bpe"}) == "none"
 
 
 def test_special_tokens_and_template_come_along(tiny: Path, load: Callable[[Path], Vocabulary]) -> None:

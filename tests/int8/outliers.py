@@ -41,7 +41,7 @@ def spread_value_heads(model: nn.Module, factors: Sequence[float]) -> None:
 @torch.no_grad()
 def scale_query_key_head(model: nn.Module, factor: float, head: int = 0) -> None:
     """Scale the q and k rows of one KV head, and of one query head, in every layer: q_norm and k_norm undo it."""
-    for attention in attentions(model):
+    for attention, _ in attentions(model):
         width = attention.head_dim
         rows_each = len(attention.q_proj.weight) // attention.config.num_attention_heads  # with a gate behind, or not
         attention.q_proj.weight[head * rows_each : head * rows_each + width] *= factor

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from converters.errors import InputError
+from int8.architectures import ARCHITECTURES, MLP, AttentionModules, QuantizableArchitecture
 from int8.calibrate import calibrate
 from int8.fakequant import FakeQuantLinear
+from int8.model import open_model
 from int8.observe import Range
 from int8.recipe import ALL_FOLDS, NAMED, Fold, Insertion, Recipe, Scales
 from int8.statistics import Statistics, StatisticsCache
@@ -213,3 +215,46 @@ def test_layers_come_back_in_the_dtype_and_hooks_are_gone(fresh: Fresh, calibrat
     assert model.config._attn_implementation == "sdpa"
     with torch.no_grad():
         assert model(calibration_tokens[:1]).logits.dtype == torch.bfloat16
+
+
+def without_norms(tmp_path: Path) -> Path:
+    """A tiny Qwen2: its attention has no norms of its heads."""
+    config = Qwen2Config(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=500,
+        dtype="float32",
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+@pytest.mark.parametrize("recipe", ["sq", "sq-ph-dyn", "int8 cache"])
+@pytest.mark.parametrize(
+    ("architecture", "told"),
+    [
+        (QuantizableArchitecture(MLP), "attention of this qwen2 model has no q_norm, k_norm"),
+        (QuantizableArchitecture(MLP, AttentionModules("attn")), "no attention of a qwen2 model is known"),
+    ],
+)
+def test_attention_that_int8_does_not_find_is_an_error_and_no_float_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, architecture: QuantizableArchitecture, told: str
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "qwen2", architecture)
+    chosen = NAMED.get(recipe) or replace(NAMED["w8a8-dyn"], name=recipe, int8_kv_cache=True)
+    model = open_model(without_norms(tmp_path), "float32")
+    with pytest.raises(InputError, match=told) as error:
+        calibrate(model, torch.randint(0, 500, (2, 16)), chosen)
+    assert "\n" not in str(error.value)
+    assert chosen.name in str(error.value)
+    assert not any(isinstance(module, FakeQuantLinear) for module in model.modules())  # nothing is half done
+
+
+def test_a_recipe_that_leaves_attention_float_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "qwen2", QuantizableArchitecture(MLP))
+    model = open_model(without_norms(tmp_path), "float32")
+    calibrate(model, torch.randint(0, 500, (2, 16)), NAMED["w8a8"])
+    assert sum(isinstance(module, FakeQuantLinear) for module in model.modules()) == 2 * 7

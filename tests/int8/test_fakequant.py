@@ -61,7 +61,7 @@ def test_attention_gets_as_many_levels_as_int8_has(
     recipe = replace(NAMED["w8a16"], query_key=scales, value=scales, insertion=insertion)
     model = fresh(name)
     calibrate(model, tokens, recipe)
-    attention = next(attentions(model))
+    attention, _ = next(attentions(model))
     seen: dict[str, Tensor] = {}
     for part in ("query", "key", "value"):
         quantizer = attention.get_submodule(f"{part}_quantizer")
@@ -81,7 +81,7 @@ def test_attention_gets_as_many_levels_as_int8_has(
 def test_values_have_a_scale_for_each_channel_where_the_recipe_says(fresh: Fresh, calibration_tokens: Tensor):
     model = fresh()
     calibrate(model, calibration_tokens[:4, :64], NAMED["sq"])
-    attention = next(attentions(model))
+    attention, _ = next(attentions(model))
     assert attention.value_quantizer.scale.shape == (2, 64)
     assert attention.query_quantizer.scale.shape == (1, 1)
 

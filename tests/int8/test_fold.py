@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from int8.architectures import FOLDS, Kind
+from int8.architectures import ARCHITECTURES, ProducerKind
 from int8.experts import Experts, separate_experts
 from int8.fold import apply_row, rows_of, smoothing_scales
 from int8.model import decoder_of, open_model
@@ -97,10 +97,10 @@ def test_norms_that_multiply_by_one_plus_their_weight_are_known_as_such():
     for family, model_type in (("qwen3next", "qwen3_next"), ("qwen35", "qwen3_5_text"), ("qwen3moe", "qwen3_moe")):
         with torch.device("meta"):
             layer = decoder_of(FAMILIES[family].model(FAMILIES[family].config())).layers[0]
-        for row in FOLDS[model_type]:
+        for row in ARCHITECTURES[model_type].folds:
             if row.producer.endswith("norm") and row.producer in dict(layer.named_modules()):
                 norm = type(layer.get_submodule(row.producer))(4)
-                assert (row.kind is Kind.NORM_ONE_PLUS) == (norm.weight.sum().item() == 0), row
+                assert (row.kind is ProducerKind.NORM_ONE_PLUS) == (norm.weight.sum().item() == 0), row
 
 
 def test_separate_experts_compute_what_stacked_ones_do(tmp_path: Path):

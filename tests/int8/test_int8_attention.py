@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from int8.attention import attention_product
 from int8.calibrate import calibrate
-from int8.convert import to_fake_quant, to_int8
+from int8.convert import to_int8
 from int8.kv_cache import Int8CacheLayer, int8_cache
 from int8.quantize import Quantizer, dequantize, quantize, scale_and_zero_point
 from int8.recipe import NAMED, Insertion, Recipe, Scales
@@ -140,8 +140,6 @@ def test_a_model_with_int8_attention_gives_what_fake_quant_gives(fresh, calibrat
     for ours, theirs, where in zip(real, fake, (seen >= 0, seen > 0), strict=True):
         difference = (ours.softmax(-1) - theirs.softmax(-1)).abs().sum(-1)[where].mean()
         assert 0 < difference < 0.01  # sums in another order move values to the next step here and there
-    to_fake_quant(model, recipe)
-    assert torch.equal(model(prompts).logits, fake[0])
 
 
 CACHED = [replace(ROPE, int8_kv_cache=True), Recipe("cache alone", keep=("*",), int8_kv_cache=True)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from converters.errors import MissingRuntime
 from int8.calibrate import calibrate
-from int8.convert import to_fake_quant, to_int8
+from int8.convert import to_int8
 from int8.fakequant import FakeQuantLinear
 from int8.linear import Int8Linear, int_matmul, require_int8
 from int8.quantize import QuantizedLinear, quantize_weight, scale_and_zero_point
@@ -120,13 +120,14 @@ def test_every_leading_shape_is_kept_even_an_empty_one(activations):
 
 def test_scales_stay_float32_when_the_model_is_cast_and_travel_in_its_state():
     x = outliers(12, 32)
-    real = Int8Linear(layer(x, Activations.STATIC, False, with_bias=True), Activations.STATIC)
+    quantized = layer(x, Activations.STATIC, False, with_bias=True)
+    real = Int8Linear(quantized, Activations.STATIC)
     before = real(x)
     cast = torch.nn.Sequential(real).bfloat16()[0]
     assert cast.weight_scale.dtype is cast.input_scale.dtype is torch.float32
     assert cast.weight.dtype is torch.int8
     assert set(real.state_dict()) == {"weight", "weight_scale", "bias", "input_scale", "input_zero_point"}
-    again = Int8Linear(replace(real.state, weight=torch.ones_like(real.weight)), Activations.STATIC)
+    again = Int8Linear(replace(quantized, weight=torch.ones_like(real.weight)), Activations.STATIC)
     again.load_state_dict(cast.state_dict())
     assert relative(again(x), before.double()) < 0.002  # the bias was cast
 
@@ -171,7 +172,7 @@ def test_a_whole_model_gives_the_same_in_real_int8_and_in_fake_quant(fresh, cali
 
     layers = [module for module in model.modules() if isinstance(module, FakeQuantLinear)]
     hooks = [layer.register_forward_hook(compare) for layer in layers]
-    fake = model(calibration_tokens[:1]).logits
+    model(calibration_tokens[:1])
     for hook in hooks:
         hook.remove()
     assert len(differences) == len(layers) > 0
@@ -182,4 +183,3 @@ def test_a_whole_model_gives_the_same_in_real_int8_and_in_fake_quant(fresh, cali
     assert Int8Linear in kinds
     assert FakeQuantLinear not in kinds
     assert abs(real / expected - 1) < 1e-3
-    assert torch.equal(to_fake_quant(model, recipe)(calibration_tokens[:1]).logits, fake)

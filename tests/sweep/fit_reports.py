@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sweep.fit.device import Device
-from sweep.fit.report import DeviceShare, Figure, FitReport, Row
-from sweep.fit.simulated import devices_called
+from sweep.fit.fit_report import DeviceShare, FitFigure, FitReport, FitRow
+from sweep.fit.hardware import Device, devices_called
 
 MIB = 1 << 20
 GIB = 1 << 30
 
 
-def row(variant: str, gibibytes: float, bits: float, devices: Sequence[Device], **changes: Any) -> Row:
+def row(variant: str, gibibytes: float, bits: float, devices: Sequence[Device], **changes: Any) -> FitRow:
     """A variant whose weights are spread evenly over `devices`, with 300 MiB of cache and buffers on each."""
     weights = int(gibibytes * GIB)
     shares = tuple(
@@ -24,14 +23,14 @@ def row(variant: str, gibibytes: float, bits: float, devices: Sequence[Device], 
     host = DeviceShare("RAM", 400 * MIB, 0, 0, 50 * MIB, MIB, GIB, 20 * GIB)
     room = min(share.free_bytes for share in shares)
     figures = {
-        "weights": Figure(weights, "llama.cpp dry run", f"the tensors of {variant} by their types"),
-        "kv": Figure(200 * MIB * len(devices), "llama.cpp no_alloc load", "layers x heads x cells"),
-        "recurrent": Figure(0, "llama.cpp no_alloc load", "no such layers"),
-        "compute": Figure(150 * MIB, "llama.cpp no_alloc load", "the largest graph"),
-        "output": Figure(MIB, "llama.cpp no_alloc load", "vocabulary x 4"),
-        "reserve": Figure(sum(d.reserve_bytes for d in devices), "estimate", "driver + margin"),
+        "weights": FitFigure(weights, "llama.cpp dry run", f"the tensors of {variant} by their types"),
+        "kv": FitFigure(200 * MIB * len(devices), "llama.cpp no_alloc load", "layers x heads x cells"),
+        "recurrent": FitFigure(0, "llama.cpp no_alloc load", "no such layers"),
+        "compute": FitFigure(150 * MIB, "llama.cpp no_alloc load", "the largest graph"),
+        "output": FitFigure(MIB, "llama.cpp no_alloc load", "vocabulary x 4"),
+        "reserve": FitFigure(sum(d.reserve_bytes for d in devices), "estimate", "driver + margin"),
     }
-    made = Row(
+    made = FitRow(
         variant=variant,
         kind="gguf",
         file_bytes=weights + 5 * MIB,
@@ -53,7 +52,7 @@ def row(variant: str, gibibytes: float, bits: float, devices: Sequence[Device], 
     return replace(made, **changes)
 
 
-def report(rows: Sequence[Row], devices: Sequence[Device], **changes: Any) -> FitReport:
+def report(rows: Sequence[FitRow], devices: Sequence[Device], **changes: Any) -> FitReport:
     made = FitReport("Qwen3-8B", 8192, "f16", 1, tuple(devices), tuple(rows), (), None)
     return replace(made, **changes)
 

@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(damage: str, copy: Path, tmp_pa
     ("arguments", "told"),
     [
         (("/no/such/directory",), "/no/such/directory"),
-        (("mikro",), "did you mean the built-in 'micro'?"),
+        (("mikro",), "did you mean micro"),
         (("--preset", "q2-q9"), "did you mean q2-q8"),
         (("--variants", "Q4_K_X"), "Q4_K_"),
         (("--variants", "=Q8_0", "--tasks", "micro_sum"), "micro_sum"),

@@ -15,7 +15,8 @@ import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.commands.run import prepare
-from sweep.devices import ALL_LAYERS, MARGIN, Memory
+from sweep.defaults import MARGIN_BYTES
+from sweep.devices import ALL_LAYERS, Memory
 from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Settings
 from sweep.jobs.text import TextJob
@@ -68,7 +69,7 @@ def test_what_is_larger_than_the_device_is_offloaded_in_part() -> None:
     assert gpu_layers(8 * GIB, 36, Memory(12 * GIB, 64 * GIB)) == ALL_LAYERS
     some = gpu_layers(74 * GIB, 36, Memory(12 * GIB, 128 * GIB))
     assert 0 < some < 36
-    assert some * 74 * GIB / 37 <= 12 * GIB - MARGIN < (some + 1) * 74 * GIB / 37
+    assert some * 74 * GIB / 37 <= 12 * GIB - MARGIN_BYTES < (some + 1) * 74 * GIB / 37
     assert gpu_layers(74 * GIB, 36, Memory(GIB // 2, 128 * GIB)) == 0
 
 

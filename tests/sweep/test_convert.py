@@ -72,7 +72,7 @@ def test_a_public_model_is_sized_with_nothing_of_it_here(tmp_path: Path) -> None
 
 
 def test_an_importance_matrix_opens_the_smallest_quants(tmp_path: Path) -> None:
-    from converters.imatrix import ImportanceMatrix, Statistics
+    from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 
     done = convert("micro", "--to", "BF16", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -80,7 +80,9 @@ def test_an_importance_matrix_opens_the_smallest_quants(tmp_path: Path) -> None:
     blocks = [tensor for tensor in tensors if len(tensor.shape) == 2 and tensor.name.startswith("blk.")]
     rng = np.random.default_rng(0)
     statistics = {
-        tensor.name: Statistics(rng.uniform(1, 2, (1, tensor.shape[-1])).astype(np.float32), np.ones(1, np.float32))
+        tensor.name: ImportanceStatistics(
+            rng.uniform(1, 2, (1, tensor.shape[-1])).astype(np.float32), np.ones(1, np.float32)
+        )
         for tensor in blocks
     }
     ImportanceMatrix(statistics, ("text.txt",), 3, 512).write(tmp_path / "im.gguf")

@@ -8,7 +8,7 @@ from pathlib import Path
 from driving import opened, play, shown, sweep, until
 
 from sweep import format as fmt
-from sweep.fit.export import from_json, to_json
+from sweep.fit.fit_report import from_json, to_json
 from sweep.workspace import Workspace
 from tui.screens.fit import FitScreen
 from tui.screens.reading import ReadingScreen

@@ -18,7 +18,7 @@ from driving import opened, play, until
 from fixed_run import RUN, fixed_run
 from textual.pilot import Pilot
 
-from sweep.fit.export import from_json
+from sweep.fit.fit_report import from_json
 from sweep.workspace import Workspace
 from tui.app import SweepApp
 from tui.screens.fit import FitScreen, Question

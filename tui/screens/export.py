@@ -38,12 +38,12 @@ class ExportScreen(Window[None]):
 
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _write(self, path: Path) -> None:
+        from converters.atomic import write_text
         from sweep.cli.results import described
         from sweep.report.export import to_csv, to_json_lines
         from sweep.report.html import write_html
         from sweep.results.records import records
         from sweep.results.store import Store
-        from sweep.workspace import write_text
 
         try:
             with Store(self.sweep.workspace.database) as store:

@@ -15,11 +15,10 @@ from textual.timer import Timer
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
+from sweep import defaults
 from sweep import format as fmt
 from sweep.commands.launch import GivenUp, ask
-from sweep.fit.export import from_json
-from sweep.fit.report import FitReport, Row
-from sweep.fit.verdict import Verdict, verdict
+from sweep.fit.fit_report import FitReport, FitRow, Verdict, from_json, verdict
 from tui.screens.reading import ReadingScreen
 from tui.theme import Palette, palette
 from tui.widgets.filter import FILTER_KEYS, Filter
@@ -32,7 +31,7 @@ from tui.widgets.top_bar import TopBar
 from tui.widgets.words import Words
 from tui.working import Working
 
-KV_TYPES = ("f16", "q8_0", "q5_1", "q4_0", "bf16")
+KV_TYPES = (*(kind for kind in defaults.KV_TYPES if kind != "bf16"), "bf16")  # as k goes through them
 CONTEXTS = tuple(1 << power for power in range(10, 21))  # 1K to 1M tokens
 WAIT = 0.3  # seconds after a change before it is asked
 
@@ -67,7 +66,7 @@ class FitScreen(Working, Screen[None]):
             "kv_type",
             "KV type",
             key_display="K",
-            tooltip="Of the cache: f16, q8_0, q5_1, q4_0, bf16; k goes up",
+            tooltip=f"Of the cache: {', '.join(KV_TYPES)}; k goes up",
         ),
         Binding("o", "offload", "Experts to RAM", show=False, tooltip="Allow a part in RAM where not all fits, or not"),
         Binding("space", "choose", "Choose", tooltip="Take the variant into the sweep, or not"),
@@ -239,7 +238,7 @@ class FitScreen(Working, Screen[None]):
             width = max(self.size.width - 4, 20)
             self.query_one(Words).show(memory_bars(row, self.report, width, palette(self.app)))
 
-    def _row(self) -> Row | None:
+    def _row(self) -> FitRow | None:
         name = self.query_one(Table).highlighted
         return next((row for row in (self.report.rows if self.report else ()) if row.variant == name), None)
 
@@ -274,7 +273,7 @@ class FitScreen(Working, Screen[None]):
     def action_context(self, step: int) -> None:
         if self.question is None:
             return
-        now = self.question.context or (self.report.context if self.report else 8192)
+        now = self.question.context or (self.report.context if self.report else defaults.DEFAULT_CONTEXT)
         near = min(range(len(CONTEXTS)), key=lambda i: abs(CONTEXTS[i] - now))
         self.change(context=CONTEXTS[min(max(near + step, 0), len(CONTEXTS) - 1)])
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.fit.report import FitReport, Row
-from sweep.fit.verdict import Verdict, verdict
+from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
 from tui.theme import Palette
 from tui.widgets.table import PADDING
 
@@ -22,12 +21,12 @@ class _Column:
     """The higher `priority`, the longer it stays when the terminal gets narrow."""
 
     head: str
-    write: Callable[[Row], str]
+    write: Callable[[FitRow], str]
     priority: int
 
 
 def fit_rows(
-    report: FitReport, rows: Sequence[Row], best: str | None, taken: Collection[str], width: int, colours: Palette
+    report: FitReport, rows: Sequence[FitRow], best: str | None, taken: Collection[str], width: int, colours: Palette
 ) -> tuple[list[tuple[str, bool]], list[tuple[str, list[Text]]]]:
     """Heads, and rows keyed by variant; `taken` are the variants of the sweep that is planned."""
     columns = _fitting(report, width)
@@ -37,7 +36,7 @@ def fit_rows(
     ]
 
 
-def _cells(row: Row, columns: Sequence[_Column], is_best: bool, is_taken: bool, colours: Palette) -> list[Text]:
+def _cells(row: FitRow, columns: Sequence[_Column], is_best: bool, is_taken: bool, colours: Palette) -> list[Text]:
     found = verdict(row)
     style = {Verdict.FITS: colours.good, Verdict.PARTLY: colours.warn, Verdict.MISSES: colours.bad}[found]
     plain = colours.soft if found is Verdict.MISSES else colours.ink
@@ -82,9 +81,9 @@ def _width(column: _Column, report: FitReport) -> int:
     return max(len(column.head), *(len(column.write(row)) for row in report.rows), 1) + 2 * PADDING
 
 
-def _part(name: str) -> Callable[[Row], str]:
+def _part(name: str) -> Callable[[FitRow], str]:
     return lambda row: fmt.size(row.figures[name].bytes) if name in row.figures else fmt.MISSING
 
 
-def _headroom(row: Row) -> str:
+def _headroom(row: FitRow) -> str:
     return f"{'+' if row.headroom_bytes >= 0 else fmt.MINUS}{fmt.size(abs(row.headroom_bytes))}"

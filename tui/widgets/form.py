@@ -15,6 +15,7 @@ from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widgets import Input, Static
 
+from sweep.defaults import DEFAULT_CONTEXT
 from tui.planning import OPTIONS
 from tui.theme import Palette
 from tui.widgets.choice import Choice
@@ -62,7 +63,7 @@ GROUPS = (
     (
         "Memory",
         (
-            Field("ctx", "context", "8192"),
+            Field("ctx", "context", str(DEFAULT_CONTEXT)),
             Field("gpu", "only what fits on", "any card"),
             Field("ngl", "layers on GPU", "all that fit"),
             Field("n_cpu_moe", "experts in RAM", "of no layer"),

@@ -6,7 +6,7 @@ from rich.style import Style
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.fit.report import PARTS, DeviceShare, FitReport, Row
+from sweep.fit.fit_report import PARTS, DeviceShare, FitReport, FitRow
 from sweep.report.fit import part_name
 from tui.theme import Palette
 
@@ -26,7 +26,7 @@ def _style(part: str, colours: Palette) -> Style:
     return {"weights": colours.accent, "kv": colours.good, "recurrent": colours.warn}.get(part, colours.soft)
 
 
-def memory_bars(row: Row, report: FitReport, width: int, colours: Palette) -> Text:
+def memory_bars(row: FitRow, report: FitReport, width: int, colours: Palette) -> Text:
     """A bar for each place that holds something, and the legend with formulas."""
     lines = []
     of_host = any(device.kind == "cpu" for device in report.devices)

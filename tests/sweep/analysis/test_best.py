@@ -10,7 +10,7 @@ import pytest
 from fit_reports import report, row, three
 
 from sweep.analysis.best import best, measured_losses
-from sweep.fit.simulated import devices_called
+from sweep.fit.hardware import devices_called
 from sweep.workspace import Workspace
 
 sys.path.append(str(Path(__file__).parents[1]))

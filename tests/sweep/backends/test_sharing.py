@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 
 import presets
 from converters.export import export, open_source
+from sweep.backends import check as sharing
 from sweep.backends.base import GenerationRequest, ScoreRequest
-from sweep.backends.check import check_sharing
+from sweep.backends.check import SharingCheck, SharingSample
 from sweep.backends.generation import MIN_FAMILY, families
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.backends.trie import plan
@@ -84,7 +85,17 @@ def questions(both: Both) -> list[ScoreRequest]:
     return [requests[i] for i in rng.permutation(len(requests))]
 
 
-def test_scores_are_those_of_each_request_alone_and_of_transformers(both: Both) -> None:
+def sampled(backend: LlamaBackend, requests: list[ScoreRequest]) -> SharingCheck:
+    """What a task's sample says of requests that are a question each."""
+    sample = SharingSample()
+    sample.take(backend, requests, backend.loglikelihoods(requests), range(len(requests)))
+    assert sample.check is not None
+    return sample.check
+
+
+def test_scores_are_those_of_each_request_alone_and_of_transformers(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = questions(both)
     budget = both.backend.score_budget(300)
     assert budget.copies_states == both.backend.model.is_recurrent
@@ -97,7 +108,8 @@ def test_scores_are_those_of_each_request_alone_and_of_transformers(both: Both) 
         continuation = list(request.continuation)
         assert score.logprob == pytest.approx(rows[np.arange(len(continuation)), continuation].sum(), abs=1e-3)
         assert score.is_greedy == (rows.argmax(-1).tolist() == continuation)
-    check = check_sharing(both.backend, requests, sample=100)
+    monkeypatch.setattr(sharing, "SHARE", 100.0)  # all of them
+    check = sampled(both.backend, requests)
     assert check.requests == len(requests)
     assert check.largest_difference < 1e-4
     assert check.changed_answers == check.changed_greedy == 0
@@ -118,12 +130,13 @@ def test_a_small_memory_costs_time_and_no_accuracy(both: Both) -> None:
             assert not budget.copies_states or budget.sequences == 1
 
 
-def test_the_default_precision_is_checked_and_differs_by_little(both: Both) -> None:
+def test_the_default_precision_is_checked_and_differs_by_little(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "SHARE", 0.2)
     backend = LlamaBackend(both.gguf, LlamaOptions(n_threads=1))
-    check = check_sharing(backend, questions(both), sample=4)
+    check = sampled(backend, questions(both))
     backend.close()
     assert 0 < check.requests < 29
-    assert check.questions == 4
+    assert check.questions == check.requests
     assert 0 < check.largest_difference < 0.1
 
 

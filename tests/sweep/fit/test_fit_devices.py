@@ -8,9 +8,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from converters.errors import InputError
+from sweep.defaults import MARGIN_BYTES
 from sweep.fit import present
-from sweep.fit.reserve import MARGIN_BYTES, reserve_bytes
-from sweep.fit.simulated import devices_called
+from sweep.fit.hardware import devices_called, reserve_bytes
 
 GIB = 1 << 30
 

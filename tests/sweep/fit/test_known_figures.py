@@ -7,8 +7,8 @@ import pytest
 from converters.errors import InputError, MissingRuntime
 from converters.llamacpp import rpc
 from sweep.commands.fit import fit
-from sweep.fit.device import Device
-from sweep.fit.report import FitOptions, FitReport, Row
+from sweep.fit.fit_report import FitOptions, FitReport, FitRow
+from sweep.fit.hardware import Device
 
 MIB, GIB = 1 << 20, 1 << 30
 HUGE = Device("a card", "cuda", 2 << 40, 2 << 40, 1e12, True, GIB)
@@ -19,7 +19,7 @@ def card(gib: float, name: str = "a card", bandwidth: float = 1e12) -> Device:
     return Device(name, "cuda", int(gib * GIB), int(gib * GIB), bandwidth, True, GIB)
 
 
-def one(model: str, quant: str, context: int, *devices: Device, **options: object) -> Row:
+def one(model: str, quant: str, context: int, *devices: Device, **options: object) -> FitRow:
     (row,) = fit(model, [quant], devices or [HUGE], FitOptions(context, **options)).rows
     return row
 

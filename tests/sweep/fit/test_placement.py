@@ -20,10 +20,10 @@ from converters.plan import foreseen_file
 from converters.recipes import recipe
 from presets.catalogue import models
 from sweep.fit.answer import fit_here
-from sweep.fit.device import Device
-from sweep.fit.layers import Kept
-from sweep.fit.placement import Placement, choose, choose_whole, proportional
-from sweep.fit.report import FitOptions
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.hardware import Device
+from sweep.fit.layer_bytes import Kept
+from sweep.fit.placement import LayerPlacement, choose, choose_whole, proportional
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[3]
@@ -31,10 +31,10 @@ TOOL = ROOT / "build/peers/bin/llama-fit-params"
 with_rpc = pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
 
 
-def layers_of(size: int, experts: int = 0, output: int = 3) -> Callable[[Placement], list[int]]:
+def layers_of(size: int, experts: int = 0, output: int = 3) -> Callable[[LayerPlacement], list[int]]:
     """Memory where each layer takes `size`, `experts` of it in experts, and the output `output`."""
 
-    def memory(placement: Placement) -> list[int]:
+    def memory(placement: LayerPlacement) -> list[int]:
         used = [0] * len(placement.layers)
         for device in range(len(used)):
             used[device] = sum(output if layer == placement.total - 1 else size for layer in placement.span(device))
@@ -191,8 +191,8 @@ def experts_elsewhere(arguments: str) -> tuple[int, int]:
 
 
 def test_a_layer_divided_between_two_devices_leaves_nothing_in_ram() -> None:
-    divided = Placement(5, (2, 3), (1, 0), (Kept.FEED_FORWARD, Kept.EXPERTS))
+    divided = LayerPlacement(5, (2, 3), (1, 0), (Kept.FEED_FORWARD, Kept.EXPERTS))
     assert [device for _, _, device in divided.parted()] == [1]
     assert divided.is_full
-    assert not Placement(5, (2, 3), (1, 0), (Kept.EXPERTS, Kept.EXPERTS)).is_full  # experts go to RAM
-    assert not Placement.whole(5, (2, 2)).is_full
+    assert not LayerPlacement(5, (2, 3), (1, 0), (Kept.EXPERTS, Kept.EXPERTS)).is_full  # experts go to RAM
+    assert not LayerPlacement.whole(5, (2, 2)).is_full

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from converters.errors import InputError
 from sweep.fit.answer import fit_here
-from sweep.fit.device import Device
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.hardware import Device
 from sweep.fit.projector import projector_figure
-from sweep.fit.report import FitOptions
 
 CONFIGS = Path(__file__).parents[4] / "shared" / "reference" / "configs"
 CARD = Device("a card", "cuda", 24 << 30, 24 << 30, 1e12, True, 1 << 30)

@@ -17,12 +17,12 @@ from converters.export import export
 from converters.llamacpp.container import uint32
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.reader import read_header
-from converters.source import open_source
+from converters.resolver import open_source
 from presets import builtin_models
 from sweep.commands.fit import fit
 from sweep.fit.answer import fit_here
-from sweep.fit.device import Device
-from sweep.fit.report import FitOptions, FitReport
+from sweep.fit.fit_report import FitOptions, FitReport
+from sweep.fit.hardware import Device
 
 ROOT = Path(__file__).parents[3]
 RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
@@ -30,9 +30,9 @@ OPTIONS = FitOptions(512)
 SCRIPT = """
 import json, sys
 from converters.errors import InputError
-from sweep.fit.device import Device
-from sweep.fitting import fit
-from sweep.fit.report import FitOptions
+from sweep.fit.hardware import Device
+from sweep.commands.fit import fit
+from sweep.fit.fit_report import FitOptions
 ram = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
 try:
     report = fit(sys.argv[1], sys.argv[2:], [ram], FitOptions(512))

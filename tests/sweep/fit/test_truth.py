@@ -8,17 +8,17 @@ import pytest
 from loading import MIB, ROUNDING, allocated
 from tiny import ARCHITECTURES, write_config
 
-from converters.catalogue import open_planned
 from converters.llamacpp import rpc
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.memory import context_memory, loaded_ghost
 from converters.plan import foreseen_file
 from converters.recipes import recipe
+from converters.resolver import open_planned
 from sweep.fit.answer import fit_here
 from sweep.fit.contexts import context_options
-from sweep.fit.device import Device
-from sweep.fit.report import FitOptions, Row
+from sweep.fit.fit_report import FitOptions, FitRow
+from sweep.fit.hardware import Device
 
 RAM = Device("RAM", "cpu", 64 << 30, 64 << 30, 50e9, True, 0)
 OPTIONS = [
@@ -98,7 +98,7 @@ def test_no_quant_changes_what_a_context_takes(architecture: str, tmp_path: Path
     assert len(found) == 3
 
 
-def loaded_as(row: Row) -> LoadOptions:
+def loaded_as(row: FitRow) -> LoadOptions:
     """The load that the row's arguments ask for, read from them."""
     words = row.arguments.split(" ")
     value = {word: words[index + 1] for index, word in enumerate(words) if word.startswith("-")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -204,17 +203,8 @@ def test_a_reference_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bytes"), ReferenceWriter(path, windows, n_vocab=512, model="") as writer:
         writer.append(np.zeros((5, 511), np.float32))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="cannot write the reference"):
+    with pytest.raises(InputError, match="cannot be written"):
         small_reference(Path("/proc/reference"))
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = open
-    monkeypatch.setattr("builtins.open", lambda p, mode="r": real("/dev/full" if str(p).endswith(".part") else p, mode))
-    with pytest.raises(InputError, match="No space left on device"):
-        small_reference(tmp_path / "reference")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_references_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -1,21 +1,74 @@
-"""Devices that are not here: GPUs by their names (presets/gpus.toml), or by a size."""
+"""Devices that a model could be placed on: what each has, what of it stays free, and those that --gpu names.
+
+What is simulated comes from presets/gpus.toml by a card's name, or from a size. A driver takes memory for its context,
+its kernels and its libraries' workspaces in each process that uses the device. llama.cpp counts none of that, and what
+is free before a process starts does not leave it out: so a part of a device stays free.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from converters.errors import InputError
 from presets.gpus import Gpu, called, nearest
-from sweep.fit.device import Device
-from sweep.fit.reserve import reserve_bytes
+from sweep.defaults import MARGIN_BYTES
+from sweep.format import size
 
+MIB = 1 << 20
 MOST = 16  # llama.cpp has room for no more devices
 _UNITS = {
     unit + suffix: base**power
     for power, unit in enumerate("mgt", 2)
     for suffix, base in (("", 1000), ("b", 1000), ("ib", 1024))
 }
+
+
+@dataclass(frozen=True)
+class Device:
+    """Sizes in bytes. `usable_bytes` is what is free now, or what of a simulated card can be had."""
+
+    name: str  # "RTX 4090", "CPU", "24GiB"
+    kind: str  # "cuda" | "rocm" | "metal" | "sycl" | "vulkan" | "cpu"
+    total_bytes: int
+    usable_bytes: int
+    bandwidth: float | None  # bytes a second
+    simulated: bool
+    reserve_bytes: int  # the driver's own context and what a safe verdict keeps free
+
+
+@dataclass(frozen=True)
+class DriverContext:
+    """What a driver takes for one process, and who says so."""
+
+    bytes: int
+    source: str
+
+
+_ALLOWANCE = "an allowance, not measured: 300 to 470 MiB are seen in logs of CUDA and HIP processes"
+
+CONTEXTS = {
+    "cuda": DriverContext(512 * MIB, _ALLOWANCE),
+    "rocm": DriverContext(512 * MIB, _ALLOWANCE),
+    "sycl": DriverContext(512 * MIB, _ALLOWANCE),
+    "vulkan": DriverContext(256 * MIB, "an allowance, not measured"),
+    "metal": DriverContext(0, "what Metal recommends leaves it out already"),
+    "cpu": DriverContext(0, "there is no driver"),
+}
+"""By kind of device."""
+
+
+def reserve_bytes(kind: str) -> int:
+    """What stays free of a device of this kind."""
+    return CONTEXTS[kind].bytes + MARGIN_BYTES
+
+
+def told(kind: str) -> str:
+    """For people: what stays free of a device of this kind, and why."""
+    context = CONTEXTS[kind]
+    driver = f"{size(context.bytes)} for its driver's context ({context.source}) and " if context.bytes else ""
+    return f"{driver}{size(MARGIN_BYTES)} of margin, llama.cpp's own of a device"
 
 
 def devices_called(texts: Iterable[str]) -> list[Device]:

@@ -33,7 +33,7 @@ class Kept(Enum):
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What of a model does not depend on the quant. `layers` counts all blocks, the last `mtp` of them are not run."""
 
     architecture: str
@@ -46,7 +46,7 @@ class Shape:
     tensors: tuple[str, ...]
 
     @classmethod
-    def of(cls, structure: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Shape:
+    def of(cls, structure: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> ModelShape:
         """From a model's metadata and tensors; a missing count is 0."""
         architecture = text(structure, "general.architecture")
 
@@ -112,7 +112,7 @@ class Weights:
     active: Bytes  # read for one token: of experts only those used
 
     @classmethod
-    def of(cls, shape: Shape, tensors: Sequence[TensorInfo]) -> Weights:
+    def of(cls, shape: ModelShape, tensors: Sequence[TensorInfo]) -> Weights:
         """Of the tensors in the order of `shape.tensors`."""
         sizes = {tensor.name: tensor.nbytes for tensor in tensors}
         nbytes = np.array([sizes[name] for name in shape.tensors], np.int64)

@@ -5,68 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
-
 from sweep.fit.account import Account, Parts, used_by
-from sweep.fit.arguments import arguments
-from sweep.fit.contexts import CELLS, padded
-from sweep.fit.device import Device
-from sweep.fit.layers import Kept
-from sweep.fit.placement import Placement, choose, choose_whole, proportional
-from sweep.fit.report import DeviceShare, Figure, Row
-
-HOST = "RAM"
-MOST_CHECKS = 8  # contexts that llama.cpp is asked for to find the largest
-DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
-    "llama.cpp dry run",
-    "llama.cpp no_alloc load",
-    "formula",
-    "estimate",
-    "margin",
+from sweep.fit.fit_report import (
+    DRY_RUN,
+    ESTIMATE,
+    HOST,
+    LOAD,
+    MARGIN,
+    DeviceShare,
+    FitFigure,
+    FitOptions,
+    FitRow,
 )
-COPYING = ("cuda", "rocm", "metal", "sycl", "vulkan")
-"""Kinds of devices whose backends in llama.cpp do so ("offload_op"); RPC's does not."""
+from sweep.fit.formulas import CELLS, padded
+from sweep.fit.layer_bytes import Kept
+from sweep.fit.placement import LayerPlacement, Machine, choose, choose_whole
+
+MOST_CHECKS = 8  # contexts that llama.cpp is asked for to find the largest
+_BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "metal": "Metal", "sycl": "SYCL", "vulkan": "Vulkan"}
+"""What llama.cpp calls devices of each kind, before their number."""
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The devices that layers go to, and the host: `host` is None where its RAM is not known."""
-
-    gpus: tuple[Device, ...]
-    host: Device | None
-
-    @classmethod
-    def of(cls, devices: Sequence[Device]) -> Machine:
-        """A device of the kind "cpu" is the host; beside devices that are present it is this machine."""
-        gpus = tuple(device for device in devices if device.kind != "cpu")
-        host = next((device for device in devices if device.kind == "cpu"), None)
-        if host is None and not any(device.simulated for device in gpus):
-            memory = psutil.virtual_memory()
-            host = Device(HOST, "cpu", memory.total, memory.available, None, False, 0)
-        return cls(gpus, host)
-
-    @property
-    def copies(self) -> bool:
-        """Whether the first GPU computes long batches with weights that are in RAM, for which it copies them."""
-        return bool(self.gpus) and self.gpus[0].kind in COPYING
-
-    @property
-    def targets(self) -> list[int]:
-        """Bytes that a model may take of each GPU; nothing of one that has less free than must stay so."""
-        return [max(0, device.usable_bytes - device.reserve_bytes) for device in self.gpus]
-
-    def everything(self, layers: int) -> Placement:
-        """All layers on the GPUs, divided by their free memory, as llama.cpp does when it is told nothing."""
-        return Placement.whole(layers, proportional(layers, [gpu.usable_bytes for gpu in self.gpus]))
-
-    @property
-    def shared(self) -> list[bool]:
-        """Whether a GPU's memory is the host's, as Apple's is."""
-        return [device.kind == "metal" for device in self.gpus]
-
-
-@dataclass(frozen=True)
-class File:
+class GGUFFile:
     """A GGUF file as it is or would be: what it is called, its length, and whether types are yet to be chosen."""
 
     name: str
@@ -76,7 +37,7 @@ class File:
     planned: bool
 
 
-def gguf_row(variant: str, account: Account, machine: Machine, file: File, projector: Figure) -> Row:
+def gguf_row(variant: str, account: Account, machine: Machine, file: GGUFFile, projector: FitFigure) -> FitRow:
     """A GGUF file on the machine."""
     options = account.contexts.options
     placement = _placement(account, machine, options.context, options.offload)
@@ -86,7 +47,7 @@ def gguf_row(variant: str, account: Account, machine: Machine, file: File, proje
     wholly = placement.is_full or not machine.gpus
     fits = wholly and held
     figures = {**_figures(account, placement, parts, machine, file), "projector": projector}
-    return Row(
+    return FitRow(
         variant=variant,
         kind="gguf",
         file_bytes=file.bytes,
@@ -109,13 +70,13 @@ def gguf_row(variant: str, account: Account, machine: Machine, file: File, proje
     )
 
 
-def _placement(account: Account, machine: Machine, context: int, offload: str) -> Placement:
+def _placement(account: Account, machine: Machine, context: int, offload: str) -> LayerPlacement:
     total = account.shape.layers + 1
     if not machine.gpus:
         return machine.everything(total)
     free = [gpu.usable_bytes for gpu in machine.gpus]
 
-    def memory(placement: Placement) -> list[int]:
+    def memory(placement: LayerPlacement) -> list[int]:
         return used_by(account.parts(placement, context), machine.shared)
 
     # Where RAM is the device's own memory nothing is gained by leaving layers there.
@@ -167,7 +128,7 @@ def _longest(account: Account, machine: Machine, fits_asked: bool) -> int | None
     it takes a layer divided between devices to hold the context asked for, that one is it.
     """
 
-    def placed(steps: int) -> Placement:
+    def placed(steps: int) -> LayerPlacement:
         return _placement(account, machine, steps * CELLS, "none")
 
     def fits(steps: int) -> bool:
@@ -202,7 +163,7 @@ def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _bound(account: Account, placement: Placement, machine: Machine) -> float | None:
+def _bound(account: Account, placement: LayerPlacement, machine: Machine) -> float | None:
     """Tokens a second if each place in turn read its share of a token's bytes at full bandwidth."""
     bandwidths = [device.bandwidth if device is not None else None for device in (*machine.gpus, machine.host)]
     seconds = 0.0
@@ -215,8 +176,8 @@ def _bound(account: Account, placement: Placement, machine: Machine) -> float | 
 
 
 def _figures(
-    account: Account, placement: Placement, parts: Parts, machine: Machine, file: File
-) -> Mapping[str, Figure]:
+    account: Account, placement: LayerPlacement, parts: Parts, machine: Machine, file: GGUFFile
+) -> Mapping[str, FitFigure]:
     options, formulas, contexts = account.contexts.options, account.formulas, account.contexts
     attention, linear = len(account.told.attention_layers), len(account.told.recurrent_layers)
     cells = f"{padded(options.context)} cells x {options.parallel} sequences"
@@ -233,29 +194,65 @@ def _figures(
         compute += f" + {copied} B for a copy of the largest matrix in RAM on the first device (estimate)"
     measured = LOAD if contexts.devices or not machine.gpus else ESTIMATE
     return {
-        "weights": Figure(
+        "weights": FitFigure(
             int(parts.weights.sum()) - account.projector, DRY_RUN if file.planned else "the file's header", weights
         ),
-        "kv": Figure(
+        "kv": FitFigure(
             int(parts.kv.sum()),
             LOAD,
             f"{attention} attention layers x {cells} x {formulas.explained_cell(options.kv_type_k, options.kv_type_v)}"
             f" = {account.cell_bytes:.0f} B a cell and layer",
         ),
-        "recurrent": Figure(
+        "recurrent": FitFigure(
             int(parts.recurrent.sum()),
             LOAD,
             f"{linear} linear-attention layers x {formulas.explained_state} x {options.parallel} sequences"
             if linear
             else "no linear-attention layers",
         ),
-        "compute": Figure(int(parts.compute.sum()), f"{measured} + {ESTIMATE}" if copied else measured, compute),
-        "output": Figure(
+        "compute": FitFigure(int(parts.compute.sum()), f"{measured} + {ESTIMATE}" if copied else measured, compute),
+        "output": FitFigure(
             int(parts.output.sum()), LOAD, f"{formulas.vocabulary} logits x 4 B x {options.parallel} sequences"
         ),
-        "reserve": Figure(
+        "reserve": FitFigure(
             sum(gpu.reserve_bytes for gpu in machine.gpus) or (machine.host.reserve_bytes if machine.host else 0),
             MARGIN,
             "kept free on each device: the driver's own context and a margin",
         ),
     }
+
+
+def arguments(file: str, placement: LayerPlacement, kinds: Sequence[str], options: FitOptions) -> str:
+    """Ready to paste behind the program's name, quoted for a shell. `kinds` are those of the devices."""
+    words = ["-m", _quoted(file), "-c", str(padded(options.context) * options.parallel), "-np", str(options.parallel)]
+    if placement.layers:
+        words += ["-ngl", str(placement.on_devices)]
+    if len(placement.layers) > 1 and placement.on_devices:
+        words += ["-ts", ",".join(map(str, placement.layers))]
+    overrides = _overrides(placement, kinds)
+    if overrides:
+        words += ["-ot", f"'{overrides}'"]
+    for flag, kind in (("-ctk", options.kv_type_k), ("-ctv", options.kv_type_v)):
+        if kind != "f16":
+            words += [flag, kind]
+    for flag, size, default in (("-b", options.batch, 2048), ("-ub", options.ubatch, 512)):
+        if size != default:
+            words += [flag, str(size)]
+    if options.flash_attention is not None:
+        words += ["-fa", "on" if options.flash_attention else "off"]
+    return " ".join(words)
+
+
+def _overrides(placement: LayerPlacement, kinds: Sequence[str]) -> str:
+    places = {None: "CPU"} | {
+        index: f"{_BACKENDS.get(kind, kind)}{kinds[:index].count(kind)}" for index, kind in enumerate(kinds)
+    }
+    return ",".join(f"{pattern}={places[place]}" for pattern, place in placement.elsewhere())
+
+
+def _quoted(file: str) -> str:
+    return (
+        file
+        if all(letter.isalnum() or letter in "-_./+" for letter in file)
+        else "'" + file.replace("'", "'\\''") + "'"
+    )

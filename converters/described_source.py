@@ -1,0 +1,94 @@
+"""What a source of weights knows from a Hugging Face config alone: metadata, and tensors by name and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from converters import fp8
+from converters.architectures import architecture
+from converters.architectures.family import Config, Stored, Weight, is_mtp, naming
+from converters.llamacpp.bindings import TYPES, TensorType
+from converters.llamacpp.container import Field, TensorInfo, lay_out, tensor_order
+from converters.tokenizer import read_tokenizer
+
+EXPERTS = ".mlp.experts."
+"""Between a layer's path and an expert, in names of parameters."""
+
+
+class DescribedSource:
+    """The part that a checkpoint and a bare config have in common.
+
+    `path` is named in messages, `name` is what the model is called in files, `family` its architecture, and
+    `tokenizer` the directory with its tokenizer.json, None where there is none. `tensors` are set by `_take`.
+    """
+
+    tensors: tuple[TensorInfo, ...]
+
+    def __init__(
+        self, config: Config, path: Path, name: str, tokenizer: Path | None, pre_tokenizer: str | None
+    ) -> None:
+        self.config, self.path, self.name = config, path, name
+        self.tokenizer, self._pre_tokenizer = tokenizer, pre_tokenizer
+        with naming(self._config_file):
+            self.family = architecture(config)
+            self._block = fp8.block_size(config)
+        self._weights: dict[str, Weight] = {}
+
+    @property
+    def _config_file(self) -> Path:
+        """What messages name in place of config.json."""
+        return self.path
+
+    def _describe(self, mtp: int, stored: Stored) -> Sequence[Weight]:
+        """All tensors that the config describes with so many MTP layers, and the metadata that goes with them.
+
+        Raises InputError for a config that cannot be exported; the message begins with config.json.
+        """
+        self._general = self.family.general(self.name, self.family.fields(self.config, mtp))
+        self._vocabulary_size = self.family.vocabulary_size(self.config)
+        return self.family.weights(self.config, mtp, stored)
+
+    def _take(self, weights: Sequence[Weight]) -> None:
+        """These are the model's tensors."""
+        self._weights = {weight.name: weight for weight in weights}
+        self.tensors = lay_out(
+            (name, self._weights[name].shape, TYPES["F32"] if self._weights[name].always_f32 else self._type(name))
+            for name in sorted(self._weights, key=tensor_order)
+        )
+
+    def _type(self, name: str) -> TensorType:
+        """The type of a tensor's rows before quantization, unless it is always float32."""
+        raise NotImplementedError
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Field]:
+        """General keys, the architecture's, and the tokenizer's or the vocabulary's size (read at the first use)."""
+        if self.tokenizer is None:
+            return self.structure
+        with naming(self._config_file):
+            return self._general | read_tokenizer(self.tokenizer, self.config, self._pre_tokenizer).fields()
+
+    @property
+    def structure(self) -> Mapping[str, Field]:
+        """See `Source.structure`."""
+        return self._general | self._vocabulary_size
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of the model's parameters by their names in transformers, MTP layers left out.
+
+        Experts, however they are stored, are one entry for each kind of a layer, with `*` for the expert's number:
+        "model.layers.0.mlp.experts.*.up_proj.weight" [experts, out, in].
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for weight in self._weights.values():
+            for part in weight.parts:
+                block, expert, _ = part.source.partition(EXPERTS)
+                if expert:
+                    kind = weight.name.rpartition(".ffn_")[2].partition("_")[0]  # of blk.0.ffn_up_exps.weight
+                    found[f"{block}{EXPERTS}*.{kind}_proj.weight"] = weight.shape
+                    break
+                found[part.source] = part.shape
+        return {name: shape for name, shape in found.items() if not is_mtp(name)}

@@ -1,0 +1,298 @@
+"""What is used of dependencies beyond their documented APIs. Each test names the dependency, and what breaks with it.
+
+pyproject.toml pins these dependencies, or bounds them. After raising a bound, what fails here is what has to be ported.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import presets
+from converters.export import export
+from converters.llamacpp.ghost import ghost
+from converters.llamacpp.load import LoadOptions
+from converters.llamacpp.memory import context_memory, loaded_ghost
+from converters.llamacpp.model import Context, ContextOptions, Model
+from converters.plan import plan_export
+from converters.resolver import open_source
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MICRO = presets.builtin_models()["micro"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """`check` raises what is wrong, where `uses` of `dependency` has moved; then `breaks`, in the module `where`."""
+
+    dependency: str
+    uses: str
+    where: str
+    breaks: str
+    check: Callable[[], None]
+
+
+def has(path: str, *names: str, parameters: Iterable[str] = ()) -> Callable[[], None]:
+    """That there is such an object, with these attributes, and that it can be called with these parameters."""
+
+    def check() -> None:
+        module, _, name = path.partition(":")
+        found: Any = import_module(module)
+        for part in filter(None, name.split(".")):
+            assert hasattr(found, part), f"{module} has no {name}"
+            found = getattr(found, part)
+        missing = [attribute for attribute in names if not hasattr(found, attribute)]
+        assert not missing, f"{path} has no {', '.join(missing)}"
+        wanted = set(parameters)
+        assert not wanted or wanted <= set(inspect.signature(found).parameters), f"{path} takes no {sorted(wanted)}"
+
+    return check
+
+
+def factory_is_replaced() -> None:
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=MICRO.task_directory, include_defaults=False)
+    assert hasattr(manager, "_factory"), "TaskManager has no _factory"
+    entry = manager.task_index[MICRO.tasks[0]]
+    missing = [name for name in ("yaml_path", "cfg", "kind", "tags") if not hasattr(entry, name)]
+    assert not missing, f"an entry of the task index has no {', '.join(missing)}"
+
+
+def caches_are_made_of_layers() -> None:
+    from transformers import DynamicCache, Qwen3_5MoeTextConfig, Qwen3Config
+    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+
+    plain = DynamicCache(config=Qwen3Config(num_hidden_layers=2))
+    assert [type(layer) for layer in plain.layers] == [DynamicLayer] * 2, "a cache's layers are not DynamicLayer"
+    kinds = ["linear_attention", "full_attention"]
+    mixed = DynamicCache(config=Qwen3_5MoeTextConfig(num_hidden_layers=2, layer_types=kinds))
+    assert [type(layer) for layer in mixed.layers] == [LinearAttentionLayer, DynamicLayer], (
+        "DeltaNet's has another type"
+    )
+    state = LinearAttentionLayer()
+    for name in ("conv_states", "recurrent_states", "conv_kernel_size", "has_previous_state", "number_of_states"):
+        assert hasattr(state, name), f"LinearAttentionLayer has no {name}"
+
+
+def logs_are_read() -> None:
+    """What is read of llama.cpp's log is there, for a model that has all of it: attention and linear layers."""
+    source = open_source("micro-moe")
+    types = {tensor.type.name for tensor in plan_export(source, ["Q4_K_M"])["Q4_K_M"].tensors}
+    assert types > {"F32", "Q4_K"}, f"the quantizer's dry run names the types {sorted(types)}"
+    with (
+        ghost(source.structure, source.tensors) as path,
+        loaded_ghost(path, LoadOptions(), (), "micro-moe") as loaded,
+    ):
+        told = context_memory(loaded, ContextOptions(256), (), "micro-moe")
+    nothing = [field.name for field in fields(told) if getattr(told, field.name) in (0, (0,), frozenset())]
+    assert not nothing, f"llama.cpp tells no {', '.join(nothing)} of a context"
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "micro-moe-Q8_0.gguf"
+        export(source, {"Q8_0": file})
+        with Model(file) as opened, Context(opened, ContextOptions(256)) as context:
+            assert opened.allocated_bytes > file.stat().st_size / 2, "llama.cpp tells no size of a model's buffers"
+            assert context.recurrent_bytes, "llama.cpp tells no size of a context's recurrent state"
+
+
+def all_of(*checks: Callable[[], None]) -> Callable[[], None]:
+    def check() -> None:
+        for one in checks:
+            one()
+
+    return check
+
+
+USES = (
+    Use(
+        "lm-eval",
+        "lm_eval.tasks._factory.TaskFactory._load_full_config(entry, overrides)",
+        "sweep/measure/loading.py",
+        "local data is not put in the place of the hub's, and tasks download",
+        has("lm_eval.tasks._factory:TaskFactory._load_full_config", parameters=("self", "entry", "overrides")),
+    ),
+    Use(
+        "lm-eval",
+        "lm_eval.tasks._yaml_loader.load_yaml(path, resolve_func=False)",
+        "sweep/measure/loading.py",
+        "a task's data set is not known before its code runs",
+        has("lm_eval.tasks._yaml_loader:load_yaml", parameters=("resolve_func",)),
+    ),
+    Use(
+        "lm-eval",
+        "TaskManager._factory and the entries of TaskManager.task_index",
+        "sweep/measure/loading.py",
+        "tasks are made without local data, and groups are not found by their members",
+        factory_is_replaced,
+    ),
+    Use(
+        "lm-eval",
+        "names in lm_eval.api.task, lm_eval.evaluator and lm_eval.utils that are replaced",
+        "sweep/measure/harness.py",
+        "bars cross the screen, git is run, and templates are compiled anew for each item",
+        all_of(
+            has("lm_eval.api.task", "tqdm"),
+            has("lm_eval.evaluator", "add_env_info", "get_git_commit_hash"),
+            has("lm_eval.utils", "env"),
+        ),
+    ),
+    Use(
+        "transformers",
+        "DynamicCache.layers: DynamicLayer, LinearAttentionLayer and their states",
+        "sweep/backends/torch_cache.py, int8/kv_cache.py",
+        "sequences cannot share a prefix, and no cache is held in int8",
+        caches_are_made_of_layers,
+    ),
+    Use(
+        "transformers",
+        "transformers.cache_utils.CacheLayerMixin and what a layer of a cache overrides",
+        "sweep/backends/torch_cache.py",
+        "the paged cache is no cache to a model",
+        has(
+            "transformers.cache_utils:CacheLayerMixin",
+            "update",
+            "lazy_initialization",
+            "get_seq_length",
+            "get_mask_sizes",
+        ),
+    ),
+    Use(
+        "transformers",
+        "AttentionInterface, AttentionMaskInterface, sdpa_attention_forward, sdpa_mask",
+        "int8/fakequant.py, int8/attention.py, int8/passes.py",
+        "attention is neither watched nor quantized",
+        all_of(
+            has("transformers:AttentionInterface", "register"),
+            has("transformers:AttentionMaskInterface", "register"),
+            has("transformers.integrations.sdpa_attention:sdpa_attention_forward"),
+            has("transformers.masking_utils:sdpa_mask"),
+        ),
+    ),
+    Use(
+        "transformers",
+        "PreTrainedModel.all_tied_weights_keys, set_attn_implementation and config._attn_implementation",
+        "int8/checkpoint.py, int8/calibrate.py, int8/survey.py",
+        "tied weights are saved twice, and calibration leaves its own attention behind",
+        all_of(
+            has("transformers:PreTrainedModel", "set_attn_implementation", "get_decoder"),
+            has("transformers:PreTrainedConfig", "_attn_implementation", "get_text_config"),
+        ),
+    ),
+    Use(
+        "transformers",
+        "transformers.utils.chat_template_utils.render_jinja_template",
+        "sweep/measure/lm.py",
+        "prompts in a model's chat template cannot be made",
+        has(
+            "transformers.utils.chat_template_utils:render_jinja_template",
+            parameters=("conversations", "chat_template", "add_generation_prompt", "continue_final_message"),
+        ),
+    ),
+    Use(
+        "transformers",
+        "transformers.convert_slow_tokenizer.bytes_to_unicode",
+        "sweep/backends/torch.py",
+        "tokens of the torch backend have no bytes",
+        has("transformers.convert_slow_tokenizer:bytes_to_unicode"),
+    ),
+    Use(
+        "torch",
+        "torch._int_mm(int8, int8) -> int32",
+        "int8/linear.py",
+        "int8 layers do not compute in integers",
+        has("torch", "_int_mm"),
+    ),
+    Use(
+        "llama-cpp-python",
+        "llama_cpp.llama_cpp._lib, through which ggml's functions are found",
+        "converters/llamacpp/bindings.py",
+        "nothing is quantized",
+        has("llama_cpp.llama_cpp", "_lib", "llama_model_quantize_default_params", "llama_log_callback"),
+    ),
+    Use(
+        "llama-cpp-python",
+        "regular expressions over lines that llama.cpp logs",
+        "converters/llamacpp/plan.py, memory.py, model.py",
+        "types of tensors are not planned, and memory is predicted as 0",
+        logs_are_read,
+    ),
+    Use(
+        "typer",
+        "typer.models.ParameterInfo",
+        "sweep/cli/options.py",
+        "commands do not share their options",
+        has("typer.models:ParameterInfo"),
+    ),
+)
+
+
+@pytest.mark.parametrize("use", USES, ids=[f"{use.dependency}: {use.uses}" for use in USES])
+def test_what_is_private_is_still_there(use: Use) -> None:
+    try:
+        use.check()
+    except (AssertionError, ImportError) as error:
+        pytest.fail(
+            f"{use.dependency} {version(use.dependency)} has moved {use.uses} ({error}): {use.breaks};"
+            f" port {use.where}, or keep the bound in pyproject.toml"
+        )
+
+
+def requirements(table: Iterable[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(found.name): found for found in map(Requirement, table)}
+
+
+REQUIRED = requirements(PROJECT["dependencies"])
+
+
+@pytest.mark.parametrize("dependency", sorted({use.dependency for use in USES}))
+def test_what_is_used_privately_is_pinned_or_bounded(dependency: str) -> None:
+    operators = {clause.operator for clause in REQUIRED[dependency].specifier}
+    assert operators & {"==", "<"}, f"{dependency}: write an exact version or an upper bound, with the reason beside it"
+
+
+def test_the_tested_versions_are_within_the_bounds() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = requirements(line for line in lines if line and not line.startswith("#"))
+    for name, required in {**REQUIRED, **requirements(PROJECT["optional-dependencies"]["dev"])}.items():
+        if name in pinned:
+            (clause,) = pinned[name].specifier
+            assert required.specifier.contains(clause.version), f"{name}: constraints.txt and pyproject.toml disagree"
+
+
+OURS = {"presets", "converters", "int8", "sweep", "tui"}
+MODULES = {"llama_cpp": "llama-cpp-python", "pynvml": "nvidia-ml-py"}
+"""Modules that are not called as what brings them."""
+CARRIED = {"triton": "torch", "tokenizers": "transformers", "evaluate": "lm-eval", "immutabledict": "lm-eval"}
+CARRIED |= {"langdetect": "lm-eval", "nltk": "lm-eval"}
+"""Modules that come with a declared dependency, which chooses their version."""
+
+
+def imported(file: Path) -> set[str]:
+    """The libraries that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found - OURS - set(sys.stdlib_module_names)
+
+
+def test_every_library_that_the_product_imports_is_declared_and_the_other_way_round() -> None:
+    libraries = set().union(*(imported(file) for package in OURS for file in (ROOT / package).rglob("*.py")))
+    declared = {canonicalize_name(MODULES.get(name) or CARRIED.get(name) or name) for name in libraries | {"pynvml"}}
+    assert declared == set(REQUIRED)
