@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 import presets
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-import xl_mixes
+from benchmarks import xl_mixes
 
 SHARE = {"micro": 1.0, "micro-moe": 0.3}
 """How much of its text tells enough: micro-moe is several times slower, and its gaps are several times wider."""

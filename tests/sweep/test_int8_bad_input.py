@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import make
 from safetensors.torch import load_file, save_file
 
 import presets
 from converters.errors import MissingRuntime
 from sweep.backends.int8 import open_int8
-
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from families import make
 
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]

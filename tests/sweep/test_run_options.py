@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_server import serve
 
 import presets
 from converters.export import export, open_source
 from converters.llamacpp.reader import read_header
-
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from hub_server import serve
 
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "run"]
 MICRO = presets.builtin_models()["micro"]
