@@ -49,7 +49,7 @@ peers: build/peers/.built
 
 build/peers/.built: constraints.txt | $(VENV)/.installed
 	rm -rf build/peers && mkdir -p build/peers/source
-	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest build/peers llama-cpp-python==$(LLAMA_CPP_PYTHON)
+	$(BIN)/pip download --quiet --no-deps --no-binary llama-cpp-python --dest build/peers llama-cpp-python==$(LLAMA_CPP_PYTHON)
 	tar -xzf build/peers/llama_cpp_python-*.tar.gz -C build/peers/source --strip-components 1
 	cmake -S build/peers/source/vendor/llama.cpp -B build/peers/cmake -DCMAKE_BUILD_TYPE=Release -DGGML_RPC=ON \
 		-DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF > build/peers/cmake.log
