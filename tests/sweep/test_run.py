@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cores import every_core
 
 import presets
 
@@ -65,9 +66,10 @@ def start(text: Path) -> Callable[..., subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
-    """A sweep that ran undisturbed, and its workspace."""
+    """A sweep that ran undisturbed on every core, and its workspace."""
     workspace = tmp_path_factory.mktemp("whole")
-    return workspace, ended(begin(text, workspace))
+    with every_core():
+        return workspace, ended(begin(text, workspace))
 
 
 def timeless(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
