@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import COMMAND, call
 
 import presets
 from converters.llamacpp.reader import read_header
 
 MICRO = presets.builtin_models()["micro"].directory
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "convert"]
 
 
 def convert(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return call("convert", *arguments)
 
 
 def test_the_files_are_those_of_the_dry_run(tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ def test_after_an_interrupt_the_same_command_goes_on(tmp_path: Path) -> None:
     )
     asked = ["micro", "--to", quants, "--out", str(tmp_path / "new")]
     with subprocess.Popen(
-        [*COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "convert", *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:  # fmt: skip
         while not list((tmp_path / "new").glob(".*.partial")) and process.poll() is None:
             time.sleep(0.01)
