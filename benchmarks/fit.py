@@ -27,7 +27,7 @@ SCRIPT = """
 import json, resource, sys, time
 start = time.perf_counter()
 from sweep.fit.device import Device
-from sweep.fitting import fit
+from sweep.commands.fit import fit
 from sweep.fit.report import FitOptions
 model, variants, cards = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 devices = [Device(f"card {i}", "cuda", size, size, 1e12, True, 1 << 30) for i, size in enumerate(cards)]

@@ -31,7 +31,7 @@ SCRIPT = """
 import json, sys
 from converters.errors import InputError
 from sweep.fit.device import Device
-from sweep.fitting import fit
+from sweep.commands.fit import fit
 from sweep.fit.report import FitOptions
 ram = Device("RAM", "cpu", 64 << 30, 64 << 30, None, True, 0)
 try:
