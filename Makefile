@@ -10,19 +10,27 @@ CMAKE_ARGS ?= -DGGML_RPC=ON
 export CMAKE_ARGS
 WORKSPACE ?= build/workspace
 # What the slow tests compare with.
-PEERS := llama-quantize llama-perplexity llama-imatrix llama-gguf-split llama-bench llama-fit-params
+PEERS := quantize perplexity imatrix gguf-split bench fit-params
+LLAMA_CPP := build/peers/source/vendor/llama.cpp
 LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 
-.PHONY: demo test test-slow lint format peers clean
+# A worker for each core, each module of tests in one of them, so that what it sets up is set up once.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+
+.PHONY: demo test test-slow test-release lint format peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sweep run --preset q2-q8 --workspace $(WORKSPACE)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.installed-dev peers
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+# What guards a claim once a release; docs/releasing.md has the last result.
+test-release: $(VENV)/.installed-dev
+	$(PYTEST) -m release
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -44,18 +52,22 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# llama.cpp's own tools, from the very source that llama-cpp-python was built of.
+# llama.cpp's own tools, from the very source that llama-cpp-python was built of, linked with the libraries of that build.
 peers: build/peers/.built
 
-build/peers/.built: constraints.txt | $(VENV)/.installed
-	rm -rf build/peers && mkdir -p build/peers/source
-	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest build/peers llama-cpp-python==$(LLAMA_CPP_PYTHON)
+build/peers/.built: constraints.txt Makefile | $(VENV)/.installed
+	rm -rf build/peers && mkdir -p build/peers/source build/peers/bin
+	$(BIN)/pip download --quiet --no-deps --no-binary llama-cpp-python --dest build/peers llama-cpp-python==$(LLAMA_CPP_PYTHON)
 	tar -xzf build/peers/llama_cpp_python-*.tar.gz -C build/peers/source --strip-components 1
-	cmake -S build/peers/source/vendor/llama.cpp -B build/peers/cmake -DCMAKE_BUILD_TYPE=Release -DGGML_RPC=ON \
-		-DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF > build/peers/cmake.log
-	cmake --build build/peers/cmake --parallel $$(nproc) --target $(PEERS) >> build/peers/cmake.log
-	mkdir -p build/peers/bin && cp build/peers/cmake/bin/llama-* build/peers/bin/
+	$(MAKE) --jobs $$(nproc) $(PEERS:%=build/peers/bin/llama-%)
 	touch $@
+
+# --disable-new-dtags: what the libraries themselves link with is looked for beside them, too.
+build/peers/bin/llama-%:
+	libraries=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('platlib') + '/lib')") && \
+	$(CXX) -O2 -std=c++17 -o $@ $(wildcard $(LLAMA_CPP)/tools/$*/*.cpp $(LLAMA_CPP)/tools/llama-$*/*.cpp) \
+		$(addprefix -I$(LLAMA_CPP)/,common include ggml/include vendor) -pthread \
+		-L"$$libraries" -lllama-common -lllama -lggml -lggml-base -Wl,-rpath,"$$libraries" -Wl,--disable-new-dtags
 
 clean:
 	rm -rf build $(VENV)

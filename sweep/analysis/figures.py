@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import hypot, isfinite
 
-from scipy import special
+import scipy  # scipy.special takes 0.15 s: it is loaded at its first use, which not every process comes to
 
 from sweep import format as fmt
 from sweep import statistics
@@ -158,7 +158,7 @@ def _p_value(score: TaskScore) -> float | None:
         return p if 0.0 <= p <= 1.0 else None
     if delta is None or not stderr:
         return None
-    return float(2.0 * special.ndtr(-abs(delta) / stderr))
+    return float(2.0 * scipy.special.ndtr(-abs(delta) / stderr))
 
 
 def _interval(score: TaskScore) -> tuple[float, float] | None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy  # scipy.special takes 0.15 s: it is loaded at its first use, which not every process comes to
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 
 def bootstrap_interval(
@@ -46,8 +46,8 @@ def percentile_interval(values: NDArray[np.float64], groups: int, *, confidence:
     A value that is nan, a resample without the statistic, may be anything: it counts as below the low end and as above
     the high one, so that an end with more of them beyond it than its tail holds is infinite.
     """
-    quantile = special.stdtrit(groups - 1, (1.0 - confidence) / 2.0)
-    tail = float(special.ndtr(np.sqrt(groups / (groups - 1)) * quantile))
+    quantile = scipy.special.stdtrit(groups - 1, (1.0 - confidence) / 2.0)
+    tail = float(scipy.special.ndtr(np.sqrt(groups / (groups - 1)) * quantile))
     unknown = np.isnan(values)
     if not unknown.any():
         low, high = np.quantile(values, [tail, 1.0 - tail])

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # scipy.special takes 0.15 s: it is loaded at its first use, which not every process comes to
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from sweep.statistics.clusters import cluster_freedom, cluster_stderr, cluster_sums, usable_clusters
 
@@ -89,13 +89,13 @@ def mcnemar(reference: ArrayLike, variant: ArrayLike) -> float:
 
 def _sign_test(ups: int, n: int) -> float:
     """Exact two-sided p of `ups` out of n where up and down are alike."""
-    return float(min(1.0, 2.0 * special.bdtr(min(ups, n - ups), n, 0.5)))
+    return float(min(1.0, 2.0 * scipy.special.bdtr(min(ups, n - ups), n, 0.5)))
 
 
 def _fair_coin(n: int) -> NDArray[np.float64]:
     """Chances of 0 .. n heads of n tosses."""
     heads = np.arange(n + 1)
-    ways = special.gammaln(n + 1) - special.gammaln(heads + 1) - special.gammaln(n - heads + 1)
+    ways = scipy.special.gammaln(n + 1) - scipy.special.gammaln(heads + 1) - scipy.special.gammaln(n - heads + 1)
     return np.exp(ways - n * np.log(2.0))
 
 
@@ -160,13 +160,15 @@ def compare_differences(
     if counted:
         p_value = sign_flip_test(row, index)
         effect = (stderr / plain) ** 2 if plain > 0 else 1.0
-        quantile = float(special.ndtri(0.5 + confidence / 2) if groups is None else _t_quantile(freedom, confidence))
+        quantile = float(
+            scipy.special.ndtri(0.5 + confidence / 2) if groups is None else _t_quantile(freedom, confidence)
+        )
         low, high = _counted_interval(row, max(1.0, effect), quantile)
         return Paired(delta, stderr, low, high, p_value, row.size, groups)
     if row.size < 2:  # one unit says nothing of how units differ
         p_value, reach = 1.0, np.inf
     elif unbiased > 1e-12 * np.abs(row).max():
-        p_value = float(2.0 * special.stdtr(freedom, -abs(delta) / unbiased))
+        p_value = float(2.0 * scipy.special.stdtr(freedom, -abs(delta) / unbiased))
         reach = _t_quantile(freedom, confidence) * unbiased
     else:  # every unit moved by the same amount: t would be 0/0 or infinite, while so many equal signs are a sign test
         p_value, reach = 1.0 if delta == 0.0 else 2.0 ** (1 - (groups or row.size)), 0.0
@@ -174,7 +176,7 @@ def compare_differences(
 
 
 def _t_quantile(freedom: float, confidence: float) -> float:
-    return float(special.stdtrit(freedom, 0.5 + confidence / 2))
+    return float(scipy.special.stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def _counted_interval(row: NDArray[np.float64], effect: float, quantile: float) -> tuple[float, float]:

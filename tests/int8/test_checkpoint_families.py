@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from families import make
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -18,9 +18,6 @@ from int8.checkpoint import Calibration, load, save
 from int8.fakequant import FakeQuantLinear
 from int8.model import open_model
 from int8.recipe import NAMED
-
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from families import make
 
 EXPERTS = ("qwen3moe", "qwen3next", "qwen35moe")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import make_checkpoint
+from families import FAMILIES, make
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,10 +17,6 @@ from int8.experts import Experts, separate_experts
 from int8.fold import apply_row, rows_of, smoothing_scales
 from int8.model import decoder_of, open_model
 from int8.recipe import ALL_FOLDS, Fold
-
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from checkpoints import make_checkpoint
-from families import FAMILIES, make
 
 SHAPES = {
     "qwen3": {},

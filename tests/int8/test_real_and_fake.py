@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import make_checkpoint
+from families import make
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
@@ -28,10 +29,6 @@ from int8.fakequant import FakeQuantLinear, attentions, fake_quant_attention
 from int8.linear import Int8Linear
 from int8.model import decoder_of, open_model
 from int8.recipe import NAMED, Recipe, recipe
-
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from checkpoints import make_checkpoint
-from families import make
 
 LAYER = 1e-3  # relative difference of a layer, at most
 PERPLEXITY = 1e-3

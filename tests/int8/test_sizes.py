@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from families import make
 from transformers import DynamicCache, PreTrainedModel
 
 import presets
@@ -20,9 +20,6 @@ from int8.kv_cache import int8_cache
 from int8.model import open_model
 from int8.recipe import NAMED, Activations, Insertion, Recipe, Scales
 from int8.sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
-
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from families import make
 
 TOKENS = torch.randint(1, 400, (2, 32), generator=torch.Generator().manual_seed(1))
 CUSTOM = (

@@ -72,7 +72,7 @@ def test_the_text_is_long_enough_for_perplexity(model: presets.BuiltinModel, ggu
         assert len(loaded.tokenize(model.text.read_text())) >= 60_000
 
 
-@pytest.mark.parametrize("windows", [8, pytest.param(None, id="whole text", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("windows", [8, pytest.param(None, id="whole text", marks=pytest.mark.release)])
 def test_logits_on_the_test_text_equal_transformers(
     model: presets.BuiltinModel, gguf: Path, windows: int | None
 ) -> None:

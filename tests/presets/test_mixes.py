@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 import presets
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-import xl_mixes
+from benchmarks import xl_mixes
 
 SHARE = {"micro": 1.0, "micro-moe": 0.3}
 """How much of its text tells enough: micro-moe is several times slower, and its gaps are several times wider."""
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", presets.builtin_models())
 def test_mixes_lie_below_the_line_of_plain_quants(name: str) -> None:
     model = presets.builtin_models()[name]

@@ -16,6 +16,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from command_line import COMMAND, call
 from transformers import AutoTokenizer
 
 import presets
@@ -43,7 +44,6 @@ base = "sq-ph"
 rows = "folds"
 columns = "activations"
 """
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "ablate", "micro"]
 OPTIONS = {"windows": 2, "window": 128, "samples": 4, "length": 64, "dtype": "float32", "device": "cpu"}
 
 
@@ -162,14 +162,14 @@ def test_killed_and_run_again_from_the_command_line(tmp_path: Path) -> None:
     for name, value in (("design-space", wanted.space), ("workspace", wanted.workspace)):
         options += [f"--{name}", str(value)]
     options += ["--calibration", str(wanted.calibration), "--perplexity", str(wanted.perplexity)]
-    command = [*COMMAND, *options, "--format", "json", "--html", str(page)]
+    command = [*COMMAND, "ablate", "micro", *options, "--format", "json", "--html", str(page)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert first["event"] == "point"
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    again = call(*command[len(COMMAND) :])
     assert again.returncode == 0, again.stderr
     *points, finished = map(json.loads, again.stdout.splitlines())
     assert 1 <= len(points) <= 3
@@ -221,7 +221,7 @@ def test_a_damaged_model_is_named_by_its_layer(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
     page = tmp_path / "nowhere" / "page.html"
-    done = subprocess.run([*COMMAND, "--html", str(page)], capture_output=True, text=True, timeout=300)
+    done = call("ablate", "micro", "--html", page)
     assert done.returncode == 2
     assert done.stderr == f"sweep: {page}: there is no such directory; choose another --html FILE\n"
 

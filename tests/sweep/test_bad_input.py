@@ -10,16 +10,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import COMMAND, call
 
 import presets
 
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]
 
 
 def refused(*arguments: str, code: int = 2) -> str:
     """The one line that the command ends with."""
-    result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+    return _line(call(*arguments), code)
+
+
+def refused_by_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> str:
+    """The same with no network, in a process of its own: huggingface_hub reads its environment when it is imported."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    command = [*COMMAND, *arguments, "--workspace", str(tmp_path / "w")]
+    return _line(subprocess.run(command, capture_output=True, text=True, timeout=120), 2)
+
+
+def _line(result: subprocess.CompletedProcess[str], code: int) -> str:
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("sweep: ")]
@@ -133,9 +144,7 @@ def test_a_text_too_short_is_told_before_anything_else_is_measured(tmp_path: Pat
 
 
 def test_a_hub_id_without_a_network_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    line = refused("run", "Qwen/Qwen3-0.6B", "--workspace", str(tmp_path / "w"))
+    line = refused_by_the_hub(monkeypatch, tmp_path, "run", "Qwen/Qwen3-0.6B")
     assert "Qwen/Qwen3-0.6B" in line
     assert "directory of a downloaded checkpoint" in line
 
@@ -143,9 +152,9 @@ def test_a_hub_id_without_a_network_names_the_remedy(monkeypatch: pytest.MonkeyP
 def test_data_that_cannot_be_had_stops_the_run_before_any_work(
     copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    line = refused("run", str(copy), "--tasks", "none", "--workspace", str(tmp_path / "w"))
+    line = refused_by_the_hub(
+        monkeypatch, tmp_path, "run", str(copy), "--tasks", "none", "--workspace", str(tmp_path / "w")
+    )
     assert "--perplexity" in line
     assert not list((tmp_path / "w").rglob("*.gguf"))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 from plans import planned as plan_of
 
 import presets
@@ -150,12 +149,7 @@ def test_a_file_of_another_model_costs_the_comparison_alone(tmp_path: Path) -> N
     (tmp_path / "text").write_text(MICRO.text.read_text()[:8_000])
     options = ["--variants", "=Q8_0", "--tasks", "none", "--perplexity", tmp_path / "text", "--reference", base]
     options += ["--workspace", tmp_path / "w", "--format", "json"]
-    done = subprocess.run(
-        [sys.executable, "-c", "from sweep.cli import main; main()", "run", *map(str, options)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = call("run", *options)
     assert done.returncode == 1, done.stderr
     (record,) = json.loads(done.stdout.splitlines()[-1])["records"]
     assert (record["variant"], record["status"], record["reference"]) == ("Q8_0", "partial", "file:foreign.kld")

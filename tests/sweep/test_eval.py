@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call as sweep
 
 import presets
 from converters.export import export, open_source
 from sweep.measure.reference import open_reference
 from sweep.results.store import Store
 
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]
-
-
-def sweep(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
 def record(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

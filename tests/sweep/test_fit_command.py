@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hub_server import serve
 from stored_runs import Stored
 
 import presets
 from sweep.cli import main
 from sweep.workspace import Workspace
-
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from hub_server import serve
 
 MICRO = presets.builtin_models()["micro"]
 ROOT = Path(__file__).parents[2]

@@ -7,13 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import COMMAND, call
 
 import presets
 from converters.errors import InputError, MissingRuntime
@@ -30,7 +30,6 @@ from sweep.measure.text import measure_text
 from sweep.workspace import sharing
 
 MICRO = presets.builtin_models()["micro"]
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "int8"]
 
 
 def request(tmp_path: Path, **changes: object) -> Int8Request:
@@ -44,9 +43,7 @@ def test_what_is_written_is_measured_as_any_model(tmp_path: Path) -> None:
 
     out, workspace = tmp_path / "deep" / "out", tmp_path / "workspace"
     arguments = ["micro", "--recipe", "sq-ph", "--out", out, "--samples", "16", "--length", "64", "--format", "json"]
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments), "--workspace", str(workspace)], capture_output=True, text=True, timeout=300
-    )
+    done = call("int8", *arguments, "--workspace", workspace)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     finished = json.loads(done.stdout.splitlines()[-1])
@@ -183,7 +180,7 @@ def test_an_interrupt_leaves_nothing_under_the_final_name(tmp_path: Path) -> Non
     out, workspace = tmp_path / "out", tmp_path / "workspace"
     arguments = ["micro", "--recipe", "sq", "--out", str(out), "--workspace", str(workspace)]
     child = subprocess.Popen(
-        [*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*COMMAND, "int8", *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     deadline = time.monotonic() + 120
     while not workspace.exists() and time.monotonic() < deadline:

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import call as sweep
+from families import make
 from safetensors.torch import load_file, save_file
 
 import presets
 from converters.errors import MissingRuntime
 from sweep.backends.int8 import open_int8
 
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from families import make
-
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]
-
-
-def sweep(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
 def file(path: Path, content: str) -> Path:

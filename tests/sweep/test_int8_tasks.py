@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from command_line import call
 
 import presets
 from sweep.analysis.compare import compare
 from sweep.statistics import ALPHA
 from sweep.workspace import Workspace
 
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]
 RECIPE = "sq"
 TASKS = ("micro_form", "micro_sums")
@@ -34,7 +32,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, 
     variants, tasks = f"=int8:{RECIPE},fq:{RECIPE}", ",".join(TASKS)
     arguments = ["run", "micro", "--variants", variants, "--tasks", tasks, "--limit", ITEMS, "--window", 128]
     arguments += ["--perplexity", text, "--calibration", calibration, "--workspace", workspace, "--format", "json"]
-    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=550)
+    done = call(*arguments)
     assert done.returncode == 0, done.stderr
     return Workspace(workspace), json.loads(done.stdout.splitlines()[-1])
 

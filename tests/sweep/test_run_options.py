@@ -6,26 +6,28 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import COMMAND, call
+from hub_server import serve
 
 import presets
 from converters.export import export, open_source
 from converters.llamacpp.reader import read_header
 
-sys.path.append(str(Path(__file__).parents[1] / "converters"))
-from hub_server import serve
-
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "run"]
 MICRO = presets.builtin_models()["micro"]
 
 
-def sweep(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def sweep(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return call("run", *arguments)
+
+
+def sweep_with(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: huggingface_hub reads its environment when it is imported."""
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [*COMMAND, "run", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -132,14 +134,14 @@ def test_files_of_a_hub_and_files_in_parts_are_variants(small: list[str | Path],
     with serve({"org/quants": repository}) as hub:
         where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         asked = [*small, "--variants", f"={remote},{local},Q8_0", "--workspace", tmp_path / "w"]
-        dry = json.loads(sweep(*asked, "--dry-run", **where).stdout)
+        dry = json.loads(sweep_with(*asked, "--dry-run", **where).stdout)
         assert [entry["variant"] for entry in dry["variants"]] == [
             "BF16", f"hub:{names[0]}", f"gguf:{names[0]}", "Q8_0"
         ]  # fmt: skip
         assert [entry["file_bytes"] for entry in dry["variants"][1:3]] == 2 * [plans["Q8_0"].file_bytes]
         assert not [request for request in hub.requests if request.startswith("GET") and "resolve" in request]
-        records = finished(sweep(*asked, **where))
-        absent = sweep(*small, "--variants", "=hub:org/quants/absent.gguf", "--workspace", tmp_path / "w", **where)
+        records = finished(sweep_with(*asked, **where))
+        absent = sweep_with(*small, "--variants", "=hub:org/quants/absent.gguf", "--workspace", tmp_path / "w", **where)
     sizes = {name: record["file_bytes"] for name, record in records.items()}
     assert sizes[f"hub:{names[0]}"] == sizes[f"gguf:{names[0]}"] == plans["Q8_0"].file_bytes
     for name in (f"hub:{names[0]}", f"gguf:{names[0]}"):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call as sweep
 
 import presets
 from converters.errors import InputError
@@ -16,13 +15,8 @@ from sweep.methods.int8 import Int8
 from sweep.methods.registry import method, parse, parse_list, with_baselines
 from sweep.methods.torch import FLOAT as TORCH_FLOAT
 
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]
 RECIPE = "sq-ph-dyn"
-
-
-def sweep(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
 def short(file: Path, characters: int = 8_000) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from driving import ROOT, arguments, sweep
+from once import made_once
 
 import presets
 from sweep.results.history import find_run
@@ -23,11 +24,13 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def swept(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with one finished run; not to be changed."""
-    root = tmp_path_factory.mktemp("swept")
-    ended = sweep(*arguments(text), "--workspace", str(root), "--format", "quiet")
-    assert ended.returncode == 0, ended.stderr
-    return Workspace(root)
+    """A workspace with one finished run, the same for all workers; not to be changed."""
+
+    def make(root: Path) -> None:
+        ended = sweep(*arguments(text), "--workspace", str(root), "--format", "quiet")
+        assert ended.returncode == 0, ended.stderr
+
+    return Workspace(made_once(tmp_path_factory, "swept", make))
 
 
 @pytest.fixture(scope="session")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fit_reports import report, row, three
+from stored_runs import Stored
 
 from sweep.analysis.best import best, measured_losses
 from sweep.fit.hardware import devices_called
 from sweep.workspace import Workspace
-
-sys.path.append(str(Path(__file__).parents[1]))
-from stored_runs import Stored
 
 NLL = np.full(4, 1.0)
 

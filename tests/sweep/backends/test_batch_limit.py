@@ -5,25 +5,21 @@ The model itself raises what torch raises, above so many tokens or rows in a cal
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from checkpoints import make_tokenizer
+from families import make
 from torch import Tensor, nn
 
 from converters.errors import InputError
 from sweep.backends.base import GenerationRequest, ScoreRequest
 from sweep.backends.batch_limit import BatchLimit, Span
 from sweep.backends.torch import TorchBackend, TorchOptions, on_device
-
-sys.path.append(str(Path(__file__).parents[2] / "converters"))
-from checkpoints import make_tokenizer
-from families import make
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
 

@@ -4,7 +4,6 @@ against transformers, with F32 weights and cache and no flash attention.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import make_tokenizer
+from families import make
 from transformers import AutoModelForCausalLM
 
 import presets
@@ -23,10 +24,6 @@ from sweep.backends.check import SharingCheck, SharingSample
 from sweep.backends.generation import MIN_FAMILY, families
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.backends.trie import plan
-
-sys.path.append(str(Path(__file__).parents[2] / "converters"))
-from checkpoints import make_tokenizer
-from families import make
 
 EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
 KINDS = ("micro", "micro-moe", "qwen3moe", "qwen35", pytest.param("qwen3next", marks=pytest.mark.slow))

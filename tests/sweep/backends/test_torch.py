@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from checkpoints import make_tokenizer
+from families import make
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -22,10 +22,6 @@ from sweep.measure.harness import make_lm
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import Reference
 from sweep.measure.text import measure_text
-
-sys.path.append(str(Path(__file__).parents[2] / "converters"))
-from checkpoints import make_tokenizer
-from families import make
 
 EXACT = LlamaOptions(n_threads=1, type_k="f32", type_v="f32", flash_attn="off")
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from io import StringIO
-from pathlib import Path
 
 import pytest
+from fit_reports import report, row, three
 from rich.console import Console
 
 from sweep import format as text_module
 from sweep.fit.fit_report import FitReport
-from sweep.report.fit import commands, render_fit, render_formulas
-
-sys.path.append(str(Path(__file__).parents[1]))
-from fit_reports import report, row, three
-
 from sweep.fit.hardware import devices_called
+from sweep.report.fit import commands, render_fit, render_formulas
 
 
 def shown(found: FitReport, width: int = 120, *, color: bool = False) -> str:
