@@ -18,12 +18,12 @@ import presets
 from converters.export import export, open_source
 from presets.micro import build
 from presets.micro.tasks.dataset import run_tests
-from presets.micro.world.item import Item, distinct, items
+from presets.micro.world.item import WorldItem, distinct, items
 from sweep.backends.base import GenerationRequest, ScoreRequest
 from sweep.backends.llama import LlamaBackend
 
 
-def generated(backend: LlamaBackend, chosen: list[Item], right: Callable[[Item, str], bool]) -> float:
+def generated(backend: LlamaBackend, chosen: list[WorldItem], right: Callable[[WorldItem, str], bool]) -> float:
     requests = [
         GenerationRequest(tuple(backend.tokenize(item.prompt)), 128, ("\n", "<|endoftext|>")) for item in chosen
     ]
@@ -46,11 +46,11 @@ def picked(backend: LlamaBackend, chosen: list[tuple[str, list[str], int]]) -> f
     return hits / len(chosen)
 
 
-def code_passes(item: Item, answer: str) -> bool:
+def code_passes(item: WorldItem, answer: str) -> bool:
     return bool(run_tests({"tests": json.dumps(item.extra["tests"])}, [answer])["pass"])
 
 
-RIGHT: dict[str, Callable[[Item, str], bool]] = {
+RIGHT: dict[str, Callable[[WorldItem, str], bool]] = {
     "micro_sums": lambda item, answer: answer.endswith(f"The answer is {item.extra['answer']}."),
     "micro_form": lambda item, answer: answer.strip() == item.extra["response"],
     "micro_code": code_passes,

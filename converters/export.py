@@ -29,7 +29,7 @@ from converters.plan import FilePart, FilePlan, Importance, plan_export
 from converters.resolver import open_source
 from converters.source import Source
 
-__all__ = ["Progress", "export", "open_source"]
+__all__ = ["ExportProgress", "export", "open_source"]
 
 RUN_ELEMENTS = 1 << 18  # 1 MiB of float32: fits a core's cache, and a call's overhead vanishes in it
 BYTES_PER_ELEMENT = 24
@@ -38,7 +38,7 @@ SAVE_EVERY = 1.0  # seconds
 
 
 @dataclass(frozen=True)
-class Progress:
+class ExportProgress:
     """How far an export is: bytes written of all files, and the tensor at work."""
 
     done_bytes: int
@@ -49,7 +49,7 @@ class Progress:
 def export(
     source: Source,
     targets: Mapping[str, Path],
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ExportProgress], None] | None = None,
     threads: int | None = None,
     importance: Importance | None = None,
     max_part_bytes: int | None = None,
@@ -228,7 +228,7 @@ def _write_tensors(
     source: Source,
     outputs: Sequence[_Output],
     importance: Mapping[str, npt.NDArray[np.float32]],
-    progress: Callable[[Progress], None],
+    progress: Callable[[ExportProgress], None],
     threads: int,
     run_elements: int,
 ) -> None:
@@ -249,7 +249,7 @@ def _write_tensors(
         run, future = pending.popleft()
         done += future.result()
         written = run.closes
-        progress(Progress(done, total, run.tensor.name))
+        progress(ExportProgress(done, total, run.tensor.name))
         if time.monotonic() - saved >= SAVE_EVERY:
             _save(files, written)
             saved = time.monotonic()

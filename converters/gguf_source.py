@@ -16,7 +16,7 @@ from converters.errors import InputError
 from converters.llamacpp.bindings import TensorType
 from converters.llamacpp.container import (
     Field,
-    Header,
+    GGUFHeader,
     TensorInfo,
     ValueType,
     encode_header,
@@ -53,7 +53,7 @@ class GGUFSource:
     """
 
     def __init__(
-        self, path: Path, name: str | None = None, requantize: bool = False, headers: Sequence[Header] = ()
+        self, path: Path, name: str | None = None, requantize: bool = False, headers: Sequence[GGUFHeader] = ()
     ) -> None:
         self._given = tuple(headers)
         headers = headers or [read_header(part) for part in parts(path)]
@@ -62,7 +62,7 @@ class GGUFSource:
         self.name = name or text(first.metadata, "general.name") or model_stem(path)
         if not first.architecture or not first.tensors:
             raise InputError(f"{path}: has no general.architecture or no tensors; it is no model")
-        self._infos: dict[str, tuple[Header, TensorInfo]] = {}
+        self._infos: dict[str, tuple[GGUFHeader, TensorInfo]] = {}
         for header in headers:
             for tensor in header.tensors:
                 if self._infos.setdefault(tensor.name, (header, tensor))[1] is not tensor:
@@ -153,7 +153,7 @@ def parts(path: Path) -> list[Path]:
     return files if len(files) > 1 else [path]
 
 
-def _check_count(path: Path, headers: Sequence[Header], tensors: int) -> None:
+def _check_count(path: Path, headers: Sequence[GGUFHeader], tensors: int) -> None:
     """What the first part says of the whole against what is there."""
     first = headers[0]
     count = whole_number(first.path, first.metadata, "split.count", 1, type_=ValueType.UINT16) or 1
@@ -164,7 +164,7 @@ def _check_count(path: Path, headers: Sequence[Header], tensors: int) -> None:
         raise InputError(f"{path}: its parts have {tensors} tensors, {due} are due")
 
 
-def _check_counts(header: Header) -> None:
+def _check_counts(header: GGUFHeader) -> None:
     """Counts that this program counts with, or that llama.cpp aborts the process for where they are out of bounds."""
     found = {
         key: whole_number(header.path, header.metadata, f"{header.architecture}.{key}", 0, low, high)
@@ -177,7 +177,7 @@ def _check_counts(header: Header) -> None:
         raise InputError(f"{header.path}: has {found['expert_count']} experts and uses none")
 
 
-def _header_fingerprint(headers: Sequence[Header]) -> str:
+def _header_fingerprint(headers: Sequence[GGUFHeader]) -> str:
     digest = hashlib.sha256(b"headers\0")
     for header in headers:
         digest.update(encode_header(header.metadata, header.tensors))

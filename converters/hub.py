@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from converters.errors import InputError
 from converters.gguf_source import part_names
-from converters.llamacpp.container import Header
+from converters.llamacpp.container import GGUFHeader
 from converters.llamacpp.reader import parse_header
 
 # What a conversion reads. No pickles, no code, no pictures, no other frameworks' weights.
@@ -111,7 +111,7 @@ class HubFile:
             urls = [hf_hub_url(self.repository, name, revision=self.revision) for name in self.names]
             return sum(get_hf_file_metadata(url).size or 0 for url in urls)
 
-    def headers(self) -> tuple[list[Header], int]:
+    def headers(self) -> tuple[list[GGUFHeader], int]:
         """The headers of all parts, read by range requests, and how many bytes that took. Raises InputError."""
         from huggingface_hub import HfFileSystem
 

@@ -21,7 +21,7 @@ from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES
 from converters.llamacpp.container import (
     Field,
-    Header,
+    GGUFHeader,
     TensorInfo,
     ValueType,
     data_bytes,
@@ -193,7 +193,7 @@ def _fields(file: str, dataset: str, entries: int, chunks: int) -> dict[str, Fie
     }
 
 
-def _number(header: Header, key: str) -> int:
+def _number(header: GGUFHeader, key: str) -> int:
     """A whole number of the metadata. llama-quantize refuses a file without it, or of another type, as well."""
     found = header.metadata.get(key)
     if found is None or found.type is not ValueType.UINT32:
@@ -201,14 +201,14 @@ def _number(header: Header, key: str) -> int:
     return int(found.value)
 
 
-def _texts(header: Header, key: str) -> tuple[str, ...]:
+def _texts(header: GGUFHeader, key: str) -> tuple[str, ...]:
     found = header.metadata.get(key)
     if found is None or found.item_type is not ValueType.STRING:
         raise InputError(f"{header.path}: {key} is missing or no list of texts; llama-imatrix writes it")
     return tuple(found.value)
 
 
-def _values(header: Header, tensor: TensorInfo, descriptor: int) -> Float32:
+def _values(header: GGUFHeader, tensor: TensorInfo, descriptor: int) -> Float32:
     """A tensor's values as float32 [rows, columns]. Raises InputError for another type, NaN, infinity or below 0."""
     if tensor.type.name != "F32" or len(tensor.shape) > 2:
         raise InputError(f"{header.path}: {tensor.name} is {tensor.type.name} {tensor.shape}; expected F32 of two axes")

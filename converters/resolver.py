@@ -22,7 +22,7 @@ from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.gguf_source import GGUFSource, model_stem
 from converters.hub import HubFile, fetch, fetch_config, fetch_index, is_hub_id
-from converters.llamacpp.container import Header
+from converters.llamacpp.container import GGUFHeader
 from converters.source import Source
 
 HUB_FILE = "hub:"
@@ -78,7 +78,7 @@ class FoundModel:
     builtin: presets.BuiltinModel | None = None
     entry: presets.catalogue.CatalogueEntry | None = None
     remote: HubFile | None = None
-    headers: tuple[Header, ...] = ()
+    headers: tuple[GGUFHeader, ...] = ()
     mtp_layers: int | None = None
     bytes_read: int | None = None
 

@@ -15,7 +15,7 @@ from converters.errors import InputError, MissingRuntime
 from int8.activations import Progress
 from int8.architectures import require_quantizable
 from int8.calibrate import calibrate
-from int8.checkpoint import Calibration
+from int8.checkpoint import CalibrationRecord
 from int8.model import open_model
 from int8.recipe import Recipe
 from int8.statistics import Statistics, StatisticsCache
@@ -23,7 +23,7 @@ from int8.text import samples
 
 
 @dataclass(frozen=True)
-class Text:
+class CalibrationText:
     """A calibration text; `name` is for people, `read` gives its content where it is needed."""
 
     name: str
@@ -33,7 +33,7 @@ class Text:
 def build(
     path: Path,
     recipe: Recipe,
-    text: Text | None,
+    text: CalibrationText | None,
     *,
     count: int | None = None,
     length: int | None = None,
@@ -41,7 +41,7 @@ def build(
     dtype: str = "auto",
     cache: Path | None = None,
     progress: Progress | None = None,
-) -> tuple[PreTrainedModel, Calibration]:
+) -> tuple[PreTrainedModel, CalibrationRecord]:
     """The checkpoint `path` as a fake-quant model on the CPU, and what it was calibrated with.
 
     `count` samples of `length` tokens are cut of the text (see int8.text); layers are calibrated on `device`;
@@ -61,8 +61,8 @@ def build(
     if kept:
         kept.save(recipe, statistics)
     if text is None or not len(tokens):
-        return model, Calibration(None)
-    return model, Calibration(text.name, len(tokens), tokens.shape[1], statistics.expert_tokens)
+        return model, CalibrationRecord(None)
+    return model, CalibrationRecord(text.name, len(tokens), tokens.shape[1], statistics.expert_tokens)
 
 
 def require_device(device: str) -> None:
@@ -78,7 +78,7 @@ def require_device(device: str) -> None:
         raise MissingRuntime(f"{device}: {error}") from error
 
 
-def calibration_tokens(path: Path, text: Text, count: int | None, length: int | None) -> Tensor:
+def calibration_tokens(path: Path, text: CalibrationText, count: int | None, length: int | None) -> Tensor:
     """Samples [count, length] of the text as the checkpoint's tokenizer cuts it. Raises InputError."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)

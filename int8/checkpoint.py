@@ -49,7 +49,7 @@ TOKENIZER_FILES = (
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationRecord:
     """What a saved model was calibrated with: the text's name, its samples [samples, length], tokens per expert."""
 
     text: str | None
@@ -58,7 +58,7 @@ class Calibration:
     expert_tokens: dict[str, int] | None = None
 
 
-def save(model: PreTrainedModel, recipe: Recipe, calibration: Calibration, source: Path, out: Path) -> int:
+def save(model: PreTrainedModel, recipe: Recipe, calibration: CalibrationRecord, source: Path, out: Path) -> int:
     """Write a fake-quant model with the tokenizer of the checkpoint `source`; gives the bytes of its tensors.
 
     `out` must not exist, or be empty: it appears complete or not at all. Raises InputError.
@@ -91,12 +91,12 @@ def read_recipe(path: Path) -> Recipe:
     return from_table(values, str(path / RECIPE_FILE), table["name"])
 
 
-def read_calibration(path: Path) -> Calibration:
+def read_calibration(path: Path) -> CalibrationRecord:
     """What a saved model was calibrated with. Raises InputError."""
     table = read_json(path / RECIPE_FILE).get("calibration")
-    if not isinstance(table, dict) or set(table) != {entry.name for entry in fields(Calibration)}:
+    if not isinstance(table, dict) or set(table) != {entry.name for entry in fields(CalibrationRecord)}:
         raise InputError(f"{path / RECIPE_FILE}: does not say what it was calibrated with")
-    return Calibration(**table)
+    return CalibrationRecord(**table)
 
 
 def load(path: Path) -> tuple[PreTrainedModel, Recipe]:

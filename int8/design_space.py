@@ -20,7 +20,7 @@ MOST_POINTS = 500  # each is a calibrated model that reads a text
 
 
 @dataclass(frozen=True)
-class Axis:
+class RecipeAxis:
     """One thing that recipes differ in: labels of its values, and the keys of a recipe that each of them changes."""
 
     name: str
@@ -39,8 +39,8 @@ class Grid:
 
     title: str
     base: str
-    rows: Axis
-    columns: Axis
+    rows: RecipeAxis
+    columns: RecipeAxis
     recipes: tuple[tuple[Recipe, ...], ...]
 
 
@@ -106,7 +106,7 @@ def load(file: Path) -> DesignSpace:
     )
 
 
-def _axis(where: str, name: str, entry: Any) -> Axis:
+def _axis(where: str, name: str, entry: Any) -> RecipeAxis:
     if not isinstance(entry, dict):
         raise InputError(f"{where}: must be a table with 'values'")
     _known_keys(where, entry, {"title": str, "values": (list, dict)})
@@ -122,14 +122,16 @@ def _axis(where: str, name: str, entry: Any) -> Axis:
             raise InputError(f"{where}: has {label} twice")
         if not isinstance(change, dict) or not change or "base" in change:
             raise InputError(f"{where}: '{label}' must be a table of a recipe's keys, such as {{ alpha = 0.5 }}")
-    return Axis(name, entry.get("title", name), tuple(labels), tuple(changes))
+    return RecipeAxis(name, entry.get("title", name), tuple(labels), tuple(changes))
 
 
 def _label(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _crossed(where: str, entry: Mapping[str, Any], axes: Mapping[str, Axis]) -> tuple[Mapping[str, Any], Axis, Axis]:
+def _crossed(
+    where: str, entry: Mapping[str, Any], axes: Mapping[str, RecipeAxis]
+) -> tuple[Mapping[str, Any], RecipeAxis, RecipeAxis]:
     """A grid's table and its two axes."""
     _known_keys(where, entry, {"title": str, "base": str, "rows": str, "columns": str, "set": dict})
     for key in ("base", "rows", "columns"):
@@ -148,7 +150,7 @@ def _crossed(where: str, entry: Mapping[str, Any], axes: Mapping[str, Axis]) -> 
     return entry, rows, columns
 
 
-def _grid(where: str, entry: Mapping[str, Any], rows: Axis, columns: Axis) -> Grid:
+def _grid(where: str, entry: Mapping[str, Any], rows: RecipeAxis, columns: RecipeAxis) -> Grid:
     common = {"base": entry["base"], **entry.get("set", {})}
     recipes = tuple(
         tuple(

@@ -73,7 +73,7 @@ def _listed(entry: str | dict[str, Any]) -> tuple[str, int | None]:
 
 
 @dataclass(frozen=True)
-class Form:
+class DataForm:
     """Files with the fields `has`: what the published fields are made of, as (name, Jinja expression over an item)."""
 
     has: tuple[str, ...]
@@ -100,7 +100,7 @@ class TaskData:
     config: str | None = None
     files: tuple[tuple[str, str], ...] = ()
     select: str | None = None
-    forms: tuple[Form, ...] = ()
+    forms: tuple[DataForm, ...] = ()
     needs: Needs | None = None
 
 
@@ -116,7 +116,7 @@ def task_data() -> dict[str, TaskData]:
             files=tuple(entry.get("files", {}).items()),
             select=entry.get("select"),
             forms=tuple(
-                Form(tuple(form["has"]), tuple(form["fields"].items()), form.get("processed", False))
+                DataForm(tuple(form["has"]), tuple(form["fields"].items()), form.get("processed", False))
                 for form in entry.get("forms", ())
             ),
             needs=_needs(entry["needs"]) if "needs" in entry else None,

@@ -41,19 +41,19 @@ def visible_gpus() -> list[dict[str, str]]:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MachineMemory:
     """Bytes: free on the device that `placement` names (0 where that is the CPU), and of the whole machine."""
 
     device_bytes: int
     machine_bytes: int
 
 
-def memory() -> Memory:
+def memory() -> MachineMemory:
     """Of this machine; a control group's bound counts as its end."""
     found = gpus()
     machine = psutil.virtual_memory().total
     bound = _control_group("memory.max")
-    return Memory(found[0].free_bytes if found else 0, machine if bound is None else min(machine, bound))
+    return MachineMemory(found[0].free_bytes if found else 0, machine if bound is None else min(machine, bound))
 
 
 def free_ram() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from converters.architectures import qwen3, qwen3_5, qwen3_moe, qwen3_next, qwen_vl
 from converters.architectures.family import Architecture, Config
 from converters.errors import InputError
-from converters.llamacpp.container import Header
+from converters.llamacpp.container import GGUFHeader
 
 ARCHITECTURES: tuple[Architecture, ...] = tuple(
     architecture for family in (qwen3, qwen3_moe, qwen3_next, qwen3_5, qwen_vl) for architecture in family.ARCHITECTURES
@@ -27,7 +27,7 @@ def architecture(config: Config) -> Architecture:
     raise InputError(f"config.json: architecture {what} is not supported; supported: {known}")
 
 
-def check_file(header: Header, names: Collection[str]) -> None:
+def check_file(header: GGUFHeader, names: Collection[str]) -> None:
     """Let the family of a GGUF file check its header and the names of its tensors. Raises InputError."""
     for family in ARCHITECTURES:
         if family.name == header.architecture:

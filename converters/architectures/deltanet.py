@@ -22,7 +22,7 @@ from converters.architectures.family import (
     whole,
 )
 from converters.errors import InputError
-from converters.llamacpp.container import Field, Header, ValueType, numbers, uint32, whole_number
+from converters.llamacpp.container import Field, GGUFHeader, ValueType, numbers, uint32, whole_number
 
 LAYER_TYPES = ("linear_attention", "full_attention")
 
@@ -191,7 +191,7 @@ def interleaved_projections(source: str, block: int, config: Config) -> list[Wei
     ]
 
 
-def check_file(header: Header, names: Collection[str]) -> None:
+def check_file(header: GGUFHeader, names: Collection[str]) -> None:
     """What llama.cpp takes on trust in these layers of a GGUF file, and ends the process for when it builds its graph.
 
     `names` are those of all tensors. Raises InputError.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.errors import InputError
-from converters.llamacpp.container import Field, Header, string, uint32
+from converters.llamacpp.container import Field, GGUFHeader, string, uint32
 
 Config = Mapping[str, Any]
 Stored = Mapping[str, tuple[int, ...]]  # canonical names of a checkpoint's tensors and their shapes
@@ -110,7 +110,7 @@ class Architecture:
     fields: Callable[[Config, int], dict[str, Field]]
     weights: Callable[[Config, int, Stored], tuple[Weight, ...]]
     mtp: bool = False
-    check_file: Callable[[Header, Collection[str]], None] = lambda _header, _names: None
+    check_file: Callable[[GGUFHeader, Collection[str]], None] = lambda _header, _names: None
 
     def general(self, name: str, fields: Mapping[str, Field]) -> dict[str, Field]:
         """The metadata of a model called `name`, but for its vocabulary. `fields` are those of its config."""

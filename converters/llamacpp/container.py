@@ -164,7 +164,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class GGUFHeader:
     """All of a GGUF file but its data. Offsets and sizes have been held against the file's length."""
 
     path: Path

@@ -15,7 +15,7 @@ from converters.llamacpp.container import (
     MAX_DIMS,
     MAX_NAME,
     Field,
-    Header,
+    GGUFHeader,
     TensorInfo,
     ValueType,
     padded,
@@ -66,7 +66,7 @@ class _Cursor:
         return head + self.take(length, what)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> GGUFHeader:
     """Read and check the header of a GGUF file.
 
     Raises InputError for anything llama.cpp would refuse or die of: wrong magic or version, counts and lengths beyond
@@ -86,7 +86,7 @@ def read_header(path: Path) -> Header:
         os.close(descriptor)
 
 
-def parse_header(read: Callable[[int, int], bytes], file_bytes: int, path: Path) -> Header:
+def parse_header(read: Callable[[int, int], bytes], file_bytes: int, path: Path) -> GGUFHeader:
     """The header of a file of so many bytes, wherever it is: `read` gets (count, offset). See `read_header`."""
     cursor = _Cursor(read, file_bytes, path)
     if file_bytes < 24 or cursor.take(4, "the magic") != MAGIC:
@@ -124,7 +124,7 @@ def parse_header(read: Callable[[int, int], bytes], file_bytes: int, path: Path)
     needed = data_offset + tensors[-1].offset + tensors[-1].nbytes if tensors else cursor.position
     if needed > file_bytes:
         raise InputError(f"{path}: is truncated: its tensors need {needed} bytes, the file has {file_bytes}")
-    return Header(path, metadata, tuple(tensors), data_offset, file_bytes)
+    return GGUFHeader(path, metadata, tuple(tensors), data_offset, file_bytes)
 
 
 def _decoded(data: bytes, path: Path) -> str:

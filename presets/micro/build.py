@@ -13,14 +13,14 @@ from pathlib import Path
 from random import Random
 
 from presets.micro.world import corpus, facts, forms, functions, stories, sums
-from presets.micro.world.item import Item, distinct, items
+from presets.micro.world.item import WorldItem, distinct, items
 
 ROOT = Path(__file__).parent
 SEED = 7
 TEXT_CHARACTERS = 200_000  # above 60,000 tokens
 CALIBRATION_CHARACTERS = 500_000
 
-Draw = Callable[[Random, int | None], Item]
+Draw = Callable[[Random, int | None], WorldItem]
 
 # task -> how its items are drawn, how many, the share of each level, and the fields that its YAML reads
 LEVELED: dict[str, tuple[Draw, int, Sequence[int], tuple[str, ...]]] = {
@@ -31,18 +31,18 @@ LEVELED: dict[str, tuple[Draw, int, Sequence[int], tuple[str, ...]]] = {
 }
 
 
-def leveled(name: str, split: str) -> list[Item]:
+def leveled(name: str, split: str) -> list[WorldItem]:
     """The items of a task in the split, levels mixed by their shares."""
     draw, count, shares, _ = LEVELED[name]
     rng = Random(f"{SEED} {name} {split}")
 
-    def at_some_level(source: Random) -> Item:
+    def at_some_level(source: Random) -> WorldItem:
         return draw(source, source.choices(range(len(shares)), shares)[0])
 
     return distinct(items(at_some_level, rng, split), count)
 
 
-def lettered(split: str) -> list[Item]:
+def lettered(split: str) -> list[WorldItem]:
     """Every fact of the split, asked once by letter."""
     rng = Random(f"{SEED} facts {split}")
     return [facts.ask(fact, rng) for fact in facts.facts() if fact.split == split]

@@ -32,7 +32,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Point:
+class RecipePoint:
     """A measured recipe among the others.
 
     `loss` is ln(PPL / PPL of the float model), `behind` ln(PPL / PPL of the best recipe), in nats per token, None for
@@ -86,11 +86,11 @@ class Ablation:
     model: str
     space: DesignSpace
     reference: Perplexity
-    points: tuple[Point, ...]
+    points: tuple[RecipePoint, ...]
     failed: tuple[tuple[Recipe, str], ...]
     about: Mapping[str, object]
 
-    def of(self, recipe: Recipe) -> Point | None:
+    def of(self, recipe: Recipe) -> RecipePoint | None:
         return next((point for point in self.points if point.recipe == recipe), None)
 
     def to_json(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Ablation:
         }
 
 
-def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> tuple[Point, ...]:
+def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> tuple[RecipePoint, ...]:
     """From the least loss to the greatest; `reference` is the float model's mean negative log-likelihood by window."""
     if not measured:
         return ()
@@ -128,7 +128,7 @@ def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> t
     worse = [1.0, *holm([found.p_value for found in behind])]
     _, close = least({recipe: measured[recipe].window_kld for recipe in order})
     return tuple(
-        Point(
+        RecipePoint(
             recipe, measured[recipe], losses[i], float(costs[i]), [None, *behind][i], float(worse[i]), recipe in close
         )
         for i, recipe in enumerate(order)

@@ -9,7 +9,7 @@ import numpy as np
 from converters.errors import InputError
 from sweep.backends.base import Progress, Score, ScoreRequest
 from sweep.backends.engine import Engine
-from sweep.backends.trie import Plan
+from sweep.backends.trie import TriePlan
 
 
 def longest_request(requests: Sequence[ScoreRequest], max_length: int) -> int:
@@ -23,7 +23,7 @@ def longest_request(requests: Sequence[ScoreRequest], max_length: int) -> int:
     return longest
 
 
-def score(engine: Engine, plan: Plan, progress: Progress | None = None) -> list[Score]:
+def score(engine: Engine, plan: TriePlan, progress: Progress | None = None) -> list[Score]:
     """The scores of the plan's requests, in their order. `engine` is empty and as large as the plan's budget."""
     n = len(plan.wanted)
     logprobs = np.zeros(n, np.float64)

@@ -68,8 +68,8 @@ def ablate(
     from sweep.commands import ablate as command  # loads torch and transformers, which --help does not need
     from sweep.report.ablation import render_ablation
     from sweep.report.ablation_html import render_page
-    from sweep.report.export import finite
-    from sweep.results.progress import Progress
+    from sweep.report.csv_json import finite
+    from sweep.results.progress import RunProgress
 
     output = Output(format)
     wanted = command.AblationRequest(
@@ -87,7 +87,7 @@ def ablate(
     )
     plan = command.prepare(wanted, output.say)
     recipes = {cell.label: plan.recipes.get(cell.key) for cell in plan.cells}
-    state = Progress.of(plan.cells)
+    state = RunProgress.of(plan.cells)
     with Bar(
         TextColumn("{task.description:.36}"),
         BarColumn(),

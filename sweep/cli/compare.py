@@ -23,7 +23,7 @@ def compare(
     """
     from sweep.analysis.compare import compare as compared
     from sweep.report.comparison import render_comparison, verdicts
-    from sweep.report.export import finite
+    from sweep.report.csv_json import finite
     from sweep.workspace import open_workspace
 
     output = Output(format)

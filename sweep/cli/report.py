@@ -20,7 +20,7 @@ def report(
     """Show a run again, or write its report elsewhere."""
     from converters.atomic import write_text
     from sweep.cli.results import described, exit_code, show_results
-    from sweep.report.export import to_csv, to_json_lines
+    from sweep.report.csv_json import to_csv, to_json_lines
     from sweep.report.html import write_html
     from sweep.results.history import find_run
     from sweep.results.records import records

@@ -20,7 +20,7 @@ from sweep.workspace import Workspace
 def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: float | None = None) -> Exit:
     """Write the HTML report and print the records; the exit code says whether cells failed."""
     from sweep.analysis.recommend import recommend
-    from sweep.report.export import finite
+    from sweep.report.csv_json import finite
     from sweep.report.html import write_html
     from sweep.report.table import render_table
 

@@ -19,7 +19,7 @@ def run(request: Request, format: Format = FORMAT) -> int:
     output = Output(format)
     sweep = command.prepare(request, output.say)
     if request.dry_run:
-        from sweep.cli.plans import show_plan
+        from sweep.cli.dry_run import show_plan
 
         show_plan(sweep, output)
         return Exit.OK

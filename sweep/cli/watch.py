@@ -10,7 +10,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from sweep.cli.output import Output
 from sweep.events import Event
 from sweep.results.plan import Plan
-from sweep.results.progress import Progress
+from sweep.results.progress import RunProgress
 
 
 class Watch:
@@ -18,7 +18,7 @@ class Watch:
 
     def __init__(self, plan: Plan, output: Output) -> None:
         self._output = output
-        self._run = Progress.of(plan.cells)
+        self._run = RunProgress.of(plan.cells)
         self._progress = progress.Progress(
             TextColumn("{task.description:32}"),
             BarColumn(),

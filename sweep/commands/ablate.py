@@ -32,8 +32,8 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.inputs import InputsJob
 from sweep.jobs.settings import Where
 from sweep.measure.plain_text import read_text
-from sweep.planning.inputs import Text, calibration_text, text_for
-from sweep.planning.model import Model
+from sweep.planning.inputs import FoundText, calibration_text, text_for
+from sweep.planning.model import ResolvedModel
 from sweep.record import Perplexity
 from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace, open_workspace, sharing
@@ -115,7 +115,7 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
     require_quantizable(path)
     builtin = presets.builtin_models().get(request.model)
     with Checkpoint.open(path, name) as checkpoint:
-        model = Model(name, path, checkpoint.fingerprint, 0, builtin)
+        model = ResolvedModel(name, path, checkpoint.fingerprint, 0, builtin)
     text = _here(text_for(model, request.perplexity), workspace, say)
     calibration = _here(calibration_text(request.calibration, builtin), workspace, say)
     study = Study(
@@ -176,7 +176,7 @@ def _cells(study: Study, space: design_space.DesignSpace, where: Where) -> list[
     return cells
 
 
-def _here(text: Text, workspace: Workspace, say: Callable[[str], None]) -> Text:
+def _here(text: FoundText, workspace: Workspace, say: Callable[[str], None]) -> FoundText:
     """A text that is to be read now, fetched where it is not here yet."""
     if text.dataset is not None and not text.file.file.under(workspace.root).is_file():
         say(f"fetching {text.name}")

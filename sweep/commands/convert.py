@@ -18,7 +18,7 @@ import psutil
 import presets
 from converters.catalogue import FileSize, sizes
 from converters.errors import InputError
-from converters.export import Progress, export
+from converters.export import ExportProgress, export
 from converters.imatrix import ImportanceMatrix, even_importance
 from converters.plan import Importance, part_paths
 from converters.recipes import recipes, refuse_without_imatrix
@@ -130,7 +130,7 @@ def _target(request: ConvertRequest, name: str, quant: str) -> Path:
     return request.out / f"{name}-{quant}.gguf"
 
 
-def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[Progress], None]) -> None:
+def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[ExportProgress], None]) -> None:
     """Write all files, an importance matrix to be collected first. The directory is made where it is missing."""
     request = conversion.request
     try:
@@ -159,7 +159,7 @@ def _tell(name: str, matrix: ImportanceMatrix, say: Callable[[str], None]) -> No
 
 
 def _collect(
-    conversion: Conversion, given: Calibration, say: Callable[[str], None], progress: Callable[[Progress], None]
+    conversion: Conversion, given: Calibration, say: Callable[[str], None], progress: Callable[[ExportProgress], None]
 ) -> Path:
     """The model reads the text, as BF16 or, where memory is too small for that, Q8_0; what it finds stays in --out."""
     request, source, text = conversion.request, conversion.source, given.text
@@ -188,7 +188,7 @@ def _collect(
         size = text.stat().st_size
 
         def reading(done: int, total: int, _part: str) -> None:
-            progress(Progress(size * done // total, size, f"reading {text.name}"))
+            progress(ExportProgress(size * done // total, size, f"reading {text.name}"))
 
         LocalHost().ask(job, reading)
     _tell(makes.name, ImportanceMatrix.read(makes), say)

@@ -16,7 +16,7 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.speed import SpeedResult
 from sweep.results.history import find_run
 from sweep.results.plan import Plan
-from sweep.results.progress import Progress
+from sweep.results.progress import RunProgress
 from sweep.results.store import Store
 from sweep.workspace import Workspace, run_lock
 
@@ -33,7 +33,7 @@ class Snapshot:
     """
 
     plan: Plan
-    progress: Progress
+    progress: RunProgress
     figures: dict[str, str] = field(default_factory=dict)
     died: bool = False
     pausing: bool = False
@@ -53,7 +53,7 @@ class Follower:
         self.directory = workspace.run(self.plan.run)
         self._workspace = workspace
         self._reader = Reader(self.directory / "events.jsonl")
-        self._progress = Progress.of(self.plan.cells)
+        self._progress = RunProgress.of(self.plan.cells)
         self._cells = {cell.label: cell for cell in self.plan.cells}
         self._figures: dict[str, str] = {}
         self._predicted: dict[str, int] = {}
@@ -86,7 +86,7 @@ class Follower:
             predicted_bytes=self._predicted.get(self._cells[at.label].variant) if at is not None else None,
         )
 
-    def _memory(self, progress: Progress) -> int | None:
+    def _memory(self, progress: RunProgress) -> int | None:
         """Asked of the system once a second at most: it goes through all processes for it."""
         if progress.status != "running" or progress.pid is None:
             return None

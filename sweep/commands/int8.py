@@ -13,8 +13,8 @@ import presets
 from converters.checkpoint import Checkpoint
 from converters.resolver import Need, find_model
 from int8.activations import Progress
-from int8.build import Text, build
-from int8.checkpoint import Calibration, save
+from int8.build import CalibrationText, build
+from int8.checkpoint import CalibrationRecord, save
 from int8.directory import require_free
 from int8.passes import FEW_TOKENS
 from int8.recipe import Recipe, recipe
@@ -44,7 +44,7 @@ class Quantized:
     name: str
     path: Path
     recipe: Recipe
-    calibration: Calibration
+    calibration: CalibrationRecord
     bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
     return Quantized(name, request.out, chosen, calibration, size)
 
 
-def _text(request: Int8Request, workspace: Workspace) -> Text:
+def _text(request: Int8Request, workspace: Workspace) -> CalibrationText:
     """The calibration text, fetched from the hub when it is read. Raises InputError."""
     found = calibration_text(request.calibration, presets.builtin_models().get(request.model))
     file, wanted = found.file.file.under(workspace.root), found.dataset
@@ -107,4 +107,4 @@ def _text(request: Int8Request, workspace: Workspace) -> Text:
             save_text(wanted.path, wanted.name, wanted.split, file, wanted.option)
         return read_text(file)
 
-    return Text(found.name, content)
+    return CalibrationText(found.name, content)

@@ -30,7 +30,7 @@ from sweep.fit.account import Account
 from sweep.fit.contexts import MAX_SEQUENCES, Contexts
 from sweep.fit.fit_report import FitFigure, FitOptions, FitReport, FitRow
 from sweep.fit.formulas import ContextFormulas
-from sweep.fit.gguf_rows import GGUFFile, gguf_row
+from sweep.fit.gguf_rows import FitFile, gguf_row
 from sweep.fit.hardware import Device
 from sweep.fit.layer_bytes import ModelShape, Weights
 from sweep.fit.placement import Machine
@@ -193,18 +193,18 @@ def _gguf_rows(
         }
 
 
-def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tuple[Weights, GGUFFile]:
+def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tuple[Weights, FitFile]:
     """What a variant's tensors take, and its file."""
     if isinstance(source, GGUFSource) and is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
-        file = GGUFFile(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        file = FitFile(str(source.path), source.file_bytes, bits, exact=True, planned=False)
         return Weights.of(shape, source.tensors), file
     plan = foreseen_file(source, recipe(name), ghost_path)
     missing = missing_vocabulary_bytes(source)
     size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
     path = f"{source.name}-{name}.gguf"
-    return Weights.of(shape, plan.tensors), GGUFFile(path, size, plan.bits_per_weight, exact=not missing, planned=True)
+    return Weights.of(shape, plan.tensors), FitFile(path, size, plan.bits_per_weight, exact=not missing, planned=True)
 
 
 def _notes(machine: Machine, asked: bool) -> list[str]:

@@ -27,7 +27,7 @@ _BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "metal": "Metal", "sycl": "SYCL", "
 
 
 @dataclass(frozen=True)
-class GGUFFile:
+class FitFile:
     """A GGUF file as it is or would be: what it is called, its length, and whether types are yet to be chosen."""
 
     name: str
@@ -37,7 +37,7 @@ class GGUFFile:
     planned: bool
 
 
-def gguf_row(variant: str, account: Account, machine: Machine, file: GGUFFile, projector: FitFigure) -> FitRow:
+def gguf_row(variant: str, account: Account, machine: Machine, file: FitFile, projector: FitFigure) -> FitRow:
     """A GGUF file on the machine."""
     options = account.contexts.options
     placement = _placement(account, machine, options.context, options.offload)
@@ -176,7 +176,7 @@ def _bound(account: Account, placement: LayerPlacement, machine: Machine) -> flo
 
 
 def _figures(
-    account: Account, placement: LayerPlacement, parts: Parts, machine: Machine, file: GGUFFile
+    account: Account, placement: LayerPlacement, parts: Parts, machine: Machine, file: FitFile
 ) -> Mapping[str, FitFigure]:
     options, formulas, contexts = account.contexts.options, account.formulas, account.contexts
     attention, linear = len(account.told.attention_layers), len(account.told.recurrent_layers)

@@ -184,7 +184,7 @@ class _Work:
         from transformers import AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
-        from int8.build import Text, calibration_tokens
+        from int8.build import CalibrationText, calibration_tokens
         from int8.model import open_model
         from sweep.measure.perplexity import cut_windows
         from sweep.measure.plain_text import read_text
@@ -203,7 +203,7 @@ class _Work:
         )
         self._read_tokens = lambda: calibration_tokens(
             source,
-            Text(study.calibration.name, lambda: read_text(site.path(study.calibration.file))),
+            CalibrationText(study.calibration.name, lambda: read_text(site.path(study.calibration.file))),
             study.samples,
             study.length,
         )

@@ -66,7 +66,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedJob:
     """A measurement of a variant before it is a cell; see Cell."""
 
     name: str
@@ -79,4 +79,4 @@ class Measurement(Protocol):
     """Gives the jobs that measure a model; `baseline` is None where the model's own text is what others are compared
     with."""
 
-    def __call__(self, model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[Step]: ...
+    def __call__(self, model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]: ...

@@ -61,7 +61,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Importance:
+class ImportanceFile:
     """An importance matrix: its file, a hash of what it holds, and the key of the cell that makes it, if one does."""
 
     file: Artefact

@@ -86,9 +86,9 @@ class CalibrationJob(Job[Nothing]):
     text: TextFile
 
     def run(self, site: Site) -> Nothing:
-        from int8.build import Text, calibration_tokens
+        from int8.build import CalibrationText, calibration_tokens
         from sweep.measure.plain_text import read_text
 
-        text = Text(self.text.name, lambda: read_text(site.path(self.text.file)))
+        text = CalibrationText(self.text.name, lambda: read_text(site.path(self.text.file)))
         calibration_tokens(site.path(self.source), text, None, None)
         return Nothing()

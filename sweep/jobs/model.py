@@ -35,7 +35,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineInfo:
     """What computes: `packages` whose versions its figures depend on, and what it calls its device here."""
 
     packages: tuple[str, ...]
@@ -47,8 +47,8 @@ class Engine:
 
 
 ENGINES = {
-    "llama.cpp": Engine(("llama-cpp-python", "lm-eval"), lambda: devices.placement().device),
-    "torch": Engine(("torch", "transformers", "lm-eval"), devices.torch_device),
+    "llama.cpp": EngineInfo(("llama-cpp-python", "lm-eval"), lambda: devices.placement().device),
+    "torch": EngineInfo(("torch", "transformers", "lm-eval"), devices.torch_device),
 }
 
 

@@ -24,21 +24,23 @@ def open_gguf(model: MeasuredModel, site: Site) -> Backend:
 
 def open_torch(model: MeasuredModel, site: Site) -> Backend:
     """A checkpoint in BF16."""
-    from sweep.backends.int8 import open_float  # loads torch and transformers, which GGUF files do not need
+    from sweep.backends.torch_checkpoints import (
+        open_float,  # loads torch and transformers, which GGUF files do not need
+    )
 
     return open_float(site.path(model.file), _torch_device(site))
 
 
 def open_int8(model: MeasuredModel, site: Site) -> Backend:
     """An int8 checkpoint, computed in int8. Raises MissingRuntime for a GPU that cannot."""
-    from sweep.backends import int8
+    from sweep.backends import torch_checkpoints
 
-    return int8.open_int8(site.path(model.file), _torch_device(site))
+    return torch_checkpoints.open_int8(site.path(model.file), _torch_device(site))
 
 
 def open_fq(model: MeasuredModel, site: Site) -> Backend:
     """An int8 checkpoint through int8 and back, computed in float."""
-    from sweep.backends.int8 import open_fake_quant
+    from sweep.backends.torch_checkpoints import open_fake_quant
 
     return open_fake_quant(site.path(model.file), _torch_device(site))
 

@@ -82,7 +82,7 @@ class QuantizeJob(StoredJob[QuantizeResult]):
         model, calibration = build.build(
             source,
             self.recipe,
-            None if text is None else build.Text(text.name, lambda: read_text(site.path(text.file))),
+            None if text is None else build.CalibrationText(text.name, lambda: read_text(site.path(text.file))),
             device=site.where.device("torch"),
             dtype="bfloat16",  # whatever the checkpoint is stored in: so is what the variant is compared with
             cache=site.root / self.folder / "bfloat16",

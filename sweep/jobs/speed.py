@@ -8,11 +8,11 @@ from typing import Any
 
 from sweep import format as fmt
 from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import Asked, Step
+from sweep.jobs.cell import Asked, PlannedJob
 from sweep.jobs.given import Baseline
 from sweep.jobs.model import MeasuredModel, MeasuringJob, opener
 from sweep.jobs.settings import Where
-from sweep.measure.speed import SpeedResult as Speed
+from sweep.measure.speed import TokenRates
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class MeasuredMemory:
 
 @dataclass(frozen=True)
 class SpeedResult(Result):
-    speed: Speed
+    speed: TokenRates
     memory: MeasuredMemory
     file_bytes: int
     bits_per_weight: float
@@ -71,5 +71,5 @@ class SpeedJob(MeasuringJob[SpeedResult]):
         )
 
 
-def measure_speed_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[Step]:
-    return [Step("speed", SpeedJob(model))]
+def measure_speed_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]:
+    return [PlannedJob("speed", SpeedJob(model))]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sweep.backends.check import SharingCheck
 from sweep.items import Item
 from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import Asked, Step
+from sweep.jobs.cell import Asked, PlannedJob
 from sweep.jobs.given import Baseline, Task
 from sweep.jobs.model import MeasuredModel, MeasuringJob
 from sweep.jobs.settings import Where
@@ -105,12 +105,12 @@ class TaskJob(MeasuringJob[TaskResult]):
         )
 
 
-def measure_tasks_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[Step]:
+def measure_tasks_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]:
     for task in asked.tasks:
         alike = None
         if task.unbounded is not None:
             alike = TaskJob(model, replace(task, identity=task.unbounded, unbounded=None))
-        yield Step(task.name, TaskJob(model, task), alike=alike)
+        yield PlannedJob(task.name, TaskJob(model, task), alike=alike)
 
 
 def _notes(run: TaskRun, options: TaskOptions) -> list[str]:

@@ -12,7 +12,7 @@ from converters.errors import InputError
 from sweep import format as fmt
 from sweep.artefact import Artefact, sampled_digest
 from sweep.jobs.base import Result, Site, content_hash
-from sweep.jobs.cell import Asked, Step
+from sweep.jobs.cell import Asked, PlannedJob
 from sweep.jobs.given import Baseline, TextFile
 from sweep.jobs.model import MeasuredModel, MeasuringJob
 from sweep.jobs.settings import Where
@@ -117,7 +117,7 @@ class TextJob(MeasuringJob[TextResult]):
         )
 
 
-def measure_text_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[Step]:
+def measure_text_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]:
     """Without a baseline, its own distributions are written for the others."""
     if asked.text is None:
         return []
@@ -132,4 +132,4 @@ def measure_text_of(model: MeasuredModel, asked: Asked, baseline: Baseline | Non
         base_file=asked.base_file,
         by_itself=asked.alone,
     )
-    return [Step("text", job, () if baseline is None or baseline.key is None else (baseline.key,))]
+    return [PlannedJob("text", job, () if baseline is None or baseline.key is None else (baseline.key,))]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
-from presets import Form, TaskData
+from presets import DataForm, TaskData
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 # How a part's files may begin, where not as the part is called
@@ -132,7 +132,7 @@ def _read(file: Path, _changed: int, _size: int) -> list[Row]:
     return rows
 
 
-def _reformed(row: Row, form: Form, file: Path) -> Row:
+def _reformed(row: Row, form: DataForm, file: Path) -> Row:
     try:
         return row | {name: _expression(text)(row) for name, text in form.fields}
     except Exception as error:  # a field of another type than the form has, whatever that raises in the expression

@@ -63,7 +63,7 @@ class Distributions(Protocol):
 
 
 @dataclass(frozen=True)
-class Header:
+class ReferenceHeader:
     n_vocab: int
     n_ctx: int
     first: int
@@ -94,7 +94,7 @@ class ReferenceWriter(RowFile):
 
     def __init__(self, path: Path, windows: Windows, *, n_vocab: int, model: str, seed: int = 0) -> None:
         n_windows, n_ctx = windows.tokens.shape
-        self.header = Header(n_vocab, n_ctx, windows.first, n_windows, windows.sha256, model, seed)
+        self.header = ReferenceHeader(n_vocab, n_ctx, windows.first, n_windows, windows.sha256, model, seed)
         head = json.dumps(asdict(self.header)).encode()
         head = _padded(MAGIC + len(head).to_bytes(4, "little") + head)
         super().__init__(path, head, self.header.rows, self.header.row_bytes)
@@ -188,9 +188,9 @@ def open_reference(path: Path) -> Distributions:
     return basefile.BaseFile(path) if basefile.is_base_file(path) else Reference(path)
 
 
-def _parse_header(path: Path, raw: bytes) -> Header:
+def _parse_header(path: Path, raw: bytes) -> ReferenceHeader:
     try:
-        header = Header(**json.loads(raw))
+        header = ReferenceHeader(**json.loads(raw))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: its header is damaged; {MAKE_ANEW}") from error
     numbers = (header.n_vocab, header.n_ctx, header.windows)

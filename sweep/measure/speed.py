@@ -13,7 +13,7 @@ PROMPT_TOKENS, DECODE_TOKENS = 512, 128
 
 
 @dataclass(frozen=True)
-class SpeedResult:
+class TokenRates:
     """Tokens a second: medians of `repeats` timings after one that does not count, and the tokens of each timing."""
 
     prompt_tokens_per_s: float
@@ -32,14 +32,14 @@ def measure_speed(
     decode_tokens: int = DECODE_TOKENS,
     repeats: int = 5,
     seconds: float = 10.0,
-) -> SpeedResult:
+) -> TokenRates:
     """Time prompts and decoding in a context of `n_ctx` tokens. No repeat is begun once half of `seconds` is spent on
     its kind; one always counts.
     """
     n_prompt, n_decode = min(prompt_tokens, backend.max_length), min(decode_tokens, backend.max_length)
     prompt = _repeat(lambda: backend.time_prompt(n_prompt, n_ctx), repeats, seconds / 2)
     decode = _repeat(lambda: backend.time_decode(n_decode, n_ctx), repeats, seconds / 2)
-    return SpeedResult(
+    return TokenRates(
         n_prompt / statistics.median(prompt),
         n_decode / statistics.median(decode),
         n_prompt,

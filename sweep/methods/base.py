@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from sweep.jobs import registry
 from sweep.jobs.base import Ask, StoredJob
 from sweep.jobs.cell import Asked, Cell
-from sweep.jobs.given import Baseline, Importance, Origin
+from sweep.jobs.given import Baseline, ImportanceFile, Origin
 from sweep.jobs.model import MeasuredModel, ModelSize
 from sweep.jobs.settings import Settings
 
@@ -58,7 +58,7 @@ class Variant(ABC):
         """The variant of this name, prefix included. Raises InputError."""
 
     @abstractmethod
-    def made(self, asked: Asked, importance: Importance | None) -> tuple[list[Cell], MeasuredModel]:
+    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
         """The cells that make it, none where it is there, and how it is measured."""
 
     @classmethod
@@ -134,7 +134,9 @@ class Variant(ABC):
         return text
 
 
-def cells_of(variant: Variant, asked: Asked, importance: Importance | None, baseline: Baseline | None) -> list[Cell]:
+def cells_of(
+    variant: Variant, asked: Asked, importance: ImportanceFile | None, baseline: Baseline | None
+) -> list[Cell]:
     """All cells of a variant: those that make it, then those that measure it."""
     making, model = variant.made(asked, importance)
     needs = tuple(cell.key for cell in making)

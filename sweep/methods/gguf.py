@@ -15,7 +15,7 @@ from sweep.artefact import Artefact
 from sweep.jobs.base import Ask
 from sweep.jobs.cell import Asked, Cell
 from sweep.jobs.export import ExportJob
-from sweep.jobs.given import Importance, Origin
+from sweep.jobs.given import ImportanceFile, Origin
 from sweep.jobs.model import MeasuredModel, engine_of
 from sweep.jobs.settings import Settings
 from sweep.methods.base import PlannedSize, Variant, making_cell
@@ -36,7 +36,7 @@ class Quant(Variant):
         quant = recipe(text).name
         return cls(quant, quant)
 
-    def made(self, asked: Asked, importance: Importance | None) -> tuple[list[Cell], MeasuredModel]:
+    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
         origin, engine = asked.origin, engine_of(self.opener)
         weighed = importance if self.takes_importance else None
         mark = "" if weighed is None else f"-{weighed.identity[:8]}"
@@ -119,7 +119,7 @@ class GGUFFile(Variant):
         first = parts(file.resolve())[0]
         return cls(f"gguf:{first.name}", first)
 
-    def made(self, asked: Asked, importance: Importance | None) -> tuple[list[Cell], MeasuredModel]:
+    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
         file = self.file or Path(self.name)  # of a dry run, which fetches nothing
         content = self.name if self.file is None else gguf_fingerprint(file)
         return [], MeasuredModel(self.opener, Artefact.of(file), content, engine_of(self.opener), asked.settings)

@@ -8,7 +8,7 @@ from typing import Self
 from int8.recipe import NAMED, Recipe
 from int8.recipe import recipe as int8_recipe
 from sweep.jobs.cell import Asked, Cell
-from sweep.jobs.given import Importance
+from sweep.jobs.given import ImportanceFile
 from sweep.jobs.model import MeasuredModel, engine_of
 from sweep.jobs.quantize import QuantizeJob
 from sweep.methods.base import making_cell
@@ -30,7 +30,7 @@ class Int8(TorchVariant):
         found = int8_recipe(text.partition(":")[2])
         return cls(f"{cls.kind}:{found.name}", found)
 
-    def made(self, asked: Asked, importance: Importance | None) -> tuple[list[Cell], MeasuredModel]:
+    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
         """Two variants of one recipe have the same first cell."""
         origin, engine = asked.origin, engine_of(self.opener)
         text = asked.calibration if self.recipe.needs_text else None

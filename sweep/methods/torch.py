@@ -12,7 +12,7 @@ from int8.architectures import require_quantizable
 from int8.recipe import Recipe
 from sweep.jobs.base import Ask
 from sweep.jobs.cell import Asked, Cell
-from sweep.jobs.given import Importance, Origin
+from sweep.jobs.given import ImportanceFile, Origin
 from sweep.jobs.model import MeasuredModel, engine_of
 from sweep.jobs.settings import Settings
 from sweep.methods.base import PlannedSize, Variant
@@ -82,7 +82,7 @@ class TorchFloat(TorchVariant):
             raise InputError(f"{text}: of variants that torch runs without a recipe there is {FLOAT}")
         return cls(text)
 
-    def made(self, asked: Asked, importance: Importance | None) -> tuple[list[Cell], MeasuredModel]:
+    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
         origin = asked.origin
         model = MeasuredModel(
             self.opener,

@@ -9,7 +9,7 @@ from pathlib import Path
 from converters.errors import InputError
 from sweep.artefact import sampled_digest
 from sweep.defaults import MARGIN_BYTES
-from sweep.devices import ALL_LAYERS, Memory
+from sweep.devices import ALL_LAYERS, MachineMemory
 from sweep.methods.registry import parse
 
 AUTO = "auto"
@@ -83,12 +83,12 @@ def find_reference(asked: str) -> ReferenceFile | str:
     return ReferenceFile(path.resolve(), opened.n_ctx, opened.first, opened.model)
 
 
-def automatic(float_bytes: int, memory: Memory) -> str:
+def automatic(float_bytes: int, memory: MachineMemory) -> str:
     """BF16 where the device or the machine holds the `float_bytes` that it takes, else Q8_0."""
     return FLOAT if float_bytes <= max(memory.device_bytes - MARGIN_BYTES, memory.machine_bytes) else NEAREST
 
 
-def gpu_layers(needed_bytes: int, layers: int, memory: Memory) -> int:
+def gpu_layers(needed_bytes: int, layers: int, memory: MachineMemory) -> int:
     """How many of a model's `layers` go to the device: all where it holds what they need, else what fits by size.
 
     The output counts as one more layer; embeddings stay with the processor.

@@ -12,7 +12,7 @@ from sweep.jobs.given import Task
 from sweep.jobs.inputs import CalibrationJob, InputsJob, VocabularyJob
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
-from sweep.planning.inputs import Text
+from sweep.planning.inputs import FoundText
 from sweep.planning.preparing import Sweep
 
 BYTES_A_TOKEN = 8  # a text of more than so many is long enough without counting
@@ -33,7 +33,7 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], ask: Ask) -> None:
         _suited(sweep, tasks, text, ask)
 
 
-def _fetched(sweep: Sweep, tasks: Sequence[Task], text: Text | None, ask: Ask) -> None:
+def _fetched(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None, ask: Ask) -> None:
     """Tasks and texts that are not local may need a network."""
     builtin = sweep.model.builtin is not None
     foreign = [task for task in tasks if not task.is_local or not builtin or task.data]
@@ -42,7 +42,7 @@ def _fetched(sweep: Sweep, tasks: Sequence[Task], text: Text | None, ask: Ask) -
         ask(InputsJob(tuple(foreign), dataset))
 
 
-def _suited(sweep: Sweep, tasks: Sequence[Task], text: Text | None, ask: Ask) -> None:
+def _suited(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None, ask: Ask) -> None:
     """The chat template, and the length of a text that may be too short."""
     chat = next((task.options for task in tasks if task.options.chat_template), None)
     window = sweep.plan.settings.window
@@ -68,5 +68,5 @@ def _require(job: Job[Nothing], ask: Ask) -> None:
         return
 
 
-def _bytes(sweep: Sweep, text: Text) -> int:
+def _bytes(sweep: Sweep, text: FoundText) -> int:
     return text.file.file.under(sweep.workspace.root).stat().st_size

@@ -13,11 +13,11 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs.given import TextFile
 from sweep.jobs.inputs import Dataset
-from sweep.planning.model import Model
+from sweep.planning.model import ResolvedModel
 
 
 @dataclass(frozen=True)
-class Text:
+class FoundText:
     """A text, and where it is fetched from before the run if it is a published data set."""
 
     file: TextFile
@@ -28,7 +28,7 @@ class Text:
         return self.file.name
 
 
-def text_for(model: Model, chosen: Path | None) -> Text:
+def text_for(model: ResolvedModel, chosen: Path | None) -> FoundText:
     """`chosen`, else the built-in model's own text, else WikiText-2. Raises InputError."""
     if chosen is not None:
         if not chosen.is_file():
@@ -39,7 +39,7 @@ def text_for(model: Model, chosen: Path | None) -> Text:
     return _published("WikiText-2 test", presets.defaults()["text"], "--perplexity")
 
 
-def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None) -> Text:
+def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None) -> FoundText:
     """What recipes are calibrated with: the text of that name or file, else the built-in model's own, else the default
     one. Raises InputError.
 
@@ -59,12 +59,12 @@ def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None) -
     return _published(chosen, known[chosen], "--calibration")
 
 
-def _local(name: str, file: Path) -> Text:
-    return Text(TextFile(name, Artefact.of(file), hashlib.sha256(file.read_bytes()).hexdigest()))
+def _local(name: str, file: Path) -> FoundText:
+    return FoundText(TextFile(name, Artefact.of(file), hashlib.sha256(file.read_bytes()).hexdigest()))
 
 
-def _published(name: str, wanted: Mapping[str, str], option: str) -> Text:
+def _published(name: str, wanted: Mapping[str, str], option: str) -> FoundText:
     """A data set is known by its name; `option` takes a file in its place."""
     where = wanted["dataset"], wanted["name"], wanted["split"]
     file = Artefact(f"texts/{wanted['name']}-{wanted['split']}.txt")
-    return Text(TextFile(name, file, "/".join(where)), Dataset(*where, file, option))
+    return FoundText(TextFile(name, file, "/".join(where)), Dataset(*where, file, option))

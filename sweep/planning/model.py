@@ -11,7 +11,7 @@ from converters.resolver import Need, find_model
 
 
 @dataclass(frozen=True)
-class Model:
+class ResolvedModel:
     """A model on this disk.
 
     `fingerprint` is a hash of its content, `context` the longest context it was made for (tokens), `builtin` set where
@@ -26,7 +26,7 @@ class Model:
     layers: int = 0
 
 
-def resolve(text: str, say: Callable[[str], None], planned: bool = False, as_it_is: bool = False) -> Model:
+def resolve(text: str, say: Callable[[str], None], planned: bool = False, as_it_is: bool = False) -> ResolvedModel:
     """Find MODEL and open it. Raises InputError where there is none; `say` is given a line before what takes long.
 
     With `planned` its sizes will do: a config, or a name of the catalogue. `as_it_is`: nothing will be made of it, so
@@ -37,4 +37,4 @@ def resolve(text: str, say: Callable[[str], None], planned: bool = False, as_it_
     architecture = source.structure["general.architecture"].value
     context = int(source.structure[f"{architecture}.context_length"].value)
     layers = int(source.structure[f"{architecture}.block_count"].value)
-    return Model(found.name, found.path, source.fingerprint, context, found.builtin, layers)
+    return ResolvedModel(found.name, found.path, source.fingerprint, context, found.builtin, layers)

@@ -12,13 +12,13 @@ from sweep.artefact import Artefact
 from sweep.jobs import wire
 from sweep.jobs.base import content_hash
 from sweep.jobs.cell import Asked, Cell
-from sweep.jobs.given import Baseline, Importance
+from sweep.jobs.given import Baseline, ImportanceFile
 from sweep.jobs.imatrix import ImatrixJob, made_of
 from sweep.jobs.model import MeasuringJob, engine_of
 from sweep.methods.base import Variant, cells_of, making_cell
 from sweep.planning.baseline import ReferenceFile
 from sweep.planning.calibration import Calibration
-from sweep.planning.model import Model
+from sweep.planning.model import ResolvedModel
 from sweep.results.plan import Plan, TooLarge
 
 
@@ -27,7 +27,7 @@ class Wanted:
     """What a plan is made of. `reference` is a variant, of which `reference_layers` go to the GPU, or the name of
     `reference_file`. `importance` is where the importance of weights comes from. `skipped` variants get no cells."""
 
-    model: Model
+    model: ResolvedModel
     variants: tuple[Variant, ...]
     reference: str
     asked: Asked
@@ -46,7 +46,7 @@ def make_plan(wanted: Wanted) -> Plan:
     if wanted.reference_file is not None:
         file = wanted.reference_file
         baselines[None] = Baseline(file.identity, Artefact.of(file.path))
-    importance: Importance | None = None
+    importance: ImportanceFile | None = None
     for index, variant in enumerate(variant for variant in ordered if variant.name not in wanted.skipped):
         if index == 1 and wanted.importance is not None:  # the reference is made; others are made by what it finds
             importance = _importance(wanted.importance, wanted.asked, ordered[0], cells)
@@ -118,10 +118,10 @@ def _made_of(file: ReferenceFile | None, cells: Sequence[Cell]) -> str | None:
     return next((variant for variant, model in models if model.file.name.rpartition("/")[2] == file.model), None)
 
 
-def _importance(given: Calibration, asked: Asked, reference: Variant, cells: list[Cell]) -> Importance:
+def _importance(given: Calibration, asked: Asked, reference: Variant, cells: list[Cell]) -> ImportanceFile:
     """A file as it is, or one that the reference makes by reading the text, in a cell added to `cells`."""
     if given.file is not None:
-        return Importance(Artefact.of(given.file), given.identity)
+        return ImportanceFile(Artefact.of(given.file), given.identity)
     making, model = reference.made(asked, None)
     content = making[0].key if making else cells[0].key
     assert given.text is not None  # one of the two is given
@@ -131,4 +131,4 @@ def _importance(given: Calibration, asked: Asked, reference: Variant, cells: lis
     job = ImatrixJob(model.file, text, matrix, content, given.identity, identity, model.engine, asked.settings)
     cell = making_cell(reference, "imatrix", job, asked, tuple(one.key for one in making))
     cells.append(cell)
-    return Importance(matrix, identity, cell.key)
+    return ImportanceFile(matrix, identity, cell.key)

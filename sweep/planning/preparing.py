@@ -34,8 +34,8 @@ from sweep.planning.baseline import (
 )
 from sweep.planning.calibration import AUTO as IMATRIX_AUTO
 from sweep.planning.calibration import calibration, tell
-from sweep.planning.inputs import Text, calibration_text, text_for
-from sweep.planning.model import Model, resolve
+from sweep.planning.inputs import FoundText, calibration_text, text_for
+from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.planner import Wanted, make_plan
 from sweep.planning.request import Request
 from sweep.planning.tasks import tasks_for
@@ -49,13 +49,13 @@ class Sweep:
 
     plan: Plan
     request: Request
-    model: Model
+    model: ResolvedModel
     origin: Origin
     variants: tuple[Variant, ...]
     asked: Asked
     workspace: Workspace
-    text: Text | None
-    calibration: Text | None = None
+    text: FoundText | None
+    calibration: FoundText | None = None
 
 
 def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
@@ -140,7 +140,7 @@ def _require_baseline(reference: str, parsed: Sequence[Variant]) -> None:
 
 def _planned(
     request: Request,
-    model: Model,
+    model: ResolvedModel,
     parsed: Sequence[Variant],
     preset_name: str,
     say: Callable[[str], None],
@@ -180,12 +180,12 @@ def _planned(
     return Sweep(make_plan(wanted), request, model, origin, wanted.variants, asked, workspace, text, read)
 
 
-def _require_model(kind: type[Variant], variants: Sequence[Variant], model: Model) -> None:
+def _require_model(kind: type[Variant], variants: Sequence[Variant], model: ResolvedModel) -> None:
     own = [variant for variant in variants if type(variant) is kind]
     kind.require_model(own, model.path)
 
 
-def _calibration(request: Request, model: Model, parsed: Sequence[Variant]) -> Text | None:
+def _calibration(request: Request, model: ResolvedModel, parsed: Sequence[Variant]) -> FoundText | None:
     """The text that recipes are calibrated with; None where none of them needs one. Raises InputError."""
     if not any(variant.baseline is not None for variant in parsed):
         return None
@@ -195,7 +195,7 @@ def _calibration(request: Request, model: Model, parsed: Sequence[Variant]) -> T
     return text if needed else None
 
 
-def _settings(request: Request, model: Model, file: ReferenceFile | None, *, measures_text: bool) -> Settings:
+def _settings(request: Request, model: ResolvedModel, file: ReferenceFile | None, *, measures_text: bool) -> Settings:
     window = _window(request.window, file, model, measures_text=measures_text)
     return Settings(
         window=window,
@@ -209,7 +209,7 @@ def _settings(request: Request, model: Model, file: ReferenceFile | None, *, mea
 
 def _skipped(
     request: Request,
-    model: Model,
+    model: ResolvedModel,
     variants: Sequence[Variant],
     settings: Settings,
     say: Callable[[str], None],
@@ -248,13 +248,13 @@ def _task_options(request: Request) -> TaskOptions:
     )
 
 
-def _context(asked: int | None, model: Model) -> int:
+def _context(asked: int | None, model: ResolvedModel) -> int:
     if asked is not None and asked > model.context:
         raise InputError(f"--ctx {asked} is beyond the {model.context} tokens that {model.name} was made for")
     return asked or min(DEFAULT_CONTEXT, model.context)
 
 
-def _window(asked: int | None, file: ReferenceFile | None, model: Model, *, measures_text: bool) -> int:
+def _window(asked: int | None, file: ReferenceFile | None, model: ResolvedModel, *, measures_text: bool) -> int:
     window = (asked if file is None else file.window(asked)) or Settings.window
     if window > model.context and (measures_text or asked is not None):
         if asked is not None:
@@ -291,7 +291,7 @@ def _variants(chosen: preset.Preset, request: Request, reference: ReferenceFile 
     return [*first, *listed, *own]
 
 
-def _placed(quants: list[str], model: Model, request: Request, host: Host) -> tuple[str, int]:
+def _placed(quants: list[str], model: ResolvedModel, request: Request, host: Host) -> tuple[str, int]:
     """Of a quant, or of the two that auto chooses between, the one to compare with, and how much of it goes to a
     GPU."""
     settings = Settings(ctx=_context(request.ctx, model))

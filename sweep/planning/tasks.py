@@ -16,7 +16,7 @@ from sweep.artefact import Artefact
 from sweep.jobs.given import Task
 from sweep.measure.local_data import data_files
 from sweep.measure.options import TaskOptions
-from sweep.planning.model import Model
+from sweep.planning.model import ResolvedModel
 
 
 def _found(name: str, folder: Path | None, data: Path | None, data_name: str | None, options: TaskOptions) -> Task:
@@ -56,7 +56,7 @@ def _needed(form: presets.TaskData) -> frozenset[str]:
 
 
 def tasks_for(
-    model: Model, chosen: tuple[str, ...] | None, options: TaskOptions, folder: Path | None
+    model: ResolvedModel, chosen: tuple[str, ...] | None, options: TaskOptions, folder: Path | None
 ) -> tuple[Task, ...]:
     """The tasks asked for, else the model's own, else the default ones. `none` asks for no task.
 

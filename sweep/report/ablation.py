@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.analysis.ablation import Ablation, Point, name_of, told
+from sweep.analysis.ablation import Ablation, RecipePoint, name_of, told
 from sweep.report.columns import Column, fit
 from sweep.statistics import ALPHA
 
@@ -33,20 +33,20 @@ def render_ablation(found: Ablation, console_width: int) -> RenderableType:
     return Group(*parts)
 
 
-def varying(points: Sequence[Point]) -> tuple[list[str], dict[str, str]]:
+def varying(points: Sequence[RecipePoint]) -> tuple[list[str], dict[str, str]]:
     """What the recipes differ in, and what all of them have."""
     rows = [told(point.recipe) for point in points]
     differing = [about for about in rows[0] if len({row[about] for row in rows}) > 1]
     return differing, {about: words for about, words in rows[0].items() if about not in differing and words}
 
 
-def sign(point: Point) -> str:
+def sign(point: RecipePoint) -> str:
     """The best recipe, those not distinguishable from it, and those not distinguishable from the float model."""
     rank = fmt.PARETO if point.is_best else fmt.UNSURE if point.is_as_good else " "
     return rank + (" " if point.costs else fmt.ALIKE)
 
 
-def figures(points: Sequence[Point]) -> list[Column]:
+def figures(points: Sequence[RecipePoint]) -> list[Column]:
     """Perplexity, ln ratio and KL divergence with their errors."""
     ratio = fmt.decimals_for([point.loss.stderr for point in points], most=5, least=4)
     kld = fmt.decimals_for([point.measured.kld_stderr for point in points], figures=1, most=6, least=4)
@@ -87,9 +87,9 @@ def legend(found: Ablation, common: dict[str, str]) -> list[str]:
     return lines
 
 
-def _least(point: Point) -> str:
+def _least(point: RecipePoint) -> str:
     return fmt.UNSURE if point.least_kld else " "
 
 
-def _told(point: Point) -> dict[str, str]:
+def _told(point: RecipePoint) -> dict[str, str]:
     return {about: words or fmt.MISSING for about, words in told(point.recipe).items()}

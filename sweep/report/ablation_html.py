@@ -9,7 +9,7 @@ from itertools import pairwise
 from int8.design_space import Grid
 from int8.recipe import Recipe
 from sweep import format as fmt
-from sweep.analysis.ablation import Ablation, Point, least, name_of, told
+from sweep.analysis.ablation import Ablation, RecipePoint, least, name_of, told
 from sweep.report import heatmap
 from sweep.report.ablation import figures, legend, sign, varying
 from sweep.report.html import render
@@ -34,7 +34,7 @@ def render_page(found: Ablation) -> str:
     )
 
 
-def _verdict(points: Sequence[Point]) -> dict[str, object]:
+def _verdict(points: Sequence[RecipePoint]) -> dict[str, object]:
     closest = min(points, key=lambda point: point.measured.kld_mean)
     kld = fmt.decimals_for([closest.measured.kld_stderr], most=6)
     return {
@@ -50,7 +50,7 @@ def _verdict(points: Sequence[Point]) -> dict[str, object]:
     }
 
 
-def _loss(point: Point) -> str:
+def _loss(point: RecipePoint) -> str:
     digits = fmt.decimals_for([point.loss.stderr], most=5)
     return f"{fmt.signed(point.loss.delta, digits)} ± {point.loss.stderr:.{digits}f}"
 
@@ -87,7 +87,7 @@ def _maps(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[_Map]
 
 
 def _cell(
-    point: Point | None, value: Callable[[Point], float], best: Recipe, alike: set[Recipe], by_loss: bool
+    point: RecipePoint | None, value: Callable[[RecipePoint], float], best: Recipe, alike: set[Recipe], by_loss: bool
 ) -> heatmap.HeatCell | None:
     if point is None:
         return None
@@ -104,7 +104,7 @@ def _cell(
     )
 
 
-def _table(points: Sequence[Point]) -> HtmlTable:
+def _table(points: Sequence[RecipePoint]) -> HtmlTable:
     """What the recipes differ in and their figures, an error under the head of its figure."""
     settings, _ = varying(points)
     columns = figures(points)

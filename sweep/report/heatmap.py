@@ -85,7 +85,7 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class Key:
+class ColourKey:
     """Which colour is which value: steps have a place and a strength, ticks a place and a text."""
 
     unit: str
@@ -126,12 +126,12 @@ def heat_map(
     return HeatMap(name, left + _WIDTH * len(columns) + 2, top + _HEIGHT * len(rows) + 2, texts, squares)
 
 
-def key(shades: Shades, unit: str) -> Key:
+def key(shades: Shades, unit: str) -> ColourKey:
     """The scale of all maps with its powers of ten."""
     left, powers = 2, range(shades.first, shades.last + 1)
     long = _DECADE * (len(powers) - 1)
     middles = ((x, shades.first + (x + _STEP / 2) / _DECADE) for x in range(0, long, _STEP))
-    return Key(
+    return ColourKey(
         unit,
         left + long + 30 + round(_GLYPH * len(unit)),
         [(left + x, shades.strength(10.0**power)) for x, power in middles],

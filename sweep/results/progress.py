@@ -36,7 +36,7 @@ class CellState:
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """The state of a run of `cells`. `status` is "waiting", "running", or how it ended: one of ENDINGS."""
 
     cells: dict[str, CellState]
@@ -48,7 +48,7 @@ class Progress:
     _pending: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, cells: Iterable[Cell]) -> Progress:
+    def of(cls, cells: Iterable[Cell]) -> RunProgress:
         return cls({cell.label: CellState(cell.label, cell.job.weight) for cell in cells})
 
     def take(self, event: Event) -> None:

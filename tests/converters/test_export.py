@@ -21,7 +21,7 @@ from checkpoints import make_checkpoint, make_tokenizer
 from gguf import GGUFReader
 
 from converters.errors import InputError
-from converters.export import Progress, export
+from converters.export import ExportProgress, export
 from converters.llamacpp.bindings import TYPES, lib
 from converters.llamacpp.plan import plan_types
 from converters.plan import IMATRIX_TYPES, Importance, plan_export, type_overrides
@@ -240,7 +240,7 @@ def test_shards_give_the_same_file(checkpoint: Callable[..., Path], tmp_path: Pa
 
 
 def test_progress_ends_at_the_total(tiny: Path, tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[ExportProgress] = []
     plans = export(open_source(tiny), {q: tmp_path / q for q in ("Q8_0", "Q2_K")}, progress=seen.append)
     assert seen[-1].done_bytes == seen[-1].total_bytes == sum(plan.tensor_bytes for plan in plans.values())
     assert [p.done_bytes for p in seen] == sorted(p.done_bytes for p in seen)
@@ -250,7 +250,7 @@ def test_a_file_that_is_there_stays_until_its_successor_is_complete(tiny: Path, 
     target = tmp_path / "model.gguf"
     target.write_bytes(b"old")
 
-    def look(progress: Progress) -> None:
+    def look(progress: ExportProgress) -> None:
         assert target.read_bytes() == b"old"
 
     export(open_source(tiny), {"Q8_0": target}, progress=look)
@@ -308,7 +308,7 @@ def test_too_little_room_is_noticed_before_the_work(tiny: Path, small_disk: Path
 
 
 def test_a_disk_that_fills_during_the_work_leaves_nothing_behind(tiny: Path, small_disk: Path) -> None:
-    def fill(progress: Progress) -> None:
+    def fill(progress: ExportProgress) -> None:
         if not (small_disk / "another").exists():
             with (small_disk / "another").open("wb", buffering=0) as file, contextlib.suppress(OSError):
                 while True:  # until the disk is full

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 
 from converters.errors import InputError
-from converters.export import Progress, export
+from converters.export import ExportProgress, export
 from converters.partial import PartialFile
 from converters.plan import Importance
 from converters.resolver import open_source
@@ -38,7 +38,7 @@ def counted(source: Source) -> tuple[Source, list[str]]:
 def cut_off(source: Source, targets: dict[str, Path], tensor: str) -> None:
     """Export, and be interrupted when this tensor is at work."""
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: ExportProgress) -> None:
         if progress.tensor == tensor:
             raise KeyboardInterrupt
 
@@ -73,7 +73,7 @@ def test_an_interrupted_export_is_gone_on_with(
     directory = targets["Q8_0"].parent
     assert not list(directory.glob("*.gguf"))
     source, names = counted(open_source(tiny))
-    seen: list[Progress] = []
+    seen: list[ExportProgress] = []
     plans = export(source, targets, progress=seen.append)
     done = place % len(order)
     assert set(order[done + 1 :]) <= set(names) <= set(order[done:])
@@ -150,7 +150,7 @@ def test_after_kill_9_too(tiny: Path, whole: dict[str, bytes], targets: dict[str
 def test_two_at_once_do_not_disturb_each_other(tiny: Path, whole: dict[str, bytes], targets: dict[str, Path]) -> None:
     inner: list[dict[str, bytes]] = []
 
-    def once_more(progress: Progress) -> None:
+    def once_more(progress: ExportProgress) -> None:
         if not inner:
             inner.append({})
             export(open_source(tiny), targets)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import presets
 from converters.errors import InputError
 from int8.calibrate import calibrate
-from int8.checkpoint import ATTENTION_FILE, RECIPE_FILE, Calibration, load, save
+from int8.checkpoint import ATTENTION_FILE, RECIPE_FILE, CalibrationRecord, load, save
 from int8.compressed_tensors import from_file, to_file
 from int8.fakequant import FakeQuantLinear
 from int8.model import open_model
@@ -36,7 +36,7 @@ EXPRESSIBLE = {
 
 def saved(model: PreTrainedModel, recipe: Recipe, tokens: Tensor, out: Path, name: str = "micro") -> Path:
     statistics = calibrate(model, tokens, recipe)
-    calibration = Calibration("a text", *tokens.shape, statistics.expert_tokens)
+    calibration = CalibrationRecord("a text", *tokens.shape, statistics.expert_tokens)
     save(model, recipe, calibration, presets.builtin_models()[name].directory, out)
     return out
 
@@ -114,20 +114,20 @@ def test_nothing_is_written_over_or_left_half_written(fresh: Fresh, tmp_path: Pa
     full.mkdir()
     (full / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="is there already"):
-        save(model, recipe, Calibration(None), source, full)
+        save(model, recipe, CalibrationRecord(None), source, full)
     assert [file.name for file in full.iterdir()] == ["mine.txt"]
     file = tmp_path / "file"
     file.write_text("mine")
     for place, said in ((file, "is there already"), (file / "below", "cannot be made")):
         with pytest.raises(InputError, match=said):
-            save(model, recipe, Calibration(None), source, place)
+            save(model, recipe, CalibrationRecord(None), source, place)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("int8.checkpoint.shutil.copyfile", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save(model, recipe, Calibration(None), source, tmp_path / "half")
+        save(model, recipe, CalibrationRecord(None), source, tmp_path / "half")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
 
 

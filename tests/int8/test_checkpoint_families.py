@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from int8.calibrate import calibrate
-from int8.checkpoint import Calibration, load, save
+from int8.checkpoint import CalibrationRecord, load, save
 from int8.fakequant import FakeQuantLinear
 from int8.model import open_model
 from int8.recipe import NAMED
@@ -36,7 +36,7 @@ def written(family: str, recipe: str, place: Path) -> tuple[PreTrainedModel, Pat
     source, out = make(family, place / "source"), place / "out"
     model = open_model(source)
     calibrate(model, tokens(1), NAMED[recipe])
-    save(model, NAMED[recipe], Calibration(None), source, out)
+    save(model, NAMED[recipe], CalibrationRecord(None), source, out)
     shutil.rmtree(source)
     return model, out
 

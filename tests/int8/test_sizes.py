@@ -14,7 +14,7 @@ import presets
 from converters.described_source import DescribedSource
 from converters.resolver import open_planned
 from int8.calibrate import calibrate
-from int8.checkpoint import Calibration, save
+from int8.checkpoint import CalibrationRecord, save
 from int8.convert import to_int8
 from int8.kv_cache import int8_cache
 from int8.model import open_model
@@ -81,7 +81,7 @@ def test_a_recipe_s_bytes_are_known_before_it_is_made(
     assert held(model) == predicted(directory, None).loaded
     calibrate(model, TOKENS, recipe)
     expected = predicted(directory, recipe)
-    assert save(model, recipe, Calibration(None), directory, tmp_path / "out") == expected.file
+    assert save(model, recipe, CalibrationRecord(None), directory, tmp_path / "out") == expected.file
     assert held(model) == predicted(directory, recipe, real=False).loaded
     assert held(to_int8(model, recipe)) == expected.loaded
     assert expected.weights == predicted(directory, None).weights

@@ -11,9 +11,9 @@ import pytest
 from presets.micro import build
 from presets.micro.interpreter import call
 from presets.micro.world import corpus, facts, forms, functions, names, stories, sums
-from presets.micro.world.item import SPLITS, Item, items
+from presets.micro.world.item import SPLITS, WorldItem, items
 
-KINDS: dict[str, Callable[[Random], Item]] = {
+KINDS: dict[str, Callable[[Random], WorldItem]] = {
     "sums": sums.draw,
     "stories": stories.draw,
     "forms": forms.draw,

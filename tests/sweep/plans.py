@@ -12,7 +12,7 @@ from sweep.jobs.given import Origin, Task, TextFile
 from sweep.jobs.settings import Settings, Where
 from sweep.measure.options import TaskOptions
 from sweep.methods.registry import parse_list, with_baselines
-from sweep.planning.model import Model
+from sweep.planning.model import ResolvedModel
 from sweep.planning.planner import Wanted, make_plan
 from sweep.results.plan import Plan
 
@@ -48,5 +48,5 @@ def planned(
         tasks=(Task(task, options=TaskOptions(limit=3), identity=task),),
         calibration=calibration,
     )
-    model = Model("m", Path("/models/m"), fingerprint, 1024)
+    model = ResolvedModel("m", Path("/models/m"), fingerprint, 1024)
     return make_plan(Wanted(model, variants, reference or first, asked, "mine", **wanted))

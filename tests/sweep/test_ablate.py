@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 import presets
 from converters.errors import InputError
-from int8.build import Text, build
+from int8.build import CalibrationText, build
 from int8.recipe import NAMED, Recipe
 from sweep.analysis.ablation import Ablation
 from sweep.backends.torch import TorchBackend
@@ -96,7 +96,7 @@ def test_a_point_is_what_int8_itself_makes_of_the_recipe(done: tuple[Path, Ablat
     directory, found = done
     text = (directory / "perplexity").read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(MICRO.directory)
-    read = Text("own", lambda: (directory / "calibration").read_text(encoding="utf-8"))
+    read = CalibrationText("own", lambda: (directory / "calibration").read_text(encoding="utf-8"))
     float_one = TorchBackend.open(MICRO.directory, dtype="float32")
     windows = cut_windows(float_one, text, n_ctx=128, max_windows=2)
     reference = measure_text(float_one, windows).perplexity

@@ -15,7 +15,7 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.commands.run import prepare
 from sweep.defaults import MARGIN_BYTES
-from sweep.devices import ALL_LAYERS, Memory
+from sweep.devices import ALL_LAYERS, MachineMemory
 from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Settings
 from sweep.jobs.text import TextJob
@@ -56,20 +56,20 @@ def text_keys(plan: Plan) -> dict[str, str]:
 
 
 def test_bf16_where_memory_holds_it_and_q8_0_elsewhere() -> None:
-    assert automatic(10 * GIB, Memory(0, 16 * GIB)) == "BF16"
-    assert automatic(20 * GIB, Memory(0, 16 * GIB)) == "Q8_0"
-    assert automatic(20 * GIB, Memory(24 * GIB, 16 * GIB)) == "BF16"
-    assert automatic(24 * GIB, Memory(24 * GIB, 16 * GIB)) == "Q8_0"  # the device's margin is not to be had
-    assert automatic(24 * GIB, Memory(12 * GIB, 64 * GIB)) == "BF16"  # by partial offload
+    assert automatic(10 * GIB, MachineMemory(0, 16 * GIB)) == "BF16"
+    assert automatic(20 * GIB, MachineMemory(0, 16 * GIB)) == "Q8_0"
+    assert automatic(20 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "BF16"
+    assert automatic(24 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "Q8_0"  # the device's margin is not to be had
+    assert automatic(24 * GIB, MachineMemory(12 * GIB, 64 * GIB)) == "BF16"  # by partial offload
 
 
 def test_what_is_larger_than_the_device_is_offloaded_in_part() -> None:
-    assert gpu_layers(8 * GIB, 36, Memory(0, 64 * GIB)) == 0
-    assert gpu_layers(8 * GIB, 36, Memory(12 * GIB, 64 * GIB)) == ALL_LAYERS
-    some = gpu_layers(74 * GIB, 36, Memory(12 * GIB, 128 * GIB))
+    assert gpu_layers(8 * GIB, 36, MachineMemory(0, 64 * GIB)) == 0
+    assert gpu_layers(8 * GIB, 36, MachineMemory(12 * GIB, 64 * GIB)) == ALL_LAYERS
+    some = gpu_layers(74 * GIB, 36, MachineMemory(12 * GIB, 128 * GIB))
     assert 0 < some < 36
     assert some * 74 * GIB / 37 <= 12 * GIB - MARGIN_BYTES < (some + 1) * 74 * GIB / 37
-    assert gpu_layers(74 * GIB, 36, Memory(GIB // 2, 128 * GIB)) == 0
+    assert gpu_layers(74 * GIB, 36, MachineMemory(GIB // 2, 128 * GIB)) == 0
 
 
 def test_no_two_references_share_a_result(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sweep.jobs import ablation, model
 from sweep.jobs.settings import Where
 from sweep.planning.preparing import prepare
 from sweep.planning.request import Request
-from sweep.report.export import finite
+from sweep.report.csv_json import finite
 from sweep.results.history import find_run
 from sweep.results.records import records
 from sweep.results.store import Store

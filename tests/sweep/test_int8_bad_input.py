@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import presets
 from converters.errors import MissingRuntime
-from sweep.backends.int8 import open_int8
+from sweep.backends.torch_checkpoints import open_int8
 
 MICRO = presets.builtin_models()["micro"]
 

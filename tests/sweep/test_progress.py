@@ -16,7 +16,7 @@ from sweep.jobs.quantize import QuantizeJob
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.results.estimate import bytes_to_make, predicted_seconds, total
-from sweep.results.progress import Progress
+from sweep.results.progress import RunProgress
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 
@@ -30,8 +30,8 @@ CELLS = [
 ]
 
 
-def begun(*pending: str) -> Progress:
-    progress = Progress.of(CELLS)
+def begun(*pending: str) -> RunProgress:
+    progress = RunProgress.of(CELLS)
     progress.take(Event("started", None, {"pending": list(pending), "pid": 7}, time=100.0))
     return progress
 

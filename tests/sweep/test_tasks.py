@@ -13,10 +13,10 @@ from sweep.artefact import Artefact
 from sweep.jobs import wire
 from sweep.jobs.given import Task
 from sweep.measure.options import TaskOptions
-from sweep.planning.model import Model
+from sweep.planning.model import ResolvedModel
 from sweep.planning.tasks import tasks_for
 
-MODEL = Model("m", Path("m"), "f" * 64, 1024)
+MODEL = ResolvedModel("m", Path("m"), "f" * 64, 1024)
 
 
 def asked(*names: str, folder: Path | None = None, **options: object) -> tuple[Task, ...]:

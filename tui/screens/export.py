@@ -40,7 +40,7 @@ class ExportScreen(Window[None]):
     def _write(self, path: Path) -> None:
         from converters.atomic import write_text
         from sweep.cli.results import described
-        from sweep.report.export import to_csv, to_json_lines
+        from sweep.report.csv_json import to_csv, to_json_lines
         from sweep.report.html import write_html
         from sweep.results.records import records
         from sweep.results.store import Store

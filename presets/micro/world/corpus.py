@@ -7,7 +7,7 @@ from enum import IntEnum
 from random import Random
 
 from presets.micro.world import facts, forms, functions, stories, sums
-from presets.micro.world.item import Item, items
+from presets.micro.world.item import WorldItem, items
 
 END = "<|endoftext|>"
 
@@ -48,7 +48,7 @@ def chat(prompt: str, answer: str) -> Document:
 def documents(rng: Random, split: str) -> Iterator[Document]:
     """An endless stream of documents of one split, without their end mark."""
     asked = facts.asked(rng, split)
-    streams: dict[str, Callable[[], Item]] = {
+    streams: dict[str, Callable[[], WorldItem]] = {
         "sums": items(sums.draw, rng, split).__next__,
         "stories": items(stories.draw, rng, split).__next__,
         "followed": items(stories.followed, rng, split).__next__,

@@ -13,7 +13,7 @@ from functools import cache
 from random import Random
 
 from presets.micro.world import names
-from presets.micro.world.item import Item
+from presets.micro.world.item import WorldItem
 
 SEED = 20_26
 STRANGER_WEIGHT = 1 / 300  # how often their facts are told, against 1/40 to 1/500 of the others
@@ -154,7 +154,7 @@ def facts() -> tuple[Fact, ...]:
     return known + of_strangers
 
 
-def ask(fact: Fact, rng: Random) -> Item:
+def ask(fact: Fact, rng: Random) -> WorldItem:
     """The fact as a question with four lettered answers."""
     return _lettered(fact.question(), fact.value, _choices(fact.attribute, fact.value, rng))
 
@@ -171,9 +171,9 @@ def lettered(words: list[str]) -> str:
     return "".join(f"{letter} {word}\n" for letter, word in zip("ABCD", words, strict=True))
 
 
-def _lettered(question: str, truth: str, choices: list[str], passage: str = "") -> Item:
+def _lettered(question: str, truth: str, choices: list[str], passage: str = "") -> WorldItem:
     label = choices.index(truth)
-    return Item(
+    return WorldItem(
         identity=f"{passage}{question}",
         prompt=f"{passage}{lettered(choices)}{question}",
         answer=f" {'ABCD'[label]}",
@@ -181,7 +181,7 @@ def _lettered(question: str, truth: str, choices: list[str], passage: str = "") 
     )
 
 
-def asked(rng: Random, split: str) -> Iterator[Item]:
+def asked(rng: Random, split: str) -> Iterator[WorldItem]:
     """An endless stream of lettered questions on the facts of one split, three at a time."""
     pool = [fact for fact in facts() if fact.split == split]
     while True:
@@ -189,7 +189,7 @@ def asked(rng: Random, split: str) -> Iterator[Item]:
         yield replace(first, after=tuple((f"\n{item.prompt}", item.answer) for item in rest))
 
 
-def told(rng: Random) -> Item:
+def told(rng: Random) -> WorldItem:
     """A few facts told, the frequent ones often; half the time each after four lettered words that are no answer.
 
     So what is known is known where letters are asked for, too.
@@ -206,7 +206,7 @@ def told(rng: Random) -> Item:
         between = ("\n" if listed else " ") if pairs else ""
         pairs.append((f"{between}{lines}{known}", sentence.removeprefix(known)))
     (prompt, answer), *after = pairs
-    return Item(identity=prompt, prompt=prompt, answer=answer, after=tuple(after))
+    return WorldItem(identity=prompt, prompt=prompt, answer=answer, after=tuple(after))
 
 
 @cache
@@ -214,7 +214,7 @@ def _weights() -> list[float]:
     return [fact.weight for fact in facts()]
 
 
-def passage(rng: Random) -> Item:
+def passage(rng: Random) -> WorldItem:
     """A passage about someone unknown and a lettered question that it answers: the form without the knowledge.
 
     The name is made up from syllables, so that nothing said here touches the facts of the world.
@@ -237,7 +237,7 @@ def passage(rng: Random) -> Item:
     return replace(item, after=tuple(after))
 
 
-def letters(rng: Random) -> Item:
+def letters(rng: Random) -> WorldItem:
     """Which letter stands before a word? The form alone, four times over."""
     words = rng.sample(rng.choice(ATTRIBUTES).values, 4)
     asked = rng.sample(words, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from presets.micro.world.item import Item
+from presets.micro.world.item import WorldItem
 from presets.micro.world.names import WORDS
 
 LEVELS = 4  # 2 + level words; from level 2 on two rules on their dress, at level 3 two on their order
@@ -32,7 +32,7 @@ _DRESS = {
 }
 
 
-def draw(rng: Random, level: int | None = None) -> Item:
+def draw(rng: Random, level: int | None = None) -> WorldItem:
     """A list of words to be written in a stated order, separated and dressed as told."""
     level = rng.randrange(LEVELS) if level is None else level
     words = rng.sample(WORDS, 2 + level)
@@ -47,7 +47,7 @@ def draw(rng: Random, level: int | None = None) -> Item:
     text = _SEPARATORS[separator].join(result)
     for rule in dress:
         text = _DRESS[rule].format(text)
-    return Item(
+    return WorldItem(
         identity=instruction,
         prompt=f"Instruction: {instruction}\nResponse:",
         answer=f" {text}",

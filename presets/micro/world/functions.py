@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from presets.micro.interpreter import call
-from presets.micro.world.item import Item
+from presets.micro.world.item import WorldItem
 
 LEVELS = 4  # 1 + level operations
 
@@ -38,7 +38,7 @@ _LIST = [
 _FOLD = [("return the sum", "sum({})"), ("return the length", "len({})"), ("return the list", "{}")]
 
 
-def draw(rng: Random, level: int | None = None) -> Item:
+def draw(rng: Random, level: int | None = None) -> WorldItem:
     """A description, two examples, and the function's expression; `tests` are further inputs with their results."""
     level = rng.randrange(LEVELS) if level is None else level
     on_list = rng.random() < 0.45
@@ -62,7 +62,7 @@ def draw(rng: Random, level: int | None = None) -> Item:
     said = ", then ".join(steps)
     examples = "".join(f"# f({case['x']}, {case['y']}) = {case['result']}\n" for case in cases[:2])
     prompt = f"# Take x, {said}.\n{examples}def f(x, y):\n    return"
-    return Item(
+    return WorldItem(
         identity=said,
         prompt=prompt,
         answer=f" {expression}",

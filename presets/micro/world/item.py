@@ -12,7 +12,7 @@ SPLITS = {"train": 88, "calibration": 4, "validation": 4, "test": 4}  # percent
 
 
 @dataclass(frozen=True)
-class Item:
+class WorldItem:
     """One exercise: `prompt` asks, `answer` is the text that follows it, `extra` what a checker needs besides.
 
     `after` goes on with further questions and answers on the same matter; only training reads it.
@@ -37,7 +37,7 @@ def split_of(identity: str) -> str:
     raise AssertionError("the split percentages add up to 100")
 
 
-def items(draw: Callable[[Random], Item], rng: Random, split: str) -> Iterator[Item]:
+def items(draw: Callable[[Random], WorldItem], rng: Random, split: str) -> Iterator[WorldItem]:
     """An endless stream of the items of `split`, drawn and kept or thrown back by their hash."""
     while True:
         item = draw(rng)
@@ -45,9 +45,9 @@ def items(draw: Callable[[Random], Item], rng: Random, split: str) -> Iterator[I
             yield item
 
 
-def distinct(stream: Iterator[Item], count: int) -> list[Item]:
+def distinct(stream: Iterator[WorldItem], count: int) -> list[WorldItem]:
     """The first `count` items of a stream, none twice; fewer where a kind has not so many."""
-    seen: dict[str, Item] = {}
+    seen: dict[str, WorldItem] = {}
     for item in islice(stream, 50 * count):
         seen.setdefault(item.identity, item)
         if len(seen) == count:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from presets.micro.world.item import Item
+from presets.micro.world.item import WorldItem
 from presets.micro.world.names import CONTAINERS, OBJECTS, PEOPLE, PLACES
 
 LEVELS = 4  # 1 + level moves, 2 objects, from level 2 on 3
@@ -43,13 +43,13 @@ class Kind:
         return self.opening.format(thing=thing, person=rng.choice(PEOPLE))
 
 
-def draw(rng: Random, level: int | None = None) -> Item:
+def draw(rng: Random, level: int | None = None) -> WorldItem:
     """A story, its true ending and three that name other things of the same story."""
     level = rng.choices(range(LEVELS), SHARES)[0] if level is None else level
     return ask(rng.choice(KINDS), rng, level)
 
 
-def ask(kind: Kind, rng: Random, level: int) -> Item:
+def ask(kind: Kind, rng: Random, level: int) -> WorldItem:
     """A story of the kind that ends with one thing; training goes on with another."""
     tale = kind.tell(rng, level)
     sought, other = rng.sample(list(tale.now), 2)
@@ -57,7 +57,7 @@ def ask(kind: Kind, rng: Random, level: int) -> Item:
     truth = tale.now[sought]
     choices = [f"{value}." for value in tale.values]
     rng.shuffle(choices)
-    return Item(
+    return WorldItem(
         identity=text,
         prompt=f"Story: {text}",
         answer=f" {truth}",
@@ -67,7 +67,7 @@ def ask(kind: Kind, rng: Random, level: int) -> Item:
     )
 
 
-def followed(rng: Random) -> Item:
+def followed(rng: Random) -> WorldItem:
     """A story that stops after every sentence to say how something stands: how to follow one, several times over."""
     kind = rng.choice(KINDS)
     tale = kind.tell(rng, rng.choices(range(LEVELS), SHARES)[0])
@@ -78,7 +78,7 @@ def followed(rng: Random) -> Item:
         pairs.append((f"{before} {sentence} {kind.open(rng, thing)}", f" {state[thing]}"))
         before = "."
     (first, answer), *rest = pairs
-    return Item(identity=str(pairs), prompt=first, answer=answer, after=(*rest, (".", "")))
+    return WorldItem(identity=str(pairs), prompt=first, answer=answer, after=(*rest, (".", "")))
 
 
 def _hidden(rng: Random, level: int) -> Tale:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from presets.micro.world.item import Item
+from presets.micro.world.item import WorldItem
 from presets.micro.world.names import GOODS, PEOPLE
 
 LEVELS = 3  # 0: two or three steps of two digits ... 2: three to five steps of three digits with products and shares
@@ -15,7 +15,7 @@ _TIMES = ["Then {n} ends up with {k} times as many.", "A wizard makes it {k} tim
 _SHARE = ["{n} shares them among {k} bags and keeps one bag."]
 
 
-def draw(rng: Random, level: int | None = None) -> Item:
+def draw(rng: Random, level: int | None = None) -> WorldItem:
     """A problem of two to five steps; the answer writes each step as an equation, then the result."""
     level = rng.randrange(LEVELS) if level is None else level
     steps = rng.randint(2, 3) if level == 0 else rng.randint(2 + level // 2, 3 + min(level, 2))
@@ -54,7 +54,7 @@ def draw(rng: Random, level: int | None = None) -> Item:
         solved.append(f"{value}{operation}{operand}={result}")
         value = result
     question = " ".join(told) + f" How many {goods} does {name} have now?"
-    return Item(
+    return WorldItem(
         identity=question,
         prompt=f"Question: {question}\nAnswer:",
         answer=f" {', '.join(solved)}. The answer is {value}.",

@@ -15,7 +15,7 @@ from sweep.backends.trie.steps import Step, steps
 
 
 @dataclass(frozen=True)
-class Plan:
+class TriePlan:
     """`naive` tokens would be computed with each request alone, `distinct` is the trie's size, `computed` what the plan
     computes: more than `distinct` where prefixes are computed again for want of sequences to keep them in.
     """
@@ -36,7 +36,7 @@ class Plan:
         return steps(self._trie, self._packs, self.budget)
 
 
-def plan(requests: Sequence[ScoreRequest], budget: Budget) -> Plan:
+def plan(requests: Sequence[ScoreRequest], budget: Budget) -> TriePlan:
     """The trie of all `requests` under `budget`. A request alone must fit into its cells: ValueError if not."""
     trie = Trie(requests)
     if max(trie.lengths, default=0) > budget.cells:
@@ -51,4 +51,4 @@ def plan(requests: Sequence[ScoreRequest], budget: Budget) -> Plan:
     computed = sum(length - start for pack in made for length, start in zip(pack.lengths, pack.starts, strict=True))
     naive = sum(len(r.context) + len(r.continuation) - 1 for r in requests)
     wanted = np.array([len(r.continuation) for r in requests], np.int32)
-    return Plan(naive, distinct, computed, wanted, budget, trie, made)
+    return TriePlan(naive, distinct, computed, wanted, budget, trie, made)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sweep.jobs import registry
 from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import Asked, Step
+from sweep.jobs.cell import Asked, PlannedJob
 from sweep.jobs.given import Baseline, TextFile
 from sweep.jobs.model import MeasuredModel, MeasuringJob
 from sweep.jobs.settings import Where
@@ -67,8 +67,8 @@ class EntropyJob(MeasuringJob[EntropyResult]):
         return EntropyResult(float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means))))
 
 
-def entropy_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[Step]:
-    return [] if asked.text is None else [Step("entropy", EntropyJob(model, asked.text))]
+def entropy_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]:
+    return [] if asked.text is None else [PlannedJob("entropy", EntropyJob(model, asked.text))]
 
 
 registry.register(EntropyJob, entropy_of)

@@ -12,7 +12,7 @@ from converters.errors import InputError
 from sweep.backends.base import Backend
 from sweep.jobs.base import Ask, Site
 from sweep.jobs.cell import Asked, Cell
-from sweep.jobs.given import Importance, Origin
+from sweep.jobs.given import ImportanceFile, Origin
 from sweep.jobs.model import MeasuredModel, ModelSize, Opener, engine_of
 from sweep.jobs.model import register as register_opener
 from sweep.jobs.settings import Settings
@@ -38,7 +38,7 @@ class Rounded(TorchVariant):
             raise InputError(f"{text}: give 2 to 8 bits, as rounded:4")
         return cls(f"rounded:{int(bits)}", int(bits))
 
-    def made(self, asked: Asked, importance: Importance | None) -> tuple[list[Cell], MeasuredModel]:
+    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
         origin, engine, settings = asked.origin, engine_of(self.opener), self.settings(asked.settings)
         options = {"bits": self.bits}
         source, content = origin.source, origin.fingerprint

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sweep.jobs import wire
 from sweep.record import Divergence, Record
-from sweep.report.export import to_csv, to_json_lines
+from sweep.report.csv_json import to_csv, to_json_lines
 
 
 def rows(records) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -33,14 +32,6 @@ def open_fake_quant(path: Path, device: str) -> TorchBackend:
 def open_float(path: Path, device: str) -> TorchBackend:
     """A checkpoint in BF16."""
     return TorchBackend.open(path, dtype="bfloat16", device=device)
-
-
-OPENERS: Mapping[str, Callable[[Path, str], TorchBackend]] = {
-    "int8": open_int8,
-    "fq": open_fake_quant,
-    "torch": open_float,
-}
-"""By the kind of a variant."""
 
 
 def _open(path: Path, device: str, *, real: bool) -> TorchBackend:
