@@ -82,7 +82,7 @@ def disk_errors(path: Path, size: int | None = None, remedy: str = "") -> Iterat
         if error.errno in _FULL_DISK:
             needs = f"; this file needs {size} bytes" if size is not None else ""
             reason = f"the disk is full or a quota is reached ({error.strerror})"
-            raise InputError(f"{path}: cannot be written: {reason}{needs}{ending}") from error
+            raise InputError(f"{path}: {reason}{needs}{ending}") from error
         raise InputError(f"{path}: cannot be written: {error.strerror or error}{ending}") from error
 
 

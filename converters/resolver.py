@@ -48,7 +48,9 @@ class ModelForm(Enum):
 
 
 NO_CHECKPOINT = "methods in torch quantize a Hugging Face checkpoint; give its directory or hub id"
-_NO_WEIGHTS = "is a config without weights; give its directory with the whole checkpoint, or its hub id"
+_NO_WEIGHTS = (
+    "is a config without weights (no model.safetensors); give its directory with the whole checkpoint, or its hub id"
+)
 _SIZES_ALONE = "its sizes alone are known (sweep fit, --dry-run); for more give its hub id, {hub_id}, or a directory"
 _REFUSALS = {
     (ModelForm.CONFIG, Need.WEIGHTS): _NO_WEIGHTS,

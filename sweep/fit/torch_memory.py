@@ -1,7 +1,7 @@
 """What variants of torch take, by formula: there is no file and no engine to ask.
 
-Weights go by the recipe itself (int8.sizes): int8 with a float32 scale and an int32 row sum for each output channel,
-all else in bfloat16. The cache is transformers' own, in bfloat16, or int8.
+Weights go by the recipe itself (int8.recipe_sizes): int8 with a float32 scale and an int32 row sum for each output
+channel, all else in bfloat16. The cache is transformers' own, in bfloat16, or int8.
 SmoothQuant: Xiao et al., arXiv 2211.10438.
 """
 
@@ -12,7 +12,7 @@ from converters.errors import InputError
 from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
 from int8.recipe import Recipe
-from int8.sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
+from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.layer_bytes import ModelShape

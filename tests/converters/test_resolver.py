@@ -77,8 +77,14 @@ def test_every_form_is_found_and_named(file: Path, config: Path) -> None:
 @pytest.mark.parametrize("need", WHOLE)
 def test_what_has_no_weights_says_what_to_give(config: Path, need: Need) -> None:
     for model, told in (
-        (config, "is a config without weights; give its directory"),
-        (config / "config.json", "is a config without weights; give its directory"),
+        (
+            config,
+            r"is a config without weights \(no model\.safetensors\); give its directory",
+        ),
+        (
+            config / "config.json",
+            r"is a config without weights \(no model\.safetensors\); give its directory",
+        ),
         ("Qwen3-4B", r"its sizes alone are known .* give its hub id, Qwen/Qwen3-4B, or a directory"),
     ):
         with pytest.raises(InputError, match=told):

@@ -19,7 +19,7 @@ from int8.convert import to_int8
 from int8.kv_cache import int8_cache
 from int8.model import open_model
 from int8.recipe import NAMED, Activations, Insertion, Recipe, Scales
-from int8.sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
+from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
 
 TOKENS = torch.randint(1, 400, (2, 32), generator=torch.Generator().manual_seed(1))
 CUSTOM = (
