@@ -122,16 +122,24 @@ class SweepApp(Working, App[None]):
 
     def _not_found(self, why: str) -> None:
         self.trouble = why
-        if self.current_mode == "run":
-            self.screen.watch_run()  # type: ignore[attr-defined]
+        self._watch_run()
 
     def _found(self, run: str, is_on: bool) -> None:
-        if self.run_id is None or run.startswith(self.run_id):
-            self.run_id = run
+        if self.run_id is not None and not run.startswith(self.run_id):
+            return  # another was chosen meanwhile
+        self.run_id = run
         if is_on:
             self.action_go("run")
+        self._watch_run()
+
+    def _watch_run(self) -> None:
+        """Let the run's screen, where it is the one that is shown, look at what there is to watch now."""
         if self.current_mode == "run":
-            self.screen.watch_run()  # type: ignore[attr-defined]
+            from tui.screens.run import RunScreen
+
+            base = self.screen_stack[0]  # under whatever window is open
+            if isinstance(base, RunScreen):
+                base.watch_run()
 
     def on_top_bar_chosen(self, message: TopBar.Chosen) -> None:
         self.action_go(message.mode)
@@ -172,7 +180,7 @@ class SweepApp(Working, App[None]):
             self.notify(f"the sweep cannot be started: {error.strerror or error}", severity="error")
             return
         if self.current_mode == "run":
-            self.screen.watch_run()  # type: ignore[attr-defined]
+            self._watch_run()
         else:
             self.switch_mode("run")
 

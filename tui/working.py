@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from textual.worker import Worker, WorkerState
+from textual.worker import Worker, WorkerState, get_current_worker
 
 if TYPE_CHECKING:
     from textual.notifications import SeverityLevel
@@ -27,6 +28,21 @@ class Working:
     def notify(self, message: str, *, title: str = "", severity: SeverityLevel = "information", **more: Any) -> None:
         """Told for some seconds in a corner. As plain text: messages hold names that are not markup."""
         super().notify(message, title=title, severity=severity, **{**more, "markup": False})  # type: ignore[misc]
+
+    def deliver(self, call: Callable[..., object], *found: Any) -> None:
+        """From a thread worker: hand over what it found, unless it is no longer wanted.
+
+        A worker is no longer wanted when it was cancelled, which a later one of the same group does to it, and when
+        its screen was closed. That is looked at by the event loop, directly before the call: looked at by the worker
+        itself, it may be out of date when the call is made.
+        """
+        worker = get_current_worker()
+
+        def call_if_wanted() -> None:
+            if not worker.is_cancelled and (node := cast("Screen[None]", worker.node)).is_attached and node.is_running:
+                call(*found)
+
+        cast("Screen[None]", self).app.call_from_thread(call_if_wanted)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         error = event.worker.error

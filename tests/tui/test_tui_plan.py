@@ -252,7 +252,6 @@ def test_int8_is_planned_like_any_other_variant(swept: Workspace) -> None:
             row = next(line for line in shown(app).splitlines() if "int8:sq-ph-dyn " in line and "MiB" in line)
             assert f"{sizes['int8:sq-ph-dyn']['bits_per_weight']:.2f}" in row
             await pilot.press("a", "ctrl+u", *"int8:sqq", "enter")
-            await pilot.pause()
             assert "sqq: no such recipe" in shown(app)
             assert len(screen.draft.variants) == 2
 

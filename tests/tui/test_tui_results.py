@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from driving import opened, play, shown, until
+from driving import opened, play, settled, shown, until
 from textual.widgets import Input, Static
 
 from sweep.analysis import figures
@@ -41,7 +41,6 @@ def test_the_figures_on_the_screen_are_the_runs(swept: Workspace, run: str) -> N
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            await pilot.pause(0.2)
             words = shown(app)
             for record in known:
                 assert record.variant in words
@@ -144,7 +143,6 @@ def test_sorting_by_a_click_on_a_head(swept: Workspace, run: str) -> None:
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            await pilot.pause(0.2)
             line = next(line for line in shown(app).splitlines() if "bpw" in line)
             await pilot.click(Table, offset=(line.index("bpw") + 1, 0))
             assert (screen.sorting.head, screen.sorting.down) == ("bpw", True)
@@ -217,7 +215,7 @@ def test_the_runs_are_searched(swept: Workspace, run: str) -> None:
             await pilot.press(*"nothing")
             assert "0 of 1 runs" in shown(app)
             app.screen.query_one(Input).value = "q4_k_m micro"
-            await pilot.pause()
+            await settled(pilot)
             assert run in shown(app)
             await pilot.press("down")
             assert app.screen.query_one(Table).has_focus
@@ -236,14 +234,12 @@ def test_below_100_columns_the_panes_stack(swept: Workspace, run: str) -> None:
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            await pilot.pause(0.2)
             table, plot = screen.query_one(Table), screen.query_one(Plot)
             assert plot.region.y >= table.region.bottom
             assert plot.region.width >= 78
             assert not screen.query_one("#details").region
             assert table.virtual_size.width <= 80  # columns were dropped, not cut
             await pilot.resize_terminal(140, 40)
-            await pilot.pause(0.2)
             side = screen.query_one("#details")
             assert side.region.x >= plot.region.right
             assert side.region.y == plot.region.y

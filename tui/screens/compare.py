@@ -5,7 +5,6 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 from textual import work
-from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
@@ -32,11 +31,9 @@ class CompareScreen(ReadingScreen):
         from sweep.analysis.compare import compare
         from sweep.report.comparison import render_comparison
 
-        worker = get_current_worker()
         shown: RenderableType
         try:
             shown = render_comparison(compare(self.sweep.workspace, *self._names), width)
         except InputError as error:
             shown = Text(fmt.plain(error), palette(self.app).bad)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.replace, shown)
+        self.deliver(self.replace, shown)

@@ -53,13 +53,10 @@ class ExportScreen(Window[None]):
             else:
                 write_text(path, to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows))
         except InputError as error:
-            self.app.call_from_thread(self._say, str(error))
+            self.deliver(self._say, str(error))
             return
-        self.app.call_from_thread(self._written, path)
-
-    def _written(self, path: Path) -> None:
-        self.notify(f"written: {path}", title="Export")
-        self.dismiss(None)
+        self.app.call_from_thread(self.app.notify, f"written: {path}", title="Export")  # also when closed by now
+        self.deliver(self.dismiss, None)
 
     def _say(self, words: str) -> None:
         self.query_one("#said", Static).update(words)

@@ -20,7 +20,6 @@ from sweep.commands.launch import GivenUp, ask
 from sweep.fit.export import from_json
 from sweep.fit.report import FitReport, Row
 from sweep.fit.verdict import Verdict, verdict
-from tui.screens.reading import ReadingScreen
 from tui.theme import Palette, palette
 from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.fit_table import fit_rows
@@ -82,7 +81,7 @@ class FitScreen(Working, Screen[None]):
         self.report: FitReport | None = None
         self.question: Question | None = None
         self._best: tuple[str | None, bool] = (None, False)
-        self._of: tuple[str, tuple[str, ...]] = ("", ())  # the model and the cards that were answered for last
+        self._answered: Question | None = None  # what was answered last
         self._only_fitting = False
         self._timer: Timer | None = None
         self._busy = False
@@ -107,7 +106,8 @@ class FitScreen(Working, Screen[None]):
             self.question = Question(self.sweep.draft.model, self.sweep.gpus)
         else:
             self.question = replace(before, model=self.sweep.draft.model, gpus=self.sweep.gpus)
-        if self.report is None or self.question != before:
+        is_asked = self.question == before and (self._busy or self._timer is not None)
+        if (self.report is None and not is_asked) or self.question != before:
             self._forget_others()
             self.action_ask()
         else:
@@ -120,19 +120,24 @@ class FitScreen(Working, Screen[None]):
         if self.question is not None:
             self.question = replace(self.question, **fields)
             self._forget_others()
-        if self._timer is not None:
-            self._timer.stop()
+        self._stop_timer()
         self._timer = self.set_timer(WAIT, self.action_ask)
         self._state()
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = None
+
     def _forget_others(self) -> None:
         """What another model or another card was asked about is not shown under the name of this one."""
-        if self.question is not None and self._of != (self.question.model, self.question.gpus):
+        asked, answered = self.question, self._answered
+        if asked is None or answered is None or (asked.model, asked.gpus) != (answered.model, answered.gpus):
             self.report = None
             self.query_one("#body").add_class("hidden")
 
     def action_ask(self) -> None:
-        self._timer = None
+        self._stop_timer()
         if self.question is not None:
             self._busy = True
             self._state()
@@ -152,15 +157,14 @@ class FitScreen(Working, Screen[None]):
             found = str(error)
         except GivenUp:
             return  # another is asked by now
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, question, found, best)
+        self.deliver(self.show, question, found, best)
 
     def show(self, question: Question, found: FitReport | str, best: tuple[str | None, bool]) -> None:
         """An answer, or why there is none."""
         if question != self.question:
             return  # another is asked by now
         self._busy = False
-        self._best, self._of = best, (question.model, question.gpus)
+        self._best, self._answered = best, question
         if isinstance(found, str):
             self.report = None
             self.query_one("#body").add_class("hidden")
@@ -168,7 +172,8 @@ class FitScreen(Working, Screen[None]):
         else:
             self.report = found
             self.query_one("#body").remove_class("hidden")
-            self.sweep.use_card(question.gpus)
+            if question.gpus == self.sweep.gpus:  # unless another card was chosen on another screen meanwhile
+                self.sweep.use_card(question.gpus)
             self.fill()
 
     # --- showing ----------------------------------------------------------------------------------------------------
@@ -196,6 +201,8 @@ class FitScreen(Working, Screen[None]):
             line.append(f"\n ✗ {fmt.plain(error)}", colours.bad)
         elif self._busy or self._timer is not None:
             line.append("  asking llama.cpp …", colours.faint)
+            if self.report is not None and question != self._answered:  # whose figures are still shown
+                line.append(f" (below: {self.report.context:,} {self.report.kv_type})", colours.faint)
         self.query_one("#state", Note).show(line)
         self.query_one(TopBar).lead(question.model, ", ".join(question.gpus) or "this machine")
 
@@ -234,10 +241,10 @@ class FitScreen(Working, Screen[None]):
 
     @on(Table.Highlighted, "#rows")
     def _follow_cursor(self) -> None:
-        row = self._row()
+        row, shown = self._row(), Text()
         if row is not None and self.report is not None:
-            width = max(self.size.width - 4, 20)
-            self.query_one(Words).show(memory_bars(row, self.report, width, palette(self.app)))
+            shown = memory_bars(row, self.report, max(self.size.width - 4, 20), palette(self.app))
+        self.query_one(Words).show(shown)
 
     def _row(self) -> Row | None:
         name = self.query_one(Table).highlighted
@@ -306,22 +313,9 @@ class FitScreen(Working, Screen[None]):
         if row.kind != "gguf" or ":" in row.variant:
             self.notify("Only what llama.cpp makes has such a table.", title="Types")
             return
-        window = ReadingScreen(f"Tensor types of {row.variant}", Text("asking llama.cpp …"))
-        self.app.push_screen(window)
-        self._types(window, self.question.model, row.variant)
+        from tui.screens.types import TypesScreen
 
-    @work(thread=True, exit_on_error=False, group="types")
-    def _types(self, window: ReadingScreen, model: str, quant: str) -> None:
-        colours, worker = palette(self.app), get_current_worker()
-        given = ["convert", model, "--to", quant, "--dry-run", "--format", "json"]
-        try:
-            file = ask(given, given_up=lambda: worker.is_cancelled)[-1]["files"][0]
-            lines = [_pair(str(name), str(value), colours) for name, value in _told(file)]
-        except InputError as error:
-            lines = [Text(fmt.plain(error), colours.bad)]
-        except GivenUp:
-            return
-        self.app.call_from_thread(window.replace, Text("\n").join(lines))
+        self.app.push_screen(TypesScreen(self.question.model, row.variant))
 
     @on(Table.Chosen, "#rows")
     def _open(self) -> None:
@@ -336,17 +330,3 @@ class FitScreen(Working, Screen[None]):
 
     def action_clear(self) -> None:
         self.query_one(Filter).close()
-
-
-def _pair(name: str, value: str, colours: Palette) -> Text:
-    return Text.assemble((f"{name:<16}", colours.soft), (value, colours.ink))
-
-
-def _told(file: dict[str, Any]) -> list[tuple[str, str]]:
-    """A planned file as lines: its size and how many tensors have which type."""
-    census = file["census"]
-    return [
-        ("bits a weight", f"{file['bits_per_weight']:.3f}"),
-        ("file", f"{file['file_bytes']:,} bytes, {fmt.size(file['file_bytes'])}"),
-        *((kind, f"{count} tensors") for kind, count in census.items()),
-    ]

@@ -58,7 +58,9 @@ class PlanScreen(Working, Screen[None]):
         self.plan: dict[str, Any] | None = None
         self._timer: Timer | None = None
         self._busy = False
-        self._planned: tuple[object, ...] = ()  # what was planned, and how the store stood then
+        self._error: str | None = None  # why there is no plan
+        self._planned = Draft()  # what the plan is of
+        self._store_stamp: tuple[int, ...] = ()  # how the store stood when it was asked for
 
     def compose(self) -> ComposeResult:
         yield TopBar("plan")
@@ -94,8 +96,9 @@ class PlanScreen(Working, Screen[None]):
         self.query_one("#keys", Static).update(Text.assemble(*words, ("/ ", accent), ("filter", soft)))
 
     def on_screen_resume(self) -> None:
+        self.query_one(Form).put(self.draft.typed)
         self.fill()
-        if self._planned != (self.draft, self.sweep.store_stamp()):
+        if (self._planned, self._store_stamp) != (self.draft, self.sweep.store_stamp()):
             self._ask_soon()
 
     # --- showing ----------------------------------------------------------------------------------------------------
@@ -103,20 +106,17 @@ class PlanScreen(Working, Screen[None]):
     def fill(self) -> None:
         """The variants with what is known of the chosen ones, and the line."""
         draft, colours = self.draft, palette(self.app)
-        rows = plan_rows(draft, self.plan or {}, self.query_one(Filter).leaves, colours)
+        rows = plan_rows(draft, self._planned, self.plan or {}, self.query_one(Filter).leaves, colours)
         table = self.query_one(Table)
         first = next((name for name, _ in rows if name in draft.variants), None)
         table.fill(HEADS, rows, None if table.highlighted else first)
-        form = self.query_one(Form)
-        form.put(draft.typed)
-        if self.plan is not None:
-            form.explain(said_of(self.plan))
+        self.query_one(Form).explain({} if self.plan is None else said_of(self.plan))
         self._tell()
         count = len(draft.variants)
         self.query_one(TopBar).lead(draft.model, draft.preset, f"{count} variant{'' if count == 1 else 's'}")
 
-    def _tell(self, error: str | None = None) -> None:
-        colours = palette(self.app)
+    def _tell(self) -> None:
+        colours, error = palette(self.app), self._error
         try:
             line = Command(self.draft.arguments(), os.getcwd()).line
         except InputError as wrong:
@@ -151,11 +151,14 @@ class PlanScreen(Working, Screen[None]):
 
     def change(self, draft: Draft | None = None, **fields: Any) -> None:
         """Another draft, or other fields of it: shown at once, planned soon."""
-        self.sweep.draft = replace(draft or self.draft, **fields)
+        before, self.sweep.draft = self.draft, replace(draft or self.draft, **fields)
+        if self.draft.typed != before.typed:
+            self.query_one(Form).put(self.draft.typed)
         self._ask_soon()
         self.fill()
 
     def _ask_soon(self) -> None:
+        self._error = None
         if self._timer is not None:
             self._timer.stop()
         self._timer = self.set_timer(WAIT, self._ask)
@@ -165,14 +168,14 @@ class PlanScreen(Working, Screen[None]):
         try:
             wanted = Command(self.draft.arguments(), os.getcwd())
         except InputError as error:
-            self._tell(str(error))
+            self.show(self.draft, str(error))
             return
-        self._busy = True
+        self._busy, self._store_stamp = True, self.sweep.store_stamp()
         self._tell()
-        self._plan(wanted)
+        self._plan(self.draft, wanted)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="planning")
-    def _plan(self, command: Command) -> None:
+    def _plan(self, draft: Draft, command: Command) -> None:
         worker = get_current_worker()
         try:
             found: dict[str, Any] | str = planned(command, self.sweep.workspace, lambda: worker.is_cancelled)
@@ -180,17 +183,15 @@ class PlanScreen(Working, Screen[None]):
             found = str(error)
         except GivenUp:
             return  # another is asked by now
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, found)
+        self.deliver(self.show, draft, found)
 
-    def show(self, found: dict[str, Any] | str) -> None:
-        """What the command would do, or why it would not."""
-        self._busy = False
-        self._planned = self.draft, self.sweep.store_stamp()
-        self.plan = None if isinstance(found, str) else found
+    def show(self, draft: Draft, found: dict[str, Any] | str) -> None:
+        """What the command of this draft would do, or why it would not."""
+        if draft != self.draft:
+            return  # another is asked, or will be when this screen is shown again
+        self._busy, self._planned = False, draft
+        self.plan, self._error = (None, found) if isinstance(found, str) else (found, None)
         self.fill()
-        if isinstance(found, str):
-            self._tell(found)
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -272,7 +273,8 @@ class PlanScreen(Working, Screen[None]):
         try:
             self.sweep.begin(Command(self.draft.arguments(), os.getcwd()))
         except InputError as error:
-            self._tell(str(error))
+            self._error = str(error)
+            self._tell()
 
     def action_add(self) -> None:
         from tui.screens.choosing import TypingScreen

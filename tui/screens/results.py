@@ -12,7 +12,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
@@ -94,13 +93,11 @@ class ResultsScreen(Working, Screen[None]):
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="results")
     def _read(self, run: str | None) -> None:
-        worker = get_current_worker()
         try:
             found: Results | str = read_results(self.sweep.workspace, run, self.sweep.limit)
         except InputError as error:
             found = str(error)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, found)
+        self.deliver(self.show, found)
 
     def show(self, found: Results | str) -> None:
         """Results, or why there are none."""
@@ -174,11 +171,11 @@ class ResultsScreen(Working, Screen[None]):
     @on(Table.Highlighted, "#variants")
     def _follow_cursor(self) -> None:
         variant = self.query_one(Table).highlighted
-        if self.results is None or variant is None:
+        if self.results is None:
             return
-        self.query_one(Plot).point_at(variant, frozenset(self.marked))
-        self.query_one(Words).show(details(self.results, variant, palette(self.app)))
-        self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, fmt.plain(variant))
+        self.query_one(Plot).point_at(variant or "", frozenset(self.marked))
+        self.query_one(Words).show(details(self.results, variant or "", palette(self.app)))
+        self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, fmt.plain(variant or ""))
 
     @on(Plot.Picked)
     def _pick(self, message: Plot.Picked) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from threading import Event
 from typing import ClassVar
 
 from rich.style import Style
@@ -21,7 +22,7 @@ from sweep.commands.follow import Follower, Snapshot, log_of, tail
 from sweep.commands.launch import Command, Launch, remembered_command
 from sweep.execution.control import ask_cancel, ask_pause, take_back_pause
 from sweep.progress import CellState
-from tui.screens.reading import ReadingScreen
+from tui.screens.log import NO_LOG, LogScreen
 from tui.theme import palette
 from tui.widgets.cells import SIGNS, Cells, bar
 from tui.widgets.key_bar import KeyBar
@@ -54,7 +55,9 @@ class RunScreen(Working, Screen[None]):
         self._follows = True
         self._run: str | None = None
         self._again: Command | None = None  # what is to be tried again when the run is through
-        self._log_text: str | None = None
+        self._awaited: Launch | None = None
+        self._log: tuple[str | None, str] = (None, "")  # of which cell, and its end
+        self._look_now = Event()
 
     def compose(self) -> ComposeResult:
         yield TopBar("run")
@@ -73,8 +76,8 @@ class RunScreen(Working, Screen[None]):
     def _repaint(self) -> None:
         """In another theme."""
         if self.snapshot is not None:
-            log, self._log_text = self._log_text, None
-            self.show(self.snapshot, log or "")
+            log, self._log = self._log, (None, "")
+            self.show(self.snapshot, log)
 
     def on_screen_resume(self) -> None:
         self.watch_run()
@@ -88,7 +91,9 @@ class RunScreen(Working, Screen[None]):
             if not self._has_its_turn_after(launch):
                 self.workers.cancel_group(self, "follow")
                 self._say("starting the sweep …")
-            self._await(launch)
+            if launch is not self._awaited:
+                self._awaited = launch
+                self._await(launch)
         elif run is None:
             self._say(f"{self.sweep.trouble or 'no run yet'}\n\n2: plan one   o: choose one")
         elif anew or run != self._run or self.snapshot is None:
@@ -107,10 +112,10 @@ class RunScreen(Working, Screen[None]):
             try:
                 run = launch.run()
             except InputError as error:
-                self.app.call_from_thread(self._refused, str(error))
+                self.deliver(self._refused, str(error))
                 return
             if run is not None:
-                self.app.call_from_thread(self._begun, run)
+                self.deliver(self._begun, run)
                 return
             time.sleep(LOOK_EVERY)
 
@@ -132,25 +137,26 @@ class RunScreen(Working, Screen[None]):
         try:
             follower = Follower(self.sweep.workspace, run)
             while not worker.is_cancelled:
-                found = follower.look()
-                cell = next((cell for cell in found.plan.cells if cell.label == self._highlighted), None)
+                self._look_now.clear()
+                found, label = follower.look(), self._highlighted
+                cell = next((cell for cell in found.plan.cells if cell.label == label), None)
                 words = "" if cell is None else tail(log_of(follower.directory, cell))
-                self.app.call_from_thread(self.show, found, words)
-                time.sleep(LOOK_EVERY if found.is_on or found.died else 4 * LOOK_EVERY)
+                self.deliver(self.show, found, (label, words))
+                self._look_now.wait(LOOK_EVERY if found.is_on or found.died else 4 * LOOK_EVERY)
         except InputError as error:
-            if not worker.is_cancelled:
-                self.app.call_from_thread(self._say, str(error))
+            self.deliver(self._say, str(error))
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
     def _say(self, words: str) -> None:
-        """In place of a run."""
+        """In place of a run, which keys then do nothing to and which is followed anew when it is chosen again."""
+        self.snapshot = None
         self.query_one("#notice", Static).remove_class("hidden").update(Text(fmt.plain(words)))
         self.query_one("#body").add_class("hidden")
         self.query_one(TopBar).lead()
 
-    def show(self, found: Snapshot, log: str) -> None:
-        """A run as it stands."""
+    def show(self, found: Snapshot, log: tuple[str | None, str]) -> None:
+        """A run as it stands, and the end of a cell's log."""
         before, self.snapshot = self.snapshot, found
         self.query_one("#notice").add_class("hidden")
         self.query_one("#body").remove_class("hidden")
@@ -217,18 +223,23 @@ class RunScreen(Working, Screen[None]):
 
     @on(Cells.Highlighted, "#cells")
     def _moved(self) -> None:
-        self._tell(None)
+        self._tell(self._log)
 
-    def _tell(self, log: str | None) -> None:
-        """Of the highlighted cell; `log` None where another cell's is still shown."""
+    def _tell(self, log: tuple[str | None, str]) -> None:
+        """Of the highlighted cell. A log of another cell is not shown: its own is read at once."""
         label, found = self.query_one(Cells).label, self.snapshot
-        self._highlighted = label
+        if label != self._highlighted:
+            self._highlighted = label
+            self._look_now.set()
         if found is None or label is None or label not in found.progress.cells:
             return
         self.query_one("#about", Note).show(self._about(found.progress.cells[label]))
-        if log is not None and log != self._log_text:
-            self._log_text = log
-            self.query_one(Words).show(Text(log or "nothing was logged", palette(self.app).faint), at_end=True)
+        if log[0] != label:
+            self._log = None, ""
+            self.query_one(Words).show(Text())
+        elif log != self._log:
+            self._log = log
+            self.query_one(Words).show(Text(log[1] or NO_LOG, palette(self.app).faint), at_end=True)
 
     def _about(self, cell: CellState) -> Text:
         colours = palette(self.app)
@@ -288,9 +299,10 @@ class RunScreen(Working, Screen[None]):
         self.sweep.begin(command)
 
     def action_log(self) -> None:
-        label = self.query_one(Cells).label
-        if self.snapshot is not None and label is not None:
-            self.app.push_screen(ReadingScreen(f"Log of {label}", Text(self._log_text or "nothing was logged")))
+        label, found = self.query_one(Cells).label, self.snapshot
+        cell = None if found is None else next((cell for cell in found.plan.cells if cell.label == label), None)
+        if found is not None and cell is not None:
+            self.app.push_screen(LogScreen(cell.label, log_of(self.sweep.workspace.run(found.plan.run), cell)))
 
     @on(Cells.Chosen, "#cells")
     def _open(self) -> None:

@@ -10,7 +10,6 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input
-from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
@@ -48,13 +47,11 @@ class RunsScreen(Window[str | None]):
 
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _read(self) -> None:
-        worker = get_current_worker()
         try:
             found: list[PastRun] | str = read_runs(self.sweep.workspace)
         except InputError as error:
             found = str(error)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, found)
+        self.deliver(self.show, found)
 
     def show(self, found: list[PastRun] | str) -> None:
         """The runs, or why they cannot be read."""

@@ -20,11 +20,12 @@ _OF_TORCH = (*(f"int8:{name}" for name in NAMED), *(f"fq:{name}" for name in NAM
 
 
 def plan_rows(
-    draft: Draft, plan: Mapping[str, Any], leaves: Callable[[str], bool], colours: Palette
+    draft: Draft, planned: Draft, plan: Mapping[str, Any], leaves: Callable[[str], bool], colours: Palette
 ) -> list[tuple[str, list[Text]]]:
-    """What can be measured and whose name `leaves` leaves, keyed by that; `plan` is what --dry-run says of the draft,
-    and empty while that is not known."""
+    """What can be measured and whose name `leaves` leaves, keyed by that; `plan` is what --dry-run says of the draft
+    `planned`, which may be the one before this, and empty while that is not known."""
     sizes = {row["variant"]: row for row in plan.get("variants", ())}
+    implied = set(sizes) - {called(variant) for variant in planned.variants}
     left: dict[str, int] = {}
     for cell in plan.get("cells", ()):
         name = cell["cell"].rpartition("/")[0]
@@ -34,7 +35,7 @@ def plan_rows(
         if leaves(variant):
             name = called(variant)
             skipped = name in plan.get("skipped", ())
-            sign = "✗" if skipped else "✓" if variant in draft.variants else "+" if name in sizes else " "
+            sign = "✗" if skipped else "✓" if variant in draft.variants else "+" if name in implied else " "
             rows.append((variant, _cells(variant, sign, sizes.get(name, {}), left.get(name), colours)))
     return rows
 

@@ -129,6 +129,7 @@ class Table(ScrollView, can_focus=True):
             for column, (name, _) in enumerate(heads)
         ]
         stands = self.cursor_row
+        self.cursor_column = max(int(self._by_cell), min(self.cursor_column, len(self._heads) - 1))
         self.cursor_row = self._keys.index(wanted) if wanted in self._keys else 0
         if before[:3] != (self._heads, self._widths, self._keys):
             wide = sum(self._widths) + 2 * PADDING * len(self._widths)
