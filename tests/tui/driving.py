@@ -15,8 +15,10 @@ from typing import Any
 
 from textual.pilot import Pilot
 
+from sweep.commands.launch import Command
 from sweep.workspace import Workspace
 from tui.app import SweepApp
+from tui.screens.run import RunScreen
 
 COMMAND = (sys.executable, "-c", "from sweep.cli import main; main()")
 ROOT = Path(__file__).parents[2]
@@ -90,6 +92,15 @@ async def until(pilot: Pilot[None], condition: Callable[[], Any], patience: floa
             raise AssertionError(f"never came about; on the screen:\n{shown(pilot.app)}")
         await pilot.pause(0.05)
     await settled(pilot)
+
+
+def begin(app: SweepApp, command: Command) -> None:
+    """Start a sweep, as R of the Run screen does, and watch it there."""
+    app.session.begin(command)
+    if isinstance(app.screen, RunScreen):
+        app.screen.watch_run()
+    else:
+        app.switch_mode("run")
 
 
 def shown(app: Any) -> str:

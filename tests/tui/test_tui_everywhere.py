@@ -14,7 +14,7 @@ from driving import COMMAND, ROOT, opened, play, settled, shown, until
 
 from sweep.workspace import Workspace
 from tui.screens.help import HelpScreen
-from tui.screens.leaving import LeavingScreen
+from tui.screens.quit import QuitScreen
 from tui.theme import DARK, LIGHT
 from tui.widgets.key_bar import KeyBar
 
@@ -94,7 +94,7 @@ def test_quitting_with_nothing_running_asks_nothing(swept: Workspace, run: str) 
     async def script() -> None:
         async with opened(swept, "results", run) as (app, pilot):
             await pilot.press("q")
-            await until(pilot, lambda: app._exit or isinstance(app.screen, LeavingScreen))
+            await until(pilot, lambda: app._exit or isinstance(app.screen, QuitScreen))
             assert app._exit
 
     play(script())

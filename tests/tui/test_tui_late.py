@@ -23,9 +23,9 @@ from tui.screens.plan import PlanScreen
 from tui.screens.results import ResultsScreen
 from tui.screens.run import RunScreen
 from tui.screens.types import TypesScreen
-from tui.widgets.cells import Cells
+from tui.widgets.cell_table import CellTable
 from tui.widgets.table import Table
-from tui.widgets.words import Words
+from tui.widgets.text_pane import TextPane
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -95,10 +95,10 @@ def test_a_card_chosen_while_fit_still_asks_stays_chosen(fixed: Workspace, monke
             assert isinstance(screen, FitScreen)
             await until(pilot, lambda: answers.asked)
             await pilot.press("4", "v", *"24GiB", "enter")
-            assert app.gpus == ("24GiB",)
+            assert app.session.gpus == ("24GiB",)
             answers.give()
             await until(pilot, lambda: screen.report is not None)
-            assert app.gpus == ("24GiB",)
+            assert app.session.gpus == ("24GiB",)
             await pilot.press("1")
             assert answers.asked[-1][0][-2:] == ("--gpu", "24GiB")
 
@@ -134,7 +134,7 @@ def test_text_without_a_place_leaves_nothing_of_the_text_before(fixed: Workspace
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            pane = screen.query_one(Words)
+            pane = screen.query_one(TextPane)
             pane.show(Text("before"))
             assert pane.render_line(0).text.strip() == "before"
             screen.query_one("#body").add_class("hidden")
@@ -154,9 +154,9 @@ def test_a_filter_that_leaves_no_row_leaves_no_details(fixed: Workspace) -> None
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            assert "perplexity" in screen.query_one(Words).text.plain
+            assert "perplexity" in screen.query_one(TextPane).text.plain
             await pilot.press("slash", *"no such variant")
-            assert "perplexity" not in screen.query_one(Words).text.plain
+            assert "perplexity" not in screen.query_one(TextPane).text.plain
 
     play(script())
 
@@ -230,7 +230,7 @@ def test_the_log_is_the_highlighted_cells(fixed: Workspace) -> None:
             screen = app.screen
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
-            cells = screen.query_one(Cells)
+            cells = screen.query_one(CellTable)
             cells.go_to_cell("Q2_K/speed")
             await until(pilot, lambda: "what Q2_K logged" in shown(app))
             screen.workers.cancel_group(screen, "follow")
@@ -257,7 +257,7 @@ def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace) -
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
             launch = Launching()
-            app.launch = launch  # type: ignore[assignment]
+            app.session.launch = launch  # type: ignore[assignment]
             screen.watch_run()
             screen._look_now.set()
             await until(pilot, lambda: launch.asked)
@@ -265,7 +265,7 @@ def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace) -
             for _ in range(3):  # away and back: still one that waits
                 await pilot.press("4", "3")
             launch.is_known.set()
-            await until(pilot, lambda: app.launch is None and screen.snapshot is not None)
+            await until(pilot, lambda: app.session.launch is None and screen.snapshot is not None)
             assert len(launch.asked) == 1
             assert "through" in shown(app)
 
@@ -293,7 +293,7 @@ def test_a_run_with_fewer_columns_than_the_one_before(fixed: Workspace) -> None:
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
             await pilot.press("g", "l", "l", "l", "l")
-            cells = screen.query_one(Cells)
+            cells = screen.query_one(CellTable)
             assert cells.label == "BF16/micro_sums"
             screen.workers.cancel_group(screen, "follow")
             assert screen.snapshot is not None
@@ -312,8 +312,8 @@ def test_the_run_is_found_while_a_window_is_open(fixed: Workspace) -> None:
             app._found(RUN, False)
             app._not_found("no such run")
             await settled(pilot)
-            app.run_id = "another"
+            app.session.run_id = "another"
             app._found(RUN, True)
-            assert app.run_id == "another"  # chosen meanwhile
+            assert app.session.run_id == "another"  # chosen meanwhile
 
     play(script())

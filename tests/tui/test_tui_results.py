@@ -14,16 +14,16 @@ from sweep.analysis.recommend import recommend
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
-from tui.reading import read_results
-from tui.screens.choosing import ChoosingScreen
 from tui.screens.compare import CompareScreen
 from tui.screens.export import ExportScreen
-from tui.screens.reading import ReadingScreen
+from tui.screens.pager import PagerScreen
+from tui.screens.picker import PickerScreen
 from tui.screens.results import ResultsScreen
 from tui.screens.runs import RunsScreen
+from tui.state.results import read_results
 from tui.widgets.plot import Plot
 from tui.widgets.table import Table
-from tui.widgets.words import Words
+from tui.widgets.text_pane import TextPane
 
 
 def order(screen: ResultsScreen) -> list[str]:
@@ -71,7 +71,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert table.highlighted == first[1]
             await pilot.press("G")
             assert table.highlighted == first[-1] == "BF16"
-            await until(pilot, lambda: "BF16" in screen.query_one(Words).text.plain)
+            await until(pilot, lambda: "BF16" in screen.query_one(TextPane).text.plain)
 
             await pilot.press("S")
             assert order(screen) == first[::-1]
@@ -120,7 +120,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert screen.marked == []
 
             await pilot.press("enter")
-            assert isinstance(app.screen, ReadingScreen)
+            assert isinstance(app.screen, PagerScreen)
             assert screen.results.choice.sentence in str(app.screen.query_one("#text", Static).content)  # type: ignore[union-attr]
             await pilot.press("q")
             assert app.screen is screen
@@ -159,7 +159,7 @@ def test_the_card_is_held_against(swept: Workspace, run: str) -> None:
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
             await pilot.press("v")
-            assert isinstance(app.screen, ChoosingScreen)
+            assert isinstance(app.screen, PickerScreen)
             await pilot.press(*"1536MiB", "enter")
             await until(pilot, lambda: screen.results is not None and screen.results.limit is not None)
             assert screen.results is not None
@@ -223,7 +223,7 @@ def test_the_runs_are_searched(swept: Workspace, run: str) -> None:
             assert app.screen.query_one(Input).has_focus
             await pilot.press("enter")
             await until(pilot, lambda: app.screen is screen)
-            assert app.run_id == run
+            assert app.session.run_id == run
 
     play(script())
 

@@ -8,16 +8,17 @@ from textual import work
 
 from converters.errors import InputError
 from sweep import format as fmt
-from tui.screens.reading import ReadingScreen
+from sweep.workspace import Workspace
+from tui.screens.pager import PagerScreen
 from tui.theme import palette
 
 
-class CompareScreen(ReadingScreen):
+class CompareScreen(PagerScreen):
     """`first` and `second` as RUN:VARIANT."""
 
-    def __init__(self, first: str, second: str) -> None:
+    def __init__(self, workspace: Workspace, first: str, second: str) -> None:
         super().__init__("Compare", Text("comparing …"))
-        self._names = first, second
+        self._workspace, self._names = workspace, (first, second)
 
     def on_mount(self) -> None:
         self.call_after_refresh(self._begin)  # when its width is known
@@ -33,7 +34,7 @@ class CompareScreen(ReadingScreen):
 
         shown: RenderableType
         try:
-            shown = render_comparison(compare(self.sweep.workspace, *self._names), width)
+            shown = render_comparison(compare(self._workspace, *self._names), width)
         except InputError as error:
             shown = Text(fmt.plain(error), palette(self.app).bad)
         self.deliver(self.replace, shown)

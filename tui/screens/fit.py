@@ -20,6 +20,7 @@ from sweep.commands.launch import GivenUp, ask
 from sweep.fit.export import from_json
 from sweep.fit.report import FitReport, Row
 from sweep.fit.verdict import Verdict, verdict
+from tui.state.session import Session
 from tui.theme import Palette, palette
 from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.fit_table import fit_rows
@@ -27,9 +28,9 @@ from tui.widgets.key_bar import KeyBar
 from tui.widgets.memory_bar import memory_bars
 from tui.widgets.note import Note
 from tui.widgets.table import Table
+from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
-from tui.widgets.words import Words
-from tui.working import Working
+from tui.workers import WorkerHost
 
 KV_TYPES = ("f16", "q8_0", "q5_1", "q4_0", "bf16")
 CONTEXTS = tuple(1 << power for power in range(10, 21))  # 1K to 1M tokens
@@ -53,7 +54,7 @@ class Question:
         return (*found, *([] if self.offload else ["--no-offload"]))
 
 
-class FitScreen(Working, Screen[None]):
+class FitScreen(WorkerHost, Screen[None]):
     """Asks in a process of its own, so that the screen never waits."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -76,8 +77,9 @@ class FitScreen(Working, Screen[None]):
         Binding("r", "ask", "Ask again", show=False, tooltip="With what is free now"),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
+        self.session = session
         self.report: FitReport | None = None
         self.question: Question | None = None
         self._best: tuple[str | None, bool] = (None, False)
@@ -92,7 +94,7 @@ class FitScreen(Working, Screen[None]):
         yield Note(id="state")
         with Vertical(id="body"):
             yield Table(id="rows")
-            yield Words(id="parts", can_focus=True)
+            yield TextPane(id="parts", can_focus=True)
             yield Note(id="verdict")
         yield KeyBar()
 
@@ -103,9 +105,9 @@ class FitScreen(Working, Screen[None]):
     def on_screen_resume(self) -> None:
         before = self.question
         if before is None:
-            self.question = Question(self.sweep.draft.model, self.sweep.gpus)
+            self.question = Question(self.session.draft.model, self.session.gpus)
         else:
-            self.question = replace(before, model=self.sweep.draft.model, gpus=self.sweep.gpus)
+            self.question = replace(before, model=self.session.draft.model, gpus=self.session.gpus)
         is_asked = self.question == before and (self._busy or self._timer is not None)
         if (self.report is None and not is_asked) or self.question != before:
             self._forget_others()
@@ -149,7 +151,7 @@ class FitScreen(Working, Screen[None]):
         found: FitReport | str
         best: tuple[str | None, bool] = (None, False)
         try:
-            given = question.arguments(str(self.sweep.workspace.root))
+            given = question.arguments(str(self.session.workspace.root))
             answer = ask(given, given_up=lambda: worker.is_cancelled)[-1]
             best = answer["best"], answer["best_is_measured"]
             found = from_json(answer)
@@ -172,8 +174,8 @@ class FitScreen(Working, Screen[None]):
         else:
             self.report = found
             self.query_one("#body").remove_class("hidden")
-            if question.gpus == self.sweep.gpus:  # unless another card was chosen on another screen meanwhile
-                self.sweep.use_card(question.gpus)
+            if question.gpus == self.session.gpus:  # unless another card was chosen on another screen meanwhile
+                self.session.use_gpus(question.gpus)
             self.fill()
 
     # --- showing ----------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ class FitScreen(Working, Screen[None]):
         if question is None:
             return
         line = Text.assemble((f" {fmt.plain(question.model)}", colours.accent), (" on ", colours.soft))
-        if self.report is not None and question.gpus == self.sweep.gpus:
+        if self.report is not None and question.gpus == self.session.gpus:
             told = []
             for device in self.report.devices:
                 sim = "SIM" if device.simulated else "free now"
@@ -214,7 +216,7 @@ class FitScreen(Working, Screen[None]):
         leaves = self.query_one(Filter).leaves
         rows = [row for row in self.report.rows if leaves(row.variant)]
         rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
-        table, best, taken = self.query_one(Table), self._best[0], self.sweep.draft.variants
+        table, best, taken = self.query_one(Table), self._best[0], self.session.draft.variants
         heads, cells = fit_rows(self.report, rows, best, taken, self.size.width - 2, colours)
         table.fill(heads, cells, best if table.highlighted is None else None, room=len(self.report.rows))
         self._state()
@@ -235,7 +237,7 @@ class FitScreen(Working, Screen[None]):
                 else "by its size, which is a guess until a sweep measures it"
             )
             line = Text.assemble((f"{fmt.CHOSEN} ", colours.good), (f"{name}: the best that fits, {why}.", colours.ink))
-        count = len(self.sweep.draft.variants)
+        count = len(self.session.draft.variants)
         line.append(f"  + {count} taken into the sweep; 2 plans it.", colours.soft)
         self.query_one("#verdict", Note).show(line)
 
@@ -244,7 +246,7 @@ class FitScreen(Working, Screen[None]):
         row, shown = self._row(), Text()
         if row is not None and self.report is not None:
             shown = memory_bars(row, self.report, max(self.size.width - 4, 20), palette(self.app))
-        self.query_one(Words).show(shown)
+        self.query_one(TextPane).show(shown)
 
     def _row(self) -> Row | None:
         name = self.query_one(Table).highlighted
@@ -256,27 +258,27 @@ class FitScreen(Working, Screen[None]):
     # --- keys -------------------------------------------------------------------------------------------------------
 
     def action_model(self) -> None:
-        from tui.screens.choosing import ChoosingScreen, model_choices
+        from tui.screens.picker import PickerScreen, model_choices
 
         words = "a model, a directory, a config.json, a .gguf or a hub id"
-        self.app.push_screen(ChoosingScreen("Model", model_choices(), words, self.sweep.draft.model), self._take_model)
+        self.app.push_screen(PickerScreen("Model", model_choices(), words, self.session.draft.model), self._take_model)
 
     def _take_model(self, name: str | None) -> None:
         if name is not None:
-            self.sweep.draft = replace(self.sweep.draft, model=name)
+            self.session.draft = replace(self.session.draft, model=name)
             self.change(model=name, context=0)
 
     def action_card(self) -> None:
-        from tui.screens.choosing import ChoosingScreen, card_choices
+        from tui.screens.picker import PickerScreen, card_choices
 
         words = "a card, 2x and a card, a size such as 12GiB; several by comma"
-        self.app.push_screen(ChoosingScreen("Card", card_choices(), words), self._take_card)
+        self.app.push_screen(PickerScreen("Card", card_choices(), words), self._take_card)
 
     def _take_card(self, name: str | None) -> None:
         if name is not None:
-            self.sweep.gpus = () if name == "this machine" else (name,)
-            self.sweep.draft = self.sweep.draft.saying(gpu=", ".join(self.sweep.gpus))
-            self.change(gpus=self.sweep.gpus)
+            self.session.gpus = () if name == "this machine" else (name,)
+            self.session.draft = self.session.draft.saying(gpu=", ".join(self.session.gpus))
+            self.change(gpus=self.session.gpus)
 
     def action_context(self, step: int) -> None:
         if self.question is None:
@@ -297,9 +299,9 @@ class FitScreen(Working, Screen[None]):
         row = self._row()
         if row is None:
             return
-        chosen = self.sweep.draft.variants
+        chosen = self.session.draft.variants
         kept = tuple(v for v in chosen if v != row.variant) if row.variant in chosen else (*chosen, row.variant)
-        self.sweep.draft = replace(self.sweep.draft, variants=kept)
+        self.session.draft = replace(self.session.draft, variants=kept)
         self.fill()
 
     def action_only_fitting(self) -> None:

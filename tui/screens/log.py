@@ -8,12 +8,12 @@ from rich.text import Text
 from textual import work
 
 from sweep.commands.follow import tail
-from tui.screens.reading import ReadingScreen
+from tui.screens.pager import PagerScreen
 
 NO_LOG = "nothing was logged"
 
 
-class LogScreen(ReadingScreen):
+class LogScreen(PagerScreen):
     """Shows the end of the file."""
 
     def __init__(self, label: str, file: Path) -> None:

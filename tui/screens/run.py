@@ -23,20 +23,21 @@ from sweep.commands.launch import Command, Launch, remembered_command
 from sweep.execution.control import ask_cancel, ask_pause, take_back_pause
 from sweep.progress import CellState
 from tui.screens.log import NO_LOG, LogScreen
+from tui.state.session import Session
 from tui.theme import palette
-from tui.widgets.cells import SIGNS, Cells, bar
+from tui.widgets.cell_table import SIGNS, CellTable, bar
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
+from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
-from tui.widgets.words import Words
-from tui.working import Working
+from tui.workers import WorkerHost
 
 LOOK_EVERY = 0.25  # seconds
 BAR = 24  # characters of the run's progress, where they have room
 SHORTEST = 6
 
 
-class RunScreen(Working, Screen[None]):
+class RunScreen(WorkerHost, Screen[None]):
     """Follows the app's run, whoever runs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -48,8 +49,9 @@ class RunScreen(Working, Screen[None]):
         Binding("f", "follow", "Follow", show=False, tooltip="Keep the highlight on the cell at work"),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
+        self.session = session
         self.snapshot: Snapshot | None = None
         self._highlighted: str | None = None
         self._follows = True
@@ -64,13 +66,13 @@ class RunScreen(Working, Screen[None]):
         yield Static(id="notice", classes="hidden")
         with Vertical(id="body"):
             yield Note(id="state")
-            yield Cells(id="cells")
+            yield CellTable(id="cells")
             yield Note(id="about")
-            yield Words(id="log", can_focus=True)
+            yield TextPane(id="log", can_focus=True)
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one(Cells).focus()
+        self.query_one(CellTable).focus()
         self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self._repaint))
 
     def _repaint(self) -> None:
@@ -86,7 +88,7 @@ class RunScreen(Working, Screen[None]):
 
     def watch_run(self, anew: bool = False) -> None:
         """Follow the app's run, or the process that it has just started."""
-        launch, run = self.sweep.launch, self.sweep.run_id
+        launch, run = self.session.launch, self.session.run_id
         if launch is not None:
             if not self._has_its_turn_after(launch):
                 self.workers.cancel_group(self, "follow")
@@ -95,7 +97,7 @@ class RunScreen(Working, Screen[None]):
                 self._awaited = launch
                 self._await(launch)
         elif run is None:
-            self._say(f"{self.sweep.trouble or 'no run yet'}\n\n2: plan one   o: choose one")
+            self._say(f"{self.session.trouble or 'no run yet'}\n\n2: plan one   o: choose one")
         elif anew or run != self._run or self.snapshot is None:
             self._run, self._follows = run, True
             self._follow(run)
@@ -120,7 +122,7 @@ class RunScreen(Working, Screen[None]):
             time.sleep(LOOK_EVERY)
 
     def _refused(self, words: str) -> None:
-        launch, self.sweep.launch = self.sweep.launch, None
+        launch, self.session.launch = self.session.launch, None
         if launch is not None and self._has_its_turn_after(launch):
             self.notify(words, severity="error", title="Retry")
         else:
@@ -128,14 +130,14 @@ class RunScreen(Working, Screen[None]):
             self._say(f"The sweep did not start: {words}\n\n2: back to its plan   o: other runs")
 
     def _begun(self, run: str) -> None:
-        self.sweep.launch, self.sweep.run_id = None, run
+        self.session.launch, self.session.run_id = None, run
         self.watch_run(anew=True)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
     def _follow(self, run: str) -> None:
         worker = get_current_worker()
         try:
-            follower = Follower(self.sweep.workspace, run)
+            follower = Follower(self.session.workspace, run)
             while not worker.is_cancelled:
                 self._look_now.clear()
                 found, label = follower.look(), self._highlighted
@@ -160,7 +162,7 @@ class RunScreen(Working, Screen[None]):
         before, self.snapshot = self.snapshot, found
         self.query_one("#notice").add_class("hidden")
         self.query_one("#body").remove_class("hidden")
-        cells = self.query_one(Cells)
+        cells = self.query_one(CellTable)
         cells.show(found.plan, found.progress.cells, found.figures)
         at = found.progress.current
         if self._follows and at is not None and found.is_on and cells.label != at.label:
@@ -221,13 +223,13 @@ class RunScreen(Working, Screen[None]):
         }
         return table.get(status, ("· not begun here; R starts it", colours.soft))
 
-    @on(Cells.Highlighted, "#cells")
+    @on(CellTable.Highlighted, "#cells")
     def _moved(self) -> None:
         self._tell(self._log)
 
     def _tell(self, log: tuple[str | None, str]) -> None:
         """Of the highlighted cell. A log of another cell is not shown: its own is read at once."""
-        label, found = self.query_one(Cells).label, self.snapshot
+        label, found = self.query_one(CellTable).label, self.snapshot
         if label != self._highlighted:
             self._highlighted = label
             self._look_now.set()
@@ -236,10 +238,10 @@ class RunScreen(Working, Screen[None]):
         self.query_one("#about", Note).show(self._about(found.progress.cells[label]))
         if log[0] != label:
             self._log = None, ""
-            self.query_one(Words).show(Text())
+            self.query_one(TextPane).show(Text())
         elif log != self._log:
             self._log = log
-            self.query_one(Words).show(Text(log[1] or NO_LOG, palette(self.app).faint), at_end=True)
+            self.query_one(TextPane).show(Text(log[1] or NO_LOG, palette(self.app).faint), at_end=True)
 
     def _about(self, cell: CellState) -> Text:
         colours = palette(self.app)
@@ -265,7 +267,7 @@ class RunScreen(Working, Screen[None]):
         if found is None or not found.is_on:
             self.notify("No sweep is running here.", title="Pause")
             return
-        directory = self.sweep.workspace.run(found.plan.run)
+        directory = self.session.workspace.run(found.plan.run)
         if found.pausing:
             take_back_pause(directory)
         else:
@@ -273,11 +275,11 @@ class RunScreen(Working, Screen[None]):
             self.notify("The sweep stops after this cell. p takes it back.", title="Pause")
 
     def action_cancel(self) -> None:
-        found, label = self.snapshot, self.query_one(Cells).label
+        found, label = self.snapshot, self.query_one(CellTable).label
         if found is None or not found.is_on or label is None or found.progress.cells[label].status != "running":
             self.notify("Only a cell that is at work (▶) can be cancelled.", title="Cancel")
             return
-        ask_cancel(self.sweep.workspace.run(found.plan.run), label)
+        ask_cancel(self.session.workspace.run(found.plan.run), label)
         self.notify(f"{label} is given up; the sweep goes on with the next.", title="Cancel")
 
     def action_retry(self) -> None:
@@ -289,22 +291,23 @@ class RunScreen(Working, Screen[None]):
             self.notify("Every cell is done.", title="Retry")
             return
         try:
-            command = remembered_command(self.sweep.workspace.run(found.plan.run))
+            command = remembered_command(self.session.workspace.run(found.plan.run))
+            self.session.begin(command)
         except InputError as error:
             self.notify(str(error), severity="error", title="Retry")
             return
         if found.is_on:
             self._again = command
             self.notify("What failed is tried again when the rest is through.", title="Retry")
-        self.sweep.begin(command)
+        self.watch_run()
 
     def action_log(self) -> None:
-        label, found = self.query_one(Cells).label, self.snapshot
+        label, found = self.query_one(CellTable).label, self.snapshot
         cell = None if found is None else next((cell for cell in found.plan.cells if cell.label == label), None)
         if found is not None and cell is not None:
-            self.app.push_screen(LogScreen(cell.label, log_of(self.sweep.workspace.run(found.plan.run), cell)))
+            self.app.push_screen(LogScreen(cell.label, log_of(self.session.workspace.run(found.plan.run), cell)))
 
-    @on(Cells.Chosen, "#cells")
+    @on(CellTable.Chosen, "#cells")
     def _open(self) -> None:
         self.action_log()
 
@@ -320,9 +323,9 @@ class RunScreen(Working, Screen[None]):
     def action_runs(self) -> None:
         from tui.screens.runs import RunsScreen
 
-        self.app.push_screen(RunsScreen(), self._choose)
+        self.app.push_screen(RunsScreen(self.session.workspace), self._choose)
 
     def _choose(self, run: str | None) -> None:
         if run is not None:
-            self.sweep.run_id = run
+            self.session.run_id = run
             self.watch_run()

@@ -13,8 +13,8 @@ from textual.widgets import Input
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.results.history import PastRun
-from tui.reading import read_runs
+from sweep.results.history import PastRun, past_runs
+from sweep.workspace import Workspace
 from tui.screens.window import Window
 from tui.theme import palette
 from tui.widgets.note import Note
@@ -32,8 +32,9 @@ class RunsScreen(Window[str | None]):
         Binding("down", "to_table", "To the list", show=False),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: Workspace) -> None:
         super().__init__("Runs", "type to search · enter choose · esc close")
+        self._workspace = workspace
         self._runs: list[PastRun] = []
 
     def content(self) -> ComposeResult:
@@ -48,7 +49,7 @@ class RunsScreen(Window[str | None]):
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _read(self) -> None:
         try:
-            found: list[PastRun] | str = read_runs(self.sweep.workspace)
+            found: list[PastRun] | str = past_runs(self._workspace) if self._workspace.database.is_file() else []
         except InputError as error:
             found = str(error)
         self.deliver(self.show, found)

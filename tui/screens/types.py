@@ -11,11 +11,11 @@ from textual.worker import get_current_worker
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.commands.launch import GivenUp, ask
-from tui.screens.reading import ReadingScreen
+from tui.screens.pager import PagerScreen
 from tui.theme import palette
 
 
-class TypesScreen(ReadingScreen):
+class TypesScreen(PagerScreen):
     """Closing it gives the question up."""
 
     def __init__(self, model: str, quant: str) -> None:

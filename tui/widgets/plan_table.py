@@ -12,7 +12,7 @@ from converters.recipes import QUANTS
 from int8.recipe import NAMED
 from sweep import format as fmt
 from sweep.planning.variant import TORCH_FLOAT
-from tui.planning import Draft, called
+from tui.state.draft import Draft, called
 from tui.theme import Palette
 
 HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("to do", False))

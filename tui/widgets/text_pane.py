@@ -21,7 +21,7 @@ def segments(text: Text, console: Console, ground: Style) -> list[Segment]:
     return [Segment(text.plain, ground + console.get_style(text.style))]  # which rich would leave without its style
 
 
-class Words(ScrollView):
+class TextPane(ScrollView):
     """Shows `text`."""
 
     def __init__(self, *, id: str | None = None, can_focus: bool = False) -> None:
