@@ -23,7 +23,7 @@ class WorkerHost(MessagePump):
         super().notify(message, title=title, severity=severity, **{**more, "markup": False})  # type: ignore[misc]
 
     def deliver(self, call: Callable[..., object], *found: Any) -> None:
-        """From a thread worker: call with what it found, unless that is no longer wanted.
+        """From a thread worker of a screen: call with what it found, unless that is no longer wanted.
 
         A worker is no longer wanted when it was cancelled, which a later worker of the same group does, and when its
         screen was closed. The event loop checks this directly before the call. A check in the worker's own thread can
@@ -35,7 +35,8 @@ class WorkerHost(MessagePump):
             if not worker.is_cancelled and self.is_attached and self.is_running:
                 call(*found)
 
-        self.app.call_from_thread(call_if_wanted)
+        if self.is_attached:  # a closed screen does not know the application
+            self.app.call_from_thread(call_if_wanted)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         error = event.worker.error

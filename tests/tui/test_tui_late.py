@@ -14,6 +14,7 @@ from fixed_run import RUN, fixed_run
 from rich.text import Text
 from textual.widgets import Input
 
+from sweep.commands.follow import Follower, Snapshot
 from sweep.execution.runner import log_path
 from sweep.workspace import Workspace
 from tui.screens import fit, plan, types
@@ -26,6 +27,7 @@ from tui.screens.types import TypesScreen
 from tui.widgets.cell_table import CellTable
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
+from tui.workers import WorkerHost
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -35,14 +37,12 @@ class Answers:
 
     def __init__(self, answer: Any) -> None:
         self.asked: list[tuple[Any, ...]] = []
-        self.ended = 0
         self._answer = answer
         self._given = threading.Event()
 
     def __call__(self, *question: Any, **_: Any) -> Any:
         self.asked.append(question)
         assert self._given.wait(30.0)
-        self.ended += 1
         return self._answer
 
     def give(self) -> None:
@@ -54,6 +54,14 @@ def fixed(tmp_path: Path) -> Workspace:
     workspace = Workspace(tmp_path / "fixed")
     fixed_run(workspace)
     return workspace
+
+
+def deliveries(screen: WorkerHost, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows when a thread has delivered something to the screen, or has found that it is not wanted."""
+    made: list[object] = []
+    deliver = screen.deliver
+    monkeypatch.setattr(screen, "deliver", lambda *given: made.append(deliver(*given)))
+    return made
 
 
 def kept(name: str) -> Any:
@@ -76,9 +84,10 @@ def test_an_answer_to_a_closed_window_is_dropped(fixed: Workspace, monkeypatch: 
             await until(pilot, lambda: answers.asked)
             replaced: list[object] = []
             monkeypatch.setattr(window, "replace", replaced.append)
+            delivered = deliveries(window, monkeypatch)
             await pilot.press("escape")
             answers.give()
-            await until(pilot, lambda: answers.ended)
+            await until(pilot, lambda: delivered)
             assert not replaced
             assert "That did not work" not in shown(app)
 
@@ -126,7 +135,9 @@ def test_rows_of_the_question_before_say_so(fixed: Workspace, monkeypatch: pytes
     play(script())
 
 
-def test_text_without_a_place_leaves_nothing_of_the_text_before(fixed: Workspace) -> None:
+def test_text_without_a_place_leaves_nothing_of_the_text_before(
+    fixed: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first frame of a pane that is shown again is drawn before it is told of its size."""
 
     async def script() -> None:
@@ -135,15 +146,20 @@ def test_text_without_a_place_leaves_nothing_of_the_text_before(fixed: Workspace
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
             pane = screen.query_one(TextPane)
+            drawn: list[str] = []
+            render = pane.render_line
+            monkeypatch.setattr(pane, "render_line", lambda y: drawn.append(render(y).text.strip()) or render(y))
             pane.show(Text("before"))
-            assert pane.render_line(0).text.strip() == "before"
+            await settled(pilot)
+            assert "before" in drawn
             screen.query_one("#body").add_class("hidden")
             await settled(pilot)
+            drawn.clear()
             pane.show(Text("after"))
-            assert "before" not in pane.render_line(0).text
             screen.query_one("#body").remove_class("hidden")
             await settled(pilot)
-            assert pane.render_line(0).text.strip() == "after"
+            assert "after" in drawn
+            assert "before" not in drawn
 
     play(script())
 
@@ -248,19 +264,31 @@ def test_the_log_is_the_highlighted_cells(fixed: Workspace) -> None:
     play(script())
 
 
-def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace) -> None:
+def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another sweep starts, the last look at the run before is not shown in its place."""
+    looks, go_on = [], threading.Event()
+    look = Follower.look
+
+    def slow_look(follower: Follower) -> Snapshot:
+        found = look(follower)
+        looks.append(found)
+        assert len(looks) == 1 or go_on.wait(30.0)
+        return found
+
+    monkeypatch.setattr(Follower, "look", slow_look)
 
     async def script() -> None:
         async with opened(fixed, "run", RUN, (140, 40)) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
+            await until(pilot, lambda: len(looks) == 2)
             launch = Launching()
             app.session.launch = launch  # type: ignore[assignment]
             screen.watch_run()
-            screen._look_now.set()
-            await until(pilot, lambda: launch.asked)
+            delivered = deliveries(screen, monkeypatch)
+            go_on.set()
+            await until(pilot, lambda: delivered)
             assert "starting the sweep" in shown(app)
             for _ in range(3):  # away and back: still one that waits
                 await pilot.press("4", "3")
@@ -312,8 +340,10 @@ def test_the_run_is_found_while_a_window_is_open(fixed: Workspace) -> None:
             app._found(RUN, False)
             app._not_found("no such run")
             await settled(pilot)
-            app.session.run_id = "another"
+            await pilot.press("escape", "4")
+            app.session.run_id = "another"  # chosen meanwhile
             app._found(RUN, True)
-            assert app.session.run_id == "another"  # chosen meanwhile
+            assert app.session.run_id == "another"
+            assert app.current_mode == "results"
 
     play(script())
