@@ -1,5 +1,5 @@
 """The terminal screen, built on the same plan, events and store as the command line.
 
-`screens/` has one module a screen, `widgets/` what they are put together from. Nothing is computed here: slow work is
-done by workers and child processes, which tell the screens what came of it.
+`screens/` has one module a screen, `widgets/` what they are put together from, `state/` what they share and show.
+Nothing is computed here: slow work is done by threads and child processes, which deliver what they find.
 """

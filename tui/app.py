@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,15 +14,13 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from tui.planning import Draft
+from tui.state.session import Session
 from tui.theme import DARK, LIGHT
 from tui.widgets.top_bar import SCREENS, TopBar
-from tui.working import Working
+from tui.workers import WorkerHost
 
 if TYPE_CHECKING:
-    from sweep.commands.launch import Command, Launch
     from sweep.workspace import Workspace
-    from tui.reading import Limit
 
 
 # Seconds after which the program is loaded. Python's garbage collector does not go through what is there by then again:
@@ -29,44 +28,42 @@ if TYPE_CHECKING:
 LOADED = 1.0
 
 
-def _results() -> Screen[None]:
-    from tui.screens.results import ResultsScreen
-
-    return ResultsScreen()
-
-
-def _fit() -> Screen[None]:
+def _fit(session: Session) -> Screen[None]:
     from tui.screens.fit import FitScreen
 
-    return FitScreen()
+    return FitScreen(session)
 
 
-def _run() -> Screen[None]:
-    from tui.screens.run import RunScreen
-
-    return RunScreen()
-
-
-def _plan() -> Screen[None]:
+def _plan(session: Session) -> Screen[None]:
     from tui.screens.plan import PlanScreen
 
-    return PlanScreen()
+    return PlanScreen(session)
 
 
-class SweepApp(Working, App[None]):
-    """`run` is the id of the run that is looked at, or its beginning; None until there is one. `trouble` is why there
-    is none, where the store has none to give.
+def _run(session: Session) -> Screen[None]:
+    from tui.screens.run import RunScreen
 
-    `draft` is what the next sweep will be, `gpus` the cards that are asked about (none: this machine's), `limit` what
-    of them results are held against, `launch` a sweep that has been started and not said yet which run it is.
-    """
+    return RunScreen(session)
+
+
+def _results(session: Session) -> Screen[None]:
+    from tui.screens.results import ResultsScreen
+
+    return ResultsScreen(session)
+
+
+# A screen's modules are loaded when it is first shown.
+SCREEN_OF_MODE = {"fit": _fit, "plan": _plan, "run": _run, "results": _results}
+
+
+class SweepApp(WorkerHost, App[None]):
+    """Holds the session that its screens share."""
 
     TITLE = "sweep"
     CSS_PATH = "styles.tcss"
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - as Textual declares it
     VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
-    MODES: ClassVar = {"fit": _fit, "plan": _plan, "run": _run, "results": _results}
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(i), f"go('{mode}')", name, show=False) for i, (mode, name) in enumerate(SCREENS, 1)),
         Binding("question_mark", "help", "Help", key_display="?"),
@@ -76,13 +73,9 @@ class SweepApp(Working, App[None]):
 
     def __init__(self, workspace: Workspace, run: str | None = None, first: str = "fit") -> None:
         super().__init__()
-        self.workspace = workspace
-        self.run_id = run
-        self.trouble = ""
-        self.gpus: tuple[str, ...] = ()
-        self.limit: Limit | None = None
-        self.launch: Launch | None = None
-        self.draft = Draft()
+        self.session = Session(workspace, run)
+        for mode, make in SCREEN_OF_MODE.items():
+            self.add_mode(mode, partial(make, self.session))
         self._first = first
         self.register_theme(DARK)
         self.register_theme(LIGHT)
@@ -91,13 +84,14 @@ class SweepApp(Working, App[None]):
     def on_mount(self) -> None:
         from sweep.planning.preset import load
 
-        self.draft = replace(self.draft, variants=load(self.draft.preset).variants)
+        draft = self.session.draft
+        self.session.draft = replace(draft, variants=load(draft.preset).variants)
         self.switch_mode(self._first)
         self.set_timer(LOADED, gc.freeze)
         if self.no_color:
             words = "Every colour has a sign or a word beside it. Without a screen: sweep run, sweep report, sweep fit."
             self.notify(words, title="NO_COLOR is set: no colours")
-        self._find(self.run_id)
+        self._find(self.session.run_id)
 
     @work(thread=True, exit_on_error=False)
     def _find(self, name: str | None) -> None:
@@ -106,14 +100,14 @@ class SweepApp(Working, App[None]):
         from sweep.results.history import find_run
         from sweep.workspace import run_lock
 
-        if not self.workspace.database.is_file():
+        if not self.session.workspace.database.is_file():
             return
         try:
-            run = find_run(self.workspace, name).run
+            run = find_run(self.session.workspace, name).run
         except InputError as error:
             self.call_from_thread(self._not_found, str(error))
             return
-        directory = self.workspace.run(run)
+        directory = self.session.workspace.run(run)
         is_on = False
         if directory.is_dir():
             with run_lock(directory) as free:
@@ -121,78 +115,55 @@ class SweepApp(Working, App[None]):
         self.call_from_thread(self._found, run, is_on)
 
     def _not_found(self, why: str) -> None:
-        self.trouble = why
-        if self.current_mode == "run":
-            self.screen.watch_run()  # type: ignore[attr-defined]
+        self.session.trouble = why
+        self._watch_run()
 
     def _found(self, run: str, is_on: bool) -> None:
-        if self.run_id is None or run.startswith(self.run_id):
-            self.run_id = run
+        if self.session.run_id is not None and not run.startswith(self.session.run_id):
+            return  # another was chosen meanwhile
+        self.session.run_id = run
         if is_on:
             self.action_go("run")
+        self._watch_run()
+
+    def _watch_run(self) -> None:
+        """Let the run's screen, where it is the one that is shown, look at what there is to watch now."""
         if self.current_mode == "run":
-            self.screen.watch_run()  # type: ignore[attr-defined]
+            from tui.screens.run import RunScreen
+
+            base = self.screen_stack[0]  # under whatever window is open
+            if isinstance(base, RunScreen):
+                base.watch_run()
 
     def on_top_bar_chosen(self, message: TopBar.Chosen) -> None:
         self.action_go(message.mode)
 
     def action_go(self, mode: str) -> None:
         """Show another of the four screens."""
-        if mode in self.MODES and self.current_mode != mode and len(self.screen_stack) == 1:
+        if mode in SCREEN_OF_MODE and self.current_mode != mode and len(self.screen_stack) == 1:
             self.switch_mode(mode)
 
     def delay_update(self, delay: float = 0.005) -> None:
         """Hold frames back while another screen comes: less long than Textual does, since nothing of it is slow."""
         super().delay_update(delay)
 
-    def store_stamp(self) -> tuple[int, ...]:
-        """Another one whenever something was written to the store."""
-        database = self.workspace.database
-        files = (database, database.with_name(f"{database.name}-wal"))
-        found = [file.stat() for file in files if file.exists()]
-        return tuple(one.st_mtime_ns for one in found if one.st_size)
-
-    def use_card(self, gpus: tuple[str, ...]) -> None:
-        """Hold results against these cards from now on; against none where none is named. Raises InputError."""
-        from sweep.fit.hardware import devices_called
-        from tui.reading import Limit
-
-        devices = devices_called(gpus)
-        room = sum(device.usable_bytes - device.reserve_bytes for device in devices)
-        self.gpus = gpus
-        self.limit = Limit(", ".join(gpus), room) if devices else None
-
-    def begin(self, command: Command) -> None:
-        """Start a sweep in a process of its own and watch it."""
-        from sweep.commands.launch import Launch
-
-        try:
-            self.launch = Launch(command, self.workspace)
-        except OSError as error:
-            self.notify(f"the sweep cannot be started: {error.strerror or error}", severity="error")
-            return
-        if self.current_mode == "run":
-            self.screen.watch_run()  # type: ignore[attr-defined]
-        else:
-            self.switch_mode("run")
-
     @work(exclusive=True)
     async def action_leave(self) -> None:
         """Quit; where a sweep runs, ask what becomes of it."""
         from sweep.execution.control import ask_pause
         from sweep.workspace import run_lock
-        from tui.screens.leaving import LeavingScreen
+        from tui.screens.quit import QuitScreen
 
-        run, asks = self.run_id, False
-        if run is not None and self.workspace.run(run).is_dir():
-            with run_lock(self.workspace.run(run)) as free:
+        run, asks = self.session.run_id, False
+        if run is not None and self.session.workspace.run(run).is_dir():
+            with run_lock(self.session.workspace.run(run)) as free:
                 asks = not free
-        if (asks or self.launch is not None) and not isinstance(self.screen, LeavingScreen):
-            answer = await self.push_screen_wait(LeavingScreen(run if asks and run else "The sweep"))
+        if (asks or self.session.launch is not None) and not isinstance(self.screen, QuitScreen):
+            answer = await self.push_screen_wait(QuitScreen(run if asks and run else "The sweep"))
             if answer is None:
                 return
             if answer == "pause" and asks and run is not None:
-                ask_pause(self.workspace.run(run))
+                ask_pause(self.session.workspace.run(run))
         self.exit()
 
     def action_help_quit(self) -> None:

@@ -15,12 +15,15 @@ from typing import Any
 
 from textual.pilot import Pilot
 
+from sweep.commands.launch import Command
 from sweep.workspace import Workspace
 from tui.app import SweepApp
+from tui.screens.run import RunScreen
 
 COMMAND = (sys.executable, "-c", "from sweep.cli import main; main()")
 ROOT = Path(__file__).parents[2]
 CELL = 12.2  # units of a character in an exported picture
+ROUNDS = 3  # without a message left, after which everything is drawn
 PATIENCE = 60.0  # seconds, for what a loaded machine takes; nothing is timed
 
 
@@ -35,24 +38,69 @@ def sweep(*given: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *given], capture_output=True, text=True, timeout=300, cwd=ROOT, **more)
 
 
+class Driver(Pilot[None]):
+    """Presses keys and clicks as Pilot does; each returns when all that follows from it is drawn.
+
+    Textual's own Pilot waits until the process takes little CPU time, which on a busy machine also holds for a process
+    that waits for its turn. Workers are not waited for: see `until`.
+    """
+
+    async def press(self, *keys: str) -> None:
+        for key in keys:
+            await super().press(key)
+            await settled(self)
+
+    async def click(self, *given: Any, **more: Any) -> bool:
+        hit = await super().click(*given, **more)
+        await settled(self)
+        return hit
+
+    async def resize_terminal(self, width: int, height: int) -> None:
+        await super().resize_terminal(width, height)
+        await settled(self)
+
+
 @asynccontextmanager
 async def opened(
     workspace: Workspace, first: str, run: str | None = None, size: tuple[int, int] = (120, 36)
-) -> AsyncIterator[tuple[SweepApp, Pilot[None]]]:
+) -> AsyncIterator[tuple[SweepApp, Driver]]:
     """The application on a screen of this size. What a worker raises, this raises."""
     app = SweepApp(workspace, run, first)
-    async with app.run_test(size=size, notifications=True) as pilot:
-        await pilot.pause()
-        yield app, pilot
+    async with app.run_test(size=size, notifications=True):
+        driver = Driver(app)
+        await settled(driver)
+        yield app, driver
+
+
+async def settled(pilot: Pilot[None]) -> None:
+    """Wait until no widget has a message left to handle and everything is drawn.
+
+    A message, the refresh that it asks for and the events of the layout that follows are up to three rounds.
+    """
+    quiet = 0
+    while quiet < ROUNDS and pilot.app.is_running:
+        await pilot.pause(0)  # one round: every widget handles what waits for it, then the screen draws
+        widgets = [pilot.app, *pilot.app.screen.walk_children(with_self=True)]
+        quiet = 0 if any(widget.message_queue_size for widget in widgets) else quiet + 1
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], Any], patience: float = PATIENCE) -> None:
-    """Wait for something to come about."""
+    """Wait for something to come about, and until it is drawn."""
     end = time.monotonic() + patience
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"never came about; on the screen:\n{shown(pilot.app)}")
         await pilot.pause(0.05)
+    await settled(pilot)
+
+
+def begin(app: SweepApp, command: Command) -> None:
+    """Start a sweep, as R of the Run screen does, and watch it there."""
+    app.session.begin(command)
+    if isinstance(app.screen, RunScreen):
+        app.screen.watch_run()
+    else:
+        app.switch_mode("run")
 
 
 def shown(app: Any) -> str:

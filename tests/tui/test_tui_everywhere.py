@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from driving import COMMAND, ROOT, opened, play, shown, until
+from driving import COMMAND, ROOT, opened, play, settled, shown, until
 
 from sweep.workspace import Workspace
 from tui.screens.help import HelpScreen
-from tui.screens.leaving import LeavingScreen
+from tui.screens.quit import QuitScreen
 from tui.theme import DARK, LIGHT
 from tui.widgets.key_bar import KeyBar
 
@@ -26,13 +26,11 @@ def test_the_help_names_every_key_and_the_footer_at_most_eight(swept: Workspace,
     async def script() -> None:
         async with opened(swept, mode, run, (100, 40)) as (app, pilot):
             screen = app.screen
-            await pilot.pause(0.5)
-            keys = screen.query_one(KeyBar).keys
+            keys = screen.query_one(KeyBar).query("FooterKey")
             assert 0 < len(keys) <= 8
-            assert keys[-1].end <= 80  # none is cut off at the least width
+            assert keys.last().region.right <= 80  # none is cut off at the least width
             await pilot.press("question_mark")
             assert isinstance(app.screen, HelpScreen)
-            await pilot.pause()
             words = shown(app)
             for active in screen.active_bindings.values():
                 if active.node is screen and active.binding.description:
@@ -49,8 +47,7 @@ def test_the_screens_are_reached_by_digits_the_mouse_and_the_palette(swept: Work
         async with opened(swept, "results", run) as (app, pilot):
             for key, mode in zip("1234", MODES, strict=True):
                 await pilot.press(key)
-                await until(pilot, lambda mode=mode: app.current_mode == mode)
-                await pilot.pause()
+                assert app.current_mode == mode
                 assert f"[{key} {mode.title()}]" in shown(app)
             line = shown(app).splitlines()[0]
             await pilot.click("TopBar", offset=(line.index("2 Plan"), 0))
@@ -70,7 +67,7 @@ def test_themes(swept: Workspace, run: str) -> None:
             pictures = set()
             for theme in app.available_themes:
                 app.theme = theme
-                await pilot.pause()
+                await settled(pilot)
                 pictures.add(app.export_screenshot())
                 assert "Q4_K_M" in shown(app)
             assert len(pictures) == len(app.available_themes)
@@ -87,7 +84,8 @@ def test_another_theme_leaves_nothing_of_the_one_before(swept: Workspace, run: s
             assert old is not None
             assert old in app.export_screenshot()
             app.theme = LIGHT.name
-            await until(pilot, lambda: old not in app.export_screenshot(), patience=10.0)
+            await settled(pilot)
+            assert old not in app.export_screenshot()
 
     play(script())
 
@@ -96,8 +94,7 @@ def test_quitting_with_nothing_running_asks_nothing(swept: Workspace, run: str) 
     async def script() -> None:
         async with opened(swept, "results", run) as (app, pilot):
             await pilot.press("q")
-            await pilot.pause(0.2)
-            assert not isinstance(app.screen, LeavingScreen)
+            await until(pilot, lambda: app._exit or isinstance(app.screen, QuitScreen))
             assert app._exit
 
     play(script())
@@ -122,15 +119,11 @@ def test_any_size(swept: Workspace, run: str, mode: str) -> None:
 
     async def script() -> None:
         async with opened(swept, mode, run, (100, 30)) as (app, pilot):
-            await pilot.pause(0.5)
             await pilot.resize_terminal(20, 5)
-            await pilot.pause()
             await pilot.resize_terminal(100, 30)
-            await pilot.pause()
             for _ in range(200 if mode == "results" else 20):
                 await pilot.resize_terminal(chosen.randint(1, 200), chosen.randint(1, 60))
             await pilot.resize_terminal(100, 30)
-            await pilot.pause(0.3)
             assert "sweep" in shown(app).splitlines()[0]
             assert app._exception is None
 
@@ -158,7 +151,7 @@ def test_a_bad_store_is_told(own: Workspace, run: str, mode: str, statement: str
         async with opened(own, mode, run) as (app, pilot):
             await until(pilot, lambda: words in shown(app))
             await pilot.press("o")
-            await pilot.pause(0.5)
+            await until(pilot, lambda: "reading …" not in shown(app))
             await pilot.press("escape", "2", "1", "3", "4", "question_mark")
             assert app._exception is None
         async with opened(own, mode) as (app, pilot):  # without a run's name
@@ -229,6 +222,6 @@ def test_no_color(swept: Workspace, run: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_command_line_does_not_load_textual() -> None:
-    code = "import sys; import sweep.cli.app, sweep.sweeping, sweep.report.html; print('textual' in sys.modules)"
+    code = "import sys; import sweep.cli.app, sweep.commands.run, sweep.report.html; print('textual' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert told.stdout.strip() == "False", told.stderr

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import opened, play, until
+from driving import opened, play, settled, until
 from fixed_run import RUN, fixed_run
-from textual.pilot import Pilot
 
 from sweep.fit.fit_report import from_json
 from sweep.workspace import Workspace
@@ -55,11 +54,6 @@ def answer(name: str) -> dict[str, Any]:
     return found
 
 
-async def settle(pilot: Pilot[None]) -> None:
-    await pilot.pause(0.3)
-    await pilot.pause()
-
-
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_results(fixed: Workspace, size: tuple[int, int]) -> None:
     async def script() -> None:
@@ -67,7 +61,7 @@ def test_results(fixed: Workspace, size: tuple[int, int]) -> None:
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            await settle(pilot)
+            await settled(pilot)
             compare(app, f"results-{size[0]}")
 
     play(script())
@@ -80,7 +74,7 @@ def test_run(fixed: Workspace, size: tuple[int, int]) -> None:
             screen = app.screen
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
-            await settle(pilot)
+            await settled(pilot)
             compare(app, f"run-{size[0]}")
 
     play(script())
@@ -95,8 +89,8 @@ def test_plan(fixed: Workspace, size: tuple[int, int], monkeypatch: pytest.Monke
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             await until(pilot, lambda: screen.plan is not None and not screen._busy)
-            screen.show(answer("plan"))
-            await settle(pilot)
+            screen.show(screen.draft, answer("plan"))
+            await settled(pilot)
             compare(app, f"plan-{size[0]}")
 
     play(script())
@@ -110,10 +104,10 @@ def test_fit(fixed: Workspace, size: tuple[int, int]) -> None:
             assert isinstance(screen, FitScreen)
             await until(pilot, lambda: screen.report is not None and not screen._busy)
             found = answer("fit")
-            app.use_card(("RTX 3060 12GB",))
-            screen.question = Question(found["model"], app.gpus)
+            app.session.use_gpus(("RTX 3060 12GB",))
+            screen.question = Question(found["model"], app.session.gpus)
             screen.show(screen.question, from_json(found), (found["best"], found["best_is_measured"]))
-            await settle(pilot)
+            await settled(pilot)
             compare(app, f"fit-{size[0]}")
 
     play(script())

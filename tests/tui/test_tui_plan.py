@@ -20,11 +20,11 @@ from sweep.planning import preset
 from sweep.planning.preparing import _variants
 from sweep.planning.request import Keep, Request
 from sweep.workspace import Workspace
-from tui.planning import Draft
 from tui.screens.fit import FitScreen
 from tui.screens.plan import PlanScreen
 from tui.screens.run import RunScreen
-from tui.widgets.cells import Cells
+from tui.state.draft import Draft
+from tui.widgets.cell_table import CellTable
 from tui.widgets.form import FIELDS
 from tui.widgets.table import Table
 
@@ -252,7 +252,6 @@ def test_int8_is_planned_like_any_other_variant(swept: Workspace) -> None:
             row = next(line for line in shown(app).splitlines() if "int8:sq-ph-dyn " in line and "MiB" in line)
             assert f"{sizes['int8:sq-ph-dyn']['bits_per_weight']:.2f}" in row
             await pilot.press("a", "ctrl+u", *"int8:sqq", "enter")
-            await pilot.pause()
             assert "sqq: no such recipe" in shown(app)
             assert len(screen.draft.variants) == 2
 
@@ -290,7 +289,7 @@ def test_the_card_of_the_fit_screen_is_the_sweeps(swept: Workspace) -> None:
             await until(pilot, lambda: fit.report is not None and not fit._busy)
             fit.query_one(Table).go_to("int8:sq-ph")
             await pilot.press("space")
-            assert "int8:sq-ph" in app.draft.variants
+            assert "int8:sq-ph" in app.session.draft.variants
             await pilot.press("v", *"64MiB", "enter", "2")
             screen = app.screen
             assert isinstance(screen, PlanScreen)
@@ -352,7 +351,7 @@ def test_a_sweep_with_int8_is_run_and_read(text: Path, tmp_path: Path) -> None:
             assert "MiB" in rows[0]  # the checkpoint's size
             assert "= int8:sq" in rows[1]  # fq:sq reads the same
             assert all("KLD" in row for row in rows)
-            run.query_one(Cells).go_to_cell("int8:sq/quantize")
+            run.query_one(CellTable).go_to_cell("int8:sq/quantize")
             await until(pilot, lambda: "Loading weights" in shown(app))  # its log
             await pilot.press("4")
             await until(pilot, lambda: "torch:BF16" in shown(app) and "fq:sq" in shown(app))

@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from driving import opened, play, shown, until
+from driving import opened, play, settled, shown, until
 from textual.widgets import Input, Static
 
 from sweep.analysis import figures
@@ -14,16 +14,16 @@ from sweep.analysis.recommend import recommend
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
-from tui.reading import read_results
-from tui.screens.choosing import ChoosingScreen
 from tui.screens.compare import CompareScreen
 from tui.screens.export import ExportScreen
-from tui.screens.reading import ReadingScreen
+from tui.screens.pager import PagerScreen
+from tui.screens.picker import PickerScreen
 from tui.screens.results import ResultsScreen
 from tui.screens.runs import RunsScreen
+from tui.state.results import read_results
 from tui.widgets.plot import Plot
 from tui.widgets.table import Table
-from tui.widgets.words import Words
+from tui.widgets.text_pane import TextPane
 
 
 def order(screen: ResultsScreen) -> list[str]:
@@ -41,7 +41,6 @@ def test_the_figures_on_the_screen_are_the_runs(swept: Workspace, run: str) -> N
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            await pilot.pause(0.2)
             words = shown(app)
             for record in known:
                 assert record.variant in words
@@ -72,7 +71,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert table.highlighted == first[1]
             await pilot.press("G")
             assert table.highlighted == first[-1] == "BF16"
-            await until(pilot, lambda: "BF16" in screen.query_one(Words).text.plain)
+            await until(pilot, lambda: "BF16" in screen.query_one(TextPane).text.plain)
 
             await pilot.press("S")
             assert order(screen) == first[::-1]
@@ -121,7 +120,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert screen.marked == []
 
             await pilot.press("enter")
-            assert isinstance(app.screen, ReadingScreen)
+            assert isinstance(app.screen, PagerScreen)
             assert screen.results.choice.sentence in str(app.screen.query_one("#text", Static).content)  # type: ignore[union-attr]
             await pilot.press("q")
             assert app.screen is screen
@@ -144,7 +143,6 @@ def test_sorting_by_a_click_on_a_head(swept: Workspace, run: str) -> None:
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            await pilot.pause(0.2)
             line = next(line for line in shown(app).splitlines() if "bpw" in line)
             await pilot.click(Table, offset=(line.index("bpw") + 1, 0))
             assert (screen.sorting.head, screen.sorting.down) == ("bpw", True)
@@ -161,7 +159,7 @@ def test_the_card_is_held_against(swept: Workspace, run: str) -> None:
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
             await pilot.press("v")
-            assert isinstance(app.screen, ChoosingScreen)
+            assert isinstance(app.screen, PickerScreen)
             await pilot.press(*"1536MiB", "enter")
             await until(pilot, lambda: screen.results is not None and screen.results.limit is not None)
             assert screen.results is not None
@@ -217,7 +215,7 @@ def test_the_runs_are_searched(swept: Workspace, run: str) -> None:
             await pilot.press(*"nothing")
             assert "0 of 1 runs" in shown(app)
             app.screen.query_one(Input).value = "q4_k_m micro"
-            await pilot.pause()
+            await settled(pilot)
             assert run in shown(app)
             await pilot.press("down")
             assert app.screen.query_one(Table).has_focus
@@ -225,7 +223,7 @@ def test_the_runs_are_searched(swept: Workspace, run: str) -> None:
             assert app.screen.query_one(Input).has_focus
             await pilot.press("enter")
             await until(pilot, lambda: app.screen is screen)
-            assert app.run_id == run
+            assert app.session.run_id == run
 
     play(script())
 
@@ -236,14 +234,12 @@ def test_below_100_columns_the_panes_stack(swept: Workspace, run: str) -> None:
             screen = app.screen
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
-            await pilot.pause(0.2)
             table, plot = screen.query_one(Table), screen.query_one(Plot)
             assert plot.region.y >= table.region.bottom
             assert plot.region.width >= 78
             assert not screen.query_one("#details").region
             assert table.virtual_size.width <= 80  # columns were dropped, not cut
             await pilot.resize_terminal(140, 40)
-            await pilot.pause(0.2)
             side = screen.query_one("#details")
             assert side.region.x >= plot.region.right
             assert side.region.y == plot.region.y

@@ -19,6 +19,7 @@ from driving import COMMAND, PATIENCE, ROOT
 
 from sweep.results.history import past_runs
 from sweep.workspace import Workspace
+from tui.state.draft import OPTIONS
 from tui.widgets.form import FIELDS
 
 PACE = 0.15  # seconds with nothing drawn before the next key is typed
@@ -107,15 +108,25 @@ def plan(terminal: Terminal, text: Path) -> None:
     terminal.expect("fits")
     terminal.press("2")
     terminal.expect("sweep run micro")
-    terminal.press("n/q4_k_m\r ")
+    # Where a key moves the focus, what that draws is waited for: on a busy machine the next key may be read before.
+    terminal.press("n/")
+    terminal.expect("only what has this in its name")
+    terminal.press("q4_k_m\r ")
     terminal.expect("=Q4_K_M")
-    terminal.press("\x1bt")
-    fields = [field.name for field in FIELDS]
-    assert fields[:2] == ["tasks", "limit"]
-    terminal.press("micro_form\t4" + "\t" * (fields.index("perplexity") - 1) + str(text))
-    terminal.expect("--perplexity")
+    terminal.press("\x1b")
+    terminal.expect("Q8_0")
+    typed = {"tasks": "micro_form", "limit": "4", "perplexity": str(text)}
+    key = "t"
+    for name in [field.name for field in FIELDS]:
+        terminal.press(key)
+        terminal.expect(f"{OPTIONS[name].name}  ")  # what the field is for
+        terminal.press(typed.pop(name, ""))
+        if not typed:
+            break
+        key = "\t"
     terminal.expect("8 of 8 cells to do")
     terminal.press("\x1b")
+    terminal.expect("Presets")  # a key of the table, which has the focus again
 
 
 @pytest.mark.slow

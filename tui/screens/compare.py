@@ -5,20 +5,20 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 from textual import work
-from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
-from tui.screens.reading import ReadingScreen
+from sweep.workspace import Workspace
+from tui.screens.pager import PagerScreen
 from tui.theme import palette
 
 
-class CompareScreen(ReadingScreen):
+class CompareScreen(PagerScreen):
     """`first` and `second` as RUN:VARIANT."""
 
-    def __init__(self, first: str, second: str) -> None:
+    def __init__(self, workspace: Workspace, first: str, second: str) -> None:
         super().__init__("Compare", Text("comparing …"))
-        self._names = first, second
+        self._workspace, self._names = workspace, (first, second)
 
     def on_mount(self) -> None:
         self.call_after_refresh(self._begin)  # when its width is known
@@ -32,11 +32,9 @@ class CompareScreen(ReadingScreen):
         from sweep.analysis.compare import compare
         from sweep.report.comparison import render_comparison
 
-        worker = get_current_worker()
         shown: RenderableType
         try:
-            shown = render_comparison(compare(self.sweep.workspace, *self._names), width)
+            shown = render_comparison(compare(self._workspace, *self._names), width)
         except InputError as error:
             shown = Text(fmt.plain(error), palette(self.app).bad)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.replace, shown)
+        self.deliver(self.replace, shown)

@@ -10,6 +10,7 @@ from textual.widgets import Input, Static
 
 from converters.errors import InputError
 from sweep.results.plan import Plan
+from sweep.workspace import Workspace
 from tui.screens.window import Window
 
 KINDS = (".html", ".csv", ".jsonl")
@@ -18,9 +19,9 @@ KINDS = (".html", ".csv", ".jsonl")
 class ExportScreen(Window[None]):
     """The kind is the ending of the file's name."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, workspace: Workspace, plan: Plan) -> None:
         super().__init__("Export", "enter write · esc close")
-        self._plan = plan
+        self._workspace, self._plan = workspace, plan
 
     def content(self) -> ComposeResult:
         yield Static(f"Write {self._plan.run} to a file; its ending says as what: {', '.join(KINDS)}", classes="words")
@@ -46,20 +47,17 @@ class ExportScreen(Window[None]):
         from sweep.results.store import Store
 
         try:
-            with Store(self.sweep.workspace.database) as store:
+            with Store(self._workspace.database) as store:
                 rows, about = records(self._plan, store), described(self._plan, store)
             if path.suffix == ".html":
                 write_html(rows, about, path)
             else:
                 write_text(path, to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows))
         except InputError as error:
-            self.app.call_from_thread(self._say, str(error))
+            self.deliver(self._say, str(error))
             return
-        self.app.call_from_thread(self._written, path)
-
-    def _written(self, path: Path) -> None:
-        self.notify(f"written: {path}", title="Export")
-        self.dismiss(None)
+        self.app.call_from_thread(self.app.notify, f"written: {path}", title="Export")  # also when closed by now
+        self.deliver(self.dismiss, None)
 
     def _say(self, words: str) -> None:
         self.query_one("#said", Static).update(words)

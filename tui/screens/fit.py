@@ -19,7 +19,7 @@ from sweep import defaults
 from sweep import format as fmt
 from sweep.commands.launch import GivenUp, ask
 from sweep.fit.fit_report import FitReport, FitRow, Verdict, from_json, verdict
-from tui.screens.reading import ReadingScreen
+from tui.state.session import Session
 from tui.theme import Palette, palette
 from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.fit_table import fit_rows
@@ -27,9 +27,9 @@ from tui.widgets.key_bar import KeyBar
 from tui.widgets.memory_bar import memory_bars
 from tui.widgets.note import Note
 from tui.widgets.table import Table
+from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
-from tui.widgets.words import Words
-from tui.working import Working
+from tui.workers import WorkerHost
 
 KV_TYPES = (*(kind for kind in defaults.KV_TYPES if kind != "bf16"), "bf16")  # as k goes through them
 CONTEXTS = tuple(1 << power for power in range(10, 21))  # 1K to 1M tokens
@@ -53,7 +53,7 @@ class Question:
         return (*found, *([] if self.offload else ["--no-offload"]))
 
 
-class FitScreen(Working, Screen[None]):
+class FitScreen(WorkerHost, Screen[None]):
     """Asks in a process of its own, so that the screen never waits."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -76,12 +76,13 @@ class FitScreen(Working, Screen[None]):
         Binding("r", "ask", "Ask again", show=False, tooltip="With what is free now"),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
+        self.session = session
         self.report: FitReport | None = None
         self.question: Question | None = None
         self._best: tuple[str | None, bool] = (None, False)
-        self._of: tuple[str, tuple[str, ...]] = ("", ())  # the model and the cards that were answered for last
+        self._answered: Question | None = None  # what was answered last
         self._only_fitting = False
         self._timer: Timer | None = None
         self._busy = False
@@ -92,7 +93,7 @@ class FitScreen(Working, Screen[None]):
         yield Note(id="state")
         with Vertical(id="body"):
             yield Table(id="rows")
-            yield Words(id="parts", can_focus=True)
+            yield TextPane(id="parts", can_focus=True)
             yield Note(id="verdict")
         yield KeyBar()
 
@@ -103,10 +104,11 @@ class FitScreen(Working, Screen[None]):
     def on_screen_resume(self) -> None:
         before = self.question
         if before is None:
-            self.question = Question(self.sweep.draft.model, self.sweep.gpus)
+            self.question = Question(self.session.draft.model, self.session.gpus)
         else:
-            self.question = replace(before, model=self.sweep.draft.model, gpus=self.sweep.gpus)
-        if self.report is None or self.question != before:
+            self.question = replace(before, model=self.session.draft.model, gpus=self.session.gpus)
+        is_asked = self.question == before and (self._busy or self._timer is not None)
+        if (self.report is None and not is_asked) or self.question != before:
             self._forget_others()
             self.action_ask()
         else:
@@ -119,19 +121,24 @@ class FitScreen(Working, Screen[None]):
         if self.question is not None:
             self.question = replace(self.question, **fields)
             self._forget_others()
-        if self._timer is not None:
-            self._timer.stop()
+        self._stop_timer()
         self._timer = self.set_timer(WAIT, self.action_ask)
         self._state()
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = None
+
     def _forget_others(self) -> None:
         """What another model or another card was asked about is not shown under the name of this one."""
-        if self.question is not None and self._of != (self.question.model, self.question.gpus):
+        asked, answered = self.question, self._answered
+        if asked is None or answered is None or (asked.model, asked.gpus) != (answered.model, answered.gpus):
             self.report = None
             self.query_one("#body").add_class("hidden")
 
     def action_ask(self) -> None:
-        self._timer = None
+        self._stop_timer()
         if self.question is not None:
             self._busy = True
             self._state()
@@ -143,7 +150,7 @@ class FitScreen(Working, Screen[None]):
         found: FitReport | str
         best: tuple[str | None, bool] = (None, False)
         try:
-            given = question.arguments(str(self.sweep.workspace.root))
+            given = question.arguments(str(self.session.workspace.root))
             answer = ask(given, given_up=lambda: worker.is_cancelled)[-1]
             best = answer["best"], answer["best_is_measured"]
             found = from_json(answer)
@@ -151,15 +158,14 @@ class FitScreen(Working, Screen[None]):
             found = str(error)
         except GivenUp:
             return  # another is asked by now
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, question, found, best)
+        self.deliver(self.show, question, found, best)
 
     def show(self, question: Question, found: FitReport | str, best: tuple[str | None, bool]) -> None:
         """An answer, or why there is none."""
         if question != self.question:
             return  # another is asked by now
         self._busy = False
-        self._best, self._of = best, (question.model, question.gpus)
+        self._best, self._answered = best, question
         if isinstance(found, str):
             self.report = None
             self.query_one("#body").add_class("hidden")
@@ -167,7 +173,8 @@ class FitScreen(Working, Screen[None]):
         else:
             self.report = found
             self.query_one("#body").remove_class("hidden")
-            self.sweep.use_card(question.gpus)
+            if question.gpus == self.session.gpus:  # unless another card was chosen on another screen meanwhile
+                self.session.use_gpus(question.gpus)
             self.fill()
 
     # --- showing ----------------------------------------------------------------------------------------------------
@@ -178,7 +185,7 @@ class FitScreen(Working, Screen[None]):
         if question is None:
             return
         line = Text.assemble((f" {fmt.plain(question.model)}", colours.accent), (" on ", colours.soft))
-        if self.report is not None and question.gpus == self.sweep.gpus:
+        if self.report is not None and question.gpus == self.session.gpus:
             told = []
             for device in self.report.devices:
                 sim = "SIM" if device.simulated else "free now"
@@ -195,6 +202,8 @@ class FitScreen(Working, Screen[None]):
             line.append(f"\n ✗ {fmt.plain(error)}", colours.bad)
         elif self._busy or self._timer is not None:
             line.append("  asking llama.cpp …", colours.faint)
+            if self.report is not None and question != self._answered:  # whose figures are still shown
+                line.append(f" (below: {self.report.context:,} {self.report.kv_type})", colours.faint)
         self.query_one("#state", Note).show(line)
         self.query_one(TopBar).lead(question.model, ", ".join(question.gpus) or "this machine")
 
@@ -206,7 +215,7 @@ class FitScreen(Working, Screen[None]):
         leaves = self.query_one(Filter).leaves
         rows = [row for row in self.report.rows if leaves(row.variant)]
         rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
-        table, best, taken = self.query_one(Table), self._best[0], self.sweep.draft.variants
+        table, best, taken = self.query_one(Table), self._best[0], self.session.draft.variants
         heads, cells = fit_rows(self.report, rows, best, taken, self.size.width - 2, colours)
         table.fill(heads, cells, best if table.highlighted is None else None, room=len(self.report.rows))
         self._state()
@@ -227,16 +236,16 @@ class FitScreen(Working, Screen[None]):
                 else "by its size, which is a guess until a sweep measures it"
             )
             line = Text.assemble((f"{fmt.CHOSEN} ", colours.good), (f"{name}: the best that fits, {why}.", colours.ink))
-        count = len(self.sweep.draft.variants)
+        count = len(self.session.draft.variants)
         line.append(f"  + {count} taken into the sweep; 2 plans it.", colours.soft)
         self.query_one("#verdict", Note).show(line)
 
     @on(Table.Highlighted, "#rows")
     def _follow_cursor(self) -> None:
-        row = self._row()
+        row, shown = self._row(), Text()
         if row is not None and self.report is not None:
-            width = max(self.size.width - 4, 20)
-            self.query_one(Words).show(memory_bars(row, self.report, width, palette(self.app)))
+            shown = memory_bars(row, self.report, max(self.size.width - 4, 20), palette(self.app))
+        self.query_one(TextPane).show(shown)
 
     def _row(self) -> FitRow | None:
         name = self.query_one(Table).highlighted
@@ -248,27 +257,27 @@ class FitScreen(Working, Screen[None]):
     # --- keys -------------------------------------------------------------------------------------------------------
 
     def action_model(self) -> None:
-        from tui.screens.choosing import ChoosingScreen, model_choices
+        from tui.screens.picker import PickerScreen, model_choices
 
         words = "a model, a directory, a config.json, a .gguf or a hub id"
-        self.app.push_screen(ChoosingScreen("Model", model_choices(), words, self.sweep.draft.model), self._take_model)
+        self.app.push_screen(PickerScreen("Model", model_choices(), words, self.session.draft.model), self._take_model)
 
     def _take_model(self, name: str | None) -> None:
         if name is not None:
-            self.sweep.draft = replace(self.sweep.draft, model=name)
+            self.session.draft = replace(self.session.draft, model=name)
             self.change(model=name, context=0)
 
     def action_card(self) -> None:
-        from tui.screens.choosing import ChoosingScreen, card_choices
+        from tui.screens.picker import PickerScreen, card_choices
 
         words = "a card, 2x and a card, a size such as 12GiB; several by comma"
-        self.app.push_screen(ChoosingScreen("Card", card_choices(), words), self._take_card)
+        self.app.push_screen(PickerScreen("Card", card_choices(), words), self._take_card)
 
     def _take_card(self, name: str | None) -> None:
         if name is not None:
-            self.sweep.gpus = () if name == "this machine" else (name,)
-            self.sweep.draft = self.sweep.draft.saying(gpu=", ".join(self.sweep.gpus))
-            self.change(gpus=self.sweep.gpus)
+            self.session.gpus = () if name == "this machine" else (name,)
+            self.session.draft = self.session.draft.saying(gpu=", ".join(self.session.gpus))
+            self.change(gpus=self.session.gpus)
 
     def action_context(self, step: int) -> None:
         if self.question is None:
@@ -289,9 +298,9 @@ class FitScreen(Working, Screen[None]):
         row = self._row()
         if row is None:
             return
-        chosen = self.sweep.draft.variants
+        chosen = self.session.draft.variants
         kept = tuple(v for v in chosen if v != row.variant) if row.variant in chosen else (*chosen, row.variant)
-        self.sweep.draft = replace(self.sweep.draft, variants=kept)
+        self.session.draft = replace(self.session.draft, variants=kept)
         self.fill()
 
     def action_only_fitting(self) -> None:
@@ -305,22 +314,9 @@ class FitScreen(Working, Screen[None]):
         if row.kind != "gguf" or ":" in row.variant:
             self.notify("Only what llama.cpp makes has such a table.", title="Types")
             return
-        window = ReadingScreen(f"Tensor types of {row.variant}", Text("asking llama.cpp …"))
-        self.app.push_screen(window)
-        self._types(window, self.question.model, row.variant)
+        from tui.screens.types import TypesScreen
 
-    @work(thread=True, exit_on_error=False, group="types")
-    def _types(self, window: ReadingScreen, model: str, quant: str) -> None:
-        colours, worker = palette(self.app), get_current_worker()
-        given = ["convert", model, "--to", quant, "--dry-run", "--format", "json"]
-        try:
-            file = ask(given, given_up=lambda: worker.is_cancelled)[-1]["files"][0]
-            lines = [_pair(str(name), str(value), colours) for name, value in _told(file)]
-        except InputError as error:
-            lines = [Text(fmt.plain(error), colours.bad)]
-        except GivenUp:
-            return
-        self.app.call_from_thread(window.replace, Text("\n").join(lines))
+        self.app.push_screen(TypesScreen(self.question.model, row.variant))
 
     @on(Table.Chosen, "#rows")
     def _open(self) -> None:
@@ -335,17 +331,3 @@ class FitScreen(Working, Screen[None]):
 
     def action_clear(self) -> None:
         self.query_one(Filter).close()
-
-
-def _pair(name: str, value: str, colours: Palette) -> Text:
-    return Text.assemble((f"{name:<16}", colours.soft), (value, colours.ink))
-
-
-def _told(file: dict[str, Any]) -> list[tuple[str, str]]:
-    """A planned file as lines: its size and how many tensors have which type."""
-    census = file["census"]
-    return [
-        ("bits a weight", f"{file['bits_per_weight']:.3f}"),
-        ("file", f"{file['file_bytes']:,} bytes, {fmt.size(file['file_bytes'])}"),
-        *((kind, f"{count} tensors") for kind, count in census.items()),
-    ]

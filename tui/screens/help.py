@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from textual.screen import Screen
 
-from tui.screens.reading import ReadingScreen
+from tui.screens.pager import PagerScreen
 from tui.theme import palette
 
 MOVING = (
@@ -17,7 +17,7 @@ MOVING = (
 )
 
 
-class HelpScreen(ReadingScreen):
+class HelpScreen(PagerScreen):
     """`of` is the screen that is explained."""
 
     def __init__(self, of: Screen[object]) -> None:

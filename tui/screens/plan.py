@@ -23,21 +23,22 @@ from textual.worker import get_current_worker
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.commands.launch import Command, GivenUp, planned
-from tui.planning import Draft, added, said_by
+from tui.state.draft import Draft, added, said_by
+from tui.state.session import Session
 from tui.theme import palette
 from tui.widgets.filter import FILTER_KEYS, Filter
-from tui.widgets.form import Form, explanation, said_of
+from tui.widgets.form import OptionForm, explanation, said_of
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
 from tui.widgets.plan_table import HEADS, estimate, plan_rows
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
-from tui.working import Working
+from tui.workers import WorkerHost
 
 WAIT = 0.4  # seconds after a change before it is planned anew
 
 
-class PlanScreen(Working, Screen[None]):
+class PlanScreen(WorkerHost, Screen[None]):
     """The draft is the app's, so that what was chosen elsewhere is chosen here."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -53,12 +54,15 @@ class PlanScreen(Working, Screen[None]):
         *FILTER_KEYS,
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
+        self.session = session
         self.plan: dict[str, Any] | None = None
         self._timer: Timer | None = None
         self._busy = False
-        self._planned: tuple[object, ...] = ()  # what was planned, and how the store stood then
+        self._error: str | None = None  # why there is no plan
+        self._planned = Draft()  # what the plan is of
+        self._store_stamp: tuple[int, ...] = ()  # how the store stood when it was asked for
 
     def compose(self) -> ComposeResult:
         yield TopBar("plan")
@@ -68,7 +72,7 @@ class PlanScreen(Working, Screen[None]):
                 yield Table(id="quants")
                 yield Static(id="keys")
             with Vertical(id="side-form"):
-                yield Form(id="form")
+                yield OptionForm(id="form")
                 yield Note(id="hint")
                 yield Static(id="estimate")
         yield Note(id="line")
@@ -76,7 +80,7 @@ class PlanScreen(Working, Screen[None]):
 
     @property
     def draft(self) -> Draft:
-        return self.sweep.draft
+        return self.session.draft
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
@@ -94,8 +98,9 @@ class PlanScreen(Working, Screen[None]):
         self.query_one("#keys", Static).update(Text.assemble(*words, ("/ ", accent), ("filter", soft)))
 
     def on_screen_resume(self) -> None:
+        self.query_one(OptionForm).put(self.draft.typed)
         self.fill()
-        if self._planned != (self.draft, self.sweep.store_stamp()):
+        if (self._planned, self._store_stamp) != (self.draft, self.session.store_stamp()):
             self._ask_soon()
 
     # --- showing ----------------------------------------------------------------------------------------------------
@@ -103,20 +108,17 @@ class PlanScreen(Working, Screen[None]):
     def fill(self) -> None:
         """The variants with what is known of the chosen ones, and the line."""
         draft, colours = self.draft, palette(self.app)
-        rows = plan_rows(draft, self.plan or {}, self.query_one(Filter).leaves, colours)
+        rows = plan_rows(draft, self._planned, self.plan or {}, self.query_one(Filter).leaves, colours)
         table = self.query_one(Table)
         first = next((name for name, _ in rows if name in draft.variants), None)
         table.fill(HEADS, rows, None if table.highlighted else first)
-        form = self.query_one(Form)
-        form.put(draft.typed)
-        if self.plan is not None:
-            form.explain(said_of(self.plan))
+        self.query_one(OptionForm).explain({} if self.plan is None else said_of(self.plan))
         self._tell()
         count = len(draft.variants)
         self.query_one(TopBar).lead(draft.model, draft.preset, f"{count} variant{'' if count == 1 else 's'}")
 
-    def _tell(self, error: str | None = None) -> None:
-        colours = palette(self.app)
+    def _tell(self) -> None:
+        colours, error = palette(self.app), self._error
         try:
             line = Command(self.draft.arguments(), os.getcwd()).line
         except InputError as wrong:
@@ -128,11 +130,11 @@ class PlanScreen(Working, Screen[None]):
         elif self._busy or self._timer is not None:
             shown = Text("planning …", colours.faint)
         elif self.plan is not None:
-            shown = estimate(self.draft, self.plan, shutil.disk_usage(self.sweep.workspace.root).free, colours)
+            shown = estimate(self.draft, self.plan, shutil.disk_usage(self.session.workspace.root).free, colours)
         self.query_one("#estimate", Static).update(shown)
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
-        inside = self.query_one(Form) in event.widget.ancestors
+        inside = self.query_one(OptionForm) in event.widget.ancestors
         self._make_room(inside)
         if not inside:
             colours = palette(self.app)
@@ -143,19 +145,22 @@ class PlanScreen(Working, Screen[None]):
         """Where not both have room, the one of table and form is shown that has the focus, or is to have it."""
         self.query_one("#plan").set_class(for_form, "-in-form")
 
-    @on(Form.Entered)
-    def _entered(self, message: Form.Entered) -> None:
+    @on(OptionForm.Entered)
+    def _entered(self, message: OptionForm.Entered) -> None:
         self.query_one("#hint", Note).show(explanation(message.name, palette(self.app)))
 
     # --- planning ---------------------------------------------------------------------------------------------------
 
     def change(self, draft: Draft | None = None, **fields: Any) -> None:
         """Another draft, or other fields of it: shown at once, planned soon."""
-        self.sweep.draft = replace(draft or self.draft, **fields)
+        before, self.session.draft = self.draft, replace(draft or self.draft, **fields)
+        if self.draft.typed != before.typed:
+            self.query_one(OptionForm).put(self.draft.typed)
         self._ask_soon()
         self.fill()
 
     def _ask_soon(self) -> None:
+        self._error = None
         if self._timer is not None:
             self._timer.stop()
         self._timer = self.set_timer(WAIT, self._ask)
@@ -165,32 +170,30 @@ class PlanScreen(Working, Screen[None]):
         try:
             wanted = Command(self.draft.arguments(), os.getcwd())
         except InputError as error:
-            self._tell(str(error))
+            self.show(self.draft, str(error))
             return
-        self._busy = True
+        self._busy, self._store_stamp = True, self.session.store_stamp()
         self._tell()
-        self._plan(wanted)
+        self._plan(self.draft, wanted)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="planning")
-    def _plan(self, command: Command) -> None:
+    def _plan(self, draft: Draft, command: Command) -> None:
         worker = get_current_worker()
         try:
-            found: dict[str, Any] | str = planned(command, self.sweep.workspace, lambda: worker.is_cancelled)
+            found: dict[str, Any] | str = planned(command, self.session.workspace, lambda: worker.is_cancelled)
         except InputError as error:
             found = str(error)
         except GivenUp:
             return  # another is asked by now
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, found)
+        self.deliver(self.show, draft, found)
 
-    def show(self, found: dict[str, Any] | str) -> None:
-        """What the command would do, or why it would not."""
-        self._busy = False
-        self._planned = self.draft, self.sweep.store_stamp()
-        self.plan = None if isinstance(found, str) else found
+    def show(self, draft: Draft, found: dict[str, Any] | str) -> None:
+        """What the command of this draft would do, or why it would not."""
+        if draft != self.draft:
+            return  # another is asked, or will be when this screen is shown again
+        self._busy, self._planned = False, draft
+        self.plan, self._error = (None, found) if isinstance(found, str) else (found, None)
         self.fill()
-        if isinstance(found, str):
-            self._tell(found)
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -209,10 +212,10 @@ class PlanScreen(Working, Screen[None]):
         self.change(variants=())
 
     def action_model(self) -> None:
-        from tui.screens.choosing import ChoosingScreen, model_choices
+        from tui.screens.picker import PickerScreen, model_choices
 
         words = "a built-in model, a directory, a .gguf file or a hub id"
-        self.app.push_screen(ChoosingScreen("Model", model_choices(), words, self.draft.model), self._choose_model)
+        self.app.push_screen(PickerScreen("Model", model_choices(), words, self.draft.model), self._choose_model)
 
     def _choose_model(self, name: str | None) -> None:
         if name is not None:
@@ -222,10 +225,10 @@ class PlanScreen(Working, Screen[None]):
     def action_load(self) -> None:
         import presets
         from sweep.planning.preset import load
-        from tui.screens.choosing import ChoosingScreen
+        from tui.screens.picker import PickerScreen
 
         known = [(name, load(name).title) for name in presets.sweeps()]
-        screen = ChoosingScreen("Preset", known, "a preset, or the path of a TOML file", self.draft.preset)
+        screen = PickerScreen("Preset", known, "a preset, or the path of a TOML file", self.draft.preset)
         self.app.push_screen(screen, self._load)
 
     def _load(self, name: str | None) -> None:
@@ -241,10 +244,10 @@ class PlanScreen(Working, Screen[None]):
         self.change(self.draft.saying(**said_by(preset)), preset=name, variants=preset.variants)
 
     def action_save(self) -> None:
-        from tui.screens.choosing import TypingScreen
+        from tui.screens.picker import PromptScreen
 
         here = str(Path.cwd() / "sweep.toml")
-        self.app.push_screen(TypingScreen("Save as a preset", "A TOML file that --preset takes:", here), self._save)
+        self.app.push_screen(PromptScreen("Save as a preset", "A TOML file that --preset takes:", here), self._save)
 
     def _save(self, path: str | None) -> None:
         if path is None:
@@ -270,15 +273,18 @@ class PlanScreen(Working, Screen[None]):
             self.notify("Choose a variant with space first.", title="Run")
             return
         try:
-            self.sweep.begin(Command(self.draft.arguments(), os.getcwd()))
+            self.session.begin(Command(self.draft.arguments(), os.getcwd()))
         except InputError as error:
-            self._tell(str(error))
+            self._error = str(error)
+            self._tell()
+            return
+        self.app.switch_mode("run")
 
     def action_add(self) -> None:
-        from tui.screens.choosing import TypingScreen
+        from tui.screens.picker import PromptScreen
 
         words = "gguf:FILE, hub:OWNER/REPO/FILE.gguf, int8:RECIPE.toml or fq:RECIPE.toml (docs/int8.md):"
-        self.app.push_screen(TypingScreen("Add a variant", words, "gguf:"), self._add)
+        self.app.push_screen(PromptScreen("Add a variant", words, "gguf:"), self._add)
 
     def _add(self, typed: str | None) -> None:
         if typed is None:
@@ -294,18 +300,18 @@ class PlanScreen(Working, Screen[None]):
 
     def action_fields(self) -> None:
         self._make_room(True)
-        self.query_one(Form).enter()
+        self.query_one(OptionForm).enter()
 
-    @on(Form.Changed)
-    def _typed(self, message: Form.Changed) -> None:
+    @on(OptionForm.Changed)
+    def _typed(self, message: OptionForm.Changed) -> None:
         if self.draft.typed.get(message.name, "") != message.value:
-            self.sweep.draft = self.draft.saying(**{message.name: message.value})
+            self.session.draft = self.draft.saying(**{message.name: message.value})
             self._ask_soon()
             self._tell()  # the rows are not touched: they are many, and keys follow each other fast
 
     @on(Input.Submitted, ".field")
     def _submitted(self) -> None:
-        self.query_one(Form).action_move(1)
+        self.query_one(OptionForm).action_move(1)
 
     def action_filter(self) -> None:
         self.query_one(Filter).open()

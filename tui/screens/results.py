@@ -12,11 +12,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
-from tui.reading import Results, read_results
+from tui.state.results import Results, read_results
+from tui.state.session import Session
 from tui.theme import palette
 from tui.widgets.details import details, which_to_run
 from tui.widgets.filter import FILTER_KEYS, Filter
@@ -25,9 +25,9 @@ from tui.widgets.note import Note
 from tui.widgets.plot import Drawing, Plot
 from tui.widgets.results_table import Sorting, sort_values, table_rows
 from tui.widgets.table import Table
+from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
-from tui.widgets.words import Words
-from tui.working import Working
+from tui.workers import WorkerHost
 
 MARKS = "AB"
 FIRST = "Mean KL divergence"  # what the plot begins with
@@ -35,7 +35,7 @@ LOOK_EVERY = 2.0  # seconds between looks at whether the store has changed
 WIDE = 4.0  # from the smallest to the largest, as a ratio: an x axis of more is logarithmic
 
 
-class ResultsScreen(Working, Screen[None]):
+class ResultsScreen(WorkerHost, Screen[None]):
     """Reads the app's run when it is shown, and again when that changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -53,8 +53,9 @@ class ResultsScreen(Working, Screen[None]):
         Binding("r", "read", "Read again", show=False),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
+        self.session = session
         self.results: Results | None = None
         self.sorting = Sorting()
         self.marked: list[str] = []
@@ -70,7 +71,7 @@ class ResultsScreen(Working, Screen[None]):
             yield Table(id="variants")
             with Horizontal(id="lower"):
                 yield Plot(id="plot")
-                yield Words(id="details", can_focus=True)
+                yield TextPane(id="details", can_focus=True)
             yield Note(id="verdict")
         yield KeyBar()
 
@@ -83,24 +84,22 @@ class ResultsScreen(Working, Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Read again what has changed: another run, another card, another finished cell."""
-        now = self.sweep.run_id, self.sweep.limit, self.sweep.store_stamp()
+        now = self.session.run_id, self.session.limit, self.session.store_stamp()
         if self.is_current and now != self._read_when:
             self.action_read()
 
     def action_read(self) -> None:
         """Read the run again."""
-        self._read_when = self.sweep.run_id, self.sweep.limit, self.sweep.store_stamp()
-        self._read(self.sweep.run_id)
+        self._read_when = self.session.run_id, self.session.limit, self.session.store_stamp()
+        self._read(self.session.run_id)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="results")
     def _read(self, run: str | None) -> None:
-        worker = get_current_worker()
         try:
-            found: Results | str = read_results(self.sweep.workspace, run, self.sweep.limit)
+            found: Results | str = read_results(self.session.workspace, run, self.session.limit)
         except InputError as error:
             found = str(error)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, found)
+        self.deliver(self.show, found)
 
     def show(self, found: Results | str) -> None:
         """Results, or why there are none."""
@@ -174,11 +173,11 @@ class ResultsScreen(Working, Screen[None]):
     @on(Table.Highlighted, "#variants")
     def _follow_cursor(self) -> None:
         variant = self.query_one(Table).highlighted
-        if self.results is None or variant is None:
+        if self.results is None:
             return
-        self.query_one(Plot).point_at(variant, frozenset(self.marked))
-        self.query_one(Words).show(details(self.results, variant, palette(self.app)))
-        self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, fmt.plain(variant))
+        self.query_one(Plot).point_at(variant or "", frozenset(self.marked))
+        self.query_one(TextPane).show(details(self.results, variant or "", palette(self.app)))
+        self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, fmt.plain(variant or ""))
 
     @on(Plot.Picked)
     def _pick(self, message: Plot.Picked) -> None:
@@ -231,36 +230,36 @@ class ResultsScreen(Working, Screen[None]):
             return
         from tui.screens.compare import CompareScreen
 
-        run = self.results.plan.run
-        self.app.push_screen(CompareScreen(f"{run}:{self.marked[0]}", f"{run}:{self.marked[1]}"))
+        first, second = (f"{self.results.plan.run}:{variant}" for variant in self.marked)
+        self.app.push_screen(CompareScreen(self.session.workspace, first, second))
 
     def action_export(self) -> None:
         if self.results is not None:
             from tui.screens.export import ExportScreen
 
-            self.app.push_screen(ExportScreen(self.results.plan))
+            self.app.push_screen(ExportScreen(self.session.workspace, self.results.plan))
 
     def action_runs(self) -> None:
         from tui.screens.runs import RunsScreen
 
-        self.app.push_screen(RunsScreen(), self._choose_run)
+        self.app.push_screen(RunsScreen(self.session.workspace), self._choose_run)
 
     def _choose_run(self, run: str | None) -> None:
         if run is not None:
-            self.sweep.run_id = run
+            self.session.run_id = run
             self.action_read()
 
     def action_card(self) -> None:
-        from tui.screens.choosing import ChoosingScreen, card_choices
+        from tui.screens.picker import PickerScreen, card_choices
 
         words = "a card, 2x and a card, a size such as 12GiB; several by comma"
-        self.app.push_screen(ChoosingScreen("Card", card_choices(), words), self._take_card)
+        self.app.push_screen(PickerScreen("Card", card_choices(), words), self._take_card)
 
     def _take_card(self, name: str | None) -> None:
         if name is None:
             return
         try:
-            self.sweep.use_card(() if name == "this machine" else (name,))
+            self.session.use_gpus(() if name == "this machine" else (name,))
         except InputError as error:
             self.notify(str(error), severity="error", title="Card")
             return
@@ -269,11 +268,11 @@ class ResultsScreen(Working, Screen[None]):
     def action_details(self) -> None:
         variant = self.query_one(Table).highlighted
         if self.results is not None and variant is not None:
-            from tui.screens.reading import ReadingScreen
+            from tui.screens.pager import PagerScreen
 
             colours = palette(self.app)
             words = [details(self.results, variant, colours), Text(), which_to_run(self.results, colours)]
-            self.app.push_screen(ReadingScreen(fmt.plain(variant), Text("\n").join(words)))
+            self.app.push_screen(PagerScreen(fmt.plain(variant), Text("\n").join(words)))
 
     @on(Table.Chosen, "#variants")
     def _open(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from threading import Event
 from typing import ClassVar
 
 from rich.style import Style
@@ -21,21 +22,22 @@ from sweep.commands.follow import Follower, Snapshot, log_of, tail
 from sweep.commands.launch import Command, Launch, remembered_command
 from sweep.execution.control import ask_cancel, ask_pause, take_back_pause
 from sweep.results.progress import CellState
-from tui.screens.reading import ReadingScreen
+from tui.screens.log import NO_LOG, LogScreen
+from tui.state.session import Session
 from tui.theme import palette
-from tui.widgets.cells import SIGNS, Cells, bar
+from tui.widgets.cell_table import SIGNS, CellTable, bar
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
+from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
-from tui.widgets.words import Words
-from tui.working import Working
+from tui.workers import WorkerHost
 
 LOOK_EVERY = 0.25  # seconds
 BAR = 24  # characters of the run's progress, where they have room
 SHORTEST = 6
 
 
-class RunScreen(Working, Screen[None]):
+class RunScreen(WorkerHost, Screen[None]):
     """Follows the app's run, whoever runs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -47,34 +49,37 @@ class RunScreen(Working, Screen[None]):
         Binding("f", "follow", "Follow", show=False, tooltip="Keep the highlight on the cell at work"),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
+        self.session = session
         self.snapshot: Snapshot | None = None
         self._highlighted: str | None = None
         self._follows = True
         self._run: str | None = None
         self._again: Command | None = None  # what is to be tried again when the run is through
-        self._log_text: str | None = None
+        self._awaited: Launch | None = None
+        self._log: tuple[str | None, str] = (None, "")  # of which cell, and its end
+        self._look_now = Event()
 
     def compose(self) -> ComposeResult:
         yield TopBar("run")
         yield Static(id="notice", classes="hidden")
         with Vertical(id="body"):
             yield Note(id="state")
-            yield Cells(id="cells")
+            yield CellTable(id="cells")
             yield Note(id="about")
-            yield Words(id="log", can_focus=True)
+            yield TextPane(id="log", can_focus=True)
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one(Cells).focus()
+        self.query_one(CellTable).focus()
         self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self._repaint))
 
     def _repaint(self) -> None:
         """In another theme."""
         if self.snapshot is not None:
-            log, self._log_text = self._log_text, None
-            self.show(self.snapshot, log or "")
+            log, self._log = self._log, (None, "")
+            self.show(self.snapshot, log)
 
     def on_screen_resume(self) -> None:
         self.watch_run()
@@ -83,14 +88,16 @@ class RunScreen(Working, Screen[None]):
 
     def watch_run(self, anew: bool = False) -> None:
         """Follow the app's run, or the process that it has just started."""
-        launch, run = self.sweep.launch, self.sweep.run_id
+        launch, run = self.session.launch, self.session.run_id
         if launch is not None:
             if not self._has_its_turn_after(launch):
                 self.workers.cancel_group(self, "follow")
                 self._say("starting the sweep …")
-            self._await(launch)
+            if launch is not self._awaited:
+                self._awaited = launch
+                self._await(launch)
         elif run is None:
-            self._say(f"{self.sweep.trouble or 'no run yet'}\n\n2: plan one   o: choose one")
+            self._say(f"{self.session.trouble or 'no run yet'}\n\n2: plan one   o: choose one")
         elif anew or run != self._run or self.snapshot is None:
             self._run, self._follows = run, True
             self._follow(run)
@@ -107,15 +114,15 @@ class RunScreen(Working, Screen[None]):
             try:
                 run = launch.run()
             except InputError as error:
-                self.app.call_from_thread(self._refused, str(error))
+                self.deliver(self._refused, str(error))
                 return
             if run is not None:
-                self.app.call_from_thread(self._begun, run)
+                self.deliver(self._begun, run)
                 return
             time.sleep(LOOK_EVERY)
 
     def _refused(self, words: str) -> None:
-        launch, self.sweep.launch = self.sweep.launch, None
+        launch, self.session.launch = self.session.launch, None
         if launch is not None and self._has_its_turn_after(launch):
             self.notify(words, severity="error", title="Retry")
         else:
@@ -123,38 +130,39 @@ class RunScreen(Working, Screen[None]):
             self._say(f"The sweep did not start: {words}\n\n2: back to its plan   o: other runs")
 
     def _begun(self, run: str) -> None:
-        self.sweep.launch, self.sweep.run_id = None, run
+        self.session.launch, self.session.run_id = None, run
         self.watch_run(anew=True)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
     def _follow(self, run: str) -> None:
         worker = get_current_worker()
         try:
-            follower = Follower(self.sweep.workspace, run)
+            follower = Follower(self.session.workspace, run)
             while not worker.is_cancelled:
-                found = follower.look()
-                cell = next((cell for cell in found.plan.cells if cell.label == self._highlighted), None)
+                self._look_now.clear()
+                found, label = follower.look(), self._highlighted
+                cell = next((cell for cell in found.plan.cells if cell.label == label), None)
                 words = "" if cell is None else tail(log_of(follower.directory, cell))
-                self.app.call_from_thread(self.show, found, words)
-                time.sleep(LOOK_EVERY if found.is_on or found.died else 4 * LOOK_EVERY)
+                self.deliver(self.show, found, (label, words))
+                self._look_now.wait(LOOK_EVERY if found.is_on or found.died else 4 * LOOK_EVERY)
         except InputError as error:
-            if not worker.is_cancelled:
-                self.app.call_from_thread(self._say, str(error))
+            self.deliver(self._say, str(error))
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
     def _say(self, words: str) -> None:
-        """In place of a run."""
+        """In place of a run, which keys then do nothing to and which is followed anew when it is chosen again."""
+        self.snapshot = None
         self.query_one("#notice", Static).remove_class("hidden").update(Text(fmt.plain(words)))
         self.query_one("#body").add_class("hidden")
         self.query_one(TopBar).lead()
 
-    def show(self, found: Snapshot, log: str) -> None:
-        """A run as it stands."""
+    def show(self, found: Snapshot, log: tuple[str | None, str]) -> None:
+        """A run as it stands, and the end of a cell's log."""
         before, self.snapshot = self.snapshot, found
         self.query_one("#notice").add_class("hidden")
         self.query_one("#body").remove_class("hidden")
-        cells = self.query_one(Cells)
+        cells = self.query_one(CellTable)
         cells.show(found.plan, found.progress.cells, found.figures)
         at = found.progress.current
         if self._follows and at is not None and found.is_on and cells.label != at.label:
@@ -215,20 +223,25 @@ class RunScreen(Working, Screen[None]):
         }
         return table.get(status, ("· not begun here; R starts it", colours.soft))
 
-    @on(Cells.Highlighted, "#cells")
+    @on(CellTable.Highlighted, "#cells")
     def _moved(self) -> None:
-        self._tell(None)
+        self._tell(self._log)
 
-    def _tell(self, log: str | None) -> None:
-        """Of the highlighted cell; `log` None where another cell's is still shown."""
-        label, found = self.query_one(Cells).label, self.snapshot
-        self._highlighted = label
+    def _tell(self, log: tuple[str | None, str]) -> None:
+        """Of the highlighted cell. A log of another cell is not shown: its own is read at once."""
+        label, found = self.query_one(CellTable).label, self.snapshot
+        if label != self._highlighted:
+            self._highlighted = label
+            self._look_now.set()
         if found is None or label is None or label not in found.progress.cells:
             return
         self.query_one("#about", Note).show(self._about(found.progress.cells[label]))
-        if log is not None and log != self._log_text:
-            self._log_text = log
-            self.query_one(Words).show(Text(log or "nothing was logged", palette(self.app).faint), at_end=True)
+        if log[0] != label:
+            self._log = None, ""
+            self.query_one(TextPane).show(Text())
+        elif log != self._log:
+            self._log = log
+            self.query_one(TextPane).show(Text(log[1] or NO_LOG, palette(self.app).faint), at_end=True)
 
     def _about(self, cell: CellState) -> Text:
         colours = palette(self.app)
@@ -254,7 +267,7 @@ class RunScreen(Working, Screen[None]):
         if found is None or not found.is_on:
             self.notify("No sweep is running here.", title="Pause")
             return
-        directory = self.sweep.workspace.run(found.plan.run)
+        directory = self.session.workspace.run(found.plan.run)
         if found.pausing:
             take_back_pause(directory)
         else:
@@ -262,11 +275,11 @@ class RunScreen(Working, Screen[None]):
             self.notify("The sweep stops after this cell. p takes it back.", title="Pause")
 
     def action_cancel(self) -> None:
-        found, label = self.snapshot, self.query_one(Cells).label
+        found, label = self.snapshot, self.query_one(CellTable).label
         if found is None or not found.is_on or label is None or found.progress.cells[label].status != "running":
             self.notify("Only a cell that is at work (▶) can be cancelled.", title="Cancel")
             return
-        ask_cancel(self.sweep.workspace.run(found.plan.run), label)
+        ask_cancel(self.session.workspace.run(found.plan.run), label)
         self.notify(f"{label} is given up; the sweep goes on with the next.", title="Cancel")
 
     def action_retry(self) -> None:
@@ -278,21 +291,23 @@ class RunScreen(Working, Screen[None]):
             self.notify("Every cell is done.", title="Retry")
             return
         try:
-            command = remembered_command(self.sweep.workspace.run(found.plan.run))
+            command = remembered_command(self.session.workspace.run(found.plan.run))
+            self.session.begin(command)
         except InputError as error:
             self.notify(str(error), severity="error", title="Retry")
             return
         if found.is_on:
             self._again = command
             self.notify("What failed is tried again when the rest is through.", title="Retry")
-        self.sweep.begin(command)
+        self.watch_run()
 
     def action_log(self) -> None:
-        label = self.query_one(Cells).label
-        if self.snapshot is not None and label is not None:
-            self.app.push_screen(ReadingScreen(f"Log of {label}", Text(self._log_text or "nothing was logged")))
+        label, found = self.query_one(CellTable).label, self.snapshot
+        cell = None if found is None else next((cell for cell in found.plan.cells if cell.label == label), None)
+        if found is not None and cell is not None:
+            self.app.push_screen(LogScreen(cell.label, log_of(self.session.workspace.run(found.plan.run), cell)))
 
-    @on(Cells.Chosen, "#cells")
+    @on(CellTable.Chosen, "#cells")
     def _open(self) -> None:
         self.action_log()
 
@@ -308,9 +323,9 @@ class RunScreen(Working, Screen[None]):
     def action_runs(self) -> None:
         from tui.screens.runs import RunsScreen
 
-        self.app.push_screen(RunsScreen(), self._choose)
+        self.app.push_screen(RunsScreen(self.session.workspace), self._choose)
 
     def _choose(self, run: str | None) -> None:
         if run is not None:
-            self.sweep.run_id = run
+            self.session.run_id = run
             self.watch_run()

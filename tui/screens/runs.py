@@ -10,12 +10,11 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input
-from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.results.history import PastRun
-from tui.reading import read_runs
+from sweep.results.history import PastRun, past_runs
+from sweep.workspace import Workspace
 from tui.screens.window import Window
 from tui.theme import palette
 from tui.widgets.note import Note
@@ -33,8 +32,9 @@ class RunsScreen(Window[str | None]):
         Binding("down", "to_table", "To the list", show=False),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: Workspace) -> None:
         super().__init__("Runs", "type to search · enter choose · esc close")
+        self._workspace = workspace
         self._runs: list[PastRun] = []
 
     def content(self) -> ComposeResult:
@@ -48,13 +48,11 @@ class RunsScreen(Window[str | None]):
 
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _read(self) -> None:
-        worker = get_current_worker()
         try:
-            found: list[PastRun] | str = read_runs(self.sweep.workspace)
+            found: list[PastRun] | str = past_runs(self._workspace) if self._workspace.database.is_file() else []
         except InputError as error:
             found = str(error)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.show, found)
+        self.deliver(self.show, found)
 
     def show(self, found: list[PastRun] | str) -> None:
         """The runs, or why they cannot be read."""

@@ -10,12 +10,12 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from tui.working import Working
+from tui.workers import WorkerHost
 
 Answer = TypeVar("Answer")
 
 
-class Window(Working, ModalScreen[Answer]):
+class Window(WorkerHost, ModalScreen[Answer]):
     """`title` stands in the frame, `hint` says at its foot which keys there are."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close", show=False)]

@@ -7,7 +7,7 @@ from rich.text import Text
 from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.record import Record
-from tui.reading import Results
+from tui.state.results import Results
 from tui.theme import Palette
 
 

@@ -16,13 +16,13 @@ from textual.message import Message
 from textual.widgets import Input, Static
 
 from sweep.defaults import DEFAULT_CONTEXT
-from tui.planning import OPTIONS
+from tui.state.draft import OPTIONS
 from tui.theme import Palette
 from tui.widgets.choice import Choice
 
 
 @dataclass(frozen=True)
-class Field:
+class OptionField:
     """A field of Request; `empty` is what holds while nothing is typed."""
 
     name: str
@@ -34,48 +34,48 @@ GROUPS = (
     (
         "Tasks",
         (
-            Field("tasks", "tasks", "the model's own"),
-            Field("limit", "items of each", "all, or as the list says"),
-            Field("num_fewshot", "examples before", "as the task says"),
-            Field("chat_template", "chat template", "no"),
-            Field("thinking", "thinking", "as the model does"),
-            Field("max_gen_toks", "answer tokens", "as the task says"),
-            Field("task_data", "task data", "from the hub"),
-            Field("allow_code", "run its code", "no"),
+            OptionField("tasks", "tasks", "the model's own"),
+            OptionField("limit", "items of each", "all, or as the list says"),
+            OptionField("num_fewshot", "examples before", "as the task says"),
+            OptionField("chat_template", "chat template", "no"),
+            OptionField("thinking", "thinking", "as the model does"),
+            OptionField("max_gen_toks", "answer tokens", "as the task says"),
+            OptionField("task_data", "task data", "from the hub"),
+            OptionField("allow_code", "run its code", "no"),
         ),
     ),
     (
         "Text",
         (
-            Field("perplexity", "text", "the model's own"),
-            Field("window", "window", "512"),
-            Field("stride", "stride", "end to end"),
-            Field("reference", "compared with", "as the preset says"),
+            OptionField("perplexity", "text", "the model's own"),
+            OptionField("window", "window", "512"),
+            OptionField("stride", "stride", "end to end"),
+            OptionField("reference", "compared with", "as the preset says"),
         ),
     ),
     (
         "Quantizing",
         (
-            Field("imatrix", "importance matrix", "none"),
-            Field("calibration", "calibration text", "the model's own"),
+            OptionField("imatrix", "importance matrix", "none"),
+            OptionField("calibration", "calibration text", "the model's own"),
         ),
     ),
     (
         "Memory",
         (
-            Field("ctx", "context", str(DEFAULT_CONTEXT)),
-            Field("gpu", "only what fits on", "any card"),
-            Field("ngl", "layers on GPU", "all that fit"),
-            Field("n_cpu_moe", "experts in RAM", "of no layer"),
-            Field("tensor_split", "shares of GPUs", "as llama.cpp divides"),
+            OptionField("ctx", "context", str(DEFAULT_CONTEXT)),
+            OptionField("gpu", "only what fits on", "any card"),
+            OptionField("ngl", "layers on GPU", "all that fit"),
+            OptionField("n_cpu_moe", "experts in RAM", "of no layer"),
+            OptionField("tensor_split", "shares of GPUs", "as llama.cpp divides"),
         ),
     ),
-    ("Afterwards", (Field("keep", "files that stay", "all"),)),
+    ("Afterwards", (OptionField("keep", "files that stay", "all"),)),
 )
 FIELDS = tuple(field for _, fields in GROUPS for field in fields)
 
 
-class Form(VerticalScroll, can_focus=False):
+class OptionForm(VerticalScroll, can_focus=False):
     """Up and down go from field to field."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -10,18 +10,19 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.methods.registry import methods
-from tui.planning import Draft, called
+from tui.state.draft import Draft, called
 from tui.theme import Palette
 
 HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("to do", False))
 
 
 def plan_rows(
-    draft: Draft, plan: Mapping[str, Any], leaves: Callable[[str], bool], colours: Palette
+    draft: Draft, planned: Draft, plan: Mapping[str, Any], leaves: Callable[[str], bool], colours: Palette
 ) -> list[tuple[str, list[Text]]]:
-    """What can be measured and whose name `leaves` leaves, keyed by that; `plan` is what --dry-run says of the draft,
-    and empty while that is not known."""
+    """What can be measured and whose name `leaves` leaves, keyed by that; `plan` is what --dry-run says of the draft
+    `planned`, which may be the one before this, and empty while that is not known."""
     sizes = {row["variant"]: row for row in plan.get("variants", ())}
+    implied = set(sizes) - {called(variant) for variant in planned.variants}
     left: dict[str, int] = {}
     for cell in plan.get("cells", ()):
         name = cell["cell"].rpartition("/")[0]
@@ -31,7 +32,7 @@ def plan_rows(
         if leaves(variant):
             name = called(variant)
             skipped = name in plan.get("skipped", ())
-            sign = "✗" if skipped else "✓" if variant in draft.variants else "+" if name in sizes else " "
+            sign = "✗" if skipped else "✓" if variant in draft.variants else "+" if name in implied else " "
             rows.append((variant, _cells(variant, sign, sizes.get(name, {}), left.get(name), colours)))
     return rows
 

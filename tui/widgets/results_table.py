@@ -14,7 +14,7 @@ from sweep.analysis import figures
 from sweep.record import Record
 from sweep.report.columns import Column
 from sweep.report.table import figure_columns
-from tui.reading import Results
+from tui.state.results import Results
 from tui.theme import Palette
 from tui.widgets.table import PADDING
 

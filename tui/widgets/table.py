@@ -1,7 +1,7 @@
 """A table of lines to move through with the keys of vi as well as with arrows and the mouse.
 
 Textual's DataTable draws every cell in sight again when one of them changes, and measures them all; this one draws the
-lines that changed, each from the texts of its cells. Cells are single lines.
+lines that changed, each from the texts of its cells. CellTable are single lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.widgets.words import segments
+from tui.widgets.text_pane import segments
 
 PADDING = 1  # columns at each side of a cell
 ASIDE = 8  # columns that a key scrolls by where rows are wider than the table
@@ -129,6 +129,7 @@ class Table(ScrollView, can_focus=True):
             for column, (name, _) in enumerate(heads)
         ]
         stands = self.cursor_row
+        self.cursor_column = max(int(self._by_cell), min(self.cursor_column, len(self._heads) - 1))
         self.cursor_row = self._keys.index(wanted) if wanted in self._keys else 0
         if before[:3] != (self._heads, self._widths, self._keys):
             wide = sum(self._widths) + 2 * PADDING * len(self._widths)

@@ -21,32 +21,33 @@ def segments(text: Text, console: Console, ground: Style) -> list[Segment]:
     return [Segment(text.plain, ground + console.get_style(text.style))]  # which rich would leave without its style
 
 
-class Words(ScrollView):
+class TextPane(ScrollView):
     """Shows `text`."""
 
     def __init__(self, *, id: str | None = None, can_focus: bool = False) -> None:
         super().__init__(id=id)
         self.can_focus = can_focus
         self.text = Text()
+        self._at_end = False
         self._lines: list[Text] = []
         self._width = 0  # that they are wrapped to
 
     def show(self, text: Text, at_end: bool = False) -> None:
         """Something else, from its first line on or down to its last."""
-        self.text = text
+        self.text, self._at_end = text, at_end
         self._wrap()
-        self.scroll_to(0, self.max_scroll_y if at_end else 0, animate=False)
 
     def on_resize(self) -> None:
         if self.scrollable_content_region.width != self._width:
             self._wrap()
 
     def _wrap(self) -> None:
+        """Without a place on the screen, and so without a width, there are no lines until there is one."""
         self._width = self.scrollable_content_region.width
-        if self._width:
-            self._lines = list(self.text.wrap(self.app.console, self._width))
-            self.virtual_size = Size(self._width, len(self._lines))
-            self.refresh()
+        self._lines = list(self.text.wrap(self.app.console, self._width)) if self._width else []
+        self.virtual_size = Size(self._width, len(self._lines))
+        self.refresh()
+        self.scroll_to(0, self.max_scroll_y if self._at_end else 0, animate=False)
 
     def render_line(self, y: int) -> Strip:
         line, ground, width = y + self.scroll_offset.y, self.rich_style, self.size.width

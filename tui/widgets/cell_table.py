@@ -19,7 +19,7 @@ SIGNS = {"waiting": "·", "known": "✓", "running": "▶", "done": "✓", "fail
 BAR = 6  # characters of a cell's progress
 
 
-class Cells(Table):
+class CellTable(Table):
     """A cell is highlighted; `label` is its name."""
 
     def __init__(self, *, id: str | None = None) -> None:

@@ -19,7 +19,7 @@ from tui.widgets.table import Table
 HEADS = (("", True), ("", True))
 
 
-class ChoosingScreen(Window[str | None]):
+class PickerScreen(Window[str | None]):
     """Answers with a choice's name, or with what was typed where no choice matches it.
 
     `choices` are (name, what it is); typing leaves those that hold every word.
@@ -72,7 +72,7 @@ class ChoosingScreen(Window[str | None]):
         self.query_one(Input).focus()
 
 
-class TypingScreen(Window[str | None]):
+class PromptScreen(Window[str | None]):
     """Answers with a line of text."""
 
     def __init__(self, title: str, words: str, value: str = "") -> None:

@@ -11,7 +11,7 @@ from textual.widgets import Static
 from tui.screens.window import Window
 
 
-class LeavingScreen(Window[str | None]):
+class QuitScreen(Window[str | None]):
     """Answers "leave", "pause" or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -1,4 +1,4 @@
-"""What the screens show, read from the workspace by workers: all of it made by sweep, put together here."""
+"""A run's results as the screen shows them: everything is computed by `sweep`, and put together here."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from sweep.analysis.plots import Cost, Measure, costs, measures
 from sweep.analysis.recommend import Recommendation, recommend
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
-from sweep.results.history import PastRun, find_run, past_runs
+from sweep.results.history import find_run
 from sweep.results.plan import Plan
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The memory of the card that results are looked at for."""
-
-    name: str
-    bytes: int
+from tui.state.session import Limit
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,3 @@ def read_results(workspace: Workspace, run: str | None, limit: Limit | None = No
         notes=tuple(trust_notes(rows)),
         limit=limit,
     )
-
-
-def read_runs(workspace: Workspace) -> list[PastRun]:
-    """All runs, the newest first; none where there is no store yet. Raises InputError."""
-    return past_runs(workspace) if workspace.database.is_file() else []

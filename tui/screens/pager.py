@@ -13,7 +13,7 @@ from textual.widgets import Static
 from tui.screens.window import Window
 
 
-class ReadingScreen(Window[None]):
+class PagerScreen(Window[None]):
     """Scrolls by j and k as by the arrows; q and enter close it too."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

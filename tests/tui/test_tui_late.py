@@ -1,0 +1,349 @@
+"""Answers that come late: what was asked before, or by a window that is closed by now, is not shown any more."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import opened, play, settled, shown, until
+from fixed_run import RUN, fixed_run
+from rich.text import Text
+from textual.widgets import Input
+
+from sweep.commands.follow import Follower, Snapshot
+from sweep.execution.logs import log_path
+from sweep.workspace import Workspace
+from tui.screens import fit, plan, types
+from tui.screens.fit import FitScreen
+from tui.screens.log import LogScreen
+from tui.screens.plan import PlanScreen
+from tui.screens.results import ResultsScreen
+from tui.screens.run import RunScreen
+from tui.screens.types import TypesScreen
+from tui.widgets.cell_table import CellTable
+from tui.widgets.table import Table
+from tui.widgets.text_pane import TextPane
+from tui.workers import WorkerHost
+
+PICTURES = Path(__file__).parent / "pictures"
+
+
+class Answers:
+    """Stands for `ask` and `planned`: every question waits for its answer, given up or not."""
+
+    def __init__(self, answer: Any) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self._answer = answer
+        self._given = threading.Event()
+
+    def __call__(self, *question: Any, **_: Any) -> Any:
+        self.asked.append(question)
+        assert self._given.wait(30.0)
+        return self._answer
+
+    def give(self) -> None:
+        self._given.set()
+
+
+@pytest.fixture
+def fixed(tmp_path: Path) -> Workspace:
+    workspace = Workspace(tmp_path / "fixed")
+    fixed_run(workspace)
+    return workspace
+
+
+def deliveries(screen: WorkerHost, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows when a thread has delivered something to the screen, or has found that it is not wanted."""
+    made: list[object] = []
+    deliver = screen.deliver
+    monkeypatch.setattr(screen, "deliver", lambda *given: made.append(deliver(*given)))
+    return made
+
+
+def kept(name: str) -> Any:
+    return json.loads((PICTURES / f"{name}.json").read_text())
+
+
+def test_an_answer_to_a_closed_window_is_dropped(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers([{"files": [{"bits_per_weight": 4.0, "file_bytes": 1, "census": {}}]}])
+    monkeypatch.setattr(fit, "ask", lambda *_, **__: [kept("fit")])
+    monkeypatch.setattr(types, "ask", answers)
+
+    async def script() -> None:
+        async with opened(fixed, "fit", RUN) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, FitScreen)
+            await until(pilot, lambda: screen.report is not None)
+            await pilot.press("t")
+            window = app.screen
+            assert isinstance(window, TypesScreen)
+            await until(pilot, lambda: answers.asked)
+            replaced: list[object] = []
+            monkeypatch.setattr(window, "replace", replaced.append)
+            delivered = deliveries(window, monkeypatch)
+            await pilot.press("escape")
+            answers.give()
+            await until(pilot, lambda: delivered)
+            assert not replaced
+            assert "That did not work" not in shown(app)
+
+    play(script())
+
+
+def test_a_card_chosen_while_fit_still_asks_stays_chosen(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers([kept("fit")])
+    monkeypatch.setattr(fit, "ask", answers)
+
+    async def script() -> None:
+        async with opened(fixed, "fit", RUN) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, FitScreen)
+            await until(pilot, lambda: answers.asked)
+            await pilot.press("4", "v", *"24GiB", "enter")
+            assert app.session.gpus == ("24GiB",)
+            answers.give()
+            await until(pilot, lambda: screen.report is not None)
+            assert app.session.gpus == ("24GiB",)
+            await pilot.press("1")
+            assert answers.asked[-1][0][-2:] == ("--gpu", "24GiB")
+
+    play(script())
+
+
+def test_rows_of_the_question_before_say_so(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "ask", lambda *_, **__: [kept("fit")])
+
+    async def script() -> None:
+        async with opened(fixed, "fit", RUN) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, FitScreen)
+            await until(pilot, lambda: screen.report is not None)
+            assert screen.report is not None
+            answers = Answers([kept("fit")])
+            monkeypatch.setattr(fit, "ask", answers)
+            below = f"(below: {screen.report.context:,} f16)"
+            assert below not in shown(app)
+            await pilot.press("K")
+            assert below in shown(app)
+            answers.give()
+            await until(pilot, lambda: below not in shown(app))
+
+    play(script())
+
+
+def test_text_without_a_place_leaves_nothing_of_the_text_before(
+    fixed: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first frame of a pane that is shown again is drawn before it is told of its size."""
+
+    async def script() -> None:
+        async with opened(fixed, "results", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            pane = screen.query_one(TextPane)
+            drawn: list[str] = []
+            render = pane.render_line
+            monkeypatch.setattr(pane, "render_line", lambda y: drawn.append(render(y).text.strip()) or render(y))
+            pane.show(Text("before"))
+            await settled(pilot)
+            assert "before" in drawn
+            screen.query_one("#body").add_class("hidden")
+            await settled(pilot)
+            drawn.clear()
+            pane.show(Text("after"))
+            screen.query_one("#body").remove_class("hidden")
+            await settled(pilot)
+            assert "after" in drawn
+            assert "before" not in drawn
+
+    play(script())
+
+
+def test_a_filter_that_leaves_no_row_leaves_no_details(fixed: Workspace) -> None:
+    async def script() -> None:
+        async with opened(fixed, "results", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            assert "perplexity" in screen.query_one(TextPane).text.plain
+            await pilot.press("slash", *"no such variant")
+            assert "perplexity" not in screen.query_one(TextPane).text.plain
+
+    play(script())
+
+
+def test_a_plan_of_another_draft_is_not_shown(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
+
+    async def script() -> None:
+        async with opened(fixed, "plan", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await until(pilot, lambda: screen.plan is not None)
+            before = screen.draft
+            screen.change(variants=())
+            screen.show(before, "of the draft before")
+            await settled(pilot)
+            assert "of the draft before" not in shown(app)
+            assert screen.plan is not None
+
+    play(script())
+
+
+def test_what_was_chosen_is_not_shown_as_measured_for_comparison(
+    fixed: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """+ is what the plan measures without its being chosen; until it is planned anew, what was chosen is in it too."""
+    monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
+
+    async def script() -> None:
+        async with opened(fixed, "plan", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await until(pilot, lambda: screen.plan is not None)
+            answers = Answers(kept("plan"))
+            monkeypatch.setattr(plan, "planned", answers)
+            screen.query_one(Table).go_to("Q4_K_M")
+            await pilot.press("space")
+            (row,) = [line for line in shown(app).splitlines() if " Q4_K_M " in line and "MiB" not in line][:1]
+            assert "+" not in row.partition("Q4_K_M")[0]
+            answers.give()
+
+    play(script())
+
+
+def test_a_plan_does_not_take_letters_out_of_a_field(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
+
+    async def script() -> None:
+        async with opened(fixed, "plan", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await until(pilot, lambda: screen.plan is not None)
+            await pilot.press("t", "a")
+            field = screen.query_one("#field-tasks", Input)
+            field.insert_text_at_cursor("b")  # of which the draft has not heard yet
+            screen.show(screen.draft, kept("plan"))
+            assert field.value == "ab"
+            await settled(pilot)
+            assert screen.draft.said("tasks") == "ab"
+
+    play(script())
+
+
+def test_the_log_is_the_highlighted_cells(fixed: Workspace) -> None:
+    for variant in ("Q2_K", "Q3_K_M"):
+        log_path(fixed.run(RUN), variant).parent.mkdir(parents=True, exist_ok=True)
+        log_path(fixed.run(RUN), variant).write_text(f"what {variant} logged\n")
+
+    async def script() -> None:
+        async with opened(fixed, "run", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, RunScreen)
+            await until(pilot, lambda: screen.snapshot is not None)
+            cells = screen.query_one(CellTable)
+            cells.go_to_cell("Q2_K/speed")
+            await until(pilot, lambda: "what Q2_K logged" in shown(app))
+            screen.workers.cancel_group(screen, "follow")
+            cells.go_to_cell("Q3_K_M/speed")
+            await settled(pilot)
+            assert "what Q2_K logged" not in shown(app)
+            assert screen.snapshot is not None
+            screen.show(screen.snapshot, ("Q2_K/speed", "what Q2_K logged"))  # read before the highlight moved
+            await settled(pilot)
+            assert "what Q2_K logged" not in shown(app)
+            await pilot.press("v")
+            assert isinstance(app.screen, LogScreen)
+            await until(pilot, lambda: "what Q3_K_M logged" in shown(app))
+
+    play(script())
+
+
+def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another sweep starts, the last look at the run before is not shown in its place."""
+    looks, go_on = [], threading.Event()
+    look = Follower.look
+
+    def slow_look(follower: Follower) -> Snapshot:
+        found = look(follower)
+        looks.append(found)
+        assert len(looks) == 1 or go_on.wait(30.0)
+        return found
+
+    monkeypatch.setattr(Follower, "look", slow_look)
+
+    async def script() -> None:
+        async with opened(fixed, "run", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, RunScreen)
+            await until(pilot, lambda: screen.snapshot is not None)
+            await until(pilot, lambda: len(looks) == 2)
+            launch = Launching()
+            app.session.launch = launch  # type: ignore[assignment]
+            screen.watch_run()
+            delivered = deliveries(screen, monkeypatch)
+            go_on.set()
+            await until(pilot, lambda: delivered)
+            assert "starting the sweep" in shown(app)
+            for _ in range(3):  # away and back: still one that waits
+                await pilot.press("4", "3")
+            launch.is_known.set()
+            await until(pilot, lambda: app.session.launch is None and screen.snapshot is not None)
+            assert len(launch.asked) == 1
+            assert "through" in shown(app)
+
+    play(script())
+
+
+class Launching:
+    """Stands for a Launch. As that one's file goes when the run is known, it can be asked by one thread only."""
+
+    command = None
+
+    def __init__(self) -> None:
+        self.asked: set[int] = set()
+        self.is_known = threading.Event()
+
+    def run(self) -> str | None:
+        self.asked.add(threading.get_ident())
+        return RUN if self.is_known.is_set() else None
+
+
+def test_a_run_with_fewer_columns_than_the_one_before(fixed: Workspace) -> None:
+    async def script() -> None:
+        async with opened(fixed, "run", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, RunScreen)
+            await until(pilot, lambda: screen.snapshot is not None)
+            await pilot.press("g", "l", "l", "l", "l")
+            cells = screen.query_one(CellTable)
+            assert cells.label == "BF16/micro_sums"
+            screen.workers.cancel_group(screen, "follow")
+            assert screen.snapshot is not None
+            few = replace(screen.snapshot.plan, cells=screen.snapshot.plan.cells[:1])
+            screen.show(replace(screen.snapshot, plan=few), (None, ""))
+            await settled(pilot)
+            assert cells.label == "BF16/export"
+
+    play(script())
+
+
+def test_the_run_is_found_while_a_window_is_open(fixed: Workspace) -> None:
+    async def script() -> None:
+        async with opened(fixed, "run", RUN, (140, 40)) as (app, pilot):
+            await pilot.press("question_mark")
+            app._found(RUN, False)
+            app._not_found("no such run")
+            await settled(pilot)
+            await pilot.press("escape", "4")
+            app.session.run_id = "another"  # chosen meanwhile
+            app._found(RUN, True)
+            assert app.session.run_id == "another"
+            assert app.current_mode == "results"
+
+    play(script())

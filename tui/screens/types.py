@@ -1,0 +1,49 @@
+"""Which tensors of a variant get which type, by the dry run of `sweep convert`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+from textual import work
+from textual.worker import get_current_worker
+
+from converters.errors import InputError
+from sweep import format as fmt
+from sweep.commands.launch import GivenUp, ask
+from tui.screens.pager import PagerScreen
+from tui.theme import palette
+
+
+class TypesScreen(PagerScreen):
+    """Closing it gives the question up."""
+
+    def __init__(self, model: str, quant: str) -> None:
+        super().__init__(f"Tensor types of {quant}", Text("asking llama.cpp …"))
+        self._model, self._quant = model, quant
+
+    def on_mount(self) -> None:
+        self._ask()
+
+    @work(thread=True, exit_on_error=False)
+    def _ask(self) -> None:
+        colours, worker = palette(self.app), get_current_worker()
+        arguments = ["convert", self._model, "--to", self._quant, "--dry-run", "--format", "json"]
+        try:
+            file = ask(arguments, given_up=lambda: worker.is_cancelled)[-1]["files"][0]
+        except InputError as error:
+            self.deliver(self.replace, Text(fmt.plain(error), colours.bad))
+            return
+        except GivenUp:
+            return
+        lines = [Text.assemble((f"{name:<16}", colours.soft), (words, colours.ink)) for name, words in _lines(file)]
+        self.deliver(self.replace, Text("\n").join(lines))
+
+
+def _lines(file: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a planned file: its size, and how many tensors have which type."""
+    return [
+        ("bits a weight", f"{file['bits_per_weight']:.3f}"),
+        ("file", f"{file['file_bytes']:,} bytes, {fmt.size(file['file_bytes'])}"),
+        *((kind, f"{count} tensors") for kind, count in file["census"].items()),
+    ]
