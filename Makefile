@@ -28,7 +28,7 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev peers
 	$(PYTEST) -m slow
 
-# What guards a claim once a release; docs/releasing.md has the last result.
+# What guards a claim once a release; docs/releasing.md has the claims and the last results.
 test-release: $(VENV)/.installed-dev
 	$(PYTEST) -m release
 
