@@ -191,10 +191,10 @@ def test_a_second_process_follows_the_first(
 ) -> None:
     with every_core():  # more threads than the whole sweep may have had: they move no figure
         first = start(tmp_path)
-    assert first.stdout is not None
-    line = first.stdout.readline()
-    assert json.loads(line)["event"] == "started"
-    follower = start(tmp_path)
+        assert first.stdout is not None
+        line = first.stdout.readline()
+        assert json.loads(line)["event"] == "started"
+        follower = start(tmp_path)
     result, followed = ended(first), ended(follower)
     assert (result.code, followed.code) == (0, 0)
     assert followed.events[0]["event"] == "following"
