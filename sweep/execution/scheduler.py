@@ -127,10 +127,10 @@ class Scheduler:
         self._waiting = [one for one in self._waiting if one not in together]
         id = f"{next(self._ids)}"
         self._running[id] = together
-        for one in together:
-            self.emit(Event("cell_started", one.label))
         jobs = tuple(one.job for one in self._without_broken_references(together))
         self.executor.submit(Order(id, jobs, _group(cell), log_name(cell)))
+        for one in together:
+            self.emit(Event("cell_started", one.label))
         self._expect(cell)
         return True
 

@@ -158,8 +158,8 @@ def _planned(
         tell(given, say)
     variants = fetched(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
-    for kind in dict.fromkeys(type(variant) for variant in variants):
-        _require_model(kind, variants, model)
+    for kind in reversed(dict.fromkeys(type(variant) for variant in variants)):  # what is asked for before its baseline
+        kind.require_model([variant for variant in variants if type(variant) is kind], model.path)
     read = _calibration(request, model, parsed)
     text = text_for(model, request.perplexity) if measures_text else None
     origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
@@ -178,11 +178,6 @@ def _planned(
     skipped = _skipped(request, model, variants, asked.settings, say, reference, host)
     wanted = Wanted(model, tuple(variants), reference, asked, preset_name, given, file, reference_layers, skipped)
     return Sweep(make_plan(wanted), request, model, origin, wanted.variants, asked, workspace, text, read)
-
-
-def _require_model(kind: type[Variant], variants: Sequence[Variant], model: ResolvedModel) -> None:
-    own = [variant for variant in variants if type(variant) is kind]
-    kind.require_model(own, model.path)
 
 
 def _calibration(request: Request, model: ResolvedModel, parsed: Sequence[Variant]) -> FoundText | None:

@@ -172,7 +172,7 @@ def test_plans_of_models_that_are_not_here(tmp_path: Path) -> None:
         (("micro", "--imatrix", "/no/such"), "/no/such: there is no such importance matrix"),
         (("micro", "--variants", "=hub:nonsense"), "hub:ORG/NAME/FILE.gguf"),
         (("micro", "--variants", "=hub:org/name/../x.gguf"), "hub:ORG/NAME/FILE.gguf"),
-        (("Qwen3-30B-A3B",), "its sizes alone are known (--dry-run)"),
+        (("Qwen3-30B-A3B",), "its sizes alone are known (sweep fit, --dry-run)"),
         (("micro", "--keep", "some"), "'some'"),
     ],
 )

@@ -21,7 +21,7 @@ def test_the_float_model_has_16_bits_whatever_its_files_are_in(tmp_path: Path) -
     weights = load_file(wide / "model.safetensors")
     save_file({name: x.float() for name, x in weights.items()}, wide / "model.safetensors", {"format": "pt"})
     for directory in (MICRO.directory, wide):
-        size = checkpoint_size(str(directory), "micro", "torch", Settings(kv_type="bf16"))
+        size = checkpoint_size(str(directory), "micro", "torch", None, Settings(kv_type="bf16"))
         assert size.bits_per_weight == 16
         assert size.file_bytes == 2 * sum(x.numel() for x in weights.values())
     assert {x.dtype for x in weights.values()} == {torch.bfloat16}

@@ -117,7 +117,7 @@ def test_a_reference_of_qwens_vocabulary_is_a_twentieth_of_llama_cpps() -> None:
     assert SAMPLED_ROW.itemsize <= 0.05 * base_row(QWEN).itemsize
 
 
-@pytest.mark.release
+@pytest.mark.slow
 def test_mean_divergence_of_64_chunks_is_within_three_in_a_thousand() -> None:
     """Of 64 chunks of 255 positions at Qwen's vocabulary; positions are simulated, a handful from each chunk."""
     rng = np.random.default_rng(11)
