@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InputError
+from sweep.measure.divergence import DivergenceOf, from_base
 from sweep.measure.perplexity import Windows
 from sweep.measure.rowfile import RowFile
 
@@ -98,6 +99,7 @@ class BaseFile:
                 tokens = np.frombuffer(file.read(4 * n_tokens), "<i4")
         except OSError as error:
             raise InputError(f"{path}: cannot read the reference: {error.strerror}") from error
+        self.divergence: DivergenceOf = from_base
         self._tokens = tokens.reshape(self.windows, self.n_ctx)
         self._rows: NDArray = np.memmap(path, mode="r", offset=start, dtype=kind, shape=(n,))
 

@@ -18,6 +18,7 @@ summed, over tokens with log p > -16, as llama-perplexity does: its figures, not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,31 +43,19 @@ class RowDivergence:
     confidence: Array
 
 
-def row_divergence(
-    rows: NDArray,
-    logits: NDArray[np.float32],
-    normalizers: Array,
-    top: NDArray[np.integer],
-    targets: NDArray[np.integer],
-) -> RowDivergence:
-    """Divergence of `logits` (n, n_vocab) from the reference's rows of those positions.
-
-    `normalizers`, `top` (the variant's most probable tokens) and `targets` (the tokens that follow) have shape (n,).
-    """
-    if rows.dtype.names is None:
-        return _from_full(rows, logits, normalizers, top, targets)
-    if "steps" in rows.dtype.names:
-        return _from_base(rows, logits, top, targets)
-    return _from_sampled(rows, logits, normalizers, top)
+DivergenceOf = Callable[[NDArray, NDArray[np.float32], Array, NDArray[np.integer], NDArray[np.integer]], RowDivergence]
+"""Divergence of logits (n, n_vocab) from a reference's rows of those positions: of the rows, the logits, their
+log-normalizers, the variant's most probable tokens and the tokens that follow, (n,) each. One for each form of rows."""
 
 
-def _from_full(
+def from_full(
     rows: NDArray[np.float32],
     logits: NDArray[np.float32],
     normalizers: Array,
     top: NDArray[np.integer],
     targets: NDArray[np.integer],
 ) -> RowDivergence:
+    """Rows of log-probabilities, (n, n_vocab)."""
     n, n_vocab = logits.shape
     kld = np.empty(n)
     step = max(1, BLOCK // n_vocab)
@@ -83,9 +72,14 @@ def _from_full(
     )
 
 
-def _from_sampled(
-    rows: NDArray, logits: NDArray[np.float32], normalizers: Array, top: NDArray[np.integer]
+def from_sampled(
+    rows: NDArray,
+    logits: NDArray[np.float32],
+    normalizers: Array,
+    top: NDArray[np.integer],
+    _targets: NDArray[np.integer],
 ) -> RowDivergence:
+    """Rows of `sampling.SAMPLED_ROW`, (n,)."""
     head = rows["head_logprobs"].astype(np.float64)
     head_q = np.take_along_axis(logits, rows["head_tokens"].astype(np.intp), axis=1) - normalizers[:, None]
     tail = rows["tail_logprobs"].astype(np.float64)
@@ -103,12 +97,14 @@ def _from_sampled(
     )
 
 
-def _from_base(
+def from_base(
     rows: NDArray,
     logits: NDArray[np.float32],
+    _normalizers: Array,
     top: NDArray[np.integer],
     targets: NDArray[np.integer],
 ) -> RowDivergence:
+    """Rows of `basefile.base_row`, (n,)."""
     n, n_vocab = logits.shape
     kld, confidence, target = np.empty(n), np.empty(n), np.empty(n)
     best = np.empty(n, np.intp)

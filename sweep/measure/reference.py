@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from sweep.measure import basefile
+from sweep.measure.divergence import DivergenceOf, from_full, from_sampled
 from sweep.measure.perplexity import Windows
 from sweep.measure.rowfile import RowFile
 from sweep.measure.sampling import SAMPLED_ROW, TAIL, sample_rows
@@ -31,7 +32,7 @@ MAKE_ANEW = "make it anew; of a workspace, remove it and it comes back"
 
 
 class Distributions(Protocol):
-    """What the divergence asks of a reference: its shape, and rows that divergence.row_divergence knows."""
+    """What the divergence asks of a reference: its shape, rows, and how far logits are from these."""
 
     path: Path
 
@@ -56,6 +57,9 @@ class Distributions(Protocol):
     def model(self) -> str | None:
         """The name of the model's file, where it is written down."""
         ...
+
+    @property
+    def divergence(self) -> DivergenceOf: ...
 
     def rows(self, window: int, start: int, n: int) -> NDArray: ...
 
@@ -136,6 +140,7 @@ class Reference:
             raise InputError(f"{path}: {size} bytes where its header asks for {expected}; {MAKE_ANEW}")
         n = self.header.rows
         kind, shape = (np.dtype("<f4"), (n, self.header.n_vocab)) if self.header.full else (SAMPLED_ROW, (n,))
+        self.divergence: DivergenceOf = from_full if self.header.full else from_sampled
         self._rows: NDArray = np.memmap(path, mode="r", offset=start, dtype=kind, shape=shape)
 
     @property

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from sweep.backends.base import Backend, Progress, WindowLogits
 from sweep.measure.basefile import BaseFileWriter
-from sweep.measure.divergence import RowDivergence, row_divergence
+from sweep.measure.divergence import RowDivergence
 from sweep.measure.perplexity import Windows, summarize_nll
 from sweep.measure.reference import Distributions, ReferenceWriter
 from sweep.measure.results import DivergenceResult, NoiseFloor, PerplexityResult
@@ -158,7 +158,7 @@ class _Work:
         divergence = None
         if self.reference is not None:
             known = self.reference.rows(part.window, start, n)
-            divergence = row_divergence(known, logits, summary.normalizers, summary.top, targets)
+            divergence = self.reference.divergence(known, logits, summary.normalizers, summary.top, targets)
         at = part.window * self.windows.rows_each + start - self.windows.first
         encoded = [writer.encode(at, logits, summary.normalizers, targets) for writer in self.writers]
         return (nll, divergence), encoded

@@ -86,8 +86,13 @@ class Outcome:
         return cls("failed", None, error, seconds)
 
     def result(self, kind: str) -> Any:
-        """The result of a job of this kind, None where there is none. Raises ValueError for what is none."""
-        return None if self.row is None else wire.result_of(self.row, kind)
+        """The result of a job of this kind, None where there is none. Raises InputError for what is none."""
+        try:
+            return None if self.row is None else wire.result_of(self.row, kind)
+        except (ValueError, KeyError) as error:
+            raise InputError(
+                f"the store holds what is no result of '{kind}' ({error}); use another workspace"
+            ) from error
 
 
 @dataclass(frozen=True)

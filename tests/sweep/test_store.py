@@ -73,3 +73,8 @@ def test_a_store_of_the_first_version_opens_and_takes_what_is_new(tmp_path: Path
         assert store.items("new") == fresh
     with Store(path) as again:
         assert again.items("new") == fresh
+
+
+def test_a_result_of_another_form_is_refused() -> None:
+    with pytest.raises(InputError, match=r"no result of 'speed' .*use another workspace"):
+        Outcome("ok", {"speed": {}}, None, 1.0).result("speed")

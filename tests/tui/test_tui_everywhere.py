@@ -149,13 +149,13 @@ def test_a_bad_store_is_told(own: Workspace, run: str, mode: str, statement: str
 
     async def script() -> None:
         async with opened(own, mode, run) as (app, pilot):
-            await until(pilot, lambda: words in shown(app))
+            await until(pilot, lambda: words in " ".join(shown(app).split()))
             await pilot.press("o")
             await until(pilot, lambda: "reading …" not in shown(app))
             await pilot.press("escape", "2", "1", "3", "4", "question_mark")
             assert app._exception is None
         async with opened(own, mode) as (app, pilot):  # without a run's name
-            await until(pilot, lambda: words in shown(app))
+            await until(pilot, lambda: words in " ".join(shown(app).split()))
 
     play(script())
 

@@ -13,6 +13,7 @@ from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.record import Record
 from sweep.report.columns import Column
+from sweep.report.figure_columns import FigureColumn, figures_shown
 from sweep.report.table import figure_columns
 from tui.state.results import Results
 from tui.theme import Palette
@@ -31,21 +32,15 @@ class Sorting:
 
 def sort_values(results: Results) -> dict[str, Value]:
     """What each sortable column's rows are ordered by."""
-    found: dict[str, Value] = {
-        "bpw": lambda r: r.bits_per_weight,
-        "size": lambda r: r.file_bytes,
-        "memory": lambda r: m[0] if (m := figures.memory(r)) else None,
-        "PPL": lambda r: f.value if (f := figures.perplexity(r)) else None,
-        "KLD": lambda r: f.value if (f := figures.kld(r)) else None,
-        "KLD 99.9%": lambda r: r.divergence.kld_p99_9 if r.divergence else None,
-        "top-1 %": lambda r: r.divergence.top1_agreement if r.divergence else None,
-        "prompt t/s": lambda r: r.speed.prompt_tokens_per_s if r.speed else None,
-        "decode t/s": lambda r: r.speed.decode_tokens_per_s if r.speed else None,
-        "kept %": lambda r: f.value if (f := results.kept.get(r.variant)) else None,
-    }
+    found: dict[str, Value] = {column.short: _figure(column) for column in figures_shown(results.rows)}
+    found["kept %"] = lambda record: kept.value if (kept := results.kept.get(record.variant)) else None
     for task in figures.task_names(results.rows):
         found[fmt.shorten(fmt.plain(task), 18)] = _score(task)
     return found
+
+
+def _figure(column: FigureColumn) -> Value:
+    return lambda record: found.value if (found := column.value(record)) else None
 
 
 def _score(task: str) -> Value:

@@ -39,6 +39,7 @@ def test_two_workers_on_devices_of_their_own(tmp_path: Path) -> None:
     with LocalExecutor(tmp_path, tmp_path / "run", Where(2), cards) as executor:
         for number, quant in enumerate(("Q8_0", "Q4_0")):
             executor.submit(Order(str(number), (job(quant),), quant, quant))
+        found = ends(executor, 2)
         seen = []
         for slot in executor._slots:
             assert slot.child is not None
@@ -46,7 +47,6 @@ def test_two_workers_on_devices_of_their_own(tmp_path: Path) -> None:
             if environment.exists():
                 seen += [row for row in environment.read_bytes().split(b"\0") if row.startswith(b"CUDA_VISIBLE")]
         assert seen in ([b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"], [])
-        found = ends(executor, 2)
     assert {answer.id for answer in found} == {"0", "1"}
     for answer in found:
         assert isinstance(answer, Finished)

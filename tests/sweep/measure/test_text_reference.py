@@ -14,7 +14,7 @@ import scipy.stats
 from converters.errors import InputError
 from sweep.measure import reference as reference_module
 from sweep.measure.basefile import BaseFile, BaseFileWriter, base_row
-from sweep.measure.divergence import RowDivergence, row_divergence
+from sweep.measure.divergence import RowDivergence, from_sampled
 from sweep.measure.perplexity import Windows
 from sweep.measure.reference import Reference, ReferenceWriter, open_reference
 from sweep.measure.sampling import HEAD, SAMPLED_ROW, TAIL, sample_rows
@@ -38,7 +38,7 @@ def zipf_like(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
 
 def compare(rows: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> RowDivergence:
     summary = summarize_rows(logits)
-    return row_divergence(rows, logits, summary.normalizers, summary.top, targets)
+    return from_sampled(rows, logits, summary.normalizers, summary.top, targets)
 
 
 @pytest.mark.parametrize("n_vocab", [2053, 4096, 50_000])
