@@ -7,16 +7,19 @@ SmoothQuant: Xiao et al., arXiv 2211.10438.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from converters.described_source import DescribedSource
 from converters.errors import InputError
 from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
-from int8.recipe import Recipe
+from int8.recipe import PUBLISHED, Recipe, recipe
 from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.layer_bytes import ModelShape
-from sweep.fit.placement import Machine
+from sweep.fit.registry import FitKind
+from sweep.fit.subject import FitSubject
 
 PREFIX = "int8:"
 LOGITS_AT_ONCE = 512  # positions whose logits are held as float32
@@ -107,12 +110,33 @@ def foreseen(source: Source, kind: str, recipe: Recipe | None, options: FitOptio
     return {"file_bytes": sizes.file, "bits_per_weight": 8 * sizes.file / sizes.weights, "memory_bytes": memory}
 
 
-def int8_row(
-    recipe: Recipe, source: Source, shape: ModelShape, machine: Machine, options: FitOptions, projector: FitFigure
-) -> FitRow:
+def _recipe(name: str) -> Recipe:
+    """Of a variant `int8:RECIPE`, a named one or a file of one."""
+    try:
+        return recipe(name.removeprefix(PREFIX))
+    except InputError as error:
+        raise InputError(f"{PREFIX}{error}") from error
+
+
+def _known(name: str) -> str:
+    _recipe(name)
+    return name
+
+
+def _offered(subject: FitSubject) -> list[str]:
+    """The named recipes, of a checkpoint or its config."""
+    return [PREFIX + name for name in PUBLISHED] if isinstance(subject.source, DescribedSource) else []
+
+
+def _rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
+    return {name: int8_row(_recipe(name), subject) for name in names}
+
+
+def int8_row(recipe: Recipe, subject: FitSubject) -> FitRow:
     """All of it on the machine's first device, or in RAM where there is none. Raises InputError as `sizes_of` does."""
-    formulas = ContextFormulas.of(source.structure)
-    model = sizes_of(source, shape, recipe)
+    shape, machine, options, projector = subject.shape, subject.machine, subject.options, subject.projector
+    formulas = ContextFormulas.of(subject.source.structure)
+    model = sizes_of(subject.source, shape, recipe)
     figures = torch_figures(model, recipe, formulas, shape, options)
     device = machine.gpus[0] if machine.gpus else machine.host
     sizes = {f"{part}_bytes": figure.bytes for part, figure in figures.items()}
@@ -149,3 +173,6 @@ def int8_row(
         placed_by="formula",
         file_exact=False,
     )
+
+
+INT8 = FitKind(_known, _offered, _rows)

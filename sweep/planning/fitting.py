@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from converters.errors import InputError
 from converters.resolver import is_known_offline
-from sweep.fit.answer import fit_here, is_file
+from sweep.fit.answer import fit_here
 from sweep.fit.fit_report import FitOptions, FitReport, FitRow
+from sweep.fit.gguf_files import is_file
 from sweep.fit.hardware import Device
 from sweep.format import size
 from sweep.jobs.base import Ask, Unanswered

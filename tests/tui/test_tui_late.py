@@ -266,13 +266,14 @@ def test_the_log_is_the_highlighted_cells(fixed: Workspace) -> None:
 
 def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another sweep starts, the last look at the run before is not shown in its place."""
-    looks, go_on = [], threading.Event()
+    looks, holding, go_on = [], threading.Event(), threading.Event()
     look = Follower.look
 
     def slow_look(follower: Follower) -> Snapshot:
         found = look(follower)
-        looks.append(found)
-        assert len(looks) == 1 or go_on.wait(30.0)
+        if holding.is_set():
+            looks.append(found)
+            assert go_on.wait(30.0)
         return found
 
     monkeypatch.setattr(Follower, "look", slow_look)
@@ -282,7 +283,8 @@ def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace, m
             screen = app.screen
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
-            await until(pilot, lambda: len(looks) == 2)
+            holding.set()
+            await until(pilot, lambda: looks)
             launch = Launching()
             app.session.launch = launch  # type: ignore[assignment]
             screen.watch_run()

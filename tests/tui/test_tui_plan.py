@@ -49,10 +49,12 @@ TYPED: dict[str, tuple[str, Any]] = {
     "ngl": ("3", 3),
     "n_cpu_moe": ("2", 2),
     "tensor_split": ("3,1", (3.0, 1.0)),
+    "workers": ("2", 2),
     "keep": ("best", Keep.BEST),
 }
 CHOSEN = {"model", "preset", "variants"}  # by keys of the screen and in its table
 NOT_THERE = {"workspace", "dry_run", "quant", "write_base"}  # the screen's own; and what sweep eval alone has
+NOT_THERE |= {"executor"}  # there is one, but for extensions
 
 
 def asked_by(line: str) -> Request:
@@ -62,7 +64,7 @@ def asked_by(line: str) -> Request:
     class Seen(Exception):
         pass
 
-    def see(request: Request, _: object) -> None:
+    def see(request: Request, *_: object) -> None:
         seen.append(request)
         raise Seen
 

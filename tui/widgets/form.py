@@ -70,7 +70,13 @@ GROUPS = (
             OptionField("tensor_split", "shares of GPUs", "as llama.cpp divides"),
         ),
     ),
-    ("Afterwards", (OptionField("keep", "files that stay", "all"),)),
+    (
+        "Running",
+        (
+            OptionField("workers", "jobs side by side", "one for each GPU"),
+            OptionField("keep", "files that stay", "all"),
+        ),
+    ),
 )
 FIELDS = tuple(field for _, fields in GROUPS for field in fields)
 
