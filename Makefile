@@ -14,8 +14,10 @@ PEERS := quantize perplexity imatrix gguf-split bench fit-params
 LLAMA_CPP := build/peers/source/vendor/llama.cpp
 LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 
-# A worker for each core, each module of tests in one of them, so that what it sets up is set up once.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+# A worker more than there are cores, as tests of the screen wait much of their time; each module of tests in one of
+# them, so that what it sets up is set up once.
+WORKERS := $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-slow test-release lint format peers clean
 

@@ -19,8 +19,8 @@ def take_share() -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if PINS and worker:
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        mine = sorted(ALL)[int(worker.removeprefix("gw")) :: count]
-        os.sched_setaffinity(0, mine or ALL)
+        shares = min(count, len(ALL))
+        os.sched_setaffinity(0, sorted(ALL)[int(worker.removeprefix("gw")) % shares :: shares])
 
 
 @contextmanager

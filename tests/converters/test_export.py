@@ -83,7 +83,7 @@ def test_files_equal_those_of_llama_cpps_quantizer_to_the_byte(
     assert exported[quant].read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
 
 
-@pytest.fixture(scope="module", params=["dense", "experts and DeltaNet, MTP"])
+@pytest.fixture(scope="module", params=["dense", pytest.param("experts and DeltaNet, MTP", marks=pytest.mark.slow)])
 def weighed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, dict[str, Path]]:
     """A model exported to everything with an importance matrix."""
     directory = tmp_path_factory.mktemp("weighed")

@@ -145,7 +145,15 @@ def test_runs_share_what_they_have_in_common(
     }
 
 
-@pytest.mark.parametrize("cell", ["BF16/export", "BF16/text", "Q4_K_M/micro_form", "Q2_K/speed"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "BF16/export",
+        pytest.param("BF16/text", marks=pytest.mark.slow),
+        "Q4_K_M/micro_form",
+        pytest.param("Q2_K/speed", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_any_point_a_rerun_gives_the_same_records(
     cell: str, whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -203,6 +211,7 @@ def test_a_second_process_follows_the_first(
     assert timeless(followed.records) == timeless(whole[1].records)
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_workspace_do_not_disturb_each_other(
     whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
