@@ -78,7 +78,7 @@ class FitRow:
     """One variant on the devices asked for."""
 
     variant: str
-    kind: str  # "gguf" | "int8"
+    kind: str  # "gguf", "int8", or what an extension calls it
     file_bytes: int
     bits_per_weight: float
     figures: Mapping[str, FitFigure]  # by PARTS

@@ -129,14 +129,18 @@ def _offered(subject: FitSubject) -> list[str]:
 
 
 def _rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
-    return {name: int8_row(_recipe(name), subject) for name in names}
+    return {name: _row(_recipe(name), subject) for name in names}
 
 
-def int8_row(recipe: Recipe, subject: FitSubject) -> FitRow:
-    """All of it on the machine's first device, or in RAM where there is none. Raises InputError as `sizes_of` does."""
+def _row(recipe: Recipe, subject: FitSubject) -> FitRow:
+    return torch_row(f"{PREFIX}{recipe.name}", "int8", sizes_of(subject.source, subject.shape, recipe), recipe, subject)
+
+
+def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None, subject: FitSubject) -> FitRow:
+    """All of a model of these sizes on the machine's first device, or in RAM where there is none. The recipe, if there
+    is one, says how its cache is stored."""
     shape, machine, options, projector = subject.shape, subject.machine, subject.options, subject.projector
     formulas = ContextFormulas.of(subject.source.structure)
-    model = sizes_of(subject.source, shape, recipe)
     figures = torch_figures(model, recipe, formulas, shape, options)
     device = machine.gpus[0] if machine.gpus else machine.host
     sizes = {f"{part}_bytes": figure.bytes for part, figure in figures.items()}
@@ -150,8 +154,8 @@ def int8_row(recipe: Recipe, subject: FitSubject) -> FitRow:
     read = model.active + figures["kv"].bytes // options.parallel + 2 * figures["recurrent"].bytes // options.parallel
     bandwidth = device.bandwidth if device is not None else None
     return FitRow(
-        variant=f"{PREFIX}{recipe.name}",
-        kind="int8",
+        variant=variant,
+        kind=kind,
         file_bytes=model.file,
         bits_per_weight=8 * model.file / model.weights,
         figures={

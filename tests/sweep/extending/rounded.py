@@ -10,6 +10,11 @@ from typing import Any, Self
 
 from converters.errors import InputError
 from sweep.backends.base import Backend
+from sweep.fit import registry as fit_registry
+from sweep.fit.fit_report import FitRow
+from sweep.fit.registry import FitKind
+from sweep.fit.subject import FitSubject
+from sweep.fit.torch_memory import sizes_of, torch_row
 from sweep.jobs.base import Ask, Site
 from sweep.jobs.cell import Asked, Cell
 from sweep.jobs.given import ImportanceFile, Origin
@@ -99,7 +104,14 @@ def size_of(model: MeasuredModel, site: Site) -> ModelSize:
     return ModelSize(size, bits, size)
 
 
+def fit_rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
+    """It is run in bfloat16, whatever it is rounded to."""
+    sizes = sizes_of(subject.source, subject.shape, None)
+    return {name: torch_row(name, Rounded.kind, sizes, None, subject) for name in names}
+
+
 def _register() -> None:
+    fit_registry.register("rounded", FitKind(lambda name: Rounded.parse(name).name, lambda _subject: [], fit_rows))
     openers: Any = Opener("torch", open_rounded, size_of, times=("ctx", "ubatch"), name="rounded")
     register_opener("rounded", openers)
     registry.register("rounded", Rounded)

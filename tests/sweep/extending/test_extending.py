@@ -69,6 +69,15 @@ def test_a_method_is_measured_like_any_other(ran: tuple[Path, list[dict[str, Any
     assert 3 < coarse["bits_per_weight"] < fine["bits_per_weight"] < 16
 
 
+def test_what_fits_is_told_of_a_method(extended: dict[str, str]) -> None:
+    asked = [*COMMAND, "fit", "micro", "--variants", "rounded:04,Q8_0", "--gpu", "8GiB", "--format", "json"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=100, env=extended)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["variant"], row["kind"]) for row in rows] == [("rounded:4", "rounded"), ("Q8_0", "gguf")]
+    assert rows[0]["total_bytes"] > 2 * 5_000_000  # in bfloat16, as it is run
+
+
 @pytest.mark.slow
 def test_a_measurement_is_stored_and_is_what_it_says(ran: tuple[Path, list[dict[str, Any]]]) -> None:
     from sweep.backends.llama import LlamaBackend
