@@ -83,11 +83,23 @@ def test_files_equal_those_of_llama_cpps_quantizer_to_the_byte(
     assert exported[quant].read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
 
 
-@pytest.fixture(scope="module", params=["dense", pytest.param("experts and DeltaNet, MTP", marks=pytest.mark.slow)])
+FEW = ("BF16", "Q2_K", "Q4_K_M", "IQ4_XS")  # IQ1 to IQ3 are searched for, which takes the time
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("dense", FEW),
+        pytest.param(("dense", tuple(QUANTS)), marks=pytest.mark.slow),
+        pytest.param(("experts and DeltaNet, MTP", tuple(QUANTS)), marks=pytest.mark.slow),
+    ],
+    ids=lambda param: f"{param[0]}, {len(param[1])} quants",
+)
 def weighed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, dict[str, Path]]:
-    """A model exported to everything with an importance matrix."""
+    """A model exported with an importance matrix."""
+    family, quants = request.param
     directory = tmp_path_factory.mktemp("weighed")
-    if request.param == "dense":
+    if family == "dense":
         make_checkpoint(directory / "model", num_hidden_layers=9, intermediate_size=256)
     else:
         sizes = {"hidden_size": 256, "moe_intermediate_size": 256, "shared_expert_intermediate_size": 256}
@@ -96,7 +108,7 @@ def weighed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         families.rewrite(directory / "model", families.add_mtp)
         make_tokenizer(directory / "model")
     source = open_source(directory / "model")
-    targets = {quant: directory / f"{quant}.gguf" for quant in QUANTS}
+    targets = {quant: directory / f"{quant}.gguf" for quant in quants}
     export(source, targets, threads=2, importance=random_importance(source))
     return source, targets
 
@@ -105,12 +117,12 @@ def tensors(file: Path) -> dict[str, tuple[str, bytes]]:
     return {tensor.name: (tensor.tensor_type.name, tensor.data.tobytes()) for tensor in GGUFReader(file).tensors}
 
 
-@pytest.mark.parametrize("quant", QUANTS)
-def test_with_an_importance_matrix_too(weighed: tuple[Source, dict[str, Path]], tmp_path: Path, quant: str) -> None:
+def test_with_an_importance_matrix_too(weighed: tuple[Source, dict[str, Path]], tmp_path: Path) -> None:
     source, files = weighed
-    overrides = type_overrides(source, QUANTS[quant])
-    quantize_by_llama_cpp(files["BF16"], tmp_path / "theirs.gguf", quant, random_importance(source), overrides)
-    assert tensors(files[quant]) == tensors(tmp_path / "theirs.gguf")
+    for quant, file in files.items():
+        overrides = type_overrides(source, QUANTS[quant])
+        quantize_by_llama_cpp(files["BF16"], tmp_path / "theirs.gguf", quant, random_importance(source), overrides)
+        assert tensors(file) == tensors(tmp_path / "theirs.gguf"), quant
 
 
 def test_quants_that_need_an_importance_matrix_are_refused_without(tiny: Path) -> None:

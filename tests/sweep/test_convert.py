@@ -93,6 +93,7 @@ def test_an_importance_matrix_opens_the_smallest_quants(tmp_path: Path) -> None:
     assert read_header(tmp_path / "micro-IQ2_XXS.gguf").metadata["quantize.imatrix.file"].value == "im.gguf"
 
 
+@pytest.mark.slow
 def test_importance_is_collected_once_and_used_from_then_on(tmp_path: Path) -> None:
     text = tmp_path / "short.txt"
     text.write_text(presets.builtin_models()["micro"].calibration.read_text()[:12_000])

@@ -94,6 +94,7 @@ def test_a_base_file_is_written_where_it_is_asked_for(file: Path, tmp_path: Path
     assert base.read_bytes() == written
 
 
+@pytest.mark.slow
 def test_a_bound_on_answers_measures_only_what_generates_anew(file: Path, tmp_path: Path) -> None:
     asked = ["eval", file, "--tasks", "micro_facts,micro_form", "--limit", "2", "--workspace", tmp_path]
     asked += ["--format", "json"]

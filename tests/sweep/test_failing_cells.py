@@ -148,6 +148,7 @@ def test_a_baseline_of_another_vocabulary_costs_the_divergence_alone(
     assert 1.5 < variant["perplexity"]["value"] < 4
 
 
+@pytest.mark.slow
 def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_file_the_divergence(
     good: Path, text: Path, tmp_path: Path
 ) -> None:

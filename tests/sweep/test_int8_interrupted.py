@@ -35,6 +35,7 @@ def sweep(script: str, out: Path, workspace: Path) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_writes_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     out, workspace = tmp_path / "place" / "out", tmp_path / "workspace"
     assert sweep(KILLED, out, workspace).returncode == -signal.SIGKILL

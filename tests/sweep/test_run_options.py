@@ -64,6 +64,7 @@ def weighed(
     return workspace, asked, finished(sweep(*asked))
 
 
+@pytest.mark.slow
 def test_importance_is_collected_from_the_reference_and_lowers_the_divergence(
     weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
 ) -> None:
