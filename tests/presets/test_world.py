@@ -23,6 +23,7 @@ KINDS: dict[str, Callable[[Random], WorldItem]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_no_question_is_in_two_splits(kind: str) -> None:
     asked = {
         split: {item.identity for item in islice(items(KINDS[kind], Random(split), split), 400)} for split in SPLITS

@@ -99,6 +99,7 @@ def without_numbers(good: Path, file: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_reference_and_a_metric_that_are_no_numbers_and_a_small_context_cost_their_own_cells(
     good: Path, text: Path, tmp_path: Path, make_model: Callable[..., Any]
 ) -> None:

@@ -88,6 +88,7 @@ def test_importance_is_collected_from_the_reference_and_lowers_the_divergence(
     )
 
 
+@pytest.mark.slow
 def test_a_given_matrix_tells_what_it_covers(
     weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path], tmp_path: Path
 ) -> None:
@@ -98,6 +99,8 @@ def test_a_given_matrix_tells_what_it_covers(
     assert f"{matrix.name}; 7 chunks of 512 tokens, 42 of 42 matrices covered" in report.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_files_go_as_soon_as_they_are_not_needed(
     weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
 ) -> None:

@@ -187,6 +187,7 @@ def gsm8k() -> list[tuple[str, str]]:
 
 @pytest.mark.skipif(not DATA.is_dir() or not TOKENIZER.is_dir(), reason="the sets or Qwen2's tokenizer are not here")
 @pytest.mark.parametrize(("task", "saved"), [(hellaswag, 6.3), (mmlu, 17.4), (arc, 3.5), (gsm8k, 12.1)])
+@pytest.mark.slow
 def test_real_tasks_are_within_a_tenth_of_what_the_whole_trie_saves(task, saved):
     """`saved` is what a count with other examples found."""
     from tokenizers import Tokenizer

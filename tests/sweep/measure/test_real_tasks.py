@@ -103,6 +103,7 @@ CHOOSING = {
 
 
 @pytest.mark.parametrize("task", [pytest.param(task, marks=[pytest.mark.slow] * (task in SLOW)) for task in CHOOSING])
+@pytest.mark.slow
 def test_scores_of_choices_are_hflms(backend: LlamaBackend, hf: Any, task: str) -> None:
     data, options = CHOOSING[task]
     theirs = evaluate(hf, task, place(data), options)
