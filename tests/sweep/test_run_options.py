@@ -100,7 +100,6 @@ def test_a_given_matrix_tells_what_it_covers(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_files_go_as_soon_as_they_are_not_needed(
     weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -40,9 +42,12 @@ def run(swept: Workspace) -> str:
 
 @pytest.fixture
 def own(swept: Workspace, tmp_path: Path) -> Workspace:
-    """A copy to be changed."""
-    shutil.copytree(swept.root, tmp_path / "own")
-    return Workspace(tmp_path / "own")
+    """A copy to be changed. The database is copied by SQLite, as other workers may have it open."""
+    own = Workspace(tmp_path / "own")
+    shutil.copytree(swept.root, own.root, ignore=shutil.ignore_patterns("sweep.db*"))
+    with closing(sqlite3.connect(swept.database)) as theirs, closing(sqlite3.connect(own.database)) as ours:
+        theirs.backup(ours)
+    return own
 
 
 @pytest.fixture(autouse=True)

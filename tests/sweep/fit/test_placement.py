@@ -106,15 +106,21 @@ def test_nothing_fits_nowhere() -> None:
 @with_rpc
 def test_devices_go_with_the_block_and_serve_the_loopback_alone() -> None:
     with rpc.simulated_devices(2) as devices:
-        (server,) = (child for child in psutil.Process().children() if "rpc_server.py" in " ".join(child.cmdline()))
+        (server,) = rpc_servers()
         listening = [one.laddr.ip for one in server.net_connections() if one.status == psutil.CONN_LISTEN]
         assert listening == ["127.0.0.1"]
         assert len(devices) == 2
     assert not server.is_running()
     with contextlib.suppress(ZeroDivisionError), rpc.simulated_devices(1):
-        (server,) = (child for child in psutil.Process().children() if "rpc_server.py" in " ".join(child.cmdline()))
+        (server,) = rpc_servers()
         raise ZeroDivisionError
     assert not server.is_running()
+
+
+def rpc_servers() -> list[psutil.Process]:
+    """Those of this process, which may have dead children of other tests too."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "rpc_server.py" in " ".join(child.cmdline())]
 
 
 @with_rpc
