@@ -12,11 +12,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from int8.recipe import Recipe
-from sweep import format as fmt
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob, content_hash
 from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Where
+from sweep.jobs.text import text_summary
 from sweep.measure.results import DivergenceResult, PerplexityResult
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ class RecipeResult(Result):
 
     @property
     def summary(self) -> str:
-        if self.divergence is None:
-            return f"PPL {self.perplexity.value:.3f}"
-        return f"KLD {fmt.small(self.divergence.figures.kld_mean)}"
+        return text_summary(self.perplexity, self.divergence)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,7 @@ def open_gguf(model: MeasuredModel, site: Site) -> Backend:
 
 def open_torch(model: MeasuredModel, site: Site) -> Backend:
     """A checkpoint in BF16."""
-    from sweep.backends.torch_checkpoints import (
-        open_float,  # loads torch and transformers, which GGUF files do not need
-    )
+    from sweep.backends.torch_checkpoints import open_float  # loads torch, which GGUF files do not need
 
     return open_float(site.path(model.file), _torch_device(site))
 

@@ -29,8 +29,8 @@ class QuantizeResult(Result):
 
 @dataclass(frozen=True)
 class QuantizeJob(StoredJob[QuantizeResult]):
-    """Quantize the checkpoint `source`, whose content is `model`, into a directory of `folder`. Statistics that recipes
-    share are kept in `cache`."""
+    """Quantize the checkpoint `source`, whose content is `model`, into a directory of `folder`, where statistics that
+    recipes share are kept too."""
 
     kind = "quantize"
     found = QuantizeResult

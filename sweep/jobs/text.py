@@ -19,6 +19,11 @@ from sweep.jobs.settings import Where
 from sweep.measure.results import DivergenceResult, NoiseFloor, PerplexityResult
 
 
+def text_summary(perplexity: PerplexityResult, divergence: DivergenceResult | None) -> str:
+    """The divergence, which says more, where there is one."""
+    return f"PPL {perplexity.value:.3f}" if divergence is None else f"KLD {fmt.small(divergence.figures.kld_mean)}"
+
+
 @dataclass(frozen=True)
 class TextResult(Result):
     """`windows_sha256` names the windows that were scored, `base_file` is a digest of llama.cpp's base file where one
@@ -33,16 +38,14 @@ class TextResult(Result):
 
     @property
     def summary(self) -> str:
-        if self.divergence is None:
-            return f"PPL {self.perplexity.value:.3f}"
-        return f"KLD {fmt.small(self.divergence.figures.kld_mean)}"
+        return text_summary(self.perplexity, self.divergence)
 
 
 @dataclass(frozen=True)
 class TextJob(MeasuringJob[TextResult]):
     """`reference` is the file of the distributions that it is compared with, and `baseline` their identity; both None
-    where this is the reference, or where there is none. `distributions` is where it writes its own; `alone` that nobody
-    reads them."""
+    where this is the reference, or where there is none. `distributions` is where it writes its own; `by_itself`
+    that nobody reads them."""
 
     kind = "text"
     found = TextResult

@@ -154,8 +154,8 @@ def test_an_executor_runs_what_it_is_given_side_by_side(ran: tuple[Path, list[di
 
 
 @pytest.mark.slow
-def test_results_are_known_again_with_the_program_alone(ran: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Without the extensions their cells cannot be read, which costs the run and not the workspace."""
+def test_without_the_extensions_their_run_is_told_to_be_unreadable(ran: tuple[Path, list[dict[str, Any]]]) -> None:
+    """One line, and no traceback."""
     plain = {name: value for name, value in os.environ.items() if name != VARIABLE}
     runs = subprocess.run(
         [*COMMAND, "runs", "--workspace", ran[0]], capture_output=True, text=True, timeout=100, env=plain
