@@ -11,19 +11,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from sweep.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 GLOSSARY = ROOT / "docs" / "glossary.md"
-ALLOWED = re.compile(r"model cards?|CARD\.md", re.IGNORECASE)
+ALLOWED = re.compile(r"model\s+cards?|CARD\.md", re.IGNORECASE)
 
 
 def rejected_words(glossary: str) -> dict[str, str]:
-    """Each word or phrase of the columns "not", with what to write: the first cell of its row."""
-    found = {}
+    """Each word or phrase of the columns "not", with the text to write instead: the first cell of its row."""
+    found: dict[str, str] = {}
     column = None
     for line in glossary.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
@@ -37,29 +37,40 @@ def rejected_words(glossary: str) -> dict[str, str]:
 
 
 def uses(text: str, words: dict[str, str]) -> Iterator[tuple[int, str]]:
-    """The line number and the word, for each use. A phrase may be broken over two lines."""
-    text = ALLOWED.sub(lambda allowed: "x" * len(allowed.group()), text)
+    """The line number and the word, for each use in `text`. A phrase may be broken over two lines."""
+    text = ALLOWED.sub(lambda allowed: re.sub(r"\S", "x", allowed.group()), text)
     for word in words:
         pattern = r"(?<![\w-])" + r"\s+".join(map(re.escape, word.split())) + r"(?![\w-])"
         for match in re.finditer(pattern, text, re.IGNORECASE):
             yield text.count("\n", 0, match.start()) + 1, word
 
 
-def texts() -> Iterator[tuple[str, str]]:
-    """Each text that is checked, with its name."""
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+def documents() -> Iterator[tuple[str, str]]:
+    """README and its neighbours, and the pages of docs except the glossary: name and text of each."""
+    for path in sorted((*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))):
         if path != GLOSSARY:
             yield str(path.relative_to(ROOT)), path.read_text()
-    command = typer.main.get_command(app)
-    assert isinstance(command, click.Group) or hasattr(command, "commands")
-    for name, one in command.commands.items():
-        help_texts = [one.help, one.epilog, *(getattr(option, "help", None) for option in one.params)]
-        yield f"sweep {name} --help", "\n".join(text for text in help_texts if text)
+
+
+def help_texts() -> Iterator[tuple[str, str]]:
+    """The help of the program and of each command: its name, and its description, examples and options."""
+    program = typer.main.get_command(app)
+    assert isinstance(program, TyperGroup)
+    for name, command in {"": program, **program.commands}.items():
+        texts = [command.help, command.epilog]
+        for option in command.params:
+            texts += [getattr(option, "help", None), getattr(option, "show_default", None)]
+        yield " ".join(f"sweep {name} --help".split()), "\n".join(text for text in texts if isinstance(text, str))
 
 
 def main() -> int:
     words = rejected_words(GLOSSARY.read_text())
-    found = [f"{name}:{line}: {word!r}: write {words[word]!r}" for name, text in texts() for line, word in uses(text, words)]
+    found = [
+        f"{name}:{line}: {word!r}: write {words[word]!r}"
+        for source in (documents(), help_texts())
+        for name, text in source
+        for line, word in uses(text, words)
+    ]
     print("\n".join(found) or "words: as in docs/glossary.md")
     return 1 if found else 0
 
