@@ -18,7 +18,7 @@ from sweep.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 GLOSSARY = ROOT / "docs" / "glossary.md"
-ALLOWED = re.compile(r"model\s+cards?|CARD\.md", re.IGNORECASE)
+ALLOWED = re.compile(r"model\s+cards?|CARD\.md|D\. Card", re.IGNORECASE)
 
 
 def rejected_words(glossary: str) -> dict[str, str]:
