@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep import statistics
-from sweep.statistics import Paired, compare_differences
+from sweep.statistics import PairedDifference, compare_differences
 
 Row = NDArray[np.float64]
 EQUAL = np.repeat(np.arange(57), 20)
@@ -25,7 +25,7 @@ UNEQUAL = np.repeat(np.arange(57), [10] * 14 + [12] * 10 + [15] * 10 + [20] * 9 
 FEW = np.repeat(np.arange(statistics.MIN_CLUSTERS), 40)
 
 
-def line(name: str, truth: float, found: Iterator[tuple[Paired, Paired | None]]) -> str:
+def line(name: str, truth: float, found: Iterator[tuple[PairedDifference, PairedDifference | None]]) -> str:
     """Coverage and, where the truth is no difference, how often the test rejects; the same for the naive analysis."""
     pairs = list(found)
     cells = []
@@ -42,33 +42,33 @@ def line(name: str, truth: float, found: Iterator[tuple[Paired, Paired | None]])
 
 def counts(
     rng: np.random.Generator, repetitions: int, n: int, lost: float, won: float
-) -> Iterator[tuple[Paired, None]]:
+) -> Iterator[tuple[PairedDifference, None]]:
     for b, c, same in rng.multinomial(n, [lost, won, 1 - lost - won], size=repetitions):
-        yield compare_differences(np.repeat([-1.0, 1.0, 0.0], [b, c, same]), counted=True), None
+        yield compare_differences(np.repeat([-1.0, 1.0, 0.0], [b, c, same]), binary=True), None
 
 
-def windows(rng: np.random.Generator, repetitions: int, n: int) -> Iterator[tuple[Paired, None]]:
+def windows(rng: np.random.Generator, repetitions: int, n: int) -> Iterator[tuple[PairedDifference, None]]:
     """Skewed as divergences by window are, moved so that the mean is 0."""
     for row in rng.gamma(4.0, 0.25, (repetitions, n)) - 1.0:
         yield compare_differences(row), None
 
 
 def clustered(
-    rng: np.random.Generator, repetitions: int, clusters: NDArray[np.intp], *, counted: bool
-) -> Iterator[tuple[Paired, Paired]]:
+    rng: np.random.Generator, repetitions: int, clusters: NDArray[np.intp], *, binary: bool
+) -> Iterator[tuple[PairedDifference, PairedDifference]]:
     """A quant that helps some subjects and harms others, and on the whole does neither."""
     groups = int(clusters.max()) + 1
     for _ in range(repetitions):
-        if counted:
+        if binary:
             tilt, draw = rng.uniform(-0.12, 0.12, groups)[clusters], rng.random(len(clusters))
             won, lost = draw < 0.06 + np.maximum(tilt, 0), draw > 0.94 + np.minimum(tilt, 0)
             row: Row = won.astype(float) - lost
         else:
             row = rng.normal(0, 0.05, groups)[clusters] + rng.normal(0, 0.1, len(clusters))
-        yield compare_differences(row, clusters, counted=counted), compare_differences(row, counted=counted)
+        yield compare_differences(row, clusters, binary=binary), compare_differences(row, binary=binary)
 
 
-def bootstrapped(rng: np.random.Generator, repetitions: int, n: int) -> Iterator[tuple[Paired, None]]:
+def bootstrapped(rng: np.random.Generator, repetitions: int, n: int) -> Iterator[tuple[PairedDifference, None]]:
     """The lead of one variant over another on n windows that are hard for both, by the paired bootstrap."""
     for seed in range(repetitions):
         hard = rng.gamma(1.5, 1.0, n)
@@ -77,7 +77,7 @@ def bootstrapped(rng: np.random.Generator, repetitions: int, n: int) -> Iterator
         drawn = means[1] - means[0]
         low, high = statistics.percentile_interval(drawn, n)
         p_value = 0.0 if low > 0.0 or high < 0.0 else 1.0
-        yield Paired(float(rows[1].mean() - rows[0].mean()), float(drawn.std()), low, high, p_value, n), None
+        yield PairedDifference(float(rows[1].mean() - rows[0].mean()), float(drawn.std()), low, high, p_value, n), None
 
 
 def main() -> None:
@@ -93,8 +93,8 @@ def main() -> None:
         print(line(f"{n} windows", 0.0, windows(np.random.default_rng(1), repetitions, n)))
         print(line(f"{n} windows, paired bootstrap", 0.0, bootstrapped(np.random.default_rng(2), repetitions, n)))
     for name, clusters in (("57 equal subjects", EQUAL), ("57 unequal subjects", UNEQUAL), ("10 subjects", FEW)):
-        for counted, what in ((True, "right or wrong"), (False, "a continuous figure")):
-            found = clustered(np.random.default_rng(3), repetitions, clusters, counted=counted)
+        for binary, what in ((True, "right or wrong"), (False, "a continuous figure")):
+            found = clustered(np.random.default_rng(3), repetitions, clusters, binary=binary)
             print(line(f"{name}, {what}", 0.0, found))
     print(f"\nMonte Carlo error: {100 * sqrt(0.95 * 0.05 / repetitions):.2f} points.")
 

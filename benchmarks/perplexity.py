@@ -38,7 +38,7 @@ from sweep.jobs.settings import Settings, Where
 from sweep.jobs.text import TextJob
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import open_reference
-from sweep.measure.text import measure_text
+from sweep.measure.text_measurement import measure_text
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / "build/peers/bin/llama-perplexity"

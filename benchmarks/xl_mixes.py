@@ -28,7 +28,7 @@ from converters.recipes import QUANTS
 from sweep.backends.llama import LlamaBackend
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import Reference
-from sweep.measure.text import measure_text
+from sweep.measure.text_measurement import measure_text
 
 PLAIN = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
 MIXES = tuple(name for name, recipe in QUANTS.items() if recipe.mix is not None)

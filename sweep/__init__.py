@@ -1,3 +1,3 @@
-"""The sweep: variants planned, run, measured, stored and reported."""
+"""The sweep: plans, runs, measures, stores and reports the variants of a model."""
 
 __version__ = "0.1.0"

@@ -1,11 +1,11 @@
-"""Values that several rooms share, each written here once."""
+"""Values that several packages share."""
 
 DEFAULT_CONTEXT = 8192
-"""Tokens of context where none is asked for, or all that a model was made for where that is less."""
+"""Default context in tokens per sequence. A model that was trained with a shorter context gets that one instead."""
 
 KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
-"""Types of llama.cpp's KV cache that can be asked for."""
+"""Types of llama.cpp's KV cache that a user can choose."""
 
 MARGIN_BYTES = 1 << 30
-"""What llama.cpp's own fit leaves free on each device (its --fit-target): buffers of other builds differ by some per
-cent, and pools of the backends grow while they run."""
+"""Bytes that are left free on each device as a margin, as llama.cpp's own fit does (its option --fit-target): buffers
+of other builds differ by some per cent, and memory pools of the backends grow while they run."""

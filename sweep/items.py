@@ -1,4 +1,4 @@
-"""One document of a task as a variant answered it: the unit that paired tests compare."""
+"""A document of a task with the answer of a variant: the unit that paired tests compare."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Item:
-    """Equal hashes prove that two variants were asked the same: of the document, and of the prompt made of it.
+    """The answer of a variant to one document, scored.
 
-    `value` is the task's primary metric, `answer` the generated text or the index of the choice. `gold` is the right
-    choice's share of the probability of all choices; None where answers are generated. `subject` is the sub-task that
-    the document belongs to: a subject in a group such as MMLU.
+    `doc_hash` and `prompt_hash` are the hashes of the document and of the prompt: if they are equal, two variants
+    received the same question. `value` is the task's primary metric for this document; `answer` is the generated text
+    or the index of the chosen answer. `gold` is the right choice's share of the probability of all choices; None for
+    tasks that generate text. `subject` is the sub-task that the document belongs to, such as a subject of MMLU.
     """
 
     doc_id: int
@@ -23,6 +24,6 @@ class Item:
     subject: str = ""
 
     @property
-    def question(self) -> str:
-        """Equal for the very same prompt of the same document and task."""
+    def question_key(self) -> str:
+        """Equal for items with the same prompt, document and sub-task."""
         return f"{self.subject} {self.doc_id} {self.doc_hash} {self.prompt_hash}"

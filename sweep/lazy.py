@@ -1,4 +1,4 @@
-"""Names of functions and classes that are imported when they are first used: torch takes seconds to load."""
+"""Functions and classes that are imported when they are first used, because torch takes seconds to load."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 @cache
-def named(path: str) -> Any:
-    """What "package.module:name" stands for."""
+def import_object(path: str) -> Any:
+    """The function, class or other object that "package.module:name" names. Imports its module."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)

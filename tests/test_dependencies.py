@@ -121,21 +121,21 @@ USES = (
     Use(
         "lm-eval",
         "lm_eval.tasks._factory.TaskFactory._load_full_config(entry, overrides)",
-        "sweep/measure/loading.py",
+        "sweep/measure/lm_eval_tasks.py",
         "local data is not put in the place of the hub's, and tasks download",
         has("lm_eval.tasks._factory:TaskFactory._load_full_config", parameters=("self", "entry", "overrides")),
     ),
     Use(
         "lm-eval",
         "lm_eval.tasks._yaml_loader.load_yaml(path, resolve_func=False)",
-        "sweep/measure/loading.py",
+        "sweep/measure/lm_eval_tasks.py",
         "a task's data set is not known before its code runs",
         has("lm_eval.tasks._yaml_loader:load_yaml", parameters=("resolve_func",)),
     ),
     Use(
         "lm-eval",
         "TaskManager._factory and the entries of TaskManager.task_index",
-        "sweep/measure/loading.py",
+        "sweep/measure/lm_eval_tasks.py",
         "tasks are made without local data, and groups are not found by their members",
         factory_is_replaced,
     ),
@@ -195,7 +195,7 @@ USES = (
     Use(
         "transformers",
         "transformers.utils.chat_template_utils.render_jinja_template",
-        "sweep/measure/lm.py",
+        "sweep/measure/lm_eval_model.py",
         "prompts in a model's chat template cannot be made",
         has(
             "transformers.utils.chat_template_utils:render_jinja_template",

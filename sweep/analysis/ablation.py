@@ -16,7 +16,7 @@ import numpy as np
 from int8.design_space import DesignSpace
 from int8.recipe import ALL_FOLDS, Activations, Insertion, Recipe, Scales
 from sweep.record import Perplexity
-from sweep.statistics import ALPHA, Paired, compare_differences, holm
+from sweep.statistics import ALPHA, PairedDifference, compare_differences, holm
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class RecipePoint:
 
     recipe: Recipe
     measured: Measured
-    loss: Paired
+    loss: PairedDifference
     loss_holm: float
-    behind: Paired | None
+    behind: PairedDifference | None
     behind_holm: float
     least_kld: bool
 
@@ -143,7 +143,7 @@ def least(rows: Mapping[Recipe, Sequence[float]]) -> tuple[Recipe, set[Recipe]]:
     return best, {best} | {recipe for recipe, p in zip(others, p_values, strict=True) if p >= ALPHA}
 
 
-def _difference(row: Sequence[float], other: Sequence[float]) -> Paired:
+def _difference(row: Sequence[float], other: Sequence[float]) -> PairedDifference:
     return compare_differences(np.array(row) - np.array(other))
 
 

@@ -25,7 +25,7 @@ from sweep.results.history import find_variant
 from sweep.results.plan import Plan
 from sweep.results.records import reference_units
 from sweep.results.store import Outcome, Store
-from sweep.statistics import Paired, compare_differences, flips, holm
+from sweep.statistics import PairedDifference, compare_differences, flips, holm
 from sweep.workspace import Workspace
 
 _Difference = TypeVar("_Difference", TaskDifference, LossDifference, TextDifference)
@@ -263,9 +263,9 @@ def _task(
     )
 
 
-def _difference(scores: Sequence[items.Values], differences: items.Values, subjects: list[str]) -> Paired:
-    counted = all(bool(np.isin(row, (0.0, 1.0)).all()) for row in scores)
-    return compare_differences(differences, subjects, counted=counted)
+def _difference(scores: Sequence[items.Values], differences: items.Values, subjects: list[str]) -> PairedDifference:
+    binary = all(bool(np.isin(row, (0.0, 1.0)).all()) for row in scores)
+    return compare_differences(differences, subjects, binary=binary)
 
 
 def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Store) -> Iterator[LossDifference]:

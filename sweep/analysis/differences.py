@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sweep.statistics import ALPHA, Paired
+from sweep.statistics import ALPHA, PairedDifference
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Side:
 class Difference:
     """What every difference below can say of itself."""
 
-    difference: Paired
+    difference: PairedDifference
     p_holm: float
     higher_is_better: bool
 
@@ -50,14 +50,14 @@ class TaskDifference(Difference):
     higher_is_better: bool
     a: float
     b: float
-    difference: Paired
+    difference: PairedDifference
     p_holm: float
     flips: float
     answers_changed: float | None
     only_a: int
     only_b: int
     reworded: int
-    gold: Paired | None = None
+    gold: PairedDifference | None = None
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class LossDifference(Difference):
     variant_b: str
     task: str
     higher_is_better: bool
-    a: Paired
-    b: Paired
-    difference: Paired
+    a: PairedDifference
+    b: PairedDifference
+    difference: PairedDifference
     p_holm: float
 
 
@@ -91,7 +91,7 @@ class TextDifference(Difference):
     figure: str
     a: float
     b: float
-    difference: Paired
+    difference: PairedDifference
     p_holm: float
     higher_is_better: bool = False
 

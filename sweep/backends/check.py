@@ -50,7 +50,7 @@ class SharingSample:
         self._allowed = 0.0
         self.check: SharingCheck | None = None
 
-    def take(
+    def add(
         self,
         backend: Backend,
         requests: Sequence[ScoreRequest],

@@ -162,7 +162,7 @@ def _error(failed: Failed) -> InputError | MissingRuntime:
 
 def environments(workers: int) -> list[Mapping[str, str]]:
     """Of so many workers: on a machine with several GPUs each sees one of them, in turn."""
-    cards = devices.visible_gpus()
+    cards = devices.gpu_environments()
     if len(cards) < 2:
         return [{}] * workers
     return [cards[index % len(cards)] for index in range(workers)]

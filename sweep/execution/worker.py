@@ -68,7 +68,7 @@ def main() -> None:
     from sweep.jobs import wire
     from sweep.jobs.base import Site
     from sweep.jobs.settings import Where
-    from sweep.measure.options import MeasurementError
+    from sweep.measure.task_options import MeasurementError
 
     on_abort(lambda message: answers.send(dying=message))
     site = Site(Path(), progress=answers.progress)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sweep.extensions import load_extensions
 from sweep.fit.fit_report import FitRow
 from sweep.fit.subject import FitSubject
-from sweep.lazy import named
+from sweep.lazy import import_object
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def fit_kind(name: str) -> FitKind:
     load_extensions()
     prefix, colon, _ = name.partition(":")
     known = _KINDS.get(prefix if colon else "", _KINDS[""])
-    found: FitKind = named(known) if isinstance(known, str) else known
+    found: FitKind = import_object(known) if isinstance(known, str) else known
     return found
 
 

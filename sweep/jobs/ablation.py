@@ -17,7 +17,7 @@ from sweep.jobs.base import Result, Site, StoredJob, content_hash
 from sweep.jobs.given import TextFile
 from sweep.jobs.settings import Where
 from sweep.jobs.text import text_summary
-from sweep.measure.results import DivergenceResult, PerplexityResult
+from sweep.measure.text_results import DivergenceResult, PerplexityResult
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +157,7 @@ class RecipeJob(StoredJob[RecipeResult]):
         from int8.statistics import Statistics
         from int8.survey import statistics_for
         from sweep.measure.reference import open_reference
-        from sweep.measure.text import measure_text
+        from sweep.measure.text_measurement import measure_text
 
         model, device = copy.deepcopy(work.model), site.where.device("torch")
         file = site.path(self.distributions)

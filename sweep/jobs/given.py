@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.artefact import Artefact
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 
 if TYPE_CHECKING:
-    from sweep.measure.loading import Place
+    from sweep.measure.lm_eval_tasks import TaskLocation
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Task:
     def is_local(self) -> bool:
         return self.folder is not None or self.data is not None
 
-    def place(self, root: Path) -> Place:
+    def place(self, root: Path) -> TaskLocation:
         """Where lm-eval finds it, `root` being the workspace."""
-        from sweep.measure.loading import Place
+        from sweep.measure.lm_eval_tasks import TaskLocation
 
         folder, data = (None if one is None else one.under(root) for one in (self.folder, self.data))
-        return Place(folder, data, self.data_name)
+        return TaskLocation(folder, data, self.data_name)
 
 
 @dataclass(frozen=True)

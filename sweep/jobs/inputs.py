@@ -61,7 +61,7 @@ class VocabularyJob(Job[Nothing]):
         from converters.llamacpp.ghost import vocabulary
         from converters.llamacpp.model import Model
         from converters.resolver import open_source
-        from sweep.measure.lm import require_template
+        from sweep.measure.lm_eval_model import require_template
         from sweep.measure.perplexity import require_two_windows
         from sweep.measure.plain_text import read_text
 

@@ -15,7 +15,7 @@ from sweep.artefact import Artefact
 from sweep.extensions import load_extensions
 from sweep.jobs.base import R, Site, StoredJob
 from sweep.jobs.settings import Settings, Where
-from sweep.lazy import named
+from sweep.lazy import import_object
 
 if TYPE_CHECKING:
     from sweep.backends.base import Backend
@@ -69,11 +69,11 @@ class Opener:
     name: str | None = None
 
     def open(self, model: MeasuredModel, site: Site) -> Backend:
-        opens: Opens = named(self.opens) if isinstance(self.opens, str) else self.opens
+        opens: Opens = import_object(self.opens) if isinstance(self.opens, str) else self.opens
         return opens(model, site)
 
     def size(self, model: MeasuredModel, site: Site) -> ModelSize:
-        sizes: Sizes = named(self.sizes) if isinstance(self.sizes, str) else self.sizes
+        sizes: Sizes = import_object(self.sizes) if isinstance(self.sizes, str) else self.sizes
         return sizes(model, site)
 
 

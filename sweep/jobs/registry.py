@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sweep.extensions import load_extensions
-from sweep.lazy import named
+from sweep.lazy import import_object
 
 if TYPE_CHECKING:
     from sweep.jobs.base import Job, StoredJob
@@ -48,7 +48,7 @@ def kind(name: str) -> type[Job[Any]]:
     """The class of a kind's jobs. Raises KeyError."""
     load_extensions()
     known = _STORED.get(name) or _OTHERS[name]
-    found: type[Job[Any]] = named(known) if isinstance(known, str) else known
+    found: type[Job[Any]] = import_object(known) if isinstance(known, str) else known
     return found
 
 
@@ -61,4 +61,4 @@ def stored_kinds() -> dict[str, type[StoredJob[Any]]]:
 def measurements() -> list[Measurement]:
     """What gives the jobs that measure a variant, in their order."""
     load_extensions()
-    return [named(one) if isinstance(one, str) else one for one in _MEASUREMENTS]
+    return [import_object(one) if isinstance(one, str) else one for one in _MEASUREMENTS]

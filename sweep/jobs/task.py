@@ -13,7 +13,7 @@ from sweep.jobs.cell import Asked, PlannedJob
 from sweep.jobs.given import Baseline, Task
 from sweep.jobs.model import MeasuredModel, MeasuringJob
 from sweep.jobs.settings import Where
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 
 if TYPE_CHECKING:
     from sweep.measure.harness import Metric, TaskRun

@@ -16,7 +16,7 @@ from sweep.jobs.cell import Asked, PlannedJob
 from sweep.jobs.given import Baseline, TextFile
 from sweep.jobs.model import MeasuredModel, MeasuringJob
 from sweep.jobs.settings import Where
-from sweep.measure.results import DivergenceResult, NoiseFloor, PerplexityResult
+from sweep.measure.text_results import DivergenceResult, NoiseFloor, PerplexityResult
 
 
 def text_summary(perplexity: PerplexityResult, divergence: DivergenceResult | None) -> str:
@@ -91,7 +91,7 @@ class TextJob(MeasuringJob[TextResult]):
         from sweep.measure.perplexity import cut_windows
         from sweep.measure.plain_text import read_text
         from sweep.measure.reference import open_reference
-        from sweep.measure.text import measure_text, noise_floor
+        from sweep.measure.text_measurement import measure_text, noise_floor
 
         backend, settings = site.open(self.model), self.model.settings
         text = read_text(site.path(self.text.file))

@@ -1,1 +1,1 @@
-"""Measurements. They know a Backend and nothing of what stands behind it."""
+"""Measurements: perplexity, KL divergence, tasks and speed. They depend on the Backend protocol, not on an engine."""

@@ -1,10 +1,14 @@
-"""Whether programs that a model wrote pass their tests: the `code_eval` metric of Hugging Face's evaluate, run apart.
+"""Tests programs that a model wrote: a restricted version of the `code_eval` metric of Hugging Face's evaluate.
 
-lm-eval's tasks call that metric by name and get this one. pass@k is the unbiased estimate of the HumanEval paper
-(arXiv 2107.03374). Each program runs in a child process of its own: its own session, no input, no output, an empty
-temporary directory, bounds on processor time, memory, files and processes (`restricted`), without network and out of
-sight of other processes where the system has namespaces, and killed when its time is over. This keeps accidents and
-common malice away from the user; it is not a virtual machine.
+lm-eval's tasks load that metric by its name and get this version. pass@k is the unbiased estimate of the HumanEval
+paper (arXiv 2107.03374). Each program runs in a child process with these restrictions:
+
+- its own session, no input, no output, and an empty temporary directory;
+- limits on processor time, memory, files and processes (`restricted`);
+- no network and no view of other processes, if the system allows a user to create namespaces;
+- it is killed at the time limit.
+
+This protects the user from accidents and common malicious code. It is not as strong as a virtual machine.
 """
 
 from __future__ import annotations
@@ -26,12 +30,13 @@ from pathlib import Path
 from typing import Any
 
 RUNNER = Path(__file__).with_name("restricted.py")
-ISOLATE = ("unshare", "--user", "--net", "--pid", "--fork", "--kill-child")  # of util-linux
+ISOLATE = ("unshare", "--user", "--net", "--pid", "--fork", "--kill-child")  # unshare is part of util-linux
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one program. `cpu_seconds` are code_eval's 3; a busy machine may stretch them to `wall_seconds`."""
+    """Limits of one program. `cpu_seconds` has code_eval's default of 3; on a busy machine the program has up to
+    `wall_seconds` of real time to use them."""
 
     cpu_seconds: int = 3
     memory_bytes: int = 1 << 30
@@ -41,7 +46,7 @@ class Limits:
 
 
 def run_restricted(program: str, limits: Limits | None = None) -> bool:
-    """Whether `program` runs to its end without an exception, within the limits."""
+    """Whether `program` (Python source) runs to its end within the limits and without an exception."""
     limits = limits or Limits()
     secret = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="bitsweep-code-") as directory, tempfile.TemporaryFile() as report:
@@ -51,7 +56,7 @@ def run_restricted(program: str, limits: Limits | None = None) -> bool:
         process = subprocess.Popen(
             [*_isolated(), sys.executable, "-I", "-S", str(RUNNER), str(source), secret, *bounds],
             stdin=subprocess.DEVNULL,
-            stdout=report,  # the runner's verdict; the program's own output goes nowhere
+            stdout=report,  # only the runner writes its verdict there; the program's output is discarded
             stderr=subprocess.DEVNULL,
             cwd=directory,
             env={"PATH": os.defpath, "HOME": directory, "TMPDIR": directory, "LC_ALL": "C.UTF-8"},
@@ -63,7 +68,7 @@ def run_restricted(program: str, limits: Limits | None = None) -> bool:
             return False
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+                os.killpg(process.pid, signal.SIGKILL)  # includes the processes that it started
             process.wait()
         report.seek(0)
         return report.read(len(secret) + 1) == secret.encode()
@@ -71,45 +76,51 @@ def run_restricted(program: str, limits: Limits | None = None) -> bool:
 
 @functools.cache
 def _isolated() -> tuple[str, ...]:
-    """The command that takes network and sight of other processes away, where this system lets a user do so."""
+    """The command that removes the network and the view of other processes; empty if a user may not do so here."""
     program = shutil.which(ISOLATE[0])
     if program is None:
         return ()
     command = (program, *ISOLATE[1:])
-    tried = subprocess.run(
+    trial = subprocess.run(
         [*command, sys.executable, "-I", "-S", "-c", ""], stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
-    return command if tried.returncode == 0 else ()
+    return command if trial.returncode == 0 else ()
 
 
 def pass_at_k(n: int, passed: int, k: int) -> float:
-    """The chance that of k of n tries at least one passes, `passed` of all n having passed."""
+    """The probability that at least one of k attempts passes, if k are drawn from n attempts of which `passed` pass."""
     return 1.0 - math.comb(n - passed, k) / math.comb(n, k)
 
 
 class CodeEval:
-    """Stands where lm-eval's tasks expect evaluate's module."""
+    """Replaces evaluate's module in lm-eval's tasks."""
 
     def compute(
         self, *, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100)
     ) -> tuple[dict[str, float], dict[int, list[bool]]]:
-        """pass@k over problems: `predictions` are tries of each, `references` the tests that follow each try."""
+        """pass@k over all problems, and for each problem whether each attempt passed.
+
+        `predictions` holds the attempts at each problem, `references` the tests that are appended to every attempt.
+        """
         verdicts = {
-            index: [run_restricted(f"{attempt}\n{tests}") for attempt in tries]
-            for index, (tests, tries) in enumerate(zip(references, predictions, strict=True))
+            index: [run_restricted(f"{attempt}\n{tests}") for attempt in attempts]
+            for index, (tests, attempts) in enumerate(zip(references, predictions, strict=True))
         }
         scores = {
-            f"pass@{n}": sum(pass_at_k(len(tried), sum(tried), n) for tried in verdicts.values()) / len(verdicts)
+            f"pass@{n}": sum(pass_at_k(len(passed), sum(passed), n) for passed in verdicts.values()) / len(verdicts)
             for n in k
-            if all(len(tried) >= n for tried in verdicts.values())
+            if all(len(passed) >= n for passed in verdicts.values())
         }
         return scores, verdicts
 
 
 @contextmanager
-def code_eval_in_place(wanted: bool) -> Iterator[None]:
-    """While a task's module is imported, evaluate's `code_eval` is this one; evaluate would fetch it from the hub."""
-    if not wanted:
+def replaced_code_eval(enabled: bool) -> Iterator[None]:
+    """Within this context `evaluate.load("code_eval")` gives CodeEval; evaluate would download its own from the hub.
+
+    A task's module loads the metric while it is imported. If not `enabled`, nothing is replaced.
+    """
+    if not enabled:
         yield
         return
     import evaluate
@@ -127,7 +138,7 @@ def code_eval_in_place(wanted: bool) -> Iterator[None]:
 
 
 def runs_restricted(config: Any) -> bool:
-    """Whether a task's metrics run the model's code by `CodeEval`."""
+    """Whether the metrics of a task, given by its lm-eval `config`, run the model's code through `CodeEval`."""
     metrics = [entry["metric"] for entry in config.metric_list or ()]
     functions = [function for function in (config.process_results, *metrics) if callable(function)]
     return any(isinstance(value, CodeEval) for f in functions for value in getattr(f, "__globals__", {}).values())

@@ -1,19 +1,21 @@
 """KL divergence of a variant from the reference, per scored position, in nats.
 
-For distributions p (reference) and q (variant), KL(p || q) = sum p log(p/q) = sum (p log(p/q) - p + q), since both sum
-to one. The second form is summed here: no term is negative, and rounding of p enters only in second order.
+For distributions p (reference) and q (variant), KL(p || q) = sum p log(p/q) = sum (p log(p/q) - p + q), because both
+sum to one. This module sums the second form: no term is negative, and the rounding of p enters only in second order.
 
-Where the reference holds a head H and K tokens t drawn from the tail with chance p_t / P, P the mass of the tail:
+A sampled reference holds a head H exactly and K tokens t that are drawn from the tail with probability p_t / P, where P
+is the probability mass of the tail. Then:
 
     KL = sum_H (p log(p/q) - p + q)  +  P * E[ log(p_t/q_t) - 1 + q_t/p_t ],   t ~ p_t / P
 
-since E[q_t/p_t - 1] * P is the tail's sum of q - p. The mean over the K draws is therefore unbiased (importance
+because E[q_t/p_t - 1] * P is the tail's sum of q - p. The mean over the K draws is therefore unbiased (importance
 sampling with a control variate; Schulman, "Approximating KL Divergence", 2020, calls the term k3), and its variance is
-P^2 Var(...) / K. A single position's value, and so the maximum and the high percentiles, carry that noise; means do not
-drift with it.
+P^2 Var(...) / K. The value of a single position has this sampling noise, and so have the maximum and the high
+percentiles. Means are not biased by it.
 
-Rows of llama.cpp's base file do not sum to one (it clips what is far below the largest), so for them the first form is
-summed, over tokens with log p > -16, as llama-perplexity does: its figures, not the exact ones.
+The rows of llama.cpp's base file do not sum to one, because it clips log-probabilities far below the largest. For these
+rows the first form is summed over tokens with log p > -16, as llama-perplexity does. The result is llama-perplexity's
+figure, not the exact one.
 """
 
 from __future__ import annotations
@@ -27,14 +29,21 @@ from numpy.typing import NDArray
 from sweep.measure.sampling import TAIL
 
 Array = NDArray[np.float64]
-BASE_FLOOR = -16.0  # log-probability from which on llama-perplexity counts a token of a base file
-BLOCK = 1 << 16  # values of float64 that are worked on together, so that they stay in the cache
+BASE_FLOOR = -16.0  # llama-perplexity sums the tokens of a base file whose log-probability is above this
+BLOCK = 1 << 16  # float64 values that are computed together, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class RowDivergence:
-    """Of n positions: the divergence, the variance that tail sampling gave it, whether the top tokens agree; of the
-    reference the log-probability of the token that follows, and its largest probability."""
+    """Divergence of n positions; every field has shape (n,).
+
+    Attributes:
+        kld: KL divergence in nats.
+        variance: variance of `kld` due to sampling the tail; 0 if the reference is not sampled.
+        same_top: whether reference and variant find the same token most probable.
+        target_logprob: the reference's log-probability of the next token of the text.
+        confidence: the reference's largest probability.
+    """
 
     kld: Array
     variance: Array
@@ -43,19 +52,24 @@ class RowDivergence:
     confidence: Array
 
 
-DivergenceOf = Callable[[NDArray, NDArray[np.float32], Array, NDArray[np.integer], NDArray[np.integer]], RowDivergence]
-"""Divergence of logits (n, n_vocab) from a reference's rows of those positions: of the rows, the logits, their
-log-normalizers, the variant's most probable tokens and the tokens that follow, (n,) each. One for each form of rows."""
+DivergenceFunction = Callable[
+    [NDArray, NDArray[np.float32], Array, NDArray[np.integer], NDArray[np.integer]], RowDivergence
+]
+"""A function (rows, logits, normalizers, top, targets) that computes the divergence of n positions.
+
+`rows` are the reference's rows, one per position, in one of three forms with a function for each. `logits` (n, n_vocab)
+are the variant's, `normalizers` (n,) their log sum exp, `top` (n,) the variant's most probable tokens, and `targets`
+(n,) the next tokens of the text."""
 
 
-def from_full(
+def full_divergence(
     rows: NDArray[np.float32],
     logits: NDArray[np.float32],
     normalizers: Array,
     top: NDArray[np.integer],
     targets: NDArray[np.integer],
 ) -> RowDivergence:
-    """Rows of log-probabilities, (n, n_vocab)."""
+    """Divergence from rows that hold every log-probability, float32 (n, n_vocab)."""
     n, n_vocab = logits.shape
     kld = np.empty(n)
     step = max(1, BLOCK // n_vocab)
@@ -64,7 +78,7 @@ def from_full(
         logp = rows[here].astype(np.float64)
         logq = logits[here] - normalizers[here, None]
         p = np.exp(logp)
-        # where p is 0 only q is left of the term; a p that is no number stays one
+        # for p = 0 the term is q; a p that is nan stays nan
         kld[here] = np.where(p == 0, np.exp(logq), p * _terms(logp, logq)).sum(axis=1)
     index, best = np.arange(n), rows.argmax(axis=1)
     return RowDivergence(
@@ -72,21 +86,21 @@ def from_full(
     )
 
 
-def from_sampled(
+def sampled_divergence(
     rows: NDArray,
     logits: NDArray[np.float32],
     normalizers: Array,
     top: NDArray[np.integer],
     _targets: NDArray[np.integer],
 ) -> RowDivergence:
-    """Rows of `sampling.SAMPLED_ROW`, (n,)."""
+    """Divergence from sampled rows, `sampling.SAMPLED_ROW` (n,)."""
     head = rows["head_logprobs"].astype(np.float64)
     head_q = np.take_along_axis(logits, rows["head_tokens"].astype(np.intp), axis=1) - normalizers[:, None]
     tail = rows["tail_logprobs"].astype(np.float64)
     tail_q = np.take_along_axis(logits, rows["tail_tokens"].astype(np.intp), axis=1) - normalizers[:, None]
     draws = _terms(tail, tail_q)
     mass = rows["tail_mass"]
-    draws[mass == 0] = 0.0  # a tail without mass was not drawn from
+    draws[mass == 0] = 0.0  # nothing was drawn from a tail without mass
     p = np.exp(head)
     return RowDivergence(
         (p * _terms(head, head_q)).sum(axis=1) + mass * draws.mean(axis=1),
@@ -97,34 +111,34 @@ def from_sampled(
     )
 
 
-def from_base(
+def base_file_divergence(
     rows: NDArray,
     logits: NDArray[np.float32],
     _normalizers: Array,
     top: NDArray[np.integer],
     targets: NDArray[np.integer],
 ) -> RowDivergence:
-    """Rows of `basefile.base_row`, (n,)."""
+    """Divergence from the rows of a base file, `basefile.base_row` (n,), as llama-perplexity computes it."""
     n, n_vocab = logits.shape
     kld, confidence, target = np.empty(n), np.empty(n), np.empty(n)
     best = np.empty(n, np.intp)
     for i, (row, logit) in enumerate(zip(rows, logits, strict=True)):
-        # rounded to float32 where llama-perplexity rounds: of a divergence next to nothing the rounding is printed
+        # rounded to float32 where llama-perplexity rounds, because a divergence near 0 consists of rounding errors
         largest = logit[top[i]]
         normalizer = largest + np.float32(np.log(np.exp(logit - largest).sum(dtype=np.float64)))
         steps = row["steps"][:n_vocab]
         logp = (np.float64(row["scale"]) * steps + np.float64(row["least"])).astype(np.float32)
         counted = np.flatnonzero(logp > BASE_FLOOR)
-        few = logp[counted]
-        p = np.exp(few)
-        kld[i] = (p * (few - logit[counted] + normalizer)).sum(dtype=np.float64)
+        counted_logp = logp[counted]
+        p = np.exp(counted_logp)
+        kld[i] = (p * (counted_logp - logit[counted] + normalizer)).sum(dtype=np.float64)
         best[i] = steps.argmax()
         confidence[i], target[i] = np.exp(np.float64(logp[best[i]])), logp[targets[i]]
     return RowDivergence(kld, np.zeros(n), best == top, target, confidence)
 
 
 def _terms(logp: Array, logq: Array) -> Array:
-    """log(p/q) - 1 + q/p, never negative; times p it is what is summed. -inf in both is no difference."""
+    """log(p/q) - 1 + q/p, which is never negative; the caller multiplies it by p. It is 0 where p is 0."""
     with np.errstate(invalid="ignore", over="ignore"):
         d = logq - logp
         return np.where(np.isneginf(logp), 0.0, np.expm1(d) - d)

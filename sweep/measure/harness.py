@@ -1,4 +1,7 @@
-"""lm-eval's own `simple_evaluate` over any Backend: its prompts, its filters, its metrics, our log-probabilities."""
+"""Runs lm-eval's `simple_evaluate` with a Backend as the model.
+
+Prompts, answer filters and metrics are lm-eval's; log-probabilities and generated text come from the Backend.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ from converters.errors import InputError
 from sweep.backends.base import Backend
 from sweep.backends.check import SharingCheck
 from sweep.items import Item
-from sweep.measure.lm import TaskProgress, make_lm
-from sweep.measure.loading import Loaded, Place, load, quiet
-from sweep.measure.options import MeasurementError, TaskOptions
+from sweep.measure.lm_eval_model import TaskProgress, make_lm
+from sweep.measure.lm_eval_tasks import LoadedTask, TaskLocation, load_task, quiet
+from sweep.measure.task_options import MeasurementError, TaskOptions
 
-BOOTSTRAP_ITERATIONS = 1000  # for metrics that have no closed form; 0 would take away every standard error
+BOOTSTRAP_ITERATIONS = 1000  # for metrics whose error has no closed form; 0 turns off all standard errors of lm-eval
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a task: `name` under the answer filter `filter`. `stderr` is None where lm-eval gives none."""
+    """A figure of a task: the metric `name` with the answer filter `filter`. `stderr` is None if lm-eval gives none."""
 
     name: str
     filter: str
@@ -36,11 +39,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskItem:
-    """One document: hashes that prove two runs asked the same, its value of each metric (by Metric.key), and the answer
-    by filter: the text, or the index of the choice.
+    """The result of one document.
 
-    `gold_probability` is the right choice's share of the probability of all choices (softmax of their
-    log-likelihoods), None where answers are generated.
+    `doc_hash` and `prompt_hash` show whether two runs asked the same question. `values` has the value of each metric,
+    by Metric.key. `answers` has the answer by filter: the generated text, or the index of the chosen answer.
+    `gold_probability` is the right choice's share of the probability of all choices (softmax of their log-likelihoods);
+    None for tasks that generate text.
     """
 
     task: str
@@ -54,12 +58,18 @@ class TaskItem:
 
 @dataclass(frozen=True)
 class TaskRun:
-    """`metrics` in the task file's order, the first of them `primary`; `items` of all its sub-tasks in order.
+    """The results of a task.
 
-    `chance` is what blind guessing scores: the mean of 1 / choices, 0 where answers are generated. `left_out` items
-    could not be scored on this machine. Of generating tasks, `max_gen_toks` is the bound that was used and `unfinished`
-    the number of answers that reached it. `sharing` compares a sample of the others' questions with each by itself;
-    None where none was affordable.
+    Attributes:
+        metrics: in the order of the task file.
+        items: of all its sub-tasks, in order.
+        num_fewshot: examples in each prompt; None if the sub-tasks differ.
+        chance: the score of random guessing, the mean of 1 / number of choices; 0 for tasks that generate text.
+        left_out: number of items that cannot be scored on this machine.
+        max_gen_toks: for tasks that generate text, the largest limit on new tokens that was used.
+        unfinished: number of answers that reached that limit.
+        sharing: for multiple choice, the check of the shared prefixes on a sample of questions; None if too few items
+            were scored to afford one.
     """
 
     task: str
@@ -78,12 +88,14 @@ class TaskRun:
 
     @property
     def primary(self) -> Metric:
-        """The first metric that is the mean of its items' values, so that two models can be compared item by item;
-        the first where none is (a perplexity)."""
+        """The first metric that is the mean of its items' values, so that two models can be compared item by item.
+
+        If no metric is such a mean (a perplexity, for example), it is the first metric.
+        """
         return next((metric for metric in self.metrics if self._is_mean(metric)), self.metrics[0])
 
     def items_of(self, metric: Metric) -> tuple[Item, ...]:
-        """Of the items that have this metric, its value and the answer under its filter."""
+        """The items that have a value of this metric, with that value and the answer of its filter."""
         return tuple(
             Item(
                 item.doc_id,
@@ -106,20 +118,20 @@ class TaskRun:
 def run_task(
     backend: Backend,
     task: str,
-    place: Place | None = None,
+    location: TaskLocation | None = None,
     options: TaskOptions | None = None,
     progress: TaskProgress | None = None,
 ) -> TaskRun:
-    """Evaluate one task, group, tag or YAML path. Progress counts requests and names the sub-task.
+    """Evaluate a task, group, tag or YAML file. Progress counts requests and names the sub-task.
 
-    Raises InputError where the task is unknown, its data cannot be had or it must not be run; MeasurementError where
-    it gives no figure.
+    Raises InputError if the task is unknown, its data is not available or it must not be run; MeasurementError if the
+    model gives no valid figure.
     """
-    place, options = place or Place(), options or TaskOptions()
-    with quiet(place.offline):
+    location, options = location or TaskLocation(), options or TaskOptions()
+    with quiet(location.offline):
         from lm_eval import simple_evaluate
 
-        loaded = load(task, place, options)
+        loaded = load_task(task, location, options)
         lm = make_lm(backend, options, progress)
         results = simple_evaluate(
             model=lm,
@@ -130,7 +142,7 @@ def run_task(
             apply_chat_template=options.chat_template,
             confirm_run_unsafe_code=options.allow_code,
             task_manager=loaded.manager,
-            torch_random_seed=None,  # no task draws from torch, and to seed it loads it: 1.6 s for each GGUF variant
+            torch_random_seed=None,  # no task uses torch's random numbers; seeding would load torch (1.6 s per variant)
         )
         metrics = _metrics(loaded, results)
         items = _items(loaded, results)
@@ -143,21 +155,21 @@ def run_task(
         num_fewshot=shots.pop() if len(shots) == 1 else None,
         chance=sum(chances) / len(chances),
         left_out=sum(loaded.left_out.values()),
-        max_gen_toks=lm.budget,
+        max_gen_toks=lm.max_gen_toks_used,
         unfinished=lm.unfinished,
         sharing=lm.sharing.check,
     )
 
 
-def check_task(task: str, place: Place | None = None, options: TaskOptions | None = None) -> None:
-    """Load a task and its data without measuring anything. Raises InputError as `run_task` would."""
-    place = place or Place()
-    with quiet(place.offline):
-        load(task, place, options or TaskOptions())
+def check_task(task: str, location: TaskLocation | None = None, options: TaskOptions | None = None) -> None:
+    """Load a task and its data without running the model. Raises InputError as `run_task` would."""
+    location = location or TaskLocation()
+    with quiet(location.offline):
+        load_task(task, location, options or TaskOptions())
 
 
-def _metrics(loaded: Loaded, results: dict[str, Any]) -> tuple[Metric, ...]:
-    """Raises MeasurementError for a figure that is no number."""
+def _metrics(loaded: LoadedTask, results: dict[str, Any]) -> tuple[Metric, ...]:
+    """The figures that lm-eval gives for the task. Raises MeasurementError for nan, InputError if there are none."""
     figures = results["results"][loaded.name]
     better = results["higher_is_better"].get(loaded.name) or {}
     metrics = []
@@ -177,8 +189,8 @@ def _metrics(loaded: Loaded, results: dict[str, Any]) -> tuple[Metric, ...]:
     return tuple(sorted(metrics, key=lambda m: order.index(m.name) if m.name in order else len(order)))
 
 
-def _items(loaded: Loaded, results: dict[str, Any]) -> list[tuple[TaskItem, dict[str, Any]]]:
-    """Each document's item, with one of its samples as lm-eval has it."""
+def _items(loaded: LoadedTask, results: dict[str, Any]) -> list[tuple[TaskItem, dict[str, Any]]]:
+    """The item of each document, with one of lm-eval's samples of that document."""
     items: dict[tuple[str, int], tuple[TaskItem, dict[str, Any]]] = {}
     for leaf, task in loaded.tasks.items():
         for sample in results["samples"][leaf]:
@@ -197,7 +209,10 @@ def _items(loaded: Loaded, results: dict[str, Any]) -> list[tuple[TaskItem, dict
 
 
 def _item_value(value: Any) -> float | None:
-    """A number, or the share of several yes or no; None for what only has a meaning over all items."""
+    """The value of a metric for one document; None if the metric has a value only for all documents together.
+
+    A list of booleans gives the share of true ones.
+    """
     if isinstance(value, numbers.Real):
         return float(value)
     if isinstance(value, list) and value and all(isinstance(part, bool) for part in value):
@@ -206,11 +221,11 @@ def _item_value(value: Any) -> float | None:
 
 
 def _choices(task: Any, sample: dict[str, Any]) -> list[float]:
-    """Log-likelihoods of the choices; none where answers are generated."""
+    """Log-likelihoods of the choices in nats; empty for tasks that generate text."""
     if task.OUTPUT_TYPE != "multiple_choice":
         return []
     logprobs = [response[0] for response in sample["filtered_resps"]]
-    return logprobs[: len(task.doc_to_choice(sample["doc"]))]  # acc_mutual_info asks for each once more without context
+    return logprobs[: len(task.doc_to_choice(sample["doc"]))]  # acc_mutual_info scores each again without context
 
 
 def _chance(task: Any, sample: dict[str, Any]) -> float:
@@ -234,7 +249,7 @@ def _gold_probability(task: Any, sample: dict[str, Any]) -> float | None:
 
 
 def _answer(responses: Sequence[Any]) -> str:
-    """What the model said: the index of the likeliest choice, or the filtered text."""
+    """The model's answer: the index of the most probable choice, or the filtered text."""
     if all(isinstance(r, tuple | list) and len(r) == 2 and isinstance(r[0], float) for r in responses):
         return str(max(range(len(responses)), key=lambda i: responses[i][0]))
     first = responses[0]

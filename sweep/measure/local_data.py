@@ -1,7 +1,7 @@
-"""JSONL files of a data set put under lm-eval's own tasks: their prompts and metrics, no network.
+"""Local JSONL files as the data set of lm-eval's own tasks: lm-eval's prompts and metrics, without the network.
 
-Which fields and files a data set has stands in presets/tasks/data.toml; a data set that is not there is taken in its
-published fields.
+presets/tasks/data.toml lists which fields and files each data set has. A data set that is not listed must have the
+fields under which it is published.
 """
 
 from __future__ import annotations
@@ -18,58 +18,61 @@ from converters.errors import InputError
 from presets import DataForm, TaskData
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
-# How a part's files may begin, where not as the part is called
-BEGINNINGS = {"validation": ("val",), "train": ("train",), "test": ("test",), "dev": ("dev",)}
+# Split -> prefixes of the names of its files. Files of other splits begin with the name of the split.
+FILE_PREFIXES = {"validation": ("val",), "train": ("train",), "test": ("test",), "dev": ("dev",)}
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class LocalData:
-    """The files of one data set in `folder`."""
+    """The files of one data set in `folder`; `about` describes the data set."""
 
     folder: Path
     about: TaskData
 
-    def part(self, name: str | None) -> Path | None:
-        """The file of a part ("test", "validation"...), None where there is none. Raises InputError for two."""
-        if name is None:
+    def split_file(self, split: str | None) -> Path | None:
+        """The file of a split ("test", "validation"...); None if there is none. Raises InputError if there are two."""
+        if split is None:
             return None
-        named = dict(self.about.files).get(name)
-        begins = (named,) if named is not None else BEGINNINGS.get(name, (name,))
-        found = [file for file in data_files(self.folder) if file.name.startswith(begins)]
+        prefix = dict(self.about.files).get(split)
+        prefixes = (prefix,) if prefix is not None else FILE_PREFIXES.get(split, (split,))
+        found = [file for file in data_files(self.folder) if file.name.startswith(prefixes)]
         if len(found) > 1:
-            raise InputError(f"{self.folder}: two files for the part '{name}': {found[0].name} and {found[1].name}")
+            raise InputError(f"{self.folder}: two files for the split '{split}': {found[0].name} and {found[1].name}")
         return found[0] if found else None
 
     def over(self, config: dict[str, Any], num_fewshot: int | None) -> dict[str, Any]:
         """The configuration of a task of lm-eval with these files in place of its data set.
 
-        Examples are the first items of the part that has them, the same for every question; where there is no such
-        part, the first of the scored file, which are not scored then. Raises InputError.
+        The few-shot examples are the first items of the few-shot, training or validation split, and are the same for
+        every question. If there is no such file, they are the first items of the scored file, which are then not
+        scored. Raises InputError if the files do not fit the task.
         """
         task, about = config["task"], self.about
         known, wanted = about.dataset, config.get("dataset_path")
         if known is not None and (wanted != known or about.config not in (None, config.get("dataset_name"))):
-            raise InputError(f"task {task}: it reads {wanted}, which is not what {self.folder} holds ({known})")
+            raise InputError(f"task {task}: it needs the data set {wanted}, but {self.folder} contains {known}")
         names = {key: config.get(f"{key}_split") for key in ("fewshot", "training", "validation", "test")}
-        parts = {key: self.part(name) for key, name in names.items()}
-        scored = parts["test"] or parts["validation"]
+        files = {key: self.split_file(name) for key, name in names.items()}
+        scored = files["test"] or files["validation"]
         if scored is None:
-            asked = names["test"] or names["validation"]
-            raise InputError(f"{self.folder}: no file of the part '{asked}' for task {task}; name it {asked}.jsonl")
+            split = names["test"] or names["validation"]
+            raise InputError(
+                f"{self.folder}: no file with the split '{split}' for task {task}; name the file {split}.jsonl"
+            )
         rows, processed = self._rows(scored, config)
         shots = 0 if config.get("num_fewshot") == 0 else num_fewshot or config.get("num_fewshot") or 0
         fewshot = dict(config.get("fewshot_config") or {})
         examples: list[Row] = []
         if shots and "samples" not in fewshot:
-            source = next((p for p in (parts["fewshot"], parts["training"], parts["validation"]) if p), None)
+            source = next((f for f in (files["fewshot"], files["training"], files["validation"]) if f), None)
             if source is None or source == scored:
                 examples, rows = rows[:shots], rows[shots:]
             else:
                 examples, other = self._rows(source, config)
                 if other != processed:
-                    raise InputError(f"{source}: not of the same fields as {scored.name}")
+                    raise InputError(f"{source}: its items have other fields than those of {scored.name}")
             if len(examples) < shots or not rows:
                 raise InputError(f"{(source or scored)}: too few items for {shots} examples of task {task}")
             fewshot.setdefault("sampler", "first_n")
@@ -85,15 +88,15 @@ class LocalData:
         }
 
     def _rows(self, file: Path, config: dict[str, Any]) -> tuple[list[Row], bool]:
-        """The items of a task in the published fields, and whether the task's own preparation has been done."""
+        """The items of a task with the published fields, and whether the task's own preprocessing is already done."""
         rows: Iterable[Row] = read_jsonl(file)
         select = self.about.select
         if select is not None:
             rows = [row for row in rows if row.get(select) == config.get("dataset_name")]
         rows = list(rows)
         if not rows:
-            of = f" with {select} '{config.get('dataset_name')}'" if select else ""
-            raise InputError(f"{file}: no item{of} for task {config['task']}")
+            condition = f" with {select} '{config.get('dataset_name')}'" if select else ""
+            raise InputError(f"{file}: no item{condition} for task {config['task']}")
         form = next((form for form in self.about.forms if set(form.has) <= rows[0].keys()), None)
         if form is None:
             return rows, False
@@ -101,12 +104,12 @@ class LocalData:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """The JSONL files of a data set, by name."""
+    """The JSONL files in a folder, sorted by name."""
     return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES))
 
 
 def read_jsonl(file: Path) -> list[Row]:
-    """The items of a file, an object a line. Raises InputError that names the line."""
+    """The items of a JSONL file, one object per line. Raises InputError, which names the line that is not valid."""
     try:
         state = file.stat()
     except OSError as error:
@@ -127,7 +130,7 @@ def _read(file: Path, _changed: int, _size: int) -> list[Row]:
                     rows.append(row)
     except (OSError, EOFError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
-    except ValueError as error:  # of JSON or of UTF-8
+    except ValueError as error:  # not valid JSON, or not valid UTF-8
         raise InputError(f"{file}:{len(rows) + 1}: not JSON in UTF-8 ({error})") from error
     return rows
 
@@ -135,8 +138,8 @@ def _read(file: Path, _changed: int, _size: int) -> list[Row]:
 def _reformed(row: Row, form: DataForm, file: Path) -> Row:
     try:
         return row | {name: _expression(text)(row) for name, text in form.fields}
-    except Exception as error:  # a field of another type than the form has, whatever that raises in the expression
-        raise InputError(f"{file}: an item that does not fit: {str(row)[:120]} ({error})") from error
+    except Exception as error:  # the expression can raise anything if a field has an unexpected type
+        raise InputError(f"{file}: an item has unexpected fields: {str(row)[:120]} ({error})") from error
 
 
 @functools.cache
@@ -149,7 +152,7 @@ def _expression(text: str) -> Callable[[Row], Any]:
 
 def _dataset(rows: list[Row], examples: list[Row]) -> Callable[..., Any]:
     def load(**_: object) -> Any:
-        """In memory: no cache is written, nothing is asked of a hub."""
+        """The data set in memory: it writes no cache and does not use the network."""
         from datasets import Dataset, DatasetDict
 
         parts = {"test": Dataset.from_list(rows)}

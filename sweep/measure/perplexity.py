@@ -1,9 +1,11 @@
-"""Perplexity by llama-perplexity's procedure.
+"""Perplexity by llama-perplexity's procedure. Source: llama.cpp, tools/perplexity.
 
-The text is cut into windows of n_ctx tokens (what is left over is dropped), each window starts anew, and only the
-second half of each is scored: positions n_ctx/2 .. n_ctx-2 predict the token after them. With a stride, windows begin
-that many tokens after one another instead, and the last `stride` tokens of each are scored. Source: llama.cpp,
-tools/perplexity. Log-probabilities are exact (float32 logits, float64 sums); nothing is clipped.
+The text is cut into windows of n_ctx tokens; tokens that do not fill a window are dropped. Each window is decoded with
+an empty KV cache, and only its second half is scored: positions n_ctx/2 .. n_ctx-2 predict the token after them. With a
+stride, each window begins that many tokens after the one before, and the last `stride` tokens of each window are
+scored.
+
+Log-probabilities are exact (float32 logits, float64 sums); nothing is clipped.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from sweep import statistics
 from sweep.backends.base import Backend, Tokens
-from sweep.measure.results import PerplexityResult
+from sweep.measure.text_results import PerplexityResult
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What is decoded and scored: `tokens` int32 (n_windows, n_ctx); rows of positions `first` .. n_ctx - 2 count.
+    """The windows of a text: `tokens` int32 (n_windows, n_ctx), scored at positions `first` .. n_ctx - 2.
 
-    `heads` (n_windows,) are the text's own first tokens of the windows where a BOS has taken their places.
+    `heads` int32 (n_windows,) are the first tokens of the windows in the text, if a BOS token replaces them in
+    `tokens`; otherwise None.
     """
 
     tokens: Tokens
@@ -34,23 +37,24 @@ class Windows:
 
     @property
     def rows_each(self) -> int:
-        """Scored positions of one window."""
+        """Number of scored positions in a window."""
         return int(self.tokens.shape[1]) - 1 - self.first
 
     @property
     def text(self) -> Tokens:
-        """The windows as the text has them, without BOS."""
+        """The tokens of the text, int32 (n_windows, n_ctx), without BOS tokens."""
         if self.heads is None:
             return self.tokens
         return np.concatenate([self.heads[:, None], self.tokens[:, 1:]], axis=1)
 
     @cached_property
     def sha256(self) -> str:
-        """Of shape, first scored position and tokens: equal for measurements that may be compared."""
+        """Hash of the shape, the first scored position and the tokens. Equal hashes mean comparable measurements."""
         head = f"{self.tokens.shape[0]} {self.tokens.shape[1]} {self.first} ".encode()
         return hashlib.sha256(head + np.ascontiguousarray(self.tokens, "<i4").tobytes()).hexdigest()
 
     def head(self, n_windows: int) -> Windows:
+        """The first `n_windows` windows."""
         heads = None if self.heads is None else self.heads[:n_windows]
         return Windows(self.tokens[:n_windows], self.first, heads)
 
@@ -58,13 +62,20 @@ class Windows:
 def cut_windows(
     backend: Backend, text: str, *, n_ctx: int = 512, stride: int | None = None, max_windows: int | None = None
 ) -> Windows:
-    """Tokenize `text` and cut it. Raises InputError where it gives fewer than two windows."""
+    """Tokenize `text` and cut it into windows of `n_ctx` tokens, at most `max_windows`; `stride` is in tokens.
+
+    Raises InputError if `n_ctx` or `stride` is out of range, or if the text has fewer tokens than two windows.
+    """
     if n_ctx < 4:
-        raise InputError(f"a perplexity window of {n_ctx} tokens scores nothing; choose at least 4")
+        raise InputError(f"a perplexity window of {n_ctx} tokens is too short; choose at least 4")
     if stride is not None and not 1 <= stride < n_ctx:
-        raise InputError(f"a stride of {stride} does not go with windows of {n_ctx} tokens; choose 1 to {n_ctx - 1}")
+        raise InputError(
+            f"a stride of {stride} is not possible with windows of {n_ctx} tokens; choose 1 to {n_ctx - 1}"
+        )
     if n_ctx > backend.max_length:
-        raise InputError(f"a perplexity window of {n_ctx} tokens is longer than the model's {backend.max_length}")
+        raise InputError(
+            f"a perplexity window of {n_ctx} tokens is longer than the model's context of {backend.max_length} tokens"
+        )
     tokens = backend.tokenize(text, add_special=True)
     require_two_windows(len(tokens), n_ctx)
     if stride is None:
@@ -74,23 +85,23 @@ def cut_windows(
         heads = windows[:, 0].copy()
         windows[:, 0] = backend.bos_id
         return Windows(windows, n_ctx // 2, heads)
-    # llama-perplexity counts windows so, and does not begin them with BOS (it puts one in after decoding)
+    # llama-perplexity has this number of windows with a stride, and does not decode a BOS token at their beginning
     n_windows = -(-(len(tokens) - n_ctx) // stride)
     starts = np.arange(n_windows)[:max_windows] * stride
     return Windows(tokens[starts[:, None] + np.arange(n_ctx)], n_ctx - 1 - stride)
 
 
 def require_two_windows(n_tokens: int, n_ctx: int) -> None:
-    """Raise InputError for a text of fewer tokens, as llama-perplexity does."""
+    """Raise InputError if the text has fewer tokens than two windows, as llama-perplexity does."""
     if n_tokens < 2 * n_ctx:
         raise InputError(
-            f"the perplexity text has {n_tokens} tokens; windows of {n_ctx} need at least {2 * n_ctx}: "
+            f"the perplexity text has {n_tokens} tokens; windows of {n_ctx} tokens need at least {2 * n_ctx}: "
             "give a longer text or a smaller --window"
         )
 
 
 def summarize_nll(nll: NDArray[np.float64]) -> PerplexityResult:
-    """From negative log-likelihoods (n_windows, rows) in nats."""
+    """Perplexity with its error and interval from negative log-likelihoods (n_windows, rows) in nats per token."""
     value, stderr = statistics.perplexity(nll.ravel())
     by_window = nll.mean(axis=1)
     low = high = None

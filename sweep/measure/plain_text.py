@@ -1,4 +1,4 @@
-"""Texts: read from a file, and fetched out of a data set of the hub as one file."""
+"""Reads a text from a file, and saves a text of a Hugging Face data set as a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from converters.errors import InputError
 
 
 def read_text(path: Path) -> str:
-    """A text file's content. Raises InputError where it is no UTF-8 or cannot be read."""
+    """The content of a text file. Raises InputError if the file is not UTF-8 or cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -19,17 +19,18 @@ def read_text(path: Path) -> str:
 
 
 def save_text(path: str, name: str, split: str, file: Path, option: str = "--perplexity") -> None:
-    """Write the `text` rows of a dataset's split, joined as the raw file had them.
+    """Write the rows of the column `text` of a data set's split to `file`, joined as in the original text file.
 
-    Raises InputError offline, naming the `option` that takes a file.
+    `path` and `name` are those of the data set and its configuration. Raises InputError if the data set is not
+    available, with the name of the `option` that takes a file instead.
     """
     from datasets import load_dataset
 
     try:
         rows = load_dataset(path, name, split=split)
-    except Exception as error:  # the client raises a dozen kinds, all of which mean that the text cannot be had
+    except Exception as error:  # the client raises many types, and all of them mean that the text is not available
         reason = str(error).splitlines()[0]
-        raise InputError(f"the text {path}/{name} cannot be had ({reason}); give one with {option} FILE") from error
+        raise InputError(f"the text {path}/{name} is not available ({reason}); give one with {option} FILE") from error
     with WholeFile(file, make_parents=True) as out:
         for row in rows:
             out.write(row["text"].encode())

@@ -1,10 +1,11 @@
-"""The reference model's distributions in a compact file, against which every variant's are compared.
+"""Reads and writes the reference file: the reference model's next-token distributions, in a compact form.
 
-One row for each scored position, in order. With at most FULL_VOCABULARY tokens a row holds every log-probability in
-float32. Otherwise it is a SAMPLED_ROW (sampling.py): 3.4 % of llama.cpp's base file at a vocabulary of 151,936.
+Every variant is compared with this file. It has one row per scored position, in order. With a vocabulary of at most
+FULL_VOCABULARY tokens a row holds every log-probability as float32. Otherwise it is a SAMPLED_ROW (sampling.py), which
+takes 3.4 % of the bytes of llama.cpp's base file at a vocabulary of 151,936.
 
-Format: MAGIC, the header's length (uint32), the header (JSON), zeros up to a multiple of 64, the rows. Little endian.
-`open_reference` takes llama.cpp's base files too (basefile.py).
+Format, little endian: MAGIC, the length of the header (uint32), the header (JSON), zeros up to a multiple of 64 bytes,
+the rows. `open_reference` also opens llama.cpp's base files (basefile.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from sweep.measure import basefile
-from sweep.measure.divergence import DivergenceOf, from_full, from_sampled
+from sweep.measure.divergence import DivergenceFunction, full_divergence, sampled_divergence
 from sweep.measure.perplexity import Windows
 from sweep.measure.rowfile import RowFile
 from sweep.measure.sampling import SAMPLED_ROW, TAIL, sample_rows
@@ -28,11 +29,11 @@ from sweep.measure.sampling import SAMPLED_ROW, TAIL, sample_rows
 FULL_VOCABULARY = 2048
 MAGIC = b"BSWPREF2"
 MAX_HEADER = 1 << 16
-MAKE_ANEW = "make it anew; of a workspace, remove it and it comes back"
+MAKE_AGAIN = "make it again; if it is in a workspace, remove it, and the next run makes it again"
 
 
 class Distributions(Protocol):
-    """What the divergence asks of a reference: its shape, rows, and how far logits are from these."""
+    """The interface of a reference file: its shape, its rows, and the function that compares logits with them."""
 
     path: Path
 
@@ -50,16 +51,16 @@ class Distributions(Protocol):
 
     @property
     def seed(self) -> int | None:
-        """Of the draws, where rows are sampled."""
+        """The random seed of the sampled rows; None if the rows are not sampled."""
         ...
 
     @property
     def model(self) -> str | None:
-        """The name of the model's file, where it is written down."""
+        """The name of the reference model's file; None if the format does not store it."""
         ...
 
     @property
-    def divergence(self) -> DivergenceOf: ...
+    def divergence(self) -> DivergenceFunction: ...
 
     def rows(self, window: int, start: int, n: int) -> NDArray: ...
 
@@ -94,7 +95,10 @@ class ReferenceHeader:
 
 
 class ReferenceWriter(RowFile):
-    """Writes a reference; see RowFile. The same seed draws the same tails, however the rows are cut into calls."""
+    """Writes a reference; see RowFile.
+
+    The same seed draws the same tail tokens, no matter how the rows are divided among calls of `encode`.
+    """
 
     def __init__(self, path: Path, windows: Windows, *, n_vocab: int, model: str, seed: int = 0) -> None:
         n_windows, n_ctx = windows.tokens.shape
@@ -110,8 +114,10 @@ class ReferenceWriter(RowFile):
         normalizers: NDArray[np.float64],
         targets: NDArray[np.integer],
     ) -> NDArray:
-        """Rows `at`, `at` + 1, ... of the file: of logits (n, n_vocab), their log-normalizers and the tokens that
-        follow, (n,) each. Threads may call it together."""
+        """Rows `at`, `at` + 1, ... of the file for `logits` (n, n_vocab). It is thread-safe.
+
+        `normalizers` (n,) are the log sum exp of the logits, `targets` (n,) the next tokens of the text.
+        """
         if self.header.full:
             return (logits - normalizers[:, None]).astype("<f4")
         generator = np.random.Generator(np.random.PCG64(self.header.seed).advance(at * TAIL))
@@ -119,15 +125,17 @@ class ReferenceWriter(RowFile):
 
 
 class Reference:
-    """A reference file that has been read and found whole. Rows are mapped, not loaded: the pages that are in use stay
-    in memory while there is room, for all processes together."""
+    """A reference file, validated; its rows are memory-mapped, so that processes share the pages that are in memory.
+
+    Raises InputError if the file cannot be read, is not a reference file, or its size does not match its header.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with open(path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
-                    raise InputError(f"{path}: neither a reference file nor a base file of llama.cpp's; {MAKE_ANEW}")
+                    raise InputError(f"{path}: neither a reference file nor a base file of llama.cpp; {MAKE_AGAIN}")
                 length = int.from_bytes(file.read(4), "little")
                 raw = file.read(length) if length <= MAX_HEADER else b""
                 size = os.fstat(file.fileno()).st_size
@@ -137,10 +145,12 @@ class Reference:
         start = len(_padded(MAGIC + bytes(4) + raw))
         expected = start + self.header.rows * self.header.row_bytes
         if size != expected:
-            raise InputError(f"{path}: {size} bytes where its header asks for {expected}; {MAKE_ANEW}")
+            raise InputError(
+                f"{path}: the file has {size} bytes, but by its header it should have {expected}; {MAKE_AGAIN}"
+            )
         n = self.header.rows
         kind, shape = (np.dtype("<f4"), (n, self.header.n_vocab)) if self.header.full else (SAMPLED_ROW, (n,))
-        self.divergence: DivergenceOf = from_full if self.header.full else from_sampled
+        self.divergence: DivergenceFunction = full_divergence if self.header.full else sampled_divergence
         self._rows: NDArray = np.memmap(path, mode="r", offset=start, dtype=kind, shape=shape)
 
     @property
@@ -170,26 +180,28 @@ class Reference:
     def rows(self, window: int, start: int, n: int) -> NDArray:
         """Rows of positions `start` .. `start` + n - 1 of a window: float32 (n, n_vocab) or SAMPLED_ROW (n,).
 
-        Raises InputError where the tokens of sampled rows are not of the vocabulary.
+        Raises InputError if sampled rows contain tokens outside the vocabulary.
         """
         at = window * self.header.rows_each + start - self.header.first
         rows = self._rows[at : at + n]
         if not self.header.full:
             highest = max(int(rows[kind].max(initial=0)) for kind in ("head_tokens", "tail_tokens"))
             if highest >= self.header.n_vocab:
-                raise InputError(f"{self.path}: the reference's rows are damaged (a token {highest}); {MAKE_ANEW}")
+                raise InputError(f"{self.path}: the reference's rows are damaged (token {highest}); {MAKE_AGAIN}")
         return rows
 
     def require(self, windows: Windows, n_vocab: int) -> None:
-        """Raise InputError unless this is the reference of the very same tokens."""
-        basefile.same_vocabulary(self.path, self.header.n_vocab, n_vocab)
+        """Raise InputError unless this reference was made from the same tokens and a vocabulary of the same size."""
+        basefile.require_same_vocabulary(self.path, self.header.n_vocab, n_vocab)
         if self.header.tokens_sha256 != windows.sha256:
-            raise InputError(f"{self.path}: the reference was made of another text or context; {MAKE_ANEW}")
+            raise InputError(f"{self.path}: the reference was made from another text or context; {MAKE_AGAIN}")
 
 
 def open_reference(path: Path) -> Distributions:
-    """A reference of ours, or a base file of llama.cpp's, by how it begins. Raises InputError where it is neither,
-    or is not whole."""
+    """Open a reference file of this program or a base file of llama.cpp; the first bytes say which it is.
+
+    Raises InputError if it is neither, or if it is damaged.
+    """
     return basefile.BaseFile(path) if basefile.is_base_file(path) else Reference(path)
 
 
@@ -197,12 +209,12 @@ def _parse_header(path: Path, raw: bytes) -> ReferenceHeader:
     try:
         header = ReferenceHeader(**json.loads(raw))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: its header is damaged; {MAKE_ANEW}") from error
+        raise InputError(f"{path}: its header is damaged; {MAKE_AGAIN}") from error
     numbers = (header.n_vocab, header.n_ctx, header.windows)
     sound = all(isinstance(n, int) and 0 < n < 1 << 31 for n in numbers) and isinstance(header.first, int)
     sound = sound and isinstance(header.seed, int) and header.seed >= 0
     if not sound or not 0 <= header.first < header.n_ctx - 1:
-        raise InputError(f"{path}: its header is damaged; {MAKE_ANEW}")
+        raise InputError(f"{path}: its header is damaged; {MAKE_AGAIN}")
     return header
 
 

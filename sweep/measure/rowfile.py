@@ -1,4 +1,4 @@
-"""A file of equal rows that appears under its name only when it is whole and on the disk."""
+"""Writes a file of rows of equal size, which appears under its name only when it is complete and on the disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from converters.atomic import WholeFile
 
 
 class RowFile:
-    """Writes `head` and then `rows` rows of `row_bytes` beside `path`, and renames it when all are there.
+    """Writes `head` and then `rows` rows of `row_bytes` bytes to a temporary file, and renames it to `path` at the end.
 
-    A context manager: an error inside leaves nothing behind. Raises InputError where the disk refuses.
+    A context manager: after an error inside, no file remains. Raises InputError if the file cannot be written,
+    ValueError if another number of rows was written.
     """
 
     def __init__(self, path: Path, head: bytes, rows: int, row_bytes: int) -> None:
@@ -31,7 +32,7 @@ class RowFile:
         return self
 
     def append(self, rows: NDArray) -> None:
-        """The next rows as they lie in the file."""
+        """Write the next rows; their bytes are written unchanged."""
         data = rows.tobytes()
         if len(data) != len(rows) * self._row_bytes:
             raise ValueError(f"{self._file.path}: {len(rows)} rows of {self._row_bytes} bytes are not {len(data)}")
@@ -39,9 +40,9 @@ class RowFile:
         self._rows += len(rows)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        lacking = None
+        incomplete = None
         if kind is None and self._rows != self._expected:
-            lacking = ValueError(f"{self._file.path}: {self._rows} rows were given of {self._expected}")
-        self._file.__exit__(kind if lacking is None else ValueError, error if lacking is None else lacking, at)
-        if lacking is not None:
-            raise lacking
+            incomplete = ValueError(f"{self._file.path}: {self._rows} of {self._expected} rows were written")
+        self._file.__exit__(kind if incomplete is None else ValueError, error if incomplete is None else incomplete, at)
+        if incomplete is not None:
+            raise incomplete

@@ -1,7 +1,7 @@
-"""What perplexity and divergence need of each row of logits: its log-normalizer and its most probable token.
+"""The log-normalizer and the most probable token of each row of logits, which perplexity and divergence need.
 
-One pass for the maximum, one for the exponentials, each over a block that stays in the cache. Rows are independent, so
-`over_rows` gives slices of them to the threads of a pool; numpy works outside of Python's lock.
+One pass finds the maximum and one computes the exponentials, each over a block that stays in the processor's cache.
+Rows are independent, so `map_rows` divides them among the threads of a pool; numpy releases Python's global lock.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 18  # values of a block, 1 MiB: at large vocabularies one row
-SLICE = 16  # rows of a slice at least: fewer are not worth a thread's turn
+BLOCK = 1 << 18  # values per block (1 MiB); with a large vocabulary a block is one row
+SLICE = 16  # minimum rows per slice: with fewer the overhead of a thread is larger than its gain
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class RowSummary:
-    """Of n rows: log sum exp, float64 (n,), not finite where a logit is not a number; the first token of the largest
-    logit, int64 (n,)."""
+    """Summary of n rows of logits.
+
+    `normalizers` float64 (n,) is log sum exp; it is not finite if a logit is nan. `top` int64 (n,) is the first token
+    with the largest logit.
+    """
 
     normalizers: NDArray[np.float64]
     top: NDArray[np.intp]
 
 
 def summarize_rows(logits: NDArray[np.float32]) -> RowSummary:
-    """Of logits float32 (n, n_vocab). Sums of float32 exponentials are pairwise: off by about 1e-7 of themselves."""
+    """Summary of `logits` float32 (n, n_vocab). Sums are pairwise in float32, with a relative error of about 1e-7."""
     n, n_vocab = logits.shape
     step = max(1, BLOCK // n_vocab)
     buffer = np.empty((min(step, n), n_vocab), np.float32)
@@ -39,7 +42,7 @@ def summarize_rows(logits: NDArray[np.float32]) -> RowSummary:
     for start in range(0, n, step):
         rows = logits[start : start + step]
         here = slice(start, start + len(rows))
-        top[here] = rows.argmax(axis=1)  # a NaN is its row's largest
+        top[here] = rows.argmax(axis=1)  # argmax treats nan as the largest value of its row
         largest = rows[np.arange(len(rows)), top[here]]
         exponentials = buffer[: len(rows)]
         with np.errstate(invalid="ignore", over="ignore"):
@@ -49,13 +52,13 @@ def summarize_rows(logits: NDArray[np.float32]) -> RowSummary:
     return RowSummary(normalizers, top)
 
 
-def cores() -> int:
-    """How many this process may use."""
+def available_cores() -> int:
+    """Number of logical processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def over_rows(pool: Executor, threads: int, n: int, work: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
-    """`work` of consecutive slices of n rows, in their order."""
+def map_rows(pool: Executor, threads: int, n: int, work: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
+    """Calls `work` with slices of n rows on the threads of `pool`; yields each slice and its result, in order."""
     step = max(SLICE, -(-n // (2 * threads)))
     slices = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     return zip(slices, pool.map(work, slices), strict=True)

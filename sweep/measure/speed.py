@@ -1,4 +1,4 @@
-"""Tokens per second, as llama-bench defines pp512 and tg128: a prompt in full batches, and one sequence decoded."""
+"""Measures tokens per second as llama-bench does with pp512 (reading a prompt) and tg128 (decoding one sequence)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT_TOKENS, DECODE_TOKENS = 512, 128
 
 @dataclass(frozen=True)
 class TokenRates:
-    """Tokens a second: medians of `repeats` timings after one that does not count, and the tokens of each timing."""
+    """Tokens per second: medians of several timings after a warm-up, with the tokens and timings of each kind."""
 
     prompt_tokens_per_s: float
     decode_tokens_per_s: float
@@ -33,8 +33,10 @@ def measure_speed(
     repeats: int = 5,
     seconds: float = 10.0,
 ) -> TokenRates:
-    """Time prompts and decoding in a context of `n_ctx` tokens. No repeat is begun once half of `seconds` is spent on
-    its kind; one always counts.
+    """Time prompts and decoding in a context of `n_ctx` tokens.
+
+    Prompts and decoding are each timed at least once and at most `repeats` times, for up to half of `seconds`: no
+    repeat begins after that. The numbers of tokens are limited by the model's longest context.
     """
     n_prompt, n_decode = min(prompt_tokens, backend.max_length), min(decode_tokens, backend.max_length)
     prompt = _repeat(lambda: backend.time_prompt(n_prompt, n_ctx), repeats, seconds / 2)

@@ -1,9 +1,11 @@
-"""The figures of a variant against the reference from its positions: all that llama-perplexity prints, and intervals.
+"""Summarizes the divergence of a variant from the reference over all positions.
 
-Its definitions (llama.cpp, tools/perplexity): standard errors take positions as independent, those of ratios and
-differences of perplexities follow by the delta method from the covariance of the two rows of log-likelihoods;
-percentiles are interpolated linearly. Beside them, standard errors and intervals by windows, since neighbouring
-positions are alike, and the divergence by the reference's confidence.
+It computes the figures that llama-perplexity prints, with its definitions (llama.cpp, tools/perplexity): standard
+errors treat positions as independent; those of ratios and differences of perplexities follow by the delta method from
+the covariance of the two rows of log-likelihoods; percentiles are interpolated linearly.
+
+In addition it computes standard errors and intervals by window, because neighbouring positions correlate, and the
+divergence by the reference's confidence.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep import statistics
-from sweep.measure.results import DivergenceResult
+from sweep.measure.text_results import DivergenceResult
 from sweep.record import Confidence, Divergence
 
 Array = NDArray[np.float64]
@@ -28,8 +30,11 @@ CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class Positions:
-    """Of every scored position, each (n_windows, rows): what RowDivergence tells, and the negative log-likelihoods of
-    the token that follows by variant and by reference."""
+    """Every scored position of a text; each array has shape (n_windows, rows).
+
+    The first four fields are those of RowDivergence. `nll` and `reference_nll` are the negative log-likelihoods, in
+    nats, of the next token by the variant and by the reference.
+    """
 
     kld: Array
     variance: Array
@@ -40,13 +45,13 @@ class Positions:
 
 
 def summarize_divergence(positions: Positions) -> DivergenceResult:
-    """All figures but the noise floor, which is the reference's own."""
+    """All figures of the divergence except the noise floor, which is measured with the reference alone."""
     kld, same_top = positions.kld, positions.same_top
     by_window = kld.mean(axis=1)
     low = high = None
     stderr = float("nan")
     if len(by_window) > 1:
-        # what a bootstrap over windows converges to, in closed form: they are of one size and the figure is a mean
+        # the closed form of a bootstrap over windows: windows have equal sizes, and the figure is a mean
         stderr = float(by_window.std(ddof=1) / np.sqrt(len(by_window)))
         low, high = statistics.bootstrap_interval(by_window)
     percentiles = _percentiles(kld, KLD_PERCENTILES)
@@ -71,7 +76,7 @@ def summarize_divergence(positions: Positions) -> DivergenceResult:
 
 
 def _perplexities(nll: Array, reference: Array) -> dict[str, Any]:
-    """The reference's perplexity and the variant's against it, from rows of negative log-likelihoods."""
+    """The reference's perplexity, and the variant's compared with it, from negative log-likelihoods (n,) of both."""
     (mean, stderr), (base, base_stderr) = _mean_stderr(nll), _mean_stderr(reference)
     covariance = float(np.cov(nll, reference)[0, 1] / nll.size)  # of the two means
     ratio_stderr = _root(stderr**2 + base_stderr**2 - 2 * covariance)
@@ -93,7 +98,7 @@ def _perplexities(nll: Array, reference: Array) -> dict[str, Any]:
 
 
 def _delta_p(difference: Array) -> dict[str, Any]:
-    """Of the probability of the next token, variant minus reference."""
+    """Figures of `difference`: the probability of the next token by the variant minus that by the reference."""
     mean, stderr = _mean_stderr(difference)
     square, square_stderr = _mean_stderr(difference**2)
     rms = float(np.sqrt(square))
@@ -107,7 +112,7 @@ def _delta_p(difference: Array) -> dict[str, Any]:
 
 
 def _by_confidence(positions: Positions) -> tuple[Confidence, ...]:
-    """Buckets that hold at least one position."""
+    """The divergence by intervals of the reference's largest probability; intervals without positions are left out."""
     bucket = np.clip(np.digitize(positions.confidence, CONFIDENCES) - 1, 0, len(CONFIDENCES) - 2)
     found = []
     for i, (low, high) in enumerate(pairwise(CONFIDENCES)):
@@ -128,4 +133,4 @@ def _mean_stderr(values: Array) -> tuple[float, float]:
 
 
 def _root(value: float) -> float:
-    return float(np.sqrt(max(value, 0.0)))  # rounding may leave -1e-18
+    return float(np.sqrt(max(value, 0.0)))  # rounding can give -1e-18

@@ -10,7 +10,7 @@ from sweep.extensions import load_extensions
 from sweep.jobs.base import Ask
 from sweep.jobs.given import Origin
 from sweep.jobs.settings import Settings
-from sweep.lazy import named
+from sweep.lazy import import_object
 from sweep.methods.base import PlannedSize, Variant
 
 _METHODS: dict[str, str | type[Variant]] = {
@@ -33,7 +33,7 @@ def method(name: str) -> type[Variant]:
     load_extensions()
     prefix, colon, _ = name.partition(":")
     known = _METHODS.get(prefix if colon else "", _METHODS[""])
-    found: type[Variant] = named(known) if isinstance(known, str) else known
+    found: type[Variant] = import_object(known) if isinstance(known, str) else known
     return found
 
 

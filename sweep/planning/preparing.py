@@ -17,7 +17,7 @@ from sweep.jobs.cell import Asked
 from sweep.jobs.given import Origin
 from sweep.jobs.model import opener
 from sweep.jobs.settings import Settings
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 from sweep.methods.base import PlannedSize, Variant
 from sweep.methods.gguf import quant_sizes
 from sweep.methods.registry import fetched, method, parse_list, predicted, with_baselines

@@ -15,7 +15,7 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs.given import Task
 from sweep.measure.local_data import data_files
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 from sweep.planning.model import ResolvedModel
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from sweep import format as fmt
 from sweep.analysis.differences import Comparison, LossDifference, TaskDifference, TextDifference
 from sweep.report.columns import Column, fit
-from sweep.statistics import ALPHA, Paired
+from sweep.statistics import ALPHA, PairedDifference
 
 _Difference = TaskDifference | LossDifference | TextDifference
 _MINUS = f"B {fmt.MINUS} A"
@@ -108,7 +108,7 @@ def _percent(share: float | None) -> str:
     return fmt.MISSING if share is None else f"{100 * share:.1f}"
 
 
-def _with_error(found: Paired, scale: int = 100, digits: int = 1) -> str:
+def _with_error(found: PairedDifference, scale: int = 100, digits: int = 1) -> str:
     return f"{fmt.signed(found.delta * scale, digits)} ±{found.stderr * scale:.{digits}f}"
 
 

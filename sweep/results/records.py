@@ -19,7 +19,7 @@ from sweep.jobs.settings import Where
 from sweep.jobs.speed import SpeedResult
 from sweep.jobs.task import TaskResult
 from sweep.jobs.text import TextJob, TextResult
-from sweep.measure.results import DivergenceResult, PerplexityResult
+from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
 from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.results import items
@@ -286,10 +286,10 @@ def _score(cell: Cell, result: TaskResult, run: _Run) -> tuple[TaskScore, Sample
     reference = run.cells.get((run.task_base(cell.variant) or "", cell.name))
     if reference is not None and reference.key != cell.key:
         base = run.store.items(reference.key)
-        same = [item.question for item in own] == [item.question for item in base]
+        same = [item.question_key for item in own] == [item.question_key for item in base]
         if own and same and np.isfinite(row).all() and np.isfinite(items.values(base)).all():
             score = replace(score, **_paired(base, own))
-    units = hashlib.sha256("\n".join(item.question for item in own).encode()).hexdigest()
+    units = hashlib.sha256("\n".join(item.question_key for item in own).encode()).hexdigest()
     return score, Samples(units, row, subjects)
 
 

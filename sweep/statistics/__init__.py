@@ -1,8 +1,13 @@
-"""Statistics of paired measurements: every variant answers the same items, so differences are taken item by item.
+"""Statistics of paired measurements: every variant answers the same items, so differences are computed item by item.
 
-Arrays in, numbers out; nothing here reads a file or knows a Record. By subject: `paired` (differences and their tests),
-`clusters` (items that share a subject), `bootstrap` (intervals by resampling), `multiple` (many tests at once),
-`scores` (perplexity, recovery) and `pareto`.
+The functions take arrays and return numbers; none reads a file or depends on a Record. The modules are:
+
+- `paired`: differences between two variants and their significance tests;
+- `clusters`: standard errors of items that are grouped by subject;
+- `bootstrap`: intervals by resampling;
+- `multiple`: correction for several tests;
+- `scores`: perplexity and recovery;
+- `pareto`: the Pareto set.
 """
 
 from __future__ import annotations
@@ -13,8 +18,8 @@ from sweep.statistics.multiple import ALPHA, holm
 from sweep.statistics.paired import (
     CONFIDENCE,
     HALF_INTERVAL,
-    Paired,
     PairedComparison,
+    PairedDifference,
     compare_differences,
     compare_items,
     flips,
@@ -30,8 +35,8 @@ __all__ = [
     "CONFIDENCE",
     "HALF_INTERVAL",
     "MIN_CLUSTERS",
-    "Paired",
     "PairedComparison",
+    "PairedDifference",
     "bootstrap_interval",
     "bootstrap_means",
     "cluster_freedom",

@@ -1,4 +1,4 @@
-"""Single figures with their errors: perplexity as llama-perplexity has it, and recovery above chance."""
+"""Figures with their standard errors: perplexity as llama-perplexity computes it, and recovery above chance."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from numpy.typing import ArrayLike
 
 
 def perplexity(nll: ArrayLike) -> tuple[float, float]:
-    """exp(mean) of per-token negative log-likelihoods in nats, shape (tokens,), and its standard error.
+    """Perplexity and its standard error: exp(mean) of the negative log-likelihoods `nll` (tokens,) in nats per token.
 
-    As llama-perplexity prints it: the standard error of the mean times the perplexity (delta method),
-    with n - 1 in the variance. Tokens are taken as independent, which chunks are not: see `bootstrap_interval`.
+    Both are computed as llama-perplexity does: the standard error is that of the mean, with n - 1 in the variance,
+    times the perplexity (delta method). This treats tokens as independent, but neighbouring tokens correlate;
+    `bootstrap_interval` over chunks does not assume independence. Raises ValueError for fewer than two tokens.
     """
     values = np.asarray(nll, np.float64)
     if values.ndim != 1 or values.size < 2:
-        raise ValueError(f"a perplexity with an error needs at least two tokens, got shape {values.shape}")
+        raise ValueError(f"a perplexity with a standard error needs at least two tokens, got shape {values.shape}")
     value = float(np.exp(values.mean()))
     return value, value * float(values.std(ddof=1) / np.sqrt(values.size))
 
 
 def recovery(score: float, reference: float, chance: float) -> float:
-    """Share of the reference's score above chance that is kept: (score - chance) / (reference - chance)."""
+    """Recovery as a share: (score - chance) / (reference - chance); 1 is as good as the reference, 0 is guessing."""
     return (score - chance) / (reference - chance)
 
 
@@ -29,9 +30,10 @@ def recovery_stderr(
 ) -> float:
     """Standard error of `recovery` by the delta method for a ratio of paired means.
 
-    The covariance follows from the three errors: cov = (score_stderr^2 + reference_stderr^2 - delta_stderr^2) / 2.
+    `delta_stderr` is the standard error of the paired difference score - reference. The covariance of the two scores
+    follows from the three errors: cov = (score_stderr^2 + reference_stderr^2 - delta_stderr^2) / 2.
     """
-    kept = recovery(score, reference, chance)
+    ratio = recovery(score, reference, chance)
     covariance = (score_stderr**2 + reference_stderr**2 - delta_stderr**2) / 2.0
-    variance = score_stderr**2 + kept**2 * reference_stderr**2 - 2.0 * kept * covariance
-    return float(np.sqrt(max(variance, 0.0)) / abs(reference - chance))  # rounding may leave -1e-18
+    variance = score_stderr**2 + ratio**2 * reference_stderr**2 - 2.0 * ratio * covariance
+    return float(np.sqrt(max(variance, 0.0)) / abs(reference - chance))  # rounding can give -1e-18

@@ -10,7 +10,7 @@ from sweep.artefact import Artefact
 from sweep.jobs.cell import Asked
 from sweep.jobs.given import Origin, Task, TextFile
 from sweep.jobs.settings import Settings, Where
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 from sweep.methods.registry import parse_list, with_baselines
 from sweep.planning.model import ResolvedModel
 from sweep.planning.planner import Wanted, make_plan

@@ -28,7 +28,7 @@ from sweep.backends.torch import TorchBackend
 from sweep.commands.ablate import AblationRequest, ablate, prepare
 from sweep.events import Event
 from sweep.measure.perplexity import cut_windows
-from sweep.measure.text import measure_text
+from sweep.measure.text_measurement import measure_text
 
 MICRO = presets.builtin_models()["micro"]
 SPACE = """

@@ -115,7 +115,7 @@ def test_a_file_says_how_its_text_was_cut(tmp_path: Path) -> None:
         ("gguf:/no/such.gguf", "there is no such file"),
         ("model.gguf", "give --reference gguf:"),
         ("words.txt", "neither a reference file nor a base file"),
-        ("short.kld", "bytes where its header asks for"),
+        ("short.kld", "bytes, but by its header it should have"),
     ],
 )
 def test_what_is_no_reference_is_refused_before_any_work(tmp_path: Path, name: str, message: str) -> None:
@@ -153,5 +153,5 @@ def test_a_file_of_another_model_costs_the_comparison_alone(tmp_path: Path) -> N
     assert done.returncode == 1, done.stderr
     (record,) = json.loads(done.stdout.splitlines()[-1])["records"]
     assert (record["variant"], record["status"], record["reference"]) == ("Q8_0", "partial", "file:foreign.kld")
-    assert "foreign.kld: the reference has a vocabulary of 7, this model" in record["error"]
+    assert "foreign.kld: the reference has a vocabulary of 7 tokens, this model of" in record["error"]
     assert record["speed"] is not None

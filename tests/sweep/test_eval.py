@@ -114,7 +114,7 @@ def test_what_cannot_be_measured_is_refused_in_a_line(file: Path, tmp_path: Path
     where = ["--workspace", tmp_path / "w"]
     cases: dict[str, list[str | Path]] = {
         "a GGUF file is measured as it is; --quant is for checkpoints": [file, "--quant", "Q8_0"],
-        "allow that by --allow-code-execution": [file, "--tasks", "humaneval", "--task-data", tmp_path],
+        "--allow-code-execution allows that": [file, "--tasks", "humaneval", "--task-data", tmp_path],
         "does not go with --no-chat-template": [file, "--tasks", "boolq", "--thinking", "on", "--no-chat-template"],
         "there is no such": [tmp_path / "absent.gguf"],
         "give one with --perplexity": [file, "--tasks", "boolq", "--write-base", tmp_path / "base.kld"],

@@ -115,7 +115,7 @@ def test_a_reference_and_a_metric_that_are_no_numbers_and_a_small_context_cost_t
     reference, whole, short = result.records.values()
 
     assert reference["status"] == whole["status"] == short["status"] == "partial"
-    assert "text: window 0: the model's logits are not numbers" in reference["error"]
+    assert "text: window 0: the model's logits are not finite numbers" in reference["error"]
     assert "log-likelihoods are not numbers (nan)" in reference["error"]
     assert (reference["perplexity"], reference["tasks"]) == (None, {})
     assert reference["speed"] is not None
@@ -129,7 +129,7 @@ def test_a_reference_and_a_metric_that_are_no_numbers_and_a_small_context_cost_t
     assert whole["tasks"]["micro_facts"]["n"] == 4
     assert whole["tasks"]["micro_facts"]["delta"] is None
 
-    assert "text: a perplexity window of 512 tokens is longer than the model's 256" in short["error"]
+    assert "text: a perplexity window of 512 tokens is longer than the model's context of 256 tokens" in short["error"]
     assert list(short["tasks"]) == ["micro_facts"]
 
 
@@ -185,7 +185,7 @@ def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_f
         file.write(np.float32(np.nan).tobytes())
     last = ended(start("micro", "--reference", damaged, "--variants", f"=Q4_0,gguf:{good}", *asked[5:], *where))
     assert last.code == 1
-    assert "damaged.logprobs: the divergence from this reference is not a number" in last.records["Q4_0"]["error"]
+    assert "damaged.logprobs: the divergence from this reference is not finite" in last.records["Q4_0"]["error"]
     assert last.records["Q4_0"]["perplexity"] == again.records["Q4_0"]["perplexity"]
     # a file answers no task: what it was made of does
     assert {record["task_reference"] for record in last.records.values()} == {named}
@@ -204,9 +204,9 @@ def test_what_the_model_cannot_read_is_known_before_any_work(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     cases: dict[str, list[str | Path]] = {
         "the window of 512 tokens, which --window can make smaller, is beyond the 256": [small.directory],
-        "windows of 512 need at least 1024": ["micro", "--perplexity", short],
+        "windows of 512 tokens need at least 1024": ["micro", "--perplexity", short],
         "this model has no chat template": [untold, "--tasks", "micro_facts", "--chat-template"],
-        "task boolq: it cannot be loaded, or its data cannot be had": ["micro", "--tasks", "boolq"],
+        "task boolq: the task or its data cannot be loaded": ["micro", "--tasks", "boolq"],
     }
     for message, arguments in cases.items():
         options = [*arguments, *([] if "--tasks" in arguments else ["--tasks", "none"])]

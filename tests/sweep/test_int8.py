@@ -26,7 +26,7 @@ from sweep.jobs.base import Site
 from sweep.jobs.quantize import QuantizeJob
 from sweep.jobs.settings import Where
 from sweep.measure.perplexity import cut_windows
-from sweep.measure.text import measure_text
+from sweep.measure.text_measurement import measure_text
 from sweep.workspace import sharing
 
 MICRO = presets.builtin_models()["micro"]

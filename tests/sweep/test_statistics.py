@@ -20,7 +20,7 @@ def table(both: int, lost: int, won: int, neither: int) -> tuple[np.ndarray, np.
 
 
 @pytest.mark.parametrize("counts", [(90, 22, 7, 51), (0, 3, 0, 0), (10, 0, 0, 5), (1, 4, 9, 300)])
-def test_paired_delta_of_binary_scores_is_the_closed_form(counts):
+def test_paired_delta_of_binary_scores_equals_the_closed_form(counts):
     both, b, c, neither = counts
     n = both + b + c + neither
     delta, stderr = statistics.paired_delta(*table(*counts))
@@ -38,13 +38,13 @@ def test_paired_delta_of_continuous_scores_agrees_with_the_paired_t_statistic():
 
 
 @pytest.mark.parametrize(("b", "c"), [*product(range(6), range(6)), (22, 7), (3, 40)])
-def test_mcnemar_is_the_binomial_tail_summed_by_hand(b, c):
+def test_mcnemar_equals_the_binomial_tail_summed_directly(b, c):
     m = b + c
     expected = min(1.0, 2 * sum(comb(m, k) for k in range(min(b, c) + 1)) / 2**m)
     assert statistics.mcnemar(*table(50, b, c, 20)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_paired_test_sees_what_an_unpaired_one_misses():
+def test_the_paired_test_finds_a_difference_that_an_unpaired_test_misses():
     reference, variant = table(101, 22, 7, 40)  # 123 and 108 right of 170
     p1, p2, n = reference.mean(), variant.mean(), len(reference)
     z = (p1 - p2) / sqrt((p1 * (1 - p1) + p2 * (1 - p2)) / n)
@@ -52,7 +52,7 @@ def test_paired_test_sees_what_an_unpaired_one_misses():
     assert statistics.mcnemar(reference, variant) == pytest.approx(0.008, abs=5e-4)
 
 
-def test_mcnemar_keeps_its_level_under_no_difference():
+def test_mcnemar_rejects_at_most_5_percent_if_there_is_no_difference():
     rng = np.random.default_rng(7)
     rejected = 0
     for _ in range(400):
@@ -62,12 +62,12 @@ def test_mcnemar_keeps_its_level_under_no_difference():
     assert rejected / 400 <= 0.07  # exact test: at most 0.05, plus two standard errors of the simulation
 
 
-def test_flips_count_both_directions_once():
+def test_flips_count_changes_in_both_directions():
     assert statistics.flips(*table(10, 3, 2, 5)) == pytest.approx(5 / 20)
     assert statistics.flips(*table(10, 0, 0, 5)) == 0.0
 
 
-def test_compare_items_chooses_the_test_by_the_scores():
+def test_compare_items_uses_mcnemar_for_binary_scores_and_the_t_test_otherwise():
     binary = statistics.compare_items(*table(101, 22, 7, 40))
     assert binary.p_value == statistics.mcnemar(*table(101, 22, 7, 40))
     assert (binary.n, binary.flips) == (170, pytest.approx(29 / 170))
@@ -76,11 +76,11 @@ def test_compare_items_chooses_the_test_by_the_scores():
     assert statistics.compare_items(x, y).p_value == pytest.approx(stats.ttest_rel(x, y).pvalue)
 
 
-def test_compare_items_without_spread():
+def test_compare_items_gives_a_p_value_if_all_differences_are_equal():
     same = np.array([0.25, 0.5, 0.75])
     assert statistics.compare_items(same, same).p_value == 1.0
-    # three that moved alike: as likely as three coins that fall alike, not as a t of infinity
-    for shift in (0.25, 0.1):  # 0.1 leaves a rounding error for a spread
+    # three items changed by the same amount: p is that of three equal coin tosses, not that of an infinite t
+    for shift in (0.25, 0.1):  # with 0.1 rounding leaves a tiny spread
         assert statistics.compare_items(same, same + shift).p_value == 0.25
     alone = statistics.compare_items([0.25], [0.5])
     assert (alone.p_value, alone.low, alone.high) == (1.0, -np.inf, np.inf)
@@ -89,14 +89,14 @@ def test_compare_items_without_spread():
 @pytest.mark.parametrize(
     ("reference", "variant"), [([], []), ([1, 0], [1]), ([1.0, float("nan")], [1.0, 0.0]), ([[1]], [[1]])]
 )
-def test_unpaired_or_undefined_scores_are_refused(reference, variant):
+def test_unpaired_or_undefined_scores_are_rejected(reference, variant):
     with pytest.raises(ValueError, match=r"items|finite"):
         statistics.compare_items(reference, variant)
     with pytest.raises(ValueError, match="0 and 1"):
         statistics.mcnemar([0.5, 1.0], [1.0, 0.0])
 
 
-def test_holm_rejects_exactly_what_the_step_down_procedure_rejects():
+def test_holm_rejects_the_same_tests_as_the_step_down_procedure():
     rng = np.random.default_rng(5)
     for _ in range(200):
         p = rng.random(rng.integers(1, 12)) ** 3
@@ -111,23 +111,24 @@ def test_holm_rejects_exactly_what_the_step_down_procedure_rejects():
             assert set(np.flatnonzero(adjusted < alpha).tolist()) == rejected
 
 
-def test_holm_of_a_worked_example():
+def test_holm_agrees_with_a_worked_example():
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert statistics.holm([]).shape == (0,)
     with pytest.raises(ValueError, match="between 0 and 1"):
         statistics.holm([0.1, float("nan")])
 
 
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
+def test_bootstrap_interval_has_nearly_its_nominal_coverage():
     rng = np.random.default_rng(11)
     covered = 0
     for seed in range(200):
         low, high = statistics.bootstrap_interval(rng.exponential(2.0, 120), resamples=300, seed=seed)
         covered += low <= 2.0 <= high
-    assert 0.89 <= covered / 200 <= 0.985  # 0.95 less the known shortfall of the percentile method, 3 errors wide
+    # 0.95 minus the known undercoverage of the percentile method, plus or minus 3 Monte Carlo errors
+    assert 0.89 <= covered / 200 <= 0.985
 
 
-def test_bootstrap_by_chunk_is_wider_where_tokens_of_a_chunk_agree():
+def test_bootstrap_by_chunk_is_wider_if_tokens_of_a_chunk_correlate():
     rng = np.random.default_rng(2)
     chunks = [rng.normal(0, 1) + rng.normal(0, 0.1, 100) for _ in range(60)]
     low, high = statistics.bootstrap_interval(chunks, seed=4)
@@ -138,7 +139,7 @@ def test_bootstrap_by_chunk_is_wider_where_tokens_of_a_chunk_agree():
     assert statistics.bootstrap_interval(chunks, seed=5) != (low, high)
 
 
-def test_bootstrap_of_a_percentile_and_unequal_documents():
+def test_bootstrap_accepts_a_percentile_and_documents_of_unequal_length():
     groups = [np.arange(n, dtype=float) for n in (3, 50, 7, 20)]
     low, high = statistics.bootstrap_interval(groups, lambda x: float(np.percentile(x, 99.9)), resamples=200)
     assert 2.0 <= low <= high <= 49.0
@@ -146,7 +147,7 @@ def test_bootstrap_of_a_percentile_and_unequal_documents():
         statistics.bootstrap_interval([[1.0, 2.0]])
 
 
-def test_perplexity_and_its_error():
+def test_perplexity_and_its_error_are_those_of_llama_perplexity():
     assert statistics.perplexity([log(2.0)] * 8) == (pytest.approx(2.0), pytest.approx(0.0, abs=1e-12))
     rng = np.random.default_rng(9)
     nll = rng.gamma(2.0, 0.7, 5000)
@@ -161,25 +162,26 @@ def test_perplexity_and_its_error():
 
 def test_recovery_error_matches_simulation_of_paired_items():
     rng = np.random.default_rng(13)
-    n, chance, kept = 1000, 0.25, []
+    n, chance, recoveries = 1000, 0.25, []
     for _ in range(1500):
         reference = rng.random(n) < 0.85
         variant = np.where(rng.random(n) < 0.1, rng.random(n) < 0.3, reference)
-        kept.append(statistics.recovery(variant.mean(), reference.mean(), chance))
+        recoveries.append(statistics.recovery(variant.mean(), reference.mean(), chance))
     score, base = float(variant.mean()), float(reference.mean())
     _, delta_stderr = statistics.paired_delta(reference.astype(float), variant.astype(float))
-    own = (sqrt(p * (1 - p) / n) for p in (score, base))
-    assert statistics.recovery_stderr(score, base, chance, *own, delta_stderr) == pytest.approx(np.std(kept), rel=0.15)
+    errors = (sqrt(p * (1 - p) / n) for p in (score, base))
+    found = statistics.recovery_stderr(score, base, chance, *errors, delta_stderr)
+    assert found == pytest.approx(np.std(recoveries), rel=0.15)
     assert statistics.recovery(0.25, 0.85, 0.25) == 0.0
     assert statistics.recovery(0.85, 0.85, 0.25) == 1.0
     assert statistics.recovery_stderr(0.8, 0.8, 0.0, 0.01, 0.01, 0.0) == 0.0
 
 
-def test_pareto_set_is_what_no_point_dominates():
+def test_pareto_set_holds_the_points_that_no_other_point_dominates():
     cost = [1, 2, 3, 3, 4, 5, 5]
     loss = [9, 5, 6, 5, 2, 2, 2]
     assert statistics.pareto_set(cost, loss).tolist() == [True, True, False, False, True, False, False]
     assert statistics.pareto_set([2, 2], [1, 1]).tolist() == [True, True]
     assert statistics.pareto_set([], []).tolist() == []
-    with pytest.raises(ValueError, match="equal rows"):
+    with pytest.raises(ValueError, match="same length"):
         statistics.pareto_set([1, 2], [1])

@@ -1,4 +1,4 @@
-"""Items that share a subject: closed forms, and data where taking them as independent is wrong and this is right."""
+"""Items grouped by subject: closed forms, and data for which treating the items as independent gives wrong results."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import pytest
 from sweep import statistics
 
 R = 1000
-ERROR = sqrt(0.95 * 0.05 / R)  # 0.0069: Monte Carlo error of a coverage of 0.95 and of a level of 0.05
+ERROR = sqrt(0.95 * 0.05 / R)  # 0.0069: Monte Carlo error of a coverage of 0.95 and of a rejection rate of 0.05
 EQUAL = np.repeat(np.arange(57), 20)  # --limit 20 on a group of 57 subjects
-# as MMLU's test sets: most of 100 to 300 questions, some far larger (scaled down by ten)
+# sizes like those of MMLU's test sets: most have 100 to 300 questions, some far more (scaled down by ten)
 UNEQUAL = np.repeat(np.arange(57), [10] * 14 + [12] * 10 + [15] * 10 + [20] * 9 + [30] * 8 + [40, 60, 60, 78, 90, 153])
 FEW = np.repeat(np.arange(10), 40)
 
 
-def test_error_of_equal_clusters_is_that_of_their_means():
+def test_error_of_equal_clusters_is_the_error_of_their_means():
     rng = np.random.default_rng(0)
     values = rng.random(57 * 20) + 0.2 * rng.random(57)[EQUAL]
     means = values.reshape(57, 20).mean(axis=1)
     assert statistics.cluster_stderr(values, EQUAL) == pytest.approx(means.std(ddof=1) / sqrt(57), rel=1e-12)
 
 
-def test_error_and_freedom_are_those_of_a_regression_on_a_constant():
-    """The textbook's matrices: CR2 divides each cluster's residuals by the root of I - H, its own block of it."""
+def test_error_and_degrees_of_freedom_are_those_of_a_regression_on_a_constant():
+    """Computed with the textbook's matrices: CR2 divides a cluster's residuals by the root of its block of I - H."""
     rng = np.random.default_rng(1)
     values = rng.random(len(UNEQUAL))
     n, x = len(values), np.ones((len(values), 1))
     hat = x @ np.linalg.inv(x.T @ x) @ x.T
-    weights = []  # of each cluster: what its adjusted sum takes of every error
+    weights = []  # for each cluster: the weight of every error in its adjusted sum
     for g in range(57):
-        own = g == UNEQUAL
-        spread, axes = np.linalg.eigh(np.eye(own.sum()) - hat[np.ix_(own, own)])
-        weights.append(x[own, 0] @ (axes / np.sqrt(spread)) @ axes.T @ (np.eye(n) - hat)[own] / n)
+        members = g == UNEQUAL
+        eigenvalues, axes = np.linalg.eigh(np.eye(members.sum()) - hat[np.ix_(members, members)])
+        weights.append(x[members, 0] @ (axes / np.sqrt(eigenvalues)) @ axes.T @ (np.eye(n) - hat)[members] / n)
     expected = sqrt(sum((w @ values) ** 2 for w in weights))
     assert statistics.cluster_stderr(values, UNEQUAL) == pytest.approx(expected, rel=1e-9)
     covariance = np.array(weights) @ np.array(weights).T
@@ -44,58 +44,58 @@ def test_error_and_freedom_are_those_of_a_regression_on_a_constant():
     assert statistics.cluster_freedom(EQUAL) == pytest.approx(56)
 
 
-def test_one_item_a_cluster_is_the_plain_error():
+def test_error_of_one_item_per_cluster_is_the_plain_standard_error():
     values = np.random.default_rng(2).random(90)
     plain = values.std(ddof=1) / sqrt(90)
     assert statistics.cluster_stderr(values, [f"subject {i}" for i in range(90)]) == pytest.approx(plain, rel=1e-12)
 
 
-def test_few_subtasks_are_strata_and_not_a_sample_of_subjects():
+def test_fewer_than_min_clusters_subtasks_count_as_independent_items():
     row = np.array([1.0, -1.0, 0.0] * 30)
     arc = ["arc_easy"] * 45 + ["arc_challenge"] * 45
     assert statistics.usable_clusters(arc) is None
-    assert statistics.compare_differences(row, arc, counted=True) == statistics.compare_differences(row, counted=True)
+    assert statistics.compare_differences(row, arc, binary=True) == statistics.compare_differences(row, binary=True)
     many = [f"subject {i % statistics.MIN_CLUSTERS}" for i in range(90)]
-    assert statistics.compare_differences(row, many, counted=True).clusters == statistics.MIN_CLUSTERS
+    assert statistics.compare_differences(row, many, binary=True).clusters == statistics.MIN_CLUSTERS
 
 
-def test_a_cluster_for_every_value():
-    with pytest.raises(ValueError, match="its cluster"):
+def test_clusters_of_another_length_or_number_are_rejected():
+    with pytest.raises(ValueError, match="same length"):
         statistics.cluster_stderr([1.0, 2.0], [0, 1, 2])
-    with pytest.raises(ValueError, match="its cluster"):
+    with pytest.raises(ValueError, match="same length"):
         statistics.compare_differences([1.0, 2.0], range(12))
     with pytest.raises(ValueError, match="two clusters"):
         statistics.cluster_stderr([1.0, 2.0], [0, 0])
 
 
-def damaged(clusters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Differences of 0/1 scores: a quant helps some subjects and harms others; on the whole it does neither."""
+def quant_differences(clusters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Differences of 0/1 scores of a quant that is better in some subjects and worse in others; the true mean is 0."""
     tilt = rng.uniform(-0.12, 0.12, clusters.max() + 1)[clusters]
     draw = rng.random(len(clusters))
     return np.where(draw < 0.06 + np.maximum(tilt, 0), 1.0, np.where(draw > 0.94 + np.minimum(tilt, 0), -1.0, 0.0))
 
 
 @pytest.mark.parametrize("clusters", [EQUAL, UNEQUAL, FEW], ids=["equal", "unequal", "few"])
-def test_clustered_counts_where_the_naive_error_is_wrong(clusters):
+def test_binary_differences_need_the_clustered_error_for_nominal_coverage(clusters):
     rng = np.random.default_rng(len(clusters))
-    covered = naive = rejected = wrongly = 0
+    covered = naive = rejected = naively_rejected = 0
     for _ in range(R):
-        row = damaged(clusters, rng)
-        found = statistics.compare_differences(row, clusters, counted=True)
-        plain = statistics.compare_differences(row, counted=True)
+        row = quant_differences(clusters, rng)
+        found = statistics.compare_differences(row, clusters, binary=True)
+        plain = statistics.compare_differences(row, binary=True)
         covered += found.low <= 0.0 <= found.high
         naive += plain.low <= 0.0 <= plain.high
         rejected += found.p_value < 0.05
-        wrongly += plain.p_value < 0.05
+        naively_rejected += plain.p_value < 0.05
     assert 0.95 - 3 * ERROR <= covered / R <= 0.95 + 3 * ERROR
     assert naive / R < 0.93
     assert rejected / R <= 0.05 + 3 * ERROR
-    assert wrongly / R > 0.07
+    assert naively_rejected / R > 0.07
 
 
 @pytest.mark.parametrize("clusters", [EQUAL, UNEQUAL, FEW], ids=["equal", "unequal", "few"])
-def test_clustered_mean_of_a_continuous_figure(clusters):
-    """As the right choice's probability moves: the error, its t interval and the cluster bootstrap."""
+def test_continuous_differences_need_the_clustered_error_for_nominal_coverage(clusters):
+    """Differences like those of the right choice's probability: the t interval and the cluster bootstrap."""
     rng = np.random.default_rng(len(clusters) + 1)
     covered = naive = resampled = 0
     for seed in range(R):
@@ -108,12 +108,12 @@ def test_clustered_mean_of_a_continuous_figure(clusters):
             means = statistics.bootstrap_means(row, clusters, resamples=400, seed=seed)[0]
             low, high = np.quantile(means, [0.025, 0.975])
             resampled += low <= 0.0 <= high
-    # unequal sizes still cost a little: the degrees of freedom are those of values that are alike in no cluster
+    # unequal sizes still lose a little: the degrees of freedom assume values that do not correlate within a cluster
     assert 0.95 - 3 * ERROR - (0.012 if clusters is UNEQUAL else 0.0) <= covered / R <= 0.95 + 3 * ERROR
     assert naive / R < 0.75
-    # the percentile method takes G for many: it falls short by about what t would add
-    short = {57: 0.02, 10: 0.06}[int(clusters.max()) + 1] + (0.025 if clusters is UNEQUAL else 0.0)
-    assert 0.95 - short - 3 * sqrt(0.95 * 0.05 / 400) <= resampled / 400 <= 0.95 + 3 * sqrt(0.95 * 0.05 / 400)
+    # the percentile method ignores that G is small: its undercoverage is about what Student's t would add
+    missing = {57: 0.02, 10: 0.06}[int(clusters.max()) + 1] + (0.025 if clusters is UNEQUAL else 0.0)
+    assert 0.95 - missing - 3 * sqrt(0.95 * 0.05 / 400) <= resampled / 400 <= 0.95 + 3 * sqrt(0.95 * 0.05 / 400)
 
 
 def test_cluster_bootstrap_agrees_with_the_robust_error():
@@ -125,12 +125,12 @@ def test_cluster_bootstrap_agrees_with_the_robust_error():
     assert np.quantile(means, [0.025, 0.975]) == pytest.approx([low, high], abs=0.1 * (high - low))
 
 
-def test_clustering_leaves_independent_items_nearly_as_they_are():
+def test_clustering_hardly_changes_the_error_of_independent_items():
     rng = np.random.default_rng(4)
     ratios = []
     for _ in range(200):
         row = rng.choice([-1.0, 0.0, 1.0], p=[0.06, 0.9, 0.04], size=len(EQUAL))
-        found, plain = (statistics.compare_differences(row, c, counted=True) for c in (EQUAL, None))
+        found, plain = (statistics.compare_differences(row, c, binary=True) for c in (EQUAL, None))
         assert found.delta == plain.delta
         ratios.append(found.stderr / plain.stderr)
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.03)

@@ -12,7 +12,7 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs import wire
 from sweep.jobs.given import Task
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 from sweep.planning.model import ResolvedModel
 from sweep.planning.tasks import tasks_for
 
@@ -44,11 +44,11 @@ def test_lists_stand_for_their_tasks() -> None:
 
 
 def test_every_listed_task_is_one_of_lm_evals() -> None:
-    from sweep.measure.loading import Place, _manager
+    from sweep.measure.lm_eval_tasks import TaskLocation, _manager
 
     for known in presets.task_lists().values():
         for name, _ in known.tasks:
-            assert name in _manager(name, Place()).task_index
+            assert name in _manager(name, TaskLocation()).task_index
 
 
 def test_a_task_that_is_asked_for_twice_is_one_unless_it_differs() -> None:

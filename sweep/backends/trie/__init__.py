@@ -11,7 +11,7 @@ computed exactly up to where branches part, and its state copied to each of them
 """
 
 from sweep.backends.trie.budget import Budget
-from sweep.backends.trie.plan import TriePlan, plan
 from sweep.backends.trie.steps import Step
+from sweep.backends.trie.trie_plan import TriePlan, plan
 
 __all__ = ["Budget", "Step", "TriePlan", "plan"]

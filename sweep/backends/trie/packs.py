@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sweep.backends.trie.budget import Budget
-from sweep.backends.trie.paths import Trie
+from sweep.backends.trie.token_trie import Trie
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sweep.backends.trie.budget import Budget
 from sweep.backends.trie.packs import Pack
-from sweep.backends.trie.paths import Ints, Trie
+from sweep.backends.trie.token_trie import Ints, Trie
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sweep.backends.trie import plan
 from sweep.measure.harness import make_lm
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import Reference
-from sweep.measure.text import measure_text
+from sweep.measure.text_measurement import measure_text
 
 EXACT = LlamaOptions(n_threads=1, type_k="f32", type_v="f32", flash_attn="off")
 

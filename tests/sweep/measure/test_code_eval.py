@@ -1,4 +1,4 @@
-"""Programs of a model pass when they pass, and whatever else they try comes to nothing."""
+"""A program of a model passes if it runs to its end, and has no effect outside its directory."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ FAILING = {
     "leaving earlier": "import os\nos._exit(0)",
     "an endless loop": "while True:\n    pass",
     "sleep": "import time\ntime.sleep(60)",
-    "an end put off": "try:\n    while True:\n        pass\nfinally:\n    while True:\n        pass",
+    "a loop after the limit": "try:\n    while True:\n        pass\nfinally:\n    while True:\n        pass",
     "all memory": "x = bytearray(1 << 30)",
     "more and more memory": "x = []\nwhile True:\n    x.append('x' * 1_000_000)",
     "a fork bomb": "import os\nwhile True:\n    os.fork()",
-    "a fork from below": "import posix\nposix.fork()",
+    "a fork by posix": "import posix\nposix.fork()",
     "a shell": "import os\nassert os.system('true') == 0",
     "a process": "import subprocess\nsubprocess.run(['true'], check=True)",
-    "a process from below": "import _posixsubprocess",
-    "files of others": "open('/etc/passwd').read()",
-    "a way up": "open('../../../../../../etc/passwd').read()",
+    "a process by _posixsubprocess": "import _posixsubprocess",
+    "other files": "open('/etc/passwd').read()",
+    "a relative path": "open('../../../../../../etc/passwd').read()",
     "a link": "import os\nos.symlink('/etc/passwd', 'p')\nopen('p').read()",
     "a listing": "import os\nos.listdir('/')",
     "its parent's memory": "open('/proc/self/mem', 'rb')",
@@ -54,8 +54,8 @@ FAILING = {
     "many files": "files = [open(str(i), 'w') for i in range(1000)]",
     "removing": "import shutil\nshutil.rmtree('/tmp')",
     "a signal to its parent": "import os\nos.kill(os.getppid(), 9)",
-    "putting its end off": "import signal\nsignal.alarm(0)",
-    "not hearing of its end": "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)",
+    "removing the alarm": "import signal\nsignal.alarm(0)",
+    "ignoring the alarm": "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)",
     "a connection": "import socket\nsocket.create_connection(('127.0.0.1', 9))",
     "C": "import ctypes\nctypes.string_at(0)",
     "input": "input()",
@@ -73,12 +73,12 @@ def children() -> set[int]:
 
 
 @pytest.mark.parametrize("what", FINE)
-def test_what_comes_to_its_end_passes(what: str) -> None:
+def test_a_program_that_runs_to_its_end_passes(what: str) -> None:
     assert run_restricted(FINE[what])
 
 
 @pytest.mark.usefixtures("isolation")
-def test_nothing_else_passes_or_leaves_a_trace() -> None:
+def test_other_programs_fail_and_leave_no_process_or_file() -> None:
     before, files = children(), set(os.listdir("/tmp"))
     passed = [what for what, program in FAILING.items() if run_restricted(program, SHORT)]
     assert passed == []
@@ -86,10 +86,10 @@ def test_nothing_else_passes_or_leaves_a_trace() -> None:
     assert {name for name in set(os.listdir("/tmp")) - files if name.startswith("bitsweep-code-")} == set()
 
 
-def test_processes_that_hide_go_too(tmp_path: Path) -> None:
-    """What the hook would not see, such as an extension that forks: here the runner's own hook is left out."""
+def test_processes_that_left_the_session_are_killed_too(tmp_path: Path) -> None:
+    """The audit hook does not see a fork by an extension module; this test runs without the hook."""
     if not code_eval._isolated():
-        pytest.skip("this system lets a user have no namespaces")
+        pytest.skip("this system does not let a user create namespaces")
     mark = f"hidden-{os.getpid()}"
     program = (
         "import os, sys, time\n"
@@ -104,7 +104,7 @@ def test_processes_that_hide_go_too(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_program_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
+def test_a_program_ends_if_its_parent_was_killed(tmp_path: Path) -> None:
     limits = Limits(wall_seconds=2.0)
     program = (
         "from sweep.measure.code_eval import Limits, run_restricted\n"
@@ -122,7 +122,7 @@ def test_a_program_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
 
 
 def _command(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.NoSuchProcess):  # one that was only there to look the system over
+    with contextlib.suppress(psutil.NoSuchProcess):  # the short process that tries out namespaces
         return process.cmdline()
     return []
 
@@ -132,14 +132,14 @@ def _commands() -> Iterator[list[str]]:
         yield process.info["cmdline"] or []
 
 
-def test_pass_at_k_is_the_chance_that_one_of_k_drawn_passes() -> None:
+def test_pass_at_k_is_the_probability_that_one_of_k_drawn_attempts_passes() -> None:
     for n, passed, k in [(5, 2, 1), (5, 2, 3), (6, 0, 2), (4, 4, 2), (5, 3, 4)]:
         tries = [index < passed for index in range(n)]
         draws = [any(draw) for draw in itertools.combinations(tries, k)]
         assert pass_at_k(n, passed, k) == pytest.approx(sum(draws) / len(draws))
 
 
-def test_scores_are_of_programs_followed_by_their_tests() -> None:
+def test_a_program_is_scored_by_the_tests_that_follow_it() -> None:
     scores, verdicts = CodeEval().compute(
         references=["assert add(2, 3) == 5", "assert neg(1) == -1"],
         predictions=[["def add(a, b): return a * b"], ["def neg(x): return -x"]],

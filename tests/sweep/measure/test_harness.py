@@ -1,4 +1,4 @@
-"""Tasks through our model are what lm-eval's own Hugging Face model makes of the same float32 weights."""
+"""Tasks give the same results as lm-eval's own Hugging Face model (HFLM) with the same float32 weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 from converters.errors import InputError
 from sweep.backends.base import Score
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.measure import lm, loading
+from sweep.measure import lm_eval_model, lm_eval_tasks
 from sweep.measure.harness import check_task, run_task
-from sweep.measure.lm import make_lm
-from sweep.measure.loading import Place
-from sweep.measure.options import MeasurementError, TaskOptions
+from sweep.measure.lm_eval_model import make_lm
+from sweep.measure.lm_eval_tasks import TaskLocation
+from sweep.measure.task_options import MeasurementError, TaskOptions
 
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
 DATA = """
@@ -147,17 +147,17 @@ PAIRS = [
 ]
 
 
-def test_loglikelihoods_are_hflms(backend, hf):
+def test_loglikelihoods_equal_those_of_hflm(backend, hf):
     ours = make_lm(backend).loglikelihood(requests(PAIRS))
     theirs = hf.loglikelihood(requests(PAIRS), disable_tqdm=True)
     assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=1e-3)
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
 
 
-def test_greedy_flags_are_hflms_where_the_model_agrees(tiny, backend, hf):
+def test_greedy_flags_equal_those_of_hflm_for_what_the_model_generates(tiny, backend, hf):
     context = "The keeper counted"
     tokens = tiny.tokenizer.encode(context)
-    for _ in range(3):  # what the model itself would say, if it survives being tokenized again
+    for _ in range(3):  # until the model generates a text that is tokenized to the same tokens again
         said = make_lm(backend).generate_until(requests([(context, {"max_gen_toks": 2})], "generate_until"))[0]
         if tiny.tokenizer.encode(context + said)[: len(tokens)] == tokens:
             break
@@ -168,7 +168,7 @@ def test_greedy_flags_are_hflms_where_the_model_agrees(tiny, backend, hf):
     assert ours[0][1] is True
 
 
-def test_rolling_loglikelihoods_are_hflms(backend, hf):
+def test_rolling_loglikelihoods_equal_those_of_hflm(backend, hf):
     texts = requests([("The keeper counted seven boats.",), ("café boats 12 " * 300,)], "loglikelihood_rolling")
     assert make_lm(backend).loglikelihood_rolling(texts) == pytest.approx(
         hf.loglikelihood_rolling(texts, disable_tqdm=True),
@@ -177,9 +177,9 @@ def test_rolling_loglikelihoods_are_hflms(backend, hf):
 
 
 @pytest.mark.parametrize("task", ["choose", "letter", "roll"])
-def test_scores_of_a_task_are_hflms(backend, hf, tasks, task):
+def test_scores_of_a_task_equal_those_of_hflm(backend, hf, tasks, task):
     theirs = evaluate_hf(hf, tasks, task)
-    ours = run_task(backend, task, Place(tasks))
+    ours = run_task(backend, task, TaskLocation(tasks))
     assert {m.name for m in ours.metrics} == {m["metric"] for m in theirs["configs"][task]["metric_list"]}
     for metric in ours.metrics:
         assert metric.value == pytest.approx(theirs["results"][task][metric.key], rel=1e-5)
@@ -198,14 +198,14 @@ def test_scores_of_a_task_are_hflms(backend, hf, tasks, task):
         assert 0.0 < ours.primary.value < 1.0
 
 
-def test_generations_of_a_task_are_hflms(backend, hf, tasks):
+def test_generations_of_a_task_equal_those_of_hflm(backend, hf, tasks):
     answers = [s["resps"][0][0] for s in evaluate_hf(hf, tasks, "write")["samples"]["write"][:24]]
     rows = documents()
     for row, answer in zip(rows[::2], answers[::2], strict=True):
-        row["answer"] = answer  # so that half of the documents are answered rightly
+        row["answer"] = answer  # so that the model's answer is right for half of the documents
     (tasks / "write.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     theirs = evaluate_hf(hf, tasks, "write")
-    ours = run_task(backend, "write", Place(tasks))
+    ours = run_task(backend, "write", TaskLocation(tasks))
     assert [m.key for m in ours.metrics] == ["exact_match,strict", "exact_match,letters"]
     assert ours.primary.value >= 0.5
     assert ours.chance == 0.0
@@ -218,79 +218,82 @@ def test_generations_of_a_task_are_hflms(backend, hf, tasks):
     assert {(i.doc_id, key): value for i in ours.items for key, value in i.values.items()} == values
 
 
-def test_few_shot_prompts_and_limits_are_hflms(backend, hf, tasks):
+def test_few_shot_prompts_and_limits_equal_those_of_hflm(backend, hf, tasks):
     theirs = evaluate_hf(hf, tasks, "choose", num_fewshot=2, limit=5)
     seen: list[tuple[int, int, str]] = []
-    ours = run_task(backend, "choose", Place(tasks), TaskOptions(num_fewshot=2, limit=5), lambda *at: seen.append(at))
+    ours = run_task(
+        backend, "choose", TaskLocation(tasks), TaskOptions(num_fewshot=2, limit=5), lambda *at: seen.append(at)
+    )
     assert (ours.n, ours.num_fewshot) == (5, 2)
     assert [i.prompt_hash for i in ours.items] == [s["prompt_hash"] for s in theirs["samples"]["choose"]]
     assert ours.primary.value == theirs["results"]["choose"]["acc,none"]
     assert seen[-1] == (20, 20, "choose")
 
 
-def test_chat_prompts_are_the_tokenizers(tiny, backend, tasks):
+def test_chat_prompts_equal_those_of_the_tokenizer(tiny, backend, tasks):
     history = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "So"}]
     adapter = make_lm(backend)
     for n, generation in ((1, True), (2, False)):
         assert adapter.apply_chat_template(history[:n], generation) == tiny.tokenizer.apply_chat_template(
             history[:n], tokenize=False, add_generation_prompt=generation, continue_final_message=not generation
         )
-    run = run_task(backend, "write", Place(tasks), TaskOptions(limit=2, chat_template=True))
+    run = run_task(backend, "write", TaskLocation(tasks), TaskOptions(limit=2, chat_template=True))
     assert (
-        run.items[0].prompt_hash != run_task(backend, "write", Place(tasks), TaskOptions(limit=1)).items[0].prompt_hash
+        run.items[0].prompt_hash
+        != run_task(backend, "write", TaskLocation(tasks), TaskOptions(limit=1)).items[0].prompt_hash
     )
 
 
-def test_a_group_is_the_sum_of_its_tasks(backend, tasks):
-    group = run_task(backend, "both", Place(tasks))
-    parts = [run_task(backend, name, Place(tasks)) for name in ("choose", "letter")]
+def test_a_group_has_the_items_and_the_mean_score_of_its_tasks(backend, tasks):
+    group = run_task(backend, "both", TaskLocation(tasks))
+    parts = [run_task(backend, name, TaskLocation(tasks)) for name in ("choose", "letter")]
     assert [i.task for i in group.items] == ["choose"] * 24 + ["letter"] * 24
     assert group.primary.value == pytest.approx(np.mean([p.primary.value for p in parts]))
     assert [i.values["acc,none"] for i in group.items] == [i.values["acc,none"] for p in parts for i in p.items]
 
 
-def test_a_yaml_file_is_a_task(backend, tasks):
-    by_path = run_task(backend, str(tasks / "letter.yaml"), Place(tasks), TaskOptions(limit=6))
-    assert by_path.items == run_task(backend, "letter", Place(tasks), TaskOptions(limit=6)).items
+def test_a_task_can_be_given_as_a_yaml_file(backend, tasks):
+    by_path = run_task(backend, str(tasks / "letter.yaml"), TaskLocation(tasks), TaskOptions(limit=6))
+    assert by_path.items == run_task(backend, "letter", TaskLocation(tasks), TaskOptions(limit=6)).items
 
 
-def test_local_tasks_touch_no_network_and_print_nothing(backend, tasks, monkeypatch, capfd):
+def test_local_tasks_use_no_network_and_print_nothing(backend, tasks, monkeypatch, capfd):
     def refuse(*_: Any) -> None:
         raise AssertionError("a local task opened a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    run_task(backend, "choose", Place(tasks), TaskOptions(limit=3))
-    told = capfd.readouterr()
-    assert (told.out, told.err) == ("", "")
+    run_task(backend, "choose", TaskLocation(tasks), TaskOptions(limit=3))
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
 
 
-def test_tasks_that_cannot_be_run(backend, tasks, tmp_path):
+def test_tasks_that_cannot_run_are_rejected(backend, tasks, tmp_path):
     with pytest.raises(InputError, match=r"unknown task 'chose'; known in .*choose"):
-        run_task(backend, "chose", Place(tasks))
+        run_task(backend, "chose", TaskLocation(tasks))
     with pytest.raises(InputError, match="no such directory"):
-        run_task(backend, "choose", Place(tmp_path / "absent"))
+        run_task(backend, "choose", TaskLocation(tmp_path / "absent"))
     (tmp_path / "data.py").write_text(DATA)
     (tmp_path / "lost.yaml").write_text(f"task: lost\n{COMMON % 'lost'}{TASKS['letter']}")
-    with pytest.raises(InputError, match=r"task lost: .*its data cannot be had: .*lost\.jsonl"):
-        run_task(backend, "lost", Place(tmp_path))
+    with pytest.raises(InputError, match=r"task lost: the task or its data cannot be loaded: .*lost\.jsonl"):
+        run_task(backend, "lost", TaskLocation(tmp_path))
     sampled = TASKS["write"].replace("do_sample: false", "do_sample: true, temperature: 1.0")
     (tmp_path / "dice.yaml").write_text(f"task: dice\n{COMMON % 'dice'}{sampled}")
     (tmp_path / "dice.jsonl").write_text(json.dumps(documents()[0]))
-    loading._indexed.cache_clear()
-    with pytest.raises(InputError, match="samples; only greedy"):
-        run_task(backend, "dice", Place(tmp_path))
+    lm_eval_tasks._indexed.cache_clear()
+    with pytest.raises(InputError, match="it samples its answers; only greedy"):
+        run_task(backend, "dice", TaskLocation(tmp_path))
 
 
-def test_the_right_choices_share_is_that_of_the_softmax(backend, hf, tasks):
+def test_the_gold_probability_is_the_softmax_over_the_choices(backend, hf, tasks):
     theirs = evaluate_hf(hf, tasks, "choose")["samples"]["choose"]
-    ours = run_task(backend, "choose", Place(tasks))
+    ours = run_task(backend, "choose", TaskLocation(tasks))
     for item, sample in zip(ours.items, sorted(theirs, key=lambda s: s["doc_id"]), strict=True):
         shares = np.exp([response[0] for response in sample["filtered_resps"]])
         assert item.gold_probability == pytest.approx(shares[int(sample["target"])] / shares.sum(), rel=1e-3)
-    assert {item.gold_probability for item in run_task(backend, "write", Place(tasks)).items} == {None}
+    assert {item.gold_probability for item in run_task(backend, "write", TaskLocation(tasks)).items} == {None}
 
 
-def test_a_tag_and_a_group_without_sums_weigh_their_tasks_by_size(backend, tmp_path):
+def test_a_tag_and_a_group_without_aggregation_weight_their_tasks_by_size(backend, tmp_path):
     (tmp_path / "data.py").write_text(DATA)
     rows = documents()
     for name, n in (("choose", 20), ("letter", 5)):
@@ -299,18 +302,18 @@ def test_a_tag_and_a_group_without_sums_weigh_their_tasks_by_size(backend, tmp_p
         (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows[:n]))
     (tmp_path / "plain.yaml").write_text("group: plain\ntask: [choose, letter]\n")
     (tmp_path / "single.yaml").write_text("group: single\ntask: [letter]\n")
-    parts = [run_task(backend, name, Place(tmp_path)) for name in ("choose", "letter")]
+    parts = [run_task(backend, name, TaskLocation(tmp_path)) for name in ("choose", "letter")]
     expected = np.average([part.metrics[0].value for part in parts], weights=[20, 5])
     for name in ("all_of_it", "plain"):
-        run = run_task(backend, name, Place(tmp_path))
+        run = run_task(backend, name, TaskLocation(tmp_path))
         assert (run.primary.name, run.n) == ("acc", 25)
         assert run.primary.value == pytest.approx(expected)
         assert run.primary.stderr is not None
-    assert run_task(backend, "single", Place(tmp_path)).metrics == parts[1].metrics
+    assert run_task(backend, "single", TaskLocation(tmp_path)).metrics == parts[1].metrics
 
 
-class Changed:
-    """A backend with some answers changed."""
+class ChangedBackend:
+    """A backend with some attributes replaced."""
 
     def __init__(self, backend: LlamaBackend, **changes: Any) -> None:
         self._backend, self._changes = backend, changes
@@ -319,27 +322,29 @@ class Changed:
         return self._changes.get(name) or getattr(self._backend, name)
 
 
-def test_what_is_not_a_number_fails_in_a_line(backend, tasks, tmp_path):
-    broken = Changed(backend, loglikelihoods=lambda asked, progress: [Score(math.nan, False) for _ in asked])
+def test_a_figure_that_is_nan_fails_with_one_line(backend, tasks, tmp_path):
+    broken = ChangedBackend(backend, loglikelihoods=lambda asked, progress: [Score(math.nan, False) for _ in asked])
     with pytest.raises(MeasurementError, match="96 of 96 log-likelihoods are not numbers"):
-        run_task(broken, "choose", Place(tasks))
+        run_task(broken, "choose", TaskLocation(tasks))
     (tmp_path / "data.py").write_text(DATA + "\ndef score(doc, results):\n    return {'acc': float('nan')}\n")
     body = TASKS["write"].partition("filter_list")[0] + "metric_list: [{metric: acc, aggregation: mean}]\n"
     (tmp_path / "none.yaml").write_text(f"task: none\n{COMMON % 'none'}{body}process_results: !function data.score\n")
     (tmp_path / "none.jsonl").write_text("\n".join(json.dumps(row) for row in documents()[:2]))
     with pytest.raises(MeasurementError, match=r"task none: its acc is not a number \(nan\)"):
-        run_task(backend, "none", Place(tmp_path))
+        run_task(backend, "none", TaskLocation(tmp_path))
 
 
-def test_sub_tasks_are_asked_one_after_another_and_named(backend, tasks, monkeypatch):
-    monkeypatch.setattr(lm, "PART_REQUESTS", 50)
+def test_sub_tasks_run_one_after_another_and_progress_names_them(backend, tasks, monkeypatch):
+    monkeypatch.setattr(lm_eval_model, "PART_REQUESTS", 50)
     seen: list[tuple[int, int, str]] = []
-    run = run_task(backend, "both", Place(tasks), progress=lambda *at: seen.append(at))
+    run = run_task(backend, "both", TaskLocation(tasks), progress=lambda *at: seen.append(at))
     assert [name for name, _ in itertools.groupby(name for *_, name in seen)] == ["choose", "letter"]
     assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
     assert seen[-1] == (24 * 4 + 24 * 3, 24 * 4 + 24 * 3, "letter")
     monkeypatch.undo()
-    assert [item.answers for item in run.items] == [i.answers for i in run_task(backend, "both", Place(tasks)).items]
+    assert [item.answers for item in run.items] == [
+        i.answers for i in run_task(backend, "both", TaskLocation(tasks)).items
+    ]
 
 
 CHAT_TEMPLATE = (
@@ -354,7 +359,7 @@ THINKING = CHAT_TEMPLATE.replace(
 
 @pytest.fixture(scope="module")
 def thinker(tiny, hf) -> Any:
-    """Its template knows thinking; what ends its reasoning is a word that this random model does say."""
+    """A model whose template supports thinking; `end` is a text that this random model generates."""
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedTokenizerFast
 
@@ -369,15 +374,15 @@ def thinker(tiny, hf) -> Any:
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_reasoning_is_cut_off_as_hflm_cuts_it(backend, thinker, thinking, monkeypatch):
-    model = Changed(backend, chat_template=THINKING)
+def test_reasoning_is_removed_as_hflm_removes_it(backend, thinker, thinking, monkeypatch):
+    model = ChangedBackend(backend, chat_template=THINKING)
     history = [{"role": "user", "content": "Mara bought 12 apples"}]
     options = TaskOptions(chat_template=True, thinking=thinking)
     prompt = make_lm(model, options).apply_chat_template(history)
     assert prompt.endswith("<think></think>") is not thinking
     said = make_lm(backend).generate_until(requests([(prompt, {"max_gen_toks": 40, "until": []})], "generate_until"))[0]
     end, stop = said[len(said) // 2 : len(said) // 2 + 2], said[-3:-1]
-    monkeypatch.setattr(lm, "THINK_END", end)
+    monkeypatch.setattr(lm_eval_model, "THINK_END", end)
     theirs = thinker(thinking, end)
     assert theirs.apply_chat_template(history) == prompt
     asked = requests([(prompt, {"max_gen_toks": 40, "until": []})], "generate_until")
@@ -385,37 +390,40 @@ def test_reasoning_is_cut_off_as_hflm_cuts_it(backend, thinker, thinking, monkey
     answered = ours.generate_until(asked)
     assert answered == theirs.generate_until(asked, disable_tqdm=True)
     assert answered == [said.split(end)[-1].lstrip()] != [said]
-    assert (ours.budget, ours.unfinished) == (40, 1)
-    # a stop string within the reasoning ends nothing, one in the answer ends the answer
+    assert (ours.max_gen_toks_used, ours.unfinished) == (40, 1)
+    # a stop string ends the answer, but not the reasoning
     asked = requests([(prompt, {"max_gen_toks": 40, "until": [said[:2], stop]})], "generate_until")
     answer = said.split(end)[-1].lstrip().split(said[:2])[0].split(stop)[0]
     assert make_lm(model, options).generate_until(asked) == [answer]
 
 
-def test_thinking_that_cannot_be(backend, tasks):
+def test_thinking_is_rejected_if_the_task_or_template_does_not_support_it(backend, tasks):
     on = TaskOptions(chat_template=True, thinking=True)
-    with pytest.raises(InputError, match="task choose scores given answers, before which no thinking is done"):
-        run_task(Changed(backend, chat_template=THINKING), "choose", Place(tasks), on)
-    with pytest.raises(InputError, match="knows no thinking"):
-        run_task(Changed(backend, chat_template=CHAT_TEMPLATE), "write", Place(tasks), on)
+    with pytest.raises(InputError, match="task choose: a multiple-choice task cannot run with --thinking on"):
+        run_task(ChangedBackend(backend, chat_template=THINKING), "choose", TaskLocation(tasks), on)
+    with pytest.raises(InputError, match="does not support thinking"):
+        run_task(ChangedBackend(backend, chat_template=CHAT_TEMPLATE), "write", TaskLocation(tasks), on)
 
 
-def test_a_bound_on_new_tokens_is_obeyed_and_one_beyond_the_context_costs_the_cell(backend, tasks):
-    short = run_task(backend, "write", Place(tasks), TaskOptions(limit=2, max_gen_toks=3))
+def test_max_gen_toks_limits_answers_and_fails_if_it_exceeds_the_context(backend, tasks):
+    short = run_task(backend, "write", TaskLocation(tasks), TaskOptions(limit=2, max_gen_toks=3))
     assert (short.max_gen_toks, short.unfinished) == (3, 2)
-    assert run_task(backend, "write", Place(tasks), TaskOptions(limit=2)).max_gen_toks == 24
-    with pytest.raises(MeasurementError, match="write generates 9000 tokens in a context of 640; bound them with"):
-        run_task(backend, "write", Place(tasks), TaskOptions(limit=2, max_gen_toks=9000))
+    assert run_task(backend, "write", TaskLocation(tasks), TaskOptions(limit=2)).max_gen_toks == 24
+    with pytest.raises(
+        MeasurementError,
+        match=r"task write generates up to 9000 tokens, .* context of 640 tokens; give a lower limit with",
+    ):
+        run_task(backend, "write", TaskLocation(tasks), TaskOptions(limit=2, max_gen_toks=9000))
 
 
-def test_a_templates_refusal_of_a_system_message_is_met_as_hflm_meets_it(backend):
+def test_system_messages_are_dropped_if_the_template_rejects_them(backend):
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE
     history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    rendered = make_lm(Changed(backend, chat_template=strict)).apply_chat_template(history)
-    assert rendered == make_lm(Changed(backend, chat_template=CHAT_TEMPLATE)).apply_chat_template(history[1:])
+    rendered = make_lm(ChangedBackend(backend, chat_template=strict)).apply_chat_template(history)
+    assert rendered == make_lm(ChangedBackend(backend, chat_template=CHAT_TEMPLATE)).apply_chat_template(history[1:])
 
 
-def test_code_of_a_model_runs_by_consent_only(tmp_path, backend):
+def test_code_of_a_model_runs_only_if_allowed(tmp_path, backend):
     (tmp_path / "own.py").write_text(
         "import evaluate\ncode = evaluate.load('code_eval')\n"
         "def passes(references, predictions, k=None):\n"
@@ -428,18 +436,18 @@ def test_code_of_a_model_runs_by_consent_only(tmp_path, backend):
         body = TASKS["write"].partition("filter_list")[0]
         metrics = f"metric_list: [{{metric: !function {metric}, aggregation: mean, higher_is_better: true}}]\n"
         (tmp_path / f"{name}.yaml").write_text(f"task: {name}\nunsafe_code: true\n{COMMON % name}{body}{metrics}")
-    with pytest.raises(InputError, match="task restricted: it runs code that the model writes; allow that by --allow"):
-        check_task("restricted", Place(tmp_path))
-    check_task("restricted", Place(tmp_path), TaskOptions(allow_code=True))
-    run = run_task(backend, "restricted", Place(tmp_path), TaskOptions(allow_code=True))
+    with pytest.raises(InputError, match="task restricted: it runs code that the model writes; --allow-code-execution"):
+        check_task("restricted", TaskLocation(tmp_path))
+    check_task("restricted", TaskLocation(tmp_path), TaskOptions(allow_code=True))
+    run = run_task(backend, "restricted", TaskLocation(tmp_path), TaskOptions(allow_code=True))
     assert run.primary.name == "pass@1"
-    with pytest.raises(InputError, match=r"task unrestricted: it runs code .* by means of its own"):
-        check_task("unrestricted", Place(tmp_path), TaskOptions(allow_code=True))
+    with pytest.raises(InputError, match=r"task unrestricted: it runs code .* without the restrictions"):
+        check_task("unrestricted", TaskLocation(tmp_path), TaskOptions(allow_code=True))
 
 
-def test_tasks_of_lm_eval_are_found_without_reading_them_all(monkeypatch):
-    asked, indexed = [], loading._indexed
-    monkeypatch.setattr(loading, "_indexed", lambda folder: asked.append(folder) or indexed(folder))
+def test_tasks_of_lm_eval_are_found_without_indexing_all_of_them(monkeypatch):
+    asked, indexed = [], lm_eval_tasks._indexed
+    monkeypatch.setattr(lm_eval_tasks, "_indexed", lambda folder: asked.append(folder) or indexed(folder))
     for task in ("gsm8k", "mmlu", "boolq", "arc_challenge"):
-        assert task in loading._manager(task, Place()).task_index
+        assert task in lm_eval_tasks._manager(task, TaskLocation()).task_index
     assert None not in asked  # which would take seconds

@@ -1,4 +1,4 @@
-"""JSONL files in place of a data set: the published fields and their local forms make the same questions."""
+"""JSONL files in place of a data set: the published fields and the local fields give the same questions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 import presets
 from converters.errors import InputError
-from sweep.measure.loading import Place, load, quiet
+from sweep.measure.lm_eval_tasks import TaskLocation, load_task, quiet
 from sweep.measure.local_data import read_jsonl
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
     "hellaswag": [
@@ -78,9 +78,11 @@ def write(directory: Path, part: str, rows: list[dict[str, Any]]) -> Path:
 
 
 def questions(task: str, folder: Path, shots: int | None = None) -> list[tuple[Any, ...]]:
-    """What the model would be asked: the arguments of each request, and the right answer."""
+    """The arguments of each request to the model, and the right answer."""
     with quiet(offline=True):
-        loaded = load(task, Place(data=folder, data_name=task.partition("_anatomy")[0]), TaskOptions(num_fewshot=shots))
+        loaded = load_task(
+            task, TaskLocation(data=folder, data_name=task.partition("_anatomy")[0]), TaskOptions(num_fewshot=shots)
+        )
         leaf = loaded.tasks[task]
         if shots is not None and leaf.config.num_fewshot != 0:
             leaf.set_config("num_fewshot", shots)
@@ -91,7 +93,7 @@ def questions(task: str, folder: Path, shots: int | None = None) -> list[tuple[A
 
 @pytest.mark.parametrize("task", PUBLISHED)
 @pytest.mark.parametrize("shots", [0, 2])
-def test_a_local_form_asks_what_the_published_fields_ask(task: str, shots: int, tmp_path: Path) -> None:
+def test_local_fields_give_the_same_questions_as_published_fields(task: str, shots: int, tmp_path: Path) -> None:
     published = questions(task, write(tmp_path / "published", PARTS[task], PUBLISHED[task]), shots)
     local = questions(task, write(tmp_path / "local", PARTS[task], LOCAL[task]), shots)
     assert [arguments for arguments, _ in local] == [arguments for arguments, _ in published]
@@ -99,7 +101,7 @@ def test_a_local_form_asks_what_the_published_fields_ask(task: str, shots: int, 
     assert len({arguments for arguments, _ in local}) == len(local)
 
 
-def test_examples_come_first_and_are_not_scored_where_there_is_no_part_for_them(tmp_path: Path) -> None:
+def test_without_a_split_for_examples_the_first_items_are_examples_and_are_not_scored(tmp_path: Path) -> None:
     folder = write(tmp_path / "boolq", "validation", LOCAL["boolq"])
     asked = questions("boolq", folder, 2)
     prompts = [arguments[0] for arguments, _ in asked]
@@ -112,14 +114,14 @@ def test_examples_come_first_and_are_not_scored_where_there_is_no_part_for_them(
     assert all(prompt.startswith("Boat 3 is red.") for prompt in with_part)
 
 
-def test_examples_are_the_first_of_their_part_for_every_question(tmp_path: Path) -> None:
+def test_examples_are_the_first_items_of_their_split_for_every_question(tmp_path: Path) -> None:
     for part, rows in FIXED["gsm8k"].items():
         write(tmp_path / "gsm8k", part, rows)
     prompts = [arguments[0] for arguments, _ in questions("gsm8k", tmp_path / "gsm8k", 2)]
     start = "Question: 0 and 2?\nAnswer: It is\n#### 2\n\nQuestion: 1 and 2?\nAnswer: It is\n#### 3\n\nQuestion: "
     assert prompts == [f"{start}{i} and 1?\nAnswer:" for i in range(4)]
     with pytest.raises(InputError, match=r"train\.jsonl: too few items for 5 examples of task gsm8k"):
-        questions("gsm8k", tmp_path / "gsm8k")  # the task's own number
+        questions("gsm8k", tmp_path / "gsm8k")  # with the task's own number of examples
 
 
 def test_a_subject_has_its_own_items_and_examples(tmp_path: Path) -> None:
@@ -129,27 +131,27 @@ def test_a_subject_has_its_own_items_and_examples(tmp_path: Path) -> None:
     assert len(asked) == 3 * 4
     assert all("about anatomy" in arguments[0] and "Bone 4?" in arguments[0] for arguments, _ in asked)
     with pytest.raises(InputError, match=r"test\.jsonl: no item with subject 'virology' for task mmlu_virology"):
-        load_only("mmlu_virology", tmp_path / "mmlu", "mmlu")
+        load_offline("mmlu_virology", tmp_path / "mmlu", "mmlu")
 
 
-def load_only(task: str, folder: Path, name: str | None = None) -> Any:
+def load_offline(task: str, folder: Path, name: str | None = None) -> Any:
     with quiet(offline=True):
-        return load(task, Place(data=folder, data_name=name), TaskOptions())
+        return load_task(task, TaskLocation(data=folder, data_name=name), TaskOptions())
 
 
-def test_a_data_set_that_is_not_known_is_taken_in_its_published_fields(tmp_path: Path) -> None:
+def test_an_unlisted_data_set_is_read_with_its_published_fields(tmp_path: Path) -> None:
     rows = [{"goal": f"Stop boat {i}", "sol1": "Drop the anchor.", "sol2": "Row.", "label": 0} for i in range(2)]
     (asked, *_), *_ = questions("piqa", write(tmp_path / "piqa", "validation", rows))
     assert asked == ("Question: Stop boat 0\nAnswer:", " Drop the anchor.")
 
 
-def test_files_that_will_not_do(tmp_path: Path) -> None:
+def test_unusable_files_are_rejected(tmp_path: Path) -> None:
     cases = {
         "empty": ("", "no item for task boolq"),
         "json": ('{"passage": 1}\n{"passage": \n', r"validation\.jsonl:2: not JSON"),
         "list": ("[1]\n", r":1: not a JSON object"),
-        "fields": ('{"a": 1}\n', "boolq: it cannot be loaded, or its data cannot be had: 'passage' is undefined"),
-        "types": ('{"passage": "p", "question": 3, "gold": 1}\n', "an item that does not fit"),
+        "fields": ('{"a": 1}\n', "boolq: the task or its data cannot be loaded: 'passage' is undefined"),
+        "types": ('{"passage": "p", "question": 3, "gold": 1}\n', "an item has unexpected fields"),
         "bytes": (b"\xff\xfe\n".decode("latin-1"), "of task|not JSON|undefined|cannot"),
     }
     for name, (content, message) in cases.items():
@@ -157,17 +159,17 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "validation.jsonl").write_bytes(content.encode("latin-1"))
         with pytest.raises(InputError, match=message):
-            load_only("boolq", folder, "boolq")
-    with pytest.raises(InputError, match="no file of the part 'validation' for task boolq"):
-        load_only("boolq", write(tmp_path / "other", "spring", LOCAL["boolq"]), "boolq")
+            load_offline("boolq", folder, "boolq")
+    with pytest.raises(InputError, match="no file with the split 'validation' for task boolq"):
+        load_offline("boolq", write(tmp_path / "other", "spring", LOCAL["boolq"]), "boolq")
     write(tmp_path / "two", "val_a", LOCAL["boolq"])
-    with pytest.raises(InputError, match="two files for the part 'validation'"):
-        load_only("boolq", write(tmp_path / "two", "val_b", LOCAL["boolq"]), "boolq")
-    with pytest.raises(InputError, match=r"mmlu_pro.*reads TIGER-Lab/MMLU-Pro, which is not what"):
-        load_only("mmlu_pro", write(tmp_path / "mmlu", "test", FIXED["mmlu"]["test"]), "mmlu")
+    with pytest.raises(InputError, match="two files for the split 'validation'"):
+        load_offline("boolq", write(tmp_path / "two", "val_b", LOCAL["boolq"]), "boolq")
+    with pytest.raises(InputError, match=r"mmlu_pro.*needs the data set TIGER-Lab/MMLU-Pro, but"):
+        load_offline("mmlu_pro", write(tmp_path / "mmlu", "test", FIXED["mmlu"]["test"]), "mmlu")
 
 
-def test_compressed_files_are_read_and_truncated_ones_refused(tmp_path: Path) -> None:
+def test_compressed_files_are_read_and_truncated_ones_rejected(tmp_path: Path) -> None:
     whole = gzip.compress(b'{"a": 1}\n{"a": 2}\n' * 1000)
     (tmp_path / "a.jsonl.gz").write_bytes(whole)
     assert read_jsonl(tmp_path / "a.jsonl.gz") == [{"a": 1}, {"a": 2}] * 1000
@@ -176,14 +178,14 @@ def test_compressed_files_are_read_and_truncated_ones_refused(tmp_path: Path) ->
         read_jsonl(tmp_path / "b.jsonl.gz")
 
 
-def test_every_known_data_set_is_that_of_lm_evals_own_tasks() -> None:
+def test_every_listed_data_set_is_the_one_that_lm_evals_task_uses() -> None:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    from sweep.measure import loading
+    from sweep.measure import lm_eval_tasks
 
     for data in presets.task_data().values():
         task = data.tasks[0] if data.tasks[0] != "mmlu" else "mmlu_anatomy"
-        manager = loading._manager(task, Place())
+        manager = lm_eval_tasks._manager(task, TaskLocation())
         config = load_yaml(manager.task_index[task].yaml_path, resolve_func=False)
         assert config["dataset_path"] == data.dataset
         assert data.config in (None, config.get("dataset_name"))

@@ -1,6 +1,7 @@
-"""lm-eval's own tasks over local data: prompts, log-likelihoods, generations and scores are its Hugging Face model's.
+"""lm-eval's own tasks with local data give the same results as lm-eval's Hugging Face model (HFLM).
 
-A random Qwen3 with Qwen2's real tokenizer answers real questions in float32 on both sides.
+Compared are prompts, log-likelihoods, generations and scores. A Qwen3 model with random weights and Qwen2's tokenizer
+answers real questions, in float32 in both programs.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import pytest
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.measure.code_eval import CodeEval
 from sweep.measure.harness import run_task
-from sweep.measure.lm import make_lm
-from sweep.measure.loading import Place, load, quiet
+from sweep.measure.lm_eval_model import make_lm
+from sweep.measure.lm_eval_tasks import TaskLocation, load_task, quiet
 from sweep.measure.local_data import read_jsonl
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 
 SHARED = Path(__file__).parents[4] / "shared"
 TOKENIZER = SHARED / "reference" / "tokenizers" / "qwen2"
@@ -29,8 +30,8 @@ NEW_TOKENS = 20
 SLOW = ("arc_easy", "boolq", "mmlu_social_sciences", "gsm8k_cot", "humaneval")
 
 
-def place(data: str) -> Place:
-    return Place(data=SHARED / "data" / data, data_name=data)
+def place(data: str) -> TaskLocation:
+    return TaskLocation(data=SHARED / "data" / data, data_name=data)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,12 @@ def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
     return [Instance(kind, {}, args, i, ("t", i, 1)) for i, args in enumerate(arguments)]
 
 
-def evaluate(lm: Any, task: str, where: Place, options: TaskOptions) -> dict[str, Any]:
-    """The task's results and samples by lm-eval, whatever the model."""
+def evaluate(lm: Any, task: str, where: TaskLocation, options: TaskOptions) -> dict[str, Any]:
+    """lm-eval's results and samples of the task for any model."""
     import lm_eval
 
     with quiet(offline=True):
-        loaded = load(task, where, options)
+        loaded = load_task(task, where, options)
         results: dict[str, Any] = lm_eval.simple_evaluate(
             model=lm,
             tasks=[loaded.root],
@@ -104,7 +105,7 @@ CHOOSING = {
 
 @pytest.mark.parametrize("task", [pytest.param(task, marks=[pytest.mark.slow] * (task in SLOW)) for task in CHOOSING])
 @pytest.mark.slow
-def test_scores_of_choices_are_hflms(backend: LlamaBackend, hf: Any, task: str) -> None:
+def test_multiple_choice_scores_equal_those_of_hflm(backend: LlamaBackend, hf: Any, task: str) -> None:
     data, options = CHOOSING[task]
     theirs = evaluate(hf, task, place(data), options)
     samples = [sample for leaf in theirs["samples"].values() for sample in leaf]
@@ -142,7 +143,7 @@ WRITING = {
 
 
 @pytest.mark.parametrize("task", [pytest.param(task, marks=[pytest.mark.slow] * (task in SLOW)) for task in WRITING])
-def test_generations_are_hflms(backend: LlamaBackend, hf: Any, task: str) -> None:
+def test_generations_equal_those_of_hflm(backend: LlamaBackend, hf: Any, task: str) -> None:
     if task == "ifeval":
         pytest.importorskip("langdetect")
         pytest.importorskip("immutabledict")
@@ -155,7 +156,7 @@ def test_generations_are_hflms(backend: LlamaBackend, hf: Any, task: str) -> Non
     samples = theirs["samples"][task]
     assert {item.prompt_hash for item in run.items} == {sample["prompt_hash"] for sample in samples}
     said = [sample["resps"][0][0] for sample in samples]
-    assert any(said)  # a random model says something
+    assert any(said)  # the random model generates some text
     asked = requests("generate_until", [sample["arguments"][0] for sample in samples])
     assert make_lm(backend, options).generate_until(asked) == said
     for item in run.items:
@@ -182,7 +183,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def short(real: Any) -> Iterator[tuple[LlamaBackend, Any]]:
-    """The same model on both sides in a context of SHORT tokens."""
+    """The same model in both programs, with a context of SHORT tokens."""
     from lm_eval.models.huggingface import HFLM
 
     options = LlamaOptions(n_ctx=SHORT, n_threads=2, slots=3, type_k="f32", type_v="f32", flash_attn="off")
@@ -194,7 +195,7 @@ def short(real: Any) -> Iterator[tuple[LlamaBackend, Any]]:
     backend.close()
 
 
-def test_log_likelihoods_of_every_shape_are_hflms(short: tuple[LlamaBackend, Any]) -> None:
+def test_log_likelihoods_of_all_kinds_of_text_equal_those_of_hflm(short: tuple[LlamaBackend, Any]) -> None:
     backend, hf = short
     asked = requests("loglikelihood", [*PAIRS, *((context, text[:1]) for context, text in PAIRS)])
     ours, theirs = make_lm(backend).loglikelihood(asked), hf.loglikelihood(asked, disable_tqdm=True)
@@ -208,13 +209,14 @@ def test_log_likelihoods_of_every_shape_are_hflms(short: tuple[LlamaBackend, Any
     )
 
 
-def test_stop_strings_end_generations_as_hflms_do(short: tuple[LlamaBackend, Any]) -> None:
+def test_stop_strings_end_generations_as_in_hflm(short: tuple[LlamaBackend, Any]) -> None:
     backend, hf = short
     prompts = ["The", PAIRS[0][0], "你好 🙂", "word " * 400, "def f(x):\n    return"]
     free = make_lm(backend).generate_until(
         requests("generate_until", [(prompt, {"until": [], "max_gen_toks": 24}) for prompt in prompts])
     )
-    # strings that it will say: across tokens, within one, of one character; and one that it will not
+    # stop strings that the model generates, across several tokens or within one token, and one that it does not
+    # generate
     stops = [[text[5:9], "never said"] if i % 2 else [text[7:8]] for i, text in enumerate(free)]
     asked = requests(
         "generate_until",
@@ -225,16 +227,16 @@ def test_stop_strings_end_generations_as_hflms_do(short: tuple[LlamaBackend, Any
     assert ours == [text.split(stop[0])[0] for text, stop in zip(free, stops, strict=True)] != free
 
 
-def test_instructions_whose_checker_lacks_data_are_left_out(backend: LlamaBackend) -> None:
+def test_instructions_are_left_out_if_their_checker_lacks_data(backend: LlamaBackend) -> None:
     pytest.importorskip("langdetect")
     pytest.importorskip("immutabledict")
-    from sweep.measure import loading
+    from sweep.measure import lm_eval_tasks
 
-    if loading._has("tokenizers/punkt_tab"):
+    if lm_eval_tasks._has("tokenizers/punkt_tab"):
         pytest.skip("this machine has nltk's punkt")
     run = run_task(backend, "ifeval", place("ifeval"), TaskOptions(limit=2, max_gen_toks=2))
     with quiet(offline=True):
-        loaded = load("ifeval", place("ifeval"), TaskOptions())
+        loaded = load_task("ifeval", place("ifeval"), TaskOptions())
         documents = loaded.tasks["ifeval"].eval_docs
     assert run.left_out == 541 - len(documents)
     wanting = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
@@ -243,9 +245,9 @@ def test_instructions_whose_checker_lacks_data_are_left_out(backend: LlamaBacken
     assert documents["instruction_id_list"] == [names for names in asked if not wanting & set(names)]
 
 
-def test_every_subject_of_mmlu_is_a_part_of_the_group(backend: LlamaBackend) -> None:
+def test_the_group_mmlu_has_all_57_subjects(backend: LlamaBackend) -> None:
     with quiet(offline=True):
-        loaded = load("mmlu", place("mmlu"), TaskOptions(num_fewshot=5))
+        loaded = load_task("mmlu", place("mmlu"), TaskOptions(num_fewshot=5))
     assert len(loaded.tasks) == 57
     for name, task in loaded.tasks.items():
         assert len(task.eval_docs) == 10
@@ -253,7 +255,7 @@ def test_every_subject_of_mmlu_is_a_part_of_the_group(backend: LlamaBackend) -> 
         assert len(task.fewshot_docs()) == 5
 
 
-def test_canonical_solutions_pass_and_their_halves_do_not() -> None:
+def test_canonical_solutions_pass_and_wrong_ones_do_not() -> None:
     rows = read_jsonl(SHARED / "data" / "humaneval" / "HumanEval.jsonl.gz")[::20]
     tests = [f"{row['test']}\ncheck({row['entry_point']})" for row in rows]
     right = [row["prompt"] + row["canonical_solution"] for row in rows]

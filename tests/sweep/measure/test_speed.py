@@ -1,4 +1,4 @@
-"""Speed is tokens over the median time, within a bound of seconds."""
+"""Speed is the number of tokens divided by the median time, measured within a limit of seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.measure.speed import measure_speed
 
 
-def test_the_median_counts_and_the_first_timing_does_not():
+def test_speed_is_the_median_of_the_timings_after_the_first():
     timings = {512: iter([9.0, 1.0, 4.0, 2.0]), 128: iter([9.0, 0.5, 0.25, 1.0])}
     timed = SimpleNamespace(
         max_length=4096, time_prompt=lambda n, n_ctx: next(timings[n]), time_decode=lambda n, n_ctx: next(timings[n])
@@ -25,9 +25,9 @@ def test_no_repeat_begins_after_the_time_is_spent():
     assert (result.prompt_tokens, result.decode_tokens) == (64, 64)
 
 
-def test_speed_of_a_real_model(tiny):
+def test_reading_a_prompt_is_faster_than_decoding(tiny):
     backend = LlamaBackend(tiny.gguf, LlamaOptions(n_threads=1))
     result = measure_speed(backend, 512, repeats=2)
     backend.close()
-    # a prompt's tokens share each read of the weights, decoded ones do not
+    # tokens of a prompt share each read of the weights; decoded tokens do not
     assert result.prompt_tokens_per_s > result.decode_tokens_per_s > 0

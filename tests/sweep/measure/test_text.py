@@ -16,7 +16,7 @@ from sweep.jobs import wire
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import Reference
 from sweep.measure.summary import Positions, summarize_divergence
-from sweep.measure.text import measure_text, noise_floor
+from sweep.measure.text_measurement import measure_text, noise_floor
 from sweep.record import Record
 
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
@@ -38,7 +38,7 @@ def backend(tiny) -> Iterator[LlamaBackend]:
 
 @pytest.fixture(scope="module")
 def other(make_model) -> Iterator[LlamaBackend]:
-    """The same shape and tokenizer, weights a little off: the variant."""
+    """The variant: a model with the same shape and tokenizer and slightly different weights."""
     model = make_model(
         "other",
         n_vocab=512,
@@ -69,7 +69,7 @@ def hf_logprobs(hf, windows: Windows) -> np.ndarray:
     return torch.log_softmax(logits[:, windows.first : -1].double(), -1).numpy()
 
 
-def test_windows_are_cut_as_llama_perplexity_cuts(backend, windows):
+def test_windows_are_cut_as_llama_perplexity_cuts_them(backend, windows):
     tokens = backend.tokenize(lines(600))
     n = len(tokens) // N_CTX
     assert len(tokens) % N_CTX != 0
@@ -77,11 +77,11 @@ def test_windows_are_cut_as_llama_perplexity_cuts(backend, windows):
     assert (windows.first, windows.rows_each) == (N_CTX // 2, N_CTX // 2 - 1)
     with pytest.raises(InputError, match=f"need at least {2 * N_CTX}"):
         cut_windows(backend, lines(20), n_ctx=N_CTX)
-    with pytest.raises(InputError, match="longer than the model's 640"):
+    with pytest.raises(InputError, match="longer than the model's context of 640"):
         cut_windows(backend, lines(600), n_ctx=1024)
 
 
-def test_a_window_starts_with_bos_where_the_model_adds_one(backend, monkeypatch):
+def test_a_window_starts_with_bos_if_the_model_adds_bos(backend, monkeypatch):
     monkeypatch.setattr(backend, "add_bos", True)
     monkeypatch.setattr(backend, "bos_id", 509)
     cut = cut_windows(backend, lines(600), n_ctx=N_CTX)
@@ -89,7 +89,7 @@ def test_a_window_starts_with_bos_where_the_model_adds_one(backend, monkeypatch)
     assert np.array_equal(cut.text.ravel(), backend.tokenize(lines(600))[: cut.tokens.size])
 
 
-def test_a_stride_cuts_as_llama_perplexity_does(backend, monkeypatch):
+def test_windows_with_a_stride_are_cut_as_llama_perplexity_cuts_them(backend, monkeypatch):
     tokens = backend.tokenize(lines(600))
     cut = cut_windows(backend, lines(600), n_ctx=N_CTX, stride=48)
     assert len(cut.tokens) == -(-(len(tokens) - N_CTX) // 48)
@@ -105,7 +105,7 @@ def test_a_stride_cuts_as_llama_perplexity_does(backend, monkeypatch):
             cut_windows(backend, lines(600), n_ctx=N_CTX, stride=stride)
 
 
-def test_perplexity_is_the_closed_form_over_transformers_logits(tiny, backend, windows):
+def test_perplexity_equals_the_closed_form_over_transformers_logits(tiny, backend, windows):
     seen: list[tuple[int, int]] = []
     result = measure_text(backend, windows, progress=lambda *at: seen.append(at)).perplexity
     logprobs = hf_logprobs(tiny.hf, windows)
@@ -123,7 +123,7 @@ def test_perplexity_is_the_closed_form_over_transformers_logits(tiny, backend, w
     assert seen == [(i + 1, len(nll)) for i in range(len(nll))]
 
 
-def test_divergence_is_scipys_over_transformers_logits(tiny, backend, other, windows, tmp_path):
+def test_divergence_equals_scipys_over_transformers_logits(tiny, backend, other, windows, tmp_path):
     path = tmp_path / "reference"
     measure_text(backend, windows, write_reference=path, model="F32")
     result = measure_text(other, windows, reference=Reference(path)).divergence
@@ -143,7 +143,7 @@ def test_divergence_is_scipys_over_transformers_logits(tiny, backend, other, win
     interval = np.quantile(bootstrap.bootstrap_distribution, [0.025, 0.975])
     assert [figures.kld_low, figures.kld_high] == pytest.approx(interval, rel=0.03)
     assert figures.sampling_stderr == 0.0
-    # what the positions tell beside the divergence
+    # figures of the positions other than the divergence
     targets = windows.tokens[:, windows.first + 1 :, None].astype(np.int64)
     nll, base = (-np.take_along_axis(x, targets, -1)[..., 0].ravel() for x in (q, p))
     assert figures.perplexity_reference == pytest.approx(np.exp(base.mean()), rel=1e-5)
@@ -157,7 +157,7 @@ def test_divergence_is_scipys_over_transformers_logits(tiny, backend, other, win
     assert figures.delta_p_percentiles["25"] == pytest.approx(np.quantile(delta, 0.25), abs=1e-6)
 
 
-def test_the_divergence_is_told_by_the_references_confidence():
+def test_the_divergence_is_grouped_by_the_references_confidence():
     rng = np.random.default_rng(0)
     shape = (4, 50)
     confidence, kld, same = rng.random(shape), rng.random(shape), rng.random(shape) < 0.7
@@ -173,7 +173,7 @@ def test_the_divergence_is_told_by_the_references_confidence():
     assert buckets[1].top1_agreement == pytest.approx(same[middle].mean())
 
 
-def test_a_record_keeps_all_figures_through_json(backend, windows, tmp_path):
+def test_a_record_read_from_json_has_all_figures(backend, windows, tmp_path):
     measure_text(backend, windows, write_reference=tmp_path / "r")
     figures = measure_text(backend, windows, reference=Reference(tmp_path / "r")).divergence.figures
     record = Record("Q8_0", "gguf", "ok", divergence=figures)
@@ -181,7 +181,7 @@ def test_a_record_keeps_all_figures_through_json(backend, windows, tmp_path):
     assert [name for name, value in vars(figures).items() if value in (None, {}, ())] == ["noise_floor"]
 
 
-def test_a_model_does_not_diverge_from_itself(backend, windows, tmp_path):
+def test_the_divergence_of_a_model_from_itself_is_zero(backend, windows, tmp_path):
     path = tmp_path / "reference"
     measure_text(backend, windows, write_reference=path)
     reference = Reference(path)
@@ -196,8 +196,8 @@ def test_a_model_does_not_diverge_from_itself(backend, windows, tmp_path):
     assert 0.0 <= floor.kld_mean < 1e-9
 
 
-def test_the_noise_floor_is_of_another_batch_shape(tiny, windows, tmp_path):
-    """Under llama.cpp's defaults the batch shape moves floats; the floor sees it and is far below any quant's loss."""
+def test_the_noise_floor_with_default_options_is_small(tiny, windows, tmp_path):
+    """With llama.cpp's defaults the batch shape changes rounding; the floor is far below any quant's divergence."""
     with_defaults = LlamaBackend(tiny.gguf, LlamaOptions(n_threads=1))
     measure_text(with_defaults, windows, write_reference=tmp_path / "reference")
     floor = noise_floor(with_defaults, windows, Reference(tmp_path / "reference"))
@@ -205,7 +205,7 @@ def test_the_noise_floor_is_of_another_batch_shape(tiny, windows, tmp_path):
     assert 0.0 <= floor.kld_mean < 1e-5
 
 
-def test_logits_that_are_not_numbers_are_refused(backend, windows, monkeypatch):
+def test_logits_that_are_not_finite_are_rejected(backend, windows, monkeypatch):
     real = backend.windows
 
     def damaged(*args, **kwargs):
@@ -214,5 +214,5 @@ def test_logits_that_are_not_numbers_are_refused(backend, windows, monkeypatch):
             yield part
 
     monkeypatch.setattr(backend, "windows", damaged)
-    with pytest.raises(InputError, match="window 0: the model's logits are not numbers"):
+    with pytest.raises(InputError, match="window 0: the model's logits are not finite numbers"):
         measure_text(backend, windows)

@@ -1,4 +1,4 @@
-"""Perplexity and divergence against llama-perplexity itself, on the built-in model and on its own base file."""
+"""Perplexity and divergence equal those of llama-perplexity, on the built-in model and from llama.cpp's base file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from converters.export import export, open_source
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import open_reference
-from sweep.measure.text import measure_text
+from sweep.measure.text_measurement import measure_text
 from sweep.record import Divergence
 
 PEER = os.environ.get("BITSWEEP_LLAMA_PERPLEXITY") or "build/peers/bin/llama-perplexity"
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not os.path.exists(PEER), reason=f"llama-perplexity is not built: {PEER}"),
 ]
 MICRO = presets.builtin_models()["micro"]
-BATCH = 256  # small, so that windows longer than a batch are quick
+BATCH = 256  # small, so that windows longer than a batch take little time
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def told(last: str, *arguments: str | Path | int) -> str:
-    """What it prints, with a match of `last`. Its logging thread often ends before the last lines are out: try again.
+def run_peer(last: str, *arguments: str | Path | int) -> str:
+    """The output of llama-perplexity, which contains a match of `last`.
 
-    Waiting threads do not spin: beside other processes that takes most of the time.
+    Its logging thread often ends before it has printed the last lines; then it runs again. Its waiting threads do not
+    spin, which would take most of the time while other processes run.
     """
     for _ in range(40):
         done = subprocess.run(
@@ -60,10 +61,10 @@ def backend(file: Path, n_batch: int = 2048) -> LlamaBackend:
 
 
 @pytest.mark.parametrize(("n_ctx", "n_batch"), [(128, 2048), (512, 2048), (768, 2048), (512, BATCH), (700, BATCH)])
-def test_perplexity_is_llama_perplexitys(files: Path, n_ctx: int, n_batch: int) -> None:
+def test_perplexity_equals_that_of_llama_perplexity(files: Path, n_ctx: int, n_batch: int) -> None:
     final = r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)\s"
     name, batches = files / "Q8_0.gguf", ("-b", n_batch, "-ub", min(512, n_batch))
-    match = re.search(final, told(final, "-m", name, "-f", files / "text", "-c", n_ctx, *batches))
+    match = re.search(final, run_peer(final, "-m", name, "-f", files / "text", "-c", n_ctx, *batches))
     assert match
     model = backend(files / "Q8_0.gguf", n_batch)
     result = measure_text(model, cut_windows(model, (files / "text").read_text(), n_ctx=n_ctx)).perplexity
@@ -73,8 +74,8 @@ def test_perplexity_is_llama_perplexitys(files: Path, n_ctx: int, n_batch: int) 
 
 
 @pytest.mark.parametrize(("n_ctx", "stride"), [(512, 200), (256, 150)])
-def test_perplexity_with_a_stride_is_llama_perplexitys(files: Path, n_ctx: int, stride: int) -> None:
-    """It lengthens its windows by half the stride and to a multiple of 256; it tells by how much."""
+def test_perplexity_with_a_stride_equals_that_of_llama_perplexity(files: Path, n_ctx: int, stride: int) -> None:
+    """llama-perplexity adds half the stride to its windows, rounds up to a multiple of 256, and prints the length."""
     name, text = files / "Q8_0.gguf", files / "text"
     longer = -(-(n_ctx + stride // 2) // 256) * 256
     model = backend(name, n_ctx)
@@ -82,7 +83,7 @@ def test_perplexity_with_a_stride_is_llama_perplexitys(files: Path, n_ctx: int, 
     result = measure_text(model, windows).perplexity
     model.close()
     last = rf"\[{len(windows.tokens)}\]([\d.]+),"
-    answer = told(last, "-m", name, "-f", text, "-c", n_ctx, "-b", n_ctx, "--ppl-stride", stride)
+    answer = run_peer(last, "-m", name, "-f", text, "-c", n_ctx, "-b", n_ctx, "--ppl-stride", stride)
     assert f"Calculation chunk = {longer}\n" in answer
     assert f"computing over {len(windows.tokens)} chunks" in answer
     match = re.search(last, answer)
@@ -91,7 +92,7 @@ def test_perplexity_with_a_stride_is_llama_perplexitys(files: Path, n_ctx: int, 
 
 
 PRINTED = r"(?<![\d.]){}\s*:\s*(-?[\d.]+)(?:\s+±\s+([\d.]+))?"
-FIGURES = {  # what is printed: our figure, its error, and how many of the printed units it holds
+FIGURES = {  # printed name: name of our figure, name of its error, factor from our unit to the printed one
     r"Mean PPL\(base\)": ("perplexity_reference", "perplexity_reference_stderr", 1),
     r"Cor\(ln\(PPL\(Q\)\), ln\(PPL\(base\)\)\)": ("perplexity_correlation", None, 100),
     r"Mean ln\(PPL\(Q\)/PPL\(base\)\)": ("perplexity_log_ratio", "perplexity_log_ratio_stderr", 1),
@@ -112,7 +113,7 @@ def percentile_names(kind: str, figures: dict[str, float]) -> dict[str, str]:
 
 
 def check(answer: str, figures: Divergence) -> None:
-    """Every printed figure is ours, to 1e-4 of it or half its last digit."""
+    """Every printed figure equals ours, within a relative 1e-4 or half of its last digit."""
     expected: list[tuple[str, float, float | None]] = []
     for pattern, (name, error, units) in FIGURES.items():
         stderr = None if error is None else units * getattr(figures, error)
@@ -134,20 +135,20 @@ def check(answer: str, figures: Divergence) -> None:
 
 @pytest.mark.parametrize("n_ctx", [512, 300])
 @pytest.mark.parametrize("quant", ["Q2_K", "Q8_0"])
-def test_from_a_base_file_every_figure_is_llama_perplexitys(
+def test_every_figure_from_a_base_file_equals_that_of_llama_perplexity(
     files: Path, tmp_path: Path, quant: str, n_ctx: int
 ) -> None:
     text, base, own, exact = files / "text", tmp_path / "base", tmp_path / "own", tmp_path / "exact"
-    told("", "-m", files / "BF16.gguf", "-f", text, "-c", n_ctx, "--kl-divergence-base", base)
+    run_peer("", "-m", files / "BF16.gguf", "-f", text, "-c", n_ctx, "--kl-divergence-base", base)
     reference = backend(files / "BF16.gguf")
     windows = cut_windows(reference, text.read_text(), n_ctx=n_ctx)
     measured = measure_text(reference, windows, write_base_file=own, write_reference=exact)
     reference.close()
     model = backend(files / f"{quant}.gguf")
-    # its file read by us, and ours by it
+    # both programs read both files
     for file in (base, own):
         compared = ("-m", files / f"{quant}.gguf", "-c", n_ctx, "--kl-divergence", "--kl-divergence-base", file)
-        answer = told(r"Same top p: +[\d.]+ ± +[\d.]+ %", *compared)
+        answer = run_peer(r"Same top p: +[\d.]+ ± +[\d.]+ %", *compared)
         result = measure_text(model, windows, reference=open_reference(file))
         assert result.divergence is not None
         check(answer, result.divergence.figures)
@@ -155,7 +156,7 @@ def test_from_a_base_file_every_figure_is_llama_perplexitys(
     assert printed
     assert result.perplexity.value == pytest.approx(float(printed[1]), rel=1e-5)
     assert result.perplexity.stderr == pytest.approx(float(printed[2]), rel=1e-4)
-    # our own file clips nothing
+    # the reference file of this program clips nothing
     true = measure_text(model, windows, reference=open_reference(exact)).divergence
     model.close()
     assert true is not None
@@ -172,16 +173,16 @@ def test_llama_perplexity_reads_the_base_file_that_eval_writes(files: Path, tmp_
     (measured,) = json.loads(done.stdout.splitlines()[-1])["records"]
     last = r"Same top p\s*:\s*([\d.]+)"
     read = ("--kl-divergence", "--kl-divergence-base", base, "-f", text)
-    own = told(last, "-m", files / "BF16.gguf", *read)
+    own = run_peer(last, "-m", files / "BF16.gguf", *read)
     mean, top = re.search(r"Mean\s+KLD:\s*(-?[\d.]+)", own), re.search(last, own)
     assert mean
     assert top
-    assert abs(float(mean[1])) < 1e-3  # its rows are rounded to 16 bits and clipped, and so is what it makes of them
+    assert abs(float(mean[1])) < 1e-3  # not 0, because the rows of a base file are rounded to 16 bits and clipped
     assert float(top[1]) > 99.5
     theirs = tmp_path / "theirs.kld"
-    told(r"Final estimate", "-m", files / "BF16.gguf", "-f", text, "--kl-divergence-base", theirs)
+    run_peer(r"Final estimate", "-m", files / "BF16.gguf", "-f", text, "--kl-divergence-base", theirs)
     assert theirs.stat().st_size == base.stat().st_size
-    quantized = [told(last, "-m", files / "Q2_K.gguf", *read[:2], file, "-f", text) for file in (base, theirs)]
+    quantized = [run_peer(last, "-m", files / "Q2_K.gguf", *read[:2], file, "-f", text) for file in (base, theirs)]
     klds = [re.search(r"Mean\s+KLD:\s*(-?[\d.]+)", answer) for answer in quantized]
     assert klds[0]
     assert klds[1]

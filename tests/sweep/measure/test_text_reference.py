@@ -1,4 +1,4 @@
-"""The reference file's promises: few bytes without bias, whole or not there, and refused where it does not belong."""
+"""The reference file is small and unbiased, appears only when it is complete, and is rejected for another text."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import scipy.stats
 from converters.errors import InputError
 from sweep.measure import reference as reference_module
 from sweep.measure.basefile import BaseFile, BaseFileWriter, base_row
-from sweep.measure.divergence import RowDivergence, from_sampled
+from sweep.measure.divergence import RowDivergence, sampled_divergence
 from sweep.measure.perplexity import Windows
 from sweep.measure.reference import Reference, ReferenceWriter, open_reference
 from sweep.measure.sampling import HEAD, SAMPLED_ROW, TAIL, sample_rows
-from sweep.measure.softmax import over_rows, summarize_rows
+from sweep.measure.softmax import map_rows, summarize_rows
 
 QWEN = 151_936
 
 
-def heavy_tailed(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
+def heavy_tailed_logits(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
     return (rng.normal(size=(n, n_vocab)) * 1.5).astype(np.float32)
 
 
-def zipf_like(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
-    """Logits that fall with the logarithm of a token's rank, as language models' do, and sure ones among them."""
+def zipf_like_logits(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
+    """Logits that fall with the logarithm of a token's rank, as those of language models do, with varying slopes."""
     slope = rng.uniform(1.0, 1.6, (n, 1)).astype(np.float32)
     order = np.log(rng.permutation(n_vocab) + 1).astype(np.float32)
     logs = np.stack([np.roll(order, shift) for shift in rng.integers(0, n_vocab, n)])
@@ -38,16 +38,16 @@ def zipf_like(rng: np.random.Generator, n: int, n_vocab: int) -> np.ndarray:
 
 def compare(rows: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> RowDivergence:
     summary = summarize_rows(logits)
-    return from_sampled(rows, logits, summary.normalizers, summary.top, targets)
+    return sampled_divergence(rows, logits, summary.normalizers, summary.top, targets)
 
 
 @pytest.mark.parametrize("n_vocab", [2053, 4096, 50_000])
-def test_rows_are_summed_as_scipy_sums_them(n_vocab: int) -> None:
-    logits = heavy_tailed(np.random.default_rng(3), 41, n_vocab) * 3
+def test_log_normalizers_equal_those_of_scipy(n_vocab: int) -> None:
+    logits = heavy_tailed_logits(np.random.default_rng(3), 41, n_vocab) * 3
     logits[5, 7] = logits[5].max() + 100
     logits[6, 8:] = -np.inf
     with ThreadPoolExecutor(3) as pool:
-        found = dict(enumerate(over_rows(pool, 3, len(logits), lambda piece: summarize_rows(logits[piece]))))
+        found = dict(enumerate(map_rows(pool, 3, len(logits), lambda piece: summarize_rows(logits[piece]))))
     assert np.concatenate([np.arange(41)[piece] for piece, _ in found.values()]).tolist() == list(range(41))
     normalizers = np.concatenate([summary.normalizers for _, summary in found.values()])
     assert normalizers == pytest.approx(scipy.special.logsumexp(logits.astype(np.float64), axis=1), abs=2e-6)
@@ -57,10 +57,10 @@ def test_rows_are_summed_as_scipy_sums_them(n_vocab: int) -> None:
         assert np.flatnonzero(~np.isfinite(summarize_rows(logits).normalizers)).tolist() == [9]
 
 
-def test_the_sampled_reference_is_unbiased_and_states_its_error() -> None:
+def test_the_sampled_reference_is_unbiased_and_its_stated_error_is_right() -> None:
     rng = np.random.default_rng(0)
     n_vocab, n = 8192, 6
-    p_logits = heavy_tailed(rng, n, n_vocab)
+    p_logits = heavy_tailed_logits(rng, n, n_vocab)
     q_logits = p_logits + rng.normal(scale=0.3, size=p_logits.shape).astype(np.float32)
     p = scipy.special.log_softmax(p_logits.astype(np.float64), -1)
     q = scipy.special.log_softmax(q_logits.astype(np.float64), -1)
@@ -79,8 +79,8 @@ def test_the_sampled_reference_is_unbiased_and_states_its_error() -> None:
 
 def test_the_tail_is_drawn_in_proportion_to_probability() -> None:
     rng = np.random.default_rng(5)
-    n_vocab, n = 33_001, 300  # not a multiple of the groups; the head is found by the groups' largest
-    one = zipf_like(rng, 1, n_vocab)
+    n_vocab, n = 33_001, 300  # not a multiple of the groups; large enough to find the head by the groups' maxima
+    one = zipf_like_logits(rng, 1, n_vocab)
     one[0, :700] = one.max() - 1  # ties, some of which are in the head
     logits = np.repeat(one, n, 0)
     z = summarize_rows(logits).normalizers
@@ -95,16 +95,16 @@ def test_the_tail_is_drawn_in_proportion_to_probability() -> None:
     for i, part in enumerate(parts):
         part_of[part] = i
     drawn = np.bincount(part_of[rows["tail_tokens"].ravel().astype(int)], minlength=20)
-    assert drawn.sum() == n * TAIL  # none is of the head
+    assert drawn.sum() == n * TAIL  # no drawn token is in the head
     expected = np.array([p[part].sum() for part in parts]) / p[tail].sum() * n * TAIL
     assert scipy.stats.chisquare(drawn, expected).pvalue > 1e-4
     assert rows["tail_logprobs"] == pytest.approx(one[0][rows["tail_tokens"].astype(int)] - z[0], abs=1e-5)
 
 
-def test_the_same_seed_draws_the_same_however_rows_are_cut(tmp_path: Path) -> None:
+def test_the_same_seed_draws_the_same_tokens_however_rows_are_divided_among_calls(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     windows = Windows(rng.integers(0, 4096, (2, 14), dtype=np.int32), 3)
-    logits = heavy_tailed(rng, 2 * windows.rows_each, 4096)
+    logits = heavy_tailed_logits(rng, 2 * windows.rows_each, 4096)
     z, targets = summarize_rows(logits).normalizers, np.zeros(len(logits), int)
     writer = ReferenceWriter(tmp_path / "x", windows, n_vocab=4096, model="", seed=7)
     whole = writer.encode(0, logits, z, targets)
@@ -113,18 +113,18 @@ def test_the_same_seed_draws_the_same_however_rows_are_cut(tmp_path: Path) -> No
     assert not np.array_equal(whole[0]["tail_tokens"], whole[1]["tail_tokens"])
 
 
-def test_a_reference_of_qwens_vocabulary_is_a_twentieth_of_llama_cpps() -> None:
+def test_a_reference_of_qwens_vocabulary_has_at_most_a_twentieth_of_llama_cpps_size() -> None:
     assert SAMPLED_ROW.itemsize <= 0.05 * base_row(QWEN).itemsize
 
 
 @pytest.mark.slow
 def test_mean_divergence_of_64_chunks_is_within_three_in_a_thousand() -> None:
-    """Of 64 chunks of 255 positions at Qwen's vocabulary; positions are simulated, a handful from each chunk."""
+    """64 chunks of a text with Qwen's vocabulary; 16 simulated positions stand for each chunk."""
     rng = np.random.default_rng(11)
     exact, sampled, variance = [], [], []
     chunks, per_batch = 64, 16
     for batch in range(chunks):
-        p_logits = zipf_like(rng, per_batch, QWEN)
+        p_logits = zipf_like_logits(rng, per_batch, QWEN)
         q_logits = p_logits + np.float32(0.3) * rng.standard_normal(p_logits.shape, np.float32)
         z, targets = summarize_rows(p_logits).normalizers, np.zeros(per_batch, int)
         p = scipy.special.log_softmax(p_logits.astype(np.float64), -1)
@@ -142,11 +142,11 @@ def test_mean_divergence_of_64_chunks_is_within_three_in_a_thousand() -> None:
     assert abs(off) < 4 * stated < 0.012 * true
 
 
-def test_a_large_vocabulary_goes_through_the_file(tmp_path: Path) -> None:
+def test_a_sampled_reference_is_written_and_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     n_vocab = 4096
     windows = Windows(rng.integers(0, n_vocab, (3, 10), dtype=np.int32), 4)
-    logits = heavy_tailed(rng, 3 * windows.rows_each, n_vocab)
+    logits = heavy_tailed_logits(rng, 3 * windows.rows_each, n_vocab)
     normalizers = summarize_rows(logits).normalizers
     targets = windows.tokens[:, windows.first + 1 :].ravel()
     path = tmp_path / "reference"
@@ -177,7 +177,7 @@ def test_a_large_vocabulary_goes_through_the_file(tmp_path: Path) -> None:
 def small_reference(path: Path, n_vocab: int = 512) -> Windows:
     rng = np.random.default_rng(0)
     windows = Windows(rng.integers(0, n_vocab, (3, 16), dtype=np.int32), 8)
-    logits = heavy_tailed(rng, 3 * windows.rows_each, n_vocab)
+    logits = heavy_tailed_logits(rng, 3 * windows.rows_each, n_vocab)
     z, targets = summarize_rows(logits).normalizers, windows.tokens[:, 9:].ravel()
     with ReferenceWriter(path, windows, n_vocab=n_vocab, model="") as writer:
         writer.append(writer.encode(0, logits, z, targets))
@@ -186,7 +186,7 @@ def small_reference(path: Path, n_vocab: int = 512) -> Windows:
     return windows
 
 
-def test_a_reference_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_reference_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "reference"
     windows = Windows(np.zeros((3, 16), np.int32), 8)
 
@@ -198,7 +198,7 @@ def test_a_reference_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write(interrupted=True)
-    with pytest.raises(ValueError, match="5 rows were given"):
+    with pytest.raises(ValueError, match="5 of 21 rows were written"):
         write(interrupted=False)
     with pytest.raises(ValueError, match="bytes"), ReferenceWriter(path, windows, n_vocab=512, model="") as writer:
         writer.append(np.zeros((5, 511), np.float32))
@@ -207,7 +207,7 @@ def test_a_reference_appears_only_when_it_is_whole(tmp_path: Path) -> None:
         small_reference(Path("/proc/reference"))
 
 
-def test_references_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_damaged_or_other_references_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "reference"
     windows = small_reference(path)
     whole = path.read_bytes()
@@ -215,21 +215,21 @@ def test_references_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     reference.require(windows, 512)
     with pytest.raises(InputError, match="another text"):
         reference.require(windows.head(2), 512)
-    with pytest.raises(InputError, match="vocabulary of 512, this model 600"):
+    with pytest.raises(InputError, match="vocabulary of 512 tokens, this model of 600"):
         reference.require(windows, 600)
     header = json.dumps(reference.header.__dict__).encode()
     hostile = json.dumps({**reference.header.__dict__, "windows": 1 << 60}).encode()
     negative = json.dumps({**reference.header.__dict__, "seed": -1}).encode()
     magic = reference_module.MAGIC
     for damaged, words in (
-        (whole[:-1], "bytes where its header asks"),
-        (whole + b"\0", "bytes where its header asks"),
+        (whole[:-1], "bytes, but by its header"),
+        (whole + b"\0", "bytes, but by its header"),
         (b"GGUF" + whole[4:], "neither a reference file"),
         (whole[:40], "header is damaged"),
         (magic + b"\xff\xff\xff\xff" + whole[12:], "header is damaged"),
         (magic + len(hostile).to_bytes(4, "little") + hostile, "header is damaged"),
         (magic + len(negative).to_bytes(4, "little") + negative, "header is damaged"),
-        (magic + len(header).to_bytes(4, "little") + header, "bytes where its header asks"),
+        (magic + len(header).to_bytes(4, "little") + header, "bytes, but by its header"),
         (b"", "neither a reference file"),
     ):
         path.write_bytes(damaged)
@@ -239,7 +239,7 @@ def test_references_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         open_reference(tmp_path / "absent")
 
 
-def test_base_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_damaged_or_other_base_files_are_rejected(tmp_path: Path) -> None:
     windows = small_reference(tmp_path / "reference")
     path = tmp_path / "reference.kld"
     whole = path.read_bytes()
@@ -248,22 +248,22 @@ def test_base_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     base.require(windows, 512)
     with pytest.raises(InputError, match="another text"):
         base.require(windows.head(2), 512)
-    with pytest.raises(InputError, match="vocabulary of 512, this model 600"):
+    with pytest.raises(InputError, match="vocabulary of 512 tokens, this model of 600"):
         base.require(windows, 600)
     with pytest.raises(InputError, match="without a stride"):
         BaseFileWriter(path, Windows(windows.tokens, 5), n_vocab=512)
     nan = np.frombuffer(np.float32(np.nan).tobytes(), np.uint8).tobytes()
     first_row = 8 + 12 + 4 * windows.tokens.size
     for damaged, words in (
-        (whole[:-1], "bytes where its header asks"),
-        (whole + b"\0", "bytes where its header asks"),
+        (whole[:-1], "bytes, but by its header"),
+        (whole + b"\0", "bytes, but by its header"),
         (whole[:17], "ends within its header"),
         (whole[:8] + b"\xff\xff\xff\xff" + whole[12:], "header is damaged"),
-        (whole[:16] + b"\xff\xff\xff\x7f" + whole[20:], "bytes where its header asks"),
+        (whole[:16] + b"\xff\xff\xff\x7f" + whole[20:], "bytes, but by its header"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=words):
             open_reference(path)
     path.write_bytes(whole[:first_row] + nan + whole[first_row + 4 :])
-    with pytest.raises(InputError, match="chunk 0 are not numbers"):
+    with pytest.raises(InputError, match="chunk 0 are not finite numbers"):
         open_reference(path).rows(0, windows.first, 3)

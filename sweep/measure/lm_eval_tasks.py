@@ -1,6 +1,7 @@
-"""Tasks of lm-eval found and loaded: its own, a directory of YAML files, or its own over local data.
+"""Finds and loads tasks of lm-eval: its own tasks, tasks from a directory of YAML files, or its own with local data.
 
-What in lm-eval starts programs, asks the network unbidden or indexes 14,000 files for one name is put aside meanwhile.
+Some parts of lm-eval are replaced while a task is loaded or run: those that start programs, that use the network
+without need, or that read 14,000 files to find one name.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from converters.errors import InputError
 from presets import Needs, TaskData, task_data
-from sweep.measure.code_eval import code_eval_in_place, runs_restricted
+from sweep.measure.code_eval import replaced_code_eval, runs_restricted
 from sweep.measure.local_data import LocalData
-from sweep.measure.options import TaskOptions
+from sweep.measure.task_options import TaskOptions
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -34,10 +35,12 @@ _DECLARED = re.compile(rb'^["\']?(?:task|group)["\']?\s*:\s*["\']?([^\s"\'#\[]+)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a task comes from: the task files of a directory (`yaml`), or lm-eval's own, with their data in `data`.
+class TaskLocation:
+    """Where a task and its data come from.
 
-    With either no network is touched. `data_name` is the data set's name in presets/tasks/data.toml.
+    `yaml` is a directory of task files; None: lm-eval's own tasks. `data` is a directory with the data set of one of
+    lm-eval's own tasks; None: the data set is downloaded. With either of them the network is not used. `data_name` is
+    the data set's name in presets/tasks/data.toml.
     """
 
     yaml: Path | None = None
@@ -57,8 +60,12 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """`root` is a task or the group of all `tasks`; `left_out` counts the items of each that cannot be scored here."""
+class LoadedTask:
+    """A task or group with its data.
+
+    `root` is the task, or the group that contains all `tasks`. `tasks` are the tasks without sub-tasks, by name.
+    `left_out` is the number of items of each task that cannot be scored on this machine.
+    """
 
     root: Task | Group
     name: str
@@ -67,31 +74,33 @@ class Loaded:
     manager: TaskManager
 
 
-def load(task: str, place: Place, options: TaskOptions) -> Loaded:
-    """Load a task, group, tag or YAML path with its data. Raises InputError where it cannot be had or must not be run.
+def load_task(task: str, location: TaskLocation, options: TaskOptions) -> LoadedTask:
+    """Load a task, group, tag or YAML file with its data. Call it within `quiet`.
 
-    To be called within `quiet`.
+    Raises InputError if the task or its data is not available, or if the task must not be run (`_validate`).
     """
-    manager = _manager(task, place)
+    manager = _manager(task, location)
     left_out: dict[str, int] = {}
-    manager._factory = _factory_class()(place.local, options, left_out)
+    manager._factory = _factory_class()(location.local, options, left_out)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # task modules print
             loaded = manager.load([task])
     except InputError:
         raise
-    except Exception as error:  # a task's file holds code, which can fail in any way
+    except Exception as error:  # a task's file contains code, which can fail in any way
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        remedy = "" if place.offline else "; give its data with --task-data, or other tasks (or none) with --tasks"
-        raise InputError(f"task {task}: it cannot be loaded, or its data cannot be had: {reason}{remedy}") from error
+        remedy = (
+            "" if location.offline else "; give its data with --task-data, or choose other tasks, or none, with --tasks"
+        )
+        raise InputError(f"task {task}: the task or its data cannot be loaded: {reason}{remedy}") from error
     tasks: dict[str, Task] = loaded["tasks"]
     groups = loaded["groups"]
     root = groups.get(task) or _path_group(task, groups) or next(iter(tasks.values()))
     if groups or len(tasks) > 1:
         root = _with_aggregates(task, root, tasks)
     for leaf in tasks.values():
-        _vet(leaf, options)
-    return Loaded(root, _name(root), tasks, left_out, manager)
+        _validate(leaf, options)
+    return LoadedTask(root, _name(root), tasks, left_out, manager)
 
 
 def _name(root: Task | Group) -> str:
@@ -104,7 +113,10 @@ def _path_group(task: str, groups: dict[str, Group]) -> Group | None:
 
 
 def _with_aggregates(task: str, root: Task | Group, tasks: dict[str, Task]) -> Group:
-    """`root` where it sums its sub-tasks up; else (a tag, a group without) a group that weights them by size."""
+    """`root` if it is a group that aggregates its sub-tasks; otherwise a new group that does.
+
+    The new group, for a tag or a group without aggregation, weights the sub-tasks by their number of items.
+    """
     from lm_eval.api.group import Group
     from lm_eval.config.group import AggMetricConfig
 
@@ -112,36 +124,36 @@ def _with_aggregates(task: str, root: Task | Group, tasks: dict[str, Task]) -> G
         return root
     shared = [m for m in next(iter(tasks.values())).aggregation() if all(m in t.aggregation() for t in tasks.values())]
     if not shared:
-        raise InputError(f"task {task}: its sub-tasks have no metric in common; ask for them one by one")
+        raise InputError(f"task {task}: its sub-tasks have no common metric; name the sub-tasks one by one")
     group = Group(name=task, aggregate_metric_list=[AggMetricConfig(metric) for metric in shared])
     for leaf in tasks.values():
         group.add(leaf)
     return group
 
 
-def _vet(task: Task, options: TaskOptions) -> None:
-    """Refuse what is not comparable, not possible or not allowed."""
+def _validate(task: Task, options: TaskOptions) -> None:
+    """Raise InputError for a task whose results are not comparable, or that is not supported or not allowed."""
     name, config = task.task_name, task.config
     if getattr(task, "MULTIMODAL", False):
-        raise InputError(f"task {name}: it shows pictures or sound, and only text is measured")
+        raise InputError(f"task {name}: it uses images or sound; only tasks with text alone can be measured")
     if getattr(task, "UNSAFE_CODE", False):
         if not runs_restricted(config):
-            raise InputError(f"task {name}: it runs code that the model writes by means of its own, unrestricted")
+            raise InputError(f"task {name}: it runs code that the model writes, without the restrictions of code_eval")
         if not options.allow_code:
-            raise InputError(f"task {name}: it runs code that the model writes; allow that by --allow-code-execution")
+            raise InputError(f"task {name}: it runs code that the model writes; --allow-code-execution allows that")
     if task.OUTPUT_TYPE == "generate_until":
         if (getattr(config, "generation_kwargs", None) or {}).get("do_sample"):
-            raise InputError(f"task {name} samples; only greedy decoding is comparable")
+            raise InputError(f"task {name}: it samples its answers; only greedy decoding gives comparable results")
     elif options.thinking:
-        raise InputError(f"task {name} scores given answers, before which no thinking is done; use --thinking off")
+        raise InputError(f"task {name}: a multiple-choice task cannot run with --thinking on; use --thinking off")
 
 
-def _manager(task: str, place: Place) -> TaskManager:
-    """One that knows the task. Indexing lm-eval's own files takes seconds, a directory of a few takes none."""
-    if place.yaml is not None:
-        manager = _indexed(place.yaml)
+def _manager(task: str, location: TaskLocation) -> TaskManager:
+    """A manager that knows the task. Indexing all of lm-eval's files takes seconds; one directory takes no time."""
+    if location.yaml is not None:
+        manager = _indexed(location.yaml)
         if task not in manager.task_index and not Path(task).is_file():
-            raise InputError(f"unknown task {task!r}; known in {place.yaml}: {', '.join(manager.all_tasks)}")
+            raise InputError(f"unknown task {task!r}; known in {location.yaml}: {', '.join(manager.all_tasks)}")
         return manager
     if Path(task).is_file():
         return _indexed(Path(task).parent)
@@ -159,7 +171,7 @@ def _manager(task: str, place: Place) -> TaskManager:
 
 @functools.lru_cache(maxsize=8)
 def _indexed(folder: Path | None) -> TaskManager:
-    """The manager of a directory, or of all that lm-eval has."""
+    """The manager of a directory of task files, or of all of lm-eval's own."""
     from lm_eval.tasks import TaskManager
 
     if folder is not None and not folder.is_dir():
@@ -168,7 +180,7 @@ def _indexed(folder: Path | None) -> TaskManager:
 
 
 def _folders(task: str) -> Iterator[Path]:
-    """Directories of lm-eval's own that may declare `task`, the likeliest first, the certain one last."""
+    """Directories of lm-eval that may declare `task`: the most likely ones first, the certain one last."""
     spec = importlib.util.find_spec("lm_eval.tasks")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -183,7 +195,7 @@ def _folders(task: str) -> Iterator[Path]:
 
 @functools.cache
 def _declarations(home: Path) -> dict[str, Path]:
-    """Name -> directory of every task and group, read as lines: six times faster than as YAML."""
+    """Name -> directory of every task and group. Searching the lines is six times faster than parsing YAML."""
     return {
         name.decode(): Path(folder)
         for folder, _, files in os.walk(home)
@@ -194,7 +206,7 @@ def _declarations(home: Path) -> dict[str, Path]:
 
 
 def _is_whole(manager: TaskManager, task: str) -> bool:
-    """Whether the task and, of a group, all its members are known to the manager."""
+    """Whether the manager knows the task and, for a group, all its members."""
     entry = manager.task_index.get(task)
     if entry is None:
         return False
@@ -207,12 +219,12 @@ def _is_whole(manager: TaskManager, task: str) -> bool:
 
 @functools.cache
 def _factory_class() -> type[Any]:
-    """Made when lm_eval is first wanted."""
+    """The class is created when lm_eval is first used."""
     from lm_eval.tasks._factory import TaskFactory
     from lm_eval.tasks._yaml_loader import load_yaml
 
     class Factory(TaskFactory):
-        """Lets a task's code load without the network, and puts local data in the place of the data set."""
+        """Loads a task's code without the network, and replaces its data set by local data."""
 
         def __init__(self, local: LocalData | None, options: TaskOptions, left_out: dict[str, int]) -> None:
             super().__init__()
@@ -220,8 +232,10 @@ def _factory_class() -> type[Any]:
 
         def _load_full_config(self, entry: Any, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
             plain = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else dict(entry.cfg or {})
-            needs = next((d.needs for d in task_data().values() if d.dataset == plain.get("dataset_path")), None)
-            with code_eval_in_place(bool(plain.get("unsafe_code"))), _no_download(needs):
+            needs = next(
+                (data.needs for data in task_data().values() if data.dataset == plain.get("dataset_path")), None
+            )
+            with replaced_code_eval(bool(plain.get("unsafe_code"))), _no_download(needs):
                 config: dict[str, Any] = super()._load_full_config(entry, overrides)
             if not isinstance(config.get("task"), str) or "class" in config or "group" in config:
                 return config
@@ -236,9 +250,9 @@ def _factory_class() -> type[Any]:
 
             def process_docs(documents: Any) -> Any:
                 documents = documents if prepare is None else prepare(documents)
-                kept = [i for i, values in enumerate(documents[needs.field]) if needs.values.isdisjoint(values)]
-                self._left_out[name] = len(documents) - len(kept)
-                return documents.select(kept)
+                usable = [i for i, values in enumerate(documents[needs.field]) if needs.values.isdisjoint(values)]
+                self._left_out[name] = len(documents) - len(usable)
+                return documents.select(usable)
 
             return process_docs
 
@@ -246,7 +260,7 @@ def _factory_class() -> type[Any]:
 
 
 def _has(resource: str) -> bool:
-    """Whether nltk has a resource on this machine."""
+    """Whether nltk finds a resource on this machine."""
     import nltk
 
     try:
@@ -258,7 +272,7 @@ def _has(resource: str) -> bool:
 
 @contextmanager
 def _no_download(needs: Needs | None) -> Iterator[None]:
-    """While a checker that wants a resource of nltk is imported: it would fetch it from the network."""
+    """Within this context nltk downloads nothing: the checker of a task would, when it is imported."""
     if needs is None:
         yield
         return
@@ -268,7 +282,7 @@ def _no_download(needs: Needs | None) -> Iterator[None]:
         import nltk
     except ImportError as error:
         raise InputError(f"the checker of this task needs {error.name}; pip install 'lm-eval[ifeval]'") from error
-    langdetect.DetectorFactory.seed = 0  # it guesses by chance: two runs of one answer would differ
+    langdetect.DetectorFactory.seed = 0  # it uses random numbers: two checks of the same answer could differ
     saved, nltk.download = nltk.download, lambda *_, **__: False
     try:
         yield
@@ -276,8 +290,8 @@ def _no_download(needs: Needs | None) -> Iterator[None]:
         nltk.download = saved
 
 
-class _Expected(logging.Filter):
-    """Drops advice that lm-eval gives on its own task files, and on what was asked for."""
+class _AdviceFilter(logging.Filter):
+    """Drops the advice that lm-eval logs about its own task files and about options that the user set."""
 
     PHRASES = ("Custom kwargs can be passed to", "is defined, but", "Overwriting default num_fewshot")
 
@@ -287,11 +301,11 @@ class _Expected(logging.Filter):
 
 @contextmanager
 def quiet(offline: bool) -> Iterator[None]:
-    """Put aside what in lm-eval writes to the terminal, starts programs, or does the same work over and over.
+    """Replace parts of lm-eval that write to the terminal, start programs, or repeat the same work.
 
-    With `offline` the hub's clients refuse to connect.
+    With `offline` the clients of the Hugging Face hub do not connect.
     """
-    os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's bootstrap would start a process for every core
+    os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's bootstrap would start a process per core
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import datasets
     import huggingface_hub.constants
@@ -301,19 +315,19 @@ def quiet(offline: bool) -> Iterator[None]:
 
     replaced: list[tuple[Any, str, Any]] = [
         (lm_eval.api.task, "tqdm", lambda documents, **_: documents),
-        # pip, lscpu and git are run for a description of the machine that is not used here: seconds a task
+        # pip, lscpu and git are run to describe the machine, which is not used here and takes seconds per task
         (lm_eval.evaluator, "add_env_info", lambda results: None),
         (lm_eval.evaluator, "get_git_commit_hash", lambda: None),
-        # a task's few templates are compiled anew for every document: most of the time of a small model's task
+        # a task's few templates are compiled again for every document: most of the time of a task with a small model
         (lm_eval.utils.env, "from_string", functools.lru_cache(maxsize=64)(lm_eval.utils.env.from_string)),
     ]
     if offline:
         replaced += [(datasets.config, "HF_HUB_OFFLINE", True), (huggingface_hub.constants, "HF_HUB_OFFLINE", True)]
-    expected = _Expected()
+    advice = _AdviceFilter()
     loggers = [logging.getLogger(name) for name in ("lm_eval.api.task", "lm_eval.evaluator")]
     saved = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     for logger in loggers:
-        logger.addFilter(expected)
+        logger.addFilter(advice)
     datasets.disable_progress_bars()
     for owner, name, value in replaced:
         setattr(owner, name, value)
@@ -323,4 +337,4 @@ def quiet(offline: bool) -> Iterator[None]:
         for owner, name, value in saved:
             setattr(owner, name, value)
         for logger in loggers:
-            logger.removeFilter(expected)
+            logger.removeFilter(advice)

@@ -1,4 +1,4 @@
-"""One decoding pass over a text gives perplexity and, against a reference, divergence; or it makes the reference."""
+"""Decodes a text once to measure perplexity and, with a reference, divergence, or to write the reference file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.divergence import RowDivergence
 from sweep.measure.perplexity import Windows, summarize_nll
 from sweep.measure.reference import Distributions, ReferenceWriter
-from sweep.measure.results import DivergenceResult, NoiseFloor, PerplexityResult
-from sweep.measure.softmax import RowSummary, cores, over_rows, summarize_rows
+from sweep.measure.softmax import RowSummary, available_cores, map_rows, summarize_rows
 from sweep.measure.summary import Positions, summarize_divergence
+from sweep.measure.text_results import DivergenceResult, NoiseFloor, PerplexityResult
 
 
-class Writer(Protocol):
-    """What makes a reference file: ReferenceWriter or BaseFileWriter."""
+class DistributionWriter(Protocol):
+    """Writes a file of next-token distributions: ReferenceWriter or BaseFileWriter."""
 
     def __enter__(self) -> Self: ...
 
@@ -43,7 +43,7 @@ class TextMeasurement:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Of some rows of a window, the first of them the window's `at`-th."""
+    """Figures of consecutive rows of a window; the first one is the window's row number `at`."""
 
     window: int
     at: int
@@ -63,11 +63,18 @@ def measure_text(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> TextMeasurement:
-    """Decode `windows` once. `reference` adds the divergence from it; `write_reference` makes this model the reference
-    (named `model` in the file), `write_base_file` writes it as llama.cpp does. `threads` share the rows (default: one
-    a core). Progress counts windows.
+    """Decode `windows` once and compute the perplexity.
 
-    Raises InputError where the reference is of other tokens or another vocabulary, or where logits are not numbers.
+    Args:
+        reference: compute the divergence from this reference, too.
+        write_reference: write this model's distributions to this path, as the reference of later measurements.
+        write_base_file: write them to this path in the format of llama.cpp's base file.
+        model: the name of this model in the reference file.
+        parallel: number of windows per batch; None: as many as fit.
+        threads: number of threads that share the rows; None: one per core.
+        progress: called with the number of windows that are done, and their total.
+
+    Raises InputError if the reference was made from other tokens or another vocabulary, or if logits are not finite.
     """
     if reference is not None:
         reference.require(windows, backend.n_vocab)
@@ -75,10 +82,10 @@ def measure_text(
     kld, variance, confidence, nll, reference_nll = np.zeros((5, *shape))
     same_top = np.zeros(shape, dtype=bool)
     with ExitStack() as stack:
-        writers: list[Writer] = []
+        writers: list[DistributionWriter] = []
         if write_reference is not None:
-            own = ReferenceWriter(write_reference, windows, n_vocab=backend.n_vocab, model=model)
-            writers.append(stack.enter_context(own))
+            writer = ReferenceWriter(write_reference, windows, n_vocab=backend.n_vocab, model=model)
+            writers.append(stack.enter_context(writer))
         if write_base_file is not None:
             writers.append(stack.enter_context(BaseFileWriter(write_base_file, windows, n_vocab=backend.n_vocab)))
         for rows in _rows(backend, windows, reference, writers, parallel, threads):
@@ -93,7 +100,9 @@ def measure_text(
     divergence = None
     if reference is not None:
         if not (np.isfinite(kld).all() and np.isfinite(reference_nll).all()):
-            raise InputError(f"{reference.path}: the divergence from this reference is not a number; is it damaged?")
+            raise InputError(
+                f"{reference.path}: the divergence from this reference is not finite; is the file damaged?"
+            )
         divergence = summarize_divergence(Positions(kld, variance, same_top, confidence, nll, reference_nll))
     return TextMeasurement(summarize_nll(nll), divergence)
 
@@ -106,45 +115,46 @@ def noise_floor(
     n_windows: int | None = None,
     threads: int | None = None,
 ) -> NoiseFloor:
-    """Decode the reference model's own first windows one a batch and compare them with its file.
+    """Divergence of the reference model from its own reference file, with one window per batch.
 
-    Of few windows it takes two, of more a sixteenth, and no more than eight: this is time that no variant gets.
+    `n_windows` is the number of windows, from the first one on. By default it is a sixteenth of all windows, but at
+    least 2 and at most 8, because the noise floor takes additional time. `threads` share the rows (None: one per core).
     """
     reference.require(windows, backend.n_vocab)
-    few = windows.head(n_windows or max(2, min(8, len(windows.tokens) // 16)))
+    first = windows.head(n_windows or max(2, min(8, len(windows.tokens) // 16)))
     klds = [
-        rows.divergence.kld for rows in _rows(backend, few, reference, [], 1, threads) if rows.divergence is not None
+        rows.divergence.kld for rows in _rows(backend, first, reference, [], 1, threads) if rows.divergence is not None
     ]
-    return NoiseFloor(float(np.concatenate(klds).mean()), len(few.tokens))
+    return NoiseFloor(float(np.concatenate(klds).mean()), len(first.tokens))
 
 
 def _rows(
     backend: Backend,
     windows: Windows,
     reference: Distributions | None,
-    writers: list[Writer],
+    writers: list[DistributionWriter],
     parallel: int | None,
     threads: int | None,
 ) -> Iterator[_Rows]:
-    """Decode, and let threads work on slices of the rows; what comes of them, in order."""
-    threads = threads or cores()
+    """Decode all windows, compute the figures of their rows on several threads, and yield them in order."""
+    threads = threads or available_cores()
     with ThreadPoolExecutor(threads) as pool:
         for part in backend.windows(windows.tokens, windows.first, parallel=parallel):
-            work = _Work(windows, part, reference, writers)
-            for piece, (rows, encoded) in over_rows(pool, threads, len(part.logits), work):
+            compute = _RowComputation(windows, part, reference, writers)
+            for piece, (rows, encoded) in map_rows(pool, threads, len(part.logits), compute):
                 for writer, lines in zip(writers, encoded, strict=True):
                     writer.append(lines)
                 yield _Rows(part.window, part.start - windows.first + piece.start, *rows)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What is done with a slice of a part's rows: (negative log-likelihoods, divergence) and each writer's rows."""
+class _RowComputation:
+    """Computes, for a slice of a part's rows, (negative log-likelihoods, divergence) and the rows of each writer."""
 
     windows: Windows
     part: WindowLogits
     reference: Distributions | None
-    writers: list[Writer]
+    writers: list[DistributionWriter]
 
     def __call__(self, piece: slice) -> tuple[tuple[NDArray[np.float64], RowDivergence | None], list[NDArray]]:
         part, start = self.part, self.part.start + piece.start
@@ -153,12 +163,12 @@ class _Work:
         targets = self.windows.tokens[part.window, start + 1 : start + 1 + n]
         summary: RowSummary = summarize_rows(logits)
         if not np.isfinite(summary.normalizers).all():
-            raise InputError(f"window {part.window}: the model's logits are not numbers; is the file damaged?")
+            raise InputError(f"window {part.window}: the model's logits are not finite numbers; is the file damaged?")
         nll = summary.normalizers - logits[np.arange(n), targets]
         divergence = None
         if self.reference is not None:
-            known = self.reference.rows(part.window, start, n)
-            divergence = self.reference.divergence(known, logits, summary.normalizers, summary.top, targets)
+            reference_rows = self.reference.rows(part.window, start, n)
+            divergence = self.reference.divergence(reference_rows, logits, summary.normalizers, summary.top, targets)
         at = part.window * self.windows.rows_each + start - self.windows.first
         encoded = [writer.encode(at, logits, summary.normalizers, targets) for writer in self.writers]
         return (nll, divergence), encoded

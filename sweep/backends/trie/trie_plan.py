@@ -10,8 +10,8 @@ import numpy as np
 from sweep.backends.base import ScoreRequest
 from sweep.backends.trie.budget import Budget
 from sweep.backends.trie.packs import Pack, packs
-from sweep.backends.trie.paths import Ints, Trie
 from sweep.backends.trie.steps import Step, steps
+from sweep.backends.trie.token_trie import Ints, Trie
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""A Backend as lm-eval sees a model.
+"""A Backend as a model of lm-eval.
 
-Tokenizing, truncation, stop strings and the cutting of reasoning follow lm-eval's Hugging Face model
-(lm_eval.models.huggingface), so that the same weights give the same scores. Only greedy decoding is done. lm_eval takes
-seconds to import, so it is imported when first used.
+Tokenizing, truncation, stop strings and the removal of reasoning follow lm-eval's Hugging Face model
+(lm_eval.models.huggingface), so that the same weights give the same scores. Decoding is always greedy. lm_eval takes
+seconds to import, so it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from typing import TYPE_CHECKING, Any
 from converters.errors import InputError
 from sweep.backends.base import Backend, GenerationRequest, ScoreRequest
 from sweep.backends.check import SharingSample
-from sweep.measure.options import MeasurementError, TaskOptions
+from sweep.measure.task_options import MeasurementError, TaskOptions
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
 
-TaskProgress = Callable[[int, int, str], None]  # requests done, requests in all, the sub-task at work
+TaskProgress = Callable[[int, int, str], None]  # requests done, total requests, name of the running sub-task
 
-DEFAULT_MAX_NEW_TOKENS = 256  # of lm-eval's Hugging Face model, where a task names none
+DEFAULT_MAX_NEW_TOKENS = 256  # default of lm-eval's Hugging Face model for tasks without a limit
 THINK_END = "</think>"  # closes the reasoning of Qwen's models
-PART_REQUESTS = 512  # sub-tasks are asked one after another, small ones together: enough to fill the batches
+PART_REQUESTS = 512  # sub-tasks run one after another; small ones are joined up to this size to fill the batches
 
 
 def make_lm(backend: Backend, options: TaskOptions | None = None, progress: TaskProgress | None = None) -> TemplateLM:
     """`backend` as a model of lm-eval.
 
-    After generating, its `budget` is the largest bound on new tokens that was used, and `unfinished` how many
-    generations reached their bound. `sharing` checks a sample of the choices that were scored.
+    After a task that generates text, the attribute `max_gen_toks_used` of the model is the largest limit on new tokens
+    that was used, and `unfinished` is the number of generations that reached their limit. `sharing` checks a sample of
+    the choices that were scored; see SharingSample.
     """
     return _lm_class()(backend, options or TaskOptions(), progress)
 
 
 @functools.cache
 def _lm_class() -> type[TemplateLM]:
-    """Made when lm_eval is first wanted."""
+    """The class is created when lm_eval is first used."""
     from lm_eval.api.model import TemplateLM
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -50,10 +51,10 @@ def _lm_class() -> type[TemplateLM]:
             self._model = model
             self._options = options
             self._progress = progress
-            self._before = self._total = 0  # requests of earlier parts and of all
+            self._before = self._total = 0  # number of requests in earlier parts, and in all parts
             self._part = ""
-            self._questions: list[tuple[str | None, int | None]] = []  # of the requests of this part
-            self.budget: int | None = None
+            self._questions: list[tuple[str | None, int | None]] = []  # one per request of the current part
+            self.max_gen_toks_used: int | None = None
             self.unfinished = 0
             self.sharing = SharingSample()
 
@@ -87,45 +88,45 @@ def _lm_class() -> type[TemplateLM]:
             return [int(t) for t in self._model.tokenize(string, add_special=special, parse_special=True)]
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            ask = super().loglikelihood
+            score = super().loglikelihood
 
-            def choose(part: list[Any]) -> list[Any]:
+            def score_part(part: list[Any]) -> list[Any]:
                 self._questions = [(request.task_name, request.doc_id) for request in part]
                 try:
-                    return ask(part, disable_tqdm=True)  # progress is shown by the caller
+                    return score(part, disable_tqdm=True)  # the caller shows the progress
                 finally:
                     self._questions = []
 
-            return self._by_part(requests, choose)
+            return self._by_part(requests, score_part)
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
             return self._by_part(requests, self._generate)
 
-        def _by_part(self, requests: list[Any], ask: Callable[[list[Any]], list[Any]]) -> list[Any]:
+        def _by_part(self, requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
             answers: list[Any] = []
             self._total = len(requests)
             for name, part in _parts(requests):
                 self._part, self._before = name, len(answers)
-                answers += ask(part)
+                answers += answer(part)
             return answers
 
-        def _tell(self, done: int, _total: int) -> None:
+        def _report_progress(self, done: int, _total: int) -> None:
             if self._progress is not None:
                 self._progress(self._before + done, self._total, self._part)
 
         def _loglikelihood_tokens(
             self, requests: Sequence[tuple[Any, list[int], list[int]]], **unused: Any
         ) -> list[tuple[float, bool]]:
-            fitted = [_fit(context, continuation, self.max_length) for _text, context, continuation in requests]
-            scores = self._model.loglikelihoods(fitted, self._tell)
+            fitted = [_truncated(context, continuation, self.max_length) for _text, context, continuation in requests]
+            scores = self._model.loglikelihoods(fitted, self._report_progress)
             broken = sum(math.isnan(score.logprob) for score in scores)
             if broken:
                 raise MeasurementError(
-                    f"{broken} of {len(scores)} log-likelihoods are not numbers (nan): these weights give no "
-                    "probabilities; look at the file"
+                    f"{broken} of {len(scores)} log-likelihoods are not numbers (nan): the weights of this file give "
+                    "no probabilities; check the file"
                 )
-            if self._questions:  # there are none where texts are cut in pieces for their perplexity
-                self.sharing.take(self._model, fitted, scores, self._questions)
+            if self._questions:  # empty if a text is scored in pieces for its perplexity
+                self.sharing.add(self._model, fitted, scores, self._questions)
             answers = [(score.logprob, score.is_greedy) for score in scores]
             for (text, *_), answer in zip(requests, answers, strict=True):
                 if text is not None:
@@ -155,30 +156,30 @@ def _lm_class() -> type[TemplateLM]:
 
         def _generate(self, requests: list[Any]) -> list[str]:
             eos = self._model.detokenize([self.eot_token_id], special=True)
-            # A stop string ends an answer; in reasoning it ends nothing (lm-eval's vLLM model does so; its Hugging
-            # Face model would stop there and never see the answer)
+            # A stop string ends the answer, but not the reasoning before it. lm-eval's vLLM model works in this way;
+            # its Hugging Face model would stop within the reasoning and never reach the answer.
             think_end = None if self._options.thinking is None else THINK_END
-            wanted, stops = [], []
+            generations, stops = [], []
             for request in requests:
-                context, given = request.args
-                kwargs = normalize_gen_kwargs(given, DEFAULT_MAX_NEW_TOKENS)
+                context, task_kwargs = request.args
+                kwargs = normalize_gen_kwargs(task_kwargs, DEFAULT_MAX_NEW_TOKENS)
                 n_new = self._options.max_gen_toks or int(kwargs["max_gen_toks"])
                 room = self.max_length - n_new
                 if room < 1:
                     raise MeasurementError(
-                        f"{request.task_name} generates {n_new} tokens in a context of {self.max_length}; "
-                        "bound them with --max-gen-toks"
+                        f"task {request.task_name} generates up to {n_new} tokens, which does not fit into the context "
+                        f"of {self.max_length} tokens; give a lower limit with --max-gen-toks"
                     )
-                self.budget = max(n_new, self.budget or 0)
+                self.max_gen_toks_used = max(n_new, self.max_gen_toks_used or 0)
                 stops.append(handle_stop_sequences(list(kwargs.get("until") or []), eos=eos))
                 ends = () if think_end else tuple(stops[-1])
-                wanted.append(GenerationRequest(tuple(self.tok_encode(context)[-room:]), n_new, ends))
+                generations.append(GenerationRequest(tuple(self.tok_encode(context)[-room:]), n_new, ends))
             texts = []
-            for request, asked, until, answer in zip(
-                requests, wanted, stops, self._model.generate(wanted, self._tell), strict=True
+            for request, generation, until, answer in zip(
+                requests, generations, stops, self._model.generate(generations, self._report_progress), strict=True
             ):
                 last = answer.tokens[-1] if answer.tokens else self._model.eos_id
-                self.unfinished += len(answer.tokens) == asked.max_new_tokens and last not in self._model.end_ids
+                self.unfinished += len(answer.tokens) == generation.max_new_tokens and last not in self._model.end_ids
                 texts.append(postprocess_generated_text(answer.text, until, think_end))
                 self.cache_hook.add_partial("generate_until", request.args, texts[-1])
             return texts
@@ -187,7 +188,10 @@ def _lm_class() -> type[TemplateLM]:
 
 
 def _parts(requests: Sequence[Any]) -> list[tuple[str, list[Any]]]:
-    """The requests of sub-tasks that stand together, and of small ones several, with the name of the first."""
+    """Consecutive requests, split by sub-task, with the name of the first sub-task of each part.
+
+    Sub-tasks are joined until a part has PART_REQUESTS requests.
+    """
     parts: list[tuple[str, list[Any]]] = []
     for name, group in groupby(requests, lambda request: request.task_name or ""):
         if parts and len(parts[-1][1]) < PART_REQUESTS:
@@ -197,30 +201,35 @@ def _parts(requests: Sequence[Any]) -> list[tuple[str, list[Any]]]:
     return parts
 
 
-def _fit(context: list[int], continuation: list[int], max_length: int) -> ScoreRequest:
-    """Cut from the left so that context and all but the last token of the continuation fit, as lm-eval's HF model."""
+def _truncated(context: list[int], continuation: list[int], max_length: int) -> ScoreRequest:
+    """A request whose context is cut from the left, as in lm-eval's Hugging Face model.
+
+    The context and all tokens of the continuation except the last then fit into `max_length` tokens. Raises
+    MeasurementError if the continuation alone does not fit.
+    """
     if len(continuation) > max_length:
         raise MeasurementError(
             f"a continuation of {len(continuation)} tokens is longer than the model's context of {max_length}"
         )
-    kept = context[max(0, len(context) + len(continuation) - (max_length + 1)) :]
-    return ScoreRequest(tuple(kept), tuple(continuation))
+    fitting = context[max(0, len(context) + len(continuation) - (max_length + 1)) :]
+    return ScoreRequest(tuple(fitting), tuple(continuation))
 
 
 def require_template(chat_template: str | None, thinking: bool | None) -> None:
-    """Raise InputError where a model's template cannot ask as it is wanted."""
+    """Raise InputError if the model has no chat template, or if its template does not support `thinking`."""
     if not chat_template:
-        raise InputError("this model has no chat template; leave --chat-template and --thinking out")
+        raise InputError("this model has no chat template; run without --chat-template and --thinking")
     if thinking and "think" not in chat_template:
-        raise InputError("this model's chat template knows no thinking; leave --thinking on out")
+        raise InputError("this model's chat template does not support thinking; run without --thinking on")
 
 
 def render_chat(
     backend: Backend, messages: list[dict[str, str]], add_generation_prompt: bool, thinking: bool | None = None
 ) -> str:
-    """The model's own chat template on `messages`, by the sandboxed Jinja of transformers.
+    """`messages` in the model's own chat template, rendered by the sandboxed Jinja of transformers.
 
-    A template that refuses a system message is given the rest, as lm-eval's Hugging Face model does.
+    If the template rejects a system message, it is rendered without system messages, as lm-eval's Hugging Face model
+    does.
     """
     from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
