@@ -178,7 +178,7 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
         requests = requests_of(ours, pairs)
         made = plan(requests, backend.score_budget(max(len(r.context) + len(r.continuation) for r in requests)))
         sample = SharingSample()
-        sample.take(backend, requests, backend.loglikelihoods(requests), [request.context for request in requests])
+        sample.add(backend, requests, backend.loglikelihoods(requests), [request.context for request in requests])
         check = sample.check
         assert check is not None
         ours_, theirs_ = (np.array([s[0] for s in scores]) for scores in (our_scores, their_scores))

@@ -68,7 +68,7 @@ def test_the_sample_is_spread_over_the_task_and_costs_its_share(backend: LlamaBa
         counted, sample = Counted(backend), SharingSample()
         for at in range(0, len(requests), part):
             here = slice(at, at + part)
-            sample.take(counted, requests[here], scores[here], questions[here])  # type: ignore[arg-type]
+            sample.add(counted, requests[here], scores[here], questions[here])  # type: ignore[arg-type]
         total = sum(distinct_tokens(requests[at : at + part]) for at in range(0, len(requests), part))
         assert sum(map(distinct_tokens, counted.calls)) <= SHARE * total
         places = [questions[requests.index(call[0])] for call in counted.calls]
@@ -91,7 +91,7 @@ def test_what_has_changed_is_seen(backend: LlamaBackend) -> None:
     found = []
     for together in (moved, turned):
         sample = SharingSample()
-        sample.take(backend, requests, together, questions)
+        sample.add(backend, requests, together, questions)
         assert sample.check is not None
         found.append(sample.check)
     assert found[0].largest_difference == pytest.approx(0.25, abs=1e-4)
@@ -102,6 +102,6 @@ def test_what_has_changed_is_seen(backend: LlamaBackend) -> None:
 def test_what_is_too_dear_is_not_sampled(backend: LlamaBackend) -> None:
     requests, questions = asked(5, 60)
     counted, sample = Counted(backend), SharingSample()
-    sample.take(counted, requests, backend.loglikelihoods(requests), questions)  # type: ignore[arg-type]
+    sample.add(counted, requests, backend.loglikelihoods(requests), questions)  # type: ignore[arg-type]
     assert counted.calls == []
     assert sample.check is None

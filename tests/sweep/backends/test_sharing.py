@@ -85,7 +85,7 @@ def questions(both: Both) -> list[ScoreRequest]:
 def sampled(backend: LlamaBackend, requests: list[ScoreRequest]) -> SharingCheck:
     """What a task's sample says of requests that are a question each."""
     sample = SharingSample()
-    sample.take(backend, requests, backend.loglikelihoods(requests), range(len(requests)))
+    sample.add(backend, requests, backend.loglikelihoods(requests), range(len(requests)))
     assert sample.check is not None
     return sample.check
 
