@@ -32,9 +32,9 @@ from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.devices import threads
 from sweep.execution.local import LocalExecutor
 from sweep.execution.protocol import Failed, Finished, Order
-from sweep.jobs.given import TextFile
+from sweep.jobs.inputs import TextFile
 from sweep.jobs.model import MeasuredModel
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.settings import ComputeResources, Settings
 from sweep.jobs.text import TextJob
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import open_reference
@@ -111,7 +111,7 @@ def peers_divergence(at: Setting) -> None:
 def ours(at: Setting, cells: list[tuple[str, Path | None, Path | None]]) -> list[Any]:
     """Text cells as a sweep runs them: (quant, the reference to compare with, the one to write) each."""
     text, results = TextFile("text", Artefact.of(at.text), ""), []
-    with LocalExecutor(at.directory, at.directory, Where(threads())) as executor:
+    with LocalExecutor(at.directory, at.directory, ComputeResources(threads())) as executor:
         for i, (quant, known, written) in enumerate(cells):
             model = MeasuredModel("gguf", Artefact.of(at.gguf(quant)), "", "", Settings(window=N_CTX))
             known_file, written_file = (None if file is None else Artefact.of(file) for file in (known, written))

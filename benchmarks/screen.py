@@ -30,9 +30,9 @@ from sweep.commands.launch import Command, Launch
 from sweep.jobs.base import StoredJob
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
-from sweep.jobs.given import TextFile
+from sweep.jobs.inputs import TextFile
 from sweep.jobs.model import MeasuredModel
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.settings import ComputeResources, Settings
 from sweep.jobs.speed import SpeedJob
 from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan
@@ -204,7 +204,7 @@ def fill(workspace: Workspace, records: int) -> int:
             cells = [Cell(f"{number} {v} {name}", v, name, job) for v in VARIANTS for name, job in jobs(v).items()]
             about = {"model": "micro", "text": "t", "tasks": {}, "engine": ""}
             name = f"micro-made-{number:06}"
-            plan = Plan(name, "micro", "made", "BF16", VARIANTS, Settings(), Where(), about, tuple(cells))
+            plan = Plan(name, "micro", "made", "BF16", VARIANTS, Settings(), ComputeResources(), about, tuple(cells))
             store._db.execute("INSERT INTO runs VALUES (?, ?, ?)", (name, float(number), json.dumps(plan.to_json())))
             for cell in cells:
                 row = (cell.key, "ok", json.dumps(result(cell, number)), None, 1.0, 1.0, None)

@@ -33,7 +33,7 @@ BOUND = 0.05  # of llama-bench's figure
 def ours(file: Path) -> tuple[float, float]:
     """(prompt, decode) tokens a second as a sweep measures them, in a worker of its own."""
     model = MeasuredModel("gguf", Artefact.of(file), "", "", Settings())
-    speed = LocalHost(log=file.with_suffix(".log")).ask(SpeedJob(model)).speed
+    speed = LocalHost(log=file.with_suffix(".log")).run_job(SpeedJob(model)).speed
     return speed.prompt_tokens_per_s, speed.decode_tokens_per_s
 
 

@@ -1,4 +1,4 @@
-"""Files that jobs read and make, by name and not by place: whoever runs a job says where they lie."""
+"""Artefacts: files that jobs read and write. A job knows only their names; the executor knows the folder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ SAMPLES, SAMPLE_BYTES = 32, 1 << 16
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file or directory. `name` is its path below the workspace, or an absolute path: a file of the user's."""
+    """A file or directory. `name` is its path relative to the workspace, or an absolute path for a file of the user."""
 
     name: str
 
     @classmethod
     def of(cls, path: Path) -> Artefact:
-        """A file of the user's."""
+        """The artefact for a file of the user."""
         return cls(str(path.absolute()))
 
     def under(self, root: Path) -> Path:
-        """Where it lies in the workspace at `root`."""
-        return root / self.name  # an absolute name stands for itself
+        """The path in the workspace at `root`."""
+        return root / self.name  # an absolute name replaces `root`
 
 
 def sampled_digest(path: Path) -> str:
-    """Of a file's length and of samples of its content: one of log-probabilities may hold tens of gigabytes."""
+    """SHA-256 of a file's length and of samples of its content, because files of log-probabilities can have tens of
+    gigabytes."""
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}".encode())
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What happens during a run, as a stream: the log that screens, JSON output and attached readers all follow."""
+"""The events of a run and its event log, which the screen, JSON output and other processes read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from typing import Any, TextIO
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. `event` is its kind:
+    """An event of a run. `cell` is the label "VARIANT/NAME" of a cell; `time` is seconds since 1970. `event` is its
+    kind:
 
-    `following`, `started` (run, cells, todo, pending, pid), `cell_started`, `cell_progress` (done, total, part: the
-    sub-task of a group), `cell_done` (seconds, notes: lines for people), `cell_failed` (error), `interrupted`,
-    `refused` (error), `done`. `cell` is "VARIANT/NAME".
+    - `following`: another process runs this run already, and its events follow.
+    - `started`: `run` (id), `cells` and `todo` (numbers), `pending` (labels of the cells to run), `pid`.
+    - `cell_started`.
+    - `cell_progress`: `done`, `total`, and `part`, the sub-task of a group that is running.
+    - `cell_done`: `seconds`, and `notes`, lines for people.
+    - `cell_failed`: `error`.
+    - `interrupted`; `refused`: `error`, the input was rejected; `done`: how the run ended.
     """
 
     event: str
@@ -31,7 +36,7 @@ class Event:
 
 
 class Log:
-    """The event log of a run: a JSON object a line, appended and flushed."""
+    """Writes the event log of a run: one JSON object per line, flushed at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,9 +51,9 @@ class Log:
 
 
 class Reader:
-    """Follows a log that another process writes. A line is given once it is whole.
+    """Reads an event log that another process writes. Only complete lines are returned.
 
-    A run that goes on begins its log anew: then it is read from its beginning.
+    When a run is resumed, its log starts again with a new file, which is read from the beginning.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
@@ -61,13 +66,13 @@ class Reader:
         if not self.path.exists():
             return []
         with open(self.path, "rb") as file:
-            found = os.fstat(file.fileno())
-            if self._inode not in (None, found.st_ino) or found.st_size < self.offset:
+            status = os.fstat(file.fileno())
+            if self._inode not in (None, status.st_ino) or status.st_size < self.offset:
                 self.offset = 0
-            self._inode = found.st_ino
+            self._inode = status.st_ino
             file.seek(self.offset)
-            fresh = file.read()
-        whole = fresh[: fresh.rfind(b"\n") + 1]
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
         self.offset += len(whole)
         return [_event(line) for line in whole.decode("utf-8").splitlines()]
 

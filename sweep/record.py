@@ -1,6 +1,6 @@
-"""What is known of one variant after a sweep: the rows of every table, plot and JSON answer.
+"""Records: all figures of one variant in a run. Every table, plot, report and JSON output shows them.
 
-Field names are a contract with scripts (`sweep run --format json`); what was not measured is None.
+Scripts depend on the names of the fields (`sweep run --format json`). A figure that was not measured is None.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that loading and decoding take: as llama.cpp predicts without weights, and as the process took them.
+    """The bytes of memory for loading and decoding: predicted without loading weights, and measured.
 
-    `measured_bytes` are those where the model is placed: `device_bytes` (of all GPUs; 0 where it is on none, None where
-    the driver does not tell them by process), or `host_bytes` where it is on no GPU.
+    `device_bytes` is the memory on all GPUs together: 0 if the model is on no GPU, None if the driver does not report
+    memory per process. `host_bytes` is the resident memory in RAM. `measured_bytes` is `device_bytes`, or `host_bytes`
+    if the model is on no GPU.
     """
 
     predicted_bytes: int | None = None
@@ -42,7 +43,8 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Confidence:
-    """The divergence where the reference gave its most probable token a chance of `low` up to `high`."""
+    """The divergence at the positions where the reference's most probable token has a probability from `low` to
+    `high`."""
 
     low: float
     high: float
@@ -53,14 +55,15 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL(reference || variant) in nats per token over the same scored positions, and what else they tell.
+    """KL(reference || variant) in nats per token over the scored positions, and further comparisons at these positions.
 
-    `kld_stderr` takes windows of the text as the units, `kld_low` and `kld_high` bound the 95 % interval that
-    resampling them gives; every other standard error takes positions as independent, as llama-perplexity does.
-    `sampling_stderr` is the part of the mean's error that comes of sampling the reference's tail.
-    `perplexity_*`: of the reference over the same positions, and the variant's against it. `delta_p_*`: the
-    probability of the text's next token, variant minus reference. Percentiles are keyed by per cent, "0" is the
-    least and "100" the greatest.
+    - `kld_stderr` takes the windows of the text as independent units; `kld_low` and `kld_high` are the 95 % interval
+      from resampling the windows. Every other standard error takes the positions as independent, as llama-perplexity
+      does.
+    - `sampling_stderr` is the part of the mean's standard error that comes from sampling the reference's tail.
+    - `perplexity_*`: the reference's perplexity over the same positions, and the variant's in comparison with it.
+    - `delta_p_*`: the probability of the text's next token, variant minus reference.
+    - Percentiles have their percentage as key: "0" is the smallest value, "100" the largest.
     """
 
     kld_mean: float
@@ -94,18 +97,22 @@ class Divergence:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task: its primary metric, and the paired difference to the reference variant.
+    """One task: its primary metric over `n` items, and the paired difference from the reference.
 
-    `delta` is variant minus reference over the same items, `delta_stderr` its paired standard error, `delta_low` to
-    `delta_high` its 95 % interval, `p_value` the exact two-sided McNemar test, `p_holm` the same after Holm over all
-    variants and tasks of the run, `flips` the share of items whose correctness changed, `answers_changed` the share
-    whose answer did (from one wrong answer to another too). `gold_delta`, `gold_delta_stderr` and `gold_p_value` are of
-    the probability of the right choice among the choices. All None for the reference.
-    `clusters` is how many subjects were taken as the independent units, None where the items were.
-    `chance` is what blind guessing scores, `higher_is_better` the metric's direction, `other` further metrics.
-    Common prefixes are computed once; of a sample of `sharing_questions` scored by themselves, `sharing_changed` got
-    another answer, and no log-likelihood of a choice moved by more than `sharing_difference` (nats). None where answers
-    are generated, or where there were too few for a sample.
+    - `chance`: the score of blind guessing. `higher_is_better`: the metric's direction. `other`: further metrics.
+    - `clusters`: the number of subjects that were taken as independent units; None if the items were.
+    - `delta`: variant minus reference over the same items; `delta_stderr`: its paired standard error; `delta_low` to
+      `delta_high`: its 95 % interval; `p_value`: of the exact two-sided McNemar test; `p_holm`: the same after Holm's
+      correction over all variants and tasks of the run.
+    - `flips`: the share of items whose correctness changed. `answers_changed`: the share of items whose answer changed,
+      also from one wrong answer to another.
+    - `gold_delta`, `gold_delta_stderr`, `gold_p_value`: the same comparison for the probability of the right choice
+      among all choices.
+    - `sharing_*`: common prefixes of questions are computed once. A sample of `sharing_questions` questions was scored
+      one by one too: `sharing_changed` of them got another answer, and the log-likelihood of no choice changed by more
+      than `sharing_difference` nats. None if answers are generated, or if there were too few questions for a sample.
+
+    The comparisons are None for the reference.
     """
 
     metric: str
@@ -134,7 +141,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second: prompt processing in full batches, decoding one sequence; and how long loading took."""
+    """Tokens per second for reading a prompt in full batches and for decoding one sequence; seconds for loading."""
 
     prompt_tokens_per_s: float
     decode_tokens_per_s: float
@@ -143,8 +150,8 @@ class Speed:
 
 @dataclass(frozen=True)
 class Value:
-    """A figure of a further kind of measurement, its standard error (None where it has none), and how it is shown: its
-    heading, its unit, how many decimals."""
+    """A figure of an added measurement, its standard error (None if it has none), and how tables show it: heading, unit
+    and number of decimals."""
 
     value: float
     stderr: float | None = None
@@ -155,10 +162,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a figure is the mean of: one value a unit, float64 (n,); a unit is a window of the text or a task's item.
+    """The values that a figure is the mean of: one per unit, float64 (n,). A unit is a window of the text or an item.
 
-    Samples of the same `units` are of the same units in the same order, so their differences are paired. `clusters`
-    (n,) names each unit's subject where subjects are the independent units.
+    Samples with equal `units` have the same units in the same order, so their differences are paired. `clusters` (n,)
+    numbers the subject of each unit; None if the units are independent.
     """
 
     units: str
@@ -168,19 +175,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class Record:
-    """One variant of one sweep. `status` is "ok", "partial" (a cell failed), "failed", "pending" or "skipped".
+    """One variant in one run.
 
-    `error` is what failed first, or why it was skipped.
-
-    `settings` are the thread count, batches, context and placement that it was measured with, and the engine.
-
-    `task_reference` is what task differences are to: the reference or, where that is a file, which answers no task, the
-    variant that it was made of; where that is not known, the one of the most bits per weight.
-
-    `figures` are those of further kinds of measurement, by their names.
-
-    `samples` are what the figures are means of ("kld" and "nll" in nats by window, "task NAME" by item), for whoever
-    compares two variants with each other; they are not part of the JSON.
+    - `status`: "ok", "partial" (a cell failed), "failed", "pending" or "skipped".
+    - `error`: the errors of failed cells, or why the variant was skipped.
+    - `settings`: the threads, batches, context and placement of the measurement, and the engine's versions.
+    - `task_reference`: the variant that task scores are compared with. This is the reference. If the reference is a
+      file, which has no task scores, it is the variant that the file was made from, or, if that is unknown, the variant
+      with the most bits per weight.
+    - `figures`: the figures of added measurements by name.
+    - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
+      compare any two variants. They are not part of the JSON.
     """
 
     variant: str

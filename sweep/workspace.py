@@ -1,4 +1,4 @@
-"""Where a sweep keeps its files: one database, the artefacts, and a folder a run."""
+"""The workspace: the folder with the store, the artefacts, and one folder per run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from converters.partial import partial_name
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of one workspace. Artefacts are named by content, so runs share them."""
+    """The paths in a workspace. The names of artefacts depend on their content, so runs share them."""
 
     root: Path
 
@@ -29,7 +29,7 @@ class Workspace:
         return self.root / "sweep.db"
 
     def artefacts(self, fingerprint: str) -> Path:
-        """Of one model, by the beginning of its fingerprint."""
+        """The folder for the artefacts of one model."""
         return self.root / "artefacts" / fingerprint[:16]
 
     @property
@@ -41,17 +41,17 @@ class Workspace:
 
     @property
     def ablations(self) -> Path:
-        """Their reports; results are in the database."""
+        """The folder for the reports of ablations. Their results are in the database."""
         return self.root / "ablations"
 
 
 def default_root() -> Path:
-    """The user's data folder of this system, or BITSWEEP_WORKSPACE."""
+    """BITSWEEP_WORKSPACE if it is set, otherwise the system's folder for user data."""
     return Path(os.environ.get("BITSWEEP_WORKSPACE") or platformdirs.user_data_path("bitsweep"))
 
 
 def open_workspace(root: Path | None) -> Workspace:
-    """Make sure the folder is there and can be written. Raises InputError."""
+    """Create the folder if it does not exist. Raises InputError if it cannot be written."""
     root = (root or default_root()).expanduser().absolute()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -60,16 +60,16 @@ def open_workspace(root: Path | None) -> Workspace:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"{root}: the workspace cannot be written ({error.strerror}); choose another with --workspace"
+            f"{root}: the workspace cannot be written ({error.strerror}); choose another one with --workspace"
         ) from error
     return Workspace(root)
 
 
 @contextmanager
 def run_lock(directory: Path) -> Iterator[bool]:
-    """Hold the lock of a run's folder; gives False where another process has it.
+    """Try to lock a run's folder. Yields whether the lock was free; False if another process has it.
 
-    The lock is the kernel's (flock), so it goes with its process however that ends.
+    The lock is the kernel's (flock), so it ends with its process, however that ends.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "w") as file:
@@ -77,13 +77,13 @@ def run_lock(directory: Path) -> Iterator[bool]:
 
 
 class Sharing:
-    """A folder of artefacts in use by this run, and perhaps by others."""
+    """A folder of artefacts that this run uses, and perhaps other runs too."""
 
     def __init__(self, artefacts: Path, lock: TextIO) -> None:
         self._artefacts, self._lock = artefacts, lock
 
     def discard(self, files: Iterable[Path]) -> None:
-        """Remove files of the folder, unless another run may be using them."""
+        """Remove files from the folder, unless another run uses the folder."""
         if _locked(self._lock):
             for file in files:
                 if file.parent == self._artefacts:
@@ -93,31 +93,32 @@ class Sharing:
 
 @contextmanager
 def sharing(artefacts: Path, to_make: Collection[Path] = ()) -> Iterator[Sharing]:
-    """Use a folder of artefacts beside other runs. Where no other does, what was left half-written goes first and last.
+    """Use a folder of artefacts together with other runs.
 
-    What is left of files that this run is `to_make` stays: their export goes on with it. Every run holds a shared lock
-    for its whole time; whoever gets the exclusive one is alone.
+    If no other run uses the folder, partly written files are removed at the beginning and at the end, except those of
+    the files `to_make`: their export resumes with them. Every run holds a shared lock all the time, so a process that
+    gets the exclusive lock is the only one.
     """
     artefacts.mkdir(parents=True, exist_ok=True)
-    used = {partial_name(path) for path in to_make}
+    kept = {partial_name(path) for path in to_make}
     with open(artefacts.with_suffix(".lock"), "w") as file:
-        _tidy(artefacts, file, used)
+        _remove_partial(artefacts, file, kept)
         fcntl.flock(file, fcntl.LOCK_SH)
         try:
             yield Sharing(artefacts, file)
         finally:
-            _tidy(artefacts, file, used)  # workers that an interrupt killed
+            _remove_partial(artefacts, file, kept)  # an interrupt kills workers while they write
 
 
-def _tidy(artefacts: Path, lock: TextIO, used: Collection[str]) -> None:
+def _remove_partial(artefacts: Path, lock: TextIO, kept: Collection[str]) -> None:
     if _locked(lock):
         for partial in [*artefacts.glob(".*.partial"), *artefacts.rglob(f".*{PART}")]:
-            if partial.name not in used:
+            if partial.name not in kept:
                 _remove(partial)
 
 
 def _remove(path: Path) -> None:
-    """A file, or the directory of an int8 checkpoint."""
+    """Remove a file, or the directory of an int8 checkpoint."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -125,7 +126,7 @@ def _remove(path: Path) -> None:
 
 
 def _locked(file: TextIO) -> bool:
-    """Try for the exclusive lock of an open file."""
+    """Try to get the exclusive lock of an open file. Returns whether it was free."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

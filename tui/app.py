@@ -150,7 +150,7 @@ class SweepApp(WorkerHost, App[None]):
     @work(exclusive=True)
     async def action_leave(self) -> None:
         """Quit; where a sweep runs, ask what becomes of it."""
-        from sweep.execution.control import ask_pause
+        from sweep.execution.control import request_pause
         from sweep.workspace import run_lock
         from tui.screens.quit import QuitScreen
 
@@ -163,7 +163,7 @@ class SweepApp(WorkerHost, App[None]):
             if answer is None:
                 return
             if answer == "pause" and asks and run is not None:
-                ask_pause(self.session.workspace.run(run))
+                request_pause(self.session.workspace.run(run))
         self.exit()
 
     def action_help_quit(self) -> None:

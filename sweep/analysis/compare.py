@@ -20,7 +20,7 @@ from sweep.items import Item
 from sweep.jobs.cell import Cell
 from sweep.jobs.task import TaskJob, TaskResult
 from sweep.jobs.text import TextJob
-from sweep.results import items
+from sweep.results import paired_items
 from sweep.results.history import find_variant
 from sweep.results.plan import Plan
 from sweep.results.records import reference_units
@@ -237,13 +237,13 @@ def _tasks(
 def _task(
     pair: tuple[str, str], task: str, result: TaskResult, of_a: list[Item], of_b: list[Item]
 ) -> TaskDifference | None:
-    shared = items.share([of_a, of_b])
+    shared = paired_items.pair_items([of_a, of_b])
     if not shared.n:
         return None
     first, second = shared.of([of_a, of_b])
-    before, after = items.values(first), items.values(second)
+    before, after = paired_items.values(first), paired_items.values(second)
     subjects = [item.subject for item in first]
-    gold_a, gold_b = items.gold(first), items.gold(second)
+    gold_a, gold_b = paired_items.gold(first), paired_items.gold(second)
     return TaskDifference(
         variant_a=pair[0],
         variant_b=pair[1],
@@ -255,15 +255,15 @@ def _task(
         difference=_difference([before, after], after - before, subjects),
         p_holm=1.0,
         flips=flips(before, after),
-        answers_changed=items.answers_changed(first, second),
-        only_a=shared.alone[0],
-        only_b=shared.alone[1],
+        answers_changed=paired_items.answers_changed(first, second),
+        only_a=shared.unmatched[0],
+        only_b=shared.unmatched[1],
         reworded=shared.reworded,
         gold=None if gold_a is None or gold_b is None else compare_differences(gold_b - gold_a, subjects),
     )
 
 
-def _difference(scores: Sequence[items.Values], differences: items.Values, subjects: list[str]) -> PairedDifference:
+def _difference(scores: Sequence[paired_items.Values], differences: paired_items.Values, subjects: list[str]) -> PairedDifference:
     binary = all(bool(np.isin(row, (0.0, 1.0)).all()) for row in scores)
     return compare_differences(differences, subjects, binary=binary)
 
@@ -282,11 +282,11 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
             if len(known) < 4 or len(set(keys)) < 4 or len({result.metric for result in known}) > 1:
                 continue
             lists = [store.items(key) for key in keys]
-            shared = items.share(lists)
+            shared = paired_items.pair_items(lists)
             if not shared.n:
                 continue
             taken = shared.of(lists)
-            scores = [items.values(found) for found in taken]
+            scores = [paired_items.values(found) for found in taken]
             subjects = [item.subject for item in taken[0]]
             loss_a, loss_b = scores[1] - scores[0], scores[3] - scores[2]
             yield LossDifference(

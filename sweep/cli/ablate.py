@@ -102,7 +102,7 @@ def ablate(
         task = bar.add_task("looking what is known", total=1.0)
 
         def tell(event: Event) -> None:
-            state.take(event)
+            state.update(event)
             name = (event.cell or "").partition("/")[2]
             bar.update(task, completed=state.share, description=name or "looking what is known")
             known = event.data["cells"] - event.data["todo"] if event.event == "started" else 0

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from sweep.cli.output import Output
 from sweep.commands.run import variant_sizes
-from sweep.execution.pending import pending
+from sweep.execution.cells_to_run import cells_to_run
 from sweep.format import duration, size
-from sweep.planning.preparing import Sweep
+from sweep.planning.prepare import Sweep
 from sweep.results.estimate import bytes_to_make, predicted_seconds, total
 from sweep.results.store import Store
 
@@ -19,7 +19,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
     """The variants with exact sizes and predicted memory, and how many cells are left to do."""
     sizes = variant_sizes(sweep)
     with Store(sweep.workspace.database) as store:
-        todo = pending(sweep.plan.cells, store, sweep.workspace.root)
+        todo = cells_to_run(sweep.plan.cells, store, sweep.workspace.root)
         seconds = predicted_seconds(sweep.plan, store)
     if output.is_json:
         output.line(
@@ -45,8 +45,8 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                 "tasks": sweep.plan.about["task_settings"],
                 "settings": {
                     **asdict(sweep.plan.settings),
-                    "threads": sweep.plan.where.threads,
-                    "device": sweep.plan.where.device("llama.cpp"),
+                    "threads": sweep.plan.resources.threads,
+                    "device": sweep.plan.resources.device("llama.cpp"),
                 },
             }
         )
@@ -80,5 +80,5 @@ def show_plan(sweep: Sweep, output: Output) -> None:
         output.show(f"Of which multi-token prediction layers: up to {size(mtp)} a file.")
     if not all(known.header_exact for known in sizes.values()):
         output.show("~ tensors are exact; the header is estimated: its tokenizer or its importance matrix is not here.")
-    tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.asked.tasks)
+    tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.inputs.tasks)
     output.show(f"Reference {sweep.plan.reference}; text {sweep.plan.about['text']}; tasks: {tasks or 'none'}.")

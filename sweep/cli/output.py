@@ -53,6 +53,10 @@ class Output:
         """Data for a program: one JSON object on a line."""
         print(json.dumps(row), flush=True)
 
+    def warn(self, text: str) -> None:
+        """A message in every format: something is wrong, but the command goes on."""
+        self.messages.print(f"sweep: {text}", markup=False, soft_wrap=True)
+
     def say(self, text: str) -> None:
         """A message, unless quiet or JSON was asked for."""
         if self.format is Format.HUMAN:

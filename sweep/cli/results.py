@@ -8,7 +8,7 @@ from pathlib import Path
 from sweep import __version__
 from sweep.cli.exits import Exit
 from sweep.cli.output import Format, Output
-from sweep.jobs.model import MeasuringJob
+from sweep.jobs.model import MeasurementJob
 from sweep.methods.registry import method
 from sweep.record import Record
 from sweep.results.plan import Plan
@@ -72,7 +72,7 @@ def described(plan: Plan, store: Store) -> dict[str, object]:
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
         "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",
         "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",
-        "device": f"{plan.where.device('llama.cpp')}, {plan.where.threads} threads",
+        "device": f"{plan.resources.device('llama.cpp')}, {plan.resources.threads} threads",
         "engine": plan.about["engine"],
         **_torch(plan),
         "torch": version("torch"),
@@ -86,6 +86,6 @@ def _torch(plan: Plan) -> dict[str, object]:
     if told is None:
         return {}
     jobs = (cell.job for cell in plan.cells if method(cell.variant).baseline is not None)
-    caches = sorted({job.model.settings.kv_type.upper() for job in jobs if isinstance(job, MeasuringJob)})
+    caches = sorted({job.model.settings.kv_type.upper() for job in jobs if isinstance(job, MeasurementJob)})
     calibrated = f"; calibrated with {told['calibration']}" if told["calibration"] else ""
     return {"int8": f"{told['engine']}, on {told['device']}, {' and '.join(caches)} KV cache{calibrated}"}

@@ -12,11 +12,15 @@ from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
 
 def runs(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
     """List the runs of a workspace, the latest first."""
-    from sweep.results.history import past_runs
+    from sweep.results.history import PastRun, UnreadableRun, all_runs
     from sweep.workspace import open_workspace
 
     output = Output(format)
-    found = past_runs(open_workspace(workspace))
+    every = all_runs(open_workspace(workspace))
+    for run in every:
+        if isinstance(run, UnreadableRun):
+            output.warn(run.message)
+    found = [run for run in every if isinstance(run, PastRun)]
     if output.is_json:
         for run in found:
             output.line(
@@ -31,7 +35,7 @@ def runs(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
                 }
             )
         return
-    if not found:
+    if not every:
         output.say("no run yet; start one with `sweep run`")
         return
     table = Table(box=None, pad_edge=False)

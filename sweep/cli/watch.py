@@ -44,7 +44,7 @@ class Watch:
             if event.event != "done":  # `finished` with the records is the last line
                 self._output.line({"event": event.event, "cell": event.cell, **event.data})
             return
-        self._run.take(event)
+        self._run.update(event)
         if event.event == "following":
             self._output.say("another process is at this run; following it")
         if event.event == "started":

@@ -1,1 +1,1 @@
-"""One module a command: from parsed options to a finished result. Nothing here prints."""
+"""One module per command, from parsed options to a finished result. Nothing here prints."""

@@ -1,7 +1,7 @@
-"""Many int8 recipes on one model, each over the same text: `sweep ablate`.
+"""`sweep ablate`: measures many int8 recipes of one model on the same text.
 
-It is a plan of ordinary cells: a reading of the calibration text, the float model, and a cell for each recipe. What is
-measured is kept by content, so that whatever ends the work costs the recipe in hand alone.
+It is a plan of ordinary cells: one that reads the calibration text, one for the float model, and one for each recipe.
+Every result is stored under its key, so an interrupted ablation loses only the recipe that was running.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from sweep.execution.scheduler import Scheduler
 from sweep.jobs.ablation import RecipeJob, RecipeResult, Study, SurveyJob
 from sweep.jobs.base import content_hash
 from sweep.jobs.cell import Cell
-from sweep.jobs.inputs import InputsJob
-from sweep.jobs.settings import Where
+from sweep.jobs.input_checks import InputCheckJob
+from sweep.jobs.settings import ComputeResources
 from sweep.measure.plain_text import read_text
-from sweep.planning.inputs import FoundText, calibration_text, text_for
 from sweep.planning.model import ResolvedModel
+from sweep.planning.texts import FoundText, calibration_text, text_for
 from sweep.record import Perplexity
 from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace, open_workspace, sharing
@@ -43,8 +43,9 @@ FLOAT = "the float model"
 
 @dataclass(frozen=True)
 class AblationRequest:
-    """What the user asked for. `space` is a file, None for the one that comes with the program; `perplexity` is the
-    text's file, of which `windows` windows of `window` tokens are read; `calibration` a file's path or a name."""
+    """The user's options. `space` is a design space's file; None: the one that comes with the program. `perplexity` is
+    the file of the text, of which at most `windows` windows of `window` tokens are measured. `calibration` is a file's
+    path or a name; `samples` samples of `length` tokens of it are read."""
 
     model: str
     space: Path | None = None
@@ -61,10 +62,10 @@ class AblationRequest:
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """The cells, the reference's first, and what they were made from."""
+    """The cells and what they were made from. `calibration` is the name of the calibration text."""
 
     study: Study
-    where: Where
+    resources: ComputeResources
     space: design_space.DesignSpace
     cells: tuple[Cell, ...]
     workspace: Workspace
@@ -72,7 +73,7 @@ class AblationPlan:
 
     @property
     def recipes(self) -> dict[str, Recipe]:
-        """By key."""
+        """The recipes by the key of their cell."""
         return {
             cell.key: cell.job.recipe
             for cell in self.cells
@@ -81,32 +82,33 @@ class AblationPlan:
 
     @property
     def name(self) -> str:
-        """Of the model, the recipes and all that they depend on."""
-        identity = [self.study.identity(self.where), sorted(self.recipes)]
+        """The ablation's id: the model, and a hash of the recipes and everything that their results depend on."""
+        identity = [self.study.identity(self.resources), sorted(self.recipes)]
         return f"{self.study.name}-{content_hash(identity)[:8]}"
 
     @property
     def about(self) -> dict[str, object]:
-        """How it is measured, for the report: names and values to print in this order."""
+        """How the recipes are measured: names and values that the report prints in this order."""
         study = self.study
-        windows = f"{study.windows} windows of {study.window} tokens at most, second half scored"
+        windows = f"at most {study.windows} windows of {study.window} tokens, second half scored"
         samples = f"{study.samples or 'up to 1000'} samples of {study.length or 256} tokens"
         return {
             "model": study.name,
-            "reference": f"the model in {study.dtype}; recipes are fake-quantized, all else in {study.dtype}",
+            "reference": f"the model in {study.dtype}; recipes are fake-quantized, other layers in {study.dtype}",
             "text": f"{study.text.name}, {windows}",
             "calibration": f"{self.calibration}, {samples}",
-            "device": f"{self.where.device('torch')}, {self.where.threads} threads",
+            "device": f"{self.resources.device('torch')}, {self.resources.threads} threads",
             "engine": study.engine,
             "bitsweep": __version__,
         }
 
 
 def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPlan:
-    """Raises InputError for bad input and a model that cannot be measured, MissingRuntime for a missing device."""
+    """Plan an ablation. Raises InputError for bad input or a model that cannot be measured, MissingRuntime for a
+    missing device."""
     space = design_space.load(request.space or presets.DESIGN_SPACE)
     if request.windows < 2:
-        raise InputError("--windows must be at least 2: errors are of differences between windows")
+        raise InputError("--windows must be at least 2, because standard errors are computed from several windows")
     workspace = open_workspace(request.workspace)
     device = request.device or devices.torch_device()
     require_device(device)
@@ -116,8 +118,8 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
     builtin = presets.builtin_models().get(request.model)
     with Checkpoint.open(path, name) as checkpoint:
         model = ResolvedModel(name, path, checkpoint.fingerprint, 0, builtin)
-    text = _here(text_for(model, request.perplexity), workspace, say)
-    calibration = _here(calibration_text(request.calibration, builtin), workspace, say)
+    text = _downloaded(text_for(model, request.perplexity), workspace, say)
+    calibration = _downloaded(calibration_text(request.calibration, builtin), workspace, say)
     study = Study(
         source=Artefact.of(path),
         model=model.fingerprint,
@@ -133,54 +135,55 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
         samples=request.samples,
         length=request.length,
     )
-    where = Where(devices.threads(), {"torch": device})
-    cells = tuple(_cells(study, space, where))
-    return AblationPlan(study, where, space, cells, workspace, calibration.name)
+    resources = ComputeResources(devices.threads(), {"torch": device})
+    cells = tuple(_cells(study, space, resources))
+    return AblationPlan(study, resources, space, cells, workspace, calibration.name)
 
 
 def ablate(plan: AblationPlan, emit: Callable[[Event], None]) -> tuple[Ablation, Path]:
-    """Measure what is not known yet; gives the result, and where its page belongs. A recipe that fails costs its own
-    point. Raises InputError where the float model cannot be measured."""
+    """Measure the recipes without a stored result. Returns the result and the path for its HTML page.
+
+    A recipe that fails is left out. Raises InputError if the float model cannot be measured."""
     workspace = plan.workspace
     directory = workspace.ablations / plan.name
     directory.mkdir(parents=True, exist_ok=True)
     with Store(workspace.database) as store, sharing(workspace.artefacts(plan.study.model)):
-        with LocalExecutor(workspace.root, directory, plan.where) as executor:
+        with LocalExecutor(workspace.root, directory, plan.resources) as executor:
             Scheduler(plan.cells, store, executor, workspace.root, directory, emit).run(plan.name)
         outcomes = store.outcomes(cell.key for cell in plan.cells)
     reference = _reference(plan, outcomes)
     known = {key: outcomes[key] for key in plan.recipes}
-    found = {plan.recipes[key]: _measured(outcome) for key, outcome in known.items() if outcome.status == "ok"}
+    measured = {plan.recipes[key]: _measured(outcome) for key, outcome in known.items() if outcome.status == "ok"}
     result = Ablation(
         model=plan.study.name,
         space=plan.space,
         reference=reference.perplexity,
-        points=ranked(found, reference.window_nll),
-        failed=tuple((plan.recipes[key], found.error) for key, found in known.items() if found.error is not None),
+        points=ranked(measured, reference.window_nll),
+        failed=tuple((plan.recipes[key], row.error) for key, row in known.items() if row.error is not None),
         about=plan.about,
     )
     return result, workspace.ablations / f"{plan.name}.html"
 
 
-def _cells(study: Study, space: design_space.DesignSpace, where: Where) -> list[Cell]:
-    """In one worker, where the model stays loaded: they are of one variant."""
-    float_key = content_hash(RecipeJob(study, Artefact("")).identity(where))
+def _cells(study: Study, space: design_space.DesignSpace, resources: ComputeResources) -> list[Cell]:
+    """All cells belong to one variant, so one worker runs them and keeps the model loaded."""
+    float_key = content_hash(RecipeJob(study, Artefact("")).identity(resources))
     distributions = Artefact(f"{study.folder}/reference-{float_key[:16]}.logprobs")
     survey, reference = SurveyJob(study), RecipeJob(study, distributions)
-    cells = [Cell(survey.key(where), study.name, "reading the calibration text", survey)]
-    cells.append(Cell(reference.key(where), study.name, FLOAT, reference))
+    cells = [Cell(survey.key(resources), study.name, "reading the calibration text", survey)]
+    cells.append(Cell(reference.key(resources), study.name, FLOAT, reference))
     for recipe in space.points:
         job = RecipeJob(study, distributions, recipe)
-        needs = (reference.key(where), *([survey.key(where)] if recipe.needs_text else []))
-        cells.append(Cell(job.key(where), study.name, name_of(recipe), job, needs))
+        needs = (reference.key(resources), *([survey.key(resources)] if recipe.needs_text else []))
+        cells.append(Cell(job.key(resources), study.name, name_of(recipe), job, needs))
     return cells
 
 
-def _here(text: FoundText, workspace: Workspace, say: Callable[[str], None]) -> FoundText:
-    """A text that is to be read now, fetched where it is not here yet."""
+def _downloaded(text: FoundText, workspace: Workspace, say: Callable[[str], None]) -> FoundText:
+    """The text, after it was downloaded if its file did not exist."""
     if text.dataset is not None and not text.file.file.under(workspace.root).is_file():
         say(f"fetching {text.name}")
-        LocalHost(workspace.root).ask(InputsJob(dataset=text.dataset))
+        LocalHost(workspace.root).run_job(InputCheckJob(dataset=text.dataset))
     return text
 
 
@@ -197,9 +200,9 @@ def _reference(plan: AblationPlan, outcomes: dict[str, Outcome]) -> Measured:
 
 
 def _measured(outcome: Outcome) -> Measured:
-    """The float model has no divergence from itself."""
-    found: RecipeResult = outcome.result(RecipeJob.kind)
-    perplexity, divergence = found.perplexity, found.divergence
+    """The figures of a recipe. The float model has divergence 0 from itself."""
+    result: RecipeResult = outcome.result(RecipeJob.kind)
+    perplexity, divergence = result.perplexity, result.divergence
     figures: Any = None if divergence is None else divergence.figures
     return Measured(
         Perplexity(perplexity.value, perplexity.stderr, perplexity.tokens, perplexity.low, perplexity.high),

@@ -1,7 +1,7 @@
-"""From a request to GGUF files: what `sweep convert` calls. `prepare` plans, `write` does the work.
+"""`sweep convert`: writes GGUF files. `prepare` makes the plan, `write` writes the files.
 
-llama.cpp's dry run on a stranger's model can end the process, so the plan is made in a worker; what comes after it are
-single rows to quantize, done here, so that an interrupt leaves nothing behind.
+llama.cpp's dry run can end its process on an unknown model, so a worker does it first. The files are written in this
+process, so that an interrupt leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from sweep import devices
 from sweep.artefact import Artefact
 from sweep.execution.local import LocalHost
 from sweep.jobs.imatrix import ImatrixJob
-from sweep.jobs.model import engine_of
+from sweep.jobs.model import engine_versions
 from sweep.jobs.settings import Settings
-from sweep.jobs.sizes import VetJob
-from sweep.planning.calibration import Calibration, calibration, tell
+from sweep.jobs.sizes import ExportCheckJob
+from sweep.planning.imatrix import ImatrixSource, find_imatrix, report_messages
 
 
 @dataclass(frozen=True)
 class ConvertRequest:
-    """What the user asked for. `imatrix` is a file's path or "auto", `calibration` the text that the latter reads.
+    """The user's options. `imatrix` is a file's path or "auto"; `calibration` is the text for "auto".
 
-    `split_max_bytes` bounds the tensors of each part of a file, `memory_budget` the resident bytes of the export.
+    `split_max_bytes` limits the bytes of tensors in each part of a file, `memory_budget` the resident bytes of the
+    export.
     """
 
     model: str
@@ -55,19 +56,19 @@ class ConvertRequest:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `open_source` is told beside the path and the name."""
+        """The arguments of `open_source` in addition to the path and the name."""
         return {"mtp": self.mtp, "pre_tokenizer": self.pre_tokenizer, "requantize": self.requantize}
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to be written: its paths, or those of its parts, and what `FileSize` tells of all of them together."""
+    """A file to be written: the paths of its parts, and the size of all parts together."""
 
     paths: tuple[Path, ...]
     size: FileSize
 
     def to_json(self) -> dict[str, Any]:
-        """With `path`, what to give to llama.cpp: it finds the other parts by the first."""
+        """The file for JSON. `path` is the first part: llama.cpp finds the other parts by it."""
         return {**asdict(self.size), "path": str(self.paths[0]), "paths": [str(path) for path in self.paths]}
 
 
@@ -78,7 +79,7 @@ class Conversion:
     name: str
     source: Source
     request: ConvertRequest
-    calibration: Calibration | None
+    imatrix: ImatrixSource | None
     files: tuple[File, ...]
 
     @property
@@ -91,54 +92,54 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     chosen = recipes(request.quants)
     if not chosen:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
-    given = calibration(request.imatrix, request.calibration, presets.builtin_models().get(request.model))
-    if given is None and not request.dry_run:
+    imatrix = find_imatrix(request.imatrix, request.calibration, presets.builtin_models().get(request.model))
+    if imatrix is None and not request.dry_run:
         refuse_without_imatrix(chosen)
-    if given is not None:
-        tell(given, say)
+    if imatrix is not None:
+        report_messages(imatrix, say)
     found = find_model(request.model, Need.PLAN if request.dry_run else Need.WEIGHTS, say)
     name, path = found.name, found.path
     quants = [recipe.name for recipe in chosen]
-    vetted = VetJob(str(path), name, tuple(quants), given is not None, **request.options)
-    opening = open_planned if request.dry_run else open_source
-    with ThreadPoolExecutor(1) as pool:  # the vocabulary is read while another process plans
-        opened = pool.submit(_read, lambda: opening(str(path), name, **request.options))
-        LocalHost().ask(vetted)
+    check = ExportCheckJob(str(path), name, tuple(quants), imatrix is not None, **request.options)
+    open_model = open_planned if request.dry_run else open_source
+    with ThreadPoolExecutor(1) as pool:  # the vocabulary is read while the worker plans
+        opened = pool.submit(_read, lambda: open_model(str(path), name, **request.options))
+        LocalHost().run_job(check)
         source = opened.result()
-    importance = None if given is None else _expected_importance(source, given)
+    importance = None if imatrix is None else _expected_importance(source, imatrix)
     planned = sizes(source, quants, importance, request.split_max_bytes)
     files = (File(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items())
-    return Conversion(name, source, request, given, tuple(files))
+    return Conversion(name, source, request, imatrix, tuple(files))
 
 
-def _read(opening: Callable[[], Source]) -> Source:
-    source = opening()
-    len(source.metadata)  # takes long for the first time
+def _read(open_model: Callable[[], Source]) -> Source:
+    source = open_model()
+    len(source.metadata)  # reads the vocabulary, which takes long, and keeps it
     return source
 
 
-def _expected_importance(source: Source, given: Calibration) -> Importance:
-    """The importance that files will be made with, or what takes as much room in them where it is yet to be found."""
-    if given.file is not None:
-        return ImportanceMatrix.read(given.file).importance(given.file.name)
-    assert given.text is not None
-    return even_importance(source, _imatrix_name(source.name), given.text.name)
+def _expected_importance(source: Source, imatrix: ImatrixSource) -> Importance:
+    """The importance that files will be made with. If it is not collected yet, values that need the same space."""
+    if imatrix.file is not None:
+        return ImportanceMatrix.read(imatrix.file).importance(imatrix.file.name)
+    assert imatrix.text is not None
+    return even_importance(source, _imatrix_name(source.name), imatrix.text.name)
 
 
 def _target(request: ConvertRequest, name: str, quant: str) -> Path:
-    """What a file is called, or would be if it came in one part."""
+    """The path of a file if it is written in one part."""
     return request.out / f"{name}-{quant}.gguf"
 
 
 def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[ExportProgress], None]) -> None:
-    """Write all files, an importance matrix to be collected first. The directory is made where it is missing."""
+    """Write all files. An importance matrix is collected first if the request says so. The directory is created."""
     request = conversion.request
     try:
         request.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{request.out}: cannot be made: {error.strerror}") from error
-    given = conversion.calibration
-    matrix = None if given is None else given.file or _collect(conversion, given, say, progress)
+        raise InputError(f"{request.out}: the directory cannot be created: {error.strerror}") from error
+    imatrix = conversion.imatrix
+    matrix = None if imatrix is None else imatrix.file or _collect(conversion, imatrix, say, progress)
     export(
         conversion.source,
         {file.size.quant: _target(request, conversion.name, file.size.quant) for file in conversion.files},
@@ -153,22 +154,26 @@ def _imatrix_name(name: str) -> str:
     return f"{name}.imatrix.gguf"
 
 
-def _tell(name: str, matrix: ImportanceMatrix, say: Callable[[str], None]) -> None:
+def _say_messages(name: str, matrix: ImportanceMatrix, say: Callable[[str], None]) -> None:
     for line in matrix.told:
         say(f"{name}: {line}")
 
 
 def _collect(
-    conversion: Conversion, given: Calibration, say: Callable[[str], None], progress: Callable[[ExportProgress], None]
+    conversion: Conversion,
+    imatrix: ImatrixSource,
+    say: Callable[[str], None],
+    progress: Callable[[ExportProgress], None],
 ) -> Path:
-    """The model reads the text, as BF16 or, where memory is too small for that, Q8_0; what it finds stays in --out."""
-    request, source, text = conversion.request, conversion.source, given.text
-    assert text is not None  # or a file were given
-    makes = request.out / _imatrix_name(conversion.name)
-    origin = f"{source.fingerprint} {given.identity}"
-    if makes.is_file() and (known := ImportanceMatrix.read(makes)).origin == origin:
-        _tell(f"{makes.name} of an earlier run", known, say)
-        return makes
+    """Collect the importance matrix into --out. The model reads the text as BF16, or as Q8_0 if the memory is too small
+    for BF16."""
+    request, source, text = conversion.request, conversion.source, imatrix.text
+    assert text is not None  # without a file there is a text
+    output = request.out / _imatrix_name(conversion.name)
+    origin = f"{source.fingerprint} {imatrix.identity}"
+    if output.is_file() and (known := ImportanceMatrix.read(output)).origin == origin:
+        _say_messages(f"{output.name} of an earlier run", known, say)
+        return output
     weights = 2 * sum(tensor.elements for tensor in source.tensors)
     quant = "BF16" if weights < psutil.virtual_memory().available else "Q8_0"
     placement = devices.placement()
@@ -178,11 +183,11 @@ def _collect(
         job = ImatrixJob(
             file=Artefact.of(file),
             text=Artefact.of(text),
-            matrix=Artefact.of(makes),
+            matrix=Artefact.of(output),
             content=source.fingerprint,
-            text_identity=given.identity,
+            text_identity=imatrix.identity,
             origin=origin,
-            engine=engine_of("gguf"),
+            engine=engine_versions("gguf"),
             settings=Settings(gpu_layers=placement.gpu_layers),
         )
         size = text.stat().st_size
@@ -190,6 +195,6 @@ def _collect(
         def reading(done: int, total: int, _part: str) -> None:
             progress(ExportProgress(size * done // total, size, f"reading {text.name}"))
 
-        LocalHost().ask(job, reading)
-    _tell(makes.name, ImportanceMatrix.read(makes), say)
-    return makes
+        LocalHost().run_job(job, reading)
+    _say_messages(output.name, ImportanceMatrix.read(output), say)
+    return output

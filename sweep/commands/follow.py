@@ -1,4 +1,4 @@
-"""A run watched from outside, through its event log, its store and its logs; whoever runs it need not know."""
+"""Watches a run from another process, through its event log, its store and its logs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.events import Reader
-from sweep.execution.control import pause_is_asked
-from sweep.execution.live import resident_bytes
+from sweep.execution.control import pause_requested
 from sweep.execution.logs import log_name, log_path
+from sweep.execution.worker_memory import resident_bytes
 from sweep.jobs.cell import Cell
 from sweep.jobs.speed import SpeedResult
 from sweep.results.history import find_run
@@ -20,16 +20,18 @@ from sweep.results.progress import RunProgress
 from sweep.results.store import Store
 from sweep.workspace import Workspace, run_lock
 
-QUIET = 1.0  # seconds without an event, after which it is worth a look whether the process is there
+QUIET = 1.0  # seconds without an event before checking whether the process is alive
 MEMORY_EVERY = 1.0  # seconds
 LOG_TAIL = 24_000  # bytes of a log that are shown
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at one moment. `figures` are what finished cells found, by label; `died`: its process is gone halfway.
+    """A run at one moment.
 
-    `resident_bytes` is of the worker at work, `predicted_bytes` what llama.cpp predicts of its model and context.
+    `figures` holds the most important figure of finished cells by label. `died`: the run's process ended before the
+    run. `resident_bytes` is the memory of the running worker, `predicted_bytes` the prediction for its model and
+    context.
     """
 
     plan: Plan
@@ -41,12 +43,12 @@ class Snapshot:
     predicted_bytes: int | None = None
 
     @property
-    def is_on(self) -> bool:
+    def is_running(self) -> bool:
         return self.progress.status == "running" and not self.died
 
 
 class Follower:
-    """Reads what is new of a run at each `look`. Not for several threads at once."""
+    """Reads the news of a run at each `look`. Only one thread at a time may use it."""
 
     def __init__(self, workspace: Workspace, run: str) -> None:
         self.plan = find_run(workspace, run)
@@ -61,13 +63,13 @@ class Follower:
         self._read_known()
 
     def look(self) -> Snapshot:
-        """Where the run stands now. Raises InputError where its log or the store cannot be read."""
+        """The present state of the run. Raises InputError if its event log or the store cannot be read."""
         try:
             events = self._reader.read()
         except (ValueError, KeyError, OSError) as error:
-            raise InputError(f"{self._reader.path}: not a readable event log ({error})") from error
+            raise InputError(f"{self._reader.path}: this event log cannot be read ({error})") from error
         for event in events:
-            self._progress.take(event)
+            self._progress.update(event)
         if any(event.event == "started" for event in events):
             self._figures.clear()
             self._read_known()
@@ -75,26 +77,27 @@ class Follower:
         if done:
             self._read([self._cells[label] for label in done if label is not None])
         progress = replace(self._progress, cells=dict(self._progress.cells))
-        at = progress.current
+        current = progress.current
         return Snapshot(
             plan=self.plan,
             progress=progress,
             figures=dict(self._figures),
             died=self._has_died(),
-            pausing=pause_is_asked(self.directory),
+            pausing=pause_requested(self.directory),
             resident_bytes=self._memory(progress),
-            predicted_bytes=self._predicted.get(self._cells[at.label].variant) if at is not None else None,
+            predicted_bytes=self._predicted.get(self._cells[current.label].variant) if current is not None else None,
         )
 
     def _memory(self, progress: RunProgress) -> int | None:
-        """Asked of the system once a second at most: it goes through all processes for it."""
+        """The memory of the running worker. It is read at most once per second, because psutil looks at all
+        processes."""
         if progress.status != "running" or progress.pid is None:
             return None
-        asked, found = self._resident
-        if time.monotonic() - asked > MEMORY_EVERY:
-            found = resident_bytes(progress.pid)
-            self._resident = time.monotonic(), found
-        return found
+        read_at, memory = self._resident
+        if time.monotonic() - read_at > MEMORY_EVERY:
+            memory = resident_bytes(progress.pid)
+            self._resident = time.monotonic(), memory
+        return memory
 
     def _has_died(self) -> bool:
         if self._progress.status != "running" or time.time() - self._progress.last < QUIET:
@@ -110,20 +113,20 @@ class Follower:
             outcomes = store.outcomes(cell.key for cell in cells)
         for cell in cells:
             outcome = outcomes.get(cell.key)
-            found = None if outcome is None else outcome.result(cell.kind)
-            if found is not None:
-                self._figures[cell.label] = found.summary
-                if isinstance(found, SpeedResult):
-                    self._predicted[cell.variant] = found.memory.predicted_bytes or 0
+            result = None if outcome is None else outcome.result(cell.kind)
+            if result is not None:
+                self._figures[cell.label] = result.summary
+                if isinstance(result, SpeedResult):
+                    self._predicted[cell.variant] = result.memory.predicted_bytes or 0
 
 
 def log_of(directory: Path, cell: Cell) -> Path:
-    """The file that takes the native messages of the process which did the cell."""
+    """The log of the worker that ran the cell."""
     return log_path(directory, log_name(cell))
 
 
 def tail(path: Path) -> str:
-    """The end of a log, as one may print it."""
+    """The last part of a log, without control characters."""
     if not path.is_file():
         return ""
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""From a request to an int8 checkpoint: what `sweep int8` calls."""
+"""`sweep int8`: makes an int8 checkpoint."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from int8.directory import require_free
 from int8.passes import FEW_TOKENS
 from int8.recipe import Recipe, recipe
 from sweep.measure.plain_text import read_text, save_text
-from sweep.planning.inputs import calibration_text
+from sweep.planning.texts import calibration_text
 from sweep.workspace import Workspace, open_workspace, sharing
 
 
 @dataclass(frozen=True)
 class Int8Request:
-    """What the user asked for. `calibration` is a file's path or a name; `recipe` likewise."""
+    """The user's options. `calibration` and `recipe` are a file's path or a name; `samples` samples of `length` tokens
+    of the calibration text are read."""
 
     model: str
     recipe: str
@@ -39,7 +40,7 @@ class Int8Request:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was written: `bytes` of tensors in the directory `path`."""
+    """The checkpoint that was written: `bytes` bytes of tensors in the directory `path`."""
 
     name: str
     path: Path
@@ -60,7 +61,8 @@ class Quantized:
 
     @property
     def experts(self) -> list[tuple[str, int, int, int, int]]:
-        """Of every layer with experts: its number, their number, fewest and most tokens, how many got next to none."""
+        """For every layer with experts: the layer's number, the number of experts, the fewest and the most calibration
+        tokens of an expert, and the number of experts with fewer than FEW_TOKENS."""
         layers: dict[str, list[int]] = {}
         for key, count in (self.calibration.expert_tokens or {}).items():
             layers.setdefault(key.partition(".")[0], []).append(count)
@@ -72,7 +74,7 @@ class Quantized:
 
 def quantize(request: Int8Request, say: Callable[[str], None], progress: Progress) -> Quantized:
     """Calibrate, quantize and write. Raises InputError for any bad input, MissingRuntime for a missing device."""
-    transformers_logging.disable_progress_bar()  # its bars would cross ours
+    transformers_logging.disable_progress_bar()  # its progress bars would mix with ours
     transformers_logging.set_verbosity_error()
     chosen = recipe(request.recipe)
     require_free(request.out)
@@ -82,7 +84,7 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
     with Checkpoint.open(path, name) as checkpoint:
         cache = workspace.artefacts(checkpoint.fingerprint)
     text = _text(request, workspace)
-    with sharing(cache):  # a sweep of the model that ends meanwhile would tidy away what is being written there
+    with sharing(cache):  # otherwise a sweep of this model that ends now would remove files that are being written
         model, calibration = build(
             path,
             chosen,
@@ -98,13 +100,13 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
 
 
 def _text(request: Int8Request, workspace: Workspace) -> CalibrationText:
-    """The calibration text, fetched from the hub when it is read. Raises InputError."""
-    found = calibration_text(request.calibration, presets.builtin_models().get(request.model))
-    file, wanted = found.file.file.under(workspace.root), found.dataset
+    """The calibration text, which is downloaded when it is read. Raises InputError."""
+    text = calibration_text(request.calibration, presets.builtin_models().get(request.model))
+    file, dataset = text.file.file.under(workspace.root), text.dataset
 
     def content() -> str:
-        if wanted is not None and not file.is_file():
-            save_text(wanted.path, wanted.name, wanted.split, file, wanted.option)
+        if dataset is not None and not file.is_file():
+            save_text(dataset.path, dataset.name, dataset.split, file, dataset.option)
         return read_text(file)
 
-    return CalibrationText(found.name, content)
+    return CalibrationText(text.name, content)

@@ -1,6 +1,6 @@
-"""A sweep started as a process of its own, which outlives whoever started it, and the command that each run is of.
+"""Starts a sweep as a separate process, which continues when this process ends, and stores the command of each run.
 
-It is the same `sweep run` that a person types; its JSON lines go to a file until the run's own event log is known.
+The process is the same `sweep run` that a person types. Its JSON lines go to a file until the run's event log exists.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ _FILE = "command.json"
 
 @dataclass(frozen=True)
 class Command:
-    """Arguments behind `sweep`, and the directory that relative paths among them start from."""
+    """The arguments after `sweep`, and the directory that relative paths in them refer to."""
 
     arguments: tuple[str, ...]
     directory: str
 
     @property
     def line(self) -> str:
-        """As it is typed."""
+        """The command as a person types it."""
         return shlex.join(["sweep", *self.arguments])
 
 
 def remember_command(directory: Path, arguments: Sequence[str]) -> None:
-    """Write down in a run's folder how it was started, so that it can be started again from elsewhere."""
+    """Store the command of a run in its folder, so that another process can start the run again."""
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / _FILE, json.dumps(asdict(Command(tuple(arguments), os.getcwd()))))
 
 
 def remembered_command(directory: Path) -> Command:
-    """How the run of this folder was started. Raises InputError where that is not known."""
+    """The command of the run in this folder. Raises InputError if it is not stored."""
     try:
         row = json.loads((directory / _FILE).read_text(encoding="utf-8"))
         return Command(tuple(row["arguments"]), row["directory"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{directory.name}: how it was started is not known here; the same `sweep run` goes on with it"
+            f"{directory.name}: the command of this run is not stored; give the same `sweep run` again to resume it"
         ) from error
 
 
 class Launch:
-    """A `sweep run` in a session of its own. Nothing it needs ends with this process."""
+    """A `sweep run` in a session of its own, which does not need this process."""
 
     def __init__(self, command: Command, workspace: Workspace) -> None:
         folder = workspace.root / "launches"
@@ -79,7 +79,8 @@ class Launch:
         return self._process.pid
 
     def run(self) -> str | None:
-        """The id of the run, once it is known. Raises InputError with the process's own words where it gave up."""
+        """The id of the run; None until it is known. Raises InputError with the process's message if it ended
+        before."""
         ended = self._process.poll() is not None
         lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
@@ -89,38 +90,41 @@ class Launch:
                 return str(row["run"])
         if not ended:
             return None
-        said = [line.strip() for line in whole if line.strip() and not line.startswith("{")]
+        messages = [line.strip() for line in whole if line.strip() and not line.startswith("{")]
         self._output.unlink(missing_ok=True)
-        raise InputError(said[-1].removeprefix("sweep: ") if said else f"the sweep ended with {self._process.poll()}")
+        if messages:
+            raise InputError(messages[-1].removeprefix("sweep: "))
+        raise InputError(f"the sweep ended with exit code {self._process.poll()}")
 
 
 def _with_json(arguments: Sequence[str], workspace: Workspace) -> list[str]:
-    """The last of an option given twice counts."""
+    """The arguments with this workspace and JSON output. If an option is given twice, the last one applies."""
     ours = ["--workspace", str(workspace.root), "--format", "json"]
     return [*arguments] if list(arguments[-len(ours) :]) == ours else [*arguments, *ours]
 
 
-class GivenUp(Exception):
-    """A question was given up before its answer came."""
+class CommandCancelled(Exception):
+    """A command was cancelled before it ended."""
 
 
 def _never() -> bool:
     return False
 
 
-def planned(command: Command, workspace: Workspace, given_up: Callable[[], bool] = _never) -> dict[str, Any]:
-    """What the command would do, in the words of its --dry-run. Raises InputError with the process's own words."""
+def planned(command: Command, workspace: Workspace, is_cancelled: Callable[[], bool] = _never) -> dict[str, Any]:
+    """What the command would do: the plan of its --dry-run. Raises InputError with the process's message."""
     arguments = [*_with_json(command.arguments, workspace), "--dry-run"]
-    return next(row for row in ask(arguments, command.directory, given_up) if row.get("event") == "plan")
+    return next(row for row in run_command(arguments, command.directory, is_cancelled) if row.get("event") == "plan")
 
 
-def ask(
-    arguments: Sequence[str], directory: str | None = None, given_up: Callable[[], bool] = _never
+def run_command(
+    arguments: Sequence[str], directory: str | None = None, is_cancelled: Callable[[], bool] = _never
 ) -> list[dict[str, Any]]:
-    """The JSON lines that a command answers with. Raises InputError with the process's own words where it has none.
+    """Run `sweep` with these arguments. Returns its JSON lines; raises InputError with its message if there are none.
 
-    In a process of its own, because a stranger's model can make llama.cpp end the process that looks into it. Where
-    the question is `given_up`, which is looked at every tenth of a second, that process is killed and GivenUp raised.
+    The command runs in a process of its own, because an unknown model can make llama.cpp end the process that reads it.
+    `is_cancelled` is called ten times per second: when it returns True, the process is killed and CommandCancelled is
+    raised.
     """
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -131,11 +135,13 @@ def ask(
                 out, err = process.communicate(timeout=0.1)
                 break
             except subprocess.TimeoutExpired:
-                if given_up():
+                if is_cancelled():
                     process.kill()
-                    raise GivenUp from None
+                    raise CommandCancelled from None
     rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     if not rows:
-        said = [line.strip() for line in err.splitlines() if line.strip()]
-        raise InputError(said[-1].removeprefix("sweep: ") if said else f"the process ended with {process.returncode}")
+        messages = [line.strip() for line in err.splitlines() if line.strip()]
+        if messages:
+            raise InputError(messages[-1].removeprefix("sweep: "))
+        raise InputError(f"the process ended with exit code {process.returncode}")
     return rows

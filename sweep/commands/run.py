@@ -1,5 +1,5 @@
-"""`sweep run` and `sweep eval`: a plan is made, and carried out in this process or by following the one that is already
-at it."""
+"""`sweep run` and `sweep eval`: makes a plan and runs it. If another process runs the same plan already, this process
+follows its events."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sweep.analysis.recommend import recommend
 from sweep.artefact import Artefact
 from sweep.defaults import MARGIN_BYTES
 from sweep.events import Event, Log, Reader
+from sweep.execution.cells_to_run import cells_to_run
 from sweep.execution.local import LocalHost
 from sweep.execution.logs import log_path
-from sweep.execution.pending import pending
 from sweep.execution.registry import open_executor
 from sweep.execution.scheduler import Scheduler
 from sweep.jobs.cell import Cell
-from sweep.methods.base import PlannedSize
-from sweep.planning import preparing
-from sweep.planning.checking import check_inputs
-from sweep.planning.preparing import Sweep
+from sweep.methods.base import PredictedSize
+from sweep.planning import prepare as planning
+from sweep.planning.input_checks import check_inputs
+from sweep.planning.prepare import Sweep
 from sweep.planning.request import Keep, Request
 from sweep.results.records import records
 from sweep.results.store import Store
@@ -32,25 +32,25 @@ FOLLOW_EVERY = 0.2  # seconds
 
 
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
-    """See preparing.prepare."""
-    return preparing.prepare(request, say, LocalHost())
+    """See planning.prepare.prepare."""
+    return planning.prepare(request, say, LocalHost())
 
 
 def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
-    """See preparing.prepare_single."""
-    return preparing.prepare_single(request, say, LocalHost())
+    """See planning.prepare.prepare_single."""
+    return planning.prepare_single(request, say, LocalHost())
 
 
-def variant_sizes(sweep: Sweep) -> dict[str, PlannedSize]:
-    """See preparing.variant_sizes."""
-    return preparing.variant_sizes(sweep, LocalHost())
+def variant_sizes(sweep: Sweep) -> dict[str, PredictedSize]:
+    """See planning.prepare.variant_sizes."""
+    return planning.variant_sizes(sweep, LocalHost())
 
 
 def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
-    """Carry out the plan; where another process is at it, follow its event log instead.
+    """Run the plan. If another process runs it already, follow its event log instead.
 
-    Raises InputError where the input is refused before any work, MissingRuntime where a library or device that it takes
-    is not there. Every event also goes to the run's event log.
+    Every event is passed to `emit` and written to the run's event log. Raises InputError if the input is rejected,
+    MissingRuntime if a library or device is missing.
     """
     directory = sweep.workspace.run(sweep.plan.run)
     with Store(sweep.workspace.database) as store:
@@ -58,71 +58,71 @@ def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
         while True:
             with run_lock(directory) as mine:
                 if mine:
-                    _carry_out(sweep, store, directory, emit)
+                    _run_plan(sweep, store, directory, emit)
                     return
             _follow(directory, emit)
 
 
-def _carry_out(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event], None]) -> None:
+def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event], None]) -> None:
     (directory / "events.jsonl").unlink(missing_ok=True)
     log = Log(directory / "events.jsonl")
     plan, root = sweep.plan, sweep.workspace.root
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         log.write(event)
         emit(event)
 
     try:
-        made = [(cell, cell.makes) for cell in plan.cells if cell.makes is not None]
+        outputs = [(cell, cell.output) for cell in plan.cells if cell.output is not None]
         folder = sweep.workspace.artefacts(sweep.model.fingerprint)
-        with sharing(folder, {file.under(root) for _, file in made}) as artefacts:
+        with sharing(folder, {file.under(root) for _, file in outputs}) as artefacts:
 
-            def through(name: str) -> None:
+            def on_variant_done(name: str) -> None:
                 if sweep.request.keep is Keep.NONE:
-                    own = [file for cell, file in made if cell.variant == name and cell.job.makes_model]
+                    own = [file for cell, file in outputs if cell.variant == name and cell.job.output_is_model]
                     artefacts.discard(file.under(root) for file in own)
 
-            todo = pending(plan.cells, store, root)
-            check_inputs(sweep, todo, LocalHost(root, log_path(directory, "inputs")).ask)
+            todo = cells_to_run(plan.cells, store, root)
+            check_inputs(sweep, todo, LocalHost(root, log_path(directory, "inputs")).run_job)
             workers = sweep.request.workers or _workers(sweep, todo)
-            with open_executor(sweep.request.executor, root, directory, plan.where, workers) as executor:
-                Scheduler(plan.cells, store, executor, root, directory, tell, through).run(plan.run)
-            artefacts.discard(file.under(root) for file in _unneeded(sweep, store, made))
-        tell(Event("done"))
+            with open_executor(sweep.request.executor, root, directory, plan.resources, workers) as executor:
+                Scheduler(plan.cells, store, executor, root, directory, report, on_variant_done).run(plan.run)
+            artefacts.discard(file.under(root) for file in _removable(sweep, store, outputs))
+        report(Event("done"))
     except KeyboardInterrupt:
-        tell(Event("interrupted"))
+        report(Event("interrupted"))
         raise
     except (InputError, MissingRuntime) as error:
-        tell(Event("refused", None, {"error": str(error)}))
+        report(Event("refused", None, {"error": str(error)}))
         raise
     finally:
         log.close()
 
 
 def _workers(sweep: Sweep, todo: Sequence[Cell]) -> int:
-    """One a GPU where several are here and every variant to be measured fits on each of them; else one."""
-    cards = devices.gpus()
-    asked = sweep.request
-    if len(cards) < 2 or asked.tensor_split or asked.ngl is not None or not todo:
+    """The number of workers: one per GPU if there are several and every variant fits on each of them, otherwise one."""
+    gpus = devices.gpus()
+    request = sweep.request
+    if len(gpus) < 2 or request.tensor_split or request.ngl is not None or not todo:
         return 1
     needed = max((size.memory_bytes for size in variant_sizes(sweep).values()), default=0)
-    given = max((variant.file_bytes for variant in sweep.variants), default=0)
-    free = min(card.free_bytes for card in cards) - MARGIN_BYTES
-    return len(cards) if max(needed, given) <= free else 1
+    files = max((variant.file_bytes for variant in sweep.variants), default=0)
+    free = min(gpu.free_bytes for gpu in gpus) - MARGIN_BYTES
+    return len(gpus) if max(needed, files) <= free else 1
 
 
-def _unneeded(sweep: Sweep, store: Store, made: Sequence[tuple[Cell, Artefact]]) -> list[Artefact]:
-    """The files that need not stay: of `best`, all but the variant that is recommended."""
+def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefact]]) -> list[Artefact]:
+    """The files to remove at the end of the run. With --keep best, the recommended variant's model stays."""
     keep, plan = sweep.request.keep, sweep.plan
     if keep is Keep.ALL:
         return []
     best = recommend(records(plan, store)).variant if keep is Keep.BEST else None
     needed = {key for cell in plan.cells if cell.variant == best for key in (cell.key, *cell.needs)}
-    return [file for cell, file in made if not cell.job.makes_model or cell.key not in needed]
+    return [file for cell, file in outputs if not cell.job.output_is_model or cell.key not in needed]
 
 
 def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
-    """Pass on the events of the process that holds the run's lock, until it has let go of it."""
+    """Pass on the events of the process that holds the run's lock, until it releases the lock."""
     emit(Event("following"))
     reader = Reader(directory / "events.jsonl")
     while True:

@@ -1,1 +1,1 @@
-"""The worker processes that do the native work, the jobs they are given, and the loop that drives them."""
+"""Runs the cells of a plan: the scheduler, the executors that it submits jobs to, and the worker processes."""

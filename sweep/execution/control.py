@@ -1,7 +1,8 @@
-"""What can be asked of a run while it goes, from another process: files in its folder, which the scheduler looks for.
+"""Requests to a running sweep from another process: files in the run's folder that the scheduler looks for.
 
-`pause` ends the run after the cells at work, as an interruption does that loses nothing. `cancel` holds the label of
-a cell; where that is at work, its worker is killed and the run goes on with the next.
+The file `pause` asks the run to stop when the running cells are done; like any interrupted run, it can be resumed.
+The file `cancel` holds the label of a cell: if that cell is running, its worker is killed and the run continues with
+the other cells.
 """
 
 from __future__ import annotations
@@ -14,38 +15,38 @@ CANCELLED = "cancelled by the user"
 
 
 class Paused(KeyboardInterrupt):
-    """A run was asked to stop between two cells. The same command goes on with it."""
+    """The run was asked to stop, and no cell is running. The same command resumes it."""
 
 
-def ask_pause(directory: Path) -> None:
-    """Let the run of this folder stop when the cell at work is through."""
+def request_pause(directory: Path) -> None:
+    """Ask the run in this folder to stop when the running cells are done."""
     (directory / "pause").touch()
 
 
-def take_back_pause(directory: Path) -> None:
+def withdraw_pause(directory: Path) -> None:
     (directory / "pause").unlink(missing_ok=True)
 
 
-def pause_is_asked(directory: Path) -> bool:
+def pause_requested(directory: Path) -> bool:
     return (directory / "pause").exists()
 
 
-def ask_cancel(directory: Path, label: str) -> None:
-    """Let the run of this folder give up the cell, if it is at it."""
+def request_cancel(directory: Path, label: str) -> None:
+    """Ask the run in this folder to cancel the cell with this label, if it is running."""
     (directory / "cancel").write_text(label, encoding="utf-8")
 
 
-def forget(directory: Path) -> None:
-    """Nothing that was asked of an earlier run counts for a new one."""
+def clear_requests(directory: Path) -> None:
+    """Remove all requests, so that those to an earlier run have no effect on a new one."""
     for name in ("pause", "cancel"):
         (directory / name).unlink(missing_ok=True)
 
 
 def take_cancel(directory: Path, labels: Collection[str]) -> str | None:
-    """The cell among `labels` that is to be given up, if one is; it is asked for once."""
+    """The label to cancel, if it is one of `labels`; the request is then removed. None if there is no such request."""
     file = directory / "cancel"
-    asked = file.read_text(encoding="utf-8") if file.exists() else None
-    if asked not in labels:
+    label = file.read_text(encoding="utf-8") if file.exists() else None
+    if label not in labels:
         return None
     file.unlink(missing_ok=True)
-    return asked
+    return label

@@ -1,4 +1,4 @@
-"""The local executor: a worker process a slot, in which one group's model stays loaded from job to job."""
+"""The local executor: one worker process per slot, which keeps the model of one group loaded from job to job."""
 
 from __future__ import annotations
 
@@ -12,37 +12,40 @@ from tempfile import TemporaryDirectory
 
 from converters.errors import InputError, MissingRuntime
 from sweep import devices
-from sweep.execution.child import Child
 from sweep.execution.logs import log_path
 from sweep.execution.protocol import Answer, Failed, Order, Progressed
-from sweep.jobs.base import Job, R, TellProgress, Unanswered
-from sweep.jobs.model import here
-from sweep.jobs.settings import Where
+from sweep.execution.worker_process import WorkerProcess
+from sweep.jobs.base import Job, JobFailed, R, ReportProgress
+from sweep.jobs.model import local_resources
+from sweep.jobs.settings import ComputeResources
 
 
 @dataclass
 class _Slot:
-    """A place for one worker: what its environment says beside this process's, the worker, and the group whose model it
-    may have loaded."""
+    """A slot for one worker: its additional environment variables, the worker, the group whose model the worker may
+    have loaded, and the order that it runs."""
 
     environment: Mapping[str, str]
-    child: Child | None = None
+    worker: WorkerProcess | None = None
     group: str = ""
     order: Order | None = None
 
 
 @dataclass
 class LocalExecutor:
-    """Workers on this machine, one for each of `environments`, which share its threads. `root` is the workspace,
-    `directory` that of the run, whose logs it keeps. To be used as a context manager, which ends the workers."""
+    """Workers on this machine: one for each of `environments`, which are additional environment variables. They
+    share the machine's threads.
+
+    `root` is the workspace's folder, `directory` the run's folder, where the logs are written. Use the executor as a
+    context manager, which ends the workers."""
 
     root: Path
     directory: Path
-    where: Where
+    resources: ComputeResources
     environments: Sequence[Mapping[str, str]] = ({},)
     _waiting: deque[Order] = field(default_factory=deque)
     _answers: queue.Queue[tuple[_Slot, Answer]] = field(default_factory=queue.Queue)
-    _ahead: dict[str, Child] = field(default_factory=dict)
+    _ahead: dict[str, WorkerProcess] = field(default_factory=dict)
     _paused: bool = False
 
     def __post_init__(self) -> None:
@@ -63,106 +66,110 @@ class LocalExecutor:
         self._begin()
 
     def expect(self, group: str, log: str) -> None:
-        """A worker is started ahead where it does not matter which slot it will be in: loading its libraries takes
-        seconds."""
-        alike = all(slot.environment == self._slots[0].environment for slot in self._slots)
-        if alike and group not in self._ahead and all(slot.group != group for slot in self._slots):
-            self._ahead[group] = self._child(log, self._slots[0])
+        """Start a worker ahead, because loading its libraries takes seconds. This is only done if all slots have the
+        same environment, so that the worker fits into any of them."""
+        same = all(slot.environment == self._slots[0].environment for slot in self._slots)
+        if same and group not in self._ahead and all(slot.group != group for slot in self._slots):
+            self._ahead[group] = self._new_worker(log, self._slots[0])
 
     def answer(self, timeout: float) -> Answer | None:
         try:
-            slot, found = self._answers.get(timeout=timeout)
+            slot, answer = self._answers.get(timeout=timeout)
         except queue.Empty:
             return None
-        if not isinstance(found, Progressed):
+        if not isinstance(answer, Progressed):
             slot.order = None
             self._begin()
-        return found
+        return answer
 
     def cancel(self, id: str) -> None:
         for order in [order for order in self._waiting if order.id == id]:
             self._waiting.remove(order)
             self._answers.put((_Slot({}), Failed(id, "cancelled")))
         for slot in self._slots:
-            if slot.order is not None and slot.order.id == id and slot.child is not None:
-                slot.child.interrupt()
+            if slot.order is not None and slot.order.id == id and slot.worker is not None:
+                slot.worker.interrupt()
 
     def pause(self) -> None:
         self._paused = True
 
     def close(self) -> None:
         self._waiting.clear()
-        for child in [*self._ahead.values(), *(slot.child for slot in self._slots if slot.child is not None)]:
-            child.kill()
+        for worker in [*self._ahead.values(), *(slot.worker for slot in self._slots if slot.worker is not None)]:
+            worker.kill()
         self._ahead.clear()
 
     def _begin(self) -> None:
-        """Begin what waits in the slots that are free."""
+        """Start waiting orders in free slots."""
         while self._waiting and not self._paused and (slot := self._free(self._waiting[0].group)) is not None:
             order = self._waiting.popleft()
             slot.order = order
-            child = self._worker(slot, order)
-            alone = any(job.alone for job in order.jobs)
-            threads = self.where.threads if alone else max(1, self.where.threads // self.slots)
-            where = replace(self.where, threads=threads)
-            threading.Thread(target=self._follow, args=(slot, child, order, where), daemon=True).start()
+            worker = self._worker_for(slot, order)
+            exclusive = any(job.exclusive for job in order.jobs)
+            threads = self.resources.threads if exclusive else max(1, self.resources.threads // self.slots)
+            resources = replace(self.resources, threads=threads)
+            threading.Thread(target=self._follow, args=(slot, worker, order, resources), daemon=True).start()
 
     def _free(self, group: str) -> _Slot | None:
-        """A free slot, if there is one; that of the group before others, and one without a model before one with."""
+        """A free slot, None if there is none: preferably one with the group's model, then one without a worker."""
         free = [slot for slot in self._slots if slot.order is None]
-        return min(free, key=lambda slot: (slot.group != group, slot.child is not None), default=None)
+        return min(free, key=lambda slot: (slot.group != group, slot.worker is not None), default=None)
 
-    def _worker(self, slot: _Slot, order: Order) -> Child:
-        """The slot's worker where that is alive and of the order's group; else another."""
-        if slot.child is not None and slot.group == order.group and slot.child.alive:
-            return slot.child
-        if slot.child is not None:
-            slot.child.kill()
-        slot.child = self._ahead.pop(order.group, None) or self._child(order.log, slot)
+    def _worker_for(self, slot: _Slot, order: Order) -> WorkerProcess:
+        """The slot's worker if it is alive and has the order's group; otherwise a new one."""
+        if slot.worker is not None and slot.group == order.group and slot.worker.alive:
+            return slot.worker
+        if slot.worker is not None:
+            slot.worker.kill()
+        slot.worker = self._ahead.pop(order.group, None) or self._new_worker(order.log, slot)
         slot.group = order.group
-        return slot.child
+        return slot.worker
 
-    def _child(self, log: str, slot: _Slot) -> Child:
-        return Child(log_path(self.directory, log), self.root, slot.environment)
+    def _new_worker(self, log: str, slot: _Slot) -> WorkerProcess:
+        return WorkerProcess(log_path(self.directory, log), self.root, slot.environment)
 
-    def _follow(self, slot: _Slot, child: Child, order: Order, where: Where) -> None:
-        for answer in child.run(order.id, order.jobs, where):
+    def _follow(self, slot: _Slot, worker: WorkerProcess, order: Order, resources: ComputeResources) -> None:
+        for answer in worker.run(order.id, order.jobs, resources):
             self._answers.put((slot, answer))
 
 
 @dataclass(frozen=True)
 class LocalHost:
-    """See `jobs.base.Host`: this machine. Every question is asked in a worker of its own, which writes to `log`."""
+    """This machine as a `jobs.base.Host`. Every job runs in a new worker, which writes its messages to `log`."""
 
     root: Path = Path()
     log: Path | None = None
 
-    def ask(self, job: Job[R], progress: TellProgress | None = None) -> R:
-        with TemporaryDirectory() as directory, Child(self.log or Path(directory) / "worker.log", self.root) as child:
-            for answer in child.run("", [job], self.where(())):
+    def run_job(self, job: Job[R], progress: ReportProgress | None = None) -> R:
+        with (
+            TemporaryDirectory() as directory,
+            WorkerProcess(self.log or Path(directory) / "worker.log", self.root) as worker,
+        ):
+            for answer in worker.run("", [job], self.resources(())):
                 if isinstance(answer, Progressed):
                     if progress is not None:
                         progress(answer.done, answer.total, answer.part)
                 elif isinstance(answer, Failed):
                     raise _error(answer)
                 else:
-                    found: R = answer.results[0]  # type: ignore[assignment]  # of the job's own type
-                    return found
+                    result: R = answer.results[0]  # type: ignore[assignment]  # the job's result_type
+                    return result
         raise AssertionError("a job ends with a result or a failure")
 
-    def where(self, engines: Collection[str]) -> Where:
-        return here({"llama.cpp", *engines}, devices.threads())
+    def resources(self, engines: Collection[str]) -> ComputeResources:
+        return local_resources({"llama.cpp", *engines}, devices.threads())
 
 
 def _error(failed: Failed) -> InputError | MissingRuntime:
     if failed.missing:
         return MissingRuntime(failed.message)
-    return InputError(failed.message) if failed.input else Unanswered(failed.message, died=failed.died)
+    return InputError(failed.message) if failed.input else JobFailed(failed.message, died=failed.died)
 
 
-def environments(workers: int) -> list[Mapping[str, str]]:
-    """Of so many workers: on a machine with several GPUs each sees one of them, in turn."""
-    cards = devices.gpu_environments()
-    if len(cards) < 2:
+def worker_environments(workers: int) -> list[Mapping[str, str]]:
+    """Additional environment variables for each of `workers` workers: on a machine with several GPUs, each worker sees
+    one of them, in turn."""
+    gpus = devices.gpu_environments()
+    if len(gpus) < 2:
         return [{}] * workers
-    return [cards[index % len(cards)] for index in range(workers)]
+    return [gpus[index % len(gpus)] for index in range(workers)]

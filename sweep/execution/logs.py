@@ -1,4 +1,4 @@
-"""Where the native messages of a run's workers go."""
+"""The log files of a run's workers, which hold the messages of native code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sweep.jobs.cell import Cell
 
 
 def log_name(cell: Cell) -> str:
-    """What the messages of a cell are filed under: its variant, or its kind where variants are made in one go."""
-    return cell.variant if cell.job.batch is None else cell.kind
+    """The name of a cell's log: its variant, or its kind if the cells of several variants run as one batch."""
+    return cell.variant if cell.job.batch_key is None else cell.kind
 
 
 def log_path(directory: Path, name: str) -> Path:
-    """The file that takes the messages filed under a name."""
+    """The file of the log with this name in a run's folder."""
     return directory / "logs" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.log"

@@ -1,4 +1,4 @@
-"""What an executor is: it takes orders for jobs, runs some of them side by side, and tells what comes of them."""
+"""The interface of executors: an executor takes orders, runs some of them at the same time, and answers each."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sweep.jobs.base import Result, StoredJob
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 
 
 @dataclass(frozen=True)
 class Order:
-    """Jobs of one kind to be done in one go, most often a single one. `id` is the caller's; jobs of one `group` use one
-    model, so they are best done where that is loaded. `log` is what their native messages are filed under."""
+    """One job, or the jobs of one batch, to be run together.
+
+    `id` identifies the order in answers. Orders of one `group` use the same model, so a worker that has it loaded runs
+    them faster. `log` is the name of the log for messages of native code.
+    """
 
     id: str
     jobs: tuple[StoredJob[Any], ...]
@@ -22,7 +25,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Progressed:
-    """An order is at `done` of `total`; `part` is what is at work."""
+    """The progress of an order: `done` of `total`; `part` names the part that is running."""
 
     id: str
     done: int
@@ -32,18 +35,19 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """An order is through: a result for each job, the seconds that all of them took, and what computed them."""
+    """The end of an order: a result for each job, the seconds that all jobs took together, and the threads and devices
+    that computed them."""
 
     id: str
     results: tuple[Result, ...]
     seconds: float
-    where: Where
+    resources: ComputeResources
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Why an order gave no result. `input`: the user's input is to blame; `missing`: a library or device is not there;
-    `died`: its process is gone."""
+    """An order that gave no result, with the reason in `message`. `input`: the user's input is to blame; `missing`: a
+    library or device is missing; `died`: the worker process ended."""
 
     id: str
     message: str
@@ -57,33 +61,33 @@ Answer = Progressed | Finished | Failed
 
 
 class Executor(Protocol):
-    """Carries out orders. Nothing of it is called by two threads at once."""
+    """Runs orders. Its methods are never called from two threads at once."""
 
     @property
     def slots(self) -> int:
-        """How many orders it works on at a time."""
+        """The number of orders that it runs at the same time."""
         ...
 
     def submit(self, order: Order) -> None:
-        """Take an order; it is begun as soon as a slot is free. Answers come by `answer`."""
+        """Accept an order and start it as soon as a slot is free. `answer` returns what happens to it."""
         ...
 
     def expect(self, group: str, log: str) -> None:
-        """Orders of this group come next: whatever takes long to start may be started."""
+        """Orders of this group will follow soon. The executor may start ahead whatever takes long to start."""
         ...
 
     def answer(self, timeout: float) -> Answer | None:
-        """What happened next, None where nothing did within `timeout` seconds."""
+        """The next answer; None if there is none within `timeout` seconds."""
         ...
 
     def cancel(self, id: str) -> None:
-        """Give up an order at work or waiting: it is answered with Failed, unless it is through already."""
+        """Cancel an order that runs or waits. It is answered with Failed unless it has ended already."""
         ...
 
     def pause(self) -> None:
-        """Begin nothing more; orders at work go on."""
+        """Start no further order. Running orders continue."""
         ...
 
     def close(self) -> None:
-        """End everything that runs, unanswered."""
+        """Stop everything that runs, without answers."""
         ...

@@ -1,4 +1,4 @@
-"""Every executor by its name. One is added by its line here, or by `register`."""
+"""The table of executors by name. To add an executor, add a line here or call `register`."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from pathlib import Path
 from typing import Protocol
 
 from converters.errors import InputError
-from sweep.execution.local import LocalExecutor, environments
+from sweep.execution.local import LocalExecutor, worker_environments
 from sweep.execution.protocol import Executor
 from sweep.extensions import load_extensions
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 
 
-class Opens(Protocol):
-    """Makes an executor for a run: `root` is the workspace, `directory` that of the run, `where` what its plan was made
-    for, `workers` how many jobs are to run side by side."""
+class OpenExecutor(Protocol):
+    """Makes an executor for a run. `root` is the workspace's folder, `directory` the run's folder, `resources` are the
+    threads and devices that the plan was made for, `workers` is the number of jobs to run at the same time."""
 
-    def __call__(self, root: Path, directory: Path, where: Where, workers: int) -> AbstractContextManager[Executor]: ...
-
-
-def _local(root: Path, directory: Path, where: Where, workers: int) -> LocalExecutor:
-    return LocalExecutor(root, directory, where, environments(workers))
+    def __call__(
+        self, root: Path, directory: Path, resources: ComputeResources, workers: int
+    ) -> AbstractContextManager[Executor]: ...
 
 
-_EXECUTORS: dict[str, Opens] = {"local": _local}
+def _local(root: Path, directory: Path, resources: ComputeResources, workers: int) -> LocalExecutor:
+    return LocalExecutor(root, directory, resources, worker_environments(workers))
 
 
-def register(name: str, opens: Opens) -> None:
+_EXECUTORS: dict[str, OpenExecutor] = {"local": _local}
+
+
+def register(name: str, opens: OpenExecutor) -> None:
     """Add an executor."""
     _EXECUTORS[name] = opens
 
 
 def open_executor(
-    name: str, root: Path, directory: Path, where: Where, workers: int
+    name: str, root: Path, directory: Path, resources: ComputeResources, workers: int
 ) -> AbstractContextManager[Executor]:
-    """Raises InputError where there is none of this name."""
+    """Open the executor of this name for a run. Raises InputError if there is none."""
     load_extensions()
     if name not in _EXECUTORS:
-        raise InputError(f"--executor {name}: there is no such executor; known are {', '.join(_EXECUTORS)}")
-    return _EXECUTORS[name](root, directory, where, workers)
+        raise InputError(f"--executor {name}: there is no such executor; choose one of {', '.join(_EXECUTORS)}")
+    return _EXECUTORS[name](root, directory, resources, workers)

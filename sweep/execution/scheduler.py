@@ -1,8 +1,8 @@
-"""Carries out cells: what is not known yet is done by an executor, each cell as soon as what it needs is there.
+"""Runs the cells of a plan on an executor. Cells with a stored result are not run again.
 
-What makes files goes first, jobs of one batch together. A worker that dies costs the cell it was at. A measurement that
-fails costs its cell, whoever is to blame; where that is a reference's text, or a reference that cannot be used, the
-others lack their divergence and keep what else the text gives.
+A cell starts when everything that it needs is done. Preparation jobs come first, and jobs of one batch run together. If
+a worker dies, only the cell that it was running fails. A measurement that fails costs only its cell. If the text of a
+reference fails, or if a reference cannot be used, the other variants have no divergence, but keep their perplexity.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from typing import Any
 
 from converters.errors import InputError, MissingRuntime
 from sweep.events import Event
-from sweep.execution.control import CANCELLED, LOOK_EVERY, Paused, forget, pause_is_asked, take_cancel
+from sweep.execution.cells_to_run import cells_to_run, equivalent_results
+from sweep.execution.control import CANCELLED, LOOK_EVERY, Paused, clear_requests, pause_requested, take_cancel
 from sweep.execution.logs import log_name
-from sweep.execution.pending import adopted, pending
 from sweep.execution.protocol import Answer, Executor, Failed, Finished, Order, Progressed
 from sweep.jobs.base import Result
 from sweep.jobs.cell import Cell
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 from sweep.results.store import Outcome, Store
 
 Emit = Callable[[Event], None]
-Grow = Callable[[Cell, Result], Iterable[Cell]]
+NextCells = Callable[[Cell, Result], Iterable[Cell]]
 
 
 @dataclass
 class Scheduler:
-    """`root` is the workspace, `directory` that of the run, where others ask it to pause or cancel. `emit` hears of
-    everything, `through` of each variant of which nothing is left to do. `grow` gives further cells after each result:
-    a measurement that goes in rounds decides by it what comes next."""
+    """Runs `cells` and stores their results.
+
+    - `root` is the workspace's folder, `directory` the run's folder, where other processes ask to pause or cancel.
+    - `emit` is called with every event.
+    - `on_variant_done` is called with the name of each variant whose cells have all ended.
+    - `next_cells` returns further cells after each result, for measurements that work in rounds.
+    """
 
     cells: Sequence[Cell]
     store: Store
@@ -41,65 +45,64 @@ class Scheduler:
     root: Path
     directory: Path
     emit: Emit
-    through: Callable[[str], None] = lambda _variant: None
-    grow: Grow | None = None
+    on_variant_done: Callable[[str], None] = lambda _variant: None
+    next_cells: NextCells | None = None
     _waiting: list[Cell] = field(default_factory=list)
     _running: dict[str, list[Cell]] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)  # key -> message
-    _single: set[str] = field(default_factory=set)  # keys of what is not to be done together with others
+    _run_alone: set[str] = field(default_factory=set)  # keys of cells that do not run in a batch any more
     _cancelled: set[str] = field(default_factory=set)  # labels
     _pausing: bool = False
     _ids: count[int] = field(default_factory=count)
 
     def run(self, name: str) -> None:
-        """Do what is pending and commit each cell; `name` is the run's, for its events.
+        """Run the cells that have no result and store each result at once. `name` is the run's id, for events.
 
-        Raises InputError where the model cannot be exported, MissingRuntime where there is nothing to export it with,
-        Paused where that was asked for.
+        Raises InputError or MissingRuntime if an essential cell fails, Paused if another process asked to pause.
         """
-        for key, alike in adopted(self.cells, self.store).items():
-            self.store.copy(alike, key)
-        if self.grow is not None:
-            self._grow_from_known(self.grow)
-        forget(self.directory)
-        self._waiting = pending(self.cells, self.store, self.root)
+        for key, equivalent_key in equivalent_results(self.cells, self.store).items():
+            self.store.copy(equivalent_key, key)
+        if self.next_cells is not None:
+            self._add_next_of_known(self.next_cells)
+        clear_requests(self.directory)
+        self._waiting = cells_to_run(self.cells, self.store, self.root)
         labels = [cell.label for cell in self._waiting]
         about = {"run": name, "cells": len(self.cells), "todo": len(labels), "pending": labels, "pid": os.getpid()}
         self.emit(Event("started", None, about))
         while self._waiting or self._running:
-            self._obey()
+            self._handle_requests()
             while self._start_next():
                 continue
             if self._running:
                 answer = self.executor.answer(LOOK_EVERY)
                 if answer is not None:
-                    self._take(answer)
+                    self._handle_answer(answer)
 
     def add(self, cells: Iterable[Cell]) -> None:
-        """More to do, at any time while it runs; cells that are there already, or known to be done, are passed over."""
-        self._waiting += pending(self._joined(cells), self.store, self.root)
+        """Add cells at any time. Cells that were added before or have a stored result are ignored."""
+        self._waiting += cells_to_run(self._add_new(cells), self.store, self.root)
 
-    def _joined(self, cells: Iterable[Cell]) -> list[Cell]:
-        """Those that were not there already, which now are."""
+    def _add_new(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Add the cells that are new, and return them."""
         known = {cell.key for cell in self.cells}
         fresh = [cell for cell in cells if cell.key not in known]
         self.cells = [*self.cells, *fresh]
         return fresh
 
-    def _grow_from_known(self, grow: Grow) -> None:
-        """What an earlier try of this run had come to."""
+    def _add_next_of_known(self, next_cells: NextCells) -> None:
+        """Add the cells that `next_cells` gives for the results of an earlier start of this run."""
         fresh = list(self.cells)
         while fresh:
             cell = fresh.pop()
             outcome = self.store.outcomes([cell.key]).get(cell.key)
             if outcome is not None and outcome.status == "ok":
-                fresh += self._joined(grow(cell, outcome.result(cell.kind)))
+                fresh += self._add_new(next_cells(cell, outcome.result(cell.kind)))
 
-    # what is begun ---------------------------------------------------------------------------------------------------
+    # Starting cells --------------------------------------------------------------------------------------------------
 
-    def _obey(self) -> None:
-        """Do what another process asks for."""
-        if not self._pausing and pause_is_asked(self.directory):
+    def _handle_requests(self) -> None:
+        """Pause or cancel if another process asks for it."""
+        if not self._pausing and pause_requested(self.directory):
             self._pausing = True
             self.executor.pause()
         if self._pausing and not self._running:
@@ -110,79 +113,80 @@ class Scheduler:
             self.executor.cancel(next(id for id, cells in self._running.items() if label in [c.label for c in cells]))
 
     def _start_next(self) -> bool:
-        """Begin the next cell, or let it fail for what it needs; whether there was one."""
-        cell = next((cell for cell in sorted(self._waiting, key=self._turn) if self._is_ready(cell)), None)
+        """Start the next cell, or let it fail if a cell that it needs failed. Returns whether there was such a cell."""
+        cell = next((cell for cell in sorted(self._waiting, key=self._priority) if self._is_ready(cell)), None)
         if cell is None:
             return False
-        broken = [self._failed[key] for key in cell.needs if key in self._failed]
-        if broken:
+        errors = [self._failed[key] for key in cell.needs if key in self._failed]
+        if errors:
             self._waiting.remove(cell)
-            self._fail(cell, f"needs what could not be made: {broken[0]}", 0.0)
+            self._fail(cell, f"needs a file that could not be made: {errors[0]}", 0.0)
             return True
-        together = self._together(cell)
+        batch = self._batch_of(cell)
         running = [one for cells in self._running.values() for one in cells]
-        alone = any(one.job.alone for one in [cell, *running])
-        if self._pausing or len(self._running) >= self.executor.slots or (running and alone):
+        exclusive = any(one.job.exclusive for one in [cell, *running])
+        if self._pausing or len(self._running) >= self.executor.slots or (running and exclusive):
             return False
-        self._waiting = [one for one in self._waiting if one not in together]
+        self._waiting = [one for one in self._waiting if one not in batch]
         id = f"{next(self._ids)}"
-        self._running[id] = together
-        jobs = tuple(one.job for one in self._without_broken_references(together))
+        self._running[id] = batch
+        jobs = tuple(one.job for one in self._without_failed_references(batch))
         self.executor.submit(Order(id, jobs, _group(cell), log_name(cell)))
-        for one in together:
+        for one in batch:
             self.emit(Event("cell_started", one.label))
-        self._expect(cell)
+        self._announce_next(cell)
         return True
 
-    def _turn(self, cell: Cell) -> int:
-        """What makes files first. Where several run side by side, what must run alone next; else variant by variant."""
-        return 0 if cell.job.making else 1 if cell.job.alone and self.executor.slots > 1 else 2
+    def _priority(self, cell: Cell) -> int:
+        """Preparation jobs come first. If several jobs can run at the same time, exclusive jobs come next. The other
+        cells run in the order of the plan, variant by variant."""
+        return 0 if cell.job.is_preparation else 1 if cell.job.exclusive and self.executor.slots > 1 else 2
 
     def _is_ready(self, cell: Cell) -> bool:
-        """Whether all that it needs and wants is settled, and nothing of its group runs."""
-        unsettled = {one.key for one in self._waiting} | {one.key for cells in self._running.values() for one in cells}
+        """Whether all cells that it waits for have ended, and no cell of its group is running."""
+        unfinished = {one.key for one in self._waiting} | {one.key for cells in self._running.values() for one in cells}
         groups = {_group(cells[0]) for cells in self._running.values()}
-        return _group(cell) not in groups and unsettled.isdisjoint((*cell.needs, *cell.wants))
+        return _group(cell) not in groups and unfinished.isdisjoint((*cell.needs, *cell.optional_needs))
 
-    def _together(self, cell: Cell) -> list[Cell]:
-        """The cells that are done in one go with this one."""
-        if cell.job.batch is None or cell.key in self._single:
+    def _batch_of(self, cell: Cell) -> list[Cell]:
+        """The cells that run together with this one."""
+        if cell.job.batch_key is None or cell.key in self._run_alone:
             return [cell]
         return [
             one
             for one in self._waiting
-            if one.job.batch == cell.job.batch and one.key not in self._single and self._is_ready(one)
+            if one.job.batch_key == cell.job.batch_key and one.key not in self._run_alone and self._is_ready(one)
             if self._failed.keys().isdisjoint(one.needs)
         ]
 
-    def _without_broken_references(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Where a reference has failed, the job that does without."""
-        found = []
+    def _without_failed_references(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells, with jobs that do not need their reference if it has failed."""
+        changed = []
         for cell in cells:
-            job = cell.job if self._lacking(cell) is None else cell.job.without_reference()
-            found.append(cell if job is None else replace(cell, job=job))
-        return found
+            job = cell.job if self._missing_reference(cell) is None else cell.job.without_reference()
+            changed.append(cell if job is None else replace(cell, job=job))
+        return changed
 
-    def _lacking(self, cell: Cell) -> str | None:
-        """Why a text is measured without its divergence; None where nothing stands against it."""
-        broken = next((key for key in cell.wants if key in self._failed), None)
-        if broken is None:
+    def _missing_reference(self, cell: Cell) -> str | None:
+        """Why a text is measured without its divergence; None if its reference has not failed."""
+        failed = next((key for key in cell.optional_needs if key in self._failed), None)
+        if failed is None:
             return None
-        variant = next(one.variant for one in self.cells if one.key == broken)
-        return f"no divergence, for {variant} could not be measured: {self._failed[broken]}"
+        variant = next(one.variant for one in self.cells if one.key == failed)
+        return f"no divergence, because {variant} could not be measured: {self._failed[failed]}"
 
-    def _expect(self, cell: Cell) -> None:
-        """Let the executor get ready for what comes next; not while speed is measured: to start a worker takes a core
-        for seconds."""
-        if cell.job.alone or cell.job.making:
+    def _announce_next(self, cell: Cell) -> None:
+        """Tell the executor which group comes next. Not while speed is measured or files are made, because starting a
+        worker takes a core for seconds."""
+        if cell.job.exclusive or cell.job.is_preparation:
             return
         upcoming = next((one for one in self._waiting if _group(one) != _group(cell)), None)
         if upcoming is not None:
             self.executor.expect(_group(upcoming), log_name(upcoming))
 
-    # what comes of it ------------------------------------------------------------------------------------------------
+    # Handling answers ------------------------------------------------------------------------------------------------
 
-    def _take(self, answer: Answer) -> None:
+    def _handle_answer(self, answer: Answer) -> None:
         cells = self._running[answer.id]
         if isinstance(answer, Progressed):
             part = {"part": answer.part} if answer.part else {}
@@ -192,15 +196,15 @@ class Scheduler:
         del self._running[answer.id]
         if isinstance(answer, Finished):
             for cell, result in zip(cells, answer.results, strict=True):
-                self._done(cell, result, answer.seconds / len(cells), answer.where)
+                self._done(cell, result, answer.seconds / len(cells), answer.resources)
         else:
-            self._take_failure(cells, answer)
+            self._handle_failure(cells, answer)
         left = {cell.variant for cell in self._waiting} | {c.variant for cells in self._running.values() for c in cells}
         for variant in dict.fromkeys(cell.variant for cell in cells):
             if variant not in left:
-                self.through(variant)
+                self.on_variant_done(variant)
 
-    def _take_failure(self, cells: Sequence[Cell], answer: Failed) -> None:
+    def _handle_failure(self, cells: Sequence[Cell], answer: Failed) -> None:
         cancelled = [cell for cell in cells if cell.label in self._cancelled]
         for cell in cancelled:
             self._cancelled.discard(cell.label)
@@ -208,27 +212,27 @@ class Scheduler:
         others = [cell for cell in cells if cell not in cancelled]
         if not cancelled and (answer.input or answer.missing) and any(cell.job.essential for cell in cells):
             raise MissingRuntime(answer.message) if answer.missing else InputError(answer.message)
-        if len(cells) > 1 and (cancelled or answer.died):  # one by one, so that the culprit alone fails
-            self._single |= {cell.key for cell in others}
+        if len(cells) > 1 and (cancelled or answer.died):  # run them one by one, so that only the one to blame fails
+            self._run_alone |= {cell.key for cell in others}
             self._waiting = [*others, *self._waiting]
             return
         for cell in others:
             self._fail(cell, answer.message, answer.seconds)
 
-    def _done(self, cell: Cell, result: Result, seconds: float, where: Where) -> None:
-        """What was measured counts even where some of it is lacking; the cell is to be tried again then."""
-        lacking = result.lacking or self._lacking(cell)
-        outcome = Outcome.of(result, seconds, where)
-        if lacking is not None:
-            self._fail(cell, lacking, seconds, outcome.row)
+    def _done(self, cell: Cell, result: Result, seconds: float, resources: ComputeResources) -> None:
+        """Store a result. An incomplete result is stored too, but its cell fails, so that it is run again next time."""
+        incomplete_reason = result.incomplete_reason or self._missing_reference(cell)
+        outcome = Outcome.of(result, seconds, resources)
+        if incomplete_reason is not None:
+            self._fail(cell, incomplete_reason, seconds, outcome.row)
             return
         self.store.put(cell.key, outcome, result.items)
-        if cell.alike is not None and not result.generated:
-            self.store.copy(cell.key, cell.alike)
+        if cell.equivalent_key is not None and not result.generated:
+            self.store.copy(cell.key, cell.equivalent_key)
         notes = {"notes": list(result.notes)} if result.notes else {}
         self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes))
-        if self.grow is not None:
-            self.add(self.grow(cell, result))
+        if self.next_cells is not None:
+            self.add(self.next_cells(cell, result))
 
     def _fail(self, cell: Cell, message: str, seconds: float, row: dict[str, Any] | None = None) -> None:
         self._failed[cell.key] = message
@@ -237,6 +241,6 @@ class Scheduler:
 
 
 def _group(cell: Cell) -> str:
-    """What is done in one worker: a variant's measurements. What makes files runs apart, so that memory is measured in
-    a process that has done nothing before."""
-    return f"{log_name(cell)}/making" if cell.job.making else cell.variant
+    """The group of cells that run in one worker: the measurements of a variant. Preparation jobs run in other workers,
+    so that memory is measured in a process that has done nothing before."""
+    return f"{log_name(cell)}/preparation" if cell.job.is_preparation else cell.variant

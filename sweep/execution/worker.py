@@ -1,9 +1,10 @@
-"""The child process that does the native work: requests come in as JSON lines on stdin, answers go out on stdout.
+"""The worker process, which runs jobs and native code: it reads requests as JSON lines from stdin and writes answers as
+JSON lines to stdout.
 
-A request is {"jobs": [...], "where": ..., "root": ...}: jobs of one kind, to be done in one go. Answers are
-{"progress": [done, total, part]} any number of times, then {"done": [result, ...]} or {"message": ...},
-with "input" where the input is to blame and "missing" where a library or device is not there; {"dying": message} is
-native code's last word before it aborts. The process ends when stdin does, so it never outlives its parent.
+A request is {"jobs": [...], "resources": ..., "root": ...}: one job, or the jobs of one batch. The answers are
+{"progress": [done, total, part]} any number of times, then {"done": [result, ...]} or {"message": ...}. The latter has
+"input" if the user's input is to blame and "missing" if a library or device is missing. {"dying": message} is the last
+message of native code before it aborts. The process ends when stdin ends, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PROGRESS_EVERY = 0.2  # seconds
 
 
 class Answers:
-    """Where answers go: the stdout this process was started with. What native code prints goes to stderr instead."""
+    """Writes answers to the original stdout. Everything that native code prints is redirected to stderr."""
 
     def __init__(self) -> None:
         self._out: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -49,25 +50,25 @@ class Answers:
 def _listen(requests: queue.Queue[str]) -> None:
     for line in sys.stdin:
         requests.put(line)
-    os._exit(0)  # the parent is gone; native code in the main thread must not keep this process alive
+    os._exit(0)  # the parent has ended; native code in the main thread must not keep this process alive
 
 
 def main() -> None:
-    # gdb, which ggml would start to print a backtrace, can hang; datasets would start processes of its own
+    # ggml would start gdb to print a backtrace, which can hang; datasets would start further processes
     os.environ.update(GGML_NO_BACKTRACE="1", DISABLE_MULTIPROC="1", TOKENIZERS_PARALLELISM="false")
-    # threads that wait spin for milliseconds by default, which slows a second sweep beside this one tenfold; 1000 is
-    # what libgomp takes by itself where one process has more threads than cores, and costs a lone sweep nothing
+    # By default, waiting threads spin for milliseconds, which makes a second sweep on this machine ten times slower.
+    # 1000 is libgomp's own value for a process with more threads than cores, and does not slow down a single sweep.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     answers = Answers()
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
 
-    # after stdout is safe
+    # these imports may print, so they come after the redirection of stdout
     from converters.llamacpp.bindings import on_abort
-    from sweep.jobs import wire
+    from sweep.jobs import serialization
     from sweep.jobs.base import Site
-    from sweep.jobs.settings import Where
+    from sweep.jobs.settings import ComputeResources
     from sweep.measure.task_options import MeasurementError
 
     on_abort(lambda message: answers.send(dying=message))
@@ -75,9 +76,12 @@ def main() -> None:
     while True:
         request = json.loads(requests.get())
         try:
-            jobs = [wire.job_of(row) for row in request["jobs"]]
-            site.root, site.where = Path(request["root"]), wire.typed(request["where"], Where)
-            done = [wire.plain(result) for result in _results(jobs, site)]
+            jobs = [serialization.job_from_json(row) for row in request["jobs"]]
+            site.root, site.resources = (
+                Path(request["root"]),
+                serialization.from_json(request["resources"], ComputeResources),
+            )
+            done = [serialization.to_json(result) for result in _results(jobs, site)]
             answers.send(done=done)
         except InputError as error:
             answers.send(message=str(error), input=True)
@@ -85,7 +89,7 @@ def main() -> None:
             answers.send(message=str(error), missing=True)
         except MeasurementError as error:
             answers.send(message=str(error))
-        except Exception as error:  # whatever a measurement raises costs its cell and not the sweep
+        except Exception as error:  # an unexpected error costs only this cell, not the sweep
             traceback.print_exc()
             answers.send(message=f"{type(error).__name__}: {error}".splitlines()[0])
 
@@ -93,7 +97,7 @@ def main() -> None:
 def _results(jobs: Sequence[Job[Any]], site: Site) -> Sequence[Result]:
     if len(jobs) == 1:
         return [jobs[0].run(site)]
-    return type(jobs[0]).run_together(jobs, site)  # type: ignore[attr-defined]  # only stored jobs come together
+    return type(jobs[0]).run_batch(jobs, site)  # type: ignore[attr-defined]  # only stored jobs have batches
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Kinds of work: a frozen job that says what to do, its typed result, and what that result depends on.
+"""The kinds of jobs. A job is a frozen dataclass that says what to do, with a typed result and with everything that the
+result depends on.
 
-A job opens models by the table of openers and knows no method of quantization. How to add a kind: docs/extending.md.
+Jobs open models through the table of openers (`model.py`) and do not know the methods of quantization. How to add a
+kind: docs/extending.md.
 """

@@ -1,7 +1,7 @@
-"""An int8 recipe measured over a text by fake-quantizing the loaded model, for the many recipes of a design space.
+"""The jobs of an ablation: measure many int8 recipes on a text, by fake-quantizing a model that stays loaded.
 
-The model is loaded once a worker, its own distributions and the statistics of its channels are taken once, and from
-these every recipe is made (int8.survey).
+Each worker loads the model once. The distributions of the float model and the statistics of its channels are computed
+once, and every recipe is applied from these statistics (int8.survey).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from int8.recipe import Recipe
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob, content_hash
-from sweep.jobs.given import TextFile
-from sweep.jobs.settings import Where
+from sweep.jobs.inputs import TextFile
+from sweep.jobs.settings import ComputeResources
 from sweep.jobs.text import text_summary
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     from sweep.backends.torch import TorchBackend
     from sweep.measure.perplexity import Windows
 
-PROCEDURE = 1  # raised when what is measured changes
+PROCEDURE = 1  # raise it when the jobs measure something else: old results are then not used any more
 
 
 @dataclass(frozen=True)
 class Study:
-    """What all recipes of an ablation have in common: the checkpoint `source` whose content is `model`, computed in
-    `dtype`; the text, of which `windows` windows of `window` tokens are read; the calibration text and how it is cut.
-    `folder` takes what is made."""
+    """What all recipes of an ablation have in common.
+
+    `source` is the checkpoint, `model` a hash of its content, `dtype` the dtype of the float model. At most `windows`
+    windows of `window` tokens of `text` are measured. `samples` samples of `length` tokens of `calibration` are read;
+    None: the defaults of int8.build. `folder` is where files are written, relative to the workspace.
+    """
 
     source: Artefact
     model: str
@@ -52,53 +55,53 @@ class Study:
     def engine(self) -> str:
         return f"torch {version('torch')}, transformers {version('transformers')}"
 
-    def identity(self, where: Where) -> dict[str, Any]:
-        """All that a result depends on beside the recipe."""
+    def identity(self, resources: ComputeResources) -> dict[str, Any]:
+        """Everything that a result depends on, except the recipe."""
         return {
             "procedure": PROCEDURE,
             "model": self.model,
             "dtype": self.dtype,
             "engine": self.engine,
-            "device": where.device("torch"),
+            "device": resources.device("torch"),
             "text": self.text.identity,
             "window": self.window,
             "windows": self.windows,
         }
 
     @property
-    def reading(self) -> list[Any]:
-        """What statistics of the calibration text depend on."""
+    def calibration_identity(self) -> list[Any]:
+        """What statistics of the calibration text depend on, in addition to `identity`."""
         return [self.calibration.identity, self.samples, self.length]
 
 
 @dataclass(frozen=True)
 class SurveyResult(Result):
-    """How many sequences of the calibration text were read."""
+    """The number of samples of the calibration text that were read."""
 
     samples: int
 
 
 @dataclass(frozen=True)
 class SurveyJob(StoredJob[SurveyResult]):
-    """Let the calibration text show the range of every channel of the float model."""
+    """Measure the statistics of every channel of the float model on the calibration text."""
 
     kind = "survey"
-    found = SurveyResult
+    result_type = SurveyResult
     auxiliary = True
 
     study: Study
 
-    def identity(self, where: Where) -> Any:
-        return ["survey", self.study.identity(where), self.study.reading]
+    def identity(self, resources: ComputeResources) -> Any:
+        return ["survey", self.study.identity(resources), self.study.calibration_identity]
 
     @property
     def essential(self) -> bool:
         return True
 
     def run(self, site: Site) -> SurveyResult:
-        work = _Work.of(self.study, site)
-        work.statistics(site)
-        return SurveyResult(len(work.tokens))
+        loaded = _LoadedStudy.of(self.study, site)
+        loaded.statistics(site)
+        return SurveyResult(len(loaded.tokens))
 
 
 @dataclass(frozen=True)
@@ -113,24 +116,25 @@ class RecipeResult(Result):
 
 @dataclass(frozen=True)
 class RecipeJob(StoredJob[RecipeResult]):
-    """The text under a recipe, against the float model; without a recipe the float model itself, whose distributions
-    are written to `distributions`. Otherwise they are read from there."""
+    """Measure the text with a recipe and compare it with the float model's `distributions`.
+
+    Without a recipe the job measures the float model itself and writes `distributions`."""
 
     kind = "ablation"
-    found = RecipeResult
+    result_type = RecipeResult
 
     study: Study
     distributions: Artefact
     recipe: Recipe | None = None
 
-    def identity(self, where: Where) -> Any:
+    def identity(self, resources: ComputeResources) -> Any:
         if self.recipe is None:
-            return ["ablation", self.study.identity(where), None]
-        read = self.study.reading if self.recipe.needs_text else None
-        return ["ablation", self.study.identity(where), self.recipe.to_json(), read]
+            return ["ablation", self.study.identity(resources), None]
+        read = self.study.calibration_identity if self.recipe.needs_text else None
+        return ["ablation", self.study.identity(resources), self.recipe.to_json(), read]
 
     @property
-    def makes(self) -> Artefact | None:
+    def output(self) -> Artefact | None:
         return self.distributions if self.recipe is None else None
 
     @property
@@ -142,15 +146,15 @@ class RecipeJob(StoredJob[RecipeResult]):
 
         from converters.errors import InputError
 
-        work = _Work.of(self.study, site)
+        loaded = _LoadedStudy.of(self.study, site)
         try:
-            return self._measured(work, site)
+            return self._measure(loaded, site)
         except torch.OutOfMemoryError as error:
-            device = site.where.device("torch")
-            reason = f"{device} has no memory for the model; take --device cpu, or a smaller --window"
+            device = site.resources.device("torch")
+            reason = f"{device}: out of memory for this model; choose --device cpu or a smaller --window"
             raise InputError(reason) from error
 
-    def _measured(self, work: _Work, site: Site) -> RecipeResult:
+    def _measure(self, loaded: _LoadedStudy, site: Site) -> RecipeResult:
         import torch
 
         from int8.calibrate import calibrate
@@ -159,23 +163,27 @@ class RecipeJob(StoredJob[RecipeResult]):
         from sweep.measure.reference import open_reference
         from sweep.measure.text_measurement import measure_text
 
-        model, device = copy.deepcopy(work.model), site.where.device("torch")
+        model, device = copy.deepcopy(loaded.model), site.resources.device("torch")
         file = site.path(self.distributions)
         options: dict[str, Any] = {"write_reference": file, "model": self.study.name}
         if self.recipe is not None:
             known, tokens = Statistics(), torch.empty(0, 1, dtype=torch.long)
             if self.recipe.needs_text:
-                known, tokens = statistics_for(self.recipe, model, work.statistics(site)), work.tokens
+                known, tokens = statistics_for(self.recipe, model, loaded.statistics(site)), loaded.tokens
             calibrate(model, tokens, self.recipe, device=device, known=known)
             options = {"reference": open_reference(file)}
-        found = measure_text(
-            work.backend(model, device), work.windows, threads=site.where.threads, progress=site.tell, **options
+        measured = measure_text(
+            loaded.backend(model, device),
+            loaded.windows,
+            threads=site.resources.threads,
+            progress=site.report_progress,
+            **options,
         )
-        return RecipeResult(found.perplexity, found.divergence)
+        return RecipeResult(measured.perplexity, measured.divergence)
 
 
-class _Work:
-    """The model, loaded, and what is taken of it once; kept in the worker between jobs."""
+class _LoadedStudy:
+    """The loaded model and what is computed once from it. It stays in the worker between jobs."""
 
     def __init__(self, study: Study, site: Site) -> None:
         import torch
@@ -188,7 +196,7 @@ class _Work:
         from sweep.measure.plain_text import read_text
 
         transformers_logging.disable_progress_bar()
-        torch.set_num_threads(site.where.threads)
+        torch.set_num_threads(site.resources.threads)
         self.study = study
         source = site.path(study.source)
         self.model: PreTrainedModel = open_model(source, study.dtype)
@@ -209,20 +217,22 @@ class _Work:
         self._statistics: Statistics | None = None
 
     @classmethod
-    def of(cls, study: Study, site: Site) -> _Work:
-        return site.keep(
-            "ablation", content_hash([study.identity(site.where), study.reading]), lambda: cls(study, site)
+    def of(cls, study: Study, site: Site) -> _LoadedStudy:
+        return site.cached(
+            "ablation",
+            content_hash([study.identity(site.resources), study.calibration_identity]),
+            lambda: cls(study, site),
         )
 
     @property
     def tokens(self) -> torch.Tensor:
-        """The calibration text, int64 [samples, length]. Raises InputError where it is too short."""
+        """The tokens of the calibration text, int64 [samples, length]. Raises InputError if the text is too short."""
         if self._tokens is None:
             self._tokens = self._read_tokens()
         return self._tokens
 
     def statistics(self, site: Site) -> Statistics:
-        """Of every channel: known, or taken now and kept in a file."""
+        """The statistics of every channel: read from the cache folder, or measured now and written there."""
         from int8.statistics import StatisticsCache
         from int8.survey import survey
 
@@ -231,8 +241,8 @@ class _Work:
             cache: StatisticsCache = StatisticsCache(folder, self.study.model, self.tokens)
             seen = cache.load_channels()
             if seen is None:
-                device = site.where.device("torch")
-                seen = survey(self.model, self.tokens, device=device, progress=site.tell)
+                device = site.resources.device("torch")
+                seen = survey(self.model, self.tokens, device=device, progress=site.report_progress)
                 cache.save_channels(seen)
             self._statistics = seen
         return self._statistics

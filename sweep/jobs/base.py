@@ -1,4 +1,4 @@
-"""What every job and every result is, and the site where a job runs."""
+"""The base classes of jobs and results, and the site: what a job is given by the process that runs it."""
 
 from __future__ import annotations
 
@@ -13,135 +13,142 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.items import Item
-from sweep.jobs.given import TextFile
-from sweep.jobs.settings import Where
+from sweep.jobs.inputs import TextFile
+from sweep.jobs.settings import ComputeResources
 from sweep.record import Value
 
 if TYPE_CHECKING:
     from sweep.backends.base import Backend
 
-TellProgress = Callable[[int, int, str], None]
-"""(done, total, what is at work)"""
+ReportProgress = Callable[[int, int, str], None]
+"""Called with (done, total, part): `part` names the part that is running, "" for a job without parts."""
 
 R = TypeVar("R", bound="Result")
 T = TypeVar("T")
 
 
 class Result:
-    """What a job found. Every result is a frozen dataclass that JSON can hold.
+    """The result of a job. Every result is a frozen dataclass that can be written as JSON.
 
-    `notes` are for readers of the figures, `lacking` says why a part is missing though the rest counts, `items` are
-    stored beside the result.
+    `notes` are lines for readers of the figures. `incomplete_reason` says why a part of the result is missing, although
+    the rest is valid. `items` are stored in a table of their own.
     """
 
     notes: tuple[str, ...] = ()
-    lacking: str | None = None
+    incomplete_reason: str | None = None
     items: tuple[Item, ...] = ()
 
     @property
     def summary(self) -> str:
-        """The one figure that says most."""
+        """The most important figure, in one short text: the Run screen shows it."""
         return "made"
 
     @property
     def generated(self) -> bool:
-        """Whether a bound on what is generated may have mattered."""
+        """Whether the model generated text, so that a limit on the length of its answers may have mattered."""
         return False
 
     @property
     def figures(self) -> dict[str, Value]:
-        """What every table shows of it beside the built-in figures, by name."""
+        """Figures by name that tables and reports show in addition to the built-in ones."""
         return {}
 
 
 @dataclass(frozen=True)
-class Nothing(Result):
-    """Of a job that only finds out whether something can be done."""
+class CheckPassed(Result):
+    """The result of a job that only checks something. A check that fails raises an error."""
 
 
 class Job(ABC, Generic[R]):
-    """A piece of work. Every job is a frozen dataclass that JSON can hold; `found` is the type of what it finds."""
+    """A piece of work: a frozen dataclass that can be written as JSON.
+
+    `kind` is the name of the class in JSON, `result_type` the class of its results.
+    """
 
     kind: ClassVar[str]
-    found: ClassVar[type[Any]]
+    result_type: ClassVar[type[Any]]
 
     @abstractmethod
     def run(self, site: Site) -> R:
-        """Do it. Raises InputError where the input is to blame, MissingRuntime where a library or device is missing,
-        MeasurementError where there is no figure."""
+        """Do the work. Raises InputError if the user's input is to blame, MissingRuntime if a library or device is
+        missing, MeasurementError if the measurement gives no figure."""
 
 
 class StoredJob(Job[R]):
-    """A job whose result is kept under a key, so that it is done once.
+    """A job whose result is stored under a key, so that the work is done only once.
 
-    `procedure` is raised when what is done changes, so that old results are not taken for new ones. `weight` is a rough
-    share of a run's time. An `alone` job runs with nothing beside it. A `making` job goes before those that measure.
-    A job that only serves others (`auxiliary`) is done where one of them needs it. What `makes_model` leaves a model
-    that may stay when the run is through.
+    - `procedure`: the version of the procedure. Raise it when the job computes something else; old results are then not
+      used any more.
+    - `weight`: the job's rough share of the time of a run, relative to other jobs. It moves the progress bar.
+    - `exclusive`: no other job runs at the same time, because the job measures speed.
+    - `is_preparation`: the job makes files for other jobs. It runs before the measurements, in a worker of its own.
+    - `auxiliary`: the job runs only if another job needs it.
+    - `output_is_model`: `output` is a model, which `--keep` keeps or removes when the run ends.
     """
 
     procedure: ClassVar[int] = 1
     weight: ClassVar[float] = 1.0
-    alone: ClassVar[bool] = False
-    making: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
+    is_preparation: ClassVar[bool] = False
     auxiliary: ClassVar[bool] = False
-    makes_model: ClassVar[bool] = False
+    output_is_model: ClassVar[bool] = False
 
     @abstractmethod
-    def identity(self, where: Where) -> Any:
-        """All that its result depends on, as JSON can hold it; the key is the hash of it."""
+    def identity(self, resources: ComputeResources) -> Any:
+        """Everything that the result depends on, as JSON values. The key of the stored result is a hash of it."""
 
-    def key(self, where: Where) -> str:
-        return content_hash(self.identity(where))
+    def key(self, resources: ComputeResources) -> str:
+        return content_hash(self.identity(resources))
 
     @property
-    def makes(self) -> Artefact | None:
-        """The file or directory that it leaves."""
+    def output(self) -> Artefact | None:
+        """The file or directory that the job writes for other jobs; None if it writes none."""
         return None
 
     @property
-    def reads(self) -> tuple[TextFile, ...]:
-        """The texts that it reads."""
+    def input_texts(self) -> tuple[TextFile, ...]:
+        """The texts that the job reads."""
         return ()
 
     @property
-    def like(self) -> str:
-        """Jobs of one kind that have this in common take alike long for each unit."""
+    def timing_group(self) -> str:
+        """Jobs of one kind with the same group take about the same time per work unit."""
         return "all"
 
     @property
-    def units(self) -> int:
-        """How much there is to do, in units of whatever its time is proportional to."""
+    def work_units(self) -> int:
+        """The amount of work, in any unit that the job's time is proportional to."""
         return 1
 
     @property
     def essential(self) -> bool:
-        """Whether there is nothing to measure where its input is to blame, so that the run is refused."""
+        """Whether the whole run is rejected if the job fails because of the user's input."""
         return False
 
-    def left(self, result: R, root: Path) -> bool:
-        """Whether what it is to leave with the user is there, as `result` says that it was left."""
+    def user_files_intact(self, result: R, root: Path) -> bool:
+        """Whether the files that the job writes for the user are still as `result` describes them."""
         return True
 
     def without_reference(self) -> Self | None:
-        """The same where the cell that it compares with has failed; None where it is of no use then."""
+        """The job to run if the reference that it compares with has failed; None to run the job unchanged."""
         return None
 
     @property
-    def batch(self) -> Hashable | None:
-        """Jobs of the same batch are done in one go by `run_together`; None where each is done by itself."""
+    def batch_key(self) -> Hashable | None:
+        """Jobs with the same key are run together by `run_batch`; None: the job runs by itself."""
         return None
 
     @classmethod
-    def run_together(cls, jobs: Sequence[Self], site: Site) -> Sequence[R]:
-        """Of the jobs of a batch, in their order."""
+    def run_batch(cls, jobs: Sequence[Self], site: Site) -> Sequence[R]:
+        """Run the jobs of one batch. Returns their results in the same order."""
         return [job.run(site) for job in jobs]
 
 
-class Unanswered(InputError):
-    """A job gave no result, and nobody knows that the input is to blame. `died`: its process is gone.
+class JobFailed(InputError):
+    """A job gave no result, and it is not known whether the input is to blame. `died`: its process ended.
 
-    It is an InputError all the same, for whoever cannot do without the result: native code reads a stranger's data.
+    It is an InputError for callers that cannot continue without the result, because native code that reads an unknown
+    model most often fails because of the model.
     """
 
     def __init__(self, message: str, *, died: bool = False) -> None:
@@ -149,65 +156,69 @@ class Unanswered(InputError):
         self.died = died
 
 
-class Ask(Protocol):
-    """Has a job done somewhere, and waits for it. Raises InputError or MissingRuntime where it gives no result."""
+class RunJob(Protocol):
+    """Runs a job and waits for its result. Raises InputError or MissingRuntime if there is none."""
 
-    def __call__(self, job: Job[R], progress: TellProgress | None = None) -> R: ...
+    def __call__(self, job: Job[R], progress: ReportProgress | None = None) -> R: ...
 
 
 class Host(Protocol):
-    """Where a plan will be carried out, as planning sees it."""
+    """The machine that will run a plan, as planning sees it."""
 
     @property
-    def ask(self) -> Ask: ...
+    def run_job(self) -> RunJob: ...
 
-    def where(self, engines: Collection[str]) -> Where:
-        """What computes there, for these engines."""
+    def resources(self, engines: Collection[str]) -> ComputeResources:
+        """The threads, and the device of each of these engines, on that machine."""
         ...
 
 
 class Openable(Protocol):
-    """A model that can be opened. Equal ones are opened once."""
+    """A model that can be opened. Equal models are opened once."""
 
     def open(self, site: Site) -> Backend: ...
 
 
 @dataclass
 class Site:
-    """Where a job runs: the workspace's folder, what computes, whom to tell how far it is, what is loaded already."""
+    """What a job is given by the process that runs it.
+
+    `root` is the workspace's folder, `resources` the threads and devices to compute with, `progress` takes the progress
+    of the job. The site keeps the loaded model, and other values that are expensive to compute, for later jobs.
+    """
 
     root: Path
-    where: Where = field(default_factory=Where)
-    progress: TellProgress = lambda _done, _total, _part: None
-    _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    resources: ComputeResources = field(default_factory=ComputeResources)
+    progress: ReportProgress = lambda _done, _total, _part: None
+    _cache: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def path(self, artefact: Artefact) -> Path:
         return artefact.under(self.root)
 
-    def tell(self, done: int, total: int) -> None:
-        """Progress of a job that has no parts."""
+    def report_progress(self, done: int, total: int) -> None:
+        """Report the progress of a job that has no parts."""
         self.progress(done, total, "")
 
     def open(self, model: Openable) -> Backend:
-        """The model, loaded; it stays open for the next job, and is closed when another is opened."""
-        known, backend = self._kept.get("model", (None, None))
+        """Load the model. It stays open for later jobs until another model is opened."""
+        known, backend = self._cache.get("model", (None, None))
         if known != model:
             if backend is not None:
                 backend.close()
-                del self._kept["model"]
+                del self._cache["model"]
             backend = model.open(self)
-            self._kept["model"] = model, backend
+            self._cache["model"] = model, backend
         return cast("Backend", backend)
 
-    def keep(self, name: str, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives; it is kept for later jobs that ask for the same, one thing a name."""
-        known, value = self._kept.get(name, (None, None))
+    def cached(self, name: str, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of `make()`, computed once as long as `key` stays the same. One value is kept for each `name`."""
+        known, value = self._cache.get(name, (None, None))
         if known != key:
             value = make()
-            self._kept[name] = key, value
+            self._cache[name] = key, value
         return cast("T", value)
 
 
 def content_hash(value: Any) -> str:
-    """Of anything that JSON can hold."""
+    """SHA-256 of a value that JSON can hold, as hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

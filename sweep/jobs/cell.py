@@ -1,4 +1,4 @@
-"""A job in its place in a plan, and what a plan asks for of every variant."""
+"""A job in its place in a plan, and the functions that give the jobs which measure a variant."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any, Protocol
 
 from sweep.artefact import Artefact
 from sweep.jobs.base import StoredJob
-from sweep.jobs.given import Baseline, Origin, Task, TextFile
+from sweep.jobs.inputs import Baseline, Origin, Task, TextFile
 from sweep.jobs.model import MeasuredModel
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.settings import ComputeResources, Settings
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A job of a variant under the `name` of what it does: "export", "speed", "text", a task.
+    """A job in the table of variants and measurements. `name` is the column: "export", "speed", "text" or a task.
 
-    `needs` are keys of cells whose files it reads, without which it fails; `wants` are keys of cells that it waits for
-    and does without where they fail. `alike` is the key of the same task without a bound on answers: where it turns out
-    to generate none, the two are one measurement.
+    - `key`: the key that the job's result is stored under.
+    - `needs`: keys of cells whose files the job reads. The job fails if one of them fails.
+    - `optional_needs`: keys of cells that must end first. If one of them fails, the job runs without its result.
+    - `equivalent_key`: the key of the same task without a limit on the length of answers. If the task turns out to
+      generate no text, both are the same measurement, and the result is stored under both keys.
     """
 
     key: str
@@ -27,16 +29,16 @@ class Cell:
     name: str
     job: StoredJob[Any]
     needs: tuple[str, ...] = ()
-    wants: tuple[str, ...] = ()
-    alike: str | None = None
+    optional_needs: tuple[str, ...] = ()
+    equivalent_key: str | None = None
 
     @property
     def kind(self) -> str:
         return self.job.kind
 
     @property
-    def makes(self) -> Artefact | None:
-        return self.job.makes
+    def output(self) -> Artefact | None:
+        return self.job.output
 
     @property
     def label(self) -> str:
@@ -44,20 +46,21 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What every variant of a sweep is measured by and on. `folder` is where what is made goes, in the workspace.
+class SweepInputs:
+    """Everything that the variants of a sweep have in common.
 
-    `alone`: nothing will be compared with the reference, so its distributions are not written down but to `base_file`,
-    as llama.cpp does. `calibration` is the text that recipes of torch are calibrated with.
+    `folder` is where jobs put their files, relative to the workspace. `calibration` is the text that int8 recipes are
+    calibrated with. `base_file` is where the log-probabilities are written in llama.cpp's format. `single`: only one
+    variant is measured, so nothing is compared with the reference and its distributions are not stored.
     """
 
     origin: Origin
     settings: Settings
-    where: Where
+    resources: ComputeResources
     folder: str
     text: TextFile | None = None
     tasks: tuple[Task, ...] = ()
-    alone: bool = False
+    single: bool = False
     base_file: Artefact | None = None
     calibration: TextFile | None = None
 
@@ -67,16 +70,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A measurement of a variant before it is a cell; see Cell."""
+    """A measurement of a variant, from which the plan makes a `Cell`. `equivalent` is the job that the cell's
+    `equivalent_key` belongs to."""
 
     name: str
     job: StoredJob[Any]
-    wants: tuple[str, ...] = ()
-    alike: StoredJob[Any] | None = None
+    optional_needs: tuple[str, ...] = ()
+    equivalent: StoredJob[Any] | None = None
 
 
 class Measurement(Protocol):
-    """Gives the jobs that measure a model; `baseline` is None where the model's own text is what others are compared
+    """Gives the jobs that measure a model. `baseline` is None for the model whose distributions the others are compared
     with."""
 
-    def __call__(self, model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]: ...
+    def __call__(
+        self, model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None
+    ) -> Iterable[PlannedJob]: ...

@@ -1,4 +1,4 @@
-"""A checkpoint written as a GGUF file of one quant; all quants of a checkpoint are written in one pass over it."""
+"""The job that writes a checkpoint as a GGUF file. All quants of a checkpoint are written in one pass over it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from converters.plan import TypeCount
 from sweep import format as fmt
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 
 
 @dataclass(frozen=True)
 class ExportResult(Result):
-    """`census` counts tensors by type."""
+    """The size of the file. `census` counts tensors by type."""
 
     file_bytes: int
     bits_per_weight: float
@@ -28,15 +28,16 @@ class ExportResult(Result):
 
 @dataclass(frozen=True)
 class ExportJob(StoredJob[ExportResult]):
-    """Write `source`, whose content is `model`, to `file` as `quant`, by the importance in the file `imatrix`.
+    """Write the checkpoint `source` to `file` as `quant`, with the importance matrix in the file `imatrix` if given.
 
-    `label` is the quant and the version of its mix, `importance` a hash of what the importance matrix holds.
+    `model` is a hash of the checkpoint's content, `importance` a hash of the matrix. `label` is the quant with the
+    version of its mix.
     """
 
     kind = "export"
-    found = ExportResult
-    making = True
-    makes_model = True
+    result_type = ExportResult
+    is_preparation = True
+    output_is_model = True
 
     source: Artefact
     name: str
@@ -48,13 +49,13 @@ class ExportJob(StoredJob[ExportResult]):
     imatrix: Artefact | None = None
     importance: str | None = None
 
-    def identity(self, where: Where) -> Any:
-        made = {"model": self.model, "name": self.name, "quant": self.label, "engine": self.engine}
-        weighed = {} if self.importance is None else {"imatrix": self.importance}
-        return {"kind": self.kind, "procedure": self.procedure, **made, **weighed}
+    def identity(self, resources: ComputeResources) -> Any:
+        own = {"model": self.model, "name": self.name, "quant": self.label, "engine": self.engine}
+        imatrix = {} if self.importance is None else {"imatrix": self.importance}
+        return {"kind": self.kind, "procedure": self.procedure, **own, **imatrix}
 
     @property
-    def makes(self) -> Artefact:
+    def output(self) -> Artefact:
         return self.file
 
     @property
@@ -62,14 +63,14 @@ class ExportJob(StoredJob[ExportResult]):
         return True
 
     @property
-    def batch(self) -> Hashable:
+    def batch_key(self) -> Hashable:
         return self.kind, self.source, self.imatrix
 
     def run(self, site: Site) -> ExportResult:
-        return self.run_together([self], site)[0]
+        return self.run_batch([self], site)[0]
 
     @classmethod
-    def run_together(cls, jobs: Sequence[Self], site: Site) -> list[ExportResult]:
+    def run_batch(cls, jobs: Sequence[Self], site: Site) -> list[ExportResult]:
         from converters.export import export
         from converters.imatrix import ImportanceMatrix
         from converters.resolver import open_source
@@ -82,9 +83,9 @@ class ExportJob(StoredJob[ExportResult]):
         plans = export(
             open_source(site.path(first.source), first.name),
             paths,
-            lambda at: site.tell(at.done_bytes, at.total_bytes),
-            site.where.threads,
+            lambda at: site.report_progress(at.done_bytes, at.total_bytes),
+            site.resources.threads,
             None if matrix is None else ImportanceMatrix.read(matrix).importance(matrix.name),
         )
-        made = (plans[job.quant] for job in jobs)
-        return [ExportResult(plan.file_bytes, plan.bits_per_weight, plan.census) for plan in made]
+        written = (plans[job.quant] for job in jobs)
+        return [ExportResult(plan.file_bytes, plan.bits_per_weight, plan.census) for plan in written]

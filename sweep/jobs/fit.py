@@ -1,4 +1,4 @@
-"""What fits, asked in a worker: a stranger's config or header can make llama.cpp end the process it runs in."""
+"""The job that computes what fits, in a worker: an unknown config or header can make llama.cpp end its process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class FitResult(Result):
 
 @dataclass(frozen=True)
 class FitJob(Job[FitResult]):
-    """See `sweep.fit.answer.fit_here`."""
+    """Compute which `variants` of `model` fit on `devices`: see `sweep.fit.answer.fit_here`."""
 
     kind = "fit"
-    found = FitResult
+    result_type = FitResult
 
     model: str
     variants: tuple[str, ...]

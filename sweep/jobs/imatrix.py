@@ -1,4 +1,4 @@
-"""The importance of a model's weights, collected while the model reads a text, as llama-imatrix collects it."""
+"""The job that collects an importance matrix while a model reads a text, as llama-imatrix does."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.settings import ComputeResources, Settings
 
-CHUNK = 512  # tokens, as llama-imatrix takes them by default
+CHUNK = 512  # tokens per chunk: llama-imatrix's default
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,17 @@ class ImatrixResult(Result):
 
 @dataclass(frozen=True)
 class ImatrixJob(StoredJob[ImatrixResult]):
-    """Let the model in `file` read `text`, and write what it finds to `matrix`.
+    """Let the model in `file` read `text`, and write the importance matrix to `matrix`.
 
-    `content` and `text_identity` are hashes of what the two hold; `origin` stands in the matrix, so that it is known
-    again: the hash of all this unless it is given.
+    `content` and `text_identity` are hashes of the model and of the text. `origin` is written into the matrix, so that
+    a later run can recognize it.
     """
 
     kind = "imatrix"
-    found = ImatrixResult
+    result_type = ImatrixResult
     procedure = 3
     weight = 4.0
-    making = True
+    is_preparation = True
 
     file: Artefact
     text: Artefact
@@ -40,12 +40,12 @@ class ImatrixJob(StoredJob[ImatrixResult]):
     engine: str
     settings: Settings
 
-    def identity(self, where: Where) -> Any:
-        made = made_of(self.content, self.text_identity, self.engine, self.settings)
-        return {"kind": self.kind, "procedure": self.procedure, **made}
+    def identity(self, resources: ComputeResources) -> Any:
+        own = imatrix_identity(self.content, self.text_identity, self.engine, self.settings)
+        return {"kind": self.kind, "procedure": self.procedure, **own}
 
     @property
-    def makes(self) -> Artefact:
+    def output(self) -> Artefact:
         return self.matrix
 
     def run(self, site: Site) -> ImatrixResult:
@@ -58,8 +58,8 @@ class ImatrixJob(StoredJob[ImatrixResult]):
             site.path(self.file),
             read_text(text),
             n_ctx=CHUNK,
-            progress=site.tell,
-            n_threads=site.where.threads,
+            progress=site.report_progress,
+            n_threads=site.resources.threads,
             load=self.settings.load,
         )
         matrix = ImportanceMatrix.of(collected, text.name, self.origin)
@@ -68,6 +68,6 @@ class ImatrixJob(StoredJob[ImatrixResult]):
         return ImatrixResult(tuple(matrix.told))
 
 
-def made_of(content: str, text_identity: str, engine: str, settings: Settings) -> dict[str, Any]:
-    """All that an importance matrix depends on."""
+def imatrix_identity(content: str, text_identity: str, engine: str, settings: Settings) -> dict[str, Any]:
+    """Everything that an importance matrix depends on."""
     return {"content": content, "text": text_identity, "engine": engine, "gpu_layers": settings.gpu_layers}

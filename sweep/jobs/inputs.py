@@ -1,94 +1,81 @@
-"""What can be known before any work: that tasks and texts can be had, and that the model's vocabulary suits them."""
+"""The inputs of jobs: the model, texts, tasks, an importance matrix, distributions to compare with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweep.artefact import Artefact
-from sweep.jobs.base import Job, Nothing, Site
-from sweep.jobs.given import Task, TextFile
+from sweep.measure.task_options import TaskOptions
+
+if TYPE_CHECKING:
+    from sweep.measure.lm_eval_tasks import TaskLocation
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A text in a data set of the hub, to be fetched into `file`; `option` takes a file in its place."""
+class Origin:
+    """The model that variants are made from: `name` for people, the checkpoint `source`, and a hash of its content."""
 
-    path: str
     name: str
-    split: str
+    source: Artefact
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A text: `name` for people, its file, and a hash of its content."""
+
+    name: str
     file: Artefact
-    option: str
+    identity: str
 
 
 @dataclass(frozen=True)
-class InputsJob(Job[Nothing]):
-    """Load every task, and fetch a text where it is not here yet."""
+class Task:
+    """An lm-eval task.
 
-    kind = "inputs"
-    found = Nothing
+    `folder` holds its YAML file; None: the task is part of lm-eval's own collection. `data` is a folder with the data
+    set of such a task as JSONL files, in the form `data_name` of presets/tasks/data.toml; None: lm-eval gets the data
+    from the hub. `identity` is a hash of name, options and every file that may be read. `unbounded` is the same hash
+    without the limit on the length of answers; None if there is no limit.
+    """
 
-    tasks: tuple[Task, ...] = ()
-    dataset: Dataset | None = None
-
-    def run(self, site: Site) -> Nothing:
-        from sweep.measure.harness import check_task
-        from sweep.measure.plain_text import save_text
-
-        for task in self.tasks:
-            check_task(task.name, task.place(site.root), task.options)
-        wanted = self.dataset
-        if wanted is not None and not (file := site.path(wanted.file)).exists():
-            save_text(wanted.path, wanted.name, wanted.split, file, wanted.option)
-        return Nothing()
-
-
-@dataclass(frozen=True)
-class VocabularyJob(Job[Nothing]):
-    """Make sure that the model's tokens of `text` are enough for two windows, and that it has the chat template that is
-    to be used (`chat`, `thinking`). No weight is read."""
-
-    kind = "vocabulary"
-    found = Nothing
-
-    source: Artefact
     name: str
-    window: int
-    text: Artefact | None = None
-    chat: bool = False
-    thinking: bool | None = None
+    folder: Artefact | None = None
+    data: Artefact | None = None
+    data_name: str | None = None
+    options: TaskOptions = field(default_factory=TaskOptions)
+    identity: str = ""
+    unbounded: str | None = None
 
-    def run(self, site: Site) -> Nothing:
-        from converters.llamacpp.ghost import vocabulary
-        from converters.llamacpp.model import Model
-        from converters.resolver import open_source
-        from sweep.measure.lm_eval_model import require_template
-        from sweep.measure.perplexity import require_two_windows
-        from sweep.measure.plain_text import read_text
+    @property
+    def is_local(self) -> bool:
+        return self.folder is not None or self.data is not None
 
-        opened = open_source(site.path(self.source), self.name, requantize=True)
-        with vocabulary(opened.metadata) as file, Model(file, vocabulary=True) as model:
-            if self.chat:
-                require_template(model.chat_template, self.thinking)
-            if self.text is not None:
-                tokens = model.tokenize(read_text(site.path(self.text)), add_special=True)
-                require_two_windows(len(tokens), self.window)
-        return Nothing()
+    def place(self, root: Path) -> TaskLocation:
+        """Where lm-eval finds the task and its data; `root` is the workspace's folder."""
+        from sweep.measure.lm_eval_tasks import TaskLocation
+
+        folder, data = (None if one is None else one.under(root) for one in (self.folder, self.data))
+        return TaskLocation(folder, data, self.data_name)
 
 
 @dataclass(frozen=True)
-class CalibrationJob(Job[Nothing]):
-    """Make sure that the model's tokens of a text are enough to calibrate recipes with. No weight is read."""
+class ImatrixFile:
+    """An importance matrix: its file and a hash of its content. `key` is the key of the cell that makes the file; None
+    if the user gave the file."""
 
-    kind = "calibration"
-    found = Nothing
+    file: Artefact
+    identity: str
+    key: str | None = None
 
-    source: Artefact
-    text: TextFile
 
-    def run(self, site: Site) -> Nothing:
-        from int8.build import CalibrationText, calibration_tokens
-        from sweep.measure.plain_text import read_text
+@dataclass(frozen=True)
+class Baseline:
+    """The distributions that a variant's text is compared with: their identity and their file. `key` is the key of the
+    cell that writes the file; None if the user gave it."""
 
-        text = CalibrationText(self.text.name, lambda: read_text(site.path(self.text.file)))
-        calibration_tokens(site.path(self.source), text, None, None)
-        return Nothing()
+    identity: str
+    file: Artefact | None
+    key: str | None = None

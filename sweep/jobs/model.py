@@ -1,6 +1,7 @@
-"""A model as measurements open it: how each kind of model is opened, and what its figures depend on.
+"""A model as measurements open it, and the table of openers: how each kind of model is opened, and which settings
+change its figures.
 
-A new kind of model is opened by a line of the table of openers, or by `register`.
+To open a new kind of model, add a line to the table of openers or call `register`.
 """
 
 from __future__ import annotations
@@ -10,23 +11,25 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from converters.errors import InputError
 from sweep import devices
 from sweep.artefact import Artefact
+from sweep.extensions import VARIABLE as EXTENSIONS
 from sweep.extensions import load_extensions
 from sweep.jobs.base import R, Site, StoredJob
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.settings import ComputeResources, Settings
 from sweep.lazy import import_object
 
 if TYPE_CHECKING:
     from sweep.backends.base import Backend
 
-Opens = Callable[["MeasuredModel", "Site"], "Backend"]
-Sizes = Callable[["MeasuredModel", "Site"], "ModelSize"]
+OpenModel = Callable[["MeasuredModel", "Site"], "Backend"]
+MeasureSize = Callable[["MeasuredModel", "Site"], "ModelSize"]
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Bytes of a model's files, bits per weight, and the memory that it should take; `parts` of the latter in bytes."""
+    """The bytes of a model's files, its bits per weight, and the predicted bytes of memory with the `parts` of them."""
 
     file_bytes: int
     bits_per_weight: float
@@ -36,7 +39,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What computes: `packages` whose versions its figures depend on, and what it calls its device here."""
+    """An engine: the `packages` whose versions its figures depend on, and its name for the device of this machine."""
 
     packages: tuple[str, ...]
     device: Callable[[], str]
@@ -54,41 +57,46 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Opener:
-    """`opens` gives the backend and `sizes` what the model takes; both are functions, or "module:function".
+    """How a kind of model is opened.
 
-    `moves` are the settings that move every figure beside the windows and the device, `times` those that move speed and
-    memory alone, beside the threads. `shown` stand in a record. `name` is part of the keys, where it is given.
+    - `engine`: the engine that computes, a key of ENGINES.
+    - `open_function` returns the backend, `size_function` the size of the model; each is a function or
+      "module:function".
+    - `changes_results`: the settings that change every figure, in addition to the windows and the device.
+    - `changes_speed`: the settings that change only speed and memory, in addition to the threads.
+    - `shown_settings`: the settings that records show.
+    - `key_name`: a name that is part of the keys of results; None: no name is part of them.
     """
 
     engine: str
-    opens: str | Opens
-    sizes: str | Sizes
-    moves: tuple[str, ...] = ()
-    times: tuple[str, ...] = ("ctx",)
-    shown: tuple[str, ...] = ("ubatch", "ctx")
-    name: str | None = None
+    open_function: str | OpenModel
+    size_function: str | MeasureSize
+    changes_results: tuple[str, ...] = ()
+    changes_speed: tuple[str, ...] = ("ctx",)
+    shown_settings: tuple[str, ...] = ("ubatch", "ctx")
+    key_name: str | None = None
 
     def open(self, model: MeasuredModel, site: Site) -> Backend:
-        opens: Opens = import_object(self.opens) if isinstance(self.opens, str) else self.opens
-        return opens(model, site)
+        function: OpenModel = import_object(self.open_function) if isinstance(self.open_function, str) else self.open_function
+        return function(model, site)
 
     def size(self, model: MeasuredModel, site: Site) -> ModelSize:
-        sizes: Sizes = import_object(self.sizes) if isinstance(self.sizes, str) else self.sizes
-        return sizes(model, site)
+        function: MeasureSize = import_object(self.size_function) if isinstance(self.size_function, str) else self.size_function
+        return function(model, site)
 
 
 def _torch(name: str) -> Opener:
     size = "sweep.jobs.sizes:torch_size" if name == "torch" else "sweep.jobs.sizes:quantized_size"
-    return Opener("torch", f"sweep.jobs.opening:open_{name}", size, times=("ctx", "ubatch"), name=name)
+    return Opener("torch", f"sweep.jobs.openers:open_{name}", size, changes_speed=("ctx", "ubatch"), key_name=name)
 
 
 _OPENERS = {
     "gguf": Opener(
         "llama.cpp",
-        "sweep.jobs.opening:open_gguf",
+        "sweep.jobs.openers:open_gguf",
         "sweep.jobs.sizes:gguf_size",
-        moves=("batch", "ubatch", "kv_type", "gpu_layers", "cpu_moe", "tensor_split"),
-        shown=("batch", "ubatch", "ctx", "gpu_layers", "cpu_moe"),
+        changes_results=("batch", "ubatch", "kv_type", "gpu_layers", "cpu_moe", "tensor_split"),
+        shown_settings=("batch", "ubatch", "ctx", "gpu_layers", "cpu_moe"),
     ),
     "torch": _torch("torch"),
     "int8": _torch("int8"),
@@ -102,22 +110,25 @@ def register(name: str, opener: Opener) -> None:
 
 
 def opener(name: str) -> Opener:
-    """Raises KeyError where there is none of this name."""
+    """The opener of this name. Raises InputError if there is none."""
     load_extensions()
+    if name not in _OPENERS:
+        raise InputError(f"there is no opener '{name}' for models; name the extension that adds it in {EXTENSIONS}")
     return _OPENERS[name]
 
 
-def here(engines: Collection[str], threads: int) -> Where:
-    """What computes on this machine, for these engines."""
-    return Where(threads, {engine: ENGINES[engine].device() for engine in sorted(engines)})
+def local_resources(engines: Collection[str], threads: int) -> ComputeResources:
+    """`threads`, and the device of each of these engines on this machine."""
+    return ComputeResources(threads, {engine: ENGINES[engine].device() for engine in sorted(engines)})
 
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """`opener` names how it is opened, `file` is a GGUF file or a checkpoint's directory, `content` a hash of what that
-    holds, or the key of the cell that makes it. `engine` are the versions that compute.
+    """A model to be measured.
 
-    `checkpoint` is what a quantized checkpoint was made of, called `name`. `options` are the opener's own.
+    `opener` names its opener. `file` is a GGUF file or a checkpoint's directory; `content` is a hash of its content, or
+    the key of the cell that makes it. `engine` holds the versions of the engine's packages. `checkpoint` is the
+    original checkpoint of a quantized one, and `name` its name. `options` are for the opener.
     """
 
     opener: str
@@ -132,31 +143,31 @@ class MeasuredModel:
     def open(self, site: Site) -> Backend:
         return opener(self.opener).open(self, site)
 
-    def identity(self, where: Where) -> dict[str, Any]:
-        """What every figure of it depends on."""
+    def identity(self, resources: ComputeResources) -> dict[str, Any]:
+        """Everything that all figures of the model depend on."""
         how = opener(self.opener)
-        settings = ("window", "stride", *how.moves)
+        settings = ("window", "stride", *how.changes_results)
         return {
             "content": self.content,
             "engine": self.engine,
-            "device": where.device(how.engine),
+            "device": resources.device(how.engine),
             **{name: getattr(self.settings, name) for name in settings},
-            **({} if how.name is None else {"runs": how.name}),
+            **({} if how.key_name is None else {"runs": how.key_name}),
             **({"options": dict(self.options)} if self.options else {}),
         }
 
-    def timed_identity(self, where: Where) -> dict[str, Any]:
-        """What speed and memory depend on."""
-        times = {name: getattr(self.settings, name) for name in opener(self.opener).times}
-        return self.identity(where) | {"threads": where.threads} | times
+    def speed_identity(self, resources: ComputeResources) -> dict[str, Any]:
+        """Everything that its speed and memory depend on."""
+        settings = {name: getattr(self.settings, name) for name in opener(self.opener).changes_speed}
+        return self.identity(resources) | {"threads": resources.threads} | settings
 
 
-class MeasuringJob(StoredJob[R]):
+class MeasurementJob(StoredJob[R]):
     """A job that opens a model and measures it."""
 
     model: MeasuredModel
 
 
-def engine_of(name: str) -> str:
-    """The versions that compute what this opener opens."""
+def engine_versions(name: str) -> str:
+    """The versions of the engine that computes the models of this opener."""
     return ENGINES[opener(name).engine].versions

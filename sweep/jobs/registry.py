@@ -1,4 +1,5 @@
-"""Every kind of job, and what a sweep measures of a variant. A kind is added by its line here, or by `register`."""
+"""The tables of all kinds of jobs and of all measurements of a variant. To add one, add a line here or call
+`register`."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ if TYPE_CHECKING:
     from sweep.jobs.base import Job, StoredJob
     from sweep.jobs.cell import Measurement
 
-# In the order in which a variant goes through them
+# In the order in which they run for a variant
 _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "export": "sweep.jobs.export:ExportJob",
     "imatrix": "sweep.jobs.imatrix:ImatrixJob",
-    "quantize": "sweep.jobs.quantize:QuantizeJob",
+    "quantize": "sweep.jobs.int8_checkpoint:Int8CheckpointJob",
     "speed": "sweep.jobs.speed:SpeedJob",
     "text": "sweep.jobs.text:TextJob",
     "task": "sweep.jobs.task:TaskJob",
@@ -24,41 +25,51 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
 }
 _OTHERS = {
     "fit": "sweep.jobs.fit:FitJob",
-    "inputs": "sweep.jobs.inputs:InputsJob",
+    "inputs": "sweep.jobs.input_checks:InputCheckJob",
     "sizes": "sweep.jobs.sizes:SizesJob",
-    "vet": "sweep.jobs.sizes:VetJob",
-    "vocabulary": "sweep.jobs.inputs:VocabularyJob",
-    "calibration": "sweep.jobs.inputs:CalibrationJob",
+    "export_check": "sweep.jobs.sizes:ExportCheckJob",
+    "vocabulary": "sweep.jobs.input_checks:VocabularyCheckJob",
+    "calibration": "sweep.jobs.input_checks:CalibrationCheckJob",
 }
 _MEASUREMENTS: list[str | Measurement] = [
-    "sweep.jobs.speed:measure_speed_of",
-    "sweep.jobs.text:measure_text_of",
-    "sweep.jobs.task:measure_tasks_of",
+    "sweep.jobs.speed:speed_jobs",
+    "sweep.jobs.text:text_jobs",
+    "sweep.jobs.task:task_jobs",
 ]
 
 
-def register(kind: type[StoredJob[Any]], measurement: Measurement | None = None) -> None:
-    """Add a kind of job and, where every variant of a sweep is to be measured by it, what gives its jobs."""
-    _STORED[kind.kind] = kind
+def register(job: type[StoredJob[Any]], measurement: Measurement | None = None) -> None:
+    """Add a kind of job. If `measurement` is given, every sweep measures each variant with the jobs that it gives."""
+    _STORED[job.kind] = job
     if measurement is not None:
         _MEASUREMENTS.append(measurement)
 
 
-def kind(name: str) -> type[Job[Any]]:
-    """The class of a kind's jobs. Raises KeyError."""
+class UnknownJobKind(KeyError):
+    """There is no kind of job with this name, most often because its extension is not loaded."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+def job_class(name: str) -> type[Job[Any]]:
+    """The class of jobs of this kind. Raises UnknownJobKind."""
     load_extensions()
-    known = _STORED.get(name) or _OTHERS[name]
-    found: type[Job[Any]] = import_object(known) if isinstance(known, str) else known
-    return found
+    known = _STORED.get(name) or _OTHERS.get(name)
+    if known is None:
+        raise UnknownJobKind(name)
+    job: type[Job[Any]] = import_object(known) if isinstance(known, str) else known
+    return job
 
 
 def stored_kinds() -> dict[str, type[StoredJob[Any]]]:
-    """Those whose results are kept, in the order in which a variant goes through them."""
+    """The classes of jobs whose results are stored, by kind, in the order in which they run for a variant."""
     load_extensions()
-    return {name: kind(name) for name in _STORED}  # type: ignore[misc]  # what stands in _STORED is stored
+    return {name: job_class(name) for name in _STORED}  # type: ignore[misc]  # all in _STORED are StoredJob
 
 
 def measurements() -> list[Measurement]:
-    """What gives the jobs that measure a variant, in their order."""
+    """All measurements, in the order in which they run for a variant."""
     load_extensions()
     return [import_object(one) if isinstance(one, str) else one for one in _MEASUREMENTS]

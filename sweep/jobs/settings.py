@@ -1,4 +1,4 @@
-"""How a sweep measures, and on what: the same for all of its variants."""
+"""How a sweep measures, and the threads and devices that compute: the same for all of its variants."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from sweep.defaults import DEFAULT_CONTEXT
 
 @dataclass(frozen=True)
 class Settings:
-    """What is part of each measurement's key and stands in the report.
+    """The settings of measurements. They are part of the keys of results and are shown in the report.
 
-    `window` is perplexity's context in tokens and `stride` how far windows lie apart (None: end to end), `ctx` the
-    context that memory is stated for, `batch` and `ubatch` llama.cpp's logical and physical batch, `gpu_layers` how
-    many layers go to GPUs and `cpu_moe` of how many the experts stay in RAM.
+    - `window`: tokens per window of the perplexity text; `stride`: tokens from one window to the next (None: `window`).
+    - `ctx`: the context, in tokens, that the memory is computed and measured for.
+    - `batch`, `ubatch`: llama.cpp's logical and physical batch, in tokens.
+    - `kv_type`: the type of the KV cache.
+    - `gpu_layers`: the number of layers on GPUs; `cpu_moe`: the number of layers whose experts stay in RAM;
+      `tensor_split`: the share of each GPU (empty: llama.cpp decides).
     """
 
     window: int = 512
@@ -31,11 +34,11 @@ class Settings:
 
     @property
     def load(self) -> LoadOptions:
-        """Where the weights go."""
+        """Where llama.cpp puts the weights."""
         return LoadOptions(self.gpu_layers, self.cpu_moe, self.tensor_split)
 
     def context(self, threads: int = 1) -> ContextOptions:
-        """The context that memory is stated for."""
+        """The llama.cpp context that the memory is computed for."""
         return ContextOptions(
             n_ctx=self.ctx,
             n_batch=self.batch,
@@ -47,10 +50,11 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Where:
-    """What computes: so many threads, and what each engine ("llama.cpp", "torch") calls its device: "cpu", "CUDA0".
+class ComputeResources:
+    """The number of threads, and the device of each engine ("llama.cpp", "torch") by the engine's name for it: "cpu",
+    "CUDA0".
 
-    It is settled where a job runs. A plan knows where its executor will run jobs, since results depend on the device.
+    The executor decides them for each job. A plan has them too, because results depend on the device.
     """
 
     threads: int = 1

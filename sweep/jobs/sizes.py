@@ -1,4 +1,6 @@
-"""What models take: files that are there, and files that do not exist yet, by llama.cpp's own plan or by formula."""
+"""The sizes of models, in files and in memory: of existing files, and of files before they are made.
+
+llama.cpp plans the GGUF files; formulas give the sizes of variants that torch runs."""
 
 from __future__ import annotations
 
@@ -19,17 +21,20 @@ from converters.source import Source
 from int8.recipe import Recipe
 from sweep.fit.fit_report import FitOptions
 from sweep.fit.torch_memory import foreseen
-from sweep.jobs.base import Job, Nothing, Result, Site
+from sweep.jobs.base import CheckPassed, Job, Result, Site
 from sweep.jobs.model import MeasuredModel, ModelSize
 from sweep.jobs.settings import Settings
 
-_NO_WEIGHTS = ("scale", "zero_point", "weight_shape")  # how names of an int8 checkpoint end that are no model's weights
-_PACKED = "weight_packed"  # four int8 weights to an int32, as compressed-tensors writes int8 weights under float inputs
+# Tensors of an int8 checkpoint whose names end so are not weights of the model
+_NO_WEIGHTS = ("scale", "zero_point", "weight_shape")
+_PACKED = (
+    "weight_packed"  # four int8 weights in an int32: compressed-tensors' format for int8 weights with float inputs
+)
 
 
 @dataclass(frozen=True)
 class QuantSize:
-    """A GGUF file that does not exist yet, and the memory that llama.cpp plans for it."""
+    """The size of a GGUF file that does not exist yet, and the memory that llama.cpp plans for it."""
 
     file: FileSize
     memory_bytes: int
@@ -37,18 +42,19 @@ class QuantSize:
 
 @dataclass(frozen=True)
 class SizesResult(Result):
-    """By quant."""
+    """Sizes by quant."""
 
     sizes: Mapping[str, QuantSize] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SizesJob(Job[SizesResult]):
-    """Exact file sizes and predicted memory of quants of `model`, a path or a name of the catalogue. `imatrix`: whether
-    there will be an importance matrix; some types depend on it."""
+    """Compute the exact file sizes and the predicted memory of quants of `model`, a path or a name of the catalogue.
+
+    `imatrix`: whether there will be an importance matrix. The types of some tensors depend on it."""
 
     kind = "sizes"
-    found = SizesResult
+    result_type = SizesResult
 
     model: str
     name: str
@@ -60,8 +66,8 @@ class SizesJob(Job[SizesResult]):
         source = open_planned(self.model, self.name)
         plans: dict[str, FilePlan] = {}
         for recipe in recipes(self.quants):
-            given = even_importance(source) if recipe.needs_imatrix or self.imatrix else None
-            plans |= plan_export(source, [recipe.name], given)
+            importance = even_importance(source) if recipe.needs_imatrix or self.imatrix else None
+            plans |= plan_export(source, [recipe.name], importance)
         return SizesResult(
             {
                 quant: QuantSize(
@@ -73,17 +79,19 @@ class SizesJob(Job[SizesResult]):
         )
 
     def _memory(self, source: Source, plan: FilePlan, site: Site) -> int:
-        context = self.settings.context(site.where.threads)
+        context = self.settings.context(site.resources.threads)
         return plan_memory(source.structure, plan.tensors, context, self.settings.load, source.path).total_bytes
 
 
 @dataclass(frozen=True)
-class VetJob(Job[Nothing]):
-    """Let llama.cpp plan files of quants of `model`, a path or a name of the catalogue: a stranger's model can make it
-    end the process. The last three fields are those of `open_source`."""
+class ExportCheckJob(Job[CheckPassed]):
+    """Check that llama.cpp can plan the files of quants of `model`, a path or a name of the catalogue.
 
-    kind = "vet"
-    found = Nothing
+    This is done in a worker, because an unknown model can make llama.cpp end its process. The last three fields are
+    those of `open_source`."""
+
+    kind = "export_check"
+    result_type = CheckPassed
 
     model: str
     name: str
@@ -93,18 +101,18 @@ class VetJob(Job[Nothing]):
     pre_tokenizer: str | None = None
     requantize: bool = False
 
-    def run(self, site: Site) -> Nothing:
+    def run(self, site: Site) -> CheckPassed:
         source = open_planned(self.model, self.name, self.pre_tokenizer, self.mtp, self.requantize)
         for recipe in recipes(self.quants):
             planned_types(source, recipe, self.imatrix or recipe.needs_imatrix)
-        return Nothing()
+        return CheckPassed()
 
 
 def gguf_size(model: MeasuredModel, site: Site) -> ModelSize:
-    """What a file takes, and what memory llama.cpp predicts for it."""
+    """The size of a GGUF file and the memory that llama.cpp predicts for it."""
     path, settings = site.path(model.file), model.settings
     whole = GGUFSource(path, requantize=True)
-    context = settings.context(site.where.threads)
+    context = settings.context(site.resources.threads)
     predicted = plan_memory(whole.metadata, whole.tensors, context, settings.load, str(path))
     return ModelSize(
         file_bytes=sum(part.stat().st_size for part in parts(path)),
@@ -115,14 +123,14 @@ def gguf_size(model: MeasuredModel, site: Site) -> ModelSize:
 
 
 def torch_size(model: MeasuredModel, site: Site) -> ModelSize:
-    """By formula, what the float model takes in BF16, as it is run: its own files may be in another dtype, and hold a
-    vision tower that is not loaded."""
+    """The size of the float model in BF16, by formula. Its own files may have another dtype, and may contain a vision
+    tower that is not loaded."""
     assert model.checkpoint is not None
     return checkpoint_size(str(site.path(model.checkpoint)), model.name, model.opener, None, model.settings)
 
 
 def quantized_size(model: MeasuredModel, site: Site) -> ModelSize:
-    """What a quantized checkpoint takes, and what memory it should take by formula."""
+    """The size of an int8 checkpoint's files, and its memory by formula."""
     from int8.checkpoint import read_recipe  # loads torch, which GGUF files do not need
 
     assert model.checkpoint is not None
@@ -133,7 +141,8 @@ def quantized_size(model: MeasuredModel, site: Site) -> ModelSize:
 
 
 def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, settings: Settings) -> ModelSize:
-    """By formula, what a variant of torch takes under a recipe, or as it is; its checkpoint need not be there."""
+    """The size of a variant that torch runs, by formula; `recipe` None: without quantization. The int8 checkpoint need
+    not exist."""
     options = FitOptions(context=settings.ctx, ubatch=settings.ubatch, batch=settings.batch)
     found = foreseen(open_planned(source, name), kind, recipe, options)
     return ModelSize(int(found["file_bytes"]), found["bits_per_weight"], int(found["memory_bytes"]))
@@ -141,14 +150,14 @@ def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, se
 
 @dataclass(frozen=True)
 class StoredSize:
-    """`bits_per_weight` counts every byte of every tensor, scales too, over the model's weights."""
+    """The size of files. `bits_per_weight` counts all bytes of all tensors, scales too, per weight of the model."""
 
     file_bytes: int
     bits_per_weight: float
 
 
 def stored_size(directory: Path) -> StoredSize:
-    """Of all safetensors files there. Raises InputError where one is damaged."""
+    """The size of all safetensors files in a directory. Raises InputError if one of them is damaged."""
     files = sorted(directory.glob("*.safetensors"))
     tensors = [tensor for file in files for tensor in read_safetensors_header(file).values()]
     weights = sum(_weights(tensor) for tensor in tensors)

@@ -1,4 +1,5 @@
-"""Tokens per second, and memory: as it is predicted, and as the process grew by loading and decoding."""
+"""The job that measures speed in tokens per second, and memory: predicted, and measured while the model is loaded and
+decodes."""
 
 from __future__ import annotations
 
@@ -8,16 +9,16 @@ from typing import Any
 
 from sweep import format as fmt
 from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import Asked, PlannedJob
-from sweep.jobs.given import Baseline
-from sweep.jobs.model import MeasuredModel, MeasuringJob, opener
-from sweep.jobs.settings import Where
+from sweep.jobs.cell import PlannedJob, SweepInputs
+from sweep.jobs.inputs import Baseline
+from sweep.jobs.model import MeasuredModel, MeasurementJob, opener
+from sweep.jobs.settings import ComputeResources
 from sweep.measure.speed import TokenRates
 
 
 @dataclass(frozen=True)
 class MeasuredMemory:
-    """See `sweep.record.Memory`; `predicted` are llama.cpp's parts of the prediction, where it was asked."""
+    """See `sweep.record.Memory`. `predicted` holds the parts of llama.cpp's prediction, in bytes; None for torch."""
 
     predicted_bytes: int | None = None
     measured_bytes: int | None = None
@@ -40,18 +41,18 @@ class SpeedResult(Result):
 
 
 @dataclass(frozen=True)
-class SpeedJob(MeasuringJob[SpeedResult]):
-    """How fast the model is, and what it takes."""
+class SpeedJob(MeasurementJob[SpeedResult]):
+    """Measure the speed and the memory of a model."""
 
     kind = "speed"
-    found = SpeedResult
+    result_type = SpeedResult
     procedure = 2
-    alone = True
+    exclusive = True
 
     model: MeasuredModel
 
-    def identity(self, where: Where) -> Any:
-        return {"kind": self.kind, "procedure": self.procedure, **self.model.timed_identity(where)}
+    def identity(self, resources: ComputeResources) -> Any:
+        return {"kind": self.kind, "procedure": self.procedure, **self.model.speed_identity(resources)}
 
     def run(self, site: Site) -> SpeedResult:
         from sweep.measure.speed import measure_speed
@@ -71,5 +72,5 @@ class SpeedJob(MeasuringJob[SpeedResult]):
         )
 
 
-def measure_speed_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]:
+def speed_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
     return [PlannedJob("speed", SpeedJob(model))]

@@ -1,4 +1,4 @@
-"""One lm-eval task: its metrics, how it was asked, and each item's value and answer."""
+"""The job that runs one lm-eval task: its metrics, its settings, and the value and answer of each item."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sweep.backends.check import SharingCheck
 from sweep.items import Item
 from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import Asked, PlannedJob
-from sweep.jobs.given import Baseline, Task
-from sweep.jobs.model import MeasuredModel, MeasuringJob
-from sweep.jobs.settings import Where
+from sweep.jobs.cell import PlannedJob, SweepInputs
+from sweep.jobs.inputs import Baseline, Task
+from sweep.jobs.model import MeasuredModel, MeasurementJob
+from sweep.jobs.settings import ComputeResources
 from sweep.measure.task_options import TaskOptions
 
 if TYPE_CHECKING:
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskResult(Result):
-    """The primary metric; `other` further ones. `settings` are the options that were used, `chance` what blind guessing
-    scores. `left_out` items could not be scored here, `unfinished` answers reached their bound. `sharing` says what
-    computing common prefixes once did to a sample of the questions."""
+    """The result of a task: its primary metric, and further metrics in `other`.
+
+    `settings` are the options that were used, `chance` is the score of blind guessing. `left_out` counts the items that
+    could not be scored on this machine, `unfinished` the answers that reached the limit on their length. `sharing` says
+    how much computing common prefixes once changed the answers to a sample of the questions.
+    """
 
     metric: str
     value: float
@@ -46,32 +49,32 @@ class TaskResult(Result):
 
     @property
     def generated(self) -> bool:
-        """Whether answers were generated; if none was, no bound on answers mattered."""
+        """Whether answers were generated. If not, no limit on their length mattered."""
         return self.settings.get("max_gen_toks") is not None
 
 
 @dataclass(frozen=True)
-class TaskJob(MeasuringJob[TaskResult]):
-    """Ask the model the task's questions."""
+class TaskJob(MeasurementJob[TaskResult]):
+    """Run a task on the model."""
 
     kind = "task"
-    found = TaskResult
+    result_type = TaskResult
     procedure = 2
     weight = 2.0
 
     model: MeasuredModel
     task: Task
 
-    def identity(self, where: Where) -> Any:
+    def identity(self, resources: ComputeResources) -> Any:
         own = {"task": self.task.identity}
-        return {"kind": self.kind, "procedure": self.procedure, **self.model.identity(where), **own}
+        return {"kind": self.kind, "procedure": self.procedure, **self.model.identity(resources), **own}
 
     @property
-    def like(self) -> str:
+    def timing_group(self) -> str:
         return "all" if self.task.options.limit is None else "some"
 
     @property
-    def units(self) -> int:
+    def work_units(self) -> int:
         return self.task.options.limit or 1
 
     def run(self, site: Site) -> TaskResult:
@@ -105,22 +108,22 @@ class TaskJob(MeasuringJob[TaskResult]):
         )
 
 
-def measure_tasks_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]:
-    for task in asked.tasks:
-        alike = None
+def task_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
+    for task in inputs.tasks:
+        equivalent = None
         if task.unbounded is not None:
-            alike = TaskJob(model, replace(task, identity=task.unbounded, unbounded=None))
-        yield PlannedJob(task.name, TaskJob(model, task), alike=alike)
+            equivalent = TaskJob(model, replace(task, identity=task.unbounded, unbounded=None))
+        yield PlannedJob(task.name, TaskJob(model, task), equivalent=equivalent)
 
 
 def _notes(run: TaskRun, options: TaskOptions) -> list[str]:
-    """What a reader of the score should know."""
+    """Notes for readers of the score."""
     notes = []
     if run.left_out:
-        why = "to check them takes data of nltk that is not here"
+        why = "checking them needs nltk data that is not installed"
         notes.append(f"{run.left_out} items left out, {run.n} scored: {why}")
     if run.unfinished and options.thinking:
-        notes.append(f"{run.unfinished} of {run.n} answers reached their bound of {run.max_gen_toks} tokens")
+        notes.append(f"{run.unfinished} of {run.n} answers reached the limit of {run.max_gen_toks} tokens")
     return notes
 
 

@@ -1,4 +1,5 @@
-"""Perplexity of a text and the divergence from a reference; or the reference's own distributions, for the others."""
+"""The job that measures a text: perplexity, and KL divergence from a reference. For the reference itself, the job
+writes the distributions that other variants are compared with."""
 
 from __future__ import annotations
 
@@ -12,29 +13,30 @@ from converters.errors import InputError
 from sweep import format as fmt
 from sweep.artefact import Artefact, sampled_digest
 from sweep.jobs.base import Result, Site, content_hash
-from sweep.jobs.cell import Asked, PlannedJob
-from sweep.jobs.given import Baseline, TextFile
-from sweep.jobs.model import MeasuredModel, MeasuringJob
-from sweep.jobs.settings import Where
+from sweep.jobs.cell import PlannedJob, SweepInputs
+from sweep.jobs.inputs import Baseline, TextFile
+from sweep.jobs.model import MeasuredModel, MeasurementJob
+from sweep.jobs.settings import ComputeResources
 from sweep.measure.text_results import DivergenceResult, NoiseFloor, PerplexityResult
 
 
 def text_summary(perplexity: PerplexityResult, divergence: DivergenceResult | None) -> str:
-    """The divergence, which says more, where there is one."""
+    """The divergence, if there is one, because it says more than the perplexity."""
     return f"PPL {perplexity.value:.3f}" if divergence is None else f"KLD {fmt.small(divergence.figures.kld_mean)}"
 
 
 @dataclass(frozen=True)
 class TextResult(Result):
-    """`windows_sha256` names the windows that were scored, `base_file` is a digest of llama.cpp's base file where one
-    was written. `lacking` says why there is no divergence where the reference turns out to be of no use."""
+    """The result of a text. `windows_sha256` is a hash of the tokens of the scored windows, `base_file` a digest of the
+    base file in llama.cpp's format if one was written. `incomplete_reason` says why there is no divergence if the
+    reference cannot be used."""
 
     perplexity: PerplexityResult
     divergence: DivergenceResult | None = None
     noise_floor: NoiseFloor | None = None
     windows_sha256: str | None = None
     base_file: str | None = None
-    lacking: str | None = None
+    incomplete_reason: str | None = None
 
     @property
     def summary(self) -> str:
@@ -42,13 +44,16 @@ class TextResult(Result):
 
 
 @dataclass(frozen=True)
-class TextJob(MeasuringJob[TextResult]):
-    """`reference` is the file of the distributions that it is compared with, and `baseline` their identity; both None
-    where this is the reference, or where there is none. `distributions` is where it writes its own; `by_itself`
-    that nobody reads them."""
+class TextJob(MeasurementJob[TextResult]):
+    """Measure a text with a model.
+
+    `reference` is the file with the distributions to compare with, `baseline` their identity; both are None for the
+    reference itself, and if there is no reference. `distributions` is where the job writes its own distributions.
+    `by_itself`: nothing is compared, so no distributions are written.
+    """
 
     kind = "text"
-    found = TextResult
+    result_type = TextResult
     procedure = 2
     weight = 4.0
 
@@ -60,21 +65,21 @@ class TextJob(MeasuringJob[TextResult]):
     base_file: Artefact | None = None
     by_itself: bool = False
 
-    def identity(self, where: Where) -> Any:
+    def identity(self, resources: ComputeResources) -> Any:
         own = {"text": self.text.identity, "reference": self.baseline}
-        mark = {"alone": True} if self.by_itself else {}
-        return {"kind": self.kind, "procedure": self.procedure, **self.model.identity(where), **own, **mark}
+        single = {"alone": True} if self.by_itself else {}  # the name in the keys of stored results
+        return {"kind": self.kind, "procedure": self.procedure, **self.model.identity(resources), **own, **single}
 
     @property
-    def makes(self) -> Artefact | None:
+    def output(self) -> Artefact | None:
         return self.distributions
 
     @property
-    def like(self) -> str:
+    def timing_group(self) -> str:
         return self.text.name
 
-    def left(self, result: TextResult, root: Path) -> bool:
-        """Whether the base file that is asked for, if one is, is the one that this cell wrote."""
+    def user_files_intact(self, result: TextResult, root: Path) -> bool:
+        """Whether the base file of the user, if there is to be one, is the one that this job wrote."""
         if self.base_file is None:
             return True
         path = self.base_file.under(root)
@@ -84,7 +89,7 @@ class TextJob(MeasuringJob[TextResult]):
         return replace(self, reference=None)
 
     @property
-    def reads(self) -> tuple[TextFile, ...]:
+    def input_texts(self) -> tuple[TextFile, ...]:
         return (self.text,)
 
     def run(self, site: Site) -> TextResult:
@@ -98,41 +103,46 @@ class TextJob(MeasuringJob[TextResult]):
         windows = cut_windows(backend, text, n_ctx=settings.window, stride=settings.stride)
         written = None if self.distributions is None else site.path(self.distributions)
         base = None if self.base_file is None else site.path(self.base_file)
-        measure = partial(measure_text, backend, threads=site.where.threads, progress=site.tell, write_base_file=base)
-        lacking = None
+        measure = partial(
+            measure_text, backend, threads=site.resources.threads, progress=site.report_progress, write_base_file=base
+        )
+        incomplete_reason = None
         if self.reference is None:
             measured = measure(windows, write_reference=written, model=site.path(self.model.file).name)
         else:
             try:
                 known = open_reference(site.path(self.reference))
-                part = windows.head(known.windows)  # a given file may be of the text's beginning alone
+                part = windows.head(known.windows)  # the user's reference file may cover only the beginning of the text
                 measured = measure(part, reference=known)
                 windows = part
             except InputError as error:
-                measured, lacking = measure(windows), f"no divergence: {error}"  # raises where the model is to blame
+                measured, incomplete_reason = (
+                    measure(windows),
+                    f"no divergence: {error}",
+                )  # raises if the model is to blame
         return TextResult(
             perplexity=measured.perplexity,
             divergence=measured.divergence,
             noise_floor=None if written is None else noise_floor(backend, windows, open_reference(written)),
             windows_sha256=windows.sha256,
             base_file=None if base is None else sampled_digest(base),
-            lacking=lacking,
+            incomplete_reason=incomplete_reason,
         )
 
 
-def measure_text_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]:
-    """Without a baseline, its own distributions are written for the others."""
-    if asked.text is None:
+def text_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
+    """The job for the text, if the sweep has one. Without a baseline it writes its distributions for the others."""
+    if inputs.text is None:
         return []
-    named = content_hash(model.identity(asked.where) | {"text": asked.text.identity})
-    own = asked.artefact(f"reference-{named[:16]}.logprobs")
+    identity = content_hash(model.identity(inputs.resources) | {"text": inputs.text.identity})
+    own = inputs.artefact(f"reference-{identity[:16]}.logprobs")
     job = TextJob(
         model,
-        asked.text,
+        inputs.text,
         baseline=None if baseline is None else baseline.identity,
         reference=None if baseline is None else baseline.file,
-        distributions=own if baseline is None and not asked.alone else None,
-        base_file=asked.base_file,
-        by_itself=asked.alone,
+        distributions=own if baseline is None and not inputs.single else None,
+        base_file=inputs.base_file,
+        by_itself=inputs.single,
     )
     return [PlannedJob("text", job, () if baseline is None or baseline.key is None else (baseline.key,))]

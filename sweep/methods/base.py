@@ -1,4 +1,4 @@
-"""What every method says of its variants, and the cells that a variant of any method comes to."""
+"""The base class of variants, which every method implements, and the cells of a variant of any method."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from sweep.jobs import registry
-from sweep.jobs.base import Ask, StoredJob
-from sweep.jobs.cell import Asked, Cell
-from sweep.jobs.given import Baseline, ImportanceFile, Origin
+from sweep.jobs.base import RunJob, StoredJob
+from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.inputs import Baseline, ImatrixFile, Origin
 from sweep.jobs.model import MeasuredModel, ModelSize
 from sweep.jobs.settings import Settings
 
 
 @dataclass(frozen=True)
-class PlannedSize(ModelSize):
-    """Of a variant that is not made yet. `header_exact`: whether all of the file's header is known; `mtp_bytes` are in
-    multi-token prediction layers; `further` are figures of the method's own."""
+class PredictedSize(ModelSize):
+    """The size of a variant that is not made yet.
+
+    `header_exact`: whether the size of the file's header is exact. `mtp_bytes` are the bytes of layers for multi-token
+    prediction. `extra` holds further figures of the method, for JSON."""
 
     header_exact: bool = False
     mtp_bytes: int = 0
-    further: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **self.further,
+            **self.extra,
             "file_bytes": self.file_bytes,
             "bits_per_weight": self.bits_per_weight,
             "memory_bytes": self.memory_bytes,
@@ -40,9 +42,12 @@ class PlannedSize(ModelSize):
 class Variant(ABC):
     """One way of storing and running a model. Each method is a subclass.
 
-    `kind` is what records call it, `opener` what opens it to be measured. What is of a `baseline`, a variant's name, is
-    compared with that wherever it is measured too, and not with the sweep's reference: distributions of two engines
-    differ by more than a good quant does. `usage` is how its names are written, in words.
+    - `name`: the variant's name, with its prefix.
+    - `kind`: the name of the method in records.
+    - `opener`: the name of the opener that opens the model for measurements.
+    - `usage`: how the names of the method's variants are written; error messages show it.
+    - `baseline`: the name of the variant that the method's variants are compared with; None: the reference of the
+      sweep. Methods of another engine have one, because two engines differ by more than a good quant does.
     """
 
     name: str
@@ -55,99 +60,103 @@ class Variant(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, text: str) -> Self:
-        """The variant of this name, prefix included. Raises InputError."""
+        """The variant of this name, which includes the prefix. Raises InputError for a wrong name."""
 
     @abstractmethod
-    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
-        """The cells that make it, none where it is there, and how it is measured."""
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        """The cells that make the variant's files (none if they exist), and the model that measurements open.
+
+        `imatrix` is the importance matrix of the sweep; None if there is none."""
 
     @classmethod
-    def predicted(
-        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, ask: Ask
-    ) -> dict[str, PlannedSize]:
-        """What variants take that are not made yet, by name; those that are files already are left out.
+    def predicted_sizes(
+        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
+    ) -> dict[str, PredictedSize]:
+        """The sizes, by name, of those of `variants` that are not made yet.
 
         `imatrix`: whether there will be an importance matrix. Raises InputError, MissingRuntime.
         """
         return {}
 
     @classmethod
-    def offered(cls) -> tuple[str, ...]:
-        """Names to choose from, of what can be made of a checkpoint."""
+    def suggested_names(cls) -> tuple[str, ...]:
+        """Names of variants that can be made from a checkpoint. The Plan screen offers them."""
         return ()
 
     @classmethod
-    def conditions(cls, asked: Asked) -> dict[str, Any]:
-        """What of all its variants a plan tells, by a name of the method's."""
+    def plan_details(cls, inputs: SweepInputs) -> dict[str, Any]:
+        """Entries for the plan's `about`: what holds for all variants of the method. Reports show them."""
         return {}
 
     @classmethod
     def require_model(cls, variants: Sequence[Self], path: Path) -> None:
-        """Raises InputError for a model that the variants cannot be made of."""
+        """Raises InputError if the variants cannot be made from the model at `path`."""
         return
 
-    def require_importance(self) -> None:
-        """Raises InputError where it cannot be made without an importance matrix."""
+    def require_imatrix(self) -> None:
+        """Raises InputError if the variant cannot be made without an importance matrix."""
         return
 
-    def fetched(self, say: Callable[[str], None], download: bool) -> Self:
-        """With its file found in the cache of the hub or, with `download`, fetched there. Raises InputError."""
+    def with_file(self, say: Callable[[str], None], download: bool) -> Self:
+        """The variant with its file found in the hub's cache or, if `download`, downloaded. Raises InputError."""
         return self
 
     @property
-    def takes_importance(self) -> bool:
-        """Whether an importance matrix says anything of it."""
+    def uses_imatrix(self) -> bool:
+        """Whether an importance matrix changes the variant."""
         return False
 
     @property
-    def calibrates(self) -> bool:
-        """Whether it can be calibrated with a text."""
+    def accepts_calibration(self) -> bool:
+        """Whether the variant can be calibrated with a text."""
         return False
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether it cannot be made without a calibration text."""
+        """Whether the variant cannot be made without a calibration text."""
         return False
 
     @property
-    def exported(self) -> str | None:
-        """The quant that it is exported at, where llama.cpp places its layers."""
+    def exported_quant(self) -> str | None:
+        """The quant that the model is exported to; None if llama.cpp does not export the variant."""
         return None
 
     @property
     def fit_name(self) -> str | None:
-        """What `sweep fit` calls it, where it knows it beside the model."""
+        """The variant's name in `sweep fit`; None if `sweep fit` does not know it."""
         return None
 
     @property
     def file_path(self) -> Path | None:
-        """The file that it is, where it is not made."""
+        """The user's file that the variant is; None if a job makes the variant."""
         return None
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the file that it is, all parts together."""
+        """Bytes of all parts of the user's file; 0 if a job makes the variant."""
         return 0
 
-    def told_apart(self, text: str) -> str:
-        """Another name for it, where its own is taken: `text` is what was asked for."""
+    def distinct_name(self, text: str) -> str:
+        """Another name for the variant, if another variant has the same name. `text` is what the user wrote."""
         return text
 
 
-def cells_of(
-    variant: Variant, asked: Asked, importance: ImportanceFile | None, baseline: Baseline | None
+def cells_for(
+    variant: Variant, inputs: SweepInputs, imatrix: ImatrixFile | None, baseline: Baseline | None
 ) -> list[Cell]:
     """All cells of a variant: those that make it, then those that measure it."""
-    making, model = variant.made(asked, importance)
-    needs = tuple(cell.key for cell in making)
+    preparation, model = variant.prepare(inputs, imatrix)
+    needs = tuple(cell.key for cell in preparation)
     cells = []
     for measurement in registry.measurements():
-        for step in measurement(model, asked, baseline):
-            alike = None if step.alike is None else step.alike.key(asked.where)
-            key = step.job.key(asked.where)
-            cells.append(Cell(key, variant.name, step.name, step.job, needs, step.wants, alike))
-    return making + cells
+        for planned in measurement(model, inputs, baseline):
+            equivalent = None if planned.equivalent is None else planned.equivalent.key(inputs.resources)
+            key = planned.job.key(inputs.resources)
+            cells.append(Cell(key, variant.name, planned.name, planned.job, needs, planned.optional_needs, equivalent))
+    return preparation + cells
 
 
-def making_cell(variant: Variant, name: str, job: StoredJob[Any], asked: Asked, needs: tuple[str, ...] = ()) -> Cell:
-    return Cell(job.key(asked.where), variant.name, name, job, needs)
+def preparation_cell(
+    variant: Variant, name: str, job: StoredJob[Any], inputs: SweepInputs, needs: tuple[str, ...] = ()
+) -> Cell:
+    return Cell(job.key(inputs.resources), variant.name, name, job, needs)

@@ -1,4 +1,4 @@
-"""GGUF files in llama.cpp: quants exported from the model, and files as they are, here or on the hub."""
+"""GGUF files, run by llama.cpp: quants that are exported from the model, and existing files, local or on the hub."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from converters.gguf_source import gguf_fingerprint, parts
 from converters.hub import HubFile
 from converters.recipes import QUANTS, recipe, refuse_without_imatrix
 from sweep.artefact import Artefact
-from sweep.jobs.base import Ask
-from sweep.jobs.cell import Asked, Cell
+from sweep.jobs.base import RunJob
+from sweep.jobs.cell import Cell, SweepInputs
 from sweep.jobs.export import ExportJob
-from sweep.jobs.given import ImportanceFile, Origin
-from sweep.jobs.model import MeasuredModel, engine_of
+from sweep.jobs.inputs import ImatrixFile, Origin
+from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.jobs.settings import Settings
-from sweep.methods.base import PlannedSize, Variant, making_cell
+from sweep.methods.base import PredictedSize, Variant, preparation_cell
 
 
 @dataclass(frozen=True)
 class Quant(Variant):
-    """A quant of converters.recipes, exported from the model."""
+    """A quant of converters.recipes, which is exported from the model."""
 
     kind = "gguf"
     opener = "gguf"
@@ -36,44 +36,44 @@ class Quant(Variant):
         quant = recipe(text).name
         return cls(quant, quant)
 
-    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
-        origin, engine = asked.origin, engine_of(self.opener)
-        weighed = importance if self.takes_importance else None
-        mark = "" if weighed is None else f"-{weighed.identity[:8]}"
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        origin, engine = inputs.origin, engine_versions(self.opener)
+        used = imatrix if self.uses_imatrix else None
+        suffix = "" if used is None else f"-{used.identity[:8]}"
         job = ExportJob(
             source=origin.source,
             name=origin.name,
             quant=self.quant,
-            file=asked.artefact(f"{origin.name}-{self.quant}{mark}.gguf"),
+            file=inputs.artefact(f"{origin.name}-{self.quant}{suffix}.gguf"),
             model=origin.fingerprint,
             label=recipe(self.quant).label,
             engine=engine,
-            imatrix=None if weighed is None else weighed.file,
-            importance=None if weighed is None else weighed.identity,
+            imatrix=None if used is None else used.file,
+            importance=None if used is None else used.identity,
         )
-        needs = () if weighed is None or weighed.key is None else (weighed.key,)
-        cell = making_cell(self, "export", job, asked, needs)
-        return [cell], MeasuredModel(self.opener, job.file, cell.key, engine, asked.settings)
+        needs = () if used is None or used.key is None else (used.key,)
+        cell = preparation_cell(self, "export", job, inputs, needs)
+        return [cell], MeasuredModel(self.opener, job.file, cell.key, engine, inputs.settings)
 
     @classmethod
-    def predicted(
-        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, ask: Ask
-    ) -> dict[str, PlannedSize]:
-        return quant_sizes([variant.quant for variant in variants], origin, settings, imatrix, ask)
+    def predicted_sizes(
+        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
+    ) -> dict[str, PredictedSize]:
+        return quant_sizes([variant.quant for variant in variants], origin, settings, imatrix, run_job)
 
     @classmethod
-    def offered(cls) -> tuple[str, ...]:
+    def suggested_names(cls) -> tuple[str, ...]:
         return tuple(QUANTS)
 
-    def require_importance(self) -> None:
+    def require_imatrix(self) -> None:
         refuse_without_imatrix([recipe(self.quant)])
 
     @property
-    def takes_importance(self) -> bool:
+    def uses_imatrix(self) -> bool:
         return not recipe(self.quant).is_float
 
     @property
-    def exported(self) -> str:
+    def exported_quant(self) -> str:
         return self.quant
 
     @property
@@ -82,28 +82,28 @@ class Quant(Variant):
 
 
 def quant_sizes(
-    quants: Sequence[str], origin: Origin, settings: Settings, imatrix: bool, ask: Ask
-) -> dict[str, PlannedSize]:
-    """By quant: exact file sizes, and predicted memory, from a worker. Raises InputError, MissingRuntime."""
-    from sweep.jobs.sizes import SizesJob  # loads the exporter, which a plan without sizes can do without
+    quants: Sequence[str], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
+) -> dict[str, PredictedSize]:
+    """Exact file sizes and predicted memory by quant; a worker computes them. Raises InputError, MissingRuntime."""
+    from sweep.jobs.sizes import SizesJob  # loads the exporter, which only sizes need
 
-    found = ask(SizesJob(origin.source.name, origin.name, tuple(quants), settings, imatrix)).sizes
+    sizes = run_job(SizesJob(origin.source.name, origin.name, tuple(quants), settings, imatrix)).sizes
     return {
-        quant: PlannedSize(
+        quant: PredictedSize(
             size.file.file_bytes,
             size.file.bits_per_weight,
             size.memory_bytes,
             header_exact=size.file.header_exact,
             mtp_bytes=size.file.mtp_bytes,
-            further=asdict(size.file),
+            extra=asdict(size.file),
         )
-        for quant, size in found.items()
+        for quant, size in sizes.items()
     }
 
 
 @dataclass(frozen=True)
 class GGUFFile(Variant):
-    """A GGUF file taken as it is; of a file in parts `file` is the first."""
+    """An existing GGUF file. If it is split into parts, `file` is the first part."""
 
     kind = "gguf"
     opener = "gguf"
@@ -119,10 +119,10 @@ class GGUFFile(Variant):
         first = parts(file.resolve())[0]
         return cls(f"gguf:{first.name}", first)
 
-    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
-        file = self.file or Path(self.name)  # of a dry run, which fetches nothing
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        file = self.file or Path(self.name)  # no file in a dry run, which downloads nothing
         content = self.name if self.file is None else gguf_fingerprint(file)
-        return [], MeasuredModel(self.opener, Artefact.of(file), content, engine_of(self.opener), asked.settings)
+        return [], MeasuredModel(self.opener, Artefact.of(file), content, engine_versions(self.opener), inputs.settings)
 
     @property
     def file_path(self) -> Path | None:
@@ -132,13 +132,13 @@ class GGUFFile(Variant):
     def file_bytes(self) -> int:
         return 0 if self.file is None else sum(part.stat().st_size for part in parts(self.file))
 
-    def told_apart(self, text: str) -> str:
+    def distinct_name(self, text: str) -> str:
         return text if self.file is None else f"gguf:{self.file}"
 
 
 @dataclass(frozen=True)
 class HubGGUF(GGUFFile):
-    """A GGUF file of the hub; it has no `file` until it is fetched."""
+    """A GGUF file on the hub. `file` is None until it is downloaded."""
 
     usage = "hub:REPO/FILE"
 
@@ -149,7 +149,7 @@ class HubGGUF(GGUFFile):
         rest = text.partition(":")[2]
         return cls(f"hub:{rest.rpartition('/')[2]}", remote=HubFile.parse(rest))
 
-    def fetched(self, say: Callable[[str], None], download: bool) -> Self:
+    def with_file(self, say: Callable[[str], None], download: bool) -> Self:
         assert self.remote is not None
         file = self.remote.cached()
         if file is None and download:
@@ -163,5 +163,5 @@ class HubGGUF(GGUFFile):
             return self.remote.size()
         return super().file_bytes
 
-    def told_apart(self, text: str) -> str:
+    def distinct_name(self, text: str) -> str:
         return text

@@ -1,4 +1,4 @@
-"""Recipes of SmoothQuant W8A8 (package int8): computed in int8, or the same checkpoint fake-quantized in float."""
+"""Int8 recipes (package int8), run by torch: with int8 matrix products, or as fake-quant in float."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Self
 
 from int8.recipe import NAMED, Recipe
 from int8.recipe import recipe as int8_recipe
-from sweep.jobs.cell import Asked, Cell
-from sweep.jobs.given import ImportanceFile
-from sweep.jobs.model import MeasuredModel, engine_of
-from sweep.jobs.quantize import QuantizeJob
-from sweep.methods.base import making_cell
+from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.inputs import ImatrixFile
+from sweep.jobs.int8_checkpoint import Int8CheckpointJob
+from sweep.jobs.model import MeasuredModel, engine_versions
+from sweep.methods.base import preparation_cell
 from sweep.methods.torch import TorchVariant
 
 
 @dataclass(frozen=True)
 class Int8(TorchVariant):
-    """A checkpoint made by a recipe, or by the recipe in a file, and computed in int8."""
+    """An int8 checkpoint made by a recipe, or by the recipe in a file, and multiplied in int8."""
 
     kind = "int8"
     opener = "int8"
@@ -27,21 +27,23 @@ class Int8(TorchVariant):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        found = int8_recipe(text.partition(":")[2])
-        return cls(f"{cls.kind}:{found.name}", found)
+        recipe = int8_recipe(text.partition(":")[2])
+        return cls(f"{cls.kind}:{recipe.name}", recipe)
 
-    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
-        """Two variants of one recipe have the same first cell."""
-        origin, engine = asked.origin, engine_of(self.opener)
-        text = asked.calibration if self.recipe.needs_text else None
-        job = QuantizeJob(origin.source, origin.name, self.recipe, asked.folder, origin.fingerprint, engine, text)
-        cell = making_cell(self, "quantize", job, asked)
-        settings = self.settings(asked.settings)
-        model = MeasuredModel(self.opener, job.makes, cell.key, engine, settings, origin.source, origin.name)
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        """`int8:` and `fq:` variants of one recipe share the cell that makes the checkpoint."""
+        origin, engine = inputs.origin, engine_versions(self.opener)
+        text = inputs.calibration if self.recipe.needs_text else None
+        job = Int8CheckpointJob(
+            origin.source, origin.name, self.recipe, inputs.folder, origin.fingerprint, engine, text
+        )
+        cell = preparation_cell(self, "quantize", job, inputs)  # the name in labels and stored plans
+        settings = self.settings(inputs.settings)
+        model = MeasuredModel(self.opener, job.output, cell.key, engine, settings, origin.source, origin.name)
         return [cell], model
 
     @classmethod
-    def offered(cls) -> tuple[str, ...]:
+    def suggested_names(cls) -> tuple[str, ...]:
         return tuple(f"{cls.kind}:{name}" for name in NAMED)
 
     @property
@@ -53,7 +55,7 @@ class Int8(TorchVariant):
         return self.recipe
 
     @property
-    def calibrates(self) -> bool:
+    def accepts_calibration(self) -> bool:
         return True
 
     @property
@@ -62,13 +64,13 @@ class Int8(TorchVariant):
 
     @property
     def fit_name(self) -> str | None:
-        """Of recipes it knows the named ones."""
+        """`sweep fit` knows the named recipes."""
         return self.name if self.recipe in NAMED.values() else None
 
 
 @dataclass(frozen=True)
 class FakeQuant(Int8):
-    """The same checkpoint through int8 and back, computed in float."""
+    """The same checkpoint as fake-quant: values are rounded to int8, but multiplied in float."""
 
     kind = "fq"
     opener = "fq"

@@ -1,1 +1,1 @@
-"""From what was asked for to a plan: model, variants, texts and tasks made out, checked, and cut into cells."""
+"""Turns a request into a plan: finds the model, variants, texts and tasks, checks them, and makes the cells."""

@@ -1,4 +1,4 @@
-"""What the variants are compared with: one of them, or a file of a model's log-probabilities."""
+"""The reference that variants are compared with: one of the variants, or a file with a model's log-probabilities."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from sweep.devices import ALL_LAYERS, MachineMemory
 from sweep.methods.registry import parse
 
 AUTO = "auto"
-FLOAT, NEAREST = "BF16", "Q8_0"  # what auto chooses between: the model itself, and what is hardly off it
+FLOAT, NEAREST = "BF16", "Q8_0"  # `--reference auto` chooses one: the model itself, or the quant that is nearest to it
 
 
 @dataclass(frozen=True)
 class ReferenceFile:
-    """A reference file of ours or a base file of llama.cpp's, and how its text was cut: windows of `n_ctx` tokens with
-    the scored positions from `first` on. `model` is the name of the file that it was made of, where it is known."""
+    """A reference file of bitsweep or a base file of llama.cpp.
+
+    Its text was cut into windows of `n_ctx` tokens; positions from `first` on are scored. `model` is the name of the
+    model file that it was made from; None if it is unknown.
+    """
 
     path: Path
     n_ctx: int
@@ -28,70 +31,74 @@ class ReferenceFile:
 
     @property
     def name(self) -> str:
-        """For records; no variant is called so."""
+        """The reference's name in records. No variant has a name of this form."""
         return f"file:{self.path.name}"
 
     @property
     def identity(self) -> str:
         return sampled_digest(self.path)
 
-    def window(self, asked: int | None) -> int:
-        """The windows' length. Raises InputError where another is asked for."""
-        if asked is not None and asked != self.n_ctx:
+    def window(self, option: int | None) -> int:
+        """The length of the windows, in tokens. Raises InputError if --window (`option`) differs."""
+        if option is not None and option != self.n_ctx:
             raise InputError(
-                f"{self.path}: made of windows of {self.n_ctx} tokens, --window says {asked}; leave it out"
+                f"{self.path}: its windows have {self.n_ctx} tokens, but --window is {option}; leave --window out"
             )
         return self.n_ctx
 
-    def stride(self, asked: int | None) -> int | None:
-        """The windows' stride. Raises InputError where another is asked for."""
+    def stride(self, option: int | None) -> int | None:
+        """The stride of the windows, in tokens. Raises InputError if --stride (`option`) differs."""
         scored = self.n_ctx - 1 - self.first
-        if asked is not None and asked != scored:
-            raise InputError(f"{self.path}: the last {scored} tokens of a window are scored, --stride says {asked}")
-        return asked if self.first == self.n_ctx // 2 else scored
+        if option is not None and option != scored:
+            raise InputError(
+                f"{self.path}: the last {scored} tokens of each window are scored, but --stride is {option}; "
+                "leave --stride out"
+            )
+        return option if self.first == self.n_ctx // 2 else scored
 
 
-def writable_base_file(asked: Path) -> Path:
-    """Where --write-base writes. Raises InputError for what is there and no base file: it would be lost."""
+def writable_base_file(file: Path) -> Path:
+    """The resolved path of --write-base. Raises InputError if another kind of file exists there, which would be
+    lost."""
     from sweep.measure.basefile import is_base_file  # loads scipy
 
-    path = asked.expanduser().resolve()
+    path = file.expanduser().resolve()
     if path.exists() and not is_base_file(path):
-        raise InputError(f"{asked}: it is there and no base file of llama.cpp's; --write-base does not write over it")
+        raise InputError(
+            f"{file}: this file exists and is not a base file of llama.cpp; --write-base does not overwrite it"
+        )
     return path
 
 
-def find_reference(asked: str) -> ReferenceFile | str:
-    """The file that --reference names, or `asked` where that is a variant. Raises InputError where it is neither."""
+def find_reference(text: str) -> ReferenceFile | str:
+    """The file that --reference names, or `text` itself if it is a variant. Raises InputError if it is neither."""
     from sweep.measure.reference import open_reference  # loads scipy
 
-    path = Path(asked).expanduser()
+    path = Path(text).expanduser()
     try:
-        parse(asked)
+        parse(text)
     except InputError as error:
-        if asked.startswith(("gguf:", "hub:")) or (not path.exists() and os.sep not in asked):
+        if text.startswith(("gguf:", "hub:")) or (not path.exists() and os.sep not in text):
             raise
         if not path.is_file():
-            raise InputError(
-                f"{asked}: there is no such reference; give auto, a variant or a reference file"
-            ) from error
+            raise InputError(f"{text}: there is no such reference; give auto, a variant or a reference file") from error
     else:
-        return asked
+        return text
     if path.suffix == ".gguf":
-        raise InputError(f"{asked}: a model, not its log-probabilities; give --reference gguf:{asked}")
+        raise InputError(f"{text}: this is a model, not a file of log-probabilities; give --reference gguf:{text}")
     opened = open_reference(path.resolve())
     return ReferenceFile(path.resolve(), opened.n_ctx, opened.first, opened.model)
 
 
-def automatic(float_bytes: int, memory: MachineMemory) -> str:
-    """BF16 where the device or the machine holds the `float_bytes` that it takes, else Q8_0."""
+def auto_reference(float_bytes: int, memory: MachineMemory) -> str:
+    """BF16 if its `float_bytes` fit into the device's or the machine's memory, otherwise Q8_0."""
     return FLOAT if float_bytes <= max(memory.device_bytes - MARGIN_BYTES, memory.machine_bytes) else NEAREST
 
 
 def gpu_layers(needed_bytes: int, layers: int, memory: MachineMemory) -> int:
-    """How many of a model's `layers` go to the device: all where it holds what they need, else what fits by size.
+    """The number of a model's `layers` on the GPU: all if the model fits, otherwise a share of them by size.
 
-    The output counts as one more layer; embeddings stay with the processor.
+    The output is one more layer; the embeddings stay in RAM.
     """
     if not memory.device_bytes:
         return 0

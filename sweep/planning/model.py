@@ -1,4 +1,4 @@
-"""The model of a run: found by `converters.resolver`, and what a plan needs to know of it."""
+"""The model of a run, found by `converters.resolver`, with the facts that a plan needs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from converters.resolver import Need, find_model
 class ResolvedModel:
     """A model on this disk.
 
-    `fingerprint` is a hash of its content, `context` the longest context it was made for (tokens), `builtin` set where
-    it came with the program, `layers` how many blocks it has.
+    `fingerprint` is a hash of its content, `context` the longest context that it was trained for, in tokens, `layers`
+    the number of its blocks. `builtin` is None unless the model comes with the program.
     """
 
     name: str
@@ -26,14 +26,14 @@ class ResolvedModel:
     layers: int = 0
 
 
-def resolve(text: str, say: Callable[[str], None], planned: bool = False, as_it_is: bool = False) -> ResolvedModel:
-    """Find MODEL and open it. Raises InputError where there is none; `say` is given a line before what takes long.
+def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchanged: bool = False) -> ResolvedModel:
+    """Find MODEL and open it. Raises InputError if there is none. `say` gets a line before anything that takes long.
 
-    With `planned` its sizes will do: a config, or a name of the catalogue. `as_it_is`: nothing will be made of it, so
-    that a quantized file will do.
+    `planned`: only sizes are needed, so a config or a name of the catalogue is enough. `unchanged`: nothing will be
+    made from the model, so it may be a quantized file.
     """
     found = find_model(text, Need.PLAN if planned else Need.WEIGHTS, say)
-    source = found.open(found.name, requantize=as_it_is)
+    source = found.open(found.name, requantize=unchanged)
     architecture = source.structure["general.architecture"].value
     context = int(source.structure[f"{architecture}.context_length"].value)
     layers = int(source.structure[f"{architecture}.block_count"].value)

@@ -1,4 +1,4 @@
-"""Sweep presets: which variants are measured, and against which reference."""
+"""Presets: named lists of variants and measurements, with their reference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEYS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """A sweep as its TOML file tells it. `tasks`, `limit` and `ctx` are None where the model's own defaults hold."""
+    """The content of a preset's TOML file. `tasks`, `limit` and `ctx` are None if the model's defaults apply."""
 
     name: str
     title: str
@@ -37,12 +37,12 @@ class Preset:
 
 
 def load(name: str) -> Preset:
-    """A preset by name, or by the path of a TOML file. Raises InputError naming the file and the key."""
+    """Load a preset by name, or by the path of a TOML file. Raises InputError, which names the file and the key."""
     known = presets.sweeps()
     file = known.get(name) or Path(name)
     if not file.is_file():
         near = difflib.get_close_matches(name, known, n=2) or known
-        raise InputError(f"{name}: no such preset, nor a TOML file of that name; did you mean {', '.join(near)}?")
+        raise InputError(f"{name}: there is no preset or TOML file of this name; did you mean {' or '.join(near)}?")
     try:
         with open(file, "rb") as opened:
             table = tomllib.load(opened)
@@ -55,7 +55,7 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
     for key, value in table.items():
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(_KEYS)}"
+            hint = f"did you mean '{near[0]}'?" if near else f"the known keys are {', '.join(_KEYS)}"
             raise InputError(f"{file}: unknown key '{key}'; {hint}")
         if type(value) is not _KEYS[key]:
             raise InputError(f"{file}: '{key}' must be of type {_KEYS[key].__name__}, not {type(value).__name__}")

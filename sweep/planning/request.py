@@ -1,4 +1,4 @@
-"""What the user asked for, as the command line and the screen both fill it in."""
+"""The request for a sweep: the options that the user chose on the command line or on the Plan screen."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 class Keep(StrEnum):
-    """Which of the files that a sweep made stay when it is through: all of them; the recommended variant's alone; or
-    none, each going as soon as it is measured."""
+    """Which of the model files that a sweep made are kept: all; only the recommended variant's (the others are removed
+    at the end); or none (each is removed as soon as it is measured)."""
 
     ALL = "all"
     BEST = "best"
@@ -18,14 +18,19 @@ class Keep(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; None where the preset or the model decides.
+    """The user's options. None: the preset or the model decides.
 
-    `window` and `stride` cut the text, `reference` is "auto", a variant or a reference file. `imatrix` is a file's
-    path or "auto", `calibration` the text that the latter and int8 recipes read, a file or a name (see
-    `inputs.calibration_text`). `write_base` is where the model's log-probabilities are written as llama.cpp does. `gpu`
-    are the devices that variants are meant for, as `sweep fit --gpu` takes them: what they do not hold is skipped.
-    `workers` jobs run side by side, on the `executor` of this name. With `dry_run` nothing is fetched that a plan can
-    do without. `quant` and `write_base` are of `sweep eval` alone.
+    - `window`, `stride`: how the text is cut, in tokens. `ctx`: the context for the memory, in tokens.
+    - `reference`: "auto", a variant or a reference file.
+    - `imatrix`: a file's path or "auto". `calibration`: the text for "auto" and for int8 recipes, a file or a name (see
+      `texts.calibration_text`).
+    - `limit`: the number of items of each task. `keep`: see `Keep`.
+    - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
+    - `gpu`: the devices to fit on, as `sweep fit --gpu` takes them. Variants that do not fit are skipped.
+    - `workers`: the number of jobs to run at the same time. `executor`: the name of the executor.
+    - `dry_run`: download only what the plan needs.
+    - `quant`, `write_base`: only for `sweep eval`. `write_base` is where the model's log-probabilities are written in
+      llama.cpp's format.
     """
 
     model: str = "micro"

@@ -1,4 +1,4 @@
-"""The tasks of a sweep: what --tasks and its options name, where their data lie, and what their results depend on."""
+"""The tasks of a sweep: finds the tasks that --tasks names and their data, and what their results depend on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
-from sweep.jobs.given import Task
+from sweep.jobs.inputs import Task
 from sweep.measure.local_data import data_files
 from sweep.measure.task_options import TaskOptions
 from sweep.planning.model import ResolvedModel
 
 
 def _found(name: str, folder: Path | None, data: Path | None, data_name: str | None, options: TaskOptions) -> Task:
-    """With its identity: a hash of name, options and, of local tasks, the content of every file that may be read."""
+    """The task with its identity: a hash of name, options and, for local tasks, of every file that may be read."""
 
     def identity(options: TaskOptions) -> str:
         digest = hashlib.sha256(json.dumps([name, options.identity], sort_keys=True).encode())
@@ -58,14 +58,15 @@ def _needed(form: presets.TaskData) -> frozenset[str]:
 def tasks_for(
     model: ResolvedModel, chosen: tuple[str, ...] | None, options: TaskOptions, folder: Path | None
 ) -> tuple[Task, ...]:
-    """The tasks asked for, else the model's own, else the default ones. `none` asks for no task.
+    """The `chosen` tasks, or the model's own, or the default ones. The name `none` means no task.
 
     A name may be a list of presets/tasks/lists.toml, a task, group or tag of lm-eval, or a YAML file. `folder`
-    (--task-data) holds task YAMLs with their data, found before lm-eval's own, or data sets as JSONL in directories of
-    their names; what it lacks is lm-eval's own with data from the hub. Raises InputError.
+    (--task-data) holds YAML files of tasks with their data, which are preferred to lm-eval's own, or data sets as JSONL
+    files in directories with the names of the data sets. Other tasks are lm-eval's own with data from the hub. Raises
+    InputError.
     """
     if options.thinking is not None and not options.chat_template:
-        raise InputError("--thinking is a matter of the chat template; it does not go with --no-chat-template")
+        raise InputError("--thinking needs the chat template; leave --no-chat-template out")
     if chosen is None:
         if model.builtin is not None:
             folder = model.builtin.task_directory
@@ -78,12 +79,12 @@ def tasks_for(
     for name, own in _expanded(chosen, options):
         task = _task(name, own, folder)
         if tasks.setdefault(task.name, task) != task:
-            raise InputError(f"task {task.name} is asked for twice, with different settings; ask in two runs")
+            raise InputError(f"task {task.name} is named twice with different settings; measure it in two runs")
     return tuple(tasks.values())
 
 
 def _expanded(chosen: tuple[str, ...], options: TaskOptions) -> Iterable[tuple[str, TaskOptions]]:
-    """Names with the options of the list that they come from, where the user gave none."""
+    """The names of tasks with their options: the user's, or those of the list that a task comes from."""
     for name in chosen:
         known = presets.task_lists().get(name)
         if known is None:
@@ -92,8 +93,8 @@ def _expanded(chosen: tuple[str, ...], options: TaskOptions) -> Iterable[tuple[s
             continue
         limit = options.limit or known.limit
         for task, shots in known.tasks:
-            given = options.num_fewshot
-            yield task, replace(options, limit=limit, num_fewshot=shots if given is None else given)
+            chosen_shots = options.num_fewshot
+            yield task, replace(options, limit=limit, num_fewshot=shots if chosen_shots is None else chosen_shots)
 
 
 def _task(name: str, options: TaskOptions, folder: Path | None) -> Task:
@@ -120,7 +121,7 @@ def _task(name: str, options: TaskOptions, folder: Path | None) -> Task:
 
 
 def _declared(file: Path) -> str:
-    """The name in a task's YAML, read as a line: the files use tags that only lm-eval can load."""
+    """The task's name in its YAML file. The file is read as lines, because it uses tags that only lm-eval can load."""
     lines = (line.partition(":") for line in file.read_text(encoding="utf-8").splitlines())
     names = {key: value.strip().strip("\"'") for key, _, value in lines if key in ("task", "group")}
     return names.get("group") or names.get("task") or file.stem

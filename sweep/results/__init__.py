@@ -1,1 +1,1 @@
-"""What was measured: kept in the store, read back as records, compared between variants and between runs."""
+"""The results of sweeps: stored in a database and read back as plans, progress and records."""

@@ -1,4 +1,5 @@
-"""What a sweep takes: time, by what the same measurements of the same model took before, and room for its files."""
+"""Predicts the time of a sweep, from how long earlier runs took for the same model, and the size of the files it
+makes."""
 
 from __future__ import annotations
 
@@ -9,45 +10,50 @@ from statistics import mean
 from sweep.jobs.cell import Cell
 from sweep.jobs.model import ModelSize
 from sweep.methods.registry import method
+from sweep.results.history import UnreadableRun, read_plan
 from sweep.results.plan import Plan
 from sweep.results.store import Store
 
-_Like = tuple[str, str, str, str]
+_Group = tuple[str, str, str, str]
 
 
 def predicted_seconds(plan: Plan, store: Store) -> dict[str, float]:
-    """Seconds by cell label, for the cells whose time can be predicted.
+    """Predicted seconds by cell label, for the cells whose time can be predicted.
 
-    A cell is taken to last as long as its like lasted on average over the variants that earlier runs of this model
-    measured on the same engine, int8 and float apart; a task with a limit, as its like with another limit did for each
-    item.
+    The prediction is the mean time of the same measurement over the variants of the same method in earlier runs of this
+    model. The time of a task with a limit is predicted per item, so runs with other limits count too.
     """
-    lasted: dict[_Like, dict[str, float]] = defaultdict(dict)  # by key, since runs share cells
+    earlier: dict[_Group, dict[str, float]] = defaultdict(dict)  # group -> key -> seconds per unit; runs share cells
     for stored in store.runs():
         if stored.plan.get("model") != plan.model:
             continue
-        earlier = Plan.from_json(stored.plan)
-        seconds = store.seconds(cell.key for cell in earlier.cells)
-        for cell in earlier.cells:
+        past = read_plan(stored)
+        if isinstance(past, UnreadableRun):
+            continue
+        seconds = store.seconds(cell.key for cell in past.cells)
+        for cell in past.cells:
             if cell.key in seconds:
-                lasted[_like(cell)][cell.key] = seconds[cell.key] / cell.job.units
+                earlier[_group(cell)][cell.key] = seconds[cell.key] / cell.job.work_units
     return {
-        cell.label: mean(known.values()) * cell.job.units for cell in plan.cells if (known := lasted.get(_like(cell)))
+        cell.label: mean(known.values()) * cell.job.work_units
+        for cell in plan.cells
+        if (known := earlier.get(_group(cell)))
     }
 
 
 def total(seconds: dict[str, float], labels: Iterable[str]) -> float | None:
-    """Of all these cells; None where the time of one of them cannot be predicted."""
-    found = [seconds.get(label) for label in labels]
-    known = [one for one in found if one is not None]
-    return sum(known) if len(known) == len(found) else None
+    """The seconds of all these cells together; None if the time of one of them cannot be predicted."""
+    each = [seconds.get(label) for label in labels]
+    known = [one for one in each if one is not None]
+    return sum(known) if len(known) == len(each) else None
 
 
 def bytes_to_make(cells: Iterable[Cell], sizes: Mapping[str, ModelSize]) -> int:
-    """Of the models that these cells write, by the predicted sizes of their variants; two variants can share one."""
-    return sum(sizes[cell.variant].file_bytes for cell in cells if cell.job.makes_model)
+    """Bytes of the models that these cells write, from the predicted sizes of their variants. Two variants can share a
+    model."""
+    return sum(sizes[cell.variant].file_bytes for cell in cells if cell.job.output_is_model)
 
 
-def _like(cell: Cell) -> _Like:
-    """What cells have in common that take alike long for each unit of their work."""
-    return cell.kind, method(cell.variant).kind, cell.name, cell.job.like
+def _group(cell: Cell) -> _Group:
+    """Cells of the same group take about the same time per work unit."""
+    return cell.kind, method(cell.variant).kind, cell.name, cell.job.timing_group

@@ -1,4 +1,4 @@
-"""Earlier runs of a workspace."""
+"""The runs of a workspace: lists them and finds them by name."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from converters.errors import InputError
+from sweep.extensions import VARIABLE as EXTENSIONS
+from sweep.jobs.registry import UnknownJobKind
 from sweep.results.plan import Plan
-from sweep.results.store import Store
+from sweep.results.store import Store, StoredRun
 from sweep.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run with how many of its cells are done and failed; `created` is seconds since 1970."""
+    """A run with the number of its cells that are done and that failed. `created` is seconds since 1970."""
 
     plan: Plan
     created: float
@@ -21,55 +23,88 @@ class PastRun:
     failed: int
 
 
+@dataclass(frozen=True)
+class UnreadableRun:
+    """A run whose plan cannot be read, with the reason and the remedy in words."""
+
+    run: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"run {self.run} cannot be read: {self.reason}"
+
+
 def past_runs(workspace: Workspace) -> list[PastRun]:
+    """All runs that can be read, the latest first."""
+    return [run for run in all_runs(workspace) if isinstance(run, PastRun)]
+
+
+def all_runs(workspace: Workspace) -> list[PastRun | UnreadableRun]:
     """All runs, the latest first."""
     with Store(workspace.database) as store:
-        runs = []
-        for stored in store.runs():
-            try:
-                plan = Plan.from_json(stored.plan)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise InputError(
-                    f"{workspace.database}: run {stored.run} cannot be read; move the store away or use another one"
-                ) from error
-            states = list(store.statuses(cell.key for cell in plan.cells).values())
-            runs.append(PastRun(plan, stored.created, states.count("ok"), states.count("failed")))
-        return runs
+        return [_past_run(stored, store) for stored in store.runs()]
+
+
+def read_plan(stored: StoredRun) -> Plan | UnreadableRun:
+    """The plan of a stored run, or why it cannot be read."""
+    try:
+        return Plan.from_json(stored.plan)
+    except UnknownJobKind as error:
+        reason = f"there is no kind of job '{error.kind}'; name the extension that adds it in {EXTENSIONS}"
+    except (KeyError, TypeError, ValueError, AttributeError):
+        reason = "its plan is damaged, or another version wrote it; run the sweep again in another workspace"
+    return UnreadableRun(stored.run, reason)
+
+
+def _past_run(stored: StoredRun, store: Store) -> PastRun | UnreadableRun:
+    plan = read_plan(stored)
+    if isinstance(plan, UnreadableRun):
+        return plan
+    states = list(store.statuses(cell.key for cell in plan.cells).values())
+    return PastRun(plan, stored.created, states.count("ok"), states.count("failed"))
 
 
 def find_run(workspace: Workspace, name: str | None) -> Plan:
-    """The plan of the run called `name` (or the only one that begins so), the latest without a name.
+    """The plan of the run whose id is `name` or starts with it; without a name, of the latest run.
 
-    Raises InputError where there is none, several, or one whose results another version keeps otherwise.
+    Raises InputError if there is no such run, if there are several, if the run cannot be read, or if this version
+    measures in another way than the version that made its results.
     """
     plan = _find(workspace, name)
+    if isinstance(plan, UnreadableRun):
+        raise InputError(plan.message)
     if not plan.is_current:
-        raise InputError(f"{plan.run}: another version measured it and kept its results otherwise; run it again")
+        raise InputError(f"{plan.run}: another version of bitsweep measured this run in another way; run it again")
     return plan
 
 
-def _find(workspace: Workspace, name: str | None) -> Plan:
-    runs = past_runs(workspace)
-    if not runs:
-        raise InputError(f"{workspace.root}: no run yet; start one with `sweep run`")
+def _find(workspace: Workspace, name: str | None) -> Plan | UnreadableRun:
+    plans = {_name(run): run.plan if isinstance(run, PastRun) else run for run in all_runs(workspace)}
+    if not plans:
+        raise InputError(f"{workspace.root}: there is no run yet; start one with `sweep run`")
     if name is None:
-        return runs[0].plan
-    found = [run.plan for run in runs if run.plan.run == name] or [
-        run.plan for run in runs if run.plan.run.startswith(name)
-    ]
-    if len(found) == 1:
-        return found[0]
-    names = [plan.run for plan in found] or get_close_matches(name, [run.plan.run for run in runs], 3, 0.5)
-    if found:
-        raise InputError(f"{name}: several runs begin so: {', '.join(names[:5])}")
-    known = f"near to it: {', '.join(names)}" if names else f"known are {', '.join(run.plan.run for run in runs[:5])}"
-    raise InputError(f"{name}: no such run in {workspace.root}; {known}; another workspace is named with --workspace")
+        return next(iter(plans.values()))
+    if name in plans:
+        return plans[name]
+    matches = [run for run in plans if run.startswith(name)]
+    if len(matches) == 1:
+        return plans[matches[0]]
+    if matches:
+        raise InputError(f"{name}: several runs start with this name: {', '.join(matches[:5])}")
+    similar = get_close_matches(name, list(plans), 3, 0.5)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"the latest runs are {', '.join([*plans][:5])}"
+    raise InputError(f"{name}: no such run in {workspace.root}; {hint}; choose another workspace with --workspace")
+
+
+def _name(run: PastRun | UnreadableRun) -> str:
+    return run.plan.run if isinstance(run, PastRun) else run.run
 
 
 def find_variant(workspace: Workspace, text: str) -> tuple[Plan, str | None]:
-    """The plan of RUN, and of RUN:VARIANT the variant too. Raises InputError.
+    """The plan of RUN, and the variant of RUN:VARIANT. Raises InputError.
 
-    Names of runs and of variants may themselves hold colons, so the longest run wins.
+    The names of runs and variants may contain colons, so the longest part that is a run counts.
     """
     cuts = [i for i, letter in enumerate(text) if letter == ":"]
     for cut in (len(text), *reversed(cuts)):

@@ -1,5 +1,5 @@
-"""A sweep as it is planned and stored: model x variants x measurements = cells, each named by a hash of all that it
-depends on."""
+"""The plan of a sweep, as it is made and stored: a table of variants and measurements. Each cell is a job with a key, a
+hash of everything that its result depends on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sweep.jobs import registry, wire
+from sweep.jobs import registry, serialization
 from sweep.jobs.cell import Cell
-from sweep.jobs.model import MeasuredModel, MeasuringJob
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.model import MeasuredModel, MeasurementJob
+from sweep.jobs.settings import ComputeResources, Settings
 from sweep.methods.registry import method
 from sweep.results.plan_v1 import upgraded
 
@@ -18,13 +18,13 @@ FORMAT = 2
 
 
 def procedures() -> dict[str, int]:
-    """Of every kind of job whose results are kept; see StoredJob."""
-    return {name: kind.procedure for name, kind in registry.stored_kinds().items()}
+    """The `procedure` of every kind of job whose results are stored; see StoredJob."""
+    return {kind: job.procedure for kind, job in registry.stored_kinds().items()}
 
 
 @dataclass(frozen=True)
 class TooLarge:
-    """Why devices do not hold a variant, in words for people, and what it would take. Bytes."""
+    """A variant that does not fit on the devices: the reason for people, and the bytes that it would need."""
 
     reason: str
     file_bytes: int
@@ -34,11 +34,14 @@ class TooLarge:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run: its id, what it is about, and its cells in order.
+    """A run: its id, its settings and its cells in order.
 
-    `reference` is a variant or, where that was a file, its name; `made_of` then the variant that the file was made of,
-    where that is known and among them. `skipped` variants are too large for the devices they are meant for. `where` is
-    what the cells were planned for.
+    - `reference`: a variant, or the name of a reference file. `made_of`: the variant that such a file was made from;
+      None if it is unknown or not in the plan.
+    - `resources`: the threads and devices that the cells were planned for.
+    - `about`: what reports say about the run.
+    - `procedures`: the versions of the procedures that the results were made with.
+    - `skipped`: the variants that are too large for --gpu, with the reason.
     """
 
     run: str
@@ -47,7 +50,7 @@ class Plan:
     reference: str
     variants: tuple[str, ...]
     settings: Settings
-    where: Where
+    resources: ComputeResources
     about: Mapping[str, Any]
     cells: tuple[Cell, ...] = field(repr=False)
     procedures: Mapping[str, int] = field(default_factory=procedures)
@@ -56,12 +59,13 @@ class Plan:
 
     @property
     def is_current(self) -> bool:
-        """Whether its results are kept as this version keeps them."""
+        """Whether this version measures in the same way as the version that made the results."""
         known = procedures()
         return all(self.procedures.get(cell.kind) == known.get(cell.kind) for cell in self.cells)
 
     def reference_of(self, variant: str) -> str:
-        """What a variant is compared with: the baseline of its method, where that is among the variants."""
+        """The variant that a variant is compared with: its method's baseline if that is in the plan, or the
+        reference."""
         baseline = method(variant).baseline
         return baseline if baseline is not None and baseline in self.variants else self.reference
 
@@ -69,38 +73,42 @@ class Plan:
         return [cell for cell in self.cells if cell.variant == variant]
 
     def model_of(self, variant: str) -> MeasuredModel | None:
-        """How a variant is measured; of one without cells, how others with the same baseline are."""
-        models = {cell.variant: cell.job.model for cell in self.cells if isinstance(cell.job, MeasuringJob)}
-        alike = (model for name, model in models.items() if method(name).baseline == method(variant).baseline)
-        return models.get(variant) or next(alike, None)
+        """The model that measurements of a variant open. For a variant without cells, the model of another variant with
+        the same baseline."""
+        models = {cell.variant: cell.job.model for cell in self.cells if isinstance(cell.job, MeasurementJob)}
+        similar = (model for name, model in models.items() if method(name).baseline == method(variant).baseline)
+        return models.get(variant) or next(similar, None)
 
     def to_json(self) -> dict[str, Any]:
-        row: dict[str, Any] = wire.plain(replace(self, cells=()))
+        row: dict[str, Any] = serialization.to_json(replace(self, cells=()))
+        row["where"] = row.pop("resources")  # the name that stored plans have
         row["cells"] = [_cell_row(cell) for cell in self.cells]
         return row | {"format": FORMAT}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Plan:
-        """What `to_json` made, of this version or an earlier one. Raises KeyError, TypeError, ValueError."""
+        """Read what `to_json` of this version or an earlier one returned. Raises KeyError, TypeError, ValueError."""
         if row.get("format", 1) < FORMAT:
             row = upgraded(row)
-        known = {name: value for name, value in row.items() if name != "cells"}
-        return replace(wire.typed(known | {"cells": ()}, cls), cells=tuple(map(_cell_of, row["cells"])))
+        known = {name: value for name, value in row.items() if name not in ("cells", "where")}
+        plan = serialization.from_json(known | {"resources": row["where"], "cells": ()}, cls)
+        return replace(plan, cells=tuple(map(_cell_of, row["cells"])))
 
 
 def _cell_row(cell: Cell) -> dict[str, Any]:
+    """Stored plans call `optional_needs` "wants" and `equivalent_key` "alike"."""
     return {
         "key": cell.key,
         "variant": cell.variant,
         "name": cell.name,
-        "job": wire.job_row(cell.job),
+        "job": serialization.job_to_json(cell.job),
         "needs": list(cell.needs),
-        "wants": list(cell.wants),
-        "alike": cell.alike,
+        "wants": list(cell.optional_needs),
+        "alike": cell.equivalent_key,
     }
 
 
 def _cell_of(row: Mapping[str, Any]) -> Cell:
-    job: Any = wire.job_of(row["job"])
-    needs, wants = tuple(row["needs"]), tuple(row["wants"])
-    return Cell(row["key"], row["variant"], row["name"], job, needs, wants, row["alike"])
+    job: Any = serialization.job_from_json(row["job"])
+    needs, optional_needs = tuple(row["needs"]), tuple(row["wants"])
+    return Cell(row["key"], row["variant"], row["name"], job, needs, optional_needs, row["alike"])

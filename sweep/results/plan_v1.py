@@ -1,6 +1,6 @@
-"""Plans as they were stored when cells held dictionaries of parameters, made plans of this version.
+"""Converts plans of format 1, in which cells had dictionaries of parameters, to the present format.
 
-They are read to show runs, never to be carried out: what only matters for that is left empty.
+These plans are only read to show their runs, so fields that only matter for running a plan are left empty.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SETTINGS = {entry.name for entry in fields(Settings)}
 
 
 def upgraded(row: Row) -> dict[str, Any]:
-    """The plan as Plan.to_json has it now. Raises KeyError, TypeError for what is no plan."""
+    """The plan in the format of Plan.to_json. Raises KeyError or TypeError if `row` is not a plan."""
     about, settings = dict(row["about"]), row["settings"]
     torch = about.get("torch") or {}
     devices = {"llama.cpp": settings.get("device", "cpu"), "torch": torch.get("device", "cpu")}

@@ -1,4 +1,4 @@
-"""Where a run stands, put together from its events: the state of each cell, how much is done, how long it may take."""
+"""The progress of a run, computed from its events: the state of each cell, the share done, the time left."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ ENDINGS = ("done", "interrupted", "refused")
 
 @dataclass(frozen=True)
 class CellState:
-    """`status` is "waiting", "known" (from an earlier run), "running", "done" or "failed"; times in seconds. `weight`
-    is a rough share of the run's time, to make a bar move evenly and to guess the time left."""
+    """The state of a cell. `status` is "waiting", "known" (done in an earlier run), "running", "done" or "failed".
+
+    `weight` is the cell's rough share of the run's time: it moves the progress bar and gives the estimate of the time
+    left. `started` is seconds since 1970, `seconds` the duration.
+    """
 
     label: str
     weight: float = 1.0
@@ -29,7 +32,7 @@ class CellState:
 
     @property
     def share(self) -> float:
-        """How much of it is done, 0 to 1."""
+        """The share of the cell that is done, 0 to 1."""
         if self.status in ("done", "failed", "known"):
             return 1.0
         return self.done / self.total if self.total else 0.0
@@ -37,7 +40,7 @@ class CellState:
 
 @dataclass
 class RunProgress:
-    """The state of a run of `cells`. `status` is "waiting", "running", or how it ended: one of ENDINGS."""
+    """The state of a run. `status` is "waiting", "running", or one of ENDINGS when the run has ended."""
 
     cells: dict[str, CellState]
     status: str = "waiting"
@@ -51,8 +54,8 @@ class RunProgress:
     def of(cls, cells: Iterable[Cell]) -> RunProgress:
         return cls({cell.label: CellState(cell.label, cell.job.weight) for cell in cells})
 
-    def take(self, event: Event) -> None:
-        """Let an event happen. Cells that the run does not have are passed over."""
+    def update(self, event: Event) -> None:
+        """Update the state with an event. Events of cells that the run does not have are ignored."""
         self.last = event.time
         if event.event == "started":
             self.status, self.started, self.error = "running", event.time, None
@@ -68,19 +71,22 @@ class RunProgress:
 
     @property
     def current(self) -> CellState | None:
-        """The cell at work that was begun last."""
+        """The running cell that was started last."""
         running = [cell for cell in self.cells.values() if cell.status == "running"]
         return max(running, key=lambda cell: cell.started or 0.0, default=None)
 
     @property
     def share(self) -> float:
-        """How much of what was to be done is, 0 to 1, by their weights."""
+        """The share of the run's cells that is done, 0 to 1, by their weights. Cells of earlier runs do not count."""
         todo = [self.cells[label] for label in self._pending]
         total = sum(cell.weight for cell in todo)
         return sum(cell.weight * cell.share for cell in todo) / total if total else 1.0
 
     def seconds_left(self, now: float | None = None) -> float | None:
-        """A guess by what the share done so far has taken; None before there is any, and of a run that is over."""
+        """An estimate of the seconds left, from the time that the share done so far has taken.
+
+        None before 2 % are done, and if the run is not running.
+        """
         if self.status != "running" or self.started is None or self.share < 0.02:
             return None
         elapsed = (time.time() if now is None else now) - self.started

@@ -1,4 +1,5 @@
-"""The cells of a run put together into one record a variant, with the paired differences to the reference."""
+"""Builds the records of a run: one per variant, from the results of its cells, with paired comparisons with the
+reference."""
 
 from __future__ import annotations
 
@@ -13,30 +14,30 @@ import numpy as np
 from sweep.items import Item
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportResult
+from sweep.jobs.int8_checkpoint import Int8CheckpointResult
 from sweep.jobs.model import opener
-from sweep.jobs.quantize import QuantizeResult
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 from sweep.jobs.speed import SpeedResult
 from sweep.jobs.task import TaskResult
 from sweep.jobs.text import TextJob, TextResult
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
 from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
-from sweep.results import items
+from sweep.results import paired_items
 from sweep.results.plan import Plan
 from sweep.results.store import Outcome, Store
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
 
 
 def records(plan: Plan, store: Store) -> list[Record]:
-    """A record for every variant of the plan, in its order; what is not measured (yet) is None."""
+    """A record for every variant of the plan, in the plan's order. Figures that are not measured (yet) are None."""
     run = _Run(plan, store, store.outcomes(cell.key for cell in plan.cells))
     return _holm([_record(variant, run) for variant in plan.variants])
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A plan with what is known of its cells."""
+    """A plan with the stored outcomes of its cells."""
 
     plan: Plan
     store: Store
@@ -44,12 +45,12 @@ class _Run:
 
     @cached_property
     def cells(self) -> Mapping[tuple[str, str], Cell]:
-        """By variant and name."""
+        """The cells by variant and name."""
         return {(cell.variant, cell.name): cell for cell in self.plan.cells}
 
     @cached_property
-    def found(self) -> Mapping[str, Any]:
-        """Results by key."""
+    def results(self) -> Mapping[str, Any]:
+        """The results by key."""
         results = {
             cell.key: self.outcomes[cell.key].result(cell.kind) for cell in self.plan.cells if cell.key in self.outcomes
         }
@@ -57,18 +58,19 @@ class _Run:
 
     def result(self, variant: str | None, name: str) -> Any:
         cell = self.cells.get((variant or "", name))
-        return None if cell is None else self.found.get(cell.key)
+        return None if cell is None else self.results.get(cell.key)
 
     def task_base(self, variant: str) -> str | None:
-        """What a variant's tasks are compared with."""
+        """The variant that a variant's tasks are compared with."""
         reference = self.plan.reference_of(variant)
         return self.file_base if reference == self.plan.reference else reference
 
     @cached_property
     def file_base(self) -> str | None:
-        """The reference; of a file, the variant that it was made of, else the one of the most bits per weight.
+        """The variant that tasks are compared with: the reference. If the reference is a file, the variant that the
+        file was made from, or the one with the most bits per weight.
 
-        None while no size is known, and where there is nothing to compare with each other.
+        None while no size is known, and if there are no two variants to compare.
         """
         plan = self.plan
         if plan.reference in plan.variants or len(plan.variants) < 2:
@@ -76,19 +78,19 @@ class _Run:
         if plan.made_of is not None:
             return plan.made_of
         bits = {
-            cell.variant: found.bits_per_weight
+            cell.variant: result.bits_per_weight
             for cell in plan.cells
             if plan.reference_of(cell.variant) == plan.reference
-            and isinstance(found := self.found.get(cell.key), ExportResult | SpeedResult)
+            and isinstance(result := self.results.get(cell.key), ExportResult | SpeedResult)
         }
         return max(bits, key=bits.__getitem__, default=None)
 
 
-def _holm(found: list[Record]) -> list[Record]:
-    """With every test's p adjusted; the family is all variants and tasks of the run that were compared."""
+def _holm(rows: list[Record]) -> list[Record]:
+    """The records with Holm's adjusted p values. The family of tests is all compared variants and tasks of the run."""
     tests = [
         (record.variant, task, score.p_value)
-        for record in found
+        for record in rows
         for task, score in record.tasks.items()
         if score.p_value is not None
     ]
@@ -101,31 +103,31 @@ def _holm(found: list[Record]) -> list[Record]:
                 for task, score in record.tasks.items()
             },
         )
-        for record in found
+        for record in rows
     ]
 
 
 def notes(plan: Plan, store: Store) -> list[str]:
-    """What readers of the figures should know, each once with the variants it holds for."""
+    """Notes for readers of the figures: each one once, with the variants that it is about."""
     run = _Run(plan, store, store.outcomes(cell.key for cell in plan.cells))
-    told: dict[str, list[str]] = {}
+    by_note: dict[str, list[str]] = {}
     for cell in plan.cells:
-        for note in run.found[cell.key].notes if cell.key in run.found else ():
-            told.setdefault(f"{cell.name}: {note}", []).append(cell.variant)
+        for note in run.results[cell.key].notes if cell.key in run.results else ():
+            by_note.setdefault(f"{cell.name}: {note}", []).append(cell.variant)
     everywhere = len(plan.variants)
-    return [note if len(names) == everywhere else f"{note} ({', '.join(names)})" for note, names in told.items()]
+    return [note if len(names) == everywhere else f"{note} ({', '.join(names)})" for note, names in by_note.items()]
 
 
 def importance(plan: Plan, store: Store) -> str:
-    """For people: where the importance of weights came from, and how much of the model that covers."""
+    """For people: the source of the importance matrix, and how much of the model it covers."""
     name = plan.about.get("imatrix")
     if name is None:
         return "none"
     lines = list(plan.about.get("imatrix_told", ()))
     collected = {cell.key: cell.kind for cell in plan.cells if cell.name == "imatrix"}
     for key, outcome in store.outcomes(collected).items():
-        found = outcome.result(collected[key])
-        lines += () if found is None else found.notes
+        result = outcome.result(collected[key])
+        lines += () if result is None else result.notes
     return "; ".join([name, *lines])
 
 
@@ -147,22 +149,22 @@ def _record(variant: str, run: _Run) -> Record:
         )
     cells = plan.cells_of(variant)
     known = {cell.name: run.outcomes[cell.key] for cell in cells if cell.key in run.outcomes}
-    results = {cell.name: run.found[cell.key] for cell in cells if cell.key in run.found}
+    results = {cell.name: run.results[cell.key] for cell in cells if cell.key in run.results}
     errors = {name: str(outcome.error) for name, outcome in known.items() if outcome.status == "failed"}
     scores = {
         cell.name: _score(cell, result, run)
         for cell in cells
-        if isinstance(result := run.found.get(cell.key), TaskResult)
+        if isinstance(result := run.results.get(cell.key), TaskResult)
     }
     speed = _only(results, SpeedResult)
     text: TextResult | None = _only(results, TextResult)
-    size = speed or _only(results, ExportResult) or _only(results, QuantizeResult)
+    size = speed or _only(results, ExportResult) or _only(results, Int8CheckpointResult)
     reference_text = run.result(plan.reference_of(variant), "text")
     return Record(
         variant=variant,
         kind=method(variant).kind,
         status=_status(len(cells), len(results), len(errors)),
-        error=_told(errors),
+        error=_error_text(errors),
         file_bytes=None if size is None else size.file_bytes,
         bits_per_weight=None if size is None else size.bits_per_weight,
         memory=Memory() if speed is None else _memory(speed),
@@ -179,13 +181,13 @@ def _record(variant: str, run: _Run) -> Record:
     )
 
 
-def _only(results: Mapping[str, Any], form: type[Any]) -> Any:
-    """The one result of this form, None where there is none."""
-    return next((result for result in results.values() if isinstance(result, form)), None)
+def _only(results: Mapping[str, Any], cls: type[Any]) -> Any:
+    """The result of this class; None if there is none."""
+    return next((result for result in results.values() if isinstance(result, cls)), None)
 
 
-def _told(errors: dict[str, str]) -> str | None:
-    """Every cell's error, each once with the cells that it cost."""
+def _error_text(errors: dict[str, str]) -> str | None:
+    """The errors of all failed cells: each one once, with the names of its cells."""
     cells: dict[str, list[str]] = {}
     for name, error in errors.items():
         cells.setdefault(error, []).append(name)
@@ -193,17 +195,17 @@ def _told(errors: dict[str, str]) -> str | None:
 
 
 def _conditions(run: _Run, variant: str) -> dict[str, Any]:
-    """The fields of Record that tell where it was measured, and what speed and memory depend on beside the variant."""
+    """The fields of Record for the device and the settings of the measurement."""
     plan, speed = run.plan, run.cells.get((variant, "speed"))
     outcome = None if speed is None else run.outcomes.get(speed.key)
-    where: Where = plan.where if outcome is None or outcome.where is None else outcome.where
+    resources: ComputeResources = plan.resources if outcome is None or outcome.resources is None else outcome.resources
     model = plan.model_of(variant)
     if model is None:
         return {"kv_type": plan.settings.kv_type}
     how = opener(model.opener)
-    shown = {name: getattr(model.settings, name) for name in how.shown}
-    settings = {"threads": where.threads, **shown, "engine": model.engine}
-    return {"kv_type": model.settings.kv_type, "device": where.device(how.engine), "settings": settings}
+    shown = {name: getattr(model.settings, name) for name in how.shown_settings}
+    settings = {"threads": resources.threads, **shown, "engine": model.engine}
+    return {"kv_type": model.settings.kv_type, "device": resources.device(how.engine), "settings": settings}
 
 
 def _status(cells: int, done: int, failed: int) -> str:
@@ -212,32 +214,32 @@ def _status(cells: int, done: int, failed: int) -> str:
     return "ok" if done == cells else "pending"
 
 
-def _memory(found: SpeedResult) -> Memory:
-    memory = found.memory
+def _memory(result: SpeedResult) -> Memory:
+    memory = result.memory
     return Memory(memory.predicted_bytes, memory.measured_bytes, memory.host_bytes, memory.device_bytes)
 
 
-def _speed(found: SpeedResult) -> Speed:
-    return Speed(found.speed.prompt_tokens_per_s, found.speed.decode_tokens_per_s, found.load_seconds)
+def _speed(result: SpeedResult) -> Speed:
+    return Speed(result.speed.prompt_tokens_per_s, result.speed.decode_tokens_per_s, result.load_seconds)
 
 
-def _perplexity(found: PerplexityResult) -> Perplexity:
-    return Perplexity(found.value, found.stderr, found.tokens, found.low, found.high)
+def _perplexity(result: PerplexityResult) -> Perplexity:
+    return Perplexity(result.value, result.stderr, result.tokens, result.low, result.high)
 
 
-def _divergence(found: DivergenceResult | None, reference: TextResult | None) -> Divergence | None:
-    """With the self-noise of the reference."""
-    if found is None:
+def _divergence(result: DivergenceResult | None, reference: TextResult | None) -> Divergence | None:
+    """The divergence with the noise floor of the reference."""
+    if result is None:
         return None
     floor = None if reference is None else reference.noise_floor
-    return replace(found.figures, noise_floor=None if floor is None else floor.kld_mean)
+    return replace(result.figures, noise_floor=None if floor is None else floor.kld_mean)
 
 
 def reference_units(plan: Plan, variant: str) -> str | None:
-    """A name for a variant's reference and the windows that were scored: equal where divergences compare window by
-    window.
+    """A name for a variant's reference and the scored windows. If it is equal for two variants, their divergences can
+    be compared window by window.
 
-    The key of the reference's text cell, or where the reference is a file, its path. None where no text was asked for.
+    It is the key of the reference's text cell, or the path of a reference file. None if the run measures no text.
     """
     texts = {cell.variant: (cell.key, cell.job) for cell in plan.cells if isinstance(cell.job, TextJob)}
     reference = plan.reference_of(variant)
@@ -250,7 +252,8 @@ def reference_units(plan: Plan, variant: str) -> str | None:
 
 
 def _window_samples(text: TextResult | None, units: str | None, is_reference: bool) -> dict[str, Samples]:
-    """By window; a reference diverges from itself by 0. A variant of another vocabulary scored other windows."""
+    """The samples of a text, by window. A reference has divergence 0 from itself. A variant with another vocabulary has
+    other windows."""
     if text is None or units is None:
         return {}
     nll = np.array(text.perplexity.window_nll)
@@ -265,7 +268,7 @@ def _window_samples(text: TextResult | None, units: str | None, is_reference: bo
 def _score(cell: Cell, result: TaskResult, run: _Run) -> tuple[TaskScore, Samples]:
     own = run.store.items(cell.key)
     subjects = usable_clusters([item.subject for item in own])
-    row = items.values(own)
+    row = paired_items.values(own)
     stderr: Any = result.stderr
     if subjects is not None and np.isclose(row.mean(), result.value, rtol=0.0, atol=1e-9):
         stderr = cluster_stderr(row, subjects)
@@ -287,7 +290,7 @@ def _score(cell: Cell, result: TaskResult, run: _Run) -> tuple[TaskScore, Sample
     if reference is not None and reference.key != cell.key:
         base = run.store.items(reference.key)
         same = [item.question_key for item in own] == [item.question_key for item in base]
-        if own and same and np.isfinite(row).all() and np.isfinite(items.values(base)).all():
+        if own and same and np.isfinite(row).all() and np.isfinite(paired_items.values(base)).all():
             score = replace(score, **_paired(base, own))
     units = hashlib.sha256("\n".join(item.question_key for item in own).encode()).hexdigest()
     return score, Samples(units, row, subjects)
@@ -296,17 +299,17 @@ def _score(cell: Cell, result: TaskResult, run: _Run) -> tuple[TaskScore, Sample
 def _paired(base: Sequence[Item], own: Sequence[Item]) -> dict[str, Any]:
     """The fields of TaskScore that compare with the reference."""
     subjects = [item.subject for item in own]
-    found = compare_items(items.values(base), items.values(own), subjects)
+    paired = compare_items(paired_items.values(base), paired_items.values(own), subjects)
     fields: dict[str, Any] = {
-        "delta": found.delta,
-        "delta_stderr": found.delta_stderr,
-        "delta_low": found.low,
-        "delta_high": found.high,
-        "p_value": found.p_value,
-        "flips": found.flips,
-        "answers_changed": items.answers_changed(base, own),
+        "delta": paired.delta,
+        "delta_stderr": paired.delta_stderr,
+        "delta_low": paired.low,
+        "delta_high": paired.high,
+        "p_value": paired.p_value,
+        "flips": paired.flips,
+        "answers_changed": paired_items.answers_changed(base, own),
     }
-    before, after = items.gold(base), items.gold(own)
+    before, after = paired_items.gold(base), paired_items.gold(own)
     if before is not None and after is not None:
         gold = compare_differences(after - before, subjects)
         fields |= {"gold_delta": gold.delta, "gold_delta_stderr": gold.stderr, "gold_p_value": gold.p_value}

@@ -1,6 +1,6 @@
-"""The one truth: runs, cells and per-item results in SQLite.
+"""The store: runs, results of cells, and items of tasks in one SQLite database.
 
-A cell's key is a hash of everything its result depends on, so any run that needs the same cell finds it here.
+The key of a cell is a hash of everything that its result depends on, so every run that needs the same result finds it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 from converters.errors import InputError
 from sweep.items import Item
-from sweep.jobs import wire
+from sweep.jobs import serialization
 from sweep.jobs.base import Result
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 
 VERSION = 4
-_MANY = 500  # values in one question; SQLite's oldest bound is 999
+_MANY = 500  # values in one query; old versions of SQLite allow 999
 _SCHEMA = """
 CREATE TABLE runs (run TEXT PRIMARY KEY, created REAL NOT NULL, plan TEXT NOT NULL);
 CREATE TABLE cells (
@@ -34,10 +34,10 @@ CREATE TABLE items (
     answer TEXT NOT NULL, gold REAL, subject TEXT NOT NULL DEFAULT '', PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
-# What makes a store of an earlier version one of the next
+# The statements that upgrade a store from each version to the next
 _UPGRADES = {
     1: ("ALTER TABLE items ADD COLUMN gold REAL", "ALTER TABLE items ADD COLUMN subject TEXT"),
-    # the subject stood before each document, and beside it where the second version wrote
+    # Version 1 wrote the subject into `doc`, before the document; version 2 wrote it into a column of its own too
     2: (
         "ALTER TABLE items RENAME COLUMN subject TO old",
         "ALTER TABLE items ADD COLUMN subject TEXT NOT NULL DEFAULT ''",
@@ -45,7 +45,7 @@ _UPGRADES = {
         "UPDATE items SET doc = substr(doc, length(subject) + 2)",
         "ALTER TABLE items DROP COLUMN old",
     ),
-    # `doc` was "NUMBER HASH HASH"; where it was something else, that stands for both hashes
+    # `doc` was "NUMBER HASH HASH". Any other text is used for both hashes.
     3: (
         "ALTER TABLE cells ADD COLUMN place TEXT",
         "ALTER TABLE items RENAME TO old_items",
@@ -67,31 +67,33 @@ _ITEM = "doc_id, doc_hash, prompt_hash, value, answer, gold, subject"  # in the 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: a result, or an error in one line, or both where a part of the result is lacking. `where` is
-    what computed it, where that was written down. `row` is the result as it is stored."""
+    """How a cell ended: with a result, with an error in one line, or with both if a part of the result is missing.
+
+    `row` is the result as it is stored. `resources` are the threads and devices that computed it; None if unknown.
+    """
 
     status: str
     row: dict[str, Any] | None
     error: str | None
     seconds: float
-    where: Where | None = None
+    resources: ComputeResources | None = None
 
     @classmethod
-    def of(cls, result: Result, seconds: float, where: Where | None = None) -> Outcome:
-        error = result.lacking
-        return cls("ok" if error is None else "failed", wire.result_row(result), error, seconds, where)
+    def of(cls, result: Result, seconds: float, resources: ComputeResources | None = None) -> Outcome:
+        error = result.incomplete_reason
+        return cls("ok" if error is None else "failed", serialization.result_to_json(result), error, seconds, resources)
 
     @classmethod
     def failed(cls, error: str, seconds: float) -> Outcome:
         return cls("failed", None, error, seconds)
 
     def result(self, kind: str) -> Any:
-        """The result of a job of this kind, None where there is none. Raises InputError for what is none."""
+        """The result of a job of this kind; None if there is none. Raises InputError if it cannot be read."""
         try:
-            return None if self.row is None else wire.result_of(self.row, kind)
+            return None if self.row is None else serialization.result_from_json(self.row, kind)
         except (ValueError, KeyError) as error:
             raise InputError(
-                f"the store holds what is no result of '{kind}' ({error}); use another workspace"
+                f"the store has a result of kind '{kind}' that cannot be read ({error}); use another workspace"
             ) from error
 
 
@@ -103,7 +105,7 @@ class StoredRun:
 
 
 class Store:
-    """One connection; use it as a context manager. Several processes may have the same file open (WAL)."""
+    """A connection to the database. Use it as a context manager. Several processes can have the database open (WAL)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -116,7 +118,7 @@ class Store:
             self._prepare()
         except sqlite3.DatabaseError as error:
             raise InputError(
-                f"{path}: not a readable store ({error}); move it away or use another --workspace"
+                f"{path}: this file cannot be read as a store ({error}); move it away or use another --workspace"
             ) from error
 
     def _prepare(self) -> None:
@@ -133,7 +135,8 @@ class Store:
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
                 raise InputError(
-                    f"{self.path}: written by another version of bitsweep (store {version}, known {VERSION})"
+                    f"{self.path}: another version of bitsweep wrote this store (format {version}, this version reads "
+                    f"{VERSION}); use another --workspace"
                 )
 
     def __enter__(self) -> Store:
@@ -153,7 +156,7 @@ class Store:
         self._db.execute("COMMIT")
 
     def add_run(self, run: str, plan: dict[str, Any]) -> None:
-        """Write a run down, or leave it as it is where it is known."""
+        """Store a run. A run that is stored already stays as it is."""
         self._db.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?)", (run, time.time(), json.dumps(plan)))
 
     def runs(self) -> list[StoredRun]:
@@ -162,8 +165,8 @@ class Store:
         return [StoredRun(run, created, json.loads(plan)) for run, created, plan in rows]
 
     def put(self, key: str, outcome: Outcome, items: Sequence[Item] = ()) -> None:
-        """Write a cell's outcome and its items in one transaction, over what an earlier try left."""
-        place = None if outcome.where is None else json.dumps(wire.plain(outcome.where))
+        """Store a cell's outcome and its items in one transaction. They replace those of an earlier attempt."""
+        place = None if outcome.resources is None else json.dumps(serialization.to_json(outcome.resources))
         row = (outcome.status, json.dumps(outcome.row), outcome.error, outcome.seconds, place)
         with self._transaction():
             self._db.execute("DELETE FROM cells WHERE key = ?", (key,))
@@ -176,7 +179,7 @@ class Store:
             )
 
     def copy(self, key: str, to: str) -> None:
-        """Write what is known of a cell down under another key."""
+        """Copy the outcome and the items of a cell to another key."""
         with self._transaction():
             self._db.execute("DELETE FROM cells WHERE key = ?", (to,))
             for table, columns in (("cells", f"finished, {_CELL}"), ("items", f"position, {_ITEM}")):
@@ -185,35 +188,41 @@ class Store:
                 )
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, Outcome]:
-        """The outcomes of those of `keys` that are known."""
+        """The outcomes, by key, of those of `keys` that are stored."""
         return {
-            key: Outcome(status, json.loads(row), error, seconds, place and wire.typed(json.loads(place), Where))
+            key: Outcome(
+                status,
+                json.loads(row),
+                error,
+                seconds,
+                place and serialization.from_json(json.loads(place), ComputeResources),
+            )
             for key, status, row, error, seconds, place in self._of(keys, f"key, {_CELL}")
         }
 
     def statuses(self, keys: Iterable[str]) -> dict[str, str]:
-        """How those of `keys` that are known ended, without reading their results."""
+        """The statuses, by key, of those of `keys` that are stored. Results are not read."""
         return dict(self._of(keys, "key, status"))
 
     def seconds(self, keys: Iterable[str]) -> dict[str, float]:
-        """How long those of `keys` that are done took."""
+        """The duration in seconds, by key, of those of `keys` that are done."""
         return {key: seconds for key, seconds, status in self._of(keys, "key, seconds, status") if status == "ok"}
 
     def _of(self, keys: Iterable[str], columns: str) -> Iterator[Any]:
-        """Columns of the cells that are known."""
-        wanted = list(keys)
-        for start in range(0, len(wanted), _MANY):
-            some = wanted[start : start + _MANY]
+        """These columns of those of `keys` that are stored."""
+        all_keys = list(keys)
+        for start in range(0, len(all_keys), _MANY):
+            some = all_keys[start : start + _MANY]
             marks = ",".join("?" * len(some))
             yield from self._db.execute(f"SELECT {columns} FROM cells WHERE key IN ({marks})", some)
 
     def items(self, key: str) -> list[Item]:
-        """The per-item results of a task cell, in the order of its documents."""
+        """The items of a task's cell, in the order of its documents."""
         rows = self._db.execute(f"SELECT {_ITEM} FROM items WHERE key = ? ORDER BY position", (key,))
         return [Item(*row) for row in rows]
 
 
 def _part(doc: str, number: int) -> str | None:
-    """One of the three words of an item's name as an earlier version wrote it, None where there are not three."""
+    """One of the three words of `doc` as version 3 wrote it; None if it does not have three words."""
     words = doc.split(" ")
     return words[number] if len(words) == 3 else None

@@ -1,4 +1,4 @@
-"""Plans of a model that is nowhere."""
+"""Plans of a model that does not exist."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from sweep.artefact import Artefact
-from sweep.jobs.cell import Asked
-from sweep.jobs.given import Origin, Task, TextFile
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.cell import SweepInputs
+from sweep.jobs.inputs import Origin, Task, TextFile
+from sweep.jobs.settings import ComputeResources, Settings
 from sweep.measure.task_options import TaskOptions
 from sweep.methods.registry import parse_list, with_baselines
 from sweep.planning.model import ResolvedModel
-from sweep.planning.planner import Wanted, make_plan
+from sweep.planning.planner import PlanSpec, make_plan
 from sweep.results.plan import Plan
 
-_SETTINGS, _WHERE = Settings(), Where()
+_SETTINGS, _RESOURCES = Settings(), ComputeResources()
 
 
 def text_file(file: Path, words: str) -> TextFile:
-    """A file that holds the words."""
+    """Write a text file."""
     file.write_text(words)
     return TextFile(file.stem, Artefact.of(file), hashlib.sha256(words.encode()).hexdigest())
 
@@ -30,23 +30,23 @@ def planned(
     text: TextFile | None = None,
     reference: str | None = None,
     settings: Settings = _SETTINGS,
-    where: Where = _WHERE,
+    resources: ComputeResources = _RESOURCES,
     fingerprint: str = "f" * 64,
     task: str = "t",
     calibration: TextFile | None = None,
     **wanted: Any,
 ) -> Plan:
-    """Variants of the model "m"; the reference is BF16 where that is among them, else the first."""
+    """A plan for variants of the model "m". The reference is BF16 if it is one of them, otherwise the first."""
     variants = tuple(with_baselines(parse_list(names)))
     first = "BF16" if "BF16" in names else variants[0].name
-    asked = Asked(
+    inputs = SweepInputs(
         origin=Origin("m", Artefact("/models/m"), fingerprint),
         settings=settings,
-        where=where,
+        resources=resources,
         folder="artefacts/m",
         text=text,
         tasks=(Task(task, options=TaskOptions(limit=3), identity=task),),
         calibration=calibration,
     )
     model = ResolvedModel("m", Path("/models/m"), fingerprint, 1024)
-    return make_plan(Wanted(model, variants, reference or first, asked, "mine", **wanted))
+    return make_plan(PlanSpec(model, variants, reference or first, inputs, "mine", **wanted))

@@ -1,4 +1,4 @@
-"""Runs that never ran, in a real store: every cell with the result and the items it is given."""
+"""Writes runs with given results and items into a store, without running them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sweep.artefact import Artefact
 from sweep.items import Item
 from sweep.jobs.base import StoredJob
 from sweep.jobs.cell import Cell
-from sweep.jobs.given import Task, TextFile
+from sweep.jobs.inputs import Task, TextFile
 from sweep.jobs.model import MeasuredModel
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.settings import ComputeResources, Settings
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan
@@ -28,24 +28,24 @@ _DEFAULT = Settings()
 def items(
     values: Sequence[float], answers: Sequence[str] | None = None, *, task: str = "t", prompt: str = "p", first: int = 0
 ) -> list[Item]:
-    """One item a value; documents are numbered from `first`, and `prompt` tells their prompts from another's."""
-    told = answers or [f"{value:g}" for value in values]
+    """One item per value. Documents are numbered from `first`; items with another `prompt` have other prompts."""
+    texts = answers or [f"{value:g}" for value in values]
     return [
         Item(i, f"doc{i}", f"{prompt}{i}", float(value), answer, subject=task)
-        for i, (value, answer) in enumerate(zip(values, told, strict=True), first)
+        for i, (value, answer) in enumerate(zip(values, texts, strict=True), first)
     ]
 
 
 def measured(name: str = "micro", settings: Settings = _DEFAULT) -> MeasuredModel:
-    """A GGUF file that is nowhere."""
+    """A GGUF file that does not exist."""
     return MeasuredModel("gguf", Artefact(f"/artefacts/{name}.gguf"), "c", "e", settings)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a run is made of. `tasks` and `text` (window NLL and KLD) are by variant; None is a cell that failed.
+    """A run. `tasks` (items) and `text` (NLL and KLD of the windows) are by variant; None is a cell that failed.
 
-    `marks` makes the keys: runs with the same mark share cells of equal variants, as equal content does in a real run.
+    Keys depend on `mark`: runs with the same mark share the results of equal variants, as real runs do.
     """
 
     run: str
@@ -59,13 +59,13 @@ class Stored:
     settings: Settings = _DEFAULT
     higher_is_better: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
-    reference: str | None = None  # a file; without one it is the first variant
+    reference: str | None = None  # a file; None: the first variant
 
     def key(self, variant: str, name: str) -> str:
         return hashlib.sha256(f"{self.mark or self.run} {variant} {name}".encode()).hexdigest()
 
     def put(self, workspace: Workspace) -> Plan:
-        """Write the run and all its outcomes down."""
+        """Store the run and all its outcomes."""
         jobs = {
             **({"text": self._text_job()} if self.text else {}),
             **{task: self._task_job(task) for task in self.tasks},
@@ -77,7 +77,7 @@ class Stored:
             reference=self.reference or self.variants[0],
             variants=self.variants,
             settings=self.settings,
-            where=Where(),
+            resources=ComputeResources(),
             about={
                 "model": self.model,
                 "text": "words",

@@ -1,4 +1,4 @@
-"""`sweep ablate`: each point is what int8's own path gives, none is measured twice, whatever ended the first try."""
+"""`sweep ablate`: each recipe has the figures of its int8 checkpoint, and none is measured twice after an interrupt."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ columns = "activations"
 OPTIONS = {"windows": 2, "window": 128, "samples": 4, "length": 64, "dtype": "float32", "device": "cpu"}
 
 
-def asked(directory: Path, **changes: object) -> AblationRequest:
+def make_request(directory: Path, **changes: object) -> AblationRequest:
     space, texts = directory / "space.toml", _texts(directory)
     if not space.exists():
         space.write_text(SPACE)
@@ -67,11 +67,11 @@ def _texts(directory: Path) -> dict[str, object]:
 def run(request: AblationRequest) -> tuple[Ablation, list[Recipe]]:
     """The result, and what was measured for it."""
     measured: list[Recipe] = []
-    found, _ = carried_out(request, measured.append)
+    found, _ = run_ablation(request, measured.append)
     return found, measured
 
 
-def carried_out(request: AblationRequest, measured: Callable[[Recipe], None]) -> tuple[Ablation, Path]:
+def run_ablation(request: AblationRequest, measured: Callable[[Recipe], None]) -> tuple[Ablation, Path]:
     """`measured` hears of each recipe."""
     plan = prepare(request, lambda _: None)
     recipes = {cell.label: plan.recipes[cell.key] for cell in plan.cells if cell.key in plan.recipes}
@@ -86,12 +86,12 @@ def carried_out(request: AblationRequest, measured: Callable[[Recipe], None]) ->
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ablation]:
     directory = tmp_path_factory.mktemp("ablation")
-    found, measured = run(asked(directory))
+    found, measured = run(make_request(directory))
     assert len(measured) == len(found.points) == 4
     return directory, found
 
 
-def test_a_point_is_what_int8_itself_makes_of_the_recipe(done: tuple[Path, Ablation]) -> None:
+def test_a_recipe_has_the_figures_of_its_int8_checkpoint(done: tuple[Path, Ablation]) -> None:
     """Without folds its own calibration has the same ranges to the last bit; with them, but for rounding."""
     directory, found = done
     text = (directory / "perplexity").read_text(encoding="utf-8")
@@ -112,34 +112,34 @@ def test_a_point_is_what_int8_itself_makes_of_the_recipe(done: tuple[Path, Ablat
         assert 0 < point.measured.kld_mean < 0.1
 
 
-def test_a_second_time_nothing_is_measured(done: tuple[Path, Ablation]) -> None:
-    again, measured = run(asked(done[0]))
+def test_a_second_ablation_measures_nothing(done: tuple[Path, Ablation]) -> None:
+    again, measured = run(make_request(done[0]))
     assert measured == []
     assert again == done[1]
 
 
-def test_another_grid_measures_what_is_new_alone(done: tuple[Path, Ablation]) -> None:
+def test_another_design_space_measures_only_new_recipes(done: tuple[Path, Ablation]) -> None:
     larger = done[0] / "larger.toml"
     larger.write_text(SPACE.replace('values = ["static", "dynamic"]', 'values = ["static", "float"]'))
-    found, measured = run(asked(done[0], space=larger))
+    found, measured = run(make_request(done[0], space=larger))
     assert {recipe.activations.value for recipe in measured} == {"float"}
     assert len(found.points) == 4
 
 
-def test_kept_statistics_give_the_same_to_the_last_bit(done: tuple[Path, Ablation]) -> None:
+def test_stored_statistics_give_identical_figures(done: tuple[Path, Ablation]) -> None:
     """The results gone and the statistics there; and both gone."""
     directory, found = done
     kept = directory / "kept"
     shutil.copytree(directory / "workspace", kept, ignore=shutil.ignore_patterns("sweep.db*"))
     assert list(kept.rglob("channels-*.safetensors"))
     for workspace in (kept, directory / "empty"):
-        again, measured = run(asked(directory, workspace=workspace))
+        again, measured = run(make_request(directory, workspace=workspace))
         assert len(measured) == 4
         assert [point.measured.window_nll for point in again.points] == [p.measured.window_nll for p in found.points]
         assert again == found
 
 
-def test_an_interruption_costs_the_recipe_in_hand_alone(tmp_path: Path) -> None:
+def test_an_interrupted_ablation_loses_only_the_running_recipe(tmp_path: Path) -> None:
     measured: list[Recipe] = []
 
     def stop_after_two(recipe: Recipe) -> None:
@@ -148,15 +148,15 @@ def test_an_interruption_costs_the_recipe_in_hand_alone(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carried_out(asked(tmp_path), stop_after_two)
-    _, then = run(asked(tmp_path))
+        run_ablation(make_request(tmp_path), stop_after_two)
+    _, then = run(make_request(tmp_path))
     assert len(then) == 2
     assert not set(then) & set(measured)
 
 
-def test_killed_and_run_again_from_the_command_line(tmp_path: Path) -> None:
+def test_a_killed_ablation_resumes_from_the_command_line(tmp_path: Path) -> None:
     """kill -9 after the first recipe; then the others, the JSON of all, and the page."""
-    wanted = asked(tmp_path)
+    wanted = make_request(tmp_path)
     page = tmp_path / "page.html"
     options = [str(part) for key, value in OPTIONS.items() for part in (f"--{key}", value)]
     for name, value in (("design-space", wanted.space), ("workspace", wanted.workspace)):
@@ -184,7 +184,7 @@ def test_killed_and_run_again_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"windows": 1}, "--windows must be at least 2"),
         ({"model": "micra"}, "no such model"),
@@ -196,17 +196,17 @@ def test_killed_and_run_again_from_the_command_line(tmp_path: Path) -> None:
         ({"device": "toaster"}, "is no device"),
     ],
 )
-def test_bad_input_is_said_in_a_line_before_anything_is_measured(
-    tmp_path: Path, changes: dict[str, object], told: str
+def test_bad_input_gives_one_line_before_anything_is_measured(
+    tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     measured: list[Recipe] = []
-    with pytest.raises(InputError, match=told) as error:
-        carried_out(asked(tmp_path, **changes), measured.append)
+    with pytest.raises(InputError, match=message) as error:
+        run_ablation(make_request(tmp_path, **changes), measured.append)
     assert "\n" not in str(error.value)
     assert measured == []
 
 
-def test_a_damaged_model_is_named_by_its_layer(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_model_names_the_layer(tmp_path: Path) -> None:
     from int8.model import open_model
 
     model = open_model(MICRO.directory, "float32")
@@ -214,12 +214,12 @@ def test_a_damaged_model_is_named_by_its_layer(tmp_path: Path) -> None:
         model.get_submodule("model.layers.1.mlp.up_proj").weight[0, 0] = torch.nan
     model.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(MICRO.directory).save_pretrained(tmp_path / "model")
-    request = asked(tmp_path, model=str(tmp_path / "model"), calibration="micro")
+    request = make_request(tmp_path, model=str(tmp_path / "model"), calibration="micro")
     with pytest.raises(InputError, match=r"layers\.1.*NaN"):
         run(request)
 
 
-def test_a_page_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_an_error_before_any_work(tmp_path: Path) -> None:
     page = tmp_path / "nowhere" / "page.html"
     done = call("ablate", "micro", "--html", page)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Bad input ends with one line on stderr that names what and where, the exit code, and nothing left behind."""
+"""Bad input gives one line on stderr that says what is wrong and where, the exit code, and leaves no file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import presets
 MICRO = presets.builtin_models()["micro"]
 
 
-def refused(*arguments: str, code: int = 2) -> str:
+def error_line(*arguments: str, code: int = 2) -> str:
     """The one line that the command ends with."""
     return _line(call(*arguments), code)
 
 
-def refused_by_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> str:
+def error_line_without_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> str:
     """The same with no network, in a process of its own: huggingface_hub reads its environment when it is imported."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -98,17 +98,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_refused_by_name(damage: str, copy: Path, tmp_path: Path) -> None:
-    change, told = DAMAGES[damage]
+def test_the_error_for_a_damaged_checkpoint_names_the_damage(damage: str, copy: Path, tmp_path: Path) -> None:
+    change, message = DAMAGES[damage]
     change(copy)
     workspace = tmp_path / "w"
-    line = refused("run", str(copy), "--tasks", "none", "--perplexity", str(MICRO.text), "--workspace", str(workspace))
-    assert told in line
+    line = error_line(
+        "run", str(copy), "--tasks", "none", "--perplexity", str(MICRO.text), "--workspace", str(workspace)
+    )
+    assert message in line
     assert not [file for file in workspace.rglob("*") if file.suffix in (".gguf", ".partial", ".part")]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("/no/such/directory",), "/no/such/directory"),
         (("mikro",), "did you mean micro"),
@@ -125,34 +127,36 @@ def test_a_damaged_checkpoint_is_refused_by_name(damage: str, copy: Path, tmp_pa
         (("long" * 1500,), "File name too long"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    assert told in refused("run", *arguments, "--workspace", str(tmp_path / "w"))
+def test_bad_arguments_are_rejected(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    assert message in error_line("run", *arguments, "--workspace", str(tmp_path / "w"))
     assert not list((tmp_path / "w").rglob("*.gguf"))
 
 
 def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a file"
     file.touch()
-    assert f"{file}/w: the workspace cannot be written" in refused("run", "--workspace", str(file / "w"))
+    assert f"{file}/w: the workspace cannot be written" in error_line("run", "--workspace", str(file / "w"))
 
 
-def test_a_text_too_short_is_told_before_anything_else_is_measured(tmp_path: Path) -> None:
+def test_a_text_that_is_too_short_is_rejected_before_any_measurement(tmp_path: Path) -> None:
     text = tmp_path / "short.txt"
     text.write_text("too short")
-    line = refused("run", "--perplexity", str(text), "--tasks", "none", "--workspace", str(tmp_path / "w"))
+    line = error_line("run", "--perplexity", str(text), "--tasks", "none", "--workspace", str(tmp_path / "w"))
     assert "at least 1024" in line
 
 
-def test_a_hub_id_without_a_network_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    line = refused_by_the_hub(monkeypatch, tmp_path, "run", "Qwen/Qwen3-0.6B")
+def test_the_error_for_a_hub_id_without_a_network_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    line = error_line_without_hub(monkeypatch, tmp_path, "run", "Qwen/Qwen3-0.6B")
     assert "Qwen/Qwen3-0.6B" in line
     assert "directory of a downloaded checkpoint" in line
 
 
-def test_data_that_cannot_be_had_stops_the_run_before_any_work(
+def test_data_that_cannot_be_downloaded_stop_the_run_before_any_work(
     copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    line = refused_by_the_hub(
+    line = error_line_without_hub(
         monkeypatch, tmp_path, "run", str(copy), "--tasks", "none", "--workspace", str(tmp_path / "w")
     )
     assert "--perplexity" in line

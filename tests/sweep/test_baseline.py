@@ -1,4 +1,4 @@
-"""What the variants are compared with: chosen by memory, named in every record, and never mixed with another."""
+"""The reference: chosen by memory, named in every record, and never mixed with another one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sweep.artefact import Artefact
 from sweep.commands.run import prepare
 from sweep.defaults import MARGIN_BYTES
 from sweep.devices import ALL_LAYERS, MachineMemory
-from sweep.jobs.given import TextFile
+from sweep.jobs.inputs import TextFile
 from sweep.jobs.settings import Settings
 from sweep.jobs.text import TextJob
 from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.perplexity import Windows
-from sweep.planning.baseline import ReferenceFile, automatic, find_reference, gpu_layers
+from sweep.planning.baseline import ReferenceFile, auto_reference, find_reference, gpu_layers
 from sweep.planning.request import Request
 from sweep.results.plan import Plan
 
@@ -55,15 +55,15 @@ def text_keys(plan: Plan) -> dict[str, str]:
     return {cell.variant: cell.key for cell in plan.cells if cell.kind == "text"}
 
 
-def test_bf16_where_memory_holds_it_and_q8_0_elsewhere() -> None:
-    assert automatic(10 * GIB, MachineMemory(0, 16 * GIB)) == "BF16"
-    assert automatic(20 * GIB, MachineMemory(0, 16 * GIB)) == "Q8_0"
-    assert automatic(20 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "BF16"
-    assert automatic(24 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "Q8_0"  # the device's margin is not to be had
-    assert automatic(24 * GIB, MachineMemory(12 * GIB, 64 * GIB)) == "BF16"  # by partial offload
+def test_the_automatic_reference_is_bf16_if_it_fits_and_q8_0_otherwise() -> None:
+    assert auto_reference(10 * GIB, MachineMemory(0, 16 * GIB)) == "BF16"
+    assert auto_reference(20 * GIB, MachineMemory(0, 16 * GIB)) == "Q8_0"
+    assert auto_reference(20 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "BF16"
+    assert auto_reference(24 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "Q8_0"  # the device's margin is not to be had
+    assert auto_reference(24 * GIB, MachineMemory(12 * GIB, 64 * GIB)) == "BF16"  # by partial offload
 
 
-def test_what_is_larger_than_the_device_is_offloaded_in_part() -> None:
+def test_a_model_that_is_larger_than_the_gpu_is_offloaded_partly() -> None:
     assert gpu_layers(8 * GIB, 36, MachineMemory(0, 64 * GIB)) == 0
     assert gpu_layers(8 * GIB, 36, MachineMemory(12 * GIB, 64 * GIB)) == ALL_LAYERS
     some = gpu_layers(74 * GIB, 36, MachineMemory(12 * GIB, 128 * GIB))
@@ -85,19 +85,19 @@ def test_no_two_references_share_a_result(tmp_path: Path) -> None:
     assert len({plan.run for plan in plans}) == 4
     by_file = text_jobs(plans[2]).values()
     assert {job.reference for job in by_file} == {Artefact.of(files[0])}
-    assert {job.makes for job in by_file} == {None}
+    assert {job.output for job in by_file} == {None}
     again = ReferenceFile(base_file(tmp_path / "copy.kld"), 16, 8)
     assert text_keys(planned(again.name, again)) == text_keys(plans[2])  # content counts, and not the name
 
 
-def test_the_reference_alone_is_placed_by_its_own_size() -> None:
+def test_only_the_reference_is_placed_by_its_own_size() -> None:
     plan = planned("BF16", layers=11)
     placed = {variant: job.model.settings.gpu_layers for variant, job in text_jobs(plan).items()}
     assert placed == {"BF16": 11, "Q8_0": ALL_LAYERS, "Q2_K": ALL_LAYERS}
     assert text_keys(plan) != text_keys(planned("BF16", layers=12))
 
 
-def test_a_file_says_how_its_text_was_cut(tmp_path: Path) -> None:
+def test_a_reference_file_decides_window_and_stride(tmp_path: Path) -> None:
     file = find_reference(str(base_file(tmp_path / "base.kld")))
     assert isinstance(file, ReferenceFile)
     assert (file.window(None), file.window(16), file.stride(None)) == (16, 16, None)
@@ -118,7 +118,7 @@ def test_a_file_says_how_its_text_was_cut(tmp_path: Path) -> None:
         ("short.kld", "bytes, but by its header it should have"),
     ],
 )
-def test_what_is_no_reference_is_refused_before_any_work(tmp_path: Path, name: str, message: str) -> None:
+def test_a_wrong_reference_is_rejected_before_any_work(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     (tmp_path / "words.txt").write_text("words")
     base_file(tmp_path / "short.kld")
@@ -129,7 +129,7 @@ def test_what_is_no_reference_is_refused_before_any_work(tmp_path: Path, name: s
     assert not (tmp_path / "w").exists()
 
 
-def test_variants_follow_the_reference(tmp_path: Path) -> None:
+def test_the_reference_is_the_first_variant(tmp_path: Path) -> None:
     request = Request(variants="=Q2_K,Q4_0", tasks=("none",), workspace=tmp_path, reference="Q8_0")
     plan = prepare(request, print).plan
     assert (plan.reference, plan.variants) == ("Q8_0", ("Q8_0", "Q2_K", "Q4_0"))
@@ -138,13 +138,13 @@ def test_variants_follow_the_reference(tmp_path: Path) -> None:
     assert "BF16" not in whole.variants
     chosen = prepare(Request(variants="=Q2_K", tasks=("none",), workspace=tmp_path, reference="auto"), print).plan
     assert (chosen.reference, chosen.variants) == ("BF16", ("BF16", "Q2_K"))
-    with pytest.raises(InputError, match="--window 100000 is beyond the"):
+    with pytest.raises(InputError, match="--window 100000 is more than the"):
         prepare(Request(window=100_000, workspace=tmp_path), print)
-    with pytest.raises(InputError, match="--stride 256 leaves nothing to see before it in windows of 256"):
+    with pytest.raises(InputError, match="--stride 256: it must be smaller than the window of 256"):
         prepare(Request(window=256, stride=256, workspace=tmp_path), print)
 
 
-def test_a_file_of_another_model_costs_the_comparison_alone(tmp_path: Path) -> None:
+def test_a_reference_file_of_another_model_fails_only_the_comparison(tmp_path: Path) -> None:
     base = base_file(tmp_path / "foreign.kld", n_ctx=512)
     (tmp_path / "text").write_text(MICRO.text.read_text()[:8_000])
     options = ["--variants", "=Q8_0", "--tasks", "none", "--perplexity", tmp_path / "text", "--reference", base]

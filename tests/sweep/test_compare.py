@@ -288,12 +288,17 @@ def test_metrics_of_two_kinds_do_not_compare(space):
 @pytest.mark.parametrize(
     ("first", "second", "more", "line"),
     [
-        ("alpah-q-111111", "beta", {}, r"alpah-q-111111: no such run in .*; near to it: alpha-q-111111; another work"),
+        (
+            "alpah-q-111111",
+            "beta",
+            {},
+            r"alpah-q-111111: no such run in .*; did you mean alpha-q-111111\?; choose another work",
+        ),
         (
             "nothing",
             "beta",
             {},
-            r"nothing: no such run in .*; known are strangers-q-6, .*, beta-q-222222; .*--workspace",
+            r"nothing: no such run in .*; the latest runs are strangers-q-6, .*, beta-q-222222; .*--workspace",
         ),
         ("alpha:Q9", "beta", {}, r"alpha:Q9: run alpha-q-111111 has no variant 'Q9'; it has BF16, Q4, Q2"),
         ("alpha", "beta:Q9", {}, r"run beta-q-222222 has no variant 'Q9'"),

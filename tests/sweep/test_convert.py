@@ -1,4 +1,4 @@
-"""`sweep convert`: the files foretold are the files written; whatever goes wrong leaves nothing under a final name."""
+"""`sweep convert`: it writes the files that it predicted, and after any error there is no file under a final name."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def convert(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return call("convert", *arguments)
 
 
-def test_the_files_are_those_of_the_dry_run(tmp_path: Path) -> None:
-    asked = ("micro", "--to", "Q2_K_XL,q4_k_m,BF16", "--out", tmp_path / "new", "--format", "json")
-    foretold = json.loads(convert(*asked, "--dry-run").stdout)
+def test_the_files_are_as_the_dry_run_predicted(tmp_path: Path) -> None:
+    arguments = ("micro", "--to", "Q2_K_XL,q4_k_m,BF16", "--out", tmp_path / "new", "--format", "json")
+    predicted = json.loads(convert(*arguments, "--dry-run").stdout)
     assert not (tmp_path / "new").exists()
-    done = convert(*asked)
+    done = convert(*arguments)
     assert done.returncode == 0, done.stderr
     finished = json.loads(done.stdout.splitlines()[-1])
-    assert finished["files"] == foretold["files"]
+    assert finished["files"] == predicted["files"]
     assert [file["quant"] for file in finished["files"]] == ["Q2_K_XL", "Q4_K_M", "BF16"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "micro-BF16.gguf", "micro-Q2_K_XL.gguf", "micro-Q4_K_M.gguf",
@@ -52,7 +52,7 @@ def test_the_table_names_every_file_and_its_types(tmp_path: Path) -> None:
     assert "Q8_0" in done.stdout.split("tensors by type")[1]
 
 
-def test_a_public_model_is_sized_with_nothing_of_it_here(tmp_path: Path) -> None:
+def test_a_public_model_is_sized_without_a_download(tmp_path: Path) -> None:
     done = convert("Qwen3-0.6B", "--to", "Q8_0,IQ2_XS", "--dry-run", "--format", "json")
     assert done.returncode == 0, done.stderr
     files = {file["quant"]: file for file in json.loads(done.stdout)["files"]}
@@ -65,12 +65,12 @@ def test_a_public_model_is_sized_with_nothing_of_it_here(tmp_path: Path) -> None
     bare = json.loads(convert(config, "--to", "Q4_K_M", "--dry-run", "--format", "json").stdout)["files"][0]
     whole = json.loads(convert("micro", "--to", "Q4_K_M", "--dry-run", "--format", "json").stdout)["files"][0]
     assert (bare["tensor_bytes"], bare["census"]) == (whole["tensor_bytes"], whole["census"])
-    refused = convert(tmp_path, "--to", "Q4_K_M", "--out", tmp_path / "new")
-    assert refused.returncode == 2
-    assert "is a config without weights" in refused.stderr
+    error_line = convert(tmp_path, "--to", "Q4_K_M", "--out", tmp_path / "new")
+    assert error_line.returncode == 2
+    assert "is a config without weights" in error_line.stderr
 
 
-def test_an_importance_matrix_opens_the_smallest_quants(tmp_path: Path) -> None:
+def test_an_importance_matrix_enables_the_smallest_quants(tmp_path: Path) -> None:
     from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 
     done = convert("micro", "--to", "BF16", "--out", tmp_path)
@@ -94,37 +94,37 @@ def test_an_importance_matrix_opens_the_smallest_quants(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_importance_is_collected_once_and_used_from_then_on(tmp_path: Path) -> None:
+def test_an_importance_matrix_is_collected_once_and_reused(tmp_path: Path) -> None:
     text = tmp_path / "short.txt"
     text.write_text(presets.builtin_models()["micro"].calibration.read_text()[:12_000])
-    asked = ("micro", "--to", "IQ2_XXS,F16", "--imatrix", "auto", "--calibration", text, "--format", "json")
-    first = convert(*asked, "--out", tmp_path / "a")
+    arguments = ("micro", "--to", "IQ2_XXS,F16", "--imatrix", "auto", "--calibration", text, "--format", "json")
+    first = convert(*arguments, "--out", tmp_path / "a")
     assert first.returncode == 0, first.stderr
-    foretold, finished = (json.loads(first.stdout.splitlines()[index]) for index in (0, -1))
-    assert foretold["files"] == finished["files"]
+    predicted, finished = (json.loads(first.stdout.splitlines()[index]) for index in (0, -1))
+    assert predicted["files"] == finished["files"]
     made = {name: (tmp_path / "a" / name) for name in ("micro-IQ2_XXS.gguf", "micro-F16.gguf", "micro.imatrix.gguf")}
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(made)
     assert {Path(file["path"]).stat().st_size: file["file_bytes"] for file in finished["files"]} == {
         file["file_bytes"]: file["file_bytes"] for file in finished["files"]
     }
     assert read_header(made["micro-IQ2_XXS.gguf"]).metadata["quantize.imatrix.dataset"].value == "short.txt"
-    given = convert(*asked[:3], "--imatrix", made["micro.imatrix.gguf"], "--out", tmp_path / "b")
-    assert given.returncode == 0, given.stderr
-    assert "matrices covered" in given.stderr
-    again = convert(*asked[:-2], "--out", tmp_path / "a")
+    with_file = convert(*arguments[:3], "--imatrix", made["micro.imatrix.gguf"], "--out", tmp_path / "b")
+    assert with_file.returncode == 0, with_file.stderr
+    assert "matrices covered" in with_file.stderr
+    again = convert(*arguments[:-2], "--out", tmp_path / "a")
     assert "micro.imatrix.gguf of an earlier run" in again.stderr
     for directory in ("a", "b"):
         assert (tmp_path / directory / "micro-IQ2_XXS.gguf").read_bytes() == made["micro-IQ2_XXS.gguf"].read_bytes()
     text.write_text(text.read_text()[:11_000])
-    other = convert(*asked[:-2], "--out", tmp_path / "a")
+    other = convert(*arguments[:-2], "--out", tmp_path / "a")
     assert other.returncode == 0, other.stderr
     assert "of an earlier run" not in other.stderr
 
 
-def test_files_in_parts_within_a_memory_budget(tmp_path: Path) -> None:
+def test_split_files_are_written_within_a_memory_budget(tmp_path: Path) -> None:
     """In a process of its own: a budget is for all that a process takes."""
-    asked = ["micro", "--to", "F16", "--split-max-size", "3M", "--memory-budget", "500MiB"]
-    command = [*COMMAND, "convert", *asked, "--out", str(tmp_path / "new"), "--format", "json"]
+    arguments = ["micro", "--to", "F16", "--split-max-size", "3M", "--memory-budget", "500MiB"]
+    command = [*COMMAND, "convert", *arguments, "--out", str(tmp_path / "new"), "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (file,) = json.loads(done.stdout.splitlines()[-1])["files"]
@@ -149,7 +149,7 @@ def test_files_in_parts_within_a_memory_budget(tmp_path: Path) -> None:
         (("micro", "--to", "Q8_0", "--pre-tokenizer", "gpt4"), "unknown pre-tokenizer 'gpt4'; known: qwen2, qwen35"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input_gives_one_line_and_leaves_no_file(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     done = convert(*arguments, "--out", tmp_path / "new")
     assert done.returncode == 2
     assert message in done.stderr
@@ -157,13 +157,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: tup
     assert not (tmp_path / "new").exists()
 
 
-def test_after_an_interrupt_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_after_an_interrupt_the_same_command_resumes(tmp_path: Path) -> None:
     quants = (
         "Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M,Q5_K_S,Q5_K_M,Q6_K,Q2_K_XL,Q3_K_XL,Q4_K_XL,IQ4_XS,IQ4_NL,IQ3_S,IQ3_M"
     )
-    asked = ["micro", "--to", quants, "--out", str(tmp_path / "new")]
+    arguments = ["micro", "--to", quants, "--out", str(tmp_path / "new")]
     with subprocess.Popen(
-        [*COMMAND, "convert", *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "convert", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:  # fmt: skip
         while not list((tmp_path / "new").glob(".*.partial")) and process.poll() is None:
             time.sleep(0.01)
@@ -172,13 +172,13 @@ def test_after_an_interrupt_the_same_command_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert "the same command goes on where it stopped" in errors
     assert not list((tmp_path / "new").glob("*.gguf"))
-    assert convert(*asked).returncode == 0
+    assert convert(*arguments).returncode == 0
     assert len(list((tmp_path / "new").iterdir())) == len(quants.split(","))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", presets.builtin_models())
-def test_the_built_in_models_become_every_quant(tmp_path: Path, model: str) -> None:
+def test_the_built_in_models_are_exported_to_every_quant(tmp_path: Path, model: str) -> None:
     from converters.llamacpp.model import ContextOptions, Model
     from converters.recipes import QUANTS
 

@@ -1,6 +1,6 @@
-"""A workspace that the version before made: every result is found again, and reads to the digit as it did then.
+"""A workspace of an earlier version: every result is found again, with identical figures.
 
-`earlier/sweep.db` is its store, of a sweep and an ablation of micro; `expected.json` is what they printed, with the
+`earlier/sweep.db` is its store, with a sweep and an ablation of micro. `expected.json` is what they printed, with the
 versions of the packages that computed it, which are part of every key.
 """
 
@@ -17,11 +17,11 @@ import pytest
 import presets
 from sweep import devices
 from sweep.commands import ablate
+from sweep.execution.cells_to_run import cells_to_run
 from sweep.execution.local import LocalHost
-from sweep.execution.pending import pending
 from sweep.jobs import ablation, model
-from sweep.jobs.settings import Where
-from sweep.planning.preparing import prepare
+from sweep.jobs.settings import ComputeResources
+from sweep.planning.prepare import prepare
 from sweep.planning.request import Request
 from sweep.report.csv_json import finite
 from sweep.results.history import find_run
@@ -35,10 +35,10 @@ MICRO = presets.builtin_models()["micro"]
 
 
 class Host(LocalHost):
-    """The machine that measured: two threads, no GPU."""
+    """The machine that made the results: two threads, no GPU."""
 
-    def where(self, engines: Collection[str]) -> Where:
-        return Where(2, dict.fromkeys(("llama.cpp", *engines), "cpu"))
+    def resources(self, engines: Collection[str]) -> ComputeResources:
+        return ComputeResources(2, dict.fromkeys(("llama.cpp", *engines), "cpu"))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(tmp_path / "w")
 
 
-def test_a_sweep_finds_every_result_under_its_key(workspace: Workspace) -> None:
+def test_a_sweep_finds_every_earlier_result(workspace: Workspace) -> None:
     request = Request(
         variants="=Q2_K,int8:sq-ph-dyn",
         imatrix="auto",
@@ -68,20 +68,20 @@ def test_a_sweep_finds_every_result_under_its_key(workspace: Workspace) -> None:
     plan = prepare(request, lambda _: None, Host()).plan
     assert plan.run == EXPECTED["run"]
     with Store(workspace.database) as store:
-        assert pending(plan.cells, store, workspace.root) == []
+        assert cells_to_run(plan.cells, store, workspace.root) == []
         assert {cell.key for cell in plan.cells} == set(store.statuses(cell.key for cell in plan.cells))
         found = [finite(record.to_json()) for record in records(plan, store)]
     assert _without_new(found) == EXPECTED["records"]
 
 
-def test_its_runs_are_read_as_they_were_planned(workspace: Workspace) -> None:
+def test_earlier_runs_have_the_same_records(workspace: Workspace) -> None:
     plan = find_run(workspace, EXPECTED["run"])
     with Store(workspace.database) as store:
         found = [finite(record.to_json()) for record in records(plan, store)]
     assert _without_new(found) == EXPECTED["records"]
 
 
-def test_an_ablation_finds_every_recipe(workspace: Workspace) -> None:
+def test_an_ablation_finds_every_earlier_recipe(workspace: Workspace) -> None:
     asked = ablate.AblationRequest(
         "micro",
         EARLIER / "space.toml",
@@ -96,11 +96,11 @@ def test_an_ablation_finds_every_recipe(workspace: Workspace) -> None:
     )
     plan = ablate.prepare(asked, lambda _: None)
     with Store(workspace.database) as store:
-        assert pending(plan.cells, store, workspace.root) == []
+        assert cells_to_run(plan.cells, store, workspace.root) == []
     found, _ = ablate.ablate(plan, lambda _: None)
     assert finite(found.to_json())["points"] == EXPECTED["points"]
 
 
 def _without_new(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fields that records have had since."""
+    """The rows without the fields that records did not have then."""
     return [{name: value for name, value in row.items() if name != "figures"} for row in rows]

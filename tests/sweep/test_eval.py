@@ -1,4 +1,4 @@
-"""`sweep eval` measures one thing with the records of a sweep."""
+"""`sweep eval` measures one variant, with the same record as a sweep."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_quantized_file_is_measured_as_it_is(file: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(MICRO.text.read_text()[:6000])
-    asked = ["--tasks", "boolq", "--task-data", data, "--limit", "4", "--perplexity", tmp_path / "text.txt"]
-    where = ["--workspace", tmp_path / "w", "--format", "json"]
-    found = record(sweep("eval", file, *asked, *where))
+    arguments = ["--tasks", "boolq", "--task-data", data, "--limit", "4", "--perplexity", tmp_path / "text.txt"]
+    options = ["--workspace", tmp_path / "w", "--format", "json"]
+    found = record(sweep("eval", file, *arguments, *options))
     assert (found["variant"], found["status"], found["divergence"]) == ("gguf:mine-Q4_K_M.gguf", "ok", None)
     assert found["file_bytes"] == file.stat().st_size
     assert found["perplexity"]["value"] > 1
     assert found["tasks"]["boolq"]["n"] == 4
     assert found["tasks"]["boolq"]["delta"] is None
     assert not list(tmp_path.rglob("*.logprobs"))  # nothing is compared with it
-    again = sweep("eval", file, *asked, *where)
+    again = sweep("eval", file, *arguments, *options)
     assert json.loads(again.stdout.splitlines()[0])["todo"] == 0
     assert record(again) == found
     with Store(tmp_path / "w" / "sweep.db") as store:
@@ -65,9 +65,9 @@ def test_a_quantized_file_is_measured_as_it_is(file: Path, data: Path, tmp_path:
     assert outcome.row["settings"]["data"] == str(data / "boolq")
 
 
-def test_a_model_is_exported_at_its_quant_and_only_what_is_asked_for_measured(tmp_path: Path) -> None:
-    where = ["--workspace", tmp_path, "--format", "json"]
-    only = record(sweep("eval", "micro", "--quant", "Q4_K_M", "--tasks", "micro_form", "--limit", "2", *where))
+def test_a_model_is_exported_to_one_quant_and_only_the_named_measurements_run(tmp_path: Path) -> None:
+    options = ["--workspace", tmp_path, "--format", "json"]
+    only = record(sweep("eval", "micro", "--quant", "Q4_K_M", "--tasks", "micro_form", "--limit", "2", *options))
     assert only["variant"] == "Q4_K_M"
     assert only["perplexity"] is None
     assert list(only["tasks"]) == ["micro_form"]
@@ -77,59 +77,59 @@ def test_a_model_is_exported_at_its_quant_and_only_what_is_asked_for_measured(tm
     assert "micro_form" in report.stdout
 
 
-def test_a_base_file_is_written_where_it_is_asked_for(file: Path, tmp_path: Path) -> None:
+def test_a_base_file_is_written_to_the_given_path(file: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(MICRO.text.read_text()[:6000])
     base = tmp_path / "base.kld"
-    asked = ["eval", file, "--perplexity", tmp_path / "text.txt", "--workspace", tmp_path / "w", "--format", "json"]
-    plain = record(sweep(*asked))
-    assert record(sweep(*asked, "--write-base", base)) == plain | {"speed": plain["speed"]}
+    arguments = ["eval", file, "--perplexity", tmp_path / "text.txt", "--workspace", tmp_path / "w", "--format", "json"]
+    plain = record(sweep(*arguments))
+    assert record(sweep(*arguments, "--write-base", base)) == plain | {"speed": plain["speed"]}
     written = base.read_bytes()
     opened = open_reference(base)
     assert (opened.n_ctx, opened.first, opened.windows) == (512, 256, 3)
-    again = sweep(*asked, "--write-base", base)
+    again = sweep(*arguments, "--write-base", base)
     assert json.loads(again.stdout.splitlines()[0])["todo"] == 0
     base.unlink()
-    anew = sweep(*asked, "--write-base", base)
-    assert json.loads(anew.stdout.splitlines()[0])["pending"] == [f"gguf:{file.name}/text"]
+    repeated = sweep(*arguments, "--write-base", base)
+    assert json.loads(repeated.stdout.splitlines()[0])["pending"] == [f"gguf:{file.name}/text"]
     assert base.read_bytes() == written
 
 
 @pytest.mark.slow
-def test_a_bound_on_answers_measures_only_what_generates_anew(file: Path, tmp_path: Path) -> None:
-    asked = ["eval", file, "--tasks", "micro_facts,micro_form", "--limit", "2", "--workspace", tmp_path]
-    asked += ["--format", "json"]
+def test_a_limit_on_answers_repeats_only_tasks_that_generate(file: Path, tmp_path: Path) -> None:
+    arguments = ["eval", file, "--tasks", "micro_facts,micro_form", "--limit", "2", "--workspace", tmp_path]
+    arguments += ["--format", "json"]
     todo, records = [], []
     for bound in (["--max-gen-toks", "3"], [], ["--max-gen-toks", "2"]):
-        done = sweep(*asked, *bound)
+        done = sweep(*arguments, *bound)
         todo.append([name.rpartition("/")[2] for name in json.loads(done.stdout.splitlines()[0])["pending"]])
         records.append(record(done)["tasks"]["micro_facts"])
     assert todo == [["speed", "micro_facts", "micro_form"], ["micro_form"], ["micro_form"]]
     assert records[0] == records[1] == records[2]
 
 
-def test_what_cannot_be_measured_is_refused_in_a_line(file: Path, tmp_path: Path) -> None:
+def test_input_that_cannot_be_measured_gives_one_line(file: Path, tmp_path: Path) -> None:
     (tmp_path / "humaneval").mkdir()
     row = {"task_id": "t", "prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"}
     (tmp_path / "humaneval" / "HumanEval.jsonl").write_text(json.dumps(row))
-    where = ["--workspace", tmp_path / "w"]
+    options = ["--workspace", tmp_path / "w"]
     cases: dict[str, list[str | Path]] = {
         "a GGUF file is measured as it is; --quant is for checkpoints": [file, "--quant", "Q8_0"],
         "--allow-code-execution allows that": [file, "--tasks", "humaneval", "--task-data", tmp_path],
-        "does not go with --no-chat-template": [file, "--tasks", "boolq", "--thinking", "on", "--no-chat-template"],
+        "leave --no-chat-template out": [file, "--tasks", "boolq", "--thinking", "on", "--no-chat-template"],
         "there is no such": [tmp_path / "absent.gguf"],
         "give one with --perplexity": [file, "--tasks", "boolq", "--write-base", tmp_path / "base.kld"],
         "leave --stride out": [file, "--stride", "100", "--write-base", tmp_path / "base.kld"],
-        "it is there and no base file": [file, "--write-base", file],
+        "exists and is not a base file": [file, "--write-base", file],
     }
     for message, arguments in cases.items():
-        done = sweep("eval", *arguments, *where)
+        done = sweep("eval", *arguments, *options)
         assert done.returncode == 2, arguments
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_code_of_a_model_is_run_with_consent(file: Path, tmp_path: Path) -> None:
+def test_generated_code_runs_only_with_consent(file: Path, tmp_path: Path) -> None:
     (tmp_path / "humaneval").mkdir()
     tests = "def check(f):\n    assert f(2) == 3"
     row = {"task_id": "t", "prompt": "def f(x):\n    return x + 1\n", "test": tests, "entry_point": "f"}

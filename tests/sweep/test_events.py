@@ -1,11 +1,11 @@
-"""The event log can be followed while it is written."""
+"""The event log can be read while it is written."""
 
 from pathlib import Path
 
 from sweep.events import Event, Log, Reader
 
 
-def test_a_reader_gets_whole_lines_only_and_each_once(tmp_path: Path) -> None:
+def test_a_reader_returns_only_complete_lines_and_each_once(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     reader = Reader(path)
     assert reader.read() == []

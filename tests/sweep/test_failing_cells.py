@@ -1,4 +1,5 @@
-"""What fails during a sweep costs its own figures: every other cell is measured, and the record says why."""
+"""A failure during a sweep costs only the figures of its cell. All other cells are measured, and the record says
+why."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ class Ended:
     errors: list[str]
 
 
-def ended(process: subprocess.Popen[str]) -> Ended:
+def finished(process: subprocess.Popen[str]) -> Ended:
     out, err = process.communicate(timeout=300)
     assert "Traceback" not in err
     last = json.loads(out.splitlines()[-1])
@@ -100,7 +101,7 @@ def without_numbers(good: Path, file: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_reference_and_a_metric_that_are_no_numbers_and_a_small_context_cost_their_own_cells(
+def test_a_reference_or_metric_without_numbers_and_a_small_context_fail_only_their_cells(
     good: Path, text: Path, tmp_path: Path, make_model: Callable[..., Any]
 ) -> None:
     broken = without_numbers(good, tmp_path / "broken.gguf")
@@ -109,8 +110,8 @@ def test_a_reference_and_a_metric_that_are_no_numbers_and_a_small_context_cost_t
     (tmp_path / "tasks" / "no_number.yaml").write_text(NO_NUMBER)
     (tmp_path / "tasks" / "data.py").write_text(NO_NUMBER_CODE)
     tasks = ["--tasks", "micro_facts,no_number", "--task-data", tmp_path / "tasks", "--limit", "4"]
-    asked = ["micro", "--reference", f"gguf:{broken}", "--variants", f"=gguf:{good},gguf:{small}", *tasks]
-    result = ended(start(*asked, "--perplexity", text, "--workspace", tmp_path / "w"))
+    arguments = ["micro", "--reference", f"gguf:{broken}", "--variants", f"=gguf:{good},gguf:{small}", *tasks]
+    result = finished(start(*arguments, "--perplexity", text, "--workspace", tmp_path / "w"))
     assert (result.code, result.errors) == (1, [])
     reference, whole, short = result.records.values()
 
@@ -120,7 +121,7 @@ def test_a_reference_and_a_metric_that_are_no_numbers_and_a_small_context_cost_t
     assert (reference["perplexity"], reference["tasks"]) == (None, {})
     assert reference["speed"] is not None
 
-    why = "text: no divergence, for gguf:broken.gguf could not be measured: window 0: the model's logits"
+    why = "text: no divergence, because gguf:broken.gguf could not be measured: window 0: the model's logits"
     assert why in whole["error"]
     assert whole["divergence"] is None
     assert 1.5 < whole["perplexity"]["value"] < 4
@@ -133,12 +134,12 @@ def test_a_reference_and_a_metric_that_are_no_numbers_and_a_small_context_cost_t
     assert list(short["tasks"]) == ["micro_facts"]
 
 
-def test_a_baseline_of_another_vocabulary_costs_the_divergence_alone(
+def test_a_baseline_with_another_vocabulary_fails_only_the_divergence(
     good: Path, text: Path, tmp_path: Path, make_model: Callable[..., Any]
 ) -> None:
     other = make_model("other", n_vocab=300, max_position_embeddings=256, **SMALL).gguf
-    asked = ["micro", "--reference", f"gguf:{other}", "--variants", f"=gguf:{good}", "--tasks", "none"]
-    result = ended(start(*asked, "--window", "64", "--perplexity", text, "--workspace", tmp_path))
+    arguments = ["micro", "--reference", f"gguf:{other}", "--variants", f"=gguf:{good}", "--tasks", "none"]
+    result = finished(start(*arguments, "--window", "64", "--perplexity", text, "--workspace", tmp_path))
     assert result.code == 1
     reference, variant = result.records.values()
     assert (reference["status"], variant["status"]) == ("ok", "partial")
@@ -150,14 +151,24 @@ def test_a_baseline_of_another_vocabulary_costs_the_divergence_alone(
 
 
 @pytest.mark.slow
-def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_file_the_divergence(
+def test_a_worker_out_of_memory_fails_only_its_cell_and_a_damaged_reference_only_the_divergence(
     good: Path, text: Path, tmp_path: Path
 ) -> None:
     """SIGKILL is what the kernel ends a process with that takes too much."""
     named = f"gguf:{good.name}"
-    asked = ["micro", "--reference", f"gguf:{good}", "--variants", "=Q4_0", "--tasks", "micro_facts", "--limit", "4"]
-    where = ["--perplexity", text, "--workspace", tmp_path / "w"]
-    process = start(*asked, *where)
+    arguments = [
+        "micro",
+        "--reference",
+        f"gguf:{good}",
+        "--variants",
+        "=Q4_0",
+        "--tasks",
+        "micro_facts",
+        "--limit",
+        "4",
+    ]
+    options = ["--perplexity", text, "--workspace", tmp_path / "w"]
+    process = start(*arguments, *options)
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
@@ -166,15 +177,15 @@ def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_f
         if (event["event"], event["cell"]) == ("cell_started", f"{named}/text"):
             worker.kill()
             break
-    result = ended(process)
+    result = finished(process)
     assert result.code == 1
     why = "the worker died (killed by SIGKILL): most likely out of memory"
     assert result.records[named]["error"] == f"text: {why}"
-    assert result.records["Q4_0"]["error"] == f"text: no divergence, for {named} could not be measured: {why}"
+    assert result.records["Q4_0"]["error"] == f"text: no divergence, because {named} could not be measured: {why}"
     assert 1.5 < result.records["Q4_0"]["perplexity"]["value"] < 4
     assert result.records["Q4_0"]["tasks"]["micro_facts"]["delta"] is not None
 
-    again = ended(start(*asked, *where))
+    again = finished(start(*arguments, *options))
     assert (again.code, again.records[named]["status"], again.records["Q4_0"]["status"]) == (0, "ok", "ok")
     assert again.records["Q4_0"]["perplexity"] == result.records["Q4_0"]["perplexity"]
 
@@ -183,7 +194,9 @@ def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_f
     with open(damaged, "r+b") as file:
         file.seek(Reference(made)._rows.offset)
         file.write(np.float32(np.nan).tobytes())
-    last = ended(start("micro", "--reference", damaged, "--variants", f"=Q4_0,gguf:{good}", *asked[5:], *where))
+    last = finished(
+        start("micro", "--reference", damaged, "--variants", f"=Q4_0,gguf:{good}", *arguments[5:], *options)
+    )
     assert last.code == 1
     assert "damaged.logprobs: the divergence from this reference is not finite" in last.records["Q4_0"]["error"]
     assert last.records["Q4_0"]["perplexity"] == again.records["Q4_0"]["perplexity"]
@@ -192,20 +205,20 @@ def test_a_worker_killed_for_its_memory_costs_its_cell_and_a_damaged_reference_f
     assert last.records["Q4_0"]["tasks"] == again.records["Q4_0"]["tasks"]
 
 
-def test_what_the_model_cannot_read_is_known_before_any_work(
+def test_inputs_that_the_model_cannot_read_are_rejected_before_any_work(
     text: Path, tmp_path: Path, make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = make_model("refused", n_vocab=300, max_position_embeddings=256, **SMALL)
-    untold = Path(shutil.copytree(MICRO.directory, tmp_path / "untold"))
-    (untold / "chat_template.jinja").unlink()
+    without_template = Path(shutil.copytree(MICRO.directory, tmp_path / "untold"))
+    (without_template / "chat_template.jinja").unlink()
     short = tmp_path / "short.txt"
     short.write_text(MICRO.text.read_text()[:1500])
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     cases: dict[str, list[str | Path]] = {
-        "the window of 512 tokens, which --window can make smaller, is beyond the 256": [small.directory],
+        "the window of 512 tokens, which --window can make smaller, is more than the 256": [small.directory],
         "windows of 512 tokens need at least 1024": ["micro", "--perplexity", short],
-        "this model has no chat template": [untold, "--tasks", "micro_facts", "--chat-template"],
+        "this model has no chat template": [without_template, "--tasks", "micro_facts", "--chat-template"],
         "task boolq: the task or its data cannot be loaded": ["micro", "--tasks", "boolq"],
     }
     for message, arguments in cases.items():

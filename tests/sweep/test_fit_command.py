@@ -250,7 +250,7 @@ def test_a_sweep_leaves_out_what_its_gpu_does_not_hold(sweep: Any, tmp_path: Pat
     assert code == 0
     assert "Q8_0 needs" in err
     assert "BF16 needs" in err
-    assert "measured all the same" in err
+    assert "it is measured, because other variants are compared with it" in err
     code, out, _ = sweep(*asked, "--format", "json")
     assert code == 0  # to be skipped is not to fail
     records = {record["variant"]: record for record in json.loads(out.splitlines()[-1])["records"]}

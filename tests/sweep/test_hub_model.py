@@ -1,4 +1,4 @@
-"""A GGUF file in a repository of the hub is a MODEL of `sweep eval` and `sweep run` like one on this disk."""
+"""`sweep eval` and `sweep run` accept a GGUF file on the hub as MODEL, like a local one."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from converters.gguf_source import gguf_fingerprint
 from converters.hub import HubFile
 from converters.resolver import open_source
 from sweep.execution.local import LocalHost
-from sweep.planning.preparing import prepare, prepare_single
+from sweep.planning.prepare import prepare, prepare_single
 from sweep.planning.request import Request
 
 MICRO = presets.builtin_models()["micro"]
@@ -26,15 +26,15 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_it_is_evaluated_as_it_is(cached: Path, tmp_path: Path) -> None:
+def test_a_hub_file_is_evaluated_unchanged(cached: Path, tmp_path: Path) -> None:
     swept = prepare_single(Request(MODEL, perplexity=MICRO.text, workspace=tmp_path / "w"), lambda _: None, LocalHost())
     assert (swept.model.name, swept.model.path) == ("micro-BF16", cached)
     assert swept.model.fingerprint == gguf_fingerprint(cached)
     assert [(variant.name, variant.file) for variant in swept.variants] == [("hub:micro-BF16.gguf", cached)]
 
 
-def test_quants_are_made_of_it(cached: Path, tmp_path: Path) -> None:
-    asked = Request(MODEL, variants="=Q4_K_M", tasks=("none",), perplexity=MICRO.text, workspace=tmp_path / "w")
-    swept = prepare(asked, lambda _: None, LocalHost())
+def test_quants_are_made_from_a_hub_file(cached: Path, tmp_path: Path) -> None:
+    arguments = Request(MODEL, variants="=Q4_K_M", tasks=("none",), perplexity=MICRO.text, workspace=tmp_path / "w")
+    swept = prepare(arguments, lambda _: None, LocalHost())
     assert swept.model.path == cached
     assert [variant.quant for variant in swept.variants] == ["BF16", "Q4_K_M"]

@@ -1,4 +1,4 @@
-"""`sweep int8`: a directory that loads, or one line on what is wrong and nothing left behind."""
+"""`sweep int8`: it writes a directory that loads, or prints one line about the error and leaves no file."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sweep.artefact import Artefact
 from sweep.backends.torch import TorchBackend
 from sweep.commands.int8 import Int8Request, quantize
 from sweep.jobs.base import Site
-from sweep.jobs.quantize import QuantizeJob
-from sweep.jobs.settings import Where
+from sweep.jobs.int8_checkpoint import Int8CheckpointJob
+from sweep.jobs.settings import ComputeResources
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.text_measurement import measure_text
 from sweep.workspace import sharing
@@ -37,7 +37,7 @@ def request(tmp_path: Path, **changes: object) -> Int8Request:
     return replace(asked, **changes)  # type: ignore[arg-type]
 
 
-def test_what_is_written_is_measured_as_any_model(tmp_path: Path) -> None:
+def test_a_written_checkpoint_can_be_measured_like_any_model(tmp_path: Path) -> None:
     """From the command line to perplexity through the torch backend, with no original at hand."""
     from transformers import AutoTokenizer
 
@@ -64,7 +64,7 @@ def test_what_is_written_is_measured_as_any_model(tmp_path: Path) -> None:
     assert perplexity["int8"] != perplexity["float"]
 
 
-def test_a_sweep_that_ends_meanwhile_tidies_nothing_away(tmp_path: Path) -> None:
+def test_a_sweep_that_ends_meanwhile_removes_no_file_in_use(tmp_path: Path) -> None:
     """It removes what is half-written only where it is alone with a model's artefacts."""
     held: list[bool] = []
 
@@ -82,7 +82,7 @@ def test_a_sweep_that_ends_meanwhile_tidies_nothing_away(tmp_path: Path) -> None
     assert not list((tmp_path / "workspace").rglob(".*.part"))
 
 
-def test_statistics_that_a_killed_process_left_half_written_go(tmp_path: Path) -> None:
+def test_partly_written_statistics_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     for folder in (tmp_path / "artefacts", tmp_path / "artefacts" / "bfloat16"):
         folder.mkdir()
         (folder / ".ranges-1.safetensors.7.part").touch()
@@ -92,17 +92,17 @@ def test_statistics_that_a_killed_process_left_half_written_go(tmp_path: Path) -
     assert sorted(left) == ["artefacts/bfloat16/ranges-1.safetensors", "artefacts/ranges-1.safetensors"]
 
 
-def test_a_checkpoint_of_a_run_beside_this_one_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_checkpoint_that_another_run_made_is_reused(tmp_path: Path) -> None:
     """That one may be reading it, so it is neither removed nor made again."""
-    job = QuantizeJob(Artefact.of(MICRO.directory), "micro", NAMED["w8a16"], "made", "f", "e")
-    site = Site(tmp_path, Where(1, {"torch": "cpu"}))
-    made, directory = job.run(site), job.makes.under(tmp_path)
+    job = Int8CheckpointJob(Artefact.of(MICRO.directory), "micro", NAMED["w8a16"], "made", "f", "e")
+    site = Site(tmp_path, ComputeResources(1, {"torch": "cpu"}))
+    made, directory = job.run(site), job.output.under(tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
     assert job.run(site) == made
     assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
-def test_a_second_time_nothing_is_measured_again(tmp_path: Path) -> None:
+def test_a_second_quantization_reuses_the_statistics(tmp_path: Path) -> None:
     steps: list[int] = []
     for name in ("first", "second"):
         steps.append(0)
@@ -114,7 +114,7 @@ def test_a_second_time_nothing_is_measured_again(tmp_path: Path) -> None:
     ).read_bytes()
 
 
-def test_a_user_s_own_text_and_recipe(tmp_path: Path) -> None:
+def test_text_and_recipe_can_be_files(tmp_path: Path) -> None:
     text, recipe = tmp_path / "mine.txt", tmp_path / "mine.toml"
     text.write_text("Mara counted seven boats and three gulls. " * 200)
     recipe.write_text('base = "sq-ph"\nalpha = 0.4\nkeep = ["lm_head", "*.down_proj"]\n')
@@ -125,7 +125,7 @@ def test_a_user_s_own_text_and_recipe(tmp_path: Path) -> None:
     assert isinstance(model.model.layers[0].mlp.down_proj, torch.nn.Linear)
 
 
-def test_tokens_of_each_expert_are_told(tmp_path: Path) -> None:
+def test_the_tokens_of_each_expert_are_reported(tmp_path: Path) -> None:
     done = quantize(request(tmp_path, model="micro-moe"), print, lambda *_: None)
     assert [row[:2] for row in done.experts] == [(str(i), 6) for i in range(4)]
     assert sum((done.calibration.expert_tokens or {}).values()) == 4 * 2 * 4 * 32  # layers, experts a token, tokens
@@ -138,7 +138,7 @@ def damaged(tmp_path: Path, **changes: object) -> str:
     return str(directory)
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_bad_input_gives_one_line_and_leaves_no_file(tmp_path: Path) -> None:
     short, no_text, recipe = tmp_path / "short.txt", tmp_path / "bytes.txt", tmp_path / "bad.toml"
     short.write_text("too short")
     no_text.write_bytes(b"\xff\xfe\x00")
@@ -162,21 +162,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         ({"device": "gpu"}, "'gpu' is no device"),
         ({"out": short}, "is there already"),
     ]
-    for changes, said in cases:
-        with pytest.raises(InputError, match=said):
+    for changes, message in cases:
+        with pytest.raises(InputError, match=message):
             quantize(request(tmp_path, **changes), print, lambda *_: None)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_device_that_is_not_here_is_told(tmp_path: Path) -> None:
+def test_a_missing_device_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingRuntime, match="cuda"):
         quantize(request(tmp_path, device="cuda"), print, lambda *_: None)
 
 
 @pytest.mark.slow  # waits for the child to be in the midst of it
-def test_an_interrupt_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_no_directory_under_the_final_name(tmp_path: Path) -> None:
     out, workspace = tmp_path / "out", tmp_path / "workspace"
     arguments = ["micro", "--recipe", "sq", "--out", str(out), "--workspace", str(workspace)]
     child = subprocess.Popen(
@@ -187,8 +187,8 @@ def test_an_interrupt_leaves_nothing_under_the_final_name(tmp_path: Path) -> Non
         time.sleep(0.1)
     time.sleep(3)
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=120)
-    assert child.returncode == 130, told
-    assert "interrupted" in told
-    assert "Traceback" not in told
+    _, message = child.communicate(timeout=120)
+    assert child.returncode == 130, message
+    assert "interrupted" in message
+    assert "Traceback" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["workspace"]

@@ -1,4 +1,5 @@
-"""What int8 cannot be made of, from the command line: one line that says what and where, and the exit code."""
+"""Models, texts and recipes that `sweep int8` rejects: one line that says what is wrong and where, and the exit
+code."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def quantized(tmp_path: Path) -> Path:
     return directory
 
 
-def refused(tmp_path: Path, *arguments: object) -> str:
+def error_line(tmp_path: Path, *arguments: object) -> str:
     """The one line of a command that ends before anything is written."""
     done = sweep(*arguments, "--workspace", tmp_path / "workspace")
     assert done.returncode == 2, done.stderr
@@ -58,29 +59,34 @@ def refused(tmp_path: Path, *arguments: object) -> str:
 RECIPES = [("alpha = 1.5", "'alpha' is 1.5; it must be from 0 to 1"), ("alhpa = 0.5", "unknown key 'alhpa'; did you")]
 
 
-@pytest.mark.parametrize(("content", "said"), RECIPES)
+@pytest.mark.parametrize(("content", "message"), RECIPES)
 @pytest.mark.parametrize("command", [pytest.param("int8", marks=pytest.mark.slow), "int8:", "fq:"])
-def test_a_wrong_recipe(tmp_path: Path, command: str, content: str, said: str) -> None:
+def test_a_wrong_recipe_is_rejected(tmp_path: Path, command: str, content: str, message: str) -> None:
     recipe = file(tmp_path / "mine.toml", content)
     if command == "int8":
-        line = refused(tmp_path, "int8", "micro", "--recipe", recipe, "--out", tmp_path / "out")
+        line = error_line(tmp_path, "int8", "micro", "--recipe", recipe, "--out", tmp_path / "out")
     else:
-        line = refused(tmp_path, "run", "micro", "--variants", f"={command}{recipe}", "--tasks", "none")
-    assert line.startswith(f"sweep: {recipe}: {said}")
+        line = error_line(tmp_path, "run", "micro", "--variants", f"={command}{recipe}", "--tasks", "none")
+    assert line.startswith(f"sweep: {recipe}: {message}")
 
 
 @pytest.mark.slow
-def test_a_text_that_is_too_short(tmp_path: Path) -> None:
+def test_a_text_that_is_too_short_is_rejected(tmp_path: Path) -> None:
     short = file(tmp_path / "short.txt", "too short")
-    said = "short.txt: too short to calibrate with; its 5 tokens give 0 samples of 256, and 2048 tokens are the least"
+    message = (
+        "short.txt: too short to calibrate with; its 5 tokens give 0 samples of 256, and 2048 tokens are the least"
+    )
     given = ("--calibration", short)
-    assert refused(tmp_path, "int8", "micro", "--recipe", "sq", *given, "--out", tmp_path / "out") == f"sweep: {said}"
+    assert (
+        error_line(tmp_path, "int8", "micro", "--recipe", "sq", *given, "--out", tmp_path / "out")
+        == f"sweep: {message}"
+    )
     text = file(tmp_path / "text.txt", MICRO.text.read_text()[:6000])
     workspace = tmp_path / "workspace"
     options = ("--perplexity", text, "--tasks", "none", "--workspace", workspace)
     done = sweep("run", "micro", "--variants", "=int8:sq,Q8_0", *options, *given)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1] == f"sweep: {said}"
+    assert done.stderr.splitlines()[-1] == f"sweep: {message}"
     assert not [path for path in workspace.rglob("*") if path.suffix in (".gguf", ".int8", ".logprobs")]
     # a recipe that sees no text does not mind it
     done = sweep("run", "micro", "--variants", "=int8:w8a16", *options, *given)
@@ -88,19 +94,19 @@ def test_a_text_that_is_too_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_is_quantized_already(tmp_path: Path, quantized: Path) -> None:
-    line = refused(tmp_path, "int8", quantized, "--recipe", "w8a16", "--out", tmp_path / "out")
+def test_a_quantized_checkpoint_is_rejected(tmp_path: Path, quantized: Path) -> None:
+    line = error_line(tmp_path, "int8", quantized, "--recipe", "w8a16", "--out", tmp_path / "out")
     assert line == (
         f"sweep: {quantized / 'config.json'}: the checkpoint is quantized already (compressed-tensors);"
         " give the original one"
     )
-    line = refused(tmp_path, "run", quantized, "--variants", "=int8:w8a16", "--tasks", "none")
+    line = error_line(tmp_path, "run", quantized, "--variants", "=int8:w8a16", "--tasks", "none")
     assert line.startswith(f"sweep: {quantized / 'config.json'}: the checkpoint is quantized by compressed-tensors")
 
 
 def test_activations_that_overflow_are_named_by_layer(tmp_path: Path, overflowing: Path) -> None:
     options = ("--calibration", "micro", "--samples", "2", "--length", "32", "--out", tmp_path / "out")
-    line = refused(tmp_path, "int8", overflowing, "--recipe", "sq", *options)
+    line = error_line(tmp_path, "int8", overflowing, "--recipe", "sq", *options)
     assert line == (
         "sweep: model.layers.1.mlp.up_proj: its activations are NaN or infinite; a damaged checkpoint, or one that"
         " overflows in its dtype"
@@ -120,17 +126,17 @@ def test_activations_that_overflow_fail_the_variant_in_a_sweep(tmp_path: Path, o
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen3vl", "qwen2vl", "qwen3vlmoe"])
-def test_decoders_of_vision_models_are_none_that_int8_knows(tmp_path: Path, family: str) -> None:
+def test_decoders_of_vision_models_are_rejected(tmp_path: Path, family: str) -> None:
     model = make(family, tmp_path / "model")
     for arguments in (
         ("int8", model, "--recipe", "w8a16", "--out", tmp_path / "out"),
         ("run", model, "--variants", "=int8:w8a16", "--tasks", "none"),
     ):
-        line = refused(tmp_path, *arguments)
+        line = error_line(tmp_path, *arguments)
         assert line.startswith(f"sweep: {model / 'config.json'}: int8 does not know the architecture 'qwen")
 
 
-def test_a_gpu_without_int8_is_told_before_the_weights_are_read(
+def test_a_gpu_without_int8_is_rejected_before_the_weights_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))

@@ -1,4 +1,5 @@
-"""`sweep int8` killed while it writes, or out of disk: nothing half-written under its name, and whole the next time."""
+"""`sweep int8` is killed while it writes, or the disk is full: no partial directory has the final name, and the next
+try succeeds."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def sweep(script: str, out: Path, workspace: Path) -> subprocess.CompletedProces
 
 
 @pytest.mark.slow
-def test_a_process_killed_while_it_writes_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+def test_a_process_killed_while_writing_leaves_no_directory_under_the_final_name(tmp_path: Path) -> None:
     out, workspace = tmp_path / "place" / "out", tmp_path / "workspace"
     assert sweep(KILLED, out, workspace).returncode == -signal.SIGKILL
     (left,) = out.parent.iterdir()  # the weights are written; the rest is not
@@ -49,7 +50,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_under_the_name(tmp_path
     load(out)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_line_and_no_file(tmp_path: Path) -> None:
     out = tmp_path / "place" / "out"
     done = sweep(FULL, out, tmp_path / "workspace")
     assert done.returncode == 2
@@ -59,7 +60,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(out.parent.iterdir())
 
 
-def test_two_writers_of_one_directory_do_not_meet(tmp_path: Path) -> None:
+def test_two_processes_cannot_write_one_directory(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with appearing(out) as beside:
         (beside / "mine").write_text("mine")
@@ -70,7 +71,7 @@ def test_two_writers_of_one_directory_do_not_meet(tmp_path: Path) -> None:
     assert not beside.exists()
 
 
-def test_what_was_left_behind_is_not_taken_over(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_not_reused(tmp_path: Path) -> None:
     left = tmp_path / ".out.partial"
     (left / "below").mkdir(parents=True)
     (left / "old.safetensors").write_text("of another recipe")
@@ -81,7 +82,7 @@ def test_what_was_left_behind_is_not_taken_over(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
 
 
-def test_a_failing_block_leaves_nothing_and_gives_up_the_lock(tmp_path: Path) -> None:
+def test_an_error_while_writing_leaves_no_file_and_releases_the_lock(tmp_path: Path) -> None:
     def interrupted() -> None:
         with appearing(tmp_path / "deep" / "out") as beside:
             (beside / "half").write_text("half")

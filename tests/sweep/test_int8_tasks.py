@@ -1,4 +1,4 @@
-"""Real tasks under int8 and under fake-quant of one recipe, paired item by item as `sweep compare` does."""
+"""Real tasks with int8 and with fake-quant of the same recipe, paired by item as `sweep compare` does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, 
     return Workspace(workspace), json.loads(done.stdout.splitlines()[-1])
 
 
-def test_no_task_differs_between_int8_and_fake_quant_beyond_its_paired_error(
+def test_no_task_differs_between_int8_and_fake_quant_by_more_than_its_paired_error(
     ran: tuple[Workspace, dict[str, Any]],
 ) -> None:
     workspace, finished = ran

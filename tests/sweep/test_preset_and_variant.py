@@ -16,7 +16,7 @@ def test_the_main_preset_goes_from_two_to_eight_bits() -> None:
     assert loaded.variants == ("BF16", "Q2_K", "Q2_K_XL", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 
 
-def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
+def test_a_preset_can_be_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('reference = "F16"\nvariants = ["F16", "Q4_0"]\nlimit = 5\n')
     loaded = preset.load(str(file))
@@ -24,7 +24,7 @@ def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('reference = "BF16"\nvariants = ["BF16"]\nvariant = []\n', "unknown key 'variant'; did you mean 'variants'?"),
         ('variants = ["BF16"]\n', "'reference' is missing"),
@@ -35,21 +35,21 @@ def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
         ("reference = \n", "not valid TOML"),
     ],
 )
-def test_a_bad_preset_is_refused_by_file_and_key(tmp_path: Path, text: str, told: str) -> None:
+def test_the_error_for_a_bad_preset_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(text)
     with pytest.raises(InputError) as refusal:
         preset.load(str(file))
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
     assert str(file) in str(refusal.value)
 
 
-def test_an_unknown_preset_is_answered_with_a_near_one() -> None:
+def test_the_error_for_an_unknown_preset_suggests_a_similar_one() -> None:
     with pytest.raises(InputError, match="did you mean q2-q8"):
         preset.load("q2q8")
 
 
-def test_quants_are_known_in_any_case() -> None:
+def test_quant_names_are_case_insensitive() -> None:
     assert parse("q4_k_m") == Quant("Q4_K_M", "Q4_K_M")
 
 
@@ -63,9 +63,9 @@ def test_a_gguf_file_is_a_variant(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("Q4_K_X", "Q4_K_"), ("int7:x", "no variant has the prefix 'int7:'"), ("gguf:/no/such", "there is no such file")],
 )
-def test_an_unknown_variant_is_refused(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_an_unknown_variant_is_rejected(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse(text)

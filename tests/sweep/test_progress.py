@@ -1,4 +1,4 @@
-"""Where a run stands by its events, and how long one may take by earlier ones."""
+"""The progress of a run from its events, and the predicted time of a run from earlier ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sweep.artefact import Artefact
 from sweep.events import Event
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
-from sweep.jobs.given import Task, TextFile
+from sweep.jobs.inputs import Task, TextFile
+from sweep.jobs.int8_checkpoint import Int8CheckpointJob
 from sweep.jobs.model import ModelSize
-from sweep.jobs.quantize import QuantizeJob
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.results.estimate import bytes_to_make, predicted_seconds, total
@@ -21,7 +21,7 @@ from sweep.results.store import Store
 from sweep.workspace import Workspace
 
 EXPORT = ExportJob(Artefact("/m"), "m", "Q4_K_M", Artefact("m.gguf"), "f", "Q4_K_M", "e")
-QUANTIZE = QuantizeJob(Artefact("/m"), "m", NAMED["sq"], "artefacts", "f", "e")
+QUANTIZE = Int8CheckpointJob(Artefact("/m"), "m", NAMED["sq"], "artefacts", "f", "e")
 TEXT = TextJob(measured(), TextFile("words", Artefact("/words"), "w"))
 CELLS = [
     Cell("export", "Q4", "export", EXPORT),
@@ -30,49 +30,49 @@ CELLS = [
 ]
 
 
-def begun(*pending: str) -> RunProgress:
+def progress_of(*pending: str) -> RunProgress:
     progress = RunProgress.of(CELLS)
-    progress.take(Event("started", None, {"pending": list(pending), "pid": 7}, time=100.0))
+    progress.update(Event("started", None, {"pending": list(pending), "pid": 7}, time=100.0))
     return progress
 
 
-def test_what_was_known_before_counts_as_done_and_not_as_work() -> None:
-    progress = begun("Q4/text", "Q4/sums")
+def test_cells_of_an_earlier_run_are_known_and_do_not_count_as_work() -> None:
+    progress = progress_of("Q4/text", "Q4/sums")
     assert progress.cells["Q4/export"].status == "known"
     assert progress.share == 0.0
     assert progress.seconds_left(now=110.0) is None
-    progress.take(Event("cell_started", "Q4/text", {}, time=100.0))
-    progress.take(Event("cell_progress", "Q4/text", {"done": 1, "total": 4}, time=105.0))
+    progress.update(Event("cell_started", "Q4/text", {}, time=100.0))
+    progress.update(Event("cell_progress", "Q4/text", {"done": 1, "total": 4}, time=105.0))
     assert progress.current is not None
     assert progress.current.label == "Q4/text"
     assert progress.share == pytest.approx(0.25 * 4 / 6)  # a text weighs twice as much as a task
     assert progress.seconds_left(now=110.0) == pytest.approx(10 * (1 - 1 / 6) / (1 / 6))
-    progress.take(Event("cell_done", "Q4/text", {"seconds": 9.0}, time=110.0))
-    progress.take(Event("cell_failed", "Q4/sums", {"error": "it broke"}, time=111.0))
-    progress.take(Event("done", None, {}, time=111.0))
+    progress.update(Event("cell_done", "Q4/text", {"seconds": 9.0}, time=110.0))
+    progress.update(Event("cell_failed", "Q4/sums", {"error": "it broke"}, time=111.0))
+    progress.update(Event("done", None, {}, time=111.0))
     assert (progress.status, progress.share, progress.current) == ("done", 1.0, None)
     assert progress.cells["Q4/sums"].error == "it broke"
     assert progress.seconds_left() is None
 
 
-def test_a_run_that_goes_on_begins_anew() -> None:
-    progress = begun("Q4/text")
-    progress.take(Event("cell_failed", "Q4/text", {"error": "it broke"}))
-    progress.take(Event("interrupted"))
-    progress.take(Event("started", None, {"pending": ["Q4/text"]}, time=200.0))
+def test_a_resumed_run_starts_its_progress_again() -> None:
+    progress = progress_of("Q4/text")
+    progress.update(Event("cell_failed", "Q4/text", {"error": "it broke"}))
+    progress.update(Event("interrupted"))
+    progress.update(Event("started", None, {"pending": ["Q4/text"]}, time=200.0))
     assert progress.cells["Q4/text"].status == "waiting"
     assert progress.cells["Q4/text"].error is None
     assert (progress.status, progress.started) == ("running", 200.0)
 
 
-def test_cells_of_another_plan_are_passed_over() -> None:
-    progress = begun("Q9/text", "Q4/text")
-    progress.take(Event("cell_done", "Q9/text", {"seconds": 1.0}))
-    progress.take(Event("cell_done", "Q4/text", {"seconds": 1.0}))
+def test_cells_of_another_plan_are_ignored() -> None:
+    progress = progress_of("Q9/text", "Q4/text")
+    progress.update(Event("cell_done", "Q9/text", {"seconds": 1.0}))
+    progress.update(Event("cell_done", "Q4/text", {"seconds": 1.0}))
     assert progress.share == 1.0
 
 
-def test_time_is_predicted_from_what_its_like_took(tmp_path: object) -> None:
+def test_time_is_predicted_from_earlier_jobs_of_the_same_kind(tmp_path: object) -> None:
     workspace = Workspace(tmp_path / "w")  # type: ignore[operator]
     workspace.root.mkdir()
     scores = {"BF16": items([1.0, 0.0]), "Q4": items([1.0, 1.0])}
@@ -88,7 +88,7 @@ def test_time_is_predicted_from_what_its_like_took(tmp_path: object) -> None:
     assert before.model == after.model
 
 
-def test_engines_are_predicted_apart(tmp_path: object) -> None:
+def test_times_of_each_engine_are_predicted_separately(tmp_path: object) -> None:
     workspace = Workspace(tmp_path / "w")  # type: ignore[operator]
     workspace.root.mkdir()
     Stored("before", tasks={"sums": {"Q4": items([1.0])}}, variants=("Q4",)).put(workspace)
@@ -98,7 +98,7 @@ def test_engines_are_predicted_apart(tmp_path: object) -> None:
         assert set(predicted_seconds(after, store)) == {"Q2/sums"}  # of llama.cpp; torch takes its own time
 
 
-def test_a_checkpoint_that_two_variants_read_is_made_once() -> None:
+def test_a_checkpoint_that_two_variants_share_is_counted_once() -> None:
     made = [
         Cell("a", "Q4_K_M", "export", EXPORT),
         Cell("b", "int8:sq", "quantize", QUANTIZE),

@@ -1,4 +1,4 @@
-"""From stored cells to records: paired figures, the family of Holm's correction, subjects, samples."""
+"""Records from stored results: paired figures, Holm's correction, clustered standard errors, samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sweep.analysis.recommend import recommend
 from sweep.analysis.trust import trust_notes
 from sweep.artefact import Artefact
 from sweep.items import Item
-from sweep.jobs import wire
+from sweep.jobs import serialization
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
 from sweep.record import Record
@@ -31,21 +31,21 @@ def lost(count: int) -> np.ndarray:
     return np.where(np.arange(N) < count, 0.0, RIGHT)
 
 
-def made(tmp_path: Path, stored: Stored) -> dict[str, Record]:
+def records_of(tmp_path: Path, stored: Stored) -> dict[str, Record]:
     space = Workspace(tmp_path)
     plan = stored.put(space)
     with Store(space.database) as store:
         return {record.variant: record for record in records(plan, store)}
 
 
-def test_paired_figures_and_their_family(tmp_path):
+def test_paired_figures_are_corrected_over_all_tests_of_the_run(tmp_path):
     """Holm runs over every variant and task of the run, the reference and what was not compared left out."""
     tasks = {
         "t": {"BF16": items(RIGHT), "Q4": items(lost(3)), "Q2": items(lost(14))},
         "u": {"BF16": items(RIGHT), "Q4": items(lost(0)), "Q2": None},
         "other": {"BF16": items(RIGHT), "Q4": items(lost(9), prompt="chat")},  # not the same prompts
     }
-    found = made(tmp_path, Stored("r", tasks))
+    found = records_of(tmp_path, Stored("r", tasks))
     expected = statistics.compare_items(RIGHT, lost(3))
     score = found["Q4"].tasks["t"]
     assert (score.delta, score.delta_stderr, score.p_value) == (
@@ -62,7 +62,7 @@ def test_paired_figures_and_their_family(tmp_path):
         assert (alone.delta, alone.p_value, alone.p_holm, alone.answers_changed) == (None, None, None, None)
 
 
-def test_a_group_of_subjects_has_errors_by_subject(tmp_path):
+def test_standard_errors_of_a_group_are_clustered_by_subject(tmp_path):
     rng = np.random.default_rng(0)
     subjects = [f"mmlu_{i % 16}" for i in range(480)]
     easy = np.array([i % 16 < 8 for i in range(480)])
@@ -75,7 +75,7 @@ def test_a_group_of_subjects_has_errors_by_subject(tmp_path):
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True))
         ]
 
-    found = made(tmp_path, Stored("r", {"mmlu": {"BF16": grouped(base), "Q4": grouped(after)}}))
+    found = records_of(tmp_path, Stored("r", {"mmlu": {"BF16": grouped(base), "Q4": grouped(after)}}))
     score = found["Q4"].tasks["mmlu"]
     assert score.clusters == 16
     assert score.stderr == pytest.approx(statistics.cluster_stderr(after, subjects))
@@ -87,7 +87,7 @@ def test_a_group_of_subjects_has_errors_by_subject(tmp_path):
 
 def test_samples_are_the_windows_and_items_behind_the_figures(tmp_path):
     nll, kld = np.linspace(0.5, 1.0, 30), np.linspace(0.01, 0.02, 30)
-    found = made(
+    found = records_of(
         tmp_path,
         Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(lost(3))}}, {"BF16": (nll, None), "Q4": (nll + 0.1, kld)}),
     )
@@ -98,31 +98,33 @@ def test_samples_are_the_windows_and_items_behind_the_figures(tmp_path):
     assert found["Q4"].samples["task t"].units == found["BF16"].samples["task t"].units
     assert found["Q2"].samples == {}
     assert "samples" not in found["Q4"].to_json()
-    assert wire.typed(found["Q4"].to_json(), Record) == found["Q4"]
+    assert serialization.from_json(found["Q4"].to_json(), Record) == found["Q4"]
 
 
-def test_a_file_may_be_the_reference(tmp_path):
+def test_a_file_can_be_the_reference(tmp_path):
     kld = np.linspace(0.01, 0.02, 30)
     text = {"Q4": (kld, kld), "Q2": (kld, 2 * kld)}
-    found = made(tmp_path, Stored("r", {"t": {"Q4": items(RIGHT)}}, text, variants=("Q4", "Q2"), reference="/a/base"))
+    found = records_of(
+        tmp_path, Stored("r", {"t": {"Q4": items(RIGHT)}}, text, variants=("Q4", "Q2"), reference="/a/base")
+    )
     assert found["Q4"].divergence.noise_floor is None
     assert found["Q4"].tasks["t"].delta is None
     assert found["Q4"].samples["kld"].units == found["Q2"].samples["kld"].units == "/a/base"
 
 
-def test_a_score_that_is_no_number_is_not_compared(tmp_path):
+def test_a_score_that_is_not_a_number_is_not_compared(tmp_path):
     broken = RIGHT.copy()
     broken[0] = np.inf
-    found = made(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(broken)}}))
+    found = records_of(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(broken)}}))
     assert found["Q4"].tasks["t"].delta is None
 
 
-def test_unpaired_prompts_make_other_units(tmp_path):
-    found = made(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT, prompt="chat")}}))
+def test_items_with_other_prompts_are_other_units(tmp_path):
+    found = records_of(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT, prompt="chat")}}))
     assert found["Q4"].samples["task t"].units != found["BF16"].samples["task t"].units
 
 
-def test_with_a_file_as_reference_tasks_are_compared_with_what_it_was_made_of_or_the_most_bits(tmp_path):
+def test_with_a_reference_file_tasks_are_compared_with_its_model_or_with_the_most_bits(tmp_path):
     values = {"BF16": RIGHT, "Q4": lost(3), "Q2": lost(40)}
     workspace = Workspace(tmp_path)
     plan = Stored("r", {"t": {name: items(row) for name, row in values.items()}}, reference="file:base.kld").put(

@@ -1,4 +1,4 @@
-"""`sweep run` on the built-in model, for real: results, resuming, being killed, being followed, failing."""
+"""`sweep run` with real measurements of the built-in model: results, resume, kill, follow and failures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ended:
         return {record["variant"]: record for record in self.events[-1]["records"]}
 
 
-def ended(process: subprocess.Popen[str]) -> Ended:
+def finished(process: subprocess.Popen[str]) -> Ended:
     out, err = process.communicate(timeout=300)
     return Ended(process.returncode, out, err)
 
@@ -65,13 +65,13 @@ def start(text: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="module")
-def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+def undisturbed(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """A sweep that ran undisturbed, and its workspace."""
     workspace = tmp_path_factory.mktemp("whole")
-    return workspace, ended(begin(text, workspace))
+    return workspace, finished(begin(text, workspace))
 
 
-def timeless(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def without_timings(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Records without what differs from run to run: speed, measured memory, and how many threads there were."""
     return {
         name: {
@@ -88,8 +88,8 @@ def files(workspace: Path) -> set[str]:
     return {file.name for file in (workspace / "artefacts").rglob("*") if file.is_file() and file.suffix != ".lock"}
 
 
-def test_every_part_of_a_record_is_measured(whole: tuple[Path, Ended]) -> None:
-    _, result = whole
+def test_every_part_of_a_record_is_measured(undisturbed: tuple[Path, Ended]) -> None:
+    _, result = undisturbed
     assert result.code == 0, result.err
     assert list(result.records) == ["BF16", "Q4_K_M", "Q2_K"]
     for name, record in result.records.items():
@@ -112,8 +112,8 @@ def test_every_part_of_a_record_is_measured(whole: tuple[Path, Ended]) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_paired_differences_follow_from_the_items(whole: tuple[Path, Ended]) -> None:
-    _, result = whole
+def test_paired_differences_follow_from_the_items(undisturbed: tuple[Path, Ended]) -> None:
+    _, result = undisturbed
     for task, score in result.records["Q2_K"]["tasks"].items():
         base = result.records["BF16"]["tasks"][task]
         assert base["delta"] is None
@@ -121,24 +121,22 @@ def test_paired_differences_follow_from_the_items(whole: tuple[Path, Ended]) -> 
         assert 0 <= score["p_value"] <= 1
 
 
-def test_a_second_run_computes_nothing_and_says_the_same(
-    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
+def test_a_second_run_computes_nothing_and_has_the_same_records(
+    undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    workspace, first = whole
-    second = ended(start(workspace))
+    workspace, first = undisturbed
+    second = finished(start(workspace))
     assert second.code == 0
     assert second.records == first.records
     assert [event["event"] for event in second.events] == ["started", "finished"]
     assert second.events[0]["todo"] == 0
 
 
-def test_runs_share_what_they_have_in_common(
-    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
-) -> None:
-    workspace, _ = whole
-    wider = ended(start(workspace, "--variants", "=Q4_K_M,Q2_K,Q8_0"))
+def test_runs_share_equal_results(undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]) -> None:
+    workspace, _ = undisturbed
+    wider = finished(start(workspace, "--variants", "=Q4_K_M,Q2_K,Q8_0"))
     assert {event["cell"].split("/")[0] for event in wider.events if event["event"] == "cell_started"} == {"Q8_0"}
-    assert wider.events[0]["run"] != whole[1].events[0]["run"]
+    assert wider.events[0]["run"] != undisturbed[1].events[0]["run"]
     assert files(workspace) == {
         *(f"micro-{quant}.gguf" for quant in ("BF16", "Q4_K_M", "Q2_K", "Q8_0")),
         *(name for name in files(workspace) if name.endswith(".logprobs")),
@@ -154,8 +152,8 @@ def test_runs_share_what_they_have_in_common(
         pytest.param("Q2_K/speed", marks=pytest.mark.slow),
     ],
 )
-def test_killed_at_any_point_a_rerun_gives_the_same_records(
-    cell: str, whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+def test_a_killed_run_gives_the_same_records_when_it_is_resumed(
+    cell: str, undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     process = start(tmp_path)
     assert process.stdout is not None
@@ -165,9 +163,9 @@ def test_killed_at_any_point_a_rerun_gives_the_same_records(
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    again = ended(start(tmp_path))
+    again = finished(start(tmp_path))
     assert again.code == 0, again.err
-    assert timeless(again.records) == timeless(whole[1].records)
+    assert without_timings(again.records) == without_timings(undisturbed[1].records)
     assert files(tmp_path) == {*(f"micro-{q}.gguf" for q in ("BF16", "Q4_K_M", "Q2_K")), *logprobs(tmp_path)}
     redone = {event["cell"] for event in again.events if event["event"] == "cell_done"}
     assert cell in redone
@@ -179,7 +177,7 @@ def logprobs(workspace: Path) -> list[str]:
     return [file.name for file in workspace.rglob("reference-*.logprobs")]
 
 
-def test_ctrl_c_ends_it_with_130_and_leaves_no_partial_file(
+def test_ctrl_c_ends_a_run_with_exit_code_130_and_no_partial_file(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     process = start(tmp_path)
@@ -188,14 +186,14 @@ def test_ctrl_c_ends_it_with_130_and_leaves_no_partial_file(
         if json.loads(line).get("cell") == "BF16/text":
             break
     process.send_signal(signal.SIGINT)
-    result = ended(process)
+    result = finished(process)
     assert result.code == 130
     assert result.err.strip() == "sweep: interrupted; the same command goes on where it stopped"
     assert files(tmp_path) == {f"micro-{quant}.gguf" for quant in ("BF16", "Q4_K_M", "Q2_K")}
 
 
 def test_a_second_process_follows_the_first(
-    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     with every_core():  # more threads than the whole sweep may have had: they move no figure
         first = start(tmp_path)
@@ -203,23 +201,23 @@ def test_a_second_process_follows_the_first(
         line = first.stdout.readline()
         assert json.loads(line)["event"] == "started"
         follower = start(tmp_path)
-    result, followed = ended(first), ended(follower)
+    result, followed = finished(first), finished(follower)
     assert (result.code, followed.code) == (0, 0)
     assert followed.events[0]["event"] == "following"
     assert not {e["event"] for e in followed.events} & {"cell_failed"}
     assert followed.records == {r["variant"]: r for r in json.loads(result.out.splitlines()[-1])["records"]}
-    assert timeless(followed.records) == timeless(whole[1].records)
+    assert without_timings(followed.records) == without_timings(undisturbed[1].records)
 
 
 @pytest.mark.slow
 def test_two_runs_in_one_workspace_do_not_disturb_each_other(
-    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     first, second = start(tmp_path), start(tmp_path, "--variants", "=Q4_K_M,Q8_0")
-    one, other = ended(first), ended(second)
+    one, other = finished(first), finished(second)
     assert (one.code, other.code) == (0, 0), one.err + other.err
-    assert timeless(one.records) == timeless(whole[1].records)
-    assert timeless(other.records)["Q4_K_M"] == timeless(whole[1].records)["Q4_K_M"]
+    assert without_timings(one.records) == without_timings(undisturbed[1].records)
+    assert without_timings(other.records)["Q4_K_M"] == without_timings(undisturbed[1].records)["Q4_K_M"]
 
 
 def aborting_gguf(path: Path, workspace: Path) -> Path:
@@ -234,28 +232,28 @@ def aborting_gguf(path: Path, workspace: Path) -> Path:
     return path
 
 
-def test_a_child_that_aborts_natively_costs_its_cells_only(
-    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+def test_native_code_that_aborts_fails_only_its_cells(
+    undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    workspace, first = whole
+    workspace, first = undisturbed
     broken = aborting_gguf(tmp_path / "broken.gguf", workspace)
-    result = ended(start(workspace, "--variants", f"=gguf:{broken},Q4_K_M,Q2_K"))
+    result = finished(start(workspace, "--variants", f"=gguf:{broken},Q4_K_M,Q2_K"))
     assert result.code == 1
     record = result.records["gguf:broken.gguf"]
     assert record["status"] == "failed"
     assert "SIGABRT" in record["error"]
     assert "GGML_ASSERT" in record["error"]
     for name in ("BF16", "Q4_K_M", "Q2_K"):
-        assert timeless(result.records)[name] == timeless(first.records)[name]
+        assert without_timings(result.records)[name] == without_timings(first.records)[name]
 
 
-def test_reports_and_lists_of_runs(whole: tuple[Path, Ended], tmp_path: Path) -> None:
-    workspace, first = whole
+def test_runs_are_listed_and_reported(undisturbed: tuple[Path, Ended], tmp_path: Path) -> None:
+    workspace, first = undisturbed
     run = first.events[0]["run"]
 
     def sweep(*arguments: str) -> Ended:
         command = [*COMMAND, *arguments, "--workspace", str(workspace)]
-        return ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return finished(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
 
     listed = [json.loads(line) for line in sweep("runs", "--format", "json").out.splitlines()]
     assert run in [entry["run"] for entry in listed]
@@ -270,11 +268,11 @@ def test_reports_and_lists_of_runs(whole: tuple[Path, Ended], tmp_path: Path) ->
     assert "nonsense: no such run" in unknown.err
 
 
-def test_predicted_sizes_are_the_files_sizes(
-    whole: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
+def test_predicted_sizes_are_the_sizes_of_the_files(
+    undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    workspace, first = whole
-    plan = ended(start(workspace, "--dry-run")).events[0]
+    workspace, first = undisturbed
+    plan = finished(start(workspace, "--dry-run")).events[0]
     for row in plan["variants"]:
         assert row["file_bytes"] == first.records[row["variant"]]["file_bytes"]
         assert row["bits_per_weight"] == pytest.approx(first.records[row["variant"]]["bits_per_weight"])
@@ -282,16 +280,16 @@ def test_predicted_sizes_are_the_files_sizes(
     assert all(cell["done"] for cell in plan["cells"])
 
 
-def test_a_dry_run_writes_nothing_but_the_workspace(
+def test_a_dry_run_writes_only_the_workspace_folder(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    assert ended(start(tmp_path / "w", "--dry-run")).code == 0
+    assert finished(start(tmp_path / "w", "--dry-run")).code == 0
     assert not (tmp_path / "w" / "artefacts").exists()
     assert not (tmp_path / "w" / "runs").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+def test_a_full_disk_gives_one_line_and_no_partial_file(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
@@ -300,7 +298,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     if mounted.returncode != 0:
         pytest.skip("no file system can be mounted here")
     try:
-        result = ended(start(small))
+        result = finished(start(small))
         assert result.code == 2
         assert len(result.err.strip().splitlines()) == 1
         assert "bytes are needed" in result.err or "disk is full" in result.err

@@ -1,4 +1,5 @@
-"""`sweep run` with importance, files of a hub, files in parts, less to keep, and plans of models that are not here."""
+"""Options of `sweep run`: importance matrices, files on the hub, split files, --keep, and plans of models that are not
+downloaded."""
 
 from __future__ import annotations
 
@@ -55,20 +56,20 @@ def small(texts: tuple[Path, Path]) -> list[str | Path]:
 
 
 @pytest.fixture(scope="module")
-def weighed(
+def with_imatrix(
     texts: tuple[Path, Path], small: list[str | Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[str | Path], dict[str, dict[str, Any]]]:
     workspace = tmp_path_factory.mktemp("weighed")
     options = ["--imatrix", "auto", "--calibration", texts[1], "--workspace", workspace]
-    asked = [*small, "--variants", "=IQ2_XXS,Q2_K,Q8_0", *options]
-    return workspace, asked, finished(sweep(*asked))
+    arguments = [*small, "--variants", "=IQ2_XXS,Q2_K,Q8_0", *options]
+    return workspace, arguments, finished(sweep(*arguments))
 
 
 @pytest.mark.slow
 def test_importance_is_collected_from_the_reference_and_lowers_the_divergence(
-    weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
+    with_imatrix: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
 ) -> None:
-    workspace, asked, records = weighed
+    workspace, arguments, records = with_imatrix
     assert {record["status"] for record in records.values()} == {"ok"}
     (matrix,) = workspace.rglob("*.imatrix.gguf")
     plain = finished(sweep(*small, "--variants", "=Q2_K", "--workspace", workspace))
@@ -79,7 +80,7 @@ def test_importance_is_collected_from_the_reference_and_lowers_the_divergence(
     named = {name for name, metadata in made.items() if "quantize.imatrix.file" in metadata}
     assert len(named) == 3
     assert not any("BF16" in name for name in named)
-    again = sweep(*asked)
+    again = sweep(*arguments)
     assert json.loads(again.stdout.splitlines()[0])["todo"] == 0
     assert finished(again) == records
     report = workspace / "runs" / json.loads(again.stdout.splitlines()[-1])["run"] / "report.html"
@@ -89,43 +90,43 @@ def test_importance_is_collected_from_the_reference_and_lowers_the_divergence(
 
 
 @pytest.mark.slow
-def test_a_given_matrix_tells_what_it_covers(
-    weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path], tmp_path: Path
+def test_a_matrix_of_the_user_is_reported_with_its_coverage(
+    with_imatrix: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path], tmp_path: Path
 ) -> None:
-    (matrix,) = weighed[0].rglob("*.imatrix.gguf")
+    (matrix,) = with_imatrix[0].rglob("*.imatrix.gguf")
     done = sweep(*small, "--variants", "=IQ2_XXS", "--imatrix", matrix, "--workspace", tmp_path)
-    assert finished(done)["IQ2_XXS"]["divergence"] == weighed[2]["IQ2_XXS"]["divergence"]
+    assert finished(done)["IQ2_XXS"]["divergence"] == with_imatrix[2]["IQ2_XXS"]["divergence"]
     (report,) = tmp_path.glob("runs/*/report.html")
     assert f"{matrix.name}; 7 chunks of 512 tokens, 42 of 42 matrices covered" in report.read_text()
 
 
 @pytest.mark.slow
-def test_files_go_as_soon_as_they_are_not_needed(
-    weighed: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
+def test_keep_removes_files_as_soon_as_they_are_not_needed(
+    with_imatrix: tuple[Path, list[str | Path], dict[str, dict[str, Any]]], small: list[str | Path]
 ) -> None:
-    workspace, asked, records = weighed
+    workspace, arguments, records = with_imatrix
     made = {path.name for path in workspace.rglob("micro-*.gguf")}
-    assert finished(sweep(*asked, "--keep", "all")) == records
+    assert finished(sweep(*arguments, "--keep", "all")) == records
     assert {path.name for path in workspace.rglob("micro-*.gguf")} == made
-    assert finished(sweep(*asked, "--keep", "best")) == records
+    assert finished(sweep(*arguments, "--keep", "best")) == records
     kept = {path.name for path in workspace.rglob("micro-*.gguf")} - {"micro-Q2_K.gguf"}  # that of a plain sweep
     assert len(kept) == 1
     assert kept < made
-    assert finished(sweep(*asked, "--keep", "none")) == records
+    assert finished(sweep(*arguments, "--keep", "none")) == records
     assert {path.name for path in workspace.rglob("micro-*.gguf")} <= {"micro-Q2_K.gguf"}
     # what another run has left to do, it makes again
-    more = finished(sweep(*asked[:-2], "--workspace", workspace, "--limit", "2", "--tasks", "micro_form"))
+    more = finished(sweep(*arguments[:-2], "--workspace", workspace, "--limit", "2", "--tasks", "micro_form"))
     assert more["Q8_0"]["divergence"] == records["Q8_0"]["divergence"]
     assert more["Q8_0"]["tasks"]["micro_form"]["n"] == 2
 
 
-def test_none_are_kept_from_the_first(small: list[str | Path], tmp_path: Path) -> None:
+def test_keep_none_keeps_no_file(small: list[str | Path], tmp_path: Path) -> None:
     records = finished(sweep(*small, "--variants", "=Q8_0", "--keep", "none", "--workspace", tmp_path))
     assert {record["status"] for record in records.values()} == {"ok"}
     assert not [*tmp_path.rglob("*.gguf"), *tmp_path.rglob("*.logprobs")]
 
 
-def test_files_of_a_hub_and_files_in_parts_are_variants(small: list[str | Path], tmp_path: Path) -> None:
+def test_hub_files_and_split_files_are_variants(small: list[str | Path], tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     (repository / "parts").mkdir(parents=True)
     plans = export(
@@ -135,16 +136,18 @@ def test_files_of_a_hub_and_files_in_parts_are_variants(small: list[str | Path],
     assert len(names) > 2
     remote, local = f"hub:org/quants/parts/{names[0]}", f"gguf:{repository / 'parts' / names[1]}"
     with serve({"org/quants": repository}) as hub:
-        where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        asked = [*small, "--variants", f"={remote},{local},Q8_0", "--workspace", tmp_path / "w"]
-        dry = json.loads(sweep_with(*asked, "--dry-run", **where).stdout)
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        arguments = [*small, "--variants", f"={remote},{local},Q8_0", "--workspace", tmp_path / "w"]
+        dry = json.loads(sweep_with(*arguments, "--dry-run", **environment).stdout)
         assert [entry["variant"] for entry in dry["variants"]] == [
             "BF16", f"hub:{names[0]}", f"gguf:{names[0]}", "Q8_0"
         ]  # fmt: skip
         assert [entry["file_bytes"] for entry in dry["variants"][1:3]] == 2 * [plans["Q8_0"].file_bytes]
         assert not [request for request in hub.requests if request.startswith("GET") and "resolve" in request]
-        records = finished(sweep_with(*asked, **where))
-        absent = sweep_with(*small, "--variants", "=hub:org/quants/absent.gguf", "--workspace", tmp_path / "w", **where)
+        records = finished(sweep_with(*arguments, **environment))
+        absent = sweep_with(
+            *small, "--variants", "=hub:org/quants/absent.gguf", "--workspace", tmp_path / "w", **environment
+        )
     sizes = {name: record["file_bytes"] for name, record in records.items()}
     assert sizes[f"hub:{names[0]}"] == sizes[f"gguf:{names[0]}"] == plans["Q8_0"].file_bytes
     for name in (f"hub:{names[0]}", f"gguf:{names[0]}"):
@@ -155,15 +158,15 @@ def test_files_of_a_hub_and_files_in_parts_are_variants(small: list[str | Path],
     assert "org/quants: the model has no such file" in absent.stderr
 
 
-def test_plans_of_models_that_are_not_here(tmp_path: Path) -> None:
+def test_models_that_are_not_downloaded_can_be_planned(tmp_path: Path) -> None:
     plan = json.loads(sweep("Qwen3-30B-A3B", "--dry-run", "--format", "json", "--workspace", tmp_path).stdout)
     sizes = {entry["variant"]: entry for entry in plan["variants"]}
     assert sizes["BF16"]["tensor_bytes"] > 2 * 30e9
     assert sizes["BF16"]["memory_bytes"] > sizes["Q2_K"]["memory_bytes"] > sizes["Q2_K"]["tensor_bytes"]
     assert not sizes["Q2_K"]["header_exact"]
     (tmp_path / "config.json").write_bytes((MICRO.directory / "config.json").read_bytes())
-    asked = ("--dry-run", "--format", "json", "--workspace", tmp_path / "w")
-    bare, whole = (json.loads(sweep(model, *asked).stdout) for model in (tmp_path / "config.json", "micro"))
+    arguments = ("--dry-run", "--format", "json", "--workspace", tmp_path / "w")
+    bare, whole = (json.loads(sweep(model, *arguments).stdout) for model in (tmp_path / "config.json", "micro"))
     for one, other in zip(bare["variants"], whole["variants"], strict=True):
         assert (one["tensor_bytes"], one["memory_bytes"]) == (other["tensor_bytes"], other["memory_bytes"])
 
@@ -179,7 +182,7 @@ def test_plans_of_models_that_are_not_here(tmp_path: Path) -> None:
         (("micro", "--keep", "some"), "'some'"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input_gives_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     done = sweep(*arguments, "--workspace", tmp_path)
     assert done.returncode == 2
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""The store keeps what was committed, refuses what it cannot read, and can be open twice."""
+"""The store keeps committed results, rejects files that it cannot read, and can be open twice."""
 
 import sqlite3
 from pathlib import Path
@@ -7,14 +7,14 @@ import pytest
 
 from converters.errors import InputError
 from sweep.items import Item
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 from sweep.results.store import Outcome, Store
 
 
-def test_what_was_put_is_found_by_another_connection(tmp_path: Path) -> None:
+def test_another_connection_finds_what_was_stored(tmp_path: Path) -> None:
     items = [Item(0, "d0", "p0", 1.0, "7"), Item(1, "d1", "p1", 0.0, "ä", 0.5, "a")]
     with Store(tmp_path / "s.db") as store, Store(tmp_path / "s.db") as other:
-        outcome = Outcome("ok", {"value": 0.5}, None, 1.5, Where(3, {"torch": "cuda"}))
+        outcome = Outcome("ok", {"value": 0.5}, None, 1.5, ComputeResources(3, {"torch": "cuda"}))
         store.put("k", outcome, items)
         assert other.outcomes(["k", "unknown"]) == {"k": outcome}
         assert other.items("k") == items
@@ -35,15 +35,15 @@ def test_a_run_is_written_once(tmp_path: Path) -> None:
         assert [(run.run, run.plan) for run in store.runs()] == [("r", {"n": 1})]
 
 
-def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_store_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     path.write_bytes(b"this is no database, whatever its name says" * 100)
-    with pytest.raises(InputError, match=r"s\.db: not a readable store"):
+    with pytest.raises(InputError, match=r"s\.db: this file cannot be read as a store"):
         Store(path)
     assert path.read_bytes().startswith(b"this is no database")
 
 
-def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_a_store_of_another_version_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 99")
@@ -51,7 +51,7 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
         Store(path)
 
 
-def test_a_store_of_the_first_version_opens_and_takes_what_is_new(tmp_path: Path) -> None:
+def test_a_store_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with sqlite3.connect(path) as database:
         database.executescript(
@@ -75,6 +75,6 @@ def test_a_store_of_the_first_version_opens_and_takes_what_is_new(tmp_path: Path
         assert again.items("new") == fresh
 
 
-def test_a_result_of_another_form_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no result of 'speed' .*use another workspace"):
+def test_a_result_of_another_form_is_rejected() -> None:
+    with pytest.raises(InputError, match=r"a result of kind 'speed' that cannot be read .*use another workspace"):
         Outcome("ok", {"speed": {}}, None, 1.0).result("speed")

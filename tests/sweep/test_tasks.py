@@ -1,4 +1,4 @@
-"""--tasks and its options name tasks, their data and all that their results depend on."""
+"""--tasks and its options: which tasks they name, where the data are, and what the results depend on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
-from sweep.jobs import wire
-from sweep.jobs.given import Task
+from sweep.jobs import serialization
+from sweep.jobs.inputs import Task
 from sweep.measure.task_options import TaskOptions
 from sweep.planning.model import ResolvedModel
 from sweep.planning.tasks import tasks_for
@@ -19,7 +19,7 @@ from sweep.planning.tasks import tasks_for
 MODEL = ResolvedModel("m", Path("m"), "f" * 64, 1024)
 
 
-def asked(*names: str, folder: Path | None = None, **options: object) -> tuple[Task, ...]:
+def tasks(*names: str, folder: Path | None = None, **options: object) -> tuple[Task, ...]:
     return tasks_for(MODEL, names, TaskOptions(**options), folder)  # type: ignore[arg-type]
 
 
@@ -31,19 +31,19 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_lists_stand_for_their_tasks() -> None:
-    assert [task.name for task in asked("reasoning")] == ["gsm8k", "hellaswag", "mmlu", "ifeval"]
-    study = {task.name: task.options.num_fewshot for task in asked("qwen3-study")}
+def test_a_list_of_tasks_means_its_tasks() -> None:
+    assert [task.name for task in tasks("reasoning")] == ["gsm8k", "hellaswag", "mmlu", "ifeval"]
+    study = {task.name: task.options.num_fewshot for task in tasks("qwen3-study")}
     assert list(study) == ["piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq", "mmlu"]
     assert study.pop("mmlu") == 5
     assert set(study.values()) == {0}
-    assert [task.name for task in asked("code")] == ["humaneval"]
-    assert {task.options.limit for task in asked("quick")} == {100}
-    assert {task.options.limit for task in asked("quick", limit=7)} == {7}
-    assert {task.options.num_fewshot for task in asked("qwen3-study", num_fewshot=2)} == {2}
+    assert [task.name for task in tasks("code")] == ["humaneval"]
+    assert {task.options.limit for task in tasks("quick")} == {100}
+    assert {task.options.limit for task in tasks("quick", limit=7)} == {7}
+    assert {task.options.num_fewshot for task in tasks("qwen3-study", num_fewshot=2)} == {2}
 
 
-def test_every_listed_task_is_one_of_lm_evals() -> None:
+def test_every_task_of_a_list_is_in_lm_eval() -> None:
     from sweep.measure.lm_eval_tasks import TaskLocation, _manager
 
     for known in presets.task_lists().values():
@@ -51,36 +51,36 @@ def test_every_listed_task_is_one_of_lm_evals() -> None:
             assert name in _manager(name, TaskLocation()).task_index
 
 
-def test_a_task_that_is_asked_for_twice_is_one_unless_it_differs() -> None:
-    assert [task.name for task in asked("gsm8k", "reasoning", "none")] == ["gsm8k", "hellaswag", "mmlu", "ifeval"]
-    with pytest.raises(InputError, match="task mmlu is asked for twice, with different settings"):
-        asked("mmlu", "qwen3-study")
+def test_a_task_that_is_named_twice_runs_once_unless_its_settings_differ() -> None:
+    assert [task.name for task in tasks("gsm8k", "reasoning", "none")] == ["gsm8k", "hellaswag", "mmlu", "ifeval"]
+    with pytest.raises(InputError, match="task mmlu is named twice with different settings"):
+        tasks("mmlu", "qwen3-study")
 
 
-def test_data_are_found_by_the_name_of_their_set(data: Path) -> None:
-    (sums,) = asked("gsm8k_cot", folder=data)
+def test_data_are_found_by_the_name_of_the_data_set(data: Path) -> None:
+    (sums,) = tasks("gsm8k_cot", folder=data)
     assert (sums.data, sums.data_name, sums.is_local) == (Artefact.of(data / "gsm8k"), "gsm8k", True)
-    assert asked("mmlu_virology", folder=data)[0].data == Artefact.of(data / "mmlu")
-    assert asked("mmlu", folder=data / "mmlu")[0].data == Artefact.of(data / "mmlu")
-    assert asked("piqa", folder=data)[0].data == Artefact.of(data / "piqa")  # of no known form, so as published
-    assert not asked("hellaswag", folder=data)[0].is_local
+    assert tasks("mmlu_virology", folder=data)[0].data == Artefact.of(data / "mmlu")
+    assert tasks("mmlu", folder=data / "mmlu")[0].data == Artefact.of(data / "mmlu")
+    assert tasks("piqa", folder=data)[0].data == Artefact.of(data / "piqa")  # of no known form, so as published
+    assert not tasks("hellaswag", folder=data)[0].is_local
     with pytest.raises(InputError, match="there is no such directory"):
-        asked("gsm8k", folder=data / "absent")
+        tasks("gsm8k", folder=data / "absent")
 
 
-def test_task_files_come_before_data(data: Path) -> None:
+def test_task_files_are_preferred_to_data_files(data: Path) -> None:
     (data / "mine.yaml").write_text("task: gsm8k\n")
     (data / "both.yaml").write_text("group: both\ntask: [gsm8k]\n")
-    assert [(task.name, task.folder, task.data) for task in asked("gsm8k", "both", folder=data)] == [
+    assert [(task.name, task.folder, task.data) for task in tasks("gsm8k", "both", folder=data)] == [
         ("gsm8k", Artefact.of(data), None),
         ("both", Artefact.of(data), None),
     ]
-    assert asked(str(data / "both.yaml")) == asked("both", folder=data)
+    assert tasks(str(data / "both.yaml")) == tasks("both", folder=data)
 
 
-def test_results_of_other_settings_or_data_are_other_results(data: Path) -> None:
+def test_other_settings_or_data_change_the_identity_of_a_task(data: Path) -> None:
     def identity(name: str = "gsm8k", folder: Path | None = data, **options: object) -> str:
-        (task,) = asked(name, folder=folder, **options)
+        (task,) = tasks(name, folder=folder, **options)
         return task.identity
 
     settings = {
@@ -94,8 +94,8 @@ def test_results_of_other_settings_or_data_are_other_results(data: Path) -> None
     others = [identity(**{**(chat if name == "thinking" else {}), name: value}) for name, value in settings.items()]
     assert len({identity(), *others, identity(folder=None), identity("gsm8k_cot")}) == len(settings) + 3
     assert identity(allow_code=True) == identity()
-    (bounded,) = asked("gsm8k", folder=data, max_gen_toks=9)
-    assert (bounded.unbounded, asked("gsm8k", folder=data)[0].unbounded) == (identity(), None)
+    (bounded,) = tasks("gsm8k", folder=data, max_gen_toks=9)
+    assert (bounded.unbounded, tasks("gsm8k", folder=data)[0].unbounded) == (identity(), None)
     before = identity()
     (data / "mmlu" / "test.jsonl").write_text("{}")
     assert identity() == before
@@ -104,13 +104,13 @@ def test_results_of_other_settings_or_data_are_other_results(data: Path) -> None
 
 
 def test_thinking_needs_the_chat_template() -> None:
-    with pytest.raises(InputError, match="does not go with --no-chat-template"):
-        asked("gsm8k", thinking=True)
-    asked("gsm8k", thinking=False, chat_template=True)
+    with pytest.raises(InputError, match="leave --no-chat-template out"):
+        tasks("gsm8k", thinking=True)
+    tasks("gsm8k", thinking=False, chat_template=True)
 
 
 def test_the_job_says_all_that_the_worker_needs(data: Path) -> None:
-    (task,) = asked("gsm8k", folder=data, limit=3, thinking=True, chat_template=True)
-    assert wire.typed(json.loads(json.dumps(wire.plain(task))), Task) == task
+    (task,) = tasks("gsm8k", folder=data, limit=3, thinking=True, chat_template=True)
+    assert serialization.from_json(json.loads(json.dumps(serialization.to_json(task))), Task) == task
     assert task.data == Artefact.of(data / "gsm8k")
     assert task.options.words == "first 3 items, chat template, thinking on"

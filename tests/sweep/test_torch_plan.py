@@ -1,4 +1,4 @@
-"""The cells of torch's variants: their keys change with what a result depends on; and which text recipes read."""
+"""The cells of variants that torch runs: what their keys depend on, and which calibration text recipes read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sweep.artefact import Artefact
 from sweep.cli.results import _torch
 from sweep.commands.int8 import Int8Request, _text
 from sweep.jobs import model as openers
-from sweep.jobs.given import TextFile
-from sweep.jobs.settings import Where
-from sweep.planning.calibration import calibration
-from sweep.planning.inputs import calibration_text
+from sweep.jobs.inputs import TextFile
+from sweep.jobs.settings import ComputeResources
+from sweep.planning.imatrix import find_imatrix
+from sweep.planning.texts import calibration_text
 from sweep.results.plan import Plan
 from sweep.workspace import Workspace
 
 MICRO = presets.builtin_models()["micro"]
-CPU = Where(1, {"torch": "cpu"})
+CPU = ComputeResources(1, {"torch": "cpu"})
 
 
 @pytest.fixture
@@ -31,36 +31,38 @@ def words(tmp_path: Path) -> TextFile:
     return text_file(tmp_path / "words", "some words")
 
 
-def planned(words: TextFile | None, *names: str, where: Where = CPU) -> Plan:
-    return plan_of(*names, text=TextFile("text", Artefact("/text"), "t"), where=where, calibration=words)
+def planned(words: TextFile | None, *names: str, resources: ComputeResources = CPU) -> Plan:
+    return plan_of(*names, text=TextFile("text", Artefact("/text"), "t"), resources=resources, calibration=words)
 
 
 def keys(plan: Plan) -> dict[str, str]:
     return {cell.label: cell.key for cell in plan.cells}
 
 
-def moved(before: Plan, after: Plan) -> set[str]:
+def changed(before: Plan, after: Plan) -> set[str]:
     return {label for label, key in keys(before).items() if key != keys(after)[label]}
 
 
-def test_another_calibration_text_moves_what_reads_it_and_all_that_is_made_of_that(
+def test_another_calibration_text_changes_the_keys_of_the_checkpoints_that_read_it_and_of_their_measurements(
     tmp_path: Path, words: TextFile
 ) -> None:
     before = planned(words, "int8:sq", "int8:w8a16")
     after = planned(text_file(tmp_path / "words", "other words"), "int8:sq", "int8:w8a16")
-    assert moved(before, after) == {f"int8:sq/{name}" for name in ("quantize", "speed", "text", "t")}
+    assert changed(before, after) == {f"int8:sq/{name}" for name in ("quantize", "speed", "text", "t")}
 
 
-def test_versions_and_device_move_every_measurement(words: TextFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_and_device_change_the_key_of_every_measurement(
+    words: TextFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = planned(words, "int8:sq")
-    on_gpu = planned(words, "int8:sq", where=Where(1, {"torch": "cuda"}))
+    on_gpu = planned(words, "int8:sq", resources=ComputeResources(1, {"torch": "cuda"}))
     monkeypatch.setattr(openers, "version", lambda package: f"another {package}")
     of_others = planned(words, "int8:sq")
     for after in (on_gpu, of_others):
-        assert moved(before, after) >= {label for label in keys(before) if not label.endswith("/quantize")}
+        assert changed(before, after) >= {label for label in keys(before) if not label.endswith("/quantize")}
 
 
-def test_every_key_of_a_recipe_moves_its_cells(tmp_path: Path, words: TextFile) -> None:
+def test_every_setting_of_a_recipe_changes_the_keys_of_its_cells(tmp_path: Path, words: TextFile) -> None:
     """Even where a key has no effect on the checkpoint, it has one on what is computed with it."""
     file = tmp_path / "mine.toml"
     changes = [
@@ -79,7 +81,7 @@ def test_every_key_of_a_recipe_moves_its_cells(tmp_path: Path, words: TextFile) 
     assert {len(found) for label, found in seen.items() if label.startswith("torch:")} == {1}
 
 
-def test_real_and_fake_quant_share_a_checkpoint_and_no_measurement(words: TextFile) -> None:
+def test_int8_and_fake_quant_share_a_checkpoint_but_no_measurement(words: TextFile) -> None:
     found = keys(planned(words, "int8:sq", "fq:sq"))
     assert "int8:sq/quantize" in found
     assert "fq:sq/quantize" not in found
@@ -87,13 +89,13 @@ def test_real_and_fake_quant_share_a_checkpoint_and_no_measurement(words: TextFi
         assert found[f"int8:sq/{name}"] != found[f"fq:sq/{name}"]
 
 
-def test_threads_move_speed_alone(words: TextFile) -> None:
+def test_threads_change_only_the_key_of_speed(words: TextFile) -> None:
     before = planned(words, "int8:sq")
-    after = planned(words, "int8:sq", where=Where(7, {"torch": "cpu"}))
-    assert moved(before, after) == {"torch:BF16/speed", "int8:sq/speed"}
+    after = planned(words, "int8:sq", resources=ComputeResources(7, {"torch": "cpu"}))
+    assert changed(before, after) == {"torch:BF16/speed", "int8:sq/speed"}
 
 
-def test_a_calibration_text_is_a_file_a_built_in_models_or_a_published_one(tmp_path: Path) -> None:
+def test_a_calibration_text_is_a_file_or_built_in_or_published(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("words")
     assert calibration_text(str(file), MICRO).file == TextFile(
@@ -112,15 +114,15 @@ def test_a_calibration_text_is_a_file_a_built_in_models_or_a_published_one(tmp_p
     assert (read.name, read.read()) == ("micro's own text", MICRO.calibration.read_text(encoding="utf-8"))
 
 
-def test_an_importance_matrix_is_collected_from_the_same_names(tmp_path: Path) -> None:
-    found = calibration("auto", Path("micro"), None)
+def test_an_importance_matrix_is_collected_from_texts_of_the_same_names(tmp_path: Path) -> None:
+    found = find_imatrix("auto", Path("micro"), None)
     assert found is not None
     assert found.text == MICRO.calibration
     with pytest.raises(InputError, match="absent: there is no such text"):
-        calibration("auto", Path("absent"), None)
+        find_imatrix("auto", Path("absent"), None)
 
 
-def test_a_report_names_the_cache_and_the_text_that_there_were(tmp_path: Path, words: TextFile) -> None:
+def test_a_report_names_the_kv_cache_type_and_the_text_of_the_run(tmp_path: Path, words: TextFile) -> None:
     (tmp_path / "kv.toml").write_text('base = "w8a16"\nint8_kv_cache = true\n')
     engine = openers.ENGINES["torch"].versions
     both = planned(words, "int8:sq", f"int8:{tmp_path / 'kv.toml'}")

@@ -1,4 +1,4 @@
-"""Variants of torch in a sweep of the built-in model, for real: beside GGUF, compared with a baseline of their own."""
+"""Variants that torch runs in a real sweep of the built-in model, next to GGUF variants and with their own baseline."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def test_the_two_engines_agree_on_the_float_model(ran: tuple[list[str], dict[str
 
 
 @pytest.mark.slow
-def test_int8_is_what_fake_quant_says_within_a_thousandth(ran: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
+def test_int8_differs_from_fake_quant_by_less_than_a_thousandth(
+    ran: tuple[list[str], dict[str, dict[str, Any]]],
+) -> None:
     _, records = ran
     real, fake = records[f"int8:{RECIPE}"], records[f"fq:{RECIPE}"]
     assert real["perplexity"]["value"] == pytest.approx(fake["perplexity"]["value"], rel=1e-3)
@@ -95,7 +97,7 @@ def test_a_second_run_computes_nothing(ran: tuple[list[str], dict[str, dict[str,
 
 
 @pytest.mark.slow
-def test_a_model_of_torch_alone_is_measured_without_gguf(tmp_path: Path) -> None:
+def test_variants_of_torch_are_measured_without_gguf(tmp_path: Path) -> None:
     text = short(tmp_path / "text.txt")
     workspace = tmp_path / "workspace"
     done = sweep(
@@ -115,7 +117,7 @@ def test_the_baseline_comes_before_int8_by_itself() -> None:
     assert [variant.name for variant in with_baselines(parse_list(["Q4_K_M"]))] == ["Q4_K_M"]
 
 
-def test_recipes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_recipe_files_with_the_same_name_get_different_names(tmp_path: Path) -> None:
     for folder, alpha in (("a", 0.4), ("b", 0.6)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.toml").write_text(f'base = "sq"\nalpha = {alpha}\n')
@@ -126,28 +128,28 @@ def test_recipes_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("int8:sq-phh", "no such recipe"), ("fq:nowhere.toml", "no such recipe"), ("torch:F32", TORCH_FLOAT)],
 )
-def test_unknown_recipes_are_refused(text: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_unknown_recipes_are_rejected(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse(text)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--variants", "=int8:sqq"], "sqq: no such recipe"),
         (["--reference", "int8:sq"], "compared with torch:BF16"),
         (["--reference", "torch:BF16"], "GGUF variants cannot be compared with it"),
-        (["--variants", "=int8:sq", "--imatrix", "auto"], "it weighs GGUF quants"),
+        (["--variants", "=int8:sq", "--imatrix", "auto"], "only GGUF quants use it"),
     ],
 )
-def test_bad_input_is_one_line_before_any_work(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_bad_input_gives_one_line_before_any_work(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = sweep("run", "micro", *arguments, "--tasks", "none", "--workspace", tmp_path / "workspace")
     lines = done.stderr.splitlines()
     assert (done.returncode, len(lines)) == (2, 1), done.stderr
-    assert said in lines[0]
+    assert message in lines[0]
     assert not (tmp_path / "workspace" / "sweep.db").exists()
 
 
@@ -159,7 +161,7 @@ def test_a_gguf_cannot_become_int8(tmp_path: Path) -> None:
     done = sweep("run", file, "--variants", "=int8:sq", "--tasks", "none", "--workspace", tmp_path / "workspace")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"sweep: {file}: int8:sq is made of a Hugging Face checkpoint; give its directory or hub id"
+        f"sweep: {file}: int8:sq is made from a Hugging Face checkpoint; give its directory or hub id"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Sweeps with int8 variants that are killed, interrupted, or told to keep less; for real, on the built-in models."""
+"""Real sweeps of the built-in models with int8 variants that are killed, interrupted, or run with --keep."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def wait_for(process: subprocess.Popen[str], cell: str, event: str) -> None:
     raise AssertionError(f"{cell} never came to {event}")
 
 
-def timeless(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def without_timings(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Records without what differs from run to run: speed and measured memory."""
     return {
         name: {**record, "speed": None, "memory": record["memory"]["predicted_bytes"]}
@@ -60,32 +60,32 @@ def timeless(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def left(workspace: Path) -> set[str]:
+def artefacts_of(workspace: Path) -> set[str]:
     """What a sweep left among the artefacts of its model, by the kind of file; locks and what was cached aside."""
     found = set((workspace / "artefacts").glob("*/*"))
     return {path.name.split("-")[0] + path.suffix for path in found if path.suffix in (".gguf", ".int8", ".logprobs")}
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The records of a sweep that ran undisturbed."""
     return finished(begin(inputs, tmp_path_factory.mktemp("whole"), "micro", "--variants", f"={RECIPE}"))
 
 
 @pytest.mark.parametrize("event", ["cell_started", "cell_progress"])
-def test_killed_while_quantizing_a_rerun_gives_the_same_records(
-    event: str, inputs: Path, whole: dict[str, dict[str, Any]], tmp_path: Path
+def test_a_run_killed_while_quantizing_gives_the_same_records_when_it_is_resumed(
+    event: str, inputs: Path, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     process = begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE}")
     wait_for(process, f"{RECIPE}/quantize", event)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     again = finished(begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE}"))
-    assert timeless(again) == timeless(whole)
-    assert left(tmp_path) == {"micro.int8", "reference.logprobs"}
+    assert without_timings(again) == without_timings(undisturbed)
+    assert artefacts_of(tmp_path) == {"micro.int8", "reference.logprobs"}
 
 
-def test_a_worker_that_is_killed_while_quantizing_costs_its_variant_only(inputs: Path, tmp_path: Path) -> None:
+def test_a_worker_killed_while_quantizing_fails_only_its_variant(inputs: Path, tmp_path: Path) -> None:
     process = begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE},fq:sq")
     wait_for(process, f"{RECIPE}/quantize", "cell_progress")
     worker = max(psutil.Process(process.pid).children(recursive=True), key=lambda child: child.memory_info().rss)
@@ -98,7 +98,7 @@ def test_a_worker_that_is_killed_while_quantizing_costs_its_variant_only(inputs:
     assert "killed" in records[RECIPE]["error"]
 
 
-def test_ctrl_c_while_quantizing_leaves_nothing_half_made(inputs: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_quantizing_leaves_no_partial_checkpoint(inputs: Path, tmp_path: Path) -> None:
     process = begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE}")
     wait_for(process, f"{RECIPE}/quantize", "cell_progress")
     process.send_signal(signal.SIGINT)
@@ -109,14 +109,14 @@ def test_ctrl_c_while_quantizing_leaves_nothing_half_made(inputs: Path, tmp_path
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("none", set()), ("best", {"micro.gguf"}), ("all", {"micro.int8"})])
-def test_keep_holds_for_int8_checkpoints(keep: str, kept: set[str], inputs: Path, tmp_path: Path) -> None:
+def test_keep_applies_to_int8_checkpoints(keep: str, kept: set[str], inputs: Path, tmp_path: Path) -> None:
     """Of BF16 and int8 the report recommends one: its file stays, and no other's."""
     variants = f"=Q8_0,{RECIPE}" if keep == "best" else f"={RECIPE}"
     finished(begin(inputs, tmp_path, "micro", "--variants", variants, "--keep", keep))
-    assert left(tmp_path) - {"reference.logprobs"} == kept
+    assert artefacts_of(tmp_path) - {"reference.logprobs"} == kept
 
 
-def test_a_hybrid_with_experts_is_measured_too(inputs: Path, tmp_path: Path) -> None:
+def test_a_hybrid_model_with_experts_is_measured(inputs: Path, tmp_path: Path) -> None:
     records = finished(begin(inputs, tmp_path, "micro-moe", "--variants", f"={RECIPE},fq:sq-ph-dyn"))
     base = records["torch:BF16"]["perplexity"]["value"]
     real, fake = records[RECIPE], records["fq:sq-ph-dyn"]

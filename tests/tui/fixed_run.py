@@ -13,9 +13,9 @@ from sweep.items import Item
 from sweep.jobs.base import StoredJob
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
-from sweep.jobs.given import Task, TextFile
+from sweep.jobs.inputs import Task, TextFile
 from sweep.jobs.model import MeasuredModel
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.settings import ComputeResources, Settings
 from sweep.jobs.speed import SpeedJob
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
@@ -42,7 +42,7 @@ def fixed_run(workspace: Workspace) -> Plan:
     variants = (*(row[0] for row in ROWS), FAILED)
     cells = tuple(Cell(f"{v} {name}", v, name, job) for v in variants for name, job in _jobs(v).items())
     about = {"model": "micro (built in)", "text": "a text", "tasks": {"micro_sums": ITEMS}, "engine": ""}
-    plan = Plan(RUN, "micro", "q2-q8", "BF16", variants, Settings(ctx=1024), Where(), about, cells)
+    plan = Plan(RUN, "micro", "q2-q8", "BF16", variants, Settings(ctx=1024), ComputeResources(), about, cells)
     workspace.root.mkdir(parents=True, exist_ok=True)
     with Store(workspace.database) as store:
         store.add_run(plan.run, json.loads(json.dumps(plan.to_json())))
@@ -50,7 +50,7 @@ def fixed_run(workspace: Workspace) -> Plan:
             _put(store, *row)
         store.put(f"{FAILED} export", Outcome("failed", None, "ne0 % 256 == 0 is not so", 0.0))
         for name in ("speed", "text", "micro_sums"):
-            store.put(f"{FAILED} {name}", Outcome("failed", None, "needs what could not be made", 0.0))
+            store.put(f"{FAILED} {name}", Outcome("failed", None, "needs a file that could not be made", 0.0))
     directory = workspace.run(RUN)
     directory.mkdir(parents=True)
     events = [Event("started", None, {"run": RUN, "cells": len(cells), "todo": len(cells), "pending": []}, 0.0)]

@@ -134,9 +134,12 @@ def test_any_size(swept: Workspace, run: str, mode: str) -> None:
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        (None, "not a readable store"),
-        ("PRAGMA user_version = 99", "written by another version"),
-        ("UPDATE runs SET plan = json_set(plan, '$.procedures.text', 0)", "another version measured it"),
+        (None, "cannot be read as a store"),
+        ("PRAGMA user_version = 99", "another version of bitsweep wrote this store"),
+        (
+            "UPDATE runs SET plan = json_set(plan, '$.procedures.text', 0)",
+            "another version of bitsweep measured this run",
+        ),
         ("UPDATE runs SET plan = '{}'", "cannot be"),
     ],
 )

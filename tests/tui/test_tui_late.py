@@ -70,8 +70,8 @@ def kept(name: str) -> Any:
 
 def test_an_answer_to_a_closed_window_is_dropped(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers([{"files": [{"bits_per_weight": 4.0, "file_bytes": 1, "census": {}}]}])
-    monkeypatch.setattr(fit, "ask", lambda *_, **__: [kept("fit")])
-    monkeypatch.setattr(types, "ask", answers)
+    monkeypatch.setattr(fit, "run_command", lambda *_, **__: [kept("fit")])
+    monkeypatch.setattr(types, "run_command", answers)
 
     async def script() -> None:
         async with opened(fixed, "fit", RUN) as (app, pilot):
@@ -96,7 +96,7 @@ def test_an_answer_to_a_closed_window_is_dropped(fixed: Workspace, monkeypatch: 
 
 def test_a_card_chosen_while_fit_still_asks_stays_chosen(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers([kept("fit")])
-    monkeypatch.setattr(fit, "ask", answers)
+    monkeypatch.setattr(fit, "run_command", answers)
 
     async def script() -> None:
         async with opened(fixed, "fit", RUN) as (app, pilot):
@@ -115,7 +115,7 @@ def test_a_card_chosen_while_fit_still_asks_stays_chosen(fixed: Workspace, monke
 
 
 def test_rows_of_the_question_before_say_so(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "ask", lambda *_, **__: [kept("fit")])
+    monkeypatch.setattr(fit, "run_command", lambda *_, **__: [kept("fit")])
 
     async def script() -> None:
         async with opened(fixed, "fit", RUN) as (app, pilot):
@@ -124,7 +124,7 @@ def test_rows_of_the_question_before_say_so(fixed: Workspace, monkeypatch: pytes
             await until(pilot, lambda: screen.report is not None)
             assert screen.report is not None
             answers = Answers([kept("fit")])
-            monkeypatch.setattr(fit, "ask", answers)
+            monkeypatch.setattr(fit, "run_command", answers)
             below = f"(below: {screen.report.context:,} f16)"
             assert below not in shown(app)
             await pilot.press("K")

@@ -17,7 +17,7 @@ from converters.export import export, open_source
 from sweep.cli.app import app as command_line
 from sweep.commands import run as command
 from sweep.planning import preset
-from sweep.planning.preparing import _variants
+from sweep.planning.prepare import _variants
 from sweep.planning.request import Keep, Request
 from sweep.workspace import Workspace
 from tui.screens.fit import FitScreen

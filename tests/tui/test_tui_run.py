@@ -78,14 +78,14 @@ def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) ->
             begin(app, Command(arguments(text, limit=40), os.getcwd()))
             await until(pilot, lambda: isinstance(app.screen, RunScreen))
             screen = screen_of(app)
-            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_running)
             assert screen.snapshot is not None
 
             # pause: what is at work is finished, nothing more is begun
             await until(pilot, lambda: statuses(screen).get("BF16/speed") == "running")
             await pilot.press("p")
             await until(pilot, lambda: "pausing" in shown(app))
-            await until(pilot, lambda: screen.snapshot is not None and not screen.snapshot.is_on)
+            await until(pilot, lambda: screen.snapshot is not None and not screen.snapshot.is_running)
             assert "paused" in shown(app)
             assert statuses(screen)["BF16/speed"] == "done"
             assert statuses(screen)["BF16/text"] == "waiting"
@@ -138,7 +138,7 @@ def test_a_sweep_is_watched_while_the_retry_waits_for_it(text: Path, tmp_path: P
             begin(app, Command(arguments(text), os.getcwd()))
             await until(pilot, lambda: isinstance(app.screen, RunScreen))
             screen = screen_of(app)
-            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_running)
             cells = screen.query_one(CellTable)
             await until(pilot, lambda: "running" in statuses(screen).values() and cells.label is not None)
             await pilot.press("x")  # may be too late for so small a cell
@@ -211,7 +211,7 @@ def test_closing_the_screen_leaves_the_sweep_running(text: Path, tmp_path: Path)
             begin(app, Command(arguments(text), os.getcwd()))
             await until(pilot, lambda: isinstance(app.screen, RunScreen))
             screen = screen_of(app)
-            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_running)
             assert screen.snapshot is not None
             assert screen.snapshot.progress.pid is not None
             found["pid"] = screen.snapshot.progress.pid

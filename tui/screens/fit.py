@@ -17,7 +17,7 @@ from textual.worker import get_current_worker
 from converters.errors import InputError
 from sweep import defaults
 from sweep import format as fmt
-from sweep.commands.launch import GivenUp, ask
+from sweep.commands.launch import CommandCancelled, run_command
 from sweep.fit.fit_report import FitReport, FitRow, Verdict, from_json, verdict
 from tui.state.session import Session
 from tui.theme import Palette, palette
@@ -151,12 +151,12 @@ class FitScreen(WorkerHost, Screen[None]):
         best: tuple[str | None, bool] = (None, False)
         try:
             given = question.arguments(str(self.session.workspace.root))
-            answer = ask(given, given_up=lambda: worker.is_cancelled)[-1]
+            answer = run_command(given, is_cancelled=lambda: worker.is_cancelled)[-1]
             best = answer["best"], answer["best_is_measured"]
             found = from_json(answer)
         except InputError as error:
             found = str(error)
-        except GivenUp:
+        except CommandCancelled:
             return  # another is asked by now
         self.deliver(self.show, question, found, best)
 

@@ -20,7 +20,7 @@ from converters.errors import InputError
 from sweep import format as fmt
 from sweep.commands.follow import Follower, Snapshot, log_of, tail
 from sweep.commands.launch import Command, Launch, remembered_command
-from sweep.execution.control import ask_cancel, ask_pause, take_back_pause
+from sweep.execution.control import request_cancel, request_pause, withdraw_pause
 from sweep.results.progress import CellState
 from tui.screens.log import NO_LOG, LogScreen
 from tui.state.session import Session
@@ -104,7 +104,7 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def _has_its_turn_after(self, launch: Launch) -> bool:
         """Whether the run that is shown is at work, and `launch` goes on with it when that is through."""
-        return self.snapshot is not None and self.snapshot.is_on and launch.command == self._again
+        return self.snapshot is not None and self.snapshot.is_running and launch.command == self._again
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="launch")
     def _await(self, launch: Launch) -> None:
@@ -144,7 +144,7 @@ class RunScreen(WorkerHost, Screen[None]):
                 cell = next((cell for cell in found.plan.cells if cell.label == label), None)
                 words = "" if cell is None else tail(log_of(follower.directory, cell))
                 self.deliver(self.show, found, (label, words))
-                self._look_now.wait(LOOK_EVERY if found.is_on or found.died else 4 * LOOK_EVERY)
+                self._look_now.wait(LOOK_EVERY if found.is_running or found.died else 4 * LOOK_EVERY)
         except InputError as error:
             self.deliver(self._say, str(error))
 
@@ -165,12 +165,12 @@ class RunScreen(WorkerHost, Screen[None]):
         cells = self.query_one(CellTable)
         cells.show(found.plan, found.progress.cells, found.figures)
         at = found.progress.current
-        if self._follows and at is not None and found.is_on and cells.label != at.label:
+        if self._follows and at is not None and found.is_running and cells.label != at.label:
             cells.go_to_cell(at.label)
         self.query_one("#state", Note).show(self._state(found))
         self._tell(log)
         self.query_one(TopBar).lead(found.plan.model, found.plan.run, fmt.plain(cells.label or ""))
-        if before is not None and before.is_on and before.plan.run == found.plan.run and not found.is_on:
+        if before is not None and before.is_running and before.plan.run == found.plan.run and not found.is_running:
             self._ended(found)
 
     def _ended(self, found: Snapshot) -> None:
@@ -200,7 +200,7 @@ class RunScreen(WorkerHost, Screen[None]):
         if progress.status == "running" and room >= SHORTEST:
             line.append("  ").append(bar(progress.share, room, colours))
         line.append(rest)
-        if found.is_on and found.resident_bytes is not None:
+        if found.is_running and found.resident_bytes is not None:
             line.append(f"\n memory now {fmt.size(found.resident_bytes)} in the worker", colours.soft)
             if found.predicted_bytes is not None:
                 line.append(f", of which model and context predicted {fmt.size(found.predicted_bytes)}", colours.soft)
@@ -264,22 +264,22 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def action_pause(self) -> None:
         found = self.snapshot
-        if found is None or not found.is_on:
+        if found is None or not found.is_running:
             self.notify("No sweep is running here.", title="Pause")
             return
         directory = self.session.workspace.run(found.plan.run)
         if found.pausing:
-            take_back_pause(directory)
+            withdraw_pause(directory)
         else:
-            ask_pause(directory)
+            request_pause(directory)
             self.notify("The sweep stops after this cell. p takes it back.", title="Pause")
 
     def action_cancel(self) -> None:
         found, label = self.snapshot, self.query_one(CellTable).label
-        if found is None or not found.is_on or label is None or found.progress.cells[label].status != "running":
+        if found is None or not found.is_running or label is None or found.progress.cells[label].status != "running":
             self.notify("Only a cell that is at work (▶) can be cancelled.", title="Cancel")
             return
-        ask_cancel(self.session.workspace.run(found.plan.run), label)
+        request_cancel(self.session.workspace.run(found.plan.run), label)
         self.notify(f"{label} is given up; the sweep goes on with the next.", title="Cancel")
 
     def action_retry(self) -> None:
@@ -296,7 +296,7 @@ class RunScreen(WorkerHost, Screen[None]):
         except InputError as error:
             self.notify(str(error), severity="error", title="Retry")
             return
-        if found.is_on:
+        if found.is_running:
             self._again = command
             self.notify("What failed is tried again when the rest is through.", title="Retry")
         self.watch_run()

@@ -13,7 +13,7 @@ from textual.widgets import Input
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.results.history import PastRun, past_runs
+from sweep.results.history import PastRun, UnreadableRun, all_runs
 from sweep.workspace import Workspace
 from tui.screens.window import Window
 from tui.theme import palette
@@ -36,6 +36,7 @@ class RunsScreen(Window[str | None]):
         super().__init__("Runs", "type to search · enter choose · esc close")
         self._workspace = workspace
         self._runs: list[PastRun] = []
+        self._unreadable: list[UnreadableRun] = []
 
     def content(self) -> ComposeResult:
         yield Input(placeholder="a part of a run's id, its model or its variants", id="search", compact=True)
@@ -49,17 +50,20 @@ class RunsScreen(Window[str | None]):
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _read(self) -> None:
         try:
-            found: list[PastRun] | str = past_runs(self._workspace) if self._workspace.database.is_file() else []
+            found: list[PastRun | UnreadableRun] | str = []
+            if self._workspace.database.is_file():
+                found = all_runs(self._workspace)
         except InputError as error:
             found = str(error)
         self.deliver(self.show, found)
 
-    def show(self, found: list[PastRun] | str) -> None:
+    def show(self, found: list[PastRun | UnreadableRun] | str) -> None:
         """The runs, or why they cannot be read."""
         if isinstance(found, str):
             self.query_one(Note).show(Text(fmt.plain(found), palette(self.app).bad))
             return
-        self._runs = found
+        self._runs = [run for run in found if isinstance(run, PastRun)]
+        self._unreadable = [run for run in found if isinstance(run, UnreadableRun)]
         self.fill()
 
     def fill(self) -> None:
@@ -83,7 +87,10 @@ class RunsScreen(Window[str | None]):
         self.query_one(Table).fill(HEADS, rows, room=min(len(self._runs), MOST))
         told = f"{len(left)} of {len(self._runs)} runs" if self._runs else "no run yet: plan one with 2"
         told += f", the latest {MOST} shown" if len(left) > MOST else ""
-        self.query_one(Note).show(Text(told, colours.soft))
+        note = Text(told, colours.soft)
+        for run in self._unreadable:
+            note.append(f"\n{fmt.plain(run.message)}", colours.bad)
+        self.query_one(Note).show(note)
 
     @on(Input.Changed)
     def _search(self) -> None:

@@ -10,7 +10,7 @@ from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.commands.launch import GivenUp, ask
+from sweep.commands.launch import CommandCancelled, run_command
 from tui.screens.pager import PagerScreen
 from tui.theme import palette
 
@@ -30,11 +30,11 @@ class TypesScreen(PagerScreen):
         colours, worker = palette(self.app), get_current_worker()
         arguments = ["convert", self._model, "--to", self._quant, "--dry-run", "--format", "json"]
         try:
-            file = ask(arguments, given_up=lambda: worker.is_cancelled)[-1]["files"][0]
+            file = run_command(arguments, is_cancelled=lambda: worker.is_cancelled)[-1]["files"][0]
         except InputError as error:
             self.deliver(self.replace, Text(fmt.plain(error), colours.bad))
             return
-        except GivenUp:
+        except CommandCancelled:
             return
         lines = [Text.assemble((f"{name:<16}", colours.soft), (words, colours.ink)) for name, words in _lines(file)]
         self.deliver(self.replace, Text("\n").join(lines))

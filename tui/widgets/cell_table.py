@@ -59,7 +59,7 @@ class CellTable(Table):
 
 def _shared(plan: Plan) -> dict[tuple[str, str], str]:
     """By variant and step: whose file it is, where a variant reads what is made for another."""
-    making = {cell.key: cell for cell in plan.cells if cell.job.making}
+    making = {cell.key: cell for cell in plan.cells if cell.job.is_preparation}
     found = {}
     for cell in plan.cells:
         for made in (making[key] for key in cell.needs if key in making):

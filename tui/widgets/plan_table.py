@@ -40,7 +40,9 @@ def plan_rows(
 def _offered(draft: Draft) -> list[str]:
     """What was added by name, then all quants, then what torch can run, where the model is a checkpoint."""
     from_gguf = draft.model.endswith(".gguf")
-    known = [name for method in methods() if method.baseline is None or not from_gguf for name in method.offered()]
+    known = [
+        name for method in methods() if method.baseline is None or not from_gguf for name in method.suggested_names()
+    ]
     return [*(variant for variant in draft.variants if variant not in known), *known]
 
 

@@ -1,4 +1,4 @@
-"""The local executor: real workers, one a slot, each with its own environment."""
+"""The local executor: real workers, one per slot, each with its own environment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import presets
 from sweep import devices
 from sweep.artefact import Artefact
-from sweep.execution.local import LocalExecutor, environments
+from sweep.execution.local import LocalExecutor, worker_environments
 from sweep.execution.protocol import Answer, Failed, Finished, Order, Progressed
 from sweep.jobs.export import ExportJob
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 
 MICRO = presets.builtin_models()["micro"]
 
@@ -33,10 +33,10 @@ def ends(executor: LocalExecutor, count: int) -> list[Answer]:
     return found
 
 
-def test_two_workers_on_devices_of_their_own(tmp_path: Path) -> None:
+def test_two_workers_have_their_own_devices(tmp_path: Path) -> None:
     """As on a machine with two GPUs: each worker sees one. Nothing but their environment tells them apart."""
     cards = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
-    with LocalExecutor(tmp_path, tmp_path / "run", Where(2), cards) as executor:
+    with LocalExecutor(tmp_path, tmp_path / "run", ComputeResources(2), cards) as executor:
         for number, quant in enumerate(("Q8_0", "Q4_0")):
             executor.submit(Order(str(number), (job(quant),), quant, quant))
         found = ends(executor, 2)
@@ -50,14 +50,14 @@ def test_two_workers_on_devices_of_their_own(tmp_path: Path) -> None:
     assert {answer.id for answer in found} == {"0", "1"}
     for answer in found:
         assert isinstance(answer, Finished)
-        assert answer.where.threads == 1  # two share what there is
+        assert answer.resources.threads == 1  # two share what there is
         assert answer.seconds > 0
     assert (tmp_path / "Q8_0.gguf").exists()
     assert (tmp_path / "Q4_0.gguf").exists()
 
 
-def test_a_group_keeps_its_worker_and_another_gets_one_of_its_own(tmp_path: Path) -> None:
-    with LocalExecutor(tmp_path, tmp_path / "run", Where()) as executor:
+def test_a_group_keeps_its_worker_and_another_group_gets_another_worker(tmp_path: Path) -> None:
+    with LocalExecutor(tmp_path, tmp_path / "run", ComputeResources()) as executor:
         pids = []
         for number, group in enumerate(("a", "a", "b")):
             executor.submit(Order(str(number), (job("Q4_0"),), group, group))
@@ -76,8 +76,8 @@ def test_a_group_keeps_its_worker_and_another_gets_one_of_its_own(tmp_path: Path
     assert not os.path.exists(f"/proc/{ahead}")
 
 
-def test_what_is_cancelled_is_answered_and_what_waits_behind_it_is_done(tmp_path: Path) -> None:
-    with LocalExecutor(tmp_path, tmp_path / "run", Where()) as executor:
+def test_a_cancelled_order_is_answered_and_the_next_one_runs(tmp_path: Path) -> None:
+    with LocalExecutor(tmp_path, tmp_path / "run", ComputeResources()) as executor:
         for number in range(3):
             executor.submit(Order(str(number), (job("BF16"), job("Q6_K")), "a", "a"))
         executor.cancel("1")
@@ -86,23 +86,23 @@ def test_what_is_cancelled_is_answered_and_what_waits_behind_it_is_done(tmp_path
     assert {answer.id: type(answer) for answer in found} == {"0": Failed, "1": Failed, "2": Finished}
 
 
-def test_paused_it_begins_nothing(tmp_path: Path) -> None:
-    with LocalExecutor(tmp_path, tmp_path / "run", Where()) as executor:
+def test_a_paused_executor_starts_nothing(tmp_path: Path) -> None:
+    with LocalExecutor(tmp_path, tmp_path / "run", ComputeResources()) as executor:
         executor.pause()
         executor.submit(Order("0", (job("Q4_0"),), "a", "a"))
         assert executor.answer(0.3) is None
         assert executor._slots[0].child is None
 
 
-def test_each_worker_sees_one_gpu_where_several_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_sees_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     class Card:
         def __init__(self, name: str) -> None:
             self.name = name
 
     monkeypatch.setattr(devices, "gpus", lambda: [Card("CUDA0"), Card("CUDA1")])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert environments(3) == [{"CUDA_VISIBLE_DEVICES": name} for name in ("0", "1", "0")]
+    assert worker_environments(3) == [{"CUDA_VISIBLE_DEVICES": name} for name in ("0", "1", "0")]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
-    assert environments(2) == [{"CUDA_VISIBLE_DEVICES": name} for name in ("GPU-a", "GPU-b")]
+    assert worker_environments(2) == [{"CUDA_VISIBLE_DEVICES": name} for name in ("GPU-a", "GPU-b")]
     monkeypatch.setattr(devices, "gpus", lambda: [Card("CUDA0")])
-    assert environments(2) == [{}, {}]
+    assert worker_environments(2) == [{}, {}]

@@ -1,4 +1,4 @@
-"""A further measurement, as somebody outside the program would add it: how unsure the model is on a text."""
+"""An example of a measurement that is not part of the program: the mean entropy of the next token on a text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from sweep.jobs import registry
 from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import Asked, PlannedJob
-from sweep.jobs.given import Baseline, TextFile
-from sweep.jobs.model import MeasuredModel, MeasuringJob
-from sweep.jobs.settings import Where
+from sweep.jobs.cell import PlannedJob, SweepInputs
+from sweep.jobs.inputs import Baseline, TextFile
+from sweep.jobs.model import MeasuredModel, MeasurementJob
+from sweep.jobs.settings import ComputeResources
 from sweep.record import Value
 
 
 @dataclass(frozen=True)
 class EntropyResult(Result):
-    """Mean entropy of the next token, in nats, and its standard error over windows."""
+    """Mean entropy of the next token in nats, and its standard error over the windows of the text."""
 
     mean: float
     stderr: float
@@ -34,20 +34,20 @@ class EntropyResult(Result):
 
 
 @dataclass(frozen=True)
-class EntropyJob(MeasuringJob[EntropyResult]):
-    """Let the model read a text, and take the entropy of every distribution it gives."""
+class EntropyJob(MeasurementJob[EntropyResult]):
+    """Let the model read a text, and compute the entropy of every predicted distribution."""
 
     kind = "entropy"
-    found = EntropyResult
+    result_type = EntropyResult
 
     model: MeasuredModel
     text: TextFile
 
-    def identity(self, where: Where) -> Any:
+    def identity(self, resources: ComputeResources) -> Any:
         return {
             "kind": self.kind,
             "procedure": self.procedure,
-            **self.model.identity(where),
+            **self.model.identity(resources),
             "text": self.text.identity,
         }
 
@@ -62,13 +62,13 @@ class EntropyJob(MeasuringJob[EntropyResult]):
             logits = part.logits.astype(np.float64)
             logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
             sums.setdefault(part.window, []).extend((-np.exp(logp) * logp).sum(axis=1))
-            site.tell(part.window + 1, len(windows.tokens))
+            site.report_progress(part.window + 1, len(windows.tokens))
         means = np.array([np.mean(values) for values in sums.values()])
         return EntropyResult(float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means))))
 
 
-def entropy_of(model: MeasuredModel, asked: Asked, baseline: Baseline | None) -> Iterable[PlannedJob]:
-    return [] if asked.text is None else [PlannedJob("entropy", EntropyJob(model, asked.text))]
+def entropy_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
+    return [] if inputs.text is None else [PlannedJob("entropy", EntropyJob(model, inputs.text))]
 
 
-registry.register(EntropyJob, entropy_of)
+registry.register(EntropyJob, entropy_jobs)

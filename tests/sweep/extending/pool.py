@@ -1,4 +1,4 @@
-"""A further executor, as somebody outside the program would add it: a thread pool, a process for each order."""
+"""An example of an executor that is not part of the program: a thread pool that starts a process for each order."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from sweep.execution import registry
 from sweep.execution.protocol import Answer, Failed, Finished, Order, Progressed
-from sweep.jobs import wire
-from sweep.jobs.settings import Where
+from sweep.jobs import serialization
+from sweep.jobs.settings import ComputeResources
 
 
 @dataclass
 class PoolExecutor:
-    """`workers` processes at a time."""
+    """Runs up to `workers` processes at the same time."""
 
     root: Path
-    where: Where
+    resources: ComputeResources
     workers: int
     _answers: queue.Queue[Answer] = field(default_factory=queue.Queue)
     _processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class PoolExecutor:
         self._processes[id].kill()
 
     def pause(self) -> None:
-        """What was submitted goes on: the scheduler submits no more than there are slots."""
+        """Nothing to do: running orders continue, and no order waits, because the scheduler fills only free slots."""
 
     def close(self) -> None:
         for process in self._processes.values():
@@ -66,8 +66,8 @@ class PoolExecutor:
     def _work(self, order: Order) -> None:
         began = time.monotonic()
         command = [sys.executable, "-m", "sweep.execution.worker"]
-        jobs = [wire.job_row(job) for job in order.jobs]
-        request = {"jobs": jobs, "where": wire.plain(self.where), "root": str(self.root)}
+        jobs = [serialization.job_to_json(job) for job in order.jobs]
+        request = {"jobs": jobs, "resources": serialization.to_json(self.resources), "root": str(self.root)}
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
             self._processes[order.id] = process
@@ -80,19 +80,19 @@ class PoolExecutor:
                 if "progress" in row:
                     self._answers.put(Progressed(order.id, *row["progress"]))
                 elif "done" in row:
-                    found = zip(row["done"], order.jobs, strict=True)
-                    results = tuple(wire.typed(result, type(job).found) for result, job in found)
-                    answer = Finished(order.id, results, time.monotonic() - began, self.where)
+                    pairs = zip(row["done"], order.jobs, strict=True)
+                    results = tuple(serialization.from_json(result, type(job).result_type) for result, job in pairs)
+                    answer = Finished(order.id, results, time.monotonic() - began, self.resources)
                     break
                 elif "message" in row:
-                    answer = wire.typed({**row, "id": order.id}, Failed)
+                    answer = serialization.from_json({**row, "id": order.id}, Failed)
                     break
             process.kill()
         self._answers.put(answer)
 
 
-def open_pool(root: Path, directory: Path, where: Where, workers: int) -> PoolExecutor:
-    return PoolExecutor(root, where, workers)
+def open_pool(root: Path, directory: Path, resources: ComputeResources, workers: int) -> PoolExecutor:
+    return PoolExecutor(root, resources, workers)
 
 
 registry.register("pool", open_pool)

@@ -1,4 +1,4 @@
-"""A further method, as somebody outside the program would add it: every matrix rounded to n bits a row, in torch."""
+"""An example of a method that is not part of the program: weight matrices rounded to n bits, run by torch."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sweep.fit.fit_report import FitRow
 from sweep.fit.registry import FitKind
 from sweep.fit.subject import FitSubject
 from sweep.fit.torch_memory import sizes_of, torch_row
-from sweep.jobs.base import Ask, Site
-from sweep.jobs.cell import Asked, Cell
-from sweep.jobs.given import ImportanceFile, Origin
-from sweep.jobs.model import MeasuredModel, ModelSize, Opener, engine_of
+from sweep.jobs.base import RunJob, Site
+from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.inputs import ImatrixFile, Origin
+from sweep.jobs.model import MeasuredModel, ModelSize, Opener, engine_versions
 from sweep.jobs.model import register as register_opener
 from sweep.jobs.settings import Settings
 from sweep.methods import registry
-from sweep.methods.base import PlannedSize
+from sweep.methods.base import PredictedSize
 from sweep.methods.torch import TorchVariant
 
 
 @dataclass(frozen=True)
 class Rounded(TorchVariant):
-    """`bits` a weight of every linear layer, with one scale a row."""
+    """Every weight of a linear layer is rounded to `bits` bits; each row of a matrix has a scale."""
 
     kind = "rounded"
     opener = "rounded"
@@ -43,26 +43,26 @@ class Rounded(TorchVariant):
             raise InputError(f"{text}: give 2 to 8 bits, as rounded:4")
         return cls(f"rounded:{int(bits)}", int(bits))
 
-    def made(self, asked: Asked, importance: ImportanceFile | None) -> tuple[list[Cell], MeasuredModel]:
-        origin, engine, settings = asked.origin, engine_of(self.opener), self.settings(asked.settings)
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        origin, engine, settings = inputs.origin, engine_versions(self.opener), self.settings(inputs.settings)
         options = {"bits": self.bits}
         source, content = origin.source, origin.fingerprint
         return [], MeasuredModel(self.opener, source, content, engine, settings, source, origin.name, options)
 
     @classmethod
-    def predicted(
-        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, ask: Ask
-    ) -> dict[str, PlannedSize]:
+    def predicted_sizes(
+        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
+    ) -> dict[str, PredictedSize]:
         size = {variant.name: stored(Path(origin.source.name), variant.bits) for variant in variants}
-        return {name: PlannedSize(count, bits, count) for name, (count, bits) in size.items()}
+        return {name: PredictedSize(count, bits, count) for name, (count, bits) in size.items()}
 
     @classmethod
-    def offered(cls) -> tuple[str, ...]:
+    def suggested_names(cls) -> tuple[str, ...]:
         return ("rounded:4", "rounded:8")
 
 
 def stored(directory: Path, bits: int) -> tuple[int, float]:
-    """Bytes that the model would take, and bits a weight, with a float32 scale a row."""
+    """The bytes of the model if it were stored, and its bits per weight. Each row has a float32 scale."""
     from converters.checkpoint import Checkpoint
 
     total = weights = 0
@@ -85,7 +85,7 @@ def open_rounded(model: MeasuredModel, site: Site) -> Backend:
     from sweep.backends.resident import ResidentGrowth
     from sweep.backends.torch import TorchBackend
 
-    torch.set_num_threads(site.where.threads)
+    torch.set_num_threads(site.resources.threads)
     path, began = site.path(model.file), time.perf_counter()
     growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
     loaded, tokenizer = open_model(path, "bfloat16"), AutoTokenizer.from_pretrained(path, local_files_only=True)
@@ -105,14 +105,14 @@ def size_of(model: MeasuredModel, site: Site) -> ModelSize:
 
 
 def fit_rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
-    """It is run in bfloat16, whatever it is rounded to."""
+    """The rows of `sweep fit`. The model runs in bfloat16, whatever it is rounded to."""
     sizes = sizes_of(subject.source, subject.shape, None)
     return {name: torch_row(name, Rounded.kind, sizes, None, subject) for name in names}
 
 
 def _register() -> None:
     fit_registry.register("rounded", FitKind(lambda name: Rounded.parse(name).name, lambda _subject: [], fit_rows))
-    openers: Any = Opener("torch", open_rounded, size_of, times=("ctx", "ubatch"), name="rounded")
+    openers: Any = Opener("torch", open_rounded, size_of, changes_speed=("ctx", "ubatch"), key_name="rounded")
     register_opener("rounded", openers)
     registry.register("rounded", Rounded)
 

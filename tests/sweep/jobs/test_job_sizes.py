@@ -1,4 +1,4 @@
-"""What a variant of torch is said to take."""
+"""The predicted sizes of variants that torch runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweep.jobs.sizes import checkpoint_size
 MICRO = presets.builtin_models()["micro"]
 
 
-def test_the_float_model_has_16_bits_whatever_its_files_are_in(tmp_path: Path) -> None:
+def test_the_float_model_has_16_bits_whatever_dtype_its_files_have(tmp_path: Path) -> None:
     wide = Path(shutil.copytree(MICRO.directory, tmp_path / "wide"))
     weights = load_file(wide / "model.safetensors")
     save_file({name: x.float() for name, x in weights.items()}, wide / "model.safetensors", {"format": "pt"})

@@ -12,7 +12,7 @@ import torch
 
 from converters.errors import InputError
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.jobs import wire
+from sweep.jobs import serialization
 from sweep.measure.perplexity import Windows, cut_windows
 from sweep.measure.reference import Reference
 from sweep.measure.summary import Positions, summarize_divergence
@@ -177,7 +177,7 @@ def test_a_record_read_from_json_has_all_figures(backend, windows, tmp_path):
     measure_text(backend, windows, write_reference=tmp_path / "r")
     figures = measure_text(backend, windows, reference=Reference(tmp_path / "r")).divergence.figures
     record = Record("Q8_0", "gguf", "ok", divergence=figures)
-    assert wire.typed(json.loads(json.dumps(record.to_json())), Record) == record
+    assert serialization.from_json(json.loads(json.dumps(record.to_json())), Record) == record
     assert [name for name, value in vars(figures).items() if value in (None, {}, ())] == ["noise_floor"]
 
 

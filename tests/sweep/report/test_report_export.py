@@ -7,7 +7,7 @@ import io
 import json
 from dataclasses import replace
 
-from sweep.jobs import wire
+from sweep.jobs import serialization
 from sweep.record import Divergence, Record
 from sweep.report.csv_json import to_csv, to_json_lines
 
@@ -18,7 +18,7 @@ def rows(records) -> list[dict[str, str]]:
 
 def test_json_lines_are_the_records(records, failed, hostile):
     lines = to_json_lines([*records, failed, hostile]).splitlines()
-    assert [wire.typed(json.loads(line), Record) for line in lines] == [*records, failed, hostile]
+    assert [serialization.from_json(json.loads(line), Record) for line in lines] == [*records, failed, hostile]
     assert to_json_lines([]) == ""
 
 

@@ -1,7 +1,7 @@
-"""What fits, for `sweep fit`, the screen and `sweep run --gpu`.
+"""Computes what fits, for `sweep fit`, the screen and `sweep run --gpu`.
 
-What comes with this program is answered in this process. A stranger's config or header can make llama.cpp end the one
-it runs in, so it is looked at in a worker.
+Models that come with this program are handled in this process. The config or header of an unknown model can make
+llama.cpp end its process, so a worker reads it.
 """
 
 from __future__ import annotations
@@ -15,38 +15,40 @@ from sweep.fit.fit_report import FitOptions, FitReport, FitRow
 from sweep.fit.gguf_files import is_file
 from sweep.fit.hardware import Device
 from sweep.format import size
-from sweep.jobs.base import Ask, Unanswered
+from sweep.jobs.base import JobFailed, RunJob
 from sweep.methods.base import Variant
 from sweep.results.plan import TooLarge
 
 
-def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions, ask: Ask) -> FitReport:
-    """See `fit_here`. What does not come with this program is looked at by a worker, whose death is told as the model's
-    fault: InputError."""
+def fit(
+    model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions, run_job: RunJob
+) -> FitReport:
+    """The report of `fit_here`. A worker computes it for models that do not come with this program. If the worker dies,
+    the model is to blame: InputError."""
     if is_known_offline(model) and not any(is_file(name) for name in variants):
         return fit_here(model, variants, devices, options)
     from sweep.jobs.fit import FitJob
 
     try:
-        return ask(FitJob(model, tuple(variants), tuple(devices), options)).report
-    except Unanswered as error:
+        return run_job(FitJob(model, tuple(variants), tuple(devices), options)).report
+    except JobFailed as error:
         raise InputError(f"{model}: {error}") if error.died else error from error
 
 
 def too_large(
-    model: str, variants: Sequence[Variant], devices: Sequence[Device], options: FitOptions, ask: Ask
+    model: str, variants: Sequence[Variant], devices: Sequence[Device], options: FitOptions, run_job: RunJob
 ) -> dict[str, TooLarge]:
-    """By name, those of `variants` that `devices` do not hold; of files that are not here nothing is known."""
+    """Those of `variants` that do not fit on `devices`, by name. Files that are not downloaded are left out."""
     known = [variant.fit_name for variant in variants if variant.fit_name is not None]
-    rows = {row.variant: row for row in fit(model, known, devices, options, ask).rows} if known else {}
-    found = {}
+    rows = {row.variant: row for row in fit(model, known, devices, options, run_job).rows} if known else {}
+    result = {}
     for variant in variants:
         row = rows.get(variant.fit_name or "")
         if variant.file_path is not None:
-            row = fit(str(variant.file_path), [], devices, options, ask).rows[0]
+            row = fit(str(variant.file_path), [], devices, options, run_job).rows[0]
         if row is not None and not row.fits:
-            found[variant.name] = _too_large(row, devices)
-    return found
+            result[variant.name] = _too_large(row, devices)
+    return result
 
 
 def _too_large(row: FitRow, devices: Sequence[Device]) -> TooLarge:

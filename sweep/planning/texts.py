@@ -1,4 +1,4 @@
-"""The texts that a model is measured and calibrated with, built in or of the user's choice; tasks are in tasks.py."""
+"""The texts for perplexity and for calibration: built in, published data sets, or the user's files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
-from sweep.jobs.given import TextFile
-from sweep.jobs.inputs import Dataset
+from sweep.jobs.input_checks import TextDataset
+from sweep.jobs.inputs import TextFile
 from sweep.planning.model import ResolvedModel
 
 
 @dataclass(frozen=True)
 class FoundText:
-    """A text, and where it is fetched from before the run if it is a published data set."""
+    """A text. `dataset` is the published data set that it is downloaded from before the run; None for a local file."""
 
     file: TextFile
-    dataset: Dataset | None = None
+    dataset: TextDataset | None = None
 
     @property
     def name(self) -> str:
@@ -29,7 +29,7 @@ class FoundText:
 
 
 def text_for(model: ResolvedModel, chosen: Path | None) -> FoundText:
-    """`chosen`, else the built-in model's own text, else WikiText-2. Raises InputError."""
+    """The text for perplexity: `chosen`, or the built-in model's own text, or WikiText-2. Raises InputError."""
     if chosen is not None:
         if not chosen.is_file():
             raise InputError(f"{chosen}: there is no such text file (--perplexity)")
@@ -40,10 +40,10 @@ def text_for(model: ResolvedModel, chosen: Path | None) -> FoundText:
 
 
 def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None) -> FoundText:
-    """What recipes are calibrated with: the text of that name or file, else the built-in model's own, else the default
-    one. Raises InputError.
+    """The text that int8 recipes are calibrated with: `chosen`, or the built-in model's own text, or the default text.
 
-    A name is a built-in model's, for its text, or one of the texts in presets/defaults.toml.
+    `chosen` is a file, the name of a built-in model for its text, or the name of a text in presets/defaults.toml.
+    Raises InputError.
     """
     known: dict[str, dict[str, str]] = presets.defaults()["calibration_texts"]
     builtins = presets.builtin_models()
@@ -63,8 +63,8 @@ def _local(name: str, file: Path) -> FoundText:
     return FoundText(TextFile(name, Artefact.of(file), hashlib.sha256(file.read_bytes()).hexdigest()))
 
 
-def _published(name: str, wanted: Mapping[str, str], option: str) -> FoundText:
-    """A data set is known by its name; `option` takes a file in its place."""
-    where = wanted["dataset"], wanted["name"], wanted["split"]
-    file = Artefact(f"texts/{wanted['name']}-{wanted['split']}.txt")
-    return FoundText(TextFile(name, file, "/".join(where)), Dataset(*where, file, option))
+def _published(name: str, hub_text: Mapping[str, str], option: str) -> FoundText:
+    """A text in a data set on the hub. `option` is the option that takes a file instead."""
+    dataset = hub_text["dataset"], hub_text["name"], hub_text["split"]
+    file = Artefact(f"texts/{hub_text['name']}-{hub_text['split']}.txt")
+    return FoundText(TextFile(name, file, "/".join(dataset)), TextDataset(*dataset, file, option))

@@ -1,4 +1,4 @@
-"""A worker process: its answers, its end with its parent, and its death."""
+"""A worker process: its answers, and what happens when it or its parent is killed."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ import pytest
 from converters.errors import InputError
 from int8.recipe import NAMED
 from sweep.artefact import Artefact
-from sweep.execution.child import Child
 from sweep.execution.local import LocalHost
 from sweep.execution.protocol import Failed
-from sweep.jobs.base import Unanswered
+from sweep.execution.worker_process import WorkerProcess
+from sweep.jobs.base import JobFailed
 from sweep.jobs.export import ExportJob
-from sweep.jobs.quantize import QuantizeJob
-from sweep.jobs.settings import Settings, Where
+from sweep.jobs.int8_checkpoint import Int8CheckpointJob
+from sweep.jobs.settings import ComputeResources, Settings
 from sweep.jobs.sizes import SizesJob
 
 SIZES = SizesJob("micro", "micro", ("Q4_0",), Settings())
@@ -27,53 +27,51 @@ SIZES = SizesJob("micro", "micro", ("Q4_0",), Settings())
 
 def test_a_job_that_fails_leaves_the_worker_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SizesJob, "kind", "no such job")
-    with Child(tmp_path / "log", tmp_path) as child:
+    with WorkerProcess(tmp_path / "log", tmp_path) as child:
         for _ in range(2):
-            (answer,) = child.run("1", [SIZES], Where())
+            (answer,) = child.run("1", [SIZES], ComputeResources())
             assert isinstance(answer, Failed)
             assert not answer.died
         assert child.alive
 
 
-def test_bad_input_is_told_apart_from_a_fault(tmp_path: Path) -> None:
+def test_bad_input_is_distinguished_from_an_unexpected_error(tmp_path: Path) -> None:
     job = ExportJob(Artefact.of(tmp_path / "none"), "x", "Q4_0", Artefact("x.gguf"), "f", "Q4_0", "e")
-    with Child(tmp_path / "log", tmp_path) as child:
-        (answer,) = child.run("1", [job], Where())
+    with WorkerProcess(tmp_path / "log", tmp_path) as child:
+        (answer,) = child.run("1", [job], ComputeResources())
     assert isinstance(answer, Failed)
     assert answer.input
     assert not answer.missing
     assert str(tmp_path / "none") in answer.message
     with pytest.raises(InputError) as error:
-        LocalHost(tmp_path).ask(job)
-    assert not isinstance(error.value, Unanswered)
+        LocalHost(tmp_path).run_job(job)
+    assert not isinstance(error.value, JobFailed)
 
 
 @pytest.mark.slow
-def test_a_missing_runtime_is_told_in_its_own_words(tmp_path: Path) -> None:
-    job = QuantizeJob(Artefact.of(tmp_path), "x", NAMED["w8a16"], "made", "f", "e")
-    with Child(tmp_path / "log", tmp_path) as child:
-        (answer,) = child.run("1", [job], Where(1, {"torch": "cuda:99"}))
+def test_the_message_of_a_missing_runtime_is_passed_on(tmp_path: Path) -> None:
+    job = Int8CheckpointJob(Artefact.of(tmp_path), "x", NAMED["w8a16"], "made", "f", "e")
+    with WorkerProcess(tmp_path / "log", tmp_path) as child:
+        (answer,) = child.run("1", [job], ComputeResources(1, {"torch": "cuda:99"}))
     assert isinstance(answer, Failed)
     assert answer.missing
     assert not answer.input
     assert answer.message.startswith("cuda:99: ")
 
 
-def test_a_killed_worker_is_an_answer(tmp_path: Path) -> None:
-    with Child(tmp_path / "log", tmp_path) as child:
+def test_a_killed_worker_is_answered_as_failed(tmp_path: Path) -> None:
+    with WorkerProcess(tmp_path / "log", tmp_path) as child:
         os.kill(child._process.pid, signal.SIGKILL)
-        (answer,) = child.run("1", [SIZES], Where())
+        (answer,) = child.run("1", [SIZES], ComputeResources())
         assert isinstance(answer, Failed)
         assert answer.died
         assert "SIGKILL" in answer.message
         assert not child.alive
 
 
-def test_what_a_killed_worker_had_in_temporary_files_goes_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_temporary_files_of_a_killed_worker_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Child(tmp_path / "log", tmp_path) as child:
+    with WorkerProcess(tmp_path / "log", tmp_path) as child:
         (scratch,) = tmp_path.glob("bitsweep-*")
         environment = Path(f"/proc/{child._process.pid}/environ")
         if environment.exists():
@@ -84,10 +82,10 @@ def test_what_a_killed_worker_had_in_temporary_files_goes_with_it(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_worker_ends_with_its_parent_however_that_ends(tmp_path: Path) -> None:
+def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
-        "from pathlib import Path; from sweep.execution.child import Child; import time\n"
-        f"c = Child(Path({str(tmp_path / 'log')!r}), Path()); print(c._process.pid, flush=True); time.sleep(60)"
+        "from pathlib import Path; from sweep.execution.worker_process import WorkerProcess; import time\n"
+        f"c = WorkerProcess(Path({str(tmp_path / 'log')!r}), Path()); print(c._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

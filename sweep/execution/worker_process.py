@@ -1,4 +1,4 @@
-"""A worker process seen from the program: a job goes in, answers come out, and its death is an answer too."""
+"""Starts a worker process, sends it jobs and reads its answers. If the process dies, the answer is Failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from sweep.execution.protocol import Answer, Failed, Finished, Progressed
-from sweep.jobs import wire
+from sweep.execution.temporary_folder import TemporaryFolder
+from sweep.jobs import serialization
 from sweep.jobs.base import Job
-from sweep.jobs.settings import Where
+from sweep.jobs.settings import ComputeResources
 
 
-class Child:
-    """One worker. `log` takes what it and native code write to stderr. Use it as a context manager.
+class WorkerProcess:
+    """One worker process. Use it as a context manager.
 
-    `root` is the workspace that names of files are below, `environment` what its own says beside this process's.
+    `log` is the file for everything that it and native code write to stderr. `root` is the workspace's folder, which
+    the names of files are relative to. `environment` holds additional environment variables.
     """
 
     def __init__(self, log: Path, root: Path, environment: Mapping[str, str] | None = None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log, self._root = log, root
-        self._scratch = tempfile.TemporaryDirectory(prefix="bitsweep-")  # goes with the process, however that ends
+        self._temporary = TemporaryFolder()  # removed with the process, however that ends
         with open(log, "ab") as stderr:
             self._log_start = stderr.tell()
             self._process = subprocess.Popen(
@@ -38,11 +39,11 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env={**os.environ, **(environment or {}), "TMPDIR": self._scratch.name},
-                start_new_session=True,  # Ctrl-C is for the sweep to act on, not for each child
+                env={**os.environ, **(environment or {}), "TMPDIR": str(self._temporary.path)},
+                start_new_session=True,  # the sweep handles Ctrl-C, not its workers
             )
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> WorkerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,16 +53,20 @@ class Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, id: str, jobs: Sequence[Job[Any]], where: Where) -> Iterator[Answer]:
-        """Run jobs of one kind in one go: progress, then what came of it."""
+    def run(self, id: str, jobs: Sequence[Job[Any]], resources: ComputeResources) -> Iterator[Answer]:
+        """Run one job, or the jobs of one batch. Yields progress, then one final answer."""
         began = time.monotonic()
-        for answer in self._answers(id, jobs, where):
+        for answer in self._answers(id, jobs, resources):
             yield answer if isinstance(answer, Progressed) else replace(answer, seconds=time.monotonic() - began)
 
-    def _answers(self, id: str, jobs: Sequence[Job[Any]], where: Where) -> Iterator[Answer]:
+    def _answers(self, id: str, jobs: Sequence[Job[Any]], resources: ComputeResources) -> Iterator[Answer]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = {"jobs": [wire.job_row(job) for job in jobs], "where": wire.plain(where), "root": str(self._root)}
+        request = {
+            "jobs": [serialization.job_to_json(job) for job in jobs],
+            "resources": serialization.to_json(resources),
+            "root": str(self._root),
+        }
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
@@ -76,40 +81,41 @@ class Child:
             elif "progress" in answer:
                 yield Progressed(id, *answer["progress"])
             elif "done" in answer:
-                results = tuple(wire.typed(row, type(job).found) for row, job in zip(answer["done"], jobs, strict=True))
-                yield Finished(id, results, 0.0, where)
+                rows = zip(answer["done"], jobs, strict=True)
+                results = tuple(serialization.from_json(row, type(job).result_type) for row, job in rows)
+                yield Finished(id, results, 0.0, resources)
                 return
             else:
-                yield wire.typed({**answer, "id": id}, Failed)
+                yield serialization.from_json({**answer, "id": id}, Failed)
                 return
         yield self._exit_reason(id, dying)
 
     def interrupt(self) -> None:
-        """End the process while a job runs, from another thread: the job is answered with Failed."""
+        """Kill the process while a job runs, from another thread. The job is then answered with Failed."""
         if self.alive:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
-        """End the process and everything it started."""
+        """Kill the process and every process that it started."""
         self.interrupt()
         self._process.wait()
-        self._scratch.cleanup()
+        self._temporary.remove()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 try:
                     pipe.close()
-                except BrokenPipeError:  # unsent bytes of a job to a dead process: nobody waits for them
+                except BrokenPipeError:  # unsent bytes of a job for a dead process: nobody needs them
                     continue
 
-    def _exit_reason(self, id: str, words: str = "") -> Failed:
+    def _exit_reason(self, id: str, message: str = "") -> Failed:
         code = self._process.wait()
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        words = words or self._last_words()
-        if code == -signal.SIGKILL and not words:
-            words = "most likely out of memory"
-        return Failed(id, f"the worker died ({cause}){': ' + words if words else ''}", died=True)
+        message = message or self._last_log_line()
+        if code == -signal.SIGKILL and not message:
+            message = "most likely out of memory"
+        return Failed(id, f"the worker died ({cause}){': ' + message if message else ''}", died=True)
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         with open(self.log, "rb") as file:
             file.seek(self._log_start)
             lines = file.read().decode(errors="replace").splitlines()

@@ -1,0 +1,95 @@
+"""The jobs that check the inputs before a run starts: tasks, texts, chat template, length of the texts in tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sweep.artefact import Artefact
+from sweep.jobs.base import CheckPassed, Job, Site
+from sweep.jobs.inputs import Task, TextFile
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """A text in a data set of the hub, to be downloaded to `file`. `option` is the command-line option that takes a
+    file instead; error messages name it."""
+
+    path: str
+    name: str
+    split: str
+    file: Artefact
+    option: str
+
+
+@dataclass(frozen=True)
+class InputCheckJob(Job[CheckPassed]):
+    """Load every task, and download a text if its file does not exist yet."""
+
+    kind = "inputs"
+    result_type = CheckPassed
+
+    tasks: tuple[Task, ...] = ()
+    dataset: TextDataset | None = None
+
+    def run(self, site: Site) -> CheckPassed:
+        from sweep.measure.harness import check_task
+        from sweep.measure.plain_text import save_text
+
+        for task in self.tasks:
+            check_task(task.name, task.place(site.root), task.options)
+        dataset = self.dataset
+        if dataset is not None and not (file := site.path(dataset.file)).exists():
+            save_text(dataset.path, dataset.name, dataset.split, file, dataset.option)
+        return CheckPassed()
+
+
+@dataclass(frozen=True)
+class VocabularyCheckJob(Job[CheckPassed]):
+    """Check that `text` has enough tokens for two windows, and that the model has the chat template that tasks use
+    (`chat`, `thinking`). No weight is read."""
+
+    kind = "vocabulary"
+    result_type = CheckPassed
+
+    source: Artefact
+    name: str
+    window: int
+    text: Artefact | None = None
+    chat: bool = False
+    thinking: bool | None = None
+
+    def run(self, site: Site) -> CheckPassed:
+        from converters.llamacpp.ghost import vocabulary
+        from converters.llamacpp.model import Model
+        from converters.resolver import open_source
+        from sweep.measure.lm_eval_model import require_template
+        from sweep.measure.perplexity import require_two_windows
+        from sweep.measure.plain_text import read_text
+
+        opened = open_source(site.path(self.source), self.name, requantize=True)
+        with vocabulary(opened.metadata) as file, Model(file, vocabulary=True) as model:
+            if self.chat:
+                require_template(model.chat_template, self.thinking)
+            if self.text is not None:
+                tokens = model.tokenize(read_text(site.path(self.text)), add_special=True)
+                require_two_windows(len(tokens), self.window)
+        return CheckPassed()
+
+
+@dataclass(frozen=True)
+class CalibrationCheckJob(Job[CheckPassed]):
+    """Check that a text has enough tokens to calibrate recipes with. No weight is read."""
+
+    kind = "calibration"
+    result_type = CheckPassed
+
+    source: Artefact
+    text: TextFile
+
+    def run(self, site: Site) -> CheckPassed:
+        from int8.build import CalibrationText, calibration_tokens
+        from sweep.measure.plain_text import read_text
+
+        text = CalibrationText(self.text.name, lambda: read_text(site.path(self.text.file)))
+        calibration_tokens(site.path(self.source), text, None, None)
+        return CheckPassed()

@@ -1,0 +1,306 @@
+"""Makes a plan from a request: resolves names, decides settings, and reports mistakes before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from converters.errors import InputError
+from sweep import devices
+from sweep.artefact import Artefact
+from sweep.defaults import DEFAULT_CONTEXT
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.hardware import devices_called
+from sweep.jobs.base import Host
+from sweep.jobs.cell import SweepInputs
+from sweep.jobs.inputs import Origin
+from sweep.jobs.model import opener
+from sweep.jobs.settings import Settings
+from sweep.measure.task_options import TaskOptions
+from sweep.methods.base import PredictedSize, Variant
+from sweep.methods.gguf import quant_sizes
+from sweep.methods.registry import method, parse_list, predicted_sizes, with_baselines, with_files
+from sweep.planning import preset
+from sweep.planning.baseline import (
+    AUTO,
+    FLOAT,
+    NEAREST,
+    ReferenceFile,
+    auto_reference,
+    find_reference,
+    gpu_layers,
+    writable_base_file,
+)
+from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
+from sweep.planning.imatrix import find_imatrix, report_messages
+from sweep.planning.model import ResolvedModel, resolve
+from sweep.planning.planner import PlanSpec, make_plan
+from sweep.planning.request import Request
+from sweep.planning.tasks import tasks_for
+from sweep.planning.texts import FoundText, calibration_text, text_for
+from sweep.results.plan import Plan, TooLarge
+from sweep.workspace import Workspace, open_workspace
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A plan with what it was made from. `calibration` is the text for int8 recipes."""
+
+    plan: Plan
+    request: Request
+    model: ResolvedModel
+    origin: Origin
+    variants: tuple[Variant, ...]
+    inputs: SweepInputs
+    workspace: Workspace
+    text: FoundText | None
+    calibration: FoundText | None = None
+
+
+def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
+    """Plan a sweep. Nothing is written except the workspace's folder. Raises InputError for any bad input."""
+    chosen = preset.load(request.preset)
+    devices_called(request.gpu)  # a wrong name is an error before anything is downloaded
+    request = replace(
+        request,
+        tasks=request.tasks or chosen.tasks,
+        limit=request.limit or chosen.limit,
+        ctx=request.ctx or chosen.ctx,
+    )
+    automatic = request.reference == AUTO
+    reference = find_reference(chosen.reference if automatic else request.reference or chosen.reference)
+    file = reference if isinstance(reference, ReferenceFile) else None
+    parsed = _parse_variants(request, _variants(chosen, request, reference))
+    if isinstance(reference, str):
+        _require_baseline(reference, parsed)
+    model = resolve(request.model, say, planned=request.dry_run)
+    layers, exported = request.ngl, parsed[0].exported_quant
+    needs_placement = layers is None and devices.placement().gpu_layers and exported is not None and file is None
+    if automatic or needs_placement:
+        quants = [FLOAT, NEAREST] if automatic else [str(exported)]
+        reference, layers = _place_reference(quants, model, request, host)
+        parsed = _parse_variants(request, _variants(chosen, request, reference))
+    return _plan(request, model, parsed, chosen.name, say, host, file=file, reference_layers=layers)
+
+
+def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
+    """Plan the measurement of one variant: a GGUF file, or a model at one quant (BF16 by default).
+
+    The request's text and tasks are measured; if it names neither, everything is measured. Raises InputError.
+    """
+    is_file = Path(request.model).suffix == ".gguf"
+    if is_file and request.quant is not None:
+        raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
+    parsed = _parse_variants(
+        request, [_file_variant(request.model) if is_file else request.quant or FLOAT], single=True
+    )
+    everything = request.perplexity is None and request.tasks is None
+    if not everything:
+        request = replace(request, tasks=request.tasks or ("none",))
+    model = resolve(request.model, say, planned=request.dry_run, unchanged=True)
+    measures_text = everything or request.perplexity is not None
+    if request.write_base is not None and not measures_text:
+        raise InputError("--write-base writes the model's log-probabilities of a text; give one with --perplexity FILE")
+    if request.write_base is not None and request.stride is not None:
+        raise InputError("--write-base: llama.cpp's base files have windows end to end; leave --stride out")
+    return _plan(request, model, parsed, "eval", say, host, measures_text=measures_text, single=True)
+
+
+def variant_sizes(sweep: Sweep, host: Host) -> dict[str, PredictedSize]:
+    """The predicted sizes of the variants that are not made yet, by name. Raises InputError, MissingRuntime."""
+    imatrix = sweep.plan.about["imatrix"] is not None
+    return predicted_sizes(sweep.variants, sweep.origin, sweep.plan.settings, imatrix, host.run_job)
+
+
+def _file_variant(model: str) -> str:
+    """The variant's name for a GGUF file, local or on the hub."""
+    return model if model.startswith("hub:") else f"gguf:{model}"
+
+
+def _parse_variants(request: Request, names: list[str], *, single: bool = False) -> list[Variant]:
+    """The variants of these names and, unless `single`, the baselines of their methods."""
+    parsed = parse_list(names) if single else with_baselines(parse_list(names))
+    if request.imatrix is None and not request.dry_run:
+        for variant in parsed:
+            variant.require_imatrix()
+    if request.imatrix is not None and all(variant.baseline is not None for variant in parsed):
+        raise InputError(f"--imatrix {request.imatrix}: only GGUF quants use it, and the sweep has none; leave it out")
+    return parsed
+
+
+def _require_baseline(reference: str, parsed: Sequence[Variant]) -> None:
+    """Raises InputError if `reference` cannot be the reference of `parsed`, because their methods have baselines."""
+    baseline = method(reference).baseline
+    if baseline is not None and reference != baseline:
+        raise InputError(
+            f"--reference {reference}: variants that torch runs are compared with {baseline}; leave --reference out"
+        )
+    if baseline is not None and any(variant.baseline != baseline for variant in parsed):
+        raise InputError(
+            f"--reference {reference}: GGUF variants cannot be compared with it; name the others with --variants =..."
+        )
+
+
+def _plan(
+    request: Request,
+    model: ResolvedModel,
+    parsed: Sequence[Variant],
+    preset_name: str,
+    say: Callable[[str], None],
+    host: Host,
+    *,
+    measures_text: bool = True,
+    file: ReferenceFile | None = None,
+    reference_layers: int | None = None,
+    single: bool = False,
+) -> Sweep:
+    """The first variant is the reference, unless the reference is a `file` or only a `single` variant is measured."""
+    collects = request.imatrix == IMATRIX_AUTO or not any(variant.accepts_calibration for variant in parsed)
+    imatrix = find_imatrix(request.imatrix, request.calibration if collects else None, model.builtin)
+    if imatrix is not None:
+        report_messages(imatrix, say)
+    variants = with_files(parsed, say, download=not request.dry_run)
+    workspace = open_workspace(request.workspace)
+    # The user's variants are checked before their baseline, so that an error names them
+    for kind in reversed(dict.fromkeys(type(variant) for variant in variants)):
+        kind.require_model([variant for variant in variants if type(variant) is kind], model.path)
+    read = _calibration(request, model, parsed)
+    text = text_for(model, request.perplexity) if measures_text else None
+    origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
+    inputs = SweepInputs(
+        origin=origin,
+        settings=_settings(request, model, file, measures_text=text is not None),
+        resources=host.resources({opener(variant.opener).engine for variant in variants} | {"llama.cpp"}),
+        folder=f"artefacts/{model.fingerprint[:16]}",
+        text=None if text is None else text.file,
+        tasks=tasks_for(model, request.tasks, _task_options(request), request.task_data),
+        single=single,
+        base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
+        calibration=None if read is None else read.file,
+    )
+    reference = variants[0].name if file is None else file.name
+    skipped = _skipped(request, model, variants, inputs.settings, say, reference, host)
+    spec = PlanSpec(model, tuple(variants), reference, inputs, preset_name, imatrix, file, reference_layers, skipped)
+    return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, read)
+
+
+def _calibration(request: Request, model: ResolvedModel, parsed: Sequence[Variant]) -> FoundText | None:
+    """The text that int8 recipes are calibrated with; None if no recipe needs one. Raises InputError."""
+    if not any(variant.baseline is not None for variant in parsed):
+        return None
+    chosen = None if request.calibration is None else str(request.calibration)
+    needed = any(variant.needs_calibration for variant in parsed)
+    text = calibration_text(chosen, model.builtin) if chosen or needed else None
+    return text if needed else None
+
+
+def _settings(request: Request, model: ResolvedModel, file: ReferenceFile | None, *, measures_text: bool) -> Settings:
+    window = _window(request.window, file, model, measures_text=measures_text)
+    return Settings(
+        window=window,
+        stride=_stride(request.stride if file is None else file.stride(request.stride), window),
+        ctx=_context(request.ctx, model),
+        gpu_layers=devices.placement().gpu_layers if request.ngl is None else request.ngl,
+        cpu_moe=request.n_cpu_moe,
+        tensor_split=request.tensor_split,
+    )
+
+
+def _skipped(
+    request: Request,
+    model: ResolvedModel,
+    variants: Sequence[Variant],
+    settings: Settings,
+    say: Callable[[str], None],
+    reference: str,
+    host: Host,
+) -> dict[str, TooLarge]:
+    """The variants that do not fit on --gpu; each is reported. A variant that others are compared with is not
+    skipped."""
+    if not request.gpu:
+        return {}
+    from sweep.planning.fit import too_large  # loads llama.cpp, which only this option needs
+
+    options = FitOptions(
+        context=settings.ctx,
+        kv_type_k=settings.kv_type,
+        kv_type_v=settings.kv_type,
+        ubatch=settings.ubatch,
+        batch=settings.batch,
+        offload="none",
+    )
+    large = too_large(str(model.path), variants, devices_called(request.gpu), options, host.run_job)
+    needed = {reference, *(variant.baseline for variant in variants)}
+    for name, why in large.items():
+        action = "it is measured, because other variants are compared with it" if name in needed else "skipped"
+        say(f"{name} {why.reason}; {action}")
+    return {name: why for name, why in large.items() if name not in needed}
+
+
+def _task_options(request: Request) -> TaskOptions:
+    return TaskOptions(
+        limit=request.limit,
+        num_fewshot=request.num_fewshot,
+        chat_template=request.thinking is not None if request.chat_template is None else request.chat_template,
+        thinking=request.thinking,
+        max_gen_toks=request.max_gen_toks,
+        allow_code=request.allow_code,
+    )
+
+
+def _context(option: int | None, model: ResolvedModel) -> int:
+    if option is not None and option > model.context:
+        raise InputError(f"--ctx {option} is more than the {model.context} tokens that {model.name} was trained for")
+    return option or min(DEFAULT_CONTEXT, model.context)
+
+
+def _window(option: int | None, file: ReferenceFile | None, model: ResolvedModel, *, measures_text: bool) -> int:
+    window = (option if file is None else file.window(option)) or Settings.window
+    if window > model.context and (measures_text or option is not None):
+        if option is not None:
+            subject = f"--window {option}"
+        elif file is not None:
+            subject = f"{file.path}: its window of {window} tokens"
+        else:
+            subject = f"the window of {window} tokens, which --window can make smaller,"
+        raise InputError(f"{subject} is more than the {model.context} tokens that {model.name} was trained for")
+    return window
+
+
+def _stride(option: int | None, window: int) -> int | None:
+    if option is not None and option >= window:
+        raise InputError(
+            f"--stride {option}: it must be smaller than the window of {window} tokens, so that every scored token has "
+            "context"
+        )
+    return option
+
+
+def _variants(chosen: preset.Preset, request: Request, reference: ReferenceFile | str) -> list[str]:
+    """The names of the variants: the reference, if it is a variant, the preset's variants, and those of --variants.
+
+    `--variants =A,B` means only A and B, with the reference. If --reference names another reference than the preset's,
+    the preset's reference is left out, unless --variants names it. If all of `=A,B` have baselines of their methods,
+    the preset's reference is left out too.
+    """
+    option = request.variants
+    first = [] if isinstance(reference, ReferenceFile) else [reference]
+    listed = [name for name in chosen.variants if not first or name != chosen.reference]
+    own = [] if option is None else [name.strip() for name in option.removeprefix("=").split(",") if name.strip()]
+    if option is not None and option.startswith("="):
+        have_baselines = bool(own) and all(method(name).baseline is not None for name in own)
+        return own if have_baselines and request.reference is None else [*first, *own]
+    return [*first, *listed, *own]
+
+
+def _place_reference(quants: list[str], model: ResolvedModel, request: Request, host: Host) -> tuple[str, int]:
+    """The quant to compare with (the only one of `quants`, or the choice of auto between two), and the number of its
+    layers that go to a GPU."""
+    settings = Settings(ctx=_context(request.ctx, model))
+    origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
+    known = quant_sizes(quants, origin, settings, imatrix=False, run_job=host.run_job)
+    memory = devices.memory()
+    needed = {quant: known[quant].memory_bytes for quant in quants}
+    chosen = quants[0] if len(quants) == 1 else auto_reference(needed[FLOAT], memory)
+    return chosen, gpu_layers(needed[chosen], model.layers, memory)
