@@ -263,7 +263,9 @@ def _task(
     )
 
 
-def _difference(scores: Sequence[paired_items.Values], differences: paired_items.Values, subjects: list[str]) -> PairedDifference:
+def _difference(
+    scores: Sequence[paired_items.Values], differences: paired_items.Values, subjects: list[str]
+) -> PairedDifference:
     binary = all(bool(np.isin(row, (0.0, 1.0)).all()) for row in scores)
     return compare_differences(differences, subjects, binary=binary)
 

@@ -77,11 +77,15 @@ class Opener:
     key_name: str | None = None
 
     def open(self, model: MeasuredModel, site: Site) -> Backend:
-        function: OpenModel = import_object(self.open_function) if isinstance(self.open_function, str) else self.open_function
+        function: OpenModel = (
+            import_object(self.open_function) if isinstance(self.open_function, str) else self.open_function
+        )
         return function(model, site)
 
     def size(self, model: MeasuredModel, site: Site) -> ModelSize:
-        function: MeasureSize = import_object(self.size_function) if isinstance(self.size_function, str) else self.size_function
+        function: MeasureSize = (
+            import_object(self.size_function) if isinstance(self.size_function, str) else self.size_function
+        )
         return function(model, site)
 
 
