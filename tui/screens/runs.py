@@ -88,8 +88,8 @@ class RunsScreen(Window[str | None]):
         told = f"{len(left)} of {len(self._runs)} runs" if self._runs else "no run yet: plan one with 2"
         told += f", the latest {MOST} shown" if len(left) > MOST else ""
         note = Text(told, colours.soft)
-        for run in self._unreadable:
-            note.append(f"\n{fmt.plain(run.message)}", colours.bad)
+        for unreadable in self._unreadable:
+            note.append(f"\n{fmt.plain(unreadable.message)}", colours.bad)
         self.query_one(Note).show(note)
 
     @on(Input.Changed)

@@ -42,8 +42,8 @@ def test_two_workers_have_their_own_devices(tmp_path: Path) -> None:
         found = ends(executor, 2)
         seen = []
         for slot in executor._slots:
-            assert slot.child is not None
-            environment = Path(f"/proc/{slot.child._process.pid}/environ")
+            assert slot.worker is not None
+            environment = Path(f"/proc/{slot.worker._process.pid}/environ")
             if environment.exists():
                 seen += [row for row in environment.read_bytes().split(b"\0") if row.startswith(b"CUDA_VISIBLE")]
         assert seen in ([b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"], [])
@@ -62,17 +62,17 @@ def test_a_group_keeps_its_worker_and_another_group_gets_another_worker(tmp_path
         for number, group in enumerate(("a", "a", "b")):
             executor.submit(Order(str(number), (job("Q4_0"),), group, group))
             ends(executor, 1)
-            child = executor._slots[0].child
-            assert child is not None
-            pids.append(child._process.pid)
+            worker = executor._slots[0].worker
+            assert worker is not None
+            pids.append(worker._process.pid)
         assert pids[0] == pids[1] != pids[2]
         executor.expect("c", "c")
         ahead = executor._ahead["c"]._process.pid
         executor.submit(Order("3", (job("Q4_0"),), "c", "c"))
         (answer,) = ends(executor, 1)
         assert isinstance(answer, Finished)
-        assert executor._slots[0].child is not None
-        assert executor._slots[0].child._process.pid == ahead
+        assert executor._slots[0].worker is not None
+        assert executor._slots[0].worker._process.pid == ahead
     assert not os.path.exists(f"/proc/{ahead}")
 
 
@@ -91,7 +91,7 @@ def test_a_paused_executor_starts_nothing(tmp_path: Path) -> None:
         executor.pause()
         executor.submit(Order("0", (job("Q4_0"),), "a", "a"))
         assert executor.answer(0.3) is None
-        assert executor._slots[0].child is None
+        assert executor._slots[0].worker is None
 
 
 def test_each_worker_sees_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

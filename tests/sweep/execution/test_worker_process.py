@@ -27,18 +27,18 @@ SIZES = SizesJob("micro", "micro", ("Q4_0",), Settings())
 
 def test_a_job_that_fails_leaves_the_worker_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SizesJob, "kind", "no such job")
-    with WorkerProcess(tmp_path / "log", tmp_path) as child:
+    with WorkerProcess(tmp_path / "log", tmp_path) as worker:
         for _ in range(2):
-            (answer,) = child.run("1", [SIZES], ComputeResources())
+            (answer,) = worker.run("1", [SIZES], ComputeResources())
             assert isinstance(answer, Failed)
             assert not answer.died
-        assert child.alive
+        assert worker.alive
 
 
 def test_bad_input_is_distinguished_from_an_unexpected_error(tmp_path: Path) -> None:
     job = ExportJob(Artefact.of(tmp_path / "none"), "x", "Q4_0", Artefact("x.gguf"), "f", "Q4_0", "e")
-    with WorkerProcess(tmp_path / "log", tmp_path) as child:
-        (answer,) = child.run("1", [job], ComputeResources())
+    with WorkerProcess(tmp_path / "log", tmp_path) as worker:
+        (answer,) = worker.run("1", [job], ComputeResources())
     assert isinstance(answer, Failed)
     assert answer.input
     assert not answer.missing
@@ -51,8 +51,8 @@ def test_bad_input_is_distinguished_from_an_unexpected_error(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_message_of_a_missing_runtime_is_passed_on(tmp_path: Path) -> None:
     job = Int8CheckpointJob(Artefact.of(tmp_path), "x", NAMED["w8a16"], "made", "f", "e")
-    with WorkerProcess(tmp_path / "log", tmp_path) as child:
-        (answer,) = child.run("1", [job], ComputeResources(1, {"torch": "cuda:99"}))
+    with WorkerProcess(tmp_path / "log", tmp_path) as worker:
+        (answer,) = worker.run("1", [job], ComputeResources(1, {"torch": "cuda:99"}))
     assert isinstance(answer, Failed)
     assert answer.missing
     assert not answer.input
@@ -60,24 +60,24 @@ def test_the_message_of_a_missing_runtime_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_answered_as_failed(tmp_path: Path) -> None:
-    with WorkerProcess(tmp_path / "log", tmp_path) as child:
-        os.kill(child._process.pid, signal.SIGKILL)
-        (answer,) = child.run("1", [SIZES], ComputeResources())
+    with WorkerProcess(tmp_path / "log", tmp_path) as worker:
+        os.kill(worker._process.pid, signal.SIGKILL)
+        (answer,) = worker.run("1", [SIZES], ComputeResources())
         assert isinstance(answer, Failed)
         assert answer.died
         assert "SIGKILL" in answer.message
-        assert not child.alive
+        assert not worker.alive
 
 
 def test_the_temporary_files_of_a_killed_worker_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with WorkerProcess(tmp_path / "log", tmp_path) as child:
+    with WorkerProcess(tmp_path / "log", tmp_path) as worker:
         (scratch,) = tmp_path.glob("bitsweep-*")
-        environment = Path(f"/proc/{child._process.pid}/environ")
+        environment = Path(f"/proc/{worker._process.pid}/environ")
         if environment.exists():
             assert f"TMPDIR={scratch}".encode() in environment.read_bytes().split(b"\0")
         (scratch / "ghost.gguf").write_bytes(b"")
-        os.kill(child._process.pid, signal.SIGKILL)
+        os.kill(worker._process.pid, signal.SIGKILL)
     assert not scratch.exists()
 
 
