@@ -1,9 +1,10 @@
-"""How often 95 % intervals hold the truth, and tests at 5 % reject what is true: sweep.statistics by simulation.
+"""How often 95 % intervals contain the true value, and 5 % tests reject a true hypothesis: a simulation.
 
     python benchmarks/coverage.py [--repetitions 4000]
 
-Prints the table of docs/statistics.md. Beside each figure for clustered data stands what taking items as independent
-would give. A share of 0.95 over R repetitions has a Monte Carlo error of sqrt(0.95 x 0.05 / R): 0.0034 for 4,000.
+It tests sweep.statistics and prints the table of docs/statistics.md. For clustered data the table also shows the result
+of an analysis that treats items as independent. A share of 0.95 over R repetitions has a Monte Carlo error of sqrt(0.95
+x 0.05 / R): 0.0034 for 4,000.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FEW = np.repeat(np.arange(statistics.MIN_CLUSTERS), 40)
 
 
 def line(name: str, truth: float, found: Iterator[tuple[PairedDifference, PairedDifference | None]]) -> str:
-    """Coverage and, where the truth is no difference, how often the test rejects; the same for the naive analysis."""
+    """A row: coverage and, if there is no true difference, how often the test rejects; then the naive analysis."""
     pairs = list(found)
     cells = []
     for which in (0, 1):
@@ -48,7 +49,7 @@ def counts(
 
 
 def windows(rng: np.random.Generator, repetitions: int, n: int) -> Iterator[tuple[PairedDifference, None]]:
-    """Skewed as divergences by window are, moved so that the mean is 0."""
+    """Skewed like divergences per window, and shifted so that the mean is 0."""
     for row in rng.gamma(4.0, 0.25, (repetitions, n)) - 1.0:
         yield compare_differences(row), None
 
@@ -56,7 +57,7 @@ def windows(rng: np.random.Generator, repetitions: int, n: int) -> Iterator[tupl
 def clustered(
     rng: np.random.Generator, repetitions: int, clusters: NDArray[np.intp], *, binary: bool
 ) -> Iterator[tuple[PairedDifference, PairedDifference]]:
-    """A quant that helps some subjects and harms others, and on the whole does neither."""
+    """A quant that is better on some subjects and worse on others, with a mean difference of 0."""
     groups = int(clusters.max()) + 1
     for _ in range(repetitions):
         if binary:
@@ -69,7 +70,7 @@ def clustered(
 
 
 def bootstrapped(rng: np.random.Generator, repetitions: int, n: int) -> Iterator[tuple[PairedDifference, None]]:
-    """The lead of one variant over another on n windows that are hard for both, by the paired bootstrap."""
+    """The difference of two variants on n windows, by the paired bootstrap. Windows are equally hard for both."""
     for seed in range(repetitions):
         hard = rng.gamma(1.5, 1.0, n)
         rows = np.stack([hard * rng.gamma(20, 0.05, n), hard * rng.gamma(20, 0.05, n)])

@@ -1,12 +1,13 @@
-"""Exports against llama.cpp's own converter and quantizer: whole processes, one checkpoint, taking turns. Linux only.
+"""Exports compared with llama.cpp's converter and quantizer: whole processes in turn, on one checkpoint. Linux only.
 
     make peers && python benchmarks/export.py [--repetitions 3] [--layers 28] [--dir DIR] [--tokenizer DIR]
 
-The checkpoint is Qwen3-0.6B's shape with random weights. Both sides make the plain quants of the q2-q8 sweep: the peers
-by convert_hf_to_gguf.py and one llama-quantize for each quant, with as many threads as there are cores; BF16 is the
-converter's own file. Before each turn the checkpoint leaves the page cache and everything earlier is on the disk; what
-a process wrote is then cached for the next of its turn. Memory and bytes read are taken in a pass of their own, because
-looking takes time; there each process's inputs leave the cache, so that all it reads comes from storage and is counted.
+The checkpoint has Qwen3-0.6B's shape and random weights. Both sides make the plain quants of the q2-q8 sweep. The peers
+run convert_hf_to_gguf.py, which makes the BF16 file, and one llama-quantize per quant, with one thread per core. Before
+each turn the checkpoint is dropped from the page cache, and everything written before is synced; within a turn, a
+process finds the files of the process before it in the cache. Memory and bytes read are measured in a separate pass,
+because sampling takes time. In that pass the inputs of each process are dropped from the cache, so that everything it
+reads comes from storage and is counted.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ MEMORY_FIELDS = ("VmRSS", "VmHWM", "RssAnon")
 SWEEP = """
 import os, sys, time
 from pathlib import Path
-fsync, spent, told = os.fsync, 0.0, Path(sys.argv.pop(1))
+fsync, spent, report = os.fsync, 0.0, Path(sys.argv.pop(1))
 def timed(descriptor):
     global spent
     start = time.perf_counter()
@@ -81,14 +82,14 @@ from sweep.cli import main
 try:
     main()
 finally:
-    told.write_text(str(spent))
+    report.write_text(str(spent))
 """
-"""The command `sweep`, with the seconds it spends in fsync written to the file that its first argument names."""
+"""Runs the command `sweep`, and writes the seconds it spends in fsync to the file named by the first argument."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A process: its command, the files it reads, those it writes. `sync_seconds` gets the time it synced itself."""
+class PeerProcess:
+    """A process: its command, the files it reads and writes. The process writes its own sync time to `sync_seconds`."""
 
     command: tuple[str | Path, ...]
     reads: tuple[Path, ...]
@@ -98,7 +99,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds until a process ended, until the disk had what it wrote, and of processors (its children's too)."""
+    """Seconds until a process ended, until its files were synced, and of CPU time, including its children."""
 
     seconds: float
     synced_seconds: float
@@ -114,7 +115,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Usage:
-    """Peak bytes of a process and its children, resident and of these anonymous; bytes that came from storage."""
+    """Peak resident and anonymous bytes of a process and its children, and bytes read from storage."""
 
     resident: int
     anonymous: int
@@ -125,19 +126,19 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Row:
-    """All that is known of a job, or of several that follow each other."""
+class Costs:
+    """The costs of one process, or of several processes in sequence."""
 
     timings: tuple[Timing, ...]
     usage: Usage
 
-    def __add__(self, other: Row) -> Row:
+    def __add__(self, other: Costs) -> Costs:
         timings = tuple(one + two for one, two in zip(self.timings, other.timings, strict=True))
-        return Row(timings, self.usage + other.usage)
+        return Costs(timings, self.usage + other.usage)
 
 
 def shapes(layers: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a Qwen3 of CONFIG."""
+    """Name -> shape for all tensors of a Qwen3 with CONFIG."""
     layer = {
         "input_layernorm": (HIDDEN,),
         "self_attn.q_proj": (QUERY_HEADS * HEAD, HIDDEN),
@@ -159,13 +160,13 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
 
 
 def weights(shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[np.uint16]:
-    """Normal bfloat16 values, in uint16: norms about 1, matrices about 0."""
+    """Normally distributed bfloat16 values as uint16: norms around 1, matrices around 0."""
     values = generator.standard_normal(shape, np.float32) * np.float32(0.02) + np.float32(len(shape) == 1)
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
 def write_shard(file: Path, tensors: dict[str, tuple[int, ...]], generator: np.random.Generator) -> None:
-    """A safetensors file: length of the header, header, data. Written here, for numpy has no bfloat16 to save."""
+    """Write a safetensors file by hand (header length, header, data), because numpy has no bfloat16."""
     ends = list(accumulate(2 * math.prod(shape) for shape in tensors.values()))
     header = {
         name: {"dtype": "BF16", "shape": shape, "data_offsets": places}
@@ -179,7 +180,7 @@ def write_shard(file: Path, tensors: dict[str, tuple[int, ...]], generator: np.r
 
 
 def make_checkpoint(directory: Path, tokenizer: Path, layers: int) -> tuple[Path, ...]:
-    """Config, tokenizer and two shards; what lies there already for as many layers stays. Returns the shards."""
+    """Write config, tokenizer and two shards, unless they exist with this number of layers. Returns the shards."""
     config = json.dumps({**CONFIG, "num_hidden_layers": layers}, indent=1)
     files = tuple(directory / f"model-{number:05d}-of-00002.safetensors" for number in (1, 2))
     done = directory / "config.json"  # written last
@@ -190,38 +191,38 @@ def make_checkpoint(directory: Path, tokenizer: Path, layers: int) -> tuple[Path
         shutil.copyfile(file, directory / file.name)
     generator = np.random.default_rng(SEED)
     every = list(shapes(layers).items())
-    half = len(every) // 3  # by bytes: the vocabulary's matrix is in the first
+    half = len(every) // 3  # of the tensors, but half of the bytes, because the embeddings are in the first shard
     weight_map: dict[str, str] = {}
     for file, group in zip(files, (dict(every[:half]), dict(every[half:])), strict=True):
         write_shard(file, group, generator)
         weight_map.update(dict.fromkeys(group, file.name))
-    index = {"metadata": {}, "weight_map": weight_map}  # transformers wants both
+    index = {"metadata": {}, "weight_map": weight_map}  # transformers requires both keys
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     done.write_text(config)
     return files
 
 
-def jobs(directory: Path, shards: tuple[Path, ...]) -> dict[str, dict[str, Job]]:
-    """Turns by name, each with its processes in their order."""
+def jobs(directory: Path, shards: tuple[Path, ...]) -> dict[str, dict[str, PeerProcess]]:
+    """Turn -> its processes by name, in their order."""
     model = shards[0].parent
-    variants = [name for name in preset.load("q2-q8").variants if name in PLAIN]  # llama-quantize knows no mixes
+    variants = [name for name in preset.load("q2-q8").variants if name in PLAIN]  # llama-quantize cannot make mixes
     quants = [name for name in variants if name != "BF16"]
     copies, theirs, one, all_ = (directory / name for name in ("cp", "theirs", "ours-bf16", "ours-q2-q8"))
     bf16 = theirs / "BF16.gguf"
 
-    def ours(out: Path, names: Sequence[str]) -> Job:
+    def ours(out: Path, names: Sequence[str]) -> PeerProcess:
         spent = directory / f"{out.name}.seconds"
         command = (sys.executable, "-c", SWEEP, spent, "convert", model, "--to", ",".join(names), "--out", out)
         files = tuple(out / f"{model.name}-{name}.gguf" for name in names)
-        return Job(command, shards, files, spent)
+        return PeerProcess(command, shards, files, spent)
 
-    def quantized(name: str) -> Job:
+    def quantized(name: str) -> PeerProcess:
         file = theirs / f"{name}.gguf"
-        return Job((QUANTIZE, bf16, file, name, str(os.cpu_count())), (bf16,), (file,))
+        return PeerProcess((QUANTIZE, bf16, file, name, str(os.cpu_count())), (bf16,), (file,))
 
-    converter = Job((sys.executable, CONVERTER, model, "--outtype", "bf16", "--outfile", bf16), shards, (bf16,))
+    converter = PeerProcess((sys.executable, CONVERTER, model, "--outtype", "bf16", "--outfile", bf16), shards, (bf16,))
     return {
-        "cp": {"cp": Job(("cp", *shards, copies), shards, tuple(copies / shard.name for shard in shards))},
+        "cp": {"cp": PeerProcess(("cp", *shards, copies), shards, tuple(copies / shard.name for shard in shards))},
         "peers": {
             "convert_hf_to_gguf.py": converter,
             **{f"llama-quantize {name}": quantized(name) for name in quants},
@@ -232,16 +233,16 @@ def jobs(directory: Path, shards: tuple[Path, ...]) -> dict[str, dict[str, Job]]
 
 
 def leave_cache(files: Iterable[Path]) -> None:
-    """Let the page cache forget these files."""
+    """Drop these files from the page cache."""
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)  # dirty pages stay otherwise
+        os.fsync(descriptor)  # dirty pages would stay in the cache
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
 
 
-def prepare(turn: dict[str, Job]) -> None:
-    """A clean start: no file of an earlier time, nothing left to be written, the checkpoint not cached."""
+def prepare(turn: dict[str, PeerProcess]) -> None:
+    """Start a turn clean: remove files of earlier turns, sync, and drop the checkpoint from the cache."""
     for job in turn.values():
         for file in job.writes:
             file.parent.mkdir(exist_ok=True)
@@ -250,31 +251,31 @@ def prepare(turn: dict[str, Job]) -> None:
     leave_cache(next(iter(turn.values())).reads)
 
 
-def started(job: Job, log: Path) -> subprocess.Popen[bytes]:
-    """The process at its start. All of Python's bytecode is cached, from the pass that does not count time on."""
+def started(job: PeerProcess, log: Path) -> subprocess.Popen[bytes]:
+    """Start the process. Python's bytecode is cached from the first, untimed pass on."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(log.parent / "bytecode")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with log.open("wb") as sink:
         return subprocess.Popen(job.command, stdout=sink, stderr=sink, env=environment)
 
 
-def check(status: int, job: Job, log: Path) -> None:
+def check(status: int, job: PeerProcess, log: Path) -> None:
     if status != 0 or not all(file.is_file() for file in job.writes):
         raise SystemExit(f"{' '.join(map(str, job.command[:3]))}: failed\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def ended(process: subprocess.Popen[bytes], job: Job, log: Path) -> resource.struct_rusage:
-    """Wait for the end of a process. What it used, its children included."""
+def ended(process: subprocess.Popen[bytes], job: PeerProcess, log: Path) -> resource.struct_rusage:
+    """Wait for a process to end, and return the resources that it and its children used."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0 or not all(file.is_file() for file in job.writes):
-        told = log.read_text(errors="replace")[-2000:]
-        raise SystemExit(f"{' '.join(map(str, job.command[:3]))}: failed with {process.returncode}\n{told}")
+        tail = log.read_text(errors="replace")[-2000:]
+        raise SystemExit(f"{' '.join(map(str, job.command[:3]))}: failed with {process.returncode}\n{tail}")
     return usage
 
 
-def time_job(job: Job, log: Path) -> Timing:
-    """Run it and bring to the disk what it wrote, unless it does so itself."""
+def time_job(job: PeerProcess, log: Path) -> Timing:
+    """Run a process and sync the files it wrote, unless it syncs them itself."""
     start = time.perf_counter()
     usage = ended(started(job, log), job, log)
     seconds, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
@@ -287,8 +288,8 @@ def time_job(job: Job, log: Path) -> Timing:
     return Timing(seconds, time.perf_counter() - start, cpu)
 
 
-def watch_job(job: Job, log: Path) -> Usage:
-    """Run it, its inputs not cached, and look at it and its children all the while."""
+def watch_job(job: PeerProcess, log: Path) -> Usage:
+    """Run a process with inputs that are not cached, and sample the memory of it and its children."""
     leave_cache(job.reads)
     process = started(job, log)
     resident = anonymous = 0
@@ -296,12 +297,12 @@ def watch_job(job: Job, log: Path) -> Usage:
         now, highest, unmapped = zip(*map(memory, family(process.pid)), strict=True)
         resident, anonymous = max(resident, sum(now), *highest), max(anonymous, sum(unmapped))
         time.sleep(SAMPLE_SECONDS)
-    usage = ended(process, job, log)  # its ru_maxrss would be our own, which a new process begins with
+    usage = ended(process, job, log)  # not its ru_maxrss, which starts at the value of this process
     return Usage(resident, anonymous, usage.ru_inblock * 512)
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """The ids of a process and all its descendants."""
     try:
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
@@ -309,7 +310,7 @@ def family(pid: int) -> list[int]:
 
 
 def memory(pid: int) -> tuple[int, int, int]:
-    """Bytes resident now, at most so far, and now of no file; zeros once it has ended."""
+    """Bytes resident now, highest so far, and anonymous now; zeros after the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -319,8 +320,8 @@ def memory(pid: int) -> tuple[int, int, int]:
     return now, highest, unmapped
 
 
-def measured(turns: dict[str, dict[str, Job]], repetitions: int, log: Path) -> dict[str, Row]:
-    """Each process's costs. Every other repetition takes the turns in the other order."""
+def measured(turns: dict[str, dict[str, PeerProcess]], repetitions: int, log: Path) -> dict[str, Costs]:
+    """The costs of each process. Every other repetition takes the turns in reverse order."""
     usages: dict[str, Usage] = {}
     timings: dict[str, list[Timing]] = {name: [] for turn in turns.values() for name in turn}
     for turn in turns.values():
@@ -334,7 +335,7 @@ def measured(turns: dict[str, dict[str, Job]], repetitions: int, log: Path) -> d
             for name, job in turn.items():
                 timings[name].append(time_job(job, log))
                 say(f"time {number + 1} of {repetitions}: {name} {timings[name][-1].synced_seconds:.2f} s")
-    return {name: Row(tuple(timings[name]), usages[name]) for name in timings}
+    return {name: Costs(tuple(timings[name]), usages[name]) for name in timings}
 
 
 def say(line: str) -> None:
@@ -343,7 +344,7 @@ def say(line: str) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is to be reached: the ratio of a cost of `above` to that of `below`, at least or at most so much."""
+    """A target: a bound, lower or upper, on the ratio of a cost of `above` to the same cost of `below`."""
 
     text: str
     above: str
@@ -362,10 +363,10 @@ CLAIMS = (
 )
 
 
-def costs_table(rows: dict[str, Row], checkpoint_bytes: int) -> str:
-    """Markdown: a line for each row. Times are wall seconds until all is on the disk, where not said otherwise."""
+def costs_table(rows: dict[str, Costs], checkpoint_bytes: int) -> str:
+    """A Markdown table with one line per process. Times are wall seconds until all files are synced, unless stated."""
     lines = [
-        "| process | least s | median s | without sync | CPU s | MB/s of checkpoint"
+        "| process | minimum s | median s | without sync | CPU s | MB/s of checkpoint"
         " | peak MB | anonymous MB | MB read |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
@@ -379,13 +380,13 @@ def costs_table(rows: dict[str, Row], checkpoint_bytes: int) -> str:
     return "\n".join(lines)
 
 
-def middle(row: Row, kind: str) -> float:
-    """The median of one kind of seconds."""
+def middle(row: Costs, kind: str) -> float:
+    """The median over repetitions of one field of Timing."""
     return statistics.median(getattr(timing, kind) for timing in row.timings)
 
 
-def ratios(claim: Claim, above: Row, below: Row) -> tuple[float, ...]:
-    """Of the medians; where it is of time, also of the least, and of the medians without sync."""
+def ratios(claim: Claim, above: Costs, below: Costs) -> tuple[float, ...]:
+    """The ratio of the medians; for times also that of the minima, and that of the medians without sync."""
     if claim.cost != "time":
         return (getattr(above.usage, claim.cost) / getattr(below.usage, claim.cost),)
     least = [min(timing.synced_seconds for timing in row.timings) for row in (above, below)]
@@ -393,9 +394,9 @@ def ratios(claim: Claim, above: Row, below: Row) -> tuple[float, ...]:
     return tuple(one / other for one, other in (pairs[0], least, pairs[1]))
 
 
-def claims_table(rows: dict[str, Row]) -> str:
-    """Markdown: each claim with the ratios that were found; met if all of them are enough."""
-    lines = ["| claim | bound | median | least | without sync | |", "|---|--:|--:|--:|--:|---|"]
+def claims_table(rows: dict[str, Costs]) -> str:
+    """A Markdown table of the claims with their measured ratios. A claim is met if all its ratios are."""
+    lines = ["| claim | bound | median | minimum | without sync | |", "|---|--:|--:|--:|--:|---|"]
     for claim in CLAIMS:
         found = ratios(claim, rows[claim.above], rows[claim.below])
         met = all(ratio >= claim.bound if claim.at_least else ratio <= claim.bound for ratio in found)
@@ -406,7 +407,7 @@ def claims_table(rows: dict[str, Row]) -> str:
 
 
 def machine() -> str:
-    """What the figures depend on, in a line."""
+    """One line about the machine and the versions that the figures depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "a CPU")
     size = psutil.virtual_memory().total / 2**30
@@ -419,9 +420,14 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=28, help="fewer make a smaller checkpoint")
-    parser.add_argument("--dir", type=Path, help="where checkpoint and files lie and stay, instead of for the run only")
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="Qwen's own: the converter takes no other")
+    parser.add_argument("--layers", type=int, default=28, help="number of layers; fewer give a smaller checkpoint")
+    parser.add_argument("--dir", type=Path, help="directory that keeps checkpoint and files; default: a temporary one")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=TOKENIZER,
+        help="directory with the tokenizer of a Qwen model; the converter accepts no other",
+    )
     arguments = parser.parse_args()
     for needed, remedy in (
         (CONVERTER, "run `make peers`"),
@@ -429,10 +435,10 @@ def main() -> None:
         (arguments.tokenizer / "tokenizer.json", "give --tokenizer, a directory with the tokenizer of a Qwen model"),
     ):
         if not needed.exists():
-            raise SystemExit(f"{needed}: is not there; {remedy}")
+            raise SystemExit(f"{needed}: is missing; {remedy}")
     with tempfile.TemporaryDirectory() if arguments.dir is None else nullcontext(arguments.dir) as name:
         directory = Path(name).resolve()
-        say("making the checkpoint")
+        say("writing the checkpoint")
         shards = make_checkpoint(directory / "model", arguments.tokenizer, arguments.layers)
         size = sum(shard.stat().st_size for shard in shards)
         turns = jobs(directory, shards)

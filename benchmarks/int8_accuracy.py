@@ -1,9 +1,9 @@
-"""What int8 recipes cost the built-in models in perplexity: plain, and with outliers put in that change no logit.
+"""Perplexity of the built-in models under int8 recipes, as trained and with added outliers that change no logit.
 
     python benchmarks/int8_accuracy.py [--model micro] [--windows 96] [--samples 128] [--threads 2]
 
-Perplexity of the model's test text in windows of 256 tokens; the difference from the float model is paired by window,
-its error the standard error of the mean difference. Prints Markdown tables.
+Perplexity is measured on the model's test text in windows of 256 tokens. The difference from the float model is paired
+by window, and its error is the standard error of the mean difference. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 import presets
 from int8.calibrate import calibrate
+from int8.calibration_text import samples
 from int8.model import open_model
 from int8.recipe import ALL_FOLDS, NAMED, Activations, Fold, Insertion, Recipe, Scales
 from int8.statistics import StatisticsCache
-from int8.text import samples
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "int8"))
 from outliers import add_outliers, scale_query_key_head, spread_value_heads
@@ -36,7 +36,7 @@ SMOOTH = Recipe("smooth", alpha=0.65, folds=ALL_FOLDS)
 WEIGHTS = NAMED["w8a16"]
 
 PLAIN: Mapping[str, Recipe] = {
-    "w8a16: weights alone": NAMED["w8a16"],
+    "w8a16: only weights": NAMED["w8a16"],
     "w8a8: static, not smoothed": NAMED["w8a8"],
     "w8a8-dyn: dynamic, not smoothed": NAMED["w8a8-dyn"],
     "smoothed 0.65, attention float": SMOOTH,
@@ -84,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
 
         def table(title: str, recipes: Mapping[str, Recipe], change: Callable[[PreTrainedModel], None]) -> None:
-            print(f"\n| {title} | perplexity | against float |\n|---|---|---|")
+            print(f"\n| {title} | perplexity | change from float |\n|---|---|---|")
             changed = copy.deepcopy(model)
             change(changed)
             show("float", nll(changed, scored), plain)
@@ -111,7 +111,7 @@ def nll(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 
 def show(name: str, found: Tensor, plain: Tensor) -> None:
-    """The change of log perplexity is the mean paired difference, so its error is that of the percentage too."""
+    """Print a row. The change of log perplexity is the mean paired difference, so the percentage has its error."""
     difference = found - plain
     error = difference.std() / math.sqrt(len(difference))
     change, value = 100 * math.expm1(difference.mean()), math.exp(found.mean())

@@ -1,8 +1,8 @@
-"""How hard each level of the toy world is for the built-in model: scores on the validation split, by level and quant.
+"""How hard each level of the toy world is for the built-in model: validation scores by level and quant.
 
     python benchmarks/micro_levels.py [--model DIR] [--quants BF16,Q2_K] [--items 150]
 
-What the shares of levels in presets/micro/build.py were chosen by. The test split is never looked at here.
+The shares of levels in presets/micro/build.py were chosen by these scores. The test split is not used here.
 """
 
 from __future__ import annotations

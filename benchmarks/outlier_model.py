@@ -1,10 +1,10 @@
-"""The built-in model with outlier channels put in, as a checkpoint that computes what the original does.
+"""Writes the built-in model with added outlier channels, as a checkpoint that computes the same function.
 
     python benchmarks/outlier_model.py OUT
 
-Eight channels of every producer of a fold are scaled by 100, and the q and k rows of one head by 64, each undone by
-what reads it (tests/int8/outliers.py). Large trained models have such channels of their own, small ones do not; so this
-is where recipes differ as they do on large ones:
+Eight channels of every producer of a fold are scaled by 100, and the Q and K rows of one head by 64; the layers that
+read them undo the scaling (tests/int8/outliers.py). Large trained models have such channels, small ones do not. On this
+checkpoint recipes differ as they do on large models:
 
     sweep ablate OUT --calibration micro --perplexity presets/micro/text/test.txt
 """

@@ -1,12 +1,12 @@
-"""Perplexity and KL divergence against llama-perplexity: whole processes, one text, one set of files, taking turns.
+"""Perplexity and KL divergence compared with llama-perplexity: whole processes in turn, on the same text and files.
 
     make peers && python benchmarks/perplexity.py [--layers 28] [--chunks 64] [--repetitions 3] [--dir DIR]
 
-The model is Qwen3-0.6B's shape with random weights and Qwen's vocabulary of 151,936 tokens. Perplexity is of one file.
-The divergence is of four variants from BF16: llama-perplexity writes its base file and reads it four times; ours are
-the workers of a sweep, each started while the one before is at work, the first of which writes the reference and
-measures its noise floor too. Both have as many threads as there are cores. The GGUF files are there before and stay in
-the page cache. A profile follows: what a pass takes beside decoding, on the first file.
+The model has Qwen3-0.6B's shape, random weights and Qwen's vocabulary of 151,936 tokens. Perplexity is measured on one
+file, KL divergence from BF16 on four. llama-perplexity writes its base file and reads it four times. A sweep runs its
+workers, each started while the one before is running; the first writes the reference and also measures its noise floor.
+Both sides use one thread per core. The GGUF files exist before and stay in the page cache. Finally, a profile of the
+first file shows the time of a pass in addition to decoding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export import TOKENIZER, machine, make_checkpoint, say  # the benchmark beside this one
+from export import TOKENIZER, machine, make_checkpoint, say  # benchmarks/export.py
 
 from converters.export import export, open_source
 from sweep.artefact import Artefact
@@ -50,7 +50,7 @@ BARS = {"perplexity": 1.0, "divergence": 0.6, "disk": 0.05}
 
 @dataclass(frozen=True)
 class Setting:
-    """Where everything lies."""
+    """The paths of all files, and the number of windows."""
 
     directory: Path
     text: Path
@@ -69,7 +69,7 @@ class Setting:
 
 
 def prepared(directory: Path, tokenizer: Path, source: Path, layers: int, chunks: int) -> Setting:
-    """The model in all types and as much text as gives `chunks` windows; what lies there already stays."""
+    """Make the model in all types and a text of `chunks` windows. Existing files are kept."""
     model = directory / f"model-{layers}"
     make_checkpoint(model, tokenizer, layers)
     made = Setting(directory / f"gguf-{layers}", directory / f"text-{chunks}", chunks)
@@ -82,18 +82,18 @@ def prepared(directory: Path, tokenizer: Path, source: Path, layers: int, chunks
 
 
 def beginning(source: Path, tokenizer: Path, n_tokens: int) -> str:
-    """The first `n_tokens` of a text file."""
+    """The first `n_tokens` tokens of a text file."""
     from tokenizers import Tokenizer
 
     text = source.read_text(encoding="utf-8")[: 12 * n_tokens]
     offsets = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode(text).offsets
     if len(offsets) < n_tokens:
-        raise SystemExit(f"{source}: {len(offsets)} tokens where {n_tokens} are needed; choose fewer --chunks")
+        raise SystemExit(f"{source}: has {len(offsets)} tokens, but {n_tokens} are needed; choose fewer --chunks")
     return text[: offsets[n_tokens - 1][1]]
 
 
 def peer(at: Setting, quant: str, *more: str | Path) -> str:
-    """One run of llama-perplexity; what it printed."""
+    """Run llama-perplexity once, and return its output."""
     command = [PEER, "-m", at.gguf(quant), "-f", at.text, "-c", N_CTX, "--chunks", at.chunks, "-t", threads(), *more]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
@@ -109,7 +109,7 @@ def peers_divergence(at: Setting) -> None:
 
 
 def ours(at: Setting, cells: list[tuple[str, Path | None, Path | None]]) -> list[Any]:
-    """Text cells as a sweep runs them: (quant, the reference to compare with, the one to write) each."""
+    """Run text jobs as a sweep does. Each cell is (quant, reference to compare with, reference to write)."""
     text, results = TextFile("text", Artefact.of(at.text), ""), []
     with LocalExecutor(at.directory, at.directory, ComputeResources(threads())) as executor:
         for i, (quant, known, written) in enumerate(cells):
@@ -132,7 +132,7 @@ def ours_divergence(at: Setting) -> None:
 
 
 def timed(turns: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Wall seconds of each; every other repetition goes the other way round."""
+    """Wall seconds of each turn. Every other repetition takes the turns in reverse order."""
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(repetitions):
         for name in list(turns)[:: -1 if number % 2 else 1]:
@@ -145,11 +145,11 @@ def timed(turns: dict[str, Callable[[], object]], repetitions: int) -> dict[str,
 
 
 def profile(at: Setting, quant: str, repetitions: int) -> dict[str, float]:
-    """Least seconds of a pass in this process: decoding alone, and with what is done beside it."""
+    """Minimum seconds of a pass in this process: only decoding, and with the work in addition to it."""
     backend = LlamaBackend(at.gguf(quant), LlamaOptions(n_threads=threads()))
     windows = cut_windows(backend, at.text.read_text(encoding="utf-8"), n_ctx=N_CTX)
     passes: dict[str, Callable[[], object]] = {
-        "decoding alone": lambda: decode(backend, windows),
+        "only decoding": lambda: decode(backend, windows),
         "perplexity": lambda: measure_text(backend, windows),
         "perplexity, writing the reference": lambda: measure_text(
             backend, windows, write_reference=at.directory / "profile.logprobs"
@@ -170,17 +170,18 @@ def decode(backend: LlamaBackend, windows: Windows) -> None:
 
 
 def agreement(at: Setting, quant: str) -> str:
-    """Our perplexity and theirs of the same file."""
+    """Our perplexity and llama-perplexity's on the same file."""
     value = ours(at, [(quant, None, None)])[0].perplexity.value
-    for _ in range(20):  # its logging thread may end before the last lines are out
+    for _ in range(20):  # its logging thread may end before it has printed the last lines
         if match := re.search(rf"\[{at.chunks}\]([\d.]+),", peer(at, quant)):
             theirs = float(match[1])
-            return f"PPL of {quant}: {value:.4f} here, {theirs:.4f} there (relative {abs(value / theirs - 1):.1e})"
-    return f"PPL of {quant}: {value:.4f} here; llama-perplexity's last line was lost"
+            relative = f"relative difference {abs(value / theirs - 1):.1e}"
+            return f"PPL of {quant}: {value:.4f} by sweep, {theirs:.4f} by llama-perplexity ({relative})"
+    return f"PPL of {quant}: {value:.4f} by sweep; llama-perplexity's last line was lost"
 
 
 def table(rows: dict[str, list[float]], tokens: int) -> str:
-    lines = ["| process | least s | median s | tokens/s |", "|---|--:|--:|--:|"]
+    lines = ["| process | minimum s | median s | tokens/s |", "|---|--:|--:|--:|"]
     for name, seconds in rows.items():
         passes = 1 if "perplexity" in name.partition(":")[0] else 1 + len(VARIANTS)
         middle = statistics.median(seconds)
@@ -193,7 +194,7 @@ def claims(rows: dict[str, list[float]], disk: float) -> str:
         pairs = [[take(rows[f"{kind}: {who}"]) for who in ("ours", "llama-perplexity")] for take in TAKE]
         return [theirs / mine if upside_down else mine / theirs for mine, theirs in pairs]
 
-    lines = ["| claim | bound | median | least | |", "|---|--:|--:|--:|---|"]
+    lines = ["| claim | bound | median | minimum | |", "|---|--:|--:|--:|---|"]
     for text, bound, found, at_least in (
         ("perplexity: tokens/s over llama-perplexity's", BARS["perplexity"], ratio("perplexity", True), True),
         ("divergence of four: wall time over its", BARS["divergence"], ratio("divergence", False), False),
@@ -210,12 +211,14 @@ TAKE: tuple[Callable[[list[float]], float], ...] = (statistics.median, min)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=28, help="fewer make a smaller model")
+    parser.add_argument("--layers", type=int, default=28, help="number of layers; fewer give a smaller model")
     parser.add_argument("--chunks", type=int, default=16, help="windows of 512 tokens, a multiple of 4")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--dir", type=Path, help="where models and files lie and stay, instead of for the run only")
+    parser.add_argument("--dir", type=Path, help="directory that keeps models and files; default: a temporary one")
     parser.add_argument("--text", type=Path, default=TEXT, help="a text file")
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a directory with Qwen's own")
+    parser.add_argument(
+        "--tokenizer", type=Path, default=TOKENIZER, help="directory with the tokenizer of a Qwen model"
+    )
     arguments = parser.parse_args()
     for needed, remedy in (
         (PEER, "run `make peers`"),
@@ -223,13 +226,13 @@ def main() -> None:
         (arguments.tokenizer / "tokenizer.json", "give --tokenizer"),
     ):
         if not needed.exists():
-            raise SystemExit(f"{needed}: is not there; {remedy}")
+            raise SystemExit(f"{needed}: is missing; {remedy}")
     with tempfile.TemporaryDirectory() if arguments.dir is None else nullcontext(arguments.dir) as name:
         directory = Path(name).resolve()
         directory.mkdir(parents=True, exist_ok=True)
-        say("making the model")
+        say("writing the model")
         at = prepared(directory, arguments.tokenizer, arguments.text, arguments.layers, arguments.chunks)
-        told = agreement(at, VARIANTS[0])  # and the files are cached from here on
+        compared = agreement(at, VARIANTS[0])  # from here on the files are cached
         rows = timed(
             {
                 "perplexity: llama-perplexity": lambda: peer(at, VARIANTS[0]),
@@ -243,11 +246,11 @@ def main() -> None:
         passes = profile(at, VARIANTS[0], arguments.repetitions)
     tokens = arguments.chunks * N_CTX
     print(f"{machine()}; {threads()} threads; {arguments.layers} layers, {arguments.chunks} windows of {N_CTX} tokens")
-    print(f"\n{told}. Disk: {sizes[0]:,} bytes here, {sizes[1]:,} there.\n")
+    print(f"\n{compared}. Disk: {sizes[0]:,} bytes by sweep, {sizes[1]:,} by llama-perplexity.\n")
     print(f"{table(rows, tokens)}\n\n{claims(rows, sizes[0] / sizes[1])}\n")
-    print(f"| a pass over {VARIANTS[0]} in one process | s | beside decoding |\n|---|--:|--:|")
+    print(f"| a pass over {VARIANTS[0]} in one process | s | more than decoding |\n|---|--:|--:|")
     for pass_, seconds in passes.items():
-        print(f"| {pass_} | {seconds:.2f} | {seconds / passes['decoding alone'] - 1:+.1%} |")
+        print(f"| {pass_} | {seconds:.2f} | {seconds / passes['only decoding'] - 1:+.1%} |")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Tasks on a GGUF file against lm-eval's own Hugging Face model, one-at-a-time decoding and its `gguf` model's way.
+"""Tasks on a GGUF file, compared with lm-eval's Hugging Face model, one-at-a-time decoding, and lm-eval's `gguf` model.
 
     python benchmarks/scoring.py --data DIR [--layers 28] [--items 20] [--prompts 64] [--batch-size 1] [--dir DIR]
         [--engine llama.cpp|torch] [--tokenizer DIR]
 
-The checkpoint is Qwen3-0.6B's shape with random weights; both sides have it in BF16, the same cores, the same requests.
-With `--engine torch` our side is transformers' model as well, and what differs is how requests are put together.
-Log-likelihoods differ from lm-eval's by tenths: by default it takes the softmax in the model's type, BF16.
-HellaSwag and MMLU with five examples (of HellaSwag the first five items, which are not asked) are asked through
-lm-eval's own interface of a model. MMLU's items come subject by subject, ten of each, as the task has them. Generation
-is GSM8K with five examples and a fixed number of new tokens, since random weights never end a text; its items are
-generated together, the first few of them one at a time too. `DIR` holds the sets as JSONL files:
+The checkpoint has Qwen3-0.6B's shape and random weights. Both sides run it in BF16 with the same cores and requests.
+With `--engine torch` our side also runs transformers' model, so the sides differ only in how they batch requests.
+Log-likelihoods differ from lm-eval's by tenths, because lm-eval computes the softmax in the model's dtype, BF16, by
+default.
+
+HellaSwag and MMLU, with five few-shot examples, go through lm-eval's interface of a model. HellaSwag's examples are its
+first five items, which are not scored. MMLU's items come subject by subject, ten per subject, as in the task. GSM8K,
+with five few-shot examples, generates a fixed number of new tokens, because random weights never end a text. All its
+items are generated together, and the first few also one at a time. `DIR` has the data sets as JSONL files:
 hellaswag/val_strided400.jsonl, mmlu/{dev,test}.jsonl, gsm8k/{train,test}.jsonl.
 """
 
@@ -43,12 +45,12 @@ Pair = tuple[str, str]  # context, continuation
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table. `bound` is what theirs / ours should be at least."""
+class Comparison:
+    """A line of the table. `bound` is the target: the minimum of theirs / ours."""
 
     what: str
     n: int
-    ours: float  # seconds an item
+    ours: float  # seconds per item
     theirs: float
     bound: float
 
@@ -93,7 +95,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def scored(lm: Any, pairs: Sequence[Pair]) -> tuple[float, list[tuple[float, bool]]]:
-    """Seconds and log-likelihoods through lm-eval's interface."""
+    """Seconds and log-likelihoods of requests through lm-eval's interface."""
     from lm_eval.api.instance import Instance
 
     instances = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
@@ -108,7 +110,7 @@ def generated(backend: LlamaBackend | TorchBackend, prompts: Sequence[str], n_to
 
 
 def through_server(file: Path, pair: Pair, threads: int) -> float:
-    """Seconds of one choice as llama-cpp-python's server answers lm-eval's `gguf` model; HTTP is left out."""
+    """Seconds of one choice, computed as llama-cpp-python's server does for lm-eval's `gguf` model, without HTTP."""
     import llama_cpp
 
     model = llama_cpp.Llama(str(file), n_ctx=2048, logits_all=True, n_threads=threads, verbose=False)
@@ -125,21 +127,27 @@ def requests_of(lm: Any, pairs: Sequence[Pair]) -> list[ScoreRequest]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--engine", choices=("llama.cpp", "torch"), default="llama.cpp", help="of our side")
-    parser.add_argument("--layers", type=int, default=28, help="fewer make a smaller checkpoint")
-    parser.add_argument("--items", type=int, default=20, help="of HellaSwag; five times as many of MMLU; 0: neither")
-    parser.add_argument("--prompts", type=int, default=64, help="of GSM8K; an eighth of them one at a time")
+    parser.add_argument("--engine", choices=("llama.cpp", "torch"), default="llama.cpp", help="engine of our side")
+    parser.add_argument("--layers", type=int, default=28, help="number of layers; fewer give a smaller checkpoint")
+    parser.add_argument(
+        "--items", type=int, default=20, help="number of HellaSwag items; five times as many of MMLU; 0 skips both"
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=64, help="number of GSM8K items; an eighth of them also one at a time"
+    )
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--batch-size", default="1", help="of lm-eval's model")
+    parser.add_argument("--batch-size", default="1", help="batch size of lm-eval's model")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--skip-server", action="store_true")
-    parser.add_argument("--dir", type=Path, help="where checkpoint and file lie and stay, instead of for the run only")
+    parser.add_argument("--dir", type=Path, help="directory that keeps checkpoint and file; default: a temporary one")
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     arguments = parser.parse_args()
     if not (arguments.tokenizer / "tokenizer.json").is_file():
-        raise SystemExit(f"{arguments.tokenizer}: no tokenizer.json; give --tokenizer, the directory of a Qwen model's")
+        raise SystemExit(
+            f"{arguments.tokenizer}: has no tokenizer.json; give the tokenizer directory of a Qwen model by --tokenizer"
+        )
     if not (arguments.data / "hellaswag").is_dir():
-        raise SystemExit(f"{arguments.data}: no hellaswag in it; give --data, the directory of the sets")
+        raise SystemExit(f"{arguments.data}: has no hellaswag; give the directory of the data sets by --data")
     with tempfile.TemporaryDirectory() if arguments.dir is None else nullcontext(arguments.dir) as name:
         measure(Path(name).resolve(), arguments)
 
@@ -150,7 +158,7 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
     checkpoint, file = directory / f"model-{arguments.layers}", directory / f"BF16-{arguments.layers}.gguf"
-    say("making the checkpoint")
+    say("writing the checkpoint")
     make_checkpoint(checkpoint, arguments.tokenizer, arguments.layers)
     backend: LlamaBackend | TorchBackend
     if arguments.engine == "torch":
@@ -162,19 +170,19 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
     ours = make_lm(backend)
     theirs = arguments.items and HFLM(str(checkpoint), dtype="bfloat16", batch_size=arguments.batch_size, device="cpu")
     sets = {"HellaSwag": hellaswag(arguments.data, arguments.items), "MMLU": mmlu(arguments.data, 5 * arguments.items)}
-    table: list[Row] = []
+    table: list[Comparison] = []
     counts: list[str] = []
     for (name, pairs), bound in zip(sets.items(), (5.0, 3.0), strict=True):
         if not pairs:
             continue
-        scored(ours, pairs[:4])  # contexts, caches and kernels are made
+        scored(ours, pairs[:4])  # warm-up: contexts, caches and kernels are created
         scored(theirs, pairs[:4])
         n = len(pairs) // 4
         our_seconds, our_scores = scored(ours, pairs)
-        say(f"{name}: ours {our_seconds / n:.3f} s an item")
+        say(f"{name}: ours {our_seconds / n:.3f} s per item")
         their_seconds, their_scores = scored(theirs, pairs)
-        say(f"{name}: lm-eval's {their_seconds / n:.3f} s an item")
-        table.append(Row(f"{name} 5-shot, over lm-eval's HFLM", n, our_seconds / n, their_seconds / n, bound))
+        say(f"{name}: lm-eval's {their_seconds / n:.3f} s per item")
+        table.append(Comparison(f"{name} 5-shot, over lm-eval's HFLM", n, our_seconds / n, their_seconds / n, bound))
         requests = requests_of(ours, pairs)
         made = plan(requests, backend.score_budget(max(len(r.context) + len(r.continuation) for r in requests)))
         sample = SharingSample()
@@ -189,23 +197,26 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
         )
         if name == "HellaSwag" and arguments.engine == "llama.cpp" and not arguments.skip_server:
             took = through_server(file, pairs[0], arguments.threads)
-            table.append(Row("HellaSwag, a choice over llama-cpp-python's server", 1, our_seconds / n / 4, took, 100.0))
+            table.append(
+                Comparison("HellaSwag, one choice, over llama-cpp-python's server", 1, our_seconds / n / 4, took, 100.0)
+            )
     prompts = gsm8k(arguments.data, arguments.prompts)
     few = prompts[: max(1, len(prompts) // 8)]
     together = generated(backend, prompts, arguments.new_tokens, together=True) / len(prompts)
     alone = generated(backend, few, arguments.new_tokens, together=False) / len(few)
-    table.append(Row("GSM8K 5-shot, over one-at-a-time decoding", len(prompts), together, alone, 4.0))
+    table.append(Comparison("GSM8K 5-shot, over one-at-a-time decoding", len(prompts), together, alone, 4.0))
     backend.close()
     print(f"{machine()}; {arguments.engine}; {arguments.layers} layers; lm-eval's batch size {arguments.batch_size}\n")
-    print("| claim | items | ours, s an item | theirs, s an item | bound | ratio | |\n|---|--:|--:|--:|--:|--:|---|")
+    print("| claim | items | ours, s per item | theirs, s per item | bound | ratio | |\n|---|--:|--:|--:|--:|--:|---|")
     for row in table:
         ratio = row.theirs / row.ours
         met = "met" if ratio >= row.bound else "missed"
         cells = f"{row.n} | {row.ours:.3f} | {row.theirs:.3f} | ≥ {row.bound:g} | {ratio:.2f} | {met}"
         print(f"| {row.what} | {cells} |")
     print(
-        "\n| set | tokens, each request alone | computed | saved, times | largest difference of a log-likelihood to an"
-        " unshared run | answers changed by sharing | largest difference to lm-eval's |\n|---|--:|--:|--:|--:|--:|--:|"
+        "\n| set | tokens without sharing | tokens computed | ratio | largest difference of a log-likelihood from an"
+        " unshared run | answers changed by sharing | largest difference from lm-eval's"
+        " |\n|---|--:|--:|--:|--:|--:|--:|"
     )
     print("\n".join(counts))
 

@@ -1,11 +1,11 @@
-"""How fast the screen answers: from a key to the frame that shows it, and from the start to the first frame.
+"""Latency of the screen: from a key to the frame that shows its effect, and from the start to the first frame.
 
     python benchmarks/screen.py --records 10000
 
-A store of so many records is made up; `sweep tui` then runs on a pseudo-terminal of 140 x 40 characters and is driven
-by keys alone, each of which counts until the last frame that came of it, with 100 ms of quiet behind it. Every screen
-is gone through twice, the second time with a sweep of the built-in model at work beside it. What Textual takes by
-itself is told for comparison: an application that is one DataTable.
+It fills a store with records of invented figures, runs `sweep tui` on a pseudo-terminal of 140 x 40 characters, and
+sends keys. The latency of a key ends with the last frame before 100 ms without a frame. Each screen is measured twice:
+alone, and while a sweep of the built-in model is running. For comparison it also measures Textual itself, with an
+application that is a single DataTable.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Alone().run()
 
 @dataclass(frozen=True)
 class Case:
-    """Keys that are gone through again and again, after those that lead there."""
+    """`keys` are sent in each round, after `lead`, which is sent once; `back` undoes a round."""
 
     name: str
     keys: tuple[str, ...]
@@ -75,13 +75,13 @@ FIT = (
     Case("down, up", (DOWN, "j", "k", UP)),
     Case("[ ] context", ("]", "[")),
     Case("K, o", ("K", "o")),
-    Case("space takes", (" ",)),
+    Case("space marks", (" ",)),
     Case("f only what fits", ("f",)),
     Case("typing in the filter", tuple("q4_k"), ("/",), ("\x7f",) * 4),
 )
 PLAN = (
     Case("down, up", (DOWN, "j", "k", UP)),
-    Case("space takes", (" ",)),
+    Case("space marks", (" ",)),
     Case("typing in the filter", tuple("q4_k"), ("/",), ("\x7f",) * 4),
 )
 RUNNING = (
@@ -101,7 +101,7 @@ RUNS = (
     Case("down, up", ("j", "j", "k", "j"), (DOWN,)),
 )
 SWITCHING = (Case("1 2 3 4", ("1", "2", "3", "4")),)
-# the screen, the keys that lead to it from the results, and what is measured there
+# screen, keys that open it from the results, cases measured there
 SCREENS = (
     ("fit", "1", FIT),
     ("plan", "2", PLAN),
@@ -110,14 +110,14 @@ SCREENS = (
     ("all runs", "o", RUNS),
     ("between screens", "1234", SWITCHING),
 )
-READY = 2.0  # seconds of quiet after which llama.cpp has answered what a screen asks as it opens
+READY = 2.0  # seconds without a frame after which llama.cpp has computed what an opening screen needs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=10, help="how often the keys of each case are gone through")
-    parser.add_argument("--only", default="", help="one screen alone, by the beginning of its name")
+    parser.add_argument("--rounds", type=int, default=10, help="number of rounds per case")
+    parser.add_argument("--only", default="", help="measure only screens whose names begin with this")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         workspace = Workspace(Path(directory))
@@ -130,12 +130,12 @@ def main() -> None:
             terminal.wait_for("column 11")
             terminal.settle(1.0)
             tell("Textual alone: down, up", measure(terminal, Case("", (DOWN, DOWN, UP, UP)), given.rounds))
-        for beside in ("alone", "with a sweep at work"):
-            print(f"{beside}:")
+        for load in ("alone", "with a running sweep"):
+            print(f"{load}:")
             for name, lead, cases in SCREENS:
                 if not name.startswith(given.only):
                     continue
-                run = sweep_at_work(workspace) if beside != "alone" else no_sweep()
+                run = running_sweep(workspace) if load != "alone" else no_sweep()
                 with run as shown, closing(opened(workspace, RUN if name != "run" else shown)) as terminal:
                     for key in lead:
                         terminal.send(key)
@@ -145,7 +145,7 @@ def main() -> None:
 
 
 def tell(what: str, found: list[Redraw]) -> None:
-    """Medians in ms; `first` of the first frame where more than one came, CPU the mean of the program's own time."""
+    """Print latencies in ms: to the last frame, `first` to the first frame, and the mean of the program's CPU time."""
     last = sorted(1000 * one.last for one in found)
     high = last[min(len(last) - 1, round(0.95 * len(last)))]
     first = 1000 * statistics.median(one.first for one in found)
@@ -154,7 +154,7 @@ def tell(what: str, found: list[Redraw]) -> None:
 
 
 def measure(terminal: Terminal, case: Case, rounds: int) -> list[Redraw]:
-    """Of every key that something was drawn for."""
+    """The redraws of all keys after which a frame was drawn."""
     for key in case.lead:
         terminal.press(key)
     found = []
@@ -169,7 +169,7 @@ def measure(terminal: Terminal, case: Case, rounds: int) -> list[Redraw]:
 
 
 def opened(workspace: Workspace, run: str) -> Terminal:
-    """`sweep tui` at its results, or at the run while that is at work."""
+    """`sweep tui` at its results, or at the run while it is running."""
     command = "from sweep.cli import main; main()"
     terminal = Terminal([sys.executable, "-c", command, "tui", run, "--workspace", str(workspace.root)])
     terminal.settle(READY)
@@ -182,8 +182,8 @@ def no_sweep() -> Iterator[str]:
 
 
 @contextmanager
-def sweep_at_work(workspace: Workspace) -> Iterator[str]:
-    """A sweep of the built-in model that lasts longer than the keys do; its run's id."""
+def running_sweep(workspace: Workspace) -> Iterator[str]:
+    """Run a sweep of the built-in model that lasts longer than the measurement; yields the id of its run."""
     arguments = ("run", "micro", "--variants", "=Q4_K_M,Q2_K", "--tasks", "micro_sums")
     launch = Launch(Command(arguments, os.getcwd()), workspace)
     try:
@@ -195,10 +195,10 @@ def sweep_at_work(workspace: Workspace) -> Iterator[str]:
 
 
 def fill(workspace: Workspace, records: int) -> int:
-    """Runs of eight variants with made-up figures; gives how many."""
+    """Store runs of eight variants with invented figures. Returns the number of runs."""
     runs = records // len(VARIANTS)
     with Store(workspace.database) as store:
-        store._db.execute("PRAGMA synchronous = OFF")  # made up: nothing is lost with it
+        store._db.execute("PRAGMA synchronous = OFF")  # invented figures need no durability
         store._db.execute("BEGIN")
         for number in range(runs):
             cells = [Cell(f"{number} {v} {name}", v, name, job) for v in VARIANTS for name, job in jobs(v).items()]
@@ -252,7 +252,7 @@ def result(cell: Cell, number: int) -> dict[str, object]:
 
 
 def first_frame(workspace: Workspace) -> float:
-    """Seconds from starting the program to the first drawn screen."""
+    """Seconds from the start of the program to the first drawn screen."""
     command = "from sweep.cli import main; main()"
     with closing(Terminal([sys.executable, "-c", command, "tui", "--workspace", str(workspace.root)])) as terminal:
         return terminal.wait_for("Results")

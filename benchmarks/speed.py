@@ -1,9 +1,9 @@
-"""Prompt and decode tokens a second against llama-bench's pp512 and tg128: whole processes, one file, taking turns.
+"""Prompt and decode speed compared with llama-bench's pp512 and tg128: whole processes in turn, on the same file.
 
     make peers && python benchmarks/speed.py [--repetitions 5] [--layers 8] [--quants Q4_K_M,Q8_0] [--tokenizer DIR]
 
-The model has Qwen3-0.6B's shape with random weights, by default fewer layers. Ours is what `sweep run` measures for
-each variant: medians of its own repeats in a worker of its own; llama-bench gives the average of its five.
+The model has Qwen3-0.6B's shape, random weights and, by default, fewer layers. Our side is the speed job of `sweep
+run`, which reports medians of its repetitions in its own worker; llama-bench reports the mean of its five.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from sweep.jobs.settings import Settings
 from sweep.jobs.speed import SpeedJob
 
 BENCH = ROOT / "build/peers/bin/llama-bench"
-BOUND = 0.05  # of llama-bench's figure
+BOUND = 0.05  # relative to llama-bench's figure
 
 
 def ours(file: Path) -> tuple[float, float]:
-    """(prompt, decode) tokens a second as a sweep measures them, in a worker of its own."""
+    """(prompt, decode) in tokens per second as a sweep measures them, in its own worker."""
     model = MeasuredModel("gguf", Artefact.of(file), "", "", Settings())
     speed = LocalHost(log=file.with_suffix(".log")).run_job(SpeedJob(model)).speed
     return speed.prompt_tokens_per_s, speed.decode_tokens_per_s
 
 
 def theirs(file: Path) -> tuple[float, float]:
-    """(pp512, tg128) of llama-bench."""
+    """(pp512, tg128) of llama-bench, in tokens per second."""
     command = [BENCH, "-m", file, "-p", "512", "-n", "128", "-t", str(threads()), "-o", "json"]
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     by_kind = {row["n_gen"] > 0: row["avg_ts"] for row in rows}

@@ -1,7 +1,7 @@
-"""A program on a pseudo-terminal of its own, watched as a terminal watches it: by the frames that it writes.
+"""Runs a program on its own pseudo-terminal and observes the frames that it draws.
 
-Textual marks the begin and the end of each frame with the escape sequences of synchronized output (DEC private mode
-2026) where the terminal says that it knows them, and this one does.
+Textual marks the beginning and end of each frame with the escape sequences of synchronized output (DEC private mode
+2026) if the terminal supports them, and this terminal says that it does.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import psutil
 
 FRAME_END = b"\x1b[?2026l"
 _QUESTION, _ANSWER = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
-QUIET = 0.1  # seconds without a frame, after which a key has had its effect
+QUIET = 0.1  # seconds without a frame after which the effect of a key is complete
 
 
 @dataclass(frozen=True)
 class Redraw:
-    """Seconds from a key to the end of the first and of the last frame that came of it, and of the program's CPU time
-    (all its threads)."""
+    """Seconds from a key to the end of the first and of the last frame that it caused, and the program's CPU seconds in
+    all its threads."""
 
     first: float
     last: float
@@ -35,7 +35,7 @@ class Redraw:
 
 
 class Terminal:
-    """Of `columns` x `lines`. To be closed; closing kills the program."""
+    """A terminal of `columns` x `lines`. Must be closed, which kills the program."""
 
     def __init__(self, command: Sequence[str], columns: int = 140, lines: int = 40) -> None:
         self.started = time.perf_counter()
@@ -53,7 +53,7 @@ class Terminal:
         os.close(self._ours)
 
     def read(self, seconds: float) -> bytes:
-        """What the program writes next, empty where it writes nothing for so long."""
+        """The next output of the program; empty if it writes nothing for `seconds`."""
         if not select.select([self._ours], [], [], seconds)[0]:
             return b""
         found = os.read(self._ours, 1 << 16)
@@ -63,7 +63,7 @@ class Terminal:
         return found
 
     def wait_for(self, words: str, seconds: float = 60.0) -> float:
-        """Until the program has written these words since the last key; gives the seconds from its start."""
+        """Wait until the program has written `words` since the last key. Returns the seconds since its start."""
         end = time.perf_counter() + seconds
         while words.encode() not in self.written:
             if time.perf_counter() > end:
@@ -72,18 +72,18 @@ class Terminal:
         return time.perf_counter() - self.started
 
     def settle(self, seconds: float) -> None:
-        """Read on until it has been quiet for so long, or 10 s have gone by."""
+        """Read until the program has written nothing for `seconds`, or 10 s have passed."""
         end = time.perf_counter() + 10
         while self.read(seconds) and time.perf_counter() < end:
             pass
 
     def send(self, key: str) -> None:
-        """A key without waiting for anything."""
+        """Send a key without waiting."""
         self.written = b""
         os.write(self._ours, key.encode())
 
     def press(self, key: str, quiet: float = QUIET) -> Redraw | None:
-        """A key, and what came of it; None where nothing was drawn within a second."""
+        """Send a key and measure its redraw; None if nothing was drawn within a second."""
         before = self._cpu()
         started = time.perf_counter()
         self.send(key)

@@ -1,12 +1,12 @@
-"""A sweep of the built-in model against a shell loop over llama.cpp's own tools that measures the same.
+"""A sweep of the built-in model, compared with running llama.cpp's tools one after another for the same results.
 
     make peers && python benchmarks/whole_sweep.py [--repetitions 3] [--model micro]
 
-Both sides make the plain quants of q2-q8 and measure perplexity and KL divergence from BF16 on the model's own text in
-windows of 512 tokens: the peers by one llama-quantize for each quant, llama-perplexity with --kl-divergence-base for
-BF16, and with --kl-divergence for each of the others. They begin with a BF16 file, because llama.cpp's converter does
-not know the built-in model's tokenizer; `sweep run` begins with the checkpoint, in a workspace of its own each time. It
-also measures what it always does, speed and memory of each variant, which is in its time.
+Both sides make the plain quants of q2-q8, and measure perplexity and KL divergence from BF16 on the model's text in
+windows of 512 tokens. The peers are one llama-quantize per quant, llama-perplexity with --kl-divergence-base for BF16,
+and llama-perplexity with --kl-divergence for each other quant. They start from a BF16 file, because llama.cpp's
+converter does not support the built-in model's tokenizer. `sweep run` starts from the checkpoint, each time in a new
+workspace; its time includes the speed and memory of each variant, which it always measures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BOUND = 0.5
 
 
 def peers(bf16: Path, text: Path, quants: list[str], directory: Path) -> float:
-    """Seconds that the tools take, one after another."""
+    """Seconds that the tools take in sequence."""
     threads = str(os.cpu_count())
     perplexity = [TOOLS / "llama-perplexity", "-c", "512", "-t", threads, "--kl-divergence-base", directory / "base"]
     commands = [[*perplexity, "-m", bf16, "-f", text]]
@@ -54,7 +54,7 @@ def ours(model: str, quants: list[str], directory: Path) -> float:
 
 
 def spent(directory: Path) -> Counter[str]:
-    """Seconds of the sweep's cells by what they do, as its events tell them."""
+    """Kind of job -> seconds in the sweep, from its events."""
     seconds: Counter[str] = Counter()
     (log,) = (directory / "workspace/runs").glob("*/events.jsonl")
     for line in log.read_text().splitlines():

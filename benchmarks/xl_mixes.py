@@ -1,11 +1,11 @@
-"""Whether the XL mixes pay: log KL divergence against bytes, beside the line between their plain neighbours.
+"""Whether XL mixes are better than plain quants: log KL divergence by size, compared with interpolated plain quants.
 
     python benchmarks/xl_mixes.py [MODEL ...]          built-in models, or checkpoint directories
 
-All files are made with the same importance matrix. A mix's gap is the log of its mean KL divergence less what the line
-between the nearest smaller and the nearest larger plain quant has at its size: negative is better. Its 95 % interval is
-bootstrapped over windows of the text, the same for the three files. The built-in models guard the mixes, which are made
-by rules (converters/mixes.toml) and not tuned to them.
+All files are made with the same importance matrix. The gap of a mix is the log of its mean KL divergence minus the
+value at its size on the line between the next smaller and the next larger plain quant; a negative gap is better. The 95
+% interval is bootstrapped over the windows of the text, with the same windows for the three files. The mixes follow
+rules (converters/mixes.toml) and are not tuned to the built-in models, which serve as a check.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A file's size, and its mean KL divergence in each window."""
+class MeasuredFile:
+    """The size of a file, and its mean KL divergence in each window."""
 
     file_bytes: int
     kld: NDArray[np.float64]
@@ -45,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Gap:
-    """Where a mix lies beside the line between its plain neighbours; `low` and `high` bound the gap with 95 %."""
+    """The gap of a mix from the line between its plain neighbours, with a 95 % interval from `low` to `high`."""
 
     mix: str
     smaller: str
@@ -55,18 +55,18 @@ class Gap:
     high: float
 
 
-def measure(directory: Path, text: str, calibration: str, quants: tuple[str, ...]) -> dict[str, Measured]:
+def measure(directory: Path, text: str, calibration: str, quants: tuple[str, ...]) -> dict[str, MeasuredFile]:
     """Export a checkpoint to `quants` and measure each against its BF16 file."""
     source = open_source(directory, "model")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         export(source, {"BF16": work / "BF16.gguf"})
-        matrix = ImportanceMatrix.of(collect(work / "BF16.gguf", calibration), "calibration")
+        matrix = ImportanceMatrix.from_collected(collect(work / "BF16.gguf", calibration), "calibration")
         files = {quant: work / f"{quant}.gguf" for quant in quants}
         export(source, files, importance=matrix.importance("imatrix.gguf"))
         divergence(work / "BF16.gguf", text, write=work / "reference")
         return {
-            quant: Measured(file.stat().st_size, divergence(file, text, reference=work / "reference"))
+            quant: MeasuredFile(file.stat().st_size, divergence(file, text, reference=work / "reference"))
             for quant, file in files.items()
         }
 
@@ -74,7 +74,7 @@ def measure(directory: Path, text: str, calibration: str, quants: tuple[str, ...
 def divergence(
     file: Path, text: str, *, reference: Path | None = None, write: Path | None = None
 ) -> NDArray[np.float64]:
-    """The mean KL divergence of each window; of the reference itself none."""
+    """The mean KL divergence of each window; empty for the reference itself."""
     backend = LlamaBackend(file)
     try:
         windows = cut_windows(backend, text, n_ctx=512)
@@ -85,8 +85,8 @@ def divergence(
         backend.close()
 
 
-def gaps(measured: Mapping[str, Measured]) -> list[Gap]:
-    """The gap of every mix that has a plain neighbour on either side."""
+def gaps(measured: Mapping[str, MeasuredFile]) -> list[Gap]:
+    """The gaps of all mixes that have a smaller and a larger plain neighbour."""
     plain = sorted((measured[name].file_bytes, name) for name in PLAIN if name in measured)
     windows = len(next(iter(measured.values())).kld)
     drawn = np.random.default_rng(0).integers(0, windows, (RESAMPLES, windows))
@@ -113,7 +113,7 @@ def main() -> None:
         builtin = presets.builtin_models().get(model, presets.builtin_models()["micro"])
         directory = builtin.directory if model == builtin.name else Path(model)
         measured = measure(directory, builtin.text.read_text(), builtin.calibration.read_text(), (*PLAIN, *MIXES))
-        print(f"\n{model}\n\n| file | bytes | KLD | ln KLD | beside the line | between |\n|---|---:|---:|---:|---|---|")
+        print(f"\n{model}\n\n| file | bytes | KLD | ln KLD | gap | between |\n|---|---:|---:|---:|---|---|")
         found = {gap.mix: gap for gap in gaps(measured)}
         for name, one in sorted(measured.items(), key=lambda item: item[1].file_bytes):
             gap = found.get(name)

@@ -1,1 +1,1 @@
-"""Checkpoints of the Qwen family turned into GGUF files: reading, naming, transforming, quantizing."""
+"""Conversion of Qwen checkpoints to GGUF: reading, renaming, transforming and quantizing tensors."""

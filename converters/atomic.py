@@ -1,7 +1,8 @@
-"""Files that appear under their name complete or not at all, whatever ends the process that writes them.
+"""Atomic writing: a file appears under its name complete or not at all, even if the writing process is killed.
 
-A file is written beside its name, brought to the disk and renamed. What an interrupt or a full disk leaves is removed;
-what a killed process leaves has a name of its own (".NAME.XXXX.part") that `sweep.workspace` tidies away.
+A file is written to a temporary path in the same directory, synced to the disk and renamed. After an interrupt or on a
+full disk the temporary file is removed. A killed process leaves it behind under a recognizable name
+(".NAME.XXXX.part"), which `sweep.workspace` removes later.
 """
 
 from __future__ import annotations
@@ -18,63 +19,64 @@ from typing import IO, Self
 from converters.errors import InputError
 
 PART = ".part"
-"""How the names of files end that are not complete."""
+"""Ending of the names of incomplete files."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class WholeFile:
-    """A file on its way to `path`: a context manager, at whose end it has its name; an error inside leaves nothing.
+class AtomicFile:
+    """A context manager that writes a file: it appears as `path` at the end of the block, or not at all on an error.
 
-    `beside` is where it is until then, for libraries that write a file by themselves. `size` (bytes) is what the
-    message about a full disk says that it needs, `remedy` ends any message. Raises InputError where the disk refuses.
+    `temporary_path` is where the file is until then, for libraries that write a file by themselves. `size` (bytes) is
+    the size that the message about a full disk mentions; `remedy` ends every message. Raises InputError if the file
+    cannot be written.
     """
 
     def __init__(self, path: Path, size: int | None = None, remedy: str = "", make_parents: bool = False) -> None:
         self.path, self._size, self._remedy, self._make_parents = path, size, remedy, make_parents
 
     def __enter__(self) -> Self:
-        with self._explained():
+        with self._disk_errors():
             if self._make_parents:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(PART, f".{self.path.name}.", self.path.parent)
             self._file: IO[bytes] = os.fdopen(descriptor, "wb")
-            self.beside = Path(name)
+            self.temporary_path = Path(name)
         return self
 
     def write(self, data: bytes | memoryview) -> None:
-        """More of the file."""
-        with self._explained():
+        """Append `data` to the file."""
+        with self._disk_errors():
             self._file.write(data)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             if kind is None:
-                with self._explained():
+                with self._disk_errors():
                     self._file.close()
-                    make_public(self.beside)
-                    sync(self.beside)
-                    publish(self.beside, self.path)
+                    make_public(self.temporary_path)
+                    sync(self.temporary_path)
+                    publish(self.temporary_path, self.path)
         finally:
-            with suppress(OSError):  # closing writes what is left, so that a full disk speaks up once more
+            with suppress(OSError):  # close() flushes the buffer, which fails again on a full disk
                 self._file.close()
-            self.beside.unlink(missing_ok=True)
+            self.temporary_path.unlink(missing_ok=True)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _disk_errors(self) -> Iterator[None]:
         with disk_errors(self.path, self._size, self._remedy):
             yield
 
 
 def write_text(path: Path, text: str, remedy: str = "") -> None:
     """Write a text file in UTF-8. Raises InputError, whose message ends with `remedy`."""
-    with WholeFile(path, remedy=remedy) as file:
+    with AtomicFile(path, remedy=remedy) as file:
         file.write(text.encode())
 
 
 @contextmanager
 def disk_errors(path: Path, size: int | None = None, remedy: str = "") -> Iterator[None]:
-    """Turn what the system says of a file that is written into an InputError that names it."""
+    """Turn an OSError raised while `path` is written into an InputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -86,21 +88,21 @@ def disk_errors(path: Path, size: int | None = None, remedy: str = "") -> Iterat
         raise InputError(f"{path}: cannot be written: {error.strerror or error}{ending}") from error
 
 
-def publish(beside: Path, path: Path) -> None:
-    """Give a file or directory its name, and let that outlive a power cut."""
-    os.replace(beside, path)
+def publish(temporary_path: Path, path: Path) -> None:
+    """Rename a file or directory to its final name, and sync its parent so that the rename survives a power failure."""
+    os.replace(temporary_path, path)
     sync(path.parent)
 
 
 def make_public(path: Path | int) -> None:
-    """Let a file of mkstemp's, which only its owner can read, have the rights of any other."""
+    """Give a file from mkstemp, which only its owner may read, the permissions of an ordinary new file."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(path, 0o666 & ~umask)
 
 
 def sync(path: Path) -> None:
-    """Let a file, or the names in a directory, outlive a power cut."""
+    """Sync a file, or the entries of a directory, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

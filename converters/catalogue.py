@@ -1,7 +1,7 @@
-"""Sizes of files before any work: of public models by name (presets/catalogue), and of whatever can be planned.
+"""Sizes of GGUF files before any work: for public models by name (presets/catalogue), and for any model to be exported.
 
-Tensor bytes are exact, by llama.cpp's own choice of types. So is the header where the tokenizer is known; where it is
-not, its share is estimated from the vocabulary's size.
+Tensor bytes are exact, because llama.cpp itself chooses the types. The header is exact if the tokenizer is known;
+otherwise the vocabulary's share is estimated from its size.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from converters.config_source import ConfigSource
 from converters.errors import InputError
-from converters.imatrix import even_importance
+from converters.imatrix import uniform_importance
 from converters.llamacpp.container import text
 from converters.plan import FilePlan, Importance, plan_export
 from converters.recipes import recipes
@@ -20,22 +20,22 @@ from presets import builtin_models
 from presets.catalogue import CatalogueEntry, models
 
 BYTES_PER_TOKEN = {151_936: 39.04, 248_320: 44.06}
-"""Size of a vocabulary -> header bytes for each of its tokens: text, kind, about one merge, a share of the template.
+"""Vocabulary size -> header bytes per token (text, token type, about one merge, a share of the chat template).
 
-From published files less their tensors: Qwen3-4B and Qwen3.5-0.8B, Q8_0. Qwen2's tokenizer.json alone gives 39.02.
+Measured on published files as file size minus tensors: Q8_0 of Qwen3-4B and of Qwen3.5-0.8B. Qwen2's tokenizer.json
+gives 39.02.
 """
 
 
 @dataclass(frozen=True)
 class FileSize:
-    """Bytes of one GGUF file, or of its `parts` together.
+    """Bytes of one GGUF file, or of all its `parts` together.
 
-    `tensor_bytes` counts no padding; `mtp_bytes` is what of it is in MTP layers.
-
-    A file without these layers is not always that much smaller, because llama.cpp chooses types by a layer's place
-    among all: Qwen3.5-397B's Q4_K_M gains 0.57 GB elsewhere. A source made with `mtp=0` tells it exactly.
-    `header_exact`: whether all of the header is known, the tokenizer above all; if not, `header_bytes` and `file_bytes`
-    are estimates.
+    `tensor_bytes` excludes padding; `mtp_bytes` is the part of it that belongs to multi-token prediction layers.
+    Exporting without these layers does not always save that much, because llama.cpp chooses types by a layer's position
+    among all layers: in Q4_K_M of Qwen3.5-397B other tensors grow by 0.57 GB. A source made with `mtp=0` gives the
+    exact size. `header_exact` says whether the whole header is known, above all the tokenizer; if not, `header_bytes`
+    and `file_bytes` are estimates.
     """
 
     quant: str
@@ -50,16 +50,16 @@ class FileSize:
 
 
 def catalogue_entry(name: str) -> CatalogueEntry | None:
-    """The public model of this name or hub id, in any case; None where the catalogue has none."""
+    """The public model with this name or hub id (in any case), or None if the catalogue does not have it."""
     known = {key.lower(): entry for entry in models().values() for key in (entry.name, entry.hub_id)}
     return known.get(name.lower())
 
 
 def public_model(name: str, tokenizer: Path | None = None, mtp: int | None = None) -> ConfigSource:
-    """The model of the catalogue called `name` (in any case) or by its hub id, without weights.
+    """A model of the catalogue without its weights, by its name or hub id (in any case).
 
-    `tokenizer` is a directory with its tokenizer.json; `mtp` how many MTP layers to count, by default those that the
-    checkpoint has. Raises InputError that lists what comes near.
+    `tokenizer` is a directory with its tokenizer.json. `mtp` is the number of multi-token prediction layers to count,
+    by default those of the published checkpoint. Raises InputError with similar names for an unknown model.
     """
     entry = catalogue_entry(name)
     if entry is None:
@@ -69,7 +69,7 @@ def public_model(name: str, tokenizer: Path | None = None, mtp: int | None = Non
 
 
 def no_such_model(text: str) -> InputError:
-    """The error for a MODEL that stands for nothing, with the names that come near."""
+    """The error for a MODEL that is nothing known, with similar names."""
     names = {name.lower(): name for name in (*builtin_models(), *models())}
     near = difflib.get_close_matches(text.lower().rpartition("/")[2], names, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(names[name] for name in near)}? Otherwise " if near else ""
@@ -79,7 +79,7 @@ def no_such_model(text: str) -> InputError:
 
 
 def estimated_vocabulary_bytes(tokens: int) -> int:
-    """Header bytes of a vocabulary of which only the size is known, by the nearest one that was measured."""
+    """Estimated header bytes of a vocabulary of `tokens` tokens, by the measured vocabulary of the nearest size."""
     measured = min(BYTES_PER_TOKEN, key=lambda size: abs(size - tokens))
     return round(tokens * BYTES_PER_TOKEN[measured])
 
@@ -87,21 +87,21 @@ def estimated_vocabulary_bytes(tokens: int) -> int:
 def sizes(
     source: Source, quants: Sequence[str], importance: Importance | None = None, max_part_bytes: int | None = None
 ) -> dict[str, FileSize]:
-    """What each file would take. Reads no weights; keys are the quants' names in the order asked for.
+    """The size of each quant's file: quant -> size, in the given order. Reads no weights.
 
-    A quant that needs an importance matrix is taken to get one that covers all weights where none is given; what such
-    a matrix adds to the header, some hundred bytes, is then left out. Raises InputError for what `plan_export` refuses.
+    If a quant needs an importance matrix and none is given, a matrix that covers all weights is assumed; the few
+    hundred bytes that it adds to the header are then left out. Raises InputError for what `plan_export` rejects.
     """
     result = {}
     for recipe in recipes(quants):
-        given = even_importance(source) if recipe.needs_imatrix and importance is None else importance
+        given = uniform_importance(source) if recipe.needs_imatrix and importance is None else importance
         plan = plan_export(source, [recipe.name], given, max_part_bytes)[recipe.name]
         result[recipe.name] = size_of(source, plan, header_exact=given is importance)
     return result
 
 
 def size_of(source: Source, plan: FilePlan, header_exact: bool = True) -> FileSize:
-    """What a planned file takes; the share of a vocabulary that is not here is estimated."""
+    """The size of a planned file; the share of an unknown vocabulary is estimated."""
     vocabulary = missing_vocabulary_bytes(source)
     known = not vocabulary
     return FileSize(
@@ -118,7 +118,7 @@ def size_of(source: Source, plan: FilePlan, header_exact: bool = True) -> FileSi
 
 
 def missing_vocabulary_bytes(source: Source) -> int:
-    """What a header will have more than can be planned, by estimate: 0 where the tokenizer is at hand."""
+    """Estimated header bytes of the vocabulary if the tokenizer is not known; 0 if it is."""
     if not isinstance(source, ConfigSource) or source.tokenizer is not None:
         return 0
     return estimated_vocabulary_bytes(_vocabulary(source))

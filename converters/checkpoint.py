@@ -1,7 +1,7 @@
-"""Hugging Face checkpoints: config.json and lazily read safetensors, in one file or many. Free of torch.
+"""Hugging Face checkpoints: config.json and safetensors, in one file or several, read lazily and without torch.
 
-Format: the safetensors README (8 bytes of header length, a JSON header, the data). Nothing in a file is believed
-before it is checked against the file's length; no pickle is ever opened.
+Format: the safetensors README (8 bytes of header length, a JSON header, the data). Everything that a header says is
+checked against the file's length before it is used. Pickles are never opened.
 """
 
 import hashlib
@@ -22,29 +22,29 @@ from converters.errors import InputError
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own bound
 MAX_JSON_BYTES = 100_000_000  # Qwen's largest tokenizer.json has 13 million
-MAX_TENSORS = 262_144  # Qwen3-Coder-480B, all experts apart, has about 30,000
+MAX_TENSORS = 262_144  # Qwen3-Coder-480B, with separate experts, has about 30,000
 MAX_DIMS = 8
 
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-"""Bytes of one element of each dtype that a safetensors header may name and this project knows of."""
+"""Bytes per element of each dtype that a safetensors header may name."""
 
 WEIGHT_DTYPES: Mapping[str, npt.DTypeLike] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""Dtypes that weights are read in, and what numpy holds them in: bfloat16 as the uint16 with its bits."""
+"""Dtypes that weights are read in -> how numpy holds them: bfloat16 as the uint16 with the same bits."""
 
 _READABLE: Mapping[str, npt.DTypeLike] = {**WEIGHT_DTYPES, "F8_E4M3": np.uint8}
 
 _SAMPLE_BLOCK, _SAMPLE_BLOCKS = 4096, 8
 _SHARD = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.safetensors$")
-# Says nothing about what the model computes, and differs between two saves of the same one.
-_IDLE_CONFIG_KEYS = ("_name_or_path", "transformers_version")
+# These say nothing about what the model computes, and differ between two saves of the same model.
+_UNHASHED_CONFIG_KEYS = ("_name_or_path", "transformers_version")
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a safetensors file. `offset` counts from the beginning of the file; `dtype` is the format's name."""
+    """A tensor in a safetensors file: `offset` in bytes from the file's start, `dtype` by its name in the format."""
 
     name: str
     dtype: str
@@ -56,9 +56,9 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model directory. Make one with `Checkpoint.open`; use it as a context manager, or call `close`.
+    """A model directory. Make it with `Checkpoint.open`; use it as a context manager, or call `close`.
 
-    `config` has the entries of `text_config`, if any, merged to the root (as llama.cpp's converter does).
+    In `config` the entries of `text_config`, if there are any, are merged into the root, as llama.cpp's converter does.
     """
 
     path: Path
@@ -69,25 +69,25 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path, name: str | None = None) -> Self:
-        """Read the config and all headers of the directory `path`; no weight is read.
+        """Read the config and all headers in the directory `path`; no weight is read.
 
-        `name` is what the model is called in files made from it; the directory's name if not given.
+        `name` is the model's name in files made from it; the directory's name by default.
         Raises InputError for a directory, config, index, shard or header that is missing or malformed.
         """
         path = Path(path)
         if not path.exists():
-            raise InputError(f"{path}: no such directory")
+            raise InputError(f"{path}: there is no such directory")
         if not path.is_dir():
-            raise InputError(f"{path}: is no directory; a checkpoint is a directory with config.json and *.safetensors")
+            raise InputError(f"{path}: is not a directory; give a directory with config.json and *.safetensors")
         config = read_config(path)
         tensors = _read_tensors(path)
         return cls(path, name or path.resolve().name, config, tensors, {})
 
     def read_rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
-        """Rows `start` to `stop` of a tensor as [stop - start, row length], bfloat16 held in uint16 (WEIGHT_DTYPES).
+        """Rows `start` to `stop` of a tensor as [stop - start, row length]; bfloat16 comes as uint16 (WEIGHT_DTYPES).
 
         All axes but the last count as rows; a vector is one row. F8_E4M3 comes as uint8. Safe to call from several
-        threads. Raises InputError if the dtype is none for weights, or the file has become shorter.
+        threads. Raises InputError if weights cannot have this dtype, or if the file has become shorter.
         """
         tensor, dtype, width = self._readable(name, start, stop)
         row_bytes = width * DTYPE_BYTES[tensor.dtype]
@@ -96,7 +96,7 @@ class Checkpoint:
         return buffer.view(dtype).reshape(stop - start, width)
 
     def read_block(self, name: str, start: int, stop: int, first: int, end: int) -> npt.NDArray[np.generic]:
-        """Columns `first` to `end` of rows `start` to `stop`, as `read_rows` would give them; nothing else is read."""
+        """Columns `first` to `end` of rows `start` to `stop`, as `read_rows` gives them; nothing else is read."""
         tensor, dtype, width = self._readable(name, start, stop)
         if not 0 <= first <= end <= width:
             raise ValueError(f"columns {first} to {end} of {name!r}, which has {width}")
@@ -108,7 +108,7 @@ class Checkpoint:
         return buffer.view(dtype)
 
     def _readable(self, name: str, start: int, stop: int) -> tuple[StoredTensor, npt.DTypeLike, int]:
-        """The tensor, what numpy holds its values in, and its row length."""
+        """The tensor, the numpy dtype that holds its values, and its row length."""
         tensor = self.tensors[name]
         dtype = _READABLE.get(tensor.dtype)
         if dtype is None:
@@ -121,15 +121,15 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the model's content: 64 hexadecimal digits, the same for the same model sharded otherwise.
+        """A hash of the model's content, as 64 hexadecimal digits. It does not depend on how the model is sharded.
 
-        SHA-256 over the config (without the keys that say nothing about the model), the tokenizer's files, and of each
-        tensor, by name: dtype, shape, and its data, whole up to 32 KiB, above that 8 blocks of 4 KiB spread evenly
-        from the first to the last byte. So a 400 GB model takes seconds. Training moves nearly every weight, so
-        another model has another fingerprint; a few weights edited by hand between the blocks would go unseen.
+        SHA-256 over the config (without the keys that say nothing about the model), the tokenizer's files and, for each
+        tensor by name, its dtype, shape and data: all data up to 32 KiB, otherwise 8 blocks of 4 KiB spread evenly
+        from the first to the last byte. So a 400 GB model takes seconds. Training changes nearly every weight, so
+        another model has another fingerprint; a few weights edited by hand between the blocks would go unnoticed.
         """
         digest = hashlib.sha256()
-        config = {key: value for key, value in self.config.items() if key not in _IDLE_CONFIG_KEYS}
+        config = {key: value for key, value in self.config.items() if key not in _UNHASHED_CONFIG_KEYS}
         digest.update(json.dumps(config, sort_keys=True).encode())
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
             content = self.path / file
@@ -143,7 +143,7 @@ class Checkpoint:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Close the files. Reading again opens them again."""
+        """Close the files. A later read opens them again."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
@@ -167,7 +167,7 @@ class Checkpoint:
 
 
 def sample_blocks(descriptor: int, offset: int, nbytes: int, path: Path) -> Iterator[bytes]:
-    """The bytes of a tensor that stand for it in a fingerprint: all of a small one, spread blocks of a large one."""
+    """The bytes of a tensor that its fingerprint covers: all of a small tensor, evenly spread blocks of a large one."""
     if nbytes <= _SAMPLE_BLOCK * _SAMPLE_BLOCKS:
         places = [(0, nbytes)]
     else:
@@ -180,7 +180,7 @@ def sample_blocks(descriptor: int, offset: int, nbytes: int, path: Path) -> Iter
 
 
 def read_into(descriptor: int, buffer: npt.NDArray[np.uint8], offset: int, path: Path) -> None:
-    """Fill `buffer` from `offset` of an open file. Raises InputError naming `path` if the file ends before."""
+    """Fill `buffer` from `offset` in an open file. Raises InputError that names `path` if the file is too short."""
     view, done = memoryview(buffer), 0  # type: ignore[arg-type]  # numpy arrays are buffers
     while done < len(view):
         try:
@@ -193,30 +193,32 @@ def read_into(descriptor: int, buffer: npt.NDArray[np.uint8], offset: int, path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises InputError if there is none."""
+    """Read a JSON object from a file. Raises InputError if the file cannot be read or holds anything else."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
-            raise InputError(f"{path}: has more than {MAX_JSON_BYTES} bytes; no model's has")
+            raise InputError(
+                f"{path}: has more than {MAX_JSON_BYTES} bytes, which is too large for a model's JSON file"
+            )
         content = json.loads(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON: {error}") from error
+        raise InputError(f"{path}: is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no JSON object")
+        raise InputError(f"{path}: does not hold a JSON object")
     return content
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a model directory, the entries of `text_config` merged to the root."""
+    """Read config.json of a model directory, with the entries of `text_config` merged into the root."""
     if not (path / "config.json").is_file():
         raise InputError(f"{path}: has no config.json; give the directory of a Hugging Face checkpoint")
     config = read_json(path / "config.json")
     text_config = config.get("text_config", {})
     if not isinstance(text_config, dict):
-        raise InputError(f"{path / 'config.json'}: text_config is no object")
+        raise InputError(f"{path / 'config.json'}: text_config is not a JSON object")
     return {**config, **text_config}
 
 
@@ -228,37 +230,37 @@ def _read_tensors(path: Path) -> dict[str, StoredTensor]:
     for file in files:
         for name, tensor in read_safetensors_header(path / file).items():
             if name in tensors:
-                raise InputError(f"{path}: tensor {name!r} is in {tensors[name].path.name} and in {file}")
+                raise InputError(f"{path}: tensor {name!r} is in both {tensors[name].path.name} and in {file}")
             if weight_map is not None and weight_map.get(name) != file:
                 place = weight_map.get(name, "no shard")
-                raise InputError(f"{index}: puts tensor {name!r} in {place}, but it is in {file}")
+                raise InputError(f"{index}: lists tensor {name!r} in {place}, but it is in {file}")
             tensors[name] = tensor
         if len(tensors) > MAX_TENSORS:
-            raise InputError(f"{path}: has more than {MAX_TENSORS} tensors; no real model has as many")
+            raise InputError(f"{path}: has more than {MAX_TENSORS} tensors; no supported model has as many")
     if weight_map is not None and len(tensors) < len(weight_map):
         name = next(name for name in weight_map if name not in tensors)
-        raise InputError(f"{path / weight_map[name]}: tensor {name!r} is missing, which the index puts there")
+        raise InputError(f"{path / weight_map[name]}: tensor {name!r} is missing, although the index lists it there")
     return tensors
 
 
 def _read_index(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index}: has no weight_map")
+        raise InputError(f"{index}: has no weight_map; save the checkpoint again with its index")
     for name, file in weight_map.items():
-        # A shard must lie beside its index: no path of another's choosing is opened.
+        # A shard must be in the directory of its index, so that an index cannot make us open other paths.
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise InputError(f"{index}: tensor {name!r} is mapped to {file!r}, which is no file name of a shard")
+            raise InputError(f"{index}: tensor {name!r} is mapped to {file!r}, which is not the file name of a shard")
     missing = sorted(set(weight_map.values()) - _files(index.parent))
     if missing:
         raise InputError(
-            f"{index.parent}: shard {missing[0]} is missing ({len(missing)} of {len(set(weight_map.values()))})"
+            f"{index.parent}: shard {missing[0]} is missing ({len(missing)} of {len(set(weight_map.values()))} are)"
         )
     return weight_map
 
 
 def _files(directory: Path) -> set[str]:
-    """The names of the files in it. What a stranger calls a file may be no name at all, so none is looked for."""
+    """The names of the files in a directory. Names from an index are looked up in it, because they may be invalid."""
     try:
         return {file.name for file in os.scandir(directory) if file.is_file()}
     except OSError as error:
@@ -276,15 +278,15 @@ def _shards(path: Path) -> list[str]:
             for number in range(1, int(match[3]) + 1):
                 shard = f"{match[1]}-{number:05d}-of-{match[3]}.safetensors"
                 if shard not in files:
-                    raise InputError(f"{path}: shard {shard} is missing")
+                    raise InputError(f"{path}: shard {shard} is missing; download it again")
     return files
 
 
 def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file, in the order of their data.
+    """The tensors of a safetensors file, in the order of their data.
 
-    Raises InputError for a header that does not fit the file: lengths out of bounds, no JSON, unknown dtypes, byte
-    ranges that overlap, leave holes, lie outside the file or deny the shape.
+    Raises InputError for a header that does not match the file: a length out of bounds, invalid JSON, unknown dtypes,
+    or byte ranges that overlap, leave gaps, exceed the file or contradict the shape.
     """
     try:
         with path.open("rb") as file:
@@ -292,25 +294,27 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
             head = file.read(8)
             length = int.from_bytes(head, "little")
             if len(head) < 8 or length < 2:
-                raise InputError(f"{path}: is no safetensors file (no header)")
+                raise InputError(f"{path}: is not a safetensors file (it has no header)")
             if length > size - 8:
                 raise InputError(
-                    f"{path}: is truncated or no safetensors file: header of {length} bytes, {size} in all"
+                    f"{path}: is truncated or not a safetensors file: header of {length} bytes, file of {size}"
                 )
             if length > MAX_HEADER_BYTES:
-                raise InputError(f"{path}: header of {length} bytes; {MAX_HEADER_BYTES} is the format's limit")
+                raise InputError(f"{path}: its header has {length} bytes; {MAX_HEADER_BYTES} is the format's limit")
             data = file.read(length)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        header = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+        header = json.loads(
+            data.decode(), object_pairs_hook=_object_without_duplicates, parse_constant=_reject_constant
+        )
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its header is no JSON: {error}") from error
+        raise InputError(f"{path}: its header is not valid JSON: {error}") from error
     if not isinstance(header, dict):
-        raise InputError(f"{path}: its header is no JSON object")
+        raise InputError(f"{path}: its header is not a JSON object")
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
-        raise InputError(f"{path}: has {len(header)} tensors; no real model has more than {MAX_TENSORS}")
+        raise InputError(f"{path}: has {len(header)} tensors; no supported model has more than {MAX_TENSORS}")
     tensors = sorted(
         (_stored_tensor(path, name, entry, 8 + length) for name, entry in header.items()),
         key=lambda tensor: (tensor.offset, tensor.nbytes),
@@ -318,43 +322,45 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     end = 8 + length
     for tensor in tensors:
         if tensor.offset != end:
-            raise InputError(f"{path}: data of tensor {tensor.name!r} begins at byte {tensor.offset}, expected {end}")
+            raise InputError(
+                f"{path}: data of tensor {tensor.name!r} begins at byte {tensor.offset}; byte {end} was expected"
+            )
         end += tensor.nbytes
     if end > size:
-        raise InputError(f"{path}: is truncated: its tensors need {end} bytes, the file has {size}")
+        raise InputError(f"{path}: is truncated: its tensors need {end} bytes, but the file has {size}")
     if end < size:
         raise InputError(f"{path}: has {size - end} bytes that belong to no tensor")
     return {tensor.name: tensor for tensor in tensors}
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Of two entries of one name, readers differ on which one is meant."""
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object. Rejects a name that occurs twice, because readers differ on which entry is valid."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
 
 
 def _stored_tensor(path: Path, name: str, entry: Any, data_offset: int) -> StoredTensor:
     where = f"{path}: tensor {name[:120]!r}"
     if not isinstance(entry, dict):
-        raise InputError(f"{where} is described by no JSON object")
+        raise InputError(f"{where} has an entry in the header that is not a JSON object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise InputError(f"{where} has dtype {dtype!r}, which is not known")
+        raise InputError(f"{where} has dtype {dtype!r}, which is unknown")
     if (
         not isinstance(shape, list)
         or len(shape) > MAX_DIMS
         or not all(type(n) is int and 0 <= n < 1 << 64 for n in shape)
     ):
-        raise InputError(f"{where} has shape {str(shape)[:80]}, which is none")
+        raise InputError(f"{where} has shape {str(shape)[:80]}, which is not a valid shape")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
-        raise InputError(f"{where} has data_offsets {str(offsets)[:80]}, which are none")
+        raise InputError(f"{where} has data_offsets {str(offsets)[:80]}, which are not a valid byte range")
     nbytes = math.prod(shape) * DTYPE_BYTES[dtype]
     if offsets[1] - offsets[0] != nbytes:
-        raise InputError(f"{where} has {offsets[1] - offsets[0]} bytes of data; {dtype} {shape} needs {nbytes}")
+        raise InputError(f"{where} has {offsets[1] - offsets[0]} bytes of data, but {dtype} {shape} needs {nbytes}")
     return StoredTensor(name, dtype, tuple(shape), path, data_offset + offsets[0], nbytes)

@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint as a source of weights: each GGUF tensor's rows gathered from where they are stored."""
+"""A Hugging Face checkpoint as a source of weights: the rows of each GGUF tensor, gathered from stored tensors."""
 
 from bisect import bisect_right
 from itertools import accumulate
@@ -8,21 +8,30 @@ import numpy as np
 import numpy.typing as npt
 
 from converters import fp8
-from converters.architectures.family import IGNORED, Part, Weight, canonical, is_mtp, mtp_layers, naming
+from converters.architectures.family import (
+    IGNORED,
+    Part,
+    Weight,
+    canonical_name,
+    config_path_in_errors,
+    is_mtp,
+    mtp_layers,
+)
 from converters.architectures.layers import layer_count
 from converters.checkpoint import WEIGHT_DTYPES, Checkpoint, StoredTensor
-from converters.described_source import DescribedSource
 from converters.errors import InputError
+from converters.huggingface_source import HuggingFaceSource
 from converters.llamacpp.bindings import TYPES, TensorType
 from converters.llamacpp.quantize import to_float32
 
 _FP8 = "F8_E4M3"
 
 
-class CheckpointSource(DescribedSource):
-    """A Hugging Face checkpoint of a supported architecture. Making one checks all names, shapes and dtypes.
+class CheckpointSource(HuggingFaceSource):
+    """A Hugging Face checkpoint of a supported architecture. The constructor checks all names, shapes and dtypes.
 
-    `mtp`: whether multi-token prediction layers are part of the model where the checkpoint has them.
+    `mtp` says whether multi-token prediction layers, if the checkpoint has them, are part of the model. Raises
+    InputError for a checkpoint that cannot be exported.
     """
 
     def __init__(self, checkpoint: Checkpoint, pre_tokenizer: str | None = None, mtp: bool = True) -> None:
@@ -30,13 +39,13 @@ class CheckpointSource(DescribedSource):
         self.checkpoint = checkpoint
         self._stored = self._canonical_names()
         shapes = {name: checkpoint.tensors[stored].shape for name, stored in self._stored.items()}
-        with naming(self._config_file):
-            self._refuse_absent_layers()
+        with config_path_in_errors(self._config_file):
+            self._reject_missing_layers()
             weights = self._describe(mtp_layers(self._stored) if mtp else 0, shapes)
-        present = [weight for weight in weights if self._has(weight)]
+        present = [weight for weight in weights if self._is_present(weight)]
         self._starts = {weight.name: [0, *accumulate(part.rows for part in weight.parts)] for weight in present}
-        self._take(present)
-        self._refuse_strangers(mtp)
+        self._set_tensors(present)
+        self._reject_unexpected_tensors(mtp)
 
     @property
     def _config_file(self) -> Path:
@@ -44,7 +53,7 @@ class CheckpointSource(DescribedSource):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of config, tokenizer and weights (`Checkpoint.fingerprint`)."""
+        """A hash of config, tokenizer and weights (`Checkpoint.fingerprint`)."""
         return self.checkpoint.fingerprint
 
     def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
@@ -60,7 +69,7 @@ class CheckpointSource(DescribedSource):
         if weight.tiling is not None:
             rows = weight.tiling.columns(rows)
         if weight.value is not None:
-            if type_.name == "BF16":  # which numpy cannot count in
+            if type_.name == "BF16":  # numpy cannot compute in bfloat16
                 rows, type_ = to_float32(rows, type_), TYPES["F32"]
             rows = weight.value(rows)
         return rows, type_
@@ -73,7 +82,7 @@ class CheckpointSource(DescribedSource):
         return self.checkpoint.tensors[self._stored[source]]
 
     def _type(self, name: str) -> TensorType:
-        """The type of a tensor's rows as they are read; FP8 is read as bfloat16."""
+        """The type in which a tensor's rows are read; FP8 is read as bfloat16."""
         dtype = self._tensor(self._weights[name].parts[0].source).dtype
         return TYPES["BF16" if dtype == _FP8 else dtype]
 
@@ -85,12 +94,12 @@ class CheckpointSource(DescribedSource):
             return np.ascontiguousarray(block.T)
         rows = self.checkpoint.read_rows(stored.name, part.start + start, part.start + stop)
         if stored.dtype == _FP8:
-            assert self._block is not None  # or `_has` had refused it
+            assert self._block is not None  # `_is_present` rejects FP8 without block sizes
             return fp8.dequantize(rows.view(np.uint8), self._scales(part.source), part.start + start, self._block)
         return rows
 
     def _scales(self, source: str) -> npt.NDArray[np.float32]:
-        """The scales of all blocks of an FP8 tensor: a 16,384th of its weights, so read whole."""
+        """All scales of an FP8 tensor as float32 [row blocks, column blocks]. There is one scale for 16,384 weights."""
         stored = self._tensor(source + fp8.SCALE_SUFFIX)
         rows = self.checkpoint.read_rows(stored.name, 0, stored.shape[0])
         return to_float32(rows, TYPES[stored.dtype])
@@ -98,52 +107,61 @@ class CheckpointSource(DescribedSource):
     def _canonical_names(self) -> dict[str, str]:
         names: dict[str, str] = {}
         for stored in self.checkpoint.tensors:
-            name = canonical(stored)
+            name = canonical_name(stored)
             if name is not None and names.setdefault(name, stored) != stored:
-                raise InputError(f"{self.path}: tensors {names[name]!r} and {stored!r} are the same weight")
+                raise InputError(
+                    f"{self.path}: tensors {names[name]!r} and {stored!r} are two names of the same weight"
+                )
         return names
 
-    def _refuse_absent_layers(self) -> None:
-        """A config may name layers by the hundred that are not there: none of their tensors is then thought of."""
+    def _reject_missing_layers(self) -> None:
+        """Checked first, so that a config with a huge number of layers does not make us describe all their tensors."""
         found = {name.split(".")[2] for name in self._stored if name.startswith("model.layers.")}
         for layer in range(layer_count(self.checkpoint.config)):
             if str(layer) not in found:
                 raise InputError(
-                    f"{self.path}: every tensor of layer {layer} is missing; num_hidden_layers is"
+                    f"{self.path}: every tensor of layer {layer} is missing; num_hidden_layers in config.json is"
                     f" {layer_count(self.checkpoint.config)}"
                 )
 
-    def _has(self, weight: Weight) -> bool:
-        """Whether all parts are there, as the config wants them. Raises InputError where they are not."""
+    def _is_present(self, weight: Weight) -> bool:
+        """Whether the checkpoint has all parts of `weight`; False only for an optional one.
+
+        Raises InputError if a part is missing or does not match the config.
+        """
         if weight.optional and weight.parts[0].source not in self._stored:
             return False
         dtypes = set()
         for part in dict.fromkeys((part.source, part.shape) for part in weight.parts):
             dtypes.add(self._check(*part))
         if len(dtypes) > 1:
-            raise InputError(f"{self.path}: {weight.name} would be made of tensors of {' and '.join(sorted(dtypes))}")
+            raise InputError(
+                f"{self.path}: {weight.name} would combine tensors of different dtypes ({' and '.join(sorted(dtypes))})"
+            )
         return True
 
     def _check(self, source: str, shape: tuple[int, ...]) -> str:
-        """The dtype of a part's tensor."""
+        """The dtype of the tensor `source`. Raises InputError if it is missing or does not match the config."""
         if source not in self._stored:
-            raise InputError(f"{self.path}: tensor {source!r} is missing; the config wants it with {shape}")
+            raise InputError(f"{self.path}: tensor {source!r} is missing; by config.json its shape is {shape}")
         stored = self._tensor(source)
         where = f"{stored.path}: tensor {stored.name!r}"
         if stored.shape != shape:
-            raise InputError(f"{where} has shape {stored.shape}; the config wants {shape}")
+            raise InputError(f"{where} has shape {stored.shape}; by config.json it should be {shape}")
         if stored.dtype == _FP8 and self._block is not None:
             blocks = tuple(-(-size // block) for size, block in zip(shape[-2:], self._block, strict=False))
             scales = self._stored.get(source + fp8.SCALE_SUFFIX)
             if len(shape) != 2 or scales is None or self.checkpoint.tensors[scales].shape != blocks:
-                raise InputError(f"{where} is FP8, but has no {fp8.SCALE_SUFFIX} of shape {blocks} beside it")
+                raise InputError(f"{where} is FP8, but has no {fp8.SCALE_SUFFIX} of shape {blocks}")
             if self.checkpoint.tensors[scales].dtype not in WEIGHT_DTYPES:
-                raise InputError(f"{where} has scales of {self.checkpoint.tensors[scales].dtype}; F32 or BF16 are due")
+                raise InputError(
+                    f"{where} has scales of dtype {self.checkpoint.tensors[scales].dtype}; F32, F16 or BF16 is needed"
+                )
         elif stored.dtype not in WEIGHT_DTYPES:
-            raise InputError(f"{where} is {stored.dtype}; only {', '.join(WEIGHT_DTYPES)} can be exported")
+            raise InputError(f"{where} has dtype {stored.dtype}; only {', '.join(WEIGHT_DTYPES)} can be exported")
         return stored.dtype
 
-    def _refuse_strangers(self, mtp: bool) -> None:
+    def _reject_unexpected_tensors(self, mtp: bool) -> None:
         known = {part.source for weight in self._weights.values() for part in weight.parts}
         if self._block is not None:
             known |= {source + fp8.SCALE_SUFFIX for source in known}
@@ -152,6 +170,6 @@ class CheckpointSource(DescribedSource):
             if name not in known and not left_out and not name.endswith(IGNORED):
                 tensor = self.checkpoint.tensors[stored]
                 raise InputError(
-                    f"{tensor.path}: tensor {stored[:120]!r} {tensor.shape} has no place in a {self.family.name} model"
-                    " of this config"
+                    f"{tensor.path}: tensor {stored[:120]!r} {tensor.shape} is not part of a {self.family.name} model"
+                    " with this config"
                 )

@@ -1,13 +1,13 @@
-"""What is told to the user in one line: what is wrong, where, and what to do."""
+"""Errors that end the program with a one-line message: what is wrong, where, and what to do."""
 
-MAX_MESSAGE = 1000  # characters; what a stranger's file says in place of a number may be of megabytes
+MAX_MESSAGE = 1000  # characters; a value quoted from a malformed file may have megabytes
 
 
 class InputError(Exception):
-    """Bad input or usage. The message is one line fit to be shown as it is; the exit code is 2.
+    """Bad input or usage. The message is one line, ready to be printed; the exit code is 2.
 
-    Names and values in it come from strangers' files: what would break the line, steer a terminal or not be encoded is
-    escaped, and a long message loses its middle.
+    Names and values in it may come from untrusted files. Therefore characters that would break the line, control a
+    terminal or fail to encode are escaped, and the middle of a long message is cut out.
     """
 
     def __init__(self, message: str) -> None:
@@ -17,4 +17,4 @@ class InputError(Exception):
 
 
 class MissingRuntime(Exception):
-    """A library, device or build option that the work needs is not there; the exit code is 4."""
+    """A library, a device or a build option that is needed is missing; the exit code is 4."""

@@ -1,7 +1,7 @@
-"""A model to GGUF files of many quants in one pass: each weight is read once and quantized to every type asked for.
+"""Export of a model to GGUF files of several quants in one pass: each weight is read once and quantized to all types.
 
-Rows are quantized independently, so the work is cut into runs of rows; each run is read, converted and written to its
-place in every file by one thread. Memory is bounded by threads x run, whatever the model's size.
+Rows are quantized independently, so the work is divided into runs of rows. One thread reads a run, converts it and
+writes it to its place in every file. Memory is bounded by threads x run size, independent of the model's size.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ from converters.source import Source
 
 __all__ = ["ExportProgress", "export", "open_source"]
 
-RUN_ELEMENTS = 1 << 18  # 1 MiB of float32: fits a core's cache, and a call's overhead vanishes in it
+RUN_ELEMENTS = 1 << 18  # 1 MiB of float32: fits a core's cache and makes the overhead per call negligible
 BYTES_PER_ELEMENT = 24
-"""What a thread holds for each weight of its run at most: as stored, as float32, checked, and as the widest type."""
+"""Most bytes that a thread holds per weight of its run: as stored, as float32, checked, and as the widest type."""
 SAVE_EVERY = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class ExportProgress:
-    """How far an export is: bytes written of all files, and the tensor at work."""
+    """Progress of an export: bytes written of all files, and the tensor being written."""
 
     done_bytes: int
     total_bytes: int
@@ -55,37 +55,38 @@ def export(
     max_part_bytes: int | None = None,
     memory_budget: int | None = None,
 ) -> dict[str, FilePlan]:
-    """Write `source` as every quant of `targets` (name -> path of the file) and return what was written.
+    """Write `source` as every quant of `targets` (quant -> path of the file) and return the plans of the files.
 
-    Each file appears under its name only when all are complete and on the disk; until then it lies beside, as
-    `.NAME.partial`. An interrupted export leaves these, and the same export goes on with them, tensor by tensor; if
-    the input or the disk is to blame they go. `progress` is called from this thread. `max_part_bytes` is `FilePlan`'s;
-    `memory_budget` bounds the resident bytes of this process, by smaller runs and fewer threads.
-    Raises InputError for what `plan_export` refuses, for weights that are NaN or infinite, for targets that cannot
-    be written or that are the source itself, for a disk too small, checked before and noticed while writing, and for
-    a budget too small.
+    The files appear under their names only when all of them are complete and on the disk; until then each is in the
+    same directory as `.NAME.partial`. After an interrupt these stay, and the same export resumes from them, tensor by
+    tensor; after an InputError they are removed. `progress` is called from this thread. For `max_part_bytes` see
+    `FilePlan`. `memory_budget` bounds the resident bytes of this process through shorter runs and fewer threads.
+
+    Raises InputError for what `plan_export` rejects, for weights that are NaN or infinite, for targets that cannot be
+    written or are the source itself, for a full disk (checked before and while writing), and for a budget that is too
+    small.
     """
     plans = plan_export(source, list(targets), importance, max_part_bytes)
     paths = {plan.quant: plan.paths(Path(path)) for plan, path in zip(plans.values(), targets.values(), strict=True)}
     every = [path for own in paths.values() for path in own]
     for path in every:
         if path.exists() and path.resolve() == source.path.resolve():
-            raise InputError(f"{path}: is the source itself; choose another name")
+            raise InputError(f"{path}: is the source itself; choose another file name")
     if len({path.resolve() for path in every}) < len(every):
-        raise InputError(f"{every[0].parent}: two quants have the same file name")
-    threads, run_elements = _within(memory_budget, threads or os.cpu_count() or 1, source)
+        raise InputError(f"{every[0].parent}: two quants have the same file name; give each its own")
+    threads, run_elements = _fit_to_budget(memory_budget, threads or os.cpu_count() or 1, source)
     identity = _identity(source, importance)
     with contextlib.ExitStack() as stack:
         outputs = [
-            _Output(part, stack.enter_context(_opened(path, part, identity)))
+            _Output(part, stack.enter_context(_open_partial(path, part, identity)))
             for name, own in paths.items()
             for path, part in zip(own, plans[name].parts, strict=True)
         ]
         _check_space(outputs)
         for output in outputs:
             output.file.write(output.part.header, 0)
-        weights = {} if importance is None else importance.weights
-        _write_tensors(source, outputs, weights, progress or (lambda _: None), threads, run_elements)
+        columns = {} if importance is None else importance.weights
+        _write_tensors(source, outputs, columns, progress or (lambda _: None), threads, run_elements)
         for output in outputs:
             output.file.finish()
         for output in outputs:
@@ -93,22 +94,22 @@ def export(
     return plans
 
 
-def _opened(path: Path, part: FilePart, identity: bytes) -> PartialFile:
+def _open_partial(path: Path, part: FilePart, identity: bytes) -> PartialFile:
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such directory; make it first")
+        raise InputError(f"{path.parent}: there is no such directory; create it first")
     return PartialFile(path, part.file_bytes, hashlib.sha256(identity + part.header).digest())
 
 
 def _identity(source: Source, importance: Importance | None) -> bytes:
-    """What the bytes of a file depend on beside its header: weights, their importance, and who quantizes."""
+    """A hash of what a file's bytes depend on besides its header: weights, importance, and the quantizer's version."""
     digest = hashlib.sha256(f"{source.fingerprint} llama-cpp-python {version('llama-cpp-python')}".encode())
     for name, weights in sorted({} if importance is None else importance.weights.items()):
         digest.update(name.encode() + b"\0" + np.ascontiguousarray(weights).tobytes())
     return digest.digest()
 
 
-def _within(budget: int | None, threads: int, source: Source) -> tuple[int, int]:
-    """How many threads, and how many weights a run of each may have at most."""
+def _fit_to_budget(budget: int | None, threads: int, source: Source) -> tuple[int, int]:
+    """The number of threads, and the largest number of weights per run."""
     if budget is None:
         return threads, RUN_ELEMENTS
     resident = psutil.Process().memory_info().rss
@@ -116,8 +117,9 @@ def _within(budget: int | None, threads: int, source: Source) -> tuple[int, int]
     held = max(0, budget - resident) // BYTES_PER_ELEMENT
     if held < row:
         raise InputError(
-            f"a memory budget of {budget} bytes is too small: the program takes {resident} and this model's widest row"
-            f" {row * BYTES_PER_ELEMENT}"
+            f"a memory budget of {budget} bytes is too small: the program itself takes {resident} bytes and the"
+            " widest"
+            f" row of this model {row * BYTES_PER_ELEMENT}"
         )
     threads = min(threads, held // row)
     return threads, min(RUN_ELEMENTS, held // threads)
@@ -125,14 +127,14 @@ def _within(budget: int | None, threads: int, source: Source) -> tuple[int, int]
 
 @dataclass(frozen=True)
 class _Output:
-    """A part and its file."""
+    """A part of a GGUF file, and the file it is written to."""
 
     part: FilePart
     file: PartialFile
 
 
 def _check_space(outputs: Sequence[_Output]) -> None:
-    """Refuse to begin what cannot end. What a file to go on with has on the disk already counts."""
+    """Check the free space of each disk before writing. Bytes of a resumed file that are on the disk already count."""
     needed: dict[Path, int] = {}
     for output in outputs:
         directory = output.file.path.parent.resolve()
@@ -141,16 +143,16 @@ def _check_space(outputs: Sequence[_Output]) -> None:
         free = shutil.disk_usage(directory).free
         if free < size:
             raise InputError(
-                f"{directory}: {size} bytes are needed, {free} are free; free some or choose another place"
+                f"{directory}: {size} bytes are needed, {free} are free; free some space or choose another directory"
             )
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Rows `start` to `stop` of a tensor, and where they go: for each type, (file, offset of the tensor's data).
+    """Rows `start` to `stop` of a tensor, and where to write them: type -> (file, offset of the tensor's data).
 
-    `importance` [columns] is that of the matrix that the rows are of; `closes` how many tensors are written when this
-    run and those before it are.
+    `importance` [columns] belongs to the matrix that contains the rows. `complete_tensors` is the number of tensors
+    that are completely written after this run and all runs before it.
     """
 
     tensor: TensorInfo
@@ -158,7 +160,7 @@ class _Run:
     stop: int
     places: Mapping[TensorType, tuple[tuple[PartialFile, int], ...]]
     importance: npt.NDArray[np.float32] | None
-    closes: int
+    complete_tensors: int
 
 
 def _runs(
@@ -180,7 +182,7 @@ def _runs(
         rows, width = tensor.elements // tensor.shape[-1], tensor.shape[-1]
         step = max(1, run_elements // width)
         weights = importance.get(tensor.name)
-        matrix = rows if weights is None else rows // len(weights)  # rows of one; a run has rows of one only
+        matrix = rows if weights is None else rows // len(weights)  # rows per matrix; a run never crosses matrices
         for first in range(0, rows, matrix):
             own_weights = None if weights is None else weights[first // matrix]
             for start in range(first, first + matrix, step):
@@ -188,12 +190,12 @@ def _runs(
                 yield _Run(tensor, start, stop, frozen, own_weights, index + (stop == rows))
 
 
-def _convert(source: Source, run: _Run) -> int:
+def _write_run(source: Source, run: _Run) -> int:
     rows, stored = source.read_rows(run.tensor.name, run.start, run.stop)
     raw = np.ascontiguousarray(rows).view(np.uint8)
     if not is_valid(raw, stored):
-        _refuse(source, run, to_float32(rows, stored))
-    values = to_float32(rows, stored) if set(run.places) != {stored} else None  # many a run is only copied
+        _raise_not_finite(source, run, to_float32(rows, stored))
+    values = to_float32(rows, stored) if set(run.places) != {stored} else None  # many runs are only copied
     written = 0
     for type_, places in run.places.items():
         data = raw if type_ == stored or values is None else _quantized(source, run, values, type_)
@@ -214,13 +216,13 @@ def _quantized(source: Source, run: _Run, values: npt.NDArray[np.float32], type_
     return data
 
 
-def _refuse(source: Source, run: _Run, values: npt.NDArray[np.float32]) -> None:
-    """Raise InputError that names the first value that is no number."""
+def _raise_not_finite(source: Source, run: _Run, values: npt.NDArray[np.float32]) -> None:
+    """Raise InputError that names the first value that is NaN or infinite."""
     first, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
     row = run.start + first
     raise InputError(
         f"{source.path}: tensor {source.stored_name(run.tensor.name, row)!r} has {values[first, column]} (in"
-        f" {run.tensor.name} row {row}, column {column}); the weights are damaged"
+        f" {run.tensor.name} row {row}, column {column}); the weights are damaged: download or save the model again"
     )
 
 
@@ -242,13 +244,13 @@ def _write_tensors(
     pending: deque[tuple[_Run, Future[int]]] = deque()
     saved = time.monotonic()
     files = [output.file for output in outputs]
-    written = 0  # tensors of which all runs are
+    written = 0  # tensors whose runs are all written
 
-    def settle() -> None:
+    def collect_oldest() -> None:
         nonlocal done, saved, written
         run, future = pending.popleft()
         done += future.result()
-        written = run.closes
+        written = run.complete_tensors
         progress(ExportProgress(done, total, run.tensor.name))
         if time.monotonic() - saved >= SAVE_EVERY:
             _save(files, written)
@@ -257,11 +259,11 @@ def _write_tensors(
     with ThreadPoolExecutor(threads) as pool:
         try:
             for run in _runs(source, outputs, importance, run_elements):
-                pending.append((run, pool.submit(_convert, source, run)))
-                if len(pending) > 2 * threads:  # enough to keep all busy, few enough to bound memory
-                    settle()
+                pending.append((run, pool.submit(_write_run, source, run)))
+                if len(pending) > 2 * threads:  # enough to keep all threads busy, few enough to bound memory
+                    collect_oldest()
             while pending:
-                settle()
+                collect_oldest()
         except BaseException as error:
             for _, future in pending:
                 future.cancel()
@@ -271,7 +273,7 @@ def _write_tensors(
 
 
 def _save(files: Sequence[PartialFile], written: int) -> None:
-    """Note that so many tensors are written; a file that was further already stays so."""
+    """Record that `written` tensors are complete; a file that was further already keeps its count."""
     for file in files:
         if file.steps < written:
             file.save(written)

@@ -1,4 +1,4 @@
-"""The FP8 block format of published checkpoints: F8_E4M3 weights and, beside each, a scale for every block.
+"""The FP8 block format of published checkpoints: F8_E4M3 weights, with one scale per block in a second tensor.
 
 Format: `quant_method` "fp8" of transformers (FineGrainedFP8Config): weight = value x weight_scale_inv of its block.
 Number format: arXiv 2209.05433, E4M3 without infinities.
@@ -25,13 +25,13 @@ def _e4m3_values() -> npt.NDArray[np.float32]:
 
 
 VALUES = _e4m3_values()
-"""The number that each of the 256 codes stands for."""
+"""Code (0 to 255) -> its value, float32."""
 
 
 def block_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns of a block if the checkpoint is in this format, None if it is not quantized at all.
+    """Rows and columns of a block if the checkpoint is in this format; None if it is not quantized.
 
-    Raises InputError for every other way of being quantized, by its name.
+    Raises InputError, with the method's name, for every other quantization.
     """
     quantization = config.get("quantization_config")
     if not quantization:
@@ -39,21 +39,25 @@ def block_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
     method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
     if method != "fp8" or not isinstance(quantization, dict):
         raise InputError(
-            f"config.json: the checkpoint is quantized by {method!s:.40}, which cannot be read; FP8 with blocks can:"
-            " give that or the unquantized checkpoint"
+            f"config.json: the checkpoint is quantized by {method!s:.40}, which cannot be read; give the unquantized"
+            " checkpoint, or FP8 with blocks"
         )
     block = quantization.get("weight_block_size")
     if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and 0 < n < 2**31 for n in block):
-        raise InputError(f"config.json: weight_block_size is {str(block)[:40]}; expected rows and columns of a block")
+        raise InputError(
+            f"config.json: weight_block_size is {str(block)[:40]}; expected two numbers, the rows and columns of a"
+            " block"
+        )
     return block[0], block[1]
 
 
 def dequantize(
     codes: npt.NDArray[np.uint8], scales: npt.NDArray[np.float32], first_row: int, block: tuple[int, int]
 ) -> npt.NDArray[np.uint16]:
-    """Rows [n, k] of codes, the first of which is the tensor's row `first_row`, as bfloat16 held in uint16.
+    """Dequantize rows [n, k] of codes to bfloat16 held in uint16, rounded to nearest, ties to even.
 
-    `scales` [blocks of rows, blocks of columns] are of the whole tensor.
+    `first_row` is the number of the first row in the whole tensor. `scales` [row blocks, column blocks] are those of
+    the whole tensor.
     """
     n, k = codes.shape
     rows = (first_row + np.arange(n)) // block[0]
@@ -62,7 +66,7 @@ def dequantize(
 
 
 def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounded to the nearest bfloat16, ties to even; NaN stays NaN."""
+    """Round to the nearest bfloat16 (as uint16), ties to even; NaN stays NaN."""
     bits = values.view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)

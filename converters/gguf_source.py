@@ -1,4 +1,4 @@
-"""A GGUF file as a source of weights, and the hash that tells one from another."""
+"""A GGUF file as a source of weights, and the fingerprint that identifies its content."""
 
 import hashlib
 import os
@@ -29,7 +29,7 @@ from converters.llamacpp.ghost import without_vocabulary
 from converters.llamacpp.quantize import UNQUANTIZED
 from converters.llamacpp.reader import read_header
 
-# What export sets by itself, or what belongs to one file's way of being stored and not to the model.
+# Keys that the export sets itself, or that describe how one file is stored and not the model.
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 _FILE_KEYS = ("general.alignment", "general.file_type", "general.quantization_version", *_SPLIT_KEYS)
 
@@ -48,30 +48,31 @@ _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")  # as llama-gguf-split na
 class GGUFSource:
     """A GGUF file, or a split one given by any of its parts.
 
-    A quantized file is a source only if `requantize` says so: quantizing twice loses more than once. Of a file that is
-    elsewhere its `headers` will do, all parts' in order; there are no weights then.
+    A quantized file is accepted only with `requantize`, because the losses of two quantizations add up. For a file that
+    is not on this machine, give `headers` of all its parts in order; then there are no weights. Raises InputError for a
+    file that is damaged, or that llama.cpp would abort on.
     """
 
     def __init__(
         self, path: Path, name: str | None = None, requantize: bool = False, headers: Sequence[GGUFHeader] = ()
     ) -> None:
-        self._given = tuple(headers)
+        self._remote_headers = tuple(headers)
         headers = headers or [read_header(part) for part in parts(path)]
         first = headers[0]
         self.path = path
         self.name = name or text(first.metadata, "general.name") or model_stem(path)
         if not first.architecture or not first.tensors:
-            raise InputError(f"{path}: has no general.architecture or no tensors; it is no model")
+            raise InputError(f"{path}: is not a model: it has no general.architecture or no tensors")
         self._infos: dict[str, tuple[GGUFHeader, TensorInfo]] = {}
         for header in headers:
             for tensor in header.tensors:
                 if self._infos.setdefault(tensor.name, (header, tensor))[1] is not tensor:
-                    raise InputError(f"{header.path}: tensor {tensor.name!r} is in another part as well")
+                    raise InputError(f"{header.path}: tensor {tensor.name!r} is also in another part")
                 if tensor.type.name not in UNQUANTIZED and not requantize:
                     raise InputError(
-                        f"{header.path}: is quantized already ({tensor.name} is {tensor.type.name}); quantizing twice"
+                        f"{header.path}: is already quantized ({tensor.name} is {tensor.type.name}); quantizing twice"
                         " loses more than the smaller type alone: give the checkpoint or its F32, F16 or BF16 file,"
-                        " or insist with --requantize"
+                        " or allow it by --requantize"
                     )
         _check_count(path, headers, len(self._infos))
         _check_counts(first)
@@ -88,7 +89,7 @@ class GGUFSource:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether any tensor is of a type that is not floating point."""
+        """Whether any tensor has a quantized type."""
         return any(tensor.type.name not in UNQUANTIZED for tensor in self.tensors)
 
     @property
@@ -98,8 +99,8 @@ class GGUFSource:
 
     @property
     def fingerprint(self) -> str:
-        """See `gguf_fingerprint`. Of a file that is elsewhere a hash of its headers; no file here has it."""
-        return _header_fingerprint(self._given) if self._given else gguf_fingerprint(self.path)
+        """See `gguf_fingerprint`. For a file that is not on this machine, a hash of its headers."""
+        return _header_fingerprint(self._remote_headers) if self._remote_headers else gguf_fingerprint(self.path)
 
     def stored_name(self, name: str, row: int = 0) -> str:
         """See `Source.stored_name`."""
@@ -131,13 +132,13 @@ class GGUFSource:
 
 
 def model_stem(path: Path) -> str:
-    """The name of a model's file without its ending, and without the number of a part."""
+    """The file name of a model without its extension and without the number of a part."""
     match = _PART.match(path.name)
     return path.stem if match is None else match[1]
 
 
 def part_names(name: str) -> list[str]:
-    """The names of all parts of a file that has the name of one; a plain file's own."""
+    """The names of all parts of a split file, from the name of one part; for a file that is not split its own name."""
     match = _PART.match(name)
     if match is None or int(match[3]) < 2:
         return [name]
@@ -145,36 +146,43 @@ def part_names(name: str) -> list[str]:
 
 
 def parts(path: Path) -> list[Path]:
-    """The files of a model: all parts of a split one in order, by llama-gguf-split's names. InputError if one lacks."""
+    """The files of a model: all parts of a split file in order, or the file itself.
+
+    Parts are named as llama-gguf-split names them. Raises InputError if a part is missing.
+    """
     files = [path.with_name(name) for name in part_names(path.name)]
     missing = [file.name for file in files if not file.is_file()]
     if missing and len(files) > 1:
-        raise InputError(f"{path.parent}: part {missing[0]} is missing ({len(missing)} of {len(files)})")
+        raise InputError(f"{path.parent}: part {missing[0]} is missing ({len(missing)} of {len(files)} are)")
     return files if len(files) > 1 else [path]
 
 
 def _check_count(path: Path, headers: Sequence[GGUFHeader], tensors: int) -> None:
-    """What the first part says of the whole against what is there."""
+    """Compare the numbers of parts and tensors that the first part states with what is there."""
     first = headers[0]
     count = whole_number(first.path, first.metadata, "split.count", 1, type_=ValueType.UINT16) or 1
     if count != len(headers):
-        raise InputError(f"{path}: is one of {count} parts, but its name does not say so; keep the names of the parts")
+        raise InputError(
+            f"{path}: is one of {count} parts, but its name does not say so; restore the parts' original names"
+        )
     due = whole_number(first.path, first.metadata, "split.tensors.count", tensors, type_=ValueType.INT32)
     if due != tensors:
-        raise InputError(f"{path}: its parts have {tensors} tensors, {due} are due")
+        raise InputError(f"{path}: its parts have {tensors} tensors, but its header says {due}")
 
 
 def _check_counts(header: GGUFHeader) -> None:
-    """Counts that this program counts with, or that llama.cpp aborts the process for where they are out of bounds."""
+    """Check the counts that this program computes with, and those with which llama.cpp would abort the process."""
     found = {
         key: whole_number(header.path, header.metadata, f"{header.architecture}.{key}", 0, low, high)
         for key, low, high in _COUNTS
     }
     for part, whole in (("nextn_predict_layers", "block_count"), ("expert_used_count", "expert_count")):
         if found[part] > found[whole]:
-            raise InputError(f"{header.path}: {part} is {found[part]}, but {whole} {found[whole]}")
+            raise InputError(f"{header.path}: {part} is {found[part]}, but {whole} is {found[whole]}")
     if found["expert_count"] and not found["expert_used_count"]:
-        raise InputError(f"{header.path}: has {found['expert_count']} experts and uses none")
+        raise InputError(
+            f"{header.path}: has {found['expert_count']} experts but uses none of them (expert_used_count is 0)"
+        )
 
 
 def _header_fingerprint(headers: Sequence[GGUFHeader]) -> str:
@@ -185,9 +193,9 @@ def _header_fingerprint(headers: Sequence[GGUFHeader]) -> str:
 
 
 def gguf_fingerprint(path: Path) -> str:
-    """SHA-256 over a GGUF's whole header and, of each tensor's data, the blocks that `Checkpoint.fingerprint` takes.
+    """SHA-256 over the whole header of a GGUF file and, per tensor, the blocks that `Checkpoint.fingerprint` reads.
 
-    Of a split file all parts.
+    For a split file it covers all parts.
     """
     digest = hashlib.sha256()
     for part in parts(path):

@@ -1,4 +1,4 @@
-"""Hub ids ("org/name" or "org/name@revision") to local directories, through huggingface_hub and its cache."""
+"""Download of models by hub id ("org/name" or "org/name@revision"), through huggingface_hub and its cache."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from converters.gguf_source import part_names
 from converters.llamacpp.container import GGUFHeader
 from converters.llamacpp.reader import parse_header
 
-# What a conversion reads. No pickles, no code, no pictures, no other frameworks' weights.
+# What a conversion reads: no pickles, code, pictures or weights of other frameworks.
 FILES = (
     "config.json",
     "generation_config.json",
@@ -25,21 +25,21 @@ FILES = (
     "chat_template.jinja",
 )
 
-_RANGE = 1 << 20  # bytes of a header asked for at once; a vocabulary takes 6 to 11 MB
+_RANGE = 1 << 20  # bytes per request for a header; a vocabulary takes 6 to 11 MB
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether `text` has the form of a hub id. A directory of that name, if there is one, should be preferred."""
+    """Whether `text` has the form of a hub id. The caller should prefer a directory with that name, if there is one."""
     return _HUB_ID.fullmatch(text) is not None
 
 
 def fetch(hub_id: str, weights: bool = True) -> Path:
-    """Download the checkpoint `hub_id` (only FILES, only what the cache lacks) and return its directory.
+    """Download the checkpoint `hub_id` (only FILES that the cache lacks) and return its directory.
 
-    Without `weights` it is the config and the tokenizer alone. Where the hub cannot be reached, a complete copy in the
-    cache is used. Raises InputError that names the remedy.
+    Without `weights` only the config and the tokenizer are downloaded. If the hub cannot be reached, a complete copy in
+    the cache is used. Raises InputError that says what to do.
     """
     # Imported here: it takes a third of a second, which only hub ids have to pay.
     from huggingface_hub import snapshot_download
@@ -48,31 +48,39 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
         raise InputError(f"{hub_id!r} is neither a path nor a hub id (org/name or org/name@revision)")
     repository, _, revision = hub_id.partition("@")
     wanted = [name for name in FILES if weights or not name.startswith("model")]
-    with _explained(hub_id, revision):
+    with _hub_errors(hub_id, revision):
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
 
 
 def fetch_config(hub_id: str) -> tuple[Path, int]:
-    """config.json of `hub_id` and nothing else, and how many bytes were read over the network. Raises InputError."""
+    """Download config.json of `hub_id`. Returns its path and the bytes read from the network. Raises InputError."""
     path, count = _fetch_file(hub_id, "config.json")
     if path is None:
-        raise InputError(f"{hub_id}: the model has no config.json, and without it is not known")
+        raise InputError(
+            f"{hub_id}: the repository has no config.json, so the model is unknown; give a repository with a checkpoint"
+        )
     return path, count
 
 
 def fetch_index(hub_id: str) -> tuple[Path | None, int]:
-    """The list of a checkpoint's tensors, None where it is in one file, and how many bytes were read. InputError."""
+    """Download the index of a checkpoint's shards. Returns its path and the bytes read over the network.
+
+    The path is None if the checkpoint is a single file. Raises InputError.
+    """
     return _fetch_file(hub_id, "model.safetensors.index.json")
 
 
 def _fetch_file(hub_id: str, name: str) -> tuple[Path | None, int]:
-    """A file of the model, None where it has none of that name, and how many bytes were read. InputError."""
+    """Download one file. Returns its path (None if the repository lacks it) and the bytes read over the network.
+
+    Raises InputError.
+    """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     repository, _, revision = hub_id.partition("@")
     known = try_to_load_from_cache(repository, name, revision=revision or None)
-    with _explained(hub_id, revision):
-        # Not hf_hub_download, which goes on trying for half a minute where there is no network.
+    with _hub_errors(hub_id, revision):
+        # Not hf_hub_download, which retries for half a minute if there is no network.
         path = Path(snapshot_download(repository, revision=revision or None, allow_patterns=[name])) / name
     if not path.is_file():
         return None, 0
@@ -81,7 +89,7 @@ def _fetch_file(hub_id: str, name: str) -> tuple[Path | None, int]:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A GGUF file in a repository of the hub; `names` are its parts', of which llama.cpp is given the first."""
+    """A GGUF file in a repository of the hub. `names` are the paths of its parts; llama.cpp opens the first."""
 
     repository: str
     revision: str | None
@@ -89,35 +97,35 @@ class HubFile:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From "org/name/path/in/it.gguf" or "org/name@revision/path/in/it.gguf". Raises InputError."""
+        """Parse "org/name/path/in/it.gguf" or "org/name@revision/path/in/it.gguf". Raises InputError."""
         found = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?/(.+\.gguf)", text)
         if found is None or not is_hub_id(found[1]) or ".." in found[3].split("/"):
-            raise InputError(f"{text}: is no file of the hub; write hub:ORG/NAME/FILE.gguf")
+            raise InputError(f"{text}: does not name a file on the hub; write hub:ORG/NAME/FILE.gguf")
         directory, slash, name = found[3].rpartition("/")
         return cls(found[1], found[2], tuple(f"{directory}{slash}{part}" for part in part_names(name)))
 
     def cached(self) -> Path | None:
-        """The file in the cache, if all parts are there."""
+        """The path of the first part in the cache, or None if any part is not cached."""
         from huggingface_hub import try_to_load_from_cache
 
         found = [try_to_load_from_cache(self.repository, name, revision=self.revision) for name in self.names]
         return Path(found[0]) if all(isinstance(path, str) for path in found) and isinstance(found[0], str) else None
 
     def size(self) -> int:
-        """Bytes of all parts, as the hub says. Raises InputError."""
+        """Bytes of all parts, according to the hub. Raises InputError."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        with _explained(self.repository, self.revision):
+        with _hub_errors(self.repository, self.revision):
             urls = [hf_hub_url(self.repository, name, revision=self.revision) for name in self.names]
             return sum(get_hf_file_metadata(url).size or 0 for url in urls)
 
     def headers(self) -> tuple[list[GGUFHeader], int]:
-        """The headers of all parts, read by range requests, and how many bytes that took. Raises InputError."""
+        """Read the headers of all parts by range requests. Returns them and the bytes read. Raises InputError."""
         from huggingface_hub import HfFileSystem
 
         found, total = [], 0
         repository = f"{self.repository}@{self.revision}" if self.revision else self.repository
-        with _explained(self.repository, self.revision):
+        with _hub_errors(self.repository, self.revision):
             files = HfFileSystem()
             for name in self.names:
                 with _opened(files, f"{repository}/{name}") as file:
@@ -133,17 +141,17 @@ class HubFile:
         return found, total
 
     def fetch(self) -> Path:
-        """Download what the cache lacks and return the first part. Raises InputError."""
+        """Download the parts that the cache lacks, and return the path of the first. Raises InputError."""
         from huggingface_hub import hf_hub_download
 
-        with _explained(self.repository, self.revision):
+        with _hub_errors(self.repository, self.revision):
             paths = [hf_hub_download(self.repository, name, revision=self.revision) for name in self.names]
         return Path(paths[0])
 
 
 @contextmanager
 def _opened(files: Any, path: str) -> Iterator[Any]:
-    """A file of the hub's file system. What is not there is told as the hub's client tells it elsewhere."""
+    """Open a file of the hub's file system. A missing file raises the same error as elsewhere in huggingface_hub."""
     try:
         file = files.open(path, "rb", block_size=_RANGE, cache_type="none")
     except FileNotFoundError as error:
@@ -152,9 +160,8 @@ def _opened(files: Any, path: str) -> Iterator[Any]:
         yield file
 
 
-def _no_answer() -> type[Exception]:
-    """What the hub's client lets through where nothing answers: an error of its HTTP library, of which versions of it
-    have had several."""
+def _connection_error() -> type[Exception]:
+    """The error of the hub client's HTTP library for "no answer". Versions of the client use different libraries."""
     from huggingface_hub import get_session
 
     library = import_module(type(get_session()).__module__.partition(".")[0])
@@ -163,27 +170,35 @@ def _no_answer() -> type[Exception]:
 
 
 @contextmanager
-def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface_hub raises into an InputError that names the remedy."""
+def _hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
+    """Turn errors of huggingface_hub into an InputError that says what to do."""
     from huggingface_hub import constants, errors
 
     try:
         yield
     except errors.GatedRepoError as error:
         raise InputError(
-            f"{hub_id}: the hub wants a login for it; accept its terms there and run `hf auth login`"
+            f"{hub_id}: the hub requires a login for this model; accept its terms there and run `hf auth login`"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise InputError(f"{hub_id}: {constants.ENDPOINT} has no such model, or only with a login") from error
-    except errors.RevisionNotFoundError as error:
-        raise InputError(f"{hub_id}: the model has no revision {revision!r}") from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise InputError(f"{hub_id}: the model has no such file ({str(error).splitlines()[-1]})") from error
-    except (errors.LocalEntryNotFoundError, _no_answer()) as error:
         raise InputError(
-            f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; connect, set HF_ENDPOINT to a"
+            f"{hub_id}: {constants.ENDPOINT} has no such model, or requires a login for it; check the id or run `hf"
+            " auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise InputError(
+            f"{hub_id}: the repository has no revision {revision!r}; check its branches and tags"
+        ) from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise InputError(f"{hub_id}: the repository has no such file ({str(error).splitlines()[-1]})") from error
+    except (errors.LocalEntryNotFoundError, _connection_error()) as error:
+        raise InputError(
+            f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; check the connection, set"
+            " HF_ENDPOINT to a"
             " mirror, or give the directory of a downloaded checkpoint"
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{hub_id}: download failed ({reason}); run again to go on where it stopped") from error
+        raise InputError(
+            f"{hub_id}: download failed ({reason}); run the command again to resume the download"
+        ) from error

@@ -1,8 +1,8 @@
-"""Importance matrices: how much each column of each weight matters, from the squares of what is multiplied with it.
+"""Importance matrices: how strongly each column of a weight matrix is used, from the squares of its inputs.
 
-Format: the GGUF that llama.cpp's llama-imatrix writes (general.type "imatrix"; for each weight the sums of squares
-`{name}.in_sum2` [matrices, columns] and how many tokens they are of, `{name}.counts` [matrices, 1]). The weights made
-from it are those of llama-quantize.
+Format: the GGUF file that llama.cpp's llama-imatrix writes (general.type "imatrix"). For each weight it has the sums of
+squares `{name}.in_sum2` [matrices, columns] and the numbers of tokens in them `{name}.counts` [matrices, 1]. The
+weighting made from them is that of llama-quantize.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from converters.atomic import WholeFile
+from converters.atomic import AtomicFile
 from converters.checkpoint import read_into
 from converters.errors import InputError
 from converters.llamacpp.bindings import TYPES
@@ -47,19 +47,22 @@ _ORIGIN = "bitsweep.imatrix.origin"
 
 @dataclass(frozen=True)
 class ImportanceStatistics:
-    """Of one weight: `sums` of squares, float32 [matrices, columns], over `counts` tokens, float32 [matrices]."""
+    """One weight's `sums` of squares, float32 [matrices, columns], over `counts` tokens, float32 [matrices]."""
 
     sums: Float32
     counts: Float32
 
     @property
     def coverage(self) -> tuple[int, int]:
-        """How many matrices (experts count singly) some token went through, and how many there are."""
+        """The number of matrices that at least one token reached, and of all. Each expert counts as one matrix."""
         return int((self.counts > 0).sum()), len(self.counts)
 
     @property
     def weights(self) -> Float32:
-        """The mean square of each column; 1 for a matrix that no token went through, as llama-quantize takes it."""
+        """The mean square of each column, float32 [matrices, columns].
+
+        1 for a matrix that no token reached, as in llama-quantize.
+        """
         seen = self.counts > 0
         divided = self.sums / np.where(seen, self.counts, 1)[:, None]
         return np.where(seen[:, None], divided, 1).astype(np.float32)
@@ -67,9 +70,9 @@ class ImportanceStatistics:
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """Statistics by weight, and of what text: `chunks` of `chunk_size` tokens from `datasets`.
+    """The statistics of all weights, collected on `chunks` chunks of `chunk_size` tokens from `datasets`.
 
-    `origin` is a hash of the model and the text, where this program collected it.
+    `origin` is a hash of the model and the text if this program collected the statistics.
     """
 
     statistics: Mapping[str, ImportanceStatistics]
@@ -80,53 +83,57 @@ class ImportanceMatrix:
 
     @property
     def coverage(self) -> tuple[int, int]:
-        """How many matrices (experts count singly) some token went through, and how many there are."""
+        """The number of matrices that at least one token reached, and of all. Each expert counts as one matrix."""
         each = [entry.coverage for entry in self.statistics.values()]
         return sum(seen for seen, _ in each), sum(total for _, total in each)
 
     @property
     def partly_covered(self) -> dict[str, tuple[int, int]]:
-        """The coverage of every weight that has matrices no token went through."""
+        """The coverage of every weight in which some matrices were reached by no token."""
         each = {name: entry.coverage for name, entry in self.statistics.items()}
         return {name: (seen, total) for name, (seen, total) in each.items() if seen < total}
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """For people: how much of the model the text went through. Experts it never chose weigh all columns alike."""
+    def coverage_notes(self) -> tuple[str, ...]:
+        """One or two lines for users on how much of the model the text covers.
+
+        Columns of an expert that no token reached all have the same weight.
+        """
         found, every = self.coverage
         first = f"{self.chunks} chunks of {self.chunk_size} tokens, {found} of {every} matrices covered"
         partly = [f"{tensor} {seen} of {count}" for tensor, (seen, count) in self.partly_covered.items()]
         if not partly:
             return (first,)
         more = f" and {len(partly) - 3} more" if len(partly) > 3 else ""
-        return first, f"not all experts saw a token: {', '.join(partly[:3])}{more}; a longer text covers more"
+        covered = f"{', '.join(partly[:3])}{more}"
+        return first, f"some experts were reached by no token; covered are {covered}; a longer text may cover more"
 
     def importance(self, file: str) -> Importance:
-        """For `export`, with the metadata that llama-quantize writes. `file` is the name by which it is remembered."""
+        """The importance for `export`, with the metadata of llama-quantize. `file` is the name recorded there."""
         fields = _fields(file, self.datasets[0] if self.datasets else "", len(self.statistics), self.chunks)
         return Importance({name: entry.weights for name, entry in self.statistics.items()}, fields)
 
     @classmethod
-    def of(cls, collected: Collected, dataset: str, origin: str | None = None) -> Self:
-        """Of what was collected while a model read the text called `dataset`."""
+    def from_collected(cls, collected: Collected, dataset: str, origin: str | None = None) -> Self:
+        """Make the matrix from statistics collected while a model read the text named `dataset`."""
         statistics = {name: ImportanceStatistics(sums, collected.counts[name]) for name, sums in collected.sums.items()}
         return cls(statistics, (dataset,), collected.chunks, collected.chunk_size, origin)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """From a file. Raises InputError for one that is none, is damaged, or has sums without their counts."""
+        """Read a file. Raises InputError if it is not an importance matrix, is damaged, or lacks sums or counts."""
         try:
             header = read_header(path)
         except InputError as error:
             if path.suffix == ".dat":
-                raise InputError(f"{error}; llama-imatrix --in-file converts the older format") from error
+                raise InputError(f"{error}; to convert the older .dat format, use llama-imatrix --in-file") from error
             raise
         if text(header.metadata, "general.type") != "imatrix":
-            raise InputError(f"{path}: is no importance matrix: its general.type is not 'imatrix'")
+            raise InputError(f"{path}: is not an importance matrix: its general.type is not 'imatrix'")
         orphans = {tensor.name.removesuffix(_COUNTS) for tensor in header.tensors if tensor.name.endswith(_COUNTS)}
         orphans -= {tensor.name.removesuffix(_SUMS) for tensor in header.tensors}
         if orphans:
-            raise InputError(f"{path}: {min(orphans)}{_COUNTS} has no {_SUMS} beside it")
+            raise InputError(f"{path}: {min(orphans)}{_COUNTS} has no matching {_SUMS}")
         if header.tensor_bytes > MAX_BYTES:
             raise InputError(f"{path}: has {header.tensor_bytes} bytes of statistics; {MAX_BYTES} is the limit")
         infos = {tensor.name: tensor for tensor in header.tensors}
@@ -137,21 +144,21 @@ class ImportanceMatrix:
                     continue
                 weight = name.removesuffix(_SUMS)
                 if weight + _COUNTS not in infos:
-                    raise InputError(f"{path}: {name} has no {_COUNTS} beside it")
+                    raise InputError(f"{path}: {name} has no matching {_COUNTS}")
                 sums = _values(header, infos[name], file.fileno())
                 counts = _values(header, infos[weight + _COUNTS], file.fileno()).reshape(-1)
-                counts = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)  # llama.cpp rounds them: lround
+                counts = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)  # llama.cpp rounds them by lround
                 if len(sums) != len(counts):
-                    raise InputError(f"{path}: {name} is of {len(sums)} matrices, its counts of {len(counts)}")
+                    raise InputError(f"{path}: {name} has {len(sums)} matrices, but its counts are for {len(counts)}")
                 statistics[weight] = ImportanceStatistics(sums, counts)
         if not statistics:
-            raise InputError(f"{path}: holds no {_SUMS}; it was made of no text")
+            raise InputError(f"{path}: has no {_SUMS}, so it was made without a text; compute it again")
         chunks, size = _number(header, "imatrix.chunk_count"), _number(header, "imatrix.chunk_size")
         origin = text(header.metadata, _ORIGIN) or None
         return cls(statistics, _texts(header, "imatrix.datasets"), chunks, size, origin)
 
     def write(self, path: Path) -> None:
-        """To a file, which appears whole or not at all. Datasets keep their names only, so that machines agree."""
+        """Write the file atomically. Datasets are stored by file name only, so that files from two machines agree."""
         arrays = {}
         for name in sorted(self.statistics):
             entry = self.statistics[name]
@@ -167,17 +174,17 @@ class ImportanceMatrix:
         if self.origin is not None:
             metadata[_ORIGIN] = string(self.origin)
         header = encode_header(metadata, tensors)
-        with WholeFile(path, len(header) + data_bytes(tensors)) as file:
+        with AtomicFile(path, len(header) + data_bytes(tensors)) as file:
             file.write(header)
             for tensor in tensors:
                 file.write(arrays[tensor.name].data.cast("B"))
                 file.write(bytes(padded(tensor.nbytes) - tensor.nbytes))
 
 
-def even_importance(source: Source, file: str | None = None, dataset: str = "") -> Importance:
-    """All columns of all matrices alike, in no memory: for plans of files before there is a matrix.
+def uniform_importance(source: Source, file: str | None = None, dataset: str = "") -> Importance:
+    """An importance in which all columns count the same: for plans made before there is a matrix. Takes no memory.
 
-    With the names of a `file` yet to be made and its `dataset` their headers have the right length too.
+    With the names of the `file` to be made and of its `dataset`, headers of planned files have the right length too.
     """
     shapes = {t.name: (math.prod(t.shape[:-2]), t.shape[-1]) for t in source.tensors if len(t.shape) > 1}
     fields = {} if file is None else _fields(file, dataset, len(shapes), 0)
@@ -194,27 +201,29 @@ def _fields(file: str, dataset: str, entries: int, chunks: int) -> dict[str, Fie
 
 
 def _number(header: GGUFHeader, key: str) -> int:
-    """A whole number of the metadata. llama-quantize refuses a file without it, or of another type, as well."""
+    """A UINT32 of the metadata. Raises InputError if it is missing; llama-quantize rejects such a file too."""
     found = header.metadata.get(key)
     if found is None or found.type is not ValueType.UINT32:
-        raise InputError(f"{header.path}: {key} is missing or no UINT32; llama-imatrix writes it")
+        raise InputError(f"{header.path}: {key} is missing or not a UINT32; make the file with llama-imatrix")
     return int(found.value)
 
 
 def _texts(header: GGUFHeader, key: str) -> tuple[str, ...]:
     found = header.metadata.get(key)
     if found is None or found.item_type is not ValueType.STRING:
-        raise InputError(f"{header.path}: {key} is missing or no list of texts; llama-imatrix writes it")
+        raise InputError(f"{header.path}: {key} is missing or not a list of strings; make the file with llama-imatrix")
     return tuple(found.value)
 
 
 def _values(header: GGUFHeader, tensor: TensorInfo, descriptor: int) -> Float32:
-    """A tensor's values as float32 [rows, columns]. Raises InputError for another type, NaN, infinity or below 0."""
+    """A tensor's values as float32 [rows, columns]. Raises InputError for another type, NaN, infinity or values < 0."""
     if tensor.type.name != "F32" or len(tensor.shape) > 2:
-        raise InputError(f"{header.path}: {tensor.name} is {tensor.type.name} {tensor.shape}; expected F32 of two axes")
+        raise InputError(
+            f"{header.path}: {tensor.name} is {tensor.type.name} {tensor.shape}; expected F32 with at most two axes"
+        )
     buffer = np.empty(tensor.nbytes, np.uint8)
     read_into(descriptor, buffer, header.data_offset + tensor.offset, header.path)
     values = buffer.view(np.float32).reshape(-1, tensor.shape[-1])
     if not np.isfinite(values).all() or (values < 0).any():
-        raise InputError(f"{header.path}: {tensor.name} has values that are no sums of squares or counts")
+        raise InputError(f"{header.path}: {tensor.name} has values that are NaN, infinite or negative")
     return values

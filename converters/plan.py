@@ -1,7 +1,7 @@
-"""A GGUF file before it is made: its metadata, every tensor with its type and place, and so its exact size.
+"""The plan of a GGUF file before it is written: its metadata, every tensor's type and place, and so its exact size.
 
-Types are llama.cpp's own decision (llamacpp/plan.py). A file over a given size is cut into parts as llama-gguf-split
-does it: whole tensors, all metadata in the first part.
+llama.cpp itself decides the types (llamacpp/plan.py). A file above a given size is split as llama-gguf-split splits it:
+whole tensors per part, all metadata in the first part.
 """
 
 import math
@@ -29,20 +29,20 @@ from converters.llamacpp.container import (
     uint32,
 )
 from converters.llamacpp.plan import plan_types
-from converters.recipes import QuantRecipe, recipes, refuse_without_imatrix
+from converters.recipes import QuantRecipe, recipes, reject_missing_imatrix
 from converters.source import Source
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 IMATRIX_TYPES = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
-"""Types that llama.cpp's quantizer refuses to make without importance."""
+"""Types that llama.cpp's quantizer makes only with an importance matrix."""
 MTP_TYPE = "Q4_K"
-"""What MTP layers get in files of such types: they never run while importance is collected."""
+"""Type of MTP layers in files with such types: MTP layers do not run while an importance matrix is collected."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What each column of each matrix weighs: tensor -> float32 [matrices, columns]; and what a file says of it."""
+    """The importance of columns (`weights`: tensor -> float32 [matrices, columns]) and `fields` for file metadata."""
 
     weights: Mapping[str, npt.NDArray[np.float32]]
     fields: Mapping[str, Field]
@@ -50,7 +50,7 @@ class Importance:
 
 @dataclass(frozen=True)
 class TypeCount:
-    """How much of a file is of one type."""
+    """The number of tensors, weights and bytes of one type in a file."""
 
     tensors: int
     weights: int
@@ -59,22 +59,22 @@ class TypeCount:
 
 @dataclass(frozen=True)
 class FilePart:
-    """One file: the bytes before its data section, and its tensors with their places in that section."""
+    """One file: all bytes before its data section, and its tensors with their offsets in that section."""
 
     header: bytes
     tensors: tuple[TensorInfo, ...]
 
     @property
     def file_bytes(self) -> int:
-        """Length of the file."""
+        """Length of the file in bytes."""
         return len(self.header) + data_bytes(self.tensors)
 
 
 @dataclass(frozen=True)
 class FilePlan:
-    """A GGUF file before it is made: its metadata, and every tensor with its type and its place in an undivided file.
+    """A GGUF file before it is written: its metadata, and every tensor with its type and its place in an unsplit file.
 
-    `max_part_bytes`: where tensors, padding included, take more than that, the file comes in parts.
+    If the tensors with their padding take more than `max_part_bytes` bytes, the file is split into parts.
     """
 
     recipe: QuantRecipe
@@ -84,7 +84,7 @@ class FilePlan:
 
     @cached_property
     def parts(self) -> tuple[FilePart, ...]:
-        """The files to write, one unless there is a limit. A tensor beyond the limit is a part of its own."""
+        """The files to write: one unless there is a limit. A tensor larger than the limit is a part of its own."""
         groups = _divided(self.tensors, self.max_part_bytes)
         if len(groups) == 1:
             return (FilePart(encode_header(self.metadata, self.tensors), self.tensors),)
@@ -100,7 +100,7 @@ class FilePlan:
         return tuple(parts)
 
     def paths(self, path: Path) -> tuple[Path, ...]:
-        """The parts' names where the undivided file would be called `path`."""
+        """The paths of the parts if the unsplit file is called `path`."""
         return part_paths(path, len(self.parts))
 
     @property
@@ -109,7 +109,7 @@ class FilePlan:
 
     @property
     def file_bytes(self) -> int:
-        """Length of the file, or of its parts together."""
+        """Length of the file, or of all its parts together, in bytes."""
         return sum(part.file_bytes for part in self.parts)
 
     @property
@@ -124,12 +124,12 @@ class FilePlan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of tensor data for each weight, as llama.cpp counts them: header and padding left out."""
+        """Bits of tensor data per weight, as llama.cpp counts them: without header and padding."""
         return 8 * self.tensor_bytes / self.weights
 
     @property
     def mtp_bytes(self) -> int:
-        """Bytes of the tensors of multi-token prediction layers, which come after the others."""
+        """Bytes of the tensors of multi-token prediction layers, which come after all other layers."""
         prefix = text(self.metadata, "general.architecture")
         mtp = self.metadata.get(f"{prefix}.nextn_predict_layers")
         if mtp is None:
@@ -139,7 +139,7 @@ class FilePlan:
 
     @property
     def census(self) -> dict[str, TypeCount]:
-        """How many tensors, weights and bytes each type has, the type with most bytes first."""
+        """The number of tensors, weights and bytes per type, the type with the most bytes first."""
         groups: dict[str, list[TensorInfo]] = {}
         for tensor in self.tensors:
             groups.setdefault(tensor.type.name, []).append(tensor)
@@ -151,7 +151,7 @@ class FilePlan:
 
 
 def part_paths(path: Path, count: int) -> tuple[Path, ...]:
-    """The names of `count` parts of `path`, a .gguf, as llama-gguf-split gives them; one part is the file itself."""
+    """The paths of `count` parts of the .gguf file `path`, named as by llama-gguf-split; for one part `path` itself."""
     if count == 1:
         return (path,)
     return tuple(path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}.gguf") for index in range(1, count + 1))
@@ -172,20 +172,20 @@ def _divided(tensors: Sequence[TensorInfo], limit: int | None) -> list[list[Tens
 def plan_export(
     source: Source, quants: Sequence[str], importance: Importance | None = None, max_part_bytes: int | None = None
 ) -> dict[str, FilePlan]:
-    """What each file would be: exact bytes, and the type of every tensor by llama.cpp's own decision.
+    """Plan the file of each quant: its exact bytes, and the type of every tensor as llama.cpp decides it.
 
-    Needs names, shapes and types only; no weight is read. Keys are the recipes' names in the order asked for.
-    Raises InputError for an unknown quant, one that needs an importance matrix where there is none, and for an
-    importance matrix of another model.
+    Needs only names, shapes and types; no weight is read. Keys are the recipes' names in the given order. Raises
+    InputError for an unknown quant, for a quant that needs an importance matrix if none is given, and for an importance
+    matrix of another model.
     """
     chosen = recipes(quants)
     if importance is None:
-        refuse_without_imatrix(chosen)
+        reject_missing_imatrix(chosen)
     else:
         _check_importance(source, importance)
     plans = {}
     for recipe in chosen:
-        tensors = planned_types(source, recipe, importance is not None)
+        tensors = planned_tensors(source, recipe, importance is not None)
         if importance is not None:
             _check_coverage(recipe, tensors, importance)
         metadata = _file_metadata(source.metadata, recipe, importance)
@@ -193,31 +193,34 @@ def plan_export(
     return plans
 
 
-def foreseen_file(source: Source, recipe: QuantRecipe, ghost: Path) -> FilePlan:
-    """One file, where the source's `ghost` is at hand and an importance matrix is taken to be made where one is needed.
+def plan_file(source: Source, recipe: QuantRecipe, ghost: Path) -> FilePlan:
+    """Plan one file with an existing `ghost` of the source, as if an importance matrix existed if one is needed.
 
-    What such a matrix adds to the header, some hundred bytes, is left out.
+    The few hundred bytes that the matrix adds to the header are left out. For `ghost` see llamacpp/ghost.py.
     """
-    tensors = planned_types(source, recipe, recipe.needs_imatrix, ghost)
+    tensors = planned_tensors(source, recipe, recipe.needs_imatrix, ghost)
     return FilePlan(recipe, _file_metadata(source.metadata, recipe, None), tensors)
 
 
-def planned_types(
+def planned_tensors(
     source: Source, recipe: QuantRecipe, imatrix: bool, ghost: Path | None = None
 ) -> tuple[TensorInfo, ...]:
-    """The tensors of a file with their types and places. `imatrix`: whether there will be an importance matrix.
+    """The tensors of a file with their types and offsets. `imatrix` says whether there will be an importance matrix.
 
-    `ghost`: the source's ghost, where it is at hand.
+    `ghost` is the path of the source's ghost (llamacpp/ghost.py), if it exists already; otherwise one is made.
     """
-    told = type_overrides(source, recipe)
+    overrides = type_overrides(source, recipe)
     try:
-        return plan_types(source.structure, source.tensors, recipe.ftype, told, imatrix, ghost)
+        return plan_types(source.structure, source.tensors, recipe.ftype, overrides, imatrix, ghost)
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from error
 
 
 def type_overrides(source: Source, recipe: QuantRecipe) -> tuple[tuple[str, str], ...]:
-    """The types that llama.cpp is told: those of a mix, and of MTP layers, which no importance matrix covers."""
+    """(regular expression, type) pairs that override llama.cpp's choice: the rules of a mix, and MTP layers.
+
+    MTP layers are included if the recipe needs an importance matrix, because no matrix covers them.
+    """
     prefix = text(source.structure, "general.architecture")
     blocks = source.structure[f"{prefix}.block_count"].value if f"{prefix}.block_count" in source.structure else 0
     mtp = source.structure.get(f"{prefix}.nextn_predict_layers")
@@ -234,13 +237,13 @@ def _check_importance(source: Source, importance: Importance) -> None:
     shapes = {tensor.name: tensor.shape for tensor in source.tensors}
     known = [name for name in importance.weights if name in shapes]
     if not known:
-        raise InputError("the importance matrix names no tensor of this model; it was made for another one")
+        raise InputError("the importance matrix names no tensor of this model; give a matrix made for it")
     for name in known:
         matrices, columns = math.prod(shapes[name][:-2]), shapes[name][-1]
         if importance.weights[name].shape != (matrices, columns):
             raise InputError(
                 f"the importance matrix has {importance.weights[name].shape} values for {name}, which has"
-                f" {(matrices, columns)}; it was made for another model"
+                f" {(matrices, columns)}; give a matrix made for this model"
             )
 
 
@@ -249,15 +252,15 @@ def _check_coverage(recipe: QuantRecipe, tensors: Sequence[TensorInfo], importan
         needed = tensor.type.name in IMATRIX_TYPES or (recipe.name == "Q2_K_S" and tensor.type.name == "Q2_K")
         if needed and tensor.name not in (*importance.weights, "token_embd.weight", "output.weight"):
             raise InputError(
-                f"{recipe.name} makes {tensor.name} {tensor.type.name}, which needs an importance matrix, and the one"
-                " given has nothing for it: compute it from more text"
+                f"{recipe.name} stores {tensor.name} as {tensor.type.name}, which needs importance, but the given"
+                " matrix has none for it: compute the matrix from more text"
             )
 
 
 def _file_metadata(
     metadata: Mapping[str, Field], recipe: QuantRecipe, importance: Importance | None
 ) -> dict[str, Field]:
-    # These last, as llama.cpp's quantizer leaves them: the files are then equal to the last byte.
+    # These come last, as in files of llama.cpp's quantizer, so that both files are equal byte by byte.
     own = {"general.quantization_version": uint32(QUANTIZATION_VERSION), "general.file_type": uint32(recipe.ftype)}
     if recipe.mix is not None:
         own["bitsweep.recipe"] = string(recipe.label)

@@ -1,6 +1,6 @@
-"""The quants that can be asked for by name: llama.cpp's own, and this project's XL mixes (mixes.toml).
+"""The quants that users can name: llama.cpp's own, and this project's XL mixes (mixes.toml).
 
-What a quant does to a tensor is llama.cpp's decision (llamacpp/plan.py); a mix tells it the types of some.
+llama.cpp decides the types of a quant's tensors (llamacpp/plan.py); a mix overrides some of them.
 """
 
 import difflib
@@ -16,11 +16,12 @@ from converters.errors import InputError
 
 @dataclass(frozen=True)
 class Rule:
-    """The type that some tensors get, and the reason (a key of the table of reasons in mixes.toml).
+    """The type of some tensors, and the reason (a key of the table of reasons in mixes.toml).
 
-    `tensors` are names without "blk.N." and ".weight"; `edges`: only in the first and last eighth of the layers;
-    `models`: only in those with experts ("experts") or without ("dense"); `tied`: the type instead where the output is
-    the embedding.
+    - `tensors`: names without "blk.N." and ".weight".
+    - `edges`: only in the first and last eighth of the layers.
+    - `models`: only in models with experts ("experts") or without ("dense"), or in "all".
+    - `tied`: the type to use instead if the output matrix is the embedding.
     """
 
     tensors: tuple[str, ...]
@@ -31,7 +32,7 @@ class Rule:
     why: str | None
 
     def pattern(self, layers: int) -> str:
-        """The rule as llama.cpp wants it: a regular expression searched for in tensor names."""
+        """The rule in llama.cpp's form: a regular expression that is searched for in tensor names."""
         names = "|".join(self.tensors)
         edge = max(1, layers // 8)
         if not self.edges:
@@ -42,13 +43,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Mix:
-    """Rules on top of a plain quant; the first that fits a tensor decides."""
+    """Rules on top of a plain quant; the first rule that matches a tensor decides."""
 
     version: int
     rules: tuple[Rule, ...]
 
     def overrides(self, layers: int, tied: bool, experts: bool) -> tuple[tuple[str, str], ...]:
-        """(regular expression, type's name) for each rule in order, for a model of so many layers."""
+        """(regular expression, name of the type) per rule in order, for a model with `layers` layers."""
         kind = "experts" if experts else "dense"
         return tuple(
             (rule.pattern(layers), (tied and rule.tied) or rule.type)
@@ -61,9 +62,9 @@ class Mix:
 class QuantRecipe:
     """A kind of GGUF file.
 
-    `ftype` is its llama_ftype (for a mix: its base's), `nominal_bits` the bits per weight of the type that most of its
-    tensors get (the file itself has more: embeddings, output and some others get better types), `needs_imatrix`
-    whether llama.cpp refuses to make it without an importance matrix.
+    `ftype` is its llama_ftype (for a mix, that of its base). `nominal_bits` is the bits per weight of the type that
+    most tensors get; the file itself has more, because embeddings, output and some other tensors get better types.
+    `needs_imatrix` says whether llama.cpp makes the quant only with an importance matrix.
     """
 
     name: str
@@ -74,12 +75,12 @@ class QuantRecipe:
 
     @property
     def is_float(self) -> bool:
-        """Whether all weights stay floating-point numbers: no importance matrix changes them."""
+        """Whether all weights stay floating-point numbers, so that an importance matrix changes nothing."""
         return self.nominal_bits >= 16
 
     @property
     def label(self) -> str:
-        """The name, with the version of a mix: what tells one release of a recipe from another."""
+        """The name, for a mix followed by its version, which distinguishes releases of the mix."""
         return self.name if self.mix is None else f"{self.name}.v{self.mix.version}"
 
 
@@ -121,7 +122,7 @@ PLAIN = {
         QuantRecipe("IQ1_S", 24, 1.5625, needs_imatrix=True),
     )
 }
-"""llama.cpp's own. The bits are those of the main type's blocks."""
+"""llama.cpp's own quants. The bits are those of the main type's blocks."""
 
 
 def _read_mixes() -> dict[str, QuantRecipe]:
@@ -133,7 +134,7 @@ def _read_mixes() -> dict[str, QuantRecipe]:
         why, where, models = entry.get("why"), entry.get("layers", "all"), entry.get("models", "all")
         known = where in ("all", "edges") and models in ("all", "dense", "experts") and (why is None or why in reasons)
         if unknown or not known:
-            raise ValueError(f"mixes.toml: {entry} is no rule")
+            raise ValueError(f"mixes.toml: {entry} is not a valid rule")
         return Rule(tuple(entry["tensors"]), entry["type"], where == "edges", models, entry.get("tied"), why)
 
     return {
@@ -150,17 +151,17 @@ def _read_mixes() -> dict[str, QuantRecipe]:
 QUANTS: Mapping[str, QuantRecipe] = dict(
     sorted({**PLAIN, **_read_mixes()}.items(), key=lambda item: (-item[1].nominal_bits, item[1].mix is None))
 )
-"""All by name, the largest first."""
+"""All quants by name, largest first."""
 
 
 @cache
 def reasons() -> dict[str, str]:
-    """Why rules of mixes are as they are: key -> sentence."""
+    """Why the rules of mixes are as they are: key -> sentence."""
     return dict(tomllib.loads(files("converters").joinpath("mixes.toml").read_text())["why"])
 
 
 def recipe(name: str) -> QuantRecipe:
-    """The recipe called `name`, in any case. Raises InputError that lists what comes near."""
+    """The recipe called `name` (in any case). Raises InputError with similar names."""
     found = QUANTS.get(name.upper())
     if found is None:
         near = difflib.get_close_matches(name.upper(), QUANTS, n=4, cutoff=0.5) or list(QUANTS)
@@ -169,12 +170,14 @@ def recipe(name: str) -> QuantRecipe:
 
 
 def recipes(names: Iterable[str]) -> tuple[QuantRecipe, ...]:
-    """The recipes called `names`, each once, in the order given."""
+    """The recipes called `names`, without repetitions, in the given order. Raises InputError for an unknown name."""
     return tuple(dict.fromkeys(recipe(name) for name in names))
 
 
-def refuse_without_imatrix(chosen: Iterable[QuantRecipe]) -> None:
+def reject_missing_imatrix(chosen: Iterable[QuantRecipe]) -> None:
     """Raise InputError for the first recipe that llama.cpp makes only with an importance matrix."""
     for one in chosen:
         if one.needs_imatrix:
-            raise InputError(f"{one.name} needs an importance matrix; give one by --imatrix FILE, or --imatrix auto")
+            raise InputError(
+                f"{one.name} needs an importance matrix; give one by --imatrix FILE, or compute one by --imatrix auto"
+            )

@@ -1,7 +1,8 @@
-"""What MODEL on the command line stands for: one set of rules and messages for every command.
+"""What MODEL on the command line means: one set of rules and messages for every command.
 
-MODEL is, in this order: a built-in model's name, `hub:REPO/FILE.gguf`, a path (a checkpoint's directory, a config.json,
-a .gguf file or any part of one), a public model's name in the catalogue, or a hub id ("org/name", "org/name@revision").
+MODEL is the first of these that matches: a built-in model's name, `hub:REPO/FILE.gguf`, a path (a checkpoint's
+directory, a config.json, a .gguf file or any part of a split one), a public model's name in the catalogue, or a hub id
+("org/name", "org/name@revision").
 """
 
 from __future__ import annotations
@@ -26,52 +27,56 @@ from converters.llamacpp.container import GGUFHeader
 from converters.source import Source
 
 HUB_FILE = "hub:"
-"""What a GGUF file in a repository of the hub begins with."""
+"""Prefix of a GGUF file in a repository of the hub."""
 
 
 class Need(Enum):
-    """What a command reads of a model. Nothing more is fetched from the hub."""
+    """What a command reads of a model. Nothing more is downloaded from the hub."""
 
-    WEIGHTS = "all of it"
-    CHECKPOINT = "all of a Hugging Face checkpoint, which methods in torch quantize"
-    PLAN = "its config and its tokenizer: sizes of files, to the byte"
-    HEADERS = "its config or its GGUF headers: what fits"
+    WEIGHTS = "the whole model"
+    CHECKPOINT = "a whole Hugging Face checkpoint, which torch methods quantize"
+    PLAN = "config and tokenizer, for file sizes exact to the byte"
+    HEADERS = "config or GGUF headers, to compute what fits"
 
 
 class ModelForm(Enum):
-    """What was found."""
+    """The form in which a model was found."""
 
     CHECKPOINT = "a directory with config.json and weights"
     CONFIG = "a config without weights"
     GGUF = "a GGUF file"
-    CATALOGUE = "a public model of which the catalogue has the config"
+    CATALOGUE = "a public model whose config is in the catalogue"
 
 
-NO_CHECKPOINT = "methods in torch quantize a Hugging Face checkpoint; give its directory or hub id"
+NO_CHECKPOINT = "int8, fq and torch variants need a Hugging Face checkpoint; give its directory or hub id"
 _NO_WEIGHTS = (
-    "is a config without weights (no model.safetensors); give its directory with the whole checkpoint, or its hub id"
+    "is a config without weights (no model.safetensors); give the directory of the complete checkpoint, or its hub id"
 )
-_SIZES_ALONE = "its sizes alone are known (sweep fit, --dry-run); for more give its hub id, {hub_id}, or a directory"
-_REFUSALS = {
+_SIZES_ALONE = (
+    "only the sizes of this model are known (for sweep fit and --dry-run); for more give its hub id, {hub_id}, or a"
+    " directory"
+)
+_INSUFFICIENT = {
     (ModelForm.CONFIG, Need.WEIGHTS): _NO_WEIGHTS,
     (ModelForm.CONFIG, Need.CHECKPOINT): _NO_WEIGHTS,
     (ModelForm.GGUF, Need.CHECKPOINT): NO_CHECKPOINT,
     (ModelForm.CATALOGUE, Need.WEIGHTS): _SIZES_ALONE,
     (ModelForm.CATALOGUE, Need.CHECKPOINT): _SIZES_ALONE,
 }
-"""Why a model of this form is not enough, and what to do."""
+"""Why a model of this form is not enough for the command, and what to do."""
 
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model and where it is.
+    """A model, its form and its location.
 
-    `path` is a directory or a file. Of a model of the catalogue it is its name there, and of a file of the hub that was
-    not fetched (`remote`) it is MODEL as given: `open_planned` finds both again by it. `headers` are those of the parts
-    of such a file. `mtp_layers` is the number of MTP layers where more than the config tells it. `bytes_read` counts
-    what came over the network, None where nothing had to.
+    - `path`: a directory or a file. For a model of the catalogue it is its name there, and for a file on the hub that
+      was not downloaded it is MODEL as given: `open_source` finds both again by it.
+    - `remote`, `headers`: a file on the hub that was not downloaded, and the headers of its parts.
+    - `mtp_layers`: the number of MTP layers, if it is known from more than the config.
+    - `bytes_read`: bytes read over the network; None if nothing had to be read.
     """
 
     name: str
@@ -86,10 +91,10 @@ class FoundModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of figures of the model should know."""
+        """Notes for readers of this model's figures."""
         if self.entry is None or not self.entry.assembled:
             return ()
-        return ("its config was put together from several sources that agree, not read from the published file",)
+        return ("its config was assembled from several sources that agree, not read from the published file",)
 
     def open(
         self,
@@ -98,7 +103,7 @@ class FoundModel:
         mtp: bool = True,
         requantize: bool = False,
     ) -> Source:
-        """The model as a source; for the options see `open_source`. Reads no weight. Raises InputError."""
+        """Open the model as a source; for the options see `open_source`. Reads no weights. Raises InputError."""
         match self.form:
             case ModelForm.GGUF:
                 path = self.path if self.remote is None else Path(self.remote.repository) / self.remote.names[0]
@@ -113,21 +118,21 @@ class FoundModel:
 
 
 def find_model(text: str | Path, need: Need, say: Callable[[str], None] = lambda _: None) -> FoundModel:
-    """The model that `text` stands for, fetched from the hub where it is there and `need` asks for it.
+    """Find the model that `text` names, and download it from the hub if it is there and `need` requires it.
 
-    `say` is given a line before something takes long. Raises InputError where there is no such model, or where it is
-    not of a form that `need` asks for.
+    `say` is called with one line before anything that takes long. Raises InputError if there is no such model, or if
+    its form is not enough for `need`.
     """
     found = _found(str(text), need, say)
-    refusal = _REFUSALS.get((found.form, need))
-    if refusal is not None:
+    insufficient = _INSUFFICIENT.get((found.form, need))
+    if insufficient is not None:
         hub_id = "" if found.entry is None else found.entry.hub_id
-        raise InputError(f"{found.path}: {refusal.format(hub_id=hub_id)}")
+        raise InputError(f"{found.path}: {insufficient.format(hub_id=hub_id)}")
     return found
 
 
 def find_file(text: str, need: Need) -> FoundModel:
-    """The GGUF file that a variant `gguf:PATH` or `hub:REPO/FILE` names. Raises InputError."""
+    """Find the GGUF file that a variant `gguf:PATH` or `hub:REPO/FILE` names. Raises InputError."""
     if text.startswith(HUB_FILE):
         return find_model(text, need)
     path = Path(text.removeprefix("gguf:")).expanduser()
@@ -137,7 +142,7 @@ def find_file(text: str, need: Need) -> FoundModel:
 
 
 def is_known_offline(text: str) -> bool:
-    """Whether `text` is a model whose config comes with this program: a built-in one, or one of the catalogue."""
+    """Whether the config of the model `text` comes with this program: a built-in model or one of the catalogue."""
     return text in presets.builtin_models() or (catalogue_entry(text) is not None and not _exists(text))
 
 
@@ -147,31 +152,21 @@ def open_source(
     pre_tokenizer: str | None = None,
     mtp: bool = True,
     requantize: bool = False,
+    need: Need = Need.WEIGHTS,
 ) -> Source:
-    """The model `model` with its weights.
+    """Find the model `model` and open it as a source.
 
-    `name` is what the model is called in files made from it, `pre_tokenizer` llama.cpp's name of the pre-tokenizer
-    where tokenizer.json does not tell it, `mtp` whether multi-token prediction layers are exported, `requantize`
-    whether a quantized GGUF will do. Raises InputError for whatever cannot be exported, before any weight is read.
+    - `name`: the model's name in files made from it. A GGUF file keeps the name in its metadata by default.
+    - `pre_tokenizer`: llama.cpp's name of the pre-tokenizer, if it cannot be recognized from tokenizer.json.
+    - `mtp`: whether multi-token prediction layers are exported.
+    - `requantize`: whether a quantized GGUF file is accepted.
+    - `need`: `Need.PLAN` opens as much of the model as sizes of files need.
+
+    Raises InputError, before any weight is read, for everything that cannot be exported.
     """
-    return _open(find_model(model, Need.WEIGHTS), name, pre_tokenizer, mtp, requantize)
-
-
-def open_planned(
-    model: str | Path,
-    name: str | None = None,
-    pre_tokenizer: str | None = None,
-    mtp: bool = True,
-    requantize: bool = False,
-) -> Source:
-    """The model `model` as far as sizes of files need it; for the options see `open_source`. Raises InputError."""
-    return _open(find_model(model, Need.PLAN), name, pre_tokenizer, mtp, requantize)
-
-
-def _open(found: FoundModel, name: str | None, pre_tokenizer: str | None, mtp: bool, requantize: bool) -> Source:
-    """A GGUF file that is given no name keeps the one in its metadata."""
-    own = None if found.form is ModelForm.GGUF else found.name
-    return found.open(name or own, pre_tokenizer, mtp, requantize)
+    found = find_model(model, need)
+    default = None if found.form is ModelForm.GGUF else found.name
+    return found.open(name or default, pre_tokenizer, mtp, requantize)
 
 
 def _found(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
@@ -188,7 +183,7 @@ def _found(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
         return FoundModel(entry.name, Path(text), ModelForm.CATALOGUE, entry=entry)
     if not hub_id:
         raise no_such_model(text)
-    say(f"{text} is no path here; asking the hub")
+    say(f"{text} is not a path on this machine; looking it up on the hub")
     return _hub(text, need)
 
 
@@ -196,14 +191,14 @@ def _exists(text: str) -> bool:
     try:
         return Path(text).expanduser().exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, ~ of no user, a zero byte
-        raise InputError(f"{text}: is no path ({getattr(error, 'strerror', None) or error})") from error
+        raise InputError(f"{text}: is not a valid path ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _local(path: Path, need: Need) -> FoundModel:
     if path.is_dir():
         path = path.resolve()
         return FoundModel(path.name, path, _form(path, need))
-    # The file itself may be a link to one of another name, as in the hub's cache: parts are found by their names.
+    # Keep the name of a link to a file, as in the hub's cache: parts are found by their names.
     path = path.parent.resolve() / path.name
     if path.suffix == ".gguf":
         return FoundModel(model_stem(path), path, ModelForm.GGUF)
@@ -213,8 +208,8 @@ def _local(path: Path, need: Need) -> FoundModel:
 
 
 def _form(directory: Path, need: Need) -> ModelForm:
-    """Where weights are needed, a list of shards or a missing config.json counts as a checkpoint too: opening it says
-    what is missing."""
+    """If weights are needed, a directory with only a list of shards or without config.json is also a checkpoint:
+    opening it reports what is missing."""
     suffixes = (*_WEIGHT_FILES, ".index.json") if need in (Need.WEIGHTS, Need.CHECKPOINT) else _WEIGHT_FILES
     bare = not any(file.name.endswith(suffixes) for file in directory.iterdir())
     return ModelForm.CONFIG if bare and (directory / "config.json").is_file() else ModelForm.CHECKPOINT
@@ -235,21 +230,21 @@ def _hub(hub_id: str, need: Need) -> FoundModel:
 
 
 def _listed_mtp_layers(index: Path) -> int:
-    """How many multi-token prediction layers a checkpoint's list of tensors has."""
+    """The number of multi-token prediction layers in a checkpoint's list of tensors."""
     try:
         return mtp_layers(json.loads(index.read_text())["weight_map"])
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{index}: is no list of a checkpoint's tensors ({error})") from error
+        raise InputError(f"{index}: is not the index of a checkpoint ({error}); download it again") from error
 
 
 def _hub_file(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
     remote = HubFile.parse(text.removeprefix(HUB_FILE))
     name = model_stem(Path(remote.names[0]))
-    if need is Need.CHECKPOINT:  # refused: nothing is fetched for it
+    if need is Need.CHECKPOINT:  # rejected by the caller, so nothing is fetched
         return FoundModel(name, Path(text), ModelForm.GGUF)
     path = None if need is Need.HEADERS else remote.cached()
     if path is None and need is Need.WEIGHTS:
-        say(f"fetching {text} from the hub")
+        say(f"downloading {text} from the hub")
         path = remote.fetch()
     if path is not None:
         return FoundModel(name, path, ModelForm.GGUF)

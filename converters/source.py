@@ -1,4 +1,4 @@
-"""What can be exported: a checkpoint or a GGUF file, seen as GGUF metadata and rows of weights."""
+"""The interface of models that can be exported: GGUF metadata and rows of weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from converters.llamacpp.container import Field, TensorInfo
 
 
 class Source(Protocol):
-    """A model to export. `tensors` are in llama.cpp's order with the types they have before quantization."""
+    """A model to export. `tensors` are in llama.cpp's order, with their types before quantization."""
 
     path: Path
     name: str
@@ -20,21 +20,22 @@ class Source(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, Field]:
-        """All metadata but what differs from file to file. The first use reads the vocabulary, which takes a while."""
+        """All metadata except what differs from file to file. The first use reads the vocabulary, which may be slow."""
 
     @property
     def structure(self) -> Mapping[str, Field]:
-        """What llama.cpp's plans depend on: the metadata with the vocabulary's size in place of the vocabulary."""
+        """The metadata that llama.cpp's plans depend on: the vocabulary's size replaces the vocabulary."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the model's content."""
+        """A hash of the model's content, as 64 hexadecimal digits."""
 
     def stored_name(self, name: str, row: int = 0) -> str:
-        """What that which holds a row of tensor `name` is called where it is stored: for messages."""
+        """The stored tensor's name that holds row `row` of tensor `name`; used in messages."""
 
     def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
-        """Rows of a tensor as [stop - start, row length], and their type: F32, F16, or BF16 as uint16.
+        """Rows of a tensor as [stop - start, row length], and their type. BF16 comes as uint16, a quant as its blocks.
 
-        All axes but the last count as rows. Safe to call from several threads.
+        All axes but the last count as rows. Safe to call from several threads. Raises InputError if they cannot be
+        read.
         """

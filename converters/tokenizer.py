@@ -1,7 +1,7 @@
 """A Hugging Face tokenizer.json as GGUF metadata: byte-level BPE with one of Qwen's pre-tokenizers.
 
-llama.cpp has the pre-tokenizers built in and knows them by name; which one it is, is told from the regular expression
-that tokenizer.json splits by. Names of keys: docs/gguf.md; token kinds as llama.cpp's converter sets them.
+llama.cpp has the pre-tokenizers built in and selects one by name. The name is recognized from the regular expression
+with which tokenizer.json splits text. GGUF keys: ggml's docs/gguf.md; token types as llama.cpp's converter sets them.
 """
 
 import json
@@ -17,23 +17,23 @@ from converters.llamacpp.container import Field, ValueType, boolean, numbers, st
 from converters.llamacpp.pretokenizers import NORMALIZER_KEY, PRE_TOKENIZERS
 
 _NAMES = {one.pattern: one.name for one in PRE_TOKENIZERS}
-"""The regular expression in tokenizer.json -> llama.cpp's name of that pre-tokenizer."""
+"""Regular expression in tokenizer.json -> llama.cpp's name of that pre-tokenizer."""
 
 NFC_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "Qwen3_5Tokenizer", "Qwen3_5TokenizerFast")
-"""Tokenizer classes that normalize to NFC whatever tokenizer.json says: transformers 5 builds them so."""
+"""Tokenizer classes that normalize to NFC whatever tokenizer.json says, because transformers 5 builds them so."""
 
 SPECIAL_KEYS = {
     "bos": "bos_token_id",
     "eos": "eos_token_id",
     "unk": "unknown_token_id",
-    "sep": "seperator_token_id",  # so spelt in GGUF
+    "sep": "seperator_token_id",  # GGUF's spelling
     "pad": "padding_token_id",
     "cls": "cls_token_id",
     "mask": "mask_token_id",
 }
-"""Special tokens by their name in tokenizer_config.json -> key after `tokenizer.ggml.`"""
+"""Name of a special token in tokenizer_config.json -> GGUF key after `tokenizer.ggml.`"""
 
-MAX_VOCAB = 1 << 22  # sixteen times the largest of Qwen's
+MAX_VOCAB = 1 << 22  # sixteen times Qwen's largest vocabulary
 
 
 class TokenKind(IntEnum):
@@ -47,7 +47,7 @@ class TokenKind(IntEnum):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What GGUF needs to know. `normalizer` is "NFC" or "none": llama.cpp does not do that step itself."""
+    """What GGUF stores of a tokenizer. `normalizer` is "NFC" or "none"; llama.cpp itself does not normalize."""
 
     tokens: tuple[str, ...]
     kinds: tuple[TokenKind, ...]
@@ -76,10 +76,10 @@ class Tokenizer:
 
 
 def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | None = None) -> Tokenizer:
-    """The tokenizer of a model directory. `config` is the model's: it has the vocabulary's size.
+    """Read the tokenizer of a model directory. `config` is the model's config, which has the vocabulary's size.
 
-    `pre_tokenizer` names llama.cpp's pre-tokenizer where it cannot be told from tokenizer.json.
-    Raises InputError if a file is missing or malformed, or the tokenizer does what llama.cpp cannot.
+    `pre_tokenizer` is llama.cpp's name of the pre-tokenizer, if it cannot be recognized from tokenizer.json.
+    Raises InputError if a file is missing or malformed, or if llama.cpp cannot do what the tokenizer does.
     """
     file = path / "tokenizer.json"
     if not file.is_file():
@@ -87,30 +87,32 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | N
     content = read_json(file)
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise InputError(f"{file}: the model is no byte-level BPE, the only kind that Qwen's models have")
+        raise InputError(f"{file}: the model is not byte-level BPE, the only kind that is supported")
     if model.get("ignore_merges"):
-        raise InputError(f"{file}: ignore_merges is set, which llama.cpp's Qwen pre-tokenizers do not know")
+        raise InputError(f"{file}: ignore_merges is set, which llama.cpp's Qwen pre-tokenizers do not support")
     added = _added_tokens(content, file)
     tokens, kinds = _tokens(model, added, config, file)
     merges = _merges(model, file)
     settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
     template = _chat_template(path, settings)
-    _refuse_half_pairs(file, (*tokens, *merges))
-    _refuse_half_pairs(path / "tokenizer_config.json", [template or ""])
+    _reject_invalid_unicode(file, (*tokens, *merges))
+    _reject_invalid_unicode(path / "tokenizer_config.json", [template or ""])
     return Tokenizer(
         tokens=tokens,
         kinds=kinds,
         merges=merges,
         pre_tokenizer=_pre_tokenizer(content, file, pre_tokenizer),
         normalizer=_normalizer(content, file, settings.get("tokenizer_class", NFC_CLASSES[0])),
-        special=_special(path, settings, config, {token: number for number, (token, _) in added.items()}, len(tokens)),
+        special=_special_tokens(
+            path, settings, config, {token: number for number, (token, _) in added.items()}, len(tokens)
+        ),
         chat_template=template,
     )
 
 
 def _pre_tokenizer(content: Mapping[str, Any], file: Path, chosen: str | None) -> str:
     if _adds_special_tokens(content):
-        raise InputError(f"{file}: the post-processor adds special tokens to every text, which Qwen's never do")
+        raise InputError(f"{file}: the post-processor adds special tokens to every text, which is not supported")
     if chosen is not None:
         if chosen not in _NAMES.values():
             raise InputError(f"unknown pre-tokenizer {chosen!r}; known: {', '.join(_NAMES.values())}")
@@ -126,13 +128,13 @@ def _pre_tokenizer(content: Mapping[str, Any], file: Path, chosen: str | None) -
             return name
     found = json.dumps(content.get("pre_tokenizer"))[:160]
     raise InputError(
-        f"{file}: the pre-tokenizer ({found}) is none of those that llama.cpp has for Qwen"
-        f" ({', '.join(_NAMES.values())}); choose one by --pre-tokenizer if you know that tokens are the same"
+        f"{file}: the pre-tokenizer ({found}) is not one of llama.cpp's for Qwen"
+        f" ({', '.join(_NAMES.values())}); if you know which one gives the same tokens, name it by --pre-tokenizer"
     )
 
 
 def _steps(content: Mapping[str, Any], key: str, inner: str) -> list[dict[str, Any]]:
-    """The steps of a section: the list under `inner`, or the section itself; {} for what is none."""
+    """The steps of a section: the list under `inner`, or the section itself. A malformed step becomes {}."""
     section = content.get(key)
     if section is None:
         return []
@@ -155,7 +157,7 @@ def _normalizer(content: Mapping[str, Any], file: Path, tokenizer_class: Any) ->
     if kinds in ([], ["NFC"]):
         return "NFC" if kinds else "none"
     raise InputError(
-        f"{file}: normalizer {json.dumps(content.get('normalizer'))[:120]} is not supported; NFC and none are"
+        f"{file}: normalizer {json.dumps(content.get('normalizer'))[:120]} is not supported; only NFC and none are"
     )
 
 
@@ -163,7 +165,7 @@ def _added_tokens(content: Mapping[str, Any], file: Path) -> dict[int, tuple[str
     added: dict[int, tuple[str, bool]] = {}
     entries = content.get("added_tokens") or []
     if not isinstance(entries, list):
-        raise InputError(f"{file}: added_tokens is no list")
+        raise InputError(f"{file}: added_tokens is not a list")
     for entry in entries:
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("content"), str):
             raise InputError(f"{file}: an entry of added_tokens has no id or content: {str(entry)[:120]}")
@@ -176,15 +178,15 @@ def _tokens(
 ) -> tuple[tuple[str, ...], tuple[TokenKind, ...]]:
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not all(type(number) is int for number in vocab.values()):
-        raise InputError(f"{file}: model.vocab is no table of tokens and numbers")
+        raise InputError(f"{file}: model.vocab is not a table of tokens and their ids")
     by_id: dict[int, tuple[str, TokenKind]] = {}
     for token, number in vocab.items():
         if number in by_id:
-            raise InputError(f"{file}: tokens {by_id[number][0]!r} and {token!r} have the same number {number}")
+            raise InputError(f"{file}: tokens {by_id[number][0]!r} and {token!r} have the same id {number}")
         by_id[number] = (token, TokenKind.NORMAL)
     for number, (token, special) in added.items():
         if number in by_id and by_id[number][0] != token:
-            raise InputError(f"{file}: tokens {by_id[number][0]!r} and {token!r} have the same number {number}")
+            raise InputError(f"{file}: tokens {by_id[number][0]!r} and {token!r} have the same id {number}")
         control = special or (token.startswith("<|") and token.endswith("|>"))
         by_id[number] = (token, TokenKind.CONTROL if control else TokenKind.USER_DEFINED)
     size = config.get("vocab_size", max(by_id, default=0) + 1)
@@ -192,39 +194,39 @@ def _tokens(
         raise InputError(f"config.json: vocab_size is {size!r}; expected a whole number from 1 to {MAX_VOCAB}")
     if by_id and (min(by_id) < 0 or max(by_id) >= size):
         token = by_id[max(by_id)][0]
-        raise InputError(f"{file}: token {token!r} has number {max(by_id)}, but vocab_size in config.json is {size}")
+        raise InputError(f"{file}: token {token!r} has id {max(by_id)}, but vocab_size in config.json is {size}")
     entries = [by_id.get(number, (f"[PAD{number}]", TokenKind.UNUSED)) for number in range(size)]
     tokens = tuple(token for token, _ in entries)
     if len(set(tokens)) != size:
         seen: set[str] = set()
         twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
-        raise InputError(f"{file}: token {twice!r} stands there under two numbers")
+        raise InputError(f"{file}: token {twice!r} has two ids")
     return tokens, tuple(kind for _, kind in entries)
 
 
 def _merges(model: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     merges = model.get("merges")
     if not isinstance(merges, list):
-        raise InputError(f"{file}: model.merges is no list")
+        raise InputError(f"{file}: model.merges is not a list")
     pairs = [merge.split(" ") if type(merge) is str else merge for merge in merges]
     for pair, merge in zip(pairs, merges, strict=True):
         if type(pair) is not list or [type(part) for part in pair] != [str, str] or "" in pair:
-            raise InputError(f"{file}: {str(merge)[:80]!r} in model.merges is no pair of tokens")
-    # GGUF separates the two by a space; one inside takes its byte-level form.
+            raise InputError(f"{file}: {str(merge)[:80]!r} in model.merges is not a pair of tokens")
+    # GGUF separates the two tokens by a space; a space inside a token is written in its byte-level form.
     return tuple([f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}" for left, right in pairs])
 
 
-def _refuse_half_pairs(file: Path, texts: Sequence[str]) -> None:
-    """JSON can spell half of a surrogate pair, which is no text in UTF-8."""
+def _reject_invalid_unicode(file: Path, texts: Sequence[str]) -> None:
+    """JSON can express half of a surrogate pair, which has no UTF-8 encoding."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{file}: {error.object[error.start :][:40]!r} is no valid Unicode, which GGUF needs"
+            f"{file}: {error.object[error.start :][:40]!r} is not valid Unicode, which GGUF requires"
         ) from None
 
 
-def _special(
+def _special_tokens(
     path: Path, settings: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[str, int], size: int
 ) -> dict[str, int]:
     generation = path / "generation_config.json"
@@ -244,9 +246,11 @@ def _special(
                 break
     for name, number in found.items():
         if not 0 <= number < size:
-            raise InputError(f"{path}: {name}_token_id is {number}, outside of the vocabulary of {size} tokens")
-    if "eos" not in found:  # llama.cpp would take token 11, whatever that is
-        raise InputError(f"{path}: no eos_token in tokenizer_config.json, config.json or generation_config.json")
+            raise InputError(f"{path}: {name}_token_id is {number}, outside the vocabulary of {size} tokens")
+    if "eos" not in found:  # llama.cpp would use token 11 by default, which is wrong for Qwen
+        raise InputError(
+            f"{path}: tokenizer_config.json, config.json and generation_config.json define no eos_token; add it"
+        )
     return found
 
 
@@ -258,7 +262,7 @@ def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: cannot be read: {error}") from error
     template = settings.get("chat_template")
-    if isinstance(template, list):  # several by name; GGUF readers use the default one
+    if isinstance(template, list):  # several templates by name; readers of GGUF use the default one
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None

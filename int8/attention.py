@@ -1,8 +1,9 @@
-"""The attention product on int8 Q, K and V, for prefill: scores in int8, probabilities float, V in int8.
+"""The attention product on int8 Q, K and V for a prefill: scores in int8, probabilities in float, V in int8.
 
-Q, K and V have the static scales of their attention's quantizers, after RoPE. transformers calls it by name, as any
-attention of its own. A decode step, whose product is bound by reading the keys, and what a recipe leaves float stay as
-in fake-quant. On CUDA the kernel in int8/kernels/attention.py; elsewhere torch, where float32 holds the integers.
+Q, K and V are quantized after RoPE with the static scales of the attention's quantizers. transformers calls this
+function by name, like its own attention functions. Two cases are computed as in fake-quant: decode steps, whose speed
+is bound by reading the keys, and what a recipe leaves float. On CUDA the kernel in int8/kernels/attention.py computes
+the product; otherwise torch does, with the integers in float32.
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from int8.arithmetic import Quantizers, quantize
 from int8.fakequant import fake_quant_attention, quantizer_of
 from int8.linear import has_kernels
-from int8.quantize import Quantizers, quantize
 from int8.recipe import Recipe
 
-ATTENTION = "bitsweep_int8"  # what transformers calls it
-MAX_WIDTH = 256  # of a head: sums of as many products of integers up to 255 stay below 2**24, exact in float32
+ATTENTION = "bitsweep_int8"  # its name in transformers
+MAX_WIDTH = 256  # of a head. Sums of 256 products of integers up to 255 stay below 2**24, which float32 holds exactly
 
 
 def attention_product(
     q: Tensor, k: Tensor, v: Tensor, quantizers: Quantizers, mask: Tensor | None, scaling: float, causal: bool
 ) -> Tensor:
-    """float32 [batch, queries, heads, width] from int8 q [batch, heads, queries, width] and k, v [batch, kv_heads,
-    keys, width], whose heads are shared by as many query heads. `mask` [batch or 1, 1 or heads, queries, keys] is added
-    to the scores, or says where they count if it is bool; `causal`: a query sees the keys up to its own place.
+    """The attention output, float32 [batch, queries, heads, width].
+
+    q is int8 [batch, heads, queries, width]; k and v are int8 [batch, kv_heads, keys, width], and each of their heads
+    is shared by heads / kv_heads query heads. `mask` [batch or 1, 1 or heads, queries, keys] is added to the scores if
+    it is float; if it is bool, it is True for visible keys. With `causal`, a query sees the keys up to its own
+    position.
 
     Raises ValueError for heads wider than MAX_WIDTH.
     """
     if q.shape[-1] > MAX_WIDTH:
-        raise ValueError(f"heads of width {q.shape[-1]}; at most {MAX_WIDTH} are exact")
+        raise ValueError(f"heads have width {q.shape[-1]}; the product is exact up to {MAX_WIDTH}")
     query, key, value = quantizers
     shared = q.shape[1] // k.shape[1]
     queried, keyed, valued = (
@@ -51,14 +55,14 @@ def attention_product(
 
 
 def _for_queries(scale: Tensor, shared: int) -> Tensor:
-    """Scales of K or V [1 or kv_heads, ...] as the query heads that share them see them."""
+    """Scales of K or V [1 or kv_heads, ...], repeated for the query heads that share each KV head."""
     return scale if len(scale) == 1 else scale.repeat_interleave(shared, 0)
 
 
 def int8_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """What transformers calls: query [batch, heads, tokens, width] and so on to [batch, tokens, heads, width]."""
+    """Called by transformers: from query [batch, heads, tokens, width] to output [batch, tokens, heads, width]."""
     recipe: Recipe = module.int8_recipe  # type: ignore[assignment]
     if not recipe.int8_attention or query.shape[2] == 1:
         return fake_quant_attention(module, query, key, value, attention_mask, **options)

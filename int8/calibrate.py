@@ -1,7 +1,8 @@
-"""Calibration: a model reads a text layer by layer, and each layer is folded and quantized as it is left behind.
+"""Calibration: a model reads a text layer by layer; each layer is folded and quantized before the next one is read.
 
-Of every layer the samples' inputs are kept, not the model's activations: it reads them once for the folds' channels and
-once more, folded, for the ranges of the quantizers. So what must fit a device is one layer (in float32) and one batch.
+Only the samples' inputs to the current layer are kept, not all activations. The layer reads them once to measure the
+channels for the folds, and again, folded, to measure the ranges of the quantizers. So a device needs memory for only
+one layer (in float32) and one batch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from converters.errors import InputError
-from int8.activations import LayerInputs, Progress, Steps, in_float32
+from int8.arithmetic import Quantizer, scale_and_zero_point
+from int8.calibration_passes import OBSERVED_ATTENTION, LayerPasses
 from int8.fakequant import (
     FakeQuantLinear,
     add_quantizer,
@@ -25,10 +27,9 @@ from int8.fakequant import (
     replace_linear,
     require_attention,
 )
-from int8.fold import apply_row, row_scales, rows_of
+from int8.fold import apply_fold, fold_rules, fold_scales
+from int8.layer_inputs import LayerInputs, Progress, ProgressCounter, in_float32
 from int8.model import Decoder, decoder_of
-from int8.passes import WATCHING, LayerPasses
-from int8.quantize import Quantizer, scale_and_zero_point
 from int8.recipe import Activations, Recipe, Scales
 from int8.statistics import Statistics
 
@@ -43,21 +44,23 @@ def calibrate(
     known: Statistics | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Fold and fake-quantize `model` (on the CPU, experts separate) in place by what it makes of `tokens`.
+    """Fold and fake-quantize `model` (on the CPU, with separate experts) in place, calibrated on `tokens`.
 
-    `tokens` int64 [samples, length]. Layers go to `device` one by one and come back. What `known` holds is not measured
-    again. Returns all that was used, known or measured. Raises InputError for activations or weights that are NaN or
-    infinite (naming the layer), an architecture that ARCHITECTURES does not know or that lacks what the recipe
-    quantizes, and a device without memory for one layer.
+    `tokens` are int64 [samples, length]. Layers are moved to `device` one by one and back. Statistics in `known` are
+    not measured again. Returns all statistics that were used, known or measured.
+
+    Raises InputError for activations or weights that are NaN or infinite (the message names the layer), for an
+    architecture that is not in ARCHITECTURES or lacks what the recipe quantizes, and for a device without enough memory
+    for one layer.
     """
     decoder = decoder_of(model)
     require_attention(model, recipe)
     statistics = Statistics() if known is None else known
     work = _Calibration(decoder, recipe, torch.device(device), statistics)
     if work.passes:
-        work.inputs = LayerInputs(decoder, tokens, work.device, Steps(progress, work.passes * len(tokens)))
+        work.inputs = LayerInputs(decoder, tokens, work.device, ProgressCounter(progress, work.passes * len(tokens)))
     before = model.config._attn_implementation
-    model.set_attn_implementation(WATCHING)
+    model.set_attn_implementation(OBSERVED_ATTENTION)
     try:
         for index in range(len(decoder.layers)):
             work.layer(index)
@@ -68,7 +71,7 @@ def calibrate(
 
 
 class _Calibration:
-    """The work on a decoder's layers, one after the other."""
+    """Calibration of a decoder's layers, one after the other."""
 
     def __init__(self, decoder: Decoder, recipe: Recipe, device: torch.device, statistics: Statistics) -> None:
         self.decoder, self.recipe, self.device, self.statistics = decoder, recipe, device, statistics
@@ -79,27 +82,27 @@ class _Calibration:
 
     @property
     def passes(self) -> int:
-        """Over the text, all layers together."""
+        """Number of passes over the text, summed over all layers."""
         return len(self.decoder.layers) * (self._smooths + self._measures)
 
     def layer(self, index: int) -> None:
-        """Take one layer from float to fake-quant, and its activations on to the next."""
+        """Turn one layer from float to fake-quant, and compute the inputs of the next."""
         layer, path = self.decoder.layers[index], f"{self.decoder.path}.{index}"
         with in_float32(layer, self.device, path):
             self._measure_and_quantize(layer, index, path)
 
     def _measure_and_quantize(self, layer: nn.Module, index: int, path: str) -> None:
         linears = linears_to_quantize(layer, path, self.recipe)
-        rows = rows_of(layer, self.decoder.model_type, self.recipe.folds)
+        rules = fold_rules(layer, self.decoder.model_type, self.recipe.folds)
         passes = None
         if self.inputs is not None:
             passes = LayerPasses(layer, index, path, self.recipe, self.inputs, self.statistics)
         if passes and self._smooths:
-            passes.smoothing(rows, last=not self._measures)
-        for row in rows:
-            seen = self.statistics.channel_max.get(f"{index}.{row.fold}.{row.producer}")
+            passes.smoothing(rules, last=not self._measures)
+        for rule in rules:
+            seen = self.statistics.channel_max.get(f"{index}.{rule.fold}.{rule.producer}")
             if seen is not None:
-                apply_row(layer, row, row_scales(layer, row, seen.to(self.device), set(linears), self.recipe.alpha))
+                apply_fold(layer, rule, fold_scales(layer, rule, seen.to(self.device), set(linears), self.recipe.alpha))
         if passes and self._measures:
             passes.ranges(linears)
         self._quantize(layer, index, path, linears)
@@ -109,7 +112,9 @@ class _Calibration:
             linear = layer.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             if not torch.isfinite(linear.weight).all():
-                raise InputError(f"{path}.{name}: its weights are NaN or infinite; the checkpoint is damaged")
+                raise InputError(
+                    f"{path}.{name}: its weights are NaN or infinite; the checkpoint is damaged: download it again"
+                )
             seen = self._quantizer(f"{index}.{name}", self.recipe.symmetric, ()) if self._static else None
             replace_linear(layer, name, FakeQuantLinear(quantized_linear(linear, seen), self.recipe))
         for attention, _ in attentions(layer):

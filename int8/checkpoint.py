@@ -1,10 +1,10 @@
-"""A calibrated model as a directory, and back without the original.
+"""A calibrated model as a directory, which can be loaded without the original checkpoint.
 
-    config.json, model-*.safetensors (+ index), tokenizer   compressed-tensors, as vLLM and transformers read it
-    int8.json                                               the recipe, and what it was calibrated with
-    int8-attention.safetensors                              scales of Q, K and V, where the recipe quantizes them
+    config.json, model-*.safetensors (+ index), tokenizer   compressed-tensors, which vLLM and transformers read
+    int8.json                                               the recipe and a record of the calibration
+    int8-attention.safetensors                              scales of Q, K and V, if the recipe quantizes them
 
-The last two are a superset: other readers run the same linear layers, with attention in float.
+The last two files are additions to the format: other readers run the same linear layers, with attention in float.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from converters.atomic import sync
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
+from int8.arithmetic import Quantizer
+from int8.atomic_directory import atomic_directory
 from int8.compressed_tensors import from_file, quantization_config, take_tensor, to_file
-from int8.directory import appearing
 from int8.experts import separate_experts
 from int8.fakequant import (
     FakeQuantize,
@@ -37,7 +38,6 @@ from int8.fakequant import (
     quantized_parts,
     replace_linear,
 )
-from int8.quantize import Quantizer
 from int8.recipe import Recipe, from_table
 
 RECIPE_FILE, ATTENTION_FILE = "int8.json", "int8-attention.safetensors"
@@ -50,7 +50,7 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """What a saved model was calibrated with: the text's name, its samples [samples, length], tokens per expert."""
+    """What a saved model was calibrated on: the text's name, number and length of samples, tokens per expert."""
 
     text: str | None
     samples: int = 0
@@ -59,55 +59,56 @@ class CalibrationRecord:
 
 
 def save(model: PreTrainedModel, recipe: Recipe, calibration: CalibrationRecord, source: Path, out: Path) -> int:
-    """Write a fake-quant model with the tokenizer of the checkpoint `source`; gives the bytes of its tensors.
+    """Write a fake-quant model, with the tokenizer of the checkpoint `source`. Returns the bytes of its tensors.
 
-    `out` must not exist, or be empty: it appears complete or not at all. Raises InputError.
+    `out` must not exist or must be empty; it appears complete or not at all. Raises InputError if it cannot be written.
     """
     try:
-        with appearing(out) as beside:
-            size = _write_tensors(model, recipe, beside)
-            _write_json(beside / "config.json", _config(model, recipe))
+        with atomic_directory(out) as temporary_path:
+            size = _write_tensors(model, recipe, temporary_path)
+            _write_json(temporary_path / "config.json", _config(model, recipe))
             about = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
-            _write_json(beside / RECIPE_FILE, about)
+            _write_json(temporary_path / RECIPE_FILE, about)
             for name in TOKENIZER_FILES:
                 if (source / name).is_file():
-                    shutil.copyfile(source / name, beside / name)
+                    shutil.copyfile(source / name, temporary_path / name)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{out}: cannot be written: {error}") from error
     return size
 
 
 def is_int8(path: Path) -> bool:
-    """Whether `path` is a directory that `save` wrote."""
+    """Whether `path` is a directory written by `save`."""
     return (path / RECIPE_FILE).is_file()
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe of a saved model. Raises InputError."""
+    """The recipe of a saved model. Raises InputError if there is none or it is invalid."""
     table = read_json(path / RECIPE_FILE).get("recipe")
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        raise InputError(f"{path / RECIPE_FILE}: has no recipe")
+        raise InputError(f"{path / RECIPE_FILE}: has no recipe; quantize the model again")
     values = {key: value for key, value in table.items() if key != "name"}
     return from_table(values, str(path / RECIPE_FILE), table["name"])
 
 
 def read_calibration(path: Path) -> CalibrationRecord:
-    """What a saved model was calibrated with. Raises InputError."""
+    """The calibration record of a saved model. Raises InputError if there is none."""
     table = read_json(path / RECIPE_FILE).get("calibration")
     if not isinstance(table, dict) or set(table) != {entry.name for entry in fields(CalibrationRecord)}:
-        raise InputError(f"{path / RECIPE_FILE}: does not say what it was calibrated with")
+        raise InputError(f"{path / RECIPE_FILE}: has no record of the calibration; quantize the model again")
     return CalibrationRecord(**table)
 
 
 def load(path: Path) -> tuple[PreTrainedModel, Recipe]:
     """A saved model as fake-quant on the CPU, in evaluation mode, with transformers' interface; and its recipe.
 
-    Raises InputError for a directory that `save` did not write, and for tensors that are missing or deny the config.
+    Raises InputError for a directory that `save` did not write, and for tensors that are missing or contradict the
+    config.
     """
     if not is_int8(path):
-        raise InputError(f"{path}: has no {RECIPE_FILE}; only what `sweep int8` wrote can be loaded as int8")
+        raise InputError(f"{path}: has no {RECIPE_FILE}; give a directory that `sweep int8` wrote")
     recipe = read_recipe(path)
-    with Checkpoint.open(path) as checkpoint:  # vets the headers
+    with Checkpoint.open(path) as checkpoint:  # checks the headers
         files = {tensor.path for tensor in checkpoint.tensors.values()}
     try:
         tensors = {name: tensor for file in sorted(files) for name, tensor in load_file(file).items()}
@@ -126,7 +127,7 @@ def _config(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
     float_layers = [
         name
         for name, module in model.named_modules()
-        # Routers are linear layers too, for readers that have a class of their own for them.
+        # Other readers may implement routers as linear layers, so they are listed as float too.
         if name not in quantized and (isinstance(module, nn.Linear) or recipe.keeps(name))
     ]
     config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
@@ -152,7 +153,7 @@ def _write_tensors(model: PreTrainedModel, recipe: Recipe, directory: Path) -> i
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_file(directory / file, shard)
         places |= dict.fromkeys(shard, file)
-    # An index even for one file: readers then take what it names and leave the attention's alone.
+    # There is an index even for one file: readers then load only the files it lists, not the attention's.
     _write_json(
         directory / "model.safetensors.index.json", {"metadata": {"total_size": sum(sizes)}, "weight_map": places}
     )
@@ -162,7 +163,7 @@ def _write_tensors(model: PreTrainedModel, recipe: Recipe, directory: Path) -> i
 
 
 def _stored(model: PreTrainedModel, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor under the name and in the shape of the file."""
+    """All tensors, with the names and shapes that they have in the files."""
     tied = set(model.all_tied_weights_keys) if model.config.get_text_config().tie_word_embeddings else set()
     for path, module in model.named_modules():
         if isinstance(module, FakeQuantLinear):
@@ -177,7 +178,7 @@ def _stored(model: PreTrainedModel, recipe: Recipe) -> Iterator[tuple[str, Tenso
 
 
 def _skeleton(path: Path) -> PreTrainedModel:
-    """The model that the config describes, its weights yet to come."""
+    """The model that the config describes, without weights."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         del config.quantization_config
@@ -187,7 +188,7 @@ def _skeleton(path: Path) -> PreTrainedModel:
         raise InputError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if any(buffer.is_meta for buffer in child.buffers(recurse=False)):  # RoPE's frequencies, made of the config
+            if any(buffer.is_meta for buffer in child.buffers(recurse=False)):  # RoPE's frequencies, from the config
                 setattr(parent, name, type(child)(config=config))
     separate_experts(model)
     return model
@@ -209,13 +210,13 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
     try:
         left = model.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
-        raise InputError(f"{path}: tensors deny the config: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{path}: tensors contradict the config: {' '.join(str(error).split())[:300]}") from error
     model.tie_weights()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_meta:
             raise InputError(f"{path}: tensor {name!r} is missing")
     if left.unexpected_keys:
-        raise InputError(f"{path}: tensor {left.unexpected_keys[0]!r} is none of the model's")
+        raise InputError(f"{path}: tensor {left.unexpected_keys[0]!r} is not part of the model")
 
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:

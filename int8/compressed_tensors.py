@@ -1,8 +1,8 @@
-"""Quantized layers and their config as the compressed-tensors format has them, which vLLM and transformers read.
+"""Quantized layers and their config in the compressed-tensors format, which vLLM and transformers read.
 
-Format: github.com/vllm-project/compressed-tensors. "int-quantized" is int8 weights beside float scales; where
-activations stay float vLLM wants "pack-quantized", four weights to an int32. Q, K and V have no place in it that
-readers honour, so what is quantized of attention is left out here; see int8.checkpoint.
+Format: github.com/vllm-project/compressed-tensors. "int-quantized" stores int8 weights and float scales. For float
+activations vLLM needs "pack-quantized", with four weights per int32. The format has no entries for Q, K and V that
+readers use, so quantized attention is not written here; see int8.checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.errors import InputError
-from int8.quantize import QuantizedLinear
+from int8.arithmetic import QuantizedLinear
 from int8.recipe import Activations, Recipe
 
 _INT8: dict[str, Any] = {"num_bits": 8, "type": "int"}
@@ -27,7 +27,7 @@ _PER_WORD = 4  # int8 weights in an int32
 
 
 def quantization_config(recipe: Recipe, ignored: list[str]) -> dict[str, Any]:
-    """The entry `quantization_config` of config.json; `ignored` are the paths of linear layers that stay float."""
+    """The entry `quantization_config` of config.json; `ignored` are the paths of the linear layers that stay float."""
     activations = _ACTIVATIONS[recipe.activations]
     form = "int-quantized" if activations else "pack-quantized"
     group = {
@@ -48,7 +48,7 @@ def quantization_config(recipe: Recipe, ignored: list[str]) -> dict[str, Any]:
 
 
 def to_file(layer: QuantizedLinear, recipe: Recipe) -> dict[str, Tensor]:
-    """A layer's tensors by the names after its path."""
+    """A layer's tensors: name relative to the layer's path -> tensor."""
     tensors = {"weight_scale": layer.weight_scale[:, None]}
     if recipe.activations is Activations.FLOAT:
         tensors |= {"weight_packed": _pack(layer.weight), "weight_shape": torch.tensor(layer.weight.shape)}
@@ -64,9 +64,9 @@ def to_file(layer: QuantizedLinear, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def from_file(tensors: dict[str, Tensor], path: str, linear: nn.Linear, recipe: Recipe, where: Path) -> QuantizedLinear:
-    """Take the tensors of the layer at `path`, in the place of `linear`, out of a file's.
+    """Remove a layer's tensors from those of a file and return them. `path` is the layer's, `linear` its float version.
 
-    Raises InputError naming `where` for one that is missing or denies the config.
+    Raises InputError that names `where` if a tensor is missing or contradicts the config.
     """
     rows, columns = linear.weight.shape
 
@@ -95,20 +95,20 @@ def take_tensor(
     shape: tuple[int, ...] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Take a tensor out of a file's. Raises InputError where it is missing, or of another shape or dtype."""
+    """Remove a tensor from a file's and return it. Raises InputError if it is missing or has another shape or dtype."""
     tensor = tensors.pop(name, None)
     if tensor is None:
         raise InputError(f"{where}: tensor {name!r} is missing")
     if shape is not None and tuple(tensor.shape) != shape:
         found, wanted = list(tensor.shape), list(shape)
-        raise InputError(f"{where}: tensor {name!r} is {found}, which denies the config; wanted {wanted}")
+        raise InputError(f"{where}: tensor {name!r} has shape {found}; by the config it should be {wanted}")
     if dtype is not None and tensor.dtype != dtype:
-        raise InputError(f"{where}: tensor {name!r} is {tensor.dtype}, wanted {dtype}")
+        raise InputError(f"{where}: tensor {name!r} has dtype {tensor.dtype}; {dtype} is needed")
     return tensor
 
 
 def _pack(weight: Tensor) -> Tensor:
-    """int8 [out, in] as int32 [out, in / 4, rounded up]: 128 is added to each, the first is in the lowest byte."""
+    """int8 [out, in] as int32 [out, in / 4, rounded up]: 128 is added to each value; the first is the lowest byte."""
     octets = (weight.to(torch.int16) + 128).to(torch.uint8)
     return nn.functional.pad(octets, (0, -weight.shape[1] % _PER_WORD)).view(torch.int32)
 

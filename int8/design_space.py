@@ -1,6 +1,6 @@
-"""Recipes to be compared: axes with their values, and the grids that cross two of them, read from a TOML file.
+"""A design space: recipes to compare, given as axes with values and as grids that cross two axes, from a TOML file.
 
-Its form is explained by the one that comes with the program, presets/int8-design-space.toml. Free of torch.
+The file format is explained in presets/int8-design-space.toml, which comes with the program. Free of torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from converters.errors import InputError
 from int8.recipe import ALL_FOLDS, Activations, Recipe, Scales, from_table
 
-VERSION = 1  # of the file's form
-MOST_POINTS = 500  # each is a calibrated model that reads a text
+VERSION = 1  # of the file format
+MAX_POINTS = 500  # for each, a model is calibrated and reads a text
 
 
 @dataclass(frozen=True)
 class RecipeAxis:
-    """One thing that recipes differ in: labels of its values, and the keys of a recipe that each of them changes."""
+    """A property in which recipes differ: labels of its values, and the recipe keys that each value sets."""
 
     name: str
     title: str
@@ -35,7 +35,7 @@ class RecipeAxis:
 
 @dataclass(frozen=True)
 class Grid:
-    """Two axes crossed: `recipes[i][j]` has the i-th value of `rows` and the j-th of `columns`, all else of `base`."""
+    """Two crossed axes: `recipes[i][j]` is `base` with the i-th value of `rows` and the j-th of `columns`."""
 
     title: str
     base: str
@@ -53,40 +53,40 @@ class DesignSpace:
 
     @property
     def points(self) -> list[Recipe]:
-        """The recipes to be measured, each once, in the order of the grids."""
+        """The recipes to measure, without repetitions, in the order of the grids."""
         return list(dict.fromkeys(one for grid in self.grids for row in grid.recipes for one in row))
 
 
-def computed(recipe: Recipe) -> Recipe:
-    """The recipe under no name, with defaults for what its fake-quant model does not depend on.
+def canonical_recipe(recipe: Recipe) -> Recipe:
+    """The recipe without its name, and with defaults for everything that its fake-quant model does not depend on.
 
-    Two recipes have the same model where these are equal.
+    Two recipes have the same fake-quant model if the results are equal.
     """
     plain = Recipe("")
-    idle = ["name", "int8_attention", "dequantizer"]  # ways to compute in int8
+    unused = ["name", "int8_attention", "dequantizer"]  # fake-quant does not compute in int8
     if not recipe.folds:
-        idle.append("alpha")
+        unused.append("alpha")
     if recipe.activations is Activations.FLOAT:
-        idle.append("symmetric")
+        unused.append("symmetric")
     if not recipe.quantizes_attention:
-        idle.append("attention_symmetric")
+        unused.append("attention_symmetric")
         if recipe.activations is not Activations.STATIC:
-            idle.append("percentile")
+            unused.append("percentile")
     if recipe.query_key is Scales.FLOAT and not recipe.int8_kv_cache:
-        idle.append("insertion")
+        unused.append("insertion")
     folds = tuple(fold for fold in ALL_FOLDS if fold in recipe.folds)
-    return replace(recipe, **{key: getattr(plain, key) for key in idle} | {"folds": folds})
+    return replace(recipe, **{key: getattr(plain, key) for key in unused} | {"folds": folds})
 
 
 def load(file: Path) -> DesignSpace:
-    """Read a design space. Raises InputError naming the file, and the axis or grid where something is wrong."""
+    """Read a design space. Raises InputError that names the file, and the axis or grid with the error."""
     try:
         with open(file, "rb") as opened:
             table = tomllib.load(opened)
     except OSError as error:
         raise InputError(f"{file}: there is no such design space ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid TOML: {error}") from error
+        raise InputError(f"{file}: is not valid TOML: {error}") from error
     _known_keys(str(file), table, {"version": int, "title": str, "axes": dict, "grids": list})
     if table.get("version") != VERSION:
         raise InputError(f"{file}: 'version' is {table.get('version', 'missing')}; this program reads {VERSION}")
@@ -98,8 +98,10 @@ def load(file: Path) -> DesignSpace:
         raise InputError(f"{file}: 'grids' must be tables: write [[grids]]")
     crossed = [_crossed(f"{file}: grid {i}", entry, axes) for i, entry in enumerate(grids, 1)]
     size = sum(len(rows.labels) * len(columns.labels) for _, rows, columns in crossed)
-    if size > MOST_POINTS:  # before any recipe is made: a grid can be of millions
-        raise InputError(f"{file}: its grids have {size:,} points; {MOST_POINTS} are the most: take fewer values")
+    if size > MAX_POINTS:  # checked before any recipe is made, because a grid could have millions
+        raise InputError(
+            f"{file}: its grids have {size:,} points, but at most {MAX_POINTS} are allowed; use fewer values"
+        )
     return DesignSpace(
         table.get("title", file.stem),
         tuple(_grid(f"{file}: grid {i}", entry, *axes) for i, (entry, *axes) in enumerate(crossed, 1)),
@@ -139,11 +141,11 @@ def _crossed(
             raise InputError(f"{where}: '{key}' is missing")
     for key in ("rows", "columns"):
         if entry[key] not in axes:
-            raise InputError(f"{where}: '{key}' is {entry[key]!r}, which is no axis{_meant(entry[key], axes)}")
+            raise InputError(f"{where}: '{key}' is {entry[key]!r}, which is not an axis{_meant(entry[key], axes)}")
     rows, columns = axes[entry["rows"]], axes[entry["columns"]]
     both = rows.keys & columns.keys
     if both:
-        raise InputError(f"{where}: both of its axes change '{min(both)}'; take another for rows or columns")
+        raise InputError(f"{where}: both of its axes change '{min(both)}'; use another axis for rows or columns")
     fixed = (rows.keys | columns.keys) & set(entry.get("set", ()))
     if fixed:
         raise InputError(f"{where}: 'set' has '{min(fixed)}', which one of its axes changes")
@@ -154,7 +156,7 @@ def _grid(where: str, entry: Mapping[str, Any], rows: RecipeAxis, columns: Recip
     common = {"base": entry["base"], **entry.get("set", {})}
     recipes = tuple(
         tuple(
-            computed(from_table({**common, **row, **column}, f"{where} ({label}; {other})", ""))
+            canonical_recipe(from_table({**common, **row, **column}, f"{where} ({label}; {other})", ""))
             for other, column in zip(columns.labels, columns.changes, strict=True)
         )
         for label, row in zip(rows.labels, rows.changes, strict=True)
@@ -168,7 +170,7 @@ def _known_keys(where: str, entry: Mapping[str, Any], kinds: Mapping[str, Any]) 
         if key not in kinds:
             raise InputError(f"{where}: unknown key '{key}'{_meant(key, kinds)}")
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
-            raise InputError(f"{where}: '{key}' is of the wrong type ({type(value).__name__})")
+            raise InputError(f"{where}: '{key}' has the wrong type ({type(value).__name__})")
 
 
 def _meant(word: str, known: Iterable[str]) -> str:

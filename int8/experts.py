@@ -1,6 +1,6 @@
-"""Experts as linear layers of their own, where transformers stacks them in two tensors.
+"""Experts as separate linear layers, for models in which transformers stacks all experts in two tensors.
 
-So calibration, folds and quantizing meet nothing but linear layers, under the names that checkpoints have:
+Then calibration, folds and quantization handle only linear layers, with the names that checkpoints use:
 mlp.experts.7.down_proj.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Expert(nn.Module):
-    """A gated MLP on the tokens that were routed to it: [n, width] to [n, width]."""
+    """A gated MLP, applied to the tokens routed to it: [n, width] to [n, width]."""
 
     def __init__(self, gate: Tensor, up: Tensor, down: Tensor, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -27,10 +27,10 @@ class Expert(nn.Module):
 
 
 class Experts(nn.ModuleList):
-    """In place of a module of stacked experts; see `separate_experts`."""
+    """Replaces a module of stacked experts; see `separate_experts`."""
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """hidden_states [n, width]; expert numbers and their weights [n, k]. Gives [n, width]."""
+        """hidden_states [n, width]; expert numbers and their weights [n, k]. Returns [n, width]."""
         out = torch.zeros_like(hidden_states)
         for number in top_k_index.unique().tolist():
             token, place = torch.where(top_k_index == number)
@@ -40,9 +40,9 @@ class Experts(nn.ModuleList):
 
 
 def separate_experts(model: nn.Module) -> None:
-    """Replace every module of stacked experts in the model. The weights are views of the stacked ones; none is copied.
+    """Replace all modules of stacked experts in the model. The new weights are views of the stacked ones, not copies.
 
-    Stacked are gate_up_proj [experts, 2 * inner, width] and down_proj [experts, width, inner].
+    The stacked tensors are gate_up_proj [experts, 2 * inner, width] and down_proj [experts, width, inner].
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

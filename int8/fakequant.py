@@ -1,6 +1,6 @@
-"""The quantized model in float: every place that a recipe names goes through int8 and back, all else stays as it was.
+"""The quantized model in float: what a recipe quantizes is rounded to int8 and back; the rest stays unchanged.
 
-What real int8 is measured against: the same weights, scales and zero points, with products in float32.
+Real int8 is compared with this model: it has the same weights, scales and zero points, with products in float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from converters.errors import InputError
 from int8.architectures import ARCHITECTURES, AttentionModules
-from int8.quantize import (
+from int8.arithmetic import (
     QuantizedLinear,
     Quantizer,
     dequantize_weight,
@@ -26,13 +26,13 @@ from int8.quantize import (
 )
 from int8.recipe import Activations, Insertion, Recipe, Scales
 
-ATTENTION = "bitsweep_fake_quant"  # what transformers calls our attention function
+ATTENTION = "bitsweep_fake_quant"  # our attention function's name in transformers
 
 
-class _Scaled(nn.Module):
-    """Its float buffers stay float32 where the model around is cast: a scale in bfloat16 is another scale."""
+class _Float32Buffers(nn.Module):
+    """Keeps float buffers in float32 when the model is cast, because a scale in bfloat16 would be a different scale."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Scaled:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Float32Buffers:
         before = {name: held for name, held in self._buffers.items() if held is not None and held.is_floating_point()}
         super()._apply(fn, recurse)
         for name, held in before.items():
@@ -40,10 +40,10 @@ class _Scaled(nn.Module):
         return self
 
 
-class FakeQuantLinear(_Scaled):
-    """A linear layer with int8 weights, and its input through int8 and back.
+class FakeQuantLinear(_Float32Buffers):
+    """A linear layer with int8 weights, whose input is rounded to int8 and back.
 
-    Takes x [..., in] of any float dtype and gives [..., out] in the same; computes in float32.
+    Takes x [..., in] of any float dtype and returns [..., out] in the same dtype; computes in float32.
     """
 
     weight: Tensor
@@ -60,7 +60,7 @@ class FakeQuantLinear(_Scaled):
 
     @property
     def state(self) -> QuantizedLinear:
-        """What `int8.convert` makes a real int8 layer of."""
+        """The tensors from which `int8.real_int8` makes a real int8 layer."""
         return QuantizedLinear(self.weight, self.weight_scale, self.bias, self.input_scale, self.input_zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ class FakeQuantLinear(_Scaled):
         return f"in={self.weight.shape[1]}, out={self.weight.shape[0]}, activations={self.activations}"
 
 
-class FakeQuantize(_Scaled):
-    """Q, K or V [..., heads, head_dim] through int8 and back with static scales, in the dtype it has."""
+class FakeQuantize(_Float32Buffers):
+    """Rounds Q, K or V [..., heads, head_dim] to int8 and back with static scales, in the dtype of the input."""
 
     scale: Tensor
     zero_point: Tensor
@@ -100,7 +100,7 @@ class FakeQuantize(_Scaled):
 
 
 def quantized_linear(layer: nn.Linear, input_range: Quantizer | None = None) -> QuantizedLinear:
-    """A linear layer's weights in int8. `input_range` has the static scale of its input, if any ([] each)."""
+    """A linear layer with int8 weights. `input_range` has the static scale and zero point ([] each) of its input."""
     weight, scale = quantize_weight(layer.weight.detach())
     bias = None if layer.bias is None else layer.bias.detach().float()
     if input_range is None:
@@ -109,7 +109,7 @@ def quantized_linear(layer: nn.Linear, input_range: Quantizer | None = None) -> 
 
 
 def linears_to_quantize(layer: nn.Module, path: str, recipe: Recipe) -> list[str]:
-    """The linear layers of a decoder layer, at `path` in the model, that get int8 weights, by their paths in it."""
+    """Paths, in a decoder layer, of the linear layers that get int8 weights. `path` is the decoder layer's path."""
     return [
         name
         for name, module in layer.named_modules()
@@ -118,14 +118,14 @@ def linears_to_quantize(layer: nn.Module, path: str, recipe: Recipe) -> list[str
 
 
 def quantized_parts(recipe: Recipe) -> Iterator[tuple[str, Scales]]:
-    """The inputs of attention that a recipe quantizes ("query", "key", "value"), and how many scales each has."""
+    """The inputs of attention that a recipe quantizes ("query", "key", "value"), each with its kind of scales."""
     for name, scales in (("query", recipe.query_key), ("key", recipe.query_key), ("value", recipe.value)):
         if scales is not Scales.FLOAT:
             yield name, scales
 
 
 def attentions(module: nn.Module) -> Iterator[tuple[nn.Module, AttentionModules]]:
-    """The softmax attention modules of a model or of a layer, each with its row of the architecture table."""
+    """The softmax attention modules in a model or a layer, each with its entry of the architecture table."""
     for path, found in module.named_modules():
         known = ARCHITECTURES.get(getattr(getattr(found, "config", None), "model_type", ""))
         if known is not None and path.rpartition(".")[2] == known.attention.path:
@@ -133,16 +133,18 @@ def attentions(module: nn.Module) -> Iterator[tuple[nn.Module, AttentionModules]
 
 
 def require_attention(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Raises InputError where a recipe quantizes Q, K, V or the KV cache, and the model has nothing that it could."""
+    """Raise InputError if a recipe quantizes Q, K, V or the KV cache, but the model has no attention known to int8."""
     if not (recipe.quantizes_attention or recipe.int8_kv_cache):
         return
     found = list(attentions(model))
     model_type = model.get_decoder().config.model_type
     remedy = "choose a recipe that leaves attention and the KV cache float, such as w8a8"
     if not found:
-        raise InputError(f"recipe {recipe.name}: no attention of a {model_type} model is known to int8; {remedy}")
-    for attention, row in found:
-        lacking = [name for name in row.modules if not isinstance(getattr(attention, name, None), nn.Module)]
+        raise InputError(
+            f"recipe {recipe.name}: int8 finds no attention that it supports in this {model_type} model; {remedy}"
+        )
+    for attention, modules in found:
+        lacking = [name for name in modules.modules if not isinstance(getattr(attention, name, None), nn.Module)]
         if lacking:
             raise InputError(
                 f"recipe {recipe.name}: attention of this {model_type} model has no {', '.join(lacking)}, where int8"
@@ -151,17 +153,17 @@ def require_attention(model: PreTrainedModel, recipe: Recipe) -> None:
 
 
 def attach_attention(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Let every attention use its `query_quantizer`, `key_quantizer` and `value_quantizer` where the recipe says.
+    """Let all attention modules use their `query_quantizer`, `key_quantizer` and `value_quantizer` as the recipe says.
 
     Raises InputError as `require_attention` does.
     """
     if not (recipe.quantizes_attention or recipe.int8_kv_cache):
         return
     require_attention(model, recipe)
-    for attention, row in attentions(model):
+    for attention, modules in attentions(model):
         attention.int8_recipe = recipe  # type: ignore[assignment]  # torch types every attribute as a module
         if recipe.query_key is not Scales.FLOAT and recipe.insertion is Insertion.PROJECTION:
-            for norm, name in ((row.query_norm, "query"), (row.key_norm, "key")):
+            for norm, name in ((modules.query_norm, "query"), (modules.key_norm, "key")):
                 _quantize_before(attention.get_submodule(norm), attention.get_submodule(f"{name}_quantizer"))
     model.set_attn_implementation(ATTENTION)
 
@@ -171,7 +173,7 @@ def _quantize_before(norm: nn.Module, quantizer: nn.Module) -> None:
 
 
 def quantized_inputs(attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Q, K and V [batch, heads, tokens, head_dim] as the attention product of a recipe gets them."""
+    """Q, K and V [batch, heads, tokens, head_dim] as the recipe's attention product reads them, rounded to int8."""
     recipe: Recipe = attention.int8_recipe  # type: ignore[assignment]
     at_rope = recipe.insertion is Insertion.ROPE
     if recipe.query_key is not Scales.FLOAT and at_rope:
@@ -194,7 +196,7 @@ def _through(attention: nn.Module, name: str, x: Tensor) -> Tensor:
 def fake_quant_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA on quantized inputs. Past keys and values are quantized anew, which changes nothing."""
+    """transformers' SDPA on quantized inputs. Past keys and values are quantized again, which does not change them."""
     query, key, value = quantized_inputs(module, query, key, value)
     out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return out
@@ -205,18 +207,18 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def replace_linear(parent: nn.Module, path: str, new: nn.Module) -> None:
-    """Put a module in the place of the one at `path` under `parent`."""
+    """Replace the module at `path` under `parent`."""
     where, _, name = path.rpartition(".")
     setattr(parent.get_submodule(where), name, new)
 
 
 @torch.no_grad()
 def add_quantizer(attention: nn.Module, name: str, quantizer: Quantizer) -> None:
-    """Give an attention its quantizer of "query", "key" or "value"."""
+    """Add a quantizer for "query", "key" or "value" to an attention module."""
     attention.add_module(f"{name}_quantizer", FakeQuantize(quantizer))
 
 
 def quantizer_of(attention: nn.Module, name: str) -> Quantizer:
-    """The one that `add_quantizer` gave it."""
+    """The quantizer that `add_quantizer` added."""
     held = attention.get_submodule(f"{name}_quantizer")
     return Quantizer(held.scale, held.zero_point)  # type: ignore[arg-type]  # torch types every attribute as a module

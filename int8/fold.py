@@ -1,7 +1,8 @@
-"""Smoothing scales, and the arithmetic of folding them in; where they go is in architectures.py.
+"""Smoothing scales, and the arithmetic of folding them into weights. Where they go is in architectures.py.
 
-A producer's output channels are divided by s and the columns of all that reads them multiplied by s, so the model's
-function stays. Method: SmoothQuant (arXiv 2211.10438), s = max|x|^alpha / max|w|^(1 - alpha) for each channel.
+A producer's output channels are divided by s, and the columns of all weights that read them are multiplied by s, so the
+function of the model does not change. Method: SmoothQuant (arXiv 2211.10438), with
+s = max|x|^alpha / max|w|^(1 - alpha) per channel.
 """
 
 from __future__ import annotations
@@ -12,60 +13,65 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from int8.architectures import ARCHITECTURES, ProducerKind, Row, Spread
+from int8.architectures import ARCHITECTURES, FoldRule, ProducerKind, Spread
 from int8.recipe import Fold
 
 
-def rows_of(layer: nn.Module, model_type: str, folds: tuple[Fold, ...]) -> list[Row]:
-    """The rows that apply to a decoder layer (its experts separate), `*` filled in, for the wanted folds."""
+def fold_rules(layer: nn.Module, model_type: str, folds: tuple[Fold, ...]) -> list[FoldRule]:
+    """The rules of the wanted folds that apply to a decoder layer (with separate experts), with `*` replaced."""
     names = {name for name, _ in layer.named_modules()}
     experts = sum(1 for name in names if name.startswith("mlp.experts.") and name.count(".") == 2)
-    rows: list[Row] = []
-    for row in ARCHITECTURES[model_type].folds:
-        filled = [_filled(row, i, i + 1) for i in range(experts)] if "*" in row.producer else [_filled(row, 0, experts)]
-        rows += [one for one in filled if row.fold in folds and {one.producer, *one.consumers} <= names]
-    return rows
+    rules: list[FoldRule] = []
+    for rule in ARCHITECTURES[model_type].folds:
+        filled = (
+            [_filled(rule, i, i + 1) for i in range(experts)] if "*" in rule.producer else [_filled(rule, 0, experts)]
+        )
+        rules += [one for one in filled if rule.fold in folds and {one.producer, *one.consumers} <= names]
+    return rules
 
 
-def _filled(row: Row, start: int, stop: int) -> Row:
-    """With the numbers of some experts in place of `*`."""
-    paths = [path.replace("*", str(i)) for path in row.consumers for i in (range(start, stop) if "*" in path else (0,))]
-    return replace(row, producer=row.producer.replace("*", str(start)), consumers=tuple(paths))
+def _filled(rule: FoldRule, start: int, stop: int) -> FoldRule:
+    """The rule with expert numbers from `start` to `stop` in place of `*`."""
+    paths = [
+        path.replace("*", str(i)) for path in rule.consumers for i in (range(start, stop) if "*" in path else (0,))
+    ]
+    return replace(rule, producer=rule.producer.replace("*", str(start)), consumers=tuple(paths))
 
 
 def smoothing_scales(activation: Tensor, weight: Tensor, alpha: float) -> Tensor:
-    """s [channels], float32, from the largest |x| and |w| of each channel; 1 where either is all zeros."""
+    """s, float32 [channels], from the largest |x| and |w| of each channel; 1 if either is all zeros."""
     activation, weight = activation.float(), weight.float()
     scale = activation**alpha / weight ** (1 - alpha)
     return torch.where((activation > 0) & (weight > 0), scale, 1.0)
 
 
-def row_scales(layer: nn.Module, row: Row, activation: Tensor, quantized: set[str], alpha: float) -> Tensor:
-    """The scales of one fold [producer channels] from the largest |x| of each column that consumers read.
+def fold_scales(layer: nn.Module, rule: FoldRule, activation: Tensor, quantized: set[str], alpha: float) -> Tensor:
+    """The scales of one fold [producer channels], from the largest |x| of each column that consumers read.
 
-    `quantized` are the paths in the layer whose weights become int8: the others follow and have no say. Where a norm
-    is one head's or heads share their values, the largest of all columns that belong together counts.
+    `quantized` are the paths of weights in the layer that become int8. Other consumers take the scales, but do not
+    influence them. If several columns read the same channel (a norm for one head, heads that share values), the largest
+    counts.
     """
-    weights = [_weight(layer, path).float().abs().amax(0) for path in row.consumers if path in quantized]
+    weights = [_weight(layer, path).float().abs().amax(0) for path in rule.consumers if path in quantized]
     if not weights:
-        return torch.ones(_channels(layer, row), device=activation.device)
+        return torch.ones(_channels(layer, rule), device=activation.device)
     weight = torch.stack(weights).amax(0)
-    return smoothing_scales(_gathered(layer, row, activation), _gathered(layer, row, weight), alpha)
+    return smoothing_scales(_gathered(layer, rule, activation), _gathered(layer, rule, weight), alpha)
 
 
 @torch.no_grad()
-def apply_row(layer: nn.Module, row: Row, scales: Tensor) -> None:
+def apply_fold(layer: nn.Module, rule: FoldRule, scales: Tensor) -> None:
     """Divide the producer's channels by `scales` and multiply the consumers' columns, in place."""
-    producer = layer.get_submodule(row.producer)
-    for parameter in _divided(producer, row.kind):
+    producer = layer.get_submodule(rule.producer)
+    for parameter in _divided(producer, rule.kind):
         scale = scales.view(-1, *[1] * (parameter.ndim - 1))
-        if row.kind is ProducerKind.NORM_ONE_PLUS:
+        if rule.kind is ProducerKind.NORM_ONE_PLUS:
             parameter.copy_((1 + parameter.float()) / scale - 1)
         else:
             parameter.copy_(parameter.float() / scale)
-    for path in row.consumers:
+    for path in rule.consumers:
         weight = _weight(layer, path)
-        weight.copy_(weight.float() * column_scales(layer, row, scales, weight.shape[1]))
+        weight.copy_(weight.float() * column_scales(layer, rule, scales, weight.shape[1]))
 
 
 def _divided(producer: nn.Module, kind: ProducerKind) -> Iterator[nn.Parameter]:
@@ -78,32 +84,32 @@ def _weight(layer: nn.Module, path: str) -> nn.Parameter:
     return layer.get_submodule(path).get_parameter("weight")
 
 
-def _channels(layer: nn.Module, row: Row) -> int:
-    return len(_weight(layer, row.producer))
+def _channels(layer: nn.Module, rule: FoldRule) -> int:
+    return len(_weight(layer, rule.producer))
 
 
-def _gathered(layer: nn.Module, row: Row, columns: Tensor) -> Tensor:
-    """The largest of the columns that read each channel of the producer."""
-    if row.spread is Spread.SAME:
+def _gathered(layer: nn.Module, rule: FoldRule, columns: Tensor) -> Tensor:
+    """Per channel of the producer, the largest of the columns that read it."""
+    if rule.spread is Spread.SAME:
         return columns
-    channels = _channels(layer, row)
-    if row.spread is Spread.ALL_HEADS:
+    channels = _channels(layer, rule)
+    if rule.spread is Spread.ALL_HEADS:
         return columns.view(-1, channels).amax(0)
-    width = _head_dim(layer, row)
+    width = _head_dim(layer, rule)
     return columns.view(channels // width, -1, width).amax(1).flatten()
 
 
-def column_scales(layer: nn.Module, row: Row, scales: Tensor, columns: int) -> Tensor:
-    """The scale [columns] of each column of a consumer, from those of the producer's channels."""
-    if row.spread is Spread.SAME:
+def column_scales(layer: nn.Module, rule: FoldRule, scales: Tensor, columns: int) -> Tensor:
+    """The scale of each column of a consumer [columns], from the scales of the producer's channels."""
+    if rule.spread is Spread.SAME:
         return scales
-    if row.spread is Spread.ALL_HEADS:
+    if rule.spread is Spread.ALL_HEADS:
         return scales.repeat(columns // len(scales))
-    width = _head_dim(layer, row)
+    width = _head_dim(layer, rule)
     return scales.view(-1, 1, width).expand(-1, columns // len(scales), -1).flatten()
 
 
-def _head_dim(layer: nn.Module, row: Row) -> int:
-    attention = layer.get_submodule(row.producer.rpartition(".")[0])
+def _head_dim(layer: nn.Module, rule: FoldRule) -> int:
+    attention = layer.get_submodule(rule.producer.rpartition(".")[0])
     width: int = attention.head_dim  # type: ignore[assignment]  # torch types every attribute as a module
     return width

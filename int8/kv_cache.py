@@ -1,7 +1,7 @@
-"""Keys and values of past tokens held as int8, behind the interface of transformers' caches.
+"""A KV cache that holds past keys and values as int8, with the interface of transformers' caches.
 
-With the static scales of K and V where a recipe quantizes them after RoPE; otherwise with a symmetric scale for each
-token and head, which needs no calibration. What attention gets is float again, in the model's dtype.
+It uses the static scales of K and V if the recipe quantizes them after RoPE; otherwise a symmetric scale per token and
+head, which needs no calibration. Attention gets float values again, in the model's dtype.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from int8.arithmetic import Quantizer, dequantize, quantize, quantize_tokens
 from int8.fakequant import attentions, quantizer_of
-from int8.quantize import Quantizer, dequantize, quantize, quantize_tokens
 from int8.recipe import Insertion, Recipe, Scales
 
 
 @dataclass(frozen=True)
 class Int8Codec:
-    """How keys or values are held: by the scales of a quantizer, or each token and head by a scale of its own."""
+    """How keys or values are stored: with the scales of a quantizer, or with one scale per token and head."""
 
     quantizer: Quantizer | None = None
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """int8 like `x` [..., heads, tokens, width] and scales float32 [..., heads, tokens, 1]; of a quantizer, which
-        knows its own, [..., heads, tokens, 0]."""
+        """Returns int8 in the shape of `x` [..., heads, tokens, width], and scales.
+
+        The scales are float32 [..., heads, tokens, 1]; with a quantizer, which has its own, [..., heads, tokens, 0].
+        """
         if self.quantizer is None:
             q, scale, _ = quantize_tokens(x, symmetric=True)
             return q, scale
         return quantize(x, *self._static()), x[..., :0].float()
 
     def decode(self, *parts: Tensor, dtype: torch.dtype) -> Tensor:
-        """What `encode` was given, as near as int8 holds it."""
+        """The input of `encode`, up to the rounding to int8."""
         q, scales = parts
         if self.quantizer is None:
             return (q.float() * scales).to(dtype)
@@ -46,7 +48,7 @@ class Int8Codec:
 
 
 class Int8CacheLayer(DynamicLayer):
-    """One attention layer: keys and values as their codecs hold them."""
+    """The cache of one attention layer, with keys and values stored as their codecs say."""
 
     def __init__(self, key: Int8Codec | None = None, value: Int8Codec | None = None) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class Int8CacheLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Adds what is new, and gives all of it as float."""
+        """Append new keys and values, and return all of them as float."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         key, value = self._codecs
@@ -112,7 +114,7 @@ class Int8CacheLayer(DynamicLayer):
 
 
 def _added(held: Tensor, scales: Tensor | None, new: Tensor, codec: Int8Codec) -> tuple[Tensor, Tensor, Tensor]:
-    """`held` with `new` behind it, in int8; the scales of all, and all as float in the dtype of `new`."""
+    """Append `new` to `held` in int8. Returns the int8 values, their scales, and the values as float like `new`."""
     assert scales is not None
     q, scale = codec.encode(new)
     held, scales = torch.cat((held, q), -2), torch.cat((scales, scale), -2)
@@ -120,8 +122,10 @@ def _added(held: Tensor, scales: Tensor | None, new: Tensor, codec: Int8Codec) -
 
 
 def int8_codecs(model: PreTrainedModel, recipe: Recipe) -> dict[int, tuple[Int8Codec, Int8Codec]]:
-    """Those of keys and values by layer, of the attentions of `model`, in which the recipe's quantizers are attached;
-    none where the recipe keeps the cache in float."""
+    """Layer -> codecs of keys and values, for the attention modules of `model` with the recipe's quantizers attached.
+
+    Empty if the recipe keeps the cache in float.
+    """
     if not recipe.int8_kv_cache:
         return {}
     at_rope = recipe.insertion is Insertion.ROPE
@@ -134,9 +138,9 @@ def int8_codecs(model: PreTrainedModel, recipe: Recipe) -> dict[int, tuple[Int8C
 
 
 def int8_cache(model: PreTrainedModel, recipe: Recipe) -> DynamicCache:
-    """A cache for `model`, in which the recipe's quantizers are attached; give it as past_key_values.
+    """A cache for `model` with the recipe's quantizers attached, to be passed as past_key_values.
 
-    Layers of linear attention, and of sliding windows, keep what they have as it is.
+    Layers of linear attention and of sliding windows keep transformers' own cache.
     """
     cache = DynamicCache(config=model.config)
     for index, codecs in int8_codecs(model, recipe).items():

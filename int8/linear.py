@@ -1,8 +1,8 @@
-"""A linear layer with int8 weights, and int8 activations or float ones, computed in int8.
+"""A linear layer with int8 weights and with int8 or float activations, computed in int8.
 
-y = scale_x * scale_w * (q_x . q_w - zero_point_x * rowsum(q_w)) + bias: the product and the zero point's part are exact
-in int32, the rest is float32 with one cast at the end. On CUDA that is a kernel's epilogue (int8/kernels); elsewhere,
-and for the other dequantizers, torch._int_mm and torch.
+y = scale_x * scale_w * (q_x . q_w - zero_point_x * rowsum(q_w)) + bias. The product and the zero point's part are exact
+in int32; the rest is float32 with one cast at the end. On CUDA it is computed in a kernel's epilogue (int8/kernels); on
+other devices, and for the other dequantizers, by torch._int_mm and torch.
 """
 
 from __future__ import annotations
@@ -18,31 +18,33 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from converters.errors import MissingRuntime
+from int8.arithmetic import QuantizedLinear, quantize, quantize_tokens
 from int8.kernels.paths import INT8_CAPABILITY
-from int8.quantize import QuantizedLinear, quantize, quantize_tokens
 from int8.recipe import Activations, Dequantizer, Recipe
 
-_MIN_ROWS = 17  # torch._int_mm on CUDA takes more than 16, and only
-_MULTIPLE = 8  # of these as inputs and outputs
+_MIN_ROWS = 17  # torch._int_mm on CUDA needs more than 16 rows,
+_MULTIPLE = 8  # and multiples of this as numbers of inputs and outputs
 
 
 def require_int8(device: torch.device) -> None:
-    """Raises MissingRuntime where a CUDA device has no int8 matrix units; any other device is taken as it is."""
+    """Raise MissingRuntime for a CUDA device without int8 matrix units. Other devices are not checked."""
     if device.type != "cuda":
         return
     found = torch.cuda.get_device_capability(device)
     if found < INT8_CAPABILITY:
         has, needs = (".".join(map(str, version)) for version in (found, INT8_CAPABILITY))
         raise MissingRuntime(
-            f"{torch.cuda.get_device_name(device)}: compute capability {has} has no int8 matrix units (from {needs} on)"
-            "; run it on the CPU, or as the fq: variant, in float"
+            f"{torch.cuda.get_device_name(device)}: compute capability {has} has no int8 matrix units (they exist from"
+            f" {needs} on)"
+            "; run it on the CPU, or run the fq: variant, which computes in float"
         )
 
 
 def int_matmul(q: Tensor, weight: Tensor) -> Tensor:
-    """int32 [M, N] from q [M, K] and weight [N, K], both int8, exact up to K = 131072.
+    """int32 [M, N] from q [M, K] and weight [N, K], both int8; exact up to K = 131072.
 
-    torch._int_mm's limits on CUDA are met by padding with zeros; a weight that fits them is read where it lies.
+    Operands are padded with zeros to meet the limits of torch._int_mm on CUDA. A weight that needs no padding is not
+    copied.
     """
     if not q.is_cuda:
         return torch._int_mm(q, weight.t())
@@ -58,12 +60,14 @@ def int_matmul(q: Tensor, weight: Tensor) -> Tensor:
 
 
 class Int8Linear(torch.nn.Module):
-    """Takes the place of torch.nn.Linear. Buffers: weight int8 [out, in], weight_scale float32 [out], row_sums int32
-    [out] (not saved), bias [out] or None, and for static activations input_scale float32 [] and input_zero_point
-    int32 []. Scales stay float32 when the model around is cast.
+    """An int8 replacement for torch.nn.Linear.
 
-    The output has the dtype of the input, except under FP32_UPCAST: there it is float32, for a model whose other
-    weights are float32 too.
+    Buffers: weight int8 [out, in], weight_scale float32 [out], row_sums int32 [out] (not saved), bias [out] or None,
+    and for static activations input_scale float32 [] and input_zero_point int32 []. Scales stay float32 if the model is
+    cast.
+
+    The output has the dtype of the input, except with FP32_UPCAST: then it is float32, for a model whose other weights
+    are float32 too.
     """
 
     weight: Tensor
@@ -96,11 +100,11 @@ class Int8Linear(torch.nn.Module):
 
     @classmethod
     def of(cls, quantized: QuantizedLinear, recipe: Recipe) -> Int8Linear:
-        """As the recipe says."""
+        """A layer with the settings of a recipe."""
         return cls(quantized, recipe.activations, recipe.symmetric, recipe.dequantizer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., out] from x [..., in]."""
+        """x [..., in] -> [..., out]."""
         rows = x.reshape(-1, self.in_features)
         if not len(rows):
             y = rows.new_empty((0, self.out_features))
@@ -144,7 +148,7 @@ class Int8Linear(torch.nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
         scales = {name: held for name in ("weight_scale", "input_scale") if (held := getattr(self, name)) is not None}
         super()._apply(fn, recurse)
-        for name, before in scales.items():  # a cast of the model moves them and leaves their precision
+        for name, before in scales.items():  # a cast of the model moves the scales, but keeps their precision
             setattr(self, name, before.to(getattr(self, name).device))
         if self.activations is not Activations.FLOAT:
             require_int8(self.weight.device)
@@ -159,13 +163,13 @@ class Int8Linear(torch.nn.Module):
 
 
 def _sum_rows(layer: torch.nn.Module, _: object) -> None:
-    """After other weights were loaded."""
+    """Recompute the row sums after other weights were loaded."""
     assert isinstance(layer, Int8Linear)
     layer.row_sums = layer.weight.sum(1, dtype=torch.int32)
 
 
 def _kernels(name: str) -> Callable[..., Tensor]:
-    """The function, whose launch costs less; within torch.compile the operator, which it does not look into."""
+    """The kernel's function, whose launch costs less; in torch.compile the operator, which is not traced into."""
     if torch.compiler.is_compiling():
         return cast(Callable[..., Tensor], getattr(torch.ops.bitsweep, name))
     from int8.kernels import linear
@@ -175,7 +179,7 @@ def _kernels(name: str) -> Callable[..., Tensor]:
 
 @cache
 def has_kernels(device: torch.device) -> bool:
-    """Whether int8/kernels runs there: CUDA that Triton compiles for, and Triton, which is imported there only."""
+    """Whether int8/kernels supports this device: CUDA from compute capability 8.0, with Triton installed."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0) or not find_spec("triton"):
         return False
     importlib.import_module("int8.kernels.linear")

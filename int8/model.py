@@ -1,4 +1,4 @@
-"""A checkpoint as a model of transformers, made ready for calibration: text decoder alone, experts separate."""
+"""A checkpoint as a transformers model, prepared for calibration: only the text decoder, with separate experts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from int8.experts import separate_experts
 
 @dataclass(frozen=True)
 class Decoder:
-    """The decoder of a model: its layers, their path in the model, and its name in the table of architectures."""
+    """The decoder of a model: its layers, their path in the model, and its key in the table of architectures."""
 
     module: nn.Module
     path: str
@@ -25,12 +25,12 @@ class Decoder:
 
 
 def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
-    """Load a checkpoint directory on the CPU; `dtype` "auto" is the checkpoint's own.
+    """Load a checkpoint directory on the CPU; `dtype` "auto" keeps the checkpoint's dtype.
 
-    Raises InputError for what is no directory of a float checkpoint of a known architecture.
+    Raises InputError for anything but a directory with a float checkpoint of a supported architecture.
     """
     if path.is_file():
-        raise InputError(f"{path}: int8 is made of a Hugging Face checkpoint; give its directory")
+        raise InputError(f"{path}: int8 needs a Hugging Face checkpoint; give its directory")
     require_quantizable(path)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -40,16 +40,16 @@ def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
             local_files_only=True,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # whatever transformers says of a bad directory
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # transformers' errors for a bad directory
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: transformers cannot load it: {reason}") from error
+        raise InputError(f"{path}: transformers cannot load this checkpoint: {reason}") from error
     separate_experts(model)
     decoder_of(model)
     return model.eval()
 
 
 def decoder_of(model: PreTrainedModel) -> Decoder:
-    """Raises InputError for an architecture that ARCHITECTURES does not know."""
+    """The decoder of a model. Raises InputError for an architecture that is not in ARCHITECTURES."""
     module = model.get_decoder()
     model_type = module.config.model_type
     require_known(model_type)

@@ -1,4 +1,4 @@
-"""What is quantized to int8 and how: recipes as values, the named ones, and the reader of a recipe's TOML file.
+"""Recipes: what is quantized to int8 and how. The named recipes, and the reader of a recipe's TOML file.
 
 Method: SmoothQuant (arXiv 2211.10438) with the finer attention scales of later W8A8 work on Qwen3. Free of torch.
 """
@@ -20,41 +20,41 @@ from converters.errors import InputError
 class Activations(StrEnum):
     """How the input of a linear layer is quantized."""
 
-    STATIC = "static"  # one scale for the whole tensor, from calibration
-    DYNAMIC = "dynamic"  # one scale for each token, from the token itself
-    FLOAT = "float"  # not at all: int8 weights alone (W8A16)
+    STATIC = "static"  # one scale per tensor, from calibration
+    DYNAMIC = "dynamic"  # one scale per token, from the token itself
+    FLOAT = "float"  # not quantized: only the weights are int8 (W8A16)
 
 
 class Scales(StrEnum):
-    """How many scales Q, K or V have, all static."""
+    """How many static scales Q, K or V have."""
 
-    FLOAT = "float"  # none: not quantized
+    FLOAT = "float"  # none, because it is not quantized
     TENSOR = "tensor"  # one
-    HEAD = "head"  # one for each head
-    CHANNEL = "channel"  # one for each channel of each head; V alone
+    HEAD = "head"  # one per head
+    CHANNEL = "channel"  # one per channel of each head; only for V
 
 
 class Insertion(StrEnum):
-    """Where Q and K are quantized. V is what the attention product reads at either place."""
+    """Where Q and K are quantized. V is quantized at the same place in both cases."""
 
-    PROJECTION = "projection"  # what q_proj and k_proj put out, before q_norm, k_norm and RoPE
+    PROJECTION = "projection"  # the outputs of q_proj and k_proj, before q_norm, k_norm and RoPE
     ROPE = "rope"  # the inputs of the attention product, after norm and RoPE
 
 
 class Fold(StrEnum):
-    """Where scales are moved from activations into weights without changing the model's function."""
+    """Where scales are moved from activations into weights without changing the function of the model."""
 
-    NORM_QKV = "norm->qkv"  # the norm before attention (or DeltaNet), and all that reads it
-    NORM_GATE_UP = "norm->gate/up"  # the norm before the MLP, and all that reads it: experts and router too
+    NORM_QKV = "norm->qkv"  # the norm before attention (or DeltaNet) and everything that reads it
+    NORM_GATE_UP = "norm->gate/up"  # the norm before the MLP and everything that reads it, including experts and router
     UP_DOWN = "up->down"
-    V_O = "v->o"  # in DeltaNet the norm before out_proj
+    V_O = "v->o"  # in DeltaNet: the norm before out_proj and out_proj
 
 
 class Dequantizer(StrEnum):
-    """In what precision the int32 products become activations again."""
+    """The precision in which int32 products become activations again."""
 
     FP32_INTERNAL = "fp32-internal"  # scales, zero point and bias in float32, one cast at the end
-    FP32_UPCAST = "fp32-upcast"  # all in float32, the output too
+    FP32_UPCAST = "fp32-upcast"  # everything in float32, including the output
     BF16 = "bf16"  # the product is cast to bfloat16 before its scales are applied
 
 
@@ -63,19 +63,22 @@ KEPT = (
     "lm_head", "*.mlp.gate", "*.shared_expert_gate", "*.in_proj_a", "*.in_proj_b", "*.in_proj_ba", "visual.*", "mtp.*",
     "*.visual.*", "*.mtp.*",
 )  # fmt: skip
-"""Linear layers that stay float: small, and much depends on them. Embeddings, norms and conv1d always do."""
+"""Linear layers that stay float: they are small and sensitive. Embeddings, norms and conv1d always stay float."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to quantize a model. Weights are int8 with a symmetric scale for each output channel.
+    """One way to quantize a model. Weights are int8 with one symmetric scale per output channel.
 
-    `alpha` is SmoothQuant's migration strength, 0 to 1, of the folds in `folds`. `symmetric` is for the inputs of
-    linear layers, `attention_symmetric` for Q, K and V. Static ranges reach from the (100 - `percentile`)th to the
-    `percentile`th percentile of what calibration saw. `keep` are patterns (as of file names) of linear layers that
-    stay float. `int8_attention` runs the attention products of a prefill on int8 Q, K and V, with float probabilities;
-    it needs Q and K quantized after RoPE. `int8_kv_cache` holds past keys and values as int8: with the scales of K
-    and V where they are quantized after RoPE, otherwise with a symmetric scale for each token and head.
+    - `alpha`: SmoothQuant's migration strength, 0 to 1, for the folds in `folds`.
+    - `symmetric`: for the inputs of linear layers; `attention_symmetric`: for Q, K and V.
+    - `percentile`: static ranges reach from the (100 - `percentile`)th to the `percentile`th percentile of the values
+      seen in calibration.
+    - `keep`: patterns (as for file names) of linear layers that stay float.
+    - `int8_attention`: computes the attention products of a prefill on int8 Q, K and V, with float probabilities. It
+      needs Q and K quantized after RoPE.
+    - `int8_kv_cache`: holds past keys and values as int8, with the scales of K and V if they are quantized after RoPE,
+      otherwise with one symmetric scale per token and head.
     """
 
     name: str
@@ -94,7 +97,7 @@ class Recipe:
     dequantizer: Dequantizer = Dequantizer.FP32_INTERNAL
 
     def keeps(self, module: str) -> bool:
-        """Whether the linear layer of this path in the model, such as model.layers.0.mlp.gate, stays float."""
+        """Whether the linear layer with this path in the model, such as model.layers.0.mlp.gate, stays float."""
         return any(fnmatchcase(module, pattern) for pattern in self.keep)
 
     @property
@@ -103,11 +106,11 @@ class Recipe:
 
     @property
     def needs_text(self) -> bool:
-        """Whether anything of it depends on activations that a calibration text shows."""
+        """Whether the recipe depends on activations, so that it needs a calibration text."""
         return bool(self.folds) or self.quantizes_attention or self.activations is Activations.STATIC
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_table` takes, and the name."""
+        """The recipe as a JSON object, including its name; `from_json` reads it."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
@@ -124,23 +127,23 @@ NAMED: Mapping[str, Recipe] = {
         Recipe("w8a16", activations=Activations.FLOAT),
     )
 }
-"""The first three are the published ones; the others smooth nothing and leave attention float."""
+"""The first three are published recipes; the others do not smooth, and leave attention in float."""
 PUBLISHED = ("sq", "sq-ph", "sq-ph-dyn")
 
 
 def recipe(name: str) -> Recipe:
-    """A named recipe, or one from a TOML file. Raises InputError naming the file and the key."""
+    """A named recipe, or one from a TOML file. Raises InputError that names the file and the key."""
     if name in NAMED:
         return NAMED[name]
-    file = Path(name).expanduser()  # after int8: no shell does it
+    file = Path(name).expanduser()  # after "int8:" the shell does not expand ~
     if not file.is_file():
         near = difflib.get_close_matches(name, NAMED, n=2) or NAMED
-        raise InputError(f"{name}: no such recipe, nor a TOML file of that name; did you mean {', '.join(near)}?")
+        raise InputError(f"{name}: there is no recipe and no TOML file with this name; did you mean {', '.join(near)}?")
     try:
         with open(file, "rb") as opened:
             table = tomllib.load(opened)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid TOML: {error}") from error
+        raise InputError(f"{file}: is not valid TOML: {error}") from error
     return from_table(table, str(file), file.stem)
 
 
@@ -149,9 +152,9 @@ _ELEMENTS: Mapping[str, type] = {"folds": Fold, "keep": str}
 
 
 def from_table(table: Mapping[str, Any], where: str, name: str) -> Recipe:
-    """A recipe from the keys of a TOML or JSON object: `base` may name a recipe that the other keys change.
+    """A recipe from the keys of a TOML or JSON object. The key `base` names a recipe that the other keys change.
 
-    Raises InputError naming `where` and the key.
+    Raises InputError that names `where` and the key.
     """
     base = table.get("base")
     if base is not None and (not isinstance(base, str) or base not in NAMED):
@@ -163,7 +166,7 @@ def from_table(table: Mapping[str, Any], where: str, name: str) -> Recipe:
 
 
 def from_json(stated: Mapping[str, Any], where: str) -> Recipe:
-    """What `Recipe.to_json` gave. Raises InputError naming `where` and the key."""
+    """The recipe from the result of `Recipe.to_json`. Raises InputError that names `where` and the key."""
     return from_table({key: value for key, value in stated.items() if key != "name"}, where, str(stated["name"]))
 
 
@@ -192,13 +195,13 @@ def _member(where: str, key: str, kind: type, value: Any) -> Any:
 
 
 def _check(given: Recipe, where: str) -> None:
-    """Raises InputError for values that are each of the right type, but make no recipe."""
+    """Raise InputError for values of the right types that do not form a valid recipe."""
     if not 0 <= given.alpha <= 1:
         raise InputError(f"{where}: 'alpha' is {given.alpha}; it must be from 0 to 1")
     if not 50 < given.percentile <= 100:
-        raise InputError(f"{where}: 'percentile' is {given.percentile}; it must be above 50 and at most 100")
-    if given.query_key is Scales.CHANNEL:  # a scale for each summand of q.k cannot leave the sum
-        raise InputError(f"{where}: 'query_key' is 'channel'; V alone can have a scale for each channel")
+        raise InputError(f"{where}: 'percentile' is {given.percentile}; it must be above 50 and up to 100")
+    if given.query_key is Scales.CHANNEL:  # a scale per summand of q.k cannot be taken out of the sum
+        raise InputError(f"{where}: 'query_key' is 'channel'; only V can have a scale per channel")
     if given.int8_attention and (
         given.insertion is not Insertion.ROPE or Scales.FLOAT in (given.query_key, given.value)
     ):

@@ -1,6 +1,7 @@
-"""What a recipe makes of a model, in bytes, from the shapes of its parameters alone: no torch, no weights.
+"""Sizes in bytes of a model under a recipe, computed from the shapes of its parameters: without torch or weights.
 
-`file` is what `int8.checkpoint.save` writes and `loaded` what the int8 model holds; tests compare both to the byte.
+`file` is the size of what `int8.checkpoint.save` writes, `loaded` the size of the int8 model in memory. Tests compare
+both with the real sizes, to the byte.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from int8.recipe import Activations, Insertion, Recipe, Scales
 
 FLOAT_BYTES = 2  # bfloat16, in which models are run and sweeps write checkpoints
 _SCALE, _ZERO_POINT, _ROW_SUM, _FLOAT32 = 4, 4, 4, 4  # float32, int32, int32
-_TELLS_NUMBERS = re.compile(r"[0-9?\[]")
-"""What a pattern has that matches some experts and not others. Without it one stands for all of up to 75,000."""
+_MATCHES_NUMBERS = re.compile(r"[0-9?\[]")
+"""Whether a pattern may match only some experts. If not, one expert stands for all of them (up to 75,000)."""
 _EMBEDDINGS = "model.embed_tokens.weight"
 _UNKNOWN = QuantizableArchitecture(())
-"""Stands for an architecture that int8 does not know, or that a config does not tell: as if it were like others."""
+"""Used for an architecture that int8 does not support or that is unknown: it is treated like the others."""
 
 
 @dataclass(frozen=True)
-class Linear:
-    """Linear layers of one shape [rows, columns]; `paths` are theirs in the model."""
+class LinearGroup:
+    """Linear layers of one shape [rows, columns]; `paths` are their paths in the model."""
 
     paths: tuple[str, ...]
     rows: int
@@ -33,11 +34,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class RecipeSizes:
-    """Bytes of tensors: `file` in the checkpoint, `loaded` in memory, `active` what of the latter one token reads.
+    """Bytes of tensors: `file` in the checkpoint, `loaded` in memory, `active` the part of `loaded` read per token.
 
-    `quantized` and `kept` count weights: those in int8, and those that stay float. `channels` are output channels of
-    quantized layers and `static` the bytes of scales from calibration. `widest` counts values of the widest activation
-    of one token, `largest` weights of the largest quantized layer.
+    `quantized` and `kept` are numbers of weights: in int8, and in float. `channels` is the number of output channels of
+    quantized layers, `static` the bytes of scales from calibration, `widest` the number of values of the widest
+    activation per token, `largest` the number of weights of the largest quantized layer.
     """
 
     file: int = 0
@@ -69,11 +70,11 @@ def recipe_sizes(
     experts_used: int,
     real: bool = True,
 ) -> RecipeSizes:
-    """Sizes of a model with these `parameters` (see `DescribedSource.parameters`) under a recipe.
+    """Sizes of a model with these `parameters` (see `HuggingFaceSource.parameters`) under a recipe.
 
-    Without a recipe all stays float. `tied`: the output is the embedding and has no weights of its own. Of each token
-    `experts_used` experts read it. `real`: computed in int8, which holds a row sum for each output channel; fake-quant
-    does not.
+    Without a recipe everything stays float. `tied`: the output is the embedding, and has no weights of its own.
+    `experts_used` is the number of experts per token. `real`: real int8, which also holds one row sum per output
+    channel; fake-quant does not.
     """
     known = ARCHITECTURES.get(model_type, _UNKNOWN)
     linears = {name: _linear(name, shape, known) for name, shape in parameters.items()}
@@ -87,7 +88,7 @@ def recipe_sizes(
         elif recipe is not None and _is_quantized(linears.get(f"{name.removesuffix('.bias')}.weight"), recipe):
             total += _floats(math.prod(shape), _FLOAT32)  # the bias of a quantized layer
         else:
-            # A token reads one row of embeddings that are not the output too.
+            # A token reads only one row of the embeddings, unless they are also the output.
             total += _floats(math.prod(shape), read=name != _EMBEDDINGS or tied)
     if recipe is not None:
         for scales in _attention_scales(parameters, recipe, known.attention):
@@ -100,12 +101,12 @@ def _floats(weights: int, size: int = FLOAT_BYTES, read: bool = True) -> RecipeS
     return RecipeSizes(file=count, loaded=count, active=count if read else 0, kept=weights)
 
 
-def _is_quantized(linear: Linear | None, recipe: Recipe) -> bool:
+def _is_quantized(linear: LinearGroup | None, recipe: Recipe) -> bool:
     return linear is not None and not recipe.keeps(linear.paths[0])
 
 
-def _sizes_of(linear: Linear, recipe: Recipe | None, experts_used: int, real: bool) -> RecipeSizes:
-    """Of all layers of one shape; of experts a token reads some."""
+def _sizes_of(linear: LinearGroup, recipe: Recipe | None, experts_used: int, real: bool) -> RecipeSizes:
+    """Sizes of all layers of one shape. A token reads only some of the experts."""
     count, weights = len(linear.paths), linear.rows * linear.columns
     used = min(experts_used, count) if count > 1 else 1
     taken = 0 if recipe is None else _taken(linear, recipe)
@@ -126,10 +127,10 @@ def _sizes_of(linear: Linear, recipe: Recipe | None, experts_used: int, real: bo
 
 
 def kv_cell_bytes(recipe: Recipe | None, kv_heads: int, key_length: int, value_length: int) -> tuple[int, int]:
-    """Bytes that the cache of one attention layer holds for one token: of keys and values, and of their scales.
+    """Bytes per token in the cache of one attention layer: of keys and values, and of their scales.
 
-    An int8 cache goes by the scales of K and V where the recipe quantizes them after RoPE; otherwise each token and
-    head has a float32 scale for either (see `int8.kv_cache`).
+    An int8 cache uses the static scales of K and V if the recipe quantizes them after RoPE; otherwise K and V each have
+    one float32 scale per token and head (see `int8.kv_cache`).
     """
     values = kv_heads * (key_length + value_length)
     if recipe is None or not recipe.int8_kv_cache:
@@ -139,30 +140,30 @@ def kv_cell_bytes(recipe: Recipe | None, kv_heads: int, key_length: int, value_l
     return values, kv_heads * _SCALE * len(by_token)
 
 
-def _taken(linear: Linear, recipe: Recipe) -> int:
-    """How many of the layers are quantized."""
-    if any(_TELLS_NUMBERS.search(pattern) for pattern in recipe.keep):
+def _taken(linear: LinearGroup, recipe: Recipe) -> int:
+    """The number of these layers that are quantized."""
+    if any(_MATCHES_NUMBERS.search(pattern) for pattern in recipe.keep):
         return sum(not recipe.keeps(path) for path in linear.paths)
     return 0 if recipe.keeps(linear.paths[0]) else len(linear.paths)
 
 
-def _stored(linear: Linear, recipe: Recipe) -> int:
+def _stored(linear: LinearGroup, recipe: Recipe) -> int:
     """Bytes of one quantized layer in the file (see `int8.compressed_tensors`)."""
     scales = _SCALE * linear.rows
-    if recipe.activations is Activations.FLOAT:  # four weights to an int32, and the shape as two int64
+    if recipe.activations is Activations.FLOAT:  # four weights per int32, and the shape as two int64
         return 4 * linear.rows * -(-linear.columns // 4) + 16 + scales
     static = recipe.activations is Activations.STATIC
     return linear.rows * linear.columns + scales + static * (_SCALE + (not recipe.symmetric))
 
 
-def _linear(name: str, shape: tuple[int, ...], known: QuantizableArchitecture) -> Linear | None:
-    """The linear layers of decoder layers that a parameter is the weights of; None for any other parameter."""
+def _linear(name: str, shape: tuple[int, ...], known: QuantizableArchitecture) -> LinearGroup | None:
+    """The linear layers whose weights a parameter holds; None for parameters that are not such weights."""
     path, _, kind = name.rpartition(".")
     if not name.startswith("model.layers.") or kind != "weight" or path.split(".", 3)[3] in known.routers:
         return None
     if "*" in path and len(shape) == 3:
-        return Linear(tuple(path.replace("*", str(i)) for i in range(shape[0])), *shape[1:])
-    return Linear((path,), *shape) if len(shape) == 2 else None
+        return LinearGroup(tuple(path.replace("*", str(i)) for i in range(shape[0])), *shape[1:])
+    return LinearGroup((path,), *shape) if len(shape) == 2 else None
 
 
 def _attention_scales(

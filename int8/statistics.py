@@ -1,4 +1,4 @@
-"""What calibration saw, and its cache: by content, so the same model, text and recipe are never read twice."""
+"""Statistics from calibration and their cache, by content: the same model, text and recipe are measured only once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from converters.atomic import WholeFile
+from converters.atomic import AtomicFile
 from converters.errors import InputError
 from int8.recipe import Activations, Recipe
 
-VERSION = 1  # of what is measured and how it is written; another number, and nothing that was kept is read
+VERSION = 1  # of the measurement and of the file format; files of another version are not read
 
 
 @dataclass
 class Statistics:
-    """All keys begin with a layer's number.
+    """Statistics of all layers. All keys begin with the layer's number.
 
-    `channel_max` ("3.up->down.mlp.up_proj"): float32 [channels], largest |x| of each column that the fold's consumers
-    read. `ranges` ("3.mlp.down_proj", "3.self_attn.query"): float32 [2, groups], lowest and highest value of each group
-    with scales of its own, on the folded model. `expert_tokens` ("3.17"): tokens that were routed to the expert.
+    - `channel_max` ("3.up->down.mlp.up_proj"): float32 [channels], the largest |x| of each column that the consumers of
+      the fold read.
+    - `ranges` ("3.mlp.down_proj", "3.self_attn.query"): float32 [2, groups], lowest and highest value per group with
+      its own scale, in the folded model.
+    - `expert_tokens` ("3.17"): the number of tokens routed to the expert.
     """
 
     channel_max: dict[str, Tensor] = field(default_factory=dict)
@@ -35,32 +37,32 @@ class Statistics:
 
 
 class StatisticsCache:
-    """Statistics in a directory. `model` is the fingerprint of its checkpoint, `tokens` [samples, length] the text."""
+    """Statistics in a directory. `model` is the checkpoint's fingerprint, `tokens` [samples, length] the text."""
 
     def __init__(self, directory: Path, model: str, tokens: Tensor) -> None:
         self._directory = directory
         self._text = _digest(model, str(tuple(tokens.shape)), hashlib.sha256(tokens.numpy().tobytes()).hexdigest())
 
     def load(self, recipe: Recipe) -> Statistics:
-        """What is known for the recipe: all, the largest magnitudes alone (another recipe's are the same), or none."""
+        """The known statistics for a recipe: all, only the maxima (which recipes share), or none."""
         smoothing, ranges = (_read(path) for path in self._paths(recipe))
         tokens = json.loads((smoothing[1] or ranges[1]).get("expert_tokens", "{}"))
         return Statistics(smoothing[0], ranges[0], tokens)
 
     def save(self, recipe: Recipe, statistics: Statistics) -> None:
-        """Raises InputError where the directory cannot be written."""
+        """Write the statistics for a recipe. Raises InputError if the directory cannot be written."""
         about = {"version": str(VERSION), "expert_tokens": json.dumps(statistics.expert_tokens)}
         for path, tensors in zip(self._paths(recipe), (statistics.channel_max, statistics.ranges), strict=True):
             if tensors and not path.exists():
                 _write(path, tensors, about)
 
     def load_channels(self) -> Statistics | None:
-        """What int8.survey saw of this text, if that is known."""
+        """The result of int8.channel_statistics for this text, or None if it is not cached."""
         (maxima, _), (ranges, _) = (_read(path) for path in self._channel_paths)
         return Statistics(maxima, ranges) if maxima and ranges else None
 
     def save_channels(self, statistics: Statistics) -> None:
-        """Raises InputError where the directory cannot be written."""
+        """Write the result of int8.channel_statistics. Raises InputError if the directory cannot be written."""
         for path, tensors in zip(self._channel_paths, (statistics.channel_max, statistics.ranges), strict=True):
             _write(path, tensors, {"version": str(VERSION)})
 
@@ -70,7 +72,7 @@ class StatisticsCache:
         return self._directory / f"maxima-{digest}.safetensors", self._directory / f"channels-{digest}.safetensors"
 
     def _paths(self, recipe: Recipe) -> tuple[Path, Path]:
-        """Smoothing looks at the folds' places alone; ranges depend on nearly all of the recipe."""
+        """Files of the maxima and of the ranges. Maxima depend only on the folds, ranges on most of the recipe."""
         folds = ",".join(sorted(recipe.folds))
         seen = {key: value for key, value in recipe.to_json().items() if key in _SEEN_BY_RANGES}
         if recipe.activations is not Activations.STATIC:
@@ -92,18 +94,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError):  # not there, or not whole: what was seen can be seen again
+    except (OSError, SafetensorError):  # missing or damaged: the statistics are measured again
         return {}, {}
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
     try:
-        with WholeFile(path, make_parents=True) as file:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.beside, about)
-    except (OSError, SafetensorError) as error:  # the library has errors of its own for a full disk
+        with AtomicFile(path, make_parents=True) as file:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.temporary_path, about)
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
         raise InputError(f"{path}: cannot be written: {error}") from error
 
 
 def stack_range(low: Tensor, high: Tensor) -> Tensor:
-    """[2, groups], on the CPU."""
+    """Stack two [groups] to [2, groups] on the CPU."""
     return torch.stack([low, high]).cpu()

@@ -1,4 +1,4 @@
-"""Data of the product with its loaders: sweeps, built-in models and their tasks, lists of tasks and their data."""
+"""Data that comes with the program, and its loaders: sweep presets, built-in models, task lists and task data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent
 
 @dataclass(frozen=True)
 class BuiltinModel:
-    """A model shipped with the program, with the texts and tasks that belong to it."""
+    """A model that comes with the program, with its texts and tasks."""
 
     name: str
     title: str
@@ -26,7 +26,7 @@ class BuiltinModel:
 
 @cache
 def builtin_models() -> dict[str, BuiltinModel]:
-    """The models of models.toml by name."""
+    """Name -> model, from models.toml."""
     paths = ("directory", "text", "calibration", "task_directory")
     return {
         name: BuiltinModel(
@@ -41,17 +41,17 @@ def builtin_models() -> dict[str, BuiltinModel]:
 
 @cache
 def sweeps() -> dict[str, Path]:
-    """The sweep presets shipped with the program: name -> TOML file."""
+    """Name -> TOML file, for the sweep presets that come with the program."""
     return {file.stem: file for file in sorted((ROOT / "sweeps").glob("*.toml"))}
 
 
 DESIGN_SPACE = ROOT / "int8-design-space.toml"
-"""The int8 recipes that are compared where no other file says which; read by int8.design_space."""
+"""The default design space of int8 recipes; read by int8.design_space."""
 
 
 @dataclass(frozen=True)
 class TaskList:
-    """Tasks that go by one name: (task, number of examples or None for the task's own) in order."""
+    """Several tasks under one name: (task, number of few-shot examples or None for the task's default), in order."""
 
     name: str
     title: str
@@ -61,7 +61,7 @@ class TaskList:
 
 @cache
 def task_lists() -> dict[str, TaskList]:
-    """The lists of tasks/lists.toml by name."""
+    """Name -> list of tasks, from tasks/lists.toml."""
     return {
         name: TaskList(name, entry["title"], tuple(_listed(task) for task in entry["tasks"]), entry.get("limit"))
         for name, entry in _toml("tasks/lists.toml").items()
@@ -74,7 +74,11 @@ def _listed(entry: str | dict[str, Any]) -> tuple[str, int | None]:
 
 @dataclass(frozen=True)
 class DataForm:
-    """Files with the fields `has`: what the published fields are made of, as (name, Jinja expression over an item)."""
+    """Files whose items have the fields `has`; `fields` makes the published ones, as (name, Jinja expression).
+
+    `processed` says that the task's own preparation of items is already done. The repr of this class is part of job
+    keys, so its name and fields must not change.
+    """
 
     has: tuple[str, ...]
     fields: tuple[tuple[str, str], ...]
@@ -83,7 +87,7 @@ class DataForm:
 
 @dataclass(frozen=True)
 class Needs:
-    """Items whose `field` holds one of `values` cannot be scored where nltk has no `resource`."""
+    """Items whose `field` has one of `values` can be scored only if nltk has `resource`."""
 
     resource: str
     field: str
@@ -92,7 +96,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A data set as files of a directory `name`; see tasks/data.toml. `dataset` None takes what the task names."""
+    """A data set as files in a directory `name`; see tasks/data.toml. `dataset` is by default that of the task."""
 
     name: str
     tasks: tuple[str, ...] = ()
@@ -106,7 +110,7 @@ class TaskData:
 
 @cache
 def task_data() -> dict[str, TaskData]:
-    """The data sets of tasks/data.toml by name."""
+    """Name -> data set, from tasks/data.toml."""
     return {
         name: TaskData(
             name=name,
@@ -131,7 +135,7 @@ def _needs(entry: dict[str, Any]) -> Needs:
 
 @cache
 def defaults() -> dict[str, Any]:
-    """What a model that is not built in is measured with: tasks, limit, text."""
+    """The default tasks, limit and text for models that are not built in."""
     return _toml("defaults.toml")
 
 

@@ -1,4 +1,4 @@
-"""GPUs by name: memory, what of it a program can have, and bandwidth (gpus.toml, and there where each is from)."""
+"""GPUs by name: total and usable memory, and bandwidth. The data and their sources are in gpus.toml."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from typing import Any
 
 _FILE = Path(__file__).parent / "gpus.toml"
 GIB = 1 << 30
-NEAR = 0.25  # how far the memory that a driver states may be from a card's, as a share, and it is still that card
+MEMORY_TOLERANCE = 0.25  # largest relative difference of memory for a driver's device to be a GPU of the table
 
-# Words that tell no two cards apart, so that they may be left out.
-_MAKERS = frozenset("nvidia geforce tesla amd radeon instinct intel apple rtx gtx rx arc r tm gpu graphics".split())
-_FILLING = frozenset("generation edition workstation with design data center".split())
+# Words that do not distinguish GPUs, so users may leave them out.
+_BRAND_WORDS = frozenset(
+    "nvidia geforce tesla amd radeon instinct intel apple rtx gtx rx arc r tm gpu graphics".split()
+)
+_FILLER_WORDS = frozenset("generation edition workstation with design data center".split())
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card, or one of its `devices` where it shows as several. Bytes, and bytes a second.
+    """A GPU, or one device of a card that shows as several `devices`. Sizes in bytes, bandwidth in bytes per second.
 
-    `kind` is llama.cpp's backend for it; `usable_known`, whether what a program can have is known of this card, or else
-    reckoned as its series' share; `source` where the figures come from, `driver` the words of its driver's name for it.
+    `kind` is llama.cpp's backend for it. `usable_bytes` is the memory that a program can use; `usable_known` says
+    whether it is known for this GPU or computed from the share of its series. `source` says where the figures come
+    from. `driver` has the words of the driver's name for it.
     """
 
     name: str
@@ -42,34 +45,35 @@ class Gpu:
 
 @cache
 def gpus() -> Mapping[str, Gpu]:
-    """The cards by name, in the order of the file."""
+    """Name -> GPU, in the order of the file."""
     with open(_FILE, "rb") as file:
         content = tomllib.load(file)
-    listed = [gpu for series in content["series"] for card in series["cards"] for gpu in _card(series, card)]
+    listed = [gpu for series in content["series"] for entry in series["gpus"] for gpu in _sizes(series, entry)]
     return {gpu.name: gpu for gpu in listed}
 
 
-def _card(series: Mapping[str, Any], card: Mapping[str, Any]) -> list[Gpu]:
-    several = isinstance(card["memory"], list)
+def _sizes(series: Mapping[str, Any], entry: Mapping[str, Any]) -> list[Gpu]:
+    """The GPUs of an entry, one per memory size."""
+    several = isinstance(entry["memory"], list)
     return [
         Gpu(
-            name=f"{card['name']} {memory}GB" if several else card["name"],
+            name=f"{entry['name']} {memory}GB" if several else entry["name"],
             series=series["name"],
             kind=series["kind"],
             memory_bytes=memory * GIB,
-            usable_bytes=int(card.get("usable", memory * series["share"]) * GIB),
-            usable_known="usable" in card,
-            bandwidth=card["bandwidth"] * 1e9,
-            devices=card.get("devices", 1),
+            usable_bytes=int(entry.get("usable", memory * series["share"]) * GIB),
+            usable_known="usable" in entry,
+            bandwidth=entry["bandwidth"] * 1e9,
+            devices=entry.get("devices", 1),
             source=series["source"],
-            driver=_words(_SIZE.sub(" ", card.get("driver", card["name"]))),
+            driver=_words(_SIZE.sub(" ", entry.get("driver", entry["name"]))),
         )
-        for memory in (card["memory"] if several else [card["memory"]])
+        for memory in (entry["memory"] if several else [entry["memory"]])
     ]
 
 
-def having(text: str) -> list[Gpu]:
-    """The cards whose names, or their series', have words that begin with all of `text`: "A100", "rtx 40", "Apple"."""
+def search_gpus(text: str) -> list[Gpu]:
+    """GPUs for which each word of `text` begins a word of the GPU's or its series' name: "A100", "rtx 40", "Apple"."""
     words = _all_words(text)
 
     def has(gpu: Gpu, word: str) -> bool:
@@ -78,32 +82,33 @@ def having(text: str) -> list[Gpu]:
     return [gpu for gpu in gpus().values() if all(has(gpu, word) for word in words)]
 
 
-def called(text: str) -> list[Gpu]:
-    """The cards that `text` can mean: "4090", "rtx4090" and "NVIDIA GeForce RTX 4090" are one card, "A100" several.
+def find_gpus(text: str) -> list[Gpu]:
+    """The GPUs that `text` can mean. "4090", "rtx4090" and "NVIDIA GeForce RTX 4090" mean one GPU, "A100" several.
 
-    The one whose words are just those; else those that differ by their memory alone; else all that have these words.
+    The result is the GPU with exactly these words; if there is none, the GPUs that differ from them only by their
+    memory size; if there are none, all GPUs whose names contain these words.
     """
     words = _words(text)
     if not words:
         return []
-    those = [gpu for gpu in gpus().values() if words <= _words(gpu.name)]
-    same = [gpu for gpu in those if words == _words(gpu.name)]
-    return same or [gpu for gpu in those if words == _words(_SIZE.sub(" ", gpu.name))] or those
+    containing = [gpu for gpu in gpus().values() if words <= _words(gpu.name)]
+    exact = [gpu for gpu in containing if words == _words(gpu.name)]
+    return exact or [gpu for gpu in containing if words == _words(_SIZE.sub(" ", gpu.name))] or containing
 
 
-def nearest(text: str, count: int = 4) -> list[str]:
-    """Names of cards that are written much like `text`."""
+def similar_gpu_names(text: str, count: int = 4) -> list[str]:
+    """Names of GPUs that are spelled like `text`."""
     known = {_key(name): name for name in gpus()}
     return [known[key] for key in difflib.get_close_matches(_key(text), known, n=count, cutoff=0.4)]
 
 
-def of_device(description: str, total_bytes: int) -> Gpu | None:
-    """The card that a driver describes so, with `total_bytes` of memory; None where no card is much like it."""
+def gpu_of_device(description: str, total_bytes: int) -> Gpu | None:
+    """The GPU that a driver calls `description`, with about `total_bytes` of memory; None if there is none."""
     words = _words(_SIZE.sub(" ", description))
     found = [
-        (-len(gpu.driver), apart, gpu)
+        (-len(gpu.driver), difference, gpu)
         for gpu in gpus().values()
-        if gpu.driver <= words and (apart := abs(gpu.usable_bytes - total_bytes)) <= NEAR * total_bytes
+        if gpu.driver <= words and (difference := abs(gpu.usable_bytes - total_bytes)) <= MEMORY_TOLERANCE * total_bytes
     ]
     return min(found, key=lambda one: one[:2])[2] if found else None
 
@@ -112,8 +117,8 @@ _SIZE = re.compile(r"\b\d+ ?GB\b", re.I)
 
 
 def _words(text: str) -> frozenset[str]:
-    """What tells a card from others: "A100-SXM4-80GB" is {a, 100, sxm, 4, 80, gb}."""
-    return _all_words(text) - _MAKERS - _FILLING
+    """The words of a name that distinguish GPUs: "A100-SXM4-80GB" gives {a, 100, sxm, 4, 80, gb}."""
+    return _all_words(text) - _BRAND_WORDS - _FILLER_WORDS
 
 
 def _all_words(text: str) -> frozenset[str]:

@@ -173,7 +173,7 @@ USES = (
     Use(
         "transformers",
         "AttentionInterface, AttentionMaskInterface, sdpa_attention_forward, sdpa_mask",
-        "int8/fakequant.py, int8/attention.py, int8/passes.py",
+        "int8/fakequant.py, int8/attention.py, int8/calibration_passes.py",
         "attention is neither watched nor quantized",
         all_of(
             has("transformers:AttentionInterface", "register"),
@@ -185,7 +185,7 @@ USES = (
     Use(
         "transformers",
         "PreTrainedModel.all_tied_weights_keys, set_attn_implementation and config._attn_implementation",
-        "int8/checkpoint.py, int8/calibrate.py, int8/survey.py",
+        "int8/checkpoint.py, int8/calibrate.py, int8/channel_statistics.py",
         "tied weights are saved twice, and calibration leaves its own attention behind",
         all_of(
             has("transformers:PreTrainedModel", "set_attn_implementation", "get_decoder"),

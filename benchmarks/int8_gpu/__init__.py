@@ -1,1 +1,1 @@
-"""What int8_speed.py measures, part by part."""
+"""The parts of int8_speed.py."""

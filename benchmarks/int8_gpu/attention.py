@@ -1,4 +1,4 @@
-"""Causal attention of a prefill: the int8 kernel against torch's flash attention in BF16."""
+"""Causal attention of a prefill: the int8 kernel compared with torch's flash attention in BF16."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from int8.quantize import Quantizer, scale_and_zero_point
-from int8_gpu.qwen3_shape import Shape
-from int8_gpu.timing import Machine, milliseconds
+from int8.arithmetic import Quantizer, scale_and_zero_point
+from int8_gpu.qwen3_shape import Qwen3Shape
+from int8_gpu.timing import GpuMachine, milliseconds
 
 
 @torch.no_grad()
-def attention_lines(machine: Machine, shape: Shape, tokens: Sequence[int]) -> Iterator[str]:
-    """Causal attention of a prefill: quantizing and the int8 kernel beside torch's flash attention in BF16."""
+def attention_lines(machine: GpuMachine, shape: Qwen3Shape, tokens: Sequence[int]) -> Iterator[str]:
+    """A table of prefill times: quantization and the int8 kernel, compared with torch's flash attention in BF16."""
     from int8.kernels import attention
 
-    yield "| tokens | BF16, ms | int8, ms | ratio | of which quantizing, ms | off BF16's |"
+    yield "| tokens | BF16, ms | int8, ms | ratio | of which quantization, ms | relative difference from BF16 |"
     yield "|--:|--:|--:|--:|--:|--:|"
     dtype = torch.bfloat16 if machine.device == "cuda" else torch.float32
     for n in tokens:
@@ -49,6 +49,6 @@ def attention_lines(machine: Machine, shape: Shape, tokens: Sequence[int]) -> It
 
 
 def per_head(x: Tensor) -> Quantizer:
-    """Of x [1, heads, tokens, width], symmetric."""
+    """Symmetric scales per head of x [1, heads, tokens, width]."""
     high = x.float().abs().amax((0, 2, 3))[:, None]
     return Quantizer(*scale_and_zero_point(-high, high, symmetric=True))

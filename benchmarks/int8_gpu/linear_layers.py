@@ -1,7 +1,7 @@
-"""Linear layers of Qwen3's shapes: BF16 (cuBLAS) against each path of the int8 kernels, after each was found correct.
+"""Linear layers of Qwen3's shapes: BF16 (cuBLAS) compared with each path of the int8 kernels, and their correctness.
 
-Weights rotate among copies that together exceed the L2 cache by far, as the layers of a model do; activations stay, as
-what the layer before has just written does.
+Weights rotate among copies that together are much larger than the L2 cache, like the layers of a model. Activations
+stay in the cache, like the output of the previous layer.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from int8.kernels.paths import Path, choose
+from int8.arithmetic import QuantizedLinear, quantize_weight
+from int8.kernels.paths import KernelPath, choose
 from int8.linear import Int8Linear
-from int8.quantize import QuantizedLinear, quantize_weight
 from int8.recipe import Activations
-from int8_gpu.qwen3_shape import Shape
+from int8_gpu.qwen3_shape import Qwen3Shape
 from int8_gpu.report import say
-from int8_gpu.timing import Budget, Call, Machine, milliseconds
+from int8_gpu.timing import Call, GpuMachine, TimeBudget, milliseconds
 
-SMALL = 128  # W8A16 is measured up to as many tokens
-ENOUGH = 1.02  # a path of the table this close to the fastest is taken as the fastest
+SMALL = 128  # W8A16 is measured up to this number of tokens
+ENOUGH = 1.02  # the path of the table counts as the fastest if it takes at most this multiple of the fastest time
 
 
-class Linear:
-    """One shape on both sides: copies of a BF16 weight, and of its int8 one."""
+class LinearPair:
+    """A linear layer of one shape on both sides: copies of a BF16 weight, and of the same weight in int8."""
 
-    def __init__(self, machine: Machine, inputs: int, outputs: int) -> None:
+    def __init__(self, machine: GpuMachine, inputs: int, outputs: int) -> None:
         self.machine, self.inputs, self.outputs = machine, inputs, outputs
         copies = max(1, min(96, -(-3 * machine.cache_bytes // (inputs * outputs))))
         weight = torch.randn(outputs, inputs, device=machine.device, dtype=torch.bfloat16)
@@ -36,15 +36,15 @@ class Linear:
         self.bf16 = [weight.clone() for _ in range(copies)]
         self.int8 = [quantized.clone() for _ in range(copies)]
 
-    def paths(self, tokens: int) -> list[Path]:
+    def paths(self, tokens: int) -> list[KernelPath]:
         fits = {
-            Path.SKINNY: tokens <= 16,
-            Path.GEMM: tokens > 1,
-            Path.PERSISTENT: tokens > 32 and self.inputs % 16 == 0 and self.machine.capability >= (9, 0),
+            KernelPath.SKINNY: tokens <= 16,
+            KernelPath.GEMM: tokens > 1,
+            KernelPath.PERSISTENT: tokens > 32 and self.inputs % 16 == 0 and self.machine.capability >= (9, 0),
         }
         return [path for path, holds in fits.items() if holds]
 
-    def product(self, path: Path, x: Tensor, weight: Tensor) -> Tensor:
+    def product(self, path: KernelPath, x: Tensor, weight: Tensor) -> Tensor:
         from int8.kernels import linear
 
         return linear.by_path(path, x, weight, self.scale, self.sums, None, None, None, False)
@@ -56,7 +56,7 @@ class Linear:
         return found
 
     def milliseconds(self, tokens: int) -> dict[str, float]:
-        """Of bf16, every path that can, and w8a16 for few tokens."""
+        """Milliseconds of BF16, of every possible path, and of W8A16 for few tokens."""
         x = torch.randn(tokens, self.inputs, device=self.machine.device, dtype=torch.bfloat16)
         sides: dict[str, list[Call]] = {"bf16": [lambda w=w: x @ w.t() for w in self.bf16]}
         for path in self.paths(tokens):
@@ -66,12 +66,12 @@ class Linear:
         return dict(zip(sides, milliseconds(self.machine, list(sides.values())), strict=True))
 
 
-def correctness(machine: Machine) -> list[str]:
-    """Each path against int64 on random tokens of a shape that fills no tile."""
+def correctness(machine: GpuMachine) -> list[str]:
+    """Compare each path with exact arithmetic on random tokens, for shapes that are no multiples of a tile."""
     lines = ["| path | M | K | N | largest relative error |", "|---|--:|--:|--:|--:|"]
     shapes = [(1, 4096, 1040), (16, 2064, 1000), (300, 4112, 1100)] if machine.device == "cuda" else [(5, 96, 40)]
     for tokens, inputs, outputs in shapes:
-        linear = Linear(replace(machine, cache_bytes=1), inputs, outputs)
+        linear = LinearPair(replace(machine, cache_bytes=1), inputs, outputs)
         x = torch.randn(tokens, inputs, device=machine.device) * torch.rand(tokens, 1, device=machine.device) + 0.3
         x = x.bfloat16()
         weight = linear.int8[0]
@@ -90,7 +90,7 @@ def correctness(machine: Machine) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Cell:
+class LinearTiming:
     sizes: str
     layer: str
     tokens: int
@@ -107,7 +107,7 @@ class Cell:
     def fastest(self) -> str:
         return min((name for name in self.times if name not in ("bf16", "w8a16")), key=self.times.__getitem__)
 
-    def line(self, machine: Machine) -> str:
+    def line(self, machine: GpuMachine) -> str:
         ms = self.times[self.path]
         rate = 2e3 * self.tokens * self.inputs * self.outputs / ms
         moved = 1e3 * (self.inputs * self.outputs + 2 * self.tokens * (self.inputs + self.outputs)) / ms
@@ -127,8 +127,10 @@ CELLS = (
 )
 
 
-def shapes_of(sizes: Sequence[str], shapes: dict[str, Shape]) -> dict[tuple[int, int], tuple[list[str], list[str]]]:
-    """Models and layers that have each (inputs, outputs)."""
+def shapes_of(
+    sizes: Sequence[str], shapes: dict[str, Qwen3Shape]
+) -> dict[tuple[int, int], tuple[list[str], list[str]]]:
+    """(inputs, outputs) -> the models and layers with this shape."""
     found: dict[tuple[int, int], tuple[list[str], list[str]]] = {}
     for size in sizes:
         for layer, shape in shapes[size].linears().items():
@@ -140,30 +142,34 @@ def shapes_of(sizes: Sequence[str], shapes: dict[str, Shape]) -> dict[tuple[int,
 
 
 def linear_cells(
-    machine: Machine, budget: Budget, shapes: dict[str, Shape], sizes: Sequence[str], all_tokens: Sequence[int]
-) -> Iterator[Cell]:
+    machine: GpuMachine,
+    budget: TimeBudget,
+    shapes: dict[str, Qwen3Shape],
+    sizes: Sequence[str],
+    all_tokens: Sequence[int],
+) -> Iterator[LinearTiming]:
     for (inputs, outputs), (models, layers) in shapes_of(sizes, shapes).items():
-        linear = Linear(machine, inputs, outputs)
+        linear = LinearPair(machine, inputs, outputs)
         for tokens in all_tokens:
             if budget.seconds < 20:
                 return
             times = linear.milliseconds(tokens)
             path = choose(tokens, inputs, machine.capability).path
-            yield Cell(", ".join(models), ", ".join(layers), tokens, inputs, outputs, times, path)
+            yield LinearTiming(", ".join(models), ", ".join(layers), tokens, inputs, outputs, times, path)
             say(f"{inputs} x {outputs}, {tokens} tokens: {times}")
 
 
-def verdicts(cells: Sequence[Cell]) -> list[str]:
-    """What was asked for against what was found, and where the table of paths is not the fastest."""
+def verdicts(cells: Sequence[LinearTiming]) -> list[str]:
+    """Compare the results with the targets, and list shapes for which the table of paths is not the fastest."""
     large = [c.ratio for c in cells if c.tokens >= 2048 and min(c.inputs, c.outputs) >= 4096]
     lines = (
-        [f"- M ≥ 2048 and K, N ≥ 4096: smallest ratio {min(large):.2f} (asked: 1.4), of {len(large)}"] if large else []
+        [f"- M ≥ 2048 and K, N ≥ 4096: smallest ratio {min(large):.2f} (target: 1.4), of {len(large)}"] if large else []
     )
     least = min(cells, key=lambda c: c.ratio)
     below = sum(c.ratio < 0.95 for c in cells)
     lines.append(
         f"- anywhere: smallest ratio {least.ratio:.2f}, at M {least.tokens}, K {least.inputs}, N {least.outputs}"
-        f" (asked: 0.95); below 0.95: {below} of {len(cells)}"
+        f" (target: 0.95); below 0.95: {below} of {len(cells)}"
     )
     slower = [c for c in cells if c.times[c.path] > ENOUGH * c.times[c.fastest]]
     lines += [

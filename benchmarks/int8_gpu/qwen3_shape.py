@@ -1,7 +1,7 @@
-"""A Qwen3 decoder of any shape with random weights, in plain torch, whose linear layers can be of any kind.
+"""A Qwen3 decoder of any shape with random weights, in plain torch, with replaceable linear layers.
 
 For timing: the same code runs around BF16 and int8 layers, with static shapes, so that torch.compile and CUDA graphs
-serve both alike. Norms, RoPE and attention are as in transformers' Qwen3.
+work equally for both. Norms, RoPE and attention are as in transformers' Qwen3.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
-class Shape:
+class Qwen3Shape:
     hidden: int
     inner: int
     heads: int
@@ -37,12 +37,12 @@ class Shape:
 
 
 QWEN3 = {
-    "0.6B": Shape(1024, 3072, 16, 8, 28),
-    "1.7B": Shape(2048, 6144, 16, 8, 28),
-    "4B": Shape(2560, 9728, 32, 8, 36),
-    "8B": Shape(4096, 12288, 32, 8, 36),
-    "14B": Shape(5120, 17408, 40, 8, 40),
-    "32B": Shape(5120, 25600, 64, 8, 64),
+    "0.6B": Qwen3Shape(1024, 3072, 16, 8, 28),
+    "1.7B": Qwen3Shape(2048, 6144, 16, 8, 28),
+    "4B": Qwen3Shape(2560, 9728, 32, 8, 36),
+    "8B": Qwen3Shape(4096, 12288, 32, 8, 36),
+    "14B": Qwen3Shape(5120, 17408, 40, 8, 40),
+    "32B": Qwen3Shape(5120, 25600, 64, 8, 64),
 }
 
 
@@ -61,8 +61,8 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-right, left), -1) * sin
 
 
-class Layer(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+class DecoderLayer(nn.Module):
+    def __init__(self, shape: Qwen3Shape) -> None:
         super().__init__()
         self.head_dim = shape.head_dim
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -80,8 +80,11 @@ class Layer(nn.Module):
             self.add_module(name, nn.Linear(inputs, outputs, bias=False))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, place: Tensor) -> Tensor:
-        """x [1, tokens, hidden]; their keys and values are written at `place` [tokens] of [1, kv_heads, length, width],
-        which every token reads whole (decode), or up to itself (prefill: as many tokens as the cache is long)."""
+        """x [1, tokens, hidden]. Writes keys and values at positions `place` [tokens] of [1, kv_heads, length, width].
+
+        In a decode step the token reads all of them; in a prefill, whose length is that of the cache, each token reads
+        them up to its own position.
+        """
         tokens = x.shape[1]
         normed = self.before_attention(x)
         q = self.q_norm(self.q_proj(normed).view(1, tokens, -1, self.head_dim)).transpose(1, 2)
@@ -97,19 +100,19 @@ class Layer(nn.Module):
         return x + self.down_proj(functional.silu(self.gate_proj(normed)) * self.up_proj(normed))
 
 
-class Decoder(nn.Module):
+class RandomDecoder(nn.Module):
     """Embeddings, layers, and logits of the last token, [1, vocabulary], from tokens [1, n]."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, shape: Qwen3Shape, dtype: torch.dtype, device: str) -> None:
         super().__init__()
         self.shape = shape
         with torch.device(device):
             self.embedding = nn.Parameter(torch.randn(shape.vocabulary, shape.hidden, dtype=dtype))
-            self.layers = nn.ModuleList(Layer(shape).to(dtype) for _ in range(shape.layers))
+            self.layers = nn.ModuleList(DecoderLayer(shape).to(dtype) for _ in range(shape.layers))
             self.norm = Norm(shape.hidden).to(dtype)
 
-    def replace_linear(self, make: Callable[[nn.Linear], nn.Module]) -> Decoder:
-        """Every linear layer of the layers as what `make` makes of it, in place."""
+    def replace_linear(self, make: Callable[[nn.Linear], nn.Module]) -> RandomDecoder:
+        """Replace every linear layer in the layers by the result of `make`, in place."""
         for layer in self.layers:
             for name, linear in list(layer.named_children()):
                 if not isinstance(linear, Norm):
@@ -117,7 +120,7 @@ class Decoder(nn.Module):
         return self
 
     def step(self, tokens: int, length: int) -> Callable[[], Tensor]:
-        """A call that feeds `tokens` tokens, the last of `length`: a prefill where both are equal, else a decode."""
+        """A call that feeds the last `tokens` of `length` tokens: a prefill if both are equal, else a decode step."""
         device, dtype = self.embedding.device, self.embedding.dtype
         ids = torch.randint(0, self.shape.vocabulary, (1, tokens), device=device)
         place = torch.arange(length - tokens, length, device=device)

@@ -1,4 +1,4 @@
-"""The report in Markdown, and lines about what is at work."""
+"""The report in Markdown, and progress messages."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class Report:
-    """Markdown, written anew after each part. A part that fails says so, and the others go on."""
+class MarkdownReport:
+    """A Markdown report, rewritten after each part. A part that fails reports its error, and the next part runs."""
 
     def __init__(self, out: Path | None, title: str) -> None:
         self._out, self._text = out, title
@@ -26,7 +26,7 @@ class Report:
         start = time.monotonic()
         try:
             yield lines
-        except Exception as error:  # whatever a driver or compiler does on a machine not seen before
+        except Exception as error:  # drivers and compilers may raise anything on an untested machine
             self.failed = True
             lines.append(f"\nFailed: {type(error).__name__}: {str(error)[:2000]}")
         say(f"{title}: {time.monotonic() - start:.0f} s")

@@ -1,4 +1,4 @@
-"""Milliseconds of work that takes turns, and the machine's measured ceilings.
+"""Timing of alternating work, and the measured limits of the machine.
 
 On a GPU work is recorded in CUDA graphs and timed by CUDA's events; figures are medians of the turns.
 """
@@ -16,14 +16,14 @@ import torch
 from int8.linear import int_matmul
 
 TURNS = 5
-TURN_MS = 3.0  # of work in one turn, at least
+TURN_MS = 3.0  # minimum work per turn
 
 Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where it runs. Ceilings are measured: bytes read and written a second by a copy, and operations a second."""
+class GpuMachine:
+    """The machine, with measured limits: bytes per second of a copy (read and written), and operations per second."""
 
     device: str
     name: str
@@ -34,7 +34,7 @@ class Machine:
     int8: float = 0.0
 
 
-class Budget:
+class TimeBudget:
     def __init__(self, minutes: float) -> None:
         self._end = time.monotonic() + 60 * minutes
 
@@ -43,11 +43,11 @@ class Budget:
         return self._end - time.monotonic()
 
 
-def milliseconds(machine: Machine, sides: Sequence[Sequence[Call]]) -> list[float]:
-    """Of one call on each side. A side's calls are the same work on copies of its weight; the sides take turns."""
+def milliseconds(machine: GpuMachine, sides: Sequence[Sequence[Call]]) -> list[float]:
+    """Milliseconds per call on each side. A side's calls do the same work on copies of a weight; sides take turns."""
     for side in sides:
         for call in side:
-            call()  # tuned, compiled, allocated
+            call()  # warm-up: tuning, compilation, allocation
     if machine.device == "cpu":
         return [1e3 * min(_clock(side[0]) for _ in range(2)) for side in sides]
     graphs = [_graph(side) for side in sides]
@@ -89,14 +89,14 @@ def _replay(graph: torch.cuda.CUDAGraph, count: int) -> float:
     return start.elapsed_time(end) / count
 
 
-def find_machine(interpret: bool) -> Machine:
+def find_machine(interpret: bool) -> GpuMachine:
     if interpret:
-        return Machine("cpu", "Triton's interpreter on a CPU (no speed is measured)", (9, 0), 1 << 10)
+        return GpuMachine("cpu", "Triton's interpreter on a CPU (no speed is measured)", (9, 0), 1 << 10)
     found = torch.cuda.get_device_properties(0)
-    return Machine("cuda", found.name, (found.major, found.minor), getattr(found, "L2_cache_size", 50 << 20))
+    return GpuMachine("cuda", found.name, (found.major, found.minor), getattr(found, "L2_cache_size", 50 << 20))
 
 
-def measured_ceilings(machine: Machine) -> Machine:
+def measured_ceilings(machine: GpuMachine) -> GpuMachine:
     side = 8192 if machine.device == "cuda" else 64
     source = torch.randn(side * side, device=machine.device)
     target = torch.empty_like(source)

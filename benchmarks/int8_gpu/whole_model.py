@@ -1,4 +1,4 @@
-"""A random Qwen3 model, BF16 against each kind of linear layer: prefill and decode, and what launching costs."""
+"""A random Qwen3 model with each kind of linear layer, compared with BF16: prefill, decode, and launch costs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from int8.arithmetic import QuantizedLinear, quantize_weight
 from int8.linear import Int8Linear
-from int8.quantize import QuantizedLinear, quantize_weight
 from int8.recipe import Activations, Dequantizer
-from int8_gpu.qwen3_shape import Decoder, Shape
-from int8_gpu.timing import Budget, Call, Machine, milliseconds
+from int8_gpu.qwen3_shape import Qwen3Shape, RandomDecoder
+from int8_gpu.timing import Call, GpuMachine, TimeBudget, milliseconds
 
-INTERNAL, WEIGHTS = "int8, fp32-internal", "int8 weights alone"
+INTERNAL, WEIGHTS = "int8, fp32-internal", "only int8 weights"
 
 
 def kinds() -> dict[str, Callable[[nn.Linear], nn.Module]]:
-    """What a linear layer becomes in each row of the model's table after BF16."""
+    """Row of the table -> the function that replaces a linear layer."""
     one, zero = torch.tensor(0.03), torch.tensor(0, dtype=torch.int32)
 
     def real(activations: Activations, mode: Dequantizer) -> Callable[[nn.Linear], nn.Module]:
@@ -47,8 +47,8 @@ def kinds() -> dict[str, Callable[[nn.Linear], nn.Module]]:
     }
 
 
-def steps(machine: Machine, model: Decoder, tokens: Sequence[int], context: int) -> list[Call]:
-    """A prefill of each of `tokens`, then a decode step; each gives the last token's logits."""
+def steps(machine: GpuMachine, model: RandomDecoder, tokens: Sequence[int], context: int) -> list[Call]:
+    """Calls: a prefill for each length in `tokens`, then a decode step. Each returns the last token's logits."""
     for layer in model.layers:
         if machine.device == "cuda":
             layer.compile(dynamic=False)
@@ -58,24 +58,29 @@ def steps(machine: Machine, model: Decoder, tokens: Sequence[int], context: int)
 
 @torch.no_grad()
 def model_lines(
-    machine: Machine, budget: Budget, shape: Shape, tokens: Sequence[int], context: int, chosen: Sequence[str] | None
+    machine: GpuMachine,
+    budget: TimeBudget,
+    shape: Qwen3Shape,
+    tokens: Sequence[int],
+    context: int,
+    chosen: Sequence[str] | None,
 ) -> Iterator[str]:
-    """The chosen kinds (None: all) of one random model, each a row and each taking turns with BF16."""
+    """A row for each chosen kind (all if None) of one random model, measured in turn with BF16."""
     torch._dynamo.config.recompile_limit = 64
     torch.manual_seed(1)
-    before = steps(machine, Decoder(shape, torch.bfloat16, machine.device), tokens, context)
+    before = steps(machine, RandomDecoder(shape, torch.bfloat16, machine.device), tokens, context)
     expected = before[0]().float()
     heads = [*(f"prefill {n}" for n in tokens), "decode"]
-    yield f"| kind | {' | '.join(f'{head}, ms | BF16, ms | ratio' for head in heads)} | tokens/s | logits off BF16's |"
+    yield f"| kind | {' | '.join(f'{head}, ms | BF16, ms | ratio' for head in heads)} | tokens/s | logits differ by |"
     yield "|---|" + "--:|" * (3 * len(heads) + 2)
     for name, make in kinds().items():
         if chosen and name not in chosen:
             continue
         if budget.seconds < 60:
-            yield f"\n{name} and what follows: no time was left."
+            yield f"\n{name} and all further rows were skipped, because no time was left."
             return
         torch.manual_seed(1)
-        model = Decoder(shape, torch.bfloat16, machine.device).replace_linear(make)
+        model = RandomDecoder(shape, torch.bfloat16, machine.device).replace_linear(make)
         if name.endswith(Dequantizer.FP32_UPCAST):
             model.float()
         after = steps(machine, model, tokens, context)
@@ -89,13 +94,13 @@ def model_lines(
 
 
 @torch.no_grad()
-def eager_lines(machine: Machine, shape: Shape, context: int) -> Iterator[str]:
-    """A decode step launched from Python, op by op, as transformers runs a model: what launching costs."""
+def eager_lines(machine: GpuMachine, shape: Qwen3Shape, context: int) -> Iterator[str]:
+    """The time of a decode step launched from Python, op by op, as transformers does; it shows the launch costs."""
     yield "| kind | decode step without graph or compiler, ms |"
     yield "|---|--:|"
     every = {"BF16": lambda layer: layer, **kinds()}
     for name in ("BF16", INTERNAL, WEIGHTS):
-        call = Decoder(shape, torch.bfloat16, machine.device).replace_linear(every[name]).step(1, context)
+        call = RandomDecoder(shape, torch.bfloat16, machine.device).replace_linear(every[name]).step(1, context)
         for _ in range(3):
             call()
         times = []
@@ -108,13 +113,13 @@ def eager_lines(machine: Machine, shape: Shape, context: int) -> Iterator[str]:
         yield f"| {name} | {statistics.median(times):.2f} |"
 
 
-def synchronize(machine: Machine) -> None:
+def synchronize(machine: GpuMachine) -> None:
     if machine.device == "cuda":
         torch.cuda.synchronize()
 
 
-def fitted(work: Callable[[Shape], Iterator[str]], shape: Shape) -> Iterator[str]:
-    """The work on `shape`, or on half of its layers where the GPU's memory is too small; once."""
+def fitted(work: Callable[[Qwen3Shape], Iterator[str]], shape: Qwen3Shape) -> Iterator[str]:
+    """Do the work on `shape`, or on half of its layers if the GPU's memory is too small."""
     try:
         yield from work(shape)
         return

@@ -1,6 +1,6 @@
-"""Families of models: one module each, with what a config becomes in GGUF and what its tensors are called there.
+"""Families of models: for each family a module that maps a config to GGUF metadata and tensor names.
 
-`layers`, `deltanet` and `hybrid` hold what several families share.
+`layers`, `deltanet` and `hybrid` contain what several families share.
 """
 
 from collections.abc import Collection
@@ -16,19 +16,19 @@ ARCHITECTURES: tuple[Architecture, ...] = tuple(
 
 
 def architecture(config: Config) -> Architecture:
-    """The family that a config belongs to. Raises InputError that names what was found."""
+    """The architecture that a config names. Raises InputError that says what was found."""
     classes = config.get("architectures")
     found = classes[0] if isinstance(classes, list) and classes else None
     for family in ARCHITECTURES:
         if found in family.classes:
             return family
     known = ", ".join(name for family in ARCHITECTURES for name in family.classes)
-    what = f"{found!r}" if found else f"of model_type {config.get('model_type')!r} (it names no architecture)"
+    what = f"{found!r}" if found else f"of model_type {config.get('model_type')!r} (the config names no architecture)"
     raise InputError(f"config.json: architecture {what} is not supported; supported: {known}")
 
 
 def check_file(header: GGUFHeader, names: Collection[str]) -> None:
-    """Let the family of a GGUF file check its header and the names of its tensors. Raises InputError."""
+    """Let the architecture of a GGUF file check its header and the names of its tensors. Raises InputError."""
     for family in ARCHITECTURES:
         if family.name == header.architecture:
             family.check_file(header, names)

@@ -1,7 +1,7 @@
-"""Gated DeltaNet layers (arXiv 2412.06464), which alternate with attention in Qwen3-Next and Qwen3.5: keys, tensors.
+"""Gated DeltaNet layers (arXiv 2412.06464), which alternate with attention in Qwen3-Next and Qwen3.5: keys and tensors.
 
-The checkpoint groups value heads by their key head; ggml broadcasts the other way round, so llama.cpp's "qwen35" wants
-them tiled (`Tiling`). Its "qwen3next" keeps them grouped.
+Checkpoints group value heads by their key head. ggml broadcasts in the other order, so llama.cpp's "qwen35" expects the
+value heads tiled (see `Tiling`). Its "qwen3next" expects them grouped.
 """
 
 from collections.abc import Collection
@@ -18,8 +18,8 @@ from converters.architectures.family import (
     Rows,
     Tiling,
     Weight,
+    all_rows,
     integer,
-    whole,
 )
 from converters.errors import InputError
 from converters.llamacpp.container import Field, GGUFHeader, ValueType, numbers, uint32, whole_number
@@ -29,7 +29,7 @@ LAYER_TYPES = ("linear_attention", "full_attention")
 
 @dataclass(frozen=True)
 class Heads:
-    """The linear attention's heads: `keys` and `values` many, each `size` long; convolution over `kernel` tokens."""
+    """Heads of linear attention: numbers of `keys` and `values`, head `size`, convolution over `kernel` tokens."""
 
     keys: int
     values: int
@@ -46,16 +46,16 @@ class Heads:
 
     @property
     def channels(self) -> int:
-        """Queries, keys and values: what the convolution runs over."""
+        """Rows of queries, keys and values together, over which the convolution runs."""
         return 2 * self.key_rows + self.value_rows
 
     def tiling(self, size: int) -> Tiling | None:
-        """How value heads of `size` elements are reordered; None where the order is the same."""
+        """The reordering of value heads of `size` elements; None if the order does not change."""
         return None if self.keys == self.values else Tiling(self.keys, self.values // self.keys, size)
 
 
 def heads(config: Config) -> Heads:
-    """The heads that a config names. Raises InputError for what llama.cpp cannot do."""
+    """Read the heads from a config. Raises InputError for what llama.cpp cannot do."""
     result = Heads(
         integer(config, "linear_num_key_heads", high=MAX_HEADS),
         integer(config, "linear_num_value_heads", high=MAX_HEADS),
@@ -64,18 +64,19 @@ def heads(config: Config) -> Heads:
     )
     if result.values % result.keys:
         raise InputError(
-            f"config.json: linear_num_value_heads {result.values} is no multiple of linear_num_key_heads {result.keys}"
+            f"config.json: linear_num_value_heads {result.values} is not a multiple of linear_num_key_heads"
+            f" {result.keys}"
         )
     if integer(config, "linear_value_head_dim") != result.size:
         raise InputError(
-            f"config.json: linear_value_head_dim {config['linear_value_head_dim']} is not linear_key_head_dim"
-            f" {result.size}; llama.cpp has one length for both"
+            f"config.json: linear_value_head_dim {config['linear_value_head_dim']} differs from linear_key_head_dim"
+            f" {result.size}; llama.cpp supports only one length for both"
         )
     return result
 
 
 def layer_types(config: Config) -> tuple[str, ...]:
-    """What each layer is. Raises InputError if the list's length or a name in it is wrong."""
+    """The type of each layer (LAYER_TYPES). Raises InputError if the list has a wrong length or an unknown type."""
     count = integer(config, "num_hidden_layers", high=MAX_LAYERS)
     types = config.get("layer_types")
     if types is None:
@@ -84,14 +85,14 @@ def layer_types(config: Config) -> tuple[str, ...]:
     if not isinstance(types, list) or len(types) != count:
         length = len(types) if isinstance(types, list) else "no"
         raise InputError(f"config.json: layer_types has {length} entries; num_hidden_layers is {count}")
-    strangers = [kind for kind in types if kind not in LAYER_TYPES]
-    if strangers:
-        raise InputError(f"config.json: layer_types names {strangers[0]!r}; known: {', '.join(LAYER_TYPES)}")
+    unknown = [kind for kind in types if kind not in LAYER_TYPES]
+    if unknown:
+        raise InputError(f"config.json: layer_types names {unknown[0]!r}; known: {', '.join(LAYER_TYPES)}")
     return tuple(types)
 
 
 def fields(config: Config, prefix: str, mtp: int) -> dict[str, Field]:
-    """The keys of the linear attention, and which layers have it. MTP layers have full attention."""
+    """The keys of linear attention, including which layers have it. MTP layers have full attention."""
     found = heads(config)
     result = {
         f"{prefix}.ssm.conv_kernel": uint32(found.kernel),
@@ -108,17 +109,17 @@ def fields(config: Config, prefix: str, mtp: int) -> dict[str, Field]:
 
 
 def plus_one(rows: Rows) -> Rows:
-    """Norm weights: stored as their distance from 1."""
+    """Norm weights, which the checkpoint stores as their distance from 1."""
     return np.add(rows, 1, dtype=rows.dtype)
 
 
 def minus_exp(rows: Rows) -> Rows:
-    """A_log: the state's decay is -exp of it. In double precision, so that the result is the nearest float32."""
+    """-exp(A_log), the decay of the state. Computed in double precision, so that the result is the nearest float32."""
     return (-np.exp(rows.astype(np.float64))).astype(rows.dtype)
 
 
 def _tiled(part: Part, first: int, tiling: Tiling | None) -> tuple[Part, ...]:
-    """The part's rows from `first` on, head by head in the new order."""
+    """The part, with its rows from `first` on reordered head by head."""
     if tiling is None:
         return (part,)
     kept = (Part(part.source, part.shape, part.start, first),) if first > part.start else ()
@@ -130,11 +131,11 @@ def _tiled(part: Part, first: int, tiling: Tiling | None) -> tuple[Part, ...]:
 
 
 def common_weights(source: str, block: int, config: Config, tiled: bool) -> list[Weight]:
-    """Convolution, decay, time step, norm and output projection. `tiled`: value heads in ggml's order."""
+    """Convolution, decay, time step, norm and output projection. With `tiled`, value heads are in ggml's order."""
     found = heads(config)
     rows, single = (found.tiling(found.size), found.tiling(1)) if tiled else (None, None)
     name, target = f"{source}.linear_attn", f"blk.{block}"
-    convolution = whole(f"{name}.conv1d.weight", found.channels, 1, found.kernel)
+    convolution = all_rows(f"{name}.conv1d.weight", found.channels, 1, found.kernel)
     width = integer(config, "hidden_size")
     vector = (found.values,)
     return [
@@ -143,20 +144,20 @@ def common_weights(source: str, block: int, config: Config, tiled: bool) -> list
             (found.channels, found.kernel),
             _tiled(convolution, 2 * found.key_rows, rows),
         ),
-        Weight(f"{target}.ssm_a", vector, (whole(f"{name}.A_log", *vector),), single, minus_exp),
-        Weight(f"{target}.ssm_dt.bias", vector, (whole(f"{name}.dt_bias", *vector),), single),
-        Weight(f"{target}.ssm_norm.weight", (found.size,), (whole(f"{name}.norm.weight", found.size),)),
+        Weight(f"{target}.ssm_a", vector, (all_rows(f"{name}.A_log", *vector),), single, minus_exp),
+        Weight(f"{target}.ssm_dt.bias", vector, (all_rows(f"{name}.dt_bias", *vector),), single),
+        Weight(f"{target}.ssm_norm.weight", (found.size,), (all_rows(f"{name}.norm.weight", found.size),)),
         Weight(
             f"{target}.ssm_out.weight",
             (width, found.value_rows),
-            (whole(f"{name}.out_proj.weight", width, found.value_rows),),
+            (all_rows(f"{name}.out_proj.weight", width, found.value_rows),),
             rows,
         ),
     ]
 
 
 def separate_projections(source: str, block: int, config: Config) -> list[Weight]:
-    """Qwen3.5's projections: one tensor for queries, keys and values, one each for gate, beta and alpha. Tiled."""
+    """Qwen3.5's input projections, tiled: one tensor for Q, K and V, and one each for gate, beta and alpha."""
     found, width = heads(config), integer(config, "hidden_size")
     rows, single = found.tiling(found.size), found.tiling(1)
     result = []
@@ -166,13 +167,16 @@ def separate_projections(source: str, block: int, config: Config) -> list[Weight
         ("in_proj_b", "ssm_beta", found.values, 0, single),
         ("in_proj_a", "ssm_alpha", found.values, 0, single),
     ):
-        stored = whole(f"{source}.linear_attn.{name}.weight", count, width)
+        stored = all_rows(f"{source}.linear_attn.{name}.weight", count, width)
         result.append(Weight(f"blk.{block}.{target}.weight", (count, width), _tiled(stored, first, tiling)))
     return result
 
 
 def interleaved_projections(source: str, block: int, config: Config) -> list[Weight]:
-    """Qwen3-Next's: query, key, values and gates of each key head together, taken apart; beta and alpha as they are."""
+    """Qwen3-Next's input projections. Query, key, values and gates, stored per key head, are separated by kind.
+
+    Beta and alpha stay as they are stored.
+    """
     found, width = heads(config), integer(config, "hidden_size")
     per_key = found.values // found.keys * found.size
     group = 2 * found.size + 2 * per_key
@@ -187,23 +191,23 @@ def interleaved_projections(source: str, block: int, config: Config) -> list[Wei
     return [
         Weight(f"blk.{block}.attn_qkv.weight", (found.channels, width), queries + keys + values),
         Weight(f"blk.{block}.attn_gate.weight", (found.value_rows, width), gates),
-        Weight(f"blk.{block}.ssm_ba.weight", both, (whole(f"{source}.linear_attn.in_proj_ba.weight", *both),)),
+        Weight(f"blk.{block}.ssm_ba.weight", both, (all_rows(f"{source}.linear_attn.in_proj_ba.weight", *both),)),
     ]
 
 
 def check_file(header: GGUFHeader, names: Collection[str]) -> None:
-    """What llama.cpp takes on trust in these layers of a GGUF file, and ends the process for when it builds its graph.
+    """Check what llama.cpp does not check in these layers, but would abort the process for when it builds its graph.
 
-    `names` are those of all tensors. Raises InputError.
+    `names` are the names of all tensors. Raises InputError.
     """
     inner, values, size = (
         whole_number(header.path, header.metadata, f"{header.architecture}.ssm.{key}")
         for key in ("inner_size", "time_step_rank", "state_size")
     )
     if inner != values * size:
-        raise InputError(f"{header.path}: ssm.inner_size is {inner}; {values} heads of {size} make {values * size}")
+        raise InputError(f"{header.path}: ssm.inner_size is {inner}, but {values} heads of {size} give {values * size}")
     for name in names:
         block, found, _ = name.partition(".ssm_out.")
         for needed in (f"{block}.attn_qkv.weight", f"{block}.attn_gate.weight"):
-            if found and needed not in names and f"{block}.ssm_in.weight" not in names:  # the older one for both
+            if found and needed not in names and f"{block}.ssm_in.weight" not in names:  # the older of both
                 raise InputError(f"{header.path}: tensor {needed!r} is missing")

@@ -1,4 +1,4 @@
-"""What describes a family of models: its metadata, its tensors, and where in a checkpoint their rows come from."""
+"""The description of a family of models: its metadata, its tensors, and the checkpoint rows that make each tensor."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -15,21 +15,21 @@ from converters.errors import InputError
 from converters.llamacpp.container import Field, GGUFHeader, string, uint32
 
 Config = Mapping[str, Any]
-Stored = Mapping[str, tuple[int, ...]]  # canonical names of a checkpoint's tensors and their shapes
+Stored = Mapping[str, tuple[int, ...]]  # canonical name of a tensor in the checkpoint -> shape
 Rows = npt.NDArray[np.generic]
 
-MAX_LAYERS = 512  # LLAMA_MAX_LAYERS: more of them abort the process
-MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS: so do more of these
-MAX_EXPERTS_IN_ALL = 1 << 17  # of all layers; each is a part of its own, and Qwen3.5-397B has 30,720
-MAX_HEADS, MAX_HEAD_DIM = 256, 1 << 16  # of linear attention; Qwen3.5-397B has 64 of 128. Each is a part of its own
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS: llama.cpp aborts the process on more
+MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS: likewise
+MAX_EXPERTS_IN_ALL = 1 << 17  # over all layers; each is a `Part`, and Qwen3.5-397B has 30,720
+MAX_HEADS, MAX_HEAD_DIM = 256, 1 << 16  # of linear attention; each head is a `Part`. Qwen3.5-397B has 64 heads of 128
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a checkpoint's tensor. `shape` is what the whole tensor must have; all its axes but the last are rows.
+    """Rows of a tensor in a checkpoint. `shape` is the required shape of the tensor; all axes but the last are rows.
 
-    A vector is one row. With `columns` the part is a block turned over: its rows are those columns of the source's
-    rows `start` to `stop`.
+    A vector is one row. With `columns` the part is a transposed block: its rows are those columns of the source's rows
+    `start` to `stop`.
     """
 
     source: str
@@ -40,34 +40,37 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """Number of rows the part gives."""
+        """Number of rows that the part gives."""
         return self.stop - self.start if self.columns is None else self.columns[1] - self.columns[0]
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A new order of heads along an axis: from grouped (all heads of the first group, then of the next) to tiled."""
+    """A reordering of heads along an axis from grouped (all heads of group 0, then of group 1, ...) to tiled.
+
+    Tiled means head 0 of all groups, then head 1 of all groups, and so on.
+    """
 
     groups: int
     per_group: int
-    size: int  # elements of a head
+    size: int  # elements per head
 
     def heads(self) -> list[int]:
-        """The numbers that the heads had before, in their new order."""
+        """The old numbers of the heads, in their new order."""
         return [group * self.per_group + head for head in range(self.per_group) for group in range(self.groups)]
 
     def columns(self, rows: Rows) -> Rows:
-        """`rows` [n, groups x per_group x size] with the heads of each row in the new order."""
+        """`rows` [n, groups x per_group x size] with the heads of each row in their new order."""
         cut = rows.reshape(len(rows), self.groups, self.per_group, self.size)
         return np.ascontiguousarray(cut.swapaxes(1, 2)).reshape(rows.shape)
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor of the GGUF file: its name, its shape (numpy's order) by the config, and where it comes from.
+    """One tensor of the GGUF file: its name, its shape according to the config (numpy's order), and its origin.
 
-    Its rows are those of its `parts`, one after another; `tiling` then reorders columns and `value` changes values.
-    `optional`: the checkpoint may lack it.
+    Its rows are those of its `parts` in order; then `tiling` reorders columns and `value` changes values. An `optional`
+    tensor may be missing in the checkpoint.
     """
 
     name: str
@@ -78,13 +81,13 @@ class Weight:
     optional: bool = False
 
     def part_at(self, row: int) -> Part:
-        """The part that gives a row."""
+        """The part that gives row `row`."""
         ends = list(accumulate(part.rows for part in self.parts))
         return self.parts[bisect_right(ends, row)]
 
     @property
     def always_f32(self) -> bool:
-        """Whether llama.cpp's converter writes it in float32 to every file: vectors, norms, routers, convolutions."""
+        """Whether llama.cpp's converter always writes the tensor in float32: vectors, norms, routers, convolutions."""
         return len(self.shape) == 1 or self.name.endswith(_ALWAYS_F32) or not self.name.endswith(".weight")
 
 
@@ -93,16 +96,17 @@ _ALWAYS_F32 = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family: `name` in GGUF, the transformers classes it is told by, and the functions of a config.
+    """An architecture: its `name` in GGUF, its transformers classes, and functions that read a config.
 
-    `fields` gives the metadata that belongs to the architecture, `weights` all tensors that the GGUF file may have,
-    for as many multi-token prediction (MTP) layers as asked; `weights` sees the checkpoint's tensors, because some
-    families are stored in more ways than one. Both raise InputError for a config that lacks a key, has a nonsensical
-    one, or asks for what llama.cpp does not do.
+    - `fields`: the metadata of the architecture, for a config and a number of multi-token prediction (MTP) layers.
+    - `weights`: all tensors that the GGUF file may have. It also gets the names and shapes of the checkpoint's tensors,
+      because some families are stored in several ways.
+    - `mtp`: whether checkpoints may have MTP layers, whatever their config says.
+    - `check_file`: gets the header of a GGUF file and the names of all its tensors, and raises InputError for what
+      llama.cpp would abort the process for.
 
-    `mtp`: whether checkpoints of the family may have MTP layers, whatever their config says. `check_file` is given the
-    header of a GGUF file of the family and the names of all its tensors, and raises InputError for what llama.cpp
-    would end the process for.
+    `fields` and `weights` raise InputError for a config in which a key is missing or invalid, or that requires
+    something that llama.cpp does not do.
     """
 
     name: str
@@ -113,7 +117,7 @@ class Architecture:
     check_file: Callable[[GGUFHeader, Collection[str]], None] = lambda _header, _names: None
 
     def general(self, name: str, fields: Mapping[str, Field]) -> dict[str, Field]:
-        """The metadata of a model called `name`, but for its vocabulary. `fields` are those of its config."""
+        """All metadata of a model called `name`, except its vocabulary. `fields` is the result of `self.fields`."""
         return {
             "general.architecture": string(self.name),
             "general.type": string("model"),
@@ -122,16 +126,16 @@ class Architecture:
         }
 
     def vocabulary_size(self, config: Config) -> dict[str, Field]:
-        """What stands for a vocabulary that is not here, or not needed."""
+        """The size of the vocabulary, which replaces a vocabulary that is unknown or not needed."""
         return {f"{self.name}.vocab_size": uint32(integer(config, "vocab_size"))}
 
 
 IGNORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
-"""Endings of tensor names in checkpoints that carry no weights."""
+"""Endings of the names of tensors in checkpoints that are not weights."""
 
 
-def canonical(name: str) -> str | None:
-    """A tensor's name in a checkpoint without the prefixes that multi-modal classes add; None for other modalities."""
+def canonical_name(name: str) -> str | None:
+    """A tensor's name without the prefixes of multi-modal classes; None for tensors of other modalities."""
     if "visual." in name or "audio_tower." in name:
         return None
     name = name.replace("language_model.", "", 1)
@@ -140,19 +144,19 @@ def canonical(name: str) -> str | None:
 
 
 def is_mtp(name: str) -> bool:
-    """Whether the tensor of this canonical name is part of multi-token prediction."""
+    """Whether the tensor with this canonical name belongs to multi-token prediction."""
     return name.startswith("mtp.")
 
 
 def mtp_layers(names: Iterable[str]) -> int:
-    """How many multi-token prediction layers a checkpoint has, by its tensors' names and not by its config."""
-    known = (canonical(name) or "" for name in names)
+    """The number of multi-token prediction layers in a checkpoint, by the names of its tensors, not by its config."""
+    known = (canonical_name(name) or "" for name in names)
     numbers = [name.split(".")[2] for name in known if name.startswith("mtp.layers.")]
     return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) <= 4), default=-1)
 
 
 def integer(config: Config, key: str, default: int | None = None, low: int = 1, high: int = 2**31 - 1) -> int:
-    """A whole number from a config. Raises InputError where it is missing, no number, or out of bounds."""
+    """Read a whole number from a config. Raises InputError if it is missing, not a number, or out of bounds."""
     value = config.get(key, default)
     if value is None:
         raise InputError(f"config.json: {key} is missing")
@@ -162,7 +166,7 @@ def integer(config: Config, key: str, default: int | None = None, low: int = 1, 
 
 
 def real(config: Config, key: str, default: float | None = None) -> float:
-    """A positive real number from a config. Raises InputError where it is missing or none."""
+    """Read a positive number from a config. Raises InputError if it is missing or something else."""
     value = config.get(key, default)
     if value is None:
         raise InputError(f"config.json: {key} is missing")
@@ -171,17 +175,17 @@ def real(config: Config, key: str, default: float | None = None) -> float:
     return float(value)
 
 
-def fixed(config: Config, key: str, allowed: object, default: object) -> None:
-    """Raises InputError if a setting that changes what the model computes is none that llama.cpp can do."""
+def require_value(config: Config, key: str, allowed: object, default: object) -> None:
+    """Raise InputError if a setting that changes what the model computes has a value that llama.cpp cannot do."""
     value = config.get(key)
     value = default if value is None else value
     if value != allowed:
-        raise InputError(f"config.json: {key} is {value!r}; llama.cpp can only do {allowed!r} for this model")
+        raise InputError(f"config.json: {key} is {value!r}; llama.cpp supports only {allowed!r} for this model")
 
 
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Put the path of the config where messages of the block say config.json."""
+def config_path_in_errors(file: Path) -> Iterator[None]:
+    """Replace "config.json" at the start of error messages by the path of the config."""
     try:
         yield
     except InputError as error:
@@ -191,8 +195,8 @@ def naming(file: Path) -> Iterator[None]:
         raise InputError(f"{file}: {reason.removeprefix('config.json: ')}") from error
 
 
-def whole(source: str, *shape: int) -> Part:
-    """All rows of a tensor. For a vector that is one row."""
+def all_rows(source: str, *shape: int) -> Part:
+    """All rows of a tensor; for a vector that is one row."""
     rows = 1
     for size in shape[:-1]:
         rows *= size

@@ -1,14 +1,14 @@
-"""What Qwen3-Next and Qwen3.5 share beside the DeltaNet layers: gated attention, norms around 1, and MTP layers."""
+"""What Qwen3-Next and Qwen3.5 share in addition to DeltaNet layers: gated attention, norms around 1, and MTP layers."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
 from converters.architectures import deltanet, layers
-from converters.architectures.family import Config, Stored, Weight, fixed, integer, whole
+from converters.architectures.family import Config, Stored, Weight, all_rows, integer, require_value
 from converters.errors import InputError
 from converters.llamacpp.container import Field, uint32
 
-HEAD_DIM = 256  # what transformers takes where the key is missing
+HEAD_DIM = 256  # transformers' default
 
 GATED_ATTENTION: layers.Table = (("self_attn.q_proj.weight", "attn_q.weight", "PD"), *list(layers.ATTENTION)[1:])
 NORMS: layers.Table = (
@@ -24,17 +24,20 @@ MTP: layers.Table = (
 
 
 def fields(config: Config, prefix: str, mtp: int, sections: tuple[int, ...] | None = None) -> dict[str, Field]:
-    """All keys but those of experts. Rotary embedding covers a part of each head."""
-    fixed(config, "attention_bias", False, False)
-    fixed(config, "attn_output_gate", True, True)
+    """All keys except those of experts. Rotary embedding covers a part of each head."""
+    require_value(config, "attention_bias", False, False)
+    require_value(config, "attn_output_gate", True, True)
     result = layers.common_fields(config, prefix, mtp) | layers.head_fields(config, prefix, HEAD_DIM)
     result |= layers.rope_fields(config, prefix, sections) | deltanet.fields(config, prefix, mtp)
     share = layers.rope_parameters(config).get("partial_rotary_factor", 0.25)
     if type(share) not in (int, float) or not 0 < share <= 1:
-        raise InputError(f"config.json: partial_rotary_factor is {share!r}; expected a number above 0, at most 1")
+        raise InputError(f"config.json: partial_rotary_factor is {share!r}; expected a number above 0 and up to 1")
     rotated = int(integer(config, "head_dim", HEAD_DIM) * share)
     if rotated < 2 or rotated % 2:
-        raise InputError(f"config.json: partial_rotary_factor {share!r} rotates {rotated} of a head; pairs are needed")
+        raise InputError(
+            f"config.json: partial_rotary_factor {share!r} rotates {rotated} elements of a head; an even number is"
+            " needed"
+        )
     result[f"{prefix}.rope.dimension_count"] = uint32(rotated)
     return result
 
@@ -45,7 +48,7 @@ def weights(
     stored: Stored,
     projections: Callable[[str, int, Config], list[Weight]],
 ) -> tuple[Weight, ...]:
-    """All tensors. `projections` gives the input projections of a DeltaNet layer, which the families store apart."""
+    """All tensors. `projections` gives a DeltaNet layer's input projections, which each family stores differently."""
     dims = layers.sizes(config, HEAD_DIM)
     dims["T"] = 2 * dims["D"]
     tiled = projections is deltanet.separate_projections
@@ -65,12 +68,12 @@ def weights(
         result += feed_forward(f"mtp.layers.{j}", block, dims, stored)
         for name, target, letters in MTP:
             shape = tuple(dims[letter] for letter in letters)
-            result.append(Weight(f"blk.{block}.{target}", shape, (whole(name, *shape),)))
-    return tuple(_around_one(weight) for weight in result)
+            result.append(Weight(f"blk.{block}.{target}", shape, (all_rows(name, *shape),)))
+    return tuple(_stored_around_one(weight) for weight in result)
 
 
 def feed_forward(source: str, block: int, dims: layers.Sizes, stored: Stored) -> list[Weight]:
-    """Dense where the config has no experts, else router, experts and the shared expert."""
+    """A dense feed-forward if the config has no experts; otherwise router, experts and the shared expert."""
     if "E" not in dims:
         return layers.table_weights(layers.FEED_FORWARD, source, block, dims)
     tables = (*layers.ROUTER, *layers.SHARED_EXPERT)
@@ -81,8 +84,8 @@ def _attention(source: str, block: int, dims: layers.Sizes) -> list[Weight]:
     return layers.table_weights((*NORMS, *GATED_ATTENTION, *layers.HEAD_NORMS), source, block, dims)
 
 
-def _around_one(weight: Weight) -> Weight:
-    """All norms but the one inside the linear attention store their distance from 1."""
+def _stored_around_one(weight: Weight) -> Weight:
+    """Add 1 to all norms except the norm inside linear attention, because they are stored as their distance from 1."""
     source = weight.parts[0].source
     norm = source.endswith("norm.weight") or source.startswith("mtp.pre_fc_norm")
     return (

@@ -1,8 +1,8 @@
-"""What the layers of several families have in common: keys, and tables of tensors.
+"""What the layers of several families have in common: metadata keys and tables of tensors.
 
-A row of a table: the name in the checkpoint, the name in GGUF, and the dimensions. V vocabulary, D embedding,
-F feed-forward, Q all query heads, P the same with their gates, K all key heads, H one head, E experts,
-X an expert's feed-forward, S the shared expert's.
+Each row of a table has the name in the checkpoint, the name in GGUF and the dimensions as letters: V vocabulary,
+D embedding, F feed-forward, Q all query heads, P query heads with their gates, K all key heads, H one head, E experts,
+X an expert's feed-forward, S the shared expert's feed-forward.
 """
 
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ from converters.architectures.family import (
     Part,
     Stored,
     Weight,
-    fixed,
+    all_rows,
     integer,
     real,
-    whole,
+    require_value,
 )
 from converters.errors import InputError
 from converters.llamacpp.container import Field, ValueType, float32, numbers, string, uint32
@@ -75,23 +75,25 @@ _OPTIONAL = {"F": "intermediate_size", "X": "moe_intermediate_size", "S": "share
 
 
 class Sizes(dict[str, int]):
-    """Dimensions by their letters. One that only some families have is asked for where a table of theirs names it."""
+    """Letter -> dimension. Raises InputError if a table needs a dimension that the config does not have."""
 
     def __missing__(self, letter: str) -> int:
         raise InputError(f"config.json: {_OPTIONAL.get(letter, EXPERT_COUNTS[0])} is missing or 0")
 
 
 def sizes(config: Config, head_dim: int = 128) -> Sizes:
-    """The dimensions that a config names, by their letters. `head_dim` is what is taken where the key is missing.
+    """Read the dimensions from a config. `head_dim` is the default for a missing key.
 
-    Raises InputError for a head count that does not divide, or an odd head.
+    Raises InputError if the number of heads is not a multiple of the number of KV heads, or if a head's length is odd.
     """
     heads, kv_heads = integer(config, "num_attention_heads"), integer(config, "num_key_value_heads")
     if heads % kv_heads:
-        raise InputError(f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+        raise InputError(
+            f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+        )
     head = integer(config, "head_dim", head_dim)
     if head % 2:
-        raise InputError(f"config.json: head_dim is {head}; rotary embedding needs an even one")
+        raise InputError(f"config.json: head_dim is {head}; rotary embedding needs an even length")
     result = Sizes({"V": integer(config, "vocab_size"), "D": integer(config, "hidden_size"), "1": 1})
     result |= {"Q": heads * head, "P": 2 * heads * head, "K": kv_heads * head, "H": head}
     result |= {letter: integer(config, key) for letter, key in _OPTIONAL.items() if config.get(key) not in (None, 0)}
@@ -105,7 +107,7 @@ def sizes(config: Config, head_dim: int = 128) -> Sizes:
 
 
 def expert_key(config: Config) -> str:
-    """What the config calls the number of experts."""
+    """The key of the number of experts in this config."""
     return next((key for key in EXPERT_COUNTS if key in config), EXPERT_COUNTS[0])
 
 
@@ -114,12 +116,14 @@ def layer_count(config: Config) -> int:
 
 
 def common_fields(config: Config, prefix: str, mtp: int = 0) -> dict[str, Field]:
-    """The keys that every family has. `mtp` layers count as blocks of their own at the end."""
-    fixed(config, "hidden_act", "silu", "silu")
-    fixed(config, "use_sliding_window", False, False)
+    """The keys that all families have. `mtp` layers count as additional blocks at the end."""
+    require_value(config, "hidden_act", "silu", "silu")
+    require_value(config, "use_sliding_window", False, False)
     blocks = layer_count(config) + mtp
     if blocks > MAX_LAYERS:
-        raise InputError(f"config.json: {blocks} layers, {mtp} of them for MTP; llama.cpp has at most {MAX_LAYERS}")
+        raise InputError(
+            f"config.json: has {blocks} layers, {mtp} of them for MTP; llama.cpp supports at most {MAX_LAYERS}"
+        )
     result = {f"{prefix}.block_count": uint32(blocks)}
     result |= {f"{prefix}.{key}": uint32(integer(config, source)) for key, source in COMMON_KEYS}
     if config.get("intermediate_size") not in (None, 0):
@@ -131,38 +135,38 @@ def common_fields(config: Config, prefix: str, mtp: int = 0) -> dict[str, Field]
 
 
 def head_fields(config: Config, prefix: str, head_dim: int) -> dict[str, Field]:
-    """The length of a head, where it need not be embedding / heads."""
+    """The length of a head, which may differ from embedding / heads."""
     head = uint32(integer(config, "head_dim", head_dim))
     return {f"{prefix}.attention.key_length": head, f"{prefix}.attention.value_length": head}
 
 
 def expert_fields(config: Config, prefix: str) -> dict[str, Field]:
-    """The keys of a mixture of experts. Refuses what llama.cpp's Qwen graphs cannot express."""
+    """The keys of a mixture of experts. Raises InputError for what llama.cpp's graphs for Qwen cannot express."""
     for key, allowed, default in (("decoder_sparse_step", 1, 1), ("mlp_only_layers", [], [])):
-        fixed(config, key, allowed, default)
+        require_value(config, key, allowed, default)
     used, experts = integer(config, "num_experts_per_tok"), integer(config, expert_key(config), high=MAX_EXPERTS)
     if used > experts:
-        raise InputError(f"config.json: num_experts_per_tok is {used}, {expert_key(config)} is {experts}")
+        raise InputError(f"config.json: num_experts_per_tok is {used}, but {expert_key(config)} is only {experts}")
     stated = {f"{prefix}.{key}": uint32(integer(config, source)) for key, source in EXPERT_KEYS}
     return {f"{prefix}.expert_count": uint32(experts), **stated}
 
 
 def rope_parameters(config: Config) -> Config:
-    """transformers 5 keeps them in `rope_parameters`; before it there were `rope_scaling` and keys at the root."""
+    """Rotary settings: `rope_parameters` of transformers 5, or the older `rope_scaling` and keys at the root."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(parameters, dict):
-        raise InputError(f"config.json: rope_parameters is {parameters!r}, no object")
+        raise InputError(f"config.json: rope_parameters is {parameters!r}, which is not a JSON object")
     older = {key: config[key] for key in ("rope_theta", "partial_rotary_factor") if config.get(key) is not None}
     return {**older, **parameters}
 
 
 def rope_fields(config: Config, prefix: str, sections: tuple[int, ...] | None = None) -> dict[str, Field]:
-    """Rotary position keys. `sections` are the multi-section ones of a family that always has them."""
+    """The keys of rotary embedding. `sections` are the default multi-rope sections of a family that always has them."""
     parameters = rope_parameters(config)
     result = {f"{prefix}.rope.freq_base": float32(real(parameters, "rope_theta", 10_000.0))}
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in ("default", "linear", "yarn", "mrope"):
-        raise InputError(f"config.json: rope_type {kind!r} is not supported; default, linear and yarn are")
+        raise InputError(f"config.json: rope_type {kind!r} is not supported; use default, linear, yarn or mrope")
     if kind in ("linear", "yarn"):
         result[f"{prefix}.rope.scaling.type"] = string(kind)
         result[f"{prefix}.rope.scaling.factor"] = float32(real(parameters, "factor"))
@@ -180,15 +184,17 @@ def rope_fields(config: Config, prefix: str, sections: tuple[int, ...] | None = 
             not isinstance(chosen, list)
             or not 1 <= len(chosen) <= 4
             or not all(type(n) is int and 0 <= n < 2**16 for n in chosen)
-            or not any(chosen[:3])  # llama.cpp's graph would abort the process
+            or not any(chosen[:3])  # otherwise llama.cpp's graph aborts the process
         ):
-            raise InputError(f"config.json: mrope_section is {str(stated)[:80]}; expected up to four whole numbers")
+            raise InputError(
+                f"config.json: mrope_section is {str(stated)[:80]}; expected one to four whole numbers, not all 0"
+            )
         padded = chosen + [0] * (4 - len(chosen))
         result[f"{prefix}.rope.dimension_sections"] = numbers(ValueType.INT32, padded)
     return result
 
 
-# GGUF key after rope.scaling. <- names it has had in configs
+# GGUF key after rope.scaling. <- its names in configs
 YARN_KEYS = (
     ("yarn_ext_factor", ("extrapolation_factor",)),
     ("yarn_attn_factor", ("attention_factor", "attn_factor")),
@@ -198,25 +204,25 @@ YARN_KEYS = (
 
 
 def model_weights(config: Config, dims: Sizes) -> list[Weight]:
-    """Embeddings, last norm and output. The last may be missing if it is tied; where it is there, it is written."""
+    """Embeddings, last norm and output. A tied output may be missing; if the checkpoint has it, it is written."""
     tied = config.get("tie_word_embeddings", False) is True
     return [
-        Weight(target, shape, (whole(source, *shape),), optional=tied and source == "lm_head.weight")
+        Weight(target, shape, (all_rows(source, *shape),), optional=tied and source == "lm_head.weight")
         for source, target, shape in ((a, b, tuple(dims[letter] for letter in letters)) for a, b, letters in MODEL)
     ]
 
 
 def table_weights(table: Table, source: str, block: int, dims: Sizes) -> list[Weight]:
-    """The tensors of a table as they stand, from the checkpoint's layer `source` to GGUF's block."""
+    """The tensors of a table without changes, from the checkpoint's layer `source` to block `block` of the GGUF."""
     result = []
     for name, target, letters in table:
         shape = tuple(dims[letter] for letter in letters)
-        result.append(Weight(f"blk.{block}.{target}", shape, (whole(f"{source}.{name}", *shape),)))
+        result.append(Weight(f"blk.{block}.{target}", shape, (all_rows(f"{source}.{name}", *shape),)))
     return result
 
 
 def expert_weights(source: str, block: int, dims: Sizes, stored: Stored) -> list[Weight]:
-    """The experts of a layer, each kind in one tensor: from fused ones where the checkpoint has them, else stacked."""
+    """The experts of a layer, one tensor per kind: from fused tensors if the checkpoint has them, otherwise stacked."""
     experts, width, inner = dims["E"], dims["D"], dims["X"]
     shapes = {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
     if any(f"{source}.mlp.experts.{name}" in stored for name in ("gate_up_proj", "down_proj")):
@@ -227,10 +233,10 @@ def expert_weights(source: str, block: int, dims: Sizes, stored: Stored) -> list
             "gate": tuple(Part(name, fused, first, first + inner) for first in firsts),
             "up": tuple(Part(name, fused, first + inner, first + 2 * inner) for first in firsts),
         }
-        parts["down"] = (whole(f"{source}.mlp.experts.down_proj", experts, width, inner),)
+        parts["down"] = (all_rows(f"{source}.mlp.experts.down_proj", experts, width, inner),)
     else:
         parts = {
-            kind: tuple(whole(f"{source}.mlp.experts.{i}.{kind}_proj.weight", *shape) for i in range(experts))
+            kind: tuple(all_rows(f"{source}.mlp.experts.{i}.{kind}_proj.weight", *shape) for i in range(experts))
             for kind, shape in shapes.items()
         }
     return [

@@ -1,15 +1,15 @@
-"""Qwen3 dense: keys and names as llama.cpp's loader of "qwen3" expects them. No value is changed."""
+"""Qwen3 dense: keys and names as llama.cpp's loader for "qwen3" expects them. Values do not change."""
 
 from converters.architectures import layers
-from converters.architectures.family import Architecture, Config, Stored, Weight, fixed
+from converters.architectures.family import Architecture, Config, Stored, Weight, require_value
 from converters.llamacpp.container import Field
 
-HEAD_DIM = 128  # what transformers takes where the key is missing
+HEAD_DIM = 128  # transformers' default
 
 
 def fields(config: Config, mtp: int) -> dict[str, Field]:
-    """The metadata under `qwen3.`."""
-    fixed(config, "attention_bias", False, False)
+    """The metadata keys that begin with `qwen3.`."""
+    require_value(config, "attention_bias", False, False)
     common = layers.common_fields(config, "qwen3", mtp)
     return common | layers.head_fields(config, "qwen3", HEAD_DIM) | layers.rope_fields(config, "qwen3")
 

@@ -1,19 +1,19 @@
-"""Qwen3.5 and Qwen3.6, dense ("qwen35") and with experts ("qwen35moe"): the text part of the multi-modal models too."""
+"""Qwen3.5 and Qwen3.6, dense ("qwen35") and with experts ("qwen35moe"), also as the text part of multi-modal models."""
 
 from converters.architectures import deltanet, hybrid, layers
 from converters.architectures.family import Architecture, Config, Stored, Weight, integer
 from converters.llamacpp.container import Field, uint32
 
-SECTIONS = (11, 11, 10)  # of the rotary embedding, where the config names none
+SECTIONS = (11, 11, 10)  # multi-rope sections, if the config has none
 
 
 def dense_fields(config: Config, mtp: int) -> dict[str, Field]:
-    """The metadata under `qwen35.`."""
+    """The metadata keys that begin with `qwen35.`."""
     return hybrid.fields(config, "qwen35", mtp, SECTIONS)
 
 
 def moe_fields(config: Config, mtp: int) -> dict[str, Field]:
-    """The metadata under `qwen35moe.`."""
+    """The metadata keys that begin with `qwen35moe.`."""
     shared = uint32(integer(config, "shared_expert_intermediate_size"))
     return {
         **hybrid.fields(config, "qwen35moe", mtp, SECTIONS),
@@ -23,7 +23,7 @@ def moe_fields(config: Config, mtp: int) -> dict[str, Field]:
 
 
 def dense_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
-    """All tensors; a number of experts that the config may name means nothing to this family."""
+    """All tensors. A number of experts in the config is ignored, because this family has none."""
     return moe_weights({key: config[key] for key in config if key not in layers.EXPERT_COUNTS}, mtp, stored)
 
 

@@ -1,15 +1,15 @@
-"""Qwen3-Next: DeltaNet layers with attention in between, experts with a shared one everywhere ("qwen3next")."""
+"""Qwen3-Next ("qwen3next"): DeltaNet layers alternating with attention; experts and a shared expert in every layer."""
 
 from converters.architectures import deltanet, hybrid, layers
-from converters.architectures.family import Architecture, Config, Stored, Weight, fixed, integer
+from converters.architectures.family import Architecture, Config, Stored, Weight, integer, require_value
 from converters.llamacpp.container import Field, uint32
 
 PREFIX = "qwen3next"
 
 
 def fields(config: Config, mtp: int) -> dict[str, Field]:
-    """The metadata under `qwen3next.`. llama.cpp always scales the weights of the chosen experts to a sum of 1."""
-    fixed(config, "norm_topk_prob", True, True)
+    """The metadata keys that begin with `qwen3next.`. llama.cpp always scales the chosen experts' weights to sum 1."""
+    require_value(config, "norm_topk_prob", True, True)
     shared = uint32(integer(config, "shared_expert_intermediate_size"))
     return {
         **hybrid.fields(config, PREFIX, mtp),

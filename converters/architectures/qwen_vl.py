@@ -1,4 +1,4 @@
-"""The text decoders of Qwen3-VL ("qwen3vl", "qwen3vlmoe") and Qwen2.5-VL ("qwen2vl"); the vision tower is left out."""
+"""The text decoders of Qwen3-VL ("qwen3vl", "qwen3vlmoe") and Qwen2.5-VL ("qwen2vl"), without the vision encoder."""
 
 from converters.architectures import layers, qwen3, qwen3_moe
 from converters.architectures.family import MAX_LAYERS, Architecture, Config, Part, Stored, Weight, real
@@ -14,29 +14,29 @@ ATTENTION_BIASES: layers.Table = (
 
 
 def _deepstack(config: Config, prefix: str) -> dict[str, Field]:
-    """How many layers take in features of the vision tower's depths."""
+    """The number of first layers that add intermediate features of the vision encoder."""
     vision = config.get("vision_config") or {}
     indexes = vision.get("deepstack_visual_indexes", []) if isinstance(vision, dict) else None
     if not isinstance(indexes, list) or len(indexes) > MAX_LAYERS:
-        raise InputError("config.json: vision_config.deepstack_visual_indexes is no list of layers")
+        raise InputError("config.json: vision_config.deepstack_visual_indexes is not a list of layers")
     return {f"{prefix}.n_deepstack_layers": uint32(len(indexes))}
 
 
-def _refuse_plain_rotation(config: Config) -> None:
-    """llama.cpp reads the sections of the rotary embedding and has no default for them."""
+def _require_mrope_section(config: Config) -> None:
+    """llama.cpp requires the sections of the rotary embedding and has no default for them."""
     if layers.rope_parameters(config).get("mrope_section") is None:
         raise InputError("config.json: mrope_section is missing in rope_parameters or rope_scaling")
 
 
 def dense_fields(config: Config, mtp: int) -> dict[str, Field]:
-    """The metadata under `qwen3vl.`."""
-    _refuse_plain_rotation(config)
+    """The metadata keys that begin with `qwen3vl.`."""
+    _require_mrope_section(config)
     return _renamed(qwen3.fields(config, mtp), "qwen3", "qwen3vl") | _deepstack(config, "qwen3vl")
 
 
 def moe_fields(config: Config, mtp: int) -> dict[str, Field]:
-    """The metadata under `qwen3vlmoe.`. transformers always scales the chosen experts' weights to a sum of 1 here."""
-    _refuse_plain_rotation(config)
+    """The metadata keys that begin with `qwen3vlmoe.`. transformers always scales chosen experts' weights to sum 1."""
+    _require_mrope_section(config)
     scaled = {**config, "norm_topk_prob": config.get("norm_topk_prob", True)}
     return _renamed(qwen3_moe.fields(scaled, mtp), "qwen3moe", "qwen3vlmoe") | _deepstack(config, "qwen3vlmoe")
 
@@ -46,7 +46,7 @@ def _renamed(fields: dict[str, Field], old: str, new: str) -> dict[str, Field]:
 
 
 def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
-    """Qwen3-MoE's tensors; published checkpoints have the experts fused and turned over: [E, D, 2X] and [E, X, D]."""
+    """Qwen3-MoE's tensors. Published checkpoints have the experts fused and transposed: [E, D, 2X] and [E, X, D]."""
     plain = qwen3_moe.weights(config, mtp, stored)
     dims = layers.sizes(config, qwen3_moe.head_dim(config))
     experts, width, inner = dims["E"], dims["D"], dims["X"]
@@ -59,7 +59,7 @@ def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
         "down": ("down_proj", (experts, inner, width), (0, width)),
     }
 
-    def turned(weight: Weight) -> Weight:
+    def transposed(weight: Weight) -> Weight:
         _, block, tensor = weight.name.split(".")[:3] if weight.name.startswith("blk.") else ("", "", "")
         if not tensor.endswith("_exps"):
             return weight
@@ -68,21 +68,23 @@ def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
         parts = tuple(Part(source, shape, i * rows, (i + 1) * rows, columns) for i in range(experts))
         return Weight(weight.name, weight.shape, parts)
 
-    return tuple(map(turned, plain))
+    return tuple(map(transposed, plain))
 
 
 def qwen2_fields(config: Config, mtp: int) -> dict[str, Field]:
-    """The metadata under `qwen2vl.`. llama.cpp reads no epsilon for it and takes 0, which 1e-6 is near to."""
-    _refuse_plain_rotation(config)
+    """The metadata keys that begin with `qwen2vl.`. llama.cpp reads no epsilon for it and uses 0, close to 1e-6."""
+    _require_mrope_section(config)
     epsilon = real(config, "rms_norm_eps", 1e-5)
     if epsilon > MAX_EPSILON:
-        raise InputError(f"config.json: rms_norm_eps is {epsilon:g}; llama.cpp's qwen2vl has none: 1e-6 at most")
+        raise InputError(
+            f"config.json: rms_norm_eps is {epsilon:g}; llama.cpp uses 0 for qwen2vl, so at most 1e-6 is supported"
+        )
     return layers.common_fields(config, "qwen2vl", mtp) | layers.rope_fields(config, "qwen2vl")
 
 
 def qwen2_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
-    """All tensors: attention with biases and without norms of its heads."""
-    dims = layers.sizes({**config, "head_dim": qwen3_moe.head_dim(config)})  # whatever the config says
+    """All tensors; attention has biases, and no norms of its heads."""
+    dims = layers.sizes({**config, "head_dim": qwen3_moe.head_dim(config)})  # llama.cpp ignores the config's
     result = layers.model_weights(config, dims)
     for i in range(layers.layer_count(config)):
         for table in (layers.NORMS, layers.ATTENTION, ATTENTION_BIASES, layers.FEED_FORWARD):

@@ -1,1 +1,1 @@
-"""libllama seen from Python. Everything that touches ctypes lives here, and nothing else does."""
+"""Access to libllama and libggml. All use of ctypes is in this package."""

@@ -1,7 +1,6 @@
-"""What one call of llama_decode takes: tokens, their places, and which of them answer with logits.
+"""The input of one call of llama_decode: tokens, their positions and sequences, and which of them produce logits.
 
-The arrays lie where llama.cpp reads them (`llama_batch` in `include/llama.h`), so a batch made beforehand costs nothing
-when it is decoded.
+llama.cpp reads the arrays in place (`llama_batch` in `include/llama.h`), so a prepared batch costs nothing to decode.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ _OUTPUTS = ctypes.POINTER(ctypes.c_int8)
 
 
 class DecodeError(RuntimeError):
-    """llama.cpp refused or failed to decode a batch."""
+    """llama.cpp rejected a batch or failed to decode it."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`n_tokens` tokens of which `n_outputs` answer; `native` is llama.cpp's view of the arrays `kept` alive here."""
+    """`n_tokens` tokens; `n_outputs` of them produce logits. `native` points into arrays that `kept` keeps alive."""
 
     n_tokens: int
     n_outputs: int
@@ -40,11 +39,12 @@ def make_batch(
     outputs: NDArray[np.bool_],
     counts: NDArray[np.integer] | None = None,
 ) -> Batch:
-    """A batch of n tokens.
+    """Make a batch of n tokens.
 
-    `tokens`, `positions`, `outputs` have shape (n,). `sequences` names each token's sequence, shape (n,); with `counts`
-    (n,) it is the flat list of every token's sequences, counts[i] of them for token i: such a token is computed once
-    and belongs to all of them (a unified cache only). Raises DecodeError where the lengths differ.
+    `tokens`, `positions` and `outputs` (whether a token produces logits) have shape (n,). `sequences` has each token's
+    sequence, shape (n,). With `counts`, shape (n,), it is the flat list of the sequences of all tokens, counts[i] of
+    them for token i. A token with several sequences is computed once and belongs to all of them, which needs a unified
+    cache. Raises DecodeError if the lengths differ.
     """
     n = len(tokens)
     token = np.ascontiguousarray(tokens, dtype=np.int32)

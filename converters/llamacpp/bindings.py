@@ -1,7 +1,7 @@
-"""The few ggml functions that `llama_cpp` does not declare, and checks that this build is the one they were made for.
+"""The ggml functions that `llama_cpp` does not declare, and checks that the installed build matches the declarations.
 
-Source: ggml.h and llama.h as shipped with llama-cpp-python. The library's own answers (type names, block sizes) are
-read from it and never repeated here.
+Source: ggml.h and llama.h as shipped with llama-cpp-python. Names of types and block sizes are read from the library
+and not repeated here.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from typing import Any
 
 from converters.errors import InputError, MissingRuntime
 
-# Without this a failed assertion inside ggml starts gdb on the process before it dies.
+# Without this, a failed assertion in ggml attaches gdb to the process before it aborts.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 try:
@@ -22,13 +22,13 @@ try:
 except (ImportError, OSError, RuntimeError) as error:
     raise MissingRuntime(f"llama.cpp cannot be loaded ({error}); install llama-cpp-python >= 0.3.36") from error
 
-ggml: Any = lib._lib  # resolves symbols of libggml and libggml-base as well, which libllama depends on
+ggml: Any = lib._lib  # also resolves symbols of libggml and libggml-base, on which libllama depends
 
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
 class _TypeTraits(ctypes.Structure):
-    """ggml_type_traits, as far as it is read here."""
+    """The beginning of ggml_type_traits, with all fields that are read here."""
 
     _fields_ = [
         ("type_name", ctypes.c_char_p),
@@ -41,7 +41,7 @@ class _TypeTraits(ctypes.Structure):
 
 
 class InitParams(ctypes.Structure):
-    """ggml_init_params: bytes of a context's memory, where it is (NULL: ggml's own), no data for its tensors."""
+    """ggml_init_params: memory of a context in bytes, its address (NULL: ggml allocates), no data for its tensors."""
 
     _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
 
@@ -60,7 +60,7 @@ _DECLARATIONS: Mapping[str, tuple[list[Any], Any]] = {
             ctypes.c_void_p,  # void * dst
             ctypes.c_int64,  # first element
             ctypes.c_int64,  # rows
-            ctypes.c_int64,  # elements a row
+            ctypes.c_int64,  # elements per row
             ctypes.c_void_p,  # const float * imatrix
         ],
         ctypes.c_size_t,
@@ -103,7 +103,7 @@ for _name, (_argtypes, _restype) in _DECLARATIONS.items():
 
 @dataclass(frozen=True)
 class TensorType:
-    """A ggml tensor type: its number in files, its name in upper case, and how its rows are blocked."""
+    """A ggml tensor type: its number in files, its name in upper case, and the size of its blocks."""
 
     id: int
     name: str
@@ -111,32 +111,36 @@ class TensorType:
     block_bytes: int
 
     def row_bytes(self, elements: int) -> int:
-        """Bytes of one row of `elements` values; `elements` must be a multiple of the block."""
+        """Bytes of a row of `elements` values; `elements` must be a multiple of the block."""
         return elements // self.block_elements * self.block_bytes
 
 
 def _read_types() -> dict[str, TensorType]:
     defaults = lib.llama_model_quantize_default_params()
     count = defaults.token_embedding_type  # "not set" is GGML_TYPE_COUNT
-    # A struct whose fields have moved would show here, before any call goes wrong with it.
+    # If the fields of the struct have moved, this check fails before any call uses the wrong fields.
     if not (
         count == defaults.output_tensor_type and 32 <= count <= 256 and defaults.ftype == lib.LLAMA_FTYPE_MOSTLY_Q8_0
     ):
-        raise MissingRuntime("llama_model_quantize_params has another layout than llama_cpp declares; reinstall it")
+        raise MissingRuntime(
+            "llama_model_quantize_params does not have the layout that llama_cpp declares; reinstall llama-cpp-python"
+        )
     types = {}
     for number in range(count):
         block_elements, block_bytes = ggml.ggml_blck_size(number), ggml.ggml_type_size(number)
-        if block_elements > 0 and block_bytes > 0:  # removed types keep their number with a size of 0
+        if block_elements > 0 and block_bytes > 0:  # types that were removed keep their number, with a size of 0
             name = ggml.ggml_type_name(number).decode().upper()
             types[name] = TensorType(number, name, block_elements, block_bytes)
     return types
 
 
 def to_float(type_: TensorType) -> Callable[[int, int, int], None]:
-    """ggml's own (source address, target address, elements) -> float32, for rows of a quantized type."""
+    """ggml's conversion to float32 for a quantized type, called as (source address, target address, elements)."""
     traits = ggml.ggml_get_type_traits(type_.id).contents
     if traits.type_name.decode().upper() != type_.name or traits.type_size != type_.block_bytes or not traits.to_float:
-        raise MissingRuntime("ggml_type_traits has another layout than the one declared here; use the pinned version")
+        raise MissingRuntime(
+            "ggml_type_traits does not have the declared layout; install the pinned version of llama-cpp-python"
+        )
     function: Callable[[int, int, int], None] = traits.to_float
     return function
 
@@ -145,11 +149,11 @@ TYPES: Mapping[str, TensorType] = MappingProxyType(_read_types())
 TYPES_BY_ID: Mapping[int, TensorType] = MappingProxyType({entry.id: entry for entry in TYPES.values()})
 
 if [TYPES[name].id for name in ("F32", "F16", "Q8_0", "Q6_K", "BF16")] != [0, 1, 8, 14, 30]:
-    raise MissingRuntime("this llama.cpp numbers its tensor types in another way than GGUF files do; reinstall it")
+    raise MissingRuntime("this llama.cpp and GGUF files number tensor types differently; reinstall llama-cpp-python")
 
 
 def type_named(name: str) -> TensorType:
-    """The tensor type called `name` ("F16", "q8_0", ...). Raises InputError if this llama.cpp has none such."""
+    """The tensor type called `name` ("F16", "q8_0", ...). Raises InputError if this llama.cpp does not have it."""
     try:
         return TYPES[name.upper()]
     except KeyError:
@@ -158,12 +162,12 @@ def type_named(name: str) -> TensorType:
 
 @functools.cache
 def start_backend() -> None:
-    """Initialise llama.cpp's backends, once a process."""
+    """Initialise llama.cpp's backends, once per process."""
     lib.llama_backend_init()
 
 
 _ABORT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-_abort_callback: Any = None  # referenced here so that it lives as long as the library may call it
+_abort_callback: Any = None  # kept alive, because the library may call it at any time
 
 
 def on_abort(report: Callable[[str], None]) -> None:

@@ -1,7 +1,7 @@
-"""The GGUF container: what a header holds, and the writer of headers; the reader is in reader.py.
+"""The GGUF container: the content of a header, and the writer of headers. The reader is in reader.py.
 
-Format: docs/gguf.md of the ggml project, versions 2 and 3, little-endian. Metadata values are kept as the bytes they
-have in the file, so that a file made from another one carries them unchanged.
+Format: ggml's docs/gguf.md, versions 2 and 3, little-endian. Metadata values are kept as the bytes in the file, so that
+a file made from another one carries them unchanged.
 """
 
 import math
@@ -19,8 +19,8 @@ from converters.llamacpp.bindings import TensorType
 
 MAGIC = b"GGUF"
 VERSION = 3
-ALIGNMENT = 32  # llama.cpp's default, and what its quantizer always writes
-MAX_NAME = 63  # GGML_MAX_NAME with its closing zero is 64
+ALIGNMENT = 32  # llama.cpp's default, which its quantizer always writes
+MAX_NAME = 63  # GGML_MAX_NAME is 64, including the final zero
 MAX_DIMS = 4
 
 
@@ -59,21 +59,21 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Field:
-    """One metadata value: its type and its bytes as they stand in the file (for arrays: item type, count, items)."""
+    """A metadata value: its type and its bytes in the file (for arrays: item type, count, items)."""
 
     type: ValueType
     payload: bytes
 
     @cached_property
     def value(self) -> Any:
-        """The value as Python's own type: int, float, bool, str, or a list of these."""
+        """The value as a Python int, float, bool or str, or as a list of them."""
         if self.type is ValueType.STRING:
             return self.payload[8:].decode(errors="replace")
         if self.type is not ValueType.ARRAY:
             return struct.unpack("<" + FORMATS[self.type], self.payload)[0]
         item_type, count = self.item_type, self.count
         if item_type is None or item_type is ValueType.ARRAY:
-            raise ValueError("arrays of arrays are not read")
+            raise ValueError("arrays of arrays are not supported")
         if item_type is not ValueType.STRING:
             return list(struct.unpack_from(f"<{count}{FORMATS[item_type]}", self.payload, 12))
         items, position = [], 12
@@ -95,43 +95,43 @@ class Field:
 
 
 def uint32(value: int) -> Field:
-    """A whole number as llama.cpp's integer keys want it."""
+    """A whole number, in the type of most of llama.cpp's integer keys."""
     return number(ValueType.UINT32, value)
 
 
 def float32(value: float) -> Field:
-    """A real number in single precision."""
+    """A number in single precision."""
     return Field(ValueType.FLOAT32, struct.pack("<f", value))
 
 
 def number(type_: ValueType, value: int) -> Field:
-    """A whole number of a type that a key asks for."""
+    """A whole number of type `type_`."""
     return Field(type_, struct.pack("<" + FORMATS[type_], value))
 
 
 def boolean(value: bool) -> Field:
-    """A truth value."""
+    """A boolean."""
     return Field(ValueType.BOOL, struct.pack("<?", value))
 
 
 def string(value: str) -> Field:
-    """A text in UTF-8."""
+    """A string in UTF-8. Raises InputError for half of a surrogate pair."""
     return Field(ValueType.STRING, _string_bytes(value))
 
 
 def strings(values: Sequence[str]) -> Field:
-    """A list of texts."""
+    """A list of strings. Raises InputError for half of a surrogate pair."""
     head = struct.pack("<IQ", ValueType.STRING, len(values))
     try:
         texts = [value.encode() for value in values]
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise InputError(f"the text {error.object[:40]!r} is no valid Unicode, which GGUF needs") from None
+    except UnicodeEncodeError as error:  # JSON can express half of a surrogate pair
+        raise InputError(f"the text {error.object[:40]!r} is not valid Unicode, which GGUF requires") from None
     length = struct.Struct("<Q").pack
     return Field(ValueType.ARRAY, head + b"".join([piece for text in texts for piece in (length(len(text)), text)]))
 
 
 def numbers(item_type: ValueType, values: Sequence[float]) -> Field:
-    """A list of numbers or truth values, all of `item_type`."""
+    """A list of numbers or booleans, all of type `item_type`."""
     head = struct.pack("<IQ", item_type, len(values))
     return Field(ValueType.ARRAY, head + struct.pack(f"<{len(values)}{FORMATS[item_type]}", *values))
 
@@ -139,14 +139,14 @@ def numbers(item_type: ValueType, values: Sequence[float]) -> Field:
 def _string_bytes(value: str) -> bytes:
     try:
         data = value.encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-        raise InputError(f"the text {value[:40]!r} is no valid Unicode, which GGUF needs") from None
+    except UnicodeEncodeError:  # JSON can express half of a surrogate pair
+        raise InputError(f"the text {value[:40]!r} is not valid Unicode, which GGUF requires") from None
     return struct.pack("<Q", len(data)) + data
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as a header names it. `shape` is in numpy's order (rows last); `offset` counts from the data section."""
+    """A tensor in a header. `shape` is in numpy's order (columns last); `offset` (bytes) starts at the data section."""
 
     name: str
     shape: tuple[int, ...]
@@ -165,7 +165,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """All of a GGUF file but its data. Offsets and sizes have been held against the file's length."""
+    """Everything in a GGUF file except its data. Offsets and sizes were checked against the file's length."""
 
     path: Path
     metadata: Mapping[str, Field]
@@ -179,12 +179,12 @@ class GGUFHeader:
 
     @property
     def tensor_bytes(self) -> int:
-        """Bytes of all tensors without padding: the weights as they are loaded."""
+        """Bytes of all tensors without padding, which is the size of the weights in memory."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
 def text(metadata: Mapping[str, Field], key: str) -> str:
-    """The text under `key`, or "" where the key is absent or no text."""
+    """The string under `key`, or "" if the key is missing or not a string."""
     field = metadata.get(key)
     return field.value if field is not None and field.type is ValueType.STRING else ""
 
@@ -198,7 +198,10 @@ def whole_number(
     high: int = 2**31 - 1,
     type_: ValueType = ValueType.UINT32,
 ) -> int:
-    """The number under `key`, or `default` where the key is absent. InputError for another type and out of bounds."""
+    """The number under `key`, or `default` if the key is missing.
+
+    Raises InputError if it has another type than `type_`, or is not within `low` and `high`.
+    """
     field = metadata.get(key)
     if field is None:
         return default
@@ -214,13 +217,13 @@ def padded(size: int, alignment: int = ALIGNMENT) -> int:
 
 
 def tensor_order(name: str) -> tuple[int, str]:
-    """Sort key of tensors in files that llama.cpp writes: what belongs to no block first, then block by block."""
+    """Sort key of tensors in llama.cpp's files: tensors that belong to no block first, then block by block."""
     match = re.match(r"blk\.(\d+)\.", name)
     return (int(match[1]) if match else -1, name)
 
 
 def lay_out(tensors: Iterable[tuple[str, tuple[int, ...], TensorType]]) -> tuple[TensorInfo, ...]:
-    """Give each (name, shape, type) its place in the data section: in the order given, each aligned."""
+    """Give each (name, shape, type) an aligned offset in the data section, in the given order."""
     infos, offset = [], 0
     for name, shape, type_ in tensors:
         info = TensorInfo(name, shape, type_, offset)
@@ -230,12 +233,12 @@ def lay_out(tensors: Iterable[tuple[str, tuple[int, ...], TensorType]]) -> tuple
 
 
 def data_bytes(tensors: Sequence[TensorInfo]) -> int:
-    """Length of the data section, the padding after the last tensor included."""
+    """Bytes of the data section, including the padding after the last tensor."""
     return tensors[-1].offset + padded(tensors[-1].nbytes) if tensors else 0
 
 
 def encode_header(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> bytes:
-    """The bytes of a GGUF file before its data section, padded so that the data section may follow."""
+    """The bytes of a GGUF file before its data section, padded to the alignment."""
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     for key, field in metadata.items():
         parts += [_string_bytes(key), struct.pack("<I", field.type), field.payload]
@@ -250,7 +253,7 @@ def encode_header(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) 
 
 
 def header_bytes(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> int:
-    """The length of what `encode_header` makes, without making it."""
+    """The length of the result of `encode_header` in bytes, without making it."""
     fields = sum(12 + len(key.encode()) + len(field.payload) for key, field in metadata.items())
     infos = sum(24 + len(tensor.name.encode()) + 8 * len(tensor.shape) for tensor in tensors)
     return padded(24 + fields + infos)

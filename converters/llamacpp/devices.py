@@ -1,4 +1,4 @@
-"""The devices that this build of llama.cpp can compute on, as its backends report them."""
+"""The devices that this build of llama.cpp can compute on, as reported by its backends."""
 
 import ctypes
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _KINDS = {0: "cpu", 1: "gpu", 2: "integrated gpu", 3: "accelerator", 4: "meta"}
 
 @dataclass(frozen=True)
 class LlamaDevice:
-    """One device; bytes of memory are what its driver says now."""
+    """A device. Its driver reports the bytes of memory at the time of the call."""
 
     name: str
     description: str
@@ -21,7 +21,7 @@ class LlamaDevice:
 
 
 def devices() -> list[LlamaDevice]:
-    """All devices, in llama.cpp's order."""
+    """All devices in llama.cpp's order."""
     start_backend()
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.argtypes, ggml.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
@@ -29,12 +29,12 @@ def devices() -> list[LlamaDevice]:
 
 
 def gpus() -> list[LlamaDevice]:
-    """Devices with or beside memory of their own, which layers can be put on."""
+    """Devices that layers can be loaded to, with their own memory or sharing the host's."""
     return [device for device in devices() if device.kind in ("gpu", "integrated gpu")]
 
 
 def features() -> str:
-    """The instruction sets and options this build uses, in llama.cpp's words."""
+    """The instruction sets and options that this build uses, in llama.cpp's words."""
     start_backend()
     return " ".join(lib.llama_print_system_info().decode(errors="replace").split())
 

@@ -1,7 +1,7 @@
-"""Ghost GGUF files: header and length of a real one, data a hole. A few kilobytes on disk, whatever the model.
+"""Ghost files: GGUF files with a real header and length, but a hole instead of data. They take a few kilobytes on disk.
 
-llama.cpp answers from them which type each tensor would get and how much memory it would take, because both depend on
-names, shapes and metadata alone.
+llama.cpp can say from a ghost which type each tensor would get and how much memory the model would take, because both
+depend only on names, shapes and metadata.
 """
 
 import tempfile
@@ -15,9 +15,10 @@ from converters.llamacpp.container import Field, TensorInfo, data_bytes, encode_
 
 @contextmanager
 def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Iterator[Path]:
-    """A ghost of the model with this metadata and these tensors, in a temporary directory that goes with the block.
+    """Make a ghost of the model with this metadata and these tensors, in a temporary directory; yields its path.
 
-    A vocabulary is left out (its size is kept): llama.cpp's answers are the same without, and several times faster.
+    The vocabulary is left out and only its size is kept: llama.cpp's answers stay the same and come several times
+    faster. Raises InputError if the file system has no sparse files.
     """
     tensors = lay_out((tensor.name, tensor.shape, tensor.type) for tensor in tensors)
     header = encode_header(without_vocabulary(metadata), tensors)
@@ -29,7 +30,7 @@ def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Itera
                 file.truncate(len(header) + data_bytes(tensors))
         except OSError as error:
             raise InputError(
-                f"{directory}: a sparse file of {data_bytes(tensors)} bytes cannot be made here ({error.strerror});"
+                f"{directory}: a sparse file of {data_bytes(tensors)} bytes cannot be created here ({error.strerror});"
                 " set TMPDIR to a file system that has sparse files"
             ) from error
         yield path
@@ -37,7 +38,7 @@ def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Itera
 
 @contextmanager
 def vocabulary(metadata: Mapping[str, Field]) -> Iterator[Path]:
-    """A file of the metadata alone, vocabulary and all: enough to tokenize by. It goes with the block."""
+    """Make a temporary file with metadata and the whole vocabulary, which is enough to tokenize; yields its path."""
     with tempfile.TemporaryDirectory(prefix="bitsweep-vocabulary-") as directory:
         path = Path(directory) / "vocabulary.gguf"
         path.write_bytes(encode_header(metadata, []))
@@ -45,9 +46,9 @@ def vocabulary(metadata: Mapping[str, Field]) -> Iterator[Path]:
 
 
 def without_vocabulary(metadata: Mapping[str, Field]) -> dict[str, Field]:
-    """The metadata with `tokenizer.*` replaced by the vocabulary's size, fit for a file of default alignment."""
+    """The metadata with the vocabulary's size in place of `tokenizer.*`, for a file with the default alignment."""
     kept = {key: field for key, field in metadata.items() if not key.startswith("tokenizer.")}
-    kept.pop("general.alignment", None)  # a ghost has llama.cpp's default one
+    kept.pop("general.alignment", None)  # a ghost has llama.cpp's default alignment
     tokens = metadata.get("tokenizer.ggml.tokens")
     if tokens is not None:
         kept[f"{text(metadata, 'general.architecture')}.vocab_size"] = uint32(tokens.count)

@@ -1,7 +1,7 @@
-"""What goes into each matrix product while llama.cpp reads a text: sums of squares by column, expert by expert.
+"""Collection of an importance matrix: the squares of the inputs of each matrix product, summed by column and expert.
 
-Method and defaults: llama-imatrix of llama.cpp (tools/imatrix). The scheduler's evaluation callback names every node
-before it is computed and hands over those asked for when they are; the text is cut into chunks that each begin anew.
+Method and defaults: llama-imatrix of llama.cpp (tools/imatrix). The scheduler's evaluation callback announces every
+node of the graph and passes the requested ones after they are computed. The text is divided into independent chunks.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from converters.llamacpp.bindings import TYPES, InitParams, ggml, lib
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import ContextOptions, Model, Tokens
 
-MIN_TOKENS = 16  # llama-imatrix passes over products of fewer rows: they are no prompt
-_OBJECT_BYTES = 32  # sizeof(ggml_object), which ggml_tensor_overhead counts in
+MIN_TOKENS = 16  # llama-imatrix skips products of fewer rows, because they are not part of a prompt
+_OBJECT_BYTES = 32  # sizeof(ggml_object), which ggml_tensor_overhead includes
 _F32, _I32 = TYPES["F32"].id, TYPES["I32"].id
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Sums of squares float32 [matrices, columns] by weight, over so many rows each, counts float32 [matrices].
+    """Result of `collect`: per weight the sums of squares and the rows counted, both float32.
 
-    A dense weight is one matrix, a stack of experts one an expert. `chunks` of `chunk_size` tokens were read.
+    `sums` are [matrices, columns], `counts` [matrices]. A dense weight is one matrix; in a stack of experts each expert
+    is one. `chunks` chunks of `chunk_size` tokens were read.
     """
 
     sums: Mapping[str, NDArray[np.float32]]
@@ -53,12 +54,14 @@ def collect(
     type_kv: str = "f16",
     flash_attn: str = "auto",
 ) -> Collected:
-    """Let the model at `path` read `text` (or token ids, int32 [n]) in chunks of `n_ctx` tokens; a rest is dropped.
+    """Let the model at `path` read `text` (or token ids, int32 [n]) in chunks of `n_ctx` tokens.
 
-    Several chunks go through at once as far as `n_batch` allows, and logits of n_batch x vocabulary are held: with
-    fewer outputs llama.cpp would skip rows of the last layer. `progress(done, chunks)` is called between batches.
-    `output.weight` and layers that never run (MTP) get no entry. Raises InputError for a text of fewer than two
-    chunks, a context that the model does not take, and activations that are not finite; DecodeError.
+    Tokens after the last whole chunk are dropped. As many chunks as fit into `n_batch` tokens are decoded at once. The
+    logits of all n_batch tokens are held, because with fewer outputs llama.cpp would skip rows of the last layer.
+    `progress(done, chunks)` is called between batches. `output.weight` and layers that do not run (MTP) get no entry.
+
+    Raises InputError for a text of fewer than two chunks, a context that the model does not support, or activations
+    that are not finite; DecodeError if llama.cpp cannot decode.
     """
     with Model(path, load) as model:
         chunks = _cut(model, text, n_ctx, max_chunks)
@@ -87,7 +90,7 @@ def collect(
                 if progress is not None:
                     progress(start + len(group), len(chunks))
     if not collector.sums:
-        raise InputError(f"{path}: none of its matrix products was seen; choose a context of more tokens than {n_ctx}")
+        raise InputError(f"{path}: no matrix product was observed; choose a context of more than {n_ctx} tokens")
     return Collected(
         MappingProxyType({name: sums.astype(np.float32) for name, sums in collector.sums.items()}),
         MappingProxyType({name: counts.astype(np.float32) for name, counts in collector.counts.items()}),
@@ -97,11 +100,11 @@ def collect(
 
 
 def _cut(model: Model, text: str | Tokens, n_ctx: int, max_chunks: int | None) -> Tokens:
-    """The chunks, int32 [chunks, n_ctx], each begun by BOS where the model adds one."""
+    """The chunks, int32 [chunks, n_ctx], each beginning with BOS if the model adds one."""
     if not MIN_TOKENS <= n_ctx <= model.n_ctx_train:
-        raise InputError(f"{model.path}: a chunk may have {MIN_TOKENS} to {model.n_ctx_train} tokens, not {n_ctx}")
+        raise InputError(f"{model.path}: a chunk must have {MIN_TOKENS} to {model.n_ctx_train} tokens, not {n_ctx}")
     if max_chunks is not None and max_chunks < 1:
-        raise InputError(f"{max_chunks} chunks of text give no importance matrix; choose at least 1")
+        raise InputError(f"an importance matrix needs at least 1 chunk of text, not {max_chunks}")
     tokens = model.tokenize(text, add_special=True) if isinstance(text, str) else np.asarray(text, np.int32)
     if tokens.ndim != 1 or len(tokens) < 2 * n_ctx:
         raise InputError(
@@ -109,7 +112,9 @@ def _cut(model: Model, text: str | Tokens, n_ctx: int, max_chunks: int | None) -
             " give a longer text or a smaller context"
         )
     if not 0 <= tokens.min() <= tokens.max() < model.n_vocab:
-        raise InputError(f"{model.path}: a token of the calibration text is outside its vocabulary of {model.n_vocab}")
+        raise InputError(
+            f"{model.path}: the calibration text has a token outside the model's vocabulary of {model.n_vocab}"
+        )
     count = min(len(tokens) // n_ctx, max_chunks or len(tokens))
     chunks = tokens[: count * n_ctx].reshape(count, n_ctx).copy()
     if model.add_bos:
@@ -118,7 +123,7 @@ def _cut(model: Model, text: str | Tokens, n_ctx: int, max_chunks: int | None) -
 
 
 def _batches(chunks: Tokens, n_batch: int) -> Iterator[tuple[Tokens, Tokens, Tokens]]:
-    """(tokens, positions, sequences) to decode one after another: whole chunks, or one chunk in several pieces."""
+    """(tokens, positions, sequences) to decode in turn: several whole chunks at once, or one chunk in pieces."""
     count, n_ctx = chunks.shape
     step = min(n_batch, n_ctx)
     for start in range(0, n_ctx, step):
@@ -129,7 +134,7 @@ def _batches(chunks: Tokens, n_batch: int) -> Iterator[tuple[Tokens, Tokens, Tok
 
 @dataclass(frozen=True)
 class _Observed(ContextOptions):
-    """A context whose nodes are shown to `callback`, which must live as long as it."""
+    """A context that passes its nodes to `callback`, which must live as long as the context."""
 
     callback: Any = field(default=None, repr=False)
 
@@ -140,7 +145,7 @@ class _Observed(ContextOptions):
 
 
 class _Tensor(ctypes.Structure):
-    """ggml_tensor. `ne` and `nb` (elements, and bytes from one to the next) count from the columns."""
+    """ggml_tensor. `ne` (elements) and `nb` (bytes between two elements) start with the columns."""
 
     _fields_ = [
         ("type", ctypes.c_int),
@@ -164,8 +169,8 @@ class _Tensor(ctypes.Structure):
 def _operations() -> tuple[int, int]:
     """ggml's numbers of MUL_MAT and MUL_MAT_ID.
 
-    Read from nodes made for it, of known shapes, names and sources: raises MissingRuntime where `_Tensor` reads
-    anything else there, for it would then read another struct's bytes while a model runs.
+    They are read from nodes made for this purpose, with known shapes, names and sources. Raises MissingRuntime if
+    `_Tensor` does not find these values in them, because it would then also misread the nodes of a model.
     """
     if ggml.ggml_tensor_overhead() != ctypes.sizeof(_Tensor) + _OBJECT_BYTES:
         raise MissingRuntime(_OTHER_LAYOUT)
@@ -175,15 +180,15 @@ def _operations() -> tuple[int, int]:
         inputs = ggml.ggml_new_tensor_3d(context, _F32, 5, 2, 4)
         ids = ggml.ggml_new_tensor_3d(context, _I32, 2, 4, 1)
         weight = ggml.ggml_new_tensor_3d(context, _F32, 5, 6, 1)
-        turned = _Tensor.from_address(ggml.ggml_transpose(context, inputs))
+        transposed = _Tensor.from_address(ggml.ggml_transpose(context, inputs))
         ggml.ggml_set_name(experts, b"blk.0.check.weight")
         dense = _Tensor.from_address(ggml.ggml_mul_mat(context, weight, inputs))
         indirect = _Tensor.from_address(ggml.ggml_mul_mat_id(context, experts, inputs, ids))
         known = (
             _Tensor.from_address(experts).name == b"blk.0.check.weight"
-            and (turned.type, _Tensor.from_address(ids).type) == (_F32, _I32)
-            and (list(turned.ne), list(turned.nb)) == ([2, 5, 4, 1], [20, 4, 40, 160])
-            and (turned.view_src, turned.view_offs, turned.data) == (inputs, 0, None)
+            and (transposed.type, _Tensor.from_address(ids).type) == (_F32, _I32)
+            and (list(transposed.ne), list(transposed.nb)) == ([2, 5, 4, 1], [20, 4, 40, 160])
+            and (transposed.view_src, transposed.view_offs, transposed.data) == (inputs, 0, None)
             and list(dense.src) == [weight, inputs, *[None] * 8]
             and list(indirect.src) == [experts, inputs, ids, *[None] * 7]
             and (_operation(dense), _operation(indirect)) == (b"MUL_MAT", b"MUL_MAT_ID")
@@ -195,18 +200,18 @@ def _operations() -> tuple[int, int]:
         ggml.ggml_free(context)
 
 
-_OTHER_LAYOUT = "ggml_tensor has another layout than the one declared here; use the pinned version of llama-cpp-python"
+_OTHER_LAYOUT = "ggml_tensor does not have the declared layout; install the pinned version of llama-cpp-python"
 
 
 def _operation(tensor: _Tensor) -> bytes | None:
-    """The name of a node's operation. ggml looks it up in an array without a look at its bounds."""
+    """The name of a node's operation. ggml does not check the number before it indexes an array with it."""
     return ggml.ggml_op_name(tensor.op) if 0 <= tensor.op < 64 else None
 
 
 class _Collector:
-    """Adds up what the scheduler shows, in float64. `callback` is the C function to give it.
+    """Sums the observed inputs in float64. `callback` is the C function for the scheduler.
 
-    An exception must not pass through C: it is kept, nothing more is looked at, and `reraise` raises it.
+    An exception must not pass through C. Therefore the first one is kept, observation stops, and `reraise` raises it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -222,19 +227,19 @@ class _Collector:
             raise self._error
 
     def _observe(self, address: int, ask: bool, _user_data: Any) -> bool:
-        """With `ask`, whether the node is wanted; without, take it in. False then stops the computation."""
+        """With `ask`, whether the node is wanted; otherwise add its inputs. False then stops the computation."""
         if self._error is not None:
             return False
         try:
             node = _Tensor.from_address(address)
             if ask:
                 return self._is_wanted(node)
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is added
+            with np.errstate(over="ignore", invalid="ignore"):  # `_add` rejects overflows
                 if node.op == self._mul_mat_id:
                     self._add_experts(node)
                 else:
                     self._add_dense(node)
-        except BaseException as error:  # Ctrl-C too: it would be lost in C
+        except BaseException as error:  # including Ctrl-C, which would be lost in C
             self._error = error
             return False
         return True
@@ -258,7 +263,7 @@ class _Collector:
         matrices, columns = n3 * n2, squares.shape[3]
         if matrices == 1:
             added = squares.reshape(-1, columns).sum(axis=0)[None]
-        else:  # a weight of several matrices is applied in turn
+        else:  # a weight of several matrices is applied to slices in turn
             added = np.zeros((matrices, columns), np.float32)
             for i3, i2 in np.ndindex(squares.shape[:2]):
                 added[i3 % n3 * n2 + i2 % n2] += squares[i3, i2].sum(axis=0)
@@ -266,7 +271,7 @@ class _Collector:
         self._add(weight, added, np.full(matrices, rows, np.int64))
 
     def _add_experts(self, node: _Tensor) -> None:
-        """Inputs [tokens, 1 or chosen, columns] of a stack of experts; the chosen ones, ids [tokens, chosen]."""
+        """Add a stack of experts' inputs [tokens, 1 or chosen, columns], by the experts' ids [tokens, chosen]."""
         weight = _Tensor.from_address(node.src[0])
         experts = weight.ne[2]
         if _Tensor.from_address(node.src[1]).type != _F32:
@@ -277,7 +282,9 @@ class _Collector:
         ids = _values(node.src[2], np.int32)[0, 0]
         tokens, each, columns = squares.shape
         if len(ids) != tokens or not 0 <= ids.min() <= ids.max() < experts:
-            raise InputError(f"{self.path}: the experts chosen for {_weight_name(weight)} do not fit its {experts}")
+            raise InputError(
+                f"{self.path}: the router chose invalid experts for {_weight_name(weight)}, which has {experts}"
+            )
         rows = np.arange(tokens)[:, None] * each + np.arange(ids.shape[1]) % each
         chosen = np.zeros((experts, tokens * each), np.float32)
         np.add.at(chosen, (ids, rows), 1)
@@ -286,7 +293,7 @@ class _Collector:
     def _add(self, weight: _Tensor, added: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
         name = _weight_name(weight)
         if not np.isfinite(added).all():
-            raise InputError(f"{self.path}: what {name} is multiplied with is NaN or infinite; is the model damaged?")
+            raise InputError(f"{self.path}: an input of {name} is NaN or infinite; check whether the model is damaged")
         if name not in self.sums:
             self.sums[name], self.counts[name] = np.zeros(added.shape), np.zeros(len(counts), np.int64)
         self.sums[name] += added
@@ -294,13 +301,13 @@ class _Collector:
 
 
 def _weight_name(weight: _Tensor) -> str:
-    """The name in the file: the scheduler's copies on a device are called "CUDA0#blk.0.attn_k.weight#0"."""
+    """The weight's name in the file. The scheduler names its copy on a device "CUDA0#blk.0.attn_k.weight#0"."""
     name: str = weight.name.decode(errors="replace")
     return name.split("#")[1] if "#" in name else name
 
 
 def _values(address: int, dtype: type[np.generic]) -> NDArray[Any]:
-    """A tensor's values as they lie in its rows and strides, [ne3, ne2, ne1, ne0]: a copy, from whatever device."""
+    """A copy of a tensor's values from any device, [ne3, ne2, ne1, ne0], with the tensor's strides."""
     tensor = _Tensor.from_address(address)
     data = np.empty(ggml.ggml_nbytes(address), np.uint8)
     ggml.ggml_backend_tensor_get(address, data.ctypes.data, 0, data.nbytes)

@@ -1,6 +1,6 @@
-"""What llama.cpp logs, caught in Python. Its callback is one for the whole process, so it is set here and nowhere else.
+"""llama.cpp's log messages, received in Python. llama.cpp has one callback per process, which only this module sets.
 
-Outside of a `capture()` everything goes to the logger "llama.cpp", so nothing is ever printed over the screen.
+Outside of `capture()` all messages go to the logger "llama.cpp", so that nothing is printed over the screen.
 """
 
 import ctypes
@@ -22,18 +22,18 @@ _PYTHON_LEVELS = {_DEBUG: logging.DEBUG, _INFO: logging.DEBUG, _WARN: logging.IN
 
 @dataclass
 class Captured:
-    """The messages that one thread caused, in order: pairs of ggml's level and UTF-8 (not always a whole line)."""
+    """The messages of one thread in order, as (ggml's level, UTF-8 text). A message is not always a whole line."""
 
     messages: list[tuple[int, bytes]] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """All of it, as it would have been printed."""
+        """The whole log, as llama.cpp would have printed it."""
         return b"".join([text for _, text in self.messages]).decode(errors="replace")
 
     @property
     def errors(self) -> str:
-        """The messages of the levels warning and error in one line: what to quote when a call failed."""
+        """All messages of the levels warning and error in one line, to quote after a failed call."""
         parts: list[bytes] = []
         level = 0
         for own, text in self.messages:
@@ -43,15 +43,15 @@ class Captured:
         return " ".join(b"".join(parts).decode(errors="replace").split())
 
 
-_lock = threading.RLock()  # the garbage collector may free a model, which logs, while it is held
+_lock = threading.RLock()  # reentrant: while it is held, garbage collection may free a model, which logs
 _open: list[tuple[int, Captured]] = []  # (thread, capture), innermost last
-_of_thread: dict[int, Captured] = {}  # the innermost one of each thread: a dry run has thousands of messages
+_of_thread: dict[int, Captured] = {}  # each thread's innermost capture; a dry run logs thousands of messages
 
 
 def _receive(level: int, text: bytes, _user_data: Any) -> None:
     receiver = _of_thread.get(threading.get_ident())
     if receiver is None:
-        # Messages of llama.cpp's own worker threads belong to whoever is capturing; there is mostly one.
+        # Messages from llama.cpp's worker threads go to the innermost capture; usually there is only one.
         with _lock:
             receiver = _open[-1][1] if _open else None
     if receiver is not None:
@@ -62,12 +62,12 @@ def _receive(level: int, text: bytes, _user_data: Any) -> None:
         LOGGER.log(_PYTHON_LEVELS.get(level, logging.DEBUG), "%s", message.rstrip())
 
 
-_callback = lib.llama_log_callback(_receive)  # must live as long as the library
+_callback = lib.llama_log_callback(_receive)  # must not be freed while the library is loaded
 
 
 @contextmanager
 def capture() -> Iterator[Captured]:
-    """Collect what llama.cpp logs while the block runs, from this thread. Captures nest: the innermost one gets it."""
+    """Collect what llama.cpp logs from this thread inside the block. If captures are nested, the innermost gets it."""
     install()
     thread = threading.get_ident()
     entry = (thread, Captured())
@@ -87,7 +87,7 @@ def capture() -> Iterator[Captured]:
 
 
 def install() -> None:
-    """Take over llama.cpp's log. Importing `llama_cpp` again or making its `Llama` would take it away."""
+    """Set the log callback. Importing `llama_cpp` again, or making a `llama_cpp.Llama`, would replace it."""
     lib.llama_log_set(_callback, ctypes.c_void_p(0))
 
 

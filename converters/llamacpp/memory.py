@@ -1,7 +1,7 @@
-"""How much memory llama.cpp would take for a model and a context: its own answer, got without allocating.
+"""The memory that llama.cpp would take for a model and a context, computed by llama.cpp without allocating it.
 
-The model is loaded from a ghost file with `no_alloc`, a context is made, and both tell their sizes in the log (to
-0.01 MiB). What a driver or a process takes beside that is not in it.
+A ghost file is loaded with `no_alloc`, a context is made, and llama.cpp logs their sizes (to 0.01 MiB). Memory that a
+driver or a process takes in addition is not included.
 """
 
 import os
@@ -22,7 +22,8 @@ from converters.llamacpp.rpc import RemoteDevice
 
 MIB = 1 << 20
 
-# Part of the plan <- the log lines that add up to it. Under no_alloc "KV buffer size" is 0: the cache has its own.
+# Field of MemoryPlan <- the log lines whose sum it is. "KV buffer size" is 0 with no_alloc, so the cache's line is
+# used.
 _LINES = {
     "kv_bytes": re.compile(r"^llama_kv_cache\w*: size = +([\d.]+) MiB", re.M),
     "recurrent_bytes": re.compile(r"^llama_memory_recurrent: size = +([\d.]+) MiB", re.M),
@@ -38,7 +39,7 @@ _LAYER_LINES = {
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that a model and one context take. `weights_bytes` is exact, the others are multiples of 0.01 MiB."""
+    """Bytes of a model and one context. `weights_bytes` is exact; the others are multiples of 0.01 MiB."""
 
     weights_bytes: int
     kv_bytes: int
@@ -58,9 +59,9 @@ def plan_memory(
     load: LoadOptions = ALL_IN_RAM,
     name: str | Path = "the model",
 ) -> MemoryPlan:
-    """Memory for a model of this metadata and these tensors in a context of these options. Reads no weights.
+    """The memory of the model with this metadata and these tensors, and of a context with `options`. Reads no weights.
 
-    Raises InputError, which begins with `name`, where llama.cpp refuses the model or the context.
+    Raises InputError, which begins with `name`, if llama.cpp rejects the model or the context.
     """
     with ghost(metadata, tensors) as path, loaded_ghost(path, load, (), name) as model:
         sizes = _sizes(_context_log(model, options, name))
@@ -69,9 +70,9 @@ def plan_memory(
 
 @dataclass(frozen=True)
 class ContextMemory:
-    """Bytes that a context takes beside the weights, multiples of 0.01 MiB, and which layers have what.
+    """Bytes that a context takes in addition to the weights (multiples of 0.01 MiB), and the layers with each cache.
 
-    `compute_bytes` is for each device in order, and last for RAM; `output_bytes` is always in RAM.
+    `compute_bytes` has one entry per device in order, and a last one for RAM; `output_bytes` is always in RAM.
     """
 
     kv_bytes: int
@@ -85,8 +86,8 @@ class ContextMemory:
 def context_memory(
     model: object, options: ContextOptions, devices: Sequence[RemoteDevice] = (), name: str | Path = "the model"
 ) -> ContextMemory:
-    """What a context takes of a `loaded_ghost` on these devices. Raises InputError where llama.cpp refuses it."""
-    return _told(_context_log(model, options, name), devices)
+    """The memory of a context of a `loaded_ghost` on these devices. Raises InputError if llama.cpp rejects it."""
+    return _parse_memory(_context_log(model, options, name), devices)
 
 
 @contextmanager
@@ -96,9 +97,9 @@ def loaded_ghost(
     devices: Sequence[RemoteDevice] = (),
     name: str | Path = "the model",
 ) -> Iterator[object]:
-    """A model loaded from a ghost file without allocating, as `load` says, on these devices and none else.
+    """Load a ghost file without allocating memory, as `load` says, on exactly these devices; yields the model.
 
-    Raises InputError, which begins with `name`, where llama.cpp refuses it.
+    Raises InputError, which begins with `name`, if llama.cpp rejects the model.
     """
     start_backend()
     params = lib.llama_model_default_params()
@@ -109,7 +110,7 @@ def loaded_ghost(
         model = lib.llama_model_load_from_file(os.fsencode(path), params)
     del kept
     if not model:
-        raise InputError(f"{name}: llama.cpp cannot load such a model: {log.errors or 'no reason given'}")
+        raise InputError(f"{name}: llama.cpp cannot load this model: {log.errors or 'no reason given'}")
     try:
         yield model
     finally:
@@ -129,7 +130,7 @@ def _sizes(log: str) -> dict[str, int]:
     return {part: round(sum(map(float, line.findall(log))) * MIB) for part, line in _LINES.items()}
 
 
-def _told(log: str, devices: Sequence[RemoteDevice]) -> ContextMemory:
+def _parse_memory(log: str, devices: Sequence[RemoteDevice]) -> ContextMemory:
     sizes = _sizes(log)
     places = {device.buffer: place for place, device in enumerate(devices)}
     compute = [0] * (len(devices) + 1)

@@ -1,7 +1,7 @@
 """A GGUF file loaded in llama.cpp, and contexts that decode batches of tokens into logits.
 
-The low-level API is used, not `llama_cpp.Llama`: batches are filled through numpy views and logits are read where
-llama.cpp wrote them. Facts of the API: `include/llama.h` of llama.cpp.
+This uses the low-level API instead of `llama_cpp.Llama`: batches are filled through numpy views, and logits are read in
+llama.cpp's buffer without a copy. Documentation of the API: `include/llama.h` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TOKEN_POINTER = ctypes.POINTER(ctypes.c_int32)
 
 
 def _allocated(log: Captured) -> int:
-    """Bytes of the buffers that llama.cpp reports in its log (printed to 0.01 MiB)."""
+    """Bytes of the buffers that llama.cpp reports in its log, which prints them to 0.01 MiB."""
     return sum(int(float(size) * 2**20) for _, size in _BUFFER_LINE.findall(log.text))
 
 
@@ -48,10 +48,11 @@ def available_cpus() -> int:
 
 @dataclass(frozen=True)
 class ContextOptions:
-    """How a context is made. Names and meanings are llama.cpp's `llama_context_params`.
+    """Options of a context, with the names and meanings of llama.cpp's `llama_context_params`.
 
-    `n_ctx` counts cells over all sequences; with `kv_unified` any sequence may use them all, without it each has
-    n_ctx / n_seq_max of its own. `type_k`, `type_v` name tensor types, `flash_attn` is a key of FLASH_ATTENTION.
+    `n_ctx` counts the cells of all sequences. With `kv_unified` any sequence may use all cells; otherwise each has
+    n_ctx / n_seq_max cells. `type_k` and `type_v` are names of tensor types, `flash_attn` a key of FLASH_ATTENTION.
+    `n_threads` is all available CPUs by default.
     """
 
     n_ctx: int
@@ -65,7 +66,7 @@ class ContextOptions:
     n_threads: int | None = None
 
     def params(self) -> lib.llama_context_params:
-        """These options as llama.cpp takes them. Raises InputError for an unknown type."""
+        """These options as llama.cpp's struct. Raises InputError for an unknown type."""
         params = lib.llama_context_default_params()
         params.n_ctx = self.n_ctx
         params.n_batch = self.n_batch
@@ -75,22 +76,22 @@ class ContextOptions:
         params.type_k = type_named(self.type_k).id
         params.type_v = type_named(self.type_v).id
         params.flash_attn_type = FLASH_ATTENTION[self.flash_attn]
-        # both counts, or prompts run on llama.cpp's default of four threads
+        # set both, because otherwise prompts run on llama.cpp's default of four threads
         params.n_threads = params.n_threads_batch = self.n_threads or available_cpus()
         return params
 
 
 class Model:
-    """A loaded GGUF. Close it, or use it as a context manager; its contexts must be closed first.
+    """A loaded GGUF file. Close it, or use it as a context manager; its contexts must be closed first.
 
-    With `vocabulary` nothing but that and the metadata is loaded; such a model has no contexts. Raises
-    InputError with llama.cpp's own words where the file is missing or is not a model it can load.
+    With `vocabulary`, only the vocabulary and the metadata are loaded; such a model cannot have contexts. Raises
+    InputError with llama.cpp's message if the file is missing or cannot be loaded.
     """
 
     def __init__(self, path: str | Path, load: LoadOptions = ALL_IN_RAM, *, vocabulary: bool = False) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise InputError(f"{self.path}: no such file; give the path of a .gguf model")
+            raise InputError(f"{self.path}: there is no such file; give the path of a .gguf model")
         start_backend()
         params = lib.llama_model_default_params()
         kept = load.apply(params)
@@ -99,7 +100,7 @@ class Model:
             self._model = lib.llama_model_load_from_file(os.fsencode(self.path), params)
         del kept
         if not self._model:
-            raise InputError(f"{self.path}: llama.cpp cannot load it: {log.errors or 'no reason given'}")
+            raise InputError(f"{self.path}: llama.cpp cannot load this file: {log.errors or 'no reason given'}")
         self.allocated_bytes = _allocated(log)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
@@ -130,25 +131,25 @@ class Model:
             self._model = None
 
     def metadata(self, key: str) -> str | None:
-        """The GGUF metadata value of `key` as llama.cpp prints it, or None where the file lacks it."""
+        """The value of `key` in the GGUF metadata, as llama.cpp prints it, or None if the key is missing."""
         buffer = ctypes.create_string_buffer(4096)
         length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", errors="replace") if length >= 0 else None
 
     @cached_property
     def description(self) -> str:
-        """As llama.cpp names it: architecture, size class, quantization."""
+        """llama.cpp's description: architecture, size class, quantization."""
         buffer = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self._model, buffer, len(buffer))
         return buffer.value.decode("utf-8", errors="replace")
 
     @cached_property
     def eog_ids(self) -> frozenset[int]:
-        """All tokens that end a generation (eos, eot and their like)."""
+        """All tokens that end a generation: eos, eot and similar tokens."""
         return frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, t))
 
     def cache_bytes_per_cell(self, type_k: str, type_v: str) -> int:
-        """Bytes of K and V of one cell over all layers; an upper bound where some layers keep none."""
+        """Bytes of K and V of one cell over all layers. It is an upper bound if some layers have no KV cache."""
         layers, heads = lib.llama_model_n_layer(self._model), lib.llama_model_n_head_kv(self._model)
         default = lib.llama_model_n_embd(self._model) // max(1, lib.llama_model_n_head(self._model))
         architecture = self.metadata("general.architecture")
@@ -158,24 +159,25 @@ class Model:
 
     @cached_property
     def state_bytes(self) -> int:
-        """Bytes of one sequence's recurrent state, 0 where the model has none; llama.cpp's own figure (to 0.01 MiB)."""
+        """Bytes of one sequence's recurrent state, to 0.01 MiB, as llama.cpp reports it; 0 if the model has none."""
         if not self.is_recurrent:
             return 0
         with self.context(ContextOptions(n_ctx=1, n_batch=1)) as context:
             return context.recurrent_bytes
 
     def tokenize(self, text: str | bytes, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
-        """Token ids, int32[n]. Bytes that are not UTF-8 become U+FFFD.
+        """Token ids, int32 [n]. Bytes that are not UTF-8 become U+FFFD.
 
-        `add_special` adds BOS/EOS where the model asks for them, `parse_special` reads `<|...|>` as special tokens.
-        llama.cpp has no Unicode normalization; where the file says the tokenizer has NFC, it is done here.
+        `add_special` adds BOS and EOS if the model requires them; `parse_special` reads `<|...|>` as special tokens.
+        llama.cpp does not normalize Unicode, so NFC is applied here if the file says that the tokenizer does it.
+        Raises InputError if llama.cpp cannot tokenize the text.
         """
         if isinstance(text, bytes):
             text = text.decode("utf-8", errors="replace")
         if self._normalizes:
             text = unicodedata.normalize("NFC", text)
         raw = text.encode("utf-8", errors="replace")
-        room = len(raw) + 2  # a token holds at least one byte; BOS and EOS beside
+        room = len(raw) + 2  # a token has at least one byte; two more for BOS and EOS
         tokens = np.empty(room, dtype=np.int32)
         n = lib.llama_tokenize(
             self._vocab, raw, len(raw), tokens.ctypes.data_as(_TOKEN_POINTER), room, add_special, parse_special
@@ -185,7 +187,7 @@ class Model:
         return tokens[:n].copy()
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of one token; special tokens give none unless `special`."""
+        """The bytes of one token. Special tokens give no bytes unless `special`."""
         cached = self._pieces[special][token]
         if cached is not None:
             return cached
@@ -198,7 +200,7 @@ class Model:
         return piece
 
     def detokenize(self, tokens: Tokens | list[int] | tuple[int, ...], *, special: bool = False) -> str:
-        """Text of a byte-level token sequence; special tokens are left out unless `special`."""
+        """The text of a sequence of byte-level tokens. Special tokens are left out unless `special`."""
         return b"".join(self.piece(int(t), special=special) for t in tokens).decode("utf-8", errors="replace")
 
     def context(self, options: ContextOptions) -> Context:
@@ -206,16 +208,16 @@ class Model:
 
 
 class Context:
-    """The memory and the batch of one or many sequences. Close it before its model.
+    """The memory of one or several sequences, and the decoding of batches. Close it before its model.
 
-    Raises InputError where llama.cpp cannot make it (say, a quantized V cache without flash attention).
+    Raises InputError if llama.cpp cannot make it, for example with a quantized V cache but without flash attention.
     """
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
         self.model = model
         self.options = options
-        if options.n_seq_max > options.n_batch:  # llama.cpp aborts the process on it
-            raise InputError(f"a context of {options.n_seq_max} sequences needs a batch of at least so many tokens")
+        if options.n_seq_max > options.n_batch:  # llama.cpp would abort the process
+            raise InputError(f"a context of {options.n_seq_max} sequences needs a batch of at least as many tokens")
         with capture() as log:
             self._context = lib.llama_init_from_model(model._model, options.params())
         if not self._context:
@@ -248,42 +250,42 @@ class Context:
         outputs: NDArray[np.bool_],
         counts: NDArray[np.integer] | None = None,
     ) -> NDArray[np.float32]:
-        """`run` of a batch made of these; see make_batch."""
+        """Make a batch with `make_batch` and decode it with `run`."""
         return self.run(make_batch(tokens, positions, sequences, outputs, counts))
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Decode one batch of n <= n_batch tokens.
 
-        Returns the logits of the tokens that are marked for output, float32 (n_outputs, n_vocab), in batch order. It is
-        a view of llama.cpp's own buffer, valid until the next decode. Raises DecodeError.
+        Returns the logits of the tokens marked for output, float32 (n_outputs, n_vocab), in batch order. The array is a
+        view of llama.cpp's buffer, valid until the next decode. Raises DecodeError.
         """
-        if not 0 < batch.n_tokens <= self.n_batch:  # llama.cpp aborts the process on a larger one
-            raise DecodeError(f"a batch of {batch.n_tokens} tokens; this context takes 1 to {self.n_batch}")
+        if not 0 < batch.n_tokens <= self.n_batch:  # llama.cpp would abort the process
+            raise DecodeError(f"a batch has {batch.n_tokens} tokens, but this context accepts 1 to {self.n_batch}")
         with capture() as log:
             status = lib.llama_decode(self._context, batch.native)
         if status != 0:
-            reason = "no room for its tokens in the KV cache" if status == 1 else log.errors or "no reason given"
-            raise DecodeError(f"llama_decode gave {status}: {reason}")
+            reason = "the KV cache has no room for its tokens" if status == 1 else log.errors or "no reason given"
+            raise DecodeError(f"llama_decode returned {status}: {reason}")
         shape = (batch.n_outputs, self.model.n_vocab)
         if batch.n_outputs == 0:
             return np.empty(shape, np.float32)
         return np.ctypeslib.as_array(lib.llama_get_logits(self._context), shape)
 
     def synchronize(self) -> None:
-        """Wait until all decoding is done (it runs ahead on a GPU)."""
+        """Wait until all decoding is done. On a GPU, `run` returns earlier."""
         lib.llama_synchronize(self._context)
 
     def copy_sequence(self, source: int, target: int, length: int | None = None) -> None:
-        """`target` becomes the same as `source`: shared cells in a unified cache, a copy otherwise.
+        """Make `target` equal to `source`: it shares the cells in a unified cache, and is a copy otherwise.
 
-        With `length`, the same as its first so many tokens (a unified cache without recurrent states only).
+        With `length`, it equals the first `length` tokens, which needs a unified cache without recurrent states.
         """
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1 if length is None else length)
 
     def remove(self, sequence: int, start: int = 0) -> bool:
-        """Forget `sequence` from position `start` on; False where a recurrent state cannot be cut there."""
+        """Forget `sequence` from position `start` on. False if a recurrent state cannot be cut there."""
         return bool(lib.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
     def clear(self) -> None:
-        """Forget every sequence. The cells' data stays, masked."""
+        """Forget all sequences. The cells keep their data, but are masked."""
         lib.llama_memory_clear(self._memory, False)

@@ -1,16 +1,16 @@
-"""The pre-tokenizers of llama.cpp that Qwen's models have, and the Unicode normalization that goes with each."""
+"""llama.cpp's pre-tokenizers for Qwen's models, and the Unicode normalization that goes with each of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 NORMALIZER_KEY = "bitsweep.tokenizer.normalizer"
-"""Unicode normalization that the original tokenizer applies and llama.cpp skips: "NFC" or "none"."""
+"""GGUF key for the normalization that the original tokenizer applies and llama.cpp does not: "NFC" or "none"."""
 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """`name` is llama.cpp's, `pattern` the regular expression in tokenizer.json, `normalizer` what all of Qwen's
-    published tokenizers that have it do before it."""
+    """`name` is llama.cpp's, `pattern` the regular expression in tokenizer.json. `normalizer` is the normalization that
+    all of Qwen's published tokenizers with this pre-tokenizer apply before it."""
 
     name: str
     pattern: str
@@ -34,10 +34,10 @@ PRE_TOKENIZERS = (
 
 
 def normalizer(metadata: Mapping[str, str]) -> str:
-    """Unicode form ("NFC" or "none") that text must have before llama.cpp tokenizes it, from a file's text metadata.
+    """The normalization ("NFC" or "none") that text needs before llama.cpp tokenizes it, from a file's text metadata.
 
-    llama.cpp has no normalizer of its own. Files of this project say what the tokenizer had; of a file made elsewhere
-    it is told from the pre-tokenizer.
+    llama.cpp does not normalize. Files that this project makes name the tokenizer's normalization; for other files it
+    follows from the pre-tokenizer.
     """
     known = metadata.get(NORMALIZER_KEY)
     if known is not None:

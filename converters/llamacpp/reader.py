@@ -1,4 +1,4 @@
-"""A bounded reader of GGUF headers that trusts nothing in the file. Format: see container.py."""
+"""A bounded reader of GGUF headers that checks everything in the file. Format: see container.py."""
 
 import math
 import os
@@ -22,8 +22,8 @@ from converters.llamacpp.container import (
     whole_number,
 )
 
-# Bounds on what a file may claim. Qwen3.5-397B has about 1,100 tensors; real headers are below 20 MB, nearly all of it
-# vocabulary.
+# Bounds on the counts in a file. Qwen3.5-397B has about 1,100 tensors; headers of published models are below 20 MB,
+# nearly all of it vocabulary.
 MAX_TENSORS = 65_536
 MAX_FIELDS = 65_536
 MAX_HEADER_BYTES = 64 << 20
@@ -32,20 +32,20 @@ MAX_KEY = 65_535  # bytes; the format's own bound
 
 
 class _Cursor:
-    """Reads forward through a file in pieces, and never past its end or past the bound on headers."""
+    """Reads forward through a file in pieces, but not past its end or past the limit for headers."""
 
     def __init__(self, read: Callable[[int, int], bytes], file_bytes: int, path: Path) -> None:
         self.read, self.limit, self.path = read, min(file_bytes, MAX_HEADER_BYTES), path
         self.truncated = file_bytes <= MAX_HEADER_BYTES
         self.position = 0  # in the file
-        self.texts = 0  # read so far as items of lists
-        self.buffer, self.start = b"", 0  # what is held, and where it begins in the file
+        self.texts = 0  # strings read so far as items of lists
+        self.buffer, self.start = b"", 0  # the bytes held, and their offset in the file
 
     def take(self, count: int, what: str) -> bytes:
         end = self.position + count
         if end > self.limit:
-            reason = "is truncated" if self.truncated else f"has a header of over {MAX_HEADER_BYTES >> 20} MiB"
-            raise InputError(f"{self.path}: {reason}: {what} would end at byte {end}, the limit is {self.limit}")
+            reason = "is truncated" if self.truncated else f"has a header of more than {MAX_HEADER_BYTES >> 20} MiB"
+            raise InputError(f"{self.path}: {reason}: {what} would end at byte {end}, but the limit is {self.limit}")
         if end > self.start + len(self.buffer):
             wanted = min(max(count, 1 << 20), self.limit - self.position)
             self.buffer, self.start = self.read(wanted, self.position), self.position
@@ -69,8 +69,9 @@ class _Cursor:
 def read_header(path: Path) -> GGUFHeader:
     """Read and check the header of a GGUF file.
 
-    Raises InputError for anything llama.cpp would refuse or die of: wrong magic or version, counts and lengths beyond
-    the file, names that repeat, types it does not have, rows that are no multiple of the block, data outside the file.
+    Raises InputError for everything that llama.cpp would reject or crash on: a wrong magic or version, counts and
+    lengths beyond the file, duplicate names, unknown types, rows that are not a multiple of the block, and data outside
+    the file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -87,26 +88,28 @@ def read_header(path: Path) -> GGUFHeader:
 
 
 def parse_header(read: Callable[[int, int], bytes], file_bytes: int, path: Path) -> GGUFHeader:
-    """The header of a file of so many bytes, wherever it is: `read` gets (count, offset). See `read_header`."""
+    """Read the header of a file of `file_bytes` bytes, local or remote, by `read(count, offset)`. See `read_header`."""
     cursor = _Cursor(read, file_bytes, path)
     if file_bytes < 24 or cursor.take(4, "the magic") != MAGIC:
-        raise InputError(f"{path}: is no GGUF file (its first four bytes are not 'GGUF')")
+        raise InputError(f"{path}: is not a GGUF file (its first four bytes are not 'GGUF')")
     version = cursor.number("I", "the version")
     if version not in (2, 3):
-        raise InputError(f"{path}: GGUF version {version} is not supported (2 and 3 little-endian are)")
+        raise InputError(f"{path}: GGUF version {version} is not supported; only 2 and 3, little-endian, are")
     n_tensors, n_fields = cursor.number("Q", "the tensor count"), cursor.number("Q", "the metadata count")
     if n_tensors > MAX_TENSORS or n_fields > MAX_FIELDS:
-        raise InputError(f"{path}: claims {n_tensors} tensors and {n_fields} metadata keys; no real model has as many")
+        raise InputError(
+            f"{path}: claims {n_tensors} tensors and {n_fields} metadata keys; no supported model has as many"
+        )
 
     metadata: dict[str, Field] = {}
     for _ in range(n_fields):
         key = _decoded(cursor.string("a metadata key", MAX_KEY)[8:], path)
         if key in metadata or not key:
-            raise InputError(f"{path}: metadata key {key!r} is empty or stands there twice")
+            raise InputError(f"{path}: metadata key {key!r} is empty or occurs twice")
         metadata[key] = _read_field(cursor, key)
     alignment = whole_number(path, metadata, "general.alignment", ALIGNMENT, 8, 1 << 20)
     if alignment & (alignment - 1):
-        raise InputError(f"{path}: general.alignment is {alignment}, which is no power of two")
+        raise InputError(f"{path}: general.alignment is {alignment}, which is not a power of two")
 
     tensors: list[TensorInfo] = []
     seen: set[str] = set()
@@ -114,21 +117,21 @@ def parse_header(read: Callable[[int, int], bytes], file_bytes: int, path: Path)
     for _ in range(n_tensors):
         tensor = _read_tensor(cursor)
         if tensor.name in seen:
-            raise InputError(f"{path}: tensor {tensor.name!r} stands there twice")
+            raise InputError(f"{path}: tensor {tensor.name!r} occurs twice")
         if tensor.offset != expected:
-            raise InputError(f"{path}: tensor {tensor.name!r} has offset {tensor.offset}, expected {expected}")
+            raise InputError(f"{path}: tensor {tensor.name!r} has offset {tensor.offset}; {expected} was expected")
         seen.add(tensor.name)
         tensors.append(tensor)
         expected += padded(tensor.nbytes, alignment)
     data_offset = padded(cursor.position, alignment)
     needed = data_offset + tensors[-1].offset + tensors[-1].nbytes if tensors else cursor.position
     if needed > file_bytes:
-        raise InputError(f"{path}: is truncated: its tensors need {needed} bytes, the file has {file_bytes}")
+        raise InputError(f"{path}: is truncated: its tensors need {needed} bytes, but the file has {file_bytes}")
     return GGUFHeader(path, metadata, tuple(tensors), data_offset, file_bytes)
 
 
 def _decoded(data: bytes, path: Path) -> str:
-    """A name. llama.cpp sees it up to the first zero byte only, so that two could be one."""
+    """Decode a name. A zero byte is rejected: llama.cpp reads a name only up to it, so two names could be the same."""
     try:
         name = data.decode()
     except UnicodeDecodeError:
@@ -153,7 +156,9 @@ def _read_field(cursor: _Cursor, key: str) -> Field:
     if item_type is ValueType.STRING:
         cursor.texts += count
         if count * 8 > cursor.limit - cursor.position or cursor.texts > MAX_TEXTS:
-            raise InputError(f"{cursor.path}: {what} claims {count} texts, more than the file can hold or a model has")
+            raise InputError(
+                f"{cursor.path}: {what} claims {count} strings, more than the file can hold or any model has"
+            )
         return Field(type_, head + b"".join([cursor.string(what) for _ in range(count)]))
     return Field(type_, head + cursor.take(count * struct.calcsize("<" + FORMATS[item_type]), what))
 
@@ -173,7 +178,7 @@ def _read_tensor(cursor: _Cursor) -> TensorInfo:
         raise InputError(f"{path}: a tensor has no name")
     n_dims = cursor.number("I", f"the shape of {name!r}")
     if not 1 <= n_dims <= MAX_DIMS:
-        raise InputError(f"{path}: tensor {name!r} has {n_dims} dimensions; 1 to {MAX_DIMS} are possible")
+        raise InputError(f"{path}: tensor {name!r} has {n_dims} dimensions; 1 to {MAX_DIMS} are allowed")
     dims = struct.unpack(f"<{n_dims}Q", cursor.take(8 * n_dims, f"the shape of {name!r}"))
     if min(dims) == 0 or math.prod(dims) >= 1 << 56:
         raise InputError(f"{path}: tensor {name!r} has the impossible shape {tuple(reversed(dims))}")
@@ -184,6 +189,6 @@ def _read_tensor(cursor: _Cursor) -> TensorInfo:
     if dims[0] % type_.block_elements:
         raise InputError(
             f"{path}: rows of tensor {name!r} have {dims[0]} values,"
-            f" no multiple of {type_.block_elements} ({type_.name})"
+            f" which is not a multiple of {type_.block_elements}, the block of {type_.name}"
         )
     return TensorInfo(name, tuple(reversed(dims)), type_, cursor.number("Q", f"the offset of {name!r}"))

@@ -1,7 +1,7 @@
-"""Devices that are not there: an RPC server of ggml on 127.0.0.1, in a child process, whose devices hold nothing.
+"""Simulated devices: an RPC server of ggml on 127.0.0.1, in a child process, whose devices hold no data.
 
-For a load without allocation llama.cpp treats them like GPUs, so it answers how it would split a model over so many
-and what each would have to hold. Protocol and functions: ggml-rpc.h.
+In a load without allocation llama.cpp treats them like GPUs. So it answers how it would split a model over several GPUs
+and how much each of them would hold. Protocol and functions: ggml-rpc.h.
 """
 
 import ctypes
@@ -19,16 +19,16 @@ from typing import Any
 from converters.errors import MissingRuntime
 from converters.llamacpp.bindings import ggml, start_backend
 
-MAX_DEVICES = 15  # GGML_SCHED_MAX_BACKENDS is 16, the one for RAM among them
+MAX_DEVICES = 15  # GGML_SCHED_MAX_BACKENDS is 16, including the backend for RAM
 _SERVER = Path(__file__).with_name("rpc_server.py")
-_ATTEMPTS = 3  # a free port may be taken by another before the server has it
+_ATTEMPTS = 3  # another process may take a free port before the server does
 _ports: set[int] = set()
 _PATIENCE = 10.0  # seconds until a server must listen
 
 
 @dataclass(frozen=True)
 class RemoteDevice:
-    """A device of a server: its handle in this process, and what llama.cpp's log calls buffers on it."""
+    """A device of a server: its handle in this process, and the name of its buffers in llama.cpp's log."""
 
     handle: int
     buffer: str
@@ -41,9 +41,9 @@ def supported() -> bool:
 
 @contextmanager
 def simulated_devices(count: int) -> Iterator[tuple[RemoteDevice, ...]]:
-    """So many devices, which go with the block. Raises MissingRuntime where the build has no RPC or no server starts.
+    """Provide `count` devices inside the block. Raises MissingRuntime if the build has no RPC or no server starts.
 
-    They have no memory of their own: how layers are shared among them must be told to the load.
+    They report no memory of their own, so `LoadOptions` must say how layers are split among them.
     """
     library = _library()
     if library is None:
@@ -55,10 +55,10 @@ def simulated_devices(count: int) -> Iterator[tuple[RemoteDevice, ...]]:
 
 @contextmanager
 def server(count: int) -> Iterator[str]:
-    """A server of so many devices, which serves one client at a time; "host:port". Raises MissingRuntime."""
+    """Start a server with `count` devices for one client at a time; yields "host:port". Raises MissingRuntime."""
     for _ in range(_ATTEMPTS):
         port = _free_port()
-        # Its own end of the pipe on stdin tells the server when this process is gone, however it ended.
+        # The pipe on stdin ends when this process ends, in whatever way; then the server ends too.
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_SERVER), str(_library_directory()), str(port), str(count)],
             stdin=subprocess.PIPE,
@@ -74,7 +74,9 @@ def server(count: int) -> Iterator[str]:
             process.wait()
             assert process.stdin is not None
             process.stdin.close()
-    raise MissingRuntime("no RPC server could be started on 127.0.0.1")
+    raise MissingRuntime(
+        "no RPC server could be started on 127.0.0.1; check whether this machine allows local connections"
+    )
 
 
 @cache
@@ -95,7 +97,7 @@ def _library_directory() -> Path:
 
 
 def _free_port() -> int:
-    """One that no server of this process has had: ggml keeps what it was told of an endpoint for good."""
+    """A port that no server of this process has had, because ggml never forgets what it knows about an endpoint."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

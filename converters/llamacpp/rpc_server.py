@@ -1,6 +1,6 @@
-"""The child process of rpc.py: serves the CPU so many times over as devices on 127.0.0.1 until its stdin ends.
+"""The child process of rpc.py: serves the CPU as several devices on 127.0.0.1 until its stdin ends.
 
-Run as `python rpc_server.py LIBRARIES PORT DEVICES`. It loads ggml alone, which starts in a tenth of llama_cpp's time.
+Run as `python rpc_server.py LIBRARIES PORT DEVICES`. It loads only ggml, which starts ten times as fast as llama_cpp.
 """
 
 import ctypes
@@ -11,8 +11,8 @@ from pathlib import Path
 
 
 def main(directory: Path, port: int, count: int) -> None:
-    """Serve until stdin ends. Returns only where serving is impossible."""
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    """Serve until stdin ends. Returns only if the server cannot start."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     libraries = [
         ctypes.CDLL(str(next(directory.glob(f"*{name}.*"))), mode=ctypes.RTLD_GLOBAL)
         for name in ("ggml-base", "ggml-cpu", "ggml-rpc", "ggml")
@@ -32,7 +32,7 @@ def main(directory: Path, port: int, count: int) -> None:
     rpc.ggml_backend_rpc_start_server(f"127.0.0.1:{port}".encode(), None, 1, count, devices)
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     os.read(0, 1)
     os._exit(0)
 

@@ -1,6 +1,6 @@
-"""The arithmetic of int8/quantize.py inside kernels: ranges, scales, rounding, and what comes after the int32 product.
+"""The arithmetic of int8/arithmetic.py inside kernels: ranges, scales, rounding, and the epilogue of the int32 product.
 
-The divisions are rounded as IEEE says (Triton's own `/` is not), so that a kernel rounds as the torch code does.
+Divisions are rounded as IEEE 754 says (Triton's own `/` is not), so that kernels round as the torch code does.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from int8.quantize import INT8_MAX, INT8_MIN, MIN_SCALE
+from int8.arithmetic import INT8_MAX, INT8_MIN, MIN_SCALE
 
 _MIN = tl.constexpr(float(INT8_MIN))
 _MAX = tl.constexpr(float(INT8_MAX))
 _RANGE = tl.constexpr(float(INT8_MAX - INT8_MIN))
 _MIN_SCALE = tl.constexpr(MIN_SCALE)
-_STEPS = tl.constexpr(512.0)  # beyond it every zero point leads to a clamped value
+_STEPS = tl.constexpr(512.0)  # beyond it the result is clamped for every zero point
 _HALF_EVEN = tl.constexpr(12582912.0)  # 1.5 * 2**23: a float32 this large has no fraction left
 
 
@@ -26,20 +26,20 @@ def half_even(x):
 
 @triton.jit
 def steps(x, scale):
-    """x / scale in whole steps, as float32."""
+    """x / scale rounded to a whole number, as float32."""
     return half_even(tl.minimum(tl.maximum(tl.div_rn(x, scale), -_STEPS), _STEPS))
 
 
 @triton.jit
 def to_int8(x, scale, zero_point):
-    """int8 of x (float32); `scale` (float32) and `zero_point` (float32) broadcast with it."""
+    """x (float32) as int8; `scale` and `zero_point` (both float32) broadcast with it."""
     q = tl.minimum(tl.maximum(steps(x, scale) + zero_point, _MIN), _MAX)
     return q.to(tl.int32).to(tl.int8)
 
 
 @triton.jit
 def scale_and_zero_point(low, high, SYMMETRIC: tl.constexpr):
-    """Both float32, of the ranges from `low` to `high`."""
+    """Scale and zero point, both float32, of the ranges from `low` to `high`."""
     low = tl.minimum(low, 0.0)
     high = tl.maximum(high, 0.0)
     if SYMMETRIC:
@@ -53,7 +53,7 @@ def scale_and_zero_point(low, high, SYMMETRIC: tl.constexpr):
 
 @triton.jit
 def tile_range(x, rows, row_mask, columns, stride, BM: tl.constexpr, BK: tl.constexpr, SYMMETRIC: tl.constexpr):
-    """Scale and zero point [BM, 1] of each of the rows (BM,) of x; not a number where a row holds a value that is not
+    """Scale and zero point [BM, 1] of each of the rows (BM,) of x. They are NaN for a row with a value that is not
     finite, so that the output shows it."""
     low = tl.zeros((BM, BK), tl.float32)
     high = tl.zeros((BM, BK), tl.float32)
@@ -81,9 +81,10 @@ def dequantized(
     SYMMETRIC: tl.constexpr,
     BIAS: tl.constexpr,
 ):
-    """float32 [BM, BN] of the int32 products `acc`; scale and zero point [BM, 1] or scalars, `columns` [BN].
+    """The int32 products `acc` as float32 [BM, BN]; scale and zero point are [BM, 1] or scalars, `columns` [BN].
 
-    The zero point leaves in int32, which is exact: |acc| and |zero point * row sum| are below 2**30 up to K = 65536.
+    The zero point is subtracted in int32, which is exact: |acc| and |zero point * row sum| stay below 2**30 up to
+    K = 65536.
     """
     if not SYMMETRIC:
         acc -= zero_point.to(tl.int32) * tl.load(row_sums + columns, mask=mask, other=0)[None, :]

@@ -1,8 +1,9 @@
-"""Attention of a prefill on int8 Q, K and V: scores in int32, an online softmax, probabilities float.
+"""Attention of a prefill on int8 Q, K and V: scores in int32, an online softmax, probabilities in float.
 
-Method: FlashAttention-2 (arXiv 2307.08691) with int8 scores. Of the zero points' parts in a score only the one that
-depends on the key is kept: what is the same for all keys of a query leaves the softmax as it was. V's scale does not
-depend on the token, so it is applied once, at the end; V less its zero point is at most 255, which bfloat16 holds.
+Method: FlashAttention-2 (arXiv 2307.08691) with int8 scores. Of the zero points' terms in a score only the one that
+depends on the key is kept, because a term that is the same for all keys of a query does not change the softmax. V's
+scale does not depend on the token, so it is applied once, at the end. V minus its zero point is at most 255, which
+bfloat16 holds exactly.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from int8.arithmetic import Quantizer, Quantizers
 from int8.kernels.arithmetic import to_int8
-from int8.quantize import Quantizer, Quantizers
 
 WIDTHS = (32, 64, 128, 256)
-"""Head widths that the kernel takes."""
+"""Head widths that the kernel supports."""
 _LOG2_E = 1.4426950408889634
 
 
@@ -25,7 +26,7 @@ def _quantize_heads(
     x, out, scales, zero_points, heads, tokens, batch_stride, head_stride, token_stride, of_heads, of_channels,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program a block of tokens of one head. Scales of a head lie `of_heads` apart, of a channel `of_channels`."""
+    """One program per block of tokens of a head. Scales of heads are `of_heads` apart, of channels `of_channels`."""
     sequence = tl.program_id(1).to(tl.int64)
     head = sequence % heads
     token = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
@@ -39,7 +40,7 @@ def _quantize_heads(
 
 
 def quantize_heads(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """x [batch, heads, tokens, width] (its last stride 1) as int8, contiguous."""
+    """x [batch, heads, tokens, width] (last stride 1) as int8, contiguous."""
     batch, heads, tokens, width = x.shape
     out = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     scale, zero_point = quantizer.scale.contiguous(), quantizer.zero_point.contiguous()
@@ -87,7 +88,7 @@ def _attention(
             seen = seen & (tl.load(mask_rows + column[None, :], mask=seen, other=0) != 0)
         scores = tl.where(seen, products.to(tl.float32) * step, -float("inf"))
         above = tl.maximum(high, tl.max(scores, 1))
-        base = tl.where(above == -float("inf"), 0.0, above)  # of a query that has seen no key yet
+        base = tl.where(above == -float("inf"), 0.0, above)  # for a query that has seen no key yet
         shares = tl.exp2(scores - base[:, None])
         fade = tl.exp2(high - base)
         total = total * fade + tl.sum(shares, 1)
@@ -105,8 +106,10 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, quantizers: Quantizers, mask: Tensor | None, scaling: float, causal: bool,
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """[batch, queries, heads, width] in `dtype` from int8 q [batch, heads, queries, width] and k, v [batch, kv_heads,
-    keys, width], contiguous, `width` of WIDTHS. mask bool [batch or 1, 1, queries, keys] says what a query sees.
+    """The attention output, [batch, queries, heads, width] in `dtype`.
+
+    q is int8 [batch, heads, queries, width]; k and v are int8 [batch, kv_heads, keys, width]; all contiguous, with a
+    `width` in WIDTHS. mask, bool [batch or 1, 1, queries, keys], is True for the keys that a query sees.
     """
     batch, heads, queries, width = q.shape
     kv_heads, keys = k.shape[1:3]
@@ -127,7 +130,7 @@ def attention(
 
 
 def blocks(queries: int, width: int, masked: bool) -> tuple[int, int, int]:
-    """Queries and warps of a program, and keys of a step: as many as leave all sums in registers."""
+    """Queries and warps per program, and keys per step: as many as keep all sums in registers."""
     if queries <= 32 or width > 128:
         return 32, 4, 32
     if masked:

@@ -1,8 +1,8 @@
-"""int8 matrix product with the dequantizing in its epilogue: x [M, K] and weight [N, K] int8 to [M, N] in x's dtype.
+"""int8 matrix product, dequantized in its epilogue: x [M, K] and weight [N, K] in int8 to [M, N] in x's dtype.
 
-Two kernels: tiles addressed by pointers, whose K can be split among programs (the last to arrive adds up the int32
-parts, which is exact in any order), and a persistent one on Hopper's bulk tensor copies (Triton's tutorial 09 shows
-the pattern). Both are tuned (`tuning`) on the first call for a shape.
+There are two kernels. One addresses tiles by pointers, and can split K among programs; the last program to finish adds
+the int32 parts, which is exact in any order. The other is persistent and uses Hopper's bulk tensor copies (the pattern
+of Triton's tutorial 09). Both are tuned (`tuning`) at the first call for a shape.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from int8.kernels.tuning import Tiles, meta, run
 
 @triton.jit
 def _tile_of(index, M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
-    """Row and column of the tile; GROUP rows of tiles take turns, so that their operands stay in the cache."""
+    """Row and column of a tile. Tiles are ordered in groups of GROUP rows, so that their operands stay in the cache."""
     rows = tl.cdiv(M, BM)
     group = GROUP * tl.cdiv(N, BN)
     first = index // group * GROUP
@@ -72,13 +72,13 @@ def _gemm(
     else:
         inside = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
         tl.store(parts + (part * tl.num_programs(0) + tile).to(tl.int64) * (BM * BN) + inside, acc)
-        tl.debug_barrier()  # every thread's part is stored before one of them says so
+        tl.debug_barrier()  # all threads must have stored their part before one reports it
         if tl.atomic_add(arrivals + tile, 1, sem="acq_rel") == SPLIT_K - 1:
             total = tl.zeros((BM, BN), tl.int32)
             for other in range(SPLIT_K):
                 place = parts + (other * tl.num_programs(0) + tile).to(tl.int64) * (BM * BN)
                 total += tl.load(place + inside, cache_modifier=".cg")
-            tl.store(arrivals + tile, 0)  # as the next call expects it
+            tl.store(arrivals + tile, 0)  # the next call expects 0
             _store(
                 out, total, rows, columns, scales, zero_points, column_scales, row_sums, bias, M, N,
                 PER_TOKEN, SYMMETRIC, BIAS,
@@ -91,7 +91,7 @@ def _persistent(
     PER_TOKEN: tl.constexpr, SYMMETRIC: tl.constexpr, BIAS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """`x` and `weight` are descriptors. A program takes every PROGRAMS-th tile, and loads the next while it stores."""
+    """`x` and `weight` are descriptors. A program computes every PROGRAMS-th tile, and loads the next while storing."""
     tiles = tl.cdiv(M, BM) * tl.cdiv(N, BN)
     for tile in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=True):
         row_tile, column_tile = _tile_of(tile, M, N, BM, BN, GROUP)
@@ -108,15 +108,16 @@ def _persistent(
         )  # fmt: skip
 
 
-_MOST_TILES = 1 << 16  # that are split: those of at most 256 rows
+_MOST_TILES = 1 << 16  # with split K: tiles of products with up to 256 rows
 _ARRIVALS: dict[tuple[torch.device, int], Tensor] = {}
 _IN_GRAPHS = -1
 
 
 def _arrivals(device: torch.device) -> Tensor:
-    """How many parts of each tile have arrived: zero between calls. One for each stream, which runs its calls in order,
-    and one for all recorded graphs, of which only one at a time may run on a device; a call before the first recording
-    makes it.
+    """The number of finished parts of each tile: zero between calls.
+
+    There is one tensor per stream, which runs its calls in order, and one for all recorded graphs, of which only one at
+    a time may run on a device. A call before the first recording creates it.
     """
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
@@ -138,8 +139,10 @@ def gemm(
     q: Tensor, scales: Tensor, zero_points: Tensor, weight: Tensor, weight_scale: Tensor, row_sums: Tensor,
     bias: Tensor | None, symmetric: bool, dtype: torch.dtype, tiles: Tiles | None = None,
 ) -> Tensor:  # fmt: skip
-    """[M, N] in `dtype` from q [M, K] and weight [N, K], both int8 and contiguous. `scales` (float32) and `zero_points`
-    (int32) are [M], or [] for all; weight_scale float32, row_sums int32, bias, each [N]. `tiles`: not the fastest.
+    """The dequantized product [M, N] in `dtype`, from q [M, K] and weight [N, K], both int8 and contiguous.
+
+    `scales` (float32) and `zero_points` (int32) are [M], or [] for all rows. weight_scale (float32), row_sums (int32)
+    and bias are [N]. `tiles` replaces the fastest tiles.
     """
     rows, depth = q.shape
     columns = weight.shape[0]
@@ -166,7 +169,7 @@ def persistent_gemm(
     q: Tensor, scales: Tensor, zero_points: Tensor, weight: Tensor, weight_scale: Tensor, row_sums: Tensor,
     bias: Tensor | None, symmetric: bool, dtype: torch.dtype, tiles: Tiles | None = None,
 ) -> Tensor:  # fmt: skip
-    """As `gemm`; K must be a multiple of 16, and a GPU of compute capability 9.0 or later."""
+    """Like `gemm`, but K must be a multiple of 16 and the GPU's compute capability at least 9.0."""
     rows, depth = q.shape
     columns = weight.shape[0]
     out = torch.empty((rows, columns), dtype=dtype, device=q.device)

@@ -1,4 +1,4 @@
-"""What an int8 linear layer calls on CUDA: the path of the table, and operators that torch.compile leaves whole."""
+"""The functions that int8 linear layers call on CUDA: a path selected by `paths`, and operators for torch.compile."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from int8.kernels import gemm, skinny, tokens, weight_only
-from int8.kernels.paths import Path, choose
+from int8.kernels.paths import KernelPath, choose
 
 
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
-    """In the interpreter the latest is taken: it runs whatever the device machine is."""
+    """The device's compute capability; the latest supported one in the interpreter, which runs all kernels."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def by_path(
-    path: Path, x: Tensor, weight: Tensor, weight_scale: Tensor, row_sums: Tensor, bias: Tensor | None,
+    path: KernelPath, x: Tensor, weight: Tensor, weight_scale: Tensor, row_sums: Tensor, bias: Tensor | None,
     input_scale: Tensor | None, input_zero_point: Tensor | None, symmetric: bool,
 ) -> Tensor:  # fmt: skip
-    """As `w8a8`, by a path of choice: any but INT_MM."""
-    if path is Path.SKINNY:
+    """Like `w8a8`, by a given path: any except INT_MM."""
+    if path is KernelPath.SKINNY:
         return skinny.skinny(x, input_scale, input_zero_point, weight, weight_scale, row_sums, bias, symmetric)
     q, scales, zero_points = tokens.quantize_tokens(x, input_scale, input_zero_point, symmetric)
-    product = {Path.PERSISTENT: gemm.persistent_gemm, Path.GEMM: gemm.gemm}[path]
+    product = {KernelPath.PERSISTENT: gemm.persistent_gemm, KernelPath.GEMM: gemm.gemm}[path]
     return product(q, scales, zero_points, weight, weight_scale, row_sums, bias, symmetric, x.dtype)
 
 
@@ -33,8 +33,10 @@ def w8a8(
     x: Tensor, weight: Tensor, weight_scale: Tensor, row_sums: Tensor, bias: Tensor | None,
     input_scale: Tensor | None, input_zero_point: Tensor | None, symmetric: bool,
 ) -> Tensor:  # fmt: skip
-    """[M, N] in the dtype of x [M, K] (contiguous, M above 0). weight int8 [N, K]; weight_scale float32, row_sums int32
-    and bias [N]; input_scale float32 and input_zero_point int32 [] where static, None where each token has its own.
+    """[M, N] in the dtype of x [M, K] (contiguous, M above 0), with int8 weights and activations.
+
+    weight is int8 [N, K]; weight_scale (float32), row_sums (int32) and bias are [N]. input_scale (float32) and
+    input_zero_point (int32) are [] for static activations, None if each token has its own.
     """
     path = choose(x.shape[0], x.shape[1], _capability(x.device)).path
     return by_path(path, x, weight, weight_scale, row_sums, bias, input_scale, input_zero_point, symmetric)

@@ -1,7 +1,7 @@
-"""Which path an int8 linear layer takes for M tokens, K inputs and N outputs. Free of Triton.
+"""The path that an int8 linear layer takes for M tokens, K inputs and N outputs. Free of Triton.
 
-The first line of a table that fits is taken. A line is there because it was the fastest of the paths where it holds
-(benchmarks/int8.py measures each of them beside BF16), or the only one that can do it.
+The first rule of the table that applies is used. Each rule names the fastest path for its shapes
+(benchmarks/int8_gpu measures all paths and BF16), or the only path that works.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Path(StrEnum):
-    """`int8/kernels/linear.py` says what each one does."""
+class KernelPath(StrEnum):
+    """The ways to compute the layer; int8/kernels/linear.py implements them."""
 
-    SKINNY = "skinny"  # one launch: tokens quantized where they are used
-    PERSISTENT = "persistent"  # tokens quantized, then a persistent product on bulk tensor copies
-    GEMM = "gemm"  # tokens quantized, then a product in tiles, its K split among programs where that helps
+    SKINNY = "skinny"  # one launch, in which every program quantizes the tokens itself
+    PERSISTENT = "persistent"  # quantize tokens, then a persistent product with bulk tensor copies
+    GEMM = "gemm"  # quantize tokens, then a product in tiles, with K split among programs if that helps
     INT_MM = "int_mm"  # torch._int_mm, dequantized by torch
 
 
 @dataclass(frozen=True)
-class Line:
-    """Taken for at most `max_m` tokens and at most `max_k` inputs, by a GPU of at least `capability`."""
+class PathRule:
+    """Applies to `min_m` to `max_m` tokens and up to `max_k` inputs, on GPUs with at least `capability`."""
 
-    path: Path
+    path: KernelPath
     reason: str
     min_m: int = 1
     max_m: int | None = None
@@ -42,25 +42,26 @@ class Line:
         )
 
 
-W8A8: Sequence[Line] = (
-    Line(Path.SKINNY, "one token: a second launch would cost more than quantizing it in every program", max_m=1),
-    Line(Path.SKINNY, "few short tokens: the same", max_m=16, max_k=2048),
-    Line(Path.GEMM, "the weight's bytes bound it: narrow tiles, split K", max_m=256),
-    Line(
-        Path.PERSISTENT, "the matrix units bound it: bulk copies feed them, storing hides behind the next tile's loads",
+W8A8: Sequence[PathRule] = (
+    PathRule(KernelPath.SKINNY, "one token: quantizing it in every program costs less than a second launch", max_m=1),
+    PathRule(KernelPath.SKINNY, "few short tokens: as for one token", max_m=16, max_k=2048),
+    PathRule(KernelPath.GEMM, "bound by reading the weight: narrow tiles, split K", max_m=256),
+    PathRule(
+        KernelPath.PERSISTENT,
+        "bound by the matrix units: bulk copies feed them, and storing overlaps with the next tile's loads",
         k_multiple=16, capability=(9, 0),
     ),
-    Line(Path.GEMM, "no bulk tensor copies on this GPU, or rows that they cannot address"),
-    Line(Path.INT_MM, "int8 matrix units, but none that Triton compiles for", capability=(7, 5)),
+    PathRule(KernelPath.GEMM, "the GPU has no bulk tensor copies, or they cannot address the rows"),
+    PathRule(KernelPath.INT_MM, "the GPU has int8 matrix units, but Triton does not support it", capability=(7, 5)),
 )  # fmt: skip
-"""The reasons are of design; the bounds were set by counting bytes and launches, not yet by measuring on a GPU."""
+"""The reasons are of design. The bounds come from counting bytes and launches, not from measurements on a GPU."""
 
 INT8_CAPABILITY = (7, 5)
 """The first NVIDIA GPUs with int8 matrix units (Turing)."""
 
 
-def choose(m: int, k: int, capability: tuple[int, int]) -> Line:
-    """The line of W8A8 for m tokens of k inputs. Raises ValueError below INT8_CAPABILITY."""
+def choose(m: int, k: int, capability: tuple[int, int]) -> PathRule:
+    """The rule of W8A8 for m tokens of k inputs. Raises ValueError below INT8_CAPABILITY."""
     for line in W8A8:
         if line.holds(m, k, capability):
             return line

@@ -1,7 +1,7 @@
-"""int8 linear layers for few tokens, quantizing in the same launch: what is read is the weight, once.
+"""int8 linear layers for few tokens, quantized in the same launch, so that only the weight is read, once.
 
-`gemv` is for one token, on the integer units; `skinny` for up to 16, on the tensor cores. Every program quantizes the
-tokens itself, which costs less than a launch while they are few.
+`gemv` is for one token, on the integer units; `skinny` is for up to 16 tokens, on the tensor cores. Every program
+quantizes the tokens itself, which costs less than a second launch for so few tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from int8.kernels.arithmetic import dequantized, tile_range, to_int8
 from int8.kernels.tuning import Tiles, meta, run
 
-_RANGE = tl.constexpr(4096)  # columns that a program reads at a time, looking for a token's range
+_RANGE = tl.constexpr(4096)  # columns that a program reads at once to find a token's range
 
 
 @triton.jit
@@ -74,8 +74,10 @@ def skinny(
     x: Tensor, scale: Tensor | None, zero_point: Tensor | None, weight: Tensor, weight_scale: Tensor, row_sums: Tensor,
     bias: Tensor | None, symmetric: bool, tiles: Tiles | None = None,
 ) -> Tensor:  # fmt: skip
-    """[M, N] in the dtype of x [M, K], contiguous, M at most 16; weight int8 [N, K]. scale (float32) and zero point
-    (int32) [] are static ones, None: each token has its own. `tiles`: not the fastest.
+    """[M, N] in the dtype of x [M, K] (contiguous, M up to 16); weight is int8 [N, K].
+
+    scale (float32) and zero_point (int32) are [] for static activations, None if each token has its own. `tiles`
+    replaces the fastest tiles.
     """
     rows, depth = x.shape
     columns = weight.shape[0]

@@ -1,4 +1,4 @@
-"""Activations to int8 in one kernel: ranges, scales and rounding of each token, or the rounding alone where static."""
+"""Quantization of activations in one kernel: range, scale and rounding per token, or only rounding if static."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _quantize(
     x, out, scales, zero_points, columns, stride,
     STATIC: tl.constexpr, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program a row; where static, a program a block of a row. The row is read twice, the second time from cache."""
+    """One program per row, which it reads twice (then from cache); if static, one program per block of a row."""
     rows = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
     if STATIC:
         scale = tl.load(scales)
@@ -33,7 +33,7 @@ def _quantize(
 def quantize_tokens(
     x: Tensor, scale: Tensor | None, zero_point: Tensor | None, symmetric: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x [rows, columns] as int8, with scales (float32) and zero points (int32) [rows], or the static ones given."""
+    """x [rows, columns] as int8, with scales (float32) and zero points (int32) [rows], or the given static ones."""
     rows, columns = x.shape
     out = torch.empty((rows, columns), dtype=torch.int8, device=x.device)
     static = scale is not None

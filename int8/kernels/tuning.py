@@ -1,7 +1,7 @@
-"""Which tiles of a kernel are tried, and how the fastest are kept.
+"""The tiles that are tried for each kernel, and the selection of the fastest.
 
-A line of `TILES` is tried for the buckets of M that it is for, with the caches emptied between runs as Triton's
-do_bench does. What was found is kept for the process, one entry for each kernel, shape and bucket.
+An entry of `TILES` is tried for its buckets of M, with caches emptied between runs as Triton's do_bench does. The
+result is kept for the process, one entry per kernel, shape and bucket.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ BUCKETS = (1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
 def bucket(rows: int) -> int:
-    """The smallest of BUCKETS that holds `rows`, or the largest: what is tuned for one is taken for all in it."""
+    """The smallest of BUCKETS that holds `rows`, or the largest. All sizes in a bucket use the same tuned tiles."""
     return next((size for size in BUCKETS if rows <= size), BUCKETS[-1])
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """One way to cut a product up, tried where the bucket of M is from `low` to `high`."""
+    """One way to divide a product, tried for buckets of M from `low` to `high`."""
 
     low: int
     high: int
@@ -39,7 +39,7 @@ class Tiles:
 
 # fmt: off
 TILES: Mapping[str, tuple[Tiles, ...]] = {
-    "gemm": (  # small M: narrow tiles and split K, so that the weight's bytes come through all processors
+    "gemm": (  # small M: narrow tiles and split K, so that all processors read the weight
         Tiles(1, 16, 16, 32, 256, 4, 4), Tiles(1, 16, 16, 32, 256, 4, 4, 4), Tiles(1, 16, 16, 64, 256, 4, 3),
         Tiles(1, 16, 16, 64, 256, 4, 3, 4), Tiles(1, 16, 16, 128, 128, 8, 4, 8),
         Tiles(32, 32, 32, 32, 256, 4, 3, 2), Tiles(32, 32, 32, 64, 128, 4, 4), Tiles(32, 32, 32, 64, 128, 4, 4, 4),
@@ -50,7 +50,7 @@ TILES: Mapping[str, tuple[Tiles, ...]] = {
         Tiles(256, 8192, 128, 128, 128, 4, 3), Tiles(512, 8192, 128, 256, 128, 8, 3),
         Tiles(512, 8192, 256, 128, 128, 8, 3),
     ),
-    "persistent": (  # two small programs a multiprocessor fill each other's pauses, large ones read less
+    "persistent": (  # two small programs per multiprocessor overlap their waits; large programs read less
         Tiles(64, 1024, 64, 128, 128, 4, 4, per_processor=2), Tiles(128, 8192, 128, 128, 128, 4, 3, per_processor=2),
         Tiles(128, 1024, 128, 128, 128, 8, 4), Tiles(256, 8192, 128, 256, 128, 8, 3),
         Tiles(512, 8192, 128, 256, 128, 8, 4), Tiles(512, 8192, 256, 128, 128, 8, 3),
@@ -78,21 +78,21 @@ TILES: Mapping[str, tuple[Tiles, ...]] = {
     ),
 }
 # fmt: on
-GROUP = 8  # rows of tiles that take turns
-TUNING_MS = 8  # of measuring each line of TILES
+GROUP = 8  # rows of tiles in a group
+TUNING_MS = 8  # of measurement per entry of TILES
 
 Launch = Callable[[Tiles], None]
 _FASTEST: dict[Hashable, Tiles] = {}
 
 
 def fitting(kernel: str, rows: int) -> tuple[Tiles, ...]:
-    """The lines of TILES for `rows` of activations, at least one."""
+    """The entries of TILES for `rows` rows of activations, at least one."""
     size = bucket(rows)
     return tuple(tiles for tiles in TILES[kernel] if tiles.low <= size <= tiles.high)
 
 
 def meta(tiles: Tiles, kernel: Any) -> dict[str, int]:
-    """What `kernel` is launched with: those of its parameters that the tiles decide, warps and stages."""
+    """The launch parameters of `kernel` that depend on the tiles, with warps and stages."""
     known = {
         "BM": tiles.bm,
         "BN": tiles.bn,
@@ -106,9 +106,9 @@ def meta(tiles: Tiles, kernel: Any) -> dict[str, int]:
 
 
 def run(kernel: str, rows: int, key: Hashable, device: torch.device, launch: Launch) -> None:
-    """Launch `kernel` with its fastest tiles for `rows` and `key`, which names all else that its speed depends on.
+    """Launch `kernel` with its fastest tiles for `rows` and `key`, which has everything else that affects its speed.
 
-    Where nothing can be timed (in the interpreter, or while a CUDA graph is recorded) it is the first line that fits.
+    If nothing can be timed (in the interpreter, or while a CUDA graph is recorded), the first fitting entry is used.
     """
     place = (kernel, bucket(rows), key, device)
     if place not in _FASTEST:
@@ -123,9 +123,9 @@ def run(kernel: str, rows: int, key: Hashable, device: torch.device, launch: Lau
 def _milliseconds(launch: Launch, tiles: Tiles) -> float:
     try:
         return float(triton.testing.do_bench(lambda: launch(tiles), warmup=2, rep=TUNING_MS, return_mode="median"))
-    except (OutOfResources, PTXASError):  # a smaller GPU: its tiles are others
+    except (OutOfResources, PTXASError):  # the tiles are too large for this GPU
         return float("inf")
-    except RuntimeError as error:  # of a descriptor: tiles that this GPU's bulk copies cannot address
+    except RuntimeError as error:  # from a descriptor: this GPU's bulk copies cannot address the tiles
         if "invalid argument" not in str(error):
             raise
         return float("inf")

@@ -1,7 +1,8 @@
-"""int8 weights with float activations (W8A16): a matrix-vector product for one token, tiles for more.
+"""int8 weights with float activations (W8A16): a matrix-vector product for one token, tiles for more tokens.
 
-The weight is widened in registers, exactly, and its scale applied to the float32 sums. In the tiles it is the left
-operand, because Hopper's matrix units take only that one from registers; the sums come out transposed.
+The weight is converted to float in registers, exactly, and its scale is applied to the float32 sums. In tiles the
+weight is the left operand, because Hopper's matrix units can read only the left one from registers; therefore the sums
+are transposed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _weight_gemm(
     x, weight, out, column_scales, bias, M, N, K,
     BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Programs that follow each other share a block of the weight, GROUP of them a block of tokens too."""
+    """Consecutive programs share a block of the weight, and GROUP of them also share a block of tokens."""
     row_tiles = tl.cdiv(M, BM)
     group = GROUP * tl.cdiv(N, BN)
     index = tl.program_id(0)

@@ -1,4 +1,4 @@
-"""Public models: as much of their config.json as tells sizes and memory (models.toml, and there what each key is)."""
+"""Public models: the parts of their config.json that decide sizes and memory. The keys are explained in models.toml."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FILE = Path(__file__).parent / "models.toml"
 class CatalogueEntry:
     """A public model.
 
-    `config` has the keys of config.json that a GGUF file depends on, those of `text_config` at the root. `mtp_layers`
-    is how many multi-token prediction layers the checkpoint has. `assembled`: the config was put together from
-    several agreeing sources, not read from the published file.
+    `config` has the keys of config.json that a GGUF file depends on, with those of `text_config` at the root.
+    `mtp_layers` is the number of multi-token prediction layers in the checkpoint. `assembled` says that the config was
+    assembled from several sources that agree, not read from the published file.
     """
 
     name: str
@@ -31,7 +31,7 @@ class CatalogueEntry:
 
 @cache
 def models() -> Mapping[str, CatalogueEntry]:
-    """The models by name, families together, small ones first."""
+    """Name -> model, ordered by family and size."""
     with open(_FILE, "rb") as file:
         content = tomllib.load(file)
     return {

@@ -1,1 +1,1 @@
-"""The built-in model: a small trained Qwen3, the toy world that made it, and its tasks."""
+"""The built-in models: two small trained Qwen models, the toy world of their training texts, and their tasks."""

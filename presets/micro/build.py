@@ -1,8 +1,8 @@
-"""Writes the built-in model's tasks and texts from the toy world: the same files on every machine.
+"""Writes the tasks and texts of the built-in models from the toy world: the same files on every machine.
 
     python -m presets.micro.build
 
-How hard a test is, is set here by the shares of the world's levels; the shares were chosen on the validation split.
+The shares of the levels, below, decide how hard each task is. They were chosen on the validation split.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from presets.micro.world.item import WorldItem, distinct, items
 
 ROOT = Path(__file__).parent
 SEED = 7
-TEXT_CHARACTERS = 200_000  # above 60,000 tokens
+TEXT_CHARACTERS = 200_000  # more than 60,000 tokens
 CALIBRATION_CHARACTERS = 500_000
 
 Draw = Callable[[Random, int | None], WorldItem]
 
-# task -> how its items are drawn, how many, the share of each level, and the fields that its YAML reads
+# task -> function that draws an item, number of items, share of each level, fields that its YAML reads
 LEVELED: dict[str, tuple[Draw, int, Sequence[int], tuple[str, ...]]] = {
     "micro_sums": (sums.draw, 1000, (1, 1, 0), ("question", "answer")),
     "micro_story": (stories.draw, 400, (1, 1, 1, 1), ("story", "endings", "label")),
@@ -32,7 +32,7 @@ LEVELED: dict[str, tuple[Draw, int, Sequence[int], tuple[str, ...]]] = {
 
 
 def leveled(name: str, split: str) -> list[WorldItem]:
-    """The items of a task in the split, levels mixed by their shares."""
+    """The items of a task in a split, with levels in their shares."""
     draw, count, shares, _ = LEVELED[name]
     rng = Random(f"{SEED} {name} {split}")
 
@@ -43,7 +43,7 @@ def leveled(name: str, split: str) -> list[WorldItem]:
 
 
 def lettered(split: str) -> list[WorldItem]:
-    """Every fact of the split, asked once by letter."""
+    """A lettered question on every fact of a split."""
     rng = Random(f"{SEED} facts {split}")
     return [facts.ask(fact, rng) for fact in facts.facts() if fact.split == split]
 
@@ -58,7 +58,7 @@ def rows(name: str, split: str = "test") -> Iterator[dict[str, object]]:
     for item in chosen:
         row = {field: item.extra[field] for field in fields}
         if "tests" in row:
-            row["tests"] = json.dumps(row["tests"])  # inputs are numbers or lists: one column type for both
+            row["tests"] = json.dumps(row["tests"])  # inputs are numbers or lists, but a column has one type
         yield row
 
 

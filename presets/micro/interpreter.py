@@ -1,7 +1,7 @@
-"""Runs a one-expression function written by a model: a white list of syntax nodes, never Python's own `exec`.
+"""Runs a function of one expression that a model wrote, by an allow list of syntax nodes instead of Python's `exec`.
 
-Numbers, lists, arithmetic, comparisons, slices, list comprehensions and six functions; sizes and steps are bounded, so
-that no answer can take long or much memory.
+It supports numbers, lists, arithmetic, comparisons, slices, list comprehensions and six functions. Sizes and steps are
+bounded, so no answer can take long or need much memory.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 class Refused(Exception):
-    """The source is not a function of the admitted form, or its evaluation went wrong or past a bound."""
+    """The source is not a function of the supported form, or its evaluation failed or exceeded a limit."""
 
 
 def call(source: str, x: object, y: object) -> Any:
-    """The value of `def f(x, y): return EXPRESSION` at x, y (integers or lists of them).
+    """The value of `def f(x, y): return EXPRESSION` for x and y, which are integers or lists of integers.
 
-    Raises Refused for anything outside the white list, and for an evaluation that fails.
+    Raises Refused for everything that is not on the allow list, and for an evaluation that fails.
     """
     if len(source) > MAX_SOURCE:
         raise Refused("the source is too long")
     try:
         module = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Refused(f"not Python: {error}") from error
+        raise Refused(f"the source is not valid Python: {error}") from error
     match module.body:
         case [ast.FunctionDef(args=arguments, body=[ast.Return(value)], decorator_list=[])] if value:
             plain = ast.arguments([], [ast.arg("x"), ast.arg("y")], None, [], [], None, [])
             if ast.dump(arguments) == ast.dump(plain):
                 return _Evaluation({"x": x, "y": y}).value(value)
-    raise Refused("not a function f(x, y) of one returned expression")
+    raise Refused("the source is not a function f(x, y) that returns one expression")
 
 
 class _Evaluation:
@@ -110,10 +110,10 @@ class _Evaluation:
                 elt=element, generators=[ast.comprehension(target=ast.Name(id=name), iter=source, ifs=tests)]
             ):
                 return self._comprehension(element, name, self.value(source), tests)
-        raise Refused(f"{type(node).__name__} is not admitted")
+        raise Refused(f"{type(node).__name__} is not supported")
 
     def _binary(self, op: type[ast.operator], left: Any, right: Any) -> Any:
-        # bounded before it is computed: a power or a repeated list could fill memory first
+        # checked before it is computed, because a power or a repeated list could fill the memory
         if op is ast.Pow and (not isinstance(right, int) or abs(right) > 16):
             raise Refused("the power is too large")
         if op is ast.Mult and isinstance(left, list) != isinstance(right, list):
@@ -124,7 +124,7 @@ class _Evaluation:
 
     def _comprehension(self, element: ast.expr, name: str, source: Any, tests: list[ast.expr]) -> list[Any]:
         if not isinstance(source, list):
-            raise Refused("a comprehension goes over a list")
+            raise Refused("a comprehension needs a list")
         outer = self.names
         result = []
         for item in source:

@@ -1,4 +1,4 @@
-"""The shapes of the built-in models. Every row is a multiple of 256, so that each K-quant applies to each matrix."""
+"""The shapes of the built-in models. Row lengths are multiples of 256, so every K-quant applies to every matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from presets.micro import tokenizer
 
 @dataclass(frozen=True)
 class Shape:
-    """`model` builds it, given the number of the end mark; `recall_layers`: see presets.micro.train."""
+    """`model` builds a model, given the id of the end-of-text token; for `recall_layers` see presets.micro.train."""
 
     model: Callable[[int], PreTrainedModel]
     recall_layers: int
@@ -43,7 +43,7 @@ def micro(end: int) -> PreTrainedModel:
 
 
 def micro_moe(end: int) -> PreTrainedModel:
-    """A Qwen3.6-MoE of 7 million parameters: 3 DeltaNet layers and 1 of attention, 6 experts and a shared one."""
+    """A Qwen3.6-MoE of 7 million parameters: 3 DeltaNet layers, 1 attention layer, 6 experts and a shared expert."""
     linear = {
         "linear_conv_kernel_dim": 4,
         "linear_key_head_dim": 64,

@@ -1,4 +1,4 @@
-"""The built-in models' tokenizer: byte-level BPE with the pre-tokenizer split of Qwen2, trained on the world's text."""
+"""The built-in models' tokenizer: byte-level BPE with Qwen2's pre-tokenizer, trained on text of the toy world."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from presets.micro.world import corpus
 SIZE = 1536
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # in Qwen's order, after the vocabulary
 
-# The split of Qwen2's tokenizer.json, known to llama.cpp as the pre-tokenizer "qwen2".
+# The regular expression of Qwen2's tokenizer.json, which is llama.cpp's pre-tokenizer "qwen2".
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 
 
 def train(seed: int, documents: int = 40_000) -> Tokenizer:
-    """Byte-level BPE of SIZE tokens from `documents` documents of the train split."""
+    """Train byte-level BPE with SIZE tokens on `documents` documents of the train split."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -48,7 +48,7 @@ def train(seed: int, documents: int = 40_000) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, directory: Path) -> None:
-    """tokenizer.json, tokenizer_config.json and chat_template.jinja, as a Hugging Face directory has them."""
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, as in a Hugging Face directory."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {

@@ -2,8 +2,8 @@
 
     python -m presets.micro.train --out DIR [--shape micro|micro-moe] [--tokens 30_000_000] [--init DIR] [--threads 2]
 
-Writes a checkpoint every ten minutes into DIR/state.pt and resumes from it; at the end DIR/model is a Hugging Face
-directory. Muon (AdamW for embeddings and norms); bfloat16 autocast over float32 weights.
+Every ten minutes it saves its state to DIR/state.pt, from which it resumes; at the end it writes DIR/model, a Hugging
+Face directory. Optimizers: Muon, and AdamW for embeddings and norms; bfloat16 autocast over float32 weights.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from presets.micro.world import corpus
 
 SEED = 1
 WINDOW = 512  # tokens of one training sequence in the last part of the training
-SHORT = 256  # and before it: attention costs half, and no document is longer
+SHORT = 256  # tokens of one sequence before that: attention costs half, and no document is longer
 SHORT_SHARE = 0.8  # of the steps
-BATCH = 8  # windows of one step
+BATCH = 8  # windows per step
 PEAK_RATE = 1.5e-3
 WARMUP = 150  # steps
-DECAY_SHARE = 0.35  # of the steps, at the end
+DECAY_SHARE = 0.35  # of the steps, at the end of the training
 SAVE_EVERY = 600  # seconds
-PROMPT_WEIGHT = 0.05  # of the loss on a token that only asks
-ANSWER_WEIGHT = 8.0  # of the loss on a whole answer, at least: a letter weighs as much as a sentence
-BLANK_LINE_SHARE = 0.25  # documents set apart by a blank line, as texts for perplexity are; the rest by the end mark
+PROMPT_WEIGHT = 0.05  # weight of the loss on a token of a prompt
+ANSWER_WEIGHT = 8.0  # minimum weight of the loss on a whole answer, so that a letter counts as much as a sentence
+BLANK_LINE_SHARE = 0.25  # of documents end with a blank line, as in perplexity texts; the others with <|endoftext|>
 
 
 def tokens(words: Tokenizer, count: int, seed: int) -> np.ndarray:
     """`count` training tokens from a seeded stream of documents of the train split, as uint16 (3, count).
 
-    The second row has the tokens' weights in the loss, in hundredths: a token of an answer or of what is told weighs 1,
-    or more where the answer is short. The third has their roles.
+    The first row has token ids. The second has the tokens' weights in the loss, in hundredths: a token of an answer or
+    statement weighs 1, or more if the answer is short. The third has the tokens' roles.
     """
     rng = Random(seed)
     stream = corpus.documents(rng, "train")
@@ -51,14 +51,14 @@ def tokens(words: Tokenizer, count: int, seed: int) -> np.ndarray:
         batch = []
         for document in islice(stream, 2_000):
             end = "\n\n" if rng.random() < BLANK_LINE_SHARE else corpus.END
-            batch.append((*document, (end, corpus.Role.ASKED)))
+            batch.append((*document, (end, corpus.Role.PROMPT)))
         for document, encoding in zip(batch, words.encode_batch([corpus.plain(d) for d in batch]), strict=True):
             piece_of = np.repeat(np.arange(len(document)), [len(piece) for piece, _ in document])
             pieces = piece_of[[start for start, _ in encoding.offsets]]
             lengths = np.maximum(1, np.bincount(pieces, minlength=len(document)))
             roles = np.array([role for _, role in document])
-            weights = np.where(roles == corpus.Role.ASKED, PROMPT_WEIGHT, np.maximum(1, ANSWER_WEIGHT / lengths))
-            weights[-1] = 1  # the mark at the end
+            weights = np.where(roles == corpus.Role.PROMPT, PROMPT_WEIGHT, np.maximum(1, ANSWER_WEIGHT / lengths))
+            weights[-1] = 1  # the end of the document
             n = min(len(pieces), count - filled)
             out[0, filled : filled + n] = encoding.ids[:n]
             out[1, filled : filled + n] = np.round(100 * weights[pieces[:n]])
@@ -68,12 +68,12 @@ def tokens(words: Tokenizer, count: int, seed: int) -> np.ndarray:
 
 
 def rate(step: int, steps: int) -> float:
-    """Constant after the warm-up, then falling in a line."""
+    """Learning rate: constant after the warm-up, then decreasing linearly."""
     return PEAK_RATE * min(1, (step + 1) / WARMUP, 0.02 + (steps - step) / (DECAY_SHARE * steps))
 
 
 def optimizers_of(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for the embeddings, stacked experts, norms and vectors."""
+    """Muon for the matrices of the layers; AdamW for embeddings, stacked experts, norms and vectors."""
     named = list(model.named_parameters())
     matrices = [weight for name, weight in named if weight.ndim == 2 and "embed" not in name]
     others = [weight for name, weight in named if weight.ndim > 2 or (weight.ndim == 2 and "embed" in name)]
@@ -86,10 +86,10 @@ def optimizers_of(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def train(shape: Shape, out: Path, total: int, device: str, init: Path | None) -> None:
-    """Run or resume the training, from the weights and tokenizer of `init` if given; at its end write `out`/model.
+    """Run or resume the training, starting from the weights and tokenizer of `init` if given; then write `out`/model.
 
-    After the shape's `recall_layers` the model must know what is told already (deep supervision, arXiv 1409.5185): the
-    layers that are left can then find the letter that stands before it.
+    An additional loss after the shape's `recall_layers` makes these layers recall stated facts (deep supervision, arXiv
+    1409.5185), so that the remaining layers can find the letter in front of the answer.
     """
     out.mkdir(parents=True, exist_ok=True)
     words_file = out / "tokenizer" / "tokenizer.json"
@@ -108,12 +108,12 @@ def train(shape: Shape, out: Path, total: int, device: str, init: Path | None) -
 
     torch.manual_seed(SEED)
     end = words.token_to_id(corpus.END)
-    assert end is not None  # the tokenizer above is trained with it
+    assert end is not None  # the tokenizer above always has it
     model = shape.model(end)
     if init is not None:
         model = type(model).from_pretrained(init)
     model = model.float().to(device)
-    model.set_attn_implementation("eager")  # at these lengths twice as fast on a CPU as the fused kernel
+    model.set_attn_implementation("eager")  # for these lengths twice as fast on a CPU as the fused kernel
     optimizers = optimizers_of(model)
     state_file = out / "state.pt"
     first = 0
@@ -141,15 +141,15 @@ def train(shape: Shape, out: Path, total: int, device: str, init: Path | None) -
                 group["lr"] = rate(step, steps)
         with torch.autocast(device, torch.bfloat16):
             result = run(batch, output_hidden_states=True)
-        told = roles[:, 1:] == corpus.Role.TOLD
+        stated = roles[:, 1:] == corpus.Role.STATEMENT
         with torch.autocast(device, torch.bfloat16):
-            early = model.lm_head(model.model.norm(result.hidden_states[shape.recall_layers][:, :-1][told]))
+            early = model.lm_head(model.model.norm(result.hidden_states[shape.recall_layers][:, :-1][stated]))
         losses = torch.nn.functional.cross_entropy(
             result.logits[:, :-1].float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none"
         )
-        recall = torch.nn.functional.cross_entropy(early.float(), batch[:, 1:][told], reduction="none")
+        recall = torch.nn.functional.cross_entropy(early.float(), batch[:, 1:][stated], reduction="none")
         weights = hundredths[:, 1:] / 100
-        loss = ((losses * weights.flatten()).sum() + (recall * weights[told]).sum()) / weights.sum()
+        loss = ((losses * weights.flatten()).sum() + (recall * weights[stated]).sum()) / weights.sum()
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shape", choices=SHAPES, default="micro")
     parser.add_argument("--tokens", type=int, default=30_000_000)
-    parser.add_argument("--init", type=Path, help="a model to go on from")
+    parser.add_argument("--init", type=Path, help="directory of a model to start from")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoTokenizer
 
 from int8.checkpoint import load
-from int8.convert import to_int8
 from int8.kv_cache import int8_cache, int8_codecs
 from int8.linear import require_int8
+from int8.real_int8 import to_int8
 from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident import ResidentGrowth
 from sweep.backends.torch import TorchBackend, on_device

@@ -18,9 +18,10 @@ def gpus(
     from sweep.format import size
 
     output = Output(format)
-    found = list(data.gpus().values()) if text is None else data.having(text)
+    found = list(data.gpus().values()) if text is None else data.search_gpus(text)
     if not found:
-        raise InputError(f"{text}: no such GPU is known; near are {', '.join(data.nearest(str(text))) or 'none'}")
+        near = ", ".join(data.similar_gpu_names(str(text))) or "none"
+        raise InputError(f"{text}: no such GPU is known; near are {near}")
     if output.is_json:
         for gpu in found:
             output.line(

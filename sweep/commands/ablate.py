@@ -18,7 +18,7 @@ from converters.errors import InputError
 from converters.resolver import Need, find_model
 from int8 import design_space
 from int8.architectures import require_quantizable
-from int8.build import require_device
+from int8.quantize_model import require_device
 from int8.recipe import Recipe
 from sweep import __version__, devices
 from sweep.analysis.ablation import Ablation, Measured, name_of, ranked

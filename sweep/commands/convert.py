@@ -19,10 +19,10 @@ import presets
 from converters.catalogue import FileSize, sizes
 from converters.errors import InputError
 from converters.export import ExportProgress, export
-from converters.imatrix import ImportanceMatrix, even_importance
+from converters.imatrix import ImportanceMatrix, uniform_importance
 from converters.plan import Importance, part_paths
-from converters.recipes import recipes, refuse_without_imatrix
-from converters.resolver import Need, find_model, open_planned, open_source
+from converters.recipes import recipes, reject_missing_imatrix
+from converters.resolver import Need, find_model, open_source
 from converters.source import Source
 from sweep import devices
 from sweep.artefact import Artefact
@@ -94,16 +94,16 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
     imatrix = find_imatrix(request.imatrix, request.calibration, presets.builtin_models().get(request.model))
     if imatrix is None and not request.dry_run:
-        refuse_without_imatrix(chosen)
+        reject_missing_imatrix(chosen)
     if imatrix is not None:
         report_messages(imatrix, say)
-    found = find_model(request.model, Need.PLAN if request.dry_run else Need.WEIGHTS, say)
+    need = Need.PLAN if request.dry_run else Need.WEIGHTS
+    found = find_model(request.model, need, say)
     name, path = found.name, found.path
     quants = [recipe.name for recipe in chosen]
     check = ExportCheckJob(str(path), name, tuple(quants), imatrix is not None, **request.options)
-    open_model = open_planned if request.dry_run else open_source
     with ThreadPoolExecutor(1) as pool:  # the vocabulary is read while the worker plans
-        opened = pool.submit(_read, lambda: open_model(str(path), name, **request.options))
+        opened = pool.submit(_read, lambda: open_source(str(path), name, need=need, **request.options))
         LocalHost().run_job(check)
         source = opened.result()
     importance = None if imatrix is None else _expected_importance(source, imatrix)
@@ -123,7 +123,7 @@ def _expected_importance(source: Source, imatrix: ImatrixSource) -> Importance:
     if imatrix.file is not None:
         return ImportanceMatrix.read(imatrix.file).importance(imatrix.file.name)
     assert imatrix.text is not None
-    return even_importance(source, _imatrix_name(source.name), imatrix.text.name)
+    return uniform_importance(source, _imatrix_name(source.name), imatrix.text.name)
 
 
 def _target(request: ConvertRequest, name: str, quant: str) -> Path:
@@ -155,7 +155,7 @@ def _imatrix_name(name: str) -> str:
 
 
 def _say_messages(name: str, matrix: ImportanceMatrix, say: Callable[[str], None]) -> None:
-    for line in matrix.told:
+    for line in matrix.coverage_notes:
         say(f"{name}: {line}")
 
 

@@ -12,11 +12,11 @@ from transformers.utils import logging as transformers_logging
 import presets
 from converters.checkpoint import Checkpoint
 from converters.resolver import Need, find_model
-from int8.activations import Progress
-from int8.build import CalibrationText, build
+from int8.atomic_directory import require_free
+from int8.calibration_passes import FEW_TOKENS
 from int8.checkpoint import CalibrationRecord, save
-from int8.directory import require_free
-from int8.passes import FEW_TOKENS
+from int8.layer_inputs import Progress
+from int8.quantize_model import CalibrationText, quantize_model
 from int8.recipe import Recipe, recipe
 from sweep.measure.plain_text import read_text, save_text
 from sweep.planning.texts import calibration_text
@@ -85,7 +85,7 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
         cache = workspace.artefacts(checkpoint.fingerprint)
     text = _text(request, workspace)
     with sharing(cache):  # otherwise a sweep of this model that ends now would remove files that are being written
-        model, calibration = build(
+        model, calibration = quantize_model(
             path,
             chosen,
             text,

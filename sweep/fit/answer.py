@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from converters.described_source import DescribedSource
 from converters.errors import InputError, MissingRuntime
+from converters.huggingface_source import HuggingFaceSource
 from converters.llamacpp import rpc
 from converters.resolver import FoundModel, ModelForm, Need, find_model
 from converters.source import Source
@@ -78,7 +78,7 @@ def _stand_ins(stack: ExitStack, count: int) -> Sequence[rpc.RemoteDevice]:
 
 def _config(source: Source) -> Mapping[str, Any]:
     """The model's config.json, empty where it is a GGUF."""
-    return source.config if isinstance(source, DescribedSource) else {}
+    return source.config if isinstance(source, HuggingFaceSource) else {}
 
 
 def _check(options: FitOptions) -> None:

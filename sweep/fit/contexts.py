@@ -130,7 +130,7 @@ class Contexts:
             if self.devices:
                 placement = self._example(full)
                 split = tuple(map(float, placement.layers))
-                load = LoadOptions(placement.on_devices, tensor_split=split, elsewhere=placement.elsewhere())
+                load = LoadOptions(placement.on_devices, tensor_split=split, tensor_overrides=placement.elsewhere())
             self._models[full] = self._open.enter_context(loaded_ghost(self.ghost, load, self.devices, self.name))
         sequences = self.sequences
         asked = context_options(self.options, context, sequences)

@@ -11,7 +11,7 @@ from converters.catalogue import missing_vocabulary_bytes
 from converters.gguf_source import GGUFSource
 from converters.llamacpp.container import data_bytes, header_bytes
 from converters.llamacpp.ghost import ghost
-from converters.plan import foreseen_file
+from converters.plan import plan_file
 from converters.recipes import recipe
 from converters.resolver import Need, find_file
 from converters.source import Source
@@ -94,7 +94,7 @@ def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tup
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
         file = FitFile(str(source.path), source.file_bytes, bits, exact=True, planned=False)
         return Weights.of(shape, source.tensors), file
-    plan = foreseen_file(source, recipe(name), ghost_path)
+    plan = plan_file(source, recipe(name), ghost_path)
     missing = missing_vocabulary_bytes(source)
     size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
     path = f"{source.name}-{name}.gguf"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from converters.errors import InputError
-from presets.gpus import Gpu, called, nearest
+from presets.gpus import Gpu, find_gpus, similar_gpu_names
 from sweep.defaults import MARGIN_BYTES
 from sweep.format import size
 
@@ -99,11 +99,11 @@ def _devices(text: str) -> list[Device]:
 
 
 def _card(text: str, name: str) -> Gpu:
-    found = called(name)
+    found = find_gpus(name)
     if len(found) > 1:
         raise InputError(f"--gpu {text!r} can be {_listed([gpu.name for gpu in found])}; say which")
     if not found:
-        near = nearest(name)
+        near = similar_gpu_names(name)
         hint = f"did you mean {_listed(near)}?" if near else "`sweep gpus` lists those that are."
         raise InputError(f"--gpu {text!r}: no such GPU is known; {hint} A size will do too: 24GiB")
     return found[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.llamacpp.devices import gpus as built_gpus
-from presets.gpus import of_device
+from presets.gpus import gpu_of_device
 from sweep import devices
 from sweep.fit.hardware import Device, reserve_bytes
 
@@ -88,6 +88,6 @@ def unused() -> list[str]:
 
 def _described(description: str, kind: str, total: int, free: int) -> Device:
     """By the card's own name where it is known, which gives its bandwidth too."""
-    card = of_device(description, total)
+    card = gpu_of_device(description, total)
     name, bandwidth = (description, None) if card is None else (card.name, card.bandwidth)
     return Device(name, kind, total, free, bandwidth, False, reserve_bytes(kind))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from converters.described_source import DescribedSource
 from converters.errors import InputError
+from converters.huggingface_source import HuggingFaceSource
 from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
 from int8.recipe import PUBLISHED, Recipe, recipe
@@ -30,7 +30,7 @@ def sizes_of(source: Source, shape: ModelShape, recipe: Recipe | None, *, real: 
 
     Raises InputError for a source that is no Hugging Face checkpoint or config.
     """
-    if not isinstance(source, DescribedSource):
+    if not isinstance(source, HuggingFaceSource):
         raise InputError(f"{source.path}: {NO_CHECKPOINT}")
     return recipe_sizes(
         source.parameters,
@@ -125,7 +125,7 @@ def _known(name: str) -> str:
 
 def _offered(subject: FitSubject) -> list[str]:
     """The named recipes, of a checkpoint or its config."""
-    return [PREFIX + name for name in PUBLISHED] if isinstance(subject.source, DescribedSource) else []
+    return [PREFIX + name for name in PUBLISHED] if isinstance(subject.source, HuggingFaceSource) else []
 
 
 def _rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:

@@ -1,7 +1,7 @@
 """The jobs of an ablation: measure many int8 recipes on a text, by fake-quantizing a model that stays loaded.
 
 Each worker loads the model once. The distributions of the float model and the statistics of its channels are computed
-once, and every recipe is applied from these statistics (int8.survey).
+once, and every recipe is applied from these statistics (int8.channel_statistics).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Study:
 
     `source` is the checkpoint, `model` a hash of its content, `dtype` the dtype of the float model. At most `windows`
     windows of `window` tokens of `text` are measured. `samples` samples of `length` tokens of `calibration` are read;
-    None: the defaults of int8.build. `folder` is where files are written, relative to the workspace.
+    None: the defaults of int8.quantize_model. `folder` is where files are written, relative to the workspace.
     """
 
     source: Artefact
@@ -158,8 +158,8 @@ class RecipeJob(StoredJob[RecipeResult]):
         import torch
 
         from int8.calibrate import calibrate
+        from int8.channel_statistics import statistics_for
         from int8.statistics import Statistics
-        from int8.survey import statistics_for
         from sweep.measure.reference import open_reference
         from sweep.measure.text_measurement import measure_text
 
@@ -190,8 +190,8 @@ class _LoadedStudy:
         from transformers import AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
-        from int8.build import CalibrationText, calibration_tokens
         from int8.model import open_model
+        from int8.quantize_model import CalibrationText, calibration_tokens
         from sweep.measure.perplexity import cut_windows
         from sweep.measure.plain_text import read_text
 
@@ -233,8 +233,8 @@ class _LoadedStudy:
 
     def statistics(self, site: Site) -> Statistics:
         """The statistics of every channel: read from the cache folder, or measured now and written there."""
+        from int8.channel_statistics import measure_channels
         from int8.statistics import StatisticsCache
-        from int8.survey import survey
 
         if self._statistics is None:
             folder = site.root / self.study.folder / self.study.dtype
@@ -242,7 +242,7 @@ class _LoadedStudy:
             seen = cache.load_channels()
             if seen is None:
                 device = site.resources.device("torch")
-                seen = survey(self.model, self.tokens, device=device, progress=site.report_progress)
+                seen = measure_channels(self.model, self.tokens, device=device, progress=site.report_progress)
                 cache.save_channels(seen)
             self._statistics = seen
         return self._statistics

@@ -62,10 +62,10 @@ class ImatrixJob(StoredJob[ImatrixResult]):
             n_threads=site.resources.threads,
             load=self.settings.load,
         )
-        matrix = ImportanceMatrix.of(collected, text.name, self.origin)
+        matrix = ImportanceMatrix.from_collected(collected, text.name, self.origin)
         path.parent.mkdir(parents=True, exist_ok=True)
         matrix.write(path)
-        return ImatrixResult(tuple(matrix.told))
+        return ImatrixResult(tuple(matrix.coverage_notes))
 
 
 def imatrix_identity(content: str, text_identity: str, engine: str, settings: Settings) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class CalibrationCheckJob(Job[CheckPassed]):
     text: TextFile
 
     def run(self, site: Site) -> CheckPassed:
-        from int8.build import CalibrationText, calibration_tokens
+        from int8.quantize_model import CalibrationText, calibration_tokens
         from sweep.measure.plain_text import read_text
 
         text = CalibrationText(self.text.name, lambda: read_text(site.path(self.text.file)))

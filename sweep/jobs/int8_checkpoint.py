@@ -70,7 +70,8 @@ class Int8CheckpointJob(StoredJob[Int8CheckpointResult]):
     def run(self, site: Site) -> Int8CheckpointResult:
         import torch
 
-        from int8 import build, checkpoint
+        from int8 import checkpoint
+        from int8.quantize_model import CalibrationText, quantize_model
         from sweep.jobs.sizes import stored_size
         from sweep.measure.plain_text import read_text
 
@@ -80,10 +81,10 @@ class Int8CheckpointJob(StoredJob[Int8CheckpointResult]):
             # A directory appears only when it is complete. Another run made this one and may be reading it, or was
             # killed before it could store the result.
             return _result(checkpoint.read_calibration(out), stored_size(out))
-        model, calibration = build.build(
+        model, calibration = quantize_model(
             source,
             self.recipe,
-            None if text is None else build.CalibrationText(text.name, lambda: read_text(site.path(text.file))),
+            None if text is None else CalibrationText(text.name, lambda: read_text(site.path(text.file))),
             device=site.resources.device("torch"),
             dtype="bfloat16",  # whatever dtype the checkpoint has: the baseline torch:BF16 is loaded in it too
             cache=site.root / self.folder / "bfloat16",

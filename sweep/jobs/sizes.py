@@ -12,11 +12,11 @@ from pathlib import Path
 from converters.catalogue import FileSize, size_of
 from converters.checkpoint import StoredTensor, read_safetensors_header
 from converters.gguf_source import GGUFSource, parts
-from converters.imatrix import even_importance
+from converters.imatrix import uniform_importance
 from converters.llamacpp.memory import plan_memory
-from converters.plan import FilePlan, plan_export, planned_types
+from converters.plan import FilePlan, plan_export, planned_tensors
 from converters.recipes import recipes
-from converters.resolver import open_planned
+from converters.resolver import Need, open_source
 from converters.source import Source
 from int8.recipe import Recipe
 from sweep.fit.fit_report import FitOptions
@@ -63,10 +63,10 @@ class SizesJob(Job[SizesResult]):
     imatrix: bool = False
 
     def run(self, site: Site) -> SizesResult:
-        source = open_planned(self.model, self.name)
+        source = open_source(self.model, self.name, need=Need.PLAN)
         plans: dict[str, FilePlan] = {}
         for recipe in recipes(self.quants):
-            importance = even_importance(source) if recipe.needs_imatrix or self.imatrix else None
+            importance = uniform_importance(source) if recipe.needs_imatrix or self.imatrix else None
             plans |= plan_export(source, [recipe.name], importance)
         return SizesResult(
             {
@@ -102,9 +102,9 @@ class ExportCheckJob(Job[CheckPassed]):
     requantize: bool = False
 
     def run(self, site: Site) -> CheckPassed:
-        source = open_planned(self.model, self.name, self.pre_tokenizer, self.mtp, self.requantize)
+        source = open_source(self.model, self.name, self.pre_tokenizer, self.mtp, self.requantize, Need.PLAN)
         for recipe in recipes(self.quants):
-            planned_types(source, recipe, self.imatrix or recipe.needs_imatrix)
+            planned_tensors(source, recipe, self.imatrix or recipe.needs_imatrix)
         return CheckPassed()
 
 
@@ -144,7 +144,7 @@ def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, se
     """The size of a variant that torch runs, by formula; `recipe` None: without quantization. The int8 checkpoint need
     not exist."""
     options = FitOptions(context=settings.ctx, ubatch=settings.ubatch, batch=settings.batch)
-    found = foreseen(open_planned(source, name), kind, recipe, options)
+    found = foreseen(open_source(source, name, need=Need.PLAN), kind, recipe, options)
     return ModelSize(int(found["file_bytes"]), found["bits_per_weight"], int(found["memory_bytes"]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from converters.atomic import WholeFile
+from converters.atomic import AtomicFile
 from converters.errors import InputError
 
 
@@ -31,6 +31,6 @@ def save_text(path: str, name: str, split: str, file: Path, option: str = "--per
     except Exception as error:  # the client raises many types, and all of them mean that the text is not available
         reason = str(error).splitlines()[0]
         raise InputError(f"the text {path}/{name} is not available ({reason}); give one with {option} FILE") from error
-    with WholeFile(file, make_parents=True) as out:
+    with AtomicFile(file, make_parents=True) as out:
         for row in rows:
             out.write(row["text"].encode())

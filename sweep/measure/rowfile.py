@@ -9,7 +9,7 @@ from typing import Self
 
 from numpy.typing import NDArray
 
-from converters.atomic import WholeFile
+from converters.atomic import AtomicFile
 
 
 class RowFile:
@@ -21,7 +21,7 @@ class RowFile:
 
     def __init__(self, path: Path, head: bytes, rows: int, row_bytes: int) -> None:
         self._head, self._expected, self._row_bytes = head, rows, row_bytes
-        self._file = WholeFile(path, len(head) + rows * row_bytes, make_parents=True)
+        self._file = AtomicFile(path, len(head) + rows * row_bytes, make_parents=True)
         self._rows = 0
 
     def __enter__(self) -> Self:

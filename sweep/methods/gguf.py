@@ -10,7 +10,7 @@ from typing import Self
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint, parts
 from converters.hub import HubFile
-from converters.recipes import QUANTS, recipe, refuse_without_imatrix
+from converters.recipes import QUANTS, recipe, reject_missing_imatrix
 from sweep.artefact import Artefact
 from sweep.jobs.base import RunJob
 from sweep.jobs.cell import Cell, SweepInputs
@@ -66,7 +66,7 @@ class Quant(Variant):
         return tuple(QUANTS)
 
     def require_imatrix(self) -> None:
-        refuse_without_imatrix([recipe(self.quant)])
+        reject_missing_imatrix([recipe(self.quant)])
 
     @property
     def uses_imatrix(self) -> bool:

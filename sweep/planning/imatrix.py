@@ -31,7 +31,7 @@ class ImatrixSource:
     @cached_property
     def messages(self) -> tuple[str, ...]:
         """Lines for people about the matrix in `file`. Raises InputError if it cannot be read."""
-        return ImportanceMatrix.read(self.file).told if self.file is not None else ()
+        return ImportanceMatrix.read(self.file).coverage_notes if self.file is not None else ()
 
     @property
     def identity(self) -> str:

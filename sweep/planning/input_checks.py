@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converters.errors import MissingRuntime
-from int8.text import FEWEST_TOKENS
+from int8.calibration_text import FEWEST_TOKENS
 from sweep.jobs.base import CheckPassed, Job, JobFailed, RunJob
 from sweep.jobs.cell import Cell
 from sweep.jobs.input_checks import CalibrationCheckJob, InputCheckJob, VocabularyCheckJob

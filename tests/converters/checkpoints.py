@@ -1,4 +1,4 @@
-"""Tiny random Qwen3 checkpoints by transformers, and a byte-level BPE tokenizer trained on the spot."""
+"""Makes tiny random Qwen3 checkpoints with transformers, and trains a byte-level BPE tokenizer for them."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import tokenizers
 import torch
 import transformers
 
-# Written out here, not taken from the converter: the regular expression of Qwen2's published tokenizer.json.
+# Written here and not taken from the converter, as an independent reference: the regular expression of Qwen2's
+# published tokenizer.json.
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -60,7 +61,7 @@ def make_checkpoint(
     tokenizer: bool = True,
     **settings: object,
 ) -> Path:
-    """Save a random Qwen3 of a few layers; `settings` go into its config."""
+    """Save a random Qwen3 with a few layers; `settings` are entries of its config."""
     torch.manual_seed(seed)
     values: dict[str, object] = {
         "vocab_size": 512,
@@ -78,7 +79,7 @@ def make_checkpoint(
     config = transformers.Qwen3Config(**{**values, **settings})
     model = transformers.Qwen3ForCausalLM(config)
     for name, parameter in model.named_parameters():
-        if "norm" in name:  # ones would hide a norm that was lost or swapped
+        if "norm" in name:  # weights of 1 would hide a norm that was lost or swapped
             parameter.data.uniform_(0.5, 1.5)
     model.to(dtype).save_pretrained(directory, max_shard_size=shard)
     if tokenizer:

@@ -1,4 +1,4 @@
-"""Fixtures of tiny models (checkpoints.py makes them)."""
+"""Fixtures with tiny models, made by checkpoints.py."""
 
 import itertools
 import json
@@ -10,12 +10,12 @@ import torch
 import transformers
 from checkpoints import make_checkpoint, make_tokenizer
 
-torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
+torch.set_num_threads(1)  # for tiny models a second thread costs more than it gains
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tied BF16 Qwen3 whose rows are multiples of 256. Not to be changed: `altered` copies it."""
+    """A tied BF16 Qwen3 whose rows are multiples of 256. Must not be changed; `altered` copies it."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
@@ -27,14 +27,14 @@ def tokenizer() -> Callable[..., transformers.PreTrainedTokenizerFast]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """`make_checkpoint` into a new directory each time."""
+    """`make_checkpoint`, which writes to a new directory at each call."""
     count = itertools.count()
     return lambda **settings: make_checkpoint(tmp_path / f"checkpoint-{next(count)}", **settings)
 
 
 @pytest.fixture
 def altered(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of `tiny` with entries of its config changed (None removes one)."""
+    """A copy of `tiny` with changed entries in its config; None removes an entry."""
 
     def copy(**settings: object) -> Path:
         directory = tmp_path / "altered"

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every family, made by transformers itself."""
+"""Makes tiny random checkpoints of every family with transformers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,12 +89,12 @@ FAMILIES = {
 def make(
     family: str, directory: Path, seed: int = 0, shard: str = "5GB", dtype: Any = torch.float32, **settings: Any
 ) -> Path:
-    """Save a random model of the family; `settings` go into its (text) config."""
+    """Save a random model of the family; `settings` are entries of its (text) config."""
     torch.manual_seed(seed)
     chosen = FAMILIES[family]
     model = chosen.model(chosen.config(**settings))
     for name, parameter in model.named_parameters():
-        if "norm" in name:  # the initial ones and zeros would hide a norm that was lost or swapped
+        if "norm" in name:  # the initial values of 1 and 0 would hide a norm that was lost or swapped
             around = 1.0 if parameter.data.mean() > 0.5 else 0.0
             parameter.data.uniform_(around - 0.4, around + 0.4)
         elif name.endswith(("A_log", "dt_bias", ".bias")):
@@ -104,7 +104,7 @@ def make(
 
 
 def rewrite(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
-    """Save the tensors of a single-file checkpoint anew, changed."""
+    """Change the tensors of a single-file checkpoint and save it again."""
     file = directory / "model.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in change(load_file(file)).items()}, file)
     return directory
@@ -127,13 +127,13 @@ def fuse_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return kept
 
 
-def turn_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Fused experts turned over, as Qwen3-VL-MoE is published: [E, D, 2F] and [E, F, D]."""
+def transpose_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Transposed fused experts, as in published Qwen3-VL-MoE: [E, D, 2F] and [E, F, D]."""
     return {name: tensor.transpose(1, 2) if ".experts." in name else tensor for name, tensor in tensors.items()}
 
 
 def add_mtp(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A multi-token prediction layer: a copy of the last full-attention layer, and what belongs to MTP alone."""
+    """Add a multi-token prediction layer: a copy of the last full-attention layer, and the tensors only MTP has."""
     generator = torch.Generator().manual_seed(5)
     last = next(name for name in tensors if name.endswith("self_attn.q_proj.weight")).removesuffix(
         "self_attn.q_proj.weight"

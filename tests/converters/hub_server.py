@@ -1,4 +1,4 @@
-"""A hub on localhost: as much of the Hugging Face Hub's protocol as `snapshot_download` speaks."""
+"""A hub on localhost with the part of the Hugging Face Hub's protocol that `snapshot_download` uses."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @dataclass
 class Hub:
-    """Models by id: each a directory whose files are served at one revision. `requests` is what clients asked for.
+    """Models by id: each a directory whose files are served at one revision. `requests` are the requests of clients.
 
     Of a `gated` model nobody gets the files.
     """
@@ -28,7 +28,7 @@ class Hub:
         return hashlib.sha1(model.encode()).hexdigest()
 
     def find(self, path: str) -> tuple[str, str] | None:
-        """The model that a path names, and what follows its id."""
+        """The model that a path names, and the part of the path after its id."""
         for model in self.models:
             if path == model or path.startswith(model + "/"):
                 return model, path[len(model) + 1 :]
@@ -46,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def do_POST(self) -> None:
-        """What the hub's file system asks for: what is known of some paths of a model."""
+        """Information on some paths of a model, which the hub's file system requests."""
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
         path = unquote(urlsplit(self.path).path).lstrip("/").removeprefix("api/models/")
         self.hub.requests.append(f"POST {path}")
@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json([_entry(directory / name, directory) for name in names if (directory / name).is_file()], True)
 
     def log_message(self, *_: object) -> None:
-        """Tests have no use for an access log."""
+        """Tests need no access log."""
 
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path).lstrip("/")
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = path.startswith("api/models/")
         found = self.hub.find(path.removeprefix("api/models/"))
         if found is None:
-            return self._error(401, "RepoNotFound")  # what the hub says to who is not logged in
+            return self._error(401, "RepoNotFound")  # the hub's answer to clients that are not logged in
         model, rest = found
         sha, directory = self.hub.revision(model), self.hub.models[model]
         kind, _, rest = rest.partition("/")
@@ -124,7 +124,7 @@ def _entry(file: Path, directory: Path) -> dict[str, object]:
 
 @contextmanager
 def serve(models: dict[str, Path], gated: frozenset[str] = frozenset()) -> Iterator[Hub]:
-    """A hub with these models on a free port, as long as the block runs."""
+    """Run a hub with these models on a free port inside the block."""
     hub = Hub(models, gated)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"

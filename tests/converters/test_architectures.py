@@ -1,4 +1,4 @@
-"""Every family: an F32 file in llama.cpp gives the logits of transformers in float32, whatever the shape."""
+"""For every family and shape, an F32 file in llama.cpp gives the logits of transformers in float32."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def family_of(name: str) -> str:
-    """The longest name of a family that the case begins with."""
+    """The family with the longest name that begins the name of the case."""
     return max((family for family in families.FAMILIES if name.startswith(family)), key=len)
 
 
@@ -55,7 +55,7 @@ def transformers_logits(family: str, directory: Path, tokens: list[int]) -> np.n
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
+def test_logits_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
     directory, family = tmp_path / "model", family_of(name)
     families.make(family, directory, **SHAPES[name])
     make_tokenizer(directory)
@@ -66,7 +66,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     assert spread > 0.3, "logits without spread prove nothing"
     assert np.abs(ours - theirs).max() <= 1e-3 * spread
     second, first = np.sort(theirs, axis=1)[:, -2:].T
-    clear = first - second > 2e-3 * spread  # a closer race is a draw at this precision
+    clear = first - second > 2e-3 * spread  # smaller differences are ties at this precision
     assert clear.mean() > 0.95
     assert (ours.argmax(1) == theirs.argmax(1))[clear].all()
 
@@ -86,9 +86,9 @@ def test_fused_experts_are_the_same_model(tmp_path: Path, family: str) -> None:
     assert fused == apart
 
 
-def test_experts_turned_over_are_the_same_model(tmp_path: Path) -> None:
+def test_transposed_experts_are_the_same_model(tmp_path: Path) -> None:
     plain = bytes_of(families.make("qwen3vlmoe", tmp_path / "model"), tmp_path / "plain.gguf")
-    turned = bytes_of(families.rewrite(tmp_path / "model", families.turn_experts), tmp_path / "turned.gguf")
+    turned = bytes_of(families.rewrite(tmp_path / "model", families.transpose_experts), tmp_path / "turned.gguf")
     assert turned == plain
 
 
@@ -126,8 +126,8 @@ BAD_CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown layer type": (
         "qwen35", {"layer_types": ["sliding_attention", *["linear_attention"] * 3]}, "'sliding_attention'",
     ),
-    "heads that do not divide": ("qwen3next", {"linear_num_value_heads": 3}, "no multiple of linear_num_key_heads"),
-    "value heads of another length": ("qwen35", {"linear_value_head_dim": 64}, "one length for both"),
+    "value heads not divisible": ("qwen3next", {"linear_num_value_heads": 3}, "is not a multiple of linear_num_key"),
+    "value heads of another length": ("qwen35", {"linear_value_head_dim": 64}, "only one length for both"),
     "all of the head rotated and more": ("qwen35", {"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5"),
     "an epsilon that llama.cpp does not read": ("qwen2vl", {"rms_norm_eps": 1e-4}, "rms_norm_eps is 0.0001"),
     "GPTQ": ("qwen3moe", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized by gptq"),
@@ -135,7 +135,7 @@ BAD_CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_CONFIGS)
-def test_what_llama_cpp_cannot_express_is_refused_by_name(tmp_path: Path, case: str) -> None:
+def test_configs_that_llama_cpp_cannot_express_are_rejected_by_key(tmp_path: Path, case: str) -> None:
     family, change, message = BAD_CONFIGS[case]
     directory = families.make(family, tmp_path / "model")
     file = directory / "config.json"

@@ -1,4 +1,4 @@
-"""What has its name is whole: a full disk, an interrupt or a killed process leaves the old file, or none."""
+"""A file under its final name is complete: after a full disk, an interrupt or a kill there is the old file or none."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from converters import atomic
-from converters.atomic import PART, WholeFile, write_text
+from converters.atomic import PART, AtomicFile, write_text
 from converters.errors import InputError
 from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 from converters.partial import PartialFile
@@ -23,14 +23,14 @@ LARGE = 100_000
 
 
 def whole(path: Path) -> None:
-    with WholeFile(path, LARGE) as file:
+    with AtomicFile(path, LARGE) as file:
         file.write(b"a" * (LARGE // 2))
         file.write(b"b" * (LARGE // 2))
 
 
 def by_a_library(path: Path) -> None:
-    with WholeFile(path) as file:
-        file.beside.write_bytes(b"c" * LARGE)
+    with AtomicFile(path) as file:
+        file.temporary_path.write_bytes(b"c" * LARGE)
 
 
 def partial(path: Path) -> None:
@@ -55,7 +55,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 @contextmanager
 def full_disk(limit: int) -> Iterator[None]:
-    """Files of this process can have so many bytes; a write beyond fails as on a full disk."""
+    """Limit the size of this process's files to `limit` bytes; larger writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
@@ -80,9 +80,9 @@ def left_alone(path: Path, existed: bool) -> None:
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=list(WRITERS))
-def test_a_full_disk_is_one_line_and_leaves_nothing(path: Path, writer: Callable[[Path], None]) -> None:
+def test_a_full_disk_gives_a_one_line_error_and_leaves_no_file(path: Path, writer: Callable[[Path], None]) -> None:
     existed = path.exists()
-    for limit in (10, LARGE - 1):  # at the first write, and with what the last one leaves to be flushed
+    for limit in (10, LARGE - 1):  # fails at the first write, and when the rest is flushed
         with full_disk(limit), pytest.raises(InputError, match="the disk is full or a quota is reached") as error:
             writer(path)
         assert str(error.value).startswith(f"{path}: ")
@@ -95,7 +95,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(path: Path, writer: Callable
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["^C", "full"])
 @pytest.mark.parametrize("writer", [whole, by_a_library, partial])
-def test_the_last_steps_leave_nothing_either(
+def test_an_error_in_the_last_steps_leaves_no_file(
     path: Path,
     writer: Callable[[Path], None],
     failure: BaseException,
@@ -113,11 +113,11 @@ def test_the_last_steps_leave_nothing_either(
     left_alone(path, existed)
 
 
-def test_what_goes_wrong_inside_leaves_nothing_and_is_not_the_disk_s(path: Path) -> None:
+def test_an_error_in_the_block_leaves_no_file_and_is_not_reported_as_a_disk_error(path: Path) -> None:
     existed = path.exists()
 
     def half(error: BaseException) -> None:
-        with WholeFile(path) as file:
+        with AtomicFile(path) as file:
             file.write(b"half")
             raise error
 
@@ -128,13 +128,13 @@ def test_what_goes_wrong_inside_leaves_nothing_and_is_not_the_disk_s(path: Path)
         left_alone(path, existed)
 
 
-def test_a_killed_process_leaves_the_old_file_and_one_that_is_known_by_its_name(path: Path) -> None:
+def test_a_killed_process_leaves_the_old_file_and_a_recognizable_temporary_file(path: Path) -> None:
     existed = path.exists()
     script = f"""
 import os
 from pathlib import Path
-from converters.atomic import WholeFile
-with WholeFile(Path({str(path)!r})) as file:
+from converters.atomic import AtomicFile
+with AtomicFile(Path({str(path)!r})) as file:
     file.write(b"x" * 1_000_000)
     os._exit(9)
 """
@@ -146,18 +146,18 @@ with WholeFile(Path({str(path)!r})) as file:
     assert not existed or path.read_bytes() == b"old"
 
 
-def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+def test_two_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with WholeFile(path) as first:
+    with AtomicFile(path) as first:
         first.write(b"first")
-        with WholeFile(path) as second:
+        with AtomicFile(path) as second:
             second.write(b"second")
         assert path.read_bytes() == b"second"
     assert path.read_bytes() == b"first"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
-def test_it_has_the_rights_of_any_other_file(tmp_path: Path) -> None:
+def test_the_file_has_the_permissions_of_an_ordinary_file(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_text(tmp_path / "file", "text")
@@ -166,20 +166,20 @@ def test_it_has_the_rights_of_any_other_file(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_place_that_cannot_be_written_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_reported_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     for path, reason in ((tmp_path / "absent" / "x", "No such file or directory"), (tmp_path / "taken", "directory")):
         with pytest.raises(InputError, match=f"{path}: cannot be written: .*{reason}; choose another") as error:
             write_text(path, "text", "choose another")
         assert "\n" not in str(error.value)
     assert [file.name for file in tmp_path.iterdir()] == ["taken"]
-    with WholeFile(tmp_path / "new" / "x", make_parents=True) as file:
+    with AtomicFile(tmp_path / "new" / "x", make_parents=True) as file:
         file.write(b"")
     assert (tmp_path / "new" / "x").is_file()
 
 
-def test_the_name_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The content is on the disk before the name is, and the name before anyone is told."""
+def test_content_and_name_are_synced_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content is synced before the rename, and the rename before the call returns."""
     order: list[str] = []
     replace, sync = os.replace, atomic.sync
     monkeypatch.setattr(os, "replace", lambda old, new: (order.append("rename"), replace(old, new)))

@@ -1,4 +1,4 @@
-"""A config alone tells names, shapes and bytes: against the tensors of real files and the sizes of published ones."""
+"""Names, shapes and bytes follow from a config alone: compared with tensors of real files and published sizes."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 CONFIGS, TENSORS, QWEN2 = REFERENCE / "configs", REFERENCE / "gguf_tensors", REFERENCE / "tokenizers" / "qwen2"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference figures are not here")
 
-# Files of models without a config here -> one with the same text model, and the class where that differs.
+# File of a model whose config is missing -> a config with the same text model, and its class if that differs.
 SAME_SHAPE = {
     "Qwen3-4B-Instruct-2507": ("Qwen3-4B", None),
     "Qwen3-4B-Thinking-2507": ("Qwen3-4B", None),
@@ -94,7 +94,7 @@ def test_every_real_file_is_compared() -> None:
 
 
 @needs_reference
-def test_the_catalogue_has_every_supported_config_and_says_of_each_what_the_whole_config_says() -> None:
+def test_the_catalogue_has_every_supported_config_and_gives_the_same_plan() -> None:
     left_out = set()
     for file in sorted(CONFIGS.glob("*.json")):
         config = config_of(file.stem)
@@ -113,17 +113,17 @@ def test_the_catalogue_has_every_supported_config_and_says_of_each_what_the_whol
 
 
 @pytest.mark.parametrize(("model", "mtp"), PUBLISHED)
-def test_a_published_file_has_the_tensors_foreseen_and_the_header_nearly(model: str, mtp: int) -> None:
+def test_a_published_file_has_the_predicted_tensor_bytes_and_about_the_predicted_header(model: str, mtp: int) -> None:
     published = PUBLISHED[model, mtp]
     for quant, size in sizes(public_model(model, mtp=mtp), list(published)).items():
         assert not size.header_exact
-        # A header of 6 or 11 MB is estimated to 2 kB; no tensor is so small that it could hide in that but a norm.
+        # The estimate of a header of 6 or 11 MB is accurate to 2 kB. Only norms are smaller than that.
         assert size.file_bytes == pytest.approx(published[quant], abs=2000)
         assert (size.mtp_bytes > 0) == (mtp > 0)
 
 
-def test_tensor_bytes_of_real_files_to_the_byte() -> None:
-    """As llama-gguf lists them for Qwen's own files of Qwen3-4B."""
+def test_tensor_bytes_equal_those_of_published_files() -> None:
+    """Compared with llama-gguf's output for Qwen's files of Qwen3-4B."""
     found = sizes(public_model("Qwen3-4B"), ["Q4_K_M", "Q8_0"])
     assert found["Q4_K_M"].tensor_bytes == 2_491_323_904
     assert found["Q8_0"].tensor_bytes == 4_274_448_384
@@ -131,7 +131,7 @@ def test_tensor_bytes_of_real_files_to_the_byte() -> None:
 
 
 @needs_reference
-def test_the_measured_share_of_a_token_is_that_of_the_real_vocabulary() -> None:
+def test_bytes_per_token_match_the_real_vocabulary() -> None:
     size = 151_936
     header = encode_header(read_tokenizer(QWEN2, {"vocab_size": size}).fields(), ())
     assert len(header) == pytest.approx(estimated_vocabulary_bytes(size), rel=1e-3)
@@ -151,7 +151,7 @@ def test_every_model_of_the_catalogue_can_be_planned(name: str) -> None:
 
 def test_the_largest_model_takes_less_than_a_second_for_all_sizes() -> None:
     quants = ["BF16", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"]
-    start = time.process_time()  # and not by the clock on the wall, which runs on while others work
+    start = time.process_time()  # not wall time, which includes other processes
     assert list(sizes(public_model("Qwen3.5-397B-A17B"), quants)) == quants
     assert time.process_time() - start < 1
 
@@ -162,7 +162,7 @@ def with_mtp(directory: Path) -> Path:
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_a_config_tells_what_its_checkpoint_would_become(tmp_path: Path, family: str, tied: bool) -> None:
+def test_a_config_gives_the_same_tensors_as_its_checkpoint(tmp_path: Path, family: str, tied: bool) -> None:
     directory = families.make(family, tmp_path / "model", tie_word_embeddings=tied)
     make_tokenizer(directory)
     ours, theirs = ConfigSource.open(directory), open_source(directory)
@@ -204,7 +204,7 @@ def test_sizes_are_those_of_the_files_written(tiny: Path, tmp_path: Path) -> Non
     assert sizes(open_source(paths["BF16"]), quants) == found
 
 
-def test_a_quant_that_needs_an_importance_matrix_has_the_size_that_one_gives_it(tiny: Path) -> None:
+def test_a_quant_that_needs_an_importance_matrix_has_the_size_of_a_file_made_with_one(tiny: Path) -> None:
     quants = ["IQ1_S", "IQ2_XS", "Q2_K_S", "IQ3_XXS", "Q4_K_M"]
     source, random = open_source(tiny), np.random.default_rng(0)
     shapes = {tensor.name: (1, tensor.shape[-1]) for tensor in source.tensors if len(tensor.shape) == 2}
@@ -236,7 +236,7 @@ def test_weights_have_the_dtype_of_the_config(dtype: str | None, type_: str) -> 
     assert types["output_norm.weight"] == types["blk.3.attn_q_norm.weight"] == "F32"
 
 
-def test_a_file_of_any_name_is_a_config_and_the_model_is_called_after_it(tmp_path: Path) -> None:
+def test_a_config_file_may_have_any_name_which_becomes_the_models_name(tmp_path: Path) -> None:
     config = json.dumps(dict(models()["Qwen3-8B"].config))
     (tmp_path / "Some-8B.json").write_text(config)
     (tmp_path / "Other-8B").mkdir()
@@ -259,7 +259,7 @@ def test_there_are_no_weights_to_read() -> None:
         public_model("Qwen3-8B").read_rows("token_embd.weight", 0, 1)
 
 
-def test_public_models_go_by_name_in_any_case_and_by_hub_id() -> None:
+def test_public_models_are_found_by_name_in_any_case_and_by_hub_id() -> None:
     assert public_model("qwen3-8b").name == public_model("Qwen/Qwen3-8B").name == "Qwen3-8B"
     with pytest.raises(InputError, match=r"Qwen3-7B: there is no such model; did you mean .*Qwen3-8B") as error:
         public_model("Qwen3-7B")
@@ -268,20 +268,20 @@ def test_public_models_go_by_name_in_any_case_and_by_hub_id() -> None:
 
 BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no Qwen": ({"architectures": ["LlamaForCausalLM"]}, "architecture 'LlamaForCausalLM' is not supported"),
-    "no class": ({"architectures": None}, "it names no architecture"),
+    "no class": ({"architectures": None}, "the config names no architecture"),
     "no width": ({"hidden_size": None}, "hidden_size is missing"),
     "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     "no vocabulary": ({"vocab_size": "many"}, "vocab_size is 'many'"),
     "a dtype of its own": ({"dtype": "int3"}, "dtype is 'int3'; known: bfloat16, float16, float32"),
     "GPTQ": ({"quantization_config": {"quant_method": "gptq"}}, "quantized by gptq"),
-    "text that is none": ({"text_config": 3}, "text_config is no object"),
-    "uneven heads": ({"num_key_value_heads": 7}, "is no multiple of num_key_value_heads 7"),
+    "a text_config that is a number": ({"text_config": 3}, "text_config is not a JSON object"),
+    "uneven heads": ({"num_key_value_heads": 7}, "is not a multiple of num_key_value_heads 7"),
     "a negative count": ({"mtp_num_hidden_layers": -1}, "mtp_num_hidden_layers is -1"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_CONFIGS)
-def test_a_bad_config_is_refused_in_one_line_that_names_it(tmp_path: Path, case: str) -> None:
+def test_a_bad_config_is_rejected_in_one_line_that_names_it(tmp_path: Path, case: str) -> None:
     changes, reason = BAD_CONFIGS[case]
     file = tmp_path / "config.json"
     file.write_text(json.dumps({**models()["Qwen3-8B"].config, **changes}))
@@ -292,19 +292,19 @@ def test_a_bad_config_is_refused_in_one_line_that_names_it(tmp_path: Path, case:
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_config_is_refused(tmp_path: Path) -> None:
+def test_paths_without_a_config_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1]")
     for path, reason in (
         (tmp_path, "has no config.json"),
         (tmp_path / "absent.json", "no such file"),
-        (tmp_path / "list.json", "holds no JSON object"),
+        (tmp_path / "list.json", "does not hold a JSON object"),
     ):
         with pytest.raises(InputError, match=reason) as error:
             ConfigSource.open(path)
         assert str(error.value).startswith(str(path))
 
 
-def test_mtp_layers_are_refused_where_the_family_has_none(tmp_path: Path) -> None:
+def test_mtp_layers_are_rejected_if_the_family_has_none(tmp_path: Path) -> None:
     config = {**models()["Qwen3-8B"].config, "mtp_num_hidden_layers": 1}
     plain = ConfigSource(models()["Qwen3-8B"].config, Path("config.json"))
     same(ConfigSource(config, Path("config.json")), plain)
@@ -312,6 +312,6 @@ def test_mtp_layers_are_refused_where_the_family_has_none(tmp_path: Path) -> Non
         ConfigSource(config, Path("config.json"), mtp=1)
 
 
-def test_a_checkpoint_and_its_config_disagree_in_nothing_when_sharded_in_half_precision(tmp_path: Path) -> None:
+def test_a_sharded_half_precision_checkpoint_and_its_config_give_the_same_plan(tmp_path: Path) -> None:
     directory = make_checkpoint(tmp_path / "model", shard="1MB")
     same(ConfigSource.open(directory), open_source(directory))

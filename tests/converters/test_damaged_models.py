@@ -1,4 +1,4 @@
-"""Damaged models of every family, checkpoints quantized by others, and disks that fill: one line, and nothing left."""
+"""Damaged models, unsupported quantized checkpoints and full disks give a one-line error and leave no file."""
 
 import json
 import math
@@ -41,7 +41,7 @@ FAMILIES = ("qwen3", *families.FAMILIES)
 
 
 def header_of(directory: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Where the data of a checkpoint's file begins, and what its header says of each tensor."""
+    """The offset of the data in a checkpoint's file, and the header's entry of each tensor."""
     with (directory / "model.safetensors").open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -49,7 +49,7 @@ def header_of(directory: Path) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def write_hollow(directory: Path, tensors: Mapping[str, tuple[str, Sequence[int]]]) -> None:
-    """A file of tensors by dtype and shape, all of it a hole."""
+    """Write a sparse file with tensors of these dtypes and shapes."""
     header, end = {}, 0
     for name, (dtype, shape) in tensors.items():
         size = math.prod(shape) * {"F32": 4, "BF16": 2, "I8": 1}[dtype]
@@ -62,18 +62,18 @@ def write_hollow(directory: Path, tensors: Mapping[str, tuple[str, Sequence[int]
 
 
 def of_each_kind(names: Iterable[str], expert: int = 0) -> dict[str, str]:
-    """A tensor of each kind that is exported: by the ending of its name, of the last layer and of one expert."""
+    """One tensor of each exported kind, by the ending of its name: from the last layer, and from one expert."""
     kinds = {name.partition("layers.")[2].partition(".")[2] or name: name for name in names if "visual." not in name}
     return {kind: name for kind, name in kinds.items() if not re.search(rf"experts\.(?!{expert}\.)\d", kind)}
 
 
-def canonical(name: str) -> str:
-    """What is missing is told by the name that text models have for it."""
+def canonical_name(name: str) -> str:
+    """Messages name missing tensors as text models do."""
     return name.replace("language_model.", "")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tensor_of_any_kind_that_is_missing_misshapen_or_new_is_named(
+def test_a_missing_misshapen_or_unexpected_tensor_is_named(
     models: dict[str, Path], tmp_path: Path, family: str
 ) -> None:
     directory = Path(shutil.copytree(models[family], tmp_path / "model"))
@@ -84,18 +84,18 @@ def test_a_tensor_of_any_kind_that_is_missing_misshapen_or_new_is_named(
         dtype, shape = good[victim]
         for name, instead, words in (
             (victim, None, "is missing"),
-            (victim, (dtype, [shape[0] + 1, *shape[1:]]), "the config wants"),
-            (victim, (dtype, [1, *shape]), "the config wants"),
-            (f"{victim}_of_nothing", (dtype, shape), "has no place"),
-            (victim, ("I8", shape), "is I8; only"),
+            (victim, (dtype, [shape[0] + 1, *shape[1:]]), "by config.json it should be"),
+            (victim, (dtype, [1, *shape]), "by config.json it should be"),
+            (f"{victim}_of_nothing", (dtype, shape), "is not part of a"),
+            (victim, ("I8", shape), "has dtype I8; only"),
         ):
             others = {**good, name: instead}
             write_hollow(directory, {key: entry for key, entry in others.items() if entry is not None})
             with pytest.raises(InputError, match=words) as error:
                 open_source(directory)
-            told = str(error.value)
-            assert f"'{name}'" in told or (instead is None and f"'{canonical(name)}'" in told)
-            assert str(directory) in told
+            message = str(error.value)
+            assert f"'{name}'" in message or (instead is None and f"'{canonical_name(name)}'" in message)
+            assert str(directory) in message
 
 
 def write_at(file: BinaryIO, place: int, data: bytes) -> None:
@@ -125,13 +125,13 @@ def test_a_nan_in_a_tensor_of_any_kind_is_named(models: dict[str, Path], tmp_pat
 
 
 @pytest.mark.parametrize("family", ["qwen3moe", "qwen3next", "qwen3vlmoe"])
-def test_router_weights_that_are_not_scaled_are_refused(models: dict[str, Path], tmp_path: Path, family: str) -> None:
+def test_unscaled_router_weights_are_rejected(models: dict[str, Path], tmp_path: Path, family: str) -> None:
     directory = Path(shutil.copytree(models[family], tmp_path / "model"))
     file = directory / "config.json"
     config = json.loads(file.read_text())
     config.get("text_config", config)["norm_topk_prob"] = False
     file.write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"config\.json: norm_topk_prob is False; llama\.cpp can only do True"):
+    with pytest.raises(InputError, match=r"config\.json: norm_topk_prob is False; llama\.cpp supports only True"):
         open_source(directory)
 
 
@@ -148,7 +148,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("method", OTHERS)
 @pytest.mark.parametrize("family", ["qwen3", "qwen35moe, multi-modal"])
-def test_checkpoints_quantized_by_others_are_refused_by_name(
+def test_unsupported_quantized_checkpoints_are_rejected_by_method(
     models: dict[str, Path], tmp_path: Path, family: str, method: str
 ) -> None:
     directory = Path(shutil.copytree(models[family], tmp_path / "model"))
@@ -165,7 +165,7 @@ SCALE = f"{PROJECTION}_scale_inv"
 
 
 def in_fp8(tensors: Tensors) -> Tensors:
-    """All projections as F8_E4M3 with a scale of 1 a block."""
+    """All projections as F8_E4M3 with a scale of 1 per block."""
     result = {}
     for name, held in tensors.items():
         result[name] = held
@@ -177,11 +177,11 @@ def in_fp8(tensors: Tensors) -> Tensors:
 
 FP8_DAMAGES: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, object], str]] = {
     "no scale": (lambda t: {k: v for k, v in t.items() if k != SCALE}, {}, f"{PROJECTION}' is FP8, but has no"),
-    "a row of scales too few": (lambda t: t | {SCALE: t[SCALE][1:]}, {}, r"no _scale_inv of shape \(8, 4\) beside"),
-    "one scale for all": (lambda t: t | {SCALE: t[SCALE][0, 0]}, {}, r"no _scale_inv of shape \(8, 4\) beside"),
-    "scales turned over": (lambda t: t | {SCALE: t[SCALE].T.contiguous()}, {}, r"no _scale_inv of shape \(8, 4\)"),
-    "scales of whole numbers": (lambda t: t | {SCALE: t[SCALE].to(torch.int32)}, {}, "has scales of I32"),
-    "a scale of nothing": (lambda t: t | {"x_scale_inv": t[SCALE].clone()}, {}, "'x_scale_inv' .* has no place"),
+    "a row of scales too few": (lambda t: t | {SCALE: t[SCALE][1:]}, {}, r"no _scale_inv of shape \(8, 4\)"),
+    "one scale for all": (lambda t: t | {SCALE: t[SCALE][0, 0]}, {}, r"no _scale_inv of shape \(8, 4\)"),
+    "transposed scales": (lambda t: t | {SCALE: t[SCALE].T.contiguous()}, {}, r"no _scale_inv of shape \(8, 4\)"),
+    "scales of whole numbers": (lambda t: t | {SCALE: t[SCALE].to(torch.int32)}, {}, "has scales of dtype I32"),
+    "a scale without a weight": (lambda t: t | {"x_scale_inv": t[SCALE].clone()}, {}, "'x_scale_inv' .* is not part"),
     "another block": (lambda t: t, {"weight_block_size": [128, 128]}, "is FP8, but has no _scale_inv of shape"),
     "no block": (lambda t: t, {"weight_block_size": None}, "weight_block_size is None"),
     "a block of nothing": (lambda t: t, {"weight_block_size": [0, 64]}, r"weight_block_size is \[0, 64\]"),
@@ -191,7 +191,7 @@ FP8_DAMAGES: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, object], st
 
 
 @pytest.mark.parametrize("damage", FP8_DAMAGES)
-def test_fp8_whose_scales_do_not_fit_is_refused(models: dict[str, Path], tmp_path: Path, damage: str) -> None:
+def test_fp8_with_wrong_scales_is_rejected(models: dict[str, Path], tmp_path: Path, damage: str) -> None:
     change, settings, words = FP8_DAMAGES[damage]
     directory = Path(shutil.copytree(models["qwen3"], tmp_path / "model"))
     families.rewrite(directory, lambda tensors: change(in_fp8(tensors)))
@@ -216,7 +216,7 @@ source, out = open_source(sys.argv[1]), Path(sys.argv[2])
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 plan = export.plan_export
 
-def plan_and_limit(*arguments):  # llama.cpp's dry run, too, writes a file
+def plan_and_limit(*arguments):  # llama.cpp's dry run also writes a file
     plans = plan(*arguments)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     return plans
@@ -234,7 +234,7 @@ for limit in map(int, sys.argv[3:]):
 
 
 def test_files_that_are_too_large_for_the_disk_leave_nothing(models: dict[str, Path], tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk, from less than the header to a byte less than the file."""
+    """A limit on file sizes simulates the disk: from less than the header to one byte less than the file."""
     plans = plan_export(open_source(models["qwen3"]), ["Q8_0", "F16"])
     header, size = len(plans["F16"].parts[0].header), plans["F16"].file_bytes
     assert plans["Q8_0"].file_bytes < size
@@ -244,12 +244,12 @@ def test_files_that_are_too_large_for_the_disk_leave_nothing(models: dict[str, P
     command = [sys.executable, "-c", EXPORT, str(models["qwen3"]), str(out), *map(str, [*limits, size])]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    told, left = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
-    assert len(told) == len(limits) + 1
-    for line in told[:-1]:
+    message, left = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
+    assert len(message) == len(limits) + 1
+    for line in message[:-1]:
         assert "gguf: the disk is full or a quota is reached" in line
     assert left[:-1] == ["[]"] * len(limits)
-    assert told[-1] == "written"
+    assert message[-1] == "written"
     assert sorted(file.name for file in out.iterdir()) == ["large.gguf", "small.gguf"]
 
 
@@ -262,7 +262,7 @@ def test_a_disk_that_fills_at_any_tensor_leaves_nothing(models: dict[str, Path],
 
         def read_and_fill(name: str, start: int, stop: int, last: str = last) -> object:
             if name == last:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # what was written before stays
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # existing bytes stay
             return read(name, start, stop)
 
         source.read_rows = read_and_fill  # type: ignore[method-assign,assignment]

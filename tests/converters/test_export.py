@@ -1,4 +1,4 @@
-"""Export: the files are those that llama.cpp's own quantizer makes, whole or not at all, of the size foretold."""
+"""Exported files equal those of llama.cpp's quantizer, are complete or absent, and have the planned size."""
 
 import contextlib
 import ctypes
@@ -57,7 +57,7 @@ def quantize_by_llama_cpp(
 
 
 def random_importance(source: Source, seed: int = 0) -> Importance:
-    """A matrix for every tensor of a block that is a matrix or several."""
+    """Random importance for every tensor in a block that consists of matrices."""
     rng = np.random.default_rng(seed)
     weights = {
         tensor.name: rng.uniform(0.01, 10, (math.prod(tensor.shape[:-2]), tensor.shape[-1])).astype(np.float32)
@@ -83,7 +83,7 @@ def test_files_equal_those_of_llama_cpps_quantizer_to_the_byte(
     assert exported[quant].read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
 
 
-FEW = ("BF16", "Q2_K", "Q4_K_M", "IQ4_XS")  # IQ1 to IQ3 are searched for, which takes the time
+FEW = ("BF16", "Q2_K", "Q4_K_M", "IQ4_XS")  # without IQ1 to IQ3, whose quantization is slow
 
 
 @pytest.fixture(
@@ -103,7 +103,7 @@ def weighed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         make_checkpoint(directory / "model", num_hidden_layers=9, intermediate_size=256)
     else:
         sizes = {"hidden_size": 256, "moe_intermediate_size": 256, "shared_expert_intermediate_size": 256}
-        sizes["num_experts"] = 3  # as few as give a matrix of several: to quantize is what takes the time
+        sizes["num_experts"] = 3  # few, because quantization takes most of the time
         families.make("qwen35moe", directory / "model", dtype=torch.bfloat16, **sizes)
         families.rewrite(directory / "model", families.add_mtp)
         make_tokenizer(directory / "model")
@@ -117,7 +117,9 @@ def tensors(file: Path) -> dict[str, tuple[str, bytes]]:
     return {tensor.name: (tensor.tensor_type.name, tensor.data.tobytes()) for tensor in GGUFReader(file).tensors}
 
 
-def test_with_an_importance_matrix_too(weighed: tuple[Source, dict[str, Path]], tmp_path: Path) -> None:
+def test_files_with_an_importance_matrix_equal_those_of_llama_cpps_quantizer(
+    weighed: tuple[Source, dict[str, Path]], tmp_path: Path
+) -> None:
     source, files = weighed
     for quant, file in files.items():
         overrides = type_overrides(source, QUANTS[quant])
@@ -125,7 +127,7 @@ def test_with_an_importance_matrix_too(weighed: tuple[Source, dict[str, Path]], 
         assert tensors(file) == tensors(tmp_path / "theirs.gguf"), quant
 
 
-def test_quants_that_need_an_importance_matrix_are_refused_without(tiny: Path) -> None:
+def test_quants_that_need_an_importance_matrix_are_rejected_without_one(tiny: Path) -> None:
     source = open_source(tiny)
     for quant, recipe in QUANTS.items():
         types = {tensor.type.name for tensor in plan_types(source.metadata, source.tensors, recipe.ftype)}
@@ -135,7 +137,7 @@ def test_quants_that_need_an_importance_matrix_are_refused_without(tiny: Path) -
                 plan_export(source, [quant])
 
 
-def test_an_importance_matrix_of_another_model_is_refused(tiny: Path) -> None:
+def test_an_importance_matrix_of_another_model_is_rejected(tiny: Path) -> None:
     source = open_source(tiny)
     weights = dict(random_importance(source).weights)
     with pytest.raises(InputError, match="names no tensor of this model"):
@@ -145,7 +147,7 @@ def test_an_importance_matrix_of_another_model_is_refused(tiny: Path) -> None:
             source, ["Q4_K_M"], Importance({**weights, "blk.0.attn_q.weight": np.ones((1, 128), np.float32)}, {})
         )
     del weights["blk.1.ffn_up.weight"]
-    with pytest.raises(InputError, match=r"IQ2_XS makes blk.1.ffn_up.weight IQ2_XS, .* has nothing for it"):
+    with pytest.raises(InputError, match=r"IQ2_XS stores blk.1.ffn_up.weight as IQ2_XS, .* has none for it"):
         plan_export(source, ["IQ2_XS"], Importance(weights, {}))
 
 
@@ -163,7 +165,7 @@ def test_an_importance_matrix_of_another_model_is_refused(tiny: Path) -> None:
     ],
     ids=["rows that fit no K-quant's block", "untied, layers enough for every mixture"],
 )
-def test_fallbacks_and_mixtures_are_llama_cpps(
+def test_fallback_types_and_mixtures_equal_those_of_llama_cpp(
     checkpoint: Callable[..., Path], tmp_path: Path, settings: dict[str, object]
 ) -> None:
     quants = ["BF16", "Q2_K", "Q3_K_M", "Q4_K_M", "Q6_K", "Q8_0", "IQ4_XS"]
@@ -204,7 +206,7 @@ def test_weights_in_the_file_are_those_of_the_checkpoint(tiny: Path, exported: d
         assert np.array_equal(ours[own].data, theirs[hf].float().numpy()), own
 
 
-def test_sizes_foretold_are_exact_and_bits_count_tensor_data_only(tiny: Path, exported: dict[str, Path]) -> None:
+def test_planned_sizes_are_exact_and_bits_count_only_tensor_data(tiny: Path, exported: dict[str, Path]) -> None:
     for quant, plan in plan_export(open_source(tiny), ALL).items():
         reader = GGUFReader(exported[quant])
         assert plan.file_bytes == exported[quant].stat().st_size
@@ -258,7 +260,7 @@ def test_progress_ends_at_the_total(tiny: Path, tmp_path: Path) -> None:
     assert [p.done_bytes for p in seen] == sorted(p.done_bytes for p in seen)
 
 
-def test_a_file_that_is_there_stays_until_its_successor_is_complete(tiny: Path, tmp_path: Path) -> None:
+def test_an_existing_file_stays_until_the_new_one_is_complete(tiny: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.gguf"
     target.write_bytes(b"old")
 
@@ -271,7 +273,7 @@ def test_a_file_that_is_there_stays_until_its_successor_is_complete(tiny: Path, 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(
+def test_weights_that_are_not_finite_are_rejected_by_name(
     altered: Callable[..., Path], tmp_path: Path, value: float
 ) -> None:
     directory = altered()
@@ -285,18 +287,18 @@ def test_weights_that_are_no_numbers_are_refused_by_name(
     assert list(out.iterdir()) == []
 
 
-def test_values_too_large_for_a_type_are_refused(altered: Callable[..., Path], tmp_path: Path) -> None:
+def test_values_too_large_for_a_type_are_rejected(altered: Callable[..., Path], tmp_path: Path) -> None:
     directory = altered()
     tensors = safetensors.torch.load_file(directory / "model.safetensors")
-    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e6  # a bfloat16, but no float16
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e6  # fits bfloat16, but not float16
     safetensors.torch.save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.up_proj\.weight.*F16"):
         export(open_source(directory), {"F16": tmp_path / "a.gguf"})
     assert not (tmp_path / "a.gguf").exists()
 
 
-def test_quantizing_twice_is_refused(exported: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match=r"quantized already \(.* is Q6_K\)"):
+def test_quantizing_a_quantized_file_is_rejected(exported: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"already quantized \(.* is Q6_K\)"):
         open_source(exported["Q4_K_M"])
 
 
@@ -308,18 +310,18 @@ def test_the_source_is_never_overwritten(exported: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(("name", "near"), [("Q4_K_X", "Q4_K_M"), ("q4km", "Q4_K_M"), ("nonsense", "BF16")])
-def test_an_unknown_quant_is_refused_with_what_is_near(tiny: Path, name: str, near: str) -> None:
+def test_an_unknown_quant_is_rejected_with_similar_names(tiny: Path, name: str, near: str) -> None:
     with pytest.raises(InputError, match=f"{name}.*{near}"):
         plan_export(open_source(tiny), [name])
 
 
-def test_too_little_room_is_noticed_before_the_work(tiny: Path, small_disk: Path) -> None:
+def test_too_little_disk_space_is_rejected_before_writing(tiny: Path, small_disk: Path) -> None:
     with pytest.raises(InputError, match=r"\d+ bytes are needed, \d+ are free"):
         export(open_source(tiny), {"F32": small_disk / "model.gguf"})
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_disk_that_fills_during_the_work_leaves_nothing_behind(tiny: Path, small_disk: Path) -> None:
+def test_a_disk_that_becomes_full_during_the_export_leaves_no_file(tiny: Path, small_disk: Path) -> None:
     def fill(progress: ExportProgress) -> None:
         if not (small_disk / "another").exists():
             with (small_disk / "another").open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -331,7 +333,7 @@ def test_a_disk_that_fills_during_the_work_leaves_nothing_behind(tiny: Path, sma
     assert [file.name for file in small_disk.iterdir()] == ["another"]
 
 
-def test_a_limit_on_file_size_is_told_like_a_full_disk(tiny: Path, tmp_path: Path) -> None:
+def test_a_file_size_limit_is_reported_like_a_full_disk(tiny: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from converters.errors import InputError; from converters.export import export, open_source\n"
         "try: export(open_source(sys.argv[1]), {'F32': __import__('pathlib').Path(sys.argv[2])})\n"
@@ -386,11 +388,11 @@ def quantize(tensors: dict[str, torch.Tensor]) -> None:
     [
         (change_shape, ["model.layers.0.self_attn.k_proj.weight", "(64, 256)", "(128, 256)"]),
         (drop, ["model.layers.1.mlp.down_proj.weight", "missing", "(256, 512)"]),
-        (add, ["model.layers.2.mlp.down_proj.weight", "(256, 512)", "no place"]),
+        (add, ["model.layers.2.mlp.down_proj.weight", "(256, 512)", "is not part of"]),
         (quantize, ["model.layers.1.mlp.down_proj.weight", "F8_E4M3"]),
     ],
 )
-def test_tensors_that_deny_the_config_are_named(
+def test_tensors_that_contradict_the_config_are_named(
     altered: Callable[..., Path], change: Callable[[dict[str, torch.Tensor]], None], words: list[str]
 ) -> None:
     directory = altered()
@@ -419,7 +421,7 @@ def test_tensors_that_deny_the_config_are_named(
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
     ],
 )
-def test_configs_that_cannot_be_exported_are_refused_by_key(
+def test_configs_that_cannot_be_exported_are_rejected_by_key(
     altered: Callable[..., Path], settings: dict[str, object], words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
@@ -434,12 +436,12 @@ def test_a_redundant_output_matrix_is_written_as_llama_cpps_converter_does(alter
     assert "output.weight" in [tensor.name for tensor in open_source(directory).tensors]
 
 
-def test_untied_without_an_output_matrix_is_refused(altered: Callable[..., Path]) -> None:
+def test_an_untied_model_without_an_output_matrix_is_rejected(altered: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match=r"lm_head\.weight.*missing"):
         open_source(altered(tie_word_embeddings=False))
 
 
-def test_paths_that_are_no_model_are_refused(tmp_path: Path) -> None:
+def test_paths_without_a_model_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     for path, words in (
         (tmp_path / "absent", "no such model"),

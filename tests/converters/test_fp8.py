@@ -1,4 +1,4 @@
-"""FP8 checkpoints: torch's own numbers are the oracle."""
+"""FP8 checkpoints, compared with torch's FP8 values."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ BLOCK = (64, 32)
 
 
 def quantized(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All projections as F8_E4M3 with a scale a block."""
+    """All projections as F8_E4M3 with one scale per block."""
     result = {}
     for name, tensor in tensors.items():
         if not name.endswith("_proj.weight"):
@@ -47,7 +47,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return directory
 
 
-def test_every_code_is_torchs_number() -> None:
+def test_every_fp8_code_has_the_same_value_as_in_torch() -> None:
     theirs = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
     np.testing.assert_array_equal(fp8.VALUES, theirs)
 
@@ -80,7 +80,7 @@ def test_the_file_holds_the_weights_times_their_scales(checkpoint: Path, tmp_pat
     np.testing.assert_array_equal(written("blk.0.ffn_down_exps.weight"), experts)
 
 
-def test_missing_or_misshapen_scales_are_refused(checkpoint: Path) -> None:
+def test_missing_or_misshapen_scales_are_rejected(checkpoint: Path) -> None:
     name = "model.layers.0.self_attn.k_proj.weight"
     families.rewrite(checkpoint, lambda tensors: {key: t for key, t in tensors.items() if key != f"{name}_scale_inv"})
     with pytest.raises(InputError, match=f"{name}' is FP8, but has no _scale_inv of shape"):

@@ -1,4 +1,4 @@
-"""The GGUF header reader and writer against the gguf package, llama.cpp's own loader, and hostile files."""
+"""The reader and writer of GGUF headers, compared with the gguf package and ggml's reader, and on malformed files."""
 
 import ctypes
 import random
@@ -18,7 +18,7 @@ from converters.llamacpp.reader import read_header
 
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
-    """A file by the gguf package: every kind of value, several types and shapes."""
+    """A file written by the gguf package, with every type of value and several tensor types and shapes."""
     path = tmp_path / "good.gguf"
     writer = gguf.GGUFWriter(path, "qwen3")
     writer.add_uint32("a.uint32", 2**32 - 1)
@@ -38,7 +38,7 @@ def good(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_reader_sees_what_the_gguf_package_wrote(good: Path) -> None:
+def test_the_reader_reads_what_the_gguf_package_wrote(good: Path) -> None:
     header = read_header(good)
     values = {key: field.value for key, field in header.metadata.items()}
     assert values == {
@@ -52,7 +52,7 @@ def test_the_reader_sees_what_the_gguf_package_wrote(good: Path) -> None:
     ]
 
 
-def test_the_writer_gives_back_the_same_bytes(good: Path) -> None:
+def test_the_writer_reproduces_the_bytes_that_were_read(good: Path) -> None:
     header = read_header(good)
     assert encode_header(header.metadata, header.tensors) == good.read_bytes()[: header.data_offset]
 
@@ -75,7 +75,7 @@ def test_values_are_encoded_as_the_gguf_package_reads_them(tmp_path: Path) -> No
 
 def test_types_are_those_of_the_format() -> None:
     for kind, (block, size) in gguf.GGML_QUANT_SIZES.items():
-        if kind.name == "Q8_1":  # never stored; the package has its size from before it was halved
+        if kind.name == "Q8_1":  # never stored; the package still has an old size
             continue
         assert (TYPES[kind.name].id, TYPES[kind.name].block_elements, TYPES[kind.name].block_bytes) == (
             kind,
@@ -98,9 +98,9 @@ def tensor(name: bytes = b"t", dims: tuple[int, ...] = (32,), kind: int = 0, off
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no GGUF"),
-        (b"GGUF", "no GGUF"),
-        (b"PK\3\4" + bytes(100), "no GGUF"),
+        (b"", "not a GGUF"),
+        (b"GGUF", "not a GGUF"),
+        (b"PK\3\4" + bytes(100), "not a GGUF"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1 "),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version"),
         (HEAD + struct.pack("<QQ", 2**63, 0), "tensors"),
@@ -129,7 +129,7 @@ def tensor(name: bytes = b"t", dims: tuple[int, ...] = (32,), kind: int = 0, off
         (HEAD + struct.pack("<QQ", 1, 0) + tensor(dims=(2**40,)) + bytes(500), "truncated"),
     ],
 )
-def test_hostile_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_malformed_files_are_rejected(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
     with pytest.raises(InputError, match=words) as error:
@@ -138,7 +138,7 @@ def test_hostile_files_are_refused(tmp_path: Path, content: bytes, words: str) -
     assert "\n" not in str(error.value)
 
 
-def test_a_file_cut_anywhere_is_refused(good: Path, tmp_path: Path) -> None:
+def test_a_file_truncated_anywhere_is_rejected(good: Path, tmp_path: Path) -> None:
     whole = good.read_bytes()
     cut = tmp_path / "cut.gguf"
     end = read_header(good).data_offset + read_header(good).tensors[-1].offset + read_header(good).tensors[-1].nbytes
@@ -153,7 +153,7 @@ class GGUFInitParams(ctypes.Structure):
 
 
 def ggml_tensors(path: Path) -> list[tuple[str, int]] | None:
-    """Names and offsets of the tensors by ggml's own reader; None where it refuses the file."""
+    """Names and offsets of the tensors according to ggml's reader; None if it rejects the file."""
     declarations = {
         "gguf_init_from_file": ([ctypes.c_char_p, GGUFInitParams], ctypes.c_void_p),
         "gguf_free": ([ctypes.c_void_p], None),
@@ -175,8 +175,8 @@ def ggml_tensors(path: Path) -> list[tuple[str, int]] | None:
     return found
 
 
-def test_what_is_accepted_llama_cpp_accepts_too(good: Path, tmp_path: Path) -> None:
-    """Bytes of a good header are changed at random: no other error than InputError, and nothing that ggml refuses."""
+def test_accepted_headers_are_also_accepted_by_ggml(good: Path, tmp_path: Path) -> None:
+    """Random bytes of a valid header are changed: the only error is InputError, and ggml accepts what we accept."""
     whole = good.read_bytes()
     end = read_header(good).data_offset
     random.seed(0)

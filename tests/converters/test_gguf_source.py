@@ -1,4 +1,4 @@
-"""GGUF files as input: split ones as the gguf package writes them, and quantized ones where it is insisted on."""
+"""GGUF files as input: files split by the gguf package, and quantized files with --requantize."""
 
 from pathlib import Path
 
@@ -46,7 +46,9 @@ def split(whole: dict[str, Path], tmp_path: Path) -> list[Path]:
     return parts
 
 
-def test_a_split_file_gives_what_the_whole_gives(whole: dict[str, Path], split: list[Path], tmp_path: Path) -> None:
+def test_a_split_file_gives_the_same_export_as_the_whole_file(
+    whole: dict[str, Path], split: list[Path], tmp_path: Path
+) -> None:
     export(open_source(split[1], "m"), {"Q4_K_M": tmp_path / "from-parts.gguf"})
     export(open_source(whole["F32"], "m"), {"Q4_K_M": tmp_path / "from-whole.gguf"})
     parts, one = GGUFReader(tmp_path / "from-parts.gguf"), GGUFReader(tmp_path / "from-whole.gguf")
@@ -77,14 +79,14 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("block_count", 0, "block_count is 0; expected UINT32 from 1 to 512"),
         ("block_count", 513, "block_count is 513"),
         ("expert_count", 1025, "expert_count is 1025"),
-        ("expert_count", 1, "expert_used_count is 2, but expert_count 1"),
-        ("expert_used_count", 0, "has 6 experts and uses none"),
+        ("expert_count", 1, "expert_used_count is 2, but expert_count is 1"),
+        ("expert_used_count", 0, "has 6 experts but uses none of them"),
         ("n_deepstack_layers", 65_536, "n_deepstack_layers is 65536"),
-        ("nextn_predict_layers", 5, "nextn_predict_layers is 5, but block_count 4"),
-        ("ssm.inner_size", 96, "ssm.inner_size is 96; 4 heads of 32 make 128"),
+        ("nextn_predict_layers", 5, "nextn_predict_layers is 5, but block_count is 4"),
+        ("ssm.inner_size", 96, "ssm.inner_size is 96, but 4 heads of 32 give 128"),
     ],
 )
-def test_counts_that_llama_cpp_would_abort_for_are_refused(
+def test_counts_on_which_llama_cpp_would_abort_are_rejected(
     hybrid: Path, tmp_path: Path, key: str, value: int, words: str
 ) -> None:
     header = read_header(hybrid)
@@ -96,7 +98,9 @@ def test_counts_that_llama_cpp_would_abort_for_are_refused(
 
 
 @pytest.mark.parametrize("name", ["blk.0.attn_qkv.weight", "blk.2.attn_gate.weight"])
-def test_tensors_that_llama_cpp_would_miss_only_at_work_are_asked_for(hybrid: Path, tmp_path: Path, name: str) -> None:
+def test_tensors_that_llama_cpp_would_miss_only_while_running_are_required(
+    hybrid: Path, tmp_path: Path, name: str
+) -> None:
     header = read_header(hybrid)
     tensors = lay_out((t.name, t.shape, t.type) for t in header.tensors if t.name != name)
     (tmp_path / "x.gguf").write_bytes(encode_header(header.metadata, tensors) + bytes(data_bytes(tensors)))
@@ -104,10 +108,10 @@ def test_tensors_that_llama_cpp_would_miss_only_at_work_are_asked_for(hybrid: Pa
         open_source(tmp_path / "x.gguf")
 
 
-def test_a_quantized_file_needs_insisting_and_then_gives_llama_cpps_bytes(
+def test_a_quantized_file_needs_requantize_and_then_gives_llama_cpps_bytes(
     whole: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"is quantized already .* insist with --requantize"):
+    with pytest.raises(InputError, match=r"is already quantized .* allow it by --requantize"):
         open_source(whole["Q4_K_M"])
     ours = {quant: tmp_path / f"{quant}.gguf" for quant in ("Q2_K", "Q4_K_M", "Q8_0")}
     export(open_source(whole["Q4_K_M"], requantize=True), ours)

@@ -1,4 +1,4 @@
-"""Hub ids through huggingface_hub's real client, against a hub on localhost (HF_ENDPOINT is read at its import)."""
+"""Hub ids, with huggingface_hub's client and a hub on localhost. HF_ENDPOINT is read when the client is imported."""
 
 import os
 import subprocess
@@ -38,7 +38,9 @@ def run(hub_id: str, endpoint: str, cache: Path) -> str:
     return result.stdout.strip()
 
 
-def test_a_hub_id_gives_the_same_model_as_its_directory_and_only_the_files_needed(tiny: Path, tmp_path: Path) -> None:
+def test_a_hub_id_gives_the_same_model_as_its_directory_and_downloads_only_needed_files(
+    tiny: Path, tmp_path: Path
+) -> None:
     from converters.resolver import open_source
 
     repository = tmp_path / "repository"
@@ -61,7 +63,7 @@ def test_a_hub_id_gives_the_same_model_as_its_directory_and_only_the_files_neede
             request for request in fetched if "GET" in request
         ], "the cache was not used"
         endpoint = hub.url
-    # The server is gone now: the cache still answers.
+    # The server has stopped, but the cache still has the files.
     assert run("org/tiny-model", endpoint, tmp_path / "cache").split()[1] == fingerprint
 
 
@@ -72,7 +74,7 @@ def test_a_hub_id_gives_the_same_model_as_its_directory_and_only_the_files_neede
         ("org/tiny-model@v9", ["no revision 'v9'"]),
     ],
 )
-def test_what_the_hub_does_not_have_is_named(tiny: Path, tmp_path: Path, hub_id: str, words: list[str]) -> None:
+def test_a_missing_model_revision_or_login_is_named(tiny: Path, tmp_path: Path, hub_id: str, words: list[str]) -> None:
     with serve({"org/tiny-model": tiny}) as hub:
         message = run(hub_id, hub.url, tmp_path)
     assert message.startswith("InputError:")
@@ -80,8 +82,8 @@ def test_what_the_hub_does_not_have_is_named(tiny: Path, tmp_path: Path, hub_id:
     assert "\n" not in message
 
 
-def test_no_network_names_the_remedy(tmp_path: Path) -> None:
-    message = run("org/tiny-model", "http://127.0.0.1:9", tmp_path)  # the discard port: nobody listens
+def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
+    message = run("org/tiny-model", "http://127.0.0.1:9", tmp_path)  # the discard port, on which nothing listens
     assert message.startswith("InputError: org/tiny-model:")
     assert "HF_ENDPOINT" in message
     assert "\n" not in message

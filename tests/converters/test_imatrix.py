@@ -1,4 +1,4 @@
-"""Importance matrices: collected as transformers' activations say, and files that the gguf package writes and reads.
+"""Importance matrices, compared with transformers' activations and with files of the gguf package.
 
 Slow: against llama-imatrix and llama-quantize, as built by `make peers`.
 """
@@ -42,7 +42,7 @@ def matrix() -> ImportanceMatrix:
 
 def by_llama_cpps_package(path: Path, matrix: ImportanceMatrix, **changes: np.ndarray | None) -> Path:
     writer = GGUFWriter(path, "unused")
-    writer.kv_data[0].clear()  # an importance matrix names no architecture
+    writer.kv_data[0].clear()  # an importance matrix has no architecture
     writer.add_type("imatrix")
     writer.add_array("imatrix.datasets", ["text.txt"])
     writer.add_uint32("imatrix.chunk_count", matrix.chunks)
@@ -61,7 +61,7 @@ def by_llama_cpps_package(path: Path, matrix: ImportanceMatrix, **changes: np.nd
     return path
 
 
-def test_what_llama_cpps_package_wrote_is_read(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+def test_a_file_written_by_llama_cpps_package_is_read(matrix: ImportanceMatrix, tmp_path: Path) -> None:
     known = ImportanceMatrix.read(by_llama_cpps_package(tmp_path / "m.gguf", matrix))
     assert (known.datasets, known.chunks, known.chunk_size) == (("text.txt",), 1, 512)
     for name, entry in matrix.statistics.items():
@@ -69,7 +69,7 @@ def test_what_llama_cpps_package_wrote_is_read(matrix: ImportanceMatrix, tmp_pat
         np.testing.assert_array_equal(known.statistics[name].counts, entry.counts)
 
 
-def test_what_is_written_its_reader_reads(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+def test_a_written_file_is_read_by_llama_cpps_package(matrix: ImportanceMatrix, tmp_path: Path) -> None:
     matrix.write(tmp_path / "ours.gguf")
     reader = GGUFReader(tmp_path / "ours.gguf")
     theirs = {tensor.name: tensor for tensor in reader.tensors}
@@ -78,11 +78,11 @@ def test_what_is_written_its_reader_reads(matrix: ImportanceMatrix, tmp_path: Pa
     np.testing.assert_array_equal(sums.data, matrix.statistics["blk.0.ffn_up_exps.weight"].sums)
     assert theirs["blk.0.ffn_up_exps.weight.counts"].shape.tolist() == [1, 3]
     assert reader.fields["general.type"].contents() == "imatrix"
-    assert reader.fields["imatrix.datasets"].contents() == ["text.txt"]  # no path of this machine
+    assert reader.fields["imatrix.datasets"].contents() == ["text.txt"]  # without the path
     assert [path.name for path in tmp_path.iterdir()] == ["ours.gguf"]
 
 
-def test_weights_are_means_and_one_where_no_token_went(matrix: ImportanceMatrix) -> None:
+def test_weights_are_means_and_1_if_no_token_reached_the_matrix(matrix: ImportanceMatrix) -> None:
     experts = matrix.statistics["blk.0.ffn_up_exps.weight"]
     np.testing.assert_array_equal(experts.weights[0], experts.sums[0] / np.float32(400))
     np.testing.assert_array_equal(experts.weights[1], np.ones(256, np.float32))
@@ -90,7 +90,7 @@ def test_weights_are_means_and_one_where_no_token_went(matrix: ImportanceMatrix)
     assert matrix.partly_covered == {"blk.0.ffn_up_exps.weight": (2, 3)}
 
 
-def test_a_file_made_with_it_says_so(tiny: Path, tmp_path: Path) -> None:
+def test_a_file_made_with_an_importance_matrix_names_it(tiny: Path, tmp_path: Path) -> None:
     source = open_source(tiny)
     sums = {
         tensor.name: ImportanceStatistics(np.ones((1, tensor.shape[-1]), np.float32), np.ones(1, np.float32))
@@ -107,43 +107,47 @@ def test_a_file_made_with_it_says_so(tiny: Path, tmp_path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[str, np.ndarray | None, str]] = {
-    "NaN": ("blk.0.attn_q.weight.in_sum2", np.full((1, 256), np.nan, np.float32), "no sums of squares"),
-    "negative": ("blk.0.attn_q.weight.in_sum2", np.full((1, 256), -1, np.float32), "no sums of squares"),
-    "counts of other matrices": ("blk.0.attn_q.weight.counts", np.ones((2, 1), np.float32), "its counts of 2"),
-    "no counts": ("blk.0.attn_q.weight.counts", None, "has no .counts beside it"),
-    "no sums": ("blk.0.attn_q.weight.in_sum2", None, "has no .in_sum2 beside it"),
+    "NaN": ("blk.0.attn_q.weight.in_sum2", np.full((1, 256), np.nan, np.float32), "NaN, infinite or negative"),
+    "negative": ("blk.0.attn_q.weight.in_sum2", np.full((1, 256), -1, np.float32), "NaN, infinite or negative"),
+    "counts of other matrices": ("blk.0.attn_q.weight.counts", np.ones((2, 1), np.float32), "its counts are for 2"),
+    "no counts": ("blk.0.attn_q.weight.counts", None, "has no matching .counts"),
+    "no sums": ("blk.0.attn_q.weight.in_sum2", None, "has no matching .in_sum2"),
     "another type": ("blk.0.attn_q.weight.in_sum2", np.ones((1, 256), np.float16), "expected F32"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_files_are_refused(matrix: ImportanceMatrix, tmp_path: Path, damage: str) -> None:
+def test_damaged_files_are_rejected(matrix: ImportanceMatrix, tmp_path: Path, damage: str) -> None:
     name, array, message = DAMAGES[damage]
     path = by_llama_cpps_package(tmp_path / "m.gguf", matrix, **{name: array})
     with pytest.raises(InputError, match=message):
         ImportanceMatrix.read(path)
 
 
-def test_other_files_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_files_of_other_kinds_are_rejected(tiny: Path, tmp_path: Path) -> None:
     export(open_source(tiny), {"Q8_0": tmp_path / "model.gguf"})
-    with pytest.raises(InputError, match="is no importance matrix"):
+    with pytest.raises(InputError, match="is not an importance matrix"):
         ImportanceMatrix.read(tmp_path / "model.gguf")
     old = tmp_path / "imatrix.dat"
     old.write_bytes(b"\1\0\0\0" * 20)
-    with pytest.raises(InputError, match="converts the older format"):
+    with pytest.raises(InputError, match=r"to convert the older \.dat format"):
         ImportanceMatrix.read(old)
 
 
 BAD_METADATA: dict[str, tuple[str, Field | None, str]] = {
     "no chunk count": ("imatrix.chunk_count", None, "imatrix.chunk_count is missing"),
-    "a text for a number": ("imatrix.chunk_size", string("512"), "imatrix.chunk_size is missing or no UINT32"),
-    "a number for the datasets": ("imatrix.datasets", uint32(1), "imatrix.datasets is missing or no list of texts"),
-    "a negative count": ("imatrix.chunk_count", Field(ValueType.INT32, b"\xff" * 4), "no UINT32"),
+    "a text for a number": ("imatrix.chunk_size", string("512"), "imatrix.chunk_size is missing or not a UINT32"),
+    "a number for the datasets": (
+        "imatrix.datasets",
+        uint32(1),
+        "imatrix.datasets is missing or not a list",
+    ),
+    "a negative count": ("imatrix.chunk_count", Field(ValueType.INT32, b"\xff" * 4), "not a UINT32"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_METADATA)
-def test_metadata_of_other_types_are_refused(matrix: ImportanceMatrix, tmp_path: Path, case: str) -> None:
+def test_metadata_of_other_types_are_rejected(matrix: ImportanceMatrix, tmp_path: Path, case: str) -> None:
     key, field, message = BAD_METADATA[case]
     matrix.write(tmp_path / "m.gguf")
     header, data = read_header(tmp_path / "m.gguf"), (tmp_path / "m.gguf").read_bytes()
@@ -153,10 +157,10 @@ def test_metadata_of_other_types_are_refused(matrix: ImportanceMatrix, tmp_path:
         ImportanceMatrix.read(tmp_path / "m.gguf")
 
 
-def test_files_cut_off_or_altered_anywhere_are_read_or_refused(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+def test_files_truncated_or_altered_anywhere_are_read_or_rejected(matrix: ImportanceMatrix, tmp_path: Path) -> None:
     matrix.write(tmp_path / "m.gguf")
     whole = (tmp_path / "m.gguf").read_bytes()
-    rng, refused = np.random.default_rng(0), 0
+    rng, rejected = np.random.default_rng(0), 0
     cuts = [whole[:length] for length in rng.integers(0, len(whole) - 64, 100)]
     altered = []
     for _ in range(400):
@@ -170,11 +174,11 @@ def test_files_cut_off_or_altered_anywhere_are_read_or_refused(matrix: Importanc
         try:
             known = ImportanceMatrix.read(file)
         except InputError:
-            refused += 1
+            rejected += 1
             continue
         assert number >= len(cuts), "a file that is cut off was read"
         assert all(np.isfinite(entry.weights).all() for entry in known.statistics.values())
-    assert len(cuts) < refused < len(cuts) + len(altered)
+    assert len(cuts) < rejected < len(cuts) + len(altered)
 
 
 LINEAR = {
@@ -198,13 +202,13 @@ LINEAR = {
 }
 
 TOLERANCE = 1e-5
-"""Of a tensor's norm, with F32 K and V and flash attention off: 5e-7 to 2e-6 was measured, and with it on 4e-4."""
+"""Relative to a tensor's norm, with F32 K and V. Measured: 5e-7 to 2e-6 without flash attention, 4e-4 with it."""
 
 Sums = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def transformers_sums(model: transformers.PreTrainedModel, chunks: np.ndarray) -> Sums:
-    """Sums of squares [matrices, columns] in float64 and rows of each, from hooks before every linear layer."""
+    """Sums of squares [matrices, columns] in float64 and numbers of rows, from hooks before every linear layer."""
     found: Sums = {}
 
     def add(name: str, matrices: int, matrix: int, inputs: torch.Tensor) -> None:
@@ -240,22 +244,22 @@ def transformers_sums(model: transformers.PreTrainedModel, chunks: np.ndarray) -
 
 
 def tiled(sums: np.ndarray, config: Any) -> np.ndarray:
-    """Columns by value head, from the order of transformers (a key head's together) to that of the file."""
+    """Reorder columns by value head, from transformers' order (grouped by key head) to that of the file."""
     heads = (config.linear_num_key_heads, config.linear_num_value_heads // config.linear_num_key_heads)
     return sums.reshape(1, *heads, -1).swapaxes(1, 2).reshape(1, -1)
 
 
 MODELS: dict[str, dict[str, Any]] = {
     "qwen3": {},
-    "qwen3moe": {"num_experts": 64},  # too many for so short a text to reach
+    "qwen3moe": {"num_experts": 64},  # more than a short text reaches
     "qwen35moe": {},
 }
-# Chunks together in a batch, the last one alone; and each in pieces.
+# Several chunks per batch, with a smaller last batch; and each chunk in pieces.
 BATCHES = {"together": 128, "in pieces": 32}
 
 
 def make_model(family: str, directory: Path, **settings: Any) -> Path:
-    """A tiny checkpoint with a tokenizer, and its F32 file beside."""
+    """Make a tiny checkpoint with a tokenizer and its F32 file."""
     if family == "qwen3":
         make_checkpoint(directory, **settings)
     else:
@@ -268,7 +272,7 @@ def make_model(family: str, directory: Path, **settings: Any) -> Path:
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("family", MODELS)
-def test_sums_are_those_of_transformers_activations(tmp_path: Path, family: str, batch: str) -> None:
+def test_sums_equal_those_of_transformers_activations(tmp_path: Path, family: str, batch: str) -> None:
     file = make_model(family, tmp_path / "model", **MODELS[family])
     tokens = np.random.default_rng(0).integers(0, 512, 3 * 64 + 5, np.int32)
     steps: list[tuple[int, int]] = []
@@ -294,14 +298,16 @@ def test_sums_are_those_of_transformers_activations(tmp_path: Path, family: str,
         expected = tiled(sums, loaded.config) if "ssm_out" in name else sums
         np.testing.assert_array_equal(ours.counts[name], counts, err_msg=name)
         assert np.linalg.norm(ours.sums[name] - expected) <= TOLERANCE * np.linalg.norm(expected), name
-    known = ImportanceMatrix.of(ours, "tokens")
+    known = ImportanceMatrix.from_collected(ours, "tokens")
     assert bool(known.partly_covered) == (family == "qwen3moe")
 
 
-def test_what_was_collected_is_read_again_and_weighs_an_export(tiny: Path, tmp_path: Path) -> None:
+def test_a_collected_matrix_can_be_read_again_and_used_for_an_export(tiny: Path, tmp_path: Path) -> None:
     export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
     tokens = np.random.default_rng(0).integers(0, 512, 128, np.int32)
-    made = ImportanceMatrix.of(imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1), "tokens")
+    made = ImportanceMatrix.from_collected(
+        imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1), "tokens"
+    )
     made.write(tmp_path / "m.gguf")
     known = ImportanceMatrix.read(tmp_path / "m.gguf")
     assert (known.datasets, known.chunks, known.chunk_size) == (("tokens",), 2, 64)
@@ -312,7 +318,7 @@ def test_what_was_collected_is_read_again_and_weighs_an_export(tiny: Path, tmp_p
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, MemoryError])
-def test_what_fails_while_llama_cpp_computes_is_raised_after(
+def test_an_error_in_the_callback_is_raised_after_the_computation(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
 ) -> None:
     export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
@@ -328,7 +334,7 @@ def test_what_fails_while_llama_cpp_computes_is_raised_after(
     assert len(calls) == 1, "looked at more after it had failed"
 
 
-def test_activations_out_of_bounds_are_refused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_activations_that_are_not_finite_are_rejected(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     directory = checkpoint(dtype=torch.float32)
     families.rewrite(
         directory,
@@ -336,7 +342,7 @@ def test_activations_out_of_bounds_are_refused(checkpoint: Callable[..., Path], 
     )
     export(open_source(directory), {"F32": tmp_path / "f32.gguf"}, threads=1)
     tokens = np.random.default_rng(0).integers(0, 512, 128, np.int32)
-    with pytest.raises(InputError, match=r"f32.gguf: what blk.1.ffn_down.weight is multiplied with is NaN or infinite"):
+    with pytest.raises(InputError, match=r"f32.gguf: an input of blk.1.ffn_down.weight is NaN or infinite"):
         imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1)
 
 
@@ -345,12 +351,12 @@ TOO_LITTLE: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a context beyond the model's": ("Hello", {"n_ctx": 1024}, "16 to 512 tokens, not 1024"),
     "a context of nothing": ("Hello", {"n_ctx": 8}, "16 to 512 tokens, not 8"),
     "no chunks": ("Hello", {"max_chunks": 0}, "at least 1"),
-    "tokens of another model": (np.full(2000, 512, np.int32), {}, "outside its vocabulary of 512"),
+    "tokens of another model": (np.full(2000, 512, np.int32), {}, "outside the model's vocabulary of 512"),
 }
 
 
 @pytest.mark.parametrize("case", TOO_LITTLE)
-def test_texts_and_contexts_that_give_none_are_refused(tiny: Path, tmp_path: Path, case: str) -> None:
+def test_texts_and_contexts_that_give_no_matrix_are_rejected(tiny: Path, tmp_path: Path, case: str) -> None:
     text, options, message = TOO_LITTLE[case]
     export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
     with pytest.raises(InputError, match=message):
@@ -358,7 +364,9 @@ def test_texts_and_contexts_that_give_none_are_refused(tiny: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("swapped", [("ne", "nb"), ("op", "flags"), ("view_src", "data"), ("name", None)])
-def test_another_layout_of_tensors_is_noticed(monkeypatch: pytest.MonkeyPatch, swapped: tuple[str, str | None]) -> None:
+def test_a_different_layout_of_ggml_tensor_is_detected(
+    monkeypatch: pytest.MonkeyPatch, swapped: tuple[str, str | None]
+) -> None:
     one, other = swapped
     order: dict[str | None, str | None] = {one: other, other: one}
     fields: dict[str | None, Any] = {name: kind for name, kind, *_ in imatrix._Tensor._fields_}
@@ -368,14 +376,14 @@ def test_another_layout_of_tensors_is_noticed(monkeypatch: pytest.MonkeyPatch, s
 
     assert imatrix._operations()[0] != imatrix._operations()[1]
     monkeypatch.setattr(imatrix, "_Tensor", Other)
-    with pytest.raises(MissingRuntime, match="another layout"):
+    with pytest.raises(MissingRuntime, match="does not have the declared layout"):
         imatrix._operations.__wrapped__()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LLAMA_IMATRIX.exists(), reason="make peers has not built llama-imatrix")
 @pytest.mark.parametrize("family", MODELS)
-def test_llama_imatrix_finds_the_same(tmp_path: Path, family: str) -> None:
+def test_llama_imatrix_computes_the_same_matrix(tmp_path: Path, family: str) -> None:
     file = make_model(family, tmp_path / "model", **MODELS[family])
     text = (ROOT / "presets/micro/text/calibration.txt").read_text()[:8000]
     assert text.isascii()
@@ -392,7 +400,7 @@ def test_llama_imatrix_finds_the_same(tmp_path: Path, family: str) -> None:
     ]
     subprocess.run([*command, "-t", "1", "-ngl", "0"], capture_output=True, check=True)
     theirs = ImportanceMatrix.read(tmp_path / "theirs.gguf")
-    ours = ImportanceMatrix.of(imatrix.collect(file, text.removesuffix("\n"), n_threads=1), "text.txt")
+    ours = ImportanceMatrix.from_collected(imatrix.collect(file, text.removesuffix("\n"), n_threads=1), "text.txt")
     assert (ours.chunks, ours.chunk_size) == (theirs.chunks, theirs.chunk_size)
     assert ours.chunks % 4, "a batch is to be left that is not full"
     assert ours.statistics.keys() == theirs.statistics.keys()
@@ -404,11 +412,11 @@ def test_llama_imatrix_finds_the_same(tmp_path: Path, family: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LLAMA_QUANTIZE.exists(), reason="make peers has not been run")
-def test_llama_quantize_makes_the_same_of_it(tmp_path: Path) -> None:
+def test_llama_quantize_makes_the_same_files_from_the_matrix(tmp_path: Path) -> None:
     settings = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 32}
     file = make_model("qwen3moe", tmp_path / "model", **settings)
     tokens = np.random.default_rng(0).integers(0, 512, 32, np.int32)
-    made = ImportanceMatrix.of(imatrix.collect(file, tokens, n_ctx=16, n_threads=1), "tokens")
+    made = ImportanceMatrix.from_collected(imatrix.collect(file, tokens, n_ctx=16, n_threads=1), "tokens")
     assert made.partly_covered, "experts that no token reached are what is to be tried"
     made.write(tmp_path / "m.gguf")
     for quant in ("IQ2_XS", "Q4_K_M"):

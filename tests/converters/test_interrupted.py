@@ -1,4 +1,4 @@
-"""Exports that are cut off, by Ctrl-C or `kill -9`, and gone on with: the same bytes, and nothing done twice."""
+"""Exports interrupted by Ctrl-C or `kill -9` are resumed: the files are the same, and no work is done twice."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ QUANTS = ("Q8_0", "Q2_K", "Q4_K_M")
 
 
 def counted(source: Source) -> tuple[Source, list[str]]:
-    """The source, and the names of tensors in the order in which their rows are read from now on."""
+    """The source, and a list that records the names of tensors in the order in which their rows are read."""
     names: list[str] = []
     read = source.read_rows
 
@@ -35,8 +35,8 @@ def counted(source: Source) -> tuple[Source, list[str]]:
     return source, names
 
 
-def cut_off(source: Source, targets: dict[str, Path], tensor: str) -> None:
-    """Export, and be interrupted when this tensor is at work."""
+def interrupted_export(source: Source, targets: dict[str, Path], tensor: str) -> None:
+    """Start an export and interrupt it while it writes this tensor."""
 
     def interrupt(progress: ExportProgress) -> None:
         if progress.tensor == tensor:
@@ -65,11 +65,11 @@ def content(targets: dict[str, Path]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("place", [0, 1, 10, -1])
-def test_an_interrupted_export_is_gone_on_with(
+def test_an_interrupted_export_is_resumed(
     tiny: Path, whole: dict[str, bytes], targets: dict[str, Path], place: int
 ) -> None:
     order = [tensor.name for tensor in open_source(tiny).tensors]
-    cut_off(open_source(tiny), targets, order[place])
+    interrupted_export(open_source(tiny), targets, order[place])
     directory = targets["Q8_0"].parent
     assert not list(directory.glob("*.gguf"))
     source, names = counted(open_source(tiny))
@@ -85,12 +85,14 @@ def test_an_interrupted_export_is_gone_on_with(
     assert sorted(file.name for file in directory.iterdir()) == sorted(path.name for path in targets.values())
 
 
-def test_a_file_further_on_is_not_written_again(tiny: Path, whole: dict[str, bytes], targets: dict[str, Path]) -> None:
+def test_a_file_that_is_further_along_is_not_written_again(
+    tiny: Path, whole: dict[str, bytes], targets: dict[str, Path]
+) -> None:
     order = [tensor.name for tensor in open_source(tiny).tensors]
-    cut_off(open_source(tiny), {"Q2_K": targets["Q2_K"]}, order[15])
-    cut_off(open_source(tiny), {"Q8_0": targets["Q8_0"]}, order[5])
+    interrupted_export(open_source(tiny), {"Q2_K": targets["Q2_K"]}, order[15])
+    interrupted_export(open_source(tiny), {"Q8_0": targets["Q8_0"]}, order[5])
     source, names = counted(open_source(tiny))
-    cut_off(source, {quant: targets[quant] for quant in ("Q2_K", "Q8_0")}, order[9])
+    interrupted_export(source, {quant: targets[quant] for quant in ("Q2_K", "Q8_0")}, order[9])
     assert order[5] in names or order[6] in names
     assert not set(names) & set(order[:5])
     export(open_source(tiny), targets)
@@ -110,13 +112,13 @@ def with_importance(tiny: Path, altered: Callable[..., Path]) -> tuple[Source, I
 
 
 @pytest.mark.parametrize("change", [other_weights, with_importance])
-def test_what_is_left_of_another_export_is_not_taken(
+def test_partial_files_of_another_export_are_not_resumed(
     tiny: Path, altered: Callable[..., Path], targets: dict[str, Path], tmp_path: Path, change: Callable[..., tuple]
 ) -> None:
     source, importance = change(tiny, altered)
     export(source, {"Q2_K": tmp_path / "right.gguf"}, importance=importance)
     order = [tensor.name for tensor in source.tensors]
-    cut_off(open_source(tiny), {"Q2_K": targets["Q2_K"]}, order[15])
+    interrupted_export(open_source(tiny), {"Q2_K": targets["Q2_K"]}, order[15])
     source, importance = change(tiny, altered)
     source, names = counted(source)
     export(source, {"Q2_K": targets["Q2_K"]}, importance=importance)
@@ -124,7 +126,7 @@ def test_what_is_left_of_another_export_is_not_taken(
     assert targets["Q2_K"].read_bytes() == (tmp_path / "right.gguf").read_bytes()
 
 
-def test_after_kill_9_too(tiny: Path, whole: dict[str, bytes], targets: dict[str, Path]) -> None:
+def test_an_export_is_resumed_after_kill_9(tiny: Path, whole: dict[str, bytes], targets: dict[str, Path]) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
         "from converters import export; from converters.resolver import open_source\n"
@@ -147,7 +149,9 @@ def test_after_kill_9_too(tiny: Path, whole: dict[str, bytes], targets: dict[str
     assert target.read_bytes() == whole["Q2_K"]
 
 
-def test_two_at_once_do_not_disturb_each_other(tiny: Path, whole: dict[str, bytes], targets: dict[str, Path]) -> None:
+def test_two_concurrent_exports_do_not_disturb_each_other(
+    tiny: Path, whole: dict[str, bytes], targets: dict[str, Path]
+) -> None:
     inner: list[dict[str, bytes]] = []
 
     def once_more(progress: ExportProgress) -> None:
@@ -163,14 +167,14 @@ def test_two_at_once_do_not_disturb_each_other(tiny: Path, whole: dict[str, byte
 
 
 @pytest.mark.parametrize("end", ["in order", "by a restart of the machine"])
-def test_what_was_not_synced_is_not_trusted_after_a_restart(
+def test_unsynced_data_is_not_resumed_after_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     path, identity = tmp_path / "file", b"i" * 32
     file = PartialFile(path, 100, identity).__enter__()
     file.write(b"x" * 100, 0)
     file.save(7)
-    left = (tmp_path / ".file.partial").read_bytes()  # as kill -9 would leave it
+    left = (tmp_path / ".file.partial").read_bytes()  # as after kill -9
     file.__exit__(KeyboardInterrupt)
     if end != "in order":
         (tmp_path / ".file.partial").write_bytes(left)
@@ -183,7 +187,7 @@ def test_what_was_not_synced_is_not_trusted_after_a_restart(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_bad_input_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+def test_bad_input_leaves_no_partial_file(tmp_path: Path) -> None:
     file = PartialFile(tmp_path / "file", 100, b"i" * 32).__enter__()
     file.save(3)
     file.__exit__(InputError)

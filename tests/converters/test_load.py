@@ -1,4 +1,4 @@
-"""Where weights go is llama.cpp's to carry out: its log tells what it was asked for, and logits stay the same."""
+"""LoadOptions reach llama.cpp, as its log shows, and do not change logits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_experts_of_the_first_layers_stay_in_ram(moe: Path) -> None:
     assert moved == {f"blk.0.ffn_{name}_exps.weight" for name in ("gate", "up", "down")}
 
 
-def test_the_same_is_computed_wherever_experts_are(moe: Path) -> None:
+def test_logits_do_not_depend_on_where_experts_are(moe: Path) -> None:
     tokens = np.arange(20, dtype=np.int32)
     found = []
     for options in (LoadOptions(), LoadOptions(gpu_layers=1, cpu_moe=2, tensor_split=(1.0,))):
@@ -49,6 +49,6 @@ def test_the_same_is_computed_wherever_experts_are(moe: Path) -> None:
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
 
-def test_more_shares_than_devices_are_refused(moe: Path) -> None:
-    with pytest.raises(InputError, match=r"--tensor-split has 99 shares; there can be \d+ devices"):
+def test_more_shares_than_devices_are_rejected(moe: Path) -> None:
+    with pytest.raises(InputError, match=r"--tensor-split has 99 shares, but llama.cpp supports at most \d+ devices"):
         Model(moe, LoadOptions(tensor_split=(1.0,) * 99))

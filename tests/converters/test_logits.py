@@ -1,4 +1,4 @@
-"""The converter's first oracle: an F32 file in llama.cpp gives the logits of transformers in float32.
+"""An F32 file in llama.cpp gives the logits of transformers in float32.
 
 With F32 K and V and flash attention off; llama.cpp's default f16 cache alone moves logits by 0.01.
 """
@@ -77,7 +77,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("settings", SHAPES.values(), ids=SHAPES.keys())
-def test_logits_are_those_of_transformers(
+def test_logits_equal_those_of_transformers(
     checkpoint: Callable[..., Path], tmp_path: Path, settings: dict[str, object]
 ) -> None:
     directory = checkpoint(**settings)

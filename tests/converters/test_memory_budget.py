@@ -1,4 +1,4 @@
-"""An export's resident memory, measured from outside, against the budget it was given."""
+"""The resident memory of an export, measured from outside, stays within its budget."""
 
 import json
 import struct
@@ -27,7 +27,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def sparse_checkpoint(tiny: Path, directory: Path, layers: int) -> int:
-    """`tiny`'s config and tokenizer with wider and more layers, all weights zero and none on the disk: its bytes."""
+    """Write a sparse checkpoint with `tiny`'s tokenizer and wider and more layers, all weights 0. Returns its bytes."""
     directory.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (directory / name).write_bytes((tiny / name).read_bytes())
@@ -68,7 +68,7 @@ def sparse_checkpoint(tiny: Path, directory: Path, layers: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_twenty_times_the_budget_is_exported_within_it(tiny: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_twenty_times_the_memory_budget_is_exported_within_it(tiny: Path, tmp_path: Path) -> None:
     budget = 64 * MIB
     size = sparse_checkpoint(tiny, tmp_path / "model", 12)
     assert size > 20 * budget
@@ -79,13 +79,13 @@ def test_a_checkpoint_of_twenty_times_the_budget_is_exported_within_it(tiny: Pat
     assert int(done.stdout) * 1024 <= budget
 
 
-def test_a_budget_that_holds_no_row_is_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a memory budget of 1000000 bytes is too small: the program takes \d+"):
+def test_a_budget_too_small_for_a_row_is_rejected(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"budget of 1000000 bytes is too small: the program itself takes \d+"):
         export(open_source(tiny), {"Q8_0": tmp_path / "a.gguf"}, memory_budget=10**6)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_small_budget_changes_no_byte(tiny: Path, tmp_path: Path) -> None:
+def test_a_small_budget_does_not_change_the_file(tiny: Path, tmp_path: Path) -> None:
     little = "memory_budget=psutil.Process().memory_info().rss + 5 * 10**6"
     script = "import psutil" + EXPORT.replace("memory_budget=int(sys.argv[3])", little)
     (tmp_path / "small").mkdir()

@@ -1,4 +1,4 @@
-"""Memory foreseen without allocating is what llama.cpp says when it does allocate; plans need no weights."""
+"""Memory predicted without allocating equals what llama.cpp reports when it allocates; plans need no weights."""
 
 import json
 from pathlib import Path
@@ -27,29 +27,29 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_real_load_takes_what_was_foreseen(tiny: Path, tmp_path: Path, options: ContextOptions) -> None:
+def test_a_real_load_takes_the_predicted_memory(tiny: Path, tmp_path: Path, options: ContextOptions) -> None:
     plan = export(open_source(tiny), {"Q4_K_M": tmp_path / "m.gguf"})["Q4_K_M"]
-    foreseen = plan_memory(plan.metadata, plan.tensors, options)
+    predicted = plan_memory(plan.metadata, plan.tensors, options)
     header = read_header(tmp_path / "m.gguf")
-    assert foreseen == plan_memory(header.metadata, header.tensors, options)
+    assert predicted == plan_memory(header.metadata, header.tensors, options)
     with Model(tmp_path / "m.gguf") as model:
-        assert foreseen.weights_bytes == model.size_bytes
+        assert predicted.weights_bytes == model.size_bytes
         with model.context(options) as context:
-            in_context = foreseen.total_bytes - foreseen.weights_bytes
+            in_context = predicted.total_bytes - predicted.weights_bytes
             assert in_context == pytest.approx(context.allocated_bytes, abs=ROUNDING)
-    assert foreseen.recurrent_bytes == 0
+    assert predicted.recurrent_bytes == 0
 
 
 @pytest.mark.parametrize(("kind", "bytes_per_value"), [("f32", 4), ("f16", 2), ("q8_0", 34 / 32)])
-def test_the_cache_has_the_size_of_its_formula(tiny: Path, kind: str, bytes_per_value: float) -> None:
+def test_the_predicted_cache_size_follows_the_formula(tiny: Path, kind: str, bytes_per_value: float) -> None:
     config = json.loads((tiny / "config.json").read_text())
     plan = plan_export(open_source(tiny), ["BF16"])["BF16"]
-    foreseen = plan_memory(plan.metadata, plan.tensors, ContextOptions(1024, type_k=kind, type_v=kind))
+    predicted = plan_memory(plan.metadata, plan.tensors, ContextOptions(1024, type_k=kind, type_v=kind))
     values = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 1024
-    assert foreseen.kv_bytes == pytest.approx(values * bytes_per_value, abs=ROUNDING)
+    assert predicted.kv_bytes == pytest.approx(values * bytes_per_value, abs=ROUNDING)
 
 
-def test_a_quantized_v_cache_without_flash_attention_is_refused_in_one_line(tiny: Path) -> None:
+def test_a_quantized_v_cache_without_flash_attention_is_rejected_in_one_line(tiny: Path) -> None:
     plan = plan_export(open_source(tiny), ["BF16"])["BF16"]
     with pytest.raises(InputError) as error:
         plan_memory(plan.metadata, plan.tensors, ContextOptions(512, type_v="q8_0", flash_attn="off"))
@@ -57,7 +57,7 @@ def test_a_quantized_v_cache_without_flash_attention_is_refused_in_one_line(tiny
     assert "\n" not in str(error.value)
 
 
-def test_a_ghost_takes_no_room_and_goes_away(tiny: Path) -> None:
+def test_a_ghost_takes_no_disk_space_and_is_removed(tiny: Path) -> None:
     source = open_source(tiny)
     with ghost(source.metadata, source.tensors) as path:
         assert path.stat().st_size > data_bytes(source.tensors)

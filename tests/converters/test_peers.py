@@ -1,4 +1,4 @@
-"""llama.cpp's own converter and quantizer, as built by `make peers`, against this export: same types, same bytes."""
+"""This export has the same types and bytes as llama.cpp's converter and quantizer, built by `make peers`."""
 
 import shutil
 import subprocess
@@ -17,19 +17,23 @@ from converters.llamacpp.reader import read_header
 ROOT = Path(__file__).parents[2]
 CONVERTER = ROOT / "build/peers/source/vendor/llama.cpp/convert_hf_to_gguf.py"
 QUANTIZE = ROOT / "build/peers/bin/llama-quantize"
-TOKENIZER = ROOT.parent / "shared/reference/tokenizers/qwen2"  # the converter knows published vocabularies only
+TOKENIZER = ROOT.parent / "shared/reference/tokenizers/qwen2"  # the converter supports only published vocabularies
 
-# Where the metadata differ, and why.
-OURS = {"bitsweep.tokenizer.normalizer", "tokenizer.ggml.add_bos_token"}  # said where the converter leaves it open
-THEIRS = {"general.size_label", "general.basename", "general.version"}  # guessed from the directory's name
-DIFFERENT = {"general.name"}  # title-cased there, the directory's name here
+# Keys in which the metadata differ, with the reason.
+OURS = {"bitsweep.tokenizer.normalizer", "tokenizer.ggml.add_bos_token"}  # the converter does not write them
+THEIRS = {
+    "general.size_label",
+    "general.basename",
+    "general.version",
+}  # guessed by the converter
+DIFFERENT = {"general.name"}  # the converter title-cases it; we use the directory's name
 
 QUANTS = ("Q2_K", "Q4_K_M", "Q6_K", "Q8_0", "IQ4_XS", "Q5_0")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CONVERTER.exists() or not QUANTIZE.exists(), reason="make peers has not been run"),
-    pytest.mark.skipif(not TOKENIZER.is_dir(), reason="Qwen's vocabulary is not beside the repository"),
+    pytest.mark.skipif(not TOKENIZER.is_dir(), reason="Qwen's vocabulary is missing"),
 ]
 
 
@@ -48,7 +52,7 @@ def metadata(file: Path) -> dict[str, object]:
 
 
 def converted(model: Path, target: Path) -> Path:
-    """What llama.cpp's converter makes of a checkpoint."""
+    """Convert a checkpoint with llama.cpp's converter."""
     command = [sys.executable, str(CONVERTER), str(model), "--outtype", "bf16", "--outfile", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -56,12 +60,12 @@ def converted(model: Path, target: Path) -> Path:
 
 
 def assert_same(ours: Path, theirs: Path) -> None:
-    """Types, shapes and bytes of all tensors, and the metadata but for what is listed above."""
+    """Types, shapes and bytes of all tensors are equal, and the metadata except for the keys above."""
     mine, official = tensors(ours), tensors(theirs)
     assert mine.keys() == official.keys()
     for name, (type_, shape, data) in mine.items():
         assert (type_, shape) == official[name][:2], name
-        if name.endswith("ssm_a"):  # -exp: torch's is within 1 ulp of the nearest float32, ours is the nearest
+        if name.endswith("ssm_a"):  # -exp: torch's value is within 1 ulp of the nearest float32, ours is the nearest
             one, other = (np.frombuffer(each, np.float32).view(np.int32) for each in (data, official[name][2]))
             assert np.abs(one - other).max() <= 1, name
         else:
@@ -78,7 +82,7 @@ def with_vocabulary(directory: Path) -> Path:
     return directory
 
 
-def test_the_official_converter_and_quantizer_write_the_same(tmp_path: Path) -> None:
+def test_the_official_converter_and_quantizer_write_the_same_files(tmp_path: Path) -> None:
     model = with_vocabulary(
         make_checkpoint(
             tmp_path / "model",
@@ -106,7 +110,7 @@ def test_every_family_is_converted_as_the_official_converter_does(tmp_path: Path
     model = families.make(family, tmp_path / "model", dtype=torch.bfloat16, **settings)
     with_vocabulary(model)
     if family == "qwen3vlmoe":
-        families.rewrite(model, families.turn_experts)
+        families.rewrite(model, families.transpose_experts)
     if family.startswith(("qwen3next", "qwen35")):
         families.rewrite(model, families.add_mtp)
     theirs = converted(model, tmp_path / "theirs.gguf")

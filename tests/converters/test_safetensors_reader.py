@@ -1,4 +1,4 @@
-"""The safetensors reader against the safetensors library: the same content, and refusal of every hostile file."""
+"""The safetensors reader gives the same content as the safetensors library, and rejects malformed files."""
 
 import json
 import random
@@ -28,7 +28,7 @@ def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-def test_rows_are_those_of_the_safetensors_library(tmp_path: Path) -> None:
+def test_rows_equal_those_of_the_safetensors_library(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     tensors = {
         "a": torch.randn(7, 5, generator=generator),
@@ -49,10 +49,10 @@ def test_rows_are_those_of_the_safetensors_library(tmp_path: Path) -> None:
     [
         ({}, b"", 2**63, "truncated"),
         ({}, b"", 2**64 - 1, "truncated"),
-        (b"", b"", None, "no header"),
+        (b"", b"", None, "has no header"),
         (b"{" * 50_000, b"", None, "JSON"),
         (b'{"a"', b"", None, "JSON"),
-        ([1], b"", None, "no JSON object"),
+        ([1], b"", None, "not a JSON object"),
         ({"a": entry()}, b"1234567", None, "truncated"),
         ({"a": entry()}, b"123456789", None, "belong to no tensor"),
         ({"a": entry(), "b": entry()}, b"12345678", None, "begins at byte"),
@@ -70,10 +70,12 @@ def test_rows_are_those_of_the_safetensors_library(tmp_path: Path) -> None:
         ({"a": entry(offsets=(0.0, 8.0))}, b"12345678", None, "data_offsets"),
         ({"a": entry(dtype="F7")}, b"12345678", None, "dtype"),
         ({"a": entry(dtype=["F32"])}, b"12345678", None, "dtype"),
-        ({"a": 3}, b"12345678", None, "no JSON object"),
+        ({"a": 3}, b"12345678", None, "not a JSON object"),
     ],
 )
-def test_hostile_files_are_refused(tmp_path: Path, header: object, data: bytes, length: int | None, words: str) -> None:
+def test_malformed_files_are_rejected(
+    tmp_path: Path, header: object, data: bytes, length: int | None, words: str
+) -> None:
     path = write(tmp_path / "model.safetensors", header, data, length)
     with pytest.raises(InputError, match=words) as error:
         read_safetensors_header(path)
@@ -81,7 +83,7 @@ def test_hostile_files_are_refused(tmp_path: Path, header: object, data: bytes, 
     assert "\n" not in str(error.value)
 
 
-def test_a_header_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+def test_a_header_of_gigabytes_is_rejected_without_reading_it(tmp_path: Path) -> None:
     path = write(tmp_path / "model.safetensors", {}, length=3 << 30)
     with path.open("r+b") as file:
         file.truncate(4 << 30)  # sparse
@@ -89,14 +91,14 @@ def test_a_header_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
         read_safetensors_header(path)
 
 
-def test_a_million_tensors_are_refused(tmp_path: Path) -> None:
+def test_a_million_tensors_are_rejected(tmp_path: Path) -> None:
     tensors = ",".join(f'"{i}":0' for i in range(1_000_000))
     with pytest.raises(InputError, match="1000000 tensors"):
         read_safetensors_header(write(tmp_path / "model.safetensors", f"{{{tensors}}}".encode()))
 
 
-def test_damaged_files_are_refused_or_read_as_the_library_reads_them(tmp_path: Path) -> None:
-    """Bytes of a good file are changed at random: whatever is accepted, the library accepts with the same tensors."""
+def test_damaged_files_are_rejected_or_read_as_by_the_library(tmp_path: Path) -> None:
+    """Random bytes of a valid file are changed. The library accepts every accepted file with the same tensors."""
     good = safetensors.torch.save({"some.name": torch.ones(2, 3), "another.name": torch.zeros(4, dtype=torch.bfloat16)})
     random.seed(0)
     accepted = 0
@@ -118,7 +120,7 @@ def test_damaged_files_are_refused_or_read_as_the_library_reads_them(tmp_path: P
     assert accepted > 20
 
 
-def test_a_checkpoint_cut_short_is_refused(altered: Callable[..., Path]) -> None:
+def test_a_truncated_checkpoint_is_rejected(altered: Callable[..., Path]) -> None:
     directory = altered()
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
@@ -137,7 +139,7 @@ class TestShards:
         with pytest.raises(InputError, match=f"{lost.name} is missing"):
             open_source(sharded)
 
-    def test_a_missing_shard_is_named_without_an_index_too(self, sharded: Path) -> None:
+    def test_a_missing_shard_is_named_without_an_index(self, sharded: Path) -> None:
         (sharded / "model.safetensors.index.json").unlink()
         open_source(sharded)
         lost = sorted(sharded.glob("*.safetensors"))[-1]
@@ -148,15 +150,15 @@ class TestShards:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda m: m.update({"model.norm.weight": "../../etc/passwd"}), "no file name"),
-            (lambda m: m.update({"model.norm.weight": "/etc/passwd.safetensors"}), "no file name"),
-            (lambda m: m.update({"model.norm.weight": 7}), "no file name"),
+            (lambda m: m.update({"model.norm.weight": "../../etc/passwd"}), "not the file name"),
+            (lambda m: m.update({"model.norm.weight": "/etc/passwd.safetensors"}), "not the file name"),
+            (lambda m: m.update({"model.norm.weight": 7}), "not the file name"),
             (lambda m: m.update({"ghost": sorted(m.values())[0]}), "'ghost' is missing"),
-            (lambda m: m.pop("model.norm.weight"), "puts tensor 'model.norm.weight' in no shard"),
+            (lambda m: m.pop("model.norm.weight"), "lists tensor 'model.norm.weight' in no shard"),
             (lambda m: m.clear(), "weight_map"),
         ],
     )
-    def test_an_index_that_lies_is_refused(
+    def test_an_index_that_contradicts_the_shards_is_rejected(
         self, sharded: Path, change: Callable[[dict[str, object]], object], words: str
     ) -> None:
         index = sharded / "model.safetensors.index.json"
@@ -166,7 +168,7 @@ class TestShards:
         with pytest.raises(InputError, match=words):
             open_source(sharded)
 
-    def test_a_tensor_in_two_shards_is_refused(self, sharded: Path) -> None:
+    def test_a_tensor_in_two_shards_is_rejected(self, sharded: Path) -> None:
         (sharded / "model.safetensors.index.json").unlink()
         first = sorted(sharded.glob("*.safetensors"))[0]
         (sharded / "model-extra.safetensors").write_bytes(first.read_bytes())
@@ -175,16 +177,18 @@ class TestShards:
 
 
 class TestFingerprint:
-    def test_another_seed_is_another_model(self, checkpoint: Callable[..., Path]) -> None:
+    def test_models_with_different_seeds_have_different_fingerprints(self, checkpoint: Callable[..., Path]) -> None:
         prints = [open_source(checkpoint(seed=seed)).fingerprint for seed in (1, 1, 2)]
         assert prints[0] == prints[1] != prints[2]
 
     @pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
-    def test_it_covers_config_and_tokenizer(self, tiny: Path, altered: Callable[..., Path], file: str) -> None:
+    def test_the_fingerprint_covers_config_and_tokenizer(
+        self, tiny: Path, altered: Callable[..., Path], file: str
+    ) -> None:
         directory = altered(**({"rms_norm_eps": 1e-5} if file == "config.json" else {}))
         if file == "tokenizer.json":
             (directory / file).write_text((directory / file).read_text() + " ")
         assert open_source(directory).fingerprint != open_source(tiny).fingerprint
 
-    def test_it_does_not_depend_on_place_or_date(self, tiny: Path, altered: Callable[..., Path]) -> None:
+    def test_the_fingerprint_does_not_depend_on_place_or_date(self, tiny: Path, altered: Callable[..., Path]) -> None:
         assert open_source(altered(transformers_version="9.9")).fingerprint == open_source(tiny).fingerprint

@@ -1,4 +1,4 @@
-"""Files in parts: as llama-gguf-split writes them, read again by llama.cpp, and each within the limit."""
+"""Split files equal those of llama-gguf-split, are loaded by llama.cpp, and stay within the limit."""
 
 import itertools
 import subprocess
@@ -41,20 +41,20 @@ def test_parts_equal_those_of_llama_gguf_split_to_the_byte(tiny: Path, tmp_path:
     assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
 
 
-def test_llama_cpp_loads_all_parts_by_the_first(tiny: Path, tmp_path: Path) -> None:
+def test_llama_cpp_loads_all_parts_from_the_first(tiny: Path, tmp_path: Path) -> None:
     paths = split(tiny, tmp_path)
     assert len(paths) > 2
     with Model(paths[0]) as model:
         assert model.size_bytes == sum(tensor.nbytes for path in paths for tensor in read_header(path).tensors)
 
 
-def test_parts_are_within_the_limit_but_for_single_tensors_beyond_it(tiny: Path, tmp_path: Path) -> None:
+def test_parts_are_within_the_limit_except_for_single_larger_tensors(tiny: Path, tmp_path: Path) -> None:
     sizes = [[padded(t.nbytes) for t in read_header(path).tensors] for path in split(tiny, tmp_path)]
     assert all(sum(part) <= LIMIT or len(part) == 1 for part in sizes)
     assert all(sum(one) + other[0] > LIMIT for one, other in itertools.pairwise(sizes))
 
 
-def test_the_parts_are_the_whole(tiny: Path, tmp_path: Path) -> None:
+def test_an_export_from_parts_equals_one_from_the_whole_file(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     export(open_source(split(tiny, tmp_path / "parts")[2]), {"Q4_K_M": tmp_path / "of-parts.gguf"})
     export(open_source(tiny), {"F32": tmp_path / "whole.gguf"})
@@ -62,6 +62,6 @@ def test_the_parts_are_the_whole(tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "of-parts.gguf").read_bytes() == (tmp_path / "of-whole.gguf").read_bytes()
 
 
-def test_what_fits_one_file_is_one(tiny: Path, tmp_path: Path) -> None:
+def test_a_model_within_the_limit_is_one_file(tiny: Path, tmp_path: Path) -> None:
     size = plan_export(open_source(tiny), ["Q8_0"])["Q8_0"].file_bytes
     assert split(tiny, tmp_path, "Q8_0", size) == [tmp_path / "model.gguf"]

@@ -1,4 +1,4 @@
-"""Tokenizers: llama.cpp on the exported file gives the token ids of the Hugging Face tokenizer."""
+"""With an exported file, llama.cpp gives the token ids of the Hugging Face tokenizer."""
 
 import ctypes
 import json
@@ -56,7 +56,7 @@ class Vocabulary:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Iterator[Callable[[Path], Vocabulary]]:
-    """The vocabulary of a model or tokenizer directory, through a GGUF file that holds nothing else."""
+    """The vocabulary of a model or tokenizer directory, through a GGUF file with only the vocabulary."""
     opened: list[Vocabulary] = []
 
     def from_directory(directory: Path) -> Vocabulary:
@@ -73,7 +73,7 @@ def load(tmp_path: Path) -> Iterator[Callable[[Path], Vocabulary]]:
 
 
 @pytest.mark.parametrize("kind", ["trained here", "trained here, no normalizer", "qwen2"])
-def test_token_ids_equal_the_hugging_face_tokenizers(
+def test_token_ids_equal_those_of_the_hugging_face_tokenizer(
     kind: str, tokenizer: Callable[..., object], tmp_path: Path, load: Callable[[Path], Vocabulary]
 ) -> None:
     path = QWEN2 if kind == "qwen2" else tmp_path / "tokenizer"
@@ -89,8 +89,8 @@ def test_token_ids_equal_the_hugging_face_tokenizers(
         assert ours.encode(prepared) == theirs.encode(text, add_special_tokens=False), text
 
 
-def test_the_normalizer_that_llama_cpp_lacks_is_written_down(tiny: Path, load: Callable[[Path], Vocabulary]) -> None:
-    """The text must differ without it, or the key would not be needed."""
+def test_the_file_records_the_normalizer_that_llama_cpp_lacks(tiny: Path, load: Callable[[Path], Vocabulary]) -> None:
+    """The token ids must differ without the normalizer, otherwise the key would not be needed."""
     assert open_source(tiny).metadata[NORMALIZER_KEY].value == "NFC"
     text = "e\u0301"
     theirs = transformers.AutoTokenizer.from_pretrained(tiny).encode(text, add_special_tokens=False)
@@ -98,13 +98,13 @@ def test_the_normalizer_that_llama_cpp_lacks_is_written_down(tiny: Path, load: C
     assert ours.encode(text) != theirs == ours.encode(unicodedata.normalize("NFC", text))
 
 
-def test_files_of_others_are_taken_to_have_qwens_normalizer() -> None:
+def test_files_without_the_key_are_assumed_to_have_qwens_normalizer() -> None:
     assert normalizer({NORMALIZER_KEY: "none", "tokenizer.ggml.pre": "qwen2"}) == "none"
     assert normalizer({"tokenizer.ggml.pre": "qwen35"}) == "NFC"
     assert normalizer({"tokenizer.ggml.pre": "llama-bpe"}) == "none"
 
 
-def test_special_tokens_and_template_come_along(tiny: Path, load: Callable[[Path], Vocabulary]) -> None:
+def test_special_tokens_and_chat_template_are_exported(tiny: Path, load: Callable[[Path], Vocabulary]) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(tiny)
     tokenizer = read_tokenizer(tiny, json.loads((tiny / "config.json").read_text()))
     assert tokenizer.special["eos"] == theirs.eos_token_id
@@ -117,7 +117,7 @@ def test_special_tokens_and_template_come_along(tiny: Path, load: Callable[[Path
     assert lib.llama_model_chat_template(vocabulary.model, None).decode() == theirs.chat_template
 
 
-def test_ids_without_a_token_are_filled_up(tiny: Path) -> None:
+def test_ids_without_a_token_get_placeholder_tokens(tiny: Path) -> None:
     tokens = read_tokenizer(tiny, {"vocab_size": 600})
     assert len(tokens.tokens) == len(tokens.kinds) == 600
     assert tokens.tokens[-1] == "[PAD599]"
@@ -148,15 +148,15 @@ def other_order(content: dict[str, Any]) -> None:
         (lambda c: c["model"].update(type="WordPiece"), "byte-level BPE"),
         (lambda c: c["model"].update(byte_fallback=True), "byte-level BPE"),
         (lambda c: c["model"].update(vocab={"a": "0"}), "vocab"),
-        (lambda c: c["model"].update(vocab={"a": 0, "b": 0}), "same number"),
+        (lambda c: c["model"].update(vocab={"a": 0, "b": 0}), "same id"),
         (lambda c: c["model"]["merges"].append(["\ud800", "a"]), "Unicode"),
         (lambda c: c["model"]["vocab"].update({"far": 10**9}), "vocab_size"),
         (lambda c: c["model"].update(merges=["a b c"]), "merges"),
         (lambda c: c["model"].update(merges=[["a"]]), "merges"),
         (lambda c: c["model"].update(merges=7), "merges"),
-        (lambda c: c["added_tokens"][0].update(id=3), "same number"),
+        (lambda c: c["added_tokens"][0].update(id=3), "same id"),
         (lambda c: c.update(added_tokens=[{"content": "x"}]), "added_tokens"),
-        (lambda c: c.update(added_tokens=[{"id": 510, "content": "x"}, {"id": 511, "content": "x"}]), "two numbers"),
+        (lambda c: c.update(added_tokens=[{"id": 510, "content": "x"}, {"id": 511, "content": "x"}]), "two ids"),
         (
             lambda c: c.update(
                 post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|endoftext|>"}}]}
@@ -165,7 +165,7 @@ def other_order(content: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_what_llama_cpp_would_tokenize_otherwise_is_refused(
+def test_tokenizers_that_llama_cpp_cannot_reproduce_are_rejected(
     altered: Callable[..., Path], change: Callable[[dict[str, Any]], object], words: str
 ) -> None:
     directory = altered()
@@ -188,7 +188,7 @@ def test_an_unknown_pre_tokenizer_can_be_named(altered: Callable[..., Path]) -> 
         _ = open_source(directory, pre_tokenizer="gpt").metadata
 
 
-def test_a_model_whose_end_is_unknown_is_refused(altered: Callable[..., Path]) -> None:
+def test_a_model_without_an_eos_token_is_rejected(altered: Callable[..., Path]) -> None:
     directory = altered(eos_token_id=None)
     (directory / "tokenizer_config.json").unlink()
     (directory / "generation_config.json").unlink()

@@ -1,4 +1,4 @@
-"""The built-in models in float32, each test its own copy, and their texts as tokens."""
+"""The built-in models in float32, one copy per test, and their texts as tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from int8.model import open_model
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost tiny models more than they give."""
+    """For tiny models several threads cost more than they gain."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -31,7 +31,7 @@ def _opened() -> dict[str, PreTrainedModel]:
 
 @pytest.fixture
 def fresh(_opened: dict[str, PreTrainedModel]) -> Callable[[str], PreTrainedModel]:
-    """A built-in model by name, to do with as one likes."""
+    """Returns a copy of a built-in model, which a test may change."""
 
     def give(name: str = "micro") -> PreTrainedModel:
         if name not in _opened:
@@ -63,7 +63,7 @@ def _tokens(text: str, samples: int, length: int) -> Tensor:
 
 @pytest.fixture
 def perplexity(test_tokens: Tensor) -> Callable[[PreTrainedModel], float]:
-    """On a short text that calibration has not seen."""
+    """Perplexity on a short text that is not used for calibration."""
 
     @torch.no_grad()
     def measure(model: PreTrainedModel) -> float:

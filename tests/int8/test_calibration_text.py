@@ -1,4 +1,4 @@
-"""Samples of a calibration text: how many, from where, and texts that are too short."""
+"""Samples of a calibration text: their number and places, and texts that are too short."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import presets
 from converters.errors import InputError
-from int8.text import FEWEST_TOKENS, SAMPLES, samples
+from int8.calibration_text import FEWEST_TOKENS, SAMPLES, samples
 
 MICRO = presets.builtin_models()["micro"]
 
@@ -34,27 +34,25 @@ def test_samples_are_spread_over_the_text_and_do_not_overlap(tokenizer: PreTrain
     assert all(later - earlier >= 100 for earlier, later in itertools.pairwise(starts))
 
 
-def test_without_a_number_it_is_the_published_setting_as_far_as_the_text_goes(
-    tokenizer: PreTrainedTokenizerBase, text: str
-):
+def test_the_default_is_the_published_setting_limited_by_the_text(tokenizer: PreTrainedTokenizerBase, text: str):
     there = len(tokenizer(text, verbose=False)["input_ids"]) // 256
     assert samples(tokenizer, text, "a text").shape == (min(there, SAMPLES), 256)
     assert samples(tokenizer, text, "a text", length=16).shape == (SAMPLES, 16)
 
 
-def test_special_tokens_of_the_text_are_no_matter_of_the_tokenizer_s_defaults(tokenizer: PreTrainedTokenizerBase):
+def test_the_tokenizers_defaults_add_no_special_tokens_to_samples(tokenizer: PreTrainedTokenizerBase):
     found = samples(tokenizer, "one two three four five six seven eight nine ten", "a text", 1, 8)
     assert found[0].tolist() == tokenizer("one two three four five six seven eight nine ten")["input_ids"][:8]
 
 
 @pytest.mark.parametrize("count", [None, 1, 50])
-def test_a_text_that_is_too_short_is_told_by_name(tokenizer: PreTrainedTokenizerBase, count: int | None):
+def test_a_text_that_is_too_short_is_rejected_by_name(tokenizer: PreTrainedTokenizerBase, count: int | None):
     for short in ("", "a few words", "x " * 60):
         with pytest.raises(InputError, match=r"mine\.txt: too short"):
             samples(tokenizer, short, "mine.txt", count, 128)
 
 
-def test_the_least_that_is_taken_unasked(tokenizer: PreTrainedTokenizerBase, text: str):
+def test_the_shortest_text_accepted_without_a_number_of_samples(tokenizer: PreTrainedTokenizerBase, text: str):
     ids = tokenizer(text, verbose=False)["input_ids"]
     enough = tokenizer.decode(ids[: FEWEST_TOKENS + 300])
     assert samples(tokenizer, enough, "a text").numel() >= FEWEST_TOKENS

@@ -1,4 +1,4 @@
-"""Saved models come back without the original: through this project's loader, and through transformers' own."""
+"""Saved models load without the original, by this project's loader and by transformers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import presets
 from converters.errors import InputError
+from int8.arithmetic import QuantizedLinear
 from int8.calibrate import calibrate
 from int8.checkpoint import ATTENTION_FILE, RECIPE_FILE, CalibrationRecord, load, save
 from int8.compressed_tensors import from_file, to_file
 from int8.fakequant import FakeQuantLinear
 from int8.model import open_model
-from int8.quantize import QuantizedLinear
 from int8.recipe import NAMED, Recipe, Scales
 
 Fresh = Callable[..., PreTrainedModel]
-# No Q, K or V in int8: all of it is what compressed-tensors expresses.
+# Recipes without int8 Q, K or V, which compressed-tensors can express completely.
 EXPRESSIBLE = {
     "w8a8": NAMED["w8a8"],
     "w8a8, symmetric": replace(NAMED["w8a8"], symmetric=True),
@@ -47,7 +47,7 @@ def logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("recipe", EXPRESSIBLE.values(), ids=EXPRESSIBLE)
-def test_transformers_reads_it_as_compressed_tensors(
+def test_transformers_loads_a_saved_model_as_compressed_tensors(
     fresh: Fresh, calibration_tokens: Tensor, tmp_path: Path, recipe: Recipe
 ):
     pytest.importorskip("compressed_tensors")
@@ -58,14 +58,14 @@ def test_transformers_reads_it_as_compressed_tensors(
     scheme = theirs.model.layers[0].mlp.up_proj.quantization_scheme
     assert scheme.weights.num_bits == 8
     wanted, found = logits(model, tokens), logits(theirs, tokens)
-    # a rounding that falls the other way moves what comes after it, by less than quantizing itself does
+    # a value rounded to the other side changes later values, by less than quantization does
     plain = (logits(fresh(), tokens) - found).abs()
     assert (wanted - found).abs().median() < plain.median() / 3
     assert (wanted - found).abs().mean() < plain.mean() / 2
 
 
 @pytest.mark.parametrize("columns", [32, 33, 34, 35])
-def test_packed_weights_are_those_of_compressed_tensors(columns: int):
+def test_packed_weights_equal_those_of_compressed_tensors(columns: int):
     helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
     generator = torch.Generator().manual_seed(columns)
     weight = torch.randint(-128, 128, (5, columns), generator=generator, dtype=torch.int8)
@@ -81,7 +81,7 @@ def test_packed_weights_are_those_of_compressed_tensors(columns: int):
 
 @pytest.mark.parametrize("name", ["micro", "micro-moe"])
 @pytest.mark.parametrize("recipe", ["sq", "sq-ph-dyn", "w8a16"])
-def test_it_loads_without_the_original(
+def test_a_saved_model_loads_without_the_original(
     fresh: Fresh, calibration_tokens: Tensor, tmp_path: Path, name: str, recipe: str
 ):
     model, tokens = fresh(name), calibration_tokens[:3, :32]
@@ -94,31 +94,33 @@ def test_it_loads_without_the_original(
     packed = sum(tensor.nbytes for key, tensor in stored.items() if key.endswith("weight_packed"))
     plain = sum(tensor.nbytes for tensor in stored.values() if tensor.dtype == torch.int8 and tensor.ndim == 2)
     linears = [module for module in model.modules() if isinstance(module, FakeQuantLinear)]
-    assert packed + plain == sum(linear.weight.numel() for linear in linears)  # one byte a weight
+    assert packed + plain == sum(linear.weight.numel() for linear in linears)  # one byte per weight
     about = json.loads((out / RECIPE_FILE).read_text())
     assert (about["calibration"]["samples"], about["calibration"]["length"]) == (3, 32)
-    routed = 4 * 2 * tokens.numel() if name == "micro-moe" and recipe != "w8a16" else 0  # layers, experts a token
+    routed = 4 * 2 * tokens.numel() if name == "micro-moe" and recipe != "w8a16" else 0  # layers, experts per token
     assert sum((about["calibration"]["expert_tokens"] or {}).values()) == routed
 
 
-def test_a_saved_model_is_no_source_for_another(fresh: Fresh, tmp_path: Path):
+def test_a_saved_model_is_rejected_as_input_for_quantization(fresh: Fresh, tmp_path: Path):
     out = saved(fresh(), NAMED["w8a16"], torch.empty(0, 1, dtype=torch.long), tmp_path / "out")
-    with pytest.raises(InputError, match="quantized already"):
+    with pytest.raises(InputError, match="already quantized"):
         open_model(out)
 
 
-def test_nothing_is_written_over_or_left_half_written(fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_existing_directories_are_kept_and_no_partial_directory_is_left(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     model, recipe, source = fresh(), NAMED["w8a16"], presets.builtin_models()["micro"].directory
     calibrate(model, torch.empty(0, 1, dtype=torch.long), recipe)
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         save(model, recipe, CalibrationRecord(None), source, full)
     assert [file.name for file in full.iterdir()] == ["mine.txt"]
     file = tmp_path / "file"
     file.write_text("mine")
-    for place, said in ((file, "is there already"), (file / "below", "cannot be made")):
+    for place, said in ((file, "exists already"), (file / "below", "cannot be created")):
         with pytest.raises(InputError, match=said):
             save(model, recipe, CalibrationRecord(None), source, place)
 
@@ -131,7 +133,7 @@ def test_nothing_is_written_over_or_left_half_written(fresh: Fresh, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
 
 
-def test_damaged_directories_are_told(fresh: Fresh, calibration_tokens: Tensor, tmp_path: Path):
+def test_damaged_directories_are_rejected(fresh: Fresh, calibration_tokens: Tensor, tmp_path: Path):
     out = saved(fresh(), NAMED["sq-ph"], calibration_tokens[:2, :32], tmp_path / "out")
     with pytest.raises(InputError, match=r"int8\.json"):
         load(presets.builtin_models()["micro"].directory)
@@ -140,10 +142,10 @@ def test_damaged_directories_are_told(fresh: Fresh, calibration_tokens: Tensor, 
     key = "model.layers.1.mlp.up_proj"
     damages = {
         "is missing": {f"{key}.input_scale": None},
-        "denies the config": {f"{key}.weight": whole[f"{key}.weight"][:5]},
-        "wanted torch.int8": {f"{key}.weight": whole[f"{key}.weight"].float()},
-        "deny the config": {"model.norm.weight": torch.ones(3)},
-        "is none of the model's": {"model.layers.77.mlp.up_proj.weight": torch.ones(3)},
+        "by the config": {f"{key}.weight": whole[f"{key}.weight"][:5]},
+        "torch.int8 is needed": {f"{key}.weight": whole[f"{key}.weight"].float()},
+        "contradict the config": {"model.norm.weight": torch.ones(3)},
+        "is not part of the model": {"model.layers.77.mlp.up_proj.weight": torch.ones(3)},
     }
     index = json.loads((out / "model.safetensors.index.json").read_text())
     for said, change in damages.items():

@@ -1,4 +1,4 @@
-"""Saved models with experts and DeltaNet layers: what compressed-tensors makes of their files, and what loads them."""
+"""Saved models with experts and DeltaNet layers, read by compressed-tensors, transformers and this project."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tokens(seed: int) -> Tensor:
 
 
 def written(family: str, recipe: str, place: Path) -> tuple[PreTrainedModel, Path]:
-    """The fake-quant model, and where it was saved; the original is gone."""
+    """A fake-quant model and the directory where it was saved, without its original."""
     source, out = make(family, place / "source"), place / "out"
     model = open_model(source)
     calibrate(model, tokens(1), NAMED[recipe])
@@ -43,7 +43,7 @@ def written(family: str, recipe: str, place: Path) -> tuple[PreTrainedModel, Pat
 
 @pytest.mark.parametrize("recipe", ["sq-ph", "w8a8-dyn", "w8a16"])
 @pytest.mark.parametrize("family", ["qwen3moe", "qwen3next", "qwen35", "qwen35, multi-modal", "qwen35moe"])
-def test_it_loads_without_the_original(tmp_path: Path, family: str, recipe: str) -> None:
+def test_a_saved_model_loads_without_the_original(tmp_path: Path, family: str, recipe: str) -> None:
     model, out = written(family, recipe, tmp_path)
     loaded, known = load(out)
     assert known == NAMED[recipe]
@@ -52,8 +52,8 @@ def test_it_loads_without_the_original(tmp_path: Path, family: str, recipe: str)
 
 @pytest.mark.parametrize("recipe", ["w8a8", "w8a8-dyn"])
 @pytest.mark.parametrize("family", EXPERTS)
-def test_experts_are_what_compressed_tensors_reads(tmp_path: Path, family: str, recipe: str) -> None:
-    """Its own reading of the config says which layers are int8 and how; its own arithmetic gives their weights."""
+def test_compressed_tensors_reads_the_same_experts(tmp_path: Path, family: str, recipe: str) -> None:
+    """compressed-tensors reads from the config which layers are int8 and how, and computes their weights."""
     pytest.importorskip("compressed_tensors")
     from compressed_tensors.quantization import QuantizationConfig
     from compressed_tensors.quantization.lifecycle.forward import dequantize
@@ -85,8 +85,8 @@ def test_transformers_loads_deltanet_layers(tmp_path: Path, recipe: str) -> None
 
 
 @pytest.mark.parametrize("family", EXPERTS)
-def test_transformers_says_that_it_loads_no_int8_experts(tmp_path: Path, family: str) -> None:
-    """It stacks the experts' weights and has no place for their scales. Where this fails, docs/int8.md has news."""
+def test_transformers_rejects_int8_experts(tmp_path: Path, family: str) -> None:
+    """transformers stacks experts' weights without their scales. If this test fails, update docs/int8.md."""
     pytest.importorskip("compressed_tensors")
     _, out = written(family, "w8a8-dyn", tmp_path)
     with pytest.raises(RuntimeError, match="conversion of the weights"):

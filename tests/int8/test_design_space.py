@@ -1,4 +1,4 @@
-"""Design spaces: the one that comes with the program, what a file may say, and which recipes are one model."""
+"""Design spaces: the shipped one, errors in files, and recipes that have the same model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 import presets
 from converters.errors import InputError
 from int8.calibrate import calibrate
-from int8.design_space import MOST_POINTS, computed, load
+from int8.design_space import MAX_POINTS, canonical_recipe, load
 from int8.recipe import NAMED, Activations, Dequantizer, Fold, Insertion, Recipe, Scales
 
 SMALL = """
@@ -31,7 +31,7 @@ columns = "alpha"
 """
 
 
-def test_a_grid_crosses_two_axes_and_leaves_all_else_as_in_the_base(tmp_path: Path):
+def test_a_grid_crosses_two_axes_and_takes_the_rest_from_the_base(tmp_path: Path):
     space = load(written(tmp_path, SMALL))
     (grid,) = space.grids
     norms = (Fold.NORM_QKV, Fold.NORM_GATE_UP)
@@ -40,12 +40,12 @@ def test_a_grid_crosses_two_axes_and_leaves_all_else_as_in_the_base(tmp_path: Pa
     assert space.points == [grid.recipes[0][0], *grid.recipes[1]]
 
 
-def test_the_shipped_one_holds_the_published_recipes_in_each_grid():
+def test_every_grid_of_the_shipped_space_has_the_published_recipes():
     space = load(presets.DESIGN_SPACE)
-    published = computed(NAMED["sq-ph"])
+    published = canonical_recipe(NAMED["sq-ph"])
     for grid in space.grids:
         assert published in [recipe for row in grid.recipes for recipe in row]
-    assert {computed(NAMED[name]) for name in ("sq", "sq-ph", "sq-ph-dyn")} <= set(space.points)
+    assert {canonical_recipe(NAMED[name]) for name in ("sq", "sq-ph", "sq-ph-dyn")} <= set(space.points)
     seen = {key: {getattr(recipe, key) for recipe in space.points} for key in ("folds", "activations", "insertion")}
     assert all(len(values) > 1 for values in seen.values())
     assert min(recipe.alpha for recipe in space.points) == 0
@@ -54,14 +54,14 @@ def test_the_shipped_one_holds_the_published_recipes_in_each_grid():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("values = [0.2, 0.5]", "values = [0.2, 1.5]", r"grid 1 \(none; 1.5\): 'alpha' is 1.5; it must be from 0 to 1"),
         ("values = [0.2, 0.5]", "values = []", "axis 'alpha': has no 'values'"),
         ("values = [0.2, 0.5]", "", "axis 'alpha': has no 'values'"),
         ("values = [0.2, 0.5]", "values = [0.5, 0.5]", "axis 'alpha': has 0.5 twice"),
         ("values = [0.2, 0.5]", "value = [0.5]", "axis 'alpha': unknown key 'value'; did you mean 'values'?"),
-        ("[axes.alpha]", "[axes.alhpa]", "grid 1: 'columns' is 'alpha', which is no axis; did you mean 'alhpa'?"),
+        ("[axes.alpha]", "[axes.alhpa]", "grid 1: 'columns' is 'alpha', which is not an axis; did you mean 'alhpa'?"),
         ("none = { folds = [] }", "none = { fold = [] }", "unknown key 'fold'; did you mean 'folds'?"),
         ("none = { folds = [] }", "none = 3", "axis 'folds': 'none' must be a table of a recipe's keys"),
         ('"norm->qkv"]', '"norm->kqv"]', "'folds' is 'norm->kqv'; known are"),
@@ -70,27 +70,27 @@ def test_the_shipped_one_holds_the_published_recipes_in_each_grid():
         ('rows = "folds"', 'rows = "alpha"', "grid 1: both of its axes change 'alpha'"),
         ('rows = "folds"', 'rows = "folds"\nset = { alpha = 0.5 }', "grid 1: 'set' has 'alpha', which one of its axes"),
         ('rows = "folds"', 'rows = "folds"\nset = { int8_attention = true }', "'int8_attention' needs"),
-        ('rows = "folds"', "rows = 3", r"grid 1: 'rows' is of the wrong type \(int\)"),
+        ('rows = "folds"', "rows = 3", r"grid 1: 'rows' has the wrong type \(int\)"),
         ("version = 1", "version = 2", "'version' is 2; this program reads 1"),
         ("version = 1", "", "'version' is missing; this program reads 1"),
         ("version = 1", "version = 1\ngrid = 3", "unknown key 'grid'; did you mean 'grids'?"),
         ("version = 1", "version = = 1", "not valid TOML"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_said_in_a_line(tmp_path: Path, old: str, new: str, told: str):
+def test_an_error_in_a_file_is_reported_in_one_line(tmp_path: Path, old: str, new: str, message: str):
     assert old in SMALL
     file = written(tmp_path, SMALL.replace(old, new, 1))
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         load(file)
     assert str(error.value).startswith(str(file))
     assert "\n" not in str(error.value)
 
 
-def test_nothing_to_measure_too_much_and_no_file(tmp_path: Path):
+def test_files_without_grids_with_too_many_points_or_missing_are_rejected(tmp_path: Path):
     with pytest.raises(InputError, match="has no \\[\\[grids\\]\\]"):
         load(written(tmp_path, SMALL.partition("[[grids]]")[0]))
-    many = ", ".join(str(i / 10_000) for i in range(MOST_POINTS))
-    with pytest.raises(InputError, match=r"its grids have 1,000 points; 500 are the most"):
+    many = ", ".join(str(i / 10_000) for i in range(MAX_POINTS))
+    with pytest.raises(InputError, match=r"its grids have 1,000 points, but at most 500"):
         load(written(tmp_path, SMALL.replace("0.2, 0.5", many)))
     with pytest.raises(InputError, match="there is no such design space"):
         load(tmp_path / "none.toml")
@@ -113,12 +113,12 @@ UNSMOOTHED = NAMED["w8a8"]
         ),
     ],
 )
-def test_recipes_that_are_held_to_be_one_model_are(
+def test_recipes_with_the_same_canonical_form_have_the_same_model(
     fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor, one: Recipe, other: Recipe
 ):
-    """To the last bit, quantized from the same text."""
+    """The logits are equal bit by bit, calibrated on the same text."""
     assert one != other
-    assert computed(one) == computed(other)
+    assert canonical_recipe(one) == canonical_recipe(other)
     model, tokens = fresh(), calibration_tokens[:2]
     logits = []
     for recipe in (one, other):
@@ -144,8 +144,8 @@ def test_recipes_that_are_held_to_be_one_model_are(
         {"attention_symmetric": True},
     ],
 )
-def test_settings_that_change_the_model_are_kept_apart(changes: dict[str, object]):
-    assert computed(BASE) != computed(replace(BASE, **changes))  # type: ignore[arg-type]
+def test_settings_that_change_the_model_change_the_canonical_recipe(changes: dict[str, object]):
+    assert canonical_recipe(BASE) != canonical_recipe(replace(BASE, **changes))  # type: ignore[arg-type]
 
 
 def written(directory: Path, text: str) -> Path:

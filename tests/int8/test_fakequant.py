@@ -1,4 +1,4 @@
-"""Fake-quant puts every place that a recipe names through int8, and no other."""
+"""Fake-quant rounds exactly the values to int8 that a recipe names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from int8.arithmetic import Quantizer, scale_and_zero_point
 from int8.calibrate import calibrate
 from int8.fakequant import FakeQuantLinear, attentions, quantized_linear
-from int8.quantize import Quantizer, scale_and_zero_point
 from int8.recipe import NAMED, Activations, Insertion, Recipe, Scales
 
 Fresh = Callable[..., PreTrainedModel]
@@ -21,8 +21,8 @@ Fresh = Callable[..., PreTrainedModel]
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("activations", list(Activations))
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_is_its_integers_multiplied_and_scaled(activations: Activations, symmetric: bool, bias: bool):
-    """Against exact integer arithmetic in int64, scaled in float64."""
+def test_a_layer_equals_exact_integer_arithmetic(activations: Activations, symmetric: bool, bias: bool):
+    """Compared with exact integer arithmetic in int64, scaled in float64."""
     generator = torch.Generator().manual_seed(0)
     linear = torch.nn.Linear(96, 40, bias=bias)
     x = torch.randn(5, 7, 96, generator=generator) * 3 + 0.5
@@ -53,10 +53,10 @@ def levels(x: Tensor) -> int:
 @pytest.mark.parametrize("name", ["micro", "micro-moe"])
 @pytest.mark.parametrize("scales", [Scales.TENSOR, Scales.HEAD])
 @pytest.mark.parametrize("insertion", list(Insertion))
-def test_attention_gets_as_many_levels_as_int8_has(
+def test_attention_inputs_have_at_most_256_values_per_scale(
     fresh: Fresh, calibration_tokens: Tensor, name: str, scales: Scales, insertion: Insertion
 ):
-    """Q and K take at most 256 values a scale at the insertion point, V before the product; gates beside Q do not."""
+    """Q and K have at most 256 values per scale at the insertion point, V before the product; gates have more."""
     tokens = calibration_tokens[:2, :48]
     recipe = replace(NAMED["w8a16"], query_key=scales, value=scales, insertion=insertion)
     model = fresh(name)
@@ -68,7 +68,7 @@ def test_attention_gets_as_many_levels_as_int8_has(
         assert quantizer.scale.numel() == (1 if scales is Scales.TENSOR else {"query": 4}.get(part, 2))
         quantizer.register_forward_hook(lambda _, inputs, out, part=part: seen.update({part: out}))
     norm_inputs: list[Tensor] = []
-    # hooks run in the order they were registered, so this one sees what the quantizer's hook gives
+    # hooks run in the order of registration, so this hook sees the quantizer's result
     attention.q_norm.register_forward_pre_hook(lambda _, inputs: norm_inputs.append(inputs[0]))
     with torch.no_grad():
         model(tokens)
@@ -78,7 +78,7 @@ def test_attention_gets_as_many_levels_as_int8_has(
     assert (levels(norm_inputs[0]) <= 256 * 4) == (insertion is Insertion.PROJECTION)
 
 
-def test_values_have_a_scale_for_each_channel_where_the_recipe_says(fresh: Fresh, calibration_tokens: Tensor):
+def test_v_has_one_scale_per_channel_if_the_recipe_says_so(fresh: Fresh, calibration_tokens: Tensor):
     model = fresh()
     calibrate(model, calibration_tokens[:4, :64], NAMED["sq"])
     attention, _ = next(attentions(model))
@@ -88,7 +88,7 @@ def test_values_have_a_scale_for_each_channel_where_the_recipe_says(fresh: Fresh
 
 @pytest.mark.parametrize("insertion", list(Insertion))
 @pytest.mark.parametrize("int8_kv_cache", [True, False])
-def test_generating_with_a_cache_is_one_long_prefill(
+def test_generation_with_a_cache_equals_one_long_prefill(
     fresh: Fresh, calibration_tokens: Tensor, insertion: Insertion, int8_kv_cache: bool
 ):
     model = fresh()
@@ -102,13 +102,13 @@ def test_generating_with_a_cache_is_one_long_prefill(
             out = model(tokens[:, at : at + 1], past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             steps.append(out.logits)
-    # one rounding of an activation the other way moves a logit by more than float error
+    # an activation rounded to the other side changes a logit by more than float errors do
     difference = (torch.cat(steps, 1) - whole).abs()
     assert difference.median() < 0.01 * whole.std()
     assert difference.max() < 0.2 * whole.std()
 
 
-def test_an_int8_cache_changes_keys_where_they_are_not_int8_already(fresh: Fresh, calibration_tokens: Tensor):
+def test_an_int8_cache_changes_keys_unless_they_are_already_int8(fresh: Fresh, calibration_tokens: Tensor):
     def logits(**changes: object) -> Tensor:
         model = fresh()
         calibrate(model, calibration_tokens[:4, :64], replace(NAMED["sq-ph"], **changes))
@@ -123,7 +123,7 @@ def test_an_int8_cache_changes_keys_where_they_are_not_int8_already(fresh: Fresh
     assert (cached - plain).abs().mean() < 0.03 * plain.std()
 
 
-def test_casting_the_model_leaves_scales_as_they_are(fresh: Fresh, calibration_tokens: Tensor):
+def test_casting_the_model_does_not_change_scales(fresh: Fresh, calibration_tokens: Tensor):
     model = fresh()
     calibrate(model, calibration_tokens[:2, :48], NAMED["sq"])
     before = {name: buffer.clone() for name, buffer in model.named_buffers() if "scale" in name}

@@ -1,4 +1,4 @@
-"""Folds are exact: a folded model computes what the original does, in every architecture and shape."""
+"""Folds are exact: in every architecture and shape, a folded model computes the same as the original."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from int8.architectures import ARCHITECTURES, ProducerKind
 from int8.experts import Experts, separate_experts
-from int8.fold import apply_row, rows_of, smoothing_scales
+from int8.fold import apply_fold, fold_rules, smoothing_scales
 from int8.model import decoder_of, open_model
 from int8.recipe import ALL_FOLDS, Fold
 
@@ -55,21 +55,21 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 
 def fold_all(model: PreTrainedModel, folds: tuple[Fold, ...], seed: int = 0) -> int:
-    """Apply every row with random scales between 1/8 and 8; gives how many there were."""
+    """Apply all folds with random scales between 1/8 and 8. Returns their number."""
     generator = torch.Generator().manual_seed(seed)
     decoder, count = decoder_of(model), 0
     for layer in decoder.layers:
-        for row in rows_of(layer, decoder.model_type, folds):
+        for row in fold_rules(layer, decoder.model_type, folds):
             width = len(layer.get_submodule(row.producer).weight)
-            apply_row(layer, row, 8 ** (torch.rand(width, generator=generator) * 2 - 1))
+            apply_fold(layer, row, 8 ** (torch.rand(width, generator=generator) * 2 - 1))
             count += 1
     return count
 
 
-def test_a_folded_model_is_the_original(model: PreTrainedModel):
-    """Logits move by no more than 1e-4 in float32, for each fold alone and for all of them."""
+def test_a_folded_model_computes_the_same_as_the_original(model: PreTrainedModel):
+    """Logits change by at most 1e-4 in float32, for each fold and for all folds."""
     wanted = logits(model)
-    assert wanted.std() > 0.1  # a model that says nothing would agree with anything
+    assert wanted.std() > 0.1  # with constant logits the comparison would be meaningless
     for folds in [*((fold,) for fold in ALL_FOLDS), ALL_FOLDS]:
         before = {name: parameter.clone() for name, parameter in model.named_parameters()}
         assert fold_all(model, folds) >= len(decoder_of(model).layers) - ("mlp" in str(folds))
@@ -78,10 +78,10 @@ def test_a_folded_model_is_the_original(model: PreTrainedModel):
         model.load_state_dict(before, strict=False)
 
 
-def test_every_layer_has_all_four_folds_and_each_linear_layer_a_part_in_one(model: PreTrainedModel):
+def test_every_layer_has_all_four_folds_and_each_linear_layer_is_in_one(model: PreTrainedModel):
     decoder = decoder_of(model)
     for layer in decoder.layers:
-        rows = rows_of(layer, decoder.model_type, ALL_FOLDS)
+        rows = fold_rules(layer, decoder.model_type, ALL_FOLDS)
         assert {row.fold for row in rows} == set(ALL_FOLDS)
         consumers = [path for row in rows for path in row.consumers]
         linears = [name for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -89,8 +89,8 @@ def test_every_layer_has_all_four_folds_and_each_linear_layer_a_part_in_one(mode
         assert len(consumers) == len(set(consumers))
 
 
-def test_norms_that_multiply_by_one_plus_their_weight_are_known_as_such():
-    """The initial weight of such a norm is zeros; transformers' own modules say which norms they are."""
+def test_norms_that_multiply_by_one_plus_weight_are_marked_so():
+    """Such norms have initial weights of 0 in transformers' modules."""
     for family, model_type in (("qwen3next", "qwen3_next"), ("qwen35", "qwen3_5_text"), ("qwen3moe", "qwen3_moe")):
         with torch.device("meta"):
             layer = decoder_of(FAMILIES[family].model(FAMILIES[family].config())).layers[0]
@@ -100,7 +100,7 @@ def test_norms_that_multiply_by_one_plus_their_weight_are_known_as_such():
                 assert (row.kind is ProducerKind.NORM_ONE_PLUS) == (norm.weight.sum().item() == 0), row
 
 
-def test_separate_experts_compute_what_stacked_ones_do(tmp_path: Path):
+def test_separate_experts_compute_the_same_as_stacked_ones(tmp_path: Path):
     make("qwen35moe", tmp_path)
     from transformers import AutoModelForCausalLM
 
@@ -110,7 +110,7 @@ def test_separate_experts_compute_what_stacked_ones_do(tmp_path: Path):
     separate_experts(model)
     experts = model.model.layers[0].mlp.experts
     assert isinstance(experts, Experts)
-    assert experts[0].down_proj.weight.data_ptr() == storage  # views: a large model is not held twice
+    assert experts[0].down_proj.weight.data_ptr() == storage  # views, so a large model is not held twice
     assert (logits(model) - wanted).abs().max() <= 1e-5
 
 
@@ -121,7 +121,7 @@ def test_smoothing_scales_follow_the_formula():
     assert smoothing_scales(x, w, 0.0).tolist() == pytest.approx([1.0, 4.0, 1.0, 1.0])
 
 
-def test_outliers_of_the_tests_change_nothing(fresh: Callable[[str], PreTrainedModel]):
+def test_added_outliers_do_not_change_logits(fresh: Callable[[str], PreTrainedModel]):
     from outliers import add_outliers, scale_query_key_head, spread_value_heads
 
     for name in ("micro", "micro-moe"):

@@ -1,4 +1,4 @@
-"""Attention on int8 Q, K and V against float64 attention of what they stand for; the int8 cache against fake-quant."""
+"""Attention on int8 Q, K and V compared with float64 attention; the int8 cache compared with fake-quant."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from int8.arithmetic import Quantizer, dequantize, quantize, scale_and_zero_point
 from int8.attention import attention_product
 from int8.calibrate import calibrate
-from int8.convert import to_int8
 from int8.kv_cache import Int8CacheLayer, int8_cache
-from int8.quantize import Quantizer, dequantize, quantize, scale_and_zero_point
+from int8.real_int8 import to_int8
 from int8.recipe import NAMED, Insertion, Recipe, Scales
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -27,7 +27,7 @@ def random(seed: int, *shape: int) -> Tensor:
 
 
 def quantizer(x: Tensor, scales: Scales, symmetric: bool) -> Quantizer:
-    """Of x [batch, heads, tokens, width]."""
+    """The quantizer for x [batch, heads, tokens, width]."""
     over = {Scales.TENSOR: (0, 1, 2, 3), Scales.HEAD: (0, 2, 3), Scales.CHANNEL: (0, 2)}[scales]
     low, high = x.amin(over, keepdim=True), x.amax(over, keepdim=True)
     shape = (low.shape[1], low.shape[3])
@@ -39,7 +39,7 @@ def to_ints(x: Tensor, by: Quantizer) -> Tensor:
 
 
 def float_attention(ints, quantizers, seen: Tensor | None, scaling: float) -> Tensor:
-    """float64 [batch, queries, heads, width] of what the integers stand for, by the definition of attention."""
+    """Attention of the dequantized integers by its definition, float64 [batch, queries, heads, width]."""
     q, k, v = (
         dequantize(x.double(), by.scale[:, None], by.zero_point[:, None]).double()
         for x, by in zip(ints, quantizers, strict=True)
@@ -65,18 +65,18 @@ def inputs(query_key: Scales, value: Scales, symmetric: bool, queries: int, keys
 
 
 def masks(queries: int, keys: int) -> dict[str, Tensor | None]:
-    """What each query sees. The first sequence of the last has two tokens of padding on its left."""
+    """Masks of visible keys. In the last one, the first sequence has two tokens of left padding."""
     causal = torch.ones(queries, keys, dtype=torch.bool, device=DEVICE).tril(keys - queries)
     padded = causal.repeat(2, 1, 1, 1)
     padded[0, ..., :2] = False
-    padded[0, 0, 0, 0] = True  # a query that sees nothing has no answer
+    padded[0, 0, 0, 0] = True  # a query must see at least one key
     padded[0, 0, 1, 1] = True
     return {"all": None, "causal": causal, "padded": padded}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("seen", ["all", "causal", "padded"])
-def test_the_product_is_attention_of_what_the_integers_stand_for(kind, seen):
+def test_the_product_equals_float64_attention_of_the_dequantized_values(kind, seen):
     _, ints, quantizers = inputs(*kind, 37, 37)
     mask = masks(37, 37)[seen]
     expected = float_attention(ints, quantizers, mask, 0.2)
@@ -91,7 +91,7 @@ def test_the_product_is_attention_of_what_the_integers_stand_for(kind, seen):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("seen", ["all", "causal", "padded"])
-def test_the_kernel_gives_the_same(kind, seen):
+def test_the_kernel_equals_the_product_in_torch(kind, seen):
     pytest.importorskip("triton")
     from int8.kernels import attention
 
@@ -100,14 +100,14 @@ def test_the_kernel_gives_the_same(kind, seen):
     expected = float_attention(ints, quantizers, mask, 0.2)
     for x, q, by in zip(tensors, ints, quantizers, strict=True):
         assert torch.equal(attention.quantize_heads(x, by), q)
-        moved = x.transpose(1, 2).contiguous().transpose(1, 2)  # as a projection's output lies
+        moved = x.transpose(1, 2).contiguous().transpose(1, 2)  # the memory layout of a projection's output
         assert torch.equal(attention.quantize_heads(moved, by), q)
     given = mask if seen == "padded" else None
     found = attention.attention(*ints, tuple(quantizers), given, 0.2, seen == "causal", torch.float32)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_queries_after_a_prefix_see_it():
+def test_queries_after_a_prefix_attend_to_the_prefix():
     pytest.importorskip("triton")
     from int8.kernels import attention
 
@@ -119,7 +119,7 @@ def test_queries_after_a_prefix_see_it():
         torch.testing.assert_close(product.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_heads_too_wide_to_be_exact_are_refused():
+def test_heads_too_wide_to_be_exact_are_rejected():
     _, ints, quantizers = inputs(*KINDS[1], 2, 2, width=264)
     with pytest.raises(ValueError, match="264"):
         attention_product(*ints, tuple(quantizers), None, 1.0, False)
@@ -127,7 +127,7 @@ def test_heads_too_wide_to_be_exact_are_refused():
 
 @pytest.mark.parametrize("value", [Scales.TENSOR, Scales.CHANNEL, Scales.HEAD])
 @torch.no_grad()
-def test_a_model_with_int8_attention_gives_what_fake_quant_gives(fresh, calibration_tokens, value):
+def test_a_model_with_int8_attention_agrees_with_fake_quant(fresh, calibration_tokens, value):
     recipe = replace(ROPE, value=value, int8_attention=True)
     model = fresh()
     calibrate(model, calibration_tokens[:4], recipe)
@@ -139,7 +139,7 @@ def test_a_model_with_int8_attention_gives_what_fake_quant_gives(fresh, calibrat
     real = [model(prompts).logits, model(prompts, attention_mask=seen).logits]
     for ours, theirs, where in zip(real, fake, (seen >= 0, seen > 0), strict=True):
         difference = (ours.softmax(-1) - theirs.softmax(-1)).abs().sum(-1)[where].mean()
-        assert 0 < difference < 0.01  # sums in another order move values to the next step here and there
+        assert 0 < difference < 0.01  # another order of sums changes a few rounded values
 
 
 CACHED = [replace(ROPE, int8_kv_cache=True), Recipe("cache alone", keep=("*",), int8_kv_cache=True)]
@@ -147,7 +147,7 @@ CACHED = [replace(ROPE, int8_kv_cache=True), Recipe("cache alone", keep=("*",), 
 
 @pytest.mark.parametrize("recipe", CACHED, ids=lambda recipe: recipe.name)
 @torch.no_grad()
-def test_tokens_after_an_int8_cache_are_those_of_a_model_that_fakes_one(fresh, calibration_tokens, recipe):
+def test_generation_with_an_int8_cache_equals_that_of_the_fake_quant_model(fresh, calibration_tokens, recipe):
     model = fresh()
     calibrate(model, calibration_tokens[:4], recipe)
     prompts = calibration_tokens[:2, :48]
@@ -162,10 +162,10 @@ def test_tokens_after_an_int8_cache_are_those_of_a_model_that_fakes_one(fresh, c
     full = DynamicCache(config=model.config)
     model(prompts, past_key_values=full)
     floats = sum(layer.keys.nbytes + layer.values.nbytes for layer in full.layers)
-    assert held < 0.4 * floats  # a quarter of float32, and scales where there are any
+    assert held < 0.4 * floats  # a quarter of float32, plus scales
 
 
-def test_an_int8_cache_can_be_cut_copied_and_chosen_from():
+def test_an_int8_cache_can_be_cropped_copied_and_reordered():
     layer = Int8CacheLayer()
     keys, values = random(3, 2, 2, 6, 32), random(4, 2, 2, 6, 32)
     layer.update(keys, values)
@@ -185,7 +185,7 @@ def test_an_int8_cache_can_be_cut_copied_and_chosen_from():
 
 
 @torch.no_grad()
-def test_generate_takes_the_int8_cache_in_a_model_with_recurrent_layers_too(fresh, calibration_tokens):
+def test_generate_accepts_the_int8_cache_in_a_model_with_recurrent_layers(fresh, calibration_tokens):
     model = fresh("micro-moe")
     recipe = CACHED[1]
     calibrate(model, calibration_tokens[:2], recipe)
@@ -196,4 +196,4 @@ def test_generate_takes_the_int8_cache_in_a_model_with_recurrent_layers_too(fres
     settings = {"max_new_tokens": 8, "do_sample": False}
     cached = model.generate(prompt, past_key_values=cache, **settings)
     again = model.generate(prompt, past_key_values=DynamicCache(config=model.config), **settings)
-    assert torch.equal(cached, again)  # the model fakes what the cache does
+    assert torch.equal(cached, again)  # fake-quant rounds as the cache does

@@ -1,4 +1,4 @@
-"""The GPU benchmark without a GPU: it says so, and in Triton's interpreter all that it calls gives right results."""
+"""Without a GPU the GPU benchmark ends with a message; in Triton's interpreter its results are correct."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_ends_with_one_line_and_code_4():
+def test_without_a_gpu_the_benchmark_ends_with_one_line_and_code_4():
     done = run()
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.count("\n") == 1
@@ -28,7 +28,7 @@ def test_without_a_gpu_it_ends_with_one_line_and_code_4():
 
 
 @pytest.mark.slow
-def test_in_the_interpreter_every_part_works_and_no_path_is_wrong(tmp_path):
+def test_in_the_interpreter_every_part_works_and_every_path_is_correct(tmp_path):
     pytest.importorskip("triton")
     out = tmp_path / "int8.md"
     done = run("--interpret", "--out", out)

@@ -1,4 +1,4 @@
-"""Real int8 layers against integer arithmetic in int64, a float fake-quant written here, and the program's own one."""
+"""Real int8 layers compared with int64 arithmetic, a fake-quant written here, and the program's fake-quant."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from converters.errors import MissingRuntime
+from int8.arithmetic import QuantizedLinear, quantize_weight, scale_and_zero_point
 from int8.calibrate import calibrate
-from int8.convert import to_int8
 from int8.fakequant import FakeQuantLinear
 from int8.linear import Int8Linear, int_matmul, require_int8
-from int8.quantize import QuantizedLinear, quantize_weight, scale_and_zero_point
+from int8.real_int8 import to_int8
 from int8.recipe import NAMED, Activations, Dequantizer, Recipe
 
 
@@ -25,7 +25,7 @@ def random(seed: int, *shape: int) -> Tensor:
 
 
 def outliers(rows: int, columns: int) -> Tensor:
-    """Activations with one channel far from zero, as large models have them."""
+    """Activations with one outlier channel, as in large models."""
     x = random(0, rows, columns) + 0.3
     x[:, 3] *= 30
     return x
@@ -40,7 +40,7 @@ def layer(x: Tensor, activations: Activations, symmetric: bool, with_bias: bool 
 
 
 def float_fake_quant(state: QuantizedLinear, x: Tensor, activations: Activations, symmetric: bool) -> Tensor:
-    """float64, from the definition: each token or the whole tensor on a grid of 255 steps."""
+    """Fake-quant by its definition, in float64: each token, or the whole tensor, on a grid of 255 steps."""
     x = x.double()
     if activations is not Activations.FLOAT:
         values = x if activations is Activations.DYNAMIC else x.reshape(1, -1)
@@ -64,7 +64,7 @@ KINDS = [(kind, symmetric) for kind in (Activations.STATIC, Activations.DYNAMIC)
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("activations", "symmetric"), [*KINDS, (Activations.FLOAT, False)])
-def test_real_int8_is_fake_quant_with_other_arithmetic(activations, symmetric, with_bias):
+def test_real_int8_agrees_with_fake_quant(activations, symmetric, with_bias):
     x = outliers(40, 200)
     state = layer(x, activations, symmetric, with_bias)
     real = Int8Linear(state, activations, symmetric)(x)
@@ -74,13 +74,13 @@ def test_real_int8_is_fake_quant_with_other_arithmetic(activations, symmetric, w
 
 
 @pytest.mark.parametrize(("activations", "symmetric"), KINDS)
-def test_in_bfloat16_one_cast_is_all_that_is_lost(activations, symmetric):
+def test_in_bfloat16_only_one_cast_loses_precision(activations, symmetric):
     x = outliers(40, 200).bfloat16()
     state = layer(x, activations, symmetric)
     expected = float_fake_quant(state, x, activations, symmetric)
     real = Int8Linear(state, activations, symmetric)
     difference = (real(x).double() - expected).abs()
-    # A half step of bfloat16, and what a token on the edge between two integers may shift.
+    # Half a step of bfloat16, plus the effect of values that are rounded to the other side.
     assert (difference <= torch.finfo(torch.bfloat16).eps / 2 * expected.abs() + 1e-5 * expected.abs().max()).all()
 
 
@@ -107,7 +107,7 @@ def test_the_integer_product_is_exact_at_every_shape(shape):
 
 
 @pytest.mark.parametrize("activations", list(Activations))
-def test_every_leading_shape_is_kept_even_an_empty_one(activations):
+def test_every_leading_shape_is_kept_including_an_empty_one(activations):
     x = outliers(12, 32)
     real = Int8Linear(layer(x, activations, False), activations)
     flat = real(x)
@@ -118,7 +118,7 @@ def test_every_leading_shape_is_kept_even_an_empty_one(activations):
     assert real(x[:0]).shape == (0, 24)
 
 
-def test_scales_stay_float32_when_the_model_is_cast_and_travel_in_its_state():
+def test_scales_stay_float32_when_the_model_is_cast_and_are_in_its_state():
     x = outliers(12, 32)
     quantized = layer(x, Activations.STATIC, False, with_bias=True)
     real = Int8Linear(quantized, Activations.STATIC)
@@ -132,7 +132,7 @@ def test_scales_stay_float32_when_the_model_is_cast_and_travel_in_its_state():
     assert relative(again(x), before.double()) < 0.002  # the bias was cast
 
 
-def test_weights_take_half_of_bfloat16_and_no_other_copy_is_kept():
+def test_weights_take_half_the_bytes_of_bfloat16_without_another_copy():
     x = outliers(2, 2048)
     weight, weight_scale = quantize_weight(random(1, 2048, 2048))
     real = Int8Linear(QuantizedLinear(weight, weight_scale), Activations.DYNAMIC)
@@ -142,12 +142,12 @@ def test_weights_take_half_of_bfloat16_and_no_other_copy_is_kept():
     assert not list(real.parameters())
 
 
-def test_static_activations_need_their_scale():
+def test_static_activations_require_a_scale():
     with pytest.raises(ValueError, match="static"):
         Int8Linear(layer(outliers(2, 8), Activations.DYNAMIC, False), Activations.STATIC)
 
 
-def test_a_gpu_without_int8_is_refused_in_one_line(monkeypatch):
+def test_a_gpu_without_int8_is_rejected_in_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
     with pytest.raises(MissingRuntime, match=r"Tesla V100: compute capability 7\.0 .*from 7\.5 .*fq:"):
@@ -162,7 +162,7 @@ def test_the_path_without_cuda_imports_no_triton():
 
 @pytest.mark.parametrize("name", ["w8a8", "w8a8-dyn"])
 @torch.no_grad()
-def test_a_whole_model_gives_the_same_in_real_int8_and_in_fake_quant(fresh, calibration_tokens, perplexity, name):
+def test_a_whole_model_agrees_in_real_int8_and_fake_quant(fresh, calibration_tokens, perplexity, name):
     model, recipe = fresh(), NAMED[name]
     calibrate(model, calibration_tokens[:4], recipe)
     differences: list[float] = []

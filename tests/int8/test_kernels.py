@@ -1,4 +1,4 @@
-"""Kernels against exact integer arithmetic in int64 and float64, at shapes that fill no tile."""
+"""Kernels compared with exact arithmetic in int64 and float64, for shapes that are no multiples of a tile."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from int8.kernels.paths import Path, choose
+from int8.arithmetic import QuantizedLinear, quantize, quantize_weight, token_scales
+from int8.kernels.paths import KernelPath, choose
 from int8.linear import Int8Linear
-from int8.quantize import QuantizedLinear, quantize, quantize_weight, token_scales
 from int8.recipe import Activations
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
@@ -26,7 +26,7 @@ def random(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def exact(q: Tensor, scale: Tensor, zero_point: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None):
-    """float64 of what an int8 linear layer is; every operand as the layer has it."""
+    """The result of an int8 linear layer in float64, from the layer's operands."""
     product = (q.long() - zero_point.long()) @ weight.long().t()
     y = product.double() * scale.double() * weight_scale.double()
     return y if bias is None else y + bias.double()
@@ -45,18 +45,18 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("shape", [(5, 300), (2, 4100), (1, 1)])
-def test_tokens_are_quantized_bit_for_bit_as_torch_does(dtype, symmetric, shape):
+def test_tokens_are_quantized_bit_for_bit_as_in_torch(dtype, symmetric, shape):
     x = random(0, *shape, dtype=dtype) + 1.5
     scale, zero_point = token_scales(x, symmetric)
     found, scales, zero_points = tokens.quantize_tokens(x, None, None, symmetric)
-    if DEVICE == "cpu":  # on CUDA torch divides by a number by multiplying with its inverse
+    if DEVICE == "cpu":  # on CUDA, torch divides by a scalar by multiplying with its inverse
         assert torch.equal(scales[:, None], scale)
     torch.testing.assert_close(scales[:, None], scale, rtol=1e-6, atol=0)
     assert torch.equal(zero_points[:, None], zero_point)
     assert torch.equal(found, quantize(x, scales[:, None], zero_points[:, None]))
 
 
-def test_static_scales_clamp_what_lies_outside_and_round_half_to_even():
+def test_static_scales_clamp_values_outside_and_round_half_to_even():
     scale, zero_point = torch.tensor(0.5, device=DEVICE), torch.tensor(-3, dtype=torch.int32, device=DEVICE)
     x = torch.tensor([[1e9, -1e9, 0.25, 0.75, -0.25, 0.0, 62.1]], device=DEVICE)
     found, *_ = tokens.quantize_tokens(x, scale, zero_point, symmetric=False)
@@ -64,7 +64,7 @@ def test_static_scales_clamp_what_lies_outside_and_round_half_to_even():
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
-def test_a_token_of_zeros_stays_zero_and_one_that_is_not_finite_shows():
+def test_a_token_of_zeros_stays_zero_and_a_token_that_is_not_finite_gives_nan():
     x = torch.zeros(3, 64, device=DEVICE)
     x[1, 5] = float("nan")
     x[2, 5] = float("inf")
@@ -133,7 +133,7 @@ def test_few_tokens_are_quantized_and_multiplied_in_one_launch(flags, rows):
 
 
 def test_sums_of_the_largest_int8_values_are_exact_at_the_longest_row():
-    depth = 25600  # of Qwen3-32B's down_proj
+    depth = 25600  # inputs of Qwen3-32B's down_proj
     x = torch.full((1, depth), -128.0, device=DEVICE)
     weight = torch.full((16, depth), -127, dtype=torch.int8, device=DEVICE)
     one = torch.ones(16, device=DEVICE)
@@ -162,10 +162,10 @@ def test_int8_weights_with_float_activations(dtype, with_bias, rows):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100])
-def test_the_operator_gives_what_every_path_gives(rows):
+def test_the_operator_gives_the_same_as_every_path(rows):
     x, _, _, _, weight, weight_scale, sums, _, expected = operands(rows, 24, 160, True, False, False)
     assert_close(linear.w8a8(x, weight, weight_scale, sums, None, None, None, False), expected)
-    for path in (Path.GEMM, Path.SKINNY if rows <= 16 else Path.PERSISTENT):
+    for path in (KernelPath.GEMM, KernelPath.SKINNY if rows <= 16 else KernelPath.PERSISTENT):
         found = linear.by_path(path, x, weight, weight_scale, sums, None, None, None, False)
         assert_close(found, expected)
 
@@ -181,7 +181,7 @@ def test_a_compiled_layer_calls_the_operators_and_gives_the_same():
             assert torch.equal(compiled(x), layer(x))
 
 
-def test_operators_hold_what_torch_compile_asks_of_them():
+def test_operators_meet_the_requirements_of_torch_compile():
     x, _, _, _, weight, weight_scale, sums, _, _ = operands(3, 24, 160, True, False, False)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(
@@ -193,12 +193,16 @@ def test_operators_hold_what_torch_compile_asks_of_them():
 @pytest.mark.parametrize(
     ("m", "k", "capability", "path"),
     [
-        (1, 25600, (9, 0), Path.SKINNY), (16, 1024, (8, 0), Path.SKINNY), (17, 1024, (9, 0), Path.GEMM),
-        (2048, 4096, (9, 0), Path.PERSISTENT), (2048, 4096, (8, 9), Path.GEMM), (2048, 4100, (9, 0), Path.GEMM),
-        (5, 4096, (7, 5), Path.INT_MM),
+        (1, 25600, (9, 0), KernelPath.SKINNY),
+        (16, 1024, (8, 0), KernelPath.SKINNY),
+        (17, 1024, (9, 0), KernelPath.GEMM),
+        (2048, 4096, (9, 0), KernelPath.PERSISTENT),
+        (2048, 4096, (8, 9), KernelPath.GEMM),
+        (2048, 4100, (9, 0), KernelPath.GEMM),
+        (5, 4096, (7, 5), KernelPath.INT_MM),
     ],
-)  # fmt: skip
-def test_paths(m, k, capability, path):
+)
+def test_the_path_table_selects_the_expected_path(m, k, capability, path):
     assert choose(m, k, capability).path is path
 
 
@@ -207,7 +211,7 @@ def test_a_gpu_without_int8_has_no_path():
         choose(1, 64, (7, 0))
 
 
-def test_every_count_of_rows_has_tiles_to_try():
+def test_every_number_of_rows_has_tiles():
     for kernel in tuning.TILES:
         for rows in (1, 2, 16, 17, 100, 1024, 100_000):
             served = tuning.fitting(kernel, rows)

@@ -1,4 +1,4 @@
-"""Every kernel, with every line of tiles, through Triton's compiler for GPUs that are not here."""
+"""Triton compiles every kernel with every entry of tiles, for GPUs that need not be present."""
 
 from __future__ import annotations
 
@@ -105,6 +105,6 @@ def test_every_kernel_compiles_to_matrix_instructions_and_keeps_its_sums_in_regi
         assert "mma" in product, name
         assert (bulk == "True") == name.startswith("_persistent"), name
         if capability == 90:
-            assert int(spilled) <= 64, name  # bytes a thread: some of the epilogue, none of the sums
+            assert int(spilled) <= 64, name  # bytes per thread: from the epilogue, not from the sums
             if "'BM': 128" in name:
                 assert "wgmma" in product, name

@@ -1,4 +1,4 @@
-"""What int8 recipes do on real effects: outlier channels that change no logit, on the trained built-in model.
+"""The effect of int8 recipes on the trained built-in model with outlier channels, which change no logit.
 
 Small models grow no outliers of their own, so they are put in (see outliers.py); perplexity is of a text that
 calibration has not seen. The limits are of effects many times as large.
@@ -24,7 +24,7 @@ WEIGHTS_ALONE = NAMED["w8a16"]
 
 @pytest.fixture(scope="module")
 def measured() -> dict[tuple[object, ...], float]:
-    """Perplexities, so that none is measured twice."""
+    """A cache of perplexities."""
     return {}
 
 
@@ -35,7 +35,7 @@ def worse(
     perplexity: Callable[[PreTrainedModel], float],
     measured: dict[tuple[object, ...], float],
 ) -> Callable[..., float]:
-    """By how much the perplexity of a recipe is above the float model's: 0.01 is one percent."""
+    """The relative increase of a recipe's perplexity over the float model's: 0.01 is one percent."""
 
     def one(recipe: Recipe | None, change: Callable[..., None] | None, *arguments: object) -> float:
         key = recipe, change, *arguments
@@ -54,30 +54,30 @@ def worse(
     return measure
 
 
-def test_static_int8_falls_apart_on_outliers_and_smoothing_brings_it_back(worse: Callable[..., float]):
+def test_static_int8_fails_on_outliers_and_smoothing_repairs_it(worse: Callable[..., float]):
     assert abs(worse(None, add_outliers)) < 1e-5  # the model itself is the same
     assert worse(NAMED["w8a8"], add_outliers) > 10
     assert worse(SMOOTH, add_outliers) < 0.005
 
 
-def test_no_fold_can_be_spared(worse: Callable[..., float]):
-    """Without up->down the outliers before down_proj stay, and with them the damage."""
+def test_without_up_down_outliers_still_cause_damage(worse: Callable[..., float]):
+    """Without the fold up->down, the outliers before down_proj remain and cause damage."""
     without = replace(SMOOTH, folds=tuple(fold for fold in ALL_FOLDS if fold is not Fold.UP_DOWN))
     assert worse(without, add_outliers) > 0.5
 
 
-def test_dynamic_beats_static_on_outliers(worse: Callable[..., float]):
+def test_dynamic_scales_are_better_than_static_ones_on_outliers(worse: Callable[..., float]):
     plain = worse(NAMED["w8a8-dyn"], add_outliers)
     assert plain < worse(NAMED["w8a8"], add_outliers) / 10
     assert worse(DYNAMIC, add_outliers) < min(plain, 0.005)
 
 
 @pytest.mark.parametrize("name", ["sq", "sq-ph", "sq-ph-dyn"])
-def test_the_published_recipes_hold_on_outliers(worse: Callable[..., float], name: str):
+def test_the_published_recipes_stay_accurate_on_outliers(worse: Callable[..., float], name: str):
     assert worse(NAMED[name], add_outliers) < 0.005
 
 
-def test_a_scale_for_each_head_of_v_beats_one_for_all_where_heads_differ(worse: Callable[..., float]):
+def test_one_scale_per_head_of_v_is_better_than_one_for_all_if_heads_differ(worse: Callable[..., float]):
     heads = (64.0, 1.0)
     results = {
         scales: worse(replace(WEIGHTS_ALONE, value=scales), spread_value_heads, heads)
@@ -87,8 +87,8 @@ def test_a_scale_for_each_head_of_v_beats_one_for_all_where_heads_differ(worse: 
     assert results[Scales.TENSOR] > 0.02
 
 
-def test_a_scale_for_each_head_of_q_and_k_holds_at_the_projection(worse: Callable[..., float]):
-    """At the projection one head's range swallows the others'; after norm and RoPE its scale is gone."""
+def test_one_scale_per_head_of_q_and_k_helps_at_the_projection(worse: Callable[..., float]):
+    """At the projection, one head's range dominates the others; the norm then removes its scale."""
 
     def result(scales: Scales, insertion: Insertion) -> float:
         recipe = replace(WEIGHTS_ALONE, query_key=scales, insertion=insertion)

@@ -24,15 +24,15 @@ from transformers.masking_utils import sdpa_mask
 
 from int8.attention import int8_attention
 from int8.calibrate import calibrate
-from int8.convert import to_int8
 from int8.fakequant import FakeQuantLinear, attentions, fake_quant_attention
 from int8.linear import Int8Linear
 from int8.model import decoder_of, open_model
+from int8.real_int8 import to_int8
 from int8.recipe import NAMED, Recipe, recipe
 
-LAYER = 1e-3  # relative difference of a layer, at most
+LAYER = 1e-3  # maximum relative difference of a layer
 PERPLEXITY = 1e-3
-ROUNDING = 1e-5  # what a linear layer differs by in truth
+ROUNDING = 1e-5  # typical relative difference of a linear layer
 
 FILES = {
     "symmetric": "symmetric = true",
@@ -55,9 +55,9 @@ FILES = {
     "percentile": 'base = "w8a8"\npercentile = 99.9',
     "more is kept": 'base = "w8a8-dyn"\nkeep = ["lm_head", "*.mlp.gate", "*.down_proj", "*in_proj_*"]',
 }
-"""Recipes of one option each."""
+"""Recipes that each set one option."""
 MODELS = ("qwen3", "qwen3moe", "qwen35", "qwen35moe")
-"""Dense, experts, and both with three DeltaNet layers to one of attention; tiny and random."""
+"""Tiny random models: dense, with experts, and both with three DeltaNet layers per attention layer."""
 
 
 @pytest.fixture(params=[*NAMED, *FILES])
@@ -88,7 +88,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 class Layers:
-    """Each quantized layer of a fake-quant model beside its int8 one, on what the fake-quant model gives it."""
+    """Compares each quantized layer of a fake-quant model with its int8 version, on the fake-quant model's inputs."""
 
     def __init__(self, model: PreTrainedModel, chosen: Recipe) -> None:
         self.linear: dict[str, float] = {}
@@ -129,7 +129,7 @@ class Layers:
 
 @torch.no_grad()
 def decoder_outputs(model: PreTrainedModel, given: Tensor) -> list[tuple[tuple[Any, ...], dict[str, Any], Tensor]]:
-    """Of each decoder layer: its arguments, and what it makes of them [samples, length, width]."""
+    """For each decoder layer its arguments and its output [samples, length, width]."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any], Tensor]] = []
 
     def see(_: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> None:
@@ -143,7 +143,7 @@ def decoder_outputs(model: PreTrainedModel, given: Tensor) -> list[tuple[tuple[A
 
 
 @torch.no_grad()
-def test_every_layer_is_that_of_fake_quant(model: PreTrainedModel, chosen: Recipe) -> None:
+def test_every_layer_agrees_with_fake_quant(model: PreTrainedModel, chosen: Recipe) -> None:
     fake = copy.deepcopy(model)
     calibrate(fake, tokens(4, 64, 1), chosen)
     layers, given = Layers(fake, chosen), tokens(2, 64, 2)
@@ -151,7 +151,7 @@ def test_every_layer_is_that_of_fake_quant(model: PreTrainedModel, chosen: Recip
         fake(given, use_cache=False)
     quantized = [name for name, layer in fake.named_modules() if isinstance(layer, FakeQuantLinear)]
     assert set(layers.linear) <= set(quantized)
-    assert len(layers.linear) > 0.8 * len(quantized)  # an expert may get no token
+    assert len(layers.linear) > 0.8 * len(quantized)  # some experts may get no token
     assert max(layers.linear.values()) < ROUNDING < LAYER
     assert len(layers.attention) == chosen.int8_attention * len(list(attentions(fake)))
     assert max(layers.attention, default=0.0) < LAYER
@@ -161,20 +161,20 @@ def test_every_layer_is_that_of_fake_quant(model: PreTrainedModel, chosen: Recip
     for layer, (arguments, options, expected) in zip(decoder_of(real).layers, known, strict=True):
         found = layer(*arguments, **options)
         by_token = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
-        assert by_token.median() < LAYER  # not all: some tokens have a value on an edge, and differ from there on
+        assert by_token.median() < LAYER  # the median, because tokens with a value on a rounding edge differ
 
 
 @torch.no_grad()
 def losses(model: PreTrainedModel, given: Tensor) -> Tensor:
-    """float64, of each token but the first of a sample."""
+    """The loss of each token except the first of a sample, float64."""
     logits = torch.cat([model(part, use_cache=False).logits for part in given.split(4)])
     found = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), given[:, 1:].flatten(), reduction="none")
     return found.double()
 
 
 @pytest.mark.slow
-def test_perplexity_is_that_of_fake_quant_within_a_thousandth(model: PreTrainedModel, chosen: Recipe) -> None:
-    """What a random model says of random tokens is not said with a thousandth's precision: its error is allowed for."""
+def test_perplexity_agrees_with_fake_quant_within_a_thousandth(model: PreTrainedModel, chosen: Recipe) -> None:
+    """The perplexity of a random model on random tokens is not precise to a thousandth, so its error is added."""
     given = tokens(32, 128, 3)
     quantized = copy.deepcopy(model)
     calibrate(quantized, tokens(4, 64, 1), chosen)

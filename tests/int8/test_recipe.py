@@ -1,4 +1,4 @@
-"""Recipes: the published ones, and what their files may say."""
+"""The published recipes, and the reader of recipe files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from converters.errors import InputError
 from int8.recipe import ALL_FOLDS, NAMED, Activations, Fold, Insertion, Recipe, Scales, from_table, recipe
 
 
-def test_the_three_published_recipes():
+def test_the_published_recipes_have_their_published_settings():
     sq, per_head, dynamic = NAMED["sq"], NAMED["sq-ph"], NAMED["sq-ph-dyn"]
     assert (sq.alpha, sq.query_key, sq.value, sq.activations) == (0.8, "tensor", "channel", "static")
     assert (per_head.alpha, per_head.query_key, per_head.value, per_head.activations) == (
@@ -30,12 +30,12 @@ def test_the_three_published_recipes():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_recipe_comes_back_from_its_own_json(name: str):
+def test_a_recipe_can_be_read_back_from_its_json(name: str):
     table = {key: value for key, value in NAMED[name].to_json().items() if key != "name"}
     assert from_table(table, "here", name) == NAMED[name]
 
 
-def test_a_file_changes_what_it_names_of_its_base(tmp_path: Path):
+def test_a_file_changes_only_the_keys_it_names(tmp_path: Path):
     file = tmp_path / "mine.toml"
     file.write_text(
         'base = "sq"\nalpha = 1\nfolds = ["up->down"]\nvalue = "tensor"\nkeep = ["lm_head", "*.down_proj"]\n'
@@ -53,13 +53,13 @@ def test_a_file_changes_what_it_names_of_its_base(tmp_path: Path):
     assert not mine.keeps("model.layers.0.mlp.up_proj")
 
 
-def test_a_file_in_the_user_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_below_the_home_directory_is_found_by_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "mine.toml").write_text('base = "sq"')
     monkeypatch.setenv("HOME", str(tmp_path))
     assert recipe("~/mine.toml").alpha == 0.8
 
 
-def test_what_stays_float_by_default_is_small_and_sensitive():
+def test_layers_that_stay_float_by_default_are_small_and_sensitive():
     kept = ("lm_head", "model.layers.3.mlp.gate", "model.layers.0.mlp.shared_expert_gate",
             "model.layers.0.linear_attn.in_proj_a", "model.layers.0.linear_attn.in_proj_ba")  # fmt: skip
     quantized = ("model.layers.3.mlp.gate_proj", "model.layers.3.mlp.experts.17.gate_proj",
@@ -91,7 +91,7 @@ def test_what_stays_float_by_default_is_small_and_sensitive():
         ("alpha = ", "not valid TOML"),
     ],
 )
-def test_a_wrong_file_is_told_by_file_and_key(tmp_path: Path, content: str, said: str):
+def test_an_error_in_a_file_is_reported_with_file_and_key(tmp_path: Path, content: str, said: str):
     file = tmp_path / "mine.toml"
     file.write_text(content)
     with pytest.raises(InputError) as error:
@@ -100,18 +100,18 @@ def test_a_wrong_file_is_told_by_file_and_key(tmp_path: Path, content: str, said
     assert said in str(error.value)
 
 
-def test_an_unknown_name_is_told_with_the_nearest():
+def test_an_unknown_name_is_reported_with_similar_names():
     with pytest.raises(InputError, match="sq-ph"):
         recipe("sq-hp")
 
 
-def test_recipes_need_no_torch():
+def test_recipes_do_not_import_torch():
     code = "import int8.recipe, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_defaults_smooth_nothing():
+def test_the_default_recipe_does_not_smooth():
     plain = Recipe("plain")
     assert plain.folds == ()
     assert plain.activations is Activations.STATIC

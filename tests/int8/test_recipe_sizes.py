@@ -1,4 +1,4 @@
-"""Sizes from shapes alone are what is written and what is held, to the byte, whatever the recipe."""
+"""For every recipe, sizes computed from shapes equal those of files and of loaded models, to the byte."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from families import make
 from transformers import DynamicCache, PreTrainedModel
 
 import presets
-from converters.described_source import DescribedSource
-from converters.resolver import open_planned
+from converters.huggingface_source import HuggingFaceSource
+from converters.resolver import Need, open_source
 from int8.calibrate import calibrate
 from int8.checkpoint import CalibrationRecord, save
-from int8.convert import to_int8
 from int8.kv_cache import int8_cache
 from int8.model import open_model
+from int8.real_int8 import to_int8
 from int8.recipe import NAMED, Activations, Insertion, Recipe, Scales
 from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
 
 TOKENS = torch.randint(1, 400, (2, 32), generator=torch.Generator().manual_seed(1))
 CUSTOM = (
     Recipe("everything", keep=()),
-    # Some experts, one projection of one layer, and the odd bytes of packed weights.
+    # some experts, one projection of one layer, and packed weights with padding
     Recipe(
         "kept",
         activations=Activations.FLOAT,
@@ -45,8 +45,8 @@ FAMILIES = ("micro", "qwen3moe", "qwen3next", "qwen35moe")
 
 
 def predicted(directory: Path, recipe: Recipe | None, real: bool = True) -> RecipeSizes:
-    source = open_planned(directory)
-    assert isinstance(source, DescribedSource)
+    source = open_source(directory, need=Need.PLAN)
+    assert isinstance(source, HuggingFaceSource)
     config = source.config
     return recipe_sizes(
         source.parameters,
@@ -59,7 +59,7 @@ def predicted(directory: Path, recipe: Recipe | None, real: bool = True) -> Reci
 
 
 def held(model: PreTrainedModel) -> int:
-    """Bytes of a model's tensors but RoPE's frequencies, which depend on no recipe."""
+    """Bytes of a model's tensors without RoPE's frequencies, which do not depend on a recipe."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return sum(tensor.nbytes for name, tensor in tensors if "inv_freq" not in name)
 
@@ -73,7 +73,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_recipe_s_bytes_are_known_before_it_is_made(
+def test_predicted_bytes_of_a_recipe_equal_the_real_ones(
     family: str, recipe: Recipe, directories: dict[str, Path], tmp_path: Path
 ) -> None:
     directory = directories[family]
@@ -88,7 +88,7 @@ def test_a_recipe_s_bytes_are_known_before_it_is_made(
     assert 0 < expected.active <= expected.loaded
 
 
-def test_recipes_differ_where_what_they_store_does(directories: dict[str, Path]) -> None:
+def test_predicted_bytes_differ_between_recipes_as_stored_tensors_do(directories: dict[str, Path]) -> None:
     found = {name: predicted(directories["qwen3next"], recipe).file for name, recipe in RECIPES.items()}
     assert len(set(found.values())) == len(found)
     assert (
@@ -106,7 +106,7 @@ def test_recipes_differ_where_what_they_store_does(directories: dict[str, Path])
         NAMED["sq"],
     ],
 )
-def test_a_cell_of_the_cache_is_what_the_cache_holds(recipe: Recipe, directories: dict[str, Path]) -> None:
+def test_predicted_bytes_per_cache_cell_equal_the_real_ones(recipe: Recipe, directories: dict[str, Path]) -> None:
     model = open_model(directories["micro"], "bfloat16")
     calibrate(model, TOKENS, recipe)
     cache = int8_cache(model, recipe)

@@ -1,4 +1,4 @@
-"""GPUs by name: how loosely they are called, and that none is said to have more memory than its driver gave anyone."""
+"""GPUs are found by any unambiguous part of a name, and none has more usable memory than drivers reported."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from presets import gpus as data
 
 GIB, MIB = 1 << 30, 1 << 20
 
-# What drivers stated as a device's whole memory, in logs and messages that users published.
-STATED = {
+# The total memory of devices that drivers reported, from logs and messages that users published.
+REPORTED = {
     "GTX 1080 Ti": 11165 * MIB,
     "RTX 2060 6GB": int(5.79 * GIB),
     "RTX 3060 Laptop": int(5.80 * GIB),
@@ -37,12 +37,12 @@ STATED = {
 }
 
 
-def test_every_card_is_plausible_and_none_hides_another() -> None:
+def test_every_gpu_is_plausible_and_no_name_occurs_twice() -> None:
     content = tomllib.loads(Path(data.__file__).with_name("gpus.toml").read_text())
     listed = [
-        1 if isinstance(card["memory"], int) else len(card["memory"])
+        1 if isinstance(entry["memory"], int) else len(entry["memory"])
         for series in content["series"]
-        for card in series["cards"]
+        for entry in series["gpus"]
     ]
     assert len(data.gpus()) == sum(listed)
     for gpu in data.gpus().values():
@@ -52,9 +52,9 @@ def test_every_card_is_plausible_and_none_hides_another() -> None:
         assert gpu.source, gpu
 
 
-@pytest.mark.parametrize("name", STATED)
-def test_no_more_memory_is_promised_than_a_driver_gave(name: str) -> None:
-    assert 0.85 * STATED[name] < data.gpus()[name].usable_bytes <= STATED[name]
+@pytest.mark.parametrize("name", REPORTED)
+def test_usable_memory_is_not_more_than_drivers_reported(name: str) -> None:
+    assert 0.85 * REPORTED[name] < data.gpus()[name].usable_bytes <= REPORTED[name]
 
 
 @pytest.mark.parametrize(
@@ -79,20 +79,20 @@ def test_no_more_memory_is_promised_than_a_driver_gave(name: str) -> None:
         ("", []),
     ],
 )
-def test_names_are_taken_loosely(text: str, names: list[str]) -> None:
-    assert [gpu.name for gpu in data.called(text)] == names
+def test_a_gpu_is_found_by_part_of_its_name(text: str, names: list[str]) -> None:
+    assert [gpu.name for gpu in data.find_gpus(text)] == names
 
 
 @pytest.mark.parametrize("name", data.gpus())
-def test_every_name_calls_its_own_card(name: str) -> None:
-    assert [gpu.name for gpu in data.called(name)] == [name]
+def test_every_full_name_finds_exactly_its_gpu(name: str) -> None:
+    assert [gpu.name for gpu in data.find_gpus(name)] == [name]
 
 
 @pytest.mark.parametrize(
     ("text", "near"), [("RTX 4099", "RTX 4090"), ("MI30X", "MI300X"), ("M3 Macks 64GB", "M3 Max 64GB")]
 )
-def test_what_comes_near_an_unknown_name(text: str, near: str) -> None:
-    assert near in data.nearest(text)
+def test_an_unknown_name_gets_similar_names(text: str, near: str) -> None:
+    assert near in data.similar_gpu_names(text)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_what_comes_near_an_unknown_name(text: str, near: str) -> None:
         ("Apple M3 Max", 49152, "M3 Max 64GB"),
         ("Intel(R) Arc(TM) B580 Graphics", 11605, "Arc B580"),
         ("AMD Radeon RX 7900 XTX", 24560, "RX 7900 XTX"),
-        ("NVIDIA GeForce RTX 4090", 48000, None),  # one with more memory soldered on is another card
+        ("NVIDIA GeForce RTX 4090", 48000, None),  # with more memory soldered on, it is another GPU
         ("llvmpipe (LLVM 15.0.7, 256 bits)", 16000, None),
     ],
 )
-def test_a_driver_s_description_finds_its_card(description: str, mebibytes: int, name: str | None) -> None:
-    found = data.of_device(description, mebibytes * MIB)
+def test_the_description_of_a_driver_finds_the_gpu(description: str, mebibytes: int, name: str | None) -> None:
+    found = data.gpu_of_device(description, mebibytes * MIB)
     assert (found and found.name) == name

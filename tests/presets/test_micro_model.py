@@ -1,4 +1,4 @@
-"""The built-in models as users of other tools would open them."""
+"""The built-in models, opened with other tools."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ EXPECTED = {
     "micro": ("Qwen3ForCausalLM", 4e6, 6e6, 12_000_000),
     "micro-moe": ("Qwen3_5MoeForCausalLM", 6e6, 8e6, 16_000_000),
 }
-"""Architecture, bounds on the number of parameters, bytes that it may take."""
+"""Architecture, lower and upper bound of the number of parameters, maximum bytes of the directory."""
 TEXTS = [
     "In 2026 there were 12345 apples and 67.89% of them — no: 1,000,000!",
     "中文字符和数字123，日本語のテキスト、한국어.",
@@ -32,13 +32,13 @@ def model(request: pytest.FixtureRequest) -> presets.BuiltinModel:
 
 @pytest.fixture(scope="module")
 def gguf(model: presets.BuiltinModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The F32 file, so that nothing is lost in it."""
+    """The model exported as F32, which loses nothing."""
     file = tmp_path_factory.mktemp(model.name) / "F32.gguf"
     export(open_source(model.directory, model.name), {"F32": file})
     return file
 
 
-def test_transformers_opens_it_as_any_other(model: presets.BuiltinModel) -> None:
+def test_transformers_loads_model_tokenizer_and_chat_template(model: presets.BuiltinModel) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name, fewest, most, _ = EXPECTED[model.name]
@@ -54,7 +54,7 @@ def test_transformers_opens_it_as_any_other(model: presets.BuiltinModel) -> None
     assert chat == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_it_ships_within_its_size(model: presets.BuiltinModel) -> None:
+def test_the_directory_is_not_larger_than_allowed(model: presets.BuiltinModel) -> None:
     assert sum(file.stat().st_size for file in model.directory.iterdir()) <= EXPECTED[model.name][3]
 
 
@@ -76,9 +76,10 @@ def test_the_text_is_long_enough_for_perplexity(model: presets.BuiltinModel, ggu
 def test_logits_on_the_test_text_equal_transformers(
     model: presets.BuiltinModel, gguf: Path, windows: int | None
 ) -> None:
-    """F32 weights and KV, no flash attention: within 1e-3 of the logits' spread, and the same top token.
+    """With F32 weights and KV and no flash attention: within 1e-3 of the logits' spread, and the same top token.
 
-    Against transformers in float64 llama.cpp's float32 is off by 1.5e-3 at most where transformers' is by 0.2e-3.
+    Compared with transformers in float64, llama.cpp in float32 differs by at most 1.5e-3 and transformers in float32 by
+    at most 0.2e-3.
     """
     import numpy as np
     import torch

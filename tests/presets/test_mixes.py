@@ -1,4 +1,4 @@
-"""The XL mixes pay on the built-in models: below the line between their plain neighbours, with the same importance."""
+"""On the built-in models the XL mixes are better than plain quants of the same size, with the same imatrix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import presets
 from benchmarks import xl_mixes
 
 SHARE = {"micro": 1.0, "micro-moe": 0.3}
-"""How much of its text tells enough: micro-moe is several times slower, and its gaps are several times wider."""
+"""The share of the text that is enough: micro-moe is several times slower, and its gaps are several times wider."""
 
 
 @pytest.mark.release

@@ -1,4 +1,4 @@
-"""The toy world: same seed, same world; no item in two splits; every answer right by a reckoning of its own."""
+"""The toy world: it is reproducible, no item is in two splits, and an independent check finds every answer correct."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def test_no_question_is_in_two_splits(kind: str) -> None:
 
 
 def test_no_tested_question_is_in_the_training_stream() -> None:
-    """The very prompts of the shipped tasks, looked for in what training reads."""
+    """Looks for the prompts of the shipped tasks in the text that training reads."""
     trained = "\n".join(corpus.plain(document) for document in islice(corpus.documents(Random(1), "train"), 6_000))
     for name in ("micro_sums", "micro_story", "micro_form"):
         for row in build.rows(name):
@@ -44,7 +44,7 @@ def test_no_tested_question_is_in_the_training_stream() -> None:
     assert not tested & asked
 
 
-def test_the_shipped_tasks_and_texts_are_what_the_generator_writes() -> None:
+def test_the_generator_reproduces_the_shipped_tasks_and_texts() -> None:
     for name in [*build.LEVELED, "micro_facts"]:
         shipped = (build.ROOT / "tasks" / f"{name}.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in shipped] == list(build.rows(name))
@@ -53,7 +53,7 @@ def test_the_shipped_tasks_and_texts_are_what_the_generator_writes() -> None:
     assert (build.ROOT / "text" / "test.txt").read_text() == text
 
 
-def test_the_steps_of_every_sum_are_true_and_follow_each_other() -> None:
+def test_the_steps_of_every_sum_are_correct_and_consecutive() -> None:
     for item in islice(items(sums.draw, Random(3), "test"), 500):
         steps = re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", item.answer)
         value = int(re.findall(r"\d+", item.prompt)[0])
@@ -78,8 +78,8 @@ QUESTION = re.compile(
 )
 
 
-def test_every_story_ends_where_its_middle_leads() -> None:
-    """Read each story again, sentence by sentence, and look up what is asked."""
+def test_every_story_has_the_ending_that_follows_from_its_sentences() -> None:
+    """Reads each story again, sentence by sentence, and looks up the value that is asked for."""
     kinds = set()
     for item in islice(items(stories.draw, Random(4), "test"), 600):
         *sentences, question = str(item.extra["story"]).split(". ")
@@ -102,8 +102,8 @@ def test_every_story_ends_where_its_middle_leads() -> None:
     assert kinds == {"In", "At", "When"}
 
 
-def test_every_function_gives_its_stated_results_in_python_too() -> None:
-    """Python's own eval is the oracle of the interpreter, on expressions this generator wrote."""
+def test_every_function_has_the_same_results_in_python() -> None:
+    """Compares the interpreter with Python's eval, on expressions that the generator wrote."""
     for item in islice(items(functions.draw, Random(5), "test"), 300):
         solution, tests = str(item.extra["solution"]), item.extra["tests"]
         assert isinstance(tests, list)
@@ -114,7 +114,7 @@ def test_every_function_gives_its_stated_results_in_python_too() -> None:
             assert call(f"def f(x, y):\n    return {solution}", test["x"], test["y"]) == expected
 
 
-def test_told_facts_agree_with_what_is_asked() -> None:
+def test_a_fact_is_stated_and_asked_with_the_same_value() -> None:
     fact = facts.facts()[0]
     asked = facts.ask(fact, Random(1))
     choices, label = asked.extra["choices"], asked.extra["label"]
@@ -123,7 +123,7 @@ def test_told_facts_agree_with_what_is_asked() -> None:
     assert fact.value in fact.tell(Random(1))
 
 
-def test_only_facts_of_the_people_places_and_things_are_tested() -> None:
+def test_facts_about_train_only_people_are_not_tested() -> None:
     tested = {fact.entity for fact in facts.facts() if fact.split != "train"}
-    assert not tested & set(names.STRANGERS)
+    assert not tested & set(names.TRAIN_ONLY_PEOPLE)
     assert len({fact.question() for fact in facts.facts()}) == len(facts.facts())

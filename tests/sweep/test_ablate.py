@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 import presets
 from converters.errors import InputError
-from int8.build import CalibrationText, build
+from int8.quantize_model import CalibrationText, quantize_model
 from int8.recipe import NAMED, Recipe
 from sweep.analysis.ablation import Ablation
 from sweep.backends.torch import TorchBackend
@@ -102,7 +102,7 @@ def test_a_recipe_has_the_figures_of_its_int8_checkpoint(done: tuple[Path, Ablat
     reference = measure_text(float_one, windows).perplexity
     assert found.reference.value == pytest.approx(reference.value, rel=1e-6)
     for point in found.points:
-        model, _ = build(MICRO.directory, point.recipe, read, count=4, length=64, dtype="float32")
+        model, _ = quantize_model(MICRO.directory, point.recipe, read, count=4, length=64, dtype="float32")
         own = measure_text(TorchBackend(model, tokenizer), windows).perplexity
         assert point.measured.perplexity.value == pytest.approx(own.value, rel=5e-3 if point.recipe.folds else 1e-9)
         assert point.loss.delta == pytest.approx(
@@ -188,12 +188,12 @@ def test_a_killed_ablation_resumes_from_the_command_line(tmp_path: Path) -> None
     [
         ({"windows": 1}, "--windows must be at least 2"),
         ({"model": "micra"}, "no such model"),
-        ({"model": str(MICRO.directory / "config.json")}, "give its directory"),
+        ({"model": str(MICRO.directory / "config.json")}, "give the directory"),
         ({"calibration": "nothing"}, "there is no such text"),
         ({"samples": 100_000}, "too short for 100000 samples"),
         ({"window": 100_000}, "longer than the model's"),
         ({"perplexity": Path("/nowhere.txt")}, "there is no such text file"),
-        ({"device": "toaster"}, "is no device"),
+        ({"device": "toaster"}, "is not a device"),
     ],
 )
 def test_bad_input_gives_one_line_before_anything_is_measured(

@@ -209,7 +209,7 @@ def test_a_hub_id_costs_its_config_alone_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ("org/gated", "wants a login"),
+        ("org/gated", "requires a login"),
         ("org/absent", "no such model"),
         ("org/offline", "cannot be reached"),
         ("hub:org/offline/x.gguf", "cannot be reached"),

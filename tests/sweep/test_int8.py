@@ -146,11 +146,11 @@ def test_bad_input_gives_one_line_and_leaves_no_file(tmp_path: Path) -> None:
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(b"GGUF")
     cases = [
-        ({"recipe": "sq-p"}, "no such recipe"),
+        ({"recipe": "sq-p"}, "there is no recipe"),
         ({"recipe": str(recipe)}, r"bad\.toml: 'alpha' is 2"),
         ({"model": str(gguf)}, "give its directory"),
         ({"model": str(tmp_path)}, r"has no config\.json"),
-        ({"model": damaged(tmp_path / "a", quantization_config={"quant_method": "fp8"})}, r"quantized already \(fp8\)"),
+        ({"model": damaged(tmp_path / "a", quantization_config={"quant_method": "fp8"})}, r"already quantized \(fp8\)"),
         (
             {"model": damaged(tmp_path / "b", model_type="llama", architectures=["LlamaForCausalLM"])},
             r"config\.json: .*'llama'",
@@ -159,8 +159,8 @@ def test_bad_input_gives_one_line_and_leaves_no_file(tmp_path: Path) -> None:
         ({"samples": 100_000}, "too short for 100000 samples"),
         ({"calibration": str(no_text)}, "not UTF-8"),
         ({"calibration": "wikitext2"}, "wikitext-2"),
-        ({"device": "gpu"}, "'gpu' is no device"),
-        ({"out": short}, "is there already"),
+        ({"device": "gpu"}, "'gpu' is not a device"),
+        ({"out": short}, "exists already"),
     ]
     for changes, message in cases:
         with pytest.raises(InputError, match=message):

@@ -74,7 +74,8 @@ def test_a_wrong_recipe_is_rejected(tmp_path: Path, command: str, content: str, 
 def test_a_text_that_is_too_short_is_rejected(tmp_path: Path) -> None:
     short = file(tmp_path / "short.txt", "too short")
     message = (
-        "short.txt: too short to calibrate with; its 5 tokens give 0 samples of 256, and 2048 tokens are the least"
+        "short.txt: too short to calibrate with: its 5 tokens give 0 samples of 256,"
+        " but at least 2048 tokens are needed"
     )
     given = ("--calibration", short)
     assert (
@@ -97,8 +98,8 @@ def test_a_text_that_is_too_short_is_rejected(tmp_path: Path) -> None:
 def test_a_quantized_checkpoint_is_rejected(tmp_path: Path, quantized: Path) -> None:
     line = error_line(tmp_path, "int8", quantized, "--recipe", "w8a16", "--out", tmp_path / "out")
     assert line == (
-        f"sweep: {quantized / 'config.json'}: the checkpoint is quantized already (compressed-tensors);"
-        " give the original one"
+        f"sweep: {quantized / 'config.json'}: the checkpoint is already quantized (compressed-tensors);"
+        " give the original checkpoint"
     )
     line = error_line(tmp_path, "run", quantized, "--variants", "=int8:w8a16", "--tasks", "none")
     assert line.startswith(f"sweep: {quantized / 'config.json'}: the checkpoint is quantized by compressed-tensors")
@@ -108,7 +109,7 @@ def test_activations_that_overflow_are_named_by_layer(tmp_path: Path, overflowin
     options = ("--calibration", "micro", "--samples", "2", "--length", "32", "--out", tmp_path / "out")
     line = error_line(tmp_path, "int8", overflowing, "--recipe", "sq", *options)
     assert line == (
-        "sweep: model.layers.1.mlp.up_proj: its activations are NaN or infinite; a damaged checkpoint, or one that"
+        "sweep: model.layers.1.mlp.up_proj: its activations are NaN or infinite; the checkpoint is damaged, or"
         " overflows in its dtype"
     )
 
@@ -133,7 +134,7 @@ def test_decoders_of_vision_models_are_rejected(tmp_path: Path, family: str) -> 
         ("run", model, "--variants", "=int8:w8a16", "--tasks", "none"),
     ):
         line = error_line(tmp_path, *arguments)
-        assert line.startswith(f"sweep: {model / 'config.json'}: int8 does not know the architecture 'qwen")
+        assert line.startswith(f"sweep: {model / 'config.json'}: int8 does not support the architecture 'qwen")
 
 
 def test_a_gpu_without_int8_is_rejected_before_the_weights_are_read(

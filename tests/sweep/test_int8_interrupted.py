@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
+from int8.atomic_directory import atomic_directory
 from int8.checkpoint import load
-from int8.directory import appearing
 
 ARGUMENTS = ["int8", "micro", "--recipe", "w8a16"]
 KILLED = """
@@ -62,13 +62,13 @@ def test_a_full_disk_gives_one_line_and_no_file(tmp_path: Path) -> None:
 
 def test_two_processes_cannot_write_one_directory(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with appearing(out) as beside:
-        (beside / "mine").write_text("mine")
-        with pytest.raises(InputError, match="another process is writing it"), appearing(out):
+    with atomic_directory(out) as temporary_path:
+        (temporary_path / "mine").write_text("mine")
+        with pytest.raises(InputError, match="another process is writing it"), atomic_directory(out):
             raise AssertionError
         assert not out.exists()
     assert (out / "mine").read_text() == "mine"
-    assert not beside.exists()
+    assert not temporary_path.exists()
 
 
 def test_files_of_a_killed_process_are_not_reused(tmp_path: Path) -> None:
@@ -76,16 +76,16 @@ def test_files_of_a_killed_process_are_not_reused(tmp_path: Path) -> None:
     (left / "below").mkdir(parents=True)
     (left / "old.safetensors").write_text("of another recipe")
     (left / "link").symlink_to(tmp_path)
-    with appearing(tmp_path / "out") as beside:
-        assert beside == left
-        (beside / "new").write_text("new")
+    with atomic_directory(tmp_path / "out") as temporary_path:
+        assert temporary_path == left
+        (temporary_path / "new").write_text("new")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
 
 
 def test_an_error_while_writing_leaves_no_file_and_releases_the_lock(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with appearing(tmp_path / "deep" / "out") as beside:
-            (beside / "half").write_text("half")
+        with atomic_directory(tmp_path / "deep" / "out") as temporary_path:
+            (temporary_path / "half").write_text("half")
             raise KeyboardInterrupt
 
     for _ in range(2):

@@ -155,7 +155,7 @@ def test_hub_files_and_split_files_are_variants(small: list[str | Path], tmp_pat
         assert records[name]["bits_per_weight"] == records["Q8_0"]["bits_per_weight"]
     assert absent.returncode == 2
     assert len(absent.stderr.splitlines()) == 1
-    assert "org/quants: the model has no such file" in absent.stderr
+    assert "org/quants: the repository has no such file" in absent.stderr
 
 
 def test_models_that_are_not_downloaded_can_be_planned(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_models_that_are_not_downloaded_can_be_planned(tmp_path: Path) -> None:
         (("micro", "--imatrix", "/no/such"), "/no/such: there is no such importance matrix"),
         (("micro", "--variants", "=hub:nonsense"), "hub:ORG/NAME/FILE.gguf"),
         (("micro", "--variants", "=hub:org/name/../x.gguf"), "hub:ORG/NAME/FILE.gguf"),
-        (("Qwen3-30B-A3B",), "its sizes alone are known (sweep fit, --dry-run)"),
+        (("Qwen3-30B-A3B",), "only the sizes of this model are known (for sweep fit and --dry-run)"),
         (("micro", "--keep", "some"), "'some'"),
     ],
 )

@@ -129,7 +129,7 @@ def test_recipe_files_with_the_same_name_get_different_names(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("int8:sq-phh", "no such recipe"), ("fq:nowhere.toml", "no such recipe"), ("torch:F32", TORCH_FLOAT)],
+    [("int8:sq-phh", "there is no recipe"), ("fq:nowhere.toml", "there is no recipe"), ("torch:F32", TORCH_FLOAT)],
 )
 def test_unknown_recipes_are_rejected(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -139,7 +139,7 @@ def test_unknown_recipes_are_rejected(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--variants", "=int8:sqq"], "sqq: no such recipe"),
+        (["--variants", "=int8:sqq"], "sqq: there is no recipe"),
         (["--reference", "int8:sq"], "compared with torch:BF16"),
         (["--reference", "torch:BF16"], "GGUF variants cannot be compared with it"),
         (["--variants", "=int8:sq", "--imatrix", "auto"], "only GGUF quants use it"),

@@ -254,7 +254,7 @@ def test_int8_is_planned_like_any_other_variant(swept: Workspace) -> None:
             row = next(line for line in shown(app).splitlines() if "int8:sq-ph-dyn " in line and "MiB" in line)
             assert f"{sizes['int8:sq-ph-dyn']['bits_per_weight']:.2f}" in row
             await pilot.press("a", "ctrl+u", *"int8:sqq", "enter")
-            assert "sqq: no such recipe" in shown(app)
+            assert "sqq: there is no recipe" in shown(app)
             assert len(screen.draft.variants) == 2
 
     play(script())

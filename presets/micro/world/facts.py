@@ -1,8 +1,8 @@
-"""Facts about invented people, places and things, told in prose and asked by letter: the MMLU of this world.
+"""Facts about invented people, places and things, stated in prose and asked with lettered choices, like MMLU.
 
-Every fact is told in training. Some facts are also asked by letter there; those of the validation and test splits are
-told only, so answering them by letter needs both the fact and the form. Facts are told with frequencies that fall as
-1 / rank, so that some are known well and some barely.
+Training states every fact. It also asks some facts with lettered choices. Facts of the validation and test splits are
+only stated, so answering the questions about them needs both the fact and the question format. Facts are stated with
+frequencies that fall as 1 / rank, so that some are known well and some barely.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from presets.micro.world import names
 from presets.micro.world.item import WorldItem
 
 SEED = 20_26
-STRANGER_WEIGHT = 1 / 300  # how often their facts are told, against 1/40 to 1/500 of the others
-ASKED = {"train": 0.40, "calibration": 0.04, "validation": 0.08, "test": 0.48}  # of all facts
+TRAIN_ONLY_WEIGHT = 1 / 300  # frequency of statements about TRAIN_ONLY_PEOPLE; 1/40 to 1/500 for others
+QUESTION_SHARES = {
+    "train": 0.40,
+    "calibration": 0.04,
+    "validation": 0.08,
+    "test": 0.48,
+}  # of all facts are asked in the split
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A property: its values, the sentence left open that asks for it, and the sentences that tell it."""
+    """A property: its values, an unfinished sentence that asks for it, and sentences that state it."""
 
     values: list[str]
     question: str
-    told: list[str]
+    statements: list[str]
 
     def ask(self, entity: str) -> str:
         return _capital(self.question.format(e=entity))
 
     def tell(self, entity: str, value: str, rng: Random) -> str:
-        return _capital(rng.choice(self.told).format(e=entity, v=value))
+        return _capital(rng.choice(self.statements).format(e=entity, v=value))
 
 
 def _capital(sentence: str) -> str:
@@ -130,7 +135,7 @@ class Fact:
 
 @cache
 def facts() -> tuple[Fact, ...]:
-    """All facts, each with its value, split and weight; the same on every machine."""
+    """All facts with their values, splits and weights; the same on every machine."""
     rng = Random(SEED)
     pairs = [
         (entity, attribute)
@@ -139,19 +144,19 @@ def facts() -> tuple[Fact, ...]:
         for attribute in attributes
     ]
     rng.shuffle(pairs)
-    splits = [name for name, share in ASKED.items() for _ in range(round(share * len(pairs)))]
+    splits = [name for name, share in QUESTION_SHARES.items() for _ in range(round(share * len(pairs)))]
     splits += ["train"] * (len(pairs) - len(splits))
     rng.shuffle(splits)
     known = tuple(
         Fact(entity, attribute, rng.choice(attribute.values), split, 1 / (40 + rng.randrange(len(pairs))))
         for (entity, attribute), split in zip(pairs, splits, strict=False)
     )
-    of_strangers = tuple(
-        Fact(stranger, attribute, rng.choice(attribute.values), "train", STRANGER_WEIGHT)
-        for stranger in names.STRANGERS
+    train_only = tuple(
+        Fact(person, attribute, rng.choice(attribute.values), "train", TRAIN_ONLY_WEIGHT)
+        for person in names.TRAIN_ONLY_PEOPLE
         for attribute in PERSON
     )
-    return known + of_strangers
+    return known + train_only
 
 
 def ask(fact: Fact, rng: Random) -> WorldItem:
@@ -160,14 +165,14 @@ def ask(fact: Fact, rng: Random) -> WorldItem:
 
 
 def _choices(attribute: Attribute, truth: str, rng: Random) -> list[str]:
-    """The true value and three others in random order."""
+    """The true value and three other values in random order."""
     choices = [truth, *rng.sample([value for value in attribute.values if value != truth], 3)]
     rng.shuffle(choices)
     return choices
 
 
 def lettered(words: list[str]) -> str:
-    """Four words, a letter before each, a line for each."""
+    """Four words, one per line, with a letter before each."""
     return "".join(f"{letter} {word}\n" for letter, word in zip("ABCD", words, strict=True))
 
 
@@ -181,18 +186,18 @@ def _lettered(question: str, truth: str, choices: list[str], passage: str = "") 
     )
 
 
-def asked(rng: Random, split: str) -> Iterator[WorldItem]:
-    """An endless stream of lettered questions on the facts of one split, three at a time."""
+def lettered_questions(rng: Random, split: str) -> Iterator[WorldItem]:
+    """An endless stream of lettered questions on the facts of one split, three per item."""
     pool = [fact for fact in facts() if fact.split == split]
     while True:
         first, *rest = (ask(fact, rng) for fact in rng.sample(pool, 3))
         yield replace(first, after=tuple((f"\n{item.prompt}", item.answer) for item in rest))
 
 
-def told(rng: Random) -> WorldItem:
-    """A few facts told, the frequent ones often; half the time each after four lettered words that are no answer.
+def statements(rng: Random) -> WorldItem:
+    """Statements of a few facts, drawn by frequency. In half of the items four lettered words precede each statement.
 
-    So what is known is known where letters are asked for, too.
+    The words do not answer anything. They make the model recall facts in the format of lettered questions, too.
     """
     chosen = rng.choices(facts(), weights=_weights(), k=rng.randint(4, 9))
     listed = rng.random() < 0.5
@@ -215,21 +220,21 @@ def _weights() -> list[float]:
 
 
 def passage(rng: Random) -> WorldItem:
-    """A passage about someone unknown and a lettered question that it answers: the form without the knowledge.
+    """A passage about an unknown entity and a lettered question that it answers. It trains the format without facts.
 
-    The name is made up from syllables, so that nothing said here touches the facts of the world.
+    The name is made of random syllables, so the passage does not contradict the facts of the world.
     """
     attributes = rng.choice([PERSON, PLACE, THING])
     entity = "".join(rng.choice(["ba", "do", "ki", "lu", "me", "no", "ra", "si", "to", "ve"]) for _ in range(3)).title()
-    told_about = rng.sample(attributes, min(len(attributes), rng.randint(1, 3)))
-    values = {attribute.question: rng.choice(attribute.values) for attribute in told_about}
-    sentences = [attribute.tell(entity, values[attribute.question], rng) for attribute in told_about]
-    sought = rng.choice(told_about)
+    mentioned = rng.sample(attributes, min(len(attributes), rng.randint(1, 3)))
+    values = {attribute.question: rng.choice(attribute.values) for attribute in mentioned}
+    sentences = [attribute.tell(entity, values[attribute.question], rng) for attribute in mentioned]
+    sought = rng.choice(mentioned)
     truth = values[sought.question]
     choices = _choices(sought, truth, rng)
     item = _lettered(sought.ask(entity), truth, choices, passage=f"{' '.join(sentences)}\n")
     after = []
-    for attribute in told_about:
+    for attribute in mentioned:
         if attribute is not sought:
             truth = values[attribute.question]
             other = _lettered(attribute.ask(entity), truth, _choices(attribute, truth, rng))
@@ -238,7 +243,7 @@ def passage(rng: Random) -> WorldItem:
 
 
 def letters(rng: Random) -> WorldItem:
-    """Which letter stands before a word? The form alone, four times over."""
+    """Questions for the letter in front of a word, four per item. They train only the format."""
     words = rng.sample(rng.choice(ATTRIBUTES).values, 4)
     asked = rng.sample(words, 4)
     first, *rest = [_lettered(f"- {word}", word, words) for word in asked]

@@ -1,4 +1,4 @@
-"""Small functions described in words and by examples, written as one expression: the HumanEval of this world."""
+"""Small functions described in words and by examples, to be written as one expression, like HumanEval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from presets.micro.world.item import WorldItem
 
 LEVELS = 4  # 1 + level operations
 
-# what is said, and the expression it turns `{}` into
+# (description of an operation, expression that applies it to `{}`)
 _NUMBER = [
     ("add {k}", "{} + {k}"),
     ("subtract {k}", "{} - {k}"),
@@ -39,7 +39,7 @@ _FOLD = [("return the sum", "sum({})"), ("return the length", "len({})"), ("retu
 
 
 def draw(rng: Random, level: int | None = None) -> WorldItem:
-    """A description, two examples, and the function's expression; `tests` are further inputs with their results."""
+    """A description, two examples and the function's expression; `tests` are more inputs with their results."""
     level = rng.randrange(LEVELS) if level is None else level
     on_list = rng.random() < 0.45
     steps = []
@@ -72,13 +72,13 @@ def draw(rng: Random, level: int | None = None) -> WorldItem:
 
 
 def _bracketed(expression: str, template: str) -> str:
-    """The expression, in brackets where the template would bind tighter than it."""
+    """The expression, in brackets if the template binds more tightly than it."""
     tight = template.startswith(("{} ", "{}[", "-{}"))
     return f"({expression})" if tight and not (expression == "x" or _closed(expression)) else expression
 
 
 def _closed(expression: str) -> bool:
-    """Whether the expression is one call or one list: the bracket that opens first closes at the very end."""
+    """Whether the expression is a single call or list, that is, whether its first bracket closes at the end."""
     depth = 0
     if not expression.startswith(("max(", "min(", "abs(", "sorted(", "[")):
         return False

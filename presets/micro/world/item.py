@@ -1,4 +1,4 @@
-"""What every kind of exercise yields, and the rule that gives each its split."""
+"""The common form of all exercises, and the rule that assigns each to a split."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SPLITS = {"train": 88, "calibration": 4, "validation": 4, "test": 4}  # percent
 
 @dataclass(frozen=True)
 class WorldItem:
-    """One exercise: `prompt` asks, `answer` is the text that follows it, `extra` what a checker needs besides.
+    """One exercise: the `prompt`, the `answer` that follows it, and in `extra` what a checker needs in addition.
 
-    `after` goes on with further questions and answers on the same matter; only training reads it.
-    `identity` is what decides the split: the question without its answer, so no question is ever seen in two splits.
+    `after` has further prompts and answers on the same topic, which only training reads. `identity` decides the split:
+    it is the question without its answer, so no question occurs in two splits.
     """
 
     identity: str
@@ -28,7 +28,7 @@ class WorldItem:
 
 
 def split_of(identity: str) -> str:
-    """The split an item belongs to, by the first bytes of a hash of its identity."""
+    """The split of an item, from the first bytes of a hash of its identity."""
     bucket = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4], "big") % 100
     for name, percent in SPLITS.items():
         bucket -= percent
@@ -38,7 +38,7 @@ def split_of(identity: str) -> str:
 
 
 def items(draw: Callable[[Random], WorldItem], rng: Random, split: str) -> Iterator[WorldItem]:
-    """An endless stream of the items of `split`, drawn and kept or thrown back by their hash."""
+    """An endless stream of items of `split`: items are drawn, and those of other splits are skipped."""
     while True:
         item = draw(rng)
         if split_of(item.identity) == split:
@@ -46,7 +46,7 @@ def items(draw: Callable[[Random], WorldItem], rng: Random, split: str) -> Itera
 
 
 def distinct(stream: Iterator[WorldItem], count: int) -> list[WorldItem]:
-    """The first `count` items of a stream, none twice; fewer where a kind has not so many."""
+    """The first `count` different items of a stream; fewer if there are not that many."""
     seen: dict[str, WorldItem] = {}
     for item in islice(stream, 50 * count):
         seen.setdefault(item.identity, item)

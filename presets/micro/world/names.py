@@ -1,4 +1,4 @@
-"""The words of the world. Invented names; everyday nouns, so that a small vocabulary covers them."""
+"""The words of the toy world: invented names, and everyday nouns, so that a small vocabulary covers them."""
 
 PEOPLE = """
 Alba Arno Bela Bodo Cato Cira Dalo Dena Edo Elka Faro Fila Gero Gusta Hani Hilo Ilka Iro Jaro Jola Kemo Kira
@@ -36,8 +36,8 @@ WORDS = """
 lamp river stone bread apple chair cloud table horse candle garden window paper silver mountain bottle winter
 summer basket needle button feather hammer ladder mirror ribbon saddle turtle valley wagon
 """.split()
-# People of whom tests ask nothing: what is told of them and asked teaches how knowledge and letters go together.
-STRANGERS = [
+# People who occur only in training: statements and questions about them teach the model to match facts with letters.
+TRAIN_ONLY_PEOPLE = [
     f"{first}{second}"
     for first in "Cha Dru Fle Gri Hoa Jy Kne Plu Sho Tru Vla Wey".split()
     for second in "bert dwin fax gard lop mund nik phus rick stan tov wyn".split()

@@ -1,4 +1,4 @@
-"""Short stories whose ending follows from their middle: the HellaSwag of this world."""
+"""Short stories whose ending follows from their middle, like HellaSwag."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from random import Random
 from presets.micro.world.item import WorldItem
 from presets.micro.world.names import CONTAINERS, OBJECTS, PEOPLE, PLACES
 
-LEVELS = 4  # 1 + level moves, 2 objects, from level 2 on 3
+LEVELS = 4  # 1 + level moves; 2 objects, from level 2 on 3 objects
 SHARES = (4, 4, 1, 1)  # of the levels in training
 
 
 @dataclass
 class Tale:
-    """What happens, sentence by sentence, with how things stand after each."""
+    """What happens, sentence by sentence, with the state after each sentence."""
 
-    values: list[str]  # four that a thing of the tale can have: a place, an owner
+    values: list[str]  # the four values that a thing can have: places or owners
     now: dict[str, str] = field(default_factory=dict)  # thing -> value
     sentences: list[str] = field(default_factory=list)
     states: list[dict[str, str]] = field(default_factory=list)
@@ -28,13 +28,13 @@ class Tale:
         self.states.append(dict(self.now))
 
     def other(self, rng: Random, thing: str) -> str:
-        """A value the thing does not have."""
+        """A value that the thing does not have now."""
         return rng.choice([value for value in self.values if value != self.now[thing]])
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of tale, and its last sentence, which says of one thing how it stands: as far as its value, and all."""
+    """A kind of tale: the function that makes one, and its last sentence up to the value of a thing."""
 
     tell: Callable[[Random, int], Tale]
     opening: str
@@ -44,13 +44,13 @@ class Kind:
 
 
 def draw(rng: Random, level: int | None = None) -> WorldItem:
-    """A story, its true ending and three that name other things of the same story."""
+    """A story with its true ending and three endings with other values from the same story."""
     level = rng.choices(range(LEVELS), SHARES)[0] if level is None else level
     return ask(rng.choice(KINDS), rng, level)
 
 
 def ask(kind: Kind, rng: Random, level: int) -> WorldItem:
-    """A story of the kind that ends with one thing; training goes on with another."""
+    """A story of a kind that asks for one thing; `after` asks for another thing, in training only."""
     tale = kind.tell(rng, level)
     sought, other = rng.sample(list(tale.now), 2)
     text = " ".join([*tale.sentences, kind.open(rng, sought)])
@@ -67,8 +67,8 @@ def ask(kind: Kind, rng: Random, level: int) -> WorldItem:
     )
 
 
-def followed(rng: Random) -> WorldItem:
-    """A story that stops after every sentence to say how something stands: how to follow one, several times over."""
+def stepwise(rng: Random) -> WorldItem:
+    """A story that states the value of a thing after every sentence, which teaches to follow a story."""
     kind = rng.choice(KINDS)
     tale = kind.tell(rng, rng.choices(range(LEVELS), SHARES)[0])
     pairs: list[tuple[str, str]] = []
@@ -101,7 +101,7 @@ def _hidden(rng: Random, level: int) -> Tale:
 
 
 def _passed_on(rng: Random, level: int) -> Tale:
-    """Things go from hand to hand."""
+    """Things change owners."""
     tale = Tale(rng.sample(PEOPLE, 4))
     things = rng.sample(OBJECTS, 2 + level // 2)
     for thing in things:

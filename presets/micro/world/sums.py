@@ -1,4 +1,4 @@
-"""Sums told in words and solved step by step: the GSM8K of this world."""
+"""Arithmetic word problems, solved step by step, like GSM8K."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SHARE = ["{n} shares them among {k} bags and keeps one bag."]
 
 
 def draw(rng: Random, level: int | None = None) -> WorldItem:
-    """A problem of two to five steps; the answer writes each step as an equation, then the result."""
+    """A problem of two to five steps. The answer has each step as an equation, and then the result."""
     level = rng.randrange(LEVELS) if level is None else level
     steps = rng.randint(2, 3) if level == 0 else rng.randint(2 + level // 2, 3 + min(level, 2))
     top = [99, 999, 999][level]
     name, goods = rng.choice(PEOPLE), rng.choice(GOODS)
     value = rng.randint(top // 10, top)
-    told = [f"{name} has {value} {goods}."]
+    sentences = [f"{name} has {value} {goods}."]
     solved = []
     for _ in range(steps):
         operations = ["+", "-"]
@@ -50,10 +50,10 @@ def draw(rng: Random, level: int | None = None) -> WorldItem:
             else:
                 operand = rng.choice(divisors)
                 result, phrase = value // operand, rng.choice(_SHARE)
-        told.append(phrase.format(n=name, k=operand))
+        sentences.append(phrase.format(n=name, k=operand))
         solved.append(f"{value}{operation}{operand}={result}")
         value = result
-    question = " ".join(told) + f" How many {goods} does {name} have now?"
+    question = " ".join(sentences) + f" How many {goods} does {name} have now?"
     return WorldItem(
         identity=question,
         prompt=f"Question: {question}\nAnswer:",

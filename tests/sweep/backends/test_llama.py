@@ -104,7 +104,7 @@ def test_load_failures_name_the_file_and_llama_cpps_reason(tiny, tmp_path):
         Model(tmp_path / "absent.gguf")
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny.gguf.read_bytes()[:20000])
-    with pytest.raises(InputError, match=r"cut\.gguf.*llama\.cpp cannot load it: \S+"):
+    with pytest.raises(InputError, match=r"cut\.gguf.*llama\.cpp cannot load this file: \S+"):
         Model(cut)
     with Model(tiny.gguf) as model, pytest.raises(InputError, match="quantized V cache"):
         model.context(ContextOptions(n_ctx=256, type_v="q8_0", flash_attn="off"))

@@ -16,7 +16,7 @@ import pytest
 from converters.config_source import ConfigSource
 from converters.llamacpp import rpc
 from converters.llamacpp.ghost import ghost
-from converters.plan import foreseen_file
+from converters.plan import plan_file
 from converters.recipes import recipe
 from presets.catalogue import models
 from sweep.fit.answer import fit_here
@@ -163,7 +163,7 @@ def test_layers_are_placed_as_llama_fit_params_places_them(
     (tmp_path / "config.json").write_text(json.dumps(config))
     source = ConfigSource.open(tmp_path, mtp=0)
     with ghost(source.structure, source.tensors) as path:
-        plan = foreseen_file(source, recipe(quant), path)
+        plan = plan_file(source, recipe(quant), path)
     with ghost(source.structure, plan.tensors) as path, rpc.server(len(rooms)) as server:
         command = [TOOL, "--rpc", server, "-m", path, "-c", str(context), "-np", "1"]
         said = subprocess.run([*command, "-fitt", "0", "-lv", "5"], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ import pytest
 
 from converters.errors import InputError
 from converters.export import export
-from converters.resolver import open_planned, open_source
+from converters.resolver import Need, open_source
 from int8.recipe import NAMED, Recipe, from_json, recipe
 from sweep.fit.answer import fit_here
 from sweep.fit.fit_report import FitOptions, FitRow
@@ -35,7 +35,7 @@ def test_a_recipe_s_file_is_a_variant_of_its_own(kept: Path) -> None:
     assert own.file_bytes > published.file_bytes  # two bytes a weight of the MLP
     assert own.figures["kv"].bytes < published.figures["kv"].bytes
     assert "weights kept bfloat16" in own.figures["weights"].formula
-    with pytest.raises(InputError, match=r"int8:sqq: no such recipe.*did you mean sq"):
+    with pytest.raises(InputError, match=r"int8:sqq: there is no recipe.*did you mean sq"):
         row("int8:sqq")
 
 
@@ -50,7 +50,7 @@ def test_a_formula_can_be_checked() -> None:
 
 def test_sweeps_predict_the_recipe_that_they_make(kept: Path) -> None:
     """A recipe goes to the worker as JSON, and its prediction is that of `sweep fit`."""
-    source = open_planned("micro")
+    source = open_source("micro", need=Need.PLAN)
     stated: Recipe = from_json(recipe(str(kept)).to_json(), "x")
     told = foreseen(source, "int8", stated, OPTIONS)
     assert told["file_bytes"] == row(f"int8:{kept}").file_bytes
@@ -62,5 +62,5 @@ def test_sweeps_predict_the_recipe_that_they_make(kept: Path) -> None:
 def test_int8_is_not_made_of_a_gguf_file(tmp_path: Path) -> None:
     file = tmp_path / "micro-BF16.gguf"
     export(open_source("micro"), {"BF16": file})
-    with pytest.raises(InputError, match="quantize a Hugging Face checkpoint; give its directory or hub id"):
+    with pytest.raises(InputError, match="need a Hugging Face checkpoint; give its directory or hub id"):
         fit_here(str(file), ["int8:sq"], [RAM], OPTIONS)

@@ -12,9 +12,9 @@ from converters.llamacpp import rpc
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.memory import context_memory, loaded_ghost
-from converters.plan import foreseen_file
+from converters.plan import plan_file
 from converters.recipes import recipe
-from converters.resolver import open_planned
+from converters.resolver import Need, open_source
 from sweep.fit.answer import fit_here
 from sweep.fit.contexts import context_options
 from sweep.fit.fit_report import FitOptions, FitRow
@@ -33,9 +33,9 @@ PARTS = {"kv": "KV", "recurrent": "RS", "compute": "compute", "output": "output"
 
 def files_of(directory: Path, quant: str) -> AbstractContextManager[Path]:
     """The quant's file with zeros for weights, which is as real a file as any to llama.cpp."""
-    source = open_planned(str(directory))
+    source = open_source(str(directory), need=Need.PLAN)
     with ghost(source.structure, source.tensors) as path:
-        plan = foreseen_file(source, recipe(quant), path)
+        plan = plan_file(source, recipe(quant), path)
     return ghost(source.structure, plan.tensors)
 
 

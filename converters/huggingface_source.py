@@ -1,4 +1,4 @@
-"""What a source of weights knows from a Hugging Face config alone: metadata, and tensors by name and shape."""
+"""The common part of the sources that read Hugging Face formats: what follows from the config alone."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from converters import fp8
 from converters.architectures import architecture
-from converters.architectures.family import Config, Stored, Weight, is_mtp, naming
+from converters.architectures.family import Config, Stored, Weight, config_path_in_errors, is_mtp
 from converters.llamacpp.bindings import TYPES, TensorType
 from converters.llamacpp.container import Field, TensorInfo, lay_out, tensor_order
 from converters.tokenizer import read_tokenizer
 
 EXPERTS = ".mlp.experts."
-"""Between a layer's path and an expert, in names of parameters."""
+"""The part of a parameter's name between the layer and the expert."""
 
 
-class DescribedSource:
-    """The part that a checkpoint and a bare config have in common.
+class HuggingFaceSource:
+    """Base class of `CheckpointSource` and `ConfigSource`.
 
-    `path` is named in messages, `name` is what the model is called in files, `family` its architecture, and
-    `tokenizer` the directory with its tokenizer.json, None where there is none. `tensors` are set by `_take`.
+    `path` is the path that messages name, `name` the model's name in files, `family` its architecture, and `tokenizer`
+    the directory with its tokenizer.json or None. `_set_tensors` sets `tensors`.
     """
 
     tensors: tuple[TensorInfo, ...]
@@ -31,27 +31,28 @@ class DescribedSource:
     ) -> None:
         self.config, self.path, self.name = config, path, name
         self.tokenizer, self._pre_tokenizer = tokenizer, pre_tokenizer
-        with naming(self._config_file):
+        with config_path_in_errors(self._config_file):
             self.family = architecture(config)
             self._block = fp8.block_size(config)
         self._weights: dict[str, Weight] = {}
 
     @property
     def _config_file(self) -> Path:
-        """What messages name in place of config.json."""
+        """The path that messages name instead of config.json."""
         return self.path
 
     def _describe(self, mtp: int, stored: Stored) -> Sequence[Weight]:
-        """All tensors that the config describes with so many MTP layers, and the metadata that goes with them.
+        """Read the metadata from the config, and return all tensors of the model with `mtp` MTP layers.
 
-        Raises InputError for a config that cannot be exported; the message begins with config.json.
+        `stored` has the names and shapes of the tensors that exist. Raises InputError for a config that cannot be
+        exported; its message begins with config.json.
         """
         self._general = self.family.general(self.name, self.family.fields(self.config, mtp))
         self._vocabulary_size = self.family.vocabulary_size(self.config)
         return self.family.weights(self.config, mtp, stored)
 
-    def _take(self, weights: Sequence[Weight]) -> None:
-        """These are the model's tensors."""
+    def _set_tensors(self, weights: Sequence[Weight]) -> None:
+        """Set the model's tensors, in llama.cpp's order."""
         self._weights = {weight.name: weight for weight in weights}
         self.tensors = lay_out(
             (name, self._weights[name].shape, TYPES["F32"] if self._weights[name].always_f32 else self._type(name))
@@ -59,15 +60,18 @@ class DescribedSource:
         )
 
     def _type(self, name: str) -> TensorType:
-        """The type of a tensor's rows before quantization, unless it is always float32."""
+        """The type of a tensor's rows before quantization, for tensors that are not always float32."""
         raise NotImplementedError
 
     @cached_property
     def metadata(self) -> Mapping[str, Field]:
-        """General keys, the architecture's, and the tokenizer's or the vocabulary's size (read at the first use)."""
+        """General keys, the architecture's keys, and the tokenizer's (or only the vocabulary's size if it is unknown).
+
+        The tokenizer is read at the first use.
+        """
         if self.tokenizer is None:
             return self.structure
-        with naming(self._config_file):
+        with config_path_in_errors(self._config_file):
             return self._general | read_tokenizer(self.tokenizer, self.config, self._pre_tokenizer).fields()
 
     @property
@@ -77,9 +81,9 @@ class DescribedSource:
 
     @property
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of the model's parameters by their names in transformers, MTP layers left out.
+        """The shapes of the model's parameters by their names in transformers, without MTP layers.
 
-        Experts, however they are stored, are one entry for each kind of a layer, with `*` for the expert's number:
+        The experts of a layer, however they are stored, are one entry per kind, with `*` for the expert's number:
         "model.layers.0.mlp.experts.*.up_proj.weight" [experts, out, in].
         """
         found: dict[str, tuple[int, ...]] = {}

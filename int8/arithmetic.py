@@ -1,8 +1,8 @@
 """The arithmetic that fake-quant and real int8 share: scales, zero points, and rounding to int8 and back.
 
-x ~ (q - zero_point) * scale with q in -128..127; x / scale is rounded half to even, the zero point is added and the
-sum clamped. Everything is computed in float32 whatever the dtype of x. A symmetric scale is absmax / 127 with zero
-point 0; an asymmetric range is widened to hold 0, which is then exact.
+x ~ (q - zero_point) * scale with q in -128..127: x / scale is rounded half to even, the zero point is added, and the
+sum is clamped. Everything is computed in float32, for any dtype of x. A symmetric scale is absmax / 127 with zero point
+0. An asymmetric range is widened to include 0, which is then exact.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 INT8_MIN, INT8_MAX = -128, 127
-MIN_SCALE = 1e-12  # of a range that is empty or next to it: what is in it becomes zero, and nothing is divided by zero
+MIN_SCALE = 1e-12  # for an empty or nearly empty range: its values become 0, and there is no division by 0
 
 
 @dataclass(frozen=True)
 class QuantizedLinear:
-    """A linear layer as both fake-quant and real int8 hold it.
+    """A linear layer as stored by both fake-quant and real int8.
 
-    weight int8 [out, in]; weight_scale float32 [out]; bias as the model has it [out] or None. `input_scale` float32 []
-    and `input_zero_point` int32 [] where activations are static, None where they are dynamic or float.
+    weight int8 [out, in]; weight_scale float32 [out]; bias [out] in the model's dtype, or None. `input_scale` float32
+    [] and `input_zero_point` int32 [] for static activations, None for dynamic or float ones.
     """
 
     weight: Tensor
@@ -33,19 +33,21 @@ class QuantizedLinear:
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Static scales of Q, K or V: scale float32 and zero_point int32, both [1, 1] (tensor), [heads, 1] (head) or
-    [heads, head_dim] (channel), so that they broadcast over [..., heads, head_dim]."""
+    """Static scales of Q, K or V: scale float32 and zero_point int32, which broadcast over [..., heads, head_dim].
+
+    Both are [1, 1] (one per tensor), [heads, 1] (one per head) or [heads, head_dim] (one per channel).
+    """
 
     scale: Tensor
     zero_point: Tensor
 
 
 Quantizers = tuple[Quantizer, Quantizer, Quantizer]
-"""Of Q, K and V."""
+"""The quantizers of Q, K and V."""
 
 
 def scale_and_zero_point(low: Tensor, high: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """The scale (float32) and zero point (int32) of each range from `low` to `high`; all have the same shape."""
+    """Scale (float32) and zero point (int32) of each range from `low` to `high`; all have the same shape."""
     low, high = low.float().clamp_max(0), high.float().clamp_min(0)
     if symmetric:
         scale = torch.maximum(-low, high) / INT8_MAX
@@ -56,17 +58,17 @@ def scale_and_zero_point(low: Tensor, high: Tensor, symmetric: bool) -> tuple[Te
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """int8 in the shape of x (any float dtype), with which `scale` and `zero_point` broadcast."""
+    """x (any float dtype) as int8 in the same shape; `scale` and `zero_point` broadcast with it."""
     return (torch.round(x.float() / scale) + zero_point).clamp(INT8_MIN, INT8_MAX).to(torch.int8)
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """float32 in the shape of q (int8)."""
+    """q (int8) as float32 in the same shape."""
     return (q.float() - zero_point) * scale
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """x through int8 and back, in float32."""
+    """x rounded to int8 and back, in float32."""
     return dequantize(quantize(x, scale, zero_point), scale, zero_point)
 
 
@@ -83,7 +85,7 @@ def dequantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def token_scales(x: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Scale (float32) and zero point (int32), both [..., 1], of each token of x [..., width]: dynamic per-token."""
+    """Dynamic scale (float32) and zero point (int32) of each token of x [..., width], both [..., 1]."""
     low, high = torch.aminmax(x, dim=-1, keepdim=True)
     return scale_and_zero_point(low, high, symmetric)
 

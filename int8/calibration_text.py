@@ -1,4 +1,4 @@
-"""The text of a calibration, cut into samples of tokens. Its bounds are free of torch."""
+"""The calibration text, cut into samples of tokens. The constants can be imported without torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-SAMPLES, LENGTH = 1000, 256  # of the published recipes
-FEWEST_TOKENS = 2048  # that a text must give where no number of samples was asked for
+SAMPLES, LENGTH = 1000, 256  # as in the published recipes
+FEWEST_TOKENS = 2048  # that a text must have if no number of samples is given
 
 
 def samples(
     tokenizer: PreTrainedTokenizerBase, text: str, where: str, count: int | None = None, length: int | None = None
 ) -> Tensor:
-    """int64 [count, length]: pieces of the text that do not overlap, spread evenly from its beginning to its end.
+    """Cut a text into samples, int64 [count, length], which do not overlap and are spread evenly over the text.
 
-    Without `count` as many as there are, SAMPLES at most. Raises InputError naming `where` if the text is too short.
+    `count` is by default the number of samples that the text gives, up to SAMPLES. Raises InputError that names `where`
+    if the text is too short.
     """
     import torch
 
@@ -28,14 +29,14 @@ def samples(
     there = len(ids) // length
     if count is not None and there < count:
         raise InputError(
-            f"{where}: too short for {count} samples of {length} tokens; its {len(ids)} tokens give {there}:"
-            " take fewer or shorter ones, or a longer text"
+            f"{where}: too short for {count} samples of {length} tokens: its {len(ids)} tokens give {there};"
+            " use fewer or shorter samples, or a longer text"
         )
     if count is None:
         if there * length < FEWEST_TOKENS:
             raise InputError(
-                f"{where}: too short to calibrate with; its {len(ids)} tokens give {there} samples of {length},"
-                f" and {FEWEST_TOKENS} tokens are the least"
+                f"{where}: too short to calibrate with: its {len(ids)} tokens give {there} samples of {length}, but at"
+                f" least {FEWEST_TOKENS} tokens are needed"
             )
         count = min(there, SAMPLES)
     pieces = [ids[start : start + length] for start in (i * there // count * length for i in range(count))]

@@ -1,4 +1,4 @@
-"""The arithmetic of int8 against its closed forms and against compressed-tensors' own."""
+"""The int8 arithmetic, compared with closed forms and with compressed-tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from int8.quantize import (
+from int8.arithmetic import (
     INT8_MAX,
     INT8_MIN,
     dequantize,
@@ -28,7 +28,7 @@ def test_rounding_is_half_to_even():
     assert quantize(x, torch.tensor(1.0), torch.tensor(0)).tolist() == [0, 2, 2, 0, -2, -2]
 
 
-def test_what_lies_outside_the_range_is_clamped_to_int8():
+def test_values_outside_the_range_are_clamped_to_int8():
     x = torch.tensor([1e6, -1e6, 127.4, -128.4])
     assert quantize(x, torch.tensor(1.0), torch.tensor(0)).tolist() == [INT8_MAX, INT8_MIN, 127, -128]
 
@@ -61,7 +61,7 @@ def test_each_token_is_quantized_as_if_alone(dtype: torch.dtype):
         assert torch.equal(alone[0], q[2, i])
 
 
-def test_weights_have_a_scale_for_each_output():
+def test_weights_have_one_scale_per_output():
     weight = some(16, 64) * torch.logspace(-3, 2, 16)[:, None]
     q, scale = quantize_weight(weight)
     assert q.shape == weight.shape
@@ -70,7 +70,7 @@ def test_weights_have_a_scale_for_each_output():
     assert ((dequantize_weight(q, scale) - weight).abs() <= scale[:, None] * 0.5001).all()
 
 
-def test_asymmetric_scales_are_those_of_compressed_tensors():
+def test_asymmetric_scales_equal_those_of_compressed_tensors():
     helpers = pytest.importorskip("compressed_tensors.quantization.utils.helpers")
     from compressed_tensors.quantization import QuantizationArgs
     from compressed_tensors.quantization.lifecycle.forward import fake_quantize as theirs

@@ -1,4 +1,4 @@
-"""The samples of a calibration on their way through the layers, one layer at a time."""
+"""The inputs of a decoder layer for all calibration samples, which are carried through the layers one by one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from int8.model import Decoder
 BATCH_TOKENS = 8192
 
 Progress = Callable[[int, int], None]
-"""(samples read, samples to be read): of every layer, in both passes."""
+"""Called with (samples read, samples to read), counted over all layers and both passes."""
 
 
 @dataclass
-class Steps:
-    """Progress, counted."""
+class ProgressCounter:
+    """Counts progress and reports it."""
 
     progress: Progress | None
     total: int
@@ -34,12 +34,12 @@ class Steps:
 
 
 class LayerInputs:
-    """What the next layer is given, of every sample: [samples, length, width] on the CPU, in the model's dtype.
+    """The inputs of the next layer for all samples: [samples, length, width] on the CPU, in the model's dtype.
 
-    Made from `tokens` int64 [samples, length]; layers are run on `device`.
+    They start as the embeddings of `tokens`, int64 [samples, length]. Layers run on `device`.
     """
 
-    def __init__(self, decoder: Decoder, tokens: Tensor, device: torch.device, steps: Steps) -> None:
+    def __init__(self, decoder: Decoder, tokens: Tensor, device: torch.device, steps: ProgressCounter) -> None:
         self._decoder, self._tokens, self._device, self._steps = decoder, tokens, device, steps
         self._batch = max(1, BATCH_TOKENS // tokens.shape[1])
         self._halved = False
@@ -48,7 +48,7 @@ class LayerInputs:
         self._hidden = torch.cat([_recorded(decoder, part)[0] for part in tokens.split(self._batch)])
 
     def run(self, layer: nn.Module, index: int, keep: bool) -> None:
-        """Run a layer (float32, on the device) over all samples; with `keep` what comes out becomes the samples."""
+        """Run a layer (float32, on the device) over all samples; with `keep` its outputs become the next inputs."""
         outs, began = [], self._steps.done
         try:
             for part in self._hidden.split(self._batch):
@@ -63,7 +63,7 @@ class LayerInputs:
             self._hidden = torch.cat(outs)
 
     def halve(self) -> bool:
-        """Take half as many samples at once; False where that was done before, or there is but one."""
+        """Halve the number of samples per batch. False if that was done before, or if a batch is a single sample."""
         if self._halved or self._batch == 1:
             return False
         self._halved, self._batch = True, self._batch // 2
@@ -71,15 +71,16 @@ class LayerInputs:
         return True
 
     def too_large(self, path: str) -> InputError:
-        """What to say where the layer `path` does not fit the device."""
+        """The error for a layer (at `path`) that does not fit the device."""
         length = self._tokens.shape[1]
         return InputError(
-            f"{path}: {self._device} has no memory for this layer and {self._batch} samples of {length} tokens;"
-            " take shorter samples, another device or the CPU"
+            f"{path}: {self._device} does not have enough memory for this layer and {self._batch} samples of {length}"
+            " tokens;"
+            " use shorter samples, another device or the CPU"
         )
 
     def _layer_options(self, index: int, size: int) -> dict[str, Any]:
-        """What the model passes to a layer beside the activations: the same for every batch of a size."""
+        """The arguments that the model passes to a layer besides its input: the same for all batches of this size."""
         if size not in self._options:
             options = _recorded(self._decoder, self._tokens[:size])[1]
             self._options[size] = [{key: _on(value, self._device) for key, value in one.items()} for one in options]
@@ -88,21 +89,25 @@ class LayerInputs:
 
 @contextmanager
 def in_float32(layer: nn.Module, device: torch.device, path: str) -> Iterator[None]:
-    """A layer on `device` in float32, and back on the CPU in the dtypes it had. Raises InputError naming it by `path`
-    where the device has no memory for it."""
+    """Hold a layer on `device` in float32 inside the block; then restore the CPU and its dtypes.
+
+    Raises InputError that names the layer by `path` if the device does not have enough memory.
+    """
     dtypes = {name: parameter.dtype for name, parameter in layer.named_parameters()}
     try:
         layer.to(device, torch.float32)
         yield
     except torch.OutOfMemoryError as error:
-        raise InputError(f"{path}: {device} has no memory for this layer; take another or the CPU") from error
+        raise InputError(
+            f"{path}: {device} does not have enough memory for this layer; use another device or the CPU"
+        ) from error
     layer.to("cpu")
     for name, parameter in layer.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])
 
 
 def _recorded(decoder: Decoder, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-    """What the first layer is given for these tokens [n, length], and each layer's other arguments; no layer is run."""
+    """The first layer's input for tokens [n, length], and each layer's other arguments. No layer is computed."""
     seen: list[tuple[Tensor, dict[str, Any]]] = []
 
     def recorder(hidden_states: Tensor, **options: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a fake-quant model to the real int8 one: same weights, scales and zero points, other arithmetic."""
+"""Conversion of a fake-quant model to real int8: the same weights, scales and zero points, other arithmetic."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from int8.recipe import Dequantizer, Recipe
 
 
 def to_int8(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
-    """The fake-quant model of `recipe`, changed in place to compute its linear layers in int8, and
-    the attention products of a prefill where the recipe says so.
+    """Change the fake-quant model of `recipe` in place, so that its linear layers are computed in int8.
 
-    Under the dequantizer FP32_UPCAST all else of the model becomes float32.
+    If the recipe says so, the attention products of a prefill are too. With the dequantizer FP32_UPCAST the rest of the
+    model becomes float32.
     """
     for path, layer in list(model.named_modules()):
         if isinstance(layer, FakeQuantLinear):

@@ -1,4 +1,4 @@
-"""From a checkpoint directory to its quantized model: load, calibrate with a text, fold, fake-quantize."""
+"""The steps from a checkpoint directory to its fake-quant model: load, calibrate on a text, fold, fake-quantize."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
-from int8.activations import Progress
 from int8.architectures import require_quantizable
 from int8.calibrate import calibrate
+from int8.calibration_text import samples
 from int8.checkpoint import CalibrationRecord
+from int8.layer_inputs import Progress
 from int8.model import open_model
 from int8.recipe import Recipe
 from int8.statistics import Statistics, StatisticsCache
-from int8.text import samples
 
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """A calibration text; `name` is for people, `read` gives its content where it is needed."""
+    """A calibration text: `name` for messages, and `read`, which returns its content when it is needed."""
 
     name: str
     read: Callable[[], str]
 
 
-def build(
+def quantize_model(
     path: Path,
     recipe: Recipe,
     text: CalibrationText | None,
@@ -42,11 +42,11 @@ def build(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, CalibrationRecord]:
-    """The checkpoint `path` as a fake-quant model on the CPU, and what it was calibrated with.
+    """Load the checkpoint `path` as a fake-quant model on the CPU. Returns it and a record of its calibration.
 
-    `count` samples of `length` tokens are cut of the text (see int8.text); layers are calibrated on `device`;
-    statistics are kept in `cache`. A recipe that needs no text reads none; of others `text` must not be None. Raises
-    InputError for bad input, and MissingRuntime for a device that is not there.
+    `count` samples of `length` tokens are cut from the text (see int8.calibration_text). Layers are calibrated on
+    `device`; statistics are cached in `cache`. Recipes that need no text do not read it; for others `text` must not be
+    None. Raises InputError for bad input, and MissingRuntime for a device that this machine lacks.
     """
     require_device(device)
     require_quantizable(path)
@@ -66,24 +66,26 @@ def build(
 
 
 def require_device(device: str) -> None:
-    """Raises InputError for what is no device of torch, MissingRuntime for one that this machine lacks."""
+    """Raise InputError for an unknown device name, and MissingRuntime for a device that this machine lacks."""
     try:
         torch.empty(0, device=device)
     except RuntimeError as error:
         kind = device.partition(":")[0]
         if kind not in ("cpu", "cuda", "mps", "xpu"):
-            raise InputError(f"{device!r} is no device; give cpu, cuda or cuda:1") from error
-        raise MissingRuntime(f"{device}: torch finds no such device here ({str(error).splitlines()[0]})") from error
-    except AssertionError as error:  # what torch says without a build for it
+            raise InputError(f"{device!r} is not a device; give cpu, cuda or cuda:1") from error
+        raise MissingRuntime(f"{device}: torch does not find this device ({str(error).splitlines()[0]})") from error
+    except AssertionError as error:  # raised if torch was built without support for it
         raise MissingRuntime(f"{device}: {error}") from error
 
 
 def calibration_tokens(path: Path, text: CalibrationText, count: int | None, length: int | None) -> Tensor:
-    """Samples [count, length] of the text as the checkpoint's tokenizer cuts it. Raises InputError."""
+    """Samples of the text, int64 [count, length], cut by the checkpoint's tokenizer. Raises InputError."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:  # whatever transformers says of a bad directory
-        raise InputError(f"{path}: has no tokenizer to calibrate with: {' '.join(str(error).split())[:200]}") from error
+    except (OSError, ValueError, KeyError) as error:  # transformers' errors for a bad directory
+        raise InputError(
+            f"{path}: the tokenizer for calibration cannot be loaded: {' '.join(str(error).split())[:200]}"
+        ) from error
     return samples(tokenizer, text.read(), text.name, count, length)
 
 

@@ -1,4 +1,4 @@
-"""One reading of the text for all recipes: the same statistics as a calibration's own two readings."""
+"""A single reading of the text gives every recipe the same statistics as its own calibration."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from int8.calibrate import calibrate
+from int8.channel_statistics import measure_channels, statistics_for
 from int8.recipe import NAMED, Fold, Insertion, Scales
 from int8.statistics import Statistics, StatisticsCache
-from int8.survey import statistics_for, survey
 
 BASE = NAMED["sq-ph"]
 RECIPES = {
@@ -34,17 +34,17 @@ def seen() -> dict[str, Statistics]:
 
 
 @pytest.mark.parametrize(("name", "recipe"), [*(("micro", one) for one in RECIPES), ("micro-moe", "sq-ph")])
-def test_a_recipe_s_statistics_are_those_of_its_own_calibration(
+def test_statistics_for_a_recipe_equal_those_of_its_own_calibration(
     fresh: Callable[..., PreTrainedModel],
     calibration_tokens: torch.Tensor,
     seen: dict[str, Statistics],
     name: str,
     recipe: str,
 ):
-    """Within the rounding of float32: the calibration folds and reads, this divides what was read unfolded."""
+    """Equal within the rounding of float32: calibration reads folded values, and this divides unfolded ones."""
     model, tokens = fresh(name), calibration_tokens[:4]
     if name not in seen:
-        seen[name] = survey(model, tokens)
+        seen[name] = measure_channels(model, tokens)
     own = calibrate(copy.deepcopy(model), tokens, RECIPES[recipe])
     derived = statistics_for(RECIPES[recipe], model, seen[name])
     assert derived.channel_max.keys() == own.channel_max.keys()
@@ -56,21 +56,23 @@ def test_a_recipe_s_statistics_are_those_of_its_own_calibration(
         torch.testing.assert_close(derived.ranges[key], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
 
 
-def test_without_folds_they_are_equal_to_the_last_bit(
+def test_statistics_without_folds_are_equal_bit_by_bit(
     fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor
 ):
     model, tokens = fresh(), calibration_tokens[:4]
-    derived = statistics_for(NAMED["w8a8"], model, survey(model, tokens))
+    derived = statistics_for(NAMED["w8a8"], model, measure_channels(model, tokens))
     own = calibrate(copy.deepcopy(model), tokens, NAMED["w8a8"])
     assert all(torch.equal(derived.ranges[key], value) for key, value in own.ranges.items())
 
 
-def test_the_model_stays_as_it_is(fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor):
+def test_measuring_channels_does_not_change_the_model(
+    fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor
+):
     model = fresh().to(torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         logits = model(calibration_tokens[:1]).logits
-        survey(model, calibration_tokens[:2])
+        measure_channels(model, calibration_tokens[:2])
         assert torch.equal(model(calibration_tokens[:1]).logits, logits)
     after = model.state_dict()
     assert all(
@@ -78,24 +80,24 @@ def test_the_model_stays_as_it_is(fresh: Callable[..., PreTrainedModel], calibra
     )
 
 
-def test_percentiles_are_of_values_and_have_to_be_read(
+def test_percentiles_below_100_need_another_reading_of_the_text(
     fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor
 ):
     model, tokens = fresh(), calibration_tokens[:4]
     recipe = replace(BASE, percentile=99.0)
-    known = statistics_for(recipe, model, survey(model, tokens))
+    known = statistics_for(recipe, model, measure_channels(model, tokens))
     assert not known.ranges
     passes: list[int] = []
     found = calibrate(model, tokens, recipe, known=known, progress=lambda done, total: passes.append(total))
-    assert passes[-1] == len(tokens) * model.config.num_hidden_layers  # one pass: the magnitudes are known
+    assert passes[-1] == len(tokens) * model.config.num_hidden_layers  # one pass, because the maxima are known
     assert found.ranges
 
 
-def test_what_was_seen_is_kept_by_content(
+def test_channel_statistics_are_cached_by_content(
     fresh: Callable[..., PreTrainedModel], calibration_tokens: torch.Tensor, tmp_path: Path
 ):
     tokens = calibration_tokens[:2]
-    seen = survey(fresh(), tokens)
+    seen = measure_channels(fresh(), tokens)
     StatisticsCache(tmp_path, "model", tokens).save_channels(seen)
     kept = StatisticsCache(tmp_path, "model", tokens).load_channels()
     assert kept is not None

@@ -1,0 +1,64 @@
+"""Atomic writing of a directory: it appears under its name complete, or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from converters.atomic import publish
+from converters.errors import InputError
+
+
+def require_free(out: Path) -> None:
+    """Raise InputError if something at `out` would be lost: anything except an empty directory."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already; choose another place with --out, or remove it")
+
+
+@contextmanager
+def atomic_directory(out: Path) -> Iterator[Path]:
+    """Yield a temporary directory next to `out` to write into; it becomes `out` at the end of the block.
+
+    A temporary directory that a killed process left behind is emptied first. Raises InputError if something is at
+    `out`, if the place cannot be written, or if another process is writing there.
+    """
+    require_free(out)
+    temporary_path = out.with_name(f".{out.name}.partial")
+    try:
+        temporary_path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary_path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be created: {error.strerror}") from error
+    try:
+        _lock(descriptor, temporary_path, out)
+        try:
+            _empty(temporary_path)
+            yield temporary_path
+            publish(temporary_path, out)
+        except BaseException:
+            shutil.rmtree(temporary_path, ignore_errors=True)
+            raise
+    finally:
+        os.close(descriptor)  # this releases the lock, as the end of the process would
+
+
+def _lock(descriptor: int, temporary_path: Path, out: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(temporary_path)):
+            return
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    raise InputError(f"{out}: another process is writing it now; wait for it, or choose another place with --out")
+
+
+def _empty(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
