@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import presets
 from converters.export import export, open_source
 from converters.imatrix import ImportanceMatrix
-from converters.llamacpp.imatrix import collect
+from converters.llamacpp.imatrix_collection import collect
 from converters.recipes import QUANTS
 from sweep.backends.llama import LlamaBackend
 from sweep.measure.perplexity import cut_windows

@@ -33,7 +33,7 @@ from converters.llamacpp.container import (
     text,
     uint32,
 )
-from converters.llamacpp.imatrix import Collected
+from converters.llamacpp.imatrix_collection import CollectedStatistics
 from converters.llamacpp.reader import read_header
 from converters.plan import Importance
 from converters.source import Source
@@ -114,7 +114,7 @@ class ImportanceMatrix:
         return Importance({name: entry.weights for name, entry in self.statistics.items()}, fields)
 
     @classmethod
-    def from_collected(cls, collected: Collected, dataset: str, origin: str | None = None) -> Self:
+    def from_collected(cls, collected: CollectedStatistics, dataset: str, origin: str | None = None) -> Self:
         """Make the matrix from statistics collected while a model read the text named `dataset`."""
         statistics = {name: ImportanceStatistics(sums, collected.counts[name]) for name, sums in collected.sums.items()}
         return cls(statistics, (dataset,), collected.chunks, collected.chunk_size, origin)

@@ -1,7 +1,7 @@
 """The plan of a GGUF file before it is written: its metadata, every tensor's type and place, and so its exact size.
 
-llama.cpp itself decides the types (llamacpp/plan.py). A file above a given size is split as llama-gguf-split splits it:
-whole tensors per part, all metadata in the first part.
+llama.cpp itself decides the types (llamacpp/tensor_types.py). A file above a given size is split as llama-gguf-split
+splits it: whole tensors per part, all metadata in the first part.
 """
 
 import math
@@ -28,7 +28,7 @@ from converters.llamacpp.container import (
     text,
     uint32,
 )
-from converters.llamacpp.plan import plan_types
+from converters.llamacpp.tensor_types import plan_types
 from converters.recipes import QuantRecipe, recipes, reject_missing_imatrix
 from converters.source import Source
 

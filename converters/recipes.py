@@ -1,6 +1,6 @@
 """The quants that users can name: llama.cpp's own, and this project's XL mixes (mixes.toml).
 
-llama.cpp decides the types of a quant's tensors (llamacpp/plan.py); a mix overrides some of them.
+llama.cpp decides the types of a quant's tensors (llamacpp/tensor_types.py); a mix overrides some of them.
 """
 
 import difflib

@@ -226,7 +226,7 @@ USES = (
     Use(
         "llama-cpp-python",
         "regular expressions over lines that llama.cpp logs",
-        "converters/llamacpp/plan.py, memory.py, model.py",
+        "converters/llamacpp/tensor_types.py, memory.py, model.py",
         "types of tensors are not planned, and memory is predicted as 0",
         logs_are_read,
     ),

@@ -50,7 +50,7 @@ class ImatrixJob(StoredJob[ImatrixResult]):
 
     def run(self, site: Site) -> ImatrixResult:
         from converters.imatrix import ImportanceMatrix
-        from converters.llamacpp.imatrix import collect
+        from converters.llamacpp.imatrix_collection import collect
         from sweep.measure.plain_text import read_text
 
         text, path = site.path(self.text), site.path(self.matrix)

@@ -23,7 +23,7 @@ from gguf import GGUFReader
 from converters.errors import InputError
 from converters.export import ExportProgress, export
 from converters.llamacpp.bindings import TYPES, lib
-from converters.llamacpp.plan import plan_types
+from converters.llamacpp.tensor_types import plan_types
 from converters.plan import IMATRIX_TYPES, Importance, plan_export, type_overrides
 from converters.recipes import QUANTS
 from converters.resolver import open_source

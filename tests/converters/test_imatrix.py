@@ -20,7 +20,7 @@ from gguf import GGUFReader, GGUFWriter
 from converters.errors import InputError, MissingRuntime
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, ImportanceStatistics
-from converters.llamacpp import imatrix
+from converters.llamacpp import imatrix_collection
 from converters.llamacpp.container import Field, ValueType, encode_header, string, uint32
 from converters.llamacpp.reader import read_header
 from converters.resolver import open_source
@@ -276,7 +276,7 @@ def test_sums_equal_those_of_transformers_activations(tmp_path: Path, family: st
     file = make_model(family, tmp_path / "model", **MODELS[family])
     tokens = np.random.default_rng(0).integers(0, 512, 3 * 64 + 5, np.int32)
     steps: list[tuple[int, int]] = []
-    ours = imatrix.collect(
+    ours = imatrix_collection.collect(
         file,
         tokens,
         n_ctx=64,
@@ -306,7 +306,7 @@ def test_a_collected_matrix_can_be_read_again_and_used_for_an_export(tiny: Path,
     export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
     tokens = np.random.default_rng(0).integers(0, 512, 128, np.int32)
     made = ImportanceMatrix.from_collected(
-        imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1), "tokens"
+        imatrix_collection.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1), "tokens"
     )
     made.write(tmp_path / "m.gguf")
     known = ImportanceMatrix.read(tmp_path / "m.gguf")
@@ -328,9 +328,9 @@ def test_an_error_in_the_callback_is_raised_after_the_computation(
         calls.append(1)
         raise raised("in the callback")
 
-    monkeypatch.setattr(imatrix._Collector, "_add", fail)
+    monkeypatch.setattr(imatrix_collection._Collector, "_add", fail)
     with pytest.raises(raised, match="in the callback"):
-        imatrix.collect(tmp_path / "f32.gguf", np.zeros(128, np.int32), n_ctx=64, n_threads=1)
+        imatrix_collection.collect(tmp_path / "f32.gguf", np.zeros(128, np.int32), n_ctx=64, n_threads=1)
     assert len(calls) == 1, "looked at more after it had failed"
 
 
@@ -343,7 +343,7 @@ def test_activations_that_are_not_finite_are_rejected(checkpoint: Callable[..., 
     export(open_source(directory), {"F32": tmp_path / "f32.gguf"}, threads=1)
     tokens = np.random.default_rng(0).integers(0, 512, 128, np.int32)
     with pytest.raises(InputError, match=r"f32.gguf: an input of blk.1.ffn_down.weight is NaN or infinite"):
-        imatrix.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1)
+        imatrix_collection.collect(tmp_path / "f32.gguf", tokens, n_ctx=64, n_threads=1)
 
 
 TOO_LITTLE: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -360,7 +360,7 @@ def test_texts_and_contexts_that_give_no_matrix_are_rejected(tiny: Path, tmp_pat
     text, options, message = TOO_LITTLE[case]
     export(open_source(tiny), {"F32": tmp_path / "f32.gguf"}, threads=1)
     with pytest.raises(InputError, match=message):
-        imatrix.collect(tmp_path / "f32.gguf", text, **options)
+        imatrix_collection.collect(tmp_path / "f32.gguf", text, **options)
 
 
 @pytest.mark.parametrize("swapped", [("ne", "nb"), ("op", "flags"), ("view_src", "data"), ("name", None)])
@@ -369,15 +369,15 @@ def test_a_different_layout_of_ggml_tensor_is_detected(
 ) -> None:
     one, other = swapped
     order: dict[str | None, str | None] = {one: other, other: one}
-    fields: dict[str | None, Any] = {name: kind for name, kind, *_ in imatrix._Tensor._fields_}
+    fields: dict[str | None, Any] = {name: kind for name, kind, *_ in imatrix_collection._Tensor._fields_}
 
     class Other(ctypes.Structure):
         _fields_ = [(name, fields[name]) for name in (order.get(each, each) for each in fields) if name]
 
-    assert imatrix._operations()[0] != imatrix._operations()[1]
-    monkeypatch.setattr(imatrix, "_Tensor", Other)
+    assert imatrix_collection._operations()[0] != imatrix_collection._operations()[1]
+    monkeypatch.setattr(imatrix_collection, "_Tensor", Other)
     with pytest.raises(MissingRuntime, match="does not have the declared layout"):
-        imatrix._operations.__wrapped__()
+        imatrix_collection._operations.__wrapped__()
 
 
 @pytest.mark.slow
@@ -400,7 +400,9 @@ def test_llama_imatrix_computes_the_same_matrix(tmp_path: Path, family: str) -> 
     ]
     subprocess.run([*command, "-t", "1", "-ngl", "0"], capture_output=True, check=True)
     theirs = ImportanceMatrix.read(tmp_path / "theirs.gguf")
-    ours = ImportanceMatrix.from_collected(imatrix.collect(file, text.removesuffix("\n"), n_threads=1), "text.txt")
+    ours = ImportanceMatrix.from_collected(
+        imatrix_collection.collect(file, text.removesuffix("\n"), n_threads=1), "text.txt"
+    )
     assert (ours.chunks, ours.chunk_size) == (theirs.chunks, theirs.chunk_size)
     assert ours.chunks % 4, "a batch is to be left that is not full"
     assert ours.statistics.keys() == theirs.statistics.keys()
@@ -416,7 +418,7 @@ def test_llama_quantize_makes_the_same_files_from_the_matrix(tmp_path: Path) -> 
     settings = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 32}
     file = make_model("qwen3moe", tmp_path / "model", **settings)
     tokens = np.random.default_rng(0).integers(0, 512, 32, np.int32)
-    made = ImportanceMatrix.from_collected(imatrix.collect(file, tokens, n_ctx=16, n_threads=1), "tokens")
+    made = ImportanceMatrix.from_collected(imatrix_collection.collect(file, tokens, n_ctx=16, n_threads=1), "tokens")
     assert made.partly_covered, "experts that no token reached are what is to be tried"
     made.write(tmp_path / "m.gguf")
     for quant in ("IQ2_XS", "Q4_K_M"):

@@ -28,7 +28,7 @@ _F32, _I32 = TYPES["F32"].id, TYPES["I32"].id
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectedStatistics:
     """Result of `collect`: per weight the sums of squares and the rows counted, both float32.
 
     `sums` are [matrices, columns], `counts` [matrices]. A dense weight is one matrix; in a stack of experts each expert
@@ -53,7 +53,7 @@ def collect(
     load: LoadOptions = ALL_IN_RAM,
     type_kv: str = "f16",
     flash_attn: str = "auto",
-) -> Collected:
+) -> CollectedStatistics:
     """Let the model at `path` read `text` (or token ids, int32 [n]) in chunks of `n_ctx` tokens.
 
     Tokens after the last whole chunk are dropped. As many chunks as fit into `n_batch` tokens are decoded at once. The
@@ -91,7 +91,7 @@ def collect(
                     progress(start + len(group), len(chunks))
     if not collector.sums:
         raise InputError(f"{path}: no matrix product was observed; choose a context of more than {n_ctx} tokens")
-    return Collected(
+    return CollectedStatistics(
         MappingProxyType({name: sums.astype(np.float32) for name, sums in collector.sums.items()}),
         MappingProxyType({name: counts.astype(np.float32) for name, counts in collector.counts.items()}),
         len(chunks),
