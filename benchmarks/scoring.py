@@ -45,7 +45,7 @@ Pair = tuple[str, str]  # context, continuation
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ScoringComparison:
     """A line of the table. `bound` is the target: the minimum of theirs / ours."""
 
     what: str
@@ -170,7 +170,7 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
     ours = make_lm(backend)
     theirs = arguments.items and HFLM(str(checkpoint), dtype="bfloat16", batch_size=arguments.batch_size, device="cpu")
     sets = {"HellaSwag": hellaswag(arguments.data, arguments.items), "MMLU": mmlu(arguments.data, 5 * arguments.items)}
-    table: list[Comparison] = []
+    table: list[ScoringComparison] = []
     counts: list[str] = []
     for (name, pairs), bound in zip(sets.items(), (5.0, 3.0), strict=True):
         if not pairs:
@@ -182,7 +182,9 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
         say(f"{name}: ours {our_seconds / n:.3f} s per item")
         their_seconds, their_scores = scored(theirs, pairs)
         say(f"{name}: lm-eval's {their_seconds / n:.3f} s per item")
-        table.append(Comparison(f"{name} 5-shot, over lm-eval's HFLM", n, our_seconds / n, their_seconds / n, bound))
+        table.append(
+            ScoringComparison(f"{name} 5-shot, over lm-eval's HFLM", n, our_seconds / n, their_seconds / n, bound)
+        )
         requests = requests_of(ours, pairs)
         made = plan(requests, backend.score_budget(max(len(r.context) + len(r.continuation) for r in requests)))
         sample = SharingSample()
@@ -198,13 +200,15 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
         if name == "HellaSwag" and arguments.engine == "llama.cpp" and not arguments.skip_server:
             took = through_server(file, pairs[0], arguments.threads)
             table.append(
-                Comparison("HellaSwag, one choice, over llama-cpp-python's server", 1, our_seconds / n / 4, took, 100.0)
+                ScoringComparison(
+                    "HellaSwag, one choice, over llama-cpp-python's server", 1, our_seconds / n / 4, took, 100.0
+                )
             )
     prompts = gsm8k(arguments.data, arguments.prompts)
     few = prompts[: max(1, len(prompts) // 8)]
     together = generated(backend, prompts, arguments.new_tokens, together=True) / len(prompts)
     alone = generated(backend, few, arguments.new_tokens, together=False) / len(few)
-    table.append(Comparison("GSM8K 5-shot, over one-at-a-time decoding", len(prompts), together, alone, 4.0))
+    table.append(ScoringComparison("GSM8K 5-shot, over one-at-a-time decoding", len(prompts), together, alone, 4.0))
     backend.close()
     print(f"{machine()}; {arguments.engine}; {arguments.layers} layers; lm-eval's batch size {arguments.batch_size}\n")
     print("| claim | items | ours, s per item | theirs, s per item | bound | ratio | |\n|---|--:|--:|--:|--:|--:|---|")

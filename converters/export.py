@@ -148,7 +148,7 @@ def _check_space(outputs: Sequence[_Output]) -> None:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _RowRun:
     """Rows `start` to `stop` of a tensor, and where to write them: type -> (file, offset of the tensor's data).
 
     `importance` [columns] belongs to the matrix that contains the rows. `complete_tensors` is the number of tensors
@@ -168,7 +168,7 @@ def _runs(
     outputs: Sequence[_Output],
     importance: Mapping[str, npt.NDArray[np.float32]],
     run_elements: int,
-) -> Iterator[_Run]:
+) -> Iterator[_RowRun]:
     targets = [(output, {tensor.name: tensor for tensor in output.part.tensors}) for output in outputs]
     for index, tensor in enumerate(source.tensors):
         places: dict[TensorType, list[tuple[PartialFile, int]]] = {}
@@ -187,10 +187,10 @@ def _runs(
             own_weights = None if weights is None else weights[first // matrix]
             for start in range(first, first + matrix, step):
                 stop = min(start + step, first + matrix)
-                yield _Run(tensor, start, stop, frozen, own_weights, index + (stop == rows))
+                yield _RowRun(tensor, start, stop, frozen, own_weights, index + (stop == rows))
 
 
-def _write_run(source: Source, run: _Run) -> int:
+def _write_run(source: Source, run: _RowRun) -> int:
     rows, stored = source.read_rows(run.tensor.name, run.start, run.stop)
     raw = np.ascontiguousarray(rows).view(np.uint8)
     if not is_valid(raw, stored):
@@ -205,7 +205,9 @@ def _write_run(source: Source, run: _Run) -> int:
     return written
 
 
-def _quantized(source: Source, run: _Run, values: npt.NDArray[np.float32], type_: TensorType) -> npt.NDArray[np.uint8]:
+def _quantized(
+    source: Source, run: _RowRun, values: npt.NDArray[np.float32], type_: TensorType
+) -> npt.NDArray[np.uint8]:
     data = quantize_rows(values, type_, run.importance)
     if not is_valid(data, type_):
         row = int(np.abs(values).max(axis=1).argmax())
@@ -216,7 +218,7 @@ def _quantized(source: Source, run: _Run, values: npt.NDArray[np.float32], type_
     return data
 
 
-def _raise_not_finite(source: Source, run: _Run, values: npt.NDArray[np.float32]) -> None:
+def _raise_not_finite(source: Source, run: _RowRun, values: npt.NDArray[np.float32]) -> None:
     """Raise InputError that names the first value that is NaN or infinite."""
     first, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
     row = run.start + first
@@ -241,7 +243,7 @@ def _write_tensors(
         for tensor in output.part.tensors
     ]
     total, done = sum(size for size, _ in tensors), sum(size for size, known in tensors if known)
-    pending: deque[tuple[_Run, Future[int]]] = deque()
+    pending: deque[tuple[_RowRun, Future[int]]] = deque()
     saved = time.monotonic()
     files = [output.file for output in outputs]
     written = 0  # tensors whose runs are all written
