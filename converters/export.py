@@ -118,8 +118,7 @@ def _fit_to_budget(budget: int | None, threads: int, source: Source) -> tuple[in
     if held < row:
         raise InputError(
             f"a memory budget of {budget} bytes is too small: the program itself takes {resident} bytes and the"
-            " widest"
-            f" row of this model {row * BYTES_PER_ELEMENT}"
+            f" widest row of this model {row * BYTES_PER_ELEMENT}"
         )
     threads = min(threads, held // row)
     return threads, min(RUN_ELEMENTS, held // threads)

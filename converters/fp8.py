@@ -45,8 +45,8 @@ def block_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
     block = quantization.get("weight_block_size")
     if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and 0 < n < 2**31 for n in block):
         raise InputError(
-            f"config.json: weight_block_size is {str(block)[:40]}; expected two numbers, the rows and columns of a"
-            " block"
+            f"config.json: weight_block_size is {str(block)[:40]}; expected two numbers, the rows and"
+            " columns of a block"
         )
     return block[0], block[1]
 

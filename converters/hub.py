@@ -182,8 +182,8 @@ def _hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(
-            f"{hub_id}: {constants.ENDPOINT} has no such model, or requires a login for it; check the id or run `hf"
-            " auth login`"
+            f"{hub_id}: {constants.ENDPOINT} has no such model, or requires a login for it; check the id or run"
+            " `hf auth login`"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise InputError(
@@ -194,8 +194,7 @@ def _hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, _connection_error()) as error:
         raise InputError(
             f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; check the connection, set"
-            " HF_ENDPOINT to a"
-            " mirror, or give the directory of a downloaded checkpoint"
+            " HF_ENDPOINT to a mirror, or give the directory of a downloaded checkpoint"
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:200]

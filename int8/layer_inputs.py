@@ -75,8 +75,7 @@ class LayerInputs:
         length = self._tokens.shape[1]
         return InputError(
             f"{path}: {self._device} does not have enough memory for this layer and {self._batch} samples of {length}"
-            " tokens;"
-            " use shorter samples, another device or the CPU"
+            " tokens; use shorter samples, another device or the CPU"
         )
 
     def _layer_options(self, index: int, size: int) -> dict[str, Any]:

@@ -35,8 +35,7 @@ def require_int8(device: torch.device) -> None:
         has, needs = (".".join(map(str, version)) for version in (found, INT8_CAPABILITY))
         raise MissingRuntime(
             f"{torch.cuda.get_device_name(device)}: compute capability {has} has no int8 matrix units (they exist from"
-            f" {needs} on)"
-            "; run it on the CPU, or run the fq: variant, which computes in float"
+            f" {needs} on); run it on the CPU, or run the fq: variant, which computes in float"
         )
 
 

@@ -35,8 +35,8 @@ def fields(config: Config, prefix: str, mtp: int, sections: tuple[int, ...] | No
     rotated = int(integer(config, "head_dim", HEAD_DIM) * share)
     if rotated < 2 or rotated % 2:
         raise InputError(
-            f"config.json: partial_rotary_factor {share!r} rotates {rotated} elements of a head; an even number is"
-            " needed"
+            f"config.json: partial_rotary_factor {share!r} rotates {rotated} elements of a head, but an even"
+            " number is needed"
         )
     result[f"{prefix}.rope.dimension_count"] = uint32(rotated)
     return result
