@@ -89,7 +89,7 @@ class SweepApp(WorkerHost, App[None]):
         self.switch_mode(self._first)
         self.set_timer(LOADED, gc.freeze)
         if self.no_color:
-            words = "Every colour has a sign or a word beside it. Without a screen: sweep run, sweep report, sweep fit."
+            words = "Every colour comes with a sign or a word. Commands without a screen: sweep run, report and fit."
             self.notify(words, title="NO_COLOR is set: no colours")
         self._find(self.session.run_id)
 
@@ -168,7 +168,7 @@ class SweepApp(WorkerHost, App[None]):
 
     def action_help_quit(self) -> None:
         """Ctrl+C, which ends a command but not a screen: say what does."""
-        self.notify("q quits; a sweep that runs can go on without the screen.", title="Ctrl+C")
+        self.notify("q quits; a running sweep can continue without the screen.", title="Ctrl+C")
 
     def action_help(self) -> None:
         """Show what keys there are here."""
@@ -180,7 +180,7 @@ class SweepApp(WorkerHost, App[None]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)
         for mode, name in SCREENS:
-            yield SystemCommand(f"Go to {name}", f"Show the screen {name}", lambda mode=mode: self.action_go(mode))
+            yield SystemCommand(f"Go to {name}", f"Show the {name} screen", lambda mode=mode: self.action_go(mode))
         for binding in screen.active_bindings.values():
             if binding.node is screen and binding.binding.description:
                 key = self.get_key_display(binding.binding)

@@ -8,17 +8,17 @@ import sys
 
 from converters.errors import InputError
 
-INSTEAD = "without one: `sweep fit`, `sweep run`, `sweep report`"
+INSTEAD = "these commands need none: `sweep fit`, `sweep run`, `sweep report`"
 
 
 def refuse_without_terminal() -> None:
     """Raise InputError, naming the commands to use instead, where this is no terminal, or a dumb one."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InputError(f"the screen needs a terminal, and this is a pipe or a file; {INSTEAD}")
+        raise InputError(f"the screen needs a terminal, but this is a pipe or a file; {INSTEAD}")
     kind = os.environ.get("TERM", "")
     if kind in ("", "dumb", "unknown"):
         raise InputError(
-            f"the screen needs a terminal that can move its cursor, and TERM is {kind or 'not set'!r}; {INSTEAD}"
+            f"the screen needs a terminal that can move its cursor, but TERM is {kind or 'not set'!r}; {INSTEAD}"
         )
 
 

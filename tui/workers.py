@@ -42,4 +42,4 @@ class WorkerHost(MessagePump):
         error = event.worker.error
         if event.state is WorkerState.ERROR and error is not None:
             cause = getattr(error, "error", error)
-            self.notify(f"{type(cause).__name__}: {cause}"[:300], severity="error", title="That did not work")
+            self.notify(f"{type(cause).__name__}: {cause}"[:300], severity="error", title="Unexpected error")

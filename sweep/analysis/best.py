@@ -67,39 +67,43 @@ def best(report: FitReport, losses: dict[str, Loss]) -> Best:
     """Of the variants that fit whole, the one that loses least; what would run with a part in RAM does not count."""
     rows = [row for row in report.rows if verdict(row) is Verdict.FITS]
     if not rows:
-        return Best(None, False, _regret(report))
+        return Best(None, False, _closest(report))
     known = [row for row in rows if row.variant in losses]
     if not known:
         # More bits than the model was published with keep nothing that BF16 loses.
         row = max(rows, key=lambda row: (min(row.bits_per_weight, 16.0), row.variant == "BF16"))
-        guess = "is a guess by size alone: of those that fit it has the most bits per weight"
         return Best(
             row.variant,
             False,
-            f"{_named(row)} {guess}. Nothing of this model is measured here; `sweep run` measures it.",
+            f"Of the variants that fit, {_named(row)} has the most bits per weight. This is a guess by size alone: no "
+            "run in this workspace has measured the model. `sweep run` measures it.",
         )
     row = min(known, key=lambda row: (losses[row.variant].kld, row.file_bytes))
     loss = losses[row.variant]
     others = [other.variant for other in rows if other not in known and other.bits_per_weight > row.bits_per_weight]
-    unknown = f" Larger ones that fit are not measured: {', '.join(others)}." if others else ""
-    told = (
-        "it is the reference itself"
-        if row.variant == loss.reference
-        else f"a mean KL divergence of {fmt.small(loss.kld)} ± {fmt.small(loss.stderr)} nats to {loss.reference}"
+    not_measured = f" Larger variants that also fit are not measured: {', '.join(others)}." if others else ""
+    rank = (
+        f"the lowest of the {len(known)} measured variants that fit"
+        if len(known) > 1
+        else "and no other measured variant fits"
     )
-    of = f"of {len(known)} measured that fit" if len(known) > 1 else "and the one measured that fits"
-    return Best(row.variant, True, f"Run {_named(row)}: {told}, the lowest {of} (run {loss.run}).{unknown}")
+    if row.variant == loss.reference:
+        why = "it fits, and it is the reference that the other variants are compared with"
+    else:
+        kld = f"{fmt.small(loss.kld)} ± {fmt.small(loss.stderr)} nats"
+        why = f"its mean KL divergence from {loss.reference} is {kld}, {rank}"
+    return Best(row.variant, True, f"Run {_named(row)}: {why} (run {loss.run}).{not_measured}")
 
 
-def _regret(report: FitReport) -> str:
-    """What comes nearest where nothing fits, and how it would run all the same."""
+def _closest(report: FitReport) -> str:
+    """If nothing fits: which variant misses by least, and with how much of it in RAM it would run."""
     if not report.rows:
-        return "No variant was asked for."
-    nearest = max(report.rows, key=lambda row: row.headroom_bytes)
-    short = f"The nearest is {_named(nearest)}, {fmt.size(-nearest.headroom_bytes)} too large"
-    if verdict(nearest) is Verdict.PARTLY:
-        short += f"; it runs with {fmt.size(nearest.shares[-1].total_bytes)} of it in RAM"
-    return f"No variant fits whole at a context of {report.context:,}. {short}."
+        return "No variant was requested."
+    closest = max(report.rows, key=lambda row: row.headroom_bytes)
+    text = f"The closest is {_named(closest)}, which is {fmt.size(-closest.headroom_bytes)} too large"
+    if verdict(closest) is Verdict.PARTLY:
+        text += f" and runs with {fmt.size(closest.shares[-1].total_bytes)} of it in RAM"
+    return f"No variant fits at a context of {report.context:,} tokens. {text}."
 
 
 def _named(row: FitRow) -> str:

@@ -140,7 +140,7 @@ def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both:
     variant_a, variant_b = (variant_a or both or variant_b), (variant_b or both or variant_a)
     if variant_a is None or variant_b is None:
         if a.run == b.run:
-            raise InputError(f"{a.run}: the same run twice; name two of its variants, as {a.run}:{a.variants[0]}")
+            raise InputError(f"{a.run}: the same run twice; name two of its variants, such as {a.run}:{a.variants[0]}")
         shared = [(name, name) for name in a.variants if name in b.variants]
         if not shared:
             raise InputError(
@@ -161,7 +161,7 @@ def _measured(plan: Plan, store: Store) -> _Measured:
     compared = (cell.key for cell in plan.cells if isinstance(cell.job, TextJob | TaskJob))
     measured = any(outcomes[key].row for key in compared if key in outcomes)
     if not measured:
-        raise InputError(f"run {plan.run} has no results yet; `sweep run` with its arguments goes on with it")
+        raise InputError(f"run {plan.run} has no results yet; repeat its `sweep run` command to resume it")
     return _Measured(plan, {(cell.variant, cell.name): cell for cell in plan.cells}, outcomes)
 
 
@@ -205,7 +205,7 @@ def _both(a: _Measured, b: _Measured, pair: tuple[str, str], name: str, notes: _
     if missing:
         return False
     if a.key(pair[0], name) == b.key(pair[1], name):
-        notes.about("One and the same measurement in both runs", pair[0], name)
+        notes.about("Not compared, because both runs share one measurement", pair[0], name)
         return False
     return True
 
@@ -216,7 +216,7 @@ def _tasks(
     for alone, other in ((a, b), (b, a)):
         only = [task for task in alone.tasks if task not in other.tasks]
         if only:
-            notes.add(f"Only in {alone.plan.run}: {', '.join(only)}.")
+            notes.add(f"Tasks only in {alone.plan.run}: {', '.join(only)}.")
     for pair in pairs:
         for task in (task for task in a.tasks if task in b.tasks):
             if not _both(a, b, pair, task, notes):
@@ -225,7 +225,7 @@ def _tasks(
             assert result_a is not None
             assert result_b is not None
             if result_a.metric != result_b.metric:
-                notes.add(f"{task}: {result_a.metric} in A and {result_b.metric} in B do not compare.")
+                notes.add(f"{task}: {result_a.metric} in A and {result_b.metric} in B cannot be compared.")
                 continue
             found = _task(pair, task, result_a, store.items(a.key(pair[0], task)), store.items(b.key(pair[1], task)))
             if found is None:
@@ -318,7 +318,7 @@ def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Note
         if proven:
             yield _text_difference(pair, "perplexity", before, after)
         else:
-            notes.add("Perplexity is not compared: the two runs did not score the same tokens, or cannot prove it.")
+            notes.add("Perplexity is not compared: it is not certain that both runs scored the same tokens.")
         if first.divergence is None and second.divergence is None:
             continue
         if not same_reference:
@@ -339,11 +339,11 @@ def _text_difference(
 def _other_reference(a: _Measured, b: _Measured, pair: tuple[str, str]) -> str:
     across = a.model != b.model
     why = (
-        "across models it has no common zero"
+        "divergences of different models have no common zero"
         if across
-        else "the references were measured otherwise, or on another text"
+        else "the references were measured with other settings or on another text"
     )
     return (
-        f"KL divergence is not compared: A's is from {a.plan.reference_of(pair[0])} of {a.plan.model}, B's from "
+        f"KL divergence is not compared: in A it is from {a.plan.reference_of(pair[0])} of {a.plan.model}, in B from "
         f"{b.plan.reference_of(pair[1])} of {b.plan.model}; {why}."
     )

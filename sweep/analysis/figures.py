@@ -100,8 +100,8 @@ def clustered(records: Iterable[Record]) -> list[str]:
     found = {task: score.clusters for record in records for task, score in record.tasks.items() if score.clusters}
     if not found:
         return []
-    told = ", ".join(f"{fmt.plain(task)} ({count} subjects)" for task, count in found.items())
-    return [f"Errors and tests by subject, not by item: {told}."]
+    tasks = ", ".join(f"{fmt.plain(task)} ({count} subjects)" for task, count in found.items())
+    return [f"Errors and tests treat whole subjects, not items, as independent: {tasks}."]
 
 
 def task_scales(records: Iterable[Record]) -> dict[str, int]:

@@ -248,4 +248,4 @@ def _gains(records: Sequence[Record]) -> list[Gain]:
 
 
 def why_unsure(record: Record, front: Front) -> str:
-    return f"on the Pareto set, but not distinguishable from {fmt.plain(front.unsure[record.variant])}"
+    return f"in the Pareto set, but indistinguishable from {fmt.plain(front.unsure[record.variant])}"

@@ -108,15 +108,15 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
     found = [
         Measure(
             "Mean KL divergence",
-            "nats per token, logarithmic, less is better",
+            "nats per token, logarithmic axis, lower is better",
             figures.kld,
             fronts.kld_losses(rows),
             Axis("", _plain_number, log=True),
-            [Level(floor, f"self-noise of {', '.join(of)}") for floor, of in floors.items() if floor > least / FAR],
+            [Level(floor, f"noise floor of {', '.join(of)}") for floor, of in floors.items() if floor > least / FAR],
         ),
         Measure(
             "Perplexity",
-            "less is better; the bars are mostly noise shared by all variants",
+            "lower is better; the error bars are mostly noise that all variants share",
             figures.perplexity,
             fronts.apart(fronts.perplexity_losses, rows),
             Axis("", _plain_number),
@@ -126,7 +126,7 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
     if len(means) > 1:
         recovered = Measure(
             "Mean recovery",
-            "score above chance kept, % of the reference, mean over tasks",
+            "score above chance in % of the reference's, mean over tasks",
             lambda r: _scaled(means.get(r.variant), 100),
             fronts.apart(fronts.recovery_losses, rows),
             Axis("", _plain_number),
@@ -140,7 +140,7 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
 
 def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int) -> Measure:
     first = next(score for record in rows if (score := record.tasks.get(task)))
-    unit = ", %" if scale == 100 else "" if first.higher_is_better else ", less is better"
+    unit = ", %" if scale == 100 else "" if first.higher_is_better else ", lower is better"
 
     def value(record: Record) -> figures.Figure | None:
         """The score with the error of its paired difference; its own error where it was compared with nothing."""
@@ -150,7 +150,7 @@ def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int
         stderr = score.stderr if score.delta_stderr is None else score.delta_stderr
         return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
 
-    caption = f"{fmt.plain(first.metric)}{unit}; bars: the paired difference to {figures.compared_with(rows)}"
+    caption = f"{fmt.plain(first.metric)}{unit}; error bars: paired difference from {figures.compared_with(rows)}"
     losses = fronts.apart(lambda group: fronts.task_losses(group, task), rows)
     return Measure(fmt.plain(task), caption, value, losses, Axis("", _plain_number), _levels(rows, bases, value))
 

@@ -43,10 +43,10 @@ def _perplexity(records: Sequence[Record]) -> str:
             continue
         (small, low, _), (large, high, _) = max(rises, key=lambda pair: pair[1][1] - pair[0][1])
         falls = all(later[2] < earlier[2] for earlier, later in pairwise(steps))
-        verdict = "which falls at every step" if falls else "which pairs every position with the reference"
+        why = "falls from each variant to the next larger one" if falls else "compares every token with the reference"
         decimals = fmt.decimals_for([high - low], figures=1, least=4)
         return (
-            f"Trust KL divergence, {verdict}, rather than perplexity, which does not: it rises from "
+            f"Trust KL divergence rather than perplexity. KL divergence {why}, but perplexity rises from "
             f"{fmt.plain(small.variant)} ({low:.{decimals}f}) to the larger {fmt.plain(large.variant)} "
             f"({high:.{decimals}f}){_rise(records, small, large)}."
         )
@@ -59,7 +59,7 @@ def _rise(records: Sequence[Record], small: Record, large: Record) -> str:
     lead = losses.lead(small.variant, large.variant)
     if lead is None:
         return ""
-    return ", by more than their paired error" if lead.real else ", which is within their paired error"
+    return ", by more than the error of their difference" if lead.real else ", within the error of their difference"
 
 
 def _kld(record: Record) -> float | None:
@@ -85,10 +85,10 @@ def _noise(records: Sequence[Record]) -> list[str]:
         if floor is None:
             continue
         within = [fmt.plain(r.variant) for r in group if (found := _kld(r)) is not None and found <= floor]
-        verdict = f"{_listed(within)} cannot be told from it" if within else "every variant stands above it"
+        verdict = f"Not above it: {_listed(within)}." if within else "Every variant is above it."
         notes.append(
-            f"Self-noise floor of {fmt.plain(name)} (measured against itself under another batch shape): "
-            f"{fmt.small(floor)} nats; {verdict}."
+            f"The noise floor of {fmt.plain(name)} is {fmt.small(floor)} nats: its KL divergence from itself when it "
+            f"is computed with another batch shape. {verdict}"
         )
     return notes
 
@@ -107,8 +107,8 @@ def _sharing(records: Sequence[Record]) -> str:
     worst, *_, variant, task = max(found)
     answers = "no answer changed" if not changed else f"{changed} answer{'s' if changed > 1 else ''} changed"
     return (
-        f"Prefixes that questions share are computed once. Of {questions:,} sampled questions scored by themselves, "
-        f"{answers}; log-likelihoods moved by at most {fmt.small(worst)} nats "
+        f"Questions with a common prefix compute it once. As a check, {questions:,} sampled questions were also scored "
+        f"alone: {answers}, and log-likelihoods changed by at most {fmt.small(worst)} nats "
         f"({fmt.plain(task)} of {fmt.plain(variant)})."
     )
 
@@ -118,10 +118,10 @@ def _references(records: Sequence[Record]) -> str:
     if len(groups) < 2:
         return ""
     groups.sort(key=lambda found: len(found[1]))  # name the few, call the many the rest
-    parts = [f"{_listed([fmt.plain(r.variant) for r in group])} with {fmt.plain(name)}" for name, group in groups[:-1]]
+    parts = [f"{fmt.plain(name)} for {_listed([fmt.plain(r.variant) for r in group])}" for name, group in groups[:-1]]
     return (
-        f"{len(groups)} references: {'; '.join(parts)}; the rest with {fmt.plain(groups[-1][0])}. "
-        "KL divergences from different references do not compare: each variant is judged against its own."
+        f"There are {len(groups)} references: {'; '.join(parts)}; {fmt.plain(groups[-1][0])} for the other variants. "
+        "KL divergences from different references cannot be compared: each variant is judged against its own reference."
     )
 
 
@@ -133,10 +133,10 @@ def _task_base(records: Sequence[Record]) -> str:
     base, reference = bases.pop()  # of a run there is one
     bits = {r.variant: r.bits_per_weight for r in records if r.bits_per_weight is not None}
     most = max(bits, key=bits.__getitem__, default=None)
-    why = "has the most bits per weight" if base == most else "is what the file was made of"
+    why = "has the most bits per weight" if base == most else "is the variant that the file was made from"
     return (
-        f"{fmt.plain(reference)} holds probabilities and answers no task: scores are compared with those of "
-        f"{fmt.plain(base)}, which {why}."
+        f"{fmt.plain(reference)} is a file of probabilities and cannot answer tasks. Task scores are compared with "
+        f"those of {fmt.plain(base)}, which {why}."
     )
 
 

@@ -67,23 +67,23 @@ def figures(points: Sequence[RecipePoint]) -> list[Column]:
 def legend(found: Ablation, common: dict[str, str]) -> list[str]:
     """What the figures are, in lines."""
     signs = {
-        fmt.PARETO: f"{fmt.PARETO} the least loss",
-        fmt.UNSURE: f"{fmt.UNSURE} not distinguishable from it",
-        fmt.ALIKE: f"{fmt.ALIKE} not distinguishable from the float model",
+        fmt.PARETO: f"{fmt.PARETO} least loss",
+        fmt.UNSURE: f"{fmt.UNSURE} indistinguishable from {fmt.PARETO}",
+        fmt.ALIKE: f"{fmt.ALIKE} indistinguishable from the float model",
     }
     here = "".join(map(sign, found.points))
     float_one = found.reference
     lines = [
-        f"{', '.join(words for mark, words in signs.items() if mark in here)}: "
-        f"paired by window, at {ALPHA:g} after Holm's correction over {len(found.points)} recipes.",
-        f"ln ratio: ln(PPL / {float_one.value:.4f}) in nats per token, {float_one.value:.4f} being the float model's; "
-        "0.01 is 1 % of perplexity.",
-        f"KLD: mean KL divergence from it; {fmt.UNSURE} the least, and what is not distinguishable from that. "
-        "Errors are by window.",
+        f"{'; '.join(words for mark, words in signs.items() if mark in here)}. "
+        f"Tests are paired by window, at level {ALPHA:g} after Holm's correction over {len(found.points)} recipes.",
+        "ln ratio: ln(PPL / PPL of the float model) in nats per token. "
+        f"The float model's PPL is {float_one.value:.4f}; 0.01 is 1 % of perplexity.",
+        f"KLD: mean KL divergence from the float model in nats per token. {fmt.UNSURE} marks the lowest and those that "
+        "are indistinguishable from it. ± is one standard error, over windows.",
     ]
     if common:
         shared = ", ".join(f"{about} {words}" for about, words in common.items())
-        lines.append(f"All have: {shared}.")
+        lines.append(f"Settings of all recipes: {shared}.")
     return lines
 
 

@@ -22,7 +22,7 @@ def render_page(found: Ablation) -> str:
     shades = heatmap.Shades.of(values)
     return render(
         "ablation.html",
-        title=f"{fmt.plain(found.model)}: what int8 recipes cost",
+        title=f"{fmt.plain(found.model)}: accuracy loss of int8 recipes",
         above=found.space.title,
         about=found.about,
         verdict=_verdict(found.points) if found.points else None,
@@ -70,7 +70,7 @@ def _maps(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[_Map]
     by_loss = least({recipe: point.measured.window_nll for recipe, point in points.items()})
     by_kld = least({recipe: point.measured.window_kld for recipe, point in points.items()})
     for name, (best, alike), value in (
-        ("ln(PPL / float)", by_loss, lambda point: point.loss.delta),
+        ("ln(PPL / PPL of the float model)", by_loss, lambda point: point.loss.delta),
         ("KL divergence", by_kld, lambda point: point.measured.kld_mean),
     ):
         cells = [
@@ -79,7 +79,7 @@ def _maps(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[_Map]
         ]
         yield _Map(
             grid.title,
-            f"{name}; {grid.rows.title} by {grid.columns.title}, all else of {grid.base}",
+            f"{name}; {grid.rows.title} by {grid.columns.title}; other settings as in {grid.base}",
             heatmap.heat_map(
                 cells, grid.rows.labels, grid.columns.labels, grid.columns.title, shades, f"{grid.title}: {name}"
             ),

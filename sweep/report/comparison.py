@@ -23,9 +23,9 @@ def render_comparison(found: Comparison, console_width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(), *_heads(found)]
     dropped: list[str] = []
     for title, rows, columns in (
-        (f"Tasks: {_MINUS} over the items that both answered", found.tasks, _task_columns(found.tasks)),
-        ("Losses: what the variant costs each, against its own baseline", found.losses, _loss_columns(found.losses)),
-        (f"Text: {_MINUS} over the same windows", found.text, _text_columns(found.text)),
+        (f"Tasks: {_MINUS}, over the items that both answered", found.tasks, _task_columns(found.tasks)),
+        (f"Losses: variant {fmt.MINUS} its own baseline, in A and in B", found.losses, _loss_columns(found.losses)),
+        (f"Text: {_MINUS}, over the same windows", found.text, _text_columns(found.text)),
     ):
         if rows:
             shown, lost = fit([""] * len(rows), _lead(rows), columns, console_width)
@@ -96,11 +96,11 @@ def _task_columns(rows: Sequence[TaskDifference]) -> list[Column]:
         *_difference_columns(rows, [_scale(row, shares) for row in rows]),
         Column("flips %", [Text(f"{100 * row.flips:.1f}") for row in rows], 4),
         Column("answers changed %", [Text(_percent(row.answers_changed)) for row in rows], 3),
-        Column("n", [Text(f"{row.difference.n:,}") for row in rows], 5),
+        Column("items", [Text(f"{row.difference.n:,}") for row in rows], 5),
     ]
     if any(row.gold for row in rows):
         gold = [Text(_with_error(row.gold)) if row.gold else Text(fmt.MISSING, "dim") for row in rows]
-        columns.append(Column("right choice's p, %", gold, 2))
+        columns.append(Column("p(correct choice) %", gold, 2))
     return columns
 
 
@@ -120,7 +120,7 @@ def _loss_columns(rows: Sequence[LossDifference]) -> list[Column]:
         Column("A", [Text(_with_error(row.a, *_scale(row, shares))) for row in rows], 6),
         Column("B", [Text(_with_error(row.b, *_scale(row, shares))) for row in rows], 7),
         *_difference_columns(rows, [_scale(row, shares) for row in rows]),
-        Column("n", [Text(f"{row.difference.n:,}") for row in rows], 5),
+        Column("items", [Text(f"{row.difference.n:,}") for row in rows], 5),
     ]
 
 
@@ -155,54 +155,58 @@ def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
     rows: list[_Difference] = [*found.tasks, *found.losses, *found.text]
     signs = [f"{fmt.GAIN} B is better"] if any(row.real and row.better for row in rows) else []
     signs += [f"{fmt.LOSS} B is worse"] if any(row.real and not row.better for row in rows) else []
-    signs += [f"{fmt.ALIKE} not distinguishable"] if any(not row.real for row in rows) else []
+    signs += [f"{fmt.ALIKE} no significant difference"] if any(not row.real for row in rows) else []
     families = [
         f"{len(family)} {name}"
         for family, name in ((found.tasks, "tasks"), (found.losses, "losses"), (found.text, "texts"))
         if family
     ]
-    lines = [f"{', '.join(signs)}, at {ALPHA:g} after Holm's correction over each table ({', '.join(families)})."]
+    lines = [f"{'; '.join(signs)}. Level {ALPHA:g}, after Holm's correction over each table ({', '.join(families)})."]
     if found.tasks:
         lines.append(
-            f"Tasks in percent where the metric is a share. {_tests(found)} Intervals are of 95 %, each alone."
+            f"Scores that are shares are in percent. {_tests(found)} "
+            "The 95 % intervals are not corrected for the number of tests."
         )
         subjects = sorted({row.difference.clusters for row in found.tasks if row.difference.clusters})
         if subjects:
             lines.append(
-                f"Where a task has {' or '.join(map(str, subjects))} subjects, errors and p take subjects as the units."
+                f"In tasks with {' or '.join(map(str, subjects))} subjects, "
+                "errors and p treat whole subjects, not items, as independent."
             )
     for name, of in (("A", "only_a"), ("B", "only_b")):
         alone = {row.task: getattr(row, of) for row in found.tasks if getattr(row, of)}
         if alone:
             counts = ", ".join(f"{fmt.plain(task)} {count:,}" for task, count in alone.items())
-            lines.append(f"Items left out, for only {name} has them: {counts}.")
+            lines.append(f"Items left out because only {name} has them: {counts}.")
     reworded = {
         row.task: f"{fmt.plain(row.task)} {row.reworded:,} of {row.difference.n:,}"
         for row in found.tasks
         if row.reworded
     }
     if reworded:
-        lines.append(f"Same document, other prompt, paired by the document alone: {', '.join(reworded.values())}.")
+        lines.append(
+            f"Items with the same document but another prompt, paired by document: {', '.join(reworded.values())}."
+        )
     if found.text:
-        lines.append(f"Text: ln(PPL B / PPL A) and KLD B {fmt.MINUS} KLD A, nats per token, with windows as the units.")
+        lines.append(f"Text: ln(PPL B / PPL A) and KLD B {fmt.MINUS} KLD A in nats per token, by window.")
     if dropped:
         lines.append(f"Not shown at this width: {', '.join(dropped)}.")
     return lines
 
 
 def _tests(found: Comparison) -> str:
-    losses = ", of losses by its generalization to other whole numbers (sign flips)" if found.losses else ""
-    return f"p by the exact McNemar test{losses}."
+    losses = "; for losses, from its generalization to other whole numbers (sign flips)" if found.losses else ""
+    return f"p is from the exact McNemar test{losses}."
 
 
 def verdicts(found: Comparison) -> list[str]:
     """A sentence for each table: how many of its differences are real, and which."""
-    none = ": as far as these items can tell, B stands to A under each variant as it does at the baselines"
+    none = ": these items show no change in how B compares with A from the baselines to the variants"
     standing, cost = ("B is better", "B is worse"), ("B loses less", "B loses more")
     families: list[tuple[Sequence[_Difference], str, str, tuple[str, str], str]] = [
-        (found.tasks, "task difference is", "task differences are", standing, ""),
-        (found.losses, "difference of losses is", "differences of losses are", cost, none),
-        (found.text, "text difference is", "text differences are", standing, ""),
+        (found.tasks, "task difference", "task differences", standing, ""),
+        (found.losses, "difference of losses", "differences of losses", cost, none),
+        (found.text, "text difference", "text differences", standing, ""),
     ]
     sentences = []
     for rows, one, many, words, otherwise in families:
@@ -212,7 +216,8 @@ def verdicts(found: Comparison) -> list[str]:
         sides = zip(words, ([r for r in real if r.better], [r for r in real if not r.better]), strict=True)
         several = len({_variants(row) for row in rows})
         told = "; ".join(f"{word} on {_listed(part, several)}" for word, part in sides if part)
-        count = f"{len(real)} of {len(rows)} {one if len(rows) == 1 else many} real"
+        noun, verb = one if len(rows) == 1 else many, "is" if len(real) == 1 or len(rows) == 1 else "are"
+        count = f"{len(real)} of {len(rows)} {noun} {verb} significant"
         sentences.append(f"{count}{f': {told}' if told else otherwise}.")
     return sentences
 

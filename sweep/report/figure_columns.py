@@ -17,7 +17,7 @@ class FigureColumn:
     """`head` on the page, `short` in the terminal, where columns of less `priority` go first as it gets narrow.
 
     `decimals` is found from all values of the column and their errors, so that they align; `write` stands instead of
-    it. With an `error_priority` the standard error has a column beside it. `unit` follows the figure on the page.
+    it. With an `error_priority` the standard error has a column beside it.
     """
 
     head: str
@@ -27,7 +27,6 @@ class FigureColumn:
     write: Callable[[float], str] | None = None
     decimals: Callable[[list[float], list[float]], int] = fmt.decimals_with_errors
     error_priority: float | None = None
-    unit: str = ""
 
     def texts(self, rows: Sequence[Record]) -> tuple[list[str | None], list[str | None]]:
         """The values and the errors of all rows, None where there is none."""
@@ -67,12 +66,11 @@ FIGURES = (
         decimals=lambda values, _: fmt.decimals_for(values, least=3, most=5),
     ),
     FigureColumn(
-        "Same top token",
+        "Top-1 %",
         "top-1 %",
         7,
         lambda r: figure(r.divergence.top1_agreement) if r.divergence else None,
         lambda share: f"{100 * share:.2f}",
-        unit=" %",
     ),
     FigureColumn(
         "Prompt t/s", "prompt t/s", 1, lambda r: figure(r.speed.prompt_tokens_per_s) if r.speed else None, fmt.rate

@@ -24,7 +24,7 @@ _SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
 _STYLES = {Verdict.FITS: "green", Verdict.PARTLY: "yellow", Verdict.MISSES: "red"}
 _MEANINGS = {
     Verdict.FITS: "fits",
-    Verdict.PARTLY: "does not fit whole, but runs with so much of it in RAM",
+    Verdict.PARTLY: "partly in RAM: does not fit, but runs with the stated part in RAM",
     Verdict.MISSES: "does not fit",
 }
 _NAMES = {"kv": "KV cache", "recurrent": "recurrent state", "compute": "compute buffers", "output": "output buffer"}
@@ -40,6 +40,7 @@ _HEADS = {
 
 
 MOST_COMMANDS = 6
+_MAX_SPEED = "max t/s"
 
 
 def render_fit(
@@ -95,10 +96,10 @@ def _described(same: Sequence[Device]) -> str:
     device = same[0]
     count = f"{len(same)} x " if len(same) > 1 else ""
     each = " each" if len(same) > 1 else ""
-    state = "simulated" if device.simulated else "here, free now"
+    state, amount = ("simulated", "usable") if device.simulated else ("this machine", "free now")
     return (
-        f"{count}{fmt.plain(device.name)} ({state}): {fmt.size(device.usable_bytes)} usable of "
-        f"{fmt.size(device.total_bytes)}{each}, {fmt.size(device.reserve_bytes)} of that kept free"
+        f"{count}{fmt.plain(device.name)} ({state}): {fmt.size(device.usable_bytes)} {amount} of "
+        f"{fmt.size(device.total_bytes)}{each}, {fmt.size(device.reserve_bytes)} of that reserved"
     )
 
 
@@ -122,16 +123,16 @@ def _verdict_columns(report: FitReport) -> list[Column]:
         Column("total", _texts(rows, lambda row: fmt.size(row.total_bytes)), inf),
         Column("headroom", room, inf),
         Column("max ctx", _texts(rows, lambda row: _count(row.max_context)), 9),
-        Column("≤ tok/s", _texts(rows, lambda row: fmt.rate(row.decode_bound)), 8.5),
+        Column(_MAX_SPEED, _texts(rows, lambda row: fmt.rate(row.decode_bound)), 8.5),
         Column("", [Text(_word(row), _STYLES[verdict(row)]) for row in rows], inf, left=True),
     ]
-    return [column for column in columns if column.header != "≤ tok/s" or any(row.decode_bound for row in rows)]
+    return [column for column in columns if column.header != _MAX_SPEED or any(row.decode_bound for row in rows)]
 
 
 def _word(row: FitRow) -> str:
     """The verdict; of what is partly in RAM, how much of it is."""
     host = row.shares[-1].total_bytes if row.shares else 0
-    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "no"}
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "does not fit"}
     return words[verdict(row)]
 
 
@@ -170,7 +171,7 @@ def _device_columns(report: FitReport) -> list[Column]:
     rows, gpus = report.rows, len(_gpus(report))
     columns = [Column("layers", [Text(f"{row.gpu_layers}/{row.n_layers}") for row in rows], 90)]
     if any(row.cpu_moe_layers for row in rows):
-        columns.append(Column("experts in RAM", [Text(str(row.cpu_moe_layers)) for row in rows], 80))
+        columns.append(Column("MoE layers in RAM", [Text(str(row.cpu_moe_layers)) for row in rows], 80))
     for place in range(max((len(row.shares) for row in rows), default=0)):
         shares = [row.shares[place] if place < len(row.shares) else None for row in rows]
         name = fmt.shorten(fmt.plain(next(share.device for share in shares if share is not None)), 14)
@@ -179,20 +180,21 @@ def _device_columns(report: FitReport) -> list[Column]:
         columns.append(Column(named, held, 70 - place))
         if place < gpus:
             columns.append(
-                Column("left", [_room(None if share is None else share.free_bytes) for share in shares], 60 - place)
+                Column("free", [_room(None if share is None else share.free_bytes) for share in shares], 60 - place)
             )
     return columns
 
 
 def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
     found = dict.fromkeys(verdict(row) for row in report.rows)
-    signs = ", ".join(f"{_SIGNS[one]} {_MEANINGS[one]}" for one in Verdict if one in found)
-    lines = [f"{signs}." if signs else "No variant was asked for."]
-    lines.append(
-        "headroom: left on the tightest device beside what is kept free; max ctx: the largest context a sequence."
-    )
+    signs = "; ".join(f"{_SIGNS[one]} {_MEANINGS[one]}" for one in Verdict if one in found)
+    lines = [f"{signs}." if signs else "No variant was requested."]
+    lines.append("headroom: free memory on the fullest device after the reserve; negative if the variant does not fit.")
+    lines.append("max ctx: the largest context per sequence that fits.")
     if any(row.decode_bound for row in report.rows):
-        lines.append("≤ tok/s: at most so many, by bandwidth over the bytes read for a token; real decoding is slower.")
+        lines.append(
+            f"{_MAX_SPEED}: upper bound of decode t/s, bandwidth / bytes read per token; real decoding is slower."
+        )
     if dropped:
         lines.append(f"Not shown at this width: {', '.join(dict.fromkeys(dropped))}.")
     return lines
@@ -210,15 +212,15 @@ def _origins(report: FitReport) -> list[str]:
             ):
                 by_source.setdefault(source, []).append(part_name(part))
         sources = "; ".join(f"{', '.join(names)}: {source}" for source, names in by_source.items())
-        lines.append(f"{_KINDS.get(kind, kind) + ' - ' if len(kinds) > 1 else ''}{sources}.")
+        lines.append(f"Sources{f' ({_KINDS.get(kind, kind)})' if len(kinds) > 1 else ''}: {sources}.")
     for kind in dict.fromkeys(device.kind for device in report.devices):
-        lines.append(f"Kept free of {'RAM' if kind == 'cpu' else f'a {kind} device'}: {told(kind)}.")
+        lines.append(f"Reserve {'in RAM' if kind == 'cpu' else f'on a {kind} device'}: {told(kind)}.")
     placed = {row.placed_by for row in report.rows}
     if len(_gpus(report)) > 1 or any(verdict(row) is Verdict.PARTLY for row in report.rows):
         if "rpc" in placed:
-            lines.append("Figures of each device: llama.cpp's own placement on devices of these sizes.")
+            lines.append("Memory per device: llama.cpp's own placement on simulated devices of these sizes.")
         elif "estimate" in placed:
-            lines.append("Figures of each device are estimates: this build of llama.cpp has no RPC to ask it by.")
+            lines.append("Memory per device is an estimate: this build of llama.cpp has no RPC to simulate devices.")
     if report.bytes_read is not None:
         lines.append(f"Read over the network: {report.bytes_read:,} bytes.")
     return lines
@@ -238,8 +240,8 @@ def commands(report: FitReport, chosen: str | None) -> list[str]:
     given = [row for row in wanted if row.arguments]
     lines = [f"  {fmt.plain(row.variant)}: llama-server {fmt.plain(row.arguments)}" for row in given[:MOST_COMMANDS]]
     if len(given) > MOST_COMMANDS:
-        lines.append(f"  and for {len(given) - MOST_COMMANDS} more, if --variants names them")
-    return ["", "To run it (llama-cli takes the same):", *lines] if lines else []
+        lines.append(f"  {len(given) - MOST_COMMANDS} more: name them with --variants to see their commands")
+    return ["", "To run it (llama-cli takes the same arguments):", *lines] if lines else []
 
 
 def render_choice(variant: str | None, sentence: str) -> Text:
@@ -257,7 +259,7 @@ def render_formulas(report: FitReport) -> RenderableType:
             if _bytes(row, part):
                 shared.setdefault(row.figures[part], []).append(fmt.plain(row.variant))
         for source in dict.fromkeys(figure.source for figure in shared):
-            lines.append(Text.assemble((part_name(part), "bold"), f", by {source}, in bytes"))
+            lines.append(Text.assemble((part_name(part), "bold"), f" in bytes, from {source}"))
             for figure, names in shared.items():
                 if figure.source == source:
                     whose = "all" if len(names) == len(report.rows) else ", ".join(names)

@@ -49,7 +49,7 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
     sentence = fmt.plain(recommendation.sentence)
     return render(
         "sweep.html",
-        title=f"{fmt.plain(model)}: which bit width to run" if model else "Which bit width to run",
+        title=f"{fmt.plain(model)}: which variant to run" if model else "Which variant to run",
         above=f"run {run}" if run else "",
         about=settings,
         chosen=chosen,

@@ -53,7 +53,7 @@ def fidelity_table(rows: Sequence[Record], chosen: str | None, front: fronts.Fro
     columns = []
     for column in figures_shown(rows):
         values, errors = column.texts(rows)
-        cells = [[HtmlCell(None if value is None else value + column.unit)] for value in values]
+        cells = [[HtmlCell(value)] for value in values]
         if column.error_priority is not None:
             for row, error in zip(cells, errors, strict=True):
                 row.append(HtmlCell("" if error is None else f"±{error}", "err"))
@@ -83,7 +83,7 @@ def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
     named, scales = {record.variant: record for record in rows}, figures.task_scales(rows)
     golden = any(named[variant].tasks[task].gold_delta is not None for variant, task in tests)
     heads = ["Difference", "95 % interval", "p", "Holm p", "Flips, %", "Answers changed, %", "Items"]
-    heads += ["Right choice's probability, points"] if golden else []
+    heads += ["Probability of the correct choice, points"] if golden else []
     return HtmlTable(
         [HtmlCell("Variant"), HtmlCell("Task", "from"), *map(HtmlCell, heads)],
         [
@@ -113,7 +113,7 @@ def per_bit_table(rows: Sequence[Record]) -> HtmlTable | None:
             step = [
                 HtmlCell(fmt.signed(100 * gain.per_bit, 2)),
                 HtmlCell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err"),
-                HtmlCell(f"over {gain.smaller}{', not distinguishable' if unsure else ''}", "from"),
+                HtmlCell(f"from {gain.smaller}{' (indistinguishable)' if unsure else ''}", "from"),
             ]
         elif record.variant not in front:
             own = next(found for found in losses if record.variant in found.values)
@@ -142,7 +142,7 @@ def _beaten(record: Record, rows: Sequence[Record], losses: fronts.Losses) -> st
     lead = losses.lead(best.variant, record.variant)
     if lead is None:
         return f"no better than {best.variant}"
-    return f"{'worse than' if lead.real else 'not distinguishable from'} {best.variant}, which is smaller"
+    return f"{'worse than' if lead.real else 'indistinguishable from'} {best.variant}, which is smaller"
 
 
 def _table(rows: Sequence[Record], columns: Sequence[_Column], chosen: str | None, front: fronts.Front) -> HtmlTable:
@@ -162,7 +162,7 @@ def _sign(record: Record, front: fronts.Front, chosen: str | None) -> HtmlCell:
         return HtmlCell(fmt.CHOSEN, title="recommended")
     if record.variant in front.unsure:
         return HtmlCell(fmt.UNSURE, title=fronts.why_unsure(record, front))
-    return HtmlCell(fmt.PARETO, title="on the Pareto set") if record.variant in front else HtmlCell()
+    return HtmlCell(fmt.PARETO, title="in the Pareto set") if record.variant in front else HtmlCell()
 
 
 def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: bool) -> list[HtmlCell]:
@@ -212,5 +212,5 @@ def _in_words(score: TaskScore, test: figures.TaskTest, scale: int) -> str:
     parts.append(f"Holm-corrected p {fmt.equals(test.adjusted)}")
     if score.answers_changed is not None:
         parts.append(f"{100 * score.answers_changed:.1f} % of answers changed")
-    verdict = {"loss": "a loss", "gain": "a gain"}.get(_kind(test), "not distinguishable from none")
+    verdict = {"loss": "a significant loss", "gain": "a significant gain"}.get(_kind(test), "not significant")
     return f"{verdict}: {', '.join(parts)}"

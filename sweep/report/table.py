@@ -23,7 +23,7 @@ from sweep.report.columns import Column, fit, table, width_of
 from sweep.report.figure_columns import figures_shown, task_texts
 
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
-_KEPT = "kept %"
+_RECOVERY = "recovery %"
 _MISSING = Text(fmt.MISSING, style="dim")
 
 
@@ -97,7 +97,7 @@ def _fit_tasks(
         shown = table(_styles(rows), [*lead, *columns])
         if width_of(shown) <= width:
             break
-    return shown, [*([] if mean else [_KEPT]), *(fmt.plain(task) for task in tasks[count:])]
+    return shown, [*([] if mean else [_RECOVERY]), *(fmt.plain(task) for task in tasks[count:])]
 
 
 def _styles(rows: Sequence[Record]) -> list[str]:
@@ -156,7 +156,7 @@ def _recovery_columns(rows: Sequence[Record], *, errors: bool) -> list[Column]:
         error = f" ±{100 * mean.stderr:.1f}" if errors and mean.stderr is not None else ""
         return Text(f"{100 * mean.value:.1f}{error}")
 
-    return [Column(_KEPT, [cell(record) for record in rows], inf)]
+    return [Column(_RECOVERY, [cell(record) for record in rows], inf)]
 
 
 def _task_columns(
@@ -200,24 +200,27 @@ def _legend(
     front: tuple[fronts.Front, str],
 ) -> list[str]:
     """What the signs in these very tables mean, and what the width left out."""
-    kept, measure = front
+    pareto, measure = front
     parts = [f"{fmt.CHOSEN} recommended"] if chosen else []
-    parts += [f"{fmt.PARETO} no variant is both smaller and better ({measure})"] if kept.variants else []
-    parts += [f"{fmt.UNSURE} so too, but not distinguishable from the next smaller {fmt.PARETO}"] if kept.unsure else []
+    parts += [f"{fmt.PARETO} Pareto set: no variant is both smaller and better ({measure})"] if pareto.variants else []
+    parts += [f"{fmt.UNSURE} in it, but indistinguishable from the next smaller {fmt.PARETO}"] if pareto.unsure else []
     parts += [f"{fmt.LOSS} significant loss"] if any(test.loss() for test in tests.values()) else []
     parts += [f"{fmt.GAIN} significant gain"] if any(test.gain() for test in tests.values()) else []
-    lines = [", ".join(parts)] if parts else []
+    lines = [f"{'; '.join(parts)}."] if parts else []
     base = figures.compared_with(rows)
     if tests:
         lines.append(
-            f"Tasks: score, difference to {base}; Holm-corrected over all {len(tests)} tests, every variant on every "
-            f"task, at {figures.ALPHA:g}."
+            f"Tasks: score, and difference from {base}. Significance is tested at level {figures.ALPHA:g} after Holm's "
+            f"correction over all {len(tests)} tests (every variant on every task)."
         )
         lines += figures.clustered(rows)
     if any(r.perplexity or r.divergence for r in rows):
-        lines.append("KLD in nats per token. ± is one standard error.")
-    if len(figures.mean_recovery(rows)) > 1 and _KEPT not in dropped:
-        lines.append(f"{_KEPT}: score above chance as a share of {base}'s, mean over tasks.")
+        lines.append("KLD: mean KL divergence in nats per token. ± is one standard error.")
+    if len(figures.mean_recovery(rows)) > 1 and _RECOVERY not in dropped:
+        lines.append(
+            f"{_RECOVERY}: (score {fmt.MINUS} chance) / ({base}'s score {fmt.MINUS} chance), mean over tasks. "
+            f"100 is as good as {base}."
+        )
     if dropped:
         lines.append(f"Not shown at this width: {', '.join(dropped)}.")
     return lines

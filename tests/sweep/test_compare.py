@@ -105,8 +105,8 @@ def test_across_models_tasks_are_paired_and_divergences_refused(both):
     assert [(row.variant_a, row.task) for row in found.tasks] == [("BF16", "t"), ("Q4", "t"), ("Q2", "t")]
     assert found.text == ()
     assert [note for note in found.notes if "KL divergence" in note] == [
-        "KL divergence is not compared: A's is from BF16 of micro, B's from BF16 of macro; "
-        "across models it has no common zero."
+        "KL divergence is not compared: in A it is from BF16 of micro, in B from BF16 of macro; "
+        "divergences of different models have no common zero."
     ]
     assert any("Perplexity is not compared" in note for note in found.notes)
 
@@ -122,11 +122,11 @@ def test_whether_an_edge_is_kept_is_the_difference_of_the_losses(both):
     assert loss.difference.p_value == statistics.sign_flip_test(loss_b - loss_a)
     assert loss.real
     assert loss.better
-    assert "1 of 1 difference of losses is real: B loses less on t." in verdicts(found)
+    assert "1 of 1 difference of losses is significant: B loses less on t." in verdicts(found)
     kept = compare(both, "alpha", "beta", "Q4").losses[0]
     assert not kept.real
     assert (
-        "0 of 1 difference of losses is real: as far as these items can tell"
+        "0 of 1 difference of losses is significant: these items show no change"
         in verdicts(compare(both, "alpha", "beta", "Q4"))[1]
     )
 
@@ -151,8 +151,8 @@ def test_items_are_found_by_document_whatever_their_order(space):
     assert (task.difference.n, task.only_a, task.only_b) == (55, 5, 2)
     assert task.difference.delta == pytest.approx(np.mean(lost(5)[kept] - RIGHT[kept]))
     lines = printed(compare(space, "a", "b", "Q4"), 140)
-    assert "Items left out, for only A has them: t 5." in lines
-    assert "Items left out, for only B has them: t 2." in lines
+    assert "Items left out because only A has them: t 5." in lines
+    assert "Items left out because only B has them: t 2." in lines
 
 
 def test_a_document_asked_otherwise_is_paired_and_told(space):
@@ -161,7 +161,7 @@ def test_a_document_asked_otherwise_is_paired_and_told(space):
     Stored("b", {"t": {"Q4": mixed}}).put(space)
     found = compare(space, "a", "b", "Q4")
     assert (found.tasks[0].difference.n, found.tasks[0].reworded) == (60, 20)
-    assert "Same document, other prompt, paired by the document alone: t 20 of 60." in printed(found, 140)
+    assert "Items with the same document but another prompt, paired by document: t 20 of 60." in printed(found, 140)
 
 
 def test_a_document_that_occurs_twice_is_paired_in_order(space):
@@ -238,7 +238,7 @@ def test_the_right_choices_probability_is_compared_where_items_have_it(space):
     (task,) = compare(space, "a:Q4", "a:Q2").tasks
     expected = statistics.compare_differences(p[1] - p[0])
     assert task.gold == expected
-    assert "right choice's p" in printed(compare(space, "a:Q4", "a:Q2"), 180)
+    assert "p(correct choice) %" in printed(compare(space, "a:Q4", "a:Q2"), 180)
 
 
 def test_perplexity_is_compared_where_both_scored_the_same_tokens(space):
@@ -259,7 +259,7 @@ def test_what_was_measured_differently_is_told(space):
     other.put(space)
     found = compare(space, "alpha-q-1", "alpha-q-3", "Q2")
     assert found.notes[0] == "Measured differently: kv_type: f16 in A, q8_0 in B."
-    assert any("measured otherwise" in note for note in found.notes)  # the same model: not "across models"
+    assert any("measured with other settings" in note for note in found.notes)  # the same model: not "different models"
 
 
 def test_how_a_task_was_asked_is_told_for_the_tasks_that_both_have(space):
@@ -274,14 +274,16 @@ def test_one_measurement_in_two_runs_is_not_compared_with_itself(space):
     replace(A, mark="same").put(space)
     bigger = {v: items(lost(i)) for i, v in enumerate(("BF16", "Q4", "Q2"))}
     replace(A, run="gamma-q-4", mark="same", tasks={**A.tasks, "u": bigger}).put(space)
-    with pytest.raises(InputError, match=r"nothing to compare: Only in gamma-q-4: u. One and the same measurement"):
+    with pytest.raises(
+        InputError, match=r"to compare: Tasks only in gamma-q-4: u\. .* both runs share one measurement"
+    ):
         compare(space, "alpha", "gamma")
 
 
 def test_metrics_of_two_kinds_do_not_compare(space):
     A.put(space)
     replace(B, metric="exact_match", windows=None).put(space)
-    with pytest.raises(InputError, match="t: acc in A and exact_match in B do not compare"):
+    with pytest.raises(InputError, match="t: acc in A and exact_match in B cannot be compared"):
         compare(space, "alpha", "beta")
 
 
@@ -302,13 +304,18 @@ def test_metrics_of_two_kinds_do_not_compare(space):
         ),
         ("alpha:Q9", "beta", {}, r"alpha:Q9: run alpha-q-111111 has no variant 'Q9'; it has BF16, Q4, Q2"),
         ("alpha", "beta:Q9", {}, r"run beta-q-222222 has no variant 'Q9'"),
-        ("alpha", "alpha", {}, r"the same run twice; name two of its variants, as alpha-q-111111:BF16"),
+        ("alpha", "alpha", {}, r"the same run twice; name two of its variants, such as alpha-q-111111:BF16"),
         ("alpha:Q4", "alpha:Q4", {}, r"alpha-q-111111:Q4: the same variant of the same run twice"),
         ("alpha:Q4", "beta", {"variant": "Q2"}, r"name the variant once"),
         ("alpha", "beta", {"variant": "Q9"}, r"has no variant 'Q9'"),
         ("alpha", "fresh", {}, r"run fresh-q-9 has no results yet"),
         ("alpha", "odd", {}, r"have no variant in common; name one of each as RUN:VARIANT"),
-        ("alpha", "else", {}, r"nothing to compare: .*Only in alpha-q-111111: t\. Only in else-q-8: other\."),
+        (
+            "alpha",
+            "else",
+            {},
+            r"to compare: .*Tasks only in alpha-q-111111: t\. Tasks only in else-q-8: other\.",
+        ),
         ("alpha", "strangers", {}, r"nothing to compare: .*t: no document is scored in both runs\."),
     ],
 )

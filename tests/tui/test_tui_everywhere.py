@@ -53,7 +53,7 @@ def test_the_screens_are_reached_by_digits_the_mouse_and_the_palette(swept: Work
             await pilot.click("TopBar", offset=(line.index("2 Plan"), 0))
             await until(pilot, lambda: app.current_mode == "plan")
             await pilot.press("ctrl+p", *"go to results")
-            await until(pilot, lambda: "Show the screen Results" in shown(app))
+            await until(pilot, lambda: "Show the Results screen" in shown(app))
             await pilot.press("enter")
             await until(pilot, lambda: app.current_mode == "results")
 

@@ -122,7 +122,7 @@ def test_what_is_shown_is_the_dry_run(swept: Workspace, text: Path) -> None:
             await until(pilot, lambda: asked(screen))
             assert screen.plan == plan
             words = shown(app)
-            assert f"{sum(not cell['done'] for cell in plan['cells'])} of {len(plan['cells'])} cells to do" in words
+            assert f"{sum(not cell['done'] for cell in plan['cells'])} of {len(plan['cells'])} jobs to do" in words
             assert "about" in words  # the items of the first run, twice as many
             assert plan["seconds"] is not None
 
@@ -358,6 +358,6 @@ def test_a_sweep_with_int8_is_run_and_read(text: Path, tmp_path: Path) -> None:
             await pilot.press("4")
             await until(pilot, lambda: "torch:BF16" in shown(app) and "fq:sq" in shown(app))
             await pilot.press("2")
-            await until(pilot, lambda: asked(screen) and "all cells are done" in shown(app))
+            await until(pilot, lambda: asked(screen) and "all jobs are done" in shown(app))
 
     play(script())

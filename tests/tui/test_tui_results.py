@@ -189,7 +189,7 @@ def test_export(swept: Workspace, run: str, tmp_path: Path) -> None:
             await pilot.press("e")
             app.screen.query_one("#path", Input).value = str(tmp_path / "a.docx")
             await pilot.press("enter")
-            assert "end it with" in shown(app)
+            assert "use one of the extensions" in shown(app)
             app.screen.query_one("#path", Input).value = str(tmp_path / "missing" / "a.csv")
             await pilot.press("enter")
             await until(pilot, lambda: "cannot be written" in shown(app))

@@ -41,8 +41,8 @@ def test_a_finished_run_and_its_keys(swept: Workspace, run: str) -> None:
             screen = screen_of(app)
             await until(pilot, lambda: screen.snapshot is not None)
             words = shown(app)
-            assert "✓ through" in words
-            assert "12/12 cells" in words
+            assert "✓ done" in words
+            assert "12/12 jobs" in words
             assert "PPL 2." in words
             assert words.count("KLD 0.0") == 2
             cells = screen.query_one(CellTable)
@@ -118,7 +118,7 @@ def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) ->
                 pilot, lambda: screen.snapshot is not None and screen.snapshot.progress.status == "done", 5 * PATIENCE
             )
             assert set(statuses(screen).values()) <= {"done", "known"}
-            assert "12/12 cells" in shown(app)
+            assert "12/12 jobs" in shown(app)
 
             # nothing is left to try
             await pilot.press("R")
@@ -145,7 +145,7 @@ def test_a_sweep_is_watched_while_the_retry_waits_for_it(text: Path, tmp_path: P
             await pilot.press("R")
             assert app.session.launch is not None
             await pilot.press("4", "3")
-            assert "/12 cells" in shown(app)
+            assert "/12 jobs" in shown(app)
             assert "starting" not in shown(app)
             await until(pilot, lambda: app.session.launch is None)
             # the first run may be seen to be through, with what was cancelled, before the second is

@@ -110,7 +110,7 @@ def plan(terminal: Terminal, text: Path) -> None:
     terminal.expect("sweep run micro")
     # Where a key moves the focus, what that draws is waited for: on a busy machine the next key may be read before.
     terminal.press("n/")
-    terminal.expect("only what has this in its name")
+    terminal.expect("filter by name")
     terminal.press("q4_k_m\r ")
     terminal.expect("=Q4_K_M")
     terminal.press("\x1b")
@@ -124,7 +124,7 @@ def plan(terminal: Terminal, text: Path) -> None:
         if not typed:
             break
         key = "\t"
-    terminal.expect("8 of 8 cells to do")
+    terminal.expect("8 of 8 jobs to do")
     terminal.press("\x1b")
     terminal.expect("Presets")  # a key of the table, which has the focus again
 
@@ -141,7 +141,7 @@ def test_from_the_start_to_a_result(terminal: Terminal, workspace: Workspace, te
     plan(terminal, text)
     terminal.press("r")
     terminal.expect("running")
-    terminal.expect("through")
+    terminal.expect("✓ done")
     terminal.press("4")
     terminal.expect("Run ")
     terminal.expect("KL divergence")

@@ -24,7 +24,9 @@ class ExportScreen(Window[None]):
         self._workspace, self._plan = workspace, plan
 
     def content(self) -> ComposeResult:
-        yield Static(f"Write {self._plan.run} to a file; its ending says as what: {', '.join(KINDS)}", classes="words")
+        yield Static(
+            f"Write {self._plan.run} to a file. The extension sets the format: {', '.join(KINDS)}", classes="words"
+        )
         yield Input(str(Path.cwd() / f"{self._plan.run}.html"), id="path", compact=True)
         yield Static(id="said", classes="words")
 
@@ -32,7 +34,7 @@ class ExportScreen(Window[None]):
     def _submitted(self, message: Input.Submitted) -> None:
         path = Path(message.value.strip()).expanduser()
         if path.suffix not in KINDS:
-            self._say(f"{path.name}: end it with {', '.join(KINDS)}")
+            self._say(f"{path.name}: use one of the extensions {', '.join(KINDS)}")
         else:
             self._say("writing …")
             self._write(path)
@@ -56,7 +58,7 @@ class ExportScreen(Window[None]):
         except InputError as error:
             self.deliver(self._say, str(error))
             return
-        self.app.call_from_thread(self.app.notify, f"written: {path}", title="Export")  # also when closed by now
+        self.app.call_from_thread(self.app.notify, f"Written: {path}", title="Export")  # also when closed by now
         self.deliver(self.dismiss, None)
 
     def _say(self, words: str) -> None:

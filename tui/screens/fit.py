@@ -58,22 +58,22 @@ class FitScreen(WorkerHost, Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "model", "Model", tooltip="Choose the model: built in, public, a directory, a hub id"),
-        Binding("v", "card", "Card", tooltip="Choose the card: this machine's, a name or a size"),
+        Binding("v", "card", "GPU", tooltip="Choose the GPUs: this machine's, a name or a size"),
         Binding("left_square_bracket", "context(-1)", "Less context", show=False, key_display="["),
-        Binding("right_square_bracket", "context(1)", "Context", key_display="[ ]", tooltip="Halve or double it"),
+        Binding("right_square_bracket", "context(1)", "Context", key_display="[ ]", tooltip="Halve or double context"),
         Binding(
             "K",
             "kv_type",
             "KV type",
             key_display="K",
-            tooltip=f"Of the cache: {', '.join(KV_TYPES)}; k goes up",
+            tooltip=f"Type of the KV cache: {', '.join(KV_TYPES)}. (k moves up.)",
         ),
-        Binding("o", "offload", "Experts to RAM", show=False, tooltip="Allow a part in RAM where not all fits, or not"),
-        Binding("space", "choose", "Choose", tooltip="Take the variant into the sweep, or not"),
-        Binding("t", "types", "Types", tooltip="Which tensors of it get which type"),
-        Binding("f", "only_fitting", "Only what fits", show=False),
+        Binding("o", "offload", "RAM", show=False, tooltip="Allow or forbid a part in RAM if a variant does not fit"),
+        Binding("space", "choose", "Choose", tooltip="Add the variant to the sweep, or remove it"),
+        Binding("t", "types", "Types", tooltip="Show which tensor types the variant uses"),
+        Binding("f", "only_fitting", "Hide what does not fit", show=False),
         *FILTER_KEYS,
-        Binding("r", "ask", "Ask again", show=False, tooltip="With what is free now"),
+        Binding("r", "ask", "Compute again", show=False, tooltip="Use the memory that is free now"),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -188,22 +188,22 @@ class FitScreen(WorkerHost, Screen[None]):
         if self.report is not None and question.gpus == self.session.gpus:
             told = []
             for device in self.report.devices:
-                sim = "SIM" if device.simulated else "free now"
-                told.append(f"{fmt.plain(device.name)} ({fmt.size(device.usable_bytes)} {sim})")
+                state = "simulated" if device.simulated else "free now"
+                told.append(f"{fmt.plain(device.name)} ({fmt.size(device.usable_bytes)} {state})")
             line.append(", ".join(told), colours.ink)
         else:
-            line.append(", ".join(f"{gpu} (SIM)" for gpu in question.gpus) or "this machine", colours.ink)
+            line.append(", ".join(f"{gpu} (simulated)" for gpu in question.gpus) or "this machine", colours.ink)
         context = (
             f"{question.context:,}" if question.context else f"{self.report.context:,}" if self.report else "8,192"
         )
         line.append(f"  context {context}  KV {question.kv_type}", colours.soft)
-        line.append("  + RAM" if question.offload else "  card alone", colours.soft)
+        line.append("  RAM allowed" if question.offload else "  no RAM", colours.soft)
         if error is not None:
             line.append(f"\n ✗ {fmt.plain(error)}", colours.bad)
         elif self._busy or self._timer is not None:
-            line.append("  asking llama.cpp …", colours.faint)
+            line.append("  computing …", colours.faint)
             if self.report is not None and question != self._answered:  # whose figures are still shown
-                line.append(f" (below: {self.report.context:,} {self.report.kv_type})", colours.faint)
+                line.append(f" (shown: context {self.report.context:,}, KV {self.report.kv_type})", colours.faint)
         self.query_one("#state", Note).show(line)
         self.query_one(TopBar).lead(question.model, ", ".join(question.gpus) or "this machine")
 
@@ -227,17 +227,15 @@ class FitScreen(WorkerHost, Screen[None]):
         if name is None:
             line = Text.assemble(
                 ("! ", colours.warn),
-                ("Nothing fits whole: try less context with [, or another card with v.", colours.ink),
+                ("No variant fits. Press [ for less context or v for another GPU.", colours.ink),
             )
         else:
-            why = (
-                "by what runs of this model measured"
-                if measured
-                else "by its size, which is a guess until a sweep measures it"
+            why = "as runs of this model measured" if measured else "by size alone: a guess until a sweep measures it"
+            line = Text.assemble(
+                (f"{fmt.CHOSEN} ", colours.good), (f"{name} is the best variant that fits, {why}.", colours.ink)
             )
-            line = Text.assemble((f"{fmt.CHOSEN} ", colours.good), (f"{name}: the best that fits, {why}.", colours.ink))
         count = len(self.session.draft.variants)
-        line.append(f"  + {count} taken into the sweep; 2 plans it.", colours.soft)
+        line.append(f"  + {count} in the sweep; press 2 to plan it.", colours.soft)
         self.query_one("#verdict", Note).show(line)
 
     @on(Table.Highlighted, "#rows")
@@ -259,7 +257,7 @@ class FitScreen(WorkerHost, Screen[None]):
     def action_model(self) -> None:
         from tui.screens.picker import PickerScreen, model_choices
 
-        words = "a model, a directory, a config.json, a .gguf or a hub id"
+        words = "a model, a directory, a config.json, a .gguf file or a hub id"
         self.app.push_screen(PickerScreen("Model", model_choices(), words, self.session.draft.model), self._take_model)
 
     def _take_model(self, name: str | None) -> None:
@@ -270,8 +268,8 @@ class FitScreen(WorkerHost, Screen[None]):
     def action_card(self) -> None:
         from tui.screens.picker import PickerScreen, card_choices
 
-        words = "a card, 2x and a card, a size such as 12GiB; several by comma"
-        self.app.push_screen(PickerScreen("Card", card_choices(), words), self._take_card)
+        words = "a GPU, 2x GPU, or a size such as 12GiB; separate several by commas"
+        self.app.push_screen(PickerScreen("GPU", card_choices(), words), self._take_card)
 
     def _take_card(self, name: str | None) -> None:
         if name is not None:
@@ -312,7 +310,7 @@ class FitScreen(WorkerHost, Screen[None]):
         if row is None or self.question is None:
             return
         if row.kind != "gguf" or ":" in row.variant:
-            self.notify("Only what llama.cpp makes has such a table.", title="Types")
+            self.notify("Tensor types are known only for quants that llama.cpp makes.", title="Types")
             return
         from tui.screens.types import TypesScreen
 

@@ -10,10 +10,10 @@ from tui.theme import palette
 
 MOVING = (
     ("1 2 3 4", "go to Fit, Plan, Run, Results"),
-    ("j k g G", "down, up, first and last row, as the arrows do"),
-    ("tab", "to the next part of the screen"),
-    ("ctrl+p", "every command by name, and the themes"),
-    ("q", "quit; a sweep that runs can go on without the screen"),
+    ("j k g G", "down, up, first and last row; arrows work too"),
+    ("tab", "go to the next part of the screen"),
+    ("ctrl+p", "all commands by name, and the themes"),
+    ("q", "quit; a running sweep can continue without the screen"),
 )
 
 

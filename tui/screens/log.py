@@ -10,7 +10,7 @@ from textual import work
 from sweep.commands.follow import tail
 from tui.screens.pager import PagerScreen
 
-NO_LOG = "nothing was logged"
+NO_LOG = "no log output"
 
 
 class LogScreen(PagerScreen):

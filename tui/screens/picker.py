@@ -31,7 +31,7 @@ class PickerScreen(Window[str | None]):
     ]
 
     def __init__(self, title: str, choices: Sequence[tuple[str, str]], words: str, now: str = "") -> None:
-        super().__init__(title, "type, or ↓ and choose · enter take · esc close")
+        super().__init__(title, "type to search, or ↓ to choose · enter accept · esc close")
         self._choices, self._words, self._now = choices, words, now
 
     def content(self) -> ComposeResult:
@@ -52,7 +52,7 @@ class PickerScreen(Window[str | None]):
         rows = [(name, [Text(name, colours.ink), Text(about, colours.soft)]) for name, about in kept]
         self.query_one(Table).fill(HEADS, rows, room=len(self._choices))
         typed = self.query_one(Input).value.strip()
-        told = f"enter takes “{typed}” as it is typed" if typed and not kept else f"{len(kept)} to choose from"
+        told = f"enter uses “{typed}” as typed" if typed and not kept else f"{len(kept)} to choose from"
         self.query_one(Note).show(Text(told, colours.faint))
 
     @on(Input.Submitted)
@@ -76,7 +76,7 @@ class PromptScreen(Window[str | None]):
     """Answers with a line of text."""
 
     def __init__(self, title: str, words: str, value: str = "") -> None:
-        super().__init__(title, "enter take · esc close")
+        super().__init__(title, "enter accept · esc close")
         self._words, self._value = words, value
 
     def content(self) -> ComposeResult:
@@ -94,14 +94,16 @@ def model_choices() -> list[tuple[str, str]]:
     from presets import catalogue
 
     found = [(name, f"built in: {model.title}") for name, model in presets.builtin_models().items()]
-    return found + [(entry.name, "sizes only; give its directory to sweep it") for entry in catalogue.models().values()]
+    return found + [
+        (entry.name, "sizes only; to sweep it, give its directory") for entry in catalogue.models().values()
+    ]
 
 
 def card_choices() -> list[tuple[str, str]]:
     """This machine's own, and all cards that are known."""
     from presets.gpus import gpus
 
-    found = [("this machine", "what is here, with what is free now")]
+    found = [("this machine", "the devices of this machine, with the memory that is free now")]
     for gpu in gpus().values():
         told = f"{gpu.memory_bytes / (1 << 30):g} GiB, {gpu.bandwidth / 1e9:,.0f} GB/s, {gpu.series}"
         found.append((gpu.name, told))

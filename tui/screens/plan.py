@@ -42,15 +42,15 @@ class PlanScreen(WorkerHost, Screen[None]):
     """The draft is the app's, so that what was chosen elsewhere is chosen here."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "choose", "Choose", tooltip="Measure the highlighted variant, or not"),
+        Binding("space", "choose", "Choose", tooltip="Add the highlighted variant to the sweep, or remove it"),
         Binding("m", "model", "Model", tooltip="Choose the model"),
-        Binding("t", "fields", "Fields", tooltip="What is measured and how: tasks, text, memory, cards, files"),
-        Binding("a", "add", "Add", show=False, tooltip="A .gguf file, a file of the hub, an int8 recipe of your own"),
-        Binding("o", "load", "Presets", tooltip="Take the variants and tasks of a preset"),
-        Binding("w", "save", "Save", show=False, tooltip="Write variants, tasks, limit and context as a preset"),
+        Binding("t", "fields", "Fields", tooltip="What is measured and how: tasks, text, memory, GPUs, files"),
+        Binding("a", "add", "Add", show=False, tooltip="Add a .gguf file, a file on the hub or your own int8 recipe"),
+        Binding("o", "load", "Presets", tooltip="Use the variants and tasks of a preset"),
+        Binding("w", "save", "Save", show=False, tooltip="Save variants, tasks, limit and context as a preset"),
         Binding("y", "copy", "Copy", tooltip="Copy the command line"),
-        Binding("r", "run", "Run", tooltip="Start the sweep; it goes on when the screen is closed"),
-        Binding("n", "none", "Choose none", show=False),
+        Binding("r", "run", "Run", tooltip="Start the sweep; it continues when the screen is closed"),
+        Binding("n", "none", "Remove all variants", show=False),
         *FILTER_KEYS,
     ]
 
@@ -138,8 +138,8 @@ class PlanScreen(WorkerHost, Screen[None]):
         self._make_room(inside)
         if not inside:
             colours = palette(self.app)
-            words = (("t ", colours.accent), ("to the fields, ", colours.soft), ("esc ", colours.accent))
-            self.query_one("#hint", Note).show(Text.assemble(*words, ("back to the table", colours.soft)))
+            words = (("t ", colours.accent), ("edits the fields, ", colours.soft), ("esc ", colours.accent))
+            self.query_one("#hint", Note).show(Text.assemble(*words, ("goes back to the table", colours.soft)))
 
     def _make_room(self, for_form: bool) -> None:
         """Where not both have room, the one of table and form is shown that has the focus, or is to have it."""
@@ -247,7 +247,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         from tui.screens.picker import PromptScreen
 
         here = str(Path.cwd() / "sweep.toml")
-        self.app.push_screen(PromptScreen("Save as a preset", "A TOML file that --preset takes:", here), self._save)
+        self.app.push_screen(PromptScreen("Save as a preset", "TOML file for --preset:", here), self._save)
 
     def _save(self, path: str | None) -> None:
         if path is None:
@@ -261,7 +261,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         except InputError as error:
             self.notify(str(error), severity="error", title="Preset")
             return
-        self.notify(f"written: {file}", title="Preset")
+        self.notify(f"Written: {file}", title="Preset")
 
     def action_copy(self) -> None:
         line = Command(self.draft.arguments(), os.getcwd()).line
@@ -270,7 +270,7 @@ class PlanScreen(WorkerHost, Screen[None]):
 
     def action_run(self) -> None:
         if not self.draft.variants:
-            self.notify("Choose a variant with space first.", title="Run")
+            self.notify("First choose a variant with space.", title="Run")
             return
         try:
             self.session.begin(Command(self.draft.arguments(), os.getcwd()))

@@ -25,8 +25,8 @@ class QuitScreen(Window[str | None]):
 
     def content(self) -> ComposeResult:
         yield Static(
-            f"{self._run} goes on without the screen; `sweep tui {self._run}` comes back to it.\n\n"
-            "l  quit and let it run\np  quit, and let it stop after the cell at work\nesc  stay",
+            f"{self._run} continues without the screen; `sweep tui {self._run}` shows it again.\n\n"
+            "l  quit and let it run\np  quit, and stop it after the running job\nesc  stay",
             markup=False,
         )
 

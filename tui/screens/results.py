@@ -39,18 +39,18 @@ class ResultsScreen(WorkerHost, Screen[None]):
     """Reads the app's run when it is shown, and again when that changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "sort", "Sort", tooltip="Sort by the next column; S turns the order round"),
-        Binding("S", "turn", "Turn the order round", show=False),
+        Binding("s", "sort", "Sort", tooltip="Sort by the next column; S reverses the order"),
+        Binding("S", "turn", "Reverse the order", show=False),
         Binding("x", "axis('x')", "X axis", show=False, tooltip="Bits per weight, file size or memory"),
         Binding("y", "axis('y')", "Axes", key_display="x y", tooltip="Divergence, perplexity, recovery or a task"),
         Binding("m", "mark", "Mark", tooltip="Mark two variants to compare"),
-        Binding("c", "compare", "Compare", tooltip="The two marked variants, paired"),
-        Binding("e", "export", "Export", tooltip="As an HTML page, CSV or JSON"),
+        Binding("c", "compare", "Compare", tooltip="Compare the two marked variants, paired"),
+        Binding("e", "export", "Export", tooltip="Write an HTML page, CSV or JSON"),
         Binding("o", "runs", "Runs", tooltip="Choose another run"),
-        Binding("v", "card", "Card", show=False, tooltip="The card that a variant has to fit"),
-        Binding("enter", "details", "Details", show=False, tooltip="All that is known of the variant"),
+        Binding("v", "card", "GPU", show=False, tooltip="The GPUs that a variant has to fit on"),
+        Binding("enter", "details", "Details", show=False, tooltip="All figures of the variant"),
         *FILTER_KEYS,
-        Binding("r", "read", "Read again", show=False),
+        Binding("r", "read", "Reload", show=False),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -164,10 +164,11 @@ class ResultsScreen(WorkerHost, Screen[None]):
         assert self.results is not None
         colours, choice = palette(self.app), self.results.choice
         if choice is None:
-            self.query_one("#verdict", Note).show(Text("One variant alone: nothing to choose between.", colours.soft))
+            self.query_one("#verdict", Note).show(Text("Only one variant: nothing to choose between.", colours.soft))
             return
         sign, style = (fmt.CHOSEN, colours.good) if choice.variant else ("!", colours.warn)
-        sentence = choice.sentence if self.size.width >= 100 else choice.sentence.partition(". ")[0]
+        first, _, _ = choice.sentence.partition(". ")  # enter shows all of it
+        sentence = choice.sentence if self.size.width >= 100 else f"{first.removesuffix('.')}."
         self.query_one("#verdict", Note).show(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
 
     @on(Table.Highlighted, "#variants")
@@ -226,7 +227,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         if self.results is None:
             return
         if len(self.marked) < 2:
-            self.notify("Mark two variants with m first.", title="Compare")
+            self.notify("First mark two variants with m.", title="Compare")
             return
         from tui.screens.compare import CompareScreen
 
@@ -252,8 +253,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def action_card(self) -> None:
         from tui.screens.picker import PickerScreen, card_choices
 
-        words = "a card, 2x and a card, a size such as 12GiB; several by comma"
-        self.app.push_screen(PickerScreen("Card", card_choices(), words), self._take_card)
+        words = "a GPU, 2x GPU, or a size such as 12GiB; separate several by commas"
+        self.app.push_screen(PickerScreen("GPU", card_choices(), words), self._take_card)
 
     def _take_card(self, name: str | None) -> None:
         if name is None:
@@ -261,7 +262,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         try:
             self.session.use_gpus(() if name == "this machine" else (name,))
         except InputError as error:
-            self.notify(str(error), severity="error", title="Card")
+            self.notify(str(error), severity="error", title="GPU")
             return
         self.action_read()
 

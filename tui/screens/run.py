@@ -41,12 +41,12 @@ class RunScreen(WorkerHost, Screen[None]):
     """Follows the app's run, whoever runs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pause", "Pause", tooltip="Stop after the cell at work; again to take it back"),
-        Binding("x", "cancel", "Cancel cell", tooltip="Give up the highlighted cell that is at work"),
-        Binding("R", "retry", "Retry", key_display="R", tooltip="Go on with what is not done or failed"),
-        Binding("v", "log", "View log", tooltip="The whole log of the highlighted cell"),
+        Binding("p", "pause", "Pause", tooltip="Stop after the running job; press again to undo"),
+        Binding("x", "cancel", "Cancel job", tooltip="Cancel the highlighted job if it is running"),
+        Binding("R", "retry", "Retry", key_display="R", tooltip="Resume the run and retry failed jobs"),
+        Binding("v", "log", "View log", tooltip="The whole log of the highlighted job"),
         Binding("o", "runs", "Runs", tooltip="Watch another run"),
-        Binding("f", "follow", "Follow", show=False, tooltip="Keep the highlight on the cell at work"),
+        Binding("f", "follow", "Follow", show=False, tooltip="Keep the highlight on the running job"),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -176,12 +176,13 @@ class RunScreen(WorkerHost, Screen[None]):
     def _ended(self, found: Snapshot) -> None:
         failed = sum(cell.status == "failed" for cell in found.progress.cells.values())
         if found.died:
-            self.notify("The sweep's process died. R goes on with it.", severity="error", title=found.plan.run)
+            self.notify("The process of the sweep died. R resumes it.", severity="error", title=found.plan.run)
         elif found.progress.status == "done":
-            rest = f"{failed} cells failed; R tries them again." if failed else "4 shows the results."
-            self.notify(rest, severity="warning" if failed else "information", title="The sweep is through")
+            rest = f"Failed jobs: {failed}. R retries them." if failed else "4 shows the results."
+            self.notify(rest, severity="warning" if failed else "information", title="The sweep is done")
         else:
-            self.notify("R goes on with it.", title=f"The sweep was {found.progress.status}")
+            status = {"refused": "rejected"}.get(found.progress.status, found.progress.status)
+            self.notify("R resumes it.", title=f"The sweep was {status}")
 
     def _state(self, found: Snapshot) -> Text:
         colours, progress = palette(self.app), found.progress
@@ -193,17 +194,17 @@ class RunScreen(WorkerHost, Screen[None]):
             rest.append(f" {100 * progress.share:.0f} %", colours.ink)
             left = progress.seconds_left()
             rest.append("" if left is None or found.died else f"  {fmt.duration(left)} left", colours.soft)
-        rest.append(f"  {ended}/{len(states)} cells", colours.soft)
+        rest.append(f"  {ended}/{len(states)} jobs", colours.soft)
         failed = states.count("failed")
         rest.append(f"  {SIGNS['failed']} {failed} failed" if failed else "", colours.bad)
         room = min(BAR, self.size.width - line.cell_len - rest.cell_len - 3)
         if progress.status == "running" and room >= SHORTEST:
             line.append("  ").append(bar(progress.share, room, colours))
         line.append(rest)
-        if found.is_running and found.resident_bytes is not None:
-            line.append(f"\n memory now {fmt.size(found.resident_bytes)} in the worker", colours.soft)
+        if found.is_on and found.resident_bytes is not None:
+            line.append(f"\n worker memory now {fmt.size(found.resident_bytes)}", colours.soft)
             if found.predicted_bytes is not None:
-                line.append(f", of which model and context predicted {fmt.size(found.predicted_bytes)}", colours.soft)
+                line.append(f"; {fmt.size(found.predicted_bytes)} predicted for model and context", colours.soft)
         elif progress.error:
             line.append(f"\n {fmt.plain(progress.error)}", colours.bad)
         else:
@@ -213,15 +214,15 @@ class RunScreen(WorkerHost, Screen[None]):
     def _word(self, found: Snapshot) -> tuple[str, Style]:
         colours, status = palette(self.app), found.progress.status
         if found.died:
-            return "✗ its process died; R goes on with it", colours.bad
+            return "✗ its process died; R resumes it", colours.bad
         if status == "running":
-            return ("▶ pausing after this cell", colours.warn) if found.pausing else ("▶ running", colours.accent)
+            return ("▶ pausing after this job", colours.warn) if found.pausing else ("▶ running", colours.accent)
         table = {
-            "done": ("✓ through", colours.good),
-            "interrupted": ("∥ paused; R goes on", colours.warn),
-            "refused": ("✗ refused", colours.bad),
+            "done": ("✓ done", colours.good),
+            "interrupted": ("∥ paused; R resumes it", colours.warn),
+            "refused": ("✗ rejected", colours.bad),
         }
-        return table.get(status, ("· not begun here; R starts it", colours.soft))
+        return table.get(status, ("· not started here; R starts it", colours.soft))
 
     @on(CellTable.Highlighted, "#cells")
     def _moved(self) -> None:
@@ -245,7 +246,8 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def _about(self, cell: CellState) -> Text:
         colours = palette(self.app)
-        line = Text.assemble((f" {fmt.plain(cell.label)}", colours.accent), (f"  {cell.status}", colours.soft))
+        status = "known from an earlier run" if cell.status == "known" else cell.status
+        line = Text.assemble((f" {fmt.plain(cell.label)}", colours.accent), (f"  {status}", colours.soft))
         if cell.status == "running" and cell.total:
             line.append(f"  {cell.done:,}/{cell.total:,}", colours.ink)
             line.append(f" {fmt.plain(cell.part)}" if cell.part else "", colours.soft)
@@ -257,7 +259,7 @@ class RunScreen(WorkerHost, Screen[None]):
         if cell.error:
             line.append(f"  {fmt.plain(cell.error)}", colours.bad)
         if cell.status == "failed":
-            line.append("  R tries it again", colours.soft)
+            line.append("  R retries it", colours.soft)
         return line
 
     # --- keys -------------------------------------------------------------------------------------------------------
@@ -271,16 +273,16 @@ class RunScreen(WorkerHost, Screen[None]):
         if found.pausing:
             withdraw_pause(directory)
         else:
-            request_pause(directory)
-            self.notify("The sweep stops after this cell. p takes it back.", title="Pause")
+            ask_pause(directory)
+            self.notify("The sweep stops after the running job. p undoes this.", title="Pause")
 
     def action_cancel(self) -> None:
         found, label = self.snapshot, self.query_one(CellTable).label
-        if found is None or not found.is_running or label is None or found.progress.cells[label].status != "running":
-            self.notify("Only a cell that is at work (▶) can be cancelled.", title="Cancel")
+        if found is None or not found.is_on or label is None or found.progress.cells[label].status != "running":
+            self.notify("Only a running job (▶) can be cancelled.", title="Cancel")
             return
-        request_cancel(self.session.workspace.run(found.plan.run), label)
-        self.notify(f"{label} is given up; the sweep goes on with the next.", title="Cancel")
+        ask_cancel(self.session.workspace.run(found.plan.run), label)
+        self.notify(f"{label} is cancelled; the sweep continues with the next job.", title="Cancel")
 
     def action_retry(self) -> None:
         found = self.snapshot
@@ -288,7 +290,7 @@ class RunScreen(WorkerHost, Screen[None]):
             return
         states = {cell.status for cell in found.progress.cells.values()}
         if found.progress.status == "done" and "failed" not in states:
-            self.notify("Every cell is done.", title="Retry")
+            self.notify("All jobs are done.", title="Retry")
             return
         try:
             command = remembered_command(self.session.workspace.run(found.plan.run))
@@ -298,7 +300,7 @@ class RunScreen(WorkerHost, Screen[None]):
             return
         if found.is_running:
             self._again = command
-            self.notify("What failed is tried again when the rest is through.", title="Retry")
+            self.notify("Failed jobs are retried when the other jobs are done.", title="Retry")
         self.watch_run()
 
     def action_log(self) -> None:
@@ -313,7 +315,7 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def action_follow(self) -> None:
         self._follows = not self._follows
-        self.notify("The highlight follows the cell at work." if self._follows else "The highlight stays.")
+        self.notify("The highlight follows the running job." if self._follows else "The highlight stays.")
 
     def on_key(self, event: object) -> None:
         """Whoever moves the highlight by hand does not want it to run away."""

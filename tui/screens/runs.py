@@ -39,7 +39,7 @@ class RunsScreen(Window[str | None]):
         self._unreadable: list[UnreadableRun] = []
 
     def content(self) -> ComposeResult:
-        yield Input(placeholder="a part of a run's id, its model or its variants", id="search", compact=True)
+        yield Input(placeholder="part of a run's id, model or variants", id="search", compact=True)
         yield Note("reading …", id="said", classes="words")
         yield Table(id="runs")
 
@@ -85,7 +85,7 @@ class RunsScreen(Window[str | None]):
             ]
             rows.append((plan.run, cells))
         self.query_one(Table).fill(HEADS, rows, room=min(len(self._runs), MOST))
-        told = f"{len(left)} of {len(self._runs)} runs" if self._runs else "no run yet: plan one with 2"
+        told = f"{len(left)} of {len(self._runs)} runs" if self._runs else "no run yet; press 2 to plan one"
         told += f", the latest {MOST} shown" if len(left) > MOST else ""
         note = Text(told, colours.soft)
         for unreadable in self._unreadable:

@@ -19,7 +19,7 @@ class TypesScreen(PagerScreen):
     """Closing it gives the question up."""
 
     def __init__(self, model: str, quant: str) -> None:
-        super().__init__(f"Tensor types of {quant}", Text("asking llama.cpp …"))
+        super().__init__(f"Tensor types of {quant}", Text("computing …"))
         self._model, self._quant = model, quant
 
     def on_mount(self) -> None:
@@ -43,7 +43,7 @@ class TypesScreen(PagerScreen):
 def _lines(file: dict[str, Any]) -> list[tuple[str, str]]:
     """Of a planned file: its size, and how many tensors have which type."""
     return [
-        ("bits a weight", f"{file['bits_per_weight']:.3f}"),
+        ("bits per weight", f"{file['bits_per_weight']:.3f}"),
         ("file", f"{file['file_bytes']:,} bytes, {fmt.size(file['file_bytes'])}"),
         *((kind, f"{count} tensors") for kind, count in file["census"].items()),
     ]

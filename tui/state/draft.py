@@ -73,7 +73,7 @@ class Draft:
     def _number(self, name: str) -> int | None:
         text = self.said(name)
         if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-            raise InputError(f"{OPTIONS[name].name} {text}: is no number")
+            raise InputError(f"{OPTIONS[name].name} {text}: not a positive integer")
         return int(text) if text else None
 
 

@@ -37,7 +37,7 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
     lines.append(_pair("file", fmt.size(row.file_bytes) + ("" if bits is None else f", {bits:.3f} bpw"), colours))
     memory = row.memory
     told = [f"{fmt.size(memory.predicted_bytes)} predicted"] if memory.predicted_bytes is not None else []
-    told += [f"{fmt.size(memory.measured_bytes)} taken"] if memory.measured_bytes is not None else []
+    told += [f"{fmt.size(memory.measured_bytes)} measured"] if memory.measured_bytes is not None else []
     if told:
         lines.append(_pair("memory", ", ".join(told), colours))
     lines += _text_figures(row, colours)
@@ -65,7 +65,7 @@ def _text_figures(row: Record, colours: Palette) -> list[Text]:
         digits = fmt.decimals_for([found.kld_mean, found.kld_stderr], most=6)
         lines.append(_pair("KLD", f"{fmt.fixed(found.kld_mean, digits)} ± {found.kld_stderr:.{digits}f} nats", colours))
         lines.append(_pair("KLD 99.9%", f"{fmt.small(found.kld_p99_9)}, max {fmt.small(found.kld_max)}", colours))
-        lines.append(_pair("top-1", f"{100 * found.top1_agreement:.2f} % the same token", colours))
+        lines.append(_pair("top-1", f"{100 * found.top1_agreement:.2f} % same top token", colours))
     if row.perplexity is not None:
         own = row.perplexity
         lines.append(_pair("perplexity", f"{own.value:.4f} ± {own.stderr:.4f} over {own.tokens:,} tokens", colours))
@@ -92,26 +92,27 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
 
 def which_to_run(results: Results, colours: Palette) -> Text:
     """The whole recommendation, which a narrow screen cuts off."""
-    words = results.choice.sentence if results.choice else "One variant alone: nothing to choose between."
-    return Text("\n").join([_head("Which to run", colours), Text(fmt.plain(words), colours.ink)])
+    words = results.choice.sentence if results.choice else "Only one variant: nothing to choose between."
+    return Text("\n").join([_head("Which variant to run", colours), Text(fmt.plain(words), colours.ink)])
 
 
 def _per_bit(results: Results, colours: Palette) -> list[Text]:
     """Gain in recovery for each extra bit, along the Pareto set."""
     if not results.gains:
         return []
-    lines = [_head("What a bit buys", colours)]
-    lines.append(Text("score above chance, % of the reference's, per bit a weight", colours.faint))
+    lines = [_head("Gain per bit", colours)]
+    words = f"recovery points per extra bit per weight; {fmt.ALIKE} indistinguishable from 0"
+    lines.append(Text(words, colours.faint))
     for gain in results.gains:
         error = "" if gain.stderr is None else f" ±{100 * gain.stderr:.1f}"
-        told = "" if gain.real is None else " real" if gain.real else f" {fmt.ALIKE} within the error"
+        mark = "" if gain.real is None else f" {fmt.GAIN}" if gain.real else f" {fmt.ALIKE}"
         steps = f"{fmt.plain(gain.smaller)} → {fmt.plain(gain.larger)}"
         lines.append(
             Text.assemble(
                 (f"{fmt.shorten(steps, 20):<20} ", colours.soft),
                 (fmt.signed(100 * gain.per_bit, 1), colours.ink),
                 (error, colours.soft),
-                (told, colours.good if gain.real else colours.faint),
+                (mark, colours.good if gain.real else colours.faint),
             )
         )
     return [*lines, Text()]

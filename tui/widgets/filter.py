@@ -13,7 +13,7 @@ from tui.widgets.table import Table
 
 # For the screen that has one; its actions call `open` and `close`.
 FILTER_KEYS = (
-    Binding("slash", "filter", "Filter", key_display="/", show=False, tooltip="Only what has this in its name"),
+    Binding("slash", "filter", "Filter", key_display="/", show=False, tooltip="Show only rows with this in their name"),
     Binding("escape", "clear", "Clear", show=False),
 )
 
@@ -27,7 +27,7 @@ class Filter(Input):
     virtual_size = Reactive(Size(0, 0))  # its place is given: a letter more does not lay the screen out anew
 
     def __init__(self) -> None:
-        super().__init__(placeholder="only what has this in its name", id="filter", classes="hidden", compact=True)
+        super().__init__(placeholder="filter by name", id="filter", classes="hidden", compact=True)
 
     def leaves(self, name: str) -> bool:
         """Whether a row of this name is shown."""

@@ -41,7 +41,7 @@ def _cells(row: FitRow, columns: Sequence[_Column], is_best: bool, is_taken: boo
     style = {Verdict.FITS: colours.good, Verdict.PARTLY: colours.warn, Verdict.MISSES: colours.bad}[found]
     plain = colours.soft if found is Verdict.MISSES else colours.ink
     host = row.shares[-1].total_bytes if row.shares else 0
-    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "no"}[found]
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "does not fit"}[found]
     return [
         Text.assemble((fmt.CHOSEN if is_best else " ", colours.good), ("+" if is_taken else " ", colours.accent)),
         Text(fmt.shorten(fmt.plain(row.variant), _NAME), plain),
@@ -62,13 +62,13 @@ def _fitting(report: FitReport, width: int) -> list[_Column]:
         _Column("total", lambda row: fmt.size(row.total_bytes), 6),
         _Column("headroom", _headroom, 9),
         _Column("max ctx", lambda row: f"{row.max_context:,}" if row.max_context else fmt.MISSING, 10),
-        _Column("≤ t/s", lambda row: fmt.rate(row.decode_bound), 1),
+        _Column("max t/s", lambda row: fmt.rate(row.decode_bound), 1),
     ]
     absent = set()
     if not any(row.figures["recurrent"].bytes for row in report.rows if "recurrent" in row.figures):
         absent.add("state")
     if not any(row.decode_bound for row in report.rows):
-        absent.add("≤ t/s")
+        absent.add("max t/s")
     kept = [column for column in known if column.head not in absent]
     names = max((min(len(row.variant), _NAME) for row in report.rows), default=0)
     lead = 2 + names + _VERDICT + 6 * PADDING

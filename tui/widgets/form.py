@@ -34,47 +34,47 @@ GROUPS = (
     (
         "Tasks",
         (
-            OptionField("tasks", "tasks", "the model's own"),
-            OptionField("limit", "items of each", "all, or as the list says"),
-            OptionField("num_fewshot", "examples before", "as the task says"),
+            OptionField("tasks", "tasks", "the model's default"),
+            OptionField("limit", "limit per task", "all, or the list's limit"),
+            OptionField("num_fewshot", "few-shot examples", "the task's default"),
             OptionField("chat_template", "chat template", "no"),
-            OptionField("thinking", "thinking", "as the model does"),
-            OptionField("max_gen_toks", "answer tokens", "as the task says"),
+            OptionField("thinking", "thinking", "the model's default"),
+            OptionField("max_gen_toks", "max answer tokens", "the task's default"),
             OptionField("task_data", "task data", "from the hub"),
-            OptionField("allow_code", "run its code", "no"),
+            OptionField("allow_code", "run code of tasks", "no"),
         ),
     ),
     (
         "Text",
         (
-            OptionField("perplexity", "text", "the model's own"),
+            OptionField("perplexity", "perplexity text", "the model's default"),
             OptionField("window", "window", "512"),
-            OptionField("stride", "stride", "end to end"),
-            OptionField("reference", "compared with", "as the preset says"),
+            OptionField("stride", "stride", "no overlap"),
+            OptionField("reference", "reference", "the preset's"),
         ),
     ),
     (
-        "Quantizing",
+        "Quantization",
         (
             OptionField("imatrix", "importance matrix", "none"),
-            OptionField("calibration", "calibration text", "the model's own"),
+            OptionField("calibration", "calibration text", "the model's default"),
         ),
     ),
     (
         "Memory",
         (
             OptionField("ctx", "context", str(DEFAULT_CONTEXT)),
-            OptionField("gpu", "only what fits on", "any card"),
+            OptionField("gpu", "GPU to fit", "any"),
             OptionField("ngl", "layers on GPU", "all that fit"),
-            OptionField("n_cpu_moe", "experts in RAM", "of no layer"),
-            OptionField("tensor_split", "shares of GPUs", "as llama.cpp divides"),
+            OptionField("n_cpu_moe", "MoE layers in RAM", "none"),
+            OptionField("tensor_split", "tensor split", "llama.cpp's default"),
         ),
     ),
     (
         "Running",
         (
-            OptionField("workers", "jobs side by side", "one for each GPU"),
-            OptionField("keep", "files that stay", "all"),
+            OptionField("workers", "parallel jobs", "one per GPU"),
+            OptionField("keep", "keep files", "all"),
         ),
     ),
 )
@@ -85,8 +85,8 @@ class OptionForm(VerticalScroll, can_focus=False):
     """Up and down go from field to field."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "move(1)", "Fields", key_display="↑ ↓", tooltip="To the next field and the one before"),
-        Binding("up", "move(-1)", "Field before", show=False),
+        Binding("down", "move(1)", "Fields", key_display="↑ ↓", tooltip="Go to the next or the previous field"),
+        Binding("up", "move(-1)", "Previous field", show=False),
         Binding("escape", "screen.clear", "Table", tooltip="Back to the table"),
     ]
 

@@ -65,9 +65,9 @@ def _bar(share: DeviceShare, known: bool, width: int, colours: Palette) -> list[
         bar = Text.assemble(bar[: end + 1], ("┊", colours.bad), bar[min(end + 2, len(shown)) :])
     if not known:
         head = Text.assemble((f" {fmt.plain(share.device)} ", colours.ink), (fmt.size(needed), colours.soft))
-        return [head.append(", which is taken to be there", colours.soft), bar]
+        return [head.append(", assumed to be available", colours.soft), bar]
     left = share.free_bytes
-    told = f"{fmt.size(left)} left" if left >= 0 else f"✗ {fmt.size(-left)} too much"
+    told = f"{fmt.size(left)} free" if left >= 0 else f"✗ {fmt.size(-left)} too much"
     head = Text.assemble(
         (f" {fmt.plain(share.device)} ", colours.ink),
         (f"{fmt.size(needed)} of {fmt.size(share.usable_bytes)}, ", colours.soft),

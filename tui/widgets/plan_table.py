@@ -13,7 +13,7 @@ from sweep.methods.registry import methods
 from tui.state.draft import Draft, called
 from tui.theme import Palette
 
-HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("to do", False))
+HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("jobs", False))
 
 
 def plan_rows(
@@ -71,17 +71,17 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
     measured = [row for row in plan["variants"] if row["variant"] not in plan["skipped"]]
     memory = max((row.get("memory_bytes") or 0 for row in measured), default=0)
     needed = plan["bytes_to_make"]
-    work = f"{len(todo)} of {len(plan['cells'])} cells to do" if todo else "all cells are done: r shows them"
+    work = f"{len(todo)} of {len(plan['cells'])} jobs to do" if todo else "all jobs are done; r shows them"
     rows = [
         ("work", work, True),
         ("time", _time(plan["seconds"], todo), True),
         ("disk", f"{fmt.size(needed)} of files to make, {fmt.size(free)} free", needed < free),
-        ("memory", f"{fmt.size(memory)} at most, model and context", True),
+        ("memory", f"up to {fmt.size(memory)} for model and context", True),
     ]
     chosen = {called(variant) for variant in draft.variants}
     implied = [row["variant"] for row in measured if row["variant"] not in chosen]
     if implied:
-        rows.append(("+", f"{' and '.join(implied)}, to compare with", True))
+        rows.append(("+", f"{' and '.join(implied)}, to compare with the chosen ones", True))
     rows += [("skipped", f"{name} {misfit['reason']}", False) for name, misfit in plan["skipped"].items()]
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, told, fine in rows:
@@ -97,5 +97,5 @@ def _time(seconds: float | None, todo: list[dict[str, Any]]) -> str:
         return f"about {fmt.duration(seconds)}"
     known = [cell["seconds"] for cell in todo if cell["seconds"] is not None]
     if not known:
-        return "not known before a first sweep"
-    return f"{fmt.duration(sum(known))} and what is not known yet of {len(todo) - len(known)} cells"
+        return "unknown before the first sweep"
+    return f"{fmt.duration(sum(known))} plus {len(todo) - len(known)} jobs of unknown duration"

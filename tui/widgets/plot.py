@@ -131,7 +131,7 @@ class _Grid:
         """Draw everything; gives the places of the points."""
         colours = self.colours
         points = [point for point in drawing.points if not drawing.y.log or positive(point.y)]
-        logs = [name for name, axis in (("up", drawing.y), ("across", drawing.x)) if axis.log]
+        logs = [name for name, axis in (("y", drawing.y), ("x", drawing.x)) if axis.log]
         told = f" (log {' and '.join(logs)})" if logs else ""
         title = f"{drawing.title} against {drawing.x.label}{told}"
         self.write(0, 0, title[: self.width], colours.soft)

@@ -33,7 +33,7 @@ class Sorting:
 def sort_values(results: Results) -> dict[str, Value]:
     """What each sortable column's rows are ordered by."""
     found: dict[str, Value] = {column.short: _figure(column) for column in figures_shown(results.rows)}
-    found["kept %"] = lambda record: kept.value if (kept := results.kept.get(record.variant)) else None
+    found["recovery %"] = lambda record: kept.value if (kept := results.kept.get(record.variant)) else None
     for task in figures.task_names(results.rows):
         found[fmt.shorten(fmt.plain(task), 18)] = _score(task)
     return found

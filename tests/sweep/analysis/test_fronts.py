@@ -201,9 +201,9 @@ def test_a_rise_of_perplexity_says_whether_it_is_more_than_the_paired_error(reco
             ]
         )[0]
 
-    assert told(0.0005).endswith(", which is within their paired error.")
-    assert told(0.01).endswith(", by more than their paired error.")
-    assert told(0.01).startswith("Trust KL divergence, which falls at every step, rather than perplexity")
+    assert told(0.0005).endswith(", within the error of their difference.")
+    assert told(0.01).endswith(", by more than the error of their difference.")
+    assert told(0.01).startswith("Trust KL divergence rather than perplexity. KL divergence falls from each variant")
 
 
 def test_perplexity_is_not_blamed_where_the_divergence_rises_too(records):
@@ -212,7 +212,7 @@ def test_perplexity_is_not_blamed_where_the_divergence_rises_too(records):
     values = {name: 2.9 - 0.01 * i + 0.05 * (name == "Q5_K_M") for i, name in enumerate(names)}
     rising = [replace(r, perplexity=replace(r.perplexity, value=values[r.variant])) for r in records]
     (note,) = [note for note in trust.trust_notes(rising) if note.startswith("Trust")]
-    assert "it rises from Q4_K_M (2.8800) to the larger Q5_K_M (2.9200)" in note
+    assert "perplexity rises from Q4_K_M (2.8800) to the larger Q5_K_M (2.9200)" in note
     shared = [
         replace(r, divergence=replace(r.divergence, kld_mean=0.05)) if r.variant == "Q5_K_M" else r for r in rising
     ]
@@ -226,9 +226,9 @@ def test_the_page_marks_an_unsure_point_and_says_what_it_is_like():
     klds = {"Q2": 3 * hard, "Q3": hard, "Q4": hard - 1e-5 + 1e-3 * (noise - noise.mean())}
     records = by_window(klds)
     page = render_html(records, {}, recommend(records))
-    assert "on the Pareto set, but not distinguishable from Q3" in page
+    assert "in the Pareto set, but indistinguishable from Q3" in page
     assert page.count('class="point on unsure"') == 2  # against bits and against bytes
-    assert "○ on it, but not distinguishable (95 %, paired) from the next smaller ●" in page
+    assert "○ In it too, but indistinguishable (95 %, paired) from the next smaller ●" in page
 
 
 def test_a_difference_between_a_loss_and_no_loss_may_be_none():
@@ -242,12 +242,14 @@ def test_a_difference_between_a_loss_and_no_loss_may_be_none():
     chosen[302:305] = 1.0
     found = recommend(by_item({"BF16": base, "Q4": chosen, "Q3": smaller}, chance=0.0))
     assert found.variant == "Q4"
-    assert "The next smaller one, Q3" in found.sentence
-    assert found.sentence.endswith("Beside each other the two are not distinguishable by any of these measures.")
+    assert "The next smaller variant, Q3" in found.sentence
+    assert found.sentence.endswith(
+        "Compared with each other, the two variants are indistinguishable by all of these measures."
+    )
     smaller[30:60] = 0.0
     clear = recommend(by_item({"BF16": base, "Q4": chosen, "Q3": smaller}, chance=0.0))
     assert clear.variant == "Q4"
-    assert "not distinguishable" not in clear.sentence
+    assert "indistinguishable" not in clear.sentence
 
 
 def test_a_loss_that_only_all_tasks_together_show_is_told():
@@ -266,12 +268,12 @@ def test_a_loss_that_only_all_tasks_together_show_is_told():
     found = recommend(records)
     assert found.variant == "Q4"
     assert "no significant loss on any of 5 tasks" in found.sentence
-    assert "Over all tasks together it does lose, 2.0 ± 0.4 % of the reference's score above chance" in found.sentence
+    assert "Over all tasks together it does lose 2.0 ± 0.4 % of the reference's score above chance" in found.sentence
     alone = [replace(r, tasks={"a": r.tasks["a"]}) for r in records]
     assert "together" not in recommend(alone).sentence
 
 
-@pytest.mark.parametrize(("kld", "said"), [(0.0195, "under 0.02, though within its error of that"), (0.0100, "")])
+@pytest.mark.parametrize(("kld", "said"), [(0.0195, "nats; its 95 % interval contains 0.02."), (0.0100, "")])
 def test_a_divergence_near_the_threshold_says_so(records, kld, said):
     near = [
         replace(r, divergence=replace(r.divergence, kld_mean=kld, kld_stderr=0.0005)) if r.variant == "Q4_K_M" else r
@@ -279,5 +281,5 @@ def test_a_divergence_near_the_threshold_says_so(records, kld, said):
     ]
     sentence = recommend(near).sentence
     assert recommend(near).variant == "Q4_K_M"
-    assert ("though within its error" in sentence) == bool(said)
+    assert ("interval contains" in sentence) == bool(said)
     assert said in sentence

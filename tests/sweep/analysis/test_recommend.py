@@ -24,11 +24,11 @@ def test_smallest_variant_that_meets_both_conditions(records):
     assert found.variant == "Q4_K_M"
     assert found.reasons["Q4_K_M"] == ()
     assert found.sentence == (
-        "Run Q4_K_M (2.83 MiB, 4.85 bits per weight): the smallest variant with no significant loss on any of 5 tasks "
-        "(nearest to one: 0.8 ± 0.4 points on micro_sums, Holm-corrected p = 1, not under 0.05; up to 2.2 on "
-        "micro_story are not ruled out) and a mean KL divergence of 0.00381 ± 0.00011 nats, under 0.02. The next "
-        "smaller one, Q3_K_M (2.28 MiB, 3.91 bits per weight), loses 2.1 ± 0.7 points on micro_sums (Holm-corrected "
-        "p = 0.017)."
+        "Run Q4_K_M (2.83 MiB, 4.85 bits per weight): it is the smallest variant with no significant loss on any of 5 "
+        "tasks and a mean KL divergence under 0.02 nats per token. Its mean KL divergence is 0.00381 ± 0.00011 nats. "
+        "The loss nearest to significance is 0.8 ± 0.4 points on micro_sums (Holm-corrected p = 1, not under 0.05). "
+        "A loss of up to 2.2 points on micro_story cannot be ruled out (95 % interval). The next smaller variant, "
+        "Q3_K_M (2.28 MiB, 3.91 bits per weight), loses 2.1 ± 0.7 points on micro_sums (Holm-corrected p = 0.017)."
     )
 
 
@@ -71,11 +71,12 @@ def test_limit_is_held_against_predicted_memory(records):
     need = next(r.memory.predicted_bytes for r in records if r.variant == "Q4_K_M")
     fits = recommend(records, limit_bytes=need)
     assert fits.variant == "Q4_K_M"
-    assert "that fits 11.8 MiB (needs 11.8 MiB, predicted)" in fits.sentence
+    assert "the smallest variant that fits in 11.8 MiB with" in fits.sentence
+    assert "It needs 11.8 MiB of memory (predicted)." in fits.sentence
     tight = recommend(records, limit_bytes=need - 1)
     assert tight.variant is None
     assert tight.closest == "Q3_K_M"
-    assert tight.sentence.startswith("No variant within 11.8 MiB keeps every task")
+    assert tight.sentence.startswith("No variant within 11.8 MiB meets the conditions (no significant loss on any task")
     assert "The closest is Q3_K_M (2.28 MiB, 3.91 bits per weight): it loses" in tight.sentence
 
 
@@ -83,7 +84,7 @@ def test_nothing_fits(records):
     found = recommend(records, limit_bytes=1_000_000)
     assert found.variant is None
     assert found.closest == "Q2_K"  # needs least
-    assert "needs 10.7 MiB of memory (predicted), over the limit of 977 KiB" in found.sentence
+    assert "needs 10.7 MiB of memory (predicted), more than the limit of 977 KiB" in found.sentence
 
 
 def test_memory_that_is_unknown_does_not_fit(records):
@@ -98,8 +99,8 @@ def test_the_reference_itself_when_nothing_smaller_holds(records, baseline):
     bad = [with_kld(r, 0.5) if r.divergence else r for r in records]
     found = recommend(bad)
     assert found.variant == "BF16"
-    assert "the reference itself: no smaller variant keeps every task" in found.sentence
-    assert "The next smaller one, Q8_0" in found.sentence
+    assert "the reference: no smaller variant meets the conditions (" in found.sentence
+    assert "The next smaller variant, Q8_0" in found.sentence
 
 
 def test_failed_pending_and_unsized_variants_are_never_chosen(records, failed):

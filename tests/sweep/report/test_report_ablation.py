@@ -83,7 +83,7 @@ def test_the_terminal_s_table_has_every_recipe_in_order() -> None:
     losses = [f"+{0.001 * i:.4f}" for i in range(1, len(SPACE.points) - 1)]
     places = [shown.index(loss) for loss in losses]
     assert places == sorted(places)
-    assert "not distinguishable" in shown
+    assert "indistinguishable" in shown
     assert "cuda has no <memory>" in shown
 
 

@@ -31,15 +31,17 @@ def test_verdicts_keep_sign_word_and_room_at_every_width(width: int, gpus: tuple
     found = three(*gpus)
     text = shown(found, width)
     assert max(map(len, text.splitlines())) <= width
-    for variant, sign, word in (("Q4_K_M", "✓", " fits"), ("Q8_0", "◐", "451 MiB in RAM"), ("BF16", "✗", " no")):
+    for variant, sign, word in (
+        ("Q4_K_M", "✓", " fits"),
+        ("Q8_0", "◐", "451 MiB in RAM"),
+        ("BF16", "✗", "does not fit"),
+    ):
         line = line_of(text, variant)
         assert line.startswith(sign)
         assert word in line
     assert text_module.MINUS in line_of(text, "BF16")  # by how much
     words = " ".join(text.split())
-    assert all(
-        part in words for part in ("weights: llama.cpp dry run", "compute", "Kept free of a cuda device: 512 MiB")
-    )
+    assert all(part in words for part in ("weights: llama.cpp dry run", "compute", "Reserve on a cuda device: 512 MiB"))
 
 
 def test_nothing_that_does_not_fit_is_green() -> None:
@@ -68,7 +70,7 @@ def test_several_devices_have_their_own_figures_and_alike_ones_are_counted() -> 
     text = shown(three("2xRTX 4090", "24GiB"), 160)
     assert "2 x RTX 4090 (simulated): 23.6 GiB usable of 24.0 GiB each" in text
     assert all(name in text for name in ("RTX 4090 1", "RTX 4090 2", "24GiB 3", "RAM"))
-    assert "Figures of each device are estimates" in text
+    assert "Memory per device is an estimate" in text
 
 
 def test_names_from_strangers_are_no_markup() -> None:

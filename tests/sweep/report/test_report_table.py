@@ -47,7 +47,7 @@ def test_five_tasks_and_the_figures_that_matter_are_there(records, width):
     output = printed(records, width)
     for name in ("sums", "story", "facts", "form", "code"):
         assert re.search(rf"\b(micro_)?{name}\b", output.split("Tasks:")[0])
-    for head in ("bpw", "size", "PPL", "KLD", "top-1 %", "kept %"):
+    for head in ("bpw", "size", "PPL", "KLD", "top-1 %", "recovery %"):
         assert head in output
     assert f"82.3 {MINUS}6.1" in output
 
@@ -150,7 +150,7 @@ def test_a_lead_within_its_error_has_a_sign_and_a_line(records):
     output = printed(given, 140)
     assert [line[:2] for line in rows_of(output, "Q6_K")] == [" ○", " ○"]
     assert [line[:2] for line in rows_of(output, "Q5_K_M")] == [" ●", " ●"]
-    assert "○ so too, but not distinguishable from the next smaller ●" in output
+    assert "○ in it, but indistinguishable from the next smaller ●" in output
     assert "○" not in printed(records, 140)
 
 
@@ -160,8 +160,10 @@ def test_subjects_as_units_are_told(records):
                           for task, score in r.tasks.items()})
         for r in records
     ]  # fmt: skip
-    assert "Errors and tests by subject, not by item: micro_facts (57 subjects)." in printed(grouped, 140)
-    assert "by subject" not in printed(records, 140)
+    assert "Errors and tests treat whole subjects, not items, as independent: micro_facts (57 subjects)." in printed(
+        grouped, 140
+    )
+    assert "whole subjects" not in printed(records, 140)
 
 
 def test_recommendation_is_marked_and_printed_once(records):
