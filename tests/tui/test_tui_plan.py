@@ -249,7 +249,7 @@ def test_int8_is_planned_like_any_other_variant(swept: Workspace) -> None:
             await pilot.press("space")
             await until(pilot, lambda: asked(screen) and len(screen.plan["variants"]) == 4)  # type: ignore[index]
             assert "=Q4_K_M,int8:sq-ph-dyn" in shown(app)
-            assert "BF16 and torch:BF16, to compare with" in shown(app)
+            assert "BF16 and torch:BF16, for comparison" in shown(app)
             sizes = {row["variant"]: row for row in screen.plan["variants"]}  # type: ignore[index]
             row = next(line for line in shown(app).splitlines() if "int8:sq-ph-dyn " in line and "MiB" in line)
             assert f"{sizes['int8:sq-ph-dyn']['bits_per_weight']:.2f}" in row

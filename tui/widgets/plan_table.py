@@ -81,7 +81,7 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
     chosen = {called(variant) for variant in draft.variants}
     implied = [row["variant"] for row in measured if row["variant"] not in chosen]
     if implied:
-        rows.append(("+", f"{' and '.join(implied)}, to compare with the chosen ones", True))
+        rows.append(("+", f"{' and '.join(implied)}, for comparison", True))
     rows += [("skipped", f"{name} {misfit['reason']}", False) for name, misfit in plan["skipped"].items()]
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, told, fine in rows:
