@@ -1,4 +1,4 @@
-"""How figures are written: sizes, errors, signs. One place, so that the table and the page say the same."""
+"""How figures are written: sizes, errors, signs. All tables, reports and screens use these functions."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from math import floor, log10
 
 MISSING = "\N{EN DASH}"
 LOSS, GAIN, PARETO, CHOSEN = "▼", "▲", "●", "►"
-UNSURE, ALIKE = "○", "≈"  # on the Pareto set by less than the error; not distinguishable
+INDISTINGUISHABLE = "○"  # in the Pareto set (or the second best), but indistinguishable from the one before
+NO_DIFFERENCE = "≈"  # no significant difference
 MINUS = "\N{MINUS SIGN}"
 STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…", "skipped": "⊘"}
 UNMEASURED = ("failed", "pending", "skipped")
 
 
 def plain(text: object) -> str:
-    """One line of printable characters: names and native error messages may hold escapes, newlines or surrogates."""
+    """The text as one line of printable characters: names and native messages may contain escapes or newlines."""
     return " ".join(printable(str(text)).split())
 
 
 def printable(text: str) -> str:
-    """The text with a space for every white space and a replacement character for what cannot be printed."""
+    """The text with a space for each white space and U+FFFD for each character that cannot be printed."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` characters, the middle left out: the two ends of a path tell it apart."""
+    """The text with its middle left out if it is longer than `width`; the two ends identify a path best."""
     if len(text) <= width:
         return text
     head = (width - 1) // 2
@@ -32,18 +33,19 @@ def shorten(text: str, width: int) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """With a sign and a true minus; what rounds to zero has no sign."""
+    """The value with its sign (a true minus, U+2212). A value that rounds to zero has no sign."""
     text = f"{value:+.{decimals}f}"
     return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
 def fixed(value: float, decimals: int) -> str:
+    """The value with a true minus (U+2212). A value that rounds to zero has no sign."""
     text = f"{value:.{decimals}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
 
 
 def size(count: int | float | None) -> str:
-    """Bytes in binary units with three figures: 3.10 MiB, 11.0 GiB."""
+    """Bytes in binary units with three digits: 3.10 MiB, 11.0 GiB."""
     if count is None:
         return MISSING
     value, unit = float(count), "B"
@@ -56,12 +58,12 @@ def size(count: int | float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Tokens per second: whole from 100 up, one decimal below."""
+    """Tokens per second: no decimals from 100 up, otherwise one."""
     return MISSING if value is None else f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3:05 min, 2:00:00 h."""
+    """Seconds as 12 s, 3:05 min or 2:00:00 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -70,31 +72,34 @@ def duration(seconds: float) -> str:
 
 
 def small(value: float) -> str:
-    """A divergence alone in a sentence, to two significant digits; in exponent form only under one in a million."""
+    """A divergence in a sentence, with two significant digits; in exponent form only below 1e-6."""
     return f"{value:.1e}" if 0.0 < abs(value) < 1e-6 else fixed(value, decimals_for([value]))
 
 
-def equals(p_value: float) -> str:
-    """A p value with its relation: "= 0.017", "< 0.0001"."""
+def p_relation(p_value: float) -> str:
+    """A p value with a relation sign, for a sentence: "= 0.017", "< 0.0001"."""
     return "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
 
 
-def chance(p_value: float) -> str:
-    """A p value alone in a column: 0.017, <0.0001."""
+def p_value(p_value: float) -> str:
+    """A p value for a table column: 0.017, <0.0001."""
     return "<0.0001" if p_value < 1e-4 else f"{p_value:.{4 if p_value < 0.0095 else 3 if p_value < 0.095 else 2}f}"
 
 
 def interval(low: float, high: float, decimals: int, scale: float = 1.0) -> str:
-    """ "−8.7 to −4.6", after both ends are multiplied by `scale`."""
+    """ "−8.7 to −4.6": both ends multiplied by `scale`."""
     return f"{signed(low * scale, decimals)} to {signed(high * scale, decimals)}"
 
 
 def decimals_for(values: Iterable[float], figures: int = 2, most: int = 6, least: int = 2) -> int:
-    """Decimals that leave the smallest non-zero value of a column `figures` significant digits, so columns align."""
+    """Decimals for a whole column, so that its smallest non-zero value has `figures` significant digits.
+
+    The result is between `least` and `most`.
+    """
     sizes = [abs(value) for value in values if value]
     return least if not sizes else min(most, max(least, figures - 1 - floor(log10(min(sizes)))))
 
 
 def decimals_with_errors(values: Iterable[float], errors: Iterable[float], least: int = 2) -> int:
-    """Decimals for a column of values with one of their errors beside it, none of which then reads as nothing."""
+    """Decimals for a column of values and their errors, so that no non-zero error is printed as 0."""
     return max(decimals_for(values, least=least), decimals_for(errors, figures=1, least=least))

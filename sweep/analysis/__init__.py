@@ -1,1 +1,1 @@
-"""Pure functions of records: what the figures say when they are read together, and which variant to run."""
+"""Pure functions of records: tests, recovery, Pareto sets, comparisons, and the recommended variant."""

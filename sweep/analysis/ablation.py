@@ -1,6 +1,6 @@
-"""Recipes compared on one model: what each costs, by how much it is behind the best one, and which of that is real.
+"""Compares int8 recipes on one model: the loss of each, how far it is behind the best, and what is significant.
 
-Every recipe reads the same windows of a text, so differences are paired by window; p values are corrected by Holm's
+All recipes read the same windows of a text, so differences are paired by window. p values are corrected by Holm's
 method over all recipes.
 """
 
@@ -20,8 +20,9 @@ from sweep.statistics import ALPHA, PairedDifference, compare_differences, holm
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One recipe over the text: mean negative log-likelihood and KL divergence from the float model by window."""
+class RecipeMeasurement:
+    """One recipe on the text. `window_nll` and `window_kld` are means over each window, in nats per token: the negative
+    log-likelihood and the KL divergence from the float model."""
 
     perplexity: Perplexity
     window_nll: tuple[float, ...]
@@ -33,14 +34,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class RecipePoint:
-    """A measured recipe among the others.
+    """A recipe with its comparisons.
 
-    `loss` is ln(PPL / PPL of the float model), `behind` ln(PPL / PPL of the best recipe), in nats per token, None for
-    the best one itself. `least_kld` says whether its divergence is the least, or not distinguishable from the least.
+    `loss` is ln(PPL / PPL of the float model) and `behind` is ln(PPL / PPL of the best recipe), both in nats per token;
+    `behind` is None for the best recipe itself. `least_kld`: its divergence is the lowest, or indistinguishable from
+    the lowest.
     """
 
     recipe: Recipe
-    measured: Measured
+    measured: RecipeMeasurement
     loss: PairedDifference
     loss_holm: float
     behind: PairedDifference | None
@@ -49,7 +51,7 @@ class RecipePoint:
 
     @property
     def costs(self) -> bool:
-        """Whether it is distinguishable from the float model."""
+        """Whether it differs significantly from the float model."""
         return self.loss_holm < ALPHA
 
     @property
@@ -58,7 +60,7 @@ class RecipePoint:
 
     @property
     def is_as_good(self) -> bool:
-        """Whether it is the best one, or not distinguishable from it."""
+        """Whether it is the best recipe, or indistinguishable from it."""
         return self.behind_holm >= ALPHA
 
     def to_json(self) -> dict[str, Any]:
@@ -80,8 +82,8 @@ class RecipePoint:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All that a report shows: `points` from the least loss to the greatest; `failed` recipes and why; `about`, how it
-    was measured, for people."""
+    """The content of a report: `points` from the least to the largest loss, `failed` recipes with their errors, and
+    `about`, a description of how it was measured."""
 
     model: str
     space: DesignSpace
@@ -94,7 +96,7 @@ class Ablation:
         return next((point for point in self.points if point.recipe == recipe), None)
 
     def to_json(self) -> dict[str, Any]:
-        """A grid's `points` are numbers of the list of points, null where one failed."""
+        """As JSON. The `points` of a grid are indices into the list of points, null for a failed recipe."""
         number = {point.recipe: i for i, point in enumerate(self.points)}
         return {
             "model": self.model,
@@ -116,8 +118,8 @@ class Ablation:
         }
 
 
-def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> tuple[RecipePoint, ...]:
-    """From the least loss to the greatest; `reference` is the float model's mean negative log-likelihood by window."""
+def ranked(measured: Mapping[Recipe, RecipeMeasurement], reference: Sequence[float]) -> tuple[RecipePoint, ...]:
+    """The recipes from the least to the largest loss. `reference` is the float model's `window_nll`."""
     if not measured:
         return ()
     order = sorted(measured, key=lambda recipe: fmean(measured[recipe].window_nll))
@@ -126,17 +128,23 @@ def ranked(measured: Mapping[Recipe, Measured], reference: Sequence[float]) -> t
     behind = [_difference(row, rows[0]) for row in rows[1:]]
     costs = holm([found.p_value for found in losses])
     worse = [1.0, *holm([found.p_value for found in behind])]
-    _, close = least({recipe: measured[recipe].window_kld for recipe in order})
+    _, lowest_kld = least({recipe: measured[recipe].window_kld for recipe in order})
     return tuple(
         RecipePoint(
-            recipe, measured[recipe], losses[i], float(costs[i]), [None, *behind][i], float(worse[i]), recipe in close
+            recipe,
+            measured[recipe],
+            loss=losses[i],
+            loss_holm=float(costs[i]),
+            behind=[None, *behind][i],
+            behind_holm=float(worse[i]),
+            least_kld=recipe in lowest_kld,
         )
         for i, recipe in enumerate(order)
     )
 
 
 def least(rows: Mapping[Recipe, Sequence[float]]) -> tuple[Recipe, set[Recipe]]:
-    """Of figures by window: the recipe of the least mean, and all that are not distinguishable from it, it too."""
+    """The recipe with the lowest mean over windows, and the set of it and all recipes indistinguishable from it."""
     best = min(rows, key=lambda recipe: fmean(rows[recipe]))
     others = [recipe for recipe in rows if recipe != best]
     p_values = holm([_difference(rows[recipe], rows[best]).p_value for recipe in others])
@@ -147,8 +155,8 @@ def _difference(row: Sequence[float], other: Sequence[float]) -> PairedDifferenc
     return compare_differences(np.array(row) - np.array(other))
 
 
-def told(recipe: Recipe) -> dict[str, str]:
-    """What is set in a recipe in a few words each, by what it is about; empty where nothing depends on it."""
+def settings_of(recipe: Recipe) -> dict[str, str]:
+    """The settings of a recipe in words, by name. A setting that has no effect in this recipe is empty."""
     words = {
         "alpha": f"{recipe.alpha:g}" if recipe.folds else "",
         "inputs": _INPUTS[recipe.activations] + (", symmetric" if recipe.symmetric else ""),
@@ -165,8 +173,8 @@ def told(recipe: Recipe) -> dict[str, str]:
 
 
 def name_of(recipe: Recipe) -> str:
-    """All that is told of a recipe, on a line."""
-    return ", ".join(f"{about} {words}" for about, words in told(recipe).items() if words)
+    """The settings of a recipe on one line."""
+    return ", ".join(f"{name} {words}" for name, words in settings_of(recipe).items() if words)
 
 
 _INPUTS = {Activations.STATIC: "static", Activations.DYNAMIC: "per token", Activations.FLOAT: "float"}

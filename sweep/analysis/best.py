@@ -1,4 +1,4 @@
-"""The variant to run on given devices: by what runs of the workspace measured, else by size, which is a guess."""
+"""The variant to run on given devices: the one with the lowest measured KL divergence, or a guess by size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sweep.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Loss:
-    """A variant's mean KL divergence to `reference`, in nats per token with its standard error, as `run` measured."""
+class MeasuredKld:
+    """A variant's mean KL divergence from `reference` with its standard error, in nats per token, and its run."""
 
     kld: float
     stderr: float
@@ -21,28 +21,28 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Best:
-    """`variant` None: nothing fits. `measured`: chosen by divergence, not by size."""
+class BestVariant:
+    """`variant` is None if nothing fits. `measured`: chosen by divergence, not by size."""
 
     variant: str | None
     measured: bool
     sentence: str
 
 
-def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
-    """By variant, what the runs of `model` measured against one reference over the same windows of one text.
+def measured_klds(workspace: Workspace, model: str) -> dict[str, MeasuredKld]:
+    """By variant, the divergences that runs of `model` measured from one reference over the same windows of one text.
 
-    Divergences to different references or texts cannot be compared: of several, that which most variants were measured
-    against is taken, the latest of equals.
+    Divergences from different references or texts are not comparable. If there are several, those of the reference and
+    text with the most variants are returned; among equals, the latest.
     """
     if not workspace.database.is_file():
         return {}
-    # Imported here: scipy takes half a second, which who asks for sizes alone need not pay.
+    # Imported here because scipy takes half a second to load, and `sweep fit` without --best does not need it.
     from sweep.results.plan import Plan
     from sweep.results.records import records, reference_units
     from sweep.results.store import Store
 
-    groups: dict[str, dict[str, Loss]] = defaultdict(dict)
+    groups: dict[str, dict[str, MeasuredKld]] = defaultdict(dict)
     with Store(workspace.database) as store:
         for stored in store.runs():  # the newest first
             plan = Plan.from_json(stored.plan)
@@ -55,36 +55,36 @@ def measured_losses(workspace: Workspace, model: str) -> dict[str, Loss]:
                 loss = None
                 reference = plan.reference_of(record.variant)
                 if record.variant == reference and record.perplexity is not None:
-                    loss = Loss(0.0, 0.0, reference, plan.run)
+                    loss = MeasuredKld(0.0, 0.0, reference, plan.run)
                 elif record.divergence is not None:
-                    loss = Loss(record.divergence.kld_mean, record.divergence.kld_stderr, reference, plan.run)
+                    loss = MeasuredKld(record.divergence.kld_mean, record.divergence.kld_stderr, reference, plan.run)
                 if loss is not None:
                     groups[units].setdefault(record.variant, loss)
     return max(groups.values(), key=len, default={})
 
 
-def best(report: FitReport, losses: dict[str, Loss]) -> Best:
-    """Of the variants that fit whole, the one that loses least; what would run with a part in RAM does not count."""
+def best(report: FitReport, klds: dict[str, MeasuredKld]) -> BestVariant:
+    """The variant with the lowest divergence among those that fit. Variants partly in RAM are not considered."""
     rows = [row for row in report.rows if verdict(row) is Verdict.FITS]
     if not rows:
-        return Best(None, False, _closest(report))
-    known = [row for row in rows if row.variant in losses]
-    if not known:
-        # More bits than the model was published with keep nothing that BF16 loses.
+        return BestVariant(None, False, _closest(report))
+    measured = [row for row in rows if row.variant in klds]
+    if not measured:
+        # Bits beyond 16 gain nothing: the model was published in BF16.
         row = max(rows, key=lambda row: (min(row.bits_per_weight, 16.0), row.variant == "BF16"))
-        return Best(
+        return BestVariant(
             row.variant,
             False,
             f"Of the variants that fit, {_named(row)} has the most bits per weight. This is a guess by size alone: no "
             "run in this workspace has measured the model. `sweep run` measures it.",
         )
-    row = min(known, key=lambda row: (losses[row.variant].kld, row.file_bytes))
-    loss = losses[row.variant]
-    others = [other.variant for other in rows if other not in known and other.bits_per_weight > row.bits_per_weight]
+    row = min(measured, key=lambda row: (klds[row.variant].kld, row.file_bytes))
+    loss = klds[row.variant]
+    others = [other.variant for other in rows if other not in measured and other.bits_per_weight > row.bits_per_weight]
     not_measured = f" Larger variants that also fit are not measured: {', '.join(others)}." if others else ""
     rank = (
-        f"the lowest of the {len(known)} measured variants that fit"
-        if len(known) > 1
+        f"the lowest of the {len(measured)} measured variants that fit"
+        if len(measured) > 1
         else "and no other measured variant fits"
     )
     if row.variant == loss.reference:
@@ -92,7 +92,7 @@ def best(report: FitReport, losses: dict[str, Loss]) -> Best:
     else:
         kld = f"{fmt.small(loss.kld)} ± {fmt.small(loss.stderr)} nats"
         why = f"its mean KL divergence from {loss.reference} is {kld}, {rank}"
-    return Best(row.variant, True, f"Run {_named(row)}: {why} (run {loss.run}).{not_measured}")
+    return BestVariant(row.variant, True, f"Run {_named(row)}: {why} (run {loss.run}).{not_measured}")
 
 
 def _closest(report: FitReport) -> str:

@@ -1,8 +1,8 @@
-"""Two runs of a workspace, or two variants of one run, paired: which of their differences are real.
+"""Compares two runs of a workspace, or two variants of one run: which differences are significant.
 
-Tasks are paired by document, so that two models may be compared too; perplexity by window where both scored the same
-tokens; KL divergence only where both diverge from the same reference. Source of the difference of differences, what a
-variant costs one model against what it costs another: any text on paired designs, e.g. Card and Krueger (1994).
+Tasks are paired by document, so two models can be compared too. Perplexity is paired by window if both runs scored the
+same tokens, KL divergence only if both have the same reference. A variant's losses in the two runs are compared by a
+difference of differences, e.g. Card and Krueger (1994).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _Difference = TypeVar("_Difference", TaskDifference, LossDifference, TextDiffere
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A run with its cells by (variant, name) and what is known of them."""
+class _RunResults:
+    """A run with its cells by (variant, name) and their outcomes by key."""
 
     plan: Plan
     cells: dict[tuple[str, str], Cell]
     outcomes: dict[str, Outcome]
 
     def result(self, variant: str, name: str) -> Any:
-        """Of the cell, None where it has none."""
+        """The result of a cell, None if it has none."""
         cell = self.cells.get((variant, name))
         outcome = self.outcomes.get(cell.key) if cell is not None else None
         return None if cell is None or outcome is None else outcome.result(cell.kind)
@@ -65,13 +65,12 @@ class _Measured:
         return Side(self.plan.run, self.plan.about["model"], self.plan.reference)
 
     def reference(self, variant: str) -> str | None:
-        """What a variant's divergence is from, and over which windows. None without a text."""
+        """Identifies the reference and the windows of a variant's divergence. None without a text."""
         return reference_units(self.plan, variant)
 
     @property
     def model(self) -> str:
-        """The reference's file and its folder: two runs of one model have the same, for they hold what the model
-        contains."""
+        """The file and folder of the reference. Their names depend on the content: runs of one model share them."""
         model = self.plan.model_of(self.plan.reference)
         if model is None or self.plan.reference not in self.plan.variants:
             return str(self.plan.about["model"])
@@ -79,16 +78,16 @@ class _Measured:
 
 
 def compare(workspace: Workspace, first: str, second: str, variant: str | None = None) -> Comparison:
-    """B (`second`) minus A (`first`), each RUN or RUN:VARIANT. `variant` names one variant of both runs.
+    """B (`second`) minus A (`first`). Each is RUN or RUN:VARIANT; `variant` names one variant of both runs.
 
-    Without a variant, every one that both runs have is compared with its namesake. Raises InputError where a run or
-    variant is unknown, nothing was measured, or nothing is shared.
+    Without a variant, all variants that both runs have are compared, each with the one of the same name. Raises
+    InputError if a run or variant is unknown, nothing was measured, or the two have nothing in common.
     """
     plan_a, variant_a = find_variant(workspace, first)
     plan_b, variant_b = find_variant(workspace, second)
     pairs = _pairs(plan_a, variant_a, plan_b, variant_b, variant)
     with Store(workspace.database) as store:
-        a, b = _measured(plan_a, store), _measured(plan_b, store)
+        a, b = _results(plan_a, store), _results(plan_b, store)
         notes = _Notes(_settings(a, b))
         tasks = _holm(list(_tasks(a, b, pairs, store, notes)))
         losses = _holm(list(_losses(a, b, pairs, store)))
@@ -108,25 +107,26 @@ def compare(workspace: Workspace, first: str, second: str, variant: str | None =
 
 
 class _Notes:
-    """What is to be told once: sentences, and sentences about several variants and figures."""
+    """Notes of a comparison, each given once: sentences, and messages that apply to several variants and figures."""
 
     def __init__(self, sentences: list[str]) -> None:
         self._sentences = dict.fromkeys(sentences)
-        self._about: dict[str, dict[str, list[str]]] = {}
+        self._figures: dict[str, dict[str, list[str]]] = {}  # by message and variant
 
     def add(self, sentence: str) -> None:
         self._sentences[sentence] = None
 
-    def about(self, told: str, variant: str, figure: str) -> None:
-        self._about.setdefault(told, {}).setdefault(variant, []).append(figure)
+    def add_figure(self, message: str, variant: str, figure: str) -> None:
+        self._figures.setdefault(message, {}).setdefault(variant, []).append(figure)
 
     def lines(self) -> list[str]:
+        """The sentences, then one line for each message and set of figures, with all variants that it applies to."""
         lines = list(self._sentences)
-        for told, variants in self._about.items():
-            alike: dict[tuple[str, ...], list[str]] = {}
-            for variant, figures in variants.items():
-                alike.setdefault(tuple(figures), []).append(variant)
-            lines += [f"{told}: {', '.join(figures)} of {', '.join(names)}." for figures, names in alike.items()]
+        for message, by_variant in self._figures.items():
+            variants: dict[tuple[str, ...], list[str]] = {}
+            for variant, figures in by_variant.items():
+                variants.setdefault(tuple(figures), []).append(variant)
+            lines += [f"{message}: {', '.join(figures)} of {', '.join(names)}." for figures, names in variants.items()]
         return lines
 
 
@@ -134,7 +134,7 @@ class _Notes:
 
 
 def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both: str | None) -> list[tuple[str, str]]:
-    """The variants to compare. A side that names none takes the other's."""
+    """The pairs of variants to compare. A side without a variant uses the other side's."""
     if both is not None and (variant_a is not None or variant_b is not None):
         raise InputError("name the variant once: with --variant or as RUN:VARIANT")
     variant_a, variant_b = (variant_a or both or variant_b), (variant_b or both or variant_a)
@@ -156,17 +156,17 @@ def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both:
     return [(variant_a, variant_b)]
 
 
-def _measured(plan: Plan, store: Store) -> _Measured:
+def _results(plan: Plan, store: Store) -> _RunResults:
     outcomes = store.outcomes(cell.key for cell in plan.cells)
     compared = (cell.key for cell in plan.cells if isinstance(cell.job, TextJob | TaskJob))
     measured = any(outcomes[key].row for key in compared if key in outcomes)
     if not measured:
         raise InputError(f"run {plan.run} has no results yet; repeat its `sweep run` command to resume it")
-    return _Measured(plan, {(cell.variant, cell.name): cell for cell in plan.cells}, outcomes)
+    return _RunResults(plan, {(cell.variant, cell.name): cell for cell in plan.cells}, outcomes)
 
 
-def _settings(a: _Measured, b: _Measured) -> list[str]:
-    """In what the runs were measured differently: the reader is to know before a difference is laid to the model."""
+def _settings(a: _RunResults, b: _RunResults) -> list[str]:
+    """A note on the settings that differ between the runs: they may explain a difference instead of the model."""
     if a.plan.run == b.plan.run:
         return []
     before, after = a.plan.to_json(), b.plan.to_json()
@@ -174,12 +174,12 @@ def _settings(a: _Measured, b: _Measured) -> list[str]:
     for part in ("settings", "where", "about"):
         for name in dict.fromkeys([*before[part], *after[part]]):
             x, y = before[part].get(name), after[part].get(name)
-            if isinstance(x, dict) and isinstance(y, dict):  # by task: of those that both have
+            if isinstance(x, dict) and isinstance(y, dict):  # settings by task: only of tasks that both runs have
                 fields |= {key: (x[key], y[key]) for key in x if key in y and name != "tasks"}
             elif name != "model":
                 fields[name] = x, y
-    told = [f"{name}: {_plain(x)} in A, {_plain(y)} in B" for name, (x, y) in fields.items() if x != y]
-    return [f"Measured differently: {'; '.join(told)}."] if told else []
+    different = [f"{name}: {_plain(x)} in A, {_plain(y)} in B" for name, (x, y) in fields.items() if x != y]
+    return [f"Measured differently: {'; '.join(different)}."] if different else []
 
 
 def _plain(value: object) -> str:
@@ -196,22 +196,22 @@ def _holm(found: list[_Difference]) -> list[_Difference]:
     return [replace(entry, p_holm=float(p)) for entry, p in zip(found, adjusted, strict=True)]
 
 
-def _both(a: _Measured, b: _Measured, pair: tuple[str, str], name: str, notes: _Notes) -> bool:
-    """Whether both sides have the figure, from measurements of their own."""
+def _is_comparable(a: _RunResults, b: _RunResults, pair: tuple[str, str], name: str, notes: _Notes) -> bool:
+    """Whether both sides have the figure, each from its own measurement. If not, a note says why."""
     missing = [(run, variant) for run, variant in ((a, pair[0]), (b, pair[1])) if run.result(variant, name) is None]
     for run, variant in missing:
         failed = run.failed({variant})
-        notes.about(f"{'Failed or not measured' if failed else 'Not measured'} in {run.plan.run}", variant, name)
+        notes.add_figure(f"{'Failed or not measured' if failed else 'Not measured'} in {run.plan.run}", variant, name)
     if missing:
         return False
     if a.key(pair[0], name) == b.key(pair[1], name):
-        notes.about("Not compared, because both runs share one measurement", pair[0], name)
+        notes.add_figure("Not compared, because both runs share one measurement", pair[0], name)
         return False
     return True
 
 
 def _tasks(
-    a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Store, notes: _Notes
+    a: _RunResults, b: _RunResults, pairs: list[tuple[str, str]], store: Store, notes: _Notes
 ) -> Iterator[TaskDifference]:
     for alone, other in ((a, b), (b, a)):
         only = [task for task in alone.tasks if task not in other.tasks]
@@ -219,7 +219,7 @@ def _tasks(
             notes.add(f"Tasks only in {alone.plan.run}: {', '.join(only)}.")
     for pair in pairs:
         for task in (task for task in a.tasks if task in b.tasks):
-            if not _both(a, b, pair, task, notes):
+            if not _is_comparable(a, b, pair, task, notes):
                 continue
             result_a, result_b = a.task(pair[0], task), b.task(pair[1], task)
             assert result_a is not None
@@ -270,8 +270,8 @@ def _difference(
     return compare_differences(differences, subjects, binary=binary)
 
 
-def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Store) -> Iterator[LossDifference]:
-    """Two runs whose baselines differ: what the variant costs each of the two."""
+def _losses(a: _RunResults, b: _RunResults, pairs: list[tuple[str, str]], store: Store) -> Iterator[LossDifference]:
+    """Losses of the variants against their own baselines, for tasks whose four measurements are all different."""
     for variant_a, variant_b in pairs:
         base_a, base_b = a.plan.reference_of(variant_a), b.plan.reference_of(variant_b)
         if variant_a == base_a or variant_b == base_b:
@@ -279,23 +279,23 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
         for task in (task for task in a.tasks if task in b.tasks):
             sources = ((a, base_a), (a, variant_a), (b, base_b), (b, variant_b))
             results = [run.task(variant, task) for run, variant in sources]
-            known = [result for result in results if result is not None]
+            present = [result for result in results if result is not None]
             keys = [run.key(variant, task) for (run, variant), result in zip(sources, results, strict=True) if result]
-            if len(known) < 4 or len(set(keys)) < 4 or len({result.metric for result in known}) > 1:
+            if len(present) < 4 or len(set(keys)) < 4 or len({result.metric for result in present}) > 1:
                 continue
             lists = [store.items(key) for key in keys]
             shared = paired_items.pair_items(lists)
             if not shared.n:
                 continue
-            taken = shared.of(lists)
-            scores = [paired_items.values(found) for found in taken]
-            subjects = [item.subject for item in taken[0]]
+            paired = shared.of(lists)
+            scores = [items.values(found) for found in paired]
+            subjects = [item.subject for item in paired[0]]
             loss_a, loss_b = scores[1] - scores[0], scores[3] - scores[2]
             yield LossDifference(
                 variant_a=variant_a,
                 variant_b=variant_b,
                 task=task,
-                higher_is_better=known[0].higher_is_better,
+                higher_is_better=present[0].higher_is_better,
                 a=_difference(scores[:2], loss_a, subjects),
                 b=_difference(scores[2:], loss_b, subjects),
                 difference=_difference(scores, loss_b - loss_a, subjects),
@@ -303,13 +303,13 @@ def _losses(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], store: Sto
             )
 
 
-def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Notes) -> Iterator[TextDifference]:
+def _text(a: _RunResults, b: _RunResults, pairs: list[tuple[str, str]], notes: _Notes) -> Iterator[TextDifference]:
     for pair in pairs:
         references = a.reference(pair[0]), b.reference(pair[1])
         same_reference = references[0] is not None and references[0] == references[1]
         if references == (None, None):
             continue
-        if not _both(a, b, pair, "text", notes):
+        if not _is_comparable(a, b, pair, "text", notes):
             continue
         first, second = a.result(pair[0], "text"), b.result(pair[1], "text")
         before, after = first.perplexity.window_nll, second.perplexity.window_nll
@@ -330,13 +330,13 @@ def _text(a: _Measured, b: _Measured, pairs: list[tuple[str, str]], notes: _Note
 def _text_difference(
     pair: tuple[str, str], figure: str, windows_a: Sequence[float], windows_b: Sequence[float]
 ) -> TextDifference:
-    """From the means of the windows, which are of one size."""
+    """From the means of the windows, which all have the same number of tokens."""
     before, after = np.array(windows_a), np.array(windows_b)
     a, b = (float(np.exp(row.mean()) if figure == "perplexity" else row.mean()) for row in (before, after))
     return TextDifference(*pair, figure, a, b, compare_differences(after - before), p_holm=1.0)
 
 
-def _other_reference(a: _Measured, b: _Measured, pair: tuple[str, str]) -> str:
+def _other_reference(a: _RunResults, b: _RunResults, pair: tuple[str, str]) -> str:
     across = a.model != b.model
     why = (
         "divergences of different models have no common zero"

@@ -1,4 +1,4 @@
-"""What two runs, or two variants of one, say beside each other: B minus A, paired item by item or window by window."""
+"""The differences between two runs, or between two variants of a run: B minus A, paired by item or by window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sweep.statistics import ALPHA, PairedDifference
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs; `model` as it was named in its run, `reference` its baseline."""
+    """One of the two runs: its id, the name of its model in that run, and its reference."""
 
     run: str
     model: str
@@ -18,29 +18,31 @@ class Side:
 
 
 class Difference:
-    """What every difference below can say of itself."""
+    """Base of the differences below: whether it is significant, and in whose favour."""
 
     difference: PairedDifference
     p_holm: float
     higher_is_better: bool
 
     @property
-    def real(self) -> bool:
+    def significant(self) -> bool:
+        """Whether the difference is significant after Holm's correction."""
         return self.p_holm < ALPHA
 
     @property
     def better(self) -> bool:
-        """Whether B is ahead of A (of losses: loses less, or gains more), by whatever little."""
+        """Whether B is better than A (for losses: loses less, or gains more), significantly or not."""
         return self.difference.delta > 0 if self.higher_is_better else self.difference.delta < 0
 
 
 @dataclass(frozen=True)
 class TaskDifference(Difference):
-    """One task under variant `variant_a` of A and `variant_b` of B, over the items that both answered.
+    """One task: variant `variant_a` of run A against `variant_b` of run B, over the items that both answered.
 
-    `a` and `b` are the values over those items and `difference` is b - a. `p_holm` is corrected over all task
-    differences of the comparison. `only_a` and `only_b` count the items that one side alone has, `reworded` the shared
-    documents whose prompts differ. `gold` is the difference of the right choice's probability among the choices.
+    `a` and `b` are the scores over those items, and `difference` is b - a. `p_holm` is corrected over all task
+    differences of the comparison. `only_a` and `only_b` count the items that only one side has; `reworded` counts the
+    shared documents whose prompts differ. `gold` is the difference in the probability of the correct choice among the
+    choices.
     """
 
     variant_a: str
@@ -62,10 +64,10 @@ class TaskDifference(Difference):
 
 @dataclass(frozen=True)
 class LossDifference(Difference):
-    """What the variant costs each model: its difference to its own baseline in A (`a`) and in B (`b`).
+    """How much a variant loses in each run: its difference from its own baseline in A (`a`) and in B (`b`).
 
-    `difference` is b - a, taken item by item over the items that all four answered: where it is none, B's edge over A
-    under the variant is what it was at the baselines. `p_holm` is corrected over all of these.
+    `difference` is b - a, item by item over the items that all four variants answered. If it is 0, B compares with A
+    under the variant as it does at the baselines. `p_holm` is corrected over all differences of losses.
     """
 
     variant_a: str
@@ -80,10 +82,10 @@ class LossDifference(Difference):
 
 @dataclass(frozen=True)
 class TextDifference(Difference):
-    """Perplexity or KL divergence over the same windows. `a` and `b` are the two figures; less is better.
+    """Perplexity or KL divergence over the same windows. `a` and `b` are the two figures; lower is better.
 
-    `difference` is in nats per token: ln(PPL b / PPL a) of "perplexity", KLD b - KLD a of "divergence", with windows as
-    the independent units. `p_holm` is corrected over all of these.
+    `difference` is in nats per token: ln(PPL b / PPL a) for "perplexity", KLD b - KLD a for "divergence". Windows are
+    the independent units. `p_holm` is corrected over all text differences.
     """
 
     variant_a: str
@@ -98,7 +100,10 @@ class TextDifference(Difference):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything compared. `notes` say what was not and why, and in what the two runs were measured differently."""
+    """All differences. `notes` say what was not compared and why, and which settings of the two runs differ.
+
+    `failed`: a job of a compared variant failed.
+    """
 
     a: Side
     b: Side
@@ -109,10 +114,10 @@ class Comparison:
     failed: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Fields as they are named here, and each difference's verdict: whether it is real after Holm's correction."""
+        """The fields by their names, and for each difference `real`: whether it is significant."""
         row = asdict(self)
         del row["failed"]
         for name in ("tasks", "losses", "text"):
             for entry, difference in zip(row[name], getattr(self, name), strict=True):
-                entry["real"] = difference.real
+                entry["real"] = difference.significant
         return row

@@ -1,7 +1,8 @@
-"""Pareto sets and what each bit buys, with their uncertainty: is a point's lead over its neighbour more than the error?
+"""Pareto sets and the gain per bit, with their uncertainty: is a variant's lead over its neighbour more than the error?
 
-A lead is judged by a paired bootstrap over what both variants share, windows of the text or items of the tasks
-(whole subjects where those are the units). Records that have no samples make no such claim either way.
+A lead is tested by a paired bootstrap (Efron and Tibshirani, 1993) over the units that both variants share: windows of
+the text, items of the tasks, or whole subjects if subjects are the independent units. Without samples in the records
+there is no test, and nothing is claimed.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from sweep import statistics
 from sweep.analysis import figures
 from sweep.record import Record
 
-Cost = Callable[[Record], float | None]
+SizeOf = Callable[[Record], float | None]
 
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much one variant's loss is below another's, its standard error and 95 % interval; an end that the samples
-    leave open is infinite."""
+    """By how much one variant's loss is below another's, with the standard error and the 95 % interval.
+
+    An end of the interval that the samples do not determine is infinite.
+    """
 
     delta: float
     stderr: float
@@ -33,14 +36,18 @@ class Lead:
     high: float
 
     @property
-    def real(self) -> bool:
+    def significant(self) -> bool:
+        """Whether the 95 % interval excludes 0."""
         return self.low > 0.0 or self.high < 0.0
 
 
 @dataclass(frozen=True)
 class Losses:
-    """One measure of every variant, less being better, and the same under shared resamples (R,) of `units` units where
-    samples are: nan in a resample that does not have the measure."""
+    """One measure of every variant, lower is better.
+
+    `resampled` has the measure of each variant that has samples, under the same resamples, shape (R,); it is nan in a
+    resample in which the measure is not defined. `units` is the number of independent units.
+    """
 
     measure: str
     values: Mapping[str, float]
@@ -48,7 +55,10 @@ class Losses:
     units: int = 2
 
     def lead(self, ahead: str, behind: str) -> Lead | None:
-        """None where the two share no samples. Its error is that over the resamples which have the measure."""
+        """The lead of one variant over another, or None if they share no samples.
+
+        Resamples in which the measure is not defined do not count for the standard error.
+        """
         if ahead not in self.resampled or behind not in self.resampled:
             return None
         drawn = self.resampled[behind] - self.resampled[ahead]
@@ -60,14 +70,14 @@ class Losses:
 
 @dataclass(frozen=True)
 class Front:
-    """The variants that no other beats on both axes.
+    """The Pareto set: the variants for which no other variant is both smaller and better.
 
-    `unsure` names, for a member whose lead over the next smaller sure member is within its error, that smaller one: it
-    may be just as good.
+    `indistinguishable` maps a member whose lead over the next smaller member is within the error to that smaller
+    member, which may be just as good. A member that is a key there is not used for the comparison of a larger one.
     """
 
     variants: frozenset[str] = frozenset()
-    unsure: Mapping[str, str] = field(default_factory=dict)
+    indistinguishable: Mapping[str, str] = field(default_factory=dict)
 
     def __contains__(self, variant: str) -> bool:
         return variant in self.variants
@@ -75,61 +85,58 @@ class Front:
 
 @dataclass(frozen=True)
 class Gain:
-    """Recovery gained per extra bit per weight between two neighbours on the Pareto set, `smaller` to `larger`.
+    """Recovery gained per extra bit per weight, from one member of the Pareto set to the next larger one.
 
-    `stderr` and `real` are of the paired difference where the records have samples. Without them `real` is None and
-    `stderr` takes the two recoveries as independent: they share items and reference, so it errs high.
+    If the records have samples, `stderr` and `significant` are of the paired difference. Without samples `significant`
+    is None, and `stderr` treats the two recoveries as independent; they share items and reference, so it is too large.
     """
 
     smaller: str
     larger: str
     per_bit: float
     stderr: float | None
-    real: bool | None = None
+    significant: bool | None = None
 
 
-def front(records: Sequence[Record], cost: Cost, measures: Sequence[Losses]) -> Front:
-    """The Pareto set, cost against loss. Of several measures (divergences from several references) each has its own."""
+def front(records: Sequence[Record], size_of: SizeOf, measures: Sequence[Losses]) -> Front:
+    """The Pareto set, size against loss. With several measures (divergences from several references), their union."""
     variants: set[str] = set()
-    unsure: dict[str, str] = {}
+    indistinguishable: dict[str, str] = {}
     for losses in measures:
         points = [
             (x, y, record.variant)
             for record in records
-            if (x := figures.known(cost(record))) is not None
-            and (y := figures.known(losses.values.get(record.variant))) is not None
+            if (x := figures.finite(size_of(record))) is not None
+            and (y := figures.finite(losses.values.get(record.variant))) is not None
         ]
         kept = statistics.pareto_set([x for x, *_ in points], [y for _, y, _ in points])
         members = sorted(point for point, keep in zip(points, kept, strict=True) if keep)
         variants |= {name for *_, name in members}
-        sure = members[0][2] if members else ""
+        smaller = members[0][2] if members else ""
         for *_, name in members[1:]:
-            lead = losses.lead(name, sure)
-            if lead is not None and not lead.real:
-                unsure[name] = sure
-            else:  # steps that are each within the error may add up to one that is not
-                sure = name
-    return Front(frozenset(variants), unsure)
+            lead = losses.lead(name, smaller)
+            if lead is not None and not lead.significant:
+                indistinguishable[name] = smaller
+            else:  # compared with the last distinguishable member: small steps may add up to a significant one
+                smaller = name
+    return Front(frozenset(variants), indistinguishable)
 
 
 def by_reference(records: Sequence[Record]) -> list[list[Record]]:
-    """The records of each reference, itself included: what is compared with different ones does not compare."""
+    """The records of each reference, the reference included. Figures from different references are not comparable."""
     names = sorted(figures.reference_names(records))
     if len(names) < 2:
         return [list(records)]
     return [[record for record in records if name in (record.variant, record.reference)] for name in names]
 
 
-def apart(measure: Callable[[Sequence[Record]], list[Losses]], records: Sequence[Record]) -> list[Losses]:
-    """A measure taken of the records of each reference by themselves."""
+def per_reference(measure: Callable[[Sequence[Record]], list[Losses]], records: Sequence[Record]) -> list[Losses]:
+    """A measure of the records, computed for the variants of each reference separately."""
     return [losses for group in by_reference(records) for losses in measure(group)]
 
 
 def kld_losses(records: Sequence[Record]) -> list[Losses]:
-    """Mean KL divergence, reference by reference: divergences from two references do not compare.
-
-    A reference diverges from itself by 0.
-    """
+    """Mean KL divergence in nats per token, for each reference separately. A reference's own divergence is 0."""
     found = []
     for name in sorted(figures.reference_names(records)):
         group = [record for record in records if record.variant == name or record.reference == name]
@@ -143,17 +150,19 @@ def kld_losses(records: Sequence[Record]) -> list[Losses]:
 
 
 def perplexity_losses(records: Sequence[Record]) -> list[Losses]:
+    """Perplexity, in a list of one."""
     values = {r.variant: found.value for r in records if (found := figures.perplexity(r)) is not None}
     means, units = _resampled(records, "nll", values)
     return [Losses("perplexity", values, {variant: np.exp(mean) for variant, mean in means.items()}, units)]
 
 
 def task_losses(records: Sequence[Record], task: str) -> list[Losses]:
+    """The score of a task, negated if higher is better, in a list of one."""
     scores = {r.variant: score for r in records if (score := r.tasks.get(task))}
     values = {
         variant: -value if score.higher_is_better else value
         for variant, score in scores.items()
-        if (value := figures.known(score.value)) is not None
+        if (value := figures.finite(score.value)) is not None
     }
     means, units = _resampled(records, f"task {task}", values)
     drawn = {variant: -mean if scores[variant].higher_is_better else mean for variant, mean in means.items()}
@@ -161,10 +170,10 @@ def task_losses(records: Sequence[Record], task: str) -> list[Losses]:
 
 
 def recovery_losses(records: Sequence[Record]) -> list[Losses]:
-    """Mean recovery above chance; every task is resampled by itself, its reference along with it.
+    """Negated mean recovery, in a list of one. Each task is resampled separately, together with its reference.
 
-    A resample in which the reference is no better than chance has nothing to recover, 0/0 or a ratio of the wrong sign:
-    it is nan, and counts against either end of an interval. Of few items there are many such.
+    If the reference is no better than chance in a resample, recovery is not defined there (0/0, or the wrong sign). It
+    is nan then, and widens the interval at both ends. This happens often if there are few items.
     """
     means, single = figures.mean_recovery(records), figures.recovery(records)
     named = {record.variant: record for record in records}
@@ -174,7 +183,7 @@ def recovery_losses(records: Sequence[Record]) -> list[Losses]:
         scores, units = _resampled(records, f"task {task}", means, seed=seed)
         fewest.append(units)
         for variant in means:
-            base = figures.task_base(named[variant]) or variant
+            base = figures.task_reference_of(named[variant]) or variant
             if task in single[variant] and variant in scores and base in scores:
                 chance = named[base].tasks[task].chance
                 whole = np.where(scores[base] > chance, scores[base] - chance, np.nan)
@@ -187,8 +196,10 @@ def recovery_losses(records: Sequence[Record]) -> list[Losses]:
 def _resampled(
     records: Sequence[Record], name: str, variants: Mapping[str, object], seed: int = 0
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
-    """Means under shared resamples, of the variants that have samples of the same units as the first that has any, and
-    how many units there are."""
+    """Means of each variant under shared resamples, and the number of units.
+
+    Only variants with samples of the same units as the first variant with samples are included.
+    """
     taken = {r.variant: r.samples[name] for r in records if r.variant in variants and name in r.samples}
     units = next((samples.units for samples in taken.values()), "")
     taken = {variant: samples for variant, samples in taken.items() if samples.units == units}
@@ -204,8 +215,8 @@ def _value(found: figures.Figure | None) -> float | None:
     return None if found is None else found.value
 
 
-def overall(records: Sequence[Record]) -> tuple[Front, str]:
-    """The Pareto set for the tables, file bytes against the best figure at hand, and that figure's name."""
+def table_front(records: Sequence[Record]) -> tuple[Front, str]:
+    """The Pareto set that tables mark, by file size against the best available measure, and the measure's name."""
     compared = any(figures.kld(record) is not None and record.variant != record.reference for record in records)
     for measures, enough in (
         (kld_losses, compared),
@@ -213,13 +224,13 @@ def overall(records: Sequence[Record]) -> tuple[Front, str]:
         (perplexity_losses, sum(figures.perplexity(record) is not None for record in records) > 1),
     ):
         if enough:
-            losses = measures(records) if measures is kld_losses else apart(measures, records)
+            losses = measures(records) if measures is kld_losses else per_reference(measures, records)
             return front(records, lambda record: record.file_bytes, losses), losses[0].measure
     return Front(), ""
 
 
 def gains(records: Sequence[Record]) -> list[Gain]:
-    """Gain in mean recovery per extra bit per weight along its Pareto set, from the smallest up, by reference."""
+    """The gain per bit along the Pareto set of mean recovery, from the smallest variant up, for each reference."""
     return [gain for group in by_reference(records) for gain in _gains(group)]
 
 
@@ -241,11 +252,12 @@ def _gains(records: Sequence[Record]) -> list[Gain]:
                 larger=large,
                 per_bit=(means[large].value - means[small].value) / (many - few),
                 stderr=None if stderr is None else stderr / (many - few),
-                real=None if lead is None else lead.real,
+                significant=None if lead is None else lead.significant,
             )
         )
     return found
 
 
-def why_unsure(record: Record, front: Front) -> str:
-    return f"in the Pareto set, but indistinguishable from {fmt.plain(front.unsure[record.variant])}"
+def why_indistinguishable(record: Record, front: Front) -> str:
+    """A phrase for a variant that is a key of `front.indistinguishable`."""
+    return f"in the Pareto set, but indistinguishable from {fmt.plain(front.indistinguishable[record.variant])}"

@@ -1,6 +1,6 @@
-"""What is plotted of a sweep, on the page and on the screen: each measure against what a variant costs.
+"""What the plots of a sweep show, in HTML and on the screen: each measure against the size or memory of the variants.
 
-A measure knows where its figure stands in a record, how its Pareto set is judged and which lines go along with it.
+A Measure says where its figure is in a record, how its Pareto set is found, and which horizontal lines are drawn.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 from sweep import format as fmt
 from sweep.analysis import figures, fronts
-from sweep.analysis.fronts import why_unsure
+from sweep.analysis.fronts import why_indistinguishable
 from sweep.analysis.trust import noise_floor
 from sweep.record import Record
 from sweep.statistics import HALF_INTERVAL
 
 _MIB = 1024.0**2
-FAR = 100.0  # a noise floor so many times below every variant is told in words: drawn, it would squeeze the plot
+FAR = 100.0  # a noise floor that is lower than every variant by this factor is not drawn: it would squeeze the plot
 
 
 @dataclass(frozen=True)
 class Point:
-    """One variant. `error` is the half length of its bar in the unit of y; `title` is read on hover.
+    """One variant.
 
-    `unsure`: on the Pareto set, by no more than the error.
+    `error` is half the length of the error bar, in the unit of y. `title` is the text on hover. `indistinguishable`: in
+    the Pareto set, but by no more than the error. `group` numbers the references.
     """
 
     x: float
@@ -32,7 +33,7 @@ class Point:
     title: str
     error: float | None = None
     pareto: bool = False
-    unsure: bool = False
+    indistinguishable: bool = False
     chosen: bool = False
     group: int = 0
     variant: str = ""
@@ -40,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """`write` turns a tick's value into its text. On a log axis every value must be positive."""
+    """`write` formats the value of a tick. On a log axis all values must be positive."""
 
     label: str
     write: Callable[[float], str]
@@ -49,7 +50,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Level:
-    """A dashed horizontal line, as a reference's score or a noise floor; the reference's point names the former."""
+    """A dashed horizontal line: a noise floor, or a reference's figure (without a label: its point has the name)."""
 
     y: float
     label: str = ""
@@ -57,7 +58,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Cost:
-    """One x axis. `scale` is what of the record's own unit one unit of the axis is."""
+    """One x axis. `scale` is the number of units of the record (bytes) in one unit of the axis (MiB, GiB)."""
 
     name: str
     axis: Axis
@@ -71,7 +72,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measure:
-    """One y axis: how a record's figure is found, which of them are best for their cost, what line goes along."""
+    """One y axis: the figure of a record, the losses that its Pareto set is found by, and its horizontal lines."""
 
     name: str
     caption: str
@@ -82,7 +83,7 @@ class Measure:
 
 
 def costs(rows: Sequence[Record]) -> list[Cost]:
-    """Bits per weight, the file's size, and memory; bytes in the unit that suits the largest file."""
+    """The x axes: bits per weight, file size and memory. Bytes are in GiB if the largest file has one, else in MiB."""
     sizes = [record.file_bytes for record in rows if record.file_bytes is not None]
     unit, name = (_MIB * 1024, "GiB") if max(sizes, default=0) >= _MIB * 1024 else (_MIB, "MiB")
     return [
@@ -98,10 +99,11 @@ def _memory(record: Record) -> float | None:
 
 
 def measures(rows: Sequence[Record]) -> list[Measure]:
+    """The y axes: mean recovery if there is any, KL divergence, perplexity, and each task."""
     names = figures.reference_names(rows)
     means = figures.mean_recovery(rows)
     least = min((kld.value for r in rows if (kld := figures.kld(r)) and kld.value > 0), default=0.0)
-    floors: dict[float, list[str]] = {}  # references that share a floor share its line
+    floors: dict[float, list[str]] = {}  # references with the same floor share a line
     for name in sorted(names):
         if (floor := noise_floor(rows, name)) is not None:
             floors.setdefault(floor, []).append(fmt.plain(name))
@@ -118,7 +120,7 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
             "Perplexity",
             "lower is better; the error bars are mostly noise that all variants share",
             figures.perplexity,
-            fronts.apart(fronts.perplexity_losses, rows),
+            fronts.per_reference(fronts.perplexity_losses, rows),
             Axis("", _plain_number),
             _levels(rows, names, figures.perplexity),
         ),
@@ -128,13 +130,13 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
             "Mean recovery",
             "score above chance in % of the reference's, mean over tasks",
             lambda r: _scaled(means.get(r.variant), 100),
-            fronts.apart(fronts.recovery_losses, rows),
+            fronts.per_reference(fronts.recovery_losses, rows),
             Axis("", _plain_number),
             [Level(100.0)],
         )
         found.insert(0, recovered)
     scales = figures.task_scales(rows)
-    bases = figures.task_bases(rows)
+    bases = figures.task_references(rows)
     return found + [_task_measure(rows, bases, task, scales[task]) for task in figures.task_names(rows)]
 
 
@@ -143,15 +145,15 @@ def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int
     unit = ", %" if scale == 100 else "" if first.higher_is_better else ", lower is better"
 
     def value(record: Record) -> figures.Figure | None:
-        """The score with the error of its paired difference; its own error where it was compared with nothing."""
+        """The score with the error of its paired difference, or with its own error if it has no difference."""
         score = record.tasks.get(task)
         if score is None:
             return None
         stderr = score.stderr if score.delta_stderr is None else score.delta_stderr
         return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
 
-    caption = f"{fmt.plain(first.metric)}{unit}; error bars: paired difference from {figures.compared_with(rows)}"
-    losses = fronts.apart(lambda group: fronts.task_losses(group, task), rows)
+    caption = f"{fmt.plain(first.metric)}{unit}; error bars: paired difference from {figures.reference_words(rows)}"
+    losses = fronts.per_reference(lambda group: fronts.task_losses(group, task), rows)
     return Measure(fmt.plain(task), caption, value, losses, Axis("", _plain_number), _levels(rows, bases, value))
 
 
@@ -170,26 +172,26 @@ def _plain_number(value: float) -> str:
 
 
 def points(rows: Sequence[Record], measure: Measure, cost: Cost, chosen: str | None) -> list[Point]:
-    """The variants that have both figures; bars are 95 % intervals."""
+    """The points of the variants that have both figures. Error bars are 95 % intervals."""
     front = fronts.front(rows, cost.of, measure.losses)
     groups = sorted(figures.reference_names(rows))
     found_points = []
     for record in rows:
-        x, found = figures.known(cost.of(record)), measure.value(record)
+        x, found = figures.finite(cost.of(record)), measure.value(record)
         if x is None or found is None:
             continue
         name = fmt.plain(record.variant)
         error = f" ± {found.stderr:.3g}" if found.stderr else ""
-        unsure = f"; {why_unsure(record, front)}" if record.variant in front.unsure else ""
+        note = f"; {why_indistinguishable(record, front)}" if record.variant in front.indistinguishable else ""
         found_points.append(
             Point(
                 x,
                 found.value,
                 fmt.shorten(name, 22),
-                f"{name}: {found.value:.5g}{error}, {_size(record)}{unsure}",
+                f"{name}: {found.value:.5g}{error}, {_size(record)}{note}",
                 None if found.stderr is None else HALF_INTERVAL * found.stderr,
                 record.variant in front,
-                record.variant in front.unsure,
+                record.variant in front.indistinguishable,
                 record.variant == chosen,
                 groups.index(record.reference) if record.reference in groups else 0,
                 record.variant,
@@ -199,5 +201,5 @@ def points(rows: Sequence[Record], measure: Measure, cost: Cost, chosen: str | N
 
 
 def _size(record: Record) -> str:
-    bits = figures.known(record.bits_per_weight)
+    bits = figures.finite(record.bits_per_weight)
     return fmt.size(record.file_bytes) + ("" if bits is None else f", {bits:.2f} bits per weight")

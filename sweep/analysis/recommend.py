@@ -110,7 +110,7 @@ class _Judge:
         own = [test for task in tasks if (test := self.tests.get((record.variant, task))) is not None]
         missing = [fmt.plain(task) for task in tasks if (record.variant, task) not in self.tests]
         losses = [
-            f"loses {self._difference(test)} on {fmt.plain(test.task)} (Holm-corrected p {fmt.equals(test.adjusted)})"
+            f"loses {self._difference(test)} on {fmt.plain(test.task)} ({_corrected_p(test)})"
             for test in sorted(own, key=lambda test: test.adjusted)
             if test.loss(self.alpha)
         ]
@@ -118,7 +118,7 @@ class _Judge:
 
     def _is_task_reference(self, record: Record) -> bool:
         """Whether the task scores of other variants are compared with this variant's."""
-        return record.variant in figures.task_bases(self.records)
+        return record.variant in figures.task_references(self.records)
 
     def _divergence_too_high(self, record: Record) -> list[str]:
         if not self.any_kld:
@@ -217,7 +217,7 @@ class _Judge:
         nearest = min(losses, key=lambda test: (test.adjusted, test.p_value))
         return (
             f" The loss nearest to significance is {self._difference(nearest)} on {fmt.plain(nearest.task)} "
-            f"(Holm-corrected p {fmt.equals(nearest.adjusted)}, not under {self.alpha:g}).{self._not_ruled_out(own)}"
+            f"({_corrected_p(nearest)}, not under {self.alpha:g}).{self._not_ruled_out(own)}"
         )
 
     def _not_ruled_out(self, tests: Sequence[figures.TaskTest]) -> str:
@@ -237,7 +237,7 @@ class _Judge:
     def _loss_over_all_tasks(self, record: Record) -> str:
         """A loss that no task shows alone, but all tasks show together."""
         (losses,) = fronts.recovery_losses(self.records)
-        base = figures.task_base(record)
+        base = figures.task_reference_of(record)
         lead = None if base is None else losses.lead(base, record.variant)
         if lead is None or lead.low <= 0.0 or len(figures.task_names(self.records)) < 2:
             return ""
@@ -255,7 +255,7 @@ class _Judge:
         for task in figures.task_names(self.records):
             measures += fronts.task_losses(self.records, task)
         leads = [lead for losses in measures if (lead := losses.lead(record.variant, smaller.variant)) is not None]
-        if not leads or any(lead.real for lead in leads):
+        if not leads or any(lead.significant for lead in leads):
             return ""
         return " Compared with each other, the two variants are indistinguishable by all of these measures."
 
@@ -273,7 +273,7 @@ class _Judge:
 
 
 def _named(record: Record) -> str:
-    bits = figures.known(record.bits_per_weight)
+    bits = figures.finite(record.bits_per_weight)
     extra = f", {bits:.2f} bits per weight" if bits is not None else ""
     return f"{fmt.plain(record.variant)} ({fmt.size(record.file_bytes)}{extra})"
 
@@ -283,6 +283,10 @@ def _nats(kld: figures.Figure) -> str:
         return f"{fmt.small(kld.value)} nats"
     decimals = fmt.decimals_for([kld.value, kld.stderr], most=6)
     return f"{fmt.fixed(kld.value, decimals)} ± {kld.stderr:.{decimals}f} nats"
+
+
+def _corrected_p(test: figures.TaskTest) -> str:
+    return f"Holm-corrected p {fmt.p_relation(test.adjusted)}"
 
 
 def _error(record: Record) -> str:

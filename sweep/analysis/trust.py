@@ -1,6 +1,6 @@
-"""What a reader must know before comparing figures: which of them to trust, and how small a difference means nothing.
+"""Notes for readers who compare figures: which figures to trust, and which differences are too small to matter.
 
-Each line is printed only where the records themselves bear it out.
+A note is given only if the records support it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from sweep.record import Record
 
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
-    """Zero or more sentences, the most important first."""
+    """Zero or more notes, the most important first."""
     notes = [_perplexity(records), *_noise(records), _sharing(records), _references(records), _task_base(records)]
     return [note for note in notes if note]
 
 
 def _groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
-    """Each reference and the variants compared with it, from the smallest up."""
+    """Each reference and the variants that are compared with it, from the smallest up."""
     return [
         (name, [r for r in figures.by_size(records) if r.reference == name and r.variant != name])
         for name in sorted(figures.reference_names(records))
@@ -28,7 +28,10 @@ def _groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
 
 
 def _perplexity(records: Sequence[Record]) -> str:
-    """Perplexity that rises from one size to the next, or under the reference's, cannot rank; the divergence can."""
+    """A note if perplexity rises from one variant to the next larger one although the divergence does not.
+
+    Perplexity cannot rank variants then, but the divergence can.
+    """
     for name, group in _groups(records):
         base = [record for record in records if record.variant == name]
         steps = [
@@ -37,7 +40,7 @@ def _perplexity(records: Sequence[Record]) -> str:
             if (value := figures.perplexity(record)) is not None and record.bits_per_weight is not None
             if (divergence := 0.0 if record.variant == name else _kld(record)) is not None
         ]
-        # a rise that the divergence shares is a larger variant that is worse, and no fault of perplexity
+        # if the divergence rises too, the larger variant is really worse, and perplexity is right
         rises = [(small, large) for small, large in pairwise(steps) if large[1] > small[1] and large[2] <= small[2]]
         if not rises:
             continue
@@ -54,12 +57,14 @@ def _perplexity(records: Sequence[Record]) -> str:
 
 
 def _rise(records: Sequence[Record], small: Record, large: Record) -> str:
-    """Whether the rise is more than the paired error of the two, where that is known."""
+    """Whether the rise is more than the error of the paired difference, if that is known."""
     (losses,) = fronts.perplexity_losses(records)
     lead = losses.lead(small.variant, large.variant)
     if lead is None:
         return ""
-    return ", by more than the error of their difference" if lead.real else ", within the error of their difference"
+    return (
+        ", by more than the error of their difference" if lead.significant else ", within the error of their difference"
+    )
 
 
 def _kld(record: Record) -> float | None:
@@ -68,12 +73,12 @@ def _kld(record: Record) -> float | None:
 
 
 def noise_floor(records: Sequence[Record], reference: str) -> float | None:
-    """The largest self-noise recorded against this reference, in nats per token."""
+    """The largest noise floor recorded for this reference, in nats per token; None if there is none."""
     floors = [
         floor
         for record in records
         if (record.reference == reference or record.variant == reference) and record.divergence is not None
-        if (floor := figures.known(record.divergence.noise_floor)) is not None
+        if (floor := figures.finite(record.divergence.noise_floor)) is not None
     ]
     return max(floors, default=None)
 
@@ -94,7 +99,7 @@ def _noise(records: Sequence[Record]) -> list[str]:
 
 
 def _sharing(records: Sequence[Record]) -> str:
-    """How far the scores of choices depend on what else was scored with them: the worst of all variants and tasks."""
+    """How much the scores of choices depend on which questions are scored together: the worst case of the run."""
     found = [
         (score.sharing_difference, score.sharing_questions, score.sharing_changed or 0, record.variant, task)
         for record in records
@@ -117,7 +122,7 @@ def _references(records: Sequence[Record]) -> str:
     groups = [(name, group) for name, group in _groups(records) if group]
     if len(groups) < 2:
         return ""
-    groups.sort(key=lambda found: len(found[1]))  # name the few, call the many the rest
+    groups.sort(key=lambda group: len(group[1]))  # name the variants of the small groups only
     parts = [f"{fmt.plain(name)} for {_listed([fmt.plain(r.variant) for r in group])}" for name, group in groups[:-1]]
     return (
         f"There are {len(groups)} references: {'; '.join(parts)}; {fmt.plain(groups[-1][0])} for the other variants. "
@@ -126,11 +131,11 @@ def _references(records: Sequence[Record]) -> str:
 
 
 def _task_base(records: Sequence[Record]) -> str:
-    """What tasks are compared with where the reference is a file."""
+    """What task scores are compared with if the reference is a file."""
     bases = {(r.task_reference, r.reference) for r in records if r.task_reference not in (None, r.reference)}
     if not bases:
         return ""
-    base, reference = bases.pop()  # of a run there is one
+    base, reference = bases.pop()  # a run has only one
     bits = {r.variant: r.bits_per_weight for r in records if r.bits_per_weight is not None}
     most = max(bits, key=bits.__getitem__, default=None)
     why = "has the most bits per weight" if base == most else "is the variant that the file was made from"

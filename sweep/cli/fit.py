@@ -47,7 +47,7 @@ def fit(
     On the devices of this machine with what is free now, or on those that --gpu names (see `sweep gpus`).
     """
     from sweep.analysis.best import best as choose
-    from sweep.analysis.best import measured_losses
+    from sweep.analysis.best import measured_klds
     from sweep.commands.fit import fit as ask
     from sweep.fit.fit_report import FitOptions, to_json
     from sweep.fit.hardware import devices_called
@@ -71,7 +71,7 @@ def fit(
     names = [] if variants is None else [name.strip() for name in variants.split(",") if name.strip()]
     report = ask(model, names, devices, options)
     space = Workspace((workspace or default_root()).expanduser())
-    choice = choose(report, measured_losses(space, report.model) if best else {})
+    choice = choose(report, measured_klds(space, report.model) if best else {})
     if output.is_json:
         output.line(to_json(report) | ({"best": choice.variant, "best_is_measured": choice.measured} if best else {}))
     elif output.format is Format.QUIET and best:

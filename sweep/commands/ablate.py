@@ -21,7 +21,7 @@ from int8.architectures import require_quantizable
 from int8.quantize_model import require_device
 from int8.recipe import Recipe
 from sweep import __version__, devices
-from sweep.analysis.ablation import Ablation, Measured, name_of, ranked
+from sweep.analysis.ablation import Ablation, RecipeMeasurement, name_of, ranked
 from sweep.artefact import Artefact
 from sweep.events import Event
 from sweep.execution.local import LocalExecutor, LocalHost
@@ -191,7 +191,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _reference(plan: AblationPlan, outcomes: dict[str, Outcome]) -> Measured:
+def _reference(plan: AblationPlan, outcomes: dict[str, Outcome]) -> RecipeMeasurement:
     (cell,) = (cell for cell in plan.cells if cell.name == FLOAT)
     outcome = outcomes[cell.key]
     if outcome.error is not None:
@@ -199,12 +199,12 @@ def _reference(plan: AblationPlan, outcomes: dict[str, Outcome]) -> Measured:
     return _measured(outcome)
 
 
-def _measured(outcome: Outcome) -> Measured:
-    """The figures of a recipe. The float model has divergence 0 from itself."""
-    result: RecipeResult = outcome.result(RecipeJob.kind)
-    perplexity, divergence = result.perplexity, result.divergence
+def _measured(outcome: Outcome) -> RecipeMeasurement:
+    """The float model has no divergence from itself."""
+    found: RecipeResult = outcome.result(RecipeJob.kind)
+    perplexity, divergence = found.perplexity, found.divergence
     figures: Any = None if divergence is None else divergence.figures
-    return Measured(
+    return RecipeMeasurement(
         Perplexity(perplexity.value, perplexity.stderr, perplexity.tokens, perplexity.low, perplexity.high),
         perplexity.window_nll,
         () if divergence is None else divergence.window_kld,

@@ -1,1 +1,1 @@
-"""Records turned into something to read. How a figure was made is not known here."""
+"""Turns records into tables, pages and files for readers. Nothing is measured here."""

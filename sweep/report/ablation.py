@@ -1,4 +1,4 @@
-"""An ablation for the terminal: all recipes from the least loss to the greatest, with errors and what is real."""
+"""An ablation for the terminal: all recipes from the least to the largest loss, with errors and significance."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.analysis.ablation import Ablation, RecipePoint, name_of, told
+from sweep.analysis.ablation import Ablation, RecipePoint, name_of, settings_of
 from sweep.report.columns import Column, fit
 from sweep.statistics import ALPHA
 
 
 def render_ablation(found: Ablation, console_width: int) -> RenderableType:
-    """For `console.print`: the table, what all recipes have in common, what failed."""
+    """For `console.print`: the table, the settings that all recipes share, and failures."""
     parts: list[RenderableType] = []
     if found.points:
-        settings, common = varying(found.points)
+        differing, common = varying(found.points)
+        rows = [settings_of(point.recipe) for point in found.points]
         lead = [Column("", [Text(sign(point)) for point in found.points], inf, left=True)]
         lead += [
-            Column(about, [Text(point_told[about]) for point_told in map(_told, found.points)], inf, left=True)
-            for about in settings
+            Column(name, [Text(settings[name] or fmt.MISSING) for settings in rows], inf, left=True)
+            for name in differing
         ]
         shown, dropped = fit(["" for _ in found.points], lead, figures(found.points), console_width)
         parts += [shown, Text(), *(Text(line, "dim") for line in legend(found, common))]
@@ -34,20 +35,20 @@ def render_ablation(found: Ablation, console_width: int) -> RenderableType:
 
 
 def varying(points: Sequence[RecipePoint]) -> tuple[list[str], dict[str, str]]:
-    """What the recipes differ in, and what all of them have."""
-    rows = [told(point.recipe) for point in points]
-    differing = [about for about in rows[0] if len({row[about] for row in rows}) > 1]
-    return differing, {about: words for about, words in rows[0].items() if about not in differing and words}
+    """The names of the settings in which the recipes differ, and the settings that all of them share."""
+    rows = [settings_of(point.recipe) for point in points]
+    differing = [name for name in rows[0] if len({row[name] for row in rows}) > 1]
+    return differing, {name: words for name, words in rows[0].items() if name not in differing and words}
 
 
 def sign(point: RecipePoint) -> str:
-    """The best recipe, those not distinguishable from it, and those not distinguishable from the float model."""
-    rank = fmt.PARETO if point.is_best else fmt.UNSURE if point.is_as_good else " "
-    return rank + (" " if point.costs else fmt.ALIKE)
+    """Two characters: whether it is the best or indistinguishable from it, and whether it is from the float model."""
+    rank = fmt.PARETO if point.is_best else fmt.INDISTINGUISHABLE if point.is_as_good else " "
+    return rank + (" " if point.costs else fmt.NO_DIFFERENCE)
 
 
 def figures(points: Sequence[RecipePoint]) -> list[Column]:
-    """Perplexity, ln ratio and KL divergence with their errors."""
+    """The columns of perplexity, ln ratio, KL divergence and top-1 %, with errors."""
     ratio = fmt.decimals_for([point.loss.stderr for point in points], most=5, least=4)
     kld = fmt.decimals_for([point.measured.kld_stderr for point in points], figures=1, most=6, least=4)
 
@@ -65,31 +66,27 @@ def figures(points: Sequence[RecipePoint]) -> list[Column]:
 
 
 def legend(found: Ablation, common: dict[str, str]) -> list[str]:
-    """What the figures are, in lines."""
+    """Lines that explain signs and figures."""
     signs = {
         fmt.PARETO: f"{fmt.PARETO} least loss",
-        fmt.UNSURE: f"{fmt.UNSURE} indistinguishable from {fmt.PARETO}",
-        fmt.ALIKE: f"{fmt.ALIKE} indistinguishable from the float model",
+        fmt.INDISTINGUISHABLE: f"{fmt.INDISTINGUISHABLE} indistinguishable from {fmt.PARETO}",
+        fmt.NO_DIFFERENCE: f"{fmt.NO_DIFFERENCE} indistinguishable from the float model",
     }
-    here = "".join(map(sign, found.points))
-    float_one = found.reference
+    shown = "".join(map(sign, found.points))
     lines = [
-        f"{'; '.join(words for mark, words in signs.items() if mark in here)}. "
+        f"{'; '.join(words for mark, words in signs.items() if mark in shown)}. "
         f"Tests are paired by window, at level {ALPHA:g} after Holm's correction over {len(found.points)} recipes.",
         "ln ratio: ln(PPL / PPL of the float model) in nats per token. "
-        f"The float model's PPL is {float_one.value:.4f}; 0.01 is 1 % of perplexity.",
-        f"KLD: mean KL divergence from the float model in nats per token. {fmt.UNSURE} marks the lowest and those that "
-        "are indistinguishable from it. ± is one standard error, over windows.",
+        f"The float model's PPL is {found.reference.value:.4f}; 0.01 is 1 % of perplexity.",
+        "KLD: mean KL divergence from the float model in nats per token. "
+        f"{fmt.INDISTINGUISHABLE} marks the lowest and those that are indistinguishable from it.",
+        "± is one standard error, over windows.",
     ]
     if common:
-        shared = ", ".join(f"{about} {words}" for about, words in common.items())
+        shared = ", ".join(f"{name} {words}" for name, words in common.items())
         lines.append(f"Settings of all recipes: {shared}.")
     return lines
 
 
 def _least(point: RecipePoint) -> str:
-    return fmt.UNSURE if point.least_kld else " "
-
-
-def _told(point: RecipePoint) -> dict[str, str]:
-    return {about: words or fmt.MISSING for about, words in told(point.recipe).items()}
+    return fmt.INDISTINGUISHABLE if point.least_kld else " "

@@ -1,4 +1,4 @@
-"""An ablation as one HTML file: heat maps of every grid by perplexity and by divergence, and all recipes in a table."""
+"""An ablation as one HTML file: heat maps of every grid by perplexity and by divergence, and a table of all recipes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 from int8.design_space import Grid
 from int8.recipe import Recipe
 from sweep import format as fmt
-from sweep.analysis.ablation import Ablation, RecipePoint, least, name_of, told
+from sweep.analysis.ablation import Ablation, RecipePoint, least, name_of, settings_of
 from sweep.report import heatmap
 from sweep.report.ablation import figures, legend, sign, varying
 from sweep.report.html import render
@@ -40,11 +40,11 @@ def _verdict(points: Sequence[RecipePoint]) -> dict[str, object]:
     return {
         "best": name_of(points[0].recipe),
         "best_loss": _loss(points[0]),
-        "alike": sum(point.is_as_good for point in points) - 1,
+        "indistinguishable": sum(point.is_as_good for point in points) - 1,
         "others": len(points) - 1,
         "closest": name_of(closest.recipe),
         "closest_kld": f"{closest.measured.kld_mean:.{kld}f} ± {closest.measured.kld_stderr:.{kld}f}",
-        "close": sum(point.least_kld for point in points) - 1,
+        "closest_indistinguishable": sum(point.least_kld for point in points) - 1,
         "worst": name_of(points[-1].recipe),
         "worst_loss": _loss(points[-1]),
     }
@@ -63,18 +63,18 @@ class _Map:
 
 
 def _maps(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[_Map]:
-    """One by perplexity and one by divergence."""
+    """The two maps of a grid: one by perplexity, one by divergence."""
     points = {point.recipe: point for row in grid.recipes for point in map(found.of, row) if point is not None}
     if not points:
         return
     by_loss = least({recipe: point.measured.window_nll for recipe, point in points.items()})
     by_kld = least({recipe: point.measured.window_kld for recipe, point in points.items()})
-    for name, (best, alike), value in (
+    for name, (best, indistinguishable), value in (
         ("ln(PPL / PPL of the float model)", by_loss, lambda point: point.loss.delta),
         ("KL divergence", by_kld, lambda point: point.measured.kld_mean),
     ):
         cells = [
-            [_cell(points.get(one), value, best, alike, by_loss=name != "KL divergence") for one in row]
+            [_cell(points.get(one), value, best, indistinguishable, by_loss=name != "KL divergence") for one in row]
             for row in grid.recipes
         ]
         yield _Map(
@@ -87,29 +87,33 @@ def _maps(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[_Map]
 
 
 def _cell(
-    point: RecipePoint | None, value: Callable[[RecipePoint], float], best: Recipe, alike: set[Recipe], by_loss: bool
+    point: RecipePoint | None,
+    value: Callable[[RecipePoint], float],
+    best: Recipe,
+    indistinguishable: set[Recipe],
+    by_loss: bool,
 ) -> heatmap.HeatCell | None:
     if point is None:
         return None
-    unsure = fmt.ALIKE if by_loss and not point.costs else ""
-    # two figures, or as many decimals as a cell has room for
+    mark = fmt.NO_DIFFERENCE if by_loss and not point.costs else ""
+    # two significant digits, or as many decimals as fit in a cell
     decimals = fmt.decimals_for([value(point)], most=4 if by_loss else 5)
     return heatmap.HeatCell(
         value(point),
-        unsure + fmt.fixed(value(point), decimals),
+        mark + fmt.fixed(value(point), decimals),
         f"{name_of(point.recipe)}: PPL {point.measured.perplexity.value:.4f}, ln ratio {_loss(point)}, "
         f"KLD {fmt.small(point.measured.kld_mean)}",
         best=point.recipe == best,
-        as_good=point.recipe in alike,
+        as_good=point.recipe in indistinguishable,
     )
 
 
 def _table(points: Sequence[RecipePoint]) -> HtmlTable:
-    """What the recipes differ in and their figures, an error under the head of its figure."""
-    settings, _ = varying(points)
+    """The settings in which the recipes differ, and their figures, each with its error under the same head."""
+    differing, _ = varying(points)
     columns = figures(points)
     followers = [following.header for _, following in pairwise(columns)] + [""]
-    heads = [HtmlCell(about, "from") for about in settings]
+    heads = [HtmlCell(name, "from") for name in differing]
     heads += [
         HtmlCell(column.header, span=2 if following == "±" else 1)
         for column, following in zip(columns, followers, strict=True)
@@ -117,8 +121,8 @@ def _table(points: Sequence[RecipePoint]) -> HtmlTable:
     ]
     rows = []
     for i, point in enumerate(points):
-        own = told(point.recipe)
-        cells = [HtmlCell(own[about] or fmt.MISSING, "from") for about in settings]
+        settings = settings_of(point.recipe)
+        cells = [HtmlCell(settings[name] or fmt.MISSING, "from") for name in differing]
         cells += [HtmlCell(column.cells[i].plain, "err" if column.header == "±" else "") for column in columns]
         rows.append(HtmlRow("", cells, HtmlCell(sign(point))))
     return HtmlTable([HtmlCell(), *heads], rows)

@@ -1,4 +1,4 @@
-"""The axes of a plot, on a page or in a terminal: which range they show, where a value is, where their ticks are."""
+"""The axes of a plot, in HTML or in a terminal: range, position of a value, and ticks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import ceil, floor, isfinite, log10
 
 @dataclass(frozen=True)
 class Scale:
-    """From values `low` to `high` to places `start` to `end`."""
+    """Maps values from `low` to `high` to positions from `start` to `end`."""
 
     low: float
     high: float
@@ -23,7 +23,7 @@ class Scale:
 
 
 def spread(values: Sequence[float], log: bool, margin: float) -> tuple[float, float]:
-    """The values' range with a margin on both sides; a single value gets room around it."""
+    """The range of the values with a margin (a share of the range) on both sides, also around a single value."""
     if not values:
         return (1.0, 10.0) if log else (0.0, 1.0)
     low, high = min(values), max(values)
@@ -35,8 +35,12 @@ def spread(values: Sequence[float], log: bool, margin: float) -> tuple[float, fl
 
 
 def ticks(low: float, high: float, *, log: bool = False, most: int = 6) -> list[float]:
-    """Round values inside [low, high]: steps of 1, 2, 2.5 or 5 times a power of ten; on a log axis decades, with 2
-    and 5 between them where there are fewer than three, linear ones where even those are fewer than two."""
+    """Round values inside [low, high].
+
+    On a linear axis the step is 1, 2, 2.5 or 5 times a power of ten, with about `most` ticks. On a log axis the ticks
+    are powers of ten; with fewer than three of them, also 2 and 5 times those; with fewer than two of all these, the
+    ticks of a linear axis.
+    """
     if log:
         decades = range(floor(log10(low)), ceil(log10(high)) + 1)
         for parts in ((1,), (1, 2, 5)):
@@ -53,5 +57,5 @@ def ticks(low: float, high: float, *, log: bool = False, most: int = 6) -> list[
 
 
 def positive(value: float) -> bool:
-    """Whether a log axis can show the value."""
+    """Whether the value can be shown on a log axis."""
     return isfinite(value) and value > 0

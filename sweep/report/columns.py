@@ -1,4 +1,4 @@
-"""Tables for the terminal: aligned columns, the least telling dropped first where the width does not hold them."""
+"""Tables for the terminal. Columns are dropped, those of the lowest priority first, until the table fits the width."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# A rule under the head and nothing else: columns are told apart by alignment.
+# Only a rule under the head: alignment separates the columns.
 _HEAD_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n", ascii=False)
 
 
 @dataclass(frozen=True)
 class Column:
-    """`priority`: the higher, the longer the column stays when the terminal gets narrow."""
+    """A column of a terminal table. The higher its `priority`, the later it is dropped."""
 
     header: str
     cells: list[Text]
@@ -25,13 +25,13 @@ class Column:
 
 
 def width_of(table: Table) -> int:
-    """Columns the table wants, whatever console it is printed on later."""
+    """The width in characters that the whole table needs."""
     measuring = Console(width=100_000, color_system=None)
     return measuring.measure(table).maximum
 
 
 def table(styles: Sequence[str], columns: Sequence[Column]) -> Table:
-    """One row for each of `styles`."""
+    """A table with one row for each of `styles`."""
     found = Table(box=_HEAD_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         found.add_column(
@@ -45,11 +45,14 @@ def table(styles: Sequence[str], columns: Sequence[Column]) -> Table:
 def fit(
     styles: Sequence[str], lead: Sequence[Column], columns: Sequence[Column], width: int
 ) -> tuple[Table, list[str]]:
-    """Drop the column of least priority until the table fits; the names of what went, errors aside."""
-    kept = list(columns)
+    """The table with as many of `columns` as fit, after all of `lead`, and the headers of the dropped columns.
+
+    Columns of errors ("±") are not listed as dropped.
+    """
+    shown = list(columns)
     dropped = []
-    while width_of(found := table(styles, [*lead, *kept])) > width and kept:
-        least = min(kept, key=lambda column: column.priority)
-        kept = [column for column in kept if column is not least]
+    while width_of(found := table(styles, [*lead, *shown])) > width and shown:
+        least = min(shown, key=lambda column: column.priority)
+        shown = [column for column in shown if column is not least]
         dropped += [least.header] if least.header != "±" else []
     return found, dropped

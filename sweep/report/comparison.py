@@ -1,4 +1,4 @@
-"""Two runs beside each other for the terminal: every difference with its interval, and which of them are real."""
+"""A comparison of two runs for the terminal: every difference with its interval, and which are significant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIGURES = {"perplexity": "perplexity", "divergence": "KL divergence"}
 
 
 def render_comparison(found: Comparison, console_width: int) -> RenderableType:
-    """For `console.print`: what is compared, a table for each kind of difference, notes, and the verdicts."""
+    """For `console.print`: the two sides, a table for each kind of difference, notes, and the verdicts."""
     parts: list[RenderableType] = [Text(), *_heads(found)]
     dropped: list[str] = []
     for title, rows, columns in (
@@ -57,7 +57,7 @@ def _variants(row: _Difference) -> str:
 
 
 def _lead(rows: Sequence[_Difference]) -> list[Column]:
-    """The verdict, and the variant where there are several."""
+    """The first columns: the verdict's sign, and the variant if there are several."""
     lead = [Column("", [_sign(row) for row in rows], inf, left=True)]
     names = [_variants(row) for row in rows]
     if len(set(names)) > 1:
@@ -66,17 +66,18 @@ def _lead(rows: Sequence[_Difference]) -> list[Column]:
 
 
 def _sign(row: _Difference) -> Text:
-    if not row.real:
-        return Text(fmt.ALIKE, "dim")
+    if not row.significant:
+        return Text(fmt.NO_DIFFERENCE, "dim")
     return Text(fmt.GAIN, "green") if row.better else Text(fmt.LOSS, "red")
 
 
 def _scale(row: TaskDifference | LossDifference, shares: set[str]) -> tuple[int, int]:
-    """What to multiply by, and the decimals: percent where all scores of the task are shares."""
+    """The factor and the number of decimals for a task: percent if its scores are shares."""
     return (100, 1) if row.task in shares else (1, 3)
 
 
 def _shares(rows: Sequence[TaskDifference]) -> set[str]:
+    """The tasks whose scores are all shares between 0 and 1."""
     other = {
         row.task for row in rows if not (row.higher_is_better and 0.0 <= min(row.a, row.b) <= max(row.a, row.b) <= 1.0)
     }
@@ -139,23 +140,23 @@ def _text_columns(rows: Sequence[TextDifference]) -> list[Column]:
 def _difference_columns(
     rows: Sequence[_Difference], scales: Sequence[tuple[int, int]], head: str = _MINUS
 ) -> list[Column]:
-    """The difference, its interval, p before and after Holm; the narrower the terminal, the fewer."""
+    """The difference, its interval, and p before and after Holm's correction."""
     found = [(row, row.difference, *scale) for row, scale in zip(rows, scales, strict=True)]
-    deltas = [Text(fmt.signed(d.delta * by, digits), "" if row.real else "dim") for row, d, by, digits in found]
+    deltas = [Text(fmt.signed(d.delta * by, digits), "" if row.significant else "dim") for row, d, by, digits in found]
     intervals = [Text(fmt.interval(d.low * by, d.high * by, digits)) for _, d, by, digits in found]
     return [
         Column(head, deltas, inf),
         Column("95 % interval", intervals, 9),
-        Column("p", [Text(fmt.chance(row.difference.p_value)) for row in rows], 1),
-        Column("Holm p", [Text(fmt.chance(row.p_holm)) for row in rows], 8),
+        Column("p", [Text(fmt.p_value(row.difference.p_value)) for row in rows], 1),
+        Column("Holm p", [Text(fmt.p_value(row.p_holm)) for row in rows], 8),
     ]
 
 
 def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
     rows: list[_Difference] = [*found.tasks, *found.losses, *found.text]
-    signs = [f"{fmt.GAIN} B is better"] if any(row.real and row.better for row in rows) else []
-    signs += [f"{fmt.LOSS} B is worse"] if any(row.real and not row.better for row in rows) else []
-    signs += [f"{fmt.ALIKE} no significant difference"] if any(not row.real for row in rows) else []
+    signs = [f"{fmt.GAIN} B is better"] if any(row.significant and row.better for row in rows) else []
+    signs += [f"{fmt.LOSS} B is worse"] if any(row.significant and not row.better for row in rows) else []
+    signs += [f"{fmt.NO_DIFFERENCE} no significant difference"] if any(not row.significant for row in rows) else []
     families = [
         f"{len(family)} {name}"
         for family, name in ((found.tasks, "tasks"), (found.losses, "losses"), (found.text, "texts"))
@@ -200,7 +201,7 @@ def _tests(found: Comparison) -> str:
 
 
 def verdicts(found: Comparison) -> list[str]:
-    """A sentence for each table: how many of its differences are real, and which."""
+    """A sentence for each table: how many of its differences are significant, and which."""
     none = ": these items show no change in how B compares with A from the baselines to the variants"
     standing, cost = ("B is better", "B is worse"), ("B loses less", "B loses more")
     families: list[tuple[Sequence[_Difference], str, str, tuple[str, str], str]] = [
@@ -212,24 +213,26 @@ def verdicts(found: Comparison) -> list[str]:
     for rows, one, many, words, otherwise in families:
         if not rows:
             continue
-        real = [row for row in rows if row.real]
-        sides = zip(words, ([r for r in real if r.better], [r for r in real if not r.better]), strict=True)
-        several = len({_variants(row) for row in rows})
-        told = "; ".join(f"{word} on {_listed(part, several)}" for word, part in sides if part)
-        noun, verb = one if len(rows) == 1 else many, "is" if len(real) == 1 or len(rows) == 1 else "are"
-        count = f"{len(real)} of {len(rows)} {noun} {verb} significant"
-        sentences.append(f"{count}{f': {told}' if told else otherwise}.")
+        significant = [row for row in rows if row.significant]
+        sides = zip(
+            words, ([r for r in significant if r.better], [r for r in significant if not r.better]), strict=True
+        )
+        count = len({_variants(row) for row in rows})
+        which = "; ".join(f"{word} on {_listed(part, count)}" for word, part in sides if part)
+        noun, verb = one if len(rows) == 1 else many, "is" if 1 in (len(significant), len(rows)) else "are"
+        share = f"{len(significant)} of {len(rows)} {noun} {verb} significant"
+        sentences.append(f"{share}{f': {which}' if which else otherwise}.")
     return sentences
 
 
-def _listed(rows: Sequence[_Difference], several: int) -> str:
-    """By task (or figure), with the variants where `several` are compared; counted where the list would be long."""
+def _listed(rows: Sequence[_Difference], n_variants: int) -> str:
+    """Tasks or figures, each with its variants if several are compared; a long list of variants is only counted."""
     by_name: dict[str, list[str]] = {}
     for row in rows:
         name = _FIGURES[row.figure] if isinstance(row, TextDifference) else fmt.plain(row.task)
         by_name.setdefault(name, []).append(_variants(row))
     parts = []
     for name, variants in by_name.items():
-        told = ", ".join(variants) if len(variants) <= 3 else f"{len(variants)} of {several} variants"
-        parts.append(f"{name} ({told})" if several > 1 else name)
+        which = ", ".join(variants) if len(variants) <= 3 else f"{len(variants)} of {n_variants} variants"
+        parts.append(f"{name} ({which})" if n_variants > 1 else name)
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Records as JSON lines and as CSV, for scripts and spreadsheets."""
+"""Records as JSON lines and as CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from sweep.record import Record
 
-# Nested parts of a record and the columns that they always have; rows of their own stay in JSON.
+# The nested parts of a record, and the CSV columns that each always has. Lists are in JSON only.
 _PARTS = {
     "memory": ("predicted_bytes", "measured_bytes"),
     "perplexity": ("value", "stderr", "tokens", "low", "high"),
@@ -23,7 +23,7 @@ _TAIL = ("reference", "task_reference", "kv_type", "device")
 
 
 def finite(value: Any) -> Any:
-    """The same tree with NaN and infinities as None: neither JSON nor a spreadsheet has a number for them."""
+    """The same tree with None in place of NaN and infinities, which JSON cannot represent."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -32,20 +32,20 @@ def finite(value: Any) -> Any:
 
 
 def to_json_lines(records: Sequence[Record]) -> str:
-    """One JSON object a line and variant, in the shape of `Record.to_json`; what was not measured is null."""
+    """One JSON object per line and variant, as `Record.to_json` gives it. What was not measured is null."""
     return "".join(f"{json.dumps(finite(record.to_json()), allow_nan=False)}\n" for record in records)
 
 
 def to_csv(records: Sequence[Record]) -> str:
-    """A header and one row per variant; `perplexity.value`, `tasks.micro_sums.delta` and so on; nulls are empty.
+    """A header and one row per variant. Columns have names such as `perplexity.value`; nulls are empty cells.
 
-    What only some records have, further figures and tasks, has its columns in the order of first appearance.
+    Columns that only some records have (tasks, figures of extensions) come in the order of their first appearance.
     """
     rows = [dict(_flat(finite(record.to_json()))) for record in records]
     parts = [f"{part}.{name}" for part, names in _PARTS.items() for name in names]
-    further = dict.fromkeys(key for row in rows for key in row if key not in {*_HEAD, *_TAIL, *parts, *_PARTS})
+    others = dict.fromkeys(key for row in rows for key in row if key not in {*_HEAD, *_TAIL, *parts, *_PARTS})
     out = io.StringIO()
-    columns = [*_HEAD, *parts, *further, *_TAIL]
+    columns = [*_HEAD, *parts, *others, *_TAIL]
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""What every table of a sweep shows of a record, page and terminal alike: figures, an entry each, and task scores."""
+"""The figures of a record that every table of a sweep shows, in HTML, terminal and screen; one entry per figure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from sweep.record import Record, Value
 
 @dataclass(frozen=True)
 class FigureColumn:
-    """`head` on the page, `short` in the terminal, where columns of less `priority` go first as it gets narrow.
+    """One figure: its heading in HTML (`head`) and in the terminal (`short`), and how its values are written.
 
-    `decimals` is found from all values of the column and their errors, so that they align; `write` stands instead of
-    it. With an `error_priority` the standard error has a column beside it.
+    Values are written by `write`, or with the number of decimals that `decimals` computes from all values of the column
+    and their errors. In a narrow terminal, columns with a low `priority` are dropped first. If `error_priority` is
+    given, the standard error has a column of its own with that priority.
     """
 
     head: str
@@ -29,7 +30,7 @@ class FigureColumn:
     error_priority: float | None = None
 
     def texts(self, rows: Sequence[Record]) -> tuple[list[str | None], list[str | None]]:
-        """The values and the errors of all rows, None where there is none."""
+        """The values and the errors of all rows as text, None for a missing one."""
         found = [self.value(record) for record in rows]
         values = [None if one is None else one.value for one in found]
         errors = [None if one is None else one.stderr for one in found]
@@ -82,11 +83,11 @@ FIGURES = (
 
 
 def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
-    """Those of every record, and those of further kinds of measurement that some record has."""
-    return [*FIGURES, *(_further(name, shown) for name, shown in figures.further(records).items())]
+    """FIGURES, and the figures of measurements that extensions add."""
+    return [*FIGURES, *(_extra(name, shown) for name, shown in figures.extra_figures(records).items())]
 
 
-def _further(name: str, shown: Value) -> FigureColumn:
+def _extra(name: str, shown: Value) -> FigureColumn:
     def value(record: Record) -> Figure | None:
         found = record.figures.get(name)
         return None if found is None else figure(found.value, found.stderr)
@@ -98,13 +99,13 @@ def _further(name: str, shown: Value) -> FigureColumn:
 
 
 def task_texts(record: Record, task: str, scale: int) -> tuple[str | None, str, str]:
-    """The score, None where there is none, its difference to the reference, and the error of that."""
+    """The score (None if there is none), its difference from the reference, and the error of the difference."""
     score = record.tasks.get(task)
-    value = figures.known(score.value) if score else None
+    value = figures.finite(score.value) if score else None
     if score is None or value is None:
         return None, "", ""
     decimals = 1 if scale == 100 else 3
-    delta, stderr = figures.known(score.delta), figures.known(score.delta_stderr)
+    delta, stderr = figures.finite(score.delta), figures.finite(score.delta_stderr)
     return (
         fmt.fixed(value * scale, decimals),
         "" if delta is None else fmt.signed(delta * scale, decimals),

@@ -1,6 +1,6 @@
-"""What `sweep fit` shows a person: verdicts, parts of memory, devices, arguments to paste, and where figures come from.
+"""The output of `sweep fit`: verdicts, parts of memory, devices, commands to paste, and the sources of the figures.
 
-Colour never stands alone: every verdict has a sign and a word.
+Colour is never the only mark: every verdict has a sign and a word.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _MAX_SPEED = "max t/s"
 def render_fit(
     report: FitReport, console_width: int, chosen: str | None = None, *, notes: bool = True
 ) -> RenderableType:
-    """Tables and, with `notes`, where the figures come from; `chosen` is the variant to stand out.
+    """For `console.print`: the tables and, with `notes`, the sources of the figures. `chosen` is shown in bold.
 
-    Everything stands in one table where `console_width` columns hold it; otherwise the parts get one of their own.
+    If `console_width` is too narrow for one table, the parts of memory have a table of their own.
     """
     report = replace(report, rows=tuple(sorted(report.rows, key=lambda row: (row.kind != "gguf", -row.file_bytes))))
     lead = _lead(report, console_width, chosen)
@@ -92,7 +92,7 @@ def _heading(report: FitReport) -> list[Text]:
 
 
 def _described(same: Sequence[Device]) -> str:
-    """A device, or several that are alike, with what of its memory there is to have."""
+    """A device, or several equal ones, with its memory and reserve."""
     device = same[0]
     count = f"{len(same)} x " if len(same) > 1 else ""
     each = " each" if len(same) > 1 else ""
@@ -104,7 +104,7 @@ def _described(same: Sequence[Device]) -> str:
 
 
 def _lead(report: FitReport, width: int, chosen: str | None) -> list[Column]:
-    """Sign and name: what every table starts with."""
+    """The first columns of every table: sign and name."""
     verdicts = [verdict(row) for row in report.rows]
     names = [
         Text(fmt.shorten(fmt.plain(row.variant), max(10, width // 4)), "bold" if row.variant == chosen else "")
@@ -130,14 +130,14 @@ def _verdict_columns(report: FitReport) -> list[Column]:
 
 
 def _word(row: FitRow) -> str:
-    """The verdict; of what is partly in RAM, how much of it is."""
-    host = row.shares[-1].total_bytes if row.shares else 0
-    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "does not fit"}
+    """The verdict in words. If the variant is partly in RAM, it says how much of it."""
+    in_ram = row.shares[-1].total_bytes if row.shares else 0
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(in_ram)} in RAM", Verdict.MISSES: "does not fit"}
     return words[verdict(row)]
 
 
 def _part_columns(report: FitReport) -> list[Column]:
-    """Of what a variant's memory consists; parts that none has are left out."""
+    """The parts of memory. A part that no variant has is left out."""
     return [_part(report.rows, part) for part in _HEADS if any(_bytes(row, part) for row in report.rows)]
 
 
@@ -159,7 +159,7 @@ def _count(number: int | None) -> str:
 
 
 def _room(count: int | None, style: str = "") -> Text:
-    """What is left, with a sign; below 0 by how much it does not fit."""
+    """Free memory with its sign; negative if the variant does not fit."""
     if count is None:
         return Text(fmt.MISSING, "dim")
     sign = "+" if count >= 0 else fmt.MINUS
@@ -167,7 +167,7 @@ def _room(count: int | None, style: str = "") -> Text:
 
 
 def _device_columns(report: FitReport) -> list[Column]:
-    """What each device holds, and what is left of it."""
+    """What each device holds, and how much of it stays free."""
     rows, gpus = report.rows, len(_gpus(report))
     columns = [Column("layers", [Text(f"{row.gpu_layers}/{row.n_layers}") for row in rows], 90)]
     if any(row.cpu_moe_layers for row in rows):
@@ -201,7 +201,7 @@ def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
 
 
 def _origins(report: FitReport) -> list[str]:
-    """Who says each part, the parts of one source together; those of GGUF files and of int8 apart."""
+    """The source of each part of memory (separately for GGUF and int8), the reserve, and the source of placements."""
     kinds = dict.fromkeys(row.kind for row in report.rows)
     lines = []
     for kind in kinds:
@@ -227,31 +227,31 @@ def _origins(report: FitReport) -> list[str]:
 
 
 def part_name(part: str) -> str:
-    """A part of memory as people call it."""
+    """The name of a part of memory, for people."""
     return _NAMES.get(part, part)
 
 
 def commands(report: FitReport, chosen: str | None) -> list[str]:
-    """Lines to paste, not to be broken: what runs the chosen variant, and those that have a part in RAM, the least of
-    it first."""
+    """Lines to paste, which must not be wrapped: commands that run the chosen variant, and the variants that are partly
+    in RAM, from the least to the most RAM."""
     partly = [row for row in report.rows if verdict(row) is Verdict.PARTLY and row.variant != chosen]
     partly.sort(key=lambda row: row.shares[-1].total_bytes)
-    wanted = [*(row for row in report.rows if row.variant == chosen), *partly]
-    given = [row for row in wanted if row.arguments]
-    lines = [f"  {fmt.plain(row.variant)}: llama-server {fmt.plain(row.arguments)}" for row in given[:MOST_COMMANDS]]
-    if len(given) > MOST_COMMANDS:
-        lines.append(f"  {len(given) - MOST_COMMANDS} more: name them with --variants to see their commands")
+    rows = [*(row for row in report.rows if row.variant == chosen), *partly]
+    rows = [row for row in rows if row.arguments]
+    lines = [f"  {fmt.plain(row.variant)}: llama-server {fmt.plain(row.arguments)}" for row in rows[:MOST_COMMANDS]]
+    if len(rows) > MOST_COMMANDS:
+        lines.append(f"  {len(rows) - MOST_COMMANDS} more: name them with --variants to see their commands")
     return ["", "To run it (llama-cli takes the same arguments):", *lines] if lines else []
 
 
 def render_choice(variant: str | None, sentence: str) -> Text:
-    """The sentence of --best; `variant` None: nothing fits."""
+    """The text of --best. `variant` is None if nothing fits."""
     sign = Text(f"{fmt.CHOSEN} ", "bold green") if variant else Text("! ", "bold yellow")
     return Text.assemble("\n", sign, (sentence, "bold"))
 
 
 def render_formulas(report: FitReport) -> RenderableType:
-    """Every figure with its formula and source, part by part; what several variants share stands once."""
+    """Every figure with its formula and source, by part. A figure that several variants share is shown once."""
     lines: list[RenderableType] = []
     for part in PARTS:
         shared: dict[FitFigure, list[str]] = {}

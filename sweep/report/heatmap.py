@@ -1,7 +1,7 @@
 """Heat maps: a value in every cell, coloured on a logarithmic scale that all maps of a page share.
 
-From the page's paper over a warm colour to a strong one, so that the order is that of lightness and no two hues have to
-be told apart (as in ColorBrewer's sequential schemes). `templates/heatmap.svg` draws them in the page's colours.
+Colours go from the paper over a warm colour to a strong one, so that lightness gives the order and no hues need to be
+distinguished (as in ColorBrewer's sequential schemes). `templates/heatmap.svg` draws the maps in the page's colours.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 from textwrap import wrap
 
-LEAST = 1e-4  # what is below has the first colour: nothing that a text of ordinary length can tell from zero
-DECADES = 2  # that a scale has at least, so that values next to each other do not get opposite colours
+LEAST = 1e-4  # values below have the first colour: a text of ordinary length cannot distinguish them from zero
+DECADES = 2  # the shortest scale, so that similar values do not get opposite colours
 
-_WIDTH, _HEIGHT, _LINE = 62, 32, 15  # of a cell as the template draws it, and of a line of text
+_WIDTH, _HEIGHT, _LINE = 62, 32, 15  # of a cell as the template draws it, and the height of a line of text
 _DECADE, _STEP = 72, 4  # widths of the key
 _GLYPH = 6.3  # mean advance of a label
-_FAINTEST = 0.04  # next to the paper, and yet a cell
-_DARK = 0.63  # strength from which on black text becomes white, or white black: a contrast above 4.3, light and dark
+_FAINTEST = 0.04  # the weakest colour: nearly the paper, but still visible as a cell
+_DARK = 0.63  # from this strength on, text is white instead of black (dark theme: the reverse): a contrast above 4.3
 
 
 @dataclass(frozen=True)
 class HeatCell:
-    """`text` stands in the cell, `title` is read on hover. `best` is framed; `as_good` has a ring in its corner."""
+    """A cell with its `text`, and a `title` on hover. `best` gives it a frame, `as_good` a ring in the corner."""
 
     value: float
     text: str
@@ -34,20 +34,20 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class Shades:
-    """Powers of ten: the first and the last of the scale."""
+    """The colour scale: the powers of ten at its ends."""
 
     first: int
     last: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Shades:
-        """A scale that holds all values, whole decades from LEAST on."""
+        """A scale of whole decades that contains all values from LEAST on."""
         shown = [log10(max(value, LEAST)) for value in values] or [log10(LEAST)]
         first = floor(min(shown))
         return cls(first, max(ceil(max(shown)), first + DECADES))
 
     def strength(self, value: float) -> float:
-        """Of the colour, up to 1, even in the logarithm; what is off the scale takes its end."""
+        """The strength of a value's colour, up to 1, linear in its logarithm. Values off the scale get its ends."""
         share = (log10(max(value, LEAST)) - self.first) / (self.last - self.first)
         return _FAINTEST + (1 - _FAINTEST) * min(1.0, max(0.0, share))
 
@@ -63,7 +63,7 @@ class MapText:
 
 @dataclass(frozen=True)
 class Square:
-    """A cell, its upper left corner, and how strong its colour is."""
+    """A cell, the place of its upper left corner, and the strength of its colour."""
 
     cell: HeatCell
     x: int
@@ -86,7 +86,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class ColourKey:
-    """Which colour is which value: steps have a place and a strength, ticks a place and a text."""
+    """The key to the colours: steps with a place and a strength, ticks with a place and a text."""
 
     unit: str
     width: int
@@ -102,9 +102,9 @@ def heat_map(
     shades: Shades,
     name: str,
 ) -> HeatMap:
-    """`cells[i][j]` stands beside the label `rows[i]` and under `columns[j]`; None has no value.
+    """`cells[i][j]` belongs to the labels `rows[i]` and `columns[j]`; None has no value.
 
-    `across` names the columns, `name` the map for those who cannot see it.
+    `across` is the title of the columns, `name` describes the map for screen readers.
     """
     heads = [wrap(label, int(_WIDTH / _GLYPH), break_long_words=False, break_on_hyphens=False) for label in columns]
     left = round(10 + _GLYPH * max(map(len, rows)))
@@ -127,7 +127,7 @@ def heat_map(
 
 
 def key(shades: Shades, unit: str) -> ColourKey:
-    """The scale of all maps with its powers of ten."""
+    """The key to the colours of all maps, with powers of ten."""
     left, powers = 2, range(shades.first, shades.last + 1)
     long = _DECADE * (len(powers) - 1)
     middles = ((x, shades.first + (x + _STEP / 2) / _DECADE) for x in range(0, long, _STEP))

@@ -1,6 +1,6 @@
-"""The sweep as one HTML file that asks nothing of the network: no scripts, no fonts, no images but inline SVG.
+"""The results of a sweep as one HTML file that loads nothing: no scripts, no fonts, no images except inline SVG.
 
-What is on the page is prepared here and in `html_tables` and `svg`; `templates/` lays it out and escapes every text.
+The content is prepared here and in `html_tables` and `svg`; `templates/` lays it out and escapes all text.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def write_html(
     path: Path,
     recommendation: Recommendation | None = None,
 ) -> Path:
-    """Write the report beside `path` and rename it there; an InputError names what could not be written.
+    """Write the report to a temporary file and rename it to `path`. Raises InputError if it cannot be written.
 
-    `settings` is how it was measured (model, run, versions, context, texts, tasks, ...), printed in its own order;
-    its "model" is the title. Without a `recommendation` the default one, with no memory limit, is made.
+    `settings` says how the sweep was measured (model, run, versions, context, texts, tasks, ...) and is printed in its
+    order; its "model" is in the title. Without a `recommendation`, it is made here with no memory limit.
     """
     page = render_html(records, settings, recommendation or recommend(records))
     write_text(path, page, "choose another --html FILE")
@@ -44,7 +44,7 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
     """The whole page. The order of `records` does not matter: rows go from fewest to most bits per weight."""
     rows = figures.by_size(records)
     model, run, chosen = settings.get("model"), settings.get("run"), recommendation.variant
-    front, judged_by = fronts.overall(rows)
+    front, judged_by = fronts.table_front(rows)
     tests = figures.task_tests(rows)
     sentence = fmt.plain(recommendation.sentence)
     return render(
@@ -61,9 +61,9 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
         tasks=tasks_table(rows, tests, chosen, front),
         differences=differences_table(rows, tests),
         tests=len(tests),
-        base=figures.compared_with(rows),
+        base=figures.reference_words(rows),
         alpha=figures.ALPHA,
-        clustered=figures.clustered(rows),
+        subject_notes=figures.subject_notes(rows),
         recovered=len(figures.mean_recovery(rows)) > 1,
         plots=[figure for measure in measures(rows) if (figure := _figure(rows, measure, chosen)).drawn],
         per_bit=per_bit_table(rows),
@@ -73,7 +73,7 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
 
 @dataclass(frozen=True)
 class _Figure:
-    """One measure against each cost; `absent` names the variants that a logarithmic axis cannot show."""
+    """The plots of one measure, by the name of the x axis. `absent`: variants that a log axis cannot show."""
 
     measure: Measure
     drawn: Mapping[str, ScatterPlot]
@@ -81,7 +81,7 @@ class _Figure:
 
 
 def _figure(rows: Sequence[Record], measure: Measure, chosen: str | None) -> _Figure:
-    """Against bits per weight and against file size; the page shows the one that is chosen."""
+    """Plots against bits per weight and against file size; the reader chooses which one the page shows."""
     drawn, absent = {}, []
     for cost in costs(rows)[:2]:
         found = points(rows, measure, cost, chosen)
@@ -94,7 +94,7 @@ def _figure(rows: Sequence[Record], measure: Measure, chosen: str | None) -> _Fi
 
 
 def render(template: str, *, about: Mapping[str, object], **content: Any) -> str:
-    """A page of a template; `about` is how it was measured: names and values in their order."""
+    """A page from a template. `about` says how it was measured: names and values in their order."""
     return TEMPLATES.get_template(template).render(about={k: _written(v) for k, v in about.items()}, **content)
 
 
@@ -109,14 +109,14 @@ def _written(value: object) -> str:
 
 
 def _printable(value: object) -> object:
-    """Every text on a page has printable characters only; what is HTML already was made of such."""
+    """Replace characters that cannot be printed, in text that is not HTML (HTML was built from such text already)."""
     return fmt.printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 TEMPLATES = Environment(
     loader=PackageLoader("sweep.report"),
     autoescape=True,
-    undefined=StrictUndefined,  # a name that a template misspells is an error, not an empty place
+    undefined=StrictUndefined,  # a misspelt name in a template is an error, not an empty string
     finalize=_printable,
     trim_blocks=True,
     lstrip_blocks=True,

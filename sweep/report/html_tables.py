@@ -1,4 +1,4 @@
-"""The tables of the HTML report as cells: size and fidelity, tasks, every difference in full, accuracy per bit."""
+"""The tables of the HTML report: size and fidelity, tasks, all differences, accuracy per bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tests = Mapping[tuple[str, str], figures.TaskTest]  # by variant and task
 
 @dataclass(frozen=True)
 class HtmlCell:
-    """A text, None for a figure that is missing; `kind` is its class in the stylesheet, `title` is read on hover."""
+    """A cell. `text` is None for a missing figure, `kind` a class of the stylesheet, `title` the text on hover."""
 
     text: str | None = ""
     kind: str = ""
@@ -36,11 +36,11 @@ class HtmlRow:
 class HtmlTable:
     heads: Sequence[HtmlCell]
     rows: Sequence[HtmlRow]
-    narrow: bool = False  # as wide as its cells need, not as the page
+    narrow: bool = False  # only as wide as its cells need, not as wide as the page
 
 
 @dataclass(frozen=True)
-class _Column:
+class _HtmlColumn:
     """A head over the same number of cells in every row."""
 
     head: str
@@ -58,7 +58,7 @@ def fidelity_table(rows: Sequence[Record], chosen: str | None, front: fronts.Fro
             for row, error in zip(cells, errors, strict=True):
                 row.append(HtmlCell("" if error is None else f"±{error}", "err"))
         if any(value is not None for value in values):
-            columns.append(_Column(column.head, cells))
+            columns.append(_HtmlColumn(column.head, cells))
     return _table(rows, columns, chosen, front)
 
 
@@ -69,25 +69,25 @@ def tasks_table(rows: Sequence[Record], tests: Tests, chosen: str | None, front:
     means, scales = figures.mean_recovery(rows), figures.task_scales(rows)
     columns = []
     if len(means) > 1:
-        columns.append(_Column("Mean recovery, %", [_recovery(means.get(record.variant)) for record in rows]))
+        columns.append(_HtmlColumn("Mean recovery, %", [_recovery(means.get(record.variant)) for record in rows]))
     for task in tasks:
         cells = [_task_cells(record, task, tests.get((record.variant, task)), scales[task]) for record in rows]
-        columns.append(_Column(task + (", %" if scales[task] == 100 else ""), cells))
+        columns.append(_HtmlColumn(task + (", %" if scales[task] == 100 else ""), cells))
     return _table(rows, columns, chosen, front)
 
 
 def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
-    """Every difference in full: intervals, p before and after Holm, flips, answers changed."""
+    """All differences with intervals, p before and after Holm's correction, flips, and changed answers."""
     if not tests:
         return None
     named, scales = {record.variant: record for record in rows}, figures.task_scales(rows)
-    golden = any(named[variant].tasks[task].gold_delta is not None for variant, task in tests)
+    has_gold = any(named[variant].tasks[task].gold_delta is not None for variant, task in tests)
     heads = ["Difference", "95 % interval", "p", "Holm p", "Flips, %", "Answers changed, %", "Items"]
-    heads += ["Probability of the correct choice, points"] if golden else []
+    heads += ["Probability of the correct choice, points"] if has_gold else []
     return HtmlTable(
         [HtmlCell("Variant"), HtmlCell("Task", "from"), *map(HtmlCell, heads)],
         [
-            HtmlRow(variant, _detail(named[variant].tasks[task], test, scales[task], golden=golden))
+            HtmlRow(variant, _detail(named[variant].tasks[task], test, scales[task], has_gold=has_gold))
             for (variant, task), test in tests.items()
         ],
         narrow=True,
@@ -95,31 +95,39 @@ def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
 
 
 def per_bit_table(rows: Sequence[Record]) -> HtmlTable | None:
-    """Recovery of every variant; of those on the Pareto set the gain per bit, of the others what beats them."""
+    """The recovery of every variant, with its gain per bit or, outside the Pareto set, the better smaller variant."""
     means = figures.mean_recovery(rows)
     steps = {gain.larger: gain for gain in fronts.gains(rows)}
-    shown = [record for record in rows if record.variant in means and figures.known(record.bits_per_weight) is not None]
+    shown = [
+        record for record in rows if record.variant in means and figures.finite(record.bits_per_weight) is not None
+    ]
     if len(shown) < 2:
         return None
-    losses = fronts.apart(fronts.recovery_losses, rows)
+    losses = fronts.per_reference(fronts.recovery_losses, rows)
     front = fronts.front(rows, lambda record: record.bits_per_weight, losses)
     body = []
     for record in shown:
         mean, gain = means[record.variant], steps.get(record.variant)
         step = [HtmlCell()] * 3
         if gain is not None:
-            unsure = gain.stderr is not None and abs(gain.per_bit) < HALF_INTERVAL * gain.stderr
-            unsure = unsure if gain.real is None else not gain.real
+            within_error = gain.stderr is not None and abs(gain.per_bit) < HALF_INTERVAL * gain.stderr
+            within_error = within_error if gain.significant is None else not gain.significant
             step = [
                 HtmlCell(fmt.signed(100 * gain.per_bit, 2)),
                 HtmlCell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err"),
-                HtmlCell(f"from {gain.smaller}{' (indistinguishable)' if unsure else ''}", "from"),
+                HtmlCell(f"from {gain.smaller}{' (indistinguishable)' if within_error else ''}", "from"),
             ]
         elif record.variant not in front:
             own = next(found for found in losses if record.variant in found.values)
             others = [other for other in shown if other.variant in own.values]
-            step = [HtmlCell(_beaten(record, others, own), "from", span=3)]
-        sign = fmt.UNSURE if record.variant in front.unsure else fmt.PARETO if record.variant in front else ""
+            step = [HtmlCell(_better_smaller(record, others, own), "from", span=3)]
+        sign = (
+            fmt.INDISTINGUISHABLE
+            if record.variant in front.indistinguishable
+            else fmt.PARETO
+            if record.variant in front
+            else ""
+        )
         cells = [HtmlCell(f"{record.bits_per_weight:.2f}"), *_recovery(mean), *step]
         body.append(HtmlRow(record.variant, cells, HtmlCell(sign)))
     heads = [HtmlCell("Bits/weight"), HtmlCell("Recovery, %", span=2), HtmlCell("Gain per extra bit", span=2)]
@@ -127,25 +135,27 @@ def per_bit_table(rows: Sequence[Record]) -> HtmlTable | None:
 
 
 def _recovery(mean: figures.Figure | None) -> list[HtmlCell]:
-    """In per cent, with its error."""
+    """A recovery in percent, and its error."""
     if mean is None:
         return [HtmlCell(None), HtmlCell(kind="err")]
     error = "" if mean.stderr is None else f"±{100 * mean.stderr:.1f}"
     return [HtmlCell(fmt.fixed(100 * mean.value, 1)), HtmlCell(error, "err")]
 
 
-def _beaten(record: Record, rows: Sequence[Record], losses: fronts.Losses) -> str:
-    """By which smaller variant a point off the Pareto set is beaten, and whether that is certain."""
+def _better_smaller(record: Record, rows: Sequence[Record], losses: fronts.Losses) -> str:
+    """For a variant outside the Pareto set: the best smaller variant, and whether its lead is significant."""
     bits = record.bits_per_weight or 0.0
     smaller = [r for r in rows if (r.bits_per_weight or 0.0) <= bits and r.variant != record.variant]
     best = min(smaller, key=lambda r: losses.values[r.variant])
     lead = losses.lead(best.variant, record.variant)
     if lead is None:
         return f"no better than {best.variant}"
-    return f"{'worse than' if lead.real else 'indistinguishable from'} {best.variant}, which is smaller"
+    return f"{'worse than' if lead.significant else 'indistinguishable from'} {best.variant}, which is smaller"
 
 
-def _table(rows: Sequence[Record], columns: Sequence[_Column], chosen: str | None, front: fronts.Front) -> HtmlTable:
+def _table(
+    rows: Sequence[Record], columns: Sequence[_HtmlColumn], chosen: str | None, front: fronts.Front
+) -> HtmlTable:
     heads = [HtmlCell(column.head, span=len(column.cells[0])) for column in columns]
     body = []
     for i, record in enumerate(rows):
@@ -160,12 +170,12 @@ def _sign(record: Record, front: fronts.Front, chosen: str | None) -> HtmlCell:
         return HtmlCell(fmt.STATUS_SIGNS[record.status], record.status, record.status)
     if record.variant == chosen:
         return HtmlCell(fmt.CHOSEN, title="recommended")
-    if record.variant in front.unsure:
-        return HtmlCell(fmt.UNSURE, title=fronts.why_unsure(record, front))
+    if record.variant in front.indistinguishable:
+        return HtmlCell(fmt.INDISTINGUISHABLE, title=fronts.why_indistinguishable(record, front))
     return HtmlCell(fmt.PARETO, title="in the Pareto set") if record.variant in front else HtmlCell()
 
 
-def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: bool) -> list[HtmlCell]:
+def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, has_gold: bool) -> list[HtmlCell]:
     decimals = 1 if scale == 100 else 3
     kind = _kind(test)
     interval = None if test.interval is None else fmt.interval(*test.interval, decimals, scale)
@@ -173,14 +183,14 @@ def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: boo
         HtmlCell(test.task, "from"),
         HtmlCell(fmt.signed(test.delta * scale, decimals), kind),
         HtmlCell(interval),
-        HtmlCell(fmt.chance(test.p_value)),
-        HtmlCell(fmt.chance(test.adjusted), kind),
+        HtmlCell(fmt.p_value(test.p_value)),
+        HtmlCell(fmt.p_value(test.adjusted), kind),
         HtmlCell(None if score.flips is None else f"{100 * score.flips:.1f}"),
         HtmlCell(None if score.answers_changed is None else f"{100 * score.answers_changed:.1f}"),
         HtmlCell(f"{score.n:,}" + (f" in {score.clusters} subjects" if score.clusters else "")),
     ]
-    if golden:
-        delta, stderr = figures.known(score.gold_delta), figures.known(score.gold_delta_stderr)
+    if has_gold:
+        delta, stderr = figures.finite(score.gold_delta), figures.finite(score.gold_delta_stderr)
         cells.append(
             HtmlCell(None if delta is None or stderr is None else f"{fmt.signed(100 * delta, 2)} ±{100 * stderr:.2f}")
         )
@@ -188,7 +198,7 @@ def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, golden: boo
 
 
 def _task_cells(record: Record, task: str, test: figures.TaskTest | None, scale: int) -> list[HtmlCell]:
-    """The score, its difference, the error of that, and a mark where it is significant."""
+    """The score, its difference, the error of the difference, and a sign if it is significant."""
     score, delta, error = task_texts(record, task, scale)
     kind = _kind(test)
     title = "" if test is None or score is None else _in_words(record.tasks[task], test, scale)
@@ -205,11 +215,11 @@ def _kind(test: figures.TaskTest | None) -> str:
 
 
 def _in_words(score: TaskScore, test: figures.TaskTest, scale: int) -> str:
-    """A difference in words: its interval, its p after Holm, how many answers changed."""
+    """A difference in words: its interval, its corrected p, and the share of changed answers."""
     parts = []
     if test.interval is not None:
         parts.append(f"95 % interval {fmt.interval(*test.interval, 1 if scale == 100 else 3, scale)}")
-    parts.append(f"Holm-corrected p {fmt.equals(test.adjusted)}")
+    parts.append(f"Holm-corrected p {fmt.p_relation(test.adjusted)}")
     if score.answers_changed is not None:
         parts.append(f"{100 * score.answers_changed:.1f} % of answers changed")
     verdict = {"loss": "a significant loss", "gain": "a significant gain"}.get(_kind(test), "not significant")

@@ -1,4 +1,4 @@
-"""Scatter plots: where points, error bars, Pareto lines, ticks and labels are. `templates/scatter.svg` draws them."""
+"""Scatter plots: places of points, error bars, Pareto lines, ticks and labels. `templates/scatter.svg` draws them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WIDTH, HEIGHT = 440, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, WIDTH - 12, 14, HEIGHT - 44
 _GLYPH, _LINE = 7.0, 14.0  # mean advance and height of a label at the largest size the stylesheet gives it
 _GAP = 8.5  # between a point's centre and its label
-# Where a label may stand beside its point: how it is anchored, how many gaps it is to the right and below.
+# Places of a label next to its point: its anchor, and its distance to the right and below, in gaps.
 _SIDES = (
     ("start", 1, 0), ("start", 1, -1), ("start", 1, 1), ("middle", 0, -1.8), ("middle", 0, 1.8),
     ("end", -1, 0), ("end", -1, -1), ("end", -1, 1),
 )  # fmt: skip
-# Farther off, with a line to the point.
+# Places farther away, with a line to the point.
 _FARTHER = tuple(
     (anchor, side * far, down * far)
     for far in (2.5, 4, 5.5)
@@ -29,9 +29,9 @@ _Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True)
 class Label:
-    """Where a point's name stands: the start, middle or end of its baseline, as SVG's text-anchor has it.
+    """The place of a point's name. `anchor` is SVG's text-anchor: start, middle or end of the baseline.
 
-    `leader`: far enough from the point for a line between them.
+    `leader`: a line joins the label and its point.
     """
 
     x: float
@@ -42,7 +42,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point, the ends of its error bar, and its label, None where there is no room for it."""
+    """A point, the ends of its error bar, and its label (None if there is no room for it)."""
 
     point: Point
     x: float
@@ -53,7 +53,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class ScatterPlot:
-    """A drawing of `width` x `height` units; ticks and levels have a place and a text."""
+    """A drawing of `width` x `height` units. Ticks and levels have a place and a text."""
 
     name: str
     x_label: str
@@ -70,14 +70,14 @@ class ScatterPlot:
 
 
 def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequence[Level] = ()) -> ScatterPlot:
-    """Points off a log axis (not positive) must have been left out."""
+    """The drawing of the points. On a log axis, all of them must be positive."""
     points = sorted(points, key=lambda point: (point.x, point.y))
     levels = [level for level in levels if level.y > 0 or not y.log]
     ends = [v for p in points for v in (p.y, p.y - (p.error or 0), p.y + (p.error or 0)) if v > 0 or not y.log]
     sx = Scale(*spread([p.x for p in points], x.log, 0.06), _LEFT, _RIGHT, x.log)
     sy = Scale(*spread([*ends, *(level.y for level in levels)], y.log, 0.08), _BOTTOM, _TOP, y.log)
     places = [(round(sx(p.x), 1), round(sy(p.y), 1)) for p in points]
-    # on a log axis a bar may reach zero: it ends at the axis
+    # on a log axis a bar that reaches zero ends at the axis
     bars = [
         (round(sy(p.y + p.error), 1), round(sy(max(p.y - p.error, sy.low)), 1)) if p.error else None for p in points
     ]
@@ -101,7 +101,7 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequen
 
 
 def _levels(levels: Sequence[Level], sy: Scale) -> list[tuple[float, str]]:
-    """Of levels whose texts would stand on each other, the first keeps its own."""
+    """Places and labels of the lines. If labels would overlap, only the first is shown."""
     found: list[tuple[float, str]] = []
     for level in levels:
         at = round(sy(level.y), 1)
@@ -111,9 +111,10 @@ def _levels(levels: Sequence[Level], sy: Scale) -> list[tuple[float, str]]:
 
 
 def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]], strips: Sequence[_Box]) -> dict[int, Label]:
-    """Each label in the first of its _SIDES, or on the Pareto set _FARTHER, where it covers no point, label or strip.
+    """By point, the first place of _SIDES (in the Pareto set also of _FARTHER) that covers no point, label or strip.
 
-    One without such a place is left to the hover title. The recommended variant chooses first, then the Pareto set.
+    A label without such a place is left out; the title on hover has the name. The recommended variant is placed first,
+    then the Pareto set.
     """
     taken = [*strips, *((x - 5.5, y - 5.5, x + 5.5, y + 5.5) for x, y in places)]
     found = {}

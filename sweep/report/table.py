@@ -1,7 +1,7 @@
-"""The sweep as a table for the terminal: as many columns as the width holds, the least telling dropped first.
+"""The results of a sweep as a table for the terminal, with as many columns as fit.
 
-Colour never stands alone: every coloured cell carries a sign or a word as well. Names and messages are printed as
-plain text, never read as markup.
+Colour is never the only mark: every coloured cell also has a sign or a word. Names and messages are printed as plain
+text, never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _MISSING = Text(fmt.MISSING, style="dim")
 def render_table(
     records: Sequence[Record], console_width: int, recommendation: Recommendation | None = None
 ) -> RenderableType:
-    """Tables, what failed, what to trust, and the recommendation where one is given; for `console.print`.
+    """For `console.print`: the tables, failures, notes, and the recommendation if one is given.
 
-    Everything stands in one table where `console_width` columns hold it; otherwise the tasks get a table of their own.
+    If `console_width` is too narrow for one table, the tasks have a table of their own.
     """
     rows = figures.by_size(records)
     if not rows:
         return Text("No variant in this sweep.")
     tests = figures.task_tests(rows)
     chosen = recommendation.variant if recommendation else None
-    front = fronts.overall(rows)
+    front = fronts.table_front(rows)
     lead = _lead(rows, console_width, chosen, front[0])
     columns = _columns(rows)
     tasks = figures.task_names(rows)
@@ -70,7 +70,7 @@ def render_table(
 
 
 def figure_columns(records: Sequence[Record]) -> list[Column]:
-    """Every figure that somebody has, one row a record in the order given; for a table that can be scrolled."""
+    """All columns that some record has a figure for, with the records in the given order; for a table that scrolls."""
     tests, tasks = figures.task_tests(records), figures.task_names(records)
     return [
         *_columns(records),
@@ -86,7 +86,8 @@ def _fit_tasks(
     tasks: Sequence[str],
     width: int,
 ) -> tuple[Table, list[str]]:
-    """Given up in turn until the table fits: the tasks' common prefix, the errors, the mean, the last tasks."""
+    """The table of tasks, and the headers of dropped columns. To fit the width it leaves out, in this order: the common
+    prefix of the tasks' names, the errors, the mean recovery, the last tasks."""
     prefix = _common_prefix(tasks)
     every = len(tasks)
     attempts = [(True, "", True, every), (True, prefix, True, every), (False, "", True, every)]
@@ -105,7 +106,7 @@ def _styles(rows: Sequence[Record]) -> list[str]:
 
 
 def _common_prefix(tasks: Sequence[str]) -> str:
-    """What all names share up to an underscore: "micro_" of micro_sums and micro_code."""
+    """The common beginning of all names up to an underscore: "micro_" for micro_sums and micro_code."""
     if len(tasks) < 2:
         return ""
     shared = commonprefix([fmt.plain(task) for task in tasks])  # noqa: RUF071 - names, not paths
@@ -113,7 +114,7 @@ def _common_prefix(tasks: Sequence[str]) -> str:
 
 
 def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.Front) -> list[Column]:
-    """Sign and name: what every table starts with."""
+    """The first columns of every table: sign and name."""
 
     def sign(record: Record) -> Text:
         first = (" ", "")
@@ -121,7 +122,7 @@ def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.
             first = (fmt.STATUS_SIGNS[record.status], _STATUS_STYLES[record.status])
         elif record.variant == chosen:
             first = (fmt.CHOSEN, "bold green")
-        place = fmt.UNSURE if record.variant in front.unsure else fmt.PARETO
+        place = fmt.INDISTINGUISHABLE if record.variant in front.indistinguishable else fmt.PARETO
         return Text.assemble(first, (place if record.variant in front else " ", "cyan"))
 
     longest = max(10, min(32, width // 4))
@@ -130,7 +131,7 @@ def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.
 
 
 def _columns(rows: Sequence[Record]) -> list[Column]:
-    """Every column but the tasks, in the order shown; those that nobody has a figure for are left out."""
+    """All columns except tasks and recovery. A column is left out if no record has a figure for it."""
     columns = []
     for column in figures_shown(rows):
         values, errors = column.texts(rows)
@@ -167,7 +168,7 @@ def _task_columns(
     errors: bool,
     prefix: str = "",
 ) -> list[Column]:
-    """Score, paired difference (± its standard error) and the mark of a significant loss or gain, by task."""
+    """A column per task: score, paired difference (± its standard error), and a sign if it is significant."""
     scales = figures.task_scales(rows)
     columns = []
     for task in tasks:
@@ -176,7 +177,7 @@ def _task_columns(
         widths = [max(len(piece[i]) for piece in pieces) for i in range(3)]
         cells = []
         for (score, delta, error), record in zip(pieces, rows, strict=True):
-            # Padded here and not by the table: every piece stands under its like, and a blank mark keeps its place.
+            # Padded here, not by the table, so that scores, differences and errors are aligned among themselves.
             mark, style = _mark(tests.get((record.variant, task)))
             cell = Text(score.rjust(widths[0]), style="dim" if score == fmt.MISSING else "")
             cell.append(f" {delta:>{widths[1]}}" if widths[1] else "", style)
@@ -199,21 +200,25 @@ def _legend(
     chosen: str | None,
     front: tuple[fronts.Front, str],
 ) -> list[str]:
-    """What the signs in these very tables mean, and what the width left out."""
+    """What the signs and columns mean that are in the tables, and which columns were dropped."""
     pareto, measure = front
     parts = [f"{fmt.CHOSEN} recommended"] if chosen else []
     parts += [f"{fmt.PARETO} Pareto set: no variant is both smaller and better ({measure})"] if pareto.variants else []
-    parts += [f"{fmt.UNSURE} in it, but indistinguishable from the next smaller {fmt.PARETO}"] if pareto.unsure else []
+    parts += (
+        [f"{fmt.INDISTINGUISHABLE} in it, but indistinguishable from the next smaller {fmt.PARETO}"]
+        if pareto.indistinguishable
+        else []
+    )
     parts += [f"{fmt.LOSS} significant loss"] if any(test.loss() for test in tests.values()) else []
     parts += [f"{fmt.GAIN} significant gain"] if any(test.gain() for test in tests.values()) else []
     lines = [f"{'; '.join(parts)}."] if parts else []
-    base = figures.compared_with(rows)
+    base = figures.reference_words(rows)
     if tests:
         lines.append(
             f"Tasks: score, and difference from {base}. Significance is tested at level {figures.ALPHA:g} after Holm's "
             f"correction over all {len(tests)} tests (every variant on every task)."
         )
-        lines += figures.clustered(rows)
+        lines += figures.subject_notes(rows)
     if any(r.perplexity or r.divergence for r in rows):
         lines.append("KLD: mean KL divergence in nats per token. ± is one standard error.")
     if len(figures.mean_recovery(rows)) > 1 and _RECOVERY not in dropped:

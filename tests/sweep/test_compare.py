@@ -120,11 +120,11 @@ def test_whether_an_edge_is_kept_is_the_difference_of_the_losses(both):
     assert loss.difference.delta == pytest.approx(np.mean(loss_b - loss_a))
     assert loss.difference.stderr == pytest.approx(np.std(loss_b - loss_a) / np.sqrt(N))
     assert loss.difference.p_value == statistics.sign_flip_test(loss_b - loss_a)
-    assert loss.real
+    assert loss.significant
     assert loss.better
     assert "1 of 1 difference of losses is significant: B loses less on t." in verdicts(found)
     kept = compare(both, "alpha", "beta", "Q4").losses[0]
-    assert not kept.real
+    assert not kept.significant
     assert (
         "0 of 1 difference of losses is significant: these items show no change"
         in verdicts(compare(both, "alpha", "beta", "Q4"))[1]
@@ -187,7 +187,7 @@ def test_a_file_may_be_the_reference_of_both(space):
     for run, scale in (("a", 1.0), ("b", 1.5)):
         scaled = {v: (nll, scale * kld) for v, (nll, kld) in text.items()}
         Stored(run, text=scaled, variants=("Q4", "Q2"), reference="/data/base.logits").put(space)
-    figures = [(row.variant_a, row.figure, row.real) for row in compare(space, "a", "b").text]
+    figures = [(row.variant_a, row.figure, row.significant) for row in compare(space, "a", "b").text]
     assert figures == [
         ("Q4", "perplexity", False),
         ("Q4", "divergence", True),
@@ -224,7 +224,7 @@ def test_subjects_are_the_units_of_a_group(space):
     assert task.difference.clusters == 12
     assert statistics.mcnemar(before, after) < 0.01  # by items it would be certain
     assert task.difference.p_value == 1.0  # one subject that changed is one coin
-    assert not task.real
+    assert not task.significant
 
 
 def test_the_right_choices_probability_is_compared_where_items_have_it(space):
@@ -382,7 +382,7 @@ def test_the_table_fits_and_no_colour_stands_alone(both, width):
     output = printed(found, width)
     assert max(map(len, output.splitlines())) <= width
     for row in (*found.tasks, *found.losses):
-        sign = ("▲" if row.better else "▼") if row.real else "≈"
+        sign = ("▲" if row.better else "▼") if row.significant else "≈"
         assert any(line.startswith(f"{sign}  {row.variant_a} ") for line in output.splitlines())
     if width < 100:
         assert "Not shown at this width: p" in output

@@ -44,7 +44,7 @@ def read_results(workspace: Workspace, run: str | None, limit: Limit | None = No
     plan = find_run(workspace, run)
     with Store(workspace.database) as store:
         rows = tuple(figures.by_size(records(plan, store)))
-    front, measure = fronts.overall(rows)
+    front, measure = fronts.table_front(rows)
     return Results(
         plan=plan,
         rows=rows,

@@ -33,7 +33,7 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
         lines.append(Text(f"{fmt.STATUS_SIGNS.get(row.status, '!')} {row.status}", colours.warn))
     if row.error:
         lines.append(Text(fmt.plain(row.error), colours.bad))
-    bits = figures.known(row.bits_per_weight)
+    bits = figures.finite(row.bits_per_weight)
     lines.append(_pair("file", fmt.size(row.file_bytes) + ("" if bits is None else f", {bits:.3f} bpw"), colours))
     memory = row.memory
     told = [f"{fmt.size(memory.predicted_bytes)} predicted"] if memory.predicted_bytes is not None else []
@@ -49,7 +49,7 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
     scales = figures.task_scales(results.rows)
     for task, score in row.tasks.items():
         lines += (
-            _task(results, row.variant, task, scales[task], colours) if figures.known(score.value) is not None else []
+            _task(results, row.variant, task, scales[task], colours) if figures.finite(score.value) is not None else []
         )
     reasons = results.choice.reasons.get(row.variant, ()) if results.choice else ()
     if results.choice is not None and results.choice.variant == row.variant:
@@ -80,9 +80,9 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
     line = _pair(fmt.shorten(fmt.plain(task), 11), fmt.fixed(score.value * scale, digits), colours)
     if test is not None:
         line.append(f" {fmt.signed(test.delta * scale, digits)}", colours.ink)
-        error = figures.known(test.delta_stderr)
+        error = figures.finite(test.delta_stderr)
         line.append("" if error is None else f" ±{error * scale:.{digits}f}", colours.soft)
-        line.append(f" p {fmt.equals(test.adjusted)}", colours.soft)
+        line.append(f" p {fmt.p_relation(test.adjusted)}", colours.soft)
         if test.loss():
             line.append(f" {fmt.LOSS} loss", colours.bad)
         elif test.gain():
@@ -101,18 +101,18 @@ def _per_bit(results: Results, colours: Palette) -> list[Text]:
     if not results.gains:
         return []
     lines = [_head("Gain per bit", colours)]
-    words = f"recovery points per extra bit per weight; {fmt.ALIKE} indistinguishable from 0"
+    words = f"recovery points per extra bit per weight; {fmt.NO_DIFFERENCE} indistinguishable from 0"
     lines.append(Text(words, colours.faint))
     for gain in results.gains:
         error = "" if gain.stderr is None else f" ±{100 * gain.stderr:.1f}"
-        mark = "" if gain.real is None else f" {fmt.GAIN}" if gain.real else f" {fmt.ALIKE}"
+        mark = "" if gain.significant is None else f" {fmt.GAIN}" if gain.significant else f" {fmt.NO_DIFFERENCE}"
         steps = f"{fmt.plain(gain.smaller)} → {fmt.plain(gain.larger)}"
         lines.append(
             Text.assemble(
                 (f"{fmt.shorten(steps, 20):<20} ", colours.soft),
                 (fmt.signed(100 * gain.per_bit, 1), colours.ink),
                 (error, colours.soft),
-                (mark, colours.good if gain.real else colours.faint),
+                (mark, colours.good if gain.significant else colours.faint),
             )
         )
     return [*lines, Text()]

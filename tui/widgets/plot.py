@@ -207,7 +207,7 @@ class _Grid:
     def _mark(self, point: Point, place: tuple[int, int], here: bool, marked: bool) -> None:
         sign = MARK_CHOSEN if point.chosen else MARK_OFF
         if point.pareto and not point.chosen:
-            sign = MARK_UNSURE if point.unsure else MARK_FRONT
+            sign = MARK_UNSURE if point.indistinguishable else MARK_FRONT
         style = self.colours.good if point.chosen else self.colours.accent if point.pareto else self.colours.faint
         if marked:
             style = self.colours.warn

@@ -52,7 +52,7 @@ def ordered(results: Results, sorting: Sorting) -> list[Record]:
     value = sort_values(results).get(sorting.head, lambda r: r.bits_per_weight)
 
     def key(record: Record) -> tuple[bool, float]:
-        found = figures.known(value(record))
+        found = figures.finite(value(record))
         return found is None, 0.0 if found is None else -found if sorting.down else found
 
     return sorted(results.rows, key=key)
@@ -101,7 +101,7 @@ def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str
         first, style = fmt.STATUS_SIGNS[row.status], colours.bad if row.status == "failed" else colours.warn
     elif row.variant == chosen:
         first, style = fmt.CHOSEN, colours.good
-    place = fmt.UNSURE if row.variant in results.front.unsure else fmt.PARETO
+    place = fmt.INDISTINGUISHABLE if row.variant in results.front.indistinguishable else fmt.PARETO
     return Text.assemble((first, style), (place if row.variant in results.front else " ", colours.accent))
 
 

@@ -9,7 +9,7 @@ import pytest
 from fit_reports import report, row, three
 from stored_runs import Stored
 
-from sweep.analysis.best import best, measured_losses
+from sweep.analysis.best import best, measured_klds
 from sweep.fit.hardware import devices_called
 from sweep.workspace import Workspace
 
@@ -30,7 +30,7 @@ def test_the_least_divergence_wins_not_the_most_bits(workspace: Workspace) -> No
     stored("one", {"Q4_K_M": 0.02, "Q4_K_XL": 0.01}).put(workspace)
     devices = devices_called(["8GiB"])
     found = report([row("Q4_K_XL", 4.0, 4.5, devices), row("Q4_K_M", 4.5, 5.0, devices)], devices)
-    choice = best(found, measured_losses(workspace, "Qwen3-8B"))
+    choice = best(found, measured_klds(workspace, "Qwen3-8B"))
     assert (choice.variant, choice.measured) == ("Q4_K_XL", True)
     assert "0.010" in choice.sentence
     assert "run one" in choice.sentence
@@ -38,7 +38,7 @@ def test_the_least_divergence_wins_not_the_most_bits(workspace: Workspace) -> No
 
 def test_what_does_not_fit_whole_is_never_chosen(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.05, "Q8_0": 0.001}).put(workspace)
-    losses = measured_losses(workspace, "Qwen3-8B")
+    losses = measured_klds(workspace, "Qwen3-8B")
     assert losses["BF16"].kld == 0.0  # the reference, which here does not fit
     assert best(three("6GiB"), losses).variant == "Q4_K_M"
     partly = three("6GiB")
@@ -48,7 +48,7 @@ def test_what_does_not_fit_whole_is_never_chosen(workspace: Workspace) -> None:
 
 
 def test_without_measurements_it_is_a_guess_and_called_one(workspace: Workspace) -> None:
-    assert measured_losses(workspace, "Qwen3-8B") == {}
+    assert measured_klds(workspace, "Qwen3-8B") == {}
     assert not workspace.database.exists()  # to ask is not to write
     choice = best(three("6GiB"), {})
     assert (choice.variant, choice.measured) == ("Q4_K_M", False)
@@ -57,13 +57,13 @@ def test_without_measurements_it_is_a_guess_and_called_one(workspace: Workspace)
 
 def test_another_model_s_runs_tell_nothing(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.05}, model="Qwen3-4B").put(workspace)
-    assert measured_losses(workspace, "Qwen3-8B") == {}
+    assert measured_klds(workspace, "Qwen3-8B") == {}
 
 
 def test_divergences_to_different_references_are_not_mixed(workspace: Workspace) -> None:
     stored("old", {"Q4_K_M": 0.05, "Q8_0": 0.002}, mark="a").put(workspace)
     stored("new", {"Q4_K_M": 0.0001}, mark="b").put(workspace)
-    losses = measured_losses(workspace, "Qwen3-8B")
+    losses = measured_klds(workspace, "Qwen3-8B")
     assert {name: loss.run for name, loss in losses.items()} == dict.fromkeys(("BF16", "Q4_K_M", "Q8_0"), "old")
 
 
@@ -71,7 +71,7 @@ def test_larger_ones_that_nobody_measured_are_named(workspace: Workspace) -> Non
     stored("one", {"Q4_K_M": 0.02}).put(workspace)
     devices = devices_called(["8GiB"])
     found = report([row("Q4_K_M", 4.0, 4.5, devices), row("Q5_K_M", 4.5, 5.5, devices)], devices)
-    choice = best(found, measured_losses(workspace, "Qwen3-8B"))
+    choice = best(found, measured_klds(workspace, "Qwen3-8B"))
     assert choice.variant == "Q4_K_M"
     assert "not measured: Q5_K_M" in choice.sentence
 

@@ -81,10 +81,10 @@ def test_a_lead_is_judged_by_paired_windows():
     lead = fronts.kld_losses(by_window(klds))[0].lead("Q4", "Q3")
     unpaired = np.hypot(*(kld.std() / sqrt(60) for kld in klds.values()))
     assert lead.delta < unpaired  # unpaired, this lead would be within one error
-    assert lead.real
+    assert lead.significant
     assert lead.stderr == pytest.approx(statistics.paired_delta(klds["Q4"], klds["Q3"])[1], rel=0.1)
     front = kld_front(by_window(klds))
-    assert (front.variants, front.unsure) == ({"Q3", "Q4"}, {})
+    assert (front.variants, front.indistinguishable) == ({"Q3", "Q4"}, {})
 
 
 def test_a_point_that_is_no_better_is_rarely_called_surely_ahead():
@@ -95,7 +95,7 @@ def test_a_point_that_is_no_better_is_rarely_called_surely_ahead():
         hard = rng.gamma(2.0, 0.01, 80)
         front = kld_front(by_window({v: hard * rng.gamma(20, 1 / 20, 80) for v in ("Q3", "Q4")}))
         ahead += "Q4" in front
-        sure += "Q4" in front and "Q4" not in front.unsure
+        sure += "Q4" in front and "Q4" not in front.indistinguishable
     assert 0.4 < ahead / 250 < 0.6
     assert sure / 250 <= 0.025 + 3 * sqrt(0.025 * 0.975 / 250)
 
@@ -105,13 +105,13 @@ def test_steps_that_are_each_within_the_error_may_add_up():
     noise = rng.normal(0, 0.004, (3, 100))
     noise -= noise.mean(axis=1, keepdims=True)  # means as given: leads of 0.7 and 1.4 of the paired error of 0.00057
     klds = {name: 0.02 - i * 0.0008 + noise[i] for i, name in enumerate(("Q2", "Q3", "Q4"))}
-    assert kld_front(by_window(klds)).unsure == {"Q3": "Q2"}  # Q4 leads Q3 by as little, but Q2 for sure
+    assert kld_front(by_window(klds)).indistinguishable == {"Q3": "Q2"}  # Q4 leads Q3 by as little, but Q2 for sure
 
 
 def test_without_samples_or_with_other_units_nothing_is_claimed():
     noise = np.tile([-0.001, 0.001], 15)
     records = by_window({"Q3": np.full(30, 0.01) + 1e-5, "Q4": 0.01 + noise})
-    assert kld_front(records).unsure == {"Q4": "Q3"}
+    assert kld_front(records).indistinguishable == {"Q4": "Q3"}
     bare = [replace(record, samples={}) for record in records]
     assert kld_front(bare) == fronts.Front(frozenset({"Q3", "Q4"}), {})
     other = [records[0], replace(records[1], samples={"kld": Samples("another text", noise)})]
@@ -130,7 +130,7 @@ def test_error_of_a_recovery_is_that_of_the_delta_method():
     expected = statistics.recovery_stderr(scores["Q4"].mean(), base.mean(), 0.25, *own, paired)
     lead = losses.lead("BF16", "Q4")
     assert lead.stderr == pytest.approx(expected, rel=0.08)
-    assert lead.real
+    assert lead.significant
 
 
 @pytest.mark.filterwarnings("error")
@@ -147,7 +147,7 @@ def test_where_the_reference_recovers_nothing_in_a_resample_nothing_is_claimed_o
     assert lead.delta == pytest.approx(2 / 3)
     # Student's tail of three degrees of freedom is thinner than that one resample
     assert (lead.low, lead.high) == (-np.inf, np.inf)
-    assert not lead.real
+    assert not lead.significant
     assert "does lose" not in recommend(records).sentence
 
 
@@ -162,10 +162,10 @@ def test_gain_per_bit_has_the_paired_error():
         (gain,) = [g for g in fronts.gains(records) if (g.smaller, g.larger) == ("Q2", "Q4")]
         found.append(gain.per_bit)
         stated.append(gain.stderr)
-        assert gain.real is not None
+        assert gain.significant is not None
     assert np.mean(stated) == pytest.approx(np.std(found), rel=0.15)
     unpaired = next(g for g in fronts.gains([replace(r, samples={}) for r in records]) if g.larger == "Q4")
-    assert unpaired.real is None
+    assert unpaired.significant is None
     assert unpaired.stderr > stated[-1]
 
 
@@ -178,8 +178,8 @@ def test_subjects_are_resampled_whole():
     by_subject = fronts.task_losses(by_item(scores, clusters=clusters), "t")[0].lead("BF16", "Q4")
     by_itself = fronts.task_losses(by_item(scores), "t")[0].lead("BF16", "Q4")
     assert by_subject.stderr > 3 * by_itself.stderr
-    assert by_itself.real
-    assert not by_subject.real
+    assert by_itself.significant
+    assert not by_subject.significant
 
 
 def test_a_rise_of_perplexity_says_whether_it_is_more_than_the_paired_error(records):
@@ -227,7 +227,7 @@ def test_the_page_marks_an_unsure_point_and_says_what_it_is_like():
     records = by_window(klds)
     page = render_html(records, {}, recommend(records))
     assert "in the Pareto set, but indistinguishable from Q3" in page
-    assert page.count('class="point on unsure"') == 2  # against bits and against bytes
+    assert page.count('class="point on indistinguishable"') == 2  # against bits and against bytes
     assert "○ In it too, but indistinguishable (95 %, paired) from the next smaller ●" in page
 
 

@@ -12,7 +12,7 @@ from test_report_html import Page
 import presets
 from int8.design_space import load
 from int8.recipe import NAMED, Recipe
-from sweep.analysis.ablation import Ablation, Measured, least, name_of, ranked, told
+from sweep.analysis.ablation import Ablation, RecipeMeasurement, least, name_of, ranked, settings_of
 from sweep.record import Perplexity
 from sweep.report import heatmap
 from sweep.report.ablation import render_ablation
@@ -23,11 +23,11 @@ NOISE = (0.01, -0.01, 0.02, -0.02, 0.005, -0.005, 0.003, -0.003)  # of mean zero
 SPACE = load(presets.DESIGN_SPACE)
 
 
-def measured(*losses: float) -> Measured:
+def measured(*losses: float) -> RecipeMeasurement:
     """Of a recipe that loses so much in each window."""
     nll = tuple(one + loss for one, loss in zip(FLOAT, losses, strict=True))
     kld = tuple(abs(loss) + 1e-4 for loss in losses)
-    return Measured(Perplexity(2.7, 0.1, 600), nll, kld, sum(kld) / len(kld), 1e-5, 0.99)
+    return RecipeMeasurement(Perplexity(2.7, 0.1, 600), nll, kld, sum(kld) / len(kld), 1e-5, 0.99)
 
 
 def ablation(model: str = "micro") -> Ablation:
@@ -70,10 +70,10 @@ def test_the_least_and_what_is_like_it() -> None:
 
 def test_what_is_told_of_recipes_tells_them_apart() -> None:
     assert len({name_of(recipe) for recipe in SPACE.points}) == len(SPACE.points)
-    assert told(replace(NAMED["sq-ph"], folds=()))["alpha"] == ""
-    assert told(NAMED["sq"])["folds"] == "all"
-    assert told(replace(NAMED["sq"], folds=NAMED["sq"].folds[:2]))["folds"] == "norms"
-    assert told(replace(NAMED["sq"], keep=("lm_head", "*.down_proj")))["keep"] == "lm_head, *.down_proj"
+    assert settings_of(replace(NAMED["sq-ph"], folds=()))["alpha"] == ""
+    assert settings_of(NAMED["sq"])["folds"] == "all"
+    assert settings_of(replace(NAMED["sq"], folds=NAMED["sq"].folds[:2]))["folds"] == "norms"
+    assert settings_of(replace(NAMED["sq"], keep=("lm_head", "*.down_proj")))["keep"] == "lm_head, *.down_proj"
 
 
 def test_the_terminal_s_table_has_every_recipe_in_order() -> None:
