@@ -1,5 +1,5 @@
-"""The terminal screen, built on the same plan, events and store as the command line.
+"""The terminal screen (TUI), built on the same plan, events and store as the command line.
 
-`screens/` has one module a screen, `widgets/` what they are put together from, `state/` what they share and show.
-Nothing is computed here: slow work is done by threads and child processes, which deliver what they find.
+`screens/` has one module per screen, `widgets/` the parts of screens, `state/` the data that they share and show.
+Results are computed by `sweep`; slow work runs in threads and child processes, which deliver their results to screens.
 """

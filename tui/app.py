@@ -1,4 +1,4 @@
-"""The terminal application: its four screens, what they share, and the keys that hold everywhere."""
+"""The terminal application: its four screens, the session that they share, and the keys that work everywhere."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sweep.workspace import Workspace
 
 
-# Seconds after which the program is loaded. Python's garbage collector does not go through what is there by then again:
-# it would each time stop the screen for 50 ms.
+# Seconds after which everything is loaded. Objects that exist then are excluded from garbage collection, because each
+# collection of them would stop the screen for 50 ms.
 LOADED = 1.0
 
 
@@ -52,17 +52,17 @@ def _results(session: Session) -> Screen[None]:
     return ResultsScreen(session)
 
 
-# A screen's modules are loaded when it is first shown.
+# The modules of a screen are loaded when it is first shown.
 SCREEN_OF_MODE = {"fit": _fit, "plan": _plan, "run": _run, "results": _results}
 
 
 class SweepApp(WorkerHost, App[None]):
-    """Holds the session that its screens share."""
+    """The application. Its screens share a session."""
 
     TITLE = "sweep"
     CSS_PATH = "styles.tcss"
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - as Textual declares it
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - declared as in Textual
     VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(i), f"go('{mode}')", name, show=False) for i, (mode, name) in enumerate(SCREENS, 1)),
@@ -95,7 +95,7 @@ class SweepApp(WorkerHost, App[None]):
 
     @work(thread=True, exit_on_error=False)
     def _find(self, name: str | None) -> None:
-        """The run that was asked for, or the latest; one that is at work is watched at once."""
+        """Find the given run, or the latest one. If it is running, show it on the Run screen."""
         from converters.errors import InputError
         from sweep.results.history import find_run
         from sweep.workspace import run_lock
@@ -115,23 +115,23 @@ class SweepApp(WorkerHost, App[None]):
         self.call_from_thread(self._found, run, is_on)
 
     def _not_found(self, why: str) -> None:
-        self.session.trouble = why
+        self.session.run_error = why
         self._watch_run()
 
     def _found(self, run: str, is_on: bool) -> None:
         if self.session.run_id is not None and not run.startswith(self.session.run_id):
-            return  # another was chosen meanwhile
+            return  # another run was chosen in the meantime
         self.session.run_id = run
         if is_on:
             self.action_go("run")
         self._watch_run()
 
     def _watch_run(self) -> None:
-        """Let the run's screen, where it is the one that is shown, look at what there is to watch now."""
+        """Let the Run screen, if it is shown, follow the run of the session."""
         if self.current_mode == "run":
             from tui.screens.run import RunScreen
 
-            base = self.screen_stack[0]  # under whatever window is open
+            base = self.screen_stack[0]  # below any open window
             if isinstance(base, RunScreen):
                 base.watch_run()
 
@@ -139,18 +139,18 @@ class SweepApp(WorkerHost, App[None]):
         self.action_go(message.mode)
 
     def action_go(self, mode: str) -> None:
-        """Show another of the four screens."""
+        """Switch to one of the four screens."""
         if mode in SCREEN_OF_MODE and self.current_mode != mode and len(self.screen_stack) == 1:
             self.switch_mode(mode)
 
     def delay_update(self, delay: float = 0.005) -> None:
-        """Hold frames back while another screen comes: less long than Textual does, since nothing of it is slow."""
+        """Hold frames back while the screen changes, for a shorter time than Textual does: nothing here is slow."""
         super().delay_update(delay)
 
     @work(exclusive=True)
     async def action_leave(self) -> None:
-        """Quit; where a sweep runs, ask what becomes of it."""
-        from sweep.execution.control import request_pause
+        """Quit. If a sweep is running, first ask whether to let it run or to pause it."""
+        from sweep.execution.control import ask_pause
         from sweep.workspace import run_lock
         from tui.screens.quit import QuitScreen
 
@@ -167,11 +167,11 @@ class SweepApp(WorkerHost, App[None]):
         self.exit()
 
     def action_help_quit(self) -> None:
-        """Ctrl+C, which ends a command but not a screen: say what does."""
+        """Ctrl+C does not end the screen; say which key does."""
         self.notify("q quits; a running sweep can continue without the screen.", title="Ctrl+C")
 
     def action_help(self) -> None:
-        """Show what keys there are here."""
+        """Show the keys of the current screen."""
         from tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
@@ -195,10 +195,10 @@ class SweepApp(WorkerHost, App[None]):
 
 
 def start(workspace: Path | None, run: str | None) -> None:
-    """Open the screen until it is quit. Raises InputError where there is no terminal for it, or no such run."""
+    """Open the screen and return when it is quit. Raises InputError if there is no suitable terminal."""
     from sweep.workspace import open_workspace
-    from tui.terminal import end_with_terminal, refuse_without_terminal
+    from tui.terminal import end_with_terminal, require_terminal
 
-    refuse_without_terminal()
+    require_terminal()
     end_with_terminal()
     SweepApp(open_workspace(workspace), run, "fit" if run is None else "results").run()

@@ -1,4 +1,4 @@
-"""The terminal that the screen stands on: whether it can show one at all, and when it goes away."""
+"""Checks that the terminal can show the screen, and ends the program when the terminal is closed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from converters.errors import InputError
 INSTEAD = "these commands need none: `sweep fit`, `sweep run`, `sweep report`"
 
 
-def refuse_without_terminal() -> None:
-    """Raise InputError, naming the commands to use instead, where this is no terminal, or a dumb one."""
+def require_terminal() -> None:
+    """Raise InputError if there is no terminal or only a dumb one; the message names the commands to use instead."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InputError(f"the screen needs a terminal, but this is a pipe or a file; {INSTEAD}")
     kind = os.environ.get("TERM", "")
@@ -23,5 +23,5 @@ def refuse_without_terminal() -> None:
 
 
 def end_with_terminal() -> None:
-    """Let this process end when its terminal is closed, also below nohup: Textual would go on reading its end."""
+    """Let this process end when its terminal is closed, even under nohup. Otherwise Textual would read forever."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

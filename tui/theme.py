@@ -1,4 +1,4 @@
-"""Colours: a dark and a light theme of the same palette as the HTML report, and its colours for text in tables."""
+"""A dark and a light theme with the palette of the HTML report, and the colours of text in tables."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ LIGHT = Theme(
 
 @dataclass(frozen=True)
 class Palette:
-    """Rich styles by what they mean. Colour never stands alone: what is coloured has a sign or a word as well."""
+    """Rich styles by meaning. Colour is never the only mark: coloured text also has a sign or a word."""
 
     ink: Style
     soft: Style
@@ -78,7 +78,7 @@ class Palette:
     bad: Style
 
     def text(self, text: Text) -> Text:
-        """A text of the reports with its terminal colours replaced by the theme's."""
+        """A text from `sweep.report` with terminal colours replaced by those of the theme."""
         found = {"red": self.bad, "green": self.good, "bold green": self.good, "cyan": self.accent, "yellow": self.warn}
         found |= {"dim": self.faint, "bold yellow": self.warn}
         copy = Text(text.plain, end=text.end)
@@ -89,7 +89,7 @@ class Palette:
 
 
 def palette(app: App[None]) -> Palette:
-    """Of the theme in use."""
+    """The palette of the current theme."""
     values = app.theme_variables
 
     def style(name: str, strength: float = 1.0) -> Style:

@@ -1,4 +1,4 @@
-"""Threads that work for the application and its screens: what they find is delivered, what they raise is shown."""
+"""Worker threads of the application and its screens: they deliver results, and their errors are shown."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class WorkerHost(MessagePump):
-    """Base of the application and its screens. An unexpected error of a worker is shown, and the screen stays.
+    """Base of the application and its screens. An unexpected error of a worker is shown; the screen stays open.
 
     Workers are started with `exit_on_error=False`.
     """
 
     def notify(self, message: str, *, title: str = "", severity: SeverityLevel = "information", **more: Any) -> None:
-        """Show a message in a corner for some seconds. It is plain text: messages hold names that are not markup."""
+        """Show a message in a corner for some seconds, as plain text: names in messages are not markup."""
         super().notify(message, title=title, severity=severity, **{**more, "markup": False})  # type: ignore[misc]
 
     def deliver(self, call: Callable[..., object], *found: Any) -> None:
-        """From a thread worker of a screen: call with what it found, unless that is no longer wanted.
+        """From a worker thread: call `call(*found)` in the event loop, unless the result is no longer wanted.
 
         A worker is no longer wanted when it was cancelled, which a later worker of the same group does, and when its
         screen was closed. The event loop checks this directly before the call. A check in the worker's own thread can

@@ -96,7 +96,7 @@ async def until(pilot: Pilot[None], condition: Callable[[], Any], patience: floa
 
 def begin(app: SweepApp, command: Command) -> None:
     """Start a sweep, as R of the Run screen does, and watch it there."""
-    app.session.begin(command)
+    app.session.start_sweep(command)
     if isinstance(app.screen, RunScreen):
         app.screen.watch_run()
     else:

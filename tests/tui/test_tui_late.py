@@ -24,7 +24,7 @@ from tui.screens.plan import PlanScreen
 from tui.screens.results import ResultsScreen
 from tui.screens.run import RunScreen
 from tui.screens.types import TypesScreen
-from tui.widgets.cell_table import CellTable
+from tui.widgets.job_table import JobTable
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
 from tui.workers import WorkerHost
@@ -231,7 +231,7 @@ def test_a_plan_does_not_take_letters_out_of_a_field(fixed: Workspace, monkeypat
             screen.show(screen.draft, kept("plan"))
             assert field.value == "ab"
             await settled(pilot)
-            assert screen.draft.said("tasks") == "ab"
+            assert screen.draft.typed_value("tasks") == "ab"
 
     play(script())
 
@@ -246,7 +246,7 @@ def test_the_log_is_the_highlighted_cells(fixed: Workspace) -> None:
             screen = app.screen
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
-            cells = screen.query_one(CellTable)
+            cells = screen.query_one(JobTable)
             cells.go_to_cell("Q2_K/speed")
             await until(pilot, lambda: "what Q2_K logged" in shown(app))
             screen.workers.cancel_group(screen, "follow")
@@ -323,7 +323,7 @@ def test_a_run_with_fewer_columns_than_the_one_before(fixed: Workspace) -> None:
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
             await pilot.press("g", "l", "l", "l", "l")
-            cells = screen.query_one(CellTable)
+            cells = screen.query_one(JobTable)
             assert cells.label == "BF16/micro_sums"
             screen.workers.cancel_group(screen, "follow")
             assert screen.snapshot is not None

@@ -24,8 +24,8 @@ from tui.screens.fit import FitScreen
 from tui.screens.plan import PlanScreen
 from tui.screens.run import RunScreen
 from tui.state.draft import Draft
-from tui.widgets.cell_table import CellTable
 from tui.widgets.form import FIELDS
+from tui.widgets.job_table import JobTable
 from tui.widgets.table import Table
 
 # field of a Request, what is typed or chosen for it, and what the command is to make of that
@@ -101,7 +101,7 @@ def test_the_line_is_the_shortest_that_comes_to_the_same() -> None:
     ],
 )
 def test_what_is_chosen_is_what_the_line_measures(chosen: tuple[str, ...], reference: str, planned: list[str]) -> None:
-    draft = Draft(variants=chosen).saying(reference=reference)
+    draft = Draft(variants=chosen).with_typed(reference=reference)
     request = asked_by(shlex.join(["sweep", *draft.arguments()]))
     named = _variants(preset.load(request.preset), request, request.reference or "BF16")
     assert list(dict.fromkeys(named)) == planned
@@ -118,7 +118,7 @@ def test_what_is_shown_is_the_dry_run(swept: Workspace, text: Path) -> None:
             assert isinstance(screen, PlanScreen)
             await until(pilot, lambda: asked(screen))
             fields = {"tasks": "micro_form", "limit": "8", "perplexity": str(text)}
-            screen.change(screen.draft.saying(**fields), variants=("BF16", "Q4_K_M", "Q2_K"))
+            screen.change(screen.draft.with_typed(**fields), variants=("BF16", "Q4_K_M", "Q2_K"))
             await until(pilot, lambda: asked(screen))
             assert screen.plan == plan
             words = shown(app)
@@ -151,7 +151,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert screen.draft.variants == ("Q4_0",)
 
             await pilot.press("t", *"none")
-            assert screen.draft.said("tasks") == "none"
+            assert screen.draft.typed_value("tasks") == "none"
             assert "--tasks none" in shown(app)
             await pilot.press("escape")
             assert table.has_focus
@@ -315,7 +315,7 @@ def test_the_fields_can_be_reached_however_small_the_terminal(swept: Workspace, 
             await pilot.press("t", *["down"] * len(FIELDS), *["space"])
             assert app.focused is not None
             assert app.focused.name == "keep"
-            assert screen.draft.said("keep") == "best"
+            assert screen.draft.typed_value("keep") == "best"
             assert screen.region.contains_region(app.focused.region)  # scrolled to where it is seen
             if size == (80, 24):
                 assert "--keep" in shown(app)  # what it is for
@@ -337,7 +337,7 @@ def test_a_sweep_with_int8_is_run_and_read(text: Path, tmp_path: Path) -> None:
         async with opened(Workspace(tmp_path / "own"), "plan", size=(140, 44)) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            screen.change(screen.draft.saying(**fast), variants=("int8:sq", "fq:sq", "Q4_K_M"))
+            screen.change(screen.draft.with_typed(**fast), variants=("int8:sq", "fq:sq", "Q4_K_M"))
             await until(pilot, lambda: asked(screen))
             await pilot.press("r")
             await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.snapshot is not None)
@@ -353,7 +353,7 @@ def test_a_sweep_with_int8_is_run_and_read(text: Path, tmp_path: Path) -> None:
             assert "MiB" in rows[0]  # the checkpoint's size
             assert "= int8:sq" in rows[1]  # fq:sq reads the same
             assert all("KLD" in row for row in rows)
-            run.query_one(CellTable).go_to_cell("int8:sq/quantize")
+            run.query_one(JobTable).go_to_cell("int8:sq/quantize")
             await until(pilot, lambda: "Loading weights" in shown(app))  # its log
             await pilot.press("4")
             await until(pilot, lambda: "torch:BF16" in shown(app) and "fq:sq" in shown(app))

@@ -22,7 +22,7 @@ from tui.screens.pager import PagerScreen
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
 from tui.theme import Palette
-from tui.widgets.cell_table import CellTable, bar
+from tui.widgets.job_table import JobTable, bar
 
 
 def screen_of(app: SweepApp) -> RunScreen:
@@ -45,7 +45,7 @@ def test_a_finished_run_and_its_keys(swept: Workspace, run: str) -> None:
             assert "12/12 jobs" in words
             assert "PPL 2." in words
             assert words.count("KLD 0.0") == 2
-            cells = screen.query_one(CellTable)
+            cells = screen.query_one(JobTable)
             await pilot.press("g")
             assert cells.label == "BF16/export"
             await pilot.press("l", "j")
@@ -96,7 +96,7 @@ def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) ->
             await until(pilot, lambda: statuses(screen).get("BF16/micro_form") == "running")
 
             # the cell at work is given up, the others go on
-            screen.query_one(CellTable).go_to_cell("BF16/micro_form")
+            screen.query_one(JobTable).go_to_cell("BF16/micro_form")
             await settled(pilot)
             await pilot.press("x")
             await until(pilot, lambda: statuses(screen)["BF16/micro_form"] in ("failed", "done"))
@@ -138,8 +138,8 @@ def test_a_sweep_is_watched_while_the_retry_waits_for_it(text: Path, tmp_path: P
             begin(app, Command(arguments(text), os.getcwd()))
             await until(pilot, lambda: isinstance(app.screen, RunScreen))
             screen = screen_of(app)
-            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_running)
-            cells = screen.query_one(CellTable)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
+            cells = screen.query_one(JobTable)
             await until(pilot, lambda: "running" in statuses(screen).values() and cells.label is not None)
             await pilot.press("x")  # may be too late for so small a cell
             await pilot.press("R")

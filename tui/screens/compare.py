@@ -1,4 +1,4 @@
-"""Two variants, paired: the differences with their intervals, p and flips, as `sweep compare` tells them."""
+"""Two variants compared: differences with intervals, p values and flips, as in `sweep compare`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tui.theme import palette
 
 
 class CompareScreen(PagerScreen):
-    """`first` and `second` as RUN:VARIANT."""
+    """Compares `first` and `second`, both given as RUN:VARIANT."""
 
     def __init__(self, workspace: Workspace, first: str, second: str) -> None:
         super().__init__("Compare", Text("comparing …"))
         self._workspace, self._names = workspace, (first, second)
 
     def on_mount(self) -> None:
-        self.call_after_refresh(self._begin)  # when its width is known
+        self.call_after_refresh(self._begin)  # once the width is known
 
     def _begin(self) -> None:
         page = self.query_one("#page")

@@ -1,4 +1,4 @@
-"""Write a run's results to a file: the HTML report, CSV or JSON lines."""
+"""Writes the results of a run to a file: HTML report, CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = (".html", ".csv", ".jsonl")
 
 
 class ExportScreen(Window[None]):
-    """The kind is the ending of the file's name."""
+    """Asks for a path. The extension of the file gives the format."""
 
     def __init__(self, workspace: Workspace, plan: Plan) -> None:
         super().__init__("Export", "enter write · esc close")
@@ -34,9 +34,9 @@ class ExportScreen(Window[None]):
     def _submitted(self, message: Input.Submitted) -> None:
         path = Path(message.value.strip()).expanduser()
         if path.suffix not in KINDS:
-            self._say(f"{path.name}: use one of the extensions {', '.join(KINDS)}")
+            self._show_message(f"{path.name}: use one of the extensions {', '.join(KINDS)}")
         else:
-            self._say("writing …")
+            self._show_message("writing …")
             self._write(path)
 
     @work(thread=True, exit_on_error=False, exclusive=True)
@@ -56,10 +56,10 @@ class ExportScreen(Window[None]):
             else:
                 write_text(path, to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows))
         except InputError as error:
-            self.deliver(self._say, str(error))
+            self.deliver(self._show_message, str(error))
             return
-        self.app.call_from_thread(self.app.notify, f"Written: {path}", title="Export")  # also when closed by now
+        self.app.call_from_thread(self.app.notify, f"Written: {path}", title="Export")  # even if the window was closed
         self.deliver(self.dismiss, None)
 
-    def _say(self, words: str) -> None:
+    def _show_message(self, words: str) -> None:
         self.query_one("#said", Static).update(words)

@@ -1,4 +1,4 @@
-"""Fit: what of a model fits on which card, part by part, before anything of it is here."""
+"""The Fit screen: which variants of a model fit on which GPU, part by part, before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
 from tui.workers import WorkerHost
 
-KV_TYPES = (*(kind for kind in defaults.KV_TYPES if kind != "bf16"), "bf16")  # as k goes through them
+KV_TYPES = (*(kind for kind in defaults.KV_TYPES if kind != "bf16"), "bf16")  # in the order of the key K
 CONTEXTS = tuple(1 << power for power in range(10, 21))  # 1K to 1M tokens
-WAIT = 0.3  # seconds after a change before it is asked
+WAIT = 0.3  # seconds after the last change before `sweep fit` is started
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of `sweep fit`. `context` 0 leaves it to the model; no `gpus`: what this machine has."""
+    """The options of `sweep fit`. `context` 0: the model decides. Empty `gpus`: the GPUs of this machine."""
 
     model: str
     gpus: tuple[str, ...] = ()
@@ -54,11 +54,11 @@ class Question:
 
 
 class FitScreen(WorkerHost, Screen[None]):
-    """Asks in a process of its own, so that the screen never waits."""
+    """Runs `sweep fit` in its own process, so that the screen never blocks."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "model", "Model", tooltip="Choose the model: built in, public, a directory, a hub id"),
-        Binding("v", "card", "GPU", tooltip="Choose the GPUs: this machine's, a name or a size"),
+        Binding("v", "gpu", "GPU", tooltip="Choose the GPUs: this machine's, a name or a size"),
         Binding("left_square_bracket", "context(-1)", "Less context", show=False, key_display="["),
         Binding("right_square_bracket", "context(1)", "Context", key_display="[ ]", tooltip="Halve or double context"),
         Binding(
@@ -82,7 +82,7 @@ class FitScreen(WorkerHost, Screen[None]):
         self.report: FitReport | None = None
         self.question: Question | None = None
         self._best: tuple[str | None, bool] = (None, False)
-        self._answered: Question | None = None  # what was answered last
+        self._answered: Question | None = None  # the question of the answer that is shown
         self._only_fitting = False
         self._timer: Timer | None = None
         self._busy = False
@@ -117,13 +117,13 @@ class FitScreen(WorkerHost, Screen[None]):
     # --- asking -----------------------------------------------------------------------------------------------------
 
     def change(self, **fields: Any) -> None:
-        """Another question: shown at once, asked soon."""
+        """Change the question. It is shown at once, and answered after a short delay."""
         if self.question is not None:
             self.question = replace(self.question, **fields)
             self._forget_others()
         self._stop_timer()
         self._timer = self.set_timer(WAIT, self.action_ask)
-        self._state()
+        self._show_state()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -131,7 +131,7 @@ class FitScreen(WorkerHost, Screen[None]):
         self._timer = None
 
     def _forget_others(self) -> None:
-        """What another model or another card was asked about is not shown under the name of this one."""
+        """Hide the answer if it is about another model or other GPUs than the question."""
         asked, answered = self.question, self._answered
         if asked is None or answered is None or (asked.model, asked.gpus) != (answered.model, answered.gpus):
             self.report = None
@@ -141,7 +141,7 @@ class FitScreen(WorkerHost, Screen[None]):
         self._stop_timer()
         if self.question is not None:
             self._busy = True
-            self._state()
+            self._show_state()
             self._ask(self.question)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="fit")
@@ -156,41 +156,41 @@ class FitScreen(WorkerHost, Screen[None]):
             found = from_json(answer)
         except InputError as error:
             found = str(error)
-        except CommandCancelled:
-            return  # another is asked by now
+        except GivenUp:
+            return  # the question has changed
         self.deliver(self.show, question, found, best)
 
     def show(self, question: Question, found: FitReport | str, best: tuple[str | None, bool]) -> None:
-        """An answer, or why there is none."""
+        """Show an answer, or the message if there is none."""
         if question != self.question:
-            return  # another is asked by now
+            return  # the question has changed
         self._busy = False
         self._best, self._answered = best, question
         if isinstance(found, str):
             self.report = None
             self.query_one("#body").add_class("hidden")
-            self._state(found)
+            self._show_state(found)
         else:
             self.report = found
             self.query_one("#body").remove_class("hidden")
-            if question.gpus == self.session.gpus:  # unless another card was chosen on another screen meanwhile
+            if question.gpus == self.session.gpus:  # unless other GPUs were chosen on another screen
                 self.session.use_gpus(question.gpus)
             self.fill()
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
-    def _state(self, error: str | None = None) -> None:
-        """What is asked."""
+    def _show_state(self, error: str | None = None) -> None:
+        """Show the question, and an error or what is in progress."""
         question, colours = self.question, palette(self.app)
         if question is None:
             return
         line = Text.assemble((f" {fmt.plain(question.model)}", colours.accent), (" on ", colours.soft))
         if self.report is not None and question.gpus == self.session.gpus:
-            told = []
+            devices = []
             for device in self.report.devices:
                 state = "simulated" if device.simulated else "free now"
-                told.append(f"{fmt.plain(device.name)} ({fmt.size(device.usable_bytes)} {state})")
-            line.append(", ".join(told), colours.ink)
+                devices.append(f"{fmt.plain(device.name)} ({fmt.size(device.usable_bytes)} {state})")
+            line.append(", ".join(devices), colours.ink)
         else:
             line.append(", ".join(f"{gpu} (simulated)" for gpu in question.gpus) or "this machine", colours.ink)
         context = (
@@ -202,27 +202,27 @@ class FitScreen(WorkerHost, Screen[None]):
             line.append(f"\n ✗ {fmt.plain(error)}", colours.bad)
         elif self._busy or self._timer is not None:
             line.append("  computing …", colours.faint)
-            if self.report is not None and question != self._answered:  # whose figures are still shown
+            if self.report is not None and question != self._answered:  # the table still shows the previous answer
                 line.append(f" (shown: context {self.report.context:,}, KV {self.report.kv_type})", colours.faint)
         self.query_one("#state", Note).show(line)
-        self.query_one(TopBar).lead(question.model, ", ".join(question.gpus) or "this machine")
+        self.query_one(TopBar).show_path(question.model, ", ".join(question.gpus) or "this machine")
 
     def fill(self) -> None:
-        """The rows that the filter leaves, with as many columns as the width holds."""
+        """Show the rows that match the filter, with as many columns as fit."""
         if self.report is None:
             return
         colours = palette(self.app)
-        leaves = self.query_one(Filter).leaves
-        rows = [row for row in self.report.rows if leaves(row.variant)]
+        matches = self.query_one(Filter).matches
+        rows = [row for row in self.report.rows if matches(row.variant)]
         rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
-        table, best, taken = self.query_one(Table), self._best[0], self.session.draft.variants
-        heads, cells = fit_rows(self.report, rows, best, taken, self.size.width - 2, colours)
+        table, best, chosen = self.query_one(Table), self._best[0], self.session.draft.variants
+        heads, cells = fit_rows(self.report, rows, best, chosen, self.size.width - 2, colours)
         table.fill(heads, cells, best if table.highlighted is None else None, room=len(self.report.rows))
-        self._state()
-        self._tell(colours)
+        self._show_state()
+        self._show_verdict(colours)
         self._follow_cursor()
 
-    def _tell(self, colours: Palette) -> None:
+    def _show_verdict(self, colours: Palette) -> None:
         name, measured = self._best
         if name is None:
             line = Text.assemble(
@@ -265,16 +265,16 @@ class FitScreen(WorkerHost, Screen[None]):
             self.session.draft = replace(self.session.draft, model=name)
             self.change(model=name, context=0)
 
-    def action_card(self) -> None:
-        from tui.screens.picker import PickerScreen, card_choices
+    def action_gpu(self) -> None:
+        from tui.screens.picker import PickerScreen, gpu_choices
 
         words = "a GPU, 2x GPU, or a size such as 12GiB; separate several by commas"
-        self.app.push_screen(PickerScreen("GPU", card_choices(), words), self._take_card)
+        self.app.push_screen(PickerScreen("GPU", gpu_choices(), words), self._choose_gpu)
 
-    def _take_card(self, name: str | None) -> None:
+    def _choose_gpu(self, name: str | None) -> None:
         if name is not None:
             self.session.gpus = () if name == "this machine" else (name,)
-            self.session.draft = self.session.draft.saying(gpu=", ".join(self.session.gpus))
+            self.session.draft = self.session.draft.with_typed(gpu=", ".join(self.session.gpus))
             self.change(gpus=self.session.gpus)
 
     def action_context(self, step: int) -> None:
@@ -297,8 +297,8 @@ class FitScreen(WorkerHost, Screen[None]):
         if row is None:
             return
         chosen = self.session.draft.variants
-        kept = tuple(v for v in chosen if v != row.variant) if row.variant in chosen else (*chosen, row.variant)
-        self.session.draft = replace(self.session.draft, variants=kept)
+        variants = tuple(v for v in chosen if v != row.variant) if row.variant in chosen else (*chosen, row.variant)
+        self.session.draft = replace(self.session.draft, variants=variants)
         self.fill()
 
     def action_only_fitting(self) -> None:

@@ -1,4 +1,4 @@
-"""The keys of a screen, in words."""
+"""The help window: the keys of a screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOVING = (
 
 
 class HelpScreen(PagerScreen):
-    """`of` is the screen that is explained."""
+    """`of` is the screen whose keys are shown."""
 
     def __init__(self, of: Screen[object]) -> None:
         super().__init__("Help", Text())

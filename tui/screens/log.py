@@ -1,4 +1,4 @@
-"""The log of a cell, as the process that did it wrote it."""
+"""A window with the log of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_LOG = "no log output"
 
 
 class LogScreen(PagerScreen):
-    """Shows the end of the file."""
+    """Shows the end of a log file."""
 
     def __init__(self, label: str, file: Path) -> None:
         super().__init__(f"Log of {label}", Text("reading …"))

@@ -1,4 +1,4 @@
-"""A window with something to read: a variant's details, a comparison, a cell's log."""
+"""A window with text to scroll: details of a variant, a comparison, the log of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tui.screens.window import Window
 
 
 class PagerScreen(Window[None]):
-    """Scrolls by j and k as by the arrows; q and enter close it too."""
+    """Scrolls with j and k or the arrows. Escape, q and enter close it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,enter", "close", "Close", show=False),
@@ -24,17 +24,17 @@ class PagerScreen(Window[None]):
         Binding("G", "scroll(100000)", "Last", show=False),
     ]
 
-    def __init__(self, title: str, what: RenderableType) -> None:
+    def __init__(self, title: str, content: RenderableType) -> None:
         super().__init__(title, "j k scroll · esc close")
-        self._what = what
+        self._content = content
 
     def content(self) -> ComposeResult:
         with VerticalScroll(id="page"):
-            yield Static(self._what, id="text")
+            yield Static(self._content, id="text")
 
-    def replace(self, what: RenderableType) -> None:
-        """Show something else."""
-        self.query_one("#text", Static).update(what)
+    def replace(self, content: RenderableType) -> None:
+        """Show other content."""
+        self.query_one("#text", Static).update(content)
 
     def action_scroll(self, lines: int) -> None:
         self.query_one("#page").scroll_relative(y=lines, animate=False)

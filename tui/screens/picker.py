@@ -1,4 +1,4 @@
-"""Windows to choose one thing from a list, or to type another: a model, a preset, a card, a file's name."""
+"""Windows to choose from a list or to type a value: a model, a preset, a GPU, a file name."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ HEADS = (("", True), ("", True))
 
 
 class PickerScreen(Window[str | None]):
-    """Answers with a choice's name, or with what was typed where no choice matches it.
+    """Returns the name of a choice, or the typed text if no choice matches it.
 
-    `choices` are (name, what it is); typing leaves those that hold every word.
+    `choices` are pairs (name, description). Only choices that contain every typed word are shown. `words` is the
+    placeholder of the input, `now` the choice that is highlighted first.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -48,12 +49,12 @@ class PickerScreen(Window[str | None]):
     def _fill(self) -> None:
         words = self.query_one(Input).value.lower().split()
         colours = palette(self.app)
-        kept = [(name, about) for name, about in self._choices if all(w in f"{name} {about}".lower() for w in words)]
-        rows = [(name, [Text(name, colours.ink), Text(about, colours.soft)]) for name, about in kept]
+        found = [(name, about) for name, about in self._choices if all(w in f"{name} {about}".lower() for w in words)]
+        rows = [(name, [Text(name, colours.ink), Text(about, colours.soft)]) for name, about in found]
         self.query_one(Table).fill(HEADS, rows, room=len(self._choices))
         typed = self.query_one(Input).value.strip()
-        told = f"enter uses “{typed}” as typed" if typed and not kept else f"{len(kept)} to choose from"
-        self.query_one(Note).show(Text(told, colours.faint))
+        note = f"enter uses “{typed}” as typed" if typed and not found else f"{len(found)} to choose from"
+        self.query_one(Note).show(Text(note, colours.faint))
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
@@ -73,7 +74,7 @@ class PickerScreen(Window[str | None]):
 
 
 class PromptScreen(Window[str | None]):
-    """Answers with a line of text."""
+    """Returns a line of text."""
 
     def __init__(self, title: str, words: str, value: str = "") -> None:
         super().__init__(title, "enter accept · esc close")
@@ -89,7 +90,7 @@ class PromptScreen(Window[str | None]):
 
 
 def model_choices() -> list[tuple[str, str]]:
-    """The models that come along, and those whose sizes are known."""
+    """The built-in models, and the models whose sizes are known."""
     import presets
     from presets import catalogue
 
@@ -99,12 +100,12 @@ def model_choices() -> list[tuple[str, str]]:
     ]
 
 
-def card_choices() -> list[tuple[str, str]]:
-    """This machine's own, and all cards that are known."""
+def gpu_choices() -> list[tuple[str, str]]:
+    """This machine's devices, and all known GPUs."""
     from presets.gpus import gpus
 
     found = [("this machine", "the devices of this machine, with the memory that is free now")]
     for gpu in gpus().values():
-        told = f"{gpu.memory_bytes / (1 << 30):g} GiB, {gpu.bandwidth / 1e9:,.0f} GB/s, {gpu.series}"
-        found.append((gpu.name, told))
+        about = f"{gpu.memory_bytes / (1 << 30):g} GiB, {gpu.bandwidth / 1e9:,.0f} GB/s, {gpu.series}"
+        found.append((gpu.name, about))
     return found

@@ -1,4 +1,4 @@
-"""Plan: which variants are measured on what, what that takes, and the command that does it."""
+"""The Plan screen: variants and measurements, what they cost in time and space, and the command for them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.commands.launch import Command, CommandCancelled, planned
-from tui.state.draft import Draft, added, said_by
+from sweep.commands.launch import Command, GivenUp, planned
+from tui.state.draft import Draft, parse_added, preset_fields
 from tui.state.session import Session
 from tui.theme import palette
 from tui.widgets.filter import FILTER_KEYS, Filter
-from tui.widgets.form import OptionForm, explanation, said_of
+from tui.widgets.form import OptionForm, explanation, placeholders
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
 from tui.widgets.plan_table import HEADS, estimate, plan_rows
@@ -35,11 +35,11 @@ from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
 from tui.workers import WorkerHost
 
-WAIT = 0.4  # seconds after a change before it is planned anew
+WAIT = 0.4  # seconds after the last change before the plan is computed again
 
 
 class PlanScreen(WorkerHost, Screen[None]):
-    """The draft is the app's, so that what was chosen elsewhere is chosen here."""
+    """Edits the draft of the session, which other screens change too."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "choose", "Choose", tooltip="Add the highlighted variant to the sweep, or remove it"),
@@ -60,9 +60,9 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.plan: dict[str, Any] | None = None
         self._timer: Timer | None = None
         self._busy = False
-        self._error: str | None = None  # why there is no plan
-        self._planned = Draft()  # what the plan is of
-        self._store_stamp: tuple[int, ...] = ()  # how the store stood when it was asked for
+        self._error: str | None = None  # the message if there is no plan
+        self._planned = Draft()  # the draft that the plan is for
+        self._store_stamp: tuple[int, ...] = ()  # the state of the store when the plan was requested
 
     def compose(self) -> ComposeResult:
         yield TopBar("plan")
@@ -88,7 +88,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self._repaint))
 
     def _repaint(self) -> None:
-        """In another theme."""
+        """Draw with the colours of another theme."""
         self._name_keys()
         self.fill()
 
@@ -101,23 +101,23 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.query_one(OptionForm).put(self.draft.typed)
         self.fill()
         if (self._planned, self._store_stamp) != (self.draft, self.session.store_stamp()):
-            self._ask_soon()
+            self._plan_soon()
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """The variants with what is known of the chosen ones, and the line."""
+        """Show the variants with the figures of the chosen ones, and the command."""
         draft, colours = self.draft, palette(self.app)
-        rows = plan_rows(draft, self._planned, self.plan or {}, self.query_one(Filter).leaves, colours)
+        rows = plan_rows(draft, self._planned, self.plan or {}, self.query_one(Filter).matches, colours)
         table = self.query_one(Table)
         first = next((name for name, _ in rows if name in draft.variants), None)
         table.fill(HEADS, rows, None if table.highlighted else first)
-        self.query_one(OptionForm).explain({} if self.plan is None else said_of(self.plan))
-        self._tell()
+        self.query_one(OptionForm).explain({} if self.plan is None else placeholders(self.plan))
+        self._show_command()
         count = len(draft.variants)
-        self.query_one(TopBar).lead(draft.model, draft.preset, f"{count} variant{'' if count == 1 else 's'}")
+        self.query_one(TopBar).show_path(draft.model, draft.preset, f"{count} variant{'' if count == 1 else 's'}")
 
-    def _tell(self) -> None:
+    def _show_command(self) -> None:
         colours, error = palette(self.app), self._error
         try:
             line = Command(self.draft.arguments(), os.getcwd()).line
@@ -142,7 +142,7 @@ class PlanScreen(WorkerHost, Screen[None]):
             self.query_one("#hint", Note).show(Text.assemble(*words, ("goes back to the table", colours.soft)))
 
     def _make_room(self, for_form: bool) -> None:
-        """Where not both have room, the one of table and form is shown that has the focus, or is to have it."""
+        """If table and form do not both fit, show the form or the table."""
         self.query_one("#plan").set_class(for_form, "-in-form")
 
     @on(OptionForm.Entered)
@@ -152,29 +152,29 @@ class PlanScreen(WorkerHost, Screen[None]):
     # --- planning ---------------------------------------------------------------------------------------------------
 
     def change(self, draft: Draft | None = None, **fields: Any) -> None:
-        """Another draft, or other fields of it: shown at once, planned soon."""
+        """Change the draft, or fields of it. It is shown at once, and planned after a short delay."""
         before, self.session.draft = self.draft, replace(draft or self.draft, **fields)
         if self.draft.typed != before.typed:
             self.query_one(OptionForm).put(self.draft.typed)
-        self._ask_soon()
+        self._plan_soon()
         self.fill()
 
-    def _ask_soon(self) -> None:
+    def _plan_soon(self) -> None:
         self._error = None
         if self._timer is not None:
             self._timer.stop()
-        self._timer = self.set_timer(WAIT, self._ask)
+        self._timer = self.set_timer(WAIT, self._start_planning)
 
-    def _ask(self) -> None:
+    def _start_planning(self) -> None:
         self._timer = None
         try:
-            wanted = Command(self.draft.arguments(), os.getcwd())
+            command = Command(self.draft.arguments(), os.getcwd())
         except InputError as error:
             self.show(self.draft, str(error))
             return
         self._busy, self._store_stamp = True, self.session.store_stamp()
-        self._tell()
-        self._plan(self.draft, wanted)
+        self._show_command()
+        self._plan(self.draft, command)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="planning")
     def _plan(self, draft: Draft, command: Command) -> None:
@@ -183,14 +183,14 @@ class PlanScreen(WorkerHost, Screen[None]):
             found: dict[str, Any] | str = planned(command, self.session.workspace, lambda: worker.is_cancelled)
         except InputError as error:
             found = str(error)
-        except CommandCancelled:
-            return  # another is asked by now
+        except GivenUp:
+            return  # the draft has changed
         self.deliver(self.show, draft, found)
 
     def show(self, draft: Draft, found: dict[str, Any] | str) -> None:
-        """What the command of this draft would do, or why it would not."""
+        """Show the plan of a draft, or the message if there is none."""
         if draft != self.draft:
-            return  # another is asked, or will be when this screen is shown again
+            return  # the draft has changed; its plan was requested or will be when this screen is shown again
         self._busy, self._planned = False, draft
         self.plan, self._error = (None, found) if isinstance(found, str) else (found, None)
         self.fill()
@@ -241,7 +241,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         except InputError as error:
             self.notify(str(error), severity="error", title="Preset")
             return
-        self.change(self.draft.saying(**said_by(preset)), preset=name, variants=preset.variants)
+        self.change(self.draft.with_typed(**preset_fields(preset)), preset=name, variants=preset.variants)
 
     def action_save(self) -> None:
         from tui.screens.picker import PromptScreen
@@ -273,10 +273,10 @@ class PlanScreen(WorkerHost, Screen[None]):
             self.notify("First choose a variant with space.", title="Run")
             return
         try:
-            self.session.begin(Command(self.draft.arguments(), os.getcwd()))
+            self.session.start_sweep(Command(self.draft.arguments(), os.getcwd()))
         except InputError as error:
             self._error = str(error)
-            self._tell()
+            self._show_command()
             return
         self.app.switch_mode("run")
 
@@ -290,7 +290,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         if typed is None:
             return
         try:
-            name = added(typed)
+            name = parse_added(typed)
         except InputError as error:
             self.notify(str(error), severity="error", title="Add")
             return
@@ -305,9 +305,9 @@ class PlanScreen(WorkerHost, Screen[None]):
     @on(OptionForm.Changed)
     def _typed(self, message: OptionForm.Changed) -> None:
         if self.draft.typed.get(message.name, "") != message.value:
-            self.session.draft = self.draft.saying(**{message.name: message.value})
-            self._ask_soon()
-            self._tell()  # the rows are not touched: they are many, and keys follow each other fast
+            self.session.draft = self.draft.with_typed(**{message.name: message.value})
+            self._plan_soon()
+            self._show_command()  # not the rows: they are many, and keys are typed fast
 
     @on(Input.Submitted, ".field")
     def _submitted(self) -> None:

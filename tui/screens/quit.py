@@ -1,4 +1,4 @@
-"""Asks what becomes of a sweep that runs when the screen is quit."""
+"""Asks what to do with a running sweep when the screen is quit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tui.screens.window import Window
 
 
 class QuitScreen(Window[str | None]):
-    """Answers "leave", "pause" or None."""
+    """Returns "leave", "pause" or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l,enter,q", "answer('leave')", "Let it run", show=False),

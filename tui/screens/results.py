@@ -1,4 +1,4 @@
-"""Results: every variant of a run with its errors, a plot tied to the table, and which variant to run."""
+"""The Results screen: the variants of a run with errors, a plot linked to the table, and the recommendation."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tui.widgets.top_bar import TopBar
 from tui.workers import WorkerHost
 
 MARKS = "AB"
-FIRST = "Mean KL divergence"  # what the plot begins with
-LOOK_EVERY = 2.0  # seconds between looks at whether the store has changed
-WIDE = 4.0  # from the smallest to the largest, as a ratio: an x axis of more is logarithmic
+FIRST = "Mean KL divergence"  # the y axis that the plot starts with
+LOOK_EVERY = 2.0  # seconds between checks whether the store has changed
+WIDE = 4.0  # if the largest x is more than this times the smallest, the x axis is logarithmic
 
 
 class ResultsScreen(WorkerHost, Screen[None]):
-    """Reads the app's run when it is shown, and again when that changes."""
+    """Reads the run of the session when the screen is shown, and again when the run changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "sort", "Sort", tooltip="Sort by the next column; S reverses the order"),
@@ -47,7 +47,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         Binding("c", "compare", "Compare", tooltip="Compare the two marked variants, paired"),
         Binding("e", "export", "Export", tooltip="Write an HTML page, CSV or JSON"),
         Binding("o", "runs", "Runs", tooltip="Choose another run"),
-        Binding("v", "card", "GPU", show=False, tooltip="The GPUs that a variant has to fit on"),
+        Binding("v", "gpu", "GPU", show=False, tooltip="The GPUs that a variant has to fit on"),
         Binding("enter", "details", "Details", show=False, tooltip="All figures of the variant"),
         *FILTER_KEYS,
         Binding("r", "read", "Reload", show=False),
@@ -59,7 +59,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         self.results: Results | None = None
         self.sorting = Sorting()
         self.marked: list[str] = []
-        self._x, self._y = 0, 0  # steps from bits per weight and from the divergence
+        self._x, self._y = 0, 0  # steps from the first x axis and from FIRST
         self._shown_run: str | None = None
         self._read_when: tuple[object, ...] = ()
 
@@ -83,7 +83,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self.fill))
 
     def on_screen_resume(self) -> None:
-        """Read again what has changed: another run, another card, another finished cell."""
+        """Read the results again if the run, the GPUs or the store have changed."""
         now = self.session.run_id, self.session.limit, self.session.store_stamp()
         if self.is_current and now != self._read_when:
             self.action_read()
@@ -102,14 +102,14 @@ class ResultsScreen(WorkerHost, Screen[None]):
         self.deliver(self.show, found)
 
     def show(self, found: Results | str) -> None:
-        """Results, or why there are none."""
+        """Show results, or the message if there are none."""
         notice = self.query_one("#notice", Static)
         notice.set_class(not isinstance(found, str), "hidden")
         self.query_one("#body").set_class(isinstance(found, str), "hidden")
         if isinstance(found, str):
             self.results = None
             notice.update(Text(f"{fmt.plain(found)}\n\no: other runs   2: plan one   ?: help"))
-            self.query_one(TopBar).lead()
+            self.query_one(TopBar).show_path()
             return
         if self._shown_run != found.plan.run:
             self.marked, self._shown_run = [], found.plan.run
@@ -119,18 +119,18 @@ class ResultsScreen(WorkerHost, Screen[None]):
     # --- showing ----------------------------------------------------------------------------------------------------
 
     def fill(self, at: str | None = None) -> None:
-        """Everything that depends on the results, the order, the filter and the width."""
+        """Show everything that depends on the results, the order, the filter and the width."""
         if self.results is None:
             return
         table, colours = self.query_one(Table), palette(self.app)
         letters = {variant: MARKS[i] for i, variant in enumerate(self.marked)}
-        leaves, width = self.query_one(Filter).leaves, self.size.width - 2
-        heads, rows, self.dropped = table_rows(self.results, self.sorting, letters, leaves, width, colours)
+        matches, width = self.query_one(Filter).matches, self.size.width - 2
+        heads, rows, self.dropped = table_rows(self.results, self.sorting, letters, matches, width, colours)
         if table.highlighted is None and at is None and self.results.choice is not None:
             at = self.results.choice.variant
         table.fill(heads, rows, at, room=len(self.results.rows))
         self._draw()
-        self._tell()
+        self._show_verdict()
         self._follow_cursor()
 
     def _draw(self) -> None:
@@ -160,7 +160,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         )
         plot.show(drawing)
 
-    def _tell(self) -> None:
+    def _show_verdict(self) -> None:
         assert self.results is not None
         colours, choice = palette(self.app), self.results.choice
         if choice is None:
@@ -178,7 +178,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
             return
         self.query_one(Plot).point_at(variant or "", frozenset(self.marked))
         self.query_one(TextPane).show(details(self.results, variant or "", palette(self.app)))
-        self.query_one(TopBar).lead(self.results.plan.model, self.results.plan.run, fmt.plain(variant or ""))
+        self.query_one(TopBar).show_path(self.results.plan.model, self.results.plan.run, fmt.plain(variant or ""))
 
     @on(Plot.Picked)
     def _pick(self, message: Plot.Picked) -> None:
@@ -250,13 +250,13 @@ class ResultsScreen(WorkerHost, Screen[None]):
             self.session.run_id = run
             self.action_read()
 
-    def action_card(self) -> None:
-        from tui.screens.picker import PickerScreen, card_choices
+    def action_gpu(self) -> None:
+        from tui.screens.picker import PickerScreen, gpu_choices
 
         words = "a GPU, 2x GPU, or a size such as 12GiB; separate several by commas"
-        self.app.push_screen(PickerScreen("GPU", card_choices(), words), self._take_card)
+        self.app.push_screen(PickerScreen("GPU", gpu_choices(), words), self._choose_gpu)
 
-    def _take_card(self, name: str | None) -> None:
+    def _choose_gpu(self, name: str | None) -> None:
         if name is None:
             return
         try:
@@ -287,7 +287,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         self.fill()
 
     def action_clear(self) -> None:
-        """Drop the filter, or else the marks."""
+        """Close the filter; if it is not open, remove the marks."""
         if not self.query_one(Filter).close():
             self.marked = []
             self.fill()

@@ -1,4 +1,4 @@
-"""Run: a sweep as it goes, what each cell has found so far, and the log of the process that is at it."""
+"""The Run screen: progress of a sweep, the result of each job, and the log of the highlighted job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sweep.results.progress import CellState
 from tui.screens.log import NO_LOG, LogScreen
 from tui.state.session import Session
 from tui.theme import palette
-from tui.widgets.cell_table import SIGNS, CellTable, bar
+from tui.widgets.job_table import SIGNS, JobTable, bar
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
 from tui.widgets.text_pane import TextPane
@@ -33,12 +33,12 @@ from tui.widgets.top_bar import TopBar
 from tui.workers import WorkerHost
 
 LOOK_EVERY = 0.25  # seconds
-BAR = 24  # characters of the run's progress, where they have room
-SHORTEST = 6
+BAR = 24  # characters of the progress bar, if there is room
+SHORTEST = 6  # a shorter bar is left out
 
 
 class RunScreen(WorkerHost, Screen[None]):
-    """Follows the app's run, whoever runs it."""
+    """Follows the run of the session, whichever process runs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause", tooltip="Stop after the running job; press again to undo"),
@@ -56,9 +56,9 @@ class RunScreen(WorkerHost, Screen[None]):
         self._highlighted: str | None = None
         self._follows = True
         self._run: str | None = None
-        self._again: Command | None = None  # what is to be tried again when the run is through
+        self._retry_command: Command | None = None  # the command that runs again when the run is done
         self._awaited: Launch | None = None
-        self._log: tuple[str | None, str] = (None, "")  # of which cell, and its end
+        self._log: tuple[str | None, str] = (None, "")  # the label of a cell, and the end of its log
         self._look_now = Event()
 
     def compose(self) -> ComposeResult:
@@ -66,17 +66,17 @@ class RunScreen(WorkerHost, Screen[None]):
         yield Static(id="notice", classes="hidden")
         with Vertical(id="body"):
             yield Note(id="state")
-            yield CellTable(id="cells")
+            yield JobTable(id="cells")
             yield Note(id="about")
             yield TextPane(id="log", can_focus=True)
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one(CellTable).focus()
+        self.query_one(JobTable).focus()
         self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self._repaint))
 
     def _repaint(self) -> None:
-        """In another theme."""
+        """Draw with the colours of another theme."""
         if self.snapshot is not None:
             log, self._log = self._log, (None, "")
             self.show(self.snapshot, log)
@@ -86,52 +86,52 @@ class RunScreen(WorkerHost, Screen[None]):
 
     # --- following --------------------------------------------------------------------------------------------------
 
-    def watch_run(self, anew: bool = False) -> None:
-        """Follow the app's run, or the process that it has just started."""
+    def watch_run(self, restart: bool = False) -> None:
+        """Follow the run of the session, or the sweep that it has just started."""
         launch, run = self.session.launch, self.session.run_id
         if launch is not None:
-            if not self._has_its_turn_after(launch):
+            if not self._continues_with(launch):
                 self.workers.cancel_group(self, "follow")
-                self._say("starting the sweep …")
+                self._show_notice("starting the sweep …")
             if launch is not self._awaited:
                 self._awaited = launch
                 self._await(launch)
         elif run is None:
-            self._say(f"{self.session.trouble or 'no run yet'}\n\n2: plan one   o: choose one")
-        elif anew or run != self._run or self.snapshot is None:
+            self._show_notice(f"{self.session.run_error or 'no run yet'}\n\n2: plan one   o: choose one")
+        elif restart or run != self._run or self.snapshot is None:
             self._run, self._follows = run, True
             self._follow(run)
 
-    def _has_its_turn_after(self, launch: Launch) -> bool:
-        """Whether the run that is shown is at work, and `launch` goes on with it when that is through."""
-        return self.snapshot is not None and self.snapshot.is_running and launch.command == self._again
+    def _continues_with(self, launch: Launch) -> bool:
+        """Whether the shown run is running, and `launch` will retry its failed jobs when it is done."""
+        return self.snapshot is not None and self.snapshot.is_on and launch.command == self._retry_command
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="launch")
     def _await(self, launch: Launch) -> None:
-        """Until the process says which run it is at."""
+        """Wait until the process reports its run."""
         worker = get_current_worker()
         while not worker.is_cancelled:
             try:
                 run = launch.run()
             except InputError as error:
-                self.deliver(self._refused, str(error))
+                self.deliver(self._not_started, str(error))
                 return
             if run is not None:
-                self.deliver(self._begun, run)
+                self.deliver(self._started, run)
                 return
             time.sleep(LOOK_EVERY)
 
-    def _refused(self, words: str) -> None:
+    def _not_started(self, words: str) -> None:
         launch, self.session.launch = self.session.launch, None
-        if launch is not None and self._has_its_turn_after(launch):
+        if launch is not None and self._continues_with(launch):
             self.notify(words, severity="error", title="Retry")
         else:
             self.workers.cancel_group(self, "follow")
-            self._say(f"The sweep did not start: {words}\n\n2: back to its plan   o: other runs")
+            self._show_notice(f"The sweep did not start: {words}\n\n2: back to its plan   o: other runs")
 
-    def _begun(self, run: str) -> None:
+    def _started(self, run: str) -> None:
         self.session.launch, self.session.run_id = None, run
-        self.watch_run(anew=True)
+        self.watch_run(restart=True)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
     def _follow(self, run: str) -> None:
@@ -146,31 +146,31 @@ class RunScreen(WorkerHost, Screen[None]):
                 self.deliver(self.show, found, (label, words))
                 self._look_now.wait(LOOK_EVERY if found.is_running or found.died else 4 * LOOK_EVERY)
         except InputError as error:
-            self.deliver(self._say, str(error))
+            self.deliver(self._show_notice, str(error))
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
-    def _say(self, words: str) -> None:
-        """In place of a run, which keys then do nothing to and which is followed anew when it is chosen again."""
+    def _show_notice(self, words: str) -> None:
+        """Show a message in place of a run. Keys do nothing then, and the run is followed again when it is chosen."""
         self.snapshot = None
         self.query_one("#notice", Static).remove_class("hidden").update(Text(fmt.plain(words)))
         self.query_one("#body").add_class("hidden")
-        self.query_one(TopBar).lead()
+        self.query_one(TopBar).show_path()
 
     def show(self, found: Snapshot, log: tuple[str | None, str]) -> None:
-        """A run as it stands, and the end of a cell's log."""
+        """Show the state of a run, and the end of a cell's log."""
         before, self.snapshot = self.snapshot, found
         self.query_one("#notice").add_class("hidden")
         self.query_one("#body").remove_class("hidden")
-        cells = self.query_one(CellTable)
+        cells = self.query_one(JobTable)
         cells.show(found.plan, found.progress.cells, found.figures)
         at = found.progress.current
         if self._follows and at is not None and found.is_running and cells.label != at.label:
             cells.go_to_cell(at.label)
         self.query_one("#state", Note).show(self._state(found))
-        self._tell(log)
-        self.query_one(TopBar).lead(found.plan.model, found.plan.run, fmt.plain(cells.label or ""))
-        if before is not None and before.is_running and before.plan.run == found.plan.run and not found.is_running:
+        self._show_cell(log)
+        self.query_one(TopBar).show_path(found.plan.model, found.plan.run, fmt.plain(cells.label or ""))
+        if before is not None and before.is_on and before.plan.run == found.plan.run and not found.is_on:
             self._ended(found)
 
     def _ended(self, found: Snapshot) -> None:
@@ -188,7 +188,7 @@ class RunScreen(WorkerHost, Screen[None]):
         colours, progress = palette(self.app), found.progress
         states = [cell.status for cell in progress.cells.values()]
         ended = sum(state in ("done", "known", "failed") for state in states)
-        words, style = self._word(found)
+        words, style = self._status(found)
         line, rest = Text.assemble((f" {words}", style)), Text()
         if progress.status == "running":
             rest.append(f" {100 * progress.share:.0f} %", colours.ink)
@@ -211,7 +211,7 @@ class RunScreen(WorkerHost, Screen[None]):
             line.append("\n")
         return line
 
-    def _word(self, found: Snapshot) -> tuple[str, Style]:
+    def _status(self, found: Snapshot) -> tuple[str, Style]:
         colours, status = palette(self.app), found.progress.status
         if found.died:
             return "✗ its process died; R resumes it", colours.bad
@@ -224,19 +224,19 @@ class RunScreen(WorkerHost, Screen[None]):
         }
         return table.get(status, ("· not started here; R starts it", colours.soft))
 
-    @on(CellTable.Highlighted, "#cells")
+    @on(JobTable.Highlighted, "#cells")
     def _moved(self) -> None:
-        self._tell(self._log)
+        self._show_cell(self._log)
 
-    def _tell(self, log: tuple[str | None, str]) -> None:
-        """Of the highlighted cell. A log of another cell is not shown: its own is read at once."""
-        label, found = self.query_one(CellTable).label, self.snapshot
+    def _show_cell(self, log: tuple[str | None, str]) -> None:
+        """Show the highlighted cell and its log. If `log` is of another cell, the right one is read at once."""
+        label, found = self.query_one(JobTable).label, self.snapshot
         if label != self._highlighted:
             self._highlighted = label
             self._look_now.set()
         if found is None or label is None or label not in found.progress.cells:
             return
-        self.query_one("#about", Note).show(self._about(found.progress.cells[label]))
+        self.query_one("#about", Note).show(self._cell_line(found.progress.cells[label]))
         if log[0] != label:
             self._log = None, ""
             self.query_one(TextPane).show(Text())
@@ -244,7 +244,7 @@ class RunScreen(WorkerHost, Screen[None]):
             self._log = log
             self.query_one(TextPane).show(Text(log[1] or NO_LOG, palette(self.app).faint), at_end=True)
 
-    def _about(self, cell: CellState) -> Text:
+    def _cell_line(self, cell: CellState) -> Text:
         colours = palette(self.app)
         status = "known from an earlier run" if cell.status == "known" else cell.status
         line = Text.assemble((f" {fmt.plain(cell.label)}", colours.accent), (f"  {status}", colours.soft))
@@ -277,7 +277,7 @@ class RunScreen(WorkerHost, Screen[None]):
             self.notify("The sweep stops after the running job. p undoes this.", title="Pause")
 
     def action_cancel(self) -> None:
-        found, label = self.snapshot, self.query_one(CellTable).label
+        found, label = self.snapshot, self.query_one(JobTable).label
         if found is None or not found.is_on or label is None or found.progress.cells[label].status != "running":
             self.notify("Only a running job (▶) can be cancelled.", title="Cancel")
             return
@@ -294,22 +294,22 @@ class RunScreen(WorkerHost, Screen[None]):
             return
         try:
             command = remembered_command(self.session.workspace.run(found.plan.run))
-            self.session.begin(command)
+            self.session.start_sweep(command)
         except InputError as error:
             self.notify(str(error), severity="error", title="Retry")
             return
-        if found.is_running:
-            self._again = command
+        if found.is_on:
+            self._retry_command = command
             self.notify("Failed jobs are retried when the other jobs are done.", title="Retry")
         self.watch_run()
 
     def action_log(self) -> None:
-        label, found = self.query_one(CellTable).label, self.snapshot
+        label, found = self.query_one(JobTable).label, self.snapshot
         cell = None if found is None else next((cell for cell in found.plan.cells if cell.label == label), None)
         if found is not None and cell is not None:
             self.app.push_screen(LogScreen(cell.label, log_of(self.session.workspace.run(found.plan.run), cell)))
 
-    @on(CellTable.Chosen, "#cells")
+    @on(JobTable.Chosen, "#cells")
     def _open(self) -> None:
         self.action_log()
 
@@ -318,7 +318,7 @@ class RunScreen(WorkerHost, Screen[None]):
         self.notify("The highlight follows the running job." if self._follows else "The highlight stays.")
 
     def on_key(self, event: object) -> None:
-        """Whoever moves the highlight by hand does not want it to run away."""
+        """Stop following the running job once the user moves the highlight."""
         if getattr(event, "key", "") in ("j", "k", "h", "l", "up", "down", "left", "right", "g", "G"):
             self._follows = False
 

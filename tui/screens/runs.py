@@ -1,4 +1,4 @@
-"""The runs of the workspace, to search and choose from."""
+"""A window to search and choose a run of the workspace."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tui.theme import palette
 from tui.widgets.note import Note
 from tui.widgets.table import Table
 
-MOST = 200  # rows at once; who looks for another types a part of its name
+MOST = 200  # rows that are shown; older runs are found by typing a part of their name
 HEADS = (("run", True), ("started", True), ("done", False), ("failed", False), ("variants", True))
 
 
 class RunsScreen(Window[str | None]):
-    """Answers with a run's id."""
+    """Returns the id of a run."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", show=False),
@@ -57,8 +57,8 @@ class RunsScreen(Window[str | None]):
             found = str(error)
         self.deliver(self.show, found)
 
-    def show(self, found: list[PastRun | UnreadableRun] | str) -> None:
-        """The runs, or why they cannot be read."""
+    def show(self, found: list[PastRun] | str) -> None:
+        """Show the runs, or the message if they cannot be read."""
         if isinstance(found, str):
             self.query_one(Note).show(Text(fmt.plain(found), palette(self.app).bad))
             return
@@ -67,13 +67,13 @@ class RunsScreen(Window[str | None]):
         self.fill()
 
     def fill(self) -> None:
-        """The runs that the search leaves."""
+        """Show the runs that match the search."""
         words = self.query_one("#search", Input).value.lower().split()
         colours = palette(self.app)
         rows = []
         found = [(run, f"{run.plan.run} {run.plan.model} {' '.join(run.plan.variants)}".lower()) for run in self._runs]
-        left = [run for run, names in found if all(word in names for word in words)]
-        for run in left[:MOST]:
+        matching = [run for run, names in found if all(word in names for word in words)]
+        for run in matching[:MOST]:
             plan = run.plan
             state = f"{run.done}/{len(plan.cells)}"
             cells = [
@@ -85,12 +85,9 @@ class RunsScreen(Window[str | None]):
             ]
             rows.append((plan.run, cells))
         self.query_one(Table).fill(HEADS, rows, room=min(len(self._runs), MOST))
-        told = f"{len(left)} of {len(self._runs)} runs" if self._runs else "no run yet; press 2 to plan one"
-        told += f", the latest {MOST} shown" if len(left) > MOST else ""
-        note = Text(told, colours.soft)
-        for unreadable in self._unreadable:
-            note.append(f"\n{fmt.plain(unreadable.message)}", colours.bad)
-        self.query_one(Note).show(note)
+        note = f"{len(matching)} of {len(self._runs)} runs" if self._runs else "no run yet; press 2 to plan one"
+        note += f", the latest {MOST} shown" if len(matching) > MOST else ""
+        self.query_one(Note).show(Text(note, colours.soft))
 
     @on(Input.Changed)
     def _search(self) -> None:

@@ -1,4 +1,4 @@
-"""Which tensors of a variant get which type, by the dry run of `sweep convert`."""
+"""A window with the tensor types of a variant, from `sweep convert --dry-run`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tui.theme import palette
 
 
 class TypesScreen(PagerScreen):
-    """Closing it gives the question up."""
+    """Closing the window cancels the question."""
 
     def __init__(self, model: str, quant: str) -> None:
         super().__init__(f"Tensor types of {quant}", Text("computing …"))
@@ -41,7 +41,7 @@ class TypesScreen(PagerScreen):
 
 
 def _lines(file: dict[str, Any]) -> list[tuple[str, str]]:
-    """Of a planned file: its size, and how many tensors have which type."""
+    """The size of a planned file, and the number of tensors of each type."""
     return [
         ("bits per weight", f"{file['bits_per_weight']:.3f}"),
         ("file", f"{file['file_bytes']:,} bytes, {fmt.size(file['file_bytes'])}"),

@@ -1,4 +1,4 @@
-"""What all windows over a screen have in common: a frame with a title, closed by escape."""
+"""Base of all windows over a screen: a frame with a title; escape closes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answer = TypeVar("Answer")
 
 
 class Window(WorkerHost, ModalScreen[Answer]):
-    """`title` stands in the frame, `hint` says at its foot which keys there are."""
+    """`title` is at the top of the frame, `hint` at its foot; the hint names the keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close", show=False)]
 
@@ -31,7 +31,7 @@ class Window(WorkerHost, ModalScreen[Answer]):
             yield from self.content()
 
     def content(self) -> ComposeResult:
-        """What stands inside the frame."""
+        """The widgets inside the frame."""
         yield Static()
 
     def action_close(self) -> None:

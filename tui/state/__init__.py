@@ -1,1 +1,1 @@
-"""What the screens show and change, without a screen: the session, the sweep that is planned, a run's results."""
+"""The data of the screens, without widgets: the session, the planned sweep, the results of a run."""

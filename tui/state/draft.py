@@ -1,4 +1,4 @@
-"""A sweep as it is put together on the screen, and the command line that it comes to."""
+"""The sweep that is being planned on the screen, and the command line for it."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ OPTIONS = {option.field: option for option in RUN}
 
 @dataclass(frozen=True)
 class Draft:
-    """`variants` with or without the reference, which is measured anyway; `typed` are other fields of a Request as
-    people say them, and what is not there or empty is left to the preset and the model."""
+    """A planned sweep. `variants` need not contain the reference, which is measured anyway. `typed` are the other
+    fields of a Request as text; the preset and the model decide about those that are missing or empty."""
 
     model: str = "micro"
     preset: str = "q2-q8"
     variants: tuple[str, ...] = ()
     typed: Mapping[str, str] = field(default_factory=dict)
 
-    def said(self, name: str) -> str:
-        """What was typed into a field."""
+    def typed_value(self, name: str) -> str:
+        """The text of a field."""
         return self.typed.get(name, "").strip()
 
-    def saying(self, **typed: str) -> Draft:
-        """With these fields typed."""
+    def with_typed(self, **typed: str) -> Draft:
+        """A copy with these fields set."""
         return replace(self, typed={**self.typed, **typed})
 
     def arguments(self) -> tuple[str, ...]:
-        """Behind `sweep`: the shortest that comes to the same. Raises InputError where there is no such preset."""
+        """The shortest equivalent arguments of `sweep`. Raises InputError if there is no such preset."""
         preset = load(self.preset)
-        known = said_by(preset)
+        defaults = preset_fields(preset)
         found = ["run", self.model]
         found += OPTIONS["preset"].words("" if self.preset == "q2-q8" else self.preset)
         found += OPTIONS["variants"].words(self._variants(preset))
         for name, option in OPTIONS.items():
-            if self.said(name) != known.get(name, ""):
-                found += option.words(self.said(name))
+            if self.typed_value(name) != defaults.get(name, ""):
+                found += option.words(self.typed_value(name))
         return tuple(found)
 
     def _variants(self, preset: Preset) -> str:
-        """As --variants has them. The reference need not be among them, but where torch runs all the others: then it
-        is measured only if it is named."""
-        asked = self.said("reference")
+        """The value of --variants. The reference can be left out, unless torch runs all other variants: then it is
+        measured only if it is named."""
+        asked = self.typed_value("reference")
         reference = preset.reference if asked in ("", AUTO) else asked
         if reference == preset.reference and set(self.variants) == set(preset.variants):
             return ""
@@ -56,10 +56,10 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """To be saved: what it says of variants and tasks. Raises InputError where a preset cannot hold that."""
-        asked = self.said("reference")
+        """As a preset to save: variants, tasks, limit and context. Raises InputError for an invalid number."""
+        asked = self.typed_value("reference")
         reference = load(self.preset).reference if asked in ("", AUTO) else asked
-        tasks = tuple(task.strip() for task in self.said("tasks").split(",") if task.strip())
+        tasks = tuple(task.strip() for task in self.typed_value("tasks").split(",") if task.strip())
         return Preset(
             name=name,
             title=name,
@@ -71,30 +71,30 @@ class Draft:
         )
 
     def _number(self, name: str) -> int | None:
-        text = self.said(name)
+        text = self.typed_value(name)
         if text and not (text.isascii() and text.isdigit() and int(text) > 0):
             raise InputError(f"{OPTIONS[name].name} {text}: not a positive integer")
         return int(text) if text else None
 
 
-def said_by(preset: Preset) -> dict[str, str]:
-    """What a preset says of the fields that can be typed."""
+def preset_fields(preset: Preset) -> dict[str, str]:
+    """The fields of a Draft that a preset sets, as text."""
     said = {"tasks": ",".join(preset.tasks or ()), "limit": preset.limit, "ctx": preset.ctx}
     return {name: str(value or "") for name, value in said.items()}
 
 
-def called(variant: str) -> str:
-    """What a plan calls the variant that was asked for by this name."""
+def plan_name(variant: str) -> str:
+    """The name that a plan gives to a variant, from the name that was typed."""
     if ":" not in variant:
         return variant
     try:
         return parse(variant).name
-    except InputError:  # the plan itself will say so
+    except InputError:  # the plan will give the message
         return variant
 
 
-def added(text: str) -> str:
-    """A variant as it was typed, to be understood from any directory. Raises InputError where it is none."""
+def parse_added(text: str) -> str:
+    """The name of a typed variant, with an absolute path. Raises InputError if it is not a variant."""
     text = text.strip()
     parse(text)
     prefix, colon, rest = text.partition(":")

@@ -1,4 +1,4 @@
-"""A run's results as the screen shows them: everything is computed by `sweep`, and put together here."""
+"""The results of a run as the screen shows them. Everything is computed by `sweep`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tui.state.session import Limit
 
 @dataclass(frozen=True)
 class Results:
-    """A run with all that is said of it; `rows` from the smallest to the largest."""
+    """A run and its analysis. `rows` are sorted from the smallest to the largest variant."""
 
     plan: Plan
     rows: tuple[Record, ...]
@@ -28,7 +28,7 @@ class Results:
     front: fronts.Front
     front_measure: str
     tests: Mapping[tuple[str, str], figures.TaskTest]
-    kept: Mapping[str, figures.Figure]
+    recovery: Mapping[str, figures.Figure]
     gains: tuple[fronts.Gain, ...]
     measures: tuple[Measure, ...]
     costs: tuple[Cost, ...]
@@ -40,7 +40,7 @@ class Results:
 
 
 def read_results(workspace: Workspace, run: str | None, limit: Limit | None = None) -> Results:
-    """Of the run so called, or of the latest. Raises InputError."""
+    """The results of this run, or of the latest one. Raises InputError if there is none."""
     plan = find_run(workspace, run)
     with Store(workspace.database) as store:
         rows = tuple(figures.by_size(records(plan, store)))
@@ -52,7 +52,7 @@ def read_results(workspace: Workspace, run: str | None, limit: Limit | None = No
         front=front,
         front_measure=measure,
         tests=figures.task_tests(rows),
-        kept=figures.mean_recovery(rows),
+        recovery=figures.mean_recovery(rows),
         gains=tuple(fronts.gains(rows)),
         measures=tuple(measures(rows)),
         costs=tuple(costs(rows)),

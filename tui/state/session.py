@@ -1,4 +1,4 @@
-"""What the screens share: the workspace, the run that is looked at, the GPUs, and the sweep that is planned next."""
+"""What the screens share: the workspace, the current run, the GPUs, and the planned sweep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limit:
-    """The memory of the GPUs that results are looked at for."""
+    """A memory limit for the recommendation: the GPUs and their usable memory less the reserve."""
 
     name: str
     bytes: int
@@ -23,30 +23,30 @@ class Limit:
 
 @dataclass
 class Session:
-    """`run_id` is the id of the run that is looked at, or its beginning; None until there is a run. `trouble` says why
-    there is none, where the store cannot be read.
+    """`run_id` is the id of the current run or a prefix of it, None until there is a run. `run_error` is the message if
+    the store cannot be read.
 
-    `gpus` are asked about on Fit (none: those of this machine), and `limit` is what results are held against. `launch`
-    is a sweep that was started and whose run is not known yet.
+    `gpus` are those of the Fit screen (empty: the GPUs of this machine), and `limit` is the memory limit for results.
+    `launch` is a sweep that was started and has not yet reported its run.
     """
 
     workspace: Workspace
     run_id: str | None = None
-    trouble: str = ""
+    run_error: str = ""
     gpus: tuple[str, ...] = ()
     limit: Limit | None = None
     launch: Launch | None = None
     draft: Draft = field(default_factory=Draft)
 
     def store_stamp(self) -> tuple[int, ...]:
-        """Changes whenever something is written to the store."""
+        """A value that changes whenever something is written to the store."""
         database = self.workspace.database
         files = (database, database.with_name(f"{database.name}-wal"))
         found = [file.stat() for file in files if file.exists()]
         return tuple(one.st_mtime_ns for one in found if one.st_size)
 
     def use_gpus(self, gpus: tuple[str, ...]) -> None:
-        """Hold results against these GPUs from now on; against none where none is named. Raises InputError."""
+        """Use the memory of these GPUs as the limit for results; no limit if none is given. Raises InputError."""
         from sweep.fit.hardware import devices_called
 
         devices = devices_called(gpus)
@@ -54,8 +54,8 @@ class Session:
         self.gpus = gpus
         self.limit = Limit(", ".join(gpus), room) if devices else None
 
-    def begin(self, command: Command) -> None:
-        """Start a sweep in a process of its own. Raises InputError where it cannot be started."""
+    def start_sweep(self, command: Command) -> None:
+        """Start a sweep in its own process. Raises InputError if it cannot be started."""
         from sweep.commands.launch import Launch
 
         try:

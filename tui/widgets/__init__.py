@@ -1,1 +1,1 @@
-"""What the screens are put together from."""
+"""The widgets of the screens."""

@@ -1,6 +1,6 @@
-"""Dots finer than characters: each cell of a terminal holds 2 x 4 of them as one braille character (U+2800).
+"""Draws dots finer than characters: a character cell has 2 x 4 dots, as one braille character (from U+2800 on).
 
-The bits of a cell's dots are Unicode's: 1, 2, 4, 64 down the left, 8, 16, 32, 128 down the right.
+Unicode assigns the bits 1, 2, 4, 64 to the left column from the top, and 8, 16, 32, 128 to the right one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ ACROSS, DOWN = 2, 4
 
 
 class Canvas:
-    """A grid of `width` x `height` cells. Dots outside of it are left out."""
+    """A grid of `width` x `height` character cells. Dots outside of it are ignored."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -23,11 +23,11 @@ class Canvas:
             self._cells[column, row] = self._cells.get((column, row), 0) | _BITS[y % DOWN][x % ACROSS]
 
     def line(self, x0: int, y0: int, x1: int, y1: int, every: int = 1) -> None:
-        """Dots from one point to another; with `every`, only each so many."""
+        """Set the dots from one point to another; with `every` n, only each n-th dot."""
         steps = max(abs(x1 - x0), abs(y1 - y0), 1)
         for step in range(0, steps + 1, every):
             self.dot(round(x0 + (x1 - x0) * step / steps), round(y0 + (y1 - y0) * step / steps))
 
     def cells(self) -> dict[tuple[int, int], str]:
-        """The characters that are not blank, by (column, row)."""
+        """The characters of cells with dots, by (column, row)."""
         return {place: chr(0x2800 + bits) for place, bits in self._cells.items()}

@@ -1,4 +1,4 @@
-"""A field with few values to choose from."""
+"""A form field with a few values to choose from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tui.theme import palette
 
 
 class Choice(Widget, can_focus=True):
-    """One of `values`, or "" for what `placeholder` says. Keys and clicks go round them."""
+    """One of `values`, or "" for the default that `placeholder` names. Keys and clicks go through the values."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space,enter,right", "turn(1)", "Next", show=False),
@@ -27,7 +27,7 @@ class Choice(Widget, can_focus=True):
     placeholder: reactive[str] = reactive("")
 
     class Changed(Message):
-        """Another value was chosen."""
+        """The value was changed."""
 
         def __init__(self, choice: Choice) -> None:
             self.choice = choice

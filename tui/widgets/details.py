@@ -1,4 +1,4 @@
-"""One variant in words, what each bit buys, and what to trust: the text beside the plot."""
+"""The text next to the plot: details of a variant, gain per bit, and notes on what to trust."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tui.theme import Palette
 
 
 def details(results: Results, variant: str, colours: Palette) -> Text:
-    """All that is known of a variant, then of the run."""
+    """All figures of a variant, then the gains and notes of the run."""
     row = results.row(variant)
     lines = [] if row is None else _variant(results, row, colours)
     lines += _per_bit(results, colours) + _notes(results, colours)
@@ -36,10 +36,10 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
     bits = figures.finite(row.bits_per_weight)
     lines.append(_pair("file", fmt.size(row.file_bytes) + ("" if bits is None else f", {bits:.3f} bpw"), colours))
     memory = row.memory
-    told = [f"{fmt.size(memory.predicted_bytes)} predicted"] if memory.predicted_bytes is not None else []
-    told += [f"{fmt.size(memory.measured_bytes)} measured"] if memory.measured_bytes is not None else []
-    if told:
-        lines.append(_pair("memory", ", ".join(told), colours))
+    parts = [f"{fmt.size(memory.predicted_bytes)} predicted"] if memory.predicted_bytes is not None else []
+    parts += [f"{fmt.size(memory.measured_bytes)} measured"] if memory.measured_bytes is not None else []
+    if parts:
+        lines.append(_pair("memory", ", ".join(parts), colours))
     lines += _text_figures(row, colours)
     if row.speed is not None:
         rates = (
@@ -91,13 +91,13 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
 
 
 def which_to_run(results: Results, colours: Palette) -> Text:
-    """The whole recommendation, which a narrow screen cuts off."""
+    """The whole recommendation, which does not fit on a narrow screen."""
     words = results.choice.sentence if results.choice else "Only one variant: nothing to choose between."
     return Text("\n").join([_head("Which variant to run", colours), Text(fmt.plain(words), colours.ink)])
 
 
 def _per_bit(results: Results, colours: Palette) -> list[Text]:
-    """Gain in recovery for each extra bit, along the Pareto set."""
+    """The gain in recovery per extra bit per weight, along the Pareto set."""
     if not results.gains:
         return []
     lines = [_head("Gain per bit", colours)]

@@ -1,4 +1,4 @@
-"""A line above a table that leaves only rows with what is typed in their name; hidden until it is asked for."""
+"""A line above a table that shows only rows whose name contains the typed text; hidden until it is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textual.widgets import Input
 
 from tui.widgets.table import Table
 
-# For the screen that has one; its actions call `open` and `close`.
+# For screens with a filter. Their actions `filter` and `clear` call `open` and `close`.
 FILTER_KEYS = (
     Binding("slash", "filter", "Filter", key_display="/", show=False, tooltip="Show only rows with this in their name"),
     Binding("escape", "clear", "Clear", show=False),
@@ -19,17 +19,17 @@ FILTER_KEYS = (
 
 
 class Filter(Input):
-    """Of the screen's one table, which has the focus again after enter."""
+    """Filters the only table of the screen. Enter moves the focus back to the table."""
 
     class Typed(Message):
-        """It leaves other rows than before."""
+        """The text was changed."""
 
-    virtual_size = Reactive(Size(0, 0))  # its place is given: a letter more does not lay the screen out anew
+    virtual_size = Reactive(Size(0, 0))  # its size is fixed, so that typing does not lay the screen out again
 
     def __init__(self) -> None:
         super().__init__(placeholder="filter by name", id="filter", classes="hidden", compact=True)
 
-    def leaves(self, name: str) -> bool:
+    def matches(self, name: str) -> bool:
         """Whether a row of this name is shown."""
         return self.value.strip().lower() in name.lower()
 
@@ -38,7 +38,7 @@ class Filter(Input):
         self.focus()
 
     def close(self) -> bool:
-        """Leave every row, and the focus to the table; gives whether it was open."""
+        """Show all rows and give the focus to the table. Returns whether the filter was open."""
         was_open = not self.has_class("hidden")
         self.value = ""
         self.add_class("hidden")
@@ -46,7 +46,7 @@ class Filter(Input):
         return was_open
 
     def allow_focus(self) -> bool:
-        """Not while it is hidden: a screen would begin in it."""
+        """Not while it is hidden: otherwise the screen would start with the focus in it."""
         return not self.has_class("hidden")
 
     @on(Input.Changed)

@@ -1,4 +1,4 @@
-"""The fields of a sweep: what `sweep run` has options for, in groups, each with what holds while it is empty."""
+"""The form of the Plan screen: a field for each option of `sweep run`, in groups, each with its default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tui.widgets.choice import Choice
 
 @dataclass(frozen=True)
 class OptionField:
-    """A field of Request; `empty` is what holds while nothing is typed."""
+    """A field of Request. `empty` describes the default that applies while nothing is typed."""
 
     name: str
     label: str
@@ -82,7 +82,7 @@ FIELDS = tuple(field for _, fields in GROUPS for field in fields)
 
 
 class OptionForm(VerticalScroll, can_focus=False):
-    """Up and down go from field to field."""
+    """The fields. Up and down move from field to field."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down", "move(1)", "Fields", key_display="↑ ↓", tooltip="Go to the next or the previous field"),
@@ -91,7 +91,7 @@ class OptionForm(VerticalScroll, can_focus=False):
     ]
 
     class Changed(Message):
-        """Something else stands in a field."""
+        """The value of a field was changed by the user."""
 
         def __init__(self, name: str, value: str) -> None:
             self.name, self.value = name, value
@@ -120,7 +120,7 @@ class OptionForm(VerticalScroll, can_focus=False):
         self.explain({})
 
     def put(self, values: Mapping[str, str]) -> None:
-        """Let these values stand in the fields, and nothing in the others; nothing is told of it."""
+        """Set these values, and clear the other fields. No Changed message is sent."""
         for name in (field.name for field in FIELDS):
             field = self._field(name)
             if field.value != values.get(name, ""):
@@ -128,7 +128,7 @@ class OptionForm(VerticalScroll, can_focus=False):
                     field.value = values.get(name, "")
 
     def explain(self, known: Mapping[str, str]) -> None:
-        """Show in empty fields what holds for them, by name where that is known."""
+        """Show the defaults of empty fields: those in `known` by name, the general description for others."""
         for field in FIELDS:
             self._field(field.name).placeholder = known.get(field.name) or field.empty
 
@@ -161,13 +161,13 @@ class OptionForm(VerticalScroll, can_focus=False):
 
 
 def explanation(name: str, colours: Palette) -> Text:
-    """What a field is for, in the words of `sweep run --help`."""
+    """The name and help of an option, as in `sweep run --help`."""
     option = OPTIONS[name]
     return Text.assemble((f"{option.name}  ", colours.accent), (option.help, colours.soft))
 
 
-def said_of(plan: Mapping[str, Any]) -> dict[str, str]:
-    """What holds for fields that say nothing, by the plan that was made without them."""
+def placeholders(plan: Mapping[str, Any]) -> dict[str, str]:
+    """By field, the default that applies, from the plan that was made without the field."""
     settings, tasks = plan["settings"], plan["tasks"]
     return {
         "tasks": ", ".join(tasks) or "none",
@@ -180,6 +180,6 @@ def said_of(plan: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _shared(words: Iterable[str]) -> str:
-    """What all say alike."""
+    """The word that all have in common, or an empty string."""
     found = set(words)
     return found.pop() if len(found) == 1 else ""

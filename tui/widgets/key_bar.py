@@ -1,4 +1,4 @@
-"""The line below every screen: its keys, each with what it does."""
+"""The line below every screen: its keys and what they do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from textual.widgets import Footer
 
 
 class KeyBar(Footer):
-    """Textual's, which makes a widget of each key, without making them anew for the same keys.
+    """Textual's Footer, which has a widget for each key, but it builds the widgets again only if the keys changed.
 
-    It is told of bindings with every change of screen or focus. Most of these leave the keys as they are, and to make
-    the widgets anew takes longer than all else that such a change brings about.
+    It is notified of bindings at every change of screen or focus. Most changes leave the keys as they are, and building
+    the widgets takes longer than everything else that such a change causes.
     """
 
     DEFAULT_CSS = "KeyBar { height: 1; background: $footer-background; }"

@@ -1,4 +1,4 @@
-"""A variant's memory on a card as one bar, part beside part, and each part's size, source and formula below it."""
+"""The memory of a variant on each device as a bar of its parts, and the size, formula and source of each part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sweep.fit.fit_report import PARTS, DeviceShare, FitReport, FitRow
 from sweep.report.fit import part_name
 from tui.theme import Palette
 
-# A character of its own for each part, so that the bar reads without colours.
+# Each part has its own character, so that the bar is readable without colours.
 _LETTERS = {
     "weights": "█",
     "kv": "▓",
@@ -27,12 +27,12 @@ def _style(part: str, colours: Palette) -> Style:
 
 
 def memory_bars(row: FitRow, report: FitReport, width: int, colours: Palette) -> Text:
-    """A bar for each place that holds something, and the legend with formulas."""
+    """A bar for each device that holds something, and a legend with formulas."""
     lines = []
-    of_host = any(device.kind == "cpu" for device in report.devices)
+    ram_is_given = any(device.kind == "cpu" for device in report.devices)
     for place, share in enumerate(row.shares):
         if share.total_bytes or share.reserve_bytes:
-            lines += _bar(share, of_host or place < len(report.devices), width, colours)
+            lines += _bar(share, ram_is_given or place < len(report.devices), width, colours)
     lines.append(Text())
     for part in PARTS:
         figure = row.figures.get(part)
@@ -48,7 +48,7 @@ def memory_bars(row: FitRow, report: FitReport, width: int, colours: Palette) ->
 
 
 def _bar(share: DeviceShare, known: bool, width: int, colours: Palette) -> list[Text]:
-    """One place: what stands in it, against what of it can be had, if that is `known`."""
+    """The bar of a device: its parts, and its usable memory if that is `known`."""
     sizes = {part: int(getattr(share, f"{part}_bytes", 0)) for part in PARTS}
     needed = sum(sizes.values())
     whole = max(needed, share.usable_bytes, 1)
@@ -60,17 +60,17 @@ def _bar(share: DeviceShare, known: bool, width: int, colours: Palette) -> list[
         used += size
     bar.append("·" * (room - round(room * used / whole)), colours.faint)
     end = round(room * share.usable_bytes / whole)
-    if needed > share.usable_bytes:  # where the card ends, in a bar that is longer than it
+    if needed > share.usable_bytes:  # marks the end of the GPU's memory in a bar that is longer
         shown = bar.plain
         bar = Text.assemble(bar[: end + 1], ("┊", colours.bad), bar[min(end + 2, len(shown)) :])
     if not known:
         head = Text.assemble((f" {fmt.plain(share.device)} ", colours.ink), (fmt.size(needed), colours.soft))
         return [head.append(", assumed to be available", colours.soft), bar]
     left = share.free_bytes
-    told = f"{fmt.size(left)} free" if left >= 0 else f"✗ {fmt.size(-left)} too much"
+    verdict = f"{fmt.size(left)} free" if left >= 0 else f"✗ {fmt.size(-left)} too much"
     head = Text.assemble(
         (f" {fmt.plain(share.device)} ", colours.ink),
         (f"{fmt.size(needed)} of {fmt.size(share.usable_bytes)}, ", colours.soft),
-        (told, colours.good if left >= 0 else colours.bad),
+        (verdict, colours.good if left >= 0 else colours.bad),
     )
     return [head, bar]

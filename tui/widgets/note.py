@@ -1,4 +1,4 @@
-"""A few lines of text that come and go; their place is laid out anew only where there are more or fewer of them."""
+"""A few lines of text that change; the layout is computed again only if the number of lines changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Note(Static):
     text = Text()
 
     def show(self, text: Text) -> None:
-        """Something else; nothing is drawn where it looks the same."""
+        """Show another text. Nothing is drawn if it looks the same."""
         before, self.text = self.text, text
         if (before, before.style) != (text, text.style):
             self.update(text, layout=self._lines(before) != self._lines(text))

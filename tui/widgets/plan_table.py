@@ -1,4 +1,4 @@
-"""The variants of a planned sweep as rows, and what all of it takes."""
+"""The variants of a planned sweep as rows, and an estimate of its cost."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.methods.registry import methods
-from tui.state.draft import Draft, called
+from tui.state.draft import Draft, plan_name
 from tui.theme import Palette
 
 HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("jobs", False))
 
 
 def plan_rows(
-    draft: Draft, planned: Draft, plan: Mapping[str, Any], leaves: Callable[[str], bool], colours: Palette
+    draft: Draft, planned: Draft, plan: Mapping[str, Any], matches: Callable[[str], bool], colours: Palette
 ) -> list[tuple[str, list[Text]]]:
-    """What can be measured and whose name `leaves` leaves, keyed by that; `plan` is what --dry-run says of the draft
-    `planned`, which may be the one before this, and empty while that is not known."""
+    """Rows for the variants that match the filter, with the variant as key.
+
+    `plan` is the output of --dry-run for the draft `planned`, which may be an earlier one; it is empty at first.
+    """
     sizes = {row["variant"]: row for row in plan.get("variants", ())}
-    implied = set(sizes) - {called(variant) for variant in planned.variants}
+    implied = set(sizes) - {plan_name(variant) for variant in planned.variants}
     left: dict[str, int] = {}
     for cell in plan.get("cells", ()):
         name = cell["cell"].rpartition("/")[0]
         left[name] = left.get(name, 0) + (not cell["done"])
     rows = []
     for variant in _offered(draft):
-        if leaves(variant):
-            name = called(variant)
+        if matches(variant):
+            name = plan_name(variant)
             skipped = name in plan.get("skipped", ())
             sign = "✗" if skipped else "✓" if variant in draft.variants else "+" if name in implied else " "
             rows.append((variant, _cells(variant, sign, sizes.get(name, {}), left.get(name), colours)))
@@ -38,7 +40,7 @@ def plan_rows(
 
 
 def _offered(draft: Draft) -> list[str]:
-    """What was added by name, then all quants, then what torch can run, where the model is a checkpoint."""
+    """The variants that were added by name, then all quants, then variants that torch runs (not for a GGUF model)."""
     from_gguf = draft.model.endswith(".gguf")
     known = [
         name for method in methods() if method.baseline is None or not from_gguf for name in method.suggested_names()
@@ -47,7 +49,7 @@ def _offered(draft: Draft) -> list[str]:
 
 
 def _cells(variant: str, sign: str, size: Mapping[str, Any], left: int | None, colours: Palette) -> list[Text]:
-    taken = sign != " "
+    is_in_sweep = sign != " "
     figures = (
         (size.get("bits_per_weight"), "{:.2f}".format),
         (size.get("file_bytes"), fmt.size),
@@ -57,16 +59,16 @@ def _cells(variant: str, sign: str, size: Mapping[str, Any], left: int | None, c
     styles = {"✓": colours.good, "✗": colours.bad, "+": colours.soft}
     return [
         Text(sign, styles.get(sign, colours.faint)),
-        Text(fmt.shorten(fmt.plain(variant), 32), colours.ink if taken else colours.soft),
-        *(Text(write(value), colours.ink) if value and taken else Text(fmt.MISSING, colours.faint)
+        Text(fmt.shorten(fmt.plain(variant), 32), colours.ink if is_in_sweep else colours.soft),
+        *(Text(write(value), colours.ink) if value and is_in_sweep else Text(fmt.MISSING, colours.faint)
           for value, write in figures),
-        Text("skipped" if sign == "✗" else todo if taken else "", colours.soft),
+        Text("skipped" if sign == "✗" else todo if is_in_sweep else "", colours.soft),
     ]  # fmt: skip
 
 
 def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette) -> Table:
-    """Work, time, disk with `free` bytes left there, memory; what is measured without being chosen, and what is not
-    though it is."""
+    """A table of jobs, time, disk space (`free` bytes are available) and memory, then the references that are added and
+    the chosen variants that are skipped."""
     todo = [cell for cell in plan["cells"] if not cell["done"]]
     measured = [row for row in plan["variants"] if row["variant"] not in plan["skipped"]]
     memory = max((row.get("memory_bytes") or 0 for row in measured), default=0)
@@ -78,15 +80,15 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
         ("disk", f"{fmt.size(needed)} of files to make, {fmt.size(free)} free", needed < free),
         ("memory", f"up to {fmt.size(memory)} for model and context", True),
     ]
-    chosen = {called(variant) for variant in draft.variants}
+    chosen = {plan_name(variant) for variant in draft.variants}
     implied = [row["variant"] for row in measured if row["variant"] not in chosen]
     if implied:
         rows.append(("+", f"{' and '.join(implied)}, for comparison", True))
-    rows += [("skipped", f"{name} {misfit['reason']}", False) for name, misfit in plan["skipped"].items()]
+    rows += [("skipped", f"{name} {skipped['reason']}", False) for name, skipped in plan["skipped"].items()]
     table = Table.grid(padding=(0, 2, 0, 0))
-    for name, told, fine in rows:
-        words = Text(told, colours.ink) if fine else Text(f"✗ {told}", colours.bad)
-        table.add_row(Text(name, colours.soft), words)
+    for name, words, is_fine in rows:
+        text = Text(words, colours.ink) if is_fine else Text(f"✗ {words}", colours.bad)
+        table.add_row(Text(name, colours.soft), text)
     return table
 
 

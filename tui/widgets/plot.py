@@ -1,6 +1,6 @@
-"""A scatter plot of variants: error bars, log axes, the Pareto set as a line, the highlighted variant marked.
+"""A scatter plot of variants: error bars, log axes, the Pareto set as a line, and a mark on the highlighted variant.
 
-What is drawn, and which points are best, comes from sweep.analysis.plots; this only turns it into characters.
+The points and the Pareto set come from sweep.analysis.plots; this module draws them with characters.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tui.theme import Palette, palette
 from tui.widgets.braille import ACROSS, DOWN, Canvas
 
 _BLANK = " ", Style()
-MARK_FRONT, MARK_UNSURE, MARK_OFF, MARK_CHOSEN = "●", "○", "·", "◆"
+MARK_FRONT, MARK_INDISTINGUISHABLE, MARK_OFF, MARK_CHOSEN = "●", "○", "·", "◆"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is plotted. `limit` is where on the x axis the card ends, with its words."""
+    """The content of a plot. `limit` is the memory of the GPUs on the x axis, and its label."""
 
     title: str
     points: tuple[Point, ...]
@@ -41,7 +41,7 @@ class Drawing:
 
 
 class Plot(Widget):
-    """Shows a Drawing; `cursor` is the variant that is marked. A click picks the nearest point."""
+    """Shows a Drawing. A click picks the nearest point."""
 
     class Picked(Message):
         """A point was clicked."""
@@ -63,14 +63,14 @@ class Plot(Widget):
         self._redraw()
 
     def point_at(self, variant: str, marked: frozenset[str] = frozenset()) -> None:
-        """Mark the highlighted variant, and those that are to be compared."""
+        """Show which variant is highlighted and which ones are marked for a comparison."""
         if (variant, marked) != (self._cursor, self._marked):
             self._cursor, self._marked = variant, marked
             self._redraw()
 
     @property
     def places(self) -> dict[str, tuple[int, int]]:
-        """Where the points are, in cells of the widget."""
+        """The places of the points, in character cells of the widget."""
         self._lines()
         return dict(self._places)
 
@@ -128,12 +128,12 @@ class _Grid:
         return rows
 
     def draw(self, drawing: Drawing, cursor: str, marked: frozenset[str]) -> dict[str, tuple[int, int]]:
-        """Draw everything; gives the places of the points."""
+        """Draw everything. Returns the places of the points."""
         colours = self.colours
         points = [point for point in drawing.points if not drawing.y.log or positive(point.y)]
         logs = [name for name, axis in (("y", drawing.y), ("x", drawing.x)) if axis.log]
-        told = f" (log {' and '.join(logs)})" if logs else ""
-        title = f"{drawing.title} against {drawing.x.label}{told}"
+        scale = f" (log {' and '.join(logs)})" if logs else ""
+        title = f"{drawing.title} against {drawing.x.label}{scale}"
         self.write(0, 0, title[: self.width], colours.soft)
         if not points or self.width < 24 or self.height < 7:
             self.write(0, 1, "no room to plot" if points else "nothing to plot yet", colours.faint)
@@ -177,7 +177,7 @@ class _Grid:
                 free = start + len(text) + 2
 
     def _lines(self, drawing: Drawing, points: Sequence[Point], sx: Scale, sy: Scale) -> None:
-        """Levels, the card's limit, the Pareto set and the error bars, in that order of being covered."""
+        """Draw levels, the memory limit, the Pareto set and the error bars; later ones cover earlier ones."""
         for level in drawing.levels:
             if sy.low <= level.y <= sy.high and positive(level.y):
                 row = round(sy(level.y)) // DOWN
@@ -192,8 +192,8 @@ class _Grid:
             self.write(max(column - len(words) - 1, 0), int(sy.end) // DOWN, words, self.colours.warn)
         front = Canvas(self.width, self.height)
         for group in {point.group for point in points}:
-            kept = sorted((p for p in points if p.pareto and p.group == group), key=lambda p: p.x)
-            for a, b in pairwise(kept):
+            members = sorted((p for p in points if p.pareto and p.group == group), key=lambda p: p.x)
+            for a, b in pairwise(members):
                 front.line(round(sx(a.x)), round(sy(a.y)), round(sx(b.x)), round(sy(b.y)), every=2)
         bars = Canvas(self.width, self.height)
         for point in points:
@@ -204,14 +204,14 @@ class _Grid:
             for (x, y), letter in canvas.cells().items():
                 self.write(x, y, letter, style)
 
-    def _mark(self, point: Point, place: tuple[int, int], here: bool, marked: bool) -> None:
+    def _mark(self, point: Point, place: tuple[int, int], highlighted: bool, marked: bool) -> None:
         sign = MARK_CHOSEN if point.chosen else MARK_OFF
         if point.pareto and not point.chosen:
-            sign = MARK_UNSURE if point.indistinguishable else MARK_FRONT
+            sign = MARK_INDISTINGUISHABLE if point.indistinguishable else MARK_FRONT
         style = self.colours.good if point.chosen else self.colours.accent if point.pareto else self.colours.faint
         if marked:
             style = self.colours.warn
-        if here:
+        if highlighted:
             self.write(place[0] - 1, place[1], f"[{MARK_OFF if sign == MARK_OFF else sign}]", self.colours.ink)
             style += Style(bold=True)
         self.write(place[0], place[1], sign, style)
@@ -223,7 +223,7 @@ class _Grid:
         cursor: str,
         frame: tuple[int, int, int, int],
     ) -> None:
-        """Names where they cover no point and no other name; the highlighted and the recommended ones choose first."""
+        """Write names where they cover no point and no other name; first the highlighted and the recommended ones."""
         left, top, right, bottom = frame
         taken = {(x + shift, y) for x, y in places.values() for shift in (-1, 0, 1)}
         for point in sorted(points, key=lambda p: (p.variant != cursor, not p.chosen, not p.pareto)):
@@ -241,13 +241,13 @@ class _Grid:
 
 
 def _near(drawing: Drawing) -> tuple[float, str] | None:
-    """The card's limit, where it is near enough to the points to be drawn without squeezing them."""
+    """The memory limit, if it is near enough to the points not to squeeze the plot."""
     largest = max((point.x for point in drawing.points), default=0.0)
     return drawing.limit if drawing.limit is not None and drawing.limit[0] <= 2.5 * largest else None
 
 
 def _values(points: Sequence[Point], drawing: Drawing) -> tuple[float, float]:
-    """The range of the y axis: points, their bars and the levels."""
+    """The range of the y axis: points, error bars and levels."""
     ends = [v for p in points for v in (p.y, p.y - (p.error or 0), p.y + (p.error or 0))]
     ends += [level.y for level in drawing.levels]
     return spread([v for v in ends if positive(v) or not drawing.y.log], drawing.y.log, 0.08)

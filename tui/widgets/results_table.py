@@ -1,5 +1,4 @@
-"""The variants of a run as rows to sort by any figure; columns that the width does not hold are dropped, the least
-telling first."""
+"""The variants of a run as rows that can be sorted by any figure. Columns that do not fit are dropped by priority."""
 
 from __future__ import annotations
 
@@ -19,36 +18,36 @@ from tui.state.results import Results
 from tui.theme import Palette
 from tui.widgets.table import PADDING
 
-Value = Callable[[Record], float | None]
+SortValue = Callable[[Record], float | None]
 
 
 @dataclass(frozen=True)
 class Sorting:
-    """By which column, a head of the table; `down`: the largest first. Rows without the figure come last."""
+    """The column (its head) to sort by. `down`: the largest first. Rows without the figure come last."""
 
     head: str = "bpw"
     down: bool = False
 
 
-def sort_values(results: Results) -> dict[str, Value]:
-    """What each sortable column's rows are ordered by."""
-    found: dict[str, Value] = {column.short: _figure(column) for column in figures_shown(results.rows)}
-    found["recovery %"] = lambda record: kept.value if (kept := results.kept.get(record.variant)) else None
+def sort_values(results: Results) -> dict[str, SortValue]:
+    """By head of a column, the value that rows are sorted by."""
+    found: dict[str, SortValue] = {column.short: _figure(column) for column in figures_shown(results.rows)}
+    found["recovery %"] = lambda record: mean.value if (mean := results.recovery.get(record.variant)) else None
     for task in figures.task_names(results.rows):
         found[fmt.shorten(fmt.plain(task), 18)] = _score(task)
     return found
 
 
-def _figure(column: FigureColumn) -> Value:
+def _figure(column: FigureColumn) -> SortValue:
     return lambda record: found.value if (found := column.value(record)) else None
 
 
-def _score(task: str) -> Value:
+def _score(task: str) -> SortValue:
     return lambda record: record.tasks[task].value if task in record.tasks else None
 
 
 def ordered(results: Results, sorting: Sorting) -> list[Record]:
-    """The rows in that order; those that are alike keep the order of their sizes."""
+    """The rows in this order. Equal rows stay in the order of their sizes."""
     value = sort_values(results).get(sorting.head, lambda r: r.bits_per_weight)
 
     def key(record: Record) -> tuple[bool, float]:
@@ -62,15 +61,15 @@ def table_rows(
     results: Results,
     sorting: Sorting,
     marked: Mapping[str, str],
-    leaves: Callable[[str], bool],
+    matches: Callable[[str], bool],
     width: int,
     colours: Palette,
 ) -> tuple[list[tuple[str, bool]], list[tuple[str, list[Text]]], list[str]]:
-    """Heads, rows (keyed by variant) and the names of columns that `width` has no room for.
+    """Heads, rows (with the variant as key), and the heads of dropped columns.
 
-    `marked` are the letters of variants to compare, `leaves` whether a variant is shown.
+    `marked` are the letters of variants that are marked for a comparison; `matches` says whether a variant is shown.
     """
-    rows = [row for row in ordered(results, sorting) if leaves(row.variant)]
+    rows = [row for row in ordered(results, sorting) if matches(row.variant)]
     chosen = results.choice.variant if results.choice else None
     sign = [_sign(row, results, chosen, marked, colours) for row in rows]
     longest = max(10, min(32, width // 4))
@@ -79,13 +78,13 @@ def table_rows(
     ]
     lead = [Column("", sign, inf, left=True), Column("variant", names, inf, left=True)]
     columns = _with_errors(figure_columns(rows))
-    kept, dropped = _fitting(lead, columns, width)
+    shown, dropped = _fitting(lead, columns, width)
     arrow = "↓" if sorting.down else "↑"
-    heads = [(f"{c.header} {arrow}" if c.header == sorting.head else c.header, c.left) for c in [*lead, *kept]]
+    heads = [(f"{c.header} {arrow}" if c.header == sorting.head else c.header, c.left) for c in [*lead, *shown]]
     faded = [row.status in ("failed", "pending", "skipped") for row in rows]
     cells = []
     for index, row in enumerate(rows):
-        line = [colours.text(column.cells[index]) for column in [*lead, *kept]]
+        line = [colours.text(column.cells[index]) for column in [*lead, *shown]]
         if faded[index]:
             for cell in line[1:]:
                 cell.stylize(colours.faint)
@@ -106,16 +105,16 @@ def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str
 
 
 def _fitting(lead: list[Column], columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
-    kept, dropped = list(columns), []
-    while kept and sum(map(_width, [*lead, *kept])) > width:
-        least = min(kept, key=lambda column: (_priority(column), -kept.index(column)))
-        kept = [column for column in kept if column is not least]
+    shown, dropped = list(columns), []
+    while shown and sum(map(_width, [*lead, *shown])) > width:
+        least = min(shown, key=lambda column: (_priority(column), -shown.index(column)))
+        shown = [column for column in shown if column is not least]
         dropped.append(least.header)
-    return kept, dropped
+    return shown, dropped
 
 
 def _with_errors(columns: list[Column]) -> list[Column]:
-    """A figure and its error in one column, so that neither is shown without the other."""
+    """Merge each column of errors into the column of its figures, so that both are shown or dropped together."""
     found: list[Column] = []
     for column in columns:
         if column.header != "±":
@@ -131,10 +130,10 @@ def _with_errors(columns: list[Column]) -> list[Column]:
 
 
 def _priority(column: Column) -> float:
-    """The tasks, which the command line gives a table of their own, go before the main figures do."""
+    """Tasks (which have a table of their own on the command line) are dropped before the main figures."""
     return 5.5 if column.priority == inf else column.priority
 
 
 def _width(column: Column) -> int:
-    """With room for the arrow of the column that is sorted by."""
+    """The width, with room for the arrow that marks the sorted column."""
     return max(len(column.header) + 2, *(cell.cell_len for cell in column.cells), 1) + 2 * PADDING

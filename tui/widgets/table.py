@@ -1,7 +1,7 @@
-"""A table of lines to move through with the keys of vi as well as with arrows and the mouse.
+"""A table with one line per row, and with vi keys, arrows and the mouse to move.
 
-Textual's DataTable draws every cell in sight again when one of them changes, and measures them all; this one draws the
-lines that changed, each from the texts of its cells. CellTable are single lines.
+Textual's DataTable draws and measures all visible cells again when one of them changes. This table draws only the lines
+that changed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from textual.strip import Strip
 from tui.widgets.text_pane import segments
 
 PADDING = 1  # columns at each side of a cell
-ASIDE = 8  # columns that a key scrolls by where rows are wider than the table
+SIDEWAYS = 8  # columns that a key scrolls by if rows are wider than the table
 
-Head = tuple[str, bool]  # its words, and whether the column is aligned left
-Row = tuple[str, Sequence[Text]]  # its key, and a text for each head
+Head = tuple[str, bool]  # text, and whether the column is aligned left
+Row = tuple[str, Sequence[Text]]  # key, and a text for each head
 
 
 class Table(ScrollView, can_focus=True):
-    """A row is highlighted, or with `cursor` "cell" one cell of it, never of the first column, which then stays in
-    place. Rows have keys: the highlighted one stays when the table is filled anew."""
+    """A row is highlighted or, with `cursor` "cell", one cell, never in the first column, which then does not scroll.
+
+    Rows have keys: the same row stays highlighted when the table is filled again.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1)", "Down", show=False),
@@ -41,8 +43,8 @@ class Table(ScrollView, can_focus=True):
         Binding("end,G", "move(1000000)", "Last", show=False),
         Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
         Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
-        Binding("left,h", "aside(-1)", "Left", show=False),
-        Binding("right,l", "aside(1)", "Right", show=False),
+        Binding("left,h", "sideways(-1)", "Left", show=False),
+        Binding("right,l", "sideways(1)", "Right", show=False),
         Binding("enter", "choose", "Choose", show=False),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor"}
@@ -57,8 +59,8 @@ class Table(ScrollView, can_focus=True):
     }
     """
 
-    class Told(Message):
-        """Something of this table."""
+    class TableMessage(Message):
+        """Base of the messages of a table."""
 
         def __init__(self, table: Table) -> None:
             self.table = table
@@ -68,14 +70,14 @@ class Table(ScrollView, can_focus=True):
         def control(self) -> Table:
             return self.table
 
-    class Highlighted(Told):
-        """Another row or cell is highlighted than before, by a key, the mouse or `go_to`."""
+    class Highlighted(TableMessage):
+        """The highlight moved to another row or cell, by a key, the mouse or `go_to`."""
 
-    class Chosen(Told):
-        """The highlighted one was chosen, by enter or a click on it."""
+    class Chosen(TableMessage):
+        """The highlighted row or cell was chosen, by enter or a click on it."""
 
-    class HeadClicked(Told):
-        """A column's head was clicked."""
+    class HeadClicked(TableMessage):
+        """The head of a column was clicked."""
 
         def __init__(self, table: Table, head: str) -> None:
             self.head = head
@@ -102,7 +104,7 @@ class Table(ScrollView, can_focus=True):
 
     @property
     def keys(self) -> list[str]:
-        """Of the rows, from the first."""
+        """The keys of the rows, in order."""
         return list(self._keys)
 
     @property
@@ -115,36 +117,36 @@ class Table(ScrollView, can_focus=True):
         return self._keys[self.cursor_row] if self._keys else None
 
     def fill(self, heads: Sequence[Head], rows: Sequence[Row], at: str | None = None, room: int = 0) -> None:
-        """Show these rows under these heads; the same row stays highlighted. `at` is the key of another to highlight,
-        `room` how many rows to keep the place of though there are fewer, so that what is below stays where it is.
+        """Show these rows under these heads. The same row stays highlighted, or the row with the key `at`.
 
-        Only lines that differ from what is shown are drawn.
+        The table keeps the height of `room` rows even if there are fewer, so that widgets below do not move. Only lines
+        that changed are drawn.
         """
         self._room = room
-        wanted, before = at or self.highlighted, (self._heads, self._widths, self._keys, self._rows)
-        self._heads, self._keys = tuple(heads), [key for key, _ in rows]
+        key, before = at or self.highlighted, (self._heads, self._widths, self._keys, self._rows)
+        self._heads, self._keys = tuple(heads), [row_key for row_key, _ in rows]
         self._rows = [cells for _, cells in rows]
         self._widths = [
             max([cell_len(name), *(cells[column].cell_len for cells in self._rows)])
             for column, (name, _) in enumerate(heads)
         ]
-        stands = self.cursor_row
+        row_before = self.cursor_row
         self.cursor_column = max(int(self._by_cell), min(self.cursor_column, len(self._heads) - 1))
-        self.cursor_row = self._keys.index(wanted) if wanted in self._keys else 0
+        self.cursor_row = self._keys.index(key) if key in self._keys else 0
         if before[:3] != (self._heads, self._widths, self._keys):
             wide = sum(self._widths) + 2 * PADDING * len(self._widths)
             self.virtual_size = Size(wide, len(rows) + self._head_lines)
             self.refresh()
         else:
             differ = [row for row, pair in enumerate(zip(before[3], self._rows, strict=True)) if not _same(*pair)]
-            for row in {*differ, *({stands, self.cursor_row} if stands != self.cursor_row else ())}:
+            for row in {*differ, *({row_before, self.cursor_row} if row_before != self.cursor_row else ())}:
                 self._draw_row(row)
         self.call_after_refresh(self._show_cursor)
 
     # --- moving -----------------------------------------------------------------------------------------------------
 
     def go_to(self, key: str, column: int | None = None) -> None:
-        """Highlight the row of this key, if it is there."""
+        """Highlight the row with this key, if there is one."""
         if key in self._keys:
             self._move_to(self._keys.index(key), self.cursor_column if column is None else column)
 
@@ -154,11 +156,11 @@ class Table(ScrollView, can_focus=True):
     def action_page(self, pages: int) -> None:
         self.action_move(pages * max(self.size.height - self._head_lines, 1))
 
-    def action_aside(self, columns: int) -> None:
+    def action_sideways(self, columns: int) -> None:
         if self._by_cell:
             self._move_to(self.cursor_row, self.cursor_column + columns)
         else:
-            self.scroll_relative(x=ASIDE * columns, animate=False)
+            self.scroll_relative(x=SIDEWAYS * columns, animate=False)
 
     def action_choose(self) -> None:
         if self._keys:
@@ -188,17 +190,17 @@ class Table(ScrollView, can_focus=True):
         self._show_cursor()
 
     def _show_cursor(self) -> None:
-        """Scroll to where the cursor is, if it is out of sight."""
+        """Scroll to the cursor if it is not visible."""
         left, top = self.scroll_offset
         room = max(self.size.height - self._head_lines, 1)
         above = max(self.cursor_row - room + 1, min(top, self.cursor_row))
-        aside = left
+        sideways = left
         if self._by_cell and self._widths:
             start = self._start(self.cursor_column)
             end = start + self._widths[self.cursor_column] + 2 * PADDING
-            aside = max(end - self.size.width, min(left, start - self._start(1)))
-        if (aside, above) != (left, top):
-            self.scroll_to(aside, above, animate=False)
+            sideways = max(end - self.size.width, min(left, start - self._start(1)))
+        if (sideways, above) != (left, top):
+            self.scroll_to(sideways, above, animate=False)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return self._head_lines + max(len(self._rows), self._room)
@@ -209,11 +211,11 @@ class Table(ScrollView, can_focus=True):
         self.refresh(Region(0, row + self._head_lines - self.scroll_offset.y, self.size.width, 1))
 
     def _start(self, column: int) -> int:
-        """Where a column begins, without scrolling."""
+        """The first character of a column, without scrolling."""
         return sum(self._widths[:column]) + 2 * PADDING * column
 
     def _column_at(self, x: int) -> int | None:
-        """Which column is shown there."""
+        """The column that is shown at this place."""
         x += 0 if self._by_cell and self._widths and x < self._start(1) else self.scroll_offset.x
         return next((column for column in range(len(self._widths)) if x < self._start(column + 1)), None)
 
@@ -247,11 +249,11 @@ class Table(ScrollView, can_focus=True):
 
 
 def _over(segments: Sequence[Segment], cursor: Style) -> list[Segment]:
-    """In the cursor's colours, which go before a cell's own."""
+    """The segments in the colours of the cursor, which override those of a cell."""
     colours = Style.from_color(cursor.color, cursor.bgcolor)
     return list(Segment.apply_style(segments, None, colours))
 
 
 def _same(some: Sequence[Text], others: Sequence[Text]) -> bool:
-    """Whether two rows look alike; texts are equal to rich whatever their style."""
+    """Whether two rows look the same. (Rich compares texts without their style.)"""
     return all(one == other and one.style == other.style for one, other in zip(some, others, strict=True))

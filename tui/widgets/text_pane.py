@@ -1,6 +1,7 @@
-"""Text to read, wrapped to the width and scrolled where it is longer than its place.
+"""Text that is wrapped to the width of the pane and can be scrolled.
 
-A Static in a VerticalScroll lays the whole screen out twice for every other text, this only where its length changes.
+A Static in a VerticalScroll computes the layout of the whole screen twice for each new text; this pane computes it only
+if the number of lines changes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def segments(text: Text, console: Console, ground: Style) -> list[Segment]:
     """A line in its styles, over `ground`."""
     if text.spans:
         return list(Segment.apply_style(text.render(console), ground))
-    return [Segment(text.plain, ground + console.get_style(text.style))]  # which rich would leave without its style
+    return [Segment(text.plain, ground + console.get_style(text.style))]  # rich would leave out the style
 
 
 class TextPane(ScrollView):
@@ -30,10 +31,10 @@ class TextPane(ScrollView):
         self.text = Text()
         self._at_end = False
         self._lines: list[Text] = []
-        self._width = 0  # that they are wrapped to
+        self._width = 0  # the width that the lines are wrapped to
 
     def show(self, text: Text, at_end: bool = False) -> None:
-        """Something else, from its first line on or down to its last."""
+        """Show another text, scrolled to its first or (`at_end`) its last line."""
         self.text, self._at_end = text, at_end
         self._wrap()
 
@@ -42,7 +43,7 @@ class TextPane(ScrollView):
             self._wrap()
 
     def _wrap(self) -> None:
-        """Without a place on the screen, and so without a width, there are no lines until there is one."""
+        """Wrap the text. While the pane is hidden it has no width, and so no lines."""
         self._width = self.scrollable_content_region.width
         self._lines = list(self.text.wrap(self.app.console, self._width)) if self._width else []
         self.virtual_size = Size(self._width, len(self._lines))

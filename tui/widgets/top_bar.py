@@ -1,4 +1,4 @@
-"""The line above every screen: which screens there are, and where one is."""
+"""The line above every screen: the names of the screens, and the current model, run and variant."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SCREENS = (("fit", "Fit"), ("plan", "Plan"), ("run", "Run"), ("results", "Result
 
 
 class TopBar(Widget):
-    """`path` are the breadcrumbs: model, run, variant. A click on a screen's name goes there."""
+    """`path` has the breadcrumbs: model, run, variant. A click on the name of a screen opens it."""
 
     class Chosen(Message):
-        """A screen's name was clicked."""
+        """The name of a screen was clicked."""
 
         def __init__(self, mode: str) -> None:
             self.mode = mode
@@ -29,11 +29,11 @@ class TopBar(Widget):
         self._path: tuple[str, ...] = ()
         self._ends: list[tuple[int, str]] = []
 
-    def lead(self, *path: str | None) -> None:
-        """Show these breadcrumbs, those that are None or empty left out."""
-        wanted = tuple(part for part in path if part)
-        if wanted != self._path:
-            self._path = wanted
+    def show_path(self, *path: str | None) -> None:
+        """Show these breadcrumbs, without those that are None or empty."""
+        parts = tuple(part for part in path if part)
+        if parts != self._path:
+            self._path = parts
             self.refresh()
 
     @property

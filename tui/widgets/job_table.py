@@ -1,4 +1,4 @@
-"""The cells of a run as a table, a variant a row and a measurement a column: what each found, or how far it is."""
+"""The jobs of a run as a table: a row per variant, a column per measurement; each cell has a result or progress."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tui.theme import Palette, palette
 from tui.widgets.table import Table
 
 SIGNS = {"waiting": "·", "known": "✓", "running": "▶", "done": "✓", "failed": "✗"}
-BAR = 6  # characters of a cell's progress
+BAR = 6  # characters of the progress bar in a cell
 
 
-class CellTable(Table):
-    """A cell is highlighted; `label` is its name."""
+class JobTable(Table):
+    """A table in which one cell is highlighted."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(cursor="cell", id=id)
-        self._places: dict[str, tuple[str, int]] = {}  # of a label: its row's key and its column
+        self._places: dict[str, tuple[str, int]] = {}  # by label: the key of the row, and the column
 
     @property
     def label(self) -> str | None:
-        """The highlighted cell, as VARIANT/NAME."""
+        """The label of the highlighted cell: VARIANT/NAME."""
         place = self.highlighted, self.cursor_column
         return next((label for label, known in self._places.items() if known == place), None)
 
     def show(self, plan: Plan, cells: Mapping[str, CellState], figures: Mapping[str, str]) -> None:
         """Show the states of a run."""
         colours = palette(self.app)
-        steps = list(stored_kinds())  # in the order in which a variant goes through them
+        steps = list(stored_kinds())  # in the order in which they are done for a variant
         ordered = dict.fromkeys(cell.name for cell in sorted(plan.cells, key=lambda cell: steps.index(cell.kind)))
         names = {name: column for column, name in enumerate(ordered, 1)}
         self._places = {cell.label: (cell.variant, names[cell.name]) for cell in plan.cells}
@@ -47,7 +47,7 @@ class CellTable(Table):
         for (variant, name), words in _shared(plan).items():
             rows[variant][names[name]] = Text(words, colours.faint)
         for cell in plan.cells:
-            rows[cell.variant][names[cell.name]] = told_of(cells[cell.label], figures.get(cell.label), colours)
+            rows[cell.variant][names[cell.name]] = cell_text(cells[cell.label], figures.get(cell.label), colours)
         heads = ["variant", *(fmt.shorten(fmt.plain(name), 16) if name in tasks else name for name in names)]
         self.fill([(head, True) for head in heads], list(rows.items()))
 
@@ -58,8 +58,8 @@ class CellTable(Table):
 
 
 def _shared(plan: Plan) -> dict[tuple[str, str], str]:
-    """By variant and step: whose file it is, where a variant reads what is made for another."""
-    making = {cell.key: cell for cell in plan.cells if cell.job.is_preparation}
+    """By variant and step: the name of the other variant whose file this variant uses."""
+    making = {cell.key: cell for cell in plan.cells if cell.job.making}
     found = {}
     for cell in plan.cells:
         for made in (making[key] for key in cell.needs if key in making):
@@ -68,8 +68,8 @@ def _shared(plan: Plan) -> dict[tuple[str, str], str]:
     return found
 
 
-def told_of(state: CellState, figure: str | None, colours: Palette) -> Text:
-    """A sign, and the figure that was found or how far the cell is."""
+def cell_text(state: CellState, figure: str | None, colours: Palette) -> Text:
+    """The content of a cell: a sign, and its result or progress."""
     styles: dict[str, Style] = {"running": colours.accent, "failed": colours.bad, "waiting": colours.faint}
     sign = Text(SIGNS[state.status], styles.get(state.status, colours.good), no_wrap=True)
     if state.status == "running":
@@ -82,6 +82,6 @@ def told_of(state: CellState, figure: str | None, colours: Palette) -> Text:
 
 
 def bar(share: float, width: int, colours: Palette) -> Text:
-    """A share, 0 to 1, as a line that is thick as far as it goes, so that it reads without colours."""
+    """A progress bar for a share from 0 to 1: a thick line, then a thin one, so that it is readable without colours."""
     full = round(width * share)
     return Text.assemble(("━" * full, colours.accent), ("─" * (width - full), colours.faint), no_wrap=True)
