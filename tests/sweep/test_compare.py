@@ -1,4 +1,4 @@
-"""`sweep compare`: pairs what is the same, refuses what has no common zero, says what it left out."""
+"""`sweep compare` pairs equal documents and windows, and reports what it cannot compare."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_two_variants_of_one_run(both):
     assert task.difference.p_value == statistics.mcnemar(lost(1), lost(12, 1))
     assert task.flips == pytest.approx(12 / 60)
     assert (task.only_a, task.only_b, task.reworded) == (0, 0, 0)
-    assert found.losses == ()  # one baseline: it would be the same difference
+    assert found.losses == ()  # with one baseline, it would be the same difference
     ppl, kld = found.text
     assert (ppl.figure, kld.figure) == ("perplexity", "divergence")
     assert ppl.difference.delta == pytest.approx(0.04)
@@ -97,10 +97,10 @@ def test_an_answer_that_changes_from_wrong_to_wrong_is_no_flip(space):
     )
     (task,) = compare(space, "r:Q4", "r:Q2").tasks
     assert (task.flips, task.answers_changed) == (0.0, pytest.approx(10 / 60))
-    assert task.difference.low < 0.0 < task.difference.high  # no flip in 60 items is no proof of none
+    assert task.difference.low < 0.0 < task.difference.high  # no flip in 60 items does not prove that there is none
 
 
-def test_across_models_tasks_are_paired_and_divergences_refused(both):
+def test_across_models_tasks_are_paired_and_divergences_are_not(both):
     found = compare(both, "alpha", "beta")
     assert [(row.variant_a, row.task) for row in found.tasks] == [("BF16", "t"), ("Q4", "t"), ("Q2", "t")]
     assert found.text == ()
@@ -111,7 +111,7 @@ def test_across_models_tasks_are_paired_and_divergences_refused(both):
     assert any("Perplexity is not compared" in note for note in found.notes)
 
 
-def test_whether_an_edge_is_kept_is_the_difference_of_the_losses(both):
+def test_a_change_of_the_gap_between_models_is_the_difference_of_losses(both):
     found = compare(both, "alpha", "beta", "Q2")
     (loss,) = found.losses
     loss_a, loss_b = lost(12, 1) - RIGHT, lost(4) - lost(3)
@@ -123,23 +123,23 @@ def test_whether_an_edge_is_kept_is_the_difference_of_the_losses(both):
     assert loss.significant
     assert loss.better
     assert "1 of 1 difference of losses is significant: B loses less on t." in verdicts(found)
-    kept = compare(both, "alpha", "beta", "Q4").losses[0]
-    assert not kept.significant
+    unchanged = compare(both, "alpha", "beta", "Q4").losses[0]
+    assert not unchanged.significant
     assert (
         "0 of 1 difference of losses is significant: these items show no change"
         in verdicts(compare(both, "alpha", "beta", "Q4"))[1]
     )
 
 
-def test_each_table_is_one_family(both):
+def test_p_values_are_corrected_within_each_table(both):
     found = compare(both, "alpha", "beta")
     for rows in (found.tasks, found.losses):
         adjusted = statistics.holm([row.difference.p_value for row in rows])
         assert [row.p_holm for row in rows] == pytest.approx(adjusted.tolist())
-    assert len(found.losses) == 2  # a baseline costs itself nothing
+    assert len(found.losses) == 2  # a baseline has no loss against itself
 
 
-def test_items_are_found_by_document_whatever_their_order(space):
+def test_items_are_paired_by_document_in_any_order(space):
     rng = np.random.default_rng(0)
     before, after = items(RIGHT), items(lost(5), first=0)
     shuffled = [after[i] for i in rng.permutation(N)]
@@ -155,7 +155,7 @@ def test_items_are_found_by_document_whatever_their_order(space):
     assert "Items left out because only B has them: t 2." in lines
 
 
-def test_a_document_asked_otherwise_is_paired_and_told(space):
+def test_a_document_with_another_prompt_is_paired_and_reported(space):
     Stored("a", {"t": {"Q4": items(RIGHT)}}).put(space)
     mixed = [*items(lost(5), prompt="chat")[:20], *items(lost(5))[20:]]
     Stored("b", {"t": {"Q4": mixed}}).put(space)
@@ -172,7 +172,7 @@ def test_a_document_that_occurs_twice_is_paired_in_order(space):
     assert (task.difference.n, task.flips) == (3, pytest.approx(1 / 3))
 
 
-def test_a_score_that_is_no_number_pairs_with_nothing(space):
+def test_a_score_that_is_not_a_number_is_not_paired(space):
     broken = RIGHT.copy()
     broken[7] = np.inf
     Stored("a", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT), "Q2": items(RIGHT)}}).put(space)
@@ -182,7 +182,7 @@ def test_a_score_that_is_no_number_pairs_with_nothing(space):
     assert found.losses[0].difference.n == 59
 
 
-def test_a_file_may_be_the_reference_of_both(space):
+def test_a_file_can_be_the_reference_of_both_runs(space):
     text = {v: measured for v, measured in A.text.items() if v != "BF16"}
     for run, scale in (("a", 1.0), ("b", 1.5)):
         scaled = {v: (nll, scale * kld) for v, (nll, kld) in text.items()}
@@ -196,7 +196,7 @@ def test_a_file_may_be_the_reference_of_both(space):
     ]
 
 
-def test_windows_of_another_number_are_not_paired(space):
+def test_a_different_number_of_windows_is_not_paired(space):
     shorter = {v: (nll[:20], None if kld is None else kld[:20]) for v, (nll, kld) in A.text.items()}
     replace(A, mark="same").put(space)
     other = replace(A, run="b-q-1", text=shorter, windows="f00")
@@ -222,12 +222,12 @@ def test_subjects_are_the_units_of_a_group(space):
     Stored("a", {"mmlu": {"Q4": grouped(before), "Q2": grouped(after)}}).put(space)
     (task,) = compare(space, "a:Q4", "a:Q2").tasks
     assert task.difference.clusters == 12
-    assert statistics.mcnemar(before, after) < 0.01  # by items it would be certain
-    assert task.difference.p_value == 1.0  # one subject that changed is one coin
+    assert statistics.mcnemar(before, after) < 0.01  # by items it would be significant
+    assert task.difference.p_value == 1.0  # one changed subject is one coin flip
     assert not task.significant
 
 
-def test_the_right_choices_probability_is_compared_where_items_have_it(space):
+def test_the_probability_of_the_correct_choice_is_compared_if_items_have_it(space):
     rng = np.random.default_rng(5)
     p = rng.random((2, N))
     graded = {
@@ -241,7 +241,7 @@ def test_the_right_choices_probability_is_compared_where_items_have_it(space):
     assert "p(correct choice) %" in printed(compare(space, "a:Q4", "a:Q2"), 180)
 
 
-def test_perplexity_is_compared_where_both_scored_the_same_tokens(space):
+def test_perplexity_is_compared_if_both_runs_scored_the_same_tokens(space):
     same = {"windows": "f00"}
     replace(A, **same).put(space)
     replace(B, **same).put(space)
@@ -253,7 +253,7 @@ def test_perplexity_is_compared_where_both_scored_the_same_tokens(space):
     assert any(note.startswith("KL divergence is not compared") for note in found.notes)
 
 
-def test_what_was_measured_differently_is_told(space):
+def test_different_settings_are_reported(space):
     A.put(space)
     other = replace(A, run="alpha-q-333333", settings=Settings(kv_type="q8_0"), mark="other")
     other.put(space)
@@ -262,12 +262,12 @@ def test_what_was_measured_differently_is_told(space):
     assert any("measured with other settings" in note for note in found.notes)  # the same model: not "different models"
 
 
-def test_how_a_task_was_asked_is_told_for_the_tasks_that_both_have(space):
+def test_different_task_settings_are_reported_for_shared_tasks(space):
     asked = {"t": "0 examples", "only here": "chat"}
     replace(A, text={}, about={"task_settings": asked, "text": None}).put(space)
     replace(B, text={}, about={"task_settings": {"t": "5 examples"}, "text": None}).put(space)
     notes = compare(space, "alpha", "beta").notes
-    assert notes == ("Measured differently: t: 0 examples in A, 5 examples in B.",)  # and nothing of a text
+    assert notes == ("Measured differently: t: 0 examples in A, 5 examples in B.",)  # and no note on a text
 
 
 def test_one_measurement_in_two_runs_is_not_compared_with_itself(space):
@@ -280,7 +280,7 @@ def test_one_measurement_in_two_runs_is_not_compared_with_itself(space):
         compare(space, "alpha", "gamma")
 
 
-def test_metrics_of_two_kinds_do_not_compare(space):
+def test_different_metrics_are_not_compared(space):
     A.put(space)
     replace(B, metric="exact_match", windows=None).put(space)
     with pytest.raises(InputError, match="t: acc in A and exact_match in B cannot be compared"):
@@ -336,7 +336,7 @@ def test_the_command_line_ends_with_one_line_and_its_exit_code(both, monkeypatch
     assert capsys.readouterr().err.startswith("sweep: alpah-q-111111: no such run in")
 
 
-def test_names_may_hold_colons(space):
+def test_names_can_contain_colons(space):
     Stored(
         "qwen:4b-q-1", {"t": {"gguf:a.gguf": items(RIGHT), "Q4": items(lost(2))}}, variants=("Q4", "gguf:a.gguf")
     ).put(space)
@@ -344,7 +344,7 @@ def test_names_may_hold_colons(space):
     assert (found.tasks[0].variant_a, found.tasks[0].variant_b) == ("gguf:a.gguf", "Q4")
 
 
-def test_a_failed_cell_leaves_the_rest_compared_and_the_exit_code_says_so(both, capsys):
+def test_a_failed_job_sets_the_exit_code_and_the_rest_is_compared(both, capsys):
     replace(B, run="broken-q-5", tasks={"t": {**B.tasks["t"], "Q2": None}}).put(both)
     found = compare(both, "alpha", "broken")
     assert [row.variant_a for row in found.tasks] == ["BF16", "Q4"]
@@ -377,7 +377,7 @@ def test_json_has_no_infinity(space, capsys):
 
 
 @pytest.mark.parametrize("width", [60, 80, 140, 220])
-def test_the_table_fits_and_no_colour_stands_alone(both, width):
+def test_the_table_fits_and_colour_is_never_the_only_mark(both, width):
     found = compare(both, "alpha", "beta")
     output = printed(found, width)
     assert max(map(len, output.splitlines())) <= width

@@ -1,4 +1,4 @@
-"""A workspace with a real sweep of the built-in model."""
+"""Fixtures: a workspace with a real sweep of the built-in model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def swept(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with one finished run, the same for all workers; not to be changed."""
+    """A workspace with one finished run, shared by all test processes. Tests must not change it."""
 
     def make(root: Path) -> None:
         ended = sweep(*arguments(text), "--workspace", str(root), "--format", "quiet")
@@ -42,7 +42,7 @@ def run(swept: Workspace) -> str:
 
 @pytest.fixture
 def own(swept: Workspace, tmp_path: Path) -> Workspace:
-    """A copy to be changed. The database is copied by SQLite, as other workers may have it open."""
+    """A copy that a test can change. SQLite copies the database, because other test processes may have it open."""
     own = Workspace(tmp_path / "own")
     shutil.copytree(swept.root, own.root, ignore=shutil.ignore_patterns("sweep.db*"))
     with closing(sqlite3.connect(swept.database)) as theirs, closing(sqlite3.connect(own.database)) as ours:
@@ -52,6 +52,6 @@ def own(swept: Workspace, tmp_path: Path) -> Workspace:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written to the directory that one is in does not end up in the repository."""
+    """Run every test in its own directory, so that nothing is written into the repository."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))

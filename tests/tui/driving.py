@@ -1,4 +1,4 @@
-"""Driving the application as a person would, and waiting for what comes of it."""
+"""Helpers that drive the application with keys and clicks, and wait until their effect is drawn."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def arguments(text: Path, limit: int = 4) -> tuple[str, ...]:
 
 
 def sweep(*given: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    """The command line, in a process of its own."""
+    """Run a command of `sweep` in its own process."""
     return subprocess.run([*COMMAND, *given], capture_output=True, text=True, timeout=300, cwd=ROOT, **more)
 
 
 class Driver(Pilot[None]):
-    """Presses keys and clicks as Pilot does; each returns when all that follows from it is drawn.
+    """Presses keys and clicks as Pilot does. Each call returns when its effect is drawn.
 
     Textual's own Pilot waits until the process takes little CPU time, which on a busy machine also holds for a process
     that waits for its turn. Workers are not waited for: see `until`.
@@ -64,7 +64,7 @@ class Driver(Pilot[None]):
 async def opened(
     workspace: Workspace, first: str, run: str | None = None, size: tuple[int, int] = (120, 36)
 ) -> AsyncIterator[tuple[SweepApp, Driver]]:
-    """The application on a screen of this size. What a worker raises, this raises."""
+    """The application on a screen of this size. Errors of its workers are raised here."""
     app = SweepApp(workspace, run, first)
     async with app.run_test(size=size, notifications=True):
         driver = Driver(app)
@@ -85,11 +85,11 @@ async def settled(pilot: Pilot[None]) -> None:
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], Any], patience: float = PATIENCE) -> None:
-    """Wait for something to come about, and until it is drawn."""
+    """Wait until a condition holds and the screen is drawn."""
     end = time.monotonic() + patience
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError(f"never came about; on the screen:\n{shown(pilot.app)}")
+            raise AssertionError(f"the condition was never met; on the screen:\n{shown(pilot.app)}")
         await pilot.pause(0.05)
     await settled(pilot)
 
@@ -104,7 +104,7 @@ def begin(app: SweepApp, command: Command) -> None:
 
 
 def shown(app: Any) -> str:
-    """The characters on the screen, from its own picture of itself."""
+    """The characters on the screen, from an exported screenshot."""
     lines: dict[float, list[tuple[float, str]]] = {}
     for found in re.finditer(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>', app.export_screenshot()):
         lines.setdefault(float(found[2]), []).append((float(found[1]), html.unescape(found[3])))

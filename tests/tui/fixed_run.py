@@ -1,4 +1,4 @@
-"""A finished run whose every figure is given here, in a real store: for pictures that are the same on every machine."""
+"""A finished run with fixed figures in a real store, so that pictures are the same on every machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sweep.workspace import Workspace
 
 RUN = "micro-q2-q8-000000"
 WINDOWS, ITEMS = 24, 200
-# variant, bits per weight, mean divergence, share of the items that are answered rightly
+# variant, bits per weight, mean divergence, share of correctly answered items
 ROWS = (
     ("BF16", 16.01, None, 0.90),
     ("Q2_K", 3.23, 0.0210, 0.78),
@@ -38,7 +38,7 @@ FAILED = "IQ4_XS"
 
 
 def fixed_run(workspace: Workspace) -> Plan:
-    """Write it down, with the event log of the process that ran it."""
+    """Write the run to the store, with an event log."""
     variants = (*(row[0] for row in ROWS), FAILED)
     cells = tuple(Cell(f"{v} {name}", v, name, job) for v in variants for name, job in _jobs(v).items())
     about = {"model": "micro (built in)", "text": "a text", "tasks": {"micro_sums": ITEMS}, "engine": ""}
@@ -95,14 +95,14 @@ def _put(store: Store, variant: str, bits: float, divergence: float | None, righ
 
 
 def _items(right: float) -> list[Item]:
-    """The first of them are answered rightly, so that a worse variant fails on what a better one knows."""
+    """Items of which the first ones are answered correctly, so that a worse variant fails on more of the same items."""
     return [Item(i, f"d{i}", f"p{i}", float(i < right * ITEMS), "", subject="micro_sums") for i in range(ITEMS)]
 
 
 def _score(right: float) -> dict[str, Any]:
     stderr = float(np.sqrt(right * (1 - right) / ITEMS))
-    told = {"metric": "exact_match", "value": round(right * ITEMS) / ITEMS, "stderr": stderr, "n": ITEMS, "notes": []}
-    return told | {"chance": 0.0, "higher_is_better": True, "other": {}, "settings": {"max_gen_toks": None}}
+    score = {"metric": "exact_match", "value": round(right * ITEMS) / ITEMS, "stderr": stderr, "n": ITEMS, "notes": []}
+    return score | {"chance": 0.0, "higher_is_better": True, "other": {}, "settings": {"max_gen_toks": None}}
 
 
 def _text(nll: np.ndarray, kld: np.ndarray | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What holds on every screen: keys in the help, the footer, the palette, themes, sizes, and bad workspaces."""
+"""All screens: help, footer, command palette, themes, sizes, and unreadable workspaces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODES = ("fit", "plan", "run", "results")
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_help_names_every_key_and_the_footer_at_most_eight(swept: Workspace, run: str, mode: str) -> None:
+def test_the_help_lists_every_key_and_the_footer_at_most_eight(swept: Workspace, run: str, mode: str) -> None:
     async def script() -> None:
         async with opened(swept, mode, run, (100, 40)) as (app, pilot):
             screen = app.screen
@@ -42,7 +42,7 @@ def test_the_help_names_every_key_and_the_footer_at_most_eight(swept: Workspace,
     play(script())
 
 
-def test_the_screens_are_reached_by_digits_the_mouse_and_the_palette(swept: Workspace, run: str) -> None:
+def test_digits_the_mouse_and_the_palette_open_the_screens(swept: Workspace, run: str) -> None:
     async def script() -> None:
         async with opened(swept, "results", run) as (app, pilot):
             for key, mode in zip("1234", MODES, strict=True):
@@ -60,7 +60,7 @@ def test_the_screens_are_reached_by_digits_the_mouse_and_the_palette(swept: Work
     play(script())
 
 
-def test_themes(swept: Workspace, run: str) -> None:
+def test_every_theme_has_its_own_colours(swept: Workspace, run: str) -> None:
     async def script() -> None:
         async with opened(swept, "results", run) as (app, pilot):
             await until(pilot, lambda: "recommended" in shown(app))
@@ -76,7 +76,7 @@ def test_themes(swept: Workspace, run: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["run", "results"])
-def test_another_theme_leaves_nothing_of_the_one_before(swept: Workspace, run: str, mode: str) -> None:
+def test_a_new_theme_replaces_all_colours_of_the_old_one(swept: Workspace, run: str, mode: str) -> None:
     async def script() -> None:
         async with opened(swept, mode, run) as (app, pilot):
             await until(pilot, lambda: "Q4_K_M" in shown(app))
@@ -90,7 +90,7 @@ def test_another_theme_leaves_nothing_of_the_one_before(swept: Workspace, run: s
     play(script())
 
 
-def test_quitting_with_nothing_running_asks_nothing(swept: Workspace, run: str) -> None:
+def test_quitting_without_a_running_sweep_asks_nothing(swept: Workspace, run: str) -> None:
     async def script() -> None:
         async with opened(swept, "results", run) as (app, pilot):
             await pilot.press("q")
@@ -113,7 +113,7 @@ SLOWER = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("fit", "plan")
 
 
 @pytest.mark.parametrize("mode", [*SLOWER, "run", "results"])
-def test_any_size(swept: Workspace, run: str, mode: str) -> None:
+def test_a_screen_can_be_resized_to_any_size(swept: Workspace, run: str, mode: str) -> None:
     """20 x 5 and back, and 200 sizes in between."""
     chosen = random.Random(7)
 
@@ -143,7 +143,9 @@ def test_any_size(swept: Workspace, run: str, mode: str) -> None:
         ("UPDATE runs SET plan = '{}'", "cannot be"),
     ],
 )
-def test_a_bad_store_is_told(own: Workspace, run: str, mode: str, statement: str | None, words: str) -> None:
+def test_an_unreadable_store_gives_a_message(
+    own: Workspace, run: str, mode: str, statement: str | None, words: str
+) -> None:
     if statement is None:
         own.database.write_bytes(b"no database " * 1000)
     else:
@@ -163,7 +165,7 @@ def test_a_bad_store_is_told(own: Workspace, run: str, mode: str, statement: str
     play(script())
 
 
-def test_a_bad_event_log_is_told(own: Workspace, run: str) -> None:
+def test_an_unreadable_event_log_gives_a_message(own: Workspace, run: str) -> None:
     (own.run(run) / "events.jsonl").write_text('{"event": "started", "time": 0\n')
 
     async def script() -> None:
@@ -173,7 +175,7 @@ def test_a_bad_event_log_is_told(own: Workspace, run: str) -> None:
     play(script())
 
 
-def test_a_run_that_is_not_there_is_told(swept: Workspace) -> None:
+def test_an_unknown_run_gives_a_message(swept: Workspace) -> None:
     async def script() -> None:
         async with opened(swept, "results", "no-such-run") as (app, pilot):
             await until(pilot, lambda: "no-such-run: no such run" in shown(app))
@@ -185,7 +187,7 @@ def test_a_run_that_is_not_there_is_told(swept: Workspace) -> None:
     ("terminal", "words"),
     [("dumb", "TERM is 'dumb'"), ("", "TERM is 'not set'"), (None, "needs a terminal")],
 )
-def test_without_a_terminal_the_commands_are_named(tmp_path: Path, terminal: str | None, words: str) -> None:
+def test_without_a_terminal_the_message_names_commands(tmp_path: Path, terminal: str | None, words: str) -> None:
     ours, theirs = os.openpty()
     stream = subprocess.PIPE if terminal is None else theirs
     ended = subprocess.run(
@@ -205,8 +207,10 @@ def test_without_a_terminal_the_commands_are_named(tmp_path: Path, terminal: str
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_no_color(swept: Workspace, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not one coloured character, and every sign still there."""
+def test_no_color_removes_all_colours_and_keeps_all_signs(
+    swept: Workspace, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No character is coloured, and all signs are still there."""
     monkeypatch.setenv("NO_COLOR", "1")
 
     async def script() -> None:
@@ -226,5 +230,5 @@ def test_no_color(swept: Workspace, run: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_command_line_does_not_load_textual() -> None:
     code = "import sys; import sweep.cli.app, sweep.commands.run, sweep.report.html; print('textual' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert told.stdout.strip() == "False", told.stderr
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ended.stdout.strip() == "False", ended.stderr

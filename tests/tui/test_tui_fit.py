@@ -1,4 +1,4 @@
-"""The fit screen: the figures of `sweep fit`, and every key."""
+"""The Fit screen: the figures of `sweep fit`, and every key."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def answered(screen: FitScreen) -> bool:
     return screen.report is not None and not screen._busy and screen._timer is None
 
 
-def test_a_report_comes_back_from_json_as_it_went(swept: Workspace) -> None:
-    told = sweep("fit", "micro", "--gpu", "12GiB", "--variants", "Q4_K_M,Q8_0", "--format", "json").stdout
-    report = json.loads(told)
+def test_a_fit_report_survives_a_round_trip_through_json(swept: Workspace) -> None:
+    output = sweep("fit", "micro", "--gpu", "12GiB", "--variants", "Q4_K_M,Q8_0", "--format", "json").stdout
+    report = json.loads(output)
     assert to_json(from_json(report)) == report
 
 
-def test_the_figures_on_the_screen_are_those_of_the_command(swept: Workspace) -> None:
+def test_the_screen_shows_the_figures_of_sweep_fit(swept: Workspace) -> None:
     given = ("fit", "micro", "--gpu", "12GiB", "--format", "json", "--best", "--workspace", str(swept.root))
     report = json.loads(sweep(*given).stdout)
 
@@ -69,14 +69,14 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert "RTX 3060 12GB" in shown(app)
             assert "simulated" in shown(app)
             assert app.session.limit is not None
-            assert "assumed to be available" in shown(app)  # RAM, of which nothing was said
+            assert "assumed to be available" in shown(app)  # RAM that --gpu did not name
 
             await pilot.press("left_square_bracket", "K", "o")
             await until(pilot, lambda: answered(screen) and screen.report.kv_type == "q8_0")  # type: ignore[union-attr]
             assert screen.report is not None
             assert screen.report.context == 1024
             assert "no RAM" in shown(app)
-            await pilot.press("right_square_bracket")  # more than the model was made for
+            await pilot.press("right_square_bracket")  # more than the context that the model supports
             await until(pilot, lambda: "✗" in shown(app) and "1024" in shown(app) and not screen._busy)
             await pilot.press("left_square_bracket", "o", "r")
             await until(pilot, lambda: answered(screen))
@@ -92,11 +92,11 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             await pilot.press("escape", "slash", *"iq4", "enter")
             assert table.keys == ["IQ4_NL", "IQ4_XS"]
             await pilot.press("escape", "f")
-            assert table.row_count > 30  # of so small a model all fit
+            assert table.row_count > 30  # all variants of such a small model fit
             await pilot.press("f", "j", "k", "G", "g")
 
             await pilot.press("m", *"micro-moe", "enter")
-            if screen.report is None:  # as long as it is asked: what the other model came to has gone
+            if screen.report is None:  # while it is computing, the figures of the other model are not shown
                 assert "fits" not in shown(app)
             await until(pilot, lambda: answered(screen) and screen.report.model == "micro-moe")  # type: ignore[union-attr]
             assert "recurrent state" in shown(app)

@@ -1,4 +1,4 @@
-"""Answers that come late: what was asked before, or by a window that is closed by now, is not shown any more."""
+"""Late answers: an answer to an earlier question, or to a closed window, is not shown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PICTURES = Path(__file__).parent / "pictures"
 
 
 class Answers:
-    """Stands for `ask` and `planned`: every question waits for its answer, given up or not."""
+    """Replaces `ask` and `planned`: every question, cancelled or not, waits until `give` is called."""
 
     def __init__(self, answer: Any) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -57,7 +57,7 @@ def fixed(tmp_path: Path) -> Workspace:
 
 
 def deliveries(screen: WorkerHost, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Grows when a thread has delivered something to the screen, or has found that it is not wanted."""
+    """A list that grows with every delivery of a thread to the screen, wanted or not."""
     made: list[object] = []
     deliver = screen.deliver
     monkeypatch.setattr(screen, "deliver", lambda *given: made.append(deliver(*given)))
@@ -68,7 +68,7 @@ def kept(name: str) -> Any:
     return json.loads((PICTURES / f"{name}.json").read_text())
 
 
-def test_an_answer_to_a_closed_window_is_dropped(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_to_a_closed_window_is_ignored(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers([{"files": [{"bits_per_weight": 4.0, "file_bytes": 1, "census": {}}]}])
     monkeypatch.setattr(fit, "run_command", lambda *_, **__: [kept("fit")])
     monkeypatch.setattr(types, "run_command", answers)
@@ -94,7 +94,7 @@ def test_an_answer_to_a_closed_window_is_dropped(fixed: Workspace, monkeypatch: 
     play(script())
 
 
-def test_a_card_chosen_while_fit_still_asks_stays_chosen(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_chosen_while_fit_is_computing_stays_chosen(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers([kept("fit")])
     monkeypatch.setattr(fit, "run_command", answers)
 
@@ -114,8 +114,8 @@ def test_a_card_chosen_while_fit_still_asks_stays_chosen(fixed: Workspace, monke
     play(script())
 
 
-def test_rows_of_the_question_before_say_so(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "run_command", lambda *_, **__: [kept("fit")])
+def test_rows_of_the_previous_question_are_marked(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "ask", lambda *_, **__: [kept("fit")])
 
     async def script() -> None:
         async with opened(fixed, "fit", RUN) as (app, pilot):
@@ -135,10 +135,8 @@ def test_rows_of_the_question_before_say_so(fixed: Workspace, monkeypatch: pytes
     play(script())
 
 
-def test_text_without_a_place_leaves_nothing_of_the_text_before(
-    fixed: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first frame of a pane that is shown again is drawn before it is told of its size."""
+def test_a_hidden_pane_does_not_keep_its_previous_text(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pane that is shown again draws its first frame before it knows its size."""
 
     async def script() -> None:
         async with opened(fixed, "results", RUN, (140, 40)) as (app, pilot):
@@ -164,7 +162,7 @@ def test_text_without_a_place_leaves_nothing_of_the_text_before(
     play(script())
 
 
-def test_a_filter_that_leaves_no_row_leaves_no_details(fixed: Workspace) -> None:
+def test_a_filter_without_matches_clears_the_details(fixed: Workspace) -> None:
     async def script() -> None:
         async with opened(fixed, "results", RUN, (140, 40)) as (app, pilot):
             screen = app.screen
@@ -177,7 +175,7 @@ def test_a_filter_that_leaves_no_row_leaves_no_details(fixed: Workspace) -> None
     play(script())
 
 
-def test_a_plan_of_another_draft_is_not_shown(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_an_earlier_draft_is_not_shown(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
 
     async def script() -> None:
@@ -195,10 +193,8 @@ def test_a_plan_of_another_draft_is_not_shown(fixed: Workspace, monkeypatch: pyt
     play(script())
 
 
-def test_what_was_chosen_is_not_shown_as_measured_for_comparison(
-    fixed: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """+ is what the plan measures without its being chosen; until it is planned anew, what was chosen is in it too."""
+def test_a_deselected_variant_is_not_shown_as_a_reference(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """+ marks variants that the plan adds. Until the next plan, a deselected variant is still in the current plan."""
     monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
 
     async def script() -> None:
@@ -217,7 +213,7 @@ def test_what_was_chosen_is_not_shown_as_measured_for_comparison(
     play(script())
 
 
-def test_a_plan_does_not_take_letters_out_of_a_field(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_plan_does_not_remove_typed_letters(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
 
     async def script() -> None:
@@ -227,7 +223,7 @@ def test_a_plan_does_not_take_letters_out_of_a_field(fixed: Workspace, monkeypat
             await until(pilot, lambda: screen.plan is not None)
             await pilot.press("t", "a")
             field = screen.query_one("#field-tasks", Input)
-            field.insert_text_at_cursor("b")  # of which the draft has not heard yet
+            field.insert_text_at_cursor("b")  # the draft does not know this letter yet
             screen.show(screen.draft, kept("plan"))
             assert field.value == "ab"
             await settled(pilot)
@@ -236,7 +232,7 @@ def test_a_plan_does_not_take_letters_out_of_a_field(fixed: Workspace, monkeypat
     play(script())
 
 
-def test_the_log_is_the_highlighted_cells(fixed: Workspace) -> None:
+def test_the_log_belongs_to_the_highlighted_job(fixed: Workspace) -> None:
     for variant in ("Q2_K", "Q3_K_M"):
         log_path(fixed.run(RUN), variant).parent.mkdir(parents=True, exist_ok=True)
         log_path(fixed.run(RUN), variant).write_text(f"what {variant} logged\n")
@@ -264,8 +260,8 @@ def test_the_log_is_the_highlighted_cells(fixed: Workspace) -> None:
     play(script())
 
 
-def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another sweep starts, the last look at the run before is not shown in its place."""
+def test_a_run_that_is_no_longer_followed_is_not_shown_again(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another sweep starts, a late snapshot of the previous run is not shown."""
     looks, holding, go_on = [], threading.Event(), threading.Event()
     look = Follower.look
 
@@ -292,7 +288,7 @@ def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace, m
             go_on.set()
             await until(pilot, lambda: delivered)
             assert "starting the sweep" in shown(app)
-            for _ in range(3):  # away and back: still one that waits
+            for _ in range(3):  # away and back: still only one thread waits
                 await pilot.press("4", "3")
             launch.is_known.set()
             await until(pilot, lambda: app.session.launch is None and screen.snapshot is not None)
@@ -303,7 +299,7 @@ def test_a_run_that_is_no_longer_followed_does_not_come_back(fixed: Workspace, m
 
 
 class Launching:
-    """Stands for a Launch. As that one's file goes when the run is known, it can be asked by one thread only."""
+    """Replaces a Launch. Only one thread may ask it, because a Launch deletes its file when the run is known."""
 
     command = None
 
@@ -316,7 +312,7 @@ class Launching:
         return RUN if self.is_known.is_set() else None
 
 
-def test_a_run_with_fewer_columns_than_the_one_before(fixed: Workspace) -> None:
+def test_the_highlight_stays_inside_a_run_with_fewer_columns(fixed: Workspace) -> None:
     async def script() -> None:
         async with opened(fixed, "run", RUN, (140, 40)) as (app, pilot):
             screen = app.screen
@@ -335,7 +331,7 @@ def test_a_run_with_fewer_columns_than_the_one_before(fixed: Workspace) -> None:
     play(script())
 
 
-def test_the_run_is_found_while_a_window_is_open(fixed: Workspace) -> None:
+def test_a_run_can_be_found_while_a_window_is_open(fixed: Workspace) -> None:
     async def script() -> None:
         async with opened(fixed, "run", RUN, (140, 40)) as (app, pilot):
             await pilot.press("question_mark")
@@ -343,7 +339,7 @@ def test_the_run_is_found_while_a_window_is_open(fixed: Workspace) -> None:
             app._not_found("no such run")
             await settled(pilot)
             await pilot.press("escape", "4")
-            app.session.run_id = "another"  # chosen meanwhile
+            app.session.run_id = "another"  # chosen in the meantime
             app._found(RUN, True)
             assert app.session.run_id == "another"
             assert app.current_mode == "results"

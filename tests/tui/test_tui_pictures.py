@@ -1,7 +1,6 @@
-"""The screens as pictures, compared with those kept in pictures/. Drawn anew with UPDATE_PICTURES=1.
+"""The screens as pictures, compared with those in pictures/. UPDATE_PICTURES=1 writes new ones.
 
-What they show is fixed: a run whose figures are given, an answer of `sweep fit` and a plan as the command line gave
-them.
+They show fixed data: a run with given figures, and an answer of `sweep fit` and a plan in JSON files.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def fixed(tmp_path: Path) -> Workspace:
 
 
 def compare(app: SweepApp, name: str) -> None:
-    """The picture is the kept one, to the character and the colour."""
+    """Assert that the screen equals the stored picture in every character and colour."""
     picture, kept = app.export_screenshot(), PICTURES / f"{name}.svg"
     if os.environ.get("UPDATE_PICTURES"):
         PICTURES.mkdir(exist_ok=True)
@@ -46,7 +45,7 @@ def compare(app: SweepApp, name: str) -> None:
     if not kept.is_file() or kept.read_text() != picture:
         drawn = Path(os.environ.get("PICTURES_DRAWN", ".")).absolute() / f"{name}.svg"
         drawn.write_text(picture)
-        raise AssertionError(f"{kept.name} is another picture now: {drawn}; UPDATE_PICTURES=1 keeps the new one")
+        raise AssertionError(f"{kept.name} is another picture now: {drawn}; UPDATE_PICTURES=1 stores the new one")
 
 
 def answer(name: str) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def answer(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_results(fixed: Workspace, size: tuple[int, int]) -> None:
+def test_the_results_screen_looks_as_stored(fixed: Workspace, size: tuple[int, int]) -> None:
     async def script() -> None:
         async with opened(fixed, "results", RUN, size) as (app, pilot):
             screen = app.screen
@@ -68,7 +67,7 @@ def test_results(fixed: Workspace, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_run(fixed: Workspace, size: tuple[int, int]) -> None:
+def test_the_run_screen_looks_as_stored(fixed: Workspace, size: tuple[int, int]) -> None:
     async def script() -> None:
         async with opened(fixed, "run", RUN, size) as (app, pilot):
             screen = app.screen
@@ -81,7 +80,9 @@ def test_run(fixed: Workspace, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_plan(fixed: Workspace, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_screen_looks_as_stored(
+    fixed: Workspace, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 1 << 39, 1 << 39))
 
     async def script() -> None:
@@ -97,7 +98,7 @@ def test_plan(fixed: Workspace, size: tuple[int, int], monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_fit(fixed: Workspace, size: tuple[int, int]) -> None:
+def test_the_fit_screen_looks_as_stored(fixed: Workspace, size: tuple[int, int]) -> None:
     async def script() -> None:
         async with opened(fixed, "fit", RUN, size) as (app, pilot):
             screen = app.screen

@@ -1,4 +1,4 @@
-"""The plan screen: what is chosen, what that comes to, and the command that does it."""
+"""The Plan screen: chosen variants, the plan for them, and the command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tui.widgets.form import FIELDS
 from tui.widgets.job_table import JobTable
 from tui.widgets.table import Table
 
-# field of a Request, what is typed or chosen for it, and what the command is to make of that
+# field of a Request, what is typed or chosen for it, and the value that the command must read
 TYPED: dict[str, tuple[str, Any]] = {
     "tasks": ("micro_form,a.yaml", ("micro_form", "a.yaml")),
     "limit": ("8", 8),
@@ -52,13 +52,13 @@ TYPED: dict[str, tuple[str, Any]] = {
     "workers": ("2", 2),
     "keep": ("best", Keep.BEST),
 }
-CHOSEN = {"model", "preset", "variants"}  # by keys of the screen and in its table
-NOT_THERE = {"workspace", "dry_run", "quant", "write_base"}  # the screen's own; and what sweep eval alone has
-NOT_THERE |= {"executor"}  # there is one, but for extensions
+CHOSEN = {"model", "preset", "variants"}  # chosen by keys and in the table
+NOT_THERE = {"workspace", "dry_run", "quant", "write_base"}  # set by the screen itself, or only for `sweep eval`
+NOT_THERE |= {"executor"}  # there is only one without extensions
 
 
 def asked_by(line: str) -> Request:
-    """What the real command line makes of a line, before it does anything."""
+    """The Request that the real command line reads from a line."""
     seen: list[Request] = []
 
     class Seen(Exception):
@@ -76,11 +76,11 @@ def asked_by(line: str) -> Request:
 
 
 def asked(screen: PlanScreen) -> bool:
-    """Whether what is shown is of the draft as it is."""
+    """Whether the shown plan is of the current draft."""
     return screen.plan is not None and not screen._busy and screen._timer is None
 
 
-def test_the_line_is_the_shortest_that_comes_to_the_same() -> None:
+def test_the_command_is_the_shortest_equivalent_one() -> None:
     whole = preset.load("q2-q8").variants
     assert Draft(variants=whole).arguments() == ("run", "micro")
     assert Draft(variants=("Q4_K_M", "BF16")).arguments() == ("run", "micro", "--variants", "=Q4_K_M")
@@ -93,24 +93,24 @@ def test_the_line_is_the_shortest_that_comes_to_the_same() -> None:
     ("chosen", "reference", "planned"),
     [
         (("Q4_K_M", "int8:sq"), "", ["BF16", "Q4_K_M", "int8:sq"]),
-        (("int8:sq",), "", ["int8:sq"]),  # torch alone: no GGUF is needed to compare with
+        (("int8:sq",), "", ["int8:sq"]),  # only torch variants: no GGUF reference is needed
         (("BF16", "int8:sq"), "", ["BF16", "int8:sq"]),
         (("BF16", "Q4_K_M"), "Q8_0", ["Q8_0", "BF16", "Q4_K_M"]),
         (preset.load("q2-q8").variants, "Q8_0", ["Q8_0", "BF16", *preset.load("q2-q8").variants[1:-1]]),
         (preset.load("q2-q8").variants, "", list(preset.load("q2-q8").variants)),
     ],
 )
-def test_what_is_chosen_is_what_the_line_measures(chosen: tuple[str, ...], reference: str, planned: list[str]) -> None:
+def test_the_command_measures_the_chosen_variants(chosen: tuple[str, ...], reference: str, planned: list[str]) -> None:
     draft = Draft(variants=chosen).with_typed(reference=reference)
     request = asked_by(shlex.join(["sweep", *draft.arguments()]))
     named = _variants(preset.load(request.preset), request, request.reference or "BF16")
     assert list(dict.fromkeys(named)) == planned
 
 
-def test_what_is_shown_is_the_dry_run(swept: Workspace, text: Path) -> None:
+def test_the_screen_shows_the_plan_of_the_dry_run(swept: Workspace, text: Path) -> None:
     given = ("--variants", "=Q4_K_M,Q2_K", "--tasks", "micro_form", "--limit", "8", "--perplexity", str(text))
-    told = sweep("run", "micro", *given, "--workspace", str(swept.root), "--format", "json", "--dry-run")
-    plan = json.loads(told.stdout)
+    ended = sweep("run", "micro", *given, "--workspace", str(swept.root), "--format", "json", "--dry-run")
+    plan = json.loads(ended.stdout)
 
     async def script() -> None:
         async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
@@ -123,7 +123,7 @@ def test_what_is_shown_is_the_dry_run(swept: Workspace, text: Path) -> None:
             assert screen.plan == plan
             words = shown(app)
             assert f"{sum(not cell['done'] for cell in plan['cells'])} of {len(plan['cells'])} jobs to do" in words
-            assert "about" in words  # the items of the first run, twice as many
+            assert "about" in words  # from the first run, for twice as many items
             assert plan["seconds"] is not None
 
     play(script())
@@ -188,7 +188,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
     play(script())
 
 
-def test_bad_input_is_told_in_the_programs_own_words(swept: Workspace, tmp_path: Path) -> None:
+def test_invalid_input_gives_the_message_of_the_command_line(swept: Workspace, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{ not json")
 
@@ -211,7 +211,7 @@ def test_bad_input_is_told_in_the_programs_own_words(swept: Workspace, tmp_path:
     play(script())
 
 
-def test_every_option_can_be_typed_and_the_line_asks_for_just_that(swept: Workspace) -> None:
+def test_every_option_has_a_field_and_the_command_contains_its_value(swept: Workspace) -> None:
     assert {field.name for field in FIELDS} == set(TYPED)
     assert {field.name for field in fields(Request)} == set(TYPED) | CHOSEN | NOT_THERE
 
@@ -224,7 +224,7 @@ def test_every_option_can_be_typed_and_the_line_asks_for_just_that(swept: Worksp
             for field in FIELDS:
                 assert app.focused is not None
                 assert app.focused.name == field.name
-                assert "--" in str(screen.query_one("#hint").render())  # what it is for
+                assert "--" in str(screen.query_one("#hint").render())  # the hint says what it is for
                 text = TYPED[field.name][0]
                 if isinstance(app.focused, Input):
                     await pilot.press(*text)
@@ -239,7 +239,7 @@ def test_every_option_can_be_typed_and_the_line_asks_for_just_that(swept: Worksp
     play(script())
 
 
-def test_int8_is_planned_like_any_other_variant(swept: Workspace) -> None:
+def test_int8_variants_are_planned_like_quants(swept: Workspace) -> None:
     async def script() -> None:
         async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
             screen = app.screen
@@ -260,7 +260,7 @@ def test_int8_is_planned_like_any_other_variant(swept: Workspace) -> None:
     play(script())
 
 
-def test_what_cannot_become_int8_is_told(swept: Workspace, tmp_path: Path) -> None:
+def test_a_model_that_cannot_become_int8_gives_a_message(swept: Workspace, tmp_path: Path) -> None:
     micro = presets.builtin_models()["micro"]
     file = tmp_path / "own.gguf"
     export(open_source(micro.directory, "micro"), {"BF16": file})
@@ -283,7 +283,7 @@ def test_what_cannot_become_int8_is_told(swept: Workspace, tmp_path: Path) -> No
     play(script())
 
 
-def test_the_card_of_the_fit_screen_is_the_sweeps(swept: Workspace) -> None:
+def test_the_gpu_of_the_fit_screen_is_used_by_the_plan(swept: Workspace) -> None:
     async def script() -> None:
         async with opened(swept, "fit", size=(140, 44)) as (app, pilot):
             fit = app.screen
@@ -307,7 +307,7 @@ def test_the_card_of_the_fit_screen_is_the_sweeps(swept: Workspace) -> None:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (99, 60), (20, 5), (140, 12)])
-def test_the_fields_can_be_reached_however_small_the_terminal(swept: Workspace, size: tuple[int, int]) -> None:
+def test_all_fields_can_be_reached_in_a_small_terminal(swept: Workspace, size: tuple[int, int]) -> None:
     async def script() -> None:
         async with opened(swept, "plan", size=size) as (app, pilot):
             screen = app.screen
@@ -316,9 +316,9 @@ def test_the_fields_can_be_reached_however_small_the_terminal(swept: Workspace, 
             assert app.focused is not None
             assert app.focused.name == "keep"
             assert screen.draft.typed_value("keep") == "best"
-            assert screen.region.contains_region(app.focused.region)  # scrolled to where it is seen
+            assert screen.region.contains_region(app.focused.region)  # scrolled into view
             if size == (80, 24):
-                assert "--keep" in shown(app)  # what it is for
+                assert "--keep" in shown(app)  # the hint
                 assert "best" in shown(app)
             await pilot.press("escape")
             assert screen.query_one(Table).has_focus
@@ -328,7 +328,7 @@ def test_the_fields_can_be_reached_however_small_the_terminal(swept: Workspace, 
 
 
 @pytest.mark.slow  # torch is loaded four times
-def test_a_sweep_with_int8_is_run_and_read(text: Path, tmp_path: Path) -> None:
+def test_a_sweep_with_int8_runs_and_shows_its_results(text: Path, tmp_path: Path) -> None:
     calibration = tmp_path / "calibration.txt"
     calibration.write_text(presets.builtin_models()["micro"].calibration.read_text()[:20_000])
     fast = {"tasks": "micro_form", "limit": "4", "perplexity": str(text), "calibration": str(calibration)}

@@ -1,4 +1,4 @@
-"""The results screen against a real run: every key, the table, the plot, the windows."""
+"""The Results screen with a real run: every key, the table, the plot, the windows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def order(screen: ResultsScreen) -> list[str]:
     return screen.query_one(Table).keys
 
 
-def test_the_figures_on_the_screen_are_the_runs(swept: Workspace, run: str) -> None:
+def test_the_screen_shows_the_figures_of_the_run(swept: Workspace, run: str) -> None:
     plan = read_results(swept, run).plan
     with Store(swept.database) as store:
         known = records(plan, store)
@@ -111,7 +111,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert isinstance(app.screen, CompareScreen)
             await until(pilot, lambda: "KL divergence" in shown(app))
             assert "baseline BF16" in shown(app)
-            assert "…" not in shown(app)  # it is written as wide as its window
+            assert "…" not in shown(app)  # it is rendered for the width of its window
             await pilot.press("j", "k", "G", "g", "escape")
             assert app.screen is screen
             await pilot.press("m")
@@ -137,7 +137,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
     play(script())
 
 
-def test_sorting_by_a_click_on_a_head(swept: Workspace, run: str) -> None:
+def test_a_click_on_a_head_sorts_the_table(swept: Workspace, run: str) -> None:
     async def script() -> None:
         async with opened(swept, "results", run, (160, 40)) as (app, pilot):
             screen = app.screen
@@ -150,8 +150,8 @@ def test_sorting_by_a_click_on_a_head(swept: Workspace, run: str) -> None:
     play(script())
 
 
-def test_the_card_is_held_against(swept: Workspace, run: str) -> None:
-    """A card that holds the smallest variant alone is recommended nothing that needs more."""
+def test_no_variant_that_exceeds_the_gpu_is_recommended(swept: Workspace, run: str) -> None:
+    """With a GPU that has no usable memory, no variant is recommended."""
 
     async def script() -> None:
         async with opened(swept, "results", run, (160, 40)) as (app, pilot):
@@ -164,10 +164,10 @@ def test_the_card_is_held_against(swept: Workspace, run: str) -> None:
             await until(pilot, lambda: screen.results is not None and screen.results.limit is not None)
             assert screen.results is not None
             assert screen.results.limit is not None
-            assert screen.results.limit.bytes == 0  # less what must stay free of a card
+            assert screen.results.limit.bytes == 0  # 1536 MiB less the reserve
             assert screen.results.choice is not None
             assert screen.results.choice.variant is None
-            await pilot.press("v", *"no such card", "enter")
+            await pilot.press("v", *"no such gpu", "enter")
             await until(pilot, lambda: "no such GPU" in shown(app))
             await pilot.press("v", *"this machine", "enter")
             await until(pilot, lambda: screen.results is not None and screen.results.limit is None)
@@ -175,7 +175,7 @@ def test_the_card_is_held_against(swept: Workspace, run: str) -> None:
     play(script())
 
 
-def test_export(swept: Workspace, run: str, tmp_path: Path) -> None:
+def test_results_are_exported_in_each_format(swept: Workspace, run: str, tmp_path: Path) -> None:
     async def script() -> None:
         async with opened(swept, "results", run) as (app, pilot):
             screen = app.screen
@@ -203,7 +203,7 @@ def test_export(swept: Workspace, run: str, tmp_path: Path) -> None:
     assert len([json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]) == 3
 
 
-def test_the_runs_are_searched(swept: Workspace, run: str) -> None:
+def test_runs_can_be_searched(swept: Workspace, run: str) -> None:
     async def script() -> None:
         async with opened(swept, "results", run) as (app, pilot):
             screen = app.screen

@@ -1,4 +1,4 @@
-"""The run screen, and the processes that it starts and watches; every sweep here is a real one."""
+"""The Run screen and the processes that it starts and follows. Every sweep here is real."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def screen_of(app: SweepApp) -> RunScreen:
 
 
 def statuses(screen: RunScreen) -> dict[str, str]:
-    """By cell; empty while no run is shown."""
+    """The status of each job by label; empty while no run is shown."""
     return {} if screen.snapshot is None else {c.label: c.status for c in screen.snapshot.progress.cells.values()}
 
 
-def test_a_finished_run_and_its_keys(swept: Workspace, run: str) -> None:
+def test_a_finished_run_shows_results_and_reacts_to_keys(swept: Workspace, run: str) -> None:
     async def script() -> None:
         async with opened(swept, "run", run, (120, 30)) as (app, pilot):
             screen = screen_of(app)
@@ -68,8 +68,8 @@ def test_a_finished_run_and_its_keys(swept: Workspace, run: str) -> None:
     play(script())
 
 
-def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) -> None:
-    """One sweep, stopped in every way there is, and brought to its end."""
+def test_a_sweep_survives_pause_cancel_retry_and_a_killed_process(text: Path, tmp_path: Path) -> None:
+    """One sweep that is stopped in every possible way and still finishes."""
     workspace = Workspace(tmp_path / "w")
     workspace.root.mkdir()
 
@@ -81,7 +81,7 @@ def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) ->
             await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_running)
             assert screen.snapshot is not None
 
-            # pause: what is at work is finished, nothing more is begun
+            # pause: the running job finishes, and no other job starts
             await until(pilot, lambda: statuses(screen).get("BF16/speed") == "running")
             await pilot.press("p")
             await until(pilot, lambda: "pausing" in shown(app))
@@ -90,17 +90,17 @@ def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) ->
             assert statuses(screen)["BF16/speed"] == "done"
             assert statuses(screen)["BF16/text"] == "waiting"
 
-            # R goes on where it stopped
+            # R resumes the run
             await pilot.press("R")
             await until(pilot, lambda: app.session.launch is None and statuses(screen).get("BF16/speed") == "known")
             await until(pilot, lambda: statuses(screen).get("BF16/micro_form") == "running")
 
-            # the cell at work is given up, the others go on
+            # the running job is cancelled, the others continue
             screen.query_one(JobTable).go_to_cell("BF16/micro_form")
             await settled(pilot)
             await pilot.press("x")
             await until(pilot, lambda: statuses(screen)["BF16/micro_form"] in ("failed", "done"))
-            if statuses(screen)["BF16/micro_form"] == "failed":  # unless it was through before
+            if statuses(screen)["BF16/micro_form"] == "failed":  # unless it was done before
                 cell = screen.snapshot.progress.cells["BF16/micro_form"]
                 await until(pilot, lambda: "cancelled by the user" in shown(app) or cell is not None)
                 told = {c.label: c.error for c in screen.snapshot.progress.cells.values()}
@@ -129,7 +129,7 @@ def test_pause_cancel_retry_and_a_child_that_dies(text: Path, tmp_path: Path) ->
     assert (past.done, past.failed) == (12, 0)
 
 
-def test_a_sweep_is_watched_while_the_retry_waits_for_it(text: Path, tmp_path: Path) -> None:
+def test_a_running_sweep_is_shown_while_its_retry_waits(text: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     workspace.root.mkdir()
 
@@ -141,21 +141,21 @@ def test_a_sweep_is_watched_while_the_retry_waits_for_it(text: Path, tmp_path: P
             await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
             cells = screen.query_one(JobTable)
             await until(pilot, lambda: "running" in statuses(screen).values() and cells.label is not None)
-            await pilot.press("x")  # may be too late for so small a cell
+            await pilot.press("x")  # may be too late for such a short job
             await pilot.press("R")
             assert app.session.launch is not None
             await pilot.press("4", "3")
             assert "/12 jobs" in shown(app)
             assert "starting" not in shown(app)
             await until(pilot, lambda: app.session.launch is None)
-            # the first run may be seen to be through, with what was cancelled, before the second is
+            # the first run may be done, with the cancelled job, before the second one is
             await until(pilot, lambda: set(statuses(screen).values()) in ({"known"}, {"done", "known"}), 5 * PATIENCE)
 
     play(script())
 
 
-def test_the_state_has_room_on_a_narrow_screen(tmp_path: Path) -> None:
-    """The words go before the bar, so that what failed does not push the memory out of sight."""
+def test_the_state_line_fits_on_a_narrow_screen(tmp_path: Path) -> None:
+    """The text has priority over the bar, so that failures do not push the memory out of view."""
     workspace = Workspace(tmp_path / "w")
     run = fixed_run(workspace).run
 
@@ -164,7 +164,7 @@ def test_the_state_has_room_on_a_narrow_screen(tmp_path: Path) -> None:
             screen = screen_of(app)
             await until(pilot, lambda: screen.snapshot is not None)
             assert screen.snapshot is not None
-            screen.workers.cancel_group(screen, "follow")  # which would show the run as it really is
+            screen.workers.cancel_group(screen, "follow")  # it would show the real state of the run
             progress = replace(screen.snapshot.progress, status="running", started=time.time() - 600.0)
             for pausing in (False, True):
                 at = replace(screen.snapshot, progress=progress, pausing=pausing, died=False, resident_bytes=1 << 30)
@@ -177,13 +177,13 @@ def test_the_state_has_room_on_a_narrow_screen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_a_bar_reads_without_colours(share: float) -> None:
+def test_a_progress_bar_is_readable_without_colours(share: float) -> None:
     style = Style()
     drawn = bar(share, 10, Palette(style, style, style, style, style, style, style)).plain
     assert (drawn.count("━"), len(drawn)) == (round(10 * share), 10)
 
 
-def test_a_sweep_that_is_refused_says_why(tmp_path: Path) -> None:
+def test_a_rejected_sweep_gives_a_message(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     workspace.root.mkdir()
 
@@ -201,7 +201,7 @@ def test_a_sweep_that_is_refused_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_closing_the_screen_leaves_the_sweep_running(text: Path, tmp_path: Path) -> None:
+def test_closing_the_screen_does_not_stop_the_sweep(text: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     workspace.root.mkdir()
     found: dict[str, int] = {}
@@ -225,7 +225,7 @@ def test_closing_the_screen_leaves_the_sweep_running(text: Path, tmp_path: Path)
 
     async def second() -> None:
         async with opened(workspace, "results", size=(130, 32)) as (app, pilot):
-            await until(pilot, lambda: isinstance(app.screen, RunScreen))  # by itself, since one is at work
+            await until(pilot, lambda: isinstance(app.screen, RunScreen))  # it opens because a sweep is running
             screen = screen_of(app)
             await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.progress.status == "done")
 

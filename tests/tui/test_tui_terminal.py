@@ -1,4 +1,4 @@
-"""The program in a real pseudo-terminal, as a person meets it: what is typed goes in, what is drawn comes out."""
+"""The program in a real pseudo-terminal: keys go in, drawn characters come out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tui.state.draft import OPTIONS
 from tui.widgets.form import FIELDS
 
 PACE = 0.15  # seconds with nothing drawn before the next key is typed
-# Control sequences; those that move the cursor stand between words that are not beside each other.
+# Control sequences. Those that move the cursor separate words that are not next to each other.
 SEQUENCES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[PX^_].*?\x1b\\|\x1b.", re.S)
 
 
@@ -36,14 +36,14 @@ class Terminal:
             os.chdir(ROOT)
             os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
             os.environ.pop("NO_COLOR", None)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup would have it
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
             os.execv(command[0], command)
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
         os.kill(self.pid, signal.SIGWINCH)
         self._drawn = ""
 
     def press(self, keys: str) -> None:
-        """Type, one key after the other as a hand does; what was drawn before is forgotten."""
+        """Type one key after the other as a user does, and forget what was drawn before."""
         self._drawn = ""
         for key in keys:
             os.write(self._ours, key.encode())
@@ -59,7 +59,7 @@ class Terminal:
                 self._read()
 
     def ended(self) -> int:
-        """Wait for the end; gives the exit code."""
+        """Wait for the end and return the exit code."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             found, status = os.waitpid(self.pid, os.WNOHANG)
@@ -70,7 +70,7 @@ class Terminal:
         raise AssertionError("the program did not end")
 
     def close(self) -> None:
-        """As a window is closed."""
+        """Close the terminal, as closing its window does."""
         if self._ours >= 0:
             os.close(self._ours)
             self._ours = -1
@@ -82,7 +82,7 @@ class Terminal:
     def _read(self) -> None:
         try:
             self._drawn += os.read(self._ours, 1 << 16).decode(errors="replace")
-        except OSError:  # Linux's word for a terminal that nobody has open any more
+        except OSError:  # Linux reports this for a terminal that no process has open
             time.sleep(0.05)
 
 
@@ -108,7 +108,7 @@ def plan(terminal: Terminal, text: Path) -> None:
     terminal.expect("fits")
     terminal.press("2")
     terminal.expect("sweep run micro")
-    # Where a key moves the focus, what that draws is waited for: on a busy machine the next key may be read before.
+    # After a key that moves the focus, wait for its effect: on a busy machine the next key may be read before.
     terminal.press("n/")
     terminal.expect("filter by name")
     terminal.press("q4_k_m\r ")
@@ -119,7 +119,7 @@ def plan(terminal: Terminal, text: Path) -> None:
     key = "t"
     for name in [field.name for field in FIELDS]:
         terminal.press(key)
-        terminal.expect(f"{OPTIONS[name].name}  ")  # what the field is for
+        terminal.expect(f"{OPTIONS[name].name}  ")  # the hint of the field
         terminal.press(typed.pop(name, ""))
         if not typed:
             break
@@ -137,7 +137,7 @@ def test_the_screen_ends_with_its_terminal(terminal: Terminal) -> None:
 
 
 @pytest.mark.slow
-def test_from_the_start_to_a_result(terminal: Terminal, workspace: Workspace, text: Path) -> None:
+def test_a_user_gets_from_the_first_screen_to_a_result(terminal: Terminal, workspace: Workspace, text: Path) -> None:
     plan(terminal, text)
     terminal.press("r")
     terminal.expect("running")
@@ -153,7 +153,7 @@ def test_from_the_start_to_a_result(terminal: Terminal, workspace: Workspace, te
 
 
 @pytest.mark.slow
-def test_killing_the_screen_leaves_the_run_intact(terminal: Terminal, workspace: Workspace, text: Path) -> None:
+def test_killing_the_screen_does_not_stop_the_sweep(terminal: Terminal, workspace: Workspace, text: Path) -> None:
     plan(terminal, text)
     terminal.press("r")
     terminal.expect("running")

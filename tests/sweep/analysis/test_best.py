@@ -1,4 +1,4 @@
-"""--best: the least measured divergence of what fits; size decides only where nothing is measured, and says so."""
+"""--best: the lowest measured divergence among variants that fit; without measurements, a guess by size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def test_the_least_divergence_wins_not_the_most_bits(workspace: Workspace) -> None:
+def test_the_lowest_divergence_is_best_not_the_most_bits(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.02, "Q4_K_XL": 0.01}).put(workspace)
     devices = devices_called(["8GiB"])
     found = report([row("Q4_K_XL", 4.0, 4.5, devices), row("Q4_K_M", 4.5, 5.0, devices)], devices)
@@ -36,10 +36,10 @@ def test_the_least_divergence_wins_not_the_most_bits(workspace: Workspace) -> No
     assert "run one" in choice.sentence
 
 
-def test_what_does_not_fit_whole_is_never_chosen(workspace: Workspace) -> None:
+def test_a_variant_that_does_not_fit_is_never_best(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.05, "Q8_0": 0.001}).put(workspace)
     losses = measured_klds(workspace, "Qwen3-8B")
-    assert losses["BF16"].kld == 0.0  # the reference, which here does not fit
+    assert losses["BF16"].kld == 0.0  # the reference, which does not fit here
     assert best(three("6GiB"), losses).variant == "Q4_K_M"
     partly = three("6GiB")
     choice = best(report(partly.rows[1:], partly.devices), losses)
@@ -47,27 +47,27 @@ def test_what_does_not_fit_whole_is_never_chosen(workspace: Workspace) -> None:
     assert "451 MiB of it in RAM" in choice.sentence
 
 
-def test_without_measurements_it_is_a_guess_and_called_one(workspace: Workspace) -> None:
+def test_without_measurements_the_choice_is_called_a_guess(workspace: Workspace) -> None:
     assert measured_klds(workspace, "Qwen3-8B") == {}
-    assert not workspace.database.exists()  # to ask is not to write
+    assert not workspace.database.exists()  # reading does not create a store
     choice = best(three("6GiB"), {})
     assert (choice.variant, choice.measured) == ("Q4_K_M", False)
     assert "guess by size alone" in choice.sentence
 
 
-def test_another_model_s_runs_tell_nothing(workspace: Workspace) -> None:
+def test_runs_of_another_model_are_ignored(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.05}, model="Qwen3-4B").put(workspace)
     assert measured_klds(workspace, "Qwen3-8B") == {}
 
 
-def test_divergences_to_different_references_are_not_mixed(workspace: Workspace) -> None:
+def test_divergences_from_different_references_are_not_mixed(workspace: Workspace) -> None:
     stored("old", {"Q4_K_M": 0.05, "Q8_0": 0.002}, mark="a").put(workspace)
     stored("new", {"Q4_K_M": 0.0001}, mark="b").put(workspace)
     losses = measured_klds(workspace, "Qwen3-8B")
     assert {name: loss.run for name, loss in losses.items()} == dict.fromkeys(("BF16", "Q4_K_M", "Q8_0"), "old")
 
 
-def test_larger_ones_that_nobody_measured_are_named(workspace: Workspace) -> None:
+def test_larger_variants_without_measurements_are_named(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.02}).put(workspace)
     devices = devices_called(["8GiB"])
     found = report([row("Q4_K_M", 4.0, 4.5, devices), row("Q5_K_M", 4.5, 5.5, devices)], devices)
@@ -76,7 +76,7 @@ def test_larger_ones_that_nobody_measured_are_named(workspace: Workspace) -> Non
     assert "not measured: Q5_K_M" in choice.sentence
 
 
-def test_nothing_fits() -> None:
+def test_if_nothing_fits_the_closest_variant_is_named() -> None:
     devices = devices_called(["2GiB"])
     choice = best(report([row("Q4_K_M", 4.0, 4.5, devices), row("Q2_K", 2.0, 2.6, devices)], devices), {})
     assert choice.variant is None

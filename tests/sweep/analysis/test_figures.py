@@ -1,4 +1,4 @@
-"""Figures derived from several records: Holm over the sweep, recovery, Pareto sets, gain per bit."""
+"""Figures computed from several records: Holm's correction, recovery, Pareto sets, gain per bit."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def test_holm_runs_over_every_variant_and_task_of_the_sweep():
         ("Q2", "b"): pytest.approx(0.03),
     }
     assert [key for key, test in tests.items() if test.loss()] == [("Q4", "a"), ("Q2", "a")]
-    assert [key for key, test in tests.items() if test.gain()] == [("Q2", "b")]  # a gain is no loss
+    assert [key for key, test in tests.items() if test.gain()] == [("Q2", "b")]  # a gain is not a loss
     assert not figures.task_tests([*records, scored("Q3", 3, {"a": acc(0.86, -0.04, 0.02)})])[("Q4", "a")].loss()
 
 
-def test_the_p_that_the_run_corrected_is_kept():
-    """A report of some variants of a run still counts every test of the run."""
+def test_p_values_that_the_run_corrected_are_used():
+    """A report of some variants of a run is still corrected for all tests of the run."""
     alone = scored("Q4", 4, {"a": replace(acc(0.86, -0.04, 0.02), p_holm=0.3)})
     assert figures.task_tests([alone])[("Q4", "a")].adjusted == 0.3
-    older = scored("Q2", 2, {"a": acc(0.86, -0.04, 0.02)})  # a record that does not know: all are corrected here
+    older = scored("Q2", 2, {"a": acc(0.86, -0.04, 0.02)})  # a record without a corrected p: all are corrected here
     assert figures.task_tests([alone, older])[("Q4", "a")].adjusted == pytest.approx(0.04)
 
 
-def test_less_is_better_turns_the_sign_of_a_loss():
+def test_a_higher_value_is_a_loss_if_lower_is_better():
     worse = TaskScore("word_perplexity", 12.0, 0.1, 50, 0.5, 0.01, 1e-9, higher_is_better=False)
     test = figures.task_tests([scored("Q2", 2, {"text": worse})])[("Q2", "text")]
     assert test.loss()
@@ -71,12 +71,12 @@ def test_a_difference_without_a_p_value_is_tested_by_its_error():
 
 def test_recovery_is_the_share_of_what_the_reference_has_above_chance():
     records = [scored("BF16", 16, {"a": acc(0.85)}), scored("Q4", 4, {"a": acc(0.70, -0.15, 0.1)})]
-    kept = figures.recovery(records)
-    assert kept["Q4"]["a"].value == pytest.approx((0.70 - 0.25) / (0.85 - 0.25))
-    assert kept["BF16"]["a"] == figures.Figure(1.0, 0.0)
+    recovered = figures.recovery(records)
+    assert recovered["Q4"]["a"].value == pytest.approx((0.70 - 0.25) / (0.85 - 0.25))
+    assert recovered["BF16"]["a"] == figures.Figure(1.0, 0.0)
     covariance = (0.02**2 + 0.02**2 - 0.01**2) / 2
     variance = 0.02**2 + 0.75**2 * 0.02**2 - 2 * 0.75 * covariance
-    assert kept["Q4"]["a"].stderr == pytest.approx(sqrt(variance) / 0.6)
+    assert recovered["Q4"]["a"].stderr == pytest.approx(sqrt(variance) / 0.6)
 
 
 def test_a_reference_at_chance_recovers_nothing():
@@ -110,10 +110,10 @@ def test_gains_are_slopes_between_neighbours_of_the_pareto_set():
     assert [gain.per_bit for gain in gains] == pytest.approx([0.4 / 2, 0.1 / 12])
 
 
-def test_plain_accuracy_per_bit_would_crown_the_smallest_and_the_gain_does_not():
+def test_accuracy_divided_by_bits_would_prefer_the_smallest_and_the_gain_does_not():
     records = [
         scored("BF16", 16, {"a": acc(0.85)}),
-        scored("Q2", 2, {"a": acc(0.45, -0.40, 1e-9)}),  # two thirds of what it knew are gone
+        scored("Q2", 2, {"a": acc(0.45, -0.40, 1e-9)}),  # it lost two thirds of its score above chance
         scored("Q4", 4, {"a": acc(0.84, -0.01, 0.9)}),
     ]
     ratio = {record.variant: record.tasks["a"].value / record.bits_per_weight for record in records}
@@ -125,7 +125,7 @@ def divergence(mean: float, floor: float | None = None) -> Divergence:
     return Divergence(mean, mean / 10, mean * 20, mean * 50, 0.95, floor)
 
 
-def test_divergences_from_two_references_never_compare():
+def test_divergences_from_two_references_are_never_compared():
     records = [
         scored("BF16", 16, {}),
         scored("Q8", 8, {}, divergence=divergence(0.001)),
@@ -133,7 +133,12 @@ def test_divergences_from_two_references_never_compare():
         scored("int8", 8.2, {}, "torch:BF16", divergence=divergence(0.01)),
     ]
     front = fronts.front(records, lambda record: record.file_bytes, fronts.kld_losses(records)).variants
-    assert front == {"BF16", "Q8", "torch:BF16", "int8"}  # Q8 is smaller and nearer, but to something else
+    assert front == {
+        "BF16",
+        "Q8",
+        "torch:BF16",
+        "int8",
+    }  # Q8 is smaller and has a lower divergence, but from another reference
     assert trust.trust_notes([*records, scored("Q6", 6, {}, divergence=divergence(0.002))])[-1] == (
         "There are 2 references: torch:BF16 for int8; BF16 for the other variants. "
         "KL divergences from different references cannot be compared: each variant is judged against its own reference."
@@ -141,7 +146,7 @@ def test_divergences_from_two_references_never_compare():
     assert not any("cannot be compared" in note for note in trust.trust_notes(records[:2]))
 
 
-def test_perplexity_is_called_not_monotonic_only_where_it_is_not(records):
+def test_the_note_on_perplexity_appears_only_if_perplexity_rises(records):
     notes = trust.trust_notes(records)
     assert notes[0].startswith(
         "Trust KL divergence rather than perplexity. KL divergence falls from each variant to the"
@@ -154,7 +159,7 @@ def test_perplexity_is_called_not_monotonic_only_where_it_is_not(records):
     assert not any("Trust" in note for note in trust.trust_notes(no_kld))
 
 
-def test_what_is_below_the_noise_floor_is_named():
+def test_variants_below_the_noise_floor_are_named():
     records = [
         scored("BF16", 16, {}),
         scored("Q8", 8, {}, divergence=divergence(0.0001, 0.0002)),
@@ -165,7 +170,7 @@ def test_what_is_below_the_noise_floor_is_named():
     assert note.endswith("Not above it: Q8.")
 
 
-def test_what_is_not_a_number_is_missing_not_zero():
+def test_a_figure_that_is_not_a_number_is_missing_not_zero():
     broken = scored("Q4", 4, {"a": TaskScore("acc", nan, nan, 400, nan, nan, nan)}, divergence=divergence(nan))
     assert figures.kld(broken) is None
     assert figures.task_tests([broken]) == {}
@@ -177,7 +182,7 @@ def test_what_is_not_a_number_is_missing_not_zero():
     ).variants == {"BF16"}
 
 
-def test_what_sharing_prefixes_changed_is_told_once(records: list[Record]) -> None:
+def test_the_effect_of_shared_prefixes_is_reported_once(records: list[Record]) -> None:
     def checked(record: Record, task: str, questions: int, difference: float, changed: int) -> Record:
         figures_of = {
             "sharing_questions": questions,

@@ -1,4 +1,4 @@
-"""Leads between variants: paired by window or item, and called real no more often than they are."""
+"""Leads between variants are paired by window or item, and called significant only as often as they should be."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def kld_front(records: list[Record]) -> fronts.Front:
 
 
 def by_item(scores: dict[str, np.ndarray], chance: float = 0.25, clusters: np.ndarray | None = None) -> list[Record]:
-    """Records of one task, with the differences to BF16."""
+    """Records of one task, with the differences from BF16."""
     base = scores["BF16"]
     found = []
     for variant, row in scores.items():
@@ -73,8 +73,8 @@ def by_item(scores: dict[str, np.ndarray], chance: float = 0.25, clusters: np.nd
     return found
 
 
-def test_a_lead_is_judged_by_paired_windows():
-    """Windows differ from each other far more than two variants do on any of them."""
+def test_a_lead_is_tested_by_paired_windows():
+    """Windows differ from each other far more than two variants differ on the same window."""
     rng = np.random.default_rng(0)
     hard = rng.gamma(1.0, 0.01, 60)
     klds = {"Q3": hard * rng.gamma(400, 1 / 400, 60), "Q4": 0.9 * hard * rng.gamma(400, 1 / 400, 60)}
@@ -87,17 +87,17 @@ def test_a_lead_is_judged_by_paired_windows():
     assert (front.variants, front.indistinguishable) == ({"Q3", "Q4"}, {})
 
 
-def test_a_point_that_is_no_better_is_rarely_called_surely_ahead():
-    """Of two variants with the same expected divergence the larger leads half the time, surely only 2.5 %."""
+def test_a_variant_that_is_no_better_rarely_has_a_significant_lead():
+    """If two variants have the same expected divergence, the larger one leads half the time, significantly in 2.5 %."""
     rng = np.random.default_rng(1)
-    ahead = sure = 0
+    ahead = significant = 0
     for _ in range(250):
         hard = rng.gamma(2.0, 0.01, 80)
         front = kld_front(by_window({v: hard * rng.gamma(20, 1 / 20, 80) for v in ("Q3", "Q4")}))
         ahead += "Q4" in front
-        sure += "Q4" in front and "Q4" not in front.indistinguishable
+        significant += "Q4" in front and "Q4" not in front.indistinguishable
     assert 0.4 < ahead / 250 < 0.6
-    assert sure / 250 <= 0.025 + 3 * sqrt(0.025 * 0.975 / 250)
+    assert significant / 250 <= 0.025 + 3 * sqrt(0.025 * 0.975 / 250)
 
 
 def test_steps_that_are_each_within_the_error_may_add_up():
@@ -105,10 +105,12 @@ def test_steps_that_are_each_within_the_error_may_add_up():
     noise = rng.normal(0, 0.004, (3, 100))
     noise -= noise.mean(axis=1, keepdims=True)  # means as given: leads of 0.7 and 1.4 of the paired error of 0.00057
     klds = {name: 0.02 - i * 0.0008 + noise[i] for i, name in enumerate(("Q2", "Q3", "Q4"))}
-    assert kld_front(by_window(klds)).indistinguishable == {"Q3": "Q2"}  # Q4 leads Q3 by as little, but Q2 for sure
+    assert kld_front(by_window(klds)).indistinguishable == {
+        "Q3": "Q2"
+    }  # Q4 leads Q3 by as little, but Q2 significantly
 
 
-def test_without_samples_or_with_other_units_nothing_is_claimed():
+def test_without_samples_of_the_same_units_there_is_no_test():
     noise = np.tile([-0.001, 0.001], 15)
     records = by_window({"Q3": np.full(30, 0.01) + 1e-5, "Q4": 0.01 + noise})
     assert kld_front(records).indistinguishable == {"Q4": "Q3"}
@@ -134,15 +136,15 @@ def test_error_of_a_recovery_is_that_of_the_delta_method():
 
 
 @pytest.mark.filterwarnings("error")
-def test_where_the_reference_recovers_nothing_in_a_resample_nothing_is_claimed_of_it():
-    """Of four items, of which the reference has three right, every resample there is."""
+def test_resamples_without_recovery_of_the_reference_widen_the_interval():
+    """All possible resamples of four items, of which the reference answers three correctly."""
     base, weak = np.array([1.0, 1.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0])
     records = by_item({"BF16": base, "Q4": weak}, chance=0.0)
     (losses,) = fronts.recovery_losses(records)
     lead = losses.lead("BF16", "Q4")
     drawn = [list(picks) for picks in product(range(4), repeat=4) if set(picks) != {3}]
     exact = [1.0 - weak[picks].sum() / base[picks].sum() for picks in drawn]
-    assert len(exact) == 4**4 - 1  # in one of 256 the reference has none right
+    assert len(exact) == 4**4 - 1  # in one of 256 the reference answers none correctly
     assert lead.stderr == pytest.approx(np.std(exact), rel=0.08)
     assert lead.delta == pytest.approx(2 / 3)
     # Student's tail of three degrees of freedom is thinner than that one resample
@@ -152,7 +154,7 @@ def test_where_the_reference_recovers_nothing_in_a_resample_nothing_is_claimed_o
 
 
 def test_gain_per_bit_has_the_paired_error():
-    """Over and over: the spread of the gain is what a single sweep says it is, and less than unpaired."""
+    """Over many sweeps, the spread of the gain equals the error of a single sweep, and is below the unpaired error."""
     rng = np.random.default_rng(4)
     found, stated = [], []
     for _ in range(150):
@@ -182,11 +184,11 @@ def test_subjects_are_resampled_whole():
     assert not by_subject.significant
 
 
-def test_a_rise_of_perplexity_says_whether_it_is_more_than_the_paired_error(records):
+def test_the_note_on_perplexity_says_whether_the_rise_exceeds_the_paired_error(records):
     rng = np.random.default_rng(6)
     shared = rng.normal(0.8, 0.3, 100)
 
-    def told(rise: float) -> str:
+    def note(rise: float) -> str:
         rows = by_window({"Q3": np.full(100, 0.02), "Q4": np.full(100, 0.01)})
         nll = {"Q3": shared, "Q4": shared + rng.normal(0, 0.01, 100)}
         nll["Q4"] += rise - (nll["Q4"] - shared).mean()
@@ -201,13 +203,13 @@ def test_a_rise_of_perplexity_says_whether_it_is_more_than_the_paired_error(reco
             ]
         )[0]
 
-    assert told(0.0005).endswith(", within the error of their difference.")
-    assert told(0.01).endswith(", by more than the error of their difference.")
-    assert told(0.01).startswith("Trust KL divergence rather than perplexity. KL divergence falls from each variant")
+    assert note(0.0005).endswith(", within the error of their difference.")
+    assert note(0.01).endswith(", by more than the error of their difference.")
+    assert note(0.01).startswith("Trust KL divergence rather than perplexity. KL divergence falls from each variant")
 
 
-def test_perplexity_is_not_blamed_where_the_divergence_rises_too(records):
-    """A larger variant that is worse by both is worse: Q5_K_M here, and there alone does perplexity rise."""
+def test_there_is_no_note_on_perplexity_if_the_divergence_rises_too(records):
+    """If a larger variant is worse by both, it is worse. Here perplexity rises only at Q5_K_M."""
     names = [record.variant for record in sorted(records, key=lambda record: record.bits_per_weight)]
     values = {name: 2.9 - 0.01 * i + 0.05 * (name == "Q5_K_M") for i, name in enumerate(names)}
     rising = [replace(r, perplexity=replace(r.perplexity, value=values[r.variant])) for r in records]
@@ -219,7 +221,7 @@ def test_perplexity_is_not_blamed_where_the_divergence_rises_too(records):
     assert not any(note.startswith("Trust") for note in trust.trust_notes(shared))
 
 
-def test_the_page_marks_an_unsure_point_and_says_what_it_is_like():
+def test_the_page_marks_an_indistinguishable_point_and_names_the_other_one():
     rng = np.random.default_rng(7)
     hard = rng.gamma(2.0, 0.01, 80)
     noise = rng.normal(0, 1, 80)
@@ -231,8 +233,8 @@ def test_the_page_marks_an_unsure_point_and_says_what_it_is_like():
     assert "○ In it too, but indistinguishable (95 %, paired) from the next smaller ●" in page
 
 
-def test_a_difference_between_a_loss_and_no_loss_may_be_none():
-    """One variant is significantly worse than the reference, the next is not, and the two are alike."""
+def test_a_variant_with_a_loss_can_be_indistinguishable_from_one_without():
+    """One variant is significantly worse than the reference, the next is not, and the two are indistinguishable."""
     base = np.repeat([1.0, 0.0], [300, 100])
     smaller, chosen = base.copy(), base.copy()
     smaller[:14] = 0.0  # 14 lost, none won: p = 0.0001
@@ -252,13 +254,13 @@ def test_a_difference_between_a_loss_and_no_loss_may_be_none():
     assert "indistinguishable" not in clear.sentence
 
 
-def test_a_loss_that_only_all_tasks_together_show_is_told():
+def test_a_loss_that_only_all_tasks_together_show_is_reported():
     rng = np.random.default_rng(9)
     records: list[Record] = []
     for task in "abcde":
         base = np.repeat([1.0, 0.0], [250, 50])
         row = base.copy()
-        row[rng.choice(250, 5, replace=False)] = 0.0  # five lost of each: p = 0.06, and 25 of all
+        row[rng.choice(250, 5, replace=False)] = 0.0  # five lost of each task: p = 0.06; 25 of all tasks together
         for i, record in enumerate(by_item({"BF16": base, "Q4": row}, chance=0.0)):
             score, sample = record.tasks["t"], record.samples["task t"]
             if task == "a":

@@ -1,4 +1,4 @@
-"""The recommendation: both conditions, what disqualified the next smaller variant, and honest refusals."""
+"""The recommendation: both conditions, why the next smaller variant does not qualify, and cases without one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_order_of_the_records_does_not_matter(records):
     assert recommend(records[::-1]) == recommend(records)
 
 
-def test_divergence_disqualifies_where_tasks_cannot_tell(records):
+def test_a_high_divergence_disqualifies_without_a_significant_task(records):
     records = [with_kld(r, 0.025) if r.variant == "Q4_K_M" else r for r in records]
     found = recommend(records)
     assert found.variant == "Q5_K_M"
@@ -47,14 +47,14 @@ def test_divergence_disqualifies_where_tasks_cannot_tell(records):
     assert recommend(records, kld_threshold=0.03).variant == "Q4_K_M"
 
 
-def test_default_threshold_parts_the_four_bit_from_the_three_bit_mix_of_the_published_sweep():
+def test_the_default_threshold_separates_four_bit_from_three_bit_mixes_of_a_published_sweep():
     baseline = 6.5339
     published = {"UD-Q2_K_XL": (7.0438, 0.0970), "UD-Q3_K_XL": (6.7245, 0.0308), "UD-Q4_K_XL": (6.5918, 0.0137)}
     assert [name for name, (_, kld) in published.items() if kld < KLD_THRESHOLD] == ["UD-Q4_K_XL"]
     assert published["UD-Q4_K_XL"][0] / baseline < exp(KLD_THRESHOLD) < published["UD-Q3_K_XL"][0] / baseline
 
 
-def test_alpha_moves_the_line(records):
+def test_a_lower_alpha_lets_more_variants_qualify(records):
     assert recommend(records, alpha=0.001).reasons["Q3_K_M"] == ()
     assert recommend(records, alpha=0.001).variant == "Q3_K_M"
 
@@ -67,7 +67,7 @@ def test_a_significant_gain_does_not_disqualify(records):
     assert recommend([better(r) if r.variant == "Q4_K_M" else r for r in records]).variant == "Q4_K_M"
 
 
-def test_limit_is_held_against_predicted_memory(records):
+def test_the_limit_applies_to_predicted_memory(records):
     need = next(r.memory.predicted_bytes for r in records if r.variant == "Q4_K_M")
     fits = recommend(records, limit_bytes=need)
     assert fits.variant == "Q4_K_M"
@@ -80,22 +80,22 @@ def test_limit_is_held_against_predicted_memory(records):
     assert "The closest is Q3_K_M (2.28 MiB, 3.91 bits per weight): it loses" in tight.sentence
 
 
-def test_nothing_fits(records):
+def test_if_nothing_fits_the_variant_with_the_least_memory_is_the_closest(records):
     found = recommend(records, limit_bytes=1_000_000)
     assert found.variant is None
     assert found.closest == "Q2_K"  # needs least
     assert "needs 10.7 MiB of memory (predicted), more than the limit of 977 KiB" in found.sentence
 
 
-def test_memory_that_is_unknown_does_not_fit(records):
+def test_a_variant_with_unknown_memory_does_not_fit(records):
     records = [replace(r, memory=Memory()) if r.variant == "Q4_K_M" else r for r in records]
     assert recommend(records, limit_bytes=10**9).variant == "Q5_K_M"
-    assert recommend(records).variant == "Q4_K_M"  # no limit, no question
+    assert recommend(records).variant == "Q4_K_M"  # without a limit it does not matter
     measured = [replace(r, memory=Memory(None, 5)) if r.variant == "Q4_K_M" else r for r in records]
     assert recommend(measured, limit_bytes=10**9).variant == "Q4_K_M"
 
 
-def test_the_reference_itself_when_nothing_smaller_holds(records, baseline):
+def test_the_reference_is_recommended_if_no_smaller_variant_qualifies(records, baseline):
     bad = [with_kld(r, 0.5) if r.divergence else r for r in records]
     found = recommend(bad)
     assert found.variant == "BF16"
@@ -114,7 +114,7 @@ def test_failed_pending_and_unsized_variants_are_never_chosen(records, failed):
     assert "has no file size" in found.reasons["fq:sq"]
 
 
-def test_a_variant_without_what_the_others_have_does_not_qualify(records):
+def test_a_variant_without_a_figure_that_others_have_does_not_qualify(records):
     index = next(i for i, r in enumerate(records) if r.variant == "Q4_K_M")
     no_task = [*records[:index], without(records[index], "micro_code"), *records[index + 1 :]]
     assert recommend(no_task).reasons["Q4_K_M"] == ("was not compared on micro_code",)
@@ -123,7 +123,7 @@ def test_a_variant_without_what_the_others_have_does_not_qualify(records):
     assert recommend(no_kld).variant == "Q5_K_M"
 
 
-def test_a_condition_nobody_was_measured_for_is_left_out_and_said(records):
+def test_a_condition_that_was_not_measured_is_left_out_and_reported(records):
     no_tasks = recommend([replace(r, tasks={}) for r in records])
     assert no_tasks.variant == "Q3_K_M"  # 0.0108, while Q2_K has 0.0312
     assert "No task was compared." in no_tasks.sentence
@@ -133,13 +133,13 @@ def test_a_condition_nobody_was_measured_for_is_left_out_and_said(records):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_nothing_to_compare(baseline, count):
+def test_without_a_comparison_there_is_no_recommendation(baseline, count):
     found = recommend([replace(baseline, reference=None)] * count)
     assert found.variant is None
     assert found.sentence.startswith("No recommendation: no variant was compared with a reference")
 
 
-def test_one_variant_beside_no_reference(records):
+def test_a_variant_without_its_reference_can_be_recommended(records):
     alone = [r for r in records if r.variant == "Q4_K_M"]  # its reference failed or is in another run
     assert recommend(alone).variant == "Q4_K_M"
     assert "No smaller variant was in the sweep." in recommend(alone).sentence

@@ -1,4 +1,4 @@
-"""A page in headless Chromium: looked at, resized, printed, through the DevTools protocol over a pipe."""
+"""Opens, resizes and prints a page in headless Chromium, with the DevTools protocol over a pipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 
 class Tab:
-    """One tab. `complaints` are the errors and warnings of its console, and requests that went out of the page."""
+    """One tab of the browser."""
 
     def __init__(self, out: int, into: int) -> None:
         self._out, self._in = os.fdopen(out, "wb", buffering=0), os.fdopen(into, "rb")
@@ -29,7 +29,7 @@ class Tab:
             self(f"{domain}.enable")
 
     def __call__(self, method: str, **params: Any) -> dict[str, Any]:
-        """A call and its answer; events that come before it are kept."""
+        """Send a call and return its answer. Events that come before the answer are stored."""
         self._calls += 1
         message = {"id": self._calls, "method": method, "params": params}
         if self._session is not None:
@@ -41,14 +41,14 @@ class Tab:
         return answer["result"]
 
     def _read(self) -> dict[str, Any]:
-        told = bytearray()
+        message = bytearray()
         while (byte := self._in.read(1)) != b"\0":
-            assert byte, "Chromium has gone"
-            told += byte
-        return json.loads(told)
+            assert byte, "Chromium has ended"
+            message += byte
+        return json.loads(message)
 
     def open(self, page: Path, width: int = 1280, height: int = 900, **media: str) -> None:
-        """Load a file as a screen of that size shows it; `media` are features such as prefers_color_scheme="dark"."""
+        """Load a file on a screen of this size. `media` are features such as prefers_color_scheme="dark"."""
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
         self.emulate("screen", **media)
         self.events.clear()
@@ -57,8 +57,8 @@ class Tab:
             self.events.append(self._read())
 
     def emulate(self, media: str, **features: str) -> None:
-        told = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        self("Emulation.setEmulatedMedia", media=media, features=told)
+        named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self("Emulation.setEmulatedMedia", media=media, features=named)
 
     def evaluate(self, expression: str) -> Any:
         found = self("Runtime.evaluate", expression=expression, returnByValue=True)
@@ -70,11 +70,11 @@ class Tab:
         """Errors and warnings of the console, and requests for anything but the page itself."""
         found = []
         for event in self.events:
-            told = event["params"]
+            params = event["params"]
             if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-                found.append(json.dumps(told))
-            elif event["method"] == "Network.requestWillBeSent" and told["type"] != "Document":
-                found.append(told["request"]["url"])
+                found.append(json.dumps(params))
+            elif event["method"] == "Network.requestWillBeSent" and params["type"] != "Document":
+                found.append(params["request"]["url"])
         return found
 
     def screenshot(self) -> bytes:
@@ -82,7 +82,7 @@ class Tab:
         return base64.b64decode(self("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
     def pdf(self, **features: str) -> bytes:
-        """Printed on A4 with the margins that the page asks for."""
+        """The page printed on A4, with the margins that it sets."""
         self.emulate("print", **features)
         printed = self("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=False)
         return base64.b64decode(printed["data"])
@@ -90,12 +90,12 @@ class Tab:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Tab]:
-    """Chromium with a fresh profile, without its sandbox, which root has not."""
+    """Chromium with a new profile, without its sandbox, which does not work for root."""
     assert PROGRAM is not None
     (its_in, out), (into, its_out) = os.pipe(), os.pipe()
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     options += [f"--user-data-dir={profile}", "--remote-debugging-pipe"]
-    # DevTools reads descriptor 3 and writes 4, which only a shell can promise.
+    # DevTools reads descriptor 3 and writes descriptor 4; a shell sets them up.
     process = subprocess.Popen(
         ["bash", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "bash", PROGRAM, *options],
         pass_fds=(its_in, its_out),

@@ -1,4 +1,4 @@
-"""An ablation's ranking by closed forms; its table and page: well-formed, harmless, every figure there."""
+"""The ranking of an ablation against closed forms; its table and page are well-formed, harmless and complete."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sweep.report.ablation import render_ablation
 from sweep.report.ablation_html import render_page
 
 FLOAT = (1.0, 1.2, 0.9, 1.1, 1.3, 0.8, 1.0, 1.4)
-NOISE = (0.01, -0.01, 0.02, -0.02, 0.005, -0.005, 0.003, -0.003)  # of mean zero
+NOISE = (0.01, -0.01, 0.02, -0.02, 0.005, -0.005, 0.003, -0.003)  # with mean zero
 SPACE = load(presets.DESIGN_SPACE)
 
 
 def measured(*losses: float) -> RecipeMeasurement:
-    """Of a recipe that loses so much in each window."""
+    """A recipe with this loss in each window."""
     nll = tuple(one + loss for one, loss in zip(FLOAT, losses, strict=True))
     kld = tuple(abs(loss) + 1e-4 for loss in losses)
     return RecipeMeasurement(Perplexity(2.7, 0.1, 600), nll, kld, sum(kld) / len(kld), 1e-5, 0.99)
@@ -37,7 +37,7 @@ def ablation(model: str = "micro") -> Ablation:
 
 
 def test_losses_are_paired_by_window() -> None:
-    """The same noise in two recipes is none between them; a loss below the noise is not told from none."""
+    """The same noise in two recipes cancels in their difference; a loss below the noise is not significant."""
     none, little, much = (Recipe("", alpha=alpha) for alpha in (0.1, 0.2, 0.3))
     points = ranked(
         {
@@ -57,18 +57,18 @@ def test_losses_are_paired_by_window() -> None:
     behind = points[1].behind
     assert behind is not None
     assert behind.delta == pytest.approx(0.004)
-    assert behind.stderr == pytest.approx(0.0, abs=1e-12)  # each window is behind by the same
+    assert behind.stderr == pytest.approx(0.0, abs=1e-12)  # every window is behind by the same amount
     assert [point.is_as_good for point in points] == [True, False, False]
 
 
-def test_the_least_and_what_is_like_it() -> None:
+def test_least_finds_the_lowest_mean_and_those_indistinguishable_from_it() -> None:
     a, b, c = (Recipe("", alpha=alpha) for alpha in (0.1, 0.2, 0.3))
     rows = {a: FLOAT, b: tuple(one + noise for one, noise in zip(FLOAT, NOISE, strict=True)), c: (9.0,) * 8}
-    best, alike = least(rows)
-    assert {best, *alike} == {a, b}
+    best, indistinguishable = least(rows)
+    assert {best, *indistinguishable} == {a, b}
 
 
-def test_what_is_told_of_recipes_tells_them_apart() -> None:
+def test_the_settings_in_words_identify_a_recipe() -> None:
     assert len({name_of(recipe) for recipe in SPACE.points}) == len(SPACE.points)
     assert settings_of(replace(NAMED["sq-ph"], folds=()))["alpha"] == ""
     assert settings_of(NAMED["sq"])["folds"] == "all"
@@ -76,7 +76,7 @@ def test_what_is_told_of_recipes_tells_them_apart() -> None:
     assert settings_of(replace(NAMED["sq"], keep=("lm_head", "*.down_proj")))["keep"] == "lm_head, *.down_proj"
 
 
-def test_the_terminal_s_table_has_every_recipe_in_order() -> None:
+def test_the_terminal_table_has_every_recipe_in_order() -> None:
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render_ablation(ablation(), 140))
     shown = console.export_text()
@@ -87,7 +87,7 @@ def test_the_terminal_s_table_has_every_recipe_in_order() -> None:
     assert "cuda has no <memory>" in shown
 
 
-def test_the_page_is_well_formed_and_asks_nothing_of_the_network() -> None:
+def test_the_page_is_well_formed_and_loads_nothing() -> None:
     source = render_page(ablation("<script>alert(1)</script>"))
     parsed = Page(source)
     names = {tag for tag, _ in parsed.tags}
@@ -104,7 +104,7 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network() -> None:
     assert len(frames) >= 2 * len(SPACE.grids)  # at least one in each map: equal recipes share it
 
 
-def test_colours_are_even_in_the_logarithm_and_end_at_the_scale_s_ends() -> None:
+def test_colour_strength_is_linear_in_the_logarithm_and_clamped_to_the_scale() -> None:
     shades = heatmap.Shades.of([0.0002, 0.5, -3.0])
     assert (shades.first, shades.last) == (-4, 0)
     strengths = [shades.strength(10.0**power) for power in (-4, -3, -2, -1, 0)]
@@ -113,9 +113,9 @@ def test_colours_are_even_in_the_logarithm_and_end_at_the_scale_s_ends() -> None
     assert strengths[-1] == 1
     assert shades.strength(-1.0) == shades.strength(0.0) == strengths[0] < 0.1
     assert shades.strength(100.0) == 1
-    assert heatmap.Shades.of([0.002, 0.003]).strength(0.003) < 0.5  # values next to each other look alike
+    assert heatmap.Shades.of([0.002, 0.003]).strength(0.003) < 0.5  # similar values have similar colours
 
 
-def test_an_ablation_of_which_all_failed_is_said() -> None:
+def test_an_ablation_without_results_says_so() -> None:
     nothing = Ablation("m", SPACE, Perplexity(2.7, 0.1, 600), ranked({}, FLOAT), ((NAMED["sq"], "no"),), {})
     assert "No recipe could be measured" in Page(render_page(nothing)).text

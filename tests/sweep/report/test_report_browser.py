@@ -1,4 +1,4 @@
-"""The pages as a reader gets them: on a screen, light and dark, on a telephone, on paper. In headless Chromium."""
+"""The pages in headless Chromium: on a screen (light and dark), on a telephone, and on paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium (Debian: apt-get install chromium)"),
 ]
 
-# What is in view, as the browser lays it out: of every plot its box, its points, its labels.
+# The visible plots as the browser lays them out: the box, the points and the labels of each.
 PLOTS = """
 [...document.querySelectorAll("figure svg")].filter(svg => svg.checkVisibility()).map(svg => {
   const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom] }
@@ -58,7 +58,7 @@ def inside(inner: list[float], outer: list[float]) -> bool:
 
 
 def contrast(a: list[float], b: list[float]) -> float:
-    """Of two colours, as WCAG 2 defines it."""
+    """The contrast of two colours, as WCAG 2 defines it."""
 
     def luminance(colour: list[float]) -> float:
         shares = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
@@ -69,9 +69,7 @@ def contrast(a: list[float], b: list[float]) -> float:
 
 
 @pytest.mark.parametrize("name", ["sweep_page", "ablation_page"])
-def test_a_page_opens_without_complaints_or_requests(
-    tab: chromium.Tab, name: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_page_opens_without_errors_or_requests(tab: chromium.Tab, name: str, request: pytest.FixtureRequest) -> None:
     tab.open(request.getfixturevalue(name))
     assert tab.complaints == []
     assert tab.evaluate("document.compatMode") == "CSS1Compat"
@@ -93,7 +91,7 @@ def test_plots_are_drawn_and_labels_are_inside_and_apart(tab: chromium.Tab, swee
             assert not any(a < right and left < c and b < middle < d for a, b, c, d in plot["labels"][:i])
 
 
-def test_plots_change_their_axis_without_a_script(tab: chromium.Tab, sweep_page: Path) -> None:
+def test_the_x_axis_of_plots_can_be_switched_without_a_script(tab: chromium.Tab, sweep_page: Path) -> None:
     tab.open(sweep_page)
     shown = "[...document.querySelectorAll('figure svg')].filter(s => s.checkVisibility()).map(s => s.ariaLabel)"
     assert all(name.endswith("against bits per weight") for name in tab.evaluate(shown))
@@ -130,7 +128,7 @@ def test_on_a_telephone_tables_scroll_and_the_page_does_not(
 
 @pytest.mark.parametrize("name", ["sweep_page", "ablation_page"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_in_light_and_dark(
+def test_text_has_enough_contrast_in_light_and_dark(
     tab: chromium.Tab, name: str, scheme: str, request: pytest.FixtureRequest
 ) -> None:
     tab.open(request.getfixturevalue(name), prefers_color_scheme=scheme)
@@ -143,7 +141,7 @@ def test_text_stands_out_in_light_and_dark(
 
 
 @pytest.mark.parametrize("name", ["sweep_page", "ablation_page"])
-def test_printed_it_is_black_on_white_whatever_the_screen_is(
+def test_a_printed_page_is_black_on_white_even_with_a_dark_screen(
     tab: chromium.Tab, name: str, request: pytest.FixtureRequest
 ) -> None:
     across, down = 688, 1017  # A4 without the page's margins of 14 mm, in CSS pixels

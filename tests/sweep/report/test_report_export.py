@@ -45,7 +45,7 @@ def test_one_flat_row_per_variant_with_every_figure(records, failed):
     assert len(q2) == leaves(record.to_json())
 
 
-def test_nulls_are_empty_and_missing_tasks_too(records, failed):
+def test_nulls_and_missing_tasks_are_empty_cells(records, failed):
     last = rows([*records, failed])[-1]
     assert last["perplexity.value"] == last["file_bytes"] == last["tasks.micro_sums.value"] == ""
     assert rows([*records])[0]["divergence.kld_mean"] == ""

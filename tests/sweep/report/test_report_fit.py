@@ -1,4 +1,4 @@
-"""What `sweep fit` shows: every verdict has its sign and word, at any width, with and without colour."""
+"""The output of `sweep fit`: every verdict has its sign and word, at any width, with and without colour."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def line_of(text: str, variant: str) -> str:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
 @pytest.mark.parametrize("gpus", [("6GiB",), ("6GiB", "64GiB RAM"), ("RTX 6000 Ada", "4GiB", "24GiB")])
-def test_verdicts_keep_sign_word_and_room_at_every_width(width: int, gpus: tuple[str, ...]) -> None:
+def test_verdicts_have_sign_word_and_headroom_at_every_width(width: int, gpus: tuple[str, ...]) -> None:
     found = three(*gpus)
     text = shown(found, width)
     assert max(map(len, text.splitlines())) <= width
@@ -52,28 +52,28 @@ def test_nothing_that_does_not_fit_is_green() -> None:
     assert "\x1b[32m" in line_of(text, "Q4_K_M")
 
 
-def test_a_model_in_ram_alone_is_not_said_to_spill_there() -> None:
+def test_a_model_on_a_cpu_only_machine_fits_and_is_not_partly_in_ram() -> None:
     found = three("6GiB")
     ram = type(found.devices[0])("CPU", "cpu", 32 << 30, 30 << 30, None, False, 1 << 30)
     placed = row("Q4_K_M", 4.0, 4.9, [ram], gpu_layers=0, tensor_split=())
     assert line_of(shown(report([placed], [ram])), "Q4_K_M").startswith("✓")
 
 
-def test_commands_are_given_for_what_is_chosen_and_what_is_partly_in_ram() -> None:
+def test_commands_are_given_for_chosen_and_partly_fitting_variants() -> None:
     given = commands(three("6GiB"), "Q4_K_M")
     assert given[2:] == ["  Q4_K_M: llama-server -ngl 37 -c 8192", "  Q8_0: llama-server -ngl 20"]
     devices = devices_called(["6GiB"])
     assert commands(report([row("BF16", 400.0, 16.0, devices)], devices), None) == []
 
 
-def test_several_devices_have_their_own_figures_and_alike_ones_are_counted() -> None:
+def test_each_device_has_its_figures_and_equal_devices_are_counted() -> None:
     text = shown(three("2xRTX 4090", "24GiB"), 160)
     assert "2 x RTX 4090 (simulated): 23.6 GiB usable of 24.0 GiB each" in text
     assert all(name in text for name in ("RTX 4090 1", "RTX 4090 2", "24GiB 3", "RAM"))
     assert "Memory per device is an estimate" in text
 
 
-def test_names_from_strangers_are_no_markup() -> None:
+def test_names_are_never_interpreted_as_markup() -> None:
     devices = devices_called(["6GiB"])
     found = report([row("[red]x[/]", 1.0, 4.0, devices)], devices, model="[bold]m\x1b[2J", notes=("[b]n[/b]",))
     text = shown(found)
@@ -81,7 +81,7 @@ def test_names_from_strangers_are_no_markup() -> None:
     assert "\x1b" not in text
 
 
-def test_formulas_that_all_share_are_told_once() -> None:
+def test_formulas_that_all_variants_share_are_shown_once() -> None:
     console = Console(file=StringIO(), width=140, highlight=False)
     console.print(render_formulas(three("6GiB")))
     assert isinstance(console.file, StringIO)

@@ -1,4 +1,4 @@
-"""The page: well-formed, harmless, asks nothing of the network, shows every figure, written whole or not at all."""
+"""The page is well-formed, harmless, loads nothing, shows every figure, and is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VOID = {"meta", "input", "path", "circle", "rect", "br"}
 
 
 class Page(HTMLParser):
-    """Collects tags and text, and refuses what is not properly nested."""
+    """Collects tags and text, and fails if tags are not properly nested."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ def test_well_formed_and_self_contained(records, failed):
     assert not re.search(r"https?:|url\(|@import", source)
 
 
-def test_the_stylesheet_is_on_the_page_as_it_is_in_its_file(records):
-    """The template language has its own meaning for some of CSS, as {# in @media print{#x."""
+def test_the_page_contains_the_stylesheet_unchanged(records):
+    """Jinja would interpret some CSS, such as {# in @media print{#x."""
     styles = re.findall("<style>(.*?)</style>", page(records), re.DOTALL)
     assert [style.strip() for style in styles] == [(TEMPLATES / "report.css").read_text(encoding="utf-8").strip()]
 
@@ -129,14 +129,14 @@ def test_the_sentence_the_figures_and_the_settings_are_on_the_page(records, fail
         assert expected in text
 
 
-def test_a_difference_tells_its_interval_on_hover_and_in_full_below(records):
+def test_a_difference_has_its_interval_on_hover_and_in_the_full_table(records):
     def exact(record: Record) -> Record:
         score = record.tasks["micro_sums"]
         if record.variant != "Q2_K":
             return record
-        told = replace(score, delta_low=-0.0791, delta_high=-0.0432, answers_changed=0.2345, clusters=57,
+        detailed = replace(score, delta_low=-0.0791, delta_high=-0.0432, answers_changed=0.2345, clusters=57,
                        gold_delta=-0.0312, gold_delta_stderr=0.0041)  # fmt: skip
-        return replace(record, tasks={**record.tasks, "micro_sums": told})
+        return replace(record, tasks={**record.tasks, "micro_sums": detailed})
 
     source = page([exact(record) for record in records])
     parsed = Page(source)
@@ -162,7 +162,7 @@ def test_every_measure_is_drawn_against_bits_and_bytes(records):
     assert labels == [f"{m} against {x}" for m in measures for x in ("bits per weight", "file size, MiB")]
 
 
-def test_reference_is_left_off_the_logarithmic_axis_only(records):
+def test_only_a_logarithmic_axis_leaves_out_the_reference(records):
     source = page(records)
     figures = dict(re.findall(r"<figcaption>([^<]*)<.*?</figcaption>(.*?)</figure>", source, re.DOTALL))
     assert "BF16:" in figures["Perplexity"]  # its hover title
@@ -172,7 +172,7 @@ def test_reference_is_left_off_the_logarithmic_axis_only(records):
 
 
 @pytest.mark.parametrize("present", ["perplexity", "divergence", "speed", "none"])
-def test_records_that_have_little(records, present):
+def test_a_page_of_records_with_few_figures_is_complete(records, present):
     def only(record: Record) -> Record:
         empty = {"perplexity": None, "divergence": None, "speed": None, "tasks": {}}
         empty.pop(present, None)
@@ -185,7 +185,7 @@ def test_records_that_have_little(records, present):
     assert drawn == (present in ("perplexity", "divergence"))
 
 
-def test_no_sizes_no_records_no_settings(records):
+def test_a_page_without_sizes_records_or_settings_is_complete(records):
     assert "No variant in this sweep" in Page(page([], {})).text
     unsized = Page(page([replace(r, file_bytes=None, bits_per_weight=None) for r in records], {}))
     assert not any(tag == "svg" for tag, _ in unsized.tags)
@@ -193,7 +193,7 @@ def test_no_sizes_no_records_no_settings(records):
     assert sum(tag == "circle" and attrs["class"].startswith("point") for tag, attrs in one.tags) >= 2
 
 
-def test_written_whole_or_not_at_all(records, tmp_path):
+def test_a_page_is_written_whole_or_not_at_all(records, tmp_path):
     target = tmp_path / "report.html"
     assert write_html(records, SETTINGS, target) == target
     assert target.read_text(encoding="utf-8") == page(records)

@@ -62,7 +62,7 @@ def test_only_the_pareto_set_is_filled_and_joined_within_its_reference():
     assert svg.count("<rect") == 3
 
 
-def test_titles_and_labels_are_escaped_and_the_chosen_is_ringed():
+def test_titles_and_labels_are_escaped_and_the_recommended_point_has_a_ring():
     svg = draw([Point(1, 1, "<b>", "a & <i>", chosen=True)], levels=[Level(1.0, "<u>")])
     assert "<title>a &amp; &lt;i&gt;</title>" in svg
     assert "&lt;b&gt;" in svg
@@ -70,7 +70,7 @@ def test_titles_and_labels_are_escaped_and_the_chosen_is_ringed():
     assert svg.count('class="ring"') == 1
 
 
-def test_levels_that_would_write_over_each_other_share_one_label():
+def test_levels_whose_labels_would_overlap_share_one_label():
     points = [Point(1, 0.0, "a", "t"), Point(2, 10.0, "b", "t")]
     assert draw(points, levels=[Level(1.0, "one"), Level(9.0, "two")]).count('class="level"') == 2
     close = draw(points, levels=[Level(5.0, "one"), Level(5.01, "two")])
@@ -79,7 +79,7 @@ def test_levels_that_would_write_over_each_other_share_one_label():
     assert ">two<" not in close
 
 
-def test_in_a_crowd_the_chosen_and_the_pareto_set_keep_their_names():
+def test_in_a_crowd_the_recommended_variant_and_the_pareto_set_keep_their_labels():
     far = [Point(0, 0, "low", "t"), Point(10, 10, "high", "t")]
     on = [Point(5 + 0.2 * i, 5 - 0.2 * i, f"on_{i}", "t", pareto=True, chosen=i == 3) for i in range(8)]
     off = [Point(5.1 + 0.2 * i, 5.1 - 0.2 * i, f"off_{i}", "t") for i in range(8)]

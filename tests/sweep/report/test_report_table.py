@@ -1,4 +1,4 @@
-"""The terminal table: fits every width, never wraps a row, never says a thing by colour alone."""
+"""The terminal table fits every width, never wraps a row, and never uses colour as the only mark."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_variant_is_one_line_per_table_and_no_line_is_too_long(records, fa
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
-def test_five_tasks_and_the_figures_that_matter_are_there(records, width):
+def test_all_tasks_and_the_main_figures_are_shown(records, width):
     output = printed(records, width)
     for name in ("sums", "story", "facts", "form", "code"):
         assert re.search(rf"\b(micro_)?{name}\b", output.split("Tasks:")[0])
@@ -52,7 +52,7 @@ def test_five_tasks_and_the_figures_that_matter_are_there(records, width):
     assert f"82.3 {MINUS}6.1" in output
 
 
-def test_columns_go_by_priority_and_what_went_is_named(records):
+def test_columns_are_dropped_by_priority_and_named(records):
     wide, narrow = printed(records, 260), printed(records, 60)
     assert "Not shown" not in wide
     assert "prompt t/s" in wide
@@ -62,7 +62,7 @@ def test_columns_go_by_priority_and_what_went_is_named(records):
     assert re.search(r"bpw +size +PPL +KLD", narrow)
 
 
-def test_values_stand_under_each_other(records):
+def test_values_of_a_column_are_aligned(records):
     output = printed(records, 100)
     for pattern in (r"\.\d{6}(?= )", r" [KM]iB", r"\d\.\d(?=[ ▼▲](?:  |$))"):  # divergences, sizes, task differences
         ends = {
@@ -74,8 +74,8 @@ def test_values_stand_under_each_other(records):
         assert len(ends) == 1, pattern
 
 
-def test_what_colour_says_a_sign_says_too(records, failed):
-    """Strip the colours: every coloured piece of a row still holds a sign."""
+def test_every_coloured_cell_also_has_a_sign(records, failed):
+    """Without colours, every coloured part of a row still has a sign."""
     coloured = printed([*records, failed], 140, colour=True, recommendation=recommend(records))
     pieces = re.findall(r"\x1b\[([0-9;]*)m([^\x1b]*)\x1b\[0m", coloured)
     hued = [body for style, body in pieces if re.search(r"\b3[1-7]\b", style)]
@@ -113,11 +113,11 @@ def test_a_long_name_is_cut_in_the_middle(records):
     assert max(map(len, output.splitlines())) <= 80
 
 
-def test_nothing_measured_one_variant_and_none_at_all():
+def test_tables_without_results_or_variants_are_complete():
     assert "No variant" in printed([], 80)
     bare = printed([Record("Q4_0", "gguf", "pending")], 80)
     assert "… Q4_0 pending" in bare
-    assert "PPL" not in bare  # no column for what nobody has
+    assert "PPL" not in bare  # no column without figures
     broken = Record(
         "Q4_0", "gguf", "ok", None, None, float("nan"), Memory(), None,
         Divergence(float("nan"), 0.0, float("inf"), 0.0, 0.5), {"t": TaskScore("acc", float("nan"), 0.0, 0)},
@@ -127,12 +127,12 @@ def test_nothing_measured_one_variant_and_none_at_all():
     assert not re.search(r"\binf\b", output)
 
 
-def test_metrics_on_their_own_scale_are_not_percent():
+def test_metrics_with_their_own_scale_are_not_shown_in_percent():
     score = TaskScore("word_perplexity", 12.345, 0.1, 50, higher_is_better=False)
     assert "12.345" in printed([Record("Q4_0", "gguf", "ok", tasks={"wikitext": score})], 80)
 
 
-def test_a_lead_within_its_error_has_a_sign_and_a_line(records):
+def test_an_indistinguishable_lead_has_a_sign_and_a_legend(records):
     rng = np.random.default_rng(0)
     windows = rng.gamma(2.0, 0.001, 60)
     noise = rng.normal(0, 1e-4, 60)
@@ -154,7 +154,7 @@ def test_a_lead_within_its_error_has_a_sign_and_a_line(records):
     assert "○" not in printed(records, 140)
 
 
-def test_subjects_as_units_are_told(records):
+def test_the_legend_says_which_tasks_have_subjects_as_units(records):
     grouped = [
         replace(r, tasks={task: replace(score, clusters=57) if task == "micro_facts" else score
                           for task, score in r.tasks.items()})
@@ -173,8 +173,8 @@ def test_recommendation_is_marked_and_printed_once(records):
     assert "►" not in printed(records, 140)
 
 
-def test_no_error_is_shown_as_nothing(records):
-    """Where the divergences alone would ask for fewer decimals."""
+def test_no_error_is_rounded_to_zero(records):
+    """The divergences alone would need fewer decimals."""
     few = [
         replace(record, divergence=replace(record.divergence, kld_mean=0.0123, kld_stderr=0.00004))
         for record in records
