@@ -125,7 +125,7 @@ def test_rows_of_the_previous_question_are_marked(fixed: Workspace, monkeypatch:
             assert screen.report is not None
             answers = Answers([kept("fit")])
             monkeypatch.setattr(fit, "ask", answers)
-            below = f"(shown: context {screen.report.context:,}, KV f16)"
+            below = f"(shown: {screen.report.context:,}, f16)"
             assert below not in shown(app)
             await pilot.press("K")
             assert below in shown(app)

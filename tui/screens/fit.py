@@ -203,7 +203,7 @@ class FitScreen(WorkerHost, Screen[None]):
         elif self._busy or self._timer is not None:
             line.append("  computing …", colours.faint)
             if self.report is not None and question != self._answered:  # the table still shows the previous answer
-                line.append(f" (shown: context {self.report.context:,}, KV {self.report.kv_type})", colours.faint)
+                line.append(f" (shown: {self.report.context:,}, {self.report.kv_type})", colours.faint)
         self.query_one("#state", Note).show(line)
         self.query_one(TopBar).show_path(question.model, ", ".join(question.gpus) or "this machine")
 
