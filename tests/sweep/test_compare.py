@@ -203,7 +203,7 @@ def test_a_different_number_of_windows_is_not_paired(space):
     other.put(space)
     found = compare(space, "alpha", "b-q-1", "Q2")
     assert found.text == ()
-    assert any("did not score the same tokens" in note for note in found.notes)
+    assert any("not certain that both runs scored the same tokens" in note for note in found.notes)
 
 
 def test_subjects_are_the_units_of_a_group(space):
