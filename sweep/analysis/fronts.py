@@ -109,8 +109,8 @@ def front(records: Sequence[Record], size_of: SizeOf, measures: Sequence[Losses]
             if (x := figures.finite(size_of(record))) is not None
             and (y := figures.finite(losses.values.get(record.variant))) is not None
         ]
-        kept = statistics.pareto_set([x for x, *_ in points], [y for _, y, _ in points])
-        members = sorted(point for point, keep in zip(points, kept, strict=True) if keep)
+        in_set = statistics.pareto_set([x for x, *_ in points], [y for _, y, _ in points])
+        members = sorted(point for point, is_member in zip(points, in_set, strict=True) if is_member)
         variants |= {name for *_, name in members}
         smaller = members[0][2] if members else ""
         for *_, name in members[1:]:
@@ -236,8 +236,8 @@ def gains(records: Sequence[Record]) -> list[Gain]:
 
 def _gains(records: Sequence[Record]) -> list[Gain]:
     means, (losses,) = figures.mean_recovery(records), recovery_losses(records)
-    kept = front(records, lambda record: record.bits_per_weight, [losses])
-    steps = [(r.variant, r.bits_per_weight or 0.0) for r in figures.by_size(records) if r.variant in kept]
+    pareto = front(records, lambda record: record.bits_per_weight, [losses])
+    steps = [(r.variant, r.bits_per_weight or 0.0) for r in figures.by_size(records) if r.variant in pareto]
     found = []
     for (small, few), (large, many) in pairwise(steps):
         if many == few:
