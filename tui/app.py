@@ -108,21 +108,21 @@ class SweepApp(WorkerHost, App[None]):
             self.call_from_thread(self._not_found, str(error))
             return
         directory = self.session.workspace.run(run)
-        is_on = False
+        is_running = False
         if directory.is_dir():
             with run_lock(directory) as free:
-                is_on = not free
-        self.call_from_thread(self._found, run, is_on)
+                is_running = not free
+        self.call_from_thread(self._found, run, is_running)
 
     def _not_found(self, why: str) -> None:
         self.session.run_error = why
         self._watch_run()
 
-    def _found(self, run: str, is_on: bool) -> None:
+    def _found(self, run: str, is_running: bool) -> None:
         if self.session.run_id is not None and not run.startswith(self.session.run_id):
             return  # another run was chosen in the meantime
         self.session.run_id = run
-        if is_on:
+        if is_running:
             self.action_go("run")
         self._watch_run()
 
@@ -150,7 +150,7 @@ class SweepApp(WorkerHost, App[None]):
     @work(exclusive=True)
     async def action_leave(self) -> None:
         """Quit. If a sweep is running, first ask whether to let it run or to pause it."""
-        from sweep.execution.control import ask_pause
+        from sweep.execution.control import request_pause
         from sweep.workspace import run_lock
         from tui.screens.quit import QuitScreen
 

@@ -288,7 +288,7 @@ def _losses(a: _RunResults, b: _RunResults, pairs: list[tuple[str, str]], store:
             if not shared.n:
                 continue
             paired = shared.of(lists)
-            scores = [items.values(found) for found in paired]
+            scores = [paired_items.values(found) for found in paired]
             subjects = [item.subject for item in paired[0]]
             loss_a, loss_b = scores[1] - scores[0], scores[3] - scores[2]
             yield LossDifference(

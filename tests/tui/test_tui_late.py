@@ -115,7 +115,7 @@ def test_a_gpu_chosen_while_fit_is_computing_stays_chosen(fixed: Workspace, monk
 
 
 def test_rows_of_the_previous_question_are_marked(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "ask", lambda *_, **__: [kept("fit")])
+    monkeypatch.setattr(fit, "run_command", lambda *_, **__: [kept("fit")])
 
     async def script() -> None:
         async with opened(fixed, "fit", RUN) as (app, pilot):
@@ -124,7 +124,7 @@ def test_rows_of_the_previous_question_are_marked(fixed: Workspace, monkeypatch:
             await until(pilot, lambda: screen.report is not None)
             assert screen.report is not None
             answers = Answers([kept("fit")])
-            monkeypatch.setattr(fit, "ask", answers)
+            monkeypatch.setattr(fit, "run_command", answers)
             below = f"(shown: {screen.report.context:,}, f16)"
             assert below not in shown(app)
             await pilot.press("K")

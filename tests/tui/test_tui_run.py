@@ -138,7 +138,7 @@ def test_a_running_sweep_is_shown_while_its_retry_waits(text: Path, tmp_path: Pa
             begin(app, Command(arguments(text), os.getcwd()))
             await until(pilot, lambda: isinstance(app.screen, RunScreen))
             screen = screen_of(app)
-            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_on)
+            await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.is_running)
             cells = screen.query_one(JobTable)
             await until(pilot, lambda: "running" in statuses(screen).values() and cells.label is not None)
             await pilot.press("x")  # may be too late for such a short job

@@ -156,7 +156,7 @@ class FitScreen(WorkerHost, Screen[None]):
             found = from_json(answer)
         except InputError as error:
             found = str(error)
-        except GivenUp:
+        except CommandCancelled:
             return  # the question has changed
         self.deliver(self.show, question, found, best)
 

@@ -22,7 +22,7 @@ from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.commands.launch import Command, GivenUp, planned
+from sweep.commands.launch import Command, CommandCancelled, planned
 from tui.state.draft import Draft, parse_added, preset_fields
 from tui.state.session import Session
 from tui.theme import palette
@@ -183,7 +183,7 @@ class PlanScreen(WorkerHost, Screen[None]):
             found: dict[str, Any] | str = planned(command, self.session.workspace, lambda: worker.is_cancelled)
         except InputError as error:
             found = str(error)
-        except GivenUp:
+        except CommandCancelled:
             return  # the draft has changed
         self.deliver(self.show, draft, found)
 

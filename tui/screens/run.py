@@ -104,7 +104,7 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def _continues_with(self, launch: Launch) -> bool:
         """Whether the shown run is running, and `launch` will retry its failed jobs when it is done."""
-        return self.snapshot is not None and self.snapshot.is_on and launch.command == self._retry_command
+        return self.snapshot is not None and self.snapshot.is_running and launch.command == self._retry_command
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="launch")
     def _await(self, launch: Launch) -> None:
@@ -170,7 +170,7 @@ class RunScreen(WorkerHost, Screen[None]):
         self.query_one("#state", Note).show(self._state(found))
         self._show_cell(log)
         self.query_one(TopBar).show_path(found.plan.model, found.plan.run, fmt.plain(cells.label or ""))
-        if before is not None and before.is_on and before.plan.run == found.plan.run and not found.is_on:
+        if before is not None and before.is_running and before.plan.run == found.plan.run and not found.is_running:
             self._ended(found)
 
     def _ended(self, found: Snapshot) -> None:
@@ -201,7 +201,7 @@ class RunScreen(WorkerHost, Screen[None]):
         if progress.status == "running" and room >= SHORTEST:
             line.append("  ").append(bar(progress.share, room, colours))
         line.append(rest)
-        if found.is_on and found.resident_bytes is not None:
+        if found.is_running and found.resident_bytes is not None:
             line.append(f"\n worker memory now {fmt.size(found.resident_bytes)}", colours.soft)
             if found.predicted_bytes is not None:
                 line.append(f"; {fmt.size(found.predicted_bytes)} predicted for model and context", colours.soft)
@@ -273,15 +273,15 @@ class RunScreen(WorkerHost, Screen[None]):
         if found.pausing:
             withdraw_pause(directory)
         else:
-            ask_pause(directory)
+            request_pause(directory)
             self.notify("The sweep stops after the running job. p undoes this.", title="Pause")
 
     def action_cancel(self) -> None:
         found, label = self.snapshot, self.query_one(JobTable).label
-        if found is None or not found.is_on or label is None or found.progress.cells[label].status != "running":
+        if found is None or not found.is_running or label is None or found.progress.cells[label].status != "running":
             self.notify("Only a running job (▶) can be cancelled.", title="Cancel")
             return
-        ask_cancel(self.session.workspace.run(found.plan.run), label)
+        request_cancel(self.session.workspace.run(found.plan.run), label)
         self.notify(f"{label} is cancelled; the sweep continues with the next job.", title="Cancel")
 
     def action_retry(self) -> None:
@@ -298,7 +298,7 @@ class RunScreen(WorkerHost, Screen[None]):
         except InputError as error:
             self.notify(str(error), severity="error", title="Retry")
             return
-        if found.is_on:
+        if found.is_running:
             self._retry_command = command
             self.notify("Failed jobs are retried when the other jobs are done.", title="Retry")
         self.watch_run()

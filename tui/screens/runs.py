@@ -57,7 +57,7 @@ class RunsScreen(Window[str | None]):
             found = str(error)
         self.deliver(self.show, found)
 
-    def show(self, found: list[PastRun] | str) -> None:
+    def show(self, found: list[PastRun | UnreadableRun] | str) -> None:
         """Show the runs, or the message if they cannot be read."""
         if isinstance(found, str):
             self.query_one(Note).show(Text(fmt.plain(found), palette(self.app).bad))
@@ -85,9 +85,12 @@ class RunsScreen(Window[str | None]):
             ]
             rows.append((plan.run, cells))
         self.query_one(Table).fill(HEADS, rows, room=min(len(self._runs), MOST))
-        note = f"{len(matching)} of {len(self._runs)} runs" if self._runs else "no run yet; press 2 to plan one"
-        note += f", the latest {MOST} shown" if len(matching) > MOST else ""
-        self.query_one(Note).show(Text(note, colours.soft))
+        summary = f"{len(matching)} of {len(self._runs)} runs" if self._runs else "no run yet; press 2 to plan one"
+        summary += f", the latest {MOST} shown" if len(matching) > MOST else ""
+        note = Text(summary, colours.soft)
+        for unreadable in self._unreadable:
+            note.append(f"\n{fmt.plain(unreadable.message)}", colours.bad)
+        self.query_one(Note).show(note)
 
     @on(Input.Changed)
     def _search(self) -> None:

@@ -59,10 +59,10 @@ class JobTable(Table):
 
 def _shared(plan: Plan) -> dict[tuple[str, str], str]:
     """By variant and step: the name of the other variant whose file this variant uses."""
-    making = {cell.key: cell for cell in plan.cells if cell.job.making}
+    preparations = {cell.key: cell for cell in plan.cells if cell.job.is_preparation}
     found = {}
     for cell in plan.cells:
-        for made in (making[key] for key in cell.needs if key in making):
+        for made in (preparations[key] for key in cell.needs if key in preparations):
             if made.variant != cell.variant:
                 found[cell.variant, made.name] = f"= {fmt.plain(made.variant)}"
     return found
