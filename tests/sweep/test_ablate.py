@@ -56,7 +56,7 @@ def make_request(directory: Path, **changes: object) -> AblationRequest:
 
 
 def _texts(directory: Path) -> dict[str, object]:
-    """The beginnings of micro's texts: to read all of them takes longer than to measure."""
+    """The beginnings of micro's texts, because reading all of them takes longer than measuring."""
     files = {"calibration": MICRO.calibration, "perplexity": MICRO.text}
     for name, file in files.items():
         if not (directory / name).exists():
@@ -65,14 +65,14 @@ def _texts(directory: Path) -> dict[str, object]:
 
 
 def run(request: AblationRequest) -> tuple[Ablation, list[Recipe]]:
-    """The result, and what was measured for it."""
+    """The result, and the recipes that were measured for it."""
     measured: list[Recipe] = []
     found, _ = run_ablation(request, measured.append)
     return found, measured
 
 
 def run_ablation(request: AblationRequest, measured: Callable[[Recipe], None]) -> tuple[Ablation, Path]:
-    """`measured` hears of each recipe."""
+    """`measured` is called with each recipe that is measured."""
     plan = prepare(request, lambda _: None)
     recipes = {cell.label: plan.recipes[cell.key] for cell in plan.cells if cell.key in plan.recipes}
 
@@ -92,7 +92,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ablation]:
 
 
 def test_a_recipe_has_the_figures_of_its_int8_checkpoint(done: tuple[Path, Ablation]) -> None:
-    """Without folds its own calibration has the same ranges to the last bit; with them, but for rounding."""
+    """Without folds, its own calibration has identical ranges; with folds, they differ only by rounding."""
     directory, found = done
     text = (directory / "perplexity").read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(MICRO.directory)
@@ -127,7 +127,7 @@ def test_another_design_space_measures_only_new_recipes(done: tuple[Path, Ablati
 
 
 def test_stored_statistics_give_identical_figures(done: tuple[Path, Ablation]) -> None:
-    """The results gone and the statistics there; and both gone."""
+    """Results are deleted and statistics kept; then both are deleted."""
     directory, found = done
     kept = directory / "kept"
     shutil.copytree(directory / "workspace", kept, ignore=shutil.ignore_patterns("sweep.db*"))
@@ -155,7 +155,7 @@ def test_an_interrupted_ablation_loses_only_the_running_recipe(tmp_path: Path) -
 
 
 def test_a_killed_ablation_resumes_from_the_command_line(tmp_path: Path) -> None:
-    """kill -9 after the first recipe; then the others, the JSON of all, and the page."""
+    """SIGKILL after the first recipe; then a second start measures the others and writes JSON and page."""
     wanted = make_request(tmp_path)
     page = tmp_path / "page.html"
     options = [str(part) for key, value in OPTIONS.items() for part in (f"--{key}", value)]
@@ -179,7 +179,7 @@ def test_a_killed_ablation_resumes_from_the_command_line(tmp_path: Path) -> None
     assert len(losses) == 4
     (grid,) = finished["grids"]
     assert sorted(number for row in grid["points"] for number in row) == [0, 1, 2, 3]
-    assert page.read_text().count("<svg") == 3  # the key, and two maps of the grid
+    assert page.read_text().count("<svg") == 3  # the legend, and two maps of the grid
     assert "small" in page.read_text()
 
 

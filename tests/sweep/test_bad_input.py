@@ -18,13 +18,13 @@ MICRO = presets.builtin_models()["micro"]
 
 
 def error_line(*arguments: str, code: int = 2) -> str:
-    """The one line that the command ends with."""
+    """The only line that the command prints on stderr."""
     return _line(call(*arguments), code)
 
 
 def error_line_without_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> str:
-    """The same with no network, in a process of its own: huggingface_hub reads its environment when it is imported."""
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
+    """The same without a network, in a new process: huggingface_hub reads its environment when it is imported."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: a connection fails at once
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     command = [*COMMAND, *arguments, "--workspace", str(tmp_path / "w")]
     return _line(subprocess.run(command, capture_output=True, text=True, timeout=120), 2)
@@ -40,7 +40,7 @@ def _line(result: subprocess.CompletedProcess[str], code: int) -> str:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The built-in model's directory, free to be damaged."""
+    """A copy of the built-in model's directory, which may be damaged."""
     return Path(shutil.copytree(MICRO.directory, tmp_path / "model"))
 
 

@@ -59,8 +59,8 @@ def test_the_automatic_reference_is_bf16_if_it_fits_and_q8_0_otherwise() -> None
     assert auto_reference(10 * GIB, MachineMemory(0, 16 * GIB)) == "BF16"
     assert auto_reference(20 * GIB, MachineMemory(0, 16 * GIB)) == "Q8_0"
     assert auto_reference(20 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "BF16"
-    assert auto_reference(24 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "Q8_0"  # the device's margin is not to be had
-    assert auto_reference(24 * GIB, MachineMemory(12 * GIB, 64 * GIB)) == "BF16"  # by partial offload
+    assert auto_reference(24 * GIB, MachineMemory(24 * GIB, 16 * GIB)) == "Q8_0"  # the margin of the GPU cannot be used
+    assert auto_reference(24 * GIB, MachineMemory(12 * GIB, 64 * GIB)) == "BF16"  # with partial offload
 
 
 def test_a_model_that_is_larger_than_the_gpu_is_offloaded_partly() -> None:
@@ -81,13 +81,13 @@ def test_no_two_references_share_a_result(tmp_path: Path) -> None:
         plans.append(planned(found.name, found))
     compared = [key for plan in plans for name, key in text_keys(plan).items() if name == "Q2_K"]
     assert len(set(compared)) == 4
-    assert text_keys(plans[0])["BF16"] != text_keys(plans[1])["BF16"]  # the reference itself, and compared with Q8_0
+    assert text_keys(plans[0])["BF16"] != text_keys(plans[1])["BF16"]  # the reference, and compared with Q8_0
     assert len({plan.run for plan in plans}) == 4
     by_file = text_jobs(plans[2]).values()
     assert {job.reference for job in by_file} == {Artefact.of(files[0])}
     assert {job.output for job in by_file} == {None}
     again = ReferenceFile(base_file(tmp_path / "copy.kld"), 16, 8)
-    assert text_keys(planned(again.name, again)) == text_keys(plans[2])  # content counts, and not the name
+    assert text_keys(planned(again.name, again)) == text_keys(plans[2])  # content counts, not the name
 
 
 def test_only_the_reference_is_placed_by_its_own_size() -> None:

@@ -56,7 +56,7 @@ def test_a_public_model_is_sized_without_a_download(tmp_path: Path) -> None:
     done = convert("Qwen3-0.6B", "--to", "Q8_0,IQ2_XS", "--dry-run", "--format", "json")
     assert done.returncode == 0, done.stderr
     files = {file["quant"]: file for file in json.loads(done.stdout)["files"]}
-    # 596,049,920 weights, of which 65,536 in norms, by the shapes of its config
+    # 596,049,920 weights, 65,536 of them in norms, by the shapes in its config
     assert files["Q8_0"]["tensor_bytes"] == (596_049_920 - 65_536) // 32 * 34 + 65_536 * 4
     assert not files["Q8_0"]["header_exact"]
     assert convert("Qwen3-0.6B", "--to", "Q8_0", "--out", tmp_path).returncode == 2
@@ -122,7 +122,7 @@ def test_an_importance_matrix_is_collected_once_and_reused(tmp_path: Path) -> No
 
 
 def test_split_files_are_written_within_a_memory_budget(tmp_path: Path) -> None:
-    """In a process of its own: a budget is for all that a process takes."""
+    """In a process of its own, because a budget limits the memory of the whole process."""
     arguments = ["micro", "--to", "F16", "--split-max-size", "3M", "--memory-budget", "500MiB"]
     command = [*COMMAND, "convert", *arguments, "--out", str(tmp_path / "new"), "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

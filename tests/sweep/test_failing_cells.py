@@ -83,14 +83,14 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in model as a file."""
+    """The built-in model as a GGUF file."""
     file = tmp_path_factory.mktemp("good") / "good-BF16.gguf"
     export(open_source(MICRO.directory, "micro"), {"BF16": file}, threads=1)
     return file
 
 
 def without_numbers(good: Path, file: Path) -> Path:
-    """A copy whose last norm is NaN, and so every logit."""
+    """A copy whose last norm is NaN, so that every logit is NaN."""
     header = read_header(good)
     norm = next(tensor for tensor in header.tensors if tensor.name == "output_norm.weight")
     data = bytearray(good.read_bytes())
@@ -154,7 +154,7 @@ def test_a_baseline_with_another_vocabulary_fails_only_the_divergence(
 def test_a_worker_out_of_memory_fails_only_its_cell_and_a_damaged_reference_only_the_divergence(
     good: Path, text: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL is what the kernel ends a process with that takes too much."""
+    """The kernel kills a process that uses too much memory with SIGKILL."""
     named = f"gguf:{good.name}"
     arguments = [
         "micro",
@@ -200,7 +200,7 @@ def test_a_worker_out_of_memory_fails_only_its_cell_and_a_damaged_reference_only
     assert last.code == 1
     assert "damaged.logprobs: the divergence from this reference is not finite" in last.records["Q4_0"]["error"]
     assert last.records["Q4_0"]["perplexity"] == again.records["Q4_0"]["perplexity"]
-    # a file answers no task: what it was made of does
+    # a file has no task scores; the variant that it was made from has
     assert {record["task_reference"] for record in last.records.values()} == {named}
     assert last.records["Q4_0"]["tasks"] == again.records["Q4_0"]["tasks"]
 
@@ -213,7 +213,7 @@ def test_inputs_that_the_model_cannot_read_are_rejected_before_any_work(
     (without_template / "chat_template.jinja").unlink()
     short = tmp_path / "short.txt"
     short.write_text(MICRO.text.read_text()[:1500])
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: a connection fails at once
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     cases: dict[str, list[str | Path]] = {
         "the window of 512 tokens, which --window can make smaller, is more than the 256": [small.directory],

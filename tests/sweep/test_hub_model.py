@@ -19,7 +19,7 @@ MODEL = "hub:org/files/micro-BF16.gguf"
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file, as if the hub's cache had it."""
+    """A file that the hub's cache seems to contain."""
     file = tmp_path / "micro-BF16.gguf"
     export(open_source("micro"), {"BF16": file})
     monkeypatch.setattr(HubFile, "cached", lambda _: file)

@@ -38,7 +38,7 @@ def request(tmp_path: Path, **changes: object) -> Int8Request:
 
 
 def test_a_written_checkpoint_can_be_measured_like_any_model(tmp_path: Path) -> None:
-    """From the command line to perplexity through the torch backend, with no original at hand."""
+    """From the command line to perplexity through the torch backend, without the original checkpoint."""
     from transformers import AutoTokenizer
 
     out, workspace = tmp_path / "deep" / "out", tmp_path / "workspace"
@@ -65,7 +65,7 @@ def test_a_written_checkpoint_can_be_measured_like_any_model(tmp_path: Path) -> 
 
 
 def test_a_sweep_that_ends_meanwhile_removes_no_file_in_use(tmp_path: Path) -> None:
-    """It removes what is half-written only where it is alone with a model's artefacts."""
+    """A sweep removes partly written files only if no other process uses the model's artefacts."""
     held: list[bool] = []
 
     def look(*_: int) -> None:
@@ -93,7 +93,7 @@ def test_partly_written_statistics_of_a_killed_process_are_removed(tmp_path: Pat
 
 
 def test_a_checkpoint_that_another_run_made_is_reused(tmp_path: Path) -> None:
-    """That one may be reading it, so it is neither removed nor made again."""
+    """The other run may be reading it, so it is neither removed nor made again."""
     job = Int8CheckpointJob(Artefact.of(MICRO.directory), "micro", NAMED["w8a16"], "made", "f", "e")
     site = Site(tmp_path, ComputeResources(1, {"torch": "cpu"}))
     made, directory = job.run(site), job.output.under(tmp_path)
@@ -128,7 +128,7 @@ def test_text_and_recipe_can_be_files(tmp_path: Path) -> None:
 def test_the_tokens_of_each_expert_are_reported(tmp_path: Path) -> None:
     done = quantize(request(tmp_path, model="micro-moe"), print, lambda *_: None)
     assert [row[:2] for row in done.experts] == [(str(i), 6) for i in range(4)]
-    assert sum((done.calibration.expert_tokens or {}).values()) == 4 * 2 * 4 * 32  # layers, experts a token, tokens
+    assert sum((done.calibration.expert_tokens or {}).values()) == 4 * 2 * 4 * 32  # layers, experts per token, tokens
 
 
 def damaged(tmp_path: Path, **changes: object) -> str:
@@ -175,7 +175,7 @@ def test_a_missing_device_is_named(tmp_path: Path) -> None:
         quantize(request(tmp_path, device="cuda"), print, lambda *_: None)
 
 
-@pytest.mark.slow  # waits for the child to be in the midst of it
+@pytest.mark.slow  # waits until the process is calibrating
 def test_an_interrupt_leaves_no_directory_under_the_final_name(tmp_path: Path) -> None:
     out, workspace = tmp_path / "out", tmp_path / "workspace"
     arguments = ["micro", "--recipe", "sq", "--out", str(out), "--workspace", str(workspace)]

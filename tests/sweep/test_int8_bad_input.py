@@ -27,7 +27,7 @@ def file(path: Path, content: str) -> Path:
 
 @pytest.fixture
 def overflowing(tmp_path: Path) -> Path:
-    """The built-in model, one channel of whose second MLP is beyond float32."""
+    """The built-in model with one channel of its second MLP beyond the range of float32."""
     directory = Path(shutil.copytree(MICRO.directory, tmp_path / "overflowing"))
     weights = load_file(directory / "model.safetensors")
     for name in ("gate_proj", "up_proj"):
@@ -46,7 +46,7 @@ def quantized(tmp_path: Path) -> Path:
 
 
 def error_line(tmp_path: Path, *arguments: object) -> str:
-    """The one line of a command that ends before anything is written."""
+    """The only line on stderr of a command that ends before it writes a file."""
     done = sweep(*arguments, "--workspace", tmp_path / "workspace")
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -89,7 +89,7 @@ def test_a_text_that_is_too_short_is_rejected(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1] == f"sweep: {message}"
     assert not [path for path in workspace.rglob("*") if path.suffix in (".gguf", ".int8", ".logprobs")]
-    # a recipe that sees no text does not mind it
+    # a recipe without calibration accepts the model
     done = sweep("run", "micro", "--variants", "=int8:w8a16", *options, *given)
     assert done.returncode == 0, done.stderr
 

@@ -40,7 +40,7 @@ def sweep(script: str, out: Path, workspace: Path) -> subprocess.CompletedProces
 def test_a_process_killed_while_writing_leaves_no_directory_under_the_final_name(tmp_path: Path) -> None:
     out, workspace = tmp_path / "place" / "out", tmp_path / "workspace"
     assert sweep(KILLED, out, workspace).returncode == -signal.SIGKILL
-    (left,) = out.parent.iterdir()  # the weights are written; the rest is not
+    (left,) = out.parent.iterdir()  # the weights are written, the other files are not
     assert left.name == ".out.partial"
     assert not (left / "config.json").exists()
     assert sum(file.stat().st_size for file in left.iterdir()) > 5_000_000

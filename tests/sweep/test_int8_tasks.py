@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, Any]]:
-    """A sweep of the recipe, real and fake: its workspace and its last event."""
+    """A sweep of the recipe with int8 and with fake-quant: its workspace and its last event."""
     workspace = tmp_path_factory.mktemp("workspace")
     calibration = tmp_path_factory.mktemp("text") / "calibration.txt"
     calibration.write_text(MICRO.calibration.read_text()[:10_000])
@@ -52,4 +52,4 @@ def test_no_task_differs_between_int8_and_fake_quant_by_more_than_its_paired_err
         assert entry.only_a == entry.only_b == entry.reworded == 0, told
         assert entry.difference.n == ITEMS, told
         assert entry.p_holm >= ALPHA, told
-        assert 0 < entry.b < 1, told  # a task that all items fail, or none, could tell nothing
+        assert 0 < entry.b < 1, told  # a task in which all items or none fail would show nothing

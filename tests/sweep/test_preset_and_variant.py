@@ -1,4 +1,4 @@
-"""Names given by the user: presets and variants, right and wrong."""
+"""Names of presets and variants, right and wrong ones."""
 
 from pathlib import Path
 

@@ -81,7 +81,7 @@ def test_time_is_predicted_from_earlier_jobs_of_the_same_kind(tmp_path: object) 
     with Store(workspace.database) as store:
         seconds = predicted_seconds(after, store)
         of_others = predicted_seconds(Stored("x", tasks={"sums": {}}, model="another").put(workspace), store)
-    assert seconds == {"Q2/sums": 1.0}  # forms never ended well
+    assert seconds == {"Q2/sums": 1.0}  # "forms" never succeeded
     assert total(seconds, ["Q2/sums"]) == 1.0
     assert total(seconds, ["Q2/sums", "Q2/forms"]) is None
     assert of_others == {}
@@ -95,7 +95,7 @@ def test_times_of_each_engine_are_predicted_separately(tmp_path: object) -> None
     both = ("Q2", "int8:sq")
     after = Stored("after", tasks={"sums": dict.fromkeys(both)}, variants=both).put(workspace)
     with Store(workspace.database) as store:
-        assert set(predicted_seconds(after, store)) == {"Q2/sums"}  # of llama.cpp; torch takes its own time
+        assert set(predicted_seconds(after, store)) == {"Q2/sums"}  # llama.cpp's; torch has a time of its own
 
 
 def test_a_checkpoint_that_two_variants_share_is_counted_once() -> None:

@@ -39,11 +39,11 @@ def records_of(tmp_path: Path, stored: Stored) -> dict[str, Record]:
 
 
 def test_paired_figures_are_corrected_over_all_tests_of_the_run(tmp_path):
-    """Holm runs over every variant and task of the run, the reference and what was not compared left out."""
+    """Holm's correction covers every compared variant and task of the run, without the reference."""
     tasks = {
         "t": {"BF16": items(RIGHT), "Q4": items(lost(3)), "Q2": items(lost(14))},
         "u": {"BF16": items(RIGHT), "Q4": items(lost(0)), "Q2": None},
-        "other": {"BF16": items(RIGHT), "Q4": items(lost(9), prompt="chat")},  # not the same prompts
+        "other": {"BF16": items(RIGHT), "Q4": items(lost(9), prompt="chat")},  # the prompts differ
     }
     found = records_of(tmp_path, Stored("r", tasks))
     expected = statistics.compare_items(RIGHT, lost(3))
@@ -79,7 +79,7 @@ def test_standard_errors_of_a_group_are_clustered_by_subject(tmp_path):
     score = found["Q4"].tasks["mmlu"]
     assert score.clusters == 16
     assert score.stderr == pytest.approx(statistics.cluster_stderr(after, subjects))
-    assert score.stderr > 1.5 * after.std() / np.sqrt(480)  # subjects differ in what they ask
+    assert score.stderr > 1.5 * after.std() / np.sqrt(480)  # the subjects have different questions
     assert score.delta_stderr == pytest.approx(statistics.cluster_stderr(after - base, subjects))
     assert statistics.mcnemar(base, after) < 1e-4
     assert score.p_value == 1.0

@@ -46,7 +46,7 @@ def finished(process: subprocess.Popen[str]) -> Ended:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short text: the test text's beginning."""
+    """A short text: the beginning of the test text."""
     file = tmp_path_factory.mktemp("text") / "short.txt"
     file.write_text(MICRO.text.read_text()[:12_000])
     return file
@@ -66,13 +66,13 @@ def start(text: Path) -> Callable[..., subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
-    """A sweep that ran undisturbed, and its workspace."""
+    """A sweep that ran without interruption, and its workspace."""
     workspace = tmp_path_factory.mktemp("whole")
     return workspace, finished(begin(text, workspace))
 
 
 def without_timings(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Records without what differs from run to run: speed, measured memory, and how many threads there were."""
+    """Records without the values that differ from run to run: speed, measured memory and number of threads."""
     return {
         name: {
             **record,
@@ -195,7 +195,7 @@ def test_ctrl_c_ends_a_run_with_exit_code_130_and_no_partial_file(
 def test_a_second_process_follows_the_first(
     undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    with every_core():  # more threads than the whole sweep may have had: they move no figure
+    with every_core():  # maybe more threads than the first sweep had: they change no figure
         first = start(tmp_path)
         assert first.stdout is not None
         line = first.stdout.readline()
@@ -221,7 +221,7 @@ def test_two_runs_in_one_workspace_do_not_disturb_each_other(
 
 
 def aborting_gguf(path: Path, workspace: Path) -> Path:
-    """A GGUF that loads, but on whose first graph llama.cpp aborts: its rotary dimension is odd (GGML_ASSERT)."""
+    """A GGUF file that loads, but aborts llama.cpp at the first graph: its rotary dimension is odd (GGML_ASSERT)."""
     from converters.llamacpp.container import encode_header, uint32
     from converters.llamacpp.reader import read_header
 

@@ -26,7 +26,7 @@ def sweep(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def sweep_with(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: huggingface_hub reads its environment when it is imported."""
+    """In a new process, because huggingface_hub reads its environment when it is imported."""
     return subprocess.run(
         [*COMMAND, "run", *map(str, arguments)],
         capture_output=True,
@@ -43,7 +43,7 @@ def finished(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A text to measure with and one to calibrate with, both short."""
+    """A short text to measure with and a short text to calibrate with."""
     directory = tmp_path_factory.mktemp("texts")
     (directory / "test.txt").write_text(MICRO.text.read_text()[:8_000])
     (directory / "calibration.txt").write_text(MICRO.calibration.read_text()[:12_000])
@@ -76,7 +76,7 @@ def test_importance_is_collected_from_the_reference_and_lowers_the_divergence(
     assert records["Q2_K"]["divergence"]["kld_mean"] < plain["Q2_K"]["divergence"]["kld_mean"]
     assert records["BF16"] == plain["BF16"]
     made = {path.name: read_header(path).metadata for path in workspace.rglob("micro-*.gguf") if path != matrix}
-    assert len(made) == 5  # Q2_K twice
+    assert len(made) == 5  # Q2_K is named twice
     named = {name for name, metadata in made.items() if "quantize.imatrix.file" in metadata}
     assert len(named) == 3
     assert not any("BF16" in name for name in named)
@@ -114,7 +114,7 @@ def test_keep_removes_files_as_soon_as_they_are_not_needed(
     assert kept < made
     assert finished(sweep(*arguments, "--keep", "none")) == records
     assert {path.name for path in workspace.rglob("micro-*.gguf")} <= {"micro-Q2_K.gguf"}
-    # what another run has left to do, it makes again
+    # a run with new measurements makes its files again
     more = finished(sweep(*arguments[:-2], "--workspace", workspace, "--limit", "2", "--tasks", "micro_form"))
     assert more["Q8_0"]["divergence"] == records["Q8_0"]["divergence"]
     assert more["Q8_0"]["tasks"]["micro_form"]["n"] == 2

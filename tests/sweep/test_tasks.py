@@ -62,7 +62,7 @@ def test_data_are_found_by_the_name_of_the_data_set(data: Path) -> None:
     assert (sums.data, sums.data_name, sums.is_local) == (Artefact.of(data / "gsm8k"), "gsm8k", True)
     assert tasks("mmlu_virology", folder=data)[0].data == Artefact.of(data / "mmlu")
     assert tasks("mmlu", folder=data / "mmlu")[0].data == Artefact.of(data / "mmlu")
-    assert tasks("piqa", folder=data)[0].data == Artefact.of(data / "piqa")  # of no known form, so as published
+    assert tasks("piqa", folder=data)[0].data == Artefact.of(data / "piqa")  # unknown form: used as published
     assert not tasks("hellaswag", folder=data)[0].is_local
     with pytest.raises(InputError, match="there is no such directory"):
         tasks("gsm8k", folder=data / "absent")
@@ -90,7 +90,7 @@ def test_other_settings_or_data_change_the_identity_of_a_task(data: Path) -> Non
         "thinking": False,
         "max_gen_toks": 9,
     }
-    chat = {"chat_template": True}  # which thinking needs
+    chat = {"chat_template": True}  # thinking needs it
     others = [identity(**{**(chat if name == "thinking" else {}), name: value}) for name, value in settings.items()]
     assert len({identity(), *others, identity(folder=None), identity("gsm8k_cot")}) == len(settings) + 3
     assert identity(allow_code=True) == identity()

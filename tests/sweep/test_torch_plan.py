@@ -63,7 +63,7 @@ def test_versions_and_device_change_the_key_of_every_measurement(
 
 
 def test_every_setting_of_a_recipe_changes_the_keys_of_its_cells(tmp_path: Path, words: TextFile) -> None:
-    """Even where a key has no effect on the checkpoint, it has one on what is computed with it."""
+    """A setting that has no effect on the checkpoint changes what is computed with it."""
     file = tmp_path / "mine.toml"
     changes = [
         "", "alpha = 0.4", 'activations = "dynamic"', "symmetric = true", 'query_key = "head"', 'value = "head"',

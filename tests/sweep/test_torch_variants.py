@@ -20,7 +20,7 @@ RECIPE = "sq-ph-dyn"
 
 
 def short(file: Path, characters: int = 8_000) -> Path:
-    """The test text's beginning."""
+    """The beginning of the test text."""
     file.write_text(MICRO.text.read_text()[:characters])
     return file
 

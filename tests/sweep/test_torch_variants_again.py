@@ -37,7 +37,7 @@ def begin(inputs: Path, workspace: Path, model: str, *more: str) -> subprocess.P
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
-    """The records of a run that ends well."""
+    """The records of a run that succeeds."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return {record["variant"]: record for record in json.loads(out.splitlines()[-1])["records"]}
@@ -53,7 +53,7 @@ def wait_for(process: subprocess.Popen[str], cell: str, event: str) -> None:
 
 
 def without_timings(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Records without what differs from run to run: speed and measured memory."""
+    """Records without the values that differ from run to run: speed and measured memory."""
     return {
         name: {**record, "speed": None, "memory": record["memory"]["predicted_bytes"]}
         for name, record in records.items()
@@ -61,14 +61,14 @@ def without_timings(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
 
 
 def artefacts_of(workspace: Path) -> set[str]:
-    """What a sweep left among the artefacts of its model, by the kind of file; locks and what was cached aside."""
+    """The kinds of files that a sweep kept among the artefacts of its model, without locks and caches."""
     found = set((workspace / "artefacts").glob("*/*"))
     return {path.name.split("-")[0] + path.suffix for path in found if path.suffix in (".gguf", ".int8", ".logprobs")}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The records of a sweep that ran undisturbed."""
+    """The records of a sweep that ran without interruption."""
     return finished(begin(inputs, tmp_path_factory.mktemp("whole"), "micro", "--variants", f"={RECIPE}"))
 
 
@@ -110,7 +110,7 @@ def test_ctrl_c_while_quantizing_leaves_no_partial_checkpoint(inputs: Path, tmp_
 
 @pytest.mark.parametrize(("keep", "kept"), [("none", set()), ("best", {"micro.gguf"}), ("all", {"micro.int8"})])
 def test_keep_applies_to_int8_checkpoints(keep: str, kept: set[str], inputs: Path, tmp_path: Path) -> None:
-    """Of BF16 and int8 the report recommends one: its file stays, and no other's."""
+    """The report recommends BF16 or int8. Only the recommended variant's file stays."""
     variants = f"=Q8_0,{RECIPE}" if keep == "best" else f"={RECIPE}"
     finished(begin(inputs, tmp_path, "micro", "--variants", variants, "--keep", keep))
     assert artefacts_of(tmp_path) - {"reference.logprobs"} == kept

@@ -23,7 +23,7 @@ def job(quant: str) -> ExportJob:
 
 
 def ends(executor: LocalExecutor, count: int) -> list[Answer]:
-    """The answers that end orders."""
+    """The final answers of orders."""
     found: list[Answer] = []
     while len(found) < count:
         answer = executor.answer(60)
@@ -34,7 +34,7 @@ def ends(executor: LocalExecutor, count: int) -> list[Answer]:
 
 
 def test_two_workers_have_their_own_devices(tmp_path: Path) -> None:
-    """As on a machine with two GPUs: each worker sees one. Nothing but their environment tells them apart."""
+    """Two workers as on a machine with two GPUs: each sees one of them through its environment."""
     cards = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
     with LocalExecutor(tmp_path, tmp_path / "run", ComputeResources(2), cards) as executor:
         for number, quant in enumerate(("Q8_0", "Q4_0")):
@@ -50,7 +50,7 @@ def test_two_workers_have_their_own_devices(tmp_path: Path) -> None:
     assert {answer.id for answer in found} == {"0", "1"}
     for answer in found:
         assert isinstance(answer, Finished)
-        assert answer.resources.threads == 1  # two share what there is
+        assert answer.resources.threads == 1  # two workers share the threads
         assert answer.seconds > 0
     assert (tmp_path / "Q8_0.gguf").exists()
     assert (tmp_path / "Q4_0.gguf").exists()

@@ -44,7 +44,7 @@ class PoolExecutor:
         self._pool.submit(self._work, order)
 
     def expect(self, group: str, log: str) -> None:
-        """Nothing is started ahead."""
+        """Nothing to do: no process is started ahead."""
 
     def answer(self, timeout: float) -> Answer | None:
         try:

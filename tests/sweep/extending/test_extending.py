@@ -75,7 +75,7 @@ def test_fit_shows_the_rows_of_an_added_method(extended: dict[str, str]) -> None
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert [(row["variant"], row["kind"]) for row in rows] == [("rounded:4", "rounded"), ("Q8_0", "gguf")]
-    assert rows[0]["total_bytes"] > 2 * 5_000_000  # in bfloat16, as it is run
+    assert rows[0]["total_bytes"] > 2 * 5_000_000  # it runs in bfloat16
 
 
 @pytest.mark.slow
