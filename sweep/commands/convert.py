@@ -61,7 +61,7 @@ class ConvertRequest:
 
 
 @dataclass(frozen=True)
-class File:
+class PlannedFile:
     """A file to be written: the paths of its parts, and the size of all parts together."""
 
     paths: tuple[Path, ...]
@@ -80,7 +80,7 @@ class Conversion:
     source: Source
     request: ConvertRequest
     imatrix: ImatrixSource | None
-    files: tuple[File, ...]
+    files: tuple[PlannedFile, ...]
 
     @property
     def mtp_bytes(self) -> int:
@@ -108,7 +108,9 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
         source = opened.result()
     importance = None if imatrix is None else _expected_importance(source, imatrix)
     planned = sizes(source, quants, importance, request.split_max_bytes)
-    files = (File(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items())
+    files = (
+        PlannedFile(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items()
+    )
     return Conversion(name, source, request, imatrix, tuple(files))
 
 

@@ -39,7 +39,7 @@ class Int8Request:
 
 
 @dataclass(frozen=True)
-class Quantized:
+class WrittenCheckpoint:
     """The checkpoint that was written: `bytes` bytes of tensors in the directory `path`."""
 
     name: str
@@ -72,7 +72,7 @@ class Quantized:
         ]
 
 
-def quantize(request: Int8Request, say: Callable[[str], None], progress: Progress) -> Quantized:
+def quantize(request: Int8Request, say: Callable[[str], None], progress: Progress) -> WrittenCheckpoint:
     """Calibrate, quantize and write. Raises InputError for any bad input, MissingRuntime for a missing device."""
     transformers_logging.disable_progress_bar()  # its progress bars would mix with ours
     transformers_logging.set_verbosity_error()
@@ -96,7 +96,7 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
             progress=progress,
         )
     size = save(model, chosen, calibration, path, request.out)
-    return Quantized(name, request.out, chosen, calibration, size)
+    return WrittenCheckpoint(name, request.out, chosen, calibration, size)
 
 
 def _text(request: Int8Request, workspace: Workspace) -> CalibrationText:

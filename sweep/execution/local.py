@@ -21,7 +21,7 @@ from sweep.jobs.settings import ComputeResources
 
 
 @dataclass
-class _Slot:
+class _WorkerSlot:
     """A slot for one worker: its additional environment variables, the worker, the group whose model the worker may
     have loaded, and the order that it runs."""
 
@@ -44,12 +44,12 @@ class LocalExecutor:
     resources: ComputeResources
     environments: Sequence[Mapping[str, str]] = ({},)
     _waiting: deque[Order] = field(default_factory=deque)
-    _answers: queue.Queue[tuple[_Slot, Answer]] = field(default_factory=queue.Queue)
+    _answers: queue.Queue[tuple[_WorkerSlot, Answer]] = field(default_factory=queue.Queue)
     _ahead: dict[str, WorkerProcess] = field(default_factory=dict)
     _paused: bool = False
 
     def __post_init__(self) -> None:
-        self._slots = [_Slot(environment) for environment in self.environments]
+        self._slots = [_WorkerSlot(environment) for environment in self.environments]
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -85,7 +85,7 @@ class LocalExecutor:
     def cancel(self, id: str) -> None:
         for order in [order for order in self._waiting if order.id == id]:
             self._waiting.remove(order)
-            self._answers.put((_Slot({}), Failed(id, "cancelled")))
+            self._answers.put((_WorkerSlot({}), Failed(id, "cancelled")))
         for slot in self._slots:
             if slot.order is not None and slot.order.id == id and slot.worker is not None:
                 slot.worker.interrupt()
@@ -110,12 +110,12 @@ class LocalExecutor:
             resources = replace(self.resources, threads=threads)
             threading.Thread(target=self._follow, args=(slot, worker, order, resources), daemon=True).start()
 
-    def _free(self, group: str) -> _Slot | None:
+    def _free(self, group: str) -> _WorkerSlot | None:
         """A free slot, None if there is none: preferably one with the group's model, then one without a worker."""
         free = [slot for slot in self._slots if slot.order is None]
         return min(free, key=lambda slot: (slot.group != group, slot.worker is not None), default=None)
 
-    def _worker_for(self, slot: _Slot, order: Order) -> WorkerProcess:
+    def _worker_for(self, slot: _WorkerSlot, order: Order) -> WorkerProcess:
         """The slot's worker if it is alive and has the order's group; otherwise a new one."""
         if slot.worker is not None and slot.group == order.group and slot.worker.alive:
             return slot.worker
@@ -125,10 +125,10 @@ class LocalExecutor:
         slot.group = order.group
         return slot.worker
 
-    def _new_worker(self, log: str, slot: _Slot) -> WorkerProcess:
+    def _new_worker(self, log: str, slot: _WorkerSlot) -> WorkerProcess:
         return WorkerProcess(log_path(self.directory, log), self.root, slot.environment)
 
-    def _follow(self, slot: _Slot, worker: WorkerProcess, order: Order, resources: ComputeResources) -> None:
+    def _follow(self, slot: _WorkerSlot, worker: WorkerProcess, order: Order, resources: ComputeResources) -> None:
         for answer in worker.run(order.id, order.jobs, resources):
             self._answers.put((slot, answer))
 

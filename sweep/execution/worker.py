@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PROGRESS_EVERY = 0.2  # seconds
 
 
-class Answers:
+class AnswerWriter:
     """Writes answers to the original stdout. Everything that native code prints is redirected to stderr."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     # 1000 is libgomp's own value for a process with more threads than cores, and does not slow down a single sweep.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    answers = Answers()
+    answers = AnswerWriter()
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
 

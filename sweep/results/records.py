@@ -31,12 +31,12 @@ from sweep.statistics import cluster_stderr, compare_differences, compare_items,
 
 def records(plan: Plan, store: Store) -> list[Record]:
     """A record for every variant of the plan, in the plan's order. Figures that are not measured (yet) are None."""
-    run = _Run(plan, store, store.outcomes(cell.key for cell in plan.cells))
+    run = _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
     return _holm([_record(variant, run) for variant in plan.variants])
 
 
 @dataclass(frozen=True)
-class _Run:
+class _RunResults:
     """A plan with the stored outcomes of its cells."""
 
     plan: Plan
@@ -109,7 +109,7 @@ def _holm(rows: list[Record]) -> list[Record]:
 
 def notes(plan: Plan, store: Store) -> list[str]:
     """Notes for readers of the figures: each one once, with the variants that it is about."""
-    run = _Run(plan, store, store.outcomes(cell.key for cell in plan.cells))
+    run = _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
     by_note: dict[str, list[str]] = {}
     for cell in plan.cells:
         for note in run.results[cell.key].notes if cell.key in run.results else ():
@@ -131,7 +131,7 @@ def importance(plan: Plan, store: Store) -> str:
     return "; ".join([name, *lines])
 
 
-def _record(variant: str, run: _Run) -> Record:
+def _record(variant: str, run: _RunResults) -> Record:
     plan = run.plan
     skipped = plan.skipped.get(variant)
     if skipped is not None:
@@ -194,7 +194,7 @@ def _error_text(errors: dict[str, str]) -> str | None:
     return "; ".join(f"{', '.join(names)}: {error}" for error, names in cells.items()) or None
 
 
-def _conditions(run: _Run, variant: str) -> dict[str, Any]:
+def _conditions(run: _RunResults, variant: str) -> dict[str, Any]:
     """The fields of Record for the device and the settings of the measurement."""
     plan, speed = run.plan, run.cells.get((variant, "speed"))
     outcome = None if speed is None else run.outcomes.get(speed.key)
@@ -265,7 +265,7 @@ def _window_samples(text: TextResult | None, units: str | None, is_reference: bo
     return samples
 
 
-def _score(cell: Cell, result: TaskResult, run: _Run) -> tuple[TaskScore, Samples]:
+def _score(cell: Cell, result: TaskResult, run: _RunResults) -> tuple[TaskScore, Samples]:
     own = run.store.items(cell.key)
     subjects = usable_clusters([item.subject for item in own])
     row = paired_items.values(own)
