@@ -66,7 +66,7 @@ def int8(
     return Exit.OK
 
 
-def _show(quantized: command.Quantized, output: Output) -> None:
+def _show(quantized: command.WrittenCheckpoint, output: Output) -> None:
     calibration = quantized.calibration
     read = "no text"
     if calibration.text is not None:
