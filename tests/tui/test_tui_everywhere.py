@@ -170,7 +170,7 @@ def test_an_unreadable_event_log_gives_a_message(own: Workspace, run: str) -> No
 
     async def script() -> None:
         async with opened(own, "run", run) as (app, pilot):
-            await until(pilot, lambda: "readable event log (" in shown(app))
+            await until(pilot, lambda: "this event log cannot be read (" in " ".join(shown(app).split()))
 
     play(script())
 

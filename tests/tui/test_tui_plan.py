@@ -273,7 +273,7 @@ def test_a_model_that_cannot_become_int8_gives_a_message(swept: Workspace, tmp_p
         async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            for model, words in ((file, "made of a Hugging Face checkpoint"), (done, "gptq")):
+            for model, words in ((file, "made from a Hugging Face checkpoint"), (done, "gptq")):
                 screen.change(model=str(model), variants=("Q4_K_M", "int8:sq"))
                 await until(pilot, lambda words=words: words in str(screen.query_one("#estimate", Static).render()))
             screen.change(model=str(file), variants=("Q4_K_M",))
