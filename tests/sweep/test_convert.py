@@ -142,7 +142,7 @@ def test_split_files_are_written_within_a_memory_budget(tmp_path: Path) -> None:
         (("micro", "--to", "IQ2_XS"), "IQ2_XS needs an importance matrix"),
         (("micro", "--to", "Q8_0", "--imatrix", "absent.gguf"), "absent.gguf: there is no such importance matrix"),
         (("micro", "--to", "Q8_0", "--imatrix", "auto", "--calibration", "absent"), "absent: there is no such text"),
-        (("micro", "--to", "Q8_0", "--calibration", "text.txt"), "--calibration is the text that --imatrix auto"),
+        (("micro", "--to", "Q8_0", "--calibration", "text.txt"), "--calibration is the text for --imatrix auto"),
         (("Qwen/Qwen3-0.6B", "--to", "Q8_0", "--imatrix", "auto"), "--imatrix auto needs a text"),
         (("micro", "--to", "Q8_0", "--split-max-size", "many"), "'many' is no amount of bytes; write it as"),
         (("nothing-here", "--to", "Q8_0"), "nothing-here: there is no such model"),
