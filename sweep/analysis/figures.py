@@ -1,4 +1,4 @@
-"""Figures computed from several records: tests after Holm's correction, recovery. (Pareto sets are in `fronts`.)
+"""Figures computed from several records: tests after Holm's correction, recovery. (Pareto sets are in `pareto_sets`.)
 
 Accuracy per bit is the *curve* of recovery against bits per weight, and the gain per extra bit between neighbours in
 its Pareto set. Accuracy divided by bits is not shown anywhere: half the bits rarely halve the accuracy (guessing among

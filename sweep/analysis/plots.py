@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sweep import format as fmt
-from sweep.analysis import figures, fronts
-from sweep.analysis.fronts import why_indistinguishable
+from sweep.analysis import figures, pareto_sets
+from sweep.analysis.pareto_sets import why_indistinguishable
 from sweep.analysis.trust import noise_floor
 from sweep.record import Record
 from sweep.statistics import HALF_INTERVAL
@@ -77,7 +77,7 @@ class Measure:
     name: str
     caption: str
     value: Callable[[Record], figures.Figure | None]
-    losses: Sequence[fronts.Losses]
+    losses: Sequence[pareto_sets.Losses]
     axis: Axis
     levels: Sequence[Level] = ()
 
@@ -112,7 +112,7 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
             "Mean KL divergence",
             "nats per token, logarithmic axis, lower is better",
             figures.kld,
-            fronts.kld_losses(rows),
+            pareto_sets.kld_losses(rows),
             Axis("", _plain_number, log=True),
             [Level(floor, f"noise floor of {', '.join(of)}") for floor, of in floors.items() if floor > least / FAR],
         ),
@@ -120,7 +120,7 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
             "Perplexity",
             "lower is better; the error bars are mostly noise that all variants share",
             figures.perplexity,
-            fronts.per_reference(fronts.perplexity_losses, rows),
+            pareto_sets.per_reference(pareto_sets.perplexity_losses, rows),
             Axis("", _plain_number),
             _levels(rows, names, figures.perplexity),
         ),
@@ -130,7 +130,7 @@ def measures(rows: Sequence[Record]) -> list[Measure]:
             "Mean recovery",
             "score above chance in % of the reference's, mean over tasks",
             lambda r: _scaled(means.get(r.variant), 100),
-            fronts.per_reference(fronts.recovery_losses, rows),
+            pareto_sets.per_reference(pareto_sets.recovery_losses, rows),
             Axis("", _plain_number),
             [Level(100.0)],
         )
@@ -153,7 +153,7 @@ def _task_measure(rows: Sequence[Record], bases: set[str], task: str, scale: int
         return _scaled(figures.figure(score.value, 0.0 if record.variant in bases else stderr), scale)
 
     caption = f"{fmt.plain(first.metric)}{unit}; error bars: paired difference from {figures.reference_words(rows)}"
-    losses = fronts.per_reference(lambda group: fronts.task_losses(group, task), rows)
+    losses = pareto_sets.per_reference(lambda group: pareto_sets.task_losses(group, task), rows)
     return Measure(fmt.plain(task), caption, value, losses, Axis("", _plain_number), _levels(rows, bases, value))
 
 
@@ -173,7 +173,7 @@ def _plain_number(value: float) -> str:
 
 def points(rows: Sequence[Record], measure: Measure, cost: Cost, chosen: str | None) -> list[Point]:
     """The points of the variants that have both figures. Error bars are 95 % intervals."""
-    front = fronts.front(rows, cost.of, measure.losses)
+    pareto = pareto_sets.pareto_set(rows, cost.of, measure.losses)
     groups = sorted(figures.reference_names(rows))
     found_points = []
     for record in rows:
@@ -182,7 +182,7 @@ def points(rows: Sequence[Record], measure: Measure, cost: Cost, chosen: str | N
             continue
         name = fmt.plain(record.variant)
         error = f" ± {found.stderr:.3g}" if found.stderr else ""
-        note = f"; {why_indistinguishable(record, front)}" if record.variant in front.indistinguishable else ""
+        note = f"; {why_indistinguishable(record, pareto)}" if record.variant in pareto.indistinguishable else ""
         found_points.append(
             Point(
                 x,
@@ -190,8 +190,8 @@ def points(rows: Sequence[Record], measure: Measure, cost: Cost, chosen: str | N
                 fmt.shorten(name, 22),
                 f"{name}: {found.value:.5g}{error}, {_size(record)}{note}",
                 None if found.stderr is None else HALF_INTERVAL * found.stderr,
-                record.variant in front,
-                record.variant in front.indistinguishable,
+                record.variant in pareto,
+                record.variant in pareto.indistinguishable,
                 record.variant == chosen,
                 groups.index(record.reference) if record.reference in groups else 0,
                 record.variant,

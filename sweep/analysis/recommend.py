@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweep import format as fmt
-from sweep.analysis import figures, fronts
+from sweep.analysis import figures, pareto_sets
 from sweep.record import Record
 from sweep.statistics import HALF_INTERVAL
 
@@ -236,7 +236,7 @@ class _Judge:
 
     def _loss_over_all_tasks(self, record: Record) -> str:
         """A loss that no task shows alone, but all tasks show together."""
-        (losses,) = fronts.recovery_losses(self.records)
+        (losses,) = pareto_sets.recovery_losses(self.records)
         base = figures.task_reference_of(record)
         lead = None if base is None else losses.lead(base, record.variant)
         if lead is None or lead.low <= 0.0 or len(figures.task_names(self.records)) < 2:
@@ -251,9 +251,9 @@ class _Judge:
         """A sentence if no measure distinguishes the two from each other, whatever each is to the reference."""
         if record.reference != smaller.reference:
             return ""
-        measures = [*fronts.kld_losses(self.records), *fronts.perplexity_losses(self.records)]
+        measures = [*pareto_sets.kld_losses(self.records), *pareto_sets.perplexity_losses(self.records)]
         for task in figures.task_names(self.records):
-            measures += fronts.task_losses(self.records, task)
+            measures += pareto_sets.task_losses(self.records, task)
         leads = [lead for losses in measures if (lead := losses.lead(record.variant, smaller.variant)) is not None]
         if not leads or any(lead.significant for lead in leads):
             return ""

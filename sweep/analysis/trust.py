@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sweep import format as fmt
-from sweep.analysis import figures, fronts
+from sweep.analysis import figures, pareto_sets
 from sweep.record import Record
 
 
@@ -58,7 +58,7 @@ def _perplexity(records: Sequence[Record]) -> str:
 
 def _rise(records: Sequence[Record], small: Record, large: Record) -> str:
     """Whether the rise is more than the error of the paired difference, if that is known."""
-    (losses,) = fronts.perplexity_losses(records)
+    (losses,) = pareto_sets.perplexity_losses(records)
     lead = losses.lead(small.variant, large.variant)
     if lead is None:
         return ""

@@ -20,12 +20,12 @@ def render_ablation(found: Ablation, console_width: int) -> RenderableType:
     if found.points:
         differing, common = varying(found.points)
         rows = [settings_of(point.recipe) for point in found.points]
-        lead = [Column("", [Text(sign(point)) for point in found.points], inf, left=True)]
-        lead += [
+        fixed = [Column("", [Text(sign(point)) for point in found.points], inf, left=True)]
+        fixed += [
             Column(name, [Text(settings[name] or fmt.MISSING) for settings in rows], inf, left=True)
             for name in differing
         ]
-        shown, dropped = fit(["" for _ in found.points], lead, figures(found.points), console_width)
+        shown, dropped = fit(["" for _ in found.points], fixed, figures(found.points), console_width)
         parts += [shown, Text(), *(Text(line, "dim") for line in legend(found, common))]
         if dropped:
             parts.append(Text(f"Not shown at this width: {', '.join(dropped)}.", "dim"))

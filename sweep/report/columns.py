@@ -43,15 +43,15 @@ def table(styles: Sequence[str], columns: Sequence[Column]) -> Table:
 
 
 def fit(
-    styles: Sequence[str], lead: Sequence[Column], columns: Sequence[Column], width: int
+    styles: Sequence[str], fixed: Sequence[Column], columns: Sequence[Column], width: int
 ) -> tuple[Table, list[str]]:
-    """The table with as many of `columns` as fit, after all of `lead`, and the headers of the dropped columns.
+    """The table with as many of `columns` as fit, after all of `fixed`, and the headers of the dropped columns.
 
     Columns of errors ("±") are not listed as dropped.
     """
     shown = list(columns)
     dropped = []
-    while width_of(found := table(styles, [*lead, *shown])) > width and shown:
+    while width_of(found := table(styles, [*fixed, *shown])) > width and shown:
         least = min(shown, key=lambda column: column.priority)
         shown = [column for column in shown if column is not least]
         dropped += [least.header] if least.header != "±" else []

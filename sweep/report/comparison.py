@@ -28,7 +28,7 @@ def render_comparison(found: Comparison, console_width: int) -> RenderableType:
         (f"Text: {_MINUS}, over the same windows", found.text, _text_columns(found.text)),
     ):
         if rows:
-            shown, lost = fit([""] * len(rows), _lead(rows), columns, console_width)
+            shown, lost = fit([""] * len(rows), _fixed_columns(rows), columns, console_width)
             parts += [Text(), Text(title, "bold"), shown]
             dropped += [name for name in lost if name not in dropped]
     parts += [Text(), *(Text(line, style="dim") for line in _legend(found, dropped))]
@@ -56,13 +56,13 @@ def _variants(row: _Difference) -> str:
     return " and ".join(fmt.shorten(fmt.plain(name), 24) for name in names)
 
 
-def _lead(rows: Sequence[_Difference]) -> list[Column]:
+def _fixed_columns(rows: Sequence[_Difference]) -> list[Column]:
     """The first columns: the verdict's sign, and the variant if there are several."""
-    lead = [Column("", [_sign(row) for row in rows], inf, left=True)]
+    fixed = [Column("", [_sign(row) for row in rows], inf, left=True)]
     names = [_variants(row) for row in rows]
     if len(set(names)) > 1:
-        lead.append(Column("variant", [Text(name) for name in names], inf, left=True))
-    return lead
+        fixed.append(Column("variant", [Text(name) for name in names], inf, left=True))
+    return fixed
 
 
 def _sign(row: _Difference) -> Text:

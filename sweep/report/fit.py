@@ -51,15 +51,15 @@ def render_fit(
     If `console_width` is too narrow for one table, the parts of memory have a table of their own.
     """
     report = replace(report, rows=tuple(sorted(report.rows, key=lambda row: (row.kind != "gguf", -row.file_bytes))))
-    lead = _lead(report, console_width, chosen)
+    fixed = _fixed_columns(report, console_width, chosen)
     verdicts, parts = _verdict_columns(report), _part_columns(report)
-    shown = [table([""] * len(report.rows), [*lead, *verdicts[:2], *parts, *verdicts[2:]])]
+    shown = [table([""] * len(report.rows), [*fixed, *verdicts[:2], *parts, *verdicts[2:]])]
     dropped: list[str] = []
     if width_of(shown[0]) > console_width:
-        pieces = [_fitted(report, lead, columns, console_width) for columns in (verdicts, parts)]
+        pieces = [_fitted(report, fixed, columns, console_width) for columns in (verdicts, parts)]
         shown, dropped = [piece[0] for piece in pieces], [name for piece in pieces for name in piece[1]]
     if len(_gpus(report)) > 1:
-        placed, lost = _fitted(report, lead, _device_columns(report), console_width)
+        placed, lost = _fitted(report, fixed, _device_columns(report), console_width)
         shown.append(placed)
         dropped += lost
     lines: list[RenderableType] = [*_heading(report)]
@@ -71,9 +71,9 @@ def render_fit(
 
 
 def _fitted(
-    report: FitReport, lead: Sequence[Column], columns: Sequence[Column], width: int
+    report: FitReport, fixed: Sequence[Column], columns: Sequence[Column], width: int
 ) -> tuple[Table, list[str]]:
-    return fit([""] * len(report.rows), lead, columns, width)
+    return fit([""] * len(report.rows), fixed, columns, width)
 
 
 def _gpus(report: FitReport) -> list[Device]:
@@ -103,7 +103,7 @@ def _described(same: Sequence[Device]) -> str:
     )
 
 
-def _lead(report: FitReport, width: int, chosen: str | None) -> list[Column]:
+def _fixed_columns(report: FitReport, width: int, chosen: str | None) -> list[Column]:
     """The first columns of every table: sign and name."""
     verdicts = [verdict(row) for row in report.rows]
     names = [

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from converters.atomic import write_text
 from sweep import format as fmt
-from sweep.analysis import figures, fronts
+from sweep.analysis import figures, pareto_sets
 from sweep.analysis.plots import Measure, costs, measures, points
 from sweep.analysis.recommend import Recommendation, recommend
 from sweep.analysis.trust import trust_notes
@@ -44,7 +44,7 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
     """The whole page. The order of `records` does not matter: rows go from fewest to most bits per weight."""
     rows = figures.by_size(records)
     model, run, chosen = settings.get("model"), settings.get("run"), recommendation.variant
-    front, judged_by = fronts.table_front(rows)
+    pareto, judged_by = pareto_sets.set_for_tables(rows)
     tests = figures.task_tests(rows)
     sentence = fmt.plain(recommendation.sentence)
     return render(
@@ -55,10 +55,10 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], recom
         chosen=chosen,
         verdict=(sentence, "", "") if chosen is None else sentence.partition(fmt.plain(chosen)),
         notes=trust_notes(rows),
-        front=front,
+        pareto=pareto,
         judged_by=judged_by,
-        fidelity=fidelity_table(rows, chosen, front),
-        tasks=tasks_table(rows, tests, chosen, front),
+        fidelity=fidelity_table(rows, chosen, pareto),
+        tasks=tasks_table(rows, tests, chosen, pareto),
         differences=differences_table(rows, tests),
         tests=len(tests),
         base=figures.reference_words(rows),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweep import format as fmt
-from sweep.analysis import figures, fronts
+from sweep.analysis import figures, pareto_sets
 from sweep.record import Record, TaskScore
 from sweep.report.figure_columns import figures_shown, task_texts
 from sweep.statistics import HALF_INTERVAL
@@ -47,7 +47,7 @@ class _HtmlColumn:
     cells: Sequence[Sequence[HtmlCell]]
 
 
-def fidelity_table(rows: Sequence[Record], chosen: str | None, front: fronts.Front) -> HtmlTable | None:
+def fidelity_table(rows: Sequence[Record], chosen: str | None, pareto: pareto_sets.ParetoSet) -> HtmlTable | None:
     if not rows:
         return None
     columns = []
@@ -59,10 +59,12 @@ def fidelity_table(rows: Sequence[Record], chosen: str | None, front: fronts.Fro
                 row.append(HtmlCell("" if error is None else f"±{error}", "err"))
         if any(value is not None for value in values):
             columns.append(_HtmlColumn(column.head, cells))
-    return _table(rows, columns, chosen, front)
+    return _table(rows, columns, chosen, pareto)
 
 
-def tasks_table(rows: Sequence[Record], tests: Tests, chosen: str | None, front: fronts.Front) -> HtmlTable | None:
+def tasks_table(
+    rows: Sequence[Record], tests: Tests, chosen: str | None, pareto: pareto_sets.ParetoSet
+) -> HtmlTable | None:
     tasks = figures.task_names(rows)
     if not tasks:
         return None
@@ -73,7 +75,7 @@ def tasks_table(rows: Sequence[Record], tests: Tests, chosen: str | None, front:
     for task in tasks:
         cells = [_task_cells(record, task, tests.get((record.variant, task)), scales[task]) for record in rows]
         columns.append(_HtmlColumn(task + (", %" if scales[task] == 100 else ""), cells))
-    return _table(rows, columns, chosen, front)
+    return _table(rows, columns, chosen, pareto)
 
 
 def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
@@ -97,14 +99,14 @@ def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
 def per_bit_table(rows: Sequence[Record]) -> HtmlTable | None:
     """The recovery of every variant, with its gain per bit or, outside the Pareto set, the better smaller variant."""
     means = figures.mean_recovery(rows)
-    steps = {gain.larger: gain for gain in fronts.gains(rows)}
+    steps = {gain.larger: gain for gain in pareto_sets.gains(rows)}
     shown = [
         record for record in rows if record.variant in means and figures.finite(record.bits_per_weight) is not None
     ]
     if len(shown) < 2:
         return None
-    losses = fronts.per_reference(fronts.recovery_losses, rows)
-    front = fronts.front(rows, lambda record: record.bits_per_weight, losses)
+    losses = pareto_sets.per_reference(pareto_sets.recovery_losses, rows)
+    pareto = pareto_sets.pareto_set(rows, lambda record: record.bits_per_weight, losses)
     body = []
     for record in shown:
         mean, gain = means[record.variant], steps.get(record.variant)
@@ -117,15 +119,15 @@ def per_bit_table(rows: Sequence[Record]) -> HtmlTable | None:
                 HtmlCell("" if gain.stderr is None else f"±{100 * gain.stderr:.2f}", "err"),
                 HtmlCell(f"from {gain.smaller}{' (indistinguishable)' if within_error else ''}", "from"),
             ]
-        elif record.variant not in front:
+        elif record.variant not in pareto:
             own = next(found for found in losses if record.variant in found.values)
             others = [other for other in shown if other.variant in own.values]
             step = [HtmlCell(_better_smaller(record, others, own), "from", span=3)]
         sign = (
             fmt.INDISTINGUISHABLE
-            if record.variant in front.indistinguishable
+            if record.variant in pareto.indistinguishable
             else fmt.PARETO
-            if record.variant in front
+            if record.variant in pareto
             else ""
         )
         cells = [HtmlCell(f"{record.bits_per_weight:.2f}"), *_recovery(mean), *step]
@@ -142,7 +144,7 @@ def _recovery(mean: figures.Figure | None) -> list[HtmlCell]:
     return [HtmlCell(fmt.fixed(100 * mean.value, 1)), HtmlCell(error, "err")]
 
 
-def _better_smaller(record: Record, rows: Sequence[Record], losses: fronts.Losses) -> str:
+def _better_smaller(record: Record, rows: Sequence[Record], losses: pareto_sets.Losses) -> str:
     """For a variant outside the Pareto set: the best smaller variant, and whether its lead is significant."""
     bits = record.bits_per_weight or 0.0
     smaller = [r for r in rows if (r.bits_per_weight or 0.0) <= bits and r.variant != record.variant]
@@ -154,25 +156,25 @@ def _better_smaller(record: Record, rows: Sequence[Record], losses: fronts.Losse
 
 
 def _table(
-    rows: Sequence[Record], columns: Sequence[_HtmlColumn], chosen: str | None, front: fronts.Front
+    rows: Sequence[Record], columns: Sequence[_HtmlColumn], chosen: str | None, pareto: pareto_sets.ParetoSet
 ) -> HtmlTable:
     heads = [HtmlCell(column.head, span=len(column.cells[0])) for column in columns]
     body = []
     for i, record in enumerate(rows):
         kind = "chosen" if record.variant == chosen else "off" if record.status in fmt.UNMEASURED else ""
         cells = [cell for column in columns for cell in column.cells[i]]
-        body.append(HtmlRow(record.variant, cells, _sign(record, front, chosen), kind))
+        body.append(HtmlRow(record.variant, cells, _sign(record, pareto, chosen), kind))
     return HtmlTable([HtmlCell("Variant"), *heads], body)
 
 
-def _sign(record: Record, front: fronts.Front, chosen: str | None) -> HtmlCell:
+def _sign(record: Record, pareto: pareto_sets.ParetoSet, chosen: str | None) -> HtmlCell:
     if record.status in fmt.STATUS_SIGNS:
         return HtmlCell(fmt.STATUS_SIGNS[record.status], record.status, record.status)
     if record.variant == chosen:
         return HtmlCell(fmt.CHOSEN, title="recommended")
-    if record.variant in front.indistinguishable:
-        return HtmlCell(fmt.INDISTINGUISHABLE, title=fronts.why_indistinguishable(record, front))
-    return HtmlCell(fmt.PARETO, title="in the Pareto set") if record.variant in front else HtmlCell()
+    if record.variant in pareto.indistinguishable:
+        return HtmlCell(fmt.INDISTINGUISHABLE, title=pareto_sets.why_indistinguishable(record, pareto))
+    return HtmlCell(fmt.PARETO, title="in the Pareto set") if record.variant in pareto else HtmlCell()
 
 
 def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, has_gold: bool) -> list[HtmlCell]:

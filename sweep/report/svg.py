@@ -60,7 +60,7 @@ class ScatterPlot:
     across: list[tuple[float, str]]
     up: list[tuple[float, str]]
     levels: list[tuple[float, str]]
-    fronts: list[list[tuple[float, float]]]
+    pareto_lines: list[list[tuple[float, float]]]
     marks: list[Mark]
     width: int = WIDTH
     height: int = HEIGHT
@@ -85,7 +85,7 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequen
     strips: list[_Box] = [(_LEFT, at - 1, _RIGHT, at + 1) for at, _ in lines]
     strips += [(_LEFT, at - _LINE, _LEFT + len(text) * _GLYPH, at) for at, text in lines]
     labels = _labels(points, places, strips)
-    fronts = [
+    pareto_lines = [
         [at for point, at in zip(points, places, strict=True) if point.pareto and point.group == group]
         for group in sorted({point.group for point in points})
     ]
@@ -95,7 +95,7 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequen
         [(round(sx(value), 1), x.write(value)) for value in ticks(sx.low, sx.high, log=x.log, most=8)],
         [(round(sy(value), 1), y.write(value)) for value in ticks(sy.low, sy.high, log=y.log, most=5)],
         lines,
-        [front for front in fronts if len(front) > 1],
+        [line for line in pareto_lines if len(line) > 1],
         [Mark(p, *at, bar, labels.get(i)) for i, (p, at, bar) in enumerate(zip(points, places, bars, strict=True))],
     )
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.analysis import figures, fronts
+from sweep.analysis import figures, pareto_sets
 from sweep.analysis.recommend import Recommendation
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
@@ -39,27 +39,30 @@ def render_table(
         return Text("No variant in this sweep.")
     tests = figures.task_tests(rows)
     chosen = recommendation.variant if recommendation else None
-    front = fronts.table_front(rows)
-    lead = _lead(rows, console_width, chosen, front[0])
+    pareto, pareto_measure = pareto_sets.set_for_tables(rows)
+    fixed = _fixed_columns(rows, console_width, chosen, pareto)
     columns = _columns(rows)
     tasks = figures.task_names(rows)
     whole = table(
         _styles(rows),
-        [*lead, *columns, *_recovery_columns(rows, errors=True), *_task_columns(rows, tests, tasks, errors=True)],
+        [*fixed, *columns, *_recovery_columns(rows, errors=True), *_task_columns(rows, tests, tasks, errors=True)],
     )
     parts: list[RenderableType] = [Text()]
     dropped: list[str] = []
     if width_of(whole) <= console_width:
         parts.append(whole)
     else:
-        shown, lost = fit(_styles(rows), lead, columns, console_width)
+        shown, lost = fit(_styles(rows), fixed, columns, console_width)
         dropped += lost
         parts.append(shown)
         if tasks:
-            shown, lost = _fit_tasks(rows, lead, tests, tasks, console_width)
+            shown, lost = _fit_tasks(rows, fixed, tests, tasks, console_width)
             dropped += lost
             parts += [Text(), shown]
-    parts += [Text(), *(Text(line, style="dim") for line in _legend(rows, tests, dropped, chosen, front))]
+    parts += [
+        Text(),
+        *(Text(line, style="dim") for line in _legend(rows, tests, dropped, chosen, pareto, pareto_measure)),
+    ]
     parts += _failures(rows)
     parts += [line for note in trust_notes(rows) for line in (Text(), Text(note))]
     if recommendation is not None:
@@ -81,7 +84,7 @@ def figure_columns(records: Sequence[Record]) -> list[Column]:
 
 def _fit_tasks(
     rows: Sequence[Record],
-    lead: Sequence[Column],
+    fixed: Sequence[Column],
     tests: dict[tuple[str, str], figures.TaskTest],
     tasks: Sequence[str],
     width: int,
@@ -95,7 +98,7 @@ def _fit_tasks(
     for errors, cut, mean, count in attempts:
         columns = _recovery_columns(rows, errors=errors) if mean else []
         columns += _task_columns(rows, tests, tasks[:count], errors=errors, prefix=cut)
-        shown = table(_styles(rows), [*lead, *columns])
+        shown = table(_styles(rows), [*fixed, *columns])
         if width_of(shown) <= width:
             break
     return shown, [*([] if mean else [_RECOVERY]), *(fmt.plain(task) for task in tasks[count:])]
@@ -113,7 +116,9 @@ def _common_prefix(tasks: Sequence[str]) -> str:
     return shared[: shared.rfind("_") + 1]
 
 
-def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.Front) -> list[Column]:
+def _fixed_columns(
+    rows: Sequence[Record], width: int, chosen: str | None, pareto: pareto_sets.ParetoSet
+) -> list[Column]:
     """The first columns of every table: sign and name."""
 
     def sign(record: Record) -> Text:
@@ -122,8 +127,8 @@ def _lead(rows: Sequence[Record], width: int, chosen: str | None, front: fronts.
             first = (fmt.STATUS_SIGNS[record.status], _STATUS_STYLES[record.status])
         elif record.variant == chosen:
             first = (fmt.CHOSEN, "bold green")
-        place = fmt.INDISTINGUISHABLE if record.variant in front.indistinguishable else fmt.PARETO
-        return Text.assemble(first, (place if record.variant in front else " ", "cyan"))
+        place = fmt.INDISTINGUISHABLE if record.variant in pareto.indistinguishable else fmt.PARETO
+        return Text.assemble(first, (place if record.variant in pareto else " ", "cyan"))
 
     longest = max(10, min(32, width // 4))
     names = [Text(fmt.shorten(fmt.plain(r.variant), longest), "bold" if r.variant == chosen else "") for r in rows]
@@ -198,12 +203,16 @@ def _legend(
     tests: dict[tuple[str, str], figures.TaskTest],
     dropped: Sequence[str],
     chosen: str | None,
-    front: tuple[fronts.Front, str],
+    pareto: pareto_sets.ParetoSet,
+    pareto_measure: str,
 ) -> list[str]:
     """What the signs and columns mean that are in the tables, and which columns were dropped."""
-    pareto, measure = front
     parts = [f"{fmt.CHOSEN} recommended"] if chosen else []
-    parts += [f"{fmt.PARETO} Pareto set: no variant is both smaller and better ({measure})"] if pareto.variants else []
+    parts += (
+        [f"{fmt.PARETO} Pareto set: no variant is both smaller and better ({pareto_measure})"]
+        if pareto.variants
+        else []
+    )
     parts += (
         [f"{fmt.INDISTINGUISHABLE} in it, but indistinguishable from the next smaller {fmt.PARETO}"]
         if pareto.indistinguishable

@@ -147,9 +147,9 @@ def test_items_are_paired_by_document_in_any_order(space):
     Stored("a", {"t": {"Q4": before}}).put(space)
     Stored("b", {"t": {"Q4": [*extra, *shuffled[5:]]}}).put(space)
     (task,) = compare(space, "a", "b", "Q4").tasks
-    kept = sorted(item.doc_id for item in shuffled[5:])
+    shared = sorted(item.doc_id for item in shuffled[5:])
     assert (task.difference.n, task.only_a, task.only_b) == (55, 5, 2)
-    assert task.difference.delta == pytest.approx(np.mean(lost(5)[kept] - RIGHT[kept]))
+    assert task.difference.delta == pytest.approx(np.mean(lost(5)[shared] - RIGHT[shared]))
     lines = printed(compare(space, "a", "b", "Q4"), 140)
     assert "Items left out because only A has them: t 5." in lines
     assert "Items left out because only B has them: t 2." in lines

@@ -64,13 +64,13 @@ def deliveries(screen: WorkerHost, monkeypatch: pytest.MonkeyPatch) -> list[obje
     return made
 
 
-def kept(name: str) -> Any:
+def stored_answer(name: str) -> Any:
     return json.loads((PICTURES / f"{name}.json").read_text())
 
 
 def test_an_answer_to_a_closed_window_is_ignored(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers([{"files": [{"bits_per_weight": 4.0, "file_bytes": 1, "census": {}}]}])
-    monkeypatch.setattr(fit, "run_command", lambda *_, **__: [kept("fit")])
+    monkeypatch.setattr(fit, "run_command", lambda *_, **__: [stored_answer("fit")])
     monkeypatch.setattr(types, "run_command", answers)
 
     async def script() -> None:
@@ -95,7 +95,7 @@ def test_an_answer_to_a_closed_window_is_ignored(fixed: Workspace, monkeypatch: 
 
 
 def test_a_gpu_chosen_while_fit_is_computing_stays_chosen(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = Answers([kept("fit")])
+    answers = Answers([stored_answer("fit")])
     monkeypatch.setattr(fit, "run_command", answers)
 
     async def script() -> None:
@@ -115,7 +115,7 @@ def test_a_gpu_chosen_while_fit_is_computing_stays_chosen(fixed: Workspace, monk
 
 
 def test_rows_of_the_previous_question_are_marked(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "run_command", lambda *_, **__: [kept("fit")])
+    monkeypatch.setattr(fit, "run_command", lambda *_, **__: [stored_answer("fit")])
 
     async def script() -> None:
         async with opened(fixed, "fit", RUN) as (app, pilot):
@@ -123,7 +123,7 @@ def test_rows_of_the_previous_question_are_marked(fixed: Workspace, monkeypatch:
             assert isinstance(screen, FitScreen)
             await until(pilot, lambda: screen.report is not None)
             assert screen.report is not None
-            answers = Answers([kept("fit")])
+            answers = Answers([stored_answer("fit")])
             monkeypatch.setattr(fit, "run_command", answers)
             below = f"(shown: {screen.report.context:,}, f16)"
             assert below not in shown(app)
@@ -176,7 +176,7 @@ def test_a_filter_without_matches_clears_the_details(fixed: Workspace) -> None:
 
 
 def test_a_plan_of_an_earlier_draft_is_not_shown(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
+    monkeypatch.setattr(plan, "planned", lambda *_: stored_answer("plan"))
 
     async def script() -> None:
         async with opened(fixed, "plan", RUN, (140, 40)) as (app, pilot):
@@ -195,14 +195,14 @@ def test_a_plan_of_an_earlier_draft_is_not_shown(fixed: Workspace, monkeypatch: 
 
 def test_a_deselected_variant_is_not_shown_as_a_reference(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """+ marks variants that the plan adds. Until the next plan, a deselected variant is still in the current plan."""
-    monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
+    monkeypatch.setattr(plan, "planned", lambda *_: stored_answer("plan"))
 
     async def script() -> None:
         async with opened(fixed, "plan", RUN, (140, 40)) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             await until(pilot, lambda: screen.plan is not None)
-            answers = Answers(kept("plan"))
+            answers = Answers(stored_answer("plan"))
             monkeypatch.setattr(plan, "planned", answers)
             screen.query_one(Table).go_to("Q4_K_M")
             await pilot.press("space")
@@ -214,7 +214,7 @@ def test_a_deselected_variant_is_not_shown_as_a_reference(fixed: Workspace, monk
 
 
 def test_a_new_plan_does_not_remove_typed_letters(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "planned", lambda *_: kept("plan"))
+    monkeypatch.setattr(plan, "planned", lambda *_: stored_answer("plan"))
 
     async def script() -> None:
         async with opened(fixed, "plan", RUN, (140, 40)) as (app, pilot):
@@ -224,7 +224,7 @@ def test_a_new_plan_does_not_remove_typed_letters(fixed: Workspace, monkeypatch:
             await pilot.press("t", "a")
             field = screen.query_one("#field-tasks", Input)
             field.insert_text_at_cursor("b")  # the draft does not know this letter yet
-            screen.show(screen.draft, kept("plan"))
+            screen.show(screen.draft, stored_answer("plan"))
             assert field.value == "ab"
             await settled(pilot)
             assert screen.draft.typed_value("tasks") == "ab"

@@ -38,14 +38,14 @@ def fixed(tmp_path: Path) -> Workspace:
 
 def compare(app: SweepApp, name: str) -> None:
     """Assert that the screen equals the stored picture in every character and colour."""
-    picture, kept = app.export_screenshot(), PICTURES / f"{name}.svg"
+    picture, stored = app.export_screenshot(), PICTURES / f"{name}.svg"
     if os.environ.get("UPDATE_PICTURES"):
         PICTURES.mkdir(exist_ok=True)
-        kept.write_text(picture)
-    if not kept.is_file() or kept.read_text() != picture:
+        stored.write_text(picture)
+    if not stored.is_file() or stored.read_text() != picture:
         drawn = Path(os.environ.get("PICTURES_DRAWN", ".")).absolute() / f"{name}.svg"
         drawn.write_text(picture)
-        raise AssertionError(f"{kept.name} is another picture now: {drawn}; UPDATE_PICTURES=1 stores the new one")
+        raise AssertionError(f"{stored.name} is another picture now: {drawn}; UPDATE_PICTURES=1 stores the new one")
 
 
 def answer(name: str) -> dict[str, Any]:

@@ -103,8 +103,8 @@ def test_a_sweep_survives_pause_cancel_retry_and_a_killed_process(text: Path, tm
             if statuses(screen)["BF16/micro_form"] == "failed":  # unless it was done before
                 cell = screen.snapshot.progress.cells["BF16/micro_form"]
                 await until(pilot, lambda: "cancelled by the user" in shown(app) or cell is not None)
-                told = {c.label: c.error for c in screen.snapshot.progress.cells.values()}
-                assert told["BF16/micro_form"] == "cancelled by the user"
+                errors = {c.label: c.error for c in screen.snapshot.progress.cells.values()}
+                assert errors["BF16/micro_form"] == "cancelled by the user"
 
             # the whole process dies
             await until(pilot, lambda: statuses(screen)["Q4_K_M/speed"] == "running")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweep.analysis import figures, fronts
+from sweep.analysis import figures, pareto_sets
 from sweep.analysis.plots import Cost, Measure, costs, measures
 from sweep.analysis.recommend import Recommendation, recommend
 from sweep.analysis.trust import trust_notes
@@ -25,11 +25,11 @@ class Results:
     plan: Plan
     rows: tuple[Record, ...]
     choice: Recommendation | None
-    front: fronts.Front
-    front_measure: str
+    pareto: pareto_sets.ParetoSet
+    pareto_measure: str
     tests: Mapping[tuple[str, str], figures.TaskTest]
     recovery: Mapping[str, figures.Figure]
-    gains: tuple[fronts.Gain, ...]
+    gains: tuple[pareto_sets.Gain, ...]
     measures: tuple[Measure, ...]
     costs: tuple[Cost, ...]
     notes: tuple[str, ...]
@@ -44,16 +44,16 @@ def read_results(workspace: Workspace, run: str | None, limit: Limit | None = No
     plan = find_run(workspace, run)
     with Store(workspace.database) as store:
         rows = tuple(figures.by_size(records(plan, store)))
-    front, measure = fronts.table_front(rows)
+    pareto, measure = pareto_sets.set_for_tables(rows)
     return Results(
         plan=plan,
         rows=rows,
         choice=recommend(rows, None if limit is None else limit.bytes) if len(rows) > 1 else None,
-        front=front,
-        front_measure=measure,
+        pareto=pareto,
+        pareto_measure=measure,
         tests=figures.task_tests(rows),
         recovery=figures.mean_recovery(rows),
-        gains=tuple(fronts.gains(rows)),
+        gains=tuple(pareto_sets.gains(rows)),
         measures=tuple(measures(rows)),
         costs=tuple(costs(rows)),
         notes=tuple(trust_notes(rows)),

@@ -71,8 +71,8 @@ def _fitting(report: FitReport, width: int) -> list[_FitColumn]:
         absent.add("max t/s")
     shown = [column for column in columns if column.head not in absent]
     names = max((min(len(row.variant), _NAME) for row in report.rows), default=0)
-    lead = 2 + names + _VERDICT + 6 * PADDING
-    while shown and lead + sum(_width(column, report) for column in shown) > width:
+    fixed_width = 2 + names + _VERDICT + 6 * PADDING
+    while shown and fixed_width + sum(_width(column, report) for column in shown) > width:
         shown.remove(min(shown, key=lambda column: column.priority))
     return shown
 

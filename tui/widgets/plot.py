@@ -25,7 +25,7 @@ from tui.theme import Palette, palette
 from tui.widgets.braille import ACROSS, DOWN, Canvas
 
 _BLANK = " ", Style()
-MARK_FRONT, MARK_INDISTINGUISHABLE, MARK_OFF, MARK_CHOSEN = "●", "○", "·", "◆"
+MARK_PARETO, MARK_INDISTINGUISHABLE, MARK_OFF, MARK_CHOSEN = "●", "○", "·", "◆"
 
 
 @dataclass(frozen=True)
@@ -190,24 +190,24 @@ class _Grid:
                 self.write(column, row, "┊", self.colours.warn)
             words = limit[1]
             self.write(max(column - len(words) - 1, 0), int(sy.end) // DOWN, words, self.colours.warn)
-        front = Canvas(self.width, self.height)
+        pareto_line = Canvas(self.width, self.height)
         for group in {point.group for point in points}:
             members = sorted((p for p in points if p.pareto and p.group == group), key=lambda p: p.x)
             for a, b in pairwise(members):
-                front.line(round(sx(a.x)), round(sy(a.y)), round(sx(b.x)), round(sy(b.y)), every=2)
+                pareto_line.line(round(sx(a.x)), round(sy(a.y)), round(sx(b.x)), round(sy(b.y)), every=2)
         bars = Canvas(self.width, self.height)
         for point in points:
             if point.error:
                 low = max(point.y - point.error, sy.low)
                 bars.line(round(sx(point.x)), round(sy(point.y + point.error)), round(sx(point.x)), round(sy(low)))
-        for canvas, style in ((front, self.colours.faint), (bars, self.colours.soft)):
+        for canvas, style in ((pareto_line, self.colours.faint), (bars, self.colours.soft)):
             for (x, y), letter in canvas.cells().items():
                 self.write(x, y, letter, style)
 
     def _mark(self, point: Point, place: tuple[int, int], highlighted: bool, marked: bool) -> None:
         sign = MARK_CHOSEN if point.chosen else MARK_OFF
         if point.pareto and not point.chosen:
-            sign = MARK_INDISTINGUISHABLE if point.indistinguishable else MARK_FRONT
+            sign = MARK_INDISTINGUISHABLE if point.indistinguishable else MARK_PARETO
         style = self.colours.good if point.chosen else self.colours.accent if point.pareto else self.colours.faint
         if marked:
             style = self.colours.warn

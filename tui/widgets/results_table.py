@@ -76,15 +76,15 @@ def table_rows(
     names = [
         Text(fmt.shorten(fmt.plain(row.variant), longest), "bold" if row.variant == chosen else "") for row in rows
     ]
-    lead = [Column("", sign, inf, left=True), Column("variant", names, inf, left=True)]
+    fixed = [Column("", sign, inf, left=True), Column("variant", names, inf, left=True)]
     columns = _with_errors(figure_columns(rows))
-    shown, dropped = _fitting(lead, columns, width)
+    shown, dropped = _fitting(fixed, columns, width)
     arrow = "↓" if sorting.down else "↑"
-    heads = [(f"{c.header} {arrow}" if c.header == sorting.head else c.header, c.left) for c in [*lead, *shown]]
+    heads = [(f"{c.header} {arrow}" if c.header == sorting.head else c.header, c.left) for c in [*fixed, *shown]]
     faded = [row.status in ("failed", "pending", "skipped") for row in rows]
     cells = []
     for index, row in enumerate(rows):
-        line = [colours.text(column.cells[index]) for column in [*lead, *shown]]
+        line = [colours.text(column.cells[index]) for column in [*fixed, *shown]]
         if faded[index]:
             for cell in line[1:]:
                 cell.stylize(colours.faint)
@@ -100,13 +100,13 @@ def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str
         first, style = fmt.STATUS_SIGNS[row.status], colours.bad if row.status == "failed" else colours.warn
     elif row.variant == chosen:
         first, style = fmt.CHOSEN, colours.good
-    place = fmt.INDISTINGUISHABLE if row.variant in results.front.indistinguishable else fmt.PARETO
-    return Text.assemble((first, style), (place if row.variant in results.front else " ", colours.accent))
+    place = fmt.INDISTINGUISHABLE if row.variant in results.pareto.indistinguishable else fmt.PARETO
+    return Text.assemble((first, style), (place if row.variant in results.pareto else " ", colours.accent))
 
 
-def _fitting(lead: list[Column], columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
+def _fitting(fixed: list[Column], columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
     shown, dropped = list(columns), []
-    while shown and sum(map(_width, [*lead, *shown])) > width:
+    while shown and sum(map(_width, [*fixed, *shown])) > width:
         least = min(shown, key=lambda column: (_priority(column), -shown.index(column)))
         shown = [column for column in shown if column is not least]
         dropped.append(least.header)

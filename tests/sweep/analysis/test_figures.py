@@ -8,7 +8,7 @@ from math import nan, sqrt
 import pytest
 from scipy import stats
 
-from sweep.analysis import figures, fronts, trust
+from sweep.analysis import figures, pareto_sets, trust
 from sweep.record import Divergence, Record, TaskScore
 
 
@@ -105,7 +105,7 @@ def test_gains_are_slopes_between_neighbours_of_the_pareto_set():
         scored("Q3", 3, {"a": acc(0.52, -0.33, 0.1)}),  # larger and worse than Q2: not on the set
         scored("Q4", 4, {"a": acc(0.79, -0.06, 0.1)}),  # recovery 0.9
     ]
-    gains = fronts.gains(records)
+    gains = pareto_sets.gains(records)
     assert [(gain.smaller, gain.larger) for gain in gains] == [("Q2", "Q4"), ("Q4", "BF16")]
     assert [gain.per_bit for gain in gains] == pytest.approx([0.4 / 2, 0.1 / 12])
 
@@ -118,7 +118,7 @@ def test_accuracy_divided_by_bits_would_prefer_the_smallest_and_the_gain_does_no
     ]
     ratio = {record.variant: record.tasks["a"].value / record.bits_per_weight for record in records}
     assert max(ratio, key=ratio.get) == "Q2"
-    assert fronts.gains(records)[0].per_bit == pytest.approx((0.84 - 0.45) / 0.6 / 2)
+    assert pareto_sets.gains(records)[0].per_bit == pytest.approx((0.84 - 0.45) / 0.6 / 2)
 
 
 def divergence(mean: float, floor: float | None = None) -> Divergence:
@@ -132,8 +132,8 @@ def test_divergences_from_two_references_are_never_compared():
         scored("torch:BF16", 16, {}, "torch:BF16"),
         scored("int8", 8.2, {}, "torch:BF16", divergence=divergence(0.01)),
     ]
-    front = fronts.front(records, lambda record: record.file_bytes, fronts.kld_losses(records)).variants
-    assert front == {
+    pareto = pareto_sets.pareto_set(records, lambda record: record.file_bytes, pareto_sets.kld_losses(records)).variants
+    assert pareto == {
         "BF16",
         "Q8",
         "torch:BF16",
@@ -175,10 +175,10 @@ def test_a_figure_that_is_not_a_number_is_missing_not_zero():
     assert figures.kld(broken) is None
     assert figures.task_tests([broken]) == {}
     assert figures.recovery([scored("BF16", 16, {"a": acc(0.8)}), broken]).get("Q4") is None
-    assert fronts.front(
+    assert pareto_sets.pareto_set(
         [scored("BF16", 16, {}), broken],
         lambda record: record.file_bytes,
-        fronts.kld_losses([scored("BF16", 16, {}), broken]),
+        pareto_sets.kld_losses([scored("BF16", 16, {}), broken]),
     ).variants == {"BF16"}
 
 

@@ -58,7 +58,7 @@ def test_only_the_pareto_set_is_filled_and_joined_within_its_reference():
     points = [Point(i, 10 - i, f"p{i}", "t", pareto=i != 3, group=i % 2) for i in range(1, 7)]
     svg = draw(points)
     assert svg.count('class="point on"') == 5
-    assert svg.count('class="front"') == 2
+    assert svg.count('class="pareto"') == 2
     assert svg.count("<rect") == 3
 
 

@@ -69,7 +69,7 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Front:
+class ParetoSet:
     """The Pareto set: the variants for which no other variant is both smaller and better.
 
     `indistinguishable` maps a member whose lead over the next smaller member is within the error to that smaller
@@ -98,7 +98,7 @@ class Gain:
     significant: bool | None = None
 
 
-def front(records: Sequence[Record], size_of: SizeOf, measures: Sequence[Losses]) -> Front:
+def pareto_set(records: Sequence[Record], size_of: SizeOf, measures: Sequence[Losses]) -> ParetoSet:
     """The Pareto set, size against loss. With several measures (divergences from several references), their union."""
     variants: set[str] = set()
     indistinguishable: dict[str, str] = {}
@@ -119,7 +119,7 @@ def front(records: Sequence[Record], size_of: SizeOf, measures: Sequence[Losses]
                 indistinguishable[name] = smaller
             else:  # compared with the last distinguishable member: small steps may add up to a significant one
                 smaller = name
-    return Front(frozenset(variants), indistinguishable)
+    return ParetoSet(frozenset(variants), indistinguishable)
 
 
 def by_reference(records: Sequence[Record]) -> list[list[Record]]:
@@ -215,7 +215,7 @@ def _value(found: figures.Figure | None) -> float | None:
     return None if found is None else found.value
 
 
-def table_front(records: Sequence[Record]) -> tuple[Front, str]:
+def set_for_tables(records: Sequence[Record]) -> tuple[ParetoSet, str]:
     """The Pareto set that tables mark, by file size against the best available measure, and the measure's name."""
     compared = any(figures.kld(record) is not None and record.variant != record.reference for record in records)
     for measures, enough in (
@@ -225,8 +225,8 @@ def table_front(records: Sequence[Record]) -> tuple[Front, str]:
     ):
         if enough:
             losses = measures(records) if measures is kld_losses else per_reference(measures, records)
-            return front(records, lambda record: record.file_bytes, losses), losses[0].measure
-    return Front(), ""
+            return pareto_set(records, lambda record: record.file_bytes, losses), losses[0].measure
+    return ParetoSet(), ""
 
 
 def gains(records: Sequence[Record]) -> list[Gain]:
@@ -236,7 +236,7 @@ def gains(records: Sequence[Record]) -> list[Gain]:
 
 def _gains(records: Sequence[Record]) -> list[Gain]:
     means, (losses,) = figures.mean_recovery(records), recovery_losses(records)
-    pareto = front(records, lambda record: record.bits_per_weight, [losses])
+    pareto = pareto_set(records, lambda record: record.bits_per_weight, [losses])
     steps = [(r.variant, r.bits_per_weight or 0.0) for r in figures.by_size(records) if r.variant in pareto]
     found = []
     for (small, few), (large, many) in pairwise(steps):
@@ -258,6 +258,6 @@ def _gains(records: Sequence[Record]) -> list[Gain]:
     return found
 
 
-def why_indistinguishable(record: Record, front: Front) -> str:
-    """A phrase for a variant that is a key of `front.indistinguishable`."""
-    return f"in the Pareto set, but indistinguishable from {fmt.plain(front.indistinguishable[record.variant])}"
+def why_indistinguishable(record: Record, pareto: ParetoSet) -> str:
+    """A phrase for a variant that is a key of `pareto.indistinguishable`."""
+    return f"in the Pareto set, but indistinguishable from {fmt.plain(pareto.indistinguishable[record.variant])}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sweep import statistics
-from sweep.analysis import fronts, trust
+from sweep.analysis import pareto_sets, trust
 from sweep.analysis.recommend import recommend
 from sweep.record import Divergence, Perplexity, Record, Samples, TaskScore
 from sweep.report.html import render_html
@@ -35,8 +35,8 @@ def by_window(klds: dict[str, np.ndarray], units: str = "text") -> list[Record]:
     ]
 
 
-def kld_front(records: list[Record]) -> fronts.Front:
-    return fronts.front(records, lambda record: record.file_bytes, fronts.kld_losses(records))
+def kld_pareto_set(records: list[Record]) -> pareto_sets.ParetoSet:
+    return pareto_sets.pareto_set(records, lambda record: record.file_bytes, pareto_sets.kld_losses(records))
 
 
 def by_item(scores: dict[str, np.ndarray], chance: float = 0.25, clusters: np.ndarray | None = None) -> list[Record]:
@@ -78,13 +78,13 @@ def test_a_lead_is_tested_by_paired_windows():
     rng = np.random.default_rng(0)
     hard = rng.gamma(1.0, 0.01, 60)
     klds = {"Q3": hard * rng.gamma(400, 1 / 400, 60), "Q4": 0.9 * hard * rng.gamma(400, 1 / 400, 60)}
-    lead = fronts.kld_losses(by_window(klds))[0].lead("Q4", "Q3")
+    lead = pareto_sets.kld_losses(by_window(klds))[0].lead("Q4", "Q3")
     unpaired = np.hypot(*(kld.std() / sqrt(60) for kld in klds.values()))
     assert lead.delta < unpaired  # unpaired, this lead would be within one error
     assert lead.significant
     assert lead.stderr == pytest.approx(statistics.paired_delta(klds["Q4"], klds["Q3"])[1], rel=0.1)
-    front = kld_front(by_window(klds))
-    assert (front.variants, front.indistinguishable) == ({"Q3", "Q4"}, {})
+    pareto = kld_pareto_set(by_window(klds))
+    assert (pareto.variants, pareto.indistinguishable) == ({"Q3", "Q4"}, {})
 
 
 def test_a_variant_that_is_no_better_rarely_has_a_significant_lead():
@@ -93,9 +93,9 @@ def test_a_variant_that_is_no_better_rarely_has_a_significant_lead():
     ahead = significant = 0
     for _ in range(250):
         hard = rng.gamma(2.0, 0.01, 80)
-        front = kld_front(by_window({v: hard * rng.gamma(20, 1 / 20, 80) for v in ("Q3", "Q4")}))
-        ahead += "Q4" in front
-        significant += "Q4" in front and "Q4" not in front.indistinguishable
+        pareto = kld_pareto_set(by_window({v: hard * rng.gamma(20, 1 / 20, 80) for v in ("Q3", "Q4")}))
+        ahead += "Q4" in pareto
+        significant += "Q4" in pareto and "Q4" not in pareto.indistinguishable
     assert 0.4 < ahead / 250 < 0.6
     assert significant / 250 <= 0.025 + 3 * sqrt(0.025 * 0.975 / 250)
 
@@ -105,7 +105,7 @@ def test_steps_that_are_each_within_the_error_may_add_up():
     noise = rng.normal(0, 0.004, (3, 100))
     noise -= noise.mean(axis=1, keepdims=True)  # means as given: leads of 0.7 and 1.4 of the paired error of 0.00057
     klds = {name: 0.02 - i * 0.0008 + noise[i] for i, name in enumerate(("Q2", "Q3", "Q4"))}
-    assert kld_front(by_window(klds)).indistinguishable == {
+    assert kld_pareto_set(by_window(klds)).indistinguishable == {
         "Q3": "Q2"
     }  # Q4 leads Q3 by as little, but Q2 significantly
 
@@ -113,11 +113,11 @@ def test_steps_that_are_each_within_the_error_may_add_up():
 def test_without_samples_of_the_same_units_there_is_no_test():
     noise = np.tile([-0.001, 0.001], 15)
     records = by_window({"Q3": np.full(30, 0.01) + 1e-5, "Q4": 0.01 + noise})
-    assert kld_front(records).indistinguishable == {"Q4": "Q3"}
+    assert kld_pareto_set(records).indistinguishable == {"Q4": "Q3"}
     bare = [replace(record, samples={}) for record in records]
-    assert kld_front(bare) == fronts.Front(frozenset({"Q3", "Q4"}), {})
+    assert kld_pareto_set(bare) == pareto_sets.ParetoSet(frozenset({"Q3", "Q4"}), {})
     other = [records[0], replace(records[1], samples={"kld": Samples("another text", noise)})]
-    assert fronts.kld_losses(other)[0].lead("Q4", "Q3") is None
+    assert pareto_sets.kld_losses(other)[0].lead("Q4", "Q3") is None
     assert "samples" not in records[0].to_json()
 
 
@@ -126,7 +126,7 @@ def test_error_of_a_recovery_is_that_of_the_delta_method():
     base = (rng.random(500) < 0.85).astype(float)
     scores = {"BF16": base, "Q4": np.where(rng.random(500) < 0.08, 0.0, base)}
     records = by_item(scores)
-    (losses,) = fronts.recovery_losses(records)
+    (losses,) = pareto_sets.recovery_losses(records)
     own = [row.std() / sqrt(500) for row in (scores["Q4"], base)]
     paired = statistics.paired_delta(base, scores["Q4"])[1]
     expected = statistics.recovery_stderr(scores["Q4"].mean(), base.mean(), 0.25, *own, paired)
@@ -140,7 +140,7 @@ def test_resamples_without_recovery_of_the_reference_widen_the_interval():
     """All possible resamples of four items, of which the reference answers three correctly."""
     base, weak = np.array([1.0, 1.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0])
     records = by_item({"BF16": base, "Q4": weak}, chance=0.0)
-    (losses,) = fronts.recovery_losses(records)
+    (losses,) = pareto_sets.recovery_losses(records)
     lead = losses.lead("BF16", "Q4")
     drawn = [list(picks) for picks in product(range(4), repeat=4) if set(picks) != {3}]
     exact = [1.0 - weak[picks].sum() / base[picks].sum() for picks in drawn]
@@ -161,12 +161,12 @@ def test_gain_per_bit_has_the_paired_error():
         base = (rng.random(400) < 0.85).astype(float)
         weak = np.where(rng.random(400) < 0.12, 0.0, base)
         records = by_item({"BF16": base, "Q4": np.where(rng.random(400) < 0.5, base, weak), "Q2": weak})
-        (gain,) = [g for g in fronts.gains(records) if (g.smaller, g.larger) == ("Q2", "Q4")]
+        (gain,) = [g for g in pareto_sets.gains(records) if (g.smaller, g.larger) == ("Q2", "Q4")]
         found.append(gain.per_bit)
         stated.append(gain.stderr)
         assert gain.significant is not None
     assert np.mean(stated) == pytest.approx(np.std(found), rel=0.15)
-    unpaired = next(g for g in fronts.gains([replace(r, samples={}) for r in records]) if g.larger == "Q4")
+    unpaired = next(g for g in pareto_sets.gains([replace(r, samples={}) for r in records]) if g.larger == "Q4")
     assert unpaired.significant is None
     assert unpaired.stderr > stated[-1]
 
@@ -177,8 +177,8 @@ def test_subjects_are_resampled_whole():
     harmed = np.isin(clusters, [3, 7])
     base = (rng.random(600) < 0.7).astype(float)
     scores = {"BF16": base, "Q4": np.where(harmed, 0.0, base)}
-    by_subject = fronts.task_losses(by_item(scores, clusters=clusters), "t")[0].lead("BF16", "Q4")
-    by_itself = fronts.task_losses(by_item(scores), "t")[0].lead("BF16", "Q4")
+    by_subject = pareto_sets.task_losses(by_item(scores, clusters=clusters), "t")[0].lead("BF16", "Q4")
+    by_itself = pareto_sets.task_losses(by_item(scores), "t")[0].lead("BF16", "Q4")
     assert by_subject.stderr > 3 * by_itself.stderr
     assert by_itself.significant
     assert not by_subject.significant
