@@ -22,7 +22,7 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
     from sweep.analysis.recommend import recommend
     from sweep.report.csv_json import finite
     from sweep.report.html import write_html
-    from sweep.report.table import render_table
+    from sweep.report.results_table import render_table
 
     with Store(workspace.database) as store:
         rows, about, told = records(plan, store), described(plan, store), notes(plan, store)

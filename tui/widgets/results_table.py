@@ -13,7 +13,7 @@ from sweep.analysis import figures
 from sweep.record import Record
 from sweep.report.columns import Column
 from sweep.report.figure_columns import FigureColumn, figures_shown
-from sweep.report.table import figure_columns
+from sweep.report.results_table import figure_columns
 from tui.state.results import Results
 from tui.theme import Palette
 from tui.widgets.table import PADDING

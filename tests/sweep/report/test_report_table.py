@@ -13,7 +13,7 @@ from rich.console import Console
 from sweep.analysis.recommend import recommend
 from sweep.format import MINUS
 from sweep.record import Divergence, Memory, Record, Samples, TaskScore
-from sweep.report.table import render_table
+from sweep.report.results_table import render_table
 
 
 def printed(records, width, *, colour=False, recommendation=None) -> str:
