@@ -158,11 +158,18 @@ def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
     signs += [f"{fmt.LOSS} B is worse"] if any(row.significant and not row.better for row in rows) else []
     signs += [f"{fmt.NO_DIFFERENCE} no significant difference"] if any(not row.significant for row in rows) else []
     families = [
-        f"{len(family)} {name}"
-        for family, name in ((found.tasks, "tasks"), (found.losses, "losses"), (found.text, "texts"))
+        f"{len(family)} {one if len(family) == 1 else many}"
+        for family, one, many in (
+            (found.tasks, "task", "tasks"),
+            (found.losses, "loss", "losses"),
+            (found.text, "text", "texts"),
+        )
         if family
     ]
-    lines = [f"{'; '.join(signs)}. Level {ALPHA:g}, after Holm's correction over each table ({', '.join(families)})."]
+    lines = [
+        f"{'; '.join(signs)}. Significance is tested at level {ALPHA:g} after Holm's correction over each table "
+        f"({', '.join(families)})."
+    ]
     if found.tasks:
         lines.append(
             f"Scores that are shares are in percent. {_tests(found)} "
