@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
-from sweep.cli.app import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run the command line; ends the process with one of the exit codes."""
+    from sweep.own_code import hidden_package
+
+    message = hidden_package()
+    if message is not None:  # before our packages are imported, which would end in a traceback
+        print(f"sweep: {message}", file=sys.stderr)
+        sys.exit(4)
+    from sweep.cli.app import main as command_line
+
+    command_line()

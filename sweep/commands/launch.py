@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,9 +17,10 @@ from typing import Any
 
 from converters.atomic import write_text
 from converters.errors import InputError
+from sweep.own_code import SAFE_PYTHON
 from sweep.workspace import Workspace
 
-_PROGRAM = (sys.executable, "-c", "from sweep.cli import main; main()")
+_PROGRAM = (*SAFE_PYTHON, "-c", "from sweep.cli import main; main()")
 _FILE = "command.json"
 
 

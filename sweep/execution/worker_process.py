@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from sweep.execution.temporary_folder import TemporaryFolder
 from sweep.jobs import serialization
 from sweep.jobs.base import Job
 from sweep.jobs.settings import ComputeResources
+from sweep.own_code import SAFE_PYTHON
 
 
 class WorkerProcess:
@@ -34,7 +34,7 @@ class WorkerProcess:
         with open(log, "ab") as stderr:
             self._log_start = stderr.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sweep.execution.worker"],
+                [*SAFE_PYTHON, "-m", "sweep.execution.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import queue
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from sweep.execution import registry
 from sweep.execution.protocol import Answer, Failed, Finished, Order, Progressed
 from sweep.jobs import serialization
 from sweep.jobs.settings import ComputeResources
+from sweep.own_code import SAFE_PYTHON
 
 
 @dataclass
@@ -68,6 +68,7 @@ class PoolExecutor:
         command = [sys.executable, "-m", "sweep.execution.worker"]
         jobs = [serialization.job_to_json(job) for job in order.jobs]
         request = {"jobs": jobs, "resources": serialization.to_json(self.resources), "root": str(self.root)}
+from sweep.own_code import SAFE_PYTHON
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
             self._processes[order.id] = process
