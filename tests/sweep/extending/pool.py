@@ -65,10 +65,9 @@ class PoolExecutor:
 
     def _work(self, order: Order) -> None:
         began = time.monotonic()
-        command = [sys.executable, "-m", "sweep.execution.worker"]
+        command = [*SAFE_PYTHON, "-m", "sweep.execution.worker"]
         jobs = [serialization.job_to_json(job) for job in order.jobs]
         request = {"jobs": jobs, "resources": serialization.to_json(self.resources), "root": str(self.root)}
-from sweep.own_code import SAFE_PYTHON
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
             self._processes[order.id] = process
