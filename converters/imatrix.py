@@ -105,8 +105,8 @@ class ImportanceMatrix:
         if not partly:
             return (first,)
         more = f" and {len(partly) - 3} more" if len(partly) > 3 else ""
-        covered = f"{', '.join(partly[:3])}{more}"
-        return first, f"some experts were reached by no token; covered are {covered}; a longer text may cover more"
+        reached = f"{', '.join(partly[:3])}{more}"
+        return first, f"the text did not reach all experts ({reached}); a longer text may reach more"
 
     def importance(self, file: str) -> Importance:
         """The importance for `export`, with the metadata of llama-quantize. `file` is the name recorded there."""

@@ -80,8 +80,10 @@ class PartialFile:
                 view, offset = view[count:], offset + count
 
     def save(self, steps: int) -> None:
-        """Record that `steps` steps are written. The record survives this process, and a restart
-        of the machine if `__exit__` was reached before."""
+        """Record that `steps` steps are written.
+
+        The record survives this process. It survives a restart of the machine only if `__exit__` was reached before.
+        """
         self.steps = steps
         if self._identity is not None:
             with self._disk_errors():

@@ -98,13 +98,13 @@ class _Calibration:
         if self.inputs is not None:
             passes = LayerPasses(layer, index, path, self.recipe, self.inputs, self.statistics)
         if passes and self._smooths:
-            passes.smoothing(rules, last=not self._measures)
+            passes.measure_maxima(rules, last=not self._measures)
         for rule in rules:
             seen = self.statistics.channel_max.get(f"{index}.{rule.fold}.{rule.producer}")
             if seen is not None:
                 apply_fold(layer, rule, fold_scales(layer, rule, seen.to(self.device), set(linears), self.recipe.alpha))
         if passes and self._measures:
-            passes.ranges(linears)
+            passes.measure_ranges(linears)
         self._quantize(layer, index, path, linears)
 
     def _quantize(self, layer: nn.Module, index: int, path: str, linears: list[str]) -> None:

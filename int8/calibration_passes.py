@@ -45,13 +45,13 @@ class LayerPasses:
         self._layer, self._index, self._path = layer, index, path
         self._recipe, self._inputs, self._statistics = recipe, inputs, statistics
 
-    def smoothing(self, rules: list[FoldRule], last: bool) -> None:
+    def measure_maxima(self, rules: list[FoldRule], last: bool) -> None:
         """Measure the largest magnitude of each channel that a fold will scale."""
         found: dict[str, tuple[FoldRule, ChannelMaxObserver]] = {}
         self._pass(lambda stack: self._watch_folds(stack, rules, found), last)
         self._keep_maxima(found)
 
-    def channels(self, rules: list[FoldRule], linears: list[str]) -> None:
+    def measure_channels(self, rules: list[FoldRule], linears: list[str]) -> None:
         """Measure in one pass, without folds, the maxima for all folds and the range of every single channel.
 
         The channels are those that any recipe may quantize. Q and K are observed at both places, "self_attn.query" and
@@ -77,7 +77,7 @@ class LayerPasses:
         self._keep_maxima(maxima)
         self._keep_ranges(found)
 
-    def ranges(self, linears: list[str]) -> None:
+    def measure_ranges(self, linears: list[str]) -> None:
         """Measure the ranges of the inputs of linear layers, and of Q, K and V."""
         found: dict[str, RangeObserver] = {}
 

@@ -43,7 +43,7 @@ def measure_channels(
             rules = fold_rules(layer, decoder.model_type, ALL_FOLDS)
             linears = linears_to_quantize(layer, path, _EVERYTHING)
             with in_float32(layer, where, path):
-                LayerPasses(layer, index, path, _EVERYTHING, inputs, seen).channels(rules, linears)
+                LayerPasses(layer, index, path, _EVERYTHING, inputs, seen).measure_channels(rules, linears)
     finally:
         model.set_attn_implementation(before)
     return seen

@@ -1,7 +1,7 @@
 """The path that an int8 linear layer takes for M tokens, K inputs and N outputs. Free of Triton.
 
-The first rule of the table that applies is used. Each rule names the fastest path for its shapes
-(benchmarks/int8_gpu measures all paths and BF16), or the only path that works.
+The first rule of the table that applies is used. A rule names the path that should be the fastest for its shapes, or
+the only path that works. benchmarks/int8_gpu measures all paths and BF16.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ W8A8: Sequence[PathRule] = (
     PathRule(KernelPath.GEMM, "the GPU has no bulk tensor copies, or they cannot address the rows"),
     PathRule(KernelPath.INT_MM, "the GPU has int8 matrix units, but Triton does not support it", capability=(7, 5)),
 )  # fmt: skip
-"""The reasons are of design. The bounds come from counting bytes and launches, not from measurements on a GPU."""
+"""The reasons follow from the design. The bounds come from counting bytes and launches, not from GPU measurements."""
 
 INT8_CAPABILITY = (7, 5)
 """The first NVIDIA GPUs with int8 matrix units (Turing)."""
