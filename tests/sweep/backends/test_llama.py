@@ -91,7 +91,7 @@ def test_logits_of_packed_sequences_are_transformers(tiny):
 def test_a_batch_beyond_n_batch_never_reaches_llama_cpp(tiny):
     with Model(tiny.gguf) as model, model.context(ContextOptions(n_ctx=512, n_batch=64, n_threads=1)) as ctx:
         n = ctx.n_batch + 1
-        with pytest.raises(DecodeError, match=f"batch of {n}"):
+        with pytest.raises(DecodeError, match=f"a batch has {n} tokens"):
             ctx.decode(np.zeros(n), np.arange(n), np.zeros(n), np.zeros(n, bool))
         with pytest.raises(DecodeError, match="invalid token"):
             ctx.decode(np.array([model.n_vocab]), np.zeros(1), np.zeros(1), np.ones(1, bool))
