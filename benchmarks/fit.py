@@ -74,8 +74,8 @@ def errors() -> None:
     from converters.llamacpp.rpc import simulated_devices
     from converters.plan import plan_file
     from converters.recipes import recipe
-    from sweep.fit.answer import fit_here
     from sweep.fit.contexts import context_options
+    from sweep.fit.fit_model import fit_model
     from sweep.fit.fit_report import FitOptions
     from sweep.fit.hardware import Device
 
@@ -84,7 +84,7 @@ def errors() -> None:
         # for the kind "rpc" a fit adds no copies of weights, because a load on RPC devices does not report them
         devices = [Device(f"GPU {i}", "rpc", size, size, None, True, GIB) for i, size in enumerate(gpus)]
         options = FitOptions(context)
-        (row,) = fit_here(model, ["Q4_K_M"], devices, options).rows
+        (row,) = fit_model(model, ["Q4_K_M"], devices, options).rows
         overrides = re.findall(r"([^,']+)=(CPU|rpc)(\d*)", row.arguments)
         tensor_overrides = tuple((pattern, int(number) if number else None) for pattern, _, number in overrides)
         load = LoadOptions(

@@ -20,13 +20,13 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
     from converters.llamacpp import rpc
     from converters.llamacpp.devices import devices, features
     from sweep.devices import placement, threads
-    from sweep.fit.present import present, unused
+    from sweep.fit.local_devices import local_devices, unusable_gpus
     from sweep.format import size
     from sweep.workspace import open_workspace
 
     output = Output(format)
     space = open_workspace(workspace)
-    found, fitted = devices(), present()
+    found, fitted = devices(), local_devices()
     where = placement()
     facts = {
         "python": platform.python_version(),
@@ -57,7 +57,7 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
         table.add_row("fit looks at", f"{fit_device.name} ({fit_device.kind}{speed}): {kept}")
     output.show(table)
     if where.gpu_layers == 0:
-        for told in unused():
+        for told in unusable_gpus():
             output.say(f"warning: {told}, but this llama.cpp is built for the CPU alone (see With a GPU in the README)")
 
 

@@ -50,8 +50,8 @@ def fit(
     from sweep.analysis.best import measured_klds
     from sweep.commands.fit import fit as ask
     from sweep.fit.fit_report import FitOptions, to_json
-    from sweep.fit.hardware import devices_called
-    from sweep.fit.present import present
+    from sweep.fit.hardware import parse_devices
+    from sweep.fit.local_devices import local_devices
     from sweep.report.fit import commands, render_choice, render_fit, render_formulas
     from sweep.workspace import Workspace, default_root
 
@@ -67,7 +67,7 @@ def fit(
         projector=projector,
         offload="auto" if offload else "none",
     )
-    devices = devices_called(gpu) if gpu else present()
+    devices = parse_devices(gpu) if gpu else local_devices()
     names = [] if variants is None else [name.strip() for name in variants.split(",") if name.strip()]
     report = ask(model, names, devices, options)
     space = Workspace((workspace or default_root()).expanduser())

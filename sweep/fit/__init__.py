@@ -1,1 +1,1 @@
-"""What fits on a device: the memory of each variant of a model, where it is placed, and how far a context can go."""
+"""What fits on a device: the memory of each variant of a model, its placement, and the largest context that fits."""

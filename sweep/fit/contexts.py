@@ -1,8 +1,9 @@
-"""What a context takes on each device, asked of llama.cpp once for all on the devices, and once for a part in RAM.
+"""The memory of a context on each device, which llama.cpp computes by loads without allocation.
 
-Compute buffers do not depend on the quant, and hardly on how many layers a device has, so that one load answers for
-all placements of its kind. Between two contexts that were asked for the straight line is a guess, near enough to look
-for a context but not to promise it: how well llama.cpp packs its buffers changes from one to the next.
+Compute buffers do not depend on the quant, and hardly on the number of layers on a device. Two loads therefore suffice
+for all placements: one with all layers on the devices, and one with a part in RAM. Between two contexts that llama.cpp
+has computed, buffers are interpolated linearly. That is close enough to search for the largest context, but not exact:
+how well llama.cpp packs its buffers changes from one context to the next.
 """
 
 from __future__ import annotations
@@ -23,18 +24,26 @@ from sweep.fit.formulas import padded
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.placement import LayerPlacement, proportional
 
-MAX_SEQUENCES = 256  # llama.cpp's own bound
-STATE_LIMIT = 1 << 30  # bytes
-PIPELINE = 4  # GGML_SCHED_MAX_COPIES
+MAX_SEQUENCES = 256  # llama.cpp's limit
+STATE_LIMIT = 1 << 30  # bytes of recurrent states that a load may allocate
+PIPELINE_COPIES = 4  # llama.cpp's GGML_SCHED_MAX_COPIES
 
 
 @dataclass
 class Contexts:
-    """Contexts of the model of a ghost file on so many devices; without `devices` all is in RAM.
+    """Contexts of the model in a ghost file on `devices`; without devices, all of the model is in RAM.
 
-    `state_bytes` is the recurrent state of one sequence, which llama.cpp allocates even where it is told not to: so
-    that it stays below STATE_LIMIT, contexts of many sequences are asked for with fewer, and sizes multiplied.
-    `embedding` is the length of a hidden state. To be used as a context manager: models stay loaded.
+    Use it as a context manager: models stay loaded until its end.
+
+    Attributes:
+        ghost: a GGUF file with metadata and tensor shapes but without weights.
+        shape: the layers and tensors of the model.
+        options: how the model will run.
+        name: the model's name in error messages.
+        devices: RPC devices that simulate the GPUs.
+        state_bytes: recurrent state of one sequence. llama.cpp allocates it even in a load without allocation. To stay
+            below STATE_LIMIT, contexts with many sequences are loaded with fewer, and the sizes are multiplied.
+        embedding: length of a hidden state.
     """
 
     ghost: Path
@@ -56,21 +65,21 @@ class Contexts:
         self._open.close()
 
     def prepare(self) -> ContextMemory:
-        """Ask for what nearly every answer needs. Returns that for the context asked for, as much as can be on devices.
+        """Let llama.cpp compute the contexts that nearly every variant needs.
 
-        Threads that ask for another meanwhile wait.
+        Returns the memory of the requested context with all layers on the devices. Other threads wait meanwhile.
         """
-        told = self.memory(True, self.options.context)
+        requested = self.memory(True, self.options.context)
         if self.devices and self.options.offload == "auto":
             self.memory(False, self.options.context)
         self.memory(True, self.shape.train_context)
-        return told
+        return requested
 
     def compute(self, placement: LayerPlacement, context: int) -> tuple[int, ...]:
-        """Bytes of compute buffers for each device in order, and for RAM, in a context of so many tokens a sequence.
+        """Bytes of the compute buffers on each device, in order, and in RAM, with `context` tokens per sequence.
 
-        Between contexts that were asked for it is the straight line. Without RPC every device is taken to need as much
-        as a whole model in RAM.
+        Interpolated linearly between contexts that llama.cpp has computed. Without RPC, every device is estimated to
+        need as much as a model that is entirely in RAM.
         """
         full = self._is_full(placement)
         cells = padded(context)
@@ -82,63 +91,66 @@ class Contexts:
         used = [size if layers else 0 for size, layers in zip(devices, placement.layers, strict=True)]
         return (*used, buffers[-1])
 
-    def is_known(self, placement: LayerPlacement, context: int) -> bool:
-        """Whether buffers for this context are llama.cpp's answer, and no straight line."""
+    def is_exact(self, placement: LayerPlacement, context: int) -> bool:
+        """Whether llama.cpp has computed the buffers of this context; otherwise they are interpolated."""
         return self._key(self._is_full(placement), context) in self._known
 
-    def ask(self, placement: LayerPlacement, context: int) -> None:
-        """Have llama.cpp's answer for this context from now on."""
+    def compute_exactly(self, placement: LayerPlacement, context: int) -> None:
+        """Let llama.cpp compute this context, so that its buffers are no longer interpolated."""
         self.memory(self._is_full(placement), context)
 
     def _is_full(self, placement: LayerPlacement) -> bool:
         return placement.is_full and not any(placement.partial)
 
     def _neighbours(self, full: bool, cells: int) -> tuple[int, int]:
-        """The nearest contexts that llama.cpp has been asked for, or shall be, that have `cells` between them."""
+        """The nearest contexts below and above `cells` between which the buffers are interpolated."""
         known = {context for kind, context in self._known if kind == self._key(full, 0)[0]}
-        # Below a micro-batch buffers shrink by another rule, so that is as low as is asked.
+        # With contexts shorter than a micro-batch buffers shrink in another way, so none of them is computed.
         least = min(padded(self.options.ubatch), padded(self.options.context))
-        asked = known | {padded(self.options.context)}
-        below = max((context for context in asked if context <= cells), default=least)
-        above = min((context for context in asked if context >= cells), default=padded(self.shape.train_context))
+        computed = known | {padded(self.options.context)}
+        below = max((context for context in computed if context <= cells), default=least)
+        above = min((context for context in computed if context >= cells), default=padded(self.shape.train_context))
         return (below, above) if below <= cells else (above, above)
 
     def _key(self, full: bool, context: int) -> tuple[bool, int]:
         return full or not self.devices, padded(context)
 
     def _estimated(self, placement: LayerPlacement, context: int, whole: int) -> list[int]:
-        """Buffers of devices that could not be asked for, where a model in RAM needs `whole`.
+        """Estimated compute buffers of devices if llama.cpp has no RPC; `whole` are those of a model in RAM.
 
-        Beside that each has copies of what comes from elsewhere, a mask and hidden states: of one batch, or of four
-        where several devices hold all and work on as many at a time.
+        In addition each device has copies of its inputs, a mask and hidden states: for one micro-batch, or for four if
+        several devices hold the whole model, because llama.cpp then works on four at a time (pipeline parallelism).
         """
-        copies = PIPELINE if len(placement.layers) > 1 and placement.is_full else 1
+        copies = PIPELINE_COPIES if len(placement.layers) > 1 and placement.is_full else 1
         moved = 4 * self.options.ubatch * (padded(context) + 2 * self.embedding)
         return [whole + copies * moved] * len(placement.layers)
 
     def memory(self, full: bool, context: int) -> ContextMemory:
-        """llama.cpp's answer with everything on the devices, or with layers left in RAM and, of others, the experts."""
+        """llama.cpp's figures for `context` tokens per sequence.
+
+        `full`: everything is on the devices. Otherwise some layers are in RAM, and so are the experts of some others.
+        """
         key = self._key(full, context)
         with self._lock:
             if key not in self._known:
-                self._known[key] = self._ask(*key)
+                self._known[key] = self._load(*key)
             return self._known[key]
 
-    def _ask(self, full: bool, context: int) -> ContextMemory:
+    def _load(self, full: bool, context: int) -> ContextMemory:
         if full not in self._models:
             load = LoadOptions()
             if self.devices:
                 placement = self._example(full)
                 split = tuple(map(float, placement.layers))
-                load = LoadOptions(placement.on_devices, tensor_split=split, tensor_overrides=placement.elsewhere())
+                load = LoadOptions(placement.on_devices, tensor_split=split, tensor_overrides=placement.tensor_overrides())
             self._models[full] = self._open.enter_context(loaded_ghost(self.ghost, load, self.devices, self.name))
         sequences = self.sequences
-        asked = context_options(self.options, context, sequences)
-        told = context_memory(self._models[full], asked, self.devices, self.name)
-        return _multiplied(told, self.options.parallel, sequences)
+        options = context_options(self.options, context, sequences)
+        found = context_memory(self._models[full], options, self.devices, self.name)
+        return _multiplied(found, self.options.parallel, sequences)
 
     def _example(self, full: bool) -> LayerPlacement:
-        """A placement like all that are full, or like all that are not."""
+        """A placement that represents all full placements, or all others."""
         total, devices = self.shape.layers + 1, len(self.devices)
         if full:
             return LayerPlacement.whole(total, proportional(total, [1.0] * devices))
@@ -148,28 +160,28 @@ class Contexts:
 
     @property
     def sequences(self) -> int:
-        """How many sequences llama.cpp is asked for."""
+        """The number of sequences that llama.cpp's loads have."""
         return min(
             self.options.parallel, max(1, STATE_LIMIT // self.state_bytes if self.state_bytes else MAX_SEQUENCES)
         )
 
 
-def _multiplied(told: ContextMemory, parallel: int, sequences: int) -> ContextMemory:
-    """For more sequences than were asked for."""
+def _multiplied(loaded: ContextMemory, parallel: int, sequences: int) -> ContextMemory:
+    """The memory of `parallel` sequences from that of a load with fewer `sequences`."""
 
-    def all_of(size: int) -> int:
+    def scaled(size: int) -> int:
         return -(-size * parallel // sequences)
 
     return replace(
-        told,
-        kv_bytes=all_of(told.kv_bytes),
-        recurrent_bytes=all_of(told.recurrent_bytes),
-        output_bytes=all_of(told.output_bytes),
+        loaded,
+        kv_bytes=scaled(loaded.kv_bytes),
+        recurrent_bytes=scaled(loaded.recurrent_bytes),
+        output_bytes=scaled(loaded.output_bytes),
     )
 
 
 def context_options(options: FitOptions, context: int, sequences: int) -> ContextOptions:
-    """A context of so many tokens for each of so many sequences, as llama.cpp is asked for it."""
+    """llama.cpp's options of a context with `context` tokens for each of `sequences` sequences."""
     flash = {None: "auto", True: "on", False: "off"}[options.flash_attention]
     return ContextOptions(
         n_ctx=padded(context) * sequences,

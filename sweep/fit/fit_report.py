@@ -1,6 +1,6 @@
-"""What `sweep fit` answers: for each variant its memory, part by part, where it goes, and whether that fits.
+"""The fit report: for each variant its memory part by part, its placement, and whether it fits.
 
-`to_json` and `from_json` are the report at the process boundary; field names there are a contract with scripts.
+`to_json` writes the report and `from_json` reads it; scripts depend on the names of the JSON fields.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
     "estimate",
     "margin",
 )
-"""Who says so of a figure."""
+"""The sources of figures."""
 HOST = "RAM"
-# The parts of a variant's memory, in the order in which they are told.
+# The parts of a variant's memory, in the order of a report.
 PARTS = ("weights", "kv", "recurrent", "compute", "output", "projector", "reserve")
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How the model is to be run: what llama-server's options of the same names say."""
+    """How the model will run; llama-server has options for the same settings."""
 
-    context: int = 0  # tokens a sequence; 0: DEFAULT_CONTEXT, or all that the model was made for where that is less
+    context: int = 0  # tokens per sequence; 0: DEFAULT_CONTEXT, or the model's trained context if that is shorter
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
-    parallel: int = 1  # sequences at once
-    ubatch: int = 512
-    batch: int = 2048
+    parallel: int = 1  # number of sequences at the same time
+    ubatch: int = 512  # tokens of a micro-batch
+    batch: int = 2048  # tokens of a batch
     flash_attention: bool | None = None  # None: llama.cpp decides
-    projector: bool = False  # count the vision projector too
-    offload: str = "auto"  # "auto": partial offload where all does not fit; "none": all on the devices or not at all
+    projector: bool = False  # whether the vision projector counts
+    offload: str = "auto"  # "auto": partly in RAM if the variant does not fit; "none": all of it on the devices
 
 
 @dataclass(frozen=True)
 class FitFigure:
-    """A number of bytes, who says so, and by what formula it can be checked."""
+    """A number of bytes, its source, and the formula by which it can be checked."""
 
     bytes: int
-    source: str  # "llama.cpp dry run" | "llama.cpp no_alloc load" | "formula" | "estimate"
+    source: str  # "llama.cpp dry run" | "llama.cpp no_alloc load" | "formula" | "estimate" | "margin" | ...
     formula: str
 
 
 @dataclass(frozen=True)
 class DeviceShare:
-    """What one device, or the host, holds of a variant. Bytes."""
+    """The part of a variant on one device, or on the host (RAM), in bytes."""
 
     device: str
     weights_bytes: int
@@ -64,43 +64,45 @@ class DeviceShare:
 
     @property
     def total_bytes(self) -> int:
-        """All that the model takes there; the reserve is apart."""
+        """All bytes of the model on the device, without the reserve."""
         return self.weights_bytes + self.kv_bytes + self.recurrent_bytes + self.compute_bytes + self.output_bytes
 
     @property
     def free_bytes(self) -> int:
-        """What is left beside the reserve; below 0 by how much it does not fit."""
+        """Free bytes after the reserve; negative if the part does not fit."""
         return self.usable_bytes - self.total_bytes - self.reserve_bytes
 
 
 @dataclass(frozen=True)
 class FitRow:
-    """One variant on the devices asked for."""
+    """One variant on the given devices."""
 
     variant: str
-    kind: str  # "gguf", "int8", or what an extension calls it
+    kind: str  # "gguf", "int8", or the name of an extension's kind
     file_bytes: int
     bits_per_weight: float
-    figures: Mapping[str, FitFigure]  # by PARTS
+    figures: Mapping[str, FitFigure]  # by part, see PARTS
     shares: tuple[DeviceShare, ...]  # the devices in order, then the host
     total_bytes: int  # on all devices and the host, without the reserve
-    fits: bool  # all of it on the devices; on the host where no device is a GPU
-    headroom_bytes: int  # of the tightest device; below 0 by how much it does not fit wholly
-    max_context: int | None  # the largest context of a sequence with which it fits wholly; None: none does
-    gpu_layers: int  # layers on devices, the output counted as one
-    n_layers: int  # layers there are, the output counted as one
-    cpu_moe_layers: int  # layers whose experts are kept in RAM
-    tensor_split: tuple[int, ...]  # layers on each device
-    arguments: str  # of llama-server and llama-cli, that place it so
-    decode_bound: float | None  # tokens a second that bandwidth allows at most, its context full
-    placed_by: str  # "rpc": llama.cpp's figures for such devices; "cpu": for RAM; "estimate" | "formula": not its own
-    partial: bool = False  # it does not fit wholly, but runs as `arguments` say, with a part in RAM
-    file_exact: bool = True  # False: the header's share of `file_bytes` is estimated, no tokenizer being at hand
+    fits: bool  # the whole variant is on the GPUs (in RAM, if there is no GPU), and the reserve stays free
+    headroom_bytes: int  # free bytes on the fullest device after the reserve; negative if the variant does not fit
+    max_context: int | None  # the largest context per sequence with which the variant fits; None if it never fits
+    gpu_layers: int  # layers on devices; the output counts as a layer
+    n_layers: int  # all layers; the output counts as a layer
+    cpu_moe_layers: int  # layers whose experts stay in RAM
+    tensor_split: tuple[int, ...]  # number of layers on each device
+    arguments: str  # arguments of llama-server and llama-cli for this placement
+    decode_bound: float | None  # upper bound of tokens per second by memory bandwidth, with a full context
+    placed_by: str  # source of the compute buffers: "rpc", "cpu": llama.cpp; "estimate" | "formula": not llama.cpp
+    partial: bool = False  # partly in RAM: the variant does not fit, but runs with `arguments`
+    file_exact: bool = (
+        True  # False: the header's part of `file_bytes` is an estimate, because no tokenizer is available
+    )
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """All rows of one question."""
+    """The rows of all variants, with the settings that they were computed for."""
 
     model: str
     context: int
@@ -109,22 +111,22 @@ class FitReport:
     devices: tuple[Device, ...]
     rows: tuple[FitRow, ...]
     notes: tuple[str, ...]
-    bytes_read: int | None  # read over the network; None: nothing was
+    bytes_read: int | None  # bytes read over the network; None if the model was not read from there
 
 
 class Verdict(StrEnum):
-    FITS = "fits"  # all of it on the devices asked for
-    PARTLY = "partly"  # with layers or experts in the RAM beside them
-    MISSES = "misses"
+    FITS = "fits"  # the whole variant is on the GPUs, or in RAM if there is no GPU
+    PARTLY = "partly"  # partly in RAM: some layers or experts
+    DOES_NOT_FIT = "misses"
 
 
 def verdict(row: FitRow) -> Verdict:
-    """Of a row; on a machine without a GPU, RAM is where all of a model belongs."""
-    return Verdict.FITS if row.fits else Verdict.PARTLY if row.partial else Verdict.MISSES
+    """Whether the variant of a row fits."""
+    return Verdict.FITS if row.fits else Verdict.PARTLY if row.partial else Verdict.DOES_NOT_FIT
 
 
 def to_json(report: FitReport) -> dict[str, Any]:
-    """All of it; sizes in bytes, contexts in tokens a sequence, `bandwidth` in bytes a second."""
+    """The report as JSON: sizes in bytes, contexts in tokens per sequence, `bandwidth` in bytes per second."""
     return {
         "model": report.model,
         "context": report.context,
@@ -166,7 +168,7 @@ def _row(row: FitRow) -> dict[str, Any]:
 
 
 def from_json(report: dict[str, Any]) -> FitReport:
-    """What `to_json` wrote."""
+    """The report that `to_json` wrote."""
     return FitReport(
         model=report["model"],
         context=report["context"],
@@ -182,7 +184,7 @@ def from_json(report: dict[str, Any]) -> FitReport:
 def _row_of(row: dict[str, Any]) -> FitRow:
     derived = ("total_bytes", "free_bytes")
     return FitRow(
-        figures={part: FitFigure(row[f"{part}_bytes"], **told) for part, told in row["figures"].items()},
+        figures={part: FitFigure(row[f"{part}_bytes"], **figure) for part, figure in row["figures"].items()},
         shares=tuple(
             DeviceShare(**{name: value for name, value in share.items() if name not in derived})
             for share in row["per_device"]
@@ -191,11 +193,11 @@ def _row_of(row: dict[str, Any]) -> FitRow:
         tensor_split=tuple(row["tensor_split"]),
         decode_bound=row["decode_bound_tokens_per_s"],
         partial=row["verdict"] == Verdict.PARTLY,
-        **{name: row[name] for name in _ALIKE},
+        **{name: row[name] for name in _UNCHANGED},
     )
 
 
-_ALIKE = (
+_UNCHANGED = (
     *("variant", "kind", "file_bytes", "file_exact", "bits_per_weight", "total_bytes", "fits", "headroom_bytes"),
     *("max_context", "gpu_layers", "cpu_moe_layers", "arguments", "placed_by"),
 )

@@ -1,6 +1,6 @@
-"""The formulas of a context's memory, to explain llama.cpp's figures and to make them exact to the byte.
+"""Formulas for the memory of a context, which explain llama.cpp's figures and make them exact to the byte.
 
-llama.cpp says sizes to 0.01 MiB; where a formula agrees with it so far, the formula's value is taken.
+llama.cpp's log gives sizes rounded to 0.01 MiB. If a formula agrees with such a figure, its exact value is used.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from converters.llamacpp.bindings import type_named
 from converters.llamacpp.container import Field, text
 
-CELLS = 256  # llama.cpp's steps of a sequence's context
-ROUNDING = (1 << 20) // 100  # bytes; what a figure of the log may be off
+CELLS = 256  # llama.cpp pads the context of a sequence to a multiple of this
+ROUNDING = (1 << 20) // 100  # rounding of the log's figures in bytes
 
 
 @dataclass(frozen=True)
 class ContextFormulas:
-    """Numbers of a model's metadata that its context's memory depends on; 0 where it has none such."""
+    """The numbers of a model's metadata that the memory of its context depends on; 0 if the model does not have one."""
 
     kv_heads: int
     key_length: int
@@ -31,7 +31,7 @@ class ContextFormulas:
 
     @classmethod
     def of(cls, structure: Mapping[str, Field]) -> ContextFormulas:
-        """From metadata in which the vocabulary's size stands."""
+        """From a model's metadata, which must contain the size of the vocabulary."""
         architecture = text(structure, "general.architecture")
 
         def number(key: str, default: int = 0) -> int:
@@ -54,23 +54,23 @@ class ContextFormulas:
         )
 
     def cell_bytes(self, type_k: str, type_v: str) -> int:
-        """Bytes of the KV cache for one token and one attention layer."""
+        """Bytes of the KV cache per token and attention layer."""
         key = type_named(type_k).row_bytes(self.kv_heads * self.key_length)
         return key + type_named(type_v).row_bytes(self.kv_heads * self.value_length)
 
     def explained_cell(self, type_k: str, type_v: str) -> str:
-        """The same in words and numbers."""
+        """`cell_bytes` as text with numbers."""
         return f"{self.kv_heads} KV heads x ({self.key_length} K {type_k} + {self.value_length} V {type_v})"
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the recurrent state of one sequence and one linear layer: float32, whatever the cache's type."""
+        """Bytes of the recurrent state per sequence and linear layer: always float32, whatever the KV cache's type."""
         convolution = max(self.conv_kernel - 1, 0) * (self.inner_size + 2 * self.groups * self.state_size)
         return 4 * (convolution + self.state_size * self.inner_size)
 
     @property
     def explained_state(self) -> str:
-        """The same in words and numbers."""
+        """`state_bytes` as text with numbers."""
         return (
             f"4 B x ({self.conv_kernel - 1} x ({self.inner_size} + 2 x {self.groups} x {self.state_size})"
             f" + {self.state_size} x {self.inner_size})"
@@ -78,10 +78,10 @@ class ContextFormulas:
 
 
 def exact(logged: int, computed: int) -> int:
-    """The formula's value where llama.cpp's rounded one agrees with it, else llama.cpp's, and its rounding on top."""
+    """`computed` bytes if llama.cpp's rounded figure agrees with it; otherwise llama.cpp's figure plus its rounding."""
     return computed if abs(logged - computed) <= ROUNDING else logged + ROUNDING
 
 
 def padded(context: int) -> int:
-    """Cells of a sequence's cache for so many tokens."""
+    """KV cells of a sequence with `context` tokens: the next multiple of CELLS."""
     return -(-context // CELLS) * CELLS

@@ -1,4 +1,4 @@
-"""Rows of GGUF files: of those there are, and of quants that can be made of a model."""
+"""Rows of GGUF variants: files that exist, and quants that could be made of a model."""
 
 from __future__ import annotations
 
@@ -15,54 +15,50 @@ from converters.plan import plan_file
 from converters.recipes import recipe
 from converters.resolver import Need, find_file
 from converters.source import Source
-from sweep.fit.account import Account
 from sweep.fit.contexts import Contexts
+from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.gguf_rows import FitFile, gguf_row
 from sweep.fit.layer_bytes import ModelShape, Weights
-from sweep.fit.registry import FitKind
-from sweep.fit.subject import FitSubject
+from sweep.fit.registry import FitKind, is_file
+from sweep.fit.variant_memory import VariantMemory
 
 
-def is_file(name: str) -> bool:
-    return name.startswith(("gguf:", "hub:"))
-
-
-def _known_quant(name: str) -> str:
+def _quant_name(name: str) -> str:
     return recipe(name).name
 
 
-def _offered_quants(subject: FitSubject) -> Sequence[str]:
-    """Those of a model that is not quantized yet."""
-    return [] if isinstance(subject.source, GGUFSource) and subject.source.is_quantized else list(recipes.QUANTS)
+def _default_quants(inputs: FitInputs) -> Sequence[str]:
+    """All quants if the model is not quantized; otherwise none."""
+    return [] if isinstance(inputs.source, GGUFSource) and inputs.source.is_quantized else list(recipes.QUANTS)
 
 
-def _quant_rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
-    return _rows(subject.source, names, subject)
+def _quant_rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
+    return _rows(inputs.source, names, inputs)
 
 
-def _offered_files(subject: FitSubject) -> Sequence[str]:
-    """What the model is as it stands."""
-    return [] if subject.own is None else [subject.own]
+def _default_files(inputs: FitInputs) -> Sequence[str]:
+    """The model itself if it is a GGUF file."""
+    return [] if inputs.own is None else [inputs.own]
 
 
-def _file_rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
+def _file_rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
     found: dict[str, FitRow] = {}
     for name in names:
-        found |= _rows(subject.source if name == subject.own else _opened(name), [name], subject)
+        found |= _rows(inputs.source if name == inputs.own else _opened(name), [name], inputs)
     return found
 
 
 def _opened(name: str) -> Source:
-    """The file that a variant is, as it stands."""
+    """The source of a variant that is a GGUF file."""
     found = find_file(name, Need.HEADERS)
     return found.open(found.name, requantize=True)
 
 
-def _rows(source: Source, names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
-    """Of a source's quants, or of the file that it is."""
-    machine, remote, options = subject.machine, subject.remote, subject.options
+def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
+    """The rows of quants of a source, or of the file that the source is."""
+    machine, remote, options = inputs.machine, inputs.remote, inputs.options
     shape, formulas = ModelShape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
     state = formulas.state_bytes * shape.linear_layers
     with (
@@ -70,25 +66,27 @@ def _rows(source: Source, names: Sequence[str], subject: FitSubject) -> dict[str
         Contexts(path, shape, options, source.name, remote, state, formulas.embedding) as contexts,
     ):
         if not remote:
-            contexts.prepare()  # takes most memory, the state of linear layers: nothing else should at the same time
-        with ThreadPoolExecutor(2) as pool:  # one plans types while the other loads: llama.cpp lets go of Python
-            telling = pool.submit(contexts.prepare)
+            contexts.prepare()  # not in parallel with other work: it allocates the recurrent states, the most memory
+        # One thread plans tensor types while the other loads: llama.cpp releases Python's global lock.
+        with ThreadPoolExecutor(2) as pool:
+            preparation = pool.submit(contexts.prepare)
             files = list(pool.map(lambda name: _file(source, shape, name, path), names))
-            told = telling.result()
+            context_memory = preparation.result()
+        projector = inputs.projector
         return {
             name: gguf_row(
                 name,
-                Account(shape, weights, contexts, formulas, told, machine.copies, subject.projector.bytes),
+                VariantMemory(shape, weights, contexts, formulas, context_memory, machine.copies, projector.bytes),
                 machine,
                 file,
-                subject.projector,
+                projector,
             )
             for name, (weights, file) in zip(names, files, strict=True)
         }
 
 
 def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tuple[Weights, FitFile]:
-    """What a variant's tensors take, and its file."""
+    """The weights of a variant, and its file."""
     if isinstance(source, GGUFSource) and is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
@@ -101,6 +99,6 @@ def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tup
     return Weights.of(shape, plan.tensors), FitFile(path, size, plan.bits_per_weight, exact=not missing, planned=True)
 
 
-QUANTS = FitKind(_known_quant, _offered_quants, _quant_rows)
-FILES = FitKind(str, _offered_files, _file_rows)
-HUB_FILES = FitKind(str, lambda _subject: [], _file_rows)
+QUANTS = FitKind(_quant_name, _default_quants, _quant_rows)
+FILES = FitKind(str, _default_files, _file_rows, is_file=True)
+HUB_FILES = FitKind(str, lambda _inputs: [], _file_rows, is_file=True)

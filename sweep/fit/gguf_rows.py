@@ -1,11 +1,10 @@
-"""Rows of a fit: one variant placed on the devices of a machine, with every figure and where it comes from."""
+"""Places one GGUF variant on the devices of a machine and makes its row of the fit report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sweep.fit.account import Account, Parts, used_by
 from sweep.fit.fit_report import (
     DRY_RUN,
     ESTIMATE,
@@ -18,35 +17,36 @@ from sweep.fit.fit_report import (
     FitRow,
 )
 from sweep.fit.formulas import CELLS, padded
-from sweep.fit.layer_bytes import Kept
-from sweep.fit.placement import LayerPlacement, Machine, choose, choose_whole
+from sweep.fit.layer_bytes import LayerPart
+from sweep.fit.placement import FitMachine, LayerPlacement, place_layers, place_whole_layers
+from sweep.fit.variant_memory import MemoryParts, VariantMemory, bytes_per_device
 
-MOST_CHECKS = 8  # contexts that llama.cpp is asked for to find the largest
+MAX_CHECKS = 8  # how many contexts llama.cpp computes at most to find the largest one that fits
 _BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "metal": "Metal", "sycl": "SYCL", "vulkan": "Vulkan"}
-"""What llama.cpp calls devices of each kind, before their number."""
+"""llama.cpp's names of devices by kind, without their number."""
 
 
 @dataclass(frozen=True)
 class FitFile:
-    """A GGUF file as it is or would be: what it is called, its length, and whether types are yet to be chosen."""
+    """A GGUF file that exists or could be made."""
 
-    name: str
+    name: str  # for the option -m of llama.cpp's programs
     bytes: int
     bits_per_weight: float
-    exact: bool
-    planned: bool
+    exact: bool  # False: the size of the header is an estimate
+    planned: bool  # True: the file does not exist; its types come from the quantizer's dry run
 
 
-def gguf_row(variant: str, account: Account, machine: Machine, file: FitFile, projector: FitFigure) -> FitRow:
-    """A GGUF file on the machine."""
-    options = account.contexts.options
-    placement = _placement(account, machine, options.context, options.offload)
-    parts = account.parts(placement, options.context)
+def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: FitFile, projector: FitFigure) -> FitRow:
+    """The row of one GGUF variant on the machine."""
+    options = memory.contexts.options
+    placement = _placement(memory, machine, options.context, options.offload)
+    parts = memory.parts(placement, options.context)
     shares = _shares(parts, machine)
     held = _holds(parts, machine)
-    wholly = placement.is_full or not machine.gpus
-    fits = wholly and held
-    figures = {**_figures(account, placement, parts, machine, file), "projector": projector}
+    is_whole = placement.is_full or not machine.gpus
+    fits = is_whole and held
+    figures = {**_figures(memory, placement, parts, machine, file), "projector": projector}
     return FitRow(
         variant=variant,
         kind="gguf",
@@ -56,43 +56,46 @@ def gguf_row(variant: str, account: Account, machine: Machine, file: FitFile, pr
         shares=shares,
         total_bytes=int(parts.total.sum()),
         fits=fits,
-        headroom_bytes=_headroom(account, machine, shares, fits),
-        max_context=_longest(account, machine, fits),
+        headroom_bytes=_headroom(memory, machine, shares, fits),
+        max_context=_longest(memory, machine, fits),
         gpu_layers=placement.on_devices,
         n_layers=placement.total,
-        cpu_moe_layers=sum(part is Kept.EXPERTS and device is None for _, part, device in placement.parted()),
+        cpu_moe_layers=sum(
+            part is LayerPart.EXPERTS and device is None for _, part, device in placement.split_layers()
+        ),
         tensor_split=placement.layers,
         arguments=arguments(file.name, placement, [gpu.kind for gpu in machine.gpus], options),
-        decode_bound=_bound(account, placement, machine),
-        placed_by=("rpc" if account.contexts.devices else "estimate") if machine.gpus else "cpu",
-        partial=held and not wholly,
+        decode_bound=_bound(memory, placement, machine),
+        placed_by=("rpc" if memory.contexts.devices else "estimate") if machine.gpus else "cpu",
+        partial=held and not is_whole,
         file_exact=file.exact,
     )
 
 
-def _placement(account: Account, machine: Machine, context: int, offload: str) -> LayerPlacement:
-    total = account.shape.layers + 1
+def _placement(memory: VariantMemory, machine: FitMachine, context: int, offload: str) -> LayerPlacement:
+    total = memory.shape.layers + 1
     if not machine.gpus:
         return machine.everything(total)
     free = [gpu.usable_bytes for gpu in machine.gpus]
 
-    def memory(placement: LayerPlacement) -> list[int]:
-        return used_by(account.parts(placement, context), machine.shared)
+    def used(placement: LayerPlacement) -> list[int]:
+        return bytes_per_device(memory.parts(placement, context), machine.shared)
 
-    # Where RAM is the device's own memory nothing is gained by leaving layers there.
+    # If a device's memory is RAM, leaving layers in RAM frees no memory.
     if offload == "none" or any(machine.shared):
-        return choose_whole(total, free, machine.targets, memory)
-    return choose(total, free, machine.targets, account.shape.experts > 0, memory)
+        return place_whole_layers(total, free, machine.targets, used)
+    return place_layers(total, free, machine.targets, memory.shape.experts > 0, used)
 
 
-def _holds(parts: Parts, machine: Machine) -> bool:
-    used = used_by(parts, machine.shared)
+def _holds(parts: MemoryParts, machine: FitMachine) -> bool:
+    """Whether every device and the host have room for their parts and their reserve."""
+    used = bytes_per_device(parts, machine.shared)
     devices = all(one <= target for one, target in zip(used, machine.targets, strict=True))
     host = machine.host
     return devices and (host is None or int(parts.total[-1]) <= host.usable_bytes - host.reserve_bytes)
 
 
-def _shares(parts: Parts, machine: Machine) -> tuple[DeviceShare, ...]:
+def _shares(parts: MemoryParts, machine: FitMachine) -> tuple[DeviceShare, ...]:
     found = []
     for place, device in enumerate([*machine.gpus, machine.host]):
         sizes = {
@@ -102,51 +105,55 @@ def _shares(parts: Parts, machine: Machine) -> tuple[DeviceShare, ...]:
             "compute_bytes": int(parts.compute[place]),
             "output_bytes": int(parts.output[place]),
         }
-        # Of a host that is not known there is as much as is taken.
+        # If the size of RAM is unknown, it counts as large enough.
         usable, reserve = (sum(sizes.values()), 0) if device is None else (device.usable_bytes, device.reserve_bytes)
         name = HOST if device is None or (place == len(machine.gpus) and machine.gpus) else device.name
         found.append(DeviceShare(name, **sizes, reserve_bytes=reserve, usable_bytes=usable))
     return tuple(found)
 
 
-def _headroom(account: Account, machine: Machine, shares: Sequence[DeviceShare], fits: bool) -> int:
-    """Bytes left on the tightest device; or, below 0, what all devices together lack, or the tightest alone."""
+def _headroom(memory: VariantMemory, machine: FitMachine, shares: Sequence[DeviceShare], fits: bool) -> int:
+    """Free bytes on the fullest device after its reserve; negative if the variant does not fit.
+
+    The negative value is what all devices together lack or, if the sum would suffice, what the fullest device lacks.
+    """
     if fits or not machine.gpus:
         used = [share for share in (shares[:-1] if machine.gpus else shares) if share.total_bytes]
         return min(share.free_bytes for share in used)
-    whole = machine.everything(account.shape.layers + 1)
-    used_bytes = used_by(account.parts(whole, account.contexts.options.context), machine.shared)
+    whole = machine.everything(memory.shape.layers + 1)
+    used_bytes = bytes_per_device(memory.parts(whole, memory.contexts.options.context), machine.shared)
     together = sum(machine.targets) - sum(used_bytes)
-    tightest = min(target - one for target, one in zip(machine.targets, used_bytes, strict=True))
-    return min(together if together < 0 else tightest, -1)
+    fullest = min(target - used for target, used in zip(machine.targets, used_bytes, strict=True))
+    return min(together if together < 0 else fullest, -1)
 
 
-def _longest(account: Account, machine: Machine, fits_asked: bool) -> int | None:
-    """The largest context, in llama.cpp's steps, with which all is on the devices, layers whole.
+def _longest(memory: VariantMemory, machine: FitMachine, fits_requested: bool) -> int | None:
+    """The largest context with which everything is on the devices, in llama.cpp's steps; None if no context fits.
 
-    What is found along straight lines llama.cpp is asked for, and if it does not fit the search goes on below it. Where
-    it takes a layer divided between devices to hold the context asked for, that one is it.
+    The search uses interpolated compute buffers. llama.cpp then computes the context that was found; if it does not
+    fit, the search continues below it. Only whole layers are placed. If the requested context fits only with a layer
+    that is divided between two devices, the requested context is the result.
     """
 
     def placed(steps: int) -> LayerPlacement:
-        return _placement(account, machine, steps * CELLS, "none")
+        return _placement(memory, machine, steps * CELLS, "none")
 
     def fits(steps: int) -> bool:
         placement = placed(steps)
-        parts = account.parts(placement, steps * CELLS)
+        parts = memory.parts(placement, steps * CELLS)
         return (placement.is_full or not machine.gpus) and _holds(parts, machine)
 
     room = sum(machine.targets) if machine.gpus else machine.host.usable_bytes if machine.host is not None else 0
-    if int(account.weights.layers.sum()) > room > 0:
+    if int(memory.weights.layers.sum()) > room > 0:
         return None
-    longest = account.shape.train_context // CELLS
-    asked = min(padded(account.contexts.options.context) // CELLS, longest)
-    low, high = (asked, longest + 1) if fits_asked or fits(asked) else (0, asked)
-    for _ in range(MOST_CHECKS):
+    longest = memory.shape.train_context // CELLS
+    requested = min(padded(memory.contexts.options.context) // CELLS, longest)
+    low, high = (requested, longest + 1) if fits_requested or fits(requested) else (0, requested)
+    for _ in range(MAX_CHECKS):
         found = low if high <= low + 1 else _last(low, high, fits)
-        if found == low or account.contexts.is_known(placed(found), found * CELLS):
+        if found == low or memory.contexts.is_exact(placed(found), found * CELLS):
             return found * CELLS or None
-        account.contexts.ask(placed(found), found * CELLS)
+        memory.contexts.compute_exactly(placed(found), found * CELLS)
         if fits(found):
             return found * CELLS
         high = found
@@ -154,7 +161,7 @@ def _longest(account: Account, machine: Machine, fits_asked: bool) -> int | None
 
 
 def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """The last number from `low`, which fits, to `high`, which does not, that fits too."""
+    """The largest number that fits, by bisection between `low`, which fits, and `high`, which does not fit."""
     if fits(high - 1):
         return high - 1
     while high - low > 1:
@@ -163,11 +170,14 @@ def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _bound(account: Account, placement: LayerPlacement, machine: Machine) -> float | None:
-    """Tokens a second if each place in turn read its share of a token's bytes at full bandwidth."""
+def _bound(memory: VariantMemory, placement: LayerPlacement, machine: FitMachine) -> float | None:
+    """Upper bound of tokens per second: the devices read their bytes of a token one after another at full bandwidth.
+
+    None if the bandwidth of a device that holds a part is unknown.
+    """
     bandwidths = [device.bandwidth if device is not None else None for device in (*machine.gpus, machine.host)]
     seconds = 0.0
-    for read, bandwidth in zip(account.read_per_token(placement), bandwidths, strict=True):
+    for read, bandwidth in zip(memory.bytes_read_per_token(placement), bandwidths, strict=True):
         if read > 0 and bandwidth is None:
             return None
         if read > 0 and bandwidth is not None:
@@ -176,32 +186,32 @@ def _bound(account: Account, placement: LayerPlacement, machine: Machine) -> flo
 
 
 def _figures(
-    account: Account, placement: LayerPlacement, parts: Parts, machine: Machine, file: FitFile
+    memory: VariantMemory, placement: LayerPlacement, parts: MemoryParts, machine: FitMachine, file: FitFile
 ) -> Mapping[str, FitFigure]:
-    options, formulas, contexts = account.contexts.options, account.formulas, account.contexts
-    attention, linear = len(account.told.attention_layers), len(account.told.recurrent_layers)
+    options, formulas, contexts = memory.contexts.options, memory.formulas, memory.contexts
+    attention, linear = len(memory.context_memory.attention_layers), len(memory.context_memory.recurrent_layers)
     cells = f"{padded(options.context)} cells x {options.parallel} sequences"
-    weights = f"sum over tensors of rows x row bytes of their types = {account.weights.file} B"
-    skipped = account.weights.file - account.weights.embedding - int(account.weights.layers.sum())
-    if account.shape.tied and machine.gpus:
-        skipped += account.weights.embedding
-        weights += f" + {account.weights.embedding} B of tied embeddings on a device once more"
+    weights = f"sum over tensors of rows x row bytes of their types = {memory.weights.file} B"
+    skipped = memory.weights.file - memory.weights.embedding - int(memory.weights.layers.sum())
+    if memory.shape.tied and machine.gpus:
+        skipped += memory.weights.embedding
+        weights += f" + {memory.weights.embedding} B for a second copy of the tied embeddings on a device"
     if skipped > 0:
         weights += f" - {skipped} B of multi-token prediction layers, which are not loaded"
-    copied = account.copied_bytes(placement) if account.copies else 0
-    compute = f"largest of llama.cpp's graphs for {options.ubatch} tokens, on each device and in RAM"
+    copied = memory.copied_bytes(placement) if memory.copies else 0
+    compute = f"compute buffers of llama.cpp's largest graph for {options.ubatch} tokens, on each device and in RAM"
     if copied:
-        compute += f" + {copied} B for a copy of the largest matrix in RAM on the first device (estimate)"
+        compute += f" + {copied} B on the first device for a copy of the largest matrix that is in RAM (estimate)"
     measured = LOAD if contexts.devices or not machine.gpus else ESTIMATE
     return {
         "weights": FitFigure(
-            int(parts.weights.sum()) - account.projector, DRY_RUN if file.planned else "the file's header", weights
+            int(parts.weights.sum()) - memory.projector, DRY_RUN if file.planned else "the file's header", weights
         ),
         "kv": FitFigure(
             int(parts.kv.sum()),
             LOAD,
             f"{attention} attention layers x {cells} x {formulas.explained_cell(options.kv_type_k, options.kv_type_v)}"
-            f" = {account.cell_bytes:.0f} B a cell and layer",
+            f" = {memory.cell_bytes:.0f} B per cell and layer",
         ),
         "recurrent": FitFigure(
             int(parts.recurrent.sum()),
@@ -217,13 +227,13 @@ def _figures(
         "reserve": FitFigure(
             sum(gpu.reserve_bytes for gpu in machine.gpus) or (machine.host.reserve_bytes if machine.host else 0),
             MARGIN,
-            "kept free on each device: the driver's own context and a margin",
+            "left free on each device: an allowance for the driver's context, and a margin",
         ),
     }
 
 
 def arguments(file: str, placement: LayerPlacement, kinds: Sequence[str], options: FitOptions) -> str:
-    """Ready to paste behind the program's name, quoted for a shell. `kinds` are those of the devices."""
+    """Arguments of llama-server or llama-cli for this placement, quoted for a shell; `kinds` are the devices' kinds."""
     words = ["-m", _quoted(file), "-c", str(padded(options.context) * options.parallel), "-np", str(options.parallel)]
     if placement.layers:
         words += ["-ngl", str(placement.on_devices)]
@@ -247,7 +257,7 @@ def _overrides(placement: LayerPlacement, kinds: Sequence[str]) -> str:
     places = {None: "CPU"} | {
         index: f"{_BACKENDS.get(kind, kind)}{kinds[:index].count(kind)}" for index, kind in enumerate(kinds)
     }
-    return ",".join(f"{pattern}={places[place]}" for pattern, place in placement.elsewhere())
+    return ",".join(f"{pattern}={places[place]}" for pattern, place in placement.tensor_overrides())
 
 
 def _quoted(file: str) -> str:

@@ -1,8 +1,8 @@
-"""Devices that a model could be placed on: what each has, what of it stays free, and those that --gpu names.
+"""Devices that a model could be placed on: their memory, their reserve, and the devices that --gpu names.
 
-What is simulated comes from presets/gpus.toml by a card's name, or from a size. A driver takes memory for its context,
-its kernels and its libraries' workspaces in each process that uses the device. llama.cpp counts none of that, and what
-is free before a process starts does not leave it out: so a part of a device stays free.
+A simulated device is a GPU of presets/gpus.toml, or a size. A driver needs memory for its context, its kernels and the
+workspaces of its libraries in each process that uses the device. llama.cpp does not count this memory, and it is still
+free before the process starts. Therefore a reserve is left free on each device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sweep.defaults import MARGIN_BYTES
 from sweep.format import size
 
 MIB = 1 << 20
-MOST = 16  # llama.cpp has room for no more devices
+MAX_DEVICES = 16  # llama.cpp's limit
 _UNITS = {
     unit + suffix: base**power
     for power, unit in enumerate("mgt", 2)
@@ -27,59 +27,59 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Device:
-    """Sizes in bytes. `usable_bytes` is what is free now, or what of a simulated card can be had."""
+    """A device, with sizes in bytes. `usable_bytes` is the free memory, or the usable memory of a simulated GPU."""
 
     name: str  # "RTX 4090", "CPU", "24GiB"
     kind: str  # "cuda" | "rocm" | "metal" | "sycl" | "vulkan" | "cpu"
     total_bytes: int
     usable_bytes: int
-    bandwidth: float | None  # bytes a second
+    bandwidth: float | None  # bytes per second
     simulated: bool
-    reserve_bytes: int  # the driver's own context and what a safe verdict keeps free
+    reserve_bytes: int  # left free: an allowance for the driver's context, and a margin
 
 
 @dataclass(frozen=True)
 class DriverContext:
-    """What a driver takes for one process, and who says so."""
+    """The memory that a driver needs for one process, and the source of this figure."""
 
     bytes: int
     source: str
 
 
-_ALLOWANCE = "an allowance, not measured: 300 to 470 MiB are seen in logs of CUDA and HIP processes"
+_ALLOWANCE = "an allowance that was not measured; logs of CUDA and HIP processes show 300 to 470 MiB"
 
-CONTEXTS = {
+DRIVER_CONTEXTS = {
     "cuda": DriverContext(512 * MIB, _ALLOWANCE),
     "rocm": DriverContext(512 * MIB, _ALLOWANCE),
     "sycl": DriverContext(512 * MIB, _ALLOWANCE),
-    "vulkan": DriverContext(256 * MIB, "an allowance, not measured"),
-    "metal": DriverContext(0, "what Metal recommends leaves it out already"),
+    "vulkan": DriverContext(256 * MIB, "an allowance that was not measured"),
+    "metal": DriverContext(0, "Metal's recommended working set does not include it"),
     "cpu": DriverContext(0, "there is no driver"),
 }
 """By kind of device."""
 
 
 def reserve_bytes(kind: str) -> int:
-    """What stays free of a device of this kind."""
-    return CONTEXTS[kind].bytes + MARGIN_BYTES
+    """The reserve of a device of this kind."""
+    return DRIVER_CONTEXTS[kind].bytes + MARGIN_BYTES
 
 
-def told(kind: str) -> str:
-    """For people: what stays free of a device of this kind, and why."""
-    context = CONTEXTS[kind]
-    driver = f"{size(context.bytes)} for its driver's context ({context.source}) and " if context.bytes else ""
-    return f"{driver}{size(MARGIN_BYTES)} of margin, llama.cpp's own of a device"
+def explain_reserve(kind: str) -> str:
+    """The parts of the reserve of a device of this kind, as text."""
+    context = DRIVER_CONTEXTS[kind]
+    driver = f"{size(context.bytes)} for the driver's context ({context.source}), and " if context.bytes else ""
+    return f"{driver}a margin of {size(MARGIN_BYTES)}, as in llama.cpp's own fit"
 
 
-def devices_called(texts: Iterable[str]) -> list[Device]:
-    """The devices that --gpu names: "RTX 4090", "2xRTX 6000 Ada", "24GiB", "64GiB RAM"; several by comma too.
+def parse_devices(texts: Iterable[str]) -> list[Device]:
+    """The devices that --gpu names: "RTX 4090", "2xRTX 6000 Ada", "24GiB", "64GiB RAM", or several with commas.
 
-    Raises InputError: for an unknown card with the nearest names, for one that can mean several with all of them, and
-    for a size without a unit.
+    Raises InputError for an unknown GPU (with the nearest names), for an ambiguous name (with all names that it could
+    mean), and for a size without a unit.
     """
     found = [device for text in texts for part in text.split(",") for device in _devices(part.strip())]
-    if len(found) > MOST:
-        raise InputError(f"--gpu: {len(found)} devices; llama.cpp has room for {MOST}")
+    if len(found) > MAX_DEVICES:
+        raise InputError(f"--gpu: {len(found)} devices; llama.cpp supports at most {MAX_DEVICES}")
     return found
 
 
@@ -87,25 +87,28 @@ def _devices(text: str) -> list[Device]:
     counted = re.fullmatch(r"(\d{1,3})\s*[x*]\s*(\S.*)", text, re.I)
     count, name = (int(counted[1]), counted[2]) if counted else (1, text)
     if count < 1:
-        raise InputError(f"--gpu {text!r}: there must be at least one")
+        raise InputError(f"--gpu {text!r}: the number of devices must be at least one")
     size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+?)(\s+RAM)?", name, re.I)
     if size and size[2].lower() in _UNITS:
-        return [_of_size(name, int(float(size[1]) * _UNITS[size[2].lower()]), "cpu" if size[3] else "cuda")] * count
+        return [
+            _sized_device(name, int(float(size[1]) * _UNITS[size[2].lower()]), "cpu" if size[3] else "cuda")
+        ] * count
     if re.fullmatch(r"\d{1,3}|\d+\.\d*", name):
         raise InputError(
-            f"--gpu {text!r} is a size without a unit; write {name}GiB, or a card's name (see `sweep gpus`)"
+            f"--gpu {text!r} is a size without a unit; write {name}GiB, or the name of a GPU (see `sweep gpus`)"
         )
-    return [_of_card(_card(text, name))] * (count * _card(text, name).devices)
+    gpu = _gpu(text, name)
+    return [_gpu_device(gpu)] * (count * gpu.devices)
 
 
-def _card(text: str, name: str) -> Gpu:
+def _gpu(text: str, name: str) -> Gpu:
     found = find_gpus(name)
     if len(found) > 1:
-        raise InputError(f"--gpu {text!r} can be {_listed([gpu.name for gpu in found])}; say which")
+        raise InputError(f"--gpu {text!r} can be {_listed([gpu.name for gpu in found])}; give the whole name")
     if not found:
         near = similar_gpu_names(name)
-        hint = f"did you mean {_listed(near)}?" if near else "`sweep gpus` lists those that are."
-        raise InputError(f"--gpu {text!r}: no such GPU is known; {hint} A size will do too: 24GiB")
+        hint = f"did you mean {_listed(near)}?" if near else "`sweep gpus` lists the known GPUs."
+        raise InputError(f"--gpu {text!r}: no such GPU is known; {hint} You can also give a size, such as 24GiB")
     return found[0]
 
 
@@ -113,7 +116,7 @@ def _listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _of_card(gpu: Gpu) -> Device:
+def _gpu_device(gpu: Gpu) -> Device:
     return Device(
         name=gpu.name,
         kind=gpu.kind,
@@ -125,8 +128,8 @@ def _of_card(gpu: Gpu) -> Device:
     )
 
 
-def _of_size(name: str, count: int, kind: str) -> Device:
-    """So many bytes, all of which a program can have: of a GPU of unknown make, reckoned as CUDA's, or of RAM."""
+def _sized_device(name: str, count: int, kind: str) -> Device:
+    """A device of which a program can use all `count` bytes: RAM, or a GPU, which counts as a CUDA device."""
     if count < 1:
-        raise InputError(f"--gpu {name!r}: a device has some memory")
+        raise InputError(f"--gpu {name!r}: the size of a device must be positive")
     return Device(" ".join(name.split()), kind, count, count, None, True, reserve_bytes(kind))

@@ -1,7 +1,7 @@
-"""Which bytes of a model's file belong to which layer, so that any placement of layers is a matter of adding up.
+"""The bytes of each layer of a model, from which the memory of any placement of layers is a sum.
 
-Layers are counted as llama.cpp counts them: the blocks, those of multi-token prediction included, and the output as
-the one after the last. Embeddings are no layer; they always stay in RAM.
+Layers are numbered as in llama.cpp: the blocks, including those of multi-token prediction, and then the output as one
+more layer. Embeddings are not a layer; they always stay in RAM.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from converters.llamacpp.container import Field, TensorInfo, text
 
 Bytes = npt.NDArray[np.int64]
 
-UNKNOWN_CONTEXT = 1 << 17  # what is looked at for a model that does not say for which contexts it was made
+UNKNOWN_CONTEXT = 1 << 17  # largest context in tokens for a model whose metadata has no trained context
 _BLOCK = re.compile(r"^blk\.(\d+)\.(.*)")
 
 
-class Kept(Enum):
-    """What of a layer's tensors stays away from its device, as a pattern behind "blk.N."."""
+class LayerPart(Enum):
+    """Parts of a layer that can be on another device than the layer: patterns of tensor names after "blk.N."."""
 
     EXPERTS = r"ffn_(up|down|gate_up|gate)_(ch|)exps"
     DOWN = r"ffn_down.*"
@@ -34,7 +34,12 @@ class Kept(Enum):
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a model does not depend on the quant. `layers` counts all blocks, the last `mtp` of them are not run."""
+    """The properties of a model that do not depend on the quant.
+
+    `layers` is the number of blocks; the last `mtp` of them, for multi-token prediction, are not run. `experts` and
+    `experts_used` are per layer. `train_context` is in tokens. `tied`: the output uses the embedding matrix. `tensors`
+    are the names of all tensors.
+    """
 
     architecture: str
     layers: int
@@ -68,17 +73,17 @@ class ModelShape:
 
     @property
     def linear_layers(self) -> int:
-        """Layers with a recurrent state in place of a KV cache."""
+        """Number of layers with a recurrent state in place of a KV cache."""
         return sum(".ssm_out." in name for name in self.tensors)
 
     @property
     def attention_layers(self) -> int:
-        """Layers with a KV cache."""
+        """Number of layers with a KV cache."""
         return self.layers - self.mtp - self.linear_layers
 
     @cached_property
     def layer_of(self) -> npt.NDArray[np.intp]:
-        """The layer of each tensor: -1 for embeddings, -2 for what llama.cpp leaves in the file."""
+        """The layer of each tensor: -1 for embeddings, -2 for tensors that llama.cpp does not load."""
         run = self.layers - self.mtp
         result = np.full(len(self.tensors), self.layers, np.intp)
         for index, name in enumerate(self.tensors):
@@ -90,30 +95,35 @@ class ModelShape:
         return result
 
     @cached_property
-    def kept(self) -> Mapping[Kept, npt.NDArray[np.bool_]]:
-        """Which tensors each pattern means."""
-        behind = [match[2] if (match := _BLOCK.match(name)) is not None else "" for name in self.tensors]
-        return {kind: np.array([bool(re.match(kind.value, name)) for name in behind]) for kind in Kept}
+    def parts(self) -> Mapping[LayerPart, npt.NDArray[np.bool_]]:
+        """Whether each tensor belongs to each part of its layer."""
+        names = [match[2] if (match := _BLOCK.match(name)) is not None else "" for name in self.tensors]
+        return {part: np.array([bool(re.match(part.value, name)) for name in names]) for part in LayerPart}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes of one variant's tensors: `layers` by layer, the output last; `kept` what of each a pattern means.
+    """Bytes of the tensors of one variant. Arrays have one entry per layer, with the output as the last one.
 
-    `embedding` is in RAM; `largest` is the largest matrix of each layer, `largest_kept` of the part that is kept.
-    `file` counts all that the file has.
+    Attributes:
+        file: all tensors in the file.
+        embedding: the embedding matrix, which is in RAM.
+        layers: all tensors of each layer.
+        parts: the tensors of each part of each layer.
+        largest: the largest matrix of each layer.
+        active: tensors that are read to generate one token: of the experts only those that are used.
     """
 
     file: int
     embedding: int
     layers: Bytes
-    kept: Mapping[Kept, Bytes]
+    parts: Mapping[LayerPart, Bytes]
     largest: Bytes
-    active: Bytes  # read for one token: of experts only those used
+    active: Bytes
 
     @classmethod
     def of(cls, shape: ModelShape, tensors: Sequence[TensorInfo]) -> Weights:
-        """Of the tensors in the order of `shape.tensors`."""
+        """From the tensors of a variant; their names must be `shape.tensors`."""
         sizes = {tensor.name: tensor.nbytes for tensor in tensors}
         nbytes = np.array([sizes[name] for name in shape.tensors], np.int64)
         layer, count = shape.layer_of, shape.layers + 1
@@ -126,13 +136,13 @@ class Weights:
         layers = by_layer(nbytes, run)
         used = nbytes.copy()
         if shape.experts:
-            experts = shape.kept[Kept.EXPERTS]
+            experts = shape.parts[LayerPart.EXPERTS]
             used[experts] = nbytes[experts] * shape.experts_used // shape.experts
         active = by_layer(used, run)
-        if shape.tied:  # llama.cpp loads the embeddings once more as the output
+        if shape.tied:  # llama.cpp loads the embeddings a second time as the output
             layers[-1] += embedding
             active[-1] += embedding
         largest = np.zeros(count, np.int64)
         np.maximum.at(largest, layer[run], nbytes[run])
-        kept = {kind: by_layer(nbytes, run & shape.kept[kind]) for kind in Kept}
-        return cls(int(nbytes.sum()), embedding, layers, kept, largest, active)
+        parts = {part: by_layer(nbytes, run & shape.parts[part]) for part in LayerPart}
+        return cls(int(nbytes.sum()), embedding, layers, parts, largest, active)

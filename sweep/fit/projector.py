@@ -1,7 +1,7 @@
-"""What the vision encoder and its projector take beside the text model, by formula from a config's `vision_config`.
+"""The memory of the vision encoder and its projector, in addition to the text model, computed from `vision_config`.
 
-llama.cpp keeps them in a file of their own (mmproj): matrices and the position table in float16, biases and norms in
-float32. Architecture: transformers' Qwen3-VL and Qwen3.5 vision models.
+llama.cpp stores them in a separate file (mmproj): matrices and the position table in float16, biases and norms in
+float32. Source of the architecture: the vision models of Qwen3-VL and Qwen3.5 in transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from converters.errors import InputError
 from sweep.fit.fit_report import FitFigure
 
-NOT_ASKED = FitFigure(0, "formula", "not asked for")
+NOT_COUNTED = FitFigure(0, "formula", "not counted; --projector counts it")
 _KEYS = (
     "depth",
     "hidden_size",
@@ -27,17 +27,17 @@ _KEYS = (
 
 
 def projector_figure(config: Mapping[str, Any], name: str) -> FitFigure:
-    """Bytes of an encoder as its config describes it. Raises InputError where that does not say enough.
+    """Bytes of the encoder that `config` describes, without its activations, which depend on the image.
 
-    What it computes with is not counted: it depends on the image.
+    `name` is the model's name in messages. Raises InputError if the config does not describe a vision encoder.
     """
     vision = config.get("vision_config")
     sizes: dict[str, Any] = {key: vision.get(key) if isinstance(vision, Mapping) else None for key in _KEYS}
     unknown = [key for key, size in sizes.items() if type(size) is not int or not 0 < size < 1 << 20]
     if unknown:
         raise InputError(
-            f"{name}: its config does not tell {unknown[0]} of a vision encoder; give the whole config.json of a model"
-            " of the Qwen3-VL, Qwen3.5 or Qwen3.6 family, or leave the projector out"
+            f"{name}: its config has no valid {unknown[0]} of a vision encoder; give the whole config.json of a model"
+            " of the Qwen3-VL, Qwen3.5 or Qwen3.6 family, or run without --projector"
         )
     depth, hidden, inner, channels, patch, frames, merge, positions, out = (sizes[key] for key in _KEYS)
     deepstack = vision.get("deepstack_visual_indexes") or [] if isinstance(vision, Mapping) else []
@@ -52,9 +52,9 @@ def projector_figure(config: Mapping[str, Any], name: str) -> FitFigure:
     # qkv, output, two of the feed-forward, two norms of weight and bias; a merger's norm and two biases
     vectors = hidden + depth * (9 * hidden + inner) + mergers * (merged + out) + 2 * hidden
     vectors += len(deepstack) * 2 * merged  # these normalize after merging
-    told = ", ".join(f"{key} {count}" for key, count in matrices.items())
+    counts = ", ".join(f"{key} {count}" for key, count in matrices.items())
     return FitFigure(
         2 * sum(matrices.values()) + 4 * vectors,
         "formula",
-        f"2 B a weight of matrices ({told}) + 4 B x {vectors} of biases and norms; its activations are not counted",
+        f"2 B per weight of matrices ({counts}) + 4 B x {vectors} of biases and norms; activations are not counted",
     )

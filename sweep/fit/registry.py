@@ -1,5 +1,7 @@
-"""Every kind of variant whose fit can be told, by the prefix of its names. A kind is added by its line here, or by
-`register`."""
+"""The kinds of variants that a fit can be computed for, by the prefix of their names.
+
+To add a kind, add a line to the table here or call `register`.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +9,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sweep.extensions import load_extensions
+from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import FitRow
-from sweep.fit.subject import FitSubject
 from sweep.lazy import import_object
 
 
 @dataclass(frozen=True)
 class FitKind:
-    """Variants whose names have one prefix.
+    """The variants whose names have the same prefix.
 
-    `known` gives a name as it is written, and raises InputError for one that stands for nothing. `offered` are those of
-    a model that are told where none is asked for. `rows` are those of some names, by name.
+    Attributes:
+        canonical_name: gives a variant's name in its canonical spelling; raises InputError for an unknown variant.
+        default_variants: gives the names of this kind that are reported if the user names no variant.
+        rows: computes the rows of the given names, by name.
+        is_file: whether the names are those of GGUF files that exist.
     """
 
-    known: Callable[[str], str]
-    offered: Callable[[FitSubject], Sequence[str]]
-    rows: Callable[[Sequence[str], FitSubject], dict[str, FitRow]]
+    canonical_name: Callable[[str], str]
+    default_variants: Callable[[FitInputs], Sequence[str]]
+    rows: Callable[[Sequence[str], FitInputs], dict[str, FitRow]]
+    is_file: bool = False
 
 
-# In the order in which they are offered
+# In the order in which a report lists them. The empty prefix is that of quants.
 _KINDS: dict[str, str | FitKind] = {
     "gguf": "sweep.fit.gguf_files:FILES",
     "hub": "sweep.fit.gguf_files:HUB_FILES",
@@ -35,12 +41,12 @@ _KINDS: dict[str, str | FitKind] = {
 
 
 def register(prefix: str, kind: FitKind) -> None:
-    """Add the kind of variants that are called PREFIX:SPEC."""
+    """Add a kind: variants with names of the form PREFIX:SPEC."""
     _KINDS[prefix] = kind
 
 
 def fit_kind(name: str) -> FitKind:
-    """Of the variant of this name; what has no known prefix is taken for a quant."""
+    """The kind of the variant `name`; a name without a known prefix counts as a quant."""
     load_extensions()
     prefix, colon, _ = name.partition(":")
     known = _KINDS.get(prefix if colon else "", _KINDS[""])
@@ -48,7 +54,12 @@ def fit_kind(name: str) -> FitKind:
     return found
 
 
-def offered(subject: FitSubject) -> list[str]:
-    """What is told of a model where no variant is asked for."""
+def is_file(name: str) -> bool:
+    """Whether the variant `name` is a GGUF file that exists, locally or on a hub."""
+    return fit_kind(name).is_file
+
+
+def default_variants(inputs: FitInputs) -> list[str]:
+    """The variants of a model that are reported if the user names no variant."""
     load_extensions()
-    return [name for prefix in _KINDS for name in fit_kind(f"{prefix}:" if prefix else "").offered(subject)]
+    return [name for prefix in _KINDS for name in fit_kind(f"{prefix}:" if prefix else "").default_variants(inputs)]

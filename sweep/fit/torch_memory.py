@@ -1,7 +1,7 @@
-"""What variants of torch take, by formula: there is no file and no engine to ask.
+"""The memory of variants that run in torch, by formulas, because no engine computes it without loading the model.
 
-Weights go by the recipe itself (int8.recipe_sizes): int8 with a float32 scale and an int32 row sum for each output
-channel, all else in bfloat16. The cache is transformers' own, in bfloat16, or int8.
+The bytes of the weights follow from the recipe (int8.recipe_sizes): int8 with a float32 scale and an int32 row sum per
+output channel, everything else in bfloat16. The KV cache is that of transformers, in bfloat16 or int8.
 SmoothQuant: Xiao et al., arXiv 2211.10438.
 """
 
@@ -9,26 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from converters.errors import InputError
 from converters.huggingface_source import HuggingFaceSource
+from converters.errors import InputError
 from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
 from int8.recipe import PUBLISHED, Recipe, recipe
 from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
+from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.registry import FitKind
-from sweep.fit.subject import FitSubject
 
 PREFIX = "int8:"
-LOGITS_AT_ONCE = 512  # positions whose logits are held as float32
+LOGITS_AT_ONCE = 512  # number of positions whose float32 logits are in memory at the same time
 
 
 def sizes_of(source: Source, shape: ModelShape, recipe: Recipe | None, *, real: bool = True) -> RecipeSizes:
-    """Of a model under a recipe, or in bfloat16 without one; `real` and not fake-quant.
+    """The sizes of a model with a recipe, or in bfloat16 if `recipe` is None; not `real` means fake-quant.
 
-    Raises InputError for a source that is no Hugging Face checkpoint or config.
+    Raises InputError for a source that is not a Hugging Face checkpoint or config.
     """
     if not isinstance(source, HuggingFaceSource):
         raise InputError(f"{source.path}: {NO_CHECKPOINT}")
@@ -45,9 +45,9 @@ def sizes_of(source: Source, shape: ModelShape, recipe: Recipe | None, *, real: 
 def torch_figures(
     sizes: RecipeSizes, recipe: Recipe | None, formulas: ContextFormulas, shape: ModelShape, options: FitOptions
 ) -> dict[str, FitFigure]:
-    """The parts of its memory.
+    """The parts of the memory of a model with these sizes.
 
-    Activations are those of a prompt of `ubatch` tokens for each sequence, the widest two of a layer alive at once.
+    Activations are those of a prompt of `ubatch` tokens per sequence; the two widest of a layer exist at the same time.
     """
     attention, recurrent, widest = shape.attention_layers, shape.linear_layers, sizes.widest
     rows = options.ubatch * options.parallel
@@ -79,7 +79,7 @@ def torch_figures(
 
 
 def _weights_formula(sizes: RecipeSizes) -> str:
-    floats = f"2 B x {sizes.kept} weights kept bfloat16"
+    floats = f"2 B x {sizes.kept} weights in bfloat16"
     if not sizes.quantized:
         return floats
     scales = f" + {sizes.static} B of static scales" if sizes.static else ""
@@ -94,12 +94,12 @@ def _state_formula(formulas: ContextFormulas, layers: int, options: FitOptions) 
     return f"{layers} linear-attention layers x {formulas.explained_state} x {options.parallel} sequences"
 
 
-def foreseen(source: Source, kind: str, recipe: Recipe | None, options: FitOptions) -> dict[str, float]:
-    """Of a variant of torch before it is made: `file_bytes`, `bits_per_weight`, and the `memory_bytes` that it takes
-    with a context. Its `kind` is "int8", "fq" or "torch"; the last has no recipe and is in bfloat16.
+def predicted_sizes(source: Source, kind: str, recipe: Recipe | None, options: FitOptions) -> dict[str, float]:
+    """Predicted sizes of a torch variant before it is made: `file_bytes`, `bits_per_weight` and `memory_bytes`.
 
-    `file_bytes` are of the tensors that will be written. Fake-quant holds what int8 does but row sums, and one linear
-    layer in float32. Raises InputError.
+    `kind` is "int8", "fq" (fake-quant) or "torch", which has no recipe and is in bfloat16. `file_bytes` are those of
+    the tensors that will be written; `memory_bytes` include a context by `options`. Fake-quant needs the memory of int8
+    without row sums, plus one linear layer in float32. Raises InputError as `sizes_of` does.
     """
     shape = ModelShape.of(source.structure, source.tensors)
     sizes = sizes_of(source, shape, recipe, real=kind != "fq")
@@ -111,36 +111,38 @@ def foreseen(source: Source, kind: str, recipe: Recipe | None, options: FitOptio
 
 
 def _recipe(name: str) -> Recipe:
-    """Of a variant `int8:RECIPE`, a named one or a file of one."""
+    """The recipe of a variant `int8:RECIPE`, where RECIPE is a name or a file."""
     try:
         return recipe(name.removeprefix(PREFIX))
     except InputError as error:
         raise InputError(f"{PREFIX}{error}") from error
 
 
-def _known(name: str) -> str:
+def _canonical_name(name: str) -> str:
     _recipe(name)
     return name
 
 
-def _offered(subject: FitSubject) -> list[str]:
-    """The named recipes, of a checkpoint or its config."""
-    return [PREFIX + name for name in PUBLISHED] if isinstance(subject.source, HuggingFaceSource) else []
+def _default_variants(inputs: FitInputs) -> list[str]:
+    """The published recipes, if the model is a checkpoint or a config; otherwise none."""
+    return [PREFIX + name for name in PUBLISHED] if isinstance(inputs.source, HuggingFaceSource) else []
 
 
-def _rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
-    return {name: _row(_recipe(name), subject) for name in names}
+def _rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
+    return {name: _row(_recipe(name), inputs) for name in names}
 
 
-def _row(recipe: Recipe, subject: FitSubject) -> FitRow:
-    return torch_row(f"{PREFIX}{recipe.name}", "int8", sizes_of(subject.source, subject.shape, recipe), recipe, subject)
+def _row(recipe: Recipe, inputs: FitInputs) -> FitRow:
+    return torch_row(f"{PREFIX}{recipe.name}", "int8", sizes_of(inputs.source, inputs.shape, recipe), recipe, inputs)
 
 
-def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None, subject: FitSubject) -> FitRow:
-    """All of a model of these sizes on the machine's first device, or in RAM where there is none. The recipe, if there
-    is one, says how its cache is stored."""
-    shape, machine, options, projector = subject.shape, subject.machine, subject.options, subject.projector
-    formulas = ContextFormulas.of(subject.source.structure)
+def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None, inputs: FitInputs) -> FitRow:
+    """The row of a variant whose model of these sizes is entirely on the machine's first GPU, or in RAM without a GPU.
+
+    `recipe` says how the KV cache is stored; None: in bfloat16.
+    """
+    shape, machine, options, projector = inputs.shape, inputs.machine, inputs.options, inputs.projector
+    formulas = ContextFormulas.of(inputs.source.structure)
     figures = torch_figures(model, recipe, formulas, shape, options)
     device = machine.gpus[0] if machine.gpus else machine.host
     sizes = {f"{part}_bytes": figure.bytes for part, figure in figures.items()}
@@ -161,7 +163,7 @@ def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None
         figures={
             **figures,
             "projector": projector,
-            "reserve": FitFigure(reserve, MARGIN, "kept free: the driver's own context and a margin"),
+            "reserve": FitFigure(reserve, MARGIN, "left free: an allowance for the driver's context, and a margin"),
         },
         shares=(share,),
         total_bytes=total,
@@ -179,4 +181,4 @@ def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None
     )
 
 
-INT8 = FitKind(_known, _offered, _rows)
+INT8 = FitKind(_canonical_name, _default_variants, _rows)

@@ -16,7 +16,7 @@ class FitResult(Result):
 
 @dataclass(frozen=True)
 class FitJob(Job[FitResult]):
-    """Compute which `variants` of `model` fit on `devices`: see `sweep.fit.answer.fit_here`."""
+    """Compute which `variants` of `model` fit on `devices`: see `sweep.fit.fit_model.fit_model`."""
 
     kind = "fit"
     result_type = FitResult
@@ -27,6 +27,6 @@ class FitJob(Job[FitResult]):
     options: FitOptions
 
     def run(self, site: Site) -> FitResult:
-        from sweep.fit.answer import fit_here
+        from sweep.fit.fit_model import fit_model
 
-        return FitResult(fit_here(self.model, self.variants, self.devices, self.options))
+        return FitResult(fit_model(self.model, self.variants, self.devices, self.options))

@@ -20,7 +20,7 @@ from converters.resolver import Need, open_source
 from converters.source import Source
 from int8.recipe import Recipe
 from sweep.fit.fit_report import FitOptions
-from sweep.fit.torch_memory import foreseen
+from sweep.fit.torch_memory import predicted_sizes
 from sweep.jobs.base import CheckPassed, Job, Result, Site
 from sweep.jobs.model import MeasuredModel, ModelSize
 from sweep.jobs.settings import Settings
@@ -144,7 +144,7 @@ def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, se
     """The size of a variant that torch runs, by formula; `recipe` None: without quantization. The int8 checkpoint need
     not exist."""
     options = FitOptions(context=settings.ctx, ubatch=settings.ubatch, batch=settings.batch)
-    found = foreseen(open_source(source, name, need=Need.PLAN), kind, recipe, options)
+    found = predicted_sizes(open_source(source, name, need=Need.PLAN), kind, recipe, options)
     return ModelSize(int(found["file_bytes"]), found["bits_per_weight"], int(found["memory_bytes"]))
 
 

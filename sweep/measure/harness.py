@@ -41,7 +41,7 @@ class Metric:
 class TaskItem:
     """The result of one document.
 
-    `doc_hash` and `prompt_hash` show whether two runs asked the same question. `values` has the value of each metric,
+    `doc_hash` and `prompt_hash` show whether two runs had the same question. `values` has the value of each metric,
     by Metric.key. `answers` has the answer by filter: the generated text, or the index of the chosen answer.
     `gold_probability` is the right choice's share of the probability of all choices (softmax of their log-likelihoods);
     None for tasks that generate text.

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from converters.errors import InputError
 from converters.resolver import is_known_offline
-from sweep.fit.answer import fit_here
+from sweep.fit.fit_model import fit_model
 from sweep.fit.fit_report import FitOptions, FitReport, FitRow
-from sweep.fit.gguf_files import is_file
 from sweep.fit.hardware import Device
+from sweep.fit.registry import is_file
 from sweep.format import size
 from sweep.jobs.base import JobFailed, RunJob
 from sweep.methods.base import Variant
@@ -23,10 +23,10 @@ from sweep.results.plan import TooLarge
 def fit(
     model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions, run_job: RunJob
 ) -> FitReport:
-    """The report of `fit_here`. A worker computes it for models that do not come with this program. If the worker dies,
+    """The report of `fit_model`. A worker computes it for models that do not come with this program. If the worker dies,
     the model is to blame: InputError."""
     if is_known_offline(model) and not any(is_file(name) for name in variants):
-        return fit_here(model, variants, devices, options)
+        return fit_model(model, variants, devices, options)
     from sweep.jobs.fit import FitJob
 
     try:

@@ -11,7 +11,7 @@ from sweep import devices
 from sweep.artefact import Artefact
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.fit_report import FitOptions
-from sweep.fit.hardware import devices_called
+from sweep.fit.hardware import parse_devices
 from sweep.jobs.base import Host
 from sweep.jobs.cell import SweepInputs
 from sweep.jobs.inputs import Origin
@@ -61,7 +61,7 @@ class Sweep:
 def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     """Plan a sweep. Nothing is written except the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
-    devices_called(request.gpu)  # a wrong name is an error before anything is downloaded
+    parse_devices(request.gpu)  # a wrong name is an error before anything is downloaded
     request = replace(
         request,
         tasks=request.tasks or chosen.tasks,
@@ -230,7 +230,7 @@ def _skipped(
         batch=settings.batch,
         offload="none",
     )
-    large = too_large(str(model.path), variants, devices_called(request.gpu), options, host.run_job)
+    large = too_large(str(model.path), variants, parse_devices(request.gpu), options, host.run_job)
     needed = {reference, *(variant.baseline for variant in variants)}
     for name, why in large.items():
         action = "it is measured, because other variants are compared with it" if name in needed else "skipped"

@@ -17,15 +17,15 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.fit.fit_report import PARTS, FitFigure, FitReport, FitRow, Verdict, verdict
-from sweep.fit.hardware import Device, told
+from sweep.fit.hardware import Device, explain_reserve
 from sweep.report.columns import Column, fit, table, width_of
 
-_SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
-_STYLES = {Verdict.FITS: "green", Verdict.PARTLY: "yellow", Verdict.MISSES: "red"}
+_SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.DOES_NOT_FIT: "✗"}
+_STYLES = {Verdict.FITS: "green", Verdict.PARTLY: "yellow", Verdict.DOES_NOT_FIT: "red"}
 _MEANINGS = {
     Verdict.FITS: "fits",
     Verdict.PARTLY: "partly in RAM: does not fit, but runs with the stated part in RAM",
-    Verdict.MISSES: "does not fit",
+    Verdict.DOES_NOT_FIT: "does not fit",
 }
 _NAMES = {"kv": "KV cache", "recurrent": "recurrent state", "compute": "compute buffers", "output": "output buffer"}
 _KINDS = {"gguf": "GGUF", "int8": "int8"}
@@ -132,7 +132,7 @@ def _verdict_columns(report: FitReport) -> list[Column]:
 def _word(row: FitRow) -> str:
     """The verdict in words. If the variant is partly in RAM, it says how much of it."""
     in_ram = row.shares[-1].total_bytes if row.shares else 0
-    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(in_ram)} in RAM", Verdict.MISSES: "does not fit"}
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(in_ram)} in RAM", Verdict.DOES_NOT_FIT: "does not fit"}
     return words[verdict(row)]
 
 
@@ -214,7 +214,7 @@ def _origins(report: FitReport) -> list[str]:
         sources = "; ".join(f"{', '.join(names)}: {source}" for source, names in by_source.items())
         lines.append(f"Sources{f' ({_KINDS.get(kind, kind)})' if len(kinds) > 1 else ''}: {sources}.")
     for kind in dict.fromkeys(device.kind for device in report.devices):
-        lines.append(f"Reserve {'in RAM' if kind == 'cpu' else f'on a {kind} device'}: {told(kind)}.")
+        lines.append(f"Reserve {'in RAM' if kind == 'cpu' else f'on a {kind} device'}: {explain_reserve(kind)}.")
     placed = {row.placed_by for row in report.rows}
     if len(_gpus(report)) > 1 or any(verdict(row) is Verdict.PARTLY for row in report.rows):
         if "rpc" in placed:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sweep.fit.fit_report import DeviceShare, FitFigure, FitReport, FitRow
-from sweep.fit.hardware import Device, devices_called
+from sweep.fit.hardware import Device, parse_devices
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -59,7 +59,7 @@ def report(rows: Sequence[FitRow], devices: Sequence[Device], **changes: Any) ->
 
 def three(*gpus: str) -> FitReport:
     """One that fits (4 GiB a device), one that does with a part in RAM, and one that does not."""
-    stated = devices_called(gpus)
+    stated = parse_devices(gpus)
     devices = [device for device in stated if device.kind != "cpu"]
     return report(
         [

@@ -51,4 +51,4 @@ def test_a_gpu_beside_a_build_for_the_cpu_is_warned_of_and_fitted_to(
     monkeypatch.setitem(sys.modules, "pynvml", card())
     out, err = told(monkeypatch, capsys, "--workspace", str(tmp_path))
     assert "RTX 4090 (cuda, 1,008 GB/s): 20.0 GiB free" in out
-    assert "warning: RTX 4090 is here, but this llama.cpp is built for the CPU alone" in err
+    assert "warning: this machine has a GPU RTX 4090, but this llama.cpp is built for the CPU alone" in err

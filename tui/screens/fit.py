@@ -214,7 +214,7 @@ class FitScreen(WorkerHost, Screen[None]):
         colours = palette(self.app)
         matches = self.query_one(Filter).matches
         rows = [row for row in self.report.rows if matches(row.variant)]
-        rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.MISSES]
+        rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.DOES_NOT_FIT]
         table, best, chosen = self.query_one(Table), self._best[0], self.session.draft.variants
         heads, cells = fit_rows(self.report, rows, best, chosen, self.size.width - 2, colours)
         table.fill(heads, cells, best if table.highlighted is None else None, room=len(self.report.rows))

@@ -47,9 +47,9 @@ class Session:
 
     def use_gpus(self, gpus: tuple[str, ...]) -> None:
         """Use the memory of these GPUs as the limit for results; no limit if none is given. Raises InputError."""
-        from sweep.fit.hardware import devices_called
+        from sweep.fit.hardware import parse_devices
 
-        devices = devices_called(gpus)
+        devices = parse_devices(gpus)
         room = sum(device.usable_bytes - device.reserve_bytes for device in devices)
         self.gpus = gpus
         self.limit = Limit(", ".join(gpus), room) if devices else None

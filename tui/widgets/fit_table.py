@@ -12,7 +12,7 @@ from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
 from tui.theme import Palette
 from tui.widgets.table import PADDING
 
-SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.MISSES: "✗"}
+SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.DOES_NOT_FIT: "✗"}
 _NAME, _VERDICT = 24, 18  # the greatest width of a variant's name, and the width of the verdict
 
 
@@ -38,10 +38,10 @@ def fit_rows(
 
 def _cells(row: FitRow, columns: Sequence[_FitColumn], is_best: bool, is_chosen: bool, colours: Palette) -> list[Text]:
     found = verdict(row)
-    style = {Verdict.FITS: colours.good, Verdict.PARTLY: colours.warn, Verdict.MISSES: colours.bad}[found]
-    plain = colours.soft if found is Verdict.MISSES else colours.ink
+    style = {Verdict.FITS: colours.good, Verdict.PARTLY: colours.warn, Verdict.DOES_NOT_FIT: colours.bad}[found]
+    plain = colours.soft if found is Verdict.DOES_NOT_FIT else colours.ink
     host = row.shares[-1].total_bytes if row.shares else 0
-    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.MISSES: "does not fit"}[found]
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.DOES_NOT_FIT: "does not fit"}[found]
     return [
         Text.assemble((fmt.CHOSEN if is_best else " ", colours.good), ("+" if is_chosen else " ", colours.accent)),
         Text(fmt.shorten(fmt.plain(row.variant), _NAME), plain),

@@ -10,7 +10,7 @@ from fit_reports import report, row, three
 from stored_runs import Stored
 
 from sweep.analysis.best import best, measured_klds
-from sweep.fit.hardware import devices_called
+from sweep.fit.hardware import parse_devices
 from sweep.workspace import Workspace
 
 NLL = np.full(4, 1.0)
@@ -28,7 +28,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_the_lowest_divergence_is_best_not_the_most_bits(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.02, "Q4_K_XL": 0.01}).put(workspace)
-    devices = devices_called(["8GiB"])
+    devices = parse_devices(["8GiB"])
     found = report([row("Q4_K_XL", 4.0, 4.5, devices), row("Q4_K_M", 4.5, 5.0, devices)], devices)
     choice = best(found, measured_klds(workspace, "Qwen3-8B"))
     assert (choice.variant, choice.measured) == ("Q4_K_XL", True)
@@ -69,7 +69,7 @@ def test_divergences_from_different_references_are_not_mixed(workspace: Workspac
 
 def test_larger_variants_without_measurements_are_named(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.02}).put(workspace)
-    devices = devices_called(["8GiB"])
+    devices = parse_devices(["8GiB"])
     found = report([row("Q4_K_M", 4.0, 4.5, devices), row("Q5_K_M", 4.5, 5.5, devices)], devices)
     choice = best(found, measured_klds(workspace, "Qwen3-8B"))
     assert choice.variant == "Q4_K_M"
@@ -77,7 +77,7 @@ def test_larger_variants_without_measurements_are_named(workspace: Workspace) ->
 
 
 def test_if_nothing_fits_the_closest_variant_is_named() -> None:
-    devices = devices_called(["2GiB"])
+    devices = parse_devices(["2GiB"])
     choice = best(report([row("Q4_K_M", 4.0, 4.5, devices), row("Q2_K", 2.0, 2.6, devices)], devices), {})
     assert choice.variant is None
     assert "Q2_K" in choice.sentence

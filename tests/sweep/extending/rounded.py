@@ -11,9 +11,9 @@ from typing import Any, Self
 from converters.errors import InputError
 from sweep.backends.base import Backend
 from sweep.fit import registry as fit_registry
+from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import FitRow
 from sweep.fit.registry import FitKind
-from sweep.fit.subject import FitSubject
 from sweep.fit.torch_memory import sizes_of, torch_row
 from sweep.jobs.base import RunJob, Site
 from sweep.jobs.cell import Cell, SweepInputs
@@ -104,7 +104,7 @@ def size_of(model: MeasuredModel, site: Site) -> ModelSize:
     return ModelSize(size, bits, size)
 
 
-def fit_rows(names: Sequence[str], subject: FitSubject) -> dict[str, FitRow]:
+def fit_rows(names: Sequence[str], subject: FitInputs) -> dict[str, FitRow]:
     """The rows of `sweep fit`. The model runs in bfloat16, whatever it is rounded to."""
     sizes = sizes_of(subject.source, subject.shape, None)
     return {name: torch_row(name, Rounded.kind, sizes, None, subject) for name in names}

@@ -1,4 +1,4 @@
-"""Placements: what the rule leaves on each device, and (slow) that `llama-fit-params` of llama.cpp says the same."""
+"""Placements of layers on devices; the slow tests compare them with llama.cpp's own `llama-fit-params`."""
 
 import contextlib
 import json
@@ -19,11 +19,11 @@ from converters.llamacpp.ghost import ghost
 from converters.plan import plan_file
 from converters.recipes import recipe
 from presets.catalogue import models
-from sweep.fit.answer import fit_here
+from sweep.fit.fit_model import fit_model
 from sweep.fit.fit_report import FitOptions
 from sweep.fit.hardware import Device
-from sweep.fit.layer_bytes import Kept
-from sweep.fit.placement import LayerPlacement, choose, choose_whole, proportional
+from sweep.fit.layer_bytes import LayerPart
+from sweep.fit.placement import LayerPlacement, place_layers, place_whole_layers, proportional
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[3]
@@ -31,15 +31,20 @@ TOOL = ROOT / "build/peers/bin/llama-fit-params"
 with_rpc = pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
 
 
-def layers_of(size: int, experts: int = 0, output: int = 3) -> Callable[[LayerPlacement], list[int]]:
-    """Memory where each layer takes `size`, `experts` of it in experts, and the output `output`."""
+def uniform_memory(size: int, experts: int = 0, output: int = 3) -> Callable[[LayerPlacement], list[int]]:
+    """The memory of a model whose layers each need `size`, including `experts` for experts, and its output `output`."""
 
     def memory(placement: LayerPlacement) -> list[int]:
         used = [0] * len(placement.layers)
         for device in range(len(used)):
             used[device] = sum(output if layer == placement.total - 1 else size for layer in placement.span(device))
-        shares = {Kept.EXPERTS: 1.0, Kept.FEED_FORWARD: 1.0, Kept.GATE_AND_DOWN: 2 / 3, Kept.DOWN: 1 / 3}
-        for layer, part, device in placement.parted():
+        shares = {
+            LayerPart.EXPERTS: 1.0,
+            LayerPart.FEED_FORWARD: 1.0,
+            LayerPart.GATE_AND_DOWN: 2 / 3,
+            LayerPart.DOWN: 1 / 3,
+        }
+        for layer, part, device in placement.split_layers():
             owner = next(index for index in range(len(used)) if layer in placement.span(index))
             moved = round(experts * shares[part])
             used[owner] -= moved
@@ -51,7 +56,7 @@ def layers_of(size: int, experts: int = 0, output: int = 3) -> Callable[[LayerPl
 
 
 @pytest.mark.parametrize(("total", "shares"), [(37, (1, 1)), (62, (21, 41)), (10, (3, 7, 0)), (5, (0.1, 99.9))])
-def test_layers_are_divided_in_order_and_none_is_lost(total: int, shares: tuple[float, ...]) -> None:
+def test_layers_are_divided_in_order_and_all_are_placed(total: int, shares: tuple[float, ...]) -> None:
     layers = proportional(total, shares)
     assert sum(layers) == total
     for one, share in zip(layers, shares, strict=True):
@@ -60,51 +65,51 @@ def test_layers_are_divided_in_order_and_none_is_lost(total: int, shares: tuple[
         assert layers == shares  # counts come back as they are: that is how a placement is told to llama.cpp
 
 
-def test_what_has_room_stays_as_it_comes() -> None:
-    placed = choose(11, [60, 60], [60, 60], False, layers_of(10))
+def test_a_model_that_fits_has_the_default_placement() -> None:
+    placed = place_layers(11, [60, 60], [60, 60], False, uniform_memory(10))
     assert placed.is_full
     assert placed.layers == (6, 5)
 
 
 def test_dense_layers_fill_the_last_device_first_and_the_rest_stays_in_ram() -> None:
-    placed = choose(21, [50, 50], [50, 50], False, layers_of(10))
+    placed = place_layers(21, [50, 50], [50, 50], False, uniform_memory(10))
     assert placed.layers == (5, 5)  # 5 layers; 4 and the output
     assert placed.in_ram == 11
-    assert placed.elsewhere() == ()
+    assert placed.tensor_overrides() == ()
 
 
 def test_experts_go_to_ram_before_layers_do() -> None:
-    memory = layers_of(10, experts=9)
-    placed = choose(21, [60], [60], True, memory)
+    memory = uniform_memory(10, experts=9)
+    placed = place_layers(21, [60], [60], True, memory)
     assert placed.layers == (21,)
     assert memory(placed)[0] <= 60
-    whole = sum(1 for layer in range(20) if layer not in {one for one, _, _ in placed.parted()})
+    whole = sum(1 for layer in range(20) if layer not in {one for one, _, _ in placed.split_layers()})
     assert whole == 4  # 20 x 1 + 3 for the output leaves 37: four times 9 for experts
-    assert [layer for layer, _, _ in placed.parted()] == list(range(whole, 20))
+    assert [layer for layer, _, _ in placed.split_layers()] == list(range(whole, 20))
 
 
-def test_part_of_a_layer_fills_what_a_whole_one_does_not() -> None:
-    placed = choose(21, [58], [58], True, layers_of(10, experts=9))
-    first = placed.parted()[0]
-    assert first == (3, Kept.DOWN, None)
-    assert {part for _, part, _ in placed.parted()[1:]} == {Kept.EXPERTS}
+def test_a_part_of_a_layer_uses_room_that_is_too_small_for_a_whole_layer() -> None:
+    placed = place_layers(21, [58], [58], True, uniform_memory(10, experts=9))
+    first = placed.split_layers()[0]
+    assert first == (3, LayerPart.DOWN, None)
+    assert {part for _, part, _ in placed.split_layers()[1:]} == {LayerPart.EXPERTS}
 
 
-def test_between_devices_such_a_part_goes_to_the_next_one() -> None:
-    placed = choose(21, [40, 45], [40, 45], True, layers_of(10, experts=9))
-    places = {device for _, part, device in placed.parted() if part is not Kept.EXPERTS}
+def test_with_two_devices_the_other_part_goes_to_the_next_one() -> None:
+    placed = place_layers(21, [40, 45], [40, 45], True, uniform_memory(10, experts=9))
+    places = {device for _, part, device in placed.split_layers() if part is not LayerPart.EXPERTS}
     assert places <= {1, None}
-    assert all(used <= room for used, room in zip(layers_of(10, 9)(placed), (40, 45), strict=True))
+    assert all(used <= room for used, room in zip(uniform_memory(10, 9)(placed), (40, 45), strict=True))
 
 
-def test_nothing_fits_nowhere() -> None:
-    placed = choose(21, [2, 2], [2, 2], False, layers_of(10))
+def test_without_room_every_layer_stays_in_ram() -> None:
+    placed = place_layers(21, [2, 2], [2, 2], False, uniform_memory(10))
     assert placed.on_devices == 0
-    assert choose_whole(21, [2, 2], [2, 2], layers_of(10)).is_full  # what all of it would take
+    assert place_whole_layers(21, [2, 2], [2, 2], uniform_memory(10)).is_full  # what all of it would take
 
 
 @with_rpc
-def test_devices_go_with_the_block_and_serve_the_loopback_alone() -> None:
+def test_rpc_servers_end_with_their_context_and_listen_on_the_loopback_only() -> None:
     with rpc.simulated_devices(2) as devices:
         (server,) = rpc_servers()
         listening = [one.laddr.ip for one in server.net_connections() if one.status == psutil.CONN_LISTEN]
@@ -118,13 +123,13 @@ def test_devices_go_with_the_block_and_serve_the_loopback_alone() -> None:
 
 
 def rpc_servers() -> list[psutil.Process]:
-    """Those of this process, which may have dead children of other tests too."""
+    """The RPC servers that this process started; other tests may have left dead children."""
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in alive if "rpc_server.py" in " ".join(child.cmdline())]
 
 
 @with_rpc
-def test_a_server_goes_even_when_its_owner_is_killed() -> None:
+def test_a_server_ends_if_its_owner_is_killed() -> None:
     script = (
         "import time\nfrom converters.llamacpp import rpc\n"
         "with rpc.server(1) as at:\n    print(at, flush=True)\n    time.sleep(60)"
@@ -140,8 +145,8 @@ def test_a_server_goes_even_when_its_owner_is_killed() -> None:
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
 
-# model, quant, MiB that each of the devices may take, context
-QUESTIONS = [
+# model, quant, MiB that the model may use of each device, context
+CASES = [
     ("Qwen3-4B", "Q4_K_M", (2000,), 4096),
     ("Qwen3-32B", "Q4_K_M", (9000, 7000), 8192),
     ("Qwen3-30B-A3B", "Q4_K_M", (12000,), 8192),
@@ -154,11 +159,11 @@ QUESTIONS = [
 
 @pytest.mark.slow
 @with_rpc
-@pytest.mark.parametrize(("model", "quant", "rooms", "context"), QUESTIONS, ids=str)
+@pytest.mark.parametrize(("model", "quant", "rooms", "context"), CASES, ids=str)
 def test_layers_are_placed_as_llama_fit_params_places_them(
     model: str, quant: str, rooms: tuple[int, ...], context: int, tmp_path: Path
 ) -> None:
-    # Without layers of multi-token prediction: its numbers of layers leave them out, where llama.cpp counts them.
+    # Models without multi-token prediction: llama-fit-params does not count these layers, although llama.cpp does.
     config = dict(models()[model].config) | {"mtp_num_hidden_layers": 0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     source = ConfigSource.open(tmp_path, mtp=0)
@@ -172,9 +177,9 @@ def test_layers_are_placed_as_llama_fit_params_places_them(
         margins = ",".join(str(free - room) for room in rooms)
         theirs = subprocess.run([*command, "-fitt", margins], capture_output=True, text=True, check=True).stdout
     devices = [Device("", "rpc", free * MIB, free * MIB, None, True, (free - room) * MIB) for room in rooms]
-    (row,) = fit_here(str(tmp_path), [quant], devices, FitOptions(context)).rows
+    (row,) = fit_model(str(tmp_path), [quant], devices, FitOptions(context)).rows
     assert layers_on_devices(row.arguments) == layers_on_devices(theirs)
-    # Their loads are of each placement, ours one for all of a kind: that makes a layer at most.
+    # llama-fit-params loads each placement; this program loads one per kind. The results differ by one layer at most.
     for one, other in zip(split(row.arguments), split(theirs), strict=True):
         assert abs(one - other) <= 1
     for one, other in zip(experts_elsewhere(row.arguments), experts_elsewhere(theirs), strict=True):
@@ -190,15 +195,15 @@ def split(arguments: str) -> list[int]:
 
 
 def experts_elsewhere(arguments: str) -> tuple[int, int]:
-    """How many layers' experts are in RAM, and of how many layers another part is elsewhere."""
+    """The number of layers whose experts are in RAM, and the number of layers with another part elsewhere."""
     patterns = re.findall(r"blk\\\.\(?([\d|]+)\)?\\\.ffn_(\S+?)=", arguments)
     whole = [layer for layers, part in patterns if part.endswith("exps") for layer in layers.split("|")]
     return len(whole), sum(not part.endswith("exps") for _, part in patterns)
 
 
 def test_a_layer_divided_between_two_devices_leaves_nothing_in_ram() -> None:
-    divided = LayerPlacement(5, (2, 3), (1, 0), (Kept.FEED_FORWARD, Kept.EXPERTS))
-    assert [device for _, _, device in divided.parted()] == [1]
+    divided = LayerPlacement(5, (2, 3), (1, 0), (LayerPart.FEED_FORWARD, LayerPart.EXPERTS))
+    assert [device for _, _, device in divided.split_layers()] == [1]
     assert divided.is_full
-    assert not LayerPlacement(5, (2, 3), (1, 0), (Kept.EXPERTS, Kept.EXPERTS)).is_full  # experts go to RAM
+    assert not LayerPlacement(5, (2, 3), (1, 0), (LayerPart.EXPERTS, LayerPart.EXPERTS)).is_full  # experts go to RAM
     assert not LayerPlacement.whole(5, (2, 2)).is_full

@@ -1,4 +1,4 @@
-"""The vision encoder's bytes are those of transformers' own model, whose weights are counted without making them."""
+"""Bytes of the vision encoder equal those of transformers' model, whose weights are counted but not allocated."""
 
 import json
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import write_config
+from tiny_configs import write_config
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from converters.errors import InputError
-from sweep.fit.answer import fit_here
+from sweep.fit.fit_model import fit_model
 from sweep.fit.fit_report import FitOptions
 from sweep.fit.hardware import Device
 from sweep.fit.projector import projector_figure
 
 CONFIGS = Path(__file__).parents[4] / "shared" / "reference" / "configs"
-CARD = Device("a card", "cuda", 24 << 30, 24 << 30, 1e12, True, 1 << 30)
+GPU = Device("a gpu", "cuda", 24 << 30, 24 << 30, 1e12, True, 1 << 30)
 VISION: dict[str, Any] = {
     "depth": 3,
     "hidden_size": 64,
@@ -33,14 +33,14 @@ VISION: dict[str, Any] = {
 
 
 def counted(config: Any) -> int:
-    """Bytes of the vision model: two a weight of what has rows, four of what is a vector."""
+    """Bytes of the vision model: two per weight of a matrix, four per weight of a vector."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     return sum(p.numel() * (2 if p.dim() > 1 else 4) for p in model.model.visual.parameters())
 
 
 @pytest.mark.parametrize("indexes", [[], [1], [0, 2]])
-def test_a_small_encoder_is_counted_to_the_byte(indexes: list[int]) -> None:
+def test_bytes_of_a_small_encoder_are_exact(indexes: list[int]) -> None:
     vision = {**VISION, "deepstack_visual_indexes": indexes}
     text = {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 512, "head_dim": 64}
     config = AutoConfig.for_model("qwen3_vl", vision_config=vision, text_config=text)
@@ -49,15 +49,15 @@ def test_a_small_encoder_is_counted_to_the_byte(indexes: list[int]) -> None:
 
 @pytest.mark.skipif(not CONFIGS.is_dir(), reason="the published configs are not here")
 @pytest.mark.parametrize("name", ["Qwen3-VL-4B-Instruct", "Qwen3.5-27B", "Qwen3.6-35B-A3B"])
-def test_published_encoders_are_counted_to_the_byte(name: str) -> None:
+def test_bytes_of_published_encoders_are_exact(name: str) -> None:
     published = json.loads((CONFIGS / f"{name}.json").read_text())
     assert projector_figure(published, name).bytes == counted(AutoConfig.for_model(**{**published}))
 
 
-def test_it_is_on_the_first_device_and_in_the_verdict(tmp_path: Path) -> None:
+def test_the_projector_counts_on_the_first_device_and_in_the_verdict(tmp_path: Path) -> None:
     directory = write_config(tmp_path / "model", "qwen35", vision_config=VISION)
-    (without,) = fit_here(str(directory), ["Q4_K_M"], [CARD], FitOptions(512)).rows
-    (beside,) = fit_here(str(directory), ["Q4_K_M"], [CARD], FitOptions(512, projector=True)).rows
+    (without,) = fit_model(str(directory), ["Q4_K_M"], [GPU], FitOptions(512)).rows
+    (beside,) = fit_model(str(directory), ["Q4_K_M"], [GPU], FitOptions(512, projector=True)).rows
     size = projector_figure({"vision_config": VISION}, "m").bytes
     assert beside.figures["projector"].bytes == size
     assert beside.figures["weights"] == without.figures["weights"]
@@ -65,6 +65,6 @@ def test_it_is_on_the_first_device_and_in_the_verdict(tmp_path: Path) -> None:
     assert without.shares[0].free_bytes - beside.shares[0].free_bytes == size
 
 
-def test_a_config_that_does_not_tell_is_refused() -> None:
+def test_a_config_without_a_vision_encoder_is_rejected() -> None:
     with pytest.raises(InputError, match="vision encoder"):
-        fit_here("Qwen3-4B", ["Q4_K_M"], [CARD], FitOptions(512, projector=True))
+        fit_model("Qwen3-4B", ["Q4_K_M"], [GPU], FitOptions(512, projector=True))

@@ -1,4 +1,4 @@
-"""Everything that can be asked about: built-in models, directories, configs, GGUF files, the catalogue, the hub."""
+"""Every kind of model: built-in models, directories, configs, GGUF files, the catalogue, the hub."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hub_server import serve
-from tiny import write_config
+from tiny_configs import write_config
 
 from converters.errors import InputError
 from converters.export import export
@@ -20,7 +20,7 @@ from converters.llamacpp.reader import read_header
 from converters.resolver import open_source
 from presets import builtin_models
 from sweep.commands.fit import fit
-from sweep.fit.answer import fit_here
+from sweep.fit.fit_model import fit_model
 from sweep.fit.fit_report import FitOptions, FitReport
 from sweep.fit.hardware import Device
 
@@ -44,7 +44,7 @@ except InputError as error:
 
 
 def ask(endpoint: str, cache: Path, *arguments: str) -> dict[str, Any]:
-    """What a process of its own says, with that hub (the client reads HF_ENDPOINT when it is imported)."""
+    """The result of a separate process that uses this hub; the client reads HF_ENDPOINT when it is imported."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": endpoint,
@@ -61,7 +61,7 @@ def ask(endpoint: str, cache: Path, *arguments: str) -> dict[str, Any]:
 
 
 def local(model: str | Path, *variants: str) -> FitReport:
-    return fit_here(str(model), variants, [RAM], OPTIONS)
+    return fit_model(str(model), variants, [RAM], OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return targets
 
 
-def test_a_checkpoint_s_files_are_foreseen_to_the_byte(exported: dict[str, Path]) -> None:
+def test_predicted_sizes_of_a_checkpoints_files_are_exact(exported: dict[str, Path]) -> None:
     report = local("micro", *exported)
     assert {row.variant: row.file_bytes for row in report.rows} == {
         quant: file.stat().st_size for quant, file in exported.items()
@@ -81,7 +81,7 @@ def test_a_checkpoint_s_files_are_foreseen_to_the_byte(exported: dict[str, Path]
     assert report.bytes_read is None
 
 
-def test_a_file_is_its_own_variant_and_says_what_the_plan_said(exported: dict[str, Path]) -> None:
+def test_a_file_is_its_own_variant_with_the_predicted_figures(exported: dict[str, Path]) -> None:
     (planned,) = local("micro", "Q4_K_M").rows
     (asked,) = local(exported["Q4_K_M"]).rows
     assert asked.variant == "gguf:micro-Q4_K_M.gguf"
@@ -90,7 +90,7 @@ def test_a_file_is_its_own_variant_and_says_what_the_plan_said(exported: dict[st
     assert [row.file_bytes for row in beside.rows] == [planned.file_bytes, exported["Q2_K"].stat().st_size]
 
 
-def test_an_unquantized_file_is_a_model_to_be_quantized(exported: dict[str, Path]) -> None:
+def test_an_unquantized_file_offers_all_quants(exported: dict[str, Path]) -> None:
     report = local(exported["BF16"])
     assert report.rows[0].variant == "gguf:micro-BF16.gguf"
     sizes = {row.variant: row.total_bytes for row in report.rows}
@@ -98,14 +98,14 @@ def test_an_unquantized_file_is_a_model_to_be_quantized(exported: dict[str, Path
     assert sizes["Q2_K"] == local("micro", "Q2_K").rows[0].total_bytes
 
 
-def test_a_bare_config_and_its_directory_are_the_same_model(tmp_path: Path) -> None:
+def test_a_config_file_and_its_directory_are_the_same_model(tmp_path: Path) -> None:
     directory = write_config(tmp_path / "tiny", "qwen35moe")
     first, second = local(directory, "Q4_K_M"), local(directory / "config.json", "Q4_K_M")
     assert first.rows == second.rows
     assert not first.rows[0].file_exact
 
 
-def test_a_hub_id_takes_its_config_alone(tmp_path: Path) -> None:
+def test_only_the_config_of_a_hub_model_is_read(tmp_path: Path) -> None:
     directory = write_config(tmp_path / "tiny", "qwen3")
     (directory / "model.safetensors").write_bytes(b"x" * 1_000_000)
     (directory / "tokenizer.json").write_bytes(b"x" * 1_000_000)
@@ -121,7 +121,7 @@ def test_a_hub_id_takes_its_config_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layers", [0, 1])
-def test_the_index_settles_how_many_mtp_layers_there_are(tmp_path: Path, layers: int) -> None:
+def test_the_index_of_the_weights_decides_the_number_of_mtp_layers(tmp_path: Path, layers: int) -> None:
     directory = write_config(tmp_path / "tiny", "qwen35", mtp_num_hidden_layers=1)
     names = ["model.norm.weight", *[f"mtp.layers.{index}.input_layernorm.weight" for index in range(layers)]]
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "a")}))
@@ -132,7 +132,7 @@ def test_the_index_settles_how_many_mtp_layers_there_are(tmp_path: Path, layers:
     assert answer["rows"]["Q4_K_M"][0] == local(tmp_path / "other", "Q4_K_M").rows[0].file_bytes
 
 
-def test_of_a_remote_file_only_the_header_is_read(tmp_path: Path, exported: dict[str, Path]) -> None:
+def test_only_the_header_of_a_remote_file_is_read(tmp_path: Path, exported: dict[str, Path]) -> None:
     directory = tmp_path / "repository"
     directory.mkdir()
     shutil.copy(exported["Q4_K_M"], directory / "big-Q4_K_M.gguf")
@@ -144,7 +144,7 @@ def test_of_a_remote_file_only_the_header_is_read(tmp_path: Path, exported: dict
     assert answer["rows"] == {"hub:big-Q4_K_M.gguf": [row.file_bytes, row.total_bytes, True]}
 
 
-def test_a_hub_that_cannot_be_reached_or_has_no_such_model_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_hub_or_an_unknown_model_gives_one_line(tmp_path: Path) -> None:
     absent = ask("http://127.0.0.1:9", tmp_path / "cache", "org/tiny")
     assert "cannot be reached" in absent["error"]
     with serve({}) as hub:
@@ -154,13 +154,13 @@ def test_a_hub_that_cannot_be_reached_or_has_no_such_model_is_told_in_one_line(t
             assert "\n" not in error
 
 
-def test_a_stranger_s_model_is_looked_at_apart_with_the_same_answer(exported: dict[str, Path]) -> None:
+def test_an_untrusted_model_is_computed_in_a_worker_with_the_same_result(exported: dict[str, Path]) -> None:
     assert fit(str(exported["Q2_K"]), [], [RAM], OPTIONS) == local(exported["Q2_K"])
     with pytest.raises(InputError, match="no such file"):
         fit("micro", ["gguf:nowhere.gguf"], [RAM], OPTIONS)
 
 
-def test_the_death_of_that_process_is_told_in_one_line(exported: dict[str, Path], tmp_path: Path) -> None:
+def test_the_death_of_that_worker_gives_one_line(exported: dict[str, Path], tmp_path: Path) -> None:
     header = read_header(exported["Q4_K_M"])
     # More rotated dimensions than a head has: llama.cpp finds that out when it builds its graph, and aborts.
     metadata = {**header.metadata, "qwen3.rope.dimension_count": uint32(9999)}
@@ -170,19 +170,19 @@ def test_the_death_of_that_process_is_told_in_one_line(exported: dict[str, Path]
 
 
 @pytest.mark.parametrize("model", ["Qwen3-5B", "nothing", "hub:nothing"])
-def test_what_is_no_model_is_refused_in_one_line(model: str) -> None:
+def test_an_unknown_model_is_rejected_with_one_line(model: str) -> None:
     with pytest.raises(InputError) as error:
         local(model)
     assert "\n" not in str(error.value)
 
 
-def test_a_config_of_another_family_is_refused(tmp_path: Path) -> None:
+def test_a_config_of_another_family_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "hidden_size": 64}))
     with pytest.raises(InputError, match=r"config\.json"):
         local(tmp_path)
 
 
-def test_a_file_cut_short_is_refused(tmp_path: Path, exported: dict[str, Path]) -> None:
+def test_a_truncated_file_is_rejected(tmp_path: Path, exported: dict[str, Path]) -> None:
     file = tmp_path / "short.gguf"
     file.write_bytes(exported["Q4_K_M"].read_bytes()[:-4096])
     with pytest.raises(InputError, match="truncated"):

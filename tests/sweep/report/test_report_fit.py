@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sweep import format as text_module
 from sweep.fit.fit_report import FitReport
-from sweep.fit.hardware import devices_called
+from sweep.fit.hardware import parse_devices
 from sweep.report.fit import commands, render_fit, render_formulas
 
 
@@ -62,7 +62,7 @@ def test_a_model_on_a_cpu_only_machine_fits_and_is_not_partly_in_ram() -> None:
 def test_commands_are_given_for_chosen_and_partly_fitting_variants() -> None:
     given = commands(three("6GiB"), "Q4_K_M")
     assert given[2:] == ["  Q4_K_M: llama-server -ngl 37 -c 8192", "  Q8_0: llama-server -ngl 20"]
-    devices = devices_called(["6GiB"])
+    devices = parse_devices(["6GiB"])
     assert commands(report([row("BF16", 400.0, 16.0, devices)], devices), None) == []
 
 
@@ -74,7 +74,7 @@ def test_each_device_has_its_figures_and_equal_devices_are_counted() -> None:
 
 
 def test_names_are_never_interpreted_as_markup() -> None:
-    devices = devices_called(["6GiB"])
+    devices = parse_devices(["6GiB"])
     found = report([row("[red]x[/]", 1.0, 4.0, devices)], devices, model="[bold]m\x1b[2J", notes=("[b]n[/b]",))
     text = shown(found)
     assert all(name in text for name in ("[red]x[/]", "[bold]m", "[b]n[/b]"))

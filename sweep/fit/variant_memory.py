@@ -1,4 +1,4 @@
-"""One variant's memory added up for a placement: what each device holds, and RAM."""
+"""Adds up the memory of one variant for a placement: the bytes on each device and in RAM."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sweep.fit.placement import LayerPlacement
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Bytes of each part by place: the devices in order, then RAM."""
+class MemoryParts:
+    """Bytes of each part, int64 (number of devices + 1,): the devices in order, then RAM."""
 
     weights: Bytes
     kv: Bytes
@@ -33,52 +33,58 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Account:
-    """What a variant's parts add up to. `told` is llama.cpp's answer for the context that is asked for.
+class VariantMemory:
+    """The memory of one variant, for any placement and context.
 
-    `copies`: whether devices compute long batches with weights that stay in RAM, for which they take a copy of one
-    matrix at a time. Those of GPU backends do; RPC's, that stand for them, do not. `projector` counts among the weights
-    of the first device, or of RAM where there is none.
+    Attributes:
+        shape: the layers and tensors of the model.
+        weights: bytes of the variant's tensors.
+        contexts: compute buffers, computed by llama.cpp.
+        formulas: sizes of the KV cache and of recurrent states.
+        context_memory: llama.cpp's figures for the requested context.
+        copies: whether the first device computes long batches with weights that stay in RAM, and needs memory for a
+            copy of one matrix at a time. GPU backends do this; RPC devices, which simulate them, do not.
+        projector: bytes of the vision projector; they count as weights of the first device, or of RAM if there is none.
     """
 
     shape: ModelShape
     weights: Weights
     contexts: Contexts
     formulas: ContextFormulas
-    told: ContextMemory
+    context_memory: ContextMemory
     copies: bool
     projector: int = 0
 
     @cached_property
     def _attention(self) -> npt.NDArray[np.bool_]:
-        return np.isin(np.arange(self.shape.layers + 1), list(self.told.attention_layers))
+        return np.isin(np.arange(self.shape.layers + 1), list(self.context_memory.attention_layers))
 
     @cached_property
     def _recurrent(self) -> npt.NDArray[np.bool_]:
-        return np.isin(np.arange(self.shape.layers + 1), list(self.told.recurrent_layers))
+        return np.isin(np.arange(self.shape.layers + 1), list(self.context_memory.recurrent_layers))
 
     @cached_property
     def cell_bytes(self) -> float:
-        """Bytes of the KV cache for one token in one attention layer."""
+        """Bytes of the KV cache per token and attention layer."""
         options = self.contexts.options
         cells = padded(options.context) * options.parallel * max(int(self._attention.sum()), 1)
         computed = self.formulas.cell_bytes(options.kv_type_k, options.kv_type_v)
-        return exact(self.told.kv_bytes, computed * cells) / cells
+        return exact(self.context_memory.kv_bytes, computed * cells) / cells
 
     @cached_property
     def state_bytes(self) -> float:
-        """Bytes of the recurrent state of all sequences in one linear layer."""
+        """Bytes of the recurrent state of all sequences per linear layer."""
         layers = max(int(self._recurrent.sum()), 1)
         computed = self.formulas.state_bytes * self.contexts.options.parallel * layers
-        return exact(self.told.recurrent_bytes, computed) / layers if self._recurrent.any() else 0.0
+        return exact(self.context_memory.recurrent_bytes, computed) / layers if self._recurrent.any() else 0.0
 
-    def parts(self, placement: LayerPlacement, context: int) -> Parts:
-        """What each place holds in a context of so many tokens a sequence."""
+    def parts(self, placement: LayerPlacement, context: int) -> MemoryParts:
+        """Bytes on each device and in RAM with `context` tokens per sequence."""
         places = len(placement.layers) + 1
         owner = self._owners(placement)
         weights = np.bincount(owner, self.weights.layers, places)
-        for layer, part, device in placement.parted():
-            moved = self.weights.kept[part][layer]
+        for layer, part, device in placement.split_layers():
+            moved = self.weights.parts[part][layer]
             weights[owner[layer]] -= moved
             weights[-1 if device is None else device] += moved
         weights[-1] += self.weights.embedding
@@ -90,8 +96,8 @@ class Account:
         if self.copies and len(placement.layers):
             compute[0] += self.copied_bytes(placement)
         output = np.zeros(places)
-        output[-1] = self.told.output_bytes
-        return Parts(
+        output[-1] = self.context_memory.output_bytes
+        return MemoryParts(
             _whole(weights),
             _whole(np.bincount(owner[self._attention], minlength=places) * self.cell_bytes * cells),
             _whole(np.bincount(owner[self._recurrent], minlength=places) * self.state_bytes),
@@ -100,22 +106,22 @@ class Account:
         )
 
     def copied_bytes(self, placement: LayerPlacement) -> int:
-        """The largest matrix in RAM that a device would copy."""
-        layers = [*range(placement.in_ram), *(layer for layer, _, device in placement.parted() if device is None)]
+        """Bytes of the largest matrix in RAM that a device would copy."""
+        layers = [*range(placement.in_ram), *(layer for layer, _, device in placement.split_layers() if device is None)]
         return int(self.weights.largest[layers].max()) if layers else 0
 
-    def read_per_token(self, placement: LayerPlacement) -> npt.NDArray[np.float64]:
-        """Bytes that each place reads for one token of one sequence whose context is full.
+    def bytes_read_per_token(self, placement: LayerPlacement) -> npt.NDArray[np.float64]:
+        """Bytes that are read to generate one token of one sequence with a full context, on each device and in RAM.
 
-        Of experts those that are used; the state of linear layers is read and written.
+        Only the experts that are used count. The state of linear layers counts twice: it is read and written.
         """
         options = self.contexts.options
         places = len(placement.layers) + 1
         owner = self._owners(placement)
         read = np.bincount(owner, self.weights.active, places).astype(np.float64)
         used = self.shape.experts_used / self.shape.experts if self.shape.experts else 1.0
-        for layer, part, device in placement.parted():
-            moved = self.weights.kept[part][layer] * used
+        for layer, part, device in placement.split_layers():
+            moved = self.weights.parts[part][layer] * used
             read[owner[layer]] -= moved
             read[-1 if device is None else device] += moved
         read += np.bincount(owner[self._attention], minlength=places) * self.cell_bytes * options.context
@@ -123,7 +129,7 @@ class Account:
         return read
 
     def _owners(self, placement: LayerPlacement) -> npt.NDArray[np.intp]:
-        """The place of each layer, the output last."""
+        """The index of each layer's device, or the number of devices for RAM; the output is the last layer."""
         owner = np.full(self.shape.layers + 1, len(placement.layers), np.intp)
         for device in range(len(placement.layers)):
             span = placement.span(device)
@@ -131,8 +137,8 @@ class Account:
         return owner
 
 
-def used_by(parts: Parts, shared: Sequence[bool]) -> list[int]:
-    """Bytes that each device loses: what it holds, and what RAM holds where the device's memory is RAM."""
+def bytes_per_device(parts: MemoryParts, shared: Sequence[bool]) -> list[int]:
+    """Bytes used of each device's memory; `shared` devices, whose memory is RAM, also hold what is in RAM."""
     totals = parts.total
     return [int(total + (totals[-1] if share else 0)) for total, share in zip(totals[:-1], shared, strict=True)]
 

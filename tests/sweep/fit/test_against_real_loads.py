@@ -1,12 +1,12 @@
-"""Figures of a fit are what llama.cpp says when it really loads such a model, in RAM and over devices."""
+"""Figures of a fit equal those of llama.cpp when it really loads the model, in RAM and on devices."""
 
 import itertools
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from loading import MIB, ROUNDING, allocated
-from tiny import ARCHITECTURES, write_config
+from real_load import MIB, ROUNDING, real_allocation
+from tiny_configs import ARCHITECTURES, write_config
 
 from converters.llamacpp import rpc
 from converters.llamacpp.ghost import ghost
@@ -15,8 +15,8 @@ from converters.llamacpp.memory import context_memory, loaded_ghost
 from converters.plan import plan_file
 from converters.recipes import recipe
 from converters.resolver import Need, open_source
-from sweep.fit.answer import fit_here
 from sweep.fit.contexts import context_options
+from sweep.fit.fit_model import fit_model
 from sweep.fit.fit_report import FitOptions, FitRow
 from sweep.fit.hardware import Device
 
@@ -32,7 +32,7 @@ PARTS = {"kv": "KV", "recurrent": "RS", "compute": "compute", "output": "output"
 
 
 def files_of(directory: Path, quant: str) -> AbstractContextManager[Path]:
-    """The quant's file with zeros for weights, which is as real a file as any to llama.cpp."""
+    """The file of the quant with zeros as weights, which llama.cpp loads like any other file."""
     source = open_source(str(directory), need=Need.PLAN)
     with ghost(source.structure, source.tensors) as path:
         plan = plan_file(source, recipe(quant), path)
@@ -41,20 +41,20 @@ def files_of(directory: Path, quant: str) -> AbstractContextManager[Path]:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_in_ram_every_part_is_what_a_real_load_takes(architecture: str, options: FitOptions, tmp_path: Path) -> None:
+def test_every_part_in_ram_equals_that_of_a_real_load(architecture: str, options: FitOptions, tmp_path: Path) -> None:
     directory = write_config(tmp_path / "model", architecture)
-    (row,) = fit_here(str(directory), ["Q4_K_M"], [RAM], options).rows
+    (row,) = fit_model(str(directory), ["Q4_K_M"], [RAM], options).rows
     with files_of(directory, "Q4_K_M") as path:
-        real = allocated(path, LoadOptions(), context_options(options, options.context, options.parallel))
+        real = real_allocation(path, LoadOptions(), context_options(options, options.context, options.parallel))
     for part, kind in PARTS.items():
         assert row.figures[part].bytes == pytest.approx(real["CPU", kind], abs=ROUNDING), part
-    # Weights of matrices that the CPU repacks come as two buffers, each padded.
+    # The weights of matrices that the CPU repacks are in two buffers, each of them padded.
     assert row.figures["weights"].bytes == pytest.approx(real["CPU", "model"], abs=3 * ROUNDING)
     assert row.total_bytes == sum(row.figures[part].bytes for part in (*PARTS, "weights"))
 
 
-def card(size: float, index: int = 0) -> Device:
-    return Device(f"card {index}", "cuda", int(size * MIB), int(size * MIB), 1e12, True, 0)
+def gpu(size: float, index: int = 0) -> Device:
+    return Device(f"gpu {index}", "cuda", int(size * MIB), int(size * MIB), 1e12, True, 0)
 
 
 PLACES = list(
@@ -64,29 +64,29 @@ PLACES = list(
 
 @pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
 @pytest.mark.parametrize(("architecture", "sizes"), PLACES, ids=str)
-def test_over_devices_every_device_holds_what_a_real_load_puts_there(
+def test_every_part_on_every_device_equals_that_of_a_real_load(
     architecture: str, sizes: tuple[float, ...], tmp_path: Path
 ) -> None:
     options = FitOptions(2048, ubatch=128)
     directory = write_config(tmp_path / "model", architecture, vocab_size=65536)
-    devices = [card(size, index) for index, size in enumerate(sizes)]
-    (row,) = fit_here(str(directory), ["Q4_K_M"], devices, options).rows
+    devices = [gpu(size, index) for index, size in enumerate(sizes)]
+    (row,) = fit_model(str(directory), ["Q4_K_M"], devices, options).rows
     with files_of(directory, "Q4_K_M") as path, rpc.simulated_devices(len(sizes)) as remote:
-        load = loaded_as(row)
-        real = allocated(path, load, context_options(options, options.context, 1), remote)
+        load = load_options(row)
+        real = real_allocation(path, load, context_options(options, options.context, 1), remote)
     places = [device.buffer for device in remote] + ["CPU"]
     for place, share in zip(places, row.shares, strict=True):
         assert share.kv_bytes == pytest.approx(real[place, "KV"], abs=ROUNDING), place
         assert share.recurrent_bytes == pytest.approx(real[place, "RS"], abs=ROUNDING), place
         assert share.weights_bytes == pytest.approx(real[place, "model"], abs=3 * ROUNDING), place
         assert share.output_bytes == pytest.approx(real[place, "output"], abs=ROUNDING), place
-        # Compute buffers are those of a placement of the same kind: never less than this one's, and little more.
+        # Compute buffers are those of a placement of the same kind: never smaller than those of this placement.
         assert real[place, "compute"] <= 2 * ROUNDING + share.compute_bytes, place
 
 
 @pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_quant_changes_what_a_context_takes(architecture: str, tmp_path: Path) -> None:
+def test_the_memory_of_a_context_does_not_depend_on_the_quant(architecture: str, tmp_path: Path) -> None:
     directory = write_config(tmp_path / "model", architecture)
     options = context_options(FitOptions(4096), 4096, 1)
     found = set()
@@ -98,8 +98,8 @@ def test_no_quant_changes_what_a_context_takes(architecture: str, tmp_path: Path
     assert len(found) == 3
 
 
-def loaded_as(row: FitRow) -> LoadOptions:
-    """The load that the row's arguments ask for, read from them."""
+def load_options(row: FitRow) -> LoadOptions:
+    """The load options that the row's arguments describe."""
     words = row.arguments.split(" ")
     value = {word: words[index + 1] for index, word in enumerate(words) if word.startswith("-")}
     overrides = []
@@ -108,4 +108,4 @@ def loaded_as(row: FitRow) -> LoadOptions:
         if pattern:
             overrides.append((pattern, None if place == "CPU" else int(place.removeprefix("CUDA"))))
     split = tuple(map(float, value["-ts"].split(","))) if "-ts" in value else ()
-    return LoadOptions(int(value["-ngl"]), tensor_split=split, elsewhere=tuple(overrides))
+    return LoadOptions(int(value["-ngl"]), tensor_split=split, tensor_overrides=tuple(overrides))

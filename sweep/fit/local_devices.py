@@ -1,7 +1,7 @@
-"""The devices of this machine, with what of their memory is free now.
+"""The devices of this machine, with their free memory.
 
-llama.cpp's own list of devices knows every backend that it was built with. Where that is the CPU alone, NVIDIA's
-management library tells of cards that another build could use; what else there is, is RAM.
+llama.cpp lists the devices of every backend that it was built with. If it was built for the CPU alone, NVIDIA's
+management library (NVML) lists GPUs that another build could use.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from presets.gpus import gpu_of_device
 from sweep import devices
 from sweep.fit.hardware import Device, reserve_bytes
 
-# Beginnings of llama.cpp's device names -> kinds
+# Prefixes of llama.cpp's device names -> kinds
 _KINDS = {"CUDA": "cuda", "ROCm": "rocm", "MUSA": "cuda", "MTL": "metal", "Metal": "metal", "SYCL": "sycl"}
 
 
-def present() -> list[Device]:
+def local_devices() -> list[Device]:
     """The GPUs of this machine, and its RAM."""
-    return [*gpus(), ram()]
+    return [*local_gpus(), local_ram()]
 
 
-def gpus() -> list[Device]:
-    """Those that this build of llama.cpp can use, in its order; where there is none, NVIDIA's that the driver shows."""
-    return _built() or nvidia()
+def local_gpus() -> list[Device]:
+    """The GPUs that this build of llama.cpp can use, in its order; if there are none, those of NVIDIA's driver."""
+    return _usable_gpus() or nvidia_gpus()
 
 
-def ram() -> Device:
-    """What of this machine's RAM a process can have now."""
+def local_ram() -> Device:
+    """This machine's RAM, with the bytes that a process can allocate now."""
     free = devices.free_ram()
     return Device("CPU", "cpu", devices.memory().machine_bytes, free, None, False, reserve_bytes("cpu"))
 
 
-def _built() -> list[Device]:
+def _usable_gpus() -> list[Device]:
     return [
         _described(device.description, _kind(device.name), device.total_bytes, device.free_bytes)
         for device in built_gpus()
-        if not device.name.startswith("RPC")  # another machine's, or none at all
+        if not device.name.startswith("RPC")  # on another machine, or simulated
     ]
 
 
 def _kind(name: str) -> str:
-    """Of llama.cpp's name of a device; what computes through Vulkan or anything else is taken for Vulkan's."""
+    """The kind of a device by llama.cpp's name of it; an unknown name counts as Vulkan."""
     return next((kind for start, kind in _KINDS.items() if name.startswith(start)), "vulkan")
 
 
-def nvidia() -> list[Device]:
-    """NVIDIA's cards as its driver tells; none where there is neither driver nor card."""
+def nvidia_gpus() -> list[Device]:
+    """The GPUs that NVIDIA's driver lists; none if there is no driver or no GPU."""
     try:
         nvml: Any = import_module("pynvml")
     except ImportError:
@@ -66,7 +66,7 @@ def nvidia() -> list[Device]:
             name = nvml.nvmlDeviceGetName(handle)
             try:
                 memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-            except nvml.NVMLError:  # of unified memory it tells nothing
+            except nvml.NVMLError:  # NVML has no figure for unified memory
                 continue
             found.append(_described(name, "cuda", int(memory.total), int(memory.free)))
     finally:
@@ -74,20 +74,20 @@ def nvidia() -> list[Device]:
     return found
 
 
-def unused() -> list[str]:
-    """What tells of GPUs that this build of llama.cpp cannot compute on, each in words."""
+def unusable_gpus() -> list[str]:
+    """Signs of GPUs that this build of llama.cpp cannot use, each as a sentence without a full stop."""
     if built_gpus():
         return []
-    found = [f"{device.name} is here" for device in nvidia()]
+    found = [f"this machine has a GPU {device.name}" for device in nvidia_gpus()]
     if not found and shutil.which("nvidia-smi"):
-        found.append("an NVIDIA driver is here")
+        found.append("this machine has an NVIDIA driver")
     if Path("/dev/kfd").exists():
-        found.append("an AMD GPU with its ROCm driver is here")
+        found.append("this machine has an AMD GPU with its ROCm driver")
     return found
 
 
 def _described(description: str, kind: str, total: int, free: int) -> Device:
-    """By the card's own name where it is known, which gives its bandwidth too."""
-    card = gpu_of_device(description, total)
-    name, bandwidth = (description, None) if card is None else (card.name, card.bandwidth)
+    """A real GPU; if presets/gpus.toml knows it, with its common name and its bandwidth."""
+    gpu = gpu_of_device(description, total)
+    name, bandwidth = (description, None) if gpu is None else (gpu.name, gpu.bandwidth)
     return Device(name, kind, total, free, bandwidth, False, reserve_bytes(kind))

@@ -1,4 +1,4 @@
-"""Tiny models of every architecture as configs: the catalogue's own, made small."""
+"""Configs of tiny models of every architecture: those of the catalogue with small sizes."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ ARCHITECTURES = {
 
 
 def write_config(directory: Path, architecture: str, **settings: object) -> Path:
-    """A directory with such a model's config.json and nothing else."""
+    """A directory that contains only the config.json of such a model."""
     published, small = ARCHITECTURES[architecture]
     directory.mkdir(parents=True, exist_ok=True)
     config = {**models()[published].config, **small, **settings}

@@ -1,4 +1,4 @@
-"""The oracle: llama.cpp loads a model for good and says in its log what it allocated where."""
+"""Loads a model with llama.cpp and reads from its log the bytes that it allocated on each device."""
 
 import os
 import re
@@ -13,14 +13,14 @@ from converters.llamacpp.model import ContextOptions
 from converters.llamacpp.rpc import RemoteDevice
 
 MIB = 1 << 20
-ROUNDING = MIB // 100  # of each line of the log
+ROUNDING = MIB // 100  # rounding of each figure in the log, in bytes
 _LINE = re.compile(r"(\S+) +(model|KV|RS|compute|output) buffer size = +([\d.]+) MiB")
 
 
-def allocated(
+def real_allocation(
     path: Path, load: LoadOptions, options: ContextOptions, devices: Sequence[RemoteDevice] = ()
 ) -> Counter[tuple[str, str]]:
-    """Bytes by device ("CPU" for RAM) and kind of buffer. The file's weights are read, the buffers are filled."""
+    """Bytes by device ("CPU" for RAM) and kind of buffer. The weights are read and the buffers are allocated."""
     start_backend()
     params = lib.llama_model_default_params()
     params.load_mode = lib.llama_load_mode_from_str(b"none")

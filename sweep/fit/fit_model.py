@@ -1,0 +1,128 @@
+"""Computes the fit report: the memory and placement of every variant of a model on the given devices.
+
+llama.cpp itself computes the figures: tensor types by a dry run of its quantizer, memory by loads without allocation.
+Both use a ghost of the model, a file with its metadata and tensor shapes but without weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from converters.huggingface_source import HuggingFaceSource
+from converters.errors import InputError, MissingRuntime
+from converters.llamacpp import rpc
+from converters.resolver import FoundModel, ModelForm, Need, find_model
+from converters.source import Source
+from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
+from sweep.fit.contexts import MAX_SEQUENCES
+from sweep.fit.fit_inputs import FitInputs
+from sweep.fit.fit_report import FitOptions, FitReport, FitRow
+from sweep.fit.hardware import Device
+from sweep.fit.layer_bytes import ModelShape
+from sweep.fit.placement import FitMachine
+from sweep.fit.projector import NOT_COUNTED, projector_figure
+from sweep.fit.registry import default_variants, fit_kind
+
+
+def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
+    """The memory of each variant of `model`, and its placement on `devices`.
+
+    Args:
+        model: any model that `find_model` accepts.
+        variants: names of quants, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`; empty: every variant of the model.
+        devices: in llama.cpp's order. A device of the kind "cpu" is the host's RAM. Without one, real GPUs are combined
+            with this machine's RAM, and simulated GPUs with as much RAM as is needed.
+        options: how the model will run.
+
+    Raises InputError if the model or a variant is not found, or if an option is out of range.
+    """
+    _validate(options)
+    resolved = find_model(model, Need.HEADERS)
+    source = resolved.open(resolved.name, requantize=True)
+    shape = ModelShape.of(source.structure, source.tensors)
+    options = replace(options, context=options.context or min(DEFAULT_CONTEXT, shape.train_context))
+    if options.context > shape.train_context:
+        raise InputError(
+            f"{resolved.name}: the model's context is {shape.train_context} tokens; {options.context} is too long"
+        )
+    named = list(dict.fromkeys(fit_kind(name.strip()).canonical_name(name.strip()) for name in variants))
+    projector = projector_figure(_config(source), resolved.name) if options.projector else NOT_COUNTED
+    machine = FitMachine.of(devices)
+    if len(machine.gpus) > rpc.MAX_DEVICES:
+        raise InputError(
+            f"llama.cpp can divide a model among at most {rpc.MAX_DEVICES} devices, not {len(machine.gpus)}"
+        )
+    found: dict[str, FitRow] = {}
+    with ExitStack() as stack:
+        remote = _simulated_devices(stack, len(machine.gpus))
+        inputs = FitInputs(source, _own_name(resolved), shape, machine, remote, options, projector)
+        names = named or default_variants(inputs)
+        for kind in dict.fromkeys(fit_kind(name) for name in names):
+            found |= kind.rows([name for name in names if fit_kind(name) is kind], inputs)
+    return FitReport(
+        model=resolved.name,
+        context=options.context,
+        kv_type=",".join(dict.fromkeys((options.kv_type_k, options.kv_type_v))),
+        parallel=options.parallel,
+        devices=tuple(devices),
+        rows=tuple(found[name] for name in names),
+        notes=(*resolved.notes, *_notes(machine, bool(remote))),
+        bytes_read=resolved.bytes_read,
+    )
+
+
+def _simulated_devices(stack: ExitStack, count: int) -> Sequence[rpc.RemoteDevice]:
+    """RPC devices for llama.cpp's loads, until `stack` closes; none if this llama.cpp does not support them."""
+    if not count or not rpc.supported():
+        return ()
+    try:
+        return stack.enter_context(rpc.simulated_devices(count))
+    except MissingRuntime:
+        return ()
+
+
+def _config(source: Source) -> Mapping[str, Any]:
+    """The model's config.json; empty for a GGUF file."""
+    return source.config if isinstance(source, HuggingFaceSource) else {}
+
+
+def _validate(options: FitOptions) -> None:
+    for name, kind in (("K", options.kv_type_k), ("V", options.kv_type_v)):
+        if kind not in KV_TYPES:
+            raise InputError(f"{kind} is not a type of the {name} cache; choose one of {', '.join(KV_TYPES)}")
+    bounds = (
+        ("context", options.context, 0, 1 << 31),
+        ("parallel", options.parallel, 1, MAX_SEQUENCES),
+        ("ubatch", options.ubatch, 1, 1 << 16),
+        ("batch", options.batch, 1, 1 << 16),
+    )
+    for name, value, low, high in bounds:
+        if not low <= value <= high:
+            raise InputError(f"{name} is {value}; it must be between {low} and {high}")
+    if options.flash_attention is False and options.kv_type_v != "f16" and options.kv_type_v != "bf16":
+        raise InputError(f"a V cache of {options.kv_type_v} needs flash attention")
+
+
+def _own_name(found: FoundModel) -> str | None:
+    """The name of the variant that the model itself is, if it is a GGUF file; otherwise None."""
+    if found.form is not ModelForm.GGUF:
+        return None
+    return f"gguf:{found.path.name}" if found.remote is None else f"hub:{found.remote.names[0].rpartition('/')[2]}"
+
+
+def _notes(machine: FitMachine, has_rpc: bool) -> list[str]:
+    notes = []
+    if machine.gpus and not has_rpc:
+        notes.append(
+            "This build of llama.cpp has no RPC, so the compute buffers of the GPUs are estimates. Build"
+            " llama-cpp-python with CMAKE_ARGS=-DGGML_RPC=ON to let llama.cpp compute them."
+        )
+    if machine.gpus and machine.host is None:
+        notes.append(
+            "The size of RAM next to the simulated GPUs is unknown and counts as large enough. Each row shows how much"
+            ' RAM it needs; state the size with --gpu "64GiB RAM" to check it.'
+        )
+    return notes
