@@ -33,8 +33,8 @@ from export import TOKENIZER, machine, make_checkpoint, say
 
 from converters.export import export, open_source
 from sweep.backends.base import GenerationRequest, ScoreRequest
-from sweep.backends.check import SharingSample
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.backends.sharing_check import SharingSample
 from sweep.backends.torch import TorchBackend
 from sweep.backends.trie import plan
 from sweep.measure.harness import make_lm

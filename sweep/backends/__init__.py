@@ -1,1 +1,1 @@
-"""Tokens in, log-probabilities out: one protocol for every engine."""
+"""Backends: loaded models that take tokens and give log-probabilities and text, with the same protocol for all."""

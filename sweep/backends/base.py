@@ -1,4 +1,4 @@
-"""What a measurement may ask of a model: tokens in, log-probabilities and generated tokens out."""
+"""The Backend protocol: what measurements use of a model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]
-Progress = Callable[[int, int], None]  # done, total
+Progress = Callable[[int, int], None]  # number of items done, total number
 
 
 @dataclass(frozen=True)
 class WindowLogits:
-    """Rows of one window: row i predicts the token at position `start` + i + 1.
+    """Rows of logits of one window: row i predicts the token at position `start` + i + 1.
 
-    `logits` is float32 (n, n_vocab), valid until the next part is asked for.
+    `logits` is float32 (n, n_vocab) and is valid until the iterator gives the next part.
     """
 
     window: int
@@ -27,7 +27,7 @@ class WindowLogits:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Log-likelihood wanted of `continuation` after `context`; both hold at least one token."""
+    """Asks for the log-likelihood of `continuation` after `context`; both have at least one token."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
@@ -35,7 +35,7 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class Score:
-    """Sum of the continuation's log-probabilities (nats), and whether greedy decoding would have given it."""
+    """The sum of the continuation's log-probabilities in nats, and whether greedy decoding would generate it."""
 
     logprob: float
     is_greedy: bool
@@ -43,7 +43,7 @@ class Score:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Greedy decoding after `prompt` until an end token, a string of `stops`, or `max_new_tokens`."""
+    """Asks for greedy decoding after `prompt` until an end token, a string of `stops`, or `max_new_tokens` tokens."""
 
     prompt: tuple[int, ...]
     max_new_tokens: int
@@ -52,7 +52,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """`text` ends before the first stop string and holds no special token; `tokens` are all that were decoded."""
+    """A generated text. `text` ends before the first stop string and has no special tokens; `tokens` are all tokens."""
 
     tokens: tuple[int, ...]
     text: str
@@ -60,10 +60,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes: what the engine says it allocated (its peak), and by how much the process grew that holds the model.
+    """The memory of a loaded model in bytes.
 
-    `resident_bytes` of the machine's memory; `device_bytes` of all GPUs, 0 where the model is on none, None where the
-    driver does not tell them by process.
+    Attributes:
+        allocated_bytes: the peak of what the engine says it allocated.
+        resident_bytes: growth of the process in RAM, at its peak.
+        device_bytes: growth of the process on all GPUs; 0 if the model is on no GPU, None if the driver gives no figure
+            per process.
     """
 
     allocated_bytes: int
@@ -72,16 +75,23 @@ class MemoryUse:
 
     @property
     def measured_bytes(self) -> int | None:
-        """Growth where the model is placed: of the GPUs' memory where it is on any, else of the machine's."""
+        """Growth of the process in GPU memory if the model is on a GPU, otherwise in RAM; None if unknown."""
         return self.resident_bytes if self.device_bytes == 0 else self.device_bytes
 
 
 class Backend(Protocol):
     """A loaded causal language model.
 
-    `load_seconds` is how long loading took; `n_vocab` tokens; `max_length` is the longest context; `end_ids` end a
-    generation; `eos_id` is the tokenizer's own end of text; `prefix_id` conditions a text that has no context (BOS
-    where the model adds one, else EOS).
+    Attributes:
+        load_seconds: time of loading the model.
+        n_vocab: size of the vocabulary.
+        max_length: the longest context in tokens.
+        eos_id: the tokenizer's end-of-text token.
+        bos_id: the tokenizer's beginning-of-text token.
+        prefix_id: the token before a text without context: BOS if the model adds BOS, otherwise EOS.
+        add_bos: whether the tokenizer adds BOS at the beginning of a text.
+        end_ids: tokens that end a generation.
+        chat_template: the model's chat template in Jinja; None if it has none.
     """
 
     load_seconds: float
@@ -99,27 +109,27 @@ class Backend(Protocol):
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str: ...
 
     def windows(self, tokens: Tokens, first: int, *, parallel: int | None = None) -> Iterator[WindowLogits]:
-        """Decode windows `tokens` (n_windows, n_ctx) and give the rows of positions first .. n_ctx - 2 of each.
+        """Decode windows `tokens` int32 (n_windows, n_ctx) and yield the rows of positions first .. n_ctx - 2 of each.
 
-        A window may come in several parts, in order. `parallel` sets how many windows share a batch (default: as
-        many as fit).
+        A window may come in several parts, in order. `parallel` is the number of windows per batch (None: as many as
+        fit). Raises InputError if n_ctx is longer than the model's context.
         """
         ...
 
     def loglikelihoods(self, requests: Sequence[ScoreRequest], progress: Progress | None = None) -> list[Score]:
-        """Scores in the order of `requests`."""
+        """Scores in the order of `requests`. Raises InputError for an empty request or one longer than the context."""
         ...
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
-        """Generations in the order of `requests`."""
+        """Generations in the order of `requests`. Raises InputError as `loglikelihoods` does."""
         ...
 
     def time_prompt(self, n_tokens: int, n_ctx: int) -> float:
-        """Seconds taken to process `n_tokens` of one sequence in full batches, in a context of `n_ctx` tokens."""
+        """Seconds to process `n_tokens` of one sequence in full batches, in a context of `n_ctx` tokens."""
         ...
 
     def time_decode(self, n_tokens: int, n_ctx: int) -> float:
-        """Seconds taken to decode `n_tokens` of one sequence one after another, in a context of `n_ctx` tokens."""
+        """Seconds to decode `n_tokens` of one sequence one after another, in a context of `n_ctx` tokens."""
         ...
 
     def memory(self) -> MemoryUse: ...

@@ -1,4 +1,7 @@
-"""A device out of memory: half as much is computed at once from then on; where that is too much, one line says so."""
+"""Handles a device that runs out of memory: from then on, batches have half the size.
+
+If half a batch does not fit either, an InputError says so in one line.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ from converters.errors import InputError
 
 
 class Work(Protocol):
-    """What is computed at once. Cut into `pieces` of at most `most` tokens it is the same work, in order; a piece that
-    cannot be cut so far is larger."""
+    """A batch of work that can be divided.
+
+    `pieces` divides it, in order, into parts of at most `most` tokens; a part that cannot be divided further is larger.
+    """
 
     @property
     def tokens(self) -> int: ...
@@ -24,7 +29,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Span:
-    """Work on the items start .. end - 1 of many, each of `width` tokens."""
+    """Work on the items start .. end - 1, each of which has `width` tokens."""
 
     start: int
     end: int
@@ -49,15 +54,17 @@ Result = TypeVar("Result")
 
 
 class BatchLimit:
-    """How much a device computes at once: all that it is given, until it runs out of memory."""
+    """Limits how much a device computes at once: everything, until it runs out of memory for the first time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._most: int | None = None
 
     def run(self, work: AnyWork, compute: Callable[[AnyWork], Result]) -> list[Result]:
-        """What `compute` gives of the whole work, or of each of its pieces. It may be called again where it ran out of
-        memory. Raises InputError where half as much does not fit either, or the work cannot be cut.
+        """The results of `compute` for the whole work, or for each of its pieces, in order.
+
+        `compute` is called again for pieces if it runs out of memory. Raises InputError if half as much does not fit
+        either, or if the work cannot be divided.
         """
         if self._most is None:
             try:
@@ -69,19 +76,21 @@ class BatchLimit:
                         self._device, f"{work.tokens} tokens at once do not fit and cannot be halved"
                     ) from error
                 self._most = half
-            torch.cuda.empty_cache()  # not before: the error holds what was computed so far
-        with told_when_full(self._device, f"half as much, {self._most} tokens at once, does not fit either"):
+            torch.cuda.empty_cache()  # not earlier: the error's traceback refers to what was computed so far
+        with out_of_memory_as_input_error(
+            self._device, f"half as much, {self._most} tokens at once, does not fit either"
+        ):
             return [compute(piece) for piece in work.pieces(self._most)]
 
 
 def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Parts along their first dimension; one alone is not copied."""
+    """The parts joined along their first dimension; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
 
 
 @contextmanager
-def told_when_full(device: torch.device, what: str) -> Iterator[None]:
-    """Turns torch's OutOfMemoryError into an InputError; `what` says what does not fit."""
+def out_of_memory_as_input_error(device: torch.device, what: str) -> Iterator[None]:
+    """Turns torch's OutOfMemoryError into an InputError; `what` is a clause that says what does not fit."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -90,5 +99,5 @@ def told_when_full(device: torch.device, what: str) -> Iterator[None]:
 
 def _full(device: torch.device, what: str) -> InputError:
     return InputError(
-        f"{device} is out of memory: {what}; end what else uses it, or hide it (CUDA_VISIBLE_DEVICES=) and take the CPU"
+        f"{device} is out of memory: {what}; end other programs that use it, or use the CPU (CUDA_VISIBLE_DEVICES=)"
     )

@@ -1,8 +1,8 @@
-"""How much memory of NVIDIA GPUs a model takes in this process: what grew since before it was loaded, at its peak.
+"""Measures the GPU memory of a model in this process on NVIDIA GPUs: its growth since before loading, at the peak.
 
-The driver's own account by process (NVML, nvmlDeviceGetComputeRunningProcesses), all devices together: weights, caches,
-buffers and the CUDA context, whichever library allocated them. Some drivers and most containers do not tell it by
-process, and then nothing is said: a device's whole memory is not this process's.
+The figures are the driver's per process (NVML, nvmlDeviceGetComputeRunningProcesses), over all devices: weights,
+caches, buffers and the CUDA context, no matter which library allocated them. Some drivers and most containers have no
+figures per process. Then the result is unknown, because the memory in use on a device may belong to other processes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 
 class DeviceGrowth:
-    """Made before the model is loaded; `sample` while it holds the most."""
+    """Create it before loading the model, and call `sample` when the memory in use is highest."""
 
     def __init__(self) -> None:
         self._devices = _devices()
-        self._before = _own_bytes(self._devices) or 0  # none is listed that holds nothing yet
+        self._before = _own_bytes(self._devices) or 0  # a process without GPU memory is not listed
         self._peak: int | None = None
 
     def sample(self) -> None:
@@ -27,12 +27,12 @@ class DeviceGrowth:
 
     @property
     def peak_bytes(self) -> int | None:
-        """The most that any sample was above the time before; None where the driver never told."""
+        """The largest growth of all samples, in bytes; None if the driver never had a figure."""
         return None if self._peak is None else max(0, self._peak - self._before)
 
 
 def _devices() -> list[Any]:
-    """NVML's handles; none where there is no NVML library or driver. They last as long as the process."""
+    """NVML's device handles; none without the NVML library or a driver. They are valid until the process ends."""
     import pynvml
 
     try:
@@ -43,8 +43,10 @@ def _devices() -> list[Any]:
 
 
 def _own_bytes(devices: Iterable[Any]) -> int | None:
-    """Bytes of this process on all `devices`; None where no device lists it (another PID namespace, or nothing held) or
-    the driver has no figure for it (Windows' WDDM).
+    """Bytes of this process on all `devices`.
+
+    None if no device lists the process (another PID namespace, or no memory in use), or if the driver has no figure for
+    it (Windows with WDDM).
     """
     import pynvml
 

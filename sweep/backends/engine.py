@@ -1,6 +1,6 @@
-"""What scoring and generating ask of an engine: sequences in a cache, tokens in, the log-probabilities that are wanted.
+"""The Engine protocol, which scoring and generation use: sequences in a KV cache, tokens in, log-probabilities out.
 
-Sequences are numbered from 0. A token is computed once for all sequences that it belongs to.
+Sequences are numbered from 0. A token that belongs to several sequences is computed once.
 """
 
 from __future__ import annotations
@@ -10,32 +10,36 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.backends.trie import Step
+from sweep.backends.trie import EngineStep
 
 
 class Engine(Protocol):
-    """`n_batch` tokens are computed in a call at most. `copies_states`: sequences can only be continued, forgotten or
-    copied whole (recurrent models).
+    """An engine with an empty cache.
+
+    `n_batch` is the largest number of tokens per call. `copies_states` (recurrent models): sequences can only be
+    continued, removed, or copied as a whole.
     """
 
     n_batch: int
     copies_states: bool
 
     def copy(self, source: int, target: int, length: int | None = None) -> None:
-        """The empty `target` becomes the same as `source`, or as its first `length` tokens."""
+        """Copy `source`, or its first `length` tokens, to the empty sequence `target`."""
         ...
 
     def cut(self, sequence: int, length: int = 0) -> None:
-        """Keep the first `length` tokens only. Where states are copied, `length` is 0."""
+        """Remove all but the first `length` tokens. With `copies_states`, `length` must be 0."""
         ...
 
     def clear(self) -> None:
-        """Forget every sequence."""
+        """Remove every sequence."""
         ...
 
-    def log_probs(self, step: Step) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Compute the tokens of `step`; of each of its k picks the log-probability (nats) and whether it is the
-        likeliest token, both (k,). Copies and cuts of the step are not done here.
+    def log_probs(self, step: EngineStep) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Compute the tokens of `step`. The caller has already made its copies and cuts.
+
+        For each of the k picks of the step: its log-probability in nats, float64 (k,), and whether it is the most
+        probable token, bool (k,).
         """
         ...
 
@@ -46,5 +50,8 @@ class Engine(Protocol):
         sequences: NDArray[np.integer],
         wanted: NDArray[np.bool_],
     ) -> list[int]:
-        """Compute n tokens, each of one sequence, shapes (n,); the likeliest next token after each that is `wanted`."""
+        """Compute n tokens, each of one sequence; all arguments have shape (n,).
+
+        Returns the most probable next token after each token that is `wanted`.
+        """
         ...

@@ -1,9 +1,10 @@
-"""Greedy generation of many texts at once.
+"""Greedy generation of many texts at the same time.
 
-A fixed number of slots is kept busy: as some texts end, the next prompts take their places. What the prompts begin with
-is computed once and copied to every slot: by the cells of the prefix where a sequence may be cut to it, else (recurrent
-states) by a sequence that holds the prefix and nothing more. Prompts with different few-shot examples, as those of a
-group of tasks, make families that come one after another.
+A fixed number of slots stays busy: when a text ends, the next prompt takes its slot. The common prefix of the prompts
+is
+computed once and shared by all slots: a slot's sequence is cut back to the prefix or, with recurrent states, copied
+from a sequence that holds only the prefix. Prompts with different few-shot examples, such as those of a group of tasks,
+form families, which run one after another.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from sweep.backends.base import Generation, GenerationRequest, Progress
 from sweep.backends.engine import Engine
 
 MIN_SHARED = 16  # tokens; copying a shorter prefix to every slot costs more than computing it
-MIN_FAMILY = 128  # tokens; prompts that share fewer are not worth a family of their own, whose end leaves slots idle
-REFILL_SHARE = 8  # slots are refilled once one in so many is idle: prompts together make fuller batches
+MIN_FAMILY = 128  # tokens; prompts that share fewer do not form a family, because slots are idle at the end of each
+REFILL_SHARE = 8  # slots are refilled when one in eight is idle: several prompts together make fuller batches
 
 
-class Vocabulary(Protocol):
-    """What tokens are as text: one as its bytes, many as a string. Special ones are left out unless `special`."""
+class Detokenizer(Protocol):
+    """Converts tokens to text: one token to bytes, several to a string. Special tokens only if `special`."""
 
     def piece(self, token: int, *, special: bool = False) -> bytes: ...
 
@@ -32,7 +33,10 @@ class Vocabulary(Protocol):
 
 
 def longest_request(requests: Sequence[GenerationRequest], max_length: int) -> int:
-    """Tokens of the longest prompt and answer. Raises InputError where one is empty or longer than `max_length`."""
+    """The largest number of tokens of a prompt with its answer.
+
+    Raises InputError if a prompt or an answer is empty, or if both together are longer than `max_length`.
+    """
     for request in requests:
         if not request.prompt or request.max_new_tokens < 1:
             raise InputError("a generation request needs at least one token of prompt and one to generate")
@@ -44,15 +48,15 @@ def longest_request(requests: Sequence[GenerationRequest], max_length: int) -> i
 
 def generate(
     engine: Engine,
-    vocabulary: Vocabulary,
+    vocabulary: Detokenizer,
     requests: Sequence[GenerationRequest],
     n_slots: int,
     ends: frozenset[int],
     progress: Progress | None = None,
 ) -> list[Generation]:
-    """Generations in the order of `requests`, each until one of `ends` at the latest.
+    """Generations in the order of `requests`; each ends at a token of `ends`, if not earlier.
 
-    `engine` is empty and holds `n_slots` sequences, where states are copied one more.
+    `engine` is empty and has room for `n_slots` sequences, or for one more if it copies states.
     """
     results: dict[int, Generation] = {}
     for family in families([r.prompt for r in requests], n_slots):
@@ -65,34 +69,35 @@ def generate(
 
 
 def families(prompts: Sequence[tuple[int, ...]], least: int) -> list[list[int]]:
-    """Groups of at least `least` prompts that begin with the same MIN_FAMILY tokens, and one of all others."""
+    """Indices of prompts in groups: at least `least` prompts with the same first MIN_FAMILY tokens, and all others."""
     by_start: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         by_start.setdefault(prompt[:MIN_FAMILY], []).append(i)
     groups = [group for start, group in by_start.items() if len(start) == MIN_FAMILY and len(group) >= least]
-    own = {i for group in groups for i in group}
-    others = [i for i in range(len(prompts)) if i not in own]
+    grouped = {i for group in groups for i in group}
+    others = [i for i in range(len(prompts)) if i not in grouped]
     return [*groups, others] if others else groups
 
 
 def _generate_family(
     engine: Engine,
-    vocabulary: Vocabulary,
+    vocabulary: Detokenizer,
     requests: Sequence[GenerationRequest],
     family: list[int],
     n_slots: int,
     ends: frozenset[int],
 ) -> Iterator[tuple[int, Generation]]:
     shared = shared_prefix([requests[i].prompt for i in family])
-    stem = n_slots if engine.copies_states else 0  # the sequence that the prefix is computed in
+    prefix_sequence = n_slots if engine.copies_states else 0
     if shared:
-        _decode_prefix(engine, requests[family[0]].prompt[:shared], stem)
+        _decode_prefix(engine, requests[family[0]].prompt[:shared], prefix_sequence)
         if not engine.copies_states:
             for sequence in range(1, n_slots):
-                engine.copy(stem, sequence)
-    # prompts of like length together, so that slots which start together are prefilled in few, full ubatches
+                engine.copy(prefix_sequence, sequence)
+    # prompts of similar length together, so that slots which start together are prefilled in few, full ubatches
     waiting = deque(sorted(family, key=lambda i: len(requests[i].prompt), reverse=True))
-    slots: list[_Slot] = []  # a slot's place is its sequence; no gaps, or llama.cpp splits a batch at each of them
+    # The index of a slot is its sequence. There are no gaps, because llama.cpp would split a batch at each gap.
+    slots: list[_GenerationSlot] = []
     while slots or waiting:
         if waiting and (n_slots - len(slots)) * REFILL_SHARE >= n_slots:
             first = len(slots)
@@ -100,11 +105,11 @@ def _generate_family(
                 if engine.copies_states:
                     engine.cut(sequence)
                     if shared:
-                        engine.copy(stem, sequence)
+                        engine.copy(prefix_sequence, sequence)
                 else:
                     engine.cut(sequence, shared)
                 index = waiting.popleft()
-                slots.append(_Slot(vocabulary, ends, index, requests[index], shared))
+                slots.append(_GenerationSlot(vocabulary, ends, index, requests[index], shared))
             _decode_prompts(engine, slots, first)
         else:
             _decode_next(engine, slots)
@@ -125,14 +130,14 @@ def _decode_prefix(engine: Engine, prefix: tuple[int, ...], sequence: int) -> No
         engine.greedy(part, np.arange(start, start + len(part)), np.full(len(part), sequence, np.int32), none)
 
 
-def _decode_prompts(engine: Engine, slots: list[_Slot], first: int) -> None:
-    """Decode the prompts of slots[first:] in full batches; each slot then has its first token."""
+def _decode_prompts(engine: Engine, slots: list[_GenerationSlot], first: int) -> None:
+    """Decode the prompts of slots[first:] in full batches, and give each of these slots its first generated token."""
     while any(slot.prompt for slot in slots[first:]):
         tokens: list[int] = []
         positions: list[int] = []
         sequences: list[int] = []
         outputs: list[bool] = []
-        answering: list[_Slot] = []  # in the order of their last tokens
+        answering: list[_GenerationSlot] = []  # in the order of their last tokens
         for s in range(first, len(slots)):
             slot, room = slots[s], engine.n_batch - len(tokens)
             part, slot.prompt = slot.prompt[:room], slot.prompt[room:]
@@ -150,8 +155,8 @@ def _decode_prompts(engine: Engine, slots: list[_Slot], first: int) -> None:
             slot.accept(token)
 
 
-def _decode_next(engine: Engine, slots: list[_Slot]) -> None:
-    """One more token of every slot."""
+def _decode_next(engine: Engine, slots: list[_GenerationSlot]) -> None:
+    """Generate one more token in every slot."""
     tokens = np.array([slot.generated[-1] for slot in slots], np.int32)
     positions = np.array([slot.position for slot in slots], np.int32)
     n = len(slots)
@@ -161,14 +166,14 @@ def _decode_next(engine: Engine, slots: list[_Slot]) -> None:
         slot.accept(token)
 
 
-class _Slot:
-    """One sequence that generates: what is left of its prompt, what it has given, and whether it has ended.
+class _GenerationSlot:
+    """A sequence that generates: the rest of its prompt, its generated tokens, and whether it has ended.
 
-    Tokens of the prompt before `position` are in the cache already.
+    The tokens of the prompt before `position` are already in the cache.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, ends: frozenset[int], index: int, request: GenerationRequest, position: int
+        self, vocabulary: Detokenizer, ends: frozenset[int], index: int, request: GenerationRequest, position: int
     ) -> None:
         self._vocabulary = vocabulary
         self._ends = ends
@@ -183,11 +188,12 @@ class _Slot:
         self.ended = False
 
     def accept(self, token: int) -> None:
-        """Append a generated token and see whether the generation ends with it."""
+        """Append a generated token, and set `ended` if the generation ends with it."""
         self.generated.append(token)
         self.ended = token in self._ends or len(self.generated) == self._request.max_new_tokens
         if self._stops and not self.ended:
-            # bytes, since a stop string or a character may be split over tokens; only the newest part can complete one
+            # In bytes, because a stop string or a character can be split over tokens. Only the end of the text is
+            # searched: the new token can only complete a stop string there.
             self._tail = self._tail[-self._reach :] + self._vocabulary.piece(token, special=True)
             self.ended = any(stop in self._tail for stop in self._stops)
 
@@ -200,7 +206,7 @@ class _Slot:
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Length of what all prompts start with, leaving each at least one token of its own; 0 where it is not worth it."""
+    """Length of the common prefix of all prompts, shorter than every prompt; 0 if it is shorter than MIN_SHARED."""
     low, high = min(prompts), max(prompts)
     n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     shared = min(n, min(len(p) for p in prompts) - 1)

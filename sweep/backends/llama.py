@@ -1,7 +1,7 @@
-"""A Backend over llama.cpp in this process: the model, its contexts, windows of a text, and timing.
+"""A Backend that runs llama.cpp in this process: the model, its contexts, windows of a text, and timing.
 
-A context is made anew only where one of another shape is wanted. How requests are scored and texts generated stands
-in rooms of their own, for every engine.
+A context is reused until one of another shape is needed. Scoring (scoring.py) and generation (generation.py) are the
+same for every engine.
 """
 
 from __future__ import annotations
@@ -34,23 +34,31 @@ from sweep.backends.base import (
 )
 from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.llama_engine import LlamaEngine
-from sweep.backends.resident import ResidentGrowth
-from sweep.backends.trie import Budget, plan
+from sweep.backends.resident_memory import ResidentGrowth
+from sweep.backends.trie import PlanBudget, plan
 
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
 CELL_ALIGNMENT = 256  # llama.cpp pads contexts to this many cells
-CPU_BATCH = 256  # tokens scored together: more lengthen the attention's span, fewer leave the processor's width unused
-STATE_CELLS = 4096  # room for branches side by side: their batches are cut by depth, and short ones cost the most
-MIN_SHARED_STATE = 4  # tokens; see Budget.min_shared
-LOGITS_BYTES = 256 << 20  # a decode call asks for no more logits than this
+CPU_BATCH = 256  # tokens scored together: with more, attention reads more cells; with fewer, cores are not busy
+STATE_CELLS = 4096  # cells for branches that are computed together: batches are cut by depth, and short ones cost most
+MIN_SHARED_STATE = 4  # tokens; see PlanBudget.min_shared
+LOGITS_BYTES = 256 << 20  # largest size of the logits of a decode call
 
 
 @dataclass(frozen=True)
 class LlamaOptions:
-    """Settings of a measurement; the defaults are llama-perplexity's. `n_ctx` bounds the context (else: the model's).
+    """Settings of the engine; the defaults are those of llama-perplexity.
 
-    `slots` is how many sequences generate at once at most, `cache_bytes` bounds the KV cache that they share and the
-    states of a recurrent model. What one request alone needs is taken in any case.
+    Attributes:
+        n_ctx: longest context in tokens; None: the model's trained context.
+        n_batch: tokens of a batch.
+        n_ubatch: tokens of a micro-batch.
+        type_k, type_v: types of the KV cache.
+        flash_attn: "auto", "on" or "off".
+        n_threads: threads of the CPU; None: llama.cpp's default.
+        load: which layers are on which device.
+        slots: largest number of sequences that generate at the same time.
+        cache_bytes: limit for the KV cache and the recurrent states of all sequences. A single request may need more.
     """
 
     n_ctx: int | None = None
@@ -110,7 +118,7 @@ class LlamaBackend:
             self._device_growth.sample()
 
     def _take_context(self, cells: int, sequences: int, *, unified: bool, n_batch: int | None = None) -> Context:
-        """An empty context of at least `cells`, the present one where it will do."""
+        """An empty context with at least `cells`; the current context if it suffices."""
         options = ContextOptions(
             n_ctx=-(-cells // CELL_ALIGNMENT) * CELL_ALIGNMENT,
             n_batch=n_batch or self.options.n_batch,
@@ -123,10 +131,10 @@ class LlamaBackend:
             n_threads=self.options.n_threads,
         )
         if self._context is not None:
-            present = self._context.options
-            # free cells of a unified cache cost nothing, so a larger one does as well
-            enough = unified and present.n_ctx >= options.n_ctx
-            if present == (replace(options, n_ctx=present.n_ctx) if enough else options):
+            current = self._context.options
+            # free cells of a unified cache cost no time, so a larger one can be used as well
+            enough = unified and current.n_ctx >= options.n_ctx
+            if current == (replace(options, n_ctx=current.n_ctx) if enough else options):
                 self._context.clear()
                 return self._context
         if self._context is not None:
@@ -139,10 +147,12 @@ class LlamaBackend:
     # windows ---------------------------------------------------------------------------------------------------------
 
     def windows(self, tokens: Tokens, first: int, *, parallel: int | None = None) -> Iterator[WindowLogits]:
-        """As llama-perplexity batches them: n_batch // n_ctx windows at once, each a sequence with its own cells."""
+        """Batches are those of llama-perplexity: n_batch // n_ctx windows, each a sequence with its own cells."""
         n_windows, n_ctx = tokens.shape
         if n_ctx > self.model.n_ctx_train:
-            raise InputError(f"{self.model.path}: a context of {n_ctx} is beyond the model's {self.model.n_ctx_train}")
+            raise InputError(
+                f"{self.model.path}: a context of {n_ctx} tokens is longer than the model's {self.model.n_ctx_train}"
+            )
         together = parallel or max(1, self.options.n_batch // n_ctx)
         n_batch = min(self.options.n_batch, together * n_ctx)
         context = self._take_context(together * n_ctx, together, unified=False, n_batch=n_batch)
@@ -152,7 +162,7 @@ class LlamaBackend:
         for at in range(0, n_windows, together):
             group = tokens[at : at + together]
             context.clear()
-            if group.size > n_batch:  # windows longer than a batch come alone (`together` is 1), in parts
+            if group.size > n_batch:  # a window longer than a batch is decoded alone (`together` is 1), in parts
                 yield from self._long_window(context, at, group[0], wanted)
                 continue
             n = len(group)
@@ -188,17 +198,17 @@ class LlamaBackend:
         self._sample_memory()
         return scores
 
-    def score_budget(self, longest: int) -> Budget:
-        """Cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
+    def score_budget(self, longest: int) -> PlanBudget:
+        """The cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
         recurrent = self.model.is_recurrent
         on_gpu = self.options.load.gpu_layers != 0
         batch = self.options.n_batch if recurrent or on_gpu else min(CPU_BATCH, self.options.n_batch)
         affordable = self.options.cache_bytes // self._cell_bytes
         cells = max(longest, min(longest + (STATE_CELLS if recurrent else batch), affordable))
         sequences = self._affordable_states(cells) if recurrent else MAX_SEQUENCES
-        return Budget(
+        return PlanBudget(
             cells=-(-cells // CELL_ALIGNMENT) * CELL_ALIGNMENT,
-            sequences=min(sequences, self.options.n_batch),  # llama.cpp has no context of more
+            sequences=min(sequences, self.options.n_batch),  # llama.cpp's contexts cannot have more
             batch=batch,
             rows=max(1, LOGITS_BYTES // (4 * self.n_vocab)),
             copies_states=recurrent,
@@ -206,7 +216,7 @@ class LlamaBackend:
         )
 
     def _affordable_states(self, cells: int) -> int:
-        """Sequences whose states fit beside so many cells."""
+        """Number of sequences whose states fit into `cache_bytes` in addition to `cells`."""
         left = self.options.cache_bytes - cells * self._cell_bytes
         return max(1, min(self.options.slots, left // max(1, self.model.state_bytes)))
 
@@ -217,7 +227,7 @@ class LlamaBackend:
         per_slot = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
         recurrent = self.model.is_recurrent
         affordable = self.options.cache_bytes // (per_slot * self._cell_bytes + self.model.state_bytes)
-        # beside the slots, a recurrent model's common prefix is kept in a sequence of its own
+        # with a recurrent model the common prefix needs a sequence in addition to the slots
         n_slots = max(
             1, min(self.options.slots, len(requests), affordable - recurrent, self.options.n_batch - recurrent)
         )
@@ -255,5 +265,5 @@ class LlamaBackend:
 
 
 def _has_gpu_memory() -> bool:
-    """Whether this build can use a GPU with memory of its own: an integrated one or Apple's takes the machine's."""
+    """Whether this build can use a GPU with its own memory; integrated GPUs and Apple's use RAM."""
     return sys.platform != "darwin" and any(device.kind == "gpu" for device in gpus())

@@ -1,7 +1,7 @@
-"""An Engine over a context of llama.cpp.
+"""An Engine that uses a context of llama.cpp.
 
-A token of llama.cpp's batch may belong to several sequences, and sequences share cells: copying one copies no cell. A
-recurrent state is copied when one of the sequences that share it goes on.
+A token of a llama.cpp batch can belong to several sequences, and sequences share cells, so copying a sequence copies no
+cell. A recurrent state is copied when one of the sequences that share it is continued.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from converters.llamacpp.model import Context
 from sweep.backends.logits import log_normalizers
-from sweep.backends.trie import Step
+from sweep.backends.trie import EngineStep
 
 
 class LlamaEngine:
-    """See Engine. `context` is empty and as large as what is done with it."""
+    """See Engine. `context` is empty and large enough for all sequences."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -31,7 +31,7 @@ class LlamaEngine:
     def clear(self) -> None:
         self._context.clear()
 
-    def log_probs(self, step: Step) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def log_probs(self, step: EngineStep) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         logits = self._context.decode(step.tokens, step.positions, step.sequences, step.wanted, step.counts)
         normalizers = log_normalizers(logits)
         values = logits[step.pick_rows, step.pick_tokens].astype(np.float64) - normalizers[step.pick_rows]

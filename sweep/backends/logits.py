@@ -1,4 +1,4 @@
-"""Log-softmax where only a few entries of each row are wanted: the normalizer of a row is enough.
+"""The log-normalizer of rows of logits, from which single entries of the log-softmax follow.
 
 log p(token) = logit(token) - log sum exp(logits). Logits are float32; sums and results are float64.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 18  # values a block, so that a block and its exponentials stay in the cache
+BLOCK = 1 << 18  # values per block, so that a block and its exponentials stay in the processor's cache
 
 
 def log_normalizers(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Log-likelihoods: the steps of a plan (see trie) in an engine, and the sum of what is wanted of each."""
+"""Computes log-likelihoods: runs the steps of a plan (see trie) in an engine and adds up the log-probabilities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from sweep.backends.trie import TriePlan
 
 
 def longest_request(requests: Sequence[ScoreRequest], max_length: int) -> int:
-    """Tokens that the longest request puts in. Raises InputError where one is empty or longer than `max_length`."""
+    """Number of input tokens of the longest request: all except the last one of its continuation.
+
+    Raises InputError if a context or a continuation is empty, or if a request is longer than `max_length`.
+    """
     for request in requests:
         if not request.context or not request.continuation:
             raise InputError("a log-likelihood request needs at least one token of context and one of continuation")
@@ -24,7 +27,7 @@ def longest_request(requests: Sequence[ScoreRequest], max_length: int) -> int:
 
 
 def score(engine: Engine, plan: TriePlan, progress: Progress | None = None) -> list[Score]:
-    """The scores of the plan's requests, in their order. `engine` is empty and as large as the plan's budget."""
+    """The scores of the plan's requests, in their order. `engine` is empty and has at least the plan's budget."""
     n = len(plan.wanted)
     logprobs = np.zeros(n, np.float64)
     greedy = np.ones(n, dtype=bool)

@@ -1,7 +1,7 @@
-"""A Backend over a causal language model of transformers in this process: what the int8 path is measured through.
+"""A Backend that runs a causal language model of transformers in this process. It measures the int8 variants.
 
-How requests are scored and texts generated stands in rooms of their own, for every engine. Logits are made for the
-rows that are asked for alone, in slices.
+Scoring (scoring.py) and generation (generation.py) are the same for every engine. Logits are computed in slices, and
+only for the rows that are needed.
 """
 
 from __future__ import annotations
@@ -39,28 +39,31 @@ from sweep.backends.base import (
     Tokens,
     WindowLogits,
 )
-from sweep.backends.batch_limit import BatchLimit, Span, joined, told_when_full
+from sweep.backends.batch_limit import BatchLimit, Span, joined, out_of_memory_as_input_error
 from sweep.backends.device_memory import DeviceGrowth
-from sweep.backends.resident import ResidentGrowth
+from sweep.backends.resident_memory import ResidentGrowth
 from sweep.backends.torch_cache import CacheShape, Codecs
 from sweep.backends.torch_engine import TorchEngine
-from sweep.backends.trie import Budget, plan
+from sweep.backends.trie import PlanBudget, plan
 
-WINDOW_TOKENS = 2048  # of a text's windows in one forward pass
-LOGITS_BYTES = 128 << 20  # logits are made in slices of no more
-CPU_BATCH = 1024  # tokens scored together: more lengthen the attention's span, fewer leave the cores' width unused
+WINDOW_TOKENS = 2048  # tokens of a text's windows per forward pass
+LOGITS_BYTES = 128 << 20  # largest slice of logits
+CPU_BATCH = 1024  # tokens scored together: with more, attention reads more cells; with fewer, cores are not busy
 DEVICE_BATCH = 4096  # the same on a GPU
-MAX_SEQUENCES = 256  # that share cells: more lengthen the attention's span as well
-STATE_CELLS = 4096  # room for branches side by side: their batches are cut by depth, and short ones cost the most
-MIN_SHARED_STATE = 4  # tokens; see Budget.min_shared
-END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # Qwen's; llama.cpp ends at either, whatever a config says
+MAX_SEQUENCES = 256  # sequences that share cells: with more, attention reads more cells as well
+STATE_CELLS = 4096  # cells for branches that are computed together: batches are cut by depth, and short ones cost most
+MIN_SHARED_STATE = 4  # tokens; see PlanBudget.min_shared
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # of Qwen; llama.cpp ends at both of them, no matter what a config says
 
 
 @dataclass(frozen=True)
 class TorchOptions:
-    """`cache_bytes` bounds keys, values and states of all sequences that are computed together; what one request alone
-    needs is taken in any case. `slots` bounds those that have states or generate, `n_batch` the tokens of a forward
-    pass (None: by the device).
+    """Settings of the engine.
+
+    Attributes:
+        cache_bytes: limit for keys, values and states of all sequences together. A single request may need more.
+        slots: largest number of sequences that have states or generate at the same time.
+        n_batch: tokens of a forward pass; None: CPU_BATCH or DEVICE_BATCH, by the device.
     """
 
     cache_bytes: int = 1 << 30
@@ -69,8 +72,12 @@ class TorchOptions:
 
 
 class TorchBackend:
-    """See Backend. `model` is in evaluation mode on its device; `tokenizer` belongs to it. `codecs` hold the cache that
-    sequences share, and `new_cache` makes one that holds it in the same way for a sequence alone."""
+    """See Backend.
+
+    `model` is on its device, and `tokenizer` belongs to it. `growth` and `device_growth` measure memory since before
+    loading. `codecs` encode the KV cache that sequences share; `new_cache` creates a cache with the same encoding for a
+    single sequence.
+    """
 
     def __init__(
         self,
@@ -104,13 +111,15 @@ class TorchBackend:
         self.prefix_id = self.bos_id if self.add_bos else self.eos_id
         self.chat_template: str | None = tokenizer.chat_template
         self._added = tokenizer.added_tokens_decoder
-        self._byte_of = {character: byte for byte, character in bytes_to_unicode().items()}  # as all of Qwen's write
+        self._byte_of = {
+            character: byte for byte, character in bytes_to_unicode().items()
+        }  # byte-level BPE, as in Qwen
 
     @classmethod
     def open(
         cls, path: Path, *, dtype: str = "bfloat16", device: str = "cpu", options: TorchOptions | None = None
     ) -> Self:
-        """Load a checkpoint directory. Raises InputError where transformers cannot."""
+        """Load a checkpoint directory. Raises InputError if transformers cannot load it."""
         growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
         device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
         began = time.perf_counter()
@@ -119,14 +128,14 @@ class TorchBackend:
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True, use_safetensors=True
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:  # whatever transformers says of a bad directory
+        except (OSError, ValueError, KeyError, RuntimeError) as error:  # what transformers raises for a bad directory
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: transformers cannot load it: {reason}") from error
         model = on_device(model, device)
         return cls(model, tokenizer, growth, device_growth, time.perf_counter() - began, options)
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         del self._model
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
@@ -139,15 +148,15 @@ class TorchBackend:
         )
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of one token; special tokens give none unless `special`."""
+        """The bytes of one token; empty for special tokens unless `special`."""
         if token in self._added:
             added = self._added[token]
             return added.content.encode() if special or not added.special else b""
         text = self._tokenizer.convert_ids_to_tokens(token)
-        return bytes(self._byte_of[c] for c in text) if text is not None else b""  # none: padding of the vocabulary
+        return bytes(self._byte_of[c] for c in text) if text is not None else b""  # None: padding of the vocabulary
 
     def memory(self) -> MemoryUse:
-        """Allocated is, on a GPU, what torch reserved there at its peak, elsewhere the weights."""
+        """`allocated_bytes` is the peak that torch reserved on a GPU; on the CPU it is the size of the weights."""
         self._sample_memory()
         resident = self._growth.peak_bytes if self._growth is not None else 0
         if self._device.type == "cuda":
@@ -166,7 +175,7 @@ class TorchBackend:
     def windows(self, tokens: Tokens, first: int, *, parallel: int | None = None) -> Iterator[WindowLogits]:
         n_windows, n_ctx = tokens.shape
         if n_ctx > self.max_length:
-            raise InputError(f"a context of {n_ctx} is beyond the model's {self.max_length}")
+            raise InputError(f"a context of {n_ctx} tokens is longer than the model's {self.max_length}")
         together = parallel or max(1, WINDOW_TOKENS // n_ctx)
         slice_rows = max(1, LOGITS_BYTES // (4 * self.n_vocab))
         for at in range(0, n_windows, together):
@@ -177,19 +186,19 @@ class TorchBackend:
 
     @torch.inference_mode()
     def _hidden(self, tokens: NDArray[np.integer]) -> torch.Tensor:
-        """The last layer's states (n, length, width) of rows of tokens that are padded on the right, if at all."""
+        """The last layer's states (n, length, width) of tokens (n, length), which may be padded on the right."""
         ids = torch.from_numpy(np.ascontiguousarray(tokens, np.int64))
 
         def states(rows: Span) -> torch.Tensor:
-            given = ids[rows.slice].to(self._device)
-            found: torch.Tensor = self._model.base_model(input_ids=given, use_cache=False).last_hidden_state
+            inputs = ids[rows.slice].to(self._device)
+            found: torch.Tensor = self._model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
             return found
 
         return joined(self._limit.run(Span(0, len(ids), width=ids.shape[1]), states))
 
     @torch.inference_mode()
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        """float32 on the CPU."""
+        """Logits (n, n_vocab) of states (n, width), float32 on the CPU."""
         head = self._model.get_output_embeddings()
         return joined(self._limit.run(Span(0, len(states)), lambda rows: head(states[rows.slice]).float().cpu()))
 
@@ -205,21 +214,21 @@ class TorchBackend:
         self._sample_memory()
         return scores
 
-    def score_budget(self, longest: int) -> Budget:
-        """Cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
+    def score_budget(self, longest: int) -> PlanBudget:
+        """The cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
         shape = self._cache_shape
         recurrent = shape.copies_states
         spare = max(0, self.options.cache_bytes - longest * shape.cell_bytes - shape.state_bytes)
-        if recurrent:  # half of it for cells of branches, the rest for their states
+        if recurrent:  # half of the memory for cells of branches, the rest for their states
             branches = min(STATE_CELLS, spare // 2 // shape.cell_bytes)
             states = 1 + (spare - branches * shape.cell_bytes) // shape.state_bytes
         else:
             branches = min(self._batch, spare // shape.cell_bytes)
-        return Budget(
+        return PlanBudget(
             cells=longest + branches,
             sequences=min(states, self.options.slots) if recurrent else MAX_SEQUENCES,
             batch=self._batch,
-            rows=self._batch,  # the engine makes its logits in slices
+            rows=self._batch,  # the engine computes logits in slices
             copies_states=recurrent,
             min_shared=MIN_SHARED_STATE if recurrent else 1,
         )
@@ -232,7 +241,7 @@ class TorchBackend:
         shared = generation.shared_prefix([request.prompt for request in requests])
         left = self.options.cache_bytes - shared * shape.cell_bytes
         affordable = left // ((longest - shared) * shape.cell_bytes + shape.state_bytes)
-        # beside the slots, a recurrent model's common prefix is kept in a sequence of its own
+        # with a recurrent model the common prefix needs a sequence in addition to the slots
         n_slots = max(1, min(self.options.slots, len(requests), affordable - shape.copies_states))
         cells = shared + n_slots * (longest - shared)
         engine = self._engine(cells, n_slots + shape.copies_states, longest, self._batch)
@@ -241,7 +250,9 @@ class TorchBackend:
         return results
 
     def _engine(self, cells: int, sequences: int, longest: int, n_batch: int) -> TorchEngine:
-        with told_when_full(self._device, f"a cache of {cells} tokens and {sequences} sequences does not fit"):
+        with out_of_memory_as_input_error(
+            self._device, f"a cache of {cells} tokens and {sequences} sequences does not fit"
+        ):
             return TorchEngine(
                 self._model,
                 self._cache_shape,
@@ -259,7 +270,7 @@ class TorchBackend:
 
     @property
     def _batch(self) -> int:
-        """Tokens computed together."""
+        """Number of tokens that are computed together."""
         return self.options.n_batch or (CPU_BATCH if self._device.type == "cpu" else DEVICE_BATCH)
 
     # speed -----------------------------------------------------------------------------------------------------------
@@ -282,9 +293,9 @@ class TorchBackend:
 
 
 def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """The model there. Raises InputError where the device has no memory for its weights."""
+    """The model, moved to `device`. Raises InputError if the device does not have enough memory for its weights."""
     size = f"{_weight_bytes(model) / 2**30:.1f} GiB"
-    with told_when_full(torch.device(device), f"the model's weights, {size}, do not fit"):
+    with out_of_memory_as_input_error(torch.device(device), f"the model's weights, {size}, do not fit"):
         return model.to(device)
 
 

@@ -1,8 +1,8 @@
-"""The cache of a causal language model of transformers: keys and values in cells that sequences share, and states.
+"""The KV cache of a causal language model of transformers, whose cells sequences share, and its recurrent states.
 
-An attention layer keeps one key and one value a cell, as a paged cache does (Kwon et al., arXiv 2309.06180, with pages
-of one token); which cells a sequence has stands in a table that all layers share. Copying a sequence then copies no
-key. A DeltaNet layer keeps the state of each sequence (convolution and recurrent) as it is after its last token.
+An attention layer stores one key and one value per cell, as a paged cache does (Kwon et al., arXiv 2309.06180, with
+pages of one token). A table that all layers share lists the cells of each sequence, so copying a sequence copies no
+keys. A DeltaNet layer stores the convolution state and the recurrent state of each sequence after its last token.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Ints = NDArray[np.int64]
 
 
 class Codec(Protocol):
-    """How keys or values are held: as tensors of any widths, each (..., n_heads, tokens, width)."""
+    """How keys or values are stored: as tensors (..., n_heads, tokens, width), each of any width and dtype."""
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]: ...
 
     def decode(self, *parts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor: ...
 
 
-class AsTheyAre:
-    """The codec of a cache in the model's own dtype."""
+class PlainCodec:
+    """The codec of a cache that stores keys or values unchanged, in the model's dtype."""
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (x,)
@@ -42,14 +42,14 @@ class AsTheyAre:
 
 
 Codecs = Mapping[int, tuple[Codec, Codec]]
-"""Of keys and values, by layer; where there are none, they are held as they are."""
+"""The codecs of keys and values by layer; a layer that is not listed has PlainCodec."""
 
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What one token leaves in each layer, learned from a model by giving it one: (key, value), each
-    (1, n_heads, 1, width), or (convolution state, recurrent state), each (1, ...). Bytes are of all layers together,
-    as their codecs hold them.
+    """What the model stores for one token in each layer, found by running the model with one token.
+
+    A layer has (key, value), each (1, n_heads, 1, width), or (convolution state, recurrent state), each (1, ...).
     """
 
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -59,7 +59,7 @@ class CacheShape:
     @classmethod
     @torch.inference_mode()
     def of(cls, model: PreTrainedModel, codecs: Codecs = MappingProxyType({})) -> CacheShape:
-        """Raises InputError for layers of another kind, such as a sliding window's."""
+        """The shape of a model's cache. Raises InputError for other kinds of layers, such as a sliding window."""
         cache = DynamicCache(config=model.config)
         model.base_model(
             input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True
@@ -71,9 +71,9 @@ class CacheShape:
             elif type(layer) is LinearAttentionLayer and layer.number_of_states == 1:
                 layers.append((layer.conv_states[0], layer.recurrent_states[0]))
             else:
-                raise InputError(f"{model.config.model_type}: no cache is known for its {type(layer).__name__}")
+                raise InputError(f"{model.config.model_type}: a cache with {type(layer).__name__} is not supported")
         is_state = tuple(isinstance(layer, LinearAttentionLayer) for layer in cache.layers)
-        plain = (AsTheyAre(), AsTheyAre())
+        plain = (PlainCodec(), PlainCodec())
         return cls(tuple(layers), is_state, tuple(codecs.get(index, plain) for index in range(len(layers))))
 
     @property
@@ -82,7 +82,7 @@ class CacheShape:
 
     @property
     def cell_bytes(self) -> int:
-        """Of one token of a sequence."""
+        """Bytes of all layers per token, as their codecs store it."""
         return sum(
             part.nbytes
             for pair, codecs, is_state in zip(self.layers, self.codecs, self.is_state, strict=True)
@@ -93,19 +93,19 @@ class CacheShape:
 
     @property
     def state_bytes(self) -> int:
-        """Of one sequence, whatever its length."""
+        """Bytes of all recurrent states per sequence, which do not depend on its length."""
         held = zip(self.layers, self.is_state, strict=True)
         return sum(tensor.nbytes for pair, is_state in held if is_state for tensor in pair)
 
 
-class CellTable:
-    """Which of `cells` cells each of `sequences` sequences of at most `longest` tokens has, by position."""
+class SequenceCells:
+    """The cells of each sequence by position: up to `sequences` of at most `longest` tokens share `cells` cells."""
 
     def __init__(self, cells: int, sequences: int, longest: int) -> None:
         self._cells = np.zeros((sequences, longest), np.int64)
         self.lengths = np.zeros(sequences, np.int64)
         self._n_cells = cells
-        self.used = 0  # every cell that a sequence has is below this one
+        self.used = 0  # every cell of a sequence is below this number
 
     def of(self, sequence: int) -> Ints:
         """The cell of each position of the sequence."""
@@ -123,13 +123,17 @@ class CellTable:
         self.lengths[:] = 0
 
     def take(self, positions: Ints, sequences: NDArray[np.integer], counts: NDArray[np.integer]) -> Ints:
-        """A free cell for each of n tokens at `positions` (n,): token i is the next of counts[i] of `sequences`."""
+        """Assign a free cell to each of n tokens at `positions` (n,), and return the cells (n,).
+
+        Token i belongs to counts[i] sequences, the next ones in `sequences` (sum of counts,). Raises ValueError if
+        there are fewer than n free cells.
+        """
         occupied = np.zeros(self._n_cells, dtype=bool)
         held = self._cells[:, : int(self.lengths.max())]
         occupied[held[np.arange(held.shape[1]) < self.lengths[:, None]]] = True
         free = np.flatnonzero(~occupied)[: len(positions)]
         if len(free) < len(positions):
-            raise ValueError(f"{len(positions)} tokens, and {len(free)} of {self._n_cells} cells are free")
+            raise ValueError(f"{len(positions)} tokens need cells, but {len(free)} of {self._n_cells} are free")
         places = np.repeat(positions, counts)
         self._cells[sequences, places] = np.repeat(free, counts)
         np.maximum.at(self.lengths, sequences, places + 1)
@@ -140,10 +144,14 @@ class CellTable:
 
 @dataclass
 class Access:
-    """Where the attention layers of a forward pass write what is new, and what they read.
+    """The cells that the attention layers of a forward pass write and read.
 
-    `write` (n,) are the cells of the n tokens among the pass's (rows, columns) that are `real`, row by row. `read`
-    (rows, length) are the cells of each row, whose surplus the mask hides; None: one row that sees the first `used`.
+    Attributes:
+        write: the cells (n,) of the n tokens that are not padding, row by row.
+        real: which tokens (rows, columns) of the pass are not padding.
+        read: the cells (rows, length) that each row reads; the attention mask hides the unused ones. None: there is one
+            row, which reads the first `used` cells.
+        used: number of cells in use.
     """
 
     write: torch.Tensor
@@ -152,15 +160,15 @@ class Access:
     used: int
 
 
-class _Held:
-    """Keys or values of one attention layer in cells, each part that their codec makes (1, n_heads, cells, width)."""
+class _CellTensors:
+    """Keys or values of one attention layer by cell; each part of the codec has shape (1, n_heads, cells, width)."""
 
     def __init__(self, one: torch.Tensor, cells: int, codec: Codec) -> None:
         self._codec = codec
         self._parts = [x.new_zeros((1, x.shape[1], cells, x.shape[3])) for x in codec.encode(one)]
 
     def updated(self, new: torch.Tensor, access: Access) -> torch.Tensor:
-        """What attention reads, after `new` (rows, n_heads, columns, width) is written."""
+        """Write `new` (rows, n_heads, columns, width), and return what attention reads."""
         encoded = zip(self._parts, self._codec.encode(new), strict=True)
         return self._codec.decode(*(_written(held, part, access) for held, part in encoded), dtype=new.dtype)
 
@@ -182,7 +190,7 @@ class CellLayer(CacheLayerMixin):
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, cells: int, codecs: tuple[Codec, Codec]) -> None:
         super().__init__()
         self._cells = cells
-        self._held = [_Held(one, cells, codec) for one, codec in zip((keys, values), codecs, strict=True)]
+        self._held = [_CellTensors(one, cells, codec) for one, codec in zip((keys, values), codecs, strict=True)]
         self.is_initialized = True
         self.access: Access | None = None
 
@@ -194,7 +202,7 @@ class CellLayer(CacheLayerMixin):
         return keys.updated(key_states, self.access), values.updated(value_states, self.access)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing: the cells are there from the beginning."""
+        """Does nothing: the cells are allocated at the beginning."""
 
     def get_seq_length(self) -> int:
         return 0 if self.access is None else self.access.used
@@ -207,27 +215,27 @@ class CellLayer(CacheLayerMixin):
 
 
 class StateLayer:
-    """States of one DeltaNet layer, (sequences, ...) each. `batch` is what a forward pass works on."""
+    """The states of one DeltaNet layer, each (sequences, ...). A forward pass works on `batch`."""
 
     def __init__(self, convolution: torch.Tensor, recurrent: torch.Tensor, sequences: int) -> None:
         self._held = [x.new_zeros((sequences, *x.shape[1:])) for x in (convolution, recurrent)]
         self.batch = LinearAttentionLayer()
 
     def load(self, sequences: torch.Tensor) -> None:
-        """The states of `sequences` (rows,) for the next pass."""
+        """Copy the states of `sequences` (rows,) to `batch` for the next pass."""
         batch = self.batch
         batch.conv_states[0], batch.recurrent_states[0] = (held[sequences] for held in self._held)
         batch.conv_kernel_size[0] = batch.conv_states[0].shape[-1]
         batch.dtype, batch.device = batch.conv_states[0].dtype, batch.conv_states[0].device
-        for known in (
+        for flags in (
             batch.is_conv_states_initialized,
             batch.is_recurrent_states_initialized,
             batch.has_previous_state,
         ):
-            known[0] = True
+            flags[0] = True
 
     def store(self, sequences: torch.Tensor) -> None:
-        """What the last pass made of the states of `sequences` (rows,)."""
+        """Copy the states from `batch`, as the last pass left them, to `sequences` (rows,)."""
         for held, new in zip(self._held, (self.batch.conv_states[0], self.batch.recurrent_states[0]), strict=True):
             held[sequences] = new
 
@@ -241,7 +249,7 @@ class StateLayer:
 
 
 class SharedCache:
-    """All layers of a model. `cache` is what its forward pass is given."""
+    """The cache of all layers of a model; its forward pass gets `cache`."""
 
     def __init__(self, shape: CacheShape, cells: int, sequences: int) -> None:
         self.cells: list[CellLayer] = []
@@ -257,6 +265,6 @@ class SharedCache:
         self.cache = Cache(layers=layers)
 
     def point(self, access: Access) -> None:
-        """What the attention layers of the next pass write and read."""
+        """Set which cells the attention layers of the next pass write and read."""
         for layer in self.cells:
             layer.access = access

@@ -1,4 +1,4 @@
-"""Variants of torch opened to be measured: an int8 checkpoint computed in int8 or in float, or a checkpoint in BF16."""
+"""Opens torch variants for measuring: an int8 checkpoint, computed in int8 or in float, or a checkpoint in BF16."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from int8.kv_cache import int8_cache, int8_codecs
 from int8.linear import require_int8
 from int8.real_int8 import to_int8
 from sweep.backends.device_memory import DeviceGrowth
-from sweep.backends.resident import ResidentGrowth
+from sweep.backends.resident_memory import ResidentGrowth
 from sweep.backends.torch import TorchBackend, on_device
 
 
 def open_int8(path: Path, device: str) -> TorchBackend:
-    """What `int8.checkpoint.save` wrote, computed in int8. Raises InputError, and MissingRuntime for a GPU without."""
+    """An int8 checkpoint (written by `int8.checkpoint.save`), computed in int8.
+
+    Raises InputError if it cannot be loaded, MissingRuntime if the GPU does not support int8.
+    """
     require_int8(torch.device(device))
     return _open(path, device, real=True)
 
 
 def open_fake_quant(path: Path, device: str) -> TorchBackend:
-    """The same through int8 and back, computed in float."""
+    """An int8 checkpoint as fake-quant: values are rounded to int8 but computed in float. Raises InputError."""
     return _open(path, device, real=False)
 
 
 def open_float(path: Path, device: str) -> TorchBackend:
-    """A checkpoint in BF16."""
+    """A Hugging Face checkpoint, computed in BF16. Raises InputError."""
     return TorchBackend.open(path, dtype="bfloat16", device=device)
 
 

@@ -1,9 +1,9 @@
-"""An Engine over a causal language model of transformers.
+"""An Engine that uses a causal language model of transformers.
 
-With attention alone, a call is one forward pass over one row: tokens of all sequences side by side, each seeing the
-cells of its own sequence (a mask says which), nothing padded. With recurrent states a sequence is a row of its own: a
-pass takes rows that are equally long, so that the states it leaves are exact; those which nothing goes on from may be
-padded.
+For models with attention alone, a call is one forward pass with one row, without padding: it contains the tokens of all
+sequences, and a mask lets each token read the cells of its own sequence. For models with recurrent states, each
+sequence is a row. The rows of a pass have equal lengths, so that the states after the pass are exact. Only rows whose
+sequences are not continued may be padded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from sweep.backends.batch_limit import BatchLimit, Span, joined
-from sweep.backends.torch_cache import Access, CacheShape, CellTable, Ints, SharedCache
-from sweep.backends.trie import Step
+from sweep.backends.torch_cache import Access, CacheShape, Ints, SequenceCells, SharedCache
+from sweep.backends.trie import EngineStep
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Tokens start .. end - 1 of a call, all of one sequence; nothing goes on from them where they are its `last`."""
+class _SequenceRun:
+    """Tokens start .. end - 1 of a call, all of the same sequence. `last`: the sequence is not continued."""
 
     sequence: int
     start: int
@@ -34,9 +34,9 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Pass:
-    """A forward pass over the tokens start + `skip` .. of each run, `length` at most."""
+    """A forward pass over up to `length` tokens of each run, from its token start + `skip` on."""
 
-    runs: tuple[_Run, ...]
+    runs: tuple[_SequenceRun, ...]
     skip: int
     length: int
 
@@ -45,7 +45,7 @@ class _Pass:
         return len(self.runs) * self.length
 
     def pieces(self, most: int) -> Iterator[_Pass]:
-        """Fewer runs in each; one run alone in parts, which its states go through one after the other."""
+        """Passes with fewer runs. A run that is too long alone is divided, and its parts are computed in order."""
         together = max(1, most // self.length)
         for first in range(0, len(self.runs), together):
             runs = self.runs[first : first + together]
@@ -55,8 +55,10 @@ class _Pass:
 
 
 class TorchEngine:
-    """See Engine. Its cache has `cells` and `sequences`, none longer than `longest`. Logits are made in slices of at
-    most `logits_bytes`. `limit` is the device's, and outlives the engine.
+    """See Engine.
+
+    Its cache has `cells` cells for `sequences` sequences of at most `longest` tokens. Logits are computed in slices of
+    at most `logits_bytes`. `limit` belongs to the device and outlives the engine.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class TorchEngine:
         self._device = model.device
         self._limit = limit
         self._head = model.get_output_embeddings()
-        self._table = CellTable(cells, sequences, longest)
+        self._table = SequenceCells(cells, sequences, longest)
         self._cache = SharedCache(shape, cells, sequences)
         self._slice = max(1, logits_bytes // (4 * model.config.get_text_config().vocab_size))
         self.n_batch = n_batch
@@ -97,7 +99,7 @@ class TorchEngine:
             layer.clear(slice(None))
 
     @torch.inference_mode()
-    def log_probs(self, step: Step) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def log_probs(self, step: EngineStep) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         hidden = self._hidden(step.tokens, step.positions, step.sequences, step.counts, step.wanted, step.finished)
         values = np.empty(len(step.pick_rows), np.float64)
         likeliest = np.empty(len(step.pick_rows), dtype=bool)
@@ -166,8 +168,10 @@ class TorchEngine:
     def _row(
         self, span: Span, tokens: NDArray[np.integer], positions: Ints, owners: NDArray[np.integer], cells: Ints
     ) -> torch.Tensor:
-        """States (n, width) of the span's n tokens in one row. All sequences of a token are one up to it: any of them
-        will do, and it comes after those that it continues.
+        """States (n, width) of the span's n tokens, computed in one row.
+
+        `owners` (n,) is one of the sequences of each token. All sequences of a token are equal up to it, so any of them
+        can be its owner. A token comes after the tokens that it continues.
         """
         at = span.slice
         tokens, positions, owners, cells = tokens[at], positions[at], owners[at], cells[at]
@@ -183,7 +187,7 @@ class TorchEngine:
     def _rows(
         self, part: _Pass, tokens: NDArray[np.integer], positions: Ints, cells: Ints
     ) -> tuple[Ints, torch.Tensor]:
-        """Where in the call the n tokens of a pass are (n,), and their states (n, width)."""
+        """The indices in the call (n,) of the n tokens of a pass, and their states (n, width)."""
         starts = np.array([run.start + part.skip for run in part.runs])
         lengths = np.minimum(part.length, np.array([run.end for run in part.runs]) - starts)
         real = np.arange(part.length) < lengths[:, None]
@@ -205,7 +209,7 @@ class TorchEngine:
         return at[real], states
 
     def _forward(self, tokens: NDArray[np.integer], positions: Ints, seen: NDArray[np.bool_]) -> torch.Tensor:
-        """States (rows, columns, width); `seen` (rows, columns, cells read) says which cells each token sees."""
+        """States (rows, columns, width); `seen` (rows, columns, cells read) says which cells each token reads."""
         dtype = self._model.dtype
         mask = torch.zeros((len(seen), 1, *seen.shape[1:]), dtype=dtype, device=self._device)
         mask.masked_fill_(self._tensor(~seen)[:, None], torch.finfo(dtype).min)
@@ -222,30 +226,30 @@ class TorchEngine:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-def _runs(sequences: NDArray[np.integer], finished: Sequence[int]) -> list[_Run]:
-    """Neighbouring tokens of the same sequence."""
+def _runs(sequences: NDArray[np.integer], finished: Sequence[int]) -> list[_SequenceRun]:
+    """Consecutive tokens of the same sequence; the sequences in `finished` are not continued."""
     starts = np.flatnonzero(np.diff(sequences, prepend=sequences[0] - 1))
     ends = [*starts[1:].tolist(), len(sequences)]
     ended = set(finished)
     return [
-        _Run(int(sequences[start]), start, end, int(sequences[start]) in ended)
+        _SequenceRun(int(sequences[start]), start, end, int(sequences[start]) in ended)
         for start, end in zip(starts.tolist(), ends, strict=True)
     ]
 
 
-def _passes(runs: Sequence[_Run]) -> Iterator[_Pass]:
-    """Every token of every run once, in order."""
+def _passes(runs: Sequence[_SequenceRun]) -> Iterator[_Pass]:
+    """Passes that compute every token of every run once, in order."""
     by_length = sorted(runs, key=lambda run: run.end - run.start, reverse=True)
-    going = [run for run in by_length if not run.last]
+    continued = [run for run in by_length if not run.last]
     skip = 0
-    while going:
-        length = going[-1].end - going[-1].start - skip
+    while continued:
+        length = continued[-1].end - continued[-1].start - skip
         if length:
-            yield _Pass(tuple(going), skip, length)
+            yield _Pass(tuple(continued), skip, length)
             skip += length
-        going.pop()
+        continued.pop()
     last = [run for run in by_length if run.last]
-    while last:  # padded to no more than twice the shortest
+    while last:  # padded to at most twice the length of the shortest one
         length = last[0].end - last[0].start
         together = sum(2 * (run.end - run.start) >= length for run in last)
         yield _Pass(tuple(last[:together]), 0, length)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sweep.backends.check import SharingCheck
+from sweep.backends.sharing_check import SharingCheck
 from sweep.items import Item
 from sweep.jobs.base import Result, Site
 from sweep.jobs.cell import PlannedJob, SweepInputs

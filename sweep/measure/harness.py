@@ -13,7 +13,7 @@ from typing import Any
 
 from converters.errors import InputError
 from sweep.backends.base import Backend
-from sweep.backends.check import SharingCheck
+from sweep.backends.sharing_check import SharingCheck
 from sweep.items import Item
 from sweep.measure.lm_eval_model import TaskProgress, make_lm
 from sweep.measure.lm_eval_tasks import LoadedTask, TaskLocation, load_task, quiet

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.errors import InputError
 from sweep.backends.base import Backend, GenerationRequest, ScoreRequest
-from sweep.backends.check import SharingSample
+from sweep.backends.sharing_check import SharingSample
 from sweep.measure.task_options import MeasurementError, TaskOptions
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a plan may use."""
+"""The limits of a plan."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a plan may use: `cells` of the cache and `sequences` at a time, `batch` tokens and `rows` of logits a step.
+class PlanBudget:
+    """The limits of a plan.
 
-    `copies_states`: sequences are copied whole (recurrent models). A prefix that is shorter by fewer than `min_shared`
-    tokens is then branched from instead: each branch is a small step of its own, which may cost more than it saves.
+    Attributes:
+        cells: cells of the KV cache.
+        sequences: sequences at the same time.
+        batch: tokens per step.
+        rows: rows of logits per step.
+        copies_states: sequences can only be copied as a whole (recurrent models).
+        min_shared: with `copies_states`, a branch begins at an existing branching position if it is fewer than this
+            many tokens earlier, because each branching position is a small step of its own, which can cost more than it
+            saves.
     """
 
     cells: int

@@ -1,21 +1,28 @@
-"""Leaves that are in the cache together, and the recurrent states kept from one such pack to the next."""
+"""Packs: the leaves that are in the cache at the same time, and the recurrent states kept from one pack to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sweep.backends.trie.budget import Budget
+from sweep.backends.trie.budget import PlanBudget
 from sweep.backends.trie.token_trie import Trie
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Leaves first, first + 1, ... that are in the cache together; leaf i is computed from `starts`[i - first] on.
+    """The leaves first, first + 1, ... that are in the cache at the same time.
 
-    Where states are copied: `parents` says of which leaf (or, negative, which kept state -1 - i) each is a branch;
-    `keeps` are the states to keep for later packs, as (leaf, length, sequence); `drops` are the sequences of kept
-    states that are of no more use, `sources` the sequence and length of each kept state at hand.
+    Attributes:
+        first: number of the first leaf.
+        lengths: number of tokens of each leaf's path.
+        starts: the token from which on each leaf is computed.
+
+    With recurrent states also:
+        parents: the leaf of which each leaf is a branch, or -1 - i for a branch of kept state i, or None.
+        sources: sequence and length of each kept state that is available.
+        keeps: the states to keep for later packs, as (leaf, length, sequence).
+        drops: the sequences of kept states that are no longer needed.
     """
 
     first: int
@@ -27,14 +34,14 @@ class Pack:
     drops: tuple[int, ...] = ()
 
 
-def packs(trie: Trie, budget: Budget) -> Iterator[Pack]:
-    """All leaves, as many at a time as the budget holds."""
+def packs(trie: Trie, budget: PlanBudget) -> Iterator[Pack]:
+    """All leaves in packs, each as large as the budget allows."""
     states = _States(trie, budget) if budget.copies_states else None
     at_once = budget.sequences - (states.room if states else 0)
     first = 0
     while first < len(trie.paths):
         end, cells, low = first + 1, trie.lengths[first], trie.shared[first]
-        # a pack of one batch where that is all it takes: what is in the cache costs every token's attention time
+        # at most one batch of new tokens per pack, because every token's attention reads all cells in the cache
         most = budget.cells if states else min(budget.cells, trie.shared[first] + budget.batch)
         while end < len(trie.paths) and end - first < at_once:
             low = min(low, trie.shared[end])
@@ -52,20 +59,20 @@ def packs(trie: Trie, budget: Budget) -> Iterator[Pack]:
 
 
 class _States:
-    """The states kept from pack to pack: those at which leaves to come part from the path of the last leaf.
+    """The states kept from pack to pack: those from which later leaves branch off the path of the last leaf.
 
-    There is `room` for some of them. The others are computed again from the longest kept one before them.
+    There is `room` for some of them. The others are computed again from the longest kept state that is a prefix.
     """
 
-    def __init__(self, trie: Trie, budget: Budget) -> None:
+    def __init__(self, trie: Trie, budget: PlanBudget) -> None:
         self._trie = trie
         self._next = _next_smaller(trie.shared)
         self.room = min(budget.sequences // 2, _deepest(trie.shared))
-        self._sequences = list(range(budget.sequences - self.room, budget.sequences))  # beside those of the leaves
+        self._sequences = list(range(budget.sequences - self.room, budget.sequences))  # not used by leaves
         self._kept: dict[int, int] = {}  # length: sequence
 
     def keeps(self, length: int) -> bool:
-        """Whether there is a state to go on from at that length."""
+        """Whether a state of that length is kept."""
         return length in self._kept
 
     def pack(self, first: int, end: int) -> Pack:
@@ -86,7 +93,7 @@ class _States:
             starts.append(start)
             parents.append(parent)
         before = self._kept
-        reach = min(shared[first:end])  # of the paths before and after this pack, so much is one
+        reach = min(shared[first:end])  # number of tokens that the paths before and after this pack have in common
         self._kept = {length: sequence for length, sequence in before.items() if length <= reach}
         wanted = self._wanted(end, path[0][0])
         self._kept = {length: sequence for length, sequence in self._kept.items() if length in wanted}
@@ -100,21 +107,21 @@ class _States:
         return Pack(first, tuple(lengths[first:end]), tuple(starts), tuple(parents), sources, tuple(keeps), drops)
 
     def _wanted(self, end: int, computed_from: int) -> list[int]:
-        """Lengths to keep after the leaf before `end`: where later leaves part from it, as far as there is room."""
+        """Lengths of the states to keep after the leaf before `end`: where later leaves branch off, up to `room`."""
         lengths = []
         while end < len(self._trie.shared) and self._trie.shared[end]:
             lengths.append(self._trie.shared[end])
             end = self._next[end]
-        # those that are kept already or that this pack computes
+        # only lengths that are already kept or that this pack computes
         lengths = sorted(length for length in lengths if length in self._kept or length > computed_from)
-        while len(lengths) > self.room:  # the state that is the cheapest to compute again goes
+        while len(lengths) > self.room:  # drop the state that is the cheapest to compute again
             gaps = [length - before for before, length in zip([0, *lengths], lengths, strict=False)]
             lengths.pop(gaps.index(min(gaps)))
         return lengths
 
 
 def _next_smaller(values: Sequence[int]) -> list[int]:
-    """For each place the next one with a smaller value, or the number of values."""
+    """For each index the next index with a smaller value, or the number of values if there is none."""
     result = [len(values)] * len(values)
     stack: list[int] = []
     for place, value in enumerate(values):
@@ -125,10 +132,10 @@ def _next_smaller(values: Sequence[int]) -> list[int]:
 
 
 def _deepest(shared: Sequence[int]) -> int:
-    """The greatest number of partings that lie on one path with leaves to come."""
+    """The largest number of branching positions with later leaves on any path."""
     stack: list[int] = []
     most = 0
-    for value in reversed(shared):  # seen from the end, the partings to come are a rising stack
+    for value in reversed(shared):  # seen from the end, the later branching positions form an ascending stack
         while stack and stack[-1] >= value:
             stack.pop()
         if value:

@@ -1,4 +1,4 @@
-"""Packs as calls of an engine: which tokens, for which sequences, and what to do with the sequences before."""
+"""Turns packs into calls of an engine: the tokens, their sequences, and the operations before each call."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.backends.trie.budget import Budget
+from sweep.backends.trie.budget import PlanBudget
 from sweep.backends.trie.packs import Pack
 from sweep.backends.trie.token_trie import Ints, Trie
 
 
 @dataclass(frozen=True)
-class Step:
-    """One call of the engine. Sequences are numbered from 0; in this order
+class EngineStep:
+    """One call of the engine, with the operations on sequences before it. Sequences are numbered from 0.
 
-    - `drops`: sequences to forget whole;
-    - `copies`: (source, target, length), the empty `target` becomes the first `length` tokens of `source`, which are
-      all it has where states are copied;
-    - `cuts`: (sequence, length), it keeps its first `length` tokens only (never where states are copied);
-    - the n `tokens` at `positions` (n,) are computed: token i belongs to `counts`[i] sequences, the next so many of
-      `sequences` (sum of counts,), each of which it continues;
-    - `finished` are those of the sequences that no later step continues or copies (told where states are copied);
-    - logits are wanted after the tokens marked in `wanted` (n,), say m rows, in the order of the tokens.
+    In this order:
 
-    `pick_rows`, `pick_tokens`, `pick_requests` (k,) say what for: request `pick_requests`[i] needs the log-probability
-    of `pick_tokens`[i] in row `pick_rows`[i] < m.
+    - `drops`: sequences to remove;
+    - `copies`: (source, target, length): copy the first `length` tokens of `source` to the empty sequence `target`.
+      With recurrent states, `length` is the length of `source`;
+    - `cuts`: (sequence, length): remove all but the first `length` tokens (never with recurrent states);
+    - compute the n `tokens` at `positions` (n,): token i belongs to `counts`[i] sequences, the next ones in `sequences`
+      (sum of counts,), and continues each of them;
+    - `finished`: the sequences that no later step continues or copies (only set with recurrent states);
+    - logits are needed after the m tokens that are marked in `wanted` (n,), one row per token, in their order.
+
+    `pick_rows`, `pick_tokens`, `pick_requests` (k,) say for which request: request `pick_requests`[i] needs the
+    log-probability of `pick_tokens`[i] in row `pick_rows`[i] < m.
     """
 
     drops: tuple[int, ...]
@@ -44,8 +46,8 @@ class Step:
     pick_requests: NDArray[np.int64]
 
 
-def steps(trie: Trie, packs: Sequence[Pack], budget: Budget) -> Iterator[Step]:
-    """What an engine does, in order, to compute all `packs` of the `trie`."""
+def steps(trie: Trie, packs: Sequence[Pack], budget: PlanBudget) -> Iterator[EngineStep]:
+    """The calls of an engine, in order, that compute all `packs` of the `trie`."""
     for batch in _copied_batches(trie, packs) if budget.copies_states else _shared_batches(packs):
         yield from _split(trie, batch, budget)
 
@@ -63,7 +65,7 @@ class _Part:
 
 @dataclass
 class _Batch:
-    """Any number of tokens, and what is done with the sequences before them."""
+    """Any number of tokens, and the operations on sequences before them."""
 
     drops: list[int] = field(default_factory=list)
     copies: list[tuple[int, int, int]] = field(default_factory=list)
@@ -72,10 +74,10 @@ class _Batch:
 
 
 def _shared_batches(packs: Sequence[Pack]) -> Iterator[_Batch]:
-    """A batch a pack: each token belongs to all leaves of the pack below it.
+    """One batch per pack: each token belongs to all leaves of the pack whose paths contain it.
 
-    The last leaf of a pack is sequence 0, the one before it 1, and so on: sequence 0 then holds what the next pack
-    begins with.
+    The last leaf of a pack is sequence 0, the leaf before it is sequence 1, and so on, so that sequence 0 contains the
+    prefix with which the next pack begins.
     """
     before = 0
     for pack in packs:
@@ -101,16 +103,17 @@ def _shared_batches(packs: Sequence[Pack]) -> Iterator[_Batch]:
 
 
 def _copied_batches(trie: Trie, packs: Sequence[Pack]) -> Iterator[_Batch]:
-    """Batches by depth: what has no parent in the pack, then the branches of that, and so on.
+    """Batches by depth: leaves without a parent in the pack, then the branches of these leaves, and so on.
 
-    The first leaf of a pack is sequence 0, the next one 1, and so on.
+    The first leaf of a pack is sequence 0, the next leaf is sequence 1, and so on.
     """
     finished: list[int] = []
     for pack in packs:
         leaves = list(zip(range(pack.first, pack.first + len(pack.starts)), pack.parents, pack.starts, strict=True))
         batches = [_Batch(drops=finished)]
         finished = list(range(len(leaves)))
-        partings: dict[int, dict[int, list[int]]] = {leaf: {} for leaf, _, _ in leaves}  # length: who parts there
+        # for each leaf: length -> sequences that branch off there
+        branchings: dict[int, dict[int, list[int]]] = {leaf: {} for leaf, _, _ in leaves}
         for leaf, parent, start in leaves:
             if parent is None:
                 continue
@@ -118,18 +121,18 @@ def _copied_batches(trie: Trie, packs: Sequence[Pack]) -> Iterator[_Batch]:
                 source, length = pack.sources[-1 - parent]
                 batches[0].copies.append((source, leaf - pack.first, length))
             else:
-                partings[parent].setdefault(start, []).append(leaf - pack.first)
+                branchings[parent].setdefault(start, []).append(leaf - pack.first)
         for leaf, length, sequence in pack.keeps:
-            partings[leaf].setdefault(length, []).append(sequence)
-        depth: dict[tuple[int, int], int] = {}  # (leaf, length): the batch in which that may be continued
+            branchings[leaf].setdefault(length, []).append(sequence)
+        depth: dict[tuple[int, int], int] = {}  # (leaf, length): the batch in which this prefix can be continued
         for leaf, parent, start in leaves:
             at = 0 if parent is None or parent < 0 else depth[parent, start]
-            for length in [*sorted(partings[leaf]), trie.lengths[leaf]]:
+            for length in [*sorted(branchings[leaf]), trie.lengths[leaf]]:
                 batches[at].parts.append(
                     _Part(leaf, start, length, leaf - pack.first, np.ones(length - start, np.int32))
                 )
                 start, at = length, at + 1
-                targets = partings[leaf].get(length, ())
+                targets = branchings[leaf].get(length, ())
                 if targets and at == len(batches):
                     batches.append(_Batch())
                 depth[leaf, length] = at
@@ -142,7 +145,7 @@ def _copied_batches(trie: Trie, packs: Sequence[Pack]) -> Iterator[_Batch]:
         yield from batches
 
 
-def _split(trie: Trie, batch: _Batch, budget: Budget) -> Iterator[Step]:
+def _split(trie: Trie, batch: _Batch, budget: PlanBudget) -> Iterator[EngineStep]:
     """The batch in steps of at most `budget.batch` tokens and `budget.rows` rows."""
     tokens = np.concatenate([trie.paths[part.leaf][part.start : part.end] for part in batch.parts])
     positions = np.concatenate([np.arange(part.start, part.end, dtype=np.int32) for part in batch.parts])
@@ -152,7 +155,7 @@ def _split(trie: Trie, batch: _Batch, budget: Budget) -> Iterator[Step]:
     sequences = (np.repeat(firsts + ends - counts, counts) - np.arange(ends[-1])).astype(np.int32)
     wanted = np.zeros(len(tokens), dtype=bool)
     picked = []
-    finished: list[tuple[int, int]] = []  # sequence, and the place of its last token
+    finished: list[tuple[int, int]] = []  # sequence, and the index of its last token
     offset = 0
     for part in batch.parts:
         picks = trie.picks[part.leaf]
@@ -168,7 +171,7 @@ def _split(trie: Trie, batch: _Batch, budget: Budget) -> Iterator[Step]:
     while start < len(tokens):
         end = min(start + budget.batch, int(np.searchsorted(row_ends, row + budget.rows, side="right")))
         here = slice(*np.searchsorted(places, (start, end)))
-        yield Step(
+        yield EngineStep(
             drops=tuple(batch.drops) if start == 0 else (),
             copies=tuple(batch.copies) if start == 0 else (),
             cuts=tuple(batch.cuts) if start == 0 else (),

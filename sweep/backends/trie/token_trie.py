@@ -1,4 +1,4 @@
-"""The token trie: all requests as paths from its root, each common beginning held once."""
+"""The token trie: requests are paths from its root, and each common prefix exists once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ Ints = NDArray[np.int32]
 
 
 class Trie:
-    """The trie as its leaves in lexicographic order, which is depth first: a leaf shares its first `shared[i]` tokens
-    with the leaf before it and computes the rest. A request that is the beginning of another has no leaf of its own.
+    """The trie, stored as its leaves in lexicographic order, which is the depth-first order.
+
+    Leaf i shares its first `shared[i]` tokens with the leaf before it, and computes the rest. A request that is a
+    prefix of another request has no leaf of its own.
     """
 
     def __init__(self, requests: Sequence[ScoreRequest]) -> None:
         self._requests = requests
         paths = [np.array(r.context + r.continuation[:-1], np.int32) for r in requests]
-        # big-endian bytes compare as the tokens do, and quickly
+        # big-endian bytes have the same order as the tokens, and comparing them is fast
         keys = [path.astype(">i4").tobytes() for path in paths]
         order = sorted(range(len(requests)), key=keys.__getitem__)
         self.paths: list[Ints] = []
@@ -43,19 +45,19 @@ class Trie:
         return sum(self.lengths) - sum(self.shared)
 
     def snap(self, min_shared: int) -> None:
-        """Let leaves part earlier, where an earlier parting is fewer than `min_shared` tokens away."""
-        partings = [0]  # of the path of the leaf before
+        """Move each branching position to an earlier one on the path if that is fewer than `min_shared` tokens away."""
+        branchings = [0]  # branching positions on the path of the previous leaf
         for i, shared in enumerate(self.shared):
-            while partings[-1] > shared:
-                partings.pop()
-            if shared - partings[-1] >= min_shared:
-                partings.append(shared)
-            self.shared[i] = partings[-1]
+            while branchings[-1] > shared:
+                branchings.pop()
+            if shared - branchings[-1] >= min_shared:
+                branchings.append(shared)
+            self.shared[i] = branchings[-1]
 
     def attach(self) -> None:
-        """Give the rows that requests want to the leaves that compute them: (position, token, request) of each leaf."""
+        """Set `picks`: for each leaf the log-probabilities that it computes, as rows (position, token, request)."""
         wanted: list[list[tuple[int, int, int]]] = [[] for _ in self.paths]
-        starts: list[int] = []  # the path's parts in order: where each starts and which leaf computes it
+        starts: list[int] = []  # the parts of the path in order: where each starts, and which leaf computes it
         owners: list[int] = []
         for leaf, members in enumerate(self.members):
             while starts and starts[-1] >= self.shared[leaf]:
@@ -71,7 +73,7 @@ class Trie:
 
 
 def _common(one: Ints, other: Ints) -> int:
-    """How many tokens both begin with."""
+    """Number of tokens in the common prefix."""
     n = min(len(one), len(other))
     differ = one[:n] != other[:n]
     return int(differ.argmax()) if differ.any() else n

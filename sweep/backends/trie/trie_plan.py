@@ -1,4 +1,4 @@
-"""The trie of all requests of a call under one budget, and what computing it takes."""
+"""The plan for all requests of a call within a budget, and the number of tokens that it computes."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.backends.base import ScoreRequest
-from sweep.backends.trie.budget import Budget
+from sweep.backends.trie.budget import PlanBudget
 from sweep.backends.trie.packs import Pack, packs
-from sweep.backends.trie.steps import Step, steps
+from sweep.backends.trie.steps import EngineStep, steps
 from sweep.backends.trie.token_trie import Ints, Trie
 
 
 @dataclass(frozen=True)
 class TriePlan:
-    """`naive` tokens would be computed with each request alone, `distinct` is the trie's size, `computed` what the plan
-    computes: more than `distinct` where prefixes are computed again for want of sequences to keep them in.
+    """A plan for scoring requests.
+
+    Attributes:
+        naive: number of tokens that would be computed with each request alone.
+        distinct: number of tokens in the trie.
+        computed: number of tokens that the plan computes. It is larger than `distinct` if prefixes are computed again
+            because there are too few sequences to keep their states.
+        wanted: number of log-probabilities that each request needs, int32 (number of requests,).
+        budget: the limits of the plan.
     """
 
     naive: int
     distinct: int
     computed: int
-    wanted: Ints  # how many log-probabilities each request needs
-    budget: Budget
+    wanted: Ints
+    budget: PlanBudget
     _trie: Trie
     _packs: tuple[Pack, ...]
 
@@ -32,12 +39,15 @@ class TriePlan:
     def recomputed(self) -> int:
         return self.computed - self.distinct
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[EngineStep]:
         return steps(self._trie, self._packs, self.budget)
 
 
-def plan(requests: Sequence[ScoreRequest], budget: Budget) -> TriePlan:
-    """The trie of all `requests` under `budget`. A request alone must fit into its cells: ValueError if not."""
+def plan(requests: Sequence[ScoreRequest], budget: PlanBudget) -> TriePlan:
+    """The plan for `requests` within `budget`.
+
+    Raises ValueError if a single request does not fit into the cells, or if a part of the budget is below 1.
+    """
     trie = Trie(requests)
     if max(trie.lengths, default=0) > budget.cells:
         raise ValueError(f"a request of {max(trie.lengths)} tokens does not fit into {budget.cells} cells")

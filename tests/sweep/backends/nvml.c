@@ -1,5 +1,5 @@
-// An NVML library with two devices, as nvml.h declares it: what this process holds is read from the file OWN,
-// one number a device; a dash where the driver does not tell it, nothing where the process is not listed.
+// An NVML library with two devices, as nvml.h declares it. It reads the memory of this process from the file OWN: one
+// number per device, a dash if the driver has no figure, nothing if the process is not listed.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
-"""A device out of memory in the torch backend: half the batch, once, gives the same; less than that is one line.
+"""A device runs out of memory in the torch backend: half the batch gives the same results, or one line says why not.
 
-The model itself raises what torch raises, above so many tokens or rows in a call.
+The model itself raises the error that torch raises, for calls with too many tokens or rows.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from sweep.backends.torch import TorchBackend, TorchOptions, on_device
 torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
 
 
-class Device:
-    """What holds `room` tokens in a call of each module that it stands before, and notes what calls asked for."""
+class FullDevice:
+    """A hook that limits the calls of a module to `room` tokens, and records the tokens of each call."""
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.asked: list[int] = []
+        self.tokens: list[int] = []
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.asked.append(inputs[0].shape[:-1].numel())
-        if self.asked[-1] > self.room:
+        self.tokens.append(inputs[0].shape[:-1].numel())
+        if self.tokens[-1] > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
 @contextmanager
-def full(backend: TorchBackend, room: int, of: str = "last layer") -> Iterator[Device]:
-    """Memory that ends in the midst of the layers, when some have written what is new, or at the head."""
+def full(backend: TorchBackend, room: int, of: str = "last layer") -> Iterator[FullDevice]:
+    """Run out of memory in the last layer, after other layers wrote to the cache, or at the head."""
     module = backend._model.lm_head if of == "head" else backend._model.model.layers[-1].mlp
-    device = Device(room)
+    device = FullDevice(room)
     hook = module.register_forward_pre_hook(device)
     yield device
     hook.remove()
@@ -49,7 +49,7 @@ def full(backend: TorchBackend, room: int, of: str = "last layer") -> Iterator[D
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen35"])
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> TorchBackend:
-    """Attention alone, and states beside it."""
+    """A model with attention alone, and one with recurrent states."""
     if request.param == "qwen3":
         return TorchBackend.open(tiny.directory, dtype="float32")
     directory = make(request.param, tmp_path_factory.mktemp(request.param))
@@ -59,7 +59,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def fresh(opened: TorchBackend) -> Callable[[], TorchBackend]:
-    """The model anew: a backend remembers that its device was full."""
+    """A new backend for the model, because a backend remembers that its device was full."""
     options = TorchOptions(slots=6, n_batch=120)
     return lambda: TorchBackend(opened._model, opened._tokenizer, options=options)
 
@@ -69,7 +69,7 @@ def some_tokens(rng: np.random.Generator, n: int) -> tuple[int, ...]:
 
 
 def questions() -> list[ScoreRequest]:
-    """With beginnings in common and without, and one that is longer than a batch."""
+    """Requests with and without common prefixes, and one that is longer than a batch."""
     rng = np.random.default_rng(3)
     examples = some_tokens(rng, 40)
     requests = [ScoreRequest(some_tokens(rng, 150), some_tokens(rng, 70))]
@@ -89,8 +89,8 @@ def test_scores_are_the_same_with_half_the_batch(fresh: Callable[[], TorchBacken
     for scores in (found, again):
         assert [score.logprob for score in scores] == pytest.approx([score.logprob for score in expected], abs=1e-4)
         assert [score.is_greedy for score in scores] == [score.is_greedy for score in expected]
-    assert sum(asked > device.room for asked in device.asked) == 1  # once, and not once a call
-    assert max(device.asked) > device.room
+    assert sum(n > device.room for n in device.tokens) == 1  # once in total, not once per call
+    assert max(device.tokens) > device.room
 
 
 def test_generations_are_the_same_with_half_the_batch(fresh: Callable[[], TorchBackend]) -> None:
@@ -102,11 +102,11 @@ def test_generations_are_the_same_with_half_the_batch(fresh: Callable[[], TorchB
     backend = fresh()
     with full(backend, 60) as device:
         assert backend.generate(requests) == expected
-    assert sum(asked > device.room for asked in device.asked) == 1
+    assert sum(n > device.room for n in device.tokens) == 1
 
 
 @pytest.mark.parametrize("of", ["last layer", "head"])
-def test_windows_are_the_same_with_half_as_many(fresh: Callable[[], TorchBackend], of: str) -> None:
+def test_windows_are_the_same_with_half_the_batch(fresh: Callable[[], TorchBackend], of: str) -> None:
     tokens = np.random.default_rng(2).integers(10, 500, (5, 96), dtype=np.int32)
     together = 1 if of == "head" else 4
     expected = np.concatenate([part.logits for part in fresh().windows(tokens, 30, parallel=together)])
@@ -115,10 +115,10 @@ def test_windows_are_the_same_with_half_as_many(fresh: Callable[[], TorchBackend
         parts = [(part.window, part.start, part.logits) for part in backend.windows(tokens, 30, parallel=together)]
     np.testing.assert_allclose(np.concatenate([logits for *_, logits in parts]), expected, atol=1e-4)
     assert [window for window, *_ in parts] == sorted(window for window, *_ in parts)
-    assert sum(asked > device.room for asked in device.asked) == 1
+    assert sum(n > device.room for n in device.tokens) == 1
 
 
-def test_what_half_a_batch_is_too_much_for_is_told_in_one_line(fresh: Callable[[], TorchBackend]) -> None:
+def test_if_half_a_batch_does_not_fit_one_line_says_so(fresh: Callable[[], TorchBackend]) -> None:
     tokens = np.full((2, 64), 77, np.int32)
     works: list[tuple[int, str, Callable[[TorchBackend], object]]] = [
         (10, r"half as much, \d+ tokens at once,", lambda backend: backend.loglikelihoods(questions())),
@@ -127,42 +127,45 @@ def test_what_half_a_batch_is_too_much_for_is_told_in_one_line(fresh: Callable[[
         (10, r"64 tokens at once do not fit and cannot be halved", lambda b: list(b.windows(tokens, 8, parallel=1))),
         (10, r"32 tokens at once do not fit and cannot be halved", lambda backend: backend.time_prompt(32, 64)),
     ]
-    for room, said, work in works:
+    for room, message, work in works:
         backend = fresh()
-        with full(backend, room) as device, pytest.raises(InputError, match=rf"^cpu is out of memory: {said}") as error:
+        with (
+            full(backend, room) as device,
+            pytest.raises(InputError, match=rf"^cpu is out of memory: {message}") as error,
+        ):
             work(backend)
         assert "\n" not in str(error.value)
-        assert len([asked for asked in device.asked if asked > room]) <= 2
+        assert len([n for n in device.tokens if n > room]) <= 2
 
 
-def test_weights_and_a_cache_that_do_not_fit_are_told(
+def test_one_line_says_that_weights_or_a_cache_do_not_fit(
     fresh: Callable[[], TorchBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = fresh()
 
-    def refuse(*_: object, **__: object) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(Tensor, "new_zeros", refuse)
+    monkeypatch.setattr(Tensor, "new_zeros", out_of_memory)
     with pytest.raises(
         InputError, match=r"cpu is out of memory: a cache of 1\d tokens and [12] sequences does not fit"
     ):
         backend.generate([GenerationRequest((1, 2, 3), 8)])
     monkeypatch.undo()
     model = nn.Linear(1, 1)
-    monkeypatch.setattr(model, "_apply", refuse)
+    monkeypatch.setattr(model, "_apply", out_of_memory)
     with pytest.raises(InputError, match=r"cpu is out of memory: the model's weights, 0\.0 GiB, do not fit"):
         on_device(model, "cpu")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("end", "width", "most"), [(10, 1, 3), (10, 4, 9), (3, 8, 2), (1, 5, 5), (0, 1, 4)])
-def test_pieces_are_the_whole_in_order(end: int, width: int, most: int) -> None:
+def test_pieces_cover_the_whole_in_order(end: int, width: int, most: int) -> None:
     pieces = list(Span(0, end, width).pieces(most))
     assert [i for piece in pieces for i in range(piece.start, piece.end)] == list(range(end))
     assert all(piece.tokens <= max(most, width) for piece in pieces)
 
 
-def test_any_other_error_goes_through_and_changes_nothing() -> None:
+def test_other_errors_are_raised_unchanged() -> None:
     limit = BatchLimit(torch.device("cpu"))
 
     def broken(span: Span) -> None:

@@ -1,5 +1,6 @@
-"""A process's memory on GPUs is what the driver lists for it, and unknown where it lists nothing. NVML's own Python
-binding runs over a small library that answers as nvml.h says; the real one, where there is one, must not disturb.
+"""The GPU memory of a process is what the driver lists for it, and unknown if the driver lists nothing.
+
+NVML's own Python binding loads a small test library that behaves as nvml.h says. A real NVML does not interfere.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def printed(script: str, library: Path, **environment: Path) -> str:
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [
-        (["", "100 20", "150 30", "60 10"], "180"),  # the peak, of both devices together
-        (["40 5", "100 20"], "75"),  # what it held before is not the model's
+        (["", "100 20", "150 30", "60 10"], "180"),  # the peak of both devices together
+        (["40 5", "100 20"], "75"),  # memory in use before loading does not count
         (["40", "40"], "0"),
         (["", "", ""], "None"),  # never listed: another PID namespace
         (["", "- 20"], "None"),  # WDDM has no figure
@@ -66,19 +67,19 @@ def printed(script: str, library: Path, **environment: Path) -> str:
         (["", "100", "unsupported"], "100"),
     ],
 )
-def test_growth_is_the_drivers_account_of_this_process(library, tmp_path, samples, expected):
-    """Each of `samples` is what the driver lists, the first before loading."""
+def test_growth_follows_the_drivers_figures_of_this_process(library, tmp_path, samples, expected):
+    """`samples` are what the driver lists at each sample; the first one is before loading."""
     (tmp_path / "samples").write_text("\n".join(samples))
     assert printed(MEASURED, library, SAMPLES=tmp_path / "samples", OWN=tmp_path / "own") == expected
 
 
-def test_without_a_driver_nothing_is_said(library):
+def test_growth_is_unknown_without_a_driver(library):
     script = "from sweep.backends.device_memory import DeviceGrowth\n"
     script += "growth = DeviceGrowth()\ngrowth.sample()\nprint(growth.peak_bytes)"
     assert printed(script, library) == "None"
 
 
-def test_measured_is_where_the_model_is_placed():
+def test_measured_bytes_are_those_of_the_device_that_holds_the_model():
     assert MemoryUse(5, 7).measured_bytes == 7
     assert MemoryUse(5, 7, 11).measured_bytes == 11
     assert MemoryUse(5, 7, None).measured_bytes is None

@@ -1,4 +1,4 @@
-"""A backend whose cache is int8: what it scores and generates is what the model that fakes such a cache gives."""
+"""A backend with an int8 KV cache gives the same scores and texts as a model with a fake-quantized cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def made(request: pytest.FixtureRequest) -> tuple[TorchBackend, PreTrainedModel,
     return TorchBackend(model, tokenizer, codecs=int8_codecs(model, recipe)), model, recipe
 
 
-def test_scores_are_those_of_the_model_that_fakes_the_cache(
+def test_scores_equal_those_of_a_model_with_a_fake_quantized_cache(
     made: tuple[TorchBackend, PreTrainedModel, Recipe],
 ) -> None:
     backend, model, _ = made
@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_model_that_fakes_the_cache(
         assert score.logprob == pytest.approx(float(wanted), abs=2e-4)
 
 
-def test_generations_are_those_of_transformers_with_an_int8_cache(
+def test_generations_equal_those_of_transformers_with_an_int8_cache(
     made: tuple[TorchBackend, PreTrainedModel, Recipe],
 ) -> None:
     backend, model, recipe = made
@@ -61,7 +61,7 @@ def test_generations_are_those_of_transformers_with_an_int8_cache(
         assert generation.text == backend.detokenize(alone[0, len(prompt) :].tolist())
 
 
-def test_its_cells_take_what_int8_takes(made: tuple[TorchBackend, PreTrainedModel, Recipe]) -> None:
+def test_cells_of_an_int8_cache_have_the_size_of_int8(made: tuple[TorchBackend, PreTrainedModel, Recipe]) -> None:
     backend, model, recipe = made
     plain = TorchBackend(model, backend._tokenizer)
     config = model.config.get_text_config()

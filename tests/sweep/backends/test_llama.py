@@ -1,4 +1,4 @@
-"""The llama.cpp backend gives what transformers gives on the same float32 weights."""
+"""The llama.cpp backend gives the same results as transformers with the same float32 weights."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def random_tokens(rng: np.random.Generator, n: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_tokens_and_text_are_the_hf_tokenizers(tiny, exact, text):
+def test_tokens_and_text_equal_those_of_the_hf_tokenizer(tiny, exact, text):
     expected = tiny.tokenizer.encode(text, add_special_tokens=False)
     assert exact.tokenize(text, parse_special=True).tolist() == expected
     for special in (False, True):
@@ -56,14 +56,14 @@ def test_tokens_and_text_are_the_hf_tokenizers(tiny, exact, text):
         )
 
 
-def test_special_tokens_in_a_text_are_plain_text_unless_asked_for(tiny, exact):
+def test_special_tokens_in_a_text_are_plain_text_by_default(tiny, exact):
     plain = exact.tokenize("<|im_end|>").tolist()
     assert len(plain) > 1
     assert exact.detokenize(plain) == "<|im_end|>"
     assert exact.tokenize("<|im_end|>", parse_special=True).tolist() == [tiny.tokenizer.eos_token_id]
 
 
-def test_vocabulary_facts(tiny, exact):
+def test_vocabulary_and_limits_are_those_of_the_model(tiny, exact):
     assert exact.n_vocab == tiny.hf.config.vocab_size
     assert exact.max_length == tiny.hf.config.max_position_embeddings
     assert exact.eos_id == exact.prefix_id == tiny.tokenizer.eos_token_id
@@ -73,7 +73,7 @@ def test_vocabulary_facts(tiny, exact):
     assert exact.model.size_bytes == 4 * exact.model.n_params
 
 
-def test_logits_of_packed_sequences_are_transformers(tiny):
+def test_logits_of_packed_sequences_equal_those_of_transformers(tiny):
     rng = np.random.default_rng(1)
     prompts = [random_tokens(rng, n) for n in (7, 60, 33)]
     with Model(tiny.gguf) as model, model.context(ContextOptions(n_ctx=512, n_seq_max=3, n_threads=1, **EXACT)) as ctx:
@@ -88,7 +88,7 @@ def test_logits_of_packed_sequences_are_transformers(tiny):
         assert np.abs(logits - expected).max() < 1e-3
 
 
-def test_a_batch_beyond_n_batch_never_reaches_llama_cpp(tiny):
+def test_a_batch_larger_than_n_batch_never_reaches_llama_cpp(tiny):
     with Model(tiny.gguf) as model, model.context(ContextOptions(n_ctx=512, n_batch=64, n_threads=1)) as ctx:
         n = ctx.n_batch + 1
         with pytest.raises(DecodeError, match=f"a batch has {n} tokens"):
@@ -99,7 +99,7 @@ def test_a_batch_beyond_n_batch_never_reaches_llama_cpp(tiny):
         model.context(ContextOptions(n_ctx=512, n_batch=64, n_seq_max=65, n_threads=1))
 
 
-def test_load_failures_name_the_file_and_llama_cpps_reason(tiny, tmp_path):
+def test_a_failed_load_names_the_file_and_llama_cpps_reason(tiny, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         Model(tmp_path / "absent.gguf")
     cut = tmp_path / "cut.gguf"
@@ -110,10 +110,12 @@ def test_load_failures_name_the_file_and_llama_cpps_reason(tiny, tmp_path):
         model.context(ContextOptions(n_ctx=256, type_v="q8_0", flash_attn="off"))
 
 
-def test_windows_are_transformers_logits_in_every_batch_shape(tiny, exact):
+def test_windows_equal_transformers_logits_in_every_batch_shape(tiny, exact):
     tokens = np.random.default_rng(2).integers(0, 500, (5, 64), dtype=np.int32)
     expected = [hf_logits(tiny, w)[20:63] for w in tokens]
-    long_tokens = np.random.default_rng(3).integers(0, 500, (2, 512), dtype=np.int32)  # two batches of 256 a window
+    long_tokens = np.random.default_rng(3).integers(
+        0, 500, (2, 512), dtype=np.int32
+    )  # each window has two batches of 256
     cases = [(tokens, expected, 20, parallel) for parallel in (None, 1, 3)]
     cases.append((long_tokens, [hf_logits(tiny, w)[256:511] for w in long_tokens], 256, None))
     cases.append((long_tokens, [hf_logits(tiny, w)[100:511] for w in long_tokens], 100, None))
@@ -125,13 +127,13 @@ def test_windows_are_transformers_logits_in_every_batch_shape(tiny, exact):
             assert np.abs(got - want).max() < 1e-3
 
 
-def test_log_normalizers_are_logsumexp():
+def test_log_normalizers_equal_logsumexp():
     logits = (np.random.default_rng(0).normal(size=(5, 200_000)) * 8).astype(np.float32)
     expected = torch.logsumexp(torch.from_numpy(logits).double(), -1).numpy()
     assert np.abs(log_normalizers(logits) - expected).max() < 1e-6
 
 
-def test_loglikelihoods_are_transformers(tiny, exact):
+def test_loglikelihoods_equal_those_of_transformers(tiny, exact):
     rng = np.random.default_rng(4)
     requests = []
     for n_context in (1, 2, 30, 77, 300, 600):
@@ -151,7 +153,7 @@ def test_loglikelihoods_are_transformers(tiny, exact):
         assert score.is_greedy == (logprobs.argmax(-1).tolist() == continuation)
 
 
-def test_more_continuations_of_one_context_than_there_are_sequences(tiny, exact):
+def test_a_context_can_have_more_continuations_than_there_are_sequences(tiny, exact):
     context = (5, 6, 7)
     requests = [ScoreRequest(context, (i, i + 1)) for i in range(300)]
     scores = exact.loglikelihoods(requests)
@@ -160,7 +162,7 @@ def test_more_continuations_of_one_context_than_there_are_sequences(tiny, exact)
         assert scores[i].logprob == pytest.approx(logprobs[2, i] + logprobs[3, i + 1], abs=1e-3)
 
 
-def test_few_logits_a_call_give_the_same_scores(exact, monkeypatch):
+def test_scores_do_not_depend_on_the_logits_per_call(exact, monkeypatch):
     rng = np.random.default_rng(5)
     requests = [ScoreRequest(random_tokens(rng, 20), random_tokens(rng, 9)) for _ in range(20)]
     whole = [s.logprob for s in exact.loglikelihoods(requests)]
@@ -168,7 +170,7 @@ def test_few_logits_a_call_give_the_same_scores(exact, monkeypatch):
     assert [s.logprob for s in exact.loglikelihoods(requests)] == pytest.approx(whole, abs=1e-3)
 
 
-def test_requests_that_cannot_be_scored(exact):
+def test_requests_that_cannot_be_scored_are_rejected(exact):
     with pytest.raises(InputError, match="at least one token"):
         exact.loglikelihoods([ScoreRequest((), (1,))])
     with pytest.raises(InputError, match="longer than the context"):
@@ -190,9 +192,9 @@ def hf_greedy(tiny, prompt: tuple[int, ...], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("shared", [(), tuple(range(40, 70))])
-def test_generations_are_transformers_token_for_token(tiny, exact, shared):
+def test_generations_equal_those_of_transformers_token_for_token(tiny, exact, shared):
     rng = np.random.default_rng(6)
-    # more requests than slots, prompts longer than a batch, mixed lengths: refilling and chunked prompts are met
+    # more requests than slots, prompts longer than a batch, mixed lengths: tests refilling and divided prompts
     lengths = (1, 3, 20, 21, 64, 100, 270, 5, 9, 33, 2, 50)
     requests = [GenerationRequest(shared + random_tokens(rng, n), int(rng.integers(1, 40))) for n in lengths]
     results = exact.generate(requests)

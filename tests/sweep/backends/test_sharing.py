@@ -1,5 +1,7 @@
-"""Sharing prefixes changes no score: dense, mixture of experts and recurrent models, against each request alone and
-against transformers, with F32 weights and cache and no flash attention.
+"""Sharing prefixes changes no score, for dense, mixture-of-experts and recurrent models.
+
+Scores are compared with those of each request alone and with those of transformers, with F32 weights, an F32 cache and
+no flash attention.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ import presets
 from converters.export import export, open_source
 from sweep.backends import check as sharing
 from sweep.backends.base import GenerationRequest, ScoreRequest
-from sweep.backends.check import SharingCheck, SharingSample
 from sweep.backends.generation import MIN_FAMILY, families
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.backends.sharing_check import SharingCheck, SharingSample
 from sweep.backends.trie import plan
 
 EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
 KINDS = ("micro", "micro-moe", "qwen3moe", "qwen35", pytest.param("qwen3next", marks=pytest.mark.slow))
-"""The first two are trained, the others random."""
+"""The first two models are trained, the others have random weights."""
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
 
@@ -66,7 +68,7 @@ def some_tokens(rng: np.random.Generator, n: int) -> tuple[int, ...]:
 
 
 def questions(both: Both) -> list[ScoreRequest]:
-    """Examples, questions, choices with common stems and without; requests twice, and beginnings of one another."""
+    """Few-shot examples, questions, choices with and without common prefixes, equal requests, prefixes of others."""
     rng = np.random.default_rng(8)
     examples = some_tokens(rng, 60)
     requests = []
@@ -83,14 +85,14 @@ def questions(both: Both) -> list[ScoreRequest]:
 
 
 def sampled(backend: LlamaBackend, requests: list[ScoreRequest]) -> SharingCheck:
-    """What a task's sample says of requests that are a question each."""
+    """The check of the sample of a task in which each request is a question."""
     sample = SharingSample()
     sample.add(backend, requests, backend.loglikelihoods(requests), range(len(requests)))
     assert sample.check is not None
     return sample.check
 
 
-def test_scores_are_those_of_each_request_alone_and_of_transformers(
+def test_shared_scores_equal_those_of_single_requests_and_of_transformers(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = questions(both)
@@ -105,14 +107,14 @@ def test_scores_are_those_of_each_request_alone_and_of_transformers(
         continuation = list(request.continuation)
         assert score.logprob == pytest.approx(rows[np.arange(len(continuation)), continuation].sum(), abs=1e-3)
         assert score.is_greedy == (rows.argmax(-1).tolist() == continuation)
-    monkeypatch.setattr(sharing, "SHARE", 100.0)  # all of them
+    monkeypatch.setattr(sharing, "SHARE", 100.0)  # the sample has all questions
     check = sampled(both.backend, requests)
     assert check.requests == len(requests)
     assert check.largest_difference < 1e-4
     assert check.changed_answers == check.changed_greedy == 0
 
 
-def test_a_small_memory_costs_time_and_no_accuracy(both: Both) -> None:
+def test_a_small_cache_gives_the_same_scores(both: Both) -> None:
     requests = questions(both)
     expected = [score.logprob for score in both.backend.loglikelihoods(requests)]
     for cache_bytes, slots in ((1, 1), (1 << 21, 3)):
@@ -122,12 +124,12 @@ def test_a_small_memory_costs_time_and_no_accuracy(both: Both) -> None:
         budget = backend.score_budget(289)
         backend.close()
         assert [score.logprob for score in scores] == pytest.approx(expected, abs=1e-4)
-        if cache_bytes == 1:  # what the longest alone needs is taken in any case
-            assert budget.cells == 512  # 289 and nothing more, as llama.cpp pads it
+        if cache_bytes == 1:  # the cache is large enough for the longest request in any case
+            assert budget.cells == 512  # 289, padded as llama.cpp does
             assert not budget.copies_states or budget.sequences == 1
 
 
-def test_the_default_precision_is_checked_and_differs_by_little(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_finds_small_differences_with_default_precision(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharing, "SHARE", 0.2)
     backend = LlamaBackend(both.gguf, LlamaOptions(n_threads=1))
     check = sampled(backend, questions(both))
@@ -137,8 +139,8 @@ def test_the_default_precision_is_checked_and_differs_by_little(both: Both, monk
     assert 0 < check.largest_difference < 0.1
 
 
-def test_generations_are_those_of_transformers(both: Both) -> None:
-    """More prompts than slots, two families of examples, prompts that share nothing, and of different lengths."""
+def test_generations_equal_those_of_transformers(both: Both) -> None:
+    """More prompts than slots, two families of examples, prompts that share nothing, and different lengths."""
     rng = np.random.default_rng(9)
     blocks = [some_tokens(rng, MIN_FAMILY + 20) for _ in range(2)]
     prompts = [blocks[i % 2] + some_tokens(rng, n) for i, n in enumerate(rng.integers(1, 30, 15))]
@@ -158,8 +160,8 @@ def test_generations_are_those_of_transformers(both: Both) -> None:
         assert list(result.tokens) == expected[0, len(request.prompt) :].tolist()
 
 
-def test_a_state_is_as_large_as_its_formula_says(both: Both) -> None:
-    """4 bytes x [(d_conv - 1)(d_inner + 2 groups x d_state) + d_state x d_inner] of each linear layer."""
+def test_the_size_of_a_state_equals_its_formula(both: Both) -> None:
+    """4 bytes x [(d_conv - 1)(d_inner + 2 groups x d_state) + d_state x d_inner] per linear layer."""
     config = both.hf.config
     kinds = getattr(config, "layer_types", [])
     linear = sum(kind == "linear_attention" for kind in kinds)

@@ -1,4 +1,4 @@
-"""The torch backend gives what transformers gives one by one, and what llama.cpp gives on the same weights."""
+"""The torch backend gives the same results as transformers with single requests, and as llama.cpp."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ torch.set_num_threads(1)  # tiny models: a second thread only waits for the firs
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen3moe", "qwen35", *SLOW])
 def each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny) -> TorchBackend:
-    """Models with attention alone, and hybrid ones."""
+    """Models with attention alone, and hybrid models."""
     options = TorchOptions(slots=6, n_batch=100)
     if request.param == "qwen3":
         return TorchBackend.open(tiny.directory, dtype="float32", options=options)
@@ -59,7 +59,7 @@ def some_requests(seed: int, lengths: tuple[int, ...] = (1, 3, 30, 31, 200)) -> 
     return requests
 
 
-def test_texts_and_facts_are_those_of_the_gguf(tiny, backend):
+def test_texts_and_properties_equal_those_of_the_gguf(tiny, backend):
     llama = LlamaBackend(tiny.gguf, EXACT)
     for text in ("The keeper counted 1,234 boats.", "Zoe\u0308 — 🙂 café", "<|im_start|>user\nHello<|im_end|>"):
         for special in (False, True):
@@ -71,7 +71,7 @@ def test_texts_and_facts_are_those_of_the_gguf(tiny, backend):
     llama.close()
 
 
-def test_scores_are_llama_cpps_on_the_same_weights(tiny, backend):
+def test_scores_equal_those_of_llama_cpp_with_the_same_weights(tiny, backend):
     requests = some_requests(1)
     llama = LlamaBackend(tiny.gguf, EXACT)
     seen: list[tuple[int, int]] = []
@@ -83,7 +83,7 @@ def test_scores_are_llama_cpps_on_the_same_weights(tiny, backend):
     llama.close()
 
 
-def test_perplexity_is_llama_cpps_and_the_divergence_none(tiny, backend, tmp_path):
+def test_perplexity_equals_that_of_llama_cpp_and_the_divergence_is_zero(tiny, backend, tmp_path):
     text = "".join(chr(97 + i * i % 26) for i in range(3000))
     llama = LlamaBackend(tiny.gguf, EXACT)
     windows = cut_windows(backend, text, n_ctx=128)
@@ -106,7 +106,7 @@ def logprobs(backend: TorchBackend, tokens: tuple[int, ...]) -> np.ndarray:
 
 
 def questions(backend: TorchBackend) -> list[ScoreRequest]:
-    """Examples, questions, choices with common stems and without; requests twice, and beginnings of one another."""
+    """Few-shot examples, questions, choices with and without common prefixes, equal requests, prefixes of others."""
     rng = np.random.default_rng(8)
     examples = some_tokens(rng, 60)
     requests = []
@@ -122,7 +122,7 @@ def questions(backend: TorchBackend) -> list[ScoreRequest]:
     return [requests[i] for i in rng.permutation(len(requests))]
 
 
-def test_scores_with_shared_beginnings_are_those_of_single_requests(each):
+def test_scores_with_shared_prefixes_equal_those_of_single_requests(each):
     requests = questions(each)
     made = plan(requests, each.score_budget(239))
     assert made.budget.copies_states == hasattr(each._model.config, "linear_num_value_heads")
@@ -136,14 +136,14 @@ def test_scores_with_shared_beginnings_are_those_of_single_requests(each):
     assert any(score.is_greedy for score in given)
 
 
-def test_a_small_memory_costs_time_and_no_accuracy(each):
+def test_a_small_cache_gives_the_same_scores(each):
     requests = questions(each)
     expected = [score.logprob for score in each.loglikelihoods(requests)]
     for cache_bytes, slots in ((1, 1), (1 << 20, 3)):
         options = TorchOptions(cache_bytes=cache_bytes, slots=slots, n_batch=64)
         small = TorchBackend(each._model, each._tokenizer, options=options)
         budget = small.score_budget(239)
-        if cache_bytes == 1:  # what the longest alone needs is taken in any case
+        if cache_bytes == 1:  # the cache is large enough for the longest request in any case
             assert budget.cells == 239
             assert not budget.copies_states or budget.sequences == 1
         else:
@@ -153,7 +153,7 @@ def test_a_small_memory_costs_time_and_no_accuracy(each):
         assert [score.logprob for score in small.loglikelihoods(requests)] == pytest.approx(expected, abs=1e-4)
 
 
-def test_lm_evals_own_model_scores_the_same(each):
+def test_scores_equal_those_of_lm_evals_own_model(each):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -173,7 +173,7 @@ def test_lm_evals_own_model_scores_the_same(each):
 
 
 class Largest(TorchDispatchMode):
-    """Bytes of the largest floating-point tensor that is made."""
+    """Bytes of the largest floating-point tensor that is created."""
 
     nbytes = 0
 
@@ -187,7 +187,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def wide(tiny) -> TorchBackend:
-    """Almost nothing but Qwen3's vocabulary."""
+    """A tiny model with the size of Qwen3's vocabulary."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=151_936, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
@@ -196,7 +196,7 @@ def wide(tiny) -> TorchBackend:
     return TorchBackend(Qwen3ForCausalLM(config), tiny.tokenizer)
 
 
-def test_logits_of_a_wide_vocabulary_are_never_one_tensor(wide):
+def test_logits_of_a_large_vocabulary_are_never_in_a_single_tensor(wide):
     rng = np.random.default_rng(4)
     tokens = [some_tokens(rng, 4096) for _ in range(4)]
     requests = [ScoreRequest(row[:3900], row[3900:]) for row in tokens]
@@ -215,7 +215,7 @@ def test_logits_of_a_wide_vocabulary_are_never_one_tensor(wide):
     assert scores[0].logprob == pytest.approx(float(expected), abs=0.01)
 
 
-def test_pieces_are_llama_cpps(tiny, backend):
+def test_pieces_equal_those_of_llama_cpp(tiny, backend):
     llama = LlamaBackend(tiny.gguf, EXACT)
     for special in (False, True):
         for token in range(backend.n_vocab):
@@ -232,8 +232,8 @@ def greedy(backend: TorchBackend, prompt: tuple[int, ...], n: int) -> list[int]:
     return out[0, len(prompt) :].tolist()
 
 
-def test_generations_of_mixed_lengths_are_those_of_single_prompts(each):
-    """More prompts than slots, two families of examples, prompts that share nothing, and of different lengths."""
+def test_generations_of_mixed_lengths_equal_those_of_single_prompts(each):
+    """More prompts than slots, two families of examples, prompts that share nothing, and different lengths."""
     rng = np.random.default_rng(9)
     blocks = [some_tokens(rng, MIN_FAMILY + 20) for _ in range(2)]
     prompts = [blocks[i % 2] + some_tokens(rng, n) for i, n in enumerate(rng.integers(1, 30, 15))]
@@ -247,7 +247,7 @@ def test_generations_of_mixed_lengths_are_those_of_single_prompts(each):
             assert given.text == each.detokenize(expected)
 
 
-def test_a_stop_string_ends_a_generation_of_its_own_request_alone(backend):
+def test_a_stop_string_ends_only_the_generation_of_its_own_request(backend):
     rng = np.random.default_rng(7)
     tried = 0
     for _ in range(20):
@@ -263,7 +263,7 @@ def test_a_stop_string_ends_a_generation_of_its_own_request_alone(backend):
     assert tried >= 3
 
 
-def test_few_logits_at_a_time_are_the_same_windows(backend, monkeypatch):
+def test_windows_do_not_depend_on_the_slices_of_logits(backend, monkeypatch):
     tokens = np.random.default_rng(2).integers(0, 500, (3, 64), dtype=np.int32)
     whole = np.concatenate([part.logits for part in backend.windows(tokens, 20)])
     monkeypatch.setattr("sweep.backends.torch.LOGITS_BYTES", 4 * backend.n_vocab * 7)
@@ -272,22 +272,22 @@ def test_few_logits_at_a_time_are_the_same_windows(backend, monkeypatch):
     np.testing.assert_allclose(np.concatenate([part.logits for part in parts]), whole, atol=1e-4)
 
 
-def test_a_cache_of_another_kind_is_refused_before_the_work(tiny):
+def test_an_unsupported_cache_is_rejected_before_any_work(tiny):
     config = Qwen3Config(
         vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=1,
         num_key_value_heads=1, head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=0,
     )  # fmt: skip
     sliding = TorchBackend(Qwen3ForCausalLM(config), tiny.tokenizer)
-    with pytest.raises(InputError, match="qwen3: no cache is known for its DynamicSlidingWindowLayer"):
+    with pytest.raises(InputError, match="qwen3: a cache with DynamicSlidingWindowLayer is not supported"):
         sliding.loglikelihoods([ScoreRequest((1, 2), (3,))])
 
 
-def test_what_cannot_be_done_is_refused(backend, tmp_path):
+def test_impossible_requests_are_rejected(backend, tmp_path):
     with pytest.raises(InputError, match="longer than the context"):
         backend.loglikelihoods([ScoreRequest((1,) * 640, (1, 2))])
     with pytest.raises(InputError, match="longer than the context"):
         backend.generate([GenerationRequest((1,) * 600, 41)])
-    with pytest.raises(InputError, match="beyond the model's"):
+    with pytest.raises(InputError, match="longer than the model's"):
         next(backend.windows(np.zeros((1, 700), np.int32), 0))
     with pytest.raises(InputError, match="at least one token of context"):
         backend.loglikelihoods([ScoreRequest((), (1,))])
@@ -296,7 +296,7 @@ def test_what_cannot_be_done_is_refused(backend, tmp_path):
         TorchBackend.open(tmp_path)
 
 
-def test_speed_and_memory(backend):
+def test_speed_and_memory_are_measured(backend):
     assert backend.time_prompt(64, 64) > 0
     assert backend.time_decode(4, 64) > 0
     assert backend.memory().allocated_bytes >= 4 * sum(p.numel() for p in set(backend._model.parameters()))

@@ -1,4 +1,4 @@
-"""A plan computes every common prefix once, and what it tells an engine to do is right and within its budget."""
+"""A plan computes every common prefix once, and its steps are right and within its budget."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from sweep.backends.base import ScoreRequest
-from sweep.backends.trie import Budget, plan
+from sweep.backends.trie import PlanBudget, plan
 
 DATA = Path(__file__).parents[4] / "shared/data"
 TOKENIZER = Path(__file__).parents[4] / "shared/reference/tokenizers/qwen2"
 
 
-def follow(requests: Sequence[ScoreRequest], budget: Budget) -> int:
-    """Do what the plan says with an engine that only remembers tokens, and check every row. Tokens computed."""
+def follow(requests: Sequence[ScoreRequest], budget: PlanBudget) -> int:
+    """Run the plan with an engine that only stores tokens, and check every row. Returns the number of tokens."""
     sequences: dict[int, list[tuple[int, int]]] = {}  # (token, cell) of each position
     answered: dict[int, dict[int, tuple[int, ...]]] = {i: {} for i in range(len(requests))}
     computed = 0
@@ -50,7 +50,7 @@ def follow(requests: Sequence[ScoreRequest], budget: Budget) -> int:
             assert len(set(mine.tolist())) == len(mine) >= 1
             assert not budget.copies_states or len(mine) == 1
             before = {tuple(sequences.get(s, [])) for s in mine.tolist()}
-            assert len(before) == 1  # they are one until here
+            assert len(before) == 1  # their sequences are equal up to here
             assert len(next(iter(before))) == position
             for s in mine.tolist():
                 sequences[s] = [*sequences.get(s, []), (int(token), computed)]
@@ -75,7 +75,7 @@ def follow(requests: Sequence[ScoreRequest], budget: Budget) -> int:
 
 
 def nested(rng: np.random.Generator, n: int) -> list[ScoreRequest]:
-    """Requests that share beginnings at many depths, some of them twice, some the beginning of others."""
+    """Requests with common prefixes at many depths; some are equal, and some are prefixes of others."""
     stems: list[tuple[int, ...]] = [()]
     for _ in range(n // 3):
         stem = stems[rng.integers(len(stems))]
@@ -99,17 +99,17 @@ def nodes(requests: Sequence[ScoreRequest]) -> int:
 @pytest.mark.parametrize(
     ("cells", "sequences", "batch", "rows"), [(90, 4, 32, 7), (200, 16, 50, 1000), (1000, 256, 512, 40)]
 )
-def test_every_prefix_is_computed_once_where_tokens_are_shared(seed, cells, sequences, batch, rows):
+def test_every_prefix_is_computed_once_if_tokens_are_shared(seed, cells, sequences, batch, rows):
     requests = nested(np.random.default_rng(seed), 60)
-    assert follow(requests, Budget(cells, sequences, batch, rows)) == nodes(requests)
+    assert follow(requests, PlanBudget(cells, sequences, batch, rows)) == nodes(requests)
 
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("sequences", [1, 2, 3, 5, 9, 64])
 @pytest.mark.parametrize("min_shared", [1, 4])
-def test_states_are_copied_where_branches_part(seed, sequences, min_shared):
+def test_states_are_copied_where_branches_separate(seed, sequences, min_shared):
     requests = nested(np.random.default_rng(seed), 60)
-    budget = Budget(150, sequences, 40, 11, copies_states=True, min_shared=min_shared)
+    budget = PlanBudget(150, sequences, 40, 11, copies_states=True, min_shared=min_shared)
     computed = follow(requests, budget)
     made = plan(requests, budget)
     assert made.distinct == nodes(requests)
@@ -125,28 +125,28 @@ def test_prefixes_computed_again_stay_within_the_cells(sequences, more):
     for seed in range(10):
         requests = nested(np.random.default_rng(seed), 60)
         longest = max(len(r.context) + len(r.continuation) - 1 for r in requests)
-        follow(requests, Budget(longest + more, sequences, 40, 11, copies_states=True))
+        follow(requests, PlanBudget(longest + more, sequences, 40, 11, copies_states=True))
 
 
-def test_little_room_for_states_costs_tokens_and_more_room_less():
+def test_more_room_for_states_computes_fewer_tokens():
     requests = nested(np.random.default_rng(3), 300)
-    computed = [plan(requests, Budget(400, n, 512, 512, copies_states=True)).computed for n in (1, 2, 4, 8, 16, 64)]
+    computed = [plan(requests, PlanBudget(400, n, 512, 512, copies_states=True)).computed for n in (1, 2, 4, 8, 16, 64)]
     assert computed == sorted(computed, reverse=True)
     assert computed[0] > 2 * computed[-1]
 
 
-def test_one_request_alone_and_none():
+def test_a_plan_can_have_one_request_or_none():
     one = [ScoreRequest((5,), (6,))]
-    assert follow(one, Budget(1, 1, 1, 1)) == 1
-    assert follow(one * 3, Budget(1, 1, 1, 1, copies_states=True)) == 1
-    assert list(plan([], Budget(1, 1, 1, 1)).steps()) == []
+    assert follow(one, PlanBudget(1, 1, 1, 1)) == 1
+    assert follow(one * 3, PlanBudget(1, 1, 1, 1, copies_states=True)) == 1
+    assert list(plan([], PlanBudget(1, 1, 1, 1)).steps()) == []
 
 
-def test_a_request_larger_than_the_budget_is_refused():
+def test_a_request_larger_than_the_budget_is_rejected():
     with pytest.raises(ValueError, match="9 tokens does not fit into 8 cells"):
-        plan([ScoreRequest((1,) * 8, (2, 3))], Budget(8, 2, 4, 4))
+        plan([ScoreRequest((1,) * 8, (2, 3))], PlanBudget(8, 2, 4, 4))
     with pytest.raises(ValueError, match="at least 1"):
-        plan([], dataclasses.replace(Budget(8, 2, 4, 4), rows=0))
+        plan([], dataclasses.replace(PlanBudget(8, 2, 4, 4), rows=0))
 
 
 def lines(name: str) -> list[dict[str, Any]]:
@@ -188,17 +188,17 @@ def gsm8k() -> list[tuple[str, str]]:
 @pytest.mark.skipif(not DATA.is_dir() or not TOKENIZER.is_dir(), reason="the sets or Qwen2's tokenizer are not here")
 @pytest.mark.parametrize(("task", "saved"), [(hellaswag, 6.3), (mmlu, 17.4), (arc, 3.5), (gsm8k, 12.1)])
 @pytest.mark.slow
-def test_real_tasks_are_within_a_tenth_of_what_the_whole_trie_saves(task, saved):
-    """`saved` is what a count with other examples found."""
+def test_real_tasks_save_at_least_nine_tenths_of_what_the_trie_saves(task, saved):
+    """`saved` was found by a count with other examples."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
     pairs = task()
     encoded = [[e.ids for e in tokenizer.encode_batch(side)] for side in zip(*pairs, strict=True)]
     requests = [ScoreRequest(tuple(context), tuple(rest)) for context, rest in zip(*encoded, strict=True)]
-    shared = plan(requests, Budget(cells=3328, sequences=256, batch=256, rows=400))
+    shared = plan(requests, PlanBudget(cells=3328, sequences=256, batch=256, rows=400))
     copied = [
-        plan(requests, Budget(4096, n, 2048, 400, copies_states=True, min_shared=m)) for n, m in ((64, 4), (8, 1))
+        plan(requests, PlanBudget(4096, n, 2048, 400, copies_states=True, min_shared=m)) for n, m in ((64, 4), (8, 1))
     ]
     assert shared.recomputed == 0
     assert shared.naive / shared.computed >= 0.9 * saved

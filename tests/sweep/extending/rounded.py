@@ -82,7 +82,7 @@ def open_rounded(model: MeasuredModel, site: Site) -> Backend:
     from transformers import AutoTokenizer
 
     from int8.model import open_model
-    from sweep.backends.resident import ResidentGrowth
+    from sweep.backends.resident_memory import ResidentGrowth
     from sweep.backends.torch import TorchBackend
 
     torch.set_num_threads(site.resources.threads)

@@ -1,7 +1,8 @@
-"""What sharing prefixes does to scores: the same requests all together, and apart.
+"""Checks that sharing prefixes does not change scores: the same requests are scored together, and alone.
 
-Batches of another shape add numbers up in another order. With F32 weights and cache that is far below 1e-4; with an f16
-cache and flash attention log-likelihoods move by some hundredths, as they do between any two batch sizes.
+Batches of another shape add up numbers in another order. With F32 weights and an F32 cache the differences are far
+below 1e-4 nats. With an f16 cache and flash attention, log-likelihoods differ by a few hundredths of a nat, as they do
+between any two batch sizes.
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ from itertools import pairwise
 
 from sweep.backends.base import Backend, Score, ScoreRequest
 
-SHARE = 0.04  # of the tokens that a task takes, so many are computed once more
+SHARE = 0.04  # the sample computes at most this share of the task's tokens
 
 
 @dataclass(frozen=True)
 class SharingCheck:
-    """`largest_difference` of a log-likelihood (nats) over `requests` requests of `questions` questions, of which
-    `changed_answers` have another answer: another likeliest continuation or, with one continuation alone, another
-    `is_greedy`. `changed_greedy` counts all flags that differ.
+    """The differences between scores with and without shared prefixes.
+
+    Attributes:
+        requests: number of requests that were compared.
+        questions: number of questions that they belong to.
+        largest_difference: the largest difference of a log-likelihood, in nats.
+        changed_answers: number of questions with another answer: another most probable continuation or, for a question
+            with one continuation, another `is_greedy`.
+        changed_greedy: number of requests with another `is_greedy`.
     """
 
     requests: int = 0
@@ -39,11 +46,11 @@ class SharingCheck:
 
 
 class SharingSample:
-    """Questions of a task scored once more, each by itself, for at most SHARE of the tokens that the task takes.
+    """Scores a sample of a task's questions a second time, each question alone, for at most SHARE of the task's tokens.
 
-    Requests come in parts, as they are scored. Of each part as many questions are taken as the tokens of this part, and
-    what is left over of earlier ones, allow: evenly spaced, so that the same task has the same sample in every variant.
-    Where not even one question is affordable (few items with long examples) there is no check.
+    Requests arrive in parts, as they are scored. From each part the sample takes as many questions as SHARE of its
+    tokens, and what earlier parts left over, can pay for. They are evenly spaced, so that a task has the same sample in
+    every variant. If not even one question is affordable (few items with long examples), `check` stays None.
     """
 
     def __init__(self) -> None:
@@ -57,7 +64,7 @@ class SharingSample:
         scores: Sequence[Score],
         questions: Sequence[Hashable],
     ) -> None:
-        """A part: `requests` with the `scores` that they got together, and the question that each belongs to."""
+        """Sample a part: `requests`, their `scores` with shared prefixes, and the question that each belongs to."""
         groups = _grouped(questions)
         self._allowed += SHARE * distinct_tokens(requests)
         costs = [distinct_tokens([requests[i] for i in group]) for group in groups]
@@ -72,13 +79,13 @@ class SharingSample:
 
 
 def distinct_tokens(requests: Sequence[ScoreRequest]) -> int:
-    """How many tokens are computed for `requests` where every common prefix is computed once."""
+    """Number of tokens that are computed for `requests` if every common prefix is computed once."""
     paths = sorted(request.context + request.continuation[:-1] for request in requests)
     return sum(map(len, paths)) - sum(_common(first, second) for first, second in pairwise(paths))
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """Length of the common prefix, by bisection: slices compare fast."""
+    """Length of the common prefix, by bisection, because comparing slices is fast."""
     low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
@@ -90,7 +97,7 @@ def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
 
 
 def _grouped(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Places of equal keys together, in order of first appearance."""
+    """Indices of equal keys in groups, in the order of first appearance."""
     groups: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)
@@ -98,12 +105,12 @@ def _grouped(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _spaced(n: int, of: int) -> list[int]:
-    """`n` places of `of`, evenly spaced, each in the middle of its stretch."""
+    """`n` of the indices 0 .. `of` - 1, evenly spaced."""
     return [(2 * i + 1) * of // (2 * n) for i in range(n)]
 
 
 def _compared(together: Sequence[Score], apart: Sequence[Score]) -> SharingCheck:
-    """One question's scores."""
+    """The check of one question, from its scores with shared prefixes and alone."""
     flags = sum(a.is_greedy != b.is_greedy for a, b in zip(together, apart, strict=True))
     best = [max(range(len(found)), key=lambda i, found=found: found[i].logprob) for found in (together, apart)]  # type: ignore[misc]
     return SharingCheck(

@@ -1,8 +1,8 @@
-"""How much memory a model takes in this process: what grew since before it was loaded, at its peak.
+"""Measures the RAM of a model in this process: its growth since before loading, at the peak.
 
-Counted are anonymous pages (caches, buffers, weights that were repacked or copied) and those pages of the model's files
-that are mapped and resident: not the interpreter's own, nor other mapped files. Where the system does not tell these
-apart (anything but Linux's /proc/self/smaps), it is the growth of all resident memory.
+Two kinds of pages count: anonymous pages (caches, buffers, weights that were repacked or copied), and resident pages of
+the model's mapped files. Other mapped files and the interpreter do not count. On systems without Linux's
+/proc/self/smaps, the growth of all resident memory counts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import psutil
 
 _SMAPS = Path("/proc/self/smaps")
 _STATUS = Path("/proc/self/status")
-# "7f1c-7f2c r--p 00000000 fe:00 1234    /models/m.gguf", then one "Rss:  12 kB" among the lines of that mapping
+# "7f1c-7f2c r--p 00000000 fe:00 1234    /models/m.gguf", followed by lines such as "Rss:  12 kB" about that mapping
 _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)$")
 
 
 class ResidentGrowth:
-    """Made before `files` are loaded; `sample` whenever memory may be at its highest."""
+    """Create it before loading `files`, and call `sample` whenever the memory in use may be at its peak."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = {str(file.resolve()) for file in files}
@@ -32,7 +32,7 @@ class ResidentGrowth:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that any sample was above the time before."""
+        """The largest growth of all samples, in bytes."""
         return self._peak - self._before
 
     def _now(self) -> int:
@@ -42,15 +42,15 @@ class ResidentGrowth:
 
 
 def anonymous_bytes(status: str) -> int:
-    """Anonymous and shared-memory pages of a process, from the text of its /proc/PID/status."""
+    """Bytes of anonymous and shared-memory pages of a process, from the text of its /proc/PID/status."""
     sizes = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     return sum(int(sizes[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
 
 
 def mapped_bytes(smaps: str, files: set[str]) -> int:
-    """Resident pages of mappings of `files` (resolved paths), from the text of a /proc/PID/smaps.
+    """Bytes of resident pages of mappings of `files` (resolved paths), from the text of a /proc/PID/smaps.
 
-    Pages written to are anonymous by then and left out here.
+    Pages that were written to are not counted here, because they are anonymous.
     """
     total = 0
     inside = False

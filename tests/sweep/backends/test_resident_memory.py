@@ -1,4 +1,4 @@
-"""What a model takes is told from what else the process holds. The oracle is memory of known sizes."""
+"""The memory of a model is measured apart from other memory of the process; the tests allocate known sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.backends.resident import mapped_bytes
+from sweep.backends.resident_memory import mapped_bytes
 
 MIB = 1 << 20
 SMAPS = """\
@@ -28,7 +28,7 @@ Anonymous:           500 kB
 """
 
 
-def test_only_pages_of_the_named_files_count_and_those_written_to_are_not_theirs():
+def test_only_unmodified_pages_of_the_given_files_count():
     assert mapped_bytes(SMAPS, {"/models/my model.gguf"}) == (1024 - 24 + 100) << 10
     assert mapped_bytes(SMAPS, {"/models/other.gguf"}) == 0
 
@@ -37,7 +37,7 @@ MEASURED = """
 import mmap, sys
 from pathlib import Path
 import numpy as np
-from sweep.backends.resident import ResidentGrowth
+from sweep.backends.resident_memory import ResidentGrowth
 
 growth = ResidentGrowth([Path(sys.argv[1])])
 held, maps = np.ones(32 << 20, np.uint8), []

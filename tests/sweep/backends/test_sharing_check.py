@@ -1,4 +1,4 @@
-"""The sample of questions scored once more: what it costs, which it takes, and that it sees what has changed."""
+"""The sample of questions that are scored again: its cost, its spread, and the changes that it finds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sweep.backends.base import Score, ScoreRequest
-from sweep.backends.check import SHARE, SharingSample, distinct_tokens
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.backends.sharing_check import SHARE, SharingSample, distinct_tokens
 from sweep.backends.trie import plan
 
 EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
@@ -24,8 +24,8 @@ def backend(tiny: Any) -> Iterator[LlamaBackend]:
     found.close()
 
 
-def asked(n_questions: int, examples: int = 0) -> tuple[list[ScoreRequest], list[int]]:
-    """Questions of three choices behind common examples."""
+def sample_requests(n_questions: int, examples: int = 0) -> tuple[list[ScoreRequest], list[int]]:
+    """Questions with three choices after common examples."""
     rng = np.random.default_rng(3)
 
     def tokens(n: int) -> tuple[int, ...]:
@@ -40,8 +40,8 @@ def asked(n_questions: int, examples: int = 0) -> tuple[list[ScoreRequest], list
     return requests, questions
 
 
-class Counted:
-    """The backend, and what it was asked."""
+class RecordingBackend:
+    """A backend that records its calls."""
 
     def __init__(self, backend: LlamaBackend) -> None:
         self._backend = backend
@@ -52,20 +52,20 @@ class Counted:
         return self._backend.loglikelihoods(requests, progress)
 
 
-def test_distinct_tokens_are_what_the_trie_holds(backend: LlamaBackend) -> None:
+def test_distinct_tokens_are_the_size_of_the_trie(backend: LlamaBackend) -> None:
     for n, examples in ((1, 0), (40, 0), (40, 60)):
-        requests, _ = asked(n, examples)
+        requests, _ = sample_requests(n, examples)
         requests.append(requests[0])
         assert distinct_tokens(requests) == plan(requests, backend.score_budget(100)).distinct
 
 
 @pytest.mark.parametrize("examples", [0, 40])
-def test_the_sample_is_spread_over_the_task_and_costs_its_share(backend: LlamaBackend, examples: int) -> None:
-    requests, questions = asked(240, examples)
+def test_the_sample_is_spread_over_the_task_and_stays_within_its_share(backend: LlamaBackend, examples: int) -> None:
+    requests, questions = sample_requests(240, examples)
     scores = backend.loglikelihoods(requests)
     samples = []
     for part in (720, 120):  # all at once, or in parts
-        counted, sample = Counted(backend), SharingSample()
+        counted, sample = RecordingBackend(backend), SharingSample()
         for at in range(0, len(requests), part):
             here = slice(at, at + part)
             sample.add(counted, requests[here], scores[here], questions[here])  # type: ignore[arg-type]
@@ -83,8 +83,8 @@ def test_the_sample_is_spread_over_the_task_and_costs_its_share(backend: LlamaBa
     assert len(samples[0]) >= len(samples[1])
 
 
-def test_what_has_changed_is_seen(backend: LlamaBackend) -> None:
-    requests, questions = asked(60)
+def test_changed_scores_and_answers_are_found(backend: LlamaBackend) -> None:
+    requests, questions = sample_requests(60)
     scores = backend.loglikelihoods(requests)
     moved = [replace(score, logprob=score.logprob + 0.25) for score in scores]
     turned = [replace(score, logprob=-score.logprob) for score in scores]
@@ -99,9 +99,9 @@ def test_what_has_changed_is_seen(backend: LlamaBackend) -> None:
     assert found[1].changed_answers == found[1].questions > 0
 
 
-def test_what_is_too_dear_is_not_sampled(backend: LlamaBackend) -> None:
-    requests, questions = asked(5, 60)
-    counted, sample = Counted(backend), SharingSample()
+def test_questions_that_cost_too_much_are_not_sampled(backend: LlamaBackend) -> None:
+    requests, questions = sample_requests(5, 60)
+    counted, sample = RecordingBackend(backend), SharingSample()
     sample.add(counted, requests, backend.loglikelihoods(requests), questions)  # type: ignore[arg-type]
     assert counted.calls == []
     assert sample.check is None
