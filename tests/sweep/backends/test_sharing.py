@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 import presets
 from converters.export import export, open_source
-from sweep.backends import check as sharing
+from sweep.backends import sharing_check
 from sweep.backends.base import GenerationRequest, ScoreRequest
 from sweep.backends.generation import MIN_FAMILY, families
 from sweep.backends.llama import LlamaBackend, LlamaOptions
@@ -107,7 +107,7 @@ def test_shared_scores_equal_those_of_single_requests_and_of_transformers(
         continuation = list(request.continuation)
         assert score.logprob == pytest.approx(rows[np.arange(len(continuation)), continuation].sum(), abs=1e-3)
         assert score.is_greedy == (rows.argmax(-1).tolist() == continuation)
-    monkeypatch.setattr(sharing, "SHARE", 100.0)  # the sample has all questions
+    monkeypatch.setattr(sharing_check, "SHARE", 100.0)  # the sample has all questions
     check = sampled(both.backend, requests)
     assert check.requests == len(requests)
     assert check.largest_difference < 1e-4
@@ -130,7 +130,7 @@ def test_a_small_cache_gives_the_same_scores(both: Both) -> None:
 
 
 def test_the_check_finds_small_differences_with_default_precision(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing, "SHARE", 0.2)
+    monkeypatch.setattr(sharing_check, "SHARE", 0.2)
     backend = LlamaBackend(both.gguf, LlamaOptions(n_threads=1))
     check = sampled(backend, questions(both))
     backend.close()
