@@ -75,7 +75,7 @@ class Contexts:
         self.memory(True, self.shape.train_context)
         return requested
 
-    def compute(self, placement: LayerPlacement, context: int) -> tuple[int, ...]:
+    def compute_buffers(self, placement: LayerPlacement, context: int) -> tuple[int, ...]:
         """Bytes of the compute buffers on each device, in order, and in RAM, with `context` tokens per sequence.
 
         Interpolated linearly between contexts that llama.cpp has computed. Without RPC, every device is estimated to

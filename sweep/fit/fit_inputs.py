@@ -16,13 +16,13 @@ from sweep.fit.placement import FitMachine
 class FitInputs:
     """The inputs of a fit.
 
-    `own` is the name of the variant that the model itself is, if it is a GGUF file; otherwise None. `remote` are the
-    RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support RPC. `projector` is the
-    memory of the vision projector.
+    `own_variant` is the name of the variant that the model itself is, if it is a GGUF file; otherwise None. `remote`
+    are the RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support RPC. `projector` is
+    the memory of the vision projector.
     """
 
     source: Source
-    own: str | None
+    own_variant: str | None
     shape: ModelShape
     machine: FitMachine
     remote: Sequence[rpc.RemoteDevice]

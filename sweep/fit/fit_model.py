@@ -58,7 +58,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
     found: dict[str, FitRow] = {}
     with ExitStack() as stack:
         remote = _simulated_devices(stack, len(machine.gpus))
-        inputs = FitInputs(source, _own_name(resolved), shape, machine, remote, options, projector)
+        inputs = FitInputs(source, _own_variant(resolved), shape, machine, remote, options, projector)
         names = named or default_variants(inputs)
         for kind in dict.fromkeys(fit_kind(name) for name in names):
             found |= kind.rows([name for name in names if fit_kind(name) is kind], inputs)
@@ -106,7 +106,7 @@ def _validate(options: FitOptions) -> None:
         raise InputError(f"a V cache of {options.kv_type_v} needs flash attention")
 
 
-def _own_name(found: FoundModel) -> str | None:
+def _own_variant(found: FoundModel) -> str | None:
     """The name of the variant that the model itself is, if it is a GGUF file; otherwise None."""
     if found.form is not ModelForm.GGUF:
         return None

@@ -40,13 +40,13 @@ def _quant_rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
 
 def _default_files(inputs: FitInputs) -> Sequence[str]:
     """The model itself if it is a GGUF file."""
-    return [] if inputs.own is None else [inputs.own]
+    return [] if inputs.own_variant is None else [inputs.own_variant]
 
 
 def _file_rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
     found: dict[str, FitRow] = {}
     for name in names:
-        found |= _rows(inputs.source if name == inputs.own else _opened(name), [name], inputs)
+        found |= _rows(inputs.source if name == inputs.own_variant else _opened(name), [name], inputs)
     return found
 
 
@@ -76,7 +76,9 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
         return {
             name: gguf_row(
                 name,
-                VariantMemory(shape, weights, contexts, formulas, context_memory, machine.copies, projector.bytes),
+                VariantMemory(
+                    shape, weights, contexts, formulas, context_memory, machine.copies_weights, projector.bytes
+                ),
                 machine,
                 file,
                 projector,

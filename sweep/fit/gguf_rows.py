@@ -198,7 +198,7 @@ def _figures(
         weights += f" + {memory.weights.embedding} B for a second copy of the tied embeddings on a device"
     if skipped > 0:
         weights += f" - {skipped} B of multi-token prediction layers, which are not loaded"
-    copied = memory.copied_bytes(placement) if memory.copies else 0
+    copied = memory.copied_bytes(placement) if memory.copies_weights else 0
     compute = f"compute buffers of llama.cpp's largest graph for {options.ubatch} tokens, on each device and in RAM"
     if copied:
         compute += f" + {copied} B on the first device for a copy of the largest matrix that is in RAM (estimate)"

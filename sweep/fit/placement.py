@@ -26,7 +26,7 @@ UsedMemory = Callable[["LayerPlacement"], Sequence[int]]
 """Gives the bytes that a placement uses on each device."""
 
 
-COPYING = ("cuda", "rocm", "metal", "sycl", "vulkan")
+COPYING_KINDS = ("cuda", "rocm", "metal", "sycl", "vulkan")
 """Kinds of devices whose llama.cpp backends copy weights from RAM to compute long batches ("offload_op"); the RPC
 backend does not."""
 
@@ -131,9 +131,9 @@ class FitMachine:
         return cls(gpus, host)
 
     @property
-    def copies(self) -> bool:
+    def copies_weights(self) -> bool:
         """Whether the first GPU copies weights from RAM to compute long batches."""
-        return bool(self.gpus) and self.gpus[0].kind in COPYING
+        return bool(self.gpus) and self.gpus[0].kind in COPYING_KINDS
 
     @property
     def targets(self) -> list[int]:

@@ -42,8 +42,8 @@ class VariantMemory:
         contexts: compute buffers, computed by llama.cpp.
         formulas: sizes of the KV cache and of recurrent states.
         context_memory: llama.cpp's figures for the requested context.
-        copies: whether the first device computes long batches with weights that stay in RAM, and needs memory for a
-            copy of one matrix at a time. GPU backends do this; RPC devices, which simulate them, do not.
+        copies_weights: whether the first device computes long batches with weights that stay in RAM, and needs memory
+            for a copy of one matrix at a time. GPU backends do this; RPC devices, which simulate them, do not.
         projector: bytes of the vision projector; they count as weights of the first device, or of RAM if there is none.
     """
 
@@ -52,7 +52,7 @@ class VariantMemory:
     contexts: Contexts
     formulas: ContextFormulas
     context_memory: ContextMemory
-    copies: bool
+    copies_weights: bool
     projector: int = 0
 
     @cached_property
@@ -92,8 +92,8 @@ class VariantMemory:
             weights[-1] -= self.weights.embedding  # in RAM the output is the embedding itself
         cells = padded(context) * self.contexts.options.parallel
         weights[0] += self.projector
-        compute = np.array(self.contexts.compute(placement, context), np.float64)
-        if self.copies and len(placement.layers):
+        compute = np.array(self.contexts.compute_buffers(placement, context), np.float64)
+        if self.copies_weights and len(placement.layers):
             compute[0] += self.copied_bytes(placement)
         output = np.zeros(places)
         output[-1] = self.context_memory.output_bytes
