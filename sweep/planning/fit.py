@@ -23,7 +23,7 @@ from sweep.results.plan import TooLarge
 def fit(
     model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions, run_job: RunJob
 ) -> FitReport:
-    """The report of `fit_model`. A worker computes it for models that do not come with this program. If the worker dies,
+    """The report of `fit_model`. A worker computes it for models that do not come with this program. If it dies,
     the model is to blame: InputError."""
     if is_known_offline(model) and not any(is_file(name) for name in variants):
         return fit_model(model, variants, devices, options)
