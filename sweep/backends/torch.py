@@ -130,7 +130,7 @@ class TorchBackend:
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:  # what transformers raises for a bad directory
             reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{path}: transformers cannot load it: {reason}") from error
+            raise InputError(f"{path}: transformers cannot load this checkpoint: {reason}") from error
         model = on_device(model, device)
         return cls(model, tokenizer, growth, device_growth, time.perf_counter() - began, options)
 

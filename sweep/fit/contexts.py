@@ -142,7 +142,9 @@ class Contexts:
             if self.devices:
                 placement = self._example(full)
                 split = tuple(map(float, placement.layers))
-                load = LoadOptions(placement.on_devices, tensor_split=split, tensor_overrides=placement.tensor_overrides())
+                load = LoadOptions(
+                    placement.on_devices, tensor_split=split, tensor_overrides=placement.tensor_overrides()
+                )
             self._models[full] = self._open.enter_context(loaded_ghost(self.ghost, load, self.devices, self.name))
         sequences = self.sequences
         options = context_options(self.options, context, sequences)

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from converters.huggingface_source import HuggingFaceSource
 from converters.errors import InputError, MissingRuntime
+from converters.huggingface_source import HuggingFaceSource
 from converters.llamacpp import rpc
 from converters.resolver import FoundModel, ModelForm, Need, find_model
 from converters.source import Source

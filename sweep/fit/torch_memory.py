@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from converters.huggingface_source import HuggingFaceSource
 from converters.errors import InputError
+from converters.huggingface_source import HuggingFaceSource
 from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
 from int8.recipe import PUBLISHED, Recipe, recipe
