@@ -41,7 +41,8 @@ def _cells(row: FitRow, columns: Sequence[_FitColumn], is_best: bool, is_chosen:
     style = {Verdict.FITS: colours.good, Verdict.PARTLY: colours.warn, Verdict.DOES_NOT_FIT: colours.bad}[found]
     plain = colours.soft if found is Verdict.DOES_NOT_FIT else colours.ink
     host = row.shares[-1].total_bytes if row.shares else 0
-    words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(host)} in RAM", Verdict.DOES_NOT_FIT: "does not fit"}[found]
+    partly = f"{fmt.size(host)} in RAM"
+    words = {Verdict.FITS: "fits", Verdict.PARTLY: partly, Verdict.DOES_NOT_FIT: "does not fit"}[found]
     return [
         Text.assemble((fmt.CHOSEN if is_best else " ", colours.good), ("+" if is_chosen else " ", colours.accent)),
         Text(fmt.shorten(fmt.plain(row.variant), _NAME), plain),
