@@ -292,7 +292,7 @@ def test_impossible_requests_are_rejected(backend, tmp_path):
     with pytest.raises(InputError, match="at least one token of context"):
         backend.loglikelihoods([ScoreRequest((), (1,))])
     assert backend.loglikelihoods([]) == backend.generate([]) == []
-    with pytest.raises(InputError, match="transformers cannot load it"):
+    with pytest.raises(InputError, match="transformers cannot load this checkpoint"):
         TorchBackend.open(tmp_path)
 
 
