@@ -87,7 +87,7 @@ def test_a_device_without_enough_memory_is_reported(fresh: Fresh, calibration_to
         raise torch.OutOfMemoryError("pretended")
 
     model.model.layers[2].mlp.register_forward_hook(full)
-    with pytest.raises(InputError, match=r"model\.layers\.2: cpu has no memory"):
+    with pytest.raises(InputError, match=r"model\.layers\.2: cpu does not have enough memory"):
         calibrate(model, calibration_tokens[:4, :32], NAMED["w8a8"])
 
 
@@ -239,7 +239,7 @@ def without_norms(tmp_path: Path) -> Path:
     ("architecture", "message"),
     [
         (QuantizableArchitecture(MLP), "attention of this qwen2 model has no q_norm, k_norm"),
-        (QuantizableArchitecture(MLP, AttentionModules("attn")), "no attention of a qwen2 model is known"),
+        (QuantizableArchitecture(MLP, AttentionModules("attn")), "no attention that it supports in this qwen2 model"),
     ],
 )
 def test_unsupported_attention_is_an_error_and_not_left_float(
