@@ -20,11 +20,12 @@ class TemporaryFolder:
 
     def __init__(self) -> None:
         remove_abandoned()
-        self._directory = _make()
-        while (lock := _lock(Path(self._directory.name), fcntl.LOCK_SH)) is None:  # removed before it was locked
-            self._directory = _make()
-        self._lock: int | None = lock
-        self.path = Path(self._directory.name)
+        while True:
+            self._directory = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+            self.path = Path(self._directory.name)
+            self._lock = _lock(self.path, fcntl.LOCK_SH)  # None on a file system without locks, or if it was removed
+            if self._lock is not None or self.path.exists():
+                return
 
     def remove(self) -> None:
         """Remove the folder and everything in it."""
@@ -43,12 +44,9 @@ def remove_abandoned() -> None:
             os.close(lock)
 
 
-def _make() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
-
-
 def _lock(path: Path, operation: int) -> int | None:
-    """Open and lock a folder; None if it is gone, belongs to another user, or another process holds the lock."""
+    """Open and lock a folder. None if it is gone, belongs to another user, cannot be locked, or another process holds
+    the lock."""
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import tempfile
@@ -48,3 +49,15 @@ def test_folders_without_the_prefix_stay(directory: Path) -> None:
     (directory / "bitsweep-code-abc").mkdir()
     TemporaryFolder().remove()
     assert [path.name for path in directory.iterdir()] == ["bitsweep-code-abc"]
+
+
+def test_a_file_system_without_locks_is_no_obstacle(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: int, operation: int) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder, other = TemporaryFolder(), TemporaryFolder()
+    assert sorted(directory.iterdir()) == sorted([folder.path, other.path])
+    folder.remove()
+    other.remove()
+    assert list(directory.iterdir()) == []
