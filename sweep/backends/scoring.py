@@ -39,9 +39,9 @@ def score(engine: Engine, plan: TriePlan, progress: Progress | None = None) -> l
             engine.copy(source, target, length)
         for sequence, length in step.cuts:
             engine.cut(sequence, length)
-        values, likeliest = engine.log_probs(step)
+        values, most_probable = engine.log_probs(step)
         np.add.at(logprobs, step.pick_requests, values)
-        np.logical_and.at(greedy, step.pick_requests, likeliest)
+        np.logical_and.at(greedy, step.pick_requests, most_probable)
         if progress:
             np.subtract.at(missing, step.pick_requests, 1)
             progress(int(np.count_nonzero(missing == 0)), n)

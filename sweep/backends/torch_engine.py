@@ -102,7 +102,7 @@ class TorchEngine:
     def log_probs(self, step: EngineStep) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         hidden = self._hidden(step.tokens, step.positions, step.sequences, step.counts, step.wanted, step.finished)
         values = np.empty(len(step.pick_rows), np.float64)
-        likeliest = np.empty(len(step.pick_rows), dtype=bool)
+        most_probable = np.empty(len(step.pick_rows), dtype=bool)
         order = np.argsort(step.pick_rows, kind="stable")
         ordered = step.pick_rows[order]
 
@@ -112,11 +112,11 @@ class TorchEngine:
             rows = self._tensor(step.pick_rows[picks] - span.start)
             tokens = self._tensor(step.pick_tokens[picks])
             values[picks] = (logits[rows, tokens].double() - logits.logsumexp(-1).double()[rows]).cpu().numpy()
-            likeliest[picks] = (logits.argmax(-1)[rows] == tokens).cpu().numpy()
+            most_probable[picks] = (logits.argmax(-1)[rows] == tokens).cpu().numpy()
 
         for span in Span(0, len(hidden)).pieces(self._slice):
             self._limit.run(span, pick)
-        return values, likeliest
+        return values, most_probable
 
     @torch.inference_mode()
     def greedy(

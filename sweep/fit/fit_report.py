@@ -87,8 +87,8 @@ class FitRow:
     fits: bool  # the whole variant is on the GPUs (in RAM, if there is no GPU), and the reserve stays free
     headroom_bytes: int  # free bytes on the fullest device after the reserve; negative if the variant does not fit
     max_context: int | None  # the largest context per sequence with which the variant fits; None if it never fits
-    gpu_layers: int  # layers on devices; the output counts as a layer
-    n_layers: int  # all layers; the output counts as a layer
+    gpu_layers: int  # number of layers on devices, including the output
+    n_layers: int  # number of all layers, including the output
     cpu_moe_layers: int  # layers whose experts stay in RAM
     tensor_split: tuple[int, ...]  # number of layers on each device
     arguments: str  # arguments of llama-server and llama-cli for this placement

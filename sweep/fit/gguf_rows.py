@@ -105,7 +105,7 @@ def _shares(parts: MemoryParts, machine: FitMachine) -> tuple[DeviceShare, ...]:
             "compute_bytes": int(parts.compute[place]),
             "output_bytes": int(parts.output[place]),
         }
-        # If the size of RAM is unknown, it counts as large enough.
+        # If the size of RAM is unknown, it is assumed to be large enough.
         usable, reserve = (sum(sizes.values()), 0) if device is None else (device.usable_bytes, device.reserve_bytes)
         name = HOST if device is None or (place == len(machine.gpus) and machine.gpus) else device.name
         found.append(DeviceShare(name, **sizes, reserve_bytes=reserve, usable_bytes=usable))

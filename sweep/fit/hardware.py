@@ -129,7 +129,7 @@ def _gpu_device(gpu: Gpu) -> Device:
 
 
 def _sized_device(name: str, count: int, kind: str) -> Device:
-    """A device of which a program can use all `count` bytes: RAM, or a GPU, which counts as a CUDA device."""
+    """A device of which a program can use all `count` bytes: RAM, or a GPU, treated as a CUDA device."""
     if count < 1:
         raise InputError(f"--gpu {name!r}: the size of a device must be positive")
     return Device(" ".join(name.split()), kind, count, count, None, True, reserve_bytes(kind))

@@ -45,7 +45,7 @@ def _usable_gpus() -> list[Device]:
 
 
 def _kind(name: str) -> str:
-    """The kind of a device by llama.cpp's name of it; an unknown name counts as Vulkan."""
+    """The kind of a device by llama.cpp's name of it; an unknown name is treated as Vulkan."""
     return next((kind for start, kind in _KINDS.items() if name.startswith(start)), "vulkan")
 
 

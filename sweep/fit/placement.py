@@ -205,7 +205,7 @@ def _filled(total: int, targets: Sequence[int], experts: bool, memory: UsedMemor
 def _largest(
     high: int, place: Callable[[int], LayerPlacement], device: int, targets: Sequence[int], memory: UsedMemory
 ) -> LayerPlacement:
-    """The placement `place(count)` for the largest count up to `high` that fits on the device; 0 counts as fitting."""
+    """The placement `place(count)` for the largest count up to `high` that fits on the device; 0 always fits."""
     if high <= 0 or memory(place(high))[device] <= targets[device]:
         return place(max(high, 0))
     low = 0

@@ -46,7 +46,7 @@ def register(prefix: str, kind: FitKind) -> None:
 
 
 def fit_kind(name: str) -> FitKind:
-    """The kind of the variant `name`; a name without a known prefix counts as a quant."""
+    """The kind of the variant `name`; a name without a known prefix is treated as a quant."""
     load_extensions()
     prefix, colon, _ = name.partition(":")
     known = _KINDS.get(prefix if colon else "", _KINDS[""])

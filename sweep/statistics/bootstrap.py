@@ -51,8 +51,8 @@ def bootstrap_interval(
 def percentile_interval(values: NDArray[np.float64], groups: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Expanded percentile interval of `values` (R,), the statistic of R resamples of `groups` groups.
 
-    A nan is a resample in which the statistic does not exist; its value could be anything. It therefore counts as below
-    the low end and also as above the high end. An end is infinite if its tail would have to contain a nan.
+    A nan is a resample in which the statistic does not exist; its value could be anything. It is therefore treated as
+    below the low end and also as above the high end. An end is infinite if its tail would have to contain a nan.
     """
     quantile = scipy.special.stdtrit(groups - 1, (1.0 - confidence) / 2.0)
     tail = float(scipy.special.ndtr(np.sqrt(groups / (groups - 1)) * quantile))
