@@ -97,7 +97,7 @@ def test_a_person_reads_verdicts_sources_and_commands(sweep: Any) -> None:
     assert "RTX 3060 Ti (simulated)" in words
     assert "weights: llama.cpp dry run" in words
     assert "Q4_K_M: llama-server -m Qwen3-8B-Q4_K_M.gguf -c 8192" in words
-    assert "weights, by llama.cpp dry run, in bytes" in words
+    assert "weights in bytes, from llama.cpp dry run" in words
 
 
 def test_commands_to_paste_are_never_broken(sweep: Any) -> None:
