@@ -154,15 +154,15 @@ class SweepApp(WorkerHost, App[None]):
         from sweep.workspace import run_lock
         from tui.screens.quit import QuitScreen
 
-        run, asks = self.session.run_id, False
+        run, is_running = self.session.run_id, False
         if run is not None and self.session.workspace.run(run).is_dir():
             with run_lock(self.session.workspace.run(run)) as free:
-                asks = not free
-        if (asks or self.session.launch is not None) and not isinstance(self.screen, QuitScreen):
-            answer = await self.push_screen_wait(QuitScreen(run if asks and run else "The sweep"))
+                is_running = not free
+        if (is_running or self.session.launch is not None) and not isinstance(self.screen, QuitScreen):
+            answer = await self.push_screen_wait(QuitScreen(run if is_running and run else "The sweep"))
             if answer is None:
                 return
-            if answer == "pause" and asks and run is not None:
+            if answer == "pause" and is_running and run is not None:
                 request_pause(self.session.workspace.run(run))
         self.exit()
 

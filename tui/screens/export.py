@@ -28,7 +28,7 @@ class ExportScreen(Window[None]):
             f"Write {self._plan.run} to a file. The extension sets the format: {', '.join(KINDS)}", classes="words"
         )
         yield Input(str(Path.cwd() / f"{self._plan.run}.html"), id="path", compact=True)
-        yield Static(id="said", classes="words")
+        yield Static(id="message", classes="words")
 
     @on(Input.Submitted)
     def _submitted(self, message: Input.Submitted) -> None:
@@ -61,5 +61,5 @@ class ExportScreen(Window[None]):
         self.app.call_from_thread(self.app.notify, f"Written: {path}", title="Export")  # even if the window was closed
         self.deliver(self.dismiss, None)
 
-    def _show_message(self, words: str) -> None:
-        self.query_one("#said", Static).update(words)
+    def _show_message(self, message: str) -> None:
+        self.query_one("#message", Static).update(message)

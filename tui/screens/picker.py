@@ -37,7 +37,7 @@ class PickerScreen(Window[str | None]):
 
     def content(self) -> ComposeResult:
         yield Input(placeholder=self._words, id="search", compact=True)
-        yield Note(id="said", classes="words")
+        yield Note(id="message", classes="words")
         yield Table(show_head=False, id="choices")
 
     def on_mount(self) -> None:

@@ -23,7 +23,7 @@ from textual.worker import get_current_worker
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.commands.launch import Command, CommandCancelled, planned
-from tui.state.draft import Draft, parse_added, preset_fields
+from tui.state.draft import Draft, preset_fields, variant_from_input
 from tui.state.session import Session
 from tui.theme import palette
 from tui.widgets.filter import FILTER_KEYS, Filter
@@ -290,7 +290,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         if typed is None:
             return
         try:
-            name = parse_added(typed)
+            name = variant_from_input(typed)
         except InputError as error:
             self.notify(str(error), severity="error", title="Add")
             return

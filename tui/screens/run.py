@@ -121,13 +121,13 @@ class RunScreen(WorkerHost, Screen[None]):
                 return
             time.sleep(LOOK_EVERY)
 
-    def _not_started(self, words: str) -> None:
+    def _not_started(self, message: str) -> None:
         launch, self.session.launch = self.session.launch, None
         if launch is not None and self._continues_with(launch):
-            self.notify(words, severity="error", title="Retry")
+            self.notify(message, severity="error", title="Retry")
         else:
             self.workers.cancel_group(self, "follow")
-            self._show_notice(f"The sweep did not start: {words}\n\n2: back to its plan   o: other runs")
+            self._show_notice(f"The sweep did not start: {message}\n\n2: back to its plan   o: other runs")
 
     def _started(self, run: str) -> None:
         self.session.launch, self.session.run_id = None, run
@@ -150,10 +150,10 @@ class RunScreen(WorkerHost, Screen[None]):
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
-    def _show_notice(self, words: str) -> None:
+    def _show_notice(self, message: str) -> None:
         """Show a message in place of a run. Keys do nothing then, and the run is followed again when it is chosen."""
         self.snapshot = None
-        self.query_one("#notice", Static).remove_class("hidden").update(Text(fmt.plain(words)))
+        self.query_one("#notice", Static).remove_class("hidden").update(Text(fmt.plain(message)))
         self.query_one("#body").add_class("hidden")
         self.query_one(TopBar).show_path()
 

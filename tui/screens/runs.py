@@ -40,7 +40,7 @@ class RunsScreen(Window[str | None]):
 
     def content(self) -> ComposeResult:
         yield Input(placeholder="part of a run's id, model or variants", id="search", compact=True)
-        yield Note("reading …", id="said", classes="words")
+        yield Note("reading …", id="message", classes="words")
         yield Table(id="runs")
 
     def on_mount(self) -> None:

@@ -37,19 +37,19 @@ class Draft:
         """The shortest equivalent arguments of `sweep`. Raises InputError if there is no such preset."""
         preset = load(self.preset)
         defaults = preset_fields(preset)
-        found = ["run", self.model]
-        found += OPTIONS["preset"].words("" if self.preset == "q2-q8" else self.preset)
-        found += OPTIONS["variants"].words(self._variants(preset))
+        arguments = ["run", self.model]
+        arguments += OPTIONS["preset"].words("" if self.preset == "q2-q8" else self.preset)
+        arguments += OPTIONS["variants"].words(self._variants(preset))
         for name, option in OPTIONS.items():
             if self.typed_value(name) != defaults.get(name, ""):
-                found += option.words(self.typed_value(name))
-        return tuple(found)
+                arguments += option.words(self.typed_value(name))
+        return tuple(arguments)
 
     def _variants(self, preset: Preset) -> str:
         """The value of --variants. The reference can be left out, unless torch runs all other variants: then it is
         measured only if it is named."""
-        asked = self.typed_value("reference")
-        reference = preset.reference if asked in ("", AUTO) else asked
+        typed = self.typed_value("reference")
+        reference = preset.reference if typed in ("", AUTO) else typed
         if reference == preset.reference and set(self.variants) == set(preset.variants):
             return ""
         rest = [name for name in self.variants if name != reference]
@@ -57,8 +57,8 @@ class Draft:
 
     def as_preset(self, name: str) -> Preset:
         """As a preset to save: variants, tasks, limit and context. Raises InputError for an invalid number."""
-        asked = self.typed_value("reference")
-        reference = load(self.preset).reference if asked in ("", AUTO) else asked
+        typed = self.typed_value("reference")
+        reference = load(self.preset).reference if typed in ("", AUTO) else typed
         tasks = tuple(task.strip() for task in self.typed_value("tasks").split(",") if task.strip())
         return Preset(
             name=name,
@@ -79,8 +79,8 @@ class Draft:
 
 def preset_fields(preset: Preset) -> dict[str, str]:
     """The fields of a Draft that a preset sets, as text."""
-    said = {"tasks": ",".join(preset.tasks or ()), "limit": preset.limit, "ctx": preset.ctx}
-    return {name: str(value or "") for name, value in said.items()}
+    fields = {"tasks": ",".join(preset.tasks or ()), "limit": preset.limit, "ctx": preset.ctx}
+    return {name: str(value or "") for name, value in fields.items()}
 
 
 def plan_name(variant: str) -> str:
@@ -93,7 +93,7 @@ def plan_name(variant: str) -> str:
         return variant
 
 
-def parse_added(text: str) -> str:
+def variant_from_input(text: str) -> str:
     """The name of a typed variant, with an absolute path. Raises InputError if it is not a variant."""
     text = text.strip()
     parse(text)
