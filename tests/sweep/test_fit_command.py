@@ -1,4 +1,4 @@
-"""`sweep fit` and `sweep gpus` as users and scripts call them: answers, exit codes, and one line for bad input."""
+"""`sweep fit` and `sweep gpus` as users and scripts call them: reports, exit codes, and one line for bad input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def no_runs_of_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_runs_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITSWEEP_WORKSPACE", str(tmp_path / "workspace"))
 
 
@@ -38,25 +38,29 @@ def sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
 
     return call
 
 
-def answer(out: str) -> dict[str, Any]:
+def parsed(out: str) -> dict[str, Any]:
     (line,) = out.splitlines()
     return json.loads(line)
 
 
-def test_json_has_what_scripts_are_promised(sweep: Any) -> None:
+def test_json_has_the_documented_fields(sweep: Any) -> None:
     code, out, err = sweep("fit", "micro", "--gpu", "4GiB", "--variants", "Q4_K_M,int8:sq", "--format", "json")
     assert (code, err) == (0, "")
-    told = answer(out)
-    assert (told["model"], told["context"], told["kv_type"]) == ("micro", 1024, "f16")  # all that micro was made for
-    assert [row["variant"] for row in told["rows"]] == ["Q4_K_M", "int8:sq"]
+    report = parsed(out)
+    assert (report["model"], report["context"], report["kv_type"]) == (
+        "micro",
+        1024,
+        "f16",
+    )  # micro's trained context
+    assert [row["variant"] for row in report["rows"]] == ["Q4_K_M", "int8:sq"]
     promised = "file weights kv recurrent compute output total".split()
-    for row in told["rows"]:
+    for row in report["rows"]:
         assert all(isinstance(row[f"{part}_bytes"], int) for part in promised), row
         assert row["fits"]
         assert row["verdict"] == "fits"
@@ -67,15 +71,15 @@ def test_json_has_what_scripts_are_promised(sweep: Any) -> None:
         assert all(figure["source"] and figure["formula"] for figure in row["figures"].values()), row
     config = json.loads((MICRO.directory / "config.json").read_text())
     token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 2  # K and V, f16
-    assert [row["kv_bytes"] for row in told["rows"]] == [1024 * token] * 2
+    assert [row["kv_bytes"] for row in report["rows"]] == [1024 * token] * 2
 
 
-def test_options_reach_llama_cpp(sweep: Any) -> None:
+def test_options_change_the_figures_and_the_command(sweep: Any) -> None:
     def row(*arguments: str) -> dict[str, Any]:
         asked = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0", "--format", "json", *arguments)
         code, out, _ = sweep(*asked)
         assert code == 0
-        return answer(out)["rows"][0]
+        return parsed(out)["rows"][0]
 
     plain = row()
     assert row("--ctx", "512")["kv_bytes"] * 2 == plain["kv_bytes"]
@@ -87,7 +91,7 @@ def test_options_reach_llama_cpp(sweep: Any) -> None:
     assert "-fa off" in row("--no-flash-attn")["arguments"]
 
 
-def test_a_person_reads_verdicts_sources_and_commands(sweep: Any) -> None:
+def test_tables_show_verdicts_sources_and_commands(sweep: Any) -> None:
     code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "RTX 3060 Ti", "--variants", "Q4_K_M,BF16", "--explain")
     assert code == 0
     lines = out.splitlines()
@@ -100,7 +104,7 @@ def test_a_person_reads_verdicts_sources_and_commands(sweep: Any) -> None:
     assert "weights in bytes, from llama.cpp dry run" in words
 
 
-def test_commands_to_paste_are_never_broken(sweep: Any) -> None:
+def test_commands_to_paste_are_never_wrapped(sweep: Any) -> None:
     _, out, _ = sweep("fit", "Qwen3-30B-A3B", "--gpu", "12GiB", "--variants", "Q8_0")
     command = next(line for line in out.splitlines() if "llama-server -m" in line)
     assert len(command) > 140
@@ -108,27 +112,27 @@ def test_commands_to_paste_are_never_broken(sweep: Any) -> None:
 
 
 @pytest.mark.parametrize("order", [("1400MiB", "24GiB"), ("24GiB", "1400MiB")])
-def test_a_card_that_is_nearly_full_does_not_keep_the_other_from_it(sweep: Any, order: tuple[str, str]) -> None:
-    """Of 1400 MiB less is free than must stay so on a GPU."""
+def test_a_nearly_full_gpu_does_not_prevent_the_use_of_another(sweep: Any, order: tuple[str, str]) -> None:
+    """1400 MiB is less than the reserve of a GPU."""
     gpus = ("--gpu", order[0], "--gpu", order[1])
     code, out, _ = sweep("fit", "Qwen3-8B", *gpus, "--variants", "Q4_K_M", "--format", "json")
-    (row,) = answer(out)["rows"]
+    (row,) = parsed(out)["rows"]
     held = {share["device"]: share["total_bytes"] for share in row["per_device"]}
     assert (code, row["fits"], held["1400MiB"]) == (0, True, 0)
     assert row["headroom_bytes"] == (24 << 30) - held["24GiB"] - row["per_device"][0]["reserve_bytes"]
 
 
-def test_nothing_fits_is_3(sweep: Any) -> None:
+def test_the_exit_code_is_3_if_nothing_fits(sweep: Any) -> None:
     code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best", "--format", "json")
     assert code == 3
-    told = answer(out)
-    assert told["best"] is None
-    assert not told["rows"][0]["fits"]
+    report = parsed(out)
+    assert report["best"] is None
+    assert not report["rows"][0]["fits"]
     code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best", "--format", "quiet")
     assert (code, out) == (3, "")
 
 
-def test_best_goes_by_what_a_run_measured(sweep: Any, tmp_path: Path) -> None:
+def test_best_uses_the_measurements_of_a_run(sweep: Any, tmp_path: Path) -> None:
     flat = np.full(4, 1.0)
     klds = {"Q8_0": 0.004, "Q6_K": 0.001, "Q4_K_M": 0.02}
     text = {"BF16": (flat, None)} | {name: (flat, np.full(4, kld)) for name, kld in klds.items()}
@@ -136,7 +140,7 @@ def test_best_goes_by_what_a_run_measured(sweep: Any, tmp_path: Path) -> None:
     Stored("a", text=text, variants=tuple(text)).put(Workspace(tmp_path / "workspace"))
     asked = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0,Q6_K,Q4_K_M", "--best")
     assert sweep(*asked, "--format", "quiet")[:2] == (0, "Q6_K\n")
-    assert answer(sweep(*asked, "--format", "json")[1])["best_is_measured"] is True
+    assert parsed(sweep(*asked, "--format", "json")[1])["best_is_measured"] is True
     assert "► Run Q6_K" in sweep(*asked)[1]
 
 
@@ -154,7 +158,7 @@ def hostile_header(directory: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("micro", "--gpu", "RTX 4099"), "did you mean RTX 4090"),
         (("micro", "--gpu", "24"), "size without a unit; write 24GiB"),
@@ -171,17 +175,17 @@ def hostile_header(directory: Path) -> str:
         ((hostile_header, "--gpu", "8GiB"), "hostile.gguf"),
     ],
 )
-def test_bad_input_is_one_line(sweep: Any, tmp_path: Path, arguments: tuple[Any, ...], told: str) -> None:
+def test_bad_input_gives_one_line(sweep: Any, tmp_path: Path, arguments: tuple[Any, ...], message: str) -> None:
     made = [one(tmp_path) if callable(one) else one for one in arguments]
     code, out, err = sweep("fit", *made)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("sweep: ")
-    assert told in line
+    assert message in line
 
 
-def ask(*arguments: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: huggingface_hub reads its endpoint when it is imported."""
+def run_sweep_fit(*arguments: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """In a separate process, because huggingface_hub reads its endpoint when it is imported."""
     where = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
     return subprocess.run(
         [sys.executable, "-c", "from sweep.cli import main; main()", "fit", *arguments, "--gpu", "4GiB"],
@@ -193,13 +197,13 @@ def ask(*arguments: str, endpoint: str, cache: Path) -> subprocess.CompletedProc
     )
 
 
-def test_a_hub_id_costs_its_config_alone_and_says_so(tmp_path: Path) -> None:
+def test_a_hub_id_reads_only_the_config_and_reports_its_bytes(tmp_path: Path) -> None:
     with serve({"org/micro": MICRO.directory}) as hub:
         asked = ("org/micro", "--variants", "Q4_K_M", "--format", "json")
-        done = ask(*asked, endpoint=hub.url, cache=tmp_path)
+        done = run_sweep_fit(*asked, endpoint=hub.url, cache=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = answer(done.stdout)
-    assert told["bytes_read"] == (MICRO.directory / "config.json").stat().st_size
+    report = parsed(done.stdout)
+    assert report["bytes_read"] == (MICRO.directory / "config.json").stat().st_size
     fetched = {
         request.rpartition("/")[2] for request in hub.requests if request.startswith("GET") and "resolve" in request
     }
@@ -207,7 +211,7 @@ def test_a_hub_id_costs_its_config_alone_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         ("org/gated", "requires a login"),
         ("org/absent", "no such model"),
@@ -215,18 +219,18 @@ def test_a_hub_id_costs_its_config_alone_and_says_so(tmp_path: Path) -> None:
         ("hub:org/offline/x.gguf", "cannot be reached"),
     ],
 )
-def test_what_the_hub_does_not_give_is_one_line(tmp_path: Path, model: str, told: str) -> None:
+def test_a_failing_hub_gives_one_line(tmp_path: Path, model: str, message: str) -> None:
     with serve({"org/gated": MICRO.directory}, gated=frozenset({"org/gated"})) as hub:
         endpoint = "http://127.0.0.1:9" if "offline" in model else hub.url
-        done = ask(model, endpoint=endpoint, cache=tmp_path)
+        done = run_sweep_fit(model, endpoint=endpoint, cache=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     lines = [line for line in done.stderr.splitlines() if line.startswith("sweep: ")]
     assert len(lines) == 1
     assert model.removeprefix("hub:").removesuffix("/x.gguf") in lines[0]
-    assert told in lines[0]
+    assert message in lines[0]
 
 
-def test_gpus_are_listed_for_people_and_for_scripts(sweep: Any) -> None:
+def test_gpus_are_listed_as_a_table_and_as_json(sweep: Any) -> None:
     code, out, _ = sweep("gpus", "rtx 40")
     assert code == 0
     assert "RTX 4090" in out
@@ -240,8 +244,8 @@ def test_gpus_are_listed_for_people_and_for_scripts(sweep: Any) -> None:
     assert (code, len(err.splitlines())) == (2, 1)
 
 
-def test_a_sweep_leaves_out_what_its_gpu_does_not_hold(sweep: Any, tmp_path: Path) -> None:
-    """micro takes 20 MiB at BF16, 15.7 at Q8_0 and 12.5 at Q2_K; beside what stays free there is room for 14."""
+def test_a_sweep_leaves_out_variants_that_do_not_fit_on_its_gpu(sweep: Any, tmp_path: Path) -> None:
+    """micro needs 20 MiB as BF16, 15.7 as Q8_0 and 12.5 as Q2_K; after the reserve the GPU has room for 14 MiB."""
     gpu = f"{1536 + 14}MiB"
     text = tmp_path / "test.txt"
     text.write_text(MICRO.text.read_text()[:6000])
