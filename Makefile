@@ -1,21 +1,21 @@
-# Set-up, demo, tests and checks. Everything runs in .venv, made on first use by the standard library's venv and pip.
+# Set-up, demo, tests and checks. Everything runs in .venv, which the first call makes with Python's own venv and pip.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The index to take torch from, where it is not the default one: say, PyTorch's own for its CPU or CUDA builds.
+# The package index for torch, if it is not the default one: for example PyTorch's own index of CPU or CUDA builds.
 TORCH_INDEX ?=
-# Options of llama.cpp's build: RPC gives devices that are not there, for asking what would fit on them.
+# Options of llama.cpp's build. `sweep fit` simulates GPUs by RPC devices.
 CMAKE_ARGS ?= -DGGML_RPC=ON
 export CMAKE_ARGS
 WORKSPACE ?= build/workspace
-# What the slow tests compare with.
+# The tools of llama.cpp that the slow tests compare with.
 PEERS := quantize perplexity imatrix gguf-split bench fit-params
 LLAMA_CPP := build/peers/source/vendor/llama.cpp
 LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 
-# A worker more than there are cores, as tests of the screen wait much of their time; each module of tests in one of
-# them, so that what it sets up is set up once.
+# One worker more than there are cores, because tests of the screen mostly wait. A module's tests stay in one worker, so
+# that its fixtures are made once.
 WORKERS := $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
@@ -30,7 +30,7 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev peers
 	$(PYTEST) -m slow
 
-# What guards a claim once a release; docs/releasing.md has the claims and the last results.
+# Claims that are checked before a release: docs/releasing.md lists them with their last results.
 test-release: $(VENV)/.installed-dev
 	$(PYTEST) -m release
 
@@ -54,7 +54,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# llama.cpp's own tools, from the very source that llama-cpp-python was built of, linked with the libraries of that build.
+# llama.cpp's own tools, built from the source that llama-cpp-python contains, and linked with its libraries.
 peers: build/peers/.built
 
 build/peers/.built: constraints.txt Makefile | $(VENV)/.installed
@@ -64,7 +64,7 @@ build/peers/.built: constraints.txt Makefile | $(VENV)/.installed
 	$(MAKE) --jobs $$(nproc) $(PEERS:%=build/peers/bin/llama-%)
 	touch $@
 
-# --disable-new-dtags: what the libraries themselves link with is looked for beside them, too.
+# --disable-new-dtags makes rpath hold for the libraries that these libraries need, too.
 build/peers/bin/llama-%:
 	libraries=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('platlib') + '/lib')") && \
 	$(CXX) -O2 -std=c++17 -o $@ $(wildcard $(LLAMA_CPP)/tools/$*/*.cpp $(LLAMA_CPP)/tools/llama-$*/*.cpp) \

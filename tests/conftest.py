@@ -1,9 +1,10 @@
-"""What holds for every test, set before torch and triton are first imported.
+"""Settings for every test. They must be made before torch and triton are first imported.
 
 Triton's kernels run in its interpreter, on CPU tensors. On a machine with an NVIDIA GPU, TRITON_INTERPRET=0 in the
-environment runs them there.
+environment runs them on the GPU.
 
-A shell starts what it runs in the background deaf to Ctrl-C, and so would be every `sweep` a test interrupts.
+A shell makes its background processes ignore Ctrl-C (SIGINT), and child processes inherit that. Tests interrupt `sweep`
+with SIGINT, so the default handler is restored.
 """
 
 import os
@@ -20,8 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """From the outside in: tests of the screen wait much of their time, those of commands take long, and at the end
-    small ones keep every core at work."""
+    """Run tests of the screen first, because they mostly wait, then tests of commands, because they take long. Small
+    tests at the end keep every core busy."""
     here = Path(__file__).parent
     order = {here / "tui": 0, here / "sweep": 1}
     items.sort(key=lambda item: order.get(item.path.parent, 2))

@@ -1,7 +1,7 @@
-"""The cores of the machine, shared out among the workers of pytest-xdist.
+"""Divide the cores of the machine among the workers of pytest-xdist.
 
-A worker and every process that it starts see only their share, so that torch, OpenMP and `sweep` itself take as many
-threads as it has cores. Threads of several workers on the same cores would spin while they wait for each other.
+A worker and its child processes see only their own cores, so torch, OpenMP and `sweep` start one thread for each of
+them. Threads of several workers on the same cores would spin while they wait for each other.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PINS = hasattr(os, "sched_setaffinity")  # macOS and Windows leave the placing of threads to themselves
+PINS = hasattr(os, "sched_setaffinity")  # macOS and Windows do not let a process choose its cores
 ALL = frozenset(os.sched_getaffinity(0)) if PINS else frozenset()
 
 
 def take_share() -> None:
-    """Keep this process to its share of the cores; without pytest-xdist that is all of them."""
+    """Restrict this process to its share of the cores. Without pytest-xdist it keeps all of them."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if PINS and worker:
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
@@ -25,7 +25,7 @@ def take_share() -> None:
 
 @contextmanager
 def every_core() -> Iterator[None]:
-    """Processes that are started inside see the whole machine, as those of a user do."""
+    """Processes that are started inside this block see all cores, as a user's processes do."""
     before = os.sched_getaffinity(0) if PINS else frozenset()
     if PINS:
         os.sched_setaffinity(0, ALL)
