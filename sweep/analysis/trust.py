@@ -112,7 +112,7 @@ def _sharing(records: Sequence[Record]) -> str:
     worst, *_, variant, task = max(found)
     answers = "no answer changed" if not changed else f"{changed} answer{'s' if changed > 1 else ''} changed"
     return (
-        f"Questions with a common prefix compute it once. As a check, {questions:,} sampled questions were also scored "
+        f"A prefix that questions share is computed once. As a check, {questions:,} sampled questions were also scored "
         f"alone: {answers}, and log-likelihoods changed by at most {fmt.small(worst)} nats "
         f"({fmt.plain(task)} of {fmt.plain(variant)})."
     )

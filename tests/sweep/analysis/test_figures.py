@@ -195,7 +195,7 @@ def test_the_effect_of_shared_prefixes_is_reported_once(records: list[Record]) -
     some = [checked(records[0], "micro_facts", 9, 0.012, 0), checked(records[1], "micro_story", 1200, 0.034, 0)]
     (note,) = [note for note in trust.trust_notes(some) if "common prefix" in note]
     assert note == (
-        "Questions with a common prefix compute it once. As a check, 1,209 sampled questions were also scored alone: "
+        "A prefix that questions share is computed once. As a check, 1,209 sampled questions were also scored alone: "
         "no answer changed, and log-likelihoods changed by at most 0.034 nats (micro_story of Q2_K)."
     )
     turned = [checked(record, "micro_facts", 5, 0.02, 1) for record in records[:2]]
