@@ -14,7 +14,7 @@ from filelock import FileLock
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """The directory `name`, filled by `make` in the first worker that asks for it. The other workers wait."""
     base = factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # a worker has a folder of its own inside the folder of the run
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # the folder of a worker is inside it
     directory, made = shared / name, shared / f"{name}.made"
     with FileLock(shared / f"{name}.lock"):
         if not made.exists():
