@@ -191,9 +191,9 @@ def test_the_effect_of_shared_prefixes_is_reported_once(records: list[Record]) -
         }
         return replace(record, tasks=record.tasks | {task: replace(record.tasks[task], **figures_of)})
 
-    assert not any("common prefix" in note for note in trust.trust_notes(records))
+    assert not any("prefix that questions" in note for note in trust.trust_notes(records))
     some = [checked(records[0], "micro_facts", 9, 0.012, 0), checked(records[1], "micro_story", 1200, 0.034, 0)]
-    (note,) = [note for note in trust.trust_notes(some) if "common prefix" in note]
+    (note,) = [note for note in trust.trust_notes(some) if "prefix that questions" in note]
     assert note == (
         "A prefix that questions share is computed once. As a check, 1,209 sampled questions were also scored alone: "
         "no answer changed, and log-likelihoods changed by at most 0.034 nats (micro_story of Q2_K)."
