@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from converters.atomic import sync
+from converters.atomic import make_public, sync
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
 from int8.arithmetic import Quantizer
@@ -221,6 +221,7 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, path, {"format": "pt"})
+    make_public(path)  # safetensors makes a file that only its owner may read
     sync(path)
 
 

@@ -101,6 +101,15 @@ def test_a_saved_model_loads_without_the_original(
     assert sum((about["calibration"]["expert_tokens"] or {}).values()) == routed
 
 
+def test_everybody_may_read_a_saved_model(fresh: Fresh, calibration_tokens: Tensor, tmp_path: Path):
+    out = saved(fresh(), NAMED["sq-ph-dyn"], calibration_tokens[:4, :64], tmp_path / "out")
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert {path.name: oct(path.stat().st_mode) for path in out.iterdir()} == {
+        path.name: oct(ordinary.stat().st_mode) for path in out.iterdir()
+    }
+
+
 def test_a_saved_model_is_rejected_as_input_for_quantization(fresh: Fresh, tmp_path: Path):
     out = saved(fresh(), NAMED["w8a16"], torch.empty(0, 1, dtype=torch.long), tmp_path / "out")
     with pytest.raises(InputError, match="already quantized"):
