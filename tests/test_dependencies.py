@@ -237,6 +237,19 @@ USES = (
         "commands do not share their options",
         has("typer.models:ParameterInfo"),
     ),
+    Use(
+        "typer",
+        "typer.core.TyperCommand, TyperGroup, TyperOption and TyperArgument, and the attributes that help reads",
+        "sweep/cli/help.py",
+        "--help and docs/cli.md are empty or in typer's own layout",
+        all_of(
+            has("typer.core:TyperCommand", "format_help"),
+            has("typer.core:TyperGroup", "format_help"),
+            has("typer.core:TyperOption.__init__", parameters=("type_descriptor", "is_flag", "rich_help_panel")),
+            has("typer.core:TyperArgument.__init__", parameters=("type_descriptor", "show_default", "metavar")),
+            has("typer.core:TyperArgument", "display_name_raw"),
+        ),
+    ),
 )
 
 

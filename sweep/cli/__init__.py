@@ -1,4 +1,4 @@
-"""The command line. Each command is a module; what they share (options, output, exit codes) has its own."""
+"""The command line. Each command is a module; shared options, output and exit codes have their own modules."""
 
 from __future__ import annotations
 

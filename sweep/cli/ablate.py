@@ -1,4 +1,4 @@
-"""`sweep ablate`: what each setting of an int8 recipe costs a model, over a design space of many."""
+"""`sweep ablate`: how much accuracy each setting of an int8 recipe costs a model, over a design space of recipes."""
 
 from __future__ import annotations
 
@@ -7,64 +7,77 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from converters.errors import InputError
+from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
-from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.cli.help import Panel
+from sweep.cli.output import Format, Output
+from sweep.cli.progress_bars import share_bar
 
 if TYPE_CHECKING:
     from sweep.events import Event
 
+EXAMPLES = """
+Measure the built-in design space on the built-in model (a few minutes):
+  $ sweep ablate micro --windows 8 --samples 16
+Measure your own recipes on a model of the Hugging Face Hub, on a GPU:
+  $ sweep ablate Qwen/Qwen3-4B --design-space my-recipes.toml --device cuda
+"""
+
 
 class Dtype(StrEnum):
-    """What the model computes in beside what a recipe quantizes."""
+    """The dtype of everything that a recipe does not quantize."""
 
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
 
 
 def ablate(
-    model: str = typer.Argument("micro", help="A built-in model, a directory or a hub id."),
+    model: str = common.model(common.BUILT_IN, common.CHECKPOINT, common.HUB_ID),
     design_space: Path | None = typer.Option(
         None,
         "--design-space",
-        metavar="FILE.toml",
-        help="Axes of recipes and the grids that cross them.",
+        metavar="FILE",
+        help="TOML file that lists settings of a recipe and the combinations of them to measure.",
         show_default="presets/int8-design-space.toml",
+        rich_help_panel=Panel.VARIANTS,
     ),
-    perplexity: Path | None = typer.Option(None, "--perplexity", help="The text for perplexity."),
-    window: int = typer.Option(512, "--window", min=4, help="Tokens of a perplexity window."),
-    windows: int = typer.Option(64, "--windows", min=2, help="Windows to read, from the text's beginning."),
-    calibration: str | None = typer.Option(
-        None,
-        "--calibration",
-        metavar="FILE|NAME",
-        help="The text to calibrate with.",
-        show_default="micro's own, else wikitext-2",
+    perplexity: Path | None = common.perplexity("perplexity and KL divergence"),
+    window: int = common.window(512),
+    windows: int = typer.Option(
+        64,
+        "--windows",
+        min=2,
+        help="Maximum number of windows to read, from the beginning of the text.",
+        rich_help_panel=Panel.MEASUREMENTS,
     ),
-    samples: int | None = typer.Option(
-        None, "--samples", min=1, help="Pieces of the calibration text.", show_default="1000, or as many as it gives"
+    calibration: str | None = common.int8_calibration(),
+    samples: int | None = common.SAMPLES,
+    length: int | None = common.SAMPLE_LENGTH,
+    dtype: Dtype = typer.Option(
+        Dtype.BFLOAT16,
+        "--dtype",
+        help="dtype of the layers that stay unquantized.",
+        rich_help_panel=Panel.VARIANTS,
     ),
-    length: int | None = typer.Option(None, "--length", min=8, help="Tokens of a piece.", show_default="256"),
-    dtype: Dtype = typer.Option(Dtype.BFLOAT16, "--dtype", help="Of all that a recipe leaves float."),
-    device: str | None = typer.Option(
-        None, "--device", help="cpu, cuda, cuda:1.", show_default="cuda, if there is one"
-    ),
-    html: Path | None = typer.Option(
-        None, "--html", help="Write the page with the heat maps here.", show_default="in the workspace"
-    ),
-    workspace: Path | None = WORKSPACE,
-    format: Format = FORMAT,
+    device: str | None = common.device(None, "to compute on", "cuda if available, otherwise cpu"),
+    html: Path | None = common.html(", with heat maps,", "a file in the workspace"),
+    workspace: Path | None = common.WORKSPACE,
+    format: Format = common.FORMAT,
 ) -> int:
-    """Measure many int8 recipes on one model: perplexity and KL divergence of each, as a table and heat maps.
+    """Measure what each setting of an int8 recipe costs in accuracy.
 
-    Every recipe is kept as soon as it is measured; the same command goes on where it stopped.
+    Every recipe of a design space is applied to the model as fake-quant. The perplexity and the KL divergence of each
+    recipe are shown as a table and as heat maps.
+
+    The result of each recipe is stored as soon as it is measured. If the command is interrupted, run it again to
+    resume.
     """
-    if html is not None and not html.parent.is_dir():  # better said now than after all is measured
+    if html is not None and not html.parent.is_dir():  # checked before the measurements, which take long
         raise InputError(f"{html}: there is no such directory; choose another --html FILE")
     from converters.atomic import write_text
+    from sweep.cli.run_display import say_what_is_stored
     from sweep.commands import ablate as command  # loads torch and transformers, which --help does not need
     from sweep.report.ablation import render_ablation
     from sweep.report.ablation_html import render_page
@@ -72,7 +85,7 @@ def ablate(
     from sweep.results.progress import RunProgress
 
     output = Output(format)
-    wanted = command.AblationRequest(
+    request = command.AblationRequest(
         model=model,
         space=design_space,
         calibration=calibration,
@@ -85,29 +98,18 @@ def ablate(
         device=device,
         workspace=workspace,
     )
-    plan = command.prepare(wanted, output.say)
+    plan = command.prepare(request, output.say)
     recipes = {cell.label: plan.recipes.get(cell.key) for cell in plan.cells}
     state = RunProgress.of(plan.cells)
-    with Bar(
-        TextColumn("{task.description:.36}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=output.messages,
-        transient=True,
-        disable=not output.shows_progress,
-    ) as bar:
-        task = bar.add_task("looking what is known", total=1.0)
+    with share_bar(output) as bar:
+        task = bar.add_task("looking for stored results", total=1.0)
 
-        def tell(event: Event) -> None:
+        def show(event: Event) -> None:
             state.update(event)
             name = (event.cell or "").partition("/")[2]
-            bar.update(task, completed=state.share, description=name or "looking what is known")
-            known = event.data["cells"] - event.data["todo"] if event.event == "started" else 0
-            if known and event.data["todo"]:
-                output.say(f"{known} of {event.data['cells']} cells are known already")
+            bar.update(task, completed=state.share, description=name or "looking for stored results")
+            if event.event == "started" and event.data["todo"]:
+                say_what_is_stored(event, output)
             recipe = recipes.get(event.cell or "")
             if event.event not in ("cell_done", "cell_failed") or recipe is None:
                 return
@@ -118,7 +120,7 @@ def ablate(
             elif error is not None or not output.shows_progress:
                 output.say(f"{name}: {error or '{:.1f} s'.format(event.data['seconds'])}")
 
-        found, page = command.ablate(plan, tell)
+        found, page = command.ablate(plan, show)
     if html is None:
         html = page
         page.parent.mkdir(exist_ok=True)
@@ -129,4 +131,4 @@ def ablate(
         output.show(render_ablation(found, output.data.width))
         if output.format is not Format.QUIET:
             output.show(f"\nHeat maps: {html}")
-    return Exit.CELLS_FAILED if found.failed else Exit.OK
+    return Exit.JOBS_FAILED if found.failed else Exit.OK

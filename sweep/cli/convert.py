@@ -1,4 +1,4 @@
-"""`sweep convert`: a checkpoint to GGUF files of any quants, in one pass, with exact sizes before the work."""
+"""`sweep convert`: GGUF files of any quants from a checkpoint, in one pass."""
 
 from __future__ import annotations
 
@@ -6,47 +6,110 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from sweep.cli.amounts import byte_count
+from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
-from sweep.cli.output import FORMAT, Format, Output
+from sweep.cli.help import Panel
+from sweep.cli.output import Format, Output
+from sweep.cli.parsers import byte_count, comma_list
+from sweep.cli.progress_bars import bytes_bar
 from sweep.format import size
 
 if TYPE_CHECKING:
     from sweep.commands import convert as command
 
+EXAMPLES = """
+Write two quants of the built-in model to the folder files:
+  $ sweep convert micro --to Q4_K_M,Q2_K_XL --out files
+Print the exact sizes of a public model without downloading it:
+  $ sweep convert Qwen3.5-397B-A17B --to Q4_K_M,Q2_K_XL --dry-run
+Compute an importance matrix from a text and quantize with it:
+  $ sweep convert micro --to IQ2_XXS --imatrix auto --calibration text.txt
+Write a large file in parts of at most 40 GB:
+  $ sweep convert Qwen/Qwen3-32B --to BF16 --split-max-size 40G
+"""
+
 
 def convert(
-    model: str = typer.Argument("micro", help="A built-in model, a directory, a .gguf file or a hub id."),
-    to: str = typer.Option(..., "--to", help="Quants by comma, such as Q4_K_M,Q2_K_XL."),
-    out: Path = typer.Option(Path(), "--out", help="The directory that the files are written to."),
-    mtp: bool = typer.Option(True, "--mtp/--no-mtp", help="Multi-token prediction layers, where the model has them."),
+    model: str = common.model(
+        common.BUILT_IN,
+        common.CHECKPOINT,
+        common.GGUF_FILE,
+        common.HUB_ID,
+        "with --dry-run the name of a public model (Qwen3.6-27B)",
+    ),
+    to: str = typer.Option(
+        ...,
+        "--to",
+        metavar="LIST",
+        help="Quants to write, separated by commas, such as Q4_K_M,Q2_K_XL.",
+        rich_help_panel=Panel.VARIANTS,
+    ),
+    out: Path = typer.Option(
+        Path(),
+        "--out",
+        metavar="DIR",
+        help="Directory to write the files to. It is created if it does not exist.",
+        show_default="the current directory",
+        rich_help_panel=Panel.OUTPUT,
+    ),
+    mtp: bool = typer.Option(
+        True,
+        "--mtp/--no-mtp",
+        help="Include or leave out the multi-token prediction (MTP) layers of a model that has them.",
+        rich_help_panel=Panel.MODEL,
+    ),
     pre_tokenizer: str | None = typer.Option(
-        None, "--pre-tokenizer", help="llama.cpp's name of it, where tokenizer.json does not tell: qwen2 or qwen35."
+        None,
+        "--pre-tokenizer",
+        metavar="NAME",
+        help="llama.cpp's name of the pre-tokenizer: qwen2 or qwen35.",
+        show_default="recognized from tokenizer.json",
+        rich_help_panel=Panel.MODEL,
     ),
-    requantize: bool = typer.Option(False, "--requantize", help="Take a quantized .gguf all the same; it loses twice."),
-    imatrix: str | None = typer.Option(
-        None, "--imatrix", metavar="FILE|auto", help="An importance matrix as llama-imatrix writes it; auto makes one."
+    requantize: bool = typer.Option(
+        False,
+        "--requantize",
+        help="Accept a GGUF file that is already quantized. The quality loss adds up.",
+        show_default="such a file is rejected",
+        rich_help_panel=Panel.MODEL,
     ),
-    calibration: Path | None = typer.Option(None, "--calibration", help="The text that --imatrix auto lets it read."),
+    imatrix: str | None = common.IMATRIX,
+    calibration: Path | None = common.calibration(
+        "for --imatrix auto", "", f"{common.OWN_TEXT}; other models need a file"
+    ),
     split_max_size: int | None = typer.Option(
-        None, "--split-max-size", parser=byte_count, metavar="SIZE", help="Files in parts of at most so much: 40G."
+        None,
+        "--split-max-size",
+        parser=byte_count,
+        metavar="SIZE",
+        help="Split each file into parts with at most this size of tensors, such as 40G or 40GiB.",
+        show_default="one file",
+        rich_help_panel=Panel.OUTPUT,
     ),
     memory_budget: int | None = typer.Option(
-        None, "--memory-budget", parser=byte_count, metavar="SIZE", help="What the export may take of RAM: 512MiB."
+        None,
+        "--memory-budget",
+        parser=byte_count,
+        metavar="SIZE",
+        help="Maximum RAM of the export, such as 512MiB. A small budget makes it slower.",
+        show_default="no limit",
+        rich_help_panel=Panel.MEMORY,
     ),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Print exact sizes and types, and write nothing."),
-    format: Format = FORMAT,
+    dry_run: bool = common.DRY_RUN,
+    format: Format = common.FORMAT,
 ) -> int:
-    """Write a model as GGUF files named {model}-{QUANT}.gguf; every file is complete or not there at all."""
+    """Write a model as GGUF files, one for each quant.
+
+    The files are named MODEL-QUANT.gguf. A file appears under its name only when it is complete.
+    """
     from sweep.commands import convert as command  # loads numpy and libllama, which --help does not need
 
     output = Output(format)
-    wanted = command.ConvertRequest(
+    request = command.ConvertRequest(
         model=model,
-        quants=tuple(name.strip() for name in to.split(",") if name.strip()),
+        quants=comma_list(to) or (),
         out=out,
         mtp=mtp,
         pre_tokenizer=pre_tokenizer,
@@ -57,29 +120,19 @@ def convert(
         memory_budget=memory_budget,
         dry_run=dry_run,
     )
-    conversion = command.prepare(wanted, output.say)
+    conversion = command.prepare(request, output.say)
     if output.is_json:
         output.line({"event": "plan", "model": conversion.name, "files": [file.to_json() for file in conversion.files]})
     if dry_run:
         if not output.is_json:
             _show(conversion, output)
         return Exit.OK
-    with Progress(
-        TextColumn("{task.description:32}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=output.messages,
-        transient=True,
-        disable=not output.shows_progress,
-    ) as progress:
-        bar = progress.add_task("planning", total=None)
+    with bytes_bar(output) as bar:
+        task = bar.add_task("planning", total=None)
         command.write(
             conversion,
             output.say,
-            lambda at: progress.update(bar, completed=at.done_bytes, total=at.total_bytes, description=at.tensor),
+            lambda done: bar.update(task, completed=done.done_bytes, total=done.total_bytes, description=done.tensor),
         )
     if output.is_json:
         output.line({"event": "finished", "files": [file.to_json() for file in conversion.files]})
@@ -89,7 +142,7 @@ def convert(
 
 
 def _show(conversion: command.Conversion, output: Output) -> None:
-    """The files with their exact sizes and how many tensors have which type."""
+    """Print the files with their sizes, and how many tensors have each type."""
     table = Table(box=None, pad_edge=False)
     for column in ("file", "bits/weight", "bytes", "size", "tensors by type"):
         table.add_column(column, justify="left" if column in ("file", "tensors by type") else "right")
@@ -103,8 +156,12 @@ def _show(conversion: command.Conversion, output: Output) -> None:
     output.show(table)
     if conversion.mtp_bytes:
         output.show(
-            f"of which multi-token prediction layers: {size(conversion.mtp_bytes)} in {conversion.files[0].size.quant}"
+            f"This includes multi-token prediction layers: {size(conversion.mtp_bytes)} in "
+            f"{conversion.files[0].size.quant}."
         )
     if not all(file.size.header_exact for file in conversion.files):
         header = size(max(file.size.header_bytes for file in conversion.files))
-        output.show(f"~ tensors are exact; the header, about {header}, is estimated: its tokenizer is not here.")
+        output.show(
+            f"~ The tensors are exact. The header, about {header}, is estimated, because the tokenizer is not on this "
+            "machine."
+        )

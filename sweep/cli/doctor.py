@@ -1,4 +1,4 @@
-"""`sweep doctor`: versions, devices, and what this build of llama.cpp can do."""
+"""`sweep doctor`: versions, devices, and what this build of llama.cpp supports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from pathlib import Path
 
 from rich.table import Table
 
-from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.cli import common_options as common
+from sweep.cli.output import Format, Output
+
+EXAMPLES = """
+Show versions and devices, for example for a bug report:
+  $ sweep doctor
+"""
 
 PACKAGES = ("bitsweep", "llama-cpp-python", "torch", "transformers", "lm-eval", "gguf", "huggingface-hub", "textual")
 
 
-def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
-    """Show what this installation consists of and which devices it sees."""
+_RPC = "devices not here"  # the JSON name of the fact, which stays
+LABELS = {_RPC: "simulated GPUs"}
+"""Facts whose label in the table differs from their JSON name."""
+
+
+def doctor(workspace: Path | None = common.WORKSPACE, format: Format = common.FORMAT) -> None:
+    """Show the versions of the libraries, the devices and their memory, and the workspace."""
     from converters.llamacpp import rpc
     from converters.llamacpp.devices import devices, features
     from sweep.devices import placement, threads
@@ -33,7 +44,7 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
         "system": f"{platform.system()} {platform.machine()}",
         **{name: _version(name) for name in PACKAGES},
         "llama.cpp": features(),
-        "devices not here": "asked of llama.cpp through RPC" if rpc.supported() else "estimated: this build has no RPC",
+        _RPC: "computed by llama.cpp through RPC" if rpc.supported() else "estimated: this build has no RPC",
         "threads": str(threads()),
         "measures on": where.device,
         "workspace": str(space.root),
@@ -47,18 +58,18 @@ def doctor(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in facts.items():
-        table.add_row(name, value)
+        table.add_row(LABELS.get(name, name), value)
     for device in found:
         memory = f"{size(device.free_bytes)} free of {size(device.total_bytes)}"
         table.add_row("device", f"{device.name} ({device.kind}): {device.description}, {memory}")
     for fit_device in fitted:
         speed = f", {fit_device.bandwidth / 1e9:,.0f} GB/s" if fit_device.bandwidth else ""
-        kept = f"{size(fit_device.usable_bytes)} free, {size(fit_device.reserve_bytes)} of that kept free"
-        table.add_row("fit looks at", f"{fit_device.name} ({fit_device.kind}{speed}): {kept}")
+        memory = f"{size(fit_device.usable_bytes)} free, of which {size(fit_device.reserve_bytes)} are reserved"
+        table.add_row("device of sweep fit", f"{fit_device.name} ({fit_device.kind}{speed}): {memory}")
     output.show(table)
     if where.gpu_layers == 0:
-        for told in unusable_gpus():
-            output.say(f"warning: {told}, but this llama.cpp is built for the CPU alone (see With a GPU in the README)")
+        for sign_of_gpu in unusable_gpus():
+            output.say(f"warning: {sign_of_gpu}, but this build of llama.cpp only supports the CPU (see README)")
 
 
 def _version(name: str) -> str:

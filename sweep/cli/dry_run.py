@@ -1,4 +1,4 @@
-"""What `sweep run --dry-run` prints."""
+"""The plan that `sweep run --dry-run` prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweep.results.store import Store
 
 
 def show_plan(sweep: Sweep, output: Output) -> None:
-    """The variants with exact sizes and predicted memory, and how many cells are left to do."""
+    """Print the variants with exact sizes and predicted memory, and how many jobs are to do."""
     sizes = variant_sizes(sweep)
     with Store(sweep.workspace.database) as store:
         todo = cells_to_run(sweep.plan.cells, store, sweep.workspace.root)
@@ -52,7 +52,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
         )
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("variant", "bits/weight", "file bytes", "file", "memory", "cells to do"):
+    for column in ("variant", "bits/weight", "file bytes", "file", "memory", "jobs to do"):
         table.add_column(column, justify="left" if column == "variant" else "right")
     for variant in sweep.variants:
         known = sizes.get(variant.name)
@@ -69,16 +69,19 @@ def show_plan(sweep: Sweep, output: Output) -> None:
     needed = bytes_to_make(sweep.plan.cells, sizes)
     settings = sweep.plan.settings
     output.show(
-        f"\n{len(todo)} of {len(sweep.plan.cells)} cells to do; {needed:,} bytes of files. "
-        f"Memory: weights, {settings.ctx} tokens of {settings.kv_type} KV cache and buffers, by llama.cpp's own plan."
+        f"\n{len(todo)} of {len(sweep.plan.cells)} jobs to do; {needed:,} bytes of files. "
+        f"Memory: weights, {settings.kv_type} KV cache for {settings.ctx} tokens, and buffers, computed by llama.cpp."
     )
-    lasts = total(seconds, (cell.label for cell in todo))
-    if todo and lasts is not None:
-        output.show(f"About {duration(lasts)}, by what earlier runs of this model took.")
+    remaining = total(seconds, (cell.label for cell in todo))
+    if todo and remaining is not None:
+        output.show(f"Estimated time: {duration(remaining)}, from earlier runs of this model.")
     mtp = max((known.mtp_bytes for known in sizes.values()), default=0)
     if mtp:
-        output.show(f"Of which multi-token prediction layers: up to {size(mtp)} a file.")
+        output.show(f"This includes multi-token prediction layers: up to {size(mtp)} per file.")
     if not all(known.header_exact for known in sizes.values()):
-        output.show("~ tensors are exact; the header is estimated: its tokenizer or its importance matrix is not here.")
+        output.show(
+            "~ The tensors are exact. The header is estimated, because the tokenizer or the importance matrix is not "
+            "on this machine."
+        )
     tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.inputs.tasks)
     output.show(f"Reference {sweep.plan.reference}; text {sweep.plan.about['text']}; tasks: {tasks or 'none'}.")

@@ -1,28 +1,42 @@
-"""`sweep eval`: measure one file, or one model at one quant, as it is."""
+"""`sweep eval`: measure one GGUF file, or one model at one quant, without comparing it."""
 
 from __future__ import annotations
 
 import time
 
-from sweep.cli.options import EVAL, takes
-from sweep.cli.output import FORMAT, Format, Output
+from sweep.cli import common_options as common
+from sweep.cli.options import EVAL, with_options
+from sweep.cli.output import Format, Output
 from sweep.planning.request import Request
 
+EXAMPLES = """
+Measure a GGUF file on the tasks of the list reasoning:
+  $ sweep eval model-Q4_K_M.gguf --tasks reasoning --limit 50
+Measure only the perplexity of a model at one quant:
+  $ sweep eval micro --quant Q4_K_M --perplexity text.txt
+Write the log-probabilities of the unquantized model, to compare with later:
+  $ sweep eval micro --perplexity text.txt --write-base micro.kld
+"""
 
-@takes(*EVAL)
-def evaluate(request: Request, format: Format = FORMAT) -> int:
-    """Measure one thing: speed and memory, and the text and tasks asked for; all of them where none is."""
-    from sweep.cli.results import show_results
-    from sweep.cli.watch import Watch
+
+@with_options(*EVAL)
+def evaluate(request: Request, format: Format = common.FORMAT) -> int:
+    """Measure one GGUF file, or one model at one quant.
+
+    Speed and memory are always measured. --perplexity adds a text and --tasks adds tasks; if neither is given, the
+    default text and the default tasks are measured. The results are not compared with a reference.
+    """
+    from sweep.cli.run_display import RunDisplay
+    from sweep.cli.run_output import show_results
     from sweep.commands import run as command  # loads numpy and libllama, which --help does not need
     from sweep.format import size
 
     output = Output(format)
     sweep = command.prepare_single(request, output.say)
     started = time.monotonic()
-    with Watch(sweep.plan, output) as watch:
-        command.run(sweep, watch)
-    base = request.write_base
-    if base is not None and base.exists():
-        output.say(f"{base}: the base file, of {size(base.stat().st_size)}")
+    with RunDisplay(sweep.plan, output) as display:
+        command.run(sweep, display)
+    base_file = request.write_base
+    if base_file is not None and base_file.exists():
+        output.say(f"{base_file}: the base file, {size(base_file.stat().st_size)}")
     return show_results(sweep.plan, sweep.workspace, output, seconds=time.monotonic() - started)

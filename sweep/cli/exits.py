@@ -1,4 +1,4 @@
-"""Exit codes: a contract with scripts."""
+"""Exit codes. Scripts rely on them, so a code never changes its meaning."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from enum import IntEnum
 
 class Exit(IntEnum):
     OK = 0
-    CELLS_FAILED = 1
+    JOBS_FAILED = 1
     BAD_INPUT = 2
     DOES_NOT_FIT = 3
     MISSING_RUNTIME = 4
     INTERRUPTED = 130
 
 
-EPILOG = (
-    "Exit codes: 0 ok, 1 some cells failed, 2 usage or bad input, 3 nothing fits, 4 missing runtime, 130 interrupted."
-)
+EXIT_CODES = {
+    Exit.OK: "Everything was done.",
+    Exit.JOBS_FAILED: "At least one job failed. The results of the others are stored.",
+    Exit.BAD_INPUT: "An option, a file or a model is wrong. One line on stderr says what to change.",
+    Exit.DOES_NOT_FIT: "`sweep fit`: no variant fits completely on the GPUs.",
+    Exit.MISSING_RUNTIME: "A library, a device or a build option is missing.",
+    Exit.INTERRUPTED: "Interrupted. Run the same command again to resume.",
+}
+"""What each code means, for `sweep --help` and docs/cli.md."""

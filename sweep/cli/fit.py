@@ -1,4 +1,4 @@
-"""`sweep fit`: what of a model fits on which device, with nothing of it here."""
+"""`sweep fit`: which variants of a model fit on which GPUs, computed without its weights."""
 
 from __future__ import annotations
 
@@ -7,48 +7,111 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
+from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
-from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
-from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
+from sweep.cli.help import Panel
+from sweep.cli.output import Format, Output
+from sweep.cli.parsers import comma_list, kv_types
+from sweep.defaults import KV_TYPES
 
-GPU = typer.Option(
-    None, "--gpu", help='A GPU by name ("RTX 4090", "2xRTX 6000 Ada") or size (24GiB, "64GiB RAM"); again for several.'
-)
+EXAMPLES = """
+Which quants of a public model fit on one GPU:
+  $ sweep fit Qwen3.6-27B --gpu "RTX 4090"
+The same for two GPUs, a long context and a smaller KV cache:
+  $ sweep fit Qwen3.6-27B --gpu "2xRTX 4090" --ctx 65536 --kv-type q8_0
+A GPU and RAM of this size, and how each figure is computed:
+  $ sweep fit Qwen3.6-27B --gpu 12GiB --gpu "64GiB RAM" --explain
+Print only the name of the best variant that fits, for a script:
+  $ sweep fit micro --gpu 24GiB --best --format quiet
+"""
 
 
 def fit(
-    model: str = typer.Argument(
-        "micro", help="A built-in model, a directory, a config.json, a .gguf, a hub id, or a public model's name."
+    model: str = common.model(
+        common.BUILT_IN,
+        common.CHECKPOINT,
+        "a config.json",
+        common.GGUF_FILE,
+        common.HUB_ID,
+        "the name of a public model (Qwen3.6-27B)",
     ),
-    gpu: list[str] | None = GPU,
     variants: str | None = typer.Option(
-        None, "--variants", help="Quants and int8:RECIPE by comma.", show_default="all"
+        None,
+        "--variants",
+        metavar="LIST",
+        help="Variants to check, separated by commas: quants, int8:RECIPE, gguf:PATH or hub:REPO/FILE.",
+        show_default="all quants and all built-in int8 recipes",
+        rich_help_panel=Panel.VARIANTS,
     ),
-    ctx: int | None = typer.Option(
-        None, "--ctx", min=1, help=f"Tokens of context a sequence; {DEFAULT_CONTEXT} by default."
+    gpu: list[str] | None = common.gpu(
+        "GPU to compute the memory on",
+        "the GPUs of this machine with their free memory",
+        ram='"64GiB RAM" sets the size of the RAM. ',
     ),
+    ctx: int | None = common.context(1),
     kv_type: str = typer.Option(
-        "f16", "--kv-type", metavar="K[,V]", help=f"Of the cache: {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}."
+        "f16",
+        "--kv-type",
+        metavar="K[,V]",
+        help=f"Type of the KV cache: {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}; or one for K and one for V: "
+        "f16,q8_0.",
+        rich_help_panel=Panel.MEMORY,
     ),
-    parallel: int = typer.Option(1, "--parallel", min=1, max=256, help="Sequences at a time, each with that context."),
-    ubatch: int = typer.Option(512, "--ubatch", min=1, help="Tokens of a physical batch."),
+    parallel: int = typer.Option(
+        1,
+        "--parallel",
+        min=1,
+        max=256,
+        help="Number of sequences that are processed at the same time, each with its own context of --ctx tokens.",
+        rich_help_panel=Panel.MEMORY,
+    ),
+    ubatch: int = typer.Option(
+        512, "--ubatch", min=1, help="Physical batch size, in tokens.", rich_help_panel=Panel.MEMORY
+    ),
     flash_attn: bool | None = typer.Option(
-        None, "--flash-attn/--no-flash-attn", help="Flash attention; llama.cpp decides by default."
+        None,
+        "--flash-attn/--no-flash-attn",
+        help="Switch flash attention on or off.",
+        show_default="llama.cpp decides",
+        rich_help_panel=Panel.MEMORY,
     ),
-    projector: bool = typer.Option(False, "--projector", help="Count the vision projector too."),
-    offload: bool = typer.Option(True, "--offload/--no-offload", help="Keep a part in RAM where not all fits."),
-    best: bool = typer.Option(False, "--best", help="Say which variant to run, by what runs have measured."),
-    explain: bool = typer.Option(False, "--explain", help="Show each figure's formula and source."),
-    workspace: Path | None = WORKSPACE,
-    format: Format = FORMAT,
+    projector: bool = typer.Option(
+        False,
+        "--projector",
+        help="Add the vision encoder of a model that has one.",
+        show_default="only the text decoder",
+        rich_help_panel=Panel.MEMORY,
+    ),
+    offload: bool = typer.Option(
+        True,
+        "--offload/--no-offload",
+        help="For a variant that does not fit, find out how it runs with some layers or experts in RAM.",
+        rich_help_panel=Panel.MEMORY,
+    ),
+    best: bool = typer.Option(
+        False,
+        "--best",
+        help="Also name the variant to run: of those that fit, the variant with the lowest KL divergence in this "
+        "workspace. If none is measured, the variant with the most bits per weight, marked as a guess.",
+        rich_help_panel=Panel.OUTPUT,
+    ),
+    explain: bool = typer.Option(
+        False,
+        "--explain",
+        help="Also print every figure in bytes, with its formula and its source.",
+        rich_help_panel=Panel.OUTPUT,
+    ),
+    workspace: Path | None = common.WORKSPACE,
+    format: Format = common.FORMAT,
 ) -> int:
-    """What fits: memory of each variant to the byte, by llama.cpp's own answer, with no weights read.
+    """Compute which variants of a model fit on which GPUs.
 
-    On the devices of this machine with what is free now, or on those that --gpu names (see `sweep gpus`).
+    llama.cpp itself computes the memory of each variant. This needs only the model's config: no weights are downloaded
+    or read. `sweep gpus` lists the GPUs that are known by name.
     """
     from sweep.analysis.best import best as choose
     from sweep.analysis.best import measured_klds
-    from sweep.commands.fit import fit as ask
+    from sweep.commands.fit import fit as compute_fit
     from sweep.fit.fit_report import FitOptions, to_json
     from sweep.fit.hardware import parse_devices
     from sweep.fit.local_devices import local_devices
@@ -56,7 +119,7 @@ def fit(
     from sweep.workspace import Workspace, default_root
 
     output = Output(format)
-    type_k, type_v = _kv_types(kv_type)
+    type_k, type_v = kv_types(kv_type)
     options = FitOptions(
         context=ctx or 0,
         kv_type_k=type_k,
@@ -68,8 +131,7 @@ def fit(
         offload="auto" if offload else "none",
     )
     devices = parse_devices(gpu) if gpu else local_devices()
-    names = [] if variants is None else [name.strip() for name in variants.split(",") if name.strip()]
-    report = ask(model, names, devices, options)
+    report = compute_fit(model, comma_list(variants) or (), devices, options)
     space = Workspace((workspace or default_root()).expanduser())
     choice = choose(report, measured_klds(space, report.model) if best else {})
     if output.is_json:
@@ -89,11 +151,3 @@ def fit(
         if best:
             output.show(render_choice(choice.variant, choice.sentence))
     return Exit.OK if any(row.fits for row in report.rows) else Exit.DOES_NOT_FIT
-
-
-def _kv_types(text: str) -> tuple[str, str]:
-    """Of K and of V: "q8_0" for both, or "f16,q8_0"."""
-    types = [one.strip().lower() for one in text.split(",")]
-    if len(types) > 2 or not all(types):
-        raise typer.BadParameter(f"--kv-type {text!r} is neither one type nor two, K,V; write it as f16,q8_0")
-    return types[0], types[-1]

@@ -1,18 +1,36 @@
-"""`sweep gpus`: the GPUs that `--gpu` knows by name."""
+"""`sweep gpus`: the GPUs that --gpu knows by name."""
 
 from __future__ import annotations
 
 import typer
 from rich.table import Table
 
-from sweep.cli.output import FORMAT, Format, Output
+from sweep.cli import common_options as common
+from sweep.cli.help import Panel
+from sweep.cli.output import Format, Output
+
+EXAMPLES = """
+List every GPU that is known by name:
+  $ sweep gpus
+List only some of them:
+  $ sweep gpus "RTX 40"
+"""
 
 
 def gpus(
-    text: str | None = typer.Argument(None, metavar="NAME", help="Only those whose name has these words."),
-    format: Format = FORMAT,
+    text: str | None = typer.Argument(
+        None,
+        metavar="NAME",
+        help="List only GPUs with these words, or beginnings of words, in their name or series.",
+        show_default="all",
+        rich_help_panel=Panel.OUTPUT,
+    ),
+    format: Format = common.FORMAT,
 ) -> None:
-    """List the GPUs that `sweep fit --gpu` takes by name: memory, what of it a program can have, bandwidth."""
+    """List the GPUs that --gpu knows by name.
+
+    For each GPU: its memory, the part of it that a program can use, and the memory bandwidth.
+    """
     from converters.errors import InputError
     from presets import gpus as data
     from sweep.format import size
@@ -20,8 +38,8 @@ def gpus(
     output = Output(format)
     found = list(data.gpus().values()) if text is None else data.search_gpus(text)
     if not found:
-        near = ", ".join(data.similar_gpu_names(str(text))) or "none"
-        raise InputError(f"{text}: no such GPU is known; near are {near}")
+        similar = ", ".join(data.similar_gpu_names(str(text))) or "none"
+        raise InputError(f"{text}: no GPU with this name is known; similar names: {similar}")
     if output.is_json:
         for gpu in found:
             output.line(
@@ -55,7 +73,8 @@ def gpus(
     if output.format is not Format.QUIET:
         sources = dict.fromkeys(gpu.source for gpu in found)
         output.show(
-            "\nOf one device; a card x2 has two. ~ by the series' share of the memory. Where the figures come from:"
+            "\nMemory and bandwidth are those of one device; x2: the GPU has two. ~ estimated from other GPUs of the "
+            "series. Sources:"
         )
         for source in sources:
             output.show(f"  {source}: {', '.join(dict.fromkeys(g.series for g in found if g.source == source))}")

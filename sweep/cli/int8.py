@@ -1,4 +1,4 @@
-"""`sweep int8`: a checkpoint to an int8 one by a recipe, in the format that vLLM reads."""
+"""`sweep int8`: an int8 checkpoint, made by a recipe, in the format that vLLM reads (compressed-tensors)."""
 
 from __future__ import annotations
 
@@ -6,58 +6,64 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
-from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.cli.help import Panel
+from sweep.cli.output import Format, Output
+from sweep.cli.progress_bars import share_bar
 from sweep.format import size
 
 if TYPE_CHECKING:
     from sweep.commands import int8 as command
 
+EXAMPLES = """
+Quantize the built-in model with SmoothQuant and per-token activations:
+  $ sweep int8 micro --recipe sq-ph-dyn --out micro-int8
+Quantize only the weights, which needs no calibration:
+  $ sweep int8 Qwen/Qwen3-4B --recipe w8a16 --out Qwen3-4B-w8a16
+Calibrate with your own text, on a GPU:
+  $ sweep int8 Qwen/Qwen3-4B --calibration text.txt --device cuda --out int8
+"""
+
 
 def int8(
-    model: str = typer.Argument("micro", help="A built-in model, a directory or a hub id."),
+    model: str = common.model(common.BUILT_IN, common.CHECKPOINT, common.HUB_ID),
     recipe: str = typer.Option(
         "sq-ph-dyn",
         "--recipe",
-        metavar="NAME|FILE.toml",
-        help="sq, sq-ph, sq-ph-dyn, w8a8, w8a8-dyn, w8a16, or a file.",
+        metavar="NAME|FILE",
+        help="The int8 recipe: sq, sq-ph, sq-ph-dyn, w8a8, w8a8-dyn, w8a16, or a TOML file (see docs/int8.md).",
+        rich_help_panel=Panel.VARIANTS,
     ),
-    out: Path = typer.Option(..., "--out", help="The directory to write; it must not be there yet, or be empty."),
-    calibration: str | None = typer.Option(
-        None,
-        "--calibration",
-        metavar="FILE|NAME",
-        help="The text to calibrate with.",
-        show_default="micro's own, else wikitext-2",
+    out: Path = typer.Option(
+        ...,
+        "--out",
+        metavar="DIR",
+        help="Directory to write the checkpoint to. It must be empty or not exist yet.",
+        rich_help_panel=Panel.OUTPUT,
     ),
-    samples: int | None = typer.Option(
-        None, "--samples", min=1, help="Pieces of the text.", show_default="1000, or as many as it gives"
-    ),
-    length: int | None = typer.Option(None, "--length", min=8, help="Tokens of a piece.", show_default="256"),
-    device: str = typer.Option("cpu", "--device", help="Where layers are calibrated, one by one: cpu, cuda, cuda:1."),
-    workspace: Path | None = WORKSPACE,
-    format: Format = FORMAT,
+    calibration: str | None = common.int8_calibration(),
+    samples: int | None = common.SAMPLES,
+    length: int | None = common.SAMPLE_LENGTH,
+    device: str = common.device("cpu", "to calibrate on, layer by layer"),
+    workspace: Path | None = common.WORKSPACE,
+    format: Format = common.FORMAT,
 ) -> int:
-    """Write a model with int8 weights, calibrated and smoothed by a recipe; it is complete or not there at all."""
+    """Write a model as an int8 checkpoint that vLLM can load.
+
+    A recipe says how the model is smoothed, calibrated and quantized. The directory appears under its name only when
+    it is complete.
+    """
     from sweep.commands import int8 as command  # loads torch and transformers, which --help does not need
 
     output = Output(format)
-    wanted = command.Int8Request(model, recipe, out, calibration, samples, length, device, workspace)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        console=output.messages,
-        transient=True,
-        disable=not output.shows_progress,
-    ) as progress:
-        bar = progress.add_task("calibrating", total=None)
+    request = command.Int8Request(model, recipe, out, calibration, samples, length, device, workspace)
+    with share_bar(output) as bar:
+        task = bar.add_task("calibrating", total=None)
         quantized = command.quantize(
-            wanted, output.say, lambda done, total: progress.update(bar, completed=done, total=total)
+            request, output.say, lambda done, total: bar.update(task, completed=done, total=total)
         )
     if output.is_json:
         output.line({"event": "finished", **quantized.to_json()})
@@ -68,13 +74,13 @@ def int8(
 
 def _show(quantized: command.WrittenCheckpoint, output: Output) -> None:
     calibration = quantized.calibration
-    read = "no text"
+    text = "no text"
     if calibration.text is not None:
-        read = f"{calibration.samples} x {calibration.length} tokens of {calibration.text}"
-    output.show(f"{quantized.path}: {quantized.recipe.name}, {size(quantized.bytes)}, calibrated with {read}")
+        text = f"{calibration.samples} x {calibration.length} tokens of {calibration.text}"
+    output.show(f"{quantized.path}: {quantized.recipe.name}, {size(quantized.bytes)}, calibrated with {text}")
     if quantized.experts:
         table = Table(box=None, pad_edge=False)
-        for column in ("layer", "experts", "fewest tokens", "most tokens", "next to none"):
+        for column in ("layer", "experts", "fewest tokens", "most tokens", "under 16 tokens"):
             table.add_column(column, justify="right")
         for row in quantized.experts:
             table.add_row(*map(str, row))

@@ -1,6 +1,6 @@
-"""The options of `sweep run` and `sweep eval`, each named once: the field of Request that it fills, its name and help.
+"""The options of `sweep run` and `sweep eval` as one table: each row fills a field of Request.
 
-The screen writes command lines by the same table.
+The Plan screen of `sweep tui` shows these options with their help, and writes command lines from the same table.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any, get_args
 import typer
 from typer.models import ParameterInfo
 
-from sweep.cli.amounts import shares
-from sweep.cli.output import WORKSPACE
+from sweep.cli import common_options as common
+from sweep.cli.help import Panel
+from sweep.cli.parsers import comma_list, tensor_split
 from sweep.planning.request import Keep, Request
 
-YES, NO = "yes", "no"  # what a flag says by being there, in words
+YES, NO = "yes", "no"  # the values of a flag on the Plan screen: given, and given in its negative form
 
 
 class Switch(StrEnum):
@@ -29,211 +30,324 @@ class Switch(StrEnum):
     OFF = "off"
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _is_on(switch: Switch | None) -> bool | None:
     return None if switch is None else switch is Switch.ON
 
 
-def _all(values: list[str] | None) -> tuple[str, ...]:
+def _as_tuple(values: list[str] | None) -> tuple[str, ...]:
     return tuple(values or ())
 
 
 @dataclass(frozen=True)
 class Option:
-    """`kind` is what typer makes of what is typed, and `read` makes of that the value of Request's `field`."""
+    """Typer parses the text of an option to `annotation`; `convert` makes of that the value of Request's `field`."""
 
     field: str
-    kind: Any
-    declared: ParameterInfo
-    read: Callable[[Any], Any] = _as_it_is
+    annotation: Any
+    parameter: ParameterInfo
+    convert: Callable[[Any], Any] = _unchanged
 
     @property
     def name(self) -> str:
-        """As it is typed: --chat-template."""
-        return self._names[0]
+        """The option as it is typed: --chat-template."""
+        return self._flags[0]
 
     @property
     def help(self) -> str:
-        return self.declared.help or ""
+        return self.parameter.help or ""
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """What there is to say beside saying nothing, where that is one of a few."""
-        if bool in self._kinds:
-            return (YES, NO)[: len(self._names)]
-        found = next((kind for kind in self._kinds if isinstance(kind, type) and issubclass(kind, StrEnum)), ())
-        return tuple(str(value) for value in found if value != self.declared.default)
+        """The values other than the default, if the option has a fixed set of values; empty otherwise."""
+        if bool in self._types:
+            return (YES, NO)[: len(self._flags)]
+        found = next((kind for kind in self._types if isinstance(kind, type) and issubclass(kind, StrEnum)), ())
+        return tuple(str(value) for value in found if value != self.parameter.default)
 
-    def words(self, text: str) -> list[str]:
-        """The part of a command line that says `text`: of a flag YES or NO, of what can be said again a list by comma,
-        of a path perhaps one from ~. Nothing for an empty text."""
+    def arguments(self, text: str) -> list[str]:
+        """The part of a command line that gives the option the value `text`; nothing for an empty text.
+
+        `text` is YES or NO for a flag, and a list separated by commas for an option that can be repeated. A path may
+        begin with ~.
+        """
         text = text.strip()
         if not text:
             return []
-        if bool in self._kinds:
-            return [dict(zip((YES, NO), self._names, strict=False))[text]]
-        if list[str] in self._kinds:
+        if bool in self._types:
+            return [dict(zip((YES, NO), self._flags, strict=False))[text]]
+        if list[str] in self._types:
             return [word for part in text.split(",") if part.strip() for word in (self.name, part.strip())]
-        return [self.name, str(Path(text).expanduser()) if Path in self._kinds else text]
+        return [self.name, str(Path(text).expanduser()) if Path in self._types else text]
 
     @property
-    def _names(self) -> tuple[str, ...]:
-        """And its opposite, where it has one."""
-        return tuple((self.declared.param_decls or (self.field,))[0].split("/"))
+    def _flags(self) -> tuple[str, ...]:
+        """The name, followed by the negative form of a flag that has one."""
+        return tuple((self.parameter.param_decls or (self.field,))[0].split("/"))
 
     @property
-    def _kinds(self) -> tuple[Any, ...]:
-        return get_args(self.kind) if isinstance(self.kind, UnionType) else (self.kind,)
+    def _types(self) -> tuple[Any, ...]:
+        return get_args(self.annotation) if isinstance(self.annotation, UnionType) else (self.annotation,)
 
 
-def takes(*options: Option) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Makes a command of a function of a Request: typer sees `options` in its place, then the function's others."""
+def with_options(*options: Option) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Turns a function of a Request into a command: typer sees `options` instead of the request, then the function's
+    other parameters."""
 
     def wrap(command: Callable[..., int]) -> Callable[..., int]:
         _, *others = inspect.signature(command, eval_str=True).parameters.values()
 
         @wraps(command)
-        def asked(**given: Any) -> int:
-            fields = {option.field: option.read(given.pop(option.field)) for option in options}
-            return command(Request(**fields), **given)
+        def from_options(**values: Any) -> int:
+            fields = {option.field: option.convert(values.pop(option.field)) for option in options}
+            return command(Request(**fields), **values)
 
         by_name = inspect.Parameter.KEYWORD_ONLY
-        seen = [
-            *(inspect.Parameter(one.field, by_name, default=one.declared, annotation=one.kind) for one in options),
+        parameters = [
+            *(inspect.Parameter(o.field, by_name, default=o.parameter, annotation=o.annotation) for o in options),
             *(parameter.replace(kind=by_name) for parameter in others),
         ]
-        asked.__annotations__ = {parameter.name: parameter.annotation for parameter in seen} | {"return": int}
-        asked.__signature__ = inspect.Signature(seen, return_annotation=int)  # type: ignore[attr-defined]
-        return asked
+        from_options.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
+        from_options.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        return from_options
 
     return wrap
 
 
 def _option(
-    field: str, kind: Any, help: str, *, default: Any = None, name: str = "", read: Callable[[Any], Any] = _as_it_is,
-    **more: Any,
+    panel: Panel, field: str, annotation: Any, help: str, *, default: Any = None, name: str = "",
+    convert: Callable[[Any], Any] = _unchanged, **more: Any,
 ) -> Option:  # fmt: skip
-    """An option called as the field is, with dashes, unless it has a `name`."""
-    return Option(field, kind, typer.Option(default, name or f"--{field.replace('_', '-')}", help=help, **more), read)
+    """An option with the field's name, with dashes, unless it has another `name`."""
+    declared = typer.Option(default, name or f"--{field.replace('_', '-')}", help=help, rich_help_panel=panel, **more)
+    return Option(field, annotation, declared, convert)
 
 
-_MODEL = Option("model", str, typer.Argument("micro", help="A built-in model, a directory, a .gguf file or a hub id."))
+_MODEL = Option("model", str, common.model(common.BUILT_IN, common.CHECKPOINT, common.GGUF_FILE, common.HUB_ID))
 _EVALUATED = Option(
-    "model", str, typer.Argument("micro", help="A .gguf file; or a built-in model, a directory or a hub id.")
+    "model",
+    str,
+    common.model(
+        "a .gguf file (also on the Hub: hub:ORG/REPO/FILE.gguf)", common.BUILT_IN, common.CHECKPOINT, common.HUB_ID
+    ),
 )
 _CHOICE = (
-    _option("preset", str, "Which sweep (see `sweep presets`), or a TOML file.", default="q2-q8"),
     _option(
+        Panel.VARIANTS,
+        "preset",
+        str,
+        "The list of variants to compare: a name from `sweep presets`, or a TOML file, which may also set tasks, "
+        "limit and ctx.",
+        default="q2-q8",
+        metavar="NAME|FILE",
+    ),
+    _option(
+        Panel.VARIANTS,
         "variants",
         str | None,
-        "Quants, gguf:PATH, hub:REPO/FILE, int8:RECIPE and fq:RECIPE by comma, added to the preset; with a leading = "
-        "instead of it.",
+        "Variants to add to the preset, separated by commas: quants, gguf:PATH, hub:REPO/FILE, int8:RECIPE or "
+        "fq:RECIPE. A list that starts with = replaces the variants of the preset.",
+        metavar="LIST",
     ),
 )
-_QUANT = _option("quant", str | None, "The quant a model is exported at, or int8:RECIPE.", show_default="BF16")
-_MEASUREMENTS = (
-    _option(
-        "tasks",
-        str | None,
-        "By comma: tasks or groups of lm-eval, YAML files, or lists (quick, reasoning, qwen3-study, code); or none.",
-        read=_names,
-    ),
-    _option(
-        "task_data",
-        Path | None,
-        "A directory of task YAML files with their data, or of data sets as JSONL (gsm8k/...).",
-    ),
-    _option("perplexity", Path | None, "The text for perplexity and KL divergence."),
-    _option("limit", int | None, "Items of each (sub-)task at most.", min=1),
-    _option("num_fewshot", int | None, "Examples before each question.", min=0, show_default="the task's"),
-    _option(
-        "chat_template",
-        bool | None,
-        "Ask in the model's chat template.",
-        name="--chat-template/--no-chat-template",
-        show_default="not",
-    ),
-    _option(
-        "thinking",
-        Switch | None,
-        "Reasoning before an answer, cut off before it is scored; implies --chat-template.",
-        read=_is_on,
-    ),
-    _option(
-        "max_gen_toks",
-        int | None,
-        "Tokens of an answer at most, reasoning included.",
-        min=1,
-        show_default="the task's",
-    ),
-    _option(
-        "allow_code",
-        bool,
-        "Let tasks such as humaneval run the code that the model writes (confined).",
-        default=False,
-        name="--allow-code-execution",
-    ),
-    _option("ctx", int | None, "Context that memory is stated for.", min=64),
+_QUANT = _option(
+    Panel.VARIANTS,
+    "quant",
+    str | None,
+    "The quant, or int8:RECIPE, to make from a checkpoint and to measure. Not for .gguf files.",
+    metavar="NAME",
+    show_default="BF16",
 )
 _REFERENCE = _option(
+    Panel.VARIANTS,
     "reference",
     str | None,
-    "What all are compared with; auto is BF16 where memory holds it, else Q8_0; a file of log-probabilities.",
+    "What the variants are compared with: a variant; auto, which is BF16 if it fits in memory and Q8_0 otherwise; or "
+    "a file of log-probabilities from `sweep eval --write-base` or llama-perplexity.",
     metavar="auto|VARIANT|FILE",
-)
-_WINDOWS = (
-    _option("window", int | None, "Tokens of a perplexity window; 512 by default.", min=4),
-    _option(
-        "stride", int | None, "How far windows lie apart, as llama-perplexity --ppl-stride; end to end else.", min=1
-    ),
+    show_default="the preset's, BF16 in the built-in presets",
 )
 _MAKING = (
-    _option("imatrix", str | None, "An importance matrix for all quants; auto makes one.", metavar="FILE|auto"),
-    _option(
+    Option("imatrix", str | None, common.IMATRIX),
+    Option(
         "calibration",
         Path | None,
-        "The text that --imatrix auto and int8 recipes read.",
-        metavar="FILE|NAME",
-        show_default="micro's own, else wikitext-2 for int8",
+        common.calibration(
+            "for --imatrix auto and to calibrate int8 recipes",
+            ", wikitext-2 (int8 only)",
+            f"{common.OWN_TEXT}, otherwise wikitext-2 for int8; --imatrix auto then needs a file",
+        ),
     ),
-    _option("keep", Keep, "Which files stay: all, the best one, or none once measured.", default=Keep.ALL),
 )
-_BASE = _option(
-    "write_base", Path | None, "Write llama.cpp's base file of the text here, as its --kl-divergence-base does."
+_TASKS = (
+    _option(
+        Panel.MEASUREMENTS,
+        "tasks",
+        str | None,
+        "lm-eval tasks, separated by commas: names of tasks or groups, YAML files, or the lists quick, reasoning, "
+        "qwen3-study and code. none means no tasks.",
+        metavar="LIST",
+        show_default="a built-in model's own tasks, otherwise gsm8k, hellaswag, mmlu and ifeval",
+        convert=comma_list,
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "task_data",
+        Path | None,
+        "Directory with task YAML files and their data, or with data sets as JSONL files (gsm8k/test.jsonl). Data "
+        "that it lacks is downloaded.",
+        metavar="DIR",
+        show_default="download from the Hugging Face Hub",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "limit",
+        int | None,
+        "Number of items to use of each task or sub-task, from the first.",
+        min=1,
+        show_default="all items; 100 in the list quick; 200 in the default tasks of models that are not built in",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "num_fewshot",
+        int | None,
+        "Number of solved examples before each question.",
+        min=0,
+        show_default="the task's own number",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "chat_template",
+        bool | None,
+        "Format prompts with the model's chat template.",
+        name="--chat-template/--no-chat-template",
+        show_default="--no-chat-template",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "thinking",
+        Switch | None,
+        "Ask the model to reason before it answers, or not to. Reasoning is removed before scoring. Implies "
+        '--chat-template. Multiple-choice tasks reject "on".',
+        convert=_is_on,
+        show_default="as the chat template does",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "max_gen_toks",
+        int | None,
+        "Maximum length of a generated answer, in tokens, including reasoning.",
+        min=1,
+        show_default="the task's own limit",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "allow_code",
+        bool,
+        "Allow tasks such as humaneval to run code that the model wrote, in a restricted child process.",
+        default=False,
+        name="--allow-code-execution",
+        show_default="such tasks are rejected",
+    ),
 )
-_PLACES = (
-    _option("ngl", int | None, "Layers on GPUs; all of them where there is one.", min=0),
-    _option("n_cpu_moe", int, "Layers, from the first, whose experts stay in RAM.", default=0, min=0),
-    _option("tensor_split", str | None, "Shares of several GPUs, such as 3,1.", read=shares),
+_STRIDE = _option(
+    Panel.MEASUREMENTS,
+    "stride",
+    int | None,
+    "Distance between the starts of neighbouring windows, in tokens, as in llama-perplexity --ppl-stride. It must be "
+    "smaller than --window.",
+    min=1,
+    show_default="windows do not overlap",
 )
-_CARDS = _option(
+_RUN_TEXT = (
+    Option("perplexity", Path | None, common.perplexity("perplexity and KL divergence")),
+    Option("window", int | None, common.window(None, "512, or as in the --reference file")),
+    _STRIDE,
+)
+_EVAL_TEXT = (
+    Option("perplexity", Path | None, common.perplexity("perplexity")),
+    Option("window", int | None, common.window(None, "512")),
+    _STRIDE,
+)
+_PLACEMENT = (
+    _option(
+        Panel.MEMORY,
+        "ngl",
+        int | None,
+        "Number of layers to place on GPUs.",
+        min=0,
+        show_default="all, if there is a GPU",
+    ),
+    _option(
+        Panel.MEMORY,
+        "n_cpu_moe",
+        int,
+        "Number of layers, counted from the first, whose experts stay in RAM.",
+        default=0,
+        min=0,
+    ),
+    _option(
+        Panel.MEMORY,
+        "tensor_split",
+        str | None,
+        "Share of the model on each GPU, separated by commas, such as 3,1.",
+        metavar="LIST",
+        show_default="llama.cpp decides",
+        convert=tensor_split,
+    ),
+)
+_CONTEXT = Option("ctx", int | None, common.context(64))
+_GPUS = Option(
     "gpu",
     list[str] | None,
-    'Skip what this GPU does not hold: a name ("RTX 4090") or a size (24GiB); again for several.',
-    read=_all,
+    common.gpu("Skip variants that do not fit on this GPU", "no variant is skipped"),
+    _as_tuple,
 )
-_WORK = (
+_EXECUTION = (
     _option(
+        Panel.EXECUTION,
         "workers",
         int | None,
-        "Jobs to run side by side; speed is measured with nothing beside it.",
+        "Number of jobs to run at the same time. While speed is measured, no other job runs.",
         min=1,
         max=64,
-        show_default="one a GPU where several are present and hold each variant, else 1",
+        show_default="one per GPU if there are several and each can hold every variant, otherwise 1",
     ),
-    _option("executor", str, "What runs the jobs.", default="local"),
+    _option(
+        Panel.EXECUTION,
+        "executor",
+        str,
+        "What runs the jobs: local means worker processes on this machine. Extensions can add others.",
+        default="local",
+        metavar="NAME",
+    ),
 )
-_DRY_RUN = _option("dry_run", bool, "Print the plan with exact sizes, and do nothing.", default=False)
-_WORKSPACE = Option("workspace", Path | None, WORKSPACE)
+_DRY_RUN = Option("dry_run", bool, common.DRY_RUN)
+_KEEP = _option(
+    Panel.OUTPUT,
+    "keep",
+    Keep,
+    "Which model files to keep after the run: all, only that of the recommended variant (best), or none. With none, "
+    "each file is deleted as soon as it has been measured.",
+    default=Keep.ALL,
+)
+_BASE_FILE = _option(
+    Panel.OUTPUT,
+    "write_base",
+    Path | None,
+    "Write the model's log-probabilities over the text to this file, in the format of llama-perplexity "
+    "--kl-divergence-base.",
+    metavar="FILE",
+)
+_WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 RUN = (
-    _MODEL, *_CHOICE, *_MEASUREMENTS, _REFERENCE, *_WINDOWS, *_MAKING, *_PLACES, _CARDS, *_WORK, _DRY_RUN, _WORKSPACE,
+    _MODEL, *_CHOICE, _REFERENCE, *_MAKING, *_TASKS, *_RUN_TEXT, _CONTEXT, _GPUS, *_PLACEMENT, *_EXECUTION, _DRY_RUN,
+    _KEEP, _WORKSPACE,
 )  # fmt: skip
-EVAL = (_EVALUATED, _QUANT, *_MEASUREMENTS, *_WINDOWS, _BASE, *_PLACES, *_WORK, _WORKSPACE)
+EVAL = (
+    _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _WORKSPACE,
+)  # fmt: skip

@@ -1,14 +1,23 @@
-"""`sweep presets`: the sweeps and the lists of tasks that come with the program."""
+"""`sweep presets`: the built-in presets and lists of tasks."""
 
 from __future__ import annotations
 
 from rich.table import Table
 
-from sweep.cli.output import FORMAT, Format, Output
+from sweep.cli import common_options as common
+from sweep.cli.output import Format, Output
+
+EXAMPLES = """
+List the presets and the lists of tasks:
+  $ sweep presets
+"""
 
 
-def presets(format: Format = FORMAT) -> None:
-    """List the sweeps that --preset takes (any TOML file of the same keys, too), and the lists that --tasks takes."""
+def presets(format: Format = common.FORMAT) -> None:
+    """List the built-in presets (for --preset) and lists of tasks (for --tasks).
+
+    A preset is a list of variants. --preset also accepts a TOML file with the same keys.
+    """
     import presets as data
     from sweep.planning.preset import load
 
@@ -22,7 +31,7 @@ def presets(format: Format = FORMAT) -> None:
             output.line({"task_list": tasks.name, "title": tasks.title, "tasks": [name for name, _ in tasks.tasks]})
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("preset", "what", "variants"):
+    for column in ("preset", "description", "variants"):
         table.add_column(column)
     for preset in known:
         table.add_row(preset.name, preset.title, " ".join(preset.variants))

@@ -1,4 +1,4 @@
-"""`sweep report`: an earlier run's table, as HTML, CSV or JSON too."""
+"""`sweep report`: the results of a stored run, as a table, HTML, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -6,20 +6,44 @@ from pathlib import Path
 
 import typer
 
-from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.cli import common_options as common
+from sweep.cli.help import Panel
+from sweep.cli.output import Format, Output
+
+EXAMPLES = """
+Print the results and the recommendation of the latest run:
+  $ sweep report
+Write the HTML report of one run, named by the beginning of its id:
+  $ sweep report micro-q2-q8 --html report.html
+Get the latest run's records for a spreadsheet:
+  $ sweep report --csv records.csv
+"""
 
 
 def report(
-    run: str | None = typer.Argument(None, help="A run's id, or the beginning of one.", show_default="the latest"),
-    html: Path | None = typer.Option(None, "--html", help="Write the HTML report here."),
-    csv: Path | None = typer.Option(None, "--csv", help="Write the records as CSV here."),
-    json: bool = typer.Option(False, "--json", help="Print the records as JSON lines."),
-    workspace: Path | None = WORKSPACE,
-    format: Format = FORMAT,
+    run: str | None = common.run_argument(
+        None, "RUN", "The run: its id or a unique beginning of the id.", show_default="the latest run"
+    ),
+    html: Path | None = common.html(""),
+    csv: Path | None = typer.Option(
+        None,
+        "--csv",
+        metavar="FILE",
+        help="Write the records to this file as CSV.",
+        rich_help_panel=Panel.OUTPUT,
+    ),
+    json: bool = typer.Option(
+        False, "--json", help="Print the records as JSON, one object per line.", rich_help_panel=Panel.OUTPUT
+    ),
+    workspace: Path | None = common.WORKSPACE,
+    format: Format = common.FORMAT,
 ) -> int:
-    """Show a run again, or write its report elsewhere."""
+    """Show the results of a stored run again, or write its report to a file.
+
+    With --html, --csv or --json the table is not printed. The exit code is 1 if a job of the run failed.
+    """
     from converters.atomic import write_text
-    from sweep.cli.results import described, exit_code, show_results
+    from sweep.cli.run_output import describe_run, exit_code, show_results
     from sweep.report.csv_json import to_csv, to_json_lines
     from sweep.report.html import write_html
     from sweep.results.history import find_run
@@ -31,9 +55,9 @@ def report(
     space = open_workspace(workspace)
     plan = find_run(space, run)
     with Store(space.database) as store:
-        rows, about = records(plan, store), described(plan, store)
+        rows, description = records(plan, store), describe_run(plan, store)
     if html is not None:
-        output.say(f"written: {write_html(rows, about, html)}")
+        output.say(f"written: {write_html(rows, description, html)}")
     if csv is not None:
         write_text(csv, to_csv(rows))
         output.say(f"written: {csv}")

@@ -1,19 +1,39 @@
-"""`sweep run`: plan, run or go on with, and report a sweep."""
+"""`sweep run`: plan a sweep, run or resume it, and report it."""
 
 from __future__ import annotations
 
 import sys
 import time
 
+from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
-from sweep.cli.options import RUN, takes
-from sweep.cli.output import FORMAT, Format, Output
+from sweep.cli.options import RUN, with_options
+from sweep.cli.output import Format, Output
 from sweep.planning.request import Request
 
+EXAMPLES = """
+Compare every quant from Q2_K to Q8_0 of a model on the Hub:
+  $ sweep run Qwen/Qwen3-4B --preset q2-q8
+Print exact file sizes and predicted memory, and stop:
+  $ sweep run Qwen/Qwen3-4B --dry-run
+Compare only these two variants with BF16, without tasks:
+  $ sweep run micro --variants =Q4_K_M,IQ4_XS --tasks none
+Measure a quant and an int8 recipe on the first 20 items of each task:
+  $ sweep run micro --variants =Q8_0,int8:sq-ph-dyn --limit 20
+Skip what does not fit, and keep only the recommended file:
+  $ sweep run Qwen/Qwen3-8B --gpu "RTX 4090" --keep best
+"""
 
-@takes(*RUN)
-def run(request: Request, format: Format = FORMAT) -> int:
-    """Export a model to every variant of a preset, measure them all, and say which one to run."""
+
+@with_options(*RUN)
+def run(request: Request, format: Format = common.FORMAT) -> int:
+    """Measure many variants of one model in the same way and recommend one of them.
+
+    Each variant is made and measured: perplexity, KL divergence, tasks, memory and speed. The recommendation is the
+    smallest variant with no significant loss.
+
+    Every result is stored as soon as it is measured. If the run is interrupted, run the same command again to resume.
+    """
     from sweep.commands import run as command  # loads numpy and libllama, which --help does not need
 
     output = Output(format)
@@ -23,13 +43,13 @@ def run(request: Request, format: Format = FORMAT) -> int:
 
         show_plan(sweep, output)
         return Exit.OK
-    from sweep.cli.watch import Watch
+    from sweep.cli.run_display import RunDisplay
     from sweep.commands.launch import remember_command
 
     remember_command(sweep.workspace.run(sweep.plan.run), sys.argv[1:])
     started = time.monotonic()
-    with Watch(sweep.plan, output) as watch:
-        command.run(sweep, watch)
-    from sweep.cli.results import show_results
+    with RunDisplay(sweep.plan, output) as display:
+        command.run(sweep, display)
+    from sweep.cli.run_output import show_results
 
     return show_results(sweep.plan, sweep.workspace, output, seconds=time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""`sweep runs`: the runs of a workspace."""
+"""`sweep runs`: the stored runs of a workspace."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from pathlib import Path
 
 from rich.table import Table
 
-from sweep.cli.output import FORMAT, WORKSPACE, Format, Output
+from sweep.cli import common_options as common
+from sweep.cli.output import Format, Output
+
+EXAMPLES = """
+List the runs of the default workspace:
+  $ sweep runs
+List the runs of another workspace, for a script:
+  $ sweep runs --workspace build/workspace --format json
+"""
 
 
-def runs(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
-    """List the runs of a workspace, the latest first."""
+def runs(workspace: Path | None = common.WORKSPACE, format: Format = common.FORMAT) -> None:
+    """List the stored runs, the latest first.
+
+    For each run: its id, when it was started, its variants, and how many of its jobs are done and have failed.
+    """
     from sweep.results.history import PastRun, UnreadableRun, all_runs
     from sweep.workspace import open_workspace
 
@@ -36,7 +47,7 @@ def runs(workspace: Path | None = WORKSPACE, format: Format = FORMAT) -> None:
             )
         return
     if not every:
-        output.say("no run yet; start one with `sweep run`")
+        output.say("this workspace has no run yet; start one with `sweep run`")
         return
     table = Table(box=None, pad_edge=False)
     for column in ("run", "started", "variants", "done", "failed"):

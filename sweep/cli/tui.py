@@ -5,21 +5,34 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import typer
+from sweep.cli import common_options as common
 
-from sweep.cli.output import WORKSPACE
+EXAMPLES = """
+Find out what fits, plan a sweep, run it and read its results:
+  $ sweep tui
+Open the screen on one run, named by the beginning of its id:
+  $ sweep tui micro-q2-q8
+"""
 
 
 def tui(
-    run: str | None = typer.Argument(None, help="A run's id, or the beginning of one, to look at or to watch."),
-    workspace: Path | None = WORKSPACE,
+    run: str | None = common.run_argument(
+        None,
+        "RUN",
+        "The run to show: its id or a unique beginning of the id.",
+        show_default="no run; the Fit screen opens",
+    ),
+    workspace: Path | None = common.WORKSPACE,
 ) -> None:
-    """See what fits, plan, watch and read sweeps in one place; a sweep goes on when the screen is closed."""
-    # Frames as often as Textual is asked for when it is loaded: what a key brings about may take two, and it waits
-    # between them.
+    """Open the terminal screen: see what fits, plan sweeps, watch them and read their results.
+
+    Closing the screen does not stop a sweep.
+    """
+    # Textual reads the frame rate when it is imported. A key press can need two frames, so that at the default rate it
+    # would be shown late.
     os.environ.setdefault("TEXTUAL_FPS", "120")
-    # The one import upwards: the command line is the door to the screen. It is late, so that nothing else loads
-    # Textual, and named in the import contracts.
+    # The only import from a higher layer, named in the import contracts: this command opens the screen. It is inside
+    # the function so that no other command loads Textual.
     from tui.app import start
 
     start(workspace, run)

@@ -167,7 +167,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom sweep.cli import main\nsys.argv = ['sweep', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
-        "heavy = {'torch', 'transformers', 'llama_cpp', 'lm_eval', 'scipy', 'textual'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'torch', 'transformers', 'llama_cpp', 'lm_eval', 'scipy', 'textual'} & set(sys.modules)\n"
         "sys.exit(repr(heavy) if heavy else code)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

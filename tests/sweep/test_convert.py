@@ -144,7 +144,7 @@ def test_split_files_are_written_within_a_memory_budget(tmp_path: Path) -> None:
         (("micro", "--to", "Q8_0", "--imatrix", "auto", "--calibration", "absent"), "absent: there is no such text"),
         (("micro", "--to", "Q8_0", "--calibration", "text.txt"), "--calibration is the text for --imatrix auto"),
         (("Qwen/Qwen3-0.6B", "--to", "Q8_0", "--imatrix", "auto"), "--imatrix auto needs a text"),
-        (("micro", "--to", "Q8_0", "--split-max-size", "many"), "'many' is no amount of bytes; write it as"),
+        (("micro", "--to", "Q8_0", "--split-max-size", "many"), "'many' is not a size; write it as"),
         (("nothing-here", "--to", "Q8_0"), "nothing-here: there is no such model"),
         (("micro", "--to", "Q8_0", "--pre-tokenizer", "gpt4"), "unknown pre-tokenizer 'gpt4'; known: qwen2, qwen35"),
     ],
@@ -170,7 +170,7 @@ def test_after_an_interrupt_the_same_command_resumes(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "the same command goes on where it stopped" in errors
+    assert "run the same command again to resume" in errors
     assert not list((tmp_path / "new").glob("*.gguf"))
     assert convert(*arguments).returncode == 0
     assert len(list((tmp_path / "new").iterdir())) == len(quants.split(","))

@@ -188,7 +188,7 @@ def test_ctrl_c_ends_a_run_with_exit_code_130_and_no_partial_file(
     process.send_signal(signal.SIGINT)
     result = finished(process)
     assert result.code == 130
-    assert result.err.strip() == "sweep: interrupted; the same command goes on where it stopped"
+    assert result.err.strip() == "sweep: interrupted; run the same command again to resume"
     assert files(tmp_path) == {f"micro-{quant}.gguf" for quant in ("BF16", "Q4_K_M", "Q2_K")}
 
 

@@ -12,7 +12,7 @@ from plans import text_file
 import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
-from sweep.cli.results import _torch
+from sweep.cli.run_output import _describe_torch
 from sweep.commands.int8 import Int8Request, _text
 from sweep.jobs import model as openers
 from sweep.jobs.inputs import TextFile
@@ -126,5 +126,5 @@ def test_a_report_names_the_kv_cache_type_and_the_text_of_the_run(tmp_path: Path
     (tmp_path / "kv.toml").write_text('base = "w8a16"\nint8_kv_cache = true\n')
     engine = openers.ENGINES["torch"].versions
     both = planned(words, "int8:sq", f"int8:{tmp_path / 'kv.toml'}")
-    assert _torch(both) == {"int8": f"{engine}, on cpu, BF16 and INT8 KV cache; calibrated with words"}
-    assert _torch(planned(None, "int8:w8a16")) == {"int8": f"{engine}, on cpu, BF16 KV cache"}
+    assert _describe_torch(both) == {"int8": f"{engine}, on cpu, BF16 and INT8 KV cache; calibrated with words"}
+    assert _describe_torch(planned(None, "int8:w8a16")) == {"int8": f"{engine}, on cpu, BF16 KV cache"}

@@ -104,7 +104,7 @@ def test_ctrl_c_while_quantizing_leaves_no_partial_checkpoint(inputs: Path, tmp_
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert err.strip() == "sweep: interrupted; the same command goes on where it stopped"
+    assert err.strip() == "sweep: interrupted; run the same command again to resume"
     assert not [path for path in tmp_path.rglob("*") if ".int8" in path.name]
 
 

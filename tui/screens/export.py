@@ -42,7 +42,7 @@ class ExportScreen(Window[None]):
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _write(self, path: Path) -> None:
         from converters.atomic import write_text
-        from sweep.cli.results import described
+        from sweep.cli.run_output import describe_run
         from sweep.report.csv_json import to_csv, to_json_lines
         from sweep.report.html import write_html
         from sweep.results.records import records
@@ -50,7 +50,7 @@ class ExportScreen(Window[None]):
 
         try:
             with Store(self._workspace.database) as store:
-                rows, about = records(self._plan, store), described(self._plan, store)
+                rows, about = records(self._plan, store), describe_run(self._plan, store)
             if path.suffix == ".html":
                 write_html(rows, about, path)
             else:

@@ -38,11 +38,11 @@ class Draft:
         preset = load(self.preset)
         defaults = preset_fields(preset)
         arguments = ["run", self.model]
-        arguments += OPTIONS["preset"].words("" if self.preset == "q2-q8" else self.preset)
-        arguments += OPTIONS["variants"].words(self._variants(preset))
+        arguments += OPTIONS["preset"].arguments("" if self.preset == "q2-q8" else self.preset)
+        arguments += OPTIONS["variants"].arguments(self._variants(preset))
         for name, option in OPTIONS.items():
             if self.typed_value(name) != defaults.get(name, ""):
-                arguments += option.words(self.typed_value(name))
+                arguments += option.arguments(self.typed_value(name))
         return tuple(arguments)
 
     def _variants(self, preset: Preset) -> str:

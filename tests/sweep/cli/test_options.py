@@ -1,4 +1,4 @@
-"""The options of `sweep run` and `sweep eval`: one table for the command line, its help and the screen."""
+"""The options of `sweep run` and `sweep eval`: one table for the command line, its help and the Plan screen."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sweep.cli.options import EVAL, RUN, Option, takes
+from sweep.cli.options import EVAL, RUN, Option, with_options
 from sweep.planning.request import Request
 
 OPTIONS = {option.field: option for option in RUN}
 
 
-def read(options: tuple[Option, ...], *line: str) -> Request:
-    """What typer makes of a line."""
+def parsed(options: tuple[Option, ...], *line: str) -> Request:
+    """The request that typer and the table make of a command line."""
     seen: list[Request] = []
 
-    @takes(*options)
+    @with_options(*options)
     def command(request: Request) -> int:
         seen.append(request)
         return 0
 
     app = typer.Typer()
     app.command()(command)
-    ended = CliRunner().invoke(app, list(line))
-    assert ended.exit_code == 0, ended.output
+    result = CliRunner().invoke(app, list(line))
+    assert result.exit_code == 0, result.output
     return seen[0]
 
 
-def test_no_option_says_nothing() -> None:
-    assert read(RUN) == read(EVAL) == Request()
+def test_a_command_line_without_options_gives_the_default_request() -> None:
+    assert parsed(RUN) == parsed(EVAL) == Request()
 
 
 def test_every_field_of_a_request_has_one_option() -> None:
@@ -46,7 +46,7 @@ def test_every_field_of_a_request_has_one_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "said", "words", "value"),
+    ("field", "text", "arguments", "value"),
     [
         ("tasks", "a, b", ["--tasks", "a, b"], ("a", "b")),
         ("limit", " 5 ", ["--limit", "5"], 5),
@@ -60,12 +60,14 @@ def test_every_field_of_a_request_has_one_option() -> None:
         ("keep", "", [], "all"),
     ],
 )
-def test_what_is_said_is_what_is_read(field: str, said: str, words: list[str], value: object) -> None:
-    assert OPTIONS[field].words(said) == words
-    assert getattr(read(RUN, *words), field) == value
+def test_a_value_survives_the_way_through_the_command_line(
+    field: str, text: str, arguments: list[str], value: object
+) -> None:
+    assert OPTIONS[field].arguments(text) == arguments
+    assert getattr(parsed(RUN, *arguments), field) == value
 
 
-def test_the_choices_are_those_beside_saying_nothing() -> None:
+def test_choices_leave_out_the_default() -> None:
     offered = {name: option.choices for name, option in OPTIONS.items() if option.choices}
     assert offered == {
         "chat_template": ("yes", "no"),

@@ -1,4 +1,4 @@
-"""What a finished run prints: the table, the recommendation, where the report lies; or the records as JSON."""
+"""What a finished run prints: the table, the recommendation and the path of the report; or the records as JSON."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from sweep.workspace import Workspace
 
 
 def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: float | None = None) -> Exit:
-    """Write the HTML report and print the records; the exit code says whether cells failed."""
+    """Write the HTML report and print the records; the exit code says whether a job failed."""
     from sweep.analysis.recommend import recommend
     from sweep.report.csv_json import finite
     from sweep.report.html import write_html
     from sweep.report.results_table import render_table
 
     with Store(workspace.database) as store:
-        rows, about, told = records(plan, store), described(plan, store), notes(plan, store)
-    page = write_html(rows, about, workspace.run(plan.run) / "report.html")
+        rows, description, remarks = records(plan, store), describe_run(plan, store), notes(plan, store)
+    page = write_html(rows, description, workspace.run(plan.run) / "report.html")
     if output.is_json:
         output.line({"event": "finished", "run": plan.run, "records": [finite(row.to_json()) for row in rows]})
     else:
-        choice = recommend(rows) if len(plan.variants) > 1 else None  # one alone is not chosen
+        choice = recommend(rows) if len(plan.variants) > 1 else None  # a single variant needs no recommendation
         output.show(render_table(rows, output.data.width, choice))
-        for note in told:
-            output.say(note)
+        for remark in remarks:
+            output.say(remark)
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:
             output.show(f"\nRun {plan.run}{took}. Report: {_shortest(page)}")
@@ -41,22 +41,22 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
 
 
 def _shortest(path: Path) -> Path:
-    """The path as it is typed from here."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    """The path relative to the current directory, if it is inside."""
+    current = Path.cwd()
+    return path.relative_to(current) if path.is_relative_to(current) else path
 
 
 def exit_code(rows: list[Record]) -> Exit:
-    """CELLS_FAILED where any variant has an error; one that was skipped has none."""
-    return Exit.CELLS_FAILED if any(row.error and row.status != "skipped" for row in rows) else Exit.OK
+    """JOBS_FAILED if any variant has an error. A skipped variant is not an error."""
+    return Exit.JOBS_FAILED if any(row.error and row.status != "skipped" for row in rows) else Exit.OK
 
 
-def described(plan: Plan, store: Store) -> dict[str, object]:
+def describe_run(plan: Plan, store: Store) -> dict[str, object]:
     """How the run measured, for the report: names and values to print in this order."""
     settings = plan.settings
-    settings_of = plan.about.get("task_settings", {})  # not of plans that an earlier version wrote
+    task_settings = plan.about.get("task_settings", {})  # plans of earlier versions lack it
     tasks = {
-        name: settings_of.get(name) or ("all items" if limit is None else f"first {limit} items")
+        name: task_settings.get(name) or ("all items" if limit is None else f"first {limit} items")
         for name, limit in plan.about["tasks"].items()
     }
     scored = "second half" if settings.stride is None else f"last {settings.stride}"
@@ -68,24 +68,24 @@ def described(plan: Plan, store: Store) -> dict[str, object]:
         "text": f"{plan.about['text']}, windows of {settings.window} tokens, {scored} scored"
         if plan.about["text"]
         else "none",
-        "importance": importance(plan, store),
+        "importance matrix": importance(plan, store),
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
-        "KV cache": f"{settings.kv_type}; memory stated for a context of {settings.ctx} tokens",
+        "KV cache": f"{settings.kv_type}; memory computed for a context of {settings.ctx} tokens",
         "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",
         "device": f"{plan.resources.device('llama.cpp')}, {plan.resources.threads} threads",
         "engine": plan.about["engine"],
-        **_torch(plan),
+        **_describe_torch(plan),
         "torch": version("torch"),
         "bitsweep": __version__,
     }
 
 
-def _torch(plan: Plan) -> dict[str, object]:
-    """How variants of torch ran, where there are any."""
-    told = plan.about.get("torch")
-    if told is None:
+def _describe_torch(plan: Plan) -> dict[str, object]:
+    """How the variants that run in torch were measured; empty if the run has none."""
+    torch = plan.about.get("torch")
+    if torch is None:
         return {}
     jobs = (cell.job for cell in plan.cells if method(cell.variant).baseline is not None)
     caches = sorted({job.model.settings.kv_type.upper() for job in jobs if isinstance(job, MeasurementJob)})
-    calibrated = f"; calibrated with {told['calibration']}" if told["calibration"] else ""
-    return {"int8": f"{told['engine']}, on {told['device']}, {' and '.join(caches)} KV cache{calibrated}"}
+    calibrated = f"; calibrated with {torch['calibration']}" if torch["calibration"] else ""
+    return {"int8": f"{torch['engine']}, on {torch['device']}, {' and '.join(caches)} KV cache{calibrated}"}

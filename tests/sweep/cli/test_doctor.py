@@ -1,4 +1,4 @@
-"""`sweep doctor` tells what a fit looks at, and warns of a GPU that this build of llama.cpp cannot use."""
+"""`sweep doctor` shows the devices that `sweep fit` uses, and warns of a GPU that this llama.cpp cannot use."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from converters.llamacpp.devices import gpus
 from sweep.cli import main
 
 
-def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
     monkeypatch.setattr(sys, "argv", ["sweep", "doctor", *arguments])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as end:
         main()
-    assert not ended.value.code
+    assert not end.value.code
     captured = capsys.readouterr()
     return captured.out, captured.err
 
 
-def card() -> ModuleType:
-    """NVIDIA's library on a machine with one card."""
+def library_with_one_gpu() -> ModuleType:
+    """NVIDIA's management library on a machine with one GPU."""
     library = ModuleType("pynvml")
     library.NVMLError = type("NVMLError", (Exception,), {})  # type: ignore[attr-defined]
     library.nvmlInit = library.nvmlShutdown = lambda: None  # type: ignore[attr-defined]
@@ -34,10 +34,10 @@ def card() -> ModuleType:
     return library
 
 
-def test_what_a_fit_looks_at_is_told(
+def test_the_devices_of_sweep_fit_are_listed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    out, _ = told(monkeypatch, capsys, "--workspace", str(tmp_path), "--format", "json")
+    out, _ = doctor(monkeypatch, capsys, "--workspace", str(tmp_path), "--format", "json")
     answer = json.loads(out)
     assert answer["fit_devices"][-1]["kind"] == "cpu"
     assert 0 < answer["fit_devices"][-1]["usable_bytes"] <= answer["fit_devices"][-1]["total_bytes"]
@@ -45,10 +45,11 @@ def test_what_a_fit_looks_at_is_told(
 
 
 @pytest.mark.skipif(bool(gpus()), reason="this build of llama.cpp has a GPU")
-def test_a_gpu_beside_a_build_for_the_cpu_is_warned_of_and_fitted_to(
+def test_a_gpu_is_listed_with_a_warning_if_llama_cpp_is_built_for_the_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", card())
-    out, err = told(monkeypatch, capsys, "--workspace", str(tmp_path))
-    assert "RTX 4090 (cuda, 1,008 GB/s): 20.0 GiB free" in out
-    assert "warning: this machine has a GPU RTX 4090, but this llama.cpp is built for the CPU alone" in err
+    monkeypatch.setitem(sys.modules, "pynvml", library_with_one_gpu())
+    out, err = doctor(monkeypatch, capsys, "--workspace", str(tmp_path))
+    assert "RTX 4090 (cuda, 1,008 GB/s): 20.0 GiB free, of which 1.50 GiB are reserved" in out
+    assert "warning: this machine has a GPU RTX 4090" in err
+    assert "this build of llama.cpp only supports the CPU" in err

@@ -1,0 +1,179 @@
+"""The arguments and options that more than one command has, each defined once; those of one command are in its module.
+
+A constant means the same in every command. A function makes an option whose default or purpose differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from sweep.cli.help import Panel
+from sweep.cli.output import Format
+from sweep.defaults import DEFAULT_CONTEXT
+
+BUILT_IN = "a built-in model (micro, micro-moe)"
+CHECKPOINT = "a checkpoint directory"
+GGUF_FILE = "a .gguf file"
+HUB_ID = "a Hugging Face model id (Qwen/Qwen3-4B)"
+
+OWN_TEXT = "a built-in model's own text"
+
+
+def model(*forms: str) -> Any:
+    """The argument MODEL of a command that accepts these forms of a model."""
+    help = f"The model: {', '.join(forms[:-1])} or {forms[-1]}."
+    return typer.Argument("micro", metavar="MODEL", help=help, rich_help_panel=Panel.MODEL)
+
+
+def run_argument(default: Any, metavar: str, help: str, *, show_default: bool | str = True) -> Any:
+    """An argument that names a stored run."""
+    return typer.Argument(default, metavar=metavar, help=help, show_default=show_default, rich_help_panel=Panel.RUNS)
+
+
+def calibration(purpose: str, named_texts: str, show_default: str) -> Any:
+    """--calibration of a command that reads the text for this purpose, and that knows these texts by name."""
+    return typer.Option(
+        None,
+        "--calibration",
+        metavar="FILE|NAME",
+        help=f"Text that the model reads {purpose}: a file{named_texts}, or the name of a built-in model for that "
+        "model's own text.",
+        show_default=show_default,
+        rich_help_panel=Panel.VARIANTS,
+    )
+
+
+def int8_calibration() -> Any:
+    """--calibration of a command that only makes int8 models."""
+    return calibration(
+        "to calibrate int8 recipes",
+        ", wikitext-2 (its training split)",
+        f"{OWN_TEXT}, otherwise wikitext-2",
+    )
+
+
+SAMPLES = typer.Option(
+    None,
+    "--samples",
+    min=1,
+    help="Number of samples to take from the calibration text.",
+    show_default="1000, or as many as the text has",
+    rich_help_panel=Panel.VARIANTS,
+)
+SAMPLE_LENGTH = typer.Option(
+    None,
+    "--length",
+    min=8,
+    help="Length of a calibration sample, in tokens.",
+    show_default="256",
+    rich_help_panel=Panel.VARIANTS,
+)
+IMATRIX = typer.Option(
+    None,
+    "--imatrix",
+    metavar="FILE|auto",
+    help="Importance matrix to quantize with: a GGUF file written by llama-imatrix, or auto, which computes the matrix "
+    "from the text of --calibration.",
+    show_default="no importance matrix",
+    rich_help_panel=Panel.VARIANTS,
+)
+
+
+def perplexity(purpose: str) -> Any:
+    """--perplexity of a command that computes this on the text."""
+    return typer.Option(
+        None,
+        "--perplexity",
+        metavar="FILE",
+        help=f"Text file to compute {purpose} on.",
+        show_default=f"{OWN_TEXT}, otherwise the test split of WikiText-2",
+        rich_help_panel=Panel.MEASUREMENTS,
+    )
+
+
+def window(default: int | None, show_default: bool | str = True) -> Any:
+    """--window; a default of None leaves the choice to the request."""
+    return typer.Option(
+        default,
+        "--window",
+        min=4,
+        help="Length of the windows that the perplexity text is cut into, in tokens.",
+        show_default=show_default,
+        rich_help_panel=Panel.MEASUREMENTS,
+    )
+
+
+def context(minimum: int) -> Any:
+    """--ctx with the smallest context that the command accepts."""
+    return typer.Option(
+        None,
+        "--ctx",
+        min=minimum,
+        help="Context length used for the memory estimate, in tokens per sequence.",
+        show_default=f"{DEFAULT_CONTEXT}, or the model's maximum if that is smaller",
+        rich_help_panel=Panel.MEMORY,
+    )
+
+
+def gpu(purpose: str, show_default: str, ram: str = "") -> Any:
+    """--gpu of a command that uses the GPUs for this purpose; `ram` is a sentence about RAM."""
+    return typer.Option(
+        None,
+        "--gpu",
+        metavar="GPU",
+        help=f'{purpose}: a name from `sweep gpus` ("RTX 4090", "2xRTX 6000 Ada") or a memory size (24GiB). {ram}'
+        "Repeat the option for several GPUs.",
+        show_default=show_default,
+        rich_help_panel=Panel.MEMORY,
+    )
+
+
+def device(default: str | None, purpose: str, show_default: bool | str = True) -> Any:
+    """--device of a command that computes in torch."""
+    return typer.Option(
+        default,
+        "--device",
+        metavar="DEVICE",
+        help=f"The torch device {purpose}: cpu, cuda, or cuda:1 for the second GPU.",
+        show_default=show_default,
+        rich_help_panel=Panel.EXECUTION,
+    )
+
+
+DRY_RUN = typer.Option(
+    False,
+    "--dry-run",
+    help="Print the plan with exact file sizes, then stop. Nothing is made or measured.",
+    rich_help_panel=Panel.EXECUTION,
+)
+
+
+def html(content: str, show_default: bool | str = True) -> Any:
+    """--html of a command whose report has this content."""
+    return typer.Option(
+        None,
+        "--html",
+        metavar="FILE",
+        help=f"Write the HTML report{content} to this file.",
+        show_default=show_default,
+        rich_help_panel=Panel.OUTPUT,
+    )
+
+
+WORKSPACE = typer.Option(
+    None,
+    "--workspace",
+    metavar="DIR",
+    help="Folder that holds runs, results and the files that were made.",
+    show_default="$BITSWEEP_WORKSPACE, otherwise the user's data folder",
+    rich_help_panel=Panel.OUTPUT,
+)
+FORMAT = typer.Option(
+    Format.AUTO,
+    "--format",
+    help="How to print: human prints tables, json prints one JSON object per line, quiet prints only the data. "
+    "auto is the same as human.",
+    rich_help_panel=Panel.OUTPUT,
+)

@@ -1,0 +1,48 @@
+"""Reads option values that are more than a number or a word. A bad value raises typer.BadParameter."""
+
+from __future__ import annotations
+
+import re
+
+import typer
+
+_UNITS = {"": 1} | {
+    unit + suffix: base**power
+    for power, unit in enumerate("KMGT", 1)
+    for suffix, base in (("", 1000), ("B", 1000), ("iB", 1024))
+}
+
+
+def byte_count(text: str) -> int:
+    """Bytes of `24GiB` (powers of 1024), of `40G` or `40GB` (powers of 1000, as in llama.cpp), or of a plain number."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    factor = {unit.lower(): value for unit, value in _UNITS.items()}.get(found[2].lower()) if found else None
+    if found is None or factor is None or float(found[1]) * factor < 1:
+        raise typer.BadParameter(f"{text!r} is not a size; write it as 24GiB, 40G or 500M")
+    return int(float(found[1]) * factor)
+
+
+def comma_list(text: str | None) -> tuple[str, ...] | None:
+    """The names of `a, b`; None if the option is not given."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def tensor_split(text: str | None) -> tuple[float, ...]:
+    """`3,1`: the share of the model on each GPU, in any unit; empty if the option is not given."""
+    if text is None:
+        return ()
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not any(found) or not all(0 <= share < float("inf") for share in found):
+        raise typer.BadParameter(f"--tensor-split {text!r} is not a list of shares; write it as 3,1")
+    return found
+
+
+def kv_types(text: str) -> tuple[str, str]:
+    """The types of K and of V: "q8_0" sets both, "f16,q8_0" each. Whether llama.cpp has them is checked later."""
+    types = [name.strip().lower() for name in text.split(",")]
+    if len(types) > 2 or not all(types):
+        raise typer.BadParameter(f"--kv-type {text!r} is neither one type nor two (K,V); write it as f16,q8_0")
+    return types[0], types[-1]

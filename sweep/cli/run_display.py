@@ -1,0 +1,57 @@
+"""Shows a run while it happens: a progress bar with the time left, or events as JSON lines."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from sweep.cli.output import Output
+from sweep.cli.progress_bars import share_bar
+from sweep.events import Event
+from sweep.results.plan import Plan
+from sweep.results.progress import RunProgress
+
+
+class RunDisplay:
+    """A context manager that is called with each event of a run. The progress bar is removed at the end."""
+
+    def __init__(self, plan: Plan, output: Output) -> None:
+        self._output = output
+        self._run = RunProgress.of(plan.cells)
+        self._bar = share_bar(output)
+        self._task = self._bar.add_task("planning", total=1.0)
+
+    def __enter__(self) -> RunDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        if self._output.is_json:
+            if event.event != "done":  # the last line is "finished", which has the records
+                self._output.line({"event": event.event, "cell": event.cell, **event.data})
+            return
+        self._run.update(event)
+        if event.event == "following":
+            self._output.say("another process is already doing this run; its progress is shown here")
+        if event.event == "started":
+            say_what_is_stored(event, self._output)
+        if event.cell is not None:
+            self._show_job(event, event.cell)
+
+    def _show_job(self, event: Event, name: str) -> None:
+        if event.event == "cell_failed":
+            self._output.say(f"{name} failed: {event.data['error']}")
+        elif event.event == "cell_done" and not self._output.shows_progress:
+            self._output.say(f"{name} {event.data['seconds']:.1f} s")
+        part = event.data.get("part", "")
+        description = name if part in ("", name.partition("/")[2]) else f"{name} ({part})"
+        self._bar.update(self._task, completed=self._run.share, description=description)
+
+
+def say_what_is_stored(started: Event, output: Output) -> None:
+    """Say how many jobs have a stored result, from the event `started`."""
+    total, done = started.data["cells"], started.data["cells"] - started.data["todo"]
+    if done:
+        output.say(f"{done} of {total} jobs are done already; their stored results are used")
