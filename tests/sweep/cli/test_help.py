@@ -1,4 +1,4 @@
-"""Help of every command: readable in 80 columns and without colours, grouped alike, with examples that parse."""
+"""Help of every command: readable in 80 columns and without colours, in the same groups, with examples that parse."""
 
 from __future__ import annotations
 
