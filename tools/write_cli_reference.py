@@ -18,7 +18,7 @@ from sweep.cli.app import app
 from sweep.cli.exits import EXIT_CODES
 from sweep.cli.help import OptionHelp, commands_of, examples_of, options_of, paragraphs_of, usage_of
 
-_OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]*)")
+_OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]*(?: auto)?)")
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
 INTRODUCTION = """
@@ -75,6 +75,8 @@ def _section(command: TyperCommand) -> Iterator[str]:
     for paragraph in paragraphs_of(command):
         yield ""
         yield _text(paragraph)
+    yield ""
+    yield "Examples:"
     yield ""
     yield "```"
     yield examples_of(command)

@@ -71,7 +71,7 @@ def convert(
     requantize: bool = typer.Option(
         False,
         "--requantize",
-        help="Accept a GGUF file that is already quantized. The quality loss adds up.",
+        help="Accept a GGUF file that is already quantized. The quality losses add up.",
         show_default="such a file is rejected",
         rich_help_panel=Panel.MODEL,
     ),

@@ -44,7 +44,7 @@ def fit(
         rich_help_panel=Panel.VARIANTS,
     ),
     gpu: list[str] | None = common.gpu(
-        "GPU to compute the memory on",
+        "GPU that the variants have to fit on",
         "the GPUs of this machine with their free memory",
         ram='"64GiB RAM" sets the size of the RAM. ',
     ),

@@ -206,7 +206,7 @@ _TASKS = (
         Panel.MEASUREMENTS,
         "limit",
         int | None,
-        "Number of items to use of each task or sub-task, from the first.",
+        "Number of items to use per task or sub-task, counted from the first.",
         min=1,
         show_default="all items; 100 in the list quick; 200 in the default tasks of models that are not built in",
     ),
@@ -320,7 +320,7 @@ _EXECUTION = (
         Panel.EXECUTION,
         "executor",
         str,
-        "What runs the jobs: local means worker processes on this machine. Extensions can add others.",
+        "The executor that runs the jobs: local means worker processes on this machine. Extensions can add others.",
         default="local",
         metavar="NAME",
     ),
@@ -339,7 +339,7 @@ _BASE_FILE = _option(
     "write_base",
     Path | None,
     "Write the model's log-probabilities over the text to this file, in the format of llama-perplexity "
-    "--kl-divergence-base.",
+    "--kl-divergence-base. It cannot be combined with --stride.",
     metavar="FILE",
 )
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
