@@ -150,12 +150,11 @@ def test_with_a_reference_file_tasks_are_compared_with_its_model_or_with_the_mos
                 assert record.tasks["t"].delta is None
             else:
                 assert record.tasks["t"].delta == (values[variant] - values[base]).mean()
-    told = " ".join(trust_notes(list(by_bits.values())))
-    assert "file:base.kld is a file of probabilities and cannot answer tasks" in told
-    assert "compared with those of BF16, which has the most bits per weight" in told
-    assert "those of Q4, which is the variant that the file was made from" in " ".join(
-        trust_notes(list(by_name.values()))
-    )
+    notes_by_bits = " ".join(trust_notes(list(by_bits.values())))
+    assert "file:base.kld is a file of probabilities and cannot answer tasks" in notes_by_bits
+    assert "compared with those of BF16, which has the most bits per weight" in notes_by_bits
+    notes_by_name = " ".join(trust_notes(list(by_name.values())))
+    assert "those of Q4, which is the variant that the file was made from" in notes_by_name
     choice = recommend(list(by_bits.values()))
     assert choice.reasons["BF16"] == ()
     assert any("loses" in reason for reason in choice.reasons["Q2"])
