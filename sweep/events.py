@@ -35,7 +35,7 @@ class Event:
         return json.dumps({key: value for key, value in row.items() if value is not None})
 
 
-class Log:
+class EventLogWriter:
     """Writes the event log of a run: one JSON object per line, flushed at once."""
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +50,7 @@ class Log:
         self._file.close()
 
 
-class Reader:
+class EventLogReader:
     """Reads an event log that another process writes. Only complete lines are returned.
 
     When a run is resumed, its log starts again with a new file, which is read from the beginning.

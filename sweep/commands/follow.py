@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.events import Reader
+from sweep.events import EventLogReader
 from sweep.execution.control import pause_requested
 from sweep.execution.logs import log_name, log_path
 from sweep.execution.worker_memory import resident_bytes
@@ -54,7 +54,7 @@ class Follower:
         self.plan = find_run(workspace, run)
         self.directory = workspace.run(self.plan.run)
         self._workspace = workspace
-        self._reader = Reader(self.directory / "events.jsonl")
+        self._reader = EventLogReader(self.directory / "events.jsonl")
         self._progress = RunProgress.of(self.plan.cells)
         self._cells = {cell.label: cell for cell in self.plan.cells}
         self._figures: dict[str, str] = {}

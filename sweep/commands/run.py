@@ -12,7 +12,7 @@ from sweep import devices
 from sweep.analysis.recommend import recommend
 from sweep.artefact import Artefact
 from sweep.defaults import MARGIN_BYTES
-from sweep.events import Event, Log, Reader
+from sweep.events import Event, EventLogReader, EventLogWriter
 from sweep.execution.cells_to_run import cells_to_run
 from sweep.execution.local import LocalHost
 from sweep.execution.logs import log_path
@@ -65,7 +65,7 @@ def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
 
 def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event], None]) -> None:
     (directory / "events.jsonl").unlink(missing_ok=True)
-    log = Log(directory / "events.jsonl")
+    log = EventLogWriter(directory / "events.jsonl")
     plan, root = sweep.plan, sweep.workspace.root
 
     def report(event: Event) -> None:
@@ -124,7 +124,7 @@ def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefac
 def _follow(directory: Path, emit: Callable[[Event], None]) -> None:
     """Pass on the events of the process that holds the run's lock, until it releases the lock."""
     emit(Event("following"))
-    reader = Reader(directory / "events.jsonl")
+    reader = EventLogReader(directory / "events.jsonl")
     while True:
         for event in reader.read():
             emit(event)

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from sweep.events import Event, Log, Reader
+from sweep.events import Event, EventLogReader, EventLogWriter
 
 
 def test_a_reader_returns_only_complete_lines_and_each_once(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    reader = Reader(path)
+    reader = EventLogReader(path)
     assert reader.read() == []
-    log = Log(path)
+    log = EventLogWriter(path)
     first = Event("cell_started", "Q4_K_M/text")
     second = Event("cell_done", "Q4_K_M/text", {"seconds": 1.5})
     log.write(first)
