@@ -50,7 +50,7 @@ class RecipePoint:
     least_kld: bool
 
     @property
-    def costs(self) -> bool:
+    def differs(self) -> bool:
         """Whether it differs significantly from the float model."""
         return self.loss_holm < ALPHA
 
@@ -67,7 +67,7 @@ class RecipePoint:
         return {
             "recipe": {key: value for key, value in self.recipe.to_json().items() if key != "name"},
             "perplexity": asdict(self.measured.perplexity),
-            "ln_ratio": asdict(self.loss) | {"p_holm": self.loss_holm, "real": self.costs},
+            "ln_ratio": asdict(self.loss) | {"p_holm": self.loss_holm, "real": self.differs},
             "behind_best": None
             if self.behind is None
             else asdict(self.behind) | {"p_holm": self.behind_holm, "real": not self.is_as_good},

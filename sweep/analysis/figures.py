@@ -52,11 +52,11 @@ class TaskTest:
         """Whether the variant scores worse than the reference, significantly or not."""
         return self.delta > 0 if self.lower_is_better else self.delta < 0
 
-    def loss(self, alpha: float = ALPHA) -> bool:
+    def is_loss(self, alpha: float = ALPHA) -> bool:
         """Whether the variant is significantly worse."""
         return self.worse and self.adjusted < alpha
 
-    def gain(self, alpha: float = ALPHA) -> bool:
+    def is_gain(self, alpha: float = ALPHA) -> bool:
         """Whether the variant is significantly better."""
         return self.delta != 0 and not self.worse and self.adjusted < alpha
 

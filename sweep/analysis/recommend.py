@@ -112,7 +112,7 @@ class _Judge:
         losses = [
             f"loses {self._difference(test)} on {fmt.plain(test.task)} ({_corrected_p(test)})"
             for test in sorted(own, key=lambda test: test.adjusted)
-            if test.loss(self.alpha)
+            if test.is_loss(self.alpha)
         ]
         return losses + ([f"was not compared on {', '.join(missing)}"] if missing else [])
 

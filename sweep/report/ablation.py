@@ -44,7 +44,7 @@ def varying(points: Sequence[RecipePoint]) -> tuple[list[str], dict[str, str]]:
 def sign(point: RecipePoint) -> str:
     """Two characters: whether it is the best or indistinguishable from it, and whether it is from the float model."""
     rank = fmt.PARETO if point.is_best else fmt.INDISTINGUISHABLE if point.is_as_good else " "
-    return rank + (" " if point.costs else fmt.NO_DIFFERENCE)
+    return rank + (" " if point.differs else fmt.NO_DIFFERENCE)
 
 
 def figures(points: Sequence[RecipePoint]) -> list[Column]:

@@ -95,7 +95,7 @@ def _cell(
 ) -> heatmap.HeatCell | None:
     if point is None:
         return None
-    mark = fmt.NO_DIFFERENCE if by_loss and not point.costs else ""
+    mark = fmt.NO_DIFFERENCE if by_loss and not point.differs else ""
     # two significant digits, or as many decimals as fit in a cell
     decimals = fmt.decimals_for([value(point)], most=4 if by_loss else 5)
     return heatmap.HeatCell(

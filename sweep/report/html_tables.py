@@ -213,7 +213,7 @@ def _task_cells(record: Record, task: str, test: figures.TaskTest | None, scale:
 
 
 def _kind(test: figures.TaskTest | None) -> str:
-    return "" if test is None else "loss" if test.loss() else "gain" if test.gain() else ""
+    return "" if test is None else "loss" if test.is_loss() else "gain" if test.is_gain() else ""
 
 
 def _in_words(score: TaskScore, test: figures.TaskTest, scale: int) -> str:

@@ -193,9 +193,9 @@ def _task_columns(
 
 
 def _mark(test: figures.TaskTest | None) -> tuple[str, str]:
-    if test is not None and test.loss():
+    if test is not None and test.is_loss():
         return fmt.LOSS, "red"
-    return (fmt.GAIN, "green") if test is not None and test.gain() else (" ", "")
+    return (fmt.GAIN, "green") if test is not None and test.is_gain() else (" ", "")
 
 
 def _legend(
@@ -218,8 +218,8 @@ def _legend(
         if pareto.indistinguishable
         else []
     )
-    parts += [f"{fmt.LOSS} significant loss"] if any(test.loss() for test in tests.values()) else []
-    parts += [f"{fmt.GAIN} significant gain"] if any(test.gain() for test in tests.values()) else []
+    parts += [f"{fmt.LOSS} significant loss"] if any(test.is_loss() for test in tests.values()) else []
+    parts += [f"{fmt.GAIN} significant gain"] if any(test.is_gain() for test in tests.values()) else []
     lines = [f"{'; '.join(parts)}."] if parts else []
     base = figures.reference_words(rows)
     if tests:

@@ -83,9 +83,9 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
         error = figures.finite(test.delta_stderr)
         line.append("" if error is None else f" ±{error * scale:.{digits}f}", colours.soft)
         line.append(f" p {fmt.p_relation(test.adjusted)}", colours.soft)
-        if test.loss():
+        if test.is_loss():
             line.append(f" {fmt.LOSS} loss", colours.bad)
-        elif test.gain():
+        elif test.is_gain():
             line.append(f" {fmt.GAIN} gain", colours.good)
     return [line]
 

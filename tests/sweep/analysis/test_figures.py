@@ -43,9 +43,9 @@ def test_holm_runs_over_every_variant_and_task_of_the_sweep():
         ("Q2", "a"): pytest.approx(0.004),
         ("Q2", "b"): pytest.approx(0.03),
     }
-    assert [key for key, test in tests.items() if test.loss()] == [("Q4", "a"), ("Q2", "a")]
-    assert [key for key, test in tests.items() if test.gain()] == [("Q2", "b")]  # a gain is not a loss
-    assert not figures.task_tests([*records, scored("Q3", 3, {"a": acc(0.86, -0.04, 0.02)})])[("Q4", "a")].loss()
+    assert [key for key, test in tests.items() if test.is_loss()] == [("Q4", "a"), ("Q2", "a")]
+    assert [key for key, test in tests.items() if test.is_gain()] == [("Q2", "b")]  # a gain is not a loss
+    assert not figures.task_tests([*records, scored("Q3", 3, {"a": acc(0.86, -0.04, 0.02)})])[("Q4", "a")].is_loss()
 
 
 def test_p_values_that_the_run_corrected_are_used():
@@ -59,8 +59,8 @@ def test_p_values_that_the_run_corrected_are_used():
 def test_a_higher_value_is_a_loss_if_lower_is_better():
     worse = TaskScore("word_perplexity", 12.0, 0.1, 50, 0.5, 0.01, 1e-9, higher_is_better=False)
     test = figures.task_tests([scored("Q2", 2, {"text": worse})])[("Q2", "text")]
-    assert test.loss()
-    assert not test.gain()
+    assert test.is_loss()
+    assert not test.is_gain()
 
 
 def test_a_difference_without_a_p_value_is_tested_by_its_error():

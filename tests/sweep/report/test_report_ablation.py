@@ -51,7 +51,7 @@ def test_losses_are_paired_by_window() -> None:
     assert [point.loss.delta for point in points] == pytest.approx([0.0, 0.004, 0.5])
     variance = sum(noise**2 for noise in NOISE) / 8
     assert [point.loss.stderr for point in points] == pytest.approx([(variance / 8) ** 0.5] * 3)
-    assert [point.costs for point in points] == [False, False, True]
+    assert [point.differs for point in points] == [False, False, True]
     assert points[0].is_best
     assert points[0].behind is None
     behind = points[1].behind
