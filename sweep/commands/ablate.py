@@ -38,7 +38,7 @@ from sweep.record import Perplexity
 from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace, open_workspace, sharing
 
-FLOAT = "the float model"
+FLOAT_MODEL = "the float model"
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _cells(study: Study, space: design_space.DesignSpace, resources: ComputeReso
     distributions = Artefact(f"{study.folder}/reference-{float_key[:16]}.logprobs")
     survey, reference = SurveyJob(study), RecipeJob(study, distributions)
     cells = [Cell(survey.key(resources), study.name, "reading the calibration text", survey)]
-    cells.append(Cell(reference.key(resources), study.name, FLOAT, reference))
+    cells.append(Cell(reference.key(resources), study.name, FLOAT_MODEL, reference))
     for recipe in space.points:
         job = RecipeJob(study, distributions, recipe)
         needs = (reference.key(resources), *([survey.key(resources)] if recipe.needs_text else []))
@@ -192,7 +192,7 @@ def _digest(content: bytes) -> str:
 
 
 def _reference(plan: AblationPlan, outcomes: dict[str, Outcome]) -> RecipeMeasurement:
-    (cell,) = (cell for cell in plan.cells if cell.name == FLOAT)
+    (cell,) = (cell for cell in plan.cells if cell.name == FLOAT_MODEL)
     outcome = outcomes[cell.key]
     if outcome.error is not None:
         raise InputError(outcome.error)

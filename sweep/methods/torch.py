@@ -17,14 +17,14 @@ from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.jobs.settings import Settings
 from sweep.methods.base import PredictedSize, Variant
 
-FLOAT = "torch:BF16"
+TORCH_FLOAT = "torch:BF16"
 
 
 @dataclass(frozen=True)
 class TorchVariant(Variant):
     """A variant that torch runs. `kv_type` is the type of its KV cache."""
 
-    baseline = FLOAT
+    baseline = TORCH_FLOAT
     kv_type: ClassVar[str] = "bf16"
 
     def settings(self, settings: Settings) -> Settings:
@@ -74,12 +74,12 @@ class TorchFloat(TorchVariant):
 
     kind = "torch"
     opener = "torch"
-    usage = FLOAT
+    usage = TORCH_FLOAT
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        if text != FLOAT:
-            raise InputError(f"{text}: the only variant that torch runs without a recipe is {FLOAT}")
+        if text != TORCH_FLOAT:
+            raise InputError(f"{text}: the only variant that torch runs without a recipe is {TORCH_FLOAT}")
         return cls(text)
 
     def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
@@ -97,4 +97,4 @@ class TorchFloat(TorchVariant):
 
     @classmethod
     def suggested_names(cls) -> tuple[str, ...]:
-        return (FLOAT,)
+        return (TORCH_FLOAT,)

@@ -13,7 +13,7 @@ import presets
 from converters.errors import InputError
 from sweep.methods.int8 import Int8
 from sweep.methods.registry import method, parse, parse_list, with_baselines
-from sweep.methods.torch import FLOAT as TORCH_FLOAT
+from sweep.methods.torch import TORCH_FLOAT
 
 MICRO = presets.builtin_models()["micro"]
 RECIPE = "sq-ph-dyn"
