@@ -36,7 +36,7 @@ class InputCheckJob(Job[CheckPassed]):
         from sweep.measure.plain_text import save_text
 
         for task in self.tasks:
-            check_task(task.name, task.place(site.root), task.options)
+            check_task(task.name, task.location(site.root), task.options)
         dataset = self.dataset
         if dataset is not None and not (file := site.path(dataset.file)).exists():
             save_text(dataset.path, dataset.name, dataset.split, file, dataset.option)

@@ -53,7 +53,7 @@ class Task:
     def is_local(self) -> bool:
         return self.folder is not None or self.data is not None
 
-    def place(self, root: Path) -> TaskLocation:
+    def location(self, root: Path) -> TaskLocation:
         """Where lm-eval finds the task and its data; `root` is the workspace's folder."""
         from sweep.measure.lm_eval_tasks import TaskLocation
 

@@ -83,7 +83,7 @@ class TaskJob(MeasurementJob[TaskResult]):
         from sweep.measure.harness import run_task
 
         backend, task, options = site.open(self.model), self.task, self.task.options
-        run = run_task(backend, task.name, task.place(site.root), options, site.progress)
+        run = run_task(backend, task.name, task.location(site.root), options, site.progress)
         primary = run.primary
         data = task.data or task.folder
         return TaskResult(

@@ -240,7 +240,7 @@ def _factory_class() -> type[Any]:
             if not isinstance(config.get("task"), str) or "class" in config or "group" in config:
                 return config
             if self._local is not None:
-                config = self._local.over(config, self._options.num_fewshot)
+                config = self._local.replace_data_set(config, self._options.num_fewshot)
             if needs is not None and not _has(needs.resource):
                 config["process_docs"] = self._without(needs, config)
             return config

@@ -42,7 +42,7 @@ class LocalData:
             raise InputError(f"{self.folder}: two files for the split '{split}': {found[0].name} and {found[1].name}")
         return found[0] if found else None
 
-    def over(self, config: dict[str, Any], num_fewshot: int | None) -> dict[str, Any]:
+    def replace_data_set(self, config: dict[str, Any], num_fewshot: int | None) -> dict[str, Any]:
         """The configuration of a task of lm-eval with these files in place of its data set.
 
         The few-shot examples are the first items of the few-shot, training or validation split, and are the same for
