@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terminal import Redraw, Terminal
+from terminal import Redraw, TimedTerminal
 
 from sweep.artefact import Artefact
 from sweep.commands.launch import Command, Launch
@@ -126,10 +126,10 @@ def main() -> None:
         starts = sorted(1000 * first_frame(workspace) for _ in range(3))
         print(f"start to the first frame: median {statistics.median(starts):.0f} ms (n = {len(starts)})")
         print(f"\n{'ms':34}{'median':>8}{'95 %':>8}{'first':>8}{'CPU':>8}{'n':>6}")
-        with closing(Terminal([sys.executable, "-c", TEXTUAL_ALONE])) as terminal:
+        with closing(TimedTerminal([sys.executable, "-c", TEXTUAL_ALONE])) as terminal:
             terminal.wait_for("column 11")
             terminal.settle(1.0)
-            tell("Textual alone: down, up", measure(terminal, Case("", (DOWN, DOWN, UP, UP)), given.rounds))
+            report("Textual alone: down, up", measure(terminal, Case("", (DOWN, DOWN, UP, UP)), given.rounds))
         for load in ("alone", "with a running sweep"):
             print(f"{load}:")
             for name, lead, cases in SCREENS:
@@ -141,10 +141,10 @@ def main() -> None:
                         terminal.send(key)
                         terminal.settle(READY)
                     for case in cases:
-                        tell(f"  {name}: {case.name}", measure(terminal, case, given.rounds))
+                        report(f"  {name}: {case.name}", measure(terminal, case, given.rounds))
 
 
-def tell(what: str, found: list[Redraw]) -> None:
+def report(what: str, found: list[Redraw]) -> None:
     """Print latencies in ms: to the last frame, `first` to the first frame, and the mean of the program's CPU time."""
     last = sorted(1000 * one.last for one in found)
     high = last[min(len(last) - 1, round(0.95 * len(last)))]
@@ -153,7 +153,7 @@ def tell(what: str, found: list[Redraw]) -> None:
     print(f"{what:34}{statistics.median(last):8.1f}{high:8.1f}{first:8.1f}{spent:8.1f}{len(last):6}", flush=True)
 
 
-def measure(terminal: Terminal, case: Case, rounds: int) -> list[Redraw]:
+def measure(terminal: TimedTerminal, case: Case, rounds: int) -> list[Redraw]:
     """The redraws of all keys after which a frame was drawn."""
     for key in case.lead:
         terminal.press(key)
@@ -168,10 +168,10 @@ def measure(terminal: Terminal, case: Case, rounds: int) -> list[Redraw]:
     return [one for one in found if one is not None]
 
 
-def opened(workspace: Workspace, run: str) -> Terminal:
+def opened(workspace: Workspace, run: str) -> TimedTerminal:
     """`sweep tui` at its results, or at the run while it is running."""
     command = "from sweep.cli import main; main()"
-    terminal = Terminal([sys.executable, "-c", command, "tui", run, "--workspace", str(workspace.root)])
+    terminal = TimedTerminal([sys.executable, "-c", command, "tui", run, "--workspace", str(workspace.root)])
     terminal.settle(READY)
     return terminal
 
@@ -254,7 +254,7 @@ def result(cell: Cell, number: int) -> dict[str, object]:
 def first_frame(workspace: Workspace) -> float:
     """Seconds from the start of the program to the first drawn screen."""
     command = "from sweep.cli import main; main()"
-    with closing(Terminal([sys.executable, "-c", command, "tui", "--workspace", str(workspace.root)])) as terminal:
+    with closing(TimedTerminal([sys.executable, "-c", command, "tui", "--workspace", str(workspace.root)])) as terminal:
         return terminal.wait_for("Results")
 
 

@@ -34,7 +34,7 @@ class Redraw:
     cpu: float
 
 
-class Terminal:
+class TimedTerminal:
     """A terminal of `columns` x `lines`. Must be closed, which kills the program."""
 
     def __init__(self, command: Sequence[str], columns: int = 140, lines: int = 40) -> None:

@@ -32,7 +32,7 @@ _Difference = TypeVar("_Difference", TaskDifference, LossDifference, TextDiffere
 
 
 @dataclass(frozen=True)
-class _RunResults:
+class _ComparedRun:
     """A run with its cells by (variant, name) and their outcomes by key."""
 
     plan: Plan
@@ -156,16 +156,16 @@ def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both:
     return [(variant_a, variant_b)]
 
 
-def _results(plan: Plan, store: Store) -> _RunResults:
+def _results(plan: Plan, store: Store) -> _ComparedRun:
     outcomes = store.outcomes(cell.key for cell in plan.cells)
     compared = (cell.key for cell in plan.cells if isinstance(cell.job, TextJob | TaskJob))
     measured = any(outcomes[key].row for key in compared if key in outcomes)
     if not measured:
         raise InputError(f"run {plan.run} has no results yet; repeat its `sweep run` command to resume it")
-    return _RunResults(plan, {(cell.variant, cell.name): cell for cell in plan.cells}, outcomes)
+    return _ComparedRun(plan, {(cell.variant, cell.name): cell for cell in plan.cells}, outcomes)
 
 
-def _settings(a: _RunResults, b: _RunResults) -> list[str]:
+def _settings(a: _ComparedRun, b: _ComparedRun) -> list[str]:
     """A note on the settings that differ between the runs: they may explain a difference instead of the model."""
     if a.plan.run == b.plan.run:
         return []
@@ -196,7 +196,7 @@ def _holm(found: list[_Difference]) -> list[_Difference]:
     return [replace(entry, p_holm=float(p)) for entry, p in zip(found, adjusted, strict=True)]
 
 
-def _is_comparable(a: _RunResults, b: _RunResults, pair: tuple[str, str], name: str, notes: _Notes) -> bool:
+def _is_comparable(a: _ComparedRun, b: _ComparedRun, pair: tuple[str, str], name: str, notes: _Notes) -> bool:
     """Whether both sides have the figure, each from its own measurement. If not, a note says why."""
     missing = [(run, variant) for run, variant in ((a, pair[0]), (b, pair[1])) if run.result(variant, name) is None]
     for run, variant in missing:
@@ -211,7 +211,7 @@ def _is_comparable(a: _RunResults, b: _RunResults, pair: tuple[str, str], name: 
 
 
 def _tasks(
-    a: _RunResults, b: _RunResults, pairs: list[tuple[str, str]], store: Store, notes: _Notes
+    a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], store: Store, notes: _Notes
 ) -> Iterator[TaskDifference]:
     for alone, other in ((a, b), (b, a)):
         only = [task for task in alone.tasks if task not in other.tasks]
@@ -270,7 +270,7 @@ def _difference(
     return compare_differences(differences, subjects, binary=binary)
 
 
-def _losses(a: _RunResults, b: _RunResults, pairs: list[tuple[str, str]], store: Store) -> Iterator[LossDifference]:
+def _losses(a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], store: Store) -> Iterator[LossDifference]:
     """Losses of the variants against their own baselines, for tasks whose four measurements are all different."""
     for variant_a, variant_b in pairs:
         base_a, base_b = a.plan.reference_of(variant_a), b.plan.reference_of(variant_b)
@@ -303,7 +303,7 @@ def _losses(a: _RunResults, b: _RunResults, pairs: list[tuple[str, str]], store:
             )
 
 
-def _text(a: _RunResults, b: _RunResults, pairs: list[tuple[str, str]], notes: _Notes) -> Iterator[TextDifference]:
+def _text(a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], notes: _Notes) -> Iterator[TextDifference]:
     for pair in pairs:
         references = a.reference(pair[0]), b.reference(pair[1])
         same_reference = references[0] is not None and references[0] == references[1]
@@ -336,7 +336,7 @@ def _text_difference(
     return TextDifference(*pair, figure, a, b, compare_differences(after - before), p_holm=1.0)
 
 
-def _other_reference(a: _RunResults, b: _RunResults, pair: tuple[str, str]) -> str:
+def _other_reference(a: _ComparedRun, b: _ComparedRun, pair: tuple[str, str]) -> str:
     across = a.model != b.model
     why = (
         "divergences of different models have no common zero"

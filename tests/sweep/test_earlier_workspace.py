@@ -34,7 +34,7 @@ EXPECTED: dict[str, Any] = json.loads((EARLIER / "expected.json").read_text())
 MICRO = presets.builtin_models()["micro"]
 
 
-class Host(LocalHost):
+class TwoThreadHost(LocalHost):
     """The machine that made the results: two threads, no GPU."""
 
     def resources(self, engines: Collection[str]) -> ComputeResources:
@@ -65,7 +65,7 @@ def test_a_sweep_finds_every_earlier_result(workspace: Workspace) -> None:
         gpu=("24GiB",),
         workspace=workspace.root,
     )
-    plan = prepare(request, lambda _: None, Host()).plan
+    plan = prepare(request, lambda _: None, TwoThreadHost()).plan
     assert plan.run == EXPECTED["run"]
     with Store(workspace.database) as store:
         assert cells_to_run(plan.cells, store, workspace.root) == []

@@ -55,18 +55,18 @@ def score(doc, results):
 
 
 @dataclass(frozen=True)
-class Ended:
+class SweepEnd:
     code: int
     records: dict[str, dict[str, Any]]
     errors: list[str]
 
 
-def finished(process: subprocess.Popen[str]) -> Ended:
+def finished(process: subprocess.Popen[str]) -> SweepEnd:
     out, err = process.communicate(timeout=300)
     assert "Traceback" not in err
     last = json.loads(out.splitlines()[-1])
     assert last["event"] == "finished", err
-    return Ended(process.returncode, {record["variant"]: record for record in last["records"]}, err.splitlines())
+    return SweepEnd(process.returncode, {record["variant"]: record for record in last["records"]}, err.splitlines())
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
