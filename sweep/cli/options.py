@@ -170,7 +170,7 @@ _REFERENCE = _option(
     metavar="auto|VARIANT|FILE",
     show_default="the preset's, BF16 in the built-in presets",
 )
-_MAKING = (
+_PREPARATION = (
     Option("imatrix", str | None, common.IMATRIX),
     Option(
         "calibration",
@@ -345,8 +345,8 @@ _BASE_FILE = _option(
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 RUN = (
-    _MODEL, *_CHOICE, _REFERENCE, *_MAKING, *_TASKS, *_RUN_TEXT, _CONTEXT, _GPUS, *_PLACEMENT, *_EXECUTION, _DRY_RUN,
-    _KEEP, _WORKSPACE,
+    _MODEL, *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_RUN_TEXT, _CONTEXT, _GPUS, *_PLACEMENT, *_EXECUTION,
+    _DRY_RUN, _KEEP, _WORKSPACE,
 )  # fmt: skip
 EVAL = (
     _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _WORKSPACE,
