@@ -40,7 +40,7 @@ def ablate(
         "--design-space",
         metavar="FILE",
         help="TOML file that lists settings of a recipe and the combinations of them to measure.",
-        show_default="presets/int8-design-space.toml",
+        show_default="the built-in design space, presets/int8-design-space.toml",
         rich_help_panel=Panel.VARIANTS,
     ),
     perplexity: Path | None = common.perplexity("perplexity and KL divergence"),
@@ -58,7 +58,7 @@ def ablate(
     dtype: Dtype = typer.Option(
         Dtype.BFLOAT16,
         "--dtype",
-        help="dtype of the layers that stay unquantized.",
+        help="Data type of the layers that are not quantized.",
         rich_help_panel=Panel.VARIANTS,
     ),
     device: str | None = common.device(None, "to compute on", "cuda if available, otherwise cpu"),
@@ -68,8 +68,8 @@ def ablate(
 ) -> int:
     """Measure what each setting of an int8 recipe costs in accuracy.
 
-    Every recipe of a design space is applied to the model as fake-quant. The perplexity and the KL divergence of each
-    recipe are shown as a table and as heat maps.
+    Every recipe of a design space is measured as fake-quant: values are rounded to int8 but multiplied in float. A
+    table and heat maps show the perplexity and the KL divergence of each recipe.
 
     The result of each recipe is stored as soon as it is measured. If the command is interrupted, run it again to
     resume.

@@ -16,6 +16,7 @@ from sweep.defaults import DEFAULT_CONTEXT
 BUILT_IN = "a built-in model (micro, micro-moe)"
 CHECKPOINT = "a checkpoint directory"
 GGUF_FILE = "a .gguf file"
+GGUF_FILE_OR_HUB_FILE = "a .gguf file (also on the Hub: hub:OWNER/REPO/FILE.gguf)"
 HUB_ID = "a Hugging Face model id (Qwen/Qwen3-4B)"
 
 OWN_TEXT = "a built-in model's own text"
@@ -111,7 +112,7 @@ def context(minimum: int) -> Any:
         None,
         "--ctx",
         min=minimum,
-        help="Context length used for the memory estimate, in tokens per sequence.",
+        help="Context length that the memory figures are for, in tokens per sequence.",
         show_default=f"{DEFAULT_CONTEXT}, or the model's maximum if that is smaller",
         rich_help_panel=Panel.MEMORY,
     )

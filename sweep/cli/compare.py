@@ -35,7 +35,7 @@ def compare(
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
 ) -> int:
-    """Show which differences between two runs are significant.
+    """Show which differences between two runs, or two variants, are significant.
 
     Task scores are compared item by item, perplexity and KL divergence window by window. Variants with the same name
     are compared with each other.

@@ -37,7 +37,7 @@ def convert(
         common.CHECKPOINT,
         common.GGUF_FILE,
         common.HUB_ID,
-        "with --dry-run the name of a public model (Qwen3.6-27B)",
+        "with --dry-run, the name of a public model (Qwen3.6-27B)",
     ),
     to: str = typer.Option(
         ...,
@@ -93,7 +93,7 @@ def convert(
         "--memory-budget",
         parser=byte_count,
         metavar="SIZE",
-        help="Maximum RAM of the export, such as 512MiB. A small budget makes it slower.",
+        help="Maximum RAM that the export uses, such as 512MiB. A small budget makes the export slower.",
         show_default="no limit",
         rich_help_panel=Panel.MEMORY,
     ),

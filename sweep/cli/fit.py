@@ -19,7 +19,7 @@ Which quants of a public model fit on one GPU:
   $ sweep fit Qwen3.6-27B --gpu "RTX 4090"
 The same for two GPUs, a long context and a smaller KV cache:
   $ sweep fit Qwen3.6-27B --gpu "2xRTX 4090" --ctx 65536 --kv-type q8_0
-A GPU and RAM of this size, and how each figure is computed:
+A GPU and RAM of given sizes, and how each figure is computed:
   $ sweep fit Qwen3.6-27B --gpu 12GiB --gpu "64GiB RAM" --explain
 Print only the name of the best variant that fits, for a script:
   $ sweep fit micro --gpu 24GiB --best --format quiet
@@ -31,7 +31,7 @@ def fit(
         common.BUILT_IN,
         common.CHECKPOINT,
         "a config.json",
-        common.GGUF_FILE,
+        common.GGUF_FILE_OR_HUB_FILE,
         common.HUB_ID,
         "the name of a public model (Qwen3.6-27B)",
     ),
@@ -39,7 +39,7 @@ def fit(
         None,
         "--variants",
         metavar="LIST",
-        help="Variants to check, separated by commas: quants, int8:RECIPE, gguf:PATH or hub:REPO/FILE.",
+        help="Variants to check, separated by commas: quants, int8:RECIPE, gguf:FILE or hub:OWNER/REPO/FILE.gguf.",
         show_default="all quants and all built-in int8 recipes",
         rich_help_panel=Panel.VARIANTS,
     ),
@@ -91,8 +91,8 @@ def fit(
     best: bool = typer.Option(
         False,
         "--best",
-        help="Also name the variant to run: of those that fit, the variant with the lowest KL divergence in this "
-        "workspace. If none is measured, the variant with the most bits per weight, marked as a guess.",
+        help="Also name the variant to run: of those that fit, the variant with the lowest KL divergence measured in "
+        "this workspace. If none is measured, the variant with the most bits per weight, marked as a guess.",
         rich_help_panel=Panel.OUTPUT,
     ),
     explain: bool = typer.Option(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sweep.commands import int8 as command
 
 EXAMPLES = """
-Quantize the built-in model with SmoothQuant and per-token activations:
+Quantize the built-in model with SmoothQuant and per-token scales:
   $ sweep int8 micro --recipe sq-ph-dyn --out micro-int8
 Quantize only the weights, which needs no calibration:
   $ sweep int8 Qwen/Qwen3-4B --recipe w8a16 --out Qwen3-4B-w8a16

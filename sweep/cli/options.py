@@ -130,9 +130,7 @@ _MODEL = Option("model", str, common.model(common.BUILT_IN, common.CHECKPOINT, c
 _EVALUATED = Option(
     "model",
     str,
-    common.model(
-        "a .gguf file (also on the Hub: hub:ORG/REPO/FILE.gguf)", common.BUILT_IN, common.CHECKPOINT, common.HUB_ID
-    ),
+    common.model(common.GGUF_FILE_OR_HUB_FILE, common.BUILT_IN, common.CHECKPOINT, common.HUB_ID),
 )
 _CHOICE = (
     _option(
@@ -148,8 +146,8 @@ _CHOICE = (
         Panel.VARIANTS,
         "variants",
         str | None,
-        "Variants to add to the preset, separated by commas: quants, gguf:PATH, hub:REPO/FILE, int8:RECIPE or "
-        "fq:RECIPE. A list that starts with = replaces the variants of the preset.",
+        "Variants to add to the preset, separated by commas: quants, gguf:FILE, hub:OWNER/REPO/FILE.gguf, "
+        "int8:RECIPE or fq:RECIPE (fake-quant). A list that starts with = replaces the variants of the preset.",
         metavar="LIST",
     ),
 )
@@ -165,8 +163,8 @@ _REFERENCE = _option(
     Panel.VARIANTS,
     "reference",
     str | None,
-    "What the variants are compared with: a variant; auto, which is BF16 if it fits in memory and Q8_0 otherwise; or "
-    "a file of log-probabilities from `sweep eval --write-base` or llama-perplexity.",
+    "What the variants are compared with: a variant; auto, which is BF16 if it fits in GPU memory or RAM, and Q8_0 "
+    "otherwise; or a file of log-probabilities from `sweep eval --write-base` or llama-perplexity.",
     metavar="auto|VARIANT|FILE",
     show_default="the preset's, BF16 in the built-in presets",
 )
@@ -230,8 +228,8 @@ _TASKS = (
         Panel.MEASUREMENTS,
         "thinking",
         Switch | None,
-        "Ask the model to reason before it answers, or not to. Reasoning is removed before scoring. Implies "
-        '--chat-template. Multiple-choice tasks reject "on".',
+        "Ask the model to reason before it answers (on) or not to reason (off). Reasoning is removed before scoring. "
+        'Implies --chat-template. Multiple-choice tasks reject "on".',
         convert=_is_on,
         show_default="as the chat template does",
     ),

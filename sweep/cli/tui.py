@@ -20,7 +20,7 @@ def tui(
         None,
         "RUN",
         "The run to show: its id or a unique beginning of the id.",
-        show_default="no run; the Fit screen opens",
+        show_default="the latest run if it is running; otherwise the Fit screen opens",
     ),
     workspace: Path | None = common.WORKSPACE,
 ) -> None:

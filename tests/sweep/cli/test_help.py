@@ -64,7 +64,7 @@ def test_every_option_shows_its_default_or_needs_none(name: str) -> None:
 def test_help_shows_names_values_defaults_and_limits() -> None:
     page = " ".join(" ".join(help_of("run")).split())
     assert (
-        "--ctx N Context length used for the memory estimate, in tokens per sequence. [64 or more; default: 8192"
+        "--ctx N Context length that the memory figures are for, in tokens per sequence. [64 or more; default: 8192"
         in page
     )
     assert "--keep all|best|none" in page
