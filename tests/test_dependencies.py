@@ -1,6 +1,6 @@
-"""What is used of dependencies beyond their documented APIs. Each test names the dependency, and what breaks with it.
+"""The undocumented parts of dependencies that this program uses. A test that fails names the part, and what breaks.
 
-pyproject.toml pins these dependencies, or bounds them. After raising a bound, what fails here is what has to be ported.
+pyproject.toml pins these dependencies, or bounds them. After raising a bound, port the modules that failing tests name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ MICRO = presets.builtin_models()["micro"]
 
 @dataclass(frozen=True)
 class Use:
-    """`check` raises what is wrong, where `uses` of `dependency` has moved; then `breaks`, in the module `where`."""
+    """A use of an undocumented part of a dependency.
+
+    `uses` is the part, `where` names the modules that use it, and `breaks` says what breaks without it. `check` raises
+    AssertionError or ImportError if the part has changed.
+    """
 
     dependency: str
     uses: str
@@ -47,7 +51,7 @@ class Use:
 
 
 def has(path: str, *names: str, parameters: Iterable[str] = ()) -> Callable[[], None]:
-    """That there is such an object, with these attributes, and that it can be called with these parameters."""
+    """A check that the object `path` exists, has the attributes `names`, and can be called with these parameters."""
 
     def check() -> None:
         module, _, name = path.partition(":")
@@ -57,8 +61,8 @@ def has(path: str, *names: str, parameters: Iterable[str] = ()) -> Callable[[], 
             found = getattr(found, part)
         missing = [attribute for attribute in names if not hasattr(found, attribute)]
         assert not missing, f"{path} has no {', '.join(missing)}"
-        wanted = set(parameters)
-        assert not wanted or wanted <= set(inspect.signature(found).parameters), f"{path} takes no {sorted(wanted)}"
+        used = set(parameters)
+        assert not used or used <= set(inspect.signature(found).parameters), f"{path} takes no {sorted(used)}"
 
     return check
 
@@ -89,8 +93,8 @@ def caches_are_made_of_layers() -> None:
         assert hasattr(state, name), f"LinearAttentionLayer has no {name}"
 
 
-def logs_are_read() -> None:
-    """What is read of llama.cpp's log is there, for a model that has all of it: attention and linear layers."""
+def log_lines_are_found() -> None:
+    """All lines of llama.cpp's log that are read are found, for a model with attention and linear layers."""
     source = open_source("micro-moe")
     types = {tensor.type.name for tensor in plan_export(source, ["Q4_K_M"])["Q4_K_M"].tensors}
     assert types > {"F32", "Q4_K"}, f"the quantizer's dry run names the types {sorted(types)}"
@@ -98,15 +102,15 @@ def logs_are_read() -> None:
         ghost(source.structure, source.tensors) as path,
         loaded_ghost(path, LoadOptions(), (), "micro-moe") as loaded,
     ):
-        told = context_memory(loaded, ContextOptions(256), (), "micro-moe")
-    nothing = [field.name for field in fields(told) if getattr(told, field.name) in (0, (0,), frozenset())]
-    assert not nothing, f"llama.cpp tells no {', '.join(nothing)} of a context"
+        memory = context_memory(loaded, ContextOptions(256), (), "micro-moe")
+    missing = [field.name for field in fields(memory) if getattr(memory, field.name) in (0, (0,), frozenset())]
+    assert not missing, f"llama.cpp does not log {', '.join(missing)} of a context"
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "micro-moe-Q8_0.gguf"
         export(source, {"Q8_0": file})
         with Model(file) as opened, Context(opened, ContextOptions(256)) as context:
-            assert opened.allocated_bytes > file.stat().st_size / 2, "llama.cpp tells no size of a model's buffers"
-            assert context.recurrent_bytes, "llama.cpp tells no size of a context's recurrent state"
+            assert opened.allocated_bytes > file.stat().st_size / 2, "llama.cpp does not log the size of buffers"
+            assert context.recurrent_bytes, "llama.cpp does not log the size of a context's recurrent state"
 
 
 def all_of(*checks: Callable[[], None]) -> Callable[[], None]:
@@ -122,7 +126,7 @@ USES = (
         "lm-eval",
         "lm_eval.tasks._factory.TaskFactory._load_full_config(entry, overrides)",
         "sweep/measure/lm_eval_tasks.py",
-        "local data is not put in the place of the hub's, and tasks download",
+        "local data does not replace the hub's, and tasks download data",
         has("lm_eval.tasks._factory:TaskFactory._load_full_config", parameters=("self", "entry", "overrides")),
     ),
     Use(
@@ -143,7 +147,7 @@ USES = (
         "lm-eval",
         "names in lm_eval.api.task, lm_eval.evaluator and lm_eval.utils that are replaced",
         "sweep/measure/harness.py",
-        "bars cross the screen, git is run, and templates are compiled anew for each item",
+        "progress bars are drawn over the screen, git is run, and templates are compiled again for each item",
         all_of(
             has("lm_eval.api.task", "tqdm"),
             has("lm_eval.evaluator", "add_env_info", "get_git_commit_hash"),
@@ -154,14 +158,14 @@ USES = (
         "transformers",
         "DynamicCache.layers: DynamicLayer, LinearAttentionLayer and their states",
         "sweep/backends/torch_cache.py, int8/kv_cache.py",
-        "sequences cannot share a prefix, and no cache is held in int8",
+        "sequences cannot share a prefix, and caches cannot be stored in int8",
         caches_are_made_of_layers,
     ),
     Use(
         "transformers",
         "transformers.cache_utils.CacheLayerMixin and what a layer of a cache overrides",
         "sweep/backends/torch_cache.py",
-        "the paged cache is no cache to a model",
+        "models do not accept the paged cache",
         has(
             "transformers.cache_utils:CacheLayerMixin",
             "update",
@@ -174,7 +178,7 @@ USES = (
         "transformers",
         "AttentionInterface, AttentionMaskInterface, sdpa_attention_forward, sdpa_mask",
         "int8/fakequant.py, int8/attention.py, int8/calibration_passes.py",
-        "attention is neither watched nor quantized",
+        "attention is neither observed nor quantized",
         all_of(
             has("transformers:AttentionInterface", "register"),
             has("transformers:AttentionMaskInterface", "register"),
@@ -196,7 +200,7 @@ USES = (
         "transformers",
         "transformers.utils.chat_template_utils.render_jinja_template",
         "sweep/measure/lm_eval_model.py",
-        "prompts in a model's chat template cannot be made",
+        "prompts cannot be written in a model's chat template",
         has(
             "transformers.utils.chat_template_utils:render_jinja_template",
             parameters=("conversations", "chat_template", "add_generation_prompt", "continue_final_message"),
@@ -228,7 +232,7 @@ USES = (
         "regular expressions over lines that llama.cpp logs",
         "converters/llamacpp/tensor_types.py, memory.py, model.py",
         "types of tensors are not planned, and memory is predicted as 0",
-        logs_are_read,
+        log_lines_are_found,
     ),
     Use(
         "typer",
@@ -254,12 +258,12 @@ USES = (
 
 
 @pytest.mark.parametrize("use", USES, ids=[f"{use.dependency}: {use.uses}" for use in USES])
-def test_what_is_private_is_still_there(use: Use) -> None:
+def test_undocumented_parts_still_exist(use: Use) -> None:
     try:
         use.check()
     except (AssertionError, ImportError) as error:
         pytest.fail(
-            f"{use.dependency} {version(use.dependency)} has moved {use.uses} ({error}): {use.breaks};"
+            f"{use.dependency} {version(use.dependency)} has changed {use.uses} ({error}): {use.breaks};"
             f" port {use.where}, or keep the bound in pyproject.toml"
         )
 
@@ -272,9 +276,9 @@ REQUIRED = requirements(PROJECT["dependencies"])
 
 
 @pytest.mark.parametrize("dependency", sorted({use.dependency for use in USES}))
-def test_what_is_used_privately_is_pinned_or_bounded(dependency: str) -> None:
+def test_dependencies_with_undocumented_uses_are_pinned_or_bounded(dependency: str) -> None:
     operators = {clause.operator for clause in REQUIRED[dependency].specifier}
-    assert operators & {"==", "<"}, f"{dependency}: write an exact version or an upper bound, with the reason beside it"
+    assert operators & {"==", "<"}, f"{dependency}: write an exact version or an upper bound, with a reason"
 
 
 def test_the_tested_versions_are_within_the_bounds() -> None:
@@ -288,14 +292,14 @@ def test_the_tested_versions_are_within_the_bounds() -> None:
 
 OURS = {"presets", "converters", "int8", "sweep", "tui"}
 MODULES = {"llama_cpp": "llama-cpp-python", "pynvml": "nvidia-ml-py"}
-"""Modules that are not called as what brings them."""
-CARRIED = {"triton": "torch", "tokenizers": "transformers", "evaluate": "lm-eval", "immutabledict": "lm-eval"}
-CARRIED |= {"langdetect": "lm-eval", "nltk": "lm-eval"}
-"""Modules that come with a declared dependency, which chooses their version."""
+"""Modules whose name differs from that of their distribution."""
+INDIRECT = {"triton": "torch", "tokenizers": "transformers", "evaluate": "lm-eval", "immutabledict": "lm-eval"}
+INDIRECT |= {"langdetect": "lm-eval", "nltk": "lm-eval"}
+"""Modules that a declared dependency installs, which chooses their version."""
 
 
 def imported(file: Path) -> set[str]:
-    """The libraries that a file imports, wherever in it."""
+    """The libraries that a file imports anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -305,7 +309,7 @@ def imported(file: Path) -> set[str]:
     return found - OURS - set(sys.stdlib_module_names)
 
 
-def test_every_library_that_the_product_imports_is_declared_and_the_other_way_round() -> None:
+def test_declared_dependencies_are_exactly_the_imported_libraries() -> None:
     libraries = set().union(*(imported(file) for package in OURS for file in (ROOT / package).rglob("*.py")))
-    declared = {canonicalize_name(MODULES.get(name) or CARRIED.get(name) or name) for name in libraries | {"pynvml"}}
+    declared = {canonicalize_name(MODULES.get(name) or INDIRECT.get(name) or name) for name in libraries | {"pynvml"}}
     assert declared == set(REQUIRED)
