@@ -1,7 +1,8 @@
-"""The command line as a user calls it: in a process of its own, or in this one, which spares its imports.
+"""Runs the command line as a user does: in a process of its own (COMMAND), or in this process (`call`).
 
-In this process is enough where a test is about what is answered. Signals, the environment that huggingface_hub reads
-when it is imported, and what runs side by side want a process.
+`call` saves the time of the imports, and is enough for tests of output and exit codes. A test needs a process of its
+own for signals, for commands that run at the same time, and for the environment variables that huggingface_hub reads
+when it is imported.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ COMMAND = (sys.executable, "-c", "from sweep.cli import main; main()")
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in this process, and answer as `subprocess.run` does. What is no exit is raised."""
+    """Run the command line in this process. The result has the form of `subprocess.run`'s; exceptions are raised."""
     words = ["sweep", *map(str, arguments)]
     before, sys.argv = sys.argv, words
     try:
@@ -32,15 +33,15 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
                 except SystemExit as ended:
                     code = ended.code
             assert isinstance(code, int)
-            told = [(file.seek(0), file.read())[1] for file in (out, err)]
+            written = [(file.seek(0), file.read())[1] for file in (out, err)]
     finally:
         sys.argv = before
-    return subprocess.CompletedProcess(words, code, *told)
+    return subprocess.CompletedProcess(words, code, *written)
 
 
 @contextmanager
 def _written_to(number: int, file: TextIO) -> Iterator[None]:
-    """A standard stream goes to a file, what native code writes to it as well."""
+    """Redirect a standard stream to a file, including what native code writes."""
     name = {1: "stdout", 2: "stderr"}[number]
     stream = getattr(sys, name)
     stream.flush()

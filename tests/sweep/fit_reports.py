@@ -1,4 +1,4 @@
-"""Reports of a fit to be shown and chosen from: rows whose every figure the test states."""
+"""Fit reports with given figures, for tests of the output and of the choice of a variant."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def report(rows: Sequence[FitRow], devices: Sequence[Device], **changes: Any) ->
 
 
 def three(*gpus: str) -> FitReport:
-    """One that fits (4 GiB a device), one that does with a part in RAM, and one that does not."""
+    """A report of three variants: one fits (4 GiB per device), one runs partly in RAM, one does not fit."""
     stated = parse_devices(gpus)
     devices = [device for device in stated if device.kind != "cpu"]
     return report(

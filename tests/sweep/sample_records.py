@@ -1,4 +1,4 @@
-"""Plausible records of a sweep that never ran: for looks and logic only, no figure here was measured."""
+"""Records of a sweep that never ran, for tests of output and logic. Their figures are plausible, but not measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A failure during a sweep costs only the figures of its cell. All other cells are measured, and the record says
+"""A failure during a sweep loses only the figures of its cell. All other cells are measured, and the record says
 why."""
 
 from __future__ import annotations

@@ -44,12 +44,12 @@ def test_no_task_differs_between_int8_and_fake_quant_by_more_than_its_paired_err
     found = compare(workspace, f"{finished['run']}:fq:{RECIPE}", f"{finished['run']}:int8:{RECIPE}")
     assert [entry.task for entry in found.tasks] == list(TASKS)
     for entry in found.tasks:
-        told = (
+        message = (
             f"{entry.task}: {entry.a:.3f} fake, {entry.b:.3f} real; difference {entry.difference.delta:+.4f} "
             f"± {entry.difference.stderr:.4f}, p {entry.p_holm:.2f}; flips {entry.flips:.1%}"
         )
-        print(told)
-        assert entry.only_a == entry.only_b == entry.reworded == 0, told
-        assert entry.difference.n == ITEMS, told
-        assert entry.p_holm >= ALPHA, told
-        assert 0 < entry.b < 1, told  # a task in which all items or none fail would show nothing
+        print(message)
+        assert entry.only_a == entry.only_b == entry.reworded == 0, message
+        assert entry.difference.n == ITEMS, message
+        assert entry.p_holm >= ALPHA, message
+        assert 0 < entry.b < 1, message  # a task in which all items or none fail would show nothing

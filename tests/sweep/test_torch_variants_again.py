@@ -46,8 +46,8 @@ def finished(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
 def wait_for(process: subprocess.Popen[str], cell: str, event: str) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        told = json.loads(line)
-        if told["event"] == event and told["cell"] == cell:
+        answer = json.loads(line)
+        if answer["event"] == event and answer["cell"] == cell:
             return
     raise AssertionError(f"{cell} never came to {event}")
 

@@ -62,7 +62,7 @@ def test_layers_are_divided_in_order_and_all_are_placed(total: int, shares: tupl
     for one, share in zip(layers, shares, strict=True):
         assert abs(one - total * share / sum(shares)) <= 1
     if sum(shares) == total:
-        assert layers == shares  # counts come back as they are: that is how a placement is told to llama.cpp
+        assert layers == shares  # llama.cpp gets a placement as the number of layers per device
 
 
 def test_a_model_that_fits_has_the_default_placement() -> None:

@@ -57,12 +57,12 @@ def test_bytes_of_published_encoders_are_exact(name: str) -> None:
 def test_the_projector_counts_on_the_first_device_and_in_the_verdict(tmp_path: Path) -> None:
     directory = write_config(tmp_path / "model", "qwen35", vision_config=VISION)
     (without,) = fit_model(str(directory), ["Q4_K_M"], [GPU], FitOptions(512)).rows
-    (beside,) = fit_model(str(directory), ["Q4_K_M"], [GPU], FitOptions(512, projector=True)).rows
+    (with_projector,) = fit_model(str(directory), ["Q4_K_M"], [GPU], FitOptions(512, projector=True)).rows
     size = projector_figure({"vision_config": VISION}, "m").bytes
-    assert beside.figures["projector"].bytes == size
-    assert beside.figures["weights"] == without.figures["weights"]
-    assert beside.total_bytes - without.total_bytes == size
-    assert without.shares[0].free_bytes - beside.shares[0].free_bytes == size
+    assert with_projector.figures["projector"].bytes == size
+    assert with_projector.figures["weights"] == without.figures["weights"]
+    assert with_projector.total_bytes - without.total_bytes == size
+    assert without.shares[0].free_bytes - with_projector.shares[0].free_bytes == size
 
 
 def test_a_config_without_a_vision_encoder_is_rejected() -> None:

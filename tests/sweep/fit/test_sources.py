@@ -83,11 +83,11 @@ def test_predicted_sizes_of_a_checkpoints_files_are_exact(exported: dict[str, Pa
 
 def test_a_file_is_its_own_variant_with_the_predicted_figures(exported: dict[str, Path]) -> None:
     (planned,) = local("micro", "Q4_K_M").rows
-    (asked,) = local(exported["Q4_K_M"]).rows
-    assert asked.variant == "gguf:micro-Q4_K_M.gguf"
-    assert (asked.file_bytes, asked.total_bytes) == (planned.file_bytes, planned.total_bytes)
-    beside = local("micro", "Q4_K_M", f"gguf:{exported['Q2_K']}")
-    assert [row.file_bytes for row in beside.rows] == [planned.file_bytes, exported["Q2_K"].stat().st_size]
+    (as_file,) = local(exported["Q4_K_M"]).rows
+    assert as_file.variant == "gguf:micro-Q4_K_M.gguf"
+    assert (as_file.file_bytes, as_file.total_bytes) == (planned.file_bytes, planned.total_bytes)
+    both = local("micro", "Q4_K_M", f"gguf:{exported['Q2_K']}")
+    assert [row.file_bytes for row in both.rows] == [planned.file_bytes, exported["Q2_K"].stat().st_size]
 
 
 def test_an_unquantized_file_offers_all_quants(exported: dict[str, Path]) -> None:
