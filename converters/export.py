@@ -274,7 +274,7 @@ def _write_tensors(
 
 
 def _save(files: Sequence[PartialFile], written: int) -> None:
-    """Record that `written` tensors are complete; a file that was further already keeps its count."""
+    """Record that `written` tensors are complete; a file in which more are complete keeps its own count."""
     for file in files:
         if file.steps < written:
             file.save(written)

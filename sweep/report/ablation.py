@@ -42,7 +42,8 @@ def varying(points: Sequence[RecipePoint]) -> tuple[list[str], dict[str, str]]:
 
 
 def sign(point: RecipePoint) -> str:
-    """Two characters: whether it is the best or indistinguishable from it, and whether it is from the float model."""
+    """Two characters: a sign if the recipe is the best or indistinguishable from the best, and a sign if it does not
+    differ significantly from the float model."""
     rank = fmt.PARETO if point.is_best else fmt.INDISTINGUISHABLE if point.is_as_good else " "
     return rank + (" " if point.differs else fmt.NO_DIFFERENCE)
 
