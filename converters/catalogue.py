@@ -69,7 +69,7 @@ def public_model(name: str, tokenizer: Path | None = None, mtp: int | None = Non
 
 
 def no_such_model(text: str) -> InputError:
-    """The error for a MODEL that is nothing known, with similar names."""
+    """The error for a MODEL that was not found in any form, with similar names."""
     names = {name.lower(): name for name in (*builtin_models(), *models())}
     near = difflib.get_close_matches(text.lower().rpartition("/")[2], names, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(names[name] for name in near)}? Otherwise " if near else ""

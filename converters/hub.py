@@ -41,7 +41,7 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
     Without `weights` only the config and the tokenizer are downloaded. If the hub cannot be reached, a complete copy in
     the cache is used. Raises InputError that says what to do.
     """
-    # Imported here: it takes a third of a second, which only hub ids have to pay.
+    # Imported here: it takes a third of a second, which only hub ids need.
     from huggingface_hub import snapshot_download
 
     if not is_hub_id(hub_id):

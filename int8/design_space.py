@@ -1,6 +1,7 @@
 """A design space: recipes to compare, given as axes with values and as grids that cross two axes, from a TOML file.
 
-The file format is explained in presets/int8-design-space.toml, which comes with the program. Free of torch.
+The file format is explained in presets/int8-design-space.toml, which comes with the program. This module does not
+import torch.
 """
 
 from __future__ import annotations

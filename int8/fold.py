@@ -18,7 +18,7 @@ from int8.recipe import Fold
 
 
 def fold_rules(layer: nn.Module, model_type: str, folds: tuple[Fold, ...]) -> list[FoldRule]:
-    """The rules of the wanted folds that apply to a decoder layer (with separate experts), with `*` replaced."""
+    """The rules of the chosen folds that apply to a decoder layer (with separate experts), with `*` replaced."""
     names = {name for name, _ in layer.named_modules()}
     experts = sum(1 for name in names if name.startswith("mlp.experts.") and name.count(".") == 2)
     rules: list[FoldRule] = []

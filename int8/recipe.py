@@ -1,6 +1,7 @@
 """Recipes: what is quantized to int8 and how. The named recipes, and the reader of a recipe's TOML file.
 
-Method: SmoothQuant (arXiv 2211.10438) with the finer attention scales of later W8A8 work on Qwen3. Free of torch.
+Method: SmoothQuant (arXiv 2211.10438) with the finer attention scales of later W8A8 work on Qwen3. This module does not
+import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The path that an int8 linear layer takes for M tokens, K inputs and N outputs. Free of Triton.
+"""The path that an int8 linear layer takes for M tokens, K inputs and N outputs. This module does not import Triton.
 
 The first rule of the table that applies is used. A rule names the path that should be the fastest for its shapes, or
 the only path that works. benchmarks/int8_gpu measures all paths and BF16.

@@ -166,7 +166,7 @@ def _results(plan: Plan, store: Store) -> _ComparedRun:
 
 
 def _settings(a: _ComparedRun, b: _ComparedRun) -> list[str]:
-    """A note on the settings that differ between the runs: they may explain a difference instead of the model."""
+    """A note on the settings that differ between the runs: a difference may come from them, not from the model."""
     if a.plan.run == b.plan.run:
         return []
     before, after = a.plan.to_json(), b.plan.to_json()
@@ -197,7 +197,7 @@ def _holm(found: list[_Difference]) -> list[_Difference]:
 
 
 def _is_comparable(a: _ComparedRun, b: _ComparedRun, pair: tuple[str, str], name: str, notes: _Notes) -> bool:
-    """Whether both sides have the figure, each from its own measurement. If not, a note says why."""
+    """Whether both sides have the figure, from two different measurements. If not, a note says why."""
     missing = [(run, variant) for run, variant in ((a, pair[0]), (b, pair[1])) if run.result(variant, name) is None]
     for run, variant in missing:
         failed = run.failed({variant})

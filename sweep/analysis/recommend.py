@@ -248,7 +248,7 @@ class _Judge:
         )
 
     def _indistinguishable(self, record: Record, smaller: Record) -> str:
-        """A sentence if no measure distinguishes the two from each other, whatever each is to the reference."""
+        """A sentence if no measure distinguishes the two, even if only one of them differs from the reference."""
         if record.reference != smaller.reference:
             return ""
         measures = [*pareto_sets.kld_losses(self.records), *pareto_sets.perplexity_losses(self.records)]

@@ -1,8 +1,7 @@
 """Greedy generation of many texts at the same time.
 
 A fixed number of slots stays busy: when a text ends, the next prompt takes its slot. The common prefix of the prompts
-is
-computed once and shared by all slots: a slot's sequence is cut back to the prefix or, with recurrent states, copied
+is computed once and shared by all slots: a slot's sequence is cut back to the prefix or, with recurrent states, copied
 from a sequence that holds only the prefix. Prompts with different few-shot examples, such as those of a group of tasks,
 form families, which run one after another.
 """

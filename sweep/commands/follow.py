@@ -48,7 +48,7 @@ class Snapshot:
 
 
 class Follower:
-    """Reads the news of a run at each `look`. Only one thread at a time may use it."""
+    """Reads what has happened in a run since the last `look`. Only one thread at a time may use it."""
 
     def __init__(self, workspace: Workspace, run: str) -> None:
         self.plan = find_run(workspace, run)

@@ -1,7 +1,7 @@
 """Runs the cells of a plan on an executor. Cells with a stored result are not run again.
 
 A cell starts when everything that it needs is done. Preparation jobs come first, and jobs of one batch run together. If
-a worker dies, only the cell that it was running fails. A measurement that fails costs only its cell. If the text of a
+a worker dies, only the cell that it was running fails. If a measurement fails, only its cell fails. If the text of a
 reference fails, or if a reference cannot be used, the other variants have no divergence, but keep their perplexity.
 """
 
@@ -176,8 +176,10 @@ class Scheduler:
         return f"no divergence, because {variant} could not be measured: {self._failed[failed]}"
 
     def _announce_next(self, cell: Cell) -> None:
-        """Tell the executor which group comes next. Not while speed is measured or files are made, because starting a
-        worker takes a core for seconds."""
+        """Let the executor know which group comes next.
+
+        This is not done while speed is measured or files are made, because starting a worker takes a core for seconds.
+        """
         if cell.job.exclusive or cell.job.is_preparation:
             return
         upcoming = next((one for one in self._waiting if _group(one) != _group(cell)), None)

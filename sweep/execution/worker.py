@@ -89,7 +89,7 @@ def main() -> None:
             answers.send(message=str(error), missing=True)
         except MeasurementError as error:
             answers.send(message=str(error))
-        except Exception as error:  # an unexpected error costs only this cell, not the sweep
+        except Exception as error:  # an unexpected error fails only this cell, not the sweep
             traceback.print_exc()
             answers.send(message=f"{type(error).__name__}: {error}".splitlines()[0])
 

@@ -75,7 +75,7 @@ def parse_devices(texts: Iterable[str]) -> list[Device]:
     """The devices that --gpu names: "RTX 4090", "2xRTX 6000 Ada", "24GiB", "64GiB RAM", or several with commas.
 
     Raises InputError for an unknown GPU (with the nearest names), for an ambiguous name (with all names that it could
-    mean), and for a size without a unit.
+    mean), for a size without a unit, and for more than MAX_DEVICES devices.
     """
     found = [device for text in texts for part in text.split(",") for device in _devices(part.strip())]
     if len(found) > MAX_DEVICES:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sweep.backends.torch import TorchBackend
     from sweep.measure.perplexity import Windows
 
-PROCEDURE = 1  # raise it when the jobs measure something else: old results are then not used any more
+PROCEDURE = 1  # increase it when the jobs measure something else: old results are then not used any more
 
 
 @dataclass(frozen=True)

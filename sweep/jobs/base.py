@@ -60,7 +60,7 @@ class CheckPassed(Result):
 
 
 class Job(ABC, Generic[R]):
-    """A piece of work: a frozen dataclass that can be written as JSON.
+    """A piece of work. Every job is a frozen dataclass that can be written as JSON.
 
     `kind` is the name of the class in JSON, `result_type` the class of its results.
     """
@@ -77,8 +77,8 @@ class Job(ABC, Generic[R]):
 class StoredJob(Job[R]):
     """A job whose result is stored under a key, so that the work is done only once.
 
-    - `procedure`: the version of the procedure. Raise it when the job computes something else; old results are then not
-      used any more.
+    - `procedure`: the version of the procedure. Increase it when the job computes something else; old results are
+      then not used any more.
     - `weight`: the job's rough share of the time of a run, relative to other jobs. It moves the progress bar.
     - `exclusive`: no other job runs at the same time, because the job measures speed.
     - `is_preparation`: the job makes files for other jobs. It runs before the measurements, in a worker of its own.
@@ -183,8 +183,9 @@ class Openable(Protocol):
 class Site:
     """What a job is given by the process that runs it.
 
-    `root` is the workspace's folder, `resources` the threads and devices to compute with, `progress` takes the progress
-    of the job. The site keeps the loaded model, and other values that are expensive to compute, for later jobs.
+    `root` is the workspace's folder, `resources` are the threads and devices to compute with, and `progress` is called
+    with the progress of the job. The site keeps the loaded model, and other values that are expensive to compute, for
+    later jobs.
     """
 
     root: Path

@@ -29,7 +29,10 @@ MeasureSize = Callable[["MeasuredModel", "Site"], "ModelSize"]
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The bytes of a model's files, its bits per weight, and the predicted bytes of memory with the `parts` of them."""
+    """The bytes of a model's files, its bits per weight, and its predicted bytes of memory.
+
+    `parts` are the parts of the predicted memory by name, in bytes; None if they are not known.
+    """
 
     file_bytes: int
     bits_per_weight: float

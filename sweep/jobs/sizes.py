@@ -25,11 +25,10 @@ from sweep.jobs.base import CheckPassed, Job, Result, Site
 from sweep.jobs.model import MeasuredModel, ModelSize
 from sweep.jobs.settings import Settings
 
-# Tensors of an int8 checkpoint whose names end so are not weights of the model
+# Endings of names of tensors in an int8 checkpoint that are not weights of the model
 _NO_WEIGHTS = ("scale", "zero_point", "weight_shape")
-_PACKED = (
-    "weight_packed"  # four int8 weights in an int32: compressed-tensors' format for int8 weights with float inputs
-)
+# Four int8 weights in an int32: compressed-tensors' format for int8 weights with float inputs
+_PACKED = "weight_packed"
 
 
 @dataclass(frozen=True)

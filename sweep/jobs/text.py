@@ -116,10 +116,8 @@ class TextJob(MeasurementJob[TextResult]):
                 measured = measure(part, reference=known)
                 windows = part
             except InputError as error:
-                measured, incomplete_reason = (
-                    measure(windows),
-                    f"no divergence: {error}",
-                )  # raises if the model is to blame
+                measured = measure(windows)  # raises if the model is to blame
+                incomplete_reason = f"no divergence: {error}"
         return TextResult(
             perplexity=measured.perplexity,
             divergence=measured.divergence,

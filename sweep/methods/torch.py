@@ -1,4 +1,4 @@
-"""The unquantized checkpoint in BF16, run by torch: the baseline of all variants that torch runs."""
+"""The base class of variants that torch runs, and their baseline: the unquantized checkpoint in BF16."""
 
 from __future__ import annotations
 

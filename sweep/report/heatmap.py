@@ -1,7 +1,7 @@
 """Heat maps: a value in every cell, coloured on a logarithmic scale that all maps of a page share.
 
-Colours go from the paper over a warm colour to a strong one, so that lightness gives the order and no hues need to be
-distinguished (as in ColorBrewer's sequential schemes). `templates/heatmap.svg` draws the maps in the page's colours.
+Colours go from the background over a warm colour to a strong one, so that lightness gives the order and no hues need to
+be distinguished (as in ColorBrewer's sequential schemes). `templates/heatmap.svg` draws the maps in the page's colours.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ DECADES = 2  # the shortest scale, so that similar values do not get opposite co
 
 _WIDTH, _HEIGHT, _LINE = 62, 32, 15  # of a cell as the template draws it, and the height of a line of text
 _DECADE, _STEP = 72, 4  # widths of the key
-_GLYPH = 6.3  # mean advance of a label
-_FAINTEST = 0.04  # the weakest colour: nearly the paper, but still visible as a cell
+_GLYPH = 6.3  # mean width of a character in a label
+_FAINTEST = 0.04  # the weakest colour: nearly the background, but still visible as a cell
 _DARK = 0.63  # from this strength on, text is white instead of black (dark theme: the reverse): a contrast above 4.3
 
 
@@ -63,7 +63,7 @@ class MapText:
 
 @dataclass(frozen=True)
 class Square:
-    """A cell, the place of its upper left corner, and the strength of its colour."""
+    """A cell, the position of its upper left corner, and the strength of its colour."""
 
     cell: HeatCell
     x: int
@@ -86,7 +86,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class ColourKey:
-    """The key to the colours: steps with a place and a strength, ticks with a place and a text."""
+    """The key to the colours: steps with a position and a strength, ticks with a position and a text."""
 
     unit: str
     width: int

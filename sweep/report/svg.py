@@ -10,7 +10,7 @@ from sweep.report.axes import Scale, spread, ticks
 
 WIDTH, HEIGHT = 440, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, WIDTH - 12, 14, HEIGHT - 44
-_GLYPH, _LINE = 7.0, 14.0  # mean advance and height of a label at the largest size the stylesheet gives it
+_GLYPH, _LINE = 7.0, 14.0  # mean width of a character and height of a label, at the largest size of the stylesheet
 _GAP = 8.5  # between a point's centre and its label
 # Places of a label next to its point: its anchor, and its distance to the right and below, in gaps.
 _SIDES = (

@@ -16,7 +16,7 @@ from tui.theme import palette
 
 
 class TypesScreen(PagerScreen):
-    """Closing the window cancels the question."""
+    """Closing the window cancels the command that computes the types."""
 
     def __init__(self, model: str, quant: str) -> None:
         super().__init__(f"Tensor types of {quant}", Text("computing …"))

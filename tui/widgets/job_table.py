@@ -58,7 +58,7 @@ class JobTable(Table):
 
 
 def _shared(plan: Plan) -> dict[tuple[str, str], str]:
-    """By variant and step: the name of the other variant whose file this variant uses."""
+    """By variant and name of a cell: the name of the other variant whose file this variant uses."""
     preparations = {cell.key: cell for cell in plan.cells if cell.job.is_preparation}
     found = {}
     for cell in plan.cells:
