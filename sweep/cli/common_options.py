@@ -146,7 +146,7 @@ def device(default: str | None, purpose: str, show_default: bool | str = True) -
 DRY_RUN = typer.Option(
     False,
     "--dry-run",
-    help="Print the plan with exact file sizes, then stop. Nothing is made or measured.",
+    help="Print the plan with file sizes (~: the header is estimated), then stop. Nothing is made or measured.",
     rich_help_panel=Panel.EXECUTION,
 )
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Write two quants of the built-in model to the folder files:
   $ sweep convert micro --to Q4_K_M,Q2_K_XL --out files
-Print the exact sizes of a public model without downloading it:
+Print the sizes of a public model's files without downloading it:
   $ sweep convert Qwen3.5-397B-A17B --to Q4_K_M,Q2_K_XL --dry-run
 Compute an importance matrix from a text and quantize with it:
   $ sweep convert micro --to IQ2_XXS --imatrix auto --calibration text.txt

@@ -14,7 +14,7 @@ from sweep.planning.request import Request
 EXAMPLES = """
 Compare every quant from Q2_K to Q8_0 of a model on the Hub:
   $ sweep run Qwen/Qwen3-4B --preset q2-q8
-Print exact file sizes and predicted memory, and stop:
+Print file sizes and predicted memory, and stop:
   $ sweep run Qwen/Qwen3-4B --dry-run
 Compare only these two variants with BF16, without tasks:
   $ sweep run micro --variants =Q4_K_M,IQ4_XS --tasks none
