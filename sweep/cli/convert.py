@@ -37,7 +37,7 @@ def convert(
         common.CHECKPOINT,
         common.GGUF_FILE,
         common.HUB_ID,
-        "with --dry-run, the name of a public model (Qwen3.6-27B)",
+        "the name of a public model (Qwen3.6-27B; only with --dry-run)",
     ),
     to: str = typer.Option(
         ...,
