@@ -122,7 +122,7 @@ def _notes(machine: FitMachine, has_rpc: bool) -> list[str]:
         )
     if machine.gpus and machine.host is None:
         notes.append(
-            "The size of RAM is unknown for simulated GPUs; the report assumes that it is large enough. Each row"
-            ' shows how much RAM it needs. Give the size, for example with --gpu "64GiB RAM", to check it.'
+            "The size of RAM is unknown for simulated GPUs; the report assumes that it is large enough."
+            ' Give the size, for example with --gpu "64GiB RAM", to check it.'
         )
     return notes
