@@ -48,10 +48,10 @@ class Engine(Protocol):
         tokens: NDArray[np.integer],
         positions: NDArray[np.integer],
         sequences: NDArray[np.integer],
-        wanted: NDArray[np.bool_],
+        outputs: NDArray[np.bool_],
     ) -> list[int]:
         """Compute n tokens, each of one sequence; all arguments have shape (n,).
 
-        Returns the most probable next token after each token that is `wanted`.
+        Returns the most probable next token after each token that is marked in `outputs`.
         """
         ...

@@ -156,18 +156,21 @@ class LlamaBackend:
         together = parallel or max(1, self.options.n_batch // n_ctx)
         n_batch = min(self.options.n_batch, together * n_ctx)
         context = self._take_context(together * n_ctx, together, unified=False, n_batch=n_batch)
-        wanted = np.zeros(n_ctx, dtype=bool)
-        wanted[first : n_ctx - 1] = True
+        outputs = np.zeros(n_ctx, dtype=bool)
+        outputs[first : n_ctx - 1] = True
         positions = np.arange(n_ctx, dtype=np.int32)
         for at in range(0, n_windows, together):
             group = tokens[at : at + together]
             context.clear()
             if group.size > n_batch:  # a window longer than a batch is decoded alone (`together` is 1), in parts
-                yield from self._long_window(context, at, group[0], wanted)
+                yield from self._long_window(context, at, group[0], outputs)
                 continue
             n = len(group)
             logits = context.decode(
-                group.ravel(), np.tile(positions, n), np.repeat(np.arange(n, dtype=np.int32), n_ctx), np.tile(wanted, n)
+                group.ravel(),
+                np.tile(positions, n),
+                np.repeat(np.arange(n, dtype=np.int32), n_ctx),
+                np.tile(outputs, n),
             )
             rows = n_ctx - 1 - first
             for i in range(n):
@@ -175,16 +178,16 @@ class LlamaBackend:
         self._sample_memory()
 
     def _long_window(
-        self, context: Context, window: int, tokens: Tokens, wanted: NDArray[np.bool_]
+        self, context: Context, window: int, tokens: Tokens, outputs: NDArray[np.bool_]
     ) -> Iterator[WindowLogits]:
         for start in range(0, len(tokens), context.n_batch):
             part = slice(start, start + context.n_batch)
             n = len(tokens[part])
             logits = context.decode(
-                tokens[part], np.arange(start, start + n, dtype=np.int32), np.zeros(n, np.int32), wanted[part]
+                tokens[part], np.arange(start, start + n, dtype=np.int32), np.zeros(n, np.int32), outputs[part]
             )
             if len(logits):
-                yield WindowLogits(window, start + int(np.argmax(wanted[part])), logits)
+                yield WindowLogits(window, start + int(np.argmax(outputs[part])), logits)
 
     # log-likelihoods and generation ----------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class LlamaEngine:
         self._context.clear()
 
     def log_probs(self, step: EngineStep) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        logits = self._context.decode(step.tokens, step.positions, step.sequences, step.wanted, step.counts)
+        logits = self._context.decode(step.tokens, step.positions, step.sequences, step.outputs, step.counts)
         normalizers = log_normalizers(logits)
         values = logits[step.pick_rows, step.pick_tokens].astype(np.float64) - normalizers[step.pick_rows]
         return values, logits.argmax(axis=1)[step.pick_rows] == step.pick_tokens
@@ -42,7 +42,7 @@ class LlamaEngine:
         tokens: NDArray[np.integer],
         positions: NDArray[np.integer],
         sequences: NDArray[np.integer],
-        wanted: NDArray[np.bool_],
+        outputs: NDArray[np.bool_],
     ) -> list[int]:
-        best: list[int] = self._context.decode(tokens, positions, sequences, wanted).argmax(axis=1).tolist()
+        best: list[int] = self._context.decode(tokens, positions, sequences, outputs).argmax(axis=1).tolist()
         return best

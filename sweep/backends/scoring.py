@@ -28,10 +28,10 @@ def longest_request(requests: Sequence[ScoreRequest], max_length: int) -> int:
 
 def score(engine: Engine, plan: TriePlan, progress: Progress | None = None) -> list[Score]:
     """The scores of the plan's requests, in their order. `engine` is empty and has at least the plan's budget."""
-    n = len(plan.wanted)
+    n = len(plan.needed)
     logprobs = np.zeros(n, np.float64)
     greedy = np.ones(n, dtype=bool)
-    missing = plan.wanted.copy()
+    missing = plan.needed.copy()
     for step in plan.steps():
         for sequence in step.drops:
             engine.cut(sequence)

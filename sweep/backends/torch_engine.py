@@ -100,7 +100,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def log_probs(self, step: EngineStep) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        hidden = self._hidden(step.tokens, step.positions, step.sequences, step.counts, step.wanted, step.finished)
+        hidden = self._hidden(step.tokens, step.positions, step.sequences, step.counts, step.outputs, step.finished)
         values = np.empty(len(step.pick_rows), np.float64)
         most_probable = np.empty(len(step.pick_rows), dtype=bool)
         order = np.argsort(step.pick_rows, kind="stable")
@@ -124,10 +124,10 @@ class TorchEngine:
         tokens: NDArray[np.integer],
         positions: NDArray[np.integer],
         sequences: NDArray[np.integer],
-        wanted: NDArray[np.bool_],
+        outputs: NDArray[np.bool_],
     ) -> list[int]:
         counts = np.ones(len(tokens), np.int64)
-        hidden = self._hidden(tokens, positions, sequences, counts, wanted, ())
+        hidden = self._hidden(tokens, positions, sequences, counts, outputs, ())
         best: list[torch.Tensor] = []
         for span in Span(0, len(hidden)).pieces(self._slice):
             best += self._limit.run(span, lambda span: self._head(hidden[span.slice]).argmax(-1))
@@ -139,13 +139,13 @@ class TorchEngine:
         positions: NDArray[np.integer],
         sequences: NDArray[np.integer],
         counts: NDArray[np.integer],
-        wanted: NDArray[np.bool_],
+        outputs: NDArray[np.bool_],
         finished: Sequence[int],
     ) -> torch.Tensor:
-        """The last layer's states (m, width) of the m tokens that are `wanted`, in the order of the tokens."""
+        """The last layer's states (m, width) of the m tokens that `outputs` marks, in the order of the tokens."""
         places = positions.astype(np.int64)
         cells = self._table.take(places, sequences, counts)
-        rows = np.flatnonzero(wanted)
+        rows = np.flatnonzero(outputs)
         if not self.copies_states:
             owners = sequences[np.cumsum(counts) - counts]
             whole = Span(0, len(tokens))
@@ -154,13 +154,13 @@ class TorchEngine:
             )
             return joined(parts)[self._tensor(rows)]
         found: torch.Tensor | None = None
-        row_of = np.cumsum(wanted) - 1
+        row_of = np.cumsum(outputs) - 1
         run = partial(self._rows, tokens=tokens, positions=places, cells=cells)
         for part in _passes(_runs(sequences, finished)):
             for at, states in self._limit.run(part, run):
                 if found is None:
                     found = states.new_empty((len(rows), states.shape[-1]))
-                here = wanted[at]
+                here = outputs[at]
                 found[self._tensor(row_of[at[here]])] = states[self._tensor(np.flatnonzero(here))]
         assert found is not None
         return found

@@ -95,18 +95,18 @@ class _States:
         before = self._kept
         reach = min(shared[first:end])  # number of tokens that the paths before and after this pack have in common
         self._kept = {length: sequence for length, sequence in before.items() if length <= reach}
-        wanted = self._wanted(end, path[0][0])
-        self._kept = {length: sequence for length, sequence in self._kept.items() if length in wanted}
+        needed = self._lengths_to_keep(end, path[0][0])
+        self._kept = {length: sequence for length, sequence in self._kept.items() if length in needed}
         drops = tuple(sequence for sequence in before.values() if sequence not in self._kept.values())
         free = [sequence for sequence in self._sequences if sequence not in self._kept.values()]
         keeps = []
-        for length in (length for length in wanted if length not in self._kept):
+        for length in (length for length in needed if length not in self._kept):
             leaf = next(leaf for start, leaf in reversed(path) if start < length)
             self._kept[length] = free.pop()
             keeps.append((leaf, length, self._kept[length]))
         return Pack(first, tuple(lengths[first:end]), tuple(starts), tuple(parents), sources, tuple(keeps), drops)
 
-    def _wanted(self, end: int, computed_from: int) -> list[int]:
+    def _lengths_to_keep(self, end: int, computed_from: int) -> list[int]:
         """Lengths of the states to keep after the leaf before `end`: where later leaves branch off, up to `room`."""
         lengths = []
         while end < len(self._trie.shared) and self._trie.shared[end]:

@@ -26,7 +26,7 @@ class EngineStep:
     - compute the n `tokens` at `positions` (n,): token i belongs to `counts`[i] sequences, the next ones in `sequences`
       (sum of counts,), and continues each of them;
     - `finished`: the sequences that no later step continues or copies (only set with recurrent states);
-    - logits are needed after the m tokens that are marked in `wanted` (n,), one row per token, in their order.
+    - logits are needed after the m tokens that are marked in `outputs` (n,), one row per token, in their order.
 
     `pick_rows`, `pick_tokens`, `pick_requests` (k,) say for which request: request `pick_requests`[i] needs the
     log-probability of `pick_tokens`[i] in row `pick_rows`[i] < m.
@@ -40,7 +40,7 @@ class EngineStep:
     counts: Ints
     sequences: Ints
     finished: tuple[int, ...]
-    wanted: NDArray[np.bool_]
+    outputs: NDArray[np.bool_]
     pick_rows: NDArray[np.int64]
     pick_tokens: NDArray[np.int64]
     pick_requests: NDArray[np.int64]
@@ -153,7 +153,7 @@ def _split(trie: Trie, batch: _Batch, budget: PlanBudget) -> Iterator[EngineStep
     firsts = np.concatenate([np.full(len(part.counts), part.sequence, np.int32) for part in batch.parts])
     ends = np.cumsum(counts)
     sequences = (np.repeat(firsts + ends - counts, counts) - np.arange(ends[-1])).astype(np.int32)
-    wanted = np.zeros(len(tokens), dtype=bool)
+    outputs = np.zeros(len(tokens), dtype=bool)
     picked = []
     finished: list[tuple[int, int]] = []  # sequence, and the index of its last token
     offset = 0
@@ -165,8 +165,8 @@ def _split(trie: Trie, batch: _Batch, budget: PlanBudget) -> Iterator[EngineStep
         if budget.copies_states and part.end == trie.lengths[part.leaf]:
             finished.append((part.sequence, offset - 1))
     places, pick_tokens, pick_requests = np.concatenate(picked).T
-    wanted[places] = True
-    row_ends = np.cumsum(wanted)
+    outputs[places] = True
+    row_ends = np.cumsum(outputs)
     start = row = 0
     while start < len(tokens):
         end = min(start + budget.batch, int(np.searchsorted(row_ends, row + budget.rows, side="right")))
@@ -180,7 +180,7 @@ def _split(trie: Trie, batch: _Batch, budget: PlanBudget) -> Iterator[EngineStep
             counts=counts[start:end],
             sequences=sequences[ends[start] - counts[start] : ends[end - 1]],
             finished=tuple(sequence for sequence, last in finished if start <= last < end),
-            wanted=wanted[start:end],
+            outputs=outputs[start:end],
             pick_rows=row_ends[places[here]] - 1 - row,
             pick_tokens=pick_tokens[here],
             pick_requests=pick_requests[here],

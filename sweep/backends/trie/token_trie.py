@@ -56,7 +56,7 @@ class Trie:
 
     def attach(self) -> None:
         """Set `picks`: for each leaf the log-probabilities that it computes, as rows (position, token, request)."""
-        wanted: list[list[tuple[int, int, int]]] = [[] for _ in self.paths]
+        picks: list[list[tuple[int, int, int]]] = [[] for _ in self.paths]
         starts: list[int] = []  # the parts of the path in order: where each starts, and which leaf computes it
         owners: list[int] = []
         for leaf, members in enumerate(self.members):
@@ -68,8 +68,8 @@ class Trie:
             for i in members:
                 request = self._requests[i]
                 for position, token in enumerate(request.continuation, len(request.context) - 1):
-                    wanted[owners[bisect_right(starts, position) - 1]].append((position, token, i))
-        self.picks = [np.array(sorted(rows), np.int64).reshape(-1, 3) for rows in wanted]
+                    picks[owners[bisect_right(starts, position) - 1]].append((position, token, i))
+        self.picks = [np.array(sorted(rows), np.int64).reshape(-1, 3) for rows in picks]
 
 
 def _common(one: Ints, other: Ints) -> int:

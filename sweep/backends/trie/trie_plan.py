@@ -23,14 +23,14 @@ class TriePlan:
         distinct: number of tokens in the trie.
         computed: number of tokens that the plan computes. It is larger than `distinct` if prefixes are computed again
             because there are too few sequences to keep their states.
-        wanted: number of log-probabilities that each request needs, int32 (number of requests,).
+        needed: number of log-probabilities that each request needs, int32 (number of requests,).
         budget: the limits of the plan.
     """
 
     naive: int
     distinct: int
     computed: int
-    wanted: Ints
+    needed: Ints
     budget: PlanBudget
     _trie: Trie
     _packs: tuple[Pack, ...]
@@ -60,5 +60,5 @@ def plan(requests: Sequence[ScoreRequest], budget: PlanBudget) -> TriePlan:
     made = tuple(packs(trie, budget))
     computed = sum(length - start for pack in made for length, start in zip(pack.lengths, pack.starts, strict=True))
     naive = sum(len(r.context) + len(r.continuation) - 1 for r in requests)
-    wanted = np.array([len(r.continuation) for r in requests], np.int32)
-    return TriePlan(naive, distinct, computed, wanted, budget, trie, made)
+    needed = np.array([len(r.continuation) for r in requests], np.int32)
+    return TriePlan(naive, distinct, computed, needed, budget, trie, made)

@@ -27,7 +27,7 @@ def follow(requests: Sequence[ScoreRequest], budget: PlanBudget) -> int:
     made = plan(requests, budget)
     for step in made.steps():
         assert 0 < len(step.tokens) <= budget.batch
-        assert np.count_nonzero(step.wanted) <= budget.rows
+        assert np.count_nonzero(step.outputs) <= budget.rows
         for sequence in step.drops:
             del sequences[sequence]
             finished.discard(sequence)
@@ -46,7 +46,7 @@ def follow(requests: Sequence[ScoreRequest], budget: PlanBudget) -> int:
         owners = np.split(step.sequences, np.cumsum(step.counts)[:-1])
         assert sum(map(len, owners)) == len(step.sequences)
         prefixes = []
-        for token, position, mine, wanted in zip(step.tokens, step.positions, owners, step.wanted, strict=True):
+        for token, position, mine, is_output in zip(step.tokens, step.positions, owners, step.outputs, strict=True):
             assert len(set(mine.tolist())) == len(mine) >= 1
             assert not budget.copies_states or len(mine) == 1
             before = {tuple(sequences.get(s, [])) for s in mine.tolist()}
@@ -54,7 +54,7 @@ def follow(requests: Sequence[ScoreRequest], budget: PlanBudget) -> int:
             assert len(next(iter(before))) == position
             for s in mine.tolist():
                 sequences[s] = [*sequences.get(s, []), (int(token), computed)]
-            if wanted:
+            if is_output:
                 prefixes.append(tuple(t for t, _ in sequences[int(mine[0])]))
             computed += 1
         assert len({cell for held in sequences.values() for _, cell in held}) <= budget.cells
