@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.analysis.ablation import Ablation, RecipePoint, name_of, settings_of
-from sweep.report.columns import Column, fit
+from sweep.report.columns import Column, fit_to_width
 from sweep.statistics import ALPHA
 
 
@@ -25,7 +25,7 @@ def render_ablation(found: Ablation, console_width: int) -> RenderableType:
             Column(name, [Text(settings[name] or fmt.MISSING) for settings in rows], inf, left=True)
             for name in differing
         ]
-        shown, dropped = fit(["" for _ in found.points], fixed, figures(found.points), console_width)
+        shown, dropped = fit_to_width(["" for _ in found.points], fixed, figures(found.points), console_width)
         parts += [shown, Text(), *(Text(line, "dim") for line in legend(found, common))]
         if dropped:
             parts.append(Text(f"Not shown at this width: {', '.join(dropped)}.", "dim"))

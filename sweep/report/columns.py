@@ -42,7 +42,7 @@ def table(styles: Sequence[str], columns: Sequence[Column]) -> Table:
     return found
 
 
-def fit(
+def fit_to_width(
     styles: Sequence[str], fixed: Sequence[Column], columns: Sequence[Column], width: int
 ) -> tuple[Table, list[str]]:
     """The table with as many of `columns` as fit, after all of `fixed`, and the headers of the dropped columns.

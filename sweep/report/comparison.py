@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.analysis.differences import Comparison, LossDifference, TaskDifference, TextDifference
-from sweep.report.columns import Column, fit
+from sweep.report.columns import Column, fit_to_width
 from sweep.statistics import ALPHA, PairedDifference
 
 _Difference = TaskDifference | LossDifference | TextDifference
@@ -28,7 +28,7 @@ def render_comparison(found: Comparison, console_width: int) -> RenderableType:
         (f"Text: {_MINUS}, over the same windows", found.text, _text_columns(found.text)),
     ):
         if rows:
-            shown, lost = fit([""] * len(rows), _fixed_columns(rows), columns, console_width)
+            shown, lost = fit_to_width([""] * len(rows), _fixed_columns(rows), columns, console_width)
             parts += [Text(), Text(title, "bold"), shown]
             dropped += [name for name in lost if name not in dropped]
     parts += [Text(), *(Text(line, style="dim") for line in _legend(found, dropped))]

@@ -18,7 +18,7 @@ from rich.text import Text
 from sweep import format as fmt
 from sweep.fit.fit_report import PARTS, FitFigure, FitReport, FitRow, Verdict, verdict
 from sweep.fit.hardware import Device, explain_reserve
-from sweep.report.columns import Column, fit, table, width_of
+from sweep.report.columns import Column, fit_to_width, table, width_of
 
 _SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.DOES_NOT_FIT: "✗"}
 _STYLES = {Verdict.FITS: "green", Verdict.PARTLY: "yellow", Verdict.DOES_NOT_FIT: "red"}
@@ -73,7 +73,7 @@ def render_fit(
 def _fitted(
     report: FitReport, fixed: Sequence[Column], columns: Sequence[Column], width: int
 ) -> tuple[Table, list[str]]:
-    return fit([""] * len(report.rows), fixed, columns, width)
+    return fit_to_width([""] * len(report.rows), fixed, columns, width)
 
 
 def _gpus(report: FitReport) -> list[Device]:

@@ -19,7 +19,7 @@ from sweep.analysis import figures, pareto_sets
 from sweep.analysis.recommend import Recommendation
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
-from sweep.report.columns import Column, fit, table, width_of
+from sweep.report.columns import Column, fit_to_width, table, width_of
 from sweep.report.figure_columns import figures_shown, task_texts
 
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
@@ -52,7 +52,7 @@ def render_table(
     if width_of(whole) <= console_width:
         parts.append(whole)
     else:
-        shown, lost = fit(_styles(rows), fixed, columns, console_width)
+        shown, lost = fit_to_width(_styles(rows), fixed, columns, console_width)
         dropped += lost
         parts.append(shown)
         if tasks:
