@@ -19,7 +19,7 @@ from converters.source import Source
 from presets import builtin_models
 from presets.catalogue import CatalogueEntry, models
 
-BYTES_PER_TOKEN = {151_936: 39.04, 248_320: 44.06}
+HEADER_BYTES_PER_TOKEN = {151_936: 39.04, 248_320: 44.06}
 """Vocabulary size -> header bytes per token (text, token type, about one merge, a share of the chat template).
 
 Measured on published files as file size minus tensors: Q8_0 of Qwen3-4B and of Qwen3.5-0.8B. Qwen2's tokenizer.json
@@ -80,8 +80,8 @@ def no_such_model(text: str) -> InputError:
 
 def estimated_vocabulary_bytes(tokens: int) -> int:
     """Estimated header bytes of a vocabulary of `tokens` tokens, by the measured vocabulary of the nearest size."""
-    measured = min(BYTES_PER_TOKEN, key=lambda size: abs(size - tokens))
-    return round(tokens * BYTES_PER_TOKEN[measured])
+    measured = min(HEADER_BYTES_PER_TOKEN, key=lambda size: abs(size - tokens))
+    return round(tokens * HEADER_BYTES_PER_TOKEN[measured])
 
 
 def sizes(

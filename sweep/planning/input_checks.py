@@ -15,7 +15,8 @@ from sweep.jobs.text import TextJob
 from sweep.planning.prepare import Sweep
 from sweep.planning.texts import FoundText
 
-BYTES_PER_TOKEN = 8  # more than any text has on average: a text with more bytes is long enough without counting tokens
+# More than any text has on average: a text with more bytes is long enough without counting its tokens
+MAX_BYTES_PER_TOKEN = 8
 
 
 def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
@@ -29,7 +30,7 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
         calibration.file in cell.job.input_texts for cell in todo if cell.job.is_preparation
     ):
         _check_available(sweep, [], calibration, run_job)
-        if _bytes(sweep, calibration) < FEWEST_TOKENS * BYTES_PER_TOKEN:
+        if _bytes(sweep, calibration) < FEWEST_TOKENS * MAX_BYTES_PER_TOKEN:
             _require(CalibrationCheckJob(sweep.origin.source, calibration.file), run_job)
     if any(variant.file_path in (None, sweep.model.path) for variant in sweep.variants):
         _check_vocabulary(sweep, tasks, text, run_job)
@@ -48,7 +49,7 @@ def _check_vocabulary(sweep: Sweep, tasks: Sequence[Task], text: FoundText | Non
     """Check the chat template, and the length of a text that may be too short."""
     chat = next((task.options for task in tasks if task.options.chat_template), None)
     window = sweep.plan.settings.window
-    maybe_short = text is not None and _bytes(sweep, text) < 2 * window * BYTES_PER_TOKEN
+    maybe_short = text is not None and _bytes(sweep, text) < 2 * window * MAX_BYTES_PER_TOKEN
     if chat is None and not maybe_short:
         return
     job = VocabularyCheckJob(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from checkpoints import make_checkpoint, make_tokenizer
 
-from converters.catalogue import BYTES_PER_TOKEN, estimated_vocabulary_bytes, public_model, sizes
+from converters.catalogue import HEADER_BYTES_PER_TOKEN, estimated_vocabulary_bytes, public_model, sizes
 from converters.config_source import ConfigSource
 from converters.errors import InputError
 from converters.export import export
@@ -135,7 +135,7 @@ def test_bytes_per_token_match_the_real_vocabulary() -> None:
     size = 151_936
     header = encode_header(read_tokenizer(QWEN2, {"vocab_size": size}).fields(), ())
     assert len(header) == pytest.approx(estimated_vocabulary_bytes(size), rel=1e-3)
-    assert estimated_vocabulary_bytes(size // 2) == round(size // 2 * BYTES_PER_TOKEN[size])
+    assert estimated_vocabulary_bytes(size // 2) == round(size // 2 * HEADER_BYTES_PER_TOKEN[size])
 
 
 @pytest.mark.parametrize("name", models())
