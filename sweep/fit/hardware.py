@@ -17,7 +17,7 @@ from sweep.defaults import MARGIN_BYTES
 from sweep.format import size
 
 MIB = 1 << 20
-MAX_DEVICES = 16  # llama.cpp's limit
+MAX_DEVICES = 16  # GPUs and RAM: llama.cpp's limit (GGML_SCHED_MAX_BACKENDS)
 _UNITS = {
     unit + suffix: base**power
     for power, unit in enumerate("mgt", 2)
