@@ -47,9 +47,9 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
     if not is_hub_id(hub_id):
         raise InputError(f"{hub_id!r} is neither a path nor a hub id (org/name or org/name@revision)")
     repository, _, revision = hub_id.partition("@")
-    wanted = [name for name in FILES if weights or not name.startswith("model")]
+    patterns = [name for name in FILES if weights or not name.startswith("model")]
     with _hub_errors(hub_id, revision):
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
 
 
 def fetch_config(hub_id: str) -> tuple[Path, int]:

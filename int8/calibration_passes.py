@@ -192,9 +192,9 @@ class _ExpertCounts:
     def _count(self, hidden: Tensor, chosen: Tensor, _: Tensor) -> None:
         here = torch.bincount(chosen.flatten(), minlength=len(self.counts)).tolist()
         self.counts = [a + b for a, b in zip(self.counts, here, strict=True)]
-        wanted = SHOWN_TOKENS - sum(map(len, self._first))
-        if wanted > 0:
-            self._first.append(hidden[:wanted])
+        missing = SHOWN_TOKENS - sum(map(len, self._first))
+        if missing > 0:
+            self._first.append(hidden[:missing])
 
     def show_few(self) -> None:
         """Let experts with too few tokens read the first tokens of the text, so that they have statistics as well."""

@@ -100,8 +100,8 @@ def take_tensor(
     if tensor is None:
         raise InputError(f"{where}: tensor {name!r} is missing")
     if shape is not None and tuple(tensor.shape) != shape:
-        found, wanted = list(tensor.shape), list(shape)
-        raise InputError(f"{where}: tensor {name!r} has shape {found}; by the config it should be {wanted}")
+        found, expected = list(tensor.shape), list(shape)
+        raise InputError(f"{where}: tensor {name!r} has shape {found}; by the config it should be {expected}")
     if dtype is not None and tensor.dtype != dtype:
         raise InputError(f"{where}: tensor {name!r} has dtype {tensor.dtype}; {dtype} is needed")
     return tensor

@@ -23,20 +23,20 @@ class WorkerHost(MessagePump):
         super().notify(message, title=title, severity=severity, **{**more, "markup": False})  # type: ignore[misc]
 
     def deliver(self, call: Callable[..., object], *found: Any) -> None:
-        """From a worker thread: call `call(*found)` in the event loop, unless the result is no longer wanted.
+        """From a worker thread: call `call(*found)` in the event loop, unless the result is no longer needed.
 
-        A worker is no longer wanted when it was cancelled, which a later worker of the same group does, and when its
+        A worker is no longer needed when it was cancelled, which a later worker of the same group does, and when its
         screen was closed. The event loop checks this directly before the call. A check in the worker's own thread can
         be out of date by the time of the call.
         """
         worker = get_current_worker()
 
-        def call_if_wanted() -> None:
+        def call_if_needed() -> None:
             if not worker.is_cancelled and self.is_attached and self.is_running:
                 call(*found)
 
         if self.is_attached:  # a closed screen does not know the application
-            self.app.call_from_thread(call_if_wanted)
+            self.app.call_from_thread(call_if_needed)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         error = event.worker.error

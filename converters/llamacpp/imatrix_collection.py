@@ -227,13 +227,13 @@ class _Collector:
             raise self._error
 
     def _observe(self, address: int, ask: bool, _user_data: Any) -> bool:
-        """With `ask`, whether the node is wanted; otherwise add its inputs. False then stops the computation."""
+        """With `ask`, whether the node is needed; otherwise add its inputs. False then stops the computation."""
         if self._error is not None:
             return False
         try:
             node = _Tensor.from_address(address)
             if ask:
-                return self._is_wanted(node)
+                return self._is_needed(node)
             with np.errstate(over="ignore", invalid="ignore"):  # `_add` rejects overflows
                 if node.op == self._mul_mat_id:
                     self._add_experts(node)
@@ -244,7 +244,7 @@ class _Collector:
             return False
         return True
 
-    def _is_wanted(self, node: _Tensor) -> bool:
+    def _is_needed(self, node: _Tensor) -> bool:
         if node.op == self._mul_mat_id:
             return True
         if node.op != self._mul_mat:

@@ -47,8 +47,8 @@ class _Cursor:
             reason = "is truncated" if self.truncated else f"has a header of more than {MAX_HEADER_BYTES >> 20} MiB"
             raise InputError(f"{self.path}: {reason}: {what} would end at byte {end}, but the limit is {self.limit}")
         if end > self.start + len(self.buffer):
-            wanted = min(max(count, 1 << 20), self.limit - self.position)
-            self.buffer, self.start = self.read(wanted, self.position), self.position
+            length = min(max(count, 1 << 20), self.limit - self.position)
+            self.buffer, self.start = self.read(length, self.position), self.position
             if len(self.buffer) < count:
                 raise InputError(f"{self.path}: became shorter while it was read")
         data = self.buffer[self.position - self.start : end - self.start]

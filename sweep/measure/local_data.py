@@ -50,9 +50,9 @@ class LocalData:
         scored. Raises InputError if the files do not fit the task.
         """
         task, about = config["task"], self.about
-        known, wanted = about.dataset, config.get("dataset_path")
-        if known is not None and (wanted != known or about.config not in (None, config.get("dataset_name"))):
-            raise InputError(f"task {task}: it needs the data set {wanted}, but {self.folder} contains {known}")
+        known, needed = about.dataset, config.get("dataset_path")
+        if known is not None and (needed != known or about.config not in (None, config.get("dataset_name"))):
+            raise InputError(f"task {task}: it needs the data set {needed}, but {self.folder} contains {known}")
         names = {key: config.get(f"{key}_split") for key in ("fewshot", "training", "validation", "test")}
         files = {key: self.split_file(name) for key, name in names.items()}
         scored = files["test"] or files["validation"]

@@ -79,7 +79,7 @@ def test_asymmetric_scales_equal_those_of_compressed_tensors():
     for seed in range(20):
         x = some(8, 128, seed=seed) * 10 ** (seed % 5 - 2) + seed - 10
         scale, zero_point = scale_and_zero_point(x.amin(), x.amax(), symmetric=False)
-        wanted, zero = helpers.calculate_qparams(x.amin().reshape(1), x.amax().reshape(1), arguments)
-        assert scale.item() == pytest.approx(wanted.item(), rel=1e-6)
+        expected, zero = helpers.calculate_qparams(x.amin().reshape(1), x.amax().reshape(1), arguments)
+        assert scale.item() == pytest.approx(expected.item(), rel=1e-6)
         assert zero_point.item() == zero.item()
-        assert torch.allclose(fake_quantize(x, scale, zero_point), theirs(x, wanted, zero, arguments), atol=1e-5)
+        assert torch.allclose(fake_quantize(x, scale, zero_point), theirs(x, expected, zero, arguments), atol=1e-5)

@@ -64,9 +64,9 @@ def test_batch_size_and_running_out_of_memory_do_not_change_statistics(
     halved = calibrate(model, calibration_tokens[:9, :32], recipe, progress=lambda *at: steps.append(at))
     hook.remove()
     assert halved.expert_tokens == whole.expert_tokens
-    for key, wanted in {**whole.channel_max, **whole.ranges}.items():
+    for key, expected in {**whole.channel_max, **whole.ranges}.items():
         found = {**halved.channel_max, **halved.ranges}[key]
-        assert torch.allclose(found, wanted, rtol=2e-3, atol=1e-4), key
+        assert torch.allclose(found, expected, rtol=2e-3, atol=1e-4), key
     assert steps[-1] == (9 * 4 * 2, 9 * 4 * 2)  # samples, layers, passes
 
 
@@ -124,7 +124,7 @@ def test_experts_that_no_token_reaches_are_quantized(fresh: Fresh, calibration_t
     experts = [layer.mlp.experts[0] for layer in model.model.layers]
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = [expert(x) for expert in experts]
+        expected = [expert(x) for expert in experts]
     found = calibrate(model, tokens, NAMED["w8a8"])
     assert sum(found.expert_tokens.values()) == 4 * 2 * tokens.numel()  # four layers, two experts per token
     assert min(found.expert_tokens.values()) < 16
@@ -133,7 +133,7 @@ def test_experts_that_no_token_reaches_are_quantized(fresh: Fresh, calibration_t
         expert = layer.mlp.experts[0]
         assert isinstance(expert.down_proj, FakeQuantLinear)
         with torch.no_grad():
-            assert (expert(x) - wanted[i]).norm() < 0.5 * wanted[i].norm()
+            assert (expert(x) - expected[i]).norm() < 0.5 * expected[i].norm()
 
 
 def test_layers_kept_by_the_recipe_stay_float(fresh: Fresh, calibration_tokens: Tensor):

@@ -57,11 +57,11 @@ def test_transformers_loads_a_saved_model_as_compressed_tensors(
     theirs = AutoModelForCausalLM.from_pretrained(out)
     scheme = theirs.model.layers[0].mlp.up_proj.quantization_scheme
     assert scheme.weights.num_bits == 8
-    wanted, found = logits(model, tokens), logits(theirs, tokens)
+    expected, found = logits(model, tokens), logits(theirs, tokens)
     # a value rounded to the other side changes later values, by less than quantization does
     plain = (logits(fresh(), tokens) - found).abs()
-    assert (wanted - found).abs().median() < plain.median() / 3
-    assert (wanted - found).abs().mean() < plain.mean() / 2
+    assert (expected - found).abs().median() < plain.median() / 3
+    assert (expected - found).abs().mean() < plain.mean() / 2
 
 
 @pytest.mark.parametrize("columns", [32, 33, 34, 35])

@@ -80,8 +80,8 @@ def test_transformers_loads_deltanet_layers(tmp_path: Path, recipe: str) -> None
     model, out = written("qwen35", recipe, tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(out)
     assert theirs.model.layers[0].linear_attn.in_proj_qkv.quantization_scheme.weights.num_bits == 8
-    wanted, found = logits(model, tokens(2)), logits(theirs, tokens(2))
-    assert (wanted - found).abs().median() < 0.02 * wanted.std()
+    expected, found = logits(model, tokens(2)), logits(theirs, tokens(2))
+    assert (expected - found).abs().median() < 0.02 * expected.std()
 
 
 @pytest.mark.parametrize("family", EXPERTS)

@@ -32,17 +32,17 @@ def test_a_layer_equals_exact_integer_arithmetic(activations: Activations, symme
     layer = FakeQuantLinear(state, Recipe("x", activations=activations, symmetric=symmetric))
     weight = state.weight.double() * state.weight_scale.double()[:, None]
     if activations is Activations.FLOAT:
-        wanted = x.double() @ weight.T
+        expected = x.double() @ weight.T
     else:
         if not static:
             low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
             scale, zero = scale_and_zero_point(low, high, symmetric)
         q = (torch.round(x / scale) + zero).clamp(-128, 127).long() - zero
         products = q @ state.weight.long().T
-        wanted = products.double() * scale.double() * state.weight_scale.double()
+        expected = products.double() * scale.double() * state.weight_scale.double()
     if bias:
-        wanted = wanted + linear.bias.double()
-    assert torch.allclose(layer(x).double(), wanted, rtol=1e-5, atol=1e-5)
+        expected = expected + linear.bias.double()
+    assert torch.allclose(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
     assert layer(x.bfloat16()).dtype == torch.bfloat16
 
 

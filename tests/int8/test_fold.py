@@ -68,13 +68,13 @@ def fold_all(model: PreTrainedModel, folds: tuple[Fold, ...], seed: int = 0) -> 
 
 def test_a_folded_model_computes_the_same_as_the_original(model: PreTrainedModel):
     """Logits change by at most 1e-4 in float32, for each fold and for all folds."""
-    wanted = logits(model)
-    assert wanted.std() > 0.1  # with constant logits the comparison would be meaningless
+    expected = logits(model)
+    assert expected.std() > 0.1  # with constant logits the comparison would be meaningless
     for folds in [*((fold,) for fold in ALL_FOLDS), ALL_FOLDS]:
         before = {name: parameter.clone() for name, parameter in model.named_parameters()}
         assert fold_all(model, folds) >= len(decoder_of(model).layers) - ("mlp" in str(folds))
         assert any(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
-        assert (logits(model) - wanted).abs().max() <= 1e-4, folds
+        assert (logits(model) - expected).abs().max() <= 1e-4, folds
         model.load_state_dict(before, strict=False)
 
 
@@ -105,13 +105,13 @@ def test_separate_experts_compute_the_same_as_stacked_ones(tmp_path: Path):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    wanted = logits(model)
+    expected = logits(model)
     storage = model.model.layers[0].mlp.experts.down_proj.data_ptr()
     separate_experts(model)
     experts = model.model.layers[0].mlp.experts
     assert isinstance(experts, Experts)
     assert experts[0].down_proj.weight.data_ptr() == storage  # views, so a large model is not held twice
-    assert (logits(model) - wanted).abs().max() <= 1e-5
+    assert (logits(model) - expected).abs().max() <= 1e-5
 
 
 def test_smoothing_scales_follow_the_formula():
@@ -126,8 +126,8 @@ def test_added_outliers_do_not_change_logits(fresh: Callable[[str], PreTrainedMo
 
     for name in ("micro", "micro-moe"):
         model = fresh(name)
-        wanted = logits(model)
+        expected = logits(model)
         add_outliers(model)
         spread_value_heads(model, (64.0, 1.0))
         scale_query_key_head(model, 64.0)
-        assert (logits(model) - wanted).abs().max() <= 2e-3 * wanted.abs().max(), name
+        assert (logits(model) - expected).abs().max() <= 2e-3 * expected.abs().max(), name

@@ -95,10 +95,10 @@ def test_logits_on_the_test_text_equal_transformers(
     for part in backend.windows(cut.tokens, 0):
         with torch.no_grad():
             tokens = torch.from_numpy(cut.tokens[part.window].astype(np.int64))[None]
-            wanted = reference(tokens).logits[0, part.start : part.start + len(part.logits)].numpy()
-        difference = np.abs(part.logits - wanted).max()
-        assert difference <= 1e-3 * wanted.std()
-        top = np.sort(wanted, axis=1)[:, -2:]
+            expected = reference(tokens).logits[0, part.start : part.start + len(part.logits)].numpy()
+        difference = np.abs(part.logits - expected).max()
+        assert difference <= 1e-3 * expected.std()
+        top = np.sort(expected, axis=1)[:, -2:]
         ties = top[:, 1] - top[:, 0] <= 2 * difference
-        assert (ties | (part.logits.argmax(axis=1) == wanted.argmax(axis=1))).all()
+        assert (ties | (part.logits.argmax(axis=1) == expected.argmax(axis=1))).all()
     backend.close()

@@ -34,7 +34,7 @@ def planned(
     fingerprint: str = "f" * 64,
     task: str = "t",
     calibration: TextFile | None = None,
-    **wanted: Any,
+    **options: Any,
 ) -> Plan:
     """A plan for variants of the model "m". The reference is BF16 if it is one of them, otherwise the first."""
     variants = tuple(with_baselines(parse_list(names)))
@@ -49,4 +49,4 @@ def planned(
         calibration=calibration,
     )
     model = ResolvedModel("m", Path("/models/m"), fingerprint, 1024)
-    return make_plan(PlanSpec(model, variants, reference or first, inputs, "mine", **wanted))
+    return make_plan(PlanSpec(model, variants, reference or first, inputs, "mine", **options))

@@ -51,8 +51,8 @@ def make_request(directory: Path, **changes: object) -> AblationRequest:
     space, texts = directory / "space.toml", _texts(directory)
     if not space.exists():
         space.write_text(SPACE)
-    wanted = AblationRequest("micro", space, workspace=directory / "workspace", **texts, **OPTIONS)  # type: ignore[arg-type]
-    return replace(wanted, **changes)  # type: ignore[arg-type]
+    request = AblationRequest("micro", space, workspace=directory / "workspace", **texts, **OPTIONS)  # type: ignore[arg-type]
+    return replace(request, **changes)  # type: ignore[arg-type]
 
 
 def _texts(directory: Path) -> dict[str, object]:
@@ -156,12 +156,12 @@ def test_an_interrupted_ablation_loses_only_the_running_recipe(tmp_path: Path) -
 
 def test_a_killed_ablation_resumes_from_the_command_line(tmp_path: Path) -> None:
     """SIGKILL after the first recipe; then a second start measures the others and writes JSON and page."""
-    wanted = make_request(tmp_path)
+    request = make_request(tmp_path)
     page = tmp_path / "page.html"
     options = [str(part) for key, value in OPTIONS.items() for part in (f"--{key}", value)]
-    for name, value in (("design-space", wanted.space), ("workspace", wanted.workspace)):
+    for name, value in (("design-space", request.space), ("workspace", request.workspace)):
         options += [f"--{name}", str(value)]
-    options += ["--calibration", str(wanted.calibration), "--perplexity", str(wanted.perplexity)]
+    options += ["--calibration", str(request.calibration), "--perplexity", str(request.perplexity)]
     command = [*COMMAND, "ablate", "micro", *options, "--format", "json", "--html", str(page)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

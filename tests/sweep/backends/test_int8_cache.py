@@ -45,8 +45,8 @@ def test_scores_equal_those_of_a_model_with_a_fake_quantized_cache(
         tokens = torch.tensor([request.context + request.continuation])
         with torch.no_grad():
             rows = model(tokens[:, :-1]).logits[0].log_softmax(-1)[len(request.context) - 1 :]
-        wanted = rows[np.arange(len(request.continuation)), list(request.continuation)].sum()
-        assert score.logprob == pytest.approx(float(wanted), abs=2e-4)
+        expected = rows[np.arange(len(request.continuation)), list(request.continuation)].sum()
+        assert score.logprob == pytest.approx(float(expected), abs=2e-4)
 
 
 def test_generations_equal_those_of_transformers_with_an_int8_cache(

@@ -130,9 +130,9 @@ def test_scores_with_shared_prefixes_equal_those_of_single_requests(each):
     given = each.loglikelihoods(requests)
     for request, score in zip(requests, given, strict=True):
         rows = logprobs(each, request.context + request.continuation)[len(request.context) - 1 : -1]
-        wanted = list(request.continuation)
-        assert score.logprob == pytest.approx(rows[np.arange(len(wanted)), wanted].sum(), abs=1e-4)
-        assert score.is_greedy == (rows.argmax(-1).tolist() == wanted)
+        continuation = list(request.continuation)
+        assert score.logprob == pytest.approx(rows[np.arange(len(continuation)), continuation].sum(), abs=1e-4)
+        assert score.is_greedy == (rows.argmax(-1).tolist() == continuation)
     assert any(score.is_greedy for score in given)
 
 
@@ -241,8 +241,8 @@ def test_generations_of_mixed_lengths_equal_those_of_single_prompts(each):
     requests = [GenerationRequest(prompt, int(rng.integers(2, 16))) for prompt in prompts]
     one_family = [GenerationRequest(blocks[0] + some_tokens(rng, n), 9) for n in (4, 40, 11, 1, 6, 30, 5, 2)]
     for group in (requests, one_family):
-        for asked, given in zip(group, each.generate(group), strict=True):
-            expected = greedy(each, asked.prompt, asked.max_new_tokens)
+        for request, given in zip(group, each.generate(group), strict=True):
+            expected = greedy(each, request.prompt, request.max_new_tokens)
             assert list(given.tokens) == expected
             assert given.text == each.detokenize(expected)
 
