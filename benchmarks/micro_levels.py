@@ -79,8 +79,8 @@ def main() -> None:
                         rows = [(i.prompt, [f" {e}" for e in i.extra["endings"]], i.extra["label"]) for i in chosen]
                         scores.append(picked(backend, rows))
                 print(f"{quant:8} {name:12} by level: " + "  ".join(f"{score:.3f}" for score in scores), flush=True)
-            asked = [(i.prompt, [" A", " B", " C", " D"], i.extra["label"]) for i in build.lettered("validation")]
-            print(f"{quant:8} micro_facts  {picked(backend, asked):.3f} of {len(asked)}", flush=True)
+            questions = [(i.prompt, [" A", " B", " C", " D"], i.extra["label"]) for i in build.lettered("validation")]
+            print(f"{quant:8} micro_facts  {picked(backend, questions):.3f} of {len(questions)}", flush=True)
             backend.close()
 
 

@@ -47,13 +47,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Information on some paths of a model, which the hub's file system requests."""
-        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        requested = self.rfile.read(int(self.headers["Content-Length"])).decode()
         path = unquote(urlsplit(self.path).path).lstrip("/").removeprefix("api/models/")
         self.hub.requests.append(f"POST {path}")
         found = self.hub.find(path)
         if found is None or not found[1].startswith("paths-info/"):
             return self._error(404, "EntryNotFound")
-        names = json.loads(asked)["paths"] if asked.startswith("{") else parse_qs(asked)["paths"]
+        names = json.loads(requested)["paths"] if requested.startswith("{") else parse_qs(requested)["paths"]
         directory = self.hub.models[found[0]]
         return self._json([_entry(directory / name, directory) for name in names if (directory / name).is_file()], True)
 
@@ -87,10 +87,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, file: Path, sha: str, body: bool) -> None:
         data = file.read_bytes()
-        asked = self.headers.get("Range")
-        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        requested = self.headers.get("Range")
+        first, _, last = (requested or "bytes=0-").removeprefix("bytes=").partition("-")
         start, end = int(first), int(last) + 1 if last else len(data)
-        self.send_response(206 if asked else 200)
+        self.send_response(206 if requested else 200)
         self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
         self.send_header("X-Repo-Commit", sha)
         self.hub.sent += len(data[start:end]) if body else 0

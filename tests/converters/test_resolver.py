@@ -58,7 +58,7 @@ def ask(hub: str, cache: Path, model: str, need: Need) -> dict:
 
 
 def test_every_form_of_a_model_is_found_with_its_name(file: Path, config: Path) -> None:
-    asked = {
+    cases = {
         "micro": ("micro", ModelForm.CHECKPOINT),
         str(MICRO.directory): (MICRO.directory.name, ModelForm.CHECKPOINT),
         str(config): ("bare", ModelForm.CONFIG),
@@ -68,7 +68,7 @@ def test_every_form_of_a_model_is_found_with_its_name(file: Path, config: Path) 
         "qwen/qwen3-4b": ("Qwen3-4B", ModelForm.CATALOGUE),
     }
     for need in (Need.PLAN, Need.HEADERS):
-        for text, (name, form) in asked.items():
+        for text, (name, form) in cases.items():
             found = find_model(text, need)
             assert (found.name, found.form) == (name, form)
             assert found.open(found.name).name == name

@@ -102,9 +102,9 @@ def test_a_reference_file_decides_window_and_stride(tmp_path: Path) -> None:
     assert isinstance(file, ReferenceFile)
     assert (file.window(None), file.window(16), file.stride(None)) == (16, 16, None)
     assert ReferenceFile(file.path, 16, 11).stride(None) == 4
-    for asked in (lambda: file.window(512), lambda: file.stride(3)):
+    for wrong in (lambda: file.window(512), lambda: file.stride(3)):
         with pytest.raises(InputError, match=r"base\.kld: "):
-            asked()
+            wrong()
 
 
 @pytest.mark.parametrize(

@@ -263,8 +263,8 @@ def test_different_settings_are_reported(space):
 
 
 def test_different_task_settings_are_reported_for_shared_tasks(space):
-    asked = {"t": "0 examples", "only here": "chat"}
-    replace(A, text={}, about={"task_settings": asked, "text": None}).put(space)
+    settings = {"t": "0 examples", "only here": "chat"}
+    replace(A, text={}, about={"task_settings": settings, "text": None}).put(space)
     replace(B, text={}, about={"task_settings": {"t": "5 examples"}, "text": None}).put(space)
     notes = compare(space, "alpha", "beta").notes
     assert notes == ("Measured differently: t: 0 examples in A, 5 examples in B.",)  # and no note on a text
@@ -351,7 +351,7 @@ def test_a_failed_job_sets_the_exit_code_and_the_rest_is_compared(both, capsys):
     assert "Failed or not measured in broken-q-5: t of Q2." in found.notes
     assert command("alpha", "broken", None, both.root, Format.QUIET) == 1
     assert command("alpha", "beta", None, both.root, Format.QUIET) == 0
-    assert command("alpha", "broken", "Q4", both.root, Format.QUIET) == 0  # nothing of what was asked failed
+    assert command("alpha", "broken", "Q4", both.root, Format.QUIET) == 0  # the failed job is of another variant
     assert "task difference" in capsys.readouterr().out
 
 

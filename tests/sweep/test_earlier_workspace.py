@@ -82,7 +82,7 @@ def test_earlier_runs_have_the_same_records(workspace: Workspace) -> None:
 
 
 def test_an_ablation_finds_every_earlier_recipe(workspace: Workspace) -> None:
-    asked = ablate.AblationRequest(
+    request = ablate.AblationRequest(
         "micro",
         EARLIER / "space.toml",
         calibration=str(workspace.root.parent / "calibration.txt"),
@@ -94,7 +94,7 @@ def test_an_ablation_finds_every_earlier_recipe(workspace: Workspace) -> None:
         device="cpu",
         workspace=workspace.root,
     )
-    plan = ablate.prepare(asked, lambda _: None)
+    plan = ablate.prepare(request, lambda _: None)
     with Store(workspace.database) as store:
         assert cells_to_run(plan.cells, store, workspace.root) == []
     found, _ = ablate.ablate(plan, lambda _: None)

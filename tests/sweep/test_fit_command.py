@@ -76,8 +76,8 @@ def test_json_has_the_documented_fields(sweep: Any) -> None:
 
 def test_options_change_the_figures_and_the_command(sweep: Any) -> None:
     def row(*arguments: str) -> dict[str, Any]:
-        asked = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0", "--format", "json", *arguments)
-        code, out, _ = sweep(*asked)
+        command = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0", "--format", "json", *arguments)
+        code, out, _ = sweep(*command)
         assert code == 0
         return parsed(out)["rows"][0]
 
@@ -138,10 +138,10 @@ def test_best_uses_the_measurements_of_a_run(sweep: Any, tmp_path: Path) -> None
     text = {"BF16": (flat, None)} | {name: (flat, np.full(4, kld)) for name, kld in klds.items()}
     (tmp_path / "workspace").mkdir()
     Stored("a", text=text, variants=tuple(text)).put(Workspace(tmp_path / "workspace"))
-    asked = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0,Q6_K,Q4_K_M", "--best")
-    assert sweep(*asked, "--format", "quiet")[:2] == (0, "Q6_K\n")
-    assert parsed(sweep(*asked, "--format", "json")[1])["best_is_measured"] is True
-    assert "► Run Q6_K" in sweep(*asked)[1]
+    command = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0,Q6_K,Q4_K_M", "--best")
+    assert sweep(*command, "--format", "quiet")[:2] == (0, "Q6_K\n")
+    assert parsed(sweep(*command, "--format", "json")[1])["best_is_measured"] is True
+    assert "► Run Q6_K" in sweep(*command)[1]
 
 
 def bad_config(directory: Path) -> str:
@@ -199,8 +199,8 @@ def run_sweep_fit(*arguments: str, endpoint: str, cache: Path) -> subprocess.Com
 
 def test_a_hub_id_reads_only_the_config_and_reports_its_bytes(tmp_path: Path) -> None:
     with serve({"org/micro": MICRO.directory}) as hub:
-        asked = ("org/micro", "--variants", "Q4_K_M", "--format", "json")
-        done = run_sweep_fit(*asked, endpoint=hub.url, cache=tmp_path)
+        command = ("org/micro", "--variants", "Q4_K_M", "--format", "json")
+        done = run_sweep_fit(*command, endpoint=hub.url, cache=tmp_path)
     assert done.returncode == 0, done.stderr
     report = parsed(done.stdout)
     assert report["bytes_read"] == (MICRO.directory / "config.json").stat().st_size
@@ -249,13 +249,13 @@ def test_a_sweep_leaves_out_variants_that_do_not_fit_on_its_gpu(sweep: Any, tmp_
     gpu = f"{1536 + 14}MiB"
     text = tmp_path / "test.txt"
     text.write_text(MICRO.text.read_text()[:6000])
-    asked = ("run", "micro", "--variants", "=Q8_0,Q2_K", "--tasks", "none", "--perplexity", text, "--gpu", gpu)
-    code, out, err = sweep(*asked, "--dry-run")
+    command = ("run", "micro", "--variants", "=Q8_0,Q2_K", "--tasks", "none", "--perplexity", text, "--gpu", gpu)
+    code, out, err = sweep(*command, "--dry-run")
     assert code == 0
     assert "Q8_0 needs" in err
     assert "BF16 needs" in err
     assert "it is measured, because other variants are compared with it" in err
-    code, out, _ = sweep(*asked, "--format", "json")
+    code, out, _ = sweep(*command, "--format", "json")
     assert code == 0  # to be skipped is not to fail
     records = {record["variant"]: record for record in json.loads(out.splitlines()[-1])["records"]}
     assert {name: record["status"] for name, record in records.items()} == {

@@ -33,8 +33,8 @@ MICRO = presets.builtin_models()["micro"]
 
 
 def request(tmp_path: Path, **changes: object) -> Int8Request:
-    asked = Int8Request("micro", "sq", tmp_path / "out", samples=4, length=32, workspace=tmp_path / "workspace")
-    return replace(asked, **changes)  # type: ignore[arg-type]
+    request = Int8Request("micro", "sq", tmp_path / "out", samples=4, length=32, workspace=tmp_path / "workspace")
+    return replace(request, **changes)  # type: ignore[arg-type]
 
 
 def test_a_written_checkpoint_can_be_measured_like_any_model(tmp_path: Path) -> None:

@@ -36,12 +36,12 @@ class Answers:
     """Replaces `ask` and `planned`: every question, cancelled or not, waits until `give` is called."""
 
     def __init__(self, answer: Any) -> None:
-        self.asked: list[tuple[Any, ...]] = []
+        self.questions: list[tuple[Any, ...]] = []
         self._answer = answer
         self._given = threading.Event()
 
     def __call__(self, *question: Any, **_: Any) -> Any:
-        self.asked.append(question)
+        self.questions.append(question)
         assert self._given.wait(30.0)
         return self._answer
 
@@ -57,7 +57,7 @@ def fixed(tmp_path: Path) -> Workspace:
 
 
 def deliveries(screen: WorkerHost, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """A list that grows with every delivery of a thread to the screen, wanted or not."""
+    """A list that grows with every delivery of a thread to the screen, needed or not."""
     made: list[object] = []
     deliver = screen.deliver
     monkeypatch.setattr(screen, "deliver", lambda *given: made.append(deliver(*given)))
@@ -81,7 +81,7 @@ def test_an_answer_to_a_closed_window_is_ignored(fixed: Workspace, monkeypatch: 
             await pilot.press("t")
             window = app.screen
             assert isinstance(window, TypesScreen)
-            await until(pilot, lambda: answers.asked)
+            await until(pilot, lambda: answers.questions)
             replaced: list[object] = []
             monkeypatch.setattr(window, "replace", replaced.append)
             delivered = deliveries(window, monkeypatch)
@@ -102,14 +102,14 @@ def test_a_gpu_chosen_while_fit_is_computing_stays_chosen(fixed: Workspace, monk
         async with opened(fixed, "fit", RUN) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, FitScreen)
-            await until(pilot, lambda: answers.asked)
+            await until(pilot, lambda: answers.questions)
             await pilot.press("4", "v", *"24GiB", "enter")
             assert app.session.gpus == ("24GiB",)
             answers.give()
             await until(pilot, lambda: screen.report is not None)
             assert app.session.gpus == ("24GiB",)
             await pilot.press("1")
-            assert answers.asked[-1][0][-2:] == ("--gpu", "24GiB")
+            assert answers.questions[-1][0][-2:] == ("--gpu", "24GiB")
 
     play(script())
 
@@ -292,23 +292,23 @@ def test_a_run_that_is_no_longer_followed_is_not_shown_again(fixed: Workspace, m
                 await pilot.press("4", "3")
             launch.is_known.set()
             await until(pilot, lambda: app.session.launch is None and screen.snapshot is not None)
-            assert len(launch.asked) == 1
+            assert len(launch.threads) == 1
             assert "✓ done" in shown(app)
 
     play(script())
 
 
 class Launching:
-    """Replaces a Launch. Only one thread may ask it, because a Launch deletes its file when the run is known."""
+    """Replaces a Launch. Only one thread may call `run`, because a Launch deletes its file when the run is known."""
 
     command = None
 
     def __init__(self) -> None:
-        self.asked: set[int] = set()
+        self.threads: set[int] = set()
         self.is_known = threading.Event()
 
     def run(self) -> str | None:
-        self.asked.add(threading.get_ident())
+        self.threads.add(threading.get_ident())
         return RUN if self.is_known.is_set() else None
 
 

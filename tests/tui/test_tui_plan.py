@@ -75,7 +75,7 @@ def asked_by(line: str) -> Request:
     return seen[0]
 
 
-def asked(screen: PlanScreen) -> bool:
+def is_planned(screen: PlanScreen) -> bool:
     """Whether the shown plan is of the current draft."""
     return screen.plan is not None and not screen._busy and screen._timer is None
 
@@ -116,10 +116,10 @@ def test_the_screen_shows_the_plan_of_the_dry_run(swept: Workspace, text: Path) 
         async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            await until(pilot, lambda: asked(screen))
+            await until(pilot, lambda: is_planned(screen))
             fields = {"tasks": "micro_form", "limit": "8", "perplexity": str(text)}
             screen.change(screen.draft.with_typed(**fields), variants=("BF16", "Q4_K_M", "Q2_K"))
-            await until(pilot, lambda: asked(screen))
+            await until(pilot, lambda: is_planned(screen))
             assert screen.plan == plan
             words = shown(app)
             assert f"{sum(not cell['done'] for cell in plan['cells'])} of {len(plan['cells'])} jobs to do" in words
@@ -134,7 +134,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
         async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            await until(pilot, lambda: asked(screen))
+            await until(pilot, lambda: is_planned(screen))
             table = screen.query_one(Table)
             assert set(screen.draft.variants) == set(preset.load("q2-q8").variants)
             table.go_to("Q4_0")
@@ -183,7 +183,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert table.has_focus
             await pilot.press("escape")
             assert table.row_count > 30
-            await until(pilot, lambda: asked(screen))
+            await until(pilot, lambda: is_planned(screen))
 
     play(script())
 
@@ -196,7 +196,7 @@ def test_invalid_input_gives_the_message_of_the_command_line(swept: Workspace, t
         async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            await until(pilot, lambda: asked(screen))
+            await until(pilot, lambda: is_planned(screen))
             for model, typed, words in (
                 (str(tmp_path / "broken"), {}, "config.json"),
                 ("micro", {"limit": "many"}, "many"),
@@ -206,7 +206,7 @@ def test_invalid_input_gives_the_message_of_the_command_line(swept: Workspace, t
                 screen.change(model=model, typed=typed)
                 await until(pilot, lambda words=words: "✗" in shown(app) and words in shown(app))
             screen.change(model="micro", typed={})
-            await until(pilot, lambda: asked(screen) and "✗" not in shown(app))
+            await until(pilot, lambda: is_planned(screen) and "✗" not in shown(app))
 
     play(script())
 
@@ -247,7 +247,7 @@ def test_int8_variants_are_planned_like_quants(swept: Workspace) -> None:
             screen.change(variants=("Q4_K_M",))
             screen.query_one(Table).go_to("int8:sq-ph-dyn")
             await pilot.press("space")
-            await until(pilot, lambda: asked(screen) and len(screen.plan["variants"]) == 4)  # type: ignore[index]
+            await until(pilot, lambda: is_planned(screen) and len(screen.plan["variants"]) == 4)  # type: ignore[index]
             assert "=Q4_K_M,int8:sq-ph-dyn" in shown(app)
             assert "BF16 and torch:BF16, for comparison" in shown(app)
             sizes = {row["variant"]: row for row in screen.plan["variants"]}  # type: ignore[index]
@@ -278,7 +278,7 @@ def test_a_model_that_cannot_become_int8_gives_a_message(swept: Workspace, tmp_p
                 await until(pilot, lambda words=words: words in str(screen.query_one("#estimate", Static).render()))
             screen.change(model=str(file), variants=("Q4_K_M",))
             assert "int8:sq" not in screen.query_one(Table).keys
-            await until(pilot, lambda: asked(screen) and "✗" not in shown(app))
+            await until(pilot, lambda: is_planned(screen) and "✗" not in shown(app))
 
     play(script())
 
@@ -295,7 +295,7 @@ def test_the_gpu_of_the_fit_screen_is_used_by_the_plan(swept: Workspace) -> None
             await pilot.press("v", *"64MiB", "enter", "2")
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            await until(pilot, lambda: asked(screen))
+            await until(pilot, lambda: is_planned(screen))
             assert screen.query_one("#field-gpu", Input).value == "64MiB"
             assert "--gpu 64MiB" in shown(app)
             assert "int8:sq-ph" in screen.plan["skipped"]  # type: ignore[index]
@@ -338,7 +338,7 @@ def test_a_sweep_with_int8_runs_and_shows_its_results(text: Path, tmp_path: Path
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             screen.change(screen.draft.with_typed(**fast), variants=("int8:sq", "fq:sq", "Q4_K_M"))
-            await until(pilot, lambda: asked(screen))
+            await until(pilot, lambda: is_planned(screen))
             await pilot.press("r")
             await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.snapshot is not None)
             run = app.screen
@@ -358,6 +358,6 @@ def test_a_sweep_with_int8_runs_and_shows_its_results(text: Path, tmp_path: Path
             await pilot.press("4")
             await until(pilot, lambda: "torch:BF16" in shown(app) and "fq:sq" in shown(app))
             await pilot.press("2")
-            await until(pilot, lambda: asked(screen) and "all jobs are done" in shown(app))
+            await until(pilot, lambda: is_planned(screen) and "all jobs are done" in shown(app))
 
     play(script())

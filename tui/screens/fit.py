@@ -132,8 +132,8 @@ class FitScreen(WorkerHost, Screen[None]):
 
     def _forget_others(self) -> None:
         """Hide the answer if it is about another model or other GPUs than the question."""
-        asked, answered = self.question, self._answered
-        if asked is None or answered is None or (asked.model, asked.gpus) != (answered.model, answered.gpus):
+        question, answered = self.question, self._answered
+        if question is None or answered is None or (question.model, question.gpus) != (answered.model, answered.gpus):
             self.report = None
             self.query_one("#body").add_class("hidden")
 

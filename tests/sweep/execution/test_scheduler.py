@@ -261,11 +261,11 @@ def test_a_pause_lets_running_cells_end_and_starts_no_others(tmp_path: Path) -> 
 
 def test_a_cancelled_cell_fails_and_the_others_of_its_batch_are_made(tmp_path: Path) -> None:
     cells = [cell(Preparation(name, batched=True), name) for name in "abc"]
-    asked: list[str] = []
+    cancelled: list[str] = []
 
     def on_event(event: Event) -> None:
-        if event.cell == "c/c" and event.event == "cell_started" and not asked:
-            asked.append("b/b")
+        if event.cell == "c/c" and event.event == "cell_started" and not cancelled:
+            cancelled.append("b/b")
             request_cancel(tmp_path, "b/b")
 
     executor = ScriptedExecutor()

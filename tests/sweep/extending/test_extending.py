@@ -70,8 +70,8 @@ def test_variants_of_an_added_method_are_measured(ran: tuple[Path, list[dict[str
 
 
 def test_fit_shows_the_rows_of_an_added_method(extended: dict[str, str]) -> None:
-    asked = [*COMMAND, "fit", "micro", "--variants", "rounded:04,Q8_0", "--gpu", "8GiB", "--format", "json"]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=100, env=extended)
+    command = [*COMMAND, "fit", "micro", "--variants", "rounded:04,Q8_0", "--gpu", "8GiB", "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=extended)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert [(row["variant"], row["kind"]) for row in rows] == [("rounded:4", "rounded"), ("Q8_0", "gguf")]

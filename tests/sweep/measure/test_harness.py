@@ -323,7 +323,7 @@ class ChangedBackend:
 
 
 def test_a_figure_that_is_nan_fails_with_one_line(backend, tasks, tmp_path):
-    broken = ChangedBackend(backend, loglikelihoods=lambda asked, progress: [Score(math.nan, False) for _ in asked])
+    broken = ChangedBackend(backend, loglikelihoods=lambda given, progress: [Score(math.nan, False) for _ in given])
     with pytest.raises(MeasurementError, match="96 of 96 log-likelihoods are not numbers"):
         run_task(broken, "choose", TaskLocation(tasks))
     (tmp_path / "data.py").write_text(DATA + "\ndef score(doc, results):\n    return {'acc': float('nan')}\n")
@@ -385,16 +385,16 @@ def test_reasoning_is_removed_as_hflm_removes_it(backend, thinker, thinking, mon
     monkeypatch.setattr(lm_eval_model, "THINK_END", end)
     theirs = thinker(thinking, end)
     assert theirs.apply_chat_template(history) == prompt
-    asked = requests([(prompt, {"max_gen_toks": 40, "until": []})], "generate_until")
+    lm_requests = requests([(prompt, {"max_gen_toks": 40, "until": []})], "generate_until")
     ours = make_lm(model, options)
-    answered = ours.generate_until(asked)
-    assert answered == theirs.generate_until(asked, disable_tqdm=True)
+    answered = ours.generate_until(lm_requests)
+    assert answered == theirs.generate_until(lm_requests, disable_tqdm=True)
     assert answered == [said.split(end)[-1].lstrip()] != [said]
     assert (ours.max_gen_toks_used, ours.unfinished) == (40, 1)
     # a stop string ends the answer, but not the reasoning
-    asked = requests([(prompt, {"max_gen_toks": 40, "until": [said[:2], stop]})], "generate_until")
+    lm_requests = requests([(prompt, {"max_gen_toks": 40, "until": [said[:2], stop]})], "generate_until")
     answer = said.split(end)[-1].lstrip().split(said[:2])[0].split(stop)[0]
-    assert make_lm(model, options).generate_until(asked) == [answer]
+    assert make_lm(model, options).generate_until(lm_requests) == [answer]
 
 
 def test_thinking_is_rejected_if_the_task_or_template_does_not_support_it(backend, tasks):
@@ -446,8 +446,8 @@ def test_code_of_a_model_runs_only_if_allowed(tmp_path, backend):
 
 
 def test_tasks_of_lm_eval_are_found_without_indexing_all_of_them(monkeypatch):
-    asked, indexed = [], lm_eval_tasks._indexed
-    monkeypatch.setattr(lm_eval_tasks, "_indexed", lambda folder: asked.append(folder) or indexed(folder))
+    folders, indexed = [], lm_eval_tasks._indexed
+    monkeypatch.setattr(lm_eval_tasks, "_indexed", lambda folder: folders.append(folder) or indexed(folder))
     for task in ("gsm8k", "mmlu", "boolq", "arc_challenge"):
         assert task in lm_eval_tasks._manager(task, TaskLocation()).task_index
-    assert None not in asked  # which would take seconds
+    assert None not in folders  # which would take seconds

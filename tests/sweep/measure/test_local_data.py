@@ -103,8 +103,8 @@ def test_local_fields_give_the_same_questions_as_published_fields(task: str, sho
 
 def test_without_a_split_for_examples_the_first_items_are_examples_and_are_not_scored(tmp_path: Path) -> None:
     folder = write(tmp_path / "boolq", "validation", LOCAL["boolq"])
-    asked = questions("boolq", folder, 2)
-    prompts = [arguments[0] for arguments, _ in asked]
+    found = questions("boolq", folder, 2)
+    prompts = [arguments[0] for arguments, _ in found]
     assert len(prompts) == 2 * 4
     assert all(prompt.startswith("Boat 0 is red.") and prompt.count("Answer:") == 3 for prompt in prompts)
     assert not any(prompt.endswith(f"is boat {i} red?\nAnswer:") for prompt in prompts for i in (0, 1))
@@ -127,9 +127,9 @@ def test_examples_are_the_first_items_of_their_split_for_every_question(tmp_path
 def test_a_subject_has_its_own_items_and_examples(tmp_path: Path) -> None:
     for part, rows in FIXED["mmlu"].items():
         write(tmp_path / "mmlu", part, rows)
-    asked = questions("mmlu_anatomy", tmp_path / "mmlu", 5)
-    assert len(asked) == 3 * 4
-    assert all("about anatomy" in arguments[0] and "Bone 4?" in arguments[0] for arguments, _ in asked)
+    found = questions("mmlu_anatomy", tmp_path / "mmlu", 5)
+    assert len(found) == 3 * 4
+    assert all("about anatomy" in arguments[0] and "Bone 4?" in arguments[0] for arguments, _ in found)
     with pytest.raises(InputError, match=r"test\.jsonl: no item with subject 'virology' for task mmlu_virology"):
         load_offline("mmlu_virology", tmp_path / "mmlu", "mmlu")
 
@@ -141,8 +141,8 @@ def load_offline(task: str, folder: Path, name: str | None = None) -> Any:
 
 def test_an_unlisted_data_set_is_read_with_its_published_fields(tmp_path: Path) -> None:
     rows = [{"goal": f"Stop boat {i}", "sol1": "Drop the anchor.", "sol2": "Row.", "label": 0} for i in range(2)]
-    (asked, *_), *_ = questions("piqa", write(tmp_path / "piqa", "validation", rows))
-    assert asked == ("Question: Stop boat 0\nAnswer:", " Drop the anchor.")
+    (found, *_), *_ = questions("piqa", write(tmp_path / "piqa", "validation", rows))
+    assert found == ("Question: Stop boat 0\nAnswer:", " Drop the anchor.")
 
 
 def test_unusable_files_are_rejected(tmp_path: Path) -> None:

@@ -109,15 +109,15 @@ def test_multiple_choice_scores_equal_those_of_hflm(backend: LlamaBackend, hf: A
     data, options = CHOOSING[task]
     theirs = evaluate(hf, task, place(data), options)
     samples = [sample for leaf in theirs["samples"].values() for sample in leaf]
-    asked = [
+    expected = [
         (argument, resp[0])
         for sample in samples
         for argument, resp in zip(sample["arguments"], sample["resps"], strict=True)
     ]
-    ours = make_lm(backend).loglikelihood(requests("loglikelihood", [pair for pair, _ in asked]))
+    ours = make_lm(backend).loglikelihood(requests("loglikelihood", [pair for pair, _ in expected]))
     assert len(ours) >= 2 * len(samples)
-    np.testing.assert_allclose([score for score, _ in ours], [answer[0] for _, answer in asked], atol=1e-3, rtol=0)
-    assert [greedy for _, greedy in ours] == [answer[1] for _, answer in asked]
+    np.testing.assert_allclose([score for score, _ in ours], [answer[0] for _, answer in expected], atol=1e-3, rtol=0)
+    assert [greedy for _, greedy in ours] == [answer[1] for _, answer in expected]
     run = run_task(backend, task, place(data), options)
     assert run.n == len(samples)
     for metric in run.metrics:
@@ -157,8 +157,8 @@ def test_generations_equal_those_of_hflm(backend: LlamaBackend, hf: Any, task: s
     assert {item.prompt_hash for item in run.items} == {sample["prompt_hash"] for sample in samples}
     said = [sample["resps"][0][0] for sample in samples]
     assert any(said)  # the random model generates some text
-    asked = requests("generate_until", [sample["arguments"][0] for sample in samples])
-    assert make_lm(backend, options).generate_until(asked) == said
+    lm_requests = requests("generate_until", [sample["arguments"][0] for sample in samples])
+    assert make_lm(backend, options).generate_until(lm_requests) == said
     for item in run.items:
         for name, value in item.values.items():
             metric, _, answer_filter = name.partition(",")
@@ -197,8 +197,8 @@ def short(real: Any) -> Iterator[tuple[LlamaBackend, Any]]:
 
 def test_log_likelihoods_of_all_kinds_of_text_equal_those_of_hflm(short: tuple[LlamaBackend, Any]) -> None:
     backend, hf = short
-    asked = requests("loglikelihood", [*PAIRS, *((context, text[:1]) for context, text in PAIRS)])
-    ours, theirs = make_lm(backend).loglikelihood(asked), hf.loglikelihood(asked, disable_tqdm=True)
+    lm_requests = requests("loglikelihood", [*PAIRS, *((context, text[:1]) for context, text in PAIRS)])
+    ours, theirs = make_lm(backend).loglikelihood(lm_requests), hf.loglikelihood(lm_requests, disable_tqdm=True)
     np.testing.assert_allclose([score for score, _ in ours], [score for score, _ in theirs], atol=1e-3, rtol=0)
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
     rolling = requests("loglikelihood_rolling", [("你好 café 🙂 " * 60 + "The end.",), ("One window.",)])
@@ -218,12 +218,12 @@ def test_stop_strings_end_generations_as_in_hflm(short: tuple[LlamaBackend, Any]
     # stop strings that the model generates, across several tokens or within one token, and one that it does not
     # generate
     stops = [[text[5:9], "never said"] if i % 2 else [text[7:8]] for i, text in enumerate(free)]
-    asked = requests(
+    lm_requests = requests(
         "generate_until",
         [(p, {"until": stop, "max_gen_toks": 24}) for p, stop in zip(prompts, stops, strict=True)],
     )
-    ours = make_lm(backend).generate_until(asked)
-    assert ours == hf.generate_until(asked, disable_tqdm=True)
+    ours = make_lm(backend).generate_until(lm_requests)
+    assert ours == hf.generate_until(lm_requests, disable_tqdm=True)
     assert ours == [text.split(stop[0])[0] for text, stop in zip(free, stops, strict=True)] != free
 
 
@@ -240,9 +240,9 @@ def test_instructions_are_left_out_if_their_checker_lacks_data(backend: LlamaBac
         documents = loaded.tasks["ifeval"].eval_docs
     assert run.left_out == 541 - len(documents)
     wanting = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
-    asked = [row["instruction_id_list"] for row in read_jsonl(SHARED / "data" / "ifeval" / "ifeval.jsonl")]
-    assert sum(name in wanting for names in asked for name in names) == 77
-    assert documents["instruction_id_list"] == [names for names in asked if not wanting & set(names)]
+    instructions = [row["instruction_id_list"] for row in read_jsonl(SHARED / "data" / "ifeval" / "ifeval.jsonl")]
+    assert sum(name in wanting for names in instructions for name in names) == 77
+    assert documents["instruction_id_list"] == [names for names in instructions if not wanting & set(names)]
 
 
 def test_the_group_mmlu_has_all_57_subjects(backend: LlamaBackend) -> None:
