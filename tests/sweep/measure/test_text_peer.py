@@ -113,7 +113,11 @@ def percentile_names(kind: str, figures: dict[str, float]) -> dict[str, str]:
 
 
 def check(answer: str, figures: Divergence) -> None:
-    """Every printed figure equals ours, within a relative 1e-4 or half of its last digit."""
+    """Every printed figure equals ours, within a relative 1e-4 or one unit of its last digit.
+
+    Half of a unit is rounding. The rest is float32, in which llama-perplexity adds up the divergence of a position: on
+    some CPUs, small percentiles differ by 3e-7.
+    """
     expected: list[tuple[str, float, float | None]] = []
     for pattern, (name, error, units) in FIGURES.items():
         stderr = None if error is None else units * getattr(figures, error)
@@ -128,7 +132,7 @@ def check(answer: str, figures: Divergence) -> None:
         for printed, ours in ((match[1], value), (match[2], stderr)):
             if ours is not None:
                 digits = len(printed.partition(".")[2])
-                assert ours == pytest.approx(float(printed), rel=1e-4, abs=0.51 * 10**-digits), pattern
+                assert ours == pytest.approx(float(printed), rel=1e-4, abs=1.01 * 10**-digits), pattern
     assert figures.kld_p99_9 == figures.kld_percentiles["99.9"]
     assert figures.kld_max == figures.kld_percentiles["100"]
 
