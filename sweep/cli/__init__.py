@@ -7,12 +7,13 @@ import sys
 
 def main() -> None:
     """Run the command line; ends the process with one of the exit codes."""
+    from sweep.cli.exits import Exit
     from sweep.own_code import hidden_package
 
     message = hidden_package()
     if message is not None:  # before our packages are imported, which would end in a traceback
         print(f"sweep: {message}", file=sys.stderr)
-        sys.exit(4)
+        sys.exit(int(Exit.MISSING_RUNTIME))
     from sweep.cli.app import main as command_line
 
     command_line()
