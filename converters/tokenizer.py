@@ -11,6 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from converters.chat_template import directory_template
 from converters.checkpoint import read_json
 from converters.errors import InputError
 from converters.llamacpp.container import Field, ValueType, boolean, numbers, string, strings, uint32
@@ -94,7 +95,7 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | N
     tokens, kinds = _tokens(model, added, config, file)
     merges = _merges(model, file)
     settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
-    template = _chat_template(path, settings)
+    template = directory_template(path, settings)
     _reject_invalid_unicode(file, (*tokens, *merges))
     _reject_invalid_unicode(path / "tokenizer_config.json", [template or ""])
     return Tokenizer(
@@ -252,17 +253,3 @@ def _special_tokens(
             f"{path}: tokenizer_config.json, config.json and generation_config.json define no eos_token; add it"
         )
     return found
-
-
-def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: cannot be read: {error}") from error
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several templates by name; readers of GGUF use the default one
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None

@@ -20,6 +20,7 @@ from typer.models import ParameterInfo
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
 from sweep.cli.parsers import comma_list, tensor_split
+from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.request import Keep, Request
 
 YES, NO = "yes", "no"  # the values of a flag on the Plan screen: given, and given in its negative form
@@ -232,6 +233,14 @@ _TASKS = (
         'Implies --chat-template. Multiple-choice tasks reject "on".',
         convert=_is_on,
         show_default="as the chat template does",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "thinking_scoring",
+        ThinkingScoring,
+        "What is scored if the model reasons: the answer after the reasoning, or what lm-eval scores, which may be "
+        "part of the reasoning.",
+        default=ThinkingScoring.ANSWER,
     ),
     _option(
         Panel.MEASUREMENTS,

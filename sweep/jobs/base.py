@@ -45,7 +45,7 @@ class Result:
 
     @property
     def generated(self) -> bool:
-        """Whether the model generated text, so that a limit on the length of its answers may have mattered."""
+        """Whether the model generated text, so that options for generated answers may have mattered."""
         return False
 
     @property

@@ -20,7 +20,7 @@ class Cell:
     - `key`: the key that the job's result is stored under.
     - `needs`: keys of cells whose files the job reads. The job fails if one of them fails.
     - `optional_needs`: keys of cells that must end first. If one of them fails, the job runs without its result.
-    - `equivalent_key`: the key of the same task without a limit on the length of answers. If the task turns out to
+    - `equivalent_key`: the key of the same task without the options for generated answers. If the task turns out to
       generate no text, both are the same measurement, and the result is stored under both keys.
     """
 

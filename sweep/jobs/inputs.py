@@ -38,7 +38,7 @@ class Task:
     `folder` holds its YAML file; None: the task is part of lm-eval's own collection. `data` is a folder with the data
     set of such a task as JSONL files, in the form `data_name` of presets/tasks/data.toml; None: lm-eval gets the data
     from the hub. `identity` is a hash of name, options and every file that may be read. `unbounded` is the same hash
-    without the limit on the length of answers; None if there is no limit.
+    without the options that matter only for generated answers, such as the limit on their length; None if it is equal.
     """
 
     name: str

@@ -24,8 +24,9 @@ class TaskResult(Result):
     """The result of a task: its primary metric, and further metrics in `other`.
 
     `settings` are the options that were used, `chance` is the score of blind guessing. `left_out` counts the items that
-    could not be scored on this machine, `unfinished` the answers that reached the limit on their length. `sharing` says
-    how much computing common prefixes once changed the answers to a sample of the questions.
+    could not be scored on this machine, `unfinished` the answers that reached the limit on their length or ended inside
+    the reasoning, `in_reasoning` only the latter. `sharing` says how much computing common prefixes once changed the
+    answers to a sample of the questions.
     """
 
     metric: str
@@ -38,6 +39,7 @@ class TaskResult(Result):
     settings: Mapping[str, Any] = field(default_factory=dict)
     left_out: int = 0
     unfinished: int = 0
+    in_reasoning: int = 0
     sharing: SharingCheck | None = None
     notes: tuple[str, ...] = ()
     items: tuple[Item, ...] = ()
@@ -49,7 +51,7 @@ class TaskResult(Result):
 
     @property
     def generated(self) -> bool:
-        """Whether answers were generated. If not, no limit on their length mattered."""
+        """Whether answers were generated. If not, no option for answers mattered."""
         return self.settings.get("max_gen_toks") is not None
 
 
@@ -102,6 +104,7 @@ class TaskJob(MeasurementJob[TaskResult]):
             },
             left_out=run.left_out,
             unfinished=run.unfinished,
+            in_reasoning=run.in_reasoning,
             sharing=None if run.sharing is None else SharingCheck(**asdict(run.sharing)),
             notes=tuple(_notes(run, options)),
             items=run.items_of(primary),
@@ -122,8 +125,15 @@ def _notes(run: TaskRun, options: TaskOptions) -> list[str]:
     if run.left_out:
         why = "checking them needs nltk data that is not installed"
         notes.append(f"{run.left_out} items left out, {run.n} scored: {why}")
-    if run.unfinished and options.thinking:
-        notes.append(f"{run.unfinished} of {run.n} answers reached the limit of {run.max_gen_toks} tokens")
+    if run.unfinished:
+        empty = f", {run.in_reasoning} of them inside the reasoning, which leaves an empty answer"
+        notes.append(
+            f"{run.unfinished} of {run.n} answers did not end within {run.max_gen_toks} tokens"
+            f"{empty if run.in_reasoning else ''}; --max-gen-toks sets the limit"
+        )
+    if run.thinking_ignored:
+        switch, does = ("on", "ends") if options.thinking else ("off", "begins")
+        notes.append(f"--thinking {switch} has no effect: the prompt of the task or chat template {does} the reasoning")
     return notes
 
 

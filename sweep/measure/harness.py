@@ -17,6 +17,7 @@ from sweep.backends.sharing_check import SharingCheck
 from sweep.items import Item
 from sweep.measure.lm_eval_model import TaskProgress, make_lm
 from sweep.measure.lm_eval_tasks import LoadedTask, TaskLocation, load_task, quiet
+from sweep.measure.reasoning import Opening
 from sweep.measure.task_options import MeasurementError, TaskOptions
 
 BOOTSTRAP_ITERATIONS = 1000  # for metrics whose error has no closed form; 0 turns off all standard errors of lm-eval
@@ -67,7 +68,9 @@ class TaskRun:
         chance: the score of random guessing, the mean of 1 / number of choices; 0 for tasks that generate text.
         left_out: number of items that cannot be scored on this machine.
         max_gen_toks: for tasks that generate text, the largest limit on new tokens that was used.
-        unfinished: number of answers that reached that limit.
+        unfinished: number of answers that reached that limit, or ended inside the reasoning.
+        in_reasoning: number of answers that ended inside the reasoning. They are empty.
+        thinking_ignored: whether a prompt began or ended the reasoning although the options say otherwise.
         sharing: for multiple choice, the check of the shared prefixes on a sample of questions; None if too few items
             were scored to afford one.
     """
@@ -80,6 +83,8 @@ class TaskRun:
     left_out: int = 0
     max_gen_toks: int | None = None
     unfinished: int = 0
+    in_reasoning: int = 0
+    thinking_ignored: bool = False
     sharing: SharingCheck | None = None
 
     @property
@@ -157,6 +162,9 @@ def run_task(
         left_out=sum(loaded.left_out.values()),
         max_gen_toks=lm.max_gen_toks_used,
         unfinished=lm.unfinished,
+        in_reasoning=lm.in_reasoning,
+        thinking_ignored=(Opening.CLOSED if options.thinking else Opening.OPEN) in lm.openings
+        and options.thinking is not None,
         sharing=lm.sharing.check,
     )
 

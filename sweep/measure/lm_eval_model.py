@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from converters.errors import InputError
 from sweep.backends.base import Backend, GenerationRequest, ScoreRequest
 from sweep.backends.sharing_check import SharingSample
+from sweep.measure.reasoning import THINK_END, THINK_START, Answer, Opening, Reasoning, can_reason
 from sweep.measure.task_options import MeasurementError, TaskOptions
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 TaskProgress = Callable[[int, int, str], None]  # requests done, total requests, name of the running sub-task
 
 DEFAULT_MAX_NEW_TOKENS = 256  # default of lm-eval's Hugging Face model for tasks without a limit
-THINK_END = "</think>"  # closes the reasoning of Qwen's models
 PART_REQUESTS = 512  # sub-tasks run one after another; small ones are joined up to this size to fill the batches
 
 
@@ -32,10 +33,20 @@ def make_lm(backend: Backend, options: TaskOptions | None = None, progress: Task
     """`backend` as a model of lm-eval.
 
     After a task that generates text, the attribute `max_gen_toks_used` of the model is the largest limit on new tokens
-    that was used, and `unfinished` is the number of generations that reached their limit. `sharing` checks a sample of
-    the choices that were scored; see SharingSample.
+    that was used. `unfinished` is the number of answers that did not end: they reached their limit, or ended inside the
+    reasoning, and `in_reasoning` is the number of the latter. `openings` has what the prompts say about reasoning, if
+    it is removed. `sharing` checks a sample of the choices that were scored; see SharingSample.
     """
     return _lm_class()(backend, options or TaskOptions(), progress)
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A request to generate, the strings that end its answer, and what the prompt says about reasoning."""
+
+    generation: GenerationRequest
+    stops: tuple[str, ...]
+    opening: Opening
 
 
 @functools.cache
@@ -56,6 +67,8 @@ def _lm_class() -> type[TemplateLM]:
             self._questions: list[tuple[str | None, int | None]] = []  # one per request of the current part
             self.max_gen_toks_used: int | None = None
             self.unfinished = 0
+            self.in_reasoning = 0
+            self.openings: set[Opening] = set()
             self.sharing = SharingSample()
 
         @property
@@ -155,34 +168,57 @@ def _lm_class() -> type[TemplateLM]:
             return sums
 
         def _generate(self, requests: list[Any]) -> list[str]:
+            reasoning = self._reasoning()
+            prompts = [self._prompt(request, reasoning) for request in requests]
+            generations = self._model.generate([prompt.generation for prompt in prompts], self._report_progress)
+            texts = []
+            for request, prompt, generation in zip(requests, prompts, generations, strict=True):
+                if reasoning is not None:
+                    answer = reasoning.answer(generation.tokens, prompt.opening)
+                else:
+                    whole = self._model.detokenize(generation.tokens)
+                    answer = Answer(postprocess_generated_text(whole, None, self._think_end))
+                text = postprocess_generated_text(answer.text, list(prompt.stops), None)
+                last = generation.tokens[-1] if generation.tokens else self._model.eos_id
+                at_limit = len(generation.tokens) == prompt.generation.max_new_tokens
+                ended = last in self._model.end_ids or text != answer.text  # by an end token or by a stop string
+                self.unfinished += answer.in_reasoning or (at_limit and not ended)
+                self.in_reasoning += answer.in_reasoning
+                texts.append(text)
+                self.cache_hook.add_partial("generate_until", request.args, text)
+            if reasoning is not None:
+                self.openings |= {prompt.opening for prompt in prompts}
+            return texts
+
+        @property
+        def _think_end(self) -> str | None:
+            """lm-eval's `think_end_token`."""
+            return None if self._options.thinking is None or self._options.scores_answers else THINK_END
+
+        def _reasoning(self) -> Reasoning | None:
+            """What removes reasoning from answers; None if the model does not reason, or lm-eval's way is chosen."""
+            used = self._options.scores_answers and can_reason(self._model.chat_template)
+            return Reasoning(self._model) if used else None
+
+        def _prompt(self, request: Any, reasoning: Reasoning | None) -> _Prompt:
+            context, task_kwargs = request.args
+            kwargs = normalize_gen_kwargs(task_kwargs, DEFAULT_MAX_NEW_TOKENS)
+            n_new = self._options.max_gen_toks or int(kwargs["max_gen_toks"])
+            room = self.max_length - n_new
+            if room < 1:
+                raise MeasurementError(
+                    f"task {request.task_name} generates up to {n_new} tokens, which does not fit into the context "
+                    f"of {self.max_length} tokens; give a lower limit with --max-gen-toks"
+                )
+            self.max_gen_toks_used = max(n_new, self.max_gen_toks_used or 0)
             eos = self._model.detokenize([self.eot_token_id], special=True)
+            stops = tuple(handle_stop_sequences(list(kwargs.get("until") or []), eos=eos))
+            tokens = tuple(self.tok_encode(context)[-room:])
+            opening = Opening.CLOSED if reasoning is None else reasoning.opening(tokens)
             # A stop string ends the answer, but not the reasoning before it. lm-eval's vLLM model works in this way;
             # its Hugging Face model would stop within the reasoning and never reach the answer.
-            think_end = None if self._options.thinking is None else THINK_END
-            generations, stops = [], []
-            for request in requests:
-                context, task_kwargs = request.args
-                kwargs = normalize_gen_kwargs(task_kwargs, DEFAULT_MAX_NEW_TOKENS)
-                n_new = self._options.max_gen_toks or int(kwargs["max_gen_toks"])
-                room = self.max_length - n_new
-                if room < 1:
-                    raise MeasurementError(
-                        f"task {request.task_name} generates up to {n_new} tokens, which does not fit into the context "
-                        f"of {self.max_length} tokens; give a lower limit with --max-gen-toks"
-                    )
-                self.max_gen_toks_used = max(n_new, self.max_gen_toks_used or 0)
-                stops.append(handle_stop_sequences(list(kwargs.get("until") or []), eos=eos))
-                ends = () if think_end else tuple(stops[-1])
-                generations.append(GenerationRequest(tuple(self.tok_encode(context)[-room:]), n_new, ends))
-            texts = []
-            for request, generation, until, answer in zip(
-                requests, generations, stops, self._model.generate(generations, self._report_progress), strict=True
-            ):
-                last = answer.tokens[-1] if answer.tokens else self._model.eos_id
-                self.unfinished += len(answer.tokens) == generation.max_new_tokens and last not in self._model.end_ids
-                texts.append(postprocess_generated_text(answer.text, until, think_end))
-                self.cache_hook.add_partial("generate_until", request.args, texts[-1])
-            return texts
+            may_reason = opening is not Opening.CLOSED or self._think_end is not None
+            return _Prompt(GenerationRequest(tokens, n_new, () if may_reason else stops), stops, opening)
 
     return BackendLM
 
@@ -219,7 +255,7 @@ def require_template(chat_template: str | None, thinking: bool | None) -> None:
     """Raise InputError if the model has no chat template, or if its template does not support `thinking`."""
     if not chat_template:
         raise InputError("this model has no chat template; run without --chat-template and --thinking")
-    if thinking and "think" not in chat_template:
+    if thinking and "enable_thinking" not in chat_template and THINK_START not in chat_template:
         raise InputError("this model's chat template does not support thinking; run without --thinking on")
 
 

@@ -36,6 +36,7 @@ from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
 from sweep.planning.imatrix import find_imatrix, report_messages
 from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.planner import PlanSpec, make_plan
+from sweep.planning.reasoning import thinking_scoring
 from sweep.planning.request import Request
 from sweep.planning.tasks import tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_for
@@ -174,7 +175,7 @@ def _plan(
         resources=host.resources({opener(variant.opener).engine for variant in variants} | {"llama.cpp"}),
         folder=f"artefacts/{model.fingerprint[:16]}",
         text=None if text is None else text.file,
-        tasks=tasks_for(model, request.tasks, _task_options(request), request.task_data),
+        tasks=tasks_for(model, request.tasks, _task_options(request, model, variants), request.task_data),
         single=single,
         base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
         calibration=None if read is None else read.file,
@@ -238,12 +239,15 @@ def _skipped(
     return {name: why for name, why in large.items() if name not in needed}
 
 
-def _task_options(request: Request) -> TaskOptions:
+def _task_options(request: Request, model: ResolvedModel, variants: Sequence[Variant]) -> TaskOptions:
+    chat_template = request.thinking is not None if request.chat_template is None else request.chat_template
+    models = {model.path, *(variant.file_path for variant in variants)} - {None} if chat_template else set()
     return TaskOptions(
         limit=request.limit,
         num_fewshot=request.num_fewshot,
-        chat_template=request.thinking is not None if request.chat_template is None else request.chat_template,
+        chat_template=chat_template,
         thinking=request.thinking,
+        thinking_scoring=thinking_scoring(request, [path for path in models if path is not None]),
         max_gen_toks=request.max_gen_toks,
         allow_code=request.allow_code,
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from sweep.measure.task_options import ThinkingScoring
+
 
 class Keep(StrEnum):
     """Which of the model files that a sweep made are kept: all; only the recommended variant's (the others are removed
@@ -24,6 +26,7 @@ class Request:
     - `reference`: "auto", a variant or a reference file.
     - `imatrix`: a file's path or "auto". `calibration`: the text for "auto" and for int8 recipes, a file or a name (see
       `texts.calibration_text`).
+    - `thinking_scoring`: how answers after reasoning are scored.
     - `limit`: the number of items of each task. `keep`: see `Keep`.
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
     - `gpu`: the devices to fit on, as `sweep fit --gpu` takes them. Variants that do not fit are skipped.
@@ -44,6 +47,7 @@ class Request:
     num_fewshot: int | None = None
     chat_template: bool | None = None
     thinking: bool | None = None
+    thinking_scoring: ThinkingScoring = ThinkingScoring.ANSWER
     max_gen_toks: int | None = None
     allow_code: bool = False
     ctx: int | None = None

@@ -39,7 +39,7 @@ def _found(name: str, folder: Path | None, data: Path | None, data_name: str | N
         data_name,
         options,
         identity(options),
-        None if options.max_gen_toks is None else identity(replace(options, max_gen_toks=None)),
+        None if options.if_nothing_is_generated == options else identity(options.if_nothing_is_generated),
     )
 
 

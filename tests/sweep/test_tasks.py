@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs import serialization
 from sweep.jobs.inputs import Task
-from sweep.measure.task_options import TaskOptions
+from sweep.measure.task_options import TaskOptions, ThinkingScoring
 from sweep.planning.model import ResolvedModel
+from sweep.planning.reasoning import thinking_scoring
+from sweep.planning.request import Request
 from sweep.planning.tasks import tasks_for
 
 MODEL = ResolvedModel("m", Path("m"), "f" * 64, 1024)
@@ -101,6 +104,30 @@ def test_other_settings_or_data_change_the_identity_of_a_task(data: Path) -> Non
     assert identity() == before
     (data / "gsm8k" / "test.jsonl").write_text(json.dumps({"question": "another"}))
     assert identity() != before
+
+
+def test_only_results_that_reasoning_can_change_have_a_new_identity() -> None:
+    old = {"limit": None, "num_fewshot": None, "chat_template": True, "thinking": False, "max_gen_toks": None}
+    chat = TaskOptions(chat_template=True, thinking=False)
+    theirs = replace(chat, thinking_scoring=ThinkingScoring.LM_EVAL)
+    assert TaskOptions().identity == old | {"chat_template": False, "thinking": None}
+    assert theirs.identity == old
+    assert chat.identity == old | {"thinking_scoring": "answer"}
+    (task,) = tasks("gsm8k", chat_template=True, thinking=False)
+    (stored,) = tasks("gsm8k", chat_template=True, thinking=False, thinking_scoring=ThinkingScoring.LM_EVAL)
+    assert (task.unbounded, stored.unbounded) == (stored.identity, None)  # found if the task generates nothing
+
+
+def test_a_model_that_cannot_reason_keeps_the_identity_of_earlier_results(tmp_path: Path) -> None:
+    plain, reasons = tmp_path / "plain", tmp_path / "reasons"
+    for folder, template in ((plain, "{{ messages }}"), (reasons, "{{ messages }}<think>")):
+        folder.mkdir()
+        (folder / "chat_template.jinja").write_text(template)
+    assert thinking_scoring(Request(), [plain]) is ThinkingScoring.LM_EVAL
+    assert thinking_scoring(Request(thinking=False), [plain]) is ThinkingScoring.ANSWER
+    assert thinking_scoring(Request(), [plain, reasons]) is ThinkingScoring.ANSWER
+    theirs = Request(thinking=True, thinking_scoring=ThinkingScoring.LM_EVAL)
+    assert thinking_scoring(theirs, [reasons]) is ThinkingScoring.LM_EVAL
 
 
 def test_thinking_needs_the_chat_template() -> None:

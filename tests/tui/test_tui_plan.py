@@ -35,6 +35,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "num_fewshot": ("0", 0),
     "chat_template": ("no", False),
     "thinking": ("off", False),
+    "thinking_scoring": ("lm-eval", "lm-eval"),
     "max_gen_toks": ("64", 64),
     "task_data": ("~/data", Path("~/data").expanduser()),
     "allow_code": ("yes", True),

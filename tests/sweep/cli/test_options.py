@@ -72,6 +72,7 @@ def test_choices_leave_out_the_default() -> None:
     assert offered == {
         "chat_template": ("yes", "no"),
         "thinking": ("on", "off"),
+        "thinking_scoring": ("lm-eval",),
         "allow_code": ("yes",),
         "keep": ("best", "none"),
         "dry_run": ("yes",),

@@ -20,7 +20,7 @@ from sweep.measure import lm_eval_model, lm_eval_tasks
 from sweep.measure.harness import check_task, run_task
 from sweep.measure.lm_eval_model import make_lm
 from sweep.measure.lm_eval_tasks import TaskLocation
-from sweep.measure.task_options import MeasurementError, TaskOptions
+from sweep.measure.task_options import MeasurementError, TaskOptions, ThinkingScoring
 
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
 DATA = """
@@ -377,7 +377,7 @@ def thinker(tiny, hf) -> Any:
 def test_reasoning_is_removed_as_hflm_removes_it(backend, thinker, thinking, monkeypatch):
     model = ChangedBackend(backend, chat_template=THINKING)
     history = [{"role": "user", "content": "Mara bought 12 apples"}]
-    options = TaskOptions(chat_template=True, thinking=thinking)
+    options = TaskOptions(chat_template=True, thinking=thinking, thinking_scoring=ThinkingScoring.LM_EVAL)
     prompt = make_lm(model, options).apply_chat_template(history)
     assert prompt.endswith("<think></think>") is not thinking
     said = make_lm(backend).generate_until(requests([(prompt, {"max_gen_toks": 40, "until": []})], "generate_until"))[0]

@@ -1,0 +1,42 @@
+"""The chat template of a model: of a checkpoint directory, as transformers finds it, or of a GGUF file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from converters.checkpoint import read_json
+from converters.errors import InputError
+from converters.llamacpp.container import text
+from converters.llamacpp.reader import read_header
+
+_KEY = "tokenizer.chat_template"
+_DEFAULT = "default"
+
+
+def chat_template(path: Path) -> str | None:
+    """The template in Jinja of a checkpoint directory or a GGUF file; None if it has none. Raises InputError."""
+    if path.is_dir():
+        settings = path / "tokenizer_config.json"
+        return directory_template(path, read_json(settings) if settings.is_file() else {})
+    if path.suffix == ".gguf":
+        return text(read_header(path).metadata, _KEY) or None
+    return None
+
+
+def directory_template(path: Path, settings: Mapping[str, Any]) -> str | None:
+    """The template of a checkpoint directory, whose tokenizer_config.json is `settings`.
+
+    As in transformers, files have precedence over tokenizer_config.json, and of several named templates the one named
+    "default" is used for conversations without tools. Raises InputError if a file cannot be read.
+    """
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: cannot be read: {error}") from error
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get(_DEFAULT)
+    return template if isinstance(template, str) else None
