@@ -99,6 +99,15 @@ def collect(
     )
 
 
+def require_two_chunks(n_tokens: int, n_ctx: int) -> None:
+    """Raise InputError if the text has fewer tokens than two chunks."""
+    if n_tokens < 2 * n_ctx:
+        raise InputError(
+            f"the calibration text has {n_tokens} tokens; chunks of {n_ctx} need at least {2 * n_ctx}:"
+            " give a longer text or a smaller context"
+        )
+
+
 def _cut(model: Model, text: str | Tokens, n_ctx: int, max_chunks: int | None) -> Tokens:
     """The chunks, int32 [chunks, n_ctx], each beginning with BOS if the model adds one."""
     if not MIN_TOKENS <= n_ctx <= model.n_ctx_train:
@@ -106,11 +115,7 @@ def _cut(model: Model, text: str | Tokens, n_ctx: int, max_chunks: int | None) -
     if max_chunks is not None and max_chunks < 1:
         raise InputError(f"an importance matrix needs at least 1 chunk of text, not {max_chunks}")
     tokens = model.tokenize(text, add_special=True) if isinstance(text, str) else np.asarray(text, np.int32)
-    if tokens.ndim != 1 or len(tokens) < 2 * n_ctx:
-        raise InputError(
-            f"the calibration text has {tokens.size} tokens; chunks of {n_ctx} need at least {2 * n_ctx}:"
-            " give a longer text or a smaller context"
-        )
+    require_two_chunks(tokens.size, n_ctx)
     if not 0 <= tokens.min() <= tokens.max() < model.n_vocab:
         raise InputError(
             f"{model.path}: the calibration text has a token outside the model's vocabulary of {model.n_vocab}"

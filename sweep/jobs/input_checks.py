@@ -1,4 +1,4 @@
-"""The jobs that check the inputs before a run starts: tasks, texts, chat template, length of the texts in tokens."""
+"""The jobs that check the inputs before a run starts: tasks, texts, length of the texts in tokens."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ class InputCheckJob(Job[CheckPassed]):
 
 @dataclass(frozen=True)
 class VocabularyCheckJob(Job[CheckPassed]):
-    """Check that `text` has enough tokens for two windows, and that the model has the chat template that tasks use
-    (`chat`, `thinking`). No weight is read."""
+    """Check that `text` has enough tokens for two windows, and `imatrix_text` for two chunks. No weight is read."""
 
     kind = "vocabulary"
     result_type = CheckPassed
@@ -55,24 +54,27 @@ class VocabularyCheckJob(Job[CheckPassed]):
     name: str
     window: int
     text: Artefact | None = None
-    chat: bool = False
-    thinking: bool | None = None
+    imatrix_text: Artefact | None = None
 
     def run(self, site: Site) -> CheckPassed:
         from converters.llamacpp.ghost import vocabulary
+        from converters.llamacpp.imatrix_collection import require_two_chunks
         from converters.llamacpp.model import Model
         from converters.resolver import open_source
-        from sweep.measure.lm_eval_model import require_template
+        from sweep.jobs.imatrix import CHUNK
         from sweep.measure.perplexity import require_two_windows
         from sweep.measure.plain_text import read_text
 
         opened = open_source(site.path(self.source), self.name, requantize=True)
         with vocabulary(opened.metadata) as file, Model(file, vocabulary=True) as model:
-            if self.chat:
-                require_template(model.chat_template, self.thinking)
+
+            def count(text: Artefact) -> int:
+                return len(model.tokenize(read_text(site.path(text)), add_special=True))
+
             if self.text is not None:
-                tokens = model.tokenize(read_text(site.path(self.text)), add_special=True)
-                require_two_windows(len(tokens), self.window)
+                require_two_windows(count(self.text), self.window)
+            if self.imatrix_text is not None:
+                require_two_chunks(count(self.imatrix_text), CHUNK)
         return CheckPassed()
 
 

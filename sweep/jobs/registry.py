@@ -28,6 +28,7 @@ _OTHERS = {
     "inputs": "sweep.jobs.input_checks:InputCheckJob",
     "sizes": "sweep.jobs.sizes:SizesJob",
     "export_check": "sweep.jobs.sizes:ExportCheckJob",
+    "prompts": "sweep.jobs.prompt_check:PromptCheckJob",
     "vocabulary": "sweep.jobs.input_checks:VocabularyCheckJob",
     "calibration": "sweep.jobs.input_checks:CalibrationCheckJob",
 }

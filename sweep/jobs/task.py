@@ -131,6 +131,8 @@ def _notes(run: TaskRun, options: TaskOptions) -> list[str]:
             f"{run.unfinished} of {run.n} answers did not end within {run.max_gen_toks} tokens"
             f"{empty if run.in_reasoning else ''}; --max-gen-toks sets the limit"
         )
+    if run.moved_system:
+        notes.append("the chat template rejects system messages: their text begins the first message of the user")
     if run.thinking_ignored:
         switch, does = ("on", "ends") if options.thinking else ("off", "begins")
         notes.append(f"--thinking {switch} has no effect: the prompt of the task or chat template {does} the reasoning")

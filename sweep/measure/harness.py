@@ -15,6 +15,7 @@ from converters.errors import InputError
 from sweep.backends.base import Backend
 from sweep.backends.sharing_check import SharingCheck
 from sweep.items import Item
+from sweep.measure.chat import ChatVocabulary
 from sweep.measure.lm_eval_model import TaskProgress, make_lm
 from sweep.measure.lm_eval_tasks import LoadedTask, TaskLocation, load_task, quiet
 from sweep.measure.reasoning import Opening
@@ -71,6 +72,7 @@ class TaskRun:
         unfinished: number of answers that reached that limit, or ended inside the reasoning.
         in_reasoning: number of answers that ended inside the reasoning. They are empty.
         thinking_ignored: whether a prompt began or ended the reasoning although the options say otherwise.
+        moved_system: whether the text of a system message was moved, because the template rejects such messages.
         sharing: for multiple choice, the check of the shared prefixes on a sample of questions; None if too few items
             were scored to afford one.
     """
@@ -85,6 +87,7 @@ class TaskRun:
     unfinished: int = 0
     in_reasoning: int = 0
     thinking_ignored: bool = False
+    moved_system: bool = False
     sharing: SharingCheck | None = None
 
     @property
@@ -165,6 +168,7 @@ def run_task(
         in_reasoning=lm.in_reasoning,
         thinking_ignored=(Opening.CLOSED if options.thinking else Opening.OPEN) in lm.openings
         and options.thinking is not None,
+        moved_system=lm.moved_system,
         sharing=lm.sharing.check,
     )
 
@@ -174,6 +178,45 @@ def check_task(task: str, location: TaskLocation | None = None, options: TaskOpt
     location = location or TaskLocation()
     with quiet(location.offline):
         load_task(task, location, options or TaskOptions())
+
+
+class _PromptsBuilt(Exception):
+    """All prompts are built, and the model would answer now."""
+
+
+def check_prompts(vocabulary: ChatVocabulary, task: str, location: TaskLocation, options: TaskOptions) -> None:
+    """Build the prompt of the first item of every sub-task as `run_task` does, without a model that answers.
+
+    Raises InputError as `run_task` would for the task, its data or the chat template.
+    """
+    with quiet(location.offline):
+        from lm_eval import simple_evaluate
+
+        loaded = load_task(task, location, options)
+        lm: Any = make_lm(vocabulary, options)  # type: ignore[arg-type]  # asked for nothing but prompts
+
+        def stop(_requests: object) -> None:
+            raise _PromptsBuilt
+
+        lm.loglikelihood = lm.loglikelihood_rolling = lm.generate_until = stop
+        try:
+            simple_evaluate(
+                model=lm,
+                tasks=[loaded.root],
+                num_fewshot=options.num_fewshot,
+                limit=1,
+                apply_chat_template=options.chat_template,
+                confirm_run_unsafe_code=options.allow_code,
+                task_manager=loaded.manager,
+                torch_random_seed=None,
+            )
+        except _PromptsBuilt:
+            return
+        except InputError:
+            raise
+        except Exception as error:  # a task's file contains code, which can fail in any way
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(f"task {task}: its prompts cannot be built: {reason}") from error
 
 
 def _metrics(loaded: LoadedTask, results: dict[str, Any]) -> tuple[Metric, ...]:

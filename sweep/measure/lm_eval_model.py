@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from converters.errors import InputError
 from sweep.backends.base import Backend, GenerationRequest, ScoreRequest
 from sweep.backends.sharing_check import SharingSample
-from sweep.measure.reasoning import THINK_END, THINK_START, Answer, Opening, Reasoning, can_reason
+from sweep.measure.chat import rejects_system, render_chat, require_template, without_system
+from sweep.measure.reasoning import THINK_END, Answer, Opening, Reasoning, can_reason
 from sweep.measure.task_options import MeasurementError, TaskOptions
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def make_lm(backend: Backend, options: TaskOptions | None = None, progress: Task
     After a task that generates text, the attribute `max_gen_toks_used` of the model is the largest limit on new tokens
     that was used. `unfinished` is the number of answers that did not end: they reached their limit, or ended inside the
     reasoning, and `in_reasoning` is the number of the latter. `openings` has what the prompts say about reasoning, if
-    it is removed. `sharing` checks a sample of the choices that were scored; see SharingSample.
+    it is removed. `moved_system`: whether the template rejects system messages and the text
+    of one was moved. `sharing` checks a sample of the choices that were scored; see SharingSample.
     """
     return _lm_class()(backend, options or TaskOptions(), progress)
 
@@ -68,6 +69,8 @@ def _lm_class() -> type[TemplateLM]:
             self.max_gen_toks_used: int | None = None
             self.unfinished = 0
             self.in_reasoning = 0
+            self.moved_system = False
+            self._continued: set[str] = set()  # prompts that begin the answer itself, so that no reasoning comes first
             self.openings: set[Opening] = set()
             self.sharing = SharingSample()
 
@@ -92,7 +95,17 @@ def _lm_class() -> type[TemplateLM]:
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
             require_template(self._model.chat_template, self._options.thinking)
-            return render_chat(self._model, chat_history, add_generation_prompt, self._options.thinking)
+            rejected = any(message["role"] == "system" for message in chat_history) and self._rejects_system
+            self.moved_system |= rejected
+            messages = without_system(chat_history) if rejected else chat_history
+            rendered = render_chat(self._model, messages, add_generation_prompt, self._options.thinking)
+            if not add_generation_prompt:
+                self._continued.add(rendered)
+            return rendered
+
+        @functools.cached_property
+        def _rejects_system(self) -> bool:
+            return rejects_system(self._model)
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
             special = self._model.add_bos if add_special_tokens is None else add_special_tokens
@@ -215,6 +228,8 @@ def _lm_class() -> type[TemplateLM]:
             stops = tuple(handle_stop_sequences(list(kwargs.get("until") or []), eos=eos))
             tokens = tuple(self.tok_encode(context)[-room:])
             opening = Opening.CLOSED if reasoning is None else reasoning.opening(tokens)
+            if opening is Opening.NONE and context in self._continued:
+                opening = Opening.CLOSED
             # A stop string ends the answer, but not the reasoning before it. lm-eval's vLLM model works in this way;
             # its Hugging Face model would stop within the reasoning and never reach the answer.
             may_reason = opening is not Opening.CLOSED or self._think_end is not None
@@ -249,40 +264,3 @@ def _truncated(context: list[int], continuation: list[int], max_length: int) -> 
         )
     fitting = context[max(0, len(context) + len(continuation) - (max_length + 1)) :]
     return ScoreRequest(tuple(fitting), tuple(continuation))
-
-
-def require_template(chat_template: str | None, thinking: bool | None) -> None:
-    """Raise InputError if the model has no chat template, or if its template does not support `thinking`."""
-    if not chat_template:
-        raise InputError("this model has no chat template; run without --chat-template and --thinking")
-    if thinking and "enable_thinking" not in chat_template and THINK_START not in chat_template:
-        raise InputError("this model's chat template does not support thinking; run without --thinking on")
-
-
-def render_chat(
-    backend: Backend, messages: list[dict[str, str]], add_generation_prompt: bool, thinking: bool | None = None
-) -> str:
-    """`messages` in the model's own chat template, rendered by the sandboxed Jinja of transformers.
-
-    If the template rejects a system message, it is rendered without system messages, as lm-eval's Hugging Face model
-    does.
-    """
-    from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    def render(conversation: list[dict[str, str]]) -> str:
-        rendered, _ = render_jinja_template(
-            conversations=[conversation],
-            chat_template=backend.chat_template,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            eos_token=backend.detokenize([backend.eos_id], special=True),
-            bos_token=backend.detokenize([backend.bos_id], special=True) if backend.add_bos else "",
-            **({} if thinking is None else {"enable_thinking": thinking}),
-        )
-        return str(rendered[0])
-
-    try:
-        return render(messages)
-    except TemplateError:
-        return render([message for message in messages if message["role"] != "system"])

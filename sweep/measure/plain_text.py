@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 from pathlib import Path
 
 from converters.atomic import AtomicFile
@@ -9,13 +11,22 @@ from converters.errors import InputError
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file. Raises InputError if the file is not UTF-8 or cannot be read."""
+    """The content of a text file, with "\n" at the ends of lines. Raises InputError as `text_bytes` does."""
+    return io.TextIOWrapper(io.BytesIO(text_bytes(path)), encoding="utf-8").read()
+
+
+def text_bytes(path: Path) -> bytes:
+    """The bytes of a text file. Raises InputError if they are not UTF-8 or cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from error
+        content = path.read_bytes()
+        content.decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        what = "UTF-16, not UTF-8 text" if utf16 else f"not UTF-8 text (byte {error.start})"
+        raise InputError(f"{path}: {what}; convert it first") from error
+    return content
 
 
 def save_text(path: str, name: str, split: str, file: Path, option: str = "--perplexity") -> None:

@@ -32,6 +32,7 @@ class TaskOptions:
         num_fewshot: number of examples before each question.
         chat_template: write the prompt as a conversation in the model's own chat template.
         thinking: True or False turns reasoning on or off in that template; None leaves the template's default.
+        moves_system: the template rejects system messages, so their text is moved to the user's first message.
         thinking_scoring: how reasoning is removed from an answer; without the chat template nothing is removed.
         max_gen_toks: limit on the new tokens of an answer, including reasoning.
         allow_code: the user permits running code that the model writes. It changes no result.
@@ -43,6 +44,7 @@ class TaskOptions:
     thinking: bool | None = None
     max_gen_toks: int | None = None
     allow_code: bool = False
+    moves_system: bool = False
     thinking_scoring: ThinkingScoring = ThinkingScoring.ANSWER
 
     @property
@@ -56,8 +58,10 @@ class TaskOptions:
 
         lm-eval's way to score reasoning has no name in it, because results of earlier versions were scored in this way.
         """
-        own = {name: value for name, value in asdict(self).items() if name not in ("allow_code", "thinking_scoring")}
-        return own | ({"thinking_scoring": "answer"} if self.scores_answers else {})
+        added = ("allow_code", "thinking_scoring", "moves_system")
+        own = {name: value for name, value in asdict(self).items() if name not in added}
+        scoring = {"thinking_scoring": "answer"} if self.scores_answers else {}
+        return own | scoring | ({"system": "in the first user message"} if self.moves_system else {})
 
     @property
     def if_nothing_is_generated(self) -> TaskOptions:

@@ -12,6 +12,7 @@ import presets
 from converters.errors import InputError
 from converters.imatrix import ImportanceMatrix
 from sweep.jobs.imatrix import CHUNK
+from sweep.measure.plain_text import text_bytes
 
 AUTO = "auto"
 
@@ -62,6 +63,7 @@ def find_imatrix(imatrix: str | None, text: Path | None, builtin: presets.Builti
             raise InputError(f"{imatrix}: there is no such importance matrix; give a file, or --imatrix auto")
         return ImatrixSource(file.resolve(), None)
     if text is not None and text.expanduser().is_file():
+        text_bytes(text.expanduser())  # a file that is no text is an error before any work
         return ImatrixSource(None, text.expanduser().resolve())
     if text is not None:
         builtins = presets.builtin_models()

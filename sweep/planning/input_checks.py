@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 from converters.errors import MissingRuntime
 from int8.calibration_text import FEWEST_TOKENS
+from sweep.artefact import Artefact
 from sweep.jobs.base import CheckPassed, Job, JobFailed, RunJob
 from sweep.jobs.cell import Cell
+from sweep.jobs.imatrix import CHUNK, ImatrixJob
 from sweep.jobs.input_checks import CalibrationCheckJob, InputCheckJob, VocabularyCheckJob
 from sweep.jobs.inputs import Task
+from sweep.jobs.prompt_check import PromptCheckJob, TemplateSource
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
+from sweep.measure.plain_text import read_text
+from sweep.methods.base import Variant
 from sweep.planning.prepare import Sweep
 from sweep.planning.texts import FoundText
-
-# More than any text has on average: a text with more bytes is long enough without counting its tokens
-MAX_BYTES_PER_TOKEN = 8
 
 
 def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
@@ -24,16 +26,37 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
     names = {cell.job.task.name for cell in todo if isinstance(cell.job, TaskJob)}
     tasks = [task for task in sweep.inputs.tasks if task.name in names]
     text = sweep.text if any(isinstance(cell.job, TextJob) for cell in todo) else None
-    _check_available(sweep, tasks, text, run_job)
+    in_template = [task for task in tasks if task.options.chat_template]
+    _check_available(sweep, [task for task in tasks if task not in in_template], text, run_job)
     calibration = sweep.calibration
     if calibration is not None and any(
         calibration.file in cell.job.input_texts for cell in todo if cell.job.is_preparation
     ):
         _check_available(sweep, [], calibration, run_job)
-        if _bytes(sweep, calibration) < FEWEST_TOKENS * MAX_BYTES_PER_TOKEN:
+        if _maybe_short(sweep, calibration.file.file, FEWEST_TOKENS):
             _require(CalibrationCheckJob(sweep.origin.source, calibration.file), run_job)
-    if any(variant.file_path in (None, sweep.model.path) for variant in sweep.variants):
-        _check_vocabulary(sweep, tasks, text, run_job)
+    if _uses_origin(sweep, sweep.variants):
+        _check_lengths(sweep, todo, text, run_job)
+    if in_template:
+        running = {cell.variant for cell in todo if isinstance(cell.job, TaskJob)}
+        sources = _template_sources(sweep, [variant for variant in sweep.variants if variant.name in running])
+        _require(PromptCheckJob(sources, tuple(in_template)), run_job)
+
+
+def _uses_origin(sweep: Sweep, variants: Sequence[Variant]) -> bool:
+    """Whether a variant has the tokenizer of the model, and not that of a file of its own."""
+    return any(variant.file_path in (None, sweep.model.path) for variant in variants)
+
+
+def _template_sources(sweep: Sweep, variants: Sequence[Variant]) -> tuple[TemplateSource, ...]:
+    """The model, if variants are made from it, and the files of the others."""
+    origin = [TemplateSource(sweep.origin.source, sweep.origin.name)] if _uses_origin(sweep, variants) else []
+    files = [
+        TemplateSource(Artefact.of(variant.file_path), variant.name)
+        for variant in variants
+        if variant.file_path not in (None, sweep.model.path)
+    ]
+    return (*origin, *files)
 
 
 def _check_available(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None, run_job: RunJob) -> None:
@@ -45,22 +68,24 @@ def _check_available(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None
         run_job(InputCheckJob(tuple(not_built_in), dataset))
 
 
-def _check_vocabulary(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None, run_job: RunJob) -> None:
-    """Check the chat template, and the length of a text that may be too short."""
-    chat = next((task.options for task in tasks if task.options.chat_template), None)
+def _check_lengths(sweep: Sweep, todo: Sequence[Cell], text: FoundText | None, run_job: RunJob) -> None:
+    """Check that texts which may be too short have enough tokens."""
     window = sweep.plan.settings.window
-    maybe_short = text is not None and _bytes(sweep, text) < 2 * window * MAX_BYTES_PER_TOKEN
-    if chat is None and not maybe_short:
-        return
+    imatrix = next((cell.job.text for cell in todo if isinstance(cell.job, ImatrixJob)), None)
     job = VocabularyCheckJob(
         source=sweep.origin.source,
         name=sweep.origin.name,
         window=window,
-        text=text.file.file if text is not None and maybe_short else None,
-        chat=chat is not None,
-        thinking=None if chat is None else chat.thinking,
+        text=text.file.file if text is not None and _maybe_short(sweep, text.file.file, 2 * window) else None,
+        imatrix_text=imatrix if imatrix is not None and _maybe_short(sweep, imatrix, 2 * CHUNK) else None,
     )
-    _require(job, run_job)
+    if job.text is not None or job.imatrix_text is not None:
+        _require(job, run_job)
+
+
+def _maybe_short(sweep: Sweep, text: Artefact, tokens: int) -> bool:
+    """Whether a text may have fewer tokens than that: no token has parts of two words, but not all texts have words."""
+    return len(read_text(text.under(sweep.workspace.root)).split()) < tokens
 
 
 def _require(job: Job[CheckPassed], run_job: RunJob) -> None:
@@ -70,7 +95,3 @@ def _require(job: Job[CheckPassed], run_job: RunJob) -> None:
         run_job(job)
     except (JobFailed, MissingRuntime):
         return
-
-
-def _bytes(sweep: Sweep, text: FoundText) -> int:
-    return text.file.file.under(sweep.workspace.root).stat().st_size

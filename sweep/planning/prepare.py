@@ -32,11 +32,11 @@ from sweep.planning.baseline import (
     gpu_layers,
     writable_base_file,
 )
+from sweep.planning.chat import with_templates
 from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
 from sweep.planning.imatrix import find_imatrix, report_messages
 from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.planner import PlanSpec, make_plan
-from sweep.planning.reasoning import thinking_scoring
 from sweep.planning.request import Request
 from sweep.planning.tasks import tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_for
@@ -240,17 +240,23 @@ def _skipped(
 
 
 def _task_options(request: Request, model: ResolvedModel, variants: Sequence[Variant]) -> TaskOptions:
+    if request.max_gen_toks is not None and request.max_gen_toks >= model.context:
+        raise InputError(
+            f"--max-gen-toks {request.max_gen_toks} leaves no room for a question in the {model.context} tokens that "
+            f"{model.name} was trained for"
+        )
     chat_template = request.thinking is not None if request.chat_template is None else request.chat_template
-    models = {model.path, *(variant.file_path for variant in variants)} - {None} if chat_template else set()
-    return TaskOptions(
+    options = TaskOptions(
         limit=request.limit,
         num_fewshot=request.num_fewshot,
         chat_template=chat_template,
         thinking=request.thinking,
-        thinking_scoring=thinking_scoring(request, [path for path in models if path is not None]),
+        thinking_scoring=request.thinking_scoring,
         max_gen_toks=request.max_gen_toks,
         allow_code=request.allow_code,
     )
+    files = [variant.file_path for variant in variants]
+    return with_templates(options, [model.path, *(file for file in files if file is not None)])
 
 
 def _context(option: int | None, model: ResolvedModel) -> int:

@@ -15,6 +15,7 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs.inputs import Task
 from sweep.measure.local_data import data_files
+from sweep.measure.plain_text import read_text
 from sweep.measure.task_options import TaskOptions
 from sweep.planning.model import ResolvedModel
 
@@ -122,6 +123,6 @@ def _task(name: str, options: TaskOptions, folder: Path | None) -> Task:
 
 def _declared(file: Path) -> str:
     """The task's name in its YAML file. The file is read as lines, because it uses tags that only lm-eval can load."""
-    lines = (line.partition(":") for line in file.read_text(encoding="utf-8").splitlines())
+    lines = (line.partition(":") for line in read_text(file).splitlines())
     names = {key: value.strip().strip("\"'") for key, _, value in lines if key in ("task", "group")}
     return names.get("group") or names.get("task") or file.stem

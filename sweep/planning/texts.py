@@ -13,6 +13,7 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs.input_checks import TextDataset
 from sweep.jobs.inputs import TextFile
+from sweep.measure.plain_text import text_bytes
 from sweep.planning.model import ResolvedModel
 
 
@@ -60,7 +61,7 @@ def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None) -
 
 
 def _local(name: str, file: Path) -> FoundText:
-    return FoundText(TextFile(name, Artefact.of(file), hashlib.sha256(file.read_bytes()).hexdigest()))
+    return FoundText(TextFile(name, Artefact.of(file), hashlib.sha256(text_bytes(file)).hexdigest()))
 
 
 def _published(name: str, hub_text: Mapping[str, str], option: str) -> FoundText:

@@ -13,6 +13,13 @@ import pytest
 from command_line import COMMAND, call
 
 import presets
+from converters.errors import InputError
+from converters.export import export, open_source
+from sweep.artefact import Artefact
+from sweep.jobs.base import CheckPassed, Site
+from sweep.jobs.inputs import Task
+from sweep.jobs.prompt_check import PromptCheckJob, TemplateSource
+from sweep.measure.task_options import TaskOptions
 
 MICRO = presets.builtin_models()["micro"]
 
@@ -173,3 +180,48 @@ def test_help_loads_nothing_heavy() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "run" in result.stdout
+
+
+def test_a_text_with_a_bad_byte_is_rejected_wherever_it_is(tmp_path: Path) -> None:
+    bad, wide, task = tmp_path / "bad.txt", tmp_path / "wide.txt", tmp_path / "t.yaml"
+    bad.write_bytes(b"a word " * 5000 + b"\xff" + b" a word" * 5000)
+    wide.write_bytes(("a word " * 5000).encode("utf-16"))
+    options = ["--workspace", str(tmp_path / "w")]
+    run, matrix = ["run", "micro", "--variants", "=Q4_K_M"], ["--imatrix", "auto", "--calibration"]
+    recipe = ["run", "micro", "--variants", "=int8:sq-ph-dyn", "--calibration"]
+    for command in ([*run, "--perplexity"], [*run, *matrix], recipe, ["eval", "micro", "--perplexity"]):
+        assert f"{bad}: not UTF-8 text (byte 35000)" in error_line(*command, str(bad), *options)
+        assert f"{wide}: UTF-16, not UTF-8 text" in error_line(*command, str(wide), *options)
+    convert = ["convert", "micro", "--to", "Q4_K_M", "--out", str(tmp_path / "out"), *matrix]
+    assert f"{wide}: UTF-16, not UTF-8 text" in error_line(*convert, str(wide))
+    wide.rename(task)
+    assert f"{task}: UTF-16, not UTF-8 text" in error_line("eval", "micro", "--tasks", str(task), *options)
+    assert not (tmp_path / "w" / "artefacts").exists()
+
+
+def test_a_calibration_text_that_is_too_short_is_rejected_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("too short " * 50)
+    run = ["run", "micro", "--variants", "=Q4_K_M", "--tasks", "none", "--workspace", str(tmp_path / "w")]
+    line = error_line(*run, "--imatrix", "auto", "--calibration", str(tmp_path / "short.txt"))
+    assert "the calibration text has " in line
+    assert not list((tmp_path / "w").rglob("*.gguf"))
+
+
+def test_a_chat_template_that_fails_is_rejected_before_any_work(copy: Path, tmp_path: Path) -> None:
+    (copy / "chat_template.jinja").write_text("{{ raise_exception('No user query found in messages.') }}")
+    options = ["--tasks", "micro_form", "--chat-template", "--workspace", str(tmp_path / "w")]
+    assert "No user query found in messages." in error_line("eval", str(copy), *options)
+    assert not list((tmp_path / "w").rglob("*.gguf"))
+
+
+def test_the_template_of_every_file_is_checked(copy: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.gguf", tmp_path / "bad.gguf"
+    export(open_source(copy, "good"), {"Q8_0": good})
+    (copy / "chat_template.jinja").write_text("{{ nothing.here }}")
+    export(open_source(copy, "bad"), {"Q8_0": bad})
+    options = TaskOptions(chat_template=True)
+    tasks = (Task("micro_form", Artefact.of(MICRO.task_directory), options=options),)
+    sources = [TemplateSource(Artefact.of(file), file.name) for file in (good, bad)]
+    assert PromptCheckJob((sources[0],), tasks).run(Site(tmp_path)) == CheckPassed()
+    with pytest.raises(InputError, match=f"{bad}: the chat template fails: 'nothing' is undefined"):
+        PromptCheckJob(tuple(sources), tasks).run(Site(tmp_path))

@@ -14,9 +14,8 @@ from sweep.artefact import Artefact
 from sweep.jobs import serialization
 from sweep.jobs.inputs import Task
 from sweep.measure.task_options import TaskOptions, ThinkingScoring
+from sweep.planning.chat import with_templates
 from sweep.planning.model import ResolvedModel
-from sweep.planning.reasoning import thinking_scoring
-from sweep.planning.request import Request
 from sweep.planning.tasks import tasks_for
 
 MODEL = ResolvedModel("m", Path("m"), "f" * 64, 1024)
@@ -123,11 +122,22 @@ def test_a_model_that_cannot_reason_keeps_the_identity_of_earlier_results(tmp_pa
     for folder, template in ((plain, "{{ messages }}"), (reasons, "{{ messages }}<think>")):
         folder.mkdir()
         (folder / "chat_template.jinja").write_text(template)
-    assert thinking_scoring(Request(), [plain]) is ThinkingScoring.LM_EVAL
-    assert thinking_scoring(Request(thinking=False), [plain]) is ThinkingScoring.ANSWER
-    assert thinking_scoring(Request(), [plain, reasons]) is ThinkingScoring.ANSWER
-    theirs = Request(thinking=True, thinking_scoring=ThinkingScoring.LM_EVAL)
-    assert thinking_scoring(theirs, [reasons]) is ThinkingScoring.LM_EVAL
+    chat, off = TaskOptions(chat_template=True), TaskOptions(chat_template=True, thinking=False)
+    assert not with_templates(chat, [plain]).scores_answers
+    assert with_templates(off, [plain]).scores_answers
+    assert with_templates(chat, [plain, reasons]).scores_answers
+    theirs = replace(off, thinking_scoring=ThinkingScoring.LM_EVAL)
+    assert with_templates(theirs, [reasons]) == theirs
+
+
+def test_a_model_that_rejects_system_messages_has_an_identity_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0]['content'] }}"
+    )
+    chat = TaskOptions(chat_template=True)
+    assert with_templates(chat, [tmp_path]).identity.items() - chat.identity.items() == {
+        ("system", "in the first user message")
+    }
 
 
 def test_thinking_needs_the_chat_template() -> None:

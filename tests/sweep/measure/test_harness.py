@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from converters.errors import InputError
 from sweep.backends.base import Score
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.measure import lm_eval_model, lm_eval_tasks
-from sweep.measure.harness import check_task, run_task
+from sweep.measure.harness import check_prompts, check_task, run_task
 from sweep.measure.lm_eval_model import make_lm
 from sweep.measure.lm_eval_tasks import TaskLocation
 from sweep.measure.task_options import MeasurementError, TaskOptions, ThinkingScoring
@@ -416,11 +417,54 @@ def test_max_gen_toks_limits_answers_and_fails_if_it_exceeds_the_context(backend
         run_task(backend, "write", TaskLocation(tasks), TaskOptions(limit=2, max_gen_toks=9000))
 
 
-def test_system_messages_are_dropped_if_the_template_rejects_them(backend):
-    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE
+STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE
+
+
+def test_the_text_of_a_rejected_system_message_begins_the_first_message_of_the_user(backend):
     history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    rendered = make_lm(ChangedBackend(backend, chat_template=strict)).apply_chat_template(history)
-    assert rendered == make_lm(ChangedBackend(backend, chat_template=CHAT_TEMPLATE)).apply_chat_template(history[1:])
+    strict, plain = (make_lm(ChangedBackend(backend, chat_template=one)) for one in (STRICT, CHAT_TEMPLATE))
+    merged = [{"role": "user", "content": "Be brief.\n\nHello"}]
+    assert strict.apply_chat_template(history) == plain.apply_chat_template(merged)
+    assert plain.apply_chat_template(history) != plain.apply_chat_template(merged)
+    assert (strict.moved_system, plain.moved_system) == (True, False)
+
+
+def test_a_moved_system_message_is_reported(backend, tasks, tmp_path):
+    for file in tasks.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_text(file.read_text())
+    described = tmp_path / "letter.yaml"
+    described.write_text(described.read_text() + "description: Choose a letter.\n")
+    strict, options = ChangedBackend(backend, chat_template=STRICT), TaskOptions(limit=1, chat_template=True)
+    assert run_task(strict, "letter", TaskLocation(tmp_path), options).moved_system
+    assert not run_task(strict, "letter", TaskLocation(tasks), options).moved_system
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('No user query found in messages.') }}", "fails: No user query found in messages."),
+        ("{% for m in messages %}\n{{ m }", "fails in line 2: unexpected '}'"),
+        ("{{ nothing.here }}", "fails: 'nothing' is undefined"),
+        ("{{ messages[0]['content'] + 1 }}", "fails: can only concatenate str"),
+    ],
+)
+def test_a_template_that_fails_is_found_without_a_model_that_answers(backend, tasks, template, message):
+    unable = ChangedBackend(backend, chat_template=template, generate=None, loglikelihoods=None)
+    for name in ("choose", "write"):
+        with pytest.raises(InputError, match=re.escape(f"the chat template {message}")):
+            check_prompts(unable, name, TaskLocation(tasks), TaskOptions(chat_template=True))
+
+
+def test_prompts_are_checked_without_a_model_that_answers(backend, tasks):
+    class Vocabulary:
+        """Nothing that could answer."""
+
+        chat_template, eos_id, bos_id, add_bos = CHAT_TEMPLATE, backend.eos_id, backend.bos_id, backend.add_bos
+        detokenize = staticmethod(backend.detokenize)
+
+    for name in ("both", "write", "roll"):
+        check_prompts(Vocabulary(), name, TaskLocation(tasks), TaskOptions(chat_template=True, num_fewshot=1))
 
 
 def test_code_of_a_model_runs_only_if_allowed(tmp_path, backend):

@@ -50,13 +50,16 @@ class Scripted:
 
 def answered(model: Scripted, limit: int = 200, until: Sequence[str] = (), **options: Any) -> tuple[str, Any]:
     """The graded text, and the model of lm-eval that gave it."""
-    from lm_eval.api.instance import Instance
-
     lm = make_lm(model, TaskOptions(chat_template=True, **options))
     prompt = lm.apply_chat_template([{"role": "user", "content": "Is <think> closed by </think>? Open it: <think>"}])
+    return lm.generate_until([generation(prompt, limit, until)])[0], lm
+
+
+def generation(prompt: str, limit: int, until: Sequence[str]) -> Any:
+    from lm_eval.api.instance import Instance
+
     arguments = (prompt, {"until": list(until), "max_gen_toks": limit})
-    request = Instance("generate_until", {}, arguments, 0, metadata=("task", 0, 1))
-    return lm.generate_until([request])[0], lm
+    return Instance("generate_until", {}, arguments, 0, metadata=("task", 0, 1))
 
 
 @pytest.mark.parametrize("thinking", [True, False, None])
@@ -100,6 +103,28 @@ def test_the_scores_of_lm_eval_are_available(backend):
     assert answered(Scripted(backend, OPENS, QUOTING), thinking=False, **theirs)[0] == '")[-1] here'
     assert answered(Scripted(backend, OPENS, "I have 12"), thinking=True, **theirs)[0] == "I have 12"
     assert answered(Scripted(backend, OPENS, QUOTING), **theirs)[0] == QUOTING
+
+
+@pytest.mark.parametrize(
+    ("closes", "prefix", "opening"),
+    [
+        (True, "Answer:", Opening.CLOSED),  # Qwen3's template writes an empty reasoning before it, whatever --thinking
+        (False, "Answer:", Opening.CLOSED),
+        (False, "<think>\nI see", Opening.OPEN),
+    ],
+)
+def test_a_prompt_that_begins_the_answer_leaves_nothing_to_reason_about(backend, closes, prefix, opening):
+    before = "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}" if closes else ""
+    template = CLOSES.replace("{{ m['content'] }}", before + "{{ m['content'] }}")
+    model = Scripted(backend, template, "12</think>7")
+    lm = make_lm(model, TaskOptions(chat_template=True, thinking=True))
+    history = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": prefix}]
+    prompt = lm.apply_chat_template(history, add_generation_prompt=False)
+    assert prompt.endswith(prefix)
+    request = generation(prompt, limit=200, until=["\n\n"])
+    assert lm.generate_until([request]) == ["12</think>7" if opening is Opening.CLOSED else "7"]
+    assert lm.openings == {opening}
+    assert bool(model.asked[0].stops) is (opening is Opening.CLOSED)
 
 
 class Letters:
