@@ -15,8 +15,29 @@ from sweep.record import Record
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
     """Zero or more notes, the most important first."""
-    notes = [_perplexity(records), *_noise(records), _sharing(records), _references(records), _task_base(records)]
+    notes = [
+        _implausible(records),
+        _perplexity(records),
+        *_noise(records),
+        _sharing(records),
+        _references(records),
+        _task_base(records),
+    ]
     return [note for note in notes if note]
+
+
+def _implausible(records: Sequence[Record]) -> str:
+    """A note on figures that quantization alone does not explain, with the likely causes."""
+    found = [
+        f"{fmt.plain(record.variant)}: {', and '.join(record.implausible)}" for record in records if record.implausible
+    ]
+    if not found:
+        return ""
+    return (
+        f"{fmt.IMPLAUSIBLE} Implausible figures, which are not explained by quantization alone: {'; '.join(found)}. "
+        "Likely causes: another tokenizer than the reference's, a reference of another model or text, a damaged file, "
+        "or a model that the engine computes wrongly."
+    )
 
 
 def _groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:

@@ -170,6 +170,8 @@ def _table(
 def _sign(record: Record, pareto: pareto_sets.ParetoSet, chosen: str | None) -> HtmlCell:
     if record.status in fmt.STATUS_SIGNS:
         return HtmlCell(fmt.STATUS_SIGNS[record.status], record.status, record.status)
+    if record.implausible:
+        return HtmlCell(fmt.IMPLAUSIBLE, "partial", f"implausible: {'; '.join(record.implausible)}")
     if record.variant == chosen:
         return HtmlCell(fmt.CHOSEN, title="recommended")
     if record.variant in pareto.indistinguishable:

@@ -125,6 +125,8 @@ def _fixed_columns(
         first = (" ", "")
         if record.status in fmt.STATUS_SIGNS:
             first = (fmt.STATUS_SIGNS[record.status], _STATUS_STYLES[record.status])
+        elif record.implausible:
+            first = (fmt.IMPLAUSIBLE, "bold yellow")
         elif record.variant == chosen:
             first = (fmt.CHOSEN, "bold green")
         place = fmt.INDISTINGUISHABLE if record.variant in pareto.indistinguishable else fmt.PARETO
@@ -218,6 +220,7 @@ def _legend(
         if pareto.indistinguishable
         else []
     )
+    parts += [f"{fmt.IMPLAUSIBLE} implausible figures"] if any(record.implausible for record in rows) else []
     parts += [f"{fmt.LOSS} significant loss"] if any(test.is_loss() for test in tests.values()) else []
     parts += [f"{fmt.GAIN} significant gain"] if any(test.is_gain() for test in tests.values()) else []
     lines = [f"{'; '.join(parts)}."] if parts else []

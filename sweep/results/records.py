@@ -25,6 +25,7 @@ from sweep.methods.registry import method
 from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.results import paired_items
 from sweep.results.plan import Plan
+from sweep.results.plausibility import with_doubts
 from sweep.results.store import Outcome, Store
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
 
@@ -32,7 +33,7 @@ from sweep.statistics import cluster_stderr, compare_differences, compare_items,
 def records(plan: Plan, store: Store) -> list[Record]:
     """A record for every variant of the plan, in the plan's order. Figures that are not measured (yet) are None."""
     run = _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
-    return _holm([_record(variant, run) for variant in plan.variants])
+    return with_doubts(_holm([_record(variant, run) for variant in plan.variants]))
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str
         first, style = marked[row.variant], colours.warn
     elif row.status in fmt.STATUS_SIGNS:
         first, style = fmt.STATUS_SIGNS[row.status], colours.bad if row.status == "failed" else colours.warn
+    elif row.implausible:
+        first, style = fmt.IMPLAUSIBLE, colours.warn
     elif row.variant == chosen:
         first, style = fmt.CHOSEN, colours.good
     place = fmt.INDISTINGUISHABLE if row.variant in results.pareto.indistinguishable else fmt.PARETO
