@@ -26,17 +26,23 @@ def chat_template(path: Path) -> str | None:
 def directory_template(path: Path, settings: Mapping[str, Any]) -> str | None:
     """The template of a checkpoint directory, whose tokenizer_config.json is `settings`.
 
-    As in transformers, files have precedence over tokenizer_config.json, and of several named templates the one named
-    "default" is used for conversations without tools. Raises InputError if a file cannot be read.
+    As in transformers, files replace all templates of tokenizer_config.json, and of several named templates the one
+    named "default" is used for conversations without tools. Raises InputError if a file cannot be read.
     """
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: cannot be read: {error}") from error
+    named = {_DEFAULT: path / "chat_template.jinja"} if (path / "chat_template.jinja").is_file() else {}
+    named |= {file.stem: file for file in sorted((path / "additional_chat_templates").glob("*.jinja"))}
+    if named:
+        return _read(named[_DEFAULT]) if _DEFAULT in named else None
     template = settings.get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get(_DEFAULT)
+        template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+    if isinstance(template, dict):
+        template = template.get(_DEFAULT)
     return template if isinstance(template, str) else None
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
