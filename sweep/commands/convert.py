@@ -32,6 +32,7 @@ from sweep.jobs.model import engine_versions
 from sweep.jobs.settings import Settings
 from sweep.jobs.sizes import ExportCheckJob
 from sweep.planning.imatrix import ImatrixSource, find_imatrix, report_messages
+from sweep.planning.input_checks import require_collectable
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
         opened = pool.submit(_read, lambda: open_source(str(path), name, need=need, **request.options))
         LocalHost().run_job(check)
         source = opened.result()
+    if imatrix is not None and imatrix.text is not None and not request.dry_run:
+        require_collectable(Artefact(str(path)), name, imatrix.text, request.pre_tokenizer, LocalHost().run_job)
     importance = None if imatrix is None else _expected_importance(source, imatrix)
     planned = sizes(source, quants, importance, request.split_max_bytes)
     files = (

@@ -45,16 +45,19 @@ class InputCheckJob(Job[CheckPassed]):
 
 @dataclass(frozen=True)
 class VocabularyCheckJob(Job[CheckPassed]):
-    """Check that `text` has enough tokens for two windows, and `imatrix_text` for two chunks. No weight is read."""
+    """Check that `text` has enough tokens for two windows, and `imatrix_text` for two chunks. No weight is read.
+
+    `pre_tokenizer`: see `open_source`."""
 
     kind = "vocabulary"
     result_type = CheckPassed
 
     source: Artefact
     name: str
-    window: int
+    window: int = 0
     text: Artefact | None = None
     imatrix_text: Artefact | None = None
+    pre_tokenizer: str | None = None
 
     def run(self, site: Site) -> CheckPassed:
         from converters.llamacpp.ghost import vocabulary
@@ -65,7 +68,7 @@ class VocabularyCheckJob(Job[CheckPassed]):
         from sweep.measure.perplexity import require_two_windows
         from sweep.measure.plain_text import read_text
 
-        opened = open_source(site.path(self.source), self.name, requantize=True)
+        opened = open_source(site.path(self.source), self.name, self.pre_tokenizer, requantize=True)
         with vocabulary(opened.metadata) as file, Model(file, vocabulary=True) as model:
 
             def count(text: Artefact) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from converters.errors import MissingRuntime
 from int8.calibration_text import FEWEST_TOKENS
@@ -28,12 +29,12 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
     text = sweep.text if any(isinstance(cell.job, TextJob) for cell in todo) else None
     in_template = [task for task in tasks if task.options.chat_template]
     _check_available(sweep, [task for task in tasks if task not in in_template], text, run_job)
-    calibration = sweep.calibration
+    calibration, root = sweep.calibration, sweep.workspace.root
     if calibration is not None and any(
         calibration.file in cell.job.input_texts for cell in todo if cell.job.is_preparation
     ):
         _check_available(sweep, [], calibration, run_job)
-        if _maybe_short(sweep, calibration.file.file, FEWEST_TOKENS):
+        if maybe_short(calibration.file.file.under(root), FEWEST_TOKENS):
             _require(CalibrationCheckJob(sweep.origin.source, calibration.file), run_job)
     if _uses_origin(sweep, sweep.variants):
         _check_lengths(sweep, todo, text, run_job)
@@ -70,22 +71,28 @@ def _check_available(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None
 
 def _check_lengths(sweep: Sweep, todo: Sequence[Cell], text: FoundText | None, run_job: RunJob) -> None:
     """Check that texts which may be too short have enough tokens."""
-    window = sweep.plan.settings.window
+    window, root = sweep.plan.settings.window, sweep.workspace.root
     imatrix = next((cell.job.text for cell in todo if isinstance(cell.job, ImatrixJob)), None)
     job = VocabularyCheckJob(
         source=sweep.origin.source,
         name=sweep.origin.name,
         window=window,
-        text=text.file.file if text is not None and _maybe_short(sweep, text.file.file, 2 * window) else None,
-        imatrix_text=imatrix if imatrix is not None and _maybe_short(sweep, imatrix, 2 * CHUNK) else None,
+        text=text.file.file if text is not None and maybe_short(text.file.file.under(root), 2 * window) else None,
+        imatrix_text=imatrix if imatrix is not None and maybe_short(imatrix.under(root), 2 * CHUNK) else None,
     )
     if job.text is not None or job.imatrix_text is not None:
         _require(job, run_job)
 
 
-def _maybe_short(sweep: Sweep, text: Artefact, tokens: int) -> bool:
+def require_collectable(source: Artefact, name: str, text: Path, pre_tokenizer: str | None, run_job: RunJob) -> None:
+    """Raises InputError if a text is too short to collect an importance matrix with."""
+    if maybe_short(text, 2 * CHUNK):
+        _require(VocabularyCheckJob(source, name, imatrix_text=Artefact.of(text), pre_tokenizer=pre_tokenizer), run_job)
+
+
+def maybe_short(text: Path, tokens: int) -> bool:
     """Whether a text may have fewer tokens than that: no token has parts of two words, but not all texts have words."""
-    return len(read_text(text.under(sweep.workspace.root)).split()) < tokens
+    return len(read_text(text).split()) < tokens
 
 
 def _require(job: Job[CheckPassed], run_job: RunJob) -> None:

@@ -200,11 +200,14 @@ def test_a_text_with_a_bad_byte_is_rejected_wherever_it_is(tmp_path: Path) -> No
 
 
 def test_a_calibration_text_that_is_too_short_is_rejected_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_text("too short " * 50)
+    short = tmp_path / "short.txt"
+    short.write_text("too short " * 50)
     run = ["run", "micro", "--variants", "=Q4_K_M", "--tasks", "none", "--workspace", str(tmp_path / "w")]
-    line = error_line(*run, "--imatrix", "auto", "--calibration", str(tmp_path / "short.txt"))
+    line = error_line(*run, "--imatrix", "auto", "--calibration", str(short))
     assert "the calibration text has " in line
-    assert not list((tmp_path / "w").rglob("*.gguf"))
+    convert = ["convert", "micro", "--to", "Q4_K_M", "--out", str(tmp_path / "out")]
+    assert "the calibration text has " in error_line(*convert, "--imatrix", "auto", "--calibration", str(short))
+    assert not list(tmp_path.rglob("*.gguf"))
 
 
 def test_a_chat_template_that_fails_is_rejected_before_any_work(copy: Path, tmp_path: Path) -> None:
