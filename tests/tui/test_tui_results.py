@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from driving import opened, play, settled, shown, until
+from rich.style import Style
 from textual.widgets import Input, Static
 
 from sweep.analysis import figures
 from sweep.analysis.recommend import recommend
+from sweep.analysis.trust import trust_notes
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
@@ -21,7 +24,10 @@ from tui.screens.picker import PickerScreen
 from tui.screens.results import ResultsScreen
 from tui.screens.runs import RunsScreen
 from tui.state.results import read_results
+from tui.theme import Palette
+from tui.widgets.details import details
 from tui.widgets.plot import Plot
+from tui.widgets.results_table import Sorting, table_rows
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
 
@@ -246,3 +252,16 @@ def test_below_100_columns_the_panes_stack(swept: Workspace, run: str) -> None:
             assert side.region.y == plot.region.y
 
     play(script())
+
+
+def test_a_variant_with_implausible_figures_has_a_sign_and_a_reason(swept: Workspace, run: str) -> None:
+    results = read_results(swept, run)
+    rows = (replace(results.rows[0], implausible=("its top token is another one",)), *results.rows[1:])
+    results = replace(results, rows=rows, notes=tuple(trust_notes(rows)))
+    plain = Style()
+    colours = Palette(plain, plain, plain, plain, plain, plain, plain)
+    _, lines, _ = table_rows(results, Sorting(), {}, lambda _: True, 200, colours)
+    assert [cells[0].plain.startswith("?") for _, cells in lines] == [True, *[False] * (len(rows) - 1)]
+    words = details(results, rows[0].variant, colours).plain
+    assert "? implausible: its top token is another one" in words
+    assert "Likely causes: another tokenizer" in words

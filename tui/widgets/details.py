@@ -33,6 +33,7 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
         lines.append(Text(f"{fmt.STATUS_SIGNS.get(row.status, '!')} {row.status}", colours.warn))
     if row.error:
         lines.append(Text(fmt.plain(row.error), colours.bad))
+    lines += [Text(f"{fmt.IMPLAUSIBLE} implausible: {reason}", colours.warn) for reason in row.implausible]
     bits = figures.finite(row.bits_per_weight)
     lines.append(_pair("file", fmt.size(row.file_bytes) + ("" if bits is None else f", {bits:.3f} bpw"), colours))
     memory = row.memory
