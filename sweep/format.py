@@ -8,7 +8,7 @@ from math import floor, log10
 MISSING = "\N{EN DASH}"
 LOSS, GAIN, PARETO, CHOSEN = "▼", "▲", "●", "►"
 INDISTINGUISHABLE = "○"  # in the Pareto set (or the second best), but indistinguishable from the one before
-IMPLAUSIBLE = "?"  # a figure that quantization alone does not explain
+IMPLAUSIBLE = "?"  # a figure that quantization does not usually explain
 NO_DIFFERENCE = "≈"  # no significant difference
 MINUS = "\N{MINUS SIGN}"
 STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…", "skipped": "⊘"}

@@ -184,7 +184,7 @@ class Record:
       file, which has no task scores, it is the variant that the file was made from, or, if that is unknown, the variant
       with the most bits per weight.
     - `figures`: the figures of added measurements by name.
-    - `implausible`: what of its figures quantization alone does not explain, in words (see results.plausibility).
+    - `implausible`: what of its figures quantization does not usually explain, in words (see results.plausibility).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
       compare any two variants. They are not part of the JSON.
     """

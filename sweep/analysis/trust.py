@@ -27,16 +27,17 @@ def trust_notes(records: Sequence[Record]) -> list[str]:
 
 
 def _implausible(records: Sequence[Record]) -> str:
-    """A note on figures that quantization alone does not explain, with the likely causes."""
+    """A note on figures that quantization does not usually explain, with the likely causes."""
     found = [
         f"{fmt.plain(record.variant)}: {', and '.join(record.implausible)}" for record in records if record.implausible
     ]
     if not found:
         return ""
     return (
-        f"{fmt.IMPLAUSIBLE} Implausible figures, which are not explained by quantization alone: {'; '.join(found)}. "
-        "Likely causes: another tokenizer than the reference's, a reference of another model or text, a damaged file, "
-        "or a model that the engine computes wrongly."
+        f"{fmt.IMPLAUSIBLE} Implausible figures, which quantization to so many bits does not usually explain: "
+        f"{'; '.join(found)}. Likely causes: another tokenizer than the reference's, a reference of another model or "
+        "text, a damaged file, a model that the engine computes wrongly, or a type for ternary weights (TQ1_0, TQ2_0) "
+        "on other weights."
     )
 
 

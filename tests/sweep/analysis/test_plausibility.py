@@ -1,4 +1,4 @@
-"""Figures that quantization alone does not explain are marked wherever results are shown."""
+"""Figures that quantization does not usually explain are marked wherever results are shown."""
 
 from __future__ import annotations
 
