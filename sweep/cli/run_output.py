@@ -28,7 +28,8 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
         rows, description, remarks = records(plan, store), describe_run(plan, store), notes(plan, store)
     page = write_html(rows, description, workspace.run(plan.run) / "report.html")
     if output.is_json:
-        output.line({"event": "finished", "run": plan.run, "records": [finite(row.to_json()) for row in rows]})
+        shown = [finite(row.to_json()) for row in rows]
+        output.line({"event": "finished", "run": plan.run, "records": shown, "notes": remarks})
     else:
         choice = recommend(rows) if len(plan.variants) > 1 else None  # a single variant needs no recommendation
         output.show(render_table(rows, output.data.width, choice))
@@ -77,6 +78,7 @@ def describe_run(plan: Plan, store: Store) -> dict[str, object]:
         **_describe_torch(plan),
         "torch": version("torch"),
         "bitsweep": __version__,
+        **({"notes": "; ".join(remarks)} if (remarks := notes(plan, store)) else {}),
     }
 
 

@@ -29,6 +29,7 @@ class PromptCheckJob(Job[CheckPassed]):
     tasks: tuple[Task, ...]
 
     def run(self, site: Site) -> CheckPassed:
+        from converters.chat_template import chat_template
         from converters.errors import InputError
         from converters.llamacpp.ghost import vocabulary
         from converters.llamacpp.model import Model
@@ -39,11 +40,12 @@ class PromptCheckJob(Job[CheckPassed]):
         checked = set()
         for source in self.sources:
             path = site.path(source.file)
+            template = chat_template(path)
+            if template in checked:  # variants of one model have the same template
+                continue
+            checked.add(template)
             opened = open_source(path, source.name, requantize=True)
             with vocabulary(opened.metadata) as file, Model(file, vocabulary=True) as model:
-                if model.chat_template in checked:
-                    continue
-                checked.add(model.chat_template)
                 for task in self.tasks:
                     try:
                         check_prompts(model, task.name, task.location(site.root), task.options)

@@ -128,7 +128,7 @@ def _notes(run: TaskRun, options: TaskOptions) -> list[str]:
     if run.unfinished:
         empty = f", {run.in_reasoning} of them inside the reasoning, which leaves an empty answer"
         notes.append(
-            f"{run.unfinished} of {run.n} answers did not end within {run.max_gen_toks} tokens"
+            f"{run.unfinished} of {run.n} answers did not end within the limit of {run.max_gen_toks} tokens"
             f"{empty if run.in_reasoning else ''}; --max-gen-toks sets the limit"
         )
     if run.moved_system:

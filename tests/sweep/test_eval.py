@@ -67,7 +67,9 @@ def test_a_quantized_file_is_measured_as_it_is(file: Path, data: Path, tmp_path:
 
 def test_a_model_is_exported_to_one_quant_and_only_the_named_measurements_run(tmp_path: Path) -> None:
     options = ["--workspace", tmp_path, "--format", "json"]
-    only = record(sweep("eval", "micro", "--quant", "Q4_K_M", "--tasks", "micro_form", "--limit", "2", *options))
+    arguments = ["--quant", "Q4_K_M", "--tasks", "micro_form", "--limit", "2", "--max-gen-toks", "1"]
+    done = sweep("eval", "micro", *arguments, *options)
+    only = record(done)
     assert only["variant"] == "Q4_K_M"
     assert only["perplexity"] is None
     assert list(only["tasks"]) == ["micro_form"]
@@ -75,6 +77,11 @@ def test_a_model_is_exported_to_one_quant_and_only_the_named_measurements_run(tm
     report = sweep("report", "--workspace", tmp_path)
     assert report.returncode == 0, report.stderr
     assert "micro_form" in report.stdout
+    cut = "micro_form: 2 of 2 answers did not end within the limit of 1 tokens; --max-gen-toks sets the limit"
+    assert json.loads(done.stdout.splitlines()[-1])["notes"] == [cut]
+    assert cut in report.stderr
+    (page,) = tmp_path.rglob("report.html")
+    assert cut in page.read_text()
 
 
 def test_a_base_file_is_written_to_the_given_path(file: Path, tmp_path: Path) -> None:

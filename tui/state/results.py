@@ -12,7 +12,7 @@ from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.results.history import find_run
 from sweep.results.plan import Plan
-from sweep.results.records import records
+from sweep.results.records import notes, records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 from tui.state.session import Limit
@@ -43,7 +43,7 @@ def read_results(workspace: Workspace, run: str | None, limit: Limit | None = No
     """The results of this run, or of the latest one. Raises InputError if there is none."""
     plan = find_run(workspace, run)
     with Store(workspace.database) as store:
-        rows = tuple(figures.by_size(records(plan, store)))
+        rows, remarks = tuple(figures.by_size(records(plan, store))), notes(plan, store)
     pareto, measure = pareto_sets.set_for_tables(rows)
     return Results(
         plan=plan,
@@ -56,6 +56,6 @@ def read_results(workspace: Workspace, run: str | None, limit: Limit | None = No
         gains=tuple(pareto_sets.gains(rows)),
         measures=tuple(measures(rows)),
         costs=tuple(costs(rows)),
-        notes=tuple(trust_notes(rows)),
+        notes=(*trust_notes(rows), *remarks),
         limit=limit,
     )
