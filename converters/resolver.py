@@ -232,7 +232,7 @@ def _hub(hub_id: str, need: Need) -> FoundModel:
 def _listed_mtp_layers(index: Path) -> int:
     """The number of multi-token prediction layers in a checkpoint's list of tensors."""
     try:
-        return mtp_layers(json.loads(index.read_text())["weight_map"])
+        return mtp_layers(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{index}: is not the index of a checkpoint ({error}); download it again") from error
 

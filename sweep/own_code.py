@@ -6,6 +6,7 @@ path for `python -m` and `python -c`, so a file `numpy.py` there would run. The 
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -13,6 +14,12 @@ from pathlib import Path
 
 # How every child process starts Python.
 SAFE_PYTHON = (sys.executable, "-P")
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child process. It prints UTF-8, which this process reads, in every locale."""
+    return {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
+
 
 # The other packages that this distribution installs. Their names are common, so another distribution may use them too.
 _PACKAGES = ("presets", "converters", "int8", "tui")

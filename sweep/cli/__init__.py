@@ -7,6 +7,13 @@ import sys
 
 def main() -> None:
     """Run the command line; ends the process with one of the exit codes."""
+    from sweep.cli.streams import standard_streams
+
+    with standard_streams():
+        _main()
+
+
+def _main() -> None:
     from sweep.cli.exits import Exit
     from sweep.own_code import hidden_package
 

@@ -82,11 +82,9 @@ def main() -> None:
         code = _complain(message, Exit.BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         code = Exit.INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the program that read the output has ended, so a message would reach nobody
-        code = Exit.OK
     except OSError as error:  # the system rejects a path that the user gave: its name is too long, it is not readable
-        code = _complain(f"{str(error.filename)[:120]}: {error.strerror or error}", Exit.BAD_INPUT)
+        place = "" if error.filename is None else f"{str(error.filename)[:120]}: "
+        code = _complain(f"{place}{error.strerror or error}", Exit.BAD_INPUT)
     if code == Exit.INTERRUPTED:  # typer also turns Ctrl-C into this code
         _complain("interrupted; run the same command again to resume", Exit.INTERRUPTED)
     sys.exit(int(code or 0))

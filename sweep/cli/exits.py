@@ -12,14 +12,18 @@ class Exit(IntEnum):
     DOES_NOT_FIT = 3
     MISSING_RUNTIME = 4
     INTERRUPTED = 130
+    NOT_READ = 141  # as the shell reports the end by SIGPIPE
 
 
 EXIT_CODES = {
     Exit.OK: "Everything was done.",
     Exit.JOBS_FAILED: "At least one job failed. The results of the others are stored.",
-    Exit.BAD_INPUT: "An option, a file or a model is wrong. One line on stderr says what to change.",
+    Exit.BAD_INPUT: (
+        "An option, file or model is wrong, or the output cannot be written. One line on stderr says what to change."
+    ),
     Exit.DOES_NOT_FIT: "`sweep fit`: no variant fits completely on the GPUs.",
     Exit.MISSING_RUNTIME: "A library, a device or a build option is missing.",
     Exit.INTERRUPTED: "Interrupted. Run the same command again to resume.",
+    Exit.NOT_READ: "The program that reads the output has ended (SIGPIPE), for example `head`.",
 }
 """What each code means, for `sweep --help` and docs/cli.md."""

@@ -26,7 +26,9 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
 
     with Store(workspace.database) as store:
         rows, description, remarks = records(plan, store), describe_run(plan, store), notes(plan, store)
-    page = write_html(rows, description, workspace.run(plan.run) / "report.html")
+    folder = workspace.run(plan.run)
+    folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted since the run
+    page = write_html(rows, description, folder / "report.html")
     if output.is_json:
         shown = [finite(row.to_json()) for row in rows]
         output.line({"event": "finished", "run": plan.run, "records": shown, "notes": remarks})

@@ -17,7 +17,7 @@ from typing import Any
 
 from converters.atomic import write_text
 from converters.errors import InputError
-from sweep.own_code import SAFE_PYTHON
+from sweep.own_code import SAFE_PYTHON, child_environment
 from sweep.workspace import Workspace
 
 _PROGRAM = (*SAFE_PYTHON, "-c", "from sweep.cli import main; main()")
@@ -70,6 +70,7 @@ class Launch:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=child_environment(),
                 cwd=command.directory,
                 start_new_session=True,
             )
@@ -128,7 +129,14 @@ def run_command(
     """
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [*_PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, cwd=directory
+        [*_PROGRAM, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        encoding="utf-8",
+        errors="replace",  # native code prints what it likes
+        env=child_environment(),
+        cwd=directory,
     ) as process:
         while True:
             try:

@@ -17,7 +17,7 @@ from sweep.execution.temporary_folder import TemporaryFolder
 from sweep.jobs import serialization
 from sweep.jobs.base import Job
 from sweep.jobs.settings import ComputeResources
-from sweep.own_code import SAFE_PYTHON
+from sweep.own_code import SAFE_PYTHON, child_environment
 
 
 class WorkerProcess:
@@ -38,8 +38,8 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                text=True,
-                env={**os.environ, **(environment or {}), "TMPDIR": str(self._temporary.path)},
+                encoding="utf-8",
+                env={**child_environment(), **(environment or {}), "TMPDIR": str(self._temporary.path)},
                 start_new_session=True,  # the sweep handles Ctrl-C, not its workers
             )
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 # Only a rule under the head: alignment separates the columns.
-_HEAD_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n", ascii=False)
+# Called ASCII so that rich keeps it in every encoding. Where there is no "─", the output is written with "-" instead.
+_HEAD_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n", ascii=True)
 
 
 @dataclass(frozen=True)

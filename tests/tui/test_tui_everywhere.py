@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from driving import COMMAND, ROOT, opened, play, settled, shown, until
+from driving import COMMAND, PATIENCE, ROOT, opened, play, settled, shown, until
 
 from sweep.workspace import Workspace
 from tui.screens.help import HelpScreen
@@ -188,23 +188,48 @@ def test_an_unknown_run_gives_a_message(swept: Workspace) -> None:
     [("dumb", "TERM is 'dumb'"), ("", "TERM is 'not set'"), (None, "needs a terminal")],
 )
 def test_without_a_terminal_the_message_names_commands(tmp_path: Path, terminal: str | None, words: str) -> None:
+    code, line = refused(tmp_path, {"TERM": terminal or ""}, () if terminal is not None else (0, 1, 2))
+    assert code == 2
+    assert words in line
+    assert "sweep run" in line
+    assert len(line.splitlines()) == 1
+
+
+def refused(workspace: Path, environment: dict[str, str], elsewhere: tuple[int, ...]) -> tuple[int, str]:
+    """The exit code of `sweep tui`, and what it prints on standard error. Its standard streams are a terminal, except
+    those with the numbers `elsewhere`."""
     ours, theirs = os.openpty()
-    stream = subprocess.PIPE if terminal is None else theirs
+    standard = [subprocess.PIPE if number in elsewhere else theirs for number in range(3)]
     ended = subprocess.run(
-        [*COMMAND, "tui", "--workspace", str(tmp_path)],
-        stdin=subprocess.DEVNULL if terminal is None else theirs,
-        stdout=stream,
-        stderr=subprocess.PIPE,
-        text=True,
+        [*COMMAND, "tui", "--workspace", str(workspace)],
+        stdin=subprocess.DEVNULL if standard[0] is subprocess.PIPE else theirs,
+        stdout=standard[1],
+        stderr=standard[2],
         cwd=ROOT,
-        env={**os.environ, "TERM": terminal or ""},
+        env=os.environ | environment,
+        timeout=PATIENCE,
     )
-    os.close(ours)
     os.close(theirs)
-    assert ended.returncode == 2
-    assert words in ended.stderr
-    assert "sweep run" in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+    line = os.read(ours, 1 << 16) if ended.stderr is None else ended.stderr
+    os.close(ours)
+    return ended.returncode, line.decode()
+
+
+@pytest.mark.parametrize(
+    ("environment", "elsewhere", "words"),
+    [
+        ({}, (2,), "standard error is a pipe, a file or closed"),  # where the screen is drawn
+        ({"PYTHONIOENCODING": "ascii"}, (), "the encoding is ascii; set LC_ALL=C.UTF-8"),
+        ({"PYTHONIOENCODING": "latin-1"}, (), "the encoding is iso8859-1; set LC_ALL=C.UTF-8"),
+    ],
+)
+def test_a_terminal_that_cannot_show_the_screen_is_refused(
+    tmp_path: Path, environment: dict[str, str], elsewhere: tuple[int, ...], words: str
+) -> None:
+    code, line = refused(tmp_path, {"TERM": "xterm", **environment}, elsewhere)
+    assert code == 2
+    assert words in line
+    assert len(line.splitlines()) == 1
 
 
 def test_no_color_removes_all_colours_and_keeps_all_signs(
