@@ -38,15 +38,15 @@ def measured_klds(workspace: Workspace, model: str) -> dict[str, MeasuredKld]:
     if not workspace.database.is_file():
         return {}
     # Imported here because scipy takes half a second to load, and `sweep fit` without --best does not need it.
-    from sweep.results.plan import Plan
+    from sweep.results.history import UnreadableRun, read_plan
     from sweep.results.records import records, reference_units
     from sweep.results.store import Store
 
     groups: dict[str, dict[str, MeasuredKld]] = defaultdict(dict)
     with Store(workspace.database) as store:
         for stored in store.runs():  # the newest first
-            plan = Plan.from_json(stored.plan)
-            if plan.model != model or not plan.is_current:
+            plan = read_plan(stored)
+            if isinstance(plan, UnreadableRun) or plan.model != model or not plan.is_current:
                 continue
             for record in records(plan, store):
                 units = reference_units(plan, record.variant)

@@ -43,7 +43,7 @@ class _ComparedRun:
         """The result of a cell, None if it has none."""
         cell = self.cells.get((variant, name))
         outcome = self.outcomes.get(cell.key) if cell is not None else None
-        return None if cell is None or outcome is None else outcome.result(cell.kind)
+        return None if cell is None or outcome is None else outcome.result(cell, self.plan.run)
 
     def task(self, variant: str, name: str) -> TaskResult | None:
         found = self.result(variant, name)
@@ -51,6 +51,9 @@ class _ComparedRun:
 
     def key(self, variant: str, name: str) -> str:
         return self.cells[variant, name].key
+
+    def items(self, variant: str, name: str, store: Store) -> list[Item]:
+        return store.items_of(self.cells[variant, name], self.plan.run)
 
     def failed(self, variants: set[str]) -> bool:
         cells = (cell for cell in self.plan.cells if cell.variant in variants and cell.key in self.outcomes)
@@ -159,7 +162,7 @@ def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both:
 def _results(plan: Plan, store: Store) -> _ComparedRun:
     outcomes = store.outcomes(cell.key for cell in plan.cells)
     compared = (cell.key for cell in plan.cells if isinstance(cell.job, TextJob | TaskJob))
-    measured = any(outcomes[key].row for key in compared if key in outcomes)
+    measured = any(outcomes[key].row or outcomes[key].damage for key in compared if key in outcomes)
     if not measured:
         raise InputError(f"run {plan.run} has no results yet; repeat its `sweep run` command to resume it")
     return _ComparedRun(plan, {(cell.variant, cell.name): cell for cell in plan.cells}, outcomes)
@@ -227,7 +230,8 @@ def _tasks(
             if result_a.metric != result_b.metric:
                 notes.add(f"{task}: {result_a.metric} in A and {result_b.metric} in B cannot be compared.")
                 continue
-            found = _task(pair, task, result_a, store.items(a.key(pair[0], task)), store.items(b.key(pair[1], task)))
+            of_a, of_b = (run.items(variant, task, store) for run, variant in zip((a, b), pair, strict=True))
+            found = _task(pair, task, result_a, of_a, of_b)
             if found is None:
                 notes.add(f"{task}: no document is scored in both runs.")
             else:
@@ -283,7 +287,7 @@ def _losses(a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], stor
             keys = [run.key(variant, task) for (run, variant), result in zip(sources, results, strict=True) if result]
             if len(present) < 4 or len(set(keys)) < 4 or len({result.metric for result in present}) > 1:
                 continue
-            lists = [store.items(key) for key in keys]
+            lists = [run.items(variant, task, store) for run, variant in sources]
             shared = paired_items.pair_items(lists)
             if not shared.n:
                 continue

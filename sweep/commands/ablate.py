@@ -153,7 +153,12 @@ def ablate(plan: AblationPlan, emit: Callable[[Event], None]) -> tuple[Ablation,
         outcomes = store.outcomes(cell.key for cell in plan.cells)
     reference = _reference(plan, outcomes)
     known = {key: outcomes[key] for key in plan.recipes}
-    measured = {plan.recipes[key]: _measured(outcome) for key, outcome in known.items() if outcome.status == "ok"}
+    cells = {cell.key: cell for cell in plan.cells}
+    measured = {
+        plan.recipes[key]: _measured(cells[key], outcome, plan.name)
+        for key, outcome in known.items()
+        if outcome.status == "ok"
+    }
     result = Ablation(
         model=plan.study.name,
         space=plan.space,
@@ -196,12 +201,12 @@ def _reference(plan: AblationPlan, outcomes: dict[str, Outcome]) -> RecipeMeasur
     outcome = outcomes[cell.key]
     if outcome.error is not None:
         raise InputError(outcome.error)
-    return _measured(outcome)
+    return _measured(cell, outcome, plan.name)
 
 
-def _measured(outcome: Outcome) -> RecipeMeasurement:
+def _measured(cell: Cell, outcome: Outcome, run: str) -> RecipeMeasurement:
     """The float model has no divergence from itself."""
-    found: RecipeResult = outcome.result(RecipeJob.kind)
+    found: RecipeResult = outcome.result(cell, run)
     perplexity, divergence = found.perplexity, found.divergence
     figures: Any = None if divergence is None else divergence.figures
     return RecipeMeasurement(

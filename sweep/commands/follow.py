@@ -113,7 +113,7 @@ class Follower:
             outcomes = store.outcomes(cell.key for cell in cells)
         for cell in cells:
             outcome = outcomes.get(cell.key)
-            result = None if outcome is None else outcome.result(cell.kind)
+            result = None if outcome is None else outcome.result(cell, self.plan.run)
             if result is not None:
                 self._figures[cell.label] = result.summary
                 if isinstance(result, SpeedResult):

@@ -10,10 +10,11 @@ from sweep.results.store import Outcome, Store
 
 
 def cells_to_run(cells: Sequence[Cell], store: Store, root: Path) -> list[Cell]:
-    """The cells without a stored result, those whose output is missing but needed by another cell that runs, and those
+    """The cells without a stored result that can be read, those whose output is missing but needed by another cell that runs, and those
     whose files for the user are missing or changed."""
     outcomes = store.outcomes(cell.key for cell in cells)
-    done = {key for key, outcome in outcomes.items() if outcome.status == "ok"} | set(equivalent_results(cells, store))
+    done = {cell.key for cell in cells if cell.key in outcomes and _is_done(cell, outcomes[cell.key], store)}
+    done |= set(equivalent_results(cells, store))
     chosen = {
         cell.key
         for cell in cells
@@ -30,17 +31,29 @@ def equivalent_results(cells: Sequence[Cell], store: Store) -> dict[str, str]:
     """The keys of cells without a result of their own for which an equivalent result is stored, with its key."""
     others = {cell.key: cell for cell in cells if cell.equivalent_key is not None}
     known = store.outcomes([*others, *(cell.equivalent_key for cell in others.values() if cell.equivalent_key)])
-    done = {key for key, outcome in known.items() if outcome.status == "ok"}
-    return {
-        key: cell.equivalent_key
-        for key, cell in others.items()
-        if cell.equivalent_key is not None and key not in done and cell.equivalent_key in done
-        if not known[cell.equivalent_key].result(cell.kind).generated
-    }
+    equivalent = {}
+    for key, cell in others.items():
+        other = known.get(cell.equivalent_key or "")
+        if cell.equivalent_key is None or other is None or (key in known and known[key].status == "ok"):
+            continue
+        if other.status == "ok" and other.is_readable(cell.kind) and not other.read(cell.kind).generated:
+            equivalent[key] = cell.equivalent_key
+    return equivalent
+
+
+def _is_done(cell: Cell, outcome: Outcome, store: Store) -> bool:
+    """Whether the cell has a result, which can be read with its items."""
+    if outcome.status != "ok" or not outcome.is_readable(cell.kind):
+        return False
+    try:
+        store.items(cell.key)
+    except ValueError:
+        return False
+    return True
 
 
 def _user_files_intact(cell: Cell, outcomes: Mapping[str, Outcome], root: Path) -> bool:
-    result = outcomes[cell.key].result(cell.kind) if cell.key in outcomes else None
+    result = outcomes[cell.key].read(cell.kind) if cell.key in outcomes else None
     return result is None or cell.job.user_files_intact(result, root)
 
 

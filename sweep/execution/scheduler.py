@@ -95,8 +95,8 @@ class Scheduler:
         while fresh:
             cell = fresh.pop()
             outcome = self.store.outcomes([cell.key]).get(cell.key)
-            if outcome is not None and outcome.status == "ok":
-                fresh += self._add_new(next_cells(cell, outcome.result(cell.kind)))
+            if outcome is not None and outcome.status == "ok" and outcome.is_readable(cell.kind):
+                fresh += self._add_new(next_cells(cell, outcome.result(cell, self.directory.name)))
 
     # Starting cells --------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ def all_runs(workspace: Workspace) -> list[PastRun | UnreadableRun]:
 def read_plan(stored: StoredRun) -> Plan | UnreadableRun:
     """The plan of a stored run, or why it cannot be read."""
     try:
+        if not isinstance(stored.created, float):
+            raise ValueError(stored.created)
         return Plan.from_json(stored.plan)
     except UnknownJobKind as error:
         reason = f"there is no kind of job '{error.kind}'; name the extension that adds it in {EXTENSIONS}"

@@ -92,6 +92,8 @@ class Plan:
             row = upgraded(row)
         known = {name: value for name, value in row.items() if name not in ("cells", "where")}
         plan = serialization.from_json(known | {"resources": row["where"], "cells": ()}, cls)
+        for name in ("model", "tasks", "text", "engine"):  # what every report says
+            plan.about[name]
         return replace(plan, cells=tuple(map(_cell_of, row["cells"])))
 
 

@@ -53,7 +53,9 @@ class _RunResults:
     def results(self) -> Mapping[str, Any]:
         """The results by key."""
         results = {
-            cell.key: self.outcomes[cell.key].result(cell.kind) for cell in self.plan.cells if cell.key in self.outcomes
+            cell.key: self.outcomes[cell.key].result(cell, self.plan.run)
+            for cell in self.plan.cells
+            if cell.key in self.outcomes
         }
         return {key: result for key, result in results.items() if result is not None}
 
@@ -125,9 +127,9 @@ def importance(plan: Plan, store: Store) -> str:
     if name is None:
         return "none"
     lines = list(plan.about.get("imatrix_told", ()))
-    collected = {cell.key: cell.kind for cell in plan.cells if cell.name == "imatrix"}
+    collected = {cell.key: cell for cell in plan.cells if cell.name == "imatrix"}
     for key, outcome in store.outcomes(collected).items():
-        result = outcome.result(collected[key])
+        result = outcome.result(collected[key], plan.run)
         lines += () if result is None else result.notes
     return "; ".join([name, *lines])
 
@@ -267,7 +269,7 @@ def _window_samples(text: TextResult | None, units: str | None, is_reference: bo
 
 
 def _score(cell: Cell, result: TaskResult, run: _RunResults) -> tuple[TaskScore, Samples]:
-    own = run.store.items(cell.key)
+    own = run.store.items_of(cell, run.plan.run)
     subjects = usable_clusters([item.subject for item in own])
     row = paired_items.values(own)
     stderr: Any = result.stderr
@@ -289,7 +291,7 @@ def _score(cell: Cell, result: TaskResult, run: _RunResults) -> tuple[TaskScore,
     )
     reference = run.cells.get((run.task_base(cell.variant) or "", cell.name))
     if reference is not None and reference.key != cell.key:
-        base = run.store.items(reference.key)
+        base = run.store.items_of(reference, run.plan.run)
         same = [item.question_key for item in own] == [item.question_key for item in base]
         if own and same and np.isfinite(row).all() and np.isfinite(paired_items.values(base)).all():
             score = replace(score, **_paired(base, own))

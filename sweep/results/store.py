@@ -6,10 +6,9 @@ The key of a cell is a hash of everything that its result depends on, so every r
 from __future__ import annotations
 
 import json
-import sqlite3
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from converters.errors import InputError
 from sweep.items import Item
 from sweep.jobs import serialization
 from sweep.jobs.base import Result
+from sweep.jobs.cell import Cell
 from sweep.jobs.settings import ComputeResources
+from sweep.results.database import Database
 
 VERSION = 4
 _MANY = 500  # values in one query; old versions of SQLite allow 999
@@ -63,6 +64,7 @@ _UPGRADES = {
 }
 _CELL = "status, result, error, seconds, place"
 _ITEM = "doc_id, doc_hash, prompt_hash, value, answer, gold, subject"  # in the order of Item's fields
+_ItemRow = tuple[int, str, str, float, str, float | None, str]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Outcome:
     """How a cell ended: with a result, with an error in one line, or with both if a part of the result is missing.
 
     `row` is the result as it is stored. `resources` are the threads and devices that computed it; None if unknown.
+    `damage` says why the stored outcome cannot be read; None if it can.
     """
 
     status: str
@@ -77,6 +80,7 @@ class Outcome:
     error: str | None
     seconds: float
     resources: ComputeResources | None = None
+    damage: str | None = None
 
     @classmethod
     def of(cls, result: Result, seconds: float, resources: ComputeResources | None = None) -> Outcome:
@@ -87,14 +91,47 @@ class Outcome:
     def failed(cls, error: str, seconds: float) -> Outcome:
         return cls("failed", None, error, seconds)
 
-    def result(self, kind: str) -> Any:
-        """The result of a job of this kind; None if there is none. Raises InputError if it cannot be read."""
+    @classmethod
+    def stored(cls, status: str, row: Any, error: str | None, seconds: Any, place: Any) -> Outcome:
+        """The outcome with the values that are in the database."""
         try:
-            return None if self.row is None else serialization.result_from_json(self.row, kind)
+            result = json.loads(row)
+            if result is None and status == "ok":
+                raise ValueError("it is empty")
+            resources = None if place is None else serialization.from_json(json.loads(place), ComputeResources)
+            return cls(status, result, error, serialization.from_json(seconds, float), resources)
+        except (ValueError, TypeError) as damage:
+            return cls(status, None, error, math.nan, damage=str(damage))
+
+    def result(self, cell: Cell, run: str) -> Any:
+        """The result, which is of this cell of a run; None if there is none. Raises InputError if it cannot be read."""
+        try:
+            return self.read(cell.kind)
         except (ValueError, KeyError) as error:
-            raise InputError(
-                f"the store has a result of kind '{kind}' that cannot be read ({error}); use another workspace"
-            ) from error
+            raise InputError(damaged(run, cell, "result", error)) from error
+
+    def is_readable(self, kind: str) -> bool:
+        """Whether there is no result, or it can be read as one of a job of this kind."""
+        try:
+            self.read(kind)
+        except (ValueError, KeyError):
+            return False
+        return True
+
+    def read(self, kind: str) -> Any:
+        """The result as one of a job of this kind; None if there is none. Raises ValueError, or KeyError for an unknown
+        kind."""
+        if self.damage is not None:
+            raise ValueError(self.damage)
+        return None if self.row is None else serialization.result_from_json(self.row, kind)
+
+
+def damaged(run: str, cell: Cell, what: str, error: Exception) -> str:
+    """The message about a stored part of a cell that cannot be read."""
+    return (
+        f"run {run}: the stored {what} of {cell.label} cannot be read ({error}); repeat the run's `sweep run` command, "
+        "which measures it again, or use another workspace"
+    )
 
 
 @dataclass(frozen=True)
@@ -108,22 +145,20 @@ class Store:
     """A connection to the database. Use it as a context manager. Several processes can have the database open (WAL)."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+        self._db = Database(path)
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        if self._version() != VERSION:
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.create_function("part", 2, _part, deterministic=True)
+            self._db.add_function("part", 2, _part)
             self._prepare()
-        except sqlite3.DatabaseError as error:
-            raise InputError(
-                f"{path}: this file cannot be read as a store ({error}); move it away or use another --workspace"
-            ) from error
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version")[0][0])
 
     def _prepare(self) -> None:
-        with self._transaction():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        with self._db.transaction():
+            version = self._version()  # another process may have been faster
             while version in _UPGRADES:
                 for statement in _UPGRADES[version]:
                     self._db.execute(statement)
@@ -135,8 +170,8 @@ class Store:
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
                 raise InputError(
-                    f"{self.path}: another version of bitsweep wrote this store (format {version}, this version reads "
-                    f"{VERSION}); use another --workspace"
+                    f"{self._db.path}: another version of bitsweep wrote this store (format {version}, this version "
+                    f"reads {VERSION}); use another --workspace"
                 )
 
     def __enter__(self) -> Store:
@@ -145,16 +180,6 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
     def add_run(self, run: str, plan: dict[str, Any]) -> None:
         """Store a run. A run that is stored already stays as it is."""
         self._db.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?)", (run, time.time(), json.dumps(plan)))
@@ -162,25 +187,25 @@ class Store:
     def runs(self) -> list[StoredRun]:
         """All runs, the newest first."""
         rows = self._db.execute("SELECT run, created, plan FROM runs ORDER BY created DESC, run")
-        return [StoredRun(run, created, json.loads(plan)) for run, created, plan in rows]
+        return [StoredRun(run, created, _object(plan)) for run, created, plan in rows]
 
     def put(self, key: str, outcome: Outcome, items: Sequence[Item] = ()) -> None:
         """Store a cell's outcome and its items in one transaction. They replace those of an earlier attempt."""
         place = None if outcome.resources is None else json.dumps(serialization.to_json(outcome.resources))
         row = (outcome.status, json.dumps(outcome.row), outcome.error, outcome.seconds, place)
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute("DELETE FROM cells WHERE key = ?", (key,))
             self._db.execute(
                 f"INSERT INTO cells (key, finished, {_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?)", (key, time.time(), *row)
             )
-            self._db.executemany(
+            self._db.execute_many(
                 f"INSERT INTO items (key, position, {_ITEM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 ((key, position, *astuple(item)) for position, item in enumerate(items)),
             )
 
     def copy(self, key: str, to: str) -> None:
         """Copy the outcome and the items of a cell to another key."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute("DELETE FROM cells WHERE key = ?", (to,))
             for table, columns in (("cells", f"finished, {_CELL}"), ("items", f"position, {_ITEM}")):
                 self._db.execute(
@@ -189,16 +214,7 @@ class Store:
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, Outcome]:
         """The outcomes, by key, of those of `keys` that are stored."""
-        return {
-            key: Outcome(
-                status,
-                json.loads(row),
-                error,
-                seconds,
-                place and serialization.from_json(json.loads(place), ComputeResources),
-            )
-            for key, status, row, error, seconds, place in self._of(keys, f"key, {_CELL}")
-        }
+        return {key: Outcome.stored(*values) for key, *values in self._of(keys, f"key, {_CELL}")}
 
     def statuses(self, keys: Iterable[str]) -> dict[str, str]:
         """The statuses, by key, of those of `keys` that are stored. Results are not read."""
@@ -217,9 +233,25 @@ class Store:
             yield from self._db.execute(f"SELECT {columns} FROM cells WHERE key IN ({marks})", some)
 
     def items(self, key: str) -> list[Item]:
-        """The items of a task's cell, in the order of its documents."""
+        """The items of a task's cell, in the order of its documents. Raises ValueError if they cannot be read."""
         rows = self._db.execute(f"SELECT {_ITEM} FROM items WHERE key = ? ORDER BY position", (key,))
-        return [Item(*row) for row in rows]
+        return [Item(*row) for row in serialization.from_json(rows, list[_ItemRow])]
+
+    def items_of(self, cell: Cell, run: str) -> list[Item]:
+        """The items of a task's cell of a run. Raises InputError if they cannot be read."""
+        try:
+            return self.items(cell.key)
+        except ValueError as error:
+            raise InputError(damaged(run, cell, "items", error)) from error
+
+
+def _object(text: Any) -> dict[str, Any]:
+    """A JSON object; an empty one, which is no plan, if it is damaged."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _part(doc: str, number: int) -> str | None:

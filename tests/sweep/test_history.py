@@ -11,6 +11,7 @@ import pytest
 from stored_runs import Stored, items
 
 from converters.errors import InputError
+from sweep.analysis.best import measured_klds
 from sweep.results.estimate import predicted_seconds
 from sweep.results.history import UnreadableRun, all_runs, find_run, past_runs
 from sweep.results.plan import Plan
@@ -53,9 +54,16 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> N
     with Store(space.database) as store:
         store.add_run("beta-q-222222", extended)
         store.add_run("gamma-q-333333", {"model": plan.model})
+        nameless = plan.to_json()
+        del nameless["about"]["engine"]
+        store.add_run("delta-q-444444", nameless)
+        store.add_run("epsilon-q-555555", "not an object")  # type: ignore[arg-type]
         assert predicted_seconds(plan, store) != {}
     assert [run.plan for run in past_runs(space)] == [plan]
-    gamma, beta, _ = all_runs(space)
+    epsilon, delta, gamma, beta, _ = all_runs(space)
+    assert isinstance(delta, UnreadableRun)
+    assert isinstance(epsilon, UnreadableRun)
+    assert measured_klds(space, plan.model) == {}
     assert isinstance(beta, UnreadableRun)
     assert "no kind of job 'entropy'; name the extension that adds it in BITSWEEP_EXTENSIONS" in beta.message
     assert isinstance(gamma, UnreadableRun)
@@ -63,5 +71,5 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> N
     assert find_run(space, "alpha") == plan
     with pytest.raises(InputError, match="run beta-q-222222 cannot be read: there is no kind of job 'entropy'"):
         find_run(space, "beta")
-    with pytest.raises(InputError, match="run gamma-q-333333 cannot be read"):
+    with pytest.raises(InputError, match="run epsilon-q-555555 cannot be read"):
         find_run(space, None)

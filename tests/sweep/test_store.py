@@ -1,14 +1,30 @@
 """The store keeps committed results, rejects files that it cannot read, and can be open twice."""
 
+from __future__ import annotations
+
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stored_runs import Stored, items
 
 from converters.errors import InputError
+from sweep.analysis.best import measured_klds
+from sweep.analysis.compare import compare
+from sweep.commands.follow import Follower
+from sweep.execution.cells_to_run import cells_to_run, equivalent_results
 from sweep.items import Item
 from sweep.jobs.settings import ComputeResources
+from sweep.results.history import past_runs
+from sweep.results.records import notes, records
 from sweep.results.store import Outcome, Store
+from sweep.workspace import Workspace
+from tui.state.results import read_results
 
 
 def test_another_connection_finds_what_was_stored(tmp_path: Path) -> None:
@@ -75,6 +91,119 @@ def test_a_store_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
         assert again.items("new") == fresh
 
 
-def test_a_result_of_another_form_is_rejected() -> None:
-    with pytest.raises(InputError, match=r"a result of kind 'speed' that cannot be read .*use another workspace"):
-        Outcome("ok", {"speed": {}}, None, 1.0).result("speed")
+def test_a_store_that_another_process_has_locked_is_in_use_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that writes, one that keeps the whole file for itself: the message names the process."""
+    monkeypatch.setattr("sweep.results.database.PATIENCE", 0.2)
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.put("k", Outcome("ok", {}, None, 1.0))
+    with locked(path, "BEGIN IMMEDIATE") as process:
+        with Store(path) as store:
+            assert store.statuses(["k"]) == {"k": "ok"}  # readers do not need the lock
+            with pytest.raises(InputError, match=f"has locked this store .*process {process}.*; wait until") as error:
+                store.put("k", Outcome("ok", {}, None, 2.0))
+    assert "move it away" not in str(error.value)
+    with (
+        locked(path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "DELETE FROM cells") as process,
+        pytest.raises(InputError, match=f"has locked this store .*process {process}"),
+    ):
+        Store(path)
+    with Store(path) as store:
+        assert store.statuses(["k"]) == {"k": "ok"}
+
+
+@contextmanager
+def locked(path: Path, *statements: str) -> Iterator[int]:
+    """Lock the file in another process, whose number is given."""
+    code = (
+        "import sqlite3, sys\n"
+        "database = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "for statement in sys.argv[2:]:\n"
+        "    database.execute(statement)\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(path), *statements]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store._db.execute("PRAGMA max_page_count = 1")  # like a full disk
+        with pytest.raises(InputError, match=r"s\.db: this store cannot be written \(database or disk is full\)"):
+            store.put("k", Outcome("ok", {"text": "x" * 100_000}, None, 1.0))
+        assert store.statuses(["k"]) == {}
+
+
+# What a stored result may be instead of the fields of its class.
+SHAPES = ("{}", "[]", '"text"', "1", "{", "null", b"\xff\xfe")
+TEXTS = Stored("r", {"t": {"BF16": items([1.0, 0.0]), "Q4": items([0.0, 1.0])}}, variants=("BF16", "Q4"))
+
+
+def damage(space: Workspace, statement: str, *values: object) -> None:
+    with sqlite3.connect(space.database) as database:
+        database.execute(statement, values)
+    database.close()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_result_of_another_form_is_named_by_every_reader(tmp_path: Path, shape: str | bytes) -> None:
+    space = Workspace(tmp_path)
+    plan = TEXTS.put(space)
+    key = TEXTS.key("Q4", "t")
+    damage(space, "UPDATE cells SET result = ? WHERE key = ?", shape, key)
+    with Store(space.database) as store:
+        for reader in (
+            lambda: records(plan, store),
+            lambda: notes(plan, store),
+            lambda: compare(space, "r:BF16", "r:Q4"),
+            lambda: Follower(space, "r"),
+            lambda: measured_klds(space, "micro"),
+            lambda: read_results(space, "r"),
+        ):
+            with pytest.raises(InputError, match=r"run r: the stored result of Q4/t cannot be read \(.*\); repeat"):
+                reader()
+        assert [cell.key for cell in cells_to_run(plan.cells, store, tmp_path)] == [key]  # the remedy in the message
+    assert [run.done for run in past_runs(space)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("UPDATE cells SET place = '[]' WHERE key = ?", "result"),
+        ("UPDATE cells SET place = '{' WHERE key = ?", "result"),
+        ("UPDATE cells SET seconds = 'long' WHERE key = ?", "result"),
+        ("UPDATE items SET value = 'right' WHERE key = ?", "items"),
+        ("UPDATE items SET gold = 'right' WHERE key = ?", "items"),
+    ],
+)
+def test_another_damaged_value_of_a_cell_is_named(tmp_path: Path, statement: str, what: str) -> None:
+    space = Workspace(tmp_path)
+    plan = TEXTS.put(space)
+    key = TEXTS.key("Q4", "t")
+    damage(space, statement, key)
+    with Store(space.database) as store:
+        with pytest.raises(InputError, match=f"run r: the stored {what} of Q4/t cannot be read"):
+            records(plan, store)
+        with pytest.raises(InputError, match=f"run r: the stored {what} of Q4/t cannot be read"):
+            compare(space, "r:BF16", "r:Q4")
+        assert [cell.key for cell in cells_to_run(plan.cells, store, tmp_path)] == [key]
+
+
+def test_a_damaged_result_is_measured_again_for_its_equivalent(tmp_path: Path) -> None:
+    """A result that cannot be read does not stand for that of another cell."""
+    space = Workspace(tmp_path)
+    plan = TEXTS.put(space)
+    whole = plan.cells[0]
+    limited = replace(whole, key="other", equivalent_key=whole.key)
+    with Store(space.database) as store:
+        assert equivalent_results([limited], store) == {"other": whole.key}
+        store.put(whole.key, Outcome("ok", {"metric": 1}, None, 1.0))
+        assert equivalent_results([limited], store) == {}
