@@ -15,6 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from tui.state.session import Session
+from tui.terminal import after_stop
 from tui.theme import DARK, LIGHT
 from tui.widgets.top_bar import SCREENS, TopBar
 from tui.workers import WorkerHost
@@ -88,6 +89,8 @@ class SweepApp(WorkerHost, App[None]):
         self.session.draft = replace(draft, variants=load(draft.preset).variants)
         self.switch_mode(self._first)
         self.set_timer(LOADED, gc.freeze)
+        if not self.is_headless:
+            after_stop(self._draw_again)
         if self.no_color:
             words = "Every colour comes with a sign or a word. Commands without a screen: sweep run, report and fit."
             self.notify(words, title="NO_COLOR is set: no colours")
@@ -113,6 +116,11 @@ class SweepApp(WorkerHost, App[None]):
             with run_lock(directory) as free:
                 is_running = not free
         self.call_from_thread(self._found, run, is_running)
+
+    def _draw_again(self) -> None:
+        """After SIGSTOP, which cannot be caught: the shell or another program has used the terminal since."""
+        with self.suspend():
+            pass
 
     def _not_found(self, why: str) -> None:
         self.session.run_error = why
@@ -194,11 +202,14 @@ class SweepApp(WorkerHost, App[None]):
         self.call_later(screen.run_action, action)
 
 
-def start(workspace: Path | None, run: str | None) -> None:
-    """Open the screen and return when it is quit. Raises InputError if there is no suitable terminal."""
+def start(workspace: Path | None, run: str | None) -> int:
+    """Open the screen and return when it is quit: 0, or 1 after an error of its own. Raises InputError if there is no
+    suitable terminal."""
     from sweep.workspace import open_workspace
-    from tui.terminal import end_with_terminal, require_terminal
+    from tui.terminal import require_terminal, restored_terminal
 
     require_terminal()
-    end_with_terminal()
-    SweepApp(open_workspace(workspace), run, "fit" if run is None else "results").run()
+    app = SweepApp(open_workspace(workspace), run, "fit" if run is None else "results")
+    with restored_terminal():
+        app.run()
+    return app.return_code or 0

@@ -23,7 +23,7 @@ def tui(
         show_default="the latest run if it is running; otherwise the Fit screen opens",
     ),
     workspace: Path | None = common.WORKSPACE,
-) -> None:
+) -> int:
     """Open the terminal screen: see what fits, plan sweeps, watch them and read their results.
 
     Closing the screen does not stop a sweep.
@@ -35,4 +35,4 @@ def tui(
     # the function so that no other command loads Textual.
     from tui.app import start
 
-    start(workspace, run)
+    return start(workspace, run)

@@ -10,8 +10,8 @@ from sweep.results.store import Outcome, Store
 
 
 def cells_to_run(cells: Sequence[Cell], store: Store, root: Path) -> list[Cell]:
-    """The cells without a stored result that can be read, those whose output is missing but needed by another cell that runs, and those
-    whose files for the user are missing or changed."""
+    """The cells without a stored result that can be read, those whose output is missing but needed by another cell that
+    runs, and those whose files for the user are missing or changed."""
     outcomes = store.outcomes(cell.key for cell in cells)
     done = {cell.key for cell in cells if cell.key in outcomes and _is_done(cell, outcomes[cell.key], store)}
     done |= set(equivalent_results(cells, store))

@@ -8,15 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from traps import imported, lay_traps
 
 from sweep.commands.launch import Command, Launch, planned
 from sweep.own_code import SAFE_PYTHON, hidden_package
 from sweep.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("numpy", "torch", "llama_cpp", "transformers", "msgspec", "json", "sitecustomize", "usercustomize")
-PACKAGES = ("sweep", "presets", "converters", "int8", "tui", "lm_eval")
-TRAP = 'open({marker!r}, "a").write(__name__ + "\\n")\nraise ImportError("hijacked " + __name__)\n'
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +22,10 @@ def trapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory with Python files of its own. Each writes its name to ../imported when it is imported."""
     directory = tmp_path_factory.mktemp("repository") / "model"
     shutil.copytree(ROOT / "presets/micro/model", directory)
-    trap = TRAP.format(marker=str(directory.parent / "imported"))
-    for name in MODULES:
-        (directory / f"{name}.py").write_text(trap)
-    for name in PACKAGES:
-        (directory / name).mkdir()
-        (directory / name / "__init__.py").write_text(trap)
+    lay_traps(directory)
     text = (ROOT / "presets/micro/text/test.txt").read_text()[:12_000]
     (directory.parent / "text.txt").write_text(text)
     return directory
-
-
-def imported(directory: Path) -> str:
-    marker = directory.parent / "imported"
-    return marker.read_text() if marker.exists() else ""
 
 
 QUICK = ("--tasks", "none", "--perplexity", "../text.txt", "--window", "64", "--workspace", "../workspace")

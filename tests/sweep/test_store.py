@@ -99,11 +99,10 @@ def test_a_store_that_another_process_has_locked_is_in_use_not_damaged(
     path = tmp_path / "s.db"
     with Store(path) as store:
         store.put("k", Outcome("ok", {}, None, 1.0))
-    with locked(path, "BEGIN IMMEDIATE") as process:
-        with Store(path) as store:
-            assert store.statuses(["k"]) == {"k": "ok"}  # readers do not need the lock
-            with pytest.raises(InputError, match=f"has locked this store .*process {process}.*; wait until") as error:
-                store.put("k", Outcome("ok", {}, None, 2.0))
+    with locked(path, "BEGIN IMMEDIATE") as process, Store(path) as store:
+        assert store.statuses(["k"]) == {"k": "ok"}  # readers do not need the lock
+        with pytest.raises(InputError, match=f"has locked this store .*process {process}.*; wait until") as error:
+            store.put("k", Outcome("ok", {}, None, 2.0))
     assert "move it away" not in str(error.value)
     with (
         locked(path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "DELETE FROM cells") as process,

@@ -7,8 +7,10 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from pathlib import Path
 
 import pytest
 from driving import COMMAND, PATIENCE, ROOT
+from traps import imported, lay_traps
 
+from sweep.own_code import SAFE_PYTHON
 from sweep.results.history import past_runs
 from sweep.workspace import Workspace
 from tui.state.draft import OPTIONS
@@ -30,17 +34,19 @@ SEQUENCES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-
 class Terminal:
     """A process on a terminal of 120 x 36."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, directory: Path = ROOT) -> None:
         self.pid, self._ours = pty.fork()
         if self.pid == 0:
-            os.chdir(ROOT)
-            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
+            os.chdir(directory)
+            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", PYTHONPATH=str(ROOT))
             os.environ.pop("NO_COLOR", None)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
             os.execv(command[0], command)
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
         os.kill(self.pid, signal.SIGWINCH)
         self._drawn = ""
+        self.written = ""  # everything since the start, with the control sequences
+        self._modes = termios.tcgetattr(self._ours)
 
     def press(self, keys: str) -> None:
         """Type one key after the other as a user does, and forget what was drawn before."""
@@ -75,15 +81,32 @@ class Terminal:
             os.close(self._ours)
             self._ours = -1
 
+    def check_restored(self) -> None:
+        """Everything that was switched on is off again, in the right order, and the terminal has its modes again."""
+        while select.select([self._ours], [], [], 0.2)[0] and self._read():
+            continue
+        assert "\x1b[?1049h" in self.written
+        last = dict(re.findall(r"\x1b\[\?(\d+)([hl])", self.written))
+        on = {mode for mode, state in last.items() if state == "h"}
+        assert on == {"7", "25"}, on  # lines wrap, and the cursor is shown
+        assert self.written.count("\x1b[<u") >= self.written.count("\x1b[>") > 0
+        assert self.written.rindex("\x1b[<u") < self.written.rindex("\x1b[?1049l")
+        assert termios.tcgetattr(self._ours) == self._modes
+
     @property
     def _plain(self) -> str:
         return SEQUENCES.sub("", self._drawn)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read what was drawn; False if no process has the terminal open."""
         try:
-            self._drawn += os.read(self._ours, 1 << 16).decode(errors="replace")
-        except OSError:  # Linux reports this for a terminal that no process has open
+            drawn = os.read(self._ours, 1 << 16).decode(errors="replace")
+        except OSError:  # what Linux reports then
             time.sleep(0.05)
+            return False
+        self._drawn += drawn
+        self.written += drawn
+        return True
 
 
 @pytest.fixture
@@ -97,6 +120,47 @@ def terminal(workspace: Workspace) -> Iterator[Terminal]:
     found = Terminal(*COMMAND, "tui", "--workspace", str(workspace.root))
     yield found
     found.close()
+
+
+def fatal(*always: str) -> list[object]:
+    """The signals that end a process and that can be caught; tests of others than `always` are slow."""
+    names = "HUP INT QUIT ABRT USR1 USR2 ALRM TERM VTALRM PROF XCPU".split()
+    return [pytest.param(f"SIG{name}", marks=() if name in always else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", fatal("TERM", "HUP"))
+def test_a_signal_leaves_the_terminal_as_it_was_and_ends_the_screen(terminal: Terminal, name: str) -> None:
+    terminal.expect("Fit")
+    os.kill(terminal.pid, signal.Signals[name])
+    assert terminal.ended() == -signal.Signals[name]
+    terminal.check_restored()
+
+
+def test_a_screen_that_was_stopped_is_drawn_again_and_ends_as_usual(terminal: Terminal) -> None:
+    """SIGSTOP cannot be caught. In the meantime the shell has used the terminal."""
+    terminal.expect("Fit")
+    for stop in (signal.SIGSTOP, signal.SIGTSTP):
+        terminal.press("")
+        os.kill(terminal.pid, stop)
+        assert os.WIFSTOPPED(os.waitpid(terminal.pid, os.WUNTRACED)[1])
+        if stop is signal.SIGTSTP:
+            terminal.check_restored()
+        os.kill(terminal.pid, signal.SIGCONT)
+        terminal.expect("Fit")
+    terminal.press("q")
+    assert terminal.ended() == 0
+    terminal.check_restored()
+
+
+@pytest.mark.parametrize("where", ["in_the_event_loop", "in_a_worker_thread", "while_the_terminal_is_restored"])
+def test_an_exception_leaves_the_terminal_as_it_was(workspace: Workspace, where: str) -> None:
+    terminal = Terminal(sys.executable, str(Path(__file__).parent / "broken_screen.py"), str(workspace.root), where)
+    try:
+        assert terminal.ended() == 1
+        terminal.check_restored()
+        assert "broken" in terminal.written
+    finally:
+        terminal.close()
 
 
 def plan(terminal: Terminal, text: Path) -> None:
@@ -130,6 +194,27 @@ def plan(terminal: Terminal, text: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_screen_in_a_directory_with_python_files_runs_none_of_them(workspace: Workspace, tmp_path: Path) -> None:
+    """It opens, looks at the model of that directory in a process of its own, and quits."""
+    directory = Path(shutil.copytree(ROOT / "presets/micro/model", tmp_path / "repository"))
+    lay_traps(directory)
+    terminal = Terminal(*SAFE_PYTHON, *COMMAND[1:], "tui", "--workspace", str(workspace.root), directory=directory)
+    try:
+        terminal.expect("Fit")
+        terminal.press("m")
+        terminal.expect("A Qwen3 of 5 million")
+        terminal.press(".\r")
+        terminal.expect("fits")
+        terminal.press("2")
+        terminal.expect("jobs to do")
+        terminal.press("q")
+        assert terminal.ended() == 0
+    finally:
+        terminal.close()
+    assert imported(directory) == ""
+
+
+@pytest.mark.slow
 def test_the_screen_ends_with_its_terminal(terminal: Terminal) -> None:
     terminal.expect("Fit")
     terminal.close()
@@ -153,12 +238,15 @@ def test_a_user_gets_from_the_first_screen_to_a_result(terminal: Terminal, works
 
 
 @pytest.mark.slow
-def test_killing_the_screen_does_not_stop_the_sweep(terminal: Terminal, workspace: Workspace, text: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_killing_the_screen_does_not_stop_the_sweep(
+    terminal: Terminal, workspace: Workspace, text: Path, name: str
+) -> None:
     plan(terminal, text)
     terminal.press("r")
     terminal.expect("running")
-    os.kill(terminal.pid, signal.SIGKILL)
-    assert terminal.ended() == -signal.SIGKILL
+    os.kill(terminal.pid, signal.Signals[name])
+    assert terminal.ended() == -signal.Signals[name]
     end = time.monotonic() + PATIENCE
     while past_runs(workspace)[0].done < 8:
         assert time.monotonic() < end, "the sweep went with its screen"
