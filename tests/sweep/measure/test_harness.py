@@ -449,11 +449,11 @@ def test_a_moved_system_message_is_reported(backend, tasks, tmp_path):
         ("{{ messages[0]['content'] + 1 }}", "fails: can only concatenate str"),
     ],
 )
-def test_a_template_that_fails_is_found_without_a_model_that_answers(backend, tasks, template, message):
-    unable = ChangedBackend(backend, chat_template=template, generate=None, loglikelihoods=None)
+def test_a_template_that_fails_is_rejected_in_its_own_words(backend, tasks, template, message):
+    model = ChangedBackend(backend, chat_template=template)
     for name in ("choose", "write"):
         with pytest.raises(InputError, match=re.escape(f"the chat template {message}")):
-            check_prompts(unable, name, TaskLocation(tasks), TaskOptions(chat_template=True))
+            check_prompts(model, name, TaskLocation(tasks), TaskOptions(chat_template=True))
 
 
 def test_prompts_are_checked_without_a_model_that_answers(backend, tasks):
