@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 import presets
 from int8.calibrate import calibrate
@@ -27,6 +27,7 @@ from int8.calibration_text import samples
 from int8.model import open_model
 from int8.recipe import ALL_FOLDS, NAMED, Activations, Fold, Insertion, Recipe, Scales
 from int8.statistics import StatisticsCache
+from int8.tokenizer import load_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "int8"))
 from outliers import add_outliers, scale_query_key_head, spread_value_heads
@@ -75,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     builtin = presets.builtin_models()[options.model]
-    tokenizer = AutoTokenizer.from_pretrained(builtin.directory)
+    tokenizer = load_tokenizer(builtin.directory)
     read = samples(tokenizer, builtin.calibration.read_text(encoding="utf-8"), "text", options.samples, WINDOW)
     scored = samples(tokenizer, builtin.text.read_text(encoding="utf-8"), "text", options.windows, WINDOW)
     model = open_model(builtin.directory, "float32")

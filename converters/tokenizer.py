@@ -20,9 +20,6 @@ from converters.llamacpp.pretokenizers import NORMALIZER_KEY, PRE_TOKENIZERS
 _NAMES = {one.pattern: one.name for one in PRE_TOKENIZERS}
 """Regular expression in tokenizer.json -> llama.cpp's name of that pre-tokenizer."""
 
-NFC_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "Qwen3_5Tokenizer", "Qwen3_5TokenizerFast")
-"""Tokenizer classes that normalize to NFC whatever tokenizer.json says, because transformers 5 builds them so."""
-
 SPECIAL_KEYS = {
     "bos": "bos_token_id",
     "eos": "eos_token_id",
@@ -76,6 +73,42 @@ class Tokenizer:
         return result
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a model directory: what llama.cpp and torch have in common.
+
+    `content` is tokenizer.json. It alone decides how a text becomes tokens: not the class in tokenizer_config.json, by
+    which transformers may build another pre-tokenizer and normalizer, and not tokens or settings that only
+    tokenizer_config.json has. From that file come the roles of tokens and the chat template.
+    """
+
+    content: Mapping[str, Any]
+    tokens: tuple[str, ...]
+    kinds: tuple[TokenKind, ...]
+    special: Mapping[str, int]
+    chat_template: str | None
+
+
+def read_vocabulary(path: Path, config: Mapping[str, Any]) -> Vocabulary:
+    """Read the tokens of a model directory. `config` is the model's config, which has the vocabulary's size.
+
+    Raises InputError if a file is missing or malformed.
+    """
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        raise InputError(f"{path}: has no tokenizer.json; save the tokenizer with transformers' fast tokenizer")
+    content = read_json(file)
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        raise InputError(f"{file}: the model is not byte-level BPE, the only kind that is supported")
+    added = _added_tokens(content, file)
+    tokens, kinds = _tokens(model, added, config, file)
+    settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+    ids = {token: number for number, (token, _) in added.items()}
+    special = _special_tokens(path, settings, config, ids, len(tokens))
+    return Vocabulary(content, tokens, kinds, special, directory_template(path, settings))
+
+
 def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | None = None) -> Tokenizer:
     """Read the tokenizer of a model directory. `config` is the model's config, which has the vocabulary's size.
 
@@ -83,31 +116,23 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | N
     Raises InputError if a file is missing or malformed, or if llama.cpp cannot do what the tokenizer does.
     """
     file = path / "tokenizer.json"
-    if not file.is_file():
-        raise InputError(f"{path}: has no tokenizer.json; save the tokenizer with transformers' fast tokenizer")
-    content = read_json(file)
-    model = content.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("byte_fallback"):
+    read = read_vocabulary(path, config)
+    model = read.content["model"]
+    if model.get("byte_fallback"):
         raise InputError(f"{file}: the model is not byte-level BPE, the only kind that is supported")
     if model.get("ignore_merges"):
         raise InputError(f"{file}: ignore_merges is set, which llama.cpp's Qwen pre-tokenizers do not support")
-    added = _added_tokens(content, file)
-    tokens, kinds = _tokens(model, added, config, file)
     merges = _merges(model, file)
-    settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
-    template = directory_template(path, settings)
-    _reject_invalid_unicode(file, (*tokens, *merges))
-    _reject_invalid_unicode(path / "tokenizer_config.json", [template or ""])
+    _reject_invalid_unicode(file, (*read.tokens, *merges))
+    _reject_invalid_unicode(path / "tokenizer_config.json", [read.chat_template or ""])
     return Tokenizer(
-        tokens=tokens,
-        kinds=kinds,
+        tokens=read.tokens,
+        kinds=read.kinds,
         merges=merges,
-        pre_tokenizer=_pre_tokenizer(content, file, pre_tokenizer),
-        normalizer=_normalizer(content, file, settings.get("tokenizer_class", NFC_CLASSES[0])),
-        special=_special_tokens(
-            path, settings, config, {token: number for number, (token, _) in added.items()}, len(tokens)
-        ),
-        chat_template=template,
+        pre_tokenizer=_pre_tokenizer(read.content, file, pre_tokenizer),
+        normalizer=_normalizer(read.content, file),
+        special=read.special,
+        chat_template=read.chat_template,
     )
 
 
@@ -151,9 +176,7 @@ def _adds_special_tokens(content: Mapping[str, Any]) -> bool:
     return False
 
 
-def _normalizer(content: Mapping[str, Any], file: Path, tokenizer_class: Any) -> str:
-    if tokenizer_class in NFC_CLASSES:
-        return "NFC"
+def _normalizer(content: Mapping[str, Any], file: Path) -> str:
     kinds = [step.get("type") for step in _steps(content, "normalizer", "normalizers")]
     if kinds in ([], ["NFC"]):
         return "NFC" if kinds else "none"

@@ -10,7 +10,6 @@ The last two files are additions to the format: other readers run the same linea
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -39,13 +38,10 @@ from int8.fakequant import (
     replace_linear,
 )
 from int8.recipe import Recipe, from_table
+from int8.tokenizer import copy_tokenizer
 
 RECIPE_FILE, ATTENTION_FILE = "int8.json", "int8-attention.safetensors"
 SHARD_BYTES = 5_000_000_000
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,9 +65,7 @@ def save(model: PreTrainedModel, recipe: Recipe, calibration: CalibrationRecord,
             _write_json(temporary_path / "config.json", _config(model, recipe))
             about = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
             _write_json(temporary_path / RECIPE_FILE, about)
-            for name in TOKENIZER_FILES:
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, temporary_path / name)
+            copy_tokenizer(source, temporary_path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{out}: cannot be written: {error}") from error
     return size

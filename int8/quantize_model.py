@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
@@ -20,6 +20,7 @@ from int8.layer_inputs import Progress
 from int8.model import open_model
 from int8.recipe import Recipe
 from int8.statistics import Statistics, StatisticsCache
+from int8.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,7 @@ def require_device(device: str) -> None:
 
 def calibration_tokens(path: Path, text: CalibrationText, count: int | None, length: int | None) -> Tensor:
     """Samples of the text, int64 [count, length], cut by the checkpoint's tokenizer. Raises InputError."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:  # transformers' errors for a bad directory
-        raise InputError(
-            f"{path}: the tokenizer for calibration cannot be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
-    return samples(tokenizer, text.read(), text.name, count, length)
+    return samples(load_tokenizer(path), text.read(), text.name, count, length)
 
 
 def _cache(path: Path, directory: Path | None, tokens: Tensor) -> StatisticsCache | None:

@@ -19,15 +19,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     Cache,
     DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from converters.errors import InputError
+from int8.tokenizer import load_tokenizer
 from sweep.backends import generation, scoring
 from sweep.backends.base import (
     Generation,
@@ -44,6 +43,7 @@ from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident_memory import ResidentGrowth
 from sweep.backends.torch_cache import CacheShape, Codecs
 from sweep.backends.torch_engine import TorchEngine
+from sweep.backends.torch_vocabulary import TorchVocabulary
 from sweep.backends.trie import PlanBudget, plan
 
 WINDOW_TOKENS = 2048  # tokens of a text's windows per forward pass
@@ -53,7 +53,6 @@ DEVICE_BATCH = 4096  # the same on a GPU
 MAX_SEQUENCES = 256  # sequences that share cells: with more, attention reads more cells as well
 STATE_CELLS = 4096  # cells for branches that are computed together: batches are cut by depth, and short ones cost most
 MIN_SHARED_STATE = 4  # tokens; see PlanBudget.min_shared
-END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # of Qwen; llama.cpp ends at both of them, no matter what a config says
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class TorchBackend:
         self._codecs = codecs
         self._new_cache = new_cache or partial(DynamicCache, config=model.config)
         self._model = model.eval()
-        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary = TorchVocabulary(tokenizer)
         self._growth = growth
         self._device_growth = device_growth
         self.load_seconds = load_seconds
@@ -103,17 +102,10 @@ class TorchBackend:
         config = model.config.get_text_config()
         self.n_vocab: int = config.vocab_size
         self.max_length: int = config.max_position_embeddings
-        known = tokenizer.get_vocab()
-        self.end_ids = frozenset(known[name] for name in END_TOKENS if name in known) | {tokenizer.eos_token_id}
-        self.eos_id: int = tokenizer.eos_token_id
-        self.bos_id: int = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else self.eos_id
-        self.add_bos: bool = bool(getattr(tokenizer, "add_bos_token", False))
+        self.end_ids = vocabulary.end_ids
+        self.eos_id, self.bos_id, self.add_bos = vocabulary.eos_id, vocabulary.bos_id, vocabulary.add_bos
         self.prefix_id = self.bos_id if self.add_bos else self.eos_id
-        self.chat_template: str | None = tokenizer.chat_template
-        self._added = tokenizer.added_tokens_decoder
-        self._byte_of = {
-            character: byte for byte, character in bytes_to_unicode().items()
-        }  # byte-level BPE, as in Qwen
+        self.chat_template = vocabulary.chat_template
 
     @classmethod
     def open(
@@ -123,8 +115,8 @@ class TorchBackend:
         growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
         device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
         began = time.perf_counter()
+        tokenizer = load_tokenizer(path)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True, use_safetensors=True
             )
@@ -139,21 +131,10 @@ class TorchBackend:
         del self._model
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
-        ids = self._tokenizer(text, add_special_tokens=add_special, split_special_tokens=not parse_special)["input_ids"]
-        return np.asarray(ids, np.int32)
+        return self._vocabulary.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        return str(
-            self._tokenizer.decode(list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
-        )
-
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of one token; empty for special tokens unless `special`."""
-        if token in self._added:
-            added = self._added[token]
-            return added.content.encode() if special or not added.special else b""
-        text = self._tokenizer.convert_ids_to_tokens(token)
-        return bytes(self._byte_of[c] for c in text) if text is not None else b""  # None: padding of the vocabulary
+        return self._vocabulary.detokenize(tokens, special=special)
 
     def memory(self) -> MemoryUse:
         """`allocated_bytes` is the peak that torch reserved on a GPU; on the CPU it is the size of the weights."""
@@ -245,7 +226,7 @@ class TorchBackend:
         n_slots = max(1, min(self.options.slots, len(requests), affordable - shape.copies_states))
         cells = shared + n_slots * (longest - shared)
         engine = self._engine(cells, n_slots + shape.copies_states, longest, self._batch)
-        results = generation.generate(engine, self, requests, n_slots, self.end_ids, progress)
+        results = generation.generate(engine, self._vocabulary, requests, n_slots, self.end_ids, progress)
         self._sample_memory()
         return results
 

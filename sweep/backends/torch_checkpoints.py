@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from int8.checkpoint import load
 from int8.kv_cache import int8_cache, int8_codecs
 from int8.linear import require_int8
 from int8.real_int8 import to_int8
+from int8.tokenizer import load_tokenizer
 from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.resident_memory import ResidentGrowth
 from sweep.backends.torch import TorchBackend, on_device
@@ -41,7 +41,7 @@ def _open(path: Path, device: str, *, real: bool) -> TorchBackend:
     growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
     device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
     began = time.perf_counter()
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    tokenizer = load_tokenizer(path)
     model, recipe = load(path)
     model = on_device(model, device)
     if real:

@@ -187,11 +187,11 @@ class _LoadedStudy:
 
     def __init__(self, study: Study, site: Site) -> None:
         import torch
-        from transformers import AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
         from int8.model import open_model
         from int8.quantize_model import CalibrationText, calibration_tokens
+        from int8.tokenizer import load_tokenizer
         from sweep.measure.perplexity import cut_windows
         from sweep.measure.plain_text import read_text
 
@@ -200,7 +200,7 @@ class _LoadedStudy:
         self.study = study
         source = site.path(study.source)
         self.model: PreTrainedModel = open_model(source, study.dtype)
-        self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+        self._tokenizer = load_tokenizer(source)
         self.windows: Windows = cut_windows(
             self.backend(self.model, "cpu"),
             read_text(site.path(study.text.file)),

@@ -29,6 +29,7 @@ _OTHERS = {
     "sizes": "sweep.jobs.sizes:SizesJob",
     "export_check": "sweep.jobs.sizes:ExportCheckJob",
     "prompts": "sweep.jobs.prompt_check:PromptCheckJob",
+    "tokens": "sweep.jobs.token_check:TokenCheckJob",
     "vocabulary": "sweep.jobs.input_checks:VocabularyCheckJob",
     "calibration": "sweep.jobs.input_checks:CalibrationCheckJob",
 }

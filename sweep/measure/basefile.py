@@ -24,6 +24,7 @@ from converters.errors import InputError
 from sweep.measure.divergence import DivergenceFunction, base_file_divergence
 from sweep.measure.perplexity import Windows
 from sweep.measure.rowfile import RowFile
+from sweep.measure.token_streams import Vocabulary, first_difference
 
 MAGIC = b"_logits_"
 RANGE = np.float32(16)  # nats below the largest logit; lower log-probabilities are clipped
@@ -129,11 +130,22 @@ class BaseFile:
             raise InputError(f"{self.path}: the rows of chunk {window} are not finite numbers; {MAKE_AGAIN}")
         return rows
 
-    def require(self, windows: Windows, n_vocab: int) -> None:
-        """Raise InputError unless this file was made from the same tokens and a vocabulary of the same size."""
+    def require(self, windows: Windows, n_vocab: int, vocabulary: Vocabulary | None = None) -> None:
+        """Raise InputError unless this file was made from the same tokens and a vocabulary of the same size.
+
+        With the model's `vocabulary`, the message names the first word that is different.
+        """
         require_same_vocabulary(self.path, self.n_vocab, n_vocab)
-        if windows.first != self.first or not np.array_equal(windows.text, self._tokens):
-            raise InputError(f"{self.path}: the base file was made from another text or context; {MAKE_AGAIN}")
+        if windows.first == self.first and np.array_equal(windows.text, self._tokens):
+            return
+        found = None
+        if vocabulary is not None:
+            known = np.clip(self._tokens.ravel(), 0, n_vocab - 1)  # a damaged file can have any token
+            found = first_difference(vocabulary, known, windows.text.ravel())
+        where = "" if found is None else f" ({found.describe('the file', 'this model')})"
+        raise InputError(
+            f"{self.path}: the base file was made from another text, context or tokenizer{where}; {MAKE_AGAIN}"
+        )
 
 
 def require_same_vocabulary(path: Path, of_reference: int, of_model: int) -> None:

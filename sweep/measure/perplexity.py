@@ -78,12 +78,19 @@ def cut_windows(
         )
     tokens = backend.tokenize(text, add_special=True)
     require_two_windows(len(tokens), n_ctx)
+    return windows_of(tokens, n_ctx, stride, backend.bos_id if backend.add_bos else None, max_windows)
+
+
+def windows_of(
+    tokens: Tokens, n_ctx: int, stride: int | None = None, bos: int | None = None, max_windows: int | None = None
+) -> Windows:
+    """Cut the tokens of a text, int32 (n,), into windows. `bos` replaces the first token of each; None: it stays."""
     if stride is None:
         windows = tokens[: len(tokens) // n_ctx * n_ctx].reshape(-1, n_ctx)[:max_windows].copy()
-        if not backend.add_bos:
+        if bos is None:
             return Windows(windows, n_ctx // 2)
         heads = windows[:, 0].copy()
-        windows[:, 0] = backend.bos_id
+        windows[:, 0] = bos
         return Windows(windows, n_ctx // 2, heads)
     # llama-perplexity has this number of windows with a stride, and does not decode a BOS token at their beginning
     n_windows = -(-(len(tokens) - n_ctx) // stride)

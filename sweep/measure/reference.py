@@ -25,6 +25,7 @@ from sweep.measure.divergence import DivergenceFunction, full_divergence, sample
 from sweep.measure.perplexity import Windows
 from sweep.measure.rowfile import RowFile
 from sweep.measure.sampling import SAMPLED_ROW, TAIL, sample_rows
+from sweep.measure.token_streams import Vocabulary
 
 FULL_VOCABULARY = 2048
 MAGIC = b"BSWPREF2"
@@ -64,7 +65,7 @@ class Distributions(Protocol):
 
     def rows(self, window: int, start: int, n: int) -> NDArray: ...
 
-    def require(self, windows: Windows, n_vocab: int) -> None: ...
+    def require(self, windows: Windows, n_vocab: int, vocabulary: Vocabulary | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,16 @@ class Reference:
                 raise InputError(f"{self.path}: the reference's rows are damaged (token {highest}); {MAKE_AGAIN}")
         return rows
 
-    def require(self, windows: Windows, n_vocab: int) -> None:
-        """Raise InputError unless this reference was made from the same tokens and a vocabulary of the same size."""
+    def require(self, windows: Windows, n_vocab: int, vocabulary: Vocabulary | None = None) -> None:
+        """Raise InputError unless this reference was made from the same tokens and a vocabulary of the same size.
+
+        The file holds only a hash of its tokens, so the message cannot name the first one that is different.
+        """
         basefile.require_same_vocabulary(self.path, self.header.n_vocab, n_vocab)
         if self.header.tokens_sha256 != windows.sha256:
-            raise InputError(f"{self.path}: the reference was made from another text or context; {MAKE_AGAIN}")
+            raise InputError(
+                f"{self.path}: the reference was made from another text, context or tokenizer; {MAKE_AGAIN}"
+            )
 
 
 def open_reference(path: Path) -> Distributions:

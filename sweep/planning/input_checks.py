@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from converters.errors import MissingRuntime
@@ -13,9 +14,11 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.imatrix import CHUNK, ImatrixJob
 from sweep.jobs.input_checks import CalibrationCheckJob, InputCheckJob, VocabularyCheckJob
 from sweep.jobs.inputs import Task
+from sweep.jobs.model import opener
 from sweep.jobs.prompt_check import PromptCheckJob, TemplateSource
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
+from sweep.jobs.token_check import Reader, TokenCheckJob, TokenSource
 from sweep.measure.plain_text import read_text
 from sweep.methods.base import Variant
 from sweep.planning.prepare import Sweep
@@ -42,6 +45,8 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
         running = {cell.variant for cell in todo if isinstance(cell.job, TaskJob)}
         sources = _template_sources(sweep, [variant for variant in sweep.variants if variant.name in running])
         _require(PromptCheckJob(sources, tuple(in_template)), run_job)
+    if text is not None or tasks:
+        _check_tokens(sweep, todo, tasks, text, run_job)
 
 
 def _uses_origin(sweep: Sweep, variants: Sequence[Variant]) -> bool:
@@ -93,6 +98,45 @@ def require_collectable(source: Artefact, name: str, text: Path, pre_tokenizer: 
 def maybe_short(text: Path, tokens: int) -> bool:
     """Whether a text may have fewer tokens than that: no token has parts of two words, but not all texts have words."""
     return len(read_text(text).split()) < tokens
+
+
+def _check_tokens(
+    sweep: Sweep, todo: Sequence[Cell], tasks: Sequence[Task], text: FoundText | None, run_job: RunJob
+) -> None:
+    """Check that all variants, and a file of log-probabilities to compare with, have the same tokens."""
+    measured = [variant for variant in sweep.variants if variant.name not in sweep.plan.skipped]
+    sources: dict[tuple[Artefact, Reader], TokenSource] = {}
+    for variant in measured:
+        source = _token_source(sweep, variant)
+        sources.setdefault((source.file, source.reader), source)
+    made = {cell.output for cell in sweep.plan.cells}
+    references = {cell.job.reference for cell in todo if isinstance(cell.job, TextJob)} - made - {None}
+    if len(sources) < 2 and not references:
+        return
+    settings = sweep.plan.settings
+    check = TokenCheckJob(
+        tuple(sources.values()),
+        text=None if text is None else text.file,
+        tasks=bool(tasks),
+        reference=next(iter(references), None),
+        window=settings.window,
+        stride=settings.stride,
+    )
+    try:
+        run_job(check)
+    except MissingRuntime:  # the cells will report it
+        return
+    except JobFailed:  # a file of the user that ends the process must not prevent the check of the others
+        sound = tuple(source for source in check.sources if source.reader is not Reader.FILE)
+        _require(replace(check, sources=sound), run_job)
+
+
+def _token_source(sweep: Sweep, variant: Variant) -> TokenSource:
+    origin, file = sweep.origin, variant.file_path
+    if file is not None:
+        return TokenSource(variant.name, origin.name, Artefact.of(file), Reader.FILE)
+    reader = Reader.TORCH if opener(variant.opener).engine == "torch" else Reader.EXPORT
+    return TokenSource(variant.name, origin.name, origin.source, reader)
 
 
 def _require(job: Job[CheckPassed], run_job: RunJob) -> None:

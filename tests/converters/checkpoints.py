@@ -1,5 +1,6 @@
 """Makes tiny random Qwen3 checkpoints with transformers, and trains a byte-level BPE tokenizer for them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
@@ -10,6 +11,11 @@ import transformers
 # published tokenizer.json.
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# The same of Qwen3.5's: combining marks belong to words.
+QWEN35_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 TEXTS = (
@@ -24,14 +30,20 @@ TEXTS = (
 )
 
 
-def make_tokenizer(directory: Path, vocab: int = 512, normalizer: bool = True) -> transformers.PreTrainedTokenizerFast:
-    """Train a byte-level BPE with Qwen2's split on TEXTS and save it as a Hugging Face tokenizer."""
+def make_tokenizer(
+    directory: Path,
+    vocab: int = 512,
+    normalizer: bool = True,
+    split: str = QWEN2_SPLIT,
+    texts: Sequence[str] = TEXTS,
+) -> transformers.PreTrainedTokenizerFast:
+    """Train a byte-level BPE on `texts` and save it as a Hugging Face tokenizer. `split` is a regular expression."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     if normalizer:
         tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated"),
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(split), "isolated"),
             tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -42,7 +54,7 @@ def make_tokenizer(directory: Path, vocab: int = 512, normalizer: bool = True) -
         show_progress=False,
         min_frequency=2,
     )
-    tokenizer.train_from_iterator(TEXTS * 4, trainer)
+    tokenizer.train_from_iterator([*texts] * 4, trainer)
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"

@@ -136,7 +136,7 @@ def test_existing_directories_are_kept_and_no_partial_directory_is_left(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("int8.checkpoint.shutil.copyfile", interrupted)
+    monkeypatch.setattr("int8.tokenizer.shutil.copyfile", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(model, recipe, CalibrationRecord(None), source, tmp_path / "half")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]

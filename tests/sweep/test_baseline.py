@@ -144,14 +144,13 @@ def test_the_reference_is_the_first_variant(tmp_path: Path) -> None:
         prepare(Request(window=256, stride=256, workspace=tmp_path), print)
 
 
-def test_a_reference_file_of_another_model_fails_only_the_comparison(tmp_path: Path) -> None:
+def test_a_reference_file_of_another_model_is_rejected_before_any_work(tmp_path: Path) -> None:
     base = base_file(tmp_path / "foreign.kld", n_ctx=512)
     (tmp_path / "text").write_text(MICRO.text.read_text()[:8_000])
     options = ["--variants", "=Q8_0", "--tasks", "none", "--perplexity", tmp_path / "text", "--reference", base]
     options += ["--workspace", tmp_path / "w", "--format", "json"]
     done = call("run", *options)
-    assert done.returncode == 1, done.stderr
-    (record,) = json.loads(done.stdout.splitlines()[-1])["records"]
-    assert (record["variant"], record["status"], record["reference"]) == ("Q8_0", "partial", "file:foreign.kld")
-    assert "foreign.kld: the reference has a vocabulary of 7 tokens, this model of" in record["error"]
-    assert record["speed"] is not None
+    assert done.returncode == 2, done.stderr
+    assert "foreign.kld: the reference has a vocabulary of 7 tokens, this model of 1536" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert json.loads(done.stdout.splitlines()[-1])["event"] == "refused"

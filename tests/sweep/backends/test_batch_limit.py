@@ -61,7 +61,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def fresh(opened: TorchBackend) -> Callable[[], TorchBackend]:
     """A new backend for the model, because a backend remembers that its device was full."""
     options = TorchOptions(slots=6, n_batch=120)
-    return lambda: TorchBackend(opened._model, opened._tokenizer, options=options)
+    return lambda: TorchBackend(opened._model, opened._vocabulary.tokenizer, options=options)
 
 
 def some_tokens(rng: np.random.Generator, n: int) -> tuple[int, ...]:

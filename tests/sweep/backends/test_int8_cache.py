@@ -63,7 +63,7 @@ def test_generations_equal_those_of_transformers_with_an_int8_cache(
 
 def test_cells_of_an_int8_cache_have_the_size_of_int8(made: tuple[TorchBackend, PreTrainedModel, Recipe]) -> None:
     backend, model, recipe = made
-    plain = TorchBackend(model, backend._tokenizer)
+    plain = TorchBackend(model, backend._vocabulary.tokenizer)
     config = model.config.get_text_config()
     heads = config.num_key_value_heads * sum(not is_state for is_state in plain._cache_shape.is_state)
     assert plain._cache_shape.cell_bytes == 2 * 4 * heads * config.head_dim

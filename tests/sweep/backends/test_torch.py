@@ -141,7 +141,7 @@ def test_a_small_cache_gives_the_same_scores(each):
     expected = [score.logprob for score in each.loglikelihoods(requests)]
     for cache_bytes, slots in ((1, 1), (1 << 20, 3)):
         options = TorchOptions(cache_bytes=cache_bytes, slots=slots, n_batch=64)
-        small = TorchBackend(each._model, each._tokenizer, options=options)
+        small = TorchBackend(each._model, each._vocabulary.tokenizer, options=options)
         budget = small.score_budget(239)
         if cache_bytes == 1:  # the cache is large enough for the longest request in any case
             assert budget.cells == 239
@@ -157,7 +157,7 @@ def test_scores_equal_those_of_lm_evals_own_model(each):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    theirs = HFLM(each._model, tokenizer=each._tokenizer, batch_size=3, max_length=each.max_length)
+    theirs = HFLM(each._model, tokenizer=each._vocabulary.tokenizer, batch_size=3, max_length=each.max_length)
     examples = "Q: What is 3 + 4? A: 7.\n\nQ: What is 5 + 5? A: 10.\n\n"
     pairs = [
         (f"{examples}Q: {question}\nA:", f" {choice}")
@@ -219,7 +219,7 @@ def test_pieces_equal_those_of_llama_cpp(tiny, backend):
     llama = LlamaBackend(tiny.gguf, EXACT)
     for special in (False, True):
         for token in range(backend.n_vocab):
-            assert backend.piece(token, special=special) == llama.model.piece(token, special=special)
+            assert backend._vocabulary.piece(token, special=special) == llama.model.piece(token, special=special)
     llama.close()
 
 
@@ -292,7 +292,7 @@ def test_impossible_requests_are_rejected(backend, tmp_path):
     with pytest.raises(InputError, match="at least one token of context"):
         backend.loglikelihoods([ScoreRequest((), (1,))])
     assert backend.loglikelihoods([]) == backend.generate([]) == []
-    with pytest.raises(InputError, match="transformers cannot load this checkpoint"):
+    with pytest.raises(InputError, match=r"has no config\.json"):
         TorchBackend.open(tmp_path)
 
 

@@ -79,16 +79,16 @@ def stored(directory: Path, bits: int) -> tuple[int, float]:
 
 def open_rounded(model: MeasuredModel, site: Site) -> Backend:
     import torch
-    from transformers import AutoTokenizer
 
     from int8.model import open_model
+    from int8.tokenizer import load_tokenizer
     from sweep.backends.resident_memory import ResidentGrowth
     from sweep.backends.torch import TorchBackend
 
     torch.set_num_threads(site.resources.threads)
     path, began = site.path(model.file), time.perf_counter()
     growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
-    loaded, tokenizer = open_model(path, "bfloat16"), AutoTokenizer.from_pretrained(path, local_files_only=True)
+    loaded, tokenizer = open_model(path, "bfloat16"), load_tokenizer(path)
     levels = 2 ** (model.options["bits"] - 1) - 1
     with torch.no_grad():
         for module in loaded.model.modules():
