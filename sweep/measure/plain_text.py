@@ -26,6 +26,8 @@ def text_bytes(path: Path) -> bytes:
         utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         what = "UTF-16, not UTF-8 text" if utf16 else f"not UTF-8 text (byte {error.start})"
         raise InputError(f"{path}: {what}; convert it first") from error
+    if (at := content.find(0)) >= 0:  # valid UTF-8, but no text has it
+        raise InputError(f"{path}: not UTF-8 text (byte {at} is 0, as in UTF-16 and in binary files); convert it first")
     return content
 
 

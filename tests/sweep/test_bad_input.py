@@ -192,6 +192,9 @@ def test_a_text_with_a_bad_byte_is_rejected_wherever_it_is(tmp_path: Path) -> No
     for command in ([*run, "--perplexity"], [*run, *matrix], recipe, ["eval", "micro", "--perplexity"]):
         assert f"{bad}: not UTF-8 text (byte 35000)" in error_line(*command, str(bad), *options)
         assert f"{wide}: UTF-16, not UTF-8 text" in error_line(*command, str(wide), *options)
+    unmarked = tmp_path / "unmarked.txt"  # UTF-16 without a mark, which is valid UTF-8
+    unmarked.write_bytes(("a word " * 5000).encode("utf-16-le"))
+    assert f"{unmarked}: not UTF-8 text (byte 1 is 0" in error_line("eval", "micro", "--perplexity", str(unmarked))
     convert = ["convert", "micro", "--to", "Q4_K_M", "--out", str(tmp_path / "out"), *matrix]
     assert f"{wide}: UTF-16, not UTF-8 text" in error_line(*convert, str(wide))
     wide.rename(task)
