@@ -39,7 +39,7 @@ GROUPS = (
             OptionField("num_fewshot", "few-shot examples", "the task's default"),
             OptionField("chat_template", "chat template", "no"),
             OptionField("thinking", "thinking", "the model's default"),
-            OptionField("thinking_scoring", "score reasoning", "not; only the answer"),
+            OptionField("thinking_scoring", "scored text", "the answer only"),
             OptionField("max_gen_toks", "max answer tokens", "the task's default"),
             OptionField("task_data", "task data", "from the hub"),
             OptionField("allow_code", "run code of tasks", "no"),
