@@ -23,6 +23,8 @@ import psutil
 from converters.errors import InputError
 from converters.llamacpp.bindings import TensorType
 from converters.llamacpp.container import TensorInfo
+from converters.llamacpp.ghost import ghost
+from converters.llamacpp.memory import require_loadable
 from converters.llamacpp.quantize import is_valid, quantize_rows, to_float32
 from converters.partial import PartialFile
 from converters.plan import FilePart, FilePlan, Importance, plan_export
@@ -57,10 +59,11 @@ def export(
 ) -> dict[str, FilePlan]:
     """Write `source` as every quant of `targets` (quant -> path of the file) and return the plans of the files.
 
-    The files appear under their names only when all of them are complete and on the disk; until then each is in the
-    same directory as `.NAME.partial`. After an interrupt these stay, and the same export resumes from them, tensor by
-    tensor; after an InputError they are removed. `progress` is called from this thread. For `max_part_bytes` see
-    `FilePlan`. `memory_budget` bounds the resident bytes of this process through shorter runs and fewer threads.
+    The files appear under their names only when all of them are complete and on the disk, and llama.cpp can load them
+    (it tries without allocating memory). Until then each is in the same directory as `.NAME.partial`. After an
+    interrupt these stay, and the same export resumes from them, tensor by tensor; after an InputError they are removed.
+    `progress` is called from this thread. For `max_part_bytes` see `FilePlan`. `memory_budget` bounds the resident
+    bytes of this process through shorter runs and fewer threads.
 
     Raises InputError for what `plan_export` rejects, for weights that are NaN or infinite, for targets that cannot be
     written or are the source itself, for a full disk (checked before and while writing), and for a budget that is too
@@ -74,9 +77,8 @@ def export(
             raise InputError(f"{path}: is the source itself; choose another file name")
     if len({path.resolve() for path in every}) < len(every):
         raise InputError(f"{every[0].parent}: two quants have the same file name; give each its own")
-    threads, run_elements = _fit_to_budget(memory_budget, threads or os.cpu_count() or 1, source)
     identity = _identity(source, importance)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as checker:
         outputs = [
             _Output(part, stack.enter_context(_open_partial(path, part, identity)))
             for name, own in paths.items()
@@ -85,13 +87,29 @@ def export(
         _check_space(outputs)
         for output in outputs:
             output.file.write(output.part.header, 0)
+        # llama.cpp checks the files while the weights are written, because it reads only their headers.
+        check = checker.submit(_check_loadable, source, list(plans.values()), outputs)
+        if memory_budget is not None:
+            check.result()  # so that its memory does not add to that of the export
+        threads, run_elements = _fit_to_budget(memory_budget, threads or os.cpu_count() or 1, source)
         columns = {} if importance is None else importance.weights
         _write_tensors(source, outputs, columns, progress or (lambda _: None), threads, run_elements)
+        check.result()
         for output in outputs:
             output.file.finish()
         for output in outputs:
             output.file.publish()
     return plans
+
+
+def _check_loadable(source: Source, plans: Sequence[FilePlan], outputs: Sequence["_Output"]) -> None:
+    """Let llama.cpp load each file, the first with its vocabulary, which takes longest and is the same in all files."""
+    first, *others = plans
+    own = [output.file for output in outputs[: len(first.parts)]]
+    require_loadable([file.temporary_path for file in own], own[0].path)
+    for plan in others:
+        with ghost(source.structure, plan.tensors) as path:
+            require_loadable([path], f"{source.path} as {plan.quant}")
 
 
 def _open_partial(path: Path, part: FilePart, identity: bytes) -> PartialFile:

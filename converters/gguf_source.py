@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from converters.llamacpp.container import (
 from converters.llamacpp.ghost import without_vocabulary
 from converters.llamacpp.quantize import UNQUANTIZED
 from converters.llamacpp.reader import read_header
+from converters.repairs import GGUFContents, Repair, repaired, without_mtp
 
 # Keys that the export sets itself, or that describe how one file is stored and not the model.
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
@@ -48,13 +50,20 @@ _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")  # as llama-gguf-split na
 class GGUFSource:
     """A GGUF file, or a split one given by any of its parts.
 
-    A quantized file is accepted only with `requantize`, because the losses of two quantizations add up. For a file that
-    is not on this machine, give `headers` of all its parts in order; then there are no weights. Raises InputError for a
-    file that is damaged, or that llama.cpp would abort on.
+    A quantized file is accepted only with `requantize`, because the losses of two quantizations add up. Without `mtp`,
+    multi-token prediction layers are left out. With `repair`, known faults are repaired (repairs.py); `repairs` are
+    those that were made. For a file that is not on this machine, give `headers` of all its parts in order; then there
+    are no weights. Raises InputError for a file that is damaged, or that llama.cpp would abort on.
     """
 
     def __init__(
-        self, path: Path, name: str | None = None, requantize: bool = False, headers: Sequence[GGUFHeader] = ()
+        self,
+        path: Path,
+        name: str | None = None,
+        requantize: bool = False,
+        headers: Sequence[GGUFHeader] = (),
+        mtp: bool = True,
+        repair: bool = False,
     ) -> None:
         self._remote_headers = tuple(headers)
         headers = headers or [read_header(part) for part in parts(path)]
@@ -63,10 +72,10 @@ class GGUFSource:
         self.name = name or text(first.metadata, "general.name") or model_stem(path)
         if not first.architecture or not first.tensors:
             raise InputError(f"{path}: is not a model: it has no general.architecture or no tensors")
-        self._infos: dict[str, tuple[GGUFHeader, TensorInfo]] = {}
+        stored: dict[str, tuple[GGUFHeader, TensorInfo]] = {}
         for header in headers:
             for tensor in header.tensors:
-                if self._infos.setdefault(tensor.name, (header, tensor))[1] is not tensor:
+                if stored.setdefault(tensor.name, (header, tensor))[1] is not tensor:
                     raise InputError(f"{header.path}: tensor {tensor.name!r} is also in another part")
                 if tensor.type.name not in UNQUANTIZED and not requantize:
                     raise InputError(
@@ -74,7 +83,15 @@ class GGUFSource:
                         " loses more than the smaller type alone: give the checkpoint or its F32, F16 or BF16 file,"
                         " or allow it by --requantize"
                     )
-        _check_count(path, headers, len(self._infos))
+        _check_count(path, headers, len(stored))
+        contents = GGUFContents(first.architecture, first.metadata, {name: name for name in stored})
+        self.repairs: tuple[Repair, ...] = ()
+        if repair:
+            contents, self.repairs = repaired(contents)
+        if not mtp:
+            contents = without_mtp(contents)
+        first = replace(first, metadata=contents.metadata)
+        self._infos = {name: stored[known] for name, known in contents.names.items()}
         _check_counts(first)
         check_file(first, self._infos.keys())
         self.tensors = lay_out(
@@ -86,6 +103,10 @@ class GGUFSource:
         }
         self.file_bytes = sum(header.file_bytes for header in headers)
         self._descriptors: dict[Path, int] = {}
+
+    def with_repairs(self) -> "GGUFSource":
+        """The same file with all known faults repaired; `repairs` are those that it has. Raises InputError."""
+        return GGUFSource(self.path, self.name, True, self._remote_headers, repair=True)
 
     @property
     def is_quantized(self) -> bool:
@@ -104,7 +125,7 @@ class GGUFSource:
 
     def stored_name(self, name: str, row: int = 0) -> str:
         """See `Source.stored_name`."""
-        return name
+        return self._infos[name][1].name
 
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_descriptors", {}).values():

@@ -27,9 +27,9 @@ class PartialFile:
 
     `identity` (SHA-256) identifies the content: a file left behind with the same identity is resumed from `steps`, the
     last count given to `save`. Without an identity, or while another process writes that file, the file is private and
-    is removed with this process. Used as a context manager, the file is kept for a later resume if the block is
-    interrupted, and removed on an InputError, which means that the input or the disk is at fault. Raises InputError if
-    the disk rejects an operation.
+    is removed with this process. Until it is published, its path is `temporary_path`. Used as a context manager, the
+    file is kept for a later resume if the block is interrupted, and removed on an InputError, which means that the
+    input or the disk is at fault. Raises InputError if the disk rejects an operation.
     """
 
     def __init__(self, path: Path, size: int, identity: bytes | None = None) -> None:
@@ -40,7 +40,7 @@ class PartialFile:
             if identity is None or not self._open_shared(path.with_name(partial_name(path))):
                 self._identity = None
                 self._descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-                self._temporary_path = Path(name)
+                self.temporary_path = Path(name)
 
     def __enter__(self) -> "PartialFile":
         try:
@@ -62,7 +62,7 @@ class PartialFile:
                     self._note(self.steps, _ON_DISK)
                     os.fsync(self._descriptor)
             elif not self._published:
-                self._temporary_path.unlink(missing_ok=True)
+                self.temporary_path.unlink(missing_ok=True)
         finally:
             os.close(self._descriptor)
 
@@ -99,7 +99,7 @@ class PartialFile:
     def publish(self) -> None:
         """Rename a finished file to its final name."""
         with self._disk_errors():
-            publish(self._temporary_path, self.path)
+            publish(self.temporary_path, self.path)
             self._published = True
 
     def _open_shared(self, temporary_path: Path) -> bool:
@@ -112,7 +112,7 @@ class PartialFile:
         except (BlockingIOError, FileNotFoundError):
             os.close(descriptor)
             return False
-        self._descriptor, self._temporary_path = descriptor, temporary_path
+        self._descriptor, self.temporary_path = descriptor, temporary_path
         note = os.pread(descriptor, _IDENTITY_BYTES + _BOOT_BYTES + _COUNT_BYTES + 1, self.size)
         identity, rest = note[:_IDENTITY_BYTES], note[_IDENTITY_BYTES:]
         if identity == self._identity and rest[:_BOOT_BYTES] in (_ON_DISK, _boot()):

@@ -102,12 +102,15 @@ class FoundModel:
         pre_tokenizer: str | None = None,
         mtp: bool = True,
         requantize: bool = False,
+        repair: bool = False,
     ) -> Source:
         """Open the model as a source; for the options see `open_source`. Reads no weights. Raises InputError."""
+        if repair and self.form is not ModelForm.GGUF:
+            raise InputError(f"{self.path}: is not a GGUF file; --repair is only for GGUF files, so leave it out")
         match self.form:
             case ModelForm.GGUF:
                 path = self.path if self.remote is None else Path(self.remote.repository) / self.remote.names[0]
-                return GGUFSource(path, name, requantize, self.headers)
+                return GGUFSource(path, name, requantize, self.headers, mtp, repair)
             case ModelForm.CATALOGUE:
                 assert self.entry is not None
                 return public_model(self.entry.name, mtp=None if mtp else 0)
@@ -153,6 +156,7 @@ def open_source(
     mtp: bool = True,
     requantize: bool = False,
     need: Need = Need.WEIGHTS,
+    repair: bool = False,
 ) -> Source:
     """Find the model `model` and open it as a source.
 
@@ -161,12 +165,13 @@ def open_source(
     - `mtp`: whether multi-token prediction layers are exported.
     - `requantize`: whether a quantized GGUF file is accepted.
     - `need`: `Need.PLAN` opens as much of the model as sizes of files need.
+    - `repair`: whether known faults of a GGUF file are repaired.
 
     Raises InputError, before any weight is read, for everything that cannot be exported.
     """
     found = find_model(model, need)
     default = None if found.form is ModelForm.GGUF else found.name
-    return found.open(name or default, pre_tokenizer, mtp, requantize)
+    return found.open(name or default, pre_tokenizer, mtp, requantize, repair)
 
 
 def _found(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:

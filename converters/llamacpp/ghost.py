@@ -14,14 +14,14 @@ from converters.llamacpp.container import Field, TensorInfo, data_bytes, encode_
 
 
 @contextmanager
-def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Iterator[Path]:
+def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], vocabulary: bool = False) -> Iterator[Path]:
     """Make a ghost of the model with this metadata and these tensors, in a temporary directory; yields its path.
 
-    The vocabulary is left out and only its size is kept: llama.cpp's answers stay the same and come several times
+    Without `vocabulary` only the vocabulary's size is kept: llama.cpp's answers stay the same and come several times
     faster. Raises InputError if the file system has no sparse files.
     """
     tensors = lay_out((tensor.name, tensor.shape, tensor.type) for tensor in tensors)
-    header = encode_header(without_vocabulary(metadata), tensors)
+    header = encode_header(metadata if vocabulary else without_vocabulary(metadata), tensors)
     with tempfile.TemporaryDirectory(prefix="bitsweep-ghost-") as directory:
         path = Path(directory) / "ghost.gguf"
         try:

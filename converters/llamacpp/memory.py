@@ -4,6 +4,7 @@ A ghost file is loaded with `no_alloc`, a context is made, and llama.cpp logs th
 driver or a process takes in addition is not included.
 """
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,10 @@ from converters.llamacpp.bindings import lib, start_backend
 from converters.llamacpp.container import Field, TensorInfo
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
+from converters.llamacpp.load_failure import load_failure
 from converters.llamacpp.log import capture
 from converters.llamacpp.model import ContextOptions
+from converters.llamacpp.reader import read_header
 from converters.llamacpp.rpc import RemoteDevice
 
 MIB = 1 << 20
@@ -101,16 +104,40 @@ def loaded_ghost(
 
     Raises InputError, which begins with `name`, if llama.cpp rejects the model.
     """
+    with _loaded_unallocated([path], load, devices, name) as model:
+        yield model
+
+
+def require_loadable(parts: Sequence[Path], name: str | Path) -> None:
+    """Let llama.cpp load a GGUF file, or all `parts` of a split one in order, without allocating memory.
+
+    It reads metadata, vocabulary, and the names, shapes and types of the tensors, but no weights. Most of the time, up
+    to a second, is for the vocabulary. Raises InputError, which begins with `name`, if it rejects the model. It aborts
+    the process for some files of other programs, so a worker checks those.
+    """
+    with _loaded_unallocated(parts, ALL_IN_RAM, (), name):
+        pass
+
+
+@contextmanager
+def _loaded_unallocated(
+    parts: Sequence[Path], load: LoadOptions, devices: Sequence[RemoteDevice], name: str | Path
+) -> Iterator[object]:
     start_backend()
     params = lib.llama_model_default_params()
     params.no_alloc = True
     params.load_mode = lib.llama_load_mode_from_str(b"none")  # with mmap, no_alloc aborts the process
     kept = load.apply(params, [device.handle for device in devices])
     with capture() as log:
-        model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if len(parts) == 1:
+            model = lib.llama_model_load_from_file(os.fsencode(parts[0]), params)
+        else:  # by their paths, because their names do not say yet that they are parts
+            paths = (ctypes.c_char_p * len(parts))(*map(os.fsencode, parts))
+            model = lib.llama_model_load_from_splits(paths, len(parts), params)
     del kept
     if not model:
-        raise InputError(f"{name}: llama.cpp cannot load this model: {log.errors or 'no reason given'}")
+        names = [tensor.name for part in parts for tensor in read_header(part).tensors]
+        raise InputError(f"{name}: llama.cpp cannot load this model: {load_failure(log, names)}")
     try:
         yield model
     finally:

@@ -22,6 +22,7 @@ from converters.errors import InputError
 from converters.llamacpp.batch import Batch, DecodeError, make_batch
 from converters.llamacpp.bindings import lib, start_backend, type_named
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
+from converters.llamacpp.load_failure import load_failure
 from converters.llamacpp.log import Captured, capture
 from converters.llamacpp.pretokenizers import NORMALIZER_KEY, normalizer
 
@@ -100,7 +101,7 @@ class Model:
             self._model = lib.llama_model_load_from_file(os.fsencode(self.path), params)
         del kept
         if not self._model:
-            raise InputError(f"{self.path}: llama.cpp cannot load this file: {log.errors or 'no reason given'}")
+            raise InputError(f"{self.path}: llama.cpp cannot load this file: {load_failure(log)}")
         self.allocated_bytes = _allocated(log)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)

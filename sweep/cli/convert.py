@@ -75,6 +75,13 @@ def convert(
         show_default="such a file is rejected",
         rich_help_panel=Panel.MODEL,
     ),
+    repair: bool = typer.Option(
+        False,
+        "--repair",
+        help="Repair known faults of a GGUF file from another program, such as Ollama's names of tensors.",
+        show_default="a file that llama.cpp cannot load is rejected",
+        rich_help_panel=Panel.MODEL,
+    ),
     imatrix: str | None = common.IMATRIX,
     calibration: Path | None = common.calibration(
         "for --imatrix auto", "", f"{common.OWN_TEXT}; other models need a file"
@@ -102,7 +109,8 @@ def convert(
 ) -> int:
     """Write a model as GGUF files, one for each quant.
 
-    The files are named MODEL-QUANT.gguf. A file appears under its name only when it is complete.
+    The files are named MODEL-QUANT.gguf. A file appears under its name only when it is complete and llama.cpp can load
+    it.
     """
     from sweep.commands import convert as command  # loads numpy and libllama, which --help does not need
 
@@ -114,6 +122,7 @@ def convert(
         mtp=mtp,
         pre_tokenizer=pre_tokenizer,
         requantize=requantize,
+        repair=repair,
         imatrix=imatrix,
         calibration=calibration,
         split_max_bytes=split_max_size,

@@ -19,6 +19,7 @@ import presets
 from converters.catalogue import FileSize, sizes
 from converters.errors import InputError
 from converters.export import ExportProgress, export
+from converters.gguf_source import GGUFSource
 from converters.imatrix import ImportanceMatrix, uniform_importance
 from converters.plan import Importance, part_paths
 from converters.recipes import recipes, reject_missing_imatrix
@@ -49,6 +50,7 @@ class ConvertRequest:
     mtp: bool = True
     pre_tokenizer: str | None = None
     requantize: bool = False
+    repair: bool = False
     imatrix: str | None = None
     calibration: Path | None = None
     split_max_bytes: int | None = None
@@ -58,7 +60,12 @@ class ConvertRequest:
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of `open_source` in addition to the path and the name."""
-        return {"mtp": self.mtp, "pre_tokenizer": self.pre_tokenizer, "requantize": self.requantize}
+        return {
+            "mtp": self.mtp,
+            "pre_tokenizer": self.pre_tokenizer,
+            "requantize": self.requantize,
+            "repair": self.repair,
+        }
 
 
 @dataclass(frozen=True)
@@ -109,12 +116,21 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
         source = opened.result()
     if imatrix is not None and imatrix.text is not None and not request.dry_run:
         require_collectable(Artefact(str(path)), name, imatrix.text, request.pre_tokenizer, LocalHost().run_job)
+    if request.repair and isinstance(source, GGUFSource):
+        for line in _repair_notes(source):
+            say(f"{source.path.name}: {line}")
     importance = None if imatrix is None else _expected_importance(source, imatrix)
     planned = sizes(source, quants, importance, request.split_max_bytes)
     files = (
         PlannedFile(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items()
     )
     return Conversion(name, source, request, imatrix, tuple(files))
+
+
+def _repair_notes(source: GGUFSource) -> list[str]:
+    if not source.repairs:
+        return ["has none of the faults that --repair knows"]
+    return [f"{repair.fault}; {repair.repair}" for repair in source.repairs]
 
 
 def _read(open_model: Callable[[], Source]) -> Source:

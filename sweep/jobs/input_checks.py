@@ -98,3 +98,22 @@ class CalibrationCheckJob(Job[CheckPassed]):
         text = CalibrationText(self.text.name, lambda: read_text(site.path(self.text.file)))
         calibration_tokens(site.path(self.source), text, None, None)
         return CheckPassed()
+
+
+@dataclass(frozen=True)
+class LoadCheckJob(Job[CheckPassed]):
+    """Check that llama.cpp can load GGUF files, in a worker, because it ends its process for some files. No weight is
+    read."""
+
+    kind = "load_check"
+    result_type = CheckPassed
+
+    files: tuple[Artefact, ...]
+
+    def run(self, site: Site) -> CheckPassed:
+        from converters.gguf_source import GGUFSource
+        from converters.loadable import require_loadable_source
+
+        for file in self.files:
+            require_loadable_source(GGUFSource(site.path(file), requantize=True))
+        return CheckPassed()

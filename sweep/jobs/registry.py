@@ -31,6 +31,7 @@ _OTHERS = {
     "prompts": "sweep.jobs.prompt_check:PromptCheckJob",
     "tokens": "sweep.jobs.token_check:TokenCheckJob",
     "vocabulary": "sweep.jobs.input_checks:VocabularyCheckJob",
+    "load_check": "sweep.jobs.input_checks:LoadCheckJob",
     "calibration": "sweep.jobs.input_checks:CalibrationCheckJob",
 }
 _MEASUREMENTS: list[str | Measurement] = [

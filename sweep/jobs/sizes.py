@@ -14,6 +14,7 @@ from converters.checkpoint import StoredTensor, read_safetensors_header
 from converters.gguf_source import GGUFSource, parts
 from converters.imatrix import uniform_importance
 from converters.llamacpp.memory import plan_memory
+from converters.loadable import require_loadable_source
 from converters.plan import FilePlan, plan_export, planned_tensors
 from converters.recipes import recipes
 from converters.resolver import Need, open_source
@@ -84,9 +85,9 @@ class SizesJob(Job[SizesResult]):
 
 @dataclass(frozen=True)
 class ExportCheckJob(Job[CheckPassed]):
-    """Check that llama.cpp can plan the files of quants of `model`, a path or a name of the catalogue.
+    """Check that llama.cpp can load `model`, a path or a name of the catalogue, and plan the files of its quants.
 
-    This is done in a worker, because an unknown model can make llama.cpp end its process. The last three fields are
+    This is done in a worker, because an unknown model can make llama.cpp end its process. The last four fields are
     those of `open_source`."""
 
     kind = "export_check"
@@ -99,9 +100,12 @@ class ExportCheckJob(Job[CheckPassed]):
     mtp: bool = True
     pre_tokenizer: str | None = None
     requantize: bool = False
+    repair: bool = False
 
     def run(self, site: Site) -> CheckPassed:
-        source = open_source(self.model, self.name, self.pre_tokenizer, self.mtp, self.requantize, Need.PLAN)
+        options = (self.pre_tokenizer, self.mtp, self.requantize, Need.PLAN, self.repair)
+        source = open_source(self.model, self.name, *options)
+        require_loadable_source(source)
         for recipe in recipes(self.quants):
             planned_tensors(source, recipe, self.imatrix or recipe.needs_imatrix)
         return CheckPassed()

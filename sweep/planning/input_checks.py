@@ -11,8 +11,9 @@ from int8.calibration_text import FEWEST_TOKENS
 from sweep.artefact import Artefact
 from sweep.jobs.base import CheckPassed, Job, JobFailed, RunJob
 from sweep.jobs.cell import Cell
+from sweep.jobs.export import ExportJob
 from sweep.jobs.imatrix import CHUNK, ImatrixJob
-from sweep.jobs.input_checks import CalibrationCheckJob, InputCheckJob, VocabularyCheckJob
+from sweep.jobs.input_checks import CalibrationCheckJob, InputCheckJob, LoadCheckJob, VocabularyCheckJob
 from sweep.jobs.inputs import Task
 from sweep.jobs.model import opener
 from sweep.jobs.prompt_check import PromptCheckJob, TemplateSource
@@ -27,6 +28,9 @@ from sweep.planning.texts import FoundText
 
 def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
     """Check what the cells `todo` will read. Raises InputError if one of them would certainly fail."""
+    files = _gguf_files(sweep, todo)
+    if files:
+        run_job(LoadCheckJob(files))
     names = {cell.job.task.name for cell in todo if isinstance(cell.job, TaskJob)}
     tasks = [task for task in sweep.inputs.tasks if task.name in names]
     text = sweep.text if any(isinstance(cell.job, TextJob) for cell in todo) else None
@@ -63,6 +67,14 @@ def _template_sources(sweep: Sweep, variants: Sequence[Variant]) -> tuple[Templa
         if variant.file_path not in (None, sweep.model.path)
     ]
     return (*origin, *files)
+
+
+def _gguf_files(sweep: Sweep, todo: Sequence[Cell]) -> tuple[Artefact, ...]:
+    """The GGUF files that cells read: variants that are files, and the model if quants are made from it."""
+    names = {cell.variant for cell in todo}
+    files = [Artefact.of(one.file_path) for one in sweep.variants if one.name in names and one.file_path is not None]
+    sources = [cell.job.source for cell in todo if isinstance(cell.job, ExportJob)]
+    return tuple(dict.fromkeys([*files, *(one for one in sources if Path(one.name).suffix == ".gguf")]))
 
 
 def _check_available(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None, run_job: RunJob) -> None:

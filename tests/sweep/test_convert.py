@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import COMMAND, call
+from gguf_files import rewrite
 
 import presets
+from converters.export import export, open_source
 from converters.llamacpp.reader import read_header
 
 MICRO = presets.builtin_models()["micro"].directory
@@ -191,3 +193,58 @@ def test_the_built_in_models_are_exported_to_every_quant(tmp_path: Path, model: 
         with Model(Path(file["path"])) as opened, opened.context(ContextOptions(n_ctx=64)) as context:
             logits = context.decode(tokens, np.arange(16), np.zeros(16, np.int32), np.ones(16, np.bool_))
             assert np.isfinite(logits).all(), file["quant"]
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The BF16 file of the built-in model with experts, and the same model with a name as Ollama writes it."""
+    good = tmp_path_factory.mktemp("good") / "good.gguf"
+    export(open_source(presets.builtin_models()["micro-moe"].directory), {"BF16": good})
+    renamed = {f"blk.{layer}.ssm_dt.bias": f"blk.{layer}.ssm_dt" for layer in range(3)}
+    return good, rewrite(good, good.with_name("foreign model.gguf"), renamed=lambda name: renamed.get(name, name))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert", "{}", "--to", "Q4_K_M", "--out", "new"),
+        ("convert", "{}", "--to", "Q4_K_M", "--out", "new", "--no-mtp", "--requantize"),
+        ("eval", "{}", "--tasks", "none", "--workspace", "new"),
+        ("run", "{}", "--variants", "=Q4_K_M", "--tasks", "none", "--workspace", "new"),
+        ("run", "micro-moe", "--variants", "=gguf:{}", "--tasks", "none", "--workspace", "new"),
+        ("run", "micro-moe", "--reference", "gguf:{}", "--tasks", "none", "--workspace", "new"),
+        ("fit", "{}", "--gpu", "24GiB"),
+        ("fit", "micro-moe", "--variants", "gguf:{}", "--gpu", "24GiB"),
+    ],
+)
+def test_a_file_that_llama_cpp_cannot_load_is_rejected_before_work(
+    foreign: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*(argument.format(foreign[1]) for argument in arguments))
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert "llama.cpp cannot load this model: tensor 'blk.0.ssm_dt.bias' not found" in error
+    if arguments[0] != "fit":
+        assert error.endswith(f"Write a repaired file: sweep convert '{foreign[1]}' --repair --to QUANT")
+    assert not list(tmp_path.rglob("*.gguf"))
+    with_cells = [run for run in tmp_path.rglob("events.jsonl") if '"started"' in run.read_text()]
+    assert not with_cells
+
+
+def test_a_repaired_file_is_the_original_model(foreign: tuple[Path, Path], tmp_path: Path) -> None:
+    done = convert(foreign[1], "--to", "BF16", "--repair", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    fault = "the time-step biases are called blk.N.ssm_dt, as Ollama writes them"
+    assert done.stderr == f"foreign model.gguf: {fault}; they are renamed to blk.N.ssm_dt.bias\n"
+    old, new = foreign[0].read_bytes(), (tmp_path / "foreign model-BF16.gguf").read_bytes()
+    data = [
+        file[read_header(path).data_offset :] for file, path in ((old, foreign[0]), (new, next(tmp_path.iterdir())))
+    ]
+    assert data[0] == data[1]
+    sound = convert(foreign[0], "--to", "Q8_0", "--repair", "--out", tmp_path)
+    assert sound.returncode == 0, sound.stderr
+    assert sound.stderr == "good.gguf: has none of the faults that --repair knows\n"
+    checkpoint = convert("micro", "--to", "Q8_0", "--repair", "--out", tmp_path)
+    assert checkpoint.returncode == 2
+    assert "--repair is only for GGUF files" in checkpoint.stderr
