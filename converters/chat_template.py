@@ -6,7 +6,7 @@ from typing import Any
 
 from converters.checkpoint import read_json
 from converters.errors import InputError
-from converters.llamacpp.container import text
+from converters.llamacpp.container import Field, ValueType, text
 from converters.llamacpp.reader import read_header
 
 _KEY = "tokenizer.chat_template"
@@ -19,8 +19,24 @@ def chat_template(path: Path) -> str | None:
         settings = path / "tokenizer_config.json"
         return directory_template(path, read_json(settings) if settings.is_file() else {})
     if path.suffix == ".gguf":
-        return text(read_header(path).metadata, _KEY) or None
+        return file_template(path, read_header(path).metadata)
     return None
+
+
+def file_template(path: Path, metadata: Mapping[str, Field]) -> str | None:
+    """The template in the metadata of a GGUF file: the only one, or the one named "default".
+
+    Raises InputError if the file has templates, but llama.cpp cannot read the one that conversations without tools use.
+    """
+    if _KEY in metadata and metadata[_KEY].type is not ValueType.STRING:
+        raise InputError(f"{path}: {_KEY} is {metadata[_KEY].type.name}, not a text; run without --chat-template")
+    named = {key.removeprefix(f"{_KEY}."): key for key in metadata if key.startswith(f"{_KEY}.")}
+    found = text(metadata, _KEY) or text(metadata, named.get(_DEFAULT, ""))
+    if not found and named:
+        raise InputError(
+            f"{path}: has no default chat template, only {', '.join(sorted(named))}; run without --chat-template"
+        )
+    return found or None
 
 
 def directory_template(path: Path, settings: Mapping[str, Any]) -> str | None:

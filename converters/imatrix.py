@@ -7,7 +7,7 @@ weighting made from them is that of llama-quantize.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from converters.architectures.family import is_always_f32
 from converters.atomic import AtomicFile
 from converters.checkpoint import read_into
 from converters.errors import InputError
@@ -30,12 +31,13 @@ from converters.llamacpp.container import (
     padded,
     string,
     strings,
+    tensor_order,
     text,
     uint32,
 )
 from converters.llamacpp.imatrix_collection import CollectedStatistics
 from converters.llamacpp.reader import read_header
-from converters.plan import Importance
+from converters.plan import Importance, check_importance, layer_counts
 from converters.source import Source
 
 Float32 = npt.NDArray[np.float32]
@@ -58,14 +60,31 @@ class ImportanceStatistics:
         return int((self.counts > 0).sum()), len(self.counts)
 
     @property
+    def informative(self) -> npt.NDArray[np.bool_]:
+        """Of each matrix, whether tokens reached it and not all its sums are zero."""
+        return (self.counts > 0) & self.sums.any(axis=1)
+
+    @property
+    def zero(self) -> npt.NDArray[np.bool_]:
+        """Of each matrix, whether tokens reached it, but all its sums are zero."""
+        return (self.counts > 0) & ~self.informative
+
+    @property
+    def constant(self) -> npt.NDArray[np.bool_]:
+        """Of each matrix, whether tokens reached it, but all its columns have the same sum, which is not zero."""
+        same = (self.sums == self.sums[:, :1]).all(axis=1) & (self.sums.shape[1] > 1)
+        return self.informative & same
+
+    @property
     def weights(self) -> Float32:
         """The mean square of each column, float32 [matrices, columns].
 
-        1 for a matrix that no token reached, as in llama-quantize.
+        1 for a matrix that no token reached, as in llama-quantize, and for a matrix whose sums are all zero: in
+        llama-quantize such weights make the scales of most types meaningless.
         """
-        seen = self.counts > 0
-        divided = self.sums / np.where(seen, self.counts, 1)[:, None]
-        return np.where(seen[:, None], divided, 1).astype(np.float32)
+        known = self.informative
+        divided = self.sums / np.where(known, self.counts, 1)[:, None]
+        return np.where(known[:, None], divided, 1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -95,18 +114,43 @@ class ImportanceMatrix:
 
     @property
     def coverage_notes(self) -> tuple[str, ...]:
-        """One or two lines for users on how much of the model the text covers.
+        """Lines for users on how much of the model the text covers, and on what is doubtful in the statistics.
 
         Columns of an expert that no token reached all have the same weight.
         """
         found, every = self.coverage
-        first = f"{self.chunks} chunks of {self.chunk_size} tokens, {found} of {every} matrices covered"
+        notes = [f"{self.chunks} chunks of {self.chunk_size} tokens, {found} of {every} matrices covered"]
         partly = [f"{tensor} {seen} of {count}" for tensor, (seen, count) in self.partly_covered.items()]
-        if not partly:
-            return (first,)
-        more = f" and {len(partly) - 3} more" if len(partly) > 3 else ""
-        reached = f"{', '.join(partly[:3])}{more}"
-        return first, f"the text did not reach all experts ({reached}); a longer text may reach more"
+        if partly:
+            notes.append(f"the text did not reach all experts ({_few(partly)}); a longer text may reach more")
+        zero = [name for name, entry in self.statistics.items() if entry.zero.any()]
+        if zero:
+            notes.append(
+                f"all inputs were zero in {_few(zero)}; these matrices are quantized as without an importance matrix"
+            )
+        constant = [name for name, entry in self.statistics.items() if entry.constant.any()]
+        if constant:
+            notes.append(f"all columns have the same importance in {_few(constant)}: check how the matrix was made")
+        tokens, columns = self.chunks * self.chunk_size, max(e.sums.shape[1] for e in self.statistics.values())
+        if tokens < columns:
+            notes.append(f"{tokens} tokens are fewer than the {columns} columns of a weight; use a longer text")
+        return tuple(notes)
+
+    def model_notes(self, source: Source, file: str) -> tuple[str, ...]:
+        """Lines for users on where the matrix does not fit a model. `file` is the name of the matrix's file.
+
+        Raises InputError if it was surely made for another model: a weight has another shape, or none is in it.
+        """
+        check_importance(source, self.importance(file))
+        tensors = {tensor.name for tensor in source.tensors}
+        missing = [name for name in _with_inputs(source) if name not in self.statistics]
+        surplus = [name for name in self.statistics if name not in tensors and name != "output.weight"]
+        notes = []
+        if missing:
+            notes.append(f"has no entry for {_few(missing)}, which are quantized as without an importance matrix")
+        if surplus:
+            notes.append(f"has entries that the model has not ({_few(surplus)}): check that it was made for this model")
+        return tuple(notes)
 
     def importance(self, file: str) -> Importance:
         """The importance for `export`, with the metadata of llama-quantize. `file` is the name recorded there."""
@@ -153,6 +197,10 @@ class ImportanceMatrix:
                 statistics[weight] = ImportanceStatistics(sums, counts)
         if not statistics:
             raise InputError(f"{path}: has no {_SUMS}, so it was made without a text; compute it again")
+        if not any(entry.informative.any() for entry in statistics.values()):
+            raise InputError(
+                f"{path}: all sums or all counts are zero, so no column has an importance; compute it again"
+            )
         chunks, size = _number(header, "imatrix.chunk_count"), _number(header, "imatrix.chunk_size")
         origin = text(header.metadata, _ORIGIN) or None
         return cls(statistics, _texts(header, "imatrix.datasets"), chunks, size, origin)
@@ -179,6 +227,20 @@ class ImportanceMatrix:
             for tensor in tensors:
                 file.write(arrays[tensor.name].data.cast("B"))
                 file.write(bytes(padded(tensor.nbytes) - tensor.nbytes))
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+
+
+def _with_inputs(source: Source) -> list[str]:
+    """The names of the matrices of layers that run while a matrix is collected, except those that always stay F32."""
+    running, _ = layer_counts(source)
+    return [
+        tensor.name
+        for tensor in source.tensors
+        if 0 <= tensor_order(tensor.name)[0] < running and not is_always_f32(tensor.name, tensor.shape)
+    ]
 
 
 def uniform_importance(source: Source, file: str | None = None, dataset: str = "") -> Importance:

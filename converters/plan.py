@@ -182,7 +182,7 @@ def plan_export(
     if importance is None:
         reject_missing_imatrix(chosen)
     else:
-        _check_importance(source, importance)
+        check_importance(source, importance)
     plans = {}
     for recipe in chosen:
         tensors = planned_tensors(source, recipe, importance is not None)
@@ -221,10 +221,7 @@ def type_overrides(source: Source, recipe: QuantRecipe) -> tuple[tuple[str, str]
 
     MTP layers are included if the recipe needs an importance matrix, because no matrix covers them.
     """
-    prefix = text(source.structure, "general.architecture")
-    blocks = source.structure[f"{prefix}.block_count"].value if f"{prefix}.block_count" in source.structure else 0
-    mtp = source.structure.get(f"{prefix}.nextn_predict_layers")
-    layers = blocks - (mtp.value if mtp is not None else 0)
+    layers, blocks = layer_counts(source)
     names = {tensor.name for tensor in source.tensors}
     experts = any("_exps." in name for name in names)
     result = recipe.mix.overrides(layers, "output.weight" not in names, experts) if recipe.mix is not None else ()
@@ -233,17 +230,27 @@ def type_overrides(source: Source, recipe: QuantRecipe) -> tuple[tuple[str, str]
     return result
 
 
-def _check_importance(source: Source, importance: Importance) -> None:
+def layer_counts(source: Source) -> tuple[int, int]:
+    """The number of layers that run when a model reads a text, and of all, with multi-token prediction (MTP) layers."""
+    prefix = text(source.structure, "general.architecture")
+    blocks, mtp = (source.structure.get(f"{prefix}.{key}") for key in ("block_count", "nextn_predict_layers"))
+    count = 0 if blocks is None else int(blocks.value)
+    return count - (0 if mtp is None else int(mtp.value)), count
+
+
+def check_importance(source: Source, importance: Importance) -> None:
+    """Raise InputError for an importance matrix of another model: no tensor of it, or a tensor of another shape."""
+    file = text(importance.fields, "quantize.imatrix.file") or "the importance matrix"
     shapes = {tensor.name: tensor.shape for tensor in source.tensors}
     known = [name for name in importance.weights if name in shapes]
     if not known:
-        raise InputError("the importance matrix names no tensor of this model; give a matrix made for it")
+        raise InputError(f"{file}: names no tensor of {source.name}; give an importance matrix made for this model")
     for name in known:
         matrices, columns = math.prod(shapes[name][:-2]), shapes[name][-1]
         if importance.weights[name].shape != (matrices, columns):
             raise InputError(
-                f"the importance matrix has {importance.weights[name].shape} values for {name}, which has"
-                f" {(matrices, columns)}; give a matrix made for this model"
+                f"{file}: has {importance.weights[name].shape} values for {name}, which has {(matrices, columns)} in"
+                f" {source.name}; give an importance matrix made for this model"
             )
 
 
@@ -252,8 +259,9 @@ def _check_coverage(recipe: QuantRecipe, tensors: Sequence[TensorInfo], importan
         needed = tensor.type.name in IMATRIX_TYPES or (recipe.name == "Q2_K_S" and tensor.type.name == "Q2_K")
         if needed and tensor.name not in (*importance.weights, "token_embd.weight", "output.weight"):
             raise InputError(
-                f"{recipe.name} stores {tensor.name} as {tensor.type.name}, which needs importance, but the given"
-                " matrix has none for it: compute the matrix from more text"
+                f"{recipe.name} stores {tensor.name} as {tensor.type.name}, which needs importance, but"
+                f" {text(importance.fields, 'quantize.imatrix.file') or 'the matrix'} has none for it: compute the"
+                " matrix from more text"
             )
 
 

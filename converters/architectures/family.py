@@ -88,7 +88,12 @@ class Weight:
     @property
     def always_f32(self) -> bool:
         """Whether llama.cpp's converter always writes the tensor in float32: vectors, norms, routers, convolutions."""
-        return len(self.shape) == 1 or self.name.endswith(_ALWAYS_F32) or not self.name.endswith(".weight")
+        return is_always_f32(self.name, self.shape)
+
+
+def is_always_f32(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether llama.cpp's converter always writes this tensor in float32, and its quantizer leaves it so."""
+    return len(shape) == 1 or name.endswith(_ALWAYS_F32) or not name.endswith(".weight")
 
 
 _ALWAYS_F32 = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight")

@@ -50,7 +50,7 @@ def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
     plain = qwen3_moe.weights(config, mtp, stored)
     dims = layers.sizes(config, qwen3_moe.head_dim(config))
     experts, width, inner = dims["E"], dims["D"], dims["X"]
-    if stored.get("model.layers.0.mlp.experts.gate_up_proj") != (experts, width, 2 * inner):
+    if not _experts_are_transposed(stored, experts, width, inner):
         return plain
     # kind -> tensor, its shape, the columns of each expert's block that become rows
     places = {
@@ -69,6 +69,32 @@ def moe_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
         return Weight(weight.name, weight.shape, parts)
 
     return tuple(map(transposed, plain))
+
+
+def _experts_are_transposed(stored: Stored, experts: int, width: int, inner: int) -> bool:
+    """Whether fused experts are stored as published, and not as transformers saves them.
+
+    One tensor may be square (gate_up_proj if the width is 2X, down_proj if it is X), and then its shape fits both, but
+    never both tensors. Therefore the tensors of all layers decide together; one that fits neither is reported later.
+    Raises InputError if some fit only the one and some only the other.
+    """
+    # tensor -> its shape as transformers saves it, and as published
+    shapes = {
+        "gate_up_proj": ((experts, 2 * inner, width), (experts, width, 2 * inner)),
+        "down_proj": ((experts, width, inner), (experts, inner, width)),
+    }
+    deciding: dict[bool, str] = {}  # whether a tensor is transposed -> the first tensor that says so
+    for name, shape in stored.items():
+        _, found, tensor = name.rpartition(".mlp.experts.")
+        if found and tensor in shapes and (shape == shapes[tensor][0]) != (shape == shapes[tensor][1]):
+            deciding.setdefault(shape == shapes[tensor][1], f"{name} {shape}")
+    if len(deciding) == 2:
+        readings = [f"gate_up_proj {shapes['gate_up_proj'][i]} and down_proj {shapes['down_proj'][i]}" for i in (0, 1)]
+        raise InputError(
+            f"config.json: fused experts are either {readings[0]} (as transformers saves them) or {readings[1]} (as"
+            f" published), but {deciding[False]} fits only the first and {deciding[True]} only the second"
+        )
+    return True in deciding
 
 
 def qwen2_fields(config: Config, mtp: int) -> dict[str, Field]:

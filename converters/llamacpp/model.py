@@ -113,7 +113,10 @@ class Model:
         self.eos_id: int = lib.llama_vocab_eos(self._vocab)
         self.eot_id: int = lib.llama_vocab_eot(self._vocab)
         self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
-        template = lib.llama_model_chat_template(self._model, None)
+        # If a file has only templates with names, the one called "default" is meant.
+        template = lib.llama_model_chat_template(self._model, None) or lib.llama_model_chat_template(
+            self._model, b"default"
+        )
         self.chat_template: str | None = template.decode("utf-8") if template else None
         keys = (NORMALIZER_KEY, "tokenizer.ggml.pre")
         known = {key: value for key in keys if (value := self.metadata(key)) is not None}

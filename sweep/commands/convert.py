@@ -32,7 +32,7 @@ from sweep.jobs.imatrix import ImatrixJob
 from sweep.jobs.model import engine_versions
 from sweep.jobs.settings import Settings
 from sweep.jobs.sizes import ExportCheckJob
-from sweep.planning.imatrix import ImatrixSource, find_imatrix, report_messages
+from sweep.planning.imatrix import ImatrixSource, checked, find_imatrix
 from sweep.planning.input_checks import require_collectable
 
 
@@ -103,8 +103,6 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     imatrix = find_imatrix(request.imatrix, request.calibration, presets.builtin_models().get(request.model))
     if imatrix is None and not request.dry_run:
         reject_missing_imatrix(chosen)
-    if imatrix is not None:
-        report_messages(imatrix, say)
     need = Need.PLAN if request.dry_run else Need.WEIGHTS
     found = find_model(request.model, need, say)
     name, path = found.name, found.path
@@ -119,6 +117,8 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     if request.repair and isinstance(source, GGUFSource):
         for line in _repair_notes(source):
             say(f"{source.path.name}: {line}")
+    if imatrix is not None:
+        imatrix = checked(imatrix, source, say)
     importance = None if imatrix is None else _expected_importance(source, imatrix)
     planned = sizes(source, quants, importance, request.split_max_bytes)
     files = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -234,14 +235,15 @@ def _figures(
 
 def arguments(file: str, placement: LayerPlacement, kinds: Sequence[str], options: FitOptions) -> str:
     """Arguments of llama-server or llama-cli for this placement, quoted for a shell; `kinds` are the devices' kinds."""
-    words = ["-m", _quoted(file), "-c", str(padded(options.context) * options.parallel), "-np", str(options.parallel)]
+    path = f"./{file}" if file.startswith("-") else file  # otherwise it would be an option
+    words = ["-m", path, "-c", str(padded(options.context) * options.parallel), "-np", str(options.parallel)]
     if placement.layers:
         words += ["-ngl", str(placement.on_devices)]
     if len(placement.layers) > 1 and placement.on_devices:
         words += ["-ts", ",".join(map(str, placement.layers))]
     overrides = _overrides(placement, kinds)
     if overrides:
-        words += ["-ot", f"'{overrides}'"]
+        words += ["-ot", overrides]
     for flag, kind in (("-ctk", options.kv_type_k), ("-ctv", options.kv_type_v)):
         if kind != "f16":
             words += [flag, kind]
@@ -250,7 +252,7 @@ def arguments(file: str, placement: LayerPlacement, kinds: Sequence[str], option
             words += [flag, str(size)]
     if options.flash_attention is not None:
         words += ["-fa", "on" if options.flash_attention else "off"]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _overrides(placement: LayerPlacement, kinds: Sequence[str]) -> str:
@@ -258,11 +260,3 @@ def _overrides(placement: LayerPlacement, kinds: Sequence[str]) -> str:
         index: f"{_BACKENDS.get(kind, kind)}{kinds[:index].count(kind)}" for index, kind in enumerate(kinds)
     }
     return ",".join(f"{pattern}={places[place]}" for pattern, place in placement.tensor_overrides())
-
-
-def _quoted(file: str) -> str:
-    return (
-        file
-        if all(letter.isalnum() or letter in "-_./+" for letter in file)
-        else "'" + file.replace("'", "'\\''") + "'"
-    )

@@ -117,3 +117,26 @@ class LoadCheckJob(Job[CheckPassed]):
         for file in self.files:
             require_loadable_source(GGUFSource(site.path(file), requantize=True))
         return CheckPassed()
+
+
+@dataclass(frozen=True)
+class ImatrixCheckJob(Job[CheckPassed]):
+    """Check that the importance matrix in the file `matrix` has entries for all tensors of `quants` that need one."""
+
+    kind = "imatrix_check"
+    result_type = CheckPassed
+
+    source: Artefact
+    name: str
+    quants: tuple[str, ...]
+    matrix: Artefact
+
+    def run(self, site: Site) -> CheckPassed:
+        from converters.imatrix import ImportanceMatrix
+        from converters.plan import plan_export
+        from converters.resolver import Need, open_source
+
+        matrix = site.path(self.matrix)
+        opened = open_source(site.path(self.source), self.name, need=Need.PLAN)
+        plan_export(opened, self.quants, ImportanceMatrix.read(matrix).importance(matrix.name))
+        return CheckPassed()

@@ -32,6 +32,7 @@ _OTHERS = {
     "tokens": "sweep.jobs.token_check:TokenCheckJob",
     "vocabulary": "sweep.jobs.input_checks:VocabularyCheckJob",
     "load_check": "sweep.jobs.input_checks:LoadCheckJob",
+    "imatrix_check": "sweep.jobs.input_checks:ImatrixCheckJob",
     "calibration": "sweep.jobs.input_checks:CalibrationCheckJob",
 }
 _MEASUREMENTS: list[str | Measurement] = [

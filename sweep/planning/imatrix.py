@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import presets
 from converters.errors import InputError
 from converters.imatrix import ImportanceMatrix
+from converters.source import Source
 from sweep.jobs.imatrix import CHUNK
 from sweep.measure.plain_text import text_bytes
 
@@ -19,20 +19,19 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class ImatrixSource:
-    """Either `file`, an importance matrix, or `text`, the text to collect one from. The other is None."""
+    """Either `file`, an importance matrix, or `text`, the text to collect one from. The other is None.
+
+    `messages` are lines for people about the matrix in `file` (see `checked`).
+    """
 
     file: Path | None
     text: Path | None
+    messages: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The source's name for people."""
         return self.file.name if self.file is not None else f"collected from {self._content.name}"
-
-    @cached_property
-    def messages(self) -> tuple[str, ...]:
-        """Lines for people about the matrix in `file`. Raises InputError if it cannot be read."""
-        return ImportanceMatrix.read(self.file).coverage_notes if self.file is not None else ()
 
     @property
     def identity(self) -> str:
@@ -75,7 +74,13 @@ def find_imatrix(imatrix: str | None, text: Path | None, builtin: presets.Builti
     return ImatrixSource(None, builtin.calibration)
 
 
-def report_messages(source: ImatrixSource, say: Callable[[str], None]) -> None:
-    """Say how much of the model the matrix in the user's file covers."""
-    for line in source.messages:
-        say(f"{source.name}: {line}")
+def checked(found: ImatrixSource, source: Source, say: Callable[[str], None]) -> ImatrixSource:
+    """The source of the matrix with the messages about its file, which are also said. Raises InputError if the file
+    cannot be used, or was surely made for another model than `source`."""
+    if found.file is None:
+        return found
+    matrix = ImportanceMatrix.read(found.file)
+    messages = (*matrix.coverage_notes, *matrix.model_notes(source, found.name))
+    for line in messages:
+        say(f"{found.name}: {line}")
+    return replace(found, messages=messages)

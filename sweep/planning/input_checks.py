@@ -13,7 +13,13 @@ from sweep.jobs.base import CheckPassed, Job, JobFailed, RunJob
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
 from sweep.jobs.imatrix import CHUNK, ImatrixJob
-from sweep.jobs.input_checks import CalibrationCheckJob, InputCheckJob, LoadCheckJob, VocabularyCheckJob
+from sweep.jobs.input_checks import (
+    CalibrationCheckJob,
+    ImatrixCheckJob,
+    InputCheckJob,
+    LoadCheckJob,
+    VocabularyCheckJob,
+)
 from sweep.jobs.inputs import Task
 from sweep.jobs.model import opener
 from sweep.jobs.prompt_check import PromptCheckJob, TemplateSource
@@ -31,6 +37,8 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
     files = _gguf_files(sweep, todo)
     if files:
         run_job(LoadCheckJob(files))
+    for check in _imatrix_checks(todo):
+        run_job(check)
     names = {cell.job.task.name for cell in todo if isinstance(cell.job, TaskJob)}
     tasks = [task for task in sweep.inputs.tasks if task.name in names]
     text = sweep.text if any(isinstance(cell.job, TextJob) for cell in todo) else None
@@ -75,6 +83,16 @@ def _gguf_files(sweep: Sweep, todo: Sequence[Cell]) -> tuple[Artefact, ...]:
     files = [Artefact.of(one.file_path) for one in sweep.variants if one.name in names and one.file_path is not None]
     sources = [cell.job.source for cell in todo if isinstance(cell.job, ExportJob)]
     return tuple(dict.fromkeys([*files, *(one for one in sources if Path(one.name).suffix == ".gguf")]))
+
+
+def _imatrix_checks(todo: Sequence[Cell]) -> list[ImatrixCheckJob]:
+    """The checks of importance matrices that no cell makes."""
+    quants: dict[tuple[Artefact, str, Artefact], list[str]] = {}
+    for cell in todo:
+        job = cell.job
+        if isinstance(job, ExportJob) and job.imatrix is not None and not cell.needs:
+            quants.setdefault((job.source, job.name, job.imatrix), []).append(job.quant)
+    return [ImatrixCheckJob(source, name, tuple(own), matrix) for (source, name, matrix), own in quants.items()]
 
 
 def _check_available(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None, run_job: RunJob) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.errors import InputError
+from converters.resolver import Need, open_source
 from sweep import devices
 from sweep.artefact import Artefact
 from sweep.defaults import DEFAULT_CONTEXT
@@ -34,7 +35,7 @@ from sweep.planning.baseline import (
 )
 from sweep.planning.chat import with_templates
 from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
-from sweep.planning.imatrix import find_imatrix, report_messages
+from sweep.planning.imatrix import checked, find_imatrix
 from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.planner import PlanSpec, make_plan
 from sweep.planning.request import Request
@@ -160,7 +161,8 @@ def _plan(
     collects = request.imatrix == IMATRIX_AUTO or not any(variant.accepts_calibration for variant in parsed)
     imatrix = find_imatrix(request.imatrix, request.calibration if collects else None, model.builtin)
     if imatrix is not None:
-        report_messages(imatrix, say)
+        source = open_source(model.path, model.name, requantize=True, need=Need.PLAN)
+        imatrix = checked(imatrix, source, say)
     variants = with_files(parsed, say, download=not request.dry_run)
     workspace = open_workspace(request.workspace)
     # The user's variants are checked before their baseline, so that an error names them

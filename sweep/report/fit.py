@@ -238,7 +238,7 @@ def commands(report: FitReport, chosen: str | None) -> list[str]:
     partly.sort(key=lambda row: row.shares[-1].total_bytes)
     rows = [*(row for row in report.rows if row.variant == chosen), *partly]
     rows = [row for row in rows if row.arguments]
-    lines = [f"  {fmt.plain(row.variant)}: llama-server {fmt.plain(row.arguments)}" for row in rows[:MOST_COMMANDS]]
+    lines = [f"  {fmt.plain(row.variant)}: llama-server {fmt.printable(row.arguments)}" for row in rows[:MOST_COMMANDS]]
     if len(rows) > MOST_COMMANDS:
         lines.append(f"  {len(rows) - MOST_COMMANDS} more: name them with --variants to see their commands")
     return ["", "To run it (llama-cli takes the same arguments):", *lines] if lines else []

@@ -20,11 +20,15 @@ def rewrite(
     without: Sequence[str] = (),
 ) -> Path:
     """Copy a GGUF file with changes. `renamed` gives None for a tensor to leave out; keys of `fields` and `without`
-    have no architecture in front of them. Tensors in `more` become F32."""
+    have no architecture in front of them, unless they begin with "tokenizer.". Tensors in `more` become F32."""
     header, data = read_header(source), source.read_bytes()
-    dropped = {f"{header.architecture}.{key}" for key in without}
+
+    def whole(key: str) -> str:
+        return key if key.startswith("tokenizer.") else f"{header.architecture}.{key}"
+
+    dropped = set(map(whole, without))
     metadata = {key: field for key, field in header.metadata.items() if key not in dropped}
-    metadata |= {f"{header.architecture}.{key}": field for key, field in (fields or {}).items()}
+    metadata |= {whole(key): field for key, field in (fields or {}).items()}
     tensors = [
         (name, one.shape, one.type, data[header.data_offset + one.offset :][: one.nbytes])
         for one in header.tensors

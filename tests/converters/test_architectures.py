@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_tokenizer
+from safetensors.torch import load_file
 from test_logits import llama_cpp_logits
 
 from converters.errors import InputError
@@ -38,6 +39,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "qwen35moe, multi-modal": {"tie_word_embeddings": True},
     "qwen3vl": {},
     "qwen3vlmoe": {},
+    "qwen3vlmoe, square gate_up_proj": {"moe_intermediate_size": 64},
+    "qwen3vlmoe, square down_proj": {"moe_intermediate_size": 128},
     "qwen2vl": {},
     "qwen2vl, tied, three layers": {"tie_word_embeddings": True, "num_hidden_layers": 3},
 }  # fmt: skip
@@ -86,10 +89,38 @@ def test_fused_experts_are_the_same_model(tmp_path: Path, family: str) -> None:
     assert fused == apart
 
 
-def test_transposed_experts_are_the_same_model(tmp_path: Path) -> None:
-    plain = bytes_of(families.make("qwen3vlmoe", tmp_path / "model"), tmp_path / "plain.gguf")
+# The width of the model is 128: with 64, gate_up_proj is square, and with 128, down_proj is.
+@pytest.mark.parametrize("inner", [96, 64, 128])
+def test_transposed_experts_are_the_same_model(tmp_path: Path, inner: int) -> None:
+    plain = bytes_of(families.make("qwen3vlmoe", tmp_path / "model", moe_intermediate_size=inner), tmp_path / "a.gguf")
+    expected = load_file(tmp_path / "model" / "model.safetensors")
+    down = expected["model.language_model.layers.1.mlp.experts.down_proj"][2]
+    np.testing.assert_array_equal(experts_of(plain, "blk.1.ffn_down_exps.weight")[2], down.numpy())
     turned = bytes_of(families.rewrite(tmp_path / "model", families.transpose_experts), tmp_path / "turned.gguf")
     assert turned == plain
+
+
+def experts_of(tensors: dict[str, tuple[str, tuple[int, ...], bytes]], name: str) -> np.ndarray:
+    _, shape, data = tensors[name]
+    return np.frombuffer(data, np.float32).reshape(shape)
+
+
+def test_experts_that_are_transposed_in_one_layer_only_are_rejected(tmp_path: Path) -> None:
+    families.make("qwen3vlmoe", tmp_path / "model", moe_intermediate_size=64)
+
+    def first_layer(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        turned = families.transpose_experts(tensors)
+        return {name: (turned if ".layers.0." in name else tensors)[name] for name in tensors}
+
+    families.rewrite(tmp_path / "model", first_layer)
+    with pytest.raises(InputError) as caught:
+        open_source(tmp_path / "model")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'model' / 'config.json'}: fused experts are either")
+    assert "gate_up_proj (6, 128, 128) and down_proj (6, 128, 64) (as transformers saves them)" in message
+    assert "gate_up_proj (6, 128, 128) and down_proj (6, 64, 128) (as published)" in message
+    assert "model.layers.1.mlp.experts.down_proj (6, 128, 64) fits only the first" in message
+    assert "model.layers.0.mlp.experts.down_proj (6, 64, 128) only the second" in message
 
 
 @pytest.mark.parametrize("family", ["qwen3next", "qwen35", "qwen35moe"])

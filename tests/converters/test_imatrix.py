@@ -6,6 +6,7 @@ Slow: against llama-imatrix and llama-quantize, as built by `make peers`.
 import ctypes
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ from converters.errors import InputError, MissingRuntime
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 from converters.llamacpp import imatrix_collection
+from converters.llamacpp.bindings import TYPES
 from converters.llamacpp.container import Field, ValueType, encode_header, string, uint32
+from converters.llamacpp.quantize import quantize_rows, to_float32
 from converters.llamacpp.reader import read_header
 from converters.resolver import open_source
+
+Change = Callable[[str, ImportanceStatistics], ImportanceStatistics]
 
 ROOT = Path(__file__).parents[2]
 LLAMA_IMATRIX = ROOT / "build/peers/bin/llama-imatrix"
@@ -88,6 +93,102 @@ def test_weights_are_means_and_1_if_no_token_reached_the_matrix(matrix: Importan
     np.testing.assert_array_equal(experts.weights[1], np.ones(256, np.float32))
     assert matrix.coverage == (3, 4)
     assert matrix.partly_covered == {"blk.0.ffn_up_exps.weight": (2, 3)}
+
+
+def changed(matrix: ImportanceMatrix, change: Change, **settings: object) -> ImportanceMatrix:
+    return replace(matrix, statistics={n: change(n, entry) for n, entry in matrix.statistics.items()}, **settings)
+
+
+def zeros(_name: str, entry: ImportanceStatistics) -> ImportanceStatistics:
+    return ImportanceStatistics(np.zeros_like(entry.sums), entry.counts)
+
+
+def constants(_name: str, entry: ImportanceStatistics) -> ImportanceStatistics:
+    return ImportanceStatistics(np.ones_like(entry.sums), entry.counts)
+
+
+def uncounted(_name: str, entry: ImportanceStatistics) -> ImportanceStatistics:
+    return ImportanceStatistics(entry.sums, np.zeros_like(entry.counts))
+
+
+def one_zero(name: str, entry: ImportanceStatistics) -> ImportanceStatistics:
+    return zeros(name, entry) if name == "blk.0.attn_q.weight" else entry
+
+
+def one_zero_expert(_name: str, entry: ImportanceStatistics) -> ImportanceStatistics:
+    return ImportanceStatistics(np.where(np.arange(len(entry.sums))[:, None] == 2, 0, entry.sums), entry.counts)
+
+
+@pytest.mark.parametrize("change", [zeros, uncounted])
+def test_a_matrix_without_any_importance_is_rejected(matrix: ImportanceMatrix, tmp_path: Path, change: Change) -> None:
+    changed(matrix, change).write(tmp_path / "m.gguf")
+    with pytest.raises(InputError, match=r"m\.gguf: all sums or all counts are zero"):
+        ImportanceMatrix.read(tmp_path / "m.gguf")
+
+
+def test_doubtful_statistics_are_named_and_a_sound_matrix_has_none(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+    def notes(of: ImportanceMatrix) -> tuple[str, ...]:
+        of.write(tmp_path / "m.gguf")
+        return ImportanceMatrix.read(tmp_path / "m.gguf").coverage_notes[
+            2:
+        ]  # after coverage and the expert without one
+
+    assert notes(matrix) == ()
+    assert notes(changed(matrix, one_zero)) == (
+        "all inputs were zero in blk.0.attn_q.weight; these matrices are quantized as without an importance matrix",
+    )
+    assert notes(changed(matrix, one_zero_expert))[0].startswith("all inputs were zero in blk.0.ffn_up_exps.weight;")
+    (constant,) = notes(changed(matrix, constants))
+    assert "all columns have the same importance in blk.0.attn_q.weight, blk.0.ffn_up_exps.weight" in constant
+    (few,) = notes(replace(matrix, chunk_size=255))
+    assert few == "255 tokens are fewer than the 256 columns of a weight; use a longer text"
+
+
+def test_matrices_without_importance_are_quantized_as_without_a_matrix(matrix: ImportanceMatrix) -> None:
+    experts = changed(matrix, one_zero_expert).statistics["blk.0.ffn_up_exps.weight"]
+    np.testing.assert_array_equal(experts.weights[2], np.ones(256, np.float32))
+    np.testing.assert_array_equal(experts.weights[0], matrix.statistics["blk.0.ffn_up_exps.weight"].weights[0])
+
+
+def test_the_error_of_iq1_s_is_bounded_although_all_sums_of_a_weight_are_zero() -> None:
+    """With such weights as llama-quantize makes of them (all 0), the scales of IQ1_S are meaningless."""
+    rows = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
+    entry = ImportanceStatistics(np.zeros((1, 256), np.float32), np.array([512], np.float32))
+
+    def error(importance: np.ndarray) -> float:
+        stored = quantize_rows(rows, TYPES["IQ1_S"], importance)
+        return float(np.linalg.norm(to_float32(stored, TYPES["IQ1_S"]) - rows) / np.linalg.norm(rows))
+
+    assert error(np.zeros(256, np.float32)) >= 1  # nothing of the weights remains
+    assert error(entry.weights[0]) == error(np.ones(256, np.float32)) < 0.6
+
+
+def test_a_matrix_that_does_not_fit_the_model_is_rejected_or_its_gaps_are_named(tiny: Path) -> None:
+    source = open_source(tiny)
+    matrices = {t.name: t.shape for t in source.tensors if len(t.shape) > 1 and t.name.startswith("blk.")}
+    rng = np.random.default_rng(0)
+    whole = ImportanceMatrix(
+        {
+            name: ImportanceStatistics(rng.uniform(1, 2, (1, shape[-1])).astype(np.float32), np.ones(1, np.float32))
+            for name, shape in matrices.items()
+        },
+        ("text.txt",), 2, 512,
+    )  # fmt: skip
+    assert whole.model_notes(source, "m.gguf") == ()
+    some = {name: entry for name, entry in whole.statistics.items() if "ffn_up" not in name}
+    other = {
+        name.replace("blk.1", "blk.7"): entry for name, entry in whole.statistics.items() if "blk.1.attn_q." in name
+    }
+    gaps, surplus = replace(whole, statistics=some | other).model_notes(source, "m.gguf")
+    assert gaps == (
+        "has no entry for blk.0.ffn_up.weight, blk.1.ffn_up.weight, which are quantized as without an importance matrix"
+    )
+    assert surplus == "has entries that the model has not (blk.7.attn_q.weight): check that it was made for this model"
+    with pytest.raises(InputError, match=r"^m\.gguf: names no tensor of tiny"):
+        replace(whole, statistics=other).model_notes(source, "m.gguf")
+    doubled = changed(whole, lambda _, entry: ImportanceStatistics(np.tile(entry.sums, 2), entry.counts))
+    with pytest.raises(InputError, match=r"^m\.gguf: has \(1, 512\) values for blk\.0\.attn_k\.weight, which has"):
+        doubled.model_notes(source, "m.gguf")
 
 
 def test_a_file_made_with_an_importance_matrix_names_it(tiny: Path, tmp_path: Path) -> None:
@@ -300,6 +401,9 @@ def test_sums_equal_those_of_transformers_activations(tmp_path: Path, family: st
         assert np.linalg.norm(ours.sums[name] - expected) <= TOLERANCE * np.linalg.norm(expected), name
     known = ImportanceMatrix.from_collected(ours, "tokens")
     assert bool(known.partly_covered) == (family == "qwen3moe")
+    assert known.model_notes(open_source(tmp_path / "model"), "tokens") == ()  # nothing in it is doubtful
+    doubtful = [note for note in known.coverage_notes[1:] if "tokens are fewer" not in note]
+    assert len(doubtful) == (family == "qwen3moe")  # only experts that no token reached
 
 
 def test_a_collected_matrix_can_be_read_again_and_used_for_an_export(tiny: Path, tmp_path: Path) -> None:

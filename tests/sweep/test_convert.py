@@ -248,3 +248,42 @@ def test_a_repaired_file_is_the_original_model(foreign: tuple[Path, Path], tmp_p
     checkpoint = convert("micro", "--to", "Q8_0", "--repair", "--out", tmp_path)
     assert checkpoint.returncode == 2
     assert "--repair is only for GGUF files" in checkpoint.stderr
+
+
+def test_an_importance_matrix_that_cannot_be_used_is_rejected_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from converters.imatrix import ImportanceMatrix, ImportanceStatistics
+
+    def write(name: str, *weights: str, value: float) -> None:
+        entry = ImportanceStatistics(np.full((1, 256), value, np.float32), np.ones(1, np.float32))
+        ImportanceMatrix(dict.fromkeys(weights, entry), ("text.txt",), 3, 512).write(tmp_path / name)
+
+    monkeypatch.chdir(tmp_path)
+    write("zero.gguf", "blk.0.attn_q.weight", value=0)
+    write("other.gguf", "blk.99.attn_q.weight", value=1)
+    write("shape.gguf", "blk.0.ffn_down.weight", value=1)
+    write("gap.gguf", "blk.0.attn_q.weight", value=1)
+    messages = {
+        "zero.gguf": "zero.gguf: all sums or all counts are zero",
+        "other.gguf": "other.gguf: names no tensor of micro",
+        "shape.gguf": "shape.gguf: has (1, 256) values for blk.0.ffn_down.weight",
+        "gap.gguf": "which needs importance, but gap.gguf has none for it",
+    }
+    commands: list[tuple[str, ...]] = [
+        ("convert", "micro", "--to", "IQ2_XS", "--out", "new"),
+        ("run", "micro", "--variants", "=IQ2_XS", "--tasks", "none", "--workspace", "new"),
+    ]
+    for file, message in messages.items():
+        for command in commands:
+            done = call(*command, "--imatrix", file)
+            assert done.returncode == 2, (command, file)
+            assert message in done.stderr.splitlines()[-1]
+            assert not list((tmp_path / "new").rglob("*BF16.gguf"))
+    mix = call("convert", "micro", "--to", "Q2_K_XL", "--out", "new", "--imatrix", "zero.gguf")
+    assert mix.returncode == 2
+    assert messages["zero.gguf"] in mix.stderr
+    warned = call("convert", "micro", "--to", "Q2_K_XL", "--out", "new", "--imatrix", "gap.gguf", "--dry-run")
+    assert warned.returncode == 0, warned.stderr
+    assert "gap.gguf: all columns have the same importance in blk.0.attn_q.weight" in warned.stderr
+    assert "gap.gguf: has no entry for blk.0.attn_k.weight" in warned.stderr

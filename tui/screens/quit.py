@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -25,7 +26,7 @@ class QuitScreen(Window[str | None]):
 
     def content(self) -> ComposeResult:
         yield Static(
-            f"{self._run} continues without the screen; `sweep tui {self._run}` shows it again.\n\n"
+            f"{self._run} continues without the screen; `sweep tui {shlex.quote(self._run)}` shows it again.\n\n"
             "l  quit and let it run\np  quit, and stop it after the running job\nesc  stay",
             markup=False,
         )

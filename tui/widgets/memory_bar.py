@@ -42,7 +42,10 @@ def memory_bars(row: FitRow, report: FitReport, width: int, colours: Palette) ->
         line.append(f"{fmt.size(figure.bytes):>9}  ", colours.ink)
         lines.append(line.append(f"{fmt.plain(figure.formula)} ({figure.source})", colours.faint))
     if row.arguments:
-        lines += [Text(), Text.assemble(("llama-server ", colours.soft), (row.arguments, colours.accent))]
+        lines += [
+            Text(),
+            Text.assemble(("llama-server ", colours.soft), (fmt.printable(row.arguments), colours.accent)),
+        ]
     lines += [Text(f"! {fmt.plain(note)}", colours.warn) for note in report.notes]
     return Text("\n").join(lines)
 
