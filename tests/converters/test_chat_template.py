@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
+from gguf_files import rewrite
 from transformers import AutoTokenizer
 
 import presets
 from converters.chat_template import chat_template
+from converters.errors import InputError
 from converters.export import export, open_source
+from converters.llamacpp.container import Field, string, strings
+from converters.llamacpp.model import Model
 
 MICRO = presets.builtin_models()["micro"].directory
 NAMED = [{"name": "tool_use", "template": "tools"}, {"name": "rag", "template": "rag"}]
@@ -64,3 +69,49 @@ def test_a_file_has_the_template_of_its_checkpoint(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, "file", {"tool_use": "tools"}, None)
     export(open_source(path, "m"), {"Q8_0": tmp_path / "m.gguf"})
     assert chat_template(tmp_path / "m.gguf") == "file"
+
+
+KEY = "tokenizer.chat_template"
+SEVERAL = {
+    f"{KEY}s": strings(["default", "tools"]),
+    f"{KEY}.default": string("{{ 0 }}"),
+    f"{KEY}.tools": string("{{ 1 }}"),
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("file") / "micro.gguf"
+    export(open_source(MICRO), {"Q8_0": path})
+    return path
+
+
+def test_of_the_named_templates_of_a_gguf_file_the_default_one_is_used(file: Path, tmp_path: Path) -> None:
+    path = rewrite(file, tmp_path / "m.gguf", fields=SEVERAL, without=[KEY])
+    with Model(path, vocabulary=True) as model:
+        assert chat_template(path) == model.chat_template == "{{ 0 }}"
+    both = rewrite(path, tmp_path / "both.gguf", fields={KEY: string("{{ 2 }}")})
+    with Model(both, vocabulary=True) as model:
+        assert chat_template(both) == model.chat_template == "{{ 2 }}"
+    none = rewrite(file, tmp_path / "none.gguf", without=[KEY])
+    assert chat_template(none) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({f"{KEY}.tools": string("{{ 1 }}")}, "has no default chat template, only tools"),
+        ({KEY: strings(["{{ 1 }}", "{{ 2 }}"])}, f"{KEY} is ARRAY, not a text"),
+    ],
+)
+def test_a_gguf_file_with_templates_that_cannot_be_used_is_rejected(
+    file: Path, tmp_path: Path, fields: dict[str, Field], message: str
+) -> None:
+    path = rewrite(file, tmp_path / "m.gguf", fields=fields, without=[KEY])
+    with pytest.raises(InputError, match=message):
+        chat_template(path)
+    tasks = ("--tasks", "micro_form", "--limit", "2", "--workspace", tmp_path / "w")
+    done = call("eval", path, *tasks, "--chat-template")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "w" / "runs").exists()

@@ -147,28 +147,3 @@ def test_generated_code_runs_only_with_consent(file: Path, tmp_path: Path) -> No
     assert found["tasks"]["humaneval"]["metric"] == "pass@1"
     assert found["tasks"]["humaneval"]["n"] == 2
     assert found["tasks"]["humaneval"]["value"] <= 0.5
-
-
-def test_a_file_with_several_chat_templates_uses_the_default_one_or_is_rejected(file: Path, tmp_path: Path) -> None:
-    from gguf_files import rewrite
-
-    from converters.llamacpp.container import string, strings
-    from converters.llamacpp.reader import read_header
-
-    key = "tokenizer.chat_template"
-    plain = read_header(file).metadata[key]
-    named = {f"{key}s": strings(["default", "tools"]), f"{key}.default": plain, f"{key}.tools": string("{{ 1 }}")}
-    cases = {
-        "default.gguf": (named, 0, ""),
-        "named.gguf": ({f"{key}.tools": string("{{ 1 }}")}, 2, "has no default chat template, only tools"),
-        "array.gguf": ({key: strings(["{{ 1 }}", "{{ 2 }}"])}, 2, f"{key} is ARRAY, not a text"),
-    }
-    for name, (fields, code, message) in cases.items():
-        path = rewrite(file, tmp_path / name, fields=fields, without=[key])
-        arguments = ["--tasks", "micro_form", "--limit", "2", "--workspace", tmp_path / "w", "--format", "json"]
-        done = sweep("eval", path, *arguments, "--chat-template")
-        assert done.returncode == code, done.stderr
-        assert message in done.stderr
-        if code == 0:
-            expected, found = (record(sweep("eval", one, *arguments, "--chat-template")) for one in (file, path))
-            assert found["tasks"] == expected["tasks"]
