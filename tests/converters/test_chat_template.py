@@ -18,6 +18,7 @@ from converters.errors import InputError
 from converters.export import export, open_source
 from converters.llamacpp.container import Field, string, strings
 from converters.llamacpp.model import Model
+from int8.tokenizer import load_tokenizer
 
 MICRO = presets.builtin_models()["micro"].directory
 NAMED = [{"name": "tool_use", "template": "tools"}, {"name": "rag", "template": "rag"}]
@@ -63,6 +64,7 @@ def test_the_template_is_the_one_that_transformers_uses(
     except ValueError:  # there is no template, or none is named "default"
         theirs = None
     assert chat_template(path) == theirs == used
+    assert load_tokenizer(path).chat_template == used  # in torch
 
 
 def test_a_file_has_the_template_of_its_checkpoint(tmp_path: Path) -> None:
