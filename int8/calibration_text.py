@@ -15,17 +15,23 @@ FEWEST_TOKENS = 2048  # that a text must have if no number of samples is given
 
 
 def samples(
-    tokenizer: PreTrainedTokenizerBase, text: str, where: str, count: int | None = None, length: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    where: str,
+    count: int | None = None,
+    length: int | None = None,
+    *,
+    parse_special: bool = False,
 ) -> Tensor:
     """Cut a text into samples, int64 [count, length], which do not overlap and are spread evenly over the text.
 
-    `count` is by default the number of samples that the text gives, up to SAMPLES. Raises InputError that names `where`
-    if the text is too short.
+    `count` is by default the number of samples that the text gives, up to SAMPLES. `parse_special`: whether special
+    tokens in the text are read as such, or as plain text. Raises InputError that names `where` if it is too short.
     """
     import torch
 
     length = LENGTH if length is None else length
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_special, verbose=False)["input_ids"]
     there = len(ids) // length
     if count is not None and there < count:
         raise InputError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
@@ -25,10 +25,14 @@ from int8.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """A calibration text: `name` for messages, and `read`, which returns its content when it is needed."""
+    """A calibration text: `name` for messages, and `read`, which returns its content when a tokenizer needs it.
+
+    `parse_special`: whether special tokens in the text are read as such, or as plain text.
+    """
 
     name: str
-    read: Callable[[], str]
+    read: Callable[[PreTrainedTokenizerBase], str]
+    parse_special: bool = False
 
 
 def quantize_model(
@@ -81,7 +85,8 @@ def require_device(device: str) -> None:
 
 def calibration_tokens(path: Path, text: CalibrationText, count: int | None, length: int | None) -> Tensor:
     """Samples of the text, int64 [count, length], cut by the checkpoint's tokenizer. Raises InputError."""
-    return samples(load_tokenizer(path), text.read(), text.name, count, length)
+    tokenizer = load_tokenizer(path)
+    return samples(tokenizer, text.read(tokenizer), text.name, count, length, parse_special=text.parse_special)
 
 
 def _cache(path: Path, directory: Path | None, tokens: Tensor) -> StatisticsCache | None:

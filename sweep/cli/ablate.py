@@ -55,6 +55,7 @@ def ablate(
     calibration: str | None = common.int8_calibration(),
     samples: int | None = common.SAMPLES,
     length: int | None = common.SAMPLE_LENGTH,
+    parse_special: bool = common.PARSE_SPECIAL,
     dtype: Dtype = typer.Option(
         Dtype.BFLOAT16,
         "--dtype",
@@ -97,6 +98,7 @@ def ablate(
         dtype=dtype,
         device=device,
         workspace=workspace,
+        parse_special=parse_special,
     )
     plan = command.prepare(request, output.say)
     recipes = {cell.label: plan.recipes.get(cell.key) for cell in plan.cells}

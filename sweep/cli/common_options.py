@@ -55,6 +55,14 @@ def int8_calibration() -> Any:
     )
 
 
+PARSE_SPECIAL = typer.Option(
+    False,
+    "--parse-special",
+    help="Read <|im_start|> and other special tokens in the texts as special tokens, as llama-imatrix --parse-special "
+    "does. In a .jsonl file of conversations they always are.",
+    show_default="they are read as plain text",
+    rich_help_panel=Panel.MEASUREMENTS,
+)
 SAMPLES = typer.Option(
     None,
     "--samples",

@@ -86,6 +86,7 @@ def convert(
     calibration: Path | None = common.calibration(
         "for --imatrix auto", "", f"{common.OWN_TEXT}; other models need a file"
     ),
+    parse_special: bool = common.PARSE_SPECIAL,
     split_max_size: int | None = typer.Option(
         None,
         "--split-max-size",
@@ -125,6 +126,7 @@ def convert(
         repair=repair,
         imatrix=imatrix,
         calibration=calibration,
+        parse_special=parse_special,
         split_max_bytes=split_max_size,
         memory_budget=memory_budget,
         dry_run=dry_run,

@@ -47,6 +47,7 @@ def int8(
     calibration: str | None = common.int8_calibration(),
     samples: int | None = common.SAMPLES,
     length: int | None = common.SAMPLE_LENGTH,
+    parse_special: bool = common.PARSE_SPECIAL,
     device: str = common.device("cpu", "to calibrate on, layer by layer"),
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
@@ -59,7 +60,7 @@ def int8(
     from sweep.commands import int8 as command  # loads torch and transformers, which --help does not need
 
     output = Output(format)
-    request = command.Int8Request(model, recipe, out, calibration, samples, length, device, workspace)
+    request = command.Int8Request(model, recipe, out, calibration, samples, length, device, workspace, parse_special)
     with share_bar(output) as bar:
         task = bar.add_task("calibrating", total=None)
         quantized = command.quantize(

@@ -273,11 +273,13 @@ _RUN_TEXT = (
     Option("perplexity", Path | None, common.perplexity("perplexity and KL divergence")),
     Option("window", int | None, common.window(None, "512, or as in the --reference file")),
     _STRIDE,
+    Option("parse_special", bool, common.PARSE_SPECIAL),
 )
 _EVAL_TEXT = (
     Option("perplexity", Path | None, common.perplexity("perplexity")),
     Option("window", int | None, common.window(None, "512")),
     _STRIDE,
+    Option("parse_special", bool, common.PARSE_SPECIAL),
 )
 _PLACEMENT = (
     _option(

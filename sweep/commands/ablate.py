@@ -45,7 +45,8 @@ FLOAT_MODEL = "the float model"
 class AblationRequest:
     """The user's options. `space` is a design space's file; None: the one that comes with the program. `perplexity` is
     the file of the text, of which at most `windows` windows of `window` tokens are measured. `calibration` is a file's
-    path or a name; `samples` samples of `length` tokens of it are read."""
+    path or a name; `samples` samples of `length` tokens of it are read. `parse_special` reads special tokens in both
+    texts as such."""
 
     model: str
     space: Path | None = None
@@ -58,6 +59,7 @@ class AblationRequest:
     dtype: str = "bfloat16"
     device: str | None = None
     workspace: Path | None = None
+    parse_special: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,18 +120,21 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
     builtin = presets.builtin_models().get(request.model)
     with Checkpoint.open(path, name) as checkpoint:
         model = ResolvedModel(name, path, checkpoint.fingerprint, 0, builtin)
-    text = _downloaded(text_for(model, request.perplexity), workspace, say)
-    calibration = _downloaded(calibration_text(request.calibration, builtin), workspace, say)
+    text = _downloaded(text_for(model, request.perplexity, request.parse_special), workspace, say)
+    calibration = _downloaded(calibration_text(request.calibration, builtin, request.parse_special), workspace, say)
+    for note in dict.fromkeys(found.note for found in (text, calibration) if found.note is not None):
+        say(note)
     study = Study(
         source=Artefact.of(path),
         model=model.fingerprint,
         name=name,
         dtype=request.dtype,
-        text=replace(text.file, identity=_digest(text.file.file.under(workspace.root).read_bytes())),
+        text=replace(text.file, identity=_identity(text, text.file.file.under(workspace.root).read_bytes())),
         window=request.window,
         windows=request.windows,
         calibration=replace(
-            calibration.file, identity=_digest(read_text(calibration.file.file.under(workspace.root)).encode())
+            calibration.file,
+            identity=_identity(calibration, read_text(calibration.file.file.under(workspace.root)).encode()),
         ),
         folder=f"artefacts/{model.fingerprint[:16]}",
         samples=request.samples,
@@ -192,8 +197,9 @@ def _downloaded(text: FoundText, workspace: Workspace, say: Callable[[str], None
     return text
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _identity(text: FoundText, content: bytes) -> str:
+    """A hash of the content, and how it is read."""
+    return hashlib.sha256(content).hexdigest() + text.how_read
 
 
 def _reference(plan: AblationPlan, outcomes: dict[str, Outcome]) -> RecipeMeasurement:

@@ -38,7 +38,8 @@ from sweep.planning.input_checks import require_collectable
 
 @dataclass(frozen=True)
 class ConvertRequest:
-    """The user's options. `imatrix` is a file's path or "auto"; `calibration` is the text for "auto".
+    """The user's options. `imatrix` is a file's path or "auto"; `calibration` is the text for "auto", and
+    `parse_special` reads special tokens in it as such.
 
     `split_max_bytes` limits the bytes of tensors in each part of a file, `memory_budget` the resident bytes of the
     export.
@@ -53,6 +54,7 @@ class ConvertRequest:
     repair: bool = False
     imatrix: str | None = None
     calibration: Path | None = None
+    parse_special: bool = False
     split_max_bytes: int | None = None
     memory_budget: int | None = None
     dry_run: bool = False
@@ -100,7 +102,9 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     chosen = recipes(request.quants)
     if not chosen:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
-    imatrix = find_imatrix(request.imatrix, request.calibration, presets.builtin_models().get(request.model))
+    imatrix = find_imatrix(
+        request.imatrix, request.calibration, presets.builtin_models().get(request.model), request.parse_special
+    )
     if imatrix is None and not request.dry_run:
         reject_missing_imatrix(chosen)
     need = Need.PLAN if request.dry_run else Need.WEIGHTS
@@ -113,7 +117,9 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
         LocalHost().run_job(check)
         source = opened.result()
     if imatrix is not None and imatrix.text is not None and not request.dry_run:
-        require_collectable(Artefact(str(path)), name, imatrix.text, request.pre_tokenizer, LocalHost().run_job)
+        require_collectable(
+            Artefact(str(path)), name, imatrix.text, imatrix.form, request.pre_tokenizer, LocalHost().run_job
+        )
     if request.repair and isinstance(source, GGUFSource):
         for line in _repair_notes(source):
             say(f"{source.path.name}: {line}")
@@ -210,6 +216,7 @@ def _collect(
             origin=origin,
             engine=engine_versions("gguf"),
             settings=Settings(gpu_layers=placement.gpu_layers),
+            form=imatrix.form,
         )
         size = text.stat().st_size
 

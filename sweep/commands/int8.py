@@ -18,7 +18,8 @@ from int8.checkpoint import CalibrationRecord, save
 from int8.layer_inputs import Progress
 from int8.quantize_model import CalibrationText, quantize_model
 from int8.recipe import Recipe, recipe
-from sweep.measure.plain_text import read_text, save_text
+from sweep.jobs.calibration import calibration_source
+from sweep.measure.plain_text import save_text
 from sweep.planning.texts import calibration_text
 from sweep.workspace import Workspace, open_workspace, sharing
 
@@ -26,7 +27,7 @@ from sweep.workspace import Workspace, open_workspace, sharing
 @dataclass(frozen=True)
 class Int8Request:
     """The user's options. `calibration` and `recipe` are a file's path or a name; `samples` samples of `length` tokens
-    of the calibration text are read."""
+    of the calibration text are read. `parse_special` reads special tokens in it as such."""
 
     model: str
     recipe: str
@@ -36,6 +37,7 @@ class Int8Request:
     length: int | None = None
     device: str = "cpu"
     workspace: Path | None = None
+    parse_special: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
     name, path = found.name, found.path
     with Checkpoint.open(path, name) as checkpoint:
         cache = workspace.artefacts(checkpoint.fingerprint)
-    text = _text(request, workspace)
+    text = _text(request, workspace, chosen.needs_text, say)
     with sharing(cache):  # otherwise a sweep of this model that ends now would remove files that are being written
         model, calibration = quantize_model(
             path,
@@ -99,14 +101,16 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
     return WrittenCheckpoint(name, request.out, chosen, calibration, size)
 
 
-def _text(request: Int8Request, workspace: Workspace) -> CalibrationText:
+def _text(request: Int8Request, workspace: Workspace, needed: bool, say: Callable[[str], None]) -> CalibrationText:
     """The calibration text, which is downloaded when it is read. Raises InputError."""
-    text = calibration_text(request.calibration, presets.builtin_models().get(request.model))
+    text = calibration_text(request.calibration, presets.builtin_models().get(request.model), request.parse_special)
     file, dataset = text.file.file.under(workspace.root), text.dataset
 
-    def content() -> str:
+    def available() -> Path:
         if dataset is not None and not file.is_file():
             save_text(dataset.path, dataset.name, dataset.split, file, dataset.option)
-        return read_text(file)
+        return file
 
-    return CalibrationText(text.name, content)
+    if text.note is not None and needed:
+        say(text.note)
+    return calibration_source(text.name, text.file.form, available)

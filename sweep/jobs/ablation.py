@@ -190,10 +190,11 @@ class _LoadedStudy:
         from transformers.utils import logging as transformers_logging
 
         from int8.model import open_model
-        from int8.quantize_model import CalibrationText, calibration_tokens
+        from int8.quantize_model import calibration_tokens
         from int8.tokenizer import load_tokenizer
+        from sweep.jobs.calibration import calibration_source
         from sweep.measure.perplexity import cut_windows
-        from sweep.measure.plain_text import read_text
+        from sweep.measure.texts import model_text
 
         transformers_logging.disable_progress_bar()
         torch.set_num_threads(site.resources.threads)
@@ -201,15 +202,19 @@ class _LoadedStudy:
         source = site.path(study.source)
         self.model: PreTrainedModel = open_model(source, study.dtype)
         self._tokenizer = load_tokenizer(source)
+        backend = self.backend(self.model, "cpu")
         self.windows: Windows = cut_windows(
-            self.backend(self.model, "cpu"),
-            read_text(site.path(study.text.file)),
+            backend,
+            model_text(site.path(study.text.file), study.text.form, backend),
             n_ctx=study.window,
             max_windows=study.windows,
+            parse_special=study.text.form.parses_special,
         )
         self._read_tokens = lambda: calibration_tokens(
             source,
-            CalibrationText(study.calibration.name, lambda: read_text(site.path(study.calibration.file))),
+            calibration_source(
+                study.calibration.name, study.calibration.form, lambda: site.path(study.calibration.file)
+            ),
             study.samples,
             study.length,
         )

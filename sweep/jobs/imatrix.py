@@ -8,6 +8,7 @@ from typing import Any
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob
 from sweep.jobs.settings import ComputeResources, Settings
+from sweep.measure.text_form import TextForm
 
 CHUNK = 512  # tokens per chunk: llama-imatrix's default
 
@@ -21,8 +22,8 @@ class ImatrixResult(Result):
 class ImatrixJob(StoredJob[ImatrixResult]):
     """Let the model in `file` read `text`, and write the importance matrix to `matrix`.
 
-    `content` and `text_identity` are hashes of the model and of the text. `origin` is written into the matrix, so that
-    a later run can recognize it.
+    `content` and `text_identity` are hashes of the model and of the text with its `form`. `origin` is written into the
+    matrix, so that a later run can recognize it.
     """
 
     kind = "imatrix"
@@ -39,6 +40,7 @@ class ImatrixJob(StoredJob[ImatrixResult]):
     origin: str
     engine: str
     settings: Settings
+    form: TextForm = TextForm.PLAIN
 
     def identity(self, resources: ComputeResources) -> Any:
         own = imatrix_identity(self.content, self.text_identity, self.engine, self.settings)
@@ -51,12 +53,15 @@ class ImatrixJob(StoredJob[ImatrixResult]):
     def run(self, site: Site) -> ImatrixResult:
         from converters.imatrix import ImportanceMatrix
         from converters.llamacpp.imatrix_collection import collect
-        from sweep.measure.plain_text import read_text
+        from converters.llamacpp.model import Model
+        from sweep.measure.texts import text_tokens
 
-        text, path = site.path(self.text), site.path(self.matrix)
+        file, text, path = site.path(self.file), site.path(self.text), site.path(self.matrix)
+        with Model(file, vocabulary=True) as model:
+            tokens = text_tokens(text, self.form, model)
         collected = collect(
-            site.path(self.file),
-            read_text(text),
+            file,
+            tokens,
             n_ctx=CHUNK,
             progress=site.report_progress,
             n_threads=site.resources.threads,

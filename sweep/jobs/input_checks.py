@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sweep.artefact import Artefact
 from sweep.jobs.base import CheckPassed, Job, Site
 from sweep.jobs.inputs import Task, TextFile
+from sweep.measure.text_form import TextForm
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class InputCheckJob(Job[CheckPassed]):
 class VocabularyCheckJob(Job[CheckPassed]):
     """Check that `text` has enough tokens for two windows, and `imatrix_text` for two chunks. No weight is read.
 
-    `pre_tokenizer`: see `open_source`."""
+    `form` and `imatrix_form` are the forms of the texts; `pre_tokenizer`: see `open_source`."""
 
     kind = "vocabulary"
     result_type = CheckPassed
@@ -56,7 +57,9 @@ class VocabularyCheckJob(Job[CheckPassed]):
     name: str
     window: int = 0
     text: Artefact | None = None
+    form: TextForm = TextForm.PLAIN
     imatrix_text: Artefact | None = None
+    imatrix_form: TextForm = TextForm.PLAIN
     pre_tokenizer: str | None = None
 
     def run(self, site: Site) -> CheckPassed:
@@ -66,18 +69,15 @@ class VocabularyCheckJob(Job[CheckPassed]):
         from converters.resolver import open_source
         from sweep.jobs.imatrix import CHUNK
         from sweep.measure.perplexity import require_two_windows
-        from sweep.measure.plain_text import read_text
+        from sweep.measure.texts import text_tokens
 
         opened = open_source(site.path(self.source), self.name, self.pre_tokenizer, requantize=True)
         with vocabulary(opened.metadata) as file, Model(file, vocabulary=True) as model:
-
-            def count(text: Artefact) -> int:
-                return len(model.tokenize(read_text(site.path(text)), add_special=True))
-
             if self.text is not None:
-                require_two_windows(count(self.text), self.window)
+                require_two_windows(len(text_tokens(site.path(self.text), self.form, model)), self.window)
             if self.imatrix_text is not None:
-                require_two_chunks(count(self.imatrix_text), CHUNK)
+                tokens = text_tokens(site.path(self.imatrix_text), self.imatrix_form, model)
+                require_two_chunks(len(tokens), CHUNK)
         return CheckPassed()
 
 
@@ -92,10 +92,10 @@ class CalibrationCheckJob(Job[CheckPassed]):
     text: TextFile
 
     def run(self, site: Site) -> CheckPassed:
-        from int8.quantize_model import CalibrationText, calibration_tokens
-        from sweep.measure.plain_text import read_text
+        from int8.quantize_model import calibration_tokens
+        from sweep.jobs.calibration import calibration_source
 
-        text = CalibrationText(self.text.name, lambda: read_text(site.path(self.text.file)))
+        text = calibration_source(self.text.name, self.text.form, lambda: site.path(self.text.file))
         calibration_tokens(site.path(self.source), text, None, None)
         return CheckPassed()
 

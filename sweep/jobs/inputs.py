@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sweep.artefact import Artefact
 from sweep.measure.task_options import TaskOptions
+from sweep.measure.text_form import TextForm
 
 if TYPE_CHECKING:
     from sweep.measure.lm_eval_tasks import TaskLocation
@@ -24,11 +25,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text: `name` for people, its file, and a hash of its content."""
+    """A text: `name` for people, its file, and a hash of its content and of how it is read (`form`)."""
 
     name: str
     file: Artefact
     identity: str
+    form: TextForm = TextForm.PLAIN
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,9 @@ class Int8CheckpointJob(StoredJob[Int8CheckpointResult]):
         import torch
 
         from int8 import checkpoint
-        from int8.quantize_model import CalibrationText, quantize_model
+        from int8.quantize_model import quantize_model
+        from sweep.jobs.calibration import calibration_source
         from sweep.jobs.sizes import stored_size
-        from sweep.measure.plain_text import read_text
 
         torch.set_num_threads(site.resources.threads)
         source, out, text = site.path(self.source), site.path(self.output), self.text
@@ -84,7 +84,7 @@ class Int8CheckpointJob(StoredJob[Int8CheckpointResult]):
         model, calibration = quantize_model(
             source,
             self.recipe,
-            None if text is None else CalibrationText(text.name, lambda: read_text(site.path(text.file))),
+            None if text is None else calibration_source(text.name, text.form, lambda: site.path(text.file)),
             device=site.resources.device("torch"),
             dtype="bfloat16",  # whatever dtype the checkpoint has: the baseline torch:BF16 is loaded in it too
             cache=site.root / self.folder / "bfloat16",

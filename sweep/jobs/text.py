@@ -94,13 +94,18 @@ class TextJob(MeasurementJob[TextResult]):
 
     def run(self, site: Site) -> TextResult:
         from sweep.measure.perplexity import cut_windows
-        from sweep.measure.plain_text import read_text
         from sweep.measure.reference import open_reference
         from sweep.measure.text_measurement import measure_text, noise_floor
+        from sweep.measure.texts import model_text
 
         backend, settings = site.open(self.model), self.model.settings
-        text = read_text(site.path(self.text.file))
-        windows = cut_windows(backend, text, n_ctx=settings.window, stride=settings.stride)
+        windows = cut_windows(
+            backend,
+            model_text(site.path(self.text.file), self.text.form, backend),
+            n_ctx=settings.window,
+            stride=settings.stride,
+            parse_special=self.text.form.parses_special,
+        )
         written = None if self.distributions is None else site.path(self.distributions)
         base = None if self.base_file is None else site.path(self.base_file)
         measure = partial(

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import presets
 from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs.base import CheckPassed, Job, Site
 from sweep.jobs.inputs import TextFile
+from sweep.measure.text_form import TextForm
 
 if TYPE_CHECKING:
     from sweep.measure.token_streams import Vocabulary
@@ -59,12 +61,11 @@ class TokenCheckJob(Job[CheckPassed]):
     stride: int | None = None
 
     def run(self, site: Site) -> CheckPassed:
-        from sweep.measure.plain_text import read_text
-        from sweep.measure.token_streams import MARKERS, SAMPLE, difference
+        from sweep.measure.texts import model_text
+        from sweep.measure.token_streams import MARKERS, difference
 
-        text = None if self.text is None else read_text(site.path(self.text.file))
-        compared = [(text, False)] if text is not None else []
-        compared += [(SAMPLE, False), (MARKERS, True)] if self.tasks else []
+        sample = presets.TOKEN_SAMPLE.read_bytes().decode()  # with its line ends
+        compared = [(sample, False), (MARKERS, True)] if self.tasks else []
         with ExitStack() as opened:
             first, vocabulary = None, None
             for source in self.sources:
@@ -76,11 +77,14 @@ class TokenCheckJob(Job[CheckPassed]):
                     continue
                 if first is None or vocabulary is None:
                     first, vocabulary = source, other
-                    if text is not None:
-                        self._require_reference(other, text, site)
+                    if self.text is not None:
+                        text = model_text(site.path(self.text.file), self.text.form, other)
+                        compared.insert(0, (text, self.text.form.parses_special))
+                        self._require_reference(other, text, self.text.form.parses_special, site)
                     continue
-                for sample, parse_special in compared:
-                    found = difference(vocabulary, other, sample, parse_special=parse_special)
+                self._require_template(first, vocabulary, source, other, site)
+                for text, parse_special in compared:
+                    found = difference(vocabulary, other, text, parse_special=parse_special)
                     if found is not None:
                         raise InputError(
                             f"{source.variant} and {first.variant} have different tokenizers, so their figures cannot"
@@ -88,7 +92,24 @@ class TokenCheckJob(Job[CheckPassed]):
                         )
         return CheckPassed()
 
-    def _require_reference(self, vocabulary: Vocabulary, text: str, site: Site) -> None:
+    def _require_template(
+        self, first: TokenSource, vocabulary: Vocabulary, source: TokenSource, other: Vocabulary, site: Site
+    ) -> None:
+        """Raise InputError if two models write the conversations of the text differently."""
+        from sweep.measure.texts import model_text
+
+        if self.text is None or self.text.form is not TextForm.CONVERSATIONS:
+            return
+        path, form = site.path(self.text.file), self.text.form
+        if other.chat_template == vocabulary.chat_template:
+            return
+        if model_text(path, form, other) != model_text(path, form, vocabulary):
+            raise InputError(
+                f"{source.variant} and {first.variant} have different chat templates, which write the conversations of"
+                f" {path.name} differently; leave one of the two out"
+            )
+
+    def _require_reference(self, vocabulary: Vocabulary, text: str, parse_special: bool, site: Site) -> None:
         """Raise InputError if the file of log-probabilities has other tokens. A damaged one is left to the cells."""
         from sweep.measure.perplexity import windows_of
         from sweep.measure.reference import open_reference
@@ -100,7 +121,8 @@ class TokenCheckJob(Job[CheckPassed]):
         except InputError:
             return
         bos = vocabulary.bos_id if vocabulary.add_bos else None
-        windows = windows_of(vocabulary.tokenize(text, add_special=True), self.window, self.stride, bos)
+        tokens = vocabulary.tokenize(text, add_special=True, parse_special=parse_special)
+        windows = windows_of(tokens, self.window, self.stride, bos)
         known.require(windows.head(known.windows), vocabulary.n_vocab, vocabulary)
 
 

@@ -56,11 +56,15 @@ def require_template(chat_template: str | None, thinking: bool | None) -> None:
 
 
 def render_chat(
-    vocabulary: ChatVocabulary, messages: Sequence[Message], add_generation_prompt: bool, thinking: bool | None = None
+    vocabulary: ChatVocabulary,
+    messages: Sequence[Message],
+    add_generation_prompt: bool,
+    thinking: bool | None = None,
+    complete: bool = False,
 ) -> str:
     """`messages` in the model's template. Raises ChatTemplateError with the template's own words if it fails.
 
-    Without `add_generation_prompt` the last message is to be continued.
+    Without `add_generation_prompt` the last message is to be continued, unless the conversation is `complete`.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -69,7 +73,7 @@ def render_chat(
             conversations=[list(messages)],
             chat_template=vocabulary.chat_template,
             add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
+            continue_final_message=not (add_generation_prompt or complete),
             eos_token=vocabulary.detokenize([vocabulary.eos_id], special=True),
             bos_token=vocabulary.detokenize([vocabulary.bos_id], special=True) if vocabulary.add_bos else "",
             **({} if thinking is None else {"enable_thinking": thinking}),

@@ -60,9 +60,17 @@ class Windows:
 
 
 def cut_windows(
-    backend: Backend, text: str, *, n_ctx: int = 512, stride: int | None = None, max_windows: int | None = None
+    backend: Backend,
+    text: str,
+    *,
+    n_ctx: int = 512,
+    stride: int | None = None,
+    max_windows: int | None = None,
+    parse_special: bool = False,
 ) -> Windows:
     """Tokenize `text` and cut it into windows of `n_ctx` tokens, at most `max_windows`; `stride` is in tokens.
+
+    `parse_special`: whether special tokens in the text are read as such, or as plain text.
 
     Raises InputError if `n_ctx` or `stride` is out of range, or if the text has fewer tokens than two windows.
     """
@@ -76,7 +84,7 @@ def cut_windows(
         raise InputError(
             f"a perplexity window of {n_ctx} tokens is longer than the model's context of {backend.max_length} tokens"
         )
-    tokens = backend.tokenize(text, add_special=True)
+    tokens = backend.tokenize(text, add_special=True, parse_special=parse_special)
     require_two_windows(len(tokens), n_ctx)
     return windows_of(tokens, n_ctx, stride, backend.bos_id if backend.add_bos else None, max_windows)
 

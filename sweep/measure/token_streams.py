@@ -8,26 +8,18 @@ from typing import Protocol
 import numpy as np
 
 from sweep.backends.base import Tokens
+from sweep.measure.chat import ChatVocabulary
 
 REACH = 64  # tokens before and after the first different one, among which its word is looked for
-
-SAMPLE = (
-    "The keeper's 12,345 apples cost $6.78; isn't that 9%?\n\n\tdef f(x):\r\n        return {'a': [x**2]}  # ok\n"
-    "中文字符和数字123，日本語のテキスト、한국어 텍스트。 हिन्दी में नमस्ते สวัสดีครับ Zoë's café العربية "
-    "👩\u200d👩\u200d👧 ½ ²\u00a0\u3000end   \n"
-)
-"""A text in many scripts, on which tokenizers with different rules differ."""
 
 MARKERS = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<|endoftext|>"
 """The special tokens of chats, which tasks use."""
 
 
-class Vocabulary(Protocol):
+class Vocabulary(ChatVocabulary, Protocol):
     """The tokens of a model; see Backend."""
 
     n_vocab: int
-    bos_id: int
-    add_bos: bool
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens: ...
 

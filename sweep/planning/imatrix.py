@@ -13,30 +13,34 @@ from converters.imatrix import ImportanceMatrix
 from converters.source import Source
 from sweep.jobs.imatrix import CHUNK
 from sweep.measure.plain_text import text_bytes
+from sweep.measure.text_form import TextForm
+from sweep.measure.texts import form_of
+from sweep.planning.texts import SUFFIXES, form_note
 
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class ImatrixSource:
-    """Either `file`, an importance matrix, or `text`, the text to collect one from. The other is None.
+    """Either `file`, an importance matrix, or `text`, of this `form`, to collect one from. The other is None.
 
-    `messages` are lines for people about the matrix in `file` (see `checked`).
+    `messages` are lines for people about the matrix in `file`, or about how the text is read (see `checked`).
     """
 
     file: Path | None
     text: Path | None
     messages: tuple[str, ...] = ()
+    form: TextForm = TextForm.PLAIN
 
     @property
     def name(self) -> str:
         """The source's name for people."""
-        return self.file.name if self.file is not None else f"collected from {self._content.name}"
+        return self.file.name if self.file is not None else f"collected from {self._content.name}{SUFFIXES[self.form]}"
 
     @property
     def identity(self) -> str:
         """A hash of the content, and of how it is read."""
-        digest = hashlib.sha256(f"{CHUNK if self.file is None else 'file'}".encode())
+        digest = hashlib.sha256(f"{CHUNK if self.file is None else 'file'}{self.form.key}".encode())
         with self._content.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -49,9 +53,12 @@ class ImatrixSource:
         return content
 
 
-def find_imatrix(imatrix: str | None, text: Path | None, builtin: presets.BuiltinModel | None) -> ImatrixSource | None:
+def find_imatrix(
+    imatrix: str | None, text: Path | None, builtin: presets.BuiltinModel | None, parse_special: bool = False
+) -> ImatrixSource | None:
     """The source that --imatrix (`imatrix`: a file or "auto") and --calibration (`text`: a file, or the name of a
-    built-in model for its text) choose; None without --imatrix. Raises InputError."""
+    built-in model for its text) choose; None without --imatrix. `parse_special`: read special tokens in the text as
+    such. Raises InputError."""
     if text is not None and imatrix != AUTO:
         raise InputError("--calibration is the text for --imatrix auto; give both options")
     if imatrix is None:
@@ -63,7 +70,7 @@ def find_imatrix(imatrix: str | None, text: Path | None, builtin: presets.Builti
         return ImatrixSource(file.resolve(), None)
     if text is not None and text.expanduser().is_file():
         text_bytes(text.expanduser())  # a file that is no text is an error before any work
-        return ImatrixSource(None, text.expanduser().resolve())
+        return ImatrixSource(None, text.expanduser().resolve(), form=form_of(text.expanduser(), parse_special))
     if text is not None:
         builtins = presets.builtin_models()
         if str(text) not in builtins:
@@ -71,14 +78,18 @@ def find_imatrix(imatrix: str | None, text: Path | None, builtin: presets.Builti
         builtin = builtins[str(text)]
     if builtin is None:
         raise InputError("--imatrix auto needs a text that the model reads: give it with --calibration FILE")
-    return ImatrixSource(None, builtin.calibration)
+    return ImatrixSource(None, builtin.calibration, form=form_of(builtin.calibration, parse_special))
 
 
 def checked(found: ImatrixSource, source: Source, say: Callable[[str], None]) -> ImatrixSource:
-    """The source of the matrix with the messages about its file, which are also said. Raises InputError if the file
-    cannot be used, or was surely made for another model than `source`."""
+    """The source of the matrix with the messages about its file or text, which are also said. Raises InputError if the
+    file cannot be used, or was surely made for another model than `source`."""
     if found.file is None:
-        return found
+        assert found.text is not None
+        note = form_note(found.text, found.form)
+        if note is not None:
+            say(note)
+        return replace(found, messages=() if note is None else (note,))
     matrix = ImportanceMatrix.read(found.file)
     messages = (*matrix.coverage_notes, *matrix.model_notes(source, found.name))
     for line in messages:

@@ -27,6 +27,7 @@ from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.jobs.token_check import Reader, TokenCheckJob, TokenSource
 from sweep.measure.plain_text import read_text
+from sweep.measure.text_form import TextForm
 from sweep.methods.base import Variant
 from sweep.planning.prepare import Sweep
 from sweep.planning.texts import FoundText
@@ -49,7 +50,7 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
         calibration.file in cell.job.input_texts for cell in todo if cell.job.is_preparation
     ):
         _check_available(sweep, [], calibration, run_job)
-        if maybe_short(calibration.file.file.under(root), FEWEST_TOKENS):
+        if maybe_short(calibration.file.file.under(root), FEWEST_TOKENS, calibration.file.form):
             _require(CalibrationCheckJob(sweep.origin.source, calibration.file), run_job)
     if _uses_origin(sweep, sweep.variants):
         _check_lengths(sweep, todo, text, run_job)
@@ -107,27 +108,31 @@ def _check_available(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None
 def _check_lengths(sweep: Sweep, todo: Sequence[Cell], text: FoundText | None, run_job: RunJob) -> None:
     """Check that texts which may be too short have enough tokens."""
     window, root = sweep.plan.settings.window, sweep.workspace.root
-    imatrix = next((cell.job.text for cell in todo if isinstance(cell.job, ImatrixJob)), None)
-    job = VocabularyCheckJob(
-        source=sweep.origin.source,
-        name=sweep.origin.name,
-        window=window,
-        text=text.file.file if text is not None and maybe_short(text.file.file.under(root), 2 * window) else None,
-        imatrix_text=imatrix if imatrix is not None and maybe_short(imatrix.under(root), 2 * CHUNK) else None,
-    )
+    imatrix = next((cell.job for cell in todo if isinstance(cell.job, ImatrixJob)), None)
+    job = VocabularyCheckJob(sweep.origin.source, sweep.origin.name, window)
+    if text is not None and maybe_short(text.file.file.under(root), 2 * window, text.file.form):
+        job = replace(job, text=text.file.file, form=text.file.form)
+    if imatrix is not None and maybe_short(imatrix.text.under(root), 2 * CHUNK, imatrix.form):
+        job = replace(job, imatrix_text=imatrix.text, imatrix_form=imatrix.form)
     if job.text is not None or job.imatrix_text is not None:
         _require(job, run_job)
 
 
-def require_collectable(source: Artefact, name: str, text: Path, pre_tokenizer: str | None, run_job: RunJob) -> None:
+def require_collectable(
+    source: Artefact, name: str, text: Path, form: TextForm, pre_tokenizer: str | None, run_job: RunJob
+) -> None:
     """Raises InputError if a text is too short to collect an importance matrix with."""
-    if maybe_short(text, 2 * CHUNK):
-        _require(VocabularyCheckJob(source, name, imatrix_text=Artefact.of(text), pre_tokenizer=pre_tokenizer), run_job)
+    if maybe_short(text, 2 * CHUNK, form):
+        job = VocabularyCheckJob(source, name, imatrix_text=Artefact.of(text), imatrix_form=form)
+        _require(replace(job, pre_tokenizer=pre_tokenizer), run_job)
 
 
-def maybe_short(text: Path, tokens: int) -> bool:
-    """Whether a text may have fewer tokens than that: no token has parts of two words, but not all texts have words."""
-    return len(read_text(text).split()) < tokens
+def maybe_short(text: Path, tokens: int, form: TextForm = TextForm.PLAIN) -> bool:
+    """Whether a text may have fewer tokens than that: no token has parts of two words, but not all texts have words.
+
+    Conversations are always read, because their lines or the chat template may be malformed.
+    """
+    return form is TextForm.CONVERSATIONS or len(read_text(text).split()) < tokens
 
 
 def _check_tokens(

@@ -134,7 +134,9 @@ def _imatrix(source: ImatrixSource, inputs: SweepInputs, reference: Variant, cel
     identity = content_hash(imatrix_identity(content, source.identity, model.engine, inputs.settings))
     matrix = inputs.artefact(f"{inputs.origin.name}-{identity[:8]}.imatrix.gguf")
     text = Artefact.of(source.text)
-    job = ImatrixJob(model.file, text, matrix, content, source.identity, identity, model.engine, inputs.settings)
+    job = ImatrixJob(
+        model.file, text, matrix, content, source.identity, identity, model.engine, inputs.settings, source.form
+    )
     cell = preparation_cell(reference, "imatrix", job, inputs, tuple(one.key for one in preparation))
     cells.append(cell)
     return ImatrixFile(matrix, identity, cell.key)

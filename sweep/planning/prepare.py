@@ -159,7 +159,9 @@ def _plan(
 ) -> Sweep:
     """The first variant is the reference, unless the reference is a `file` or only a `single` variant is measured."""
     collects = request.imatrix == IMATRIX_AUTO or not any(variant.accepts_calibration for variant in parsed)
-    imatrix = find_imatrix(request.imatrix, request.calibration if collects else None, model.builtin)
+    imatrix = find_imatrix(
+        request.imatrix, request.calibration if collects else None, model.builtin, request.parse_special
+    )
     if imatrix is not None:
         source = open_source(model.path, model.name, requantize=True, need=Need.PLAN)
         imatrix = checked(imatrix, source, say)
@@ -169,7 +171,10 @@ def _plan(
     for kind in reversed(dict.fromkeys(type(variant) for variant in variants)):
         kind.require_model([variant for variant in variants if type(variant) is kind], model.path)
     read = _calibration(request, model, parsed)
-    text = text_for(model, request.perplexity) if measures_text else None
+    text = text_for(model, request.perplexity, request.parse_special) if measures_text else None
+    for note in dict.fromkeys(found.note for found in (text, read) if found is not None):
+        if note is not None and (imatrix is None or note not in imatrix.messages):
+            say(note)
     origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
     inputs = SweepInputs(
         origin=origin,
@@ -194,7 +199,7 @@ def _calibration(request: Request, model: ResolvedModel, parsed: Sequence[Varian
         return None
     chosen = None if request.calibration is None else str(request.calibration)
     needed = any(variant.needs_calibration for variant in parsed)
-    text = calibration_text(chosen, model.builtin) if chosen or needed else None
+    text = calibration_text(chosen, model.builtin, request.parse_special) if chosen or needed else None
     return text if needed else None
 
 

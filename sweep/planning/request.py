@@ -27,6 +27,7 @@ class Request:
     - `imatrix`: a file's path or "auto". `calibration`: the text for "auto" and for int8 recipes, a file or a name (see
       `texts.calibration_text`).
     - `thinking_scoring`: how answers after reasoning are scored.
+    - `parse_special`: read special tokens in the texts as such (see TextForm).
     - `limit`: the number of items of each task. `keep`: see `Keep`.
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
     - `gpu`: the devices to fit on, as `sweep fit --gpu` takes them. Variants that do not fit are skipped.
@@ -43,6 +44,7 @@ class Request:
     tasks: tuple[str, ...] | None = None
     task_data: Path | None = None
     perplexity: Path | None = None
+    parse_special: bool = False
     limit: int | None = None
     num_fewshot: int | None = None
     chat_template: bool | None = None

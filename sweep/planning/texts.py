@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import presets
@@ -13,59 +13,108 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs.input_checks import TextDataset
 from sweep.jobs.inputs import TextFile
-from sweep.measure.plain_text import text_bytes
+from sweep.measure.plain_text import read_text, text_bytes
+from sweep.measure.text_form import TextForm
+from sweep.measure.texts import form_of, marker_in
 from sweep.planning.model import ResolvedModel
+
+SUFFIXES = {
+    TextForm.PLAIN: "",
+    TextForm.SPECIAL: " (with special tokens)",
+    TextForm.CONVERSATIONS: " (conversations)",
+}
+"""What the name of a text ends with in reports."""
 
 
 @dataclass(frozen=True)
 class FoundText:
-    """A text. `dataset` is the published data set that it is downloaded from before the run; None for a local file."""
+    """A text. `dataset` is the published data set that it is downloaded from before the run; None for a local file.
+
+    `note` is a line for people about how the text is read.
+    """
 
     file: TextFile
     dataset: TextDataset | None = None
+    note: str | None = None
 
     @property
     def name(self) -> str:
         return self.file.name
 
+    @property
+    def how_read(self) -> str:
+        """The part of the file's identity that says how the text is read."""
+        return "".join(self.file.identity.partition("+")[1:])
 
-def text_for(model: ResolvedModel, chosen: Path | None) -> FoundText:
-    """The text for perplexity: `chosen`, or the built-in model's own text, or WikiText-2. Raises InputError."""
+
+def text_for(model: ResolvedModel, chosen: Path | None, parse_special: bool = False) -> FoundText:
+    """The text for perplexity: `chosen`, or the built-in model's own text, or WikiText-2. Raises InputError.
+
+    `parse_special`: read special tokens in the text as such.
+    """
     if chosen is not None:
         if not chosen.is_file():
             raise InputError(f"{chosen}: there is no such text file (--perplexity)")
-        return _local(chosen.name, chosen.resolve())
+        return _local(chosen.name, chosen.resolve(), parse_special)
     if model.builtin is not None:
-        return _local(f"{model.name} test text", model.builtin.text)
-    return _published("WikiText-2 test", presets.defaults()["text"], "--perplexity")
+        return _local(f"{model.name} test text", model.builtin.text, parse_special)
+    return _published("WikiText-2 test", presets.defaults()["text"], "--perplexity", parse_special)
 
 
-def calibration_text(chosen: str | None, builtin: presets.BuiltinModel | None) -> FoundText:
+def calibration_text(
+    chosen: str | None, builtin: presets.BuiltinModel | None, parse_special: bool = False
+) -> FoundText:
     """The text that int8 recipes are calibrated with: `chosen`, or the built-in model's own text, or the default text.
 
     `chosen` is a file, the name of a built-in model for its text, or the name of a text in presets/defaults.toml.
-    Raises InputError.
+    `parse_special`: read special tokens in the text as such. Raises InputError.
     """
     known: dict[str, dict[str, str]] = presets.defaults()["calibration_texts"]
     builtins = presets.builtin_models()
     if chosen is not None and (file := Path(chosen).expanduser()).is_file():
-        return _local(file.name, file.resolve())
+        return _calibration(_local(file.name, file.resolve(), parse_special))
     if chosen is None:
         chosen = builtin.name if builtin is not None else next(iter(known))
     if chosen in builtins:
-        return _local(f"{chosen}'s own text", builtins[chosen].calibration)
+        return _local(f"{chosen}'s own text", builtins[chosen].calibration, parse_special)
     if chosen not in known:
         near = difflib.get_close_matches(chosen, [*known, *builtins], n=1) or [*known, *builtins]
         raise InputError(f"{chosen}: there is no such text (--calibration); give a file or {', '.join(near)}")
-    return _published(chosen, known[chosen], "--calibration")
+    return _published(chosen, known[chosen], "--calibration", parse_special)
 
 
-def _local(name: str, file: Path) -> FoundText:
-    return FoundText(TextFile(name, Artefact.of(file), hashlib.sha256(text_bytes(file)).hexdigest()))
+def _local(name: str, file: Path, parse_special: bool) -> FoundText:
+    form = form_of(file, parse_special)
+    identity = hashlib.sha256(text_bytes(file)).hexdigest() + form.key
+    return FoundText(TextFile(name + SUFFIXES[form], Artefact.of(file), identity, form), note=form_note(file, form))
 
 
-def _published(name: str, hub_text: Mapping[str, str], option: str) -> FoundText:
+def _calibration(text: FoundText) -> FoundText:
+    """The text with an identity of its own if int8 recipes once read it otherwise: they parsed all special tokens."""
+    if text.file.form is not TextForm.PLAIN or text.note is None:
+        return text
+    return replace(text, file=replace(text.file, identity=f"{text.file.identity}+plain"))
+
+
+def form_note(file: Path, form: TextForm) -> str | None:
+    """A line that says how a file is read, if that may surprise; None for a plain text without special tokens."""
+    if form is TextForm.CONVERSATIONS:
+        return f"{file.name}: conversations, written in the model's chat template; special tokens are read as such"
+    marker = marker_in(read_text(file))
+    if marker is None:
+        return None
+    if form is TextForm.SPECIAL:
+        return f"{file.name}: {marker} and other special tokens are read as such"
+    return (
+        f"{file.name}: {marker} and other special tokens are read as plain text, as llama-perplexity does; to read them"
+        " as special tokens give --parse-special"
+    )
+
+
+def _published(name: str, hub_text: Mapping[str, str], option: str, parse_special: bool) -> FoundText:
     """A text in a data set on the hub. `option` is the option that takes a file instead."""
     dataset = hub_text["dataset"], hub_text["name"], hub_text["split"]
     file = Artefact(f"texts/{hub_text['name']}-{hub_text['split']}.txt")
-    return FoundText(TextFile(name, file, "/".join(dataset)), TextDataset(*dataset, file, option))
+    form = TextForm.SPECIAL if parse_special else TextForm.PLAIN
+    text = TextFile(name + SUFFIXES[form], file, "/".join(dataset) + form.key, form)
+    return FoundText(text, TextDataset(*dataset, file, option))

@@ -96,7 +96,7 @@ def test_a_recipe_has_the_figures_of_its_int8_checkpoint(done: tuple[Path, Ablat
     directory, found = done
     text = (directory / "perplexity").read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(MICRO.directory)
-    read = CalibrationText("own", lambda: (directory / "calibration").read_text(encoding="utf-8"))
+    read = CalibrationText("own", lambda _: (directory / "calibration").read_text(encoding="utf-8"))
     float_one = TorchBackend.open(MICRO.directory, dtype="float32")
     windows = cut_windows(float_one, text, n_ctx=128, max_windows=2)
     reference = measure_text(float_one, windows).perplexity

@@ -24,6 +24,7 @@ from sweep.jobs.token_check import Reader, TokenCheckJob, TokenSource
 from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.perplexity import windows_of
 from sweep.measure.reference import ReferenceWriter
+from sweep.measure.text_form import TextForm
 from sweep.measure.token_streams import first_difference
 
 HINDI = "The keeper said: हिन्दी में नमस्ते. "
@@ -74,6 +75,22 @@ def test_the_first_word_that_is_split_differently_is_named(model: Path, files: P
         check(model, files, "damaged.gguf", "same.gguf", "other.gguf")
     with pytest.raises(InputError, match="'हिन्दी' is"):  # tasks have texts in any script
         check(model, files, "other.gguf", text=None, tasks=True)
+
+
+def test_conversations_in_two_templates_are_rejected(model: Path, files: Path) -> None:
+    header = read_header(files / "same.gguf")
+    fields = {
+        **header.metadata,
+        "tokenizer.chat_template": string("{% for m in messages %}{{ m.content }}{% endfor %}"),
+    }
+    data = (files / "same.gguf").read_bytes()[header.data_offset :]
+    (files / "template.gguf").write_bytes(encode_header(fields, header.tensors) + data)
+    row = {"messages": [{"role": "user", "content": HINDI}, {"role": "assistant", "content": "yes"}]}
+    (files / "chat.jsonl").write_text(json.dumps(row) + "\n")
+    text = TextFile("chat.jsonl", Artefact.of(files / "chat.jsonl"), "", TextForm.CONVERSATIONS)
+    check(model, files, "same.gguf", "torch:BF16", text=text)
+    with pytest.raises(InputError, match=r"template\.gguf and BF16 have different chat templates, .* of chat\.jsonl"):
+        check(model, files, "template.gguf", text=text)
 
 
 def write(kind: type, path: Path, windows: object, n_vocab: int) -> Path:

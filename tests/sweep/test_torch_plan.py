@@ -11,6 +11,7 @@ from plans import text_file
 
 import presets
 from converters.errors import InputError
+from int8.tokenizer import load_tokenizer
 from sweep.artefact import Artefact
 from sweep.cli.run_output import _describe_torch
 from sweep.commands.int8 import Int8Request, _text
@@ -110,8 +111,9 @@ def test_a_calibration_text_is_a_file_or_built_in_or_published(tmp_path: Path) -
     assert published == calibration_text(None, None)
     with pytest.raises(InputError, match=r"^micr: there is no such text \(--calibration\); give a file or micro$"):
         calibration_text("micr", None)
-    read = _text(Int8Request("micro", "sq", tmp_path), Workspace(tmp_path))
-    assert (read.name, read.read()) == ("micro's own text", MICRO.calibration.read_text(encoding="utf-8"))
+    read = _text(Int8Request("micro", "sq", tmp_path), Workspace(tmp_path), True, print)
+    text = read.read(load_tokenizer(MICRO.directory))
+    assert (read.name, text) == ("micro's own text", MICRO.calibration.read_text(encoding="utf-8"))
 
 
 def test_an_importance_matrix_is_collected_from_texts_of_the_same_names(tmp_path: Path) -> None:

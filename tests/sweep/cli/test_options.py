@@ -74,6 +74,7 @@ def test_choices_leave_out_the_default() -> None:
         "thinking": ("on", "off"),
         "thinking_scoring": ("lm-eval",),
         "allow_code": ("yes",),
+        "parse_special": ("yes",),
         "keep": ("best", "none"),
         "dry_run": ("yes",),
     }

@@ -1,0 +1,77 @@
+"""What a text for perplexity or calibration holds, and the tokens that a model makes of it.
+
+By default special tokens in a text are plain text, as for llama-perplexity and llama-imatrix. A file of conversations
+is written in the model's chat template, and then they are special tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+from converters.errors import InputError
+from sweep.backends.base import Tokens
+from sweep.measure.chat import ChatVocabulary, render_chat
+from sweep.measure.plain_text import read_text
+from sweep.measure.text_form import TextForm
+
+_MARKER = re.compile(r"<\|[^|\s<>]+\|>")
+
+
+class TextVocabulary(ChatVocabulary, Protocol):
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens: ...
+
+
+def form_of(path: Path, parse_special: bool) -> TextForm:
+    """The form of a file: conversations if it is JSONL whose first line has "messages", whatever `parse_special` says.
+
+    Raises InputError if the file is not UTF-8 or cannot be read.
+    """
+    if path.suffix == ".jsonl":
+        first = next((line for line in read_text(path).splitlines() if line.strip()), "")
+        if isinstance(_object(first).get("messages"), list):
+            return TextForm.CONVERSATIONS
+    return TextForm.SPECIAL if parse_special else TextForm.PLAIN
+
+
+def marker_in(text: str) -> str | None:
+    """The first characters in a text that are written as Qwen's special tokens, such as `<|im_start|>`."""
+    found = _MARKER.search(text)
+    return None if found is None else found.group()
+
+
+def model_text(path: Path, form: TextForm, vocabulary: ChatVocabulary) -> str:
+    """The text of a file as a model reads it. Raises InputError for a malformed file, and if a template fails."""
+    if form is not TextForm.CONVERSATIONS:
+        return read_text(path)
+    if not vocabulary.chat_template:
+        raise InputError(f"{path}: holds conversations, but the model has no chat template to write them in")
+    rows = [(number, line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    return "".join(_rendered(f"{path}, line {number}", line, vocabulary) for number, line in rows)
+
+
+def text_tokens(path: Path, form: TextForm, vocabulary: TextVocabulary) -> Tokens:
+    """The tokens of a file, int32 (n,), with BOS if the model adds it. Raises InputError as `model_text` does."""
+    text = model_text(path, form, vocabulary)
+    return vocabulary.tokenize(text, add_special=True, parse_special=form.parses_special)
+
+
+def _rendered(where: str, line: str, vocabulary: ChatVocabulary) -> str:
+    messages = _object(line).get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise InputError(f'{where}: is not a conversation; write each line as {{"messages": [{{"role": ...}}, ...]}}')
+    try:
+        return render_chat(vocabulary, messages, add_generation_prompt=False, complete=True)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _object(line: str) -> dict[str, Any]:
+    """The JSON object in a line; empty for anything else."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
