@@ -37,6 +37,7 @@ from int8.fakequant import (
     quantized_parts,
     replace_linear,
 )
+from int8.model import has_tied_head
 from int8.recipe import Recipe, from_table
 from int8.tokenizer import copy_tokenizer
 
@@ -126,6 +127,9 @@ def _config(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
     ]
     config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
     config["architectures"] = [type(model).__name__]
+    for table in (config, config.get("text_config") or {}):
+        if "tie_word_embeddings" in table:
+            table["tie_word_embeddings"] = has_tied_head(model)
     return {**config, "quantization_config": quantization_config(recipe, float_layers)}
 
 
@@ -158,7 +162,7 @@ def _write_tensors(model: PreTrainedModel, recipe: Recipe, directory: Path) -> i
 
 def _stored(model: PreTrainedModel, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
     """All tensors, with the names and shapes that they have in the files."""
-    tied = set(model.all_tied_weights_keys) if model.config.get_text_config().tie_word_embeddings else set()
+    tied = set(model.all_tied_weights_keys) if has_tied_head(model) else set()
     for path, module in model.named_modules():
         if isinstance(module, FakeQuantLinear):
             own = to_file(module.state, recipe)
@@ -205,7 +209,8 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
         left = model.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
         raise InputError(f"{path}: tensors contradict the config: {' '.join(str(error).split())[:300]}") from error
-    model.tie_weights()
+    if not any(name in tensors for name in model.all_tied_weights_keys):  # otherwise its head is not the embeddings
+        model.tie_weights()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_meta:
             raise InputError(f"{path}: tensor {name!r} is missing")

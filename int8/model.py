@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from converters.checkpoint import read_config
 from converters.errors import InputError
 from int8.architectures import require_known, require_quantizable
 from int8.experts import separate_experts
@@ -32,20 +33,47 @@ def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
     if path.is_file():
         raise InputError(f"{path}: int8 needs a Hugging Face checkpoint; give its directory")
     require_quantizable(path)
+    model = load_checkpoint(path, dtype)
+    separate_experts(model)
+    decoder_of(model)
+    return model.eval()
+
+
+def load_checkpoint(path: Path, dtype: str = "auto") -> PreTrainedModel:
+    """Load a checkpoint directory with transformers, on the CPU; `dtype` "auto" keeps the checkpoint's dtype.
+
+    The config of a multi-modal model may say only at its root that the head is tied to the embeddings; then it is tied
+    here too. Raises InputError if transformers cannot load it or a tensor is missing, which transformers would fill
+    with random values.
+    """
+    source = {"trust_remote_code": False, "local_files_only": True}
+    tied = read_config(path).get("tie_word_embeddings")
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(path, **source)
+        if tied is not None:
+            config.get_text_config().tie_word_embeddings = tied is True
+        model, found = AutoModelForCausalLM.from_pretrained(
             path,
+            config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            trust_remote_code=False,
-            local_files_only=True,
             use_safetensors=True,
+            output_loading_info=True,
+            **source,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # transformers' errors for a bad directory
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: transformers cannot load this checkpoint: {reason}") from error
-    separate_experts(model)
-    decoder_of(model)
-    return model.eval()
+    if found["missing_keys"]:
+        name = min(found["missing_keys"])
+        why = "; tie_word_embeddings in config.json is not true" if name == "lm_head.weight" else ""
+        raise InputError(f"{path}: tensor {name!r} is missing{why}")
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def has_tied_head(model: PreTrainedModel) -> bool:
+    """Whether the head is the embeddings, whatever the config says: a checkpoint can have a head of its own."""
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def decoder_of(model: PreTrainedModel) -> Decoder:

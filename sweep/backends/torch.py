@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import (
-    AutoModelForCausalLM,
     Cache,
     DynamicCache,
     PreTrainedModel,
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 from converters.errors import InputError
+from int8.model import load_checkpoint
 from int8.tokenizer import load_tokenizer
 from sweep.backends import generation, scoring
 from sweep.backends.base import (
@@ -116,14 +116,7 @@ class TorchBackend:
         device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
         began = time.perf_counter()
         tokenizer = load_tokenizer(path)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True, use_safetensors=True
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:  # what transformers raises for a bad directory
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{path}: transformers cannot load this checkpoint: {reason}") from error
-        model = on_device(model, device)
+        model = on_device(load_checkpoint(path, dtype), device)
         return cls(model, tokenizer, growth, device_growth, time.perf_counter() - began, options)
 
     def close(self) -> None:
