@@ -230,6 +230,10 @@ def test_nominal_bits_are_those_of_the_main_type() -> None:
         assert recipe.nominal_bits == 8 * kind.block_bytes / kind.block_elements, quant
 
 
+def test_only_f32_f16_and_bf16_keep_all_weights_as_floats() -> None:
+    assert {name for name, recipe in QUANTS.items() if recipe.is_float} == {"F32", "F16", "BF16"}
+
+
 def test_a_gguf_file_gives_the_same_quants_as_its_checkpoint(exported: dict[str, Path], tmp_path: Path) -> None:
     export(open_source(exported["BF16"]), {"Q3_K_M": tmp_path / "again.gguf", "BF16": tmp_path / "copy.gguf"})
     assert (tmp_path / "again.gguf").read_bytes() == exported["Q3_K_M"].read_bytes()

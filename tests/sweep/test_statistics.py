@@ -182,6 +182,8 @@ def test_pareto_set_holds_the_points_that_no_other_point_dominates():
     loss = [9, 5, 6, 5, 2, 2, 2]
     assert statistics.pareto_set(cost, loss).tolist() == [True, True, False, False, True, False, False]
     assert statistics.pareto_set([2, 2], [1, 1]).tolist() == [True, True]
+    assert statistics.pareto_set([2, 2], [1, 3]).tolist() == [True, False]
+    assert statistics.pareto_set([2, 3], [1, 1]).tolist() == [True, False]
     assert statistics.pareto_set([], []).tolist() == []
     with pytest.raises(ValueError, match="same length"):
         statistics.pareto_set([1, 2], [1])

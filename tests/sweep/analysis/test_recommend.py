@@ -36,6 +36,15 @@ def test_the_order_of_the_records_does_not_matter(records):
     assert recommend(records[::-1]) == recommend(records)
 
 
+def test_the_next_smaller_variant_is_not_one_of_the_same_size(records):
+    (chosen,) = [record for record in records if record.variant == "Q4_K_M"]
+    same_size = with_kld(replace(chosen, variant="IQ4_NL"), 0.03)
+    for both in ([same_size, *records], [*records, same_size]):
+        found = recommend(both)
+        assert found.variant == "Q4_K_M"
+        assert "The next smaller variant, Q3_K_M (" in found.sentence
+
+
 def test_a_high_divergence_disqualifies_without_a_significant_task(records):
     records = [with_kld(r, 0.025) if r.variant == "Q4_K_M" else r for r in records]
     found = recommend(records)

@@ -102,6 +102,15 @@ def test_with_two_devices_the_other_part_goes_to_the_next_one() -> None:
     assert all(used <= room for used, room in zip(uniform_memory(10, 9)(placed), (40, 45), strict=True))
 
 
+def test_experts_fill_every_device_in_order() -> None:
+    memory = uniform_memory(10, experts=9)
+    placed = place_layers(31, [60] * 3, [60] * 3, True, memory)
+    assert placed.layers == (6, 6, 19)  # two devices full of whole layers; the rest is on the last one
+    assert memory(placed)[:2] == [60, 60]
+    without_experts = {layer for layer, _, _ in placed.split_layers()}
+    assert without_experts == set(range(16, 30))  # 18 x 1 + 3 for the output leaves 39: four times 9 for experts
+
+
 def test_without_room_every_layer_stays_in_ram() -> None:
     placed = place_layers(21, [2, 2], [2, 2], False, uniform_memory(10))
     assert placed.on_devices == 0

@@ -14,7 +14,7 @@ import scipy.stats
 from converters.errors import InputError
 from sweep.measure import reference as reference_module
 from sweep.measure.basefile import BaseFile, BaseFileWriter, base_row
-from sweep.measure.divergence import RowDivergence, sampled_divergence
+from sweep.measure.divergence import BASE_FLOOR, RowDivergence, base_file_divergence, sampled_divergence
 from sweep.measure.perplexity import Windows
 from sweep.measure.reference import Reference, ReferenceWriter, open_reference
 from sweep.measure.sampling import HEAD, SAMPLED_ROW, TAIL, sample_rows
@@ -172,6 +172,37 @@ def test_a_sampled_reference_is_written_and_read(tmp_path: Path) -> None:
     path.write_bytes(bytes(damaged))
     with pytest.raises(InputError, match="rows are damaged"):
         Reference(path).rows(0, windows.first, 2)
+
+
+@pytest.mark.parametrize("n_vocab", [512, 513])
+def test_every_figure_from_a_base_file_equals_the_closed_form(n_vocab: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    windows = Windows(rng.integers(0, n_vocab, (5, 16), dtype=np.int32), 8)
+    logits = 4 * heavy_tailed_logits(rng, 5 * windows.rows_each, n_vocab)
+    variant = (logits + 2 * rng.normal(size=logits.shape)).astype(np.float32)
+    targets = windows.tokens[:, windows.first + 1 :].ravel()
+    path = tmp_path / "base.kld"
+    with BaseFileWriter(path, windows, n_vocab=n_vocab) as writer:
+        writer.append(writer.encode(0, logits, summarize_rows(logits).normalizers, targets))
+    base = open_reference(path)
+    rows = np.concatenate([base.rows(window, windows.first, windows.rows_each) for window in range(5)])
+    summary = summarize_rows(variant)
+    found = base_file_divergence(rows, variant, summary.normalizers, summary.top, targets)
+
+    logq = scipy.special.log_softmax(variant.astype(np.float64), axis=1)
+    logp = rows["least"][:, None].astype(np.float64) + rows["scale"][:, None] * rows["steps"][:, :n_vocab].astype(float)
+    p = np.where(logp > BASE_FLOOR, np.exp(logp), 0)
+    assert 0 < (logp > BASE_FLOOR).sum() < logp.size
+    assert found.kld == pytest.approx((p * (logp - logq)).sum(axis=1), abs=1e-5)
+    assert found.variance.tolist() == [0.0] * len(rows)
+    same = logits.argmax(axis=1) == variant.argmax(axis=1)
+    assert 0 < same.sum() < len(same) != 2 * same.sum()
+    assert found.same_top.tolist() == same.tolist()
+    # a step is at most 16 / 65535 nats
+    logprobs = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
+    near = logprobs[np.arange(len(rows)), targets] > logprobs.max(axis=1) - 16
+    assert found.target_logprob[near] == pytest.approx(logprobs[np.arange(len(rows)), targets][near], abs=2e-4)
+    assert found.confidence == pytest.approx(np.exp(logprobs.max(axis=1)), rel=2e-4)
 
 
 def small_reference(path: Path, n_vocab: int = 512) -> Windows:
