@@ -61,6 +61,16 @@ def test_each_token_is_quantized_as_if_alone(dtype: torch.dtype):
         assert torch.equal(alone[0], q[2, i])
 
 
+def test_symmetric_tokens_have_zero_point_0_and_absmax_127():
+    x = torch.tensor([[-2.54, 1.0, 0.0], [0.5, 1.27, -1.0]])
+    q, scale, zero_point = quantize_tokens(x, symmetric=True)
+    torch.testing.assert_close(scale, torch.tensor([[0.02], [0.01]]))
+    assert zero_point.tolist() == [[0], [0]]
+    assert zero_point.dtype == torch.int32
+    assert q.tolist() == [[-127, 50, 0], [50, 127, -100]]
+    assert quantize_tokens(x, symmetric=False)[2].tolist() == [[55], [-16]]  # -128 + 255 * (2.54/3.54, 1/2.27)
+
+
 def test_weights_have_one_scale_per_output():
     weight = some(16, 64) * torch.logspace(-3, 2, 16)[:, None]
     q, scale = quantize_weight(weight)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from checkpoints import make_checkpoint
 from families import FAMILIES, make
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from int8.architectures import ARCHITECTURES, ProducerKind
+from int8.architectures import ARCHITECTURES, FoldRule, ProducerKind, Spread
 from int8.experts import Experts, separate_experts
-from int8.fold import apply_fold, fold_rules, smoothing_scales
+from int8.fold import apply_fold, column_scales, fold_rules, fold_scales, smoothing_scales
 from int8.model import decoder_of, open_model
 from int8.recipe import ALL_FOLDS, Fold
 
@@ -119,6 +119,93 @@ def test_smoothing_scales_follow_the_formula():
     assert smoothing_scales(x, w, 0.5).tolist() == pytest.approx([2.0, 20.0, 1.0, 1.0])
     assert smoothing_scales(x, w, 1.0).tolist() == pytest.approx([4.0, 100.0, 1.0, 1.0])
     assert smoothing_scales(x, w, 0.0).tolist() == pytest.approx([1.0, 4.0, 1.0, 1.0])
+
+
+def test_channels_below_one_are_smoothed_too():
+    assert smoothing_scales(torch.tensor([0.25]), torch.tensor([0.0625]), 0.5).tolist() == [2.0]
+
+
+class Attention(nn.Module):
+    """Two KV heads of three channels, each read by two query heads."""
+
+    head_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.v_proj = nn.Linear(2, 6, bias=False)
+        self.o_proj = nn.Linear(12, 4, bias=False)
+        self.gate_proj = nn.Linear(12, 4, bias=False)
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.self_attn = Attention()
+
+
+HEADS = FoldRule(Fold.V_O, "self_attn.v_proj", ("self_attn.o_proj",), spread=Spread.QUERY_HEADS)
+
+
+def test_of_columns_that_read_the_same_channel_the_largest_counts():
+    layer = Layer()
+    # column c has the weights -(c + 1), 0, 1, 0: the largest |w| is c + 1
+    weight = torch.stack([-torch.arange(1.0, 13), torch.zeros(12), torch.ones(12), torch.zeros(12)])
+    layer.self_attn.o_proj.weight.data = weight
+    activation = torch.tensor([9.0, 2, 3, 4, 5, 1, 7, 8, 1, 2, 3, 16])
+    # query heads 0 and 1 (columns 0 to 5) read the first KV head, 2 and 3 (columns 6 to 11) the second
+    x, w = torch.tensor([9.0, 5, 3, 7, 8, 16]), torch.tensor([4.0, 5, 6, 10, 11, 12])
+    found = fold_scales(layer, HEADS, activation, {"self_attn.o_proj"}, 0.25)
+    torch.testing.assert_close(found, x**0.25 / w**0.75)
+    columns = column_scales(layer, HEADS, torch.arange(6.0), 12)
+    assert columns.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+
+
+def test_a_producer_with_the_width_of_one_head_serves_all_heads():
+    layer = Layer()
+    layer.self_attn.norm = nn.LayerNorm(3)
+    rule = FoldRule(Fold.V_O, "self_attn.norm", ("self_attn.o_proj",), ProducerKind.NORM, Spread.ALL_HEADS)
+    layer.self_attn.o_proj.weight.data = torch.arange(1.0, 13).expand(4, 12)
+    found = fold_scales(layer, rule, torch.tensor([1.0, 2, 3, 9, 2, 3, 1, 8, 3, 1, 2, 7]), {"self_attn.o_proj"}, 0.5)
+    torch.testing.assert_close(found, (torch.tensor([9.0, 8, 7]) / torch.tensor([10.0, 11, 12])).sqrt())
+    assert column_scales(layer, rule, torch.arange(3.0), 12).tolist() == [0, 1, 2] * 4
+
+
+def test_only_consumers_that_become_int8_influence_the_scales():
+    layer = Layer()
+    rule = FoldRule(Fold.V_O, "self_attn.v_proj", ("self_attn.o_proj", "self_attn.gate_proj"))
+    layer.self_attn.o_proj.weight.data.fill_(4.0)
+    layer.self_attn.gate_proj.weight.data.fill_(-16.0)
+    activation = torch.full((12,), 64.0)
+    expected = {"self_attn.o_proj": 4.0, "self_attn.gate_proj": 2.0}  # sqrt(64 / 4) and sqrt(64 / 16)
+    for path, scale in expected.items():
+        assert fold_scales(layer, rule, activation, {path}, 0.5).tolist() == [scale] * 12
+    assert fold_scales(layer, rule, activation, set(expected), 0.5).tolist() == [2.0] * 12  # the larger weight counts
+    assert fold_scales(layer, rule, activation, {"lm_head"}, 0.5).tolist() == [1.0] * 6  # one per producer channel
+
+
+def test_a_fold_divides_weight_and_bias_and_multiplies_columns():
+    layer = Layer()
+    layer.self_attn.v_proj = nn.Linear(2, 6)
+    v, o = layer.self_attn.v_proj, layer.self_attn.o_proj
+    before = [one.detach().clone() for one in (v.weight, v.bias, o.weight)]
+    scales = torch.arange(1.0, 7)
+    apply_fold(layer, HEADS, scales)
+    torch.testing.assert_close(v.weight, before[0] / scales[:, None])
+    torch.testing.assert_close(v.bias, before[1] / scales)
+    torch.testing.assert_close(o.weight, before[2] * column_scales(layer, HEADS, scales, 12))
+
+
+def test_rules_name_every_expert_in_order():
+    with torch.device("meta"):
+        model = FAMILIES["qwen3moe"].model(FAMILIES["qwen3moe"].config())
+    separate_experts(model)
+    layer = decoder_of(model).layers[0]
+    n = len(layer.mlp.experts)
+    norm, *_ = [rule for rule in fold_rules(layer, "qwen3_moe", (Fold.NORM_GATE_UP,)) if "*" not in rule.producer]
+    assert [path for path in norm.consumers if "up_proj" in path] == [f"mlp.experts.{i}.up_proj" for i in range(n)]
+    down = fold_rules(layer, "qwen3_moe", (Fold.UP_DOWN,))
+    assert [rule.producer for rule in down] == [f"mlp.experts.{i}.up_proj" for i in range(n)]
+    assert [rule.consumers for rule in down] == [(f"mlp.experts.{i}.down_proj",) for i in range(n)]
 
 
 def test_added_outliers_do_not_change_logits(fresh: Callable[[str], PreTrainedModel]):

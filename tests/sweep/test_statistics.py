@@ -62,6 +62,26 @@ def test_mcnemar_rejects_at_most_5_percent_if_there_is_no_difference():
     assert rejected / 400 <= 0.07  # exact test: at most 0.05, plus two standard errors of the simulation
 
 
+def test_no_change_and_few_changes_have_the_p_value_1():
+    assert statistics.mcnemar([1, 0, 1], [1, 0, 1]) == 1.0
+    assert statistics.mcnemar([1, 0], [0, 1]) == 1.0  # twice the tail would be 1.5
+    assert statistics.mcnemar([0, 0], [1, 1]) == 0.5
+
+
+def test_sign_flip_test_of_sums_of_different_size_is_an_enumeration():
+    # 3, 1, 1 with all signs: |sum| >= 5 in 2 of 8 patterns, >= 3 in 6 of 8, >= 1 in all
+    assert statistics.sign_flip_test([3, 1, 1, 0]) == pytest.approx(2 / 8)
+    assert statistics.sign_flip_test([3, -1, 1]) == pytest.approx(6 / 8)
+    assert statistics.sign_flip_test([3, -1, -1]) == pytest.approx(1.0)
+    assert statistics.sign_flip_test([2, 2, -2]) == pytest.approx(1.0)
+    assert statistics.sign_flip_test([2, 2]) == pytest.approx(0.5)
+    assert statistics.sign_flip_test([1, 1, 1, 1, 1], ["a", "a", "b", "b", "b"]) == pytest.approx(0.5)  # 2 and 3
+    assert statistics.sign_flip_test([1, 1, 1, -1], ["a", "a", "b", "b"]) == pytest.approx(1.0)  # one sum of 2
+    for wrong in ([0.5, 1.0], [[1, 1]]):
+        with pytest.raises(ValueError, match="whole numbers"):
+            statistics.sign_flip_test(wrong)
+
+
 def test_flips_count_changes_in_both_directions():
     assert statistics.flips(*table(10, 3, 2, 5)) == pytest.approx(5 / 20)
     assert statistics.flips(*table(10, 0, 0, 5)) == 0.0
@@ -92,8 +112,12 @@ def test_compare_items_gives_a_p_value_if_all_differences_are_equal():
 def test_unpaired_or_undefined_scores_are_rejected(reference, variant):
     with pytest.raises(ValueError, match=r"items|finite"):
         statistics.compare_items(reference, variant)
-    with pytest.raises(ValueError, match="0 and 1"):
-        statistics.mcnemar([0.5, 1.0], [1.0, 0.0])
+    for one, other in ((reference, variant), (variant, reference)):
+        with pytest.raises(ValueError, match=r"items|finite"):
+            statistics.paired_delta(one, other)
+    for one, other in (([0.5, 1.0], [1.0, 0.0]), ([1.0, 0.0], [1.0, 0.5]), ([1.0, -1.0], [1.0, 0.0])):
+        with pytest.raises(ValueError, match="0 and 1"):
+            statistics.mcnemar(one, other)
 
 
 def test_holm_rejects_the_same_tests_as_the_step_down_procedure():
@@ -116,6 +140,10 @@ def test_holm_agrees_with_a_worked_example():
     assert statistics.holm([]).shape == (0,)
     with pytest.raises(ValueError, match="between 0 and 1"):
         statistics.holm([0.1, float("nan")])
+    for wrong in ([-0.01, 0.5], [0.5, 1.01], [[0.1, 0.2]]):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            statistics.holm(wrong)
+    assert statistics.holm([1.0, 0.0, 0.9]).tolist() == [1.0, 0.0, 1.0]  # 2 x 0.9 is cut off at 1
 
 
 def test_bootstrap_interval_has_nearly_its_nominal_coverage():

@@ -6,6 +6,7 @@ from math import sqrt
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from sweep import statistics
 
@@ -59,9 +60,51 @@ def test_fewer_than_min_clusters_subtasks_count_as_independent_items():
     assert statistics.compare_differences(row, many, binary=True).clusters == statistics.MIN_CLUSTERS
 
 
+def test_differences_of_clustered_items_have_the_figures_of_their_formulas():
+    values = np.array([0.3, 0.1, -0.2, 0.4, 0.0, 0.5, -0.1, 0.2, 0.2, 0.1, 0.6, -0.3, 0.1])
+    labels = [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9]
+    found = statistics.compare_differences(values, labels, confidence=0.9)
+    stderr, freedom = statistics.cluster_stderr(values, labels), statistics.cluster_freedom(labels)
+    half = scipy.stats.t.ppf(0.95, freedom) * stderr
+    assert (found.delta, found.stderr) == pytest.approx((values.mean(), stderr))
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half))
+    assert found.p_value == pytest.approx(2 * scipy.stats.t.sf(values.mean() / stderr, freedom))
+    assert (found.n, found.clusters) == (13, 10)
+    signs = np.array([1, 1, 0, 1, -1, 0, 1, 1, 0, 1, 1, 1, -1])
+    binary = statistics.compare_differences(signs, labels, binary=True)
+    plain, stderr = signs.std() / sqrt(13), statistics.cluster_stderr(signs, labels)
+    effect = max(1.0, (stderr / plain) ** 2)
+    n = 13 / effect + 2
+    mean = signs.sum() / effect / n
+    half = scipy.stats.t.ppf(0.975, freedom) * sqrt(((np.sum(signs**2) / effect + 2) / n - mean**2) / n)
+    assert (binary.low, binary.high) == pytest.approx((mean - half, mean + half))
+    assert (binary.stderr, binary.p_value) == pytest.approx((stderr, statistics.sign_flip_test(signs, labels)))
+
+
+def test_sums_of_equal_differences_have_a_p_value_by_their_signs():
+    labels = np.repeat(np.arange(12), 2)
+    assert statistics.compare_differences([0.25] * 24, labels).p_value == 2.0**-11  # 12 subjects
+    assert statistics.compare_differences([0.25] * 24).p_value == 2.0**-23
+    assert statistics.compare_differences([0.0] * 24, labels).p_value == 1.0
+    equal = statistics.compare_differences([0.25] * 24, labels)
+    assert (equal.low, equal.high) == (0.25, 0.25)
+
+
+def test_degrees_of_freedom_of_a_small_example_and_of_one_cluster():
+    # shares 1/2, 1/4, 1/4; by hand: a = share^2 / (1 - share) = 1/2, 1/12, 1/12
+    off_diagonal = (8 / 12) ** 2 - (1 / 4 + 2 / 144)
+    assert statistics.cluster_freedom([0, 0, 1, 2]) == pytest.approx(1 / (3 / 8 + off_diagonal))
+    assert statistics.cluster_freedom(np.repeat(np.arange(5), 3)) == pytest.approx(4)
+    with pytest.raises(ValueError, match="two clusters"):
+        statistics.cluster_freedom([1, 1])
+    assert statistics.cluster_stderr([1.0, 2.0, 6.0], [0, 0, 1]) == pytest.approx(sqrt(9 / (1 / 3) + 9 / (2 / 3)) / 3)
+
+
 def test_clusters_of_another_length_or_number_are_rejected():
     with pytest.raises(ValueError, match="same length"):
         statistics.cluster_stderr([1.0, 2.0], [0, 1, 2])
+    with pytest.raises(ValueError, match="same length"):
+        statistics.cluster_stderr([[1.0, 2.0], [3.0, 4.0]], [[0, 1], [1, 0]])
     with pytest.raises(ValueError, match="same length"):
         statistics.compare_differences([1.0, 2.0], range(12))
     with pytest.raises(ValueError, match="two clusters"):

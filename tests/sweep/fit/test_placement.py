@@ -20,10 +20,10 @@ from converters.plan import plan_file
 from converters.recipes import recipe
 from presets.catalogue import models
 from sweep.fit.fit_model import fit_model
-from sweep.fit.fit_report import FitOptions
+from sweep.fit.fit_report import HOST, FitOptions
 from sweep.fit.hardware import Device
 from sweep.fit.layer_bytes import LayerPart
-from sweep.fit.placement import LayerPlacement, place_layers, place_whole_layers, proportional
+from sweep.fit.placement import FitMachine, LayerPlacement, place_layers, place_whole_layers, proportional
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[3]
@@ -109,6 +109,90 @@ def test_experts_fill_every_device_in_order() -> None:
     assert memory(placed)[:2] == [60, 60]
     without_experts = {layer for layer, _, _ in placed.split_layers()}
     assert without_experts == set(range(16, 30))  # 18 x 1 + 3 for the output leaves 39: four times 9 for experts
+
+
+E, F, G, D = LayerPart.EXPERTS, LayerPart.FEED_FORWARD, LayerPart.GATE_AND_DOWN, LayerPart.DOWN
+
+
+@pytest.mark.parametrize(
+    ("total", "targets", "experts", "layers", "partial", "first_part"),
+    [
+        (9, [14, 26, 14], 9, (2, 4, 3), (1, 3, 2), (F, E, E)),  # the feed-forward part of layer 1 is on the next device
+        (21, [40, 23], 9, (9, 12), (6, 11), (E, E)),
+        (13, [40, 9, 9], 8, (8, 4, 1), (5, 4, 0), (E, E, E)),
+        (13, [33, 33], 8, (3, 10), (0, 9), (E, G)),
+        (12, [20, 31], 9, (2, 10), (0, 8), (E, F)),
+        (21, [40, 45], 9, (4, 17), (0, 15), (E, D)),
+        (13, [24, 3, 33], 8, (2, 0, 11), (0, 0, 10), (E, E, F)),
+        (4, [10, 2], 9, (4, 0), (4, 0), (E, E)),  # 3 layers of 1 and the output, which is too large for the last device
+        (7, [12, 13], 6, (3, 2), (3, 1), (E, E)),  # fits exactly
+        (9, [7, 7], 9, (7, 1), (7, 0), (E, E)),
+    ],
+)
+def test_models_with_experts_are_placed_step_by_step(
+    total: int,
+    targets: list[int],
+    experts: int,
+    layers: tuple[int, ...],
+    partial: tuple[int, ...],
+    first_part: tuple[LayerPart, ...],
+) -> None:
+    """Layers of 10 bytes with an output of 3. The slow tests compare the same steps with llama-fit-params."""
+    placed = place_layers(total, targets, targets, True, uniform_memory(10, experts))
+    assert placed == LayerPlacement(total, layers, partial, first_part)
+
+
+def test_room_for_all_layers_without_experts_must_remain_before_experts_are_added() -> None:
+    # 3 layers of 9 without experts and the output need 30, which is all there is: no experts are added
+    placed = place_layers(4, [19, 11], [19, 11], True, uniform_memory(10, experts=1))
+    assert placed == LayerPlacement(4, (2, 1), (2, 0), (E, E))
+
+
+def test_whole_layers_are_moved_to_the_device_with_room() -> None:
+    memory = uniform_memory(10, experts=9)
+    assert place_whole_layers(4, [60, 60], [60, 60], memory) == LayerPlacement.whole(4, (2, 2))  # the default fits
+    assert place_whole_layers(4, [60, 60], [30, 5], memory) == LayerPlacement.whole(4, (3, 1))
+    assert place_whole_layers(4, [60, 60], [30, 13], memory) == LayerPlacement.whole(4, (2, 2))  # fits exactly
+    assert place_whole_layers(4, [60, 60], [29, 5], memory) == LayerPlacement.whole(4, (2, 2))  # nothing fits
+    assert place_whole_layers(4, [60], [29], memory) == LayerPlacement.whole(4, (4,))
+
+
+def test_split_layers_with_the_same_part_and_device_share_a_pattern() -> None:
+    placed = LayerPlacement(8, (3, 4), (2, 2), (LayerPart.DOWN, LayerPart.EXPERTS))
+    assert placed.split_layers() == [(2, D, 1), (3, E, None), (6, E, None)]  # layer 7 is the output
+    assert placed.tensor_overrides() == (
+        (r"blk\.2\.ffn_down.*", 1),
+        (r"blk\.(3|6)\.ffn_(up|down|gate_up|gate)_(ch|)exps", None),
+    )
+
+
+def test_one_large_share_gets_all_layers_and_no_share_none() -> None:
+    assert proportional(3, [0, 2, 0]) == (0, 3, 0)
+    assert proportional(3, [0, 0]) == (0, 0)
+    assert proportional(4, [1, 2, 1]) == (1, 2, 1)
+
+
+def test_the_host_is_named_measured_or_unknown() -> None:
+    gpu = Device("a gpu", "cuda", 100, 90, None, False, 10)
+    host = Device("the host", "cpu", 50, 40, None, True, 0)
+    assert FitMachine.of([gpu, host]) == FitMachine((gpu,), host)
+    measured = FitMachine.of([gpu]).host
+    assert measured is not None
+    assert measured.total_bytes == psutil.virtual_memory().total
+    assert 0 < measured.usable_bytes < measured.total_bytes
+    assert (measured.name, measured.kind, measured.simulated) == (HOST, "cpu", False)
+    assert (measured.bandwidth, measured.reserve_bytes) == (None, 0)
+    assert FitMachine.of([Device("a gpu", "cuda", 100, 90, None, True, 10)]).host is None
+
+
+def test_layers_of_a_machine_are_divided_by_usable_memory_and_targets_leave_the_reserve() -> None:
+    gpus = [Device("", kind, 99, room, None, True, 10) for kind, room in (("rpc", 75), ("metal", 25), ("cuda", 4))]
+    machine = FitMachine.of(gpus)
+    assert machine.targets == [65, 15, 0]
+    assert machine.shared == [False, True, False]
+    assert machine.everything(104) == LayerPlacement.whole(104, (75, 25, 4))
+    assert [FitMachine((one,), None).copies_weights for one in gpus] == [False, True, True]
+    assert not FitMachine((), None).copies_weights
 
 
 def test_without_room_every_layer_stays_in_ram() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
@@ -59,6 +59,42 @@ def test_losses_are_paired_by_window() -> None:
     assert behind.delta == pytest.approx(0.004)
     assert behind.stderr == pytest.approx(0.0, abs=1e-12)  # every window is behind by the same amount
     assert [point.is_as_good for point in points] == [True, False, False]
+    assert [point.to_json()["ln_ratio"]["real"] for point in points] == [False, False, True]
+    assert [point.to_json()["behind_best"]["real"] for point in points[1:]] == [True, True]
+
+
+def test_an_ablation_as_json_has_every_figure() -> None:
+    found = ablation()
+    out = found.to_json()
+    assert list(out) == ["model", "title", "reference", "points", "failed", "grids", "about"]
+    assert (out["model"], out["title"], out["about"]) == ("micro", SPACE.title, {"model": "micro"})
+    assert out["reference"] == asdict(found.reference)
+    assert out["failed"] == [{"recipe": SPACE.points[0].to_json(), "error": "cuda has no <memory>"}]
+    assert [found.of(point.recipe) for point in found.points] == list(found.points)
+    assert found.of(SPACE.points[0]) is None
+    for point, one in zip(found.points, out["points"], strict=True):
+        assert one["recipe"] == {key: value for key, value in point.recipe.to_json().items() if key != "name"}
+        assert one["perplexity"] == asdict(point.measured.perplexity)
+        assert one["ln_ratio"] == asdict(point.loss) | {"p_holm": point.loss_holm, "real": point.differs}
+        assert one["divergence"] == {
+            "kld_mean": point.measured.kld_mean,
+            "kld_stderr": 1e-5,
+            "top1_agreement": 0.99,
+            "like_the_least": point.least_kld,
+        }
+    assert out["points"][0]["behind_best"] is None
+    last = found.points[-1]
+    assert last.behind is not None
+    assert out["points"][-1]["behind_best"] == asdict(last.behind) | {"p_holm": last.behind_holm, "real": False}
+    assert [one["divergence"]["like_the_least"] for one in (out["points"][0], out["points"][-1])] == [True, False]
+    for grid, one in zip(SPACE.grids, out["grids"], strict=True):
+        assert (one["title"], one["base"]) == (grid.title, grid.base)
+        assert one["rows"] == {"axis": grid.rows.name, "values": grid.rows.labels}
+        assert one["columns"] == {"axis": grid.columns.name, "values": grid.columns.labels}
+        for recipes, numbers in zip(grid.recipes, one["points"], strict=True):
+            for recipe, number in zip(recipes, numbers, strict=True):
+                assert (number is None) == (recipe == SPACE.points[0])
+                assert number is None or found.points[number].recipe == recipe
 
 
 def test_least_finds_the_lowest_mean_and_those_indistinguishable_from_it() -> None:
