@@ -1,6 +1,8 @@
 """Whether llama.cpp can load a model, before it is exported or measured."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from converters.errors import InputError
 from converters.gguf_source import GGUFSource
@@ -16,10 +18,19 @@ def require_loadable_source(source: Source) -> None:
     llama.cpp's reason and, for a GGUF file, its known faults. llama.cpp aborts the process for some files, so a worker
     does this.
     """
-    try:
+    with faults_in_errors(source):
         _load(source)
+
+
+@contextmanager
+def faults_in_errors(source: Source) -> Iterator[None]:
+    """Add the known faults of a GGUF file to the message of an InputError that llama.cpp's load of it raises."""
+    try:
+        yield
     except InputError as error:
         hint = _known_faults(source) if isinstance(source, GGUFSource) else ""
+        if not hint:
+            raise
         raise InputError(f"{error}{hint}") from error
 
 

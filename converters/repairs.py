@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from converters.llamacpp.container import Field, ValueType, numbers, tensor_order, uint32
+from converters.llamacpp.container import Field, ValueType, numbers, string, tensor_order, uint32
 
 _NEXTN = "nextn_predict_layers"
 _DELTANET = ("qwen3next", "qwen35", "qwen35moe")
@@ -106,6 +106,27 @@ def _one_head_count(contents: GGUFContents) -> GGUFContents:
     return contents.with_fields(**{"attention.head_count_kv": uint32(max(counts))})
 
 
+def _qwen2vl(contents: GGUFContents) -> GGUFContents:
+    old, new = f"{contents.architecture}.", "qwen2vl."
+    metadata = {
+        new + key.removeprefix(old) if key.startswith(old) else key: contents.metadata[key] for key in contents.metadata
+    }
+    metadata["general.architecture"] = string(new.removesuffix("."))
+    sections = metadata.get(f"{new}rope.mrope_section")
+    if sections is not None:  # with 3 entries, which the next repairs complete
+        metadata.setdefault(f"{new}rope.dimension_sections", sections)
+    return GGUFContents(new.removesuffix("."), metadata, contents.names)
+
+
+def _qwen3vl_keys(contents: GGUFContents) -> GGUFContents:
+    if contents.field("rope.dimension_sections") is not None or contents.number("attention.key_length") != 128:
+        return contents
+    features = contents.field("vision.deepstack_visual_indexes")
+    count = contents.field("n_deepstack_layers") or uint32(0 if features is None else features.count)
+    sections = numbers(ValueType.INT32, [24, 20, 20, 0])  # of all published models, whose heads have 128 elements
+    return contents.with_fields(**{"rope.dimension_sections": sections, "n_deepstack_layers": count})
+
+
 def _four_sections(contents: GGUFContents) -> GGUFContents:
     field = contents.field("rope.dimension_sections")
     if field is None or field.item_type in (None, ValueType.STRING) or field.count != 3:
@@ -120,6 +141,18 @@ def _without_absent_mtp(contents: GGUFContents) -> GGUFContents:
 
 
 REPAIRS = (
+    Repair(
+        "its architecture is called qwen25vl, as Ollama writes it",
+        "it is called qwen2vl, with the keys of that name",
+        _qwen2vl,
+        ("qwen25vl",),
+    ),
+    Repair(
+        "rope.dimension_sections is missing, as in Ollama's Qwen3-VL",
+        "it gets the sections of all published models, 24, 20, 20 and 0",
+        _qwen3vl_keys,
+        ("qwen3vl", "qwen3vlmoe"),
+    ),
     Repair(
         "the time-step biases are called blk.N.ssm_dt, as Ollama writes them",
         "they are renamed to blk.N.ssm_dt.bias",

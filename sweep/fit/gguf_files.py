@@ -11,6 +11,7 @@ from converters.catalogue import missing_vocabulary_bytes
 from converters.gguf_source import GGUFSource
 from converters.llamacpp.container import data_bytes, header_bytes
 from converters.llamacpp.ghost import ghost
+from converters.loadable import faults_in_errors
 from converters.plan import plan_file
 from converters.recipes import recipe
 from converters.resolver import Need, find_file
@@ -62,6 +63,7 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
     shape, formulas = ModelShape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
     state = formulas.state_bytes * shape.linear_layers
     with (
+        faults_in_errors(source),
         ghost(source.structure, source.tensors) as path,
         Contexts(path, shape, options, source.name, remote, state, formulas.embedding) as contexts,
     ):

@@ -2,7 +2,7 @@
 programs can be repaired, and the repaired file is the original model again."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gguf_files import rewrite
 
 from converters.errors import InputError
 from converters.export import export
-from converters.llamacpp.container import ValueType, numbers, string, uint32
+from converters.llamacpp.container import ValueType, encode_header, numbers, string, uint32
 from converters.llamacpp.model import ContextOptions, Model
 from converters.llamacpp.reader import read_header
 from converters.loadable import require_loadable_source
@@ -93,6 +93,52 @@ def test_a_known_fault_is_named_and_its_repair_gives_the_original_model(
     assert [(t.name, t.shape, t.type) for t in one.tensors] == [(t.name, t.shape, t.type) for t in two.tensors]
     assert hybrid.read_bytes()[one.data_offset :] == (tmp_path / "new.gguf").read_bytes()[two.data_offset :]
     np.testing.assert_array_equal(logits(tmp_path / "new.gguf"), logits(hybrid))
+
+
+def as_qwen25vl(file: Path, target: Path) -> Path:
+    """A file of Qwen2.5-VL as Ollama writes it."""
+    header = read_header(file)
+    sections = header.metadata["qwen2vl.rope.dimension_sections"].value
+    metadata = {
+        key.replace("qwen2vl.", "qwen25vl."): field
+        for key, field in header.metadata.items()
+        if key != "qwen2vl.rope.dimension_sections"
+    }
+    metadata["general.architecture"] = string("qwen25vl")
+    metadata["qwen25vl.rope.mrope_section"] = numbers(ValueType.INT32, sections[:3])
+    target.write_bytes(encode_header(metadata, header.tensors) + file.read_bytes()[header.data_offset :])
+    return rewrite(target, target, more=VISION)
+
+
+def as_ollamas_qwen3vl(file: Path, target: Path) -> Path:
+    indexes = {"vision.deepstack_visual_indexes": numbers(ValueType.INT32, [])}
+    return rewrite(file, target, more=VISION, fields=indexes, without=["rope.dimension_sections", "n_deepstack_layers"])
+
+
+PUBLISHED_HEADS = {"head_dim": 128, "rope_parameters": {**families.SECTIONS, "mrope_section": [24, 20, 20]}}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "change", "reason"),
+    [
+        ("qwen2vl", {}, as_qwen25vl, "unknown model architecture: 'qwen25vl'"),
+        ("qwen3vl", PUBLISHED_HEADS, as_ollamas_qwen3vl, "qwen3vl.rope.dimension_sections"),
+    ],
+)
+def test_multi_modal_models_of_ollama_are_repaired(
+    tmp_path: Path, family: str, settings: dict[str, Any], change: Callable[[Path, Path], Path], reason: str
+) -> None:
+    families.make(family, tmp_path / "model", **settings)
+    make_tokenizer(tmp_path / "model")
+    export(open_source(tmp_path / "model"), {"F32": tmp_path / "old.gguf"})
+    path = change(tmp_path / "old.gguf", tmp_path / "x.gguf")
+    with pytest.raises(InputError, match="Known faults: ") as caught:
+        require_loadable_source(open_source(path))
+    assert reason in str(caught.value)
+    source = open_source(path, repair=True)
+    require_loadable_source(source)
+    export(source, {"F32": tmp_path / "new.gguf"})
+    np.testing.assert_array_equal(logits(tmp_path / "new.gguf"), logits(tmp_path / "old.gguf"))
 
 
 UNKNOWN: dict[str, tuple[Mapping[str, Any], str]] = {

@@ -225,8 +225,7 @@ def test_a_file_that_llama_cpp_cannot_load_is_rejected_before_work(
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]
     assert "llama.cpp cannot load this model: tensor 'blk.0.ssm_dt.bias' not found" in error
-    if arguments[0] != "fit":
-        assert error.endswith(f"Write a repaired file: sweep convert '{foreign[1]}' --repair --to QUANT")
+    assert error.endswith(f"Write a repaired file: sweep convert '{foreign[1]}' --repair --to QUANT")
     assert not list(tmp_path.rglob("*.gguf"))
     with_cells = [run for run in tmp_path.rglob("events.jsonl") if '"started"' in run.read_text()]
     assert not with_cells
