@@ -146,6 +146,9 @@ def main() -> None:
 
 def report(what: str, found: list[Redraw]) -> None:
     """Print latencies in ms: to the last frame, `first` to the first frame, and the mean of the program's CPU time."""
+    if not found:
+        print(f"{what:34}  no frame was drawn", flush=True)
+        return
     last = sorted(1000 * one.last for one in found)
     high = last[min(len(last) - 1, round(0.95 * len(last)))]
     first = 1000 * statistics.median(one.first for one in found)

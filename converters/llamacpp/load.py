@@ -27,6 +27,7 @@ class LoadOptions:
     - `gpu_layers`: how many layers go to GPUs, 0 for all in RAM.
     - `cpu_moe`: the number of layers, counted from the first, whose experts stay in RAM.
     - `tensor_split`: the relative share of each GPU; empty lets llama.cpp choose.
+    - `mtp`: whether layers for multi-token prediction are loaded, which only speculative decoding uses.
     - `tensor_overrides`: (pattern, place) of tensors that do not go where their layer goes. The place is the index of
       one of the devices the model is loaded on, or None for RAM. The first pattern found in a tensor's name decides.
     """
@@ -35,6 +36,7 @@ class LoadOptions:
     cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
     tensor_overrides: tuple[tuple[str, int | None], ...] = ()
+    mtp: bool = False
 
     def apply(self, params: lib.llama_model_params, devices: Sequence[int] = ()) -> object:
         """Set these options in `params`. `devices` are the handles of the devices to use; empty means all.
@@ -43,6 +45,7 @@ class LoadOptions:
         llama.cpp supports devices.
         """
         params.n_gpu_layers = self.gpu_layers
+        params.load_mtp = self.mtp
         room = lib.llama_max_devices()
         if len(self.tensor_split) > room:
             raise InputError(

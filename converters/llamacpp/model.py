@@ -52,7 +52,9 @@ class ContextOptions:
     """Options of a context, with the names and meanings of llama.cpp's `llama_context_params`.
 
     `n_ctx` counts the cells of all sequences. With `kv_unified` any sequence may use all cells; otherwise each has
-    n_ctx / n_seq_max cells. `type_k` and `type_v` are names of tensor types, `flash_attn` a key of FLASH_ATTENTION.
+    n_ctx / n_seq_max cells. `n_rs_seq` is the number of additional copies of the recurrent states of a sequence. With
+    `mtp` the context runs the layers for multi-token prediction. `n_outputs_max` is the largest number of outputs of a
+    batch, 0 for all its tokens. `type_k` and `type_v` are names of tensor types, `flash_attn` a key of FLASH_ATTENTION.
     `n_threads` is all available CPUs by default.
     """
 
@@ -65,6 +67,9 @@ class ContextOptions:
     type_v: str = "f16"
     flash_attn: str = "auto"
     n_threads: int | None = None
+    n_rs_seq: int = 0
+    n_outputs_max: int = 0
+    mtp: bool = False
 
     def params(self) -> lib.llama_context_params:
         """These options as llama.cpp's struct. Raises InputError for an unknown type."""
@@ -74,6 +79,9 @@ class ContextOptions:
         params.n_ubatch = min(self.n_ubatch, self.n_batch)
         params.n_seq_max = self.n_seq_max
         params.kv_unified = self.kv_unified
+        params.n_rs_seq = self.n_rs_seq
+        params.n_outputs_max = self.n_outputs_max
+        params.ctx_type = lib.LLAMA_CONTEXT_TYPE_MTP if self.mtp else lib.LLAMA_CONTEXT_TYPE_DEFAULT
         params.type_k = type_named(self.type_k).id
         params.type_v = type_named(self.type_v).id
         params.flash_attn_type = FLASH_ATTENTION[self.flash_attn]

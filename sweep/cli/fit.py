@@ -21,6 +21,8 @@ The same for two GPUs, a long context and a smaller KV cache:
   $ sweep fit Qwen3.6-27B --gpu "2xRTX 4090" --ctx 65536 --kv-type q8_0
 A GPU and RAM of given sizes, and how each figure is computed:
   $ sweep fit Qwen3.6-27B --gpu 12GiB --gpu "64GiB RAM" --explain
+The same model with its own layers for multi-token prediction as the draft:
+  $ sweep fit Qwen3.6-27B --gpu "RTX 4090" --variants Q5_K_M --draft mtp
 Print only the name of the best variant that fits, for a script:
   $ sweep fit micro --gpu 24GiB --best --format quiet
 """
@@ -82,6 +84,15 @@ def fit(
         show_default="only the text decoder",
         rich_help_panel=Panel.MEMORY,
     ),
+    draft: str | None = typer.Option(
+        None,
+        "--draft",
+        metavar="mtp|MODEL",
+        help="Count speculative decoding too: mtp, the model's own layers for multi-token prediction, or a second, "
+        "smaller MODEL (a checkpoint is counted as Q8_0).",
+        show_default="no draft",
+        rich_help_panel=Panel.MEMORY,
+    ),
     offload: bool = typer.Option(
         True,
         "--offload/--no-offload",
@@ -128,6 +139,7 @@ def fit(
         ubatch=ubatch,
         flash_attention=flash_attn,
         projector=projector,
+        draft=draft or "",
         offload="auto" if offload else "none",
     )
     devices = parse_devices(gpu) if gpu else local_devices()

@@ -74,6 +74,8 @@ def int8(
 
 
 def _show(quantized: command.WrittenCheckpoint, output: Output) -> None:
+    from int8.calibration_passes import FEW_TOKENS  # loads torch
+
     calibration = quantized.calibration
     text = "no text"
     if calibration.text is not None:
@@ -81,7 +83,7 @@ def _show(quantized: command.WrittenCheckpoint, output: Output) -> None:
     output.show(f"{quantized.path}: {quantized.recipe.name}, {size(quantized.bytes)}, calibrated with {text}")
     if quantized.experts:
         table = Table(box=None, pad_edge=False)
-        for column in ("layer", "experts", "fewest tokens", "most tokens", "under 16 tokens"):
+        for column in ("layer", "experts", "fewest tokens", "most tokens", f"under {FEW_TOKENS} tokens"):
             table.add_column(column, justify="right")
         for row in quantized.experts:
             table.add_row(*map(str, row))

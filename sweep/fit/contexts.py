@@ -29,6 +29,27 @@ STATE_LIMIT = 1 << 30  # bytes of recurrent states that a load may allocate
 PIPELINE_COPIES = 4  # llama.cpp's GGML_SCHED_MAX_COPIES
 
 
+@dataclass(frozen=True)
+class ContextRole:
+    """The role of a context in speculative decoding.
+
+    Attributes:
+        loads_mtp: whether the model is loaded with its layers for multi-token prediction.
+        runs_mtp: whether the context runs these layers instead of the others.
+        drafts: whether the context drafts tokens, so that it has one output per sequence.
+        copies: additional copies of recurrent states, to go back to when a drafted token is rejected.
+    """
+
+    loads_mtp: bool = False
+    runs_mtp: bool = False
+    drafts: bool = False
+    copies: int = 0
+
+
+ALONE = ContextRole()
+"""No speculative decoding."""
+
+
 @dataclass
 class Contexts:
     """Contexts of the model in a ghost file on `devices`; without devices, all of the model is in RAM.
@@ -44,6 +65,7 @@ class Contexts:
         state_bytes: recurrent state of one sequence. llama.cpp allocates it even in a load without allocation. To stay
             below STATE_LIMIT, contexts with many sequences are loaded with fewer, and the sizes are multiplied.
         embedding: length of a hidden state.
+        role: the role of the contexts in speculative decoding.
     """
 
     ghost: Path
@@ -53,6 +75,7 @@ class Contexts:
     devices: Sequence[RemoteDevice] = ()
     state_bytes: int = 0
     embedding: int = 0
+    role: ContextRole = ALONE
     _known: dict[tuple[bool, int], ContextMemory] = field(default_factory=dict)
     _models: dict[bool, object] = field(default_factory=dict)
     _open: ExitStack = field(default_factory=ExitStack)
@@ -81,7 +104,7 @@ class Contexts:
         Interpolated linearly between contexts that llama.cpp has computed. Without RPC, every device is estimated to
         need as much as a model that is entirely in RAM.
         """
-        full = self._is_full(placement)
+        full = self.is_full(placement)
         cells = padded(context)
         below, above = self._neighbours(full, cells)
         low, high = self.memory(full, below).compute_bytes, self.memory(full, above).compute_bytes
@@ -93,13 +116,14 @@ class Contexts:
 
     def is_exact(self, placement: LayerPlacement, context: int) -> bool:
         """Whether llama.cpp has computed the buffers of this context; otherwise they are interpolated."""
-        return self._key(self._is_full(placement), context) in self._known
+        return self._key(self.is_full(placement), context) in self._known
 
     def compute_exactly(self, placement: LayerPlacement, context: int) -> None:
         """Let llama.cpp compute this context, so that its buffers are no longer interpolated."""
-        self.memory(self._is_full(placement), context)
+        self.memory(self.is_full(placement), context)
 
-    def _is_full(self, placement: LayerPlacement) -> bool:
+    def is_full(self, placement: LayerPlacement) -> bool:
+        """Whether all of the model is on devices, and no layer is divided."""
         return placement.is_full and not any(placement.partial)
 
     def _neighbours(self, full: bool, cells: int) -> tuple[int, int]:
@@ -138,20 +162,23 @@ class Contexts:
 
     def _load(self, full: bool, context: int) -> ContextMemory:
         if full not in self._models:
-            load = LoadOptions()
+            load = LoadOptions(mtp=self.role.loads_mtp)
             if self.devices:
-                placement = self._example(full)
+                placement = self.example(full)
                 split = tuple(map(float, placement.layers))
-                load = LoadOptions(
-                    placement.on_devices, tensor_split=split, tensor_overrides=placement.tensor_overrides()
+                load = replace(
+                    load,
+                    gpu_layers=placement.on_devices,
+                    tensor_split=split,
+                    tensor_overrides=placement.tensor_overrides(),
                 )
             self._models[full] = self._open.enter_context(loaded_ghost(self.ghost, load, self.devices, self.name))
         sequences = self.sequences
-        options = context_options(self.options, context, sequences)
+        options = context_options(self.options, context, sequences, self.role)
         found = context_memory(self._models[full], options, self.devices, self.name)
         return _multiplied(found, self.options.parallel, sequences)
 
-    def _example(self, full: bool) -> LayerPlacement:
+    def example(self, full: bool) -> LayerPlacement:
         """A placement that represents all full placements, or all others."""
         total, devices = self.shape.layers + 1, len(self.devices)
         if full:
@@ -182,7 +209,7 @@ def _multiplied(loaded: ContextMemory, parallel: int, sequences: int) -> Context
     )
 
 
-def context_options(options: FitOptions, context: int, sequences: int) -> ContextOptions:
+def context_options(options: FitOptions, context: int, sequences: int, role: ContextRole = ALONE) -> ContextOptions:
     """llama.cpp's options of a context with `context` tokens for each of `sequences` sequences."""
     flash = {None: "auto", True: "on", False: "off"}[options.flash_attention]
     return ContextOptions(
@@ -193,4 +220,7 @@ def context_options(options: FitOptions, context: int, sequences: int) -> Contex
         type_k=options.kv_type_k,
         type_v=options.kv_type_v,
         flash_attn=flash,
+        n_rs_seq=role.copies,
+        n_outputs_max=sequences if role.drafts else 0,
+        mtp=role.runs_mtp,
     )

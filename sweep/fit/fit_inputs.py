@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from converters.llamacpp import rpc
 from converters.source import Source
+from sweep.fit.draft import ModelDraft
 from sweep.fit.fit_report import FitFigure, FitOptions
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.placement import FitMachine
@@ -18,7 +19,7 @@ class FitInputs:
 
     `own_variant` is the name of the variant that the model itself is, if it is a GGUF file; otherwise None. `remote`
     are the RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support RPC. `projector` is
-    the memory of the vision projector.
+    the memory of the vision projector, `draft` a second model for speculative decoding.
     """
 
     source: Source
@@ -28,3 +29,4 @@ class FitInputs:
     remote: Sequence[rpc.RemoteDevice]
     options: FitOptions
     projector: FitFigure
+    draft: ModelDraft | None = None

@@ -18,8 +18,10 @@ from converters.resolver import FoundModel, ModelForm, Need, find_model
 from converters.source import Source
 from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
 from sweep.fit.contexts import MAX_SEQUENCES
+from sweep.fit.draft import model_draft
 from sweep.fit.fit_inputs import FitInputs
-from sweep.fit.fit_report import FitOptions, FitReport, FitRow
+from sweep.fit.fit_report import MTP, FitOptions, FitReport, FitRow
+from sweep.fit.formulas import ContextFormulas
 from sweep.fit.hardware import Device
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.placement import FitMachine
@@ -43,6 +45,10 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
     resolved = find_model(model, Need.HEADERS)
     source = resolved.open(resolved.name, requantize=True)
     shape = ModelShape.of(source.structure, source.tensors)
+    if options.draft == MTP and not shape.mtp:
+        raise InputError(
+            f"{resolved.name}: this model has no layers for multi-token prediction; give a smaller model as the draft"
+        )
     options = replace(options, context=options.context or min(DEFAULT_CONTEXT, shape.train_context))
     if options.context > shape.train_context:
         raise InputError(
@@ -52,14 +58,23 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
     projector = projector_figure(_config(source), resolved.name) if options.projector else NOT_COUNTED
     machine = FitMachine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
-        raise InputError(
-            f"llama.cpp can divide a model among at most {rpc.MAX_DEVICES} devices, not {len(machine.gpus)}"
-        )
+        raise InputError(f"{len(machine.gpus)} GPUs; llama.cpp can divide a model among at most {rpc.MAX_DEVICES}")
     found: dict[str, FitRow] = {}
     with ExitStack() as stack:
         remote = _simulated_devices(stack, len(machine.gpus))
-        inputs = FitInputs(source, _own_variant(resolved), shape, machine, remote, options, projector)
+        draft = None
+        if options.draft not in ("", MTP):
+            vocabulary = ContextFormulas.of(source.structure).vocabulary
+            draft = stack.enter_context(model_draft(options, shape, vocabulary, remote))
+        inputs = FitInputs(source, _own_variant(resolved), shape, machine, remote, options, projector, draft)
         names = named or default_variants(inputs)
+        if options.draft:
+            names = [name for name in names if fit_kind(name).has_draft or name in named]
+            alone = [name for name in names if not fit_kind(name).has_draft]
+            if alone:
+                raise InputError(
+                    f"{', '.join(alone)}: only GGUF variants run with a draft; leave these out of --variants"
+                )
         for kind in dict.fromkeys(fit_kind(name) for name in names):
             found |= kind.rows([name for name in names if fit_kind(name) is kind], inputs)
     return FitReport(
@@ -71,6 +86,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         rows=tuple(found[name] for name in names),
         notes=(*resolved.notes, *_notes(machine, bool(remote))),
         bytes_read=resolved.bytes_read,
+        draft=options.draft or None if draft is None else draft.name,
     )
 
 

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 from sweep.fit.hardware import Device
+from sweep.format import size
 
 DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
     "llama.cpp dry run",
@@ -22,7 +23,8 @@ DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
 """The sources of figures."""
 HOST = "RAM"
 # The parts of a variant's memory, in the order of a report.
-PARTS = ("weights", "kv", "recurrent", "compute", "output", "projector", "reserve")
+PARTS = ("weights", "kv", "recurrent", "compute", "output", "projector", "draft", "reserve")
+MTP = "mtp"  # the draft that is the model's own layers for multi-token prediction
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class FitOptions:
     batch: int = 2048  # tokens of a batch
     flash_attention: bool | None = None  # None: llama.cpp decides
     projector: bool = False  # whether the vision projector counts
+    draft: str = ""  # for speculative decoding: MTP, or a second model; empty: none
     offload: str = "auto"  # "auto": partly in RAM if the variant does not fit; "none": all of it on the devices
 
 
@@ -74,6 +77,17 @@ class DeviceShare:
 
 
 @dataclass(frozen=True)
+class DraftBytes:
+    """The parts of a draft, in bytes, on all devices and the host."""
+
+    weights_bytes: int
+    kv_bytes: int
+    recurrent_bytes: int
+    compute_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True)
 class FitRow:
     """One variant on the given devices."""
 
@@ -95,6 +109,8 @@ class FitRow:
     decode_bound: float | None  # upper bound of tokens per second by memory bandwidth, with a full context
     placed_by: str  # source of the compute buffers: "rpc", "cpu": llama.cpp; "estimate" | "formula": not llama.cpp
     partial: bool = False  # partly in RAM: the variant does not fit, but runs with `arguments`
+    draft: DraftBytes | None = None
+    mtp_bytes: int = 0  # weights in the file for multi-token prediction that are not counted
     file_exact: bool = (
         True  # False: the header's part of `file_bytes` is an estimate, because no tokenizer is available
     )
@@ -112,6 +128,7 @@ class FitReport:
     rows: tuple[FitRow, ...]
     notes: tuple[str, ...]
     bytes_read: int | None  # bytes read over the network; None if the model was not read from there
+    draft: str | None = None  # the name of the draft
 
 
 class Verdict(StrEnum):
@@ -125,6 +142,18 @@ def verdict(row: FitRow) -> Verdict:
     return Verdict.FITS if row.fits else Verdict.PARTLY if row.partial else Verdict.DOES_NOT_FIT
 
 
+def mtp_note(rows: Sequence[FitRow]) -> str | None:
+    """What is not counted in these rows; None if everything is."""
+    sizes = [row.mtp_bytes for row in rows if row.mtp_bytes]
+    if not sizes:
+        return None
+    amount = size(min(sizes)) if min(sizes) == max(sizes) else f"{size(min(sizes))} to {size(max(sizes))}"
+    return (
+        f"without speculative decoding: the weights for multi-token prediction ({amount}) and a context that drafts "
+        "with them are not counted, because llama.cpp loads them only on request; `sweep fit --draft mtp` counts both"
+    )
+
+
 def to_json(report: FitReport) -> dict[str, Any]:
     """The report as JSON: sizes in bytes, contexts in tokens per sequence, `bandwidth` in bytes per second."""
     return {
@@ -136,6 +165,7 @@ def to_json(report: FitReport) -> dict[str, Any]:
         "rows": [_row(row) for row in report.rows],
         "notes": list(report.notes),
         "bytes_read": report.bytes_read,
+        "draft": report.draft,
     }
 
 
@@ -148,7 +178,10 @@ def _row(row: FitRow) -> dict[str, Any]:
         "file_exact": row.file_exact,
         "bits_per_weight": row.bits_per_weight,
         **parts,
+        "draft": None if row.draft is None else asdict(row.draft),
         "total_bytes": row.total_bytes,
+        "mtp_bytes": row.mtp_bytes,
+        "note": mtp_note([row]),
         "fits": row.fits,
         "verdict": verdict(row).value,
         "headroom_bytes": row.headroom_bytes,
@@ -178,6 +211,7 @@ def from_json(report: dict[str, Any]) -> FitReport:
         rows=tuple(_row_of(row) for row in report["rows"]),
         notes=tuple(report["notes"]),
         bytes_read=report["bytes_read"],
+        draft=report["draft"],
     )
 
 
@@ -193,11 +227,12 @@ def _row_of(row: dict[str, Any]) -> FitRow:
         tensor_split=tuple(row["tensor_split"]),
         decode_bound=row["decode_bound_tokens_per_s"],
         partial=row["verdict"] == Verdict.PARTLY,
+        draft=None if row["draft"] is None else DraftBytes(**row["draft"]),
         **{name: row[name] for name in _UNCHANGED},
     )
 
 
 _UNCHANGED = (
     *("variant", "kind", "file_bytes", "file_exact", "bits_per_weight", "total_bytes", "fits", "headroom_bytes"),
-    *("max_context", "gpu_layers", "cpu_moe_layers", "arguments", "placed_by"),
+    *("mtp_bytes", "max_context", "gpu_layers", "cpu_moe_layers", "arguments", "placed_by"),
 )

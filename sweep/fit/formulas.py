@@ -77,6 +77,11 @@ class ContextFormulas:
         )
 
 
+def counted_sequences(parallel: int) -> str:
+    """ "1 sequence", "4 sequences"."""
+    return f"{parallel} sequence{'' if parallel == 1 else 's'}"
+
+
 def exact(logged: int, computed: int) -> int:
     """`computed` bytes if llama.cpp's rounded figure agrees with it; otherwise llama.cpp's figure plus its rounding."""
     return computed if abs(logged - computed) <= ROUNDING else logged + ROUNDING

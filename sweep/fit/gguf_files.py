@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from converters import recipes
@@ -16,14 +17,15 @@ from converters.plan import plan_file
 from converters.recipes import recipe
 from converters.resolver import Need, find_file
 from converters.source import Source
-from sweep.fit.contexts import Contexts
+from sweep.fit.contexts import ALONE, Contexts
+from sweep.fit.draft import MODEL_WITH_MTP, MTP_DRAFT, MtpDraft, draft_options
 from sweep.fit.fit_inputs import FitInputs
-from sweep.fit.fit_report import FitRow
+from sweep.fit.fit_report import MTP, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.gguf_rows import FitFile, gguf_row
 from sweep.fit.layer_bytes import ModelShape, Weights
 from sweep.fit.registry import FitKind, is_file
-from sweep.fit.variant_memory import VariantMemory
+from sweep.fit.variant_memory import Draft, VariantMemory
 
 
 def _quant_name(name: str) -> str:
@@ -61,11 +63,15 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
     """The rows of quants of a source, or of the file that the source is."""
     machine, remote, options = inputs.machine, inputs.remote, inputs.options
     shape, formulas = ModelShape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
-    state = formulas.state_bytes * shape.linear_layers
+    role = ALONE
+    if options.draft == MTP:
+        shape, role = replace(shape, loads_mtp=True), MODEL_WITH_MTP
+    state = formulas.state_bytes * shape.linear_layers * (1 + role.copies)
     with (
         faults_in_errors(source),
         ghost(source.structure, source.tensors) as path,
-        Contexts(path, shape, options, source.name, remote, state, formulas.embedding) as contexts,
+        Contexts(path, shape, options, source.name, remote, state, formulas.embedding, role) as contexts,
+        Contexts(path, shape, draft_options(options), source.name, remote, 0, formulas.embedding, MTP_DRAFT) as drafts,
     ):
         if not remote:
             contexts.prepare()  # not in parallel with other work: it allocates the recurrent states, the most memory
@@ -75,11 +81,25 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
             files = list(pool.map(lambda name: _file(source, shape, name, path), names))
             context_memory = preparation.result()
         projector = inputs.projector
+        draft_memory = drafts.prepare() if options.draft == MTP else None
+
+        def draft_of(weights: Weights) -> Draft | None:
+            if draft_memory is None:
+                return inputs.draft
+            return MtpDraft(shape, weights.mtp, drafts, formulas, draft_memory)
+
         return {
             name: gguf_row(
                 name,
                 VariantMemory(
-                    shape, weights, contexts, formulas, context_memory, machine.copies_weights, projector.bytes
+                    shape,
+                    weights,
+                    contexts,
+                    formulas,
+                    context_memory,
+                    machine.copies_weights,
+                    projector.bytes,
+                    draft_of(weights),
                 ),
                 machine,
                 file,
@@ -103,6 +123,6 @@ def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tup
     return Weights.of(shape, plan.tensors), FitFile(path, size, plan.bits_per_weight, exact=not missing, planned=True)
 
 
-QUANTS = FitKind(_quant_name, _default_quants, _quant_rows)
-FILES = FitKind(str, _default_files, _file_rows, is_file=True)
-HUB_FILES = FitKind(str, lambda _inputs: [], _file_rows, is_file=True)
+QUANTS = FitKind(_quant_name, _default_quants, _quant_rows, has_draft=True)
+FILES = FitKind(str, _default_files, _file_rows, is_file=True, has_draft=True)
+HUB_FILES = FitKind(str, lambda _inputs: [], _file_rows, is_file=True, has_draft=True)

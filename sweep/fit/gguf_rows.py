@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sweep.fit.fit_report import (
     DRY_RUN,
@@ -13,18 +13,26 @@ from sweep.fit.fit_report import (
     LOAD,
     MARGIN,
     DeviceShare,
+    DraftBytes,
     FitFigure,
     FitOptions,
     FitRow,
 )
-from sweep.fit.formulas import CELLS, padded
+from sweep.fit.formulas import CELLS, counted_sequences, padded
 from sweep.fit.layer_bytes import LayerPart
 from sweep.fit.placement import FitMachine, LayerPlacement, place_layers, place_whole_layers
-from sweep.fit.variant_memory import MemoryParts, VariantMemory, bytes_per_device
+from sweep.fit.variant_memory import Draft, MemoryParts, VariantMemory, bytes_per_device
 
 MAX_CHECKS = 8  # how many contexts llama.cpp computes at most to find the largest one that fits
 _BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "metal": "Metal", "sycl": "SYCL", "vulkan": "Vulkan"}
 """llama.cpp's names of devices by kind, without their number."""
+_DRAFT_PARTS = {
+    "weights": "weights",
+    "kv": "KV cache",
+    "recurrent": "recurrent state",
+    "compute": "compute buffers",
+    "output": "output buffer",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,13 @@ def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: Fit
     held = _holds(parts, machine)
     is_whole = placement.is_full or not machine.gpus
     fits = is_whole and held
-    figures = {**_figures(memory, placement, parts, machine, file), "projector": projector}
+    drafted = memory.draft.parts(placement, options.context) if memory.draft is not None else None
+    own = parts if drafted is None else parts - drafted
+    figures = {**_figures(memory, placement, own, machine, file), "projector": projector}
+    draft = None
+    if memory.draft is not None and drafted is not None:
+        draft = _draft_bytes(memory.draft, drafted)
+        figures["draft"] = _draft_figure(memory, draft, figures)
     return FitRow(
         variant=variant,
         kind="gguf",
@@ -65,12 +79,39 @@ def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: Fit
             part is LayerPart.EXPERTS and device is None for _, part, device in placement.split_layers()
         ),
         tensor_split=placement.layers,
-        arguments=arguments(file.name, placement, [gpu.kind for gpu in machine.gpus], options),
-        decode_bound=_bound(memory, placement, machine),
+        arguments=" ".join(
+            [
+                arguments(file.name, placement, [gpu.kind for gpu in machine.gpus], options),
+                *([] if memory.draft is None else [memory.draft.arguments]),
+            ]
+        ),
+        # Speculative decoding gives more than one token for one reading of the weights.
+        decode_bound=_bound(memory, placement, machine) if draft is None else None,
         placed_by=("rpc" if memory.contexts.devices else "estimate") if machine.gpus else "cpu",
         partial=held and not is_whole,
+        draft=draft,
+        mtp_bytes=0 if memory.shape.loads_mtp else memory.weights.mtp,
         file_exact=file.exact,
     )
+
+
+def _draft_bytes(draft: Draft, parts: MemoryParts) -> DraftBytes:
+    return DraftBytes(
+        int(parts.weights.sum()) + draft.shared_weights,
+        int(parts.kv.sum()),
+        int(parts.recurrent.sum()),
+        int(parts.compute.sum()),
+        int(parts.output.sum()),
+    )
+
+
+def _draft_figure(memory: VariantMemory, draft: DraftBytes, figures: Mapping[str, FitFigure]) -> FitFigure:
+    """All of the draft as one figure."""
+    assert memory.draft is not None
+    parts = {name.removesuffix("_bytes"): size for name, size in asdict(draft).items() if size}
+    words = " + ".join(f"{size} B {_DRAFT_PARTS[name]}" for name, size in parts.items())
+    source = figures["compute"].source.partition(" + ")[0]
+    return FitFigure(sum(parts.values()), f"{DRY_RUN}, {source}", f"{words} of the draft {memory.draft.name}")
 
 
 def _placement(memory: VariantMemory, machine: FitMachine, context: int, offload: str) -> LayerPlacement:
@@ -152,9 +193,9 @@ def _longest(memory: VariantMemory, machine: FitMachine, fits_requested: bool) -
     low, high = (requested, longest + 1) if fits_requested or fits(requested) else (0, requested)
     for _ in range(MAX_CHECKS):
         found = low if high <= low + 1 else _last(low, high, fits)
-        if found == low or memory.contexts.is_exact(placed(found), found * CELLS):
+        if found == low or memory.is_exact(placed(found), found * CELLS):
             return found * CELLS or None
-        memory.contexts.compute_exactly(placed(found), found * CELLS)
+        memory.compute_exactly(placed(found), found * CELLS)
         if fits(found):
             return found * CELLS
         high = found
@@ -191,14 +232,17 @@ def _figures(
 ) -> Mapping[str, FitFigure]:
     options, formulas, contexts = memory.contexts.options, memory.formulas, memory.contexts
     attention, linear = len(memory.context_memory.attention_layers), len(memory.context_memory.recurrent_layers)
-    cells = f"{padded(options.context)} cells x {options.parallel} sequences"
+    sequences = counted_sequences(options.parallel)
+    cells = f"{padded(options.context)} cells x {sequences}"
     weights = f"sum over tensors of rows x row bytes of their types = {memory.weights.file} B"
     skipped = memory.weights.file - memory.weights.embedding - int(memory.weights.layers.sum())
     if memory.shape.tied and machine.gpus:
         skipped += memory.weights.embedding
         weights += f" + {memory.weights.embedding} B for a second copy of the tied embeddings on a device"
-    if skipped > 0:
-        weights += f" - {skipped} B of multi-token prediction layers, which are not loaded"
+    shared = 0 if memory.draft is None else memory.draft.shared_weights
+    if skipped + shared > 0:
+        why = "count as the draft" if shared else "are not loaded"
+        weights += f" - {skipped + shared} B of multi-token prediction layers, which {why}"
     copied = memory.copied_bytes(placement) if memory.copies_weights else 0
     compute = f"compute buffers of llama.cpp's largest graph for {options.ubatch} tokens, on each device and in RAM"
     if copied:
@@ -206,7 +250,9 @@ def _figures(
     measured = LOAD if contexts.devices or not machine.gpus else ESTIMATE
     return {
         "weights": FitFigure(
-            int(parts.weights.sum()) - memory.projector, DRY_RUN if file.planned else "the file's header", weights
+            int(parts.weights.sum()) - memory.projector - shared,
+            DRY_RUN if file.planned else "the file's header",
+            weights,
         ),
         "kv": FitFigure(
             int(parts.kv.sum()),
@@ -217,14 +263,13 @@ def _figures(
         "recurrent": FitFigure(
             int(parts.recurrent.sum()),
             LOAD,
-            f"{linear} linear-attention layers x {formulas.explained_state} x {options.parallel} sequences"
+            f"{linear} linear-attention layers x {formulas.explained_state} x {sequences}"
+            + (f" x {memory.state_copies} copies" if memory.state_copies > 1 else "")
             if linear
             else "no linear-attention layers",
         ),
         "compute": FitFigure(int(parts.compute.sum()), f"{measured} + {ESTIMATE}" if copied else measured, compute),
-        "output": FitFigure(
-            int(parts.output.sum()), LOAD, f"{formulas.vocabulary} logits x 4 B x {options.parallel} sequences"
-        ),
+        "output": FitFigure(int(parts.output.sum()), LOAD, f"{formulas.vocabulary} logits x 4 B x {sequences}"),
         "reserve": FitFigure(
             sum(gpu.reserve_bytes for gpu in machine.gpus) or (machine.host.reserve_bytes if machine.host else 0),
             MARGIN,

@@ -17,7 +17,7 @@ from sweep.defaults import MARGIN_BYTES
 from sweep.format import size
 
 MIB = 1 << 20
-MAX_DEVICES = 16  # GPUs and RAM: llama.cpp's limit (GGML_SCHED_MAX_BACKENDS)
+MAX_GPUS = 15  # llama.cpp's limit of 16 devices (GGML_SCHED_MAX_BACKENDS) includes RAM
 _UNITS = {
     unit + suffix: base**power
     for power, unit in enumerate("mgt", 2)
@@ -75,11 +75,12 @@ def parse_devices(texts: Iterable[str]) -> list[Device]:
     """The devices that --gpu names: "RTX 4090", "2xRTX 6000 Ada", "24GiB", "64GiB RAM", or several with commas.
 
     Raises InputError for an unknown GPU (with the nearest names), for an ambiguous name (with all names that it could
-    mean), for a size without a unit, and for more than MAX_DEVICES devices.
+    mean), for a size without a unit, and for more than MAX_GPUS GPUs.
     """
     found = [device for text in texts for part in text.split(",") for device in _devices(part.strip())]
-    if len(found) > MAX_DEVICES:
-        raise InputError(f"--gpu: {len(found)} devices; llama.cpp supports at most {MAX_DEVICES}")
+    count = sum(device.kind != "cpu" for device in found)
+    if count > MAX_GPUS:
+        raise InputError(f"--gpu: {count} GPUs; llama.cpp can divide a model among at most {MAX_GPUS}")
     return found
 
 

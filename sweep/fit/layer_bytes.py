@@ -36,9 +36,9 @@ class LayerPart(Enum):
 class ModelShape:
     """The properties of a model that do not depend on the quant.
 
-    `layers` is the number of blocks; the last `mtp` of them, for multi-token prediction, are not run. `experts` and
-    `experts_used` are per layer. `train_context` is in tokens. `tied`: the output uses the embedding matrix. `tensors`
-    are the names of all tensors.
+    `layers` is the number of blocks; the last `mtp` of them, for multi-token prediction, are loaded only if
+    `loads_mtp`, for speculative decoding. `experts` and `experts_used` are per layer. `train_context` is in tokens.
+    `tied`: the output uses the embedding matrix. `tensors` are the names of all tensors.
     """
 
     architecture: str
@@ -49,6 +49,7 @@ class ModelShape:
     train_context: int
     tied: bool
     tensors: tuple[str, ...]
+    loads_mtp: bool = False
 
     @classmethod
     def of(cls, structure: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> ModelShape:
@@ -84,7 +85,7 @@ class ModelShape:
     @cached_property
     def layer_of(self) -> npt.NDArray[np.intp]:
         """The layer of each tensor: -1 for embeddings, -2 for tensors that llama.cpp does not load."""
-        run = self.layers - self.mtp
+        run = self.layers - (0 if self.loads_mtp else self.mtp)
         result = np.full(len(self.tensors), self.layers, np.intp)
         for index, name in enumerate(self.tensors):
             block = _BLOCK.match(name)
@@ -111,6 +112,7 @@ class Weights:
         layers: all tensors of each layer.
         parts: the tensors of each part of each layer.
         largest: the largest matrix of each layer.
+        mtp: the tensors of layers for multi-token prediction.
         active: tensors that are read to generate one token: of the experts only those that are used.
     """
 
@@ -120,6 +122,7 @@ class Weights:
     parts: Mapping[LayerPart, Bytes]
     largest: Bytes
     active: Bytes
+    mtp: int
 
     @classmethod
     def of(cls, shape: ModelShape, tensors: Sequence[TensorInfo]) -> Weights:
@@ -145,4 +148,6 @@ class Weights:
         largest = np.zeros(count, np.int64)
         np.maximum.at(largest, layer[run], nbytes[run])
         parts = {part: by_layer(nbytes, run & shape.parts[part]) for part in LayerPart}
-        return cls(int(nbytes.sum()), embedding, layers, parts, largest, active)
+        blocks = [_BLOCK.match(name) for name in shape.tensors]
+        of_mtp = np.array([block is not None and int(block[1]) >= shape.layers - shape.mtp for block in blocks])
+        return cls(int(nbytes.sum()), embedding, layers, parts, largest, active, int(nbytes[of_mtp].sum()))

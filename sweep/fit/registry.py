@@ -23,12 +23,14 @@ class FitKind:
         default_variants: gives the names of this kind that are reported if the user names no variant.
         rows: computes the rows of the given names, by name.
         is_file: whether the names are those of GGUF files that exist.
+        has_draft: whether these variants can run with a draft (speculative decoding).
     """
 
     canonical_name: Callable[[str], str]
     default_variants: Callable[[FitInputs], Sequence[str]]
     rows: Callable[[Sequence[str], FitInputs], dict[str, FitRow]]
     is_file: bool = False
+    has_draft: bool = False
 
 
 # In the order in which a report lists them. The empty prefix is that of quants.

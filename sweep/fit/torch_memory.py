@@ -17,7 +17,7 @@ from int8.recipe import PUBLISHED, Recipe, recipe
 from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
-from sweep.fit.formulas import ContextFormulas
+from sweep.fit.formulas import ContextFormulas, counted_sequences
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.registry import FitKind
 
@@ -66,7 +66,7 @@ def torch_figures(
             kv,
             FORMULA,
             f"{attention} attention layers x {formulas.kv_heads} KV heads x {cell_words}"
-            f" x {options.context} tokens x {options.parallel} sequences",
+            f" x {options.context} tokens x {counted_sequences(options.parallel)}",
         ),
         "recurrent": FitFigure(state, FORMULA, _state_formula(formulas, recurrent, options)),
         "compute": FitFigure(
@@ -91,7 +91,7 @@ def _weights_formula(sizes: RecipeSizes) -> str:
 def _state_formula(formulas: ContextFormulas, layers: int, options: FitOptions) -> str:
     if not layers:
         return "no linear-attention layers"
-    return f"{layers} linear-attention layers x {formulas.explained_state} x {options.parallel} sequences"
+    return f"{layers} linear-attention layers x {formulas.explained_state} x {counted_sequences(options.parallel)}"
 
 
 def predicted_sizes(source: Source, kind: str, recipe: Recipe | None, options: FitOptions) -> dict[str, float]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,37 @@ class MemoryParts:
     def total(self) -> Bytes:
         return self.weights + self.kv + self.recurrent + self.compute + self.output
 
+    def __add__(self, other: MemoryParts) -> MemoryParts:
+        return MemoryParts(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+
+    def __sub__(self, other: MemoryParts) -> MemoryParts:
+        return MemoryParts(*(getattr(self, part.name) - getattr(other, part.name) for part in fields(self)))
+
+
+class Draft(Protocol):
+    """The draft of speculative decoding with one variant."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def arguments(self) -> str:
+        """For llama-server."""
+        ...
+
+    @property
+    def shared_weights(self) -> int:
+        """Bytes of its weights that are a part of the model, and are not in `parts`."""
+        ...
+
+    def parts(self, placement: LayerPlacement, context: int) -> MemoryParts:
+        """Bytes on each device and in RAM if the model has this placement, with `context` tokens per sequence."""
+        ...
+
+    def is_exact(self, placement: LayerPlacement, context: int) -> bool: ...
+
+    def compute_exactly(self, placement: LayerPlacement, context: int) -> None: ...
+
 
 @dataclass(frozen=True)
 class VariantMemory:
@@ -45,6 +76,7 @@ class VariantMemory:
         copies_weights: whether the first device computes long batches with weights that stay in RAM, and needs memory
             for a copy of one matrix at a time. GPU backends do this; RPC devices, which simulate them, do not.
         projector: bytes of the vision projector; they count as weights of the first device, or of RAM if there is none.
+        draft: the draft of speculative decoding; None without it.
     """
 
     shape: ModelShape
@@ -54,6 +86,7 @@ class VariantMemory:
     context_memory: ContextMemory
     copies_weights: bool
     projector: int = 0
+    draft: Draft | None = None
 
     @cached_property
     def _attention(self) -> npt.NDArray[np.bool_]:
@@ -75,13 +108,35 @@ class VariantMemory:
     def state_bytes(self) -> float:
         """Bytes of the recurrent state of all sequences per linear layer."""
         layers = max(int(self._recurrent.sum()), 1)
-        computed = self.formulas.state_bytes * self.contexts.options.parallel * layers
+        computed = self.formulas.state_bytes * self.contexts.options.parallel * layers * self.state_copies
         return exact(self.context_memory.recurrent_bytes, computed) / layers if self._recurrent.any() else 0.0
 
+    @cached_property
+    def state_copies(self) -> int:
+        """How many copies of each state llama.cpp keeps. Not every architecture can go back in its states."""
+        one = self.formulas.state_bytes * self.contexts.options.parallel * max(int(self._recurrent.sum()), 1)
+        wanted = 1 + self.contexts.role.copies
+        return wanted if self.context_memory.recurrent_bytes > one * (1 + wanted) / 2 else 1
+
     def parts(self, placement: LayerPlacement, context: int) -> MemoryParts:
-        """Bytes on each device and in RAM with `context` tokens per sequence."""
+        """Bytes on each device and in RAM with `context` tokens per sequence, including the draft."""
+        own = self._own_parts(placement, context)
+        return own if self.draft is None else own + self.draft.parts(placement, context)
+
+    def is_exact(self, placement: LayerPlacement, context: int) -> bool:
+        """Whether llama.cpp has computed the buffers of this context; otherwise they are interpolated."""
+        own = self.contexts.is_exact(placement, context)
+        return own and (self.draft is None or self.draft.is_exact(placement, context))
+
+    def compute_exactly(self, placement: LayerPlacement, context: int) -> None:
+        """Let llama.cpp compute this context."""
+        self.contexts.compute_exactly(placement, context)
+        if self.draft is not None:
+            self.draft.compute_exactly(placement, context)
+
+    def _own_parts(self, placement: LayerPlacement, context: int) -> MemoryParts:
         places = len(placement.layers) + 1
-        owner = self._owners(placement)
+        owner = owners(placement)
         weights = np.bincount(owner, self.weights.layers, places)
         for layer, part, device in placement.split_layers():
             moved = self.weights.parts[part][layer]
@@ -98,11 +153,11 @@ class VariantMemory:
         output = np.zeros(places)
         output[-1] = self.context_memory.output_bytes
         return MemoryParts(
-            _whole(weights),
-            _whole(np.bincount(owner[self._attention], minlength=places) * self.cell_bytes * cells),
-            _whole(np.bincount(owner[self._recurrent], minlength=places) * self.state_bytes),
-            _whole(compute),
-            _whole(output),
+            whole(weights),
+            whole(np.bincount(owner[self._attention], minlength=places) * self.cell_bytes * cells),
+            whole(np.bincount(owner[self._recurrent], minlength=places) * self.state_bytes),
+            whole(compute),
+            whole(output),
         )
 
     def copied_bytes(self, placement: LayerPlacement) -> int:
@@ -117,7 +172,7 @@ class VariantMemory:
         """
         options = self.contexts.options
         places = len(placement.layers) + 1
-        owner = self._owners(placement)
+        owner = owners(placement)
         read = np.bincount(owner, self.weights.active, places).astype(np.float64)
         used = self.shape.experts_used / self.shape.experts if self.shape.experts else 1.0
         for layer, part, device in placement.split_layers():
@@ -128,13 +183,14 @@ class VariantMemory:
         read += np.bincount(owner[self._recurrent], minlength=places) * self.state_bytes / options.parallel * 2
         return read
 
-    def _owners(self, placement: LayerPlacement) -> npt.NDArray[np.intp]:
-        """The index of each layer's device, or the number of devices for RAM; the output is the last layer."""
-        owner = np.full(self.shape.layers + 1, len(placement.layers), np.intp)
-        for device in range(len(placement.layers)):
-            span = placement.span(device)
-            owner[span.start : span.stop] = device
-        return owner
+
+def owners(placement: LayerPlacement) -> npt.NDArray[np.intp]:
+    """The index of each layer's device, or the number of devices for RAM; the output is the last layer."""
+    owner = np.full(placement.total, len(placement.layers), np.intp)
+    for device in range(len(placement.layers)):
+        span = placement.span(device)
+        owner[span.start : span.stop] = device
+    return owner
 
 
 def bytes_per_device(parts: MemoryParts, shared: Sequence[bool]) -> list[int]:
@@ -143,5 +199,6 @@ def bytes_per_device(parts: MemoryParts, shared: Sequence[bool]) -> list[int]:
     return [int(total + (totals[-1] if share else 0)) for total, share in zip(totals[:-1], shared, strict=True)]
 
 
-def _whole(values: npt.NDArray[Any]) -> Bytes:
+def whole(values: npt.NDArray[Any]) -> Bytes:
+    """Rounded up to whole bytes."""
     return np.ceil(values).astype(np.int64)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from converters.errors import InputError
 from converters.resolver import is_known_offline
 from sweep.fit.fit_model import fit_model
-from sweep.fit.fit_report import FitOptions, FitReport, FitRow
+from sweep.fit.fit_report import MTP, FitOptions, FitReport, FitRow
 from sweep.fit.hardware import Device
 from sweep.fit.registry import is_file
 from sweep.format import size
@@ -25,7 +25,8 @@ def fit(
 ) -> FitReport:
     """The report of `fit_model`. A worker computes it for models that do not come with this program. If it dies,
     the model is to blame: InputError."""
-    if is_known_offline(model) and not any(is_file(name) for name in variants):
+    models = [model, *([options.draft] if options.draft not in ("", MTP) else [])]
+    if all(map(is_known_offline, models)) and not any(is_file(name) for name in variants):
         return fit_model(model, variants, devices, options)
     from sweep.jobs.fit import FitJob
 

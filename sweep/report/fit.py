@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.fit.fit_report import PARTS, FitFigure, FitReport, FitRow, Verdict, verdict
+from sweep.fit.fit_report import MTP, PARTS, FitFigure, FitReport, FitRow, Verdict, mtp_note, verdict
 from sweep.fit.hardware import Device, explain_reserve
 from sweep.report.columns import Column, fit_to_width, table, width_of
 
@@ -36,7 +36,10 @@ _HEADS = {
     "compute": "compute",
     "output": "output",
     "projector": "projector",
+    "draft": "draft",
 }
+UNCOUNTED = "*"
+"""Marks a row that does not count everything in its file; a note says what."""
 
 
 MOST_COMMANDS = 6
@@ -66,6 +69,8 @@ def render_fit(
     lines += [line for one in shown for line in (Text(), one)]
     if notes:
         lines += [Text(), *(Text(line, style="dim") for line in [*_legend(report, dropped), *_origins(report)])]
+        note = mtp_note(report.rows)
+        lines += [Text(f"{UNCOUNTED} {note}.", style="yellow")] if note is not None else []
         lines += [Text(f"! {fmt.plain(note)}", style="yellow") for note in report.notes]
     return Group(*lines)
 
@@ -88,6 +93,9 @@ def _heading(report: FitReport) -> list[Text]:
             f": a context of {report.context:,} tokens for {sequences}, {report.kv_type} KV cache",
         )
     ]
+    if report.draft is not None:
+        whose = "the model's own layers (mtp)" if report.draft == MTP else fmt.plain(report.draft)
+        lines[0].append(f", draft: {whose}")
     return lines + [Text(f"  {_described(list(same))}") for _, same in groupby(report.devices)]
 
 
@@ -133,7 +141,7 @@ def _word(row: FitRow) -> str:
     """The verdict in words. If the variant is partly in RAM, it says how much of it."""
     in_ram = row.shares[-1].total_bytes if row.shares else 0
     words = {Verdict.FITS: "fits", Verdict.PARTLY: f"{fmt.size(in_ram)} in RAM", Verdict.DOES_NOT_FIT: "does not fit"}
-    return words[verdict(row)]
+    return words[verdict(row)] + (UNCOUNTED if row.mtp_bytes else "")
 
 
 def _part_columns(report: FitReport) -> list[Column]:
@@ -189,7 +197,10 @@ def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
     found = dict.fromkeys(verdict(row) for row in report.rows)
     signs = "; ".join(f"{_SIGNS[one]} {_MEANINGS[one]}" for one in Verdict if one in found)
     lines = [f"{signs}." if signs else "No variant was requested."]
-    lines.append("headroom: free memory on the fullest device after the reserve; negative if the variant does not fit.")
+    lacking = "negative if the variant does not fit"
+    if len(_gpus(report)) > 1:
+        lacking = "negative: what all GPUs together lack or, if they have enough together, the fullest one"
+    lines.append(f"headroom: free memory on the fullest device after the reserve; {lacking}.")
     lines.append("max ctx: the largest context per sequence that fits.")
     if any(row.decode_bound for row in report.rows):
         lines.append(

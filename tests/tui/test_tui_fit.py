@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 from driving import opened, play, shown, sweep, until
+from fit_reports import MIB, report, row
+from rich.style import Style
 
 from sweep import format as fmt
-from sweep.fit.fit_report import from_json, to_json
+from sweep.fit.fit_report import FitFigure, from_json, to_json
+from sweep.fit.hardware import parse_devices
 from sweep.workspace import Workspace
 from tui.screens.fit import FitScreen
 from tui.screens.pager import PagerScreen
+from tui.theme import Palette
+from tui.widgets.fit_table import fit_rows
+from tui.widgets.memory_bar import memory_bars
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
+
+NO_COLOURS = Palette(**{field.name: Style() for field in fields(Palette)})
 
 
 def answered(screen: FitScreen) -> bool:
@@ -105,3 +114,18 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             await until(pilot, lambda: "✗" in shown(app) and not screen._busy)
 
     play(script())
+
+
+def test_a_row_that_does_not_count_its_draft_says_so_and_a_counted_draft_has_its_part() -> None:
+    devices = parse_devices(["RTX 4090"])
+    drafted = FitFigure(300 * MIB, "llama.cpp no_alloc load", "the draft mtp")
+    plain = row("Q4_K_M", 4.0, 4.9, devices, mtp_bytes=200 * MIB)
+    counted = row("Q5_K_M", 5.0, 5.7, devices)
+    counted = replace(counted, figures={**counted.figures, "draft": drafted})
+    rows = report([plain, counted, row("Q6_K", 6.0, 6.5, devices)], devices)
+    _, cells = fit_rows(rows, rows.rows, None, (), 80, NO_COLOURS)
+    assert [words[-1].plain for _, words in cells] == ["✓ fits*", "✓ fits", "✓ fits"]
+    bars = [memory_bars(one, rows, 100, NO_COLOURS).plain for one in rows.rows]
+    assert "* without speculative decoding: the weights for multi-token prediction (200 MiB)" in bars[0]
+    assert "--draft mtp" not in bars[1] + bars[2]
+    assert "▄ draft" in bars[1]

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
+from sweep.report.fit import UNCOUNTED
 from tui.theme import Palette
 from tui.widgets.table import PADDING
 
@@ -47,7 +48,7 @@ def _cells(row: FitRow, columns: Sequence[_FitColumn], is_best: bool, is_chosen:
         Text.assemble((fmt.CHOSEN if is_best else " ", colours.good), ("+" if is_chosen else " ", colours.accent)),
         Text(fmt.shorten(fmt.plain(row.variant), _NAME), plain),
         *(Text(column.write(row), plain) for column in columns),
-        Text(f"{SIGNS[found]} {words}", style),
+        Text(f"{SIGNS[found]} {words}{UNCOUNTED if row.mtp_bytes else ''}", style),
     ]
 
 

@@ -6,8 +6,8 @@ from rich.style import Style
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.fit.fit_report import PARTS, DeviceShare, FitReport, FitRow
-from sweep.report.fit import part_name
+from sweep.fit.fit_report import PARTS, DeviceShare, FitReport, FitRow, mtp_note
+from sweep.report.fit import UNCOUNTED, part_name
 from tui.theme import Palette
 
 # Each part has its own character, so that the bar is readable without colours.
@@ -18,6 +18,7 @@ _LETTERS = {
     "compute": "▒",
     "output": "░",
     "projector": "▞",
+    "draft": "▄",
     "reserve": "╱",
 }
 
@@ -46,6 +47,8 @@ def memory_bars(row: FitRow, report: FitReport, width: int, colours: Palette) ->
             Text(),
             Text.assemble(("llama-server ", colours.soft), (fmt.printable(row.arguments), colours.accent)),
         ]
+    note = mtp_note([row])
+    lines += [] if note is None else [Text(f"{UNCOUNTED} {note}", colours.warn)]
     lines += [Text(f"! {fmt.plain(note)}", colours.warn) for note in report.notes]
     return Text("\n").join(lines)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -149,11 +150,14 @@ def test_a_run_whose_reader_ends_leaves_no_worker_and_can_be_resumed(tmp_path: P
         assert process.stderr is not None
         while '"cell_done"' not in process.stdout.readline():
             pass
-        (worker,) = psutil.Process(process.pid).children()
+        end = time.monotonic() + 60
+        while not (workers := psutil.Process(process.pid).children()):  # the next job's worker may not have started yet
+            assert time.monotonic() < end
+            time.sleep(0.01)
         process.stdout.close()
         assert process.wait(60) == -signal.SIGPIPE
         assert process.stderr.read() == ""
-    assert not worker.is_running()
+    assert not any(worker.is_running() for worker in workers)
     (stored,) = past_runs(Workspace(tmp_path / "w"))
     assert stored.done >= 1
     assert stored.failed == 0

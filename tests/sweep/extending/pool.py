@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from sweep.execution import registry
 from sweep.execution.protocol import Answer, Failed, Finished, Order, Progressed
@@ -26,6 +27,8 @@ class PoolExecutor:
     workers: int
     _answers: queue.Queue[Answer] = field(default_factory=queue.Queue)
     _processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    _cancelled: set[str] = field(default_factory=set)
+    _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.workers)
@@ -41,7 +44,7 @@ class PoolExecutor:
         return self.workers
 
     def submit(self, order: Order) -> None:
-        self._pool.submit(self._work, order)
+        self._pool.submit(self._run, order)
 
     def expect(self, group: str, log: str) -> None:
         """Nothing to do: no process is started ahead."""
@@ -53,7 +56,12 @@ class PoolExecutor:
             return None
 
     def cancel(self, id: str) -> None:
-        self._processes[id].kill()
+        """Also before the order has a process."""
+        with self._lock:
+            self._cancelled.add(id)
+            process = self._processes.get(id)
+        if process is not None:
+            process.kill()
 
     def pause(self) -> None:
         """Nothing to do: running orders continue, and no order waits, because the scheduler fills only free slots."""
@@ -63,14 +71,25 @@ class PoolExecutor:
             process.kill()
         self._pool.shutdown()
 
-    def _work(self, order: Order) -> None:
+    def _run(self, order: Order) -> None:
+        """Answer the order, whatever happens: an exception in a thread of the pool would be lost."""
+        try:
+            answer = self._work(order)
+        except Exception as error:
+            answer = Failed(order.id, f"{type(error).__name__}: {error}")
+        self._answers.put(answer)
+
+    def _work(self, order: Order) -> Answer:
         began = time.monotonic()
         command = [*SAFE_PYTHON, "-m", "sweep.execution.worker"]
         jobs = [serialization.job_to_json(job) for job in order.jobs]
         request = {"jobs": jobs, "resources": serialization.to_json(self.resources), "root": str(self.root)}
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
-            self._processes[order.id] = process
+            with self._lock:
+                self._processes[order.id] = process
+                if order.id in self._cancelled:
+                    process.kill()
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(json.dumps(request) + "\n")
@@ -88,7 +107,7 @@ class PoolExecutor:
                     answer = serialization.from_json({**row, "id": order.id}, Failed)
                     break
             process.kill()
-        self._answers.put(answer)
+        return answer
 
 
 def open_pool(root: Path, directory: Path, resources: ComputeResources, workers: int) -> PoolExecutor:

@@ -18,9 +18,15 @@ _LINE = re.compile(r"(\S+) +(model|KV|RS|compute|output) buffer size = +([\d.]+)
 
 
 def real_allocation(
-    path: Path, load: LoadOptions, options: ContextOptions, devices: Sequence[RemoteDevice] = ()
+    path: Path,
+    load: LoadOptions,
+    options: ContextOptions | Sequence[ContextOptions],
+    devices: Sequence[RemoteDevice] = (),
 ) -> Counter[tuple[str, str]]:
-    """Bytes by device ("CPU" for RAM) and kind of buffer. The weights are read and the buffers are allocated."""
+    """Bytes by device ("CPU" for RAM) and kind of buffer. The weights are read and the buffers are allocated.
+
+    With several options the model has several contexts at the same time.
+    """
     start_backend()
     params = lib.llama_model_default_params()
     params.load_mode = lib.llama_load_mode_from_str(b"none")
@@ -28,8 +34,11 @@ def real_allocation(
     with capture() as log:
         model = lib.llama_model_load_from_file(os.fsencode(path), params)
         del kept
-        context = lib.llama_init_from_model(model, options.params())
-        lib.llama_free(context)
+        wanted = [options] if isinstance(options, ContextOptions) else options
+        contexts = [lib.llama_init_from_model(model, one.params()) for one in wanted]
+        assert all(contexts), log.errors
+        for context in contexts:
+            lib.llama_free(context)
         lib.llama_model_free(model)
     found: Counter[tuple[str, str]] = Counter()
     for place, kind, size in _LINE.findall(log.text):

@@ -56,7 +56,7 @@ def test_the_reserve_of_a_gpu_is_larger_than_llama_cpps_margin() -> None:
         ("RTX 6000", "can be Quadro RTX 6000, RTX A6000, RTX 6000 Ada"),
         ("H100", "can be H100 PCIe, H100 SXM or H100 NVL; give the whole name"),
         ("0x4090", "at least one"),
-        ("17x4090", "at most 16"),
+        ("16x4090", "16 GPUs; llama.cpp can divide a model among at most 15"),
         ("0GiB", "must be positive"),
         ("", "no such GPU"),
         ("24GiB,", "no such GPU"),

@@ -202,7 +202,7 @@ def test_invalid_options_are_rejected_with_one_line(options: FitOptions, message
 
 
 def test_more_devices_than_llama_cpp_supports_are_rejected_with_one_line() -> None:
-    with pytest.raises(InputError, match="15 devices"):
+    with pytest.raises(InputError, match=r"16 GPUs; llama\.cpp can divide a model among at most 15"):
         fit("Qwen3-4B", ["Q4_K_M"], [gpu(1)] * 16, FitOptions(512))
 
 
