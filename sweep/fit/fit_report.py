@@ -201,7 +201,7 @@ def _row(row: FitRow) -> dict[str, Any]:
 
 
 def from_json(report: dict[str, Any]) -> FitReport:
-    """The report that `to_json` wrote."""
+    """The report that `to_json` wrote, or that of a version that did not know drafts."""
     return FitReport(
         model=report["model"],
         context=report["context"],
@@ -211,7 +211,7 @@ def from_json(report: dict[str, Any]) -> FitReport:
         rows=tuple(_row_of(row) for row in report["rows"]),
         notes=tuple(report["notes"]),
         bytes_read=report["bytes_read"],
-        draft=report["draft"],
+        draft=report.get("draft"),
     )
 
 
@@ -227,12 +227,13 @@ def _row_of(row: dict[str, Any]) -> FitRow:
         tensor_split=tuple(row["tensor_split"]),
         decode_bound=row["decode_bound_tokens_per_s"],
         partial=row["verdict"] == Verdict.PARTLY,
-        draft=None if row["draft"] is None else DraftBytes(**row["draft"]),
+        draft=None if row.get("draft") is None else DraftBytes(**row["draft"]),
+        mtp_bytes=row.get("mtp_bytes", 0),
         **{name: row[name] for name in _UNCHANGED},
     )
 
 
 _UNCHANGED = (
     *("variant", "kind", "file_bytes", "file_exact", "bits_per_weight", "total_bytes", "fits", "headroom_bytes"),
-    *("mtp_bytes", "max_context", "gpu_layers", "cpu_moe_layers", "arguments", "placed_by"),
+    *("max_context", "gpu_layers", "cpu_moe_layers", "arguments", "placed_by"),
 )
