@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sweep.analysis import figures, pareto_sets, trust
-from sweep.record import Divergence, Record, TaskScore
+from sweep.record import Divergence, Memory, Perplexity, Record, TaskScore, Value
 
 
 def scored(variant: str, bits: float, scores: dict[str, TaskScore], reference: str | None = "BF16", **more) -> Record:
@@ -200,3 +200,114 @@ def test_the_effect_of_shared_prefixes_is_reported_once(records: list[Record]) -
     )
     turned = [checked(record, "micro_facts", 5, 0.02, 1) for record in records[:2]]
     assert any("2 answers changed" in note for note in trust.trust_notes(turned))
+
+
+def test_scores_are_shown_in_percent_only_if_every_score_is_a_share():
+    rows = [
+        scored("A", 4, {"a": acc(0.0), "b": acc(1.0), "c": acc(1.5), "d": acc(-0.1), "e": acc(nan), "f": acc(0.5)}),
+        scored("B", 5, {"a": acc(0.5), "c": acc(0.5), "f": acc(0.5, higher_is_better=False)}),
+    ]
+    assert figures.task_scales(rows) == {"a": 100, "b": 100, "c": 1, "d": 1, "e": 100, "f": 1}
+
+
+def test_tasks_whose_units_are_subjects_are_named():
+    rows = [scored("A", 4, {"a": acc(0.5, clusters=57), "b": acc(0.5), "c": acc(0.5, clusters=12)})]
+    assert figures.subject_notes(rows) == [
+        "Errors and tests treat whole subjects, not items, as independent: a (57 subjects), c (12 subjects)."
+    ]
+    assert figures.subject_notes([scored("A", 4, {"b": acc(0.5)})]) == []
+
+
+def test_what_scores_are_compared_with_is_named():
+    assert figures.reference_words([scored("A", 4, {})]) == "the reference"
+    assert figures.reference_words([scored("A", 4, {}, task_reference="BF16")]) == "the reference"
+    files = [scored(name, 4, {}, task_reference=base) for name, base in (("A", "Q8"), ("B", "Q6"), ("C", None))]
+    assert figures.reference_words(files) == "Q6 and Q8"
+    assert figures.task_references(files) == {"Q6", "Q8", "BF16"}
+    assert figures.task_names([scored("A", 4, {"b": acc(0.5)}), scored("B", 4, {"a": acc(0.5), "b": acc(0.5)})]) == [
+        "b",
+        "a",
+    ]
+
+
+def test_figures_are_taken_from_the_record_or_missing():
+    empty = scored("A", 4, {})
+    assert (figures.kld(empty), figures.perplexity(empty), figures.memory(empty)) == (None, None, None)
+    full = replace(
+        empty,
+        divergence=Divergence(0.5, 0.1, 1.0, 2.0, 0.9),
+        perplexity=Perplexity(9.0, 0.2, 10),
+        memory=Memory(None, 7),
+        figures={"x": Value(1.0)},
+    )
+    assert figures.kld(full) == figures.Figure(0.5, 0.1)
+    assert figures.perplexity(full) == figures.Figure(9.0, 0.2)
+    assert figures.memory(full) == (7, "measured")
+    assert figures.memory(replace(full, memory=Memory(5, 7))) == (5, "predicted")
+    assert figures.extra_figures([full, replace(full, figures={"x": Value(2.0), "y": Value(3.0)})]) == {
+        "x": Value(1.0),
+        "y": Value(3.0),
+    }
+    assert figures.figure(nan, 0.1) is None
+    assert figures.figure(1.0, nan) == figures.Figure(1.0, None)
+
+
+def test_records_are_ordered_by_bits_then_bytes_and_those_without_come_last():
+    names = [("a", None, 5), ("b", 4.0, 9), ("c", 4.0, 8), ("d", nan, 2), ("e", 3.0, None)]
+    rows = [Record(name, "gguf", "ok", bits_per_weight=bits, file_bytes=size) for name, bits, size in names]
+    assert [row.variant for row in figures.by_size(rows)] == ["e", "c", "b", "d", "a"]
+
+
+def test_p_values_and_intervals_come_from_the_record_or_from_the_normal_distribution():
+    def test_of(score: TaskScore) -> figures.TaskTest | None:
+        return figures.task_tests([scored("Q4", 4, {"a": score})]).get(("Q4", "a"))
+
+    stated = test_of(acc(0.9, -0.04, 0.02, delta_low=-0.07, delta_high=-0.01))
+    assert (stated.p_value, stated.interval, stated.delta_stderr) == (0.02, (-0.07, -0.01), 0.01)
+    computed = test_of(acc(0.9, -0.02, None))
+    assert computed.p_value == pytest.approx(2 * stats.norm.sf(2.0))
+    assert computed.interval == pytest.approx((-0.02 - 1.96 * 0.01, -0.02 + 1.96 * 0.01))
+    assert [test_of(acc(0.9, -0.02, p)).p_value for p in (0.0, 1.0)] == [0.0, 1.0]
+    assert [test_of(acc(0.9, -0.02, p)) for p in (-0.1, 1.1)] == [None, None]
+    assert test_of(replace(acc(0.9, -0.02, None), delta_stderr=0.0)) is None
+    assert test_of(replace(acc(0.9, -0.02, 0.5), delta_stderr=None)).interval is None
+    assert test_of(acc(0.9)) is None
+
+
+def test_a_loss_must_be_below_alpha_and_in_the_right_direction():
+    found = figures.TaskTest("Q4", "a", -0.1, 0.01, None, 0.05, 0.05, lower_is_better=False)
+    assert not found.is_loss()
+    assert found.is_loss(0.051)
+    assert not replace(found, lower_is_better=True).is_gain()
+    assert replace(found, lower_is_better=True).is_gain(0.051)
+    assert not replace(found, delta=0.0, adjusted=0.0).worse
+    assert not replace(found, delta=0.0, adjusted=0.0).is_gain()
+    assert not replace(found, delta=0.0, adjusted=0.0, lower_is_better=True).is_loss()
+
+
+def test_mean_recovery_needs_the_same_tasks_and_every_error():
+    base = scored("BF16", 16, {"a": acc(0.85), "b": acc(0.65)})
+    rows = [
+        base,
+        scored("Q4", 4, {"a": acc(0.75, -0.1), "b": acc(0.55, -0.1)}),
+        scored("Q3", 3, {"a": acc(0.75, -0.1)}),
+        scored("Q2", 2, {"a": acc(0.75), "b": acc(0.55, -0.1)}),
+        scored("other", 4, {"a": acc(0.75)}, reference="absent"),
+    ]
+    single = figures.recovery(rows)["Q4"]
+    found = figures.mean_recovery(rows)
+    assert list(found) == ["BF16", "Q4", "Q2"]
+    assert found["BF16"] == figures.Figure(1.0, 0.0)
+    assert found["Q4"].value == pytest.approx((0.5 / 0.6 + 0.3 / 0.4) / 2)
+    assert found["Q4"].stderr == pytest.approx(sqrt(single["a"].stderr ** 2 + single["b"].stderr ** 2) / 2)
+    assert found["Q2"].stderr is None  # a task has no paired difference
+
+
+def test_a_reference_within_two_errors_of_chance_has_no_recovery():
+    def tasks_of(reference: float, **more) -> set[str]:
+        rows = [scored("BF16", 16, {"a": acc(reference, **more)}), scored("Q4", 4, {"a": acc(0.3, -0.1, **more)})]
+        return {variant for variant, tasks in figures.recovery(rows).items() if tasks}
+
+    assert tasks_of(0.2901) == {"BF16", "Q4"}  # chance is 0.25, two errors are 0.04
+    assert tasks_of(0.2899) == set()
+    assert tasks_of(0.9, higher_is_better=False) == set()
