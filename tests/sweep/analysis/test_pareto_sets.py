@@ -285,3 +285,57 @@ def test_a_divergence_near_the_threshold_says_so(records, kld, said):
     assert recommend(near).variant == "Q4_K_M"
     assert ("interval contains" in sentence) == bool(said)
     assert said in sentence
+
+
+def test_a_gain_without_samples_has_the_error_of_independent_recoveries():
+    def scored(variant: str, bits: float, value: float, stderr: float | None) -> Record:
+        paired = TaskScore("acc", value, 0.01, 400, None if variant == "BF16" else value - 0.9, stderr, 0.5)
+        return Record(variant, "gguf", "ok", bits_per_weight=bits, tasks={"t": paired}, reference="BF16")
+
+    rows = [scored("BF16", 16, 0.9, None), scored("Q4", 4, 0.81, 0.01), scored("Q2", 2, 0.72, 0.02)]
+    errors = [
+        statistics.recovery_stderr(value, 0.9, 0.0, 0.01, 0.01, own) for value, own in ((0.81, 0.01), (0.72, 0.02))
+    ]
+    low, high = pareto_sets.gains(rows)
+    assert (low.smaller, low.larger, high.smaller, high.larger) == ("Q2", "Q4", "Q4", "BF16")
+    assert low.per_bit == pytest.approx((0.9 - 0.8) / 2)
+    assert low.stderr == pytest.approx(np.hypot(*errors) / 2)
+    assert high.per_bit == pytest.approx((1.0 - 0.9) / 12)
+    assert high.stderr == pytest.approx(errors[0] / 12)  # the reference's own recovery is exact
+    assert (low.significant, high.significant) == (None, None)
+    (gain,) = pareto_sets.gains([rows[0], scored("Q4", 4, 0.81, None)])
+    assert gain.stderr is None
+    assert pareto_sets.gains([rows[0], replace(rows[1], bits_per_weight=16.0)]) == []
+
+
+def test_the_set_for_tables_is_by_the_best_measure_that_there_is(records):
+    in_order = [record.variant for record in records]
+    found, measure = pareto_sets.set_for_tables(records)
+    assert measure == "mean KL divergence"
+    assert found.variants == set(in_order)
+    no_kld = [replace(record, divergence=None) for record in records]
+    found, measure = pareto_sets.set_for_tables(no_kld)
+    assert measure == "mean recovery"
+    assert found.variants == set(in_order) - {"BF16"}  # Q8_0 is better and smaller
+    no_tasks = [replace(record, tasks={}) for record in no_kld]
+    found, measure = pareto_sets.set_for_tables(no_tasks)
+    assert measure == "perplexity"
+    assert found.variants == {"Q2_K", "Q3_K_M", "Q5_K_M", "Q6_K"}
+    assert pareto_sets.set_for_tables([replace(record, perplexity=None) for record in no_tasks]) == (
+        pareto_sets.ParetoSet(),
+        "",
+    )
+
+
+def test_units_are_windows_items_or_subjects():
+    rng = np.random.default_rng(8)
+    (losses,) = pareto_sets.kld_losses(by_window({"Q4": rng.random(30), "Q2": rng.random(30)}))
+    assert (losses.units, set(losses.resampled)) == (30, {"Q4", "Q2"})
+    scores = {name: (rng.random(60) < 0.7).astype(float) for name in ("BF16", "Q4")}
+    clusters = np.repeat(np.arange(12), 5)
+    assert pareto_sets.task_losses(by_item(scores), "t")[0].units == 60
+    assert pareto_sets.task_losses(by_item(scores, clusters=clusters), "t")[0].units == 12
+    (two,) = pareto_sets.kld_losses(by_window({"Q4": rng.random(2), "Q2": rng.random(2)}))
+    assert (two.units, len(two.resampled)) == (2, 2)
+    (one,) = pareto_sets.kld_losses(by_window({"Q4": rng.random(1), "Q2": rng.random(1)}))
+    assert one.resampled == {}

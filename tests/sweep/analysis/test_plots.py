@@ -77,6 +77,9 @@ def test_the_measures_are_recovery_divergence_perplexity_and_tasks() -> None:
     assert value is not None
     assert value.value == pytest.approx(100 * 0.45 / 0.55)
     assert value.stderr == pytest.approx(100 * error_of_recovery(0.7, 0.8, 0.25, 0.02, 0.02, 0.01))
+    unpaired = recovery.value(given[2])
+    assert unpaired is not None
+    assert unpaired.stderr is None
     values = [task.value(one) for one in given]
     assert [None if one is None else (one.value, one.stderr) for one in values] == [
         (80.0, 0.0),  # the reference has no difference from itself

@@ -158,3 +158,54 @@ def test_a_divergence_that_is_not_a_number_does_not_qualify(records):
     broken = Divergence(float("nan"), 0.0, 0.0, 0.0, 0.0)
     records = [replace(r, divergence=broken) if r.variant == "Q4_K_M" else r for r in records]
     assert recommend(records).variant == "Q5_K_M"
+
+
+def test_three_reasons_are_a_list_and_two_a_sentence(records):
+    def closest(*lost: int) -> str:
+        """The sentence for a single variant that loses on the first tasks, after "it"."""
+        record = next(record for record in records if record.variant == "Q4_K_M")
+        scores = {
+            name: replace(score, delta=-0.1, p_value=1e-9 * (i + 1)) if i in lost else score
+            for i, (name, score) in enumerate(record.tasks.items())
+        }
+        return recommend([with_kld(replace(record, tasks=scores), 0.5)]).sentence.partition(": it ")[2]
+
+    two, three, four = closest(0), closest(0, 1), closest(0, 1, 2)
+    assert " on micro_sums (" in two
+    assert " and has a mean KL divergence of 0.500" in two
+    assert two.count("; ") == 0
+    assert three.count("; ") == 2
+    assert (
+        three.index("micro_sums") < three.index("; loses ") < three.index("micro_story") < three.index("; and has a ")
+    )
+    assert [name in four for name in ("micro_sums", "micro_story", "micro_facts")] == [True] * 3
+    assert four.count("; loses ") == 2
+    assert "; and has a mean KL divergence of" in four
+
+
+def test_a_variant_without_a_task_says_which_it_lacks(records):
+    rows = [without(without(one, "micro_form"), "micro_code") if one.variant == "Q4_K_M" else one for one in records]
+    found = recommend(rows)
+    assert found.reasons["Q4_K_M"] == ("was not compared on micro_form, micro_code",)
+    assert found.variant == "Q5_K_M"
+
+
+def test_the_closest_variant_has_the_fewest_reasons_then_the_least_divergence(records):
+    rows = [with_kld(one, 0.9 - one.bits_per_weight / 20) for one in records if one.variant not in ("BF16", "Q2_K")]
+    assert recommend(rows).closest == "Q8_0"  # none loses on a task except Q3_K_M; Q8_0 diverges least
+    worst = [with_kld(one, 0.9 + one.bits_per_weight / 20) for one in rows]
+    assert recommend(worst).closest == "Q4_K_M"  # Q3_K_M diverges less, but loses on a task as well
+    unmeasured = [replace(one, divergence=None) if one.variant == "Q4_K_M" else one for one in worst]
+    assert recommend(unmeasured).closest == "Q5_K_M"  # a missing divergence counts as the largest
+
+
+def test_if_nothing_fits_the_closest_needs_the_least_memory(records):
+    needs = {"Q2_K": 900, "Q3_K_M": 700, "Q4_K_M": 800}
+    rows = [replace(one, memory=Memory(needs[one.variant])) for one in records if one.variant in needs]
+    found = recommend(rows, limit_bytes=699)
+    assert (found.variant, found.closest) == (None, "Q3_K_M")
+    assert "needs 700 B of memory (predicted), more than the limit of 699 B" in found.reasons["Q3_K_M"]
+    assert recommend(rows, limit_bytes=700).closest == "Q3_K_M"
+    unknown = [replace(one, memory=Memory()) for one in rows]
+    assert recommend(unknown, limit_bytes=699).closest == "Q2_K"  # the smallest file
+    assert recommend([replace(one, status="failed") for one in rows], limit_bytes=699).closest is None

@@ -11,7 +11,7 @@ from test_report_html import Page
 
 import presets
 from int8.design_space import load
-from int8.recipe import NAMED, Recipe
+from int8.recipe import ALL_FOLDS, NAMED, Activations, Fold, Insertion, Recipe, Scales
 from sweep.analysis.ablation import Ablation, RecipeMeasurement, least, name_of, ranked, settings_of
 from sweep.record import Perplexity
 from sweep.report import heatmap
@@ -110,6 +110,24 @@ def test_the_settings_in_words_identify_a_recipe() -> None:
     assert settings_of(NAMED["sq"])["folds"] == "all"
     assert settings_of(replace(NAMED["sq"], folds=NAMED["sq"].folds[:2]))["folds"] == "norms"
     assert settings_of(replace(NAMED["sq"], keep=("lm_head", "*.down_proj")))["keep"] == "lm_head, *.down_proj"
+    plain = Recipe("", folds=(Fold.NORM_QKV, Fold.V_O), alpha=0.25, symmetric=True)
+    assert settings_of(plain) == {
+        "alpha": "0.25",
+        "inputs": "static, symmetric",
+        "folds": "norm->qkv, v->o",
+        "Q/K": "float",
+        "V": "float",
+        "Q/K at": "",
+        "attention_symmetric": "",
+        "percentile": "",
+        "keep": "",
+        "int8_kv_cache": "",
+    }
+    assert settings_of(replace(plain, folds=ALL_FOLDS[1:]))["folds"] == f"without {ALL_FOLDS[0]}"
+    other = Recipe(
+        "", activations=Activations.DYNAMIC, query_key=Scales.HEAD, insertion=Insertion.ROPE, percentile=99.5
+    )
+    assert name_of(other) == "inputs per token, folds none, Q/K head, V float, Q/K at RoPE, percentile 99.5"
 
 
 def test_the_terminal_table_has_every_recipe_in_order() -> None:
