@@ -188,6 +188,20 @@ def test_perplexity_and_its_error_are_those_of_llama_perplexity():
     assert stderr == pytest.approx(spread, rel=0.15)
 
 
+def test_perplexity_and_recovery_of_small_examples():
+    value, error = statistics.perplexity([1.0, 2.0])
+    assert (value, error) == pytest.approx((np.exp(1.5), np.exp(1.5) * 0.5))  # deviation sqrt(1/2), two tokens
+    for wrong in ([1.0], [[1.0, 2.0], [3.0, 4.0]]):
+        with pytest.raises(ValueError, match="at least two tokens"):
+            statistics.perplexity(wrong)
+    assert statistics.recovery(0.5, 0.75, 0.25) == 0.5
+    # ratio 0.5, covariance (0.04^2 + 0.03^2 - 0.02^2) / 2 = 0.00105
+    variance = 0.04**2 + 0.25 * 0.03**2 - 2 * 0.5 * 0.00105
+    assert statistics.recovery_stderr(0.5, 0.75, 0.25, 0.04, 0.03, 0.02) == pytest.approx(variance**0.5 / 0.5)
+    assert statistics.recovery_stderr(0.75, 0.75, 0.25, 0.03, 0.03, 0.0) == 0.0
+    assert statistics.recovery_stderr(0.0, 0.25, 0.5, 0.02, 0.02, 0.02) > 0  # a reference below chance
+
+
 def test_recovery_error_matches_simulation_of_paired_items():
     rng = np.random.default_rng(13)
     n, chance, recoveries = 1000, 0.25, []
