@@ -38,10 +38,20 @@ def ghost(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], vocabula
 
 @contextmanager
 def vocabulary(metadata: Mapping[str, Field]) -> Iterator[Path]:
-    """Make a temporary file with metadata and the whole vocabulary, which is enough to tokenize; yields its path."""
+    """Make a temporary file with metadata and the whole vocabulary, which is enough to tokenize; yields its path.
+
+    Raises InputError if it cannot be written.
+    """
+    content = encode_header(metadata, [])
     with tempfile.TemporaryDirectory(prefix="bitsweep-vocabulary-") as directory:
         path = Path(directory) / "vocabulary.gguf"
-        path.write_bytes(encode_header(metadata, []))
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise InputError(
+                f"{directory}: the vocabulary, {len(content)} bytes, cannot be written here ({error.strerror}); set"
+                " TMPDIR to a directory with free space"
+            ) from error
         yield path
 
 

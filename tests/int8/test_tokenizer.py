@@ -193,3 +193,16 @@ def test_a_written_checkpoint_tokenizes_as_its_source(tmp_path: Path, family: st
     assert theirs.eos_token_id == before.eos_token_id
     template = before.chat_template
     assert theirs.chat_template == {"default": template, "tool_use": "tools"}
+
+
+def test_a_padded_vocabulary_is_the_same_in_both_engines(tmp_path: Path, llama: Callable[[Path], Model]) -> None:
+    """Qwen's embeddings have more rows than the tokenizer has tokens: ids without a token give no text."""
+    directory = tokenizer(tmp_path / "t")
+    ours, theirs = TorchVocabulary.open(directory), llama(directory)
+    assert ours.n_vocab < theirs.n_vocab == 520
+    for special in (False, True):
+        for token in range(520):
+            assert ours.piece(token, special=special) == theirs.piece(token, special=special)
+    ids = [5, ours.n_vocab, 519, 6]
+    assert ours.detokenize(ids) == theirs.detokenize(ids) == ours.detokenize([5, 6])
+    assert np.array_equal(ours.tokenize("a [PAD519] b", parse_special=True), theirs.tokenize("a [PAD519] b"))

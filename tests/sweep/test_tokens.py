@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import QWEN35_SPLIT, make_tokenizer
 from command_line import call
 from families import make
@@ -17,14 +18,22 @@ from converters.export import export, open_source
 from converters.llamacpp.container import encode_header, string
 from converters.llamacpp.model import Model
 from converters.llamacpp.reader import read_header
+from int8.calibrate import calibrate
+from int8.checkpoint import CalibrationRecord, save
+from int8.model import open_model
+from int8.recipe import NAMED
 from sweep.artefact import Artefact
+from sweep.backends.llama import LlamaBackend
+from sweep.backends.torch import TorchBackend
+from sweep.backends.torch_checkpoints import open_fake_quant
 from sweep.jobs.base import Site
 from sweep.jobs.inputs import TextFile
 from sweep.jobs.token_check import Reader, TokenCheckJob, TokenSource
 from sweep.measure.basefile import BaseFileWriter
-from sweep.measure.perplexity import windows_of
-from sweep.measure.reference import ReferenceWriter
+from sweep.measure.perplexity import cut_windows, windows_of
+from sweep.measure.reference import ReferenceWriter, open_reference
 from sweep.measure.text_form import TextForm
+from sweep.measure.text_measurement import measure_text
 from sweep.measure.token_streams import first_difference
 
 HINDI = "The keeper said: हिन्दी में नमस्ते. "
@@ -116,6 +125,23 @@ def test_log_probabilities_of_another_tokenizer_are_rejected(
     named = r" \('हिन्दी' is \d+ tokens \(.*\) in the file and 1 token \(\d+\) in this model\)"
     with pytest.raises(InputError, match="another text, context or tokenizer" + named * (kind is BaseFileWriter)):
         check(model, files, reference=written["other"])
+
+
+def test_engines_and_int8_agree_on_embeddings_with_padding(model: Path, files: Path, tmp_path: Path) -> None:
+    """The model has more embeddings than the tokenizer has tokens, as Qwen's have."""
+    quantized = open_model(model)
+    calibrate(quantized, torch.empty(0, 1, dtype=torch.long), NAMED["w8a16"])
+    save(quantized, NAMED["w8a16"], CalibrationRecord(None), model, tmp_path / "int8")
+    llama = LlamaBackend(files / "same.gguf")
+    windows = cut_windows(llama, (files / "text.txt").read_text(), n_ctx=64, max_windows=4)
+    measure_text(llama, windows, write_reference=tmp_path / "reference")
+    reference = open_reference(tmp_path / "reference")
+    for backend in (TorchBackend.open(model), open_fake_quant(tmp_path / "int8", "cpu")):
+        assert backend._vocabulary.n_vocab < backend.n_vocab == llama.n_vocab == reference.n_vocab == 512
+        found = measure_text(backend, windows, reference=reference).divergence
+        assert found is not None
+        assert 0 <= found.figures.kld_mean < 0.01  # what BF16 rounds off in two engines
+    llama.close()
 
 
 def test_a_run_with_two_tokenizers_is_rejected_before_any_work(model: Path, files: Path, tmp_path: Path) -> None:
