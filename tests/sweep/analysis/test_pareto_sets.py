@@ -335,6 +335,14 @@ def test_units_are_windows_items_or_subjects():
     clusters = np.repeat(np.arange(12), 5)
     assert pareto_sets.task_losses(by_item(scores), "t")[0].units == 60
     assert pareto_sets.task_losses(by_item(scores, clusters=clusters), "t")[0].units == 12
+    (recovered,) = pareto_sets.recovery_losses(by_item(scores, clusters=clusters))
+    assert (recovered.measure, recovered.units) == ("mean recovery", 12)
+    nll = by_window({"Q4": rng.random(30), "Q2": rng.random(30)})
+    nll = [
+        replace(row, perplexity=Perplexity(2.0, 0.1, 30), samples={"nll": Samples("text", row.samples["kld"].values)})
+        for row in nll
+    ]
+    assert pareto_sets.perplexity_losses(nll)[0].units == 30
     (two,) = pareto_sets.kld_losses(by_window({"Q4": rng.random(2), "Q2": rng.random(2)}))
     assert (two.units, len(two.resampled)) == (2, 2)
     (one,) = pareto_sets.kld_losses(by_window({"Q4": rng.random(1), "Q2": rng.random(1)}))

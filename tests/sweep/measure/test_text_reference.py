@@ -298,3 +298,26 @@ def test_damaged_or_other_base_files_are_rejected(tmp_path: Path) -> None:
     path.write_bytes(whole[:first_row] + nan + whole[first_row + 4 :])
     with pytest.raises(InputError, match="chunk 0 are not finite numbers"):
         open_reference(path).rows(0, windows.first, 3)
+
+
+@pytest.mark.parametrize("header", [(8, 4, 0), (8, 0, 1), (3, 4, 1), (8, 4, -1)])
+def test_a_base_file_whose_header_has_an_impossible_number_is_rejected(header: tuple[int, ...], tmp_path: Path) -> None:
+    n_ctx, n_vocab, windows = header
+    size = max(0, windows) * (4 * n_ctx + (n_ctx - 1 - n_ctx // 2) * base_row(n_vocab).itemsize)
+    file = tmp_path / "base"
+    file.write_bytes(b"_logits_" + np.array(header, "<i4").tobytes() + bytes(size))
+    with pytest.raises(InputError, match="its header is damaged"):
+        BaseFile(file)
+
+
+def test_a_base_file_is_written_into_a_new_folder_and_names_itself_in_errors(tmp_path: Path) -> None:
+    windows = Windows(np.arange(16, dtype=np.int32).reshape(2, 8), 4)
+    file = tmp_path / "new" / "base"
+    with BaseFileWriter(file, windows, n_vocab=4) as writer:
+        rows = writer.encode(0, np.ones((6, 4), np.float32), np.full(6, np.log(4.0)), np.zeros(6, int))
+        writer.append(rows)
+    read = BaseFile(file)
+    read.require(windows, 4)
+    with pytest.raises(InputError) as caught:
+        read.require(windows, 5)
+    assert str(caught.value).startswith(f"{file}: the reference has a vocabulary of 4 tokens, this model of 5;")
