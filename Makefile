@@ -19,7 +19,7 @@ LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 WORKERS := $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-release lint format peers clean
+.PHONY: demo test test-slow test-release mutants lint format peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sweep run --preset q2-q8 --workspace $(WORKSPACE)
@@ -33,6 +33,12 @@ test-slow: $(VENV)/.installed-dev peers
 # Claims that are checked before a release: docs/releasing.md lists them with their last results.
 test-release: $(VENV)/.installed-dev
 	$(PYTEST) -m release
+
+# Small faults in statistics, measurements, analysis, folds and placement, and the share that the fast tests find. A run
+# that was stopped continues. One thread each: a process per core runs the tests.
+mutants: $(VENV)/.installed-mutants
+	env -u PYTHONPATH OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/python tools/mutant_shares.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -55,6 +61,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)/.installed-mutants: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,mutants]'
+	touch $@
+
 # llama.cpp's own tools, built from the source that llama-cpp-python contains, and linked with its libraries.
 peers: build/peers/.built
 
@@ -73,4 +83,4 @@ build/peers/bin/llama-%:
 		-L"$$libraries" -lllama-common -lllama -lggml -lggml-base -Wl,-rpath,"$$libraries" -Wl,--disable-new-dtags
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build mutants $(VENV)
