@@ -284,7 +284,8 @@ def test_dependencies_with_undocumented_uses_are_pinned_or_bounded(dependency: s
 def test_the_tested_versions_are_within_the_bounds() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = requirements(line for line in lines if line and not line.startswith("#"))
-    for name, required in {**REQUIRED, **requirements(PROJECT["optional-dependencies"]["dev"])}.items():
+    extras = requirements(one for table in PROJECT["optional-dependencies"].values() for one in table)
+    for name, required in {**REQUIRED, **extras}.items():
         if name in pinned:
             (clause,) = pinned[name].specifier
             assert required.specifier.contains(clause.version), f"{name}: constraints.txt and pyproject.toml disagree"

@@ -81,6 +81,39 @@ def test_differences_of_clustered_items_have_the_figures_of_their_formulas():
     assert (binary.stderr, binary.p_value) == pytest.approx((stderr, statistics.sign_flip_test(signs, labels)))
 
 
+def test_the_binary_interval_divides_counts_by_the_design_effect():
+    labels = np.repeat(np.arange(12), 10)
+    signs = np.where(labels % 3 == 0, -1.0, 0.0)  # all items of four subjects are lost
+    plain, stderr = signs.std() / sqrt(120), statistics.cluster_stderr(signs, labels)
+    effect = (stderr / plain) ** 2
+    assert effect > 5
+    found = statistics.compare_differences(signs, labels, binary=True, confidence=0.9)
+    n = 120 / effect + 2
+    mean = -40 / effect / n
+    half = scipy.stats.t.ppf(0.95, 11) * sqrt(((40 / effect + 2) / n - mean**2) / n)
+    assert (found.low, found.high) == pytest.approx((mean - half, mean + half))
+
+
+def test_items_are_compared_as_their_differences_with_their_flips():
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(12), 10)
+    for first in ((rng.random(120) < 0.6).astype(float), rng.random(120)):
+        second = np.where(rng.random(120) < 0.3, 1 - first, first)
+        binary = set(first) == {0.0, 1.0}
+        found = statistics.compare_items(first, second, labels, confidence=0.8)
+        expected = statistics.compare_differences(second - first, labels, binary=binary, confidence=0.8)
+        assert (found.delta, found.delta_stderr, found.p_value) == (expected.delta, expected.stderr, expected.p_value)
+        assert (found.low, found.high, found.n, found.clusters) == (expected.low, expected.high, 120, 12)
+        assert found.flips == np.mean(first != second)
+
+
+def test_two_units_have_an_interval_of_one_degree_of_freedom():
+    found = statistics.compare_differences([0.1, 0.5])
+    half = scipy.stats.t.ppf(0.975, 1) * 0.2  # deviation 0.4 / sqrt(2), divided by sqrt(2)
+    assert (found.low, found.high) == pytest.approx((0.3 - half, 0.3 + half))
+    assert found.p_value == pytest.approx(2 * scipy.stats.t.sf(0.3 / 0.2, 1))
+
+
 def test_sums_of_equal_differences_have_a_p_value_by_their_signs():
     labels = np.repeat(np.arange(12), 2)
     assert statistics.compare_differences([0.25] * 24, labels).p_value == 2.0**-11  # 12 subjects
