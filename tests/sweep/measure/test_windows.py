@@ -21,10 +21,10 @@ class Characters:
     max_length: int = 640
     add_bos: bool = False
     bos_id: int = 9
-    asked: list[bool] = field(default_factory=list)
+    asked: list[tuple[bool, bool]] = field(default_factory=list)
 
-    def tokenize(self, text: str, add_special: bool = False) -> np.ndarray:
-        self.asked.append(add_special)
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> np.ndarray:
+        self.asked.append((add_special, parse_special))
         return np.array([ord(one) for one in text], np.int32)
 
 
@@ -48,7 +48,9 @@ def test_what_does_not_fill_a_window_is_dropped() -> None:
     assert letters(windows) == ["abcd", "efgh", "ijkl", "mnop", "qrst", "uvwx"]
     assert (windows.first, windows.rows_each, windows.heads) == (2, 1, None)
     assert isinstance(windows.first, int)
-    assert backend.asked == [True]  # the tokenizer adds what it always adds
+    assert backend.asked == [(True, False)]  # the tokenizer adds what it always adds, and reads plain text
+    cut_windows(cast(Backend, backend), TEXT, n_ctx=4, parse_special=True)
+    assert backend.asked[1:] == [(True, True)]
     assert letters(cut(TEXT, 4, max_windows=2)) == ["abcd", "efgh"]
     assert cut(TEXT, 5).first == 2
     assert cut(TEXT, 6).first == 3
