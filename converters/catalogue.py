@@ -5,6 +5,7 @@ otherwise the vocabulary's share is estimated from its size.
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,29 @@ def public_model(name: str, tokenizer: Path | None = None, mtp: int | None = Non
         raise no_such_model(name)
     layers = entry.mtp_layers if mtp is None else mtp
     return ConfigSource(entry.config, Path(entry.hub_id) / "config.json", entry.name, tokenizer, mtp=layers)
+
+
+def smaller_relatives(name: str) -> list[str]:
+    """The models of the catalogue with fewer parameters than this one and of the same series, the largest first.
+
+    The series of a name is what is before its size: Qwen3 and Qwen3-VL are different series. Qwen3.5 and later are one,
+    because each release has only some sizes. Empty for a model that is not in the catalogue.
+    """
+    entry = catalogue_entry(name)
+    if entry is None:
+        return []
+    sizes = {one.name: _parameters(one.name) for one in models().values() if _series(one.name) == _series(entry.name)}
+    smaller = [one for one in sizes if sizes[one] < 0.9 * sizes[entry.name]]
+    return sorted(smaller, key=lambda one: -sizes[one])
+
+
+def _series(name: str) -> str:
+    series = re.split(r"-\d", name, maxsplit=1)[0]
+    return re.sub(r"^Qwen3\.\d", "Qwen3.5", series)
+
+
+def _parameters(name: str) -> int:
+    return sum(tensor.elements for tensor in public_model(name).tensors)
 
 
 def no_such_model(text: str) -> InputError:

@@ -51,12 +51,13 @@ def fit(
         ram='"64GiB RAM" sets the size of the RAM. ',
     ),
     ctx: int | None = common.context(1),
-    kv_type: str = typer.Option(
-        "f16",
+    kv_type: str | None = typer.Option(
+        None,
         "--kv-type",
         metavar="K[,V]",
         help=f"Type of the KV cache: {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}; or one for K and one for V: "
         "f16,q8_0.",
+        show_default="f16; the advice may choose q8_0",
         rich_help_panel=Panel.MEMORY,
     ),
     parallel: int = typer.Option(
@@ -102,8 +103,8 @@ def fit(
     best: bool = typer.Option(
         False,
         "--best",
-        help="Also name the variant to run: of those that fit, the variant with the lowest KL divergence measured in "
-        "this workspace. If none is measured, the variant with the most bits per weight, marked as a guess.",
+        help="With --format quiet, print only the name of the variant to run. With --format json, also print it in "
+        "the field best.",
         rich_help_panel=Panel.OUTPUT,
     ),
     explain: bool = typer.Option(
@@ -120,17 +121,19 @@ def fit(
     llama.cpp itself computes the memory of each variant. This needs only the model's config: no weights are downloaded
     or read. `sweep gpus` lists the GPUs that are known by name.
     """
-    from sweep.analysis.best import best as choose
-    from sweep.analysis.best import measured_klds
+    from sweep.analysis.advice import to_json as advice_to_json
+    from sweep.analysis.measured import measured_klds
+    from sweep.commands.fit import advise_on
     from sweep.commands.fit import fit as compute_fit
     from sweep.fit.fit_report import FitOptions, to_json
     from sweep.fit.hardware import parse_devices
     from sweep.fit.local_devices import local_devices
-    from sweep.report.fit import commands, render_choice, render_fit, render_formulas
+    from sweep.report.advice import render_advice
+    from sweep.report.fit import commands, render_fit, render_formulas
     from sweep.workspace import Workspace, default_root
 
     output = Output(format)
-    type_k, type_v = kv_types(kv_type)
+    type_k, type_v = kv_types(kv_type or "f16")
     options = FitOptions(
         context=ctx or 0,
         kv_type_k=type_k,
@@ -143,23 +146,26 @@ def fit(
         offload="auto" if offload else "none",
     )
     devices = parse_devices(gpu) if gpu else local_devices()
-    report = compute_fit(model, comma_list(variants) or (), devices, options)
+    names = comma_list(variants) or ()
+    report = compute_fit(model, names, devices, options)
     space = Workspace((workspace or default_root()).expanduser())
-    choice = choose(report, measured_klds(space, report.model) if best else {})
+    klds = measured_klds(space, report.model)
+    advice = advise_on(report, names, devices, options, klds, model=model, other_caches=kv_type is None)
+    chosen = None if advice.pick is None else advice.pick.row.variant
     if output.is_json:
-        output.line(to_json(report) | ({"best": choice.variant, "best_is_measured": choice.measured} if best else {}))
+        named = {"best": chosen, "best_is_measured": advice.confidence == "measured"} if best else {}
+        output.line(to_json(report) | {"advice": advice_to_json(advice)} | named)
     elif output.format is Format.QUIET and best:
-        if choice.variant is not None:
-            output.show(escape(choice.variant))
+        if chosen is not None:
+            output.show(escape(chosen))
     else:
         quiet = output.format is Format.QUIET
-        output.show(render_fit(report, output.data.width, choice.variant if best else None, notes=not quiet))
+        output.show(render_fit(report, output.data.width, chosen, notes=not quiet))
         if explain:
             output.show("")
             output.show(render_formulas(report))
         if not quiet:
-            for line in commands(report, choice.variant):
+            for line in commands(report, advice.pick):
                 output.show(escape(line))
-        if best:
-            output.show(render_choice(choice.variant, choice.sentence))
+            output.show(render_advice(advice))
     return Exit.OK if any(row.fits for row in report.rows) else Exit.DOES_NOT_FIT

@@ -87,6 +87,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         notes=(*resolved.notes, *_notes(machine, bool(remote))),
         bytes_read=resolved.bytes_read,
         draft=options.draft or None if draft is None else draft.name,
+        architecture=shape.architecture,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sweep.fit.hardware import Device
 from sweep.format import size
+from sweep.fit.weight_types import WeightTypes
 
 DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
     "llama.cpp dry run",
@@ -64,6 +65,7 @@ class DeviceShare:
     output_bytes: int
     reserve_bytes: int
     usable_bytes: int
+    read_bytes: int = 0  # bytes that are read to generate one token with a full context
 
     @property
     def total_bytes(self) -> int:
@@ -114,6 +116,7 @@ class FitRow:
     file_exact: bool = (
         True  # False: the header's part of `file_bytes` is an estimate, because no tokenizer is available
     )
+    weight_types: WeightTypes | None = None  # None for a kind whose weights have no types of llama.cpp
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class FitReport:
     notes: tuple[str, ...]
     bytes_read: int | None  # bytes read over the network; None if the model was not read from there
     draft: str | None = None  # the name of the draft
+    architecture: str = ""  # llama.cpp's name
 
 
 class Verdict(StrEnum):
@@ -166,6 +170,7 @@ def to_json(report: FitReport) -> dict[str, Any]:
         "notes": list(report.notes),
         "bytes_read": report.bytes_read,
         "draft": report.draft,
+        "architecture": report.architecture,
     }
 
 
@@ -193,6 +198,7 @@ def _row(row: FitRow) -> dict[str, Any]:
         "tensor_split": list(row.tensor_split),
         "arguments": row.arguments,
         "placed_by": row.placed_by,
+        "weight_types": None if row.weight_types is None else asdict(row.weight_types),
         "per_device": [
             {**asdict(share), "total_bytes": share.total_bytes, "free_bytes": share.free_bytes} for share in row.shares
         ],
@@ -212,6 +218,7 @@ def from_json(report: dict[str, Any]) -> FitReport:
         notes=tuple(report["notes"]),
         bytes_read=report["bytes_read"],
         draft=report.get("draft"),
+        architecture=report["architecture"],
     )
 
 
@@ -229,6 +236,7 @@ def _row_of(row: dict[str, Any]) -> FitRow:
         partial=row["verdict"] == Verdict.PARTLY,
         draft=None if row.get("draft") is None else DraftBytes(**row["draft"]),
         mtp_bytes=row.get("mtp_bytes", 0),
+        weight_types=None if row["weight_types"] is None else WeightTypes(**row["weight_types"]),
         **{name: row[name] for name in _UNCHANGED},
     )
 

@@ -26,6 +26,7 @@ from sweep.fit.gguf_rows import FitFile, gguf_row
 from sweep.fit.layer_bytes import ModelShape, Weights
 from sweep.fit.registry import FitKind, is_file
 from sweep.fit.variant_memory import Draft, VariantMemory
+from sweep.fit.weight_types import WeightTypes
 
 
 def _quant_name(name: str) -> str:
@@ -114,13 +115,15 @@ def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tup
     if isinstance(source, GGUFSource) and is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
-        file = FitFile(str(source.path), source.file_bytes, bits, exact=True, planned=False)
+        types = WeightTypes.of(shape, source.tensors)
+        file = FitFile(str(source.path), source.file_bytes, bits, exact=True, planned=False, types=types)
         return Weights.of(shape, source.tensors), file
     plan = plan_file(source, recipe(name), ghost_path)
     missing = missing_vocabulary_bytes(source)
     size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
-    path = f"{source.name}-{name}.gguf"
-    return Weights.of(shape, plan.tensors), FitFile(path, size, plan.bits_per_weight, exact=not missing, planned=True)
+    path, types = f"{source.name}-{name}.gguf", WeightTypes.of(shape, plan.tensors)
+    file = FitFile(path, size, plan.bits_per_weight, exact=not missing, planned=True, types=types)
+    return Weights.of(shape, plan.tensors), file
 
 
 QUANTS = FitKind(_quant_name, _default_quants, _quant_rows, has_draft=True)

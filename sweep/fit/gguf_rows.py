@@ -6,6 +6,9 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from sweep.fit.fit_report import (
     DRY_RUN,
     ESTIMATE,
@@ -22,6 +25,7 @@ from sweep.fit.formulas import CELLS, counted_sequences, padded
 from sweep.fit.layer_bytes import LayerPart
 from sweep.fit.placement import FitMachine, LayerPlacement, place_layers, place_whole_layers
 from sweep.fit.variant_memory import Draft, MemoryParts, VariantMemory, bytes_per_device
+from sweep.fit.weight_types import WeightTypes
 
 MAX_CHECKS = 8  # how many contexts llama.cpp computes at most to find the largest one that fits
 _BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "metal": "Metal", "sycl": "SYCL", "vulkan": "Vulkan"}
@@ -44,6 +48,7 @@ class FitFile:
     bits_per_weight: float
     exact: bool  # False: the size of the header is an estimate
     planned: bool  # True: the file does not exist; its types come from the quantizer's dry run
+    types: WeightTypes
 
 
 def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: FitFile, projector: FitFigure) -> FitRow:
@@ -51,7 +56,7 @@ def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: Fit
     options = memory.contexts.options
     placement = _placement(memory, machine, options.context, options.offload)
     parts = memory.parts(placement, options.context)
-    shares = _shares(parts, machine)
+    shares = _shares(parts, machine, memory.bytes_read_per_token(placement))
     held = _holds(parts, machine)
     is_whole = placement.is_full or not machine.gpus
     fits = is_whole and held
@@ -92,6 +97,7 @@ def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: Fit
         draft=draft,
         mtp_bytes=0 if memory.shape.loads_mtp else memory.weights.mtp,
         file_exact=file.exact,
+        weight_types=file.types,
     )
 
 
@@ -137,7 +143,7 @@ def _holds(parts: MemoryParts, machine: FitMachine) -> bool:
     return devices and (host is None or int(parts.total[-1]) <= host.usable_bytes - host.reserve_bytes)
 
 
-def _shares(parts: MemoryParts, machine: FitMachine) -> tuple[DeviceShare, ...]:
+def _shares(parts: MemoryParts, machine: FitMachine, read: npt.NDArray[np.float64]) -> tuple[DeviceShare, ...]:
     found = []
     for place, device in enumerate([*machine.gpus, machine.host]):
         sizes = {
@@ -150,7 +156,9 @@ def _shares(parts: MemoryParts, machine: FitMachine) -> tuple[DeviceShare, ...]:
         # If the size of RAM is unknown, it is assumed to be large enough.
         usable, reserve = (sum(sizes.values()), 0) if device is None else (device.usable_bytes, device.reserve_bytes)
         name = HOST if device is None or (place == len(machine.gpus) and machine.gpus) else device.name
-        found.append(DeviceShare(name, **sizes, reserve_bytes=reserve, usable_bytes=usable))
+        found.append(
+            DeviceShare(name, **sizes, reserve_bytes=reserve, usable_bytes=usable, read_bytes=int(read[place]))
+        )
     return tuple(found)
 
 

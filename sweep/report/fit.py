@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep import format as fmt
+from sweep.analysis.advice import Candidate
 from sweep.fit.fit_report import MTP, PARTS, FitFigure, FitReport, FitRow, Verdict, mtp_note, verdict
 from sweep.fit.hardware import Device, explain_reserve
 from sweep.report.columns import Column, fit_to_width, table, width_of
@@ -242,23 +243,18 @@ def part_name(part: str) -> str:
     return _NAMES.get(part, part)
 
 
-def commands(report: FitReport, chosen: str | None) -> list[str]:
-    """Lines to paste, which must not be wrapped: commands that run the chosen variant, and the variants that are partly
-    in RAM, from the least to the most RAM."""
-    partly = [row for row in report.rows if verdict(row) is Verdict.PARTLY and row.variant != chosen]
+def commands(report: FitReport, pick: Candidate | None) -> list[str]:
+    """Lines to paste, which must not be wrapped: the command that runs the pick, and those of the variants that are
+    partly in RAM, from the least to the most RAM."""
+    partly = [row for row in report.rows if verdict(row) is Verdict.PARTLY and row.arguments]
+    partly = [row for row in partly if pick is None or row.variant != pick.row.variant]
     partly.sort(key=lambda row: row.shares[-1].total_bytes)
-    rows = [*(row for row in report.rows if row.variant == chosen), *partly]
-    rows = [row for row in rows if row.arguments]
-    lines = [f"  {fmt.plain(row.variant)}: llama-server {fmt.printable(row.arguments)}" for row in rows[:MOST_COMMANDS]]
-    if len(rows) > MOST_COMMANDS:
-        lines.append(f"  {len(rows) - MOST_COMMANDS} more: name them with --variants to see their commands")
+    lines = [f"  {pick.name}: {fmt.printable(pick.command)}"] if pick is not None and pick.command else []
+    lines += [f"  {fmt.plain(row.variant)}: llama-server {fmt.printable(row.arguments)}" for row in partly]
+    if len(lines) > MOST_COMMANDS:
+        left = len(lines) - MOST_COMMANDS
+        lines[MOST_COMMANDS:] = [f"  {left} more: name them with --variants to see their commands"]
     return ["", "To run it (llama-cli takes the same arguments):", *lines] if lines else []
-
-
-def render_choice(variant: str | None, sentence: str) -> Text:
-    """The text of --best. `variant` is None if nothing fits."""
-    sign = Text(f"{fmt.CHOSEN} ", "bold green") if variant else Text("! ", "bold yellow")
-    return Text.assemble("\n", sign, (sentence, "bold"))
 
 
 def render_formulas(report: FitReport) -> RenderableType:

@@ -8,13 +8,21 @@ from typing import Any
 
 from sweep.fit.fit_report import DeviceShare, FitFigure, FitReport, FitRow
 from sweep.fit.hardware import Device, parse_devices
+from sweep.fit.weight_types import WeightTypes
 
 MIB = 1 << 20
 GIB = 1 << 30
 
 
+PURE_TYPES = {"Q4_K_M": "Q4_K", "Q4_K_S": "Q4_K", "Q5_K_M": "Q5_K", "Q3_K_M": "Q3_K"}
+"""The tensor type of a quant's file, for a file whose weights all have one type; other quants are named like theirs."""
+
+
 def row(variant: str, gibibytes: float, bits: float, devices: Sequence[Device], **changes: Any) -> FitRow:
-    """A variant whose weights are spread evenly over `devices`, with 300 MiB of cache and buffers on each."""
+    """A variant whose weights are spread evenly over `devices`, with 300 MiB of cache and buffers on each.
+
+    It has the 8 billion weights, all of one type, of a dense model.
+    """
     weights = int(gibibytes * GIB)
     shares = tuple(
         DeviceShare(d.name, weights // len(devices), 200 * MIB, 0, 100 * MIB, 0, d.reserve_bytes, d.usable_bytes)
@@ -48,6 +56,7 @@ def row(variant: str, gibibytes: float, bits: float, devices: Sequence[Device], 
         arguments="-ngl 37 -c 8192",
         decode_bound=100.0,
         placed_by="estimate",
+        weight_types=WeightTypes({PURE_TYPES.get(variant, variant): 1.0}, 8 * 10**9, 8 * 10**9),
     )
     return replace(made, **changes)
 

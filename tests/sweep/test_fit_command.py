@@ -123,13 +123,16 @@ def test_a_nearly_full_gpu_does_not_prevent_the_use_of_another(sweep: Any, order
 
 
 def test_the_exit_code_is_3_if_nothing_fits(sweep: Any) -> None:
-    code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best", "--format", "json")
+    command = ("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best")
+    code, out, _ = sweep(*command, "--no-offload", "--format", "json")
     assert code == 3
     report = parsed(out)
-    assert report["best"] is None
+    assert report["best"] is report["advice"]["variant"] is None
     assert not report["rows"][0]["fits"]
-    code, out, _ = sweep("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best", "--format", "quiet")
-    assert (code, out) == (3, "")
+    assert sweep(*command, "--no-offload", "--format", "quiet")[:2] == (3, "")
+    code, out, _ = sweep(*command, "--format", "json")  # it runs with layers in RAM
+    assert code == 3
+    assert parsed(out)["advice"]["placement"] == "layers-in-ram"
 
 
 def test_best_uses_the_measurements_of_a_run(sweep: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from stored_runs import Stored, items
 
 from converters.errors import InputError
-from sweep.analysis.best import measured_klds
+from sweep.analysis.measured import measured_klds
 from sweep.results.estimate import predicted_seconds
 from sweep.results.history import UnreadableRun, all_runs, find_run, past_runs
 from sweep.results.plan import Plan

@@ -14,8 +14,8 @@ import pytest
 from stored_runs import Stored, items
 
 from converters.errors import InputError
-from sweep.analysis.best import measured_klds
 from sweep.analysis.compare import compare
+from sweep.analysis.measured import measured_klds
 from sweep.commands.follow import Follower
 from sweep.execution.cells_to_run import cells_to_run, equivalent_results
 from sweep.items import Item

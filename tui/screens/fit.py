@@ -47,7 +47,8 @@ class Question:
     offload: bool = True
 
     def arguments(self, workspace: str) -> tuple[str, ...]:
-        found = ["fit", self.model, "--best", "--workspace", workspace, "--format", "json", "--kv-type", self.kv_type]
+        found = ["fit", self.model, "--workspace", workspace, "--format", "json"]
+        found += ["--kv-type", self.kv_type] if self.kv_type != "f16" else []  # else the advice may choose another
         found += [part for gpu in self.gpus for part in ("--gpu", gpu)]
         found += ["--ctx", str(self.context)] if self.context else []
         return (*found, *([] if self.offload else ["--no-offload"]))
@@ -81,7 +82,7 @@ class FitScreen(WorkerHost, Screen[None]):
         self.session = session
         self.report: FitReport | None = None
         self.question: Question | None = None
-        self._best: tuple[str | None, bool] = (None, False)
+        self._advised: tuple[str | None, str] = (None, "")  # variant and reason
         self._answered: Question | None = None  # the question of the answer that is shown
         self._only_fitting = False
         self._timer: Timer | None = None
@@ -148,24 +149,24 @@ class FitScreen(WorkerHost, Screen[None]):
     def _ask(self, question: Question) -> None:
         worker = get_current_worker()
         found: FitReport | str
-        best: tuple[str | None, bool] = (None, False)
+        advised: tuple[str | None, str] = (None, "")
         try:
             given = question.arguments(str(self.session.workspace.root))
             answer = run_command(given, is_cancelled=lambda: worker.is_cancelled)[-1]
-            best = answer["best"], answer["best_is_measured"]
+            advised = answer["advice"]["variant"], answer["advice"]["reason"]
             found = from_json(answer)
         except InputError as error:
             found = str(error)
         except CommandCancelled:
             return  # the question has changed
-        self.deliver(self.show, question, found, best)
+        self.deliver(self.show, question, found, advised)
 
-    def show(self, question: Question, found: FitReport | str, best: tuple[str | None, bool]) -> None:
+    def show(self, question: Question, found: FitReport | str, advised: tuple[str | None, str]) -> None:
         """Show an answer, or the message if there is none."""
         if question != self.question:
             return  # the question has changed
         self._busy = False
-        self._best, self._answered = best, question
+        self._advised, self._answered = advised, question
         if isinstance(found, str):
             self.report = None
             self.query_one("#body").add_class("hidden")
@@ -215,25 +216,19 @@ class FitScreen(WorkerHost, Screen[None]):
         matches = self.query_one(Filter).matches
         rows = [row for row in self.report.rows if matches(row.variant)]
         rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.DOES_NOT_FIT]
-        table, best, chosen = self.query_one(Table), self._best[0], self.session.draft.variants
-        heads, cells = fit_rows(self.report, rows, best, chosen, self.size.width - 2, colours)
-        table.fill(heads, cells, best if table.highlighted is None else None, room=len(self.report.rows))
+        table, advised, chosen = self.query_one(Table), self._advised[0], self.session.draft.variants
+        heads, cells = fit_rows(self.report, rows, advised, chosen, self.size.width - 2, colours)
+        table.fill(heads, cells, advised if table.highlighted is None else None, room=len(self.report.rows))
         self._show_state()
         self._show_verdict(colours)
         self._follow_cursor()
 
     def _show_verdict(self, colours: Palette) -> None:
-        name, measured = self._best
-        if name is None:
-            line = Text.assemble(
-                ("! ", colours.warn),
-                ("No variant fits. Press [ for less context or v for another GPU.", colours.ink),
-            )
-        else:
-            why = "as runs of this model measured" if measured else "by size alone: a guess until a sweep measures it"
-            line = Text.assemble(
-                (f"{fmt.CHOSEN} ", colours.good), (f"{name} is the best variant that fits, {why}.", colours.ink)
-            )
+        variant, reason = self._advised
+        sign = (f"{fmt.CHOSEN} ", colours.good) if variant is not None else ("! ", colours.warn)
+        line = Text.assemble(sign, (reason, colours.ink))
+        if variant is None:
+            line.append(" Press [ for less context or v for another GPU.", colours.ink)
         count = len(self.session.draft.variants)
         line.append(f"  + {count} in the sweep; press 2 to plan it.", colours.soft)
         self.query_one("#verdict", Note).show(line)

@@ -1,0 +1,62 @@
+"""The assumptions and demands of the advice. The data and their sources are in advice.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_FILE = Path(__file__).parent / "advice.toml"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """At least so many tokens per second with at most so many nats per token of KL divergence."""
+
+    tokens_per_s: float
+    kld: float
+
+
+@dataclass(frozen=True)
+class SpeedAssumptions:
+    """Shares of the memory bandwidth that generation reaches, by where the weights are, and the bandwidths in bytes per
+    second of RAM and of a GPU where they are not known. `iq_types_in_ram` is a further factor."""
+
+    devices: float
+    ram: float
+    experts_in_ram: float
+    ram_bandwidth: float
+    gpu_bandwidth: float
+    iq_types_in_ram: float
+
+
+@dataclass(frozen=True)
+class AdviceRules:
+    """See advice.toml: the demands from the best to the least, and what is known about KV and tensor types."""
+
+    demands: tuple[Demand, ...]
+    adequate: float
+    unnoticeable: float
+    share_of_fastest: float
+    clear_loss: float
+    speed: SpeedAssumptions
+    kv_types: Mapping[str, float]
+    not_chosen: Mapping[str, str]
+
+
+@cache
+def advice_rules() -> AdviceRules:
+    """The rules of advice.toml."""
+    content = tomllib.loads(_FILE.read_text())
+    return AdviceRules(
+        tuple(Demand(**step) for step in content["step"]),
+        content["adequate"],
+        content["unnoticeable"],
+        content["share_of_fastest"],
+        content["clear_loss"],
+        SpeedAssumptions(**content["speed"]),
+        content["kv_types"],
+        content["not_chosen"],
+    )

@@ -1,0 +1,203 @@
+"""The advice: which candidate is chosen, which are excluded, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log
+
+import pytest
+from fit_reports import GIB, report, row, three
+
+from presets.advice import advice_rules
+from presets.quality import quality_priors
+from sweep.analysis.advice import AdvisedPlacement, advise, candidates, estimated_speed, to_json
+from sweep.analysis.priors import MeasuredKld, expected_klds
+from sweep.fit.fit_report import FitReport, FitRow
+from sweep.fit.hardware import Device, parse_devices
+from sweep.fit.weight_types import WeightTypes
+
+GPU = parse_devices(["RTX 3090"])  # 936 GB/s
+
+
+def measured(**klds: float) -> dict[str, MeasuredKld]:
+    return {name: MeasuredKld(kld, kld / 20, "BF16", "a") for name, kld in klds.items()}
+
+
+def read(made: FitRow, *gigabytes: float, **changes: object) -> FitRow:
+    """The row with the bytes that a token reads from each place."""
+    shares = zip(made.shares, gigabytes, strict=True)
+    return replace(made, shares=tuple(replace(share, read_bytes=int(gb * 1e9)) for share, gb in shares), **changes)
+
+
+def ladder(*variants: tuple[str, float, float], devices: list[Device] = GPU) -> FitReport:
+    """Variants (name, GiB, bits) that are read whole from the GPU for each token."""
+    rows = [read(row(name, size, bits, devices), size * GIB / 1e9, 0.0) for name, size, bits in variants]
+    return report(rows, devices, architecture="qwen3")
+
+
+def chosen(found: FitReport, **klds: float) -> str | None:
+    pick = advise(found.model, candidates(found, measured(**klds))).pick
+    return None if pick is None else pick.row.variant
+
+
+def test_an_expected_divergence_is_the_mean_over_the_weights() -> None:
+    priors = quality_priors()
+    half = WeightTypes({"Q4_K": 0.5, "Q6_K": 0.5}, 8 * 10**9, 8 * 10**9)
+    (found,) = expected_klds({"mix": half}, "qwen35", {}).values()
+    pure = [priors.types[name].kld for name in ("Q4_K", "Q6_K")]
+    assert found.value == pytest.approx(priors.published * sum(pure) / 2)
+    assert log(found.high / found.value) == pytest.approx(1.96 * priors.spread, rel=1e-3)
+    assert found.low * found.high == pytest.approx(found.value**2)
+
+
+def test_experts_count_by_the_geometric_mean_of_all_and_used_weights() -> None:
+    experts = WeightTypes({"Q4_K": 1.0}, 32 * 10**9, 2 * 10**9)
+    dense = WeightTypes({"Q4_K": 1.0}, 8 * 10**9, 8 * 10**9)
+    found = expected_klds({"experts": experts, "dense": dense}, "qwen35moe", {})
+    assert found["experts"] == found["dense"]
+
+
+def test_a_type_without_published_measurements_has_no_expected_divergence() -> None:
+    assert expected_klds({"one": WeightTypes({"TQ1_0": 1.0}, 10**9, 10**9), "int8:sq": None}, "qwen3", {}) == {}
+
+
+def test_measurements_of_the_model_scale_the_expectations_of_its_other_variants() -> None:
+    weights = {name: WeightTypes({name: 1.0}, 8 * 10**9, 8 * 10**9) for name in ("Q4_K", "Q5_K", "Q6_K")}
+    before = expected_klds(weights, "qwen3", {})
+    after = expected_klds(weights, "qwen3", {"Q4_K": 2 * before["Q4_K"].value, "BF16": 0.0})
+    assert after["Q6_K"].value == pytest.approx(2 * before["Q6_K"].value)
+    assert after["Q6_K"].high / after["Q6_K"].low < before["Q6_K"].high / before["Q6_K"].low
+
+
+def test_an_unknown_architecture_has_a_wider_interval() -> None:
+    weights = {"one": WeightTypes({"Q4_K": 1.0}, 8 * 10**9, 8 * 10**9)}
+    known, unknown = (expected_klds(weights, name, {})["one"] for name in ("qwen3", "llama"))
+    assert unknown.high / unknown.low > known.high / known.low
+
+
+def test_nobody_needs_more_than_an_unnoticeable_divergence() -> None:
+    found = ladder(("BF16", 15.3, 16.0), ("Q8_0", 8.1, 8.5), ("Q6_K", 6.3, 6.6), ("Q5_K_M", 5.5, 5.7))
+    assert chosen(found) == "Q6_K"
+
+
+def test_older_types_are_chosen_only_if_they_were_measured() -> None:
+    found = ladder(("Q4_1", 8.8, 5.0), ("Q4_K_M", 8.4, 4.9))
+    assert chosen(found) == "Q4_K_M"
+    assert chosen(found, Q4_1=0.005, Q4_K_M=0.03) == "Q4_1"
+    (excluded,) = advise("m", candidates(found, {})).excluded
+    assert (excluded.variant, excluded.reason) == ("Q4_1", advice_rules().not_chosen["Q4_1"])
+
+
+def test_a_divergence_beyond_use_is_never_chosen() -> None:
+    found = ladder(("IQ1_M", 3.6, 2.1))
+    assert chosen(found) is None
+    advice = advise("m", candidates(found, {}))
+    assert "beyond use" in advice.excluded[0].reason
+    assert advice.confidence == "cannot-tell"
+    assert to_json(advice)["variant"] is None
+
+
+def test_a_measured_divergence_replaces_the_expected_one() -> None:
+    found = ladder(("Q5_K_M", 5.5, 5.7), ("Q4_K_M", 4.9, 4.9))
+    assert chosen(found, Q5_K_M=0.2, Q4_K_M=0.01) == "Q4_K_M"
+    advice = advise("m", candidates(found, measured(Q5_K_M=0.2, Q4_K_M=0.01)))
+    assert advice.confidence == "measured"
+    assert "measured KL divergence is 0.010 nats" in advice.reason
+
+
+def test_speed_is_bandwidth_by_bytes_with_the_shares_that_llama_cpp_reaches() -> None:
+    speed = advice_rules().speed
+    found = ladder(("Q4_K_M", 5.0, 4.9))
+    read_seconds = 5.0 * GIB / 1e9 / (936 * speed.devices)
+    assert estimated_speed(found.rows[0], found) == pytest.approx(1 / read_seconds)
+    in_ram = read(found.rows[0], 1.0, 2.0, fits=False, partial=True, gpu_layers=20)
+    seconds = 1e9 / (936e9 * speed.devices) + 2e9 / (speed.ram_bandwidth * speed.ram)
+    assert estimated_speed(in_ram, found) == pytest.approx(1 / seconds)
+    experts = replace(in_ram, cpu_moe_layers=12, gpu_layers=37)
+    seconds += 2e9 / speed.ram_bandwidth * (1 / speed.experts_in_ram - 1 / speed.ram)
+    assert estimated_speed(experts, found) == pytest.approx(1 / seconds)
+    unknown = replace(found, devices=tuple(parse_devices(["24GiB"])))
+    assert estimated_speed(found.rows[0], unknown) == pytest.approx(speed.gpu_bandwidth * speed.devices / (5.0 * GIB))
+
+
+def test_published_speeds_are_within_a_quarter_of_the_estimate() -> None:
+    speed = advice_rules().speed
+
+    def estimate(gpu: str, size: float, experts: tuple[float, float] | None = None) -> float:
+        """Of a model of `size` bytes on the GPU and, with `experts`, (bytes, bandwidth) of experts in RAM."""
+        (device,) = parse_devices([gpu])
+        assert device.bandwidth is not None
+        seconds = size / (device.bandwidth * speed.devices)
+        return 1 / (seconds + (experts[0] / (experts[1] * speed.experts_in_ram) if experts else 0.0))
+
+    assert estimate("RTX 5090", 5.03e9) == pytest.approx(
+        221.7, rel=0.25
+    )  # Qwen3-8B Q4_K_M, continuum pull request 1627
+    assert estimate("RTX 4090", 6.6e9) == pytest.approx(
+        93, rel=0.25
+    )  # Llama 3 8B Q6_K, LLM-inference-speed-benchmarks 10
+    # Qwen3-30B-A3B Q4_K_M with the experts of 36 of 48 layers in RAM: pull request 755 of llmfit
+    assert estimate("RTX 2080", 1.1e9, (0.77e9, 102e9)) == pytest.approx(36.7, rel=0.25)
+
+
+def test_iq_types_in_ram_cost_speed() -> None:
+    base = row("Q4_K_M", 5.0, 4.9, GPU, fits=False, partial=True)
+    plain = read(base, 0.0, 2.0)
+    iq = replace(plain, weight_types=WeightTypes({"IQ4_XS": 1.0}, 8 * 10**9, 8 * 10**9))
+    found = report([plain, iq], GPU)
+    share = advice_rules().speed.iq_types_in_ram
+    first, second = (estimated_speed(one, found) or 0.0 for one in found.rows)
+    assert second == pytest.approx(first * share)
+
+
+def test_a_good_quant_with_experts_in_ram_beats_a_poor_one_on_the_gpu() -> None:
+    poor = read(row("IQ2_XXS", 9.0, 2.3, GPU), 1.5, 0.0)
+    good = read(row("Q4_K_M", 20.0, 4.9, GPU, fits=False, partial=True, cpu_moe_layers=23), 1.9, 0.35)
+    pick = advise("m", candidates(report([poor, good], GPU, architecture="qwen35moe"), {})).pick
+    assert pick is not None
+    assert (pick.row.variant, pick.placement) == ("Q4_K_M", AdvisedPlacement.EXPERTS)
+
+
+def test_nothing_goes_to_ram_for_less_than_an_adequate_divergence() -> None:
+    whole = read(row("Q4_K_M", 8.4, 4.9, GPU), 9.0, 0.0)
+    partly = read(row("Q5_K_M", 9.8, 5.7, GPU, fits=False, partial=True, gpu_layers=30), 9.0, 0.3)
+    found = report([whole, partly], GPU, architecture="qwen35")
+    advice = advise("m", candidates(found, {}))
+    assert advice.pick is not None
+    assert advice.better is not None
+    assert advice.pick.row.variant == "Q4_K_M"
+    assert (advice.better.row.variant, advice.better.placement) == ("Q5_K_M", AdvisedPlacement.LAYERS)
+
+
+def test_a_smaller_cache_is_chosen_only_where_f16_has_nothing_adequate() -> None:
+    small = read(row("Q3_K_M", 7.0, 3.9, GPU), 7.0, 0.0)
+    large = read(row("Q4_K_M", 8.4, 4.9, GPU), 8.4, 0.0)
+    f16 = report([small, replace(large, fits=False, headroom_bytes=-1)], GPU, architecture="qwen35")
+    q8_0 = report([small, large], GPU, architecture="qwen35", kv_type="q8_0")
+    pick = advise("m", [*candidates(f16, {}), *candidates(q8_0, {})]).pick
+    assert pick is not None
+    assert (pick.row.variant, pick.kv_type) == ("Q4_K_M", "q8_0")
+    both = advise("m", [*candidates(replace(f16, rows=(small, large)), {}), *candidates(q8_0, {})]).pick
+    assert both is not None
+    assert (both.row.variant, both.kv_type) == ("Q4_K_M", "f16")
+
+
+def test_a_variant_that_does_not_fit_says_by_how_much() -> None:
+    advice = advise("m", candidates(three("6GiB"), {}))
+    reasons = {one.variant: one.reason for one in advice.excluded}
+    assert reasons["BF16"].startswith("does not fit: it needs 396 GiB more")
+
+
+def test_the_json_has_every_promised_field() -> None:
+    found = ladder(("Q5_K_M", 5.5, 5.7), ("Q4_K_M", 4.9, 4.9), ("TQ1_0", 3.6, 2.1))
+    answer = to_json(advise("m", candidates(found, {})))
+    assert answer["variant"] == "Q5_K_M"
+    assert answer["kv_type"] == "f16"
+    assert answer["ctx"] == 8192
+    assert answer["placement"] == "gpu"
+    assert answer["tokens_per_s"] == pytest.approx(936e9 * 0.6 / (5.5 * GIB))
+    assert answer["confidence"] == "prior"
+    assert answer["command"] == "llama-server -ngl 37 -c 8192"
+    assert [one["variant"] for one in answer["alternatives"]] == ["Q4_K_M"]
+    assert [one["variant"] for one in answer["excluded"]] == ["TQ1_0"]
+    assert answer["expected_kld"]["source"] == "prior"
