@@ -13,10 +13,12 @@ _FILE = Path(__file__).parent / "advice.toml"
 
 @dataclass(frozen=True)
 class Demand:
-    """At least so many tokens per second with at most so many nats per token of KL divergence."""
+    """At least so many tokens per second with at most so many nats per token of KL divergence; of those that meet it,
+    only variants with this share of the fastest one's speed are chosen."""
 
     tokens_per_s: float
     kld: float
+    share_of_fastest: float
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class AdviceRules:
     demands: tuple[Demand, ...]
     adequate: float
     unnoticeable: float
-    share_of_fastest: float
+    other_model_speed: float
     clear_loss: float
     speed: SpeedAssumptions
     kv_types: Mapping[str, float]
@@ -54,7 +56,7 @@ def advice_rules() -> AdviceRules:
         tuple(Demand(**step) for step in content["step"]),
         content["adequate"],
         content["unnoticeable"],
-        content["share_of_fastest"],
+        content["other_model_tokens_per_s"],
         content["clear_loss"],
         SpeedAssumptions(**content["speed"]),
         content["kv_types"],

@@ -23,10 +23,15 @@ class TypeQuality:
 
 @dataclass(frozen=True)
 class QualityPriors:
-    """See quality.toml. `spread` is the standard deviation of the logarithm of a published file's divergence around
-    the prediction for it, `types_spread` that of the types of one model around the formula."""
+    """See quality.toml.
+
+    `measured_sizes` are the sizes of the smallest and the largest measured model; beyond them the divergence is that at
+    the nearest of them. `spread` is the standard deviation of the logarithm of a published file's divergence around the
+    prediction for it, `types_spread` that of the types of one model around the formula.
+    """
 
     reference: float
+    measured_sizes: tuple[float, float]
     published: float
     spread: float
     types_spread: float
@@ -53,7 +58,8 @@ class QualityPriors:
         if not quantized.keys() <= self.types.keys():
             return None
         factor, spread = self.factor(architecture)
-        size = parameters / self.reference
+        low, high = self.measured_sizes
+        size = min(max(parameters, low), high) / self.reference
         total = sum(
             share * self.types[name].kld * size ** self.types[name].exponent for name, share in quantized.items()
         )
@@ -70,6 +76,7 @@ def quality_priors() -> QualityPriors:
     content = tomllib.loads(_FILE.read_text())
     return QualityPriors(
         content["reference_parameters"],
+        tuple(content["measured_parameters"]),
         content["published"],
         content["spread"]["published"],
         content["spread"]["types"],

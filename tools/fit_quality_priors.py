@@ -174,8 +174,13 @@ def factor_and_spread(files: Sequence[PublishedFile]) -> tuple[float, float]:
     return exp(mean), variance**0.5
 
 
-def written(found: QualityFit, published: float, spread: float) -> str:
-    lines = [HEADER, f"reference_parameters = {REFERENCE:.0e}", f"published = {published:.2f}", "", "[spread]"]
+def written(found: QualityFit, published: float, spread: float, sizes: tuple[float, float]) -> str:
+    lines = [
+        HEADER,
+        f"reference_parameters = {REFERENCE:.0e}",
+        f"measured_parameters = [{sizes[0]:.2e}, {sizes[1]:.2e}]",
+    ]
+    lines += [f"published = {published:.2f}", "", "[spread]"]
     lines += [f"types = {found.spread:.2f}", f"published = {spread:.2f}", "", "[families]"]
     lines += [f"{name} = {factor:.2f}" for name, factor in found.factor.items()]
     lines += ["", "[types]"]
@@ -198,7 +203,8 @@ def main(path: str) -> None:
     published, spread = factor_and_spread(files)
     print(f"{len(rows)} measurements of pure types, spread {found.spread:.3f}")
     print(f"{len(files)} published files, factor {published:.3f}, spread {spread:.3f}")
-    PAGE.write_text(written(found, published, spread))
+    sizes = [row.parameters for row in rows]
+    PAGE.write_text(written(found, published, spread, (min(sizes), max(sizes))))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ ABOUT_AS_LOW = 1.3
 """Ratio of two expected divergences of one model that are about as low: the spread of types around the prior's formula
 is 24 %."""
 
+COUNTABLE = 300
+"""Tokens per second above which the time between tokens, not the memory bandwidth, decides the speed."""
+
 _PLACES = {
     AdvisedPlacement.GPU: "",
     AdvisedPlacement.EXPERTS: " with experts in RAM",
@@ -69,7 +72,7 @@ class Candidate:
         if self.placement in (AdvisedPlacement.EXPERTS, AdvisedPlacement.LAYERS):
             words.append(f"{fmt.size(self.row.shares[-1].total_bytes)} of RAM")
         if self.tokens_per_s is not None:
-            words.append(f"about {self.tokens_per_s:.{0 if self.tokens_per_s >= 10 else 1}f} tokens/s")
+            words.append(_rate(self.tokens_per_s))
         return ", ".join(words)
 
     @property
@@ -111,13 +114,13 @@ class Advice:
 
     @property
     def runs_well(self) -> bool:
-        """Whether the pick has an adequate loss, is as fast as people read, and has no whole layers in RAM."""
+        """Whether the pick is good enough to name it beside a poor pick of a larger model."""
         pick, rules = self.pick, advice_rules()
         return (
             pick is not None
             and pick.placement is not AdvisedPlacement.LAYERS
             and _value(pick) <= rules.adequate
-            and _meets(pick, rules.demands[1])
+            and (pick.tokens_per_s or 0.0) >= rules.other_model_speed
         )
 
     @property
@@ -283,11 +286,10 @@ def _exclusion(one: Candidate) -> str | None:
 
 def _pick(usable: Sequence[Candidate]) -> Candidate | None:
     """The best candidate of those that meet the first demand that any meets."""
-    comfortable, *slower = advice_rules().demands
-    for demand in (comfortable, *slower):
+    for demand in advice_rules().demands:
         meeting = [one for one in usable if _meets(one, demand)]
         if meeting:
-            return _best(meeting, fast=demand is comfortable)
+            return _best(meeting, demand.share_of_fastest)
     return None
 
 
@@ -295,20 +297,21 @@ def _meets(one: Candidate, demand: Demand) -> bool:
     return _value(one) <= demand.kld and (one.tokens_per_s or 0.0) >= demand.tokens_per_s
 
 
-def _best(found: Sequence[Candidate], fast: bool) -> Candidate:
-    """The candidate to choose among those that meet a demand; `fast`: all of them are fast enough.
+def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
+    """The candidate to choose among those that meet a demand, with this share of the speed of the fastest.
 
     What is simplest to run comes first, if its divergence is adequate: everything on the GPUs with an f16 cache, then
     with a smaller cache, then with something in RAM. There, the lowest divergence wins, but a larger file does not win
-    by a difference that nobody notices. If nothing is adequate, the lowest divergence wins; of those that are about as
-    low, the simplest to run.
+    by a difference that nobody notices, and what was measured comes before what is expected. If nothing is adequate,
+    the lowest divergence wins; of those that are about as low, the simplest to run.
     """
     rules = advice_rules()
     for effort in range(4):
         adequate = [one for one in found if _effort(one) == effort and _value(one) <= rules.adequate]
+        adequate = [one for one in adequate if _is_measured(one)] or adequate
         if adequate:
             fastest = max(one.tokens_per_s or 0.0 for one in adequate)
-            least = 0.0 if fast else rules.share_of_fastest * fastest
+            least = share_of_fastest * fastest
             return min(
                 (one for one in adequate if (one.tokens_per_s or 0.0) >= least),
                 key=lambda one: (max(_value(one), rules.unnoticeable), one.row.file_bytes),
@@ -316,6 +319,16 @@ def _best(found: Sequence[Candidate], fast: bool) -> Candidate:
     lowest = min(_value(one) for one in found)
     near = [one for one in found if _value(one) <= ABOUT_AS_LOW * lowest]
     return min(near, key=lambda one: (_effort(one), _value(one), one.row.file_bytes))
+
+
+def _rate(tokens_per_s: float) -> str:
+    if tokens_per_s > COUNTABLE:
+        return f"over {COUNTABLE} tokens/s"
+    return f"about {tokens_per_s:.{0 if tokens_per_s >= 10 else 1}f} tokens/s"
+
+
+def _is_measured(one: Candidate) -> bool:
+    return one.kld is not None and one.kld.source == "measured"
 
 
 def _effort(one: Candidate) -> int:

@@ -13,6 +13,9 @@ from sweep.fit.weight_types import WeightTypes
 HALF_INTERVAL = NormalDist().inv_cdf(0.975)
 """Half width of a 95 % interval in standard deviations. sweep.statistics, which has it too, loads scipy."""
 
+NEAR = 4.0
+"""Ratio of two expected divergences below which a measurement of one says something about the other."""
+
 
 @dataclass(frozen=True)
 class ExpectedKld:
@@ -39,9 +42,9 @@ def expected_klds(
 ) -> dict[str, ExpectedKld]:
     """The divergences that published measurements of other models lead to expect, by variant; see presets/quality.toml.
 
-    `measured` are divergences of variants of this model. If there are any, the expectations are scaled so that they
-    agree with them on average; they are less uncertain then. Variants with a type of which nothing was published are
-    left out.
+    `measured` are divergences of variants of this model. An expectation is scaled by the ratio of measured to expected
+    divergence of the measured variants whose expectations are near to it, and is less uncertain then. Variants with a
+    type of which nothing was published are left out.
     """
     priors = quality_priors()
     found = {
@@ -49,12 +52,17 @@ def expected_klds(
         for name, types in weights.items()
         if types is not None and (kld := priors.kld(types.shares, types.effective, architecture)) is not None
     }
-    ratios = [log(value / found[name][0]) for name, value in measured.items() if value > 0 and found.get(name, (0,))[0]]
-    scale = exp(fmean(ratios)) if ratios else 1.0
-    return {
-        name: _interval(scale * value, priors.types_spread if ratios else spread)
-        for name, (value, spread) in found.items()
+    ratios = {
+        name: log(value / found[name][0])
+        for name, value in measured.items()
+        if value > 0 and found.get(name, (0.0,))[0]
     }
+
+    def scaled(value: float, spread: float) -> ExpectedKld:
+        near = [ratio for name, ratio in ratios.items() if abs(log(found[name][0] / value)) < log(NEAR)]
+        return _interval(exp(fmean(near)) * value, priors.types_spread) if near else _interval(value, spread)
+
+    return {name: scaled(*one) if one[0] else ExpectedKld(0.0, 0.0, 0.0, "prior") for name, one in found.items()}
 
 
 def _interval(value: float, spread: float) -> ExpectedKld:

@@ -32,6 +32,7 @@ def doctor(workspace: Path | None = common.WORKSPACE, format: Format = common.FO
     from converters.llamacpp.devices import devices, features
     from sweep.devices import placement, threads
     from sweep.fit.local_devices import local_devices, unusable_gpus
+    from sweep.fit.ram_bandwidth import measure_ram_bandwidth
     from sweep.format import size
     from sweep.workspace import open_workspace
 
@@ -46,6 +47,7 @@ def doctor(workspace: Path | None = common.WORKSPACE, format: Format = common.FO
         "llama.cpp": features(),
         _RPC: "computed by llama.cpp through RPC" if rpc.supported() else "estimated: this build has no RPC",
         "threads": str(threads()),
+        "RAM bandwidth": f"{measure_ram_bandwidth(threads()) / 1e9:.1f} GB/s, measured by copying",
         "measures on": where.device,
         "workspace": str(space.root),
         "free disk": size(shutil.disk_usage(space.root).free),

@@ -19,10 +19,12 @@ Which quants of a public model fit on one GPU:
   $ sweep fit Qwen3.6-27B --gpu "RTX 4090"
 The same for two GPUs, a long context and a smaller KV cache:
   $ sweep fit Qwen3.6-27B --gpu "2xRTX 4090" --ctx 65536 --kv-type q8_0
-A GPU and RAM of given sizes, and how each figure is computed:
-  $ sweep fit Qwen3.6-27B --gpu 12GiB --gpu "64GiB RAM" --explain
-The same model with its own layers for multi-token prediction as the draft:
+A mixture of experts on a small GPU, with its experts in RAM:
+  $ sweep fit Qwen3.6-35B-A3B --gpu "RTX 3060 12GB" --ram 32GiB
+The model's own layers for multi-token prediction as the draft:
   $ sweep fit Qwen3.6-27B --gpu "RTX 4090" --variants Q5_K_M --draft mtp
+How each figure is computed:
+  $ sweep fit Qwen3.6-27B --gpu 12GiB --explain
 Print only the name of the best variant that fits, for a script:
   $ sweep fit micro --gpu 24GiB --best --format quiet
 """
@@ -48,7 +50,22 @@ def fit(
     gpu: list[str] | None = common.gpu(
         "GPU that the variants have to fit on",
         "the GPUs of this machine with their free memory",
-        ram='"64GiB RAM" sets the size of the RAM. ',
+    ),
+    ram: str | None = typer.Option(
+        None,
+        "--ram",
+        metavar="SIZE",
+        help="RAM that a model may use, for layers and experts that do not fit on the GPUs.",
+        show_default="this machine's free RAM; with simulated GPUs, as much as is needed",
+        rich_help_panel=Panel.MEMORY,
+    ),
+    ram_bandwidth: str | None = typer.Option(
+        None,
+        "--ram-bandwidth",
+        metavar="RATE",
+        help="Bandwidth of the RAM (60GB/s), which decides the speed of what is in RAM. `sweep doctor` measures it.",
+        show_default="51.2GB/s, two channels of DDR4-3200",
+        rich_help_panel=Panel.MEMORY,
     ),
     ctx: int | None = common.context(1),
     kv_type: str | None = typer.Option(
@@ -126,7 +143,7 @@ def fit(
     from sweep.commands.fit import advise_on
     from sweep.commands.fit import fit as compute_fit
     from sweep.fit.fit_report import FitOptions, to_json
-    from sweep.fit.hardware import parse_devices
+    from sweep.fit.hardware import parse_devices, with_ram
     from sweep.fit.local_devices import local_devices
     from sweep.report.advice import render_advice
     from sweep.report.fit import commands, render_fit, render_formulas
@@ -145,7 +162,7 @@ def fit(
         draft=draft or "",
         offload="auto" if offload else "none",
     )
-    devices = parse_devices(gpu) if gpu else local_devices()
+    devices = with_ram(parse_devices(gpu) if gpu else local_devices(), ram, ram_bandwidth)
     names = comma_list(variants) or ()
     report = compute_fit(model, names, devices, options)
     space = Workspace((workspace or default_root()).expanduser())

@@ -140,6 +140,6 @@ def _notes(machine: FitMachine, has_rpc: bool) -> list[str]:
     if machine.gpus and machine.host is None:
         notes.append(
             "The size of RAM is unknown for simulated GPUs; the report assumes that it is large enough."
-            ' Give the size, for example with --gpu "64GiB RAM", to check it.'
+            " Give the size, for example --ram 64GiB, to check it."
         )
     return notes

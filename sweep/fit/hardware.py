@@ -8,8 +8,8 @@ free before the process starts. Therefore a reserve is left free on each device.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from converters.errors import InputError
 from presets.gpus import Gpu, find_gpus, similar_gpu_names
@@ -18,6 +18,7 @@ from sweep.format import size
 
 MIB = 1 << 20
 MAX_GPUS = 15  # llama.cpp's limit of 16 devices (GGML_SCHED_MAX_BACKENDS) includes RAM
+_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+?)(\s+RAM)?", re.I)
 _UNITS = {
     unit + suffix: base**power
     for power, unit in enumerate("mgt", 2)
@@ -84,12 +85,35 @@ def parse_devices(texts: Iterable[str]) -> list[Device]:
     return found
 
 
+def with_ram(devices: Sequence[Device], size: str | None, bandwidth: str | None) -> list[Device]:
+    """The devices with this RAM in place of the RAM among them, or beside them.
+
+    `size` is the memory that a program can use, such as "64GiB"; `bandwidth` such as "60GB/s". Raises InputError if
+    one of them is not understood, or if there is no RAM for the bandwidth.
+    """
+    if size is not None:
+        found = _SIZE.fullmatch(size.strip())
+        if found is None or found[2].lower() not in _UNITS:
+            raise InputError(f"--ram {size!r} is not a size; write for example 64GiB")
+        ram = _sized_device(f"{size.strip()} RAM", int(float(found[1]) * _UNITS[found[2].lower()]), "cpu")
+        devices = [*(device for device in devices if device.kind != "cpu"), ram]
+    if bandwidth is None:
+        return list(devices)
+    rate = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+)/s", bandwidth.strip(), re.I)
+    if rate is None or rate[2].lower() not in _UNITS or not float(rate[1]):
+        raise InputError(f"--ram-bandwidth {bandwidth!r} is not a bandwidth; write for example 60GB/s")
+    if not any(device.kind == "cpu" for device in devices):
+        raise InputError("--ram-bandwidth needs the size of the RAM: add for example --ram 64GiB")
+    per_second = float(rate[1]) * _UNITS[rate[2].lower()]
+    return [replace(one, bandwidth=per_second) if one.kind == "cpu" else one for one in devices]
+
+
 def _devices(text: str) -> list[Device]:
     counted = re.fullmatch(r"(\d{1,3})\s*[x*]\s*(\S.*)", text, re.I)
     count, name = (int(counted[1]), counted[2]) if counted else (1, text)
     if count < 1:
         raise InputError(f"--gpu {text!r}: the number of devices must be at least one")
-    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+?)(\s+RAM)?", name, re.I)
+    size = _SIZE.fullmatch(name)
     if size and size[2].lower() in _UNITS:
         return [
             _sized_device(name, int(float(size[1]) * _UNITS[size[2].lower()]), "cpu" if size[3] else "cuda")

@@ -26,5 +26,6 @@ def render_advice(advice: Advice) -> RenderableType:
 def alternative(one: Candidate, model: str) -> str:
     """A candidate in one line, with its model if that is another one."""
     name = one.name if one.model == model else f"{fmt.plain(one.model)} in {one.name}"
-    kld = "" if one.kld is None else f", KL divergence {fmt.small(one.kld.value)}"
+    expected = "" if one.kld is None or one.kld.source == "measured" else "expected "
+    kld = "" if one.kld is None else f", {expected}KL divergence {fmt.small(one.kld.value)}"
     return f"{name} ({one.figures}{kld})"

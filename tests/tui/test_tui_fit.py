@@ -32,11 +32,12 @@ def answered(screen: FitScreen) -> bool:
 def test_a_fit_report_survives_a_round_trip_through_json(swept: Workspace) -> None:
     output = sweep("fit", "micro", "--gpu", "12GiB", "--variants", "Q4_K_M,Q8_0", "--format", "json").stdout
     report = json.loads(output)
+    del report["advice"]  # it is made from the report
     assert to_json(from_json(report)) == report
 
 
 def test_the_screen_shows_the_figures_of_sweep_fit(swept: Workspace) -> None:
-    given = ("fit", "micro", "--gpu", "12GiB", "--format", "json", "--best", "--workspace", str(swept.root))
+    given = ("fit", "micro", "--gpu", "12GiB", "--format", "json", "--workspace", str(swept.root))
     report = json.loads(sweep(*given).stdout)
 
     async def script() -> None:
@@ -54,7 +55,8 @@ def test_the_screen_shows_the_figures_of_sweep_fit(swept: Workspace) -> None:
                 for name in ("file_bytes", "weights_bytes", "kv_bytes", "compute_bytes"):
                     assert fmt.size(row[name]) in line
                 assert "✓ fits" in line
-            assert f"{report['best']} is the best variant that fits, as runs of this model measured" in words
+            reason = " ".join(words.split())
+            assert f"► {report['advice']['reason'][:40]}" in reason
             row = next(row for row in report["rows"] if row["variant"] == screen.query_one(Table).highlighted)
             memory = screen.query_one(TextPane).text.plain
             assert row["figures"]["kv"]["formula"] in memory

@@ -61,12 +61,27 @@ def test_a_type_without_published_measurements_has_no_expected_divergence() -> N
     assert expected_klds({"one": WeightTypes({"TQ1_0": 1.0}, 10**9, 10**9), "int8:sq": None}, "qwen3", {}) == {}
 
 
-def test_measurements_of_the_model_scale_the_expectations_of_its_other_variants() -> None:
+def test_a_measurement_scales_the_expectations_near_it() -> None:
     weights = {name: WeightTypes({name: 1.0}, 8 * 10**9, 8 * 10**9) for name in ("Q4_K", "Q5_K", "Q6_K")}
     before = expected_klds(weights, "qwen3", {})
     after = expected_klds(weights, "qwen3", {"Q4_K": 2 * before["Q4_K"].value, "BF16": 0.0})
-    assert after["Q6_K"].value == pytest.approx(2 * before["Q6_K"].value)
-    assert after["Q6_K"].high / after["Q6_K"].low < before["Q6_K"].high / before["Q6_K"].low
+    assert after["Q5_K"].value == pytest.approx(2 * before["Q5_K"].value)
+    assert after["Q5_K"].high / after["Q5_K"].low < before["Q5_K"].high / before["Q5_K"].low
+    assert after["Q6_K"] == before["Q6_K"]  # about a ninth of Q4_K's: too far
+
+
+def test_what_was_measured_comes_before_what_is_expected() -> None:
+    found = ladder(("Q6_K", 6.3, 6.6), ("Q5_K_M", 5.5, 5.7))
+    assert chosen(found) == "Q6_K"
+    assert chosen(found, Q5_K_M=0.008) == "Q5_K_M"
+
+
+def test_beyond_the_sizes_that_were_measured_the_nearest_one_counts() -> None:
+    low, high = quality_priors().measured_sizes
+    sizes = {"tiny": 10**6, "low": round(low), "high": round(high), "huge": 10**13}
+    found = expected_klds({name: WeightTypes({"Q4_K": 1.0}, n, n) for name, n in sizes.items()}, "qwen3", {})
+    assert found["tiny"].value == pytest.approx(found["low"].value)
+    assert found["huge"].value == pytest.approx(found["high"].value)
 
 
 def test_an_unknown_architecture_has_a_wider_interval() -> None:
@@ -159,14 +174,14 @@ def test_a_good_quant_with_experts_in_ram_beats_a_poor_one_on_the_gpu() -> None:
 
 
 def test_nothing_goes_to_ram_for_less_than_an_adequate_divergence() -> None:
-    whole = read(row("Q4_K_M", 8.4, 4.9, GPU), 9.0, 0.0)
-    partly = read(row("Q5_K_M", 9.8, 5.7, GPU, fits=False, partial=True, gpu_layers=30), 9.0, 0.3)
+    whole = read(row("Q5_K_M", 9.0, 5.7, GPU), 9.0, 0.0)
+    partly = read(row("Q6_K", 9.8, 6.6, GPU, fits=False, partial=True, gpu_layers=30), 9.0, 0.3)
     found = report([whole, partly], GPU, architecture="qwen35")
     advice = advise("m", candidates(found, {}))
     assert advice.pick is not None
     assert advice.better is not None
-    assert advice.pick.row.variant == "Q4_K_M"
-    assert (advice.better.row.variant, advice.better.placement) == ("Q5_K_M", AdvisedPlacement.LAYERS)
+    assert advice.pick.row.variant == "Q5_K_M"
+    assert (advice.better.row.variant, advice.better.placement) == ("Q6_K", AdvisedPlacement.LAYERS)
 
 
 def test_a_smaller_cache_is_chosen_only_where_f16_has_nothing_adequate() -> None:
