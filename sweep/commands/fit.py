@@ -41,9 +41,10 @@ def advise_on(
     found = advise(report.model, _all_candidates(report, variants, devices, options, klds, model, other_caches))
     if not found.is_poor:
         return found
+    alone = replace(options, draft="")  # a draft of this model may not go with another one
     for relative in smaller_relatives(report.model)[:MOST_RELATIVES]:
-        other = fit(relative, (), devices, options)
-        smaller = advise(relative, _all_candidates(other, (), devices, options, {}, relative, other_caches))
+        other = fit(relative, (), devices, alone)
+        smaller = advise(relative, _all_candidates(other, (), devices, alone, {}, relative, other_caches))
         if smaller.runs_well:
             return replace(found, other_model=smaller.pick)
     return found

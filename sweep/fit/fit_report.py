@@ -11,8 +11,8 @@ from enum import StrEnum
 from typing import Any
 
 from sweep.fit.hardware import Device
-from sweep.format import size
 from sweep.fit.weight_types import WeightTypes
+from sweep.format import size
 
 DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
     "llama.cpp dry run",
