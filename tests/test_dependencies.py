@@ -307,7 +307,7 @@ def imported(file: Path) -> set[str]:
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
             found.add(node.module.partition(".")[0])
-    return found - OURS - set(sys.stdlib_module_names)
+    return found - OURS - set(sys.stdlib_module_names) - {"_typeshed"}  # type checkers bring it
 
 
 def test_declared_dependencies_are_exactly_the_imported_libraries() -> None:

@@ -107,7 +107,7 @@ def test_the_fit_screen_looks_as_stored(fixed: Workspace, size: tuple[int, int])
             found = answer("fit")
             app.session.use_gpus(("RTX 3060 12GB",))
             screen.question = Question(found["model"], app.session.gpus)
-            screen.show(screen.question, from_json(found), (found["best"], found["best_is_measured"]))
+            screen.show(screen.question, from_json(found), (found["advice"]["variant"], found["advice"]["reason"]))
             await settled(pilot)
             compare(app, f"fit-{size[0]}")
 
