@@ -337,6 +337,7 @@ def test_units_are_windows_items_or_subjects():
     assert pareto_sets.task_losses(by_item(scores, clusters=clusters), "t")[0].units == 12
     (recovered,) = pareto_sets.recovery_losses(by_item(scores, clusters=clusters))
     assert (recovered.measure, recovered.units) == ("mean recovery", 12)
+    assert np.nanmean(recovered.resampled["Q4"]) == pytest.approx(recovered.values["Q4"], abs=0.1)
     nll = by_window({"Q4": rng.random(30), "Q2": rng.random(30)})
     nll = [
         replace(row, perplexity=Perplexity(2.0, 0.1, 30), samples={"nll": Samples("text", row.samples["kld"].values)})

@@ -209,3 +209,16 @@ def test_if_nothing_fits_the_closest_needs_the_least_memory(records):
     unknown = [replace(one, memory=Memory()) for one in rows]
     assert recommend(unknown, limit_bytes=699).closest == "Q2_K"  # the smallest file
     assert recommend([replace(one, status="failed") for one in rows], limit_bytes=699).closest is None
+
+
+def test_variants_that_were_not_measured_say_why(records):
+    statuses = {"Q2_K": ("failed", "out of\nmemory"), "Q3_K_M": ("skipped", None)}
+    rows = [
+        replace(one, status=statuses[one.variant][0], error=statuses[one.variant][1])
+        if one.variant in statuses
+        else one
+        for one in records
+    ]
+    reasons = recommend(rows).reasons
+    assert reasons["Q2_K"] == ("failed (out of memory)",)
+    assert reasons["Q3_K_M"] == ("was skipped: no message",)

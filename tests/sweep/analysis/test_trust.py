@@ -147,4 +147,6 @@ def test_the_base_of_task_scores_is_explained_if_the_reference_is_a_file() -> No
     )
     (note,) = trust_notes([*rows, row("BF16", 16, reference=None)])
     assert note.endswith("those of Q8, which is the variant that the file was made from.")
+    (note,) = trust_notes([row("Q4", None, reference="file", task_reference="Q8")])
+    assert note.endswith("those of Q8, which is the variant that the file was made from.")
     assert trust_notes([row("Q4", 4, task_reference="BF16")]) == []
