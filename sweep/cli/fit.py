@@ -140,8 +140,7 @@ def fit(
     """
     from sweep.analysis.advice import to_json as advice_to_json
     from sweep.analysis.measured import measured_klds
-    from sweep.commands.fit import advise_on
-    from sweep.commands.fit import fit as compute_fit
+    from sweep.commands.fit import FitQuestion, advise_on
     from sweep.fit.fit_report import FitOptions, to_json
     from sweep.fit.hardware import parse_devices, with_ram
     from sweep.fit.local_devices import local_devices
@@ -163,11 +162,10 @@ def fit(
         offload="auto" if offload else "none",
     )
     devices = with_ram(parse_devices(gpu) if gpu else local_devices(), ram, ram_bandwidth)
-    names = comma_list(variants) or ()
-    report = compute_fit(model, names, devices, options)
+    question = FitQuestion(model, comma_list(variants) or (), devices, options, any_cache=kv_type is None)
+    report = question.answer()
     space = Workspace((workspace or default_root()).expanduser())
-    klds = measured_klds(space, report.model)
-    advice = advise_on(report, names, devices, options, klds, model=model, other_caches=kv_type is None)
+    advice = advise_on(question, report, measured_klds(space, report.model))
     chosen = None if advice.pick is None else advice.pick.row.variant
     if output.is_json:
         named = {"best": chosen, "best_is_measured": advice.confidence == "measured"} if best else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from converters.catalogue import smaller_relatives
 from sweep.analysis.advice import Advice, Candidate, advise, candidates
@@ -23,46 +23,44 @@ def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options:
     return planning_fit.fit(model, variants, devices, options, LocalHost().run_job)
 
 
-def advise_on(
-    report: FitReport,
-    variants: Sequence[str],
-    devices: Sequence[Device],
-    options: FitOptions,
-    klds: Mapping[str, MeasuredKld],
-    *,
-    model: str,
-    other_caches: bool,
-) -> Advice:
-    """The advice for what `report` answers. `klds` are measured divergences of its variants.
+@dataclass(frozen=True)
+class FitQuestion:
+    """What `sweep fit` is asked. `any_cache`: the advice may choose another type of KV cache than `options` has."""
 
-    With `other_caches` a smaller KV cache is tried too, if something better may come of it. If the pick is poor,
-    smaller models of the same series are tried.
+    model: str
+    variants: Sequence[str]  # empty: every variant of the model
+    devices: Sequence[Device]
+    options: FitOptions
+    any_cache: bool = True
+
+    def answer(self) -> FitReport:
+        """The fit report."""
+        return fit(self.model, self.variants, self.devices, self.options)
+
+
+def advise_on(question: FitQuestion, report: FitReport, klds: Mapping[str, MeasuredKld]) -> Advice:
+    """The advice for a question that `report` answers. `klds` are measured divergences of the model's variants.
+
+    A smaller KV cache is tried too, if something better may come of it. If the pick is poor, smaller models of the same
+    series are tried.
     """
-    found = advise(report.model, _all_candidates(report, variants, devices, options, klds, model, other_caches))
+    found = advise(report.model, _all_candidates(question, report, klds))
     if not found.is_poor:
         return found
-    alone = replace(options, draft="")  # a draft of this model may not go with another one
+    alone = replace(question.options, draft="")  # a draft of this model may not go with another one
     for relative in smaller_relatives(report.model)[:MOST_RELATIVES]:
-        other = fit(relative, (), devices, alone)
-        smaller = advise(relative, _all_candidates(other, (), devices, alone, {}, relative, other_caches))
+        other = replace(question, model=relative, variants=(), options=alone)
+        smaller = advise(relative, _all_candidates(other, other.answer(), {}))
         if smaller.runs_well:
             return replace(found, other_model=smaller.pick)
     return found
 
 
-def _all_candidates(
-    report: FitReport,
-    variants: Sequence[str],
-    devices: Sequence[Device],
-    options: FitOptions,
-    klds: Mapping[str, MeasuredKld],
-    model: str,
-    other_caches: bool,
-) -> list[Candidate]:
+def _all_candidates(question: FitQuestion, report: FitReport, klds: Mapping[str, MeasuredKld]) -> list[Candidate]:
     found = candidates(report, klds)
-    first = advise(report.model, found)
-    if not other_caches or first.is_simple or not any(row.figures["kv"].bytes for row in report.rows):
+    has_cache = any(row.figures["kv"].bytes for row in report.rows)
+    if not question.any_cache or not has_cache or advise(report.model, found).is_simple:
         return found
-    smaller = replace(options, context=report.context, kv_type_k=SMALLER_CACHE, kv_type_v=SMALLER_CACHE)
-    names = variants or [one.row.variant for one in found if one.kld is not None]
-    return [*found, *candidates(fit(model, names, devices, smaller), klds)]
+    names = question.variants or [one.row.variant for one in found if one.kld is not None]
+    smaller = replace(question.options, context=report.context, kv_type_k=SMALLER_CACHE, kv_type_v=SMALLER_CACHE)
+    return [*found, *candidates(replace(question, variants=names, options=smaller).answer(), klds)]

@@ -12,7 +12,7 @@ import pytest
 from command_line import call
 
 from sweep.analysis.advice import Advice
-from sweep.commands.fit import advise_on, fit
+from sweep.commands.fit import FitQuestion, advise_on
 from sweep.fit.fit_report import FitOptions
 from sweep.fit.hardware import parse_devices, with_ram
 
@@ -42,8 +42,8 @@ class Asked:
     def answer(self) -> Advice:
         devices = with_ram(parse_devices([self.gpu]), self.ram, None)
         options = FitOptions(context=self.context)
-        report = fit(self.model, VARIANTS, devices, options)
-        return advise_on(report, VARIANTS, devices, options, {}, model=self.model, other_caches=True)
+        question = FitQuestion(self.model, VARIANTS, devices, options)
+        return advise_on(question, question.answer(), {})
 
 
 @pytest.mark.slow
