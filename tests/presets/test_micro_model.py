@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 import presets
 from converters.export import export, open_source
@@ -58,13 +59,11 @@ def test_the_directory_is_not_larger_than_allowed(model: presets.BuiltinModel) -
     assert sum(file.stat().st_size for file in model.directory.iterdir()) <= EXPECTED[model.name][3]
 
 
-def test_llama_cpp_gives_the_tokens_of_transformers(model: presets.BuiltinModel, gguf: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model.directory)
+def test_llama_cpp_gives_the_tokens_of_tokenizer_json(model: presets.BuiltinModel, gguf: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(model.directory / "tokenizer.json"))
     with Model(gguf) as loaded:
         for text in [*TEXTS, model.text.read_text()[:50_000]]:
-            assert loaded.tokenize(text).tolist() == tokenizer.encode(text, add_special_tokens=False)
+            assert loaded.tokenize(text).tolist() == tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def test_the_text_is_long_enough_for_perplexity(model: presets.BuiltinModel, gguf: Path) -> None:

@@ -43,6 +43,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "window": ("256", 256),
     "stride": ("128", 128),
     "reference": ("Q8_0", "Q8_0"),
+    "parse_special": ("yes", True),
     "imatrix": ("auto", "auto"),
     "calibration": ("c.txt", Path("c.txt")),
     "ctx": ("512", 512),

@@ -52,6 +52,7 @@ GROUPS = (
             OptionField("window", "window", "512"),
             OptionField("stride", "stride", "no overlap"),
             OptionField("reference", "reference", "the preset's"),
+            OptionField("parse_special", "special tokens", "plain text"),
         ),
     ),
     (
