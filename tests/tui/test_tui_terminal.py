@@ -73,7 +73,7 @@ class Terminal:
                 return os.waitstatus_to_exitcode(status)
             if select.select([self._ours], [], [], 0.1)[0]:
                 self._read()
-        raise AssertionError("the program did not end")
+        raise AssertionError(f"the program did not end; its threads wait in {waiting(self.pid)}")
 
     def close(self) -> None:
         """Close the terminal, as closing its window does."""
@@ -109,6 +109,15 @@ class Terminal:
         return True
 
 
+def waiting(pid: int) -> list[str]:
+    """What each thread of a process does in the kernel."""
+    found = []
+    for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+        state, pending = re.findall(r"^(?:State|SigPnd):\s*(.*)$", (task / "status").read_text(), re.MULTILINE)
+        found.append(f"{task.name}: {state}, {(task / 'wchan').read_text()}, pending {pending}")
+    return found
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     (tmp_path / "w").mkdir()
@@ -123,9 +132,9 @@ def terminal(workspace: Workspace) -> Iterator[Terminal]:
 
 
 def fatal(*always: str) -> list[object]:
-    """The signals that end a process and that can be caught; tests of others than `always` are slow."""
+    """The signals that end a process and that can be caught; tests of others than `always` are for releases."""
     names = "HUP INT QUIT ABRT USR1 USR2 ALRM TERM VTALRM PROF XCPU".split()
-    return [pytest.param(f"SIG{name}", marks=() if name in always else pytest.mark.slow) for name in names]
+    return [pytest.param(f"SIG{name}", marks=() if name in always else pytest.mark.release) for name in names]
 
 
 @pytest.mark.parametrize("name", fatal("TERM", "HUP"))
