@@ -32,7 +32,7 @@ ABOUT_AS_LOW = 1.3
 """Ratio of two expected divergences of one model that are about as low: the spread of types around the prior's formula
 is 24 %."""
 
-COUNTABLE = 300
+FASTEST_ESTIMATE = 300
 """Tokens per second above which the time between tokens, not the memory bandwidth, decides the speed."""
 
 _PLACES = {
@@ -94,8 +94,8 @@ class Excluded:
 class Advice:
     """The variant to run, or None, and why.
 
-    `smaller` is the best candidate that is smaller or faster than the pick, `better` the fastest that loses less.
-    `other_model` is a smaller model that runs well, if the pick is poor.
+    `smaller` is the best candidate that is smaller and at least as fast, `better` the simplest and fastest that loses
+    less. `other_model` is a smaller model that runs well, if the pick is poor.
     """
 
     model: str
@@ -322,8 +322,8 @@ def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
 
 
 def _rate(tokens_per_s: float) -> str:
-    if tokens_per_s > COUNTABLE:
-        return f"over {COUNTABLE} tokens/s"
+    if tokens_per_s > FASTEST_ESTIMATE:
+        return f"over {FASTEST_ESTIMATE} tokens/s"
     return f"about {tokens_per_s:.{0 if tokens_per_s >= 10 else 1}f} tokens/s"
 
 

@@ -126,13 +126,13 @@ def context(minimum: int) -> Any:
     )
 
 
-def gpu(purpose: str, show_default: str, ram: str = "") -> Any:
-    """--gpu of a command that uses the GPUs for this purpose; `ram` is a sentence about RAM."""
+def gpu(purpose: str, show_default: str) -> Any:
+    """--gpu of a command that uses the GPUs for this purpose."""
     return typer.Option(
         None,
         "--gpu",
         metavar="GPU",
-        help=f'{purpose}: a name from `sweep gpus` ("RTX 4090", "2xRTX 6000 Ada") or a memory size (24GiB). {ram}'
+        help=f'{purpose}: a name from `sweep gpus` ("RTX 4090", "2xRTX 6000 Ada") or a memory size (24GiB). '
         "Repeat the option for several GPUs.",
         show_default=show_default,
         rich_help_panel=Panel.MEMORY,
