@@ -5,10 +5,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import pytest
 import torch
 import transformers
 from checkpoints import make_checkpoint, make_tokenizer
+
+from converters.export import export, open_source
 
 torch.set_num_threads(1)  # for tiny models a second thread costs more than it gains
 
@@ -48,3 +51,13 @@ def altered(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
         return directory
 
     return copy
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The BF16 file of a small Qwen3.5-MoE."""
+    directory = tmp_path_factory.mktemp("hybrid")
+    families.make("qwen35moe", directory / "model")
+    make_tokenizer(directory / "model")
+    export(open_source(directory / "model"), {"BF16": directory / "model.gguf"})
+    return directory / "model.gguf"

@@ -59,15 +59,6 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("hybrid")
-    families.make("qwen35moe", directory / "model")
-    make_tokenizer(directory / "model")
-    export(open_source(directory / "model"), {"BF16": directory / "model.gguf"})
-    return directory / "model.gguf"
-
-
 def logits(path: Path) -> np.ndarray:
     with Model(path) as model, model.context(ContextOptions(64, n_threads=1)) as context:
         tokens = np.arange(40, 72, dtype=np.int32)

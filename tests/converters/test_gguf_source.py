@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import families
 import numpy as np
 import pytest
-from checkpoints import make_tokenizer
 from gguf import GGUFReader, GGUFWriter
 
 from converters.errors import InputError
@@ -62,15 +60,6 @@ def test_a_missing_or_renamed_part_is_named(split: list[Path]) -> None:
         open_source(split[1])
     with pytest.raises(InputError, match=f"other.gguf: is one of {len(split)} parts"):
         open_source(renamed)
-
-
-@pytest.fixture(scope="module")
-def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("hybrid")
-    families.make("qwen35moe", directory / "model")
-    make_tokenizer(directory / "model")
-    export(open_source(directory / "model"), {"BF16": directory / "model.gguf"})
-    return directory / "model.gguf"
 
 
 @pytest.mark.parametrize(
