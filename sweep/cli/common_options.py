@@ -132,8 +132,8 @@ def gpu(purpose: str, show_default: str) -> Any:
         None,
         "--gpu",
         metavar="GPU",
-        help=f'{purpose}: a name from `sweep gpus` ("RTX 4090", "2xRTX 6000 Ada") or a memory size (24GiB). '
-        "Repeat the option for several GPUs.",
+        help=f'{purpose}: a name from `sweep gpus` ("RTX 4090", "2xRTX 6000 Ada") or a memory size (24GiB; '
+        "24GB means the same). Repeat the option for several GPUs.",
         show_default=show_default,
         rich_help_panel=Panel.MEMORY,
     )

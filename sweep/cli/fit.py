@@ -55,7 +55,8 @@ def fit(
         None,
         "--ram",
         metavar="SIZE",
-        help="RAM that a model may use, for layers and experts that do not fit on the GPUs.",
+        help="RAM that a model may use (64GiB; 64GB means the same), for layers and experts that do not fit on the "
+        "GPUs.",
         show_default="this machine's free RAM; with simulated GPUs, as much as is needed",
         rich_help_panel=Panel.MEMORY,
     ),

@@ -19,7 +19,10 @@ from sweep.format import size
 MIB = 1 << 20
 MAX_GPUS = 15  # llama.cpp's limit of 16 devices (GGML_SCHED_MAX_BACKENDS) includes RAM
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+?)(\s+RAM)?", re.I)
-_UNITS = {
+# Memory is made and sold in powers of 1024, whatever it says: an "RTX 4090 24GB" has 24 GiB. Bandwidths are stated in
+# powers of 1000, as makers do.
+_MEMORY_UNITS = {unit + suffix: 1024**power for power, unit in enumerate("mgt", 2) for suffix in ("", "b", "ib")}
+_RATE_UNITS = {
     unit + suffix: base**power
     for power, unit in enumerate("mgt", 2)
     for suffix, base in (("", 1000), ("b", 1000), ("ib", 1024))
@@ -92,19 +95,19 @@ def with_ram(devices: Sequence[Device], size: str | None, bandwidth: str | None)
     one of them is not understood, or if there is no RAM for the bandwidth.
     """
     if size is not None:
-        found = _SIZE.fullmatch(size.strip())
-        if found is None or found[2].lower() not in _UNITS:
+        count = _memory_bytes(_SIZE.fullmatch(size.strip()))
+        if count is None:
             raise InputError(f"--ram {size!r} is not a size; write for example 64GiB")
-        ram = _sized_device(f"{size.strip()} RAM", int(float(found[1]) * _UNITS[found[2].lower()]), "cpu")
+        ram = _sized_device(f"{size.strip()} RAM", count, "cpu")
         devices = [*(device for device in devices if device.kind != "cpu"), ram]
     if bandwidth is None:
         return list(devices)
     rate = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+)/s", bandwidth.strip(), re.I)
-    if rate is None or rate[2].lower() not in _UNITS or not float(rate[1]):
+    if rate is None or rate[2].lower() not in _RATE_UNITS or not float(rate[1]):
         raise InputError(f"--ram-bandwidth {bandwidth!r} is not a bandwidth; write for example 60GB/s")
     if not any(device.kind == "cpu" for device in devices):
         raise InputError("--ram-bandwidth needs the size of the RAM: add for example --ram 64GiB")
-    per_second = float(rate[1]) * _UNITS[rate[2].lower()]
+    per_second = float(rate[1]) * _RATE_UNITS[rate[2].lower()]
     return [replace(one, bandwidth=per_second) if one.kind == "cpu" else one for one in devices]
 
 
@@ -114,16 +117,22 @@ def _devices(text: str) -> list[Device]:
     if count < 1:
         raise InputError(f"--gpu {text!r}: the number of devices must be at least one")
     size = _SIZE.fullmatch(name)
-    if size and size[2].lower() in _UNITS:
-        return [
-            _sized_device(name, int(float(size[1]) * _UNITS[size[2].lower()]), "cpu" if size[3] else "cuda")
-        ] * count
+    memory = _memory_bytes(size)
+    if size is not None and memory is not None:
+        return [_sized_device(name, memory, "cpu" if size[3] else "cuda")] * count
     if re.fullmatch(r"\d{1,3}|\d+\.\d*", name):
         raise InputError(
             f"--gpu {text!r} is a size without a unit; write {name}GiB, or the name of a GPU (see `sweep gpus`)"
         )
     gpu = _gpu(text, name)
     return [_gpu_device(gpu)] * (count * gpu.devices)
+
+
+def _memory_bytes(size: re.Match[str] | None) -> int | None:
+    """The bytes of a match of _SIZE; None without a match, or with an unknown unit."""
+    if size is None or size[2].lower() not in _MEMORY_UNITS:
+        return None
+    return int(float(size[1]) * _MEMORY_UNITS[size[2].lower()])
 
 
 def _gpu(text: str, name: str) -> Gpu:

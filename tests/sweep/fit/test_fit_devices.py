@@ -10,7 +10,7 @@ import pytest
 from converters.errors import InputError
 from sweep.defaults import MARGIN_BYTES
 from sweep.fit import local_devices
-from sweep.fit.hardware import parse_devices, reserve_bytes
+from sweep.fit.hardware import parse_devices, reserve_bytes, with_ram
 
 GIB = 1 << 30
 
@@ -28,12 +28,20 @@ def test_gpus_and_sizes_are_parsed_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("24GiB", 24 * GIB), ("24GB", 24_000_000_000), ("1.5GiB", 3 * GIB // 2), ("500MiB", 500 << 20)]
+    ("text", "count"),
+    [("24GiB", 24 * GIB), ("24GB", 24 * GIB), ("24g", 24 * GIB), ("1.5GiB", 3 * GIB // 2), ("500MB", 500 << 20)],
 )
-def test_sizes_are_read_with_their_units(text: str, count: int) -> None:
+def test_a_gb_of_memory_is_a_gib_as_in_the_names_of_gpus(text: str, count: int) -> None:
     (device,) = parse_devices([text])
     assert (device.total_bytes, device.usable_bytes) == (count, count)
     assert (device.simulated, device.bandwidth) == (True, None)
+
+
+def test_ram_and_several_gpus_follow_the_same_rule() -> None:
+    named = parse_devices(["2x48GB", "RTX 3060 12GB", "64GB RAM"])
+    assert [device.total_bytes for device in named] == [48 * GIB, 48 * GIB, 12 * GIB, 64 * GIB]
+    (ram,) = with_ram([], "64GB", "60GB/s")
+    assert (ram.total_bytes, ram.bandwidth) == (64 * GIB, 60e9)
 
 
 def test_ram_can_be_given_in_addition_to_a_gpu() -> None:
