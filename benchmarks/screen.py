@@ -74,7 +74,7 @@ class Case:
 FIT = (
     Case("down, up", (DOWN, "j", "k", UP)),
     Case("[ ] context", ("]", "[")),
-    Case("K, o", ("K", "o")),
+    Case("K, M", ("K", "M")),
     Case("space marks", (" ",)),
     Case("f only what fits", ("f",)),
     Case("typing in the filter", tuple("q4_k"), ("/",), ("\x7f",) * 4),
@@ -92,8 +92,8 @@ RESULTS = (
     Case("down, up", (DOWN, "j", "k", UP)),
     Case("last, first", ("G", "g")),
     Case("s S sort", ("s", "S")),
-    Case("x y axes", ("x", "y")),
-    Case("m mark", ("m", "j")),
+    Case("X Y axes", ("X", "Y")),
+    Case("space marks", (" ", "j")),
     Case("typing in the filter", tuple("q4_k"), ("/",), ("\x7f",) * 4),
 )
 RUNS = (

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import App, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.screen import Screen
 
+from tui.keymap import bind
 from tui.state.session import Session
 from tui.terminal import after_stop
 from tui.theme import DARK, LIGHT
@@ -66,10 +67,10 @@ class SweepApp(WorkerHost, App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - declared as in Textual
     VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(i), f"go('{mode}')", name, show=False) for i, (mode, name) in enumerate(SCREENS, 1)),
-        Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("q", "leave", "Quit"),
-        Binding("ctrl+q", "leave", "Quit", show=False, priority=True),
+        *(bind(f"go-{mode}", f"go('{mode}')", name) for mode, name in SCREENS),
+        bind("help", "help", "Help", show=True),
+        bind("quit", "leave", "Quit", show=True),
+        replace(bind("quit-now", "leave"), priority=True),
     ]
 
     def __init__(self, workspace: Workspace, run: str | None = None, first: str = "fit") -> None:

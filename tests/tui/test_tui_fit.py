@@ -82,14 +82,14 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert app.session.limit is not None
             assert "assumed to be available" in shown(app)  # RAM that --gpu did not name
 
-            await pilot.press("left_square_bracket", "K", "o")
+            await pilot.press("left_square_bracket", "K", "M")
             await until(pilot, lambda: answered(screen) and screen.report.kv_type == "q8_0")  # type: ignore[union-attr]
             assert screen.report is not None
             assert screen.report.context == 1024
             assert "no RAM" in shown(app)
             await pilot.press("right_square_bracket")  # more than the context that the model supports
             await until(pilot, lambda: "✗" in shown(app) and "1024" in shown(app) and not screen._busy)
-            await pilot.press("left_square_bracket", "o", "r")
+            await pilot.press("left_square_bracket", "M", "r")
             await until(pilot, lambda: answered(screen))
 
             table.go_to("Q4_0")

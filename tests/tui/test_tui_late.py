@@ -221,7 +221,7 @@ def test_a_new_plan_does_not_remove_typed_letters(fixed: Workspace, monkeypatch:
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             await until(pilot, lambda: screen.plan is not None)
-            await pilot.press("t", "a")
+            await pilot.press("e", "a")
             field = screen.query_one("#field-tasks", Input)
             field.insert_text_at_cursor("b")  # the draft does not know this letter yet
             screen.show(screen.draft, stored_answer("plan"))
@@ -253,7 +253,7 @@ def test_the_log_belongs_to_the_highlighted_job(fixed: Workspace) -> None:
             screen.show(screen.snapshot, ("Q2_K/speed", "what Q2_K logged"))  # read before the highlight moved
             await settled(pilot)
             assert "what Q2_K logged" not in shown(app)
-            await pilot.press("v")
+            await pilot.press("L")
             assert isinstance(app.screen, LogScreen)
             await until(pilot, lambda: "what Q3_K_M logged" in shown(app))
 

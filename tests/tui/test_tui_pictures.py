@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import opened, play, settled, until
+from driving import opened, play, settled, shown, until
 from fixed_run import RUN, fixed_run
 
 from sweep.fit.fit_report import from_json
 from sweep.workspace import Workspace
 from tui.app import SweepApp
 from tui.screens.fit import FitScreen, Question
+from tui.screens.log import NO_LOG
 from tui.screens.plan import PlanScreen
 from tui.screens.results import ResultsScreen
 from tui.screens.run import RunScreen
@@ -72,8 +73,7 @@ def test_the_run_screen_looks_as_stored(fixed: Workspace, size: tuple[int, int])
         async with opened(fixed, "run", RUN, size) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, RunScreen)
-            await until(pilot, lambda: screen.snapshot is not None)
-            await settled(pilot)
+            await until(pilot, lambda: screen.snapshot is not None and NO_LOG in shown(app))
             compare(app, f"run-{size[0]}")
 
     play(script())

@@ -145,14 +145,14 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert "Q4_0" in shown(app).splitlines()[-2]  # the command line
             await pilot.press("space")
             assert "Q4_0" not in screen.draft.variants
-            await pilot.press("n")
+            await pilot.press("u")
             assert screen.draft.variants == ()
-            await pilot.press("r")
+            await pilot.press("R")
             assert app.screen is screen  # nothing to run
-            await pilot.press("enter")
+            await pilot.press("space")
             assert screen.draft.variants == ("Q4_0",)
 
-            await pilot.press("t", *"none")
+            await pilot.press("e", *"none")
             assert screen.draft.typed_value("tasks") == "none"
             assert "--tasks none" in shown(app)
             await pilot.press("escape")
@@ -222,7 +222,7 @@ def test_every_option_has_a_field_and_the_command_contains_its_value(swept: Work
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             screen.change(preset="q4", variants=("Q4_0", "int8:sq"))
-            await pilot.press("t")
+            await pilot.press("e")
             for field in FIELDS:
                 assert app.focused is not None
                 assert app.focused.name == field.name
@@ -314,7 +314,7 @@ def test_all_fields_can_be_reached_in_a_small_terminal(swept: Workspace, size: t
         async with opened(swept, "plan", size=size) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            await pilot.press("t", *["down"] * len(FIELDS), *["space"])
+            await pilot.press("e", *["down"] * len(FIELDS), *["space"])
             assert app.focused is not None
             assert app.focused.name == "keep"
             assert screen.draft.typed_value("keep") == "best"
@@ -341,7 +341,7 @@ def test_a_sweep_with_int8_runs_and_shows_its_results(text: Path, tmp_path: Path
             assert isinstance(screen, PlanScreen)
             screen.change(screen.draft.with_typed(**fast), variants=("int8:sq", "fq:sq", "Q4_K_M"))
             await until(pilot, lambda: is_planned(screen))
-            await pilot.press("r")
+            await pilot.press("R")
             await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.snapshot is not None)
             run = app.screen
             assert isinstance(run, RunScreen)

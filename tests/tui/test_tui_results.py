@@ -94,11 +94,11 @@ def test_every_key(swept: Workspace, run: str) -> None:
 
             before = shown(app)
             assert "Mean KL divergence against bits per weight" in before
-            await pilot.press("x")
+            await pilot.press("X")
             assert "against file size" in shown(app)
-            await pilot.press("x")
+            await pilot.press("X")
             assert "against memory" in shown(app)
-            await pilot.press("y")
+            await pilot.press("Y")
             assert "Perplexity against memory" in shown(app)
 
             await pilot.press("g")
@@ -109,9 +109,9 @@ def test_every_key(swept: Workspace, run: str) -> None:
 
             await pilot.press("c")
             assert not isinstance(app.screen, CompareScreen)  # nothing is marked
-            await pilot.press("m")
+            await pilot.press("space")
             table.go_to("Q4_K_M")
-            await pilot.press("m")
+            await pilot.press("space")
             assert screen.marked == ["Q2_K", "Q4_K_M"]
             await pilot.press("c")
             assert isinstance(app.screen, CompareScreen)
@@ -120,7 +120,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert "…" not in shown(app)  # it is rendered for the width of its window
             await pilot.press("j", "k", "G", "g", "escape")
             assert app.screen is screen
-            await pilot.press("m")
+            await pilot.press("space")
             assert screen.marked == ["Q2_K"]
             await pilot.press("escape")
             assert screen.marked == []
@@ -188,11 +188,11 @@ def test_results_are_exported_in_each_format(swept: Workspace, run: str, tmp_pat
             assert isinstance(screen, ResultsScreen)
             await until(pilot, lambda: screen.results is not None)
             for name in ("a.html", "a.csv", "a.jsonl"):
-                await pilot.press("e")
+                await pilot.press("w")
                 app.screen.query_one("#path", Input).value = str(tmp_path / name)
                 await pilot.press("enter")
                 await until(pilot, lambda: app.screen is screen)
-            await pilot.press("e")
+            await pilot.press("w")
             app.screen.query_one("#path", Input).value = str(tmp_path / "a.docx")
             await pilot.press("enter")
             assert "use one of the extensions" in shown(app)

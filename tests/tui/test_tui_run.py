@@ -55,11 +55,11 @@ def test_a_finished_run_shows_results_and_reacts_to_keys(swept: Workspace, run: 
             for key in ("p", "x", "R"):  # nothing runs, nothing failed
                 await pilot.press(key)
             assert app.session.launch is None
-            await pilot.press("v")
+            await pilot.press("L")
             assert isinstance(app.screen, PagerScreen)
             await pilot.press("escape", "enter")
             assert isinstance(app.screen, PagerScreen)
-            await pilot.press("escape", "f", "f", "o")
+            await pilot.press("escape", "F", "F", "o")
             assert isinstance(app.screen, RunsScreen)
             await until(pilot, lambda: run in shown(app))
             await pilot.press("enter")
@@ -221,7 +221,7 @@ def test_closing_the_screen_does_not_stop_the_sweep(text: Path, tmp_path: Path) 
             assert app.screen is screen
             await pilot.press("q")
             await until(pilot, lambda: "A sweep is running" in shown(app))
-            await pilot.press("l")
+            await pilot.press("q")
 
     async def second() -> None:
         async with opened(workspace, "results", size=(130, 32)) as (app, pilot):

@@ -182,14 +182,14 @@ def plan(terminal: Terminal, text: Path) -> None:
     terminal.press("2")
     terminal.expect("sweep run micro")
     # After a key that moves the focus, wait for its effect: on a busy machine the next key may be read before.
-    terminal.press("n/")
+    terminal.press("u/")
     terminal.expect("filter by name")
     terminal.press("q4_k_m\r ")
     terminal.expect("=Q4_K_M")
     terminal.press("\x1b")
     terminal.expect("Q8_0")
     typed = {"tasks": "micro_form", "limit": "4", "perplexity": str(text)}
-    key = "t"
+    key = "e"
     for name in [field.name for field in FIELDS]:
         terminal.press(key)
         terminal.expect(f"{OPTIONS[name].name}  ")  # the hint of the field
@@ -233,7 +233,7 @@ def test_the_screen_ends_with_its_terminal(terminal: Terminal) -> None:
 @pytest.mark.slow
 def test_a_user_gets_from_the_first_screen_to_a_result(terminal: Terminal, workspace: Workspace, text: Path) -> None:
     plan(terminal, text)
-    terminal.press("r")
+    terminal.press("R")
     terminal.expect("running")
     terminal.expect("✓ done")
     terminal.press("4")
@@ -252,7 +252,7 @@ def test_killing_the_screen_does_not_stop_the_sweep(
     terminal: Terminal, workspace: Workspace, text: Path, name: str
 ) -> None:
     plan(terminal, text)
-    terminal.press("r")
+    terminal.press("R")
     terminal.expect("running")
     os.kill(terminal.pid, signal.Signals[name])
     assert terminal.ended() == -signal.Signals[name]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
 from textual.timer import Timer
@@ -19,6 +19,8 @@ from sweep import defaults
 from sweep import format as fmt
 from sweep.commands.launch import CommandCancelled, run_command
 from sweep.fit.fit_report import FitReport, FitRow, Verdict, from_json, verdict
+from tui.keymap import bind, key_of
+from tui.screens.types import show_types
 from tui.state.session import Session
 from tui.theme import Palette, palette
 from tui.widgets.filter import FILTER_KEYS, Filter
@@ -58,23 +60,17 @@ class FitScreen(WorkerHost, Screen[None]):
     """Runs `sweep fit` in its own process, so that the screen never blocks."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("m", "model", "Model", tooltip="Choose the model: built in, public, a directory, a hub id"),
-        Binding("v", "gpu", "GPU", tooltip="Choose the GPUs: this machine's, a name or a size"),
-        Binding("left_square_bracket", "context(-1)", "Less context", show=False, key_display="["),
-        Binding("right_square_bracket", "context(1)", "Context", key_display="[ ]", tooltip="Halve or double context"),
-        Binding(
-            "K",
-            "kv_type",
-            "KV type",
-            key_display="K",
-            tooltip=f"Type of the KV cache: {', '.join(KV_TYPES)}. (k moves up.)",
-        ),
-        Binding("o", "offload", "RAM", show=False, tooltip="Allow or forbid a part in RAM if a variant does not fit"),
-        Binding("space", "choose", "Choose", tooltip="Add the variant to the sweep, or remove it"),
-        Binding("t", "types", "Types", tooltip="Show which tensor types the variant uses"),
-        Binding("f", "only_fitting", "Hide what does not fit", show=False),
+        bind("model", "model", "Model", tooltip="Choose the model: built in, public, a directory, a hub id", show=True),
+        bind("gpu", "gpu", "GPU", tooltip="Choose the GPUs: this machine's, a name or a size", show=True),
+        bind("less-context", "context(-1)"),
+        bind("more-context", "context(1)", "Context", tooltip="Halve or double the context", show=True, display="[ ]"),
+        bind("kv-type", "kv_type", "KV type", tooltip=f"Type of the KV cache: {', '.join(KV_TYPES)}", show=True),
+        bind("ram", "offload", "RAM", tooltip="Allow or forbid a part in RAM if a variant does not fit"),
+        bind("select", "choose", "Choose", tooltip="Add the variant to the sweep, or remove it", show=True),
+        bind("types", "types", "Types", tooltip="Show which tensor types the variant uses", show=True),
+        bind("fitting", "only_fitting", "Hide what does not fit"),
         *FILTER_KEYS,
-        Binding("r", "ask", "Compute again", show=False, tooltip="Use the memory that is free now"),
+        bind("refresh", "ask", "Compute again", tooltip="Use the memory that is free now"),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -228,7 +224,9 @@ class FitScreen(WorkerHost, Screen[None]):
         sign = (f"{fmt.CHOSEN} ", colours.good) if variant is not None else ("! ", colours.warn)
         line = Text.assemble(sign, (reason, colours.ink))
         if variant is None:
-            line.append(" Press [ for less context or v for another GPU.", colours.ink)
+            line.append(
+                f" Press {key_of('less-context')} for less context or {key_of('gpu')} for another GPU.", colours.ink
+            )
         count = len(self.session.draft.variants)
         line.append(f"  + {count} in the sweep; press 2 to plan it.", colours.soft)
         self.query_one("#verdict", Note).show(line)
@@ -302,14 +300,8 @@ class FitScreen(WorkerHost, Screen[None]):
 
     def action_types(self) -> None:
         row = self._row()
-        if row is None or self.question is None:
-            return
-        if row.kind != "gguf" or ":" in row.variant:
-            self.notify("Tensor types are known only for quants that llama.cpp makes.", title="Types")
-            return
-        from tui.screens.types import TypesScreen
-
-        self.app.push_screen(TypesScreen(self.question.model, row.variant))
+        if row is not None and self.question is not None:
+            show_types(self, self.question.model, row.variant)
 
     @on(Table.Chosen, "#rows")
     def _open(self) -> None:

@@ -6,22 +6,22 @@ from typing import ClassVar
 
 from rich.console import RenderableType
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from tui.keymap import bind
 from tui.screens.window import Window
 
 
 class PagerScreen(Window[None]):
-    """Scrolls with j and k or the arrows. Escape, q and enter close it."""
+    """Scrolls with j and k or the arrows. Escape and q close it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q,enter", "close", "Close", show=False),
-        Binding("j", "scroll(1)", "Down", show=False),
-        Binding("k", "scroll(-1)", "Up", show=False),
-        Binding("g", "scroll(-100000)", "First", show=False),
-        Binding("G", "scroll(100000)", "Last", show=False),
+        bind("down", "scroll(1)"),
+        bind("up", "scroll(-1)"),
+        bind("first", "scroll(-100000)", "First line"),
+        bind("last", "scroll(100000)", "Last line"),
     ]
 
     def __init__(self, title: str, content: RenderableType) -> None:

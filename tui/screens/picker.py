@@ -8,9 +8,10 @@ from typing import ClassVar
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import Input, Static
 
+from tui.keymap import bind
 from tui.screens.window import Window
 from tui.theme import palette
 from tui.widgets.note import Note
@@ -27,8 +28,8 @@ class PickerScreen(Window[str | None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "to_list", "To the list", show=False),
-        Binding("slash", "search", "Search", show=False),
+        bind("down", "to_list", "To the list"),
+        bind("filter", "search", "Search"),
     ]
 
     def __init__(self, title: str, choices: Sequence[tuple[str, str]], words: str, now: str = "") -> None:

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import DescendantFocus
 from textual.screen import Screen
@@ -23,6 +23,8 @@ from textual.worker import get_current_worker
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.commands.launch import Command, CommandCancelled, planned
+from tui.keymap import bind, key_of
+from tui.screens.types import show_types
 from tui.state.draft import Draft, preset_fields, variant_from_input
 from tui.state.session import Session
 from tui.theme import palette
@@ -42,15 +44,16 @@ class PlanScreen(WorkerHost, Screen[None]):
     """Edits the draft of the session, which other screens change too."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "choose", "Choose", tooltip="Add the highlighted variant to the sweep, or remove it"),
-        Binding("m", "model", "Model", tooltip="Choose the model"),
-        Binding("t", "fields", "Fields", tooltip="What is measured and how: tasks, text, memory, GPUs, files"),
-        Binding("a", "add", "Add", show=False, tooltip="Add a .gguf file, a file on the hub or your own int8 recipe"),
-        Binding("o", "load", "Presets", tooltip="Use the variants and tasks of a preset"),
-        Binding("w", "save", "Save", show=False, tooltip="Save variants, tasks, limit and context as a preset"),
-        Binding("y", "copy", "Copy", tooltip="Copy the command line"),
-        Binding("r", "run", "Run", tooltip="Start the sweep; it continues when the screen is closed"),
-        Binding("n", "none", "Remove all variants", show=False),
+        bind("select", "choose", "Choose", tooltip="Add the highlighted variant to the sweep, or remove it", show=True),
+        bind("model", "model", "Model", tooltip="Choose the model", show=True),
+        bind("edit", "fields", "Fields", tooltip="What is measured and how: tasks, text, memory, files", show=True),
+        bind("add", "add", "Add", tooltip="Add a .gguf file, a file on the hub or your own int8 recipe"),
+        bind("load", "load", "Presets", tooltip="Use the variants and tasks of a preset", show=True),
+        bind("write", "save", "Save", tooltip="Save variants, tasks, limit and context as a preset"),
+        bind("copy", "copy", "Copy", tooltip="Copy the command line", show=True),
+        bind("run", "run", "Run", tooltip="Start the sweep; it continues when the screen is closed", show=True),
+        bind("unselect", "none", "Remove all variants"),
+        bind("types", "types", "Types", tooltip="Show which tensor types the variant uses"),
         *FILTER_KEYS,
     ]
 
@@ -94,7 +97,12 @@ class PlanScreen(WorkerHost, Screen[None]):
 
     def _name_keys(self) -> None:
         accent, soft = palette(self.app).accent, palette(self.app).soft
-        words = (("space ", accent), ("choose  ", soft), ("a ", accent), ("add a file or recipe  ", soft))
+        words = (
+            ("space ", accent),
+            ("choose  ", soft),
+            (f"{key_of('add')} ", accent),
+            ("add a file or recipe  ", soft),
+        )
         self.query_one("#keys", Static).update(Text.assemble(*words, ("/ ", accent), ("filter", soft)))
 
     def on_screen_resume(self) -> None:
@@ -138,7 +146,11 @@ class PlanScreen(WorkerHost, Screen[None]):
         self._make_room(inside)
         if not inside:
             colours = palette(self.app)
-            words = (("t ", colours.accent), ("edits the fields, ", colours.soft), ("esc ", colours.accent))
+            words = (
+                (f"{key_of('edit')} ", colours.accent),
+                ("edits the fields, ", colours.soft),
+                ("esc ", colours.accent),
+            )
             self.query_one("#hint", Note).show(Text.assemble(*words, ("goes back to the table", colours.soft)))
 
     def _make_room(self, for_form: bool) -> None:
@@ -205,8 +217,13 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.change(variants=tuple(v for v in chosen if v != name) if name in chosen else (*chosen, name))
 
     @on(Table.Chosen, "#quants")
-    def _selected(self) -> None:
-        self.action_choose()
+    def _open(self) -> None:
+        self.action_types()
+
+    def action_types(self) -> None:
+        name = self.query_one(Table).highlighted
+        if name is not None:
+            show_types(self, self.draft.model, name)
 
     def action_none(self) -> None:
         self.change(variants=())

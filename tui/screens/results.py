@@ -8,13 +8,14 @@ from typing import ClassVar
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import Static
 
 from converters.errors import InputError
 from sweep import format as fmt
+from tui.keymap import bind, key_of
 from tui.state.results import Results, read_results
 from tui.state.session import Session
 from tui.theme import palette
@@ -39,18 +40,27 @@ class ResultsScreen(WorkerHost, Screen[None]):
     """Reads the run of the session when the screen is shown, and again when the run changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "sort", "Sort", tooltip="Sort by the next column; S reverses the order"),
-        Binding("S", "turn", "Reverse the order", show=False),
-        Binding("x", "axis('x')", "X axis", show=False, tooltip="Bits per weight, file size or memory"),
-        Binding("y", "axis('y')", "Axes", key_display="x y", tooltip="Divergence, perplexity, recovery or a task"),
-        Binding("m", "mark", "Mark", tooltip="Mark two variants to compare"),
-        Binding("c", "compare", "Compare", tooltip="Compare the two marked variants, paired"),
-        Binding("e", "export", "Export", tooltip="Write an HTML page, CSV or JSON"),
-        Binding("o", "runs", "Runs", tooltip="Choose another run"),
-        Binding("v", "gpu", "GPU", show=False, tooltip="The GPUs that a variant has to fit on"),
-        Binding("enter", "details", "Details", show=False, tooltip="All figures of the variant"),
+        bind("select", "mark", "Mark", tooltip="Mark two variants to compare", show=True),
+        bind("compare", "compare", "Compare", tooltip="Compare the two marked variants, paired", show=True),
+        bind("sort", "sort", "Sort", tooltip="Sort by the next column; S reverses the order", show=True),
+        bind("reverse", "turn"),
+        bind("x-axis", "axis('x')", "X axis", tooltip="Bits per weight, file size or memory"),
+        bind(
+            "y-axis",
+            "axis('y')",
+            "Axes",
+            tooltip="X: bits per weight, size or memory. Y: divergence, perplexity, recovery or a task",
+            show=True,
+            display="X Y",
+        ),
+        bind("advised", "advised", tooltip="Highlight the recommended variant"),
+        bind("write", "export", "Export", tooltip="Write an HTML page, CSV or JSON", show=True),
+        bind("load", "runs", "Runs", tooltip="Choose another run", show=True),
+        bind("gpu", "gpu", "GPU", tooltip="The GPUs that a variant has to fit on"),
+        bind("open", "details", "Details", tooltip="All figures of the variant"),
+        bind("unselect", "unmark", "Remove the marks"),
         *FILTER_KEYS,
-        Binding("r", "read", "Reload", show=False),
+        bind("refresh", "read", "Read again"),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -108,7 +118,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         self.query_one("#body").set_class(isinstance(found, str), "hidden")
         if isinstance(found, str):
             self.results = None
-            notice.update(Text(f"{fmt.plain(found)}\n\no: other runs   2: plan one   ?: help"))
+            notice.update(Text(f"{fmt.plain(found)}\n\n{key_of('load')}: other runs   2: plan one   ?: help"))
             self.query_one(TopBar).show_path()
             return
         if self._shown_run != found.plan.run:
@@ -223,11 +233,15 @@ class ResultsScreen(WorkerHost, Screen[None]):
             self.marked = [*self.marked, variant][-len(MARKS) :]
         self.fill()
 
+    def action_advised(self) -> None:
+        if self.results is not None and self.results.choice is not None and self.results.choice.variant is not None:
+            self.query_one(Table).go_to(self.results.choice.variant)
+
     def action_compare(self) -> None:
         if self.results is None:
             return
         if len(self.marked) < 2:
-            self.notify("First mark two variants with m.", title="Compare")
+            self.notify(f"First mark two variants with {key_of('select')}.", title="Compare")
             return
         from tui.screens.compare import CompareScreen
 
@@ -289,5 +303,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def action_clear(self) -> None:
         """Close the filter; if it is not open, remove the marks."""
         if not self.query_one(Filter).close():
-            self.marked = []
-            self.fill()
+            self.action_unmark()
+
+    def action_unmark(self) -> None:
+        self.marked = []
+        self.fill()

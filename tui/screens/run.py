@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
 from textual.widgets import Static
@@ -22,6 +22,7 @@ from sweep.commands.follow import Follower, Snapshot, log_of, tail
 from sweep.commands.launch import Command, Launch, remembered_command
 from sweep.execution.control import request_cancel, request_pause, withdraw_pause
 from sweep.results.progress import CellState
+from tui.keymap import bind
 from tui.screens.log import NO_LOG, LogScreen
 from tui.state.session import Session
 from tui.theme import palette
@@ -41,12 +42,12 @@ class RunScreen(WorkerHost, Screen[None]):
     """Follows the run of the session, whichever process runs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pause", "Pause", tooltip="Stop after the running job; press again to undo"),
-        Binding("x", "cancel", "Cancel job", tooltip="Cancel the highlighted job if it is running"),
-        Binding("R", "retry", "Retry", key_display="R", tooltip="Resume the run and retry failed jobs"),
-        Binding("v", "log", "View log", tooltip="The whole log of the highlighted job"),
-        Binding("o", "runs", "Runs", tooltip="Watch another run"),
-        Binding("f", "follow", "Follow", show=False, tooltip="Keep the highlight on the running job"),
+        bind("pause", "pause", "Pause", tooltip="Stop after the running job; press again to undo", show=True),
+        bind("cancel", "cancel", "Cancel job", tooltip="Cancel the highlighted job if it is running", show=True),
+        bind("run", "retry", "Retry", tooltip="Resume the run and retry failed jobs", show=True),
+        bind("log", "log", "Log", tooltip="The whole log of the highlighted job", show=True),
+        bind("load", "runs", "Runs", tooltip="Watch another run", show=True),
+        bind("follow", "follow", "Follow", tooltip="Keep the highlight on the running job"),
     ]
 
     def __init__(self, session: Session) -> None:

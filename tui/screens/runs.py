@@ -8,13 +8,14 @@ from typing import ClassVar
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import Input
 
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.results.history import PastRun, UnreadableRun, all_runs
 from sweep.workspace import Workspace
+from tui.keymap import bind
 from tui.screens.window import Window
 from tui.theme import palette
 from tui.widgets.note import Note
@@ -28,8 +29,8 @@ class RunsScreen(Window[str | None]):
     """Returns the id of a run."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "search", "Search", show=False),
-        Binding("down", "to_table", "To the list", show=False),
+        bind("filter", "search", "Search"),
+        bind("down", "to_table", "To the list"),
     ]
 
     def __init__(self, workspace: Workspace) -> None:

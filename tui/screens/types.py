@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.text import Text
 from textual import work
+from textual.screen import Screen
 from textual.worker import get_current_worker
 
 from converters.errors import InputError
@@ -38,6 +39,14 @@ class TypesScreen(PagerScreen):
             return
         lines = [Text.assemble((f"{name:<16}", colours.soft), (words, colours.ink)) for name, words in _lines(file)]
         self.deliver(self.replace, Text("\n").join(lines))
+
+
+def show_types(screen: Screen[Any], model: str, variant: str) -> None:
+    """Open the window for a quant that llama.cpp makes, or say that the types of the variant are not known."""
+    if ":" in variant:  # a file, or a variant that torch runs
+        screen.notify("Tensor types are known only for quants that llama.cpp makes.", title="Types")
+    else:
+        screen.app.push_screen(TypesScreen(model, variant))
 
 
 def _lines(file: dict[str, Any]) -> list[tuple[str, str]]:

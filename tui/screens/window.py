@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import ClassVar, TypeVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from tui.keymap import bind
 from tui.workers import WorkerHost
 
 Answer = TypeVar("Answer")
@@ -18,7 +19,7 @@ Answer = TypeVar("Answer")
 class Window(WorkerHost, ModalScreen[Answer]):
     """`title` is at the top of the frame, `hint` at its foot; the hint names the keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [bind("close", "close", "Close"), bind("quit", "close", "Close")]
 
     def __init__(self, title: str, hint: str = "esc close") -> None:
         super().__init__()

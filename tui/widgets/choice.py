@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.app import RenderResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from tui.keymap import bind
 from tui.theme import palette
 
 
@@ -19,8 +20,9 @@ class Choice(Widget, can_focus=True):
     """One of `values`, or "" for the default that `placeholder` names. Keys and clicks go through the values."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space,enter,right", "turn(1)", "Next", show=False),
-        Binding("left", "turn(-1)", "Previous", show=False),
+        bind("select", "turn(1)", "Next value"),
+        bind("right", "turn(1)", "Next value"),
+        bind("left", "turn(-1)", "Previous value"),
     ]
 
     value: reactive[str] = reactive("")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from textual import on
-from textual.binding import Binding
 from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import Reactive
 from textual.widgets import Input
 
+from tui.keymap import bind
 from tui.widgets.table import Table
 
 # For screens with a filter. Their actions `filter` and `clear` call `open` and `close`.
 FILTER_KEYS = (
-    Binding("slash", "filter", "Filter", key_display="/", show=False, tooltip="Show only rows with this in their name"),
-    Binding("escape", "clear", "Clear", show=False),
+    bind("filter", "filter", "Filter", tooltip="Show only rows with this in their name"),
+    bind("close", "clear", "Clear"),
 )
 
 

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widgets import Input, Static
 
 from sweep.defaults import DEFAULT_CONTEXT
+from tui.keymap import bind
 from tui.state.draft import OPTIONS
 from tui.theme import Palette
 from tui.widgets.choice import Choice
@@ -87,9 +88,10 @@ class OptionForm(VerticalScroll, can_focus=False):
     """The fields. Up and down move from field to field."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "move(1)", "Fields", key_display="↑ ↓", tooltip="Go to the next or the previous field"),
-        Binding("up", "move(-1)", "Previous field", show=False),
-        Binding("escape", "screen.clear", "Table", tooltip="Back to the table"),
+        bind("down", "move(1)", "Fields", tooltip="Go to the next or the previous field", show=True, display="↑ ↓"),
+        bind("up", "move(-1)", "Previous field"),
+        bind("open", "move(1)", "Next field"),
+        bind("close", "screen.clear", "Table", tooltip="Back to the table", show=True),
     ]
 
     class Changed(Message):

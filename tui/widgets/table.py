@@ -14,13 +14,14 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.events import Click
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.keymap import bind
 from tui.widgets.text_pane import segments
 
 PADDING = 1  # columns at each side of a cell
@@ -37,15 +38,15 @@ class Table(ScrollView, can_focus=True):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("home,g", "move(-1000000)", "First", show=False),
-        Binding("end,G", "move(1000000)", "Last", show=False),
-        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
-        Binding("left,h", "sideways(-1)", "Left", show=False),
-        Binding("right,l", "sideways(1)", "Right", show=False),
-        Binding("enter", "choose", "Choose", show=False),
+        bind("down", "move(1)"),
+        bind("up", "move(-1)"),
+        bind("first", "move(-1000000)"),
+        bind("last", "move(1000000)"),
+        bind("page-down", "page(1)"),
+        bind("page-up", "page(-1)"),
+        bind("left", "sideways(-1)"),
+        bind("right", "sideways(1)"),
+        bind("open", "choose", "Open"),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor"}
     DEFAULT_CSS = """
