@@ -33,7 +33,8 @@ BOUND = 0.05  # relative to llama-bench's figure
 def ours(file: Path) -> tuple[float, float]:
     """(prompt, decode) in tokens per second as a sweep measures them, in its own worker."""
     model = MeasuredModel("gguf", Artefact.of(file), "", "", Settings())
-    speed = LocalHost(log=file.with_suffix(".log")).run_job(SpeedJob(model)).speed
+    with LocalHost(log=file.with_suffix(".log")) as host:
+        speed = host.run_job(SpeedJob(model)).speed
     return speed.prompt_tokens_per_s, speed.decode_tokens_per_s
 
 

@@ -193,7 +193,8 @@ def _downloaded(text: FoundText, workspace: Workspace, say: Callable[[str], None
     """The text, after it was downloaded if its file did not exist."""
     if text.dataset is not None and not text.file.file.under(workspace.root).is_file():
         say(f"fetching {text.name}")
-        LocalHost(workspace.root).run_job(InputCheckJob(dataset=text.dataset))
+        with LocalHost(workspace.root) as host:
+            host.run_job(InputCheckJob(dataset=text.dataset))
     return text
 
 

@@ -112,14 +112,13 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     name, path = found.name, found.path
     quants = [recipe.name for recipe in chosen]
     check = ExportCheckJob(str(path), name, tuple(quants), imatrix is not None, **request.options)
-    with ThreadPoolExecutor(1) as pool:  # the vocabulary is read while the worker plans
+    with ThreadPoolExecutor(1) as pool, LocalHost() as host:  # the vocabulary is read while the worker plans
         opened = pool.submit(_read, lambda: open_source(str(path), name, need=need, **request.options))
-        LocalHost().run_job(check)
+        host.run_job(check)
         source = opened.result()
-    if imatrix is not None and imatrix.text is not None and not request.dry_run:
-        require_collectable(
-            Artefact(str(path)), name, imatrix.text, imatrix.form, request.pre_tokenizer, LocalHost().run_job
-        )
+        if imatrix is not None and imatrix.text is not None and not request.dry_run:
+            origin = Artefact(str(path))
+            require_collectable(origin, name, imatrix.text, imatrix.form, request.pre_tokenizer, host.run_job)
     if request.repair and isinstance(source, GGUFSource):
         for line in _repair_notes(source):
             say(f"{source.path.name}: {line}")
@@ -223,6 +222,7 @@ def _collect(
         def reading(done: int, total: int, _part: str) -> None:
             progress(ExportProgress(size * done // total, size, f"reading {text.name}"))
 
-        LocalHost().run_job(job, reading)
+        with LocalHost() as host:
+            host.run_job(job, reading)
     _say_messages(output.name, ImportanceMatrix.read(output), say)
     return output

@@ -20,7 +20,8 @@ MOST_RELATIVES = 3  # how many smaller models are tried
 
 def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
     """See planning.fit.fit."""
-    return planning_fit.fit(model, variants, devices, options, LocalHost().run_job)
+    with LocalHost() as host:
+        return planning_fit.fit(model, variants, devices, options, host.run_job)
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,20 @@ FOLLOW_EVERY = 0.2  # seconds
 
 def prepare(request: Request, say: Callable[[str], None]) -> Sweep:
     """See planning.prepare.prepare."""
-    return planning.prepare(request, say, LocalHost())
+    with LocalHost() as host:
+        return planning.prepare(request, say, host)
 
 
 def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
     """See planning.prepare.prepare_single."""
-    return planning.prepare_single(request, say, LocalHost())
+    with LocalHost() as host:
+        return planning.prepare_single(request, say, host)
 
 
 def variant_sizes(sweep: Sweep) -> dict[str, PredictedSize]:
     """See planning.prepare.variant_sizes."""
-    return planning.variant_sizes(sweep, LocalHost())
+    with LocalHost() as host:
+        return planning.variant_sizes(sweep, host)
 
 
 def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
@@ -83,7 +86,8 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
                     artefacts.discard(file.under(root) for file in own)
 
             todo = cells_to_run(plan.cells, store, root)
-            check_inputs(sweep, todo, LocalHost(root, log_path(directory, "inputs")).run_job)
+            with LocalHost(root, log_path(directory, "inputs")) as host:
+                check_inputs(sweep, todo, host.run_job)
             workers = sweep.request.workers or _workers(sweep, todo)
             with open_executor(sweep.request.executor, root, directory, plan.resources, workers) as executor:
                 Scheduler(plan.cells, store, executor, root, directory, report, on_variant_done).run(plan.run)

@@ -6,9 +6,11 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 from converters.errors import InputError, MissingRuntime
 from sweep import devices
@@ -133,28 +135,43 @@ class LocalExecutor:
             self._answers.put((slot, answer))
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalHost:
-    """This machine as a `jobs.base.Host`. Every job runs in a new worker, which writes its messages to `log`."""
+    """This machine as a `jobs.base.Host`. Use it as a context manager.
+
+    All jobs run in one worker, which the first job starts, because loading its libraries takes seconds. If a job ends
+    the worker, the next job gets a new one. The workers write their messages to `log`.
+    """
 
     root: Path = Path()
     log: Path | None = None
+    _worker: WorkerProcess | None = None
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker = None
+        self._open.close()
 
     def run_job(self, job: Job[R], progress: ReportProgress | None = None) -> R:
-        with (
-            TemporaryDirectory() as directory,
-            WorkerProcess(self.log or Path(directory) / "worker.log", self.root) as worker,
-        ):
-            for answer in worker.run("", [job], self.resources(())):
-                if isinstance(answer, Progressed):
-                    if progress is not None:
-                        progress(answer.done, answer.total, answer.part)
-                elif isinstance(answer, Failed):
-                    raise _error(answer)
-                else:
-                    result: R = answer.results[0]  # type: ignore[assignment]  # the job's result_type
-                    return result
+        for answer in self._living_worker().run("", [job], self.resources(())):
+            if isinstance(answer, Progressed):
+                if progress is not None:
+                    progress(answer.done, answer.total, answer.part)
+            elif isinstance(answer, Failed):
+                raise _error(answer)
+            else:
+                result: R = answer.results[0]  # type: ignore[assignment]  # the job's result_type
+                return result
         raise AssertionError("a job ends with a result or a failure")
+
+    def _living_worker(self) -> WorkerProcess:
+        if self._worker is None or not self._worker.alive:
+            log = self.log or Path(self._open.enter_context(TemporaryDirectory())) / "worker.log"
+            self._worker = self._open.enter_context(WorkerProcess(log, self.root))
+        return self._worker
 
     def resources(self, engines: Collection[str]) -> ComputeResources:
         return local_resources({"llama.cpp", *engines}, devices.threads())

@@ -57,7 +57,11 @@ class WorkerProcess:
         """Run one job, or the jobs of one batch. Yields progress, then one final answer."""
         began = time.monotonic()
         for answer in self._answers(id, jobs, resources):
-            yield answer if isinstance(answer, Progressed) else replace(answer, seconds=time.monotonic() - began)
+            if isinstance(answer, Progressed):
+                yield answer
+            else:
+                self._log_start = self.log.stat().st_size  # what these jobs wrote explains the end of no later one
+                yield replace(answer, seconds=time.monotonic() - began)
 
     def _answers(self, id: str, jobs: Sequence[Job[Any]], resources: ComputeResources) -> Iterator[Answer]:
         assert self._process.stdin is not None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import psutil
 import pytest
@@ -43,9 +44,35 @@ def test_bad_input_is_distinguished_from_an_unexpected_error(tmp_path: Path) -> 
     assert answer.input
     assert not answer.missing
     assert str(tmp_path / "none") in answer.message
-    with pytest.raises(InputError) as error:
-        LocalHost(tmp_path).run_job(job)
+    with LocalHost(tmp_path) as host, pytest.raises(InputError) as error:
+        host.run_job(job)
     assert not isinstance(error.value, JobFailed)
+
+
+def test_a_host_runs_its_jobs_in_one_worker_and_replaces_a_dead_one(tmp_path: Path) -> None:
+    """A worker's death is explained by what its last job wrote."""
+    log = tmp_path / "log"
+    with LocalHost(tmp_path, log) as host:
+        host.run_job(SIZES)
+        first = host._worker
+        assert first is not None
+        with pytest.raises(InputError, match="no such"):
+            host.run_job(SizesJob(str(tmp_path / "no such model"), "x", ("Q4_0",), Settings()))
+        host.run_job(SIZES)
+        assert host._worker is first
+        with open(log, "a") as file:
+            file.write("a message of an earlier job\n")
+        host.run_job(SIZES)
+        os.kill(first._process.pid, signal.SIGSTOP)  # so that it takes the job, and dies with it
+        Timer(0.2, first.interrupt).start()
+        with pytest.raises(JobFailed, match=r"SIGKILL\): most likely out of memory") as error:
+            host.run_job(SIZES)
+        assert error.value.died
+        host.run_job(SIZES)
+        assert host._worker is not first
+        second = host._worker
+        assert second is not None
+    assert not second.alive
 
 
 @pytest.mark.slow
