@@ -22,6 +22,23 @@ class Demand:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """The loss on tasks that one accepts: a share of all items (0.02: two points), or with `of_score` a share of the
+    reference's score above chance."""
+
+    value: float
+    of_score: bool = False
+
+    @classmethod
+    def default(cls) -> Tolerance:
+        return cls(advice_rules().tolerance)
+
+    def points(self, score: float, chance: float) -> float:
+        """The loss for this score of the reference, as a share of all items."""
+        return self.value * max(0.0, score - chance) if self.of_score else self.value
+
+
+@dataclass(frozen=True)
 class SpeedAssumptions:
     """Shares of the memory bandwidth that generation reaches, by where the weights are, and the bandwidths in bytes per
     second of RAM and of a GPU where they are not known. `iq_types_in_ram` is a further factor."""
@@ -42,6 +59,7 @@ class AdviceRules:
     adequate: float
     unnoticeable: float
     other_model_speed: float
+    tolerance: float
     clear_loss: float
     speed: SpeedAssumptions
     kv_types: Mapping[str, float]
@@ -57,6 +75,7 @@ def advice_rules() -> AdviceRules:
         content["adequate"],
         content["unnoticeable"],
         content["other_model_tokens_per_s"],
+        content["tolerance"],
         content["clear_loss"],
         SpeedAssumptions(**content["speed"]),
         content["kv_types"],

@@ -1,84 +1,26 @@
-"""The advice: which variant to run on given devices, with which KV cache, and with what in RAM.
+"""The advice: which variant to run, with which KV cache, and with what in RAM; the same in every command and screen.
 
-Each candidate is a variant with a type of KV cache where `sweep fit` placed it. Its KL divergence was measured, or is
-expected from published measurements (priors.py); its speed follows from the bytes that a token reads and the bandwidth
-of the memory that they are in. presets/advice.toml says what is demanded of both.
+The candidates come from a fit report (fit_candidates.py) or from the records of a run (run_candidates.py). This module
+chooses among them by one rule; presets/advice.toml says what is demanded of speed and loss.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from presets.advice import Demand, advice_rules
 from sweep import format as fmt
-from sweep.analysis.priors import ExpectedKld, MeasuredKld, expected_klds, measured_kld
-from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
-
-
-class AdvisedPlacement(StrEnum):
-    """Where a candidate runs."""
-
-    GPU = "gpu"
-    EXPERTS = "experts-in-ram"
-    LAYERS = "layers-in-ram"
-    RAM = "ram"  # there is no GPU
-
+from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence, TaskLoss
 
 ABOUT_AS_LOW = 1.3
 """Ratio of two expected divergences of one model that are about as low: the spread of types around the prior's formula
 is 24 %."""
 
-FASTEST_ESTIMATE = 300
-"""Tokens per second above which the time between tokens, not the memory bandwidth, decides the speed."""
-
-_PLACES = {
-    AdvisedPlacement.GPU: "",
-    AdvisedPlacement.EXPERTS: " with experts in RAM",
-    AdvisedPlacement.LAYERS: " with layers in RAM",
-    AdvisedPlacement.RAM: "",
-}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A variant with a type of KV cache, as it would run.
-
-    `tokens_per_s` is an estimate for one sequence with a full context; None if the kind of variant has no estimate.
-    `kld` includes the loss by the KV cache; None if nothing is known.
-    """
-
-    model: str
-    row: FitRow
-    kv_type: str
-    context: int
-    placement: AdvisedPlacement
-    kld: ExpectedKld | None
-    tokens_per_s: float | None
-
-    @property
-    def name(self) -> str:
-        """The variant with what is special about how it runs."""
-        cache = "" if self.kv_type == "f16" else f" with a {self.kv_type} KV cache"
-        return f"{fmt.plain(self.row.variant)}{cache}{_PLACES[self.placement]}"
-
-    @property
-    def figures(self) -> str:
-        """Its size, what of it is in RAM, and its speed."""
-        words = [fmt.size(self.row.file_bytes)]
-        if self.placement in (AdvisedPlacement.EXPERTS, AdvisedPlacement.LAYERS):
-            words.append(f"{fmt.size(self.row.shares[-1].total_bytes)} of RAM")
-        if self.tokens_per_s is not None:
-            words.append(_rate(self.tokens_per_s))
-        return ", ".join(words)
-
-    @property
-    def command(self) -> str:
-        """The command that runs it; empty if llama.cpp cannot run the variant."""
-        return f"llama-server {self.row.arguments}" if self.row.arguments else ""
+ABOUT_AS_FAST = 0.9
+"""Share of a speed that is about as fast: repeated measurements differ by this much."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +36,26 @@ class Excluded:
 class Advice:
     """The variant to run, or None, and why.
 
-    `smaller` is the best candidate that is smaller and at least as fast, `better` the simplest and fastest that loses
-    less. `other_model` is a smaller model that runs well, if the pick is poor.
+    `smaller` is the best candidate that is smaller and about as fast, `better` the simplest and fastest that loses
+    less. `other_model` is a smaller model that runs well, if the pick is poor. `undecided` is the candidate of which
+    tasks leave a loss that matters open: the pick, or a smaller one if tasks alone decide. `usable` are all candidates
+    that were considered.
     """
 
     model: str
     pick: Candidate | None
     reason: str
-    smaller: Candidate | None
-    better: Candidate | None
-    excluded: tuple[Excluded, ...]
+    smaller: Candidate | None = None
+    better: Candidate | None = None
+    excluded: tuple[Excluded, ...] = ()
     other_model: Candidate | None = None
+    undecided: Candidate | None = None
+    usable: tuple[Candidate, ...] = field(default=(), repr=False)
+
+    @property
+    def variant(self) -> str | None:
+        """The name of the variant to run."""
+        return None if self.pick is None else self.pick.variant
 
     @property
     def is_poor(self) -> bool:
@@ -119,7 +70,7 @@ class Advice:
         return (
             pick is not None
             and pick.placement is not AdvisedPlacement.LAYERS
-            and _value(pick) <= rules.adequate
+            and pick.loss <= rules.adequate
             and (pick.tokens_per_s or 0.0) >= rules.other_model_speed
         )
 
@@ -128,90 +79,254 @@ class Advice:
         """Whether the pick runs on the GPUs alone with an f16 cache, and its loss is adequate: a smaller cache would
         not change the pick."""
         pick = self.pick
-        return pick is not None and _effort(pick) == 0 and _value(pick) <= advice_rules().adequate
+        return pick is not None and pick.effort == 0 and pick.loss <= advice_rules().adequate
 
     @property
     def confidence(self) -> str:
-        """ "measured" or "prior": where the divergence of the pick comes from; "cannot-tell" without a pick."""
-        if self.pick is None or self.pick.kld is None:
+        """Where the knowledge of the pick's loss comes from: "measured" or "prior"; "cannot-tell" without a pick, or if
+        the tasks that were measured leave a loss that matters open."""
+        if self.pick is None or self.undecided is not None:
             return "cannot-tell"
-        return self.pick.kld.source
+        return "measured" if self.pick.kld is None else self.pick.kld.source
 
-
-def candidates(report: FitReport, klds: Mapping[str, MeasuredKld]) -> list[Candidate]:
-    """The variants of a fit report as candidates; `klds` are the divergences that were measured, by variant."""
-    added = advice_rules().kv_types.get(report.kv_type)
-    has_gpu = any(device.kind != "cpu" for device in report.devices)
-    expected: dict[str, ExpectedKld] = {
-        **expected_klds(
-            {row.variant: row.weight_types for row in report.rows},
-            report.architecture,
-            {name: found.kld for name, found in klds.items()},
-        ),
-        **{name: measured_kld(found) for name, found in klds.items()},
-    }
-    return [
-        Candidate(
-            report.model,
-            row,
-            report.kv_type,
-            report.context,
-            _placement(row, has_gpu),
-            _with_cache(expected.get(row.variant), added),
-            estimated_speed(row, report),
-        )
-        for row in report.rows
-    ]
-
-
-def estimated_speed(row: FitRow, report: FitReport) -> float | None:
-    """Tokens per second of one sequence with a full context: each device reads its part of the weights and the cache
-    one after another. None for a kind of variant for which these bytes are not known."""
-    speed = advice_rules().speed
-    gpus = [device for device in report.devices if device.kind != "cpu"]
-    host = next((device for device in report.devices if device.kind == "cpu"), None)
-    iq = (
-        0.0
-        if row.weight_types is None
-        else sum(share for name, share in row.weight_types.shares.items() if name.startswith("IQ"))
-    )
-    seconds = 0.0
-    for place, share in enumerate(row.shares):
-        if not share.read_bytes:
-            continue
-        if place < len(gpus):
-            bandwidth, reached = gpus[place].bandwidth or speed.gpu_bandwidth, speed.devices
-        else:
-            known = None if host is None else host.bandwidth
-            bandwidth = known or speed.ram_bandwidth
-            reached = speed.experts_in_ram if row.cpu_moe_layers else speed.ram
-            reached *= 1 - iq + iq * speed.iq_types_in_ram
-        seconds += share.read_bytes / (bandwidth * reached)
-    return 1 / seconds if seconds else None
+    def why_not(self, variant: str) -> str:
+        """Why another variant is not the pick, after its name; empty if the variant is not a candidate."""
+        for one in self.excluded:
+            if one.variant == variant and (self.pick is None or one.kv_type == self.pick.kv_type):
+                return one.reason
+        found = [one for one in self.usable if one.variant == variant]
+        return _comparison(found[0], self.pick) if found and self.pick is not None else ""
 
 
 def advise(model: str, found: Sequence[Candidate]) -> Advice:
     """Choose among the candidates of one model."""
-    excluded = [Excluded(one.row.variant, one.kv_type, why) for one in found if (why := _exclusion(one))]
-    usable = [one for one in found if not _exclusion(one)]
+    reasons = [(one, _exclusion(one, found)) for one in found]
+    excluded = tuple(Excluded(one.variant, one.kv_type, why) for one, why in reasons if why)
+    usable = [one for one, why in reasons if not why]
     pick = _pick(usable)
     if pick is None:
-        return Advice(model, None, _why_none(found), None, None, tuple(excluded))
-    others = [one for one in usable if one.row.variant != pick.row.variant]
+        return Advice(model, None, _why_none(found), excluded=excluded)
+    others = [one for one in usable if one.variant != pick.variant]
     smaller = [one for one in others if _is_smaller(one, pick)]
-    better = [one for one in others if _value(one) < 0.8 * _value(pick)]
+    better = [one for one in others if one.loss < 0.8 * pick.loss]
+    undecided = _undecided(pick, usable)
     return Advice(
         model,
         pick,
-        _why(pick),
-        min(smaller, key=_value, default=None),
-        min(better, key=lambda one: (_effort(one), -(one.tokens_per_s or 0.0), one.row.file_bytes), default=None),
-        tuple(excluded),
+        " ".join([*_why(pick), *_what_tasks_say(pick, undecided), *_lost_by_smaller(pick, found)]),
+        min(smaller, key=lambda one: (one.loss, -one.file_bytes), default=None),
+        min(better, key=lambda one: (one.effort, -(one.tokens_per_s or 0.0), one.file_bytes), default=None),
+        excluded,
+        undecided=undecided,
+        usable=tuple(usable),
     )
 
 
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+def _exclusion(one: Candidate, found: Sequence[Candidate]) -> str:
+    """The one reason why a candidate is not considered, after its name; empty if it is considered."""
+    rules = advice_rules()
+    if one.obstacle:
+        return one.obstacle
+    if one.tasks is not None and one.tasks.verdict is TaskLoss.SHOWN:
+        return one.tasks.shown
+    if one.kld is None:
+        by_tasks = not any(other.kld is not None for other in found)
+        if by_tasks and (one.tasks is not None or one.is_reference):
+            return ""
+        return "has no measured KL divergence, and no published measurement says what it loses"
+    why = rules.not_chosen.get(one.variant)
+    if why is not None and not one.is_measured:
+        return f"is not chosen unless it was measured: {why}"
+    worst = rules.demands[-1]
+    if one.kld.value > worst.kld:
+        return f"has {_SOURCES[one.kld.source]} of {fmt.small(one.kld.value)} nats, which is beyond use"
+    if one.tokens_per_s is not None and one.tokens_per_s < worst.tokens_per_s:
+        return f"is too slow: {one.figures.rpartition(', ')[2]}"
+    return ""
+
+
+def _pick(usable: Sequence[Candidate]) -> Candidate | None:
+    """The best candidate of those that meet the first demand that any meets."""
+    if usable and all(one.kld is None for one in usable):
+        return _pick_by_tasks(usable)
+    for demand in advice_rules().demands:
+        meeting = [one for one in usable if _meets(one, demand)]
+        if meeting:
+            return _best(meeting, demand.share_of_fastest)
+    return None
+
+
+def _pick_by_tasks(usable: Sequence[Candidate]) -> Candidate:
+    """The smallest candidate down to which every one rules out a loss that matters.
+
+    The order of the tests is fixed before them, from the largest candidate to the smallest, and they end at the first
+    that fails. So the probability of choosing one that loses too much is that of a single test, however many there are.
+    """
+    chosen, *rest = sorted(usable, key=lambda one: (not one.is_reference, -one.file_bytes))
+    for one in rest:
+        if not one.is_reference and (one.tasks is None or one.tasks.verdict is not TaskLoss.RULED_OUT):
+            break
+        chosen = one
+    return chosen
+
+
+def _meets(one: Candidate, demand: Demand) -> bool:
+    """A speed that was not measured in a run demands nothing; every candidate of a fit report has one."""
+    return one.loss <= demand.kld and (one.tokens_per_s is None or one.tokens_per_s >= demand.tokens_per_s)
+
+
+def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
+    """The candidate to choose among those that meet a demand, with this share of the speed of the fastest.
+
+    What is simplest to run comes first, if its divergence is adequate: everything on the GPUs with an f16 cache, then
+    with a smaller cache, then with something in RAM. There, the lowest divergence wins, but a larger file does not win
+    by a difference that nobody notices, and what was measured comes before what is expected. If nothing is adequate,
+    the lowest divergence wins; of those that are about as low, the simplest to run.
+    """
+    rules = advice_rules()
+    for effort in range(4):
+        adequate = [one for one in found if one.effort == effort and one.loss <= rules.adequate]
+        adequate = [one for one in adequate if one.is_measured] or adequate
+        if adequate:
+            fastest = max(one.tokens_per_s or 0.0 for one in adequate)
+            least = share_of_fastest * fastest
+            return min(
+                (one for one in adequate if one.tokens_per_s is None or one.tokens_per_s >= least),
+                key=lambda one: (max(one.loss, rules.unnoticeable), one.file_bytes),
+            )
+    lowest = min(one.loss for one in found)
+    near = [one for one in found if one.loss <= ABOUT_AS_LOW * lowest]
+    return min(near, key=lambda one: (one.effort, one.loss, one.file_bytes))
+
+
+def _is_smaller(one: Candidate, pick: Candidate) -> bool:
+    fast = (one.tokens_per_s or 0.0) >= ABOUT_AS_FAST * (pick.tokens_per_s or 0.0)
+    return one.file_bytes < pick.file_bytes and (fast or one.tokens_per_s is None)
+
+
+def _undecided(pick: Candidate, usable: Sequence[Candidate]) -> Candidate | None:
+    """See Advice."""
+    smaller = [] if pick.kld is not None else sorted(usable, key=lambda one: -one.file_bytes)
+    below = next((one for one in smaller if one.file_bytes < pick.file_bytes), None)
+    return next((one for one in (pick, below) if one is not None and _is_open(one)), None)
+
+
+def _is_open(one: Candidate) -> bool:
+    """Whether tasks were measured and cannot tell whether it loses more than is tolerated."""
+    return one.tasks is not None and one.tasks.verdict is TaskLoss.OPEN
+
+
+# --- the words --------------------------------------------------------------------------------------------------------
+
+_SOURCES = {"measured": "a measured KL divergence", "prior": "an expected KL divergence"}
+_OF_PICK = {
+    "measured": "measured KL divergence",
+    "prior": "expected KL divergence, by published measurements of other models,",
+}
+
+
+def _why(pick: Candidate) -> list[str]:
+    """What the pick is, how fast it runs and what it loses, in sentences."""
+    lines = [f"Run {pick.name} ({pick.figures})."]
+    if pick.is_reference:
+        lines.append("It is the reference, with which the others are compared.")
+    elif pick.kld is not None:
+        span = f"95 % interval {fmt.small(pick.kld.low)} to {fmt.small(pick.kld.high)}"
+        lines.append(f"Its {_OF_PICK[pick.kld.source]} is {fmt.small(pick.kld.value)} nats per token ({span}).")
+        if pick.kld.value > advice_rules().clear_loss:
+            lines.append("This is a clear loss: expect worse answers than those of the unquantized model.")
+        if pick.kld.source == "prior":
+            lines.append("`sweep run` measures it.")
+    return lines
+
+
+def _what_tasks_say(pick: Candidate, undecided: Candidate | None) -> list[str]:
+    """A sentence on the loss of the pick on tasks, and one on what they leave open."""
+    if undecided is not None and undecided.tasks is not None:
+        whose = "" if undecided is pick else f" whether {undecided.name} would do"
+        chosen = ", so it is chosen by KL divergence" if pick.kld is not None else ""
+        return [f"Tasks cannot tell yet{whose}: {_left_open(undecided.tasks)}{chosen}.", *_settled(undecided.tasks)]
+    if pick.tasks is not None:
+        return [_ruled_out(pick.tasks)]
+    return ["Its answers to tasks were not compared."] if pick.is_measured and not pick.is_reference else []
+
+
+def _ruled_out(found: TaskEvidence) -> str:
+    lost = f"loses {100 * found.loss:.1f} points" if found.loss > 0 else "loses nothing"
+    most = f"a loss of more than {100 * max(found.at_most, 0.0):.1f} is ruled out (95 % confidence)"
+    where = _where(found)
+    return f"{where[0].upper()}{where[1:]} it {lost}, and {most}; {100 * found.tolerance:.3g} would be tolerated."
+
+
+def _left_open(found: TaskEvidence) -> str:
+    if not found.items:
+        return "the scores are not shares of items"
+    limit = f"{100 * found.tolerance:.3g} are tolerated"
+    loss = f"a loss of up to {100 * found.at_most:.1f} points"
+    return f"{found.items:,} items leave {loss} {_where(found)} open ({limit})"
+
+
+def _settled(found: TaskEvidence) -> list[str]:
+    """How many items would settle what tasks leave open; nothing if that is not known."""
+    if found.settling_items is None or found.settling_items <= found.items:
+        return []
+    each = "" if len(found.tasks) == 1 else " per task"
+    return [f"About {found.settling_items:,} items{each} would settle it, if it loses nothing."]
+
+
+def _where(found: TaskEvidence) -> str:
+    return f"on {fmt.plain(found.tasks[0])}" if len(found.tasks) == 1 else f"on average over {len(found.tasks)} tasks"
+
+
+def _lost_by_smaller(pick: Candidate, found: Sequence[Candidate]) -> list[str]:
+    """A sentence on the largest of the smaller variants with a loss on tasks."""
+    losing = [
+        one
+        for one in found
+        if one.tasks is not None and one.tasks.verdict is TaskLoss.SHOWN and one.file_bytes < pick.file_bytes
+    ]
+    if not losing:
+        return []
+    one = max(losing, key=lambda one: one.file_bytes)
+    assert one.tasks is not None
+    return [f"The smaller {one.name} {one.tasks.shown}."]
+
+
+def _why_none(found: Sequence[Candidate]) -> str:
+    if not found:
+        return "There is no variant to choose from."
+    if all(one.obstacle for one in found):
+        only = {one.obstacle.partition(":")[0] for one in found} == {"does not fit"}
+        return "No variant fits." if only else f"No variant can be chosen. {found[0].name} {found[0].obstacle}."
+    return "No variant that fits is worth running: each is too slow, beyond use, or unknown."
+
+
+def _comparison(one: Candidate, pick: Candidate | None) -> str:
+    """Why a usable candidate is not the pick, after its name."""
+    if pick is None or one.variant == pick.variant:
+        return ""
+    rules = advice_rules()
+    if one.loss > pick.loss and one.loss > rules.unnoticeable:
+        return f"has a higher KL divergence: {fmt.small(one.loss)} nats"
+    if one.file_bytes > pick.file_bytes and one.kld is not None:
+        return f"is larger, and nobody notices what it gains ({fmt.small(one.loss)} nats)"
+    if one.effort > pick.effort:
+        return "is not as simple to run"
+    if (one.tokens_per_s or 0.0) < (pick.tokens_per_s or 0.0):
+        return "is slower"
+    if one.kld is None and one.file_bytes < pick.file_bytes:
+        return "is smaller, but its tasks leave a loss open"
+    return "is no better"
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
 def to_json(advice: Advice) -> dict[str, Any]:
-    """The advice as the JSON field "advice" of `sweep fit`."""
+    """The advice as the JSON field "advice" of `sweep fit` and of the event "finished"."""
     alternatives = [("smaller", advice.smaller), ("better", advice.better), ("other model", advice.other_model)]
     pick = advice.pick
     return {
@@ -228,144 +343,33 @@ def to_json(advice: Advice) -> dict[str, Any]:
 
 
 def _settle(advice: Advice) -> dict[str, Any] | None:
-    """The sweep that replaces expected figures by measured ones; None if the pick's are measured."""
+    """The sweep that replaces expected figures by measured ones, or measures more items; None if nothing is open."""
     pick = advice.pick
     if pick is None or advice.confidence == "measured":
         return None
-    names = dict.fromkeys(one.row.variant for one in (pick, advice.smaller, advice.better) if one is not None)
-    return {"items": None, "command": f"sweep run {shlex.quote(advice.model)} --variants {','.join(names)}"}
+    asked = (pick, advice.undecided, advice.smaller, advice.better)
+    names = dict.fromkeys(one.variant for one in asked if one is not None)
+    words = ["sweep", "run", advice.model, "--variants", ",".join(names)]
+    evidence = advice.undecided.tasks if advice.undecided is not None else None
+    items = None if evidence is None else evidence.settling_items
+    if evidence is not None:
+        words += ["--tasks", ",".join(evidence.tasks), *(["--limit", str(items)] if items is not None else [])]
+    return {"items": items, "command": shlex.join(words)}
 
 
-_FIELDS = ("variant", "kv_type", "ctx", "placement", "tokens_per_s", "expected_kld", "command")
+_FIELDS = ("variant", "kv_type", "ctx", "placement", "tokens_per_s", "speed_source", "expected_kld", "command", "get")
 
 
 def _candidate(one: Candidate) -> dict[str, Any]:
-    kld = one.kld
+    speed = None if one.tokens_per_s is None else "measured" if one.speed_is_measured else "estimate"
     return {
-        "variant": one.row.variant,
+        "variant": one.variant,
         "kv_type": one.kv_type,
         "ctx": one.context,
         "placement": one.placement.value,
         "tokens_per_s": one.tokens_per_s,
-        "expected_kld": None if kld is None else vars(kld),
+        "speed_source": speed,
+        "expected_kld": None if one.kld is None else vars(one.kld),
         "command": one.command,
+        "get": one.get or None,
     }
-
-
-def _placement(row: FitRow, has_gpu: bool) -> AdvisedPlacement:
-    if not has_gpu:
-        return AdvisedPlacement.RAM
-    if verdict(row) is not Verdict.PARTLY:
-        return AdvisedPlacement.GPU
-    return AdvisedPlacement.EXPERTS if row.gpu_layers == row.n_layers else AdvisedPlacement.LAYERS
-
-
-def _with_cache(kld: ExpectedKld | None, added: float | None) -> ExpectedKld | None:
-    if kld is None or added is None:
-        return None
-    return ExpectedKld(kld.value + added, kld.low + added, kld.high + added, kld.source)
-
-
-def _exclusion(one: Candidate) -> str | None:
-    """The one reason why a candidate is not considered, or None."""
-    rules = advice_rules()
-    if verdict(one.row) is Verdict.DOES_NOT_FIT:
-        return f"does not fit: it needs {fmt.size(-one.row.headroom_bytes)} more"
-    if one.kld is None:
-        return "no published measurement says what it loses; measure it with `sweep run`"
-    why = rules.not_chosen.get(one.row.variant)
-    if why is not None and one.kld.source != "measured":
-        return why
-    worst = rules.demands[-1]
-    if one.kld.value > worst.kld:
-        return f"its expected KL divergence of {fmt.small(one.kld.value)} nats is beyond use"
-    if one.tokens_per_s is not None and one.tokens_per_s < worst.tokens_per_s:
-        return f"about {one.tokens_per_s:.1f} tokens/s"
-    return None
-
-
-def _pick(usable: Sequence[Candidate]) -> Candidate | None:
-    """The best candidate of those that meet the first demand that any meets."""
-    for demand in advice_rules().demands:
-        meeting = [one for one in usable if _meets(one, demand)]
-        if meeting:
-            return _best(meeting, demand.share_of_fastest)
-    return None
-
-
-def _meets(one: Candidate, demand: Demand) -> bool:
-    return _value(one) <= demand.kld and (one.tokens_per_s or 0.0) >= demand.tokens_per_s
-
-
-def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
-    """The candidate to choose among those that meet a demand, with this share of the speed of the fastest.
-
-    What is simplest to run comes first, if its divergence is adequate: everything on the GPUs with an f16 cache, then
-    with a smaller cache, then with something in RAM. There, the lowest divergence wins, but a larger file does not win
-    by a difference that nobody notices, and what was measured comes before what is expected. If nothing is adequate,
-    the lowest divergence wins; of those that are about as low, the simplest to run.
-    """
-    rules = advice_rules()
-    for effort in range(4):
-        adequate = [one for one in found if _effort(one) == effort and _value(one) <= rules.adequate]
-        adequate = [one for one in adequate if _is_measured(one)] or adequate
-        if adequate:
-            fastest = max(one.tokens_per_s or 0.0 for one in adequate)
-            least = share_of_fastest * fastest
-            return min(
-                (one for one in adequate if (one.tokens_per_s or 0.0) >= least),
-                key=lambda one: (max(_value(one), rules.unnoticeable), one.row.file_bytes),
-            )
-    lowest = min(_value(one) for one in found)
-    near = [one for one in found if _value(one) <= ABOUT_AS_LOW * lowest]
-    return min(near, key=lambda one: (_effort(one), _value(one), one.row.file_bytes))
-
-
-def _rate(tokens_per_s: float) -> str:
-    if tokens_per_s > FASTEST_ESTIMATE:
-        return f"over {FASTEST_ESTIMATE} tokens/s"
-    return f"about {tokens_per_s:.{0 if tokens_per_s >= 10 else 1}f} tokens/s"
-
-
-def _is_measured(one: Candidate) -> bool:
-    return one.kld is not None and one.kld.source == "measured"
-
-
-def _effort(one: Candidate) -> int:
-    """How far from simple it is to run: 0 for everything on the GPUs with an f16 cache."""
-    in_ram = one.placement in (AdvisedPlacement.EXPERTS, AdvisedPlacement.LAYERS)
-    return 2 * in_ram + (one.kv_type != "f16")
-
-
-def _value(one: Candidate) -> float:
-    return float("inf") if one.kld is None else one.kld.value
-
-
-def _is_smaller(one: Candidate, pick: Candidate) -> bool:
-    return one.row.file_bytes < pick.row.file_bytes and (one.tokens_per_s or 0.0) >= (pick.tokens_per_s or 0.0)
-
-
-def _why(pick: Candidate) -> str:
-    """What the pick is, how fast it runs and what it loses, in sentences."""
-    text = f"Run {pick.name} ({pick.figures})."
-    assert pick.kld is not None  # no candidate without one is usable
-    span = f"95 % interval {fmt.small(pick.kld.low)} to {fmt.small(pick.kld.high)}"
-    text += f" Its {_SOURCES[pick.kld.source]} is {fmt.small(pick.kld.value)} nats per token ({span})."
-    if pick.kld.value > advice_rules().clear_loss:
-        text += " This is a clear loss: expect worse answers than those of the unquantized model."
-    if pick.kld.source == "prior":
-        text += " `sweep run` measures it."
-    return text
-
-
-_SOURCES = {
-    "measured": "measured KL divergence",
-    "prior": "expected KL divergence, by published measurements of other models,",
-}
-
-
-def _why_none(found: Sequence[Candidate]) -> str:
-    fitting = [one for one in found if verdict(one.row) is not Verdict.DOES_NOT_FIT]
-    if not fitting:
-        return "No variant fits."
-    return "No variant that fits is worth running: each is too slow, beyond use, or unknown."

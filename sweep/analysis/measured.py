@@ -1,42 +1,59 @@
-"""The KL divergences that the runs of a workspace measured for a model."""
+"""What the runs of a workspace measured of a model."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
+from presets.advice import Tolerance
+from sweep.analysis.candidate import TaskEvidence
+from sweep.analysis.fit_candidates import Measurements
 from sweep.analysis.priors import MeasuredKld
 from sweep.workspace import Workspace
 
+if TYPE_CHECKING:
+    from sweep.record import Record
+    from sweep.results.plan import Plan
 
-def measured_klds(workspace: Workspace, model: str) -> dict[str, MeasuredKld]:
-    """By variant, the divergences that runs of `model` measured from one reference over the same windows of one text.
+
+def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None = None) -> Measurements:
+    """By variant, what the runs of `model` measured.
 
     Divergences from different references or texts are not comparable. If there are several, those of the reference and
-    text with the most variants are returned; among equals, the latest.
+    text with the most variants are returned; among equals, the latest. What tasks say is taken from the run with the
+    most items.
     """
     if not workspace.database.is_file():
-        return {}
+        return Measurements()
     # Imported here because scipy takes half a second to load, and most calls of `sweep fit` do not need it.
+    from sweep.analysis.task_evidence import task_evidence
     from sweep.results.history import UnreadableRun, read_plan
     from sweep.results.records import records, reference_units
     from sweep.results.store import Store
 
     groups: dict[str, dict[str, MeasuredKld]] = defaultdict(dict)
+    tasks: dict[str, TaskEvidence] = {}
     with Store(workspace.database) as store:
         for stored in store.runs():  # the newest first
             plan = read_plan(stored)
             if isinstance(plan, UnreadableRun) or plan.model != model or not plan.is_current:
                 continue
-            for record in records(plan, store):
-                units = reference_units(plan, record.variant)
-                if units is None:
-                    continue
-                loss = None
-                reference = plan.reference_of(record.variant)
-                if record.variant == reference and record.perplexity is not None:
-                    loss = MeasuredKld(0.0, 0.0, reference, plan.run)
-                elif record.divergence is not None:
-                    loss = MeasuredKld(record.divergence.kld_mean, record.divergence.kld_stderr, reference, plan.run)
-                if loss is not None:
-                    groups[units].setdefault(record.variant, loss)
-    return max(groups.values(), key=len, default={})
+            rows = records(plan, store)
+            for record in rows:
+                units, kld = reference_units(plan, record.variant), _kld(record, plan)
+                if units is not None and kld is not None:
+                    groups[units].setdefault(record.variant, kld)
+            for variant, found in task_evidence(rows, tolerance).items():
+                known = tasks.get(variant)
+                if known is None or known.items * len(known.tasks) < found.items * len(found.tasks):
+                    tasks[variant] = found
+    return Measurements(max(groups.values(), key=len, default={}), tasks)
+
+
+def _kld(record: Record, plan: Plan) -> MeasuredKld | None:
+    reference = plan.reference_of(record.variant)
+    if record.variant == reference and record.perplexity is not None:
+        return MeasuredKld(0.0, 0.0, reference, plan.run)
+    if record.divergence is not None:
+        return MeasuredKld(record.divergence.kld_mean, record.divergence.kld_stderr, reference, plan.run)
+    return None

@@ -55,6 +55,15 @@ def int8_calibration() -> Any:
     )
 
 
+TOLERANCE = typer.Option(
+    None,
+    "--tolerance",
+    metavar="POINTS|SHARE%",
+    help="The loss on tasks that you accept: 2 means two percentage points, 5% means five percent of the reference's "
+    "score above chance. The advice says whether the items rule out a larger loss.",
+    show_default="2",
+    rich_help_panel=Panel.OUTPUT,
+)
 PARSE_SPECIAL = typer.Option(
     False,
     "--parse-special",

@@ -12,6 +12,7 @@ from sweep.cli.exits import Exit
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
 from sweep.cli.parsers import comma_list, kv_types
+from sweep.cli.parsers import tolerance as parse_tolerance
 from sweep.defaults import KV_TYPES
 
 EXAMPLES = """
@@ -131,6 +132,7 @@ def fit(
         help="Also print every figure in bytes, with its formula and its source.",
         rich_help_panel=Panel.OUTPUT,
     ),
+    tolerance: str | None = common.TOLERANCE,
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
 ) -> int:
@@ -140,7 +142,8 @@ def fit(
     or read. `sweep gpus` lists the GPUs that are known by name.
     """
     from sweep.analysis.advice import to_json as advice_to_json
-    from sweep.analysis.measured import measured_klds
+    from sweep.analysis.fit_candidates import expected_losses
+    from sweep.analysis.measured import measurements
     from sweep.commands.fit import FitQuestion, advise_on
     from sweep.fit.fit_report import FitOptions, to_json
     from sweep.fit.hardware import parse_devices, with_ram
@@ -166,11 +169,16 @@ def fit(
     question = FitQuestion(model, comma_list(variants) or (), devices, options, any_cache=kv_type is None)
     report = question.answer()
     space = Workspace((workspace or default_root()).expanduser())
-    advice = advise_on(question, report, measured_klds(space, report.model))
-    chosen = None if advice.pick is None else advice.pick.row.variant
+    measured = measurements(space, report.model, parse_tolerance(tolerance))
+    advice = advise_on(question, report, measured)
+    chosen = advice.variant
     if output.is_json:
         named = {"best": chosen, "best_is_measured": advice.confidence == "measured"} if best else {}
-        output.line(to_json(report) | {"advice": advice_to_json(advice)} | named)
+        answer = to_json(report)
+        losses = expected_losses(report, measured.klds)
+        for row in answer["rows"]:
+            row["expected_kld"] = vars(losses[row["variant"]]) if row["variant"] in losses else None
+        output.line(answer | {"advice": advice_to_json(advice)} | named)
     elif output.format is Format.QUIET and best:
         if chosen is not None:
             output.show(escape(chosen))

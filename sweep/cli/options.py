@@ -19,7 +19,7 @@ from typer.models import ParameterInfo
 
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
-from sweep.cli.parsers import comma_list, tensor_split
+from sweep.cli.parsers import comma_list, tensor_split, tolerance
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.request import Keep, Request
 
@@ -351,11 +351,12 @@ _BASE_FILE = _option(
     "--kl-divergence-base. It cannot be combined with --stride.",
     metavar="FILE",
 )
+_TOLERANCE = Option("tolerance", str | None, common.TOLERANCE, tolerance)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 RUN = (
     _MODEL, *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_RUN_TEXT, _CONTEXT, _GPUS, *_PLACEMENT, *_EXECUTION,
-    _DRY_RUN, _KEEP, _WORKSPACE,
+    _DRY_RUN, _KEEP, _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 EVAL = (
     _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _WORKSPACE,

@@ -6,6 +6,8 @@ import re
 
 import typer
 
+from presets.advice import Tolerance
+
 _UNITS = {"": 1} | {
     unit + suffix: base**power
     for power, unit in enumerate("KMGT", 1)
@@ -20,6 +22,18 @@ def byte_count(text: str) -> int:
     if found is None or factor is None or float(found[1]) * factor < 1:
         raise typer.BadParameter(f"{text!r} is not a size; write it as 24GiB, 40G or 500M")
     return int(float(found[1]) * factor)
+
+
+def tolerance(text: str | None) -> Tolerance | None:
+    """`2`: two percentage points; `5%`: five percent of the reference's score above chance; None if it is not given."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
+    if found is None or not 0 < float(found[1]) < 100:
+        raise typer.BadParameter(
+            f"--tolerance {text!r} is not a loss; write it as 2 (points) or 5% (of the score above chance)"
+        )
+    return Tolerance(float(found[1]) / 100, bool(found[2]))
 
 
 def comma_list(text: str | None) -> tuple[str, ...] | None:

@@ -9,9 +9,10 @@ import typer
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
+from sweep.cli.parsers import tolerance as parse_tolerance
 
 EXAMPLES = """
-Print the results and the recommendation of the latest run:
+Print the results and the advice of the latest run:
   $ sweep report
 Write the HTML report of one run, named by the beginning of its id:
   $ sweep report micro-q2-q8 --html report.html
@@ -35,6 +36,7 @@ def report(
     json: bool = typer.Option(
         False, "--json", help="Print the records as JSON, one object per line.", rich_help_panel=Panel.OUTPUT
     ),
+    tolerance: str | None = common.TOLERANCE,
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
 ) -> int:
@@ -43,7 +45,7 @@ def report(
     With --html, --csv or --json the table is not printed. The exit code is 1 if a job of the run failed.
     """
     from converters.atomic import write_text
-    from sweep.cli.run_output import describe_run, exit_code, show_results
+    from sweep.cli.run_output import advice_on_run, describe_run, exit_code, show_results
     from sweep.report.csv_json import to_csv, to_json_lines
     from sweep.report.html import write_html
     from sweep.results.history import find_run
@@ -52,17 +54,18 @@ def report(
     from sweep.workspace import open_workspace
 
     output = Output(format)
+    accepted = parse_tolerance(tolerance)
     space = open_workspace(workspace)
     plan = find_run(space, run)
     with Store(space.database) as store:
         rows, description = records(plan, store), describe_run(plan, store)
     if html is not None:
-        output.say(f"written: {write_html(rows, description, html)}")
+        output.say(f"written: {write_html(rows, description, html, advice_on_run(rows, plan, space, accepted))}")
     if csv is not None:
         write_text(csv, to_csv(rows))
         output.say(f"written: {csv}")
     if json:
         print(to_json_lines(rows), end="")
     elif html is None and csv is None:
-        return show_results(plan, space, output)
+        return show_results(plan, space, output, accepted)
     return exit_code(rows)

@@ -27,10 +27,10 @@ Skip what does not fit, and keep only the recommended file:
 
 @with_options(*RUN)
 def run(request: Request, format: Format = common.FORMAT) -> int:
-    """Measure many variants of one model in the same way and recommend one of them.
+    """Measure many variants of one model in the same way and advise which one to run.
 
-    Each variant is made and measured: perplexity, KL divergence, tasks, memory and speed. The recommendation is the
-    smallest variant with no significant loss.
+    Each variant is made and measured: perplexity, KL divergence, tasks, memory and speed. The advice names the smallest
+    variant whose loss nobody notices, or the one that loses least, and says what the items cannot rule out.
 
     Every result is stored as soon as it is measured. If the run is interrupted, run the same command again to resume.
     """
@@ -52,4 +52,4 @@ def run(request: Request, format: Format = common.FORMAT) -> int:
         command.run(sweep, display)
     from sweep.cli.run_output import show_results
 
-    return show_results(sweep.plan, sweep.workspace, output, seconds=time.monotonic() - started)
+    return show_results(sweep.plan, sweep.workspace, output, request.tolerance, seconds=time.monotonic() - started)

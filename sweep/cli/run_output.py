@@ -1,11 +1,15 @@
-"""What a finished run prints: the table, the recommendation and the path of the report; or the records as JSON."""
+"""What a finished run prints: the table, the advice and the path of the report; or the records as JSON."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
 
+from rich.markup import escape
+
+from presets.advice import Tolerance
 from sweep import __version__
+from sweep.analysis.advice import Advice
 from sweep.cli.exits import Exit
 from sweep.cli.output import Format, Output
 from sweep.jobs.model import MeasurementJob
@@ -17,9 +21,20 @@ from sweep.results.store import Store
 from sweep.workspace import Workspace
 
 
-def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: float | None = None) -> Exit:
+def advice_on_run(rows: list[Record], plan: Plan, workspace: Workspace, tolerance: Tolerance | None) -> Advice:
+    """Which of the run's variants to run."""
+    from sweep.analysis.run_candidates import advise_on_records
+    from sweep.analysis.run_commands import run_commands
+
+    return advise_on_records(rows, plan.model, tolerance=tolerance, commands=run_commands(plan, workspace))
+
+
+def show_results(
+    plan: Plan, workspace: Workspace, output: Output, tolerance: Tolerance | None = None, seconds: float | None = None
+) -> Exit:
     """Write the HTML report and print the records; the exit code says whether a job failed."""
-    from sweep.analysis.recommend import recommend
+    from sweep.analysis.advice import to_json as advice_to_json
+    from sweep.report.advice import command_lines
     from sweep.report.csv_json import finite
     from sweep.report.html import write_html
     from sweep.report.results_table import render_table
@@ -28,13 +43,18 @@ def show_results(plan: Plan, workspace: Workspace, output: Output, seconds: floa
         rows, description, remarks = records(plan, store), describe_run(plan, store), notes(plan, store)
     folder = workspace.run(plan.run)
     folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted since the run
-    page = write_html(rows, description, folder / "report.html")
+    advice = advice_on_run(rows, plan, workspace, tolerance)
+    page = write_html(rows, description, folder / "report.html", advice)
     if output.is_json:
         shown = [finite(row.to_json()) for row in rows]
-        output.line({"event": "finished", "run": plan.run, "records": shown, "notes": remarks})
+        told = finite(advice_to_json(advice))
+        output.line({"event": "finished", "run": plan.run, "records": shown, "notes": remarks, "advice": told})
     else:
-        choice = recommend(rows) if len(plan.variants) > 1 else None  # a single variant needs no recommendation
+        choice = advice if len(plan.variants) > 1 else None  # with a single variant there is nothing to choose
         output.show(render_table(rows, output.data.width, choice))
+        if output.format is not Format.QUIET and choice is not None:
+            for line in command_lines(choice):
+                output.show(escape(line))
         for remark in remarks:
             output.say(remark)
         took = f" in {seconds:.0f} s" if seconds is not None else ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from converters.catalogue import smaller_relatives
-from sweep.analysis.advice import Advice, Candidate, advise, candidates
-from sweep.analysis.priors import MeasuredKld
+from sweep.analysis.advice import Advice, advise
+from sweep.analysis.candidate import Candidate
+from sweep.analysis.fit_candidates import Measurements, fit_candidates
 from sweep.execution.local import LocalHost
 from sweep.fit.fit_report import FitOptions, FitReport
 from sweep.fit.hardware import Device
@@ -39,29 +40,29 @@ class FitQuestion:
         return fit(self.model, self.variants, self.devices, self.options)
 
 
-def advise_on(question: FitQuestion, report: FitReport, klds: Mapping[str, MeasuredKld]) -> Advice:
-    """The advice for a question that `report` answers. `klds` are measured divergences of the model's variants.
+def advise_on(question: FitQuestion, report: FitReport, measured: Measurements) -> Advice:
+    """The advice for a question that `report` answers. `measured` is what runs of the model measured.
 
     A smaller KV cache is tried too, if something better may come of it. If the pick is poor, smaller models of the same
     series are tried.
     """
-    found = advise(report.model, _all_candidates(question, report, klds))
+    found = advise(report.model, _all_candidates(question, report, measured))
     if not found.is_poor:
         return found
     alone = replace(question.options, draft="")  # a draft of this model may not go with another one
     for relative in smaller_relatives(report.model)[:MOST_RELATIVES]:
         other = replace(question, model=relative, variants=(), options=alone)
-        smaller = advise(relative, _all_candidates(other, other.answer(), {}))
+        smaller = advise(relative, _all_candidates(other, other.answer(), Measurements()))
         if smaller.runs_well:
             return replace(found, other_model=smaller.pick)
     return found
 
 
-def _all_candidates(question: FitQuestion, report: FitReport, klds: Mapping[str, MeasuredKld]) -> list[Candidate]:
-    found = candidates(report, klds)
+def _all_candidates(question: FitQuestion, report: FitReport, measured: Measurements) -> list[Candidate]:
+    found = fit_candidates(report, measured)
     has_cache = any(row.figures["kv"].bytes for row in report.rows)
     if not question.any_cache or not has_cache or advise(report.model, found).is_simple:
         return found
-    names = question.variants or [one.row.variant for one in found if one.kld is not None]
+    names = question.variants or [one.variant for one in found if one.kld is not None]
     smaller = replace(question.options, context=report.context, kv_type_k=SMALLER_CACHE, kv_type_v=SMALLER_CACHE)
-    return [*found, *candidates(replace(question, variants=names, options=smaller).answer(), klds)]
+    return [*found, *fit_candidates(replace(question, variants=names, options=smaller).answer(), measured)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from converters.errors import InputError, MissingRuntime
 from sweep import devices
-from sweep.analysis.recommend import recommend
+from sweep.analysis.run_candidates import advise_on_records
 from sweep.artefact import Artefact
 from sweep.defaults import MARGIN_BYTES
 from sweep.events import Event, EventLogReader, EventLogWriter
@@ -116,11 +116,12 @@ def _workers(sweep: Sweep, todo: Sequence[Cell]) -> int:
 
 
 def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefact]]) -> list[Artefact]:
-    """The files to remove at the end of the run. With --keep best, the recommended variant's model stays."""
+    """The files to remove at the end of the run. With --keep best, the model of the variant to run stays."""
     keep, plan = sweep.request.keep, sweep.plan
     if keep is Keep.ALL:
         return []
-    best = recommend(records(plan, store)).variant if keep is Keep.BEST else None
+    tolerance = sweep.request.tolerance
+    best = advise_on_records(records(plan, store), tolerance=tolerance).variant if keep is Keep.BEST else None
     needed = {key for cell in plan.cells if cell.variant == best for key in (cell.key, *cell.needs)}
     return [file for cell, file in outputs if not cell.job.output_is_model or cell.key not in needed]
 

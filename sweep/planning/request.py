@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from presets.advice import Tolerance
 from sweep.measure.task_options import ThinkingScoring
 
 
@@ -32,6 +33,7 @@ class Request:
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
     - `gpu`: the devices to fit on, as `sweep fit --gpu` takes them. Variants that do not fit are skipped.
     - `workers`: the number of jobs to run at the same time. `executor`: the name of the executor.
+    - `tolerance`: the loss on tasks that the advice accepts; None: the default of presets/advice.toml.
     - `dry_run`: download only what the plan needs.
     - `quant`, `write_base`: only for `sweep eval`. `write_base` is where the model's log-probabilities are written in
       llama.cpp's format.
@@ -66,5 +68,6 @@ class Request:
     gpu: tuple[str, ...] = ()
     workers: int | None = None
     executor: str = "local"
+    tolerance: Tolerance | None = None
     workspace: Path | None = None
     dry_run: bool = False

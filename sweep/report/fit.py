@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.analysis.advice import Candidate
+from sweep.analysis.candidate import Candidate
 from sweep.fit.fit_report import MTP, PARTS, FitFigure, FitReport, FitRow, Verdict, mtp_note, verdict
 from sweep.fit.hardware import Device, explain_reserve
 from sweep.report.columns import Column, fit_to_width, table, width_of
@@ -247,7 +247,7 @@ def commands(report: FitReport, pick: Candidate | None) -> list[str]:
     """Lines to paste, which must not be wrapped: the command that runs the pick, and those of the variants that are
     partly in RAM, from the least to the most RAM."""
     partly = [row for row in report.rows if verdict(row) is Verdict.PARTLY and row.arguments]
-    partly = [row for row in partly if pick is None or row.variant != pick.row.variant]
+    partly = [row for row in partly if pick is None or row.variant != pick.variant]
     partly.sort(key=lambda row: row.shares[-1].total_bytes)
     lines = [f"  {pick.name}: {fmt.printable(pick.command)}"] if pick is not None and pick.command else []
     lines += [f"  {fmt.plain(row.variant)}: llama-server {fmt.printable(row.arguments)}" for row in partly]

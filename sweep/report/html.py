@@ -15,8 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from converters.atomic import write_text
 from sweep import format as fmt
 from sweep.analysis import figures, pareto_sets
+from sweep.analysis.advice import Advice
 from sweep.analysis.plots import Measure, costs, measures, points
-from sweep.analysis.recommend import Recommendation, recommend
+from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.report.axes import positive
@@ -28,25 +29,25 @@ def write_html(
     records: Sequence[Record],
     settings: Mapping[str, object],
     path: Path,
-    recommendation: Recommendation | None = None,
+    advice: Advice | None = None,
 ) -> Path:
     """Write the report to a temporary file and rename it to `path`. Raises InputError if it cannot be written.
 
     `settings` says how the sweep was measured (model, run, versions, context, texts, tasks, ...) and is printed in its
-    order; its "model" is in the title. Without a `recommendation`, it is made here with no memory limit.
+    order; its "model" is in the title. Without an `advice`, it is given here with no memory limit.
     """
-    page = render_html(records, settings, recommendation or recommend(records))
+    page = render_html(records, settings, advice or advise_on_records(records))
     write_text(path, page, "choose another --html FILE")
     return path
 
 
-def render_html(records: Sequence[Record], settings: Mapping[str, object], recommendation: Recommendation) -> str:
+def render_html(records: Sequence[Record], settings: Mapping[str, object], advice: Advice) -> str:
     """The whole page. The order of `records` does not matter: rows go from fewest to most bits per weight."""
     rows = figures.by_size(records)
-    model, run, chosen = settings.get("model"), settings.get("run"), recommendation.variant
+    model, run, chosen = settings.get("model"), settings.get("run"), advice.variant
     pareto, judged_by = pareto_sets.set_for_tables(rows)
     tests = figures.task_tests(rows)
-    sentence = fmt.plain(recommendation.sentence)
+    sentence = fmt.plain(advice.reason)
     return render(
         "sweep.html",
         title=f"{fmt.plain(model)}: which variant to run" if model else "Which variant to run",

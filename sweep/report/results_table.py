@@ -16,9 +16,10 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.analysis import figures, pareto_sets
-from sweep.analysis.recommend import Recommendation
+from sweep.analysis.advice import Advice
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
+from sweep.report.advice import render_advice
 from sweep.report.columns import Column, fit_to_width, table, width_of
 from sweep.report.figure_columns import figures_shown, task_texts
 
@@ -27,10 +28,8 @@ _RECOVERY = "recovery %"
 _MISSING = Text(fmt.MISSING, style="dim")
 
 
-def render_table(
-    records: Sequence[Record], console_width: int, recommendation: Recommendation | None = None
-) -> RenderableType:
-    """For `console.print`: the tables, failures, notes, and the recommendation if one is given.
+def render_table(records: Sequence[Record], console_width: int, advice: Advice | None = None) -> RenderableType:
+    """For `console.print`: the tables, failures, notes, and the advice if one is given.
 
     If `console_width` is too narrow for one table, the tasks have a table of their own.
     """
@@ -38,7 +37,7 @@ def render_table(
     if not rows:
         return Text("No variant in this sweep.")
     tests = figures.task_tests(rows)
-    chosen = recommendation.variant if recommendation else None
+    chosen = advice.variant if advice else None
     pareto, pareto_measure = pareto_sets.set_for_tables(rows)
     fixed = _fixed_columns(rows, console_width, chosen, pareto)
     columns = _columns(rows)
@@ -65,10 +64,8 @@ def render_table(
     ]
     parts += _failures(rows)
     parts += [line for note in trust_notes(rows) for line in (Text(), Text(note))]
-    if recommendation is not None:
-        sign = fmt.CHOSEN if recommendation.variant else "!"
-        style = "bold green" if recommendation.variant else "bold yellow"
-        parts += [Text(), Text.assemble((f"{sign} ", style), (recommendation.sentence, "bold"))]
+    if advice is not None:
+        parts.append(render_advice(advice))
     return Group(*parts)
 
 

@@ -12,6 +12,7 @@ import pytest
 from command_line import call
 
 from sweep.analysis.advice import Advice
+from sweep.analysis.fit_candidates import Measurements
 from sweep.commands.fit import FitQuestion, advise_on
 from sweep.fit.fit_report import FitOptions
 from sweep.fit.hardware import parse_devices, with_ram
@@ -43,7 +44,7 @@ class Asked:
         devices = with_ram(parse_devices([self.gpu]), self.ram, None)
         options = FitOptions(context=self.context)
         question = FitQuestion(self.model, VARIANTS, devices, options)
-        return advise_on(question, question.answer(), {})
+        return advise_on(question, question.answer(), Measurements())
 
 
 @pytest.mark.slow
@@ -51,7 +52,7 @@ class Asked:
 def test_the_answer_is_one_that_experienced_users_give(question: dict[str, Any]) -> None:
     advice = Asked.parse(question["ask"]).answer()
     assert advice.pick is not None
-    assert advice.pick.row.variant in question.get("accept", VARIANTS), question["why"]
+    assert advice.pick.variant in question.get("accept", VARIANTS), question["why"]
     assert advice.pick.placement == question.get("place", advice.pick.placement), question["why"]
     assert advice.other_model is not None or not question.get("other"), question["why"]
 
@@ -69,8 +70,8 @@ def test_the_command_answers_as_the_library_does(tmp_path: Path) -> None:
     command = ("fit", asked.model, "--gpu", asked.gpu, "--ctx", str(asked.context), "--variants", ",".join(VARIANTS))
     command = (*command, "--workspace", str(tmp_path))
     answer = json.loads(call(*command, "--format", "json").stdout)["advice"]
-    assert (answer["variant"], answer["kv_type"]) == (pick.row.variant, pick.kv_type) == ("Q4_K_M", "q8_0")
+    assert (answer["variant"], answer["kv_type"]) == (pick.variant, pick.kv_type) == ("Q4_K_M", "q8_0")
     assert answer["command"] == pick.command
     assert "-ctk q8_0 -ctv q8_0" in answer["command"]
     assert f"► Run {pick.name}" in call(*command).stdout
-    assert call(*command, "--best", "--format", "quiet").stdout == f"{pick.row.variant}\n"
+    assert call(*command, "--best", "--format", "quiet").stdout == f"{pick.variant}\n"

@@ -11,7 +11,7 @@ from stored_runs import Stored, items
 
 from sweep import statistics
 from sweep.analysis.figures import mean_recovery
-from sweep.analysis.recommend import recommend
+from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
 from sweep.artefact import Artefact
 from sweep.items import Item
@@ -155,7 +155,7 @@ def test_with_a_reference_file_tasks_are_compared_with_its_model_or_with_the_mos
     assert "compared with those of BF16, which has the most bits per weight" in notes_by_bits
     notes_by_name = " ".join(trust_notes(list(by_name.values())))
     assert "those of Q4, which is the variant that the file was made from" in notes_by_name
-    choice = recommend(list(by_bits.values()))
-    assert choice.reasons["BF16"] == ()
-    assert any("loses" in reason for reason in choice.reasons["Q2"])
+    choice = advise_on_records(list(by_bits.values()))
+    assert "BF16" not in {one.variant for one in choice.excluded}
+    assert "loses" in choice.why_not("Q2")
     assert set(mean_recovery(list(by_bits.values()))) == set(exports)

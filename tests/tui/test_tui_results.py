@@ -12,7 +12,7 @@ from rich.style import Style
 from textual.widgets import Input, Static
 
 from sweep.analysis import figures
-from sweep.analysis.recommend import recommend
+from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
 from sweep.results.records import records
 from sweep.results.store import Store
@@ -40,7 +40,7 @@ def test_the_screen_shows_the_figures_of_the_run(swept: Workspace, run: str) -> 
     plan = read_results(swept, run).plan
     with Store(swept.database) as store:
         known = records(plan, store)
-    choice = recommend(known)
+    choice = advise_on_records(known)
 
     async def script() -> None:
         async with opened(swept, "results", run, (160, 40)) as (app, pilot):
@@ -53,7 +53,7 @@ def test_the_screen_shows_the_figures_of_the_run(swept: Workspace, run: str) -> 
                 assert f"{record.bits_per_weight:.2f}" in words
                 assert record.perplexity is not None
                 assert f"{record.perplexity.value:.4f} ±{record.perplexity.stderr:.4f}" in words
-            assert choice.sentence[:60] in words
+            assert choice.reason[:60] in words
             assert order(screen) == [row.variant for row in figures.by_size(known)]
 
     play(script())
@@ -127,7 +127,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
 
             await pilot.press("enter")
             assert isinstance(app.screen, PagerScreen)
-            assert screen.results.choice.sentence in str(app.screen.query_one("#text", Static).content)  # type: ignore[union-attr]
+            assert screen.results.choice.reason in str(app.screen.query_one("#text", Static).content)  # type: ignore[union-attr]
             await pilot.press("q")
             assert app.screen is screen
 

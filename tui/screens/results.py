@@ -177,8 +177,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
             self.query_one("#verdict", Note).show(Text("Only one variant: nothing to choose between.", colours.soft))
             return
         sign, style = (fmt.CHOSEN, colours.good) if choice.variant else ("!", colours.warn)
-        first, _, _ = choice.sentence.partition(". ")  # enter shows all of it
-        sentence = choice.sentence if self.size.width >= 100 else f"{first.removesuffix('.')}."
+        first, _, _ = choice.reason.partition(". ")  # enter shows all of it
+        sentence = choice.reason if self.size.width >= 100 else f"{first.removesuffix('.')}."
         self.query_one("#verdict", Note).show(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
 
     @on(Table.Highlighted, "#variants")

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweep.analysis import figures, pareto_sets
+from sweep.analysis.advice import Advice
 from sweep.analysis.plots import Cost, Measure, costs, measures
-from sweep.analysis.recommend import Recommendation, recommend
+from sweep.analysis.run_candidates import advise_on_records
+from sweep.analysis.run_commands import run_commands
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.results.history import find_run
@@ -24,7 +26,7 @@ class Results:
 
     plan: Plan
     rows: tuple[Record, ...]
-    choice: Recommendation | None
+    choice: Advice | None
     pareto: pareto_sets.ParetoSet
     pareto_measure: str
     tests: Mapping[tuple[str, str], figures.TaskTest]
@@ -48,7 +50,11 @@ def read_results(workspace: Workspace, run: str | None, limit: Limit | None = No
     return Results(
         plan=plan,
         rows=rows,
-        choice=recommend(rows, None if limit is None else limit.bytes) if len(rows) > 1 else None,
+        choice=advise_on_records(
+            rows, plan.model, None if limit is None else limit.bytes, commands=run_commands(plan, workspace)
+        )
+        if len(rows) > 1
+        else None,
         pareto=pareto,
         pareto_measure=measure,
         tests=figures.task_tests(rows),

@@ -52,10 +52,11 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
         lines += (
             _task(results, row.variant, task, scales[task], colours) if figures.finite(score.value) is not None else []
         )
-    reasons = results.choice.reasons.get(row.variant, ()) if results.choice else ()
+    reason = results.choice.why_not(row.variant) if results.choice else ""
     if results.choice is not None and results.choice.variant == row.variant:
         lines.append(Text(f"{fmt.CHOSEN} recommended", colours.good))
-    lines += [Text(f"not chosen: it {fmt.plain(reason)}", colours.soft) for reason in reasons]
+    if reason:
+        lines.append(Text(f"not chosen: it {fmt.plain(reason)}", colours.soft))
     return [*lines, Text()]
 
 
@@ -93,7 +94,7 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
 
 def which_to_run(results: Results, colours: Palette) -> Text:
     """The whole recommendation, which does not fit on a narrow screen."""
-    words = results.choice.sentence if results.choice else "Only one variant: nothing to choose between."
+    words = results.choice.reason if results.choice else "Only one variant: nothing to choose between."
     return Text("\n").join([_head("Which variant to run", colours), Text(fmt.plain(words), colours.ink)])
 
 

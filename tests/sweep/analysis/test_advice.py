@@ -10,7 +10,9 @@ from fit_reports import GIB, report, row, three
 
 from presets.advice import advice_rules
 from presets.quality import quality_priors
-from sweep.analysis.advice import AdvisedPlacement, advise, candidates, estimated_speed, to_json
+from sweep.analysis.advice import advise, to_json
+from sweep.analysis.candidate import AdvisedPlacement
+from sweep.analysis.fit_candidates import Measurements, estimated_speed, fit_candidates
 from sweep.analysis.priors import MeasuredKld, expected_klds
 from sweep.fit.fit_report import FitReport, FitRow
 from sweep.fit.hardware import Device, parse_devices
@@ -19,8 +21,11 @@ from sweep.fit.weight_types import WeightTypes
 GPU = parse_devices(["RTX 3090"])  # 936 GB/s
 
 
-def measured(**klds: float) -> dict[str, MeasuredKld]:
-    return {name: MeasuredKld(kld, kld / 20, "BF16", "a") for name, kld in klds.items()}
+NOTHING = Measurements()
+
+
+def measured(**klds: float) -> Measurements:
+    return Measurements({name: MeasuredKld(kld, kld / 20, "BF16", "a") for name, kld in klds.items()})
 
 
 def read(made: FitRow, *gigabytes: float, **changes: object) -> FitRow:
@@ -36,8 +41,8 @@ def ladder(*variants: tuple[str, float, float], devices: list[Device] = GPU) -> 
 
 
 def chosen(found: FitReport, **klds: float) -> str | None:
-    pick = advise(found.model, candidates(found, measured(**klds))).pick
-    return None if pick is None else pick.row.variant
+    pick = advise(found.model, fit_candidates(found, measured(**klds))).pick
+    return None if pick is None else pick.variant
 
 
 def test_an_expected_divergence_is_the_mean_over_the_weights() -> None:
@@ -99,14 +104,17 @@ def test_older_types_are_chosen_only_if_they_were_measured() -> None:
     found = ladder(("Q4_1", 8.8, 5.0), ("Q4_K_M", 8.4, 4.9))
     assert chosen(found) == "Q4_K_M"
     assert chosen(found, Q4_1=0.005, Q4_K_M=0.03) == "Q4_1"
-    (excluded,) = advise("m", candidates(found, {})).excluded
-    assert (excluded.variant, excluded.reason) == ("Q4_1", advice_rules().not_chosen["Q4_1"])
+    (excluded,) = advise("m", fit_candidates(found, NOTHING)).excluded
+    assert (excluded.variant, excluded.reason) == (
+        "Q4_1",
+        f"is not chosen unless it was measured: {advice_rules().not_chosen['Q4_1']}",
+    )
 
 
 def test_a_divergence_beyond_use_is_never_chosen() -> None:
     found = ladder(("IQ1_M", 3.6, 2.1))
     assert chosen(found) is None
-    advice = advise("m", candidates(found, {}))
+    advice = advise("m", fit_candidates(found, NOTHING))
     assert "beyond use" in advice.excluded[0].reason
     assert advice.confidence == "cannot-tell"
     assert to_json(advice)["variant"] is None
@@ -115,7 +123,7 @@ def test_a_divergence_beyond_use_is_never_chosen() -> None:
 def test_a_measured_divergence_replaces_the_expected_one() -> None:
     found = ladder(("Q5_K_M", 5.5, 5.7), ("Q4_K_M", 4.9, 4.9))
     assert chosen(found, Q5_K_M=0.2, Q4_K_M=0.01) == "Q4_K_M"
-    advice = advise("m", candidates(found, measured(Q5_K_M=0.2, Q4_K_M=0.01)))
+    advice = advise("m", fit_candidates(found, measured(Q5_K_M=0.2, Q4_K_M=0.01)))
     assert advice.confidence == "measured"
     assert "measured KL divergence is 0.010 nats" in advice.reason
 
@@ -168,20 +176,20 @@ def test_iq_types_in_ram_cost_speed() -> None:
 def test_a_good_quant_with_experts_in_ram_beats_a_poor_one_on_the_gpu() -> None:
     poor = read(row("IQ2_XXS", 9.0, 2.3, GPU), 1.5, 0.0)
     good = read(row("Q4_K_M", 20.0, 4.9, GPU, fits=False, partial=True, cpu_moe_layers=23), 1.9, 0.35)
-    pick = advise("m", candidates(report([poor, good], GPU, architecture="qwen35moe"), {})).pick
+    pick = advise("m", fit_candidates(report([poor, good], GPU, architecture="qwen35moe"), NOTHING)).pick
     assert pick is not None
-    assert (pick.row.variant, pick.placement) == ("Q4_K_M", AdvisedPlacement.EXPERTS)
+    assert (pick.variant, pick.placement) == ("Q4_K_M", AdvisedPlacement.EXPERTS)
 
 
 def test_nothing_goes_to_ram_for_less_than_an_adequate_divergence() -> None:
     whole = read(row("Q5_K_M", 9.0, 5.7, GPU), 9.0, 0.0)
     partly = read(row("Q6_K", 9.8, 6.6, GPU, fits=False, partial=True, gpu_layers=30), 9.0, 0.3)
     found = report([whole, partly], GPU, architecture="qwen35")
-    advice = advise("m", candidates(found, {}))
+    advice = advise("m", fit_candidates(found, NOTHING))
     assert advice.pick is not None
     assert advice.better is not None
-    assert advice.pick.row.variant == "Q5_K_M"
-    assert (advice.better.row.variant, advice.better.placement) == ("Q6_K", AdvisedPlacement.LAYERS)
+    assert advice.pick.variant == "Q5_K_M"
+    assert (advice.better.variant, advice.better.placement) == ("Q6_K", AdvisedPlacement.LAYERS)
 
 
 def test_a_smaller_cache_is_chosen_only_where_f16_has_nothing_adequate() -> None:
@@ -189,23 +197,25 @@ def test_a_smaller_cache_is_chosen_only_where_f16_has_nothing_adequate() -> None
     large = read(row("Q4_K_M", 8.4, 4.9, GPU), 8.4, 0.0)
     f16 = report([small, replace(large, fits=False, headroom_bytes=-1)], GPU, architecture="qwen35")
     q8_0 = report([small, large], GPU, architecture="qwen35", kv_type="q8_0")
-    pick = advise("m", [*candidates(f16, {}), *candidates(q8_0, {})]).pick
+    pick = advise("m", [*fit_candidates(f16, NOTHING), *fit_candidates(q8_0, NOTHING)]).pick
     assert pick is not None
-    assert (pick.row.variant, pick.kv_type) == ("Q4_K_M", "q8_0")
-    both = advise("m", [*candidates(replace(f16, rows=(small, large)), {}), *candidates(q8_0, {})]).pick
+    assert (pick.variant, pick.kv_type) == ("Q4_K_M", "q8_0")
+    both = advise(
+        "m", [*fit_candidates(replace(f16, rows=(small, large)), NOTHING), *fit_candidates(q8_0, NOTHING)]
+    ).pick
     assert both is not None
-    assert (both.row.variant, both.kv_type) == ("Q4_K_M", "f16")
+    assert (both.variant, both.kv_type) == ("Q4_K_M", "f16")
 
 
 def test_a_variant_that_does_not_fit_says_by_how_much() -> None:
-    advice = advise("m", candidates(three("6GiB"), {}))
+    advice = advise("m", fit_candidates(three("6GiB"), NOTHING))
     reasons = {one.variant: one.reason for one in advice.excluded}
     assert reasons["BF16"].startswith("does not fit: it needs 396 GiB more")
 
 
 def test_the_json_has_every_promised_field() -> None:
     found = ladder(("Q5_K_M", 5.5, 5.7), ("Q4_K_M", 4.9, 4.9), ("TQ1_0", 3.6, 2.1))
-    answer = to_json(advise("m", candidates(found, {})))
+    answer = to_json(advise("m", fit_candidates(found, NOTHING)))
     assert answer["variant"] == "Q5_K_M"
     assert answer["kv_type"] == "f16"
     assert answer["ctx"] == 8192

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stored_runs import Stored
 
-from sweep.analysis.measured import measured_klds
+from sweep.analysis.measured import measurements
 from sweep.workspace import Workspace
 
 NLL = np.full(4, 1.0)
@@ -26,22 +26,22 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_divergences_of_a_run_are_found_and_that_of_the_reference_is_0(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.05, "Q8_0": 0.001}).put(workspace)
-    found = measured_klds(workspace, "Qwen3-8B")
+    found = measurements(workspace, "Qwen3-8B").klds
     assert {name: one.kld for name, one in found.items()} == {"BF16": 0.0, "Q4_K_M": 0.05, "Q8_0": 0.001}
 
 
 def test_reading_does_not_create_a_store(workspace: Workspace) -> None:
-    assert measured_klds(workspace, "Qwen3-8B") == {}
+    assert measurements(workspace, "Qwen3-8B").klds == {}
     assert not workspace.database.exists()
 
 
 def test_runs_of_another_model_are_ignored(workspace: Workspace) -> None:
     stored("one", {"Q4_K_M": 0.05}, model="Qwen3-4B").put(workspace)
-    assert measured_klds(workspace, "Qwen3-8B") == {}
+    assert measurements(workspace, "Qwen3-8B").klds == {}
 
 
 def test_divergences_from_different_references_are_not_mixed(workspace: Workspace) -> None:
     stored("old", {"Q4_K_M": 0.05, "Q8_0": 0.002}, mark="a").put(workspace)
     stored("new", {"Q4_K_M": 0.0001}, mark="b").put(workspace)
-    losses = measured_klds(workspace, "Qwen3-8B")
+    losses = measurements(workspace, "Qwen3-8B").klds
     assert {name: loss.run for name, loss in losses.items()} == dict.fromkeys(("BF16", "Q4_K_M", "Q8_0"), "old")

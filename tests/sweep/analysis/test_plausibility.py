@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweep.analysis.recommend import recommend
+from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
 from sweep.record import Divergence, Perplexity, Record
 from sweep.report.html import render_html
@@ -69,6 +69,6 @@ def test_table_report_json_and_notes_show_the_mark_and_the_causes(records):
     assert lines
     assert all(line.startswith("?") for line in lines)
     assert "? implausible figures" in printed.get()
-    page = render_html(rows, {"model": "m"}, recommend(rows))
+    page = render_html(rows, {"model": "m"}, advise_on_records(rows))
     assert "Likely causes: another tokenizer" in page
     assert 'title="implausible: its top token' in page

@@ -39,7 +39,7 @@ def test_every_field_of_a_request_has_one_option() -> None:
     names = {field.name for field in fields(Request)}
     assert {option.field for option in RUN} == names - {"quant", "write_base"}
     assert names - {option.field for option in EVAL} == {
-        "preset", "variants", "reference", "imatrix", "calibration", "keep", "gpu", "dry_run",
+        "preset", "variants", "reference", "imatrix", "calibration", "keep", "gpu", "dry_run", "tolerance",
     }  # fmt: skip
     for options in (RUN, EVAL):
         assert len({option.field for option in options}) == len(options)

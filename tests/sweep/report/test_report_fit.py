@@ -9,7 +9,7 @@ from fit_reports import report, row, three
 from rich.console import Console
 
 from sweep import format as text_module
-from sweep.analysis.advice import candidates
+from sweep.analysis.fit_candidates import Measurements, fit_candidates
 from sweep.fit.fit_report import FitReport
 from sweep.fit.hardware import parse_devices
 from sweep.report.fit import commands, render_fit, render_formulas
@@ -62,7 +62,7 @@ def test_a_model_on_a_cpu_only_machine_fits_and_is_not_partly_in_ram() -> None:
 
 def test_commands_are_given_for_the_pick_and_for_partly_fitting_variants() -> None:
     found = three("6GiB")
-    pick = next(one for one in candidates(found, {}) if one.row.variant == "Q4_K_M")
+    pick = next(one for one in fit_candidates(found, Measurements()) if one.variant == "Q4_K_M")
     given = commands(found, pick)
     assert given[2:] == ["  Q4_K_M: llama-server -ngl 37 -c 8192", "  Q8_0: llama-server -ngl 20"]
     devices = parse_devices(["6GiB"])

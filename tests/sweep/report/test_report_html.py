@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from sweep.analysis.recommend import recommend
+from sweep.analysis.run_candidates import advise_on_records
 from sweep.format import MINUS
 from sweep.record import Record
 from sweep.report.html import render_html, write_html
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
 
 def page(records, settings=SETTINGS, **more) -> str:
-    return render_html(records, settings, recommend(records, **more))
+    return render_html(records, settings, advise_on_records(records, **more))
 
 
 def test_well_formed_and_self_contained(records, failed):
@@ -108,14 +108,14 @@ def test_a_hostile_task_and_a_hostile_recommended_variant(records):
         for r in records
     ]
     parsed = Page(page(changed))
-    assert recommend(changed).variant == name
+    assert advise_on_records(changed).variant == name
     assert not {tag for tag, _ in parsed.tags} & {"img", "b"}
 
 
 def test_the_sentence_the_figures_and_the_settings_are_on_the_page(records, failed):
     text = Page(page([*records, failed])).text
     for expected in (
-        recommend(records).sentence,
+        advise_on_records(records).reason,
         "Trust KL divergence",
         "0.031200",
         "±0.0203",

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sweep.analysis.recommend import recommend
+from sweep.analysis.run_candidates import advise_on_records
 from sweep.format import MINUS
 from sweep.record import Divergence, Memory, Record, Samples, TaskScore
 from sweep.report.results_table import render_table
 
 
-def printed(records, width, *, colour=False, recommendation=None) -> str:
+def printed(records, width, *, colour=False, advice=None) -> str:
     console = Console(
         file=io.StringIO(),
         width=width,
@@ -24,7 +24,7 @@ def printed(records, width, *, colour=False, recommendation=None) -> str:
         color_system="truecolor" if colour else None,
         legacy_windows=False,
     )
-    console.print(render_table(records, width, recommendation))
+    console.print(render_table(records, width, advice))
     return console.file.getvalue()
 
 
@@ -34,7 +34,7 @@ def rows_of(output: str, variant: str) -> list[str]:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 180, 260])
 def test_every_variant_is_one_line_per_table_and_no_line_is_too_long(records, failed, width):
-    output = printed([*records, failed], width, recommendation=recommend(records))
+    output = printed([*records, failed], width, advice=advise_on_records(records))
     assert max(map(len, output.splitlines())) <= width
     heads = [line for line in output.splitlines() if line.startswith("    variant ")]
     for record in records:
@@ -76,7 +76,7 @@ def test_values_of_a_column_are_aligned(records):
 
 def test_every_coloured_cell_also_has_a_sign(records, failed):
     """Without colours, every coloured part of a row still has a sign."""
-    coloured = printed([*records, failed], 140, colour=True, recommendation=recommend(records))
+    coloured = printed([*records, failed], 140, colour=True, advice=advise_on_records(records))
     pieces = re.findall(r"\x1b\[([0-9;]*)m([^\x1b]*)\x1b\[0m", coloured)
     hued = [body for style, body in pieces if re.search(r"\b3[1-7]\b", style)]
     assert any("▼" in body for body in hued)
@@ -166,8 +166,8 @@ def test_the_legend_says_which_tasks_have_subjects_as_units(records):
     assert "whole subjects" not in printed(records, 140)
 
 
-def test_recommendation_is_marked_and_printed_once(records):
-    output = printed(records, 140, recommendation=recommend(records))
+def test_the_advice_is_marked_and_printed_once(records):
+    output = printed(records, 140, advice=advise_on_records(records))
     assert output.count("Run Q4_K_M") == 1
     assert [line[0] for line in rows_of(output, "Q4_K_M")] == ["►", "►"]
     assert "►" not in printed(records, 140)

@@ -1,0 +1,112 @@
+"""The variants of a fit report as candidates of the advice: what they lose, and how fast they are, before a run.
+
+The speed follows from the bytes that a token reads and the bandwidth of the memory that they are in;
+presets/advice.toml has the shares of the bandwidth that llama.cpp reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from presets.advice import advice_rules
+from sweep import format as fmt
+from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence
+from sweep.analysis.priors import ExpectedKld, MeasuredKld, expected_klds, measured_kld
+from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What runs measured of a model, by variant: divergences from one reference over one text, and what tasks say."""
+
+    klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
+    tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
+
+
+def expected_losses(report: FitReport, klds: Mapping[str, MeasuredKld]) -> dict[str, ExpectedKld]:
+    """By variant, the divergence that was measured, or else is expected, with the report's type of KV cache.
+
+    `klds` are the divergences that were measured. Variants about which nothing is known are left out, and so are all if
+    nothing is known about the type of the cache.
+    """
+    added = advice_rules().kv_types.get(report.kv_type)
+    if added is None:
+        return {}
+    expected = expected_klds(
+        {row.variant: row.weight_types for row in report.rows},
+        report.architecture,
+        {name: found.kld for name, found in klds.items()},
+    )
+    known = {**expected, **{name: measured_kld(found) for name, found in klds.items()}}
+    return {
+        name: ExpectedKld(kld.value + added, kld.low + added, kld.high + added, kld.source)
+        for name, kld in known.items()
+    }
+
+
+def fit_candidates(report: FitReport, measured: Measurements) -> list[Candidate]:
+    """The variants of a fit report as candidates, with what was measured of them before."""
+    klds = measured.klds
+    has_gpu = any(device.kind != "cpu" for device in report.devices)
+    losses = expected_losses(report, klds)
+    return [
+        Candidate(
+            model=report.model,
+            variant=row.variant,
+            file_bytes=row.file_bytes,
+            kv_type=report.kv_type,
+            context=report.context,
+            placement=_placement(row, has_gpu),
+            kld=losses.get(row.variant),
+            tokens_per_s=estimated_speed(row, report),
+            obstacle=_obstacle(row, row.variant in losses, estimated_speed(row, report)),
+            tasks=measured.tasks.get(row.variant),
+            is_reference=row.variant in klds and klds[row.variant].reference == row.variant,
+            ram_bytes=row.shares[-1].total_bytes,
+            command=f"llama-server {row.arguments}" if row.arguments else "",
+        )
+        for row in report.rows
+    ]
+
+
+def _obstacle(row: FitRow, has_loss: bool, speed: float | None) -> str:
+    if verdict(row) is Verdict.DOES_NOT_FIT:
+        return f"does not fit: it needs {fmt.size(-row.headroom_bytes)} more"
+    if speed is None:
+        return "has no estimate of its speed" if has_loss else "has no estimate of its loss and its speed"
+    return ""
+
+
+def _placement(row: FitRow, has_gpu: bool) -> AdvisedPlacement:
+    if not has_gpu:
+        return AdvisedPlacement.RAM
+    if verdict(row) is not Verdict.PARTLY:
+        return AdvisedPlacement.GPU
+    return AdvisedPlacement.EXPERTS if row.gpu_layers == row.n_layers else AdvisedPlacement.LAYERS
+
+
+def estimated_speed(row: FitRow, report: FitReport) -> float | None:
+    """Tokens per second of one sequence with a full context: each device reads its part of the weights and the cache
+    one after another. None for a kind of variant for which these bytes are not known."""
+    speed = advice_rules().speed
+    gpus = [device for device in report.devices if device.kind != "cpu"]
+    host = next((device for device in report.devices if device.kind == "cpu"), None)
+    iq = (
+        0.0
+        if row.weight_types is None
+        else sum(share for name, share in row.weight_types.shares.items() if name.startswith("IQ"))
+    )
+    seconds = 0.0
+    for place, share in enumerate(row.shares):
+        if not share.read_bytes:
+            continue
+        if place < len(gpus):
+            bandwidth, reached = gpus[place].bandwidth or speed.gpu_bandwidth, speed.devices
+        else:
+            known = None if host is None else host.bandwidth
+            bandwidth = known or speed.ram_bandwidth
+            reached = speed.experts_in_ram if row.cpu_moe_layers else speed.ram
+            reached *= 1 - iq + iq * speed.iq_types_in_ram
+        seconds += share.read_bytes / (bandwidth * reached)
+    return 1 / seconds if seconds else None
