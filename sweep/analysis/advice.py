@@ -370,6 +370,6 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "tokens_per_s": one.tokens_per_s,
         "speed_source": speed,
         "expected_kld": None if one.kld is None else vars(one.kld),
-        "command": one.command,
-        "get": one.get or None,
+        "command": one.commands.run,
+        "get": one.commands.get or None,
     }

@@ -59,6 +59,14 @@ class TaskEvidence:
 
 
 @dataclass(frozen=True)
+class Commands:
+    """The command that runs a variant's file, and the one that makes or downloads the file; empty if it is there."""
+
+    run: str = ""
+    get: str = ""
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A variant with a type of KV cache, as it would run.
 
@@ -69,7 +77,7 @@ class Candidate:
     - `tasks` is what tasks say about its loss; None if it was compared on none. `is_reference`: others were compared
       with it.
     - `ram_bytes` is the part of it that is in RAM beside GPUs.
-    - `command` runs it; empty if llama.cpp cannot. `get` makes or downloads its file; empty if the file is there.
+    - `commands` say how to run it; `commands.run` is empty if llama.cpp cannot.
     """
 
     model: str
@@ -85,8 +93,7 @@ class Candidate:
     tasks: TaskEvidence | None = None
     is_reference: bool = False
     ram_bytes: int = 0
-    command: str = ""
-    get: str = ""
+    commands: Commands = Commands()
 
     @property
     def name(self) -> str:

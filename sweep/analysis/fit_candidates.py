@@ -12,16 +12,19 @@ from dataclasses import dataclass, field
 from presets.advice import advice_rules
 from sweep import format as fmt
 from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence
+from sweep.analysis.fit_commands import fit_commands
 from sweep.analysis.priors import ExpectedKld, MeasuredKld, expected_klds, measured_kld
 from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What runs measured of a model, by variant: divergences from one reference over one text, and what tasks say."""
+    """What runs measured of a model, by variant: divergences from one reference over one text, and what tasks
+    say. `files` are the files that were kept."""
 
     klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
     tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def expected_losses(report: FitReport, klds: Mapping[str, MeasuredKld]) -> dict[str, ExpectedKld]:
@@ -45,8 +48,9 @@ def expected_losses(report: FitReport, klds: Mapping[str, MeasuredKld]) -> dict[
     }
 
 
-def fit_candidates(report: FitReport, measured: Measurements) -> list[Candidate]:
-    """The variants of a fit report as candidates, with what was measured of them before."""
+def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -> list[Candidate]:
+    """The variants of a fit report as candidates, with what was measured of them before. `model` is the MODEL that the
+    report was asked for; empty: its name."""
     klds = measured.klds
     has_gpu = any(device.kind != "cpu" for device in report.devices)
     losses = expected_losses(report, klds)
@@ -64,7 +68,7 @@ def fit_candidates(report: FitReport, measured: Measurements) -> list[Candidate]
             tasks=measured.tasks.get(row.variant),
             is_reference=row.variant in klds and klds[row.variant].reference == row.variant,
             ram_bytes=row.shares[-1].total_bytes,
-            command=f"llama-server {row.arguments}" if row.arguments else "",
+            commands=fit_commands(row, model or report.model, measured.files),
         )
         for row in report.rows
     ]

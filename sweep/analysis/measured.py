@@ -26,6 +26,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
     if not workspace.database.is_file():
         return Measurements()
     # Imported here because scipy takes half a second to load, and most calls of `sweep fit` do not need it.
+    from sweep.analysis.run_commands import variant_files
     from sweep.analysis.task_evidence import task_evidence
     from sweep.results.history import UnreadableRun, read_plan
     from sweep.results.records import records, reference_units
@@ -33,11 +34,13 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
 
     groups: dict[str, dict[str, MeasuredKld]] = defaultdict(dict)
     tasks: dict[str, TaskEvidence] = {}
+    files: dict[str, str] = {}
     with Store(workspace.database) as store:
         for stored in store.runs():  # the newest first
             plan = read_plan(stored)
             if isinstance(plan, UnreadableRun) or plan.model != model or not plan.is_current:
                 continue
+            files = variant_files(plan, workspace) | files
             rows = records(plan, store)
             for record in rows:
                 units, kld = reference_units(plan, record.variant), _kld(record, plan)
@@ -47,7 +50,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
                 known = tasks.get(variant)
                 if known is None or known.items * len(known.tasks) < found.items * len(found.tasks):
                     tasks[variant] = found
-    return Measurements(max(groups.values(), key=len, default={}), tasks)
+    return Measurements(max(groups.values(), key=len, default={}), tasks, files)
 
 
 def _kld(record: Record, plan: Plan) -> MeasuredKld | None:

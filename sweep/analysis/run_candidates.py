@@ -9,18 +9,10 @@ from presets.advice import Tolerance
 from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.analysis.advice import Advice, advise
-from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence
+from sweep.analysis.candidate import AdvisedPlacement, Candidate, Commands, TaskEvidence
 from sweep.analysis.priors import ExpectedKld, MeasuredKld, measured_kld
 from sweep.analysis.task_evidence import not_compared, task_evidence
 from sweep.record import Record
-
-
-@dataclass(frozen=True)
-class RunCommands:
-    """How to run a variant's file, and how to make the file; empty if it is there."""
-
-    run: str = ""
-    get: str = ""
 
 
 def advise_on_records(
@@ -28,7 +20,7 @@ def advise_on_records(
     model: str = "",
     limit_bytes: int | None = None,
     tolerance: Tolerance | None = None,
-    commands: Mapping[str, RunCommands] | None = None,
+    commands: Mapping[str, Commands] | None = None,
 ) -> Advice:
     """The advice by what a run measured, for `limit_bytes` of memory.
 
@@ -43,7 +35,7 @@ def run_candidates(
     model: str = "",
     limit_bytes: int | None = None,
     tolerance: Tolerance | None = None,
-    commands: Mapping[str, RunCommands] | None = None,
+    commands: Mapping[str, Commands] | None = None,
 ) -> list[Candidate]:
     """The records as candidates, the smallest first."""
     evidence = task_evidence(records, tolerance)
@@ -52,7 +44,6 @@ def run_candidates(
     ordered = sorted(records, key=lambda record: (record.file_bytes or 0, record.variant))
     found = []
     for record in ordered:
-        how = (commands or {}).get(record.variant, RunCommands())
         found.append(
             Candidate(
                 model=model,
@@ -67,8 +58,7 @@ def run_candidates(
                 obstacle=judge.obstacle(record),
                 tasks=evidence.get(record.variant),
                 is_reference=record.variant in references,
-                command=how.run,
-                get=how.get,
+                commands=(commands or {}).get(record.variant, Commands()),
             )
         )
     return found

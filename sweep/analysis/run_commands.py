@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 
-from sweep.analysis.run_candidates import RunCommands
+from sweep.analysis.candidate import Commands
 from sweep.jobs.export import ExportJob
 from sweep.jobs.model import MeasuredModel
 from sweep.results.plan import Plan
 from sweep.workspace import Workspace
 
 
-def run_commands(plan: Plan, workspace: Workspace) -> dict[str, RunCommands]:
+def run_commands(plan: Plan, workspace: Workspace) -> dict[str, Commands]:
     """By variant. A variant that llama.cpp cannot run has none."""
     found = {}
-    for name in plan.variants:
-        model = plan.model_of(name)
+    for name, model in _gguf_models(plan).items():
+        file = model.file.under(workspace.root)
         export = next((cell.job for cell in plan.cells_of(name) if isinstance(cell.job, ExportJob)), None)
-        own = model if any(cell.variant == name for cell in plan.cells) else None
-        if own is not None and own.opener == "gguf":
-            found[name] = _commands(own, export, workspace.root)
+        if file.exists() or export is None:
+            found[name] = Commands(_server(_typed(file), model))
+        else:
+            found[name] = Commands(_server(f"{export.name}-{export.quant}.gguf", model), _convert(export, workspace))
     return found
 
 
-def _commands(model: MeasuredModel, export: ExportJob | None, root: Path) -> RunCommands:
-    file = model.file.under(root)
-    if file.exists() or export is None:
-        return RunCommands(_server(_relative(file), model))
-    source = _relative(export.source.under(root))
-    get = ["sweep", "convert", source, "--to", export.quant]
-    get += ["--imatrix", _relative(export.imatrix.under(root))] if export.imatrix is not None else []
-    return RunCommands(_server(f"{export.name}-{export.quant}.gguf", model), shlex.join(get))
+def variant_files(plan: Plan, workspace: Workspace) -> dict[str, str]:
+    """The GGUF files of a run that exist, by variant, as they are typed in the current directory."""
+    files = {name: model.file.under(workspace.root) for name, model in _gguf_models(plan).items()}
+    return {name: _typed(file) for name, file in files.items() if file.exists()}
+
+
+def _gguf_models(plan: Plan) -> dict[str, MeasuredModel]:
+    with_cells = {cell.variant for cell in plan.cells}
+    models = {name: plan.model_of(name) for name in plan.variants if name in with_cells}
+    return {name: model for name, model in models.items() if model is not None and model.opener == "gguf"}
+
+
+def _convert(export: ExportJob, workspace: Workspace) -> str:
+    words = ["sweep", "convert", _typed(export.source.under(workspace.root)), "--to", export.quant]
+    if export.imatrix is not None:
+        words += ["--imatrix", _typed(export.imatrix.under(workspace.root))]
+    return shlex.join(words)
 
 
 def _server(file: str, model: MeasuredModel) -> str:
@@ -45,7 +54,7 @@ def _server(file: str, model: MeasuredModel) -> str:
     return shlex.join(words)
 
 
-def _relative(path: Path) -> str:
+def _typed(path: Path) -> str:
     """The path as it is typed in the current directory."""
-    here = Path(os.getcwd())
+    here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -148,7 +148,7 @@ def fit(
     from sweep.fit.fit_report import FitOptions, to_json
     from sweep.fit.hardware import parse_devices, with_ram
     from sweep.fit.local_devices import local_devices
-    from sweep.report.advice import render_advice
+    from sweep.report.advice import command_lines, render_advice
     from sweep.report.fit import commands, render_fit, render_formulas
     from sweep.workspace import Workspace, default_root
 
@@ -192,4 +192,6 @@ def fit(
             for line in commands(report, advice.pick):
                 output.show(escape(line))
             output.show(render_advice(advice))
+            for line in command_lines(advice):
+                output.show(escape(line))
     return Exit.OK if any(row.fits for row in report.rows) else Exit.DOES_NOT_FIT

@@ -59,10 +59,13 @@ def advise_on(question: FitQuestion, report: FitReport, measured: Measurements) 
 
 
 def _all_candidates(question: FitQuestion, report: FitReport, measured: Measurements) -> list[Candidate]:
-    found = fit_candidates(report, measured)
+    found = fit_candidates(report, measured, question.model)
     has_cache = any(row.figures["kv"].bytes for row in report.rows)
     if not question.any_cache or not has_cache or advise(report.model, found).is_simple:
         return found
     names = question.variants or [one.variant for one in found if one.kld is not None]
     smaller = replace(question.options, context=report.context, kv_type_k=SMALLER_CACHE, kv_type_v=SMALLER_CACHE)
-    return [*found, *fit_candidates(replace(question, variants=names, options=smaller).answer(), measured)]
+    return [
+        *found,
+        *fit_candidates(replace(question, variants=names, options=smaller).answer(), measured, question.model),
+    ]

@@ -27,9 +27,9 @@ def alternatives(advice: Advice) -> list[tuple[str, Candidate]]:
 def command_lines(advice: Advice) -> list[str]:
     """Lines to paste, which must not be wrapped: how to get the pick's file, if it is not there, and how to run it."""
     pick = advice.pick
-    if pick is None or not pick.command:
+    if pick is None or not pick.commands.run:
         return []
-    lines = [fmt.printable(line) for line in (pick.get, pick.command) if line]
+    lines = [fmt.printable(line) for line in (pick.commands.get, pick.commands.run) if line]
     return ["", "Run this:", *(f"  {line}" for line in lines)]
 
 

@@ -244,17 +244,16 @@ def part_name(part: str) -> str:
 
 
 def commands(report: FitReport, pick: Candidate | None) -> list[str]:
-    """Lines to paste, which must not be wrapped: the command that runs the pick, and those of the variants that are
-    partly in RAM, from the least to the most RAM."""
+    """Lines to paste, which must not be wrapped: the commands of the variants that are partly in RAM, without the pick,
+    from the least to the most RAM."""
     partly = [row for row in report.rows if verdict(row) is Verdict.PARTLY and row.arguments]
     partly = [row for row in partly if pick is None or row.variant != pick.variant]
     partly.sort(key=lambda row: row.shares[-1].total_bytes)
-    lines = [f"  {pick.name}: {fmt.printable(pick.command)}"] if pick is not None and pick.command else []
-    lines += [f"  {fmt.plain(row.variant)}: llama-server {fmt.printable(row.arguments)}" for row in partly]
+    lines = [f"  {fmt.plain(row.variant)}: llama-server {fmt.printable(row.arguments)}" for row in partly]
     if len(lines) > MOST_COMMANDS:
         left = len(lines) - MOST_COMMANDS
         lines[MOST_COMMANDS:] = [f"  {left} more: name them with --variants to see their commands"]
-    return ["", "To run it (llama-cli takes the same arguments):", *lines] if lines else []
+    return ["", "To run variants that are partly in RAM (llama-cli takes the same arguments):", *lines] if lines else []
 
 
 def render_formulas(report: FitReport) -> RenderableType:

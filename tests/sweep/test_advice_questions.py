@@ -71,7 +71,7 @@ def test_the_command_answers_as_the_library_does(tmp_path: Path) -> None:
     command = (*command, "--workspace", str(tmp_path))
     answer = json.loads(call(*command, "--format", "json").stdout)["advice"]
     assert (answer["variant"], answer["kv_type"]) == (pick.variant, pick.kv_type) == ("Q4_K_M", "q8_0")
-    assert answer["command"] == pick.command
+    assert answer["command"] == pick.commands.run
     assert "-ctk q8_0 -ctv q8_0" in answer["command"]
     assert f"► Run {pick.name}" in call(*command).stdout
     assert call(*command, "--best", "--format", "quiet").stdout == f"{pick.variant}\n"

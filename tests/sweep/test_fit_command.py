@@ -100,7 +100,7 @@ def test_tables_show_verdicts_sources_and_commands(sweep: Any) -> None:
     words = " ".join(out.split())
     assert "RTX 3060 Ti (simulated)" in words
     assert "weights: llama.cpp dry run" in words
-    assert "Q4_K_M: llama-server -m Qwen3-8B-Q4_K_M.gguf -c 8192" in words
+    assert "Run this: sweep convert Qwen/Qwen3-8B --to Q4_K_M llama-server -m Qwen3-8B-Q4_K_M.gguf -c 8192" in words
     assert "weights in bytes, from llama.cpp dry run" in words
 
 

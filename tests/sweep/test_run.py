@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from cores import every_core
 
 import presets
+from sweep.workspace import Workspace
+from tui.state.results import read_results
 
 COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]
@@ -69,6 +72,31 @@ def undisturbed(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """A sweep that ran without interruption, and its workspace."""
     workspace = tmp_path_factory.mktemp("whole")
     return workspace, finished(begin(text, workspace))
+
+
+def test_fit_the_run_and_the_screen_give_the_same_advice(undisturbed: tuple[Path, Ended]) -> None:
+    workspace, ended = undisturbed
+    told = ended.events[-1]["advice"]
+    assert told["confidence"] == "cannot-tell"  # 12 items
+    assert told["settle"]["items"] > 12
+    shown = read_results(Workspace(workspace), None).choice
+    assert shown is not None
+    assert (shown.variant, shown.reason) == (told["variant"], told["reason"])
+    variants = ("--variants", "BF16,Q4_K_M,Q2_K", "--workspace", str(workspace))
+    fitted = json.loads(call("fit", "micro", *variants, "--format", "json").stdout)
+    for field in ("variant", "kv_type", "ctx", "placement", "confidence", "settle"):
+        assert fitted["advice"][field] == told[field], field
+    assert fitted["advice"]["expected_kld"] == pytest.approx(told["expected_kld"])
+    assert str(workspace) in fitted["advice"]["command"]
+    assert fitted["advice"]["command"].split()[:3] == told["command"].split()[:3]
+    assert {row["variant"]: row["expected_kld"]["source"] for row in fitted["rows"]} == dict.fromkeys(
+        ("BF16", "Q4_K_M", "Q2_K"), "measured"
+    )
+    printed = call("report", "--workspace", str(workspace)).stdout
+    assert f"► Run {told['variant']} (" in printed
+    assert f"Run this:\n  {told['command']}\n" in printed
+    page = (workspace / "runs" / ended.events[-1]["run"] / "report.html").read_text()
+    assert "cannot tell yet" in page
 
 
 def without_timings(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

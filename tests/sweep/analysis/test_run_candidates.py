@@ -11,7 +11,8 @@ from simulated_sweeps import LIMITS, simulate
 
 from presets.advice import Tolerance, advice_rules
 from sweep.analysis.advice import Advice, to_json
-from sweep.analysis.run_candidates import RunCommands, advise_on_records
+from sweep.analysis.candidate import Commands
+from sweep.analysis.run_candidates import advise_on_records
 from sweep.record import Divergence, Memory, Record, Speed, TaskScore
 from sweep.statistics import compare_items
 
@@ -221,7 +222,7 @@ def test_the_items_that_would_settle_it_do_settle_it():
 
 
 def test_the_commands_are_those_of_the_pick(records):
-    found = advise_on_records(records, commands={"Q4_K_M": RunCommands("llama-server -m a.gguf", "sweep convert a")})
+    found = advise_on_records(records, commands={"Q4_K_M": Commands("llama-server -m a.gguf", "sweep convert a")})
     told = to_json(found)
     assert (told["command"], told["get"]) == ("llama-server -m a.gguf", "sweep convert a")
 

@@ -1,0 +1,39 @@
+"""The commands for a variant before a run: how to get its file, and how to run it where `sweep fit` placed it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from converters.catalogue import catalogue_entry
+from sweep.analysis.candidate import Commands
+from sweep.fit.fit_report import FitRow
+
+HUB = "hub:"
+
+
+def fit_commands(row: FitRow, model: str, files: Mapping[str, str]) -> Commands:
+    """`model` is the MODEL that `sweep fit` was asked about; `files` are the files that exist, by variant."""
+    if not row.arguments:
+        return Commands()
+    # A model that is a file on the hub is a variant itself, which is named by its file alone.
+    on_hub = next((name for name in (row.variant, model) if name.startswith(HUB) and name.count("/") > 1), None)
+    if row.variant.startswith(HUB) and on_hub is not None:
+        owner, repository, path = on_hub.removeprefix(HUB).split("/", 2)
+        get = ["hf", "download", f"{owner}/{repository}", path, "--local-dir", "."]
+        return Commands(_server(row, path), shlex.join(get))
+    if row.variant in files:
+        return Commands(_server(row, files[row.variant]))
+    if row.kind == "gguf" and not row.variant.startswith("gguf:"):
+        entry = catalogue_entry(model)
+        get = ["sweep", "convert", model if entry is None else entry.hub_id, "--to", row.variant]
+        return Commands(_server(row, None), shlex.join(get))
+    return Commands(_server(row, None))
+
+
+def _server(row: FitRow, file: str | None) -> str:
+    """The command with this file, or with the row's own."""
+    words = shlex.split(row.arguments)
+    if file is not None and words[0] == "-m":
+        words[1] = f"./{file}" if file.startswith("-") else file
+    return shlex.join(["llama-server", *words])

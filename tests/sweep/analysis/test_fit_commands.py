@@ -1,0 +1,57 @@
+"""The commands for a variant before a run, which must work as they are typed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fit_reports import row
+
+from sweep.analysis.candidate import Commands
+from sweep.analysis.fit_commands import fit_commands
+from sweep.fit.fit_report import FitRow
+from sweep.fit.hardware import parse_devices
+
+
+def placed(variant: str, arguments: str) -> FitRow:
+    return replace(row(variant, 5.0, 4.9, parse_devices(["RTX 3090"])), arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    ("variant", "model", "expected"),
+    [
+        # Of a public model, the exporter takes the hub id.
+        (
+            "Q4_K_M",
+            "Qwen3-14B",
+            Commands("llama-server -m a.gguf -c 8192", "sweep convert Qwen/Qwen3-14B --to Q4_K_M"),
+        ),
+        (
+            "Q4_K_M",
+            "my models/a",
+            Commands("llama-server -m a.gguf -c 8192", "sweep convert 'my models/a' --to Q4_K_M"),
+        ),
+        ("Q8_0", "a", Commands("llama-server -m 'runs/a b.gguf' -c 8192")),  # a run made it
+        ("gguf:a.gguf", "/m/a.gguf", Commands("llama-server -m a.gguf -c 8192")),
+        (
+            "hub:unsloth/Qwen3-8B-GGUF/UD/Q4.gguf",
+            "Qwen3-8B",
+            Commands(
+                "llama-server -m UD/Q4.gguf -c 8192", "hf download unsloth/Qwen3-8B-GGUF UD/Q4.gguf --local-dir ."
+            ),
+        ),
+        (
+            "hub:Q4.gguf",
+            "hub:unsloth/Qwen3-8B-GGUF/UD/Q4.gguf",
+            Commands(
+                "llama-server -m UD/Q4.gguf -c 8192", "hf download unsloth/Qwen3-8B-GGUF UD/Q4.gguf --local-dir ."
+            ),
+        ),
+    ],
+)
+def test_commands_by_where_the_file_is(variant: str, model: str, expected: Commands) -> None:
+    assert fit_commands(placed(variant, "-m a.gguf -c 8192"), model, {"Q8_0": "runs/a b.gguf"}) == expected
+
+
+def test_what_llama_cpp_cannot_run_has_no_command() -> None:
+    assert fit_commands(placed("int8:sq", ""), "a", {}) == Commands()
