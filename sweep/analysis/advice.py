@@ -36,7 +36,7 @@ class Excluded:
 class Advice:
     """The variant to run, or None, and why.
 
-    `smaller` is the best candidate that is smaller and about as fast, `better` the simplest and fastest that loses
+    `smaller` is the best candidate that is smaller and about as fast, `better` the simplest and smallest that loses
     less. `other_model` is a smaller model that runs well, if the pick is poor. `undecided` is the candidate of which
     tasks leave a loss that matters open: the pick, or a smaller one if tasks alone decide. `usable` are all candidates
     that were considered.
@@ -115,7 +115,7 @@ def advise(model: str, found: Sequence[Candidate]) -> Advice:
         pick,
         " ".join([*_why(pick), *_what_tasks_say(pick, undecided), *_lost_by_smaller(pick, found)]),
         min(smaller, key=lambda one: (one.loss, -one.file_bytes), default=None),
-        min(better, key=lambda one: (one.effort, -(one.tokens_per_s or 0.0), one.file_bytes), default=None),
+        min(better, key=lambda one: (one.effort, one.file_bytes), default=None),
         excluded,
         undecided=undecided,
         usable=tuple(usable),
@@ -266,15 +266,18 @@ def _left_open(found: TaskEvidence) -> str:
         return "the scores are not shares of items"
     limit = f"{100 * found.tolerance:.3g} are tolerated"
     loss = f"a loss of up to {100 * found.at_most:.1f} points"
-    return f"{found.items:,} items leave {loss} {_where(found)} open ({limit})"
+    return f"{found.items:,} items{_each(found)} leave open {loss} {_where(found)} ({limit})"
 
 
 def _settled(found: TaskEvidence) -> list[str]:
     """How many items would settle what tasks leave open; nothing if that is not known."""
     if found.settling_items is None or found.settling_items <= found.items:
         return []
-    each = "" if len(found.tasks) == 1 else " per task"
-    return [f"About {found.settling_items:,} items{each} would settle it, if it loses nothing."]
+    return [f"About {found.settling_items:,} items{_each(found)} would settle it, if it loses nothing."]
+
+
+def _each(found: TaskEvidence) -> str:
+    return "" if len(found.tasks) == 1 else " per task"
 
 
 def _where(found: TaskEvidence) -> str:

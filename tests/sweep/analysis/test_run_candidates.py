@@ -194,7 +194,7 @@ def test_too_few_items_are_said_to_be_too_few():
     assert found.confidence == "cannot-tell"
     assert found.pick is not None
     assert found.pick.tasks is not None
-    assert "Tasks cannot tell yet: 20 items leave a loss of up to" in found.reason
+    assert "Tasks cannot tell yet: 20 items per task leave open a loss of up to" in found.reason
     assert "so it is chosen by KL divergence" in found.reason
     settle = to_json(found)["settle"]
     assert f"About {settle['items']} items per task would settle it" in found.reason
@@ -205,7 +205,7 @@ def test_tasks_alone_choose_the_reference_while_a_loss_of_smaller_variants_is_op
     sweep = simulate(1, 20)
     found = advise_on_records([replace(one, divergence=None) for one in sweep.records], "m")
     assert (found.variant, found.confidence) == ("BF16", "cannot-tell")
-    assert "Tasks cannot tell yet whether Q8 would do: 20 items leave a loss of up to" in found.reason
+    assert "Tasks cannot tell yet whether Q8 would do: 20 items per task leave open a loss of up to" in found.reason
     assert "Q8" in to_json(found)["settle"]["command"]
 
 
