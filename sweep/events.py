@@ -20,7 +20,7 @@ class Event:
     - `cell_started`.
     - `cell_progress`: `done`, `total`, and `part`, the sub-task of a group that is running.
     - `cell_done`: `seconds`, and `notes`, lines for people.
-    - `cell_failed`: `error`.
+    - `cell_failed`, `cell_cancelled`, `cell_skipped`: `error`, why the cell has no whole result (see Ending).
     - `interrupted`; `refused`: `error`, the input was rejected; `done`: how the run ended.
     """
 

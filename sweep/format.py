@@ -11,8 +11,8 @@ INDISTINGUISHABLE = "○"  # in the Pareto set (or the second best), but indisti
 IMPLAUSIBLE = "?"  # a figure that quantization does not usually explain
 NO_DIFFERENCE = "≈"  # no significant difference
 MINUS = "\N{MINUS SIGN}"
-STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…", "skipped": "⊘"}
-UNMEASURED = ("failed", "pending", "skipped")
+STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…", "cancelled": "⊗", "skipped": "⊘"}
+UNMEASURED = ("failed", "pending", "cancelled", "skipped")
 
 
 def plain(text: object) -> str:

@@ -177,8 +177,11 @@ class Samples:
 class Record:
     """One variant in one run.
 
-    - `status`: "ok", "partial" (a cell failed), "failed", "pending" or "skipped".
-    - `error`: the errors of failed cells, or why the variant was skipped.
+    - `status`: "ok", "pending", "partial" (some results are missing or incomplete), "failed", "cancelled" or "skipped".
+      With the last three it has no result. "failed": a cell of it failed; "cancelled": none failed, but a person
+      cancelled one; "skipped": something that it needs has no result, or it does not fit the GPU of --gpu.
+    - `error`: the errors of the cells in `unfinished`, or why the variant does not fit.
+    - `unfinished`: the cells without a whole result by name, with how they ended (Ending).
     - `settings`: the threads, batches, context and placement of the measurement, and the engine's versions.
     - `task_reference`: the variant that task scores are compared with. This is the reference. If the reference is a
       file, which has no task scores, it is the variant that the file was made from, or, if that is unknown, the variant
@@ -207,6 +210,7 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Value] = field(default_factory=dict)
     implausible: tuple[str, ...] = ()
+    unfinished: dict[str, str] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -81,15 +81,27 @@ class RecipePoint:
 
 
 @dataclass(frozen=True)
+class RecipeFailure:
+    """A recipe without figures: how its job ended (Ending), and the error."""
+
+    recipe: Recipe
+    status: str
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.to_json(), "status": self.status, "error": self.error}
+
+
+@dataclass(frozen=True)
 class Ablation:
-    """The content of a report: `points` from the least to the largest loss, `failed` recipes with their errors, and
+    """The content of a report: `points` from the least to the largest loss, `failed` recipes, and
     `about`, a description of how it was measured."""
 
     model: str
     space: DesignSpace
     reference: Perplexity
     points: tuple[RecipePoint, ...]
-    failed: tuple[tuple[Recipe, str], ...]
+    failed: tuple[RecipeFailure, ...]
     about: Mapping[str, object]
 
     def of(self, recipe: Recipe) -> RecipePoint | None:
@@ -103,7 +115,7 @@ class Ablation:
             "title": self.space.title,
             "reference": asdict(self.reference),
             "points": [point.to_json() for point in self.points],
-            "failed": [{"recipe": recipe.to_json(), "error": error} for recipe, error in self.failed],
+            "failed": [one.to_json() for one in self.failed],
             "grids": [
                 {
                     "title": grid.title,

@@ -16,6 +16,7 @@ import numpy as np
 
 from converters.errors import InputError
 from sweep.analysis.differences import Comparison, LossDifference, Side, TaskDifference, TextDifference
+from sweep.endings import Ending
 from sweep.items import Item
 from sweep.jobs.cell import Cell
 from sweep.jobs.task import TaskJob, TaskResult
@@ -55,9 +56,16 @@ class _ComparedRun:
     def items(self, variant: str, name: str, store: Store) -> list[Item]:
         return store.items_of(self.cells[variant, name], self.plan.run)
 
-    def failed(self, variants: set[str]) -> bool:
+    def endings(self, variants: set[str]) -> set[str]:
+        """How those cells of the variants ended that have no whole result."""
         cells = (cell for cell in self.plan.cells if cell.variant in variants and cell.key in self.outcomes)
-        return any(self.outcomes[cell.key].status == "failed" for cell in cells)
+        return {self.outcomes[cell.key].status for cell in cells} & set(Ending)
+
+    def why_missing(self, variant: str, name: str) -> str:
+        """Why a figure of a variant is missing: how its cell ended, or "Not measured"."""
+        cell = self.cells.get((variant, name))
+        outcome = None if cell is None else self.outcomes.get(cell.key)
+        return "Not measured" if outcome is None or outcome.status == "ok" else outcome.status.capitalize()
 
     @property
     def tasks(self) -> list[str]:
@@ -105,7 +113,7 @@ def compare(workspace: Workspace, first: str, second: str, variant: str | None =
         losses=tuple(losses),
         text=tuple(text),
         notes=tuple(notes.lines()),
-        failed=a.failed({pair[0] for pair in pairs}) or b.failed({pair[1] for pair in pairs}),
+        endings=frozenset(a.endings({pair[0] for pair in pairs}) | b.endings({pair[1] for pair in pairs})),
     )
 
 
@@ -203,8 +211,7 @@ def _is_comparable(a: _ComparedRun, b: _ComparedRun, pair: tuple[str, str], name
     """Whether both sides have the figure, from two different measurements. If not, a note says why."""
     missing = [(run, variant) for run, variant in ((a, pair[0]), (b, pair[1])) if run.result(variant, name) is None]
     for run, variant in missing:
-        failed = run.failed({variant})
-        notes.add_figure(f"{'Failed or not measured' if failed else 'Not measured'} in {run.plan.run}", variant, name)
+        notes.add_figure(f"{run.why_missing(variant, name)} in {run.plan.run}", variant, name)
     if missing:
         return False
     if a.key(pair[0], name) == b.key(pair[1], name):

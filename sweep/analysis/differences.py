@@ -102,7 +102,7 @@ class TextDifference(Difference):
 class Comparison:
     """All differences. `notes` say what was not compared and why, and which settings of the two runs differ.
 
-    `failed`: a job of a compared variant failed.
+    `endings`: how those jobs of the compared variants ended that have no whole result (Ending).
     """
 
     a: Side
@@ -111,12 +111,12 @@ class Comparison:
     losses: tuple[LossDifference, ...]
     text: tuple[TextDifference, ...]
     notes: tuple[str, ...]
-    failed: bool = False
+    endings: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """The fields by their names, and for each difference `real`: whether it is significant."""
         row = asdict(self)
-        del row["failed"]
+        del row["endings"]
         for name in ("tasks", "losses", "text"):
             for entry, difference in zip(row[name], getattr(self, name), strict=True):
                 entry["real"] = difference.significant

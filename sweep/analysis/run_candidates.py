@@ -94,7 +94,7 @@ class _Judge:
         """After the variant's name; empty if there is none."""
         if record.status in fmt.UNMEASURED:
             error = fmt.shorten(fmt.plain(record.error or "no message"), 120)
-            words = {"failed": f"failed ({error})", "skipped": f"was skipped: {error}"}
+            words = {"failed": f"failed ({error})", "cancelled": "was cancelled", "skipped": f"was skipped: {error}"}
             return words.get(record.status, "is not measured yet")
         if record.file_bytes is None:
             return "has no file size"

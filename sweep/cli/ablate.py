@@ -10,10 +10,11 @@ import typer
 
 from converters.errors import InputError
 from sweep.cli import common_options as common
-from sweep.cli.exits import Exit
+from sweep.cli.exits import exit_code
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
 from sweep.cli.progress_bars import share_bar
+from sweep.endings import EVENTS
 
 if TYPE_CHECKING:
     from sweep.events import Event
@@ -113,11 +114,11 @@ def ablate(
             if event.event == "started" and event.data["todo"]:
                 say_what_is_stored(event, output)
             recipe = recipes.get(event.cell or "")
-            if event.event not in ("cell_done", "cell_failed") or recipe is None:
+            if event.event not in ("cell_done", *EVENTS) or recipe is None:
                 return
             error = event.data.get("error")
             if output.is_json:
-                status = "ok" if error is None else "failed"
+                status = "ok" if error is None else EVENTS[event.event]
                 output.line({"event": "point", "recipe": recipe.to_json(), "status": status})
             elif error is not None or not output.shows_progress:
                 output.say(f"{name}: {error or '{:.1f} s'.format(event.data['seconds'])}")
@@ -133,4 +134,4 @@ def ablate(
         output.show(render_ablation(found, output.data.width))
         if output.format is not Format.QUIET:
             output.show(f"\nHeat maps: {html}")
-    return Exit.JOBS_FAILED if found.failed else Exit.OK
+    return exit_code(one.status for one in found.failed)

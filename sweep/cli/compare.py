@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from sweep.cli import common_options as common
-from sweep.cli.exits import Exit
+from sweep.cli.exits import exit_code
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
 
@@ -54,4 +54,4 @@ def compare(
             output.show(verdict)
     else:
         output.show(render_comparison(comparison, output.data.width))
-    return Exit.JOBS_FAILED if comparison.failed else Exit.OK
+    return exit_code(comparison.endings)

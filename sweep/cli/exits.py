@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
+
+from sweep.endings import Ending
 
 
 class Exit(IntEnum):
@@ -11,6 +14,7 @@ class Exit(IntEnum):
     BAD_INPUT = 2
     DOES_NOT_FIT = 3
     MISSING_RUNTIME = 4
+    JOBS_CANCELLED = 5
     INTERRUPTED = 130
     NOT_READ = 141  # as the shell reports the end by SIGPIPE
 
@@ -23,7 +27,16 @@ EXIT_CODES = {
     ),
     Exit.DOES_NOT_FIT: "`sweep fit`: no variant fits completely on the GPUs.",
     Exit.MISSING_RUNTIME: "A library, a device or a build option is missing.",
+    Exit.JOBS_CANCELLED: "No job failed, but at least one was cancelled. Run the same command again to run it.",
     Exit.INTERRUPTED: "Interrupted. Run the same command again to resume.",
     Exit.NOT_READ: "The program that reads the output has ended (SIGPIPE), for example `head`.",
 }
 """What each code means, for `sweep --help` and docs/cli.md."""
+
+
+def exit_code(endings: Iterable[str]) -> Exit:
+    """The exit code for jobs that ended in these ways. Jobs are skipped only because of others, which decide."""
+    found = set(endings)
+    if Ending.FAILED in found:
+        return Exit.JOBS_FAILED
+    return Exit.JOBS_CANCELLED if Ending.CANCELLED in found else Exit.OK

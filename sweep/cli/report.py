@@ -42,10 +42,11 @@ def report(
 ) -> int:
     """Show the results of a stored run again, or write its report to a file.
 
-    With --html, --csv or --json the table is not printed. The exit code is 1 if a job of the run failed.
+    With --html, --csv or --json the table is not printed. The exit code is 1 if a job of the run failed, and 5 if none
+    failed but one was cancelled.
     """
     from converters.atomic import write_text
-    from sweep.cli.run_output import advice_on_run, describe_run, exit_code, show_results
+    from sweep.cli.run_output import advice_on_run, describe_run, exit_code_of, show_results
     from sweep.report.csv_json import to_csv, to_json_lines
     from sweep.report.html import write_html
     from sweep.results.history import find_run
@@ -68,4 +69,4 @@ def report(
         print(to_json_lines(rows), end="")
     elif html is None and csv is None:
         return show_results(plan, space, output, accepted)
-    return exit_code(rows)
+    return exit_code_of(rows)

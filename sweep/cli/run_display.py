@@ -6,6 +6,7 @@ from types import TracebackType
 
 from sweep.cli.output import Output
 from sweep.cli.progress_bars import share_bar
+from sweep.endings import EVENTS
 from sweep.events import Event
 from sweep.results.plan import Plan
 from sweep.results.progress import RunProgress
@@ -41,8 +42,8 @@ class RunDisplay:
             self._show_job(event, event.cell)
 
     def _show_job(self, event: Event, name: str) -> None:
-        if event.event == "cell_failed":
-            self._output.say(f"{name} failed: {event.data['error']}")
+        if event.event in EVENTS:
+            self._output.say(f"{name} {EVENTS[event.event]}: {event.data['error']}")
         elif event.event == "cell_done" and not self._output.shows_progress:
             self._output.say(f"{name} {event.data['seconds']:.1f} s")
         part = event.data.get("part", "")

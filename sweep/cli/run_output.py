@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.markup import escape
 from presets.advice import Tolerance
 from sweep import __version__
 from sweep.analysis.advice import Advice
-from sweep.cli.exits import Exit
+from sweep.cli.exits import Exit, exit_code
 from sweep.cli.output import Format, Output
 from sweep.jobs.model import MeasurementJob
 from sweep.methods.registry import method
@@ -32,7 +33,7 @@ def advice_on_run(rows: list[Record], plan: Plan, workspace: Workspace, toleranc
 def show_results(
     plan: Plan, workspace: Workspace, output: Output, tolerance: Tolerance | None = None, seconds: float | None = None
 ) -> Exit:
-    """Write the HTML report and print the records; the exit code says whether a job failed."""
+    """Write the HTML report and print the records; the exit code says whether a job failed or was cancelled."""
     from sweep.analysis.advice import to_json as advice_to_json
     from sweep.report.advice import command_lines
     from sweep.report.csv_json import finite
@@ -60,7 +61,7 @@ def show_results(
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:
             output.show(f"\nRun {plan.run}{took}. Report: {_shortest(page)}")
-    return exit_code(rows)
+    return exit_code_of(rows)
 
 
 def _shortest(path: Path) -> Path:
@@ -69,9 +70,9 @@ def _shortest(path: Path) -> Path:
     return path.relative_to(current) if path.is_relative_to(current) else path
 
 
-def exit_code(rows: list[Record]) -> Exit:
-    """JOBS_FAILED if any variant has an error. A skipped variant is not an error."""
-    return Exit.JOBS_FAILED if any(row.error and row.status != "skipped" for row in rows) else Exit.OK
+def exit_code_of(rows: Iterable[Record]) -> Exit:
+    """The exit code for a run with these records. A variant that does not fit the GPU of --gpu is no error."""
+    return exit_code(ending for row in rows for ending in row.unfinished.values())
 
 
 def describe_run(plan: Plan, store: Store) -> dict[str, object]:

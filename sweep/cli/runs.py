@@ -21,7 +21,9 @@ List the runs of another workspace, for a script:
 def runs(workspace: Path | None = common.WORKSPACE, format: Format = common.FORMAT) -> None:
     """List the stored runs, the latest first.
 
-    For each run: its id, when it was started, its variants, and how many of its jobs are done and have failed.
+    For each run: its id, when it was started, its variants, and how many of its jobs are done, have failed, were
+    cancelled or skipped, or are damaged. Damaged jobs have a stored result that cannot be read; `sweep run` measures
+    them again.
     """
     from sweep.results.history import PastRun, UnreadableRun, all_runs
     from sweep.workspace import open_workspace
@@ -43,6 +45,9 @@ def runs(workspace: Path | None = common.WORKSPACE, format: Format = common.FORM
                     "cells": len(run.plan.cells),
                     "done": run.done,
                     "failed": run.failed,
+                    "cancelled": run.cancelled,
+                    "skipped": run.skipped,
+                    "damaged": run.damaged,
                 }
             )
         return
@@ -50,11 +55,12 @@ def runs(workspace: Path | None = common.WORKSPACE, format: Format = common.FORM
         output.say("this workspace has no run yet; start one with `sweep run`")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("run", "started", "variants", "done", "failed"):
+    has_others = any(run.others for run in found)
+    for column in ("run", "started", "variants", "done", "failed", *(["others"] if has_others else [])):
         table.add_column(column, justify="right" if column in ("done", "failed") else "left")
     for run in found:
         started = datetime.fromtimestamp(run.created).strftime("%Y-%m-%d %H:%M")
-        table.add_row(
-            run.plan.run, started, " ".join(run.plan.variants), f"{run.done}/{len(run.plan.cells)}", str(run.failed)
-        )
+        done = f"{run.done}/{len(run.plan.cells)}"
+        cells = [run.plan.run, started, " ".join(run.plan.variants), done, str(run.failed), run.others]
+        table.add_row(*cells[: len(table.columns)])
     output.show(table)

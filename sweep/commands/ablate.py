@@ -21,7 +21,7 @@ from int8.architectures import require_quantizable
 from int8.quantize_model import require_device
 from int8.recipe import Recipe
 from sweep import __version__, devices
-from sweep.analysis.ablation import Ablation, RecipeMeasurement, name_of, ranked
+from sweep.analysis.ablation import Ablation, RecipeFailure, RecipeMeasurement, name_of, ranked
 from sweep.artefact import Artefact
 from sweep.events import Event
 from sweep.execution.local import LocalExecutor, LocalHost
@@ -169,7 +169,11 @@ def ablate(plan: AblationPlan, emit: Callable[[Event], None]) -> tuple[Ablation,
         space=plan.space,
         reference=reference.perplexity,
         points=ranked(measured, reference.window_nll),
-        failed=tuple((plan.recipes[key], row.error) for key, row in known.items() if row.error is not None),
+        failed=tuple(
+            RecipeFailure(plan.recipes[key], row.status, row.error)
+            for key, row in known.items()
+            if row.error is not None
+        ),
         about=plan.about,
     )
     return result, workspace.ablations / f"{plan.name}.html"

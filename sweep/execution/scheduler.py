@@ -1,8 +1,9 @@
 """Runs the cells of a plan on an executor. Cells with a stored result are not run again.
 
 A cell starts when everything that it needs is done. Preparation jobs come first, and jobs of one batch run together. If
-a worker dies, only the cell that it was running fails. If a measurement fails, only its cell fails. If the text of a
-reference fails, or if a reference cannot be used, the other variants have no divergence, but keep their perplexity.
+a worker dies, only the cell that it was running fails. If a measurement fails, only its cell fails. Cells that need a
+cell which failed or was cancelled are skipped. If the text of a reference fails, or if a reference cannot be used, the
+other variants have no divergence, but keep their perplexity.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError, MissingRuntime
+from sweep.endings import Ending
 from sweep.events import Event
 from sweep.execution.cells_to_run import cells_to_run, equivalent_results
 from sweep.execution.control import CANCELLED, LOOK_EVERY, Paused, clear_requests, pause_requested, take_cancel
@@ -27,6 +29,15 @@ from sweep.results.store import Outcome, Store
 
 Emit = Callable[[Event], None]
 NextCells = Callable[[Cell, Result], Iterable[Cell]]
+
+
+@dataclass(frozen=True)
+class _Unfinished:
+    """Why a cell has no whole result: its own message, and the words for cells that need it, which name the cell that
+    is to blame."""
+
+    message: str
+    blame: str
 
 
 @dataclass
@@ -49,7 +60,7 @@ class Scheduler:
     next_cells: NextCells | None = None
     _waiting: list[Cell] = field(default_factory=list)
     _running: dict[str, list[Cell]] = field(default_factory=dict)
-    _failed: dict[str, str] = field(default_factory=dict)  # key -> message
+    _unfinished: dict[str, _Unfinished] = field(default_factory=dict)  # by key
     _run_alone: set[str] = field(default_factory=set)  # keys of cells that do not run in a batch any more
     _cancelled: set[str] = field(default_factory=set)  # labels
     _pausing: bool = False
@@ -113,14 +124,14 @@ class Scheduler:
             self.executor.cancel(next(id for id, cells in self._running.items() if label in [c.label for c in cells]))
 
     def _start_next(self) -> bool:
-        """Start the next cell, or let it fail if a cell that it needs failed. Returns whether there was such a cell."""
+        """Start the next cell, or skip it if a cell that it needs has no result. Returns whether there was one."""
         cell = next((cell for cell in sorted(self._waiting, key=self._priority) if self._is_ready(cell)), None)
         if cell is None:
             return False
-        errors = [self._failed[key] for key in cell.needs if key in self._failed]
-        if errors:
+        missing = next((self._unfinished[key] for key in cell.needs if key in self._unfinished), None)
+        if missing is not None:
             self._waiting.remove(cell)
-            self._fail(cell, f"needs a file that could not be made: {errors[0]}", 0.0)
+            self._end(cell, Ending.SKIPPED, f"needs {missing.blame}", 0.0, blame=missing.blame)
             return True
         batch = self._batch_of(cell)
         running = [one for cells in self._running.values() for one in cells]
@@ -130,7 +141,7 @@ class Scheduler:
         self._waiting = [one for one in self._waiting if one not in batch]
         id = f"{next(self._ids)}"
         self._running[id] = batch
-        jobs = tuple(one.job for one in self._without_failed_references(batch))
+        jobs = tuple(one.job for one in self._without_missing_references(batch))
         self.executor.submit(Order(id, jobs, _group(cell), log_name(cell)))
         for one in batch:
             self.emit(Event("cell_started", one.label))
@@ -156,11 +167,11 @@ class Scheduler:
             one
             for one in self._waiting
             if one.job.batch_key == cell.job.batch_key and one.key not in self._run_alone and self._is_ready(one)
-            if self._failed.keys().isdisjoint(one.needs)
+            if self._unfinished.keys().isdisjoint(one.needs)
         ]
 
-    def _without_failed_references(self, cells: Sequence[Cell]) -> list[Cell]:
-        """The cells, with jobs that do not need their reference if it has failed."""
+    def _without_missing_references(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells, with jobs that do not need their reference if it has no result."""
         changed = []
         for cell in cells:
             job = cell.job if self._missing_reference(cell) is None else cell.job.without_reference()
@@ -168,12 +179,12 @@ class Scheduler:
         return changed
 
     def _missing_reference(self, cell: Cell) -> str | None:
-        """Why a text is measured without its divergence; None if its reference has not failed."""
-        failed = next((key for key in cell.optional_needs if key in self._failed), None)
-        if failed is None:
+        """Why a text is measured without its divergence; None if its reference has its result."""
+        missing = next((key for key in cell.optional_needs if key in self._unfinished), None)
+        if missing is None:
             return None
-        variant = next(one.variant for one in self.cells if one.key == failed)
-        return f"no divergence, because {variant} could not be measured: {self._failed[failed]}"
+        variant = next(one.variant for one in self.cells if one.key == missing)
+        return f"no divergence, because {variant} could not be measured: {self._unfinished[missing].message}"
 
     def _announce_next(self, cell: Cell) -> None:
         """Let the executor know which group comes next.
@@ -210,7 +221,7 @@ class Scheduler:
         cancelled = [cell for cell in cells if cell.label in self._cancelled]
         for cell in cancelled:
             self._cancelled.discard(cell.label)
-            self._fail(cell, CANCELLED, answer.seconds)
+            self._end(cell, Ending.CANCELLED, CANCELLED, answer.seconds)
         others = [cell for cell in cells if cell not in cancelled]
         if not cancelled and (answer.input or answer.missing) and any(cell.job.essential for cell in cells):
             raise MissingRuntime(answer.message) if answer.missing else InputError(answer.message)
@@ -219,14 +230,18 @@ class Scheduler:
             self._waiting = [*others, *self._waiting]
             return
         for cell in others:
-            self._fail(cell, answer.message, answer.seconds)
+            self._end(cell, Ending.FAILED, answer.message, answer.seconds)
 
     def _done(self, cell: Cell, result: Result, seconds: float, resources: ComputeResources) -> None:
-        """Store a result. An incomplete result is stored too, but its cell fails, so that it is run again next time."""
-        incomplete_reason = result.incomplete_reason or self._missing_reference(cell)
+        """Store a result. An incomplete result is stored too, but its cell counts as failed, or as skipped if its
+        reference has no result, so that it is run again next time."""
         outcome = Outcome.of(result, seconds, resources)
-        if incomplete_reason is not None:
-            self._fail(cell, incomplete_reason, seconds, outcome.row)
+        lacking = self._missing_reference(cell)
+        if result.incomplete_reason is not None:
+            self._end(cell, Ending.FAILED, result.incomplete_reason, seconds, outcome.row)
+            return
+        if lacking is not None:
+            self._end(cell, Ending.SKIPPED, lacking, seconds, outcome.row)
             return
         self.store.put(cell.key, outcome, result.items)
         if cell.equivalent_key is not None and not result.generated:
@@ -236,10 +251,20 @@ class Scheduler:
         if self.next_cells is not None:
             self.add(self.next_cells(cell, result))
 
-    def _fail(self, cell: Cell, message: str, seconds: float, row: dict[str, Any] | None = None) -> None:
-        self._failed[cell.key] = message
-        self.store.put(cell.key, Outcome("failed", row, message, seconds))
-        self.emit(Event("cell_failed", cell.label, {"error": message}))
+    def _end(
+        self,
+        cell: Cell,
+        ending: Ending,
+        message: str,
+        seconds: float,
+        row: dict[str, Any] | None = None,
+        blame: str | None = None,
+    ) -> None:
+        """Store that a cell has no whole result, and tell it. `blame` names the cell that is the reason; None: this."""
+        how = "was cancelled" if ending is Ending.CANCELLED else f"failed: {message}"
+        self._unfinished[cell.key] = _Unfinished(message, blame or f"{cell.label}, which {how}")
+        self.store.put(cell.key, Outcome(ending, row, message, seconds))
+        self.emit(Event(f"cell_{ending}", cell.label, {"error": message}))
 
 
 def _group(cell: Cell) -> str:

@@ -29,8 +29,9 @@ def render_ablation(found: Ablation, console_width: int) -> RenderableType:
         parts += [shown, Text(), *(Text(line, "dim") for line in legend(found, common))]
         if dropped:
             parts.append(Text(f"Not shown at this width: {', '.join(dropped)}.", "dim"))
-    for recipe, error in found.failed:
-        parts.append(Text(f"{fmt.STATUS_SIGNS['failed']} {name_of(recipe)}: {fmt.plain(error)}", "red"))
+    for one in found.failed:
+        line = f"{fmt.STATUS_SIGNS[one.status]} {name_of(one.recipe)} {one.status}: {fmt.plain(one.error)}"
+        parts.append(Text(line, "red" if one.status == "failed" else "yellow"))
     return Group(*parts)
 
 

@@ -30,7 +30,7 @@ def render_page(found: Ablation) -> str:
         maps=[drawn for grid in found.space.grids for drawn in _maps(found, grid, shades)],
         legend=legend(found, varying(found.points)[1]) if found.points else [],
         recipes=_table(found.points) if found.points else None,
-        failed=[(name_of(recipe), error) for recipe, error in found.failed],
+        failed=[(name_of(one.recipe), one) for one in found.failed],
     )
 
 

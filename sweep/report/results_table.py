@@ -23,7 +23,7 @@ from sweep.report.advice import render_advice
 from sweep.report.columns import Column, fit_to_width, table, width_of
 from sweep.report.figure_columns import figures_shown, task_texts
 
-_STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "skipped": "dim"}
+_STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "cancelled": "yellow", "skipped": "dim"}
 _RECOVERY = "recovery %"
 _MISSING = Text(fmt.MISSING, style="dim")
 

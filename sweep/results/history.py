@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from converters.errors import InputError
+from sweep.endings import Ending
 from sweep.extensions import VARIABLE as EXTENSIONS
+from sweep.jobs.cell import Cell
 from sweep.jobs.registry import UnknownJobKind
 from sweep.results.plan import Plan
 from sweep.results.store import Store, StoredRun
 from sweep.workspace import Workspace
 
+_DAMAGED = "damaged"
+
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run with the number of its cells that are done and that failed. `created` is seconds since 1970."""
+    """A run with the numbers of its cells by how they ended. `created` is seconds since 1970.
+
+    `damaged` cells have a stored result that cannot be read. They are not done: they run again when the run is started.
+    """
 
     plan: Plan
     created: float
     done: int
     failed: int
+    cancelled: int = 0
+    skipped: int = 0
+    damaged: int = 0
+
+    @property
+    def others(self) -> str:
+        """The cells that are neither done nor failed nor waiting, in words: "1 cancelled, 8 skipped"; may be empty."""
+        counts = {"cancelled": self.cancelled, "skipped": self.skipped, "damaged": self.damaged}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 @dataclass(frozen=True)
@@ -42,8 +60,9 @@ def past_runs(workspace: Workspace) -> list[PastRun]:
 
 def all_runs(workspace: Workspace) -> list[PastRun | UnreadableRun]:
     """All runs, the latest first."""
+    states: dict[str, str] = {}
     with Store(workspace.database) as store:
-        return [_past_run(stored, store) for stored in store.runs()]
+        return [_past_run(stored, store, states) for stored in store.runs()]
 
 
 def read_plan(stored: StoredRun) -> Plan | UnreadableRun:
@@ -59,12 +78,34 @@ def read_plan(stored: StoredRun) -> Plan | UnreadableRun:
     return UnreadableRun(stored.run, reason)
 
 
-def _past_run(stored: StoredRun, store: Store) -> PastRun | UnreadableRun:
+def _past_run(stored: StoredRun, store: Store, known: dict[str, str]) -> PastRun | UnreadableRun:
+    """A stored run. `known` are the states of cells by key; those of this run are added, because runs share cells."""
     plan = read_plan(stored)
     if isinstance(plan, UnreadableRun):
         return plan
-    states = list(store.statuses(cell.key for cell in plan.cells).values())
-    return PastRun(plan, stored.created, states.count("ok"), states.count("failed"))
+    known |= _states([cell for cell in plan.cells if cell.key not in known], store)
+    states = Counter(known[cell.key] for cell in plan.cells)
+    return PastRun(
+        plan,
+        stored.created,
+        done=states["ok"],
+        failed=states[Ending.FAILED],
+        cancelled=states[Ending.CANCELLED],
+        skipped=states[Ending.SKIPPED],
+        damaged=states[_DAMAGED],
+    )
+
+
+def _states(cells: Sequence[Cell], store: Store) -> dict[str, str]:
+    """By key: the status of a stored cell, _DAMAGED instead of "ok" if its result or items cannot be read, or ""."""
+    keys = [cell.key for cell in cells]
+    outcomes, damaged = store.outcomes(keys), store.damaged_items(keys)
+    states = dict.fromkeys(keys, "")
+    for cell in cells:
+        if (outcome := outcomes.get(cell.key)) is not None:
+            is_damaged = outcome.status == "ok" and (cell.key in damaged or not outcome.is_readable(cell.kind))
+            states[cell.key] = _DAMAGED if is_damaged else outcome.status
+    return states
 
 
 def find_run(workspace: Workspace, name: str | None) -> Plan:
@@ -82,7 +123,8 @@ def find_run(workspace: Workspace, name: str | None) -> Plan:
 
 
 def _find(workspace: Workspace, name: str | None) -> Plan | UnreadableRun:
-    plans = {_name(run): run.plan if isinstance(run, PastRun) else run for run in all_runs(workspace)}
+    with Store(workspace.database) as store:
+        plans = {stored.run: read_plan(stored) for stored in store.runs()}
     if not plans:
         raise InputError(f"{workspace.root}: there is no run yet; start one with `sweep run`")
     if name is None:
@@ -97,10 +139,6 @@ def _find(workspace: Workspace, name: str | None) -> Plan | UnreadableRun:
     similar = get_close_matches(name, list(plans), 3, 0.5)
     hint = f"did you mean {' or '.join(similar)}?" if similar else f"the latest runs are {', '.join([*plans][:5])}"
     raise InputError(f"{name}: no such run in {workspace.root}; {hint}; choose another workspace with --workspace")
-
-
-def _name(run: PastRun | UnreadableRun) -> str:
-    return run.plan.run if isinstance(run, PastRun) else run.run
 
 
 def find_variant(workspace: Workspace, text: str) -> tuple[Plan, str | None]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from sweep.endings import EVENTS, Ending
 from sweep.events import Event
 from sweep.jobs.cell import Cell
 
@@ -14,7 +15,7 @@ ENDINGS = ("done", "interrupted", "refused")
 
 @dataclass(frozen=True)
 class CellState:
-    """The state of a cell. `status` is "waiting", "known" (done in an earlier run), "running", "done" or "failed".
+    """The state of a cell. `status` is "waiting", "known" (done in an earlier run), "running", "done" or an Ending.
 
     `weight` is the cell's rough share of the run's time: it moves the progress bar and gives the estimate of the time
     left. `started` is seconds since 1970, `seconds` the duration.
@@ -31,9 +32,13 @@ class CellState:
     error: str | None = None
 
     @property
+    def has_ended(self) -> bool:
+        return self.status in ("done", "known", *Ending)
+
+    @property
     def share(self) -> float:
         """The share of the cell that is done, 0 to 1."""
-        if self.status in ("done", "failed", "known"):
+        if self.has_ended:
             return 1.0
         return self.done / self.total if self.total else 0.0
 
@@ -101,6 +106,6 @@ def _after(cell: CellState, event: Event) -> CellState:
         return replace(cell, status="running", done=done, total=total, part=part, started=cell.started or event.time)
     if event.event == "cell_done":
         return replace(cell, status="done", seconds=event.data["seconds"])
-    if event.event == "cell_failed":
-        return replace(cell, status="failed", error=event.data["error"])
+    if event.event in EVENTS:
+        return replace(cell, status=EVENTS[event.event], error=event.data["error"])
     return cell

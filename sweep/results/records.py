@@ -4,13 +4,14 @@ reference."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from sweep.endings import Ending
 from sweep.items import Item
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportResult
@@ -153,7 +154,8 @@ def _record(variant: str, run: _RunResults) -> Record:
     cells = plan.cells_of(variant)
     known = {cell.name: run.outcomes[cell.key] for cell in cells if cell.key in run.outcomes}
     results = {cell.name: run.results[cell.key] for cell in cells if cell.key in run.results}
-    errors = {name: str(outcome.error) for name, outcome in known.items() if outcome.status == "failed"}
+    unfinished = {name: outcome.status for name, outcome in known.items() if outcome.status in tuple(Ending)}
+    errors = {name: str(known[name].error) for name in unfinished}
     scores = {
         cell.name: _score(cell, result, run)
         for cell in cells
@@ -166,7 +168,7 @@ def _record(variant: str, run: _RunResults) -> Record:
     return Record(
         variant=variant,
         kind=method(variant).kind,
-        status=_status(len(cells), len(results), len(errors)),
+        status=_status(len(cells), len(results), set(unfinished.values())),
         error=_error_text(errors),
         file_bytes=None if size is None else size.file_bytes,
         bits_per_weight=None if size is None else size.bits_per_weight,
@@ -179,6 +181,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         task_reference=run.task_base(variant),
         **_conditions(run, variant),
         figures={name: value for result in results.values() for name, value in result.figures.items()},
+        unfinished=unfinished,
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
@@ -190,7 +193,7 @@ def _only(results: Mapping[str, Any], cls: type[Any]) -> Any:
 
 
 def _error_text(errors: dict[str, str]) -> str | None:
-    """The errors of all failed cells: each one once, with the names of its cells."""
+    """The errors of all cells without a whole result: each one once, with the names of its cells."""
     cells: dict[str, list[str]] = {}
     for name, error in errors.items():
         cells.setdefault(error, []).append(name)
@@ -211,10 +214,12 @@ def _conditions(run: _RunResults, variant: str) -> dict[str, Any]:
     return {"kv_type": model.settings.kv_type, "device": resources.device(how.engine), "settings": settings}
 
 
-def _status(cells: int, done: int, failed: int) -> str:
-    if failed:
-        return "partial" if done else "failed"
-    return "ok" if done == cells else "pending"
+def _status(cells: int, done: int, endings: Collection[str]) -> str:
+    """The status of a variant with `cells` cells, `done` of them with a result; the others ended in these ways."""
+    worst = next((ending for ending in Ending if ending in endings), None)
+    if worst is None:
+        return "ok" if done == cells else "pending"
+    return "partial" if done else worst
 
 
 def _memory(result: SpeedResult) -> Memory:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
+from sweep.endings import Ending
 from sweep.items import Item
 from sweep.jobs import serialization
 from sweep.jobs.base import Result
@@ -21,12 +22,12 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.settings import ComputeResources
 from sweep.results.database import Database
 
-VERSION = 4
+VERSION = 5
 _MANY = 500  # values in one query; old versions of SQLite allow 999
 _SCHEMA = """
 CREATE TABLE runs (run TEXT PRIMARY KEY, created REAL NOT NULL, plan TEXT NOT NULL);
 CREATE TABLE cells (
-    key TEXT PRIMARY KEY, status TEXT NOT NULL CHECK (status IN ('ok', 'failed')),
+    key TEXT PRIMARY KEY, status TEXT NOT NULL CHECK (status IN ('ok', 'failed', 'cancelled', 'skipped')),
     result TEXT, error TEXT, seconds REAL NOT NULL, finished REAL NOT NULL, place TEXT
 );
 CREATE TABLE items (
@@ -61,9 +62,28 @@ _UPGRADES = {
         FROM old_items""",
         "DROP TABLE old_items",
     ),
+    # Cancelled and skipped cells were stored as failed
+    4: (
+        """CREATE TABLE new_cells (
+            key TEXT PRIMARY KEY, status TEXT NOT NULL CHECK (status IN ('ok', 'failed', 'cancelled', 'skipped')),
+            result TEXT, error TEXT, seconds REAL NOT NULL, finished REAL NOT NULL, place TEXT
+        )""",
+        """INSERT INTO new_cells SELECT key, CASE
+            WHEN status = 'failed' AND error = 'cancelled by the user' THEN 'cancelled'
+            WHEN status = 'failed' AND error LIKE 'needs a file that could not be made: %' THEN 'skipped'
+            WHEN status = 'failed' AND error LIKE 'no divergence, because % could not be measured: %' THEN 'skipped'
+            ELSE status END, result, error, seconds, finished, place
+        FROM cells""",
+        "DROP TABLE cells",
+        "ALTER TABLE new_cells RENAME TO cells",
+    ),
 }
 _CELL = "status, result, error, seconds, place"
 _ITEM = "doc_id, doc_hash, prompt_hash, value, answer, gold, subject"  # in the order of Item's fields
+_READABLE_ITEM = (
+    "typeof(doc_id) = 'integer' AND typeof(value) = 'real' AND typeof(gold) IN ('real', 'null') AND "
+    "(typeof(doc_hash), typeof(prompt_hash), typeof(answer), typeof(subject)) = ('text', 'text', 'text', 'text')"
+)
 _ItemRow = tuple[int, str, str, float, str, float | None, str]
 
 
@@ -71,8 +91,8 @@ _ItemRow = tuple[int, str, str, float, str, float | None, str]
 class Outcome:
     """How a cell ended: with a result, with an error in one line, or with both if a part of the result is missing.
 
-    `row` is the result as it is stored. `resources` are the threads and devices that computed it; None if unknown.
-    `damage` says why the stored outcome cannot be read; None if it can.
+    `status` is "ok" or an Ending. `row` is the result as it is stored. `resources` are the threads and devices that
+    computed it; None if unknown. `damage` says why the stored outcome cannot be read; None if it can.
     """
 
     status: str
@@ -85,11 +105,8 @@ class Outcome:
     @classmethod
     def of(cls, result: Result, seconds: float, resources: ComputeResources | None = None) -> Outcome:
         error = result.incomplete_reason
-        return cls("ok" if error is None else "failed", serialization.result_to_json(result), error, seconds, resources)
-
-    @classmethod
-    def failed(cls, error: str, seconds: float) -> Outcome:
-        return cls("failed", None, error, seconds)
+        status = "ok" if error is None else Ending.FAILED
+        return cls(status, serialization.result_to_json(result), error, seconds, resources)
 
     @classmethod
     def stored(cls, status: str, row: Any, error: str | None, seconds: Any, place: Any) -> Outcome:
@@ -147,11 +164,11 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._db = Database(path)
         self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA foreign_keys = ON")
         if self._version() != VERSION:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.add_function("part", 2, _part)
             self._prepare()
+        self._db.execute("PRAGMA foreign_keys = ON")  # not before: an upgrade that replaces `cells` would delete items
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version")[0][0])
@@ -224,13 +241,17 @@ class Store:
         """The duration in seconds, by key, of those of `keys` that are done."""
         return {key: seconds for key, seconds, status in self._of(keys, "key, seconds, status") if status == "ok"}
 
-    def _of(self, keys: Iterable[str], columns: str) -> Iterator[Any]:
+    def _of(self, keys: Iterable[str], columns: str, source: str = "cells WHERE") -> Iterator[Any]:
         """These columns of those of `keys` that are stored."""
         all_keys = list(keys)
         for start in range(0, len(all_keys), _MANY):
             some = all_keys[start : start + _MANY]
             marks = ",".join("?" * len(some))
-            yield from self._db.execute(f"SELECT {columns} FROM cells WHERE key IN ({marks})", some)
+            yield from self._db.execute(f"SELECT {columns} FROM {source} key IN ({marks})", some)
+
+    def damaged_items(self, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` whose items cannot be read. The database looks at them, which is faster than reading them."""
+        return {key for (key,) in self._of(keys, "DISTINCT key", f"items WHERE NOT ({_READABLE_ITEM}) AND")}
 
     def items(self, key: str) -> list[Item]:
         """The items of a task's cell, in the order of its documents. Raises ValueError if they cannot be read."""

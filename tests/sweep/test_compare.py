@@ -348,7 +348,7 @@ def test_a_failed_job_sets_the_exit_code_and_the_rest_is_compared(both, capsys):
     replace(B, run="broken-q-5", tasks={"t": {**B.tasks["t"], "Q2": None}}).put(both)
     found = compare(both, "alpha", "broken")
     assert [row.variant_a for row in found.tasks] == ["BF16", "Q4"]
-    assert "Failed or not measured in broken-q-5: t of Q2." in found.notes
+    assert "Failed in broken-q-5: t of Q2." in found.notes
     assert command("alpha", "broken", None, both.root, Format.QUIET) == 1
     assert command("alpha", "beta", None, both.root, Format.QUIET) == 0
     assert command("alpha", "broken", "Q4", both.root, Format.QUIET) == 0  # the failed job is of another variant

@@ -11,7 +11,7 @@ import pytest
 from stored_runs import Stored, items
 
 from converters.errors import InputError
-from sweep.analysis.measured import measured_klds
+from sweep.analysis.measured import measurements
 from sweep.results.estimate import predicted_seconds
 from sweep.results.history import UnreadableRun, all_runs, find_run, past_runs
 from sweep.results.plan import Plan
@@ -63,7 +63,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> N
     epsilon, delta, gamma, beta, _ = all_runs(space)
     assert isinstance(delta, UnreadableRun)
     assert isinstance(epsilon, UnreadableRun)
-    assert measured_klds(space, plan.model) == {}
+    assert measurements(space, plan.model).klds == {}
     assert isinstance(beta, UnreadableRun)
     assert "no kind of job 'entropy'; name the extension that adds it in BITSWEEP_EXTENSIONS" in beta.message
     assert isinstance(gamma, UnreadableRun)

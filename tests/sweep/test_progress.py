@@ -48,10 +48,10 @@ def test_cells_of_an_earlier_run_are_known_and_do_not_count_as_work() -> None:
     assert progress.share == pytest.approx(0.25 * 4 / 6)  # a text weighs twice as much as a task
     assert progress.seconds_left(now=110.0) == pytest.approx(10 * (1 - 1 / 6) / (1 / 6))
     progress.update(Event("cell_done", "Q4/text", {"seconds": 9.0}, time=110.0))
-    progress.update(Event("cell_failed", "Q4/sums", {"error": "it broke"}, time=111.0))
+    progress.update(Event("cell_skipped", "Q4/sums", {"error": "it broke"}, time=111.0))
     progress.update(Event("done", None, {}, time=111.0))
     assert (progress.status, progress.share, progress.current) == ("done", 1.0, None)
-    assert progress.cells["Q4/sums"].error == "it broke"
+    assert (progress.cells["Q4/sums"].status, progress.cells["Q4/sums"].error) == ("skipped", "it broke")
     assert progress.seconds_left() is None
 
 

@@ -14,11 +14,13 @@ from sweep.analysis.figures import mean_recovery
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
 from sweep.artefact import Artefact
+from sweep.cli.run_output import exit_code_of
 from sweep.items import Item
 from sweep.jobs import serialization
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
 from sweep.record import Record
+from sweep.results.history import past_runs
 from sweep.results.records import records
 from sweep.results.store import Outcome, Store
 from sweep.workspace import Workspace
@@ -122,6 +124,37 @@ def test_a_score_that_is_not_a_number_is_not_compared(tmp_path):
 def test_items_with_other_prompts_are_other_units(tmp_path):
     found = records_of(tmp_path, Stored("r", {"t": {"BF16": items(RIGHT), "Q4": items(RIGHT, prompt="chat")}}))
     assert found["Q4"].samples["task t"].units != found["BF16"].samples["task t"].units
+
+
+@pytest.mark.parametrize(
+    ("endings", "status", "code"),
+    [
+        (("ok", "failed"), "partial", 1),
+        (("ok", "cancelled"), "partial", 5),
+        (("cancelled", "failed"), "failed", 1),
+        (("skipped", "cancelled"), "cancelled", 5),
+        (("skipped", "skipped"), "skipped", 0),  # the code comes from what is to blame, a cell of another variant
+        (("ok", ""), "pending", 0),
+        (("", "cancelled"), "cancelled", 5),
+    ],
+)
+def test_a_record_says_how_cells_without_a_result_ended(tmp_path, endings, status, code):
+    workspace = Workspace(tmp_path)
+    names = ("s", "t")
+    plan = Stored("r", {name: {"Q4": items([1.0, 0.0])} for name in names}, variants=("Q4",)).put(workspace)
+    with Store(workspace.database) as store:
+        for name, ending, cell in zip(names, endings, plan.cells, strict=True):
+            if ending == "":
+                store._db.execute("DELETE FROM cells WHERE key = ?", (cell.key,))
+            elif ending != "ok":
+                store.put(cell.key, Outcome(ending, None, f"{name} {ending}", 1.0))
+        (record,) = records(plan, store)
+    assert record.status == status
+    assert record.unfinished == {n: e for n, e in zip(names, endings, strict=True) if e not in ("ok", "")}
+    assert exit_code_of([record]) == code
+    (past,) = past_runs(workspace)
+    counts = (past.done, past.failed, past.cancelled, past.skipped)
+    assert counts == tuple(endings.count(one) for one in ("ok", "failed", "cancelled", "skipped"))
 
 
 def test_with_a_reference_file_tasks_are_compared_with_its_model_or_with_the_most_bits(tmp_path):

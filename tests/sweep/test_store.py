@@ -15,7 +15,7 @@ from stored_runs import Stored, items
 
 from converters.errors import InputError
 from sweep.analysis.compare import compare
-from sweep.analysis.measured import measured_klds
+from sweep.analysis.measured import measurements
 from sweep.commands.follow import Follower
 from sweep.execution.cells_to_run import cells_to_run, equivalent_results
 from sweep.items import Item
@@ -164,13 +164,13 @@ def test_a_result_of_another_form_is_named_by_every_reader(tmp_path: Path, shape
             lambda: notes(plan, store),
             lambda: compare(space, "r:BF16", "r:Q4"),
             lambda: Follower(space, "r"),
-            lambda: measured_klds(space, "micro"),
+            lambda: measurements(space, "micro"),
             lambda: read_results(space, "r"),
         ):
             with pytest.raises(InputError, match=r"run r: the stored result of Q4/t cannot be read \(.*\); repeat"):
                 reader()
         assert [cell.key for cell in cells_to_run(plan.cells, store, tmp_path)] == [key]  # the remedy in the message
-    assert [run.done for run in past_runs(space)] == [2]
+    assert [(run.done, run.damaged) for run in past_runs(space)] == [(1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,32 @@ def test_another_damaged_value_of_a_cell_is_named(tmp_path: Path, statement: str
         with pytest.raises(InputError, match=f"run r: the stored {what} of Q4/t cannot be read"):
             compare(space, "r:BF16", "r:Q4")
         assert [cell.key for cell in cells_to_run(plan.cells, store, tmp_path)] == [key]
+    assert [(run.done, run.damaged) for run in past_runs(space)] == [(1, 1)]
+
+
+def test_cancelled_and_skipped_cells_of_version_4_are_told_from_failed_ones(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    scores = [Item(0, "d", "p", 1.0, "x")]
+    errors = {
+        "it broke": "failed",
+        "cancelled by the user": "cancelled",
+        "needs a file that could not be made: it broke": "skipped",
+        "no divergence, because BF16 could not be measured: it broke": "skipped",
+    }
+    with Store(path) as store:
+        store.put("whole", Outcome("ok", {}, None, 1.0), scores)
+        for error in errors:
+            store.put(error, Outcome("failed", None, error, 1.0))
+        before = store._db.execute("SELECT * FROM cells WHERE key = 'whole'")
+    with sqlite3.connect(path) as database:  # version 4 differs only in a check
+        database.execute("PRAGMA user_version = 4")
+    database.close()
+    with Store(path) as store:
+        assert store.statuses(errors) == errors
+        assert store._db.execute("SELECT * FROM cells WHERE key = 'whole'") == before
+        assert store.items("whole") == scores
+        store.put("whole", Outcome("cancelled", None, "cancelled by the user", 1.0))
+        assert store.items("whole") == []  # the items still belong to their cell
 
 
 def test_a_damaged_result_is_measured_again_for_its_equivalent(tmp_path: Path) -> None:

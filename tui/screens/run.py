@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from threading import Event
 from typing import ClassVar
 
@@ -20,13 +21,14 @@ from converters.errors import InputError
 from sweep import format as fmt
 from sweep.commands.follow import Follower, Snapshot, log_of, tail
 from sweep.commands.launch import Command, Launch, remembered_command
+from sweep.endings import Ending
 from sweep.execution.control import request_cancel, request_pause, withdraw_pause
 from sweep.results.progress import CellState
 from tui.keymap import bind
 from tui.screens.log import NO_LOG, LogScreen
 from tui.state.session import Session
 from tui.theme import palette
-from tui.widgets.job_table import SIGNS, JobTable, bar
+from tui.widgets.job_table import SIGNS, JobTable, bar, ending_styles
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
 from tui.widgets.text_pane import TextPane
@@ -38,13 +40,19 @@ BAR = 24  # characters of the progress bar, if there is room
 SHORTEST = 6  # a shorter bar is left out
 
 
+def _endings(found: Snapshot) -> dict[str, int]:
+    """The numbers of cells without a whole result, by how they ended."""
+    counts = Counter(cell.status for cell in found.progress.cells.values())
+    return {ending: counts[ending] for ending in Ending if counts[ending]}
+
+
 class RunScreen(WorkerHost, Screen[None]):
     """Follows the run of the session, whichever process runs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         bind("pause", "pause", "Pause", tooltip="Stop after the running job; press again to undo", show=True),
         bind("cancel", "cancel", "Cancel job", tooltip="Cancel the highlighted job if it is running", show=True),
-        bind("run", "retry", "Retry", tooltip="Resume the run and retry failed jobs", show=True),
+        bind("run", "retry", "Retry", tooltip="Resume the run and retry jobs without a result", show=True),
         bind("log", "log", "Log", tooltip="The whole log of the highlighted job", show=True),
         bind("load", "runs", "Runs", tooltip="Watch another run", show=True),
         bind("follow", "follow", "Follow", tooltip="Keep the highlight on the running job"),
@@ -175,12 +183,13 @@ class RunScreen(WorkerHost, Screen[None]):
             self._ended(found)
 
     def _ended(self, found: Snapshot) -> None:
-        failed = sum(cell.status == "failed" for cell in found.progress.cells.values())
+        endings = _endings(found)
         if found.died:
             self.notify("The process of the sweep died. R resumes it.", severity="error", title=found.plan.run)
         elif found.progress.status == "done":
-            rest = f"Failed jobs: {failed}. R retries them." if failed else "4 shows the results."
-            self.notify(rest, severity="warning" if failed else "information", title="The sweep is done")
+            words = ", ".join(f"{count} {ending}" for ending, count in endings.items())
+            rest = f"Jobs: {words}. R retries them." if endings else "4 shows the results."
+            self.notify(rest, severity="warning" if endings else "information", title="The sweep is done")
         else:
             status = {"refused": "rejected"}.get(found.progress.status, found.progress.status)
             self.notify("R resumes it.", title=f"The sweep was {status}")
@@ -188,7 +197,7 @@ class RunScreen(WorkerHost, Screen[None]):
     def _state(self, found: Snapshot) -> Text:
         colours, progress = palette(self.app), found.progress
         states = [cell.status for cell in progress.cells.values()]
-        ended = sum(state in ("done", "known", "failed") for state in states)
+        ended = sum(cell.has_ended for cell in progress.cells.values())
         words, style = self._status(found)
         line, rest = Text.assemble((f" {words}", style)), Text()
         if progress.status == "running":
@@ -196,8 +205,8 @@ class RunScreen(WorkerHost, Screen[None]):
             left = progress.seconds_left()
             rest.append("" if left is None or found.died else f"  {fmt.duration(left)} left", colours.soft)
         rest.append(f"  {ended}/{len(states)} jobs", colours.soft)
-        failed = states.count("failed")
-        rest.append(f"  {SIGNS['failed']} {failed} failed" if failed else "", colours.bad)
+        for ending, count in _endings(found).items():
+            rest.append(f"  {SIGNS[ending]} {count} {ending}", ending_styles(colours)[ending])
         room = min(BAR, self.size.width - line.cell_len - rest.cell_len - 3)
         if progress.status == "running" and room >= SHORTEST:
             line.append("  ").append(bar(progress.share, room, colours))
@@ -259,7 +268,7 @@ class RunScreen(WorkerHost, Screen[None]):
             line.append(f"  {cell.seconds:.1f} s", colours.ink)
         if cell.error:
             line.append(f"  {fmt.plain(cell.error)}", colours.bad)
-        if cell.status == "failed":
+        if cell.status in tuple(Ending):
             line.append("  R retries it", colours.soft)
         return line
 
@@ -289,8 +298,7 @@ class RunScreen(WorkerHost, Screen[None]):
         found = self.snapshot
         if found is None:
             return
-        states = {cell.status for cell in found.progress.cells.values()}
-        if found.progress.status == "done" and "failed" not in states:
+        if found.progress.status == "done" and not _endings(found):
             self.notify("All jobs are done.", title="Retry")
             return
         try:
@@ -301,7 +309,7 @@ class RunScreen(WorkerHost, Screen[None]):
             return
         if found.is_running:
             self._retry_command = command
-            self.notify("Failed jobs are retried when the other jobs are done.", title="Retry")
+            self.notify("Jobs without a result are retried when the other jobs are done.", title="Retry")
         self.watch_run()
 
     def action_log(self) -> None:

@@ -22,7 +22,7 @@ from tui.widgets.note import Note
 from tui.widgets.table import Table
 
 MOST = 200  # rows that are shown; older runs are found by typing a part of their name
-HEADS = (("run", True), ("started", True), ("done", False), ("failed", False), ("variants", True))
+HEADS = (("run", True), ("started", True), ("done", False), ("failed", False), ("others", True), ("variants", True))
 
 
 class RunsScreen(Window[str | None]):
@@ -82,6 +82,7 @@ class RunsScreen(Window[str | None]):
                 Text(datetime.fromtimestamp(run.created).strftime("%Y-%m-%d %H:%M"), colours.soft),
                 Text(state, colours.ink if run.done == len(plan.cells) else colours.warn),
                 Text(f"{fmt.STATUS_SIGNS['failed']} {run.failed}" if run.failed else fmt.MISSING, colours.soft),
+                Text(run.others or fmt.MISSING, colours.soft),
                 Text(fmt.shorten(fmt.plain(" ".join(plan.variants)), 40), colours.soft),
             ]
             rows.append((plan.run, cells))

@@ -8,6 +8,7 @@ from rich.style import Style
 from rich.text import Text
 
 from sweep import format as fmt
+from sweep.endings import Ending
 from sweep.jobs.registry import stored_kinds
 from sweep.jobs.task import TaskJob
 from sweep.results.plan import Plan
@@ -15,7 +16,9 @@ from sweep.results.progress import CellState
 from tui.theme import Palette, palette
 from tui.widgets.table import Table
 
-SIGNS = {"waiting": "·", "known": "✓", "running": "▶", "done": "✓", "failed": "✗"}
+SIGNS = {"waiting": "·", "known": "✓", "running": "▶", "done": "✓"} | {
+    ending: fmt.STATUS_SIGNS[ending] for ending in Ending
+}
 BAR = 6  # characters of the progress bar in a cell
 
 
@@ -68,14 +71,19 @@ def _shared(plan: Plan) -> dict[tuple[str, str], str]:
     return found
 
 
+def ending_styles(colours: Palette) -> dict[str, Style]:
+    """The styles of cells without a whole result."""
+    return {Ending.FAILED: colours.bad, Ending.CANCELLED: colours.warn, Ending.SKIPPED: colours.soft}
+
+
 def cell_text(state: CellState, figure: str | None, colours: Palette) -> Text:
     """The content of a cell: a sign, and its result or progress."""
-    styles: dict[str, Style] = {"running": colours.accent, "failed": colours.bad, "waiting": colours.faint}
+    styles: dict[str, Style] = {"running": colours.accent, "waiting": colours.faint} | ending_styles(colours)
     sign = Text(SIGNS[state.status], styles.get(state.status, colours.good), no_wrap=True)
     if state.status == "running":
         return sign.append(" ").append(bar(state.share, BAR, colours))
-    if state.status == "failed":
-        return sign.append(" failed", colours.bad)
+    if state.status in tuple(Ending) and not figure:
+        return sign.append(f" {state.status}")
     if state.status == "waiting":
         return sign
     return sign.append(f" {figure or 'done'}", colours.ink if state.status == "done" else colours.soft)

@@ -81,7 +81,7 @@ def table_rows(
     shown, dropped = _fitting(fixed, columns, width)
     arrow = "↓" if sorting.down else "↑"
     heads = [(f"{c.header} {arrow}" if c.header == sorting.head else c.header, c.left) for c in [*fixed, *shown]]
-    faded = [row.status in ("failed", "pending", "skipped") for row in rows]
+    faded = [row.status in fmt.UNMEASURED for row in rows]
     cells = []
     for index, row in enumerate(rows):
         line = [colours.text(column.cells[index]) for column in [*fixed, *shown]]

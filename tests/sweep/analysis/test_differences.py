@@ -28,7 +28,9 @@ def test_json_has_every_field_and_a_verdict_for_each_difference() -> None:
     tasks = (task(0.1, 0.01), task(0.1, 0.5))
     losses = (LossDifference("Q4", "Q5", "t", True, paired(-0.1), paired(0.0), paired(0.1), 0.06),)
     text = (TextDifference("Q4", "Q5", "perplexity", 9.0, 9.5, paired(0.05), 0.001),)
-    found = Comparison(Side("a", "m", "BF16"), Side("b", "m", "BF16"), tasks, losses, text, ("a note",), failed=True)
+    found = Comparison(
+        Side("a", "m", "BF16"), Side("b", "m", "BF16"), tasks, losses, text, ("a note",), endings=frozenset({"failed"})
+    )
     row = found.to_json()
     assert list(row) == ["a", "b", "tasks", "losses", "text", "notes"]
     assert (row["a"], row["notes"]) == (asdict(found.a), ("a note",))

@@ -129,13 +129,15 @@ def test_variants_that_were_not_measured_are_never_chosen(records, failed):
     small = replace(records[3], variant="Q1", file_bytes=10, status="failed", error="killed\nby signal 9")
     pending = replace(records[3], variant="Q0", file_bytes=9, status="pending")
     skipped = replace(records[3], variant="Q9", file_bytes=9, status="skipped", error=None)
+    cancelled = replace(records[3], variant="Q8", file_bytes=9, status="cancelled", error="cancelled by the user")
     unsized = replace(records[3], variant="fq:sq", file_bytes=None)
-    found = advise_on_records([*records, failed, small, pending, skipped, unsized])
+    found = advise_on_records([*records, failed, small, pending, skipped, cancelled, unsized])
     assert found.variant == "Q4_K_M"
     reasons = excluded(found)
     assert reasons["Q1"] == "failed (killed by signal 9)"
     assert reasons["Q0"] == "is not measured yet"
     assert reasons["Q9"] == "was skipped: no message"
+    assert reasons["Q8"] == "was cancelled"
     assert reasons["fq:sq"] == "has no file size"
 
 

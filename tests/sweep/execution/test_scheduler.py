@@ -11,6 +11,7 @@ import pytest
 
 from converters.errors import InputError
 from sweep.artefact import Artefact
+from sweep.endings import EVENTS
 from sweep.events import Event
 from sweep.execution.control import CANCELLED, Paused, request_cancel, request_pause
 from sweep.execution.protocol import Answer, Failed, Finished, Order
@@ -147,8 +148,9 @@ def run_cells(
     return executor, events, store
 
 
-def failures(events: list[Event]) -> dict[str, str]:
-    return {str(event.cell): event.data["error"] for event in events if event.event == "cell_failed"}
+def unfinished(events: list[Event]) -> dict[str, tuple[str, str]]:
+    """The cells without a whole result: how they ended, and why."""
+    return {str(one.cell): (EVENTS[one.event], one.data["error"]) for one in events if one.event in EVENTS}
 
 
 def test_preparation_jobs_run_first_and_batches_run_together(tmp_path: Path) -> None:
@@ -170,10 +172,11 @@ def test_preparation_jobs_run_first_and_batches_run_together(tmp_path: Path) -> 
     assert executor.expected == ["B"]
 
 
-def test_a_failed_cell_fails_those_that_need_it_but_not_those_that_need_it_optionally(tmp_path: Path) -> None:
+def test_cells_that_need_a_failed_cell_are_skipped_but_those_that_need_it_optionally_run(tmp_path: Path) -> None:
     cells = [
         cell(Preparation("a"), "A"),
-        cell(Step("of a"), "A", needs=["a"]),
+        cell(Preparation("b"), "A", needs=["a"]),
+        cell(Step("of b"), "A", needs=["b"]),
         cell(Step("reference"), "B"),
         cell(Step("compared", reference="file"), "C", optional_needs=["reference"]),
     ]
@@ -183,15 +186,16 @@ def test_a_failed_cell_fails_those_that_need_it_but_not_those_that_need_it_optio
     )
     executor, events, store = run_cells(tmp_path, cells, executor)
     reason = "no divergence, because B could not be measured: it broke"
-    assert failures(events) == {
-        "A/a": "it broke",
-        "A/of a": "needs a file that could not be made: it broke",
-        "B/reference": "it broke",
-        "C/compared": reason,
+    assert unfinished(events) == {
+        "A/a": ("failed", "it broke"),
+        "A/b": ("skipped", "needs A/a, which failed: it broke"),
+        "A/of b": ("skipped", "needs A/a, which failed: it broke"),
+        "B/reference": ("failed", "it broke"),
+        "C/compared": ("skipped", reason),
     }
     assert executor.orders[-1].jobs == (Step("compared"),)  # without its reference
     stored = store.outcomes(["compared"])["compared"]
-    assert (stored.status, stored.row, stored.error) == ("failed", {"text": "compared"}, reason)
+    assert (stored.status, stored.row, stored.error) == ("skipped", {"text": "compared"}, reason)
 
 
 def test_after_a_batch_dies_its_jobs_run_one_by_one(tmp_path: Path) -> None:
@@ -203,7 +207,7 @@ def test_after_a_batch_dies_its_jobs_run_one_by_one(tmp_path: Path) -> None:
 
     executor, events, _ = run_cells(tmp_path, cells, ScriptedExecutor(reply=reply))
     assert executor.names == [["a", "b", "c"], ["a"], ["b"], ["c"]]
-    assert failures(events) == {"b/b": "the worker died"}
+    assert unfinished(events) == {"b/b": ("failed", "the worker died")}
 
 
 def test_bad_input_of_an_essential_job_rejects_the_run(tmp_path: Path) -> None:
@@ -259,8 +263,9 @@ def test_a_pause_lets_running_cells_end_and_starts_no_others(tmp_path: Path) -> 
     assert executor.names == [["b"], ["c"]]
 
 
-def test_a_cancelled_cell_fails_and_the_others_of_its_batch_are_made(tmp_path: Path) -> None:
+def test_only_what_needs_a_cancelled_cell_is_skipped_and_the_others_of_its_batch_are_made(tmp_path: Path) -> None:
     cells = [cell(Preparation(name, batched=True), name) for name in "abc"]
+    cells += [cell(Step("of b"), "b", needs=["b"]), cell(Step("of c"), "c", needs=["c"], optional_needs=["of b"])]
     cancelled: list[str] = []
 
     def on_event(event: Event) -> None:
@@ -272,9 +277,18 @@ def test_a_cancelled_cell_fails_and_the_others_of_its_batch_are_made(tmp_path: P
     executor.reply = lambda order: (
         Failed(order.id, "killed", died=True) if order.id in executor.cancelled else done(order)
     )
-    executor, events, _ = run_cells(tmp_path, cells, _LateExecutor(executor), on_event=on_event)  # type: ignore[arg-type]
-    assert failures(events) == {"b/b": CANCELLED}
+    executor, events, store = run_cells(tmp_path, cells, _LateExecutor(executor), on_event=on_event)  # type: ignore[arg-type]
+    why = "needs b/b, which was cancelled"
+    assert unfinished(events) == {
+        "b/b": ("cancelled", CANCELLED),
+        "b/of b": ("skipped", why),
+        "c/of c": ("skipped", f"no divergence, because b could not be measured: {why}"),
+    }
     assert [event.cell for event in events if event.event == "cell_done"] == ["a/a", "c/c"]
+    assert store.statuses(["a", "b", "of b", "of c"]) == {
+        "a": "ok", "b": "cancelled", "of b": "skipped", "of c": "skipped",
+    }  # fmt: skip
+    assert run_cells(tmp_path, cells)[0].names == [["b"], ["of b"], ["of c"]]  # the next start runs them
 
 
 class _LateExecutor:

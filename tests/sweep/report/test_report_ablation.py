@@ -12,7 +12,7 @@ from test_report_html import Page
 import presets
 from int8.design_space import load
 from int8.recipe import ALL_FOLDS, NAMED, Activations, Fold, Insertion, Recipe, Scales
-from sweep.analysis.ablation import Ablation, RecipeMeasurement, least, name_of, ranked, settings_of
+from sweep.analysis.ablation import Ablation, RecipeFailure, RecipeMeasurement, least, name_of, ranked, settings_of
 from sweep.record import Perplexity
 from sweep.report import heatmap
 from sweep.report.ablation import render_ablation
@@ -32,7 +32,7 @@ def measured(*losses: float) -> RecipeMeasurement:
 
 def ablation(model: str = "micro") -> Ablation:
     found = {recipe: measured(*(0.001 * i + noise for noise in NOISE)) for i, recipe in enumerate(SPACE.points[1:])}
-    failed = ((SPACE.points[0], "cuda has no <memory>"),)
+    failed = (RecipeFailure(SPACE.points[0], "failed", "cuda has no <memory>"),)
     return Ablation(model, SPACE, Perplexity(2.7, 0.1, 600), ranked(found, FLOAT), failed, {"model": model})
 
 
@@ -69,7 +69,7 @@ def test_an_ablation_as_json_has_every_figure() -> None:
     assert list(out) == ["model", "title", "reference", "points", "failed", "grids", "about"]
     assert (out["model"], out["title"], out["about"]) == ("micro", SPACE.title, {"model": "micro"})
     assert out["reference"] == asdict(found.reference)
-    assert out["failed"] == [{"recipe": SPACE.points[0].to_json(), "error": "cuda has no <memory>"}]
+    assert out["failed"] == [{"recipe": SPACE.points[0].to_json(), "status": "failed", "error": "cuda has no <memory>"}]
     assert [found.of(point.recipe) for point in found.points] == list(found.points)
     assert found.of(SPACE.points[0]) is None
     for point, one in zip(found.points, out["points"], strict=True):
@@ -171,5 +171,6 @@ def test_colour_strength_is_linear_in_the_logarithm_and_clamped_to_the_scale() -
 
 
 def test_an_ablation_without_results_says_so() -> None:
-    nothing = Ablation("m", SPACE, Perplexity(2.7, 0.1, 600), ranked({}, FLOAT), ((NAMED["sq"], "no"),), {})
+    failure = RecipeFailure(NAMED["sq"], "cancelled", "no")
+    nothing = Ablation("m", SPACE, Perplexity(2.7, 0.1, 600), ranked({}, FLOAT), (failure,), {})
     assert "No recipe could be measured" in Page(render_page(nothing)).text
