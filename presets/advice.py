@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,7 +41,8 @@ class Tolerance:
 @dataclass(frozen=True)
 class SpeedAssumptions:
     """Shares of the memory bandwidth that generation reaches, by where the weights are, and the bandwidths in bytes per
-    second of RAM and of a GPU where they are not known. `iq_types_in_ram` is a further factor."""
+    second of RAM and of a GPU where they are not known. `iq_types_in_ram` and `iq_types_on_older_gpus` are further
+    factors; `older_gpus` are parts of the names of these GPUs."""
 
     devices: float
     ram: float
@@ -49,6 +50,8 @@ class SpeedAssumptions:
     ram_bandwidth: float
     gpu_bandwidth: float
     iq_types_in_ram: float
+    iq_types_on_older_gpus: float
+    older_gpus: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,8 @@ def estimated_speed(row: FitRow, report: FitReport) -> float | None:
             continue
         if place < len(gpus):
             bandwidth, reached = gpus[place].bandwidth or speed.gpu_bandwidth, speed.devices
+            if any(name.lower() in gpus[place].name.lower() for name in speed.older_gpus):
+                reached *= 1 - iq + iq * speed.iq_types_on_older_gpus
         else:
             known = None if host is None else host.bandwidth
             bandwidth = known or speed.ram_bandwidth

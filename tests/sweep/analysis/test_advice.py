@@ -173,6 +173,16 @@ def test_iq_types_in_ram_cost_speed() -> None:
     assert second == pytest.approx(first * share)
 
 
+def test_iq_types_on_gpus_before_turing_cost_speed() -> None:
+    iq = WeightTypes({"IQ4_XS": 1.0}, 8 * 10**9, 8 * 10**9)
+    for gpu, factor in (("Tesla P40", advice_rules().speed.iq_types_on_older_gpus), ("RTX 3060 12GB", 1.0)):
+        devices = parse_devices([gpu])
+        plain = read(row("Q4_K_M", 5.0, 4.9, devices), 2.0, 0.0)
+        found = report([plain, replace(plain, weight_types=iq)], devices)
+        first, second = (estimated_speed(one, found) or 0.0 for one in found.rows)
+        assert second == pytest.approx(first * factor)
+
+
 def test_a_good_quant_with_experts_in_ram_beats_a_poor_one_on_the_gpu() -> None:
     poor = read(row("IQ2_XXS", 9.0, 2.3, GPU), 1.5, 0.0)
     good = read(row("Q4_K_M", 20.0, 4.9, GPU, fits=False, partial=True, cpu_moe_layers=23), 1.9, 0.35)
