@@ -20,6 +20,7 @@ from sweep.analysis.plots import Measure, costs, measures, points
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
+from sweep.report.advice import alternative, alternatives
 from sweep.report.axes import positive
 from sweep.report.html_tables import differences_table, fidelity_table, per_bit_table, tasks_table
 from sweep.report.svg import ScatterPlot, scatter
@@ -55,6 +56,8 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], advic
         about=settings,
         chosen=chosen,
         verdict=(sentence, "", "") if chosen is None else sentence.partition(fmt.plain(chosen)),
+        alternatives=[(words, alternative(one, advice.model)) for words, one in alternatives(advice)],
+        others=[(fmt.plain(row.variant), why) for row in rows if (why := advice.why_not(row.variant))],
         notes=trust_notes(rows),
         pareto=pareto,
         judged_by=judged_by,

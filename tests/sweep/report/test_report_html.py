@@ -129,6 +129,15 @@ def test_the_sentence_the_figures_and_the_settings_are_on_the_page(records, fail
         assert expected in text
 
 
+def test_the_page_says_why_each_other_variant_was_not_chosen(records):
+    source = page(records)
+    start = source.index("<details><summary>Why not another variant?")
+    listed = source[start : source.index("</details>", start)]
+    assert [name for name in ("Q2_K", "Q3_K_M", "Q5_K_M", "BF16") if f"<dt>{name}</dt>" not in listed] == []
+    assert "<dt>Q4_K_M</dt>" not in listed
+    assert "on micro_sums (Holm-corrected p = 0.017)</dd>" in listed
+
+
 def test_a_difference_has_its_interval_on_hover_and_in_the_full_table(records):
     def exact(record: Record) -> Record:
         score = record.tasks["micro_sums"]
@@ -147,7 +156,8 @@ def test_a_difference_has_its_interval_on_hover_and_in_the_full_table(records):
         "23.4 % of answers changed" in titles
     )
     assert any(title.startswith("not significant: ") for title in titles)
-    details = Page(source[source.index("<details>") : source.index("</details>") + len("</details>")])
+    start = source.index("<details><summary>All differences")
+    details = Page(source[start : source.index("</details>", start) + len("</details>")])
     assert sum(tag == "tr" for tag, _ in details.tags) == 1 + 30
     for expected in (f"{MINUS}7.9 to {MINUS}4.3", "23.4", "1,000 in 57 subjects", f"{MINUS}3.12 ±0.41"):
         assert expected in details.text
