@@ -83,6 +83,11 @@ def smaller_relatives(name: str) -> list[str]:
     return sorted(smaller, key=lambda one: -sizes[one])
 
 
+def are_relatives(first: str, second: str) -> bool:
+    """Whether the names are of two models of the same series, in the catalogue or not."""
+    return first != second and "-" in first and _series(first) == _series(second)
+
+
 def _series(name: str) -> str:
     series = re.split(r"-\d", name, maxsplit=1)[0]
     return re.sub(r"^Qwen3\.\d", "Qwen3.5", series)

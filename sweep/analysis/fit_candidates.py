@@ -6,33 +6,34 @@ presets/advice.toml has the shares of the bandwidth that llama.cpp reaches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from presets.advice import advice_rules
 from sweep import format as fmt
 from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence
 from sweep.analysis.fit_commands import fit_commands
-from sweep.analysis.priors import ExpectedKld, MeasuredKld, expected_klds, measured_kld
+from sweep.analysis.priors import ExpectedKld, MeasuredKld, RelativeKld, expected_klds, measured_kld
 from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
 
 
 @dataclass(frozen=True)
 class Measurements:
     """What runs measured of a model, by variant: divergences from one reference over one text, and what tasks
-    say. `files` are the files that were kept."""
+    say. `files` are the files that were kept, `relatives` what was measured of other models of the series."""
 
     klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
     tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    relatives: Sequence[RelativeKld] = ()
 
 
-def expected_losses(report: FitReport, klds: Mapping[str, MeasuredKld]) -> dict[str, ExpectedKld]:
+def expected_losses(report: FitReport, measured: Measurements) -> dict[str, ExpectedKld]:
     """By variant, the divergence that was measured, or else is expected, with the report's type of KV cache.
 
-    `klds` are the divergences that were measured. Variants about which nothing is known are left out, and so are all if
-    nothing is known about the type of the cache.
+    Variants about which nothing is known are left out, and so are all if nothing is known about the type of the cache.
     """
+    klds = measured.klds
     added = advice_rules().kv_types.get(report.kv_type)
     if added is None:
         return {}
@@ -40,6 +41,7 @@ def expected_losses(report: FitReport, klds: Mapping[str, MeasuredKld]) -> dict[
         {row.variant: row.weight_types for row in report.rows},
         report.architecture,
         {name: found.kld for name, found in klds.items()},
+        measured.relatives,
     )
     known = {**expected, **{name: measured_kld(found) for name, found in klds.items()}}
     return {
@@ -53,7 +55,7 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
     report was asked for; empty: its name."""
     klds = measured.klds
     has_gpu = any(device.kind != "cpu" for device in report.devices)
-    losses = expected_losses(report, klds)
+    losses = expected_losses(report, measured)
     return [
         Candidate(
             model=report.model,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from converters.catalogue import are_relatives
 from presets.advice import Tolerance
 from sweep.analysis.candidate import TaskEvidence
 from sweep.analysis.fit_candidates import Measurements
-from sweep.analysis.priors import MeasuredKld
+from sweep.analysis.priors import MeasuredKld, RelativeKld
 from sweep.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -35,10 +37,15 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
     groups: dict[str, dict[str, MeasuredKld]] = defaultdict(dict)
     tasks: dict[str, TaskEvidence] = {}
     files: dict[str, str] = {}
+    relatives: list[RelativeKld] = []
     with Store(workspace.database) as store:
         for stored in store.runs():  # the newest first
             plan = read_plan(stored)
-            if isinstance(plan, UnreadableRun) or plan.model != model or not plan.is_current:
+            if isinstance(plan, UnreadableRun) or not plan.is_current:
+                continue
+            if are_relatives(plan.model, model):
+                relatives += _of_relative(records(plan, store))
+            if plan.model != model:
                 continue
             files = variant_files(plan, workspace) | files
             rows = records(plan, store)
@@ -50,7 +57,16 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
                 known = tasks.get(variant)
                 if known is None or known.items * len(known.tasks) < found.items * len(found.tasks):
                     tasks[variant] = found
-    return Measurements(max(groups.values(), key=len, default={}), tasks, files)
+    return Measurements(max(groups.values(), key=len, default={}), tasks, files, relatives)
+
+
+def _of_relative(rows: Sequence[Record]) -> list[RelativeKld]:
+    """The divergences that a run measured of another model, and the number of weights of that model."""
+    return [
+        RelativeKld(row.variant, row.divergence.kld_mean, 8 * row.file_bytes / row.bits_per_weight)
+        for row in rows
+        if row.divergence is not None and row.file_bytes and row.bits_per_weight and row.variant != row.reference
+    ]
 
 
 def _kld(record: Record, plan: Plan) -> MeasuredKld | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, log, sqrt
 from statistics import NormalDist, fmean
 
 from presets.quality import quality_priors
@@ -37,14 +37,27 @@ class MeasuredKld:
     run: str
 
 
+@dataclass(frozen=True)
+class RelativeKld:
+    """What a run measured of a variant of another model of the same series, with that model's number of weights."""
+
+    variant: str
+    kld: float
+    parameters: float
+
+
 def expected_klds(
-    weights: Mapping[str, WeightTypes | None], architecture: str, measured: Mapping[str, float]
+    weights: Mapping[str, WeightTypes | None],
+    architecture: str,
+    measured: Mapping[str, float],
+    relatives: Sequence[RelativeKld] = (),
 ) -> dict[str, ExpectedKld]:
     """The divergences that published measurements of other models lead to expect, by variant; see presets/quality.toml.
 
     `measured` are divergences of variants of this model. An expectation is scaled by the ratio of measured to expected
-    divergence of the measured variants whose expectations are near to it, and is less uncertain then. Variants with a
-    type of which nothing was published are left out.
+    divergence of the measured variants whose expectations are near to it, and is less uncertain then. Without such a
+    variant it is scaled by the same ratio of `relatives`, which were measured over the same kind of text. Variants with
+    a type of which nothing was published are left out.
     """
     priors = quality_priors()
     found = {
@@ -58,11 +71,34 @@ def expected_klds(
         if value > 0 and found.get(name, (0.0,))[0]
     }
 
+    of_relatives = _ratios_of_relatives(weights, architecture, relatives)
+
     def scaled(value: float, spread: float) -> ExpectedKld:
         near = [ratio for name, ratio in ratios.items() if abs(log(found[name][0] / value)) < log(NEAR)]
-        return _interval(exp(fmean(near)) * value, priors.types_spread) if near else _interval(value, spread)
+        if near:
+            return _interval(exp(fmean(near)) * value, priors.types_spread)
+        if of_relatives:  # both models are off from the formula by the spread of one
+            return _interval(exp(fmean(of_relatives)) * value, sqrt(2) * priors.types_spread)
+        return _interval(value, spread)
 
     return {name: scaled(*one) if one[0] else ExpectedKld(0.0, 0.0, 0.0, "prior") for name, one in found.items()}
+
+
+def _ratios_of_relatives(
+    weights: Mapping[str, WeightTypes | None], architecture: str, relatives: Sequence[RelativeKld]
+) -> list[float]:
+    """Logarithms of measured / expected divergence. A relative's variant has the shares of types that the variant of the
+    same name has in this model, and the same share of its weights is used by a token."""
+    found = []
+    for one in relatives:
+        types = weights.get(one.variant)
+        if types is None or one.kld <= 0:
+            continue
+        size = one.parameters * types.effective / types.parameters
+        expected = quality_priors().kld(types.shares, size, architecture)
+        if expected is not None and expected[0] > 0:
+            found.append(log(one.kld / expected[0]))
+    return found
 
 
 def _interval(value: float, spread: float) -> ExpectedKld:

@@ -175,7 +175,7 @@ def fit(
     if output.is_json:
         named = {"best": chosen, "best_is_measured": advice.confidence == "measured"} if best else {}
         answer = to_json(report)
-        losses = expected_losses(report, measured.klds)
+        losses = expected_losses(report, measured)
         for row in answer["rows"]:
             row["expected_kld"] = vars(losses[row["variant"]]) if row["variant"] in losses else None
         output.line(answer | {"advice": advice_to_json(advice)} | named)

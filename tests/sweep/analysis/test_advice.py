@@ -13,7 +13,7 @@ from presets.quality import quality_priors
 from sweep.analysis.advice import advise, to_json
 from sweep.analysis.candidate import AdvisedPlacement
 from sweep.analysis.fit_candidates import Measurements, estimated_speed, fit_candidates
-from sweep.analysis.priors import MeasuredKld, expected_klds
+from sweep.analysis.priors import MeasuredKld, RelativeKld, expected_klds
 from sweep.fit.fit_report import FitReport, FitRow
 from sweep.fit.hardware import Device, parse_devices
 from sweep.fit.weight_types import WeightTypes
@@ -73,6 +73,20 @@ def test_a_measurement_scales_the_expectations_near_it() -> None:
     assert after["Q5_K"].value == pytest.approx(2 * before["Q5_K"].value)
     assert after["Q5_K"].high / after["Q5_K"].low < before["Q5_K"].high / before["Q5_K"].low
     assert after["Q6_K"] == before["Q6_K"]  # about a ninth of Q4_K's: too far
+
+
+def test_a_relative_scales_all_expectations_and_makes_them_less_uncertain() -> None:
+    weights = {name: WeightTypes({name: 1.0}, 14 * 10**9, 14 * 10**9) for name in ("Q4_K", "Q2_K")}
+    before = expected_klds(weights, "qwen3", {})
+    small = expected_klds({"Q4_K": WeightTypes({"Q4_K": 1.0}, 4 * 10**9, 4 * 10**9)}, "qwen3", {})["Q4_K"]
+    relative = RelativeKld("Q4_K", 1.5 * small.value, 4e9)
+    after = expected_klds(weights, "qwen3", {}, [relative, RelativeKld("unknown", 1.0, 4e9)])
+    for name in weights:
+        assert after[name].value == pytest.approx(1.5 * before[name].value)
+        assert after[name].high / after[name].low < before[name].high / before[name].low
+    assert after["Q4_K"].source == "prior"
+    own = expected_klds(weights, "qwen3", {"Q4_K": 0.01}, [relative])
+    assert own["Q4_K"].value == pytest.approx(0.01)  # its own measurement comes first
 
 
 def test_what_was_measured_comes_before_what_is_expected() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,11 @@ import pytest
 from stored_runs import Stored
 
 from sweep.analysis.measured import measurements
+from sweep.analysis.priors import RelativeKld
+from sweep.record import Record
+from sweep.results.plan import Plan
+from sweep.results.records import records
+from sweep.results.store import Store
 from sweep.workspace import Workspace
 
 NLL = np.full(4, 1.0)
@@ -45,3 +51,15 @@ def test_divergences_from_different_references_are_not_mixed(workspace: Workspac
     stored("new", {"Q4_K_M": 0.0001}, mark="b").put(workspace)
     losses = measurements(workspace, "Qwen3-8B").klds
     assert {name: loss.run for name, loss in losses.items()} == dict.fromkeys(("BF16", "Q4_K_M", "Q8_0"), "old")
+
+
+def test_runs_of_the_same_series_are_relatives(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_sizes(plan: Plan, store: Store) -> list[Record]:
+        return [replace(one, file_bytes=2 * 10**9, bits_per_weight=4.0) for one in records(plan, store)]
+
+    monkeypatch.setattr("sweep.results.records.records", with_sizes)  # stored runs have no sizes
+    stored("one", {"Q4_K_M": 0.05}, model="Qwen3-4B").put(workspace)
+    stored("two", {"Q4_K_M": 0.06}, model="Qwen3.5-4B").put(workspace)
+    found = measurements(workspace, "Qwen3-8B")
+    assert found.klds == {}
+    assert found.relatives == [RelativeKld("Q4_K_M", pytest.approx(0.05), 4e9)]
