@@ -87,8 +87,8 @@ def expected_klds(
 def _ratios_of_relatives(
     weights: Mapping[str, WeightTypes | None], architecture: str, relatives: Sequence[RelativeKld]
 ) -> list[float]:
-    """Logarithms of measured / expected divergence. A relative's variant has the shares of types that the variant of the
-    same name has in this model, and the same share of its weights is used by a token."""
+    """Logarithms of measured / expected divergence. A relative's variant is taken to have the shares of types that the
+    variant of the same name has in this model, and a token to use the same share of its weights."""
     found = []
     for one in relatives:
         types = weights.get(one.variant)
