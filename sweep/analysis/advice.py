@@ -37,7 +37,8 @@ class Advice:
     """The variant to run, or None, and why.
 
     `smaller` is the best candidate that is smaller and about as fast, `better` the simplest and smallest that loses
-    less. `other_model` is a smaller model that runs well, if the pick is poor. `undecided` is the candidate of which
+    less. `other_model` is a smaller model that runs well, if the pick is poor. `shorter` runs on the GPUs alone with a
+    shorter context, if the pick does not or has a noticeable loss. `undecided` is the candidate of which
     tasks leave a loss that matters open: the pick, or a smaller one if tasks alone decide. `usable` are all candidates
     that were considered.
     """
@@ -49,6 +50,7 @@ class Advice:
     better: Candidate | None = None
     excluded: tuple[Excluded, ...] = ()
     other_model: Candidate | None = None
+    shorter: Candidate | None = None
     undecided: Candidate | None = None
     usable: tuple[Candidate, ...] = field(default=(), repr=False)
 
@@ -202,6 +204,13 @@ def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
     return min(near, key=lambda one: (one.effort, one.loss, one.file_bytes))
 
 
+def is_adequate(one: Candidate) -> bool:
+    """Whether its loss is known and small, and its type is one to choose, wherever it may run."""
+    excluded = one.variant in advice_rules().not_chosen and not one.is_measured
+    shown = one.tasks is not None and one.tasks.verdict is TaskLoss.SHOWN
+    return one.loss <= advice_rules().adequate and not excluded and not shown
+
+
 def _is_smaller(one: Candidate, pick: Candidate) -> bool:
     fast = (one.tokens_per_s or 0.0) >= ABOUT_AS_FAST * (pick.tokens_per_s or 0.0)
     return one.file_bytes < pick.file_bytes and (fast or one.tokens_per_s is None)
@@ -330,7 +339,12 @@ def _comparison(one: Candidate, pick: Candidate | None) -> str:
 
 def to_json(advice: Advice) -> dict[str, Any]:
     """The advice as the JSON field "advice" of `sweep fit` and of the event "finished"."""
-    alternatives = [("smaller", advice.smaller), ("better", advice.better), ("other model", advice.other_model)]
+    alternatives = [
+        ("smaller", advice.smaller),
+        ("better", advice.better),
+        ("shorter context", advice.shorter),
+        ("other model", advice.other_model),
+    ]
     pick = advice.pick
     return {
         "model": advice.model,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from converters.catalogue import smaller_relatives
-from sweep.analysis.advice import Advice, advise
+from sweep.analysis.advice import Advice, advise, is_adequate
 from sweep.analysis.candidate import Candidate
 from sweep.analysis.fit_candidates import Measurements, fit_candidates
 from sweep.execution.local import LocalHost
@@ -47,6 +47,8 @@ def advise_on(question: FitQuestion, report: FitReport, measured: Measurements) 
     series are tried.
     """
     found = advise(report.model, _all_candidates(question, report, measured))
+    if not found.is_simple:
+        found = replace(found, shorter=_with_shorter_context(question, report, measured))
     if not found.is_poor:
         return found
     alone = replace(question.options, draft="")  # a draft of this model may not go with another one
@@ -56,6 +58,20 @@ def advise_on(question: FitQuestion, report: FitReport, measured: Measurements) 
         if smaller.runs_well:
             return replace(found, other_model=smaller.pick)
     return found
+
+
+def _with_shorter_context(question: FitQuestion, report: FitReport, measured: Measurements) -> Candidate | None:
+    """The candidate with the longest context of those that lose little and run on the GPUs alone with a context that is
+    at least a quarter of the requested one."""
+    usable = {one.variant for one in fit_candidates(report, measured, question.model) if is_adequate(one)}
+    contexts = {row.variant: row.max_context or 0 for row in report.rows if row.variant in usable}
+    contexts = {name: longest for name, longest in contexts.items() if report.context / 4 <= longest < report.context}
+    if not contexts or not any(device.kind != "cpu" for device in report.devices):
+        return None
+    name = max(contexts, key=lambda name: contexts[name])
+    asked = replace(question, variants=(name,), options=replace(question.options, context=contexts[name]))
+    shorter = advise(report.model, fit_candidates(asked.answer(), measured, question.model))
+    return shorter.pick if shorter.is_simple else None
 
 
 def _all_candidates(question: FitQuestion, report: FitReport, measured: Measurements) -> list[Candidate]:

@@ -20,7 +20,13 @@ def render_advice(advice: Advice) -> RenderableType:
 
 def alternatives(advice: Advice) -> list[tuple[str, Candidate]]:
     """The alternatives to the pick, with the words for each."""
-    named = (("Smaller", advice.smaller), ("Better", advice.better), ("A smaller model", advice.other_model))
+    shorter = advice.shorter
+    named = (
+        ("Smaller", advice.smaller),
+        ("Better", advice.better),
+        ("" if shorter is None else f"With a context of {shorter.context:,} tokens", shorter),
+        ("A smaller model", advice.other_model),
+    )
     return [(words, one) for words, one in named if one is not None]
 
 

@@ -73,5 +73,10 @@ def test_the_command_answers_as_the_library_does(tmp_path: Path) -> None:
     assert (answer["variant"], answer["kv_type"]) == (pick.variant, pick.kv_type) == ("Q4_K_M", "q8_0")
     assert answer["command"] == pick.commands.run
     assert "-ctk q8_0 -ctv q8_0" in answer["command"]
-    assert f"► Run {pick.name}" in call(*command).stdout
+    printed = call(*command).stdout
+    assert f"► Run {pick.name}" in printed
+    shorter = next(one for one in answer["alternatives"] if one["direction"] == "shorter context")
+    assert (shorter["variant"], shorter["kv_type"], shorter["placement"]) == ("Q4_K_M", "f16", "gpu")
+    assert asked.context / 4 <= shorter["ctx"] < asked.context
+    assert f"With a context of {shorter['ctx']:,} tokens: Q4_K_M (" in printed
     assert call(*command, "--best", "--format", "quiet").stdout == f"{pick.variant}\n"
