@@ -13,8 +13,11 @@ from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
+from textual.theme import Theme
 
+from converters.errors import InputError
 from tui.keymap import bind
+from tui.state.remembered import Remembered, recall
 from tui.state.session import Session
 from tui.terminal import after_stop
 from tui.theme import DARK, LIGHT
@@ -75,13 +78,22 @@ class SweepApp(WorkerHost, App[None]):
 
     def __init__(self, workspace: Workspace, run: str | None = None, first: str = "fit") -> None:
         super().__init__()
-        self.session = Session(workspace, run)
+        self._note = ""  # why nothing is remembered
+        self.session = Session(workspace, run, remembered=self._recall())
         for mode, make in SCREEN_OF_MODE.items():
             self.add_mode(mode, partial(make, self.session))
         self._first = first
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        self.theme = DARK.name
+        remembered = self.session.remembered.theme
+        self.theme = remembered if remembered in self.available_themes else DARK.name
+
+    def _recall(self) -> Remembered:
+        try:
+            return recall()
+        except InputError as error:
+            self._note = str(error)
+            return Remembered()
 
     def on_mount(self) -> None:
         from sweep.planning.preset import load
@@ -89,6 +101,9 @@ class SweepApp(WorkerHost, App[None]):
         draft = self.session.draft
         self.session.draft = replace(draft, variants=load(draft.preset).variants)
         self.switch_mode(self._first)
+        if self._note:
+            self.notify(self._note, severity="warning", title="Settings")
+        self.theme_changed_signal.subscribe(self, self._remember_theme)
         self.set_timer(LOADED, gc.freeze)
         if not self.is_headless:
             after_stop(self._draw_again)
@@ -97,10 +112,15 @@ class SweepApp(WorkerHost, App[None]):
             self.notify(words, title="NO_COLOR is set: no colours")
         self._find(self.session.run_id)
 
+    def _remember_theme(self, theme: Theme) -> None:
+        try:
+            self.session.remember(theme=theme.name)
+        except InputError as error:
+            self.notify(str(error), severity="warning", title="Settings")
+
     @work(thread=True, exit_on_error=False)
     def _find(self, name: str | None) -> None:
         """Find the given run, or the latest one. If it is running, show it on the Run screen."""
-        from converters.errors import InputError
         from sweep.results.history import find_run
         from sweep.workspace import run_lock
 

@@ -42,6 +42,7 @@ KEYMAP = {
     "quit-now": Key("ctrl+q", "Quit"),
     "help": Key("question_mark", "Help for this screen", "?"),
     "filter": Key("slash", "Filter by name", "/"),
+    "complete": Key("tab", "Complete a path, or go to the next part"),
     "refresh": Key("r", "Read or compute again"),
     "copy": Key("y", "Copy the command"),
     # rows

@@ -88,6 +88,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         bytes_read=resolved.bytes_read,
         draft=options.draft or None if draft is None else draft.name,
         architecture=shape.architecture,
+        trained_context=shape.train_context,
     )
 
 

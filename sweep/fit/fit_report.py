@@ -133,6 +133,7 @@ class FitReport:
     bytes_read: int | None  # bytes read over the network; None if the model was not read from there
     draft: str | None = None  # the name of the draft
     architecture: str = ""  # llama.cpp's name
+    trained_context: int | None = None  # the longest context of the model; None in reports of earlier versions
 
 
 class Verdict(StrEnum):
@@ -171,6 +172,7 @@ def to_json(report: FitReport) -> dict[str, Any]:
         "bytes_read": report.bytes_read,
         "draft": report.draft,
         "architecture": report.architecture,
+        "trained_context": report.trained_context,
     }
 
 
@@ -219,6 +221,7 @@ def from_json(report: dict[str, Any]) -> FitReport:
         bytes_read=report["bytes_read"],
         draft=report.get("draft"),
         architecture=report["architecture"],
+        trained_context=report.get("trained_context"),
     )
 
 

@@ -52,6 +52,7 @@ def own(swept: Workspace, tmp_path: Path) -> Workspace:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every test in its own directory, so that nothing is written into the repository."""
+    """Run every test in its own directories, so that nothing is written into the repository or the user's own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITSWEEP_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))

@@ -16,6 +16,8 @@ from sweep.fit.hardware import parse_devices
 from sweep.workspace import Workspace
 from tui.screens.fit import FitScreen
 from tui.screens.pager import PagerScreen
+from tui.state.fit_answer import FitAnswer
+from tui.state.question import Question
 from tui.theme import Palette
 from tui.widgets.fit_table import fit_rows
 from tui.widgets.memory_bar import memory_bars
@@ -42,15 +44,15 @@ def test_the_screen_shows_the_figures_of_sweep_fit(swept: Workspace) -> None:
 
     async def script() -> None:
         async with opened(swept, "fit", size=(160, 60)) as (app, pilot):
-            app.session.gpus = ("12GiB",)
             screen = app.screen
             assert isinstance(screen, FitScreen)
-            screen.change(gpus=("12GiB",))
-            await until(pilot, lambda: answered(screen) and screen.question.gpus == ("12GiB",))  # type: ignore[union-attr]
+            screen.change(Question("micro", ("12GiB",)))
+            await until(pilot, lambda: answered(screen) and screen.question.gpus == ("12GiB",))
             await until(pilot, lambda: screen.report.devices[0].simulated)  # type: ignore[union-attr]
             words = shown(app)
             assert "12GiB (12.0 GiB simulated)" in words
-            for row in report["rows"][:8]:
+            largest = sorted(report["rows"], key=lambda row: -row["file_bytes"])[:8]
+            for row in largest:
                 line = next(line for line in words.splitlines() if f" {row['variant']} " in line)
                 for name in ("file_bytes", "weights_bytes", "kv_bytes", "compute_bytes"):
                     assert fmt.size(row[name]) in line
@@ -88,8 +90,9 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert screen.report.context == 1024
             assert "no RAM" in shown(app)
             await pilot.press("right_square_bracket")  # more than the context that the model supports
-            await until(pilot, lambda: "✗" in shown(app) and "1024" in shown(app) and not screen._busy)
-            await pilot.press("left_square_bracket", "M", "r")
+            await until(pilot, lambda: "trained for 1,024 tokens" in " ".join(shown(app).split()))
+            assert screen.question.context == 1024
+            await pilot.press("M", "r")
             await until(pilot, lambda: answered(screen))
 
             table.go_to("Q4_0")
@@ -104,6 +107,7 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             assert table.keys == ["IQ4_NL", "IQ4_XS"]
             await pilot.press("escape", "f")
             assert table.row_count > 30  # all variants of such a small model fit
+            assert "those that fit whole" in shown(app)
             await pilot.press("f", "j", "k", "G", "g")
 
             await pilot.press("m", *"micro-moe", "enter")
@@ -125,8 +129,9 @@ def test_a_row_that_does_not_count_its_draft_says_so_and_a_counted_draft_has_its
     counted = row("Q5_K_M", 5.0, 5.7, devices)
     counted = replace(counted, figures={**counted.figures, "draft": drafted})
     rows = report([plain, counted, row("Q6_K", 6.0, 6.5, devices)], devices)
-    _, cells = fit_rows(rows, rows.rows, None, (), 80, NO_COLOURS)
-    assert [words[-1].plain for _, words in cells] == ["✓ fits*", "✓ fits", "✓ fits"]
+    _, cells = fit_rows(FitAnswer(rows, None, ""), rows.rows, (), 80, NO_COLOURS)
+    verdicts = {name: words[-1].plain for name, words in cells}
+    assert verdicts == {"Q4_K_M": "✓ fits*", "Q5_K_M": "✓ fits", "Q6_K": "✓ fits"}
     bars = [memory_bars(one, rows, 100, NO_COLOURS).plain for one in rows.rows]
     assert "* without speculative decoding: the weights for multi-token prediction (200 MiB)" in bars[0]
     assert "--draft mtp" not in bars[1] + bars[2]

@@ -105,10 +105,13 @@ def test_a_gpu_chosen_while_fit_is_computing_stays_chosen(fixed: Workspace, monk
             await until(pilot, lambda: answers.questions)
             await pilot.press("4", "v", *"24GiB", "enter")
             assert app.session.gpus == ("24GiB",)
+            delivered = deliveries(screen, monkeypatch)
             answers.give()
-            await until(pilot, lambda: screen.report is not None)
+            await until(pilot, lambda: delivered)
             assert app.session.gpus == ("24GiB",)
+            assert screen.report is None  # that answer is about another GPU
             await pilot.press("1")
+            await until(pilot, lambda: screen.report is not None)
             assert answers.questions[-1][0][-2:] == ("--gpu", "24GiB")
 
     play(script())

@@ -16,14 +16,15 @@ import pytest
 from driving import opened, play, settled, shown, until
 from fixed_run import RUN, fixed_run
 
-from sweep.fit.fit_report import from_json
 from sweep.workspace import Workspace
 from tui.app import SweepApp
-from tui.screens.fit import FitScreen, Question
+from tui.screens.fit import FitScreen
 from tui.screens.log import NO_LOG
 from tui.screens.plan import PlanScreen
 from tui.screens.results import ResultsScreen
 from tui.screens.run import RunScreen
+from tui.state.fit_answer import read_answer
+from tui.state.question import Question
 
 PICTURES = Path(__file__).parent / "pictures"
 SIZES = ((80, 24), (140, 40))
@@ -105,9 +106,8 @@ def test_the_fit_screen_looks_as_stored(fixed: Workspace, size: tuple[int, int])
             assert isinstance(screen, FitScreen)
             await until(pilot, lambda: screen.report is not None and not screen._busy)
             found = answer("fit")
-            app.session.use_gpus(("RTX 3060 12GB",))
-            screen.question = Question(found["model"], app.session.gpus)
-            screen.show(screen.question, from_json(found), (found["advice"]["variant"], found["advice"]["reason"]))
+            app.session.ask(Question(found["model"], ("RTX 3060 12GB",)))
+            screen.show(screen.question, read_answer(found))
             await settled(pilot)
             compare(app, f"fit-{size[0]}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -18,13 +19,17 @@ from converters.errors import InputError
 from sweep import defaults
 from sweep import format as fmt
 from sweep.commands.launch import CommandCancelled, run_command
-from sweep.fit.fit_report import FitReport, FitRow, Verdict, from_json, verdict
+from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
 from tui.keymap import bind, key_of
 from tui.screens.types import show_types
+from tui.state.fit_answer import FitAnswer, ask_within_maximum
+from tui.state.question import NO, Question
 from tui.state.session import Session
+from tui.state.sorting import Sorting
 from tui.theme import Palette, palette
 from tui.widgets.filter import FILTER_KEYS, Filter
-from tui.widgets.fit_table import fit_rows
+from tui.widgets.fit_state import state_lines
+from tui.widgets.fit_table import LARGEST_FIRST, fit_rows, sort_values
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.memory_bar import memory_bars
 from tui.widgets.note import Note
@@ -38,22 +43,15 @@ CONTEXTS = tuple(1 << power for power in range(10, 21))  # 1K to 1M tokens
 WAIT = 0.3  # seconds after the last change before `sweep fit` is started
 
 
-@dataclass(frozen=True)
-class Question:
-    """The options of `sweep fit`. `context` 0: the model decides. Empty `gpus`: the GPUs of this machine."""
+class Shown(StrEnum):
+    """Which rows are shown. Their values are the words for it."""
 
-    model: str
-    gpus: tuple[str, ...] = ()
-    context: int = 0
-    kv_type: str = "f16"
-    offload: bool = True
+    ALL = "all"
+    RUNNING = "those that fit or run partly in RAM"
+    WHOLE = "those that fit whole"
 
-    def arguments(self, workspace: str) -> tuple[str, ...]:
-        found = ["fit", self.model, "--workspace", workspace, "--format", "json"]
-        found += ["--kv-type", self.kv_type] if self.kv_type != "f16" else []  # else the advice may choose another
-        found += [part for gpu in self.gpus for part in ("--gpu", gpu)]
-        found += ["--ctx", str(self.context)] if self.context else []
-        return (*found, *([] if self.offload else ["--no-offload"]))
+
+_VERDICTS = {Shown.ALL: tuple(Verdict), Shown.RUNNING: (Verdict.FITS, Verdict.PARTLY), Shown.WHOLE: (Verdict.FITS,)}
 
 
 class FitScreen(WorkerHost, Screen[None]):
@@ -64,11 +62,15 @@ class FitScreen(WorkerHost, Screen[None]):
         bind("gpu", "gpu", "GPU", tooltip="Choose the GPUs: this machine's, a name or a size", show=True),
         bind("less-context", "context(-1)"),
         bind("more-context", "context(1)", "Context", tooltip="Halve or double the context", show=True, display="[ ]"),
-        bind("kv-type", "kv_type", "KV type", tooltip=f"Type of the KV cache: {', '.join(KV_TYPES)}", show=True),
+        bind("edit", "settings", "Settings", tooltip="Context, KV cache, RAM and what else decides memory", show=True),
+        bind("kv-type", "kv_type", "KV type", tooltip=f"Type of the KV cache: {', '.join(KV_TYPES)}"),
         bind("ram", "offload", "RAM", tooltip="Allow or forbid a part in RAM if a variant does not fit"),
         bind("select", "choose", "Choose", tooltip="Add the variant to the sweep, or remove it", show=True),
-        bind("types", "types", "Types", tooltip="Show which tensor types the variant uses", show=True),
-        bind("fitting", "only_fitting", "Hide what does not fit"),
+        bind("types", "types", "Types", tooltip="Show which tensor types the variant uses"),
+        bind("fitting", "only_fitting", "Only what fits", tooltip="First with, then without what is partly in RAM"),
+        bind("sort", "sort", "Sort", tooltip="Sort by the next column: name, bits, size and so on", show=True),
+        bind("reverse", "reverse"),
+        bind("advised", "advised", tooltip="Also if a filter hides it"),
         *FILTER_KEYS,
         bind("refresh", "ask", "Compute again", tooltip="Use the memory that is free now"),
     ]
@@ -76,13 +78,22 @@ class FitScreen(WorkerHost, Screen[None]):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.report: FitReport | None = None
-        self.question: Question | None = None
-        self._advised: tuple[str | None, str] = (None, "")  # variant and reason
+        self.answer: FitAnswer | None = None
+        self.sorting = LARGEST_FIRST
         self._answered: Question | None = None  # the question of the answer that is shown
-        self._only_fitting = False
+        self._seen: Question | None = None  # the question when the screen was last shown
+        self._error: str | None = None  # the message if there is no answer
+        self._shown = Shown.ALL
         self._timer: Timer | None = None
         self._busy = False
+
+    @property
+    def question(self) -> Question:
+        return self.session.question
+
+    @property
+    def report(self) -> FitReport | None:
+        return None if self.answer is None else self.answer.report
 
     def compose(self) -> ComposeResult:
         yield TopBar("fit")
@@ -99,13 +110,9 @@ class FitScreen(WorkerHost, Screen[None]):
         self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self.fill))
 
     def on_screen_resume(self) -> None:
-        before = self.question
-        if before is None:
-            self.question = Question(self.session.draft.model, self.session.gpus)
-        else:
-            self.question = replace(before, model=self.session.draft.model, gpus=self.session.gpus)
-        is_asked = self.question == before and (self._busy or self._timer is not None)
-        if (self.report is None and not is_asked) or self.question != before:
+        self.session.take_plan()
+        is_asked = self.question == self._seen and (self._busy or self._timer is not None)
+        if (self.answer is None and not is_asked) or self.question != self._seen:
             self._forget_others()
             self.action_ask()
         else:
@@ -113,13 +120,12 @@ class FitScreen(WorkerHost, Screen[None]):
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
-    def change(self, **fields: Any) -> None:
-        """Change the question. It is shown at once, and answered after a short delay."""
-        if self.question is not None:
-            self.question = replace(self.question, **fields)
-            self._forget_others()
+    def change(self, question: Question) -> None:
+        """Ask another question. It is shown at once, and answered after a short delay."""
+        self.session.ask(question)
+        self._forget_others()
         self._stop_timer()
-        self._timer = self.set_timer(WAIT, self.action_ask)
+        self._timer, self._seen, self._error = self.set_timer(WAIT, self.action_ask), question, None
         self._show_state()
 
     def _stop_timer(self) -> None:
@@ -130,97 +136,91 @@ class FitScreen(WorkerHost, Screen[None]):
     def _forget_others(self) -> None:
         """Hide the answer if it is about another model or other GPUs than the question."""
         question, answered = self.question, self._answered
-        if question is None or answered is None or (question.model, question.gpus) != (answered.model, answered.gpus):
-            self.report = None
+        if answered is None or (question.model, question.gpus) != (answered.model, answered.gpus):
+            self.answer = None
             self.query_one("#body").add_class("hidden")
 
     def action_ask(self) -> None:
         self._stop_timer()
-        if self.question is not None:
-            self._busy = True
-            self._show_state()
-            self._ask(self.question)
+        self._busy, self._seen, self._error = True, self.question, None
+        self._show_state()
+        self._ask(self.question)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="fit")
     def _ask(self, question: Question) -> None:
         worker = get_current_worker()
-        found: FitReport | str
-        advised: tuple[str | None, str] = (None, "")
+        workspace = str(self.session.workspace.root)
+
+        def run(asked: Question) -> dict[str, Any]:
+            return run_command(asked.arguments(workspace), is_cancelled=lambda: worker.is_cancelled)[-1]
+
         try:
-            given = question.arguments(str(self.session.workspace.root))
-            answer = run_command(given, is_cancelled=lambda: worker.is_cancelled)[-1]
-            advised = answer["advice"]["variant"], answer["advice"]["reason"]
-            found = from_json(answer)
+            found: FitAnswer | str = ask_within_maximum(question, run)
         except InputError as error:
             found = str(error)
         except CommandCancelled:
             return  # the question has changed
-        self.deliver(self.show, question, found, advised)
+        self.deliver(self.show, question, found)
 
-    def show(self, question: Question, found: FitReport | str, advised: tuple[str | None, str]) -> None:
+    def show(self, question: Question, found: FitAnswer | str) -> None:
         """Show an answer, or the message if there is none."""
         if question != self.question:
             return  # the question has changed
-        self._busy = False
-        self._advised, self._answered = advised, question
+        self._busy, self._answered = False, question
         if isinstance(found, str):
-            self.report = None
+            self.answer, self._error = None, found
             self.query_one("#body").add_class("hidden")
-            self._show_state(found)
-        else:
-            self.report = found
-            self.query_one("#body").remove_class("hidden")
-            if question.gpus == self.session.gpus:  # unless other GPUs were chosen on another screen
-                self.session.use_gpus(question.gpus)
-            self.fill()
+            self._show_state()
+            return
+        self.answer, self._error = found, None
+        self.query_one("#body").remove_class("hidden")
+        self.session.use_gpus(question.gpus)
+        self.session.ask(question, str(found.report.context) if found.shortened else None)
+        self._remember(question)
+        self.fill()
+
+    def _remember(self, question: Question) -> None:
+        try:
+            self.session.remember(question)
+        except InputError as error:
+            self.notify(str(error), severity="warning", title="Settings")
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
-    def _show_state(self, error: str | None = None) -> None:
-        """Show the question, and an error or what is in progress."""
-        question, colours = self.question, palette(self.app)
-        if question is None:
-            return
-        line = Text.assemble((f" {fmt.plain(question.model)}", colours.accent), (" on ", colours.soft))
-        if self.report is not None and question.gpus == self.session.gpus:
-            devices = []
-            for device in self.report.devices:
-                state = "simulated" if device.simulated else "free now"
-                devices.append(f"{fmt.plain(device.name)} ({fmt.size(device.usable_bytes)} {state})")
-            line.append(", ".join(devices), colours.ink)
-        else:
-            line.append(", ".join(f"{gpu} (simulated)" for gpu in question.gpus) or "this machine", colours.ink)
-        context = (
-            f"{question.context:,}" if question.context else f"{self.report.context:,}" if self.report else "8,192"
-        )
-        line.append(f"  context {context}  KV {question.kv_type}", colours.soft)
-        line.append("  RAM allowed" if question.offload else "  no RAM", colours.soft)
-        if error is not None:
-            line.append(f"\n ✗ {fmt.plain(error)}", colours.bad)
-        elif self._busy or self._timer is not None:
-            line.append("  computing …", colours.faint)
-            if self.report is not None and question != self._answered:  # the table still shows the previous answer
-                line.append(f" (shown: {self.report.context:,}, {self.report.kv_type})", colours.faint)
-        self.query_one("#state", Note).show(line)
-        self.query_one(TopBar).show_path(question.model, ", ".join(question.gpus) or "this machine")
+    def _show_state(self) -> None:
+        """Show the question, and what is in progress, wrong or left out."""
+        colours, is_busy = palette(self.app), self._busy or self._timer is not None
+        is_old = self._answered != self.question
+        lines = state_lines(self.question, self.answer, is_old, is_busy, max(self.size.width, 20), colours)
+        if self._error is not None:
+            lines.append(Text(f" ✗ {fmt.plain(self._error)}", colours.bad))
+        if self._shown is not Shown.ALL and self.answer is not None:
+            rows = self.answer.report.rows
+            count = sum(verdict(row) in _VERDICTS[self._shown] for row in rows)
+            lines.append(Text(f" {count} of {len(rows)} variants: {self._shown.value}", colours.warn))
+        self.query_one("#state", Note).show(Text("\n").join(lines))
+        self.query_one(TopBar).show_path(self.question.model, ", ".join(self.question.gpus) or "this machine")
 
     def fill(self) -> None:
         """Show the rows that match the filter, with as many columns as fit."""
-        if self.report is None:
-            return
-        colours = palette(self.app)
-        matches = self.query_one(Filter).matches
-        rows = [row for row in self.report.rows if matches(row.variant)]
-        rows = [row for row in rows if not self._only_fitting or verdict(row) is not Verdict.DOES_NOT_FIT]
-        table, advised, chosen = self.query_one(Table), self._advised[0], self.session.draft.variants
-        heads, cells = fit_rows(self.report, rows, advised, chosen, self.size.width - 2, colours)
-        table.fill(heads, cells, advised if table.highlighted is None else None, room=len(self.report.rows))
         self._show_state()
+        if self.answer is None:
+            return
+        colours, rows = palette(self.app), self.answer.report.rows
+        kept = [row for row in rows if verdict(row) in _VERDICTS[self._shown]]
+        table, chosen = self.query_one(Table), self.session.draft.variants
+        heads, found = fit_rows(self.answer, kept, chosen, self.size.width - 2, colours, self.sorting)
+        cells = self.query_one(Filter).arranged(found)
+        if not kept:
+            table.empty = f"no variant is among {self._shown.value}"
+        table.fill(heads, cells, self.answer.advised if table.highlighted is None else None, room=len(rows))
         self._show_verdict(colours)
         self._follow_cursor()
 
     def _show_verdict(self, colours: Palette) -> None:
-        variant, reason = self._advised
+        if self.answer is None:
+            return
+        variant, reason = self.answer.advised, self.answer.reason
         sign = (f"{fmt.CHOSEN} ", colours.good) if variant is not None else ("! ", colours.warn)
         line = Text.assemble(sign, (reason, colours.ink))
         if variant is None:
@@ -245,45 +245,59 @@ class FitScreen(WorkerHost, Screen[None]):
     def on_resize(self) -> None:
         self.fill()
 
-    # --- keys -------------------------------------------------------------------------------------------------------
+    # --- keys: what is asked ----------------------------------------------------------------------------------------
 
     def action_model(self) -> None:
-        from tui.screens.picker import PickerScreen, model_choices
+        from tui.screens.picker import model_picker
 
         words = "a model, a directory, a config.json, a .gguf file or a hub id"
-        self.app.push_screen(PickerScreen("Model", model_choices(), words, self.session.draft.model), self._take_model)
+        self.app.push_screen(
+            model_picker(words, self.question.model, self.session.remembered.models), self._choose_model
+        )
 
-    def _take_model(self, name: str | None) -> None:
+    def _choose_model(self, name: str | None) -> None:
         if name is not None:
-            self.session.draft = replace(self.session.draft, model=name)
-            self.change(model=name, context=0)
+            self.change(replace(self.question, model=name))
 
     def action_gpu(self) -> None:
-        from tui.screens.picker import PickerScreen, gpu_choices
+        from tui.screens.picker import gpu_picker
 
-        words = "a GPU, 2x GPU, or a size such as 12GiB; separate several by commas"
-        self.app.push_screen(PickerScreen("GPU", gpu_choices(), words), self._choose_gpu)
+        self.app.push_screen(gpu_picker(", ".join(self.question.gpus)), self._choose_gpu)
 
     def _choose_gpu(self, name: str | None) -> None:
         if name is not None:
-            self.session.gpus = () if name == "this machine" else (name,)
-            self.session.draft = self.session.draft.with_typed(gpu=", ".join(self.session.gpus))
-            self.change(gpus=self.session.gpus)
+            self.change(replace(self.question, gpus=() if name == "this machine" else (name,)))
+
+    def action_settings(self) -> None:
+        from tui.screens.fit_settings import FitSettingsScreen
+
+        self.app.push_screen(FitSettingsScreen(self.question), self._choose_settings)
+
+    def _choose_settings(self, question: Question | None) -> None:
+        if question is not None:
+            self.change(question)
 
     def action_context(self, step: int) -> None:
-        if self.question is None:
-            return
-        now = self.question.context or (self.report.context if self.report else defaults.DEFAULT_CONTEXT)
-        near = min(range(len(CONTEXTS)), key=lambda i: abs(CONTEXTS[i] - now))
-        self.change(context=CONTEXTS[min(max(near + step, 0), len(CONTEXTS) - 1)])
+        report = self.report
+        most = (None if report is None else report.trained_context) or CONTEXTS[-1]
+        now = self.question.context or (report.context if report else defaults.DEFAULT_CONTEXT)
+        steps = sorted({*(context for context in CONTEXTS if context < most), most})
+        near = min(range(len(steps)), key=lambda i: abs(steps[i] - now))
+        chosen = steps[min(max(near + step, 0), len(steps) - 1)]
+        if step > 0 and now >= most:
+            self.notify(f"The model was trained for {most:,} tokens; that is the longest context.", title="Context")
+        else:
+            self.change(self.question.with_typed(ctx=str(chosen)))
 
     def action_kv_type(self) -> None:
-        if self.question is not None:
-            self.change(kv_type=KV_TYPES[(KV_TYPES.index(self.question.kv_type) + 1) % len(KV_TYPES)])
+        now = self.question.kv_type
+        after = KV_TYPES[(KV_TYPES.index(now) + 1) % len(KV_TYPES)] if now in KV_TYPES else KV_TYPES[0]
+        self.change(self.question.with_typed(kv_type="" if after == KV_TYPES[0] else after))
 
     def action_offload(self) -> None:
-        if self.question is not None:
-            self.change(offload=not self.question.offload)
+        self.change(self.question.with_typed(offload=NO if self.question.offload else ""))
+
+    # --- keys: rows -------------------------------------------------------------------------------------------------
 
     def action_choose(self) -> None:
         row = self._row()
@@ -295,12 +309,52 @@ class FitScreen(WorkerHost, Screen[None]):
         self.fill()
 
     def action_only_fitting(self) -> None:
-        self._only_fitting = not self._only_fitting
+        """Show all rows, those that run, those that fit whole. The last two are the same if none is partly in RAM."""
+        rows = () if self.report is None else self.report.rows
+        states = list(Shown)
+        if not any(verdict(row) is Verdict.PARTLY for row in rows):
+            states.remove(Shown.RUNNING)
+        here = states.index(self._shown) if self._shown in states else 0
+        self._shown = states[(here + 1) % len(states)]
         self.fill()
+
+    def action_sort(self) -> None:
+        if self.answer is not None:
+            able = list(sort_values(self.answer))
+            self._sort(self.sorting.after([head for head in able if self._is_shown(head)] or able))
+
+    def _is_shown(self, head: str) -> bool:
+        return any(shown.rstrip(" ↑↓") == head for shown in self.query_one(Table).heads)
+
+    def action_reverse(self) -> None:
+        self.sorting = replace(self.sorting, down=not self.sorting.down)
+        self.fill()
+
+    @on(Table.HeadClicked, "#rows")
+    def _sort_by(self, message: Table.HeadClicked) -> None:
+        head = message.head.rstrip(" ↑↓")
+        if self.answer is not None and head in sort_values(self.answer):
+            self._sort(head)
+
+    def _sort(self, head: str) -> None:
+        self.sorting = Sorting(head, not self.sorting.down if head == self.sorting.head else False)
+        self.fill()
+
+    def action_advised(self) -> None:
+        """Go to the variant to run, if need be without the filters."""
+        if self.answer is None or self.answer.advised is None:
+            self.notify("No variant is advised here; the line at the bottom says why.", title="Fit")
+            return
+        table, variant = self.query_one(Table), self.answer.advised
+        if variant not in table.keys:
+            self._shown = Shown.ALL
+            self.query_one(Filter).close()
+            self.fill()
+        table.go_to(variant)
 
     def action_types(self) -> None:
         row = self._row()
-        if row is not None and self.question is not None:
+        if row is not None:
             show_types(self, self.question.model, row.variant)
 
     @on(Table.Chosen, "#rows")

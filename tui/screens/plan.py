@@ -116,8 +116,8 @@ class PlanScreen(WorkerHost, Screen[None]):
     def fill(self) -> None:
         """Show the variants with the figures of the chosen ones, and the command."""
         draft, colours = self.draft, palette(self.app)
-        rows = plan_rows(draft, self._planned, self.plan or {}, self.query_one(Filter).matches, colours)
-        table = self.query_one(Table)
+        found = plan_rows(draft, self._planned, self.plan or {}, self.query_one(Filter).matches, colours)
+        table, rows = self.query_one(Table), self.query_one(Filter).arranged(found)
         first = next((name for name, _ in rows if name in draft.variants), None)
         table.fill(HEADS, rows, None if table.highlighted else first)
         self.query_one(OptionForm).explain({} if self.plan is None else placeholders(self.plan))
@@ -229,10 +229,11 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.change(variants=())
 
     def action_model(self) -> None:
-        from tui.screens.picker import PickerScreen, model_choices
+        from tui.screens.picker import model_picker
 
         words = "a built-in model, a directory, a .gguf file or a hub id"
-        self.app.push_screen(PickerScreen("Model", model_choices(), words, self.draft.model), self._choose_model)
+        screen = model_picker(words, self.draft.model, self.session.remembered.models)
+        self.app.push_screen(screen, self._choose_model)
 
     def _choose_model(self, name: str | None) -> None:
         if name is not None:
@@ -245,7 +246,8 @@ class PlanScreen(WorkerHost, Screen[None]):
         from tui.screens.picker import PickerScreen
 
         known = [(name, load(name).title) for name in presets.sweeps()]
-        screen = PickerScreen("Preset", known, "a preset, or the path of a TOML file", self.draft.preset)
+        words = "a preset, or the path of a TOML file"
+        screen = PickerScreen("Preset", known, words, self.draft.preset, _read_preset, (".toml",))
         self.app.push_screen(screen, self._load)
 
     def _load(self, name: str | None) -> None:
@@ -340,3 +342,11 @@ class PlanScreen(WorkerHost, Screen[None]):
     def action_clear(self) -> None:
         self._make_room(False)
         self.query_one(Filter).close()
+
+
+def _read_preset(typed: str) -> str:
+    """The path of a preset. Raises InputError if it is none."""
+    from sweep.planning.preset import load
+
+    load(typed)
+    return typed

@@ -18,13 +18,14 @@ from sweep import format as fmt
 from tui.keymap import bind, key_of
 from tui.state.results import Results, read_results
 from tui.state.session import Session
+from tui.state.sorting import Sorting
 from tui.theme import palette
 from tui.widgets.details import details, which_to_run
 from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
 from tui.widgets.plot import Drawing, Plot
-from tui.widgets.results_table import Sorting, sort_values, table_rows
+from tui.widgets.results_table import sort_values, table_rows
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
@@ -138,7 +139,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         heads, rows, self.dropped = table_rows(self.results, self.sorting, letters, matches, width, colours)
         if table.highlighted is None and at is None and self.results.choice is not None:
             at = self.results.choice.variant
-        table.fill(heads, rows, at, room=len(self.results.rows))
+        table.fill(heads, self.query_one(Filter).arranged(rows), at, room=len(self.results.rows))
         self._draw()
         self._show_verdict()
         self._follow_cursor()
@@ -265,10 +266,9 @@ class ResultsScreen(WorkerHost, Screen[None]):
             self.action_read()
 
     def action_gpu(self) -> None:
-        from tui.screens.picker import PickerScreen, gpu_choices
+        from tui.screens.picker import gpu_picker
 
-        words = "a GPU, 2x GPU, or a size such as 12GiB; separate several by commas"
-        self.app.push_screen(PickerScreen("GPU", gpu_choices(), words), self._choose_gpu)
+        self.app.push_screen(gpu_picker(", ".join(self.session.gpus)), self._choose_gpu)
 
     def _choose_gpu(self, name: str | None) -> None:
         if name is None:

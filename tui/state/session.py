@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from converters.errors import InputError
 from tui.state.draft import Draft
+from tui.state.question import Question
+from tui.state.remembered import Remembered, remember
 
 if TYPE_CHECKING:
     from sweep.commands.launch import Command, Launch
@@ -26,17 +28,64 @@ class Session:
     """`run_id` is the id of the current run or a prefix of it, None until there is a run. `run_error` is the message if
     the store cannot be read.
 
-    `gpus` are those of the Fit screen (empty: the GPUs of this machine), and `limit` is the memory limit for results.
-    `launch` is a sweep that was started and has not yet reported its run.
+    `question` is what the Fit screen asks, `draft` what the Plan screen plans. They share the model, the GPUs, the RAM
+    and the context: each takes what was changed on the other. `limit` is the memory limit for results. `launch` is a
+    sweep that was started and has not yet reported its run. `remembered` is what the next session starts with.
     """
 
     workspace: Workspace
     run_id: str | None = None
     run_error: str = ""
-    gpus: tuple[str, ...] = ()
+    question: Question = field(default_factory=Question)
     limit: Limit | None = None
     launch: Launch | None = None
     draft: Draft = field(default_factory=Draft)
+    remembered: Remembered = field(default_factory=Remembered)
+    _shared: tuple[str, str, str] = ("", "", "")  # what both screens had when they were last made equal
+
+    def __post_init__(self) -> None:
+        if self.remembered.question is not None:
+            self.question = self.remembered.question
+        self.ask(self.question)
+
+    # --- Fit and Plan -----------------------------------------------------------------------------------------------
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Those of the Fit screen; empty: the GPUs of this machine."""
+        return self.question.gpus
+
+    def ask(self, question: Question, context: str | None = None) -> None:
+        """Ask this on Fit, and plan for the same model, GPUs, RAM and context.
+
+        `context` is the one that is planned if it is not the question's, because the model does not allow that one.
+        """
+        self.question = question
+        typed = {"gpu": question.planned_gpus, "ctx": question.value("ctx") if context is None else context}
+        if self._planned() != (question.model, *typed.values()):
+            self.draft = replace(self.draft, model=question.model).with_typed(**typed)
+        self._shared = self._planned()
+
+    def take_plan(self) -> None:
+        """Ask on Fit about what was changed on Plan since."""
+        if self._planned() != self._shared:
+            self.ask(self.question.with_planned(*self._planned()))
+
+    def _planned(self) -> tuple[str, str, str]:
+        return self.draft.model, self.draft.typed_value("gpu"), self.draft.typed_value("ctx")
+
+    # --- between sessions -------------------------------------------------------------------------------------------
+
+    def remember(self, question: Question | None = None, theme: str = "") -> None:
+        """Let the next session start with this question, or this theme. Raises InputError if it cannot be written."""
+        now = self.remembered
+        now = now if question is None else now.with_question(question)
+        now = replace(now, theme=theme) if theme else now
+        if now != self.remembered:
+            self.remembered = now
+            remember(now)
+
+    # --- the rest ---------------------------------------------------------------------------------------------------
 
     def store_stamp(self) -> tuple[int, ...]:
         """A value that changes whenever something is written to the store."""
@@ -51,7 +100,8 @@ class Session:
 
         devices = parse_devices(gpus)
         room = sum(device.usable_bytes - device.reserve_bytes for device in devices)
-        self.gpus = gpus
+        if gpus != self.gpus:
+            self.ask(replace(self.question, gpus=gpus))
         self.limit = Limit(", ".join(gpus), room) if devices else None
 
     def start_sweep(self, command: Command) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual import on
 from textual.geometry import Size
 from textual.message import Message
@@ -9,7 +11,7 @@ from textual.reactive import Reactive
 from textual.widgets import Input
 
 from tui.keymap import bind
-from tui.widgets.table import Table
+from tui.widgets.table import Row, Table
 
 # For screens with a filter. Their actions `filter` and `clear` call `open` and `close`.
 FILTER_KEYS = (
@@ -32,6 +34,13 @@ class Filter(Input):
     def matches(self, name: str) -> bool:
         """Whether a row of this name is shown."""
         return self.value.strip().lower() in name.lower()
+
+    def arranged(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows whose keys match, with the row of exactly this name first. Lets the table say so if none does."""
+        typed = self.value.strip().lower()
+        found = [row for row in rows if self.matches(row[0])]
+        self.screen.query_one(Table).empty = f"no name contains “{self.value.strip()}”; esc shows all" if typed else ""
+        return sorted(found, key=lambda row: row[0].lower() != typed) if typed else found
 
     def open(self) -> None:
         self.remove_class("hidden")

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
+from sweep.fit.fit_report import FitRow, Verdict, verdict
 from sweep.report.fit import UNCOUNTED
+from tui.state.fit_answer import FitAnswer
+from tui.state.sorting import Sorting, in_order
 from tui.theme import Palette
 from tui.widgets.table import PADDING
 
 SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.DOES_NOT_FIT: "✗"}
+LARGEST_FIRST = Sorting("size", down=True)
+LOSS, SPEED = "KLD", "t/s"
 _NAME, _VERDICT = 24, 18  # the greatest width of a variant's name, and the width of the verdict
 
 
@@ -22,19 +26,37 @@ class _FitColumn:
     """A column of figures. The higher its `priority`, the later it is dropped in a narrow terminal."""
 
     head: str
+    value: Callable[[FitRow], float | None]
     write: Callable[[FitRow], str]
     priority: int
 
 
 def fit_rows(
-    report: FitReport, rows: Sequence[FitRow], best: str | None, chosen: Collection[str], width: int, colours: Palette
+    answer: FitAnswer,
+    rows: Sequence[FitRow],
+    chosen: Collection[str],
+    width: int,
+    colours: Palette,
+    sorting: Sorting = LARGEST_FIRST,
 ) -> tuple[list[tuple[str, bool]], list[tuple[str, list[Text]]]]:
-    """Heads, and rows with the variant as key. `chosen` are the variants of the planned sweep."""
-    columns = _fitting(report, width)
-    heads = [("", True), ("variant", True), *((column.head, False) for column in columns), ("verdict", True)]
-    return heads, [
-        (row.variant, _cells(row, columns, row.variant == best, row.variant in chosen, colours)) for row in rows
+    """Heads, and the sorted rows with the variant as key. `chosen` are the variants of the planned sweep."""
+    columns = _shown(answer, width)
+    value = sort_values(answer).get(sorting.head, lambda row: row.file_bytes)
+    heads = [
+        ("", True),
+        (sorting.marked("variant"), True),
+        *((sorting.marked(column.head), False) for column in columns),
+        ("verdict", True),
     ]
+    return heads, [
+        (row.variant, _cells(row, columns, row.variant == answer.advised, row.variant in chosen, colours))
+        for row in in_order(rows, value, sorting.down)
+    ]
+
+
+def sort_values(answer: FitAnswer) -> dict[str, Callable[[FitRow], float | str | None]]:
+    """By head of a column, the value that rows are sorted by."""
+    return {"variant": lambda row: row.variant.lower(), **{column.head: column.value for column in _columns(answer)}}
 
 
 def _cells(row: FitRow, columns: Sequence[_FitColumn], is_best: bool, is_chosen: bool, colours: Palette) -> list[Text]:
@@ -52,40 +74,70 @@ def _cells(row: FitRow, columns: Sequence[_FitColumn], is_best: bool, is_chosen:
     ]
 
 
-def _fitting(report: FitReport, width: int) -> list[_FitColumn]:
-    """The columns that have figures and fit the width, dropped by priority."""
+def _columns(answer: FitAnswer) -> list[_FitColumn]:
+    """The columns that have figures."""
+    report = answer.report
     columns = [
-        _FitColumn("bpw", lambda row: f"{row.bits_per_weight:.2f}", 8),
-        _FitColumn("file", lambda row: fmt.size(row.file_bytes), 7),
-        _FitColumn("weights", _part("weights"), 3),
-        _FitColumn("KV", _part("kv"), 5),
-        _FitColumn("state", _part("recurrent"), 2),
-        _FitColumn("compute", _part("compute"), 4),
-        _FitColumn("total", lambda row: fmt.size(row.total_bytes), 6),
-        _FitColumn("headroom", _headroom, 9),
-        _FitColumn("max ctx", lambda row: f"{row.max_context:,}" if row.max_context else fmt.MISSING, 10),
-        _FitColumn("max t/s", lambda row: fmt.rate(row.decode_bound), 1),
+        _FitColumn("bpw", lambda row: row.bits_per_weight, lambda row: f"{row.bits_per_weight:.2f}", 7),
+        _FitColumn("size", lambda row: row.file_bytes, lambda row: fmt.size(row.file_bytes), 9),
+        _FitColumn(LOSS, lambda row: _loss(answer, row), lambda row: _loss_words(answer, row), 10),
+        _part("weights", "weights", 3),
+        _part("KV", "kv", 5),
+        _part("state", "recurrent", 2),
+        _part("compute", "compute", 4),
+        _FitColumn("total", lambda row: row.total_bytes, lambda row: fmt.size(row.total_bytes), 6),
+        _FitColumn("headroom", lambda row: row.headroom_bytes, _headroom, 8),
+        _FitColumn(
+            "max ctx",
+            lambda row: row.max_context,
+            lambda row: f"{row.max_context:,}" if row.max_context else fmt.MISSING,
+            11,
+        ),
+        _FitColumn(SPEED, lambda row: answer.speeds.get(row.variant), lambda row: _speed_words(answer, row), 12),
+        _FitColumn("max t/s", lambda row: row.decode_bound, lambda row: fmt.rate(row.decode_bound), 1),
     ]
-    absent = set()
-    if not any(row.figures["recurrent"].bytes for row in report.rows if "recurrent" in row.figures):
-        absent.add("state")
-    if not any(row.decode_bound for row in report.rows):
-        absent.add("max t/s")
-    shown = [column for column in columns if column.head not in absent]
-    names = max((min(len(row.variant), _NAME) for row in report.rows), default=0)
-    fixed_width = 2 + names + _VERDICT + 6 * PADDING
-    while shown and fixed_width + sum(_width(column, report) for column in shown) > width:
+    always = {"weights", "KV", "compute"}
+    return [column for column in columns if column.head in always or any(map(column.value, report.rows))]
+
+
+def _shown(answer: FitAnswer, width: int) -> list[_FitColumn]:
+    """The columns that fit the width, dropped by priority."""
+    shown, rows = _columns(answer), answer.report.rows
+    names = max((min(len(row.variant), _NAME) for row in rows), default=0)
+    fixed_width = 2 + max(names, len("variant ↓")) + _VERDICT + 6 * PADDING
+    while shown and fixed_width + sum(_width(column, rows) for column in shown) > width:
         shown.remove(min(shown, key=lambda column: column.priority))
     return shown
 
 
-def _width(column: _FitColumn, report: FitReport) -> int:
-    return max(len(column.head), *(len(column.write(row)) for row in report.rows), 1) + 2 * PADDING
+def _width(column: _FitColumn, rows: Sequence[FitRow]) -> int:
+    """The width, with room for the arrow that marks the sorted column."""
+    return max(len(column.head) + 2, *(len(column.write(row)) for row in rows), 1) + 2 * PADDING
 
 
-def _part(name: str) -> Callable[[FitRow], str]:
-    return lambda row: fmt.size(row.figures[name].bytes) if name in row.figures else fmt.MISSING
+def _part(head: str, name: str, priority: int) -> _FitColumn:
+    def value(row: FitRow) -> float | None:
+        return row.figures[name].bytes if name in row.figures else None
+
+    return _FitColumn(
+        head, value, lambda row: fmt.size(row.figures[name].bytes) if name in row.figures else fmt.MISSING, priority
+    )
 
 
 def _headroom(row: FitRow) -> str:
     return f"{'+' if row.headroom_bytes >= 0 else fmt.MINUS}{fmt.size(abs(row.headroom_bytes))}"
+
+
+def _loss(answer: FitAnswer, row: FitRow) -> float | None:
+    found = answer.losses.get(row.variant)
+    return None if found is None else found.value
+
+
+def _loss_words(answer: FitAnswer, row: FitRow) -> str:
+    """The divergence; ~ marks one that is expected."""
+    found = answer.losses.get(row.variant)
+    return fmt.MISSING if found is None else f"{'~' if found.source == 'prior' else ''}{fmt.small(found.value)}"
+
+
+def _speed_words(answer: FitAnswer, row: FitRow) -> str:
+    return fmt.rate(answer.speeds.get(row.variant))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
 from rich.text import Text
@@ -15,18 +15,11 @@ from sweep.report.columns import Column
 from sweep.report.figure_columns import FigureColumn, figures_shown
 from sweep.report.results_table import figure_columns
 from tui.state.results import Results
+from tui.state.sorting import Sorting
 from tui.theme import Palette
 from tui.widgets.table import PADDING
 
 SortValue = Callable[[Record], float | None]
-
-
-@dataclass(frozen=True)
-class Sorting:
-    """The column (its head) to sort by. `down`: the largest first. Rows without the figure come last."""
-
-    head: str = "bpw"
-    down: bool = False
 
 
 def sort_values(results: Results) -> dict[str, SortValue]:
@@ -79,8 +72,7 @@ def table_rows(
     fixed = [Column("", sign, inf, left=True), Column("variant", names, inf, left=True)]
     columns = _with_errors(figure_columns(rows))
     shown, dropped = _fitting(fixed, columns, width)
-    arrow = "↓" if sorting.down else "↑"
-    heads = [(f"{c.header} {arrow}" if c.header == sorting.head else c.header, c.left) for c in [*fixed, *shown]]
+    heads = [(sorting.marked(c.header), c.left) for c in [*fixed, *shown]]
     faded = [row.status in fmt.UNMEASURED for row in rows]
     cells = []
     for index, row in enumerate(rows):

@@ -18,6 +18,7 @@ from textual.binding import BindingType
 from textual.events import Click
 from textual.geometry import Region, Size
 from textual.message import Message
+from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
@@ -83,6 +84,8 @@ class Table(ScrollView, can_focus=True):
         def __init__(self, table: Table, head: str) -> None:
             self.head = head
             super().__init__(table)
+
+    empty: reactive[str] = reactive("")  # what is shown if there are no rows
 
     def __init__(
         self, *, cursor: Literal["row", "cell"] = "row", show_head: bool = True, id: str | None = None
@@ -230,6 +233,9 @@ class Table(ScrollView, can_focus=True):
         elif row < len(self._rows):
             cells = self._rows[row]
             cursor = self.get_component_rich_style("table--cursor") if row == self.cursor_row else None
+        elif row == 0 and self.empty:
+            words = [Segment(" " * PADDING, ground), Segment(self.empty, ground)]
+            return Strip(words).adjust_cell_length(width, ground)
         else:
             return Strip.blank(width, ground)
         parts = [self._cell(column, cell, ground) for column, cell in enumerate(cells)]

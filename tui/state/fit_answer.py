@@ -1,0 +1,65 @@
+"""The answer of `sweep fit` as the Fit screen shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from converters.errors import InputError
+from sweep.fit.fit_report import FitReport, from_json
+from tui.state.question import Question
+
+Run = Callable[[Question], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The KL divergence of a variant: "measured", or expected from published measurements ("prior")."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class FitAnswer:
+    """`advised` is the variant to run, or None, and `reason` says why. `losses` and `speeds` (tokens per second) are by
+    variant, where they are known. `shortened` is the context that was asked for, if the model's maximum is shorter."""
+
+    report: FitReport
+    advised: str | None
+    reason: str
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+    speeds: Mapping[str, float] = field(default_factory=dict)
+    shortened: int | None = None
+
+
+def read_answer(answer: Mapping[str, Any], shortened: int | None = None) -> FitAnswer:
+    """The answer from the JSON object that `sweep fit` printed."""
+    rows = answer["rows"]
+    losses = {row["variant"]: row["expected_kld"] for row in rows if row.get("expected_kld")}
+    return FitAnswer(
+        report=from_json(dict(answer)),
+        advised=answer["advice"]["variant"],
+        reason=answer["advice"]["reason"],
+        losses={variant: Loss(kld["value"], kld["source"]) for variant, kld in losses.items()},
+        speeds={row["variant"]: row["tokens_per_s"] for row in rows if row.get("tokens_per_s")},
+        shortened=shortened,
+    )
+
+
+def ask_within_maximum(question: Question, run: Run) -> FitAnswer:
+    """The answer of `run`, with the model's maximum as the context if the one that was chosen is longer.
+
+    Raises InputError with the message of `run`.
+    """
+    try:
+        return read_answer(run(question))
+    except InputError:
+        if not question.context:
+            raise
+        # A context that was chosen for another model may be too long for this one, whose maximum is not known yet.
+        most = run(question.with_typed(ctx=""))["trained_context"]
+        if question.context <= most:
+            raise
+        return read_answer(run(question.with_typed(ctx=str(most))), shortened=question.context)

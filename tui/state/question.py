@@ -1,0 +1,135 @@
+"""What the Fit screen asks: the model, the GPUs and the options of `sweep fit`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from converters.errors import InputError
+from sweep.defaults import KV_TYPES
+from sweep.fit.hardware import parse_devices, with_ram
+
+YES, NO, ON, OFF = "yes", "no", "on", "off"
+
+
+@dataclass(frozen=True)
+class FitField:
+    """An option of `sweep fit` that is typed. `empty` describes the default; `values` are the possible other values, if
+    there are few; `range` bounds a number."""
+
+    name: str
+    label: str
+    option: str
+    empty: str
+    values: tuple[str, ...] = ()
+    range: tuple[int, int] | None = None
+
+
+FIT_FIELDS = (
+    FitField("ctx", "context", "--ctx", "8192, or the model's maximum if that is smaller", range=(1, 1 << 31)),
+    FitField("kv_type", "KV type", "--kv-type", "f16; the advice may choose q8_0"),
+    FitField("offload", "part in RAM", "--no-offload", "allowed", values=(NO,)),
+    FitField("ram", "RAM", "--ram", "this machine's; for other GPUs, as much as is needed"),
+    FitField("ram_bandwidth", "RAM bandwidth", "--ram-bandwidth", "51.2GB/s, two channels of DDR4-3200"),
+    FitField("parallel", "sequences", "--parallel", "1", range=(1, 256)),
+    FitField("ubatch", "micro-batch", "--ubatch", "512", range=(1, 1 << 16)),
+    FitField("flash_attn", "flash attention", "--flash-attn/--no-flash-attn", "llama.cpp decides", values=(ON, OFF)),
+    FitField("projector", "vision encoder", "--projector", "not counted", values=(YES,)),
+    FitField("draft", "draft", "--draft", "none"),
+)
+"""The dialog of the Fit screen shows them in this order. The texts of their values have the same form as on the command
+line; those of flags are one of `values`."""
+
+_FLAGS = {  # (field, value) -> the flag
+    ("offload", NO): "--no-offload",
+    ("flash_attn", ON): "--flash-attn",
+    ("flash_attn", OFF): "--no-flash-attn",
+    ("projector", YES): "--projector",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Empty `gpus`: the GPUs of this machine. `typed` are the values of FIT_FIELDS by name, without empty ones."""
+
+    model: str = "micro"
+    gpus: tuple[str, ...] = ()
+    typed: Mapping[str, str] = field(default_factory=dict)
+
+    def value(self, name: str) -> str:
+        """The text of a field; empty for its default."""
+        return self.typed.get(name, "")
+
+    def with_typed(self, **typed: str) -> Question:
+        """A copy with these fields set."""
+        given = {**self.typed, **{name: text.strip() for name, text in typed.items()}}
+        for one in FIT_FIELDS:
+            if one.range is not None:
+                given[one.name] = given.get(one.name, "").replace(",", "")  # 32,768
+        return replace(self, typed={name: text for name, text in given.items() if text})
+
+    @property
+    def context(self) -> int:
+        """The context that was chosen; 0: the model decides."""
+        return _number(self.value("ctx"))
+
+    @property
+    def kv_type(self) -> str:
+        return self.value("kv_type") or "f16"
+
+    @property
+    def offload(self) -> bool:
+        return self.value("offload") != NO
+
+    @property
+    def planned_gpus(self) -> str:
+        """The GPUs and the RAM beside them, as `sweep run --gpu` takes them; empty for those of this machine."""
+        ram = f"{self.value('ram')} RAM" if self.value("ram") and self.offload else ""
+        return ", ".join([*self.gpus, *([ram] if ram else [])]) if self.gpus else ""
+
+    def with_planned(self, model: str, gpus: str, context: str) -> Question:
+        """A copy with a model, GPUs and RAM, and a context as they are typed for `sweep run`."""
+        parts = [part.strip() for part in gpus.split(",") if part.strip()]
+        ram = [part for part in parts if part.lower().endswith("ram")]
+        cards = ", ".join(part for part in parts if part not in ram)
+        same = replace(self, model=model, gpus=(cards,) if cards else ()).with_typed(ctx=context)
+        return same.with_typed(ram=ram[-1][: -len("ram")], offload="") if ram else same
+
+    def arguments(self, workspace: str) -> tuple[str, ...]:
+        """The command that answers the question, with JSON output."""
+        found = ["fit", self.model, "--workspace", workspace, "--format", "json"]
+        for one in FIT_FIELDS:
+            value = self.value(one.name)
+            if (one.name, value) in _FLAGS:
+                found.append(_FLAGS[one.name, value])
+            elif value:
+                found += [one.option, value]
+        return (*found, *(part for gpu in self.gpus for part in ("--gpu", gpu)))
+
+    def check(self) -> None:
+        """Raise InputError for a value that `sweep fit` would reject whatever the model."""
+        for one in FIT_FIELDS:
+            value = self.value(one.name)
+            if value and one.range is not None and not one.range[0] <= _number(value) <= one.range[1]:
+                raise InputError(f"{one.label} {value}: give a whole number from {one.range[0]:,} to {one.range[1]:,}")
+        for kind in self.kv_type.split(","):
+            if kind.strip().lower() not in KV_TYPES or self.kv_type.count(",") > 1:
+                raise InputError(f"KV type {self.kv_type}: one of {', '.join(KV_TYPES)}, or one for K and one for V")
+        devices = parse_devices(self.gpus or _SOME_RAM)
+        with_ram(devices, self.value("ram") or None, self.value("ram_bandwidth") or None)
+
+
+_SOME_RAM = ("1GiB RAM",)  # this machine has some
+
+
+def _number(text: str) -> int:
+    """A whole number; 0 for another text."""
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def help_of(field_name: str) -> str:
+    """The help of the option in `sweep fit --help`."""
+    from sweep.cli.fit import fit
+
+    return str(inspect.signature(fit).parameters[field_name].default.help)
