@@ -312,7 +312,10 @@ _CONTEXT = Option("ctx", int | None, common.context(64))
 _GPUS = Option(
     "gpu",
     list[str] | None,
-    common.gpu("Skip variants that do not fit on this GPU", "no variant is skipped"),
+    common.gpu(
+        "Skip variants that do not fit on this GPU nor, if RAM is named too (64GiB RAM, any RAM), run partly in it",
+        "no variant is skipped",
+    ),
     _as_tuple,
 )
 _EXECUTION = (

@@ -17,6 +17,8 @@ from sweep.defaults import MARGIN_BYTES
 from sweep.format import size
 
 MIB = 1 << 20
+ANY_RAM = "any RAM"
+"""As much RAM as is needed, where --gpu names devices."""
 MAX_GPUS = 15  # llama.cpp's limit of 16 devices (GGML_SCHED_MAX_BACKENDS) includes RAM
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([a-z]+?)(\s+RAM)?", re.I)
 # Memory is made and sold in powers of 1024, whatever it says: an "RTX 4090 24GB" has 24 GiB. Bandwidths are stated in
@@ -78,14 +80,24 @@ def explain_reserve(kind: str) -> str:
 def parse_devices(texts: Iterable[str]) -> list[Device]:
     """The devices that --gpu names: "RTX 4090", "2xRTX 6000 Ada", "24GiB", "64GiB RAM", or several with commas.
 
-    Raises InputError for an unknown GPU (with the nearest names), for an ambiguous name (with all names that it could
-    mean), for a size without a unit, and for more than MAX_GPUS GPUs.
+    ANY_RAM is no device: without RAM among the devices, there is as much as is needed. Raises InputError for an unknown
+    GPU (with the nearest names), for an ambiguous name (with all names that it could mean), for a size without a unit,
+    for ANY_RAM alone, and for more than MAX_GPUS GPUs.
     """
+    texts = list(texts)
     found = [device for text in texts for part in text.split(",") for device in _devices(part.strip())]
     count = sum(device.kind != "cpu" for device in found)
     if count > MAX_GPUS:
         raise InputError(f"--gpu: {count} GPUs; llama.cpp can divide a model among at most {MAX_GPUS}")
+    if texts and not found:
+        raise InputError(f"--gpu {', '.join(texts)!r} names no GPU")
     return found
+
+
+def allows_ram(texts: Iterable[str]) -> bool:
+    """Whether --gpu names RAM next to GPUs: a model may be partly in it."""
+    parts = [part.strip().lower() for text in texts for part in text.split(",")]
+    return any(part.endswith("ram") for part in parts) and not all(part.endswith("ram") for part in parts)
 
 
 def with_ram(devices: Sequence[Device], size: str | None, bandwidth: str | None) -> list[Device]:
@@ -112,6 +124,8 @@ def with_ram(devices: Sequence[Device], size: str | None, bandwidth: str | None)
 
 
 def _devices(text: str) -> list[Device]:
+    if text.lower() == ANY_RAM.lower():
+        return []
     counted = re.fullmatch(r"(\d{1,3})\s*[x*]\s*(\S.*)", text, re.I)
     count, name = (int(counted[1]), counted[2]) if counted else (1, text)
     if count < 1:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from converters.errors import InputError
 from converters.resolver import is_known_offline
 from sweep.fit.fit_model import fit_model
-from sweep.fit.fit_report import MTP, FitOptions, FitReport, FitRow
+from sweep.fit.fit_report import MTP, FitOptions, FitReport, FitRow, Verdict, verdict
 from sweep.fit.hardware import Device
 from sweep.fit.registry import is_file
 from sweep.format import size
@@ -39,7 +39,8 @@ def fit(
 def too_large(
     model: str, variants: Sequence[Variant], devices: Sequence[Device], options: FitOptions, run_job: RunJob
 ) -> dict[str, TooLarge]:
-    """Those of `variants` that do not fit on `devices`, by name. Files that are not downloaded are left out."""
+    """Those of `variants` that do not fit on `devices`, by name, nor partly in RAM if `options` allow that. Files that
+    are not downloaded are left out."""
     known = [variant.fit_name for variant in variants if variant.fit_name is not None]
     rows = {row.variant: row for row in fit(model, known, devices, options, run_job).rows} if known else {}
     result = {}
@@ -47,7 +48,7 @@ def too_large(
         row = rows.get(variant.fit_name or "")
         if variant.file_path is not None:
             row = fit(str(variant.file_path), [], devices, options, run_job).rows[0]
-        if row is not None and not row.fits:
+        if row is not None and verdict(row) is Verdict.DOES_NOT_FIT:
             result[variant.name] = _too_large(row, devices)
     return result
 

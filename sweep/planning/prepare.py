@@ -12,7 +12,7 @@ from sweep import devices
 from sweep.artefact import Artefact
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.fit_report import FitOptions
-from sweep.fit.hardware import parse_devices
+from sweep.fit.hardware import allows_ram, parse_devices
 from sweep.jobs.base import Host
 from sweep.jobs.cell import SweepInputs
 from sweep.jobs.inputs import Origin
@@ -224,8 +224,8 @@ def _skipped(
     reference: str,
     host: Host,
 ) -> dict[str, TooLarge]:
-    """The variants that do not fit on --gpu; each is reported. A variant that others are compared with is not
-    skipped."""
+    """The variants that do not fit on --gpu, nor run partly in the RAM that it names; each is reported. A variant that
+    others are compared with is not skipped."""
     if not request.gpu:
         return {}
     from sweep.planning.fit import too_large  # loads llama.cpp, which only this option needs
@@ -236,7 +236,7 @@ def _skipped(
         kv_type_v=settings.kv_type,
         ubatch=settings.ubatch,
         batch=settings.batch,
-        offload="none",
+        offload="auto" if allows_ram(request.gpu) else "none",
     )
     large = too_large(str(model.path), variants, parse_devices(request.gpu), options, host.run_job)
     needed = {reference, *(variant.baseline for variant in variants)}

@@ -294,7 +294,7 @@ def test_the_gpu_of_the_fit_screen_is_used_by_the_plan(swept: Workspace) -> None
             fit.query_one(Table).go_to("int8:sq-ph")
             await pilot.press("space")
             assert "int8:sq-ph" in app.session.draft.variants
-            await pilot.press("v", *"64MiB", "enter", "2")
+            await pilot.press("v", *"64MiB", "enter", "M", "2")  # M: no RAM
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             await until(pilot, lambda: is_planned(screen))

@@ -120,7 +120,13 @@ def test_fit_carries_to_plan_and_plan_to_fit(tmp_path: Path) -> None:
     session.take_plan()
     typed = {"ram": "32GiB", "kv_type": "q8_0"}
     assert session.question == Question("micro", ("2x3090",), typed)  # what only Fit knows stays
-    session.ask(session.question.with_typed(ctx="65536"), context="1024")  # the model allows no more
+    session.draft = session.draft.with_typed(gpu="2x3090")
+    session.take_plan()
+    assert not session.question.offload  # Plan skips what is partly in RAM
+    assert session.draft.typed_value("gpu") == "2x3090"
+    session.ask(session.question.with_typed(ctx="65536", ram="", offload=""))
+    assert session.draft.typed_value("gpu") == "2x3090, any RAM"
+    session.ask(session.question, context="1024")  # the model allows no more
     assert session.draft.typed_value("ctx") == "1024"
     session.take_plan()
     assert session.question.context == 65536  # nothing was changed on Plan

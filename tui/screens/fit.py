@@ -265,8 +265,10 @@ class FitScreen(WorkerHost, Screen[None]):
         self.app.push_screen(gpu_picker(", ".join(self.question.gpus)), self._choose_gpu)
 
     def _choose_gpu(self, name: str | None) -> None:
+        from tui.screens.picker import THIS_MACHINE
+
         if name is not None:
-            self.change(replace(self.question, gpus=() if name == "this machine" else (name,)))
+            self.change(self.question.with_gpus("" if name == THIS_MACHINE else name))
 
     def action_settings(self) -> None:
         from tui.screens.fit_settings import FitSettingsScreen

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from converters.errors import InputError
 from sweep.defaults import KV_TYPES
-from sweep.fit.hardware import parse_devices, with_ram
+from sweep.fit.hardware import ANY_RAM, allows_ram, parse_devices, with_ram
 
 YES, NO, ON, OFF = "yes", "no", "on", "off"
 
@@ -85,16 +85,25 @@ class Question:
     @property
     def planned_gpus(self) -> str:
         """The GPUs and the RAM beside them, as `sweep run --gpu` takes them; empty for those of this machine."""
-        ram = f"{self.value('ram')} RAM" if self.value("ram") and self.offload else ""
-        return ", ".join([*self.gpus, *([ram] if ram else [])]) if self.gpus else ""
+        if not self.gpus:
+            return ""
+        ram = f"{self.value('ram')} RAM" if self.value("ram") else ANY_RAM
+        return ", ".join([*self.gpus, *([ram] if self.offload else [])])
+
+    def with_gpus(self, text: str) -> Question:
+        """A copy with these GPUs, and with the RAM that is named among them. Without GPUs: those of this machine."""
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        ram = [part for part in parts if part.lower().endswith("ram")]
+        cards = ", ".join(part for part in parts if part not in ram)
+        same = replace(self, gpus=(cards,) if cards else ())
+        if not ram:
+            return same
+        return same.with_typed(ram="" if ram[-1].lower() == ANY_RAM.lower() else ram[-1][: -len("ram")], offload="")
 
     def with_planned(self, model: str, gpus: str, context: str) -> Question:
         """A copy with a model, GPUs and RAM, and a context as they are typed for `sweep run`."""
-        parts = [part.strip() for part in gpus.split(",") if part.strip()]
-        ram = [part for part in parts if part.lower().endswith("ram")]
-        cards = ", ".join(part for part in parts if part not in ram)
-        same = replace(self, model=model, gpus=(cards,) if cards else ()).with_typed(ctx=context)
-        return same.with_typed(ram=ram[-1][: -len("ram")], offload="") if ram else same
+        found = replace(self, model=model).with_typed(ctx=context).with_gpus(gpus)
+        return found if not found.gpus or allows_ram([gpus]) else found.with_typed(offload=NO)
 
     def arguments(self, workspace: str) -> tuple[str, ...]:
         """The command that answers the question, with JSON output."""

@@ -99,9 +99,9 @@ class Session:
         from sweep.fit.hardware import parse_devices
 
         devices = parse_devices(gpus)
-        room = sum(device.usable_bytes - device.reserve_bytes for device in devices)
+        room = sum(device.usable_bytes - device.reserve_bytes for device in devices if device.kind != "cpu")
         if gpus != self.gpus:
-            self.ask(replace(self.question, gpus=gpus))
+            self.ask(self.question.with_gpus(", ".join(gpus)))
         self.limit = Limit(", ".join(gpus), room) if devices else None
 
     def start_sweep(self, command: Command) -> None:

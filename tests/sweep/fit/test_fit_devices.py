@@ -10,7 +10,7 @@ import pytest
 from converters.errors import InputError
 from sweep.defaults import MARGIN_BYTES
 from sweep.fit import local_devices
-from sweep.fit.hardware import parse_devices, reserve_bytes, with_ram
+from sweep.fit.hardware import allows_ram, parse_devices, reserve_bytes, with_ram
 
 GIB = 1 << 30
 
@@ -46,6 +46,16 @@ def test_ram_and_several_gpus_follow_the_same_rule() -> None:
 
 def test_ram_can_be_given_in_addition_to_a_gpu() -> None:
     assert [device.kind for device in parse_devices(["8GiB", "64GiB ram"])] == ["cuda", "cpu"]
+
+
+def test_any_ram_is_as_much_as_is_needed_and_no_gpu() -> None:
+    assert names("RTX 4090, any RAM") == ["RTX 4090"]
+    assert allows_ram(["RTX 4090", "any ram"])
+    assert allows_ram(["RTX 4090, 64GiB RAM"])
+    assert not allows_ram(["RTX 4090"])
+    assert not allows_ram(["64GiB RAM"])
+    with pytest.raises(InputError, match="names no GPU"):
+        parse_devices(["any RAM"])
 
 
 def test_the_reserve_of_a_gpu_is_larger_than_llama_cpps_margin() -> None:
