@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measure only screens whose names begin with this")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
+        os.environ["BITSWEEP_STATE"] = directory  # not the user's own
         workspace = Workspace(Path(directory))
         runs = fill(workspace, given.records)
         print(f"{given.records:,} records in {runs:,} runs, {workspace.database.stat().st_size / 1e6:.0f} MB")

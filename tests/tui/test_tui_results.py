@@ -219,8 +219,9 @@ def test_runs_can_be_searched(swept: Workspace, run: str) -> None:
             await pilot.press("o")
             assert isinstance(app.screen, RunsScreen)
             await until(pilot, lambda: run in shown(app))
-            await pilot.press(*"nothing")
+            await pilot.press(*"nothing", "enter")
             assert "0 of 1 runs" in shown(app)
+            assert isinstance(app.screen, RunsScreen)  # there is nothing to choose
             app.screen.query_one(Input).value = "q4_k_m micro"
             await settled(pilot)
             assert run in shown(app)

@@ -17,6 +17,7 @@ from sweep.results.history import PastRun, UnreadableRun, all_runs
 from sweep.workspace import Workspace
 from tui.keymap import bind
 from tui.screens.window import Window
+from tui.state.matching import Choice, meant
 from tui.theme import palette
 from tui.widgets.note import Note
 from tui.widgets.table import Table
@@ -67,13 +68,21 @@ class RunsScreen(Window[str | None]):
         self._unreadable = [run for run in found if isinstance(run, UnreadableRun)]
         self.fill()
 
+    def _matching(self) -> list[Choice]:
+        """The runs that match the search: their ids, and what else is searched. The latest first."""
+        words = self._typed.lower().split()
+        found = [(run.plan.run, f"{run.plan.model} {' '.join(run.plan.variants)}") for run in self._runs]
+        return [choice for choice in found if all(word in " ".join(choice).lower() for word in words)]
+
+    @property
+    def _typed(self) -> str:
+        return self.query_one("#search", Input).value.strip()
+
     def fill(self) -> None:
         """Show the runs that match the search."""
-        words = self.query_one("#search", Input).value.lower().split()
-        colours = palette(self.app)
-        rows = []
-        found = [(run, f"{run.plan.run} {run.plan.model} {' '.join(run.plan.variants)}".lower()) for run in self._runs]
-        matching = [run for run, names in found if all(word in names for word in words)]
+        colours, rows = palette(self.app), []
+        ids = {name for name, _ in self._matching()}
+        matching = [run for run in self._runs if run.plan.run in ids]
         for run in matching[:MOST]:
             plan = run.plan
             state = f"{run.done}/{len(plan.cells)}"
@@ -100,7 +109,13 @@ class RunsScreen(Window[str | None]):
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
-        self.dismiss(self.query_one(Table).highlighted)
+        """Choose the run that is meant; without a text, the latest. If several can be meant, go to the list."""
+        table, typed = self.query_one(Table), self._typed
+        chosen = meant(typed, self._matching()) if typed else table.highlighted
+        if chosen is not None:
+            self.dismiss(chosen)
+        elif table.row_count:
+            table.focus()
 
     @on(Table.Chosen)
     def _selected(self) -> None:
