@@ -69,6 +69,14 @@ def fit(
         show_default="51.2GB/s, two channels of DDR4-3200",
         rich_help_panel=Panel.MEMORY,
     ),
+    reserve: str | None = typer.Option(
+        None,
+        "--reserve",
+        metavar="SIZE",
+        help="Memory to leave free on each GPU (2GiB); without a GPU, in RAM.",
+        show_default="1 GiB, and an allowance for the driver",
+        rich_help_panel=Panel.MEMORY,
+    ),
     ctx: int | None = common.context(1),
     kv_type: str | None = typer.Option(
         None,
@@ -146,7 +154,7 @@ def fit(
     from sweep.analysis.measured import measurements
     from sweep.commands.fit import FitQuestion, advise_on
     from sweep.fit.fit_report import FitOptions, to_json
-    from sweep.fit.hardware import parse_devices, with_ram
+    from sweep.fit.hardware import parse_devices, with_ram, with_reserve
     from sweep.fit.local_devices import local_devices
     from sweep.report.advice import command_lines, render_advice
     from sweep.report.fit import commands, render_fit, render_formulas
@@ -166,6 +174,7 @@ def fit(
         offload="auto" if offload else "none",
     )
     devices = with_ram(parse_devices(gpu) if gpu else local_devices(), ram, ram_bandwidth)
+    devices = with_reserve(devices, reserve)
     question = FitQuestion(model, comma_list(variants) or (), devices, options, any_cache=kv_type is None)
     report = question.answer()
     space = Workspace((workspace or default_root()).expanduser())

@@ -22,6 +22,7 @@ from sweep.fit.fit_report import (
     FitRow,
 )
 from sweep.fit.formulas import CELLS, counted_sequences, padded
+from sweep.fit.hardware import reserve_formula
 from sweep.fit.layer_bytes import LayerPart
 from sweep.fit.placement import FitMachine, LayerPlacement, place_layers, place_whole_layers
 from sweep.fit.variant_memory import Draft, MemoryParts, VariantMemory, bytes_per_device
@@ -281,7 +282,7 @@ def _figures(
         "reserve": FitFigure(
             sum(gpu.reserve_bytes for gpu in machine.gpus) or (machine.host.reserve_bytes if machine.host else 0),
             MARGIN,
-            "left free on each device: an allowance for the driver's context, and a margin",
+            reserve_formula(machine.gpus or ([machine.host] if machine.host else [])),
         ),
     }
 

@@ -70,8 +70,11 @@ def reserve_bytes(kind: str) -> int:
     return DRIVER_CONTEXTS[kind].bytes + MARGIN_BYTES
 
 
-def explain_reserve(kind: str) -> str:
-    """The parts of the reserve of a device of this kind, as text."""
+def explain_reserve(device: Device) -> str:
+    """The parts of the reserve of a device, as text."""
+    kind = device.kind
+    if device.reserve_bytes != reserve_bytes(kind):
+        return f"{size(device.reserve_bytes)}, as given by --reserve"
     context = DRIVER_CONTEXTS[kind]
     driver = f"{size(context.bytes)} for the driver's context ({context.source}), and " if context.bytes else ""
     return f"{driver}a margin of {size(MARGIN_BYTES)}, as in llama.cpp's own fit"
@@ -121,6 +124,24 @@ def with_ram(devices: Sequence[Device], size: str | None, bandwidth: str | None)
         raise InputError("--ram-bandwidth needs the size of the RAM: add for example --ram 64GiB")
     per_second = float(rate[1]) * _RATE_UNITS[rate[2].lower()]
     return [replace(one, bandwidth=per_second) if one.kind == "cpu" else one for one in devices]
+
+
+def with_reserve(devices: Sequence[Device], text: str | None) -> list[Device]:
+    """The devices with this memory left free on each GPU, such as "2GiB"; without a GPU, in RAM. Raises InputError."""
+    if text is None:
+        return list(devices)
+    count = _memory_bytes(_SIZE.fullmatch(text.strip()))
+    if count is None:
+        raise InputError(f"--reserve {text!r} is not a size; write for example 2GiB, or 0GiB for none")
+    has_gpu = any(device.kind != "cpu" for device in devices)
+    return [replace(one, reserve_bytes=count) if one.kind != "cpu" or not has_gpu else one for one in devices]
+
+
+def reserve_formula(devices: Sequence[Device]) -> str:
+    """What is left free on these devices, as the formula of a figure."""
+    if any(device.reserve_bytes != reserve_bytes(device.kind) for device in devices):
+        return "left free on each device, as given by --reserve"
+    return "left free on each device: an allowance for the driver's context, and a margin"
 
 
 def _devices(text: str) -> list[Device]:

@@ -18,6 +18,7 @@ from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
 from sweep.fit.formulas import ContextFormulas, counted_sequences
+from sweep.fit.hardware import reserve_formula
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.registry import FitKind
 
@@ -163,7 +164,7 @@ def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None
         figures={
             **figures,
             "projector": projector,
-            "reserve": FitFigure(reserve, MARGIN, "left free: an allowance for the driver's context, and a margin"),
+            "reserve": FitFigure(reserve, MARGIN, reserve_formula([] if device is None else [device])),
         },
         shares=(share,),
         total_bytes=total,

@@ -225,8 +225,8 @@ def _origins(report: FitReport) -> list[str]:
                 by_source.setdefault(source, []).append(part_name(part))
         sources = "; ".join(f"{', '.join(names)}: {source}" for source, names in by_source.items())
         lines.append(f"Sources{f' ({_KINDS.get(kind, kind)})' if len(kinds) > 1 else ''}: {sources}.")
-    for kind in dict.fromkeys(device.kind for device in report.devices):
-        lines.append(f"Reserve {'in RAM' if kind == 'cpu' else f'on a {kind} device'}: {explain_reserve(kind)}.")
+    for kind, device in {device.kind: device for device in report.devices}.items():
+        lines.append(f"Reserve {'in RAM' if kind == 'cpu' else f'on a {kind} device'}: {explain_reserve(device)}.")
     placed = {row.placed_by for row in report.rows}
     if len(_gpus(report)) > 1 or any(verdict(row) is Verdict.PARTLY for row in report.rows):
         if "rpc" in placed:

@@ -85,13 +85,26 @@ def test_paths_are_completed_and_recent_models_come_first(tmp_path: Path) -> Non
 
 def test_the_settings_are_the_options_of_sweep_fit() -> None:
     question = Question("micro", ("2x3090",)).with_typed(
-        ctx="32,768", kv_type="q8_0,f16", offload="no", ram="64GB", ram_bandwidth="60GB/s", parallel="4", ubatch="256",
-        flash_attn="off", projector="yes", draft="mtp",
+        ctx="32,768", kv_type="q8_0,f16", offload="no", ram="64GB", ram_bandwidth="60GB/s", reserve="2GiB",
+        parallel="4", ubatch="256", flash_attn="off", projector="yes", draft="mtp",
     )  # fmt: skip
     question.check()
     assert question.arguments("W")[6:] == (
         *("--ctx", "32768", "--kv-type", "q8_0,f16", "--no-offload", "--ram", "64GB", "--ram-bandwidth", "60GB/s"),
-        *("--parallel", "4", "--ubatch", "256", "--no-flash-attn", "--projector", "--draft", "mtp", "--gpu", "2x3090"),
+        *(
+            "--reserve",
+            "2GiB",
+            "--parallel",
+            "4",
+            "--ubatch",
+            "256",
+            "--no-flash-attn",
+            "--projector",
+            "--draft",
+            "mtp",
+            "--gpu",
+            "2x3090",
+        ),
     )
     assert all(help_of(one.name) for one in FIT_FIELDS)
 
@@ -103,6 +116,7 @@ def test_the_settings_are_the_options_of_sweep_fit() -> None:
         ({"parallel": "257"}, "from 1 to 256"),
         ({"kv_type": "q9"}, "KV type q9: one of f16"),
         ({"ram": "64"}, "'64' is not a size"),
+        ({"reserve": "much"}, "'much' is not a size"),
         ({"ram_bandwidth": "fast"}, "'fast' is not a bandwidth"),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from converters.errors import InputError
 from sweep.defaults import KV_TYPES
-from sweep.fit.hardware import ANY_RAM, allows_ram, parse_devices, with_ram
+from sweep.fit.hardware import ANY_RAM, allows_ram, parse_devices, with_ram, with_reserve
 
 YES, NO, ON, OFF = "yes", "no", "on", "off"
 
@@ -32,6 +32,7 @@ FIT_FIELDS = (
     FitField("offload", "part in RAM", "--no-offload", "allowed", values=(NO,)),
     FitField("ram", "RAM", "--ram", "this machine's; for other GPUs, as much as is needed"),
     FitField("ram_bandwidth", "RAM bandwidth", "--ram-bandwidth", "51.2GB/s, two channels of DDR4-3200"),
+    FitField("reserve", "reserve", "--reserve", "1 GiB, and an allowance for the driver"),
     FitField("parallel", "sequences", "--parallel", "1", range=(1, 256)),
     FitField("ubatch", "micro-batch", "--ubatch", "512", range=(1, 1 << 16)),
     FitField("flash_attn", "flash attention", "--flash-attn/--no-flash-attn", "llama.cpp decides", values=(ON, OFF)),
@@ -126,7 +127,8 @@ class Question:
             if kind.strip().lower() not in KV_TYPES or self.kv_type.count(",") > 1:
                 raise InputError(f"KV type {self.kv_type}: one of {', '.join(KV_TYPES)}, or one for K and one for V")
         devices = parse_devices(self.gpus or _SOME_RAM)
-        with_ram(devices, self.value("ram") or None, self.value("ram_bandwidth") or None)
+        devices = with_ram(devices, self.value("ram") or None, self.value("ram_bandwidth") or None)
+        with_reserve(devices, self.value("reserve") or None)
 
 
 _SOME_RAM = ("1GiB RAM",)  # this machine has some

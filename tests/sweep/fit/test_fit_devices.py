@@ -10,7 +10,15 @@ import pytest
 from converters.errors import InputError
 from sweep.defaults import MARGIN_BYTES
 from sweep.fit import local_devices
-from sweep.fit.hardware import allows_ram, parse_devices, reserve_bytes, with_ram
+from sweep.fit.hardware import (
+    allows_ram,
+    explain_reserve,
+    parse_devices,
+    reserve_bytes,
+    reserve_formula,
+    with_ram,
+    with_reserve,
+)
 
 GIB = 1 << 30
 
@@ -42,6 +50,18 @@ def test_ram_and_several_gpus_follow_the_same_rule() -> None:
     assert [device.total_bytes for device in named] == [48 * GIB, 48 * GIB, 12 * GIB, 64 * GIB]
     (ram,) = with_ram([], "64GB", "60GB/s")
     assert (ram.total_bytes, ram.bandwidth) == (64 * GIB, 60e9)
+
+
+def test_a_reserve_is_that_of_the_gpus_and_without_one_of_the_ram() -> None:
+    gpu, ram = with_reserve(parse_devices(["RTX 4090", "64GiB RAM"]), "2GB")
+    assert (gpu.reserve_bytes, ram.reserve_bytes) == (2 * GIB, reserve_bytes("cpu"))
+    assert explain_reserve(gpu) == "2.00 GiB, as given by --reserve"
+    assert "margin" in explain_reserve(ram)
+    (ram,) = with_reserve(parse_devices(["64GiB RAM"]), "0MiB")
+    assert ram.reserve_bytes == 0
+    assert reserve_formula([gpu]) == "left free on each device, as given by --reserve"
+    with pytest.raises(InputError, match="--reserve 'much' is not a size"):
+        with_reserve([gpu], "much")
 
 
 def test_ram_can_be_given_in_addition_to_a_gpu() -> None:
