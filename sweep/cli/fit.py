@@ -150,10 +150,10 @@ def fit(
     or read. `sweep gpus` lists the GPUs that are known by name.
     """
     from sweep.analysis.advice import to_json as advice_to_json
-    from sweep.analysis.fit_candidates import expected_losses
+    from sweep.analysis.fit_candidates import fit_candidates
     from sweep.analysis.measured import measurements
     from sweep.commands.fit import FitQuestion, advise_on
-    from sweep.fit.fit_report import FitOptions, to_json
+    from sweep.fit.fit_report import FitOptions, Verdict, to_json
     from sweep.fit.hardware import parse_devices, with_ram, with_reserve
     from sweep.fit.local_devices import local_devices
     from sweep.report.advice import command_lines, render_advice
@@ -184,9 +184,9 @@ def fit(
     if output.is_json:
         named = {"best": chosen, "best_is_measured": advice.confidence == "measured"} if best else {}
         answer = to_json(report)
-        losses = expected_losses(report, measured)
-        for row in answer["rows"]:
-            row["expected_kld"] = vars(losses[row["variant"]]) if row["variant"] in losses else None
+        for row, one in zip(answer["rows"], fit_candidates(report, measured), strict=True):
+            row["expected_kld"] = None if one.kld is None else vars(one.kld)
+            row["tokens_per_s"] = None if row["verdict"] == Verdict.DOES_NOT_FIT else one.tokens_per_s
         output.line(answer | {"advice": advice_to_json(advice)} | named)
     elif output.format is Format.QUIET and best:
         if chosen is not None:

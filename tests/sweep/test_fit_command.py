@@ -50,7 +50,8 @@ def parsed(out: str) -> dict[str, Any]:
 
 
 def test_json_has_the_documented_fields(sweep: Any) -> None:
-    code, out, err = sweep("fit", "micro", "--gpu", "4GiB", "--variants", "Q4_K_M,int8:sq", "--format", "json")
+    command = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q4_K_M,int8:sq", "--format", "json")
+    code, out, err = sweep(*command, "--reserve", "2GB")
     assert (code, err) == (0, "")
     report = parsed(out)
     assert (report["model"], report["context"], report["kv_type"]) == (
@@ -67,8 +68,13 @@ def test_json_has_the_documented_fields(sweep: Any) -> None:
         assert isinstance(row["bits_per_weight"], float)
         assert row["max_context"] == 1024
         assert row["per_device"][0]["usable_bytes"] == 4 << 30
+        assert row["per_device"][0]["reserve_bytes"] == 2 << 30
+        assert row["figures"]["reserve"]["formula"] == "left free on each device, as given by --reserve"
         assert row["arguments"] or row["kind"] != "gguf"
         assert all(figure["source"] and figure["formula"] for figure in row["figures"].values()), row
+    assert report["trained_context"] == 1024
+    assert report["rows"][0]["tokens_per_s"] > 0
+    assert report["rows"][0]["expected_kld"]["source"] == "prior"
     config = json.loads((MICRO.directory / "config.json").read_text())
     token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 2  # K and V, f16
     assert [row["kv_bytes"] for row in report["rows"]] == [1024 * token] * 2

@@ -143,6 +143,9 @@ def test_rows_are_sorted_filtered_and_found(tmp_path: Path, monkeypatch: pytest.
             assert table.keys == largest_first
             assert "size ↓" in shown(app)
             assert "~0.10" in shown(app)  # what is expected, not measured
+            assert table.highlighted == "Q4_K_M"  # the variant to run
+            assert table.heads[4] == "KLD"
+            assert "33.8" in shown(app)  # tokens per second
             await pilot.press("S")
             assert table.keys == largest_first[::-1]
             for _ in range(20):

@@ -172,12 +172,13 @@ class FitScreen(WorkerHost, Screen[None]):
             self.query_one("#body").add_class("hidden")
             self._show_state()
             return
+        is_other = self.answer is None  # another model or other GPUs
         self.answer, self._error = found, None
         self.query_one("#body").remove_class("hidden")
         self.session.use_gpus(question.gpus)
         self.session.ask(question, str(found.report.context) if found.shortened else None)
         self._remember(question)
-        self.fill()
+        self.fill(found.advised if is_other else None)
 
     def _remember(self, question: Question) -> None:
         try:
@@ -201,8 +202,8 @@ class FitScreen(WorkerHost, Screen[None]):
         self.query_one("#state", Note).show(Text("\n").join(lines))
         self.query_one(TopBar).show_path(self.question.model, ", ".join(self.question.gpus) or "this machine")
 
-    def fill(self) -> None:
-        """Show the rows that match the filter, with as many columns as fit."""
+    def fill(self, at: str | None = None) -> None:
+        """Show the rows that match the filter, with as many columns as fit. `at`: the variant to highlight."""
         self._show_state()
         if self.answer is None:
             return
@@ -213,7 +214,7 @@ class FitScreen(WorkerHost, Screen[None]):
         cells = self.query_one(Filter).arranged(found)
         if not kept:
             table.empty = f"no variant is among {self._shown.value}"
-        table.fill(heads, cells, self.answer.advised if table.highlighted is None else None, room=len(rows))
+        table.fill(heads, cells, self.answer.advised if table.highlighted is None else at, room=len(rows))
         self._show_verdict(colours)
         self._follow_cursor()
 

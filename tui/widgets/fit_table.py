@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from sweep import format as fmt
+from sweep.analysis.candidate import FASTEST_ESTIMATE
 from sweep.fit.fit_report import FitRow, Verdict, verdict
 from sweep.report.fit import UNCOUNTED
 from tui.state.fit_answer import FitAnswer
@@ -140,4 +141,6 @@ def _loss_words(answer: FitAnswer, row: FitRow) -> str:
 
 
 def _speed_words(answer: FitAnswer, row: FitRow) -> str:
-    return fmt.rate(answer.speeds.get(row.variant))
+    """Tokens per second, but no estimate of more than what the time between tokens allows."""
+    found = answer.speeds.get(row.variant)
+    return f">{FASTEST_ESTIMATE}" if found is not None and found > FASTEST_ESTIMATE else fmt.rate(found)
