@@ -168,3 +168,8 @@ def test_what_is_remembered_is_read_again_and_a_damaged_file_is_not(
     remember(what)
     assert recall() == what
     assert [path.name for path in file.parent.iterdir()] == ["screen.json"]
+    monkeypatch.setenv("BITSWEEP_STATE", str(file))  # in which nothing can be written
+    session = Session(Workspace(tmp_path))
+    with pytest.raises(InputError, match="the screen will not remember this"):
+        session.remember(theme="sweep-light")
+    session.remember(theme="sweep-dark")  # said once

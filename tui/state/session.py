@@ -41,6 +41,7 @@ class Session:
     launch: Launch | None = None
     draft: Draft = field(default_factory=Draft)
     remembered: Remembered = field(default_factory=Remembered)
+    _can_write: bool = True  # until what is remembered could not be written
     _shared: tuple[str, str, str] = ("", "", "")  # what both screens had when they were last made equal
 
     def __post_init__(self) -> None:
@@ -77,13 +78,19 @@ class Session:
     # --- between sessions -------------------------------------------------------------------------------------------
 
     def remember(self, question: Question | None = None, theme: str = "") -> None:
-        """Let the next session start with this question, or this theme. Raises InputError if it cannot be written."""
+        """Let the next session start with this question, or this theme.
+
+        Raises InputError if it cannot be written, but only once: nothing is written afterwards.
+        """
         now = self.remembered
         now = now if question is None else now.with_question(question)
         now = replace(now, theme=theme) if theme else now
         if now != self.remembered:
-            self.remembered = now
-            remember(now)
+            self.remembered, could_write = now, self._can_write
+            self._can_write = False
+            if could_write:
+                remember(now)
+                self._can_write = True
 
     # --- the rest ---------------------------------------------------------------------------------------------------
 
