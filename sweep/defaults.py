@@ -9,3 +9,6 @@ KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
 MARGIN_BYTES = 1 << 30
 """Bytes that are left free on each device as a margin, as llama.cpp's own fit does (its option --fit-target): buffers
 of other builds differ by some per cent, and memory pools of the backends grow while they run."""
+
+SPEED_MEASUREMENTS = 2
+"""How often the speed of a variant is measured at most: an unstable one is measured again at the end of the run."""

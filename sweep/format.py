@@ -9,6 +9,7 @@ MISSING = "\N{EN DASH}"
 LOSS, GAIN, PARETO, CHOSEN = "▼", "▲", "●", "►"
 INDISTINGUISHABLE = "○"  # in the Pareto set (or the second best), but indistinguishable from the one before
 IMPLAUSIBLE = "?"  # a figure that quantization does not usually explain
+UNSTABLE = "~"  # before a speed that cannot be relied on
 NO_DIFFERENCE = "≈"  # no significant difference
 MINUS = "\N{MINUS SIGN}"
 STATUS_SIGNS = {"failed": "✗", "partial": "!", "pending": "…", "cancelled": "⊗", "skipped": "⊘"}
@@ -61,6 +62,11 @@ def size(count: int | float | None) -> str:
 def rate(value: float | None) -> str:
     """Tokens per second: no decimals from 100 up, otherwise one."""
     return MISSING if value is None else f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
+
+
+def rate_range(low: float | None, high: float | None) -> str | None:
+    """The lowest and the highest of several speeds: 97–180; None if they are not known."""
+    return None if low is None or high is None else f"{rate(low)}\N{EN DASH}{rate(high)}"
 
 
 def duration(seconds: float) -> str:

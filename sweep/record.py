@@ -141,11 +141,29 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second for reading a prompt in full batches and for decoding one sequence; seconds for loading."""
+    """Tokens per second for reading a prompt in full batches and for decoding one sequence; seconds for loading.
+
+    - Both speeds are medians. The `*_runs` are the speeds of the single timings, `*_low` and `*_high` the lowest and
+      the highest of them. Results of earlier versions have none.
+    - `other_cores`: how many of the machine's `cores` other programs used meanwhile, on average.
+    - `measurements`: how often the speed was measured; the figures are those of the steadier measurement.
+    - `unstable`: whether the speeds cannot be relied on; `unstable_reasons` says why (see results.steadiness).
+    """
 
     prompt_tokens_per_s: float
     decode_tokens_per_s: float
     load_seconds: float | None = None
+    prompt_low: float | None = None
+    prompt_high: float | None = None
+    decode_low: float | None = None
+    decode_high: float | None = None
+    prompt_runs: tuple[float, ...] = ()
+    decode_runs: tuple[float, ...] = ()
+    other_cores: float | None = None
+    cores: int | None = None
+    measurements: int = 1
+    unstable: bool = False
+    unstable_reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 Triton's kernels run in its interpreter, on CPU tensors. On a machine with an NVIDIA GPU, TRITON_INTERPRET=0 in the
 environment runs them on the GPU.
 
+Every test shares the cores with other tests, so speeds are unstable. Sweeps do not measure them again, except in tests
+of that.
+
 A shell makes its background processes ignore Ctrl-C (SIGINT), and child processes inherit that. Tests interrupt `sweep`
 with SIGINT, so the default handler is restored.
 """
@@ -15,6 +18,7 @@ import cores
 import pytest
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("BITSWEEP_EXTENSIONS", str(Path(__file__).parent / "speed_measured_once.py"))
 cores.take_share()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

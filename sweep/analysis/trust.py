@@ -17,6 +17,7 @@ def trust_notes(records: Sequence[Record]) -> list[str]:
     """Zero or more notes, the most important first."""
     notes = [
         _implausible(records),
+        _unstable(records),
         _perplexity(records),
         *_noise(records),
         _sharing(records),
@@ -38,6 +39,22 @@ def _implausible(records: Sequence[Record]) -> str:
         f"{'; '.join(found)}. Likely causes: another tokenizer than the reference's, a reference of another model or "
         "text, a damaged file, a model that the engine computes wrongly, or a type for ternary weights (TQ1_0, TQ2_0) "
         "on other weights."
+    )
+
+
+def _unstable(records: Sequence[Record]) -> str:
+    """A note on speeds that cannot be relied on, with the reasons."""
+    found = [
+        f"{fmt.plain(record.variant)}{' (measured twice)' if record.speed.measurements > 1 else ''}: "
+        f"{', and '.join(record.speed.unstable_reasons)}"
+        for record in records
+        if record.speed is not None and record.speed.unstable
+    ]
+    if not found:
+        return ""
+    return (
+        f"{fmt.UNSTABLE} Unstable speeds, on which no advice is based: {'; '.join(found)}. Likely cause: other "
+        "programs ran while the speed was measured."
     )
 
 

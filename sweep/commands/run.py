@@ -25,6 +25,7 @@ from sweep.planning.input_checks import check_inputs
 from sweep.planning.prepare import Sweep
 from sweep.planning.request import Keep, Request
 from sweep.results.records import records
+from sweep.results.speed_again import cells_to_measure_again
 from sweep.results.store import Store
 from sweep.workspace import run_lock, sharing
 
@@ -90,7 +91,13 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
                 check_inputs(sweep, todo, host.run_job)
             workers = sweep.request.workers or _workers(sweep, todo)
             with open_executor(sweep.request.executor, root, directory, plan.resources, workers) as executor:
-                Scheduler(plan.cells, store, executor, root, directory, report, on_variant_done).run(plan.run)
+
+                def last_cells() -> list[Cell]:
+                    return cells_to_measure_again(plan, records(plan, store))
+
+                scheduler = Scheduler(plan.cells, store, executor, root, directory, report, on_variant_done)
+                scheduler.last_cells = last_cells
+                scheduler.run(plan.run)
             artefacts.discard(file.under(root) for file in _removable(sweep, store, outputs))
         report(Event("done"))
     except KeyboardInterrupt:

@@ -48,6 +48,7 @@ class Scheduler:
     - `emit` is called with every event.
     - `on_variant_done` is called with the name of each variant whose cells have all ended.
     - `next_cells` returns further cells after each result, for measurements that work in rounds.
+    - `last_cells` returns further cells when all others have ended.
     """
 
     cells: Sequence[Cell]
@@ -58,6 +59,7 @@ class Scheduler:
     emit: Emit
     on_variant_done: Callable[[str], None] = lambda _variant: None
     next_cells: NextCells | None = None
+    last_cells: Callable[[], Iterable[Cell]] | None = None
     _waiting: list[Cell] = field(default_factory=list)
     _running: dict[str, list[Cell]] = field(default_factory=dict)
     _unfinished: dict[str, _Unfinished] = field(default_factory=dict)  # by key
@@ -80,6 +82,13 @@ class Scheduler:
         labels = [cell.label for cell in self._waiting]
         about = {"run": name, "cells": len(self.cells), "todo": len(labels), "pending": labels, "pid": os.getpid()}
         self.emit(Event("started", None, about))
+        self._run_waiting()
+        if self.last_cells is not None:
+            self._add_with_files(self.last_cells())
+            self._run_waiting()
+
+    def _run_waiting(self) -> None:
+        """Run cells until none waits or runs."""
         while self._waiting or self._running:
             self._handle_requests()
             while self._start_next():
@@ -92,6 +101,17 @@ class Scheduler:
     def add(self, cells: Iterable[Cell]) -> None:
         """Add cells at any time. Cells that were added before or have a stored result are ignored."""
         self._waiting += cells_to_run(self._add_new(cells), self.store, self.root)
+
+    def _add_with_files(self, cells: Iterable[Cell]) -> None:
+        """Add cells, and the cells that make their files, in case those were removed in the meantime."""
+        added = self._add_new(cells)
+        needed = {key for cell in added for key in cell.needs}
+        makers: list[Cell] = []
+        for cell in reversed(self.cells):  # a cell comes before the cells that need it
+            if cell.key in needed:
+                makers = [cell, *makers]
+                needed |= set(cell.needs)
+        self._waiting += cells_to_run([*makers, *added], self.store, self.root)
 
     def _add_new(self, cells: Iterable[Cell]) -> list[Cell]:
         """Add the cells that are new, and return them."""

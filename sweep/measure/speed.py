@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil
+
 from sweep.backends.base import Backend
 
 PROMPT_TOKENS, DECODE_TOKENS = 512, 128
+WARM_UP_TOKENS = 8  # decoded before the first timing; llama-bench decodes one
+LEAST_REPEATS, MOST_REPEATS = 3, 5  # the median of two timings is their mean, which one disturbance moves
 
 
 @dataclass(frozen=True)
 class TokenRates:
-    """Tokens per second: medians of several timings after a warm-up, with the tokens and timings of each kind."""
+    """Tokens per second: medians of several timings after a warm-up, with the tokens and timings of each kind.
+
+    - `prompt_runs` and `decode_runs` are the tokens per second of each timing, in order. Results of earlier versions
+      do not have them.
+    - `other_cores` is how many of the machine's `cores` (with hyper-threads) other programs used meanwhile, on average.
+    """
 
     prompt_tokens_per_s: float
     decode_tokens_per_s: float
@@ -22,6 +32,10 @@ class TokenRates:
     decode_tokens: int
     prompt_repeats: int
     decode_repeats: int
+    prompt_runs: tuple[float, ...] = ()
+    decode_runs: tuple[float, ...] = ()
+    other_cores: float | None = None
+    cores: int | None = None
 
 
 def measure_speed(
@@ -30,16 +44,19 @@ def measure_speed(
     *,
     prompt_tokens: int = PROMPT_TOKENS,
     decode_tokens: int = DECODE_TOKENS,
-    repeats: int = 5,
+    repeats: int = MOST_REPEATS,
     seconds: float = 10.0,
 ) -> TokenRates:
     """Time prompts and decoding in a context of `n_ctx` tokens.
 
-    Prompts and decoding are each timed at least once and at most `repeats` times, for up to half of `seconds`: no
-    repeat begins after that. The numbers of tokens are limited by the model's longest context.
+    Prompts and decoding are each timed at least LEAST_REPEATS times and at most `repeats` times, for up to half of
+    `seconds`: no further repeat begins after that. The numbers of tokens are limited by the model's longest context.
     """
     n_prompt, n_decode = min(prompt_tokens, backend.max_length), min(decode_tokens, backend.max_length)
+    others = _OtherPrograms()
+    backend.time_prompt(n_prompt, n_ctx)  # warm-up: pages of the weights, buffers, clocks
     prompt = _repeat(lambda: backend.time_prompt(n_prompt, n_ctx), repeats, seconds / 2)
+    backend.time_decode(min(WARM_UP_TOKENS, n_decode), n_ctx)
     decode = _repeat(lambda: backend.time_decode(n_decode, n_ctx), repeats, seconds / 2)
     return TokenRates(
         n_prompt / statistics.median(prompt),
@@ -48,13 +65,37 @@ def measure_speed(
         n_decode,
         len(prompt),
         len(decode),
+        tuple(n_prompt / timing for timing in prompt),
+        tuple(n_decode / timing for timing in decode),
+        others.mean_cores(),
+        psutil.cpu_count(),
     )
 
 
 def _repeat(timed: Callable[[], float], repeats: int, seconds: float) -> list[float]:
     end = time.monotonic() + seconds
-    timed()  # warm-up: pages of the weights, buffers, clocks
-    timings = [timed()]
-    while len(timings) < repeats and time.monotonic() < end:
+    timings: list[float] = []
+    while len(timings) < repeats and (len(timings) < LEAST_REPEATS or time.monotonic() < end):
         timings.append(timed())
     return timings
+
+
+class _OtherPrograms:
+    """The cores that other programs use, on average since this object was made."""
+
+    def __init__(self) -> None:
+        self._began, self._used = time.monotonic(), _used_by_others()
+
+    def mean_cores(self) -> float:
+        elapsed = time.monotonic() - self._began
+        return max(0.0, _used_by_others() - self._used) / elapsed if elapsed else 0.0
+
+
+def _used_by_others() -> float:
+    """Seconds of all cores that anything but this process used since the system started. They include the time that
+    other virtual machines took ("steal")."""
+    spent = psutil.cpu_times()
+    # the time of guests is counted as "user" too
+    idle = spent.idle + sum(getattr(spent, name, 0.0) for name in ("iowait", "guest", "guest_nice"))
+    own = os.times()
+    return float(sum(spent) - idle - own.user - own.system)

@@ -15,6 +15,10 @@ from rich.text import Text
 _HEAD_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n", ascii=True)
 
 
+ERROR, RANGE = "±", "range"
+"""The headers of columns that belong to the column before them: its standard errors, or the ranges of its values."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a terminal table. The higher its `priority`, the later it is dropped."""
@@ -48,12 +52,12 @@ def fit_to_width(
 ) -> tuple[Table, list[str]]:
     """The table with as many of `columns` as fit, after all of `fixed`, and the headers of the dropped columns.
 
-    Columns of errors ("±") are not listed as dropped.
+    Columns of errors and ranges are not listed as dropped.
     """
     shown = list(columns)
     dropped = []
     while width_of(found := table(styles, [*fixed, *shown])) > width and shown:
         least = min(shown, key=lambda column: column.priority)
         shown = [column for column in shown if column is not least]
-        dropped += [least.header] if least.header != "±" else []
+        dropped += [least.header] if least.header not in (ERROR, RANGE) else []
     return found, dropped

@@ -16,7 +16,11 @@ _PARTS = {
     "memory": ("predicted_bytes", "measured_bytes"),
     "perplexity": ("value", "stderr", "tokens", "low", "high"),
     "divergence": ("kld_mean", "kld_stderr", "kld_p99_9", "kld_max", "top1_agreement", "noise_floor"),
-    "speed": ("prompt_tokens_per_s", "decode_tokens_per_s"),
+    "speed": (
+        "prompt_tokens_per_s",
+        "decode_tokens_per_s",
+        *("prompt_low", "prompt_high", "decode_low", "decode_high", "measurements", "unstable"),
+    ),
 }
 _HEAD = ("variant", "kind", "status", "error", "file_bytes", "bits_per_weight")
 _TAIL = ("reference", "task_reference", "kv_type", "device")

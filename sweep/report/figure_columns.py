@@ -18,7 +18,8 @@ class FigureColumn:
 
     Values are written by `write`, or with the number of decimals that `decimals` computes from all values of the column
     and their errors. In a narrow terminal, columns with a low `priority` are dropped first. If `error_priority` is
-    given, the standard error has a column of its own with that priority.
+    given, the standard error has a column of its own with that priority. `spread` gives what that column shows instead
+    of the standard error, `mark` a sign before the value.
     """
 
     head: str
@@ -28,6 +29,12 @@ class FigureColumn:
     write: Callable[[float], str] | None = None
     decimals: Callable[[list[float], list[float]], int] = fmt.decimals_with_errors
     error_priority: float | None = None
+    spread: Callable[[Record], str | None] | None = None
+    mark: Callable[[Record], str] = lambda _record: ""
+
+    def with_sign(self, error: str) -> str:
+        """What stands beside a value: ±0.02, or a range in brackets."""
+        return f"±{error}" if self.spread is None else f"({error})"
 
     def texts(self, rows: Sequence[Record]) -> tuple[list[str | None], list[str | None]]:
         """The values and the errors of all rows as text, None for a missing one."""
@@ -36,7 +43,18 @@ class FigureColumn:
         errors = [None if one is None else one.stderr for one in found]
         decimals = self.decimals([v for v in values if v is not None], [e for e in errors if e])
         write = self.write or partial(fmt.fixed, decimals=decimals)
-        return [None if v is None else write(v) for v in values], [None if e is None else write(e) for e in errors]
+        marks = [self.mark(record) for record in rows]
+        return (
+            [None if v is None else mark + write(v) for mark, v in zip(marks, values, strict=True)],
+            [self.spread(record) for record in rows]
+            if self.spread is not None
+            else [None if e is None else write(e) for e in errors],
+        )
+
+
+def unstable_mark(record: Record) -> str:
+    """The sign before the speeds of a record: of an unstable speed, or nothing."""
+    return fmt.UNSTABLE if record.speed is not None and record.speed.unstable else ""
 
 
 FIGURES = (
@@ -74,10 +92,24 @@ FIGURES = (
         lambda share: f"{100 * share:.2f}",
     ),
     FigureColumn(
-        "Prompt t/s", "prompt t/s", 1, lambda r: figure(r.speed.prompt_tokens_per_s) if r.speed else None, fmt.rate
+        "Prompt t/s",
+        "prompt t/s",
+        1,
+        lambda r: figure(r.speed.prompt_tokens_per_s) if r.speed else None,
+        fmt.rate,
+        error_priority=0.5,
+        spread=lambda r: fmt.rate_range(r.speed.prompt_low, r.speed.prompt_high) if r.speed else None,
+        mark=unstable_mark,
     ),
     FigureColumn(
-        "Decode t/s", "decode t/s", 2, lambda r: figure(r.speed.decode_tokens_per_s) if r.speed else None, fmt.rate
+        "Decode t/s",
+        "decode t/s",
+        2,
+        lambda r: figure(r.speed.decode_tokens_per_s) if r.speed else None,
+        fmt.rate,
+        error_priority=0.6,
+        spread=lambda r: fmt.rate_range(r.speed.decode_low, r.speed.decode_high) if r.speed else None,
+        mark=unstable_mark,
     ),
 )
 

@@ -56,7 +56,7 @@ def fidelity_table(rows: Sequence[Record], chosen: str | None, pareto: pareto_se
         cells = [[HtmlCell(value)] for value in values]
         if column.error_priority is not None:
             for row, error in zip(cells, errors, strict=True):
-                row.append(HtmlCell("" if error is None else f"±{error}", "err"))
+                row.append(HtmlCell("" if error is None else column.with_sign(error), "err"))
         if any(value is not None for value in values):
             columns.append(_HtmlColumn(column.head, cells))
     return _table(rows, columns, chosen, pareto)

@@ -20,8 +20,8 @@ from sweep.analysis.advice import Advice
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.report.advice import render_advice
-from sweep.report.columns import Column, fit_to_width, table, width_of
-from sweep.report.figure_columns import figures_shown, task_texts
+from sweep.report.columns import ERROR, RANGE, Column, fit_to_width, table, width_of
+from sweep.report.figure_columns import figures_shown, task_texts, unstable_mark
 
 _STATUS_STYLES = {"failed": "red", "partial": "yellow", "pending": "dim", "cancelled": "yellow", "skipped": "dim"}
 _RECOVERY = "recovery %"
@@ -141,7 +141,7 @@ def _columns(rows: Sequence[Record]) -> list[Column]:
         values, errors = column.texts(rows)
         columns.append(Column(column.short, _cells(values), column.priority))
         if column.error_priority is not None:
-            columns.append(Column("±", _cells(errors), column.error_priority))
+            columns.append(Column(ERROR if column.spread is None else RANGE, _cells(errors), column.error_priority))
     return [column for column in columns if any(cell is not _MISSING for cell in column.cells)]
 
 
@@ -218,6 +218,7 @@ def _legend(
         else []
     )
     parts += [f"{fmt.IMPLAUSIBLE} implausible figures"] if any(record.implausible for record in rows) else []
+    parts += [f"{fmt.UNSTABLE} unstable speed"] if any(unstable_mark(record) for record in rows) else []
     parts += [f"{fmt.LOSS} significant loss"] if any(test.is_loss() for test in tests.values()) else []
     parts += [f"{fmt.GAIN} significant gain"] if any(test.is_gain() for test in tests.values()) else []
     lines = [f"{'; '.join(parts)}."] if parts else []

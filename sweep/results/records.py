@@ -27,6 +27,8 @@ from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed,
 from sweep.results import paired_items
 from sweep.results.plan import Plan
 from sweep.results.plausibility import with_doubts
+from sweep.results.speed_again import second_cells
+from sweep.results.steadiness import steadier, with_steadiness
 from sweep.results.store import Outcome, Store
 from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
 
@@ -34,7 +36,8 @@ from sweep.statistics import cluster_stderr, compare_differences, compare_items,
 def records(plan: Plan, store: Store) -> list[Record]:
     """A record for every variant of the plan, in the plan's order. Figures that are not measured (yet) are None."""
     run = _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
-    return with_doubts(_holm([_record(variant, run) for variant in plan.variants]))
+    rows = _with_second_speeds([_record(variant, run) for variant in plan.variants], run)
+    return with_steadiness(with_doubts(_holm(rows)))
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,22 @@ def _record(variant: str, run: _RunResults) -> Record:
     )
 
 
+def _with_second_speeds(rows: list[Record], run: _RunResults) -> list[Record]:
+    """The records with the steadier speed of those variants whose speed was measured again."""
+    cells = second_cells(run.plan)
+    outcomes = run.store.outcomes(cell.key for cell in cells.values())
+    found = []
+    for row in rows:
+        cell = cells.get(row.variant)
+        outcome = None if cell is None else outcomes.get(cell.key)
+        if cell is not None and outcome is not None and outcome.status == "ok" and outcome.is_readable(cell.kind):
+            again = replace(row, speed=_speed(outcome.result(cell, run.plan.run)))
+            row = row if row.speed is None else steadier(row, again)
+            row = row if row.speed is None else replace(row, speed=replace(row.speed, measurements=2))
+        found.append(row)
+    return found
+
+
 def _only(results: Mapping[str, Any], cls: type[Any]) -> Any:
     """The result of this class; None if there is none."""
     return next((result for result in results.values() if isinstance(result, cls)), None)
@@ -228,7 +247,20 @@ def _memory(result: SpeedResult) -> Memory:
 
 
 def _speed(result: SpeedResult) -> Speed:
-    return Speed(result.speed.prompt_tokens_per_s, result.speed.decode_tokens_per_s, result.load_seconds)
+    rates = result.speed
+    return Speed(
+        rates.prompt_tokens_per_s,
+        rates.decode_tokens_per_s,
+        result.load_seconds,
+        prompt_low=min(rates.prompt_runs, default=None),
+        prompt_high=max(rates.prompt_runs, default=None),
+        decode_low=min(rates.decode_runs, default=None),
+        decode_high=max(rates.decode_runs, default=None),
+        prompt_runs=rates.prompt_runs,
+        decode_runs=rates.decode_runs,
+        other_cores=rates.other_cores,
+        cores=rates.cores,
+    )
 
 
 def _perplexity(result: PerplexityResult) -> Perplexity:

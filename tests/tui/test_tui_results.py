@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 from sweep.analysis import figures
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
+from sweep.record import Speed
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
@@ -256,9 +257,13 @@ def test_below_100_columns_the_panes_stack(swept: Workspace, run: str) -> None:
     play(script())
 
 
-def test_a_variant_with_implausible_figures_has_a_sign_and_a_reason(swept: Workspace, run: str) -> None:
+def test_a_variant_with_implausible_figures_or_an_unstable_speed_has_a_sign_and_a_reason(
+    swept: Workspace, run: str
+) -> None:
     results = read_results(swept, run)
-    rows = (replace(results.rows[0], implausible=("its top token is another one",)), *results.rows[1:])
+    speed = Speed(6000.0, 130.0, decode_low=97.0, decode_high=180.0, unstable=True, unstable_reasons=("it varies",))
+    first = replace(results.rows[0], implausible=("its top token is another one",), speed=speed)
+    rows = (first, *results.rows[1:])
     results = replace(results, rows=rows, notes=tuple(trust_notes(rows)))
     plain = Style()
     colours = Palette(plain, plain, plain, plain, plain, plain, plain)
@@ -266,4 +271,7 @@ def test_a_variant_with_implausible_figures_has_a_sign_and_a_reason(swept: Works
     assert [cells[0].plain.startswith("?") for _, cells in lines] == [True, *[False] * (len(rows) - 1)]
     words = details(results, rows[0].variant, colours).plain
     assert "? implausible: its top token is another one" in words
+    assert "~6,000\n" in words
+    assert "~130 (97.0–180)" in words
+    assert "~ unstable speed: it varies" in words
     assert "Likely causes: another tokenizer" in words

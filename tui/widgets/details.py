@@ -6,7 +6,7 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.analysis import figures
-from sweep.record import Record
+from sweep.record import Record, Speed
 from tui.state.results import Results
 from tui.theme import Palette
 
@@ -43,10 +43,7 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
         lines.append(_pair("memory", ", ".join(parts), colours))
     lines += _text_figures(row, colours)
     if row.speed is not None:
-        rates = (
-            f"{fmt.rate(row.speed.prompt_tokens_per_s)} prompt, {fmt.rate(row.speed.decode_tokens_per_s)} decode t/s"
-        )
-        lines.append(_pair("speed", rates, colours))
+        lines += _speed(row.speed, colours)
     scales = figures.task_scales(results.rows)
     for task, score in row.tasks.items():
         lines += (
@@ -58,6 +55,22 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
     if reason:
         lines.append(Text(f"not chosen: it {fmt.plain(reason)}", colours.soft))
     return [*lines, Text()]
+
+
+def _speed(speed: Speed, colours: Palette) -> list[Text]:
+    """Both speeds with the ranges of their timings, and why they are unstable."""
+    kinds = (
+        ("prompt t/s", speed.prompt_tokens_per_s, fmt.rate_range(speed.prompt_low, speed.prompt_high)),
+        ("decode t/s", speed.decode_tokens_per_s, fmt.rate_range(speed.decode_low, speed.decode_high)),
+    )
+    sign = fmt.UNSTABLE if speed.unstable else ""
+    lines = [
+        _pair(name, f"{sign}{fmt.rate(median)}" + ("" if spread is None else f" ({spread})"), colours)
+        for name, median, spread in kinds
+    ]
+    return lines + [
+        Text(f"{fmt.UNSTABLE} unstable speed: {fmt.plain(reason)}", colours.warn) for reason in speed.unstable_reasons
+    ]
 
 
 def _text_figures(row: Record, colours: Palette) -> list[Text]:

@@ -11,7 +11,7 @@ from rich.text import Text
 from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.record import Record
-from sweep.report.columns import Column
+from sweep.report.columns import ERROR, RANGE, Column
 from sweep.report.figure_columns import FigureColumn, figures_shown
 from sweep.report.results_table import figure_columns
 from tui.state.results import Results
@@ -108,10 +108,15 @@ def _fitting(fixed: list[Column], columns: list[Column], width: int) -> tuple[li
 
 
 def _with_errors(columns: list[Column]) -> list[Column]:
-    """Merge each column of errors into the column of its figures, so that both are shown or dropped together."""
+    """Merge each column of errors into the column of its figures, so that both are shown or dropped together.
+
+    Ranges are left out: the details of a variant show them.
+    """
     found: list[Column] = []
     for column in columns:
-        if column.header != "±":
+        if column.header == RANGE:
+            continue
+        if column.header != ERROR:
             found.append(column)
             continue
         last = found.pop()

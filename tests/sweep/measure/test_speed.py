@@ -1,7 +1,11 @@
-"""Speed is the number of tokens divided by the median time, measured within a limit of seconds."""
+"""Speed is the number of tokens divided by the median time, measured within a limit of seconds, beside the load by
+other programs."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 from sweep.backends.llama import LlamaBackend, LlamaOptions
@@ -9,20 +13,43 @@ from sweep.measure.speed import measure_speed
 
 
 def test_speed_is_the_median_of_the_timings_after_the_first():
-    timings = {512: iter([9.0, 1.0, 4.0, 2.0]), 128: iter([9.0, 0.5, 0.25, 1.0])}
+    timings = {512: iter([9.0, 1.0, 4.0, 2.0]), 8: iter([9.0]), 128: iter([0.5, 0.25, 1.0])}
     timed = SimpleNamespace(
         max_length=4096, time_prompt=lambda n, n_ctx: next(timings[n]), time_decode=lambda n, n_ctx: next(timings[n])
     )
     result = measure_speed(timed, 512, repeats=3)
     assert result.prompt_tokens_per_s == 512 / 2.0
     assert result.decode_tokens_per_s == 128 / 0.5
+    assert result.prompt_runs == (512 / 1.0, 512 / 4.0, 512 / 2.0)
+    assert result.decode_runs == (128 / 0.5, 128 / 0.25, 128 / 1.0)
 
 
-def test_no_repeat_begins_after_the_time_is_spent():
+def test_only_three_timings_are_made_if_they_take_longer_than_the_limit():
     timed = SimpleNamespace(max_length=64, time_prompt=lambda n, n_ctx: 1.0, time_decode=lambda n, n_ctx: 1.0)
     result = measure_speed(timed, 512, repeats=1000, seconds=0.0)
-    assert (result.prompt_repeats, result.decode_repeats) == (1, 1)
+    assert (result.prompt_repeats, result.decode_repeats) == (3, 3)
     assert (result.prompt_tokens, result.decode_tokens) == (64, 64)
+
+
+def test_what_other_programs_use_is_measured_and_what_this_process_uses_is_not():
+    def compute(n_tokens, n_ctx):
+        end = time.process_time() + 0.1
+        while time.process_time() < end:
+            continue
+        return 1.0
+
+    timed = SimpleNamespace(max_length=64, time_prompt=compute, time_decode=compute)
+    quiet = measure_speed(timed, 512)
+    loads = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(quiet.cores)]
+    try:
+        busy = measure_speed(timed, 512)
+    finally:
+        for load in loads:
+            load.kill()
+            load.wait()
+    # this process and the others share all cores
+    assert quiet.cores - 1.2 <= busy.other_cores <= quiet.cores
+    assert quiet.other_cores < quiet.cores
 
 
 def test_reading_a_prompt_is_faster_than_decoding(tiny):

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.format import MINUS
-from sweep.record import Divergence, Memory, Record, Samples, TaskScore
+from sweep.record import Divergence, Memory, Record, Samples, Speed, TaskScore
+from sweep.report.html import render_html
 from sweep.report.results_table import render_table
 
 
@@ -181,3 +182,29 @@ def test_no_error_is_rounded_to_zero(records):
         if record.divergence is not None
     ]
     assert "0.01230  0.00004" in printed(few, 260)
+
+
+def with_speeds(records: list[Record]) -> list[Record]:
+    """The first variant has an unstable speed, the others a stable one."""
+    speed = Speed(6000.0, 130.0, prompt_low=5900.0, prompt_high=6050.0, decode_low=97.0, decode_high=180.0)
+    shaky = replace(speed, unstable=True, unstable_reasons=("its decode timings range from 97.0 to 180 tokens/s",))
+    return [replace(record, speed=shaky if record is records[0] else speed) for record in records]
+
+
+def test_speeds_are_shown_with_their_range_and_an_unstable_one_with_a_sign_and_a_note(records):
+    output = printed(with_speeds(records), 300)
+    (shaky,), (steady,) = rows_of(output, records[0].variant), rows_of(output, records[1].variant)
+    assert re.search(r"~6,000 +5,900–6,050 +~130 +97.0–180", shaky)
+    assert re.search(r" 6,000 +5,900–6,050 +130 +97.0–180", steady)
+    assert "~ unstable speed" in output
+    note = f"{records[0].variant}: its decode timings range from 97.0 to 180 tokens/s"
+    assert note in " ".join(output.split())
+    narrow = printed(with_speeds(records), 100)
+    assert "range," not in narrow  # a range goes with its speed, which is named
+
+
+def test_the_page_shows_ranges_in_brackets(records):
+    page = render_html(with_speeds(records), {}, recommend(records))
+    assert "~130" in page
+    assert "(97.0–180)" in page
+    assert "its decode timings range from 97.0 to 180 tokens/s" in page
