@@ -139,6 +139,11 @@ def perplexity(record: Record) -> Figure | None:
     return None if record.perplexity is None else figure(record.perplexity.value, record.perplexity.stderr)
 
 
+def reliable_speed(record: Record) -> float | None:
+    """Decoded tokens per second; None if they were not measured or are unstable."""
+    return None if record.speed is None or record.speed.unstable else finite(record.speed.decode_tokens_per_s)
+
+
 def memory(record: Record) -> tuple[int, str] | None:
     """Bytes of memory, with "predicted" or "measured". The prediction has priority."""
     if record.memory.predicted_bytes is not None:

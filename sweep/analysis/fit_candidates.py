@@ -18,14 +18,25 @@ from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
 
 
 @dataclass(frozen=True)
+class MeasuredSpeed:
+    """The stable decode speed of a variant on this machine, with its type of KV cache and the layers on its GPU."""
+
+    tokens_per_s: float
+    kv_type: str
+    gpu_layers: int
+
+
+@dataclass(frozen=True)
 class Measurements:
-    """What runs measured of a model, by variant: divergences from one reference over one text, and what tasks
-    say. `files` are the files that were kept, `relatives` what was measured of other models of the series."""
+    """What runs measured of a model, by variant: divergences from one reference over one text, what tasks say, and
+    speeds, the latest first. `files` are the files that were kept, `relatives` what was measured of other models of the
+    series."""
 
     klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
     tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     relatives: Sequence[RelativeKld] = ()
+    speeds: Mapping[str, Sequence[MeasuredSpeed]] = field(default_factory=dict)
 
 
 def expected_losses(report: FitReport, measured: Measurements) -> dict[str, ExpectedKld]:
@@ -56,6 +67,8 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
     klds = measured.klds
     has_gpu = any(device.kind != "cpu" for device in report.devices)
     losses = expected_losses(report, measured)
+    found = {row.variant: measured_speed(row, report, measured.speeds.get(row.variant, ())) for row in report.rows}
+    speeds = {row.variant: found[row.variant] or estimated_speed(row, report) for row in report.rows}
     return [
         Candidate(
             model=report.model,
@@ -65,8 +78,9 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
             context=report.context,
             placement=_placement(row, has_gpu),
             kld=losses.get(row.variant),
-            tokens_per_s=estimated_speed(row, report),
-            obstacle=_obstacle(row, row.variant in losses, estimated_speed(row, report)),
+            tokens_per_s=speeds[row.variant],
+            speed_is_measured=found[row.variant] is not None,
+            obstacle=_obstacle(row, row.variant in losses, speeds[row.variant]),
             tasks=measured.tasks.get(row.variant),
             is_reference=row.variant in klds and klds[row.variant].reference == row.variant,
             ram_bytes=row.shares[-1].total_bytes,
@@ -90,6 +104,19 @@ def _placement(row: FitRow, has_gpu: bool) -> AdvisedPlacement:
     if verdict(row) is not Verdict.PARTLY:
         return AdvisedPlacement.GPU
     return AdvisedPlacement.EXPERTS if row.gpu_layers == row.n_layers else AdvisedPlacement.LAYERS
+
+
+def measured_speed(row: FitRow, report: FitReport, measured: Sequence[MeasuredSpeed]) -> float | None:
+    """Tokens per second that this machine decodes with this placement; None if that was not measured.
+
+    Only what is wholly on the one GPU of this machine, or in RAM if there is none, is placed as it was measured.
+    """
+    gpus = [device for device in report.devices if device.kind != "cpu"]
+    elsewhere = any(device.simulated for device in report.devices)
+    if verdict(row) is not Verdict.FITS or len(gpus) > 1 or elsewhere or report.draft:
+        return None
+    placed = (one for one in measured if (one.gpu_layers >= row.n_layers if gpus else one.gpu_layers == 0))
+    return next((one.tokens_per_s for one in placed if one.kv_type == report.kv_type), None)
 
 
 def estimated_speed(row: FitRow, report: FitReport) -> float | None:

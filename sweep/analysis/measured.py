@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from converters.catalogue import are_relatives
 from presets.advice import Tolerance
 from sweep.analysis.candidate import TaskEvidence
-from sweep.analysis.fit_candidates import Measurements
+from sweep.analysis.fit_candidates import MeasuredSpeed, Measurements
 from sweep.analysis.priors import MeasuredKld, RelativeKld
 from sweep.workspace import Workspace
 
@@ -23,7 +23,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
 
     Divergences from different references or texts are not comparable. If there are several, those of the reference and
     text with the most variants are returned; among equals, the latest. What tasks say is taken from the run with the
-    most items.
+    most items. Unstable speeds are left out, and so are those of int8 recipes and of models with experts in RAM.
     """
     if not workspace.database.is_file():
         return Measurements()
@@ -38,6 +38,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
     tasks: dict[str, TaskEvidence] = {}
     files: dict[str, str] = {}
     relatives: list[RelativeKld] = []
+    speeds: dict[str, list[MeasuredSpeed]] = defaultdict(list)
     with Store(workspace.database) as store:
         for stored in store.runs():  # the newest first
             plan = read_plan(stored)
@@ -53,11 +54,14 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
                 units, kld = reference_units(plan, record.variant), _kld(record, plan)
                 if units is not None and kld is not None:
                     groups[units].setdefault(record.variant, kld)
+                speed = _speed(record)
+                if speed is not None:
+                    speeds[record.variant].append(speed)
             for variant, found in task_evidence(rows, tolerance).items():
                 known = tasks.get(variant)
                 if known is None or known.items * len(known.tasks) < found.items * len(found.tasks):
                     tasks[variant] = found
-    return Measurements(max(groups.values(), key=len, default={}), tasks, files, relatives)
+    return Measurements(max(groups.values(), key=len, default={}), tasks, files, relatives, speeds)
 
 
 def _of_relative(rows: Sequence[Record]) -> list[RelativeKld]:
@@ -67,6 +71,16 @@ def _of_relative(rows: Sequence[Record]) -> list[RelativeKld]:
         for row in rows
         if row.divergence is not None and row.file_bytes and row.bits_per_weight and row.variant != row.reference
     ]
+
+
+def _speed(record: Record) -> MeasuredSpeed | None:
+    from sweep.analysis import figures
+
+    tokens_per_s = figures.reliable_speed(record)
+    layers = record.settings.get("gpu_layers")
+    if tokens_per_s is None or record.kind != "gguf" or not isinstance(layers, int) or record.settings.get("cpu_moe"):
+        return None
+    return MeasuredSpeed(tokens_per_s, record.kv_type, 0 if record.device == "cpu" else layers)
 
 
 def _kld(record: Record, plan: Plan) -> MeasuredKld | None:

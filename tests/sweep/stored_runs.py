@@ -16,6 +16,7 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.inputs import Task, TextFile
 from sweep.jobs.model import MeasuredModel
 from sweep.jobs.settings import ComputeResources, Settings
+from sweep.jobs.speed import SpeedJob
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan
@@ -60,6 +61,7 @@ class Stored:
     higher_is_better: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None  # a file; None: the first variant
+    speeds: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by variant, each timing in tokens/s
 
     def key(self, variant: str, name: str) -> str:
         return hashlib.sha256(f"{self.mark or self.run} {variant} {name}".encode()).hexdigest()
@@ -69,6 +71,7 @@ class Stored:
         jobs = {
             **({"text": self._text_job()} if self.text else {}),
             **{task: self._task_job(task) for task in self.tasks},
+            **({"speed": SpeedJob(measured(self.model, self.settings))} if self.speeds else {}),
         }
         plan = Plan(
             run=self.run,
@@ -92,8 +95,10 @@ class Stored:
             for task, by_variant in self.tasks.items():
                 for variant, found in by_variant.items():
                     self._put(store, variant, task, None if found is None else self._score(found), found or [])
-            for variant, measured in self.text.items():
-                self._put(store, variant, "text", None if measured is None else self._text(*measured), [])
+            for variant, values in self.text.items():
+                self._put(store, variant, "text", None if values is None else self._text(*values), [])
+            for variant, timings in self.speeds.items():
+                self._put(store, variant, "speed", self._speed(timings), [])
         return plan
 
     def _text_job(self) -> StoredJob[Any]:
@@ -119,6 +124,16 @@ class Stored:
             "chance": 0.0,
             "higher_is_better": self.higher_is_better,
             "other": {},
+        }
+
+    def _speed(self, timings: Sequence[float]) -> dict[str, Any]:
+        rates = {"prompt_tokens_per_s": 1000.0, "decode_tokens_per_s": float(np.median(timings))}
+        rates |= {"prompt_tokens": 512, "decode_tokens": 128, "prompt_repeats": 1, "decode_repeats": len(timings)}
+        return {
+            "speed": {**rates, "decode_runs": list(timings)},
+            "memory": {"predicted_bytes": 1, "measured_bytes": 1},
+            "file_bytes": 5_000_000,
+            "bits_per_weight": 5.0,
         }
 
     def _text(self, nll: np.ndarray, kld: np.ndarray | None) -> dict[str, Any]:

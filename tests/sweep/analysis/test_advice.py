@@ -12,7 +12,7 @@ from presets.advice import advice_rules
 from presets.quality import quality_priors
 from sweep.analysis.advice import advise, to_json
 from sweep.analysis.candidate import AdvisedPlacement
-from sweep.analysis.fit_candidates import Measurements, estimated_speed, fit_candidates
+from sweep.analysis.fit_candidates import MeasuredSpeed, Measurements, estimated_speed, fit_candidates
 from sweep.analysis.priors import MeasuredKld, RelativeKld, expected_klds
 from sweep.fit.fit_report import FitReport, FitRow
 from sweep.fit.hardware import Device, parse_devices
@@ -175,6 +175,34 @@ def test_published_speeds_are_within_a_quarter_of_the_estimate() -> None:
     )  # Llama 3 8B Q6_K, LLM-inference-speed-benchmarks 10
     # Qwen3-30B-A3B Q4_K_M with the experts of 36 of 48 layers in RAM: pull request 755 of llmfit
     assert estimate("RTX 2080", 1.1e9, (0.77e9, 102e9)) == pytest.approx(36.7, rel=0.25)
+
+
+def test_a_speed_that_was_measured_with_this_placement_replaces_the_estimate() -> None:
+    here = [replace(device, simulated=False) for device in GPU]
+    found = ladder(("Q5_K_M", 5.5, 5.7), ("Q4_K_M", 4.9, 4.9), devices=here)
+    on_gpu, in_ram = MeasuredSpeed(55.5, "f16", 999), MeasuredSpeed(9.0, "f16", 0)
+    smaller_cache, part = MeasuredSpeed(50.0, "q8_0", 999), MeasuredSpeed(20.0, "f16", 12)
+    speeds = Measurements(speeds={"Q4_K_M": (smaller_cache, part, in_ram, on_gpu)})
+
+    def speed_of(found: FitReport) -> tuple[float | None, bool]:
+        (one,) = [one for one in fit_candidates(found, speeds) if one.variant == "Q4_K_M"]
+        return one.tokens_per_s, one.speed_is_measured
+
+    estimate = estimated_speed(found.rows[1], found), False
+    assert speed_of(found) == (55.5, True)
+    assert speed_of(replace(found, kv_type="q8_0")) == (50.0, True)
+    assert speed_of(replace(found, kv_type="bf16")) == estimate
+    assert speed_of(replace(found, devices=tuple(GPU))) == estimate  # another machine
+    assert speed_of(replace(found, draft="mtp")) == estimate
+    partly = replace(found, rows=(replace(found.rows[1], fits=False, partial=True),))
+    assert speed_of(partly) == (estimated_speed(partly.rows[0], partly), False)
+    ram = ladder(("Q4_K_M", 4.9, 4.9), devices=[replace(here[0], kind="cpu")])
+    assert speed_of(ram) == (9.0, True)
+
+    slow = replace(on_gpu, tokens_per_s=1.0)
+    answer = to_json(advise("m", fit_candidates(found, Measurements(speeds={"Q4_K_M": (slow,), "Q5_K_M": (on_gpu,)}))))
+    assert (answer["variant"], answer["tokens_per_s"], answer["speed_source"]) == ("Q5_K_M", 55.5, "measured")
+    assert [one["reason"] for one in answer["excluded"]] == ["is too slow: 1.0 tokens/s"]
 
 
 def test_iq_types_in_ram_cost_speed() -> None:

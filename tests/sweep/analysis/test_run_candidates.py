@@ -190,6 +190,15 @@ def test_a_slow_variant_is_not_chosen_over_a_fast_one(records):
     assert excluded(found)["Q4_K_M"].startswith("is too slow: 1")
 
 
+def test_an_unstable_speed_decides_nothing(records):
+    fast = [replace(r, speed=Speed(1000.0, 50.0)) for r in records]
+    found = advise_on_records(change(fast, "Q4_K_M", speed=Speed(1000.0, 1.0, unstable=True)))
+    assert found.variant == "Q4_K_M"
+    assert found.pick is not None
+    assert found.pick.tokens_per_s is None
+    assert "tokens/s" not in found.reason
+
+
 def test_too_few_items_are_said_to_be_too_few():
     sweep = simulate(1, 20)
     found = advise_on_records(sweep.records, "m")

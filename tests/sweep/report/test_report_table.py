@@ -204,7 +204,7 @@ def test_speeds_are_shown_with_their_range_and_an_unstable_one_with_a_sign_and_a
 
 
 def test_the_page_shows_ranges_in_brackets(records):
-    page = render_html(with_speeds(records), {}, recommend(records))
+    page = render_html(with_speeds(records), {}, advise_on_records(records))
     assert "~130" in page
     assert "(97.0–180)" in page
     assert "its decode timings range from 97.0 to 180 tokens/s" in page
