@@ -101,6 +101,19 @@ def test_the_context_stays_when_the_model_changes_and_pickers_do_not_guess(
             assert "context 16,384" in words(app)
             assert "maximum" not in words(app)
 
+            (tmp_path / "models/own-model").mkdir(parents=True)
+            (tmp_path / "models/own-model/config.json").write_text("{}")
+            await pilot.press("m")
+            app.screen.query_one(Input).value = f"{tmp_path}/mod"
+            await pilot.press("tab")  # to the directory, then to the only model in it
+            assert app.screen.query_one(Input).value == f"{tmp_path}/models/"
+            await pilot.press("tab", "enter")
+            await ready(pilot, screen)
+            assert fits.commands[-1][1] == f"{tmp_path}/models/own-model"
+            await pilot.press("m")
+            assert app.screen.query_one(Table).keys[0] == f"{tmp_path}/models/own-model"  # the latest
+            await pilot.press("escape")
+
             await choose(pilot, "v", "3060")  # four GPUs
             window = app.screen
             assert isinstance(window, PickerScreen)
