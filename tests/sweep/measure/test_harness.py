@@ -200,10 +200,9 @@ def test_scores_of_a_task_equal_those_of_hflm(backend, hf, tasks, task):
 
 
 def test_generations_of_a_task_equal_those_of_hflm(backend, hf, tasks):
-    answers = [s["resps"][0][0] for s in evaluate_hf(hf, tasks, "write")["samples"]["write"][:24]]
     rows = documents()
-    for row, answer in zip(rows[::2], answers[::2], strict=True):
-        row["answer"] = answer  # so that the model's answer is right for half of the documents
+    for item in run_task(backend, "write", TaskLocation(tasks)).items[::2]:
+        rows[item.doc_id]["answer"] = item.answers["strict"]  # so that half of the answers are right
     (tasks / "write.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     theirs = evaluate_hf(hf, tasks, "write")
     ours = run_task(backend, "write", TaskLocation(tasks))
@@ -283,6 +282,14 @@ def test_tasks_that_cannot_run_are_rejected(backend, tasks, tmp_path):
     lm_eval_tasks._indexed.cache_clear()
     with pytest.raises(InputError, match="it samples its answers; only greedy"):
         run_task(backend, "dice", TaskLocation(tmp_path))
+
+
+def test_an_unknown_name_is_rejected_without_indexing_all_tasks(monkeypatch):
+    indexed, real = [], lm_eval_tasks._indexed
+    monkeypatch.setattr(lm_eval_tasks, "_indexed", lambda folder: indexed.append(folder) or real(folder))
+    with pytest.raises(InputError, match="unknown task 'arc_eesy'; did you mean arc_easy,"):
+        check_task("arc_eesy")
+    assert None not in indexed
 
 
 def test_the_gold_probability_is_the_softmax_over_the_choices(backend, hf, tasks):
