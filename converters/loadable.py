@@ -1,6 +1,5 @@
 """Whether llama.cpp can load a model, before it is exported or measured."""
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ from converters.errors import InputError
 from converters.gguf_source import GGUFSource
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.memory import require_loadable
+from converters.shell import quote
 from converters.source import Source
 
 
@@ -55,5 +55,5 @@ def _known_faults(source: GGUFSource) -> str:
     except InputError as error:
         return f". Known faults: {faults}. They can be repaired, but then {error}"
     requantize = " --requantize" if source.is_quantized else ""
-    command = f"sweep convert {shlex.quote(str(source.path))} --repair{requantize} --to QUANT"
+    command = f"sweep convert {quote(str(source.path))} --repair{requantize} --to QUANT"
     return f". Known faults: {faults}. Write a repaired file: {command}"

@@ -25,6 +25,11 @@ class Workspace:
     root: Path
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        """The option that names this workspace in a command; empty if it is the default one."""
+        return () if self.root == default_root().expanduser().absolute() else ("--workspace", str(self.root))
+
+    @property
     def database(self) -> Path:
         return self.root / "sweep.db"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -20,7 +20,7 @@ from tui.keymap import bind
 from tui.state.remembered import Remembered, recall
 from tui.state.session import Session
 from tui.terminal import after_stop
-from tui.theme import DARK, LIGHT
+from tui.theme import DARK, LIGHT, with_contrast
 from tui.widgets.top_bar import SCREENS, TopBar
 from tui.workers import WorkerHost
 
@@ -94,6 +94,10 @@ class SweepApp(WorkerHost, App[None]):
         except InputError as error:
             self._note = str(error)
             return Remembered()
+
+    def get_css_variables(self) -> dict[str, str]:
+        self.theme_variables = with_contrast(super().get_css_variables())
+        return self.theme_variables
 
     def on_mount(self) -> None:
         from sweep.planning.preset import load
@@ -188,23 +192,27 @@ class SweepApp(WorkerHost, App[None]):
             with run_lock(self.session.workspace.run(run)) as free:
                 is_running = not free
         if (is_running or self.session.launch is not None) and not isinstance(self.screen, QuitScreen):
-            answer = await self.push_screen_wait(QuitScreen(run if is_running and run else "The sweep"))
+            answer = await self.push_screen_wait(QuitScreen(run if is_running else None, self.session.workspace))
             if answer is None:
                 return
             if answer == "pause" and is_running and run is not None:
                 request_pause(self.session.workspace.run(run))
         self.exit()
 
+    def notify(self, message: str, *, markup: bool = False, **given: Any) -> None:
+        """Show a message, which is plain text: a path or an error may contain square brackets."""
+        super().notify(message, markup=False, **given)
+
     def action_help_quit(self) -> None:
         """Ctrl+C does not end the screen; say which key does."""
         self.notify("q quits; a running sweep can continue without the screen.", title="Ctrl+C")
 
     def action_help(self) -> None:
-        """Show the keys of the current screen."""
+        """Show the keys, signs and words of the current screen."""
         from tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(self.screen))
+            self.push_screen(HelpScreen(self.screen, self.current_mode))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)

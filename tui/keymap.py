@@ -51,6 +51,7 @@ KEYMAP = {
     "types": Key("t", "Tensor types of the variant"),
     "sort": Key("s", "Sort by the next column"),
     "reverse": Key("S", "Reverse the order"),
+    "columns": Key("C", "Choose columns"),
     "advised": Key("b", "Go to the variant to run"),
     "compare": Key("c", "Compare the marked variants"),
     "x-axis": Key("X", "Next x axis"),
@@ -75,6 +76,20 @@ KEYMAP = {
     "write": Key("w", "Write to a file"),
 }
 
+_WRITTEN = {
+    "down": "↓",
+    "up": "↑",
+    "left": "←",
+    "right": "→",
+    "pagedown": "pgdn",
+    "pageup": "pgup",
+    "escape": "esc",
+    "slash": "/",
+    "question_mark": "?",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+}
+
 
 def bind(
     name: str, action: str, label: str = "", *, tooltip: str = "", show: bool = False, display: str = ""
@@ -95,3 +110,9 @@ def bind(
 def key_of(name: str) -> str:
     """How the key with this meaning is written in messages."""
     return KEYMAP[name].display or KEYMAP[name].keys.partition(",")[0]
+
+
+def all_keys_of(name: str) -> str:
+    """How all keys with this meaning are written, for help."""
+    keys = KEYMAP[name].keys.split(",")
+    return " ".join(_WRITTEN.get(key, key) for key in keys)

@@ -6,11 +6,11 @@ chooses among them by one rule; presets/advice.toml says what is demanded of spe
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from converters.shell import join
 from presets.advice import Demand, advice_rules
 from sweep import format as fmt
 from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence, TaskLoss
@@ -371,7 +371,7 @@ def _settle(advice: Advice) -> dict[str, Any] | None:
     items = None if evidence is None else evidence.settling_items
     if evidence is not None:
         words += ["--tasks", ",".join(evidence.tasks), *(["--limit", str(items)] if items is not None else [])]
-    return {"items": items, "command": shlex.join(words)}
+    return {"items": items, "command": join(words)}
 
 
 _FIELDS = ("variant", "kv_type", "ctx", "placement", "tokens_per_s", "speed_source", "expected_kld", "command", "get")

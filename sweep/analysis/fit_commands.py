@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from converters.catalogue import catalogue_entry
+from converters.shell import join
 from sweep.analysis.candidate import Commands
 from sweep.fit.fit_report import FitRow
 
@@ -21,13 +22,13 @@ def fit_commands(row: FitRow, model: str, files: Mapping[str, str]) -> Commands:
     if row.variant.startswith(HUB) and on_hub is not None:
         owner, repository, path = on_hub.removeprefix(HUB).split("/", 2)
         get = ["hf", "download", f"{owner}/{repository}", path, "--local-dir", "."]
-        return Commands(_server(row, path), shlex.join(get))
+        return Commands(_server(row, path), join(get))
     if row.variant in files:
         return Commands(_server(row, files[row.variant]))
     if row.kind == "gguf" and not row.variant.startswith("gguf:"):
         entry = catalogue_entry(model)
         get = ["sweep", "convert", model if entry is None else entry.hub_id, "--to", row.variant]
-        return Commands(_server(row, None), shlex.join(get))
+        return Commands(_server(row, None), join(get))
     return Commands(_server(row, None))
 
 
@@ -36,4 +37,4 @@ def _server(row: FitRow, file: str | None) -> str:
     words = shlex.split(row.arguments)
     if file is not None and words[0] == "-m":
         words[1] = f"./{file}" if file.startswith("-") else file
-    return shlex.join(["llama-server", *words])
+    return join(["llama-server", *words])

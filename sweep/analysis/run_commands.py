@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
+from converters.shell import join
 from sweep.analysis.candidate import Commands
 from sweep.jobs.export import ExportJob
 from sweep.jobs.model import MeasuredModel
@@ -41,7 +41,7 @@ def _convert(export: ExportJob, workspace: Workspace) -> str:
     words = ["sweep", "convert", _typed(export.source.under(workspace.root)), "--to", export.quant]
     if export.imatrix is not None:
         words += ["--imatrix", _typed(export.imatrix.under(workspace.root))]
-    return shlex.join(words)
+    return join(words)
 
 
 def _server(file: str, model: MeasuredModel) -> str:
@@ -51,7 +51,7 @@ def _server(file: str, model: MeasuredModel) -> str:
     words += ["-ncmoe", str(settings.cpu_moe)] if settings.cpu_moe else []
     words += ["-ts", ",".join(f"{share:g}" for share in settings.tensor_split)] if settings.tensor_split else []
     words += ["-ctk", settings.kv_type, "-ctv", settings.kv_type] if settings.kv_type != "f16" else []
-    return shlex.join(words)
+    return join(words)
 
 
 def _typed(path: Path) -> str:

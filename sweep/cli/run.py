@@ -17,9 +17,9 @@ Compare every quant from Q2_K to Q8_0 of a model on the Hub:
 Print file sizes and predicted memory, and stop:
   $ sweep run Qwen/Qwen3-4B --dry-run
 Compare only these two variants with BF16, without tasks:
-  $ sweep run micro --variants =Q4_K_M,IQ4_XS --tasks none
+  $ sweep run micro --variants '=Q4_K_M,IQ4_XS' --tasks none
 Measure a quant and an int8 recipe on the first 20 items of each task:
-  $ sweep run micro --variants =Q8_0,int8:sq-ph-dyn --limit 20
+  $ sweep run micro --variants '=Q8_0,int8:sq-ph-dyn' --limit 20
 Skip what does not fit, and keep only the recommended file:
   $ sweep run Qwen/Qwen3-8B --gpu "RTX 4090" --keep best
 """

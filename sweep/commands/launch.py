@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from converters.atomic import write_text
 from converters.errors import InputError
+from converters.shell import join
 from sweep.own_code import SAFE_PYTHON, child_environment
 from sweep.workspace import Workspace
 
@@ -34,7 +34,7 @@ class Command:
     @property
     def line(self) -> str:
         """The command as a person types it."""
-        return shlex.join(["sweep", *self.arguments])
+        return join(["sweep", *self.arguments])
 
 
 def remember_command(directory: Path, arguments: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ token is rejected.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from converters.llamacpp.rpc import RemoteDevice
 from converters.plan import plan_file
 from converters.recipes import recipe
 from converters.resolver import Need, find_model
+from converters.shell import quote
 from sweep.fit.contexts import ContextRole, Contexts
 from sweep.fit.fit_report import MTP, FitOptions
 from sweep.fit.formulas import ContextFormulas, exact, padded
@@ -105,7 +105,7 @@ class ModelDraft:
 
     @property
     def arguments(self) -> str:
-        return f"-md {shlex.quote(self.file)} --spec-type draft-simple"
+        return f"-md {quote(self.file)} --spec-type draft-simple"
 
     def parts(self, placement: LayerPlacement, context: int) -> MemoryParts:
         return self.memory.parts(self._placement(placement), context)

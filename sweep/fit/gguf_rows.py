@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from converters.shell import join
 from sweep.fit.fit_report import (
     DRY_RUN,
     ESTIMATE,
@@ -306,7 +306,7 @@ def arguments(file: str, placement: LayerPlacement, kinds: Sequence[str], option
             words += [flag, str(size)]
     if options.flash_attention is not None:
         words += ["-fa", "on" if options.flash_attention else "off"]
-    return shlex.join(words)
+    return join(words)
 
 
 def _overrides(placement: LayerPlacement, kinds: Sequence[str]) -> str:

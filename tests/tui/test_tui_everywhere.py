@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -11,13 +12,19 @@ from pathlib import Path
 
 import pytest
 from driving import COMMAND, PATIENCE, ROOT, opened, play, settled, shown, until
+from textual.color import Color
 
 from sweep.workspace import Workspace
+from tui.app import SweepApp
+from tui.keymap import KEYMAP
 from tui.screens.help import HelpScreen
 from tui.screens.quit import QuitScreen
 from tui.theme import DARK, LIGHT
 from tui.widgets.key_bar import KeyBar
 
+# Everything but letters, punctuation, lines of frames and axes, scroll bars, and the dots of plots
+MAYBE_SIGNS = {chr(c) for c in range(0x00B1, 0x2FFF) if not chr(c).isalpha()} - set("“”‘’−–·│─┤└┴▁▂▃▄▅▆▇")
+MAYBE_SIGNS -= {chr(c) for c in range(0x2800, 0x2900)}
 MODES = ("fit", "plan", "run", "results")
 
 
@@ -28,14 +35,27 @@ def test_the_help_lists_every_key_and_the_footer_at_most_eight(swept: Workspace,
             screen = app.screen
             keys = screen.query_one(KeyBar).query("FooterKey")
             assert 0 < len(keys) <= 8
-            assert keys.last().region.right <= 80  # none is cut off at the least width
+            assert keys.last().region.right <= 80  # none is left out at the least width
+            names = [f"{key.key_display} {key.description}" for key in keys]  # type: ignore[attr-defined]
+            for width in (79, 60, 41, 24, 100):
+                await pilot.resize_terminal(width, 20)
+                line = shown(app).splitlines()[-1]
+                whole = [name for name in names if f" {name} " in f" {line} "]
+                assert line.split() == " ".join(whole).split()  # nothing but whole keys
+                others = [name for name in whole if name != "? Help"]
+                assert others == [name for name in names if name != "? Help"][: len(others)]  # the first ones
+                assert len(others) == len(whole) - 1  # help is always there
+                assert (whole == names) == (sum(len(name) + 2 for name in names) <= width)
+            signs = {c for c in shown(app) if c in MAYBE_SIGNS}
             await pilot.press("question_mark")
             assert isinstance(app.screen, HelpScreen)
-            words = shown(app)
+            await pilot.resize_terminal(140, 120)
+            words = " ".join(shown(app).split())
             for active in screen.active_bindings.values():
-                if active.node is screen and active.binding.description:
+                if active.node is screen and active.binding.id in KEYMAP:
                     assert active.binding.description in words
             assert "ctrl+p" in words
+            assert {c for c in signs if c not in words} == set()
             await pilot.press("question_mark", "escape")
             assert app.screen is screen
 
@@ -70,9 +90,47 @@ def test_every_theme_has_its_own_colours(swept: Workspace, run: str) -> None:
                 await settled(pilot)
                 pictures.add(app.export_screenshot())
                 assert "Q4_K_M" in shown(app)
+                assert pale_words(app) == [], theme
             assert len(pictures) == len(app.available_themes)
+            for theme in (DARK.name, LIGHT.name):
+                app.theme = theme
+                for keys in ("1", "2", "e", "escape", "3", "4", "slash", "escape", "question_mark", "q", "w", "escape"):
+                    await pilot.press(keys)
+                    assert pale_words(app) == [], (theme, keys)
+                await pilot.press("ctrl+p")
+                assert pale_words(app) == [], (theme, "the palette")
+                await pilot.press("escape")
 
     play(script())
+
+
+def pale_words(app: SweepApp) -> list[tuple[str, float]]:
+    """Words on the screen, or in the window over it, whose contrast with their background is below 4.5, the least that
+    WCAG 2 allows (AA). Themes with the terminal's own colours are left out."""
+    windows = app.screen.query("#window, CommandPalette > Vertical")
+    frame = windows.first().region if windows else app.screen.region
+    found = []
+    for strip in app.screen._compositor.render_strips()[frame.y : frame.bottom]:
+        for segment in strip.crop(frame.x, frame.right):
+            style = segment.style
+            if style is None or style.color is None or style.bgcolor is None or not re.search(r"\w", segment.text):
+                continue
+            colour, ground = Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor)
+            if colour.ansi is None and ground.ansi is None and wcag_contrast(colour, ground) < 4.5:
+                found.append((segment.text.strip(), round(wcag_contrast(colour, ground), 2)))
+    return found
+
+
+def wcag_contrast(one: Color, other: Color) -> float:
+    """https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio"""
+
+    def luminance(colour: Color) -> float:
+        parts = [part / 255 for part in colour.rgb]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("mode", ["run", "results"])

@@ -32,8 +32,9 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def fixed(tmp_path: Path) -> Workspace:
+def fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     workspace = Workspace(tmp_path / "fixed")
+    monkeypatch.setenv("BITSWEEP_WORKSPACE", str(workspace.root))  # else commands would name it
     fixed_run(workspace)
     return workspace
 

@@ -177,7 +177,16 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             await pilot.press("m", *"micro-moe", "enter")
             assert screen.draft.model == "micro-moe"
             await pilot.press("y")
-            assert app.clipboard == f"sweep run micro-moe --preset {tmp_path / 'mine.toml'}"
+            line = [
+                "sweep",
+                "run",
+                "micro-moe",
+                "--preset",
+                str(tmp_path / "mine.toml"),
+                "--workspace",
+                str(swept.root),
+            ]
+            assert shlex.split(app.clipboard) == line
 
             await pilot.press("slash", *"iq4")
             assert table.keys == ["IQ4_NL", "IQ4_XS"]
@@ -236,7 +245,8 @@ def test_every_option_has_a_field_and_the_command_contains_its_value(swept: Work
                 await pilot.press("down")
             await pilot.press("escape", "y")
             given = {name: value for name, (_, value) in TYPED.items()}
-            assert asked_by(app.clipboard) == Request(preset="q4", variants="=Q4_0,int8:sq", **given)
+            expected = Request(preset="q4", variants="=Q4_0,int8:sq", workspace=swept.root, **given)
+            assert asked_by(app.clipboard) == expected
 
     play(script())
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
-from driving import opened, play, settled, shown, until
+import pytest
+from driving import Driver, opened, play, settled, shown, until
 from rich.style import Style
 from textual.widgets import Input, Static
 
@@ -18,6 +20,7 @@ from sweep.record import Speed
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
+from tui.app import SweepApp
 from tui.screens.compare import CompareScreen
 from tui.screens.export import ExportScreen
 from tui.screens.pager import PagerScreen
@@ -29,7 +32,7 @@ from tui.theme import Palette
 from tui.widgets.details import details
 from tui.widgets.plot import Plot
 from tui.widgets.results_table import Sorting, table_rows
-from tui.widgets.table import Table
+from tui.widgets.table import Table, view
 from tui.widgets.text_pane import TextPane
 
 
@@ -87,7 +90,13 @@ def test_every_key(swept: Workspace, run: str) -> None:
             for _ in range(4):
                 await pilot.press("s")
                 heads.append(screen.sorting.head)
-            assert heads == ["size", "memory", "PPL", "KLD"]
+            assert heads == ["size", "memory", "KLD", "PPL"]
+            assert table._view().before == 0
+            while screen.sorting.head != "prompt t/s":  # once around
+                await pilot.press("s")
+            assert "prompt t/s ↑" in shown(app)  # the table scrolled to it
+            while screen.sorting.head != "KLD":
+                await pilot.press("s")
             divergences = {row.variant: figures.kld(row) for row in screen.results.rows}
             known = [found.value for name in order(screen) if (found := divergences[name]) is not None]
             assert known == sorted(known)
@@ -238,6 +247,60 @@ def test_runs_can_be_searched(swept: Workspace, run: str) -> None:
     play(script())
 
 
+async def check_that_every_column_can_be_reached(app: SweepApp, pilot: Driver, table: Table) -> None:
+    """The head line says how many columns are left out at either side, and the name of the row stays in sight."""
+    seen: list[str] = []
+    while True:
+        line = next(line for line in shown(app).splitlines() if "variant" in line)
+        heads = [head.removesuffix(" ↑") for head in table.heads[2:]]
+        before, after = re.search(r"‹ (\d+)", line), re.search(r"(\d+) more ›", line)
+        first, last = int(before[1]) if before else 0, len(heads) - (int(after[1]) if after else 0)
+        assert all(head in line for head in heads[first:last])
+        assert "Q4_K_M" in shown(app)
+        seen += [head for head in heads[first:last] if head not in seen]
+        if not after:
+            break
+        await pilot.press("l")
+    assert seen == heads
+    assert "decode t/s" in seen
+    for _ in heads:
+        await pilot.press("left")
+    assert "‹" not in next(line for line in shown(app).splitlines() if "variant" in line)
+
+
+def test_columns_can_be_hidden(swept: Workspace, run: str) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run, (120, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            table = screen.query_one(Table)
+            before = table.heads
+            assert "size" in before
+            await pilot.press("C", "j", "space", "escape")
+            assert [head for head in before if head not in table.heads] == ["size"]
+            await pilot.press("s")
+            assert screen.sorting.head == "memory"  # a hidden column is left out
+            await pilot.press("C", "j", "space", "q")
+            assert "size" in table.heads
+
+    play(script())
+
+
+@pytest.mark.parametrize("width", range(0, 60, 7))
+def test_only_whole_columns_are_shown_and_the_others_are_counted(width: int) -> None:
+    widths = [3, 9, 8, 12, 5, 20]
+    for first in range(2, 6):
+        found = view(widths, 2, first, width)
+        shown = [column for column in found.starts if column >= 2]
+        assert shown == list(range(first, first + len(shown)))
+        assert len(shown) + found.before + found.after == 4
+        assert len(shown) >= 1
+        if len(shown) > 1:
+            last = shown[-1]
+            assert found.starts[last] + widths[last] <= (found.after_at if found.after else width)
+
+
 def test_below_100_columns_the_panes_stack(swept: Workspace, run: str) -> None:
     async def script() -> None:
         async with opened(swept, "results", run, (80, 24)) as (app, pilot):
@@ -248,7 +311,7 @@ def test_below_100_columns_the_panes_stack(swept: Workspace, run: str) -> None:
             assert plot.region.y >= table.region.bottom
             assert plot.region.width >= 78
             assert not screen.query_one("#details").region
-            assert table.virtual_size.width <= 80  # columns were dropped, not cut
+            await check_that_every_column_can_be_reached(app, pilot, table)
             await pilot.resize_terminal(140, 40)
             side = screen.query_one("#details")
             assert side.region.x >= plot.region.right
@@ -267,7 +330,7 @@ def test_a_variant_with_implausible_figures_or_an_unstable_speed_has_a_sign_and_
     results = replace(results, rows=rows, notes=tuple(trust_notes(rows)))
     plain = Style()
     colours = Palette(plain, plain, plain, plain, plain, plain, plain)
-    _, lines, _ = table_rows(results, Sorting(), {}, lambda _: True, 200, colours)
+    _, lines = table_rows(results, Sorting(), {}, lambda _: True, 200, colours)
     assert [cells[0].plain.startswith("?") for _, cells in lines] == [True, *[False] * (len(rows) - 1)]
     words = details(results, rows[0].variant, colours).plain
     assert "? implausible: its top token is another one" in words

@@ -161,6 +161,22 @@ def test_a_screen_that_was_stopped_is_drawn_again_and_ends_as_usual(terminal: Te
     terminal.check_restored()
 
 
+def test_a_terminal_without_a_known_clipboard_shows_the_command_for_selection(terminal: Terminal) -> None:
+    """On the main screen, without the mouse, so that the terminal itself selects and copies it."""
+    terminal.expect("Run this")
+    terminal.press("y")
+    terminal.expect("Select and copy it")
+    terminal.expect("Press enter")
+    assert "llama-server -m " in terminal.written.rsplit("\x1b[?1049l", 1)[1]
+    assert "Copied" not in terminal.written
+    terminal.check_restored()
+    terminal.press("\r")
+    terminal.expect("Fit")
+    terminal.press("q")
+    assert terminal.ended() == 0
+    terminal.check_restored()
+
+
 @pytest.mark.parametrize("where", ["in_the_event_loop", "in_a_worker_thread", "while_the_terminal_is_restored"])
 def test_an_exception_leaves_the_terminal_as_it_was(workspace: Workspace, where: str) -> None:
     terminal = Terminal(sys.executable, str(Path(__file__).parent / "broken_screen.py"), str(workspace.root), where)

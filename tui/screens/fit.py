@@ -33,6 +33,7 @@ from tui.widgets.fit_table import LARGEST_FIRST, fit_rows, sort_values
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.memory_bar import memory_bars
 from tui.widgets.note import Note
+from tui.widgets.run_this import RunThis
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
@@ -68,9 +69,10 @@ class FitScreen(WorkerHost, Screen[None]):
         bind("select", "choose", "Choose", tooltip="Add the variant to the sweep, or remove it", show=True),
         bind("types", "types", "Types", tooltip="Show which tensor types the variant uses"),
         bind("fitting", "only_fitting", "Only what fits", tooltip="First with, then without what is partly in RAM"),
-        bind("sort", "sort", "Sort", tooltip="Sort by the next column: name, bits, size and so on", show=True),
+        bind("sort", "sort", "Sort", tooltip="Sort by the next column: name, bits, size and so on"),
         bind("reverse", "reverse"),
         bind("advised", "advised", tooltip="Also if a filter hides it"),
+        bind("copy", "copy", "Copy", tooltip="Copy the command that runs the advised variant", show=True),
         *FILTER_KEYS,
         bind("refresh", "ask", "Compute again", tooltip="Use the memory that is free now"),
     ]
@@ -100,9 +102,10 @@ class FitScreen(WorkerHost, Screen[None]):
         yield Filter()
         yield Note(id="state")
         with Vertical(id="body"):
-            yield Table(id="rows")
+            yield Table(id="rows", fixed=2)
             yield TextPane(id="parts", can_focus=True)
             yield Note(id="verdict")
+            yield RunThis()
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -231,6 +234,7 @@ class FitScreen(WorkerHost, Screen[None]):
         count = len(self.session.draft.variants)
         line.append(f"  + {count} in the sweep; press 2 to plan it.", colours.soft)
         self.query_one("#verdict", Note).show(line)
+        self.query_one(RunThis).show_command(fmt.plain(variant or ""), *self.answer.commands)
 
     @on(Table.Highlighted, "#rows")
     def _follow_cursor(self) -> None:
@@ -311,6 +315,9 @@ class FitScreen(WorkerHost, Screen[None]):
         self.session.draft = replace(self.session.draft, variants=variants)
         self.fill()
 
+    def action_copy(self) -> None:
+        self.query_one(RunThis).copy()
+
     def action_only_fitting(self) -> None:
         """Show all rows, those that run, those that fit whole. The last two are the same if none is partly in RAM."""
         rows = () if self.report is None else self.report.rows
@@ -342,6 +349,7 @@ class FitScreen(WorkerHost, Screen[None]):
     def _sort(self, head: str) -> None:
         self.sorting = Sorting(head, not self.sorting.down if head == self.sorting.head else False)
         self.fill()
+        self.query_one(Table).show_column(self.sorting.marked(head))
 
     def action_advised(self) -> None:
         """Go to the variant to run, if need be without the filters."""

@@ -23,6 +23,7 @@ from textual.worker import get_current_worker
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.commands.launch import Command, CommandCancelled, planned
+from tui.clipboard import copy
 from tui.keymap import bind, key_of
 from tui.screens.types import show_types
 from tui.state.draft import Draft, preset_fields, variant_from_input
@@ -72,7 +73,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         with Horizontal(id="plan"):
             with Vertical(id="choice"):
                 yield Filter()
-                yield Table(id="quants")
+                yield Table(id="quants", fixed=2)
                 yield Static(id="keys")
             with Vertical(id="side-form"):
                 yield OptionForm(id="form")
@@ -93,6 +94,7 @@ class PlanScreen(WorkerHost, Screen[None]):
     def _repaint(self) -> None:
         """Draw with the colours of another theme."""
         self._name_keys()
+        self._show_hint()
         self.fill()
 
     def _name_keys(self) -> None:
@@ -128,7 +130,7 @@ class PlanScreen(WorkerHost, Screen[None]):
     def _show_command(self) -> None:
         colours, error = palette(self.app), self._error
         try:
-            line = Command(self.draft.arguments(), os.getcwd()).line
+            line = self._line()
         except InputError as wrong:
             line, error = "", str(wrong)
         self.query_one("#line", Note).show(Text.assemble((" $ ", colours.faint), (line, colours.accent)))
@@ -141,17 +143,20 @@ class PlanScreen(WorkerHost, Screen[None]):
             shown = estimate(self.draft, self.plan, shutil.disk_usage(self.session.workspace.root).free, colours)
         self.query_one("#estimate", Static).update(shown)
 
+    def _line(self) -> str:
+        """The command, with the workspace of this screen. Raises InputError if there is no such preset."""
+        return Command((*self.draft.arguments(), *self.session.workspace.arguments), os.getcwd()).line
+
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         inside = self.query_one(OptionForm) in event.widget.ancestors
         self._make_room(inside)
         if not inside:
-            colours = palette(self.app)
-            words = (
-                (f"{key_of('edit')} ", colours.accent),
-                ("edits the fields, ", colours.soft),
-                ("esc ", colours.accent),
-            )
-            self.query_one("#hint", Note).show(Text.assemble(*words, ("goes back to the table", colours.soft)))
+            self._show_hint()
+
+    def _show_hint(self) -> None:
+        accent, soft = palette(self.app).accent, palette(self.app).soft
+        words = ((f"{key_of('edit')} ", accent), ("edits the fields, ", soft), ("esc ", accent))
+        self.query_one("#hint", Note).show(Text.assemble(*words, ("goes back to the table", soft)))
 
     def _make_room(self, for_form: bool) -> None:
         """If table and form do not both fit, show the form or the table."""
@@ -283,9 +288,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.notify(f"Written: {file}", title="Preset")
 
     def action_copy(self) -> None:
-        line = Command(self.draft.arguments(), os.getcwd()).line
-        self.app.copy_to_clipboard(line)
-        self.notify(line, title="Copied")
+        copy(self.app, self._line())
 
     def action_run(self) -> None:
         if not self.draft.variants:

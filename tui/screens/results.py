@@ -25,7 +25,8 @@ from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
 from tui.widgets.plot import Drawing, Plot
-from tui.widgets.results_table import sort_values, table_rows
+from tui.widgets.results_table import column_heads, sort_values, table_rows
+from tui.widgets.run_this import RunThis
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
 from tui.widgets.top_bar import TopBar
@@ -45,6 +46,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         bind("compare", "compare", "Compare", tooltip="Compare the two marked variants, paired", show=True),
         bind("sort", "sort", "Sort", tooltip="Sort by the next column; S reverses the order", show=True),
         bind("reverse", "turn"),
+        bind("columns", "columns", "Columns", tooltip="Choose which columns are shown"),
         bind("x-axis", "axis('x')", "X axis", tooltip="Bits per weight, file size or memory"),
         bind(
             "y-axis",
@@ -55,7 +57,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
             display="X Y",
         ),
         bind("advised", "advised", tooltip="Highlight the recommended variant"),
-        bind("write", "export", "Export", tooltip="Write an HTML page, CSV or JSON", show=True),
+        bind("copy", "copy", "Copy", tooltip="Copy the command that runs the recommended variant", show=True),
+        bind("write", "export", "Export", tooltip="Write an HTML page, CSV or JSON"),
         bind("load", "runs", "Runs", tooltip="Choose another run", show=True),
         bind("gpu", "gpu", "GPU", tooltip="The GPUs that a variant has to fit on"),
         bind("open", "details", "Details", tooltip="All figures of the variant"),
@@ -70,6 +73,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         self.results: Results | None = None
         self.sorting = Sorting()
         self.marked: list[str] = []
+        self.hidden: frozenset[str] = frozenset()  # heads of columns that are not shown
         self._x, self._y = 0, 0  # steps from the first x axis and from FIRST
         self._shown_run: str | None = None
         self._read_when: tuple[object, ...] = ()
@@ -79,11 +83,12 @@ class ResultsScreen(WorkerHost, Screen[None]):
         yield Filter()
         yield Static(id="notice", classes="hidden")
         with Vertical(id="body"):
-            yield Table(id="variants")
+            yield Table(id="variants", fixed=2)
             with Horizontal(id="lower"):
                 yield Plot(id="plot")
                 yield TextPane(id="details", can_focus=True)
             yield Note(id="verdict")
+            yield RunThis()
         yield KeyBar()
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -136,7 +141,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         table, colours = self.query_one(Table), palette(self.app)
         letters = {variant: MARKS[i] for i, variant in enumerate(self.marked)}
         matches, width = self.query_one(Filter).matches, self.size.width - 2
-        heads, rows, self.dropped = table_rows(self.results, self.sorting, letters, matches, width, colours)
+        heads, rows = table_rows(self.results, self.sorting, letters, matches, width, colours, self.hidden)
         if table.highlighted is None and at is None and self.results.choice is not None:
             at = self.results.choice.variant
         table.fill(heads, self.query_one(Filter).arranged(rows), at, room=len(self.results.rows))
@@ -174,6 +179,9 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def _show_verdict(self) -> None:
         assert self.results is not None
         colours, choice = palette(self.app), self.results.choice
+        pick = choice.pick if choice is not None else None
+        commands = (pick.commands.get, pick.commands.run) if pick is not None else ()
+        self.query_one(RunThis).show_command(pick.name if pick is not None else "", *commands)
         if choice is None:
             self.query_one("#verdict", Note).show(Text("Only one variant: nothing to choose between.", colours.soft))
             return
@@ -203,11 +211,15 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def action_sort(self) -> None:
         if self.results is None:
             return
-        shown = {head.split(" ↑")[0].split(" ↓")[0] for head in self.query_one(Table).heads}
-        able = [head for head in sort_values(self.results) if head in shown] or ["bpw"]
-        here = able.index(self.sorting.head) if self.sorting.head in able else -1
-        self.sorting = Sorting(able[(here + 1) % len(able)])
+        known = sort_values(self.results)
+        able = [head for head in column_heads(self.results) if head in known and head not in self.hidden] or ["bpw"]
+        self._sort(Sorting(self.sorting.after(able)))
+
+    def _sort(self, sorting: Sorting) -> None:
+        """Sort, and scroll to the column."""
+        self.sorting = sorting
         self.fill()
+        self.query_one(Table).show_column(sorting.marked(sorting.head))
 
     def action_turn(self) -> None:
         self.sorting = Sorting(self.sorting.head, not self.sorting.down)
@@ -215,7 +227,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
 
     @on(Table.HeadClicked, "#variants")
     def _sort_by(self, message: Table.HeadClicked) -> None:
-        head = message.head.split(" ↑")[0].split(" ↓")[0]
+        head = message.head.rstrip(" ↑↓")
         if self.results is not None and head in sort_values(self.results):
             self.sorting = Sorting(head, not self.sorting.down if head == self.sorting.head else False)
             self.fill()
@@ -238,6 +250,17 @@ class ResultsScreen(WorkerHost, Screen[None]):
         if self.results is not None and self.results.choice is not None and self.results.choice.variant is not None:
             self.query_one(Table).go_to(self.results.choice.variant)
 
+    def action_columns(self) -> None:
+        if self.results is not None:
+            from tui.screens.columns import ColumnsScreen
+
+            self.app.push_screen(ColumnsScreen(column_heads(self.results), self.hidden), self._choose_columns)
+
+    def _choose_columns(self, hidden: frozenset[str] | None) -> None:
+        if hidden is not None:
+            self.hidden = hidden
+            self.fill()
+
     def action_compare(self) -> None:
         if self.results is None:
             return
@@ -248,6 +271,9 @@ class ResultsScreen(WorkerHost, Screen[None]):
 
         first, second = (f"{self.results.plan.run}:{variant}" for variant in self.marked)
         self.app.push_screen(CompareScreen(self.session.workspace, first, second))
+
+    def action_copy(self) -> None:
+        self.query_one(RunThis).copy()
 
     def action_export(self) -> None:
         if self.results is not None:

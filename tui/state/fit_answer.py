@@ -24,7 +24,8 @@ class Loss:
 @dataclass(frozen=True)
 class FitAnswer:
     """`advised` is the variant to run, or None, and `reason` says why. `losses` and `speeds` (tokens per second) are by
-    variant, where they are known. `shortened` is the context that was asked for, if the model's maximum is shorter."""
+    variant, where they are known. `shortened` is the context that was asked for, if the model's maximum is shorter.
+    `commands` get and run the advised variant."""
 
     report: FitReport
     advised: str | None
@@ -32,6 +33,7 @@ class FitAnswer:
     losses: Mapping[str, Loss] = field(default_factory=dict)
     speeds: Mapping[str, float] = field(default_factory=dict)
     shortened: int | None = None
+    commands: tuple[str, ...] = ()
 
 
 def read_answer(answer: Mapping[str, Any], shortened: int | None = None) -> FitAnswer:
@@ -45,6 +47,7 @@ def read_answer(answer: Mapping[str, Any], shortened: int | None = None) -> FitA
         losses={variant: Loss(kld["value"], kld["source"]) for variant, kld in losses.items()},
         speeds={row["variant"]: row["tokens_per_s"] for row in rows if row.get("tokens_per_s")},
         shortened=shortened,
+        commands=tuple(answer["advice"].get(name) or "" for name in ("get", "command")),
     )
 
 

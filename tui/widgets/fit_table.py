@@ -1,4 +1,4 @@
-"""The rows of the Fit screen: a verdict with sign, word and colour, and as many figures as fit."""
+"""The rows of the Fit screen: a verdict with sign, word and colour, and figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME, _VERDICT = 24, 18  # the greatest width of a variant's name, and the widt
 
 @dataclass(frozen=True)
 class _FitColumn:
-    """A column of figures. The higher its `priority`, the later it is dropped in a narrow terminal."""
+    """A column of figures. Those with a high `priority` come first in a terminal that is too narrow for all."""
 
     head: str
     value: Callable[[FitRow], float | None]
@@ -40,19 +40,21 @@ def fit_rows(
     colours: Palette,
     sorting: Sorting = LARGEST_FIRST,
 ) -> tuple[list[tuple[str, bool]], list[tuple[str, list[Text]]]]:
-    """Heads, and the sorted rows with the variant as key. `chosen` are the variants of the planned sweep."""
-    columns = _shown(answer, width)
+    """Heads, and the sorted rows with the variant as key. `chosen` are the variants of the planned sweep.
+
+    If not all columns fit in `width`, the table scrolls, and the verdict and the most important columns come first.
+    """
+    columns, fit = _ordered(answer, width)
     value = sort_values(answer).get(sorting.head, lambda row: row.file_bytes)
-    heads = [
-        ("", True),
-        (sorting.marked("variant"), True),
-        *((sorting.marked(column.head), False) for column in columns),
-        ("verdict", True),
-    ]
-    return heads, [
-        (row.variant, _cells(row, columns, row.variant == answer.advised, row.variant in chosen, colours))
-        for row in in_order(rows, value, sorting.down)
-    ]
+    heads = [("", True), (sorting.marked("variant"), True)]
+    heads += [(sorting.marked(column.head), False) for column in columns]
+    heads.insert(len(heads) if fit else 2, ("verdict", True))
+    found = []
+    for row in in_order(rows, value, sorting.down):
+        is_best, is_chosen = row.variant == answer.advised, row.variant in chosen
+        sign, name, *values, words = _cells(row, columns, is_best, is_chosen, colours)
+        found.append((row.variant, [sign, name, *values, words] if fit else [sign, name, words, *values]))
+    return heads, found
 
 
 def sort_values(answer: FitAnswer) -> dict[str, Callable[[FitRow], float | str | None]]:
@@ -101,14 +103,13 @@ def _columns(answer: FitAnswer) -> list[_FitColumn]:
     return [column for column in columns if column.head in always or any(map(column.value, report.rows))]
 
 
-def _shown(answer: FitAnswer, width: int) -> list[_FitColumn]:
-    """The columns that fit the width, dropped by priority."""
+def _ordered(answer: FitAnswer, width: int) -> tuple[list[_FitColumn], bool]:
+    """The columns, and whether they all fit the width; if not, the most important ones first."""
     shown, rows = _columns(answer), answer.report.rows
     names = max((min(len(row.variant), _NAME) for row in rows), default=0)
     fixed_width = 2 + max(names, len("variant ↓")) + _VERDICT + 6 * PADDING
-    while shown and fixed_width + sum(_width(column, rows) for column in shown) > width:
-        shown.remove(min(shown, key=lambda column: column.priority))
-    return shown
+    fit = fixed_width + sum(_width(column, rows) for column in shown) <= width
+    return shown if fit else sorted(shown, key=lambda column: -column.priority), fit
 
 
 def _width(column: _FitColumn, rows: Sequence[FitRow]) -> int:

@@ -1,8 +1,8 @@
-"""The variants of a run as rows that can be sorted by any figure. Columns that do not fit are dropped by priority."""
+"""The variants of a run as rows that can be sorted by any figure, with the columns that are not hidden."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -17,8 +17,8 @@ from sweep.report.results_table import figure_columns
 from tui.state.results import Results
 from tui.state.sorting import Sorting
 from tui.theme import Palette
-from tui.widgets.table import PADDING
 
+_FIRST = ("bpw", "size", "memory", "KLD", "PPL", "top-1 %", "recovery %", "decode t/s")
 SortValue = Callable[[Record], float | None]
 
 
@@ -57,10 +57,12 @@ def table_rows(
     matches: Callable[[str], bool],
     width: int,
     colours: Palette,
-) -> tuple[list[tuple[str, bool]], list[tuple[str, list[Text]]], list[str]]:
-    """Heads, rows (with the variant as key), and the heads of dropped columns.
+    hidden: Collection[str] = (),
+) -> tuple[list[tuple[str, bool]], list[tuple[str, list[Text]]]]:
+    """Heads, and rows with the variant as key.
 
-    `marked` are the letters of variants that are marked for a comparison; `matches` says whether a variant is shown.
+    `marked` are the letters of variants that are marked for a comparison; `matches` says whether a variant is shown;
+    `hidden` are the heads of columns that are not.
     """
     rows = [row for row in ordered(results, sorting) if matches(row.variant)]
     chosen = results.choice.variant if results.choice else None
@@ -70,8 +72,7 @@ def table_rows(
         Text(fmt.shorten(fmt.plain(row.variant), longest), "bold" if row.variant == chosen else "") for row in rows
     ]
     fixed = [Column("", sign, inf, left=True), Column("variant", names, inf, left=True)]
-    columns = _with_errors(figure_columns(rows))
-    shown, dropped = _fitting(fixed, columns, width)
+    shown = [column for column in _columns(rows) if column.header not in hidden]
     heads = [(sorting.marked(c.header), c.left) for c in [*fixed, *shown]]
     faded = [row.status in fmt.UNMEASURED for row in rows]
     cells = []
@@ -81,7 +82,18 @@ def table_rows(
             for cell in line[1:]:
                 cell.stylize(colours.faint)
         cells.append((row.variant, line))
-    return heads, cells, dropped
+    return heads, cells
+
+
+def column_heads(results: Results) -> list[str]:
+    """The heads of all columns that can be hidden."""
+    return [column.header for column in _columns(results.rows)]
+
+
+def _columns(rows: Sequence[Record]) -> list[Column]:
+    """All columns of figures, the most important ones first, because the others may need scrolling."""
+    columns = _with_errors(figure_columns(rows))
+    return sorted(columns, key=lambda column: _FIRST.index(column.header) if column.header in _FIRST else len(_FIRST))
 
 
 def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str, str], colours: Palette) -> Text:
@@ -98,17 +110,8 @@ def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str
     return Text.assemble((first, style), (place if row.variant in results.pareto else " ", colours.accent))
 
 
-def _fitting(fixed: list[Column], columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
-    shown, dropped = list(columns), []
-    while shown and sum(map(_width, [*fixed, *shown])) > width:
-        least = min(shown, key=lambda column: (_priority(column), -shown.index(column)))
-        shown = [column for column in shown if column is not least]
-        dropped.append(least.header)
-    return shown, dropped
-
-
 def _with_errors(columns: list[Column]) -> list[Column]:
-    """Merge each column of errors into the column of its figures, so that both are shown or dropped together.
+    """Merge each column of errors into the column of its figures, so that both are shown or hidden together.
 
     Ranges are left out: the details of a variant show them.
     """
@@ -126,13 +129,3 @@ def _with_errors(columns: list[Column]) -> list[Column]:
         ]
         found.append(replace(last, cells=cells))
     return found
-
-
-def _priority(column: Column) -> float:
-    """Tasks (which have a table of their own on the command line) are dropped before the main figures."""
-    return 5.5 if column.priority == inf else column.priority
-
-
-def _width(column: Column) -> int:
-    """The width, with room for the arrow that marks the sorted column."""
-    return max(len(column.header) + 2, *(cell.cell_len for cell in column.cells), 1) + 2 * PADDING

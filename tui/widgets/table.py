@@ -6,8 +6,9 @@ that changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import ClassVar, Literal
 
 from rich.cells import cell_len
@@ -15,7 +16,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.binding import BindingType
-from textual.events import Click
+from textual.events import Click, MouseScrollLeft, MouseScrollRight
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
@@ -26,16 +27,54 @@ from tui.keymap import bind
 from tui.widgets.text_pane import segments
 
 PADDING = 1  # columns at each side of a cell
-SIDEWAYS = 8  # columns that a key scrolls by if rows are wider than the table
 
 Head = tuple[str, bool]  # text, and whether the column is aligned left
 Row = tuple[str, Sequence[Text]]  # key, and a text for each head
 
 
-class Table(ScrollView, can_focus=True):
-    """A row is highlighted or, with `cursor` "cell", one cell, never in the first column, which then does not scroll.
+@dataclass(frozen=True)
+class View:
+    """The columns that are shown and where they start. `before` and `after` are the numbers of columns that are not
+    shown at either side; `before_at` and `after_at` are the places of the signs for them."""
 
-    Rows have keys: the same row stays highlighted when the table is filled again.
+    starts: Mapping[int, int]
+    before: int = 0
+    after: int = 0
+    before_at: int = 0
+    after_at: int = 0
+
+    @property
+    def signs(self) -> list[tuple[int, str]]:
+        found = [(self.before_at, f"‹ {self.before}")] if self.before else []
+        return [*found, *([(self.after_at, f"{self.after} more ›")] if self.after else [])]
+
+
+def view(widths: Sequence[int], fixed: int, first: int, width: int) -> View:
+    """What is shown of columns of these widths (with padding) in `width` characters: the first `fixed` columns, then
+    whole columns from column `first` on, at least one. If columns are left out, there is room for a sign."""
+    starts = {column: sum(widths[:column]) for column in range(min(fixed, len(widths)))}
+    at = before_at = sum(widths[:fixed])
+    before = first - fixed
+    at += len(f"‹ {before}") + PADDING if before > 0 else 0
+    shown = first
+    while shown < len(widths):
+        left_out = len(widths) - shown - 1
+        room = width - (len(f"{left_out} more ›") + PADDING if left_out else 0)
+        rest = at + sum(widths[shown:])
+        if shown > first and at + widths[shown] > room and rest > width:
+            break
+        starts[shown] = at
+        at += widths[shown]
+        shown += 1
+    after = len(widths) - shown
+    return View(starts, before, after, before_at, max(width - len(f"{after} more ›"), 0))
+
+
+class Table(ScrollView, can_focus=True):
+    """A row is highlighted or, with `cursor` "cell", one cell, never in the first column.
+
+    Rows have keys: the same row stays highlighted when the table is filled again. The first `fixed` columns do not
+    scroll. Only whole columns are shown, and signs in the head line say how many there are at either side.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -45,17 +84,18 @@ class Table(ScrollView, can_focus=True):
         bind("last", "move(1000000)"),
         bind("page-down", "page(1)"),
         bind("page-up", "page(-1)"),
-        bind("left", "sideways(-1)"),
-        bind("right", "sideways(1)"),
+        bind("left", "sideways(-1)", "Columns to the left"),
+        bind("right", "sideways(1)", "Columns to the right"),
         bind("open", "choose", "Open"),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor", "table--more"}
     DEFAULT_CSS = """
     Table {
         height: auto;
         color: $foreground;
         & > .table--head { background: $background; color: $text-muted; }
         &:focus > .table--head { background-tint: $foreground 5%; }
+        & > .table--more { background: $background; color: $accent; }
         & > .table--cursor { background: $block-cursor-blurred-background; color: $block-cursor-blurred-foreground; }
         &:focus > .table--cursor { background: $block-cursor-background; color: $block-cursor-foreground; }
     }
@@ -88,9 +128,15 @@ class Table(ScrollView, can_focus=True):
     empty: reactive[str] = reactive("")  # what is shown if there are no rows
 
     def __init__(
-        self, *, cursor: Literal["row", "cell"] = "row", show_head: bool = True, id: str | None = None
+        self,
+        *,
+        cursor: Literal["row", "cell"] = "row",
+        show_head: bool = True,
+        fixed: int = 1,
+        id: str | None = None,
     ) -> None:
         super().__init__(id=id)
+        self._fixed = self._first = fixed  # _first: the first of the other columns that is shown
         self._by_cell = cursor == "cell"
         self._head_lines = int(show_head)
         self._heads: tuple[Head, ...] = ()
@@ -138,8 +184,7 @@ class Table(ScrollView, can_focus=True):
         self.cursor_column = max(int(self._by_cell), min(self.cursor_column, len(self._heads) - 1))
         self.cursor_row = self._keys.index(key) if key in self._keys else 0
         if before[:3] != (self._heads, self._widths, self._keys):
-            wide = sum(self._widths) + 2 * PADDING * len(self._widths)
-            self.virtual_size = Size(wide, len(rows) + self._head_lines)
+            self.virtual_size = Size(0, len(rows) + self._head_lines)
             self.refresh()
         else:
             differ = [row for row, pair in enumerate(zip(before[3], self._rows, strict=True)) if not _same(*pair)]
@@ -164,7 +209,40 @@ class Table(ScrollView, can_focus=True):
         if self._by_cell:
             self._move_to(self.cursor_row, self.cursor_column + columns)
         else:
-            self.scroll_relative(x=SIDEWAYS * columns, animate=False)
+            self._show_from(self._first + columns)
+
+    def show_column(self, head: str) -> None:
+        """Scroll to the column with this head if it is not visible."""
+        if head in self.heads:
+            self._show(self.heads.index(head))
+
+    def on_mouse_scroll_right(self, event: MouseScrollRight) -> None:
+        event.stop()
+        self._show_from(self._first + 1)
+
+    def on_mouse_scroll_left(self, event: MouseScrollLeft) -> None:
+        event.stop()
+        self._show_from(self._first - 1)
+
+    def _show_from(self, first: int) -> None:
+        """Show the columns from this one on, but no empty space at the right."""
+        first = max(min(first, len(self._heads) - 1), self._fixed)
+        while first > self._fixed and not self._view(first - 1).after:
+            first -= 1
+        if first != self._first:
+            self._first = first
+            self.refresh()
+
+    def _show(self, column: int) -> None:
+        """Scroll to this column if it is not visible."""
+        if self._fixed <= column < self._first:
+            self._show_from(column)
+        while column not in self._view().starts and self._first < column:
+            self._first += 1
+            self.refresh()
+
+    def on_resize(self) -> None:
+        self._show_from(self._first)
 
     def action_choose(self) -> None:
         if self._keys:
@@ -195,16 +273,15 @@ class Table(ScrollView, can_focus=True):
 
     def _show_cursor(self) -> None:
         """Scroll to the cursor if it is not visible."""
-        left, top = self.scroll_offset
+        top = self.scroll_offset.y
         room = max(self.size.height - self._head_lines, 1)
         above = max(self.cursor_row - room + 1, min(top, self.cursor_row))
-        sideways = left
-        if self._by_cell and self._widths:
-            start = self._start(self.cursor_column)
-            end = start + self._widths[self.cursor_column] + 2 * PADDING
-            sideways = max(end - self.size.width, min(left, start - self._start(1)))
-        if (sideways, above) != (left, top):
-            self.scroll_to(sideways, above, animate=False)
+        if self.size.width:  # else it is not shown yet
+            self._show_from(self._first)
+            if self._by_cell and self._widths:
+                self._show(self.cursor_column)
+        if above != top:
+            self.scroll_to(0, above, animate=False)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return self._head_lines + max(len(self._rows), self._room)
@@ -214,14 +291,18 @@ class Table(ScrollView, can_focus=True):
     def _draw_row(self, row: int) -> None:
         self.refresh(Region(0, row + self._head_lines - self.scroll_offset.y, self.size.width, 1))
 
-    def _start(self, column: int) -> int:
-        """The first character of a column, without scrolling."""
-        return sum(self._widths[:column]) + 2 * PADDING * column
+    def _view(self, first: int | None = None) -> View:
+        """The columns that are shown, from `first` on instead of the current one."""
+        widths = [width + 2 * PADDING for width in self._widths]
+        return view(widths, self._fixed, self._first if first is None else first, self.size.width)
 
     def _column_at(self, x: int) -> int | None:
         """The column that is shown at this place."""
-        x += 0 if self._by_cell and self._widths and x < self._start(1) else self.scroll_offset.x
-        return next((column for column in range(len(self._widths)) if x < self._start(column + 1)), None)
+        starts = self._view().starts
+        return next((column for column, start in starts.items() if 0 <= x - start < self._wide(column)), None)
+
+    def _wide(self, column: int) -> int:
+        return self._widths[column] + 2 * PADDING
 
     def render_line(self, y: int) -> Strip:
         ground, width = self.rich_style, self.size.width
@@ -238,14 +319,16 @@ class Table(ScrollView, can_focus=True):
             return Strip(words).adjust_cell_length(width, ground)
         else:
             return Strip.blank(width, ground)
-        parts = [self._cell(column, cell, ground) for column, cell in enumerate(cells)]
-        if cursor is not None and self._by_cell:
-            parts[self.cursor_column] = _over(parts[self.cursor_column], cursor)
-        fixed = Strip(chain.from_iterable(parts[: int(self._by_cell)]))
-        strip = Strip(chain.from_iterable(parts[int(self._by_cell) :]))
-        left = self.scroll_offset.x
-        strip = Strip.join([fixed, strip.crop(left, left + width - fixed.cell_length)])
-        strip = strip.adjust_cell_length(width, ground)
+        shown = self._view()
+        parts: list[tuple[int, list[Segment]]] = []  # places and what is there
+        for column, start in shown.starts.items():
+            cell = self._cell(column, cells[column], ground)
+            is_cursor = cursor is not None and self._by_cell and column == self.cursor_column
+            parts.append((start, _over(cell, cursor) if cursor is not None and is_cursor else cell))
+        if y < self._head_lines:
+            style = ground + self.get_component_rich_style("table--more")
+            parts += [(at, [Segment(words, style)]) for at, words in shown.signs]
+        strip = _joined(parts, ground).adjust_cell_length(width, ground)
         return Strip(_over(list(strip), cursor), width) if cursor is not None and not self._by_cell else strip
 
     def _cell(self, column: int, cell: Text, ground: Style) -> list[Segment]:
@@ -253,6 +336,20 @@ class Table(ScrollView, can_focus=True):
         before, after = (0, space) if self._heads[column][1] else (space, 0)
         shown = segments(cell, self.app.console, ground)
         return [Segment(" " * (PADDING + before), ground), *shown, Segment(" " * (PADDING + after), ground)]
+
+
+def _joined(parts: Sequence[tuple[int, list[Segment]]], ground: Style) -> Strip:
+    """The parts at their places. A part that is too long ends where the next one starts."""
+    line: list[Segment] = []
+    at = 0
+    for start, part in sorted(parts, key=itemgetter(0)):
+        if start > at:
+            line.append(Segment(" " * (start - at), ground))
+        elif start < at:
+            line = list(Strip(line).crop(0, start))
+        line += part
+        at = start + sum(segment.cell_length for segment in part)
+    return Strip(line)
 
 
 def _over(segments: Sequence[Segment], cursor: Style) -> list[Segment]:
