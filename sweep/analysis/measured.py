@@ -76,6 +76,8 @@ def _of_relative(rows: Sequence[Record]) -> list[RelativeKld]:
 def _speed(record: Record) -> MeasuredSpeed | None:
     from sweep.analysis import figures
 
+    if record.speed is None or not record.speed.decode_runs:  # of an earlier version: nobody knows whether it is stable
+        return None
     tokens_per_s = figures.reliable_speed(record)
     layers = record.settings.get("gpu_layers")
     if tokens_per_s is None or record.kind != "gguf" or not isinstance(layers, int) or record.settings.get("cpu_moe"):

@@ -61,7 +61,8 @@ class Stored:
     higher_is_better: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None  # a file; None: the first variant
-    speeds: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by variant, each timing in tokens/s
+    # by variant, each timing in tokens/s, or the median alone, as earlier versions stored it
+    speeds: Mapping[str, Sequence[float] | float] = field(default_factory=dict)
 
     def key(self, variant: str, name: str) -> str:
         return hashlib.sha256(f"{self.mark or self.run} {variant} {name}".encode()).hexdigest()
@@ -126,11 +127,11 @@ class Stored:
             "other": {},
         }
 
-    def _speed(self, timings: Sequence[float]) -> dict[str, Any]:
+    def _speed(self, timings: Sequence[float] | float) -> dict[str, Any]:
         rates = {"prompt_tokens_per_s": 1000.0, "decode_tokens_per_s": float(np.median(timings))}
-        rates |= {"prompt_tokens": 512, "decode_tokens": 128, "prompt_repeats": 1, "decode_repeats": len(timings)}
+        rates |= {"prompt_tokens": 512, "decode_tokens": 128, "prompt_repeats": 5, "decode_repeats": 5}
         return {
-            "speed": {**rates, "decode_runs": list(timings)},
+            "speed": {**rates, **({} if isinstance(timings, float) else {"decode_runs": list(timings)})},
             "memory": {"predicted_bytes": 1, "measured_bytes": 1},
             "file_bytes": 5_000_000,
             "bits_per_weight": 5.0,

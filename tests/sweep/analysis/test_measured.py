@@ -68,13 +68,14 @@ def test_runs_of_the_same_series_are_relatives(workspace: Workspace, monkeypatch
 
 
 def test_stable_speeds_are_found_with_their_placement_and_unstable_ones_are_not(workspace: Workspace) -> None:
-    def run(name: str, timings: list[float], settings: Settings, variant: str = "Q4_K_M") -> None:
+    def run(name: str, timings: list[float] | float, settings: Settings, variant: str = "Q4_K_M") -> None:
         Stored(name, variants=(variant,), model="m", settings=settings, speeds={variant: timings}).put(workspace)
 
     run("in RAM", [20.0, 21.0, 22.0], Settings())
     run("with experts in RAM", [60.0] * 3, Settings(gpu_layers=999, cpu_moe=10))
     run("with another cache", [19.0] * 3, Settings(kv_type="q8_0"))
     run("disturbed", [10.0, 20.0, 40.0], Settings(), "Q2_K")
+    run("of an earlier version", 30.0, Settings(), "Q3_K_M")
     found = measurements(workspace, "m").speeds
     assert set(found) == {"Q4_K_M"}
     assert set(found["Q4_K_M"]) == {MeasuredSpeed(21.0, "f16", 0), MeasuredSpeed(19.0, "q8_0", 0)}
