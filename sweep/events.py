@@ -16,7 +16,8 @@ class Event:
     kind:
 
     - `following`: another process runs this run already, and its events follow.
-    - `started`: `run` (id), `cells` and `todo` (numbers), `pending` (labels of the cells to run), `pid`.
+    - `started`: `run` (id), `cells` and `todo` (numbers), `pending` (labels of the cells to run), `pid`,
+      `predicted` (seconds by label, from earlier runs).
     - `cell_started`.
     - `cell_progress`: `done`, `total`, and `part`, the sub-task of a group that is running.
     - `cell_done`: `seconds`, and `notes`, lines for people.

@@ -105,7 +105,7 @@ def ablate(
     recipes = {cell.label: plan.recipes.get(cell.key) for cell in plan.cells}
     state = RunProgress.of(plan.cells)
     with share_bar(output) as bar:
-        task = bar.add_task("looking for stored results", total=1.0)
+        task = bar.add_task("looking for stored results", total=1.0, left=state.seconds_left)
 
         def show(event: Event) -> None:
             state.update(event)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
     ProgressColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 from sweep.cli.output import Output
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time left. If the task has a field `left`, a function, it is the seconds that this returns."""
+
+    def render(self, task: Task) -> Text:
+        if "left" not in task.fields:
+            return super().render(task)
+        seconds = task.fields["left"]()
+        return Text("-:--:--" if seconds is None else str(timedelta(seconds=round(seconds))), "progress.remaining")
 
 
 def share_bar(output: Output) -> Progress:
@@ -33,7 +47,7 @@ def _bar(output: Output, *amount: ProgressColumn) -> Progress:
         BarColumn(),
         *amount,
         TextColumn("left"),
-        TimeRemainingColumn(),
+        _TimeLeft(),
         console=output.messages,
         transient=True,
         disable=not output.shows_progress,

@@ -19,7 +19,7 @@ class RunDisplay:
         self._output = output
         self._run = RunProgress.of(plan.cells)
         self._bar = share_bar(output)
-        self._task = self._bar.add_task("planning", total=1.0)
+        self._task = self._bar.add_task("planning", total=1.0, left=self._run.seconds_left)
 
     def __enter__(self) -> RunDisplay:
         self._bar.start()

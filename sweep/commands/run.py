@@ -24,6 +24,7 @@ from sweep.planning import prepare as planning
 from sweep.planning.input_checks import check_inputs
 from sweep.planning.prepare import Sweep
 from sweep.planning.request import Keep, Request
+from sweep.results.estimate import predicted_seconds
 from sweep.results.records import records
 from sweep.results.speed_again import cells_to_measure_again
 from sweep.results.store import Store
@@ -97,6 +98,7 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
 
                 scheduler = Scheduler(plan.cells, store, executor, root, directory, report, on_variant_done)
                 scheduler.last_cells = last_cells
+                scheduler.predicted = predicted_seconds(plan, store)
                 scheduler.run(plan.run)
             artefacts.discard(file.under(root) for file in _removable(sweep, store, outputs))
         report(Event("done"))

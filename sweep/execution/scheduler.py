@@ -9,7 +9,7 @@ other variants have no divergence, but keep their perplexity.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -47,6 +47,7 @@ class Scheduler:
     - `root` is the workspace's folder, `directory` the run's folder, where other processes ask to pause or cancel.
     - `emit` is called with every event.
     - `on_variant_done` is called with the name of each variant whose cells have all ended.
+    - `predicted` are the seconds that cells took in earlier runs, by label, for those who show the time left.
     - `next_cells` returns further cells after each result, for measurements that work in rounds.
     - `last_cells` returns further cells when all others have ended.
     """
@@ -60,6 +61,7 @@ class Scheduler:
     on_variant_done: Callable[[str], None] = lambda _variant: None
     next_cells: NextCells | None = None
     last_cells: Callable[[], Iterable[Cell]] | None = None
+    predicted: Mapping[str, float] = field(default_factory=dict)
     _waiting: list[Cell] = field(default_factory=list)
     _running: dict[str, list[Cell]] = field(default_factory=dict)
     _unfinished: dict[str, _Unfinished] = field(default_factory=dict)  # by key
@@ -81,6 +83,7 @@ class Scheduler:
         self._waiting = cells_to_run(self.cells, self.store, self.root)
         labels = [cell.label for cell in self._waiting]
         about = {"run": name, "cells": len(self.cells), "todo": len(labels), "pending": labels, "pid": os.getpid()}
+        about["predicted"] = {label: round(self.predicted[label], 3) for label in labels if label in self.predicted}
         self.emit(Event("started", None, about))
         self._run_waiting()
         if self.last_cells is not None:

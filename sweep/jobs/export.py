@@ -36,6 +36,7 @@ class ExportJob(StoredJob[ExportResult]):
 
     kind = "export"
     result_type = ExportResult
+    weight = 0.25
     is_preparation = True
     output_is_model = True
 

@@ -62,7 +62,7 @@ class TaskJob(MeasurementJob[TaskResult]):
     kind = "task"
     result_type = TaskResult
     procedure = 2
-    weight = 2.0
+    weight = 3.0
 
     model: MeasuredModel
     task: Task

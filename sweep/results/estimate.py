@@ -9,12 +9,10 @@ from statistics import mean
 
 from sweep.jobs.cell import Cell
 from sweep.jobs.model import ModelSize
-from sweep.methods.registry import method
 from sweep.results.history import UnreadableRun, read_plan
 from sweep.results.plan import Plan
 from sweep.results.store import Store
-
-_Group = tuple[str, str, str, str]
+from sweep.results.work import group_of
 
 
 def predicted_seconds(plan: Plan, store: Store) -> dict[str, float]:
@@ -23,7 +21,8 @@ def predicted_seconds(plan: Plan, store: Store) -> dict[str, float]:
     The prediction is the mean time of the same measurement over the variants of the same method in earlier runs of this
     model. The time of a task with a limit is predicted per item, so runs with other limits count too.
     """
-    earlier: dict[_Group, dict[str, float]] = defaultdict(dict)  # group -> key -> seconds per unit; runs share cells
+    # group -> key -> seconds per unit; runs share cells
+    earlier: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
     for stored in store.runs():
         if stored.plan.get("model") != plan.model:
             continue
@@ -33,11 +32,11 @@ def predicted_seconds(plan: Plan, store: Store) -> dict[str, float]:
         seconds = store.seconds(cell.key for cell in past.cells)
         for cell in past.cells:
             if cell.key in seconds:
-                earlier[_group(cell)][cell.key] = seconds[cell.key] / cell.job.work_units
+                earlier[group_of(cell)][cell.key] = seconds[cell.key] / cell.job.work_units
     return {
         cell.label: mean(known.values()) * cell.job.work_units
         for cell in plan.cells
-        if (known := earlier.get(_group(cell)))
+        if (known := earlier.get(group_of(cell)))
     }
 
 
@@ -52,8 +51,3 @@ def bytes_to_make(cells: Iterable[Cell], sizes: Mapping[str, ModelSize]) -> int:
     """Bytes of the models that these cells write, from the predicted sizes of their variants. Two variants can share a
     model."""
     return sum(sizes[cell.variant].file_bytes for cell in cells if cell.job.output_is_model)
-
-
-def _group(cell: Cell) -> _Group:
-    """Cells of the same group take about the same time per work unit."""
-    return cell.kind, method(cell.variant).kind, cell.name, cell.job.timing_group

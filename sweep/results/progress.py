@@ -1,46 +1,18 @@
-"""The progress of a run, computed from its events: the state of each cell, the share done, the time left."""
+"""The progress of a run from its events: the state of each cell, the share of the work done, the time left."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sweep.endings import EVENTS, Ending
+from sweep.endings import EVENTS
 from sweep.events import Event
 from sweep.jobs.cell import Cell
+from sweep.results.cell_state import CellState
+from sweep.results.work import Estimate, Work, estimate
 
 ENDINGS = ("done", "interrupted", "refused")
-
-
-@dataclass(frozen=True)
-class CellState:
-    """The state of a cell. `status` is "waiting", "known" (done in an earlier run), "running", "done" or an Ending.
-
-    `weight` is the cell's rough share of the run's time: it moves the progress bar and gives the estimate of the time
-    left. `started` is seconds since 1970, `seconds` the duration.
-    """
-
-    label: str
-    weight: float = 1.0
-    status: str = "waiting"
-    done: int = 0
-    total: int = 0
-    part: str = ""
-    started: float | None = None
-    seconds: float | None = None
-    error: str | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        return self.status in ("done", "known", *Ending)
-
-    @property
-    def share(self) -> float:
-        """The share of the cell that is done, 0 to 1."""
-        if self.has_ended:
-            return 1.0
-        return self.done / self.total if self.total else 0.0
 
 
 @dataclass
@@ -48,31 +20,41 @@ class RunProgress:
     """The state of a run. `status` is "waiting", "running", or one of ENDINGS when the run has ended."""
 
     cells: dict[str, CellState]
+    work: Mapping[str, Work] = field(default_factory=dict, repr=False)
     status: str = "waiting"
     pid: int | None = None
     started: float | None = None
     last: float = 0.0
     error: str | None = None
+    share: float = 0.0
+    """The share of the work of this start that is done, 0 to 1, without cells of earlier runs. It never decreases."""
     _pending: tuple[str, ...] = field(default=(), repr=False)
+    _predicted: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, cells: Iterable[Cell]) -> RunProgress:
-        return cls({cell.label: CellState(cell.label, cell.job.weight) for cell in cells})
+    def of(cls, cells: Sequence[Cell]) -> RunProgress:
+        return cls({cell.label: CellState(cell.label) for cell in cells}, {cell.label: Work.of(cell) for cell in cells})
 
     def update(self, event: Event) -> None:
         """Update the state with an event. Events of cells that the run does not have are ignored."""
         self.last = event.time
         if event.event == "started":
-            self.status, self.started, self.error = "running", event.time, None
+            self.status, self.started, self.error, self.share = "running", event.time, None, 0.0
             self.pid = event.data.get("pid")
             self._pending = tuple(label for label in event.data["pending"] if label in self.cells)
-            for label, cell in self.cells.items():
-                status = "waiting" if label in self._pending else "known"
-                self.cells[label] = CellState(label, cell.weight, status)
+            self._predicted = event.data.get("predicted", {})
+            for label in self.cells:
+                self.cells[label] = CellState(label, "waiting" if label in self._pending else "known")
         elif event.event in ENDINGS:
             self.status, self.error = event.event, event.data.get("error")
         elif event.cell in self.cells:
             self.cells[event.cell] = _after(self.cells[event.cell], event)
+        self.share = max(self.share, self._estimate(event.time).share)
+
+    @property
+    def todo(self) -> int:
+        """The number of cells that this start had to run."""
+        return len(self._pending)
 
     @property
     def current(self) -> CellState | None:
@@ -80,32 +62,26 @@ class RunProgress:
         running = [cell for cell in self.cells.values() if cell.status == "running"]
         return max(running, key=lambda cell: cell.started or 0.0, default=None)
 
-    @property
-    def share(self) -> float:
-        """The share of the run's cells that is done, 0 to 1, by their weights. Cells of earlier runs do not count."""
-        todo = [self.cells[label] for label in self._pending]
-        total = sum(cell.weight for cell in todo)
-        return sum(cell.weight * cell.share for cell in todo) / total if total else 1.0
-
     def seconds_left(self, now: float | None = None) -> float | None:
-        """An estimate of the seconds left, from the time that the share done so far has taken.
-
-        None before 2 % are done, and if the run is not running.
-        """
-        if self.status != "running" or self.started is None or self.share < 0.02:
+        """An estimate of the seconds left; None if the run is not running, or if too little is known."""
+        if self.status != "running" or self.started is None:
             return None
-        elapsed = (time.time() if now is None else now) - self.started
-        return elapsed * (1.0 - self.share) / self.share
+        now = time.time() if now is None else now
+        return self._estimate(now).seconds_left(now - self.started)
+
+    def _estimate(self, now: float) -> Estimate:
+        todo = [self.cells[label] for label in self._pending]
+        return estimate(todo, self.work, self._predicted, now)
 
 
 def _after(cell: CellState, event: Event) -> CellState:
     if event.event == "cell_started":
-        return replace(cell, status="running", started=event.time, done=0, total=0, part="", error=None)
+        return replace(cell, status="running", started=event.time, ended=None, done=0, total=0, part="", error=None)
     if event.event == "cell_progress":
         done, total, part = event.data["done"], event.data["total"], event.data.get("part", "")
         return replace(cell, status="running", done=done, total=total, part=part, started=cell.started or event.time)
     if event.event == "cell_done":
-        return replace(cell, status="done", seconds=event.data["seconds"])
+        return replace(cell, status="done", seconds=event.data["seconds"], ended=event.time)
     if event.event in EVENTS:
-        return replace(cell, status=EVENTS[event.event], error=event.data["error"])
+        return replace(cell, status=EVENTS[event.event], error=event.data["error"], ended=event.time)
     return cell

@@ -23,7 +23,7 @@ from sweep.commands.follow import Follower, Snapshot, log_of, tail
 from sweep.commands.launch import Command, Launch, remembered_command
 from sweep.endings import Ending
 from sweep.execution.control import request_cancel, request_pause, withdraw_pause
-from sweep.results.progress import CellState
+from sweep.results.cell_state import CellState
 from tui.keymap import bind
 from tui.screens.log import NO_LOG, LogScreen
 from tui.state.session import Session
@@ -196,15 +196,13 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def _state(self, found: Snapshot) -> Text:
         colours, progress = palette(self.app), found.progress
-        states = [cell.status for cell in progress.cells.values()]
-        ended = sum(cell.has_ended for cell in progress.cells.values())
         words, style = self._status(found)
         line, rest = Text.assemble((f" {words}", style)), Text()
         if progress.status == "running":
             rest.append(f" {100 * progress.share:.0f} %", colours.ink)
             left = progress.seconds_left()
             rest.append("" if left is None or found.died else f"  {fmt.duration(left)} left", colours.soft)
-        rest.append(f"  {ended}/{len(states)} jobs", colours.soft)
+        rest.append(f"  {self._jobs(found)}", colours.soft)
         for ending, count in _endings(found).items():
             rest.append(f"  {SIGNS[ending]} {count} {ending}", ending_styles(colours)[ending])
         room = min(BAR, self.size.width - line.cell_len - rest.cell_len - 3)
@@ -220,6 +218,16 @@ class RunScreen(WorkerHost, Screen[None]):
         else:
             line.append("\n")
         return line
+
+    def _jobs(self, found: Snapshot) -> str:
+        """How many jobs are done. While a run is running, those of earlier starts are counted separately, as in the
+        share that is shown beside it."""
+        progress = found.progress
+        ended = sum(cell.has_ended for cell in progress.cells.values())
+        known = len(progress.cells) - progress.todo
+        if progress.status != "running" or not known:
+            return f"{ended}/{len(progress.cells)} jobs"
+        return f"{ended - known}/{progress.todo} jobs, {known} done before"
 
     def _status(self, found: Snapshot) -> tuple[str, Style]:
         colours, status = palette(self.app), found.progress.status

@@ -11,8 +11,8 @@ from sweep import format as fmt
 from sweep.endings import Ending
 from sweep.jobs.registry import stored_kinds
 from sweep.jobs.task import TaskJob
+from sweep.results.cell_state import CellState
 from sweep.results.plan import Plan
-from sweep.results.progress import CellState
 from tui.theme import Palette, palette
 from tui.widgets.table import Table
 
