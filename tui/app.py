@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,7 @@ class SweepApp(WorkerHost, App[None]):
         bind("help", "help", "Help", show=True),
         bind("quit", "leave", "Quit", show=True),
         replace(bind("quit-now", "leave"), priority=True),
+        replace(bind("suspend", "suspend_process"), priority=True),
     ]
 
     def __init__(self, workspace: Workspace, run: str | None = None, first: str = "fit") -> None:
@@ -83,6 +84,7 @@ class SweepApp(WorkerHost, App[None]):
         for mode, make in SCREEN_OF_MODE.items():
             self.add_mode(mode, partial(make, self.session))
         self._first = first
+        self._stop_job: Callable[[], None] | None = None
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         remembered = self.session.remembered.theme
@@ -110,7 +112,9 @@ class SweepApp(WorkerHost, App[None]):
         self.theme_changed_signal.subscribe(self, self._remember_theme)
         self.set_timer(LOADED, gc.freeze)
         if not self.is_headless:
-            after_stop(self._draw_again)
+            assert self._driver is not None
+            redraw = partial(self.refresh, layout=True)
+            self._stop_job = after_stop(self._driver.suspend_application_mode, self._draw_again, redraw)
         if self.no_color:
             words = "Every colour comes with a sign or a word. Commands without a screen: sweep run, report and fit."
             self.notify(words, title="NO_COLOR is set: no colours")
@@ -202,6 +206,11 @@ class SweepApp(WorkerHost, App[None]):
     def notify(self, message: str, *, markup: bool = False, **given: Any) -> None:
         """Show a message, which is plain text: a path or an error may contain square brackets."""
         super().notify(message, markup=False, **given)
+
+    def action_suspend_process(self) -> None:
+        """Stop the shell's job, as Ctrl-Z does in other programs. Sweeps are jobs of their own."""
+        if self._stop_job is not None:
+            self._stop_job()
 
     def action_help_quit(self) -> None:
         """Ctrl+C does not end the screen; say which key does."""

@@ -40,6 +40,7 @@ KEYMAP = {
     "close": Key("escape", "Close the window, the filter or the form; remove marks", "esc"),
     "quit": Key("q", "Close the window, or quit"),
     "quit-now": Key("ctrl+q", "Quit"),
+    "suspend": Key("ctrl+z", "Suspend the screen; fg in the shell comes back"),
     "help": Key("question_mark", "Help for this screen", "?"),
     "filter": Key("slash", "Filter by name", "/"),
     "complete": Key("tab", "Complete a path, or go to the next part"),
@@ -68,7 +69,7 @@ KEYMAP = {
     "add": Key("a", "Add a file or a recipe"),
     # runs and files
     "run": Key("R", "Run the sweep, or resume it"),
-    "pause": Key("p", "Pause the sweep"),
+    "pause": Key("p", "Pause the sweep, or resume it"),
     "cancel": Key("x", "Cancel the job"),
     "log": Key("L", "Whole log of the job"),
     "follow": Key("F", "Follow the running job"),

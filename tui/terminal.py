@@ -125,11 +125,17 @@ class _Terminal:
         os.close(self._nowhere)
 
 
-def after_stop(call: Callable[[], None]) -> None:
-    """Call this in the running event loop when the process continues after SIGSTOP.
+def after_stop(
+    leave: Callable[[], object], restart: Callable[[], object], redraw: Callable[[], object]
+) -> Callable[[], None]:
+    """In the running event loop, call `restart` when the process continues after SIGSTOP, and `redraw` after SIGTSTP.
 
-    Textual itself handles SIGTSTP. Its handler of SIGCONT would start the screen a second time after SIGSTOP, and then
-    take the modes of the screen for those that the terminal had before.
+    Returns a function that stops the whole job of the shell, as Ctrl-Z does: it calls `leave`, which gives the terminal
+    back, before any process of the job stops, because the shell takes the terminal when the first one does.
+
+    Textual itself handles SIGTSTP: it restarts the screen, but does not draw what has not changed. Its handler of
+    SIGCONT would start the screen a second time after SIGSTOP, and then take the modes of the screen for those that the
+    terminal had before.
     """
     suspend, resume = signal.getsignal(signal.SIGTSTP), signal.getsignal(signal.SIGCONT)
     assert callable(suspend)
@@ -141,13 +147,21 @@ def after_stop(call: Callable[[], None]) -> None:
         suspended = True
         suspend(number, frame)
 
+    def stop_job() -> None:
+        nonlocal suspended
+        suspended = True
+        leave()
+        os.kill(0, signal.SIGSTOP)
+
     def continued() -> None:
         nonlocal suspended
         if suspended:
             suspended = False
             resume(signal.SIGCONT, None)
+            redraw()
         else:
-            call()
+            restart()
 
     signal.signal(signal.SIGTSTP, stopped)
     asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, continued)
+    return stop_job

@@ -14,6 +14,7 @@ from sweep.execution.logs import log_name, log_path
 from sweep.execution.worker_memory import resident_bytes
 from sweep.jobs.cell import Cell
 from sweep.jobs.speed import SpeedResult
+from sweep.results.cell_state import CellState
 from sweep.results.history import find_run
 from sweep.results.plan import Plan
 from sweep.results.progress import RunProgress
@@ -45,6 +46,9 @@ class Snapshot:
     @property
     def is_running(self) -> bool:
         return self.progress.status == "running" and not self.died
+
+    def state_of(self, cell: Cell) -> CellState:
+        return self.progress.cells[cell.label]
 
 
 class Follower:
@@ -121,7 +125,7 @@ class Follower:
 
 
 def log_of(directory: Path, cell: Cell) -> Path:
-    """The log of the worker that ran the cell."""
+    """The cell's log, which it shares with the other cells of its batch."""
     return log_path(directory, log_name(cell))
 
 

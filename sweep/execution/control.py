@@ -1,6 +1,7 @@
 """Requests to a running sweep from another process: files in the run's folder that the scheduler looks for.
 
-The file `pause` asks the run to stop when the running cells are done; like any interrupted run, it can be resumed.
+The file `pause` asks the run to stop when the running cells are done; like any interrupted run, it can be resumed. If
+the file is removed before, the run continues.
 The file `cancel` holds the label of a cell: if that cell is running, its worker is killed and the run continues with
 the other cells.
 """

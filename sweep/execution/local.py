@@ -95,6 +95,10 @@ class LocalExecutor:
     def pause(self) -> None:
         self._paused = True
 
+    def resume(self) -> None:
+        self._paused = False
+        self._begin()
+
     def close(self) -> None:
         self._waiting.clear()
         for worker in [*self._ahead.values(), *(slot.worker for slot in self._slots if slot.worker is not None)]:
@@ -131,7 +135,7 @@ class LocalExecutor:
         return WorkerProcess(log_path(self.directory, log), self.root, slot.environment)
 
     def _follow(self, slot: _WorkerSlot, worker: WorkerProcess, order: Order, resources: ComputeResources) -> None:
-        for answer in worker.run(order.id, order.jobs, resources):
+        for answer in worker.run(order.id, order.jobs, resources, log_path(self.directory, order.log)):
             self._answers.put((slot, answer))
 
 

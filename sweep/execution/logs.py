@@ -1,4 +1,4 @@
-"""The log files of a run's workers, which hold the messages of native code."""
+"""The log files of a run's jobs, which hold the messages of native code."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sweep.jobs.cell import Cell
 
 
 def log_name(cell: Cell) -> str:
-    """The name of a cell's log: its variant, or its kind if the cells of several variants run as one batch."""
-    return cell.variant if cell.job.batch_key is None else cell.kind
+    """The name of a cell's log: its label, or its kind if the cells of several variants run as one batch."""
+    return cell.label if cell.job.batch_key is None else cell.kind
 
 
 def log_path(directory: Path, name: str) -> Path:

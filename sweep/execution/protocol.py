@@ -14,7 +14,7 @@ class Order:
     """One job, or the jobs of one batch, to be run together.
 
     `id` identifies the order in answers. Orders of one `group` use the same model, so a worker that has it loaded runs
-    them faster. `log` is the name of the log for messages of native code.
+    them faster. `log` is the name of the order's own log, for messages of native code.
     """
 
     id: str
@@ -86,6 +86,10 @@ class Executor(Protocol):
 
     def pause(self) -> None:
         """Start no further order. Running orders continue."""
+        ...
+
+    def resume(self) -> None:
+        """Undo `pause`: start orders again."""
         ...
 
     def close(self) -> None:

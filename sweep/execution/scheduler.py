@@ -135,10 +135,11 @@ class Scheduler:
     # Starting cells --------------------------------------------------------------------------------------------------
 
     def _handle_requests(self) -> None:
-        """Pause or cancel if another process asks for it."""
-        if not self._pausing and pause_requested(self.directory):
-            self._pausing = True
-            self.executor.pause()
+        """Pause, resume or cancel if another process asks for it."""
+        asked = pause_requested(self.directory)
+        if asked != self._pausing:  # the request may be withdrawn while jobs are still running
+            self._pausing = asked
+            (self.executor.pause if asked else self.executor.resume)()
         if self._pausing and not self._running:
             raise Paused
         label = take_cancel(self.directory, [cell.label for cells in self._running.values() for cell in cells])
@@ -293,4 +294,6 @@ class Scheduler:
 def _group(cell: Cell) -> str:
     """The group of cells that run in one worker: the measurements of a variant. Preparation jobs run in other workers,
     so that memory is measured in a process that has done nothing before."""
-    return f"{log_name(cell)}/preparation" if cell.job.is_preparation else cell.variant
+    if not cell.job.is_preparation:
+        return cell.variant
+    return f"{cell.variant if cell.job.batch_key is None else cell.kind}/preparation"

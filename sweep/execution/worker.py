@@ -1,7 +1,8 @@
 """The worker process, which runs jobs and native code: it reads requests as JSON lines from stdin and writes answers as
 JSON lines to stdout.
 
-A request is {"jobs": [...], "resources": ..., "root": ...}: one job, or the jobs of one batch. The answers are
+A request is {"jobs": [...], "resources": ..., "root": ..., "log": ...}: one job, or the jobs of one batch. From then
+on, stderr goes to the file `log`; if it is missing, to where it went before. The answers are
 {"progress": [done, total, part]} any number of times, then {"done": [result, ...]} or {"message": ...}. The latter has
 "input" if the user's input is to blame and "missing" if a library or device is missing. {"dying": message} is the last
 message of native code before it aborts. The process ends when stdin ends, so it never outlives its parent.
@@ -47,6 +48,16 @@ class AnswerWriter:
             self.send(progress=[done, total, part])
 
 
+def _write_log_to(file: str) -> None:
+    """Let stderr, and with it everything that native code prints, go to the end of this file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+
+
 def _listen(requests: queue.Queue[str]) -> None:
     for line in sys.stdin:
         requests.put(line)
@@ -75,6 +86,8 @@ def main() -> None:
     site = Site(Path(), progress=answers.progress)
     while True:
         request = json.loads(requests.get())
+        if "log" in request:
+            _write_log_to(request["log"])
         try:
             jobs = [serialization.job_from_json(row) for row in request["jobs"]]
             site.root, site.resources = (

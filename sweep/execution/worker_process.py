@@ -23,16 +23,18 @@ from sweep.own_code import SAFE_PYTHON, child_environment
 class WorkerProcess:
     """One worker process. Use it as a context manager.
 
-    `log` is the file for everything that it and native code write to stderr. `root` is the workspace's folder, which
-    the names of files are relative to. `environment` holds additional environment variables.
+    `log` is the file for everything that it and native code write to stderr, until a job has a log of its own. `root`
+    is the workspace's folder, which the names of files are relative to. `environment` holds additional environment
+    variables.
     """
 
     def __init__(self, log: Path, root: Path, environment: Mapping[str, str] | None = None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.log, self._root = log, root
+        self._root = root
         self._temporary = TemporaryFolder()  # removed with the process, however that ends
         with open(log, "ab") as stderr:
-            self._log_start = stderr.tell()
+            # The files that it writes to, the current one last, and where in each the messages of this job begin
+            self._logs = {log: stderr.tell()}
             self._process = subprocess.Popen(
                 [*SAFE_PYTHON, "-m", "sweep.execution.worker"],
                 stdin=subprocess.PIPE,
@@ -53,14 +55,21 @@ class WorkerProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, id: str, jobs: Sequence[Job[Any]], resources: ComputeResources) -> Iterator[Answer]:
-        """Run one job, or the jobs of one batch. Yields progress, then one final answer."""
+    def run(
+        self, id: str, jobs: Sequence[Job[Any]], resources: ComputeResources, log: Path | None = None
+    ) -> Iterator[Answer]:
+        """Run one job, or the jobs of one batch, and write their messages to `log` if it is given. Yields
+        progress, then one final answer."""
         began = time.monotonic()
+        if log is not None:
+            first = next(iter(self._logs))
+            self._logs = {first: self._logs[first], log: _size(log)}
         for answer in self._answers(id, jobs, resources):
             if isinstance(answer, Progressed):
                 yield answer
             else:
-                self._log_start = self.log.stat().st_size  # what these jobs wrote explains the end of no later one
+                # what these jobs wrote explains the end of no later one
+                self._logs = {log: _size(log) for log in self._logs}
                 yield replace(answer, seconds=time.monotonic() - began)
 
     def _answers(self, id: str, jobs: Sequence[Job[Any]], resources: ComputeResources) -> Iterator[Answer]:
@@ -70,6 +79,7 @@ class WorkerProcess:
             "jobs": [serialization.job_to_json(job) for job in jobs],
             "resources": serialization.to_json(resources),
             "root": str(self._root),
+            "log": str([*self._logs][-1]),
         }
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -120,7 +130,13 @@ class WorkerProcess:
         return Failed(id, f"the worker died ({cause}){': ' + message if message else ''}", died=True)
 
     def _last_log_line(self) -> str:
-        with open(self.log, "rb") as file:
-            file.seek(self._log_start)
-            lines = file.read().decode(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        """The last line of the job's log; of the first log if the process ended before it began with the job."""
+        for log, start in reversed(self._logs.items()):
+            lines = log.read_bytes()[start:].decode(errors="replace").splitlines() if log.exists() else []
+            if found := [line.strip() for line in lines if line.strip()]:
+                return found[-1]
+        return ""
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

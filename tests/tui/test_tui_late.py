@@ -236,9 +236,9 @@ def test_a_new_plan_does_not_remove_typed_letters(fixed: Workspace, monkeypatch:
 
 
 def test_the_log_belongs_to_the_highlighted_job(fixed: Workspace) -> None:
-    for variant in ("Q2_K", "Q3_K_M"):
-        log_path(fixed.run(RUN), variant).parent.mkdir(parents=True, exist_ok=True)
-        log_path(fixed.run(RUN), variant).write_text(f"what {variant} logged\n")
+    for label in ("Q2_K/speed", "Q3_K_M/speed", "IQ4_XS/text"):
+        log_path(fixed.run(RUN), label).parent.mkdir(parents=True, exist_ok=True)
+        log_path(fixed.run(RUN), label).write_text(f"what {label.partition('/')[0]} logged\n")
 
     async def script() -> None:
         async with opened(fixed, "run", RUN, (140, 40)) as (app, pilot):
@@ -246,6 +246,12 @@ def test_the_log_belongs_to_the_highlighted_job(fixed: Workspace) -> None:
             assert isinstance(screen, RunScreen)
             await until(pilot, lambda: screen.snapshot is not None)
             cells = screen.query_one(JobTable)
+            cells.go_to_cell("Q2_K/speed")
+            await until(pilot, lambda: "what Q2_K logged" in shown(app))
+            for label, words in {"Q2_K/text": "no log output", "IQ4_XS/text": "not run, so there is no log"}.items():
+                cells.go_to_cell(label)
+                await until(pilot, lambda words=words: words in shown(app))  # type: ignore[misc]
+                assert "logged" not in shown(app)
             cells.go_to_cell("Q2_K/speed")
             await until(pilot, lambda: "what Q2_K logged" in shown(app))
             screen.workers.cancel_group(screen, "follow")

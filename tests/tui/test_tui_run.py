@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from fixed_run import fixed_run
 from rich.style import Style
 
 from sweep.commands.launch import Command
+from sweep.execution.control import LOOK_EVERY
 from sweep.results.history import past_runs
 from sweep.workspace import Workspace, run_lock
 from tui.app import SweepApp
@@ -68,13 +70,17 @@ def test_a_finished_run_shows_results_and_reacts_to_keys(swept: Workspace, run: 
     play(script())
 
 
-def test_a_sweep_survives_pause_cancel_retry_and_a_killed_process(text: Path, tmp_path: Path) -> None:
+def test_a_sweep_survives_pause_cancel_retry_and_a_killed_process(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One sweep that is stopped in every possible way and still finishes."""
     workspace = Workspace(tmp_path / "w")
     workspace.root.mkdir()
 
     async def script() -> None:
         async with opened(workspace, "plan", size=(130, 32)) as (app, pilot):
+            bells: list[bool] = []
+            monkeypatch.setattr(app, "bell", lambda: bells.append(True))
             begin(app, Command(arguments(text, limit=40), os.getcwd()))
             await until(pilot, lambda: isinstance(app.screen, RunScreen))
             screen = screen_of(app)
@@ -83,15 +89,28 @@ def test_a_sweep_survives_pause_cancel_retry_and_a_killed_process(text: Path, tm
 
             # pause: the running job finishes, and no other job starts
             await until(pilot, lambda: statuses(screen).get("BF16/speed") == "running")
+            screen.query_one(JobTable).go_to_cell("BF16/text")
+            screen._follows = False
             await pilot.press("p")
             await until(pilot, lambda: "pausing" in shown(app))
+            assert "not started yet" in shown(app)
             await until(pilot, lambda: screen.snapshot is not None and not screen.snapshot.is_running)
-            assert "paused" in shown(app)
+            assert "paused; p resumes it" in shown(app)
             assert statuses(screen)["BF16/speed"] == "done"
             assert statuses(screen)["BF16/text"] == "waiting"
+            assert len(bells) == 1
 
-            # R resumes the run
-            await pilot.press("R")
+            # p resumes the run; pressed twice, it changes nothing
+            await pilot.press("p")
+            await until(pilot, lambda: statuses(screen).get("BF16/text") == "running")
+            assert "done before" in shown(app)
+            await pilot.press("p")
+            await until(pilot, lambda: "pausing" in shown(app))
+            await asyncio.sleep(3 * LOOK_EVERY)  # the sweep has seen the request
+            await pilot.press("p")
+            await until(pilot, lambda: "pausing" not in shown(app))
+            if not screen.snapshot.is_running:  # the job was done before
+                await pilot.press("p")
             await until(pilot, lambda: app.session.launch is None and statuses(screen).get("BF16/speed") == "known")
             await until(pilot, lambda: statuses(screen).get("BF16/micro_form") == "running")
 
@@ -111,10 +130,16 @@ def test_a_sweep_survives_pause_cancel_retry_and_a_killed_process(text: Path, tm
             os.kill(pid, signal.SIGKILL)
             await until(pilot, lambda: screen.snapshot is not None and screen.snapshot.died)
             await until(pilot, lambda: "its process died" in shown(app))
+            assert len(bells) == 2
             await pilot.press("R")
+            await until(pilot, lambda: app.session.launch is None and statuses(screen).get("BF16/speed") == "known")
+            await pilot.press("4")  # the end is announced there too
             await until(
                 pilot, lambda: screen.snapshot is not None and screen.snapshot.progress.status == "done", 5 * PATIENCE
             )
+            assert len(bells) == 3
+            assert "The sweep is done" in shown(app)
+            await pilot.press("3")
             assert set(statuses(screen).values()) <= {"done", "known"}
             assert "12/12 jobs" in shown(app)
 

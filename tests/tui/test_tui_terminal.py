@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import struct
@@ -146,13 +147,14 @@ def test_a_signal_leaves_the_terminal_as_it_was_and_ends_the_screen(terminal: Te
 
 
 def test_a_screen_that_was_stopped_is_drawn_again_and_ends_as_usual(terminal: Terminal) -> None:
-    """SIGSTOP cannot be caught. In the meantime the shell has used the terminal."""
+    """By SIGSTOP, which cannot be caught, by SIGTSTP and by Ctrl-Z. In the meantime the shell has used the terminal."""
     terminal.expect("Fit")
-    for stop in (signal.SIGSTOP, signal.SIGTSTP):
-        terminal.press("")
-        os.kill(terminal.pid, stop)
+    for stop in (signal.SIGSTOP, signal.SIGTSTP, "\x1a"):
+        terminal.press(stop if isinstance(stop, str) else "")
+        if not isinstance(stop, str):
+            os.kill(terminal.pid, stop)
         assert os.WIFSTOPPED(os.waitpid(terminal.pid, os.WUNTRACED)[1])
-        if stop is signal.SIGTSTP:
+        if stop is not signal.SIGSTOP:
             terminal.check_restored()
         os.kill(terminal.pid, signal.SIGCONT)
         terminal.expect("Fit")
@@ -175,6 +177,31 @@ def test_a_terminal_without_a_known_clipboard_shows_the_command_for_selection(te
     terminal.press("q")
     assert terminal.ended() == 0
     terminal.check_restored()
+
+
+@pytest.mark.release
+def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_comes_back(workspace: Workspace) -> None:
+    """Also in a window with a field that takes letters, and if a program that is not a shell started the screen."""
+    shell = Terminal(shutil.which("bash") or "/bin/bash", "--norc", "-i")
+    try:
+        started = shlex.join(["env", "sh", "-c", f"{shlex.join(COMMAND)} tui --workspace {workspace.root}; true"])
+        shell.press(f"{started}\r")
+        shell.expect("Fit")
+        shell.press("m")
+        shell.expect("A Qwen3 of 5 million")
+        shell.press("\x1a")
+        shell.expect("Stopped")
+        shell.press("echo usable-$((40 + 2))\r")
+        shell.expect("usable-42")
+        shell.press("fg\r")
+        shell.expect("A Qwen3 of 5 million")
+        shell.press("\x1b")
+        shell.press("q")
+        shell.expect("bash-")  # the prompt
+        shell.press("echo after-$((40 + 2))\r")
+        shell.expect("after-42")
+    finally:
+        shell.close()
 
 
 @pytest.mark.parametrize("where", ["in_the_event_loop", "in_a_worker_thread", "while_the_terminal_is_restored"])

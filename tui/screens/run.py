@@ -19,13 +19,13 @@ from textual.worker import get_current_worker
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.commands.follow import Follower, Snapshot, log_of, tail
+from sweep.commands.follow import Follower, Snapshot, log_of
 from sweep.commands.launch import Command, Launch, remembered_command
 from sweep.endings import Ending
 from sweep.execution.control import request_cancel, request_pause, withdraw_pause
 from sweep.results.cell_state import CellState
 from tui.keymap import bind
-from tui.screens.log import NO_LOG, LogScreen
+from tui.screens.log import LogScreen, log_words
 from tui.state.session import Session
 from tui.theme import palette
 from tui.widgets.job_table import SIGNS, JobTable, bar, ending_styles
@@ -50,7 +50,7 @@ class RunScreen(WorkerHost, Screen[None]):
     """Follows the run of the session, whichever process runs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        bind("pause", "pause", "Pause", tooltip="Stop after the running job; press again to undo", show=True),
+        bind("pause", "pause", "Pause", tooltip="Stop after the running job; press again to continue", show=True),
         bind("cancel", "cancel", "Cancel job", tooltip="Cancel the highlighted job if it is running", show=True),
         bind("run", "retry", "Retry", tooltip="Resume the run and retry jobs without a result", show=True),
         bind("log", "log", "Log", tooltip="The whole log of the highlighted job", show=True),
@@ -65,6 +65,7 @@ class RunScreen(WorkerHost, Screen[None]):
         self._highlighted: str | None = None
         self._follows = True
         self._run: str | None = None
+        self._watched: str | None = None  # the run whose end is announced
         self._retry_command: Command | None = None  # the command that runs again when the run is done
         self._awaited: Launch | None = None
         self._log: tuple[str | None, str] = (None, "")  # the label of a cell, and the end of its log
@@ -140,6 +141,7 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def _started(self, run: str) -> None:
         self.session.launch, self.session.run_id = None, run
+        self._watched = run  # it may end before it is looked at
         self.watch_run(restart=True)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="follow")
@@ -151,7 +153,7 @@ class RunScreen(WorkerHost, Screen[None]):
                 self._look_now.clear()
                 found, label = follower.look(), self._highlighted
                 cell = next((cell for cell in found.plan.cells if cell.label == label), None)
-                words = "" if cell is None else tail(log_of(follower.directory, cell))
+                words = "" if cell is None else log_words(log_of(follower.directory, cell), found.state_of(cell))
                 self.deliver(self.show, found, (label, words))
                 self._look_now.wait(LOOK_EVERY if found.is_running or found.died else 4 * LOOK_EVERY)
         except InputError as error:
@@ -168,7 +170,7 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def show(self, found: Snapshot, log: tuple[str | None, str]) -> None:
         """Show the state of a run, and the end of a cell's log."""
-        before, self.snapshot = self.snapshot, found
+        self.snapshot = found
         self.query_one("#notice").add_class("hidden")
         self.query_one("#body").remove_class("hidden")
         cells = self.query_one(JobTable)
@@ -179,10 +181,15 @@ class RunScreen(WorkerHost, Screen[None]):
         self.query_one("#state", Note).show(self._state(found))
         self._show_cell(log)
         self.query_one(TopBar).show_path(found.plan.model, found.plan.run, fmt.plain(cells.label or ""))
-        if before is not None and before.is_running and before.plan.run == found.plan.run and not found.is_running:
+        if found.is_running:
+            self._watched = found.plan.run
+        elif self._watched == found.plan.run:
+            self._watched = None
             self._ended(found)
 
     def _ended(self, found: Snapshot) -> None:
+        """Announce the end of a run, also if another screen is shown."""
+        self.app.bell()
         endings = _endings(found)
         if found.died:
             self.notify("The process of the sweep died. R resumes it.", severity="error", title=found.plan.run)
@@ -237,7 +244,7 @@ class RunScreen(WorkerHost, Screen[None]):
             return ("▶ pausing after this job", colours.warn) if found.pausing else ("▶ running", colours.accent)
         table = {
             "done": ("✓ done", colours.good),
-            "interrupted": ("∥ paused; R resumes it", colours.warn),
+            "interrupted": ("∥ paused; p resumes it", colours.warn),
             "refused": ("✗ rejected", colours.bad),
         }
         return table.get(status, ("· not started here; R starts it", colours.soft))
@@ -260,7 +267,7 @@ class RunScreen(WorkerHost, Screen[None]):
             self.query_one(TextPane).show(Text())
         elif log != self._log:
             self._log = log
-            self.query_one(TextPane).show(Text(log[1] or NO_LOG, palette(self.app).faint), at_end=True)
+            self.query_one(TextPane).show(Text(log[1], palette(self.app).faint), at_end=True)
 
     def _cell_line(self, cell: CellState) -> Text:
         colours = palette(self.app)
@@ -284,15 +291,19 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def action_pause(self) -> None:
         found = self.snapshot
+        if found is not None and found.progress.status == "interrupted" and self.session.launch is None:
+            self._start_again(found)
+            return
         if found is None or not found.is_running:
             self.notify("No sweep is running here.", title="Pause")
             return
         directory = self.session.workspace.run(found.plan.run)
         if found.pausing:
             withdraw_pause(directory)
+            self.notify("The sweep continues.", title="Pause")
         else:
             request_pause(directory)
-            self.notify("The sweep stops after the running job. p undoes this.", title="Pause")
+            self.notify("The sweep stops after the running job. p lets it continue.", title="Pause")
 
     def action_cancel(self) -> None:
         found, label = self.snapshot, self.query_one(JobTable).label
@@ -309,6 +320,10 @@ class RunScreen(WorkerHost, Screen[None]):
         if found.progress.status == "done" and not _endings(found):
             self.notify("All jobs are done.", title="Retry")
             return
+        self._start_again(found)
+
+    def _start_again(self, found: Snapshot) -> None:
+        """Start the run's own command."""
         try:
             command = remembered_command(self.session.workspace.run(found.plan.run))
             self.session.start_sweep(command)
@@ -324,7 +339,9 @@ class RunScreen(WorkerHost, Screen[None]):
         label, found = self.query_one(JobTable).label, self.snapshot
         cell = None if found is None else next((cell for cell in found.plan.cells if cell.label == label), None)
         if found is not None and cell is not None:
-            self.app.push_screen(LogScreen(cell.label, log_of(self.session.workspace.run(found.plan.run), cell)))
+            self.app.push_screen(
+                LogScreen(found.progress.cells[cell.label], log_of(self.session.workspace.run(found.plan.run), cell))
+            )
 
     @on(JobTable.Chosen, "#cells")
     def _open(self) -> None:

@@ -86,12 +86,15 @@ def test_a_cancelled_order_is_answered_and_the_next_one_runs(tmp_path: Path) -> 
     assert {answer.id: type(answer) for answer in found} == {"0": Failed, "1": Failed, "2": Finished}
 
 
-def test_a_paused_executor_starts_nothing(tmp_path: Path) -> None:
+def test_a_paused_executor_starts_nothing_until_it_is_resumed(tmp_path: Path) -> None:
     with LocalExecutor(tmp_path, tmp_path / "run", ComputeResources()) as executor:
         executor.pause()
         executor.submit(Order("0", (job("Q4_0"),), "a", "a"))
         assert executor.answer(0.3) is None
         assert executor._slots[0].worker is None
+        executor.resume()
+        (answer,) = ends(executor, 1)
+        assert isinstance(answer, Finished)
 
 
 def test_each_worker_sees_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.endings import EVENTS
 from sweep.events import Event
-from sweep.execution.control import CANCELLED, Paused, request_cancel, request_pause
+from sweep.execution.control import CANCELLED, Paused, request_cancel, request_pause, withdraw_pause
 from sweep.execution.protocol import Answer, Failed, Finished, Order
 from sweep.execution.scheduler import Scheduler
 from sweep.jobs import registry
@@ -111,6 +111,9 @@ class ScriptedExecutor:
 
     def pause(self) -> None:
         self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
 
     def close(self) -> None:
         self._running.clear()
@@ -261,6 +264,27 @@ def test_a_pause_lets_running_cells_end_and_starts_no_others(tmp_path: Path) -> 
     assert executor.paused
     executor, _, _ = run_cells(tmp_path, cells)
     assert executor.names == [["b"], ["c"]]
+
+
+def test_a_pause_that_is_withdrawn_while_a_cell_runs_has_no_effect(tmp_path: Path) -> None:
+    executor = ScriptedExecutor()
+    asked: list[bool] = []
+
+    class Slow(_LateExecutor):
+        def answer(self, timeout: float) -> Answer | None:
+            asked.append(executor.paused)
+            if len(asked) == 1:
+                request_pause(tmp_path)
+                return None
+            if len(asked) == 2:
+                withdraw_pause(tmp_path)
+                return None
+            return executor.answer(timeout)
+
+    cells = [cell(Step(name), name) for name in "ab"]
+    run_cells(tmp_path, cells, Slow(executor))  # type: ignore[arg-type]
+    assert executor.names == [["a"], ["b"]]
+    assert asked == [False, True, False, False]
 
 
 def test_only_what_needs_a_cancelled_cell_is_skipped_and_the_others_of_its_batch_are_made(tmp_path: Path) -> None:

@@ -27,13 +27,22 @@ SIZES = SizesJob("micro", "micro", ("Q4_0",), Settings())
 
 
 def test_a_job_that_fails_leaves_the_worker_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of each job has only its own messages, and a worker's death is explained by the last job's."""
     monkeypatch.setattr(SizesJob, "kind", "no such job")
-    with WorkerProcess(tmp_path / "log", tmp_path) as worker:
-        for _ in range(2):
-            (answer,) = worker.run("1", [SIZES], ComputeResources())
+    first, *logs = [tmp_path / name for name in ("first", "a", "b", "c")]
+    with WorkerProcess(first, tmp_path) as worker:
+        for log in logs[:2]:
+            (answer,) = worker.run("1", [SIZES], ComputeResources(), log)
             assert isinstance(answer, Failed)
             assert not answer.died
         assert worker.alive
+        os.kill(worker._process.pid, signal.SIGSTOP)  # so that it takes the job, and dies with it
+        Timer(0.2, worker.interrupt).start()
+        (answer,) = worker.run("1", [SIZES], ComputeResources(), logs[2])
+        assert isinstance(answer, Failed)
+        assert answer.message.endswith("most likely out of memory")
+    assert first.read_text() == ""
+    assert [log.read_text().count("Traceback") for log in logs if log.exists()] == [1, 1]
 
 
 def test_bad_input_is_distinguished_from_an_unexpected_error(tmp_path: Path) -> None:

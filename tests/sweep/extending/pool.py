@@ -66,6 +66,9 @@ class PoolExecutor:
     def pause(self) -> None:
         """Nothing to do: running orders continue, and no order waits, because the scheduler fills only free slots."""
 
+    def resume(self) -> None:
+        """Nothing to do, as for `pause`."""
+
     def close(self) -> None:
         for process in self._processes.values():
             process.kill()
