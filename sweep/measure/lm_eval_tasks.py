@@ -7,13 +7,10 @@ without need, or that read 14,000 files to find one name.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
-import importlib.util
 import io
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.errors import InputError
 from presets import Needs, TaskData, task_data
+from sweep.measure import task_names
 from sweep.measure.code_eval import replaced_code_eval, runs_restricted
 from sweep.measure.local_data import LocalData
 from sweep.measure.task_options import TaskOptions
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
     from lm_eval.api.group import Group
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
-
-_DECLARED = re.compile(rb'^["\']?(?:task|group)["\']?\s*:\s*["\']?([^\s"\'#\[]+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -161,10 +157,8 @@ def _manager(task: str, location: TaskLocation) -> TaskManager:
         manager = _indexed(folder)
         if _is_whole(manager, task):
             return manager
-    if not _is_mentioned(task) or task not in (manager := _indexed(None)).task_index:
-        near = difflib.get_close_matches(task, _declarations(_home()), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "lm_eval ls tasks lists all"
-        raise InputError(f"unknown task {task!r}; {hint}")
+    if not task_names.is_known(task) or task not in (manager := _indexed(None)).task_index:
+        raise task_names.unknown_task(task)
     return manager
 
 
@@ -178,44 +172,12 @@ def _indexed(folder: Path | None) -> TaskManager:
     return TaskManager(include_path=folder, include_defaults=folder is None)
 
 
-def _home() -> Path:
-    """The directory of lm-eval's own tasks."""
-    spec = importlib.util.find_spec("lm_eval.tasks")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0])
-
-
-def _files(home: Path, ending: str) -> Iterator[Path]:
-    return (Path(folder, file) for folder, _, files in os.walk(home) for file in files if file.endswith(ending))
-
-
-def _is_mentioned(task: str) -> bool:
-    """Whether a file of lm-eval contains the name: otherwise no task, group or tag has it.
-
-    Reading the files is ten times faster than indexing them. Files that others include may have any ending.
-    """
-    name = task.encode()
-    return any(name in file.read_bytes() for file in _files(_home(), ""))
-
-
 def _folders(task: str) -> Iterator[Path]:
     """Directories of lm-eval that may declare `task`: the most likely ones first, the certain one last."""
-    home = _home()
-    for name in dict.fromkeys((task, task.partition("_")[0], task.partition("-")[0])):
-        if name and "/" not in name and (home / name).is_dir():
-            yield home / name
-    found = _declarations(home).get(task)
+    yield from task_names.likely_folders(task)
+    found = task_names.folder_of(task)
     if found is not None:
         yield found
-
-
-@functools.cache
-def _declarations(home: Path) -> dict[str, Path]:
-    """Name -> directory of every task and group. Searching the lines is six times faster than parsing YAML."""
-    return {
-        name.decode(): file.parent for file in _files(home, ".yaml") for name in _DECLARED.findall(file.read_bytes())
-    }
 
 
 def _is_whole(manager: TaskManager, task: str) -> bool:

@@ -39,7 +39,7 @@ from sweep.planning.imatrix import checked, find_imatrix
 from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.planner import PlanSpec, make_plan
 from sweep.planning.request import Request
-from sweep.planning.tasks import tasks_for
+from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_for
 from sweep.results.plan import Plan, TooLarge
 from sweep.workspace import Workspace, open_workspace
@@ -70,6 +70,7 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
         limit=request.limit or chosen.limit,
         ctx=request.ctx or chosen.ctx,
     )
+    require_known(request.tasks, request.task_data)
     automatic = request.reference == AUTO
     reference = find_reference(chosen.reference if automatic else request.reference or chosen.reference)
     file = reference if isinstance(reference, ReferenceFile) else None
@@ -100,6 +101,7 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
     everything = request.perplexity is None and request.tasks is None
     if not everything:
         request = replace(request, tasks=request.tasks or ("none",))
+    require_known(request.tasks, request.task_data)
     model = resolve(request.model, say, planned=request.dry_run, unchanged=True)
     measures_text = everything or request.perplexity is not None
     if request.write_base is not None and not measures_text:

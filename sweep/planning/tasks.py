@@ -16,6 +16,7 @@ from sweep.artefact import Artefact
 from sweep.jobs.inputs import Task
 from sweep.measure.local_data import data_files
 from sweep.measure.plain_text import read_text
+from sweep.measure.task_names import is_known, unknown_task
 from sweep.measure.task_options import TaskOptions
 from sweep.planning.model import ResolvedModel
 
@@ -56,6 +57,18 @@ def _needed(form: presets.TaskData) -> frozenset[str]:
     return form.needs.values if form.needs is not None else frozenset()
 
 
+def require_known(chosen: tuple[str, ...] | None, folder: Path | None) -> None:
+    """Raises InputError if `chosen` has a name that `tasks_for` would not find. No model is needed for that."""
+    _require_directory(folder)
+    names = [name for name, _ in _expanded(chosen or (), TaskOptions())]
+    declared = [_declared(file) for place in _folders(folder) for file in sorted(place.glob("*.yaml"))]
+    for name in names:
+        if _is_file(name):
+            _task_file(name)
+        elif name not in declared and not is_known(name):
+            raise unknown_task(name, [*presets.task_lists(), *declared])
+
+
 def tasks_for(
     model: ResolvedModel, chosen: tuple[str, ...] | None, options: TaskOptions, folder: Path | None
 ) -> tuple[Task, ...]:
@@ -74,8 +87,7 @@ def tasks_for(
             return tuple(_found(name, folder, None, None, options) for name in model.builtin.tasks)
         chosen = tuple(presets.defaults()["tasks"])
         options = replace(options, limit=options.limit or presets.defaults()["limit"])
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"{folder}: there is no such directory (--task-data)")
+    _require_directory(folder)
     tasks: dict[str, Task] = {}
     for name, own in _expanded(chosen, options):
         task = _task(name, own, folder)
@@ -99,15 +111,10 @@ def _expanded(chosen: tuple[str, ...], options: TaskOptions) -> Iterable[tuple[s
 
 
 def _task(name: str, options: TaskOptions, folder: Path | None) -> Task:
-    if name.endswith((".yaml", ".yml")):
-        file = Path(name).expanduser().resolve()
-        if not file.is_file():
-            raise InputError(f"{name}: there is no such task file")
+    if _is_file(name):
+        file = _task_file(name)
         return _found(_declared(file), file.parent, None, None, options)
-    folders = [builtin.task_directory for builtin in presets.builtin_models().values()]
-    if folder is not None:
-        folders.insert(0, folder)
-    for place in folders:
+    for place in _folders(folder):
         if name in (_declared(file) for file in sorted(place.glob("*.yaml"))):
             return _found(name, place.resolve(), None, None, options)
     if folder is None:
@@ -119,6 +126,28 @@ def _task(name: str, options: TaskOptions, folder: Path | None) -> Task:
         if place.name == data_name and place.is_dir() and data_files(place):
             return _found(name, None, place.resolve(), data_name, options)
     return _found(name, None, None, None, options)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _task_file(name: str) -> Path:
+    file = Path(name).expanduser().resolve()
+    if not file.is_file():
+        raise InputError(f"{name}: there is no such task file")
+    return file
+
+
+def _folders(folder: Path | None) -> list[Path]:
+    """The directories of task files: the user's, then those of the built-in models."""
+    own = [] if folder is None else [folder]
+    return own + [builtin.task_directory for builtin in presets.builtin_models().values()]
+
+
+def _require_directory(folder: Path | None) -> None:
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: there is no such directory (--task-data)")
 
 
 def _declared(file: Path) -> str:

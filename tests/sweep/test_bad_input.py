@@ -123,7 +123,10 @@ def test_the_error_for_a_damaged_checkpoint_names_the_damage(damage: str, copy: 
         (("mikro",), "did you mean micro"),
         (("--preset", "q2-q9"), "did you mean q2-q8"),
         (("--variants", "Q4_K_X"), "Q4_K_"),
-        (("--variants", "=Q8_0", "--tasks", "micro_sum"), "micro_sum"),
+        (("--variants", "=Q8_0", "--tasks", "micro_sum"), "unknown task 'micro_sum'; did you mean micro_sums"),
+        (("/no/such/model", "--tasks", "none,hellasvag"), "did you mean hellaswag"),  # before the model is looked for
+        (("--tasks", "j", "--dry-run"), "unknown task 'j'; did you mean jfinqa"),
+        (("--tasks", "none,no/such.yaml", "--dry-run"), "no/such.yaml: there is no such task file"),
         (("--perplexity", "/no/such/text"), "/no/such/text"),
         (("--task-data", "/no/such/folder", "--tasks", "x"), "/no/such/folder"),
         (("--ctx", "100000"), "--ctx"),
@@ -137,6 +140,16 @@ def test_the_error_for_a_damaged_checkpoint_names_the_damage(damage: str, copy: 
 def test_bad_arguments_are_rejected(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     assert message in error_line("run", *arguments, "--workspace", str(tmp_path / "w"))
     assert not list((tmp_path / "w").rglob("*.gguf"))
+
+
+def test_a_task_that_does_not_exist_is_rejected_wherever_it_is_named(tmp_path: Path) -> None:
+    preset = tmp_path / "own.toml"
+    preset.write_text('title = "own"\nreference = "BF16"\nvariants = ["BF16"]\ntasks = ["micro_from"]\n')
+    assert "did you mean micro_form" in error_line("run", "--preset", str(preset), "--dry-run")
+    assert "did you mean micro_form" in error_line("eval", "micro", "--tasks", "micro_from")
+    (tmp_path / "mine.yaml").write_text("task: my_own_task\n")
+    folder = ("--task-data", str(tmp_path))
+    assert "did you mean my_own_task" in error_line("run", "--tasks", "my_own_tsk", *folder, "--dry-run")
 
 
 def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:

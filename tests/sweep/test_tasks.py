@@ -13,6 +13,7 @@ from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs import serialization
 from sweep.jobs.inputs import Task
+from sweep.measure import task_names
 from sweep.measure.task_options import TaskOptions, ThinkingScoring
 from sweep.planning.chat import with_templates
 from sweep.planning.model import ResolvedModel
@@ -51,6 +52,25 @@ def test_every_task_of_a_list_is_in_lm_eval() -> None:
     for known in presets.task_lists().values():
         for name, _ in known.tasks:
             assert name in _manager(name, TaskLocation()).task_index
+
+
+@pytest.mark.slow  # lm-eval parses 14,000 files
+def test_every_name_that_lm_eval_knows_is_found_in_the_lines_of_its_files() -> None:
+    from lm_eval.tasks import TaskManager
+
+    known = TaskManager().all_tasks
+    assert len(known) > 10_000
+    assert [name for name in known if not task_names.is_known(name)] == []
+
+
+def test_names_are_found_in_every_form_that_lm_evals_files_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.yaml").write_text("group: 'a'\ntask:\n  - other\ntag:\n  - x-1\n  - \"x_2\"\ninclude: _base\n")
+    (tmp_path / "_base").write_text("tag: [y, 'z']\n")
+    (tmp_path / "b.yaml").write_text('"tag": "single"\n"task": b  # a comment\n')
+    (tmp_path / "b.py").write_text("task: code\n")
+    monkeypatch.setattr(task_names, "home", lambda: tmp_path)
+    names = {"a", "b", "other", "x-1", "x", "x_2", "y", "z", "single", "code", "-"}
+    assert {name for name in names if task_names.is_known(name)} == {"a", "b", "x-1", "x_2", "y", "z", "single"}
 
 
 def test_a_task_that_is_named_twice_runs_once_unless_its_settings_differ() -> None:

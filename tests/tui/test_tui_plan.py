@@ -213,6 +213,7 @@ def test_invalid_input_gives_the_message_of_the_command_line(swept: Workspace, t
                 ("micro", {"limit": "many"}, "many"),
                 ("micro", {"perplexity": "/no/such.txt"}, "no such text"),
                 ("micro", {"gpu": "RTX 9999"}, "no such GPU"),
+                ("micro", {"tasks": "micro_from"}, "did you mean micro_form"),
             ):
                 screen.change(model=model, typed=typed)
                 await until(pilot, lambda words=words: "✗" in shown(app) and words in shown(app))
