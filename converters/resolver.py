@@ -89,6 +89,13 @@ class FoundModel:
     mtp_layers: int | None = None
     bytes_read: int | None = None
 
+    def insufficient(self, need: Need) -> str | None:
+        """Why the model is not enough for `need`, and what to do; None if it is."""
+        reason = _INSUFFICIENT.get((self.form, need))
+        if reason is None:
+            return None
+        return f"{self.path}: {reason.format(hub_id='' if self.entry is None else self.entry.hub_id)}"
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for readers of this model's figures."""
@@ -127,10 +134,9 @@ def find_model(text: str | Path, need: Need, say: Callable[[str], None] = lambda
     its form is not enough for `need`.
     """
     found = _found(str(text), need, say)
-    insufficient = _INSUFFICIENT.get((found.form, need))
-    if insufficient is not None:
-        hub_id = "" if found.entry is None else found.entry.hub_id
-        raise InputError(f"{found.path}: {insufficient.format(hub_id=hub_id)}")
+    reason = found.insufficient(need)
+    if reason is not None:
+        raise InputError(reason)
     return found
 
 

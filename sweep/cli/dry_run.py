@@ -40,6 +40,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                 ],
                 "seconds": total(seconds, (cell.label for cell in todo)),
                 "bytes_to_make": bytes_to_make(todo, sizes),
+                "cannot_run": sweep.cannot_run,
                 "reference": sweep.plan.reference,
                 "text": sweep.plan.about["text"],
                 "tasks": sweep.plan.about["task_settings"],
@@ -85,3 +86,5 @@ def show_plan(sweep: Sweep, output: Output) -> None:
         )
     tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.inputs.tasks)
     output.show(f"Reference {sweep.plan.reference}; text {sweep.plan.about['text']}; tasks: {tasks or 'none'}.")
+    for reason in sweep.cannot_run:
+        output.show(f"This sweep cannot be run. {reason}")

@@ -15,7 +15,8 @@ class ResolvedModel:
     """A model on this disk.
 
     `fingerprint` is a hash of its content, `context` the longest context that it was trained for, in tokens, `layers`
-    the number of its blocks. `builtin` is None unless the model comes with the program.
+    the number of its blocks. `builtin` is None unless the model comes with the program. `only_sizes` says why nothing
+    can be made from the model, and what to do; None if its weights are known.
     """
 
     name: str
@@ -24,6 +25,7 @@ class ResolvedModel:
     context: int
     builtin: presets.BuiltinModel | None = None
     layers: int = 0
+    only_sizes: str | None = None
 
 
 def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchanged: bool = False) -> ResolvedModel:
@@ -37,4 +39,5 @@ def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchan
     architecture = source.structure["general.architecture"].value
     context = int(source.structure[f"{architecture}.context_length"].value)
     layers = int(source.structure[f"{architecture}.block_count"].value)
-    return ResolvedModel(found.name, found.path, source.fingerprint, context, found.builtin, layers)
+    only_sizes = found.insufficient(Need.WEIGHTS)
+    return ResolvedModel(found.name, found.path, source.fingerprint, context, found.builtin, layers, only_sizes)

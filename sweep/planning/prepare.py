@@ -47,7 +47,8 @@ from sweep.workspace import Workspace, open_workspace
 
 @dataclass(frozen=True)
 class Sweep:
-    """A plan with what it was made from. `calibration` is the text for int8 recipes."""
+    """A plan with what it was made from. `calibration` is the text for int8 recipes. `cannot_run` are the reasons why
+    only the sizes of the plan are of use; none, unless the request is a dry run."""
 
     plan: Plan
     request: Request
@@ -58,6 +59,7 @@ class Sweep:
     workspace: Workspace
     text: FoundText | None
     calibration: FoundText | None = None
+    cannot_run: tuple[str, ...] = ()
 
 
 def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
@@ -192,7 +194,19 @@ def _plan(
     reference = variants[0].name if file is None else file.name
     skipped = _skipped(request, model, variants, inputs.settings, say, reference, host)
     spec = PlanSpec(model, tuple(variants), reference, inputs, preset_name, imatrix, file, reference_layers, skipped)
-    return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, read)
+    reasons = _cannot_run(request, model, parsed)
+    return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, read, reasons)
+
+
+def _cannot_run(request: Request, model: ResolvedModel, variants: Sequence[Variant]) -> tuple[str, ...]:
+    """Why the plan of a dry run cannot be run: `resolve` and `_parse_variants` reject the same without --dry-run."""
+    found = [] if model.only_sizes is None else [model.only_sizes]
+    for variant in variants if request.imatrix is None else ():
+        try:
+            variant.require_imatrix()
+        except InputError as error:
+            found.append(str(error))
+    return tuple(found)
 
 
 def _calibration(request: Request, model: ResolvedModel, parsed: Sequence[Variant]) -> FoundText | None:

@@ -91,7 +91,7 @@ def test_the_plan_screen_looks_as_stored(
         async with opened(fixed, "plan", RUN, size) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            await until(pilot, lambda: screen.plan is not None and not screen._busy)
+            await until(pilot, lambda: screen.plan is not None and screen._sizes[0] == screen.draft.model)
             screen.show(screen.draft, answer("plan"))
             await settled(pilot)
             compare(app, f"plan-{size[0]}")

@@ -13,9 +13,12 @@ from driving import PATIENCE, opened, play, shown, sweep, until
 from textual.widgets import Input, Static
 
 import presets
+from converters.catalogue import sizes
 from converters.export import export, open_source
+from sweep import format as fmt
 from sweep.cli.app import app as command_line
 from sweep.commands import run as command
+from sweep.commands.launch import Command
 from sweep.planning import preset
 from sweep.planning.prepare import _variants
 from sweep.planning.request import Keep, Request
@@ -23,7 +26,9 @@ from sweep.workspace import Workspace
 from tui.screens.fit import FitScreen
 from tui.screens.plan import PlanScreen
 from tui.screens.run import RunScreen
+from tui.screens.start import StartScreen
 from tui.state.draft import Draft
+from tui.state.session import Session
 from tui.widgets.form import FIELDS
 from tui.widgets.job_table import JobTable
 from tui.widgets.table import Table
@@ -75,6 +80,11 @@ def asked_by(line: str) -> Request:
         with pytest.raises(Seen):
             command_line(shlex.split(line)[1:], standalone_mode=False)
     return seen[0]
+
+
+def side(app: Any) -> str:
+    """What the form and the summary say, as one line."""
+    return " ".join(" ".join(line.rpartition("│")[2].split()) for line in shown(app).splitlines())
 
 
 def is_planned(screen: PlanScreen) -> bool:
@@ -199,6 +209,98 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
     play(script())
 
 
+def test_figures_belong_to_the_model_and_the_settings_that_are_shown(swept: Workspace) -> None:
+    micro = presets.builtin_models()["micro"]
+    exact = sizes(open_source(micro.directory, "micro"), ["Q4_0", "Q4_K_M"])
+
+    def row(app: Any, variant: str) -> list[str]:
+        words = next(line for line in shown(app).splitlines() if f" {variant} " in line).partition("│")[0]
+        return words.split()
+
+    async def script() -> None:
+        async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await until(pilot, lambda: is_planned(screen) and screen._sizes[0] == "micro")
+            one = exact["Q4_0"]  # a variant that is not chosen
+            assert row(app, "Q4_0")[1:4] == [f"{one.bits_per_weight:.2f}", *fmt.size(one.file_bytes).split()]
+            chosen, size = row(app, "Q4_K_M"), fmt.size(exact["Q4_K_M"].file_bytes)
+            assert chosen[3:5] == size.split()
+            assert len(chosen) == 8
+            assert "micro_sums" in shown(app)  # the default of a field
+
+            screen.change(screen.draft.with_typed(ctx="512"))
+            assert row(app, "Q4_K_M") == [*chosen[:5], "–", "…"]  # the memory and the jobs are not known yet
+            assert "planning …" in shown(app)
+            assert "jobs to do" not in shown(app)
+            await until(pilot, lambda: is_planned(screen))
+            again = row(app, "Q4_K_M")
+            assert len(again) == 8
+            assert again[5:7] != chosen[5:7]
+
+            await pilot.press("1", "m", *"micro-moe", "enter", "2")  # chosen on the Fit screen
+            assert not is_planned(screen)
+            assert "micro-moe" in shown(app)
+            assert size not in shown(app)
+            assert row(app, "Q4_K_M") == ["✓", "Q4_K_M", "–", "–", "–", "…"]
+            assert row(app, "Q4_0") == ["Q4_0", "–", "–", "–"]
+            assert "planning …" in shown(app)
+            await until(pilot, lambda: is_planned(screen) and screen._sizes[0] == "micro-moe")
+            assert size not in shown(app)
+            assert len(row(app, "Q4_K_M")) == 8
+            assert len(row(app, "Q4_0")) == 5
+
+            await pilot.press("slash", *"zzz")
+            assert "no name contains “zzz”" in shown(app)
+            await pilot.press("escape")
+            assert "no name contains" not in shown(app)
+
+    play(script())
+
+
+def test_a_sweep_starts_after_one_question_and_only_if_it_can_run(
+    swept: Workspace, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Command] = []
+    monkeypatch.setattr(Session, "start_sweep", lambda _, command: started.append(command))
+
+    async def script() -> None:
+        async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            fields = {"tasks": "micro_form", "limit": "4", "perplexity": str(text), "window": "256"}
+            await pilot.press("R")  # not planned yet
+            assert app.screen is screen
+            for model, variants, typed, reason in (
+                ("Qwen3-8B", ("Q4_K_M",), fields, "only the sizes of this model are known"),
+                ("micro", ("Q4_K_M", "IQ1_S"), fields, "IQ1_S needs an importance matrix"),
+                ("micro", ("Q4_K_M",), {"tasks": "micro_from"}, "did you mean micro_form"),
+            ):
+                screen.change(model=model, variants=variants, typed=typed)
+                await pilot.press("R")
+                await until(pilot, lambda reason=reason: reason in side(app))
+                await pilot.press("R")
+                assert app.screen is screen
+            screen.change(model="micro", variants=("Q4_K_M", "Q2_K"), typed=fields)
+            await until(pilot, lambda: is_planned(screen))
+            plan = screen.plan
+            assert plan is not None
+            await pilot.press("R")
+            words = shown(app)
+            assert isinstance(app.screen, StartScreen)
+            assert plan["run"] in words
+            assert f"about {fmt.duration(plan['seconds'])}" in words  # as the first run took
+            assert f"{fmt.size(plan['bytes_to_make'])} of files to make" in words
+            await pilot.press("escape")
+            assert app.screen is screen
+            assert started == []
+            await pilot.press("R", "enter")
+            assert isinstance(app.screen, RunScreen)
+            assert [command.arguments for command in started] == [screen.draft.arguments()]
+
+    play(script())
+
+
 def test_invalid_input_gives_the_message_of_the_command_line(swept: Workspace, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{ not json")
@@ -216,7 +318,7 @@ def test_invalid_input_gives_the_message_of_the_command_line(swept: Workspace, t
                 ("micro", {"tasks": "micro_from"}, "did you mean micro_form"),
             ):
                 screen.change(model=model, typed=typed)
-                await until(pilot, lambda words=words: "✗" in shown(app) and words in shown(app))
+                await until(pilot, lambda words=words: "✗" in side(app) and words in side(app))
             screen.change(model="micro", typed={})
             await until(pilot, lambda: is_planned(screen) and "✗" not in shown(app))
 
@@ -263,9 +365,9 @@ def test_int8_variants_are_planned_like_quants(swept: Workspace) -> None:
             await until(pilot, lambda: is_planned(screen) and len(screen.plan["variants"]) == 4)  # type: ignore[index]
             assert "=Q4_K_M,int8:sq-ph-dyn" in shown(app)
             assert "BF16 and torch:BF16, for comparison" in shown(app)
-            sizes = {row["variant"]: row for row in screen.plan["variants"]}  # type: ignore[index]
+            known = {row["variant"]: row for row in screen.plan["variants"]}  # type: ignore[index]
             row = next(line for line in shown(app).splitlines() if "int8:sq-ph-dyn " in line and "MiB" in line)
-            assert f"{sizes['int8:sq-ph-dyn']['bits_per_weight']:.2f}" in row
+            assert f"{known['int8:sq-ph-dyn']['bits_per_weight']:.2f}" in row
             await pilot.press("a", "ctrl+u", *"int8:sqq", "enter")
             assert "sqq: there is no recipe" in shown(app)
             assert len(screen.draft.variants) == 2
@@ -352,7 +454,7 @@ def test_a_sweep_with_int8_runs_and_shows_its_results(text: Path, tmp_path: Path
             assert isinstance(screen, PlanScreen)
             screen.change(screen.draft.with_typed(**fast), variants=("int8:sq", "fq:sq", "Q4_K_M"))
             await until(pilot, lambda: is_planned(screen))
-            await pilot.press("R")
+            await pilot.press("R", "enter")
             await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.snapshot is not None)
             run = app.screen
             assert isinstance(run, RunScreen)

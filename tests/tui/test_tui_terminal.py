@@ -277,6 +277,8 @@ def test_the_screen_ends_with_its_terminal(terminal: Terminal) -> None:
 def test_a_user_gets_from_the_first_screen_to_a_result(terminal: Terminal, workspace: Workspace, text: Path) -> None:
     plan(terminal, text)
     terminal.press("R")
+    terminal.expect("enter start")
+    terminal.press("\r")
     terminal.expect("running")
     terminal.expect("✓ done")
     terminal.press("4")
@@ -296,6 +298,8 @@ def test_killing_the_screen_does_not_stop_the_sweep(
 ) -> None:
     plan(terminal, text)
     terminal.press("R")
+    terminal.expect("enter start")
+    terminal.press("\r")
     terminal.expect("running")
     os.kill(terminal.pid, signal.Signals[name])
     assert terminal.ended() == -signal.Signals[name]

@@ -28,12 +28,13 @@ from tui.keymap import bind, key_of
 from tui.screens.types import show_types
 from tui.state.draft import Draft, preset_fields, variant_from_input
 from tui.state.session import Session
+from tui.state.sizes import VariantSize, variant_sizes
 from tui.theme import palette
 from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.form import OptionForm, explanation, placeholders
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.note import Note
-from tui.widgets.plan_table import HEADS, estimate, plan_rows
+from tui.widgets.plan_table import HEADS, Figures, estimate, plan_rows
 from tui.widgets.table import Table
 from tui.widgets.top_bar import TopBar
 from tui.workers import WorkerHost
@@ -66,6 +67,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         self._busy = False
         self._error: str | None = None  # the message if there is no plan
         self._planned = Draft()  # the draft that the plan is for
+        self._sizes: tuple[str, dict[str, VariantSize]] = ("", {})  # a model, and the sizes of its variants
         self._store_stamp: tuple[int, ...] = ()  # the state of the store when the plan was requested
 
     def compose(self) -> ComposeResult:
@@ -109,20 +111,24 @@ class PlanScreen(WorkerHost, Screen[None]):
 
     def on_screen_resume(self) -> None:
         self.query_one(OptionForm).put(self.draft.typed)
-        self.fill()
         if (self._planned, self._store_stamp) != (self.draft, self.session.store_stamp()):
             self._plan_soon()
+        self.fill()
 
     # --- showing ----------------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Show the variants with the figures of the chosen ones, and the command."""
+        """Show the variants with their figures, and the command."""
         draft, colours = self.draft, palette(self.app)
-        found = plan_rows(draft, self._planned, self.plan or {}, self.query_one(Filter).matches, colours)
+        model, sizes = self._sizes
+        figures = Figures(self._planned, self.plan or {}, sizes if model == draft.model else {})
+        found = plan_rows(draft, figures, self.query_one(Filter).matches, colours)
         table, rows = self.query_one(Table), self.query_one(Filter).arranged(found)
         first = next((name for name, _ in rows if name in draft.variants), None)
         table.fill(HEADS, rows, None if table.highlighted else first)
-        self.query_one(OptionForm).explain({} if self.plan is None else placeholders(self.plan))
+        is_of_model = (self._planned.model, self._planned.preset) == (draft.model, draft.preset)
+        defaults = {} if self.plan is None or not is_of_model else placeholders(self.plan, self._planned.typed)
+        self.query_one(OptionForm).explain(defaults)
         self._show_command()
         count = len(draft.variants)
         self.query_one(TopBar).show_path(draft.model, draft.preset, f"{count} variant{'' if count == 1 else 's'}")
@@ -137,15 +143,23 @@ class PlanScreen(WorkerHost, Screen[None]):
         shown: RenderableType = Text()
         if error is not None:
             shown = Text.assemble(("✗ ", colours.bad), (fmt.plain(error), colours.bad))
-        elif self._busy or self._timer is not None:
+        elif self.plan is None or not self._is_current:
             shown = Text("planning …", colours.faint)
-        elif self.plan is not None:
-            shown = estimate(self.draft, self.plan, shutil.disk_usage(self.session.workspace.root).free, colours)
+        else:
+            shown = estimate(self.draft, self.plan, self._free_bytes(), colours)
         self.query_one("#estimate", Static).update(shown)
 
     def _line(self) -> str:
         """The command, with the workspace of this screen. Raises InputError if there is no such preset."""
         return Command((*self.draft.arguments(), *self.session.workspace.arguments), os.getcwd()).line
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self.session.workspace.root).free
+
+    @property
+    def _is_current(self) -> bool:
+        """Whether the plan, or the message in its place, is for the draft as it is now."""
+        return self._planned == self.draft and not self._busy and self._timer is None
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         inside = self.query_one(OptionForm) in event.widget.ancestors
@@ -211,6 +225,22 @@ class PlanScreen(WorkerHost, Screen[None]):
         self._busy, self._planned = False, draft
         self.plan, self._error = (None, found) if isinstance(found, str) else (found, None)
         self.fill()
+        if self._sizes[0] != draft.model:
+            self._ask_sizes(draft.model)
+
+    @work(thread=True, exit_on_error=False, exclusive=True, group="sizes")
+    def _ask_sizes(self, model: str) -> None:
+        """Ask for the sizes of all variants, in a process of its own: the plan has those of the chosen ones."""
+        worker = get_current_worker()
+        try:
+            found = variant_sizes(model, lambda: worker.is_cancelled)
+        except CommandCancelled:
+            return
+        self.deliver(self._show_sizes, model, found)
+
+    def _show_sizes(self, model: str, found: dict[str, VariantSize]) -> None:
+        self._sizes = (model, found)
+        self.fill()
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -242,7 +272,6 @@ class PlanScreen(WorkerHost, Screen[None]):
 
     def _choose_model(self, name: str | None) -> None:
         if name is not None:
-            self.plan = None
             self.change(model=name)
 
     def action_load(self) -> None:
@@ -293,6 +322,20 @@ class PlanScreen(WorkerHost, Screen[None]):
     def action_run(self) -> None:
         if not self.draft.variants:
             self.notify("First choose a variant with space.", title="Run")
+        elif self._error is not None:
+            self.notify(self._error, title="Run", severity="error")
+        elif self.plan is None or not self._is_current:
+            self.notify("The plan is not ready yet.", title="Run")
+        elif self.plan["cannot_run"]:
+            self.notify("\n".join(self.plan["cannot_run"]), title="This sweep cannot be run", severity="error")
+        else:
+            from tui.screens.start import StartScreen
+
+            shown = estimate(self.draft, self.plan, self._free_bytes(), palette(self.app))
+            self.app.push_screen(StartScreen(self.plan["run"], shown), self._start)
+
+    def _start(self, is_confirmed: bool | None) -> None:
+        if not is_confirmed:
             return
         try:
             self.session.start_sweep(Command(self.draft.arguments(), os.getcwd()))

@@ -170,10 +170,10 @@ def explanation(name: str, colours: Palette) -> Text:
     return Text.assemble((f"{option.name}  ", colours.accent), (option.help, colours.soft))
 
 
-def placeholders(plan: Mapping[str, Any]) -> dict[str, str]:
-    """By field, the default that applies, from the plan that was made without the field."""
+def placeholders(plan: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, str]:
+    """By field, the default that applies: the plan's value, unless the plan was made with a typed one."""
     settings, tasks = plan["settings"], plan["tasks"]
-    return {
+    known = {
         "tasks": ", ".join(tasks) or "none",
         "limit": _shared(tasks.values()),
         "perplexity": plan["text"],
@@ -181,6 +181,7 @@ def placeholders(plan: Mapping[str, Any]) -> dict[str, str]:
         "reference": plan["reference"],
         "ctx": str(settings["ctx"]),
     }
+    return {name: value for name, value in known.items() if not typed.get(name, "").strip()}
 
 
 def _shared(words: Iterable[str]) -> str:

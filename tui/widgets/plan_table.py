@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -10,33 +11,69 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.methods.registry import methods
+from tui.keymap import key_of
 from tui.state.draft import Draft, plan_name
+from tui.state.sizes import VariantSize
 from tui.theme import Palette
 
 HEADS = (("", True), ("variant", True), ("bpw", False), ("file", False), ("memory", False), ("jobs", False))
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What is known about variants: `plan`, the output of --dry-run for the draft `planned` (an earlier one, or none at
+    first: then the plan is empty), and `sizes`, those of all variants of the draft's model."""
+
+    planned: Draft
+    plan: Mapping[str, Any]
+    sizes: Mapping[str, VariantSize]
+
+
 def plan_rows(
-    draft: Draft, planned: Draft, plan: Mapping[str, Any], matches: Callable[[str], bool], colours: Palette
+    draft: Draft, figures: Figures, matches: Callable[[str], bool], colours: Palette
 ) -> list[tuple[str, list[Text]]]:
     """Rows for the variants that match the filter, with the variant as key.
 
-    `plan` is the output of --dry-run for the draft `planned`, which may be an earlier one; it is empty at first.
+    A figure of the plan is shown only if it holds for the draft as it is now: a size for the same model, memory and
+    signs for the same settings, jobs for the same variants, too.
     """
-    sizes = {row["variant"]: row for row in plan.get("variants", ())}
-    implied = set(sizes) - {plan_name(variant) for variant in planned.variants}
-    left: dict[str, int] = {}
-    for cell in plan.get("cells", ()):
-        name = cell["cell"].rpartition("/")[0]
-        left[name] = left.get(name, 0) + (not cell["done"])
+    plan, planned = figures.plan, figures.planned
+    has_settings = replace(planned, variants=draft.variants) == draft
+    sizes: dict[str, VariantSize] = {}
+    if planned.model == draft.model:
+        sizes = {row["variant"]: _size(row, has_settings) for row in plan.get("variants", ())}
+    implied = set(sizes) - {plan_name(variant) for variant in planned.variants} if has_settings else set()
+    skipped = plan.get("skipped", ()) if has_settings else ()
+    left = _jobs_to_do(plan) if planned == draft else None
     rows = []
     for variant in _offered(draft):
         if matches(variant):
             name = plan_name(variant)
-            skipped = name in plan.get("skipped", ())
-            sign = "✗" if skipped else "✓" if variant in draft.variants else "+" if name in implied else " "
-            rows.append((variant, _cells(variant, sign, sizes.get(name, {}), left.get(name), colours)))
+            is_chosen = variant in draft.variants
+            sign = "✗" if name in skipped else "✓" if is_chosen else "+" if name in implied else " "
+            rows.append(
+                (variant, _cells(variant, sign, sizes.get(name) or figures.sizes.get(name), _todo(name, left), colours))
+            )
     return rows
+
+
+def _size(row: Mapping[str, Any], has_memory: bool) -> VariantSize:
+    return VariantSize(row.get("bits_per_weight"), row["file_bytes"], row.get("memory_bytes") if has_memory else None)
+
+
+def _jobs_to_do(plan: Mapping[str, Any]) -> dict[str, int]:
+    left: dict[str, int] = {}
+    for cell in plan.get("cells", ()):
+        name = cell["cell"].rpartition("/")[0]
+        left[name] = left.get(name, 0) + (not cell["done"])
+    return left
+
+
+def _todo(name: str, left: Mapping[str, int] | None) -> str:
+    """What the column of jobs says about a variant of the sweep; `left` is None until it is planned."""
+    if left is None:
+        return "…"
+    return (str(left[name]) if left[name] else "done") if name in left else ""
 
 
 def _offered(draft: Draft) -> list[str]:
@@ -48,22 +85,22 @@ def _offered(draft: Draft) -> list[str]:
     return [*(variant for variant in draft.variants if variant not in known), *known]
 
 
-def _cells(variant: str, sign: str, size: Mapping[str, Any], left: int | None, colours: Palette) -> list[Text]:
+def _cells(variant: str, sign: str, size: VariantSize | None, todo: str, colours: Palette) -> list[Text]:
     is_in_sweep = sign != " "
+    size = size or VariantSize(None, None)
     figures = (
-        (size.get("bits_per_weight"), "{:.2f}".format),
-        (size.get("file_bytes"), fmt.size),
-        (size.get("memory_bytes"), fmt.size),
+        (size.bits_per_weight, "{:.2f}".format),
+        (size.file_bytes, fmt.size),
+        (size.memory_bytes, fmt.size),
     )
-    todo = "" if left is None else str(left) if left else "done"
     styles = {"✓": colours.good, "✗": colours.bad, "+": colours.soft}
+    ink = colours.ink if is_in_sweep else colours.soft
     return [
         Text(sign, styles.get(sign, colours.faint)),
-        Text(fmt.shorten(fmt.plain(variant), 32), colours.ink if is_in_sweep else colours.soft),
-        *(Text(write(value), colours.ink) if value and is_in_sweep else Text(fmt.MISSING, colours.faint)
-          for value, write in figures),
+        Text(fmt.shorten(fmt.plain(variant), 32), ink),
+        *(Text(write(value), ink) if value else Text(fmt.MISSING, colours.faint) for value, write in figures),
         Text("skipped" if sign == "✗" else todo if is_in_sweep else "", colours.soft),
-    ]  # fmt: skip
+    ]
 
 
 def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette) -> Table:
@@ -73,8 +110,11 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
     measured = [row for row in plan["variants"] if row["variant"] not in plan["skipped"]]
     memory = max((row.get("memory_bytes") or 0 for row in measured), default=0)
     needed = plan["bytes_to_make"]
-    work = f"{len(todo)} of {len(plan['cells'])} jobs to do" if todo else "all jobs are done; r shows them"
+    work = (
+        f"{len(todo)} of {len(plan['cells'])} jobs to do" if todo else f"all jobs are done; {key_of('run')} shows them"
+    )
     rows = [
+        *(("cannot run", reason, False) for reason in plan["cannot_run"]),
         ("work", work, True),
         ("time", _time(plan["seconds"], todo), True),
         ("disk", f"{fmt.size(needed)} of files to make, {fmt.size(free)} free", needed < free),
