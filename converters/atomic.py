@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +72,29 @@ def write_text(path: Path, text: str, remedy: str = "") -> None:
     """Write a text file in UTF-8. Raises InputError, whose message ends with `remedy`."""
     with AtomicFile(path, remedy=remedy) as file:
         file.write(text.encode())
+
+
+def write_texts(texts: Mapping[Path, str], replace: bool, remedy: str = "") -> None:
+    """Write text files as `write_text` does; none, if one would replace a file of another content and `replace` is
+    false. Raises InputError."""
+    for path, text in texts.items():
+        if not replace and loses_content(path, text):
+            raise InputError(exists_already(path))
+    for path, text in texts.items():
+        write_text(path, text, remedy)
+
+
+def loses_content(path: Path, text: str) -> bool:
+    """Whether a file of another content exists at `path`, or one that cannot be read."""
+    try:
+        return path.is_file() and path.read_bytes() != text.encode()
+    except OSError:
+        return True
+
+
+def exists_already(path: Path) -> str:
+    """The message about a file that a command does not replace."""
+    return f"{path}: a file with other content exists; choose another name, or replace it with --force"
 
 
 @contextmanager

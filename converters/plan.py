@@ -69,6 +69,14 @@ class FilePart:
         """Length of the file in bytes."""
         return len(self.header) + data_bytes(self.tensors)
 
+    def is_start_of(self, path: Path) -> bool:
+        """Whether the file at `path` has this length and this header, as the same model's file of the same quant has.
+        Its weights are not compared."""
+        if not path.is_file() or path.stat().st_size != self.file_bytes:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(self.header)) == self.header
+
 
 @dataclass(frozen=True)
 class FilePlan:

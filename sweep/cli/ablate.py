@@ -65,6 +65,7 @@ def ablate(
     ),
     device: str | None = common.device(None, "to compute on", "cuda if available, otherwise cpu"),
     html: Path | None = common.html(", with heat maps,", "a file in the workspace"),
+    force: bool = common.FORCE,
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
 ) -> int:
@@ -78,7 +79,7 @@ def ablate(
     """
     if html is not None and not html.parent.is_dir():  # checked before the measurements, which take long
         raise InputError(f"{html}: there is no such directory; choose another --html FILE")
-    from converters.atomic import write_text
+    from converters.atomic import exists_already, write_text
     from sweep.cli.run_display import say_what_is_stored
     from sweep.commands import ablate as command  # loads torch and transformers, which --help does not need
     from sweep.report.ablation import render_ablation
@@ -86,6 +87,8 @@ def ablate(
     from sweep.report.csv_json import finite
     from sweep.results.progress import RunProgress
 
+    if html is not None and html.exists() and not force:  # what the page will contain is not known yet
+        raise InputError(exists_already(html))
     output = Output(format)
     request = command.AblationRequest(
         model=model,

@@ -180,6 +180,13 @@ def html(content: str, show_default: bool | str = True) -> Any:
     )
 
 
+FORCE = typer.Option(
+    False,
+    "--force",
+    help="Replace files that exist and have other content.",
+    show_default="such a file is left alone, and the command ends",
+    rich_help_panel=Panel.OUTPUT,
+)
 WORKSPACE = typer.Option(
     None,
     "--workspace",

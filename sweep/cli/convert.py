@@ -105,6 +105,7 @@ def convert(
         show_default="no limit",
         rich_help_panel=Panel.MEMORY,
     ),
+    force: bool = common.FORCE,
     dry_run: bool = common.DRY_RUN,
     format: Format = common.FORMAT,
 ) -> int:
@@ -130,6 +131,7 @@ def convert(
         split_max_bytes=split_max_size,
         memory_budget=memory_budget,
         dry_run=dry_run,
+        replace=force,
     )
     conversion = command.prepare(request, output.say)
     if output.is_json:

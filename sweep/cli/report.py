@@ -33,6 +33,7 @@ def report(
         help="Write the records to this file as CSV.",
         rich_help_panel=Panel.OUTPUT,
     ),
+    force: bool = common.FORCE,
     json: bool = typer.Option(
         False, "--json", help="Print the records as JSON, one object per line.", rich_help_panel=Panel.OUTPUT
     ),
@@ -45,10 +46,10 @@ def report(
     With --html, --csv or --json the table is not printed. The exit code is 1 if a job of the run failed, and 5 if none
     failed but one was cancelled.
     """
-    from converters.atomic import write_text
+    from converters.atomic import write_texts
     from sweep.cli.run_output import advice_on_run, describe_run, exit_code_of, show_results
     from sweep.report.csv_json import to_csv, to_json_lines
-    from sweep.report.html import write_html
+    from sweep.report.html import ANOTHER_FILE, render_html
     from sweep.results.history import find_run
     from sweep.results.records import records
     from sweep.results.store import Store
@@ -60,11 +61,14 @@ def report(
     plan = find_run(space, run)
     with Store(space.database) as store:
         rows, description = records(plan, store), describe_run(plan, store)
+    texts = {}
     if html is not None:
-        output.say(f"written: {write_html(rows, description, html, advice_on_run(rows, plan, space, accepted))}")
+        texts[html] = render_html(rows, description, advice_on_run(rows, plan, space, accepted))
     if csv is not None:
-        write_text(csv, to_csv(rows))
-        output.say(f"written: {csv}")
+        texts[csv] = to_csv(rows)
+    write_texts(texts, force, ANOTHER_FILE if csv is None else "")
+    for path in texts:
+        output.say(f"written: {path}")
     if json:
         print(to_json_lines(rows), end="")
     elif html is None and csv is None:

@@ -16,12 +16,13 @@ from typing import Any
 import psutil
 
 import presets
+from converters.atomic import exists_already
 from converters.catalogue import FileSize, sizes
 from converters.errors import InputError
 from converters.export import ExportProgress, export
 from converters.gguf_source import GGUFSource
 from converters.imatrix import ImportanceMatrix, uniform_importance
-from converters.plan import Importance, part_paths
+from converters.plan import Importance, part_paths, plan_export
 from converters.recipes import recipes, reject_missing_imatrix
 from converters.resolver import Need, find_model, open_source
 from converters.source import Source
@@ -39,7 +40,7 @@ from sweep.planning.input_checks import require_collectable
 @dataclass(frozen=True)
 class ConvertRequest:
     """The user's options. `imatrix` is a file's path or "auto"; `calibration` is the text for "auto", and
-    `parse_special` reads special tokens in it as such.
+    `parse_special` reads special tokens in it as such. `replace` allows to replace files that exist.
 
     `split_max_bytes` limits the bytes of tensors in each part of a file, `memory_budget` the resident bytes of the
     export.
@@ -58,6 +59,7 @@ class ConvertRequest:
     split_max_bytes: int | None = None
     memory_budget: int | None = None
     dry_run: bool = False
+    replace: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -129,7 +131,22 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     files = (
         PlannedFile(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items()
     )
-    return Conversion(name, source, request, imatrix, tuple(files))
+    conversion = Conversion(name, source, request, imatrix, tuple(files))
+    if not request.dry_run and not request.replace:
+        _require_replaceable(conversion, importance)
+    return conversion
+
+
+def _require_replaceable(conversion: Conversion, importance: Importance | None) -> None:
+    """Raises InputError if a file would be replaced that does not begin as the new one does."""
+    existing = [file for file in conversion.files if any(path.exists() for path in file.paths)]
+    quants = [file.size.quant for file in existing]
+    plans = plan_export(conversion.source, quants, importance, conversion.request.split_max_bytes) if existing else {}
+    for file in existing:
+        for path, part in zip(file.paths, plans[file.size.quant].parts, strict=True):
+            is_source = path.resolve() == conversion.source.path.resolve()  # which `export` rejects
+            if path.exists() and not is_source and not part.is_start_of(path):
+                raise InputError(exists_already(path))
 
 
 def _repair_notes(source: GGUFSource) -> list[str]:

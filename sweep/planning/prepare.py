@@ -206,6 +206,7 @@ def _cannot_run(request: Request, model: ResolvedModel, variants: Sequence[Varia
             variant.require_imatrix()
         except InputError as error:
             found.append(str(error))
+            break  # a matrix for one is a matrix for all
     return tuple(found)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import presets
-from converters.atomic import write_text
 from converters.errors import InputError
 
 _KEYS: dict[str, type] = {
@@ -77,8 +76,8 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
     )
 
 
-def save(preset: Preset, file: Path) -> None:
-    """Write a preset as `load` reads it. Raises InputError."""
+def as_toml(preset: Preset) -> str:
+    """The text of a file that `load` reads as this preset."""
     rows: list[tuple[str, object]] = [
         ("title", preset.title),
         ("reference", preset.reference),
@@ -87,4 +86,4 @@ def save(preset: Preset, file: Path) -> None:
     rows += [("tasks", list(preset.tasks))] if preset.tasks is not None else []
     rows += [("limit", preset.limit)] if preset.limit is not None else []
     rows += [("ctx", preset.ctx)] if preset.ctx is not None else []
-    write_text(file, "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows))
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows)

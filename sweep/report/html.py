@@ -25,6 +25,8 @@ from sweep.report.axes import positive
 from sweep.report.html_tables import differences_table, fidelity_table, per_bit_table, tasks_table
 from sweep.report.svg import ScatterPlot, scatter
 
+ANOTHER_FILE = "choose another --html FILE"
+
 
 def write_html(
     records: Sequence[Record],
@@ -34,16 +36,19 @@ def write_html(
 ) -> Path:
     """Write the report to a temporary file and rename it to `path`. Raises InputError if it cannot be written.
 
-    `settings` says how the sweep was measured (model, run, versions, context, texts, tasks, ...) and is printed in its
-    order; its "model" is in the title. Without an `advice`, it is given here with no memory limit.
+    For the other arguments see `render_html`.
     """
-    page = render_html(records, settings, advice or advise_on_records(records))
-    write_text(path, page, "choose another --html FILE")
+    write_text(path, render_html(records, settings, advice), ANOTHER_FILE)
     return path
 
 
-def render_html(records: Sequence[Record], settings: Mapping[str, object], advice: Advice) -> str:
-    """The whole page. The order of `records` does not matter: rows go from fewest to most bits per weight."""
+def render_html(records: Sequence[Record], settings: Mapping[str, object], advice: Advice | None = None) -> str:
+    """The whole page. The order of `records` does not matter: rows go from fewest to most bits per weight.
+
+    `settings` says how the sweep was measured (model, run, versions, context, texts, tasks, ...) and is printed in its
+    order; its "model" is in the title. Without an `advice`, it is given here with no memory limit.
+    """
+    advice = advice or advise_on_records(records)
     rows = figures.by_size(records)
     model, run, chosen = settings.get("model"), settings.get("run"), advice.variant
     pareto, judged_by = pareto_sets.set_for_tables(rows)

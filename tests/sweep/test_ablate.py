@@ -224,6 +224,12 @@ def test_a_page_that_cannot_be_written_is_an_error_before_any_work(tmp_path: Pat
     done = call("ablate", "micro", "--html", page)
     assert done.returncode == 2
     assert done.stderr == f"sweep: {page}: there is no such directory; choose another --html FILE\n"
+    mine = tmp_path / "mine.html"
+    mine.write_text("mine")
+    done = call("ablate", "micro", "--html", mine)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"sweep: {mine}: a file with other content exists")
+    assert mine.read_text() == "mine"
 
 
 def test_help_loads_no_torch() -> None:

@@ -159,6 +159,25 @@ def test_bad_input_gives_one_line_and_leaves_no_file(tmp_path: Path, arguments: 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_file_of_another_model_is_not_replaced(tmp_path: Path) -> None:
+    arguments = ("micro", "--to", "Q2_K,Q8_0", "--out", tmp_path)
+    theirs = tmp_path / "micro-Q8_0.gguf"
+    theirs.write_bytes(b"theirs")
+    refused = convert(*arguments)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        f"sweep: {theirs}: a file with other content exists; choose another name, or replace it with --force"
+    ]
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(theirs.name, b"theirs")]
+    assert convert(*arguments, "--dry-run").returncode == 0  # nothing would be lost
+    assert convert(*arguments, "--force").returncode == 0
+    made = theirs.read_bytes()
+    assert made.startswith(b"GGUF")
+    assert convert(*arguments).returncode == 0  # its own files: as if the command had been interrupted
+    theirs.write_bytes(made.replace(b"micro", b"macro", 1))  # another header, the same length
+    assert convert(*arguments).returncode == 2
+
+
 def test_after_an_interrupt_the_same_command_resumes(tmp_path: Path) -> None:
     quants = (
         "Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M,Q5_K_S,Q5_K_M,Q6_K,Q2_K_XL,Q3_K_XL,Q4_K_XL,IQ4_XS,IQ4_NL,IQ3_S,IQ3_M"

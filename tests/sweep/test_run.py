@@ -289,6 +289,18 @@ def test_runs_are_listed_and_reported(undisturbed: tuple[Path, Ended], tmp_path:
     assert sweep("report", run, "--html", str(page), "--csv", str(table)).code == 0
     assert "Q4_K_M" in page.read_text()
     assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["BF16", "Q4_K_M", "Q2_K"]
+    assert sweep("report", run, "--csv", str(table)).code == 0  # the same content
+    theirs = tmp_path / "theirs.csv"
+    theirs.write_text("mine\n")
+    page.unlink()
+    refused = sweep("report", run, "--html", str(page), "--csv", str(theirs))
+    assert refused.code == 2
+    assert refused.err.splitlines() == [
+        f"sweep: {theirs}: a file with other content exists; choose another name, or replace it with --force"
+    ]
+    assert (theirs.read_text(), page.exists()) == ("mine\n", False)  # nothing is written
+    assert sweep("report", run, "--csv", str(theirs), "--force").code == 0
+    assert theirs.read_text() == table.read_text()
     shown = sweep("report", run, "--json")
     assert {json.loads(line)["variant"] for line in shown.out.splitlines()} == {"BF16", "Q4_K_M", "Q2_K"}
     unknown = sweep("report", "nonsense")

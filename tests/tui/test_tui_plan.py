@@ -31,6 +31,7 @@ from tui.state.draft import Draft
 from tui.state.session import Session
 from tui.widgets.form import FIELDS
 from tui.widgets.job_table import JobTable
+from tui.widgets.note import Note
 from tui.widgets.table import Table
 
 # field of a Request, what is typed or chosen for it, and the value that the command must read
@@ -173,6 +174,20 @@ def test_every_key(swept: Workspace, tmp_path: Path) -> None:
             await pilot.press("enter")
             saved = preset.load(str(tmp_path / "mine.toml"))
             assert (saved.variants, saved.tasks) == (("BF16", "Q4_0"), ("none",))
+            (tmp_path / "theirs.toml").write_text("theirs")
+            await pilot.press("w")
+            for path, reason in (
+                (tmp_path / "absent" / "mine.toml", "cannot be written"),
+                (tmp_path / "theirs.toml", "press enter again to replace it"),
+            ):
+                app.screen.query_one(Input).value = str(path)
+                await pilot.press("enter")
+                assert app.screen.query_one(Input).value == str(path)  # the window and its text stay
+                assert reason in app.screen.query_one(Note).text.plain
+            assert (tmp_path / "theirs.toml").read_text() == "theirs"
+            await pilot.press("enter")
+            assert app.screen is screen
+            assert preset.load(str(tmp_path / "theirs.toml")).variants == saved.variants
 
             await pilot.press("o", *"q4", "enter")
             assert screen.draft.preset == "q4"
@@ -370,7 +385,10 @@ def test_int8_variants_are_planned_like_quants(swept: Workspace) -> None:
             assert f"{known['int8:sq-ph-dyn']['bits_per_weight']:.2f}" in row
             await pilot.press("a", "ctrl+u", *"int8:sqq", "enter")
             assert "sqq: there is no recipe" in shown(app)
-            assert len(screen.draft.variants) == 2
+            assert app.screen.query_one(Input).value == "int8:sqq"  # what was typed is still there, to correct it
+            await pilot.press("backspace", "enter")
+            assert app.screen is screen
+            assert screen.draft.variants == ("Q4_K_M", "int8:sq-ph-dyn", "int8:sq")
 
     play(script())
 

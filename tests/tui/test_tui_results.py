@@ -212,7 +212,18 @@ def test_results_are_exported_in_each_format(swept: Workspace, run: str, tmp_pat
             message = app.screen.query_one("#message", Static)  # the path may break its line anywhere
             await until(pilot, lambda: "cannot be written" in str(message.content))
             assert isinstance(app.screen, ExportScreen)
-            await pilot.press("escape")
+            (tmp_path / "theirs.csv").write_text("theirs")
+            app.screen.query_one("#path", Input).value = str(tmp_path / "theirs.csv")
+            await pilot.press("enter")
+            await until(pilot, lambda: "press enter again to replace it" in str(message.content))
+            assert (tmp_path / "theirs.csv").read_text() == "theirs"
+            await pilot.press("enter")
+            await until(pilot, lambda: app.screen is screen)
+            assert (tmp_path / "theirs.csv").read_text() == (tmp_path / "a.csv").read_text()
+            await pilot.press("w")
+            app.screen.query_one("#path", Input).value = str(tmp_path / "a.csv")  # the same content
+            await pilot.press("enter")
+            await until(pilot, lambda: app.screen is screen)
 
     play(script())
     assert "<html" in (tmp_path / "a.html").read_text()

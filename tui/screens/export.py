@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.widgets import Input, Static
 
 from converters.errors import InputError
+from sweep import format as fmt
 from sweep.results.plan import Plan
 from sweep.workspace import Workspace
-from tui.screens.window import Window
+from tui.screens.window import Window, replace_question
+from tui.theme import palette
+from tui.widgets.note import Note
 
 KINDS = (".html", ".csv", ".jsonl")
 
@@ -22,29 +26,32 @@ class ExportScreen(Window[None]):
     def __init__(self, workspace: Workspace, plan: Plan) -> None:
         super().__init__("Export", "enter write · esc close")
         self._workspace, self._plan = workspace, plan
+        self._asked: Path | None = None  # the file that enter replaces if it is pressed again
 
     def content(self) -> ComposeResult:
         yield Static(
-            f"Write {self._plan.run} to a file. The extension sets the format: {', '.join(KINDS)}", classes="words"
+            f"Write {self._plan.run} to a file. The extension sets the format: {', '.join(KINDS)}",
+            classes="words",
+            markup=False,
         )
         yield Input(str(Path.cwd() / f"{self._plan.run}.html"), id="path", compact=True)
-        yield Static(id="message", classes="words")
+        yield Note(id="message", classes="words")
 
     @on(Input.Submitted)
     def _submitted(self, message: Input.Submitted) -> None:
         path = Path(message.value.strip()).expanduser()
         if path.suffix not in KINDS:
-            self._show_message(f"{path.name}: use one of the extensions {', '.join(KINDS)}")
+            self._refuse(f"{path.name}: use one of the extensions {', '.join(KINDS)}")
         else:
-            self._show_message("writing …")
-            self._write(path)
+            self.query_one(Note).show(Text("writing …", palette(self.app).soft))
+            self._write(path, path == self._asked)
 
     @work(thread=True, exit_on_error=False, exclusive=True)
-    def _write(self, path: Path) -> None:
-        from converters.atomic import write_text
+    def _write(self, path: Path, is_sure: bool) -> None:
+        from converters.atomic import loses_content, write_text
         from sweep.cli.run_output import describe_run
         from sweep.report.csv_json import to_csv, to_json_lines
-        from sweep.report.html import write_html
+        from sweep.report.html import render_html
         from sweep.results.records import records
         from sweep.results.store import Store
 
@@ -52,14 +59,23 @@ class ExportScreen(Window[None]):
             with Store(self._workspace.database) as store:
                 rows, about = records(self._plan, store), describe_run(self._plan, store)
             if path.suffix == ".html":
-                write_html(rows, about, path)
+                content = render_html(rows, about)
             else:
-                write_text(path, to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows))
+                content = to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows)
+            if not is_sure and loses_content(path, content):
+                self.deliver(self._ask, path)
+                return
+            write_text(path, content)
         except InputError as error:
-            self.deliver(self._show_message, str(error))
+            self.deliver(self._refuse, str(error))
             return
         self.app.call_from_thread(self.app.notify, f"Written: {path}", title="Export")  # even if the window was closed
         self.deliver(self.dismiss, None)
 
-    def _show_message(self, message: str) -> None:
-        self.query_one("#message", Static).update(message)
+    def _ask(self, path: Path) -> None:
+        self._asked = path
+        self._refuse(replace_question(path))
+
+    def _refuse(self, message: str) -> None:
+        """Say why nothing was written. The path stays in the input."""
+        self.query_one(Note).show(Text(f"✗ {fmt.plain(message)}", palette(self.app).bad))

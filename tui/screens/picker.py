@@ -11,7 +11,7 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from converters.errors import InputError
 from sweep import format as fmt
@@ -149,22 +149,6 @@ class PickerScreen(Window[str | None]):
 
     def action_search(self) -> None:
         self.query_one(Input).focus()
-
-
-class PromptScreen(Window[str | None]):
-    """Returns a line of text."""
-
-    def __init__(self, title: str, words: str, value: str = "") -> None:
-        super().__init__(title, "enter accept · esc close")
-        self._words, self._value = words, value
-
-    def content(self) -> ComposeResult:
-        yield Static(self._words, classes="words")
-        yield Input(self._value, id="line", compact=True)
-
-    @on(Input.Submitted)
-    def _submitted(self, message: Input.Submitted) -> None:
-        self.dismiss(message.value.strip() or None)
 
 
 def model_picker(words: str, now: str, recent: Sequence[str] = ()) -> PickerScreen:

@@ -26,6 +26,7 @@ from sweep.commands.launch import Command, CommandCancelled, planned
 from tui.clipboard import copy
 from tui.keymap import bind, key_of
 from tui.screens.types import show_types
+from tui.screens.window import replace_question
 from tui.state.draft import Draft, preset_fields, variant_from_input
 from tui.state.session import Session
 from tui.state.sizes import VariantSize, variant_sizes
@@ -297,24 +298,27 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.change(self.draft.with_typed(**preset_fields(preset)), preset=name, variants=preset.variants)
 
     def action_save(self) -> None:
-        from tui.screens.picker import PromptScreen
+        from tui.screens.prompt import PromptScreen
 
         here = str(Path.cwd() / "sweep.toml")
-        self.app.push_screen(PromptScreen("Save as a preset", "TOML file for --preset:", here), self._save)
+        self.app.push_screen(PromptScreen("Save as a preset", "TOML file for --preset:", here, self._save), self._saved)
 
-    def _save(self, path: str | None) -> None:
-        if path is None:
-            return
-        from sweep.planning.preset import save
+    def _save(self, path: str, is_sure: bool) -> Path:
+        """Write the preset. Raises InputError, also if another file exists and the user is not sure."""
+        from converters.atomic import loses_content, write_text
+        from sweep.planning.preset import as_toml
 
         file = Path(path).expanduser()
         file = file if file.suffix == ".toml" else file.with_suffix(".toml")
-        try:
-            save(self.draft.as_preset(file.stem), file)
-        except InputError as error:
-            self.notify(str(error), severity="error", title="Preset")
-            return
-        self.notify(f"Written: {file}", title="Preset")
+        content = as_toml(self.draft.as_preset(file.stem))
+        if not is_sure and loses_content(file, content):
+            raise InputError(replace_question(file))
+        write_text(file, content)
+        return file
+
+    def _saved(self, file: Path | None) -> None:
+        if file is not None:
+            self.notify(f"Written: {file}", title="Preset")
 
     def action_copy(self) -> None:
         copy(self.app, self._line())
@@ -346,18 +350,15 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.app.switch_mode("run")
 
     def action_add(self) -> None:
-        from tui.screens.picker import PromptScreen
+        from tui.screens.prompt import PromptScreen
 
         words = "gguf:FILE, hub:OWNER/REPO/FILE.gguf, int8:RECIPE.toml or fq:RECIPE.toml (docs/int8.md):"
-        self.app.push_screen(PromptScreen("Add a variant", words, "gguf:"), self._add)
+        self.app.push_screen(
+            PromptScreen("Add a variant", words, "gguf:", lambda typed, _: variant_from_input(typed)), self._add
+        )
 
-    def _add(self, typed: str | None) -> None:
-        if typed is None:
-            return
-        try:
-            name = variant_from_input(typed)
-        except InputError as error:
-            self.notify(str(error), severity="error", title="Add")
+    def _add(self, name: str | None) -> None:
+        if name is None:
             return
         if name not in self.draft.variants:
             self.change(variants=(*self.draft.variants, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from textual.app import ComposeResult
@@ -12,6 +13,12 @@ from textual.widgets import Static
 
 from tui.keymap import bind
 from tui.workers import WorkerHost
+
+
+def replace_question(file: Path) -> str:
+    """What a window says before it replaces a file that the user named."""
+    return f"{file}: a file with other content exists; press enter again to replace it, or change the name"
+
 
 Answer = TypeVar("Answer")
 

@@ -104,8 +104,8 @@ def _cells(variant: str, sign: str, size: VariantSize | None, todo: str, colours
 
 
 def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette) -> Table:
-    """A table of jobs, time, disk space (`free` bytes are available) and memory, then the references that are added and
-    the chosen variants that are skipped."""
+    """A table of jobs, time, disk space (`free` bytes are available) and memory, or of the reasons why the plan cannot
+    be run; then the references that are added and the chosen variants that are skipped."""
     todo = [cell for cell in plan["cells"] if not cell["done"]]
     measured = [row for row in plan["variants"] if row["variant"] not in plan["skipped"]]
     memory = max((row.get("memory_bytes") or 0 for row in measured), default=0)
@@ -113,8 +113,7 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
     work = (
         f"{len(todo)} of {len(plan['cells'])} jobs to do" if todo else f"all jobs are done; {key_of('run')} shows them"
     )
-    rows = [
-        *(("cannot run", reason, False) for reason in plan["cannot_run"]),
+    rows = [("cannot run", reason, False) for reason in plan["cannot_run"]] or [
         ("work", work, True),
         ("time", _time(plan["seconds"], todo), True),
         ("disk", f"{fmt.size(needed)} of files to make, {fmt.size(free)} free", needed < free),

@@ -53,12 +53,18 @@ class TopBar(Widget):
                 line.append(label, colours.soft)
             self._ends.append((len(line), mode))
         room = self.size.width - len(line) - 2
-        crumbs = " › ".join(self._path)
-        if len(crumbs) > room:
-            crumbs = f"…{crumbs[len(crumbs) - room + 1 :]}" if room > 8 else ""
+        crumbs = self._crumbs(room)
         line.append(" " * max(self.size.width - len(line) - len(crumbs) - 1, 1))
         line.append(crumbs, colours.soft)
         return line
+
+    def _crumbs(self, room: int) -> str:
+        """As many breadcrumbs as there is room for: all, the first and the last, or the end of the first."""
+        for parts in (self._path, (*self._path[:1], *self._path[-1:]), self._path[:1]):
+            crumbs = " › ".join(parts)
+            if len(crumbs) <= room:
+                return crumbs
+        return f"…{crumbs[len(crumbs) - room + 1 :]}" if room > 8 else ""
 
     def on_click(self, event: Click) -> None:
         for end, mode in self._ends:
