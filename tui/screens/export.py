@@ -49,7 +49,7 @@ class ExportScreen(Window[None]):
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _write(self, path: Path, is_sure: bool) -> None:
         from converters.atomic import loses_content, write_text
-        from sweep.cli.run_output import describe_run
+        from sweep.cli.run_output import advice_on_run, describe_run
         from sweep.report.csv_json import to_csv, to_json_lines
         from sweep.report.html import render_html
         from sweep.results.records import records
@@ -59,7 +59,7 @@ class ExportScreen(Window[None]):
             with Store(self._workspace.database) as store:
                 rows, about = records(self._plan, store), describe_run(self._plan, store)
             if path.suffix == ".html":
-                content = render_html(rows, about)
+                content = render_html(rows, about, advice_on_run(rows, self._plan, self._workspace, None))
             else:
                 content = to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows)
             if not is_sure and loses_content(path, content):
