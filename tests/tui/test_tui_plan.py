@@ -460,6 +460,34 @@ def test_all_fields_can_be_reached_in_a_small_terminal(swept: Workspace, size: t
     play(script())
 
 
+def test_nothing_essential_is_cut_in_a_small_terminal(swept: Workspace) -> None:
+    async def script() -> None:
+        async with opened(swept, "plan", size=(80, 24)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await until(pilot, lambda: is_planned(screen))
+            for width, height in ((80, 24), (60, 20)):
+                await pilot.resize_terminal(width, height)
+                words = shown(app)
+                for part in ("micro", "8 variants", "jobs to do", "about", "files to make", "$ sweep run micro"):
+                    assert part in words, (width, part)
+                for part in ("space Choose", "e Fields", "R Run", "? Help", "q Quit"):
+                    assert part in words.splitlines()[-1], (width, part)
+                assert screen.query_one(Table).region.height > 10
+                row = next(line for line in words.splitlines() if " Q4_K_M " in line)
+                assert row.count("MiB") == 2  # file and memory
+                assert row.split()[-1] in ("8", "done")
+                await pilot.press("R")
+                assert isinstance(app.screen, StartScreen)
+                assert "files to make" in shown(app)
+                assert "enter start" in shown(app)
+                await pilot.press("escape", "e", "down")
+                assert shown(app).count("the task's default") == 2  # room for fields, not for one alone
+                await pilot.press("escape")
+
+    play(script())
+
+
 @pytest.mark.slow  # torch is loaded four times
 def test_a_sweep_with_int8_runs_and_shows_its_results(text: Path, tmp_path: Path) -> None:
     calibration = tmp_path / "calibration.txt"
