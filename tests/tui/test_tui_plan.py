@@ -29,9 +29,10 @@ from tui.screens.run import RunScreen
 from tui.screens.start import StartScreen
 from tui.state.draft import Draft
 from tui.state.session import Session
-from tui.widgets.form import FIELDS
+from tui.widgets.form import FIELDS, OptionForm
 from tui.widgets.job_table import JobTable
 from tui.widgets.note import Note
+from tui.widgets.path_input import PathInput
 from tui.widgets.table import Table
 
 # field of a Request, what is typed or chosen for it, and the value that the command must read
@@ -336,6 +337,39 @@ def test_invalid_input_gives_the_message_of_the_command_line(swept: Workspace, t
                 await until(pilot, lambda words=words: "✗" in side(app) and words in side(app))
             screen.change(model="micro", typed={})
             await until(pilot, lambda: is_planned(screen) and "✗" not in shown(app))
+
+    play(script())
+
+
+def test_paths_are_completed(swept: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("long.txt", "longer.txt", "other.gguf"):
+        (tmp_path / "texts" / name).touch()
+
+    async def script() -> None:
+        async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await pilot.press("e")
+            screen.query_one(OptionForm).enter("perplexity")
+            field = screen.query_one("#field-perplexity", PathInput)
+            await pilot.press(*"te", "tab")
+            assert field.value == "texts/"
+            await pilot.press("l", "tab")
+            assert field.value == "texts/long"  # what both have in common
+            await until(pilot, lambda: field._suggestion == "texts/long.txt")
+            assert screen.draft.typed_value("perplexity") == "texts/long"
+            await pilot.press("right")  # takes the suggestion, as in a shell
+            assert screen.draft.typed_value("perplexity") == "texts/long.txt"
+            assert field.has_focus
+            await pilot.press("tab")
+            assert not field.has_focus  # nothing to complete: to the next part
+            screen.query_one(OptionForm).enter("imatrix")
+            await pilot.press(*"texts/", "tab")
+            assert screen.draft.typed_value("imatrix") == "texts/other.gguf"  # no text
+            await pilot.press("escape", "a", "ctrl+u", *f"gguf:{tmp_path}/te", "tab", "o", "tab")
+            assert app.screen.query_one(Input).value == f"gguf:{tmp_path}/texts/other.gguf"
+            await pilot.press("escape")
 
     play(script())
 

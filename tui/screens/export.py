@@ -16,6 +16,7 @@ from sweep.workspace import Workspace
 from tui.screens.window import Window, replace_question
 from tui.theme import palette
 from tui.widgets.note import Note
+from tui.widgets.path_input import PathInput
 
 KINDS = (".html", ".csv", ".jsonl")
 
@@ -24,7 +25,7 @@ class ExportScreen(Window[None]):
     """Asks for a path. The extension of the file gives the format."""
 
     def __init__(self, workspace: Workspace, plan: Plan) -> None:
-        super().__init__("Export", "enter write · esc close")
+        super().__init__("Export", "tab complete a path · enter write · esc close")
         self._workspace, self._plan = workspace, plan
         self._asked: Path | None = None  # the file that enter replaces if it is pressed again
 
@@ -34,7 +35,7 @@ class ExportScreen(Window[None]):
             classes="words",
             markup=False,
         )
-        yield Input(str(Path.cwd() / f"{self._plan.run}.html"), id="path", compact=True)
+        yield PathInput(str(Path.cwd() / f"{self._plan.run}.html"), endings=KINDS, id="path", compact=True)
         yield Note(id="message", classes="words")
 
     @on(Input.Submitted)

@@ -301,7 +301,8 @@ class PlanScreen(WorkerHost, Screen[None]):
         from tui.screens.prompt import PromptScreen
 
         here = str(Path.cwd() / "sweep.toml")
-        self.app.push_screen(PromptScreen("Save as a preset", "TOML file for --preset:", here, self._save), self._saved)
+        screen = PromptScreen("Save as a preset", "TOML file for --preset:", here, self._save, (".toml",))
+        self.app.push_screen(screen, self._saved)
 
     def _save(self, path: str, is_sure: bool) -> Path:
         """Write the preset. Raises InputError, also if another file exists and the user is not sure."""
@@ -353,9 +354,11 @@ class PlanScreen(WorkerHost, Screen[None]):
         from tui.screens.prompt import PromptScreen
 
         words = "gguf:FILE, hub:OWNER/REPO/FILE.gguf, int8:RECIPE.toml or fq:RECIPE.toml (docs/int8.md):"
-        self.app.push_screen(
-            PromptScreen("Add a variant", words, "gguf:", lambda typed, _: variant_from_input(typed)), self._add
+        endings, prefixes = (".gguf", ".toml"), ("gguf:", "int8:", "fq:")
+        screen = PromptScreen(
+            "Add a variant", words, "gguf:", lambda typed, _: variant_from_input(typed), endings, prefixes
         )
+        self.app.push_screen(screen, self._add)
 
     def _add(self, name: str | None) -> None:
         if name is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -15,6 +15,7 @@ from sweep import format as fmt
 from tui.screens.window import Window
 from tui.theme import palette
 from tui.widgets.note import Note
+from tui.widgets.path_input import PathInput
 
 
 class PromptScreen(Window[Any]):
@@ -22,16 +23,26 @@ class PromptScreen(Window[Any]):
     text.
 
     The second argument of `read` says whether enter was pressed again on a text that was rejected, which confirms it.
+    Paths are completed: those of files with these `endings`, after one of `prefixes` if there are any.
     """
 
-    def __init__(self, title: str, words: str, value: str, read: Callable[[str, bool], Any]) -> None:
-        super().__init__(title, "enter accept · esc close")
+    def __init__(
+        self,
+        title: str,
+        words: str,
+        value: str,
+        read: Callable[[str, bool], Any],
+        endings: Sequence[str],
+        prefixes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(title, "tab complete a path · enter accept · esc close")
         self._words, self._value, self._read = words, value, read
+        self._endings, self._prefixes = endings, prefixes
         self._rejected: str | None = None
 
     def content(self) -> ComposeResult:
         yield Static(self._words, classes="words", markup=False)
-        yield Input(self._value, id="line", compact=True)
+        yield PathInput(self._value, endings=self._endings, prefixes=self._prefixes, id="line", compact=True)
         yield Note(id="message", classes="words")
 
     @on(Input.Submitted)

@@ -13,6 +13,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.events import DescendantFocus
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from sweep.defaults import DEFAULT_CONTEXT
@@ -20,15 +21,20 @@ from tui.keymap import bind
 from tui.state.draft import OPTIONS
 from tui.theme import Palette
 from tui.widgets.choice import Choice
+from tui.widgets.path_input import ANY_FILE, PathInput
+
+DIRECTORIES: tuple[str, ...] = ()  # no files
 
 
 @dataclass(frozen=True)
 class OptionField:
-    """A field of Request. `empty` describes the default that applies while nothing is typed."""
+    """A field of Request. `empty` describes the default that applies while nothing is typed. `endings` are those of the
+    files whose paths are completed, for a field that takes a path."""
 
     name: str
     label: str
     empty: str
+    endings: tuple[str, ...] | None = None
 
 
 GROUPS = (
@@ -42,25 +48,25 @@ GROUPS = (
             OptionField("thinking", "thinking", "the model's default"),
             OptionField("thinking_scoring", "scored text", "the answer only"),
             OptionField("max_gen_toks", "max answer tokens", "the task's default"),
-            OptionField("task_data", "task data", "from the hub"),
+            OptionField("task_data", "task data", "from the hub", DIRECTORIES),
             OptionField("allow_code", "run code of tasks", "no"),
         ),
     ),
     (
         "Text",
         (
-            OptionField("perplexity", "perplexity text", "the model's default"),
+            OptionField("perplexity", "perplexity text", "the model's default", ANY_FILE),
             OptionField("window", "window", "512"),
             OptionField("stride", "stride", "no overlap"),
-            OptionField("reference", "reference", "the preset's"),
+            OptionField("reference", "reference", "the preset's", ANY_FILE),
             OptionField("parse_special", "special tokens", "plain text"),
         ),
     ),
     (
         "Quantization",
         (
-            OptionField("imatrix", "importance matrix", "none"),
-            OptionField("calibration", "calibration text", "the model's default"),
+            OptionField("imatrix", "importance matrix", "none", (".gguf",)),
+            OptionField("calibration", "calibration text", "the model's default", ANY_FILE),
         ),
     ),
     (
@@ -112,13 +118,9 @@ class OptionForm(VerticalScroll, can_focus=False):
         for title, fields in GROUPS:
             yield Static(title, classes="group")
             for field in fields:
-                choices = OPTIONS[field.name].choices
                 with Horizontal(classes="row"):
                     yield Static(field.label, classes="label")
-                    if choices:
-                        yield Choice(choices, name=field.name, id=f"field-{field.name}", classes="field")
-                    else:
-                        yield Input(name=field.name, id=f"field-{field.name}", classes="field", compact=True)
+                    yield _widget(field)
 
     def on_mount(self) -> None:
         self.explain({})
@@ -162,6 +164,16 @@ class OptionForm(VerticalScroll, can_focus=False):
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         if event.widget.name is not None:
             self.post_message(self.Entered(event.widget.name))
+
+
+def _widget(field: OptionField) -> Widget:
+    known: dict[str, Any] = {"name": field.name, "id": f"field-{field.name}", "classes": "field"}
+    choices = OPTIONS[field.name].choices
+    if choices:
+        return Choice(choices, **known)
+    if field.endings is not None:
+        return PathInput(endings=field.endings, compact=True, **known)
+    return Input(compact=True, **known)
 
 
 def explanation(name: str, colours: Palette) -> Text:
