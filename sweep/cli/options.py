@@ -354,6 +354,7 @@ _BASE_FILE = _option(
     "--kl-divergence-base. It cannot be combined with --stride.",
     metavar="FILE",
 )
+_FORCE = Option("force", bool, common.FORCE)
 _TOLERANCE = Option("tolerance", str | None, common.TOLERANCE, tolerance)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
@@ -362,5 +363,5 @@ RUN = (
     _DRY_RUN, _KEEP, _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 EVAL = (
-    _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _WORKSPACE,
+    _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE, _WORKSPACE,
 )  # fmt: skip

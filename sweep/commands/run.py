@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from converters.atomic import exists_already
 from converters.errors import InputError, MissingRuntime
 from sweep import devices
 from sweep.analysis.run_candidates import advise_on_records
@@ -19,6 +20,7 @@ from sweep.execution.logs import log_path
 from sweep.execution.registry import open_executor
 from sweep.execution.scheduler import Scheduler
 from sweep.jobs.cell import Cell
+from sweep.jobs.text import TextJob
 from sweep.methods.base import PredictedSize
 from sweep.planning import prepare as planning
 from sweep.planning.input_checks import check_inputs
@@ -88,6 +90,7 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
                     artefacts.discard(file.under(root) for file in own)
 
             todo = cells_to_run(plan.cells, store, root)
+            _require_replaceable(sweep, todo)
             with LocalHost(root, log_path(directory, "inputs")) as host:
                 check_inputs(sweep, todo, host.run_job)
             workers = sweep.request.workers or _workers(sweep, todo)
@@ -110,6 +113,15 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
         raise
     finally:
         log.close()
+
+
+def _require_replaceable(sweep: Sweep, todo: Sequence[Cell]) -> None:
+    """Raises InputError if a cell would replace the file of --write-base, which then is not its earlier output."""
+    jobs = (cell.job for cell in todo if isinstance(cell.job, TextJob))
+    files = (job.base_file.under(sweep.workspace.root) for job in jobs if job.base_file is not None)
+    for file in files if not sweep.request.force else ():
+        if file.exists():
+            raise InputError(exists_already(file))
 
 
 def _workers(sweep: Sweep, todo: Sequence[Cell]) -> int:

@@ -35,8 +35,8 @@ class Request:
     - `workers`: the number of jobs to run at the same time. `executor`: the name of the executor.
     - `tolerance`: the loss on tasks that the advice accepts; None: the default of presets/advice.toml.
     - `dry_run`: download only what the plan needs.
-    - `quant`, `write_base`: only for `sweep eval`. `write_base` is where the model's log-probabilities are written in
-      llama.cpp's format.
+    - `quant`, `write_base`, `force`: only for `sweep eval`. `write_base` is where the model's log-probabilities are
+      written in llama.cpp's format; `force` allows to replace a file there.
     """
 
     model: str = "micro"
@@ -62,6 +62,7 @@ class Request:
     calibration: Path | None = None
     keep: Keep = Keep.ALL
     write_base: Path | None = None
+    force: bool = False
     ngl: int | None = None
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()

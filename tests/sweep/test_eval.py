@@ -99,6 +99,15 @@ def test_a_base_file_is_written_to_the_given_path(file: Path, tmp_path: Path) ->
     repeated = sweep(*arguments, "--write-base", base)
     assert json.loads(repeated.stdout.splitlines()[0])["pending"] == [f"gguf:{file.name}/text"]
     assert base.read_bytes() == written
+    base.write_bytes(written + b"more")  # another base file
+    refused = sweep(*arguments, "--write-base", base)
+    assert refused.returncode == 2
+    assert (
+        f"{base}: a file with other content exists; choose another name, or replace it with --force" in refused.stderr
+    )
+    assert base.read_bytes() != written
+    assert sweep(*arguments, "--write-base", base, "--force").returncode == 0
+    assert base.read_bytes() == written
 
 
 @pytest.mark.slow

@@ -62,7 +62,13 @@ TYPED: dict[str, tuple[str, Any]] = {
     "keep": ("best", Keep.BEST),
 }
 CHOSEN = {"model", "preset", "variants"}  # chosen by keys and in the table
-NOT_THERE = {"workspace", "dry_run", "quant", "write_base"}  # set by the screen itself, or only for `sweep eval`
+NOT_THERE = {
+    "workspace",
+    "dry_run",
+    "quant",
+    "write_base",
+    "force",
+}  # set by the screen itself, or only for `sweep eval`
 NOT_THERE |= {"executor"}  # there is only one without extensions
 
 
