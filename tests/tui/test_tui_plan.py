@@ -509,7 +509,7 @@ def test_nothing_essential_is_cut_in_a_small_terminal(swept: Workspace) -> None:
             for width, height in ((80, 24), (60, 20)):
                 await pilot.resize_terminal(width, height)
                 words = shown(app)
-                for part in ("micro", "8 variants", "jobs to do", "about", "files to make", "$ sweep run micro"):
+                for part in ("micro", "8 variants", "jobs to do", " time ", "files to make", "$ sweep run micro"):
                     assert part in words, (width, part)
                 for part in ("space Choose", "e Fields", "R Run", "? Help", "q Quit"):
                     assert part in words.splitlines()[-1], (width, part)
