@@ -514,9 +514,9 @@ def test_nothing_essential_is_cut_in_a_small_terminal(swept: Workspace) -> None:
                 for part in ("space Choose", "e Fields", "R Run", "? Help", "q Quit"):
                     assert part in words.splitlines()[-1], (width, part)
                 assert screen.query_one(Table).region.height > 10
-                row = next(line for line in words.splitlines() if " Q4_K_M " in line)
+                row = next(line for line in words.splitlines() if " BF16 " in line)
                 assert row.count("MiB") == 2  # file and memory
-                assert row.split()[-1] in ("8", "done")
+                assert row.split()[-1].isdigit()  # jobs
                 await pilot.press("R")
                 assert isinstance(app.screen, StartScreen)
                 assert "files to make" in shown(app)
