@@ -42,6 +42,8 @@ class Terminal:
             os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", PYTHONPATH=str(ROOT))
             os.environ.pop("NO_COLOR", None)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+            for number in (signal.SIGINT, signal.SIGQUIT):  # ignored if a script started the tests in the background
+                signal.signal(number, signal.SIG_DFL)
             os.execv(command[0], command)
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
         os.kill(self.pid, signal.SIGWINCH)
