@@ -18,7 +18,7 @@ import cores
 import pytest
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
-os.environ.setdefault("BITSWEEP_EXTENSIONS", str(Path(__file__).parent / "speed_measured_once.py"))
+os.environ.setdefault("BITSWEEP_EXTENSIONS", str(Path(__file__).parent / "quick_speed.py"))
 cores.take_share()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

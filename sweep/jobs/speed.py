@@ -55,11 +55,16 @@ class SpeedJob(MeasurementJob[SpeedResult]):
         return {"kind": self.kind, "procedure": self.procedure, **self.model.speed_identity(resources)}
 
     def run(self, site: Site) -> SpeedResult:
-        from sweep.measure.speed import measure_speed
+        from sweep.measure import speed as timing
 
         size = opener(self.model.opener).size(self.model, site)
         backend = site.open(self.model)
-        speed = measure_speed(backend, self.model.settings.ctx)
+        speed = timing.measure_speed(
+            backend,
+            self.model.settings.ctx,
+            prompt_tokens=timing.PROMPT_TOKENS,
+            decode_tokens=timing.DECODE_TOKENS,
+        )
         used = backend.memory()
         return SpeedResult(
             speed=speed,
