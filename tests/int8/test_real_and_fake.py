@@ -172,7 +172,14 @@ def losses(model: PreTrainedModel, given: Tensor) -> Tensor:
     return found.double()
 
 
-@pytest.mark.slow
+KINDS = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("qwen3moe", "qwen35") else pytest.mark.release)
+    for name in MODELS
+]
+"""Of the other two kinds there is a trained model: see the next test."""
+
+
+@pytest.mark.parametrize("model", KINDS, indirect=True)
 def test_perplexity_agrees_with_fake_quant_within_a_thousandth(model: PreTrainedModel, chosen: Recipe) -> None:
     """The perplexity of a random model on random tokens is not precise to a thousandth, so its error is added."""
     given = tokens(32, 128, 3)
