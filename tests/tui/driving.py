@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from textual.color import Color
 from textual.pilot import Pilot
 
 from sweep.commands.launch import Command
@@ -115,6 +116,35 @@ def shown(app: Any) -> str:
             row = row.ljust(round(x / CELL)) + words
         rows.append(row.replace("\xa0", " ").rstrip())
     return "\n".join(rows)
+
+
+def pale_words(app: SweepApp) -> list[tuple[str, float]]:
+    """Words on the screen, or in the window over it, whose contrast with their background is below 4.5, the least that
+    WCAG 2 allows (AA). Themes with the terminal's own colours are left out."""
+    windows = app.screen.query("#window, CommandPalette > Vertical")
+    frame = windows.first().region if windows else app.screen.region
+    found = []
+    for strip in app.screen._compositor.render_strips()[frame.y : frame.bottom]:
+        for segment in strip.crop(frame.x, frame.right):
+            style = segment.style
+            if style is None or style.color is None or style.bgcolor is None or not re.search(r"\w", segment.text):
+                continue
+            colour, ground = Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor)
+            if colour.ansi is None and ground.ansi is None and wcag_contrast(colour, ground) < 4.5:
+                found.append((segment.text.strip(), round(wcag_contrast(colour, ground), 2)))
+    return found
+
+
+def wcag_contrast(one: Color, other: Color) -> float:
+    """https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio"""
+
+    def luminance(colour: Color) -> float:
+        parts = [part / 255 for part in colour.rgb]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def play(script: Coroutine[Any, Any, None]) -> None:

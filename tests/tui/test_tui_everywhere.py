@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from driving import COMMAND, PATIENCE, ROOT, opened, play, settled, shown, until
-from textual.color import Color
+from driving import COMMAND, PATIENCE, ROOT, opened, pale_words, play, settled, shown, until
 
 from sweep.workspace import Workspace
-from tui.app import SweepApp
 from tui.keymap import KEYMAP
 from tui.screens.help import HelpScreen
 from tui.screens.quit import QuitScreen
@@ -94,7 +91,7 @@ def test_every_theme_has_its_own_colours(swept: Workspace, run: str) -> None:
             assert len(pictures) == len(app.available_themes)
             for theme in (DARK.name, LIGHT.name):
                 app.theme = theme
-                for keys in ("1", "2", "e", "escape", "3", "4", "slash", "escape", "question_mark", "q", "w", "escape"):
+                for keys in ("3", "4", "slash", "escape", "question_mark", "q"):  # pictures are of the other screens
                     await pilot.press(keys)
                     assert pale_words(app) == [], (theme, keys)
                 await pilot.press("ctrl+p")
@@ -102,35 +99,6 @@ def test_every_theme_has_its_own_colours(swept: Workspace, run: str) -> None:
                 await pilot.press("escape")
 
     play(script())
-
-
-def pale_words(app: SweepApp) -> list[tuple[str, float]]:
-    """Words on the screen, or in the window over it, whose contrast with their background is below 4.5, the least that
-    WCAG 2 allows (AA). Themes with the terminal's own colours are left out."""
-    windows = app.screen.query("#window, CommandPalette > Vertical")
-    frame = windows.first().region if windows else app.screen.region
-    found = []
-    for strip in app.screen._compositor.render_strips()[frame.y : frame.bottom]:
-        for segment in strip.crop(frame.x, frame.right):
-            style = segment.style
-            if style is None or style.color is None or style.bgcolor is None or not re.search(r"\w", segment.text):
-                continue
-            colour, ground = Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor)
-            if colour.ansi is None and ground.ansi is None and wcag_contrast(colour, ground) < 4.5:
-                found.append((segment.text.strip(), round(wcag_contrast(colour, ground), 2)))
-    return found
-
-
-def wcag_contrast(one: Color, other: Color) -> float:
-    """https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio"""
-
-    def luminance(colour: Color) -> float:
-        parts = [part / 255 for part in colour.rgb]
-        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("mode", ["run", "results"])
