@@ -11,7 +11,6 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from converters.errors import InputError
 
@@ -142,10 +141,10 @@ def after_stop(
     assert callable(resume)
     suspended = False
 
-    def stopped(number: int, frame: FrameType | None) -> None:
+    def stopped() -> None:
         nonlocal suspended
         suspended = True
-        suspend(number, frame)
+        suspend(signal.SIGTSTP, None)
 
     def stop_job() -> None:
         nonlocal suspended
@@ -162,6 +161,7 @@ def after_stop(
         else:
             restart()
 
-    signal.signal(signal.SIGTSTP, stopped)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, continued)
+    loop = asyncio.get_running_loop()  # it handles one after the other: none interrupts a restart that has begun
+    loop.add_signal_handler(signal.SIGTSTP, stopped)
+    loop.add_signal_handler(signal.SIGCONT, continued)
     return stop_job

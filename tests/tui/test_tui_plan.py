@@ -70,6 +70,7 @@ NOT_THERE = {
     "force",
 }  # set by the screen itself, or only for `sweep eval`
 NOT_THERE |= {"executor"}  # there is only one without extensions
+NOT_THERE |= {"tolerance"}  # what a reader accepts is asked where the results are read
 
 
 def asked_by(line: str) -> Request:

@@ -59,6 +59,12 @@ class Terminal:
             while select.select([self._ours], [], [], PACE)[0]:
                 self._read()
 
+    def forget(self) -> None:
+        """Read what the stopped process has drawn, and forget it."""
+        while select.select([self._ours], [], [], 0.2)[0] and self._read():
+            continue
+        self._drawn = ""
+
     def expect(self, words: str) -> None:
         """Wait until the words are drawn."""
         end = time.monotonic() + PATIENCE
@@ -156,6 +162,7 @@ def test_a_screen_that_was_stopped_is_drawn_again_and_ends_as_usual(terminal: Te
         if not isinstance(stop, str):
             os.kill(terminal.pid, stop)
         assert os.WIFSTOPPED(os.waitpid(terminal.pid, os.WUNTRACED)[1])
+        terminal.forget()
         if stop is not signal.SIGSTOP:
             terminal.check_restored()
         os.kill(terminal.pid, signal.SIGCONT)
