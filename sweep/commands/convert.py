@@ -126,7 +126,7 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
             say(f"{source.path.name}: {line}")
     if imatrix is not None:
         imatrix = checked(imatrix, source, say)
-    importance = None if imatrix is None else _expected_importance(source, imatrix)
+    importance = None if imatrix is None else _expected_importance(source, imatrix, request.out)
     planned = sizes(source, quants, importance, request.split_max_bytes)
     files = (
         PlannedFile(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items()
@@ -161,10 +161,11 @@ def _read(open_model: Callable[[], Source]) -> Source:
     return source
 
 
-def _expected_importance(source: Source, imatrix: ImatrixSource) -> Importance:
+def _expected_importance(source: Source, imatrix: ImatrixSource, out: Path) -> Importance:
     """The importance that files will be made with. If it is not collected yet, values that need the same space."""
-    if imatrix.file is not None:
-        return ImportanceMatrix.read(imatrix.file).importance(imatrix.file.name)
+    file = imatrix.file or _collected(source, imatrix, out)
+    if file is not None:
+        return ImportanceMatrix.read(file).importance(file.name)
     assert imatrix.text is not None
     return uniform_importance(source, _imatrix_name(source.name), imatrix.text.name)
 
@@ -193,6 +194,18 @@ def write(conversion: Conversion, say: Callable[[str], None], progress: Callable
     )
 
 
+def _origin(source: Source, imatrix: ImatrixSource) -> str:
+    """What a matrix is collected from: the model and the text."""
+    return f"{source.fingerprint} {imatrix.identity}"
+
+
+def _collected(source: Source, imatrix: ImatrixSource, out: Path) -> Path | None:
+    """The matrix of this model and text that an earlier run left in `out`."""
+    file = out / _imatrix_name(source.name)
+    known = file.is_file() and ImportanceMatrix.read(file).origin == _origin(source, imatrix)
+    return file if known else None
+
+
 def _imatrix_name(name: str) -> str:
     return f"{name}.imatrix.gguf"
 
@@ -213,10 +226,9 @@ def _collect(
     request, source, text = conversion.request, conversion.source, imatrix.text
     assert text is not None  # without a file there is a text
     output = request.out / _imatrix_name(conversion.name)
-    origin = f"{source.fingerprint} {imatrix.identity}"
-    if output.is_file() and (known := ImportanceMatrix.read(output)).origin == origin:
-        _say_messages(f"{output.name} of an earlier run", known, say)
-        return output
+    if (known := _collected(source, imatrix, request.out)) is not None:
+        _say_messages(f"{known.name} of an earlier run", ImportanceMatrix.read(known), say)
+        return known
     weights = 2 * sum(tensor.elements for tensor in source.tensors)
     quant = "BF16" if weights < psutil.virtual_memory().available else "Q8_0"
     placement = devices.placement()
@@ -229,7 +241,7 @@ def _collect(
             matrix=Artefact.of(output),
             content=source.fingerprint,
             text_identity=imatrix.identity,
-            origin=origin,
+            origin=_origin(source, imatrix),
             engine=engine_versions("gguf"),
             settings=Settings(gpu_layers=placement.gpu_layers),
             form=imatrix.form,

@@ -70,12 +70,16 @@ def reserve_bytes(kind: str) -> int:
     return DRIVER_CONTEXTS[kind].bytes + MARGIN_BYTES
 
 
+def _is_given(device: Device) -> bool:
+    """Whether its reserve is not that of its kind."""
+    return device.kind not in DRIVER_CONTEXTS or device.reserve_bytes != reserve_bytes(device.kind)
+
+
 def explain_reserve(device: Device) -> str:
     """The parts of the reserve of a device, as text."""
-    kind = device.kind
-    if device.reserve_bytes != reserve_bytes(kind):
+    if _is_given(device):
         return f"{size(device.reserve_bytes)}, as given by --reserve"
-    context = DRIVER_CONTEXTS[kind]
+    context = DRIVER_CONTEXTS[device.kind]
     driver = f"{size(context.bytes)} for the driver's context ({context.source}), and " if context.bytes else ""
     return f"{driver}a margin of {size(MARGIN_BYTES)}, as in llama.cpp's own fit"
 
@@ -139,7 +143,7 @@ def with_reserve(devices: Sequence[Device], text: str | None) -> list[Device]:
 
 def reserve_formula(devices: Sequence[Device]) -> str:
     """What is left free on these devices, as the formula of a figure."""
-    if any(device.reserve_bytes != reserve_bytes(device.kind) for device in devices):
+    if any(map(_is_given, devices)):
         return "left free on each device, as given by --reserve"
     return "left free on each device: an allowance for the driver's context, and a margin"
 

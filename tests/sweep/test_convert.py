@@ -118,7 +118,10 @@ def test_an_importance_matrix_is_collected_once_and_reused(tmp_path: Path) -> No
     for directory in ("a", "b"):
         assert (tmp_path / directory / "micro-IQ2_XXS.gguf").read_bytes() == made["micro-IQ2_XXS.gguf"].read_bytes()
     text.write_text(text.read_text()[:11_000])
-    other = convert(*arguments[:-2], "--out", tmp_path / "a")
+    refused = convert(*arguments[:-2], "--out", tmp_path / "a")
+    assert refused.returncode == 2
+    assert "a file with other content exists" in refused.stderr
+    other = convert(*arguments[:-2], "--out", tmp_path / "a", "--force")
     assert other.returncode == 0, other.stderr
     assert "of an earlier run" not in other.stderr
 
