@@ -132,8 +132,8 @@ def _exclusion(one: Candidate, found: Sequence[Candidate]) -> str:
     rules = advice_rules()
     if one.obstacle:
         return one.obstacle
-    if one.tasks is not None and one.tasks.verdict is TaskLoss.SHOWN:
-        return one.tasks.shown
+    if one.shown_loss:
+        return one.shown_loss
     if one.kld is None:
         by_tasks = not any(other.kld is not None for other in found)
         if by_tasks and (one.tasks is not None or one.is_reference):
@@ -207,8 +207,7 @@ def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
 def is_adequate(one: Candidate) -> bool:
     """Whether its loss is known and small, and its type is one to choose, wherever it may run."""
     excluded = one.variant in advice_rules().not_chosen and not one.is_measured
-    shown = one.tasks is not None and one.tasks.verdict is TaskLoss.SHOWN
-    return one.loss <= advice_rules().adequate and not excluded and not shown
+    return one.loss <= advice_rules().adequate and not excluded and not one.shown_loss
 
 
 def _is_smaller(one: Candidate, pick: Candidate) -> bool:
@@ -295,16 +294,11 @@ def _where(found: TaskEvidence) -> str:
 
 def _lost_by_smaller(pick: Candidate, found: Sequence[Candidate]) -> list[str]:
     """A sentence on the largest of the smaller variants with a loss on tasks."""
-    losing = [
-        one
-        for one in found
-        if one.tasks is not None and one.tasks.verdict is TaskLoss.SHOWN and one.file_bytes < pick.file_bytes
-    ]
+    losing = [one for one in found if one.shown_loss and one.file_bytes < pick.file_bytes]
     if not losing:
         return []
     one = max(losing, key=lambda one: one.file_bytes)
-    assert one.tasks is not None
-    return [f"The smaller {one.name} {one.tasks.shown}."]
+    return [f"The smaller {one.name} {one.shown_loss}."]
 
 
 def _why_none(found: Sequence[Candidate]) -> str:
@@ -316,9 +310,9 @@ def _why_none(found: Sequence[Candidate]) -> str:
     return "No variant that fits is worth running: each is too slow, beyond use, or unknown."
 
 
-def _comparison(one: Candidate, pick: Candidate | None) -> str:
+def _comparison(one: Candidate, pick: Candidate) -> str:
     """Why a usable candidate is not the pick, after its name."""
-    if pick is None or one.variant == pick.variant:
+    if one.variant == pick.variant:
         return ""
     rules = advice_rules()
     if one.loss > pick.loss and one.loss > rules.unnoticeable:

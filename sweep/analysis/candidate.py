@@ -124,6 +124,11 @@ class Candidate:
         return float("inf") if self.kld is None else self.kld.value
 
     @property
+    def shown_loss(self) -> str:
+        """The loss that tasks show, after the variant's name; empty if they show none."""
+        return self.tasks.shown if self.tasks is not None and self.tasks.verdict is TaskLoss.SHOWN else ""
+
+    @property
     def is_measured(self) -> bool:
         """Whether its divergence was measured."""
         return self.kld is not None and self.kld.source == "measured"
