@@ -130,7 +130,7 @@ def run_task(
     options: TaskOptions | None = None,
     progress: TaskProgress | None = None,
 ) -> TaskRun:
-    """Evaluate a task, group, tag or YAML file. Progress counts requests and names the sub-task.
+    """Evaluate a task, group or tag. Progress counts requests and names the sub-task.
 
     Raises InputError if the task is unknown, its data is not available or it must not be run; MeasurementError if the
     model gives no valid figure.

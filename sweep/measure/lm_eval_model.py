@@ -90,9 +90,6 @@ def _lm_class() -> type[TemplateLM]:
         def tokenizer_name(self) -> str:
             return "bitsweep"
 
-        def chat_template(self, chat_template: bool | str = False) -> str | None:
-            return self._model.chat_template if chat_template else None
-
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
             require_template(self._model.chat_template, self._options.thinking)
             rejected = any(message["role"] == "system" for message in chat_history) and self._rejects_system
@@ -153,11 +150,7 @@ def _lm_class() -> type[TemplateLM]:
                 )
             if self._questions:  # empty if a text is scored in pieces for its perplexity
                 self.sharing.add(self._model, fitted, scores, self._questions)
-            answers = [(score.logprob, score.is_greedy) for score in scores]
-            for (text, *_), answer in zip(requests, answers, strict=True):
-                if text is not None:
-                    self.cache_hook.add_partial("loglikelihood", text, answer)
-            return answers
+            return [(score.logprob, score.is_greedy) for score in scores]
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
             pieces: list[tuple[None, list[int], list[int]]] = []
@@ -176,8 +169,6 @@ def _lm_class() -> type[TemplateLM]:
             sums = [0.0] * len(requests)
             for i, (logprob, _) in zip(owners, self._loglikelihood_tokens(pieces), strict=True):
                 sums[i] += logprob
-            for request, total in zip(requests, sums, strict=True):
-                self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
             return sums
 
         def _generate(self, requests: list[Any]) -> list[str]:
@@ -185,7 +176,7 @@ def _lm_class() -> type[TemplateLM]:
             prompts = [self._prompt(request, reasoning) for request in requests]
             generations = self._model.generate([prompt.generation for prompt in prompts], self._report_progress)
             texts = []
-            for request, prompt, generation in zip(requests, prompts, generations, strict=True):
+            for prompt, generation in zip(prompts, generations, strict=True):
                 if reasoning is not None:
                     answer = reasoning.answer(generation.tokens, prompt.opening)
                 else:
@@ -198,7 +189,6 @@ def _lm_class() -> type[TemplateLM]:
                 self.unfinished += answer.in_reasoning or (at_limit and not ended)
                 self.in_reasoning += answer.in_reasoning
                 texts.append(text)
-                self.cache_hook.add_partial("generate_until", request.args, text)
             if reasoning is not None:
                 self.openings |= {prompt.opening for prompt in prompts}
             return texts

@@ -71,7 +71,7 @@ class LoadedTask:
 
 
 def load_task(task: str, location: TaskLocation, options: TaskOptions) -> LoadedTask:
-    """Load a task, group, tag or YAML file with its data. Call it within `quiet`.
+    """Load a task, group or tag with its data. Call it within `quiet`.
 
     Raises InputError if the task or its data is not available, or if the task must not be run (`_validate`).
     """
@@ -91,7 +91,7 @@ def load_task(task: str, location: TaskLocation, options: TaskOptions) -> Loaded
         raise InputError(f"task {task}: the task or its data cannot be loaded: {reason}{remedy}") from error
     tasks: dict[str, Task] = loaded["tasks"]
     groups = loaded["groups"]
-    root = groups.get(task) or _path_group(task, groups) or next(iter(tasks.values()))
+    root = groups.get(task) or next(iter(tasks.values()))
     if groups or len(tasks) > 1:
         root = _with_aggregates(task, root, tasks)
     for leaf in tasks.values():
@@ -101,11 +101,6 @@ def load_task(task: str, location: TaskLocation, options: TaskOptions) -> Loaded
 
 def _name(root: Task | Group) -> str:
     return str(root.task_name if hasattr(root, "task_name") else root.name)
-
-
-def _path_group(task: str, groups: dict[str, Group]) -> Group | None:
-    """The outermost group of a YAML file."""
-    return next(iter(groups.values()), None) if task.endswith((".yaml", ".yml")) else None
 
 
 def _with_aggregates(task: str, root: Task | Group, tasks: dict[str, Task]) -> Group:
@@ -148,11 +143,9 @@ def _manager(task: str, location: TaskLocation) -> TaskManager:
     """A manager that knows the task. Indexing all of lm-eval's files takes seconds; one directory takes no time."""
     if location.yaml is not None:
         manager = _indexed(location.yaml)
-        if task not in manager.task_index and not Path(task).is_file():
+        if task not in manager.task_index:
             raise InputError(f"unknown task {task!r}; known in {location.yaml}: {', '.join(manager.all_tasks)}")
         return manager
-    if Path(task).is_file():
-        return _indexed(Path(task).parent)
     for folder in _folders(task):
         manager = _indexed(folder)
         if _is_whole(manager, task):

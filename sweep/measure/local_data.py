@@ -144,10 +144,18 @@ def _reformed(row: Row, form: DataForm, file: Path) -> Row:
 
 @functools.cache
 def _expression(text: str) -> Callable[[Row], Any]:
+    from jinja2 import Undefined
     from jinja2.sandbox import SandboxedEnvironment
 
     compiled = SandboxedEnvironment().compile_expression(text, undefined_to_none=False)
-    return lambda row: compiled(**row)
+
+    def evaluate(row: Row) -> Any:
+        value = compiled(**row)
+        if isinstance(value, Undefined):
+            raise ValueError(f"it has no {text}")
+        return value
+
+    return evaluate
 
 
 def _dataset(rows: list[Row], examples: list[Row]) -> Callable[..., Any]:

@@ -252,11 +252,6 @@ def test_a_group_has_the_items_and_the_mean_score_of_its_tasks(backend, tasks):
     assert [i.values["acc,none"] for i in group.items] == [i.values["acc,none"] for p in parts for i in p.items]
 
 
-def test_a_task_can_be_given_as_a_yaml_file(backend, tasks):
-    by_path = run_task(backend, str(tasks / "letter.yaml"), TaskLocation(tasks), TaskOptions(limit=6))
-    assert by_path.items == run_task(backend, "letter", TaskLocation(tasks), TaskOptions(limit=6)).items
-
-
 def test_local_tasks_use_no_network_and_print_nothing(backend, tasks, monkeypatch, capfd):
     def refuse(*_: Any) -> None:
         raise AssertionError("a local task opened a connection")
@@ -490,6 +485,7 @@ def test_code_of_a_model_runs_only_if_allowed(tmp_path, backend):
     with pytest.raises(InputError, match="task restricted: it runs code that the model writes; --allow-code-execution"):
         check_task("restricted", TaskLocation(tmp_path))
     check_task("restricted", TaskLocation(tmp_path), TaskOptions(allow_code=True))
+    check_prompts(backend, "restricted", TaskLocation(tmp_path), TaskOptions(allow_code=True))
     run = run_task(backend, "restricted", TaskLocation(tmp_path), TaskOptions(allow_code=True))
     assert run.primary.name == "pass@1"
     with pytest.raises(InputError, match=r"task unrestricted: it runs code .* without the restrictions"):

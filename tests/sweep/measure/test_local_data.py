@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import presets
 from converters.errors import InputError
 from sweep.measure.lm_eval_tasks import TaskLocation, load_task, quiet
-from sweep.measure.local_data import read_jsonl
+from sweep.measure.local_data import LocalData, read_jsonl
 from sweep.measure.task_options import TaskOptions
 
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
@@ -176,6 +177,147 @@ def test_compressed_files_are_read_and_truncated_ones_rejected(tmp_path: Path) -
     (tmp_path / "b.jsonl.gz").write_bytes(whole[:-20])
     with pytest.raises(InputError, match=r"b\.jsonl\.gz: cannot be read"):
         read_jsonl(tmp_path / "b.jsonl.gz")
+
+
+def test_the_file_of_a_split_begins_with_its_name(tmp_path: Path) -> None:
+    for name in ("validated", "training", "testing", "dev", "spring-2024", "train-ready"):
+        write(tmp_path, name, [{"a": 1}])
+    (tmp_path / "notes.json").write_text("{}")
+    named = presets.TaskData("named", files=(("validation", "spring"), ("winter", "notes")))
+    plain, own = LocalData(tmp_path, presets.TaskData("plain")), LocalData(tmp_path, named)
+    splits = ("validation", "test", "dev", "spring", "summer", None)
+    found = [plain.split_file(split) for split in splits]
+    assert [file and file.name for file in found] == [
+        "validated.jsonl", "testing.jsonl", "dev.jsonl", "spring-2024.jsonl", None, None,
+    ]  # fmt: skip
+    assert own.split_file("validation") == tmp_path / "spring-2024.jsonl"
+    assert own.split_file("winter") is None  # not a JSONL file
+    with pytest.raises(InputError, match=r"two files for the split 'train': train-ready\.jsonl and training\.jsonl"):
+        plain.split_file("train")
+
+
+SPLITS = {"training_split": "train", "validation_split": "val", "test_split": "test", "fewshot_split": "dev"}
+PLAIN = {"task": "t", "dataset_path": "here", "process_docs": "own preparation"}
+
+
+def replaced(
+    folder: Path, settings: dict[str, Any], num_fewshot: int | None = None, **about: Any
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The configuration, and the field `n` of the items in each of its parts."""
+    found = LocalData(folder, presets.TaskData("here", **about)).replace_data_set(PLAIN | settings, num_fewshot)
+    parts = found["custom_dataset"](model_args=None)
+    return found, {part: rows["n"] for part, rows in parts.items()}
+
+
+def items(*values: int) -> list[dict[str, Any]]:
+    return [{"n": value} for value in values]
+
+
+def test_the_scored_file_and_the_examples_come_from_the_splits_of_the_task(tmp_path: Path) -> None:
+    for part, rows in (("train", items(1, 2)), ("val", items(3, 4)), ("test", items(5, 6)), ("dev", items(7, 8))):
+        write(tmp_path, part, rows)
+    config, parts = replaced(tmp_path, SPLITS, 2)
+    assert parts == {"test": [5, 6], "fewshot": [7, 8]}
+    assert config == PLAIN | {
+        "custom_dataset": config["custom_dataset"],
+        "dataset_kwargs": {},
+        "training_split": None,
+        "validation_split": None,
+        "test_split": "test",
+        "fewshot_split": "fewshot",
+        "fewshot_config": {"sampler": "first_n"},
+    }
+    for removed, expected in (("dev", [1, 2]), ("train", [3, 4])):
+        (tmp_path / f"{removed}.jsonl").unlink()
+        assert replaced(tmp_path, SPLITS, 2)[1] == {"test": [5, 6], "fewshot": expected}
+    (tmp_path / "test.jsonl").unlink()
+    assert replaced(tmp_path, SPLITS)[1] == {"test": [3, 4]}
+    assert replaced(tmp_path, SPLITS, 1)[1] == {"test": [4], "fewshot": [3]}
+    with pytest.raises(InputError, match=r"val\.jsonl: too few items for 2 examples of task t"):
+        replaced(tmp_path, SPLITS, 2)
+    with pytest.raises(InputError, match=r"no file with the split 'test' for task t; name the file test\.jsonl"):
+        replaced(tmp_path, SPLITS | {"validation_split": None})
+    with pytest.raises(InputError, match=r"no file with the split 'late' for task t; name the file late\.jsonl"):
+        replaced(tmp_path, {"validation_split": "late"})
+
+
+@pytest.mark.parametrize(
+    ("own", "chosen", "examples"),
+    [(None, None, 0), (None, 1, 1), (2, None, 2), (2, 1, 1), (0, 2, 0), (0, None, 0), (1, 2, 2), (2, 0, 2)],
+)
+def test_the_number_of_examples_is_the_users_or_that_of_the_task(
+    tmp_path: Path, own: int | None, chosen: int | None, examples: int
+) -> None:
+    write(tmp_path, "test", items(1, 2, 3, 4))
+    config, parts = replaced(tmp_path, {"test_split": "test", "num_fewshot": own}, chosen)
+    assert parts == {"test": [1, 2, 3, 4][examples:]} | ({"fewshot": [1, 2, 3, 4][:examples]} if examples else {})
+    assert config["fewshot_split"] == ("fewshot" if examples else None)
+    assert config["fewshot_config"] == ({"sampler": "first_n"} if examples else None)
+
+
+def test_examples_that_the_task_file_has_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, "test", items(1, 2, 3))
+    for fewshot in ({"samples": [{"n": 0}]}, {"samples": [{"n": 0}], "sampler": "default"}):
+        config, parts = replaced(tmp_path, {"test_split": "test", "num_fewshot": 1, "fewshot_config": fewshot})
+        assert parts == {"test": [1, 2, 3]}
+        assert (config["fewshot_config"], config["fewshot_split"]) == (fewshot, None)
+    config, _ = replaced(tmp_path, {"test_split": "test", "num_fewshot": 1, "fewshot_config": {"sampler": "random"}})
+    assert config["fewshot_config"] == {"sampler": "random"}
+
+
+def test_items_get_the_fields_of_the_first_form_that_fits(tmp_path: Path) -> None:
+    forms = (
+        presets.DataForm(("n", "absent"), (("n", "0"),), False),
+        presets.DataForm(("n", "text"), (("n", "n * 10"), ("length", "text|length")), True),
+        presets.DataForm(("n",), (("n", "n + 1"),), False),
+    )
+    write(tmp_path, "test", [{"n": 1, "text": "four"}, {"n": 2, "text": ""}])
+    config, parts = replaced(tmp_path, {"test_split": "test"}, forms=forms)
+    assert (parts, config["process_docs"]) == ({"test": [10, 20]}, None)
+    assert config["custom_dataset"]()["test"][0] == {"n": 10, "text": "four", "length": 4}
+    write(tmp_path, "train", items(5, 6))
+    with pytest.raises(InputError, match=r"train\.jsonl: its items have other fields than those of test\.jsonl"):
+        replaced(tmp_path, SPLITS, 1, forms=forms)
+    write(tmp_path, "test", items(1, 2))
+    config, parts = replaced(tmp_path, SPLITS, 1, forms=forms)
+    assert (parts, config["process_docs"]) == ({"test": [2, 3], "fewshot": [6, 7]}, "own preparation")
+    undefined = (presets.DataForm(("n",), (("n", "missing.deep"),), False),)
+    with pytest.raises(InputError, match=r"test\.jsonl: an item has unexpected fields: \{'n': 1\} \('missing' is"):
+        replaced(tmp_path, {"test_split": "test"}, forms=undefined)
+    absent = (presets.DataForm(("n",), (("n", "missing"),), False),)
+    with pytest.raises(InputError, match=r"test\.jsonl: an item has unexpected fields: \{'n': 1\} \(it has no missing"):
+        replaced(tmp_path, {"test_split": "test"}, forms=absent)
+
+
+def test_only_items_of_the_tasks_own_configuration_are_used(tmp_path: Path) -> None:
+    write(tmp_path, "test", [{"n": i, "kind": "ab"[i % 2]} for i in range(5)])
+    config = {"test_split": "test", "dataset_name": "b"}
+    assert replaced(tmp_path, config, select="kind")[1] == {"test": [1, 3]}
+    assert replaced(tmp_path, config, dataset="here", config="b")[1] == {"test": [0, 1, 2, 3, 4]}
+    with pytest.raises(InputError, match=r"test\.jsonl: no item with kind 'c' for task t$"):
+        replaced(tmp_path, config | {"dataset_name": "c"}, select="kind")
+    for other in ({"dataset": "there"}, {"dataset": "here", "config": "c"}):
+        message = f"task t: it needs the data set here, but {tmp_path} contains {other['dataset']}"
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            replaced(tmp_path, config, **other)
+    (tmp_path / "test.jsonl").write_text("\n")
+    with pytest.raises(InputError, match=r"test\.jsonl: no item for task t$"):
+        replaced(tmp_path, config)
+
+
+def test_files_are_read_again_only_if_they_change(tmp_path: Path) -> None:
+    file = write(tmp_path, "test", items(1)) / "test.jsonl"
+    assert read_jsonl(file) is read_jsonl(file)
+    file.write_text('{"n": 1}\n\n  \n{"n": "café"}\n', encoding="utf-8")
+    assert read_jsonl(file) == [{"n": 1}, {"n": "café"}]
+    packed = tmp_path / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress('{"n": "你好"}\n'.encode()))
+    assert read_jsonl(packed) == [{"n": "你好"}]
+    file.write_text('{"n": 1}\n[2]\n')
+    with pytest.raises(InputError, match=r"test\.jsonl:2: not a JSON object"):
+        read_jsonl(file)
+    with pytest.raises(InputError, match=r"absent\.jsonl: cannot be read \(No such file or directory\)"):
+        read_jsonl(tmp_path / "absent.jsonl")
 
 
 def test_every_listed_data_set_is_the_one_that_lm_evals_task_uses() -> None:
