@@ -247,7 +247,7 @@ def _why(pick: Candidate) -> list[str]:
         if pick.kld.value > advice_rules().clear_loss:
             lines.append("This is a clear loss: expect worse answers than those of the unquantized model.")
         if pick.kld.source == "prior":
-            lines.append("`sweep run` measures it.")
+            lines.append(f"`{join(['sweep', 'run', *_cache_words(pick)])}` measures it.")
     return lines
 
 
@@ -360,12 +360,18 @@ def _settle(advice: Advice) -> dict[str, Any] | None:
         return None
     asked = (pick, advice.undecided, advice.smaller, advice.better)
     names = dict.fromkeys(one.variant for one in asked if one is not None)
-    words = ["sweep", "run", advice.model, "--variants", ",".join(names)]
+    measured = advice.undecided if pick.is_reference and advice.undecided is not None else pick
+    words = ["sweep", "run", advice.model, "--variants", ",".join(names), *_cache_words(measured)]
     evidence = advice.undecided.tasks if advice.undecided is not None else None
     items = None if evidence is None else evidence.settling_items
     if evidence is not None:
         words += ["--tasks", ",".join(evidence.tasks), *(["--limit", str(items)] if items is not None else [])]
     return {"items": items, "command": join(words)}
+
+
+def _cache_words(pick: Candidate) -> list[str]:
+    """The option of `sweep run` for the pick's KV cache, if llama.cpp runs it and the cache is not the default."""
+    return ["--kv-type", pick.kv_type] if pick.commands.run and pick.kv_type != "f16" else []
 
 
 _FIELDS = ("variant", "kv_type", "ctx", "placement", "tokens_per_s", "speed_source", "expected_kld", "command", "get")

@@ -76,6 +76,7 @@ class Candidate:
       is not known.
     - `tasks` is what tasks say about its loss; None if it was compared on none. `is_reference`: others were compared
       with it.
+    - `cache_is_given`: there is no choice of the type of KV cache, so one that is not f16 counts as no effort.
     - `ram_bytes` is the part of it that is in RAM beside GPUs.
     - `commands` say how to run it; `commands.run` is empty if llama.cpp cannot.
     """
@@ -92,6 +93,7 @@ class Candidate:
     obstacle: str = ""
     tasks: TaskEvidence | None = None
     is_reference: bool = False
+    cache_is_given: bool = False
     ram_bytes: int = 0
     commands: Commands = Commands()
 
@@ -137,4 +139,4 @@ class Candidate:
     def effort(self) -> int:
         """How far from simple it is to run: 0 for everything on the GPUs with an f16 cache."""
         in_ram = self.placement in (AdvisedPlacement.EXPERTS, AdvisedPlacement.LAYERS)
-        return 2 * in_ram + (self.kv_type != "f16")
+        return 2 * in_ram + (self.kv_type != "f16" and not self.cache_is_given)

@@ -95,6 +95,19 @@ def reference_words(records: Iterable[Record]) -> str:
     return " and ".join(sorted(others)) or "the reference"
 
 
+def cache_words(records: Iterable[Record]) -> str:
+    """The types of llama.cpp's KV cache, in words, with the variants that have another one than most; empty if all are
+    f16."""
+    names: dict[str, list[str]] = {}
+    for record in records:
+        if record.kind == "gguf":
+            names.setdefault(record.kv_type, []).append(fmt.plain(record.variant))
+    if set(names) <= {"f16"}:
+        return ""
+    chosen, *others = sorted(names, key=lambda kind: (kind == "f16", -len(names[kind])))
+    return f"KV cache: {'; '.join([chosen, *(f'{kind} for ' + ', '.join(names[kind]) for kind in others)])}"
+
+
 def task_names(records: Iterable[Record]) -> list[str]:
     """All tasks of the sweep, in the order of their first appearance."""
     return list(dict.fromkeys(task for record in records for task in record.tasks))

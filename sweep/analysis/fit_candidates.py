@@ -16,6 +16,8 @@ from sweep.analysis.fit_commands import fit_commands
 from sweep.analysis.priors import ExpectedKld, MeasuredKld, RelativeKld, expected_klds, measured_kld
 from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
 
+F16 = "f16"  # the type of KV cache that expected and most measured divergences are for
+
 
 @dataclass(frozen=True)
 class MeasuredSpeed:
@@ -27,48 +29,66 @@ class MeasuredSpeed:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """What runs measured with one type of KV cache, by variant: divergences, and what tasks say."""
+
+    klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
+    tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Measurements:
     """What runs measured of a model, by variant: divergences from one reference over one text, what tasks say, and
-    speeds, the latest first. `files` are the files that were kept, `relatives` what was measured of other models of the
-    series."""
+    speeds, the latest first. `klds` and `tasks` were measured with an f16 cache, `other_caches` by type with others.
+    `files` are the files that were kept, `relatives` what was measured of other models of the series."""
 
     klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
     tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     relatives: Sequence[RelativeKld] = ()
     speeds: Mapping[str, Sequence[MeasuredSpeed]] = field(default_factory=dict)
+    other_caches: Mapping[str, Losses] = field(default_factory=dict)
+
+    def losses(self, row: FitRow, kv_type: str) -> Losses:
+        """What was measured with this type of cache. It does not matter for variants that llama.cpp does not run."""
+        if kv_type == F16 or row.kind != "gguf":
+            return Losses(self.klds, self.tasks)
+        return self.other_caches.get(kv_type, Losses())
 
 
 def expected_losses(report: FitReport, measured: Measurements) -> dict[str, ExpectedKld]:
     """By variant, the divergence that was measured, or else is expected, with the report's type of KV cache.
 
-    Variants about which nothing is known are left out, and so are all if nothing is known about the type of the cache.
+    What was measured with an f16 cache says what to expect with another one. Variants about which nothing is known are
+    left out, and so are those that were not measured if nothing is known about the type of the cache.
     """
-    klds = measured.klds
+    found = {row.variant: measured.losses(row, report.kv_type).klds.get(row.variant) for row in report.rows}
+    own = {name: measured_kld(one) for name, one in found.items() if one is not None}
     added = advice_rules().kv_types.get(report.kv_type)
     if added is None:
-        return {}
+        return own
+    with_f16 = measured.klds
     expected = expected_klds(
         {row.variant: row.weight_types for row in report.rows},
         report.architecture,
-        {name: found.kld for name, found in klds.items()},
+        {name: one.kld for name, one in with_f16.items()},
         measured.relatives,
     )
-    known = {**expected, **{name: measured_kld(found) for name, found in klds.items()}}
-    return {
-        name: ExpectedKld(kld.value + added, kld.low + added, kld.high + added, kld.source)
-        for name, kld in known.items()
+    known = {**expected, **{name: measured_kld(one) for name, one in with_f16.items()}}
+    with_cache = {
+        name: ExpectedKld(kld.value + added, kld.low + added, kld.high + added, "prior") for name, kld in known.items()
     }
+    return with_cache | own
 
 
 def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -> list[Candidate]:
     """The variants of a fit report as candidates, with what was measured of them before. `model` is the MODEL that the
     report was asked for; empty: its name."""
-    klds = measured.klds
     has_gpu = any(device.kind != "cpu" for device in report.devices)
     losses = expected_losses(report, measured)
     found = {row.variant: measured_speed(row, report, measured.speeds.get(row.variant, ())) for row in report.rows}
     speeds = {row.variant: found[row.variant] or estimated_speed(row, report) for row in report.rows}
+    own = {row.variant: measured.losses(row, report.kv_type) for row in report.rows}
     return [
         Candidate(
             model=report.model,
@@ -81,13 +101,18 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
             tokens_per_s=speeds[row.variant],
             speed_is_measured=found[row.variant] is not None,
             obstacle=_obstacle(row, row.variant in losses, speeds[row.variant]),
-            tasks=measured.tasks.get(row.variant),
-            is_reference=row.variant in klds and klds[row.variant].reference == row.variant,
+            tasks=own[row.variant].tasks.get(row.variant),
+            is_reference=_is_reference(row.variant, own[row.variant]),
             ram_bytes=row.shares[-1].total_bytes,
             commands=fit_commands(row, model or report.model, measured.files),
         )
         for row in report.rows
     ]
+
+
+def _is_reference(variant: str, measured: Losses) -> bool:
+    kld = measured.klds.get(variant)
+    return kld is not None and kld.reference == variant
 
 
 def _obstacle(row: FitRow, has_loss: bool, speed: float | None) -> str:

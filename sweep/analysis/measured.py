@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from converters.catalogue import are_relatives
 from presets.advice import Tolerance
 from sweep.analysis.candidate import TaskEvidence
-from sweep.analysis.fit_candidates import MeasuredSpeed, Measurements
+from sweep.analysis.fit_candidates import F16, Losses, MeasuredSpeed, Measurements
 from sweep.analysis.priors import MeasuredKld, RelativeKld
 from sweep.workspace import Workspace
 
@@ -22,7 +22,8 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
     """By variant, what the runs of `model` measured.
 
     Divergences from different references or texts are not comparable. If there are several, those of the reference and
-    text with the most variants are returned; among equals, the latest. What tasks say is taken from the run with the
+    text with the most variants are returned; among equals, the latest. Those with different types of KV cache are kept
+    apart. What tasks say is taken from the run with the
     most items. Unstable speeds are left out, and so are those of int8 recipes and of models with experts in RAM.
     """
     if not workspace.database.is_file():
@@ -34,8 +35,8 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
     from sweep.results.records import records, reference_units
     from sweep.results.store import Store
 
-    groups: dict[str, dict[str, MeasuredKld]] = defaultdict(dict)
-    tasks: dict[str, TaskEvidence] = {}
+    groups: dict[str, dict[tuple[str, str], MeasuredKld]] = defaultdict(dict)  # by cache and variant
+    tasks: dict[tuple[str, str], TaskEvidence] = {}
     files: dict[str, str] = {}
     relatives: list[RelativeKld] = []
     speeds: dict[str, list[MeasuredSpeed]] = defaultdict(list)
@@ -50,18 +51,33 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
                 continue
             files = variant_files(plan, workspace) | files
             rows = records(plan, store)
+            caches = {record.variant: _cache(record) for record in rows}
             for record in rows:
                 units, kld = reference_units(plan, record.variant), _kld(record, plan)
                 if units is not None and kld is not None:
-                    groups[units].setdefault(record.variant, kld)
+                    groups[units].setdefault((_cache(record), record.variant), kld)
                 speed = _speed(record)
                 if speed is not None:
                     speeds[record.variant].append(speed)
             for variant, found in task_evidence(rows, tolerance).items():
-                known = tasks.get(variant)
+                known = tasks.get((caches[variant], variant))
                 if known is None or known.items * len(known.tasks) < found.items * len(found.tasks):
-                    tasks[variant] = found
-    return Measurements(max(groups.values(), key=len, default={}), tasks, files, relatives, speeds)
+                    tasks[caches[variant], variant] = found
+    klds = max(groups.values(), key=len, default={})
+    losses = {
+        cache: Losses(
+            {name: one for (own, name), one in klds.items() if own == cache},
+            {name: one for (own, name), one in tasks.items() if own == cache},
+        )
+        for cache in {F16, *(cache for cache, _ in (*klds, *tasks))}
+    }
+    usual = losses.pop(F16)
+    return Measurements(usual.klds, usual.tasks, files, relatives, speeds, losses)
+
+
+def _cache(record: Record) -> str:
+    """The type of KV cache that a record's figures are for. What torch runs has one of its own."""
+    return record.kv_type if record.kind == "gguf" else F16
 
 
 def _of_relative(rows: Sequence[Record]) -> list[RelativeKld]:
@@ -70,6 +86,7 @@ def _of_relative(rows: Sequence[Record]) -> list[RelativeKld]:
         RelativeKld(row.variant, row.divergence.kld_mean, 8 * row.file_bytes / row.bits_per_weight)
         for row in rows
         if row.divergence is not None and row.file_bytes and row.bits_per_weight and row.variant != row.reference
+        if _cache(row) == F16
     ]
 
 

@@ -58,6 +58,7 @@ def run_candidates(
                 obstacle=judge.obstacle(record),
                 tasks=evidence.get(record.variant),
                 is_reference=record.variant in references,
+                cache_is_given=record.kind == "gguf",
                 commands=(commands or {}).get(record.variant, Commands()),
             )
         )

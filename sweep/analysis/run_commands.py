@@ -50,7 +50,8 @@ def _server(file: str, model: MeasuredModel) -> str:
     words += ["-ngl", str(settings.gpu_layers)] if settings.gpu_layers else []
     words += ["-ncmoe", str(settings.cpu_moe)] if settings.cpu_moe else []
     words += ["-ts", ",".join(f"{share:g}" for share in settings.tensor_split)] if settings.tensor_split else []
-    words += ["-ctk", settings.kv_type, "-ctv", settings.kv_type] if settings.kv_type != "f16" else []
+    cache = settings.kv_cache
+    words += [] if cache.is_default else ["-ctk", cache.k, "-ctv", cache.v]
     return join(words)
 
 

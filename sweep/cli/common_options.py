@@ -11,7 +11,7 @@ import typer
 
 from sweep.cli.help import Panel
 from sweep.cli.output import Format
-from sweep.defaults import DEFAULT_CONTEXT
+from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
 
 BUILT_IN = "a built-in model (micro, micro-moe)"
 CHECKPOINT = "a checkpoint directory"
@@ -131,6 +131,18 @@ def context(minimum: int) -> Any:
         min=minimum,
         help="Context length that the memory figures are for, in tokens per sequence.",
         show_default=f"{DEFAULT_CONTEXT}, or the model's maximum if that is smaller",
+        rich_help_panel=Panel.MEMORY,
+    )
+
+
+def kv_type(purpose: str, show_default: str, more: str = "") -> Any:
+    """--kv-type of a command that uses the cache for this purpose; `more` is said of it."""
+    return typer.Option(
+        None,
+        "--kv-type",
+        metavar="K[,V]",
+        help=f"{purpose}: {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}; or one for K and one for V: f16,q8_0.{more}",
+        show_default=show_default,
         rich_help_panel=Panel.MEMORY,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from rich.table import Table
 
 from sweep.cli.output import Output
+from sweep.cli.run_output import cache_words
 from sweep.commands.run import variant_sizes
 from sweep.execution.cells_to_run import cells_to_run
 from sweep.format import duration, size
@@ -71,7 +72,8 @@ def show_plan(sweep: Sweep, output: Output) -> None:
     settings = sweep.plan.settings
     output.show(
         f"\n{len(todo)} of {len(sweep.plan.cells)} jobs to do; {needed:,} bytes of files. "
-        f"Memory: weights, {settings.kv_type} KV cache for {settings.ctx} tokens, and buffers, computed by llama.cpp."
+        f"Memory: weights, {cache_words(sweep.plan)} KV cache for {settings.ctx} tokens, and buffers, computed by "
+        "llama.cpp."
     )
     remaining = total(seconds, (cell.label for cell in todo))
     if todo and remaining is not None:

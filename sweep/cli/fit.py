@@ -11,9 +11,8 @@ from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
-from sweep.cli.parsers import comma_list, kv_types
+from sweep.cli.parsers import comma_list, kv_cache
 from sweep.cli.parsers import tolerance as parse_tolerance
-from sweep.defaults import KV_TYPES
 
 EXAMPLES = """
 Which quants of a public model fit on one GPU:
@@ -78,15 +77,7 @@ def fit(
         rich_help_panel=Panel.MEMORY,
     ),
     ctx: int | None = common.context(1),
-    kv_type: str | None = typer.Option(
-        None,
-        "--kv-type",
-        metavar="K[,V]",
-        help=f"Type of the KV cache: {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}; or one for K and one for V: "
-        "f16,q8_0.",
-        show_default="f16; the advice may choose q8_0",
-        rich_help_panel=Panel.MEMORY,
-    ),
+    kv_type: str | None = common.kv_type("Type of the KV cache", "f16; the advice may choose q8_0"),
     parallel: int = typer.Option(
         1,
         "--parallel",
@@ -161,11 +152,11 @@ def fit(
     from sweep.workspace import Workspace, default_root
 
     output = Output(format)
-    type_k, type_v = kv_types(kv_type or "f16")
+    cache = kv_cache(kv_type)
     options = FitOptions(
         context=ctx or 0,
-        kv_type_k=type_k,
-        kv_type_v=type_v,
+        kv_type_k=cache.k,
+        kv_type_v=cache.v,
         parallel=parallel,
         ubatch=ubatch,
         flash_attention=flash_attn,

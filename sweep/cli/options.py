@@ -19,7 +19,7 @@ from typer.models import ParameterInfo
 
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
-from sweep.cli.parsers import comma_list, tensor_split, tolerance
+from sweep.cli.parsers import comma_list, kv_cache, tensor_split, tolerance
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.request import Keep, Request
 
@@ -309,6 +309,18 @@ _PLACEMENT = (
     ),
 )
 _CONTEXT = Option("ctx", int | None, common.context(64))
+_CACHE = "Type of llama.cpp's KV cache"
+_RUN_CACHE = Option(
+    "kv_type",
+    str | None,
+    common.kv_type(
+        f"{_CACHE} for all variants but the reference",
+        "f16",
+        " The reference keeps an f16 cache, so KL divergence and task differences include what the cache costs.",
+    ),
+    kv_cache,
+)
+_EVAL_CACHE = Option("kv_type", str | None, common.kv_type(_CACHE, "f16"), kv_cache)
 _GPUS = Option(
     "gpu",
     list[str] | None,
@@ -359,9 +371,10 @@ _TOLERANCE = Option("tolerance", str | None, common.TOLERANCE, tolerance)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 RUN = (
-    _MODEL, *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_RUN_TEXT, _CONTEXT, _GPUS, *_PLACEMENT, *_EXECUTION,
-    _DRY_RUN, _KEEP, _TOLERANCE, _WORKSPACE,
+    _MODEL, *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT,
+    *_EXECUTION, _DRY_RUN, _KEEP, _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 EVAL = (
-    _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE, _WORKSPACE,
+    _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE,
+    _WORKSPACE,
 )  # fmt: skip

@@ -7,6 +7,7 @@ import re
 import typer
 
 from presets.advice import Tolerance
+from sweep.kv_cache import KVCache
 
 _UNITS = {"": 1} | {
     unit + suffix: base**power
@@ -54,9 +55,6 @@ def tensor_split(text: str | None) -> tuple[float, ...]:
     return found
 
 
-def kv_types(text: str) -> tuple[str, str]:
-    """The types of K and of V: "q8_0" sets both, "f16,q8_0" each. Whether llama.cpp has them is checked later."""
-    types = [name.strip().lower() for name in text.split(",")]
-    if len(types) > 2 or not all(types):
-        raise typer.BadParameter(f"--kv-type {text!r} is neither one type nor two (K,V); write it as f16,q8_0")
-    return types[0], types[-1]
+def kv_cache(text: str | None) -> KVCache:
+    """`q8_0`: the type of K and of V; `f16,q8_0`: of each. The default types if the option is not given."""
+    return KVCache() if text is None else KVCache.parse(text)

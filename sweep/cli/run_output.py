@@ -94,7 +94,7 @@ def describe_run(plan: Plan, store: Store) -> dict[str, object]:
         else "none",
         "importance matrix": importance(plan, store),
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
-        "KV cache": f"{settings.kv_type}; memory computed for a context of {settings.ctx} tokens",
+        "KV cache": f"{cache_words(plan)}; memory computed for a context of {settings.ctx} tokens",
         "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",
         "device": f"{plan.resources.device('llama.cpp')}, {plan.resources.threads} threads",
         "engine": plan.about["engine"],
@@ -103,6 +103,15 @@ def describe_run(plan: Plan, store: Store) -> dict[str, object]:
         "bitsweep": __version__,
         **({"notes": "; ".join(remarks)} if (remarks := notes(plan, store)) else {}),
     }
+
+
+def cache_words(plan: Plan) -> str:
+    """The type of llama.cpp's KV cache, and that of the reference if it is another."""
+    own = plan.settings.kv_type
+    model = plan.model_of(plan.reference) if plan.reference in plan.variants else None
+    if model is None or model.settings.kv_type == own or method(plan.reference).baseline is not None:
+        return own
+    return f"{own} (reference {plan.reference}: {model.settings.kv_type})"
 
 
 def _describe_torch(plan: Plan) -> dict[str, object]:

@@ -16,7 +16,7 @@ from converters.huggingface_source import HuggingFaceSource
 from converters.llamacpp import rpc
 from converters.resolver import FoundModel, ModelForm, Need, find_model
 from converters.source import Source
-from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
+from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.contexts import MAX_SEQUENCES
 from sweep.fit.draft import model_draft
 from sweep.fit.fit_inputs import FitInputs
@@ -80,7 +80,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
     return FitReport(
         model=resolved.name,
         context=options.context,
-        kv_type=",".join(dict.fromkeys((options.kv_type_k, options.kv_type_v))),
+        kv_type=str(options.kv_cache),
         parallel=options.parallel,
         devices=tuple(devices),
         rows=tuple(found[name] for name in names),
@@ -108,9 +108,7 @@ def _config(source: Source) -> Mapping[str, Any]:
 
 
 def _validate(options: FitOptions) -> None:
-    for name, kind in (("K", options.kv_type_k), ("V", options.kv_type_v)):
-        if kind not in KV_TYPES:
-            raise InputError(f"{kind} is not a type of the {name} cache; choose one of {', '.join(KV_TYPES)}")
+    options.kv_cache.check()
     bounds = (
         ("context", options.context, 0, 1 << 31),
         ("parallel", options.parallel, 1, MAX_SEQUENCES),

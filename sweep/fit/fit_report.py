@@ -13,6 +13,7 @@ from typing import Any
 from sweep.fit.hardware import Device
 from sweep.fit.weight_types import WeightTypes
 from sweep.format import size
+from sweep.kv_cache import KVCache
 
 DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
     "llama.cpp dry run",
@@ -42,6 +43,10 @@ class FitOptions:
     projector: bool = False  # whether the vision projector counts
     draft: str = ""  # for speculative decoding: MTP, or a second model; empty: none
     offload: str = "auto"  # "auto": partly in RAM if the variant does not fit; "none": all of it on the devices
+
+    @property
+    def kv_cache(self) -> KVCache:
+        return KVCache(self.kv_type_k, self.kv_type_v)
 
 
 @dataclass(frozen=True)

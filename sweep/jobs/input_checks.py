@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sweep.artefact import Artefact
 from sweep.jobs.base import CheckPassed, Job, Site
 from sweep.jobs.inputs import Task, TextFile
+from sweep.jobs.settings import Settings
 from sweep.measure.text_form import TextForm
 
 
@@ -116,6 +117,32 @@ class LoadCheckJob(Job[CheckPassed]):
 
         for file in self.files:
             require_loadable_source(GGUFSource(site.path(file), requantize=True))
+        return CheckPassed()
+
+
+@dataclass(frozen=True)
+class CacheCheckJob(Job[CheckPassed]):
+    """Check that llama.cpp can make a KV cache of these settings for each model: a checkpoint or a GGUF file. No weight
+    is read."""
+
+    kind = "cache_check"
+    result_type = CheckPassed
+
+    sources: tuple[Artefact, ...]
+    name: str
+    settings: Settings
+
+    def run(self, site: Site) -> CheckPassed:
+        from converters.llamacpp.memory import plan_memory
+        from converters.plan import plan_export
+        from converters.resolver import Need, open_source
+
+        for source in self.sources:
+            path = site.path(source)
+            opened = open_source(path, self.name, requantize=True, need=Need.PLAN)
+            (plan,) = plan_export(opened, ["BF16"]).values()
+            context = self.settings.context(site.resources.threads)
+            plan_memory(opened.structure, plan.tensors, context, self.settings.load, path.name)
         return CheckPassed()
 
 

@@ -14,8 +14,8 @@ def open_gguf(model: MeasuredModel, site: Site) -> Backend:
     options = LlamaOptions(
         n_batch=settings.batch,
         n_ubatch=settings.ubatch,
-        type_k=settings.kv_type,
-        type_v=settings.kv_type,
+        type_k=settings.kv_cache.k,
+        type_v=settings.kv_cache.v,
         n_threads=site.resources.threads,
         load=settings.load,
     )

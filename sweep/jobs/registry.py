@@ -31,6 +31,7 @@ _OTHERS = {
     "prompts": "sweep.jobs.prompt_check:PromptCheckJob",
     "tokens": "sweep.jobs.token_check:TokenCheckJob",
     "vocabulary": "sweep.jobs.input_checks:VocabularyCheckJob",
+    "cache_check": "sweep.jobs.input_checks:CacheCheckJob",
     "load_check": "sweep.jobs.input_checks:LoadCheckJob",
     "imatrix_check": "sweep.jobs.input_checks:ImatrixCheckJob",
     "calibration": "sweep.jobs.input_checks:CalibrationCheckJob",

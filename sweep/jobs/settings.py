@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.model import ContextOptions
 from sweep.defaults import DEFAULT_CONTEXT
+from sweep.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Settings:
     - `window`: tokens per window of the perplexity text; `stride`: tokens from one window to the next (None: `window`).
     - `ctx`: the context, in tokens, that the memory is computed and measured for.
     - `batch`, `ubatch`: llama.cpp's logical and physical batch, in tokens.
-    - `kv_type`: the type of the KV cache.
+    - `kv_type`: the type of the KV cache, or those of K and of V, as KVCache writes them; for torch, its own name.
     - `gpu_layers`: the number of layers on GPUs; `cpu_moe`: the number of layers whose experts stay in RAM;
       `tensor_split`: the share of each GPU (empty: llama.cpp decides).
     """
@@ -37,14 +38,19 @@ class Settings:
         """Where llama.cpp puts the weights."""
         return LoadOptions(self.gpu_layers, self.cpu_moe, self.tensor_split)
 
+    @property
+    def kv_cache(self) -> KVCache:
+        """The types of llama.cpp's KV cache."""
+        return KVCache.parse(self.kv_type)
+
     def context(self, threads: int = 1) -> ContextOptions:
         """The llama.cpp context that the memory is computed for."""
         return ContextOptions(
             n_ctx=self.ctx,
             n_batch=self.batch,
             n_ubatch=self.ubatch,
-            type_k=self.kv_type,
-            type_v=self.kv_type,
+            type_k=self.kv_cache.k,
+            type_v=self.kv_cache.v,
             n_threads=threads,
         )
 

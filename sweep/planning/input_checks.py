@@ -14,6 +14,7 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
 from sweep.jobs.imatrix import CHUNK, ImatrixJob
 from sweep.jobs.input_checks import (
+    CacheCheckJob,
     CalibrationCheckJob,
     ImatrixCheckJob,
     InputCheckJob,
@@ -21,8 +22,9 @@ from sweep.jobs.input_checks import (
     VocabularyCheckJob,
 )
 from sweep.jobs.inputs import Task
-from sweep.jobs.model import opener
+from sweep.jobs.model import MeasurementJob, opener
 from sweep.jobs.prompt_check import PromptCheckJob, TemplateSource
+from sweep.jobs.settings import Settings
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.jobs.token_check import Reader, TokenCheckJob, TokenSource
@@ -38,6 +40,7 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
     files = _gguf_files(sweep, todo)
     if files:
         run_job(LoadCheckJob(files))
+    _check_caches(sweep, todo, run_job)
     for check in _imatrix_checks(todo):
         run_job(check)
     names = {cell.job.task.name for cell in todo if isinstance(cell.job, TaskJob)}
@@ -84,6 +87,20 @@ def _gguf_files(sweep: Sweep, todo: Sequence[Cell]) -> tuple[Artefact, ...]:
     files = [Artefact.of(one.file_path) for one in sweep.variants if one.name in names and one.file_path is not None]
     sources = [cell.job.source for cell in todo if isinstance(cell.job, ExportJob)]
     return tuple(dict.fromkeys([*files, *(one for one in sources if Path(one.name).suffix == ".gguf")]))
+
+
+def _check_caches(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
+    """Check that llama.cpp can make caches of --kv-type for the models that cells measure."""
+    files = {one.name: Artefact.of(one.file_path) for one in sweep.variants if one.file_path is not None}
+    sources: dict[Settings, dict[Artefact, None]] = {}
+    for cell in todo:
+        model = cell.job.model if isinstance(cell.job, MeasurementJob) else None
+        if model is None or "kv_type" not in opener(model.opener).changes_results:
+            continue
+        if model.settings.kv_type != Settings.kv_type:
+            sources.setdefault(model.settings, {})[files.get(cell.variant, sweep.origin.source)] = None
+    for settings, models in sources.items():
+        _require(CacheCheckJob(tuple(models), sweep.origin.name, settings), run_job)
 
 
 def _imatrix_checks(todo: Sequence[Cell]) -> list[ImatrixCheckJob]:

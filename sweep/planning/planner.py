@@ -15,6 +15,7 @@ from sweep.jobs.cell import Cell, SweepInputs
 from sweep.jobs.imatrix import ImatrixJob, imatrix_identity
 from sweep.jobs.inputs import Baseline, ImatrixFile
 from sweep.jobs.model import MeasurementJob, engine_versions
+from sweep.jobs.settings import Settings
 from sweep.methods.base import Variant, cells_for, preparation_cell
 from sweep.planning.baseline import ReferenceFile
 from sweep.planning.imatrix import ImatrixSource
@@ -53,10 +54,7 @@ def make_plan(spec: PlanSpec) -> Plan:
     for index, variant in enumerate(variant for variant in ordered if variant.name not in spec.skipped):
         if index == 1 and spec.imatrix_source is not None:  # the reference collects it for the others
             imatrix = _imatrix(spec.imatrix_source, spec.inputs, ordered[0], cells)
-        inputs = spec.inputs
-        if spec.reference_layers is not None and variant.name == spec.reference:
-            inputs = replace(inputs, settings=replace(inputs.settings, gpu_layers=spec.reference_layers))
-        own = cells_for(variant, inputs, imatrix, baselines.get(variant.baseline))
+        own = cells_for(variant, _inputs_of(variant, spec), imatrix, baselines.get(variant.baseline))
         made = {cell.key for cell in cells if cell.job.is_preparation}  # variants of one recipe share a checkpoint
         cells += [cell for cell in own if cell.key not in made]
         text = next((cell for cell in own if cell.name == "text"), None)
@@ -75,6 +73,18 @@ def make_plan(spec: PlanSpec) -> Plan:
         made_of=_made_of(spec.reference_file, cells),
         skipped=spec.skipped,
     )
+
+
+def _inputs_of(variant: Variant, spec: PlanSpec) -> SweepInputs:
+    """The inputs of a variant. The reference that others are compared with has a cache of the default type, and a
+    placement of its own."""
+    inputs = spec.inputs
+    if variant.name != spec.reference or inputs.single:
+        return inputs
+    settings = replace(inputs.settings, kv_type=Settings.kv_type)
+    if spec.reference_layers is not None:
+        settings = replace(settings, gpu_layers=spec.reference_layers)
+    return replace(inputs, settings=settings)
 
 
 def _ordered(spec: PlanSpec) -> Sequence[Variant]:

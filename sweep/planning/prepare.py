@@ -108,6 +108,10 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
     measures_text = everything or request.perplexity is not None
     if request.write_base is not None and not measures_text:
         raise InputError("--write-base writes the model's log-probabilities of a text; give one with --perplexity FILE")
+    if request.write_base is not None and not request.kv_type.is_default:
+        raise InputError(
+            "--write-base: what others are compared with is measured with an f16 cache; leave --kv-type out"
+        )
     if request.write_base is not None and request.stride is not None:
         raise InputError("--write-base: llama.cpp's base files have windows end to end; leave --stride out")
     return _plan(request, model, parsed, "eval", say, host, measures_text=measures_text, single=True)
@@ -115,8 +119,13 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
 
 def variant_sizes(sweep: Sweep, host: Host) -> dict[str, PredictedSize]:
     """The predicted sizes of the variants that are not made yet, by name. Raises InputError, MissingRuntime."""
-    imatrix = sweep.plan.about["imatrix"] is not None
-    return predicted_sizes(sweep.variants, sweep.origin, sweep.plan.settings, imatrix, host.run_job)
+    imatrix, settings = sweep.plan.about["imatrix"] is not None, sweep.plan.settings
+    sizes = predicted_sizes(sweep.variants, sweep.origin, settings, imatrix, host.run_job)
+    if not settings.kv_cache.is_default and not sweep.inputs.single:
+        reference = [variant for variant in sweep.variants if variant.name == sweep.plan.reference]
+        own = replace(settings, kv_type=Settings.kv_type)
+        sizes |= predicted_sizes(reference, sweep.origin, own, imatrix, host.run_job)
+    return sizes
 
 
 def _file_variant(model: str) -> str:
@@ -192,10 +201,28 @@ def _plan(
         calibration=None if read is None else read.file,
     )
     reference = variants[0].name if file is None else file.name
+    _check_cache(request, variants, None if single else reference, say)
     skipped = _skipped(request, model, variants, inputs.settings, say, reference, host)
     spec = PlanSpec(model, tuple(variants), reference, inputs, preset_name, imatrix, file, reference_layers, skipped)
     reasons = _cannot_run(request, model, parsed)
     return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, read, reasons)
+
+
+def _check_cache(
+    request: Request, variants: Sequence[Variant], reference: str | None, say: Callable[[str], None]
+) -> None:
+    """Say which variants --kv-type does not change. Raises InputError if it changes none. `reference`: the variant or
+    file that others are compared with; None if there is none."""
+    if request.kv_type.is_default:
+        return
+    option = f"--kv-type {request.kv_type}"
+    others = [one.name for one in variants if "kv_type" not in opener(one.opener).changes_results]
+    if all(one.name in (*others, reference) for one in variants):
+        has_reference = any(one.name not in others for one in variants)
+        kept = f"; the reference {reference} keeps an f16 cache" if has_reference else ""
+        raise InputError(f"{option}: no variant would have this cache: it is for those that llama.cpp runs{kept}")
+    if others:
+        say(f"{option} is for variants that llama.cpp runs; it does not change {', '.join(others)}")
 
 
 def _cannot_run(request: Request, model: ResolvedModel, variants: Sequence[Variant]) -> tuple[str, ...]:
@@ -226,6 +253,7 @@ def _settings(request: Request, model: ResolvedModel, file: ReferenceFile | None
         window=window,
         stride=_stride(request.stride if file is None else file.stride(request.stride), window),
         ctx=_context(request.ctx, model),
+        kv_type=str(request.kv_type),
         gpu_layers=devices.placement().gpu_layers if request.ngl is None else request.ngl,
         cpu_moe=request.n_cpu_moe,
         tensor_split=request.tensor_split,
@@ -249,8 +277,8 @@ def _skipped(
 
     options = FitOptions(
         context=settings.ctx,
-        kv_type_k=settings.kv_type,
-        kv_type_v=settings.kv_type,
+        kv_type_k=settings.kv_cache.k,
+        kv_type_v=settings.kv_cache.v,
         ubatch=settings.ubatch,
         batch=settings.batch,
         offload="auto" if allows_ram(request.gpu) else "none",

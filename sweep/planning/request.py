@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from presets.advice import Tolerance
+from sweep.kv_cache import DEFAULT, KVCache
 from sweep.measure.task_options import ThinkingScoring
 
 
@@ -24,6 +25,7 @@ class Request:
     """The user's options. None: the preset or the model decides.
 
     - `window`, `stride`: how the text is cut, in tokens. `ctx`: the context for the memory, in tokens.
+    - `kv_type`: the types of llama.cpp's KV cache for all variants but the reference, whose cache is f16.
     - `reference`: "auto", a variant or a reference file.
     - `imatrix`: a file's path or "auto". `calibration`: the text for "auto" and for int8 recipes, a file or a name (see
       `texts.calibration_text`).
@@ -55,6 +57,7 @@ class Request:
     max_gen_toks: int | None = None
     allow_code: bool = False
     ctx: int | None = None
+    kv_type: KVCache = DEFAULT
     window: int | None = None
     stride: int | None = None
     reference: str | None = None

@@ -222,6 +222,8 @@ def _legend(
     parts += [f"{fmt.LOSS} significant loss"] if any(test.is_loss() for test in tests.values()) else []
     parts += [f"{fmt.GAIN} significant gain"] if any(test.is_gain() for test in tests.values()) else []
     lines = [f"{'; '.join(parts)}."] if parts else []
+    caches = figures.cache_words(rows)
+    lines += [f"{caches}."] if caches else []
     base = figures.reference_words(rows)
     if tests:
         lines.append(

@@ -74,10 +74,13 @@ class Plan:
 
     def model_of(self, variant: str) -> MeasuredModel | None:
         """The model that measurements of a variant open. For a variant without cells, the model of another variant with
-        the same baseline."""
+        the same baseline. The reference has settings of its own, so those of the plan are taken, if they apply."""
         models = {cell.variant: cell.job.model for cell in self.cells if isinstance(cell.job, MeasurementJob)}
-        similar = (model for name, model in models.items() if method(name).baseline == method(variant).baseline)
-        return models.get(variant) or next(similar, None)
+        baseline = method(variant).baseline
+        similar = next((model for name, model in models.items() if method(name).baseline == baseline), None)
+        if variant not in models and similar is not None and baseline is None:
+            return replace(similar, settings=self.settings)
+        return models.get(variant, similar)
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = serialization.to_json(replace(self, cells=()))

@@ -19,6 +19,7 @@ from sweep import format as fmt
 from sweep.cli.app import app as command_line
 from sweep.commands import run as command
 from sweep.commands.launch import Command
+from sweep.kv_cache import KVCache
 from sweep.planning import preset
 from sweep.planning.prepare import _variants
 from sweep.planning.request import Keep, Request
@@ -54,6 +55,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "imatrix": ("auto", "auto"),
     "calibration": ("c.txt", Path("c.txt")),
     "ctx": ("512", 512),
+    "kv_type": ("q8_0,f16", KVCache("q8_0", "f16")),
     "gpu": ("RTX_4090,24GiB", ("RTX_4090", "24GiB")),
     "ngl": ("3", 3),
     "n_cpu_moe": ("2", 2),
@@ -466,16 +468,22 @@ def test_the_gpu_of_the_fit_screen_is_used_by_the_plan(swept: Workspace) -> None
             fit.query_one(Table).go_to("int8:sq-ph")
             await pilot.press("space")
             assert "int8:sq-ph" in app.session.draft.variants
-            await pilot.press("v", *"64MiB", "enter", "M", "2")  # M: no RAM
+            await pilot.press("v", *"64MiB", "enter", "M", "K", "2")  # M: no RAM; K: the next KV type
             screen = app.screen
             assert isinstance(screen, PlanScreen)
             await until(pilot, lambda: is_planned(screen))
             assert screen.query_one("#field-gpu", Input).value == "64MiB"
             assert "--gpu 64MiB" in shown(app)
+            assert screen.query_one("#field-kv_type", Input).value == "q8_0"
+            assert "--kv-type q8_0" in shown(app)
+            assert ", with a q8_0 KV cache" in shown(app)
             assert "int8:sq-ph" in screen.plan["skipped"]  # type: ignore[index]
             assert "skipped" in next(line for line in shown(app).splitlines() if "✗  Q4_K_M" in line)
+            screen.query_one("#field-kv_type", Input).value = ""
+            await pilot.pause()
             await pilot.press("1", "v", *"this machine", "enter", "2")
             assert "--gpu" not in shown(app)
+            assert app.session.question.kv_type == "f16"  # what is changed on Plan is asked on Fit
 
     play(script())
 

@@ -129,11 +129,14 @@ def test_fit_carries_to_plan_and_plan_to_fit(tmp_path: Path) -> None:
     session = Session(Workspace(tmp_path))
     session.ask(Question("Qwen3-8B", ("RTX 4090",)).with_typed(ctx="16384", ram="64GiB", kv_type="q8_0"))
     draft = session.draft
-    assert (draft.model, draft.typed) == ("Qwen3-8B", {"gpu": "RTX 4090, 64GiB RAM", "ctx": "16384"})
+    assert (draft.model, draft.typed) == ("Qwen3-8B", {"gpu": "RTX 4090, 64GiB RAM", "ctx": "16384", "kv_type": "q8_0"})
     session.draft = replace(draft, model="micro").with_typed(gpu="2x3090, 32GiB RAM", ctx="")
     session.take_plan()
     typed = {"ram": "32GiB", "kv_type": "q8_0"}
-    assert session.question == Question("micro", ("2x3090",), typed)  # what only Fit knows stays
+    assert session.question == Question("micro", ("2x3090",), typed)
+    session.draft = session.draft.with_typed(kv_type="q4_0,f16")
+    session.take_plan()
+    assert session.question.kv_type == "q4_0,f16"
     session.draft = session.draft.with_typed(gpu="2x3090")
     session.take_plan()
     assert not session.question.offload  # Plan skips what is partly in RAM

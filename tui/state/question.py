@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from converters.errors import InputError
 from sweep.defaults import KV_TYPES
 from sweep.fit.hardware import ANY_RAM, allows_ram, parse_devices, with_ram, with_reserve
+from sweep.kv_cache import KVCache
 
 YES, NO, ON, OFF = "yes", "no", "on", "off"
 
@@ -101,9 +102,9 @@ class Question:
             return same
         return same.with_typed(ram="" if ram[-1].lower() == ANY_RAM.lower() else ram[-1][: -len("ram")], offload="")
 
-    def with_planned(self, model: str, gpus: str, context: str) -> Question:
-        """A copy with a model, GPUs and RAM, and a context as they are typed for `sweep run`."""
-        found = replace(self, model=model).with_typed(ctx=context).with_gpus(gpus)
+    def with_planned(self, model: str, gpus: str, context: str, kv_type: str) -> Question:
+        """A copy with a model, GPUs and RAM, a context and a KV cache as they are typed for `sweep run`."""
+        found = replace(self, model=model).with_typed(ctx=context, kv_type=kv_type).with_gpus(gpus)
         return found if not found.gpus or allows_ram([gpus]) else found.with_typed(offload=NO)
 
     def arguments(self, workspace: str) -> tuple[str, ...]:
@@ -123,9 +124,11 @@ class Question:
             value = self.value(one.name)
             if value and one.range is not None and not one.range[0] <= _number(value) <= one.range[1]:
                 raise InputError(f"{one.label} {value}: give a whole number from {one.range[0]:,} to {one.range[1]:,}")
-        for kind in self.kv_type.split(","):
-            if kind.strip().lower() not in KV_TYPES or self.kv_type.count(",") > 1:
-                raise InputError(f"KV type {self.kv_type}: one of {', '.join(KV_TYPES)}, or one for K and one for V")
+        try:
+            KVCache.parse(self.kv_type)
+        except InputError as error:
+            wanted = f"one of {', '.join(KV_TYPES)}, or one for K and one for V"
+            raise InputError(f"KV type {self.kv_type}: {wanted}") from error
         devices = parse_devices(self.gpus or _SOME_RAM)
         devices = with_ram(devices, self.value("ram") or None, self.value("ram_bandwidth") or None)
         with_reserve(devices, self.value("reserve") or None)

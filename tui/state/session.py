@@ -28,9 +28,10 @@ class Session:
     """`run_id` is the id of the current run or a prefix of it, None until there is a run. `run_error` is the message if
     the store cannot be read.
 
-    `question` is what the Fit screen asks, `draft` what the Plan screen plans. They share the model, the GPUs, the RAM
-    and the context: each takes what was changed on the other. `limit` is the memory limit for results. `launch` is a
-    sweep that was started and has not yet reported its run. `remembered` is what the next session starts with.
+    `question` is what the Fit screen asks, `draft` what the Plan screen plans. They share the model, the GPUs, the RAM,
+    the context and the type of the KV cache: each takes what was changed on the other. `limit` is the memory limit for
+    results. `launch` is a sweep that was started and has not yet reported its run. `remembered` is what the next
+    session starts with.
     """
 
     workspace: Workspace
@@ -42,7 +43,7 @@ class Session:
     draft: Draft = field(default_factory=Draft)
     remembered: Remembered = field(default_factory=Remembered)
     _can_write: bool = True  # until what is remembered could not be written
-    _shared: tuple[str, str, str] = ("", "", "")  # what both screens had when they were last made equal
+    _shared: tuple[str, str, str, str] = ("", "", "", "")  # what both screens had when they were last made equal
 
     def __post_init__(self) -> None:
         if self.remembered.question is not None:
@@ -57,12 +58,13 @@ class Session:
         return self.question.gpus
 
     def ask(self, question: Question, context: str | None = None) -> None:
-        """Ask this on Fit, and plan for the same model, GPUs, RAM and context.
+        """Ask this on Fit, and plan for the same model, GPUs, RAM, context and KV cache.
 
         `context` is the one that is planned if it is not the question's, because the model does not allow that one.
         """
         self.question = question
-        typed = {"gpu": question.planned_gpus, "ctx": question.value("ctx") if context is None else context}
+        planned_context = question.value("ctx") if context is None else context
+        typed = {"gpu": question.planned_gpus, "ctx": planned_context, "kv_type": question.value("kv_type")}
         if self._planned() != (question.model, *typed.values()):
             self.draft = replace(self.draft, model=question.model).with_typed(**typed)
         self._shared = self._planned()
@@ -72,8 +74,9 @@ class Session:
         if self._planned() != self._shared:
             self.ask(self.question.with_planned(*self._planned()))
 
-    def _planned(self) -> tuple[str, str, str]:
-        return self.draft.model, self.draft.typed_value("gpu"), self.draft.typed_value("ctx")
+    def _planned(self) -> tuple[str, str, str, str]:
+        gpus, context, kv_type = (self.draft.typed_value(name) for name in ("gpu", "ctx", "kv_type"))
+        return self.draft.model, gpus, context, kv_type
 
     # --- between sessions -------------------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
     parts += [f"{fmt.size(memory.measured_bytes)} measured"] if memory.measured_bytes is not None else []
     if parts:
         lines.append(_pair("memory", ", ".join(parts), colours))
+    if row.kind == "gguf" and row.kv_type != "f16":
+        lines.append(_pair("KV cache", row.kv_type, colours))
     lines += _text_figures(row, colours)
     if row.speed is not None:
         lines += _speed(row.speed, colours)

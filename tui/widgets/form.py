@@ -73,6 +73,7 @@ GROUPS = (
         "Memory",
         (
             OptionField("ctx", "context", str(DEFAULT_CONTEXT)),
+            OptionField("kv_type", "KV type", "f16"),
             OptionField("gpu", "GPU to fit", "any"),
             OptionField("ngl", "layers on GPU", "all that fit"),
             OptionField("n_cpu_moe", "MoE layers in RAM", "none"),
@@ -192,6 +193,7 @@ def placeholders(plan: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str,
         "window": str(settings["window"]),
         "reference": plan["reference"],
         "ctx": str(settings["ctx"]),
+        "kv_type": settings["kv_type"],
     }
     return {name: value for name, value in known.items() if not typed.get(name, "").strip()}
 

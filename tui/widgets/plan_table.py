@@ -109,7 +109,8 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
     todo = [cell for cell in plan["cells"] if not cell["done"]]
     measured = [row for row in plan["variants"] if row["variant"] not in plan["skipped"]]
     memory = max((row.get("memory_bytes") or 0 for row in measured), default=0)
-    needed = plan["bytes_to_make"]
+    needed, kv_type = plan["bytes_to_make"], plan["settings"]["kv_type"]
+    cache = "" if kv_type == "f16" else f", with a {kv_type} KV cache"
     work = (
         f"{len(todo)} of {len(plan['cells'])} jobs to do" if todo else f"all jobs are done; {key_of('run')} shows them"
     )
@@ -117,7 +118,7 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
         ("work", work, True),
         ("time", _time(plan["seconds"], todo), True),
         ("disk", f"{fmt.size(needed)} of files to make, {fmt.size(free)} free", needed < free),
-        ("memory", f"up to {fmt.size(memory)} for model and context", True),
+        ("memory", f"up to {fmt.size(memory)} for model and context{cache}", True),
     ]
     chosen = {plan_name(variant) for variant in draft.variants}
     implied = [row["variant"] for row in measured if row["variant"] not in chosen]

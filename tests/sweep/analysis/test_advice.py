@@ -12,7 +12,7 @@ from presets.advice import advice_rules
 from presets.quality import quality_priors
 from sweep.analysis.advice import advise, to_json
 from sweep.analysis.candidate import AdvisedPlacement
-from sweep.analysis.fit_candidates import MeasuredSpeed, Measurements, estimated_speed, fit_candidates
+from sweep.analysis.fit_candidates import Losses, MeasuredSpeed, Measurements, estimated_speed, fit_candidates
 from sweep.analysis.priors import MeasuredKld, RelativeKld, expected_klds
 from sweep.fit.fit_report import FitReport, FitRow
 from sweep.fit.hardware import Device, parse_devices
@@ -257,6 +257,32 @@ def test_a_smaller_cache_is_chosen_only_where_f16_has_nothing_adequate() -> None
     ).pick
     assert both is not None
     assert (both.variant, both.kv_type) == ("Q4_K_M", "f16")
+
+
+def test_a_measured_divergence_counts_only_for_the_cache_that_it_was_measured_with() -> None:
+    two = [read(row(name, size, bits, GPU), size, 0.0) for name, size, bits in (("Q4_K_M", 5, 4.9), ("Q8_0", 8, 8.5))]
+
+    def losses(kv_type: str, found: Measurements) -> dict[str, tuple[float, str]]:
+        asked = report(two, GPU, architecture="qwen35", kv_type=kv_type)
+        return {one.variant: (one.kld.value, one.kld.source) for one in fit_candidates(asked, found) if one.kld}
+
+    plain = measured(Q4_K_M=0.02)
+    both = replace(plain, other_caches={"q8_0": Losses({"Q4_K_M": MeasuredKld(0.03, 0.001, "BF16", "b")})})
+    assert losses("f16", both) == losses("f16", plain)
+    assert losses("f16", both)["Q4_K_M"] == (0.02, "measured")
+    assert losses("q8_0", both)["Q4_K_M"] == (0.03, "measured")
+    added = advice_rules().kv_types["q8_0"]
+    assert losses("q8_0", plain)["Q4_K_M"] == (pytest.approx(0.02 + added), "prior")
+    assert losses("q4_0", both) == {}  # nothing is known about this cache
+    q4_0 = replace(plain, other_caches={"q4_0": both.other_caches["q8_0"]})
+    assert losses("q4_0", q4_0) == {"Q4_K_M": (0.03, "measured")}
+
+
+def test_the_advised_command_measures_with_the_cache_of_the_pick() -> None:
+    found = report([read(row("Q4_K_M", 5.0, 4.9, GPU), 5.0, 0.0)], GPU, architecture="qwen35", kv_type="q8_0")
+    advice = to_json(advise("m", fit_candidates(found, NOTHING)))
+    assert advice["settle"]["command"] == "sweep run m --variants Q4_K_M --kv-type q8_0"
+    assert advice["reason"].endswith("`sweep run --kv-type q8_0` measures it.")
 
 
 def test_a_variant_that_does_not_fit_says_by_how_much() -> None:

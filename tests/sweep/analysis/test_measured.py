@@ -55,6 +55,19 @@ def test_divergences_from_different_references_are_not_mixed(workspace: Workspac
     assert {name: loss.run for name, loss in losses.items()} == dict.fromkeys(("BF16", "Q4_K_M", "Q8_0"), "old")
 
 
+def test_divergences_with_different_caches_are_not_mixed(workspace: Workspace) -> None:
+    stored("plain", {"Q4_K_M": 0.05}, mark="a").put(workspace)
+    replace(stored("small", {"Q4_K_M": 0.07, "Q8_0": 0.02}, mark="b"), settings=Settings(kv_type="q8_0")).put(workspace)
+    found = measurements(workspace, "Qwen3-8B")
+    # of two references that nothing says are the same, the one with more variants counts
+    assert found.klds == {}
+    assert {name: one.kld for name, one in found.other_caches["q8_0"].klds.items()} == {
+        "BF16": 0.0,
+        "Q4_K_M": pytest.approx(0.07),
+        "Q8_0": pytest.approx(0.02),
+    }
+
+
 def test_runs_of_the_same_series_are_relatives(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_sizes(plan: Plan, store: Store) -> list[Record]:
         return [replace(one, file_bytes=2 * 10**9, bits_per_weight=4.0) for one in records(plan, store)]

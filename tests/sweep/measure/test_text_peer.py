@@ -169,6 +169,24 @@ def test_every_figure_from_a_base_file_equals_that_of_llama_perplexity(
     assert own.stat().st_size == base.stat().st_size
 
 
+def test_every_figure_with_another_kv_cache_equals_that_of_llama_perplexity(files: Path, tmp_path: Path) -> None:
+    """The reference has an f16 cache, as in a sweep."""
+    text, base = files / "text", tmp_path / "base"
+    reference = backend(files / "BF16.gguf")
+    windows = cut_windows(reference, text.read_text(), n_ctx=512)
+    measure_text(reference, windows, write_base_file=base)
+    reference.close()
+    for quant, type_k, type_v in (("Q8_0", "q8_0", "q8_0"), ("BF16", "q8_0", "f16")):
+        file = files / f"{quant}.gguf"
+        compared = ("-m", file, "-c", 512, "--kl-divergence", "--kl-divergence-base", base)
+        answer = run_peer(r"Same top p: +[\d.]+ ± +[\d.]+ %", *compared, "-ctk", type_k, "-ctv", type_v)
+        with_cache = LlamaBackend(file, LlamaOptions(n_threads=2, type_k=type_k, type_v=type_v))
+        result = measure_text(with_cache, windows, reference=open_reference(base))
+        with_cache.close()
+        assert result.divergence is not None
+        check(answer, result.divergence.figures)
+
+
 def test_llama_perplexity_reads_the_base_file_that_eval_writes(files: Path, tmp_path: Path) -> None:
     base, text = tmp_path / "base.kld", files / "text"
     command = [sys.executable, "-c", "from sweep.cli import main; main()", "eval", files / "BF16.gguf"]
