@@ -10,6 +10,7 @@ from sweep.endings import EVENTS
 from sweep.events import Event
 from sweep.results.plan import Plan
 from sweep.results.progress import RunProgress
+from sweep.results.speed_again import second_cells
 
 
 class RunDisplay:
@@ -17,7 +18,7 @@ class RunDisplay:
 
     def __init__(self, plan: Plan, output: Output) -> None:
         self._output = output
-        self._run = RunProgress.of(plan.cells)
+        self._run = RunProgress.of(plan.cells, second_cells(plan).values())
         self._bar = share_bar(output)
         self._task = self._bar.add_task("planning", total=1.0, left=self._run.seconds_left)
 

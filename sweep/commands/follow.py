@@ -18,6 +18,7 @@ from sweep.results.cell_state import CellState
 from sweep.results.history import find_run
 from sweep.results.plan import Plan
 from sweep.results.progress import RunProgress
+from sweep.results.speed_again import second_cells
 from sweep.results.store import Store
 from sweep.workspace import Workspace, run_lock
 
@@ -30,18 +31,23 @@ LOG_TAIL = 24_000  # bytes of a log that are shown
 class Snapshot:
     """A run at one moment.
 
-    `figures` holds the most important figure of finished cells by label. `died`: the run's process ended before the
-    run. `resident_bytes` is the memory of the running worker, `predicted_bytes` the prediction for its model and
-    context.
+    `added` are cells that the plan does not have: they measure a speed again. `figures` holds the most important figure
+    of finished cells by label. `died`: the run's process ended before the run. `resident_bytes` is the memory of the
+    running worker, `predicted_bytes` the prediction for its model and context.
     """
 
     plan: Plan
     progress: RunProgress
+    added: tuple[Cell, ...] = ()
     figures: dict[str, str] = field(default_factory=dict)
     died: bool = False
     pausing: bool = False
     resident_bytes: int | None = None
     predicted_bytes: int | None = None
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        return (*self.plan.cells, *self.added)
 
     @property
     def is_running(self) -> bool:
@@ -59,8 +65,9 @@ class Follower:
         self.directory = workspace.run(self.plan.run)
         self._workspace = workspace
         self._reader = EventLogReader(self.directory / "events.jsonl")
-        self._progress = RunProgress.of(self.plan.cells)
-        self._cells = {cell.label: cell for cell in self.plan.cells}
+        self._again = {cell.label: cell for cell in second_cells(self.plan).values()}
+        self._progress = RunProgress.of(self.plan.cells, self._again.values())
+        self._cells = {cell.label: cell for cell in self.plan.cells} | self._again
         self._figures: dict[str, str] = {}
         self._predicted: dict[str, int] = {}
         self._resident: tuple[float, int | None] = (0.0, None)
@@ -85,6 +92,7 @@ class Follower:
         return Snapshot(
             plan=self.plan,
             progress=progress,
+            added=tuple(self._cells[label] for label in progress.cells if label in self._again),
             figures=dict(self._figures),
             died=self._has_died(),
             pausing=pause_requested(self.directory),

@@ -88,6 +88,8 @@ class Scheduler:
         self._run_waiting()
         if self.last_cells is not None:
             self._add_with_files(self.last_cells())
+            if self._waiting:
+                self.emit(Event("cells_added", None, {"pending": [cell.label for cell in self._waiting]}))
             self._run_waiting()
 
     def _run_waiting(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sweep.endings import EVENTS
@@ -27,13 +27,18 @@ class RunProgress:
     last: float = 0.0
     error: str | None = None
     share: float = 0.0
-    """The share of the work of this start that is done, 0 to 1, without cells of earlier runs. It never decreases."""
+    """The share of the work of this start that is done, 0 to 1, without cells of earlier runs. It decreases only when
+    cells are added."""
+    _extra: frozenset[str] = field(default=frozenset(), repr=False)  # labels of cells that may be added
     _pending: tuple[str, ...] = field(default=(), repr=False)
     _predicted: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, cells: Sequence[Cell]) -> RunProgress:
-        return cls({cell.label: CellState(cell.label) for cell in cells}, {cell.label: Work.of(cell) for cell in cells})
+    def of(cls, cells: Sequence[Cell], extra: Iterable[Cell] = ()) -> RunProgress:
+        """The progress of a run with these cells. `extra` are cells that may be added while it runs."""
+        more = {cell.label: Work.of(cell) for cell in extra}
+        work = {cell.label: Work.of(cell) for cell in cells} | more
+        return cls({cell.label: CellState(cell.label) for cell in cells}, work, _extra=frozenset(more))
 
     def update(self, event: Event) -> None:
         """Update the state with an event. Events of cells that the run does not have are ignored."""
@@ -43,8 +48,16 @@ class RunProgress:
             self.pid = event.data.get("pid")
             self._pending = tuple(label for label in event.data["pending"] if label in self.cells)
             self._predicted = event.data.get("predicted", {})
-            for label in self.cells:
-                self.cells[label] = CellState(label, "waiting" if label in self._pending else "known")
+            self.cells = {
+                label: CellState(label, "waiting" if label in self._pending else "known")
+                for label in self.cells
+                if label not in self._extra
+            }
+        elif event.event == "cells_added":
+            added = [label for label in event.data["pending"] if label in self.work]
+            self.cells |= {label: CellState(label) for label in added}
+            self._pending = tuple(dict.fromkeys((*self._pending, *added)))
+            self.share = 0.0
         elif event.event in ENDINGS:
             self.status, self.error = event.event, event.data.get("error")
         elif event.cell in self.cells:

@@ -195,3 +195,29 @@ def test_the_time_left_is_right_within_a_factor_once_a_fifth_is_done(run: dict[s
         assert look.told is not None
         assert 1 / factor < look.told / look.left < factor, look
         assert abs(look.share - look.elapsed / total) < 0.1, look
+
+
+def test_speeds_that_are_measured_again_count_as_work() -> None:
+    speed = Cell("speed", "Q4", "speed", SpeedJob(measured()))
+    again = Cell("again", "Q4", "speed again", SpeedJob(measured()))
+    progress = RunProgress.of([*CELLS, speed], [again])
+    assert "Q4/speed again" not in progress.cells
+    progress.update(Event("started", None, {"pending": ["Q4/export", "Q4/speed"], "pid": 7}, time=100.0))
+    for label, seconds in (("Q4/export", 4.0), ("Q4/speed", 12.0)):
+        progress.update(Event("cell_done", label, {"seconds": seconds}, time=100.0 + seconds))
+    assert progress.share == 1.0
+    progress.update(Event("cells_added", None, {"pending": ["Q4/export", "Q4/speed again"]}, time=116.0))
+    assert {label: progress.cells[label].status for label in ("Q4/export", "Q4/speed again")} == dict.fromkeys(
+        ("Q4/export", "Q4/speed again"), "waiting"
+    )
+    assert progress.todo == 3
+    assert progress.share < 0.6  # the export and the speed are to do again
+    assert progress.seconds_left(now=116.0) is not None
+    progress.update(Event("cell_started", "Q4/speed again", {}, time=120.0))
+    assert progress.current is not None
+    assert progress.current.label == "Q4/speed again"
+    for label in ("Q4/export", "Q4/speed again"):
+        progress.update(Event("cell_done", label, {"seconds": 12.0}, time=132.0))
+    assert progress.share == 1.0
+    progress.update(Event("started", None, {"pending": [], "pid": 8}, time=200.0))
+    assert "Q4/speed again" not in progress.cells  # it is known only to the run that added it

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from driving import Driver, opened, play, settled, shown, until
 from rich.style import Style
+from rich.text import Text
+from textual.app import App, ComposeResult
 from textual.widgets import Input, Static
 
 from sweep.analysis import figures
@@ -294,6 +296,79 @@ def test_columns_can_be_hidden(swept: Workspace, run: str) -> None:
             assert screen.sorting.head == "memory"  # a hidden column is left out
             await pilot.press("C", "j", "space", "q")
             assert "size" in table.heads
+            await pilot.press("C", "j", "space", "escape")
+        async with opened(swept, "results", run, (120, 40)) as (app, pilot):  # the next session
+            await until(pilot, lambda: "memory" in app.screen.query_one(Table).heads)
+            assert "size" not in app.screen.query_one(Table).heads
+            assert app.session.remembered.hidden == ("size",)
+
+    play(script())
+
+
+def test_the_tolerated_loss_is_asked_once_for_results_and_fit(swept: Workspace, run: str, tmp_path: Path) -> None:
+    async def script() -> None:
+        async with opened(swept, "results", run, (120, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            assert "2 are tolerated" in shown(app)
+            await pilot.press("e", *"lots", "enter")
+            assert "✗ --tolerance 'lots' is not a loss" in shown(app)
+            await pilot.press("ctrl+u", *"31", "enter")
+            await until(pilot, lambda: "31 are tolerated" in shown(app) or "31 would be tolerated" in shown(app))
+            await pilot.press("w")
+            path = tmp_path / "report.html"
+            app.screen.query_one("#path", Input).value = str(path)
+            await pilot.press("enter")
+            await until(pilot, path.exists)
+            assert re.search("31 (are|would be) tolerated", path.read_text())
+            assert app.session.question.arguments("w")[-2:] == ("--tolerance", "31")
+        async with opened(swept, "results", run, (120, 40)) as (app, pilot):  # the next session
+            await until(pilot, lambda: "31 are tolerated" in shown(app) or "31 would be tolerated" in shown(app))
+
+    play(script())
+
+
+class _Wide(App[None]):
+    """A table whose last column is wider than the window."""
+
+    def compose(self) -> ComposeResult:
+        yield Table(fixed=1)
+
+    def on_mount(self) -> None:
+        table = self.query_one(Table)
+        heads = [("name", True), ("count", False), ("words", True)]
+        words = " ".join(f"word{number:02}" for number in range(20))
+        table.fill(heads, [("a", [Text("a"), Text("1"), Text(words)]), ("b", [Text("b"), Text("2"), Text("short")])])
+        table.focus()
+
+
+def test_a_column_that_is_wider_than_the_window_scrolls() -> None:
+    async def script() -> None:
+        async with _Wide().run_test(size=(40, 6)) as pilot:
+            table = pilot.app.query_one(Table)
+
+            def line(y: int) -> str:
+                return table.render_line(y).text
+
+            seen, heads = set(), []
+            for _ in range(12):
+                await pilot.pause()
+                seen |= set(re.findall(r"word\d\d", line(1)))
+                heads.append(line(0).rstrip())
+                await pilot.press("right")
+            assert seen == {f"word{number:02}" for number in range(20)}
+            assert heads[1].endswith(" more ›")  # the column goes on
+            assert not heads[-1].endswith("›")
+            assert line(1).rstrip().endswith("word19")
+            await pilot.press(*["left"] * 14)
+            assert "count" in line(0)
+            await pilot.resize_terminal(4, 6)  # the first column alone does not fit
+            await pilot.pause()
+            await pilot.press(*["right"] * 3)
+            await pilot.resize_terminal(200, 6)
+            await pilot.pause()
+            assert line(1).split()[:3] == ["a", "1", "word00"]
 
     play(script())
 

@@ -16,6 +16,7 @@ from fixed_run import fixed_run
 from rich.style import Style
 
 from sweep.commands.launch import Command
+from sweep.events import Event
 from sweep.execution.control import LOOK_EVERY
 from sweep.results.history import past_runs
 from sweep.workspace import Workspace, run_lock
@@ -66,6 +67,29 @@ def test_a_finished_run_shows_results_and_reacts_to_keys(swept: Workspace, run: 
             await until(pilot, lambda: run in shown(app))
             await pilot.press("enter")
             await until(pilot, lambda: app.screen is screen)
+
+    play(script())
+
+
+def test_a_speed_that_is_measured_again_is_a_job_of_the_run(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    plan = fixed_run(workspace)
+    log = workspace.run(plan.run) / "events.jsonl"
+    lines = log.read_text().splitlines()[:-1]  # without the end
+    events = [Event("cells_added", None, {"pending": ["Q2_K/speed again"]}), Event("cell_started", "Q2_K/speed again")]
+    log.write_text("".join(f"{line}\n" for line in (*lines, *(event.to_json() for event in events))))
+
+    async def script() -> None:
+        async with opened(workspace, "run", plan.run, (140, 30)) as (app, pilot):
+            screen = screen_of(app)
+            await until(pilot, lambda: screen.snapshot is not None)
+            assert screen.query_one(JobTable).heads[-1] == "speed again"
+            count = len(plan.cells)
+            assert f"{count}/{count + 1} jobs" in shown(app)
+            screen.query_one(JobTable).go_to_cell("Q2_K/speed again")
+            await until(pilot, lambda: "Q2_K/speed again  running" in shown(app))
+            assert screen.snapshot is not None
+            assert 0.5 < screen.snapshot.progress.share < 1.0
 
     play(script())
 

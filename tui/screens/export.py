@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.widgets import Input, Static
 
 from converters.errors import InputError
+from presets.advice import Tolerance
 from sweep import format as fmt
 from sweep.results.plan import Plan
 from sweep.workspace import Workspace
@@ -24,9 +25,9 @@ KINDS = (".html", ".csv", ".jsonl")
 class ExportScreen(Window[None]):
     """Asks for a path. The extension of the file gives the format."""
 
-    def __init__(self, workspace: Workspace, plan: Plan) -> None:
+    def __init__(self, workspace: Workspace, plan: Plan, tolerance: Tolerance | None) -> None:
         super().__init__("Export", "tab complete a path · enter write · esc close")
-        self._workspace, self._plan = workspace, plan
+        self._workspace, self._plan, self._tolerance = workspace, plan, tolerance
         self._asked: Path | None = None  # the file that enter replaces if it is pressed again
 
     def content(self) -> ComposeResult:
@@ -60,7 +61,7 @@ class ExportScreen(Window[None]):
             with Store(self._workspace.database) as store:
                 rows, about = records(self._plan, store), describe_run(self._plan, store)
             if path.suffix == ".html":
-                content = render_html(rows, about, advice_on_run(rows, self._plan, self._workspace, None))
+                content = render_html(rows, about, advice_on_run(rows, self._plan, self._workspace, self._tolerance))
             else:
                 content = to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows)
             if not is_sure and loses_content(path, content):

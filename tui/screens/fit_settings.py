@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 from rich.text import Text
@@ -23,7 +24,8 @@ from tui.widgets.note import Note
 
 
 class FitSettingsScreen(Window[Question | None]):
-    """Returns the question with other values. A value that `sweep fit` would reject keeps the window open."""
+    """Returns the question with other values of these fields, by default all. A value that `sweep fit` would reject
+    keeps the window open."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         bind("down", "move(1)", "Next field"),
@@ -31,13 +33,15 @@ class FitSettingsScreen(Window[Question | None]):
         bind("open", "accept", "Accept"),
     ]
 
-    def __init__(self, question: Question) -> None:
-        super().__init__("How the model will run", "↑ ↓ next field · space next value · enter accept · esc close")
-        self._question = question
+    def __init__(self, question: Question, names: Collection[str] = (), title: str = "How the model will run") -> None:
+        fields = [one for one in FIT_FIELDS if not names or one.name in names]
+        moves = "↑ ↓ next field · space next value · " if len(fields) > 1 else ""
+        super().__init__(title, f"{moves}enter accept · esc close")
+        self._question, self._fields = question, fields
 
     def content(self) -> ComposeResult:
         with VerticalScroll(id="settings", can_focus=False):
-            for one in FIT_FIELDS:
+            for one in self._fields:
                 with Horizontal(classes="row"):
                     yield Static(one.label, classes="label")
                     if one.values:
@@ -47,10 +51,10 @@ class FitSettingsScreen(Window[Question | None]):
         yield Note(id="message", classes="words")
 
     def on_mount(self) -> None:
-        for one in FIT_FIELDS:
+        for one in self._fields:
             field = self._field(one.name)
             field.value, field.placeholder = self._question.value(one.name), one.empty
-        self._field(FIT_FIELDS[0].name).focus()
+        self._field(self._fields[0].name).focus()
 
     def _field(self, name: str) -> Input | Choice:
         found = self.query_one(f"#setting-{name}")
@@ -58,19 +62,19 @@ class FitSettingsScreen(Window[Question | None]):
         return found
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
-        one = next((one for one in FIT_FIELDS if one.name == event.widget.name), None)
+        one = next((one for one in self._fields if one.name == event.widget.name), None)
         if one is not None:
             colours = palette(self.app)
             words = Text.assemble((f"{one.option}  ", colours.accent), (help_of(one.name), colours.soft))
             self.query_one(Note).show(words)
 
     def action_move(self, step: int) -> None:
-        names = [one.name for one in FIT_FIELDS]
+        names = [one.name for one in self._fields]
         at = next((index for index, name in enumerate(names) if self._field(name).has_focus), 0)
         self._field(names[min(max(at + step, 0), len(names) - 1)]).focus()
 
     def action_accept(self) -> None:
-        question = self._question.with_typed(**{one.name: self._field(one.name).value for one in FIT_FIELDS})
+        question = self._question.with_typed(**{one.name: self._field(one.name).value for one in self._fields})
         try:
             question.check()
         except InputError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -16,6 +16,7 @@ from textual.widgets import Static
 from converters.errors import InputError
 from sweep import format as fmt
 from tui.keymap import bind, key_of
+from tui.state.question import Question
 from tui.state.results import Results, read_results
 from tui.state.session import Session
 from tui.state.sorting import Sorting
@@ -47,6 +48,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         bind("sort", "sort", "Sort", tooltip="Sort by the next column; S reverses the order", show=True),
         bind("reverse", "turn"),
         bind("columns", "columns", "Columns", tooltip="Choose which columns are shown"),
+        bind("edit", "tolerance", "Tolerance", tooltip="The loss on tasks that you accept"),
         bind("x-axis", "axis('x')", "X axis", tooltip="Bits per weight, file size or memory"),
         bind(
             "y-axis",
@@ -73,7 +75,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         self.results: Results | None = None
         self.sorting = Sorting()
         self.marked: list[str] = []
-        self.hidden: frozenset[str] = frozenset()  # heads of columns that are not shown
+        self.hidden = frozenset(session.remembered.hidden)  # heads of columns that are not shown
         self._x, self._y = 0, 0  # steps from the first x axis and from FIRST
         self._shown_run: str | None = None
         self._read_when: tuple[object, ...] = ()
@@ -100,19 +102,25 @@ class ResultsScreen(WorkerHost, Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Read the results again if the run, the GPUs or the store have changed."""
-        now = self.session.run_id, self.session.limit, self.session.store_stamp()
-        if self.is_current and now != self._read_when:
+        if self.is_current and self._now != self._read_when:
             self.action_read()
+
+    @property
+    def _now(self) -> tuple[object, ...]:
+        """What the results depend on."""
+        session = self.session
+        return session.run_id, session.limit, session.question.value("tolerance"), session.store_stamp()
 
     def action_read(self) -> None:
         """Read the run again."""
-        self._read_when = self.session.run_id, self.session.limit, self.session.store_stamp()
+        self._read_when = self._now
         self._read(self.session.run_id)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="results")
     def _read(self, run: str | None) -> None:
         try:
-            found: Results | str = read_results(self.session.workspace, run, self.session.limit)
+            session = self.session
+            found: Results | str = read_results(session.workspace, run, session.limit, session.question.tolerance)
         except InputError as error:
             found = str(error)
         self.deliver(self.show, found)
@@ -259,7 +267,26 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def _choose_columns(self, hidden: frozenset[str] | None) -> None:
         if hidden is not None:
             self.hidden = hidden
+            self._remember(hidden=hidden)
             self.fill()
+
+    def _remember(self, **what: Any) -> None:
+        try:
+            self.session.remember(**what)
+        except InputError as error:
+            self.notify(str(error), severity="warning", title="Settings")
+
+    def action_tolerance(self) -> None:
+        from tui.screens.fit_settings import FitSettingsScreen
+
+        screen = FitSettingsScreen(self.session.question, ("tolerance",), "What the advice accepts")
+        self.app.push_screen(screen, self._choose_tolerance)
+
+    def _choose_tolerance(self, question: Question | None) -> None:
+        if question is not None:
+            self.session.ask(question)  # Fit asks it too
+            self._remember(question=question)
+            self.on_screen_resume()
 
     def action_compare(self) -> None:
         if self.results is None:
@@ -279,7 +306,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
         if self.results is not None:
             from tui.screens.export import ExportScreen
 
-            self.app.push_screen(ExportScreen(self.session.workspace, self.results.plan))
+            tolerance = self.session.question.tolerance
+            self.app.push_screen(ExportScreen(self.session.workspace, self.results.plan, tolerance))
 
     def action_runs(self) -> None:
         from tui.screens.runs import RunsScreen

@@ -152,7 +152,7 @@ class RunScreen(WorkerHost, Screen[None]):
             while not worker.is_cancelled:
                 self._look_now.clear()
                 found, label = follower.look(), self._highlighted
-                cell = next((cell for cell in found.plan.cells if cell.label == label), None)
+                cell = next((cell for cell in found.cells if cell.label == label), None)
                 words = "" if cell is None else log_words(log_of(follower.directory, cell), found.state_of(cell))
                 self.deliver(self.show, found, (label, words))
                 self._look_now.wait(LOOK_EVERY if found.is_running or found.died else 4 * LOOK_EVERY)
@@ -174,7 +174,7 @@ class RunScreen(WorkerHost, Screen[None]):
         self.query_one("#notice").add_class("hidden")
         self.query_one("#body").remove_class("hidden")
         cells = self.query_one(JobTable)
-        cells.show(found.plan, found.progress.cells, found.figures)
+        cells.show(found.plan.cells, found.added, found.progress.cells, found.figures)
         at = found.progress.current
         if self._follows and at is not None and found.is_running and cells.label != at.label:
             cells.go_to_cell(at.label)
@@ -337,7 +337,7 @@ class RunScreen(WorkerHost, Screen[None]):
 
     def action_log(self) -> None:
         label, found = self.query_one(JobTable).label, self.snapshot
-        cell = None if found is None else next((cell for cell in found.plan.cells if cell.label == label), None)
+        cell = None if found is None else next((cell for cell in found.cells if cell.label == label), None)
         if found is not None and cell is not None:
             self.app.push_screen(
                 LogScreen(found.progress.cells[cell.label], log_of(self.session.workspace.run(found.plan.run), cell))

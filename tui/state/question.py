@@ -6,7 +6,11 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import typer
+
 from converters.errors import InputError
+from presets.advice import Tolerance
+from sweep.cli.parsers import tolerance as parse_tolerance
 from sweep.defaults import KV_TYPES
 from sweep.fit.hardware import ANY_RAM, allows_ram, parse_devices, with_ram, with_reserve
 from sweep.kv_cache import KVCache
@@ -39,6 +43,7 @@ FIT_FIELDS = (
     FitField("flash_attn", "flash attention", "--flash-attn/--no-flash-attn", "llama.cpp decides", values=(ON, OFF)),
     FitField("projector", "vision encoder", "--projector", "not counted", values=(YES,)),
     FitField("draft", "draft", "--draft", "none"),
+    FitField("tolerance", "tolerance", "--tolerance", "2 points"),
 )
 """The dialog of the Fit screen shows them in this order. The texts of their values have the same form as on the command
 line; those of flags are one of `values`."""
@@ -79,6 +84,14 @@ class Question:
     @property
     def kv_type(self) -> str:
         return self.value("kv_type") or "f16"
+
+    @property
+    def tolerance(self) -> Tolerance | None:
+        """The loss on tasks that the advice accepts; None: the default. Raises InputError for another text."""
+        try:
+            return parse_tolerance(self.value("tolerance") or None)
+        except typer.BadParameter as error:
+            raise InputError(error.message) from error
 
     @property
     def offload(self) -> bool:
@@ -129,6 +142,7 @@ class Question:
         except InputError as error:
             wanted = f"one of {', '.join(KV_TYPES)}, or one for K and one for V"
             raise InputError(f"KV type {self.kv_type}: {wanted}") from error
+        self.tolerance  # noqa: B018 - raises
         devices = parse_devices(self.gpus or _SOME_RAM)
         devices = with_ram(devices, self.value("ram") or None, self.value("ram_bandwidth") or None)
         with_reserve(devices, self.value("reserve") or None)

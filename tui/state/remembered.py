@@ -1,4 +1,5 @@
-"""What the screen remembers from one session to the next: the theme, the question of Fit, and the latest models.
+"""What the screen remembers from one session to the next: the theme, the question of Fit, the latest models, and the
+columns of Results that are not shown.
 
 It is in a small file in the system's folder for the state of programs, or in the folder BITSWEEP_STATE.
 """
@@ -23,11 +24,13 @@ MOST_MODELS = 8  # models that the list of recent ones has
 
 @dataclass(frozen=True)
 class Remembered:
-    """`models` are those that were asked about, the latest first. Empty `theme` and no `question`: the defaults."""
+    """`models` are those that were asked about, the latest first; `hidden` the heads of columns. Empty `theme` and no
+    `question`: the defaults."""
 
     theme: str = ""
     question: Question | None = None
     models: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
     def with_question(self, question: Question) -> Remembered:
         """A copy with this question, whose model is now the latest. A local model gets its absolute path."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from presets.advice import Tolerance
 from sweep.analysis import figures, pareto_sets
 from sweep.analysis.advice import Advice
 from sweep.analysis.plots import Cost, Measure, costs, measures
@@ -41,8 +42,11 @@ class Results:
         return next((row for row in self.rows if row.variant == variant), None)
 
 
-def read_results(workspace: Workspace, run: str | None, limit: Limit | None = None) -> Results:
-    """The results of this run, or of the latest one. Raises InputError if there is none."""
+def read_results(
+    workspace: Workspace, run: str | None, limit: Limit | None = None, tolerance: Tolerance | None = None
+) -> Results:
+    """The results of this run, or of the latest one; `tolerance` is the loss on tasks that the advice accepts. Raises
+    InputError if there is none."""
     plan = find_run(workspace, run)
     with Store(workspace.database) as store:
         rows, remarks = tuple(figures.by_size(records(plan, store))), notes(plan, store)
@@ -51,7 +55,7 @@ def read_results(workspace: Workspace, run: str | None, limit: Limit | None = No
         plan=plan,
         rows=rows,
         choice=advise_on_records(
-            rows, plan.model, None if limit is None else limit.bytes, commands=run_commands(plan, workspace)
+            rows, plan.model, None if limit is None else limit.bytes, tolerance, run_commands(plan, workspace)
         )
         if len(rows) > 1
         else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -80,14 +81,17 @@ class Session:
 
     # --- between sessions -------------------------------------------------------------------------------------------
 
-    def remember(self, question: Question | None = None, theme: str = "") -> None:
-        """Let the next session start with this question, or this theme.
+    def remember(
+        self, question: Question | None = None, theme: str = "", hidden: Collection[str] | None = None
+    ) -> None:
+        """Let the next session start with this question, this theme, or without these columns of Results.
 
         Raises InputError if it cannot be written, but only once: nothing is written afterwards.
         """
         now = self.remembered
         now = now if question is None else now.with_question(question)
         now = replace(now, theme=theme) if theme else now
+        now = now if hidden is None else replace(now, hidden=tuple(sorted(hidden)))
         if now != self.remembered:
             self.remembered, could_write = now, self._can_write
             self._can_write = False

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.style import Style
 from rich.text import Text
 
 from sweep import format as fmt
 from sweep.endings import Ending
+from sweep.jobs.cell import Cell
 from sweep.jobs.registry import stored_kinds
 from sweep.jobs.task import TaskJob
 from sweep.results.cell_state import CellState
-from sweep.results.plan import Plan
 from tui.theme import Palette, palette
 from tui.widgets.table import Table
 
@@ -35,21 +35,24 @@ class JobTable(Table):
         place = self.highlighted, self.cursor_column
         return next((label for label, known in self._places.items() if known == place), None)
 
-    def show(self, plan: Plan, cells: Mapping[str, CellState], figures: Mapping[str, str]) -> None:
-        """Show the states of a run."""
+    def show(
+        self, planned: Sequence[Cell], added: Sequence[Cell], cells: Mapping[str, CellState], figures: Mapping[str, str]
+    ) -> None:
+        """Show the states of a run's cells. Columns of those that were added come last, so that no other moves."""
         colours = palette(self.app)
         steps = list(stored_kinds())  # in the order in which they are done for a variant
-        ordered = dict.fromkeys(cell.name for cell in sorted(plan.cells, key=lambda cell: steps.index(cell.kind)))
+        in_order = sorted(planned, key=lambda cell: steps.index(cell.kind))
+        jobs, ordered = (*planned, *added), dict.fromkeys(cell.name for cell in (*in_order, *added))
         names = {name: column for column, name in enumerate(ordered, 1)}
-        self._places = {cell.label: (cell.variant, names[cell.name]) for cell in plan.cells}
-        tasks = {cell.name for cell in plan.cells if isinstance(cell.job, TaskJob)}
+        self._places = {cell.label: (cell.variant, names[cell.name]) for cell in jobs}
+        tasks = {cell.name for cell in jobs if isinstance(cell.job, TaskJob)}
         rows = {
             cell.variant: [Text(fmt.shorten(fmt.plain(cell.variant), 24), colours.ink), *(Text() for _ in names)]
-            for cell in plan.cells
+            for cell in jobs
         }
-        for (variant, name), words in _shared(plan).items():
+        for (variant, name), words in _shared(jobs).items():
             rows[variant][names[name]] = Text(words, colours.faint)
-        for cell in plan.cells:
+        for cell in jobs:
             rows[cell.variant][names[cell.name]] = cell_text(cells[cell.label], figures.get(cell.label), colours)
         heads = ["variant", *(fmt.shorten(fmt.plain(name), 16) if name in tasks else name for name in names)]
         self.fill([(head, True) for head in heads], list(rows.items()))
@@ -60,11 +63,11 @@ class JobTable(Table):
             self.go_to(*self._places[label])
 
 
-def _shared(plan: Plan) -> dict[tuple[str, str], str]:
+def _shared(jobs: Sequence[Cell]) -> dict[tuple[str, str], str]:
     """By variant and name of a cell: the name of the other variant whose file this variant uses."""
-    preparations = {cell.key: cell for cell in plan.cells if cell.job.is_preparation}
+    preparations = {cell.key: cell for cell in jobs if cell.job.is_preparation}
     found = {}
-    for cell in plan.cells:
+    for cell in jobs:
         for made in (preparations[key] for key in cell.needs if key in preparations):
             if made.variant != cell.variant:
                 found[cell.variant, made.name] = f"= {fmt.plain(made.variant)}"

@@ -21,7 +21,8 @@ class KeyBar(Footer):
     It is notified of bindings at every change of screen or focus. Most changes leave the keys as they are, and building
     the widgets takes longer than everything else that such a change causes.
 
-    Only whole keys are shown: the first ones that fit, which are the most important ones, and the key for help.
+    Only whole keys are shown: the first ones that fit, which are the most important ones, and the keys for help and to
+    quit.
     """
 
     DEFAULT_CSS = "KeyBar { height: 1; background: $footer-background; }"
@@ -47,17 +48,18 @@ class KeyBar(Footer):
 
     def _fit(self, keys: Sequence[Any]) -> None:
         """Show the keys that fit. `keys` are FooterKeys, which Textual does not export."""
-        room = self.app.size.width - sum(_width(key) for key in keys if _is_help(key))
-        fits = True
+        room, shown = self.app.size.width, []
+        last = [key for key in keys if key.key in _ALWAYS]
+        for key in (*last, *(key for key in keys if key not in last)):
+            room -= _width(key)
+            if room < 0:
+                break
+            shown.append(key)
         for key in keys:
-            if not _is_help(key):
-                room -= _width(key)
-                fits = fits and room >= 0
-            key.display = fits or _is_help(key)
+            key.display = key in shown
 
 
-def _is_help(key: Any) -> bool:
-    return key.key == KEYMAP["help"].keys
+_ALWAYS = (KEYMAP["help"].keys, KEYMAP["quit"].keys)
 
 
 def _width(key: Any) -> int:

@@ -27,6 +27,7 @@ from tui.keymap import bind
 from tui.widgets.text_pane import segments
 
 PADDING = 1  # columns at each side of a cell
+CUT = "more ›"  # in the head line, if the last column goes on beyond the edge
 
 Head = tuple[str, bool]  # text, and whether the column is aligned left
 Row = tuple[str, Sequence[Text]]  # key, and a text for each head
@@ -74,7 +75,8 @@ class Table(ScrollView, can_focus=True):
     """A row is highlighted or, with `cursor` "cell", one cell, never in the first column.
 
     Rows have keys: the same row stays highlighted when the table is filled again. The first `fixed` columns do not
-    scroll. Only whole columns are shown, and signs in the head line say how many there are at either side.
+    scroll. Only whole columns are shown, and signs in the head line say how many there are at either side. A column
+    that is wider than the table scrolls before the next one is shown.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -137,6 +139,7 @@ class Table(ScrollView, can_focus=True):
     ) -> None:
         super().__init__(id=id)
         self._fixed = self._first = fixed  # _first: the first of the other columns that is shown
+        self._skipped = 0  # characters of this column that are scrolled out, if it is wider than the table
         self._by_cell = cursor == "cell"
         self._head_lines = int(show_head)
         self._heads: tuple[Head, ...] = ()
@@ -206,10 +209,34 @@ class Table(ScrollView, can_focus=True):
         self.action_move(pages * max(self.size.height - self._head_lines, 1))
 
     def action_sideways(self, columns: int) -> None:
+        if self._scrolls_inside(columns):
+            return
         if self._by_cell:
             self._move_to(self.cursor_row, self.cursor_column + columns)
         else:
             self._show_from(self._first + columns)
+
+    def _scrolls_inside(self, columns: int) -> bool:
+        """Scroll by half of the room within a column that is wider than the room, unless its end is reached."""
+        if self._by_cell and self.cursor_column != self._first:
+            return False
+        step = max(self._room_of_first // 2, 1)
+        skipped = max(0, min(self._skipped + columns * step, self._beyond))
+        if skipped == self._skipped:
+            return False
+        self._skipped = skipped
+        self.refresh()
+        return True
+
+    @property
+    def _room_of_first(self) -> int:
+        """Characters that there are for the first column that scrolls, if it is shown alone."""
+        return self.size.width - self._view().starts.get(self._first, 0)
+
+    @property
+    def _beyond(self) -> int:
+        """Characters of that column for which there is no room."""
+        return max(0, self._wide(self._first) - self._room_of_first) if self._first < len(self._widths) else 0
 
     def show_column(self, head: str) -> None:
         """Scroll to the column with this head if it is not visible."""
@@ -226,19 +253,23 @@ class Table(ScrollView, can_focus=True):
 
     def _show_from(self, first: int) -> None:
         """Show the columns from this one on, but no empty space at the right."""
-        first = max(min(first, len(self._heads) - 1), self._fixed)
-        while first > self._fixed and not self._view(first - 1).after:
+        pinned = self._pinned
+        if self._first == self._fixed > pinned:  # the fixed columns themselves do not fit
+            first = pinned
+        first = max(min(first, len(self._heads) - 1), pinned)
+        while first > pinned and not self._view(first - 1).after:
             first -= 1
         if first != self._first:
-            self._first = first
+            self._first, self._skipped = first, 0
             self.refresh()
+        self._skipped = min(self._skipped, self._beyond)
 
     def _show(self, column: int) -> None:
         """Scroll to this column if it is not visible."""
-        if self._fixed <= column < self._first:
+        if self._pinned <= column < self._first:
             self._show_from(column)
         while column not in self._view().starts and self._first < column:
-            self._first += 1
+            self._first, self._skipped = self._first + 1, 0
             self.refresh()
 
     def on_resize(self) -> None:
@@ -294,7 +325,15 @@ class Table(ScrollView, can_focus=True):
     def _view(self, first: int | None = None) -> View:
         """The columns that are shown, from `first` on instead of the current one."""
         widths = [width + 2 * PADDING for width in self._widths]
-        return view(widths, self._fixed, self._first if first is None else first, self.size.width)
+        return view(widths, self._pinned, self._first if first is None else first, self.size.width)
+
+    @property
+    def _pinned(self) -> int:
+        """How many of the first columns do not scroll: those that leave room for others."""
+        pinned = min(self._fixed, len(self._widths))
+        while pinned and self.size.width and sum(map(self._wide, range(pinned))) > self.size.width:
+            pinned -= 1
+        return pinned
 
     def _column_at(self, x: int) -> int | None:
         """The column that is shown at this place."""
@@ -323,11 +362,14 @@ class Table(ScrollView, can_focus=True):
         parts: list[tuple[int, list[Segment]]] = []  # places and what is there
         for column, start in shown.starts.items():
             cell = self._cell(column, cells[column], ground)
+            if column == self._first and self._skipped:
+                cell = list(Strip(cell).crop(self._skipped))
             is_cursor = cursor is not None and self._by_cell and column == self.cursor_column
             parts.append((start, _over(cell, cursor) if cursor is not None and is_cursor else cell))
         if y < self._head_lines:
             style = ground + self.get_component_rich_style("table--more")
-            parts += [(at, [Segment(words, style)]) for at, words in shown.signs]
+            cut = [(width - len(CUT), CUT)] if self._beyond > self._skipped and not shown.after else []
+            parts += [(at, [Segment(words, style)]) for at, words in (*shown.signs, *cut)]
         strip = _joined(parts, ground).adjust_cell_length(width, ground)
         return Strip(_over(list(strip), cursor), width) if cursor is not None and not self._by_cell else strip
 
