@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
 from converters.errors import InputError
 from converters.gguf_source import part_names
+from converters.hub_reachable import connection_error, is_reachable
 from converters.llamacpp.container import GGUFHeader
 from converters.llamacpp.reader import parse_header
 
@@ -144,6 +144,8 @@ class HubFile:
         """Download the parts that the cache lacks, and return the path of the first. Raises InputError."""
         from huggingface_hub import hf_hub_download
 
+        if not is_reachable():
+            raise _unreachable(self.repository)
         with _hub_errors(self.repository, self.revision):
             paths = [hf_hub_download(self.repository, name, revision=self.revision) for name in self.names]
         return Path(paths[0])
@@ -160,13 +162,13 @@ def _opened(files: Any, path: str) -> Iterator[Any]:
         yield file
 
 
-def _connection_error() -> type[Exception]:
-    """The error of the hub client's HTTP library for "no answer". Versions of the client use different libraries."""
-    from huggingface_hub import get_session
+def _unreachable(hub_id: str) -> InputError:
+    from huggingface_hub import constants
 
-    library = import_module(type(get_session()).__module__.partition(".")[0])
-    error: type[Exception] = library.TransportError
-    return error
+    return InputError(
+        f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; check the connection, set"
+        " HF_ENDPOINT to a mirror, or give the directory of a downloaded checkpoint"
+    )
 
 
 @contextmanager
@@ -191,11 +193,8 @@ def _hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.RemoteEntryNotFoundError as error:
         raise InputError(f"{hub_id}: the repository has no such file ({str(error).splitlines()[-1]})") from error
-    except (errors.LocalEntryNotFoundError, _connection_error()) as error:
-        raise InputError(
-            f"{hub_id}: {constants.ENDPOINT} cannot be reached and the cache has no copy; check the connection, set"
-            " HF_ENDPOINT to a mirror, or give the directory of a downloaded checkpoint"
-        ) from error
+    except (errors.LocalEntryNotFoundError, connection_error()) as error:
+        raise _unreachable(hub_id) from error
     except (errors.HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.errors import InputError
+from converters.hub_reachable import is_reachable
 from presets import Needs, TaskData, task_data
 from sweep.measure import task_names
 from sweep.measure.code_eval import replaced_code_eval, runs_restricted
+from sweep.measure.hub_access import hub_access, is_of_connection, unreachable
 from sweep.measure.local_data import LocalData
 from sweep.measure.task_options import TaskOptions
 
@@ -85,6 +87,8 @@ def load_task(task: str, location: TaskLocation, options: TaskOptions) -> Loaded
         raise
     except Exception as error:  # a task's file contains code, which can fail in any way
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if is_of_connection(error) and not location.offline and not is_reachable():
+            reason = f"{unreachable()} ({reason})"
         remedy = (
             "" if location.offline else "; give its data with --task-data, or choose other tasks, or none, with --tasks"
         )
@@ -271,12 +275,11 @@ class _AdviceFilter(logging.Filter):
 def quiet(offline: bool) -> Iterator[None]:
     """Replace parts of lm-eval that write to the terminal, start programs, or repeat the same work.
 
-    With `offline` the clients of the Hugging Face hub do not connect.
+    With `offline` the clients of the Hugging Face hub do not connect, nor if it cannot be reached.
     """
     os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's bootstrap would start a process per core
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import datasets
-    import huggingface_hub.constants
     import lm_eval.api.task
     import lm_eval.evaluator
     import lm_eval.utils
@@ -289,8 +292,6 @@ def quiet(offline: bool) -> Iterator[None]:
         # a task's few templates are compiled again for every document: most of the time of a task with a small model
         (lm_eval.utils.env, "from_string", functools.lru_cache(maxsize=64)(lm_eval.utils.env.from_string)),
     ]
-    if offline:
-        replaced += [(datasets.config, "HF_HUB_OFFLINE", True), (huggingface_hub.constants, "HF_HUB_OFFLINE", True)]
     advice = _AdviceFilter()
     loggers = [logging.getLogger(name) for name in ("lm_eval.api.task", "lm_eval.evaluator")]
     saved = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
@@ -300,7 +301,8 @@ def quiet(offline: bool) -> Iterator[None]:
     for owner, name, value in replaced:
         setattr(owner, name, value)
     try:
-        yield
+        with hub_access(allowed=not offline):
+            yield
     finally:
         for owner, name, value in saved:
             setattr(owner, name, value)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from converters.atomic import AtomicFile
 from converters.errors import InputError
+from converters.hub_reachable import is_reachable
+from sweep.measure.hub_access import hub_access, unreachable
 
 
 def read_text(path: Path) -> str:
@@ -40,9 +42,10 @@ def save_text(path: str, name: str, split: str, file: Path, option: str = "--per
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(path, name, split=split)
+        with hub_access(allowed=True):
+            rows = load_dataset(path, name, split=split)
     except Exception as error:  # the client raises many types, and all of them mean that the text is not available
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0] if is_reachable() else unreachable()
         raise InputError(f"the text {path}/{name} is not available ({reason}); give one with {option} FILE") from error
     with AtomicFile(file, make_parents=True) as out:
         for row in rows:

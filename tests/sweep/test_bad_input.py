@@ -40,6 +40,7 @@ def error_line_without_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arg
 def _line(result: subprocess.CompletedProcess[str], code: int) -> str:
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
+    assert "Retrying in" not in result.stderr  # the client of the hub would wait for half a minute
     lines = [line for line in result.stderr.splitlines() if line.startswith("sweep: ")]
     assert len(lines) == 1, result.stderr
     return lines[0]
@@ -179,6 +180,7 @@ def test_data_that_cannot_be_downloaded_stop_the_run_before_any_work(
     line = error_line_without_hub(
         monkeypatch, tmp_path, "run", str(copy), "--tasks", "none", "--workspace", str(tmp_path / "w")
     )
+    assert "is not available (http://127.0.0.1:9 cannot be reached, and the cache has no copy)" in line
     assert "--perplexity" in line
     assert not list((tmp_path / "w").rglob("*.gguf"))
 

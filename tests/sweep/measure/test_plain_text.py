@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +44,14 @@ def test_a_file_that_is_missing_is_rejected_with_its_path(tmp_path: Path) -> Non
     assert str(caught.value) == f"{tmp_path / 'none'}: cannot be read (No such file or directory)"
 
 
+def replace_client(monkeypatch: pytest.MonkeyPatch, load: Callable[..., object], is_reachable: bool = True) -> None:
+    """The client of the hub reads data sets with `load`, which is quick to import."""
+    client = SimpleNamespace(load_dataset=load, config=SimpleNamespace(HF_HUB_OFFLINE=False))
+    monkeypatch.setitem(sys.modules, "datasets", client)
+    for module in ("plain_text", "hub_access"):
+        monkeypatch.setattr(f"sweep.measure.{module}.is_reachable", lambda: is_reachable)
+
+
 def test_rows_of_a_data_set_are_joined_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
@@ -50,7 +59,7 @@ def test_rows_of_a_data_set_are_joined_as_they_are(tmp_path: Path, monkeypatch: 
         asked.extend([path, name, split])
         return [{"text": " = Grüße = \n"}, {"text": ""}, {"text": "an dich\n"}]
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load))  # quick to import
+    replace_client(monkeypatch, load)
     file = tmp_path / "made" / "text"
     save_text("a/text", "raw", "test", file)
     assert asked == ["a/text", "raw", "test"]
@@ -61,8 +70,13 @@ def test_a_data_set_that_is_not_available_names_the_option(tmp_path: Path, monke
     def load(*_: object, **__: object) -> None:
         raise ConnectionError("no network\nand more")
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load))  # quick to import
+    replace_client(monkeypatch, load)
     for arguments, option in (((), "--perplexity"), (("--calibration",), "--calibration")):
         with pytest.raises(InputError) as caught:
             save_text("a/text", "raw", "test", tmp_path / "text", *arguments)
         assert str(caught.value) == f"the text a/text/raw is not available (no network); give one with {option} FILE"
+    replace_client(monkeypatch, load, is_reachable=False)
+    with pytest.raises(
+        InputError, match=r"is not available \(https?://\S+ cannot be reached, and the cache has no copy"
+    ):
+        save_text("a/text", "raw", "test", tmp_path / "text")
