@@ -81,13 +81,13 @@ def test_scores_that_are_no_numbers_are_counted() -> None:
 def test_small_sub_tasks_are_joined_up_to_the_size_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_eval_model, "PART_REQUESTS", 3)
     model, seen = LettersBackend(), []
-    names = ["one", "two", "two", "three", None, None, None, "last"]
+    names = ["one", "two", "two", None, None, None, "three", "last"]
     requests = [scoring("Q", chr(97 + i), task=name, doc=i) for i, name in enumerate(names)]
     lm = make_lm(model, progress=lambda *at: seen.append(at))
     answers = lm.loglikelihood(requests)
     assert answers == [(-(97 + i) / 100, i == 1) for i in range(8)]
-    assert [len(part) for part in model.scored] == [3, 4, 1]
-    assert seen == [(i + 1, 8, "one" if i < 3 else "three" if i < 7 else "last") for i in range(8)]
+    assert [len(part) for part in model.scored] == [3, 3, 2]
+    assert seen == [(i + 1, 8, ("one", "", "three")[i // 3]) for i in range(8)]
 
 
 def test_a_sample_of_the_questions_is_scored_again_by_the_model() -> None:

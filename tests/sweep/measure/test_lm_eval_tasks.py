@@ -65,6 +65,8 @@ def folder(tmp_path: Path) -> Path:
         "lost": TASK.replace("own.load", "own.lost") % ("lost", "here") + WRITE + EXACT,
         "silent": TASK.replace("own.load", "own.silent") % ("silent", "here") + WRITE + EXACT,
         "both": "group: both\ntask: [choose, more]\n",
+        "inline": "group: inline\ntask:\n  - {task: choose, task_alias: other}\n  - task: own\n    "
+        + (TASK.replace("task: %s\n", "") % "here" + CHOOSE + ACC).strip().replace("\n", "\n    "),
         "outer": "group: outer\ntask: [both, more]\n",
         "mean": "group: mean\ntask: [choose, more]\naggregate_metric_list: [{metric: acc, weight_by_size: false}]\n",
     }
@@ -106,6 +108,30 @@ def test_a_task_and_a_group_are_loaded_with_their_names(folder: Path) -> None:
         assert (group.name, list(group.tasks)) == (name, ["choose", "more"])
         assert [one.metric for one in group.root.aggregate_metric_list] == ["acc"]
         assert [one.weight_by_size for one in group.root.aggregate_metric_list] == [name != "mean"]
+
+
+def test_a_group_may_contain_the_settings_of_its_tasks(folder: Path) -> None:
+    group = load("inline", folder)
+    assert list(group.tasks) == ["choose", "inline::own"]
+    assert group.tasks["choose"].config.task_alias == "other"
+    assert len(group.tasks["inline::own"].eval_docs) == 4
+
+
+@pytest.mark.parametrize("config", [{"task": "t", "class": object}, {"task": ["t"]}, {"task": "t", "group": "g"}])
+def test_only_a_task_that_is_described_by_its_settings_gets_local_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
+) -> None:
+    from lm_eval.tasks._factory import TaskFactory
+
+    def configuration(settings: dict[str, Any]) -> dict[str, Any]:
+        factory = lm_eval_tasks._factory_class()(TaskLocation(data=tmp_path).local, TaskOptions(), {})
+        found: dict[str, Any] = factory._load_full_config(SimpleNamespace(yaml_path=None, cfg=settings))
+        return found
+
+    monkeypatch.setattr(TaskFactory, "_load_full_config", lambda _self, entry, _overrides: dict(entry.cfg))
+    assert configuration(config) == config
+    with pytest.raises(InputError, match="no file with the split 'late'"):
+        configuration({"task": "t", "test_split": "late"})
 
 
 def test_a_file_of_the_current_directory_is_not_a_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

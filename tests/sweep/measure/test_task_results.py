@@ -225,6 +225,9 @@ def test_the_prompt_of_the_first_item_and_its_examples_are_built(tasks: TaskLoca
     check_prompts(LettersBackend(), "second", tasks, TaskOptions(limit=3))
     with pytest.raises(InputError, match=r"^task second: its prompts cannot be built: no second$"):
         check_prompts(LettersBackend(), "second", tasks, TaskOptions(num_fewshot=2))
+    silent = LettersBackend(chat_template=ASKS.replace("<think>", ""))
+    with pytest.raises(InputError, match="does not support thinking"):
+        check_prompts(silent, "plain", tasks, TaskOptions(chat_template=True, thinking=True))
 
 
 @pytest.mark.parametrize(
