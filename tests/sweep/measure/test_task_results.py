@@ -146,6 +146,7 @@ def test_figures_are_in_the_order_of_the_task_file_and_the_first_mean_is_the_pri
     assert replace(run, metrics=run.metrics[:3]).primary.name == "pair"
     near = Metric("lead", "none", 1.0 + 1e-5, None, True)
     assert replace(run, metrics=(run.metrics[1], near)).primary.name == "total"
+    assert replace(run, metrics=(run.metrics[1], replace(near, value=1.0 + 1e-7))).primary.name == "lead"
     zero = replace(run, items=tuple(replace(item, values={"lead,none": 1e-11}) for item in run.items))
     assert replace(zero, metrics=(run.metrics[1], replace(near, value=0.0))).primary.name == "lead"
     assert (run.n, run.num_fewshot, run.max_gen_toks, run.left_out) == (3, 0, 7, 0)
