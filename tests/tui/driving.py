@@ -76,13 +76,15 @@ async def opened(
 async def settled(pilot: Pilot[None]) -> None:
     """Wait until no widget has a message left to handle and everything is drawn.
 
-    A message, the refresh that it asks for and the events of the layout that follows are up to three rounds.
+    A message, the refresh that it asks for and the events of the layout that follows are up to three rounds. A new size
+    of the terminal is passed to the screen by a timer, which is late on a busy machine.
     """
     quiet = 0
     while quiet < ROUNDS and pilot.app.is_running:
         await pilot.pause(0)  # one round: every widget handles what waits for it, then the screen draws
         widgets = [pilot.app, *pilot.app.screen.walk_children(with_self=True)]
-        quiet = 0 if any(widget.message_queue_size for widget in widgets) else quiet + 1
+        waiting = pilot.app._resize_event is not None or any(widget.message_queue_size for widget in widgets)
+        quiet = 0 if waiting else quiet + 1
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], Any], patience: float = PATIENCE) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import opened, play, settled, shown, until
+from driving import Driver, opened, play, settled, shown, until
 from fixed_run import RUN, fixed_run
 from rich.text import Text
-from textual.widgets import Input
+from textual.app import App, ComposeResult
+from textual.timer import Timer
+from textual.widgets import Input, Static
 
 from sweep.commands.follow import Follower, Snapshot
 from sweep.execution.logs import log_path
@@ -352,5 +354,25 @@ def test_a_run_can_be_found_while_a_window_is_open(fixed: Workspace) -> None:
             app._found(RUN, True)
             assert app.session.run_id == "another"
             assert app.current_mode == "results"
+
+    play(script())
+
+
+def test_a_new_size_is_drawn_however_late_textuals_timer_is() -> None:
+    class Late(App[None]):
+        """Its timers wait longer, as those of a busy machine."""
+
+        def compose(self) -> ComposeResult:
+            yield Static("words")
+
+        def set_timer(self, delay: float, *given: Any, **more: Any) -> Timer:
+            return super().set_timer(delay + 0.2, *given, **more)
+
+    async def script() -> None:
+        app = Late()
+        async with app.run_test(size=(100, 20)):
+            for width in (60, 90):
+                await Driver(app).resize_terminal(width, 20)
+                assert app.query_one(Static).size.width == width
 
     play(script())
