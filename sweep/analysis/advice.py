@@ -19,6 +19,9 @@ ABOUT_AS_LOW = 1.3
 """Ratio of two expected divergences of one model that are about as low: the spread of types around the prior's formula
 is 24 %."""
 
+MUCH_LESS = 0.8
+"""Ratio of two divergences of which the lower one is worth a larger file, or a shorter context."""
+
 ABOUT_AS_FAST = 0.9
 """Share of a speed that is about as fast: repeated measurements differ by this much."""
 
@@ -38,9 +41,9 @@ class Advice:
 
     `smaller` is the best candidate that is smaller and about as fast, `better` the simplest and smallest that loses
     less. `other_model` is a smaller model that runs well, if the pick is poor. `shorter` runs on the GPUs alone with a
-    shorter context, if the pick does not or has a noticeable loss. `undecided` is the candidate of which
-    tasks leave a loss that matters open: the pick, or a smaller one if tasks alone decide. `usable` are all candidates
-    that were considered.
+    shorter context, if the pick does not or has a noticeable loss; without a pick, or with a poor one, it may be partly
+    in RAM. `undecided` is the candidate of which tasks leave a loss that matters open: the pick, or a smaller one if
+    tasks alone decide. `usable` are all candidates that were considered.
     """
 
     model: str
@@ -110,7 +113,7 @@ def advise(model: str, found: Sequence[Candidate]) -> Advice:
         return Advice(model, None, _why_none(found), excluded=excluded)
     others = [one for one in usable if one.variant != pick.variant]
     smaller = [one for one in others if _is_smaller(one, pick)]
-    better = [one for one in others if one.loss < 0.8 * pick.loss]
+    better = [one for one in others if one.loss < MUCH_LESS * pick.loss]
     undecided = _undecided(pick, usable)
     return Advice(
         model,
@@ -248,6 +251,8 @@ def _why(pick: Candidate) -> list[str]:
             lines.append("This is a clear loss: expect worse answers than those of the unquantized model.")
         if pick.kld.source == "prior":
             lines.append(f"`{join(['sweep', 'run', *_cache_words(pick)])}` measures it.")
+    if pick.is_in_ram and (pick.max_context or 0) > pick.context:
+        lines.append(f"With more of it in RAM, its context can be up to {pick.max_context:,} tokens long.")
     return lines
 
 
@@ -374,7 +379,10 @@ def _cache_words(pick: Candidate) -> list[str]:
     return ["--kv-type", pick.kv_type] if pick.commands.run and pick.kv_type != "f16" else []
 
 
-_FIELDS = ("variant", "kv_type", "ctx", "placement", "tokens_per_s", "speed_source", "expected_kld", "command", "get")
+_FIELDS = (
+    *("variant", "kv_type", "ctx", "max_ctx", "placement", "tokens_per_s", "speed_source", "expected_kld"),
+    *("command", "get"),
+)
 
 
 def _candidate(one: Candidate) -> dict[str, Any]:
@@ -383,6 +391,7 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "variant": one.variant,
         "kv_type": one.kv_type,
         "ctx": one.context,
+        "max_ctx": one.max_context,
         "placement": one.placement.value,
         "tokens_per_s": one.tokens_per_s,
         "speed_source": speed,

@@ -78,6 +78,8 @@ class Candidate:
       with it.
     - `cache_is_given`: there is no choice of the type of KV cache, so one that is not f16 counts as no effort.
     - `ram_bytes` is the part of it that is in RAM beside GPUs.
+    - `max_context` is the longest context with which it runs on the same memory: on the GPUs alone, or with more in RAM
+      if it is partly in RAM. None if it is not known.
     - `commands` say how to run it; `commands.run` is empty if llama.cpp cannot.
     """
 
@@ -95,6 +97,7 @@ class Candidate:
     is_reference: bool = False
     cache_is_given: bool = False
     ram_bytes: int = 0
+    max_context: int | None = None
     commands: Commands = Commands()
 
     @property
@@ -107,7 +110,7 @@ class Candidate:
     def figures(self) -> str:
         """Its size, what of it is in RAM, and its speed."""
         words = [fmt.size(self.file_bytes)]
-        if self.placement in (AdvisedPlacement.EXPERTS, AdvisedPlacement.LAYERS):
+        if self.is_in_ram:
             words.append(f"{fmt.size(self.ram_bytes)} of RAM")
         if self.tokens_per_s is not None:
             words.append(self._rate(self.tokens_per_s))
@@ -138,5 +141,9 @@ class Candidate:
     @property
     def effort(self) -> int:
         """How far from simple it is to run: 0 for everything on the GPUs with an f16 cache."""
-        in_ram = self.placement in (AdvisedPlacement.EXPERTS, AdvisedPlacement.LAYERS)
-        return 2 * in_ram + (self.kv_type != "f16" and not self.cache_is_given)
+        return 2 * self.is_in_ram + (self.kv_type != "f16" and not self.cache_is_given)
+
+    @property
+    def is_in_ram(self) -> bool:
+        """Whether a part of it is in RAM beside GPUs."""
+        return self.placement in (AdvisedPlacement.EXPERTS, AdvisedPlacement.LAYERS)

@@ -104,6 +104,7 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
             tasks=own[row.variant].tasks.get(row.variant),
             is_reference=_is_reference(row.variant, own[row.variant]),
             ram_bytes=row.shares[-1].total_bytes,
+            max_context=row.max_context_with_ram if verdict(row) is Verdict.PARTLY else row.max_context,
             commands=fit_commands(row, model or report.model, measured.files),
         )
         for row in report.rows

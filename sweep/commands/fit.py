@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from converters.catalogue import smaller_relatives
-from sweep.analysis.advice import Advice, advise, is_adequate
+from sweep.analysis.advice import MUCH_LESS, Advice, advise, is_adequate
 from sweep.analysis.candidate import Candidate
 from sweep.analysis.fit_candidates import Measurements, fit_candidates
 from sweep.execution.local import LocalHost
@@ -48,9 +48,13 @@ def advise_on(question: FitQuestion, report: FitReport, measured: Measurements) 
     """
     found = advise(report.model, _all_candidates(question, report, measured))
     if not found.is_simple:
-        found = replace(found, shorter=_with_shorter_context(question, report, measured))
+        found = replace(found, shorter=_with_shorter_context(question, report, measured, in_ram=False))
     if not found.is_poor:
         return found
+    if found.shorter is None:
+        shorter = _with_shorter_context(question, report, measured, in_ram=True)
+        if shorter is not None and (found.pick is None or shorter.loss < MUCH_LESS * found.pick.loss):
+            found = replace(found, shorter=shorter)
     alone = replace(question.options, draft="")  # a draft of this model may not go with another one
     for relative in smaller_relatives(report.model)[:MOST_RELATIVES]:
         other = replace(question, model=relative, variants=(), options=alone)
@@ -60,18 +64,21 @@ def advise_on(question: FitQuestion, report: FitReport, measured: Measurements) 
     return found
 
 
-def _with_shorter_context(question: FitQuestion, report: FitReport, measured: Measurements) -> Candidate | None:
-    """The candidate with the longest context of those that lose little and run on the GPUs alone with a context that is
-    at least a quarter of the requested one."""
+def _with_shorter_context(
+    question: FitQuestion, report: FitReport, measured: Measurements, in_ram: bool
+) -> Candidate | None:
+    """The candidate with the longest context of those that lose little and run with a context that is at least a
+    quarter of the requested one: on the GPUs alone, or with `in_ram` partly in RAM."""
     usable = {one.variant for one in fit_candidates(report, measured, question.model) if is_adequate(one)}
-    contexts = {row.variant: row.max_context or 0 for row in report.rows if row.variant in usable}
-    contexts = {name: longest for name, longest in contexts.items() if report.context / 4 <= longest < report.context}
+    rows = [row for row in report.rows if row.variant in usable]
+    longest = {row.variant: (row.max_context_with_ram if in_ram else row.max_context) or 0 for row in rows}
+    contexts = {name: context for name, context in longest.items() if report.context / 4 <= context < report.context}
     if not contexts or not any(device.kind != "cpu" for device in report.devices):
         return None
     name = max(contexts, key=lambda name: contexts[name])
     asked = replace(question, variants=(name,), options=replace(question.options, context=contexts[name]))
     shorter = advise(report.model, fit_candidates(asked.answer(), measured, question.model))
-    return shorter.pick if shorter.is_simple else None
+    return shorter.pick if shorter.is_simple or in_ram else None
 
 
 def _all_candidates(question: FitQuestion, report: FitReport, measured: Measurements) -> list[Candidate]:

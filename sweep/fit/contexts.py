@@ -95,6 +95,7 @@ class Contexts:
         requested = self.memory(True, self.options.context)
         if self.devices and self.options.offload == "auto":
             self.memory(False, self.options.context)
+            self.memory(False, self.shape.train_context)
         self.memory(True, self.shape.train_context)
         return requested
 

@@ -121,6 +121,9 @@ class FitRow:
     file_exact: bool = (
         True  # False: the header's part of `file_bytes` is an estimate, because no tokenizer is available
     )
+    # The largest context with which the variant runs, with as many layers or experts in RAM as it needs; None if there
+    # is none, or if nothing can be moved to RAM.
+    max_context_with_ram: int | None = None
     weight_types: WeightTypes | None = None  # None for a kind whose weights have no types of llama.cpp
 
 
@@ -198,6 +201,7 @@ def _row(row: FitRow) -> dict[str, Any]:
         "verdict": verdict(row).value,
         "headroom_bytes": row.headroom_bytes,
         "max_context": row.max_context,
+        "max_context_with_ram": row.max_context_with_ram,
         "decode_bound_tokens_per_s": row.decode_bound,
         "gpu_layers": row.gpu_layers,
         "layers": row.n_layers,
@@ -244,6 +248,7 @@ def _row_of(row: dict[str, Any]) -> FitRow:
         partial=row["verdict"] == Verdict.PARTLY,
         draft=None if row.get("draft") is None else DraftBytes(**row["draft"]),
         mtp_bytes=row.get("mtp_bytes", 0),
+        max_context_with_ram=row.get("max_context_with_ram"),
         weight_types=None if row["weight_types"] is None else WeightTypes(**row["weight_types"]),
         **{name: row[name] for name in _UNCHANGED},
     )

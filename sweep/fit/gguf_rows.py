@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -21,14 +21,14 @@ from sweep.fit.fit_report import (
     FitOptions,
     FitRow,
 )
-from sweep.fit.formulas import CELLS, counted_sequences, padded
+from sweep.fit.formulas import counted_sequences, padded
 from sweep.fit.hardware import reserve_formula
 from sweep.fit.layer_bytes import LayerPart
-from sweep.fit.placement import FitMachine, LayerPlacement, place_layers, place_whole_layers
+from sweep.fit.longest_context import holds, longest_context, place_variant
+from sweep.fit.placement import FitMachine, LayerPlacement
 from sweep.fit.variant_memory import Draft, MemoryParts, VariantMemory, bytes_per_device
 from sweep.fit.weight_types import WeightTypes
 
-MAX_CHECKS = 8  # how many contexts llama.cpp computes at most to find the largest one that fits
 _BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "metal": "Metal", "sycl": "SYCL", "vulkan": "Vulkan"}
 """llama.cpp's names of devices by kind, without their number."""
 _DRAFT_PARTS = {
@@ -55,10 +55,12 @@ class FitFile:
 def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: FitFile, projector: FitFigure) -> FitRow:
     """The row of one GGUF variant on the machine."""
     options = memory.contexts.options
-    placement = _placement(memory, machine, options.context, options.offload)
+    # If a device's memory is RAM, leaving layers in RAM frees no memory.
+    offload = options.offload == "auto" and bool(machine.gpus) and not any(machine.shared)
+    placement = place_variant(memory, machine, options.context, offload)
     parts = memory.parts(placement, options.context)
     shares = _shares(parts, machine, memory.bytes_read_per_token(placement))
-    held = _holds(parts, machine)
+    held = holds(parts, machine)
     is_whole = placement.is_full or not machine.gpus
     fits = is_whole and held
     drafted = memory.draft.parts(placement, options.context) if memory.draft is not None else None
@@ -78,7 +80,8 @@ def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: Fit
         total_bytes=int(parts.total.sum()),
         fits=fits,
         headroom_bytes=_headroom(memory, machine, shares, fits),
-        max_context=_longest(memory, machine, fits),
+        max_context=longest_context(memory, machine, False, fits),
+        max_context_with_ram=longest_context(memory, machine, True, held) if offload else None,
         gpu_layers=placement.on_devices,
         n_layers=placement.total,
         cpu_moe_layers=sum(
@@ -121,29 +124,6 @@ def _draft_figure(memory: VariantMemory, draft: DraftBytes, figures: Mapping[str
     return FitFigure(sum(parts.values()), f"{DRY_RUN}, {source}", f"{words} of the draft {memory.draft.name}")
 
 
-def _placement(memory: VariantMemory, machine: FitMachine, context: int, offload: str) -> LayerPlacement:
-    total = memory.shape.layers + 1
-    if not machine.gpus:
-        return machine.everything(total)
-    free = [gpu.usable_bytes for gpu in machine.gpus]
-
-    def used(placement: LayerPlacement) -> list[int]:
-        return bytes_per_device(memory.parts(placement, context), machine.shared)
-
-    # If a device's memory is RAM, leaving layers in RAM frees no memory.
-    if offload == "none" or any(machine.shared):
-        return place_whole_layers(total, free, machine.targets, used)
-    return place_layers(total, free, machine.targets, memory.shape.experts > 0, used)
-
-
-def _holds(parts: MemoryParts, machine: FitMachine) -> bool:
-    """Whether every device and the host have room for their parts and their reserve."""
-    used = bytes_per_device(parts, machine.shared)
-    devices = all(one <= target for one, target in zip(used, machine.targets, strict=True))
-    host = machine.host
-    return devices and (host is None or int(parts.total[-1]) <= host.usable_bytes - host.reserve_bytes)
-
-
 def _shares(parts: MemoryParts, machine: FitMachine, read: npt.NDArray[np.float64]) -> tuple[DeviceShare, ...]:
     found = []
     for place, device in enumerate([*machine.gpus, machine.host]):
@@ -176,49 +156,6 @@ def _headroom(memory: VariantMemory, machine: FitMachine, shares: Sequence[Devic
     together = sum(machine.targets) - sum(used_bytes)
     fullest = min(target - used for target, used in zip(machine.targets, used_bytes, strict=True))
     return min(together if together < 0 else fullest, -1)
-
-
-def _longest(memory: VariantMemory, machine: FitMachine, fits_requested: bool) -> int | None:
-    """The largest context with which everything is on the devices, in llama.cpp's steps; None if no context fits.
-
-    The search uses interpolated compute buffers. llama.cpp then computes the context that was found; if it does not
-    fit, the search continues below it. Only whole layers are placed. If the requested context fits only with a layer
-    that is divided between two devices, the requested context is the result.
-    """
-
-    def placed(steps: int) -> LayerPlacement:
-        return _placement(memory, machine, steps * CELLS, "none")
-
-    def fits(steps: int) -> bool:
-        placement = placed(steps)
-        parts = memory.parts(placement, steps * CELLS)
-        return (placement.is_full or not machine.gpus) and _holds(parts, machine)
-
-    room = sum(machine.targets) if machine.gpus else machine.host.usable_bytes if machine.host is not None else 0
-    if int(memory.weights.layers.sum()) > room > 0:
-        return None
-    longest = memory.shape.train_context // CELLS
-    requested = min(padded(memory.contexts.options.context) // CELLS, longest)
-    low, high = (requested, longest + 1) if fits_requested or fits(requested) else (0, requested)
-    for _ in range(MAX_CHECKS):
-        found = low if high <= low + 1 else _last(low, high, fits)
-        if found == low or memory.is_exact(placed(found), found * CELLS):
-            return found * CELLS or None
-        memory.compute_exactly(placed(found), found * CELLS)
-        if fits(found):
-            return found * CELLS
-        high = found
-    return low * CELLS or None
-
-
-def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """The largest number that fits, by bisection between `low`, which fits, and `high`, which does not fit."""
-    if fits(high - 1):
-        return high - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
 
 
 def _bound(memory: VariantMemory, placement: LayerPlacement, machine: FitMachine) -> float | None:

@@ -140,6 +140,11 @@ class FitMachine:
         """Bytes that a model may use of each GPU after its reserve; 0 if less than the reserve is free."""
         return [max(0, device.usable_bytes - device.reserve_bytes) for device in self.gpus]
 
+    @property
+    def ram_target(self) -> int | None:
+        """Bytes that a model may use of RAM after its reserve; None if the size of RAM is unknown."""
+        return None if self.host is None else max(0, self.host.usable_bytes - self.host.reserve_bytes)
+
     def everything(self, layers: int) -> LayerPlacement:
         """All layers on the GPUs, divided by their free memory, as llama.cpp does by default."""
         return LayerPlacement.whole(layers, proportional(layers, [gpu.usable_bytes for gpu in self.gpus]))

@@ -44,7 +44,7 @@ UNCOUNTED = "*"
 
 
 MOST_COMMANDS = 6
-_MAX_SPEED = "max t/s"
+_WITH_RAM, _MAX_SPEED = "with RAM", "max t/s"
 
 
 def render_fit(
@@ -132,10 +132,21 @@ def _verdict_columns(report: FitReport) -> list[Column]:
         Column("total", _texts(rows, lambda row: fmt.size(row.total_bytes)), inf),
         Column("headroom", room, inf),
         Column("max ctx", _texts(rows, lambda row: _count(row.max_context)), 9),
+        Column(_WITH_RAM, _texts(rows, lambda row: _count(row.max_context_with_ram)), 8.7),
         Column(_MAX_SPEED, _texts(rows, lambda row: fmt.rate(row.decode_bound)), 8.5),
         Column("", [Text(_word(row), _STYLES[verdict(row)]) for row in rows], inf, left=True),
     ]
-    return [column for column in columns if column.header != _MAX_SPEED or any(row.decode_bound for row in rows)]
+    empty = {
+        _WITH_RAM: len(_contexts_with_ram(report)) < 2,  # otherwise the legend says it
+        _MAX_SPEED: not any(row.decode_bound for row in rows),
+    }
+    return [column for column in columns if not empty.get(column.header)]
+
+
+def _contexts_with_ram(report: FitReport) -> set[int | None]:
+    """The different longest contexts of variants that can be partly in RAM."""
+    found = {row.max_context_with_ram for row in report.rows if row.kind == "gguf"}
+    return found if any(found) else set()
 
 
 def _word(row: FitRow) -> str:
@@ -203,6 +214,12 @@ def _legend(report: FitReport, dropped: Sequence[str]) -> list[str]:
         lacking = "negative: what all GPUs together lack or, if they have enough together, the fullest one"
     lines.append(f"headroom: free memory on the fullest device after the reserve; {lacking}.")
     lines.append("max ctx: the largest context per sequence that fits.")
+    with_ram = _contexts_with_ram(report)
+    if len(with_ram) > 1:
+        lines.append(f"{_WITH_RAM}: the same with as many layers or experts in RAM as it needs, at a lower speed.")
+    elif with_ram:
+        longest = _count(*with_ram)
+        lines.append(f"With layers or experts in RAM, contexts of up to {longest} tokens fit, at a lower speed.")
     if any(row.decode_bound for row in report.rows):
         lines.append(
             f"{_MAX_SPEED}: upper bound of decode t/s, bandwidth / bytes read per token; real decoding is slower."

@@ -67,6 +67,7 @@ def test_json_has_the_documented_fields(sweep: Any) -> None:
         assert row["verdict"] == "fits"
         assert isinstance(row["bits_per_weight"], float)
         assert row["max_context"] == 1024
+        assert row["max_context_with_ram"] == (1024 if row["kind"] == "gguf" else None)
         assert row["per_device"][0]["usable_bytes"] == 4 << 30
         assert row["per_device"][0]["reserve_bytes"] == 2 << 30
         assert row["figures"]["reserve"]["formula"] == "left free on each device, as given by --reserve"

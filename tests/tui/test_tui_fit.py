@@ -138,3 +138,15 @@ def test_a_row_that_does_not_count_its_draft_says_so_and_a_counted_draft_has_its
     assert "* without speculative decoding: the weights for multi-token prediction (200 MiB)" in bars[0]
     assert "--draft mtp" not in bars[1] + bars[2]
     assert "▄ draft" in bars[1]
+
+
+def test_the_longest_context_with_ram_is_a_column_beside_that_without() -> None:
+    devices = parse_devices(["12GiB"])
+    fits = row("Q4_K_M", 4.0, 4.9, devices, max_context_with_ram=40960)
+    partly = row("Q8_0", 12.0, 8.5, devices, fits=False, partial=True, max_context=None, max_context_with_ram=39424)
+    answer = FitAnswer(report([fits, partly], devices), "Q4_K_M", "")
+    heads, cells = fit_rows(answer, answer.report.rows, (), 200, NO_COLOURS)
+    at = [name for name, _ in heads].index("with RAM")
+    assert heads[at - 1][0] == "max ctx"
+    texts = {name: [cell.plain for cell in line[at - 1 : at + 1]] for name, line in cells}
+    assert texts == {"Q4_K_M": ["16,384", "40,960"], "Q8_0": [fmt.MISSING, "39,424"]}

@@ -90,12 +90,8 @@ def _columns(answer: FitAnswer) -> list[_FitColumn]:
         _part("compute", "compute", 4),
         _FitColumn("total", lambda row: row.total_bytes, lambda row: fmt.size(row.total_bytes), 6),
         _FitColumn("headroom", lambda row: row.headroom_bytes, _headroom, 8),
-        _FitColumn(
-            "max ctx",
-            lambda row: row.max_context,
-            lambda row: f"{row.max_context:,}" if row.max_context else fmt.MISSING,
-            11,
-        ),
+        _contexts("max ctx", lambda row: row.max_context, 11),
+        _contexts("with RAM", lambda row: row.max_context_with_ram, 8),
         _FitColumn(SPEED, lambda row: answer.speeds.get(row.variant), lambda row: _speed_words(answer, row), 12),
         _FitColumn("max t/s", lambda row: row.decode_bound, lambda row: fmt.rate(row.decode_bound), 1),
     ]
@@ -115,6 +111,10 @@ def _ordered(answer: FitAnswer, width: int) -> tuple[list[_FitColumn], bool]:
 def _width(column: _FitColumn, rows: Sequence[FitRow]) -> int:
     """The width, with room for the arrow that marks the sorted column."""
     return max(len(column.head) + 2, *(len(column.write(row)) for row in rows), 1) + 2 * PADDING
+
+
+def _contexts(head: str, context: Callable[[FitRow], int | None], priority: int) -> _FitColumn:
+    return _FitColumn(head, context, lambda row: f"{found:,}" if (found := context(row)) else fmt.MISSING, priority)
 
 
 def _part(head: str, name: str, priority: int) -> _FitColumn:

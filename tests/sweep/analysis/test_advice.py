@@ -304,3 +304,15 @@ def test_the_json_has_every_promised_field() -> None:
     assert [one["variant"] for one in answer["alternatives"]] == ["Q4_K_M"]
     assert [one["variant"] for one in answer["excluded"]] == ["TQ1_0"]
     assert answer["expected_kld"]["source"] == "prior"
+    assert answer["max_ctx"] == 16384
+
+
+def test_a_pick_that_is_partly_in_ram_says_how_long_its_context_can_be() -> None:
+    changes = {"fits": False, "partial": True, "cpu_moe_layers": 23, "max_context_with_ram": 39424}
+    experts = read(row("Q4_K_M", 20.0, 4.9, GPU, **changes), 1.9, 0.35)
+    words = "With more of it in RAM, its context can be up to 39,424 tokens long."
+    advice = advise("m", fit_candidates(report([experts], GPU, architecture="qwen35moe"), NOTHING))
+    assert advice.reason.endswith(words)
+    assert to_json(advice)["max_ctx"] == 39424
+    longest = report([experts], GPU, architecture="qwen35moe", context=39424)
+    assert words not in advise("m", fit_candidates(longest, NOTHING)).reason

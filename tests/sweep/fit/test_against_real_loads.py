@@ -2,6 +2,7 @@
 
 import itertools
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,35 @@ def test_every_part_on_every_device_equals_that_of_a_real_load(
         assert share.output_bytes == pytest.approx(real[place, "output"], abs=ROUNDING), place
         # Compute buffers are those of a placement of the same kind: never smaller than those of this placement.
         assert real[place, "compute"] <= 2 * ROUNDING + share.compute_bytes, place
+
+
+@pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")
+@pytest.mark.parametrize(
+    ("architecture", "mib"),
+    [
+        ("qwen3moe", 80),
+        pytest.param("qwen3", 70, marks=pytest.mark.slow),
+        pytest.param("qwen35moe", 110, marks=pytest.mark.slow),
+    ],
+)
+def test_the_longest_context_with_ram_is_really_allocated_within_the_memory(
+    architecture: str, mib: int, tmp_path: Path
+) -> None:
+    """A real load of it needs no more than there is, and that of 512 more tokens does."""
+    directory = write_config(tmp_path / "model", architecture, vocab_size=65536, max_position_embeddings=1 << 20)
+    devices = [replace(gpu(60), kind="rpc"), replace(RAM, total_bytes=mib * MIB, usable_bytes=mib * MIB)]
+    (short,) = fit_model(str(directory), ["Q4_K_M"], devices, FitOptions(2048, ubatch=128)).rows
+    assert short.max_context_with_ram is not None
+    for more, is_within in ((0, True), (512, False)):
+        options = FitOptions(short.max_context_with_ram + more, ubatch=128)
+        (row,) = fit_model(str(directory), ["Q4_K_M"], devices, options).rows
+        assert row.partial == is_within
+        with files_of(directory, "Q4_K_M") as path, rpc.simulated_devices(1) as remote:
+            real = real_allocation(path, load_options(row), context_options(options, options.context, 1), remote)
+        in_ram = sum(size for (place, _), size in real.items() if place == "CPU")
+        on_device = sum(size for (place, _), size in real.items() if place != "CPU")
+        assert on_device <= 60 * MIB + 3 * ROUNDING
+        assert (in_ram <= mib * MIB + 3 * ROUNDING) == is_within
 
 
 @pytest.mark.skipif(not rpc.supported(), reason="this build of llama.cpp has no RPC")

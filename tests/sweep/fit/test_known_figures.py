@@ -90,6 +90,48 @@ def test_the_longest_context_fits_and_512_more_tokens_do_not_fit(model: str, gpu
     assert not one(model, "Q4_K_M", there.max_context + 512, *gpus, offload="none").fits
 
 
+def ram(gib: float) -> Device:
+    return Device("RAM", "cpu", int(gib * GIB), int(gib * GIB), 50e9, True, GIB)
+
+
+@with_rpc
+@pytest.mark.parametrize(
+    ("model", "devices"),
+    [
+        ("Qwen3-32B", [gpu(8), ram(20)]),  # whole layers go to RAM, with their KV cache
+        pytest.param("Qwen3.6-35B-A3B", [gpu(12), ram(12)], marks=pytest.mark.slow),  # experts do
+        pytest.param("Qwen3.5-122B-A10B", [gpu(24), gpu(12), ram(44)], marks=pytest.mark.slow),
+    ],
+    ids=["dense", "experts", "two GPUs"],
+)
+def test_the_longest_context_with_ram_runs_and_512_more_tokens_do_not_run(model: str, devices: list[Device]) -> None:
+    """With that context, the same search places more of the model in RAM, and nothing is left to give there."""
+    first = one(model, "Q4_K_M", 4096, *devices)
+    longest = first.max_context_with_ram
+    assert longest is not None
+    assert longest % 256 == 0
+    assert longest > 4096
+    there = one(model, "Q4_K_M", longest, *devices)
+    assert there.partial
+    assert all(share.free_bytes >= 0 for share in there.shares)
+    assert there.shares[-1].total_bytes > first.shares[-1].total_bytes
+    assert there.max_context_with_ram is not None
+    assert 0 <= there.max_context_with_ram - longest <= 512
+    beyond = one(model, "Q4_K_M", there.max_context_with_ram + 512, *devices)
+    assert not beyond.fits
+    assert not beyond.partial
+
+
+@with_rpc
+def test_only_what_can_move_to_ram_has_a_longest_context_with_it() -> None:
+    assert one("Qwen3-0.6B", "Q8_0", 512, gpu(1.5)).max_context_with_ram == 40960  # any amount of RAM
+    assert one("Qwen3-0.6B", "Q8_0", 512, gpu(1.5), offload="none").max_context_with_ram is None
+    assert one("Qwen3-0.6B", "Q8_0", 512, ram(6)).max_context_with_ram is None
+    apple = Device("M2", "metal", 16 * GIB, 12 * GIB, 100e9, True, GIB)
+    assert one("Qwen3-0.6B", "Q8_0", 512, apple).max_context_with_ram is None
+    assert one("Qwen3-32B", "Q8_0", 512, gpu(8), ram(16)).max_context_with_ram is None  # too large with any context
+
+
 @with_rpc
 def test_with_offload_none_all_layers_are_on_the_devices() -> None:
     row = one("Qwen3-30B-A3B", "Q4_K_M", 8192, gpu(12), offload="none")

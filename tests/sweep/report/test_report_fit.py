@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -58,6 +59,20 @@ def test_a_model_on_a_cpu_only_machine_fits_and_is_not_partly_in_ram() -> None:
     ram = type(found.devices[0])("CPU", "cpu", 32 << 30, 30 << 30, None, False, 1 << 30)
     placed = row("Q4_K_M", 4.0, 4.9, [ram], gpu_layers=0, tensor_split=())
     assert line_of(shown(report([placed], [ram])), "Q4_K_M").startswith("✓")
+
+
+def test_the_longest_context_with_ram_has_a_column_if_ram_may_be_used() -> None:
+    found = three("6GiB")
+    assert "with RAM" not in shown(found)
+    fits, partly, not_at_all = found.rows
+    rows = (replace(fits, max_context_with_ram=40960), replace(partly, max_context_with_ram=39424), not_at_all)
+    text = shown(replace(found, rows=rows))
+    assert line_of(text, "Q4_K_M").split().index("40,960") == line_of(text, "Q4_K_M").split().index("16,384") + 1
+    assert "39,424" in line_of(text, "Q8_0")
+    assert "with RAM: the same with as many layers or experts in RAM as it needs" in text
+    same = shown(replace(found, rows=(rows[0], replace(partly, max_context_with_ram=40960))))
+    assert "with RAM" not in same
+    assert "With layers or experts in RAM, contexts of up to 40,960 tokens fit" in same
 
 
 def test_commands_are_given_for_partly_fitting_variants_other_than_the_pick() -> None:
