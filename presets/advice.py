@@ -42,7 +42,8 @@ class Tolerance:
 class SpeedAssumptions:
     """Shares of the memory bandwidth that generation reaches, by where the weights are, and the bandwidths in bytes per
     second of RAM and of a GPU where they are not known. `iq_types_in_ram` and `iq_types_on_older_gpus` are further
-    factors; `older_gpus` are parts of the names of these GPUs."""
+    factors; `older_gpus` are parts of the names of these GPUs. `torch_kinds` are the kinds of devices on which a
+    server runs what torch made."""
 
     devices: float
     ram: float
@@ -52,6 +53,7 @@ class SpeedAssumptions:
     iq_types_in_ram: float
     iq_types_on_older_gpus: float
     older_gpus: Sequence[str]
+    torch_kinds: Sequence[str]
 
 
 @dataclass(frozen=True)

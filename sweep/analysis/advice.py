@@ -108,10 +108,11 @@ def advise(model: str, found: Sequence[Candidate]) -> Advice:
     reasons = [(one, _exclusion(one, found)) for one in found]
     excluded = tuple(Excluded(one.variant, one.kv_type, why) for one, why in reasons if why)
     usable = [one for one, why in reasons if not why]
-    pick = _pick(usable)
+    well_known = [one for one in usable if not one.is_weakly_known]
+    pick = _pick(well_known) or _pick(usable)
     if pick is None:
         return Advice(model, None, _why_none(found), excluded=excluded)
-    others = [one for one in usable if one.variant != pick.variant]
+    others = [one for one in (usable if pick.is_weakly_known else well_known) if one.variant != pick.variant]
     smaller = [one for one in others if _is_smaller(one, pick)]
     better = [one for one in others if one.loss < MUCH_LESS * pick.loss]
     undecided = _undecided(pick, usable)
@@ -233,10 +234,6 @@ def _is_open(one: Candidate) -> bool:
 # --- the words --------------------------------------------------------------------------------------------------------
 
 _SOURCES = {"measured": "a measured KL divergence", "prior": "an expected KL divergence"}
-_OF_PICK = {
-    "measured": "measured KL divergence",
-    "prior": "expected KL divergence, by published measurements of other models,",
-}
 
 
 def _why(pick: Candidate) -> list[str]:
@@ -246,7 +243,8 @@ def _why(pick: Candidate) -> list[str]:
         lines.append("It is the reference, with which the others are compared.")
     elif pick.kld is not None:
         span = f"95 % interval {fmt.small(pick.kld.low)} to {fmt.small(pick.kld.high)}"
-        lines.append(f"Its {_OF_PICK[pick.kld.source]} is {fmt.small(pick.kld.value)} nats per token ({span}).")
+        which = "measured KL divergence" if pick.is_measured else f"expected KL divergence, by {pick.kld.basis},"
+        lines.append(f"Its {which} is {fmt.small(pick.kld.value)} nats per token ({span}).")
         if pick.kld.value > advice_rules().clear_loss:
             lines.append("This is a clear loss: expect worse answers than those of the unquantized model.")
         if pick.kld.source == "prior":
@@ -320,6 +318,8 @@ def _comparison(one: Candidate, pick: Candidate) -> str:
     if one.variant == pick.variant:
         return ""
     rules = advice_rules()
+    if one.is_weakly_known and not pick.is_weakly_known and one.kld is not None and one.loss < pick.loss:
+        return f"is expected to lose {fmt.small(one.loss)} nats only by {one.kld.basis}"
     if one.loss > pick.loss and one.loss > rules.unnoticeable:
         return f"has a higher KL divergence: {fmt.small(one.loss)} nats"
     if one.file_bytes > pick.file_bytes and one.kld is not None:

@@ -139,6 +139,11 @@ class Candidate:
         return self.kld is not None and self.kld.source == "measured"
 
     @property
+    def is_weakly_known(self) -> bool:
+        """Whether its divergence is expected from something else than published divergences."""
+        return self.kld is not None and self.kld.is_weak
+
+    @property
     def effort(self) -> int:
         """How far from simple it is to run: 0 for everything on the GPUs with an f16 cache."""
         return 2 * self.is_in_ram + (self.kv_type != "f16" and not self.cache_is_given)

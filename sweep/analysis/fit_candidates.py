@@ -7,14 +7,22 @@ presets/advice.toml has the shares of the bandwidth that llama.cpp reaches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from presets.advice import advice_rules
 from sweep import format as fmt
 from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence
 from sweep.analysis.fit_commands import fit_commands
-from sweep.analysis.priors import ExpectedKld, MeasuredKld, RelativeKld, expected_klds, measured_kld
-from sweep.fit.fit_report import FitReport, FitRow, Verdict, verdict
+from sweep.analysis.priors import (
+    MEASURED_WITH_F16,
+    ExpectedKld,
+    MeasuredKld,
+    RelativeKld,
+    expected_int8_klds,
+    expected_klds,
+    measured_kld,
+)
+from sweep.fit.fit_report import GGUF, FitReport, FitRow, Verdict, verdict
 
 F16 = "f16"  # the type of KV cache that expected and most measured divergences are for
 
@@ -51,7 +59,7 @@ class Measurements:
 
     def losses(self, row: FitRow, kv_type: str) -> Losses:
         """What was measured with this type of cache. It does not matter for variants that llama.cpp does not run."""
-        if kv_type == F16 or row.kind != "gguf":
+        if kv_type == F16 or row.kind != GGUF:
             return Losses(self.klds, self.tasks)
         return self.other_caches.get(kv_type, Losses())
 
@@ -60,25 +68,31 @@ def expected_losses(report: FitReport, measured: Measurements) -> dict[str, Expe
     """By variant, the divergence that was measured, or else is expected, with the report's type of KV cache.
 
     What was measured with an f16 cache says what to expect with another one. Variants about which nothing is known are
-    left out, and so are those that were not measured if nothing is known about the type of the cache.
+    left out, and so are those of llama.cpp that were not measured if nothing is known about the type of the cache. Int8
+    variants have a cache of their own.
     """
     found = {row.variant: measured.losses(row, report.kv_type).klds.get(row.variant) for row in report.rows}
     own = {name: measured_kld(one) for name, one in found.items() if one is not None}
     added = advice_rules().kv_types.get(report.kv_type)
-    if added is None:
-        return own
-    with_f16 = measured.klds
     expected = expected_klds(
         {row.variant: row.weight_types for row in report.rows},
         report.architecture,
-        {name: one.kld for name, one in with_f16.items()},
+        {name: one.kld for name, one in measured.klds.items()},
         measured.relatives,
     )
-    known = {**expected, **{name: measured_kld(one) for name, one in with_f16.items()}}
+    known = {**expected, **{name: measured_kld(one) for name, one in measured.klds.items()}}
     with_cache = {
-        name: ExpectedKld(kld.value + added, kld.low + added, kld.high + added, "prior") for name, kld in known.items()
+        name: replace(kld.plus(added), source="prior", basis=kld.basis or MEASURED_WITH_F16)
+        for name, kld in known.items()
+        if added is not None
     }
-    return with_cache | own
+    return _int8_losses(report) | with_cache | own
+
+
+def _int8_losses(report: FitReport) -> dict[str, ExpectedKld]:
+    found = [row for row in report.rows if row.recipe is not None and row.bits_per_weight]
+    parameters = max((8 * row.file_bytes / row.bits_per_weight for row in found), default=0.0)
+    return expected_int8_klds({row.variant: row.recipe or "" for row in found}, parameters, report.architecture)
 
 
 def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -> list[Candidate]:
@@ -94,7 +108,7 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
             model=report.model,
             variant=row.variant,
             file_bytes=row.file_bytes,
-            kv_type=report.kv_type,
+            kv_type=report.kv_type if row.kind == GGUF else F16,
             context=report.context,
             placement=_placement(row, has_gpu),
             kld=losses.get(row.variant),
@@ -105,7 +119,7 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
             is_reference=_is_reference(row.variant, own[row.variant]),
             ram_bytes=row.shares[-1].total_bytes,
             max_context=row.max_context_with_ram if verdict(row) is Verdict.PARTLY else row.max_context,
-            commands=fit_commands(row, model or report.model, measured.files),
+            commands=fit_commands(row, model or report.model, measured.files, report.context),
         )
         for row in report.rows
     ]
@@ -150,6 +164,8 @@ def estimated_speed(row: FitRow, report: FitReport) -> float | None:
     one after another. None for a kind of variant for which these bytes are not known."""
     speed = advice_rules().speed
     gpus = [device for device in report.devices if device.kind != "cpu"]
+    if row.kind != GGUF and not (gpus and gpus[0].kind in speed.torch_kinds):
+        return None
     host = next((device for device in report.devices if device.kind == "cpu"), None)
     iq = (
         0.0

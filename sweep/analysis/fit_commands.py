@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from converters.catalogue import catalogue_entry
 from converters.shell import join
 from sweep.analysis.candidate import Commands
-from sweep.fit.fit_report import FitRow
+from sweep.fit.fit_report import GGUF, FitRow
 
 HUB = "hub:"
 
 
-def fit_commands(row: FitRow, model: str, files: Mapping[str, str]) -> Commands:
-    """`model` is the MODEL that `sweep fit` was asked about; `files` are the files that exist, by variant."""
+def fit_commands(row: FitRow, model: str, files: Mapping[str, str], context: int) -> Commands:
+    """`model` is the MODEL that `sweep fit` was asked about; `files` are the files that exist, by variant. `context` is
+    in tokens per sequence."""
+    if row.recipe is not None:
+        return _int8_commands(row, row.recipe, model, context)
     if not row.arguments:
         return Commands()
     # A model that is a file on the hub is a variant itself, which is named by its file alone.
@@ -25,11 +29,20 @@ def fit_commands(row: FitRow, model: str, files: Mapping[str, str]) -> Commands:
         return Commands(_server(row, path), join(get))
     if row.variant in files:
         return Commands(_server(row, files[row.variant]))
-    if row.kind == "gguf" and not row.variant.startswith("gguf:"):
+    if row.kind == GGUF and not row.variant.startswith("gguf:"):
         entry = catalogue_entry(model)
         get = ["sweep", "convert", model if entry is None else entry.hub_id, "--to", row.variant]
         return Commands(_server(row, None), join(get))
     return Commands(_server(row, None))
+
+
+def _int8_commands(row: FitRow, recipe: str, model: str, context: int) -> Commands:
+    """vLLM reads the checkpoints that `sweep int8` writes."""
+    entry = catalogue_entry(model)
+    source = model if entry is None else entry.hub_id
+    directory = f"./{Path(source).name}-{recipe}"  # otherwise vLLM may take it for the name of a model on the hub
+    get = ["sweep", "int8", source, "--recipe", recipe, "--out", directory]
+    return Commands(join(["vllm", "serve", directory, "--max-model-len", str(context)]), join(get))
 
 
 def _server(row: FitRow, file: str | None) -> str:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log, sqrt
 from statistics import NormalDist, fmean
 
+from presets.int8_quality import int8_priors
 from presets.quality import quality_priors
 from sweep.fit.weight_types import WeightTypes
 
 HALF_INTERVAL = NormalDist().inv_cdf(0.975)
 """Half width of a 95 % interval in standard deviations. sweep.statistics, which has it too, loads scipy."""
+
+PUBLISHED = "published measurements of other models"
+"""The basis of an expectation that rests on published KL divergences."""
+
+MEASURED_WITH_F16 = "its measurement with an f16 KV cache"
+"""The basis of an expectation for another type of cache."""
 
 NEAR = 4.0
 """Ratio of two expected divergences below which a measurement of one says something about the other."""
@@ -19,12 +26,25 @@ NEAR = 4.0
 
 @dataclass(frozen=True)
 class ExpectedKld:
-    """A mean KL divergence in nats per token with its 95 % interval; `source` is "prior" or "measured"."""
+    """A mean KL divergence in nats per token with its 95 % interval; `source` is "prior" or "measured".
+
+    `basis` says what a prior rests on.
+    """
 
     value: float
     low: float
     high: float
     source: str
+    basis: str = ""
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether it is expected from something else than published divergences."""
+        return self.source == "prior" and self.basis not in (PUBLISHED, MEASURED_WITH_F16)
+
+    def plus(self, added: float) -> ExpectedKld:
+        """With a further loss, which is known."""
+        return replace(self, value=self.value + added, low=self.low + added, high=self.high + added)
 
 
 @dataclass(frozen=True)
@@ -81,7 +101,8 @@ def expected_klds(
             return _interval(exp(fmean(of_relatives)) * value, sqrt(2) * priors.types_spread)
         return _interval(value, spread)
 
-    return {name: scaled(*one) if one[0] else ExpectedKld(0.0, 0.0, 0.0, "prior") for name, one in found.items()}
+    lossless = ExpectedKld(0.0, 0.0, 0.0, "prior", PUBLISHED)
+    return {name: scaled(*one) if one[0] else lossless for name, one in found.items()}
 
 
 def _ratios_of_relatives(
@@ -101,9 +122,22 @@ def _ratios_of_relatives(
     return found
 
 
-def _interval(value: float, spread: float) -> ExpectedKld:
+def expected_int8_klds(recipes: Mapping[str, str], parameters: float, architecture: str) -> dict[str, ExpectedKld]:
+    """The divergences to expect of int8 variants, by variant; see presets/int8_quality.toml.
+
+    `recipes` are the names of the built-in recipes, by variant. Those about which nothing is known are left out.
+    """
+    priors = int8_priors()
+    return {
+        name: _interval(*kld, priors.recipes[recipe].basis)
+        for name, recipe in recipes.items()
+        if (kld := priors.kld(recipe, parameters, architecture)) is not None
+    }
+
+
+def _interval(value: float, spread: float, basis: str = PUBLISHED) -> ExpectedKld:
     factor = exp(HALF_INTERVAL * spread)
-    return ExpectedKld(value, value / factor, value * factor, "prior")
+    return ExpectedKld(value, value / factor, value * factor, "prior", basis)
 
 
 def measured_kld(found: MeasuredKld) -> ExpectedKld:

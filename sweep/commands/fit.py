@@ -10,7 +10,7 @@ from sweep.analysis.advice import MUCH_LESS, Advice, advise, is_adequate
 from sweep.analysis.candidate import Candidate
 from sweep.analysis.fit_candidates import Measurements, fit_candidates
 from sweep.execution.local import LocalHost
-from sweep.fit.fit_report import FitOptions, FitReport
+from sweep.fit.fit_report import GGUF, FitOptions, FitReport
 from sweep.fit.hardware import Device
 from sweep.planning import fit as planning_fit
 
@@ -86,7 +86,10 @@ def _all_candidates(question: FitQuestion, report: FitReport, measured: Measurem
     has_cache = any(row.figures["kv"].bytes for row in report.rows)
     if not question.any_cache or not has_cache or advise(report.model, found).is_simple:
         return found
-    names = question.variants or [one.variant for one in found if one.kld is not None]
+    with_type = [row.variant for row in report.rows if row.kind == GGUF]  # others have a cache of their own
+    names = [one.variant for one in found if one.variant in with_type and (question.variants or one.kld is not None)]
+    if not names:
+        return found
     smaller = replace(question.options, context=report.context, kv_type_k=SMALLER_CACHE, kv_type_v=SMALLER_CACHE)
     return [
         *found,

@@ -26,6 +26,7 @@ DRY_RUN, LOAD, FORMULA, ESTIMATE, MARGIN = (
 HOST = "RAM"
 # The parts of a variant's memory, in the order of a report.
 PARTS = ("weights", "kv", "recurrent", "compute", "output", "projector", "draft", "reserve")
+GGUF = "gguf"  # the kind of variants that llama.cpp runs
 MTP = "mtp"  # the draft that is the model's own layers for multi-token prediction
 
 
@@ -124,6 +125,7 @@ class FitRow:
     # The largest context with which the variant runs, with as many layers or experts in RAM as it needs; None if there
     # is none, or if nothing can be moved to RAM.
     max_context_with_ram: int | None = None
+    recipe: str | None = None  # the built-in recipe of an int8 variant; None for one in a file, and for other kinds
     weight_types: WeightTypes | None = None  # None for a kind whose weights have no types of llama.cpp
 
 
@@ -209,6 +211,7 @@ def _row(row: FitRow) -> dict[str, Any]:
         "tensor_split": list(row.tensor_split),
         "arguments": row.arguments,
         "placed_by": row.placed_by,
+        "recipe": row.recipe,
         "weight_types": None if row.weight_types is None else asdict(row.weight_types),
         "per_device": [
             {**asdict(share), "total_bytes": share.total_bytes, "free_bytes": share.free_bytes} for share in row.shares
@@ -249,6 +252,7 @@ def _row_of(row: dict[str, Any]) -> FitRow:
         draft=None if row.get("draft") is None else DraftBytes(**row["draft"]),
         mtp_bytes=row.get("mtp_bytes", 0),
         max_context_with_ram=row.get("max_context_with_ram"),
+        recipe=row.get("recipe"),
         weight_types=None if row["weight_types"] is None else WeightTypes(**row["weight_types"]),
         **{name: row[name] for name in _UNCHANGED},
     )

@@ -13,7 +13,7 @@ from converters.errors import InputError
 from converters.huggingface_source import HuggingFaceSource
 from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
-from int8.recipe import PUBLISHED, Recipe, recipe
+from int8.recipe import NAMED, PUBLISHED, Recipe, recipe
 from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
@@ -150,12 +150,14 @@ def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None
     sizes["weights_bytes"] += projector.bytes
     total = sum(sizes.values())
     usable, reserve = (device.usable_bytes, device.reserve_bytes) if device is not None else (total, 0)
-    share = DeviceShare(device.name if device else HOST, **sizes, reserve_bytes=reserve, usable_bytes=usable)
     fixed = total - figures["kv"].bytes
     token = figures["kv"].bytes // options.context
     longest = min(shape.train_context, (usable - reserve - fixed) // token) if token else shape.train_context
     read = model.active + figures["kv"].bytes // options.parallel + 2 * figures["recurrent"].bytes // options.parallel
     bandwidth = device.bandwidth if device is not None else None
+    share = DeviceShare(
+        device.name if device else HOST, **sizes, reserve_bytes=reserve, usable_bytes=usable, read_bytes=read
+    )
     return FitRow(
         variant=variant,
         kind=kind,
@@ -179,6 +181,7 @@ def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None
         decode_bound=bandwidth / read if bandwidth is not None else None,
         placed_by="formula",
         file_exact=False,
+        recipe=recipe.name if recipe is not None and recipe in NAMED.values() else None,
     )
 
 

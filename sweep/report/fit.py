@@ -17,7 +17,7 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.analysis.candidate import Candidate
-from sweep.fit.fit_report import MTP, PARTS, FitFigure, FitReport, FitRow, Verdict, mtp_note, verdict
+from sweep.fit.fit_report import GGUF, MTP, PARTS, FitFigure, FitReport, FitRow, Verdict, mtp_note, verdict
 from sweep.fit.hardware import Device, explain_reserve
 from sweep.report.columns import Column, fit_to_width, table, width_of
 
@@ -54,7 +54,7 @@ def render_fit(
 
     If `console_width` is too narrow for one table, the parts of memory have a table of their own.
     """
-    report = replace(report, rows=tuple(sorted(report.rows, key=lambda row: (row.kind != "gguf", -row.file_bytes))))
+    report = replace(report, rows=tuple(sorted(report.rows, key=lambda row: (row.kind != GGUF, -row.file_bytes))))
     fixed = _fixed_columns(report, console_width, chosen)
     verdicts, parts = _verdict_columns(report), _part_columns(report)
     shown = [table([""] * len(report.rows), [*fixed, *verdicts[:2], *parts, *verdicts[2:]])]
@@ -145,7 +145,7 @@ def _verdict_columns(report: FitReport) -> list[Column]:
 
 def _contexts_with_ram(report: FitReport) -> set[int | None]:
     """The different longest contexts of variants that can be partly in RAM."""
-    found = {row.max_context_with_ram for row in report.rows if row.kind == "gguf"}
+    found = {row.max_context_with_ram for row in report.rows if row.kind == GGUF}
     return found if any(found) else set()
 
 

@@ -13,7 +13,7 @@ from presets.quality import quality_priors
 from sweep.analysis.advice import advise, to_json
 from sweep.analysis.candidate import AdvisedPlacement
 from sweep.analysis.fit_candidates import Losses, MeasuredSpeed, Measurements, estimated_speed, fit_candidates
-from sweep.analysis.priors import MeasuredKld, RelativeKld, expected_klds
+from sweep.analysis.priors import MeasuredKld, RelativeKld, expected_int8_klds, expected_klds
 from sweep.fit.fit_report import FitReport, FitRow
 from sweep.fit.hardware import Device, parse_devices
 from sweep.fit.weight_types import WeightTypes
@@ -64,6 +64,65 @@ def test_experts_count_by_the_geometric_mean_of_all_and_used_weights() -> None:
 
 def test_a_type_without_published_measurements_has_no_expected_divergence() -> None:
     assert expected_klds({"one": WeightTypes({"TQ1_0": 1.0}, 10**9, 10**9), "int8:sq": None}, "qwen3", {}) == {}
+
+
+def test_int8_recipes_have_expectations_from_published_perplexities() -> None:
+    found = expected_int8_klds({"a": "w8a8-dyn", "b": "sq", "c": "w8a16", "d": "w8a8"}, 8e9, "qwen3")
+    assert set(found) == {"a", "b", "c"}  # nothing was published about w8a8
+    # arXiv 2505.02214, table 1: W8A8 of five sizes of Qwen3, WikiText-2
+    pairs = ((12.7, 13.0), (9.39, 9.65), (7.90, 8.13), (6.99, 7.43), (6.38, 6.62))
+    logs = [log(quantized / plain) for plain, quantized in pairs]
+    assert min(logs) < found["a"].value / 1.2 < max(logs)
+    assert found["a"].low < 1.2 * min(logs)
+    assert 1.2 * max(logs) < found["a"].high
+    assert found["b"].value == pytest.approx(1.2 * log(2.79))  # +179 %, of one size only, so it is less certain
+    assert found["b"].high / found["b"].low > 2 * found["a"].high / found["a"].low
+    q8_0 = expected_klds({"Q8_0": WeightTypes({"Q8_0": 1.0}, 8 * 10**9, 8 * 10**9)}, "qwen3", {})["Q8_0"]
+    assert found["c"].value == pytest.approx(2.5 * q8_0.value)
+    assert found["c"].high / found["c"].low > q8_0.high / q8_0.low
+    assert all(one.is_weak and one.source == "prior" and one.basis for one in found.values())
+    assert not q8_0.is_weak
+
+
+def int8(recipe: str, size: float, devices: list[Device] = GPU) -> FitRow:
+    changes = {"kind": "int8", "recipe": recipe, "weight_types": None, "arguments": ""}
+    return read(row(f"int8:{recipe}", size, 8.3, devices, **changes), size * GIB / 1e9, 0.0)
+
+
+def test_an_int8_variant_is_not_chosen_for_a_weak_expectation() -> None:
+    poor = ladder(("Q3_K_M", 3.9, 3.9))
+    both = replace(poor, rows=(*poor.rows, int8("w8a16", 8.2), int8("sq", 8.2), int8("w8a8", 8.2)))
+    found = fit_candidates(both, NOTHING)
+    advice = advise("m", found)
+    assert advice.variant == "Q3_K_M"
+    assert advice.pick is not None
+    lower = next(one for one in found if one.variant == "int8:w8a16")
+    assert lower.loss < advice.pick.loss
+    assert lower.tokens_per_s == pytest.approx(936e9 * 0.6 / (8.2 * GIB))
+    assert advice.better is None
+    assert "only by its rounding error against Q8_0" in advice.why_not("int8:w8a16")
+    assert {one.variant: "beyond use" in one.reason for one in advice.excluded} == {"int8:sq": True, "int8:w8a8": False}
+    smaller_cache = replace(both, kv_type="q8_0")  # llama.cpp's; torch has its own
+    (same,) = [one for one in fit_candidates(smaller_cache, NOTHING) if one.variant == "int8:w8a16"]
+    assert same == lower
+
+
+def test_an_int8_variant_is_chosen_if_it_was_measured_or_nothing_else_is_there() -> None:
+    poor = ladder(("Q3_K_M", 3.9, 3.9))
+    both = replace(poor, rows=(*poor.rows, int8("w8a16", 8.2)))
+    klds = {"Q3_K_M": MeasuredKld(0.09, 0.001, "BF16", "a"), "int8:w8a16": MeasuredKld(0.002, 0.0001, "BF16", "a")}
+    assert advise("m", fit_candidates(both, Measurements(klds))).variant == "int8:w8a16"
+    alone = advise("m", fit_candidates(replace(poor, rows=(int8("w8a16", 8.2),)), NOTHING))
+    assert alone.variant == "int8:w8a16"
+    assert "expected KL divergence, by its rounding error against Q8_0, is" in alone.reason
+    assert to_json(alone)["command"] == "vllm serve ./Qwen3-8B-w8a16 --max-model-len 8192"
+
+
+def test_torch_on_a_cpu_has_no_estimate_of_its_speed() -> None:
+    cpu = [Device("RAM", "cpu", 64 * GIB, 64 * GIB, 50e9, True, 0)]
+    found = report([int8("w8a16", 8.2, cpu)], cpu, architecture="qwen3")
+    (one,) = fit_candidates(found, NOTHING)
+    assert (one.tokens_per_s, one.obstacle) == (None, "has no estimate of its speed")
 
 
 def test_a_measurement_scales_the_expectations_near_it() -> None:

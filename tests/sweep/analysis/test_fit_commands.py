@@ -50,8 +50,15 @@ def placed(variant: str, arguments: str) -> FitRow:
     ],
 )
 def test_commands_by_where_the_file_is(variant: str, model: str, expected: Commands) -> None:
-    assert fit_commands(placed(variant, "-m a.gguf -c 8192"), model, {"Q8_0": "runs/a b.gguf"}) == expected
+    assert fit_commands(placed(variant, "-m a.gguf -c 8192"), model, {"Q8_0": "runs/a b.gguf"}, 8192) == expected
 
 
-def test_what_llama_cpp_cannot_run_has_no_command() -> None:
-    assert fit_commands(placed("int8:sq", ""), "a", {}) == Commands()
+def test_an_int8_variant_is_written_and_served_by_vllm() -> None:
+    int8 = replace(placed("int8:sq", ""), kind="int8", recipe="sq", weight_types=None)
+    assert fit_commands(int8, "Qwen3-14B", {}, 4096) == Commands(
+        "vllm serve ./Qwen3-14B-sq --max-model-len 4096",
+        "sweep int8 Qwen/Qwen3-14B --recipe sq --out ./Qwen3-14B-sq",
+    )
+    assert fit_commands(int8, "my models/a", {}, 4096).get == "sweep int8 'my models/a' --recipe sq --out ./a-sq"
+    own_recipe = replace(int8, recipe=None)
+    assert fit_commands(own_recipe, "a", {}, 4096) == Commands()

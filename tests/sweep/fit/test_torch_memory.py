@@ -32,6 +32,7 @@ def recipe_file(tmp_path: Path) -> Path:
 def test_a_recipe_file_is_a_variant(recipe_file: Path) -> None:
     own, published = row(f"int8:{recipe_file}"), row("int8:sq")
     assert own.variant == "int8:kept"
+    assert (own.recipe, published.recipe) == (None, "sq")
     assert own.file_bytes > published.file_bytes  # two bytes per weight of the MLP
     assert own.figures["kv"].bytes < published.figures["kv"].bytes
     assert "weights in bfloat16" in own.figures["weights"].formula
