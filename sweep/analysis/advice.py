@@ -336,8 +336,11 @@ def _comparison(one: Candidate, pick: Candidate) -> str:
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
-def to_json(advice: Advice) -> dict[str, Any]:
-    """The advice as the JSON field "advice" of `sweep fit` and of the event "finished"."""
+def to_json(advice: Advice, model: str, workspace: Sequence[str]) -> dict[str, Any]:
+    """The advice as the JSON field "advice" of `sweep fit` and of the event "finished".
+
+    `model` is the MODEL that was asked about, as it is typed, and `workspace` the option that names the workspace.
+    """
     alternatives = [
         ("smaller", advice.smaller),
         ("better", advice.better),
@@ -354,11 +357,11 @@ def to_json(advice: Advice) -> dict[str, Any]:
             {"direction": direction, "model": one.model, **_candidate(one)} for direction, one in alternatives if one
         ],
         "excluded": [{"variant": one.variant, "kv_type": one.kv_type, "reason": one.reason} for one in advice.excluded],
-        "settle": _settle(advice),
+        "settle": _settle(advice, model, workspace),
     }
 
 
-def _settle(advice: Advice) -> dict[str, Any] | None:
+def _settle(advice: Advice, model: str, workspace: Sequence[str]) -> dict[str, Any] | None:
     """The sweep that replaces expected figures by measured ones, or measures more items; None if nothing is open."""
     pick = advice.pick
     if pick is None or advice.confidence == "measured":
@@ -366,12 +369,13 @@ def _settle(advice: Advice) -> dict[str, Any] | None:
     asked = (pick, advice.undecided, advice.smaller, advice.better)
     names = dict.fromkeys(one.variant for one in asked if one is not None)
     measured = advice.undecided if pick.is_reference and advice.undecided is not None else pick
-    words = ["sweep", "run", advice.model, "--variants", ",".join(names), *_cache_words(measured)]
+    variants = f"={','.join(names)}"  # = leaves out the preset's variants
+    words = ["sweep", "run", model, "--variants", variants, *_cache_words(measured)]
     evidence = advice.undecided.tasks if advice.undecided is not None else None
     items = None if evidence is None else evidence.settling_items
     if evidence is not None:
         words += ["--tasks", ",".join(evidence.tasks), *(["--limit", str(items)] if items is not None else [])]
-    return {"items": items, "command": join(words)}
+    return {"items": items, "command": join([*words, *workspace])}
 
 
 def _cache_words(pick: Candidate) -> list[str]:

@@ -48,7 +48,8 @@ class Losses:
 class Measurements:
     """What runs measured of a model, by variant: divergences from one reference over one text, what tasks say, and
     speeds, the latest first. `klds` and `tasks` were measured with an f16 cache, `other_caches` by type with others.
-    `files` are the files that were kept, `relatives` what was measured of other models of the series."""
+    `files` are the files that were kept, `relatives` what was measured of other models of the series, `workspace` is the
+    option that names the workspace in a command."""
 
     klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
     tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Measurements:
     relatives: Sequence[RelativeKld] = ()
     speeds: Mapping[str, Sequence[MeasuredSpeed]] = field(default_factory=dict)
     other_caches: Mapping[str, Losses] = field(default_factory=dict)
+    workspace: Sequence[str] = ()
 
     def losses(self, row: FitRow, kv_type: str) -> Losses:
         """What was measured with this type of cache. It does not matter for variants that llama.cpp does not run."""
@@ -119,7 +121,7 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
             is_reference=_is_reference(row.variant, own[row.variant]),
             ram_bytes=row.shares[-1].total_bytes,
             max_context=row.max_context_with_ram if verdict(row) is Verdict.PARTLY else row.max_context,
-            commands=fit_commands(row, model or report.model, measured.files, report.context),
+            commands=fit_commands(row, model or report.model, measured.files, report.context, measured.workspace),
         )
         for row in report.rows
     ]

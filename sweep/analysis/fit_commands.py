@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converters.catalogue import catalogue_entry
@@ -14,11 +14,13 @@ from sweep.fit.fit_report import GGUF, FitRow
 HUB = "hub:"
 
 
-def fit_commands(row: FitRow, model: str, files: Mapping[str, str], context: int) -> Commands:
+def fit_commands(
+    row: FitRow, model: str, files: Mapping[str, str], context: int, workspace: Sequence[str] = ()
+) -> Commands:
     """`model` is the MODEL that `sweep fit` was asked about; `files` are the files that exist, by variant. `context` is
-    in tokens per sequence."""
+    in tokens per sequence, `workspace` the option that names the workspace."""
     if row.recipe is not None:
-        return _int8_commands(row, row.recipe, model, context)
+        return _int8_commands(row.recipe, model, context, workspace)
     if not row.arguments:
         return Commands()
     # A model that is a file on the hub is a variant itself, which is named by its file alone.
@@ -36,12 +38,12 @@ def fit_commands(row: FitRow, model: str, files: Mapping[str, str], context: int
     return Commands(_server(row, None))
 
 
-def _int8_commands(row: FitRow, recipe: str, model: str, context: int) -> Commands:
+def _int8_commands(recipe: str, model: str, context: int, workspace: Sequence[str]) -> Commands:
     """vLLM reads the checkpoints that `sweep int8` writes."""
     entry = catalogue_entry(model)
     source = model if entry is None else entry.hub_id
     directory = f"./{Path(source).name}-{recipe}"  # otherwise vLLM may take it for the name of a model on the hub
-    get = ["sweep", "int8", source, "--recipe", recipe, "--out", directory]
+    get = ["sweep", "int8", source, "--recipe", recipe, "--out", directory, *workspace]
     return Commands(join(["vllm", "serve", directory, "--max-model-len", str(context)]), join(get))
 
 

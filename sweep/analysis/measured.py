@@ -27,7 +27,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
     most items. Unstable speeds are left out, and so are those of int8 recipes and of models with experts in RAM.
     """
     if not workspace.database.is_file():
-        return Measurements()
+        return Measurements(workspace=workspace.arguments)
     # Imported here because scipy takes half a second to load, and most calls of `sweep fit` do not need it.
     from sweep.analysis.run_commands import variant_files
     from sweep.analysis.task_evidence import task_evidence
@@ -72,7 +72,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
         for cache in {F16, *(cache for cache, _ in (*klds, *tasks))}
     }
     usual = losses.pop(F16)
-    return Measurements(usual.klds, usual.tasks, files, relatives, speeds, losses)
+    return Measurements(usual.klds, usual.tasks, files, relatives, speeds, losses, workspace.arguments)
 
 
 def _cache(record: Record) -> str:

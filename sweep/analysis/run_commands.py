@@ -31,6 +31,12 @@ def variant_files(plan: Plan, workspace: Workspace) -> dict[str, str]:
     return {name: _typed(file) for name, file in files.items() if file.exists()}
 
 
+def model_as_typed(plan: Plan) -> str:
+    """MODEL for another run of the same model: the name of a built-in model, or the path."""
+    shown = plan.about["model"]
+    return plan.model if shown == f"{plan.model} (built in)" else _typed(Path(shown))
+
+
 def _gguf_models(plan: Plan) -> dict[str, MeasuredModel]:
     with_cells = {cell.variant for cell in plan.cells}
     models = {name: plan.model_of(name) for name in plan.variants if name in with_cells}

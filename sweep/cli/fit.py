@@ -168,7 +168,7 @@ def fit(
     devices = with_reserve(devices, reserve)
     question = FitQuestion(model, comma_list(variants) or (), devices, options, any_cache=kv_type is None)
     report = question.answer()
-    space = Workspace((workspace or default_root()).expanduser())
+    space = Workspace((workspace or default_root()).expanduser().absolute())
     measured = measurements(space, report.model, parse_tolerance(tolerance))
     advice = advise_on(question, report, measured)
     chosen = advice.variant
@@ -178,7 +178,7 @@ def fit(
         for row, one in zip(answer["rows"], fit_candidates(report, measured), strict=True):
             row["expected_kld"] = None if one.kld is None else vars(one.kld)
             row["tokens_per_s"] = None if row["verdict"] == Verdict.DOES_NOT_FIT else one.tokens_per_s
-        output.line(answer | {"advice": advice_to_json(advice)} | named)
+        output.line(answer | {"advice": advice_to_json(advice, model, space.arguments)} | named)
     elif output.format is Format.QUIET and best:
         if chosen is not None:
             output.show(escape(chosen))

@@ -35,6 +35,7 @@ def show_results(
 ) -> Exit:
     """Write the HTML report and print the records; the exit code says whether a job failed or was cancelled."""
     from sweep.analysis.advice import to_json as advice_to_json
+    from sweep.analysis.run_commands import model_as_typed
     from sweep.report.advice import command_lines
     from sweep.report.csv_json import finite
     from sweep.report.html import write_html
@@ -48,7 +49,7 @@ def show_results(
     page = write_html(rows, description, folder / "report.html", advice)
     if output.is_json:
         shown = [finite(row.to_json()) for row in rows]
-        told = finite(advice_to_json(advice))
+        told = finite(advice_to_json(advice, model_as_typed(plan), workspace.arguments))
         output.line({"event": "finished", "run": plan.run, "records": shown, "notes": remarks, "advice": told})
     else:
         choice = advice if len(plan.variants) > 1 else None  # with a single variant there is nothing to choose

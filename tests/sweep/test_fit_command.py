@@ -81,6 +81,18 @@ def test_json_has_the_documented_fields(sweep: Any) -> None:
     assert [row["kv_bytes"] for row in report["rows"]] == [1024 * token] * 2
 
 
+def test_the_command_that_settles_names_the_model_and_the_workspace_as_they_are_typed(
+    sweep: Any, tmp_path: Path
+) -> None:
+    model, elsewhere = tmp_path / "my model", tmp_path / "runs"
+    shutil.copytree(MICRO.directory, model)
+    command = ("fit", model, "--gpu", "4GiB", "--variants", "Q6_K", "--format", "json")
+    settle = parsed(sweep(*command)[1])["advice"]["settle"]["command"]
+    assert settle == f"sweep run '{model}' --variants '=Q6_K'"  # BITSWEEP_WORKSPACE is the default one
+    settle = parsed(sweep(*command, "--workspace", elsewhere)[1])["advice"]["settle"]["command"]
+    assert settle == f"sweep run '{model}' --variants '=Q6_K' --workspace {elsewhere}"
+
+
 def test_options_change_the_figures_and_the_command(sweep: Any) -> None:
     def row(*arguments: str) -> dict[str, Any]:
         command = ("fit", "micro", "--gpu", "4GiB", "--variants", "Q8_0", "--format", "json", *arguments)

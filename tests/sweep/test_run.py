@@ -79,6 +79,8 @@ def test_fit_the_run_and_the_screen_give_the_same_advice(undisturbed: tuple[Path
     told = ended.events[-1]["advice"]
     assert told["confidence"] == "cannot-tell"  # 12 items
     assert told["settle"]["items"] > 12
+    assert told["settle"]["command"].startswith("sweep run micro --variants '=")
+    assert told["settle"]["command"].endswith(f" --workspace {workspace}")
     shown = read_results(Workspace(workspace), None).choice
     assert shown is not None
     assert (shown.variant, shown.reason) == (told["variant"], told["reason"])

@@ -115,7 +115,7 @@ def test_an_int8_variant_is_chosen_if_it_was_measured_or_nothing_else_is_there()
     alone = advise("m", fit_candidates(replace(poor, rows=(int8("w8a16", 8.2),)), NOTHING))
     assert alone.variant == "int8:w8a16"
     assert "expected KL divergence, by its rounding error against Q8_0, is" in alone.reason
-    assert to_json(alone)["command"] == "vllm serve ./Qwen3-8B-w8a16 --max-model-len 8192"
+    assert to_json(alone, "m", ())["command"] == "vllm serve ./Qwen3-8B-w8a16 --max-model-len 8192"
 
 
 def test_torch_on_a_cpu_has_no_estimate_of_its_speed() -> None:
@@ -190,7 +190,7 @@ def test_a_divergence_beyond_use_is_never_chosen() -> None:
     advice = advise("m", fit_candidates(found, NOTHING))
     assert "beyond use" in advice.excluded[0].reason
     assert advice.confidence == "cannot-tell"
-    assert to_json(advice)["variant"] is None
+    assert to_json(advice, "m", ())["variant"] is None
 
 
 def test_a_measured_divergence_replaces_the_expected_one() -> None:
@@ -259,7 +259,8 @@ def test_a_speed_that_was_measured_with_this_placement_replaces_the_estimate() -
     assert speed_of(ram) == (9.0, True)
 
     slow = replace(on_gpu, tokens_per_s=1.0)
-    answer = to_json(advise("m", fit_candidates(found, Measurements(speeds={"Q4_K_M": (slow,), "Q5_K_M": (on_gpu,)}))))
+    both = Measurements(speeds={"Q4_K_M": (slow,), "Q5_K_M": (on_gpu,)})
+    answer = to_json(advise("m", fit_candidates(found, both)), "m", ())
     assert (answer["variant"], answer["tokens_per_s"], answer["speed_source"]) == ("Q5_K_M", 55.5, "measured")
     assert [one["reason"] for one in answer["excluded"]] == ["is too slow: 1.0 tokens/s"]
 
@@ -352,7 +353,7 @@ def test_a_variant_that_does_not_fit_says_by_how_much() -> None:
 
 def test_the_json_has_every_promised_field() -> None:
     found = ladder(("Q5_K_M", 5.5, 5.7), ("Q4_K_M", 4.9, 4.9), ("TQ1_0", 3.6, 2.1))
-    answer = to_json(advise("m", fit_candidates(found, NOTHING)))
+    answer = to_json(advise("m", fit_candidates(found, NOTHING)), "a model", ("--workspace", "a b"))
     assert answer["variant"] == "Q5_K_M"
     assert answer["kv_type"] == "f16"
     assert answer["ctx"] == 8192
@@ -364,6 +365,9 @@ def test_the_json_has_every_promised_field() -> None:
     assert [one["variant"] for one in answer["excluded"]] == ["TQ1_0"]
     assert answer["expected_kld"]["source"] == "prior"
     assert answer["max_ctx"] == 16384
+    # The model as it was typed, these variants alone, and the workspace that `sweep fit` reads.
+    again = "sweep run 'a model' --variants '=Q5_K_M,Q4_K_M' --workspace 'a b'"
+    assert answer["settle"] == {"items": None, "command": again}
 
 
 def test_a_pick_that_is_partly_in_ram_says_how_long_its_context_can_be() -> None:
@@ -372,6 +376,6 @@ def test_a_pick_that_is_partly_in_ram_says_how_long_its_context_can_be() -> None
     words = "With more of it in RAM, its context can be up to 39,424 tokens long."
     advice = advise("m", fit_candidates(report([experts], GPU, architecture="qwen35moe"), NOTHING))
     assert advice.reason.endswith(words)
-    assert to_json(advice)["max_ctx"] == 39424
+    assert to_json(advice, "m", ())["max_ctx"] == 39424
     longest = report([experts], GPU, architecture="qwen35moe", context=39424)
     assert words not in advise("m", fit_candidates(longest, NOTHING)).reason

@@ -60,5 +60,7 @@ def test_an_int8_variant_is_written_and_served_by_vllm() -> None:
         "sweep int8 Qwen/Qwen3-14B --recipe sq --out ./Qwen3-14B-sq",
     )
     assert fit_commands(int8, "my models/a", {}, 4096).get == "sweep int8 'my models/a' --recipe sq --out ./a-sq"
+    elsewhere = fit_commands(int8, "a", {}, 4096, ("--workspace", "/w"))
+    assert elsewhere.get == "sweep int8 a --recipe sq --out ./a-sq --workspace /w"
     own_recipe = replace(int8, recipe=None)
     assert fit_commands(own_recipe, "a", {}, 4096) == Commands()
