@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converters.catalogue import catalogue_entry
+from converters.hub import HubFile
+from converters.resolver import HUB_FILE
 from converters.shell import join
 from sweep.analysis.candidate import Commands
 from sweep.fit.fit_report import GGUF, FitRow
-
-HUB = "hub:"
+from sweep.fit.server_arguments import with_file
 
 
 def fit_commands(
@@ -24,13 +25,11 @@ def fit_commands(
     if not row.arguments:
         return Commands()
     # A model that is a file on the hub is a variant itself, which is named by its file alone.
-    on_hub = next((name for name in (row.variant, model) if name.startswith(HUB) and name.count("/") > 1), None)
-    if row.variant.startswith(HUB) and on_hub is not None:
-        owner, repository, path = on_hub.removeprefix(HUB).split("/", 2)
-        get = ["hf", "download", f"{owner}/{repository}", path, "--local-dir", "."]
-        return Commands(_server(row, path), join(get))
+    on_hub = next((name for name in (row.variant, model) if name.startswith(HUB_FILE) and name.count("/") > 1), None)
     if row.variant in files:
         return Commands(_server(row, files[row.variant]))
+    if row.variant.startswith(HUB_FILE) and on_hub is not None:
+        return Commands(_server(row, on_hub), _download(on_hub))
     if row.kind == GGUF and not row.variant.startswith("gguf:"):
         entry = catalogue_entry(model)
         get = ["sweep", "convert", model if entry is None else entry.hub_id, "--to", row.variant]
@@ -47,9 +46,17 @@ def _int8_commands(recipe: str, model: str, context: int, workspace: Sequence[st
     return Commands(join(["vllm", "serve", directory, "--max-model-len", str(context)]), join(get))
 
 
+def _download(on_hub: str) -> str:
+    """llama-server downloads what it runs, but only a repository's latest revision."""
+    remote = HubFile.parse(on_hub.removeprefix(HUB_FILE))
+    if remote.revision is None:
+        return ""
+    get = ["hf", "download", remote.repository, *remote.names, "--revision", remote.revision, "--local-dir", "."]
+    return join(get)
+
+
 def _server(row: FitRow, file: str | None) -> str:
     """The command with this file, or with the row's own."""
     words = shlex.split(row.arguments)
-    if file is not None and words[0] == "-m":
-        words[1] = f"./{file}" if file.startswith("-") else file
-    return join(["llama-server", *words])
+    projector = "projector" in row.figures and bool(row.figures["projector"].bytes)
+    return join(["llama-server", *(words if file is None else with_file(words, file, projector))])

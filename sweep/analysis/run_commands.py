@@ -6,6 +6,7 @@ from pathlib import Path
 
 from converters.shell import join
 from sweep.analysis.candidate import Commands
+from sweep.fit.server_arguments import ServerSettings, server_words
 from sweep.jobs.export import ExportJob
 from sweep.jobs.model import MeasuredModel
 from sweep.results.plan import Plan
@@ -51,14 +52,15 @@ def _convert(export: ExportJob, workspace: Workspace) -> str:
 
 
 def _server(file: str, model: MeasuredModel) -> str:
-    settings = model.settings
-    words = ["llama-server", "-m", f"./{file}" if file.startswith("-") else file, "-c", str(settings.ctx)]
-    words += ["-ngl", str(settings.gpu_layers)] if settings.gpu_layers else []
-    words += ["-ncmoe", str(settings.cpu_moe)] if settings.cpu_moe else []
-    words += ["-ts", ",".join(f"{share:g}" for share in settings.tensor_split)] if settings.tensor_split else []
-    cache = settings.kv_cache
-    words += [] if cache.is_default else ["-ctk", cache.k, "-ctv", cache.v]
-    return join(words)
+    measured = model.settings
+    settings = ServerSettings(
+        context=measured.ctx,
+        gpu_layers=measured.gpu_layers or None,
+        cpu_moe=measured.cpu_moe,
+        tensor_split=measured.tensor_split or (),
+        kv_types=(measured.kv_cache.k, measured.kv_cache.v),
+    )
+    return join(["llama-server", *server_words(file, settings)])
 
 
 def _typed(path: Path) -> str:

@@ -26,6 +26,7 @@ from sweep.fit.hardware import reserve_formula
 from sweep.fit.layer_bytes import LayerPart
 from sweep.fit.longest_context import holds, longest_context, place_variant
 from sweep.fit.placement import FitMachine, LayerPlacement
+from sweep.fit.server_arguments import ServerSettings, server_words
 from sweep.fit.variant_memory import Draft, MemoryParts, VariantMemory, bytes_per_device
 from sweep.fit.weight_types import WeightTypes
 
@@ -226,24 +227,19 @@ def _figures(
 
 def arguments(file: str, placement: LayerPlacement, kinds: Sequence[str], options: FitOptions) -> str:
     """Arguments of llama-server or llama-cli for this placement, quoted for a shell; `kinds` are the devices' kinds."""
-    path = f"./{file}" if file.startswith("-") else file  # otherwise it would be an option
-    words = ["-m", path, "-c", str(padded(options.context) * options.parallel), "-np", str(options.parallel)]
-    if placement.layers:
-        words += ["-ngl", str(placement.on_devices)]
-    if len(placement.layers) > 1 and placement.on_devices:
-        words += ["-ts", ",".join(map(str, placement.layers))]
-    overrides = _overrides(placement, kinds)
-    if overrides:
-        words += ["-ot", overrides]
-    for flag, kind in (("-ctk", options.kv_type_k), ("-ctv", options.kv_type_v)):
-        if kind != "f16":
-            words += [flag, kind]
-    for flag, size, default in (("-b", options.batch, 2048), ("-ub", options.ubatch, 512)):
-        if size != default:
-            words += [flag, str(size)]
-    if options.flash_attention is not None:
-        words += ["-fa", "on" if options.flash_attention else "off"]
-    return join(words)
+    split = placement.layers if len(placement.layers) > 1 and placement.on_devices else ()
+    settings = ServerSettings(
+        context=padded(options.context) * options.parallel,
+        sequences=options.parallel,
+        gpu_layers=placement.on_devices if placement.layers else None,
+        tensor_split=split,
+        overrides=_overrides(placement, kinds),
+        kv_types=(options.kv_type_k, options.kv_type_v),
+        batch=options.batch,
+        ubatch=options.ubatch,
+        flash_attention=options.flash_attention,
+    )
+    return join(server_words(file, settings, options.projector))
 
 
 def _overrides(placement: LayerPlacement, kinds: Sequence[str]) -> str:

@@ -17,6 +17,9 @@ def placed(variant: str, arguments: str) -> FitRow:
     return replace(row(variant, 5.0, 4.9, parse_devices(["RTX 3090"])), arguments=arguments)
 
 
+FROM_HUB = "llama-server -hf unsloth/Qwen3-8B-GGUF --hf-file UD/Q4.gguf --no-mmproj -c 8192"
+
+
 @pytest.mark.parametrize(
     ("variant", "model", "expected"),
     [
@@ -33,18 +36,16 @@ def placed(variant: str, arguments: str) -> FitRow:
         ),
         ("Q8_0", "a", Commands("llama-server -m 'runs/a b.gguf' -c 8192")),  # a run made it
         ("gguf:a.gguf", "/m/a.gguf", Commands("llama-server -m a.gguf -c 8192")),
+        # llama-server downloads exactly this file, without a vision projector, whose memory was not counted.
+        ("hub:unsloth/Qwen3-8B-GGUF/UD/Q4.gguf", "Qwen3-8B", Commands(FROM_HUB)),
+        ("hub:Q4.gguf", "hub:unsloth/Qwen3-8B-GGUF/UD/Q4.gguf", Commands(FROM_HUB)),
+        # It cannot take an older revision.
         (
-            "hub:unsloth/Qwen3-8B-GGUF/UD/Q4.gguf",
+            "hub:a/b@v1/m-00001-of-00002.gguf",
             "Qwen3-8B",
             Commands(
-                "llama-server -m UD/Q4.gguf -c 8192", "hf download unsloth/Qwen3-8B-GGUF UD/Q4.gguf --local-dir ."
-            ),
-        ),
-        (
-            "hub:Q4.gguf",
-            "hub:unsloth/Qwen3-8B-GGUF/UD/Q4.gguf",
-            Commands(
-                "llama-server -m UD/Q4.gguf -c 8192", "hf download unsloth/Qwen3-8B-GGUF UD/Q4.gguf --local-dir ."
+                "llama-server -m m-00001-of-00002.gguf -c 8192",
+                "hf download a/b m-00001-of-00002.gguf m-00002-of-00002.gguf --revision v1 --local-dir .",
             ),
         ),
     ],
