@@ -143,9 +143,8 @@ def _exclusion(one: Candidate, found: Sequence[Candidate]) -> str:
         if by_tasks and (one.tasks is not None or one.is_reference):
             return ""
         return "has no measured KL divergence, and no published measurement says what it loses"
-    why = rules.not_chosen.get(one.variant)
-    if why is not None and not one.is_measured:
-        return f"is not chosen unless it was measured: {why}"
+    if _type_is_avoided(one):
+        return f"is not chosen unless it was measured: {rules.not_chosen[one.variant]}"
     worst = rules.demands[-1]
     if one.kld.value > worst.kld:
         return f"has {_SOURCES[one.kld.source]} of {fmt.small(one.kld.value)} nats, which is beyond use"
@@ -210,8 +209,12 @@ def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
 
 def is_adequate(one: Candidate) -> bool:
     """Whether its loss is known and small, and its type is one to choose, wherever it may run."""
-    excluded = one.variant in advice_rules().not_chosen and not one.is_measured
-    return one.loss <= advice_rules().adequate and not excluded and not one.shown_loss
+    return one.loss <= advice_rules().adequate and not _type_is_avoided(one) and not one.shown_loss
+
+
+def _type_is_avoided(one: Candidate) -> bool:
+    """Whether its type is one to choose only if it was measured."""
+    return one.variant in advice_rules().not_chosen and not one.is_measured
 
 
 def _is_smaller(one: Candidate, pick: Candidate) -> bool:

@@ -55,6 +55,9 @@ def test_the_answer_is_one_that_experienced_users_give(question: dict[str, Any])
     assert advice.pick.variant in question.get("accept", VARIANTS), question["why"]
     assert advice.pick.placement == question.get("place", advice.pick.placement), question["why"]
     assert advice.other_model is not None or not question.get("other"), question["why"]
+    if "max_ctx" in question:
+        least, most = question["max_ctx"]
+        assert least <= (advice.pick.max_context or 0) <= most, question["why"]
 
 
 def test_there_are_enough_questions() -> None:
