@@ -207,7 +207,7 @@ def test_too_few_items_are_said_to_be_too_few():
     assert found.pick.tasks is not None
     assert "Tasks cannot tell yet: 20 items per task leave open a loss of up to" in found.reason
     assert "so it is chosen by KL divergence" in found.reason
-    settle = to_json(found)["settle"]
+    settle = to_json(found, "m", ())["settle"]
     assert f"About {settle['items']} items per task would settle it" in found.reason
     assert f"--tasks one,two,three --limit {settle['items']}" in settle["command"]
 
@@ -217,7 +217,7 @@ def test_tasks_alone_choose_the_reference_while_a_loss_of_smaller_variants_is_op
     found = advise_on_records([replace(one, divergence=None) for one in sweep.records], "m")
     assert (found.variant, found.confidence) == ("BF16", "cannot-tell")
     assert "Tasks cannot tell yet whether Q8 would do: 20 items per task leave open a loss of up to" in found.reason
-    assert "Q8" in to_json(found)["settle"]["command"]
+    assert "Q8" in to_json(found, "m", ())["settle"]["command"]
 
 
 def test_the_items_that_would_settle_it_do_settle_it():
@@ -234,7 +234,7 @@ def test_the_items_that_would_settle_it_do_settle_it():
 
 def test_the_commands_are_those_of_the_pick(records):
     found = advise_on_records(records, commands={"Q4_K_M": Commands("llama-server -m a.gguf", "sweep convert a")})
-    told = to_json(found)
+    told = to_json(found, "m", ())
     assert (told["command"], told["get"]) == ("llama-server -m a.gguf", "sweep convert a")
 
 
