@@ -48,8 +48,8 @@ class Losses:
 class Measurements:
     """What runs measured of a model, by variant: divergences from one reference over one text, what tasks say, and
     speeds, the latest first. `klds` and `tasks` were measured with an f16 cache, `other_caches` by type with others.
-    `files` are the files that were kept, `relatives` what was measured of other models of the series, `workspace` is the
-    option that names the workspace in a command."""
+    `files` are the files that were kept, `relatives` what was measured of other models of the series. `workspace` is
+    the option that names the workspace in a command."""
 
     klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
     tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
