@@ -340,8 +340,8 @@ def test_a_measured_divergence_counts_only_for_the_cache_that_it_was_measured_wi
 
 def test_the_advised_command_measures_with_the_cache_of_the_pick() -> None:
     found = report([read(row("Q4_K_M", 5.0, 4.9, GPU), 5.0, 0.0)], GPU, architecture="qwen35", kv_type="q8_0")
-    advice = to_json(advise("m", fit_candidates(found, NOTHING)))
-    assert advice["settle"]["command"] == "sweep run m --variants Q4_K_M --kv-type q8_0"
+    advice = to_json(advise("m", fit_candidates(found, NOTHING)), "m", ())
+    assert advice["settle"]["command"] == "sweep run m --variants '=Q4_K_M' --kv-type q8_0"
     assert advice["reason"].endswith("`sweep run --kv-type q8_0` measures it.")
 
 
