@@ -7,15 +7,15 @@ import torch.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from converters.errors import InputError
+from int8.recipe_table import read_toml, read_values
 
 
 class Activations(StrEnum):
@@ -140,15 +140,9 @@ def recipe(name: str) -> Recipe:
     if not file.is_file():
         near = difflib.get_close_matches(name, NAMED, n=2) or NAMED
         raise InputError(f"{name}: there is no recipe and no TOML file with this name; did you mean {', '.join(near)}?")
-    try:
-        with open(file, "rb") as opened:
-            table = tomllib.load(opened)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: is not valid TOML: {error}") from error
-    return from_table(table, str(file), file.stem)
+    return from_table(read_toml(file), str(file), file.stem)
 
 
-_TYPES = {key: kind for key, kind in get_type_hints(Recipe).items() if key != "name"}
 _ELEMENTS: Mapping[str, type] = {"folds": Fold, "keep": str}
 
 
@@ -160,7 +154,7 @@ def from_table(table: Mapping[str, Any], where: str, name: str) -> Recipe:
     base = table.get("base")
     if base is not None and (not isinstance(base, str) or base not in NAMED):
         raise InputError(f"{where}: 'base' is {base!r}; known are {', '.join(NAMED)}")
-    values = {key: _value(where, key, value) for key, value in table.items() if key != "base"}
+    values = read_values(Recipe, {key: value for key, value in table.items() if key != "base"}, where, _ELEMENTS)
     given = replace(NAMED[base] if base else Recipe(name), **{**values, "name": name})
     _check(given, where)
     return given
@@ -169,30 +163,6 @@ def from_table(table: Mapping[str, Any], where: str, name: str) -> Recipe:
 def from_json(stated: Mapping[str, Any], where: str) -> Recipe:
     """The recipe from the result of `Recipe.to_json`. Raises InputError that names `where` and the key."""
     return from_table({key: value for key, value in stated.items() if key != "name"}, where, str(stated["name"]))
-
-
-def _value(where: str, key: str, value: Any) -> Any:
-    if key not in _TYPES:
-        near = difflib.get_close_matches(key, _TYPES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are base, {', '.join(_TYPES)}"
-        raise InputError(f"{where}: unknown key '{key}'; {hint}")
-    if key in _ELEMENTS:
-        if not isinstance(value, list):
-            raise InputError(f"{where}: '{key}' must be a list of strings")
-        return tuple(_member(where, key, _ELEMENTS[key], item) for item in value)
-    if _TYPES[key] is float and type(value) is int:
-        value = float(value)
-    return _member(where, key, _TYPES[key], value)
-
-
-def _member(where: str, key: str, kind: type, value: Any) -> Any:
-    if issubclass(kind, StrEnum):
-        if value not in list(kind):
-            raise InputError(f"{where}: '{key}' is {value!r}; known are {', '.join(kind)}")
-        return kind(value)
-    if type(value) is not kind:
-        raise InputError(f"{where}: '{key}' must be of type {kind.__name__}, not {type(value).__name__}")
-    return value
 
 
 def _check(given: Recipe, where: str) -> None:

@@ -42,6 +42,21 @@ def micro(end: int) -> PreTrainedModel:
     return Qwen3ForCausalLM(Qwen3Config(**_common(end), **sizes))
 
 
+def nano(end: int) -> PreTrainedModel:
+    """A Qwen3 of 1.3 million parameters: the shape of micro with 2 narrow layers."""
+    rope = {"rope_type": "default", "rope_theta": 10_000.0}
+    sizes = {"intermediate_size": 256, "num_hidden_layers": 2, "num_key_value_heads": 4, "rope_parameters": rope}
+    return Qwen3ForCausalLM(Qwen3Config(**{**_common(end), **sizes}))
+
+
+def mini(end: int) -> PreTrainedModel:
+    """A Qwen3 of 12.6 million parameters: the shape of micro at twice the width."""
+    rope = {"rope_type": "default", "rope_theta": 10_000.0}
+    heads = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4}
+    sizes = {"intermediate_size": 768, "num_hidden_layers": 6, "rope_parameters": rope}
+    return Qwen3ForCausalLM(Qwen3Config(**{**_common(end), **heads, **sizes}))
+
+
 def micro_moe(end: int) -> PreTrainedModel:
     """A Qwen3.6-MoE of 7 million parameters: 3 DeltaNet layers, 1 attention layer, 6 experts and a shared expert."""
     linear = {
@@ -62,4 +77,9 @@ def micro_moe(end: int) -> PreTrainedModel:
     return Qwen3_5MoeForCausalLM(Qwen3_5MoeTextConfig(**_common(end), **linear, **experts, **sizes))
 
 
-SHAPES = {"micro": Shape(micro, recall_layers=3), "micro-moe": Shape(micro_moe, recall_layers=2)}
+SHAPES = {
+    "nano": Shape(nano, recall_layers=1),
+    "micro": Shape(micro, recall_layers=3),
+    "mini": Shape(mini, recall_layers=3),
+    "micro-moe": Shape(micro_moe, recall_layers=2),
+}

@@ -1,0 +1,1 @@
+"""Post-training quantization of weights in torch: RTN, GPTQ, AWQ, SmoothQuant, HQQ, BiLLM and rotations."""

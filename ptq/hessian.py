@@ -1,0 +1,113 @@
+"""What a layer's linear layers read: sums over the calibration tokens, gathered by hooks in one pass.
+
+Linear layers that read the same tensor (Q, K and V; gate and up) share one sum.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from converters.errors import InputError
+
+
+@dataclass
+class InputSums:
+    """Sums over the inputs x of a linear layer, in float32 on the layer's device.
+
+    `tokens`: their number. `second` [columns, columns]: sum of x x^T. `magnitude` [columns]: sum of |x|. `highest`
+    [columns]: the largest |x|. `shift` [columns, columns], only for GPTAQ: sum of (x_float - x) x^T, where x_float is
+    the input of the same layer in the unquantized model.
+    """
+
+    tokens: int
+    second: Tensor
+    magnitude: Tensor
+    highest: Tensor
+    shift: Tensor | None = None
+
+    @classmethod
+    def empty(cls, columns: int, device: torch.device, shifted: bool = False) -> InputSums:
+        square = torch.zeros(columns, columns, device=device)
+        row = torch.zeros(columns, device=device)
+        return cls(0, square, row, row.clone(), torch.zeros_like(square) if shifted else None)
+
+    def add(self, x: Tensor, unquantized: Tensor | None = None) -> None:
+        """Add inputs [..., columns]; `unquantized` are those of the float model for the same tokens."""
+        x = x.detach().reshape(-1, x.shape[-1]).float()
+        self.tokens += len(x)
+        self.second.addmm_(x.T, x)
+        magnitudes = x.abs()
+        self.magnitude += magnitudes.sum(0)
+        self.highest = torch.maximum(self.highest, magnitudes.amax(0) if len(x) else self.highest)
+        if self.shift is not None and unquantized is not None:
+            self.shift.addmm_((unquantized.reshape(x.shape).float() - x).T, x)
+
+    @property
+    def hessian(self) -> Tensor:
+        """H [columns, columns] of the squared error of the outputs, a mean over tokens: 2 / n * sum of x x^T."""
+        return self.second * (2 / max(1, self.tokens))
+
+    def divide(self, scales: Tensor) -> None:
+        """Make the sums those of x / scales, after `scales` [columns] were folded into what computes x."""
+        self.second /= scales[:, None] * scales
+        self.magnitude /= scales
+        self.highest /= scales
+        if self.shift is not None:
+            self.shift /= scales[:, None] * scales
+
+
+class InputRecorder:
+    """Sums of the inputs of some linear layers of a decoder layer, while its hooks are attached.
+
+    `sums` has an entry per linear layer; those that read the same tensor, one after the other, have the same object.
+    """
+
+    def __init__(self, layer: nn.Module, names: list[str], path: str) -> None:
+        self._layer, self._names, self._path = layer, names, path
+        self._latest: tuple[str, Tensor] | None = None  # the layer that read a tensor first, and this tensor
+        self._first: dict[str, str] = {}
+        self.sums: dict[str, InputSums] = {}
+
+    def attach(self, stack: ExitStack) -> None:
+        """Attach the hooks until `stack` is closed. Sums begin at zero, also if an earlier pass was interrupted."""
+        self._latest, self._first, self.sums = None, {}, {}
+        for name in self._names:
+            module = self._layer.get_submodule(name)
+            hook = module.register_forward_pre_hook(lambda _, inputs, name=name: self._see(name, inputs[0]))
+            stack.callback(hook.remove)
+        stack.callback(self._forget)
+
+    def _forget(self) -> None:
+        self._latest = None
+
+    def _see(self, name: str, x: Tensor) -> None:
+        shared = self._latest is not None and self._latest[1] is x
+        first = self._first.setdefault(name, self._latest[0] if shared and self._latest else name)
+        if first != name:
+            if not shared:
+                raise AssertionError(f"{self._path}.{name} no longer reads the input of {first}")
+            self.sums[name] = self.sums[first]
+            return
+        self._latest = name, x
+        if name not in self.sums:
+            self.sums[name] = InputSums.empty(x.shape[-1], x.device)
+        self.sums[name].add(x)
+
+    def require_all(self) -> None:
+        """Raise InputError that names a linear layer whose inputs were never seen or are not finite."""
+        for name in self._names:
+            found = self.sums.get(name)
+            if found is None or not found.tokens:
+                raise InputError(
+                    f"{self._path}.{name}: no calibration token reached this layer; quantizing it would be a guess."
+                    " Use a longer calibration text"
+                )
+            if not torch.isfinite(found.highest).all():
+                raise InputError(
+                    f"{self._path}.{name}: its inputs are NaN or infinite with this calibration text; the checkpoint is"
+                    " damaged, or another text is needed"
+                )
