@@ -1,8 +1,8 @@
 """GPTQ: columns are rounded one by one, and the columns not yet rounded make up for the error.
 
-Source: Frantar et al., arXiv 2210.17323. The error that is minimized is that of the outputs over the calibration tokens,
-tr(dW H dW^T) with H = 2/n sum x x^T. GPTAQ (arXiv 2504.02692) also makes up for the difference between the inputs of
-the quantized and of the unquantized model.
+Source: Frantar et al., arXiv 2210.17323. What is minimized is the squared error of the outputs over the calibration
+tokens, tr(dW H dW^T) with H = 2/n sum x x^T. GPTAQ (arXiv 2504.02692) also makes up for the difference between the
+inputs of the quantized and of the unquantized model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import InputError
-from ptq.grid import GridWeight, codes, fitted, spread, values
+from ptq.grid import GridWeight, codes, fitted, values
 from ptq.recipe import Grid, Order
 
 PULL = 0.25  # the share of GPTAQ's correction that its authors apply
@@ -49,9 +49,9 @@ def gptq(
     """Round a weight [rows, columns] (float32) to a grid with scales in `dtype`.
 
     `hessian` is [columns, columns], float32; neither argument is changed. `shift` (for GPTAQ) [columns, columns] is
-    2/n sum of (x_float - x) x^T. A column whose input is always 0 (a dead column) is rounded to nearest, because nothing
-    is known of it. Raises InputError that begins with `where` if H is not positive definite even with ten times the
-    damping.
+    2/n sum of (x_float - x) x^T. A column whose input is always 0 (a dead column) is rounded to nearest.
+
+    Raises InputError that begins with `where` if H is not positive definite even with ten times the damping.
     """
     work, matrix = weight.float().clone(), hessian.float().clone()
     scale, zero = fitted(work, grid, dtype)
