@@ -1,4 +1,4 @@
-"""Atomic writing of a directory: it appears under its name complete, or not at all."""
+"""Atomic writing of a directory: it appears under its name complete, or not at all; what was begun can be resumed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from converters.atomic import publish
 from converters.errors import InputError
+
+KEY_FILE = "resume-key"
 
 
 def require_free(out: Path) -> None:
@@ -26,6 +28,39 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     A temporary directory that a killed process left behind is emptied first. Raises InputError if something is at
     `out`, if the place cannot be written, or if another process is writing there.
     """
+    with _temporary_directory(out) as temporary_path:
+        _empty(temporary_path)
+        try:
+            yield temporary_path
+            publish(temporary_path, out)
+        except BaseException:
+            shutil.rmtree(temporary_path, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def resumable_directory(out: Path, key: str) -> Iterator[Path]:
+    """As `atomic_directory`, but what a killed or interrupted process left behind stays if it was made for `key`.
+
+    `key` is a short text that states what is being written. After an error nothing stays.
+    """
+    with _temporary_directory(out) as temporary_path:
+        stated = temporary_path / KEY_FILE
+        if not stated.is_file() or stated.read_text(encoding="utf-8") != key:
+            _empty(temporary_path)
+            stated.write_text(key, encoding="utf-8")
+        try:
+            yield temporary_path
+            stated.unlink()
+            publish(temporary_path, out)
+        except Exception:
+            shutil.rmtree(temporary_path, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _temporary_directory(out: Path) -> Iterator[Path]:
+    """The directory that becomes `out`, locked: no other process writes into it."""
     require_free(out)
     temporary_path = out.with_name(f".{out.name}.partial")
     try:
@@ -35,13 +70,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         raise InputError(f"{out}: cannot be created: {error.strerror}") from error
     try:
         _lock(descriptor, temporary_path, out)
-        try:
-            _empty(temporary_path)
-            yield temporary_path
-            publish(temporary_path, out)
-        except BaseException:
-            shutil.rmtree(temporary_path, ignore_errors=True)
-            raise
+        yield temporary_path
     finally:
         os.close(descriptor)  # this releases the lock, as the end of the process would
 

@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from int8.architectures import AttentionModules
-from int8.experts import Experts
+from int8.expert_tokens import ExpertTokens
 from int8.fakequant import attentions, quantized_parts
 from int8.fold import FoldRule
 from int8.layer_inputs import LayerInputs
@@ -22,8 +22,6 @@ from int8.observers import ChannelMaxObserver, RangeObserver, require_finite
 from int8.recipe import Activations, Insertion, Recipe, Scales
 from int8.statistics import Statistics, stack_range
 
-FEW_TOKENS = 16  # experts with fewer tokens also read the first tokens of the text, as if these were routed to them
-SHOWN_TOKENS = 1024  # the number of these first tokens
 OBSERVED_ATTENTION = "bitsweep_calibration"
 """transformers' name of the attention function that observes Q and K after RoPE."""
 
@@ -160,7 +158,7 @@ class LayerPasses:
         while True:
             with ExitStack() as stack:
                 watch(stack)
-                experts = _ExpertCounts(self._layer, stack)
+                experts = ExpertTokens(self._layer, stack)
                 try:
                     self._inputs.run(self._layer, self._index, last)
                     experts.show_few()
@@ -175,34 +173,6 @@ class LayerPasses:
 def _as_one_head(observe: Observer) -> Observer:
     """An observer for x [..., channels] from one that takes [..., heads, channels]."""
     return lambda x: observe(x.unsqueeze(-2))
-
-
-class _ExpertCounts:
-    """Counts the tokens of each expert of a layer, and provides tokens for experts that get too few."""
-
-    def __init__(self, layer: nn.Module, stack: ExitStack) -> None:
-        self._experts = next((module for module in layer.modules() if isinstance(module, Experts)), None)
-        self._first: list[Tensor] = []
-        self.counts: list[int] = []
-        if self._experts is not None:
-            self.counts = [0] * len(self._experts)
-            hook = self._experts.register_forward_pre_hook(lambda _, inputs: self._count(*inputs))
-            stack.callback(hook.remove)
-
-    def _count(self, hidden: Tensor, chosen: Tensor, _: Tensor) -> None:
-        here = torch.bincount(chosen.flatten(), minlength=len(self.counts)).tolist()
-        self.counts = [a + b for a, b in zip(self.counts, here, strict=True)]
-        missing = SHOWN_TOKENS - sum(map(len, self._first))
-        if missing > 0:
-            self._first.append(hidden[:missing])
-
-    def show_few(self) -> None:
-        """Let experts with too few tokens read the first tokens of the text, so that they have statistics as well."""
-        if self._experts is not None and min(self.counts) < FEW_TOKENS:
-            first = torch.cat(self._first)
-            for expert, count in zip(self._experts, self.counts, strict=True):
-                if count < FEW_TOKENS:
-                    expert(first)
 
 
 def _group_width(attention: nn.Module, name: str, scales: Scales) -> int:

@@ -111,7 +111,7 @@ def load(path: Path) -> tuple[PreTrainedModel, Recipe]:
             tensors |= load_file(path / ATTENTION_FILE)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    model = _skeleton(path)
+    model = skeleton(path)
     _fill(model, recipe, tensors, path)
     attach_attention(model, recipe)
     return model.eval(), recipe
@@ -175,8 +175,8 @@ def _stored(model: PreTrainedModel, recipe: Recipe) -> Iterator[tuple[str, Tenso
                 yield f"{path}.{name}", tensor
 
 
-def _skeleton(path: Path) -> PreTrainedModel:
-    """The model that the config describes, without weights."""
+def skeleton(path: Path) -> PreTrainedModel:
+    """The model that the config in a directory describes, without weights, with separate experts. Raises InputError."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         del config.quantization_config

@@ -49,18 +49,24 @@ class LayerInputs:
 
     def run(self, layer: nn.Module, index: int, keep: bool) -> None:
         """Run a layer (float32, on the device) over all samples; with `keep` its outputs become the next inputs."""
-        outs, began = [], self._steps.done
+        began = self._steps.done
         try:
-            for part in self._hidden.split(self._batch):
-                out = layer(part.to(self._device, torch.float32), **self._layer_options(index, len(part)))
-                if keep:
-                    outs.append(out.to("cpu", part.dtype))
-                self._steps.add(len(part))
+            outs = [out.to("cpu", self._hidden.dtype) if keep else None for out in self.outputs(layer, index)]
         except torch.OutOfMemoryError:
             self._steps.done = began
             raise
         if keep:
-            self._hidden = torch.cat(outs)
+            self.replace([out for out in outs if out is not None])
+
+    def outputs(self, layer: nn.Module, index: int) -> Iterator[Tensor]:
+        """The outputs of a layer (float32, on the device), batch by batch: each is computed when it is asked for."""
+        for part in self._hidden.split(self._batch):
+            yield layer(part.to(self._device, torch.float32), **self._layer_options(index, len(part)))
+            self._steps.add(len(part))
+
+    def replace(self, outputs: list[Tensor]) -> None:
+        """Make `outputs`, of all batches, the next layer's inputs."""
+        self._hidden = torch.cat([out.to("cpu", self._hidden.dtype) for out in outputs])
 
     def halve(self) -> bool:
         """Halve the number of samples per batch. False if that was done before, or if a batch is a single sample."""

@@ -1,0 +1,65 @@
+"""Reading a quantized checkpoint that ptq.quantize wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from converters.checkpoint import Checkpoint, read_json
+from converters.errors import InputError
+from int8.checkpoint import skeleton
+from ptq.layer_files import REPORT_FILE, fill
+from ptq.recipe import PtqRecipe, from_json
+
+
+def is_ptq(path: Path) -> bool:
+    """Whether `path` is a directory that `ptq.quantize` wrote."""
+    return (path / REPORT_FILE).is_file()
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report of a quantized checkpoint: its recipe, its calibration, its layers. Raises InputError."""
+    if not is_ptq(path):
+        raise InputError(f"{path}: has no {REPORT_FILE}; give a directory that bitsweep quantized")
+    report = read_json(path / REPORT_FILE)
+    if not all(isinstance(report.get(key), dict) for key in ("recipe", "calibration", "layers")):
+        raise InputError(f"{path / REPORT_FILE}: is incomplete; quantize the model again")
+    return report
+
+
+def read_recipe(path: Path) -> PtqRecipe:
+    """The recipe of a quantized checkpoint. Raises InputError."""
+    return from_json(read_report(path)["recipe"], str(path / REPORT_FILE))
+
+
+def load(path: Path) -> tuple[PreTrainedModel, PtqRecipe]:
+    """A quantized checkpoint with dequantized weights on the CPU, with transformers' interface; and its recipe.
+
+    Raises InputError for a directory that `ptq.quantize` did not write, and for tensors that are missing or contradict
+    the config.
+    """
+    recipe = read_recipe(path)
+    with Checkpoint.open(path) as checkpoint:  # checks the headers
+        files = {tensor.path for tensor in checkpoint.tensors.values()}
+    try:
+        tensors = {name: tensor for file in sorted(files) for name, tensor in load_file(file).items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    model = skeleton(path)
+    fill(model, "", tensors, recipe, path)
+    try:
+        left = model.load_state_dict(tensors, strict=False, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: tensors contradict the config: {' '.join(str(error).split())[:300]}") from error
+    if not any(name in tensors for name in model.all_tied_weights_keys):
+        model.tie_weights()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise InputError(f"{path}: tensor {name!r} is missing")
+    if left.unexpected_keys:
+        raise InputError(f"{path}: tensor {left.unexpected_keys[0]!r} is not part of the model")
+    return model.eval(), recipe

@@ -1,0 +1,186 @@
+"""One decoder layer from float to quantized: its scales are folded, then its weights rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from converters.errors import InputError
+from int8.architectures import FoldRule
+from int8.expert_tokens import ExpertTokens
+from int8.fakequant import replace_linear
+from int8.fold import apply_fold, column_scales, fold_rules, fold_scales
+from int8.layer_inputs import LayerInputs
+from ptq.gptq import GptqSettings, gptq, layer_error
+from ptq.grid import GridWeight, round_to_nearest
+from ptq.hessian import InputRecorder, InputSums
+from ptq.linear import RoundedInputLinear
+from ptq.recipe import Inputs, PtqRecipe, Rounding
+from ptq.stages import stages
+
+Sums = dict[str, InputSums]
+
+
+@dataclass(frozen=True)
+class LinearReport:
+    """What happened to a linear layer: its shape, the calibration tokens that it read (0: it was rounded without), its
+    relative error tr(dW H dW^T) / tr(W H W^T) (None: not known), and whether GPTQ needed more damping."""
+
+    rows: int
+    columns: int
+    tokens: int = 0
+    error: float | None = None
+    damped_more: bool = False
+
+
+@dataclass
+class QuantizedLayer:
+    """The quantized weights of a decoder layer by the paths of its linear layers, and what happened to them."""
+
+    weights: dict[str, GridWeight] = field(default_factory=dict)
+    reports: dict[str, LinearReport] = field(default_factory=dict)
+    expert_tokens: list[int] = field(default_factory=list)
+
+
+class LayerWork:
+    """Quantizes the decoder layer `layer` (float32, on the device), in place.
+
+    `inputs` are the calibration samples before this layer, or None for methods that need none. `dtype` is the model's:
+    weights that stay float and scales are rounded to it. Messages call the layer `path`.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        index: int,
+        path: str,
+        model_type: str,
+        recipe: PtqRecipe,
+        dtype: torch.dtype,
+        inputs: LayerInputs | None,
+        unquantized: LayerInputs | None = None,
+    ) -> None:
+        self._layer, self._index, self._path, self._recipe = layer, index, path, recipe
+        self._model_type, self._dtype = model_type, dtype
+        self._inputs, self._unquantized = inputs, unquantized
+        self._linears = [
+            name
+            for name, module in layer.named_modules()
+            if isinstance(module, nn.Linear) and not recipe.keeps(f"{path}.{name}")
+        ]
+        self.result = QuantizedLayer()
+
+    def run(self) -> QuantizedLayer:
+        """Fold and round the layer; the samples become the inputs of the next one."""
+        self._require_finite()
+        floats = self._recipe.inputs is Inputs.FLOAT
+        sums: Sums = {}
+        if self._inputs is not None:
+            sums = self._sums(self._linears, keep=floats)
+            self._fold(sums)
+        for number, names in enumerate(self._stages(sums)):
+            if number:
+                sums = self._sums(names, keep=False)
+            for name in names:
+                self._round(name, sums.get(name))
+        if self._inputs is not None and not floats:
+            self._pass(lambda stack: None, keep=True)
+        return self.result
+
+    def _stages(self, sums: Sums) -> list[list[str]]:
+        return stages(self._linears, sums) if self._recipe.inputs is Inputs.INSIDE else [self._linears]
+
+    def _require_finite(self) -> None:
+        for name in self._linears:
+            if not torch.isfinite(self._layer.get_submodule(name).get_parameter("weight")).all():
+                raise InputError(
+                    f"{self._path}.{name}: its weights are NaN or infinite; the checkpoint is damaged: download it"
+                    " again"
+                )
+
+    def _sums(self, names: list[str], keep: bool) -> Sums:
+        recorder = InputRecorder(self._layer, names, self._path)
+        self._pass(recorder.attach, keep)
+        recorder.require_all()
+        return recorder.sums
+
+    def _pass(self, watch: Callable[[ExitStack], None], keep: bool) -> None:
+        """Run all samples through the layer with hooks. On the first lack of memory, again with half the batch."""
+        assert self._inputs is not None
+        while True:
+            with ExitStack() as stack:
+                watch(stack)
+                experts = ExpertTokens(self._layer, stack)
+                try:
+                    self._inputs.run(self._layer, self._index, keep)
+                    experts.show_few()
+                    break
+                except torch.OutOfMemoryError as error:
+                    if not self._inputs.halve():
+                        raise self._inputs.too_large(self._path) from error
+        self.result.expert_tokens = experts.counts
+
+    def _fold(self, sums: Sums) -> None:
+        """Move scales between channels, as SmoothQuant or AWQ choose them, and adapt the sums."""
+        if not (self._recipe.smooth or self._recipe.awq):
+            return
+        for rule in fold_rules(self._layer, self._model_type, self._recipe.folds):
+            readers = [path for path in rule.consumers if path in sums]
+            if not readers:
+                continue
+            scales = self._scales(rule, readers, sums)
+            apply_fold(self._layer, rule, scales)
+            for one in {id(sums[path]): sums[path] for path in readers}.values():
+                one.divide(column_scales(self._layer, rule, scales, len(one.highest)))
+        self._round_kept()
+
+    def _scales(self, rule: FoldRule, readers: list[str], sums: Sums) -> Tensor:
+        highest = torch.stack([sums[path].highest for path in readers]).amax(0)
+        return fold_scales(self._layer, rule, highest, set(readers), self._recipe.alpha)
+
+    def _round_kept(self) -> None:
+        """Round what stays float to the model's dtype, so that weights are chosen for what the file will hold."""
+        quantized = {f"{name}.weight" for name in self._linears}
+        for name, parameter in self._layer.named_parameters():
+            if name not in quantized:
+                parameter.data.copy_(parameter.data.to(self._dtype))
+
+    def _round(self, name: str, sums: InputSums | None) -> None:
+        linear = self._layer.get_submodule(name)
+        weight = linear.get_parameter("weight")
+        where = f"{self._path}.{name}"
+        hessian = None if sums is None else sums.hessian
+        rounded, damped_more = self._rounded(weight.detach(), hessian, where)
+        values = rounded.dequantized().float()
+        error = None
+        if hessian is not None:
+            zero = torch.zeros_like(weight)
+            whole = layer_error(zero, weight.detach(), hessian)
+            error = layer_error(weight.detach(), values, hessian) / whole if whole else 0.0
+        weight.data.copy_(values)
+        self.result.weights[name] = rounded
+        tokens, (rows, columns) = 0 if sums is None else sums.tokens, weight.shape
+        self.result.reports[name] = LinearReport(rows, columns, tokens, error, damped_more)
+        if self._recipe.activation_bits < 16:
+            assert isinstance(linear, nn.Linear)
+            replace_linear(self._layer, name, RoundedInputLinear(linear, self._recipe.activation_bits))
+
+    def _rounded(self, weight: Tensor, hessian: Tensor | None, where: str) -> tuple[GridWeight, bool]:
+        recipe = self._recipe
+        if recipe.rounding is Rounding.GPTQ:
+            assert hessian is not None
+            settings = GptqSettings(recipe.damp, recipe.block, recipe.order)
+            found = gptq(weight, hessian, recipe.grid, self._dtype, settings, where)
+            return found.weight, found.damped_more
+        return round_to_nearest(weight, recipe.grid, self._dtype), False
+
+
+def named_weights(layer: nn.Module, quantized: QuantizedLayer) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a layer that are not in `quantized`, by their paths in the layer."""
+    for name, parameter in layer.named_parameters():
+        if name.removesuffix(".weight") not in quantized.weights:
+            yield name, parameter.data

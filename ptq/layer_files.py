@@ -1,0 +1,154 @@
+"""The files of a quantized checkpoint: one per decoder layer, written when the layer is finished, and one for the rest.
+
+config.json, model-*.safetensors (+ index), tokenizer   as a Hugging Face checkpoint
+ptq.json                                                the recipe, the calibration, and what happened to each layer
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from converters.atomic import AtomicFile, make_public, sync
+from converters.errors import InputError
+from int8.fakequant import replace_linear
+from int8.model import has_tied_head
+from ptq.layer import QuantizedLayer, named_weights
+from ptq.linear import RoundedInputLinear
+from ptq.recipe import PtqRecipe
+from ptq.stored_weight import from_tensors, quantization_config, to_tensors
+
+REPORT_FILE, INDEX_FILE = "ptq.json", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a model was calibrated on: the text's name, number and length of its samples; None: without a text."""
+
+    text: str | None = None
+    samples: int = 0
+    length: int = 0
+
+
+class LayerFiles:
+    """The files of a model's quantized layers in `directory`; `path` is that of the layers in the model."""
+
+    def __init__(self, directory: Path, recipe: PtqRecipe, path: str, layers: int) -> None:
+        self._directory, self._recipe, self._path, self._layers = directory, recipe, path, layers
+
+    def has(self, index: int) -> bool:
+        """Whether this layer was written completely."""
+        return self._report(index).is_file()
+
+    def write(self, layer: nn.Module, index: int, quantized: QuantizedLayer, dtype: torch.dtype) -> None:
+        """Write a layer. Weights that stay float are written in `dtype`. Raises InputError if it cannot be written."""
+        prefix = f"{self._path}.{index}."
+        tensors = {f"{prefix}{name}": value.to("cpu", dtype) for name, value in named_weights(layer, quantized)}
+        for name, weight in quantized.weights.items():
+            tensors |= {f"{prefix}{name}.{kind}": value for kind, value in to_tensors(weight, self._recipe).items()}
+        report = {
+            "linears": {name: asdict(one) for name, one in quantized.reports.items()},
+            "expert_tokens": quantized.expert_tokens,
+        }
+        self._save(tensors, index)
+        with AtomicFile(self._report(index)) as file:
+            file.temporary_path.write_text(json.dumps(report), encoding="utf-8")
+
+    def restore(self, layer: nn.Module, index: int) -> None:
+        """Give a float layer the weights of the written one."""
+        tensors, prefix = load_file(self._file(index)), f"{self._path}.{index}."
+        fill(layer, prefix, tensors, self._recipe, self._directory)
+        for name, parameter in layer.named_parameters():
+            if f"{prefix}{name}" in tensors:
+                parameter.data.copy_(tensors[f"{prefix}{name}"])
+
+    def finish(self, model: PreTrainedModel, calibration: Calibration) -> None:
+        """Write everything that is not in the layers, the config and the report. Raises InputError."""
+        tied = set(model.all_tied_weights_keys) if has_tied_head(model) else set()
+        rest = {
+            name: parameter.data.contiguous()
+            for name, parameter in model.named_parameters()
+            if not parameter.is_meta and name not in tied
+        }
+        self._save(rest, self._layers)
+        places, size = {}, 0
+        for index in range(self._layers + 1):
+            for name, tensor in load_file(self._file(index)).items():
+                places[name] = self._file(index).name
+                size += tensor.nbytes
+        reports = {}
+        for index in range(self._layers):
+            reports[f"{self._path}.{index}"] = json.loads(self._report(index).read_text(encoding="utf-8"))
+            self._report(index).unlink()
+        self._write_json(INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": places})
+        self._write_json("config.json", self._config(model, reports))
+        about = {"recipe": self._recipe.to_json(), "calibration": asdict(calibration), "layers": reports}
+        self._write_json(REPORT_FILE, about)
+
+    def _config(self, model: PreTrainedModel, reports: Mapping[str, Any]) -> dict[str, Any]:
+        quantized = {f"{path}.{name}" for path, layer in reports.items() for name in layer["linears"]}
+        kept = [
+            name
+            for name, module in model.named_modules()
+            # Other readers may implement routers as linear layers, so they are listed as float too.
+            if name not in quantized
+            and (isinstance(module, nn.Linear | RoundedInputLinear) or self._recipe.keeps(name))
+        ]
+        config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+        config["architectures"] = [type(model).__name__]
+        for table in (config, config.get("text_config") or {}):
+            if "tie_word_embeddings" in table:
+                table["tie_word_embeddings"] = has_tied_head(model)
+        return {**config, "quantization_config": quantization_config(self._recipe, kept)}
+
+    def _save(self, tensors: dict[str, Tensor], index: int) -> None:
+        path = self._file(index)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+            make_public(path)  # safetensors makes a file that only its owner may read
+            sync(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be written: {error}") from error
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        path = self._directory / name
+        try:
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            sync(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error}") from error
+
+    def _file(self, index: int) -> Path:
+        return self._directory / f"model-{index + 1:05d}-of-{self._layers + 1:05d}.safetensors"
+
+    def _report(self, index: int) -> Path:
+        return self._directory / f"layer-{index:05d}.json"
+
+
+def fill(module: nn.Module, prefix: str, tensors: dict[str, Tensor], recipe: PtqRecipe, where: Path) -> None:
+    """Give the linear layers of `module` their dequantized weights, and remove the tensors of these from `tensors`.
+
+    Names of tensors begin with `prefix`. Raises InputError that names `where` for missing tensors and wrong shapes.
+    """
+    linears = [(name, found) for name, found in module.named_modules() if isinstance(found, nn.Linear)]
+    for name, linear in linears:
+        path = f"{prefix}{name}"
+        if f"{path}.weight_scale" not in tensors:
+            continue
+        shape = linear.out_features, linear.in_features
+        values = from_tensors(tensors, path, shape, recipe, where).dequantized()
+        if linear.weight.is_meta:
+            linear.weight = nn.Parameter(values, requires_grad=False)
+        else:
+            linear.weight.data.copy_(values)
+        if recipe.activation_bits < 16:
+            replace_linear(module, name, RoundedInputLinear(linear, recipe.activation_bits))

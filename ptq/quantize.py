@@ -1,0 +1,131 @@
+"""From a checkpoint directory to a quantized one, layer by layer, so that memory is needed for one layer at a time.
+
+Each finished layer is written at once. If the process is killed, it resumes after the last layer that it wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from converters.checkpoint import Checkpoint
+from converters.errors import InputError
+from int8.atomic_directory import resumable_directory
+from int8.layer_inputs import LayerInputs, Progress, ProgressCounter, in_float32
+from int8.model import Decoder, decoder_of, open_model
+from int8.quantize_model import CalibrationText, calibration_tokens, require_device
+from int8.tokenizer import copy_tokenizer
+from ptq.layer import LayerWork
+from ptq.layer_files import Calibration, LayerFiles
+from ptq.recipe import Inputs, PtqRecipe
+
+SAMPLES, LENGTH = 128, 2048  # of the calibration text, as in the papers
+
+
+def quantize(
+    path: Path,
+    recipe: PtqRecipe,
+    text: CalibrationText | None,
+    out: Path,
+    *,
+    count: int | None = None,
+    length: int | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+) -> None:
+    """Quantize the checkpoint `path` by a recipe into the directory `out`, which appears complete or not at all.
+
+    `count` samples of `length` tokens are cut from the text (by default SAMPLES of LENGTH, or what the text and the
+    model's context allow). Layers are quantized on `device`. `dtype` is that of scales and of weights that stay float.
+    Raises InputError for bad input, and MissingRuntime for a device that this machine lacks.
+    """
+    require_device(device)
+    model = open_model(path, dtype)
+    decoder = decoder_of(model)
+    require_divisible(decoder, recipe)
+    tokens, calibration = torch.empty(0, 1, dtype=torch.long), Calibration()
+    if recipe.needs_text:
+        assert text is not None
+        tokens = _tokens(path, text, count, length, model)
+        calibration = Calibration(text.name, *tokens.shape)
+    with Checkpoint.open(path) as checkpoint:
+        key = _key(recipe, checkpoint.fingerprint, tokens, str(model.dtype))
+    with resumable_directory(out, key) as directory:
+        files = LayerFiles(directory, recipe, decoder.path, len(decoder.layers))
+        _quantize_layers(decoder, recipe, tokens, torch.device(device), model.dtype, files, progress)
+        files.finish(model, calibration)
+        copy_tokenizer(path, directory)
+
+
+def require_divisible(decoder: Decoder, recipe: PtqRecipe) -> None:
+    """Raise InputError that names a linear layer whose inputs the recipe's groups do not divide."""
+    if not recipe.group:
+        return
+    for index, layer in enumerate(decoder.layers):
+        for name, module in layer.named_modules():
+            path = f"{decoder.path}.{index}.{name}"
+            if isinstance(module, nn.Linear) and not recipe.keeps(path) and module.in_features % recipe.group:
+                usable = max(size for size in (16, 32, 64, 128) if module.in_features % size == 0 or size == 16)
+                raise InputError(
+                    f"{recipe.name}: {path} has {module.in_features} inputs, which groups of {recipe.group} do not"
+                    f" divide; use a group of {usable}, or leave the group out (one scale per row)"
+                )
+
+
+def _tokens(path: Path, text: CalibrationText, count: int | None, length: int | None, model: PreTrainedModel) -> Tensor:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LENGTH
+    length = min(LENGTH, context) if length is None else length
+    if count is not None:
+        return calibration_tokens(path, text, count, length)
+    found = calibration_tokens(path, text, None, length)
+    if len(found) <= SAMPLES:
+        return found
+    return calibration_tokens(path, text, SAMPLES, length)
+
+
+def _key(recipe: PtqRecipe, fingerprint: str, tokens: Tensor, dtype: str) -> str:
+    """What the layers depend on, as a short text."""
+    parts = [json.dumps(recipe.to_json(), sort_keys=True), fingerprint, str(tuple(tokens.shape)), dtype]
+    return hashlib.sha256("\0".join(parts).encode() + tokens.numpy().tobytes()).hexdigest()
+
+
+@torch.no_grad()
+def _quantize_layers(
+    decoder: Decoder,
+    recipe: PtqRecipe,
+    tokens: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    files: LayerFiles,
+    progress: Progress | None,
+) -> None:
+    inputs = None
+    if len(tokens):
+        passes = 1 if recipe.inputs is Inputs.FLOAT else 2
+        counter = ProgressCounter(progress, passes * len(decoder.layers) * len(tokens))
+        inputs = LayerInputs(decoder, tokens, device, counter)
+    for index, layer in enumerate(decoder.layers):
+        path = f"{decoder.path}.{index}"
+        with in_float32(layer, device, path):
+            if files.has(index):
+                floats = recipe.inputs is Inputs.FLOAT
+                if inputs is not None and floats:
+                    inputs.run(layer, index, keep=True)
+                files.restore(layer, index)
+                if inputs is not None and not floats:
+                    inputs.run(layer, index, keep=True)
+            else:
+                work = LayerWork(layer, index, path, decoder.model_type, recipe, dtype, inputs)
+                files.write(layer, index, work.run(), dtype)
+        _release(layer)
+
+
+def _release(layer: nn.Module) -> None:
+    """Free the memory of a layer's weights, which are in a file now."""
+    layer.to("meta")
