@@ -69,13 +69,13 @@ def scale_and_zero(low: Tensor, high: Tensor, grid: Grid, dtype: torch.dtype) ->
     low, high = low.float().clamp_max(0), high.float().clamp_min(0)
     if grid.symmetric:
         scale = torch.maximum(-low, high) * 2 / (highest - lowest)
-        return _positive(scale.to(dtype)), None
-    scale = _positive(((high - low) / (highest - lowest)).to(dtype))
+        return positive(scale.to(dtype)), None
+    scale = positive(((high - low) / (highest - lowest)).to(dtype))
     zero = torch.round(lowest - low / scale.float()).clamp(lowest, highest)
     return scale, zero.to(torch.int8)
 
 
-def _positive(scale: Tensor) -> Tensor:
+def positive(scale: Tensor) -> Tensor:
     """1 in place of 0: all weights of this group are 0, or too small for the dtype."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
