@@ -60,7 +60,7 @@ def gptq(
         order = torch.argsort(torch.diag(matrix), descending=True, stable=True)
         work, matrix = work[:, order], matrix[order][:, order]
         shift = None if shift is None else shift[order][:, order]
-    upper, damped_more = _inverse_root(matrix, settings.damp, where)
+    upper, damped_more = inverse_root(matrix, settings.damp, where)
     pull = None if shift is None else _pull(shift, upper)
     rounded = _Rounded(work, grid, dtype, settings.order, order, scale, zero)
     _round_columns(work, upper, pull, settings.block, rounded)
@@ -73,7 +73,7 @@ def layer_error(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
     return float(((difference @ hessian) * difference).sum())
 
 
-def _inverse_root(hessian: Tensor, damp: float, where: str) -> tuple[Tensor, bool]:
+def inverse_root(hessian: Tensor, damp: float, where: str) -> tuple[Tensor, bool]:
     """The upper Cholesky factor U of H^-1 = U^T U, with damping; and whether ten times the damping was needed.
 
     `hessian` is changed: the diagonal of dead columns becomes 1.
