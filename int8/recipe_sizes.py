@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 
 from int8.architectures import ARCHITECTURES, AttentionModules, QuantizableArchitecture
 from int8.recipe import Activations, Insertion, Recipe, Scales
@@ -30,6 +31,34 @@ class LinearGroup:
     paths: tuple[str, ...]
     rows: int
     columns: int
+
+
+@dataclass(frozen=True)
+class LinearBytes:
+    """Bytes of one quantized linear layer: in the file, in memory, and of the latter the static scales of its input."""
+
+    file: int
+    held: int
+    static: int = 0
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How linear layers are stored: `bytes_of` a weight [rows, columns], bytes per value of their biases, and the
+    patterns of the paths of layers that stay float."""
+
+    keep: tuple[str, ...]
+    bytes_of: Callable[[int, int], LinearBytes]
+    bias_bytes: int = FLOAT_BYTES
+
+    def keeps(self, path: str) -> bool:
+        return any(fnmatchcase(path, pattern) for pattern in self.keep)
+
+    def taken(self, paths: tuple[str, ...]) -> int:
+        """The number of these layers, which are alike, that are quantized."""
+        if any(_MATCHES_NUMBERS.search(pattern) for pattern in self.keep):
+            return sum(not self.keeps(path) for path in paths)
+        return 0 if self.keeps(paths[0]) else len(paths)
 
 
 @dataclass(frozen=True)
@@ -76,6 +105,35 @@ def recipe_sizes(
     `experts_used` is the number of experts per token. `real`: real int8, which also holds one row sum per output
     channel; fake-quant does not.
     """
+    quantization = None if recipe is None else int8_quantization(recipe, real)
+    total = model_sizes(parameters, quantization, model_type, tied=tied, experts_used=experts_used)
+    if recipe is not None:
+        known = ARCHITECTURES.get(model_type, _UNKNOWN)
+        for scales in _attention_scales(parameters, recipe, known.attention):
+            total += RecipeSizes(file=scales, loaded=scales, active=scales, static=scales)
+    return total
+
+
+def int8_quantization(recipe: Recipe, real: bool = True) -> Quantization:
+    """How a recipe stores linear layers in files, and in memory: as real int8, or as fake-quant."""
+
+    def bytes_of(rows: int, columns: int) -> LinearBytes:
+        static = _SCALE + _ZERO_POINT if recipe.activations is Activations.STATIC else 0
+        held = rows * columns + rows * (_SCALE + (_ROW_SUM if real else 0)) + static
+        return LinearBytes(_stored(rows, columns, recipe), held, static)
+
+    return Quantization(recipe.keep, bytes_of, _FLOAT32)
+
+
+def model_sizes(
+    parameters: Mapping[str, tuple[int, ...]],
+    quantization: Quantization | None,
+    model_type: str,
+    *,
+    tied: bool,
+    experts_used: int,
+) -> RecipeSizes:
+    """Sizes of a model whose linear layers are stored by `quantization`; the arguments are those of `recipe_sizes`."""
     known = ARCHITECTURES.get(model_type, _UNKNOWN)
     linears = {name: _linear(name, shape, known) for name, shape in parameters.items()}
     total = RecipeSizes()
@@ -84,16 +142,24 @@ def recipe_sizes(
         if name == "lm_head.weight" and tied:
             continue
         if linear is not None:
-            total += _sizes_of(linear, recipe, experts_used, real)
-        elif recipe is not None and _is_quantized(linears.get(f"{name.removesuffix('.bias')}.weight"), recipe):
-            total += _floats(math.prod(shape), _FLOAT32)  # the bias of a quantized layer
+            total += _sizes_of(linear, quantization, experts_used)
+        elif quantization is not None and _is_quantized(
+            linears.get(f"{name.removesuffix('.bias')}.weight"), quantization
+        ):
+            total += _floats(math.prod(shape), quantization.bias_bytes)
         else:
             # A token reads only one row of the embeddings, unless they are also the output.
             total += _floats(math.prod(shape), read=name != _EMBEDDINGS or tied)
-    if recipe is not None:
-        for scales in _attention_scales(parameters, recipe, known.attention):
-            total += RecipeSizes(file=scales, loaded=scales, active=scales, static=scales)
     return total
+
+
+def linear_groups(parameters: Mapping[str, tuple[int, ...]], model_type: str) -> Iterator[LinearGroup]:
+    """All linear layers of the decoder's layers, whether a recipe keeps them or not."""
+    known = ARCHITECTURES.get(model_type, _UNKNOWN)
+    for name, shape in parameters.items():
+        linear = _linear(name, shape, known)
+        if linear is not None:
+            yield linear
 
 
 def _floats(weights: int, size: int = FLOAT_BYTES, read: bool = True) -> RecipeSizes:
@@ -101,26 +167,25 @@ def _floats(weights: int, size: int = FLOAT_BYTES, read: bool = True) -> RecipeS
     return RecipeSizes(file=count, loaded=count, active=count if read else 0, kept=weights)
 
 
-def _is_quantized(linear: LinearGroup | None, recipe: Recipe) -> bool:
-    return linear is not None and not recipe.keeps(linear.paths[0])
+def _is_quantized(linear: LinearGroup | None, quantization: Quantization) -> bool:
+    return linear is not None and not quantization.keeps(linear.paths[0])
 
 
-def _sizes_of(linear: LinearGroup, recipe: Recipe | None, experts_used: int, real: bool) -> RecipeSizes:
+def _sizes_of(linear: LinearGroup, quantization: Quantization | None, experts_used: int) -> RecipeSizes:
     """Sizes of all layers of one shape. A token reads only some of the experts."""
     count, weights = len(linear.paths), linear.rows * linear.columns
     used = min(experts_used, count) if count > 1 else 1
-    taken = 0 if recipe is None else _taken(linear, recipe)
+    taken = 0 if quantization is None else quantization.taken(linear.paths)
     total = replace(_floats((count - taken) * weights), widest=linear.rows * used)
-    if recipe is not None and taken:
-        static = _SCALE + _ZERO_POINT if recipe.activations is Activations.STATIC else 0
-        held = weights + linear.rows * (_SCALE + (_ROW_SUM if real else 0)) + static
+    if quantization is not None and taken:
+        one = quantization.bytes_of(linear.rows, linear.columns)
         total += RecipeSizes(
-            file=taken * _stored(linear, recipe),
-            loaded=taken * held,
-            active=taken * held,
+            file=taken * one.file,
+            loaded=taken * one.held,
+            active=taken * one.held,
             quantized=taken * weights,
             channels=taken * linear.rows,
-            static=taken * static,
+            static=taken * one.static,
             largest=weights,
         )
     return replace(total, active=total.active * used // count)
@@ -140,20 +205,13 @@ def kv_cell_bytes(recipe: Recipe | None, kv_heads: int, key_length: int, value_l
     return values, kv_heads * _SCALE * len(by_token)
 
 
-def _taken(linear: LinearGroup, recipe: Recipe) -> int:
-    """The number of these layers that are quantized."""
-    if any(_MATCHES_NUMBERS.search(pattern) for pattern in recipe.keep):
-        return sum(not recipe.keeps(path) for path in linear.paths)
-    return 0 if recipe.keeps(linear.paths[0]) else len(linear.paths)
-
-
-def _stored(linear: LinearGroup, recipe: Recipe) -> int:
+def _stored(rows: int, columns: int, recipe: Recipe) -> int:
     """Bytes of one quantized layer in the file (see `int8.compressed_tensors`)."""
-    scales = _SCALE * linear.rows
+    scales = _SCALE * rows
     if recipe.activations is Activations.FLOAT:  # four weights per int32, and the shape as two int64
-        return 4 * linear.rows * -(-linear.columns // 4) + 16 + scales
+        return 4 * rows * -(-columns // 4) + 16 + scales
     static = recipe.activations is Activations.STATIC
-    return linear.rows * linear.columns + scales + static * (_SCALE + (not recipe.symmetric))
+    return rows * columns + scales + static * (_SCALE + (not recipe.symmetric))
 
 
 def _linear(name: str, shape: tuple[int, ...], known: QuantizableArchitecture) -> LinearGroup | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,39 @@ def read_report(path: Path) -> dict[str, Any]:
 def read_recipe(path: Path) -> PtqRecipe:
     """The recipe of a quantized checkpoint. Raises InputError."""
     return from_json(read_report(path)["recipe"], str(path / REPORT_FILE))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A quantized checkpoint in figures.
+
+    `file_bytes` of all its files of tensors; `bits_per_weight`: all bits of all tensors per weight of the model;
+    `calibration`: see `Calibration`; `error`: the mean relative error of the outputs of its linear layers, None if it
+    was quantized without a text.
+    """
+
+    file_bytes: int
+    bits_per_weight: float
+    calibration: dict[str, Any]
+    error: float | None
+
+
+def read_summary(path: Path) -> Summary:
+    """The summary of a quantized checkpoint. Raises InputError."""
+    report = read_report(path)
+    linears = [one for layer in report["layers"].values() for one in layer["linears"].values()]
+    with Checkpoint.open(path) as checkpoint:
+        tensors = list(checkpoint.tensors.values())
+    quantized = {f"{layer}.{name}." for layer, one in report["layers"].items() for name in one["linears"]}
+    floats = [tensor for tensor in tensors if tensor.name.rpartition(".")[0] + "." not in quantized]
+    weights = sum(one["rows"] * one["columns"] for one in linears) + sum(math.prod(tensor.shape) for tensor in floats)
+    errors = [one["error"] for one in linears if one["error"] is not None]
+    return Summary(
+        file_bytes=sum(file.stat().st_size for file in sorted(path.glob("*.safetensors"))),
+        bits_per_weight=8 * sum(tensor.nbytes for tensor in tensors) / weights,
+        calibration=report["calibration"],
+        error=sum(errors) / len(errors) if errors else None,
+    )
 
 
 def load(path: Path) -> tuple[PreTrainedModel, PtqRecipe]:

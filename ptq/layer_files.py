@@ -25,7 +25,8 @@ from int8.model import has_tied_head
 from ptq.layer import QuantizedLayer, named_weights
 from ptq.linear import RoundedInputLinear
 from ptq.recipe import PtqRecipe
-from ptq.stored_weight import from_tensors, quantization_config, to_tensors
+from ptq.stored_size import quantization_config
+from ptq.stored_weight import from_tensors, to_tensors
 
 REPORT_FILE, INDEX_FILE = "ptq.json", "model.safetensors.index.json"
 

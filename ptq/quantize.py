@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from converters.checkpoint import Checkpoint
-from converters.errors import InputError
 from int8.atomic_directory import resumable_directory
 from int8.layer_inputs import LayerInputs, Progress, ProgressCounter, in_float32
 from int8.model import Decoder, decoder_of, open_model
@@ -23,8 +22,10 @@ from int8.tokenizer import copy_tokenizer
 from ptq.layer import LayerWork
 from ptq.layer_files import Calibration, LayerFiles
 from ptq.recipe import Inputs, PtqRecipe
+from ptq.sizes import require_divisible
 
 SAMPLES, LENGTH = 128, 2048  # of the calibration text, as in the papers
+TOKENS_PER_COLUMN = 64  # tokens beyond this number per input of the widest linear layer are not read by default
 
 
 def quantize(
@@ -41,14 +42,15 @@ def quantize(
 ) -> None:
     """Quantize the checkpoint `path` by a recipe into the directory `out`, which appears complete or not at all.
 
-    `count` samples of `length` tokens are cut from the text (by default SAMPLES of LENGTH, or what the text and the
-    model's context allow). Layers are quantized on `device`. `dtype` is that of scales and of weights that stay float.
+    `count` samples of `length` tokens are cut from the text; by default SAMPLES of LENGTH, or as much as the text has
+    and the model can use: its context, and TOKENS_PER_COLUMN. Layers are quantized on `device`. `dtype` is that of scales and of weights that stay float.
     Raises InputError for bad input, and MissingRuntime for a device that this machine lacks.
     """
     require_device(device)
     model = open_model(path, dtype)
     decoder = decoder_of(model)
-    require_divisible(decoder, recipe)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    require_divisible(shapes, recipe, decoder.model_type)
     tokens, calibration = torch.empty(0, 1, dtype=torch.long), Calibration()
     if recipe.needs_text:
         assert text is not None
@@ -63,30 +65,15 @@ def quantize(
         copy_tokenizer(path, directory)
 
 
-def require_divisible(decoder: Decoder, recipe: PtqRecipe) -> None:
-    """Raise InputError that names a linear layer whose inputs the recipe's groups do not divide."""
-    if not recipe.group:
-        return
-    for index, layer in enumerate(decoder.layers):
-        for name, module in layer.named_modules():
-            path = f"{decoder.path}.{index}.{name}"
-            if isinstance(module, nn.Linear) and not recipe.keeps(path) and module.in_features % recipe.group:
-                usable = max(size for size in (16, 32, 64, 128) if module.in_features % size == 0 or size == 16)
-                raise InputError(
-                    f"{recipe.name}: {path} has {module.in_features} inputs, which groups of {recipe.group} do not"
-                    f" divide; use a group of {usable}, or leave the group out (one scale per row)"
-                )
-
-
 def _tokens(path: Path, text: CalibrationText, count: int | None, length: int | None, model: PreTrainedModel) -> Tensor:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LENGTH
     length = min(LENGTH, context) if length is None else length
     if count is not None:
         return calibration_tokens(path, text, count, length)
     found = calibration_tokens(path, text, None, length)
-    if len(found) <= SAMPLES:
-        return found
-    return calibration_tokens(path, text, SAMPLES, length)
+    widest = max(module.in_features for module in model.modules() if isinstance(module, nn.Linear))
+    useful = min(SAMPLES, max(1, widest * TOKENS_PER_COLUMN // length))
+    return found if len(found) <= useful else calibration_tokens(path, text, useful, length)
 
 
 def _key(recipe: PtqRecipe, fingerprint: str, tokens: Tensor, dtype: str) -> str:

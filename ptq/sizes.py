@@ -3,3 +3,58 @@
 Bits are true: they count scales, zero points, masks and everything else that a file must hold, and the embeddings,
 norms and other weights that stay in 16 bits.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from converters.errors import InputError
+from int8.recipe_sizes import LinearBytes, Quantization, RecipeSizes, linear_groups, model_sizes
+from ptq.recipe import PtqRecipe, Rounding
+from ptq.stored_size import stored_bytes
+
+BILLM_BITS = 3.01
+"""Bits per weight of BiLLM with its masks, about: the number of important columns follows from the data."""
+
+
+def ptq_sizes(
+    parameters: Mapping[str, tuple[int, ...]],
+    recipe: PtqRecipe,
+    model_type: str,
+    *,
+    tied: bool,
+    experts_used: int,
+) -> RecipeSizes:
+    """Sizes of a model with these `parameters` under a recipe; see `int8.recipe_sizes.recipe_sizes` for the arguments.
+
+    `loaded` is the memory of a program that computes with the stored weights, as vLLM does.
+    """
+    return model_sizes(parameters, quantization(recipe), model_type, tied=tied, experts_used=experts_used)
+
+
+def quantization(recipe: PtqRecipe) -> Quantization:
+    """How a recipe stores linear layers."""
+
+    def bytes_of(rows: int, columns: int) -> LinearBytes:
+        if recipe.rounding is Rounding.BILLM:
+            size = int(rows * columns * BILLM_BITS / 8)
+        else:
+            size = stored_bytes(rows, columns, recipe)
+        return LinearBytes(size, size)
+
+    return Quantization(recipe.keep, bytes_of)
+
+
+def require_divisible(parameters: Mapping[str, tuple[int, ...]], recipe: PtqRecipe, model_type: str) -> None:
+    """Raise InputError that names a linear layer whose inputs the recipe's groups do not divide."""
+    if not recipe.group:
+        return
+    for linear in linear_groups(parameters, model_type):
+        path = next((path for path in linear.paths if not recipe.keeps(path)), None)
+        if path is not None and linear.columns % recipe.group:
+            usable = [size for size in (128, 64, 32, 16) if linear.columns % size == 0]
+            remedy = f"use a group of {usable[0]}, or none" if usable else "use none"
+            raise InputError(
+                f"{recipe.name}: {path} has {linear.columns} inputs, which groups of {recipe.group} do not divide;"
+                f" {remedy} (one scale per row)"
+            )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+import ptq.checkpoint
 from int8.checkpoint import load
 from int8.kv_cache import int8_cache, int8_codecs
 from int8.linear import require_int8
@@ -37,10 +38,16 @@ def open_float(path: Path, device: str) -> TorchBackend:
     return TorchBackend.open(path, dtype="bfloat16", device=device)
 
 
+def open_dequantized(path: Path, device: str) -> TorchBackend:
+    """A checkpoint that the package ptq quantized, with dequantized weights, computed in BF16. Raises InputError."""
+    growth, device_growth, began = _growth(path, device)
+    tokenizer = load_tokenizer(path)
+    model = on_device(ptq.checkpoint.load(path)[0], device)
+    return TorchBackend(model, tokenizer, growth, device_growth, time.perf_counter() - began)
+
+
 def _open(path: Path, device: str, *, real: bool) -> TorchBackend:
-    growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
-    device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
-    began = time.perf_counter()
+    growth, device_growth, began = _growth(path, device)
     tokenizer = load_tokenizer(path)
     model, recipe = load(path)
     model = on_device(model, device)
@@ -49,3 +56,9 @@ def _open(path: Path, device: str, *, real: bool) -> TorchBackend:
     seconds = time.perf_counter() - began
     codecs, new_cache = int8_codecs(model, recipe), partial(int8_cache, model, recipe)
     return TorchBackend(model, tokenizer, growth, device_growth, seconds, codecs=codecs, new_cache=new_cache)
+
+
+def _growth(path: Path, device: str) -> tuple[ResidentGrowth, DeviceGrowth | None, float]:
+    """What measures the memory that opening a checkpoint takes, and the time now."""
+    growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
+    return growth, DeviceGrowth() if torch.device(device).type == "cuda" else None, time.perf_counter()

@@ -74,7 +74,7 @@ def int8(
 
 
 def _show(quantized: command.WrittenCheckpoint, output: Output) -> None:
-    from int8.calibration_passes import FEW_TOKENS  # loads torch
+    from int8.expert_tokens import FEW_TOKENS  # loads torch
 
     calibration = quantized.calibration
     text = "no text"

@@ -13,8 +13,8 @@ import presets
 from converters.checkpoint import Checkpoint
 from converters.resolver import Need, find_model
 from int8.atomic_directory import require_free
-from int8.calibration_passes import FEW_TOKENS
 from int8.checkpoint import CalibrationRecord, save
+from int8.expert_tokens import FEW_TOKENS
 from int8.layer_inputs import Progress
 from int8.quantize_model import CalibrationText, quantize_model
 from int8.recipe import Recipe, recipe

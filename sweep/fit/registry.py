@@ -12,6 +12,7 @@ from sweep.extensions import load_extensions
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import FitRow
 from sweep.lazy import import_object
+from sweep.variant_name import prefix_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ _KINDS: dict[str, str | FitKind] = {
     "hub": "sweep.fit.gguf_files:HUB_FILES",
     "": "sweep.fit.gguf_files:QUANTS",
     "int8": "sweep.fit.torch_memory:INT8",
+    **dict.fromkeys(("rtn", "gptq", "awq", "hqq", "sq", "rot", "billm", "ptq"), "sweep.fit.ptq_memory:PTQ"),
 }
 
 
@@ -50,8 +52,7 @@ def register(prefix: str, kind: FitKind) -> None:
 def fit_kind(name: str) -> FitKind:
     """The kind of the variant `name`; a name without a known prefix is treated as a quant."""
     load_extensions()
-    prefix, colon, _ = name.partition(":")
-    known = _KINDS.get(prefix if colon else "", _KINDS[""])
+    known = _KINDS.get(prefix_of(name), _KINDS[""])
     found: FitKind = import_object(known) if isinstance(known, str) else known
     return found
 
@@ -64,4 +65,5 @@ def is_file(name: str) -> bool:
 def default_variants(inputs: FitInputs) -> list[str]:
     """The variants of a model that are reported if the user names no variant."""
     load_extensions()
-    return [name for prefix in _KINDS for name in fit_kind(f"{prefix}:" if prefix else "").default_variants(inputs)]
+    kinds = dict.fromkeys(fit_kind(f"{prefix}:" if prefix else "") for prefix in _KINDS)
+    return [name for kind in kinds for name in kind.default_variants(inputs)]

@@ -92,9 +92,9 @@ class Opener:
         return function(model, site)
 
 
-def _torch(name: str) -> Opener:
-    size = "sweep.jobs.sizes:torch_size" if name == "torch" else "sweep.jobs.sizes:quantized_size"
-    return Opener("torch", f"sweep.jobs.openers:open_{name}", size, changes_speed=("ctx", "ubatch"), key_name=name)
+def _torch(name: str, size: str) -> Opener:
+    open_function, size_function = f"sweep.jobs.openers:open_{name}", f"sweep.jobs.sizes:{size}"
+    return Opener("torch", open_function, size_function, changes_speed=("ctx", "ubatch"), key_name=name)
 
 
 _OPENERS = {
@@ -105,9 +105,10 @@ _OPENERS = {
         changes_results=("batch", "ubatch", "kv_type", "gpu_layers", "cpu_moe", "tensor_split"),
         shown_settings=("batch", "ubatch", "ctx", "gpu_layers", "cpu_moe"),
     ),
-    "torch": _torch("torch"),
-    "int8": _torch("int8"),
-    "fq": _torch("fq"),
+    "torch": _torch("torch", "torch_size"),
+    "int8": _torch("int8", "quantized_size"),
+    "fq": _torch("fq", "quantized_size"),
+    "ptq": _torch("ptq", "ptq_size"),
 }
 
 

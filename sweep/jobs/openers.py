@@ -43,6 +43,13 @@ def open_fq(model: MeasuredModel, site: Site) -> Backend:
     return open_fake_quant(site.path(model.file), _torch_device(site))
 
 
+def open_ptq(model: MeasuredModel, site: Site) -> Backend:
+    """Open a checkpoint that the package ptq quantized, with dequantized weights."""
+    from sweep.backends.torch_checkpoints import open_dequantized
+
+    return open_dequantized(site.path(model.file), _torch_device(site))
+
+
 def _torch_device(site: Site) -> str:
     """Set torch's number of threads, and return the name of the device that it computes on."""
     import torch

@@ -17,6 +17,7 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "export": "sweep.jobs.export:ExportJob",
     "imatrix": "sweep.jobs.imatrix:ImatrixJob",
     "quantize": "sweep.jobs.int8_checkpoint:Int8CheckpointJob",
+    "ptq": "sweep.jobs.ptq_checkpoint:PtqCheckpointJob",
     "speed": "sweep.jobs.speed:SpeedJob",
     "text": "sweep.jobs.text:TextJob",
     "task": "sweep.jobs.task:TaskJob",

@@ -143,6 +143,17 @@ def quantized_size(model: MeasuredModel, site: Site) -> ModelSize:
     return ModelSize(stored.file_bytes, stored.bits_per_weight, expected.memory_bytes)
 
 
+def ptq_size(model: MeasuredModel, site: Site) -> ModelSize:
+    """The size of the files of a checkpoint that the package ptq quantized, and the memory of its dequantized weights
+    by formula."""
+    from ptq.checkpoint import read_summary  # loads torch, which GGUF files do not need
+
+    assert model.checkpoint is not None
+    stored = read_summary(site.path(model.file))
+    expected = checkpoint_size(str(site.path(model.checkpoint)), model.name, "torch", None, model.settings)
+    return ModelSize(stored.file_bytes, stored.bits_per_weight, expected.memory_bytes)
+
+
 def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, settings: Settings) -> ModelSize:
     """The size of a variant that torch runs, by formula; `recipe` None: without quantization. The int8 checkpoint need
     not exist."""

@@ -12,6 +12,7 @@ from sweep.jobs.inputs import Origin
 from sweep.jobs.settings import Settings
 from sweep.lazy import import_object
 from sweep.methods.base import PredictedSize, Variant
+from sweep.variant_name import prefix_of
 
 _METHODS: dict[str, str | type[Variant]] = {
     "": "sweep.methods.gguf:Quant",
@@ -20,6 +21,10 @@ _METHODS: dict[str, str | type[Variant]] = {
     "int8": "sweep.methods.int8:Int8",
     "fq": "sweep.methods.int8:FakeQuant",
     "torch": "sweep.methods.torch:TorchFloat",
+    **dict.fromkeys(
+        ("rtn", "gptq", "awq", "hqq", "sq", "rot", "billm", "ptq"),  # the first step of a name, or a recipe file
+        "sweep.methods.ptq:Ptq",
+    ),
 }
 
 
@@ -31,8 +36,7 @@ def register(prefix: str, method: type[Variant]) -> None:
 def method(name: str) -> type[Variant]:
     """The method of the variant with this name, as plans store it. A name without a known prefix is a GGUF quant."""
     load_extensions()
-    prefix, colon, _ = name.partition(":")
-    known = _METHODS.get(prefix if colon else "", _METHODS[""])
+    known = _METHODS.get(prefix_of(name), _METHODS[""])
     variant: type[Variant] = import_object(known) if isinstance(known, str) else known
     return variant
 
@@ -40,16 +44,17 @@ def method(name: str) -> type[Variant]:
 def methods() -> list[type[Variant]]:
     """All methods."""
     load_extensions()
-    return [method(f"{prefix}:" if prefix else "") for prefix in _METHODS]
+    return list(dict.fromkeys(method(f"{prefix}:" if prefix else "") for prefix in _METHODS))
 
 
 def parse(text: str) -> Variant:
     """The variant of this name: a quant, `gguf:PATH`, `hub:REPO/FILE`, `int8:` or `fq:` and a recipe (see int8.recipe)
-    or a recipe file, `torch:BF16`, or a variant of an extension. Raises InputError."""
+    or a recipe file, a variant of post-training quantization (see ptq.recipe), `torch:BF16`, or a variant of an
+    extension. Raises InputError."""
     text = text.strip()
     prefix, colon, _ = text.partition(":")
     load_extensions()
-    if colon and prefix not in _METHODS:
+    if colon and prefix_of(text) not in _METHODS:
         *known, last = [one.usage for one in methods()]
         raise InputError(
             f"{text}: no variant has the prefix '{prefix}:'; write a variant as {', '.join(known)} or {last}"

@@ -1,0 +1,75 @@
+"""The format in which a recipe's weights are stored, and its bytes. This module does not import torch.
+
+Format: compressed-tensors (github.com/vllm-project/compressed-tensors), see ptq.stored_weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ptq.recipe import Order, PtqRecipe, Rounding
+
+
+def is_plain_int8(recipe: PtqRecipe) -> bool:
+    """Whether weights are stored as int8, one scale per row, as programs for int8 matrix products expect."""
+    return recipe.bits == 8 and recipe.activation_bits == 8 and recipe.symmetric and not recipe.group
+
+
+def has_column_groups(recipe: PtqRecipe) -> bool:
+    """Whether the groups of a weight are not runs of neighbouring columns, so that each column's group is stored."""
+    return recipe.rounding is Rounding.GPTQ and recipe.order is Order.DYNAMIC and recipe.group > 0
+
+
+def stored_bytes(rows: int, columns: int, recipe: PtqRecipe, scale_bytes: int = 2) -> int:
+    """Bytes of the tensors of a weight [rows, columns], whose scales have `scale_bytes` bytes each."""
+    groups = recipe.grid.groups(columns)
+    scales = rows * groups * scale_bytes
+    if is_plain_int8(recipe):
+        return rows * columns + scales
+    total = 4 * rows * words(columns, recipe.bits) + 2 * 8 + scales
+    if recipe.rounding is Rounding.HQQ:
+        total += scales
+    elif not recipe.symmetric:
+        total += 4 * words(rows, recipe.bits) * groups
+    return total + (4 * columns if has_column_groups(recipe) else 0)
+
+
+def words(values: int, bits: int) -> int:
+    """The int32 words that this many values of `bits` bits take."""
+    return -(-values * bits // 32)
+
+
+def quantization_config(recipe: PtqRecipe, ignored: list[str]) -> dict[str, Any]:
+    """The entry `quantization_config` of config.json; `ignored` are the paths of the linear layers that stay float.
+
+    For a result that compressed-tensors has no format for, the entry names bitsweep as the method, so that other
+    programs refuse the directory instead of reading it as something else.
+    """
+    if not recipe.packed:
+        return {"quant_method": "bitsweep", "variant": recipe.name, "ignore": ignored}
+    form = "int-quantized" if is_plain_int8(recipe) else "pack-quantized"
+    dynamic = {"num_bits": recipe.activation_bits, "type": "int", "symmetric": True, "strategy": "token"}
+    weights = {
+        "num_bits": recipe.bits,
+        "type": "int",
+        "symmetric": recipe.symmetric,
+        "strategy": "group" if recipe.group else "channel",
+        "group_size": recipe.group or None,
+        "dynamic": False,
+        "actorder": "group" if has_column_groups(recipe) else None,
+    }
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": {**dynamic, "dynamic": True} if recipe.activation_bits < 16 else None,
+        "output_activations": None,
+        "format": form,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ignored,
+        "kv_cache_scheme": None,
+    }

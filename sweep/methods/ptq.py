@@ -1,0 +1,76 @@
+"""Post-training quantization in torch (package ptq): RTN, GPTQ, AWQ, SmoothQuant, HQQ, BiLLM, rotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from converters.resolver import Need, open_source
+from ptq.recipe import PtqRecipe
+from ptq.recipe import recipe as ptq_recipe
+from sweep.fit.ptq_memory import sizes_of
+from sweep.jobs.base import RunJob
+from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.inputs import ImatrixFile, Origin
+from sweep.jobs.model import MeasuredModel, engine_versions
+from sweep.jobs.ptq_checkpoint import PtqCheckpointJob
+from sweep.jobs.settings import Settings
+from sweep.methods.base import PredictedSize, preparation_cell
+from sweep.methods.torch import TorchVariant
+
+
+@dataclass(frozen=True)
+class Ptq(TorchVariant):
+    """A checkpoint quantized by a recipe of ptq.recipe. It is measured with dequantized weights."""
+
+    kind = "ptq"
+    opener = "ptq"
+    usage = "METHOD:wBITS[aBITS][gGROUP] (gptq:w4g128)"
+
+    recipe: PtqRecipe
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        recipe = ptq_recipe(text)
+        return cls(recipe.name, recipe)
+
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        origin, engine = inputs.origin, engine_versions(self.opener)
+        text = inputs.calibration if self.recipe.needs_text else None
+        job = PtqCheckpointJob(origin.source, origin.name, self.recipe, inputs.folder, origin.fingerprint, engine, text)
+        cell = preparation_cell(self, "quantize", job, inputs)
+        settings = self.settings(inputs.settings)
+        model = MeasuredModel(self.opener, job.output, cell.key, engine, settings, origin.source, origin.name)
+        return [cell], model
+
+    @classmethod
+    def predicted_sizes(
+        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
+    ) -> dict[str, PredictedSize]:
+        from sweep.jobs.sizes import checkpoint_size
+
+        source = open_source(origin.source.name, origin.name, need=Need.PLAN)
+        sizes = {}
+        for variant in variants:
+            size = sizes_of(source, variant.recipe)
+            dequantized = checkpoint_size(origin.source.name, origin.name, "torch", None, variant.settings(settings))
+            sizes[variant.name] = PredictedSize(size.file, 8 * size.file / size.weights, dequantized.memory_bytes)
+        return sizes
+
+    @classmethod
+    def suggested_names(cls) -> tuple[str, ...]:
+        return ("rtn:w4g128", "gptq:w4g128", "awq:w4g128", "gptq:w3g128", "sq:w8a8")
+
+    @property
+    def accepts_calibration(self) -> bool:
+        return True
+
+    @property
+    def needs_calibration(self) -> bool:
+        return self.recipe.needs_text
+
+    @property
+    def fit_name(self) -> str | None:
+        """`sweep fit` knows what a name states; the other settings of a recipe file change no size."""
+        return self.name.partition("@")[0]
