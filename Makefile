@@ -19,7 +19,7 @@ LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 WORKERS := $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-release mutants lint format peers clean
+.PHONY: demo test test-slow test-release mutants lint format peers oracle clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sweep run --preset q2-q8 --workspace $(WORKSPACE)
@@ -31,7 +31,7 @@ test-slow: $(VENV)/.installed-dev peers
 	$(PYTEST) -m slow
 
 # Claims that are checked before a release: docs/releasing.md lists them with their last results.
-test-release: $(VENV)/.installed-dev
+test-release: $(VENV)/.installed-dev oracle
 	$(PYTEST) -m release
 
 # Small faults in statistics, measurements, analysis, folds and placement, and the share that the fast tests find. A run
@@ -81,6 +81,16 @@ build/peers/bin/llama-%:
 	$(CXX) -O2 -std=c++17 -o $@ $(wildcard $(LLAMA_CPP)/tools/$*/*.cpp $(LLAMA_CPP)/tools/llama-$*/*.cpp) \
 		$(addprefix -I$(LLAMA_CPP)/,common include ggml/include vendor) -pthread \
 		-L"$$libraries" -lllama-common -lllama -lggml -lggml-base -Wl,-rpath,"$$libraries" -Wl,--disable-new-dtags
+
+# llm-compressor, in an environment of its own because it needs other versions: 1.5 GB. A release test compares with it.
+ORACLE := build/oracle-ptq/venv
+oracle: $(ORACLE)/.installed
+
+$(ORACLE)/.installed: tests/ptq/oracle-requirements.txt
+	test -d $(ORACLE) || $(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$$(sed -n 's/^torch==//p' $<)
+	$(ORACLE)/bin/pip install --quiet --requirement $<
+	touch $@
 
 clean:
 	rm -rf build mutants $(VENV)

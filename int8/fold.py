@@ -54,9 +54,10 @@ def fold_scales(layer: nn.Module, rule: FoldRule, activation: Tensor, quantized:
     """
     weights = [_weight(layer, path).float().abs().amax(0) for path in rule.consumers if path in quantized]
     if not weights:
-        return torch.ones(_channels(layer, rule), device=activation.device)
+        return torch.ones(channels(layer, rule), device=activation.device)
     weight = torch.stack(weights).amax(0)
-    return smoothing_scales(_gathered(layer, rule, activation), _gathered(layer, rule, weight), alpha)
+    highest = [readers(layer, rule, columns).amax(1) for columns in (activation, weight)]
+    return smoothing_scales(*highest, alpha)
 
 
 @torch.no_grad()
@@ -84,19 +85,20 @@ def _weight(layer: nn.Module, path: str) -> nn.Parameter:
     return layer.get_submodule(path).get_parameter("weight")
 
 
-def _channels(layer: nn.Module, rule: FoldRule) -> int:
+def channels(layer: nn.Module, rule: FoldRule) -> int:
+    """The number of the producer's output channels, which is that of the scales."""
     return len(_weight(layer, rule.producer))
 
 
-def _gathered(layer: nn.Module, rule: FoldRule, columns: Tensor) -> Tensor:
-    """Per channel of the producer, the largest of the columns that read it."""
+def readers(layer: nn.Module, rule: FoldRule, columns: Tensor) -> Tensor:
+    """The values of a consumer's columns [columns], by the channel of the producer that they read [channels, each]."""
     if rule.spread is Spread.SAME:
-        return columns
-    channels = _channels(layer, rule)
+        return columns[:, None]
+    count = channels(layer, rule)
     if rule.spread is Spread.ALL_HEADS:
-        return columns.view(-1, channels).amax(0)
+        return columns.view(-1, count).T
     width = _head_dim(layer, rule)
-    return columns.view(channels // width, -1, width).amax(1).flatten()
+    return columns.view(channels(layer, rule) // width, -1, width).transpose(1, 2).flatten(0, 1)
 
 
 def column_scales(layer: nn.Module, rule: FoldRule, scales: Tensor, columns: int) -> Tensor:
