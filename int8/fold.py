@@ -56,8 +56,8 @@ def fold_scales(layer: nn.Module, rule: FoldRule, activation: Tensor, quantized:
     if not weights:
         return torch.ones(channels(layer, rule), device=activation.device)
     weight = torch.stack(weights).amax(0)
-    highest = [readers(layer, rule, columns).amax(1) for columns in (activation, weight)]
-    return smoothing_scales(*highest, alpha)
+    x, w = (readers(layer, rule, columns).amax(1) for columns in (activation, weight))
+    return smoothing_scales(x, w, alpha)
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def readers(layer: nn.Module, rule: FoldRule, columns: Tensor) -> Tensor:
     if rule.spread is Spread.ALL_HEADS:
         return columns.view(-1, count).T
     width = _head_dim(layer, rule)
-    return columns.view(channels(layer, rule) // width, -1, width).transpose(1, 2).flatten(0, 1)
+    return columns.view(count // width, -1, width).transpose(1, 2).flatten(0, 1)
 
 
 def column_scales(layer: nn.Module, rule: FoldRule, scales: Tensor, columns: int) -> Tensor:
