@@ -47,6 +47,11 @@ class LayerInputs:
         self.n_tokens = tokens.numel()
         self._hidden = torch.cat([_recorded(decoder, part)[0] for part in tokens.split(self._batch)])
 
+    @property
+    def batches(self) -> int:
+        """The number of batches of a pass."""
+        return -(-len(self._hidden) // self._batch)
+
     def run(self, layer: nn.Module, index: int, keep: bool) -> None:
         """Run a layer (float32, on the device) over all samples; with `keep` its outputs become the next inputs."""
         began = self._steps.done

@@ -45,16 +45,18 @@ def gptq(
     settings: GptqSettings,
     where: str,
     shift: Tensor | None = None,
+    ranged: Tensor | None = None,
 ) -> GptqWeight:
     """Round a weight [rows, columns] (float32) to a grid with scales in `dtype`.
 
     `hessian` is [columns, columns], float32; neither argument is changed. `shift` (for GPTAQ) [columns, columns] is
-    2/n sum of (x_float - x) x^T. A column whose input is always 0 (a dead column) is rounded to nearest.
+    2/n sum of (x_float - x) x^T. `ranged` is the weight whose ranges the scales are made for, by default `weight`. A
+    column whose input is always 0 (a dead column) is rounded to nearest.
 
     Raises InputError that begins with `where` if H is not positive definite even with ten times the damping.
     """
     work, matrix = weight.float().clone(), hessian.float().clone()
-    scale, zero = fitted(work, grid, dtype)
+    scale, zero = fitted(work if ranged is None else ranged, grid, dtype)
     order = torch.arange(work.shape[1], device=work.device)
     if settings.order is not Order.NONE:
         order = torch.argsort(torch.diag(matrix), descending=True, stable=True)

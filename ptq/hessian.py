@@ -5,7 +5,8 @@ Linear layers that read the same tensor (Q, K and V; gate and up) share one sum.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -30,26 +31,32 @@ class InputSums:
     shift: Tensor | None = None
 
     @classmethod
-    def empty(cls, columns: int, device: torch.device, shifted: bool = False) -> InputSums:
-        square = torch.zeros(columns, columns, device=device)
+    def empty(cls, columns: int, device: torch.device) -> InputSums:
         row = torch.zeros(columns, device=device)
-        return cls(0, square, row, row.clone(), torch.zeros_like(square) if shifted else None)
+        return cls(0, torch.zeros(columns, columns, device=device), row, row.clone())
 
     def add(self, x: Tensor, unquantized: Tensor | None = None) -> None:
-        """Add inputs [..., columns]; `unquantized` are those of the float model for the same tokens."""
+        """Add inputs [..., columns]; `unquantized` are those of the unquantized model for the same tokens."""
         x = x.detach().reshape(-1, x.shape[-1]).float()
         self.tokens += len(x)
         self.second.addmm_(x.T, x)
         magnitudes = x.abs()
         self.magnitude += magnitudes.sum(0)
         self.highest = torch.maximum(self.highest, magnitudes.amax(0) if len(x) else self.highest)
-        if self.shift is not None and unquantized is not None:
+        if unquantized is not None:
+            if self.shift is None:
+                self.shift = torch.zeros_like(self.second)
             self.shift.addmm_((unquantized.reshape(x.shape).float() - x).T, x)
 
     @property
     def hessian(self) -> Tensor:
         """H [columns, columns] of the squared error of the outputs, a mean over tokens: 2 / n * sum of x x^T."""
         return self.second * (2 / max(1, self.tokens))
+
+    @property
+    def mean_shift(self) -> Tensor | None:
+        """`shift`, scaled as `hessian` is."""
+        return None if self.shift is None else self.shift * (2 / max(1, self.tokens))
 
     def divide(self, scales: Tensor) -> None:
         """Make the sums those of x / scales, after `scales` [columns] were folded into what computes x."""
@@ -70,11 +77,22 @@ class InputRecorder:
         self._layer, self._names, self._path = layer, names, path
         self._latest: tuple[str, Tensor] | None = None  # the layer that read a tensor first, and this tensor
         self._first: dict[str, str] = {}
+        self._unquantized: dict[str, Tensor] | None = None  # the inputs of the unquantized model's latest batch
+        self._is_unquantized = False
         self.sums: dict[str, InputSums] = {}
+
+    @contextmanager
+    def of_unquantized(self) -> Iterator[None]:
+        """What passes inside the block are the samples of the unquantized model; the same samples follow."""
+        self._unquantized, self._is_unquantized = {}, True
+        try:
+            yield
+        finally:
+            self._is_unquantized = False
 
     def attach(self, stack: ExitStack) -> None:
         """Attach the hooks until `stack` is closed. Sums begin at zero, also if an earlier pass was interrupted."""
-        self._latest, self._first, self.sums = None, {}, {}
+        self._latest, self._first, self.sums, self._unquantized = None, {}, {}, None
         for name in self._names:
             module = self._layer.get_submodule(name)
             hook = module.register_forward_pre_hook(lambda _, inputs, name=name: self._see(name, inputs[0]))
@@ -82,9 +100,14 @@ class InputRecorder:
         stack.callback(self._forget)
 
     def _forget(self) -> None:
-        self._latest = None
+        self._latest, self._unquantized = None, None
 
     def _see(self, name: str, x: Tensor) -> None:
+        if self._is_unquantized:
+            # Experts are left out: the router may send other tokens to them than in the quantized model.
+            if self._unquantized is not None and ".experts." not in name:
+                self._unquantized[name] = x
+            return
         shared = self._latest is not None and self._latest[1] is x
         first = self._first.setdefault(name, self._latest[0] if shared and self._latest else name)
         if first != name:
@@ -95,7 +118,7 @@ class InputRecorder:
         self._latest = name, x
         if name not in self.sums:
             self.sums[name] = InputSums.empty(x.shape[-1], x.device)
-        self.sums[name].add(x)
+        self.sums[name].add(x, None if self._unquantized is None else self._unquantized.get(name))
 
     def require_all(self) -> None:
         """Raise InputError that names a linear layer whose inputs were never seen or are not finite."""

@@ -15,11 +15,13 @@ from int8.expert_tokens import ExpertTokens
 from int8.fakequant import replace_linear
 from int8.fold import apply_fold, column_scales, fold_rules, fold_scales
 from int8.layer_inputs import LayerInputs
-from ptq.gptq import GptqSettings, gptq, layer_error
-from ptq.grid import GridWeight, round_to_nearest
+from ptq.awq import Loss, awq_scales, compared_module, output_loss
+from ptq.gptq import layer_error
 from ptq.hessian import InputRecorder, InputSums
 from ptq.linear import RoundedInputLinear
-from ptq.recipe import Inputs, PtqRecipe, Rounding
+from ptq.module_calls import ModuleCalls
+from ptq.recipe import AwqLoss, Inputs, PtqRecipe
+from ptq.rounding import QuantizedWeight, Task, round_weight
 from ptq.stages import stages
 
 Sums = dict[str, InputSums]
@@ -41,7 +43,7 @@ class LinearReport:
 class QuantizedLayer:
     """The quantized weights of a decoder layer by the paths of its linear layers, and what happened to them."""
 
-    weights: dict[str, GridWeight] = field(default_factory=dict)
+    weights: dict[str, QuantizedWeight] = field(default_factory=dict)
     reports: dict[str, LinearReport] = field(default_factory=dict)
     expert_tokens: list[int] = field(default_factory=list)
 
@@ -49,7 +51,8 @@ class QuantizedLayer:
 class LayerWork:
     """Quantizes the decoder layer `layer` (float32, on the device), in place.
 
-    `inputs` are the calibration samples before this layer, or None for methods that need none. `dtype` is the model's:
+    `inputs` are the calibration samples before this layer, or None for methods that need none; `unquantized`, for
+    GPTAQ, are the same samples in the unquantized model. `dtype` is the model's:
     weights that stay float and scales are rounded to it. Messages call the layer `path`.
     """
 
@@ -88,7 +91,7 @@ class LayerWork:
             for name in names:
                 self._round(name, sums.get(name))
         if self._inputs is not None and not floats:
-            self._pass(lambda stack: None, keep=True)
+            self._pass(lambda stack: None, lambda inputs: inputs.run(self._layer, self._index, keep=True))
         return self.result
 
     def _stages(self, sums: Sums) -> list[list[str]]:
@@ -104,11 +107,25 @@ class LayerWork:
 
     def _sums(self, names: list[str], keep: bool) -> Sums:
         recorder = InputRecorder(self._layer, names, self._path)
-        self._pass(recorder.attach, keep)
+        if self._unquantized is None:
+            self._pass(recorder.attach, lambda inputs: inputs.run(self._layer, self._index, keep))
+        else:
+            self._pass(recorder.attach, lambda inputs: self._run_both(inputs, recorder))
         recorder.require_all()
         return recorder.sums
 
-    def _pass(self, watch: Callable[[ExitStack], None], keep: bool) -> None:
+    def _run_both(self, inputs: LayerInputs, recorder: InputRecorder) -> None:
+        """Run the samples of the unquantized model and those of the quantized one in turns, batch by batch."""
+        assert self._unquantized is not None
+        kept = []
+        quantized, unquantized = (one.outputs(self._layer, self._index) for one in (inputs, self._unquantized))
+        for _ in range(inputs.batches):
+            with recorder.of_unquantized():
+                kept.append(next(unquantized).cpu())
+            next(quantized)
+        self._unquantized.replace(kept)
+
+    def _pass(self, watch: Callable[[ExitStack], None], run: Callable[[LayerInputs], None]) -> None:
         """Run all samples through the layer with hooks. On the first lack of memory, again with half the batch."""
         assert self._inputs is not None
         while True:
@@ -116,11 +133,12 @@ class LayerWork:
                 watch(stack)
                 experts = ExpertTokens(self._layer, stack)
                 try:
-                    self._inputs.run(self._layer, self._index, keep)
+                    run(self._inputs)
                     experts.show_few()
                     break
                 except torch.OutOfMemoryError as error:
-                    if not self._inputs.halve():
+                    streams = [one for one in (self._inputs, self._unquantized) if one is not None]
+                    if not [one for one in streams if one.halve()]:
                         raise self._inputs.too_large(self._path) from error
         self.result.expert_tokens = experts.counts
 
@@ -139,8 +157,22 @@ class LayerWork:
         self._round_kept()
 
     def _scales(self, rule: FoldRule, readers: list[str], sums: Sums) -> Tensor:
+        recipe = self._recipe
+        if recipe.awq:
+            loss = self._output_loss(rule) if recipe.awq_loss is AwqLoss.OUTPUT else None
+            return awq_scales(self._layer, rule, sums, recipe.grid, set(readers), self._dtype, loss=loss)
         highest = torch.stack([sums[path].highest for path in readers]).amax(0)
-        return fold_scales(self._layer, rule, highest, set(readers), self._recipe.alpha)
+        return fold_scales(self._layer, rule, highest, set(readers), recipe.alpha)
+
+    def _output_loss(self, rule: FoldRule) -> Loss:
+        """AWQ's published loss, on the first batch of the samples."""
+        calls = ModuleCalls(self._layer.get_submodule(compared_module(rule)))
+
+        def first_batch(inputs: LayerInputs) -> None:
+            next(inputs.outputs(self._layer, self._index))
+
+        self._pass(calls.attach, first_batch)
+        return output_loss(self._layer, calls.run)
 
     def _round_kept(self) -> None:
         """Round what stays float to the model's dtype, so that weights are chosen for what the file will hold."""
@@ -152,31 +184,23 @@ class LayerWork:
     def _round(self, name: str, sums: InputSums | None) -> None:
         linear = self._layer.get_submodule(name)
         weight = linear.get_parameter("weight")
-        where = f"{self._path}.{name}"
-        hessian = None if sums is None else sums.hessian
-        rounded, damped_more = self._rounded(weight.detach(), hessian, where)
-        values = rounded.dequantized().float()
-        error = None
-        if hessian is not None:
-            zero = torch.zeros_like(weight)
-            whole = layer_error(zero, weight.detach(), hessian)
-            error = layer_error(weight.detach(), values, hessian) / whole if whole else 0.0
+        rounded = round_weight(Task(weight.detach(), sums, self._recipe, self._dtype, f"{self._path}.{name}"))
+        values = rounded.weight.dequantized().float()
+        (rows, columns), tokens, error = weight.shape, 0, None
+        if sums is not None:
+            tokens, error = sums.tokens, relative_error(weight.detach(), values, sums.hessian)
         weight.data.copy_(values)
-        self.result.weights[name] = rounded
-        tokens, (rows, columns) = 0 if sums is None else sums.tokens, weight.shape
-        self.result.reports[name] = LinearReport(rows, columns, tokens, error, damped_more)
+        self.result.weights[name] = rounded.weight
+        self.result.reports[name] = LinearReport(rows, columns, tokens, error, rounded.damped_more)
         if self._recipe.activation_bits < 16:
             assert isinstance(linear, nn.Linear)
             replace_linear(self._layer, name, RoundedInputLinear(linear, self._recipe.activation_bits))
 
-    def _rounded(self, weight: Tensor, hessian: Tensor | None, where: str) -> tuple[GridWeight, bool]:
-        recipe = self._recipe
-        if recipe.rounding is Rounding.GPTQ:
-            assert hessian is not None
-            settings = GptqSettings(recipe.damp, recipe.block, recipe.order)
-            found = gptq(weight, hessian, recipe.grid, self._dtype, settings, where)
-            return found.weight, found.damped_more
-        return round_to_nearest(weight, recipe.grid, self._dtype), False
+
+def relative_error(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
+    """tr(dW H dW^T) / tr(W H W^T): the squared error of the outputs per square of the outputs; 0 if these are all 0."""
+    whole = layer_error(weight, torch.zeros_like(weight), hessian)
+    return layer_error(weight, rounded, hessian) / whole if whole else 0.0
 
 
 def named_weights(layer: nn.Module, quantized: QuantizedLayer) -> Iterator[tuple[str, Tensor]]:

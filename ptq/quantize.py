@@ -25,7 +25,7 @@ from ptq.recipe import Inputs, PtqRecipe
 from ptq.sizes import require_divisible
 
 SAMPLES, LENGTH = 128, 2048  # of the calibration text, as in the papers
-TOKENS_PER_COLUMN = 64  # tokens beyond this number per input of the widest linear layer are not read by default
+TOKENS_PER_COLUMN = 32  # tokens beyond this number per input of the widest linear layer are not read by default
 
 
 def quantize(
@@ -43,8 +43,9 @@ def quantize(
     """Quantize the checkpoint `path` by a recipe into the directory `out`, which appears complete or not at all.
 
     `count` samples of `length` tokens are cut from the text; by default SAMPLES of LENGTH, or as much as the text has
-    and the model can use: its context, and TOKENS_PER_COLUMN. Layers are quantized on `device`. `dtype` is that of scales and of weights that stay float.
-    Raises InputError for bad input, and MissingRuntime for a device that this machine lacks.
+    and the model can use: its context, and TOKENS_PER_COLUMN. Layers are quantized on `device`. `dtype` is that of
+    scales and of weights that stay float. Raises InputError for bad input, and MissingRuntime for a device that this
+    machine lacks.
     """
     require_device(device)
     model = open_model(path, dtype)
@@ -92,23 +93,25 @@ def _quantize_layers(
     files: LayerFiles,
     progress: Progress | None,
 ) -> None:
-    inputs = None
+    inputs, unquantized = None, None
     if len(tokens):
-        passes = 1 if recipe.inputs is Inputs.FLOAT else 2
+        passes = 1 + (recipe.inputs is not Inputs.FLOAT) + recipe.asymmetric_calibration
         counter = ProgressCounter(progress, passes * len(decoder.layers) * len(tokens))
         inputs = LayerInputs(decoder, tokens, device, counter)
+        if recipe.asymmetric_calibration:
+            unquantized = LayerInputs(decoder, tokens, device, counter)
     for index, layer in enumerate(decoder.layers):
         path = f"{decoder.path}.{index}"
         with in_float32(layer, device, path):
             if files.has(index):
-                floats = recipe.inputs is Inputs.FLOAT
-                if inputs is not None and floats:
-                    inputs.run(layer, index, keep=True)
+                float_inputs = inputs if recipe.inputs is Inputs.FLOAT else unquantized
+                if float_inputs is not None:
+                    float_inputs.run(layer, index, keep=True)
                 files.restore(layer, index)
-                if inputs is not None and not floats:
+                if inputs is not None and inputs is not float_inputs:
                     inputs.run(layer, index, keep=True)
             else:
-                work = LayerWork(layer, index, path, decoder.model_type, recipe, dtype, inputs)
+                work = LayerWork(layer, index, path, decoder.model_type, recipe, dtype, inputs, unquantized)
                 files.write(layer, index, work.run(), dtype)
         _release(layer)
 

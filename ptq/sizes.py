@@ -10,11 +10,8 @@ from collections.abc import Mapping
 
 from converters.errors import InputError
 from int8.recipe_sizes import LinearBytes, Quantization, RecipeSizes, linear_groups, model_sizes
-from ptq.recipe import PtqRecipe, Rounding
+from ptq.recipe import PtqRecipe
 from ptq.stored_size import stored_bytes
-
-BILLM_BITS = 3.01
-"""Bits per weight of BiLLM with its masks, about: the number of important columns follows from the data."""
 
 
 def ptq_sizes(
@@ -36,10 +33,7 @@ def quantization(recipe: PtqRecipe) -> Quantization:
     """How a recipe stores linear layers."""
 
     def bytes_of(rows: int, columns: int) -> LinearBytes:
-        if recipe.rounding is Rounding.BILLM:
-            size = int(rows * columns * BILLM_BITS / 8)
-        else:
-            size = stored_bytes(rows, columns, recipe)
+        size = stored_bytes(rows, columns, recipe)
         return LinearBytes(size, size)
 
     return Quantization(recipe.keep, bytes_of)

@@ -22,6 +22,9 @@ def has_column_groups(recipe: PtqRecipe) -> bool:
 
 def stored_bytes(rows: int, columns: int, recipe: PtqRecipe, scale_bytes: int = 2) -> int:
     """Bytes of the tensors of a weight [rows, columns], whose scales have `scale_bytes` bytes each."""
+    if recipe.rounding is Rounding.BILLM:  # two bits per weight, important columns; 4 means and 4 scales per block
+        width, blocks = -(-columns // 8), -(-columns // recipe.block)
+        return 2 * rows * width + width + 2 * 4 * rows * blocks * scale_bytes
     groups = recipe.grid.groups(columns)
     scales = rows * groups * scale_bytes
     if is_plain_int8(recipe):

@@ -3,7 +3,7 @@
 Grids with integer zero points are stored as compressed-tensors stores them
 (github.com/vllm-project/compressed-tensors): "int-quantized" holds int8 weights, "pack-quantized" packs codes of any
 number of bits into int32 words. HQQ's float zero points fit no format that other programs read; they are stored beside
-packed codes in the same way.
+packed codes in the same way. For BiLLM's binary weights see ptq.binary.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from int8.compressed_tensors import take_tensor
+from ptq.binary import BinaryWeight, layout
 from ptq.grid import GridWeight
 from ptq.packing import pack, unpack
 from ptq.recipe import PtqRecipe, Rounding
 from ptq.stored_size import has_column_groups, is_plain_int8, words
 
 
-def to_tensors(weight: GridWeight, recipe: PtqRecipe) -> dict[str, Tensor]:
+def to_tensors(weight: GridWeight | BinaryWeight, recipe: PtqRecipe) -> dict[str, Tensor]:
     """A weight's tensors: name relative to the layer's path -> tensor on the CPU."""
+    if isinstance(weight, BinaryWeight):
+        return weight.stored_tensors()
     tensors = {"weight_scale": weight.scale.cpu().contiguous()}
     if is_plain_int8(recipe):
         return tensors | {"weight": weight.codes.cpu().contiguous()}
@@ -38,7 +41,7 @@ def to_tensors(weight: GridWeight, recipe: PtqRecipe) -> dict[str, Tensor]:
 
 def from_tensors(
     tensors: dict[str, Tensor], path: str, shape: tuple[int, int], recipe: PtqRecipe, where: Path
-) -> GridWeight:
+) -> GridWeight | BinaryWeight:
     """Remove the tensors of the layer `path` (its weight has this shape) from those of a file, and return the weight.
 
     Raises InputError that names `where` if one is missing or contradicts the config.
@@ -49,6 +52,11 @@ def from_tensors(
     def take(kind: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return take_tensor(tensors, f"{path}.{kind}", where, shape, dtype)
 
+    if recipe.rounding is Rounding.BILLM:
+        dtype = tensors[f"{path}.weight_scale"].dtype
+        kinds = layout(rows, columns, recipe.block, dtype)
+        held = {kind: take(kind, *one.shape, dtype=one.dtype) for kind, one in kinds.items()}
+        return BinaryWeight.from_tensors(held, columns, recipe.block)
     scale = take("weight_scale", rows, groups)
     if is_plain_int8(recipe):
         return GridWeight(take("weight", rows, columns, dtype=torch.int8), scale, None, recipe.bits)
