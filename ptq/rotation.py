@@ -24,6 +24,7 @@ from int8.fold import fold_rules
 from int8.model import decoder_of, has_tied_head
 from int8.recipe import Fold
 from ptq.hadamard import hadamard, require_hadamard
+from ptq.hessian import InputSums
 from ptq.recipe import PtqRecipe
 
 NORMS, OUTPUTS = (Fold.NORM_QKV, Fold.NORM_GATE_UP), (Fold.V_O, Fold.UP_DOWN)
@@ -141,6 +142,18 @@ def keep_rotation(old: nn.Module, new: nn.Module) -> None:
     """Rotate the input of a module that replaces a linear layer if that of the linear layer was rotated."""
     if hasattr(old, _ROTATED):
         attach_rotations(new, [""])
+
+
+def rotate_sums(sums: InputSums) -> None:
+    """Make the sums those of the inputs after the Hadamard matrix, without another pass over the calibration text.
+
+    Magnitudes of channels do not follow from the sums before; they become NaN.
+    """
+    for held in (sums.second, sums.shift):
+        if held is not None:
+            held.copy_(hadamard(hadamard(held).T).T)
+    sums.magnitude.fill_(torch.nan)
+    sums.highest.fill_(torch.nan)
 
 
 def _rotate_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

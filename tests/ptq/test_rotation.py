@@ -20,6 +20,7 @@ from int8.architectures import ARCHITECTURES
 from int8.fakequant import replace_linear
 from int8.model import decoder_of, has_tied_head, open_model
 from ptq.hadamard import hadamard
+from ptq.hessian import InputSums
 from ptq.linear import RoundedInputLinear
 from ptq.recipe import recipe
 from ptq.rotation import (
@@ -30,6 +31,7 @@ from ptq.rotation import (
     require_rotatable,
     rotate_ends,
     rotate_layer,
+    rotate_sums,
     rotation_of,
 )
 
@@ -216,6 +218,20 @@ def test_linear_layers_that_read_a_norm_share_its_rotated_output(opened: Callabl
     assert torch.allclose(seen_inputs(model, "mlp.down_proj"), hadamard(plain[0]), atol=1e-4)
     assert torch.allclose(seen_inputs(model, "mlp.up_proj"), hadamard(plain[1]), atol=1e-4)
     assert seen[0] is seen[1] is seen[2]
+
+
+def test_sums_of_inputs_are_rotated_without_another_pass():
+    generator = torch.Generator().manual_seed(0)
+    x, unquantized = torch.randn(50, 24, generator=generator), torch.randn(50, 24, generator=generator)
+    sums, expected = (InputSums.empty(24, torch.device("cpu")) for _ in range(2))
+    sums.add(x, unquantized)
+    rotate_sums(sums)
+    expected.add(hadamard(x), hadamard(unquantized))
+    assert torch.allclose(sums.second, expected.second, atol=1e-3)
+    assert sums.shift is not None
+    assert expected.shift is not None
+    assert torch.allclose(sums.shift, expected.shift, atol=1e-3)
+    assert not torch.isfinite(sums.highest).any()
 
 
 def test_a_norm_with_weights_of_0_can_be_merged(opened: Callable[[str], PreTrainedModel]):
