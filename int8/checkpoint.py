@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from converters.atomic import make_public, sync
 from converters.checkpoint import Checkpoint, read_json
@@ -111,7 +111,7 @@ def load(path: Path) -> tuple[PreTrainedModel, Recipe]:
             tensors |= load_file(path / ATTENTION_FILE)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    model = skeleton(path)
+    model = skeleton(path, _read_config(path))
     _fill(model, recipe, tensors, path)
     attach_attention(model, recipe)
     return model.eval(), recipe
@@ -175,11 +175,18 @@ def _stored(model: PreTrainedModel, recipe: Recipe) -> Iterator[tuple[str, Tenso
                 yield f"{path}.{name}", tensor
 
 
-def skeleton(path: Path) -> PreTrainedModel:
-    """The model that the config in a directory describes, without weights, with separate experts. Raises InputError."""
+def _read_config(path: Path) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         del config.quantization_config
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
+    return config
+
+
+def skeleton(path: Path, config: PretrainedConfig) -> PreTrainedModel:
+    """The model that the config of `path` describes, without weights, with separate experts. Raises InputError."""
+    try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:

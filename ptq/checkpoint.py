@@ -9,12 +9,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
 from int8.checkpoint import skeleton
-from ptq.layer_files import REPORT_FILE, fill
+from int8.model import decoder_of
+from ptq.layer_files import OWN_TYPE, REPORT_FILE, attach_online, fill
 from ptq.recipe import PtqRecipe, from_json
 
 
@@ -71,6 +72,16 @@ def read_summary(path: Path) -> Summary:
     )
 
 
+def _config(path: Path) -> PretrainedConfig:
+    """The config, with the model type that transformers knows."""
+    table = read_json(path / "config.json")
+    table.pop("quantization_config", None)
+    try:
+        return AutoConfig.for_model(str(table.pop("model_type", "")).removeprefix(OWN_TYPE), **table)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
+
+
 def load(path: Path) -> tuple[PreTrainedModel, PtqRecipe]:
     """A quantized checkpoint with dequantized weights on the CPU, with transformers' interface; and its recipe.
 
@@ -84,7 +95,10 @@ def load(path: Path) -> tuple[PreTrainedModel, PtqRecipe]:
         tensors = {name: tensor for file in sorted(files) for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    model = skeleton(path)
+    model = skeleton(path, _config(path))
+    decoder = decoder_of(model)
+    for layer in decoder.layers:
+        attach_online(layer, decoder.model_type, recipe)
     fill(model, "", tensors, recipe, path)
     try:
         left = model.load_state_dict(tensors, strict=False, assign=True)

@@ -36,10 +36,10 @@ class GridWeight:
     bits: int
     column_groups: Tensor | None = None
 
-    def dequantized(self) -> Tensor:
-        """The weight [rows, columns] in the dtype of the scales."""
+    def dequantized(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The weight [rows, columns] in `dtype`, by default that of the scales."""
         scale, zero = self._per_column(self.scale), None if self.zero is None else self._per_column(self.zero)
-        return values(self.codes, scale, zero)
+        return values(self.codes, scale, zero, dtype)
 
     def _per_column(self, grouped: Tensor) -> Tensor:
         if self.column_groups is not None:
@@ -88,10 +88,10 @@ def codes(weight: Tensor, scale: Tensor, zero: Tensor | None, bits: int) -> Tens
     return torch.round(place).clamp(*limits(bits))
 
 
-def values(q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """The values of codes, in the dtype of the scales."""
+def values(q: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+    """The values of codes, in `dtype`, by default that of the scales."""
     exact = q.float() if zero is None else q.float() - zero.float()
-    return (exact * scale.float()).to(scale.dtype)
+    return (exact * scale.float()).to(dtype or scale.dtype)
 
 
 def fitted(weight: Tensor, grid: Grid, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -21,8 +21,10 @@ from ptq.hessian import InputRecorder, InputSums
 from ptq.linear import RoundedInputLinear
 from ptq.module_calls import ModuleCalls
 from ptq.recipe import AwqLoss, Inputs, PtqRecipe
+from ptq.rotation import Rotation, keep_rotation, rotate_layer, rotate_sums, rotation_of
 from ptq.rounding import QuantizedWeight, Task, round_weight
 from ptq.stages import stages
+from ptq.stored_weight import values_in_model
 
 Sums = dict[str, InputSums]
 
@@ -85,6 +87,10 @@ class LayerWork:
         if self._inputs is not None:
             sums = self._sums(self._linears, keep=floats)
             self._fold(sums)
+            if rotation_of(self._recipe) is Rotation.INPUTS:
+                rotate_layer(self._layer, self._model_type, Rotation.INPUTS)
+                for one in {id(one): one for one in sums.values()}.values():
+                    rotate_sums(one)
         for number, names in enumerate(self._stages(sums)):
             if number:
                 sums = self._sums(names, keep=False)
@@ -185,7 +191,7 @@ class LayerWork:
         linear = self._layer.get_submodule(name)
         weight = linear.get_parameter("weight")
         rounded = round_weight(Task(weight.detach(), sums, self._recipe, self._dtype, f"{self._path}.{name}"))
-        values = rounded.weight.dequantized().float()
+        values = values_in_model(rounded.weight, self._recipe).float()
         (rows, columns), tokens, error = weight.shape, 0, None
         if sums is not None:
             tokens, error = sums.tokens, relative_error(weight.detach(), values, sums.hessian)
@@ -194,7 +200,9 @@ class LayerWork:
         self.result.reports[name] = LinearReport(rows, columns, tokens, error, rounded.damped_more)
         if self._recipe.activation_bits < 16:
             assert isinstance(linear, nn.Linear)
-            replace_linear(self._layer, name, RoundedInputLinear(linear, self._recipe.activation_bits))
+            rounding_input = RoundedInputLinear(linear, self._recipe.activation_bits)
+            keep_rotation(linear, rounding_input)
+            replace_linear(self._layer, name, rounding_input)
 
 
 def relative_error(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:

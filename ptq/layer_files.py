@@ -21,14 +21,17 @@ from transformers import PreTrainedModel
 from converters.atomic import AtomicFile, make_public, sync
 from converters.errors import InputError
 from int8.fakequant import replace_linear
-from int8.model import has_tied_head
+from int8.model import Decoder, has_tied_head
 from ptq.layer import QuantizedLayer, named_weights
 from ptq.linear import RoundedInputLinear
 from ptq.recipe import PtqRecipe
+from ptq.rotation import attach_rotations, keep_rotation, online_modules, rotation_of
 from ptq.stored_size import quantization_config
-from ptq.stored_weight import from_tensors, to_tensors
+from ptq.stored_weight import from_tensors, to_tensors, values_in_model
 
 REPORT_FILE, INDEX_FILE = "ptq.json", "model.safetensors.index.json"
+OWN_TYPE = "bitsweep-"
+"""Before the model type in config.json if no other program can read the weights, so that they all refuse to."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,11 @@ class Calibration:
 
 
 class LayerFiles:
-    """The files of a model's quantized layers in `directory`; `path` is that of the layers in the model."""
+    """The files of a model's quantized layers in `directory`."""
 
-    def __init__(self, directory: Path, recipe: PtqRecipe, path: str, layers: int) -> None:
-        self._directory, self._recipe, self._path, self._layers = directory, recipe, path, layers
+    def __init__(self, directory: Path, recipe: PtqRecipe, decoder: Decoder) -> None:
+        self._directory, self._recipe, self._decoder = directory, recipe, decoder
+        self._path, self._layers = decoder.path, len(decoder.layers)
 
     def has(self, index: int) -> bool:
         """Whether this layer was written completely."""
@@ -67,6 +71,7 @@ class LayerFiles:
     def restore(self, layer: nn.Module, index: int) -> None:
         """Give a float layer the weights of the written one."""
         tensors, prefix = load_file(self._file(index)), f"{self._path}.{index}."
+        attach_online(layer, self._decoder.model_type, self._recipe)
         fill(layer, prefix, tensors, self._recipe, self._directory)
         for name, parameter in layer.named_parameters():
             if f"{prefix}{name}" in tensors:
@@ -109,7 +114,9 @@ class LayerFiles:
         for table in (config, config.get("text_config") or {}):
             if "tie_word_embeddings" in table:
                 table["tie_word_embeddings"] = has_tied_head(model)
-        return {**config, "quantization_config": quantization_config(self._recipe, kept)}
+        if self._recipe.packed:
+            return {**config, "quantization_config": quantization_config(self._recipe, kept)}
+        return {**config, "model_type": f"{OWN_TYPE}{config['model_type']}"}
 
     def _save(self, tensors: dict[str, Tensor], index: int) -> None:
         path = self._file(index)
@@ -146,10 +153,19 @@ def fill(module: nn.Module, prefix: str, tensors: dict[str, Tensor], recipe: Ptq
         if f"{path}.weight_scale" not in tensors:
             continue
         shape = linear.out_features, linear.in_features
-        values = from_tensors(tensors, path, shape, recipe, where).dequantized()
+        values = values_in_model(from_tensors(tensors, path, shape, recipe, where), recipe)
         if linear.weight.is_meta:
             linear.weight = nn.Parameter(values, requires_grad=False)
         else:
             linear.weight.data.copy_(values)
         if recipe.activation_bits < 16:
-            replace_linear(module, name, RoundedInputLinear(linear, recipe.activation_bits))
+            rounding_input = RoundedInputLinear(linear, recipe.activation_bits)
+            keep_rotation(linear, rounding_input)
+            replace_linear(module, name, rounding_input)
+
+
+def attach_online(layer: nn.Module, model_type: str, recipe: PtqRecipe) -> None:
+    """Let a float layer rotate, while it runs, what the recipe rotates then. Before `fill`, which keeps rotations."""
+    rotation = rotation_of(recipe)
+    if rotation is not None:
+        attach_rotations(layer, online_modules(layer, model_type, rotation))

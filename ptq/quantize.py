@@ -22,6 +22,7 @@ from int8.tokenizer import copy_tokenizer
 from ptq.layer import LayerWork
 from ptq.layer_files import Calibration, LayerFiles
 from ptq.recipe import Inputs, PtqRecipe
+from ptq.rotation import Rotation, require_rotatable, rotate_ends, rotate_layer, rotation_of
 from ptq.sizes import require_divisible
 
 SAMPLES, LENGTH = 128, 2048  # of the calibration text, as in the papers
@@ -59,8 +60,14 @@ def quantize(
         calibration = Calibration(text.name, *tokens.shape)
     with Checkpoint.open(path) as checkpoint:
         key = _key(recipe, checkpoint.fingerprint, tokens, str(model.dtype))
+    rotation = rotation_of(recipe)
+    if rotation is not None:
+        for index, layer in enumerate(decoder.layers):
+            require_rotatable(layer, f"{decoder.path}.{index}", decoder.model_type, rotation)
+    if rotation is Rotation.RESIDUAL:
+        rotate_ends(model)
     with resumable_directory(out, key) as directory:
-        files = LayerFiles(directory, recipe, decoder.path, len(decoder.layers))
+        files = LayerFiles(directory, recipe, decoder)
         _quantize_layers(decoder, recipe, tokens, torch.device(device), model.dtype, files, progress)
         files.finish(model, calibration)
         copy_tokenizer(path, directory)
@@ -103,6 +110,8 @@ def _quantize_layers(
     for index, layer in enumerate(decoder.layers):
         path = f"{decoder.path}.{index}"
         with in_float32(layer, device, path):
+            if rotation_of(recipe) is Rotation.RESIDUAL:  # its inputs are rotated already
+                rotate_layer(layer, decoder.model_type, Rotation.RESIDUAL)
             if files.has(index):
                 float_inputs = inputs if recipe.inputs is Inputs.FLOAT else unquantized
                 if float_inputs is not None:

@@ -136,6 +136,11 @@ class PtqRecipe:
         integers = self.rounding in (Rounding.RTN, Rounding.GPTQ)
         return integers and not self.rotate and self.embedding_bits == 16
 
+    @property
+    def unties_head(self) -> bool:
+        """Whether the head gets weights of its own: a rotation of the residual stream merges the final norm into it."""
+        return self.rotate and not (self.smooth or self.awq)
+
     def keeps(self, module: str) -> bool:
         """Whether the linear layer with this path in the model stays float."""
         return any(fnmatchcase(module, pattern) for pattern in self.keep)
@@ -274,6 +279,8 @@ def _check(given: PtqRecipe, where: str) -> None:
         raise InputError(f"{where}: sq and awq both choose the scales of the same channels; use one of them")
     if not 0 <= given.alpha <= 1:
         raise InputError(f"{where}: 'alpha' is {given.alpha}; it must be from 0 to 1")
+    if given.asymmetric_calibration and given.inputs is not Inputs.LAYER:
+        raise InputError(f"{where}: 'inputs' is '{given.inputs}', but GPTAQ (+a) needs 'layer'")
     if not 0 < given.damp < 1:
         raise InputError(f"{where}: 'damp' is {given.damp}; it must be above 0 and below 1")
     if given.block < 1:

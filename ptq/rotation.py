@@ -43,7 +43,7 @@ def rotation_of(recipe: PtqRecipe) -> Rotation | None:
     """The rotation of a recipe."""
     if not recipe.rotate:
         return None
-    return Rotation.INPUTS if recipe.smooth or recipe.awq else Rotation.RESIDUAL
+    return Rotation.RESIDUAL if recipe.unties_head else Rotation.INPUTS
 
 
 def require_rotatable(layer: nn.Module, path: str, model_type: str, rotation: Rotation) -> None:

@@ -26,6 +26,9 @@ def ptq_sizes(
 
     `loaded` is the memory of a program that computes with the stored weights, as vLLM does.
     """
+    if tied and recipe.unties_head:
+        parameters = {**parameters, "lm_head.weight": parameters["model.embed_tokens.weight"]}
+        tied = False
     return model_sizes(parameters, quantization(recipe), model_type, tied=tied, experts_used=experts_used)
 
 

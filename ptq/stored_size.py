@@ -43,13 +43,10 @@ def words(values: int, bits: int) -> int:
 
 
 def quantization_config(recipe: PtqRecipe, ignored: list[str]) -> dict[str, Any]:
-    """The entry `quantization_config` of config.json; `ignored` are the paths of the linear layers that stay float.
+    """The entry `quantization_config` of config.json for compressed-tensors, if the recipe's result is `packed`.
 
-    For a result that compressed-tensors has no format for, the entry names bitsweep as the method, so that other
-    programs refuse the directory instead of reading it as something else.
+    `ignored` are the paths of the linear layers that stay float.
     """
-    if not recipe.packed:
-        return {"quant_method": "bitsweep", "variant": recipe.name, "ignore": ignored}
     form = "int-quantized" if is_plain_int8(recipe) else "pack-quantized"
     dynamic = {"num_bits": recipe.activation_bits, "type": "int", "symmetric": True, "strategy": "token"}
     weights = {

@@ -70,3 +70,14 @@ def from_tensors(
         zero = unpack(packed.T, recipe.bits, rows).T.contiguous()
     order = take("weight_g_idx", columns, dtype=torch.int32) if has_column_groups(recipe) else None
     return GridWeight(codes, scale, zero, recipe.bits, order)
+
+
+def values_in_model(weight: GridWeight | BinaryWeight, recipe: PtqRecipe) -> Tensor:
+    """The values [rows, columns] that a model computes with.
+
+    Beside float activations these are dequantized to the dtype of the scales. With rounded activations a program
+    multiplies integers and then the scales, so that values are not rounded: they are in float32.
+    """
+    if recipe.activation_bits < 16 and isinstance(weight, GridWeight):
+        return weight.dequantized(torch.float32)
+    return weight.dequantized()
