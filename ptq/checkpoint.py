@@ -15,6 +15,7 @@ from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
 from int8.checkpoint import skeleton
 from int8.model import decoder_of
+from ptq.ends import fill_ends
 from ptq.layer_files import OWN_TYPE, REPORT_FILE, attach_online, fill
 from ptq.recipe import PtqRecipe, from_json
 
@@ -60,9 +61,12 @@ def read_summary(path: Path) -> Summary:
     linears = [one for layer in report["layers"].values() for one in layer["linears"].values()]
     with Checkpoint.open(path) as checkpoint:
         tensors = list(checkpoint.tensors.values())
-    quantized = {f"{layer}.{name}." for layer, one in report["layers"].items() for name in one["linears"]}
-    floats = [tensor for tensor in tensors if tensor.name.rpartition(".")[0] + "." not in quantized]
-    weights = sum(one["rows"] * one["columns"] for one in linears) + sum(math.prod(tensor.shape) for tensor in floats)
+    quantized = {f"{layer}.{name}" for layer, one in report["layers"].items() for name in one["linears"]}
+    weights = sum(one["rows"] * one["columns"] for one in linears)
+    for tensor in tensors:
+        module, _, kind = tensor.name.rpartition(".")
+        if module not in quantized and kind not in ("weight_scale", "weight_shape"):
+            weights += math.prod(tensor.shape) * (4 if kind == "weight_packed" else 1)  # embeddings of 8 bits
     errors = [one["error"] for one in linears if one["error"] is not None]
     return Summary(
         file_bytes=sum(file.stat().st_size for file in sorted(path.glob("*.safetensors"))),
@@ -96,6 +100,7 @@ def load(path: Path) -> tuple[PreTrainedModel, PtqRecipe]:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     model = skeleton(path, _config(path))
+    fill_ends(model, tensors, recipe, path)
     decoder = decoder_of(model)
     for layer in decoder.layers:
         attach_online(layer, decoder.model_type, recipe)

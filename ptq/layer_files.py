@@ -22,6 +22,8 @@ from converters.atomic import AtomicFile, make_public, sync
 from converters.errors import InputError
 from int8.fakequant import replace_linear
 from int8.model import Decoder, has_tied_head
+from ptq.ends import end_tensors
+from ptq.grid import GridWeight
 from ptq.layer import QuantizedLayer, named_weights
 from ptq.linear import RoundedInputLinear
 from ptq.recipe import PtqRecipe
@@ -77,15 +79,18 @@ class LayerFiles:
             if f"{prefix}{name}" in tensors:
                 parameter.data.copy_(tensors[f"{prefix}{name}"])
 
-    def finish(self, model: PreTrainedModel, calibration: Calibration) -> None:
-        """Write everything that is not in the layers, the config and the report. Raises InputError."""
+    def finish(self, model: PreTrainedModel, ends: Mapping[str, GridWeight], calibration: Calibration) -> None:
+        """Write everything that is not in the layers, the config and the report. Raises InputError.
+
+        `ends` are the rounded embeddings and head by their paths; others are written as they are.
+        """
         tied = set(model.all_tied_weights_keys) if has_tied_head(model) else set()
         rest = {
             name: parameter.data.contiguous()
             for name, parameter in model.named_parameters()
-            if not parameter.is_meta and name not in tied
+            if not parameter.is_meta and name not in tied and name.removesuffix(".weight") not in ends
         }
-        self._save(rest, self._layers)
+        self._save({**rest, **end_tensors(ends)}, self._layers)
         places, size = {}, 0
         for index in range(self._layers + 1):
             for name, tensor in load_file(self._file(index)).items():

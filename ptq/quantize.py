@@ -19,6 +19,7 @@ from int8.layer_inputs import LayerInputs, Progress, ProgressCounter, in_float32
 from int8.model import Decoder, decoder_of, open_model
 from int8.quantize_model import CalibrationText, calibration_tokens, require_device
 from int8.tokenizer import copy_tokenizer
+from ptq.ends import round_ends
 from ptq.layer import LayerWork
 from ptq.layer_files import Calibration, LayerFiles
 from ptq.recipe import Inputs, PtqRecipe
@@ -66,10 +67,11 @@ def quantize(
             require_rotatable(layer, f"{decoder.path}.{index}", decoder.model_type, rotation)
     if rotation is Rotation.RESIDUAL:
         rotate_ends(model)
+    ends = round_ends(model, recipe)
     with resumable_directory(out, key) as directory:
         files = LayerFiles(directory, recipe, decoder)
         _quantize_layers(decoder, recipe, tokens, torch.device(device), model.dtype, files, progress)
-        files.finish(model, calibration)
+        files.finish(model, ends, calibration)
         copy_tokenizer(path, directory)
 
 

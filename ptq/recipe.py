@@ -150,6 +150,9 @@ class PtqRecipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
+ENDS = PtqRecipe("embeddings and head", bits=8, group=32, symmetric=True)
+"""How embeddings and head are rounded with `embedding_bits` 8: 8.5 bits per weight."""
+
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "sq": {"smooth": True, "symmetric": True},
     "awq": {"awq": True},

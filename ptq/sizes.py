@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from converters.errors import InputError
-from int8.recipe_sizes import LinearBytes, Quantization, RecipeSizes, linear_groups, model_sizes
-from ptq.recipe import PtqRecipe
+from int8.recipe_sizes import FLOAT_BYTES, LinearBytes, Quantization, RecipeSizes, linear_groups, model_sizes
+from ptq.recipe import ENDS, PtqRecipe
 from ptq.stored_size import stored_bytes
 
 
@@ -29,7 +29,14 @@ def ptq_sizes(
     if tied and recipe.unties_head:
         parameters = {**parameters, "lm_head.weight": parameters["model.embed_tokens.weight"]}
         tied = False
-    return model_sizes(parameters, quantization(recipe), model_type, tied=tied, experts_used=experts_used)
+    sizes = model_sizes(parameters, quantization(recipe), model_type, tied=tied, experts_used=experts_used)
+    if recipe.embedding_bits < 16:
+        for name in ("model.embed_tokens.weight",) if tied else ("model.embed_tokens.weight", "lm_head.weight"):
+            rows, columns = parameters[name]
+            saved = stored_bytes(rows, columns, ENDS) - FLOAT_BYTES * rows * columns
+            read = tied or name == "lm_head.weight"  # a token reads only one row of the embeddings
+            sizes += RecipeSizes(file=saved, loaded=saved, active=saved if read else 0)
+    return sizes
 
 
 def quantization(recipe: PtqRecipe) -> Quantization:

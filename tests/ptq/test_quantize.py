@@ -26,7 +26,7 @@ from ptq.grid import round_to_nearest
 from ptq.layer import LayerWork
 from ptq.linear import RoundedInputLinear, rounded_tokens
 from ptq.quantize import quantize
-from ptq.recipe import recipe
+from ptq.recipe import Grid, recipe
 from ptq.sizes import ptq_sizes
 
 FAMILIES = ("qwen3moe", "qwen3next", "qwen35", "qwen35moe")
@@ -157,6 +157,28 @@ def test_every_linear_layer_of_every_family_is_quantized_and_counted(family: str
 
 def experts_per_token(model: Path) -> int:
     return int(json.loads((model / "config.json").read_text())["num_experts_per_tok"])
+
+
+@pytest.mark.parametrize("base", ["rtn:w4g16", "rot+rtn:w4", "gptq:w4g16"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_and_head_of_8_bits_are_stored_read_and_counted(base: str, tied: bool, tmp_path: Path):
+    model = make_checkpoint(tmp_path / "model", **SMALL, tie_word_embeddings=tied)
+    file = tmp_path / "mine.toml"
+    file.write_text(f'base = "{base}"\nembedding_bits = 8\n')
+    chosen = recipe(f"ptq:{file}")
+    out = tmp_path / "out"
+    quantize(model, chosen, TEXT, out, count=4, length=32)
+    read, _ = load(out)
+    original = open_model(model).model.embed_tokens.weight
+    if base != "rot+rtn:w4":
+        expected = round_to_nearest(original.float(), Grid(8, 32, symmetric=True), torch.bfloat16).dequantized()
+        assert torch.equal(read.model.embed_tokens.weight, expected)
+    own_head = not tied or base == "rot+rtn:w4"
+    assert (read.lm_head.weight is read.model.embed_tokens.weight) != own_head
+    shapes = {name: tuple(parameter.shape) for name, parameter in open_model(model).named_parameters()}
+    sizes = ptq_sizes(shapes, chosen, "qwen3", tied=tied, experts_used=1)
+    assert sum(tensor.nbytes for one in out.glob("*.safetensors") for tensor in load_file(one).values()) == sizes.file
+    assert read_summary(out).bits_per_weight == pytest.approx(8 * sizes.file / sizes.weights)
 
 
 def test_gptq_is_nearer_to_the_float_model_than_plain_rounding(dense: Path, tmp_path: Path):
