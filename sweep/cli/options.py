@@ -139,7 +139,7 @@ _CHOICE = (
         "preset",
         str,
         "The list of variants to compare: a name from `sweep presets`, or a TOML file, which may also set tasks, "
-        "limit and ctx.",
+        "limit, ctx and window.",
         default="q2-q8",
         metavar="NAME|FILE",
     ),
@@ -271,7 +271,7 @@ _STRIDE = _option(
 )
 _RUN_TEXT = (
     Option("perplexity", Path | None, common.perplexity("perplexity and KL divergence")),
-    Option("window", int | None, common.window(None, "512, or as in the --reference file")),
+    Option("window", int | None, common.window(None, "512, or as in the preset or the --reference file")),
     _STRIDE,
     Option("parse_special", bool, common.PARSE_SPECIAL),
 )

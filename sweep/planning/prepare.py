@@ -80,6 +80,8 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     if isinstance(reference, str):
         _require_baseline(reference, parsed)
     model = resolve(request.model, say, planned=request.dry_run)
+    if request.window is None and file is None:
+        request = replace(request, window=_preset_window(chosen, model, say))
     layers, exported = request.ngl, parsed[0].exported_quant
     needs_placement = layers is None and devices.placement().gpu_layers and exported is not None and file is None
     if automatic or needs_placement:
@@ -315,6 +317,17 @@ def _context(option: int | None, model: ResolvedModel) -> int:
     if option is not None and option > model.context:
         raise InputError(f"--ctx {option} is more than the {model.context} tokens that {model.name} was trained for")
     return option or min(DEFAULT_CONTEXT, model.context)
+
+
+def _preset_window(chosen: preset.Preset, model: ResolvedModel, say: Callable[[str], None]) -> int | None:
+    """The preset's window; None, which means the default, if it names none or one that the model has no context for."""
+    if chosen.window is None or chosen.window <= model.context:
+        return chosen.window
+    say(
+        f"preset {chosen.name}: its window of {chosen.window} tokens is more than the {model.context} tokens that "
+        f"{model.name} was trained for; the window has {Settings.window} tokens"
+    )
+    return None
 
 
 def _window(option: int | None, file: ReferenceFile | None, model: ResolvedModel, *, measures_text: bool) -> int:

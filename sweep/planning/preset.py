@@ -19,12 +19,13 @@ _KEYS: dict[str, type] = {
     "tasks": list,
     "limit": int,
     "ctx": int,
+    "window": int,
 }
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The content of a preset's TOML file. `tasks`, `limit` and `ctx` are None if the model's defaults apply."""
+    """The content of a preset's TOML file. `tasks`, `limit`, `ctx` and `window` are None if the defaults apply."""
 
     name: str
     title: str
@@ -33,6 +34,7 @@ class Preset:
     tasks: tuple[str, ...] | None = None
     limit: int | None = None
     ctx: int | None = None
+    window: int | None = None
 
 
 def load(name: str) -> Preset:
@@ -73,6 +75,7 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
         tasks=tuple(table["tasks"]) if "tasks" in table else None,
         limit=table.get("limit"),
         ctx=table.get("ctx"),
+        window=table.get("window"),
     )
 
 
@@ -86,4 +89,5 @@ def as_toml(preset: Preset) -> str:
     rows += [("tasks", list(preset.tasks))] if preset.tasks is not None else []
     rows += [("limit", preset.limit)] if preset.limit is not None else []
     rows += [("ctx", preset.ctx)] if preset.ctx is not None else []
+    rows += [("window", preset.window)] if preset.window is not None else []
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows)

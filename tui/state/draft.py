@@ -56,7 +56,7 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save: variants, tasks, limit and context. Raises InputError for an invalid number."""
+        """As a preset to save: variants, tasks, limit, context and window. Raises InputError for an invalid number."""
         typed = self.typed_value("reference")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
         tasks = tuple(task.strip() for task in self.typed_value("tasks").split(",") if task.strip())
@@ -68,6 +68,7 @@ class Draft:
             tasks=tasks or None,
             limit=self._number("limit"),
             ctx=self._number("ctx"),
+            window=self._number("window"),
         )
 
     def _number(self, name: str) -> int | None:
@@ -79,7 +80,7 @@ class Draft:
 
 def preset_fields(preset: Preset) -> dict[str, str]:
     """The fields of a Draft that a preset sets, as text."""
-    fields = {"tasks": ",".join(preset.tasks or ()), "limit": preset.limit, "ctx": preset.ctx}
+    fields = {"tasks": ",".join(preset.tasks or ()), "limit": preset.limit, "ctx": preset.ctx, "window": preset.window}
     return {name: str(value or "") for name, value in fields.items()}
 
 
