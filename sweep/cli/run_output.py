@@ -35,10 +35,12 @@ def show_results(
 ) -> Exit:
     """Write the HTML report and print the records; the exit code says whether a job failed or was cancelled."""
     from sweep.analysis.advice import to_json as advice_to_json
+    from sweep.analysis.ptq_study import study_comparison
     from sweep.analysis.run_commands import model_as_typed
     from sweep.report.advice import command_lines
     from sweep.report.csv_json import finite
     from sweep.report.html import write_html
+    from sweep.report.ptq_study import render_study
     from sweep.report.results_table import render_table
 
     with Store(workspace.database) as store:
@@ -54,6 +56,9 @@ def show_results(
     else:
         choice = advice if len(plan.variants) > 1 else None  # with a single variant there is nothing to choose
         output.show(render_table(rows, output.data.width, choice))
+        study = study_comparison(plan.model, rows)
+        if study is not None:
+            output.show(render_study(study, output.data.width))
         if output.format is not Format.QUIET and choice is not None:
             for line in command_lines(choice):
                 output.show(escape(line))

@@ -17,12 +17,14 @@ from sweep import format as fmt
 from sweep.analysis import figures, pareto_sets
 from sweep.analysis.advice import Advice
 from sweep.analysis.plots import Measure, costs, measures, points
+from sweep.analysis.ptq_study import study_comparison
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.report.advice import alternative, alternatives
 from sweep.report.axes import positive
 from sweep.report.html_tables import differences_table, fidelity_table, per_bit_table, tasks_table
+from sweep.report.ptq_study import study_table
 from sweep.report.svg import ScatterPlot, scatter
 
 ANOTHER_FILE = "choose another --html FILE"
@@ -53,7 +55,7 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], advic
     model, run, chosen = settings.get("model"), settings.get("run"), advice.variant
     pareto, judged_by = pareto_sets.set_for_tables(rows)
     tests = figures.task_tests(rows)
-    sentence = fmt.plain(advice.reason)
+    sentence, study = fmt.plain(advice.reason), study_comparison(advice.model, rows)
     return render(
         "sweep.html",
         title=f"{fmt.plain(model)}: which variant to run" if model else "Which variant to run",
@@ -76,6 +78,8 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], advic
         recovered=len(figures.mean_recovery(rows)) > 1,
         plots=[figure for measure in measures(rows) if (figure := _figure(rows, measure, chosen)).drawn],
         per_bit=per_bit_table(rows),
+        study=None if study is None else study_table(study),
+        study_notes=() if study is None else study.notes,
         failures=[record for record in rows if record.status != "ok" or record.error],
     )
 
