@@ -206,6 +206,8 @@ class Record:
       with the most bits per weight.
     - `figures`: the figures of added measurements by name.
     - `implausible`: what of its figures quantization does not usually explain, in words (see results.plausibility).
+    - `worse_than_rounding`: the variant that rounds plainly to the same bits and groups, if its KL divergence is
+      significantly lower (see results.plain_rounding).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
       compare any two variants. They are not part of the JSON.
     """
@@ -229,6 +231,7 @@ class Record:
     figures: dict[str, Value] = field(default_factory=dict)
     implausible: tuple[str, ...] = ()
     unfinished: dict[str, str] = field(default_factory=dict)
+    worse_than_rounding: str | None = None
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

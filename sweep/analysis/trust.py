@@ -17,6 +17,7 @@ def trust_notes(records: Sequence[Record]) -> list[str]:
     """Zero or more notes, the most important first."""
     notes = [
         _implausible(records),
+        _worse_than_rounding(records),
         _unstable(records),
         _perplexity(records),
         *_noise(records),
@@ -39,6 +40,24 @@ def _implausible(records: Sequence[Record]) -> str:
         f"{'; '.join(found)}. Likely causes: another tokenizer than the reference's, a reference of another model or "
         "text, a damaged file, a model that the engine computes wrongly, or a type for ternary weights (TQ1_0, TQ2_0) "
         "on other weights."
+    )
+
+
+def _worse_than_rounding(records: Sequence[Record]) -> str:
+    """A note on methods that lose more than rounding to the nearest value does."""
+    found = [
+        f"{fmt.plain(record.variant)} (KL divergence {fmt.small(own)}, {fmt.plain(plain.variant)} {fmt.small(other)})"
+        for record in records
+        for plain in records
+        if plain.variant == record.worse_than_rounding
+        if (own := _kld(record)) is not None and (other := _kld(plain)) is not None
+    ]
+    if not found:
+        return ""
+    return (
+        f"Worse than plain rounding: {_listed(found)}. The 95 % intervals of the differences, paired by window, "
+        "exclude 0. Do not use these variants: rounding to the nearest value with the same bits and groups loses less, "
+        "and needs no calibration."
     )
 
 

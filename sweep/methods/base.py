@@ -89,6 +89,12 @@ class Variant(ABC):
         return {}
 
     @classmethod
+    def plain_rounding(cls, name: str, variants: Sequence[str]) -> str | None:
+        """The one of `variants` that rounds weights to the nearest value with the same bits as the variant `name`;
+        None if there is none, or if the method has no such variants."""
+        return None
+
+    @classmethod
     def require_model(cls, variants: Sequence[Self], path: Path) -> None:
         """Raises InputError if the variants cannot be made from the model at `path`."""
         return

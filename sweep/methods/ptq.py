@@ -62,6 +62,20 @@ class Ptq(TorchVariant):
     def suggested_names(cls) -> tuple[str, ...]:
         return ("rtn:w4g128", "gptq:w4g128", "awq:w4g128", "gptq:w3g128", "sq:w8a8")
 
+    @classmethod
+    def plain_rounding(cls, name: str, variants: Sequence[str]) -> str | None:
+        own = _stated(name)
+        alike = [
+            other
+            for other in variants
+            if other.startswith("rtn:")
+            and (found := _stated(other)).activation_bits == own.activation_bits
+            and (found.bits, found.group) == (own.bits, own.group)
+        ]
+        # of a symmetric and an asymmetric grid, the variant's own; a recipe file may change what a name states
+        alike.sort(key=lambda other: ("@" in other, _stated(other).symmetric != own.symmetric))
+        return alike[0] if alike else None
+
     @property
     def accepts_calibration(self) -> bool:
         return True
@@ -74,3 +88,8 @@ class Ptq(TorchVariant):
     def fit_name(self) -> str | None:
         """`sweep fit` knows what a name states; the other settings of a recipe file change no size."""
         return self.name.partition("@")[0]
+
+
+def _stated(name: str) -> PtqRecipe:
+    """What a variant's name states. The other settings of a recipe file are not part of it."""
+    return ptq_recipe(name.partition("@")[0])

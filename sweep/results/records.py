@@ -25,6 +25,7 @@ from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
 from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
 from sweep.results import paired_items
+from sweep.results.plain_rounding import with_plain_rounding
 from sweep.results.plan import Plan
 from sweep.results.plausibility import with_doubts
 from sweep.results.speed_again import second_cells
@@ -37,7 +38,7 @@ def records(plan: Plan, store: Store) -> list[Record]:
     """A record for every variant of the plan, in the plan's order. Figures that are not measured (yet) are None."""
     run = _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
     rows = _with_second_speeds([_record(variant, run) for variant in plan.variants], run)
-    return with_steadiness(with_doubts(_holm(rows)))
+    return with_steadiness(with_plain_rounding(with_doubts(_holm(rows))))
 
 
 @dataclass(frozen=True)
