@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from converters.errors import InputError
-from ptq.recipe import AwqLoss, Order, PtqRecipe, Rounding, from_json, recipe
+from ptq.recipe import AwqLoss, Order, PtqRecipe, Rounding, from_json, from_table, recipe
 
 NAMES = {
     "rtn:w4": PtqRecipe("rtn:w4"),
@@ -117,3 +120,11 @@ def test_methods_that_read_activations_need_a_text():
     assert needing == {name for name in NAMES if not name.startswith(("rtn", "hqq", "rot"))}
     assert recipe("billm").needs_text
     assert recipe("rot+gptq:w4").needs_text
+
+
+def test_the_documentation_shows_every_key_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ptq.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    table = tomllib.loads(block)
+    assert set(table) == {field.name for field in fields(PtqRecipe)} - {"name"} | {"base"}
+    assert from_table(table, "ptq.md") == recipe(table["base"])
