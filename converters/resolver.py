@@ -48,7 +48,7 @@ class ModelForm(Enum):
     CATALOGUE = "a public model whose config is in the catalogue"
 
 
-NO_CHECKPOINT = "int8, fq and torch variants need a Hugging Face checkpoint; give its directory or hub id"
+NO_CHECKPOINT = "variants that torch quantizes or runs need a Hugging Face checkpoint; give its directory or hub id"
 _NO_WEIGHTS = (
     "is a config without weights (no model.safetensors); give the directory of the complete checkpoint, or its hub id"
 )

@@ -22,29 +22,31 @@ def require_free(out: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(out: Path) -> Iterator[Path]:
+def atomic_directory(out: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary directory next to `out` to write into; it becomes `out` at the end of the block.
+
+    `replace`: a directory at `out` is removed when the new one is complete.
 
     A temporary directory that a killed process left behind is emptied first. Raises InputError if something is at
     `out`, if the place cannot be written, or if another process is writing there.
     """
-    with _temporary_directory(out) as temporary_path:
+    with _temporary_directory(out, replace) as temporary_path:
         _empty(temporary_path)
         try:
             yield temporary_path
-            publish(temporary_path, out)
+            _publish(temporary_path, out, replace)
         except BaseException:
             shutil.rmtree(temporary_path, ignore_errors=True)
             raise
 
 
 @contextmanager
-def resumable_directory(out: Path, key: str) -> Iterator[Path]:
+def resumable_directory(out: Path, key: str, replace: bool = False) -> Iterator[Path]:
     """As `atomic_directory`, but what a killed or interrupted process left behind stays if it was made for `key`.
 
     `key` is a short text that states what is being written. After an error nothing stays.
     """
-    with _temporary_directory(out) as temporary_path:
+    with _temporary_directory(out, replace) as temporary_path:
         stated = temporary_path / KEY_FILE
         if not stated.is_file() or stated.read_text(encoding="utf-8") != key:
             _empty(temporary_path)
@@ -52,16 +54,17 @@ def resumable_directory(out: Path, key: str) -> Iterator[Path]:
         try:
             yield temporary_path
             stated.unlink()
-            publish(temporary_path, out)
+            _publish(temporary_path, out, replace)
         except Exception:
             shutil.rmtree(temporary_path, ignore_errors=True)
             raise
 
 
 @contextmanager
-def _temporary_directory(out: Path) -> Iterator[Path]:
+def _temporary_directory(out: Path, replace: bool) -> Iterator[Path]:
     """The directory that becomes `out`, locked: no other process writes into it."""
-    require_free(out)
+    if not replace:
+        require_free(out)
     temporary_path = out.with_name(f".{out.name}.partial")
     try:
         temporary_path.mkdir(parents=True, exist_ok=True)
@@ -73,6 +76,16 @@ def _temporary_directory(out: Path) -> Iterator[Path]:
         yield temporary_path
     finally:
         os.close(descriptor)  # this releases the lock, as the end of the process would
+
+
+def _publish(temporary_path: Path, out: Path, replace: bool) -> None:
+    """Give a directory its name. What it replaces is moved aside first, because no call exchanges two directories."""
+    old = out.with_name(f".{out.name}.replaced")
+    if replace and out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    publish(temporary_path, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _lock(descriptor: int, temporary_path: Path, out: Path) -> None:

@@ -54,17 +54,36 @@ class CalibrationRecord:
     length: int = 0
     expert_tokens: dict[str, int] | None = None
 
+    def tokens_by_layer(self) -> dict[str, list[int]]:
+        """The tokens of each expert, by the number of their layer."""
+        layers: dict[str, list[int]] = {}
+        for key, count in (self.expert_tokens or {}).items():
+            layers.setdefault(key.partition(".")[0], []).append(count)
+        return layers
 
-def save(model: PreTrainedModel, recipe: Recipe, calibration: CalibrationRecord, source: Path, out: Path) -> int:
+
+def save(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    calibration: CalibrationRecord,
+    source: Path,
+    out: Path,
+    *,
+    origin: str | None = None,
+    replace: bool = False,
+) -> int:
     """Write a fake-quant model, with the tokenizer of the checkpoint `source`. Returns the bytes of its tensors.
 
-    `out` must not exist or must be empty; it appears complete or not at all. Raises InputError if it cannot be written.
+    `out` must not exist or must be empty, unless `replace`; it appears complete or not at all. `origin` is a text to
+    store beside the recipe. Raises InputError if it cannot be written.
     """
     try:
-        with atomic_directory(out) as temporary_path:
+        with atomic_directory(out, replace) as temporary_path:
             size = _write_tensors(model, recipe, temporary_path)
             _write_json(temporary_path / "config.json", _config(model, recipe))
-            about = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
+            about: dict[str, Any] = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
+            if origin is not None:
+                about["origin"] = origin
             _write_json(temporary_path / RECIPE_FILE, about)
             copy_tokenizer(source, temporary_path)
     except (OSError, SafetensorError) as error:

@@ -65,7 +65,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
     if (source / TEMPLATES).is_dir():
-        shutil.copytree(source / TEMPLATES, out / TEMPLATES)
+        shutil.copytree(source / TEMPLATES, out / TEMPLATES, dirs_exist_ok=True)  # of an interrupted process
     settings = out / "tokenizer_config.json"
     if (out / "tokenizer.json").is_file():
         known = read_json(settings) if settings.is_file() else {}

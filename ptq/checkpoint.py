@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from converters.errors import InputError
 from int8.checkpoint import skeleton
 from int8.model import decoder_of
 from ptq.ends import fill_ends
-from ptq.layer_files import OWN_TYPE, REPORT_FILE, attach_online, fill
+from ptq.layer_files import DEQUANTIZED_REPORT_FILE, OWN_TYPE, REPORT_FILE, attach_online, fill
 from ptq.recipe import PtqRecipe, from_json
 
 
@@ -25,14 +26,22 @@ def is_ptq(path: Path) -> bool:
     return (path / REPORT_FILE).is_file()
 
 
-def read_report(path: Path) -> dict[str, Any]:
+def read_report(path: Path, dequantized: bool = False) -> dict[str, Any]:
     """The report of a quantized checkpoint: its recipe, its calibration, its layers. Raises InputError."""
-    if not is_ptq(path):
-        raise InputError(f"{path}: has no {REPORT_FILE}; give a directory that bitsweep quantized")
-    report = read_json(path / REPORT_FILE)
+    name = DEQUANTIZED_REPORT_FILE if dequantized else REPORT_FILE
+    if not (path / name).is_file():
+        raise InputError(f"{path}: has no {name}; give a directory that bitsweep quantized")
+    report = read_json(path / name)
     if not all(isinstance(report.get(key), dict) for key in ("recipe", "calibration", "layers")):
-        raise InputError(f"{path / REPORT_FILE}: is incomplete; quantize the model again")
+        raise InputError(f"{path / name}: is incomplete; quantize the model again")
     return report
+
+
+def read_expert_tokens(report: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The calibration tokens of each expert, by the number of their layer, from a report; without layers that have no
+    experts. Empty if no text was read."""
+    layers = {path.rpartition(".")[2]: one["expert_tokens"] for path, one in report["layers"].items()}
+    return {number: tokens for number, tokens in layers.items() if tokens}
 
 
 def read_recipe(path: Path) -> PtqRecipe:

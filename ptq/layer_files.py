@@ -2,6 +2,8 @@
 
 config.json, model-*.safetensors (+ index), tokenizer   as a Hugging Face checkpoint
 ptq.json                                                the recipe, the calibration, and what happened to each layer
+
+A dequantized checkpoint is an ordinary one in the model's dtype; its report is called dequantized.json.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from ptq.layer import QuantizedLayer, named_weights
 from ptq.linear import RoundedInputLinear
 from ptq.recipe import PtqRecipe
 from ptq.rotation import attach_rotations, keep_rotation, online_modules, rotation_of
+from ptq.rounding import QuantizedWeight
 from ptq.stored_size import quantization_config
 from ptq.stored_weight import from_tensors, to_tensors, values_in_model
 
 REPORT_FILE, INDEX_FILE = "ptq.json", "model.safetensors.index.json"
+DEQUANTIZED_REPORT_FILE = "dequantized.json"
 OWN_TYPE = "bitsweep-"
 """Before the model type in config.json if no other program can read the weights, so that they all refuse to."""
 
@@ -46,10 +50,10 @@ class Calibration:
 
 
 class LayerFiles:
-    """The files of a model's quantized layers in `directory`."""
+    """The files of a model's quantized layers in `directory`. `dequantized`: their values are written as floats."""
 
-    def __init__(self, directory: Path, recipe: PtqRecipe, decoder: Decoder) -> None:
-        self._directory, self._recipe, self._decoder = directory, recipe, decoder
+    def __init__(self, directory: Path, recipe: PtqRecipe, decoder: Decoder, *, dequantized: bool = False) -> None:
+        self._directory, self._recipe, self._decoder, self._dequantized = directory, recipe, decoder, dequantized
         self._path, self._layers = decoder.path, len(decoder.layers)
 
     def has(self, index: int) -> bool:
@@ -61,7 +65,7 @@ class LayerFiles:
         prefix = f"{self._path}.{index}."
         tensors = {f"{prefix}{name}": value.to("cpu", dtype) for name, value in named_weights(layer, quantized)}
         for name, weight in quantized.weights.items():
-            tensors |= {f"{prefix}{name}.{kind}": value for kind, value in to_tensors(weight, self._recipe).items()}
+            tensors |= {f"{prefix}{name}.{kind}": value for kind, value in self._tensors(weight).items()}
         report = {
             "linears": {name: asdict(one) for name, one in quantized.reports.items()},
             "expert_tokens": quantized.expert_tokens,
@@ -69,6 +73,12 @@ class LayerFiles:
         self._save(tensors, index)
         with AtomicFile(self._report(index)) as file:
             file.temporary_path.write_text(json.dumps(report), encoding="utf-8")
+
+    def _tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
+        """A weight's tensors by the names of their kinds."""
+        if self._dequantized:
+            return {"weight": values_in_model(weight, self._recipe).cpu()}
+        return to_tensors(weight, self._recipe)
 
     def restore(self, layer: nn.Module, index: int) -> None:
         """Give a float layer the weights of the written one."""
@@ -79,11 +89,20 @@ class LayerFiles:
             if f"{prefix}{name}" in tensors:
                 parameter.data.copy_(tensors[f"{prefix}{name}"])
 
-    def finish(self, model: PreTrainedModel, ends: Mapping[str, GridWeight], calibration: Calibration) -> None:
+    def finish(
+        self,
+        model: PreTrainedModel,
+        ends: Mapping[str, GridWeight],
+        calibration: Calibration,
+        origin: str | None = None,
+    ) -> None:
         """Write everything that is not in the layers, the config and the report. Raises InputError.
 
-        `ends` are the rounded embeddings and head by their paths; others are written as they are.
+        `ends` are the rounded embeddings and head by their paths, whose values the model has; others are written as
+        they are. `origin`: what the checkpoint was made from, for a later comparison.
         """
+        if self._dequantized:
+            ends = {}
         tied = set(model.all_tied_weights_keys) if has_tied_head(model) else set()
         rest = {
             name: parameter.data.contiguous()
@@ -102,8 +121,10 @@ class LayerFiles:
             self._report(index).unlink()
         self._write_json(INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": places})
         self._write_json("config.json", self._config(model, reports))
-        about = {"recipe": self._recipe.to_json(), "calibration": asdict(calibration), "layers": reports}
-        self._write_json(REPORT_FILE, about)
+        about: dict[str, Any] = {"recipe": self._recipe.to_json(), "calibration": asdict(calibration), "layers": reports}
+        if origin is not None:
+            about["origin"] = origin
+        self._write_json(DEQUANTIZED_REPORT_FILE if self._dequantized else REPORT_FILE, about)
 
     def _config(self, model: PreTrainedModel, reports: Mapping[str, Any]) -> dict[str, Any]:
         quantized = {f"{path}.{name}" for path, layer in reports.items() for name in layer["linears"]}
@@ -119,6 +140,8 @@ class LayerFiles:
         for table in (config, config.get("text_config") or {}):
             if "tie_word_embeddings" in table:
                 table["tie_word_embeddings"] = has_tied_head(model)
+        if self._dequantized:
+            return config
         if self._recipe.packed:
             return {**config, "quantization_config": quantization_config(self._recipe, kept)}
         return {**config, "model_type": f"{OWN_TYPE}{config['model_type']}"}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from converters.atomic import disk_errors
 from converters.checkpoint import Checkpoint
 from int8.atomic_directory import resumable_directory
 from int8.layer_inputs import LayerInputs, Progress, ProgressCounter, in_float32
@@ -40,14 +41,20 @@ def quantize(
     length: int | None = None,
     device: str = "cpu",
     dtype: str = "auto",
+    dequantized: bool = False,
+    origin: str | None = None,
+    replace: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Quantize the checkpoint `path` by a recipe into the directory `out`, which appears complete or not at all.
 
     `count` samples of `length` tokens are cut from the text; by default SAMPLES of LENGTH, or as much as the text has
     and the model can use: its context, and TOKENS_PER_COLUMN. Layers are quantized on `device`. `dtype` is that of
-    scales and of weights that stay float. Raises InputError for bad input, and MissingRuntime for a device that this
-    machine lacks.
+    scales and of weights that stay float.
+
+    `dequantized`: the values of the quantized weights are written as floats, too. `origin` is a text to store in the
+    report. `replace`: a directory at `out` is replaced. Raises InputError for bad input, and MissingRuntime for a
+    device that this machine lacks.
     """
     require_device(device)
     model = open_model(path, dtype)
@@ -60,7 +67,8 @@ def quantize(
         tokens = _tokens(path, text, count, length, model)
         calibration = Calibration(text.name, *tokens.shape)
     with Checkpoint.open(path) as checkpoint:
-        key = _key(recipe, checkpoint.fingerprint, tokens, str(model.dtype))
+        form = "dequantized" if dequantized else "quantized"
+        key = _key(recipe, checkpoint.fingerprint, tokens, f"{model.dtype} {form} {origin}")
     rotation = rotation_of(recipe)
     if rotation is not None:
         for index, layer in enumerate(decoder.layers):
@@ -68,11 +76,12 @@ def quantize(
     if rotation is Rotation.RESIDUAL:
         rotate_ends(model)
     ends = round_ends(model, recipe)
-    with resumable_directory(out, key) as directory:
-        files = LayerFiles(directory, recipe, decoder)
+    with resumable_directory(out, key, replace) as directory:
+        files = LayerFiles(directory, recipe, decoder, dequantized=dequantized)
         _quantize_layers(decoder, recipe, tokens, torch.device(device), model.dtype, files, progress)
-        files.finish(model, ends, calibration)
-        copy_tokenizer(path, directory)
+        files.finish(model, ends, calibration, origin)
+        with disk_errors(out):
+            copy_tokenizer(path, directory)
 
 
 def _tokens(path: Path, text: CalibrationText, count: int | None, length: int | None, model: PreTrainedModel) -> Tensor:
@@ -86,9 +95,9 @@ def _tokens(path: Path, text: CalibrationText, count: int | None, length: int | 
     return found if len(found) <= useful else calibration_tokens(path, text, useful, length)
 
 
-def _key(recipe: PtqRecipe, fingerprint: str, tokens: Tensor, dtype: str) -> str:
-    """What the layers depend on, as a short text."""
-    parts = [json.dumps(recipe.to_json(), sort_keys=True), fingerprint, str(tuple(tokens.shape)), dtype]
+def _key(recipe: PtqRecipe, fingerprint: str, tokens: Tensor, form: str) -> str:
+    """What the layers depend on, as a short text; `form` is how they are written."""
+    parts = [json.dumps(recipe.to_json(), sort_keys=True), fingerprint, str(tuple(tokens.shape)), form]
     return hashlib.sha256("\0".join(parts).encode() + tokens.numpy().tobytes()).hexdigest()
 
 
@@ -125,6 +134,8 @@ def _quantize_layers(
                 work = LayerWork(layer, index, path, decoder.model_type, recipe, dtype, inputs, unquantized)
                 files.write(layer, index, work.run(), dtype)
         _release(layer)
+        if inputs is None and progress is not None:
+            progress(index + 1, len(decoder.layers))
 
 
 def _release(layer: nn.Module) -> None:

@@ -54,8 +54,8 @@ def ablate(
         rich_help_panel=Panel.MEASUREMENTS,
     ),
     calibration: str | None = common.int8_calibration(),
-    samples: int | None = common.SAMPLES,
-    length: int | None = common.SAMPLE_LENGTH,
+    samples: int | None = common.INT8_SAMPLES,
+    length: int | None = common.INT8_LENGTH,
     parse_special: bool = common.PARSE_SPECIAL,
     dtype: Dtype = typer.Option(
         Dtype.BFLOAT16,

@@ -72,22 +72,34 @@ PARSE_SPECIAL = typer.Option(
     show_default="they are read as plain text",
     rich_help_panel=Panel.MEASUREMENTS,
 )
-SAMPLES = typer.Option(
-    None,
-    "--samples",
-    min=1,
-    help="Number of samples to take from the calibration text.",
-    show_default="1000, or as many as the text has",
-    rich_help_panel=Panel.VARIANTS,
-)
-SAMPLE_LENGTH = typer.Option(
-    None,
-    "--length",
-    min=8,
-    help="Length of a calibration sample, in tokens.",
-    show_default="256",
-    rich_help_panel=Panel.VARIANTS,
-)
+
+
+def samples(show_default: str) -> Any:
+    """--samples of a command whose methods take this many by default."""
+    return typer.Option(
+        None,
+        "--samples",
+        min=1,
+        help="Number of samples to take from the calibration text.",
+        show_default=show_default,
+        rich_help_panel=Panel.VARIANTS,
+    )
+
+
+def sample_length(show_default: str) -> Any:
+    """--length of a command whose methods take samples of this length by default."""
+    return typer.Option(
+        None,
+        "--length",
+        min=8,
+        help="Length of a calibration sample, in tokens.",
+        show_default=show_default,
+        rich_help_panel=Panel.VARIANTS,
+    )
+
+
+INT8_SAMPLES = samples("1000, or as many as the text has")
+INT8_LENGTH = sample_length("256")
 IMATRIX = typer.Option(
     None,
     "--imatrix",

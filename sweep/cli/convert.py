@@ -1,23 +1,28 @@
-"""`sweep convert`: GGUF files of any quants from a checkpoint, in one pass."""
+"""`sweep convert`: GGUF files of any quants from a checkpoint, in one pass, and checkpoints that torch quantizes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
 from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
+from sweep.cli.expert_table import expert_table
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
 from sweep.cli.parsers import byte_count, comma_list
-from sweep.cli.progress_bars import bytes_bar
+from sweep.cli.progress_bars import bytes_bar, share_bar
 from sweep.format import size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sweep.commands import convert as command
+    from sweep.commands.convert_checkpoints import PlannedCheckpoint
+    from sweep.methods.checkpoint import CalibrationFigures
 
 EXAMPLES = """
 Write two quants of the built-in model to the folder files:
@@ -26,6 +31,8 @@ Print the sizes of a public model's files without downloading it:
   $ sweep convert Qwen3.5-397B-A17B --to Q4_K_M,Q2_K_XL --dry-run
 Compute an importance matrix from a text and quantize with it:
   $ sweep convert micro --to IQ2_XXS --imatrix auto --calibration text.txt
+Quantize with GPTQ to a checkpoint that vLLM reads, on a GPU:
+  $ sweep convert Qwen/Qwen3-4B --to gptq:w4g128 --device cuda --out models
 Write a large file in parts of at most 40 GB:
   $ sweep convert Qwen/Qwen3-32B --to BF16 --split-max-size 40G
 """
@@ -43,7 +50,8 @@ def convert(
         ...,
         "--to",
         metavar="LIST",
-        help="Quants to write, separated by commas, such as Q4_K_M,Q2_K_XL.",
+        help="What to write, separated by commas: quants such as Q4_K_M,Q2_K_XL, and variants that torch quantizes, "
+        "such as gptq:w4g128 or int8:sq-ph-dyn.",
         rich_help_panel=Panel.VARIANTS,
     ),
     out: Path = typer.Option(
@@ -84,9 +92,22 @@ def convert(
     ),
     imatrix: str | None = common.IMATRIX,
     calibration: Path | None = common.calibration(
-        "for --imatrix auto", "", f"{common.OWN_TEXT}; other models need a file"
+        "for --imatrix auto and to calibrate gptq:, int8: and other variants",
+        ", wikitext-2 (its training split, not for --imatrix)",
+        f"{common.OWN_TEXT}, otherwise wikitext-2; --imatrix auto needs a file then",
     ),
+    samples: int | None = common.samples("as many as the text has; at most 128, for int8 variants 1000"),
+    length: int | None = common.sample_length("2048, or the model's context if that is smaller; 256 for int8 variants"),
     parse_special: bool = common.PARSE_SPECIAL,
+    dequantized: bool = typer.Option(
+        False,
+        "--dequantized",
+        help="Write the values of variants such as hqq:w4g64 as a BF16 checkpoint. Every program loads it, but it "
+        "is as large as the original.",
+        show_default="variants that no other program reads are rejected",
+        rich_help_panel=Panel.VARIANTS,
+    ),
+    device: str | None = common.device(None, "to quantize gptq:, int8: and other variants on", "cpu"),
     split_max_size: int | None = typer.Option(
         None,
         "--split-max-size",
@@ -106,20 +127,26 @@ def convert(
         rich_help_panel=Panel.MEMORY,
     ),
     force: bool = common.FORCE,
+    workspace: Path | None = common.WORKSPACE,
     dry_run: bool = common.DRY_RUN,
     format: Format = common.FORMAT,
 ) -> int:
-    """Write a model as GGUF files, one for each quant.
+    """Write a model as GGUF files, one for each quant, and as checkpoints that torch quantizes.
 
     The files are named MODEL-QUANT.gguf. A file appears under its name only when it is complete and llama.cpp can load
     it.
+
+    Variants that torch quantizes, such as gptq:w4g128, become directories, such as MODEL-gptq-w4g128, in the format
+    compressed-tensors, which vLLM and transformers read. See docs/quants.md.
     """
     from sweep.commands import convert as command  # loads numpy and libllama, which --help does not need
+    from sweep.commands.convert_checkpoints import write_checkpoints
+    from sweep.commands.convert_request import ConvertRequest
 
     output = Output(format)
-    request = command.ConvertRequest(
+    request = ConvertRequest(
         model=model,
-        quants=comma_list(to) or (),
+        variants=comma_list(to) or (),
         out=out,
         mtp=mtp,
         pre_tokenizer=pre_tokenizer,
@@ -132,29 +159,87 @@ def convert(
         memory_budget=memory_budget,
         dry_run=dry_run,
         replace=force,
+        samples=samples,
+        length=length,
+        device=device,
+        workspace=workspace,
+        dequantized=dequantized,
     )
     conversion = command.prepare(request, output.say)
+    planned = conversion.checkpoints.planned
     if output.is_json:
-        output.line({"event": "plan", "model": conversion.name, "files": [file.to_json() for file in conversion.files]})
+        output.line({"event": "plan", "model": conversion.name, **_described(conversion, planned)})
     if dry_run:
         if not output.is_json:
-            _show(conversion, output)
+            _show(conversion, planned, output)
         return Exit.OK
-    with bytes_bar(output) as bar:
-        task = bar.add_task("planning", total=None)
-        command.write(
-            conversion,
-            output.say,
-            lambda done: bar.update(task, completed=done.done_bytes, total=done.total_bytes, description=done.tensor),
-        )
+    if conversion.files:
+        with bytes_bar(output) as bar:
+            task = bar.add_task("planning", total=None)
+            command.write(
+                conversion,
+                output.say,
+                lambda done: bar.update(
+                    task, completed=done.done_bytes, total=done.total_bytes, description=done.tensor
+                ),
+            )
+    if planned:
+        with share_bar(output) as bar:
+            task = bar.add_task("quantizing", total=None)
+            planned = write_checkpoints(
+                request,
+                conversion.checkpoints,
+                conversion.source,
+                output.say,
+                lambda name, done, total: bar.update(task, completed=done, total=total, description=name),
+            )
     if output.is_json:
-        output.line({"event": "finished", "files": [file.to_json() for file in conversion.files]})
+        output.line({"event": "finished", **_described(conversion, planned)})
     else:
-        _show(conversion, output)
+        _show(conversion, planned, output)
     return Exit.OK
 
 
-def _show(conversion: command.Conversion, output: Output) -> None:
+def _described(conversion: command.Conversion, checkpoints: Sequence[PlannedCheckpoint]) -> dict[str, Any]:
+    files = [file.to_json() for file in conversion.files]
+    return {"files": files, "checkpoints": [checkpoint.to_json() for checkpoint in checkpoints]}
+
+
+def _show(conversion: command.Conversion, checkpoints: Sequence[PlannedCheckpoint], output: Output) -> None:
+    if conversion.files:
+        _show_files(conversion, output)
+    if checkpoints:
+        _show_checkpoints(checkpoints, output)
+
+
+def _show_checkpoints(checkpoints: Sequence[PlannedCheckpoint], output: Output) -> None:
+    """Print the directories with their sizes, and what they were calibrated with."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("directory", "bits/weight", "bytes", "size"):
+        table.add_column(column, justify="left" if column == "directory" else "right")
+    for one in checkpoints:
+        length = f"{'' if one.header_exact else '~'}{one.file_bytes:,}"
+        table.add_row(str(one.path), f"{one.bits_per_weight:.3f}", length, size(one.file_bytes))
+    output.show(table)
+    if not all(one.header_exact for one in checkpoints):
+        output.show("~ These are the bytes of the tensors. The headers of the files are not counted.")
+    for one in checkpoints:
+        if one.calibration is not None:
+            _show_calibration(one.variant, one.calibration, output)
+
+
+def _show_calibration(variant: str, calibration: CalibrationFigures, output: Output) -> None:
+    from int8.expert_tokens import FEW_TOKENS  # loads torch
+
+    text = "no text"
+    if calibration.text is not None:
+        text = f"{calibration.samples} x {calibration.length} tokens of {calibration.text}"
+    output.show(f"{variant}: calibrated with {text}")
+    if calibration.expert_tokens:
+        output.show(expert_table(calibration.experts(FEW_TOKENS), FEW_TOKENS))
+
+
+def _show_files(conversion: command.Conversion, output: Output) -> None:
     """Print the files with their sizes, and how many tensors have each type."""
     table = Table(box=None, pad_edge=False)
     for column in ("file", "bits/weight", "bytes", "size", "tensors by type"):

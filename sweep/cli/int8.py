@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 
 from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
+from sweep.cli.expert_table import expert_table
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
 from sweep.cli.progress_bars import share_bar
@@ -45,8 +45,8 @@ def int8(
         rich_help_panel=Panel.OUTPUT,
     ),
     calibration: str | None = common.int8_calibration(),
-    samples: int | None = common.SAMPLES,
-    length: int | None = common.SAMPLE_LENGTH,
+    samples: int | None = common.INT8_SAMPLES,
+    length: int | None = common.INT8_LENGTH,
     parse_special: bool = common.PARSE_SPECIAL,
     device: str = common.device("cpu", "to calibrate on, layer by layer"),
     workspace: Path | None = common.WORKSPACE,
@@ -82,9 +82,4 @@ def _show(quantized: command.WrittenCheckpoint, output: Output) -> None:
         text = f"{calibration.samples} x {calibration.length} tokens of {calibration.text}"
     output.show(f"{quantized.path}: {quantized.recipe.name}, {size(quantized.bytes)}, calibrated with {text}")
     if quantized.experts:
-        table = Table(box=None, pad_edge=False)
-        for column in ("layer", "experts", "fewest tokens", "most tokens", f"under {FEW_TOKENS} tokens"):
-            table.add_column(column, justify="right")
-        for row in quantized.experts:
-            table.add_row(*map(str, row))
-        output.show(table)
+        output.show(expert_table(quantized.experts, FEW_TOKENS))

@@ -1,4 +1,5 @@
-"""`sweep convert`: writes GGUF files. `prepare` makes the plan, `write` writes the files.
+"""`sweep convert`: writes GGUF files and checkpoints. `prepare` makes the plan, `write` writes the files, and then
+`sweep.commands.convert_checkpoints` writes the checkpoints.
 
 llama.cpp's dry run can end its process on an unknown model, so a worker does it first. The files are written in this
 process, so that an interrupt leaves nothing behind.
@@ -7,7 +8,7 @@ process, so that an interrupt leaves nothing behind.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,48 +29,16 @@ from converters.resolver import Need, find_model, open_source
 from converters.source import Source
 from sweep import devices
 from sweep.artefact import Artefact
+from sweep.commands.convert_checkpoints import CheckpointPlan, chosen_text, plan_checkpoints, require_written
+from sweep.commands.convert_request import ConvertRequest
 from sweep.execution.local import LocalHost
 from sweep.jobs.imatrix import ImatrixJob
 from sweep.jobs.model import engine_versions
 from sweep.jobs.settings import Settings
 from sweep.jobs.sizes import ExportCheckJob
-from sweep.planning.imatrix import ImatrixSource, checked, find_imatrix
+from sweep.methods.registry import parse_list
+from sweep.planning.imatrix import AUTO, ImatrixSource, checked, find_imatrix
 from sweep.planning.input_checks import require_collectable
-
-
-@dataclass(frozen=True)
-class ConvertRequest:
-    """The user's options. `imatrix` is a file's path or "auto"; `calibration` is the text for "auto", and
-    `parse_special` reads special tokens in it as such. `replace` allows to replace files that exist.
-
-    `split_max_bytes` limits the bytes of tensors in each part of a file, `memory_budget` the resident bytes of the
-    export.
-    """
-
-    model: str
-    quants: tuple[str, ...]
-    out: Path
-    mtp: bool = True
-    pre_tokenizer: str | None = None
-    requantize: bool = False
-    repair: bool = False
-    imatrix: str | None = None
-    calibration: Path | None = None
-    parse_special: bool = False
-    split_max_bytes: int | None = None
-    memory_budget: int | None = None
-    dry_run: bool = False
-    replace: bool = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The arguments of `open_source` in addition to the path and the name."""
-        return {
-            "mtp": self.mtp,
-            "pre_tokenizer": self.pre_tokenizer,
-            "requantize": self.requantize,
-            "repair": self.repair,
-        }
 
 
 @dataclass(frozen=True)
@@ -86,33 +55,69 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A plan with what it was made from."""
+    """A plan with what it was made from. `files` are GGUF files."""
 
     name: str
     source: Source
     request: ConvertRequest
     imatrix: ImatrixSource | None
     files: tuple[PlannedFile, ...]
+    checkpoints: CheckpointPlan
 
     @property
     def mtp_bytes(self) -> int:
-        return self.files[0].size.mtp_bytes
+        return self.files[0].size.mtp_bytes if self.files else 0
 
 
 def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
-    """Find the model and plan every file. Nothing is written. Raises InputError for any bad input."""
-    chosen = recipes(request.quants)
-    if not chosen:
+    """Find the model and plan every file and checkpoint. Nothing is written. Raises InputError for any bad input."""
+    variants = parse_list(request.variants)
+    if not variants:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
+    chosen = recipes([variant.exported_quant for variant in variants if variant.exported_quant is not None])
+    others = [variant for variant in variants if variant.exported_quant is None]
+    require_written(others, request.dequantized)
+    request.require_used(files=bool(chosen), checkpoints=bool(others))
+    text = chosen_text(request, others)
+    collects = request.imatrix == AUTO or not any(variant.accepts_calibration for variant in others)
     imatrix = find_imatrix(
-        request.imatrix, request.calibration, presets.builtin_models().get(request.model), request.parse_special
+        request.imatrix,
+        request.calibration if collects else None,
+        presets.builtin_models().get(request.model),
+        request.parse_special,
     )
     if imatrix is None and not request.dry_run:
         reject_missing_imatrix(chosen)
-    need = Need.PLAN if request.dry_run else Need.WEIGHTS
+    need = Need.PLAN if request.dry_run else Need.CHECKPOINT if others else Need.WEIGHTS
     found = find_model(request.model, need, say)
     name, path = found.name, found.path
     quants = [recipe.name for recipe in chosen]
+    source = _opened(request, name, path, need, quants, imatrix)
+    if request.repair and isinstance(source, GGUFSource):
+        for line in _repair_notes(source):
+            say(f"{source.path.name}: {line}")
+    if imatrix is not None:
+        imatrix = checked(imatrix, source, say)
+    if text is not None and text.note is not None and (imatrix is None or text.note not in imatrix.messages):
+        say(text.note)
+    importance = None if imatrix is None else _expected_importance(source, imatrix, request.out)
+    planned = sizes(source, quants, importance, request.split_max_bytes) if quants else {}
+    files = (
+        PlannedFile(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items()
+    )
+    checkpoints = plan_checkpoints(request, others, text, name, path, source)
+    conversion = Conversion(name, source, request, imatrix, tuple(files), checkpoints)
+    if not request.dry_run and not request.replace:
+        _require_replaceable(conversion, importance)
+    return conversion
+
+
+def _opened(
+    request: ConvertRequest, name: str, path: Path, need: Need, quants: Sequence[str], imatrix: ImatrixSource | None
+) -> Source:
+    """The model as a source. If it is exported to `quants`, llama.cpp checks it, and the matrix's text, in a worker."""
+    if not quants:
+        return open_source(str(path), name, need=need)
     check = ExportCheckJob(str(path), name, tuple(quants), imatrix is not None, **request.options)
     with ThreadPoolExecutor(1) as pool, LocalHost() as host:  # the vocabulary is read while the worker plans
         opened = pool.submit(_read, lambda: open_source(str(path), name, need=need, **request.options))
@@ -121,20 +126,7 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
         if imatrix is not None and imatrix.text is not None and not request.dry_run:
             origin = Artefact(str(path))
             require_collectable(origin, name, imatrix.text, imatrix.form, request.pre_tokenizer, host.run_job)
-    if request.repair and isinstance(source, GGUFSource):
-        for line in _repair_notes(source):
-            say(f"{source.path.name}: {line}")
-    if imatrix is not None:
-        imatrix = checked(imatrix, source, say)
-    importance = None if imatrix is None else _expected_importance(source, imatrix, request.out)
-    planned = sizes(source, quants, importance, request.split_max_bytes)
-    files = (
-        PlannedFile(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items()
-    )
-    conversion = Conversion(name, source, request, imatrix, tuple(files))
-    if not request.dry_run and not request.replace:
-        _require_replaceable(conversion, importance)
-    return conversion
+    return source
 
 
 def _require_replaceable(conversion: Conversion, importance: Importance | None) -> None:
@@ -176,7 +168,8 @@ def _target(request: ConvertRequest, name: str, quant: str) -> Path:
 
 
 def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[ExportProgress], None]) -> None:
-    """Write all files. An importance matrix is collected first if the request says so. The directory is created."""
+    """Write all GGUF files. An importance matrix is collected first if the request says so. The directory is
+    created."""
     request = conversion.request
     try:
         request.out.mkdir(parents=True, exist_ok=True)

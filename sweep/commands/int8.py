@@ -18,8 +18,8 @@ from int8.expert_tokens import FEW_TOKENS
 from int8.layer_inputs import Progress
 from int8.quantize_model import CalibrationText, quantize_model
 from int8.recipe import Recipe, recipe
-from sweep.jobs.calibration import calibration_source
-from sweep.measure.plain_text import save_text
+from sweep.commands.calibration import available_text
+from sweep.methods.checkpoint import CalibrationFigures
 from sweep.planning.texts import calibration_text
 from sweep.workspace import Workspace, open_workspace, sharing
 
@@ -63,15 +63,8 @@ class WrittenCheckpoint:
 
     @property
     def experts(self) -> list[tuple[str, int, int, int, int]]:
-        """For every layer with experts: the layer's number, the number of experts, the fewest and the most calibration
-        tokens of an expert, and the number of experts with fewer than FEW_TOKENS."""
-        layers: dict[str, list[int]] = {}
-        for key, count in (self.calibration.expert_tokens or {}).items():
-            layers.setdefault(key.partition(".")[0], []).append(count)
-        return [
-            (layer, len(counts), min(counts), max(counts), sum(count < FEW_TOKENS for count in counts))
-            for layer, counts in layers.items()
-        ]
+        """See CalibrationFigures.experts."""
+        return CalibrationFigures(None, expert_tokens=self.calibration.tokens_by_layer()).experts(FEW_TOKENS)
 
 
 def quantize(request: Int8Request, say: Callable[[str], None], progress: Progress) -> WrittenCheckpoint:
@@ -104,13 +97,6 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
 def _text(request: Int8Request, workspace: Workspace, needed: bool, say: Callable[[str], None]) -> CalibrationText:
     """The calibration text, which is downloaded when it is read. Raises InputError."""
     text = calibration_text(request.calibration, presets.builtin_models().get(request.model), request.parse_special)
-    file, dataset = text.file.file.under(workspace.root), text.dataset
-
-    def available() -> Path:
-        if dataset is not None and not file.is_file():
-            save_text(dataset.path, dataset.name, dataset.split, file, dataset.option)
-        return file
-
     if text.note is not None and needed:
         say(text.note)
-    return calibration_source(text.name, text.file.form, available)
+    return available_text(text, workspace)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+from converters.errors import InputError
+from converters.source import Source
 from int8.recipe import NAMED, Recipe
 from int8.recipe import recipe as int8_recipe
+from int8.recipe_sizes import RecipeSizes
+from sweep.fit.layer_bytes import ModelShape
+from sweep.fit.torch_memory import sizes_of
 from sweep.jobs.cell import Cell, SweepInputs
 from sweep.jobs.inputs import ImatrixFile
 from sweep.jobs.int8_checkpoint import Int8CheckpointJob
 from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.methods.base import preparation_cell
+from sweep.methods.checkpoint import CalibrationFigures, CheckpointTask, CheckpointVariant
 from sweep.methods.torch import TorchVariant
 
 
 @dataclass(frozen=True)
-class Int8(TorchVariant):
+class Int8(TorchVariant, CheckpointVariant):
     """An int8 checkpoint made by a recipe, or by the recipe in a file, and multiplied in int8."""
 
     kind = "int8"
@@ -67,6 +74,37 @@ class Int8(TorchVariant):
         """`sweep fit` knows the named recipes."""
         return self.name if self.recipe in NAMED.values() else None
 
+    def require_written(self, dequantized: bool) -> None:
+        if dequantized:
+            raise InputError(f"{self.name}: --dequantized is for variants such as hqq:w4g64; leave one of the two out")
+
+    def report_file(self, dequantized: bool) -> str:
+        from int8.checkpoint import RECIPE_FILE  # loads torch, which plans do not need
+
+        return RECIPE_FILE
+
+    def written_sizes(self, source: Source, dequantized: bool) -> RecipeSizes:
+        return sizes_of(source, ModelShape.of(source.structure, source.tensors), self.recipe)
+
+    def write(self, task: CheckpointTask, progress: Callable[[int, int], None]) -> CalibrationFigures:
+        from int8.checkpoint import save  # loads torch, which plans do not need
+        from int8.quantize_model import quantize_model
+
+        model, calibration = quantize_model(
+            task.source,
+            self.recipe,
+            task.text,
+            count=task.samples,
+            length=task.length,
+            device=task.device,
+            cache=task.cache,
+            progress=progress,
+        )
+        save(model, self.recipe, calibration, task.source, task.out, origin=task.origin, replace=task.replace)
+        return CalibrationFigures(
+            calibration.text, calibration.samples, calibration.length, calibration.tokens_by_layer()
+        )
+
 
 @dataclass(frozen=True)
 class FakeQuant(Int8):
@@ -79,3 +117,6 @@ class FakeQuant(Int8):
     @property
     def fit_name(self) -> str | None:
         return None
+
+    def require_written(self, dequantized: bool) -> None:
+        raise InputError(f"{self.name}: computes with the checkpoint of int8:{self.recipe.name}; write that one")

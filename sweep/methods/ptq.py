@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from converters.resolver import Need, open_source
+from converters.source import Source
+from int8.recipe_sizes import RecipeSizes
+from ptq.output_form import require_written
 from ptq.recipe import PtqRecipe
 from ptq.recipe import recipe as ptq_recipe
+from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.ptq_memory import sizes_of
+from sweep.fit.torch_memory import sizes_of as torch_sizes_of
 from sweep.jobs.base import RunJob
 from sweep.jobs.cell import Cell, SweepInputs
 from sweep.jobs.inputs import ImatrixFile, Origin
@@ -17,11 +22,12 @@ from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.jobs.ptq_checkpoint import PtqCheckpointJob
 from sweep.jobs.settings import Settings
 from sweep.methods.base import PredictedSize, preparation_cell
+from sweep.methods.checkpoint import CalibrationFigures, CheckpointTask, CheckpointVariant
 from sweep.methods.torch import TorchVariant
 
 
 @dataclass(frozen=True)
-class Ptq(TorchVariant):
+class Ptq(TorchVariant, CheckpointVariant):
     """A checkpoint quantized by a recipe of ptq.recipe. It is measured with dequantized weights."""
 
     kind = "ptq"
@@ -89,6 +95,40 @@ class Ptq(TorchVariant):
         """`sweep fit` knows what a name states; the other settings of a recipe file change no size."""
         return self.name.partition("@")[0]
 
+    def require_written(self, dequantized: bool) -> None:
+        require_written(self.recipe, dequantized)
+
+    def report_file(self, dequantized: bool) -> str:
+        from ptq.layer_files import DEQUANTIZED_REPORT_FILE, REPORT_FILE  # loads torch, which plans do not need
+
+        return DEQUANTIZED_REPORT_FILE if dequantized else REPORT_FILE
+
+    def written_sizes(self, source: Source, dequantized: bool) -> RecipeSizes:
+        packed = sizes_of(source, self.recipe)
+        if not dequantized:
+            return packed
+        return torch_sizes_of(source, ModelShape.of(source.structure, source.tensors), None)
+
+    def write(self, task: CheckpointTask, progress: Callable[[int, int], None]) -> CalibrationFigures:
+        from ptq.checkpoint import read_expert_tokens, read_report  # loads torch, which plans do not need
+        from ptq.quantize import quantize
+
+        quantize(
+            task.source,
+            self.recipe,
+            task.text,
+            task.out,
+            count=task.samples,
+            length=task.length,
+            device=task.device,
+            dtype="bfloat16",  # as in a sweep, so that the values are those that it measured
+            dequantized=task.dequantized,
+            origin=task.origin,
+            replace=task.replace,
+            progress=progress,
+        )
+        report = read_report(task.out, task.dequantized)
+        return CalibrationFigures(**report["calibration"], expert_tokens=read_expert_tokens(report))
 
 def _stated(name: str) -> PtqRecipe:
     """What a variant's name states. The other settings of a recipe file are not part of it."""

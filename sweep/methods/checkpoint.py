@@ -1,0 +1,79 @@
+"""Variants that are stored as a checkpoint directory: what `sweep convert` writes beside GGUF files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from int8.recipe_sizes import RecipeSizes
+
+if TYPE_CHECKING:
+    from converters.source import Source
+    from int8.quantize_model import CalibrationText
+
+
+@dataclass(frozen=True)
+class CheckpointTask:
+    """A checkpoint to write: from the checkpoint directory `source` into the directory `out`.
+
+    - `text` is read by variants that need one: `samples` samples of `length` tokens; None: the method's own numbers.
+    - `cache` is a folder for statistics that several variants need.
+    - `dequantized`: float weights are written, with the values of the quantized ones.
+    - `origin` is stored with the checkpoint: what it is made from. `replace`: what is at `out` is replaced.
+    """
+
+    source: Path
+    out: Path
+    text: CalibrationText | None
+    samples: int | None
+    length: int | None
+    device: str
+    cache: Path
+    origin: str
+    dequantized: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrationFigures:
+    """What a written checkpoint was calibrated with. `expert_tokens`: for each layer, the number of calibration tokens
+    of each of its experts; layers without experts are left out."""
+
+    text: str | None
+    samples: int = 0
+    length: int = 0
+    expert_tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"text": self.text, "samples": self.samples, "length": self.length}
+
+    def experts(self, few: int) -> list[tuple[str, int, int, int, int]]:
+        """For every layer with experts: the layer's number, the number of experts, the fewest and the most calibration
+        tokens of an expert, and the number of experts with fewer than `few`."""
+        return [
+            (layer, len(counts), min(counts), max(counts), sum(count < few for count in counts))
+            for layer, counts in self.expert_tokens.items()
+        ]
+
+
+class CheckpointVariant(ABC):
+    """A variant that can be written as a checkpoint directory which other programs read."""
+
+    @abstractmethod
+    def require_written(self, dequantized: bool) -> None:
+        """Raises InputError if no other program reads the variant in this form."""
+
+    @abstractmethod
+    def report_file(self, dequantized: bool) -> str:
+        """The name of the file in the checkpoint with a JSON object whose `origin` is that of the task."""
+
+    @abstractmethod
+    def written_sizes(self, source: Source, dequantized: bool) -> RecipeSizes:
+        """The sizes of the checkpoint, by formula. Raises InputError if the variant cannot be made from the model."""
+
+    @abstractmethod
+    def write(self, task: CheckpointTask, progress: Callable[[int, int], None]) -> CalibrationFigures:
+        """Quantize and write; the directory appears complete or not at all. Raises InputError, MissingRuntime."""
