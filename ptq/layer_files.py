@@ -121,7 +121,11 @@ class LayerFiles:
             self._report(index).unlink()
         self._write_json(INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": places})
         self._write_json("config.json", self._config(model, reports))
-        about: dict[str, Any] = {"recipe": self._recipe.to_json(), "calibration": asdict(calibration), "layers": reports}
+        about: dict[str, Any] = {
+            "recipe": self._recipe.to_json(),
+            "calibration": asdict(calibration),
+            "layers": reports,
+        }
         if origin is not None:
             about["origin"] = origin
         self._write_json(DEQUANTIZED_REPORT_FILE if self._dequantized else REPORT_FILE, about)

@@ -130,6 +130,7 @@ class Ptq(TorchVariant, CheckpointVariant):
         report = read_report(task.out, task.dequantized)
         return CalibrationFigures(**report["calibration"], expert_tokens=read_expert_tokens(report))
 
+
 def _stated(name: str) -> PtqRecipe:
     """What a variant's name states. The other settings of a recipe file are not part of it."""
     return ptq_recipe(name.partition("@")[0])
