@@ -54,8 +54,8 @@ class LayerWork:
     """Quantizes the decoder layer `layer` (float32, on the device), in place.
 
     `inputs` are the calibration samples before this layer, or None for methods that need none; `unquantized`, for
-    GPTAQ, are the same samples in the unquantized model. `dtype` is the model's:
-    weights that stay float and scales are rounded to it. Messages call the layer `path`.
+    GPTAQ, are the same samples in the unquantized model. `dtype` is the model's: weights that stay float and scales are
+    rounded to it. Messages call the layer `path`.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class LayerWork:
                     streams = [one for one in (self._inputs, self._unquantized) if one is not None]
                     if not [one for one in streams if one.halve()]:
                         raise self._inputs.too_large(self._path) from error
-        self.result.expert_tokens = experts.counts
+        self.result.expert_tokens = self.result.expert_tokens or experts.counts  # of the first pass, over all samples
 
     def _fold(self, sums: Sums) -> None:
         """Move scales between channels, as SmoothQuant or AWQ choose them, and adapt the sums."""
