@@ -291,7 +291,7 @@ def test_the_tested_versions_are_within_the_bounds() -> None:
             assert required.specifier.contains(clause.version), f"{name}: constraints.txt and pyproject.toml disagree"
 
 
-OURS = {"presets", "converters", "int8", "sweep", "tui"}
+OURS = {"presets", "converters", "int8", "ptq", "sweep", "tui"}
 MODULES = {"llama_cpp": "llama-cpp-python", "pynvml": "nvidia-ml-py"}
 """Modules whose name differs from that of their distribution."""
 INDIRECT = {"triton": "torch", "tokenizers": "transformers", "evaluate": "lm-eval", "immutabledict": "lm-eval"}
