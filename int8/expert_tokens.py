@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,25 @@ class ExpertTokens:
     def __init__(self, layer: nn.Module, stack: ExitStack) -> None:
         self._experts = next((module for module in layer.modules() if isinstance(module, Experts)), None)
         self._first: list[Tensor] = []
+        self._counts = True
         self.counts: list[int] = []
         if self._experts is not None:
             self.counts = [0] * len(self._experts)
             hook = self._experts.register_forward_pre_hook(lambda _, inputs: self._count(*inputs))
             stack.callback(hook.remove)
 
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Tokens that pass inside the block are not counted."""
+        self._counts = False
+        try:
+            yield
+        finally:
+            self._counts = True
+
     def _count(self, hidden: Tensor, chosen: Tensor, _: Tensor) -> None:
+        if not self._counts:
+            return
         here = torch.bincount(chosen.flatten(), minlength=len(self.counts)).tolist()
         self.counts = [a + b for a, b in zip(self.counts, here, strict=True)]
         missing = SHOWN_TOKENS - sum(map(len, self._first))

@@ -97,7 +97,7 @@ class LayerWork:
             for name in names:
                 self._round(name, sums.get(name))
         if self._inputs is not None and not floats:
-            self._pass(lambda stack: None, lambda inputs: inputs.run(self._layer, self._index, keep=True))
+            self._pass(lambda stack: None, lambda inputs, _: inputs.run(self._layer, self._index, keep=True))
         return self.result
 
     def _stages(self, sums: Sums) -> list[list[str]]:
@@ -114,24 +114,24 @@ class LayerWork:
     def _sums(self, names: list[str], keep: bool) -> Sums:
         recorder = InputRecorder(self._layer, names, self._path)
         if self._unquantized is None:
-            self._pass(recorder.attach, lambda inputs: inputs.run(self._layer, self._index, keep))
+            self._pass(recorder.attach, lambda inputs, _: inputs.run(self._layer, self._index, keep))
         else:
-            self._pass(recorder.attach, lambda inputs: self._run_both(inputs, recorder))
+            self._pass(recorder.attach, lambda inputs, experts: self._run_both(inputs, recorder, experts))
         recorder.require_all()
         return recorder.sums
 
-    def _run_both(self, inputs: LayerInputs, recorder: InputRecorder) -> None:
+    def _run_both(self, inputs: LayerInputs, recorder: InputRecorder, experts: ExpertTokens) -> None:
         """Run the samples of the unquantized model and those of the quantized one in turns, batch by batch."""
         assert self._unquantized is not None
         kept = []
         quantized, unquantized = (one.outputs(self._layer, self._index) for one in (inputs, self._unquantized))
         for _ in range(inputs.batches):
-            with recorder.of_unquantized():
+            with recorder.of_unquantized(), experts.uncounted():
                 kept.append(next(unquantized).cpu())
             next(quantized)
         self._unquantized.replace(kept)
 
-    def _pass(self, watch: Callable[[ExitStack], None], run: Callable[[LayerInputs], None]) -> None:
+    def _pass(self, watch: Callable[[ExitStack], None], run: Callable[[LayerInputs, ExpertTokens], None]) -> None:
         """Run all samples through the layer with hooks. On the first lack of memory, again with half the batch."""
         assert self._inputs is not None
         while True:
@@ -139,7 +139,7 @@ class LayerWork:
                 watch(stack)
                 experts = ExpertTokens(self._layer, stack)
                 try:
-                    run(self._inputs)
+                    run(self._inputs, experts)
                     experts.show_few()
                     break
                 except torch.OutOfMemoryError as error:
@@ -174,7 +174,7 @@ class LayerWork:
         """AWQ's published loss, on the first batch of the samples."""
         calls = ModuleCalls(self._layer.get_submodule(compared_module(rule)))
 
-        def first_batch(inputs: LayerInputs) -> None:
+        def first_batch(inputs: LayerInputs, _: ExpertTokens) -> None:
             next(inputs.outputs(self._layer, self._index))
 
         self._pass(calls.attach, first_batch)
