@@ -10,7 +10,7 @@ computed here is what a reader of the file gets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -131,11 +131,3 @@ def round_to_nearest(weight: Tensor, grid: Grid, dtype: torch.dtype) -> GridWeig
     columns = weight.shape[1]
     q = codes(weight, spread(scale, columns), None if zero is None else spread(zero, columns), grid.bits)
     return GridWeight(q.to(torch.int8), scale, zero, grid.bits)
-
-
-def on_columns(weight: GridWeight, order: Tensor) -> GridWeight:
-    """The weight with its columns in another order, each with the group that it has now."""
-    groups = weight.scale.shape[1]
-    columns = weight.codes.shape[1]
-    group_of = torch.arange(columns, device=order.device) // (columns // groups)
-    return replace(weight, codes=weight.codes[:, order], column_groups=group_of[order].to(torch.int32))

@@ -170,8 +170,8 @@ BILLM: Mapping[str, Mapping[str, Any]] = {
 }
 """The names without bits, which are always binary."""
 
-PREFIXES = (*(step for step in METHODS if step != "a"), "ptq")
-"""What the name of a variant can begin with: a step, or `ptq:` before a recipe file."""
+PREFIXES = (*(step for step in METHODS if step != "a"), "billm", "ptq")
+"""What the name of a variant can begin with: its first step, or `ptq:` before a recipe file."""
 
 _SPEC = re.compile(r"w(?P<bits>\d+)(?:a(?P<activations>\d+))?(?:g(?P<group>\d+))?(?:-(?P<kind>sym|asym))?")
 _USAGE = "write, for example, gptq:w4g128, awq+gptq:w3g128, sq:w8a8 or rtn:w4-sym"

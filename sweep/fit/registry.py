@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ptq.recipe import PREFIXES as PTQ_PREFIXES
 from sweep.extensions import load_extensions
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import FitRow
@@ -40,7 +41,7 @@ _KINDS: dict[str, str | FitKind] = {
     "hub": "sweep.fit.gguf_files:HUB_FILES",
     "": "sweep.fit.gguf_files:QUANTS",
     "int8": "sweep.fit.torch_memory:INT8",
-    **dict.fromkeys(("rtn", "gptq", "awq", "hqq", "sq", "rot", "billm", "ptq"), "sweep.fit.ptq_memory:PTQ"),
+    **dict.fromkeys(PTQ_PREFIXES, "sweep.fit.ptq_memory:PTQ"),
 }
 
 

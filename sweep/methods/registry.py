@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from converters.errors import InputError
+from ptq.recipe import PREFIXES as PTQ_PREFIXES
 from sweep.extensions import load_extensions
 from sweep.jobs.base import RunJob
 from sweep.jobs.inputs import Origin
@@ -21,10 +22,7 @@ _METHODS: dict[str, str | type[Variant]] = {
     "int8": "sweep.methods.int8:Int8",
     "fq": "sweep.methods.int8:FakeQuant",
     "torch": "sweep.methods.torch:TorchFloat",
-    **dict.fromkeys(
-        ("rtn", "gptq", "awq", "hqq", "sq", "rot", "billm", "ptq"),  # the first step of a name, or a recipe file
-        "sweep.methods.ptq:Ptq",
-    ),
+    **dict.fromkeys(PTQ_PREFIXES, "sweep.methods.ptq:Ptq"),
 }
 
 
