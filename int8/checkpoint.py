@@ -9,25 +9,29 @@ The last two files are additions to the format: other readers run the same linea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from converters.atomic import make_public, sync
-from converters.checkpoint import Checkpoint, read_json
+from converters.checkpoint import read_json
 from converters.errors import InputError
 from int8.arithmetic import Quantizer
 from int8.atomic_directory import atomic_directory
+from int8.checkpoint_files import (
+    config_table,
+    read_tensors,
+    skeleton,
+    take_float_tensors,
+    write_index,
+    write_json,
+    write_tensors,
+)
 from int8.compressed_tensors import from_file, quantization_config, take_tensor, to_file
-from int8.experts import separate_experts
 from int8.fakequant import (
     FakeQuantize,
     FakeQuantLinear,
@@ -80,11 +84,11 @@ def save(
     try:
         with atomic_directory(out, replace) as temporary_path:
             size = _write_tensors(model, recipe, temporary_path)
-            _write_json(temporary_path / "config.json", _config(model, recipe))
+            write_json(temporary_path / "config.json", _config(model, recipe))
             about: dict[str, Any] = {"recipe": recipe.to_json(), "calibration": asdict(calibration)}
             if origin is not None:
                 about["origin"] = origin
-            _write_json(temporary_path / RECIPE_FILE, about)
+            write_json(temporary_path / RECIPE_FILE, about)
             copy_tokenizer(source, temporary_path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{out}: cannot be written: {error}") from error
@@ -122,14 +126,7 @@ def load(path: Path) -> tuple[PreTrainedModel, Recipe]:
     if not is_int8(path):
         raise InputError(f"{path}: has no {RECIPE_FILE}; give a directory that `sweep int8` wrote")
     recipe = read_recipe(path)
-    with Checkpoint.open(path) as checkpoint:  # checks the headers
-        files = {tensor.path for tensor in checkpoint.tensors.values()}
-    try:
-        tensors = {name: tensor for file in sorted(files) for name, tensor in load_file(file).items()}
-        if (path / ATTENTION_FILE).is_file():
-            tensors |= load_file(path / ATTENTION_FILE)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    tensors = read_tensors(path, ATTENTION_FILE)
     model = skeleton(path, _read_config(path))
     _fill(model, recipe, tensors, path)
     attach_attention(model, recipe)
@@ -144,12 +141,7 @@ def _config(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
         # Other readers may implement routers as linear layers, so they are listed as float too.
         if name not in quantized and (isinstance(module, nn.Linear) or recipe.keeps(name))
     ]
-    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
-    config["architectures"] = [type(model).__name__]
-    for table in (config, config.get("text_config") or {}):
-        if "tie_word_embeddings" in table:
-            table["tie_word_embeddings"] = has_tied_head(model)
-    return {**config, "quantization_config": quantization_config(recipe, float_layers)}
+    return {**config_table(model), "quantization_config": quantization_config(recipe, float_layers)}
 
 
 def _write_tensors(model: PreTrainedModel, recipe: Recipe, directory: Path) -> int:
@@ -168,14 +160,12 @@ def _write_tensors(model: PreTrainedModel, recipe: Recipe, directory: Path) -> i
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(directory / file, shard)
+        write_tensors(directory / file, shard)
         places |= dict.fromkeys(shard, file)
     # There is an index even for one file: readers then load only the files it lists, not the attention's.
-    _write_json(
-        directory / "model.safetensors.index.json", {"metadata": {"total_size": sum(sizes)}, "weight_map": places}
-    )
+    write_index(directory, places, sum(sizes))
     if attention:
-        _write_file(directory / ATTENTION_FILE, attention)
+        write_tensors(directory / ATTENTION_FILE, attention)
     return sum(sizes) + sum(tensor.nbytes for tensor in attention.values())
 
 
@@ -203,21 +193,6 @@ def _read_config(path: Path) -> PretrainedConfig:
     return config
 
 
-def skeleton(path: Path, config: PretrainedConfig) -> PreTrainedModel:
-    """The model that the config of `path` describes, without weights, with separate experts. Raises InputError."""
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if any(buffer.is_meta for buffer in child.buffers(recurse=False)):  # RoPE's frequencies, from the config
-                setattr(parent, name, type(child)(config=config))
-    separate_experts(model)
-    return model
-
-
 def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], path: Path) -> None:
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:
@@ -231,25 +206,4 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
                     take_tensor(tensors, f"{name}.{part}_quantizer.{kind}", path) for kind in ("scale", "zero_point")
                 )
                 add_quantizer(module, part, Quantizer(scale, zero))
-    try:
-        left = model.load_state_dict(tensors, strict=False, assign=True)
-    except RuntimeError as error:
-        raise InputError(f"{path}: tensors contradict the config: {' '.join(str(error).split())[:300]}") from error
-    if not any(name in tensors for name in model.all_tied_weights_keys):  # otherwise its head is not the embeddings
-        model.tie_weights()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            raise InputError(f"{path}: tensor {name!r} is missing")
-    if left.unexpected_keys:
-        raise InputError(f"{path}: tensor {left.unexpected_keys[0]!r} is not part of the model")
-
-
-def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, path, {"format": "pt"})
-    make_public(path)  # safetensors makes a file that only its owner may read
-    sync(path)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    sync(path)
+    take_float_tensors(model, tensors, path)

@@ -30,10 +30,18 @@ def quantization_config(recipe: Recipe, ignored: list[str]) -> dict[str, Any]:
     """The entry `quantization_config` of config.json; `ignored` are the paths of the linear layers that stay float."""
     activations = _ACTIVATIONS[recipe.activations]
     form = "int-quantized" if activations else "pack-quantized"
+    weights = {**_INT8, "strategy": "channel", "symmetric": True, "dynamic": False}
+    return config_entry(form, weights, activations and {**activations, "symmetric": recipe.symmetric}, ignored)
+
+
+def config_entry(
+    form: str, weights: dict[str, Any], activations: dict[str, Any] | None, ignored: list[str]
+) -> dict[str, Any]:
+    """The entry `quantization_config` for linear layers that are all stored in the same format `form`."""
     group = {
         "targets": ["Linear"],
-        "weights": {**_INT8, "strategy": "channel", "symmetric": True, "dynamic": False},
-        "input_activations": activations and {**activations, "symmetric": recipe.symmetric},
+        "weights": weights,
+        "input_activations": activations,
         "output_activations": None,
         "format": form,
     }

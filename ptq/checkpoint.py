@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
-from int8.checkpoint import skeleton
+from int8.checkpoint_files import read_tensors, skeleton, take_float_tensors
 from int8.model import decoder_of
 from ptq.ends import fill_ends
 from ptq.layer_files import DEQUANTIZED_REPORT_FILE, OWN_TYPE, REPORT_FILE, attach_online, fill
@@ -102,27 +100,12 @@ def load(path: Path) -> tuple[PreTrainedModel, PtqRecipe]:
     the config.
     """
     recipe = read_recipe(path)
-    with Checkpoint.open(path) as checkpoint:  # checks the headers
-        files = {tensor.path for tensor in checkpoint.tensors.values()}
-    try:
-        tensors = {name: tensor for file in sorted(files) for name, tensor in load_file(file).items()}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    tensors = read_tensors(path)
     model = skeleton(path, _config(path))
     fill_ends(model, tensors, recipe, path)
     decoder = decoder_of(model)
     for layer in decoder.layers:
         attach_online(layer, decoder.model_type, recipe)
     fill(model, "", tensors, recipe, path)
-    try:
-        left = model.load_state_dict(tensors, strict=False, assign=True)
-    except RuntimeError as error:
-        raise InputError(f"{path}: tensors contradict the config: {' '.join(str(error).split())[:300]}") from error
-    if not any(name in tensors for name in model.all_tied_weights_keys):
-        model.tie_weights()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            raise InputError(f"{path}: tensor {name!r} is missing")
-    if left.unexpected_keys:
-        raise InputError(f"{path}: tensor {left.unexpected_keys[0]!r} is not part of the model")
+    take_float_tensors(model, tensors, path)
     return model.eval(), recipe

@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from converters.atomic import AtomicFile, make_public, sync
+from converters.atomic import AtomicFile, disk_errors
+from converters.checkpoint import read_safetensors_header
 from converters.errors import InputError
+from int8.checkpoint_files import config_table, write_index, write_json, write_tensors
 from int8.fakequant import replace_linear
 from int8.model import Decoder, has_tied_head
 from ptq.ends import end_tensors
@@ -31,11 +33,9 @@ from ptq.linear import RoundedInputLinear
 from ptq.recipe import PtqRecipe
 from ptq.rotation import attach_rotations, keep_rotation, online_modules, rotation_of
 from ptq.rounding import QuantizedWeight
-from ptq.stored_size import quantization_config
-from ptq.stored_weight import from_tensors, to_tensors, values_in_model
+from ptq.stored_weight import from_tensors, quantization_config, to_tensors, values_in_model
 
-REPORT_FILE, INDEX_FILE = "ptq.json", "model.safetensors.index.json"
-DEQUANTIZED_REPORT_FILE = "dequantized.json"
+REPORT_FILE, DEQUANTIZED_REPORT_FILE = "ptq.json", "dequantized.json"
 OWN_TYPE = "bitsweep-"
 """Before the model type in config.json if no other program can read the weights, so that they all refuse to."""
 
@@ -71,7 +71,7 @@ class LayerFiles:
             "expert_tokens": quantized.expert_tokens,
         }
         self._save(tensors, index)
-        with AtomicFile(self._report(index)) as file:
+        with disk_errors(self._report(index)), AtomicFile(self._report(index)) as file:
             file.temporary_path.write_text(json.dumps(report), encoding="utf-8")
 
     def _tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
@@ -112,15 +112,13 @@ class LayerFiles:
         self._save({**rest, **end_tensors(ends)}, self._layers)
         places, size = {}, 0
         for index in range(self._layers + 1):
-            for name, tensor in load_file(self._file(index)).items():
+            for name, tensor in read_safetensors_header(self._file(index)).items():
                 places[name] = self._file(index).name
                 size += tensor.nbytes
         reports = {}
         for index in range(self._layers):
             reports[f"{self._path}.{index}"] = json.loads(self._report(index).read_text(encoding="utf-8"))
             self._report(index).unlink()
-        self._write_json(INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": places})
-        self._write_json("config.json", self._config(model, reports))
         about: dict[str, Any] = {
             "recipe": self._recipe.to_json(),
             "calibration": asdict(calibration),
@@ -128,7 +126,10 @@ class LayerFiles:
         }
         if origin is not None:
             about["origin"] = origin
-        self._write_json(DEQUANTIZED_REPORT_FILE if self._dequantized else REPORT_FILE, about)
+        with disk_errors(self._directory):
+            write_index(self._directory, places, size)
+            write_json(self._directory / "config.json", self._config(model, reports))
+            write_json(self._directory / (DEQUANTIZED_REPORT_FILE if self._dequantized else REPORT_FILE), about)
 
     def _config(self, model: PreTrainedModel, reports: Mapping[str, Any]) -> dict[str, Any]:
         quantized = {f"{path}.{name}" for path, layer in reports.items() for name in layer["linears"]}
@@ -139,11 +140,7 @@ class LayerFiles:
             if name not in quantized
             and (isinstance(module, nn.Linear | RoundedInputLinear) or self._recipe.keeps(name))
         ]
-        config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
-        config["architectures"] = [type(model).__name__]
-        for table in (config, config.get("text_config") or {}):
-            if "tie_word_embeddings" in table:
-                table["tie_word_embeddings"] = has_tied_head(model)
+        config = config_table(model)
         if self._dequantized:
             return config
         if self._recipe.packed:
@@ -153,18 +150,8 @@ class LayerFiles:
     def _save(self, tensors: dict[str, Tensor], index: int) -> None:
         path = self._file(index)
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
-            make_public(path)  # safetensors makes a file that only its owner may read
-            sync(path)
+            write_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()})
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: cannot be written: {error}") from error
-
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        path = self._directory / name
-        try:
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            sync(path)
-        except OSError as error:
             raise InputError(f"{path}: cannot be written: {error}") from error
 
     def _file(self, index: int) -> Path:

@@ -1,11 +1,9 @@
-"""The format in which a recipe's weights are stored, and its bytes. This module does not import torch.
+"""How a recipe's weights are stored, and their bytes. This module does not import torch.
 
 Format: compressed-tensors (github.com/vllm-project/compressed-tensors), see ptq.stored_weight.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from ptq.recipe import Order, PtqRecipe, Rounding
 
@@ -40,36 +38,3 @@ def stored_bytes(rows: int, columns: int, recipe: PtqRecipe, scale_bytes: int = 
 def words(values: int, bits: int) -> int:
     """The int32 words that this many values of `bits` bits take."""
     return -(-values * bits // 32)
-
-
-def quantization_config(recipe: PtqRecipe, ignored: list[str]) -> dict[str, Any]:
-    """The entry `quantization_config` of config.json for compressed-tensors, if the recipe's result is `packed`.
-
-    `ignored` are the paths of the linear layers that stay float.
-    """
-    form = "int-quantized" if is_plain_int8(recipe) else "pack-quantized"
-    dynamic = {"num_bits": recipe.activation_bits, "type": "int", "symmetric": True, "strategy": "token"}
-    weights = {
-        "num_bits": recipe.bits,
-        "type": "int",
-        "symmetric": recipe.symmetric,
-        "strategy": "group" if recipe.group else "channel",
-        "group_size": recipe.group or None,
-        "dynamic": False,
-        "actorder": "group" if has_column_groups(recipe) else None,
-    }
-    group = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": {**dynamic, "dynamic": True} if recipe.activation_bits < 16 else None,
-        "output_activations": None,
-        "format": form,
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "format": form,
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": ignored,
-        "kv_cache_scheme": None,
-    }

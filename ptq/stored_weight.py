@@ -9,11 +9,12 @@ packed codes in the same way. For BiLLM's binary weights see ptq.binary.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from int8.compressed_tensors import take_tensor
+from int8.compressed_tensors import config_entry, take_tensor
 from ptq.binary import BinaryWeight, layout
 from ptq.grid import GridWeight
 from ptq.packing import pack, unpack
@@ -81,3 +82,23 @@ def values_in_model(weight: GridWeight | BinaryWeight, recipe: PtqRecipe) -> Ten
     if recipe.activation_bits < 16 and isinstance(weight, GridWeight):
         return weight.dequantized(torch.float32)
     return weight.dequantized()
+
+
+def quantization_config(recipe: PtqRecipe, ignored: list[str]) -> dict[str, Any]:
+    """The entry `quantization_config` of config.json for compressed-tensors, if the recipe's result is `packed`.
+
+    `ignored` are the paths of the linear layers that stay float.
+    """
+    form = "int-quantized" if is_plain_int8(recipe) else "pack-quantized"
+    dynamic = {"num_bits": recipe.activation_bits, "type": "int", "symmetric": True, "strategy": "token"}
+    weights = {
+        "num_bits": recipe.bits,
+        "type": "int",
+        "symmetric": recipe.symmetric,
+        "strategy": "group" if recipe.group else "channel",
+        "group_size": recipe.group or None,
+        "dynamic": False,
+        "actorder": "group" if has_column_groups(recipe) else None,
+    }
+    activations = {**dynamic, "dynamic": True} if recipe.activation_bits < 16 else None
+    return config_entry(form, weights, activations, ignored)

@@ -260,7 +260,7 @@ def test_an_error_leaves_nothing_behind(dense: Path, tmp_path: Path, monkeypatch
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ptq.layer_files.save_file", full)
+    monkeypatch.setattr("int8.checkpoint_files.save_file", full)
     with pytest.raises(InputError, match=r"cannot be written: .*No space left on device"):
         quantized(dense, "rtn:w4", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -195,7 +195,7 @@ def test_a_full_disk_gives_one_line_and_no_file(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ptq.layer_files.save_file", full)
+    monkeypatch.setattr("int8.checkpoint_files.save_file", full)
     done = convert(dense, "rtn:w4", "--dequantized")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
