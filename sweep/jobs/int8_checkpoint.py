@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from int8.recipe import Recipe
-from sweep import format as fmt
 from sweep.artefact import Artefact
-from sweep.jobs.base import Result, Site, StoredJob, content_hash
+from sweep.jobs.base import Site
+from sweep.jobs.checkpoint import CheckpointJob, CheckpointResult
 from sweep.jobs.inputs import TextFile
-from sweep.jobs.settings import ComputeResources
 
 
 @dataclass(frozen=True)
-class Int8CheckpointResult(Result):
-    """The size of the checkpoint. `calibration` says what the recipe was calibrated with."""
-
-    file_bytes: int
-    bits_per_weight: float
-    calibration: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def summary(self) -> str:
-        return fmt.size(self.file_bytes)
+class Int8CheckpointResult(CheckpointResult):
+    """The size of an int8 checkpoint, and what its recipe was calibrated with."""
 
 
 @dataclass(frozen=True)
-class Int8CheckpointJob(StoredJob[Int8CheckpointResult]):
-    """Quantize the checkpoint `source` to int8, into a directory below `folder`. Statistics that several recipes need
-    are cached in `folder` too. `model` is a hash of the checkpoint's content."""
+class Int8CheckpointJob(CheckpointJob[Int8CheckpointResult]):
+    """Quantize a checkpoint to int8. Statistics that several recipes need are cached in `folder` too."""
 
     kind = "quantize"  # part of every key and of stored plans
     result_type = Int8CheckpointResult
     weight = 4.0
-    is_preparation = True
-    output_is_model = True
+    suffix = ".int8"
 
     source: Artefact
     name: str
@@ -45,27 +33,6 @@ class Int8CheckpointJob(StoredJob[Int8CheckpointResult]):
     model: str
     engine: str
     text: TextFile | None = None
-
-    @property
-    def _own_identity(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "recipe": self.recipe.to_json(),
-            "engine": self.engine,
-            "text": None if self.text is None else self.text.identity,
-            "procedure": self.procedure,  # part of the directory's name too, because an existing directory is reused
-        }
-
-    def identity(self, resources: ComputeResources) -> Any:
-        return {"kind": self.kind, **self._own_identity}
-
-    @property
-    def output(self) -> Artefact:
-        return Artefact(f"{self.folder}/{self.name}-{self.recipe.name}-{content_hash(self._own_identity)[:8]}.int8")
-
-    @property
-    def input_texts(self) -> tuple[TextFile, ...]:
-        return () if self.text is None else (self.text,)
 
     def run(self, site: Site) -> Int8CheckpointResult:
         import torch

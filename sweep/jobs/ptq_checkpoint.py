@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ptq.recipe import PtqRecipe
-from sweep import format as fmt
 from sweep.artefact import Artefact
-from sweep.jobs.base import Result, Site, StoredJob, content_hash
+from sweep.jobs.base import Site
+from sweep.jobs.checkpoint import CheckpointJob, CheckpointResult
 from sweep.jobs.inputs import TextFile
-from sweep.jobs.settings import ComputeResources
 
 
 @dataclass(frozen=True)
-class PtqCheckpointResult(Result):
-    """The size of the checkpoint: bytes of its files, and bits per weight of all its tensors. `calibration` says what
-    it was calibrated with; `error` is the mean relative error of the layers' outputs, None if no text was read."""
+class PtqCheckpointResult(CheckpointResult):
+    """`error` is the mean relative error of the layers' outputs, None if no text was read."""
 
-    file_bytes: int
-    bits_per_weight: float
-    calibration: Mapping[str, Any] = field(default_factory=dict)
     error: float | None = None
 
-    @property
-    def summary(self) -> str:
-        return fmt.size(self.file_bytes)
-
 
 @dataclass(frozen=True)
-class PtqCheckpointJob(StoredJob[PtqCheckpointResult]):
-    """Quantize the checkpoint `source` by a recipe, into a directory below `folder`. `model` is a hash of the
-    checkpoint's content."""
+class PtqCheckpointJob(CheckpointJob[PtqCheckpointResult]):
+    """Quantize a checkpoint by a recipe of ptq.recipe."""
 
     kind = "ptq"
     result_type = PtqCheckpointResult
     weight = 6.0
-    is_preparation = True
-    output_is_model = True
+    suffix = ".ptq"
 
     source: Artefact
     name: str
@@ -47,28 +34,6 @@ class PtqCheckpointJob(StoredJob[PtqCheckpointResult]):
     model: str
     engine: str
     text: TextFile | None = None
-
-    @property
-    def _own_identity(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "recipe": self.recipe.to_json(),
-            "engine": self.engine,
-            "text": None if self.text is None else self.text.identity,
-            "procedure": self.procedure,  # part of the directory's name too, because an existing directory is reused
-        }
-
-    def identity(self, resources: ComputeResources) -> Any:
-        return {"kind": self.kind, **self._own_identity}
-
-    @property
-    def output(self) -> Artefact:
-        name = self.recipe.name.replace(":", "-")
-        return Artefact(f"{self.folder}/{self.name}-{name}-{content_hash(self._own_identity)[:8]}.ptq")
-
-    @property
-    def input_texts(self) -> tuple[TextFile, ...]:
-        return () if self.text is None else (self.text,)
 
     def run(self, site: Site) -> PtqCheckpointResult:
         import torch

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from int8.recipe_sizes import RecipeSizes
+from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.inputs import ImatrixFile
+from sweep.jobs.int8_checkpoint import Int8CheckpointJob
+from sweep.jobs.model import MeasuredModel, engine_versions
+from sweep.jobs.ptq_checkpoint import PtqCheckpointJob
+from sweep.methods.base import preparation_cell
+from sweep.methods.torch import TorchVariant
 
 if TYPE_CHECKING:
     from converters.source import Source
@@ -59,8 +66,32 @@ class CalibrationFigures:
         ]
 
 
-class CheckpointVariant(ABC):
-    """A variant that can be written as a checkpoint directory which other programs read."""
+@dataclass(frozen=True)
+class CheckpointVariant(TorchVariant):
+    """A variant that a recipe makes, stored as a checkpoint directory. A job of the type `job` makes it in a sweep, and
+    `sweep convert` can write it for other programs."""
+
+    job: ClassVar[type[Int8CheckpointJob | PtqCheckpointJob]]
+
+    recipe: Any
+
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        """Variants of one recipe whose jobs are equal share the cell that makes the checkpoint."""
+        origin, engine = inputs.origin, engine_versions(self.opener)
+        text = inputs.calibration if self.recipe.needs_text else None
+        job = self.job(origin.source, origin.name, self.recipe, inputs.folder, origin.fingerprint, engine, text)
+        cell = preparation_cell(self, "quantize", job, inputs)  # the name in labels and stored plans
+        settings = self.settings(inputs.settings)
+        model = MeasuredModel(self.opener, job.output, cell.key, engine, settings, origin.source, origin.name)
+        return [cell], model
+
+    @property
+    def accepts_calibration(self) -> bool:
+        return True
+
+    @property
+    def needs_calibration(self) -> bool:
+        return bool(self.recipe.needs_text)
 
     @abstractmethod
     def require_written(self, dequantized: bool) -> None:

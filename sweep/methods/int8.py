@@ -13,21 +13,17 @@ from int8.recipe import recipe as int8_recipe
 from int8.recipe_sizes import RecipeSizes
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.torch_memory import sizes_of
-from sweep.jobs.cell import Cell, SweepInputs
-from sweep.jobs.inputs import ImatrixFile
 from sweep.jobs.int8_checkpoint import Int8CheckpointJob
-from sweep.jobs.model import MeasuredModel, engine_versions
-from sweep.methods.base import preparation_cell
 from sweep.methods.checkpoint import CalibrationFigures, CheckpointTask, CheckpointVariant
-from sweep.methods.torch import TorchVariant
 
 
 @dataclass(frozen=True)
-class Int8(TorchVariant, CheckpointVariant):
+class Int8(CheckpointVariant):
     """An int8 checkpoint made by a recipe, or by the recipe in a file, and multiplied in int8."""
 
     kind = "int8"
     opener = "int8"
+    job = Int8CheckpointJob
     usage = "int8:RECIPE"
 
     recipe: Recipe
@@ -36,18 +32,6 @@ class Int8(TorchVariant, CheckpointVariant):
     def parse(cls, text: str) -> Self:
         recipe = int8_recipe(text.partition(":")[2])
         return cls(f"{cls.kind}:{recipe.name}", recipe)
-
-    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
-        """`int8:` and `fq:` variants of one recipe share the cell that makes the checkpoint."""
-        origin, engine = inputs.origin, engine_versions(self.opener)
-        text = inputs.calibration if self.recipe.needs_text else None
-        job = Int8CheckpointJob(
-            origin.source, origin.name, self.recipe, inputs.folder, origin.fingerprint, engine, text
-        )
-        cell = preparation_cell(self, "quantize", job, inputs)  # the name in labels and stored plans
-        settings = self.settings(inputs.settings)
-        model = MeasuredModel(self.opener, job.output, cell.key, engine, settings, origin.source, origin.name)
-        return [cell], model
 
     @classmethod
     def suggested_names(cls) -> tuple[str, ...]:
@@ -60,14 +44,6 @@ class Int8(TorchVariant, CheckpointVariant):
     @property
     def size_recipe(self) -> Recipe:
         return self.recipe
-
-    @property
-    def accepts_calibration(self) -> bool:
-        return True
-
-    @property
-    def needs_calibration(self) -> bool:
-        return self.recipe.needs_text
 
     @property
     def fit_name(self) -> str | None:

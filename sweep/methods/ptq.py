@@ -16,22 +16,20 @@ from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.ptq_memory import sizes_of
 from sweep.fit.torch_memory import sizes_of as torch_sizes_of
 from sweep.jobs.base import RunJob
-from sweep.jobs.cell import Cell, SweepInputs
-from sweep.jobs.inputs import ImatrixFile, Origin
-from sweep.jobs.model import MeasuredModel, engine_versions
+from sweep.jobs.inputs import Origin
 from sweep.jobs.ptq_checkpoint import PtqCheckpointJob
 from sweep.jobs.settings import Settings
-from sweep.methods.base import PredictedSize, preparation_cell
+from sweep.methods.base import PredictedSize
 from sweep.methods.checkpoint import CalibrationFigures, CheckpointTask, CheckpointVariant
-from sweep.methods.torch import TorchVariant
 
 
 @dataclass(frozen=True)
-class Ptq(TorchVariant, CheckpointVariant):
+class Ptq(CheckpointVariant):
     """A checkpoint quantized by a recipe of ptq.recipe. It is measured with dequantized weights."""
 
     kind = "ptq"
     opener = "ptq"
+    job = PtqCheckpointJob
     usage = "METHOD:wBITS[aBITS][gGROUP] (gptq:w4g128)"
 
     recipe: PtqRecipe
@@ -40,15 +38,6 @@ class Ptq(TorchVariant, CheckpointVariant):
     def parse(cls, text: str) -> Self:
         recipe = ptq_recipe(text)
         return cls(recipe.name, recipe)
-
-    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
-        origin, engine = inputs.origin, engine_versions(self.opener)
-        text = inputs.calibration if self.recipe.needs_text else None
-        job = PtqCheckpointJob(origin.source, origin.name, self.recipe, inputs.folder, origin.fingerprint, engine, text)
-        cell = preparation_cell(self, "quantize", job, inputs)
-        settings = self.settings(inputs.settings)
-        model = MeasuredModel(self.opener, job.output, cell.key, engine, settings, origin.source, origin.name)
-        return [cell], model
 
     @classmethod
     def predicted_sizes(
@@ -81,14 +70,6 @@ class Ptq(TorchVariant, CheckpointVariant):
         # of a symmetric and an asymmetric grid, the variant's own; a recipe file may change what a name states
         alike.sort(key=lambda other: ("@" in other, _stated(other).symmetric != own.symmetric))
         return alike[0] if alike else None
-
-    @property
-    def accepts_calibration(self) -> bool:
-        return True
-
-    @property
-    def needs_calibration(self) -> bool:
-        return self.recipe.needs_text
 
     @property
     def fit_name(self) -> str | None:

@@ -29,7 +29,7 @@ _MEANINGS = {
     Verdict.DOES_NOT_FIT: "does not fit",
 }
 _NAMES = {"kv": "KV cache", "recurrent": "recurrent state", "compute": "compute buffers", "output": "output buffer"}
-_KINDS = {"gguf": "GGUF", "int8": "int8"}
+_KINDS = {"gguf": "GGUF", "ptq": "PTQ"}
 _HEADS = {
     "weights": "weights",
     "kv": "KV",

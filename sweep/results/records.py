@@ -14,8 +14,8 @@ import numpy as np
 from sweep.endings import Ending
 from sweep.items import Item
 from sweep.jobs.cell import Cell
+from sweep.jobs.checkpoint import CheckpointResult
 from sweep.jobs.export import ExportResult
-from sweep.jobs.int8_checkpoint import Int8CheckpointResult
 from sweep.jobs.model import opener
 from sweep.jobs.settings import ComputeResources
 from sweep.jobs.speed import SpeedResult
@@ -167,7 +167,7 @@ def _record(variant: str, run: _RunResults) -> Record:
     }
     speed = _only(results, SpeedResult)
     text: TextResult | None = _only(results, TextResult)
-    size = speed or _only(results, ExportResult) or _only(results, Int8CheckpointResult)
+    size = speed or _only(results, ExportResult) or _only(results, CheckpointResult)
     reference_text = run.result(plan.reference_of(variant), "text")
     return Record(
         variant=variant,

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from stored_runs import Stored, items
 
+from int8.recipe import NAMED
+from ptq.recipe import recipe as ptq_recipe
 from sweep import statistics
 from sweep.analysis.figures import mean_recovery
 from sweep.analysis.run_candidates import advise_on_records
@@ -19,6 +21,8 @@ from sweep.items import Item
 from sweep.jobs import serialization
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
+from sweep.jobs.int8_checkpoint import Int8CheckpointJob
+from sweep.jobs.ptq_checkpoint import PtqCheckpointJob
 from sweep.record import Record
 from sweep.results.history import past_runs
 from sweep.results.records import records
@@ -192,3 +196,24 @@ def test_with_a_reference_file_tasks_are_compared_with_its_model_or_with_the_mos
     assert "BF16" not in {one.variant for one in choice.excluded}
     assert "loses" in choice.why_not("Q2")
     assert set(mean_recovery(list(by_bits.values()))) == set(exports)
+
+
+@pytest.mark.parametrize(
+    ("variant", "job"),
+    [
+        ("gptq:w4g128", PtqCheckpointJob(Artefact("/m"), "micro", ptq_recipe("gptq:w4g128"), "f", "m", "e")),
+        ("int8:w8a16", Int8CheckpointJob(Artefact("/m"), "micro", NAMED["w8a16"], "f", "m", "e")),
+    ],
+)
+def test_a_checkpoint_that_could_not_be_measured_has_its_size(tmp_path, variant, job):
+    nll = np.linspace(0.5, 1.0, 30)
+    space, names = Workspace(tmp_path), ("torch:BF16", variant)
+    plan = Stored("r", text={"torch:BF16": (nll, None), variant: None}, variants=names).put(space)
+    plan = replace(plan, cells=(*plan.cells, Cell("made", variant, "quantize", job)))
+    with Store(space.database) as store:
+        store.put(
+            "made", Outcome("ok", {"file_bytes": 4_000, "bits_per_weight": 5.1, "calibration": {}}, None, 1.0), []
+        )
+        record = records(plan, store)[1]
+    assert record.variant == variant
+    assert (record.status, record.file_bytes, record.bits_per_weight) == ("partial", 4_000, 5.1)
