@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from presets.advice import advice_rules
 from sweep import format as fmt
@@ -103,7 +104,7 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
     has_gpu = any(device.kind != "cpu" for device in report.devices)
     losses = expected_losses(report, measured)
     found = {row.variant: measured_speed(row, report, measured.speeds.get(row.variant, ())) for row in report.rows}
-    speeds = {row.variant: found[row.variant] or estimated_speed(row, report) for row in report.rows}
+    speeds = _speeds(report, found)
     own = {row.variant: measured.losses(row, report.kv_type) for row in report.rows}
     return [
         Candidate(
@@ -148,15 +149,34 @@ def _placement(row: FitRow, has_gpu: bool) -> AdvisedPlacement:
     return AdvisedPlacement.EXPERTS if row.gpu_layers == row.n_layers else AdvisedPlacement.LAYERS
 
 
-def measured_speed(row: FitRow, report: FitReport, measured: Sequence[MeasuredSpeed]) -> float | None:
-    """Tokens per second that this machine decodes with this placement; None if that was not measured.
+def _speeds(report: FitReport, measured: Mapping[str, float | None]) -> dict[str, float | None]:
+    """By variant, its measured speed, or else its estimate.
 
-    Only what is wholly on the one GPU of this machine, or in RAM if there is none, is placed as it was measured.
+    An estimate for a GGUF variant that is placed like measured ones is multiplied by what these reach of their own
+    estimates (the median), so that two speeds of which one is measured can be compared.
     """
+    estimates = {row.variant: estimated_speed(row, report) for row in report.rows}
+    ratios = [speed / estimate for name, speed in measured.items() if speed and (estimate := estimates[name])]
+    reached = median(ratios) if ratios else 1.0
+    alike = {row.variant for row in report.rows if row.kind == GGUF and _is_placed_as_measured(row, report)}
+    expected = {
+        name: estimate and estimate * (reached if name in alike else 1.0) for name, estimate in estimates.items()
+    }
+    return {name: speed or expected[name] for name, speed in measured.items()}
+
+
+def _is_placed_as_measured(row: FitRow, report: FitReport) -> bool:
+    """Whether the row is wholly on the one GPU of this machine, or in RAM if there is none, as runs measure."""
     gpus = [device for device in report.devices if device.kind != "cpu"]
     elsewhere = any(device.simulated for device in report.devices)
-    if verdict(row) is not Verdict.FITS or len(gpus) > 1 or elsewhere or report.draft:
+    return verdict(row) is Verdict.FITS and len(gpus) <= 1 and not elsewhere and not report.draft
+
+
+def measured_speed(row: FitRow, report: FitReport, measured: Sequence[MeasuredSpeed]) -> float | None:
+    """Tokens per second that this machine decodes with this placement; None if that was not measured."""
+    if not _is_placed_as_measured(row, report):
         return None
+    gpus = [device for device in report.devices if device.kind != "cpu"]
     placed = (one for one in measured if (one.gpu_layers >= row.n_layers if gpus else one.gpu_layers == 0))
     return next((one.tokens_per_s for one in placed if one.kv_type == report.kv_type), None)
 

@@ -265,6 +265,23 @@ def test_a_speed_that_was_measured_with_this_placement_replaces_the_estimate() -
     assert [one["reason"] for one in answer["excluded"]] == ["is too slow: 1.0 tokens/s"]
 
 
+def test_a_measured_speed_corrects_the_estimates_of_variants_that_are_placed_alike() -> None:
+    here = [replace(device, simulated=False) for device in GPU]
+    found = ladder(("Q5_K_M", 5.5, 5.7), ("Q4_K_M", 4.9, 4.9), ("Q2_K", 2.9, 3.0), devices=here)
+    partly = replace(found.rows[2], fits=False, partial=True)
+    estimates = [estimated_speed(row, found) or 0.0 for row in found.rows]
+    measured = Measurements(speeds={"Q4_K_M": (MeasuredSpeed(0.1 * estimates[1], "f16", 999),)})
+
+    def speeds(report: FitReport) -> list[float | None]:
+        return [one.tokens_per_s for one in fit_candidates(report, measured)]
+
+    assert speeds(found) == pytest.approx([0.1 * one for one in estimates])
+    # so the smaller file is not called slower than the one that was measured to be slow
+    assert advise("m", fit_candidates(found, measured)).smaller is not None
+    in_ram = replace(found, rows=(*found.rows[:2], partly))
+    assert speeds(in_ram)[2] == pytest.approx(estimated_speed(partly, in_ram))
+
+
 def test_iq_types_in_ram_cost_speed() -> None:
     base = row("Q4_K_M", 5.0, 4.9, GPU, fits=False, partial=True)
     plain = read(base, 0.0, 2.0)
