@@ -291,8 +291,8 @@ def test_the_tested_versions_are_within_the_bounds() -> None:
             assert required.specifier.contains(clause.version), f"{name}: constraints.txt and pyproject.toml disagree"
 
 
-OURS = {"presets", "converters", "int8", "ptq", "sweep", "tui"}
-MODULES = {"llama_cpp": "llama-cpp-python", "pynvml": "nvidia-ml-py"}
+OURS = {"presets", "converters", "images", "int8", "ptq", "sweep", "tui"}
+MODULES = {"llama_cpp": "llama-cpp-python", "PIL": "pillow", "pynvml": "nvidia-ml-py"}
 """Modules whose name differs from that of their distribution."""
 INDIRECT = {"triton": "torch", "tokenizers": "transformers", "evaluate": "lm-eval", "immutabledict": "lm-eval"}
 INDIRECT |= {"langdetect": "lm-eval", "nltk": "lm-eval"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MODULES = "numpy torch llama_cpp transformers msgspec json sitecustomize usercustomize textual".split()
-PACKAGES = ("sweep", "presets", "converters", "int8", "tui", "lm_eval")
+PACKAGES = ("sweep", "presets", "converters", "images", "int8", "tui", "lm_eval")
 _TRAP = 'open({marker!r}, "a").write(__name__ + "\\n")\nraise ImportError("hijacked " + __name__)\n'
 
 

@@ -69,7 +69,7 @@ def test_a_word_is_bare_only_if_no_shell_changes_it() -> None:
 def test_one_function_quotes_all_printed_commands() -> None:
     others = [
         str(file.relative_to(ROOT))
-        for folder in ("presets", "converters", "int8", "sweep", "tui")
+        for folder in ("presets", "converters", "images", "int8", "sweep", "tui")
         for file in (ROOT / folder).rglob("*.py")
         if re.search(r"shlex\.(quote|join)", file.read_text()) and file.name != "shell.py"
     ]
