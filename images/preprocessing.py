@@ -112,7 +112,7 @@ class Preprocessing:
         The patches of a token follow one another. `resized` is at its final size.
         """
         scaled = (resized.astype(np.float64) * self.rescale).astype(np.float32)
-        pixels: NDArray[np.float32] = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        pixels = np.divide(np.subtract(scaled, self.mean, dtype=np.float32), self.std, dtype=np.float32)
         rows, columns = (side // self.token_pixels for side in pixels.shape[:2])
         split = pixels.reshape(rows, self.merge, self.patch, columns, self.merge, self.patch, 3)
         ordered = split.transpose(0, 3, 1, 4, 6, 2, 5)  # row, column, patch row, patch column, channel, y, x
