@@ -1,30 +1,17 @@
-"""A Hugging Face checkpoint as a source of weights: the rows of each GGUF tensor, gathered from stored tensors."""
+"""A Hugging Face checkpoint as a source of weights."""
 
-from bisect import bisect_right
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from converters import fp8
-from converters.architectures.family import (
-    IGNORED,
-    Part,
-    Weight,
-    canonical_name,
-    config_path_in_errors,
-    is_mtp,
-    mtp_layers,
-)
+from converters.architectures.family import canonical_name, config_path_in_errors, is_mtp, mtp_layers
 from converters.architectures.layers import layer_count
-from converters.checkpoint import WEIGHT_DTYPES, Checkpoint, StoredTensor
+from converters.checkpoint import Checkpoint
+from converters.checkpoint_weights import CheckpointWeights
 from converters.errors import InputError
 from converters.huggingface_source import HuggingFaceSource
-from converters.llamacpp.bindings import TYPES, TensorType
-from converters.llamacpp.quantize import to_float32
-
-_FP8 = "F8_E4M3"
+from converters.llamacpp.bindings import TensorType
 
 
 class CheckpointSource(HuggingFaceSource):
@@ -37,18 +24,15 @@ class CheckpointSource(HuggingFaceSource):
     def __init__(self, checkpoint: Checkpoint, pre_tokenizer: str | None = None, mtp: bool = True) -> None:
         super().__init__(checkpoint.config, checkpoint.path, checkpoint.name, checkpoint.path, pre_tokenizer)
         self.checkpoint = checkpoint
-        self._stored = self._canonical_names()
-        shapes = {name: checkpoint.tensors[stored].shape for name, stored in self._stored.items()}
-        with config_path_in_errors(self._config_file):
+        self._stored = CheckpointWeights(checkpoint, canonical_name, self.fp8_block)
+        with config_path_in_errors(self.config_file):
             self._reject_missing_layers()
-            weights = self._describe(mtp_layers(self._stored) if mtp else 0, shapes)
-        present = [weight for weight in weights if self._is_present(weight)]
-        self._starts = {weight.name: [0, *accumulate(part.rows for part in weight.parts)] for weight in present}
-        self._set_tensors(present)
-        self._reject_unexpected_tensors(mtp)
+            weights = self._describe(mtp_layers(self._stored.stored) if mtp else 0, self._stored.shapes)
+        self._set_tensors(self._stored.choose(weights))
+        self._stored.reject_unexpected(f"{self.family.name} model", lambda name: is_mtp(name) and not mtp)
 
     @property
-    def _config_file(self) -> Path:
+    def config_file(self) -> Path:
         return self.path / "config.json"
 
     @property
@@ -58,118 +42,21 @@ class CheckpointSource(HuggingFaceSource):
 
     def read_rows(self, name: str, start: int, stop: int) -> tuple[npt.NDArray[np.generic], TensorType]:
         """See `Source.read_rows`."""
-        weight, starts, type_ = self._weights[name], self._starts[name], self._type(name)
-        pieces = []
-        index = bisect_right(starts, start) - 1
-        while start < stop:
-            first, end = starts[index], min(stop, starts[index + 1])
-            pieces.append(self._read_part(weight.parts[index], start - first, end - first))
-            start, index = end, index + 1
-        rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        if weight.tiling is not None:
-            rows = weight.tiling.columns(rows)
-        if weight.value is not None:
-            if type_.name == "BF16":  # numpy cannot compute in bfloat16
-                rows, type_ = to_float32(rows, type_), TYPES["F32"]
-            rows = weight.value(rows)
-        return rows, type_
+        return self._stored.read_rows(name, start, stop)
 
     def stored_name(self, name: str, row: int = 0) -> str:
         """See `Source.stored_name`."""
-        return self._stored[self._weights[name].part_at(row).source]
-
-    def _tensor(self, source: str) -> StoredTensor:
-        return self.checkpoint.tensors[self._stored[source]]
+        return self._stored.stored_name(name, row)
 
     def _type(self, name: str) -> TensorType:
-        """The type in which a tensor's rows are read; FP8 is read as bfloat16."""
-        dtype = self._tensor(self._weights[name].parts[0].source).dtype
-        return TYPES["BF16" if dtype == _FP8 else dtype]
-
-    def _read_part(self, part: Part, start: int, stop: int) -> npt.NDArray[np.generic]:
-        stored = self._tensor(part.source)
-        if part.columns is not None:
-            first = part.columns[0]
-            block = self.checkpoint.read_block(stored.name, part.start, part.stop, first + start, first + stop)
-            return np.ascontiguousarray(block.T)
-        rows = self.checkpoint.read_rows(stored.name, part.start + start, part.start + stop)
-        if stored.dtype == _FP8:
-            assert self._block is not None  # `_is_present` rejects FP8 without block sizes
-            return fp8.dequantize(rows.view(np.uint8), self._scales(part.source), part.start + start, self._block)
-        return rows
-
-    def _scales(self, source: str) -> npt.NDArray[np.float32]:
-        """All scales of an FP8 tensor as float32 [row blocks, column blocks]. There is one scale for 16,384 weights."""
-        stored = self._tensor(source + fp8.SCALE_SUFFIX)
-        rows = self.checkpoint.read_rows(stored.name, 0, stored.shape[0])
-        return to_float32(rows, TYPES[stored.dtype])
-
-    def _canonical_names(self) -> dict[str, str]:
-        names: dict[str, str] = {}
-        for stored in self.checkpoint.tensors:
-            name = canonical_name(stored)
-            if name is not None and names.setdefault(name, stored) != stored:
-                raise InputError(
-                    f"{self.path}: tensors {names[name]!r} and {stored!r} are two names of the same weight"
-                )
-        return names
+        return self._stored.type_of(name)
 
     def _reject_missing_layers(self) -> None:
         """Checked first, so that a config with a huge number of layers does not make us describe all their tensors."""
-        found = {name.split(".")[2] for name in self._stored if name.startswith("model.layers.")}
+        found = {name.split(".")[2] for name in self._stored.stored if name.startswith("model.layers.")}
         for layer in range(layer_count(self.checkpoint.config)):
             if str(layer) not in found:
                 raise InputError(
                     f"{self.path}: every tensor of layer {layer} is missing; num_hidden_layers in config.json is"
                     f" {layer_count(self.checkpoint.config)}"
-                )
-
-    def _is_present(self, weight: Weight) -> bool:
-        """Whether the checkpoint has all parts of `weight`; False only for an optional one.
-
-        Raises InputError if a part is missing or does not match the config.
-        """
-        if weight.optional and weight.parts[0].source not in self._stored:
-            return False
-        dtypes = set()
-        for part in dict.fromkeys((part.source, part.shape) for part in weight.parts):
-            dtypes.add(self._check(*part))
-        if len(dtypes) > 1:
-            raise InputError(
-                f"{self.path}: {weight.name} would combine tensors of different dtypes ({' and '.join(sorted(dtypes))})"
-            )
-        return True
-
-    def _check(self, source: str, shape: tuple[int, ...]) -> str:
-        """The dtype of the tensor `source`. Raises InputError if it is missing or does not match the config."""
-        if source not in self._stored:
-            raise InputError(f"{self.path}: tensor {source!r} is missing; by config.json its shape is {shape}")
-        stored = self._tensor(source)
-        where = f"{stored.path}: tensor {stored.name!r}"
-        if stored.shape != shape:
-            raise InputError(f"{where} has shape {stored.shape}; by config.json it should be {shape}")
-        if stored.dtype == _FP8 and self._block is not None:
-            blocks = tuple(-(-size // block) for size, block in zip(shape[-2:], self._block, strict=False))
-            scales = self._stored.get(source + fp8.SCALE_SUFFIX)
-            if len(shape) != 2 or scales is None or self.checkpoint.tensors[scales].shape != blocks:
-                raise InputError(f"{where} is FP8, but has no {fp8.SCALE_SUFFIX} of shape {blocks}")
-            if self.checkpoint.tensors[scales].dtype not in WEIGHT_DTYPES:
-                raise InputError(
-                    f"{where} has scales of dtype {self.checkpoint.tensors[scales].dtype}; F32, F16 or BF16 is needed"
-                )
-        elif stored.dtype not in WEIGHT_DTYPES:
-            raise InputError(f"{where} has dtype {stored.dtype}; only {', '.join(WEIGHT_DTYPES)} can be exported")
-        return stored.dtype
-
-    def _reject_unexpected_tensors(self, mtp: bool) -> None:
-        known = {part.source for weight in self._weights.values() for part in weight.parts}
-        if self._block is not None:
-            known |= {source + fp8.SCALE_SUFFIX for source in known}
-        for name, stored in self._stored.items():
-            left_out = is_mtp(name) and not mtp
-            if name not in known and not left_out and not name.endswith(IGNORED):
-                tensor = self.checkpoint.tensors[stored]
-                raise InputError(
-                    f"{tensor.path}: tensor {stored[:120]!r} {tensor.shape} is not part of a {self.family.name} model"
-                    " with this config"
                 )

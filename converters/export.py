@@ -25,13 +25,15 @@ from converters.llamacpp.bindings import TensorType
 from converters.llamacpp.container import TensorInfo
 from converters.llamacpp.ghost import ghost
 from converters.llamacpp.memory import require_loadable
+from converters.llamacpp.projector import projector_memory
 from converters.llamacpp.quantize import is_valid, quantize_rows, to_float32
 from converters.partial import PartialFile
 from converters.plan import FilePart, FilePlan, Importance, plan_export
+from converters.projector_source import ProjectorSource
 from converters.resolver import open_source
 from converters.source import Source
 
-__all__ = ["ExportProgress", "export", "open_source"]
+__all__ = ["Export", "ExportProgress", "export", "export_all", "open_source"]
 
 RUN_ELEMENTS = 1 << 18  # 1 MiB of float32: fits a core's cache and makes the overhead per call negligible
 BYTES_PER_ELEMENT = 24
@@ -48,6 +50,16 @@ class ExportProgress:
     tensor: str
 
 
+@dataclass(frozen=True)
+class Export:
+    """What to write of one source: quant -> path of the file. For `max_part_bytes` see `FilePlan`."""
+
+    source: Source
+    targets: Mapping[str, Path]
+    importance: Importance | None = None
+    max_part_bytes: int | None = None
+
+
 def export(
     source: Source,
     targets: Mapping[str, Path],
@@ -57,55 +69,83 @@ def export(
     max_part_bytes: int | None = None,
     memory_budget: int | None = None,
 ) -> dict[str, FilePlan]:
-    """Write `source` as every quant of `targets` (quant -> path of the file) and return the plans of the files.
+    """Write `source` as every quant of `targets` and return the plans of the files. See `export_all`."""
+    (plans,) = export_all([Export(source, targets, importance, max_part_bytes)], progress, threads, memory_budget)
+    return plans
+
+
+def export_all(
+    exports: Sequence[Export],
+    progress: Callable[[ExportProgress], None] | None = None,
+    threads: int | None = None,
+    memory_budget: int | None = None,
+) -> list[dict[str, FilePlan]]:
+    """Write all files of `exports`, in one pass over their sources, and return the plans of each export's files.
 
     The files appear under their names only when all of them are complete and on the disk, and llama.cpp can load them
     (it tries without allocating memory). Until then each is in the same directory as `.NAME.partial`. After an
     interrupt these stay, and the same export resumes from them, tensor by tensor; after an InputError they are removed.
-    `progress` is called from this thread. For `max_part_bytes` see `FilePlan`. `memory_budget` bounds the resident
-    bytes of this process through shorter runs and fewer threads.
+    `progress` is called from this thread. `memory_budget` bounds the resident bytes of this process through shorter
+    runs and fewer threads.
 
     Raises InputError for what `plan_export` rejects, for weights that are NaN or infinite, for targets that cannot be
     written or are the source itself, for a full disk (checked before and while writing), and for a budget that is too
     small.
     """
-    plans = plan_export(source, list(targets), importance, max_part_bytes)
-    paths = {plan.quant: plan.paths(Path(path)) for plan, path in zip(plans.values(), targets.values(), strict=True)}
-    every = [path for own in paths.values() for path in own]
-    for path in every:
-        if path.exists() and path.resolve() == source.path.resolve():
-            raise InputError(f"{path}: is the source itself; choose another file name")
-    if len({path.resolve() for path in every}) < len(every):
-        raise InputError(f"{every[0].parent}: two quants have the same file name; give each its own")
-    identity = _identity(source, importance)
+    planned = [plan_export(one.source, list(one.targets), one.importance, one.max_part_bytes) for one in exports]
+    paths = [
+        [plan.paths(Path(path)) for plan, path in zip(plans.values(), one.targets.values(), strict=True)]
+        for one, plans in zip(exports, planned, strict=True)
+    ]
+    _check_paths(exports, [path for files in paths for own in files for path in own])
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as checker:
-        outputs = [
-            _Output(part, stack.enter_context(_open_partial(path, part, identity)))
-            for name, own in paths.items()
-            for path, part in zip(own, plans[name].parts, strict=True)
-        ]
-        _check_space(outputs)
-        for output in outputs:
+        works = []
+        for one, plans, files in zip(exports, planned, paths, strict=True):
+            identity = _identity(one.source, one.importance)
+            outputs = [
+                _Output(part, stack.enter_context(_open_partial(path, part, identity)))
+                for plan, own in zip(plans.values(), files, strict=True)
+                for path, part in zip(own, plan.parts, strict=True)
+            ]
+            works.append(_Work(one, tuple(plans.values()), outputs))
+        every = [output for work in works for output in work.outputs]
+        _check_space(every)
+        for output in every:
             output.file.write(output.part.header, 0)
         # llama.cpp checks the files while the weights are written, because it reads only their headers.
-        check = checker.submit(_check_loadable, source, list(plans.values()), outputs)
+        checks = [checker.submit(_check_loadable, work) for work in works]
         if memory_budget is not None:
-            check.result()  # so that its memory does not add to that of the export
-        threads, run_elements = _fit_to_budget(memory_budget, threads or os.cpu_count() or 1, source)
-        columns = {} if importance is None else importance.weights
-        _write_tensors(source, outputs, columns, progress or (lambda _: None), threads, run_elements)
-        check.result()
-        for output in outputs:
+            for check in checks:
+                check.result()  # so that its memory does not add to that of the export
+        sources = [one.source for one in exports]
+        threads, run_elements = _fit_to_budget(memory_budget, threads or os.cpu_count() or 1, sources)
+        _write_tensors(works, progress or (lambda _: None), threads, run_elements)
+        for check in checks:
+            check.result()
+        for output in every:
             output.file.finish()
-        for output in outputs:
+        for output in every:
             output.file.publish()
-    return plans
+    return planned
 
 
-def _check_loadable(source: Source, plans: Sequence[FilePlan], outputs: Sequence["_Output"]) -> None:
+def _check_paths(exports: Sequence[Export], paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.exists() and any(path.resolve() == one.source.path.resolve() for one in exports):
+            raise InputError(f"{path}: is the source itself; choose another file name")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError(f"{paths[0].parent}: two quants have the same file name; give each its own")
+
+
+def _check_loadable(work: "_Work") -> None:
     """Let llama.cpp load each file, the first with its vocabulary, which takes longest and is the same in all files."""
-    first, *others = plans
-    own = [output.file for output in outputs[: len(first.parts)]]
+    source = work.export.source
+    first, *others = work.plans
+    own = [output.file for output in work.outputs[: len(first.parts)]]
+    if isinstance(source, ProjectorSource):
+        for output in work.outputs:
+            projector_memory(output.file.temporary_path, output.file.path)
+        return
     require_loadable([file.temporary_path for file in own], own[0].path)
     for plan in others:
         with ghost(source.structure, plan.tensors) as path:
@@ -126,12 +166,12 @@ def _identity(source: Source, importance: Importance | None) -> bytes:
     return digest.digest()
 
 
-def _fit_to_budget(budget: int | None, threads: int, source: Source) -> tuple[int, int]:
+def _fit_to_budget(budget: int | None, threads: int, sources: Sequence[Source]) -> tuple[int, int]:
     """The number of threads, and the largest number of weights per run."""
     if budget is None:
         return threads, RUN_ELEMENTS
     resident = psutil.Process().memory_info().rss
-    row = max(tensor.shape[-1] for tensor in source.tensors)
+    row = max(tensor.shape[-1] for source in sources for tensor in source.tensors)
     held = max(0, budget - resident) // BYTES_PER_ELEMENT
     if held < row:
         raise InputError(
@@ -148,6 +188,33 @@ class _Output:
 
     part: FilePart
     file: PartialFile
+
+
+@dataclass(frozen=True)
+class _Work:
+    """An export with its plans and the files that it writes."""
+
+    export: Export
+    plans: tuple[FilePlan, ...]
+    outputs: Sequence[_Output]
+
+    def runs(self, run_elements: int) -> Iterator["_RowRun"]:
+        """All rows that are to be written, in order."""
+        importance = self.export.importance
+        return _runs(self.export.source, self.outputs, {} if importance is None else importance.weights, run_elements)
+
+    def tensors(self) -> Iterator[tuple[int, bool]]:
+        """The bytes of each tensor of each file, and whether an interrupted export wrote it already."""
+        position = {tensor.name: index for index, tensor in enumerate(self.export.source.tensors)}
+        for output in self.outputs:
+            for tensor in output.part.tensors:
+                yield tensor.nbytes, output.file.steps > position[tensor.name]
+
+    def save(self, written: int) -> None:
+        """Record that `written` tensors of the source are complete; a file in which more are keeps its own count."""
+        for output in self.outputs:
+            if output.file.steps < written:
+                output.file.save(written)
 
 
 def _check_space(outputs: Sequence[_Output]) -> None:
@@ -246,53 +313,40 @@ def _raise_not_finite(source: Source, run: _RowRun, values: npt.NDArray[np.float
 
 
 def _write_tensors(
-    source: Source,
-    outputs: Sequence[_Output],
-    importance: Mapping[str, npt.NDArray[np.float32]],
-    progress: Callable[[ExportProgress], None],
-    threads: int,
-    run_elements: int,
+    works: Sequence[_Work], progress: Callable[[ExportProgress], None], threads: int, run_elements: int
 ) -> None:
-    position = {tensor.name: index for index, tensor in enumerate(source.tensors)}
-    tensors = [
-        (tensor.nbytes, output.file.steps > position[tensor.name])
-        for output in outputs
-        for tensor in output.part.tensors
-    ]
+    tensors = [one for work in works for one in work.tensors()]
     total, done = sum(size for size, _ in tensors), sum(size for size, known in tensors if known)
-    pending: deque[tuple[_RowRun, Future[int]]] = deque()
+    pending: deque[tuple[int, _RowRun, Future[int]]] = deque()
     saved = time.monotonic()
-    files = [output.file for output in outputs]
-    written = 0  # tensors whose runs are all written
+    written = [0] * len(works)  # tensors whose runs are all written
+
+    def save() -> None:
+        for work, count in zip(works, written, strict=True):
+            work.save(count)
 
     def collect_oldest() -> None:
-        nonlocal done, saved, written
-        run, future = pending.popleft()
+        nonlocal done, saved
+        place, run, future = pending.popleft()
         done += future.result()
-        written = run.complete_tensors
+        written[place] = run.complete_tensors
         progress(ExportProgress(done, total, run.tensor.name))
         if time.monotonic() - saved >= SAVE_EVERY:
-            _save(files, written)
+            save()
             saved = time.monotonic()
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for run in _runs(source, outputs, importance, run_elements):
-                pending.append((run, pool.submit(_write_run, source, run)))
-                if len(pending) > 2 * threads:  # enough to keep all threads busy, few enough to bound memory
-                    collect_oldest()
+            for place, work in enumerate(works):
+                for run in work.runs(run_elements):
+                    pending.append((place, run, pool.submit(_write_run, work.export.source, run)))
+                    if len(pending) > 2 * threads:  # enough to keep all threads busy, few enough to bound memory
+                        collect_oldest()
             while pending:
                 collect_oldest()
         except BaseException as error:
-            for _, future in pending:
+            for _, _, future in pending:
                 future.cancel()
             if not isinstance(error, InputError):
-                _save(files, written)
+                save()
             raise
-
-
-def _save(files: Sequence[PartialFile], written: int) -> None:
-    """Record that `written` tensors are complete; a file in which more are complete keeps its own count."""
-    for file in files:
-        if file.steps < written:
-            file.save(written)

@@ -31,13 +31,13 @@ class HuggingFaceSource:
     ) -> None:
         self.config, self.path, self.name = config, path, name
         self.tokenizer, self._pre_tokenizer = tokenizer, pre_tokenizer
-        with config_path_in_errors(self._config_file):
+        with config_path_in_errors(self.config_file):
             self.family = architecture(config)
-            self._block = fp8.block_size(config)
+            self.fp8_block = fp8.block_size(config)
         self._weights: dict[str, Weight] = {}
 
     @property
-    def _config_file(self) -> Path:
+    def config_file(self) -> Path:
         """The path that messages name instead of config.json."""
         return self.path
 
@@ -63,6 +63,11 @@ class HuggingFaceSource:
         """The type of a tensor's rows before quantization, for tensors that are not always float32."""
         raise NotImplementedError
 
+    @property
+    def float_type(self) -> TensorType:
+        """The type of most weights before quantization."""
+        return next((tensor.type for tensor in self.tensors if tensor.type.name != "F32"), TYPES["F32"])
+
     @cached_property
     def metadata(self) -> Mapping[str, Field]:
         """General keys, the architecture's keys, and the tokenizer's (or only the vocabulary's size if it is unknown).
@@ -71,7 +76,7 @@ class HuggingFaceSource:
         """
         if self.tokenizer is None:
             return self.structure
-        with config_path_in_errors(self._config_file):
+        with config_path_in_errors(self.config_file):
             return self._general | read_tokenizer(self.tokenizer, self.config, self._pre_tokenizer).fields()
 
     @property

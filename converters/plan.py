@@ -29,6 +29,7 @@ from converters.llamacpp.container import (
     uint32,
 )
 from converters.llamacpp.tensor_types import plan_types
+from converters.projector_source import ProjectorSource
 from converters.recipes import QuantRecipe, recipes, reject_missing_imatrix
 from converters.source import Source
 
@@ -218,8 +219,9 @@ def planned_tensors(
     `ghost` is the path of the source's ghost (llamacpp/ghost.py), if it exists already; otherwise one is made.
     """
     overrides = type_overrides(source, recipe)
+    tensors = source.tensors_before(recipe.name) if isinstance(source, ProjectorSource) else source.tensors
     try:
-        return plan_types(source.structure, source.tensors, recipe.ftype, overrides, imatrix, ghost)
+        return plan_types(source.structure, tensors, recipe.ftype, overrides, imatrix, ghost)
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from error
 

@@ -174,6 +174,23 @@ def recipes(names: Iterable[str]) -> tuple[QuantRecipe, ...]:
     return tuple(dict.fromkeys(recipe(name) for name in names))
 
 
+PROJECTOR_QUANTS = (
+    *("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_1", "Q5_K_M", "Q5_K_S", "Q5_0", "Q4_1", "Q4_K_M", "Q4_K_S", "Q4_0"),
+    *("IQ3_M", "Q3_K_L", "Q3_K_M", "Q3_K_S", "TQ2_0", "TQ1_0"),
+)
+"""The quants of projector files. llama.cpp's quantizer ends its process on all others but MXFP4_MOE, which is for
+experts; they also have rules for layers of a text model."""
+
+
+def projector_recipes(names: Iterable[str]) -> tuple[QuantRecipe, ...]:
+    """The recipes called `names`, for projector files. Raises InputError for one that these files cannot have."""
+    chosen = recipes(names)
+    for one in chosen:
+        if one.name not in PROJECTOR_QUANTS:
+            raise InputError(f"{one.name}: is not a type of projector files; give one of {', '.join(PROJECTOR_QUANTS)}")
+    return chosen
+
+
 def reject_missing_imatrix(chosen: Iterable[QuantRecipe]) -> None:
     """Raise InputError for the first recipe that llama.cpp makes only with an importance matrix."""
     for one in chosen:

@@ -100,6 +100,29 @@ _ALWAYS_F32 = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight
 
 
 @dataclass(frozen=True)
+class Tower:
+    """A kind of vision tower: the encoder of a multi-modal model and its projector, which GGUF has in a file of its
+    own (mmproj).
+
+    - `projector`: llama.cpp's name of it, the value of `clip.projector_type`.
+    - `fields`: its metadata, for a `vision_config` and the width of the text model, without the normalization of
+      pictures.
+    - `weights`: all its tensors, named in the checkpoint from "visual." on, for the same.
+    - `vision_config`: the config, as far as `fields` and `weights` need it, of a file with this header.
+    - `mean`, `std`: the normalization of the red, green and blue of pictures, as published checkpoints have it.
+
+    `fields` and `weights` raise InputError for a config that llama.cpp cannot run.
+    """
+
+    projector: str
+    fields: Callable[[Config, int], dict[str, Field]]
+    weights: Callable[[Config, int], tuple[Weight, ...]]
+    vision_config: Callable[[GGUFHeader], dict[str, Any]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Architecture:
     """An architecture: its `name` in GGUF, its transformers classes, and functions that read a config.
 
@@ -109,6 +132,7 @@ class Architecture:
     - `mtp`: whether checkpoints may have MTP layers, whatever their config says.
     - `check_file`: gets the header of a GGUF file and the names of all its tensors, and raises InputError for what
       llama.cpp would abort the process for.
+    - `tower`: the kind of vision tower that its multi-modal models have.
 
     `fields` and `weights` raise InputError for a config in which a key is missing or invalid, or that requires
     something that llama.cpp does not do.
@@ -120,6 +144,7 @@ class Architecture:
     weights: Callable[[Config, int, Stored], tuple[Weight, ...]]
     mtp: bool = False
     check_file: Callable[[GGUFHeader, Collection[str]], None] = lambda _header, _names: None
+    tower: Tower | None = None
 
     def general(self, name: str, fields: Mapping[str, Field]) -> dict[str, Field]:
         """All metadata of a model called `name`, except its vocabulary. `fields` is the result of `self.fields`."""
@@ -146,6 +171,12 @@ def canonical_name(name: str) -> str | None:
     name = name.replace("language_model.", "", 1)
     name = name.replace("model.model.", "model.", 1).replace("model.mtp.", "mtp.", 1)
     return name.replace("model.lm_head.", "lm_head.", 1)
+
+
+def tower_name(name: str) -> str | None:
+    """A tensor's name from "visual." on, if it belongs to the vision tower; otherwise None."""
+    name = name.removeprefix("model.")
+    return name if name.startswith("visual.") else None
 
 
 def is_mtp(name: str) -> bool:

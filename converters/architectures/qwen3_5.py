@@ -1,6 +1,6 @@
 """Qwen3.5 and Qwen3.6, dense ("qwen35") and with experts ("qwen35moe"), also as the text part of multi-modal models."""
 
-from converters.architectures import deltanet, hybrid, layers
+from converters.architectures import deltanet, hybrid, layers, qwen3_vl_tower
 from converters.architectures.family import Architecture, Config, Stored, Weight, integer
 from converters.llamacpp.container import Field, uint32
 
@@ -40,6 +40,7 @@ ARCHITECTURES = (
         dense_weights,
         mtp=True,
         check_file=deltanet.check_file,
+        tower=qwen3_vl_tower.TOWER,
     ),
     Architecture(
         "qwen35moe",
@@ -48,5 +49,6 @@ ARCHITECTURES = (
         moe_weights,
         mtp=True,
         check_file=deltanet.check_file,
+        tower=qwen3_vl_tower.TOWER,
     ),
 )

@@ -1,6 +1,6 @@
-"""The text decoders of Qwen3-VL ("qwen3vl", "qwen3vlmoe") and Qwen2.5-VL ("qwen2vl"), without the vision encoder."""
+"""The text decoders of Qwen3-VL ("qwen3vl", "qwen3vlmoe") and Qwen2.5-VL ("qwen2vl")."""
 
-from converters.architectures import layers, qwen3, qwen3_moe
+from converters.architectures import layers, qwen2_5_vl_tower, qwen3, qwen3_moe, qwen3_vl_tower
 from converters.architectures.family import MAX_LAYERS, Architecture, Config, Part, Stored, Weight, real
 from converters.errors import InputError
 from converters.llamacpp.container import Field, uint32
@@ -119,7 +119,13 @@ def qwen2_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...
 
 
 ARCHITECTURES = (
-    Architecture("qwen3vl", ("Qwen3VLForConditionalGeneration",), dense_fields, qwen3.weights),
-    Architecture("qwen3vlmoe", ("Qwen3VLMoeForConditionalGeneration",), moe_fields, moe_weights),
-    Architecture("qwen2vl", ("Qwen2_5_VLForConditionalGeneration",), qwen2_fields, qwen2_weights),
+    Architecture(
+        "qwen3vl", ("Qwen3VLForConditionalGeneration",), dense_fields, qwen3.weights, tower=qwen3_vl_tower.TOWER
+    ),
+    Architecture(
+        "qwen3vlmoe", ("Qwen3VLMoeForConditionalGeneration",), moe_fields, moe_weights, tower=qwen3_vl_tower.TOWER
+    ),
+    Architecture(
+        "qwen2vl", ("Qwen2_5_VLForConditionalGeneration",), qwen2_fields, qwen2_weights, tower=qwen2_5_vl_tower.TOWER
+    ),
 )

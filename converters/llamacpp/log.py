@@ -62,7 +62,7 @@ def _receive(level: int, text: bytes, _user_data: Any) -> None:
         LOGGER.log(_PYTHON_LEVELS.get(level, logging.DEBUG), "%s", message.rstrip())
 
 
-_callback = lib.llama_log_callback(_receive)  # must not be freed while the library is loaded
+callback = lib.llama_log_callback(_receive)  # must not be freed while the library is loaded
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def capture() -> Iterator[Captured]:
 
 def install() -> None:
     """Set the log callback. Importing `llama_cpp` again, or making a `llama_cpp.Llama`, would replace it."""
-    lib.llama_log_set(_callback, ctypes.c_void_p(0))
+    lib.llama_log_set(callback, ctypes.c_void_p(0))
 
 
 install()

@@ -1,5 +1,6 @@
 """Makes tiny random checkpoints of every family with transformers."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2
 def _within(config: type, text: dict[str, Any]) -> Callable[..., Any]:
     """The config of a multi-modal model around a text config."""
 
-    def make(**settings: Any) -> Any:
+    def make(vision: dict[str, Any] = VISION, **settings: Any) -> Any:
         tied = settings.get("tie_word_embeddings", False)
-        return config(text_config={**text, **settings}, vision_config=VISION, tie_word_embeddings=tied)
+        return config(text_config={**text, **settings}, vision_config=vision, tie_word_embeddings=tied)
 
     return make
 
@@ -89,7 +90,8 @@ FAMILIES = {
 def make(
     family: str, directory: Path, seed: int = 0, shard: str = "5GB", dtype: Any = torch.float32, **settings: Any
 ) -> Path:
-    """Save a random model of the family; `settings` are entries of its (text) config."""
+    """Save a random model of the family; `settings` are entries of its (text) config, and `vision`, if it is among
+    them, the config of its vision tower."""
     torch.manual_seed(seed)
     chosen = FAMILIES[family]
     model = chosen.model(chosen.config(**settings))
@@ -101,6 +103,34 @@ def make(
             parameter.data.uniform_(-1.0, 1.0)
     model.to(dtype).save_pretrained(directory, max_shard_size=shard)
     return directory
+
+
+def make_with_tower(family: str, directory: Path, **settings: Any) -> Path:
+    """Save a random multi-modal model of the family with the tower `TOWERS[family]`, and with the normalization of
+    pictures that its published checkpoints state."""
+    text = {"hidden_size": 128, **settings}
+    vision = {**TOWERS[family], "out_hidden_size": text["hidden_size"], **settings.get("vision", {})}
+    make(family, directory, **{**text, "vision": vision})
+    mean, std = PICTURES[family]
+    state = {"image_mean": mean, "image_std": std, "patch_size": vision["patch_size"], "merge_size": 2}
+    (directory / "preprocessor_config.json").write_text(json.dumps(state))
+    return directory
+
+
+_TOWER: dict[str, Any] = {"depth": 3, "hidden_size": 64, "num_heads": 2, "intermediate_size": 100}
+_LEARNED: dict[str, Any] = {**_TOWER, "patch_size": 16, "num_position_embeddings": 64}
+TOWERS: dict[str, dict[str, Any]] = {
+    "qwen3vl": {**_LEARNED, "deepstack_visual_indexes": [0, 2]},
+    "qwen3vlmoe": {**_LEARNED, "deepstack_visual_indexes": [1]},
+    "qwen35, multi-modal": _LEARNED,
+    "qwen35moe, multi-modal": _LEARNED,
+    "qwen2vl": {**_TOWER, "patch_size": 14, "fullatt_block_indexes": [1, 3]},
+}
+"""Towers of families; a feed-forward width of 100, which is no multiple of 32, is as in published models (3420, 4304).
+
+Three blocks are the fewest that distinguish which of them have deepstack features or full attention."""
+_CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+PICTURES = {family: _CLIP if family == "qwen2vl" else ([0.5] * 3, [0.5] * 3) for family in TOWERS}
 
 
 def rewrite(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
