@@ -23,6 +23,8 @@ FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 
 _RANGE = 1 << 20  # bytes per request for a header; a vocabulary takes 6 to 11 MB

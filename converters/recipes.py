@@ -5,7 +5,7 @@ llama.cpp decides the types of a quant's tensors (llamacpp/tensor_types.py); a m
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -182,13 +182,12 @@ PROJECTOR_QUANTS = (
 experts; they also have rules for layers of a text model."""
 
 
-def projector_recipes(names: Iterable[str]) -> tuple[QuantRecipe, ...]:
+def projector_recipes(names: Sequence[str]) -> tuple[QuantRecipe, ...]:
     """The recipes called `names`, for projector files. Raises InputError for one that these files cannot have."""
-    chosen = recipes(names)
-    for one in chosen:
-        if one.name not in PROJECTOR_QUANTS:
-            raise InputError(f"{one.name}: is not a type of projector files; give one of {', '.join(PROJECTOR_QUANTS)}")
-    return chosen
+    for name in names:
+        if name.upper() not in PROJECTOR_QUANTS:
+            raise InputError(f"{name!r} is not a type of projector files; give one of {', '.join(PROJECTOR_QUANTS)}")
+    return recipes(names)
 
 
 def reject_missing_imatrix(chosen: Iterable[QuantRecipe]) -> None:

@@ -35,13 +35,16 @@ def models() -> Mapping[str, CatalogueEntry]:
     with open(_FILE, "rb") as file:
         content = tomllib.load(file)
     return {
-        name: _entry(name, content["owner"], {**content["families"][own["family"]], **own})
+        name: _entry(name, content["owner"], {**content["families"][own["family"]], **own}, content["towers"])
         for name, own in content["models"].items()
     }
 
 
-def _entry(name: str, owner: str, keys: dict[str, Any]) -> CatalogueEntry:
+def _entry(name: str, owner: str, keys: dict[str, Any], towers: Mapping[str, Any]) -> CatalogueEntry:
     del keys["family"]
+    tower = keys.pop("tower", None)
+    if tower is not None:
+        keys["vision_config"] = {**towers[tower], "out_hidden_size": keys["hidden_size"]}
     assembled, pattern = keys.pop("assembled", False), keys.pop("layer_pattern", None)
     mtp_layers = keys.pop("mtp_layers", keys.get("mtp_num_hidden_layers", 0))
     if pattern is not None:

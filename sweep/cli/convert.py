@@ -33,6 +33,8 @@ Compute an importance matrix from a text and quantize with it:
   $ sweep convert micro --to IQ2_XXS --imatrix auto --calibration text.txt
 Quantize with GPTQ to a checkpoint that vLLM reads, on a GPU:
   $ sweep convert Qwen/Qwen3-4B --to gptq:w4g128 --device cuda --out models
+Write a vision-language model and its projector file, to read images:
+  $ sweep convert Qwen/Qwen3-VL-2B-Instruct --to Q4_K_M --mmproj F16
 Write a large file in parts of at most 40 GB:
   $ sweep convert Qwen/Qwen3-32B --to BF16 --split-max-size 40G
 """
@@ -46,12 +48,22 @@ def convert(
         common.HUB_ID,
         "the name of a public model (Qwen3.6-27B; only with --dry-run)",
     ),
-    to: str = typer.Option(
-        ...,
+    to: str | None = typer.Option(
+        None,
         "--to",
         metavar="LIST",
         help="What to write, separated by commas: quants such as Q4_K_M,Q2_K_XL, and variants that torch quantizes, "
         "such as gptq:w4g128 or int8:sq-ph-dyn.",
+        show_default="required without --mmproj",
+        rich_help_panel=Panel.VARIANTS,
+    ),
+    mmproj: str | None = typer.Option(
+        None,
+        "--mmproj",
+        metavar="LIST",
+        help="Also write the vision tower of a vision-language model as projector files of these types, such as "
+        "F16 or F16,Q8_0. llama.cpp reads images with such a file.",
+        show_default="only the text model",
         rich_help_panel=Panel.VARIANTS,
     ),
     out: Path = typer.Option(
@@ -133,8 +145,8 @@ def convert(
 ) -> int:
     """Write a model as GGUF files, one for each quant, and as checkpoints that torch quantizes.
 
-    The files are named MODEL-QUANT.gguf. A file appears under its name only when it is complete and llama.cpp can load
-    it.
+    The files are named MODEL-QUANT.gguf, and projector files mmproj-MODEL-TYPE.gguf. A file appears under its name
+    only when it is complete and llama.cpp can load it.
 
     Variants that torch quantizes, such as gptq:w4g128, become directories, such as MODEL-gptq-w4g128, in the format
     compressed-tensors, which vLLM and transformers read. See docs/quants.md.
@@ -147,6 +159,7 @@ def convert(
     request = ConvertRequest(
         model=model,
         variants=comma_list(to) or (),
+        mmproj=comma_list(mmproj) or (),
         out=out,
         mtp=mtp,
         pre_tokenizer=pre_tokenizer,
@@ -173,7 +186,7 @@ def convert(
         if not output.is_json:
             _show(conversion, planned, output)
         return Exit.OK
-    if conversion.files:
+    if conversion.files or conversion.projectors:
         with bytes_bar(output) as bar:
             task = bar.add_task("planning", total=None)
             command.write(
@@ -201,12 +214,15 @@ def convert(
 
 
 def _described(conversion: command.Conversion, checkpoints: Sequence[PlannedCheckpoint]) -> dict[str, Any]:
-    files = [file.to_json() for file in conversion.files]
-    return {"files": files, "checkpoints": [checkpoint.to_json() for checkpoint in checkpoints]}
+    return {
+        "files": [file.to_json() for file in conversion.files],
+        "projectors": [file.to_json() for file in conversion.projectors],
+        "checkpoints": [checkpoint.to_json() for checkpoint in checkpoints],
+    }
 
 
 def _show(conversion: command.Conversion, checkpoints: Sequence[PlannedCheckpoint], output: Output) -> None:
-    if conversion.files:
+    if conversion.files or conversion.projectors:
         _show_files(conversion, output)
     if checkpoints:
         _show_checkpoints(checkpoints, output)
@@ -244,7 +260,8 @@ def _show_files(conversion: command.Conversion, output: Output) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("file", "bits/weight", "bytes", "size", "tensors by type"):
         table.add_column(column, justify="left" if column in ("file", "tensors by type") else "right")
-    for file in conversion.files:
+    files = (*conversion.files, *conversion.projectors)
+    for file in files:
         census = ", ".join(f"{count} {name}" for name, count in file.size.census.items())
         length = f"{'' if file.size.header_exact else '~'}{file.size.file_bytes:,}"
         parts = f" (1 of {len(file.paths)})" if len(file.paths) > 1 else ""
@@ -257,8 +274,8 @@ def _show_files(conversion: command.Conversion, output: Output) -> None:
             f"This includes multi-token prediction layers: {size(conversion.mtp_bytes)} in "
             f"{conversion.files[0].size.quant}."
         )
-    if not all(file.size.header_exact for file in conversion.files):
-        header = size(max(file.size.header_bytes for file in conversion.files))
+    if not all(file.size.header_exact for file in files):
+        header = size(max(file.size.header_bytes for file in files))
         output.show(
             f"~ The tensors are exact. The header, about {header}, is estimated, because the tokenizer is not on this "
             "machine."

@@ -20,11 +20,12 @@ import presets
 from converters.atomic import exists_already
 from converters.catalogue import FileSize, sizes
 from converters.errors import InputError
-from converters.export import ExportProgress, export
+from converters.export import Export, ExportProgress, export, export_all
 from converters.gguf_source import GGUFSource
 from converters.imatrix import ImportanceMatrix, uniform_importance
-from converters.plan import Importance, part_paths, plan_export
-from converters.recipes import recipes, reject_missing_imatrix
+from converters.plan import FilePlan, Importance, part_paths, plan_export
+from converters.projector_source import ProjectorSource
+from converters.recipes import projector_recipes, recipes, reject_missing_imatrix
 from converters.resolver import Need, find_model, open_source
 from converters.source import Source
 from sweep import devices
@@ -55,7 +56,8 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A plan with what it was made from. `files` are GGUF files."""
+    """A plan with what it was made from. `files` are GGUF files of the text model, `projectors` those of the vision
+    tower, which is `tower`."""
 
     name: str
     source: Source
@@ -63,6 +65,8 @@ class Conversion:
     imatrix: ImatrixSource | None
     files: tuple[PlannedFile, ...]
     checkpoints: CheckpointPlan
+    tower: ProjectorSource | None = None
+    projectors: tuple[PlannedFile, ...] = ()
 
     @property
     def mtp_bytes(self) -> int:
@@ -72,8 +76,9 @@ class Conversion:
 def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     """Find the model and plan every file and checkpoint. Nothing is written. Raises InputError for any bad input."""
     variants = parse_list(request.variants)
-    if not variants:
+    if not variants and not request.mmproj:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
+    types = [recipe.name for recipe in projector_recipes(request.mmproj)]
     chosen = recipes([variant.exported_quant for variant in variants if variant.exported_quant is not None])
     others = [variant for variant in variants if variant.exported_quant is None]
     require_written(others, request.dequantized)
@@ -93,6 +98,7 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     name, path = found.name, found.path
     quants = [recipe.name for recipe in chosen]
     source = _opened(request, name, path, need, quants, imatrix)
+    tower = ProjectorSource(source) if types else None
     if request.repair and isinstance(source, GGUFSource):
         for line in _repair_notes(source):
             say(f"{source.path.name}: {line}")
@@ -105,8 +111,12 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     files = (
         PlannedFile(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items()
     )
+    projectors = (
+        PlannedFile((_projector_target(request, name, quant),), size)
+        for quant, size in (sizes(tower, types) if tower is not None else {}).items()
+    )
     checkpoints = plan_checkpoints(request, others, text, name, path, source)
-    conversion = Conversion(name, source, request, imatrix, tuple(files), checkpoints)
+    conversion = Conversion(name, source, request, imatrix, tuple(files), checkpoints, tower, tuple(projectors))
     if not request.dry_run and not request.replace:
         _require_replaceable(conversion, importance)
     return conversion
@@ -131,12 +141,20 @@ def _opened(
 
 def _require_replaceable(conversion: Conversion, importance: Importance | None) -> None:
     """Raises InputError if a file would be replaced that does not begin as the new one does."""
-    existing = [file for file in conversion.files if any(path.exists() for path in file.paths)]
-    quants = [file.size.quant for file in existing]
-    plans = plan_export(conversion.source, quants, importance, conversion.request.split_max_bytes) if existing else {}
+    limit = conversion.request.split_max_bytes
+    _require_own(conversion.files, conversion.source, lambda quants, of: plan_export(of, quants, importance, limit))
+    if conversion.tower is not None:
+        _require_own(conversion.projectors, conversion.tower, lambda quants, of: plan_export(of, quants))
+
+
+def _require_own(
+    files: Sequence[PlannedFile], source: Source, plan: Callable[[Sequence[str], Source], dict[str, FilePlan]]
+) -> None:
+    existing = [file for file in files if any(path.exists() for path in file.paths)]
+    plans = plan([file.size.quant for file in existing], source) if existing else {}
     for file in existing:
         for path, part in zip(file.paths, plans[file.size.quant].parts, strict=True):
-            is_source = path.resolve() == conversion.source.path.resolve()  # which `export` rejects
+            is_source = path.resolve() == source.path.resolve()  # which `export` rejects
             if path.exists() and not is_source and not part.is_start_of(path):
                 raise InputError(exists_already(path))
 
@@ -167,9 +185,14 @@ def _target(request: ConvertRequest, name: str, quant: str) -> Path:
     return request.out / f"{name}-{quant}.gguf"
 
 
+def _projector_target(request: ConvertRequest, name: str, quant: str) -> Path:
+    """The path of a projector file. llama.cpp recognizes such files by "mmproj" in their names."""
+    return request.out / f"mmproj-{name}-{quant}.gguf"
+
+
 def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[ExportProgress], None]) -> None:
-    """Write all GGUF files. An importance matrix is collected first if the request says so. The directory is
-    created."""
+    """Write all GGUF files, in one pass over the weights. An importance matrix is collected first if the request says
+    so. The directory is created."""
     request = conversion.request
     try:
         request.out.mkdir(parents=True, exist_ok=True)
@@ -177,14 +200,15 @@ def write(conversion: Conversion, say: Callable[[str], None], progress: Callable
         raise InputError(f"{request.out}: the directory cannot be created: {error.strerror}") from error
     imatrix = conversion.imatrix
     matrix = None if imatrix is None else imatrix.file or _collect(conversion, imatrix, say, progress)
-    export(
-        conversion.source,
-        {file.size.quant: _target(request, conversion.name, file.size.quant) for file in conversion.files},
-        progress,
-        importance=None if matrix is None else ImportanceMatrix.read(matrix).importance(matrix.name),
-        max_part_bytes=request.split_max_bytes,
-        memory_budget=request.memory_budget,
-    )
+    exports = []
+    if conversion.files:
+        importance = None if matrix is None else ImportanceMatrix.read(matrix).importance(matrix.name)
+        targets = {file.size.quant: _target(request, conversion.name, file.size.quant) for file in conversion.files}
+        exports.append(Export(conversion.source, targets, importance, request.split_max_bytes))
+    if conversion.tower is not None:
+        targets = {file.size.quant: file.paths[0] for file in conversion.projectors}
+        exports.append(Export(conversion.tower, targets))
+    export_all(exports, progress, memory_budget=request.memory_budget)
 
 
 def _origin(source: Source, imatrix: ImatrixSource) -> str:

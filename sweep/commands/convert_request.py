@@ -11,9 +11,9 @@ from converters.errors import InputError
 
 @dataclass(frozen=True)
 class ConvertRequest:
-    """The user's options. `variants` are the names in --to. `imatrix` is a file's path or "auto"; `calibration` is the
-    text for "auto" and for variants that are calibrated, and `parse_special` reads special tokens in it as such.
-    `replace` allows to replace files that exist.
+    """The user's options. `variants` are the names in --to, `mmproj` the types of projector files. `imatrix` is a
+    file's path or "auto"; `calibration` is the text for "auto" and for variants that are calibrated, and
+    `parse_special` reads special tokens in it as such. `replace` allows to replace files that exist.
 
     `split_max_bytes` limits the bytes of tensors in each part of a file, `memory_budget` the resident bytes of the
     export. `samples` samples of `length` tokens calibrate the variants that torch quantizes, on `device`; with
@@ -39,6 +39,7 @@ class ConvertRequest:
     device: str | None = None
     workspace: Path | None = None
     dequantized: bool = False
+    mmproj: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class ConvertRequest:
 
     def require_used(self, *, files: bool, checkpoints: bool) -> None:
         """Raises InputError for an option that nothing uses. `files`, `checkpoints`: whether --to names quants, which
-        are GGUF files, and variants that torch quantizes."""
+        are GGUF files of the text model, and variants that torch quantizes."""
         for_files = {
             "--no-mtp": not self.mtp,
             "--pre-tokenizer": self.pre_tokenizer,
@@ -60,7 +61,7 @@ class ConvertRequest:
             "--repair": self.repair,
             "--imatrix": self.imatrix,
             "--split-max-size": self.split_max_bytes,
-            "--memory-budget": self.memory_budget,
+            "--memory-budget": self.memory_budget and not self.mmproj,
         }
         for_checkpoints = {
             "--samples": self.samples,

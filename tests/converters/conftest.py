@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import families
@@ -61,3 +62,17 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tokenizer(directory / "model")
     export(open_source(directory / "model"), {"BF16": directory / "model.gguf"})
     return directory / "model.gguf"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB: enough for Q4_K_M, not for F32."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a tmpfs needs privileges")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

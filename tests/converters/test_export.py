@@ -9,7 +9,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import families
@@ -354,20 +354,6 @@ def test_a_file_size_limit_is_reported_like_a_full_disk(tiny: Path, tmp_path: Pa
     )
     assert f"{target}: the disk is full or a quota is reached ({os.strerror(errno.EFBIG)})" in result.stdout
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB: enough for Q4_K_M, not for F32."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs privileges")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def change_shape(tensors: dict[str, torch.Tensor]) -> None:

@@ -70,7 +70,7 @@ def test_help_shows_names_values_defaults_and_limits() -> None:
     assert "--keep all|best|none" in page
     assert "--chat-template, --no-chat-template" in page
     assert "[1 to 64; default: one per GPU" in page
-    assert "Usage: sweep convert [MODEL] --to LIST [OPTIONS]" in " ".join(help_of("convert"))
+    assert "Usage: sweep int8 [MODEL] --out DIR [OPTIONS]" in " ".join(help_of("int8"))
 
 
 def test_shared_options_have_one_text() -> None:

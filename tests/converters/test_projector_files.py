@@ -154,6 +154,14 @@ def test_an_interrupted_export_resumes_with_or_without_the_text_model(
     assert "v.blk.0.attn_qkv.weight" not in seen
 
 
+def test_a_full_disk_leaves_no_file_of_both(model: Path, small_disk: Path) -> None:
+    source = open_source(model)
+    text = {quant: small_disk / f"{quant}.gguf" for quant in ("BF16", "F16", "F32")}
+    with pytest.raises(InputError, match=r"bytes are needed"):
+        export_all([Export(source, text), Export(ProjectorSource(source), {"F32": small_disk / "mmproj.gguf"})])
+    assert list(small_disk.iterdir()) == []
+
+
 def test_a_config_alone_plans_the_same_file(model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     config = ProjectorSource(open_source(tmp_path / "config.json", need=Need.PLAN))
@@ -226,9 +234,9 @@ def test_models_without_a_tower_and_without_a_normalization_are_rejected(
             ProjectorSource(open_source(directory))
 
 
-@pytest.mark.parametrize("name", ["Q2_K", "IQ4_XS", "IQ2_M", "Q4_K_XL", "MXFP4_MOE"])
+@pytest.mark.parametrize("name", ["Q9", "Q2_K", "IQ4_XS", "IQ2_M", "Q4_K_XL", "MXFP4_MOE"])
 def test_quants_that_llama_cpp_has_no_projector_files_of_are_rejected(name: str) -> None:
-    with pytest.raises(InputError, match=rf"{name}: is not a type of projector files; give one of F32, F16"):
+    with pytest.raises(InputError, match=rf"'{name}' is not a type of projector files; give one of F32, F16"):
         projector_recipes([name])
 
 
