@@ -64,7 +64,7 @@ def _run(model: str, sweep: Sweep, request: Request, output: Output) -> Exit:
         code = show_results(sweep.plan, sweep.workspace, output, request.tolerance, seconds=seconds)
     except (InputError, MissingRuntime) as error:
         code = exit_code_for(error)
-        output.warn(f"{model}: {error}")
+        output.warn(str(error))
     if code is not Exit.OK:
         output.warn(f"{model}: exit code {int(code)}")
     return code

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import call
+from safetensors.torch import load_file, save_file
 from stored_runs import Stored, items
 
 import presets
@@ -128,7 +130,7 @@ def test_runs_that_cannot_be_compared_are_rejected(words: tuple[str, ...], messa
 
 @pytest.mark.slow
 def test_two_models_are_measured_one_after_another_and_compared(tmp_path: Path) -> None:
-    """Also after one of them failed, and when the call is repeated."""
+    """Also after another one failed, and when the call is repeated."""
     text = tmp_path / "short.txt"
     text.write_text(MICRO.text.read_text()[:12_000])
     space = tmp_path / "space"
@@ -139,12 +141,20 @@ def test_two_models_are_measured_one_after_another_and_compared(tmp_path: Path) 
     assert "2 of 2: micro-moe\n" in planned.stdout
     assert not (space / "runs").exists()
 
-    ended = call(*words, "--format", "json", "--memory", "12MiB")
-    assert ended.returncode == 0, ended.stderr
+    damaged = tmp_path / "damaged"
+    shutil.copytree(MICRO.directory, damaged)
+    weights = load_file(damaged / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, damaged / "model.safetensors", {"format": "pt"})
+    ended = call("run", str(damaged), *words[1:], "--format", "json", "--memory", "12MiB")
+    assert ended.returncode == 2
+    assert "'model.norm.weight' has nan" in ended.stderr
+    assert f"sweep: {damaged}: exit code 2" in ended.stderr
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     finished = [row for row in rows if row["event"] == "finished"]
     assert [row["run"].rpartition("-size-scaling-")[0] for row in finished] == ["micro", "micro-moe"]
     last = rows[-1]
+    assert last["notes"] == ["damaged is left out: it has no results yet."]
     assert last["event"] == "sizes"
     assert [model["model"] for model in last["models"]] == ["micro", "micro-moe"]
     assert [model["exit_code"] for model in last["models"]] == [0, 0]
