@@ -21,7 +21,7 @@ from converters.errors import InputError
 from images.file import ImageFile, Pixels
 
 MAX_ASPECT_RATIO = 200  # of transformers' smart_resize
-CONFIG_FILES = ("preprocessor_config.json", "processor_config.json")
+CONFIG_FILES = (("processor_config.json", "image_processor"), ("preprocessor_config.json", None))
 PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
 BICUBIC = 3  # PIL's number in configs
 
@@ -157,7 +157,8 @@ def read_preprocessing(directory: Path) -> Preprocessing:
 
 
 def _settings(directory: Path) -> tuple[Path, dict[str, Any]]:
-    for name in CONFIG_FILES:
+    """The file with the settings, and these. As in transformers, the config of a processor comes first."""
+    for name, key in CONFIG_FILES:
         path = directory / name
         if not path.is_file():
             continue
@@ -165,9 +166,11 @@ def _settings(directory: Path) -> tuple[Path, dict[str, Any]]:
             settings = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: this is no JSON: {error}") from error
-        if isinstance(settings, dict) and name != CONFIG_FILES[0]:
-            settings = settings.get("image_processor", {})
+        if key is not None and isinstance(settings, dict):
+            if key not in settings:
+                continue
+            settings = settings[key]
         if not isinstance(settings, dict):
             raise InputError(f"{path}: the settings of the image processor are no JSON object")
         return path, settings
-    raise InputError(f"{directory}: there is no {CONFIG_FILES[0]}, so this model has no settings for images")
+    raise InputError(f"{directory}: there is no {CONFIG_FILES[-1][0]}, so this model has no settings for images")

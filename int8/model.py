@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from converters.checkpoint import read_config
 from converters.errors import InputError
@@ -39,8 +39,10 @@ def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
     return model.eval()
 
 
-def load_checkpoint(path: Path, dtype: str = "auto") -> PreTrainedModel:
+def load_checkpoint(path: Path, dtype: str = "auto", *, images: bool = False) -> PreTrainedModel:
     """Load a checkpoint directory with transformers, on the CPU; `dtype` "auto" keeps the checkpoint's dtype.
+
+    With `images`, the model has its vision tower. Without it, some architectures cannot be loaded.
 
     The config of a multi-modal model may say only at its root that the head is tied to the embeddings; then it is tied
     here too. Raises InputError if transformers cannot load it or a tensor is missing, which transformers would fill
@@ -52,7 +54,8 @@ def load_checkpoint(path: Path, dtype: str = "auto") -> PreTrainedModel:
         config = AutoConfig.from_pretrained(path, **source)
         if tied is not None:
             config.get_text_config().tie_word_embeddings = tied is True
-        model, found = AutoModelForCausalLM.from_pretrained(
+        kind = AutoModelForImageTextToText if images else AutoModelForCausalLM
+        model, found = kind.from_pretrained(
             path,
             config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),

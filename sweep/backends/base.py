@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from images.file import ImageFile
 
 Tokens = NDArray[np.int32]
 Progress = Callable[[int, int], None]  # number of items done, total number
@@ -26,11 +28,28 @@ class WindowLogits:
 
 
 @dataclass(frozen=True)
+class PlacedImage:
+    """An image in a prompt: it stands before token `at` of the prompt, or after the last one.
+
+    A prompt is a sequence of tokens and images, so no text in it can be mistaken for an image. Its tokens include those
+    around an image, such as Qwen's `<|vision_start|>` and `<|vision_end|>`, but not those in place of it.
+    """
+
+    image: ImageFile
+    at: int
+
+
+@final
+@dataclass(frozen=True)
 class ScoreRequest:
-    """Asks for the log-likelihood of `continuation` after `context`; both have at least one token."""
+    """Asks for the log-likelihood of `continuation` after `context`; both have at least one token.
+
+    `images` stand in the context, in order.
+    """
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
+    images: tuple[PlacedImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,13 +60,18 @@ class Score:
     is_greedy: bool
 
 
+@final
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Asks for greedy decoding after `prompt` until an end token, a string of `stops`, or `max_new_tokens` tokens."""
+    """Asks for greedy decoding after `prompt` until an end token, a string of `stops`, or `max_new_tokens` tokens.
+
+    `images` stand in the prompt, in order.
+    """
 
     prompt: tuple[int, ...]
     max_new_tokens: int
     stops: tuple[str, ...] = ()
+    images: tuple[PlacedImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +141,18 @@ class Backend(Protocol):
         ...
 
     def loglikelihoods(self, requests: Sequence[ScoreRequest], progress: Progress | None = None) -> list[Score]:
-        """Scores in the order of `requests`. Raises InputError for an empty request or one longer than the context."""
+        """Scores in the order of `requests`.
+
+        Raises InputError for an empty request, one longer than the context, or images that the model cannot take.
+        """
+        ...
+
+    def continuation_logits(self, requests: Sequence[ScoreRequest]) -> Iterator[NDArray[np.float32]]:
+        """For each request the logits of its continuation: float32 (number of its tokens, n_vocab).
+
+        Row i predicts token i. What a request has in common with the one before it is computed once. Raises InputError
+        as `loglikelihoods` does.
+        """
         ...
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:

@@ -1,6 +1,7 @@
 """The Engine protocol, which scoring and generation use: sequences in a KV cache, tokens in, log-probabilities out.
 
-Sequences are numbered from 0. A token that belongs to several sequences is computed once.
+Sequences are numbered from 0. A token that belongs to several sequences is computed once. The position of a token is
+its place in its sequence. A token below 0 is a row of an image's embeddings (see prompt_images).
 """
 
 from __future__ import annotations
@@ -40,6 +41,19 @@ class Engine(Protocol):
 
         For each of the k picks of the step: its log-probability in nats, float64 (k,), and whether it is the most
         probable token, bool (k,).
+        """
+        ...
+
+    def logits(
+        self,
+        tokens: NDArray[np.integer],
+        positions: NDArray[np.integer],
+        sequences: NDArray[np.integer],
+        outputs: NDArray[np.bool_],
+    ) -> NDArray[np.float32]:
+        """Compute n tokens as `greedy` does. Returns the logits (m, n_vocab) after the m tokens marked in `outputs`.
+
+        The array is valid until the next call.
         """
         ...
 

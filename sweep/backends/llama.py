@@ -21,7 +21,7 @@ from converters.llamacpp.batch import make_batch
 from converters.llamacpp.devices import gpus
 from converters.llamacpp.load import ALL_IN_RAM, LoadOptions
 from converters.llamacpp.model import Context, ContextOptions, Model
-from sweep.backends import generation, scoring
+from sweep.backends import continuations, generation, scoring
 from sweep.backends.base import (
     Generation,
     GenerationRequest,
@@ -33,7 +33,10 @@ from sweep.backends.base import (
     WindowLogits,
 )
 from sweep.backends.device_memory import DeviceGrowth
+from sweep.backends.image_options import ImageOptions
 from sweep.backends.llama_engine import LlamaEngine
+from sweep.backends.llama_images import ProjectorEncoder
+from sweep.backends.prompt_images import with_image_tokens
 from sweep.backends.resident_memory import ResidentGrowth
 from sweep.backends.trie import PlanBudget, plan
 
@@ -59,6 +62,7 @@ class LlamaOptions:
         load: which layers are on which device.
         slots: largest number of sequences that generate at the same time.
         cache_bytes: limit for the KV cache and the recurrent states of all sequences. A single request may need more.
+        images: how prompts with images are computed; None: the model takes none.
     """
 
     n_ctx: int | None = None
@@ -71,6 +75,7 @@ class LlamaOptions:
     load: LoadOptions = ALL_IN_RAM
     slots: int = 64
     cache_bytes: int = 1 << 30
+    images: ImageOptions | None = None
 
 
 class LlamaBackend:
@@ -82,6 +87,7 @@ class LlamaBackend:
         self._device_growth = DeviceGrowth() if self.options.load.gpu_layers != 0 and _has_gpu_memory() else None
         began = time.perf_counter()
         self.model = Model(path, self.options.load)
+        self._encoder = self._load_encoder(self.options.images)
         self.load_seconds = time.perf_counter() - began
         self._context: Context | None = None
         self._cell_bytes = self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
@@ -95,10 +101,30 @@ class LlamaBackend:
         self.end_ids = self.model.eog_ids
         self.chat_template = self.model.chat_template
 
+    def _load_encoder(self, images: ImageOptions | None) -> ProjectorEncoder | None:
+        if images is None:
+            return None
+        try:
+            if images.projector is None:
+                raise InputError(f"{self.model.path}: a GGUF model takes images only with its projector file (mmproj)")
+            return ProjectorEncoder(
+                images.projector,
+                self.model,
+                images.preprocessing,
+                flash_attn=self.options.flash_attn,
+                n_threads=self.options.n_threads,
+                use_gpu=self.options.load.gpu_layers != 0,
+            )
+        except InputError:
+            self.model.close()
+            raise
+
     def close(self) -> None:
         if self._context is not None:
             self._context.close()
             self._context = None
+        if self._encoder is not None:
+            self._encoder.close()
         self.model.close()
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
@@ -194,12 +220,22 @@ class LlamaBackend:
     def loglikelihoods(self, requests: Sequence[ScoreRequest], progress: Progress | None = None) -> list[Score]:
         if not requests:
             return []
+        requests, images = with_image_tokens(requests, self._encoder, self.max_length)
         longest = scoring.longest_request(requests, self.max_length)
         budget = self.score_budget(longest)
         context = self._take_context(budget.cells, budget.sequences, unified=True)
-        scores = scoring.score(LlamaEngine(context), plan(requests, budget), progress)
+        scores = scoring.score(LlamaEngine(context, images, longest), plan(requests, budget), progress)
         self._sample_memory()
         return scores
+
+    def continuation_logits(self, requests: Sequence[ScoreRequest]) -> Iterator[NDArray[np.float32]]:
+        if not requests:
+            return
+        requests, images = with_image_tokens(requests, self._encoder, self.max_length)
+        longest = scoring.longest_request(requests, self.max_length)
+        context = self._take_context(continuations.SEQUENCES * longest, continuations.SEQUENCES, unified=True)
+        yield from continuations.continuation_logits(LlamaEngine(context, images, longest), requests)
+        self._sample_memory()
 
     def score_budget(self, longest: int) -> PlanBudget:
         """The cells, sequences and batch for scoring requests of at most `longest` tokens within `cache_bytes`."""
@@ -226,6 +262,7 @@ class LlamaBackend:
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
         if not requests:
             return []
+        requests, images = with_image_tokens(requests, self._encoder, self.max_length)
         longest = generation.longest_request(requests, self.max_length)
         per_slot = -(-longest // CELL_ALIGNMENT) * CELL_ALIGNMENT
         recurrent = self.model.is_recurrent
@@ -236,7 +273,8 @@ class LlamaBackend:
         )
         sequences = n_slots + recurrent
         context = self._take_context(per_slot * sequences, sequences, unified=False)
-        results = generation.generate(LlamaEngine(context), self.model, requests, n_slots, self.end_ids, progress)
+        engine = LlamaEngine(context, images, longest)
+        results = generation.generate(engine, self.model, requests, n_slots, self.end_ids, progress)
         self._sample_memory()
         return results
 

@@ -27,7 +27,7 @@ from transformers import (
 from converters.errors import InputError
 from int8.model import load_checkpoint
 from int8.tokenizer import load_tokenizer
-from sweep.backends import generation, scoring
+from sweep.backends import continuations, generation, scoring
 from sweep.backends.base import (
     Generation,
     GenerationRequest,
@@ -40,9 +40,12 @@ from sweep.backends.base import (
 )
 from sweep.backends.batch_limit import BatchLimit, Span, joined, out_of_memory_as_input_error
 from sweep.backends.device_memory import DeviceGrowth
+from sweep.backends.image_options import ImageOptions
+from sweep.backends.prompt_images import ImageEncoder, PromptImages, with_image_tokens
 from sweep.backends.resident_memory import ResidentGrowth
 from sweep.backends.torch_cache import CacheShape, Codecs
 from sweep.backends.torch_engine import TorchEngine
+from sweep.backends.torch_images import TorchImageEncoder
 from sweep.backends.torch_vocabulary import TorchVocabulary
 from sweep.backends.trie import PlanBudget, plan
 
@@ -75,7 +78,7 @@ class TorchBackend:
 
     `model` is on its device, and `tokenizer` belongs to it. `growth` and `device_growth` measure memory since before
     loading. `codecs` encode the KV cache that sequences share; `new_cache` creates a cache with the same encoding for a
-    single sequence.
+    single sequence. With `images`, prompts may have images; `model` must have a vision tower.
     """
 
     def __init__(
@@ -88,11 +91,13 @@ class TorchBackend:
         options: TorchOptions | None = None,
         codecs: Codecs = MappingProxyType({}),
         new_cache: Callable[[], Cache] | None = None,
+        images: ImageOptions | None = None,
     ) -> None:
         self.options = options or TorchOptions()
         self._codecs = codecs
         self._new_cache = new_cache or partial(DynamicCache, config=model.config)
         self._model = model.eval()
+        self._encoder: ImageEncoder | None = None if images is None else TorchImageEncoder(model, images.preprocessing)
         self._vocabulary = vocabulary = TorchVocabulary(tokenizer)
         self._growth = growth
         self._device_growth = device_growth
@@ -109,15 +114,25 @@ class TorchBackend:
 
     @classmethod
     def open(
-        cls, path: Path, *, dtype: str = "bfloat16", device: str = "cpu", options: TorchOptions | None = None
+        cls,
+        path: Path,
+        *,
+        dtype: str = "bfloat16",
+        device: str = "cpu",
+        options: TorchOptions | None = None,
+        images: ImageOptions | None = None,
     ) -> Self:
-        """Load a checkpoint directory. Raises InputError if transformers cannot load it."""
+        """Load a checkpoint directory, with its vision tower if `images` is given.
+
+        Raises InputError if transformers cannot load it.
+        """
         growth = ResidentGrowth(sorted(path.glob("*.safetensors")))
         device_growth = DeviceGrowth() if torch.device(device).type == "cuda" else None
         began = time.perf_counter()
         tokenizer = load_tokenizer(path)
-        model = on_device(load_checkpoint(path, dtype), device)
-        return cls(model, tokenizer, growth, device_growth, time.perf_counter() - began, options)
+        model = on_device(load_checkpoint(path, dtype, images=images is not None), device)
+        seconds = time.perf_counter() - began
+        return cls(model, tokenizer, growth, device_growth, seconds, options, images=images)
 
     def close(self) -> None:
         """Release the weights."""
@@ -181,9 +196,10 @@ class TorchBackend:
     def loglikelihoods(self, requests: Sequence[ScoreRequest], progress: Progress | None = None) -> list[Score]:
         if not requests:
             return []
+        requests, images = with_image_tokens(requests, self._encoder, self.max_length)
         longest = scoring.longest_request(requests, self.max_length)
         budget = self.score_budget(longest)
-        engine = self._engine(budget.cells, budget.sequences, longest, budget.batch)
+        engine = self._engine(budget.cells, budget.sequences, longest, budget.batch, images)
         scores = scoring.score(engine, plan(requests, budget), progress)
         self._sample_memory()
         return scores
@@ -207,9 +223,20 @@ class TorchBackend:
             min_shared=MIN_SHARED_STATE if recurrent else 1,
         )
 
+    def continuation_logits(self, requests: Sequence[ScoreRequest]) -> Iterator[NDArray[np.float32]]:
+        if not requests:
+            return
+        requests, images = with_image_tokens(requests, self._encoder, self.max_length)
+        longest = scoring.longest_request(requests, self.max_length)
+        sequences = continuations.SEQUENCES
+        engine = self._engine(sequences * longest, sequences, longest, self._batch, images)
+        yield from continuations.continuation_logits(engine, requests)
+        self._sample_memory()
+
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Generation]:
         if not requests:
             return []
+        requests, images = with_image_tokens(requests, self._encoder, self.max_length)
         longest = generation.longest_request(requests, self.max_length)
         shape = self._cache_shape
         shared = generation.shared_prefix([request.prompt for request in requests])
@@ -218,12 +245,14 @@ class TorchBackend:
         # with a recurrent model the common prefix needs a sequence in addition to the slots
         n_slots = max(1, min(self.options.slots, len(requests), affordable - shape.copies_states))
         cells = shared + n_slots * (longest - shared)
-        engine = self._engine(cells, n_slots + shape.copies_states, longest, self._batch)
+        engine = self._engine(cells, n_slots + shape.copies_states, longest, self._batch, images)
         results = generation.generate(engine, self._vocabulary, requests, n_slots, self.end_ids, progress)
         self._sample_memory()
         return results
 
-    def _engine(self, cells: int, sequences: int, longest: int, n_batch: int) -> TorchEngine:
+    def _engine(
+        self, cells: int, sequences: int, longest: int, n_batch: int, images: PromptImages | None
+    ) -> TorchEngine:
         with out_of_memory_as_input_error(
             self._device, f"a cache of {cells} tokens and {sequences} sequences does not fit"
         ):
@@ -236,6 +265,7 @@ class TorchBackend:
                 n_batch=n_batch,
                 logits_bytes=LOGITS_BYTES,
                 limit=self._limit,
+                images=images,
             )
 
     @cached_property

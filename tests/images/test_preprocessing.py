@@ -56,7 +56,9 @@ def test_patches_equal_the_image_processors(family: str, tmp_path: Path) -> None
 
 def test_the_settings_may_be_part_of_the_processors_config(tmp_path: Path) -> None:
     apart = read_preprocessing(checkpoint(tmp_path, **SETTINGS["Qwen3-VL"]))
-    (tmp_path / "preprocessor_config.json").unlink()
+    checkpoint(tmp_path, **SETTINGS["Qwen2.5-VL"])
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Qwen3VLProcessor"}))
+    assert read_preprocessing(tmp_path).patch == 14
     (tmp_path / "processor_config.json").write_text(
         json.dumps({"image_processor": {**COMMON, **SETTINGS["Qwen3-VL"]}, "processor_class": "Qwen3VLProcessor"})
     )

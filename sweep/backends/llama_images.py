@@ -1,0 +1,56 @@
+"""An ImageEncoder that uses llama.cpp's multi-modal library with a projector file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InputError
+from converters.llamacpp.image_encoder import LlamaImageEncoder
+from converters.llamacpp.model import Model
+from images.file import ImageFile
+from images.preprocessing import Grid, Preprocessing
+
+TOLERANCE = 1e-6  # of normalization, which files store in float32
+
+
+class ProjectorEncoder:
+    """See ImageEncoder. Raises InputError if the projector file is for another model or other settings."""
+
+    def __init__(
+        self,
+        path: Path,
+        model: Model,
+        preprocessing: Preprocessing,
+        *,
+        flash_attn: str = "auto",
+        n_threads: int | None = None,
+        use_gpu: bool = False,
+    ) -> None:
+        self._encoder = LlamaImageEncoder(path, model, flash_attn=flash_attn, n_threads=n_threads, use_gpu=use_gpu)
+        self._preprocessing = preprocessing
+        self.width = self._encoder.width
+        checks = (
+            ("the patch size", (self._encoder.patch_size,), (preprocessing.patch,)),
+            ("the merge size", (self._encoder.merge_size,), (preprocessing.merge,)),
+            ("the mean of pixels", self._encoder.mean, preprocessing.mean),
+            ("the standard deviation of pixels", self._encoder.std, preprocessing.std),
+        )
+        for what, found, needed in checks:
+            if len(found) != len(needed) or not np.allclose(found, needed, rtol=0, atol=TOLERANCE):
+                self.close()
+                raise InputError(
+                    f"{path}: {what} is {found}, but {needed} in the settings of the checkpoint's image processor; "
+                    "this projector file belongs to another model"
+                )
+
+    def grid(self, image: ImageFile) -> Grid:
+        return self._preprocessing.grid(image)
+
+    def encode(self, image: ImageFile) -> NDArray[np.float32]:
+        return self._encoder.encode(self._preprocessing.resized(image))
+
+    def close(self) -> None:
+        self._encoder.close()

@@ -1,0 +1,52 @@
+"""An ImageEncoder that uses the vision tower of a transformers model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from converters.errors import InputError
+from images.file import ImageFile
+from images.preprocessing import Grid, Preprocessing
+from sweep.backends.batch_limit import out_of_memory_as_input_error
+
+
+class TorchImageEncoder:
+    """See ImageEncoder. Raises InputError if the model has no tower, or another one than `preprocessing` is for."""
+
+    def __init__(self, model: PreTrainedModel, preprocessing: Preprocessing) -> None:
+        config = getattr(model.config, "vision_config", None)
+        if config is None or not hasattr(model.base_model, "get_image_features"):
+            raise InputError(f"{model.config.name_or_path}: this model has no vision tower, so it takes no images")
+        tower = (config.patch_size, config.spatial_merge_size, config.temporal_patch_size)
+        settings = (preprocessing.patch, preprocessing.merge, preprocessing.frames)
+        if tower != settings:
+            raise InputError(
+                f"{model.config.name_or_path}: patch size, merge size and frames are {settings} in the settings of the "
+                f"image processor, but {tower} in config.json"
+            )
+        self._model = model
+        self._preprocessing = preprocessing
+        stacked = len(getattr(config, "deepstack_visual_indexes", None) or ())
+        self.width: int = model.config.get_text_config().hidden_size * (1 + stacked)
+
+    def grid(self, image: ImageFile) -> Grid:
+        return self._preprocessing.grid(image)
+
+    @torch.inference_mode()
+    def encode(self, image: ImageFile) -> NDArray[np.float32]:
+        patches = self._preprocessing.patches(self._preprocessing.resized(image))
+        grid, merge, device = self.grid(image), self._preprocessing.merge, self._model.device
+        base: Any = self._model.base_model
+        with out_of_memory_as_input_error(device, f"{image.name}: an image of {grid.tokens} tokens does not fit"):
+            found = base.get_image_features(
+                pixel_values=torch.from_numpy(patches).to(device),
+                image_grid_thw=torch.tensor([[1, grid.rows * merge, grid.columns * merge]], device=device),
+            )
+        layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
+        embeddings: NDArray[np.float32] = torch.cat([layer[0] for layer in layers], dim=1).float().cpu().numpy()
+        return embeddings

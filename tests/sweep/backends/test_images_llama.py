@@ -1,0 +1,109 @@
+"""llama.cpp and torch give the same logits for the same images, in every family.
+
+Two claims with different tolerances. Given the same embeddings, the text models agree as they do for text: positions,
+DeepStack and shared prefixes are right. The towers differ by a few 1e-4, because llama.cpp's GELU is a table in
+float16; the logits then differ by about 1e-3. Hybrid models amplify that, and a mixture of experts may choose another
+expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import TOWERS
+from vision_models import image_requests, make_vision_model, some_images
+
+from converters.errors import InputError
+from converters.export import export
+from converters.projector_source import ProjectorSource
+from converters.resolver import open_source
+from images.preprocessing import read_preprocessing
+from sweep.backends.base import GenerationRequest, ScoreRequest
+from sweep.backends.image_options import ImageOptions
+from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.backends.torch import TorchBackend
+
+torch.set_num_threads(1)
+EXACT = LlamaOptions(n_threads=1, type_k="f32", type_v="f32", flash_attn="off", slots=6)
+LOGITS = {"qwen35, multi-modal": 1e-2}  # others: 1e-3
+FAST = ("qwen3vl", "qwen35, multi-modal")  # DeepStack, and recurrent states
+FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in TOWERS]
+MOE = "qwen35moe, multi-modal"  # its tiny router is near a tie for one of the prompts
+
+
+@dataclass(frozen=True)
+class Case:
+    family: str
+    gguf: Path
+    options: ImageOptions
+    torch: TorchBackend
+    requests: list[ScoreRequest]
+    expected: list[np.ndarray]
+
+    def open(self, n_batch: int = 2048) -> LlamaBackend:
+        return LlamaBackend(self.gguf, replace(EXACT, n_batch=n_batch, images=self.options))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    directory = tmp_path_factory.mktemp("vision")
+    make_vision_model(request.param, directory)
+    gguf, projector = directory / "text.gguf", directory / "mmproj.gguf"
+    export(open_source(directory), {"F32": gguf})
+    export(ProjectorSource(open_source(directory)), {"F32": projector})
+    options = ImageOptions(read_preprocessing(directory), projector)
+    backend = TorchBackend.open(directory, dtype="float32", images=options)
+    requests = image_requests(some_images(directory))
+    yield Case(request.param, gguf, options, backend, requests, list(backend.continuation_logits(requests)))
+    backend.close()
+
+
+@pytest.mark.parametrize("n_batch", [32, 2048])  # 32: an image is computed in several steps
+def test_given_the_same_embeddings_logits_agree_as_for_text(
+    case: Case, n_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = case.open(n_batch)
+    assert backend._encoder is not None
+    assert case.torch._encoder is not None
+    monkeypatch.setattr(backend._encoder, "encode", case.torch._encoder.encode)
+    for found, expected in zip(backend.continuation_logits(case.requests), case.expected, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    scores = zip(backend.loglikelihoods(case.requests), case.torch.loglikelihoods(case.requests), strict=True)
+    for found, expected in scores:
+        assert found.logprob == pytest.approx(expected.logprob, abs=2e-4)
+    prompts = [GenerationRequest(r.context, 4, images=r.images) for r in case.requests]
+    assert backend.generate(prompts) == case.torch.generate(prompts)
+    backend.close()
+
+
+def test_with_its_own_tower_logits_agree_to_a_thousandth(case: Case) -> None:
+    backend = case.open()
+    assert backend._encoder is not None
+    assert case.torch._encoder is not None
+    for request in case.requests[:9:3]:
+        ours, theirs = (encoder.encode(request.images[0].image) for encoder in (backend._encoder, case.torch._encoder))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-3)
+    far = [
+        float(np.abs(found - expected).max())
+        for found, expected in zip(backend.continuation_logits(case.requests), case.expected, strict=True)
+    ]
+    if case.family == MOE:
+        assert np.median(far) < 1e-2
+    else:
+        assert max(far) < LOGITS.get(case.family, 1e-3)
+    backend.close()
+
+
+def test_a_projector_file_of_another_model_is_rejected(case: Case, tiny) -> None:
+    wrong = replace(case.options, preprocessing=replace(case.options.preprocessing, mean=(0.1, 0.2, 0.3)))
+    with pytest.raises(InputError, match="the mean of pixels is"):
+        LlamaBackend(case.gguf, replace(EXACT, images=wrong))
+    with pytest.raises(InputError, match="this is no projector file"):
+        LlamaBackend(case.gguf, replace(EXACT, images=replace(case.options, projector=case.gguf)))
+    with pytest.raises(InputError, match="takes no images"):
+        LlamaBackend(tiny.gguf, replace(EXACT, images=case.options))
