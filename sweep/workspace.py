@@ -45,6 +45,11 @@ class Workspace:
         return self.root / "runs" / run
 
     @property
+    def sizes(self) -> Path:
+        """The folder for the reports that compare the runs of several models."""
+        return self.root / "sizes"
+
+    @property
     def ablations(self) -> Path:
         """The folder for the reports of ablations. Their results are in the database."""
         return self.root / "ablations"

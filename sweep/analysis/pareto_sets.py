@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import hypot
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,6 +168,23 @@ def task_losses(records: Sequence[Record], task: str) -> list[Losses]:
     means, units = _resampled(records, f"task {task}", values)
     drawn = {variant: -mean if scores[variant].higher_is_better else mean for variant, mean in means.items()}
     return [Losses(task, values, drawn, units)]
+
+
+def score_losses(records: Sequence[Record], tasks: Sequence[str]) -> list[Losses]:
+    """Negated mean score over `tasks` of the records that have all of them, in a list of one.
+
+    The scores must be shares of which more is better. Each task is resampled separately.
+    """
+    complete = [record for record in records if all(task in record.tasks for task in tasks)]
+    means = {record.variant: fmean(record.tasks[task].value for task in tasks) for record in complete}
+    values = {variant: -mean for variant, mean in means.items() if figures.finite(mean) is not None}
+    drawn = [_resampled(complete, f"task {task}", values, seed=seed) for seed, task in enumerate(tasks)]
+    resampled = {
+        variant: -np.mean([means_of[variant] for means_of, _ in drawn], axis=0)
+        for variant in values
+        if all(variant in means_of for means_of, _ in drawn)
+    }
+    return [Losses("mean score", values, resampled, min(units for _, units in drawn))]
 
 
 def recovery_losses(records: Sequence[Record]) -> list[Losses]:

@@ -10,7 +10,7 @@ import typer
 from converters.errors import InputError, MissingRuntime
 from sweep import __version__
 from sweep.cli import ablate, compare, convert, doctor, eval, fit, gpus, int8, presets, report, run, runs, tui
-from sweep.cli.exits import Exit
+from sweep.cli.exits import Exit, exit_code_for
 from sweep.cli.help import CommandGroup, HelpCommand, HelpGroup
 
 EXAMPLES = """
@@ -72,10 +72,8 @@ def main() -> None:
     """Run the command line; ends the process with one of the exit codes."""
     try:
         code = app(prog_name="sweep", standalone_mode=False)
-    except InputError as error:
-        code = _complain(str(error), Exit.BAD_INPUT)
-    except MissingRuntime as error:
-        code = _complain(str(error), Exit.MISSING_RUNTIME)
+    except (InputError, MissingRuntime) as error:
+        code = _complain(str(error), exit_code_for(error))
     except typer.TyperException as error:
         # only the formatted message of a bad value has the name of its option
         message = error.format_message() if isinstance(error, typer.BadParameter) else str(error)

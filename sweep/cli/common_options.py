@@ -28,6 +28,24 @@ def model(*forms: str) -> Any:
     return typer.Argument("micro", metavar="MODEL", help=help, rich_help_panel=Panel.MODEL)
 
 
+def models(*forms: str) -> Any:
+    """The argument MODEL... of a command that accepts these forms of a model, and several models."""
+    help = f"The model: {', '.join(forms[:-1])} or {forms[-1]}. Several models are compared with each other."
+    return typer.Argument(["micro"], metavar="MODEL...", help=help, show_default="micro", rich_help_panel=Panel.MODEL)
+
+
+def memory(show_default: str) -> Any:
+    """--memory of a command that compares models."""
+    return typer.Option(
+        None,
+        "--memory",
+        metavar="SIZE",
+        help="For several models: the memory to choose a model and a quant for, such as 24GiB.",
+        show_default=show_default,
+        rich_help_panel=Panel.OUTPUT,
+    )
+
+
 def run_argument(default: Any, metavar: str, help: str, *, show_default: bool | str = True) -> Any:
     """An argument that names a stored run."""
     return typer.Argument(default, metavar=metavar, help=help, show_default=show_default, rich_help_panel=Panel.RUNS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 
+from converters.errors import InputError, MissingRuntime
 from sweep.endings import Ending
 
 
@@ -40,3 +41,17 @@ def exit_code(endings: Iterable[str]) -> Exit:
     if Ending.FAILED in found:
         return Exit.JOBS_FAILED
     return Exit.JOBS_CANCELLED if Ending.CANCELLED in found else Exit.OK
+
+
+_WORST_FIRST = (Exit.BAD_INPUT, Exit.MISSING_RUNTIME, Exit.JOBS_FAILED, Exit.JOBS_CANCELLED)
+
+
+def exit_code_for(error: InputError | MissingRuntime) -> Exit:
+    """The exit code for an error that one line says."""
+    return Exit.MISSING_RUNTIME if isinstance(error, MissingRuntime) else Exit.BAD_INPUT
+
+
+def worst(codes: Iterable[Exit]) -> Exit:
+    """The exit code for several runs."""
+    found = set(codes)
+    return next((code for code in _WORST_FIRST if code in found), Exit.OK)

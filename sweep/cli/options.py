@@ -1,6 +1,7 @@
 """The options of `sweep run` and `sweep eval` as one table: each row fills a field of Request.
 
-The Plan screen of `sweep tui` shows these options with their help, and writes command lines from the same table.
+The Plan screen of `sweep tui` shows these options with their help, and writes command lines from the same table. It
+plans one model; `sweep run` also takes several, which is why SWEEP has the options without the model.
 """
 
 from __future__ import annotations
@@ -55,17 +56,22 @@ class Option:
     @property
     def name(self) -> str:
         """The option as it is typed: --chat-template."""
-        return self._flags[0]
+        return self.flags[0]
 
     @property
     def help(self) -> str:
         return self.parameter.help or ""
 
     @property
+    def takes_value(self) -> bool:
+        """Whether a value follows the option on a command line."""
+        return bool not in self._types
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The values other than the default, if the option has a fixed set of values; empty otherwise."""
         if bool in self._types:
-            return (YES, NO)[: len(self._flags)]
+            return (YES, NO)[: len(self.flags)]
         found = next((kind for kind in self._types if isinstance(kind, type) and issubclass(kind, StrEnum)), ())
         return tuple(str(value) for value in found if value != self.parameter.default)
 
@@ -79,13 +85,13 @@ class Option:
         if not text:
             return []
         if bool in self._types:
-            return [dict(zip((YES, NO), self._flags, strict=False))[text]]
+            return [dict(zip((YES, NO), self.flags, strict=False))[text]]
         if list[str] in self._types:
             return [word for part in text.split(",") if part.strip() for word in (self.name, part.strip())]
         return [self.name, str(Path(text).expanduser()) if Path in self._types else text]
 
     @property
-    def _flags(self) -> tuple[str, ...]:
+    def flags(self) -> tuple[str, ...]:
         """The name, followed by the negative form of a flag that has one."""
         return tuple((self.parameter.param_decls or (self.field,))[0].split("/"))
 
@@ -370,10 +376,12 @@ _FORCE = Option("force", bool, common.FORCE)
 _TOLERANCE = Option("tolerance", str | None, common.TOLERANCE, tolerance)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
-RUN = (
-    _MODEL, *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT,
+SWEEP = (
+    *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT,
     *_EXECUTION, _DRY_RUN, _KEEP, _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
+"""The options of `sweep run`, which are the same for each of its models."""
+RUN = (_MODEL, *SWEEP)
 EVAL = (
     _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE,
     _WORKSPACE,

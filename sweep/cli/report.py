@@ -16,14 +16,19 @@ Print the results and the advice of the latest run:
   $ sweep report
 Write the HTML report of one run, named by the beginning of its id:
   $ sweep report micro-q2-q8 --html report.html
+Compare the models of two runs, and choose one for 12 MiB:
+  $ sweep report micro-size-scaling micro-moe-size-scaling --memory 12MiB
 Get the latest run's records for a spreadsheet:
   $ sweep report --csv records.csv
 """
 
 
 def report(
-    run: str | None = common.run_argument(
-        None, "RUN", "The run: its id or a unique beginning of the id.", show_default="the latest run"
+    runs: list[str] | None = common.run_argument(
+        None,
+        "RUN...",
+        "The run: its id or a unique beginning of the id. Several runs, one for each model, are compared.",
+        show_default="the latest run",
     ),
     html: Path | None = common.html(""),
     csv: Path | None = typer.Option(
@@ -38,16 +43,20 @@ def report(
         False, "--json", help="Print the records as JSON, one object per line.", rich_help_panel=Panel.OUTPUT
     ),
     tolerance: str | None = common.TOLERANCE,
+    memory: str | None = common.memory("the free memory of this machine"),
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
 ) -> int:
     """Show the results of a stored run again, or write its report to a file.
 
-    With --html, --csv or --json the table is not printed. The exit code is 1 if a job of the run failed, and 5 if none
+    With --html, --csv or --json the table is not printed. Of several runs, --html writes the comparison of the models,
+    and --csv and --json name the model of each record. The exit code is 1 if a job of the run failed, and 5 if none
     failed but one was cancelled.
     """
     from converters.atomic import write_texts
     from sweep.cli.run_output import advice_on_run, describe_run, exit_code_of, show_results
+    from sweep.cli.sizes_output import show_sizes, sizes_html
+    from sweep.commands.sizes import memory_limit, sizes_of
     from sweep.report.csv_json import to_csv, to_json_lines
     from sweep.report.html import ANOTHER_FILE, render_html
     from sweep.results.history import find_run
@@ -58,19 +67,31 @@ def report(
     output = Output(format)
     accepted = parse_tolerance(tolerance)
     space = open_workspace(workspace)
-    plan = find_run(space, run)
+    plans = [find_run(space, run) for run in runs] if runs else [find_run(space, None)]
+    several = len(plans) > 1
+    if memory is not None and not several:
+        raise typer.BadParameter("--memory chooses among several models; name the run of each")
+    limit = memory_limit(memory, ()) if several else None
+    scaling = sizes_of(plans, space) if several else None
     with Store(space.database) as store:
-        rows, description = records(plan, store), describe_run(plan, store)
+        rows = [records(plan, store) for plan in plans]
+        description = describe_run(plans[0], store)
+    every = [record for own in rows for record in own]
+    models = [plan.model for plan, own in zip(plans, rows, strict=True) for _ in own] if several else []
     texts = {}
-    if html is not None:
-        texts[html] = render_html(rows, description, advice_on_run(rows, plan, space, accepted))
+    if html is not None and scaling is not None and limit is not None:
+        texts[html] = sizes_html(scaling, plans, limit, accepted)
+    elif html is not None:
+        texts[html] = render_html(every, description, advice_on_run(every, plans[0], space, accepted))
     if csv is not None:
-        texts[csv] = to_csv(rows)
+        texts[csv] = to_csv(every, models)
     write_texts(texts, force, ANOTHER_FILE if csv is None else "")
     for path in texts:
         output.say(f"written: {path}")
     if json:
-        print(to_json_lines(rows), end="")
+        print(to_json_lines(every, models), end="")
     elif html is None and csv is None:
-        return show_results(plan, space, output, accepted)
-    return exit_code_of(rows)
+        if limit is None:
+            return show_results(plans[0], space, output, accepted)
+        show_sizes(plans, space, output, limit, accepted, [exit_code_of(own) for own in rows])
+    return exit_code_of(every)

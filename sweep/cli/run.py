@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
+
+import typer
 
 from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
-from sweep.cli.options import RUN, with_options
+from sweep.cli.options import SWEEP, with_options
 from sweep.cli.output import Format, Output
 from sweep.planning.request import Request
 
@@ -20,23 +23,40 @@ Compare only these two variants with BF16, without tasks:
   $ sweep run micro --variants '=Q4_K_M,IQ4_XS' --tasks none
 Measure a quant and an int8 recipe on the first 20 items of each task:
   $ sweep run micro --variants '=Q8_0,int8:sq-ph-dyn' --limit 20
+Which of two models to run in 8 GiB, and in which quant:
+  $ sweep run Qwen/Qwen3-4B Qwen/Qwen3-8B --preset size-scaling --memory 8GiB
 Skip what does not fit, and keep only the recommended file:
   $ sweep run Qwen/Qwen3-8B --gpu "RTX 4090" --keep best
 """
 
 
-@with_options(*RUN)
-def run(request: Request, format: Format = common.FORMAT) -> int:
-    """Measure many variants of one model in the same way and advise which one to run.
+@with_options(*SWEEP)
+def run(
+    request: Request,
+    models: list[str] = common.models(common.BUILT_IN, common.CHECKPOINT, common.GGUF_FILE, common.HUB_ID),
+    memory: str | None = common.memory("the memory of --gpu, or of this machine"),
+    format: Format = common.FORMAT,
+) -> int:
+    """Measure many variants of a model in the same way and advise which one to run.
 
     Each variant is made and measured: perplexity, KL divergence, tasks, memory and speed. The advice names the smallest
     variant whose loss nobody notices, or the one that loses least, and says what the items cannot rule out.
+
+    Several models are measured one after another, each in a run of its own. Then a report compares them: what each
+    quant costs each model, and which model in which quant is the best for the memory.
 
     Every result is stored as soon as it is measured. If the run is interrupted, run the same command again to resume.
     """
     from sweep.commands import run as command  # loads numpy and libllama, which --help does not need
 
     output = Output(format)
+    if len(models) > 1:
+        from sweep.cli.several_models import run_models
+
+        return run_models(models, request, memory, output)
+    if memory is not None:
+        raise typer.BadParameter("--memory chooses among several models; name them, or use --gpu for one model")
+    request = replace(request, model=models[0])
     sweep = command.prepare(request, output.say)
     if request.dry_run:
         from sweep.cli.dry_run import show_plan

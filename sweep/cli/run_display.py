@@ -14,10 +14,14 @@ from sweep.results.speed_again import second_cells
 
 
 class RunDisplay:
-    """A context manager that is called with each event of a run. The progress bar is removed at the end."""
+    """A context manager that is called with each event of a run. The progress bar is removed at the end.
 
-    def __init__(self, plan: Plan, output: Output) -> None:
+    `model` is named in every line, if the run is one of several.
+    """
+
+    def __init__(self, plan: Plan, output: Output, model: str = "") -> None:
         self._output = output
+        self._prefix = f"{model}: " if model else ""
         self._run = RunProgress.of(plan.cells, second_cells(plan).values())
         self._bar = share_bar(output)
         self._task = self._bar.add_task("planning", total=1.0, left=self._run.seconds_left)
@@ -36,24 +40,24 @@ class RunDisplay:
             return
         self._run.update(event)
         if event.event == "following":
-            self._output.say("another process is already doing this run; its progress is shown here")
+            self._output.say(f"{self._prefix}another process is already doing this run; its progress is shown here")
         if event.event == "started":
-            say_what_is_stored(event, self._output)
+            say_what_is_stored(event, self._output, self._prefix)
         if event.cell is not None:
             self._show_job(event, event.cell)
 
     def _show_job(self, event: Event, name: str) -> None:
         if event.event in EVENTS:
-            self._output.say(f"{name} {EVENTS[event.event]}: {event.data['error']}")
+            self._output.say(f"{self._prefix}{name} {EVENTS[event.event]}: {event.data['error']}")
         elif event.event == "cell_done" and not self._output.shows_progress:
-            self._output.say(f"{name} {event.data['seconds']:.1f} s")
+            self._output.say(f"{self._prefix}{name} {event.data['seconds']:.1f} s")
         part = event.data.get("part", "")
         description = name if part in ("", name.partition("/")[2]) else f"{name} ({part})"
-        self._bar.update(self._task, completed=self._run.share, description=description)
+        self._bar.update(self._task, completed=self._run.share, description=self._prefix + description)
 
 
-def say_what_is_stored(started: Event, output: Output) -> None:
+def say_what_is_stored(started: Event, output: Output, prefix: str = "") -> None:
     """Say how many jobs have a stored result, from the event `started`."""
     total, done = started.data["cells"], started.data["cells"] - started.data["todo"]
     if done:
-        output.say(f"{done} of {total} jobs are done already; their stored results are used")
+        output.say(f"{prefix}{done} of {total} jobs are done already; their stored results are used")

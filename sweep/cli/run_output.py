@@ -66,11 +66,11 @@ def show_results(
             output.say(remark)
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:
-            output.show(f"\nRun {plan.run}{took}. Report: {_shortest(page)}")
+            output.show(f"\nRun {plan.run}{took}. Report: {shortest(page)}")
     return exit_code_of(rows)
 
 
-def _shortest(path: Path) -> Path:
+def shortest(path: Path) -> Path:
     """The path relative to the current directory, if it is inside."""
     current = Path.cwd()
     return path.relative_to(current) if path.is_relative_to(current) else path

@@ -167,6 +167,14 @@ def _devices(text: str) -> list[Device]:
     return [_gpu_device(gpu)] * (count * gpu.devices)
 
 
+def parse_size(option: str, text: str) -> int:
+    """The bytes of a memory size such as "24GiB"; "24GB" means the same. Raises InputError, which names the option."""
+    count = _memory_bytes(_SIZE.fullmatch(text.strip()))
+    if not count:
+        raise InputError(f"{option} {text!r} is not a size; write for example 24GiB")
+    return count
+
+
 def _memory_bytes(size: re.Match[str] | None) -> int | None:
     """The bytes of a match of _SIZE; None without a match, or with an unknown unit."""
     if size is None or size[2].lower() not in _MEMORY_UNITS:

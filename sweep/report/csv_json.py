@@ -35,21 +35,32 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def to_json_lines(records: Sequence[Record]) -> str:
-    """One JSON object per line and variant, as `Record.to_json` gives it. What was not measured is null."""
-    return "".join(f"{json.dumps(finite(record.to_json()), allow_nan=False)}\n" for record in records)
+def to_json_lines(records: Sequence[Record], models: Sequence[str] = ()) -> str:
+    """One JSON object per line and variant, as `Record.to_json` gives it. What was not measured is null.
+
+    `models`: the model of each record, for records of several models.
+    """
+    rows = _with_models(records, models)
+    return "".join(f"{json.dumps(finite(row), allow_nan=False)}\n" for row in rows)
 
 
-def to_csv(records: Sequence[Record]) -> str:
+def _with_models(records: Sequence[Record], models: Sequence[str]) -> list[dict[str, Any]]:
+    rows = [record.to_json() for record in records]
+    return [{"model": model, **row} for model, row in zip(models, rows, strict=True)] if models else rows
+
+
+def to_csv(records: Sequence[Record], models: Sequence[str] = ()) -> str:
     """A header and one row per variant. Columns have names such as `perplexity.value`; nulls are empty cells.
 
     Columns that only some records have (tasks, figures of extensions) come in the order of their first appearance.
+    `models`: the model of each record, for records of several models.
     """
-    rows = [dict(_flat(finite(record.to_json()))) for record in records]
+    rows = [dict(_flat(finite(row))) for row in _with_models(records, models)]
     parts = [f"{part}.{name}" for part, names in _PARTS.items() for name in names]
-    others = dict.fromkeys(key for row in rows for key in row if key not in {*_HEAD, *_TAIL, *parts, *_PARTS})
+    head = ["model", *_HEAD] if models else _HEAD
+    others = dict.fromkeys(key for row in rows for key in row if key not in {*head, *_TAIL, *parts, *_PARTS})
     out = io.StringIO()
-    columns = [*_HEAD, *parts, *others, *_TAIL]
+    columns = [*head, *parts, *others, *_TAIL]
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sweep.analysis.plots import Axis, Level, Point
 from sweep.report.axes import Scale, spread, ticks
@@ -60,7 +61,7 @@ class ScatterPlot:
     across: list[tuple[float, str]]
     up: list[tuple[float, str]]
     levels: list[tuple[float, str]]
-    pareto_lines: list[list[tuple[float, float]]]
+    lines: list[list[tuple[float, float]]]
     marks: list[Mark]
     width: int = WIDTH
     height: int = HEIGHT
@@ -69,8 +70,13 @@ class ScatterPlot:
     bottom: int = _BOTTOM
 
 
-def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequence[Level] = ()) -> ScatterPlot:
-    """The drawing of the points. On a log axis, all of them must be positive."""
+def scatter(
+    points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequence[Level] = (), *, joins_groups: bool = False
+) -> ScatterPlot:
+    """The drawing of the points. On a log axis, all of them must be positive.
+
+    A line joins the Pareto set of each group, or with `joins_groups` all points of each group.
+    """
     points = sorted(points, key=lambda point: (point.x, point.y))
     levels = [level for level in levels if level.y > 0 or not y.log]
     ends = [v for p in points for v in (p.y, p.y - (p.error or 0), p.y + (p.error or 0)) if v > 0 or not y.log]
@@ -84,20 +90,37 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, name: str, levels: Sequen
     lines = _levels(levels, sy)
     strips: list[_Box] = [(_LEFT, at - 1, _RIGHT, at + 1) for at, _ in lines]
     strips += [(_LEFT, at - _LINE, _LEFT + len(text) * _GLYPH, at) for at, text in lines]
-    labels = _labels(points, places, strips)
-    pareto_lines = [
-        [at for point, at in zip(points, places, strict=True) if point.pareto and point.group == group]
+    joined = [
+        [
+            at
+            for point, at in zip(points, places, strict=True)
+            if point.group == group and (joins_groups or point.pareto)
+        ]
         for group in sorted({point.group for point in points})
     ]
+    if joins_groups:  # the lines may run anywhere, so labels have to avoid them
+        strips += [box for line in joined for box in _boxes_along(line)]
+    labels = _labels(points, places, strips)
     return ScatterPlot(
         name,
         x.label,
         [(round(sx(value), 1), x.write(value)) for value in ticks(sx.low, sx.high, log=x.log, most=8)],
         [(round(sy(value), 1), y.write(value)) for value in ticks(sy.low, sy.high, log=y.log, most=5)],
         lines,
-        [line for line in pareto_lines if len(line) > 1],
+        [line for line in joined if len(line) > 1],
         [Mark(p, *at, bar, labels.get(i)) for i, (p, at, bar) in enumerate(zip(points, places, bars, strict=True))],
     )
+
+
+def _boxes_along(line: Sequence[tuple[float, float]]) -> list[_Box]:
+    """Small boxes that cover a line."""
+    boxes = []
+    for (x, y), (to_x, to_y) in pairwise(line):
+        steps = max(1, round(max(abs(to_x - x), abs(to_y - y)) / 4))
+        for i in range(1, steps):
+            at_x, at_y = x + (to_x - x) * i / steps, y + (to_y - y) * i / steps
+            boxes.append((at_x - 1, at_y - 2, at_x + 1, at_y + 2))
+    return boxes
 
 
 def _levels(levels: Sequence[Level], sy: Scale) -> list[tuple[float, str]]:
@@ -113,12 +136,13 @@ def _levels(levels: Sequence[Level], sy: Scale) -> list[tuple[float, str]]:
 def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]], strips: Sequence[_Box]) -> dict[int, Label]:
     """By point, the first place of _SIDES (in the Pareto set also of _FARTHER) that covers no point, label or strip.
 
-    A label without such a place is left out; the title on hover has the name. The recommended variant is placed first,
-    then the Pareto set.
+    Points without a name have none. A label without such a place is left out; the title on hover has the name. The
+    recommended variant is placed first, then the Pareto set.
     """
     taken = [*strips, *((x - 5.5, y - 5.5, x + 5.5, y + 5.5) for x, y in places)]
     found = {}
-    for i in sorted(range(len(points)), key=lambda i: (not points[i].chosen, not points[i].pareto, i)):
+    named = [i for i, point in enumerate(points) if point.label]
+    for i in sorted(named, key=lambda i: (not points[i].chosen, not points[i].pareto, i)):
         (x, y), wide = places[i], len(points[i].label) * _GLYPH
         gap = _GAP + 4 if points[i].chosen else _GAP  # room for the ring
         for anchor, across, down in (*_SIDES, *_FARTHER) if points[i].pareto or points[i].chosen else _SIDES:
