@@ -14,7 +14,7 @@ from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
 from int8.architectures import require_quantizable
 from int8.calibrate import calibrate
-from int8.calibration_text import samples
+from int8.calibration_text import LENGTH, SAMPLES, samples
 from int8.checkpoint import CalibrationRecord
 from int8.layer_inputs import Progress
 from int8.model import open_model
@@ -33,6 +33,26 @@ class CalibrationText:
     name: str
     read: Callable[[PreTrainedTokenizerBase], str]
     parse_special: bool = False
+
+    def samples(self, tokenizer: PreTrainedTokenizerBase, count: int | None, length: int | None) -> Tensor:
+        """Samples, int64 [count, length]; see int8.calibration_text.samples."""
+        return samples(tokenizer, self.read(tokenizer), self.name, count, length, parse_special=self.parse_special)
+
+
+class RandomTokens(CalibrationText):
+    """Tokens drawn at random from the vocabulary, without special tokens; the same ones each time."""
+
+    SEED = 0
+
+    def __init__(self) -> None:
+        super().__init__("random tokens", lambda _: "")
+
+    def samples(self, tokenizer: PreTrainedTokenizerBase, count: int | None, length: int | None) -> Tensor:
+        special = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
+        ordinary = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - special))
+        shape = SAMPLES if count is None else count, LENGTH if length is None else length
+        generator = torch.Generator().manual_seed(self.SEED)
+        return ordinary[torch.randint(len(ordinary), shape, generator=generator)]
 
 
 def quantize_model(
@@ -85,8 +105,7 @@ def require_device(device: str) -> None:
 
 def calibration_tokens(path: Path, text: CalibrationText, count: int | None, length: int | None) -> Tensor:
     """Samples of the text, int64 [count, length], cut by the checkpoint's tokenizer. Raises InputError."""
-    tokenizer = load_tokenizer(path)
-    return samples(tokenizer, text.read(tokenizer), text.name, count, length, parse_special=text.parse_special)
+    return text.samples(load_tokenizer(path), count, length)
 
 
 def _cache(path: Path, directory: Path | None, tokens: Tensor) -> StatisticsCache | None:

@@ -47,6 +47,8 @@ def sweeps() -> dict[str, Path]:
 
 DESIGN_SPACE = ROOT / "int8-design-space.toml"
 """The default design space of int8 recipes; read by int8.design_space."""
+AXES = {"int8": DESIGN_SPACE, "ptq": ROOT / "ptq-design-space.toml"}
+"""Family of methods -> the file with the axes of its settings."""
 TOKEN_SAMPLE = ROOT / "token-sample.txt"
 """A text in many scripts, on which tokenizers with different rules differ."""
 

@@ -1,6 +1,6 @@
-"""Compares int8 recipes on one model: the loss of each, how far it is behind the best, and what is significant.
+"""Compares the setups of an ablation: the loss of each, how far it is behind the best, and what is significant.
 
-All recipes read the same windows of a text, so differences are paired by window. p values are corrected by Holm's
+All setups read the same windows of a text, so differences are paired by window. p values are corrected by Holm's
 method over all recipes.
 """
 
@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from int8.design_space import DesignSpace
-from int8.recipe import ALL_FOLDS, Activations, Insertion, Recipe, Scales
+from int8.design_space import DesignSpace, Setup
 from sweep.record import Perplexity
 from sweep.statistics import ALPHA, PairedDifference, compare_differences, holm
 
@@ -22,7 +21,7 @@ from sweep.statistics import ALPHA, PairedDifference, compare_differences, holm
 @dataclass(frozen=True)
 class RecipeMeasurement:
     """One recipe on the text. `window_nll` and `window_kld` are means over each window, in nats per token: the negative
-    log-likelihood and the KL divergence from the float model."""
+    log-likelihood and the KL divergence from the float model. `bits_per_weight`: see RecipeResult."""
 
     perplexity: Perplexity
     window_nll: tuple[float, ...]
@@ -30,6 +29,7 @@ class RecipeMeasurement:
     kld_mean: float
     kld_stderr: float
     top1_agreement: float
+    bits_per_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RecipePoint:
     the lowest.
     """
 
-    recipe: Recipe
+    recipe: Setup
     measured: RecipeMeasurement
     loss: PairedDifference
     loss_holm: float
@@ -64,6 +64,7 @@ class RecipePoint:
         return self.behind_holm >= ALPHA
 
     def to_json(self) -> dict[str, Any]:
+        bits = self.measured.bits_per_weight
         return {
             "recipe": {key: value for key, value in self.recipe.to_json().items() if key != "name"},
             "perplexity": asdict(self.measured.perplexity),
@@ -77,6 +78,7 @@ class RecipePoint:
                 "top1_agreement": self.measured.top1_agreement,
                 "like_the_least": self.least_kld,
             },
+            **({} if bits is None else {"bits_per_weight": bits}),
         }
 
 
@@ -84,7 +86,7 @@ class RecipePoint:
 class RecipeFailure:
     """A recipe without figures: how its job ended (Ending), and the error."""
 
-    recipe: Recipe
+    recipe: Setup
     status: str
     error: str
 
@@ -104,7 +106,7 @@ class Ablation:
     failed: tuple[RecipeFailure, ...]
     about: Mapping[str, object]
 
-    def of(self, recipe: Recipe) -> RecipePoint | None:
+    def of(self, recipe: Setup) -> RecipePoint | None:
         return next((point for point in self.points if point.recipe == recipe), None)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,7 +132,7 @@ class Ablation:
         }
 
 
-def ranked(measured: Mapping[Recipe, RecipeMeasurement], reference: Sequence[float]) -> tuple[RecipePoint, ...]:
+def ranked(measured: Mapping[Setup, RecipeMeasurement], reference: Sequence[float]) -> tuple[RecipePoint, ...]:
     """The recipes from the least to the largest loss. `reference` is the float model's `window_nll`."""
     if not measured:
         return ()
@@ -155,7 +157,7 @@ def ranked(measured: Mapping[Recipe, RecipeMeasurement], reference: Sequence[flo
     )
 
 
-def least(rows: Mapping[Recipe, Sequence[float]]) -> tuple[Recipe, set[Recipe]]:
+def least(rows: Mapping[Setup, Sequence[float]]) -> tuple[Setup, set[Setup]]:
     """The recipe with the lowest mean over windows, and the set of it and all recipes indistinguishable from it."""
     best = min(rows, key=lambda recipe: fmean(rows[recipe]))
     others = [recipe for recipe in rows if recipe != best]
@@ -165,39 +167,3 @@ def least(rows: Mapping[Recipe, Sequence[float]]) -> tuple[Recipe, set[Recipe]]:
 
 def _difference(row: Sequence[float], other: Sequence[float]) -> PairedDifference:
     return compare_differences(np.array(row) - np.array(other))
-
-
-def settings_of(recipe: Recipe) -> dict[str, str]:
-    """The settings of a recipe in words, by name. A setting that has no effect in this recipe is empty."""
-    words = {
-        "alpha": f"{recipe.alpha:g}" if recipe.folds else "",
-        "inputs": _INPUTS[recipe.activations] + (", symmetric" if recipe.symmetric else ""),
-        "folds": _folds(recipe),
-        "Q/K": recipe.query_key.value,
-        "V": recipe.value.value,
-        "Q/K at": "" if recipe.query_key is Scales.FLOAT else _PLACES[recipe.insertion],
-    }
-    plain = Recipe("")
-    for key in ("attention_symmetric", "percentile", "keep", "int8_kv_cache"):
-        value = getattr(recipe, key)
-        words[key] = "" if value == getattr(plain, key) else ", ".join(value) if key == "keep" else str(value)
-    return words
-
-
-def name_of(recipe: Recipe) -> str:
-    """The settings of a recipe on one line."""
-    return ", ".join(f"{name} {words}" for name, words in settings_of(recipe).items() if words)
-
-
-_INPUTS = {Activations.STATIC: "static", Activations.DYNAMIC: "per token", Activations.FLOAT: "float"}
-_PLACES = {Insertion.PROJECTION: "projection", Insertion.ROPE: "RoPE"}
-
-
-def _folds(recipe: Recipe) -> str:
-    left = [fold.value for fold in ALL_FOLDS if fold not in recipe.folds]
-    if not recipe.folds:
-        return "none"
-    if len(left) <= 1:
-        return f"without {left[0]}" if left else "all"
-    norms = {ALL_FOLDS[0], ALL_FOLDS[1]}
-    return "norms" if set(recipe.folds) == norms else ", ".join(recipe.folds)

@@ -1,4 +1,4 @@
-"""`sweep ablate`: how much accuracy each setting of an int8 recipe costs a model, over a design space of recipes."""
+"""`sweep ablate`: how much accuracy each setting of a recipe costs a model, over a design space of recipes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from sweep.events import Event
 
 EXAMPLES = """
-Measure the built-in design space on the built-in model (a few minutes):
+Measure the built-in design space of int8 on the built-in model (a few minutes):
   $ sweep ablate micro --windows 8 --samples 16
+Change one setting of GPTQ at a time: its groups, order, damp, inputs, calibration text and samples:
+  $ sweep ablate micro --base gptq:w3g128
+Only the order of columns and the calibration text, from a base of your own:
+  $ sweep ablate micro --base ptq:mine.toml --axes order,calibration
 Measure your own recipes on a model of the Hugging Face Hub, on a GPU:
   $ sweep ablate Qwen/Qwen3-4B --design-space my-recipes.toml --device cuda
 """
@@ -41,7 +45,25 @@ def ablate(
         "--design-space",
         metavar="FILE",
         help="TOML file that lists settings of a recipe and the combinations of them to measure.",
-        show_default="the built-in design space, presets/int8-design-space.toml",
+        show_default="the built-in design space, presets/int8-design-space.toml; with --base of post-training "
+        "quantization, presets/ptq-design-space.toml",
+        rich_help_panel=Panel.VARIANTS,
+    ),
+    base: str | None = typer.Option(
+        None,
+        "--base",
+        metavar="VARIANT",
+        help="Change one setting at a time of this variant: gptq:w4g128, awq+gptq:w3g128, ptq:FILE.toml, int8:sq-ph "
+        "and so on.",
+        show_default="the combinations of the design space are measured",
+        rich_help_panel=Panel.VARIANTS,
+    ),
+    axes: str | None = typer.Option(
+        None,
+        "--axes",
+        metavar="NAMES",
+        help="With --base: the settings to change, such as group,order,damp,inputs,calibration,samples.",
+        show_default="all axes of the design space that the variant has",
         rich_help_panel=Panel.VARIANTS,
     ),
     perplexity: Path | None = common.perplexity("perplexity and KL divergence"),
@@ -53,8 +75,8 @@ def ablate(
         help="Maximum number of windows to read, from the beginning of the text.",
         rich_help_panel=Panel.MEASUREMENTS,
     ),
-    calibration: str | None = common.int8_calibration(),
-    samples: int | None = common.INT8_SAMPLES,
+    calibration: str | None = common.int8_calibration("to calibrate recipes"),
+    samples: int | None = common.samples("as many as the text has: up to 1000 for int8, otherwise up to 128"),
     length: int | None = common.INT8_LENGTH,
     parse_special: bool = common.PARSE_SPECIAL,
     dtype: Dtype = typer.Option(
@@ -69,10 +91,11 @@ def ablate(
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
 ) -> int:
-    """Measure what each setting of an int8 recipe costs in accuracy.
+    """Measure what each setting of a recipe costs in accuracy.
 
-    Every recipe of a design space is measured as fake-quant: values are rounded to int8 but multiplied in float. A
-    table and heat maps show the perplexity and the KL divergence of each recipe.
+    Every recipe of a design space is measured: int8 recipes as fake-quant (values are rounded to int8 but multiplied in
+    float), methods of post-training quantization with dequantized weights. A table and heat maps show the perplexity
+    and the KL divergence of each recipe.
 
     The result of each recipe is stored as soon as it is measured. If the command is interrupted, run it again to
     resume.
@@ -93,6 +116,8 @@ def ablate(
     request = command.AblationRequest(
         model=model,
         space=design_space,
+        base=base,
+        axes=tuple(name.strip() for name in (axes or "").split(",") if name.strip()),
         calibration=calibration,
         samples=samples,
         length=length,

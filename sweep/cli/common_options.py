@@ -64,10 +64,10 @@ def calibration(purpose: str, named_texts: str, show_default: str) -> Any:
     )
 
 
-def int8_calibration() -> Any:
-    """--calibration of a command that only makes int8 models."""
+def int8_calibration(purpose: str = "to calibrate int8 recipes") -> Any:
+    """--calibration of a command that only makes models in torch."""
     return calibration(
-        "to calibrate int8 recipes",
+        purpose,
         ", wikitext-2 (its training split)",
         f"{OWN_TEXT}, otherwise wikitext-2",
     )

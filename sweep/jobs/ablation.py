@@ -7,10 +7,13 @@ once, and every recipe is applied from these statistics (int8.channel_statistics
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from converters.errors import InputError
 from int8.recipe import Recipe
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob, content_hash
@@ -99,15 +102,18 @@ class SurveyJob(StoredJob[SurveyResult]):
         return True
 
     def run(self, site: Site) -> SurveyResult:
-        loaded = _LoadedStudy.of(self.study, site)
+        loaded = LoadedStudy.of(self.study, site)
         loaded.statistics(site)
         return SurveyResult(len(loaded.tokens))
 
 
 @dataclass(frozen=True)
 class RecipeResult(Result):
+    """`bits_per_weight` of the quantized checkpoint, if one was made."""
+
     perplexity: PerplexityResult
     divergence: DivergenceResult | None = None
+    bits_per_weight: float | None = None
 
     @property
     def summary(self) -> str:
@@ -142,19 +148,11 @@ class RecipeJob(StoredJob[RecipeResult]):
         return self.recipe is None
 
     def run(self, site: Site) -> RecipeResult:
-        import torch
-
-        from converters.errors import InputError
-
-        loaded = _LoadedStudy.of(self.study, site)
-        try:
+        loaded = LoadedStudy.of(self.study, site)
+        with enough_memory(site):
             return self._measure(loaded, site)
-        except torch.OutOfMemoryError as error:
-            device = site.resources.device("torch")
-            reason = f"{device}: out of memory for this model; choose --device cpu or a smaller --window"
-            raise InputError(reason) from error
 
-    def _measure(self, loaded: _LoadedStudy, site: Site) -> RecipeResult:
+    def _measure(self, loaded: LoadedStudy, site: Site) -> RecipeResult:
         import torch
 
         from int8.calibrate import calibrate
@@ -182,7 +180,20 @@ class RecipeJob(StoredJob[RecipeResult]):
         return RecipeResult(measured.perplexity, measured.divergence)
 
 
-class _LoadedStudy:
+@contextmanager
+def enough_memory(site: Site) -> Iterator[None]:
+    """Raise InputError if the device has too little memory for what is done inside the block."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        device = site.resources.device("torch")
+        reason = f"{device}: out of memory for this model; choose --device cpu or a smaller --window"
+        raise InputError(reason) from error
+
+
+class LoadedStudy:
     """The loaded model and what is computed once from it. It stays in the worker between jobs."""
 
     def __init__(self, study: Study, site: Site) -> None:
@@ -222,7 +233,7 @@ class _LoadedStudy:
         self._statistics: Statistics | None = None
 
     @classmethod
-    def of(cls, study: Study, site: Site) -> _LoadedStudy:
+    def of(cls, study: Study, site: Site) -> LoadedStudy:
         return site.cached(
             "ablation",
             content_hash([study.identity(site.resources), study.calibration_identity]),

@@ -23,6 +23,7 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "task": "sweep.jobs.task:TaskJob",
     "survey": "sweep.jobs.ablation:SurveyJob",
     "ablation": "sweep.jobs.ablation:RecipeJob",
+    "ptq_ablation": "sweep.jobs.ptq_ablation:PtqSetupJob",
 }
 _OTHERS = {
     "fit": "sweep.jobs.fit:FitJob",

@@ -52,6 +52,23 @@ def model_text(path: Path, form: TextForm, vocabulary: ChatVocabulary) -> str:
     return "".join(_rendered(f"{path}, line {number}", line, vocabulary) for number, line in rows)
 
 
+def as_conversations(text: str, vocabulary: ChatVocabulary, where: str) -> str:
+    """The paragraphs of a text as conversations of two messages in the model's chat template: from the user and from
+    the assistant in turn. Raises InputError if there is no template, or if it fails."""
+    if not vocabulary.chat_template:
+        raise InputError(f"{where}: the model has no chat template to write conversations in")
+    paragraphs = [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
+    return "".join(
+        render_chat(
+            vocabulary,
+            [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}],
+            add_generation_prompt=False,
+            complete=True,
+        )
+        for asked, answered in zip(paragraphs[::2], paragraphs[1::2], strict=False)
+    )
+
+
 def text_tokens(path: Path, form: TextForm, vocabulary: TextVocabulary) -> Tokens:
     """The tokens of a file, int32 (n,), with BOS if the model adds it. Raises InputError as `model_text` does."""
     text = model_text(path, form, vocabulary)

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sweep import format as fmt
-from sweep.analysis.ablation import Ablation, RecipePoint, name_of, settings_of
+from sweep.analysis.ablation import Ablation, RecipePoint
+from sweep.analysis.setup_words import name_of, settings_of
 from sweep.report.columns import Column, fit_to_width
 from sweep.statistics import ALPHA
 
@@ -50,14 +51,17 @@ def sign(point: RecipePoint) -> str:
 
 
 def figures(points: Sequence[RecipePoint]) -> list[Column]:
-    """The columns of perplexity, ln ratio, KL divergence and top-1 %, with errors."""
+    """The columns of bits per weight, if known, perplexity, ln ratio, KL divergence and top-1 %, with errors."""
     ratio = fmt.decimals_for([point.loss.stderr for point in points], most=5, least=4)
     kld = fmt.decimals_for([point.measured.kld_stderr for point in points], figures=1, most=6, least=4)
 
     def column(head: str, written: Sequence[str], priority: float) -> Column:
         return Column(head, [Text(one) for one in written], priority)
 
+    bits = [point.measured.bits_per_weight for point in points]
+    known = [column("bpw", ["" if one is None else f"{one:.2f}" for one in bits], 9)] if any(bits) else []
     return [
+        *known,
         column("PPL", [fmt.fixed(point.measured.perplexity.value, 4) for point in points], 8),
         column("ln ratio", [fmt.signed(point.loss.delta, ratio) for point in points], inf),
         column("±", [f"{point.loss.stderr:.{ratio}f}" for point in points], 7),

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from int8.design_space import Grid
-from int8.recipe import Recipe
+from int8.design_space import Grid, Setup
 from sweep import format as fmt
-from sweep.analysis.ablation import Ablation, RecipePoint, least, name_of, settings_of
+from sweep.analysis.ablation import Ablation, RecipePoint, least
+from sweep.analysis.setup_words import name_of, settings_of
 from sweep.report import heatmap
 from sweep.report.ablation import figures, legend, sign, varying
 from sweep.report.html import render
@@ -22,7 +22,7 @@ def render_page(found: Ablation) -> str:
     shades = heatmap.Shades.of(values)
     return render(
         "ablation.html",
-        title=f"{fmt.plain(found.model)}: accuracy loss of int8 recipes",
+        title=f"{fmt.plain(found.model)}: accuracy loss of {found.space.family.subject}",
         above=found.space.title,
         about=found.about,
         verdict=_verdict(found.points) if found.points else None,
@@ -89,8 +89,8 @@ def _maps(found: Ablation, grid: Grid, shades: heatmap.Shades) -> Iterator[_Map]
 def _cell(
     point: RecipePoint | None,
     value: Callable[[RecipePoint], float],
-    best: Recipe,
-    indistinguishable: set[Recipe],
+    best: Setup,
+    indistinguishable: set[Setup],
     by_loss: bool,
 ) -> heatmap.HeatCell | None:
     if point is None:

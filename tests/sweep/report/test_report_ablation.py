@@ -12,7 +12,8 @@ from test_report_html import Page
 import presets
 from int8.design_space import load
 from int8.recipe import ALL_FOLDS, NAMED, Activations, Fold, Insertion, Recipe, Scales
-from sweep.analysis.ablation import Ablation, RecipeFailure, RecipeMeasurement, least, name_of, ranked, settings_of
+from sweep.analysis.ablation import Ablation, RecipeFailure, RecipeMeasurement, least, ranked
+from sweep.analysis.setup_words import name_of, settings_of
 from sweep.record import Perplexity
 from sweep.report import heatmap
 from sweep.report.ablation import render_ablation
