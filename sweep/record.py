@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from presets.ptq_study import StudyRow
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -208,6 +210,7 @@ class Record:
     - `implausible`: what of its figures quantization does not usually explain, in words (see results.plausibility).
     - `worse_than_rounding`: the variant that rounds plainly to the same bits and groups, if its KL divergence is
       significantly lower (see results.plain_rounding).
+    - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
       compare any two variants. They are not part of the JSON.
     """
@@ -232,6 +235,7 @@ class Record:
     implausible: tuple[str, ...] = ()
     unfinished: dict[str, str] = field(default_factory=dict)
     worse_than_rounding: str | None = None
+    study: StudyRow | None = None
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -20,17 +20,17 @@ class StudyComparison:
     notes: tuple[str, ...]
 
 
-def study_comparison(model: str, records: Sequence[Record]) -> StudyComparison | None:
-    """None if the study has no figures for this model, or for none of the measured quantized variants."""
-    study = ptq_study()
+def study_comparison(records: Sequence[Record]) -> StudyComparison | None:
+    """None if the study has no figures for the model, or for none of the measured quantized variants."""
     rows = tuple(
-        (record, row)
+        (record, record.study)
         for record in figures.by_size(records)
-        if (figures.perplexity(record) is not None or record.tasks) and (row := study.row(model, record.variant))
+        if (figures.perplexity(record) is not None or record.tasks) and record.study is not None
     )
     if all(record.variant == figures.task_reference_of(record) for record, _ in rows):
         return None
     tasks = tuple(task for task in figures.task_names(records) if any(task in row.tasks for _, row in rows))
+    study = ptq_study()
     notes = [
         f"Study: {study.source}. Its perplexities are of {study.text}, those of this run of its own text: compare the "
         "rise over the unquantized model.",

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Measure the built-in design space of int8 on the built-in model (a few minutes):
   $ sweep ablate micro --windows 8 --samples 16
-Change one setting of GPTQ at a time: its groups, order, damp, inputs, calibration text and samples:
+Change one setting of GPTQ at a time, the number of samples for example:
   $ sweep ablate micro --base gptq:w3g128
-Only the order of columns and the calibration text, from a base of your own:
+Only two of the settings, of a recipe file of your own:
   $ sweep ablate micro --base ptq:mine.toml --axes order,calibration
 Measure your own recipes on a model of the Hugging Face Hub, on a GPU:
   $ sweep ablate Qwen/Qwen3-4B --design-space my-recipes.toml --device cuda

@@ -56,7 +56,7 @@ def show_results(
     else:
         choice = advice if len(plan.variants) > 1 else None  # with a single variant there is nothing to choose
         output.show(render_table(rows, output.data.width, choice))
-        study = study_comparison(plan.model, rows)
+        study = study_comparison(rows)
         if study is not None:
             output.show(render_study(study, output.data.width))
         if output.format is not Format.QUIET and choice is not None:

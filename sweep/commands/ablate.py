@@ -162,7 +162,8 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
         samples=request.samples,
         length=request.length,
     )
-    texts, missing = {label: SetupText(calibration.name, study.calibration)}, {}
+    texts = {label: SetupText(calibration.name, study.calibration)}
+    missing: dict[str | None, str] = {}
     for other in dict.fromkeys(text_of(setup) for setup in space.points):
         if other is None or other == label:
             continue
@@ -173,7 +174,7 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
             say(f"calibration {other}: left out: {error}")
     resources = ComputeResources(devices.threads(), {"torch": device})
     made = make_cells(study, space, texts, resources)
-    unavailable = {setup: missing[name] for setup in space.points if (name := text_of(setup)) and name in missing}
+    unavailable = {setup: missing[text_of(setup)] for setup in space.points if text_of(setup) in missing}
     return AblationPlan(study, resources, space, made, workspace, calibration.name, unavailable)
 
 

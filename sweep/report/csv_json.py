@@ -58,7 +58,8 @@ def to_csv(records: Sequence[Record], models: Sequence[str] = ()) -> str:
     rows = [dict(_flat(finite(row))) for row in _with_models(records, models)]
     parts = [f"{part}.{name}" for part, names in _PARTS.items() for name in names]
     head = ["model", *_HEAD] if models else _HEAD
-    others = dict.fromkeys(key for row in rows for key in row if key not in {*head, *_TAIL, *parts, *_PARTS})
+    known = {*head, *_TAIL, *parts, *_PARTS, "study"}  # a part that only some records have
+    others = dict.fromkeys(key for row in rows for key in row if key not in known)
     out = io.StringIO()
     columns = [*head, *parts, *others, *_TAIL]
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n", extrasaction="ignore")

@@ -55,7 +55,7 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], advic
     model, run, chosen = settings.get("model"), settings.get("run"), advice.variant
     pareto, judged_by = pareto_sets.set_for_tables(rows)
     tests = figures.task_tests(rows)
-    sentence, study = fmt.plain(advice.reason), study_comparison(advice.model, rows)
+    sentence, study = fmt.plain(advice.reason), study_comparison(rows)
     return render(
         "sweep.html",
         title=f"{fmt.plain(model)}: which variant to run" if model else "Which variant to run",

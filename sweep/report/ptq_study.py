@@ -43,9 +43,9 @@ def study_table(found: StudyComparison) -> HtmlTable:
 def _columns(found: StudyComparison) -> Sequence[tuple[str, Sequence[str | None]]]:
     """Heads and cells: for each figure, this run's and the study's."""
     columns = [
-        ("PPL", [_written(_perplexity(record)) for record, _ in found.rows]),
-        ("study: WikiText-2", [_written(row.wikitext2) for _, row in found.rows]),
-        ("study: C4", [_written(row.c4) for _, row in found.rows]),
+        ("PPL", [perplexity_text(_perplexity(record)) for record, _ in found.rows]),
+        ("study: WikiText-2", [perplexity_text(row.wikitext2) for _, row in found.rows]),
+        ("study: C4", [perplexity_text(row.c4) for _, row in found.rows]),
     ]
     for task in found.tasks:
         columns += [
@@ -60,7 +60,7 @@ def _perplexity(record: Record) -> float | None:
     return None if value is None else value.value
 
 
-def _written(value: float | None) -> str | None:
+def perplexity_text(value: float | None) -> str | None:
     """A perplexity with three digits, as in the study; thousands in full, larger ones as 5.25e4."""
     if value is None:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from presets.ptq_study import ptq_study
 from sweep.endings import Ending
 from sweep.items import Item
 from sweep.jobs.cell import Cell
@@ -38,7 +39,12 @@ def records(plan: Plan, store: Store) -> list[Record]:
     """A record for every variant of the plan, in the plan's order. Figures that are not measured (yet) are None."""
     run = _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
     rows = _with_second_speeds([_record(variant, run) for variant in plan.variants], run)
-    return with_steadiness(with_plain_rounding(with_doubts(_holm(rows))))
+    return _with_study(with_steadiness(with_plain_rounding(with_doubts(_holm(rows)))), plan.model)
+
+
+def _with_study(rows: Sequence[Record], model: str) -> list[Record]:
+    """The records with the figures of a published study for the same model, method and bits."""
+    return [replace(row, study=ptq_study().row(model, row.variant)) for row in rows]
 
 
 @dataclass(frozen=True)

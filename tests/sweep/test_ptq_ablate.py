@@ -194,3 +194,18 @@ def test_paragraphs_become_conversations_in_the_models_template(folder: Path) ->
     with pytest.raises(InputError, match="text: the model has no chat template"):
         as_conversations("one\n\ntwo", vocabulary, "text")
     assert SetupText("a", None).identity != SetupText("a", None, as_chat=True).identity
+
+
+@pytest.mark.slow
+def test_random_tokens_calibrate_worse_than_the_models_own_text(tmp_path: Path) -> None:
+    """The calibration text of `docs/ptq.md`'s example, by divergence: own about 0.005, random about 0.014."""
+    file = tmp_path / "space.toml"
+    file.write_text('version = 1\n[axes.calibration]\nvalues = ["own", "chat", "random"]\n')
+    request = AblationRequest(
+        "micro", space=file, base="gptq:w3g128", samples=32, windows=8, device="cpu", workspace=tmp_path / "workspace"
+    )
+    found, _ = ablate(prepare(request, lambda _: None), lambda _: None)
+    lost = {point.recipe.calibration: point.measured.kld_mean for point in found.points}
+    assert lost["random"] > 2 * lost["own"] > 0
+    assert lost["chat"] < lost["random"]
+    assert not found.of(next(p.recipe for p in found.points if p.recipe.calibration == "random")).least_kld

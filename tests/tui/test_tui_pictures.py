@@ -12,9 +12,11 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from driving import opened, pale_words, play, settled, shown, until
 from fixed_run import RUN, fixed_run
+from stored_runs import Stored
 
 from sweep.workspace import Workspace
 from tui.app import SweepApp
@@ -66,6 +68,31 @@ def test_the_results_screen_looks_as_stored(fixed: Workspace, size: tuple[int, i
             await until(pilot, lambda: screen.results is not None)
             await settled(pilot)
             compare(app, f"results-{size[0]}")
+
+    play(script())
+
+
+def test_the_results_screen_of_a_published_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study's perplexities are a column of the table, and in the details of the variant."""
+    workspace = Workspace(tmp_path)
+    monkeypatch.setenv("BITSWEEP_WORKSPACE", str(workspace.root))
+    variants, losses = ("torch:BF16", "gptq:w4g128", "rtn:w4"), (2.2, 2.21, 2.26)
+    text = {
+        name: (np.full(8, loss), None if loss == 2.2 else np.linspace(0.9, 1.1, 8) * (loss - 2.2))
+        for name, loss in zip(variants, losses, strict=True)
+    }
+    Stored("a-run", text=text, variants=variants, model="Qwen3-8B").put(workspace)
+
+    async def script() -> None:
+        async with opened(workspace, "results", "a-run", SIZES[1]) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, ResultsScreen)
+            await until(pilot, lambda: screen.results is not None)
+            await pilot.press("j")
+            await settled(pilot)
+            compare(app, "results-study-140")
 
     play(script())
 

@@ -9,6 +9,7 @@ from presets.advice import Tolerance
 from sweep.analysis import figures, pareto_sets
 from sweep.analysis.advice import Advice
 from sweep.analysis.plots import Cost, Measure, costs, measures
+from sweep.analysis.ptq_study import study_comparison
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.run_commands import run_commands
 from sweep.analysis.trust import trust_notes
@@ -51,6 +52,7 @@ def read_results(
     with Store(workspace.database) as store:
         rows, remarks = tuple(figures.by_size(records(plan, store))), notes(plan, store)
     pareto, measure = pareto_sets.set_for_tables(rows)
+    study = study_comparison(rows)
     return Results(
         plan=plan,
         rows=rows,
@@ -66,6 +68,6 @@ def read_results(
         gains=tuple(pareto_sets.gains(rows)),
         measures=tuple(measures(rows)),
         costs=tuple(costs(rows)),
-        notes=(*trust_notes(rows), *remarks),
+        notes=(*trust_notes(rows), *remarks, *(() if study is None else study.notes)),
         limit=limit,
     )

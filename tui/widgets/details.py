@@ -7,6 +7,7 @@ from rich.text import Text
 from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.record import Record, Speed
+from sweep.report.ptq_study import perplexity_text
 from tui.state.results import Results
 from tui.theme import Palette
 
@@ -51,6 +52,10 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
         lines += (
             _task(results, row.variant, task, scales[task], colours) if figures.finite(score.value) is not None else []
         )
+    lines += _study(row, colours)
+    if row.worse_than_rounding is not None:
+        plain = fmt.plain(row.worse_than_rounding)
+        lines.append(Text(f"{fmt.LOSS} loses more than {plain}, plain rounding", colours.warn))
     reason = results.choice.why_not(row.variant) if results.choice else ""
     if results.choice is not None and results.choice.variant == row.variant:
         lines.append(Text(f"{fmt.CHOSEN} recommended", colours.good))
@@ -73,6 +78,18 @@ def _speed(speed: Speed, colours: Palette) -> list[Text]:
     return lines + [
         Text(f"{fmt.UNSTABLE} unstable speed: {fmt.plain(reason)}", colours.warn) for reason in speed.unstable_reasons
     ]
+
+
+def _study(row: Record, colours: Palette) -> list[Text]:
+    """The figures of a published study for the same model, method and bits."""
+    if row.study is None:
+        return []
+    texts = (("WikiText-2", row.study.wikitext2), ("C4", row.study.c4))
+    perplexities = [f"{perplexity_text(value)} {name}" for name, value in texts if value is not None]
+    scores = [f"{fmt.plain(task)} {score:.1f}" for task, score in row.study.tasks.items() if task in row.tasks]
+    return [_pair("study", f"PPL {', '.join(perplexities)}" if perplexities else "no perplexity", colours)] + [
+        _pair("", ", ".join(scores), colours)
+    ] * bool(scores)
 
 
 def _text_figures(row: Record, colours: Palette) -> list[Text]:

@@ -10,15 +10,18 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.analysis import figures
+from sweep.analysis.ptq_study import study_comparison
 from sweep.record import Record
 from sweep.report.columns import ERROR, RANGE, Column
 from sweep.report.figure_columns import FigureColumn, figures_shown
+from sweep.report.ptq_study import perplexity_text
 from sweep.report.results_table import figure_columns
 from tui.state.results import Results
 from tui.state.sorting import Sorting
 from tui.theme import Palette
 
-_FIRST = ("bpw", "size", "memory", "KLD", "PPL", "top-1 %", "recovery %", "decode t/s")
+STUDY = "study PPL"
+_FIRST = ("bpw", "size", "memory", "KLD", "PPL", STUDY, "top-1 %", "recovery %", "decode t/s")
 SortValue = Callable[[Record], float | None]
 
 
@@ -26,6 +29,7 @@ def sort_values(results: Results) -> dict[str, SortValue]:
     """By head of a column, the value that rows are sorted by."""
     found: dict[str, SortValue] = {column.short: _figure(column) for column in figures_shown(results.rows)}
     found["recovery %"] = lambda record: mean.value if (mean := results.recovery.get(record.variant)) else None
+    found[STUDY] = lambda record: record.study.wikitext2 if record.study else None
     for task in figures.task_names(results.rows):
         found[fmt.shorten(fmt.plain(task), 18)] = _score(task)
     return found
@@ -92,8 +96,16 @@ def column_heads(results: Results) -> list[str]:
 
 def _columns(rows: Sequence[Record]) -> list[Column]:
     """All columns of figures, the most important ones first, because the others may need scrolling."""
-    columns = _with_errors(figure_columns(rows))
+    columns = [*_with_errors(figure_columns(rows)), *_study_columns(rows)]
     return sorted(columns, key=lambda column: _FIRST.index(column.header) if column.header in _FIRST else len(_FIRST))
+
+
+def _study_columns(rows: Sequence[Record]) -> list[Column]:
+    """The perplexity on WikiText-2 in a published study, if it has figures for quantized variants of the model."""
+    if study_comparison(rows) is None:
+        return []
+    texts = [perplexity_text(row.study.wikitext2) if row.study else None for row in rows]
+    return [Column(STUDY, [Text(text or fmt.MISSING) for text in texts], 0)]
 
 
 def _sign(row: Record, results: Results, chosen: str | None, marked: Mapping[str, str], colours: Palette) -> Text:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.style import Style
 from stored_runs import Stored, items
 
 from presets.ptq_study import ptq_study
 from sweep.analysis.ptq_study import study_comparison
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.cli import main
+from sweep.report.csv_json import to_csv, to_json_lines
 from sweep.report.html import render_html
 from sweep.report.ptq_study import render_study
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
+from tui.state.results import read_results
+from tui.state.sorting import Sorting
+from tui.theme import Palette
+from tui.widgets.details import details
+from tui.widgets.results_table import STUDY, column_heads, sort_values, table_rows
 
 VARIANTS = ("torch:BF16", "gptq:w4g128", "rtn:w8a8-sym", "awq+gptq:w4g128", "Q4_K_M")
 NLL, KLD = np.full(4, np.log(10.0)), np.full(4, 0.01)
@@ -40,6 +50,7 @@ def workspace(tmp_path) -> Workspace:
 
 
 def rows_of(run: Stored, workspace: Workspace):
+    workspace.root.mkdir(exist_ok=True)
     plan = run.put(workspace)
     with Store(workspace.database) as store:
         return records(plan, store)
@@ -57,7 +68,7 @@ def test_the_tables_rows_are_those_of_the_paper():
 
 
 def test_the_studys_figures_stand_next_to_those_of_the_same_model_method_and_bits(workspace):
-    found = study_comparison("Qwen3-8B", rows_of(stored("Qwen3-8B"), workspace))
+    found = study_comparison(rows_of(stored("Qwen3-8B"), workspace))
     assert {record.variant: row.wikitext2 for record, row in found.rows} == {
         "torch:BF16": 9.71,
         "gptq:w4g128": 9.96,
@@ -74,13 +85,54 @@ def test_the_studys_figures_stand_next_to_those_of_the_same_model_method_and_bit
     assert "awq" not in words  # only the defects of methods that are in the table
 
 
+def test_records_and_csv_have_them_too(workspace):
+    rows = rows_of(stored("Qwen3-8B"), workspace)
+    stated = {row["variant"]: row["study"] for row in map(json.loads, to_json_lines(rows).splitlines())}
+    assert stated["awq+gptq:w4g128"] is None
+    assert stated["Q4_K_M"] is None
+    assert stated["gptq:w4g128"]["variant"] == "gptq:w4g128"
+    assert stated["rtn:w8a8-sym"]["variant"] == "sq:w8a8"  # whose figures they are
+    found = stated["gptq:w4g128"]
+    assert (found["wikitext2"], found["c4"], found["tasks"]["piqa"]) == (9.96, 13.5, 76.0)
+    lines = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert {line["variant"]: line["study.wikitext2"] for line in lines} == {
+        "torch:BF16": "9.71", "gptq:w4g128": "9.96", "rtn:w8a8-sym": "9.62", "awq+gptq:w4g128": "", "Q4_K_M": "",
+    }  # fmt: skip
+    assert lines[1]["study.tasks.piqa"] == "76.0"
+    other = Workspace(workspace.root / "other")
+    assert "study" not in to_csv(rows_of(stored("micro"), other)).partition("\n")[0]
+
+
+def test_the_results_screen_has_them_only_for_a_model_of_the_study(workspace):
+    stored("Qwen3-8B").put(workspace)
+    results = read_results(workspace, "a-run")
+    assert STUDY in column_heads(results)
+    assert sort_values(results)[STUDY](results.row("gptq:w4g128")) == 9.96
+    plain = Style()
+    colours = Palette(plain, plain, plain, plain, plain, plain, plain)
+    heads, lines = table_rows(results, Sorting(), {}, lambda _: True, 300, colours)
+    place = [head for head, _ in heads].index(STUDY)
+    assert {name: cells[place].plain for name, cells in lines} == {
+        "torch:BF16": "9.71", "gptq:w4g128": "9.96", "rtn:w8a8-sym": "9.62", "awq+gptq:w4g128": "–", "Q4_K_M": "–",
+    }  # fmt: skip
+    words = details(results, "gptq:w4g128", colours).plain
+    assert "study       PPL 9.96 WikiText-2, 13.5 C4\n            piqa 76.0\n" in words
+    assert "rtn:w8a8-sym: never smooths" in words
+    assert "WikiText-2, " not in details(results, "Q4_K_M", colours).plain
+    worse = replace(results, rows=tuple(replace(row, worse_than_rounding="rtn:w4g128") for row in results.rows))
+    assert "loses more than rtn:w4g128, plain rounding" in details(worse, "gptq:w4g128", colours).plain
+    other = Workspace(workspace.root / "other")
+    rows_of(stored("micro"), other)
+    assert STUDY not in column_heads(read_results(other, "a-run"))
+
+
 def test_nothing_is_shown_for_other_models_or_variants(workspace):
-    rows = rows_of(stored("micro"), workspace)
-    assert study_comparison("micro", rows) is None
-    assert study_comparison("Qwen3-8B-finetuned", rows) is None
-    other = [row for row in rows if row.variant in ("torch:BF16", "Q4_K_M", "awq+gptq:w4g128")]
-    assert study_comparison("Qwen3-8B", other) is None
-    assert "published study" not in render_html(rows, {}, advise_on_records(rows, "micro"))
+    for place, model in enumerate(("micro", "Qwen3-8B-finetuned")):
+        rows = rows_of(stored(model), Workspace(workspace.root / str(place)))
+        assert study_comparison(rows) is None
+        assert "published study" not in render_html(rows, {}, advise_on_records(rows, model))
+    rows = rows_of(stored("Qwen3-8B"), workspace)
+    assert study_comparison([row for row in rows if row.variant in ("torch:BF16", "Q4_K_M", "awq+gptq:w4g128")]) is None
 
 
 def test_sweep_report_prints_them_in_the_terminal_and_in_html(workspace, capsys, monkeypatch):
