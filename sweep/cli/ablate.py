@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sweep.events import Event
 
 EXAMPLES = """
-Measure the built-in design space of int8 on the built-in model (a few minutes):
+Measure the built-in design space of int8 (a few minutes):
   $ sweep ablate micro --windows 8 --samples 16
 Change one setting of GPTQ at a time, the number of samples for example:
   $ sweep ablate micro --base gptq:w3g128

@@ -72,9 +72,7 @@ def test_the_results_screen_looks_as_stored(fixed: Workspace, size: tuple[int, i
     play(script())
 
 
-def test_the_results_screen_of_a_published_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_results_screen_of_a_published_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The study's perplexities are a column of the table, and in the details of the variant."""
     workspace = Workspace(tmp_path)
     monkeypatch.setenv("BITSWEEP_WORKSPACE", str(workspace.root))

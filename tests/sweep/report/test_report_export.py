@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 
+from presets.ptq_study import StudyRow
 from sweep.jobs import serialization
 from sweep.record import Divergence, Record
 from sweep.report.csv_json import to_csv, to_json_lines
@@ -34,14 +35,16 @@ def leaves(value: object) -> int:
 
 
 def test_one_flat_row_per_variant_with_every_figure(records, failed):
-    table = rows([*records, failed])
+    studied = replace(records[1], study=StudyRow("rtn:w2", 9.9, None, {"piqa": 70.0}))
+    table = rows([records[0], studied, *records[2:], failed])
     assert [row["variant"] for row in table] == [*(record.variant for record in records), "IQ4_XS"]
-    q2, record = table[1], records[1]
+    q2, record = table[1], studied
     assert float(q2["perplexity.value"]) == record.perplexity.value
     assert float(q2["divergence.kld_p99_9"]) == record.divergence.kld_p99_9
     assert float(q2["tasks.micro_sums.delta"]) == record.tasks["micro_sums"].delta
     assert float(q2["tasks.micro_code.other.strict"]) == record.tasks["micro_code"].other["strict"]
     assert int(q2["memory.predicted_bytes"]) == record.memory.predicted_bytes
+    assert (q2["study.wikitext2"], q2["study.c4"], q2["study.tasks.piqa"]) == ("9.9", "", "70.0")
     assert len(q2) == leaves(record.to_json())
 
 
