@@ -27,15 +27,11 @@ class BuiltinModel:
 @cache
 def builtin_models() -> dict[str, BuiltinModel]:
     """Name -> model, from models.toml."""
-    paths = ("directory", "text", "calibration", "task_directory")
+    shared = _toml("models.toml")
+    world = {key: ROOT / shared[key] for key in ("text", "calibration", "task_directory")}
     return {
-        name: BuiltinModel(
-            name=name,
-            title=entry["title"],
-            tasks=tuple(entry["tasks"]),
-            **{key: ROOT / entry[key] for key in paths},
-        )
-        for name, entry in _toml("models.toml").items()
+        name: BuiltinModel(name, entry["title"], ROOT / entry["directory"], **world, tasks=tuple(shared["tasks"]))
+        for name, entry in shared["models"].items()
     }
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import typer
 
+import presets
 from sweep.cli.help import Panel
 from sweep.cli.output import Format
 from sweep.defaults import DEFAULT_CONTEXT, KV_TYPES
 
-BUILT_IN = "a built-in model (micro, micro-moe)"
+BUILT_IN = f"a built-in model ({', '.join(presets.builtin_models())})"
 CHECKPOINT = "a checkpoint directory"
 GGUF_FILE = "a .gguf file"
 GGUF_FILE_OR_HUB_FILE = "a .gguf file (also on the Hub: hub:OWNER/REPO/FILE.gguf)"

@@ -74,7 +74,7 @@ def _plots_by_size(scaling: SizeScaling) -> list[SizePlot]:
         return None if found is None or not positive(found.value) else found.value
 
     measures: list[tuple[str, str, Callable[[str, str], float | None], bool]] = [
-        ("KL divergence", "from each model's own reference, nats per token, logarithmic: what a quant costs", kld, True)
+        ("KL divergence", "nats per token from each model's own reference, logarithmic", kld, True)
     ]
     if scaling.texts is not None:
         measures.append(("Perplexity", "over the same tokens; lower is better", scaling.perplexity, False))

@@ -1,8 +1,11 @@
 """The built-in models, opened with other tools."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
+from command_line import call
 from tokenizers import Tokenizer
 
 import presets
@@ -11,7 +14,9 @@ from converters.llamacpp.model import Model
 
 MODELS = presets.builtin_models()
 EXPECTED = {
+    "nano": ("Qwen3ForCausalLM", 1e6, 2e6, 4_000_000),
     "micro": ("Qwen3ForCausalLM", 4e6, 6e6, 12_000_000),
+    "mini": ("Qwen3ForCausalLM", 12e6, 14e6, 28_000_000),
     "micro-moe": ("Qwen3_5MoeForCausalLM", 6e6, 8e6, 16_000_000),
 }
 """Architecture, lower and upper bound of the number of parameters, maximum bytes of the directory."""
@@ -57,6 +62,20 @@ def test_transformers_loads_model_tokenizer_and_chat_template(model: presets.Bui
 
 def test_the_directory_is_not_larger_than_allowed(model: presets.BuiltinModel) -> None:
     assert sum(file.stat().st_size for file in model.directory.iterdir()) <= EXPECTED[model.name][3]
+
+
+@pytest.mark.release
+def test_the_card_has_the_scores_and_the_perplexity_of_the_model(model: presets.BuiltinModel, tmp_path: Path) -> None:
+    ended = call("eval", model.name, "--workspace", tmp_path, "--format", "json")
+    assert ended.returncode == 0, ended.stderr
+    (record,) = json.loads(ended.stdout.splitlines()[-1])["records"]
+    card = (model.directory.parent / "CARD.md").read_text()
+    sections = {part.partition("\n")[0].strip("# "): part for part in re.split(r"^(?=##? )", card, flags=re.M) if part}
+    own = sections.get(model.name) or next(iter(sections.values()))  # micro's is the first
+    stated = {task: float(score) for task, score in re.findall(r"^\| (micro_\w+) \| (0\.\d+) \|", own, re.M)}
+    assert stated == {task: pytest.approx(score["value"], abs=0.006) for task, score in record["tasks"].items()}
+    (perplexity,) = re.findall(r"perplexity on the test text is (\d\.\d+)", own)
+    assert float(perplexity) == pytest.approx(record["perplexity"]["value"], abs=0.002)
 
 
 def test_llama_cpp_gives_the_tokens_of_tokenizer_json(model: presets.BuiltinModel, gguf: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
+from presets import builtin_models
 from presets.catalogue import models
 from presets.gpus import gpus
 from sweep.workspace import Workspace
@@ -22,7 +23,7 @@ GPUS = [
     (name, f"{gpu.memory_bytes >> 30} GiB, {gpu.bandwidth / 1e9:,.0f} GB/s, {gpu.series}")
     for name, gpu in gpus().items()
 ]
-MODELS = [(name, "") for name in ("micro", "micro-moe", *models())]
+MODELS = [(name, "") for name in (*builtin_models(), *models())]
 
 
 @pytest.mark.parametrize(
