@@ -22,6 +22,7 @@ import torch
 from tokenizers import Tokenizer
 
 from presets.micro import tokenizer as vocabulary
+from presets.micro.muon import Muon
 from presets.micro.shapes import SHAPES, Shape
 from presets.micro.world import corpus
 
@@ -74,7 +75,7 @@ def rate(step: int, steps: int) -> float:
     return PEAK_RATE * min(1, (step + 1) / WARMUP, 0.02 + (steps - step) / (DECAY_SHARE * steps))
 
 
-def optimizers_of(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+def optimizers_of(model: torch.nn.Module, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers; AdamW for embeddings, stacked experts, norms and vectors."""
     named = list(model.named_parameters())
     matrices = [weight for name, weight in named if weight.ndim == 2 and "embed" not in name]
@@ -82,7 +83,7 @@ def optimizers_of(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     norms = [weight for _, weight in named if weight.ndim < 2]
     groups = [{"params": others, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
     return [
-        torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, weight_decay=0.1, dtype=dtype),
         torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True),
     ]
 
@@ -116,7 +117,7 @@ def train(shape: Shape, out: Path, total: int, device: str, init: Path | None, d
         model = type(model).from_pretrained(init)
     model = model.float().to(device)
     model.set_attn_implementation("eager")  # for these lengths twice as fast on a CPU as the fused kernel
-    optimizers = optimizers_of(model)
+    optimizers = optimizers_of(model, dtype)
     state_file = out / "state.pt"
     first = 0
     if state_file.exists():
