@@ -109,11 +109,11 @@ def peaks(directory: Path, jobs: dict[str, PeerProcess]) -> dict[str, int]:
 
 
 def needed(samples: int, length: int) -> dict[str, int]:
-    """Bytes that layer-by-layer quantizing needs at least: the model in BF16, and of one layer what is float32."""
+    """Bytes that layer-by-layer quantizing needs at least, while the checkpoint's weights stay in their files."""
     layer = {name: shape for name, shape in shapes(1).items() if name.startswith("model.layers.")}
     inputs = {shape[1] for shape in layer.values() if len(shape) == 2}
     return {
-        "one layer": 4 * sum(map(math.prod, layer.values())),
+        "one layer in float32": 4 * sum(map(math.prod, layer.values())),
         "its Hessians": 4 * sum(columns**2 for columns in (HIDDEN, HIDDEN, *(inputs - {HIDDEN}))),
         "inputs of the samples, in BF16": 2 * samples * length * HIDDEN,
     }

@@ -25,7 +25,6 @@ from int8.atomic_directory import atomic_directory
 from int8.checkpoint_files import (
     config_table,
     read_tensors,
-    skeleton,
     take_float_tensors,
     write_index,
     write_json,
@@ -43,6 +42,7 @@ from int8.fakequant import (
 )
 from int8.model import has_tied_head
 from int8.recipe import Recipe, from_table
+from int8.skeleton import skeleton
 from int8.tokenizer import copy_tokenizer
 
 RECIPE_FILE, ATTENTION_FILE = "int8.json", "int8-attention.safetensors"

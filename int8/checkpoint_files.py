@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from converters.atomic import make_public, sync
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
-from int8.experts import separate_experts
 from int8.model import has_tied_head
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -60,21 +58,6 @@ def read_tensors(path: Path, extra: str = "") -> dict[str, Tensor]:
         return {name: tensor for file in sorted(files) for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-
-
-def skeleton(path: Path, config: PretrainedConfig) -> PreTrainedModel:
-    """The model that the config of `path` describes, without weights, with separate experts. Raises InputError."""
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if any(buffer.is_meta for buffer in child.buffers(recurse=False)):  # RoPE's frequencies, from the config
-                setattr(parent, name, type(child)(config=config))
-    separate_experts(model)
-    return model
 
 
 def take_float_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], path: Path) -> None:

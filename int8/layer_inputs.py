@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from converters.errors import InputError
 from int8.model import Decoder
 
-BATCH_TOKENS = 8192
+BATCH_TOKENS = 2048  # of a pass: more take more memory, and no less time
 
 Progress = Callable[[int, int], None]
 """Called with (samples read, samples to read), counted over all layers and both passes."""

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
-from converters.checkpoint import read_config
 from converters.errors import InputError
 from int8.architectures import require_known, require_quantizable
-from int8.experts import separate_experts
+from int8.mapped_model import map_model, text_config
 
 
 @dataclass(frozen=True)
@@ -26,17 +25,17 @@ class Decoder:
 
 
 def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
-    """Load a checkpoint directory on the CPU; `dtype` "auto" keeps the checkpoint's dtype.
+    """Open a checkpoint directory, with separate experts; its weights stay in the files until they are read.
 
-    Raises InputError for anything but a directory with a float checkpoint of a supported architecture.
+    `dtype` "auto" keeps the checkpoint's dtype; see `map_model`. Raises InputError for anything but a directory with a
+    float checkpoint of a supported architecture.
     """
     if path.is_file():
         raise InputError(f"{path}: int8 needs a Hugging Face checkpoint; give its directory")
     require_quantizable(path)
-    model = load_checkpoint(path, dtype)
-    separate_experts(model)
+    model = map_model(path, dtype)
     decoder_of(model)
-    return model.eval()
+    return model
 
 
 def load_checkpoint(path: Path, dtype: str = "auto", *, images: bool = False) -> PreTrainedModel:
@@ -49,11 +48,8 @@ def load_checkpoint(path: Path, dtype: str = "auto", *, images: bool = False) ->
     with random values.
     """
     source = {"trust_remote_code": False, "local_files_only": True}
-    tied = read_config(path).get("tie_word_embeddings")
+    config = text_config(path)
     try:
-        config = AutoConfig.from_pretrained(path, **source)
-        if tied is not None:
-            config.get_text_config().tie_word_embeddings = tied is True
         kind = AutoModelForImageTextToText if images else AutoModelForCausalLM
         model, found = kind.from_pretrained(
             path,

@@ -12,8 +12,9 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
-from int8.checkpoint_files import read_tensors, skeleton, take_float_tensors
+from int8.checkpoint_files import read_tensors, take_float_tensors
 from int8.model import decoder_of
+from int8.skeleton import skeleton
 from ptq.ends import fill_ends
 from ptq.layer_files import DEQUANTIZED_REPORT_FILE, OWN_TYPE, REPORT_FILE, attach_online, fill
 from ptq.recipe import PtqRecipe, from_json

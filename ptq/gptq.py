@@ -55,15 +55,17 @@ def gptq(
 
     Raises InputError that begins with `where` if H is not positive definite even with ten times the damping.
     """
-    work, matrix = weight.float().clone(), hessian.float().clone()
-    scale, zero = fitted(work if ranged is None else ranged, grid, dtype)
-    order = torch.arange(work.shape[1], device=work.device)
+    scale, zero = fitted(weight.float() if ranged is None else ranged, grid, dtype)
+    order = torch.arange(weight.shape[1], device=weight.device)
     if settings.order is not Order.NONE:
-        order = torch.argsort(torch.diag(matrix), descending=True, stable=True)
-        work, matrix = work[:, order], matrix[order][:, order]
-        shift = None if shift is None else shift[order][:, order]
+        order = torch.argsort(torch.diag(hessian), descending=True, stable=True)
+    matrix = hessian.float()[order[:, None], order]  # copies
+    del hessian  # H and the matrices made from it are the most that a layer needs, so none is kept longer than needed
     upper, damped_more = inverse_root(matrix, settings.damp, where)
+    del matrix
+    shift = None if shift is None else shift[order[:, None], order]
     pull = None if shift is None else _pull(shift, upper)
+    work = weight.float()[:, order]
     rounded = _Rounded(work, grid, dtype, settings.order, order, scale, zero)
     _round_columns(work, upper, pull, settings.block, rounded)
     return GptqWeight(rounded.result(), damped_more)
@@ -78,19 +80,19 @@ def layer_error(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
 def inverse_root(hessian: Tensor, damp: float, where: str) -> tuple[Tensor, bool]:
     """The upper Cholesky factor U of H^-1 = U^T U, with damping; and whether ten times the damping was needed.
 
-    `hessian` is changed: the diagonal of dead columns becomes 1.
+    The diagonal of `hessian` is changed: that of dead columns becomes 1, and the damping is added.
     """
-    diagonal = torch.diag(hessian)
-    dead = diagonal == 0
-    hessian[dead, dead] = 1
+    diagonal = torch.diag(hessian).clone()
     mean = float(diagonal.mean())
+    diagonal[diagonal == 0] = 1
     for share in (damp, damp * MORE_DAMP):
-        damped = hessian.clone()
-        torch.diagonal(damped).add_(share * mean)
-        factor, failed = torch.linalg.cholesky_ex(damped)
+        torch.diagonal(hessian).copy_(diagonal + share * mean)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
         if failed:
             continue
-        upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
+        inverse = torch.cholesky_inverse(factor)
+        del factor
+        upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
         if not failed:
             return upper, share != damp
     raise InputError(

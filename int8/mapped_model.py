@@ -1,0 +1,108 @@
+"""A float checkpoint as a model whose weights stay in the files, which are mapped into memory until they are read.
+
+transformers does the same, but copies the experts of a model with one tensor per expert into stacked tensors, so all of
+a large model would have to fit in memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from converters.architectures.family import canonical_name
+from converters.checkpoint import Checkpoint, read_config
+from converters.errors import InputError
+from int8.skeleton import skeleton
+
+HEAD = "lm_head.weight"
+
+_GATE_UP = ("gate_proj", "up_proj")
+
+
+def map_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
+    """The model of a checkpoint directory on the CPU, with separate experts.
+
+    `dtype` "auto" is that of the config, or of the first tensor if the config has none; a weight of another dtype is
+    converted, which copies it. Raises InputError for a config or tensors that make no model, and for a tensor that is
+    missing.
+    """
+    config, tensors = text_config(path), _mapped(path)
+    chosen = _dtype(config, tensors) if dtype == "auto" else getattr(torch, dtype)
+    config.dtype = config.get_text_config().dtype = chosen
+    model = skeleton(path, config)
+    tied = config.get_text_config().tie_word_embeddings and _has_no_own_head(tensors)
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if tied and name == HEAD:
+            continue
+        tensor = _tensor(name, tensors)
+        if tensor is None:
+            why = "; tie_word_embeddings in config.json is not true" if name == HEAD else ""
+            raise InputError(f"{path}: tensor {name!r} is missing{why}")
+        if tensor.shape != parameter.shape:
+            shapes = f"{list(tensor.shape)}; the config says {list(parameter.shape)}"
+            raise InputError(f"{path}: tensor {name!r} has the shape {shapes}")
+        module, _, kind = name.rpartition(".")
+        setattr(model.get_submodule(module), kind, nn.Parameter(tensor.to(chosen), requires_grad=False))
+    if tied:
+        model.tie_weights()
+    return model.eval()
+
+
+def text_config(path: Path) -> PretrainedConfig:
+    """The config of a checkpoint directory. A multi-modal config may say only at its root that the head is tied to the
+    embeddings; then its text config says it too. Raises InputError."""
+    tied = read_config(path).get("tie_word_embeddings")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # transformers' errors for a bad config
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: transformers cannot read config.json: {reason}") from error
+    if tied is not None:
+        config.get_text_config().tie_word_embeddings = tied is True
+    return config
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    """The float tensors of a checkpoint by their canonical names, as views of the mapped files."""
+    with Checkpoint.open(path) as checkpoint:  # checks the headers
+        names = {name: tensor.path for name, tensor in checkpoint.tensors.items()}
+    found = {}
+    try:
+        for file in sorted(set(names.values())):
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  # safetensors' object is no mapping
+                    if (canonical := canonical_name(name)) is not None and file == names[name]:
+                        found[canonical] = tensors.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    return found
+
+
+def _dtype(config: PretrainedConfig, tensors: dict[str, Tensor]) -> torch.dtype:
+    known = config.get_text_config().dtype or config.dtype
+    if isinstance(known, torch.dtype):
+        return known
+    return next((one.dtype for one in tensors.values() if one.is_floating_point()), torch.float32)
+
+
+def _has_no_own_head(tensors: dict[str, Tensor]) -> bool:
+    """Whether a tied head is the embeddings: a file may have a head that differs, or a copy of the embeddings."""
+    return HEAD not in tensors or torch.equal(tensors[HEAD], tensors["model.embed_tokens.weight"])
+
+
+def _tensor(name: str, tensors: dict[str, Tensor]) -> Tensor | None:
+    """The tensor of a parameter: its own, or a part of that of all experts."""
+    if name in tensors:
+        return tensors[name]
+    experts, _, rest = name.partition(".experts.")
+    number, _, part = rest.partition(".")
+    projection = part.removesuffix(".weight")
+    stacked = tensors.get(f"{experts}.experts.{'gate_up_proj' if projection in _GATE_UP else projection}")
+    if stacked is None or not number.isdecimal() or int(number) >= len(stacked):
+        return None
+    one = stacked[int(number)]
+    return one.chunk(2)[_GATE_UP.index(projection)] if projection in _GATE_UP else one
