@@ -119,8 +119,12 @@ class QuantizableArchitecture:
     routers: tuple[str, ...] = ("mlp.gate",)
 
 
+_PLAIN = QuantizableArchitecture(ATTENTION + MLP)
+
 ARCHITECTURES: dict[str, QuantizableArchitecture] = {
-    "qwen3": QuantizableArchitecture(ATTENTION + MLP),
+    "llama": _PLAIN,
+    "qwen2": _PLAIN,
+    "qwen3": _PLAIN,
     "qwen3_moe": QuantizableArchitecture(ATTENTION + MOE + MLP),
     "qwen3_next": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_NEXT_DELTANET, SHARED_MOE, MLP)),
     "qwen3_5_text": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_5_DELTANET, MLP)),

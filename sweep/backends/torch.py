@@ -39,6 +39,7 @@ from sweep.backends.base import (
     WindowLogits,
 )
 from sweep.backends.batch_limit import BatchLimit, Span, joined, out_of_memory_as_input_error
+from sweep.backends.bfloat16_on_cpu import widen
 from sweep.backends.device_memory import DeviceGrowth
 from sweep.backends.image_options import ImageOptions
 from sweep.backends.prompt_images import ImageEncoder, PromptImages, with_image_tokens
@@ -300,7 +301,9 @@ def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
     """The model, moved to `device`. Raises InputError if the device does not have enough memory for its weights."""
     size = f"{_weight_bytes(model) / 2**30:.1f} GiB"
     with out_of_memory_as_input_error(torch.device(device), f"the model's weights, {size}, do not fit"):
-        return model.to(device)
+        model.to(device)
+    widen(model)
+    return model
 
 
 def _weight_bytes(model: PreTrainedModel) -> int:

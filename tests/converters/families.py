@@ -86,6 +86,12 @@ FAMILIES = {
     ),
 }
 
+TORCH_ONLY = {
+    "llama": Family(transformers.LlamaForCausalLM, _plain(transformers.LlamaConfig, COMMON)),
+    "qwen2": Family(transformers.Qwen2ForCausalLM, _plain(transformers.Qwen2Config, COMMON)),
+}
+"""Families that torch quantizes and that are not exported."""
+
 
 def make(
     family: str, directory: Path, seed: int = 0, shard: str = "5GB", dtype: Any = torch.float32, **settings: Any
@@ -93,7 +99,7 @@ def make(
     """Save a random model of the family; `settings` are entries of its (text) config, and `vision`, if it is among
     them, the config of its vision tower."""
     torch.manual_seed(seed)
-    chosen = FAMILIES[family]
+    chosen = (FAMILIES | TORCH_ONLY)[family]
     model = chosen.model(chosen.config(**settings))
     for name, parameter in model.named_parameters():
         if "norm" in name:  # the initial values of 1 and 0 would hide a norm that was lost or swapped

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import make_checkpoint
-from families import FAMILIES, make
+from families import FAMILIES, TORCH_ONLY, make
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,6 +25,8 @@ SHAPES = {
     "qwen3, one head each": {"num_attention_heads": 4, "num_key_value_heads": 4},
     "qwen3, one KV head": {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 32},
     "qwen3, biases": {"attention_bias": True},
+    "llama": {},
+    "qwen2": {},
     "qwen3moe": {},
     "qwen3moe, dense layers between": {"decoder_sparse_step": 2, "num_hidden_layers": 4, "norm_topk_prob": False},
     "qwen3next": {},
@@ -41,7 +43,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> PreTrainedModel:
     if name.startswith("qwen3,") or name == "qwen3":
         make_checkpoint(tmp_path, dtype=torch.float32, tokenizer=False, **SHAPES[name])
     else:
-        make(name if name in FAMILIES else name.partition(",")[0], tmp_path, **SHAPES[name])
+        make(name if name in FAMILIES | TORCH_ONLY else name.partition(",")[0], tmp_path, **SHAPES[name])
     return open_model(tmp_path)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, make
+from families import FAMILIES, TORCH_ONLY, make
 from safetensors.torch import load_file, save_file
 
 from converters.errors import InputError
@@ -17,7 +17,9 @@ from int8.model import has_tied_head, load_checkpoint
 from presets import builtin_models
 
 QUANTIZABLE = [
-    name for name, family in FAMILIES.items() if family.config().get_text_config().model_type in ARCHITECTURES
+    name
+    for name, family in (FAMILIES | TORCH_ONLY).items()
+    if family.config().get_text_config().model_type in ARCHITECTURES
 ]
 
 

@@ -130,6 +130,8 @@ def test_other_programs_refuse_what_no_format_of_theirs_can_hold(name: str, dens
     ("family", "name"),
     [
         *((family, "rtn:w4g16") for family in FAMILIES),
+        ("llama", "sq+gptq:w4a8g32"),
+        ("qwen2", "awq+gptq:w4g16"),
         ("qwen3moe", "awq+gptq:w4g16"),
         ("qwen3moe", "gptq+a:w4g16"),
         *(pytest.param(family, "awq+gptq:w4g16", marks=pytest.mark.slow) for family in FAMILIES[1:]),

@@ -40,6 +40,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}),
     "qwen3, biases": ("qwen3", {"attention_bias": True}),
     "qwen3, one KV head": ("qwen3", {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 32}),
+    "llama": ("llama", {}),
+    "qwen2": ("qwen2", {}),
     "qwen3moe": ("qwen3moe", {}),
     "qwen3moe, dense layers between": ("qwen3moe", {"decoder_sparse_step": 2, "num_hidden_layers": 2}),
     "qwen3next": ("qwen3next", {}),
