@@ -159,6 +159,11 @@ class FilePlan:
         return dict(sorted(counts.items(), key=lambda item: -item[1].bytes))
 
 
+def projector_name(model: str, quant: str) -> str:
+    """The name of a projector file. llama.cpp recognizes such files by "mmproj" in their names."""
+    return f"mmproj-{model}-{quant}.gguf"
+
+
 def part_paths(path: Path, count: int) -> tuple[Path, ...]:
     """The paths of `count` parts of the .gguf file `path`, named as by llama-gguf-split; for one part `path` itself."""
     if count == 1:

@@ -43,11 +43,12 @@ _ALWAYS_F32 = (PATCH, "v.position_embd.weight")
 class ProjectorSource:
     """The vision tower of the model that `source` is; the constructor checks all names, shapes and dtypes.
 
-    Without weights, for a config alone, `tensors` are as in the checkpoint. Raises InputError if the model has no
-    vision tower, or none that llama.cpp can run.
+    Without weights, for a config alone, `tensors` are as in the checkpoint. Without `needs_normalization`, the values
+    of published checkpoints replace those of a file that is missing, which is enough for sizes. Raises InputError if
+    the model has no vision tower, or none that llama.cpp can run.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, needs_normalization: bool = True) -> None:
         if not isinstance(source, HuggingFaceSource):
             raise InputError(
                 f"{source.path}: is a GGUF file, which has no vision tower; give the checkpoint that it was made from"
@@ -63,7 +64,7 @@ class ProjectorSource:
             self._weights = CheckpointWeights(source.checkpoint, tower_name, source.fp8_block)
             self._weights.choose(weights)
             self._weights.reject_unexpected("vision tower", lambda _: False)
-        mean, std = _normalization(source, self.tower)
+        mean, std = _normalization(source, self.tower, needs_normalization)
         self.structure: Mapping[str, Field] = {
             "general.architecture": string("clip"),
             "general.type": string("mmproj"),
@@ -137,7 +138,7 @@ def _tower(source: HuggingFaceSource) -> tuple[Tower, Mapping[str, Any]]:
     return source.family.tower, vision
 
 
-def _normalization(source: HuggingFaceSource, tower: Tower) -> tuple[list[float], list[float]]:
+def _normalization(source: HuggingFaceSource, tower: Tower, is_needed: bool) -> tuple[list[float], list[float]]:
     """The mean and the standard deviation of each color. For a config alone they are those of published checkpoints."""
     directory = source.path if isinstance(source, CheckpointSource) else source.config_file.parent
     stated: dict[str, Any] = {}
@@ -148,7 +149,7 @@ def _normalization(source: HuggingFaceSource, tower: Tower) -> tuple[list[float]
             content = read_json(found)
             own = content.get("image_processor")
             stated |= content | (own if isinstance(own, dict) else {})
-    if found is None and not isinstance(source, CheckpointSource):
+    if found is None and not (is_needed and isinstance(source, CheckpointSource)):
         return list(tower.mean), list(tower.std)
     if found is None:
         raise InputError(

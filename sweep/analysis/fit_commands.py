@@ -32,7 +32,8 @@ def fit_commands(
         return Commands(_server(row, on_hub), _download(on_hub))
     if row.kind == GGUF and not row.variant.startswith("gguf:"):
         entry = catalogue_entry(model)
-        get = ["sweep", "convert", model if entry is None else entry.hub_id, "--to", row.variant]
+        images = [] if row.projector_type is None else ["--mmproj", row.projector_type]
+        get = ["sweep", "convert", model if entry is None else entry.hub_id, "--to", row.variant, *images]
         return Commands(_server(row, None), join(get))
     return Commands(_server(row, None))
 
@@ -58,5 +59,4 @@ def _download(on_hub: str) -> str:
 def _server(row: FitRow, file: str | None) -> str:
     """The command with this file, or with the row's own."""
     words = shlex.split(row.arguments)
-    projector = "projector" in row.figures and bool(row.figures["projector"].bytes)
-    return join(["llama-server", *(words if file is None else with_file(words, file, projector))])
+    return join(["llama-server", *(words if file is None else with_file(words, file))])

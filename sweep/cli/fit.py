@@ -11,7 +11,7 @@ from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
-from sweep.cli.parsers import comma_list, kv_cache
+from sweep.cli.parsers import comma_list, image_size, kv_cache
 from sweep.cli.parsers import tolerance as parse_tolerance
 
 EXAMPLES = """
@@ -23,6 +23,8 @@ A mixture of experts on a small GPU, with its experts in RAM:
   $ sweep fit Qwen3.6-35B-A3B --gpu "RTX 3060 12GB" --ram 32GiB
 The model's own layers for multi-token prediction as the draft:
   $ sweep fit Qwen3.6-27B --gpu "RTX 4090" --variants Q5_K_M --draft mtp
+A vision-language model that reads four images of 1280 x 960 pixels:
+  $ sweep fit Qwen3-VL-8B-Instruct --gpu "RTX 4090" --image 4x1280x960
 How each figure is computed:
   $ sweep fit Qwen3.6-27B --gpu 12GiB --explain
 Print only the name of the best variant that fits, for a script:
@@ -99,8 +101,25 @@ def fit(
     projector: bool = typer.Option(
         False,
         "--projector",
-        help="Add the vision encoder of a model that has one.",
+        help="Add the vision tower of a model that has one.",
         show_default="only the text decoder",
+        rich_help_panel=Panel.MEMORY,
+    ),
+    mmproj: str | None = typer.Option(
+        None,
+        "--mmproj",
+        metavar="TYPE|FILE",
+        help="Add the vision tower with a projector file of this type (Q8_0), or with this .gguf file.",
+        show_default="with --projector or --image: F16, or the file next to a GGUF file",
+        rich_help_panel=Panel.MEMORY,
+    ),
+    image: list[str] | None = typer.Option(
+        None,
+        "--image",
+        metavar="[NUMx]WIDTHxHEIGHT",
+        help="Add the vision tower, and images of this size in pixels to the context of each sequence: 1280x960, or "
+        "4x1280x960 for four images. It can be given several times.",
+        show_default="no images",
         rich_help_panel=Panel.MEMORY,
     ),
     draft: str | None = typer.Option(
@@ -161,6 +180,8 @@ def fit(
         ubatch=ubatch,
         flash_attention=flash_attn,
         projector=projector,
+        mmproj=mmproj or "",
+        images=tuple(image_size(one) for one in image or ()),
         draft=draft or "",
         offload="auto" if offload else "none",
     )

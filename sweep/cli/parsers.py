@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import typer
 
 from presets.advice import Tolerance
 from sweep.kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from sweep.fit.image_tokens import ImageSize
 
 _UNITS = {"": 1} | {
     unit + suffix: base**power
@@ -53,6 +57,16 @@ def tensor_split(text: str | None) -> tuple[float, ...]:
     if not any(found) or not all(0 <= share < float("inf") for share in found):
         raise typer.BadParameter(f"--tensor-split {text!r} is not a list of shares; write it as 3,1")
     return found
+
+
+def image_size(text: str) -> ImageSize:
+    """`1280x960`: width and height in pixels; `4x1280x960`: four images of this size."""
+    from sweep.fit.image_tokens import ImageSize  # loads numpy, which --help does not need
+
+    found = re.fullmatch(r"(?:(\d{1,9})x)?(\d{1,9})x(\d{1,9})", text.strip().lower())
+    if found is None:
+        raise typer.BadParameter(f"--image {text!r} is not a size; write it as 1280x960 or, for four, 4x1280x960")
+    return ImageSize(int(found[2]), int(found[3]), int(found[1] or 1))
 
 
 def kv_cache(text: str | None) -> KVCache:

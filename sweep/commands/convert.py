@@ -23,7 +23,7 @@ from converters.errors import InputError
 from converters.export import Export, ExportProgress, export, export_all
 from converters.gguf_source import GGUFSource
 from converters.imatrix import ImportanceMatrix, uniform_importance
-from converters.plan import FilePlan, Importance, part_paths, plan_export
+from converters.plan import FilePlan, Importance, part_paths, plan_export, projector_name
 from converters.projector_source import ProjectorSource
 from converters.recipes import projector_recipes, recipes, reject_missing_imatrix
 from converters.resolver import Need, find_model, open_source
@@ -112,7 +112,7 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
         PlannedFile(part_paths(_target(request, name, quant), size.parts), size) for quant, size in planned.items()
     )
     projectors = (
-        PlannedFile((_projector_target(request, name, quant),), size)
+        PlannedFile((request.out / projector_name(name, quant),), size)
         for quant, size in (sizes(tower, types) if tower is not None else {}).items()
     )
     checkpoints = plan_checkpoints(request, others, text, name, path, source)
@@ -183,11 +183,6 @@ def _expected_importance(source: Source, imatrix: ImatrixSource, out: Path) -> I
 def _target(request: ConvertRequest, name: str, quant: str) -> Path:
     """The path of a file if it is written in one part."""
     return request.out / f"{name}-{quant}.gguf"
-
-
-def _projector_target(request: ConvertRequest, name: str, quant: str) -> Path:
-    """The path of a projector file. llama.cpp recognizes such files by "mmproj" in their names."""
-    return request.out / f"mmproj-{name}-{quant}.gguf"
 
 
 def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[ExportProgress], None]) -> None:

@@ -84,7 +84,8 @@ def _with_shorter_context(
 def _all_candidates(question: FitQuestion, report: FitReport, measured: Measurements) -> list[Candidate]:
     found = fit_candidates(report, measured, question.model)
     has_cache = any(row.figures["kv"].bytes for row in report.rows)
-    if not question.any_cache or not has_cache or advise(report.model, found).is_simple:
+    possible = question.any_cache and question.options.flash_attention is not False  # which a quantized cache needs
+    if not possible or not has_cache or advise(report.model, found).is_simple:
         return found
     with_type = [row.variant for row in report.rows if row.kind == GGUF]  # others have a cache of their own
     names = [one.variant for one in found if one.variant in with_type and (question.variants or one.kld is not None)]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from converters.llamacpp import rpc
 from converters.source import Source
 from sweep.fit.draft import ModelDraft
-from sweep.fit.fit_report import FitFigure, FitOptions
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.image_tokens import ProjectorFit
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.placement import FitMachine
 
@@ -19,7 +20,7 @@ class FitInputs:
 
     `own_variant` is the name of the variant that the model itself is, if it is a GGUF file; otherwise None. `remote`
     are the RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support RPC. `projector` is
-    the memory of the vision projector, `draft` a second model for speculative decoding.
+    the vision tower, if it counts, `draft` a second model for speculative decoding.
     """
 
     source: Source
@@ -28,5 +29,5 @@ class FitInputs:
     machine: FitMachine
     remote: Sequence[rpc.RemoteDevice]
     options: FitOptions
-    projector: FitFigure
+    projector: ProjectorFit | None = None
     draft: ModelDraft | None = None

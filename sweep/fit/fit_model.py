@@ -6,16 +6,13 @@ Both use a ghost of the model, a file with its metadata and tensor shapes but wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 from converters.errors import InputError, MissingRuntime
-from converters.huggingface_source import HuggingFaceSource
 from converters.llamacpp import rpc
 from converters.resolver import FoundModel, ModelForm, Need, find_model
-from converters.source import Source
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.contexts import MAX_SEQUENCES
 from sweep.fit.draft import model_draft
@@ -25,7 +22,7 @@ from sweep.fit.formulas import ContextFormulas
 from sweep.fit.hardware import Device
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.placement import FitMachine
-from sweep.fit.projector import NOT_COUNTED, projector_figure
+from sweep.fit.projector import projector_fit
 from sweep.fit.registry import default_variants, fit_kind
 
 
@@ -49,13 +46,20 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         raise InputError(
             f"{resolved.name}: this model has no layers for multi-token prediction; give a smaller model as the draft"
         )
-    options = replace(options, context=options.context or min(DEFAULT_CONTEXT, shape.train_context))
+    counts = options.projector or bool(options.mmproj or options.images)
+    projector = projector_fit(source, resolved.name, options) if counts else None
+    tokens = 0 if projector is None else projector.tokens
+    options = replace(options, context=options.context or min(DEFAULT_CONTEXT + tokens, shape.train_context))
     if options.context > shape.train_context:
         raise InputError(
             f"{resolved.name}: the model's context is {shape.train_context} tokens; {options.context} is too long"
         )
+    if tokens >= options.context:
+        raise InputError(
+            f"{resolved.name}: the images take {tokens} tokens, but the context has {options.context}; give a"
+            " longer one by --ctx, or fewer images"
+        )
     named = list(dict.fromkeys(fit_kind(name.strip()).canonical_name(name.strip()) for name in variants))
-    projector = projector_figure(_config(source), resolved.name) if options.projector else NOT_COUNTED
     machine = FitMachine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
         raise InputError(f"{len(machine.gpus)} GPUs; llama.cpp can divide a model among at most {rpc.MAX_DEVICES}")
@@ -89,6 +93,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         draft=options.draft or None if draft is None else draft.name,
         architecture=shape.architecture,
         trained_context=shape.train_context,
+        projector=projector,
     )
 
 
@@ -100,11 +105,6 @@ def _simulated_devices(stack: ExitStack, count: int) -> Sequence[rpc.RemoteDevic
         return stack.enter_context(rpc.simulated_devices(count))
     except MissingRuntime:
         return ()
-
-
-def _config(source: Source) -> Mapping[str, Any]:
-    """The model's config.json; empty for a GGUF file."""
-    return source.config if isinstance(source, HuggingFaceSource) else {}
 
 
 def _validate(options: FitOptions) -> None:

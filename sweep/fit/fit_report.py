@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from sweep.fit.hardware import Device
+from sweep.fit.image_tokens import ImageSize, ImageTokens, ProjectorFit
 from sweep.fit.weight_types import WeightTypes
 from sweep.format import size
 from sweep.kv_cache import KVCache
@@ -41,7 +42,9 @@ class FitOptions:
     ubatch: int = 512  # tokens of a micro-batch
     batch: int = 2048  # tokens of a batch
     flash_attention: bool | None = None  # None: llama.cpp decides
-    projector: bool = False  # whether the vision projector counts
+    projector: bool = False  # whether the vision tower counts
+    mmproj: str = ""  # the type of its projector file, or the path of one; empty: F16, or the file next to a GGUF file
+    images: tuple[ImageSize, ...] = ()  # of each sequence
     draft: str = ""  # for speculative decoding: MTP, or a second model; empty: none
     offload: str = "auto"  # "auto": partly in RAM if the variant does not fit; "none": all of it on the devices
 
@@ -127,6 +130,7 @@ class FitRow:
     max_context_with_ram: int | None = None
     recipe: str | None = None  # the built-in recipe of an int8 variant; None for one in a file, and for other kinds
     weight_types: WeightTypes | None = None  # None for a kind whose weights have no types of llama.cpp
+    projector_type: str | None = None  # the type of a projector file that has to be made; None: it exists, or none is
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ class FitReport:
     draft: str | None = None  # the name of the draft
     architecture: str = ""  # llama.cpp's name
     trained_context: int | None = None  # the longest context of the model; None in reports of earlier versions
+    projector: ProjectorFit | None = None  # the vision tower, if it counts
 
 
 class Verdict(StrEnum):
@@ -183,6 +188,9 @@ def to_json(report: FitReport) -> dict[str, Any]:
         "draft": report.draft,
         "architecture": report.architecture,
         "trained_context": report.trained_context,
+        "projector": None
+        if report.projector is None
+        else asdict(report.projector) | {"tokens": report.projector.tokens},
     }
 
 
@@ -212,6 +220,7 @@ def _row(row: FitRow) -> dict[str, Any]:
         "arguments": row.arguments,
         "placed_by": row.placed_by,
         "recipe": row.recipe,
+        "projector_type": row.projector_type,
         "weight_types": None if row.weight_types is None else asdict(row.weight_types),
         "per_device": [
             {**asdict(share), "total_bytes": share.total_bytes, "free_bytes": share.free_bytes} for share in row.shares
@@ -234,7 +243,15 @@ def from_json(report: dict[str, Any]) -> FitReport:
         draft=report.get("draft"),
         architecture=report["architecture"],
         trained_context=report.get("trained_context"),
+        projector=_projector_of(report.get("projector")),
     )
+
+
+def _projector_of(projector: dict[str, Any] | None) -> ProjectorFit | None:
+    if projector is None:
+        return None
+    images = tuple(ImageTokens(**image) for image in projector["images"])
+    return ProjectorFit(**{key: value for key, value in projector.items() if key != "tokens"} | {"images": images})
 
 
 def _row_of(row: dict[str, Any]) -> FitRow:
@@ -253,6 +270,7 @@ def _row_of(row: dict[str, Any]) -> FitRow:
         mtp_bytes=row.get("mtp_bytes", 0),
         max_context_with_ram=row.get("max_context_with_ram"),
         recipe=row.get("recipe"),
+        projector_type=row.get("projector_type"),
         weight_types=None if row["weight_types"] is None else WeightTypes(**row["weight_types"]),
         **{name: row[name] for name in _UNCHANGED},
     )

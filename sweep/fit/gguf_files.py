@@ -24,6 +24,7 @@ from sweep.fit.fit_report import MTP, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.gguf_rows import FitFile, gguf_row
 from sweep.fit.layer_bytes import ModelShape, Weights
+from sweep.fit.projector import NOT_COUNTED, projector_figure
 from sweep.fit.registry import FitKind, is_file
 from sweep.fit.variant_memory import Draft, VariantMemory
 from sweep.fit.weight_types import WeightTypes
@@ -81,7 +82,7 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
             preparation = pool.submit(contexts.prepare)
             files = list(pool.map(lambda name: _file(source, shape, name, path), names))
             context_memory = preparation.result()
-        projector = inputs.projector
+        projector = NOT_COUNTED if inputs.projector is None else projector_figure(inputs.projector, options)
         draft_memory = drafts.prepare() if options.draft == MTP else None
 
         def draft_of(weights: Weights) -> Draft | None:
@@ -105,6 +106,8 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
                 machine,
                 file,
                 projector,
+                inputs.projector,
+                inputs.source.name,
             )
             for name, (weights, file) in zip(names, files, strict=True)
         }

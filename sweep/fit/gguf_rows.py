@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from converters.plan import projector_name
 from converters.shell import join
 from sweep.fit.fit_report import (
     DRY_RUN,
@@ -23,6 +24,7 @@ from sweep.fit.fit_report import (
 )
 from sweep.fit.formulas import counted_sequences, padded
 from sweep.fit.hardware import reserve_formula
+from sweep.fit.image_tokens import ProjectorFit
 from sweep.fit.layer_bytes import LayerPart
 from sweep.fit.longest_context import holds, longest_context, place_variant
 from sweep.fit.placement import FitMachine, LayerPlacement
@@ -53,8 +55,17 @@ class FitFile:
     types: WeightTypes
 
 
-def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: FitFile, projector: FitFigure) -> FitRow:
-    """The row of one GGUF variant on the machine."""
+def gguf_row(
+    variant: str,
+    memory: VariantMemory,
+    machine: FitMachine,
+    file: FitFile,
+    projector: FitFigure,
+    tower: ProjectorFit | None = None,
+    model: str = "",
+) -> FitRow:
+    """The row of one GGUF variant on the machine. `tower`: the vision tower that runs beside it; `model` is the text
+    model's name, after which its file would be named."""
     options = memory.contexts.options
     # If a device's memory is RAM, leaving layers in RAM frees no memory.
     offload = options.offload == "auto" and bool(machine.gpus) and not any(machine.shared)
@@ -91,7 +102,7 @@ def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: Fit
         tensor_split=placement.layers,
         arguments=" ".join(
             [
-                arguments(file.name, placement, [gpu.kind for gpu in machine.gpus], options),
+                arguments(file.name, placement, [gpu.kind for gpu in machine.gpus], options, _projector(tower, model)),
                 *([] if memory.draft is None else [memory.draft.arguments]),
             ]
         ),
@@ -103,7 +114,15 @@ def gguf_row(variant: str, memory: VariantMemory, machine: FitMachine, file: Fit
         mtp_bytes=0 if memory.shape.loads_mtp else memory.weights.mtp,
         file_exact=file.exact,
         weight_types=file.types,
+        projector_type=tower.name if tower is not None and not tower.exists else None,
     )
+
+
+def _projector(tower: ProjectorFit | None, model: str) -> str:
+    """The path of the projector file; "" without one."""
+    if tower is None:
+        return ""
+    return tower.name if tower.exists else projector_name(model, tower.name)
 
 
 def _draft_bytes(draft: Draft, parts: MemoryParts) -> DraftBytes:
@@ -225,8 +244,11 @@ def _figures(
     }
 
 
-def arguments(file: str, placement: LayerPlacement, kinds: Sequence[str], options: FitOptions) -> str:
-    """Arguments of llama-server or llama-cli for this placement, quoted for a shell; `kinds` are the devices' kinds."""
+def arguments(
+    file: str, placement: LayerPlacement, kinds: Sequence[str], options: FitOptions, projector: str = ""
+) -> str:
+    """Arguments of llama-server or llama-cli for this placement, quoted for a shell; `kinds` are the devices' kinds,
+    `projector` the path of a projector file."""
     split = placement.layers if len(placement.layers) > 1 and placement.on_devices else ()
     settings = ServerSettings(
         context=padded(options.context) * options.parallel,
@@ -239,7 +261,7 @@ def arguments(file: str, placement: LayerPlacement, kinds: Sequence[str], option
         ubatch=options.ubatch,
         flash_attention=options.flash_attention,
     )
-    return join(server_words(file, settings, options.projector))
+    return join(server_words(file, settings, projector))
 
 
 def _overrides(placement: LayerPlacement, kinds: Sequence[str]) -> str:

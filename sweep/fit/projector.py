@@ -1,60 +1,139 @@
-"""The memory of the vision encoder and its projector, in addition to the text model, computed from `vision_config`.
+"""The memory of the vision tower, in addition to the text model: its weights and its compute buffer.
 
-llama.cpp stores them in a separate file (mmproj): matrices and the position table in float16, biases and norms in
-float32. Source of the architecture: the vision models of Qwen3-VL and Qwen3.5 in transformers.
+llama.cpp itself computes the buffer, without allocating it, for the image that it reserves memory for when it loads a
+projector file: 92 x 92 patches. For a larger image the buffer is scaled (see `_scaled`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
+from converters.architectures.qwen2_5_vl_tower import PROJECTOR as WINDOWED
+from converters.architectures.tower import MERGE, projector_type
 from converters.errors import InputError
-from sweep.fit.fit_report import FitFigure
+from converters.huggingface_source import HuggingFaceSource
+from converters.llamacpp.container import GGUFHeader
+from converters.llamacpp.ghost import ghost
+from converters.llamacpp.projector import RESERVED_PATCHES, projector_memory
+from converters.llamacpp.reader import read_header
+from converters.plan import plan_export
+from converters.projector_file import projectors_beside, read_projector
+from converters.projector_source import ProjectorSource
+from converters.recipes import PROJECTOR_QUANTS, projector_recipes
+from converters.source import Source
+from sweep.fit.fit_report import ESTIMATE, LOAD, FitFigure, FitOptions
+from sweep.fit.image_tokens import ImageTokens, ProjectorFit
 
 NOT_COUNTED = FitFigure(0, "formula", "not counted; --projector counts it")
-_KEYS = (
-    "depth",
-    "hidden_size",
-    "intermediate_size",
-    "in_channels",
-    "patch_size",
-    "temporal_patch_size",
-    "spatial_merge_size",
-    "num_position_embeddings",
-    "out_hidden_size",
-)
+DEFAULT_TYPE = "F16"
 
 
-def projector_figure(config: Mapping[str, Any], name: str) -> FitFigure:
-    """Bytes of the encoder that `config` describes, without its activations, which depend on the image.
+@dataclass(frozen=True)
+class _Tower:
+    """What the figures depend on: the type or the path of the file, its bytes, and its header."""
 
-    `name` is the model's name in messages. Raises InputError if the config does not describe a vision encoder.
+    name: str
+    exists: bool
+    file_bytes: int
+    header: GGUFHeader
+    buffer: int  # bytes of the compute buffer for RESERVED_PATCHES
+
+    def value(self, key: str) -> int:
+        return int(self.header.metadata[f"clip.vision.{key}"].value)
+
+
+def projector_fit(source: Source, name: str, options: FitOptions) -> ProjectorFit:
+    """The vision tower of the model `source`, which messages call `name`.
+
+    It is the file that `options.mmproj` names, or the file that would be made of a checkpoint (F16 if `mmproj` does not
+    name a type), or the one beside a GGUF file. Raises InputError if there is none, or if it belongs to another model.
     """
-    vision = config.get("vision_config")
-    sizes: dict[str, Any] = {key: vision.get(key) if isinstance(vision, Mapping) else None for key in _KEYS}
-    unknown = [key for key, size in sizes.items() if type(size) is not int or not 0 < size < 1 << 20]
-    if unknown:
+    chosen = options.mmproj
+    if chosen.upper() not in PROJECTOR_QUANTS and chosen.endswith(".gguf"):
+        tower = _existing(Path(chosen).expanduser(), source, name, options)
+    elif isinstance(source, HuggingFaceSource):
+        tower = _planned(source, chosen or DEFAULT_TYPE, options)
+    elif chosen:
+        raise InputError(f"{name}: is a GGUF file, of which no {chosen} projector file can be made; give a .gguf file")
+    else:
+        tower = _beside(source, name, options)
+    pixels, most = tower.value("patch_size") * MERGE, RESERVED_PATCHES
+    images = []
+    for image in options.images:
+        grid = image.grid(pixels)
+        most = max(most, grid.tokens * MERGE**2)
+        images.append(ImageTokens(image.width, image.height, image.count, grid.tokens))
+    compute = _scaled(tower, most, options.flash_attention is not False)
+    return ProjectorFit(tower.name, tower.exists, tower.file_bytes, tower.header.tensor_bytes, compute, tuple(images))
+
+
+def _planned(source: Source, quant: str, options: FitOptions) -> _Tower:
+    (recipe,) = projector_recipes([quant])
+    tower = ProjectorSource(source, needs_normalization=False)
+    plan = plan_export(tower, [recipe.name])[recipe.name]
+    with ghost(tower.structure, plan.tensors) as path:
+        buffer = projector_memory(path, tower.path, options.flash_attention)
+        header = read_header(path)
+    return _Tower(recipe.name, False, plan.file_bytes, header, buffer)
+
+
+def _existing(path: Path, source: Source, name: str, options: FitOptions) -> _Tower:
+    header = read_projector(path, source.structure, name)
+    return _Tower(str(path), True, header.file_bytes, header, projector_memory(path, path, options.flash_attention))
+
+
+def _beside(source: Source, name: str, options: FitOptions) -> _Tower:
+    found = projectors_beside(source.path)
+    if not found:
         raise InputError(
-            f"{name}: its config has no valid {unknown[0]} of a vision encoder; give the whole config.json of a model"
-            " of the Qwen3-VL, Qwen3.5 or Qwen3.6 family, or run without --projector"
+            f"{source.path}: is a text model, and there is no projector file (mmproj*.gguf) next to it; name one by"
+            " --mmproj FILE"
         )
-    depth, hidden, inner, channels, patch, frames, merge, positions, out = (sizes[key] for key in _KEYS)
-    deepstack = vision.get("deepstack_visual_indexes") or [] if isinstance(vision, Mapping) else []
-    merged = hidden * merge**2
-    mergers = 1 + len(deepstack)
-    matrices = {
-        "patches": hidden * channels * frames * patch**2,
-        "positions": positions * hidden,
-        "blocks": depth * (4 * hidden**2 + 2 * hidden * inner),
-        "mergers": mergers * (merged**2 + merged * out),
-    }
-    # qkv, output, two of the feed-forward, two norms of weight and bias; a merger's norm and two biases
-    vectors = hidden + depth * (9 * hidden + inner) + mergers * (merged + out) + 2 * hidden
-    vectors += len(deepstack) * 2 * merged  # these normalize after merging
-    counts = ", ".join(f"{key} {count}" for key, count in matrices.items())
+    fitting, reasons = [], []
+    for path in found:
+        try:
+            fitting.append(_existing(path, source, name, options))
+        except InputError as error:
+            reasons.append(error)
+    if not fitting:
+        raise reasons[0]
+    if len(fitting) > 1:
+        names = ", ".join(Path(tower.name).name for tower in fitting)
+        raise InputError(
+            f"{source.path.parent}: has several projector files of this model: {names}; choose one by --mmproj FILE"
+        )
+    return fitting[0]
+
+
+def _scaled(tower: _Tower, patches: int, flash_attention: bool) -> int:
+    """Bytes of the compute buffer for an image of so many patches.
+
+    Everything in it is proportional to the number of patches, except matrices with a row and a column for each patch:
+    the attention of all heads without flash attention, and the mask of windows in Qwen2.5-VL's tower.
+    """
+    squares = 0 if flash_attention else 4 * tower.value("attention.head_count")
+    if projector_type(tower.header) == WINDOWED:
+        squares += 6 if flash_attention else 4  # float32, and a copy in float16 for flash attention
+    linear = max(0, tower.buffer - squares * RESERVED_PATCHES**2)
+    return linear * patches // RESERVED_PATCHES + squares * patches**2
+
+
+def projector_figure(projector: ProjectorFit, options: FitOptions) -> FitFigure:
+    """The tower as one part of a variant's memory."""
+    larger = any(4 * image.tokens > RESERVED_PATCHES for image in projector.images)
+    largest = " for the largest image" if larger else ""
     return FitFigure(
-        2 * sum(matrices.values()) + 4 * vectors,
-        "formula",
-        f"2 B per weight of matrices ({counts}) + 4 B x {vectors} of biases and norms; activations are not counted",
+        projector.weights_bytes + projector.compute_bytes,
+        f"{LOAD} + {ESTIMATE}" if larger else LOAD,
+        f"{projector.weights_bytes} B of weights ({Path(projector.name).name}) + {projector.compute_bytes} B of a"
+        f" compute buffer{largest or ' that llama.cpp reserves'}",
+    )
+
+
+def torch_figure(source: Source) -> FitFigure:
+    """The tower as torch runs it. Raises InputError if the model has none."""
+    weights = sum(tensor.elements for tensor in ProjectorSource(source, needs_normalization=False).tensors)
+    return FitFigure(
+        2 * weights, "formula", f"2 B x {weights} weights of the vision tower; activations are not counted"
     )

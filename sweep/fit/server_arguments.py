@@ -32,8 +32,8 @@ class ServerSettings:
     flash_attention: bool | None = None
 
 
-def server_words(file: str, settings: ServerSettings, projector: bool = False) -> list[str]:
-    """The words after `llama-server`. `projector`: the vision projector of a file on the hub is used too."""
+def server_words(file: str, settings: ServerSettings, projector: str = "") -> list[str]:
+    """The words after `llama-server`. `projector` is the path of a projector file; empty: images are not read."""
     words = [*model_words(file, projector), "-c", str(settings.context)]
     for flag, value in (("-np", settings.sequences), ("-ngl", settings.gpu_layers)):
         words += [] if value is None else [flag, str(value)]
@@ -49,20 +49,22 @@ def server_words(file: str, settings: ServerSettings, projector: bool = False) -
     return words
 
 
-def model_words(file: str, projector: bool = False) -> list[str]:
-    """The words that name the file: a path, or `hub:OWNER/REPO/FILE.gguf`.
+def model_words(file: str, projector: str = "") -> list[str]:
+    """The words that name the file, a path or `hub:OWNER/REPO/FILE.gguf`, and its projector file.
 
     A repository's vision projector would be downloaded and loaded too if there is one, into memory that was not
     counted. A certain revision has to be downloaded first.
     """
+    images = ["--mmproj", f"./{projector}" if projector.startswith("-") else projector] if projector else []
     if file.startswith(HUB_FILE):
         remote = HubFile.parse(file.removeprefix(HUB_FILE))
         if remote.revision is None:
-            return ["-hf", remote.repository, "--hf-file", remote.names[0], *([] if projector else ["--no-mmproj"])]
+            return ["-hf", remote.repository, "--hf-file", remote.names[0], *(images or ["--no-mmproj"])]
         file = remote.names[0]
-    return ["-m", f"./{file}" if file.startswith("-") else file]  # otherwise it would be an option
+    return ["-m", f"./{file}" if file.startswith("-") else file, *images]  # otherwise it would be an option
 
 
-def with_file(words: Sequence[str], file: str, projector: bool = False) -> list[str]:
-    """The words of `server_words` with another file."""
+def with_file(words: Sequence[str], file: str) -> list[str]:
+    """The words of `server_words` with another file of the text model."""
+    projector = words[words.index("--mmproj") + 1] if "--mmproj" in words else ""
     return [*model_words(file, projector), *words[words.index("-c") :]]

@@ -20,6 +20,7 @@ from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, F
 from sweep.fit.formulas import ContextFormulas, counted_sequences
 from sweep.fit.hardware import reserve_formula
 from sweep.fit.layer_bytes import ModelShape
+from sweep.fit.projector import NOT_COUNTED, torch_figure
 from sweep.fit.registry import FitKind
 
 PREFIX = "int8:"
@@ -142,7 +143,8 @@ def torch_row(variant: str, kind: str, model: RecipeSizes, recipe: Recipe | None
 
     `recipe` says how the KV cache is stored; None: in bfloat16.
     """
-    shape, machine, options, projector = inputs.shape, inputs.machine, inputs.options, inputs.projector
+    shape, machine, options = inputs.shape, inputs.machine, inputs.options
+    projector = NOT_COUNTED if inputs.projector is None else torch_figure(inputs.source)
     formulas = ContextFormulas.of(inputs.source.structure)
     figures = torch_figures(model, recipe, formulas, shape, options)
     device = machine.gpus[0] if machine.gpus else machine.host

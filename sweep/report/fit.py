@@ -19,6 +19,7 @@ from sweep import format as fmt
 from sweep.analysis.candidate import Candidate
 from sweep.fit.fit_report import GGUF, MTP, PARTS, FitFigure, FitReport, FitRow, Verdict, mtp_note, verdict
 from sweep.fit.hardware import Device, explain_reserve
+from sweep.fit.image_tokens import ProjectorFit
 from sweep.report.columns import Column, fit_to_width, table, width_of
 
 _SIGNS = {Verdict.FITS: "✓", Verdict.PARTLY: "◐", Verdict.DOES_NOT_FIT: "✗"}
@@ -97,7 +98,24 @@ def _heading(report: FitReport) -> list[Text]:
     if report.draft is not None:
         whose = "the model's own layers (mtp)" if report.draft == MTP else fmt.plain(report.draft)
         lines[0].append(f", draft: {whose}")
+    if report.projector is not None:
+        lines += [Text(f"  {line}") for line in _tower(report.projector, report.context)]
     return lines + [Text(f"  {_described(list(same))}") for _, same in groupby(report.devices)]
+
+
+def _tower(projector: ProjectorFit, context: int) -> list[str]:
+    """The vision tower, and what images take of the context."""
+    lines = [
+        f"vision tower: {fmt.plain(projector.name)}{'' if projector.exists else ' projector file'} of "
+        f"{fmt.size(projector.file_bytes)}, {fmt.size(projector.compute_bytes)} of compute buffer"
+    ]
+    shown = []
+    for image in projector.images:
+        number, each = ("one image", "") if image.count == 1 else (f"{image.count:,} images", " each")
+        shown.append(f"{number} of {image.width:,} x {image.height:,} pixels, {image.tokens:,} tokens{each}")
+    if shown:
+        lines.append(f"{'; '.join(shown)}; {context - projector.tokens:,} tokens of the context remain for text")
+    return lines
 
 
 def _described(same: Sequence[Device]) -> str:

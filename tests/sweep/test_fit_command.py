@@ -141,6 +141,32 @@ def test_a_nearly_full_gpu_does_not_prevent_the_use_of_another(sweep: Any, order
     assert row["headroom_bytes"] == (24 << 30) - held["24GiB"] - row["per_device"][0]["reserve_bytes"]
 
 
+def test_images_and_the_projector_file_are_counted(sweep: Any) -> None:
+    arguments = ("Qwen3-VL-2B-Instruct", "--gpu", "24GiB", "--variants", "Q4_K_M", "--image", "4x1280x960")
+    code, out, _ = sweep("fit", *arguments, "--format", "json")
+    assert code == 0
+    report = json.loads(out)
+    tower = report["projector"]
+    assert tower["images"] == [{"width": 1280, "height": 960, "count": 4, "tokens": 1200}]  # 40 x 30
+    assert (tower["name"], tower["tokens"], report["context"]) == ("F16", 4800, 8192 + 4800)
+    (row,) = report["rows"]
+    assert row["projector_bytes"] == tower["weights_bytes"] + tower["compute_bytes"]
+    # llama.cpp's own log for this model: "compute buffer size = 322.35 MiB"
+    assert tower["compute_bytes"] // MIB == 322
+    _, out, _ = sweep("fit", *arguments)
+    assert "4 images of 1,280 x 960 pixels, 1,200 tokens each; 8,192 tokens of the context remain" in " ".join(
+        out.split()
+    )
+    assert "sweep convert Qwen/Qwen3-VL-2B-Instruct --to Q4_K_M --mmproj F16" in out
+    assert "--mmproj mmproj-Qwen3-VL-2B-Instruct-F16.gguf" in out
+
+
+def test_without_flash_attention_the_advice_takes_no_quantized_cache(sweep: Any) -> None:
+    code, out, err = sweep("fit", "Qwen3-0.6B", "--gpu", "1GiB", "--no-flash-attn")
+    assert (code, err) == (3, "")
+    assert "No variant fits" in out
+
+
 def test_the_exit_code_is_3_if_nothing_fits(sweep: Any) -> None:
     command = ("fit", "Qwen3-8B", "--gpu", "4GiB", "--variants", "BF16", "--best")
     code, out, _ = sweep(*command, "--no-offload", "--format", "json")
@@ -191,6 +217,18 @@ def hostile_header(directory: Path) -> str:
         (("micro", "--gpu", "8GiB", "--variants", "Q4_K_X"), "Q4_K_"),
         (("micro", "--gpu", "8GiB", "--variants", "int8:nonsense"), "int8:"),
         (("micro", "--parallel", "0"), "--parallel"),
+        (("micro", "--gpu", "8GiB", "--image", "640x480"), "has no vision_config, so it is a text model"),
+        (
+            ("Qwen3-VL-2B-Instruct", "--gpu", "8GiB", "--image", "big"),
+            "--image 'big' is not a size; write it as 1280x960",
+        ),
+        (("Qwen3-VL-2B-Instruct", "--gpu", "8GiB", "--image", "0x9"), "a side must have from 1 to 46,000 pixels"),
+        (("Qwen3-VL-2B-Instruct", "--gpu", "8GiB", "--mmproj", "Q9"), "'Q9' is not a type of projector files"),
+        (("Qwen3-VL-2B-Instruct", "--gpu", "8GiB", "--mmproj", "no.gguf"), "no.gguf: there is no such file"),
+        (
+            ("Qwen3-VL-2B-Instruct", "--gpu", "8GiB", "--ctx", "1024", "--image", "2x1280x960"),
+            "images take 2400 tokens",
+        ),
         (("Qwen3-9B", "--gpu", "8GiB"), "Qwen3-8B"),
         (("/no/such.gguf", "--gpu", "8GiB"), "/no/such.gguf"),
         ((bad_config, "--gpu", "8GiB"), "LlamaForCausalLM"),
