@@ -125,12 +125,14 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
 def _opened(
     request: ConvertRequest, name: str, path: Path, need: Need, quants: Sequence[str], imatrix: ImatrixSource | None
 ) -> Source:
-    """The model as a source. If it is exported to `quants`, llama.cpp checks it, and the matrix's text, in a worker."""
-    if not quants:
+    """The model as a source. If it is exported, llama.cpp checks it, and the matrix's text, in a worker."""
+    if not quants and not request.mmproj:
         return open_source(str(path), name, need=need)
-    check = ExportCheckJob(str(path), name, tuple(quants), imatrix is not None, **request.options)
+    check = ExportCheckJob(
+        str(path), name, tuple(quants), imatrix is not None, mmproj=request.mmproj, **request.options
+    )
     with ThreadPoolExecutor(1) as pool, LocalHost() as host:  # the vocabulary is read while the worker plans
-        opened = pool.submit(_read, lambda: open_source(str(path), name, need=need, **request.options))
+        opened = pool.submit(_read, lambda: open_source(str(path), name, need=need, **request.options), bool(quants))
         host.run_job(check)
         source = opened.result()
         if imatrix is not None and imatrix.text is not None and not request.dry_run:
@@ -165,9 +167,10 @@ def _repair_notes(source: GGUFSource) -> list[str]:
     return [f"{repair.fault}; {repair.repair}" for repair in source.repairs]
 
 
-def _read(open_model: Callable[[], Source]) -> Source:
+def _read(open_model: Callable[[], Source], vocabulary: bool) -> Source:
     source = open_model()
-    len(source.metadata)  # reads the vocabulary, which takes long, and keeps it
+    if vocabulary:
+        len(source.metadata)  # reads the vocabulary, which takes long, and keeps it
     return source
 
 

@@ -13,10 +13,13 @@ from converters.catalogue import FileSize, size_of
 from converters.checkpoint import StoredTensor, read_safetensors_header
 from converters.gguf_source import GGUFSource, parts
 from converters.imatrix import uniform_importance
+from converters.llamacpp.ghost import ghost
 from converters.llamacpp.memory import plan_memory
+from converters.llamacpp.projector import projector_memory
 from converters.loadable import require_loadable_source
 from converters.plan import FilePlan, plan_export, planned_tensors
-from converters.recipes import recipes
+from converters.projector_source import ProjectorSource
+from converters.recipes import projector_recipes, recipes
 from converters.resolver import Need, open_source
 from converters.source import Source
 from int8.recipe import Recipe
@@ -85,10 +88,11 @@ class SizesJob(Job[SizesResult]):
 
 @dataclass(frozen=True)
 class ExportCheckJob(Job[CheckPassed]):
-    """Check that llama.cpp can load `model`, a path or a name of the catalogue, and plan the files of its quants.
+    """Check that llama.cpp can load `model`, a path or a name of the catalogue, and plan the files of its quants, and
+    its projector files of the types `mmproj`.
 
-    This is done in a worker, because an unknown model can make llama.cpp end its process. The last four fields are
-    those of `open_source`."""
+    This is done in a worker, because an unknown model can make llama.cpp end its process. The other fields are those of
+    `open_source`."""
 
     kind = "export_check"
     result_type = CheckPassed
@@ -101,13 +105,20 @@ class ExportCheckJob(Job[CheckPassed]):
     pre_tokenizer: str | None = None
     requantize: bool = False
     repair: bool = False
+    mmproj: tuple[str, ...] = ()
 
     def run(self, site: Site) -> CheckPassed:
         options = (self.pre_tokenizer, self.mtp, self.requantize, Need.PLAN, self.repair)
         source = open_source(self.model, self.name, *options)
-        require_loadable_source(source)
+        if self.quants:
+            require_loadable_source(source)
         for recipe in recipes(self.quants):
             planned_tensors(source, recipe, self.imatrix or recipe.needs_imatrix)
+        if self.mmproj:
+            tower = ProjectorSource(source, needs_normalization=False)
+            for recipe in projector_recipes(self.mmproj):
+                with ghost(tower.structure, planned_tensors(tower, recipe, False)) as path:
+                    projector_memory(path, tower.path)
         return CheckPassed()
 
 

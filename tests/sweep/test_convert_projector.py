@@ -47,6 +47,12 @@ def test_text_and_projector_files_are_as_the_dry_run_predicted(model: Path, tmp_
 
 
 def test_a_projector_file_alone_needs_no_quant_of_the_text_model(model: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "vl"  # without a tokenizer
+    bare.mkdir()
+    for file in model.iterdir():
+        if not file.name.startswith("tokenizer"):
+            (bare / file.name).symlink_to(file)
+    model, tmp_path = bare, tmp_path / "new"
     done = call("convert", model, "--mmproj", "BF16", "--memory-budget", "2GiB", "--out", tmp_path, "--format", "json")
     assert done.returncode == 0, done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["mmproj-vl-BF16.gguf"]
