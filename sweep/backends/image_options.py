@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images.preprocessing import Preprocessing
+from sweep.backends.embedding_store import EmbeddingStore
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,9 @@ class ImageOptions:
     Attributes:
         preprocessing: settings of the checkpoint's image processor, perhaps with other limits of pixels.
         projector: the projector file (mmproj) for llama.cpp. In torch the checkpoint has its own tower.
+        store: keeps the embeddings of images for other variants and runs; None: they are computed again.
     """
 
     preprocessing: Preprocessing
     projector: Path | None = None
+    store: EmbeddingStore | None = None

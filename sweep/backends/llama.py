@@ -33,10 +33,11 @@ from sweep.backends.base import (
     WindowLogits,
 )
 from sweep.backends.device_memory import DeviceGrowth
+from sweep.backends.embedding_store import StoredEncoder
 from sweep.backends.image_options import ImageOptions
 from sweep.backends.llama_engine import LlamaEngine
 from sweep.backends.llama_images import ProjectorEncoder
-from sweep.backends.prompt_images import with_image_tokens
+from sweep.backends.prompt_images import ImageEncoder, with_image_tokens
 from sweep.backends.resident_memory import ResidentGrowth
 from sweep.backends.trie import PlanBudget, plan
 
@@ -87,7 +88,10 @@ class LlamaBackend:
         self._device_growth = DeviceGrowth() if self.options.load.gpu_layers != 0 and _has_gpu_memory() else None
         began = time.perf_counter()
         self.model = Model(path, self.options.load)
-        self._encoder = self._load_encoder(self.options.images)
+        self._tower = self._load_tower(self.options.images)
+        self._encoder: ImageEncoder | None = self._tower
+        if self._tower is not None and self.options.images is not None and self.options.images.store is not None:
+            self._encoder = StoredEncoder(self._tower, self.options.images.store)
         self.load_seconds = time.perf_counter() - began
         self._context: Context | None = None
         self._cell_bytes = self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
@@ -101,7 +105,7 @@ class LlamaBackend:
         self.end_ids = self.model.eog_ids
         self.chat_template = self.model.chat_template
 
-    def _load_encoder(self, images: ImageOptions | None) -> ProjectorEncoder | None:
+    def _load_tower(self, images: ImageOptions | None) -> ProjectorEncoder | None:
         if images is None:
             return None
         try:
@@ -123,8 +127,8 @@ class LlamaBackend:
         if self._context is not None:
             self._context.close()
             self._context = None
-        if self._encoder is not None:
-            self._encoder.close()
+        if self._tower is not None:
+            self._tower.close()
         self.model.close()
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +32,10 @@ class ProjectorEncoder:
         n_threads: int | None = None,
         use_gpu: bool = False,
     ) -> None:
+        self._path = path
+        self._computed_by = f"{version('llama-cpp-python')} flash attention {flash_attn}, GPU {use_gpu}"
         self._encoder = LlamaImageEncoder(path, model, flash_attn=flash_attn, n_threads=n_threads, use_gpu=use_gpu)
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self.width = self._encoder.width
         checks = (
             ("the patch size", (self._encoder.patch_size,), (preprocessing.patch,)),
@@ -46,11 +51,17 @@ class ProjectorEncoder:
                     "this projector file belongs to another model"
                 )
 
+    @cached_property
+    def identity(self) -> str:
+        """The bytes of the projector file, and what computes with it."""
+        with open(self._path, "rb") as file:
+            return f"llama.cpp {self._computed_by} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
     def grid(self, image: ImageFile) -> Grid:
-        return self._preprocessing.grid(image)
+        return self.preprocessing.grid(image)
 
     def encode(self, image: ImageFile) -> NDArray[np.float32]:
-        return self._encoder.encode(self._preprocessing.resized(image))
+        return self._encoder.encode(self.preprocessing.resized(image))
 
     def close(self) -> None:
         self._encoder.close()

@@ -41,6 +41,7 @@ from sweep.backends.base import (
 from sweep.backends.batch_limit import BatchLimit, Span, joined, out_of_memory_as_input_error
 from sweep.backends.bfloat16_on_cpu import widen
 from sweep.backends.device_memory import DeviceGrowth
+from sweep.backends.embedding_store import StoredEncoder
 from sweep.backends.image_options import ImageOptions
 from sweep.backends.prompt_images import ImageEncoder, PromptImages, with_image_tokens
 from sweep.backends.resident_memory import ResidentGrowth
@@ -98,7 +99,7 @@ class TorchBackend:
         self._codecs = codecs
         self._new_cache = new_cache or partial(DynamicCache, config=model.config)
         self._model = model.eval()
-        self._encoder: ImageEncoder | None = None if images is None else TorchImageEncoder(model, images.preprocessing)
+        self._encoder = None if images is None else _encoder(model, images)
         self._vocabulary = vocabulary = TorchVocabulary(tokenizer)
         self._growth = growth
         self._device_growth = device_growth
@@ -295,6 +296,11 @@ class TorchBackend:
             out = self._model(input_ids=token, past_key_values=cache, use_cache=True)
             out.logits.float().cpu()
         return time.perf_counter() - began
+
+
+def _encoder(model: PreTrainedModel, images: ImageOptions) -> ImageEncoder:
+    encoder = TorchImageEncoder(model, images.preprocessing)
+    return encoder if images.store is None else StoredEncoder(encoder, images.store)
 
 
 def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:

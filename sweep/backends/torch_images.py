@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -30,17 +33,28 @@ class TorchImageEncoder:
                 f"image processor, but {tower} in config.json"
             )
         self._model = model
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         stacked = len(getattr(config, "deepstack_visual_indexes", None) or ())
         self.width: int = model.config.get_text_config().hidden_size * (1 + stacked)
 
+    @cached_property
+    def identity(self) -> str:
+        """The tower's modules and weights, its dtype and device, and the libraries that compute with it."""
+        tower: Any = self._model.base_model.visual
+        found = hashlib.sha256(repr(tower).encode())
+        for name, tensor in tower.state_dict().items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        libraries = [f"{name} {version(name)}" for name in ("torch", "transformers")]
+        return " ".join(["torch", self._model.device.type, found.hexdigest(), *libraries])
+
     def grid(self, image: ImageFile) -> Grid:
-        return self._preprocessing.grid(image)
+        return self.preprocessing.grid(image)
 
     @torch.inference_mode()
     def encode(self, image: ImageFile) -> NDArray[np.float32]:
-        patches = self._preprocessing.patches(self._preprocessing.resized(image))
-        grid, merge, device = self.grid(image), self._preprocessing.merge, self._model.device
+        patches = self.preprocessing.patches(self.preprocessing.resized(image))
+        grid, merge, device = self.grid(image), self.preprocessing.merge, self._model.device
         base: Any = self._model.base_model
         with out_of_memory_as_input_error(device, f"{image.name}: an image of {grid.tokens} tokens does not fit"):
             found = base.get_image_features(

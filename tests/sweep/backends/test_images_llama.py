@@ -20,10 +20,12 @@ from vision_models import image_requests, make_vision_model, some_images
 
 from converters.errors import InputError
 from converters.export import export
+from converters.llamacpp.image_encoder import LlamaImageEncoder
 from converters.projector_source import ProjectorSource
 from converters.resolver import open_source
 from images.preprocessing import read_preprocessing
 from sweep.backends.base import GenerationRequest, ScoreRequest
+from sweep.backends.embedding_store import EmbeddingStore
 from sweep.backends.image_options import ImageOptions
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.backends.torch import TorchBackend
@@ -97,6 +99,27 @@ def test_with_its_own_tower_logits_agree_to_a_thousandth(case: Case) -> None:
     else:
         assert max(far) < LOGITS.get(case.family, 1e-3)
     backend.close()
+
+
+def test_variants_that_share_a_projector_encode_an_image_once(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(case.options, store=EmbeddingStore(tmp_path))
+    found = []
+    for quant in ("F32", "Q8_0"):
+        gguf = tmp_path / f"{quant}.gguf"
+        export(open_source(case.gguf.parent), {quant: gguf})
+        backend = LlamaBackend(gguf, replace(EXACT, images=options))
+        found.append(backend.loglikelihoods(case.requests))
+        backend.close()
+        # from here on, nothing may be encoded again
+        monkeypatch.setattr(LlamaImageEncoder, "encode", lambda *_: pytest.fail("an image was encoded again"))
+    assert len(list(tmp_path.glob("*.npy"))) == 3
+    monkeypatch.undo()
+    backend = case.open()
+    assert found[0] == backend.loglikelihoods(case.requests)  # stored embeddings are those that were computed
+    backend.close()
+    assert found[1] != found[0]
 
 
 def test_a_projector_file_of_another_model_is_rejected(case: Case, tiny) -> None:

@@ -14,7 +14,8 @@ from vision_models import image_requests, make_vision_model, own_logits, some_im
 
 from converters.errors import InputError
 from images.preprocessing import Preprocessing, read_preprocessing
-from sweep.backends.base import GenerationRequest, PlacedImage, ScoreRequest
+from sweep.backends.base import GenerationRequest, PlacedImage, Score, ScoreRequest
+from sweep.backends.embedding_store import EmbeddingStore
 from sweep.backends.image_options import ImageOptions
 from sweep.backends.torch import TorchBackend, TorchOptions
 
@@ -96,6 +97,23 @@ def test_a_model_without_its_tower_takes_no_images(tiny, case: Case) -> None:
         backend.generate([GenerationRequest((1, 2), 3, images=case.requests[0].images)])
     with pytest.raises(InputError):
         TorchBackend.open(tiny.directory, dtype="float32", images=ImageOptions(case.preprocessing))
+
+
+def logprobs(scores: list[Score]) -> list[float]:
+    return [score.logprob for score in scores]
+
+
+def test_stored_embeddings_are_those_of_the_same_weights(case: Case, tmp_path: Path) -> None:
+    options = ImageOptions(case.preprocessing, store=EmbeddingStore(tmp_path))
+    first = TorchBackend.open(case.directory, dtype="float32", images=options)
+    scores = first.loglikelihoods(case.requests)
+    again = TorchBackend.open(case.directory, dtype="float32", images=options)
+    again._model.base_model.get_image_features = None  # so that nothing can be encoded again
+    for backend in (again, case.open()):
+        assert logprobs(backend.loglikelihoods(case.requests)) == pytest.approx(logprobs(scores), abs=1e-4)
+    other = TorchBackend.open(case.directory, dtype="float32", images=options)
+    other._model.base_model.visual.patch_embed.proj.weight.data.mul_(1.5)
+    assert logprobs(other.loglikelihoods(case.requests)) != pytest.approx(logprobs(scores), abs=1e-2)
 
 
 def test_a_marker_in_text_is_text(case: Case) -> None:
