@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from images.file import ImageFile, open_image
 from images.preprocessing import Preprocessing
-from sweep.backends.base import PlacedImage, ScoreRequest
+from sweep.backends.base import GenerationRequest, PlacedImage, ScoreRequest
 
 IMAGE_TOKEN = 505  # ids without text in the tiny vocabulary; the model's own forward pass needs one for images
 
@@ -75,6 +75,14 @@ def image_requests(images: list[ImageFile], seed: int = 0) -> list[ScoreRequest]
     placed = (PlacedImage(images[0], 2), PlacedImage(images[1], 4), PlacedImage(images[0], 9))
     answer = ScoreRequest(tokens(9), tokens(3), placed)
     return [*requests, answer, ScoreRequest(tokens(9), tokens(3)), ScoreRequest(answer.context, tokens(1), placed)]
+
+
+def questions_on_one_image(image: ImageFile, n: int = 9) -> list[GenerationRequest]:
+    """Prompts that share their beginning and the image, and then differ; more than tests have slots."""
+    rng = np.random.default_rng(1)
+    start = tuple(rng.integers(1, 500, 3).tolist())
+    ends = [tuple(rng.integers(1, 500, rng.integers(1, 6)).tolist()) for _ in range(n)]
+    return [GenerationRequest(start + end, 2 + i % 3, images=(PlacedImage(image, 3),)) for i, end in enumerate(ends)]
 
 
 def own_logits(model: PreTrainedModel, request: ScoreRequest, preprocessing: Preprocessing) -> torch.Tensor:

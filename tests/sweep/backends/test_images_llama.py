@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from families import TOWERS
-from vision_models import image_requests, make_vision_model, some_images
+from vision_models import image_requests, make_vision_model, questions_on_one_image, some_images
 
 from converters.errors import InputError
 from converters.export import export
@@ -79,7 +79,8 @@ def test_given_the_same_embeddings_logits_agree_as_for_text(
     for found, expected in scores:
         assert found.logprob == pytest.approx(expected.logprob, abs=2e-4)
     prompts = [GenerationRequest(r.context, 4, images=r.images) for r in case.requests]
-    assert backend.generate(prompts) == case.torch.generate(prompts)
+    for asked in (prompts, questions_on_one_image(case.requests[0].images[0].image)):
+        assert backend.generate(asked) == case.torch.generate(asked)
     backend.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from families import TOWERS
 from transformers import PreTrainedModel
-from vision_models import image_requests, make_vision_model, own_logits, some_images
+from vision_models import image_requests, make_vision_model, own_logits, questions_on_one_image, some_images
 
 from converters.errors import InputError
 from images.preprocessing import Preprocessing, read_preprocessing
@@ -64,9 +64,11 @@ def test_log_likelihoods_and_logits_are_the_models_own(case: Case, n_batch: int 
 
 
 def test_generated_tokens_are_the_models_most_probable_ones(case: Case) -> None:
+    backend = case.open()
     prompts = [GenerationRequest(r.context, 4, images=r.images) for r in case.requests]
-    generated = case.open().generate(prompts)
-    for prompt, found in zip(prompts, generated, strict=True):
+    shared = questions_on_one_image(case.requests[0].images[0].image)  # slots go back to the prefix with the image
+    generated = [*backend.generate(prompts), *backend.generate(shared)]
+    for prompt, found in zip([*prompts, *shared], generated, strict=True):
         scored = ScoreRequest(prompt.prompt, found.tokens, prompt.images)
         assert own_logits(case.model, scored, case.preprocessing).argmax(-1).tolist() == list(found.tokens)
 
