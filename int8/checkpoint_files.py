@@ -31,7 +31,14 @@ def config_table(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file. Raises OSError, SafetensorError."""
+    """Write a safetensors file. Raises OSError, SafetensorError, and InputError that names a tensor with values that
+    are no numbers: nothing that reads them gives an answer."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(
+                f"{name}: has NaN or infinite values; the checkpoint is damaged: download it again, or its values are"
+                f" too large for {str(tensor.dtype).removeprefix('torch.')}"
+            )
     save_file(dict(tensors), path, {"format": "pt"})
     make_public(path)  # safetensors makes a file that only its owner may read
     sync(path)

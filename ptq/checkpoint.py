@@ -16,6 +16,7 @@ from int8.checkpoint_files import read_tensors, take_float_tensors
 from int8.model import decoder_of
 from int8.skeleton import skeleton
 from ptq.ends import fill_ends
+from ptq.gptq import MORE_DAMP
 from ptq.layer_files import DEQUANTIZED_REPORT_FILE, OWN_TYPE, REPORT_FILE, attach_online, fill
 from ptq.recipe import PtqRecipe, from_json
 
@@ -43,6 +44,20 @@ def read_expert_tokens(report: Mapping[str, Any]) -> dict[str, list[int]]:
     return {number: tokens for number, tokens in layers.items() if tokens}
 
 
+def damping_note(report: Mapping[str, Any]) -> str | None:
+    """Which linear layers needed more damping than the recipe has, from a report; None if none did."""
+    damped = [
+        f"{layer}.{name}"
+        for layer, one in report["layers"].items()
+        for name, linear in one["linears"].items()
+        if linear["damped_more"]
+    ]
+    if not damped:
+        return None
+    more = f" (and {len(damped) - 1} more)" if len(damped) > 1 else ""
+    return f"{damped[0]}{more}: H was positive definite only with {MORE_DAMP} times the damp; use more samples"
+
+
 def read_recipe(path: Path) -> PtqRecipe:
     """The recipe of a quantized checkpoint. Raises InputError."""
     return from_json(read_report(path)["recipe"], str(path / REPORT_FILE))
@@ -54,13 +69,14 @@ class Summary:
 
     `file_bytes` of all its files of tensors; `bits_per_weight`: all bits of all tensors per weight of the model;
     `calibration`: see `Calibration`; `error`: the mean relative error of the outputs of its linear layers, None if it
-    was quantized without a text.
+    was quantized without a text; `damping`: see `damping_note`.
     """
 
     file_bytes: int
     bits_per_weight: float
     calibration: dict[str, Any]
     error: float | None
+    damping: str | None = None
 
 
 def read_summary(path: Path) -> Summary:
@@ -81,6 +97,7 @@ def read_summary(path: Path) -> Summary:
         bits_per_weight=8 * sum(tensor.nbytes for tensor in tensors) / weights,
         calibration=report["calibration"],
         error=sum(errors) / len(errors) if errors else None,
+        damping=damping_note(report),
     )
 
 

@@ -129,8 +129,8 @@ class InputRecorder:
                     f"{self._path}.{name}: no calibration token reached this layer; quantizing it would be a guess."
                     " Use a longer calibration text"
                 )
-            if not torch.isfinite(found.highest).all():
+            if not torch.isfinite(found.highest).all() or not torch.isfinite(torch.diag(found.second)).all():
                 raise InputError(
-                    f"{self._path}.{name}: its inputs are NaN or infinite with this calibration text; the checkpoint is"
-                    " damaged, or another text is needed"
+                    f"{self._path}.{name}: its inputs or their squares are NaN or infinite with this calibration text;"
+                    " the checkpoint is damaged, or another text is needed"
                 )

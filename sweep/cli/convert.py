@@ -196,10 +196,11 @@ def convert(
                     task, completed=done.done_bytes, total=done.total_bytes, description=done.tensor
                 ),
             )
+    failed: dict[str, str] = {}
     if planned:
         with share_bar(output) as bar:
             task = bar.add_task("quantizing", total=None)
-            planned = write_checkpoints(
+            planned, failed = write_checkpoints(
                 request,
                 conversion.checkpoints,
                 conversion.source,
@@ -207,10 +208,10 @@ def convert(
                 lambda name, done, total: bar.update(task, completed=done, total=total, description=name),
             )
     if output.is_json:
-        output.line({"event": "finished", **_described(conversion, planned)})
+        output.line({"event": "finished", **_described(conversion, planned), "failed": failed})
     else:
         _show(conversion, planned, output)
-    return Exit.OK
+    return Exit.JOBS_FAILED if failed else Exit.OK
 
 
 def _described(conversion: command.Conversion, checkpoints: Sequence[PlannedCheckpoint]) -> dict[str, Any]:
@@ -251,6 +252,8 @@ def _show_calibration(variant: str, calibration: CalibrationFigures, output: Out
     if calibration.text is not None:
         text = f"{calibration.samples} x {calibration.length} tokens of {calibration.text}"
     output.show(f"{variant}: calibrated with {text}")
+    if calibration.note is not None:
+        output.show(calibration.note)
     if calibration.expert_tokens:
         output.show(expert_table(calibration.experts(FEW_TOKENS), FEW_TOKENS))
 

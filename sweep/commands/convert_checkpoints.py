@@ -164,8 +164,11 @@ def _require_long_enough(request: ConvertRequest, text: FoundText, path: Path, w
 
 def write_checkpoints(
     request: ConvertRequest, plan: CheckpointPlan, source: Source, say: Callable[[str], None], progress: Report
-) -> tuple[PlannedCheckpoint, ...]:
-    """Write the checkpoints that are not complete. An interrupted command resumes with what it wrote."""
+) -> tuple[tuple[PlannedCheckpoint, ...], dict[str, str]]:
+    """Write the checkpoints that are not complete. Returns those that are complete now, and the errors of the others by
+    variant: one that fails does not keep the others from being written.
+
+    An interrupted command resumes with what it wrote. Raises InputError if there is only one, and it fails."""
     from transformers.utils import logging as transformers_logging
 
     from sweep.commands.calibration import available_text
@@ -174,7 +177,7 @@ def write_checkpoints(
     transformers_logging.set_verbosity_error()
     workspace = open_workspace(request.workspace)
     cache = workspace.artefacts(source.fingerprint)
-    written = []
+    written, failed = [], {}
     with sharing(cache):  # otherwise a sweep of this model that ends now would remove files that are being written
         for variant, planned in zip(plan.variants, plan.planned, strict=True):
             if planned.complete:
@@ -195,5 +198,11 @@ def write_checkpoints(
                 dequantized=request.dequantized,
                 replace=request.replace,
             )
-            written.append(planned.written(variant.write(task, partial(progress, variant.name))))
-    return tuple(written)
+            try:
+                written.append(planned.written(variant.write(task, partial(progress, variant.name))))
+            except InputError as error:
+                if len(plan.planned) == 1:
+                    raise
+                say(f"{variant.name}: {error}")
+                failed[variant.name] = str(error)
+    return tuple(written), failed

@@ -13,9 +13,10 @@ from sweep.jobs.inputs import TextFile
 
 @dataclass(frozen=True)
 class PtqCheckpointResult(CheckpointResult):
-    """`error` is the mean relative error of the layers' outputs, None if no text was read."""
+    """`error` is the mean relative error of the layers' outputs, None if no text was read. `notes`: see `Result`."""
 
     error: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,4 +58,5 @@ class PtqCheckpointJob(CheckpointJob[PtqCheckpointResult]):
                 progress=site.report_progress,
             )
         found = checkpoint.read_summary(out)
-        return PtqCheckpointResult(found.file_bytes, found.bits_per_weight, found.calibration, found.error)
+        notes = () if found.damping is None else (found.damping,)
+        return PtqCheckpointResult(found.file_bytes, found.bits_per_weight, found.calibration, found.error, notes)

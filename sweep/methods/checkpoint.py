@@ -47,11 +47,13 @@ class CheckpointTask:
 @dataclass(frozen=True)
 class CalibrationFigures:
     """What a written checkpoint was calibrated with. `expert_tokens`: for each layer, the number of calibration tokens
-    of each of its experts; layers without experts are left out."""
+    of each of its experts; layers without experts are left out. `note` is a line about what did not go as the recipe
+    says; None if nothing did."""
 
     text: str | None
     samples: int = 0
     length: int = 0
+    note: str | None = None
     expert_tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Int8(CheckpointVariant):
         )
         save(model, self.recipe, calibration, task.source, task.out, origin=task.origin, replace=task.replace)
         return CalibrationFigures(
-            calibration.text, calibration.samples, calibration.length, calibration.tokens_by_layer()
+            calibration.text, calibration.samples, calibration.length, expert_tokens=calibration.tokens_by_layer()
         )
 
 

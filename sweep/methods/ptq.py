@@ -91,7 +91,7 @@ class Ptq(CheckpointVariant):
         return torch_sizes_of(source, ModelShape.of(source.structure, source.tensors), None)
 
     def write(self, task: CheckpointTask, progress: Callable[[int, int], None]) -> CalibrationFigures:
-        from ptq.checkpoint import read_expert_tokens, read_report  # loads torch, which plans do not need
+        from ptq.checkpoint import damping_note, read_expert_tokens, read_report  # loads torch, which plans do not need
         from ptq.quantize import quantize
 
         quantize(
@@ -109,7 +109,8 @@ class Ptq(CheckpointVariant):
             progress=progress,
         )
         report = read_report(task.out, task.dequantized)
-        return CalibrationFigures(**report["calibration"], expert_tokens=read_expert_tokens(report))
+        tokens = read_expert_tokens(report)
+        return CalibrationFigures(**report["calibration"], note=damping_note(report), expert_tokens=tokens)
 
 
 def _stated(name: str) -> PtqRecipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from int8.model import load_checkpoint, open_model
 from int8.quantize_model import CalibrationText
 from int8.tokenizer import load_tokenizer
 from ptq.checkpoint import is_ptq, load, read_report, read_summary
+from ptq.gptq import inverse_root
 from ptq.grid import round_to_nearest
 from ptq.layer import LayerWork
 from ptq.linear import RoundedInputLinear, rounded_tokens
@@ -288,13 +290,49 @@ def test_weights_that_are_not_numbers_are_named(dense: Path, tmp_path: Path):
             quantized(broken, name, tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["model.layers.1.input_layernorm.weight", "model.norm.weight"])
+def test_float_weights_that_are_not_numbers_are_named(name: str, dense: Path, tmp_path: Path):
+    """Plain rounding reads no text, which would show it."""
+    broken = shutil.copytree(dense, tmp_path / "model")
+    tensors = load_file(broken / "model.safetensors")
+    tensors[name][3] = torch.nan
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    for variant in ("rtn:w4", "hqq:w4g16"):
+        with pytest.raises(InputError, match=rf"^{re.escape(name)}: has NaN or infinite values"):
+            quantized(broken, variant, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_inputs_whose_squares_overflow_are_named(dense: Path, tmp_path: Path):
+    """H of them is infinite, for which more samples or damping do nothing."""
+    broken = shutil.copytree(dense, tmp_path / "model")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"] *= 1e25
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"^model\.layers\.0\.mlp\.down_proj: its inputs or their squares are NaN or"):
+        quantized(broken, "gptq:w4g16", tmp_path / "out")
+
+
+def test_more_damping_than_the_recipe_has_is_said(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Which damping suffices depends on rounding errors, so it is set here."""
+    assert read_summary(quantized(dense, "gptq:w4g16", tmp_path / "enough")).damping is None
+
+    def ten_times(hessian: Tensor, damp: float, where: str) -> tuple[Tensor, bool]:
+        return inverse_root(hessian, 10 * damp, where)[0], where.endswith(("1.mlp.up_proj", "2.mlp.up_proj"))
+
+    monkeypatch.setattr("ptq.gptq.inverse_root", ten_times)
+    assert read_summary(quantized(dense, "gptq:w4g16", tmp_path / "more")).damping == (
+        "model.layers.1.mlp.up_proj (and 1 more): H was positive definite only with 10 times the damp; use more samples"
+    )
+
+
 def test_inputs_that_are_not_numbers_are_named(dense: Path, tmp_path: Path):
     broken = shutil.copytree(dense, tmp_path / "model")
     file = broken / "model.safetensors"
     tensors = load_file(file)
     tensors["model.layers.1.post_attention_layernorm.weight"][2] = torch.inf
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.gate_proj: its inputs are NaN or infinite"):
+    with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.gate_proj: its inputs or their squares are NaN or"):
         quantized(broken, "gptq:w4g16", tmp_path / "out")
 
 

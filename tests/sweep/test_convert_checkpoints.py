@@ -14,6 +14,7 @@ import torch
 from checkpoints import make_checkpoint, make_tokenizer
 from command_line import call
 from families import make
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import int8.checkpoint
@@ -187,6 +188,25 @@ def test_after_an_interrupt_the_same_command_resumes(
     assert resumed.returncode == 0, resumed.stderr
     assert done == ["model.layers.1"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["tiny-gptq-w4g16", "tiny-rtn-w4"]
+
+
+def test_a_checkpoint_that_fails_does_not_keep_the_others_from_being_written(
+    dense: Path, tmp_path: Path, convert: Convert
+) -> None:
+    broken = shutil.copytree(dense, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"] *= 1e25  # H of the inputs of down_proj overflows
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    done = convert(broken, "gptq:w4g16,rtn:w4g16", *TEXT, "--format", "json")
+    assert done.returncode == 1
+    finished = json.loads(done.stdout.splitlines()[-1])
+    assert [one["variant"] for one in finished["checkpoints"]] == ["rtn:w4g16"]
+    assert list(finished["failed"]) == ["gptq:w4g16"]
+    assert finished["failed"]["gptq:w4g16"].startswith("model.layers.0.mlp.down_proj: its inputs or their squares")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["broken-rtn-w4g16"]
+    alone = convert(broken, "gptq:w4g16", *TEXT)
+    assert alone.returncode == 2
+    assert alone.stderr.startswith("sweep: model.layers.0.mlp.down_proj: its inputs or their squares are NaN or")
 
 
 def test_a_full_disk_gives_one_line_and_no_file(
