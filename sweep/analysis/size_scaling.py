@@ -20,12 +20,14 @@ from sweep.record import Record
 
 @dataclass(frozen=True)
 class SizedModel:
-    """A model as one run measured it. `text` says what was read, in which windows; None without a text."""
+    """A model as one run measured it. `text` says what was read, in which windows; None without a text. `text_identity`
+    is equal for runs that read the same text in the same windows."""
 
     name: str
     run: str
     records: tuple[Record, ...]
     text: str | None = None
+    text_identity: str | None = None
 
     @cached_property
     def parameters(self) -> float | None:
@@ -40,6 +42,17 @@ class SizedModel:
             return None
         (few, small), (many, large) = sizes[0], sizes[-1]
         return 8 * (large - small) / (many - few) if many > few else 8 * large / many
+
+    @property
+    def token_hashes(self) -> set[str]:
+        """What identifies the tokens that perplexities are about. Earlier versions did not store it, and the reference
+        that divergences are from stands in its place."""
+        return {found.units for record in self.records if (found := record.samples.get("nll")) is not None}
+
+    @property
+    def tokens_are_known(self) -> bool:
+        pairs = [(record.samples.get("nll"), record.samples.get("kld")) for record in self.records]
+        return all(nll is None or kld is None or nll.units != kld.units for nll, kld in pairs)
 
     @property
     def is_measured(self) -> bool:
@@ -150,10 +163,7 @@ def _shared_tasks(models: Sequence[SizedModel]) -> tuple[tuple[str, ...], list[s
 
 def _why_other_tokens(models: Sequence[SizedModel]) -> str | None:
     """Why perplexity does not compare the models; empty if it does, None if no model has one."""
-    units = {
-        model.name: {found.units for record in model.records if (found := record.samples.get("nll")) is not None}
-        for model in models
-    }
+    units = {model.name: model.token_hashes for model in models}
     if not any(units.values()):
         return None
     without = [name for name, found in units.items() if not found]
@@ -161,7 +171,14 @@ def _why_other_tokens(models: Sequence[SizedModel]) -> str | None:
         return f"Perplexity is not compared: {', '.join(without)} has none."
     if len(set.union(*units.values())) == 1:
         return ""
-    if len({model.text for model in models}) > 1:
+    unknown = [model.run for model in models if not model.tokens_are_known]
+    if unknown:
+        return (
+            "Perplexity is not compared: it is not certain that the models scored the same tokens, because an earlier "
+            f"version of bitsweep measured {', '.join(unknown)} and did not store which. Measure again in another "
+            "workspace."
+        )
+    if len({model.text_identity for model in models}) > 1:
         said = "; ".join(f"{model.name}: {model.text}" for model in models)
         return f"Perplexity is not compared, because the models read different texts or windows ({said})."
     return (

@@ -11,6 +11,7 @@ from sweep.fit.hardware import parse_devices
 from sweep.fit.local_devices import local_devices
 from sweep.fit.memory_limit import MemoryLimit, memory_of_devices, memory_of_size
 from sweep.jobs.base import content_hash
+from sweep.jobs.text import TextJob
 from sweep.results.plan import Plan
 from sweep.results.records import records
 from sweep.results.store import Store
@@ -36,9 +37,10 @@ def sizes_of(plans: Sequence[Plan], workspace: Workspace) -> SizeScaling:
 
 
 def _sized(plan: Plan, store: Store) -> SizedModel:
-    text = plan.about["text"]
-    words = None if text is None else f"{text}, windows of {plan.settings.window} tokens"
-    return SizedModel(plan.model, plan.run, tuple(records(plan, store)), words)
+    text, window, stride = plan.about["text"], plan.settings.window, plan.settings.stride
+    words = None if text is None else f"{text}, windows of {window} tokens"
+    read = {f"{cell.job.text.identity} {window} {stride}" for cell in plan.cells if isinstance(cell.job, TextJob)}
+    return SizedModel(plan.model, plan.run, tuple(records(plan, store)), words, " ".join(sorted(read)))
 
 
 def sizes_page(plans: Sequence[Plan], workspace: Workspace) -> Path:

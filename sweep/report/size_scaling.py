@@ -69,7 +69,7 @@ def _columns(rows: Sequence[FrontierRow]) -> list[Column]:
 
 def _legend(dropped: Sequence[str]) -> list[Text]:
     lines = [
-        "Each row begins where the choice or its closest rival changes. from: the memory that llama.cpp predicts for "
+        "Each row begins where the choice or its closest rival changes. from: the memory that is predicted for "
         "weights, KV cache and buffers. against: the other model at its best variant that fits; differences are "
         "paired. shown by: the figure whose 95 % interval excludes 0; open: none does."
     ]

@@ -72,6 +72,8 @@ def space(tmp_path: Path) -> Workspace:
             windows=tokens,
             speeds={"BF16": 9.0, "Q4_K_M": 9.0},
         ).put(workspace)
+    old = {"BF16": (WINDOWS, None), "Q4_K_M": (WINDOWS + 0.01, np.full(40, 0.01))}
+    Stored("old-1", {"t": {"BF16": items(rng.random(200) < 0.1)}}, old, ("BF16", "Q4_K_M"), "old").put(workspace)
     Stored("empty-1", {"t": {}}, {}, ("BF16",), "empty").put(workspace)
     return workspace
 
@@ -100,6 +102,14 @@ def test_perplexity_is_not_compared_across_tokenizers_and_this_is_said(space: Wo
     assert "their tokenizers differ" in " ".join(ended.stdout.split())
     assert "Perplexity (the same tokens" not in ended.stdout
     assert "run alien in BF16" in " ".join(ended.stdout.split())
+
+
+def test_runs_of_an_earlier_version_are_compared_by_tasks_and_the_rest_is_said(space: Workspace) -> None:
+    """They did not store which tokens they scored."""
+    ended = call("report", "small-1", "old-1", "--workspace", space.root)
+    assert ended.returncode == 0, ended.stderr
+    assert "it is not certain that the models scored the same tokens" in " ".join(ended.stdout.split())
+    assert "Mean score, %, over t" in ended.stdout
 
 
 def test_exported_records_of_several_runs_name_their_models(space: Workspace, tmp_path: Path) -> None:

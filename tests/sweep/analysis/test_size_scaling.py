@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from io import StringIO
 from math import sqrt
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from converters.errors import InputError
 from sweep.analysis.size_choice import Evidence, choose, frontier
@@ -15,6 +17,8 @@ from sweep.analysis.size_scaling import SizedModel, SizeScaling, size_scaling
 from sweep.fit.hardware import parse_devices
 from sweep.fit.memory_limit import MemoryLimit, memory_of_devices, memory_of_size
 from sweep.record import Divergence, Memory, Perplexity, Record, Samples, TaskScore
+from sweep.report.size_scaling import render_sizes
+from sweep.report.size_scaling_html import render_sizes_page
 from sweep.report.size_words import choice_sentences
 
 GIB = 1 << 30
@@ -64,7 +68,7 @@ def model(
                 samples={"nll": Samples(tokens, nll), **{f"task {task}": Samples(items, right) for task in tasks}},
             )
         )
-    return SizedModel(name, f"{name}-run", tuple(records), text)
+    return SizedModel(name, f"{name}-run", tuple(records), text, text)
 
 
 @pytest.fixture
@@ -158,6 +162,47 @@ def test_perplexities_of_different_tokenizers_or_texts_are_not_compared() -> Non
     texts = size_scaling([one, model("other", 2e9, 0.5, 1.0, tokens="other tokens", text="another text")])
     assert "different texts or windows" in texts.notes[0]
     assert choose(other, 24 * GIB).pick is not None  # tasks compare them
+
+
+def test_tokens_that_an_earlier_version_did_not_store_are_not_said_to_differ() -> None:
+    """The reference's key stands in the place of their hash, for perplexity as for the divergence."""
+    old = model("old", 2e9, 0.5, 1.0, tokens="the key of the reference")
+    records = (
+        replace(one, samples=one.samples | {"kld": Samples("the key of the reference", np.ones(WINDOWS))})
+        for one in old.records
+    )
+    sizes = size_scaling([model("one", 1e9, 0.5, 1.0), replace(old, records=tuple(records))])
+    assert sizes.texts is None
+    assert "an earlier version of bitsweep measured old-run and did not store which" in sizes.notes[0]
+
+
+def test_names_are_text_in_the_terminal_and_on_the_page() -> None:
+    name = "<script>x</script>[red]"
+    sizes = size_scaling([model(name, 1e9, 0.5, 1.0), model("b", 2e9, 0.9, 0.5)])
+    steps, choice, limit = frontier(sizes), choose(sizes, GIB), MemoryLimit(GIB, "1.00 GiB")
+    page = render_sizes_page(sizes, steps, choice, limit, {"runs": name})
+    assert "<script>" not in page
+    assert "&lt;script&gt;x&lt;/script&gt;[red]" in page
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(render_sizes(sizes, steps, choice, limit, 120))
+    assert f"{name} 1.0B" in console.export_text()
+
+
+def test_the_plots_have_a_line_for_each_variant_and_for_each_model(sizes: SizeScaling) -> None:
+    choice = choose(sizes, 24 * GIB)
+    page = render_sizes_page(sizes, frontier(sizes), choice, MemoryLimit(24 * GIB, "24 GiB"), {})
+    lines = {
+        svg.partition('aria-label="')[2].partition('"')[0]: svg.count('class="pareto"')
+        for svg in page.split("<svg ")[1:]
+    }
+    assert lines == {
+        "Mean score against memory": 2,
+        "Perplexity against memory": 2,
+        "KL divergence": 3,  # BF16 has none
+        "Perplexity": 4,
+        "Mean score": 4,
+    }
+    assert page.count('class="ring"') == 2  # the choice, by score and by perplexity
 
 
 def test_tasks_are_compared_only_over_the_same_items_and_if_all_models_answered_them() -> None:
