@@ -148,8 +148,8 @@ def _best_of(model: SizedModel, limit_bytes: int, tolerance: Tolerance | None) -
 
     def rank(one: Candidate) -> tuple[Any, ...]:
         if one.kld is None:  # no text: tasks tell variants of one model apart too rarely, more bits lose less
-            return bool(one.shown_loss), -bits[one.variant], one.file_bytes
-        return bool(one.shown_loss), max(one.loss, unnoticeable), one.file_bytes
+            return bool(one.shown_loss), -bits[one.variant], memory[one.variant]
+        return bool(one.shown_loss), max(one.loss, unnoticeable), memory[one.variant]
 
     best = min(fitting, key=rank)
     return Contender(model.name, best.variant, memory[best.variant], best.file_bytes)

@@ -130,6 +130,7 @@ def size_scaling(models: Sequence[SizedModel]) -> SizeScaling:
             *([text_note] if text_note else []),
             *task_notes,
             *_other_references(measured),
+            *_memory_in_torch(measured),
         ),
     )
 
@@ -194,3 +195,15 @@ def _other_references(models: Sequence[SizedModel]) -> list[str]:
         return []
     said = "; ".join(f"{name}: {' and '.join(map(fmt.plain, found)) or 'none'}" for name, found in by_model.items())
     return [f"The KL divergences are from different references ({said}), so they cost different things."]
+
+
+def _memory_in_torch(models: Sequence[SizedModel]) -> list[str]:
+    """A note on variants whose memory is not that of a server, because they are measured with dequantized weights."""
+    rows = figures.by_size(record for model in models for record in model.records if record.kind != "gguf")
+    names = dict.fromkeys(fmt.plain(record.variant) for record in rows if record.variant != record.reference)
+    if not names:
+        return []
+    return [
+        f"The memory of {', '.join(names)} is what torch needs here: that of the float model, except for int8. "
+        "`sweep fit` says what a server with packed weights needs."
+    ]

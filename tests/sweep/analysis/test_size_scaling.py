@@ -176,6 +176,14 @@ def test_tokens_that_an_earlier_version_did_not_store_are_not_said_to_differ() -
     assert "an earlier version of bitsweep measured old-run and did not store which" in sizes.notes[0]
 
 
+def test_the_memory_of_variants_that_torch_runs_is_said_to_be_no_servers(sizes: SizeScaling) -> None:
+    assert sizes.notes == ()
+    small, large = sizes.models
+    rounded = replace(small.records[1], variant="rtn:w4g128", kind="ptq", reference="torch:BF16")
+    (note,) = size_scaling([replace(small, records=(*small.records, rounded)), large]).notes[-1:]
+    assert note.startswith("The memory of rtn:w4g128 is what torch needs here")
+
+
 def test_names_are_text_in_the_terminal_and_on_the_page() -> None:
     name = "<script>x</script>[red]"
     sizes = size_scaling([model(name, 1e9, 0.5, 1.0), model("b", 2e9, 0.9, 0.5)])
