@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.errors import InputError
+from int8.experts import Experts
 
 
 @dataclass
@@ -79,6 +80,8 @@ class InputRecorder:
         self._first: dict[str, str] = {}
         self._unquantized: dict[str, Tensor] | None = None  # the inputs of the unquantized model's latest batch
         self._is_unquantized = False
+        self._routed = False  # experts read what the quantized model's router sends them, of the unquantized model
+        self._hidden: dict[Experts, Tensor] = {}  # what experts read in the unquantized model's latest batch
         self.sums: dict[str, InputSums] = {}
 
     @contextmanager
@@ -92,7 +95,10 @@ class InputRecorder:
 
     def attach(self, stack: ExitStack) -> None:
         """Attach the hooks until `stack` is closed. Sums begin at zero, also if an earlier pass was interrupted."""
-        self._latest, self._first, self.sums, self._unquantized = None, {}, {}, None
+        self._latest, self._first, self.sums, self._unquantized, self._hidden = None, {}, {}, None, {}
+        for experts in (module for module in self._layer.modules() if isinstance(module, Experts)):
+            hook = experts.register_forward_pre_hook(lambda module, inputs: self._route(module, *inputs))
+            stack.callback(hook.remove)
         for name in self._names:
             module = self._layer.get_submodule(name)
             hook = module.register_forward_pre_hook(lambda _, inputs, name=name: self._see(name, inputs[0]))
@@ -100,12 +106,23 @@ class InputRecorder:
         stack.callback(self._forget)
 
     def _forget(self) -> None:
-        self._latest, self._unquantized = None, None
+        self._latest, self._unquantized, self._hidden = None, None, {}
+
+    def _route(self, experts: Experts, hidden: Tensor, chosen: Tensor, shares: Tensor) -> None:
+        """Let experts read the same tokens in both models: those that the quantized model's router sends to them."""
+        if self._is_unquantized:
+            self._hidden[experts] = hidden
+        elif experts in self._hidden:
+            self._routed = self._is_unquantized = True
+            try:
+                experts.forward(self._hidden.pop(experts), chosen, shares)  # without hooks, which count tokens
+            finally:
+                self._routed = self._is_unquantized = False
 
     def _see(self, name: str, x: Tensor) -> None:
         if self._is_unquantized:
-            # Experts are left out: the router may send other tokens to them than in the quantized model.
-            if self._unquantized is not None and ".experts." not in name:
+            # Experts come later: the router may send other tokens to them than in the quantized model.
+            if self._unquantized is not None and (self._routed or ".experts." not in name):
                 self._unquantized[name] = x
             return
         shared = self._latest is not None and self._latest[1] is x
@@ -118,7 +135,8 @@ class InputRecorder:
         self._latest = name, x
         if name not in self.sums:
             self.sums[name] = InputSums.empty(x.shape[-1], x.device)
-        self.sums[name].add(x, None if self._unquantized is None else self._unquantized.get(name))
+        # Tokens that experts read in addition, because too few were routed to them, have no counterpart.
+        self.sums[name].add(x, None if self._unquantized is None else self._unquantized.pop(name, None))
 
     def require_all(self) -> None:
         """Raise InputError that names a linear layer whose inputs were never seen or are not finite."""

@@ -129,6 +129,8 @@ class LayerWork:
             with recorder.of_unquantized(), experts.uncounted():
                 kept.append(next(unquantized).cpu())
             next(quantized)
+        for finished in (quantized, unquantized):
+            next(finished, None)  # counts the last batch as progress
         self._unquantized.replace(kept)
 
     def _pass(self, watch: Callable[[ExitStack], None], run: Callable[[LayerInputs, ExpertTokens], None]) -> None:

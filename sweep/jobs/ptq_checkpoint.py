@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ptq.recipe import PtqRecipe
 from sweep.artefact import Artefact
@@ -35,6 +36,13 @@ class PtqCheckpointJob(CheckpointJob[PtqCheckpointResult]):
     model: str
     engine: str
     text: TextFile | None = None
+
+    @property
+    def _own_identity(self) -> dict[str, Any]:
+        identity = super()._own_identity
+        if self.recipe.asymmetric_calibration:
+            identity["gptaq"] = 2  # the first one left experts without correction
+        return identity
 
     def run(self, site: Site) -> PtqCheckpointResult:
         import torch
