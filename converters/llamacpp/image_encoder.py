@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,12 @@ from numpy.typing import NDArray
 from converters.errors import InputError, MissingRuntime
 from converters.llamacpp import log
 from converters.llamacpp.bindings import lib, start_backend
-from converters.llamacpp.container import Field, text
+from converters.llamacpp.container import Field
 from converters.llamacpp.model import FLASH_ATTENTION, Model, available_cpus
 from converters.llamacpp.reader import read_header
 
 MAX_TOKENS = 1 << 16
 """A limit above that of every checkpoint, so that the library accepts every size that was chosen before."""
-
-PROJECTORS: Mapping[str, str] = MappingProxyType(
-    {
-        "qwen2vl": "qwen2.5vl_merger",
-        "qwen3vl": "qwen3vl_merger",
-        "qwen3vlmoe": "qwen3vl_merger",
-        "qwen35": "qwen3vl_merger",
-        "qwen35moe": "qwen3vl_merger",
-    }
-)
-"""The kind of projector (`clip.projector_type`) of each architecture of text models that takes images."""
 
 
 class LlamaImageEncoder:
@@ -46,8 +34,9 @@ class LlamaImageEncoder:
     Attributes:
         width: values of each token's embedding: the text model's width, times one more than its DeepStack layers.
 
-    Raises InputError if the file is missing or damaged, or does not belong to the architecture or width of the text
-    model; MissingRuntime if this build of llama.cpp has no libmtmd.
+    Whether the file belongs to the text model is the caller's check: llama.cpp compares only the width. Raises
+    InputError if the file is missing, damaged or of another width; MissingRuntime if this build of llama.cpp has no
+    libmtmd.
     """
 
     def __init__(
@@ -55,7 +44,9 @@ class LlamaImageEncoder:
     ) -> None:
         self.path = path
         metadata = read_header(path).metadata
-        _require_projector(path, metadata, model)
+        stacked = lib.llama_model_n_embd_inp(model._model) // lib.llama_model_n_embd(model._model) - 1
+        if stacked >= lib.llama_model_n_layer(model._model):  # llama.cpp would abort the process
+            raise InputError(f"{model.path}: llama.cpp cannot compute a model with DeepStack in its last layer")
         self.patch_size, self.merge_size = (
             _number(metadata, f"clip.vision.{key}", 2) for key in ("patch_size", "spatial_merge_size")
         )
@@ -128,34 +119,6 @@ def _library() -> Any:
     for set_callback in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
         set_callback(log.callback, ctypes.c_void_p(0))
     return mtmd_cpp
-
-
-def _require_projector(path: Path, metadata: Mapping[str, Field], model: Model) -> None:
-    """Raises InputError if the file is no projector file, or one for another architecture or width than the model's.
-
-    llama.cpp itself compares only the product of width and layers, and may abort for a wrong kind.
-    """
-    architecture = model.metadata("general.architecture") or ""
-    expected = PROJECTORS.get(architecture)
-    if expected is None:
-        raise InputError(f"{model.path}: a text model of the architecture {architecture!r} takes no images")
-    if text(metadata, "general.architecture") != "clip":
-        raise InputError(f"{path}: this is no projector file (mmproj), but {text(metadata, 'general.architecture')!r}")
-    kind = text(metadata, "clip.projector_type") or text(metadata, "clip.vision.projector_type")
-    if kind != expected:
-        raise InputError(f"{path}: its projector is of the kind {kind!r}, but {model.path} needs {expected!r}")
-    flags = metadata.get("clip.vision.is_deepstack_layers")
-    layers = sum(flags.value) if flags is not None else 0
-    width = _number(metadata, "clip.vision.projection_dim", 0)
-    ours = int(lib.llama_model_n_embd(model._model))
-    stacked = int(lib.llama_model_n_embd_inp(model._model)) // ours - 1
-    for what, found, needed in (("width", width, ours), ("number of DeepStack layers", layers, stacked)):
-        if found != needed:
-            raise InputError(
-                f"{path}: it belongs to another model: its {what} is {found}, but {model.path} has {needed}"
-            )
-    if stacked >= lib.llama_model_n_layer(model._model):  # llama.cpp would abort the process
-        raise InputError(f"{model.path}: llama.cpp cannot compute a model with DeepStack in its last layer")
 
 
 def _number(metadata: Mapping[str, Field], key: str, default: int) -> int:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from converters.llamacpp.image_encoder import LlamaImageEncoder
 from converters.llamacpp.model import Model
+from converters.llamacpp.reader import read_header
+from converters.projector_file import read_projector
 from images.file import ImageFile
 from images.preprocessing import Grid, Preprocessing
 
@@ -34,6 +36,7 @@ class ProjectorEncoder:
     ) -> None:
         self._path = path
         self._computed_by = f"{version('llama-cpp-python')} flash attention {flash_attn}, GPU {use_gpu}"
+        read_projector(path, read_header(model.path).metadata, str(model.path))
         self._encoder = LlamaImageEncoder(path, model, flash_attn=flash_attn, n_threads=n_threads, use_gpu=use_gpu)
         self.preprocessing = preprocessing
         self.width = self._encoder.width
