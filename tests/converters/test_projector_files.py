@@ -14,10 +14,8 @@ from gguf import GGUFReader
 from safetensors.torch import load_file
 from test_export import quantize_by_llama_cpp
 
-from converters.architectures import ARCHITECTURES
 from converters.errors import InputError
 from converters.export import Export, ExportProgress, export, export_all
-from converters.llamacpp.image_encoder import PROJECTORS
 from converters.llamacpp.reader import read_header
 from converters.plan import plan_export
 from converters.projector_source import ProjectorSource
@@ -261,7 +259,3 @@ def test_the_config_of_a_file_is_that_of_its_checkpoint(model: Path, qwen2: Path
             [(weight.name, weight.shape) for weight in source.tower.weights(config, 128)] for config in (stated, known)
         ]
         assert tensors[0] == tensors[1]
-
-
-def test_the_library_for_images_expects_the_projectors_of_the_architectures() -> None:
-    assert {family.name: family.tower.projector for family in ARCHITECTURES if family.tower is not None} == PROJECTORS
