@@ -25,7 +25,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_check_covers_every_method_and_finds_that_the_cpu_equals_itself() -> None:
     done = run("--tiny")
     assert done.returncode == 0, done.stderr + done.stdout
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ") and ":" in line]
+    _, *rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert {recipe(row[0]).rounding for row in rows} == {"rtn", "gptq", "hqq", "billm"}
     assert [row[1] for row in rows] == ["0.00%"] * len(rows)
     assert all(float(second) > 0 for row in rows for second in row[4:])
