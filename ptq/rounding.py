@@ -34,6 +34,11 @@ class Task:
     where: str
 
     @property
+    def place(self) -> str:
+        """The layer's path with the number of calibration tokens that it read, for messages about H."""
+        return self.where if self.sums is None else f"{self.where} ({self.sums.tokens:,} calibration tokens)"
+
+    @property
     def hessian(self) -> Tensor:
         assert self.sums is not None
         return self.sums.hessian
@@ -66,7 +71,7 @@ def _rtn(task: Task) -> Rounded:
 def _gptq(task: Task) -> Rounded:
     settings = GptqSettings(task.recipe.damp, task.recipe.block, task.recipe.order)
     shift = None if task.sums is None else task.sums.mean_shift
-    found = gptq(task.weight, task.hessian, task.recipe.grid, task.dtype, settings, task.where, shift, task.ranged)
+    found = gptq(task.weight, task.hessian, task.recipe.grid, task.dtype, settings, task.place, shift, task.ranged)
     return Rounded(found.weight, found.damped_more)
 
 
@@ -76,7 +81,7 @@ def _hqq(task: Task) -> Rounded:
 
 def _billm(task: Task) -> Rounded:
     settings = BillmSettings(task.recipe.damp, task.recipe.block, task.recipe.masks)
-    found = billm(task.weight, task.hessian, task.dtype, settings, task.where)
+    found = billm(task.weight, task.hessian, task.dtype, settings, task.place)
     return Rounded(found.weight, found.damped_more)
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from converters.errors import InputError
 from ptq.gptq import GptqSettings, gptq, layer_error
 from ptq.grid import codes, fitted, round_to_nearest, values
-from ptq.recipe import Grid, Order
+from ptq.hessian import InputSums
+from ptq.recipe import Grid, Order, recipe
+from ptq.rounding import Task, round_weight
 
 WIDTH, ROWS = 48, 20
 HERE = "model.layers.0.mlp.up_proj"
@@ -118,6 +120,14 @@ def test_a_hessian_that_is_not_positive_definite_gets_more_damping_once():
     ) as caught:
         gptq(weight, matrix - torch.eye(WIDTH) * matrix.diag().mean(), Grid(4), torch.float32, GptqSettings(), HERE)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gptq:w4", "billm"])
+def test_the_error_names_the_number_of_tokens(name: str) -> None:
+    sums = InputSums(1234, -torch.eye(WIDTH), torch.ones(WIDTH), torch.ones(WIDTH))
+    task = Task(random(ROWS, WIDTH, seed=4), sums, recipe(name), torch.float32, HERE)
+    with pytest.raises(InputError, match=rf"^{HERE} \(1,234 calibration tokens\): .*not positive definite"):
+        round_weight(task)
 
 
 def test_gptaq_follows_its_formula():
