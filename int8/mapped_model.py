@@ -13,13 +13,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from converters.architectures.family import canonical_name
+from converters.architectures.family import IGNORED, canonical_name
 from converters.checkpoint import Checkpoint, read_config
 from converters.errors import InputError
 from int8.skeleton import skeleton
 
 HEAD = "lm_head.weight"
 
+_LAYERS = "model.layers."
 _GATE_UP = ("gate_proj", "up_proj")
 
 
@@ -28,25 +29,30 @@ def map_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
 
     `dtype` "auto" is that of the config, or of the first tensor if the config has none; a weight of another dtype is
     converted, which copies it. Raises InputError for a config or tensors that make no model, and for a tensor that is
-    missing.
+    missing or that a layer of the model would leave out.
     """
     config, tensors = text_config(path), _mapped(path)
     chosen = _dtype(config, tensors) if dtype == "auto" else getattr(torch, dtype)
     config.dtype = config.get_text_config().dtype = chosen
     model = skeleton(path, config)
     tied = config.get_text_config().tie_word_embeddings and _has_no_own_head(tensors)
+    unread = {name for name in tensors if name.startswith(_LAYERS) and not name.endswith(IGNORED)}
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if tied and name == HEAD:
             continue
-        tensor = _tensor(name, tensors)
+        held = name if name in tensors else _stacked_name(name)
+        tensor = _tensor(name, tensors, held)
         if tensor is None:
             why = "; tie_word_embeddings in config.json is not true" if name == HEAD else ""
             raise InputError(f"{path}: tensor {name!r} is missing{why}")
+        unread.discard(held)
         if tensor.shape != parameter.shape:
             shapes = f"{list(tensor.shape)}; the config says {list(parameter.shape)}"
             raise InputError(f"{path}: tensor {name!r} has the shape {shapes}")
         module, _, kind = name.rpartition(".")
         setattr(model.get_submodule(module), kind, nn.Parameter(tensor.to(chosen), requires_grad=False))
+    if unread:
+        raise InputError(f"{path}: tensor {min(unread)!r} is not part of the model that config.json describes")
     if tied:
         model.tie_weights()
     return model.eval()
@@ -94,15 +100,21 @@ def _has_no_own_head(tensors: dict[str, Tensor]) -> bool:
     return HEAD not in tensors or torch.equal(tensors[HEAD], tensors["model.embed_tokens.weight"])
 
 
-def _tensor(name: str, tensors: dict[str, Tensor]) -> Tensor | None:
-    """The tensor of a parameter: its own, or a part of that of all experts."""
-    if name in tensors:
-        return tensors[name]
+def _stacked_name(name: str) -> str:
+    """The tensor of all experts that has the weight `name` of one of them."""
     experts, _, rest = name.partition(".experts.")
-    number, _, part = rest.partition(".")
-    projection = part.removesuffix(".weight")
-    stacked = tensors.get(f"{experts}.experts.{'gate_up_proj' if projection in _GATE_UP else projection}")
-    if stacked is None or not number.isdecimal() or int(number) >= len(stacked):
+    projection = rest.partition(".")[2].removesuffix(".weight")
+    return f"{experts}.experts.{'gate_up_proj' if projection in _GATE_UP else projection}"
+
+
+def _tensor(name: str, tensors: dict[str, Tensor], held: str) -> Tensor | None:
+    """The tensor of a parameter: its own, or a part of that of all experts, by the name `held`."""
+    found = tensors.get(held)
+    if found is None or held == name:
+        return found
+    number, _, part = name.partition(".experts.")[2].partition(".")
+    if not number.isdecimal() or int(number) >= len(found):
         return None
-    one = stacked[int(number)]
+    projection = part.removesuffix(".weight")
+    one = found[int(number)]
     return one.chunk(2)[_GATE_UP.index(projection)] if projection in _GATE_UP else one

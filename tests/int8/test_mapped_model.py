@@ -101,6 +101,19 @@ def test_a_tensor_of_another_shape_is_rejected(tmp_path: Path) -> None:
             map_model(source)
 
 
+def test_a_layer_with_a_tensor_that_the_model_has_not_is_rejected(tmp_path: Path) -> None:
+    """A config of another architecture would compute another model."""
+    source = make("qwen3moe", tmp_path / "model")
+    (file,) = source.glob("*.safetensors")
+    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "visual.blocks.0.weight": torch.ones(4)}
+    tensors = {**load_file(file), **more}
+    save_file(tensors, file, {"format": "pt"})
+    map_model(source)
+    save_file({**tensors, "model.layers.1.self_attn.q_proj.bias": torch.ones(4)}, file, {"format": "pt"})
+    with pytest.raises(InputError, match=r"'model\.layers\.1\.self_attn\.q_proj\.bias' is not part of the model"):
+        map_model(source)
+
+
 def test_a_built_in_model_answers_alike() -> None:
     tokens = torch.arange(5, 60)[None]
     for builtin in builtin_models().values():

@@ -152,8 +152,8 @@ def test_bad_input_gives_one_line_and_leaves_no_file(tmp_path: Path) -> None:
         ({"model": str(tmp_path)}, r"has no config\.json"),
         ({"model": damaged(tmp_path / "a", quantization_config={"quant_method": "fp8"})}, r"already quantized \(fp8\)"),
         (
-            {"model": damaged(tmp_path / "b", model_type="llama", architectures=["LlamaForCausalLM"])},
-            r"config\.json: .*'llama'",
+            {"model": damaged(tmp_path / "b", model_type="mistral", architectures=["MistralForCausalLM"])},
+            r"config\.json: .*'mistral'",
         ),
         ({"calibration": str(short), "samples": None}, r"short\.txt: too short"),
         ({"samples": 100_000}, "too short for 100000 samples"),
