@@ -563,8 +563,8 @@ def test_a_sweep_with_int8_runs_and_shows_its_results(text: Path, tmp_path: Path
             assert "MiB" in rows[0]  # the checkpoint's size
             assert "= int8:sq" in rows[1]  # fq:sq reads the same
             assert all("KLD" in row for row in rows)
-            run.query_one(JobTable).go_to_cell("torch:BF16/speed")
-            await until(pilot, lambda: "Loading weights" in shown(app))  # its log
+            run.query_one(JobTable).go_to_cell("int8:sq/quantize")
+            await until(pilot, lambda: "int8:sq/quantize  done" in shown(app))
             await pilot.press("4")
             await until(pilot, lambda: "torch:BF16" in shown(app) and "fq:sq" in shown(app))
             await pilot.press("2")
