@@ -318,7 +318,7 @@ def test_more_damping_than_the_recipe_has_is_said(dense: Path, tmp_path: Path, m
     assert read_summary(quantized(dense, "gptq:w4g16", tmp_path / "enough")).damping is None
 
     def ten_times(hessian: Tensor, damp: float, where: str) -> tuple[Tensor, bool]:
-        return inverse_root(hessian, 10 * damp, where)[0], where.endswith(("1.mlp.up_proj", "2.mlp.up_proj"))
+        return inverse_root(hessian, 10 * damp, where)[0], "1.mlp.up_proj" in where or "2.mlp.up_proj" in where
 
     monkeypatch.setattr("ptq.gptq.inverse_root", ten_times)
     assert read_summary(quantized(dense, "gptq:w4g16", tmp_path / "more")).damping == (
