@@ -10,7 +10,7 @@ from typing import Any
 from converters.errors import InputError
 from int8.design_space import Family
 from int8.recipe import ALL_FOLDS
-from ptq.recipe import BILLM, METHODS, Masks, Order, PtqRecipe, Rounding, from_table, name_of
+from ptq.recipe import BILLM, METHODS, Order, PtqRecipe, Rounding, from_table, name_of
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,8 @@ def canonical_setup(setup: PtqSetup) -> PtqSetup:
     """The setup with defaults for everything that the quantized model does not depend on."""
     recipe, plain = setup.recipe, PtqRecipe("")
     unused = [key for key, holder in HOLDERS.items() if not holder.has(recipe)]
-    changes = {key: getattr(plain, key) for key in unused if key not in (*_CALIBRATION, "bits", "masks")}
-    if recipe.rounding is not Rounding.BILLM:
-        changes["masks"] = Masks.SALIENCY
-    changes["folds"] = tuple(fold for fold in ALL_FOLDS if fold in recipe.folds) if "folds" not in unused else ALL_FOLDS
+    folds = tuple(fold for fold in ALL_FOLDS if fold in recipe.folds)
+    changes = {"folds": folds} | {key: getattr(plain, key) for key in unused if key not in (*_CALIBRATION, "bits")}
     if recipe.rounding is Rounding.GPTQ and not recipe.group and recipe.order is Order.DYNAMIC:
         changes["order"] = Order.STATIC  # a whole row has the scales of its original weights in both
     recipe = replace(recipe, **changes)

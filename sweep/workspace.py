@@ -41,11 +41,6 @@ class Workspace:
     def texts(self) -> Path:
         return self.root / "texts"
 
-    @property
-    def embeddings(self) -> Path:
-        """The folder for the embeddings of images, which all models and runs share."""
-        return self.root / "embeddings"
-
     def run(self, run: str) -> Path:
         return self.root / "runs" / run
 

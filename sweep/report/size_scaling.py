@@ -23,7 +23,7 @@ _COLUMNS = (  # head, cell, priority, left
     ("PPL", lambda row: row.perplexity, 2, False),
     ("against", lambda row: row.other, 5, True),
     ("points (95 %)", lambda row: row.points, 4, True),
-    ("PPL difference (95 %)", lambda row: row.ratio, 1, True),
+    ("PPL difference (95 %)", lambda row: row.perplexity_lead, 1, True),
     ("shown by", lambda row: row.shown_by, 6, True),
 )
 

@@ -172,7 +172,7 @@ def _frontier_table(rows: Sequence[FrontierRow]) -> HtmlTable:
                 HtmlCell(row.perplexity),
                 HtmlCell(row.other, "from"),
                 HtmlCell(row.points),
-                HtmlCell(row.ratio),
+                HtmlCell(row.perplexity_lead),
                 HtmlCell(row.shown_by, "from"),
             ],
         )

@@ -34,8 +34,8 @@ def parameters_text(count: float | None) -> str:
     return f"{value:.{1 if value < 9.95 else 0}f}{unit}"
 
 
-def perplexity_text(value: float) -> str:
-    """With four digits: 2.230, 12.34."""
+def _four_digits(value: float) -> str:
+    """2.230, 12.34."""
     return f"{value:#.4g}".rstrip(".")
 
 
@@ -58,7 +58,7 @@ def size_tables(scaling: SizeScaling) -> list[SizeTable]:
         found.append(_table(scaling, title, scaling.score, lambda value: f"{100 * value:.1f}"))
     if scaling.texts is not None:
         title = "Perplexity (the same tokens for every model)"
-        found.append(_table(scaling, title, scaling.perplexity, perplexity_text))
+        found.append(_table(scaling, title, scaling.perplexity, _four_digits))
     return found
 
 
@@ -76,7 +76,8 @@ def _table(
 
 @dataclass(frozen=True)
 class FrontierRow:
-    """A step of the frontier in words. `points` and `ratio` are the leads over `other`, the closest other model."""
+    """A step of the frontier in words. `points` and `perplexity_lead` are the leads over `other`, the closest other
+    model."""
 
     memory: str
     pick: str
@@ -84,7 +85,7 @@ class FrontierRow:
     perplexity: str | None
     other: str | None
     points: str | None
-    ratio: str | None
+    perplexity_lead: str | None
     shown_by: str | None
 
 
@@ -103,7 +104,7 @@ def frontier_rows(scaling: SizeScaling, steps: Sequence[SizeChoice]) -> list[Fro
                 fmt.size(step.limit_bytes),
                 fmt.plain(pick.key),
                 None if score is None else f"{100 * score:.1f}",
-                None if perplexity is None else perplexity_text(perplexity),
+                None if perplexity is None else _four_digits(perplexity),
                 "no other fits" if against is None else fmt.plain(against.other.key),
                 None if against is None or against.score is None else _points(against.score, ""),
                 None if against is None or against.perplexity is None else _lower(against.perplexity),
