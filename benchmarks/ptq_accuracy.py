@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -111,16 +112,29 @@ def logprobs(model: PreTrainedModel, window: Tensor) -> Tensor:
     return model(window[None]).logits[0, :-1].float().log_softmax(-1)
 
 
-def measured(name: str, variant: str, given: Source, windows: Tensor, count: int, place: Path) -> Measured:
+@torch.no_grad()
+def float_logprobs(given: Source, windows: Tensor, place: Path) -> NDArray[np.float32]:
+    """Those of the float model [windows, tokens - 1, vocabulary], in a file: they can be larger than the memory."""
+    model = open_model(given.directory, "float32").eval()
+    shape = (len(windows), windows.shape[1] - 1, model.config.vocab_size)
+    rows = np.lib.format.open_memmap(place / "float.npy", "w+", np.float32, shape)
+    for i, window in enumerate(windows):
+        rows[i] = logprobs(model, window).numpy()
+    return rows
+
+
+def measured(
+    name: str, variant: str, given: Source, windows: Tensor, exact: NDArray[np.float32], count: int, place: Path
+) -> Measured:
     out = place / "quantized"
     text = CalibrationText(str(given.calibration), lambda _: given.calibration.read_text(encoding="utf-8"))
     began = time.monotonic()
     quantize(given.directory, recipe(variant), text, out, count=count, length=LENGTH, dtype="bfloat16", replace=True)
     seconds = time.monotonic() - began
-    model, exact = load(out)[0].float(), open_model(given.directory, "float32").eval()
+    model = load(out)[0].float()
     kld, nll = [], []
-    for window in windows:
-        p, q = logprobs(exact, window), logprobs(model, window)
+    for window, rows in zip(windows, exact, strict=True):
+        p, q = torch.from_numpy(rows), logprobs(model, window)
         kld.append(float((p.exp() * (p - q)).sum(-1).double().mean()))
         nll.append(float(-q.gather(-1, window[1:, None]).double().mean()))
     return Measured(name, variant, read_summary(out).bits_per_weight, round(seconds, 1), kld, nll)
@@ -165,6 +179,26 @@ def read_results(file: Path) -> list[Measured]:
     return [Measured(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+def measure_missing(options: argparse.Namespace) -> None:
+    variants = options.variants.split(",") if options.variants else [v.replace("%", str(options.group)) for v in GRID]
+    name = Path(options.model).stem
+    done = {(one.model, one.variant) for one in read_results(options.results)}
+    missing = [variant for variant in variants if (name, variant) not in done]
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        given = source(options.model, options.calibration, options.text, place)
+        scored = given.text.read_text(encoding="utf-8")
+        windows = samples(load_tokenizer(given.directory), scored, str(given.text), options.windows, LENGTH)
+        exact = float_logprobs(given, windows, place)
+        for variant in missing:
+            found = measured(name, variant, given, windows, exact, options.samples, place)
+            with options.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(found)) + "\n")
+            print(f"{found.model} {variant}: {np.mean(found.kld):.5f} nats, {found.seconds} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help=f"a built-in model, {OUTLIERS}, a checkpoint directory or a GGUF file")
@@ -180,22 +214,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.model is not None:
-        variants = (
-            options.variants.split(",") if options.variants else [v.replace("%", str(options.group)) for v in GRID]
-        )
-        with tempfile.TemporaryDirectory() as directory:
-            given = source(options.model, options.calibration, options.text, Path(directory))
-            scored = given.text.read_text(encoding="utf-8")
-            windows = samples(load_tokenizer(given.directory), scored, str(given.text), options.windows, LENGTH)
-            name = Path(options.model).stem
-            done = {(one.model, one.variant) for one in read_results(options.results)}
-            for variant in variants:
-                if (name, variant) in done:
-                    continue
-                found = measured(name, variant, given, windows, options.samples, Path(directory))
-                with options.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(found)) + "\n")
-                print(f"{found.model} {variant}: {np.mean(found.kld):.5f} nats, {found.seconds} s", flush=True)
+        measure_missing(options)
     if options.tables:
         rows = read_results(options.results)
         for model in dict.fromkeys(one.model for one in rows):
