@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+"""Endings of the names of their files, in lower case."""
 WHITE = (255, 255, 255, 255)
 
 Pixels = NDArray[np.uint8]

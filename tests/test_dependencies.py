@@ -292,7 +292,7 @@ def test_the_tested_versions_are_within_the_bounds() -> None:
 
 
 OURS = {"presets", "converters", "images", "int8", "ptq", "sweep", "tui"}
-MODULES = {"llama_cpp": "llama-cpp-python", "PIL": "pillow", "pynvml": "nvidia-ml-py"}
+MODULES = {"llama_cpp": "llama-cpp-python", "PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
 """Modules whose name differs from that of their distribution."""
 INDIRECT = {"triton": "torch", "tokenizers": "transformers", "evaluate": "lm-eval", "immutabledict": "lm-eval"}
 INDIRECT |= {"langdetect": "lm-eval", "nltk": "lm-eval"}

@@ -41,6 +41,7 @@ class Task:
     set of such a task as JSONL files, in the form `data_name` of presets/tasks/data.toml; None: lm-eval gets the data
     from the hub. `identity` is a hash of name, options and every file that may be read. `unbounded` is the same hash
     without the options that matter only for generated answers, such as the limit on their length; None if it is equal.
+    `takes_images`: whether its prompts have images, as far as its file says so.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     options: TaskOptions = field(default_factory=TaskOptions)
     identity: str = ""
     unbounded: str | None = None
+    takes_images: bool = False
 
     @property
     def is_local(self) -> bool:

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from converters.errors import InputError
@@ -38,6 +38,22 @@ def folder_of(name: str) -> Path | None:
 def is_known(name: str) -> bool:
     """Whether lm-eval has a task, a group or a tag of this name."""
     return any(name in _declarations(folder) or name in _tags(folder) for folder in (*likely_folders(name), home()))
+
+
+def declaring_files(name: str, folder: Path | None = None) -> list[Path]:
+    """The files that declare a task or group, or tasks with this tag: in `folder`, or else lm-eval's own."""
+    if folder is not None:  # files that may change while the program runs
+        return _declaring(name, {file: file.read_bytes() for file in sorted(folder.glob("*.yaml"))})
+    places = (*likely_folders(name), home())
+    return next((found for place in places if (found := _declaring(name, _contents(place)))), [])
+
+
+def _declaring(name: str, contents: Mapping[Path, bytes]) -> list[Path]:
+    return [
+        path
+        for path, content in contents.items()
+        if path.suffix == ".yaml" and name.encode() in (*_DECLARED.findall(content), *_tags_in(content))
+    ]
 
 
 def unknown_task(name: str, others: Iterable[str] = ()) -> InputError:
@@ -80,5 +96,8 @@ def _declarations(folder: Path) -> dict[str, Path]:
 @functools.cache
 def _tags(folder: Path) -> frozenset[str]:
     """Every tag below `folder`."""
-    lists = (found for content in _contents(folder).values() for found in _TAGS.findall(content))
-    return frozenset(name.decode() for found in lists for name in _TAG.findall(found.strip()))
+    return frozenset(name.decode() for content in _contents(folder).values() for name in _tags_in(content))
+
+
+def _tags_in(content: bytes) -> list[bytes]:
+    return [name for found in _TAGS.findall(content) for name in _TAG.findall(found.strip())]

@@ -12,8 +12,10 @@ from typing import Any
 
 import presets
 from converters.errors import InputError
+from images.file import SUFFIXES
 from sweep.artefact import Artefact
 from sweep.jobs.inputs import Task
+from sweep.measure.image_tasks import takes_images
 from sweep.measure.local_data import data_files
 from sweep.measure.plain_text import read_text
 from sweep.measure.task_names import is_known, unknown_task
@@ -23,6 +25,8 @@ from sweep.planning.model import ResolvedModel
 
 def _found(name: str, folder: Path | None, data: Path | None, data_name: str | None, options: TaskOptions) -> Task:
     """The task with its identity: a hash of name, options and, for local tasks, of every file that may be read."""
+    with_images = takes_images(name, folder)
+    images = [] if not with_images else _image_files(folder or data)
 
     def identity(options: TaskOptions) -> str:
         digest = hashlib.sha256(json.dumps([name, options.identity], sort_keys=True).encode())
@@ -32,6 +36,7 @@ def _found(name: str, folder: Path | None, data: Path | None, data_name: str | N
             form = presets.task_data().get(data_name or "")
             digest.update(repr(form and (form.forms, form.files, form.select, sorted(_needed(form)))).encode())
             _digest(digest, data_files(data))
+        _digest(digest, (file for file in images if file.parent != folder))
         return digest.hexdigest()
 
     return Task(
@@ -42,6 +47,7 @@ def _found(name: str, folder: Path | None, data: Path | None, data_name: str | N
         options,
         identity(options),
         None if options.if_nothing_is_generated == options else identity(options.if_nothing_is_generated),
+        with_images,
     )
 
 
@@ -51,6 +57,13 @@ def _digest(digest: Any, files: Iterable[Path]) -> None:
         with open(file, "rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)
+
+
+def _image_files(folder: Path | None) -> list[Path]:
+    """The images in a folder and below it."""
+    if folder is None:
+        return []
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def _needed(form: presets.TaskData) -> frozenset[str]:

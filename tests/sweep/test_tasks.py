@@ -171,3 +171,29 @@ def test_the_job_says_all_that_the_worker_needs(data: Path) -> None:
     assert serialization.from_json(json.loads(json.dumps(serialization.to_json(task))), Task) == task
     assert task.data == Artefact.of(data / "gsm8k")
     assert task.options.words == "first 3 items, chat template, thinking on"
+
+
+def test_the_images_of_a_task_are_part_of_its_identity(data: Path) -> None:
+    file = data / "look.yaml"
+    file.write_text("task: look\ndoc_to_image: [picture]\n")
+    (data / "read.yaml").write_text("task: read\n")
+    (data / "pages/old").mkdir(parents=True)
+    plain, before = tasks("read", "look", folder=data)
+    assert (plain.takes_images, before.takes_images) == (False, True)
+    assert serialization.from_json(serialization.to_json(before), Task) == before
+    seen = [before.identity]
+    for name, content in [("pages/old/a.PNG", b"1"), ("pages/old/a.PNG", b"2"), ("b.jpg", b"1"), ("notes/x.txt", b"")]:
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_bytes(content)
+        unchanged, now = tasks("read", "look", folder=data)
+        seen.append(now.identity)
+        assert (unchanged.identity == plain.identity) == (not (data / "b.jpg").exists())  # any file in its own folder
+    assert len(set(seen)) == 4
+    assert seen[3] == seen[4]
+    mmmu = data / "mmmu_val"
+    (mmmu / "images").mkdir(parents=True)
+    (mmmu / "validation.jsonl").write_text("{}")
+    for content in (b"1", b"2"):
+        (mmmu / "images/a.png").write_bytes(content)
+        seen.append(tasks("mmmu_val", folder=data)[0].identity)
+    assert seen[-1] != seen[-2]
