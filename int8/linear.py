@@ -2,7 +2,7 @@
 
 y = scale_x * scale_w * (q_x . q_w - zero_point_x * rowsum(q_w)) + bias. The product and the zero point's part are exact
 in int32; the rest is float32 with one cast at the end. On CUDA it is computed in a kernel's epilogue (int8/kernels); on
-other devices, and for the other dequantizers, by torch._int_mm and torch.
+other devices, and for the other dequantizers, by `int_matmul` and torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from converters.errors import MissingRuntime
 from int8.arithmetic import QuantizedLinear, quantize, quantize_tokens
+from int8.integer_product import integer_product
 from int8.kernels.paths import INT8_CAPABILITY
 from int8.recipe import Activations, Dequantizer, Recipe
 
@@ -46,7 +47,7 @@ def int_matmul(q: Tensor, weight: Tensor) -> Tensor:
     copied.
     """
     if not q.is_cuda:
-        return torch._int_mm(q, weight.t())
+        return integer_product(q, weight)
     (rows, depth), columns = q.shape, weight.shape[0]
     wider, taller = -depth % _MULTIPLE, -columns % _MULTIPLE
     more = max(_MIN_ROWS - rows, 0)

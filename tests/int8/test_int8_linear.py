@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import MissingRuntime
+from int8 import integer_product
 from int8.arithmetic import QuantizedLinear, quantize_weight, scale_and_zero_point
 from int8.calibrate import calibrate
 from int8.fakequant import FakeQuantLinear
@@ -96,14 +97,20 @@ def test_the_dequantizers_differ_as_their_names_say():
     assert error[Dequantizer.BF16] > 1.3 * error[Dequantizer.FP32_INTERNAL]
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 5), (16, 9, 8), (17, 64, 24), (40, 4100, 3)])
-def test_the_integer_product_is_exact_at_every_shape(shape):
+@pytest.mark.parametrize("cpu_multiplies_int8", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 5), (16, 9, 8), (17, 64, 24), (40, 4100, 3), (5, 1, 4100)])
+def test_the_integer_product_is_exact_at_every_shape(shape, cpu_multiplies_int8, monkeypatch):
+    monkeypatch.setattr(integer_product, "multiplies_int8", lambda: cpu_multiplies_int8)
     rows, depth, columns = shape
     generator = torch.Generator().manual_seed(3)
     q, weight = (torch.randint(-128, 128, (n, depth), generator=generator).to(torch.int8) for n in (rows, columns))
+    q[0], weight[0] = -128, -128  # the largest sum
     found = int_matmul(q, weight)
     assert found.dtype is torch.int32
     assert torch.equal(found.long(), q.long() @ weight.long().t())
+    if rows > 1:
+        q[0], weight[0], weight[-1] = 127, -127, -128  # sums of odd products, and the smallest
+        assert torch.equal(int_matmul(q, weight).long(), q.long() @ weight.long().t())
 
 
 @pytest.mark.parametrize("activations", list(Activations))
