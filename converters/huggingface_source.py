@@ -11,6 +11,7 @@ from converters.architectures import architecture
 from converters.architectures.family import Config, Stored, Weight, config_path_in_errors, is_mtp
 from converters.llamacpp.bindings import TYPES, TensorType
 from converters.llamacpp.container import Field, TensorInfo, lay_out, tensor_order
+from converters.purpose import require_language_model
 from converters.tokenizer import read_tokenizer
 
 EXPERTS = ".mlp.experts."
@@ -29,6 +30,7 @@ class HuggingFaceSource:
     def __init__(
         self, config: Config, path: Path, name: str, tokenizer: Path | None, pre_tokenizer: str | None
     ) -> None:
+        require_language_model(name, tokenizer)
         self.config, self.path, self.name = config, path, name
         self.tokenizer, self._pre_tokenizer = tokenizer, pre_tokenizer
         with config_path_in_errors(self.config_file):

@@ -45,7 +45,10 @@ class TokenKind(IntEnum):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What GGUF stores of a tokenizer. `normalizer` is "NFC" or "none"; llama.cpp itself does not normalize."""
+    """What GGUF stores of a tokenizer. `normalizer` is "NFC" or "none"; llama.cpp itself does not normalize.
+
+    With `add_bos`, every text begins with the token `special["bos"]`.
+    """
 
     tokens: tuple[str, ...]
     kinds: tuple[TokenKind, ...]
@@ -54,6 +57,7 @@ class Tokenizer:
     normalizer: str
     special: Mapping[str, int]
     chat_template: str | None
+    add_bos: bool = False
 
     def fields(self) -> dict[str, Field]:
         """The metadata under `tokenizer.`, and this project's own key for the normalizer."""
@@ -66,7 +70,7 @@ class Tokenizer:
         }
         for name, token in self.special.items():
             result[f"tokenizer.ggml.{SPECIAL_KEYS[name]}"] = uint32(token)
-        result["tokenizer.ggml.add_bos_token"] = boolean(False)
+        result["tokenizer.ggml.add_bos_token"] = boolean(self.add_bos)
         if self.chat_template is not None:
             result["tokenizer.chat_template"] = string(self.chat_template)
         result[NORMALIZER_KEY] = string(self.normalizer)
@@ -87,6 +91,7 @@ class Vocabulary:
     kinds: tuple[TokenKind, ...]
     special: Mapping[str, int]
     chat_template: str | None
+    add_bos: bool
 
 
 def read_vocabulary(path: Path, config: Mapping[str, Any]) -> Vocabulary:
@@ -106,7 +111,10 @@ def read_vocabulary(path: Path, config: Mapping[str, Any]) -> Vocabulary:
     settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
     ids = {token: number for number, (token, _) in added.items()}
     special = _special_tokens(path, settings, config, ids, len(tokens))
-    return Vocabulary(content, tokens, kinds, special, directory_template(path, settings))
+    first = _first_token(content, ids, file)
+    if first is not None:
+        special["bos"] = first
+    return Vocabulary(content, tokens, kinds, special, directory_template(path, settings), first is not None)
 
 
 def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | None = None) -> Tokenizer:
@@ -133,12 +141,11 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], pre_tokenizer: str | N
         normalizer=_normalizer(read.content, file),
         special=read.special,
         chat_template=read.chat_template,
+        add_bos=read.add_bos,
     )
 
 
 def _pre_tokenizer(content: Mapping[str, Any], file: Path, chosen: str | None) -> str:
-    if _adds_special_tokens(content):
-        raise InputError(f"{file}: the post-processor adds special tokens to every text, which is not supported")
     if chosen is not None:
         if chosen not in _NAMES.values():
             raise InputError(f"unknown pre-tokenizer {chosen!r}; known: {', '.join(_NAMES.values())}")
@@ -168,12 +175,33 @@ def _steps(content: Mapping[str, Any], key: str, inner: str) -> list[dict[str, A
     return [step if isinstance(step, dict) else {} for step in steps] if isinstance(steps, list) else [{}]
 
 
-def _adds_special_tokens(content: Mapping[str, Any]) -> bool:
-    for step in _steps(content, "post_processor", "processors"):
-        parts = step.get("single", [])
-        if not isinstance(parts, list) or any(isinstance(part, dict) and "SpecialToken" in part for part in parts):
-            return True
-    return False
+def _first_token(content: Mapping[str, Any], added: Mapping[str, int], file: Path) -> int | None:
+    """The token that the post-processor puts before every text, as in DeepSeek-R1-Distill-Qwen; None: it adds none.
+
+    Raises InputError for a post-processor that adds anything else, as those of embedding models do.
+    """
+    steps = _steps(content, "post_processor", "processors")
+    templates = [_pieces(step["single"]) for step in steps if "single" in step]
+    if all(kind == "Sequence" for pieces in templates for kind, _ in pieces):
+        return None
+    if [[kind for kind, _ in pieces] for pieces in templates] != [["SpecialToken", "Sequence"]]:
+        raise InputError(
+            f"{file}: the post-processor adds tokens to every text; only one token before the text is supported"
+        )
+    token = templates[0][0][1]
+    if token not in added:
+        raise InputError(f"{file}: the post-processor adds {token!r}, which is not among added_tokens")
+    return added[token]
+
+
+def _pieces(template: Any) -> list[tuple[str, str]]:
+    """The pieces of a template as (kind, id), such as ("SpecialToken", "<s>"); ("", "") for a malformed one."""
+    if not isinstance(template, list):
+        return [("", "")]
+    pieces = [
+        next(iter(piece.items())) if isinstance(piece, dict) and len(piece) == 1 else ("", {}) for piece in template
+    ]
+    return [(kind, str(what.get("id"))) if isinstance(what, dict) else ("", "") for kind, what in pieces]
 
 
 def _normalizer(content: Mapping[str, Any], file: Path) -> str:
@@ -211,7 +239,7 @@ def _tokens(
     for number, (token, special) in added.items():
         if number in by_id and by_id[number][0] != token:
             raise InputError(f"{file}: tokens {by_id[number][0]!r} and {token!r} have the same id {number}")
-        control = special or (token.startswith("<|") and token.endswith("|>"))
+        control = special or _looks_special(token)
         by_id[number] = (token, TokenKind.CONTROL if control else TokenKind.USER_DEFINED)
     size = config.get("vocab_size", max(by_id, default=0) + 1)
     if type(size) is not int or not 0 < size <= MAX_VOCAB:
@@ -226,6 +254,13 @@ def _tokens(
         twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
         raise InputError(f"{file}: token {twice!r} has two ids")
     return tokens, tuple(kind for _, kind in entries)
+
+
+def _looks_special(token: str) -> bool:
+    """Whether llama.cpp's converter takes an added token for a special one because of its form, as in `<|im_end|>`."""
+    return any(
+        token.startswith(f"<{bar}") and token.endswith(f"{bar}>") for bar in ("|", "\N{FULLWIDTH VERTICAL LINE}")
+    )
 
 
 def _merges(model: Mapping[str, Any], file: Path) -> tuple[str, ...]:

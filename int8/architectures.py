@@ -8,6 +8,7 @@ from pathlib import Path
 
 from converters.checkpoint import read_config
 from converters.errors import InputError
+from converters.purpose import require_language_model
 from int8.recipe import Fold
 
 
@@ -124,6 +125,7 @@ _PLAIN = QuantizableArchitecture(ATTENTION + MLP)
 ARCHITECTURES: dict[str, QuantizableArchitecture] = {
     "llama": _PLAIN,
     "qwen2": _PLAIN,
+    "qwen2_moe": QuantizableArchitecture(ATTENTION + SHARED_MOE),
     "qwen3": _PLAIN,
     "qwen3_moe": QuantizableArchitecture(ATTENTION + MOE + MLP),
     "qwen3_next": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_NEXT_DELTANET, SHARED_MOE, MLP)),
@@ -135,6 +137,7 @@ ARCHITECTURES: dict[str, QuantizableArchitecture] = {
 
 def require_quantizable(path: Path) -> None:
     """Raise InputError if `path` has no checkpoint, an unsupported architecture, or a quantized checkpoint."""
+    require_language_model(path.name, path)
     config = read_config(path)
     require_known(str(config.get("model_type")), f"{path / 'config.json'}: ")
     quantization = config.get("quantization_config") or config.get("compression_config")

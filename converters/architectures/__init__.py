@@ -5,13 +5,15 @@
 
 from collections.abc import Collection
 
-from converters.architectures import qwen3, qwen3_5, qwen3_moe, qwen3_next, qwen_vl
+from converters.architectures import qwen2, qwen3, qwen3_5, qwen3_moe, qwen3_next, qwen_vl
 from converters.architectures.family import Architecture, Config
 from converters.errors import InputError
 from converters.llamacpp.container import GGUFHeader
 
 ARCHITECTURES: tuple[Architecture, ...] = tuple(
-    architecture for family in (qwen3, qwen3_moe, qwen3_next, qwen3_5, qwen_vl) for architecture in family.ARCHITECTURES
+    architecture
+    for family in (qwen2, qwen3, qwen3_moe, qwen3_next, qwen3_5, qwen_vl)
+    for architecture in family.ARCHITECTURES
 )
 
 

@@ -36,6 +36,11 @@ ATTENTION: Table = (
     ("self_attn.v_proj.weight", "attn_v.weight", "KD"),
     ("self_attn.o_proj.weight", "attn_output.weight", "DQ"),
 )
+ATTENTION_BIASES: Table = (
+    ("self_attn.q_proj.bias", "attn_q.bias", "Q"),
+    ("self_attn.k_proj.bias", "attn_k.bias", "K"),
+    ("self_attn.v_proj.bias", "attn_v.bias", "K"),
+)
 HEAD_NORMS: Table = (
     ("self_attn.q_norm.weight", "attn_q_norm.weight", "H"),
     ("self_attn.k_norm.weight", "attn_k_norm.weight", "H"),

@@ -1,16 +1,11 @@
 """The text decoders of Qwen3-VL ("qwen3vl", "qwen3vlmoe") and Qwen2.5-VL ("qwen2vl")."""
 
-from converters.architectures import layers, qwen2_5_vl_tower, qwen3, qwen3_moe, qwen3_vl_tower
+from converters.architectures import layers, qwen2, qwen2_5_vl_tower, qwen3, qwen3_moe, qwen3_vl_tower
 from converters.architectures.family import MAX_LAYERS, Architecture, Config, Part, Stored, Weight, real
 from converters.errors import InputError
 from converters.llamacpp.container import Field, uint32
 
 MAX_EPSILON = 1e-6
-ATTENTION_BIASES: layers.Table = (
-    ("self_attn.q_proj.bias", "attn_q.bias", "Q"),
-    ("self_attn.k_proj.bias", "attn_k.bias", "K"),
-    ("self_attn.v_proj.bias", "attn_v.bias", "K"),
-)
 
 
 def _deepstack(config: Config, prefix: str) -> dict[str, Field]:
@@ -108,16 +103,6 @@ def qwen2_fields(config: Config, mtp: int) -> dict[str, Field]:
     return layers.common_fields(config, "qwen2vl", mtp) | layers.rope_fields(config, "qwen2vl")
 
 
-def qwen2_weights(config: Config, mtp: int, stored: Stored) -> tuple[Weight, ...]:
-    """All tensors; attention has biases, and no norms of its heads."""
-    dims = layers.sizes({**config, "head_dim": qwen3_moe.head_dim(config)})  # llama.cpp ignores the config's
-    result = layers.model_weights(config, dims)
-    for i in range(layers.layer_count(config)):
-        for table in (layers.NORMS, layers.ATTENTION, ATTENTION_BIASES, layers.FEED_FORWARD):
-            result += layers.table_weights(table, f"model.layers.{i}", i, dims)
-    return tuple(result)
-
-
 ARCHITECTURES = (
     Architecture(
         "qwen3vl", ("Qwen3VLForConditionalGeneration",), dense_fields, qwen3.weights, tower=qwen3_vl_tower.TOWER
@@ -126,6 +111,6 @@ ARCHITECTURES = (
         "qwen3vlmoe", ("Qwen3VLMoeForConditionalGeneration",), moe_fields, moe_weights, tower=qwen3_vl_tower.TOWER
     ),
     Architecture(
-        "qwen2vl", ("Qwen2_5_VLForConditionalGeneration",), qwen2_fields, qwen2_weights, tower=qwen2_5_vl_tower.TOWER
+        "qwen2vl", ("Qwen2_5_VLForConditionalGeneration",), qwen2_fields, qwen2.weights, tower=qwen2_5_vl_tower.TOWER
     ),
 )

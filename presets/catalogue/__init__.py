@@ -49,4 +49,4 @@ def _entry(name: str, owner: str, keys: dict[str, Any], towers: Mapping[str, Any
     mtp_layers = keys.pop("mtp_layers", keys.get("mtp_num_hidden_layers", 0))
     if pattern is not None:
         keys["layer_types"] = list(islice(cycle(pattern), keys["num_hidden_layers"]))
-    return CatalogueEntry(name, f"{owner}/{name}", keys, mtp_layers, assembled)
+    return CatalogueEntry(name, f"{keys.pop('owner', owner)}/{name}", keys, mtp_layers, assembled)

@@ -49,7 +49,14 @@ class Family:
     config: Callable[..., Any]
 
 
+NO_HEAD_DIM = {key: value for key, value in COMMON.items() if key != "head_dim"}
+
 FAMILIES = {
+    "qwen2": Family(transformers.Qwen2ForCausalLM, _plain(transformers.Qwen2Config, NO_HEAD_DIM)),
+    "qwen2moe": Family(
+        transformers.Qwen2MoeForCausalLM,
+        _plain(transformers.Qwen2MoeConfig, {**NO_HEAD_DIM, **MOE, "shared_expert_intermediate_size": 160}),
+    ),
     "qwen3moe": Family(
         transformers.Qwen3MoeForCausalLM,
         _plain(transformers.Qwen3MoeConfig, {**COMMON, **MOE, "norm_topk_prob": True}),
@@ -86,9 +93,11 @@ FAMILIES = {
     ),
 }
 
+UNTIED = ("qwen2moe",)
+"""Families whose output llama.cpp never takes from the embeddings."""
+
 TORCH_ONLY = {
     "llama": Family(transformers.LlamaForCausalLM, _plain(transformers.LlamaConfig, COMMON)),
-    "qwen2": Family(transformers.Qwen2ForCausalLM, _plain(transformers.Qwen2Config, COMMON)),
 }
 """Families that torch quantizes and that are not exported."""
 

@@ -18,6 +18,15 @@ from converters.llamacpp.reader import read_header
 from converters.resolver import open_source
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen2, tied, three layers": {"tie_word_embeddings": True, "num_hidden_layers": 3},
+    "qwen2, long context by YaRN": {
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128,
+        },
+    },
+    "qwen2moe": {},
+    "qwen2moe, multi-head, sharded": {"num_key_value_heads": 4, "shard": "100KB"},
     "qwen3moe": {},
     "qwen3moe, multi-head, tied, three layers": {
         "num_key_value_heads": 4, "tie_word_embeddings": True, "num_hidden_layers": 3,
@@ -82,7 +91,7 @@ def bytes_of(directory: Path, target: Path, **options: Any) -> dict[str, tuple[s
     return {t.name: (t.type.name, t.shape, data[header.data_offset + t.offset :][: t.nbytes]) for t in header.tensors}
 
 
-@pytest.mark.parametrize("family", ["qwen3moe", "qwen3next", "qwen35moe", "qwen35moe, multi-modal"])
+@pytest.mark.parametrize("family", ["qwen2moe", "qwen3moe", "qwen3next", "qwen35moe", "qwen35moe, multi-modal"])
 def test_fused_experts_are_the_same_model(tmp_path: Path, family: str) -> None:
     apart = bytes_of(families.make(family, tmp_path / "model"), tmp_path / "apart.gguf")
     fused = bytes_of(families.rewrite(tmp_path / "model", families.fuse_experts), tmp_path / "fused.gguf")
@@ -149,6 +158,10 @@ def test_mtp_layers_are_exported_or_left_out(tmp_path: Path, family: str) -> Non
 
 
 BAD_CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "router weights scaled": ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob is True"),
+    "output from the embeddings": ("qwen2moe", {"tie_word_embeddings": True}, "tie_word_embeddings is True"),
+    "attention without biases": ("qwen2moe", {"qkv_bias": False}, "qkv_bias is False"),
+    "heads of another length": ("qwen2", {"head_dim": 64}, "head_dim is 64; llama.cpp supports only hidden_size"),
     "router weights not scaled": ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob is False"),
     "dense layers among experts": ("qwen3moe", {"mlp_only_layers": [0]}, r"mlp_only_layers is \[0\]"),
     "experts in every other layer": ("qwen3next", {"decoder_sparse_step": 2}, "decoder_sparse_step is 2"),

@@ -144,9 +144,26 @@ def test_every_model_of_the_catalogue_can_be_planned(name: str) -> None:
     assert list(found) == ["Q2_K", "Q4_K_M", "BF16"]
     bits = [size.bits_per_weight for size in found.values()]
     assert bits == sorted(bits)
-    assert 2.625 < bits[0] < 4.5 < bits[1] < 6
+    assert 2.625 < bits[0] < bits[1]
+    if models()[name].config["hidden_size"] % 256 == 0:  # otherwise most rows do not fit the blocks of a K-quant
+        assert bits[0] < 4.5 < bits[1] < 6
     assert bits[2] == pytest.approx(16, abs=0.1)
     assert all((size.mtp_bytes > 0) == (models()[name].mtp_layers > 0) for size in found.values())
+
+
+# Billions of parameters, as the models' cards state them.
+STATED = {
+    "Qwen2.5-0.5B-Instruct": 0.49, "Qwen2.5-1.5B-Instruct": 1.54, "Qwen2.5-3B-Instruct": 3.09,
+    "Qwen2.5-7B-Instruct": 7.61, "Qwen2.5-14B-Instruct": 14.7, "Qwen2.5-32B-Instruct": 32.5,
+    "Qwen2.5-72B-Instruct": 72.7, "QwQ-32B": 32.5, "Qwen2-57B-A14B-Instruct": 57.41,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_models_without_a_published_config_here_have_the_stated_number_of_parameters(name: str) -> None:
+    elements = sum(tensor.elements for tensor in public_model(name).tensors)
+    assert elements / 1e9 == pytest.approx(STATED[name], rel=0.01)
+    assert models()[name].assembled
 
 
 def test_the_largest_model_takes_less_than_a_second_for_all_sizes() -> None:
@@ -160,8 +177,15 @@ def with_mtp(directory: Path) -> Path:
     return families.rewrite(directory, families.add_mtp)
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [
+        (family, tied)
+        for tied in (False, True)
+        for family in families.FAMILIES
+        if not (tied and family in families.UNTIED)
+    ],
+)
 def test_a_config_gives_the_same_tensors_as_its_checkpoint(tmp_path: Path, family: str, tied: bool) -> None:
     directory = families.make(family, tmp_path / "model", tie_word_embeddings=tied)
     make_tokenizer(directory)

@@ -106,7 +106,7 @@ def test_the_official_converter_and_quantizer_write_the_same_files(tmp_path: Pat
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_family_is_converted_as_the_official_converter_does(tmp_path: Path, family: str) -> None:
-    settings = {"vocab_size": 151936, "hidden_size": 256, "tie_word_embeddings": True}
+    settings = {"vocab_size": 151936, "hidden_size": 256, "tie_word_embeddings": family not in families.UNTIED}
     model = families.make(family, tmp_path / "model", dtype=torch.bfloat16, **settings)
     with_vocabulary(model)
     if family == "qwen3vlmoe":

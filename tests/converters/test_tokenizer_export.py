@@ -19,6 +19,7 @@ from converters.llamacpp.log import capture
 from converters.llamacpp.pretokenizers import NORMALIZER_KEY, normalizer
 from converters.resolver import open_source
 from converters.tokenizer import read_tokenizer
+from sweep.backends.torch_vocabulary import TorchVocabulary
 
 QWEN2 = Path(__file__).parents[2].parent / "shared" / "reference" / "tokenizers" / "qwen2"
 
@@ -47,10 +48,10 @@ class Vocabulary:
         assert self.model, log.errors
         self.vocab = lib.llama_model_get_vocab(self.model)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special: bool = False) -> list[int]:
         data = text.encode()
         tokens = (ctypes.c_int32 * (len(data) + 8))()
-        count = lib.llama_tokenize(self.vocab, data, len(data), tokens, len(tokens), False, True)
+        count = lib.llama_tokenize(self.vocab, data, len(data), tokens, len(tokens), add_special, True)
         assert count >= 0
         return list(tokens[:count])
 
@@ -164,6 +165,17 @@ def other_order(content: dict[str, Any]) -> None:
             ),
             "post-processor",
         ),
+        (
+            lambda c: c.update(
+                post_processor={"single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<|endoftext|>"}}]}
+            ),
+            "only one token before the text",
+        ),
+        (
+            lambda c: c.update(post_processor={"single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]}),
+            "'<s>', which is not among added_tokens",
+        ),
+        (lambda c: c.update(post_processor={"single": 7}), "post-processor"),
     ],
 )
 def test_tokenizers_that_llama_cpp_cannot_reproduce_are_rejected(
@@ -177,6 +189,31 @@ def test_tokenizers_that_llama_cpp_cannot_reproduce_are_rejected(
     with pytest.raises(InputError, match=words) as error:
         _ = open_source(directory).metadata
     assert "\n" not in str(error.value)
+
+
+def test_a_token_before_every_text_is_bos(
+    tiny: Path, altered: Callable[..., Path], load: Callable[[Path], Vocabulary]
+) -> None:
+    """As in DeepSeek-R1-Distill-Qwen. llama.cpp and torch give the tokens of the tokenizers library."""
+    directory = altered()
+    file = directory / "tokenizer.json"
+    theirs = tokenizers.Tokenizer.from_file(str(file))
+    bos = theirs.token_to_id("<|im_start|>")
+    theirs.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|im_start|> $A", pair="<|im_start|> $A $B", special_tokens=[("<|im_start|>", bos)]
+    )
+    theirs.save(str(file))
+    assert read_tokenizer(directory, {}).special["bos"] == bos
+    vocabulary, torch = load(directory), TorchVocabulary.open(directory)
+    assert lib.llama_vocab_get_add_bos(vocabulary.vocab)
+    assert lib.llama_vocab_bos(vocabulary.vocab) == bos == torch.bos_id
+    assert torch.add_bos
+    for text in TEXTS[:4]:
+        expected = theirs.encode(text).ids
+        assert expected[0] == bos
+        normal = unicodedata.normalize("NFC", text)
+        assert vocabulary.encode(normal, add_special=True) == expected
+        assert torch.tokenize(text, add_special=True, parse_special=True).tolist() == expected
 
 
 def test_an_unknown_pre_tokenizer_can_be_named(altered: Callable[..., Path]) -> None:

@@ -27,6 +27,7 @@ SHAPES = {
     "qwen3, biases": {"attention_bias": True},
     "llama": {},
     "qwen2": {},
+    "qwen2moe": {},
     "qwen3moe": {},
     "qwen3moe, dense layers between": {"decoder_sparse_step": 2, "num_hidden_layers": 4, "norm_topk_prob": False},
     "qwen3next": {},

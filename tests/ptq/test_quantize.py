@@ -134,6 +134,7 @@ def test_other_programs_refuse_what_no_format_of_theirs_can_hold(name: str, dens
         *((family, "rtn:w4g16") for family in FAMILIES),
         ("llama", "sq+gptq:w4a8g32"),
         ("qwen2", "awq+gptq:w4g16"),
+        ("qwen2moe", "gptq:w4g16"),
         ("qwen3moe", "awq+gptq:w4g16"),
         ("qwen3moe", "gptq+a:w4g16"),
         *(pytest.param(family, "awq+gptq:w4g16", marks=pytest.mark.slow) for family in FAMILIES[1:]),
