@@ -34,6 +34,7 @@ class ImageFile:
         data: the file, or its bytes.
         digest: SHA-256 of the bytes, in hexadecimal.
         width, height: pixels, as a viewer shows the image (after EXIF rotation).
+        min_pixels, max_pixels: limits for the resized image, instead of those of the image processor.
     """
 
     name: str
@@ -41,6 +42,17 @@ class ImageFile:
     digest: str
     width: int
     height: int
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    @property
+    def content(self) -> str:
+        """Equal for images that a model cannot tell apart: the same bytes with the same limits."""
+        return self.digest if self.limits == (None, None) else f"{self.digest} {self.limits}"
+
+    @property
+    def limits(self) -> tuple[int | None, int | None]:
+        return self.min_pixels, self.max_pixels
 
     def pixels(self) -> Pixels:
         """RGB pixels, uint8 (height, width, 3). Raises InputError if the file has changed since it was opened."""

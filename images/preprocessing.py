@@ -77,7 +77,7 @@ class Preprocessing:
     def grid(self, image: ImageFile) -> Grid:
         """The tokens of an image. Raises InputError for an extreme aspect ratio."""
         try:
-            return self.grid_of(image.width, image.height)
+            return self.limited(*image.limits).grid_of(image.width, image.height)
         except InputError as error:
             raise InputError(f"{image.name}: {error}") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from images.file import ImageFile
+from images.preprocessing import Preprocessing
 
 Tokens = NDArray[np.int32]
 Progress = Callable[[int, int], None]  # number of items done, total number
@@ -116,6 +117,7 @@ class Backend(Protocol):
         add_bos: whether the tokenizer adds BOS at the beginning of a text.
         end_ids: tokens that end a generation.
         chat_template: the model's chat template in Jinja; None if it has none.
+        preprocessing: the settings of its image processor; None if it takes no images.
     """
 
     load_seconds: float
@@ -127,6 +129,7 @@ class Backend(Protocol):
     add_bos: bool
     end_ids: frozenset[int]
     chat_template: str | None
+    preprocessing: Preprocessing | None
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens: ...
 

@@ -103,7 +103,7 @@ class StoredEncoder:
         return self._encoder.grid(image)
 
     def encode(self, image: ImageFile) -> NDArray[np.float32]:
-        parts = (image.digest, repr(self._encoder.preprocessing), self._encoder.identity)
+        parts = (image.content, repr(self._encoder.preprocessing), self._encoder.identity)
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         embeddings = self._store.get(key, (self.grid(image).tokens, self.width))
         if embeddings is None:

@@ -104,6 +104,7 @@ class LlamaBackend:
         self.prefix_id = self.model.bos_id if self.model.add_bos else self.model.eos_id
         self.end_ids = self.model.eog_ids
         self.chat_template = self.model.chat_template
+        self.preprocessing = None if self._tower is None else self._tower.preprocessing
 
     def _load_tower(self, images: ImageOptions | None) -> ProjectorEncoder | None:
         if images is None:

@@ -62,9 +62,9 @@ class PromptImages:
 
     def __init__(self, encoder: ImageEncoder, images: Iterable[ImageFile]) -> None:
         self._encoder = encoder
-        distinct = {image.digest: image for image in images}
+        distinct = {image.content: image for image in images}
         self._images = list(distinct.values())
-        self._number = {digest: i for i, digest in enumerate(distinct)}
+        self._number = {content: i for i, content in enumerate(distinct)}
         self._grids = [encoder.grid(image) for image in self._images]
         sizes = np.array([grid.tokens for grid in self._grids], np.int64)
         self._firsts = np.cumsum(sizes) - sizes
@@ -73,7 +73,7 @@ class PromptImages:
 
     def tokens(self, image: ImageFile) -> range:
         """The tokens that stand for an image."""
-        number = self._number[image.digest]
+        number = self._number[image.content]
         first = -1 - int(self._firsts[number])
         return range(first, first - self._grids[number].tokens, -1)
 

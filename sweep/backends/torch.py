@@ -113,6 +113,7 @@ class TorchBackend:
         self.eos_id, self.bos_id, self.add_bos = vocabulary.eos_id, vocabulary.bos_id, vocabulary.add_bos
         self.prefix_id = self.bos_id if self.add_bos else self.eos_id
         self.chat_template = vocabulary.chat_template
+        self.preprocessing = None if images is None else images.preprocessing
 
     @classmethod
     def open(

@@ -18,6 +18,8 @@ from sweep.measure.task_options import TaskOptions
 if TYPE_CHECKING:
     from sweep.measure.harness import Metric, TaskRun
 
+MAX_REASONS = 10  # lines of items that were left out
+
 
 @dataclass(frozen=True)
 class TaskResult(Result):
@@ -102,7 +104,7 @@ class TaskJob(MeasurementJob[TaskResult]):
                 "max_gen_toks": run.max_gen_toks,
                 "data": None if data is None else data.name,
             },
-            left_out=run.left_out,
+            left_out=run.left_out + len(run.unusable),
             unfinished=run.unfinished,
             in_reasoning=run.in_reasoning,
             sharing=None if run.sharing is None else SharingCheck(**asdict(run.sharing)),
@@ -125,6 +127,9 @@ def _notes(run: TaskRun, options: TaskOptions) -> list[str]:
     if run.left_out:
         why = "checking them needs nltk data that is not installed"
         notes.append(f"{run.left_out} items left out, {run.n} scored: {why}")
+    notes += [f"left out: {reason}" for reason in run.unusable[:MAX_REASONS]]
+    if len(run.unusable) > MAX_REASONS:
+        notes.append(f"{len(run.unusable)} items left out, {run.n} scored; {MAX_REASONS} of them are named above")
     if run.unfinished:
         empty = f", {run.in_reasoning} of them inside the reasoning, which leaves an empty answer"
         notes.append(

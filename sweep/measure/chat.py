@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from converters.errors import InputError
 from sweep.measure.reasoning import THINK_START
@@ -57,7 +57,7 @@ def require_template(chat_template: str | None, thinking: bool | None) -> None:
 
 def render_chat(
     vocabulary: ChatVocabulary,
-    messages: Sequence[Message],
+    messages: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool,
     thinking: bool | None = None,
     complete: bool = False,

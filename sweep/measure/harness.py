@@ -5,6 +5,7 @@ Prompts, answer filters and metrics are lm-eval's; log-probabilities and generat
 
 from __future__ import annotations
 
+import hashlib
 import math
 import numbers
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.errors import InputError
+from images.file import ImageFile
 from sweep.backends.base import Backend
 from sweep.backends.sharing_check import SharingCheck
 from sweep.items import Item
-from sweep.measure.chat import ChatVocabulary
-from sweep.measure.lm_eval_model import TaskProgress, make_lm
+from sweep.measure.chat import ChatTemplateError, ChatVocabulary
+from sweep.measure.lm_eval_model import TaskProgress, UnusableItems, images_of, make_lm
 from sweep.measure.lm_eval_tasks import LoadedTask, TaskLocation, load_task, quiet
 from sweep.measure.reasoning import Opening
 from sweep.measure.task_options import MeasurementError, TaskOptions
@@ -68,6 +70,7 @@ class TaskRun:
         num_fewshot: examples in each prompt; None if the sub-tasks differ.
         chance: the score of random guessing, the mean of 1 / number of choices; 0 for tasks that generate text.
         left_out: number of items that cannot be scored on this machine.
+        unusable: what is wrong with further items, which are not scored either, one line for each.
         max_gen_toks: for tasks that generate text, the largest limit on new tokens that was used.
         unfinished: number of answers that reached that limit, or ended inside the reasoning.
         in_reasoning: number of answers that ended inside the reasoning. They are empty.
@@ -83,6 +86,7 @@ class TaskRun:
     num_fewshot: int | None
     chance: float
     left_out: int = 0
+    unusable: tuple[str, ...] = ()
     max_gen_toks: int | None = None
     unfinished: int = 0
     in_reasoning: int = 0
@@ -140,18 +144,23 @@ def run_task(
         from lm_eval import simple_evaluate
 
         loaded = load_task(task, location, options)
-        lm = make_lm(backend, options, progress)
-        results = simple_evaluate(
-            model=lm,
-            tasks=[loaded.root],
-            num_fewshot=options.num_fewshot,
-            limit=options.limit,
-            bootstrap_iters=BOOTSTRAP_ITERATIONS,
-            apply_chat_template=options.chat_template,
-            confirm_run_unsafe_code=options.allow_code,
-            task_manager=loaded.manager,
-            torch_random_seed=None,  # no task uses torch's random numbers; seeding would load torch (1.6 s per variant)
-        )
+        results = None
+        while results is None:
+            lm = make_lm(backend, options, progress)
+            try:
+                results = simple_evaluate(
+                    model=lm,
+                    tasks=[loaded.root],
+                    num_fewshot=options.num_fewshot,
+                    limit=options.limit,
+                    bootstrap_iters=BOOTSTRAP_ITERATIONS,
+                    apply_chat_template=options.chat_template,
+                    confirm_run_unsafe_code=options.allow_code,
+                    task_manager=loaded.manager,
+                    torch_random_seed=None,  # no task uses torch's random numbers; seeding would load torch (1.6 s)
+                )
+            except UnusableItems as found:  # before the model answers; the task goes on without them
+                loaded.leave_out(found.reasons, options.limit)
         metrics = _metrics(loaded, results)
         items = _items(loaded, results)
     shots = {results["n-shot"].get(leaf) for leaf in loaded.tasks}
@@ -163,6 +172,7 @@ def run_task(
         num_fewshot=shots.pop() if len(shots) == 1 else None,
         chance=sum(chances) / len(chances),
         left_out=sum(loaded.left_out.values()),
+        unusable=tuple(loaded.unusable.values()),
         max_gen_toks=lm.max_gen_toks_used,
         unfinished=lm.unfinished,
         in_reasoning=lm.in_reasoning,
@@ -195,7 +205,14 @@ def check_prompts(vocabulary: ChatVocabulary, task: str, location: TaskLocation,
         loaded = load_task(task, location, options)
         lm: Any = make_lm(vocabulary, options)  # type: ignore[arg-type]  # asked for nothing but prompts
 
-        def stop(_requests: object) -> None:
+        def stop(requests: Sequence[Any]) -> None:
+            for request in requests:
+                try:
+                    lm.texts_around_images(request)
+                except ChatTemplateError:
+                    raise
+                except InputError:  # the fault of one item, which is left out
+                    continue
             raise _PromptsBuilt
 
         lm.loglikelihood = lm.loglikelihood_rolling = lm.generate_until = stop
@@ -248,7 +265,8 @@ def _items(loaded: LoadedTask, results: dict[str, Any]) -> list[tuple[TaskItem, 
             at = leaf, sample["doc_id"]
             if at not in items:
                 gold = _gold_probability(task, sample)
-                item = TaskItem(leaf, sample["doc_id"], sample["doc_hash"], sample["prompt_hash"], {}, {}, gold)
+                document = _document_hash(sample)
+                item = TaskItem(leaf, sample["doc_id"], document, sample["prompt_hash"], {}, {}, gold)
                 items[at] = item, sample
             item = items[at][0]
             for name in sample["metrics"]:
@@ -257,6 +275,13 @@ def _items(loaded: LoadedTask, results: dict[str, Any]) -> list[tuple[TaskItem, 
                     item.values[f"{name},{sample['filter']}"] = value
             item.answers[sample["filter"]] = _answer(sample["filtered_resps"])
     return list(items.values())
+
+
+def _document_hash(sample: dict[str, Any]) -> str:
+    """lm-eval's hash of the document, which may hold only the paths of its images, with their content."""
+    images = [image.content for image in images_of(sample["arguments"][0]) if isinstance(image, ImageFile)]
+    text = "\n".join([sample["doc_hash"], *images])
+    return hashlib.sha256(text.encode()).hexdigest() if images else str(sample["doc_hash"])
 
 
 def _item_value(value: Any) -> float | None:

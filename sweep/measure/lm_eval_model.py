@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sweep.backends.base import Backend, GenerationRequest, ScoreRequest
+from converters.errors import InputError
+from images.file import ImageFile
+from sweep.backends.base import Backend, GenerationRequest, PlacedImage, ScoreRequest
 from sweep.backends.sharing_check import SharingSample
-from sweep.measure.chat import rejects_system, render_chat, require_template, without_system
+from sweep.measure.chat import ChatTemplateError, rejects_system, render_chat, require_template, without_system
+from sweep.measure.image_prompt import ChatPrompt, chat_pieces, text_pieces
+from sweep.measure.item_images import Unusable
 from sweep.measure.reasoning import THINK_END, Answer, Opening, Reasoning, can_reason
 from sweep.measure.task_options import MeasurementError, TaskOptions
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
 
+T = TypeVar("T")
 TaskProgress = Callable[[int, int, str], None]  # requests done, total requests, name of the running sub-task
 
 DEFAULT_MAX_NEW_TOKENS = 256  # default of lm-eval's Hugging Face model for tasks without a limit
@@ -39,6 +44,26 @@ def make_lm(backend: Backend, options: TaskOptions | None = None, progress: Task
     of one was moved. `sharing` checks a sample of the choices that were scored; see SharingSample.
     """
     return _lm_class()(backend, options or TaskOptions(), progress)
+
+
+class UnusableItems(Exception):
+    """Items that cannot be measured: `reasons` by sub-task and number of the document."""
+
+    def __init__(self, reasons: Mapping[tuple[str, int], str]) -> None:
+        super().__init__(f"{len(reasons)} items")
+        self.reasons = reasons
+
+
+@dataclass(frozen=True)
+class _Context:
+    """A prompt: its tokens, and its images, which take `image_tokens` in addition."""
+
+    tokens: tuple[int, ...]
+    images: tuple[PlacedImage, ...] = ()
+    image_tokens: int = 0
+
+    def __add__(self, tokens: Sequence[int]) -> _Context:
+        return replace(self, tokens=(*self.tokens, *tokens))
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,8 @@ def _lm_class() -> type[TemplateLM]:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
     class BackendLM(TemplateLM):
+        MULTIMODAL = True
+
         def __init__(self, model: Backend, options: TaskOptions, progress: TaskProgress | None) -> None:
             super().__init__()
             self._model = model
@@ -65,7 +92,6 @@ def _lm_class() -> type[TemplateLM]:
             self._progress = progress
             self._before = self._total = 0  # number of requests in earlier parts, and in all parts
             self._part = ""
-            self._questions: list[tuple[str | None, int | None]] = []  # one per request of the current part
             self.max_gen_toks_used: int | None = None
             self.unfinished = 0
             self.in_reasoning = 0
@@ -95,10 +121,13 @@ def _lm_class() -> type[TemplateLM]:
             rejected = any(message["role"] == "system" for message in chat_history) and self._rejects_system
             self.moved_system |= rejected
             messages = without_system(chat_history) if rejected else chat_history
-            rendered = render_chat(self._model, messages, add_generation_prompt, self._options.thinking)
+            rendered = self._render(messages, add_generation_prompt)
             if not add_generation_prompt:
                 self._continued.add(rendered)
-            return rendered
+            return ChatPrompt.of(rendered, messages, add_generation_prompt)
+
+        def _render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+            return render_chat(self._model, messages, add_generation_prompt, self._options.thinking)
 
         @functools.cached_property
         def _rejects_system(self) -> bool:
@@ -111,19 +140,49 @@ def _lm_class() -> type[TemplateLM]:
             return [int(t) for t in self._model.tokenize(string, add_special=special, parse_special=True)]
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            score = super().loglikelihood
+            with_images = self._with_images(requests, self._score_request)
 
             def score_part(part: list[Any]) -> list[Any]:
-                self._questions = [(request.task_name, request.doc_id) for request in part]
-                try:
-                    return score(part, disable_tqdm=True)  # the caller shows the progress
-                finally:
-                    self._questions = []
+                asked = [with_images.get(id(request)) or self._score_request(request) for request in part]
+                return self._score(asked, [(request.task_name, request.doc_id) for request in part])
 
             return self._by_part(requests, score_part)
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-            return self._by_part(requests, self._generate)
+            reasoning = self._reasoning()
+
+            def prompt(request: Any) -> _Prompt:
+                return self._prompt(request, reasoning)
+
+            with_images = self._with_images(requests, prompt)
+
+            def generate_part(part: list[Any]) -> list[str]:
+                return self._generate([with_images.get(id(one)) or prompt(one) for one in part], reasoning)
+
+            return self._by_part(requests, generate_part)
+
+        def _with_images(self, requests: list[Any], make: Callable[[Any], T]) -> dict[int, T]:
+            """What `make` makes of the requests with images, by their id. They are made before any is answered.
+
+            Raises UnusableItems, so that the items are left out before any work; InputError if the model takes none.
+            """
+            found: dict[int, T] = {}
+            reasons: dict[tuple[str, int], str] = {}
+            for request in (one for one in requests if images_of(one.args)):
+                if self._model.preprocessing is None:
+                    raise InputError(
+                        f"task {request.task_name}: it uses images, which this model does not take; measure a "
+                        "vision-language model, or choose other tasks"
+                    )
+                try:
+                    found[id(request)] = make(request)
+                except ChatTemplateError:
+                    raise
+                except InputError as error:
+                    reasons.setdefault((request.task_name, request.doc_id), str(error))
+            if reasons:
+                raise UnusableItems(reasons)
+            return found
 
         def _by_part(self, requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
             answers: list[Any] = []
@@ -140,7 +199,10 @@ def _lm_class() -> type[TemplateLM]:
         def _loglikelihood_tokens(
             self, requests: Sequence[tuple[Any, list[int], list[int]]], **unused: Any
         ) -> list[tuple[float, bool]]:
-            fitted = [_truncated(context, continuation, self.max_length) for _text, context, continuation in requests]
+            return self._score([_truncated(context, text, self.max_length) for _, context, text in requests])
+
+        def _score(self, fitted: list[ScoreRequest], questions: Sequence[Hashable] = ()) -> list[tuple[float, bool]]:
+            """`questions`: the question of each request; none if a text is scored in pieces for its perplexity."""
             scores = self._model.loglikelihoods(fitted, self._report_progress)
             broken = sum(math.isnan(score.logprob) for score in scores)
             if broken:
@@ -148,9 +210,74 @@ def _lm_class() -> type[TemplateLM]:
                     f"{broken} of {len(scores)} log-likelihoods are not numbers (nan): the weights of this file give "
                     "no probabilities; check the file"
                 )
-            if self._questions:  # empty if a text is scored in pieces for its perplexity
-                self.sharing.add(self._model, fitted, scores, self._questions)
+            if questions:
+                self.sharing.add(self._model, fitted, scores, questions)
             return [(score.logprob, score.is_greedy) for score in scores]
+
+        def _score_request(self, request: Any) -> ScoreRequest:
+            text, continuation = request.args[:2]
+            if text == "":
+                scored = self.tok_encode(continuation, add_special_tokens=False)
+                if scored[0] == self.prefix_token_id:
+                    return _truncated(scored[:1], scored[1:], self.max_length)
+                return _truncated([self.prefix_token_id], scored, self.max_length)
+            *before, last = self.texts_around_images(request)
+            start = self._context(request, before)
+            own, scored = self._encode_pair(last, continuation, add_special_tokens=False if before else None)
+            if not start.images:
+                return _truncated(own, scored, self.max_length)
+            context = start + own
+            self._require_room(context, len(scored) - 1, "its continuation")
+            return ScoreRequest(context.tokens, tuple(scored), context.images)
+
+        def _encode_pair(
+            self, context: str, continuation: str, add_special_tokens: bool | None = None
+        ) -> tuple[list[int], list[int]]:
+            blanks = len(context) - len(context.rstrip())
+            if blanks:
+                context, continuation = context[:-blanks], context[-blanks:] + continuation
+            whole = self.tok_encode(context + continuation, add_special_tokens)
+            own = self.tok_encode(context, add_special_tokens)
+            return own, whole[len(own) :]
+
+        def texts_around_images(self, request: Any) -> list[str]:
+            """The texts around the images of a prompt. Raises InputError as `text_pieces` and `chat_pieces` do."""
+            text, images = request.args[0], images_of(request.args)
+            if not images or not isinstance(text, ChatPrompt):
+                return text_pieces(text, len(images))
+            return chat_pieces(
+                text.messages, len(images), lambda messages: self._render(messages, text.add_generation_prompt)
+            )
+
+        def _context(self, request: Any, pieces: Sequence[str]) -> _Context:
+            """The tokens of the texts, each followed by an image of the request, as far as there are any.
+
+            Raises InputError for an image that cannot be used.
+            """
+            images = images_of(request.args)
+            tokens: list[int] = []
+            placed = []
+            n = 0
+            for i, piece in enumerate(pieces):
+                tokens += self.tok_encode(piece, False if i else None)
+                if i < len(images):
+                    image = images[i]
+                    if isinstance(image, Unusable):
+                        raise InputError(image.reason)
+                    assert self._model.preprocessing is not None
+                    n += self._model.preprocessing.grid(image).tokens
+                    placed.append(PlacedImage(image, len(tokens)))
+            return _Context(tuple(tokens), tuple(placed), n)
+
+        def _require_room(self, context: _Context, more: int, what: str) -> None:
+            total = len(context.tokens) + context.image_tokens + more
+            if total > self.max_length:
+                names = ", ".join(dict.fromkeys(placed.image.name for placed in context.images))
+                raise InputError(
+                    f"{names}: the prompt has {len(context.tokens) + context.image_tokens} tokens, of which "
+                    f"{context.image_tokens} are of images, and with {what} it needs {total}, but the context has "
+                    f"{self.max_length}"
+                )
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
             pieces: list[tuple[None, list[int], list[int]]] = []
@@ -171,9 +298,7 @@ def _lm_class() -> type[TemplateLM]:
                 sums[i] += logprob
             return sums
 
-        def _generate(self, requests: list[Any]) -> list[str]:
-            reasoning = self._reasoning()
-            prompts = [self._prompt(request, reasoning) for request in requests]
+        def _generate(self, prompts: Sequence[_Prompt], reasoning: Reasoning | None) -> list[str]:
             generations = self._model.generate([prompt.generation for prompt in prompts], self._report_progress)
             texts = []
             for prompt, generation in zip(prompts, generations, strict=True):
@@ -204,7 +329,7 @@ def _lm_class() -> type[TemplateLM]:
             return Reasoning(self._model) if used else None
 
         def _prompt(self, request: Any, reasoning: Reasoning | None) -> _Prompt:
-            context, task_kwargs = request.args
+            text, task_kwargs = request.args[:2]
             kwargs = normalize_gen_kwargs(task_kwargs, DEFAULT_MAX_NEW_TOKENS)
             n_new = self._options.max_gen_toks or int(kwargs["max_gen_toks"])
             room = self.max_length - n_new
@@ -216,16 +341,27 @@ def _lm_class() -> type[TemplateLM]:
             self.max_gen_toks_used = max(n_new, self.max_gen_toks_used or 0)
             eos = self._model.detokenize([self.eot_token_id], special=True)
             stops = tuple(handle_stop_sequences(list(kwargs.get("until") or []), eos=eos))
-            tokens = tuple(self.tok_encode(context)[-room:])
-            opening = Opening.CLOSED if reasoning is None else reasoning.opening(tokens)
-            if opening is Opening.NONE and context in self._continued:
+            context = self._context(request, self.texts_around_images(request))
+            if context.images:
+                self._require_room(context, n_new, f"an answer of {n_new} tokens")
+            else:
+                context = _Context(context.tokens[-room:])
+            opening = Opening.CLOSED if reasoning is None else reasoning.opening(context.tokens)
+            if opening is Opening.NONE and text in self._continued:
                 opening = Opening.CLOSED
             # A stop string ends the answer, but not the reasoning before it. lm-eval's vLLM model works in this way;
             # its Hugging Face model would stop within the reasoning and never reach the answer.
             may_reason = opening is not Opening.CLOSED or self._think_end is not None
-            return _Prompt(GenerationRequest(tokens, n_new, () if may_reason else stops), stops, opening)
+            asked = GenerationRequest(context.tokens, n_new, () if may_reason else stops, context.images)
+            return _Prompt(asked, stops, opening)
 
     return BackendLM
+
+
+def images_of(arguments: Sequence[Any]) -> Sequence[ImageFile | Unusable]:
+    """The images in the arguments of a request of lm-eval: (prompt, settings or continuation[, {"visual": images}])."""
+    images: Sequence[ImageFile | Unusable] = arguments[2].get("visual") or () if len(arguments) > 2 else ()
+    return images
 
 
 def _parts(requests: Sequence[Any]) -> list[tuple[str, list[Any]]]:

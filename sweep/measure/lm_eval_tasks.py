@@ -11,9 +11,9 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from presets import Needs, TaskData, task_data
 from sweep.measure import task_names
 from sweep.measure.code_eval import replaced_code_eval, runs_restricted
 from sweep.measure.hub_access import hub_access, is_of_connection, unreachable
+from sweep.measure.item_images import ItemImages, image_columns, undecoded
 from sweep.measure.local_data import LocalData
 from sweep.measure.task_options import TaskOptions
 
@@ -62,7 +63,8 @@ class LoadedTask:
     """A task or group with its data.
 
     `root` is the task, or the group that contains all `tasks`. `tasks` are the tasks without sub-tasks, by name.
-    `left_out` is the number of items of each task that cannot be scored on this machine.
+    `left_out` is the number of items of each task that cannot be scored on this machine. `unusable` says what is wrong
+    with further items, which lm-eval does not get: by task and number of the document.
     """
 
     root: Task | Group
@@ -70,6 +72,27 @@ class LoadedTask:
     tasks: dict[str, Task]
     left_out: dict[str, int]
     manager: TaskManager
+    unusable: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def leave_out(self, reasons: Mapping[tuple[str, int], str], limit: int | None) -> None:
+        """Go on without these items. Raises InputError if none of a task's first `limit` items remains."""
+        for (name, number), reason in reasons.items():
+            if not any(known == name for known, _ in self.unusable):
+                self._skip_unusable(name)
+            item = f"item {number}" if len(self.tasks) == 1 else f"item {number} of {name}"
+            self.unusable[name, number] = f"{item}: {reason}"
+        for name in {name for name, _ in reasons}:
+            task = self.tasks[name]
+            if next(iter(task.doc_iterator(limit=limit)), None) is None:
+                first = next(reason for (known, _), reason in self.unusable.items() if known == name)
+                raise InputError(f"task {name}: no item of it can be measured; {first}")
+
+    def _skip_unusable(self, name: str) -> None:
+        task = self.tasks[name]
+        documents = task.doc_iterator
+        task.doc_iterator = lambda **which: (
+            (number, document) for number, document in documents(**which) if (name, number) not in self.unusable
+        )
 
 
 def load_task(task: str, location: TaskLocation, options: TaskOptions) -> LoadedTask:
@@ -100,7 +123,20 @@ def load_task(task: str, location: TaskLocation, options: TaskOptions) -> Loaded
         root = _with_aggregates(task, root, tasks)
     for leaf in tasks.values():
         _validate(leaf, options)
+        if getattr(leaf, "MULTIMODAL", False):
+            leaf.doc_to_image = _images(leaf, location)
     return LoadedTask(root, _name(root), tasks, left_out, manager)
+
+
+def _images(task: Task, location: TaskLocation) -> ItemImages:
+    own, limits = task.config.doc_to_image, task.config.metadata or {}
+    return ItemImages(
+        task.doc_to_image,
+        location.yaml or location.data,
+        (limits.get("min_pixels"), limits.get("max_pixels")),
+        tuple(image_columns(task.task_docs)),
+        decodes=callable(own),
+    )
 
 
 def _name(root: Task | Group) -> str:
@@ -129,8 +165,14 @@ def _with_aggregates(task: str, root: Task | Group, tasks: dict[str, Task]) -> G
 def _validate(task: Task, options: TaskOptions) -> None:
     """Raise InputError for a task whose results are not comparable, or that is not supported or not allowed."""
     name, config = task.task_name, task.config
+    if getattr(config, "doc_to_audio", None) is not None:
+        raise InputError(f"task {name}: it uses sound; only tasks with text and images can be measured")
     if getattr(task, "MULTIMODAL", False):
-        raise InputError(f"task {name}: it uses images or sound; only tasks with text alone can be measured")
+        if getattr(config, "doc_to_image", None) is None:
+            raise InputError(f"task {name}: it has images in another way than doc_to_image, which is not supported")
+        own = getattr(config, "num_fewshot", None)  # a task that fixes 0 examples keeps 0
+        if own != 0 and (options.num_fewshot or own):
+            raise InputError(f"task {name}: examples with images are not supported; use --num-fewshot 0")
     if getattr(task, "UNSAFE_CODE", False):
         if not runs_restricted(config):
             raise InputError(f"task {name}: it runs code that the model writes, without the restrictions of code_eval")
@@ -215,6 +257,8 @@ def _factory_class() -> type[Any]:
                 config = self._local.replace_data_set(config, self._options.num_fewshot)
             if needs is not None and not _has(needs.resource):
                 config["process_docs"] = self._without(needs, config)
+            if config.get("doc_to_image") is not None:
+                config["process_docs"] = _with_undecoded_images(config.get("process_docs"))
             return config
 
         def _without(self, needs: Needs, config: dict[str, Any]) -> Any:
@@ -229,6 +273,16 @@ def _factory_class() -> type[Any]:
             return process_docs
 
     return Factory
+
+
+def _with_undecoded_images(prepare: Any) -> Any:
+    """`prepare`, a task's preparation of items, with images as bytes: a damaged one costs only its own item."""
+
+    def process_docs(documents: Any) -> Any:
+        documents = undecoded(documents)
+        return documents if prepare is None else prepare(documents)
+
+    return process_docs
 
 
 def _has(resource: str) -> bool:
@@ -289,6 +343,7 @@ def quiet(offline: bool) -> Iterator[None]:
         # pip, lscpu and git are run to describe the machine, which is not used here and takes seconds per task
         (lm_eval.evaluator, "add_env_info", lambda results: None),
         (lm_eval.evaluator, "get_git_commit_hash", lambda: None),
+        (lm_eval.evaluator, "LMEVAL_HASHMM", False),  # it would copy all items, to replace decoded images by hashes
         # a task's few templates are compiled again for every document: most of the time of a task with a small model
         (lm_eval.utils.env, "from_string", functools.lru_cache(maxsize=64)(lm_eval.utils.env.from_string)),
     ]

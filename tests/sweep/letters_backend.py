@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from images.preprocessing import Preprocessing
 from sweep.backends.base import Generation, GenerationRequest, Score, ScoreRequest
 
 END, BOS = 0, 1
@@ -26,9 +27,11 @@ class LettersBackend:
         max_length: int = 2000,
         add_bos: bool = False,
         chat_template: str | None = None,
+        preprocessing: Preprocessing | None = None,
         score: Callable[[str], float] = lambda text: -sum(map(ord, text)) / 100,
     ) -> None:
         self.said, self.max_length, self.add_bos, self.chat_template = said, max_length, add_bos, chat_template
+        self.preprocessing = preprocessing
         self._score = score
         self.scored: list[list[ScoreRequest]] = []
         self.asked: list[GenerationRequest] = []

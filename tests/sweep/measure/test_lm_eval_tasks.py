@@ -47,6 +47,7 @@ test_split: test
 CHOOSE = "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: [a, b]\ndoc_to_target: 0\n"
 WRITE = "output_type: generate_until\ndoc_to_text: '{{q}}'\ndoc_to_target: a\n"
 ACC, EXACT = "metric_list: [{metric: acc}]\n", "metric_list: [{metric: exact_match}]\n"
+SEEING = SimpleNamespace(doc_to_image=["a"])
 NEEDING = "google/IFEval"  # whose items need data of nltk: presets/tasks/data.toml
 ROWS = [{"q": f"Q{i}", "instruction_id_list": names} for i, names in enumerate((["a"], ["b", "c"], ["d"], []))]
 
@@ -169,7 +170,11 @@ def test_code_of_a_task_that_fails_is_reported_in_one_line(
 @pytest.mark.parametrize(
     ("attributes", "options", "message"),
     [
-        ({"MULTIMODAL": True}, {}, "task t: it uses images or sound"),
+        ({"MULTIMODAL": True, "config": SimpleNamespace(doc_to_audio=["a"])}, {}, "task t: it uses sound"),
+        ({"MULTIMODAL": True}, {}, "has images in another way than doc_to_image"),
+        ({"MULTIMODAL": True, "config": SEEING}, {"num_fewshot": 2}, "t: examples with images are not supported"),
+        ({"MULTIMODAL": True, "config": SEEING}, {"num_fewshot": 0}, ""),
+        ({"MULTIMODAL": True, "config": SimpleNamespace(doc_to_image=["a"], num_fewshot=0)}, {"num_fewshot": 2}, ""),
         ({"UNSAFE_CODE": True}, {"allow_code": True}, "without the restrictions of code_eval"),
         ({"config": SimpleNamespace(generation_kwargs={"do_sample": True})}, {}, "it samples its answers"),
         ({"config": SimpleNamespace(generation_kwargs={"do_sample": False})}, {"thinking": True}, ""),
