@@ -13,6 +13,9 @@ from converters.errors import InputError
 from converters.llamacpp.container import Field, GGUFHeader, text
 from converters.llamacpp.reader import read_header
 
+DEFAULT_TYPE = "F16"
+"""The type of projector files unless another one is named, as of llama.cpp's converter."""
+
 
 def read_projector(path: Path, structure: Mapping[str, Field], model: str) -> GGUFHeader:
     """The header of the projector file `path`, for the text model with these metadata, which messages call `model`.

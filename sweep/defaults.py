@@ -12,3 +12,6 @@ of other builds differ by some per cent, and memory pools of the backends grow w
 
 SPEED_MEASUREMENTS = 2
 """How often the speed of a variant is measured at most: an unstable one is measured again at the end of the run."""
+
+IMAGE_CACHE_BYTES = 4 << 30
+"""Bytes of embeddings of images that a workspace keeps."""

@@ -22,7 +22,8 @@ class Event:
       that make their files again.
     - `cell_started`.
     - `cell_progress`: `done`, `total`, and `part`, the sub-task of a group that is running.
-    - `cell_done`: `seconds`, and `notes`, lines for people.
+    - `cell_done`: `seconds`, and `notes`, lines for people. `same_as`: the label of a cell of another variant that is
+      the same measurement; this one ended with it.
     - `cell_failed`, `cell_cancelled`, `cell_skipped`: `error`, why the cell has no whole result (see Ending).
     - `interrupted`; `refused`: `error`, the input was rejected; `done`: how the run ended.
     """

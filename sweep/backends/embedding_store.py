@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from images.file import ImageFile
 from images.preprocessing import Grid, Preprocessing
 from sweep.backends.prompt_images import ImageEncoder
+from sweep.defaults import IMAGE_CACHE_BYTES
 
-LIMIT_BYTES = 4 << 30
 _PARTIAL = ".partial"
 
 
 class EmbeddingStore:
     """The folder `directory`, whose files take at most `limit_bytes`. Several processes may use it at the same time."""
 
-    def __init__(self, directory: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, directory: Path, limit_bytes: int = IMAGE_CACHE_BYTES) -> None:
         self._directory = directory
         self._limit_bytes = limit_bytes
 

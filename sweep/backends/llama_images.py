@@ -17,8 +17,7 @@ from converters.llamacpp.reader import read_header
 from converters.projector_file import read_projector
 from images.file import ImageFile
 from images.preprocessing import Grid, Preprocessing
-
-TOLERANCE = 1e-6  # of normalization, which files store in float32
+from sweep.backends.projector_settings import require_same_settings
 
 
 class ProjectorEncoder:
@@ -40,19 +39,12 @@ class ProjectorEncoder:
         self._encoder = LlamaImageEncoder(path, model, flash_attn=flash_attn, n_threads=n_threads, use_gpu=use_gpu)
         self.preprocessing = preprocessing
         self.width = self._encoder.width
-        checks = (
-            ("the patch size", (self._encoder.patch_size,), (preprocessing.patch,)),
-            ("the merge size", (self._encoder.merge_size,), (preprocessing.merge,)),
-            ("the mean of pixels", self._encoder.mean, preprocessing.mean),
-            ("the standard deviation of pixels", self._encoder.std, preprocessing.std),
-        )
-        for what, found, needed in checks:
-            if len(found) != len(needed) or not np.allclose(found, needed, rtol=0, atol=TOLERANCE):
-                self.close()
-                raise InputError(
-                    f"{path}: {what} is {found}, but {needed} in the settings of the checkpoint's image processor; "
-                    "this projector file belongs to another model"
-                )
+        own = self._encoder
+        try:
+            require_same_settings(path, own.patch_size, own.merge_size, own.mean, own.std, preprocessing)
+        except InputError:
+            self.close()
+            raise
 
     @cached_property
     def identity(self) -> str:

@@ -15,6 +15,7 @@ from int8.linear import require_int8
 from int8.real_int8 import to_int8
 from int8.tokenizer import load_tokenizer
 from sweep.backends.device_memory import DeviceGrowth
+from sweep.backends.image_options import ImageOptions
 from sweep.backends.resident_memory import ResidentGrowth
 from sweep.backends.torch import TorchBackend, on_device
 
@@ -33,9 +34,9 @@ def open_fake_quant(path: Path, device: str) -> TorchBackend:
     return _open(path, device, real=False)
 
 
-def open_float(path: Path, device: str) -> TorchBackend:
-    """A Hugging Face checkpoint, computed in BF16. Raises InputError."""
-    return TorchBackend.open(path, dtype="bfloat16", device=device)
+def open_float(path: Path, device: str, images: ImageOptions | None = None) -> TorchBackend:
+    """A Hugging Face checkpoint, computed in BF16, with its vision tower if `images` is given. Raises InputError."""
+    return TorchBackend.open(path, dtype="bfloat16", device=device, images=images)
 
 
 def open_dequantized(path: Path, device: str) -> TorchBackend:

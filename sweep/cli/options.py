@@ -20,7 +20,7 @@ from typer.models import ParameterInfo
 
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
-from sweep.cli.parsers import comma_list, kv_cache, tensor_split, tolerance
+from sweep.cli.parsers import cache_size, comma_list, kv_cache, tensor_split, tolerance
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.request import Keep, Request
 
@@ -154,7 +154,8 @@ _CHOICE = (
         "variants",
         str | None,
         "Variants to add to the preset, separated by commas: quants, gguf:FILE, hub:OWNER/REPO/FILE.gguf, "
-        "int8:RECIPE or fq:RECIPE (fake-quant). A list that starts with = replaces the variants of the preset.",
+        "int8:RECIPE or fq:RECIPE (fake-quant). A GGUF variant of a vision model can end with its projector file, "
+        "+mmproj=TYPE or +mmproj=FILE; F16 by default. A list that starts with = replaces the variants of the preset.",
         metavar="LIST",
     ),
 )
@@ -264,6 +265,34 @@ _TASKS = (
         default=False,
         name="--allow-code-execution",
         show_default="such tasks are rejected",
+    ),
+)
+_IMAGES = (
+    _option(
+        Panel.MEASUREMENTS,
+        "min_pixels",
+        int | None,
+        "Smaller images are enlarged to this number of pixels.",
+        min=1,
+        show_default="as the checkpoint's image processor does",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "max_pixels",
+        int | None,
+        "Larger images are reduced to this number of pixels, which makes them fewer tokens.",
+        min=1,
+        show_default="as the checkpoint's image processor does",
+    ),
+    _option(
+        Panel.MEASUREMENTS,
+        "image_cache",
+        str,
+        "Size of the cache of embeddings in the workspace, so that an image is encoded once for all variants with the "
+        "same projector file. 0 turns it off.",
+        default="4GiB",
+        metavar="SIZE",
+        convert=cache_size,
     ),
 )
 _STRIDE = _option(
@@ -377,12 +406,12 @@ _TOLERANCE = Option("tolerance", str | None, common.TOLERANCE, tolerance)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 SWEEP = (
-    *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT,
+    *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT,
     *_EXECUTION, _DRY_RUN, _KEEP, _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 """The options of `sweep run`, which are the same for each of its models."""
 RUN = (_MODEL, *SWEEP)
 EVAL = (
-    _EVALUATED, _QUANT, *_TASKS, *_EVAL_TEXT, _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE,
-    _WORKSPACE,
+    _EVALUATED, _QUANT, *_TASKS, *_IMAGES, *_EVAL_TEXT, _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE,
+    _FORCE, _WORKSPACE,
 )  # fmt: skip

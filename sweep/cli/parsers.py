@@ -29,6 +29,11 @@ def byte_count(text: str) -> int:
     return int(float(found[1]) * factor)
 
 
+def cache_size(text: str) -> int:
+    """A size as `byte_count` reads it; `0` turns the cache off."""
+    return 0 if text.strip() == "0" else byte_count(text)
+
+
 def tolerance(text: str | None) -> Tolerance | None:
     """`2`: two percentage points; `5%`: five percent of the reference's score above chance; None if it is not given."""
     if text is None:

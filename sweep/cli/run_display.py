@@ -49,7 +49,7 @@ class RunDisplay:
     def _show_job(self, event: Event, name: str) -> None:
         if event.event in EVENTS:
             self._output.say(f"{self._prefix}{name} {EVENTS[event.event]}: {event.data['error']}")
-        elif event.event == "cell_done" and not self._output.shows_progress:
+        elif event.event == "cell_done" and "same_as" not in event.data and not self._output.shows_progress:
             self._output.say(f"{self._prefix}{name} {event.data['seconds']:.1f} s")
         part = event.data.get("part", "")
         description = name if part in ("", name.partition("/")[2]) else f"{name} ({part})"

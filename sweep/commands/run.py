@@ -4,7 +4,7 @@ follows its events."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from converters.atomic import exists_already
@@ -83,13 +83,15 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
         outputs = [(cell, cell.output) for cell in plan.cells if cell.output is not None]
         folder = sweep.workspace.artefacts(sweep.model.fingerprint)
         with sharing(folder, {file.under(root) for _, file in outputs}) as artefacts:
+            todo = cells_to_run(plan.cells, store, root)
+            running = {cell.variant for cell in todo}
 
             def on_variant_done(name: str) -> None:
+                running.discard(name)
                 if sweep.request.keep is Keep.NONE:
-                    own = [file for cell, file in outputs if cell.variant == name and cell.job.output_is_model]
+                    own = _made_only_for(name, plan.cells, running)
                     artefacts.discard(file.under(root) for file in own)
 
-            todo = cells_to_run(plan.cells, store, root)
             _require_replaceable(sweep, todo)
             with LocalHost(root, log_path(directory, "inputs")) as host:
                 check_inputs(sweep, todo, host.run_job)
@@ -134,6 +136,16 @@ def _workers(sweep: Sweep, todo: Sequence[Cell]) -> int:
     files = max((variant.file_bytes for variant in sweep.variants), default=0)
     free = min(gpu.free_bytes for gpu in gpus) - MARGIN_BYTES
     return len(gpus) if max(needed, files) <= free else 1
+
+
+def _made_only_for(variant: str, cells: Sequence[Cell], others: Collection[str]) -> list[Artefact]:
+    """The model files that a variant uses and none of the variants `others`."""
+    used: dict[str, set[str]] = {}
+    for cell in cells:
+        for key in (cell.key, *cell.needs):
+            used.setdefault(key, set()).add(cell.variant)
+    makers = [(cell, cell.output) for cell in cells if cell.output is not None and cell.job.output_is_model]
+    return [file for cell, file in makers if variant in used[cell.key] and used[cell.key].isdisjoint(others)]
 
 
 def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefact]]) -> list[Artefact]:

@@ -4,6 +4,9 @@ A cell starts when everything that it needs is done. Preparation jobs come first
 a worker dies, only the cell that it was running fails. If a measurement fails, only its cell fails. Cells that need a
 cell which failed or was cancelled are skipped. If the text of a reference fails, or if a reference cannot be used, the
 other variants have no divergence, but keep their perplexity.
+
+Variants that differ in something that a measurement does not depend on have cells with the same key. The first of them
+runs, and the others end with it.
 """
 
 from __future__ import annotations
@@ -65,6 +68,7 @@ class Scheduler:
     _waiting: list[Cell] = field(default_factory=list)
     _running: dict[str, list[Cell]] = field(default_factory=dict)
     _unfinished: dict[str, _Unfinished] = field(default_factory=dict)  # by key
+    _ended: dict[str, Event] = field(default_factory=dict)  # the last event of a cell of this key
     _run_alone: set[str] = field(default_factory=set)  # keys of cells that do not run in a batch any more
     _cancelled: set[str] = field(default_factory=set)  # labels
     _pausing: bool = False
@@ -83,7 +87,7 @@ class Scheduler:
         self._waiting = cells_to_run(self.cells, self.store, self.root)
         labels = [cell.label for cell in self._waiting]
         about = {"run": name, "cells": len(self.cells), "todo": len(labels), "pending": labels, "pid": os.getpid()}
-        about["predicted"] = {label: round(self.predicted[label], 3) for label in labels if label in self.predicted}
+        about["predicted"] = self._predicted_seconds()
         self.emit(Event("started", None, about))
         self._run_waiting()
         if self.last_cells is not None:
@@ -91,6 +95,15 @@ class Scheduler:
             if self._waiting:
                 self.emit(Event("cells_added", None, {"pending": [cell.label for cell in self._waiting]}))
             self._run_waiting()
+
+    def _predicted_seconds(self) -> dict[str, float]:
+        """By label. Cells that end with another one take no time."""
+        runs = {cell.key: cell.label for cell in reversed(self._waiting)}
+        return {
+            cell.label: round(self.predicted[cell.label], 3) if runs[cell.key] == cell.label else 0.0
+            for cell in self._waiting
+            if cell.label in self.predicted
+        }
 
     def _run_waiting(self) -> None:
         """Run cells until none waits or runs."""
@@ -116,7 +129,10 @@ class Scheduler:
             if cell.key in needed:
                 makers = [cell, *makers]
                 needed |= set(cell.needs)
-        self._waiting += cells_to_run([*makers, *added], self.store, self.root)
+        chosen = cells_to_run([*makers, *added], self.store, self.root)
+        for cell in chosen:
+            self._ended.pop(cell.key, None)
+        self._waiting += chosen
 
     def _add_new(self, cells: Iterable[Cell]) -> list[Cell]:
         """Add the cells that are new, and return them."""
@@ -154,6 +170,9 @@ class Scheduler:
         cell = next((cell for cell in sorted(self._waiting, key=self._priority) if self._is_ready(cell)), None)
         if cell is None:
             return False
+        if cell.key in self._ended:
+            self._end_like_another(cell)
+            return True
         missing = next((self._unfinished[key] for key in cell.needs if key in self._unfinished), None)
         if missing is not None:
             self._waiting.remove(cell)
@@ -183,18 +202,21 @@ class Scheduler:
         """Whether all cells that it waits for have ended, and no cell of its group is running."""
         unfinished = {one.key for one in self._waiting} | {one.key for cells in self._running.values() for one in cells}
         groups = {_group(cells[0]) for cells in self._running.values()}
-        return _group(cell) not in groups and unfinished.isdisjoint((*cell.needs, *cell.optional_needs))
+        running = {one.key for cells in self._running.values() for one in cells}
+        if cell.key in running or _group(cell) in groups:
+            return False
+        return unfinished.isdisjoint((*cell.needs, *cell.optional_needs))
 
     def _batch_of(self, cell: Cell) -> list[Cell]:
         """The cells that run together with this one."""
         if cell.job.batch_key is None or cell.key in self._run_alone:
             return [cell]
-        return [
-            one
-            for one in self._waiting
-            if one.job.batch_key == cell.job.batch_key and one.key not in self._run_alone and self._is_ready(one)
-            if self._unfinished.keys().isdisjoint(one.needs)
-        ]
+        found: dict[str, Cell] = {}
+        for one in self._waiting:
+            alike = one.job.batch_key == cell.job.batch_key and one.key not in self._run_alone
+            if alike and self._is_ready(one) and self._unfinished.keys().isdisjoint(one.needs):
+                found.setdefault(one.key, one)
+        return list(found.values())
 
     def _without_missing_references(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells, with jobs that do not need their reference if it has no result."""
@@ -238,10 +260,22 @@ class Scheduler:
                 self._done(cell, result, answer.seconds / len(cells), answer.resources)
         else:
             self._handle_failure(cells, answer)
+        self._report_done(cells)
+
+    def _report_done(self, cells: Sequence[Cell]) -> None:
+        """Report the variants of these cells if all their cells have ended."""
         left = {cell.variant for cell in self._waiting} | {c.variant for cells in self._running.values() for c in cells}
         for variant in dict.fromkeys(cell.variant for cell in cells):
             if variant not in left:
                 self.on_variant_done(variant)
+
+    def _end_like_another(self, cell: Cell) -> None:
+        """End a cell whose key is that of a cell which has ended."""
+        self._waiting.remove(cell)
+        other = self._ended[cell.key]
+        seconds = {"seconds": 0.0} if "seconds" in other.data else {}
+        self.emit(Event(other.event, cell.label, {**other.data, **seconds, "same_as": other.cell}))
+        self._report_done([cell])
 
     def _handle_failure(self, cells: Sequence[Cell], answer: Failed) -> None:
         cancelled = [cell for cell in cells if cell.label in self._cancelled]
@@ -273,7 +307,7 @@ class Scheduler:
         if cell.equivalent_key is not None and not result.generated:
             self.store.copy(cell.key, cell.equivalent_key)
         notes = {"notes": list(result.notes)} if result.notes else {}
-        self.emit(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes))
+        self._emit_end(Event("cell_done", cell.label, {"seconds": round(seconds, 3)} | notes), cell)
         if self.next_cells is not None:
             self.add(self.next_cells(cell, result))
 
@@ -290,7 +324,11 @@ class Scheduler:
         how = "was cancelled" if ending is Ending.CANCELLED else f"failed: {message}"
         self._unfinished[cell.key] = _Unfinished(message, blame or f"{cell.label}, which {how}")
         self.store.put(cell.key, Outcome(ending, row, message, seconds))
-        self.emit(Event(f"cell_{ending}", cell.label, {"error": message}))
+        self._emit_end(Event(f"cell_{ending}", cell.label, {"error": message}), cell)
+
+    def _emit_end(self, event: Event, cell: Cell) -> None:
+        self._ended[cell.key] = event
+        self.emit(event)
 
 
 def _group(cell: Cell) -> str:

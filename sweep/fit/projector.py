@@ -18,7 +18,7 @@ from converters.llamacpp.ghost import ghost
 from converters.llamacpp.projector import RESERVED_PATCHES, projector_memory
 from converters.llamacpp.reader import read_header
 from converters.plan import plan_export
-from converters.projector_file import projectors_beside, read_projector
+from converters.projector_file import DEFAULT_TYPE, projectors_beside, read_projector
 from converters.projector_source import ProjectorSource
 from converters.recipes import PROJECTOR_QUANTS, projector_recipes
 from converters.source import Source
@@ -26,7 +26,6 @@ from sweep.fit.fit_report import ESTIMATE, LOAD, FitFigure, FitOptions
 from sweep.fit.image_tokens import ImageTokens, ProjectorFit
 
 NOT_COUNTED = FitFigure(0, "formula", "not counted; --projector counts it")
-DEFAULT_TYPE = "F16"
 
 
 @dataclass(frozen=True)

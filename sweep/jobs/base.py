@@ -84,6 +84,8 @@ class StoredJob(Job[R]):
     - `is_preparation`: the job makes files for other jobs. It runs before the measurements, in a worker of its own.
     - `auxiliary`: the job runs only if another job needs it.
     - `output_is_model`: `output` is a model, which `--keep` keeps or removes when the run ends.
+    - `has_cell_per_variant`: for a preparation: every variant that uses the file has a cell for it, because the result
+      is part of the variant's figures. Otherwise only the first variant has one. The work is done once in either case.
     """
 
     procedure: ClassVar[int] = 1
@@ -92,6 +94,7 @@ class StoredJob(Job[R]):
     is_preparation: ClassVar[bool] = False
     auxiliary: ClassVar[bool] = False
     output_is_model: ClassVar[bool] = False
+    has_cell_per_variant: ClassVar[bool] = False
 
     @abstractmethod
     def identity(self, resources: ComputeResources) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from sweep.artefact import Artefact
 from sweep.jobs.base import StoredJob
+from sweep.jobs.images import ImageSettings
 from sweep.jobs.inputs import Baseline, Origin, Task, TextFile
 from sweep.jobs.model import MeasuredModel
 from sweep.jobs.settings import ComputeResources, Settings
@@ -46,12 +47,22 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class SweepImages:
+    """What the variants of a sweep with images have in common. `tower` is a hash of the checkpoint's vision tower; None
+    if the model is a GGUF file, from which no projector file can be made."""
+
+    settings: ImageSettings
+    tower: str | None
+
+
+@dataclass(frozen=True)
 class SweepInputs:
     """Everything that the variants of a sweep have in common.
 
     `folder` is where jobs put their files, relative to the workspace. `calibration` is the text that int8 recipes are
     calibrated with. `base_file` is where the log-probabilities are written in llama.cpp's format. `single`: only one
-    variant is measured, so nothing is compared with the reference and its distributions are not stored.
+    variant is measured, so nothing is compared with the reference and its distributions are not stored. `images` is
+    None if no task has images.
     """
 
     origin: Origin
@@ -63,6 +74,7 @@ class SweepInputs:
     single: bool = False
     base_file: Artefact | None = None
     calibration: TextFile | None = None
+    images: SweepImages | None = None
 
     def artefact(self, name: str) -> Artefact:
         return Artefact(f"{self.folder}/{name}")

@@ -7,9 +7,9 @@ To open a new kind of model, add a line to the table of openers or call `registe
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from converters.errors import InputError
 from sweep import devices
@@ -17,6 +17,7 @@ from sweep.artefact import Artefact
 from sweep.extensions import VARIABLE as EXTENSIONS
 from sweep.extensions import load_extensions
 from sweep.jobs.base import R, Site, StoredJob
+from sweep.jobs.images import ImageInputs
 from sweep.jobs.settings import ComputeResources, Settings
 from sweep.lazy import import_object
 
@@ -136,7 +137,8 @@ class MeasuredModel:
 
     `opener` names its opener. `file` is a GGUF file or a checkpoint's directory; `content` is a hash of its content, or
     the key of the cell that makes it. `engine` holds the versions of the engine's packages. `checkpoint` is the
-    original checkpoint of a quantized one, and `name` its name. `options` are for the opener.
+    original checkpoint of a quantized one, and `name` its name. `options` are for the opener. `images` is what it needs
+    to take images; None: it is opened without a vision tower.
     """
 
     opener: str
@@ -147,6 +149,12 @@ class MeasuredModel:
     checkpoint: Artefact | None = None
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    images: ImageInputs | None = None
+
+    @property
+    def text_only(self) -> Self:
+        """The model without images. Figures of a text do not depend on how images are read."""
+        return replace(self, images=None)
 
     def open(self, site: Site) -> Backend:
         return opener(self.opener).open(self, site)
@@ -162,6 +170,7 @@ class MeasuredModel:
             **{name: getattr(self.settings, name) for name in settings},
             **({} if how.key_name is None else {"runs": how.key_name}),
             **({"options": dict(self.options)} if self.options else {}),
+            **({} if self.images is None else {"images": self.images.identity}),
         }
 
     def speed_identity(self, resources: ComputeResources) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sweep.backends.base import Backend
+from sweep.backends.image_options import ImageOptions
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.jobs.base import Site
 from sweep.jobs.model import MeasuredModel
@@ -18,6 +19,7 @@ def open_gguf(model: MeasuredModel, site: Site) -> Backend:
         type_v=settings.kv_cache.v,
         n_threads=site.resources.threads,
         load=settings.load,
+        images=_images(model, site),
     )
     return LlamaBackend(str(site.path(model.file)), options)
 
@@ -26,7 +28,7 @@ def open_torch(model: MeasuredModel, site: Site) -> Backend:
     """Open a checkpoint in BF16."""
     from sweep.backends.torch_checkpoints import open_float  # loads torch, which GGUF files do not need
 
-    return open_float(site.path(model.file), _torch_device(site))
+    return open_float(site.path(model.file), _torch_device(site), _images(model, site))
 
 
 def open_int8(model: MeasuredModel, site: Site) -> Backend:
@@ -48,6 +50,10 @@ def open_ptq(model: MeasuredModel, site: Site) -> Backend:
     from sweep.backends.torch_checkpoints import open_dequantized
 
     return open_dequantized(site.path(model.file), _torch_device(site))
+
+
+def _images(model: MeasuredModel, site: Site) -> ImageOptions | None:
+    return None if model.images is None else model.images.options(site)
 
 
 def _torch_device(site: Site) -> str:

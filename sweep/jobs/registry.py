@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # In the order in which they run for a variant
 _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "export": "sweep.jobs.export:ExportJob",
+    "projector": "sweep.jobs.projector:ProjectorJob",
     "imatrix": "sweep.jobs.imatrix:ImatrixJob",
     "quantize": "sweep.jobs.int8_checkpoint:Int8CheckpointJob",
     "ptq": "sweep.jobs.ptq_checkpoint:PtqCheckpointJob",

@@ -78,4 +78,4 @@ class SpeedJob(MeasurementJob[SpeedResult]):
 
 
 def speed_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
-    return [PlannedJob("speed", SpeedJob(model))]
+    return [PlannedJob("speed", SpeedJob(model.text_only))]

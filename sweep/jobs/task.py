@@ -115,10 +115,11 @@ class TaskJob(MeasurementJob[TaskResult]):
 
 def task_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
     for task in inputs.tasks:
+        opened = model if task.takes_images else model.text_only
         equivalent = None
         if task.unbounded is not None:
-            equivalent = TaskJob(model, replace(task, identity=task.unbounded, unbounded=None))
-        yield PlannedJob(task.name, TaskJob(model, task), equivalent=equivalent)
+            equivalent = TaskJob(opened, replace(task, identity=task.unbounded, unbounded=None))
+        yield PlannedJob(task.name, TaskJob(opened, task), equivalent=equivalent)
 
 
 def _notes(run: TaskRun, options: TaskOptions) -> list[str]:

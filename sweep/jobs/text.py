@@ -137,6 +137,7 @@ def text_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | No
     """The job for the text, if the sweep has one. Without a baseline it writes its distributions for the others."""
     if inputs.text is None:
         return []
+    model = model.text_only
     identity = content_hash(model.identity(inputs.resources) | {"text": inputs.text.identity})
     own = inputs.artefact(f"reference-{identity[:16]}.logprobs")
     job = TextJob(

@@ -12,7 +12,7 @@ from sweep.jobs import registry
 from sweep.jobs.base import RunJob, StoredJob
 from sweep.jobs.cell import Cell, SweepInputs
 from sweep.jobs.inputs import Baseline, ImatrixFile, Origin
-from sweep.jobs.model import MeasuredModel, ModelSize
+from sweep.jobs.model import MeasuredModel, MeasurementJob, ModelSize
 from sweep.jobs.settings import Settings
 
 
@@ -128,6 +128,16 @@ class Variant(ABC):
         return None
 
     @property
+    def names_projector(self) -> bool:
+        """Whether the variant's name says which projector file it reads images with."""
+        return False
+
+    @property
+    def projector_file(self) -> Path | None:
+        """The user's projector file in the variant's name; None if it names none."""
+        return None
+
+    @property
     def fit_name(self) -> str | None:
         """The variant's name in `sweep fit`; None if `sweep fit` does not know it."""
         return None
@@ -152,14 +162,20 @@ def cells_for(
 ) -> list[Cell]:
     """All cells of a variant: those that make it, then those that measure it."""
     preparation, model = variant.prepare(inputs, imatrix)
-    needs = tuple(cell.key for cell in preparation)
     cells = []
     for measurement in registry.measurements():
         for planned in measurement(model, inputs, baseline):
             equivalent = None if planned.equivalent is None else planned.equivalent.key(inputs.resources)
             key = planned.job.key(inputs.resources)
+            needs = tuple(cell.key for cell in preparation if _is_read(cell.key, planned.job, model))
             cells.append(Cell(key, variant.name, planned.name, planned.job, needs, planned.optional_needs, equivalent))
     return preparation + cells
+
+
+def _is_read(key: str, job: StoredJob[Any], model: MeasuredModel) -> bool:
+    """Whether a job of the variant needs this preparation: the projector file is only for jobs with images."""
+    projector = None if model.images is None else model.images.projector_key
+    return key != projector or (isinstance(job, MeasurementJob) and job.model.images is not None)
 
 
 def preparation_cell(

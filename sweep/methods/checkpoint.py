@@ -84,7 +84,16 @@ class CheckpointVariant(TorchVariant):
         job = self.job(origin.source, origin.name, self.recipe, inputs.folder, origin.fingerprint, engine, text)
         cell = preparation_cell(self, "quantize", job, inputs)  # the name in labels and stored plans
         settings = self.settings(inputs.settings)
-        model = MeasuredModel(self.opener, job.output, cell.key, engine, settings, origin.source, origin.name)
+        model = MeasuredModel(
+            self.opener,
+            job.output,
+            cell.key,
+            engine,
+            settings,
+            origin.source,
+            origin.name,
+            images=self.image_inputs(inputs),
+        )
         return [cell], model
 
     @property

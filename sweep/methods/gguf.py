@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -10,7 +10,10 @@ from typing import Self
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint, parts
 from converters.hub import HubFile
+from converters.llamacpp.container import Field
+from converters.llamacpp.reader import read_header
 from converters.recipes import QUANTS, recipe, reject_missing_imatrix
+from converters.resolver import Need, open_source
 from sweep.artefact import Artefact
 from sweep.jobs.base import RunJob
 from sweep.jobs.cell import Cell, SweepInputs
@@ -19,6 +22,8 @@ from sweep.jobs.inputs import ImatrixFile, Origin
 from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.jobs.settings import Settings
 from sweep.methods.base import PredictedSize, Variant, preparation_cell
+from sweep.methods.projector import Projector, image_inputs, parse_projector, projector_job
+from sweep.variant_name import MMPROJ
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,13 @@ class Quant(Variant):
     usage = "quant names"
 
     quant: str
+    projector: Projector | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        quant = recipe(text).name
-        return cls(quant, quant)
+        base, projector = parse_projector(text)
+        quant = recipe(base).name
+        return cls(quant + ("" if projector is None else projector.suffix), quant, projector)
 
     def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
         origin, engine = inputs.origin, engine_versions(self.opener)
@@ -53,13 +60,20 @@ class Quant(Variant):
         )
         needs = () if used is None or used.key is None else (used.key,)
         cell = preparation_cell(self, "export", job, inputs, needs)
-        return [cell], MeasuredModel(self.opener, job.file, cell.key, engine, inputs.settings)
+        model = MeasuredModel(self.opener, job.file, cell.key, engine, inputs.settings)
+        if inputs.images is None:
+            return [cell], model
+        text = open_source(origin.source.name, origin.name, need=Need.PLAN).structure
+        projector, model = _with_projector(self, self.projector, model, text, None, inputs)
+        return [cell, projector], model
 
     @classmethod
     def predicted_sizes(
         cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
     ) -> dict[str, PredictedSize]:
-        return quant_sizes([variant.quant for variant in variants], origin, settings, imatrix, run_job)
+        quants = list(dict.fromkeys(variant.quant for variant in variants))
+        sizes = quant_sizes(quants, origin, settings, imatrix, run_job)
+        return {variant.name: sizes[variant.quant] for variant in variants}
 
     @classmethod
     def suggested_names(cls) -> tuple[str, ...]:
@@ -77,8 +91,32 @@ class Quant(Variant):
         return self.quant
 
     @property
+    def names_projector(self) -> bool:
+        return self.projector is not None
+
+    @property
+    def projector_file(self) -> Path | None:
+        return None if self.projector is None else self.projector.file
+
+    @property
     def fit_name(self) -> str:
-        return self.quant
+        return self.distinct_name(self.name)
+
+    def distinct_name(self, text: str) -> str:
+        return text if self.projector_file is None else f"{self.quant}{MMPROJ}{self.projector_file}"
+
+
+def _with_projector(
+    variant: Variant,
+    projector: Projector | None,
+    model: MeasuredModel,
+    text: Mapping[str, Field],
+    file: Path | None,
+    inputs: SweepInputs,
+) -> tuple[Cell, MeasuredModel]:
+    """The cell of the variant's projector file, and its model with it."""
+    job = projector_job(variant.name, projector, text, file, inputs)
+    return preparation_cell(variant, "projector", job, inputs), replace(model, images=image_inputs(job, inputs))
 
 
 def quant_sizes(
@@ -110,19 +148,33 @@ class GGUFFile(Variant):
     usage = "gguf:PATH"
 
     file: Path | None = None
+    projector: Projector | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        file = Path(text.partition(":")[2]).expanduser()
+        base, projector = parse_projector(text)
+        file = Path(base.partition(":")[2]).expanduser()
         if not file.is_file():
-            raise InputError(f"{text}: there is no such file")
+            raise InputError(f"{base}: there is no such file")
         first = parts(file.resolve())[0]
-        return cls(f"gguf:{first.name}", first)
+        return cls(f"gguf:{first.name}{'' if projector is None else projector.suffix}", first, projector)
 
     def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
         file = self.file or Path(self.name)  # no file in a dry run, which downloads nothing
         content = self.name if self.file is None else gguf_fingerprint(file)
-        return [], MeasuredModel(self.opener, Artefact.of(file), content, engine_versions(self.opener), inputs.settings)
+        model = MeasuredModel(self.opener, Artefact.of(file), content, engine_versions(self.opener), inputs.settings)
+        if inputs.images is None or self.file is None:
+            return [], model
+        cell, model = _with_projector(self, self.projector, model, read_header(file).metadata, file, inputs)
+        return [cell], model
+
+    @property
+    def names_projector(self) -> bool:
+        return self.projector is not None
+
+    @property
+    def projector_file(self) -> Path | None:
+        return None if self.projector is None else self.projector.file
 
     @property
     def file_path(self) -> Path | None:
@@ -133,7 +185,12 @@ class GGUFFile(Variant):
         return 0 if self.file is None else sum(part.stat().st_size for part in parts(self.file))
 
     def distinct_name(self, text: str) -> str:
-        return text if self.file is None else f"gguf:{self.file}"
+        if self.file is None:
+            return text
+        projector = self.projector
+        if projector is None:
+            return f"gguf:{self.file}"
+        return f"gguf:{self.file}{MMPROJ}{projector.quant or projector.file}"
 
 
 @dataclass(frozen=True)
@@ -146,8 +203,10 @@ class HubGGUF(GGUFFile):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        rest = text.partition(":")[2]
-        return cls(f"hub:{rest.rpartition('/')[2]}", remote=HubFile.parse(rest))
+        base, projector = parse_projector(text)
+        rest = base.partition(":")[2]
+        name = f"hub:{rest.rpartition('/')[2]}{'' if projector is None else projector.suffix}"
+        return cls(name, projector=projector, remote=HubFile.parse(rest))
 
     def with_file(self, say: Callable[[str], None], download: bool) -> Self:
         assert self.remote is not None

@@ -13,7 +13,7 @@ from sweep.jobs.inputs import Origin
 from sweep.jobs.settings import Settings
 from sweep.lazy import import_object
 from sweep.methods.base import PredictedSize, Variant
-from sweep.variant_name import prefix_of
+from sweep.variant_name import prefix_of, split_projector
 
 _METHODS: dict[str, str | type[Variant]] = {
     "": "sweep.methods.gguf:Quant",
@@ -50,7 +50,7 @@ def parse(text: str) -> Variant:
     or a recipe file, a variant of post-training quantization (see ptq.recipe), `torch:BF16`, or a variant of an
     extension. Raises InputError."""
     text = text.strip()
-    prefix, colon, _ = text.partition(":")
+    prefix, colon, _ = split_projector(text)[0].partition(":")
     load_extensions()
     if colon and prefix_of(text) not in _METHODS:
         *known, last = [one.usage for one in methods()]

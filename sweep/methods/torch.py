@@ -12,6 +12,7 @@ from int8.architectures import require_quantizable
 from int8.recipe import Recipe
 from sweep.jobs.base import RunJob
 from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.images import ImageInputs
 from sweep.jobs.inputs import ImatrixFile, Origin
 from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.jobs.settings import Settings
@@ -30,6 +31,10 @@ class TorchVariant(Variant):
     def settings(self, settings: Settings) -> Settings:
         """The sweep's settings for a variant that torch runs: without llama.cpp's placement on GPUs."""
         return replace(settings, kv_type=self.cache_type, gpu_layers=0, cpu_moe=0, tensor_split=())
+
+    def image_inputs(self, inputs: SweepInputs) -> ImageInputs | None:
+        """What the variant's model needs to take images. The tower is part of the checkpoint."""
+        return None if inputs.images is None else ImageInputs(inputs.images.settings)
 
     @property
     def cache_type(self) -> str:
@@ -92,6 +97,7 @@ class TorchFloat(TorchVariant):
             self.settings(inputs.settings),
             origin.source,
             origin.name,
+            images=self.image_inputs(inputs),
         )
         return [], model
 

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import presets
+from converters.architectures import ARCHITECTURES
+from converters.architectures.tower import NAME
+from converters.huggingface_source import HuggingFaceSource
 from converters.resolver import Need, find_model
+from converters.source import Source
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class ResolvedModel:
 
     `fingerprint` is a hash of its content, `context` the longest context that it was trained for, in tokens, `layers`
     the number of its blocks. `builtin` is None unless the model comes with the program. `only_sizes` says why nothing
-    can be made from the model, and what to do; None if its weights are known.
+    can be made from the model, and what to do; None if its weights are known. `reads_images`: whether it is a vision
+    model.
     """
 
     name: str
@@ -26,6 +31,7 @@ class ResolvedModel:
     builtin: presets.BuiltinModel | None = None
     layers: int = 0
     only_sizes: str | None = None
+    reads_images: bool = False
 
 
 def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchanged: bool = False) -> ResolvedModel:
@@ -40,4 +46,21 @@ def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchan
     context = int(source.structure[f"{architecture}.context_length"].value)
     layers = int(source.structure[f"{architecture}.block_count"].value)
     only_sizes = found.insufficient(Need.WEIGHTS)
-    return ResolvedModel(found.name, found.path, source.fingerprint, context, found.builtin, layers, only_sizes)
+    return ResolvedModel(
+        found.name,
+        found.path,
+        source.fingerprint,
+        context,
+        found.builtin,
+        layers,
+        only_sizes,
+        reads_images(source),
+    )
+
+
+def reads_images(source: Source) -> bool:
+    """Whether a model can read images: a checkpoint with a vision tower, or a GGUF file of such an architecture."""
+    if isinstance(source, HuggingFaceSource):
+        return source.family.tower is not None and isinstance(source.config.get(NAME), dict)
+    name = source.structure["general.architecture"].value
+    return any(family.name == name and family.tower is not None for family in ARCHITECTURES)

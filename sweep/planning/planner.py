@@ -55,7 +55,9 @@ def make_plan(spec: PlanSpec) -> Plan:
         if index == 1 and spec.imatrix_source is not None:  # the reference collects it for the others
             imatrix = _imatrix(spec.imatrix_source, spec.inputs, ordered[0], cells)
         own = cells_for(variant, _inputs_of(variant, spec), imatrix, baselines.get(variant.baseline))
-        made = {cell.key for cell in cells if cell.job.is_preparation}  # variants of one recipe share a checkpoint
+        made = {  # variants of one recipe share a checkpoint
+            cell.key for cell in cells if cell.job.is_preparation and not cell.job.has_cell_per_variant
+        }
         cells += [cell for cell in own if cell.key not in made]
         text = next((cell for cell in own if cell.name == "text"), None)
         if text is not None:

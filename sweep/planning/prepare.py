@@ -34,6 +34,7 @@ from sweep.planning.baseline import (
     writable_base_file,
 )
 from sweep.planning.chat import with_templates
+from sweep.planning.images import sweep_images
 from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
 from sweep.planning.imatrix import checked, find_imatrix
 from sweep.planning.model import ResolvedModel, resolve
@@ -191,16 +192,18 @@ def _plan(
         if note is not None and (imatrix is None or note not in imatrix.messages):
             say(note)
     origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
+    tasks = tasks_for(model, request.tasks, _task_options(request, model, variants), request.task_data)
     inputs = SweepInputs(
         origin=origin,
         settings=_settings(request, model, file, measures_text=text is not None),
         resources=host.resources({opener(variant.opener).engine for variant in variants} | {"llama.cpp"}),
         folder=f"artefacts/{model.fingerprint[:16]}",
         text=None if text is None else text.file,
-        tasks=tasks_for(model, request.tasks, _task_options(request, model, variants), request.task_data),
+        tasks=tasks,
         single=single,
         base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
         calibration=None if read is None else read.file,
+        images=sweep_images(request, model, variants, tasks),
     )
     reference = variants[0].name if file is None else file.name
     _check_cache(request, variants, None if single else reference, say)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from presets.advice import Tolerance
+from sweep.defaults import IMAGE_CACHE_BYTES
 from sweep.kv_cache import DEFAULT, KVCache
 from sweep.measure.task_options import ThinkingScoring
 
@@ -30,6 +31,7 @@ class Request:
     - `imatrix`: a file's path or "auto". `calibration`: the text for "auto" and for int8 recipes, a file or a name (see
       `texts.calibration_text`).
     - `thinking_scoring`: how answers after reasoning are scored.
+    - `min_pixels`, `max_pixels`: limits for images. `image_cache`: bytes of embeddings that the workspace keeps.
     - `parse_special`: read special tokens in the texts as such (see TextForm).
     - `limit`: the number of items of each task. `keep`: see `Keep`.
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
@@ -56,6 +58,9 @@ class Request:
     thinking_scoring: ThinkingScoring = ThinkingScoring.ANSWER
     max_gen_toks: int | None = None
     allow_code: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    image_cache: int = IMAGE_CACHE_BYTES
     ctx: int | None = None
     kv_type: KVCache = DEFAULT
     window: int | None = None
