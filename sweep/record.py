@@ -194,6 +194,16 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Projector:
+    """The projector file with which a variant reads images: its type, or the name of the user's file, its size, and the
+    memory that it takes beside the text model (weights, and the compute buffer that llama.cpp reserves)."""
+
+    name: str
+    file_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Record:
     """One variant in one run.
 
@@ -210,6 +220,8 @@ class Record:
     - `implausible`: what of its figures quantization does not usually explain, in words (see results.plausibility).
     - `worse_than_rounding`: the variant that rounds plainly to the same bits and groups, if its KL divergence is
       significantly lower (see results.plain_rounding).
+    - `projector`: its projector file; None if the run has no images, or if torch runs the variant. `file_bytes` and
+      `memory` are those of the text model alone.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
       compare any two variants. They are not part of the JSON.
@@ -236,6 +248,7 @@ class Record:
     unfinished: dict[str, str] = field(default_factory=dict)
     worse_than_rounding: str | None = None
     study: StudyRow | None = None
+    projector: Projector | None = None
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

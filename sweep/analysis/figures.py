@@ -137,10 +137,16 @@ def by_size(records: Iterable[Record]) -> list[Record]:
     """From fewest to most bits per weight. Records without a size come last, in their given order."""
 
     def key(record: Record) -> tuple[float, float]:
-        bits, size = finite(record.bits_per_weight), finite(record.file_bytes)
+        bits, size = finite(record.bits_per_weight), finite(files_bytes(record))
         return (float("inf") if bits is None else bits, float("inf") if size is None else size)
 
     return sorted(records, key=key)
+
+
+def files_bytes(record: Record) -> int | None:
+    """Bytes of all files that the variant needs: a projector file too."""
+    images = 0 if record.projector is None else record.projector.file_bytes
+    return None if record.file_bytes is None else record.file_bytes + images
 
 
 def kld(record: Record) -> Figure | None:
@@ -158,11 +164,12 @@ def reliable_speed(record: Record) -> float | None:
 
 
 def memory(record: Record) -> tuple[int, str] | None:
-    """Bytes of memory, with "predicted" or "measured". The prediction has priority."""
+    """Bytes of memory, with "predicted" or "measured". The prediction has priority. A projector file is included."""
+    images = 0 if record.projector is None else record.projector.memory_bytes
     if record.memory.predicted_bytes is not None:
-        return record.memory.predicted_bytes, "predicted"
+        return record.memory.predicted_bytes + images, "predicted"
     if record.memory.measured_bytes is not None:
-        return record.memory.measured_bytes, "measured"
+        return record.memory.measured_bytes + images, "measured"
     return None
 
 

@@ -13,6 +13,7 @@ from converters.shell import join
 from sweep.analysis.candidate import Commands
 from sweep.fit.fit_report import GGUF, FitRow
 from sweep.fit.server_arguments import with_file
+from sweep.variant_name import split_projector
 
 
 def fit_commands(
@@ -33,7 +34,14 @@ def fit_commands(
     if row.kind == GGUF and not row.variant.startswith("gguf:"):
         entry = catalogue_entry(model)
         images = [] if row.projector_type is None else ["--mmproj", row.projector_type]
-        get = ["sweep", "convert", model if entry is None else entry.hub_id, "--to", row.variant, *images]
+        get = [
+            "sweep",
+            "convert",
+            model if entry is None else entry.hub_id,
+            "--to",
+            split_projector(row.variant)[0],
+            *images,
+        ]
         return Commands(_server(row, None), join(get))
     return Commands(_server(row, None))
 

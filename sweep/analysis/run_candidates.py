@@ -41,14 +41,14 @@ def run_candidates(
     evidence = task_evidence(records, tolerance)
     judge = _Judge(records, limit_bytes, evidence)
     references = figures.reference_names(records) | (set() if _any_kld(records) else figures.task_references(records))
-    ordered = sorted(records, key=lambda record: (record.file_bytes or 0, record.variant))
+    ordered = sorted(records, key=lambda record: (figures.files_bytes(record) or 0, record.variant))
     found = []
     for record in ordered:
         found.append(
             Candidate(
                 model=model,
                 variant=record.variant,
-                file_bytes=record.file_bytes or 0,
+                file_bytes=figures.files_bytes(record) or 0,
                 kv_type=record.kv_type,
                 context=int(record.settings.get("ctx") or 0),
                 placement=_placement(record),

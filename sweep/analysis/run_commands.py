@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from converters.plan import projector_name
 from converters.shell import join
 from sweep.analysis.candidate import Commands
 from sweep.fit.server_arguments import ServerSettings, server_words
 from sweep.jobs.export import ExportJob
 from sweep.jobs.model import MeasuredModel
+from sweep.jobs.projector import ProjectorJob
 from sweep.results.plan import Plan
 from sweep.workspace import Workspace
 
@@ -16,13 +19,21 @@ from sweep.workspace import Workspace
 def run_commands(plan: Plan, workspace: Workspace) -> dict[str, Commands]:
     """By variant. A variant that llama.cpp cannot run has none."""
     found = {}
+    exports = {cell.key: cell.job for cell in plan.cells if isinstance(cell.job, ExportJob)}
+    projectors = {cell.variant: cell.job for cell in plan.cells if isinstance(cell.job, ProjectorJob)}
     for name, model in _gguf_models(plan).items():
         file = model.file.under(workspace.root)
-        export = next((cell.job for cell in plan.cells_of(name) if isinstance(cell.job, ExportJob)), None)
+        export, projector = exports.get(model.content), projectors.get(name)
+        images = "" if projector is None else _typed(projector.file.under(workspace.root))
+        made = [] if projector is None or projector.file.under(workspace.root).exists() else [projector]
+        if made:
+            images = projector_name(made[0].name, made[0].quant)
         if file.exists() or export is None:
-            found[name] = Commands(_server(_typed(file), model))
+            convert = _convert(None, made, workspace) if made else ""
+            found[name] = Commands(_server(_typed(file), model, images), convert)
         else:
-            found[name] = Commands(_server(f"{export.name}-{export.quant}.gguf", model), _convert(export, workspace))
+            own = f"{export.name}-{export.quant}.gguf"
+            found[name] = Commands(_server(own, model, images), _convert(export, made, workspace))
     return found
 
 
@@ -44,14 +55,18 @@ def _gguf_models(plan: Plan) -> dict[str, MeasuredModel]:
     return {name: model for name, model in models.items() if model is not None and model.opener == "gguf"}
 
 
-def _convert(export: ExportJob, workspace: Workspace) -> str:
-    words = ["sweep", "convert", _typed(export.source.under(workspace.root)), "--to", export.quant]
-    if export.imatrix is not None:
+def _convert(export: ExportJob | None, projectors: Sequence[ProjectorJob], workspace: Workspace) -> str:
+    """The command that makes the file of the text model, the projector file, or both."""
+    source = next(job.source for job in (export, *projectors) if job is not None and job.source is not None)
+    words = ["sweep", "convert", _typed(source.under(workspace.root))]
+    words += [] if export is None else ["--to", export.quant]
+    words += [word for job in projectors for word in ("--mmproj", job.quant)]
+    if export is not None and export.imatrix is not None:
         words += ["--imatrix", _typed(export.imatrix.under(workspace.root))]
     return join(words)
 
 
-def _server(file: str, model: MeasuredModel) -> str:
+def _server(file: str, model: MeasuredModel, projector: str) -> str:
     measured = model.settings
     settings = ServerSettings(
         context=measured.ctx,
@@ -60,7 +75,7 @@ def _server(file: str, model: MeasuredModel) -> str:
         tensor_split=measured.tensor_split or (),
         kv_types=(measured.kv_cache.k, measured.kv_cache.v),
     )
-    return join(["llama-server", *server_words(file, settings)])
+    return join(["llama-server", *server_words(file, settings, projector)])
 
 
 def _typed(path: Path) -> str:

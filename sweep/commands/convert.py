@@ -40,6 +40,7 @@ from sweep.jobs.sizes import ExportCheckJob
 from sweep.methods.registry import parse_list
 from sweep.planning.imatrix import AUTO, ImatrixSource, checked, find_imatrix
 from sweep.planning.input_checks import require_collectable
+from sweep.variant_name import split_projector
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ class Conversion:
 def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     """Find the model and plan every file and checkpoint. Nothing is written. Raises InputError for any bad input."""
     variants = parse_list(request.variants)
+    for variant in variants:
+        if variant.names_projector:
+            base, projector = split_projector(variant.name)
+            raise InputError(
+                f"{variant.name}: projector files have an option of their own; write --to {base} --mmproj {projector}"
+            )
     if not variants and not request.mmproj:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
     types = [recipe.name for recipe in projector_recipes(request.mmproj)]

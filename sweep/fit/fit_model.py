@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from converters.errors import InputError, MissingRuntime
 from converters.llamacpp import rpc
+from converters.recipes import projector_recipes
 from converters.resolver import FoundModel, ModelForm, Need, find_model
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.contexts import MAX_SEQUENCES
@@ -24,6 +25,7 @@ from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.placement import FitMachine
 from sweep.fit.projector import projector_fit
 from sweep.fit.registry import default_variants, fit_kind
+from sweep.variant_name import MMPROJ, split_projector
 
 
 def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
@@ -31,7 +33,8 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
 
     Args:
         model: any model that `find_model` accepts.
-        variants: names of quants, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`; empty: every variant of the model.
+        variants: names of quants, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`, those of GGUF variants perhaps with
+            `+mmproj=TYPE|PATH`; empty: every variant of the model.
         devices: in llama.cpp's order. A device of the kind "cpu" is the host's RAM. Without one, real GPUs are combined
             with this machine's RAM, and simulated GPUs with as much RAM as is needed.
         options: how the model will run.
@@ -59,7 +62,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
             f"{resolved.name}: the images take {tokens} tokens, but the context has {options.context}; give a"
             " longer one by --ctx, or fewer images"
         )
-    named = list(dict.fromkeys(fit_kind(name.strip()).canonical_name(name.strip()) for name in variants))
+    named = list(dict.fromkeys(_canonical_name(name.strip()) for name in variants))
     machine = FitMachine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
         raise InputError(f"{len(machine.gpus)} GPUs; llama.cpp can divide a model among at most {rpc.MAX_DEVICES}")
@@ -79,8 +82,9 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
                 raise InputError(
                     f"{', '.join(alone)}: only GGUF variants run with a draft; leave these out of --variants"
                 )
-        for kind in dict.fromkeys(fit_kind(name) for name in names):
-            found |= kind.rows([name for name in names if fit_kind(name) is kind], inputs)
+        for own in dict.fromkeys(split_projector(name)[1] for name in names):
+            alike = [name for name in names if split_projector(name)[1] == own]
+            found |= _rows(alike, inputs if own is None else _with_projector(inputs, resolved.name, own))
     return FitReport(
         model=resolved.name,
         context=options.context,
@@ -95,6 +99,35 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         trained_context=shape.train_context,
         projector=projector,
     )
+
+
+def _canonical_name(name: str) -> str:
+    """The variant's name in its canonical spelling, with its projector file if it names one. Raises InputError."""
+    base, projector = split_projector(name)
+    kind = fit_kind(base)
+    if projector is None:
+        return kind.canonical_name(base)
+    if not kind.takes_projector:
+        raise InputError(f"{name}: only GGUF variants have a projector file; leave {MMPROJ}{projector} out")
+    if not projector.endswith(".gguf"):
+        (projector,) = (recipe.name for recipe in projector_recipes([projector]))
+    return f"{kind.canonical_name(base)}{MMPROJ}{projector}"
+
+
+def _with_projector(inputs: FitInputs, model: str, projector: str) -> FitInputs:
+    """The inputs of variants that name the type or the path of a projector file."""
+    options = replace(inputs.options, mmproj=projector)
+    return replace(inputs, options=options, projector=projector_fit(inputs.source, model, options))
+
+
+def _rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
+    """The rows of variants with the same projector file, by name."""
+    found = {}
+    for kind in dict.fromkeys(fit_kind(name) for name in names):
+        own = {split_projector(name)[0]: name for name in names if fit_kind(name) is kind}
+        rows = kind.rows(list(own), inputs)
+        found |= {name: replace(rows[base], variant=name) for base, name in own.items()}
+    return found
 
 
 def _simulated_devices(stack: ExitStack, count: int) -> Sequence[rpc.RemoteDevice]:

@@ -7,6 +7,7 @@ llama.cpp end its process, so a worker reads it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from converters.errors import InputError
 from converters.resolver import is_known_offline
@@ -47,7 +48,9 @@ def too_large(
     for variant in variants:
         row = rows.get(variant.fit_name or "")
         if variant.file_path is not None:
-            row = fit(str(variant.file_path), [], devices, options, run_job).rows[0]
+            own = variant.projector_file  # one that is made from the checkpoint is not counted
+            images = replace(options, projector=own is not None, mmproj="" if own is None else str(own))
+            row = fit(str(variant.file_path), [], devices, images, run_job).rows[0]
         if row is not None and verdict(row) is Verdict.DOES_NOT_FIT:
             result[variant.name] = _too_large(row, devices)
     return result

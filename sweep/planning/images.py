@@ -28,9 +28,15 @@ def sweep_images(
 ) -> SweepImages | None:
     """How images are read; None if no task has any. Raises InputError if the model cannot read them, or if an option or
     a variant is only for images and no task has any."""
-    if not any(task.takes_images for task in tasks):
+    first = next((task.name for task in tasks if task.takes_images), None)
+    if first is None:
         _reject_unused(request, variants, model)
         return None
+    if not model.reads_images:
+        raise InputError(
+            f"task {first}: its questions have images, but {model.name} is a text model; choose other tasks, or a "
+            "vision model"
+        )
     source = open_source(model.path, model.name, requantize=True, need=Need.PLAN)
     if isinstance(source, HuggingFaceSource):
         tower = ProjectorSource(source, needs_normalization=not request.dry_run)

@@ -207,7 +207,7 @@ def _plan(
     )
     reference = variants[0].name if file is None else file.name
     _check_cache(request, variants, None if single else reference, say)
-    skipped = _skipped(request, model, variants, inputs.settings, say, reference, host)
+    skipped = _skipped(request, model, variants, inputs, say, reference, host)
     spec = PlanSpec(model, tuple(variants), reference, inputs, preset_name, imatrix, file, reference_layers, skipped)
     reasons = _cannot_run(request, model, parsed)
     return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, read, reasons)
@@ -269,7 +269,7 @@ def _skipped(
     request: Request,
     model: ResolvedModel,
     variants: Sequence[Variant],
-    settings: Settings,
+    inputs: SweepInputs,
     say: Callable[[str], None],
     reference: str,
     host: Host,
@@ -280,7 +280,9 @@ def _skipped(
         return {}
     from sweep.planning.fit import too_large  # loads llama.cpp, which only this option needs
 
+    settings = inputs.settings
     options = FitOptions(
+        projector=inputs.images is not None,
         context=settings.ctx,
         kv_type_k=settings.kv_cache.k,
         kv_type_v=settings.kv_cache.v,

@@ -114,9 +114,22 @@ FIGURES = (
 )
 
 
+_PROJECTOR = FigureColumn(
+    "Projector", "mmproj", 8.5, lambda r: figure(r.projector.file_bytes) if r.projector else None, fmt.size
+)
+
+
 def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
-    """FIGURES, and the figures of measurements that extensions add."""
-    return [*FIGURES, *(_extra(name, shown) for name, shown in figures.extra_figures(records).items())]
+    """FIGURES, the size of projector files if there are any, and the figures of measurements that extensions add."""
+    first, size, *others = FIGURES
+    images = [_PROJECTOR] if any(record.projector is not None for record in records) else []
+    return [
+        first,
+        size,
+        *images,
+        *others,
+        *(_extra(name, shown) for name, shown in figures.extra_figures(records).items()),
+    ]
 
 
 def _extra(name: str, shown: Value) -> FigureColumn:

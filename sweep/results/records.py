@@ -18,13 +18,14 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.checkpoint import CheckpointResult
 from sweep.jobs.export import ExportResult
 from sweep.jobs.model import opener
+from sweep.jobs.projector import ProjectorJob
 from sweep.jobs.settings import ComputeResources
 from sweep.jobs.speed import SpeedResult
 from sweep.jobs.task import TaskResult
 from sweep.jobs.text import TextJob, TextResult
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
-from sweep.record import Divergence, Memory, Perplexity, Record, Samples, Speed, TaskScore
+from sweep.record import Divergence, Memory, Perplexity, Projector, Record, Samples, Speed, TaskScore
 from sweep.results import paired_items
 from sweep.results.plain_rounding import with_plain_rounding
 from sweep.results.plan import Plan
@@ -192,6 +193,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         **_conditions(run, variant),
         figures={name: value for result in results.values() for name, value in result.figures.items()},
         unfinished=unfinished,
+        projector=_projector(cells, run),
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
@@ -211,6 +213,15 @@ def _with_second_speeds(rows: list[Record], run: _RunResults) -> list[Record]:
             row = row if row.speed is None else replace(row, speed=replace(row.speed, measurements=2))
         found.append(row)
     return found
+
+
+def _projector(cells: Sequence[Cell], run: _RunResults) -> Projector | None:
+    """The projector file of the variant with these cells."""
+    for cell in cells:
+        result = run.results.get(cell.key)
+        if isinstance(cell.job, ProjectorJob) and result is not None:
+            return Projector(cell.job.quant, result.file_bytes, result.memory_bytes)
+    return None
 
 
 def _only(results: Mapping[str, Any], cls: type[Any]) -> Any:

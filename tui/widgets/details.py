@@ -37,6 +37,9 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
     lines += [Text(f"{fmt.IMPLAUSIBLE} implausible: {reason}", colours.warn) for reason in row.implausible]
     bits = figures.finite(row.bits_per_weight)
     lines.append(_pair("file", fmt.size(row.file_bytes) + ("" if bits is None else f", {bits:.3f} bpw"), colours))
+    if row.projector is not None:
+        name, size = fmt.plain(row.projector.name), fmt.size(row.projector.file_bytes)
+        lines.append(_pair("projector", f"{size}, {name}; {fmt.size(row.projector.memory_bytes)} of memory", colours))
     memory = row.memory
     parts = [f"{fmt.size(memory.predicted_bytes)} predicted"] if memory.predicted_bytes is not None else []
     parts += [f"{fmt.size(memory.measured_bytes)} measured"] if memory.measured_bytes is not None else []

@@ -345,3 +345,50 @@ def test_a_stored_cell_runs_again_only_if_its_file_is_missing_and_needed(tmp_pat
     assert run_cells(tmp_path, cells)[0].names == []
     extended = [*cells, cell(Step("extended of a"), "A", needs=["a"])]
     assert run_cells(tmp_path, extended)[0].names == [["a"], ["extended of a"]]
+
+
+def alike(job: Step, *variants: str) -> list[Cell]:
+    return [cell(job, variant) for variant in variants]
+
+
+def test_cells_with_the_same_key_run_once_and_end_together(tmp_path: Path) -> None:
+    cells = [
+        *alike(Preparation("file", batched=True, file="f"), "A", "B", "C"),
+        *(cell(Step("text"), variant, ["file"]) for variant in "ABC"),
+        cell(Step("images"), "B", ["file"]),
+    ]
+    finished: list[str] = []
+    executor, events, store = run_cells(tmp_path, cells, on_variant_done=finished.append)
+    assert executor.names == [["file"], ["text"], ["images"]]
+    same = {one.cell: (one.data["same_as"], one.data["seconds"]) for one in events if "same_as" in one.data}
+    assert same == {
+        "B/file": ("A/file", 0.0), "C/file": ("A/file", 0.0), "B/text": ("A/text", 0.0), "C/text": ("A/text", 0.0),
+    }  # fmt: skip
+    assert [one.cell for one in events if one.event == "cell_done"].count("B/text") == 1
+    assert sorted(finished) == ["A", "B", "C"]
+    assert store.outcomes(["text"])["text"].status == "ok"
+
+
+def test_cells_with_the_same_key_never_run_at_the_same_time(tmp_path: Path) -> None:
+    executor, _, _ = run_cells(tmp_path, alike(Step("text"), "A", "B"), ScriptedExecutor(slots=2))
+    assert executor.names == [["text"]]
+
+
+def test_cells_with_the_same_key_fail_together(tmp_path: Path) -> None:
+    executor = ScriptedExecutor(reply=lambda order: Failed(order.id, "broken", 1.0))
+    cells = [*alike(Step("text"), "A", "B"), cell(Step("after"), "B", ["text"])]
+    executor, events, _ = run_cells(tmp_path, cells, executor)
+    assert executor.names == [["text"]]
+    assert unfinished(events) == {
+        "A/text": ("failed", "broken"),
+        "B/text": ("failed", "broken"),
+        "B/after": ("skipped", "needs A/text, which failed: broken"),
+    }
+
+
+def test_a_file_that_was_removed_meanwhile_is_made_again_for_last_cells(tmp_path: Path) -> None:
+    """Although a cell with its key has ended in this run."""
+    made = cell(Preparation("file", file="f"))
+    again = cell(Step("again"), needs=["file"])
+    executor, _, _ = run_cells(tmp_path, [made], last_cells=lambda: [again])
+    assert executor.names == [["file"], ["file"], ["again"]]

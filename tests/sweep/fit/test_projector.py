@@ -17,6 +17,7 @@ from converters.plan import plan_export
 from converters.projector_file import read_projector
 from converters.projector_source import ProjectorSource
 from converters.resolver import Need
+from sweep.analysis.fit_commands import fit_commands
 from sweep.fit.fit_model import fit_model
 from sweep.fit.fit_report import FitOptions, FitReport, FitRow, from_json, to_json
 from sweep.fit.hardware import Device
@@ -84,6 +85,22 @@ def test_the_tower_counts_on_the_first_device_and_in_the_verdict(tmp_path: Path)
     assert (with_tower.projector_type, gguf.projector_type) == ("F16", None)
     assert "--mmproj mmproj-model-F16.gguf" in with_tower.arguments
     assert from_json(to_json(report)) == report
+
+
+def test_a_variant_that_names_a_projector_counts_that_one(tmp_path: Path, made: dict[str, Path]) -> None:
+    directory = str(write_config(tmp_path / "model", "qwen35", vision_config=VISION))
+    names = ["Q4_K_M", "q4_k_m+mmproj=q8_0", "Q4_K_M+mmproj=F32"]
+    plain, small, large = fit_model(directory, names, [GPU], FitOptions(512)).rows
+    assert (small.variant, small.projector_type) == ("Q4_K_M+mmproj=Q8_0", "Q8_0")
+    expected = fit_model(directory, ["Q4_K_M"], [GPU], FitOptions(512, mmproj="Q8_0")).rows[0]
+    assert small.figures == expected.figures
+    assert small.total_bytes == expected.total_bytes
+    assert plain.figures["projector"].bytes == 0 < small.figures["projector"].bytes < large.figures["projector"].bytes
+    assert fit_commands(small, directory, {}, 512).get.endswith("--to Q4_K_M --mmproj Q8_0")
+    with pytest.raises(InputError, match="only GGUF variants have a projector file"):
+        fit_model(directory, ["int8:sq+mmproj=Q8_0"], [GPU], FitOptions(512))
+    with pytest.raises(InputError, match="is a projector of kind"):
+        fit_model(directory, [f"Q8_0+mmproj={made['qwen2vl mmproj']}"], [GPU], FitOptions(512))
 
 
 def test_images_take_tokens_of_the_context(tmp_path: Path) -> None:
