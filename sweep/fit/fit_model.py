@@ -122,7 +122,7 @@ def _with_projector(inputs: FitInputs, model: str, projector: str) -> FitInputs:
 
 def _rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
     """The rows of variants with the same projector file, by name."""
-    found = {}
+    found: dict[str, FitRow] = {}
     for kind in dict.fromkeys(fit_kind(name) for name in names):
         own = {split_projector(name)[0]: name for name in names if fit_kind(name) is kind}
         rows = kind.rows(list(own), inputs)

@@ -117,3 +117,10 @@ def test_a_checkpoint_without_its_tower_is_rejected_before_work(tmp_path: Path) 
         done = call("convert", directory, "--to", "Q8_0", "--mmproj", "F16", "--out", tmp_path / "new")
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
         assert not (tmp_path / "new").exists()
+
+
+def test_a_projector_in_a_quants_name_is_rejected_with_the_option_to_use(model: Path, tmp_path: Path) -> None:
+    done = call("convert", model, "--to", "Q8_0+mmproj=q8_0", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "Q8_0+mmproj=Q8_0: projector files have an option of their own; write --to Q8_0 --mmproj Q8_0" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,8 @@ from converters.export import export
 from converters.projector_source import ProjectorSource
 from converters.resolver import open_source
 from images.preprocessing import read_preprocessing
+from sweep.analysis.run_commands import run_commands
+from sweep.commands.run import _made_only_for
 from sweep.jobs.base import RunJob
 from sweep.jobs.model import MeasurementJob
 from sweep.jobs.projector import ProjectorJob
@@ -24,6 +26,7 @@ from sweep.methods.registry import parse, parse_list
 from sweep.planning.prepare import prepare
 from sweep.planning.request import Request
 from sweep.results.plan import Plan
+from sweep.workspace import Workspace
 
 TASKS = {"look": "doc_to_image: [picture]\n", "read": ""}
 
@@ -34,7 +37,7 @@ class OneThread:
     run_job: RunJob
 
     def resources(self, engines: Collection[str]) -> ComputeResources:
-        return ComputeResources(1, {engine: "cpu" for engine in engines})
+        return ComputeResources(1, dict.fromkeys(engines, "cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +176,40 @@ def test_what_is_only_for_images_is_rejected_without_a_task_that_has_some(
         planned("micro", read, "=Q8_0", tmp_path, max_pixels=1000)
     with pytest.raises(InputError, match="task look: its questions have images, but micro is a text model"):
         planned("micro", (tasks["look"],), "=Q8_0", tmp_path)
+
+
+def test_files_that_variants_share_are_kept_until_the_last_one_is_measured(
+    model: Path, tasks: dict[str, str], tmp_path: Path
+) -> None:
+    """With --keep none."""
+    names = ("BF16", "Q8_0", "Q8_0+mmproj=Q8_0")
+    cells = planned(model, (tasks["look"],), f"={','.join(names)}", tmp_path).cells
+    removed = [_made_only_for(name, cells, names[at + 1 :]) for at, name in enumerate(names)]
+    assert [[file.name.rpartition("/")[2] for file in dict.fromkeys(files)] for files in removed] == [
+        ["look3-BF16.gguf"],
+        ["mmproj-look3-F16.gguf"],
+        ["look3-Q8_0.gguf", "mmproj-look3-Q8_0.gguf"],
+    ]
+
+
+def test_the_commands_that_run_and_make_a_variant_name_its_projector_file(
+    model: Path, tasks: dict[str, str], tmp_path: Path
+) -> None:
+    plan = planned(model, (tasks["look"],), "=Q8_0,Q8_0+mmproj=Q8_0", tmp_path)
+    workspace = Workspace(tmp_path / "w")
+    before = run_commands(plan, workspace)["Q8_0+mmproj=Q8_0"]
+    assert before.run.startswith("llama-server -m look3-Q8_0.gguf --mmproj mmproj-look3-Q8_0.gguf -c")
+    assert before.get == f"sweep convert {model} --to Q8_0 --mmproj Q8_0"
+    files = {cell.name: cell.output for cell in plan.cells_of("Q8_0")}
+    exported, projector = (files[name].under(workspace.root) for name in ("export", "projector"))  # type: ignore
+    exported.parent.mkdir(parents=True)
+    exported.touch()
+    found = run_commands(plan, workspace)["Q8_0"]
+    assert found.run.startswith(f"llama-server -m {exported} --mmproj mmproj-look3-F16.gguf -c")
+    assert found.get == f"sweep convert {model} --mmproj F16"
+    projector.touch()
+    assert f"--mmproj {projector} -c" in run_commands(plan, workspace)["Q8_0"].run
+    assert run_commands(plan, workspace)["Q8_0"].get == ""
 
 
 @pytest.mark.parametrize(
