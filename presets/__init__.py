@@ -45,6 +45,8 @@ DESIGN_SPACE = ROOT / "int8-design-space.toml"
 """The default design space of int8 recipes; read by int8.design_space."""
 AXES = {"int8": DESIGN_SPACE, "ptq": ROOT / "ptq-design-space.toml"}
 """Family of methods -> the file with the axes of its settings."""
+VISION_TASKS = ROOT / "tasks/vision"
+"""Task files in lm-eval's form, which lm-eval does not have."""
 TOKEN_SAMPLE = ROOT / "token-sample.txt"
 """A text in many scripts, on which tokenizers with different rules differ."""
 

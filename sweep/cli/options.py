@@ -194,7 +194,7 @@ _TASKS = (
         "tasks",
         str | None,
         "lm-eval tasks, separated by commas: names of tasks or groups, YAML files, or the lists quick, reasoning, "
-        "qwen3-study and code. none means no tasks.",
+        "qwen3-study, code and vision. none means no tasks.",
         metavar="LIST",
         show_default="a built-in model's own tasks, otherwise gsm8k, hellaswag, mmlu and ifeval",
         convert=comma_list,

@@ -103,7 +103,8 @@ class TaskJob(MeasurementJob[TaskResult]):
                 "num_fewshot": run.num_fewshot,
                 "max_gen_toks": run.max_gen_toks,
                 "data": None if data is None else data.name,
-            },
+            }
+            | ({} if run.pixels is None else {"min_pixels": run.pixels[0], "max_pixels": run.pixels[1]}),
             left_out=run.left_out + len(run.unusable),
             unfinished=run.unfinished,
             in_reasoning=run.in_reasoning,

@@ -20,6 +20,12 @@ def takes_images(name: str, folder: Path | None = None) -> bool:
     return _takes_images(name, folder, frozenset())
 
 
+def members(name: str) -> tuple[str, ...]:
+    """The names of the tasks that the file of a group lists."""
+    listed = [_config(file).get("task") for file in task_names.declaring_files(name)]
+    return tuple(one for names in listed if isinstance(names, list) for one in names if isinstance(one, str))
+
+
 def _takes_images(name: str, folder: Path | None, seen: frozenset[str]) -> bool:
     if name in seen:  # a group within itself
         return False

@@ -53,6 +53,11 @@ class TaskLocation:
         name = self.data_name or self.data.name
         return LocalData(self.data, task_data().get(name) or TaskData(name))
 
+    def folder_of(self, config: dict[str, Any]) -> Path | None:
+        """The folder of a task's own files or data; None if its data are in none."""
+        local = self.local
+        return self.yaml if self.yaml is not None or local is None else local.of(config).folder
+
     @property
     def offline(self) -> bool:
         return self.yaml is not None or self.data is not None
@@ -73,6 +78,12 @@ class LoadedTask:
     left_out: dict[str, int]
     manager: TaskManager
     unusable: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    @property
+    def pixels(self) -> tuple[int | None, int | None] | None:
+        """The limits of pixels that the tasks state; None if they state none, or not the same."""
+        stated = {_pixels(task) for task in self.tasks.values()}
+        return stated.pop() if len(stated) == 1 and stated != {(None, None)} else None
 
     def leave_out(self, reasons: Mapping[tuple[str, int], str], limit: int | None) -> None:
         """Go on without these items. Raises InputError if none of a task's first `limit` items remains."""
@@ -129,14 +140,16 @@ def load_task(task: str, location: TaskLocation, options: TaskOptions) -> Loaded
 
 
 def _images(task: Task, location: TaskLocation) -> ItemImages:
-    own, limits = task.config.doc_to_image, task.config.metadata or {}
-    return ItemImages(
-        task.doc_to_image,
-        location.yaml or location.data,
-        (limits.get("min_pixels"), limits.get("max_pixels")),
-        tuple(image_columns(task.task_docs)),
-        decodes=callable(own),
-    )
+    decodes = callable(task.config.doc_to_image)
+    columns = tuple(image_columns(task.task_docs))
+    folder = location.folder_of({"task": task.config.task, "dataset_name": task.config.dataset_name})
+    return ItemImages(task.doc_to_image, folder, _pixels(task), columns, decodes=decodes)
+
+
+def _pixels(task: Task) -> tuple[int | None, int | None]:
+    """The limits of pixels that a task's file states for its images."""
+    stated = getattr(task.config, "metadata", None) or {}
+    return stated.get("min_pixels"), stated.get("max_pixels")
 
 
 def _name(root: Task | Group) -> str:

@@ -1,4 +1,5 @@
-"""Local JSONL files as the data set of lm-eval's own tasks: lm-eval's prompts and metrics, without the network.
+"""Local JSONL or Parquet files as the data set of lm-eval's own tasks: lm-eval's prompts and metrics, without the
+network.
 
 presets/tasks/data.toml lists which fields and files each data set has. A data set that is not listed must have the
 fields under which it is published.
@@ -9,15 +10,21 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
-from presets import DataForm, TaskData
+from presets import DataForm, TaskData, task_data
+from sweep.measure.item_images import undecoded
 
-SUFFIXES = (".jsonl", ".jsonl.gz")
+PARQUET = ".parquet"
+SUFFIXES = (".jsonl", ".jsonl.gz", PARQUET)
+SHARD = re.compile(r"-\d+-of-\d+(?=\.parquet$)")  # the number of a part of a split, as the hub writes it
+SEVERAL = "*"  # in place of the name of a data set: a folder with several, for a group of tasks
 # Split -> prefixes of the names of its files. Files of other splits begin with the name of the split.
 FILE_PREFIXES = {"validation": ("val",), "train": ("train",), "test": ("test",), "dev": ("dev",)}
 
@@ -31,6 +38,14 @@ class LocalData:
     folder: Path
     about: TaskData
 
+    def of(self, config: dict[str, Any]) -> LocalData:
+        """The files for a task with this configuration, in a folder of several data sets or of several parts of one."""
+        if self.about.name == SEVERAL:
+            about = known_data(config["task"])
+            return LocalData(self.folder / about.name, about).of(config)
+        part = self.folder / str(config.get("dataset_name"))
+        return replace(self, folder=part) if part.is_dir() and not _own_files(self.folder) else self
+
     def split_file(self, split: str | None) -> Path | None:
         """The file of a split ("test", "validation"...); None if there is none. Raises InputError if there are two."""
         if split is None:
@@ -38,7 +53,7 @@ class LocalData:
         prefix = dict(self.about.files).get(split)
         prefixes = (prefix,) if prefix is not None else FILE_PREFIXES.get(split, (split,))
         found = [file for file in data_files(self.folder) if file.name.startswith(prefixes)]
-        if len(found) > 1:
+        if len(found) > 1 and len({SHARD.sub("", file.name) for file in found}) > 1:
             raise InputError(f"{self.folder}: two files for the split '{split}': {found[0].name} and {found[1].name}")
         return found[0] if found else None
 
@@ -49,6 +64,9 @@ class LocalData:
         every question. If there is no such file, they are the first items of the scored file, which are then not
         scored. Raises InputError if the files do not fit the task.
         """
+        own = self.of(config)
+        if own != self:
+            return own.replace_data_set(config, num_fewshot)
         task, about = config["task"], self.about
         known, needed = about.dataset, config.get("dataset_path")
         if known is not None and (needed != known or about.config not in (None, config.get("dataset_name"))):
@@ -66,11 +84,13 @@ class LocalData:
         fewshot = dict(config.get("fewshot_config") or {})
         examples: list[Row] = []
         if shots and "samples" not in fewshot:
+            rows = list(rows)
             source = next((f for f in (files["fewshot"], files["training"], files["validation"]) if f), None)
             if source is None or source == scored:
                 examples, rows = rows[:shots], rows[shots:]
             else:
-                examples, other = self._rows(source, config)
+                found, other = self._rows(source, config)
+                examples = list(found)
                 if other != processed:
                     raise InputError(f"{source}: its items have other fields than those of {scored.name}")
             if len(examples) < shots or not rows:
@@ -87,14 +107,14 @@ class LocalData:
             "process_docs": None if processed else config.get("process_docs"),
         }
 
-    def _rows(self, file: Path, config: dict[str, Any]) -> tuple[list[Row], bool]:
-        """The items of a task with the published fields, and whether the task's own preprocessing is already done."""
-        rows: Iterable[Row] = read_jsonl(file)
+    def _rows(self, file: Path, config: dict[str, Any]) -> tuple[Any, bool]:
+        """The items of a task with the published fields, as a list or a Dataset, and whether the task's own preparation
+        is already done."""
+        rows: Any = _read_parquet(_shards(file)) if file.suffix == PARQUET else read_jsonl(file)
         select = self.about.select
         if select is not None:
             rows = [row for row in rows if row.get(select) == config.get("dataset_name")]
-        rows = list(rows)
-        if not rows:
+        if not len(rows):
             condition = f" with {select} '{config.get('dataset_name')}'" if select else ""
             raise InputError(f"{file}: no item{condition} for task {config['task']}")
         form = next((form for form in self.about.forms if set(form.has) <= rows[0].keys()), None)
@@ -103,9 +123,42 @@ class LocalData:
         return [_reformed(row, form, file) for row in rows], form.processed
 
 
+def known_data(task: str) -> TaskData:
+    """The data set that a task reads, which has the task's name if it is not in presets/tasks/data.toml."""
+    known = (data for data in task_data().values() if any(fnmatchcase(task, pattern) for pattern in data.tasks))
+    return next(known, TaskData(task))
+
+
 def data_files(folder: Path) -> list[Path]:
-    """The JSONL files in a folder, sorted by name."""
+    """The files with the items of a data set: those in a folder or, if it has none, those of its parts in folders."""
+    return _own_files(folder) or [
+        file for part in sorted(folder.iterdir()) if part.is_dir() for file in _own_files(part)
+    ]
+
+
+def _own_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES))
+
+
+def _shards(file: Path) -> list[Path]:
+    """The files that have a split together."""
+    return [one for one in _own_files(file.parent) if SHARD.sub("", one.name) == SHARD.sub("", file.name)]
+
+
+def _read_parquet(files: list[Path]) -> Any:
+    """The rows of Parquet files in memory; nothing is written to a cache. Raises InputError."""
+    import pyarrow
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+    from pyarrow import parquet
+
+    tables = []
+    for file in files:
+        try:
+            tables.append(parquet.read_table(file))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"{file}: cannot be read as Parquet ({' '.join(str(error).split())[:200]})") from error
+    return undecoded(Dataset(InMemoryTable(pyarrow.concat_tables(tables))))
 
 
 def read_jsonl(file: Path) -> list[Row]:
@@ -158,12 +211,12 @@ def _expression(text: str) -> Callable[[Row], Any]:
     return evaluate
 
 
-def _dataset(rows: list[Row], examples: list[Row]) -> Callable[..., Any]:
+def _dataset(rows: Any, examples: list[Row]) -> Callable[..., Any]:
     def load(**_: object) -> Any:
         """The data set in memory: it writes no cache and does not use the network."""
         from datasets import Dataset, DatasetDict
 
-        parts = {"test": Dataset.from_list(rows)}
+        parts = {"test": Dataset.from_list(rows) if isinstance(rows, list) else rows}
         if examples:
             parts["fewshot"] = Dataset.from_list(examples)
         return DatasetDict(parts)

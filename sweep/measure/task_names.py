@@ -1,4 +1,4 @@
-"""The names that lm-eval's files declare: tasks, groups and tags.
+"""The names that lm-eval's files declare: tasks, groups and tags. Files that come with this program are among them.
 
 The lines of the files are searched. lm-eval's own index parses their YAML, which takes ten seconds for 14,000 files.
 """
@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import presets
 from converters.errors import InputError
 
 _NAME = rb'["\']?([^\s"\'#\[\],]+)'
@@ -24,10 +25,18 @@ NEAREST = 3  # names that an error message lists
 
 
 def likely_folders(name: str) -> Iterator[Path]:
-    """Directories of lm-eval with the name of the task, or of its beginning: most tasks are in one of them."""
+    """The directory of this program's task files if it has the task, then directories of lm-eval with the name of the
+    task, or of its beginning: most tasks are in one of them."""
+    if is_own(name):
+        yield presets.VISION_TASKS
     for beginning in dict.fromkeys((name, name.partition("_")[0], name.partition("-")[0])):
         if beginning and "/" not in beginning and (home() / beginning).is_dir():
             yield home() / beginning
+
+
+def is_own(name: str) -> bool:
+    """Whether the task's file comes with this program and not with lm-eval."""
+    return name in _declarations(presets.VISION_TASKS)
 
 
 def folder_of(name: str) -> Path | None:
@@ -58,7 +67,7 @@ def _declaring(name: str, contents: Mapping[Path, bytes]) -> list[Path]:
 
 def unknown_task(name: str, others: Iterable[str] = ()) -> InputError:
     """The error for a name that is neither one of `others` nor known to lm-eval. It lists the nearest names."""
-    names = list(dict.fromkeys([*others, *_declarations(home()), *_tags(home())]))
+    names = list(dict.fromkeys([*others, *_declarations(presets.VISION_TASKS), *_declarations(home()), *_tags(home())]))
     near = difflib.get_close_matches(name, names, NEAREST) or sorted(
         (known for known in names if name and known.lower().startswith(name.lower())), key=len
     )

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from converters.errors import InputError
 from images.file import SUFFIXES
 from sweep.artefact import Artefact
 from sweep.jobs.inputs import Task
-from sweep.measure.image_tasks import takes_images
-from sweep.measure.local_data import data_files
+from sweep.measure.image_tasks import members, takes_images
+from sweep.measure.local_data import SEVERAL, data_files, known_data
 from sweep.measure.plain_text import read_text
-from sweep.measure.task_names import is_known, unknown_task
+from sweep.measure.task_names import is_known, is_own, unknown_task
 from sweep.measure.task_options import TaskOptions
 from sweep.planning.model import ResolvedModel
 
@@ -30,12 +29,18 @@ def _found(name: str, folder: Path | None, data: Path | None, data_name: str | N
 
     def identity(options: TaskOptions) -> str:
         digest = hashlib.sha256(json.dumps([name, options.identity], sort_keys=True).encode())
+        if folder is None and is_own(name):
+            _digest(digest, (file for file in sorted(presets.VISION_TASKS.iterdir()) if file.is_file()))
         if folder is not None:
             _digest(digest, (file for file in sorted(folder.iterdir()) if file.is_file()))
         if data is not None:
-            form = presets.task_data().get(data_name or "")
-            digest.update(repr(form and (form.forms, form.files, form.select, sorted(_needed(form)))).encode())
-            _digest(digest, data_files(data))
+            sets = [(data_name or "", data)]
+            if data_name == SEVERAL:
+                sets = [(one, data / one) for one in sorted({known_data(member).name for member in members(name)})]
+            for own, place in sets:
+                form = presets.task_data().get(own)
+                digest.update(repr(form and (form.forms, form.files, form.select, sorted(_needed(form)))).encode())
+                _digest(digest, data_files(place))
         _digest(digest, (file for file in images if file.parent != folder))
         return digest.hexdigest()
 
@@ -132,9 +137,15 @@ def _task(name: str, options: TaskOptions, folder: Path | None) -> Task:
             return _found(name, place.resolve(), None, None, options)
     if folder is None:
         return _found(name, None, None, None, options)
-    data_name = next(
-        (data.name for data in presets.task_data().values() if any(fnmatchcase(name, p) for p in data.tasks)), name
-    )
+    several = {known_data(member).name for member in members(name)} if is_own(name) else set()
+    present = {one for one in several if (folder / one).is_dir() and data_files(folder / one)}
+    if len(several) > 1 and present:
+        if missing := sorted(several - present):
+            raise InputError(
+                f"{folder}: {name} needs the data of {', '.join(missing)} too, each in a folder of its name"
+            )
+        return _found(name, None, folder.resolve(), SEVERAL, options)
+    data_name = known_data(name).name
     for place in (folder / data_name, folder):
         if place.name == data_name and place.is_dir() and data_files(place):
             return _found(name, None, place.resolve(), data_name, options)

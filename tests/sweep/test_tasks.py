@@ -190,7 +190,7 @@ def test_the_images_of_a_task_are_part_of_its_identity(data: Path) -> None:
         assert (unchanged.identity == plain.identity) == (not (data / "b.jpg").exists())  # any file in its own folder
     assert len(set(seen)) == 4
     assert seen[3] == seen[4]
-    mmmu = data / "mmmu_val"
+    mmmu = data / "mmmu"
     (mmmu / "images").mkdir(parents=True)
     (mmmu / "validation.jsonl").write_text("{}")
     for content in (b"1", b"2"):

@@ -326,7 +326,7 @@ def test_every_listed_data_set_is_the_one_that_lm_evals_task_uses() -> None:
     from sweep.measure import lm_eval_tasks
 
     for data in presets.task_data().values():
-        task = data.tasks[0] if data.tasks[0] != "mmlu" else "mmlu_anatomy"
+        task = {"mmlu": "mmlu_anatomy", "mmmu_val": "mmmu_val_art"}.get(data.tasks[0], data.tasks[0])
         manager = lm_eval_tasks._manager(task, TaskLocation())
         config = load_yaml(manager.task_index[task].yaml_path, resolve_func=False)
         assert config["dataset_path"] == data.dataset
