@@ -16,7 +16,7 @@ from sweep.measure.chat import ChatTemplateError, Message
 PLACEHOLDER = "<image>"
 BEFORE, IMAGE, AFTER = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 """The markers of Qwen's vision models. `IMAGE` stands for one token of the image."""
-_GUARD = "\ue000"  # private use
+_GUARD = chr(0xE000)  # for private use; it is never printed
 
 
 class ChatPrompt(str):
