@@ -27,7 +27,7 @@ from export import HIDDEN, TOKENIZER, PeerProcess, ended, machine, make_checkpoi
 from process_costs import costs_written  # benchmarks/process_costs.py, as the line above
 from safetensors.torch import load_file, save_file
 
-from int8.quantize_model import CalibrationText, calibration_tokens
+from int8.quantize_model import CalibrationText
 from ptq.quantize import quantize
 from ptq.recipe import recipe
 
@@ -171,7 +171,7 @@ def main() -> None:
         text.write_text(
             arguments.text.read_text(encoding="utf-8")[: 12 * arguments.samples * arguments.length], encoding="utf-8"
         )
-        tokens = calibration_tokens(model, calibration_text(text), arguments.samples, arguments.length)
+        tokens = calibration_text(text).of(model, arguments.samples, arguments.length)
         save_file({"tokens": tokens.contiguous()}, directory / "tokens.safetensors")
         jobs = processes(directory, model, text, arguments.peer_dtype)
         rows = measured(directory, jobs, arguments.repetitions)

@@ -1,11 +1,12 @@
 """A Hugging Face checkpoint as a source of weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from converters.architectures.family import canonical_name, config_path_in_errors, is_mtp, mtp_layers
+from converters.architectures.family import canonical_name, config_path_in_errors, is_mtp, mtp_layers, tower_name
 from converters.architectures.layers import layer_count
 from converters.checkpoint import Checkpoint
 from converters.checkpoint_weights import CheckpointWeights
@@ -47,6 +48,12 @@ class CheckpointSource(HuggingFaceSource):
     def stored_name(self, name: str, row: int = 0) -> str:
         """See `Source.stored_name`."""
         return self._stored.stored_name(name, row)
+
+    @property
+    def tower_parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """See `HuggingFaceSource.tower_parameters`; a checkpoint may lack the tower that its config describes."""
+        named = ((tower_name(name), tensor) for name, tensor in self.checkpoint.tensors.items())
+        return {name: tensor.shape for name, tensor in named if name is not None}
 
     def _type(self, name: str) -> TensorType:
         return self._stored.type_of(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converters import fp8
 from converters.architectures import architecture
-from converters.architectures.family import Config, Stored, Weight, config_path_in_errors, is_mtp
+from converters.architectures.family import Config, Stored, Weight, config_path_in_errors, integer, is_mtp
 from converters.llamacpp.bindings import TYPES, TensorType
 from converters.llamacpp.container import Field, TensorInfo, lay_out, tensor_order
 from converters.purpose import require_language_model
@@ -103,3 +103,16 @@ class HuggingFaceSource:
                     break
                 found[part.source] = part.shape
         return {name: shape for name, shape in found.items() if not is_mtp(name)}
+
+    @property
+    def tower_parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of the parameters of the vision tower, by their names from "visual." on; empty without a tower.
+
+        Raises InputError for the config of a tower that llama.cpp cannot run.
+        """
+        vision = self.config.get("vision_config")
+        if self.family.tower is None or not isinstance(vision, dict):
+            return {}
+        with config_path_in_errors(self.config_file):
+            weights = self.family.tower.weights(vision, integer(self.config, "hidden_size"))
+        return {part.source: part.shape for weight in weights for part in weight.parts}

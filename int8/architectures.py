@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from converters.checkpoint import read_config
 from converters.errors import InputError
@@ -91,19 +93,22 @@ class AttentionModules:
     """Softmax attention in a layer: its path in the layer, and the modules in it that recipes and sizes refer to.
 
     The inputs of `query_norm` and `key_norm` are Q and K after the projection (without the gate that some models
-    project together with Q). The output of `value` is V, and the input of `output` is all query heads.
+    project together with Q). Without these norms (None), they are the outputs of `query` and `key`. The output of
+    `value` is V, and the input of `output` is all query heads.
     """
 
     path: str = "self_attn"
-    query_norm: str = "q_norm"
-    key_norm: str = "k_norm"
+    query_norm: str | None = "q_norm"
+    key_norm: str | None = "k_norm"
+    query: str = "q_proj"
     key: str = "k_proj"
     value: str = "v_proj"
     output: str = "o_proj"
 
     @property
     def modules(self) -> tuple[str, ...]:
-        return (self.query_norm, self.key_norm, self.key, self.value, self.output)
+        norms = tuple(norm for norm in (self.query_norm, self.key_norm) if norm is not None)
+        return (*norms, self.query, self.key, self.value, self.output)
 
 
 @dataclass(frozen=True)
@@ -121,25 +126,40 @@ class QuantizableArchitecture:
 
 
 _PLAIN = QuantizableArchitecture(ATTENTION + MLP)
+_WITHOUT_NORMS = QuantizableArchitecture(ATTENTION + MLP, AttentionModules(query_norm=None, key_norm=None))
+_MOE = QuantizableArchitecture(ATTENTION + MOE + MLP)
 
 ARCHITECTURES: dict[str, QuantizableArchitecture] = {
-    "llama": _PLAIN,
-    "qwen2": _PLAIN,
-    "qwen2_moe": QuantizableArchitecture(ATTENTION + SHARED_MOE),
+    "llama": _WITHOUT_NORMS,
+    "qwen2": _WITHOUT_NORMS,
+    "qwen2_5_vl_text": _WITHOUT_NORMS,
+    "qwen2_moe": replace(_WITHOUT_NORMS, folds=ATTENTION + SHARED_MOE),
     "qwen3": _PLAIN,
-    "qwen3_moe": QuantizableArchitecture(ATTENTION + MOE + MLP),
+    "qwen3_vl_text": _PLAIN,
+    "qwen3_moe": _MOE,
+    "qwen3_vl_moe_text": _MOE,
     "qwen3_next": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_NEXT_DELTANET, SHARED_MOE, MLP)),
     "qwen3_5_text": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_5_DELTANET, MLP)),
     "qwen3_5_moe_text": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_5_DELTANET, SHARED_MOE)),
 }
 """model_type of the text config -> architecture."""
+_WITHOUT_TEXT_CONFIG = {"qwen2_5_vl": "qwen2_5_vl_text"}
+
+
+def text_type(config: Mapping[str, Any]) -> str:
+    """The model_type of the text model, from config.json with the entries of `text_config` at its root.
+
+    Some published configs of multi-modal models have no `text_config`.
+    """
+    model_type = str(config.get("model_type"))
+    return _WITHOUT_TEXT_CONFIG.get(model_type, model_type)
 
 
 def require_quantizable(path: Path) -> None:
     """Raise InputError if `path` has no checkpoint, an unsupported architecture, or a quantized checkpoint."""
     require_language_model(path.name, path)
     config = read_config(path)
-    require_known(str(config.get("model_type")), f"{path / 'config.json'}: ")
+    require_known(text_type(config), f"{path / 'config.json'}: ")
     quantization = config.get("quantization_config") or config.get("compression_config")
     if quantization:
         unknown = "unknown method"

@@ -1,4 +1,4 @@
-"""Calibration: a model reads a text layer by layer; each layer is folded and quantized before the next one is read.
+"""Calibration: a model reads samples layer by layer; each layer is folded and quantized before the next one is read.
 
 Only the samples' inputs to the current layer are kept, not all activations. The layer reads them once to measure the
 channels for the folds, and again, folded, to measure the ranges of the quantizers. So a device needs memory for only
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from converters.errors import InputError
@@ -28,26 +28,28 @@ from int8.fakequant import (
     require_attention,
 )
 from int8.fold import apply_fold, fold_rules, fold_scales
-from int8.layer_inputs import LayerInputs, Progress, ProgressCounter, in_float32
+from int8.layer_inputs import LayerInputs, Progress, ProgressCounter
 from int8.model import Decoder, decoder_of
+from int8.on_device import in_float32
 from int8.recipe import Activations, Recipe, Scales
+from int8.samples import Samples
 from int8.statistics import Statistics
 
 
 @torch.no_grad()
 def calibrate(
     model: PreTrainedModel,
-    tokens: Tensor,
+    samples: Samples,
     recipe: Recipe,
     *,
     device: str = "cpu",
     known: Statistics | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Fold and fake-quantize `model` (on the CPU, with separate experts) in place, calibrated on `tokens`.
+    """Fold and fake-quantize `model` (on the CPU, with separate experts) in place, calibrated on `samples`.
 
-    `tokens` are int64 [samples, length]. Layers are moved to `device` one by one and back. Statistics in `known` are
-    not measured again. Returns all statistics that were used, known or measured.
+    Layers are moved to `device` one by one and back. Statistics in `known` are not measured again. Returns all
+    statistics that were used, known or measured.
 
     Raises InputError for activations or weights that are NaN or infinite (the message names the layer), for an
     architecture that is not in ARCHITECTURES or lacks what the recipe quantizes, and for a device without enough memory
@@ -58,14 +60,15 @@ def calibrate(
     statistics = Statistics() if known is None else known
     work = _Calibration(decoder, recipe, torch.device(device), statistics)
     if work.passes:
-        work.inputs = LayerInputs(decoder, tokens, work.device, ProgressCounter(progress, work.passes * len(tokens)))
-    before = model.config._attn_implementation
-    model.set_attn_implementation(OBSERVED_ATTENTION)
+        counter = ProgressCounter(progress, work.passes * len(samples))
+        work.inputs = LayerInputs(decoder, samples, work.device, counter)
+    before = decoder.module.config._attn_implementation
+    decoder.module.set_attn_implementation(OBSERVED_ATTENTION)
     try:
         for index in range(len(decoder.layers)):
             work.layer(index)
     finally:
-        model.set_attn_implementation(before)
+        decoder.module.set_attn_implementation(before)
     attach_attention(model, recipe)
     return statistics
 

@@ -143,8 +143,14 @@ class LayerPasses:
                 stack, f"{modules.path}.{modules.value}", lambda out: observe(out.unflatten(-1, (-1, width)))
             )
         elif at is Insertion.PROJECTION:
-            norm = modules.query_norm if name == "query" else modules.key_norm
-            self._watch_input(stack, f"{modules.path}.{norm}", observe)
+            is_query = name == "query"
+            norm, linear = (modules.query_norm, modules.query) if is_query else (modules.key_norm, modules.key)
+            if norm is not None:
+                self._watch_input(stack, f"{modules.path}.{norm}", observe)
+            else:
+                self._watch_output(
+                    stack, f"{modules.path}.{linear}", lambda out: observe(out.unflatten(-1, (-1, width)))
+                )
         else:
             watched = _AT_ROPE.setdefault(attention, {})
             watched[name] = observe

@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 from int8.calibration_passes import OBSERVED_ATTENTION, LayerPasses
 from int8.fakequant import attentions, linears_to_quantize, quantized_parts
 from int8.fold import column_scales, fold_rules, fold_scales
-from int8.layer_inputs import LayerInputs, Progress, ProgressCounter, in_float32
+from int8.layer_inputs import LayerInputs, Progress, ProgressCounter
 from int8.model import decoder_of
+from int8.on_device import in_float32
 from int8.recipe import ALL_FOLDS, Activations, Fold, Insertion, Recipe, Scales
+from int8.samples import Samples
 from int8.statistics import Statistics
 
 _EVERYTHING = Recipe("everything", folds=ALL_FOLDS, keep=())
@@ -25,18 +27,18 @@ _EVERYTHING = Recipe("everything", folds=ALL_FOLDS, keep=())
 
 @torch.no_grad()
 def measure_channels(
-    model: PreTrainedModel, tokens: Tensor, *, device: str = "cpu", progress: Progress | None = None
+    model: PreTrainedModel, samples: Samples, *, device: str = "cpu", progress: Progress | None = None
 ) -> Statistics:
-    """Read `tokens`, int64 [samples, length], once. `model` is as for `calibrate`, but does not change.
+    """Read the samples once. `model` is as for `calibrate`, but does not change.
 
     `channel_max` of the result is what calibration finds for all folds. `ranges` has the ranges of every channel,
     [2, channels], of the inputs of all linear layers and of Q, K and V; Q and K also after norm and RoPE
     ("3.self_attn.query.rope"). Raises InputError as `calibrate` does.
     """
     decoder, seen, where = decoder_of(model), Statistics(), torch.device(device)
-    before = model.config._attn_implementation
-    inputs = LayerInputs(decoder, tokens, where, ProgressCounter(progress, len(decoder.layers) * len(tokens)))
-    model.set_attn_implementation(OBSERVED_ATTENTION)
+    before = decoder.module.config._attn_implementation
+    inputs = LayerInputs(decoder, samples, where, ProgressCounter(progress, len(decoder.layers) * len(samples)))
+    decoder.module.set_attn_implementation(OBSERVED_ATTENTION)
     try:
         for index, layer in enumerate(decoder.layers):
             path = f"{decoder.path}.{index}"
@@ -45,7 +47,7 @@ def measure_channels(
             with in_float32(layer, where, path):
                 LayerPasses(layer, index, path, _EVERYTHING, inputs, seen).measure_channels(rules, linears)
     finally:
-        model.set_attn_implementation(before)
+        decoder.module.set_attn_implementation(before)
     return seen
 
 

@@ -1,6 +1,7 @@
 """A calibrated model as a directory, which can be loaded without the original checkpoint.
 
     config.json, model-*.safetensors (+ index), tokenizer   compressed-tensors, which vLLM and transformers read
+    preprocessor_config.json and others                     if the model takes images
     int8.json                                               the recipe and a record of the calibration
     int8-attention.safetensors                              scales of Q, K and V, if the recipe quantizes them
 
@@ -43,7 +44,7 @@ from int8.fakequant import (
 from int8.model import has_tied_head
 from int8.recipe import Recipe, from_table
 from int8.skeleton import skeleton
-from int8.tokenizer import copy_tokenizer
+from int8.tokenizer import copy_processor, copy_tokenizer
 
 RECIPE_FILE, ATTENTION_FILE = "int8.json", "int8-attention.safetensors"
 SHARD_BYTES = 5_000_000_000
@@ -90,6 +91,7 @@ def save(
                 about["origin"] = origin
             write_json(temporary_path / RECIPE_FILE, about)
             copy_tokenizer(source, temporary_path)
+            copy_processor(source, temporary_path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{out}: cannot be written: {error}") from error
     return size
@@ -117,17 +119,17 @@ def read_calibration(path: Path) -> CalibrationRecord:
     return CalibrationRecord(**table)
 
 
-def load(path: Path) -> tuple[PreTrainedModel, Recipe]:
+def load(path: Path, *, images: bool = False) -> tuple[PreTrainedModel, Recipe]:
     """A saved model as fake-quant on the CPU, in evaluation mode, with transformers' interface; and its recipe.
 
-    Raises InputError for a directory that `save` did not write, and for tensors that are missing or contradict the
-    config.
+    With `images`, it has its vision tower. Raises InputError for a directory that `save` did not write, for tensors
+    that are missing or contradict the config, and if there should be a vision tower but is none.
     """
     if not is_int8(path):
         raise InputError(f"{path}: has no {RECIPE_FILE}; give a directory that `sweep int8` wrote")
     recipe = read_recipe(path)
-    tensors = read_tensors(path, ATTENTION_FILE)
-    model = skeleton(path, _read_config(path))
+    tensors = read_tensors(path, ATTENTION_FILE, tower=images)
+    model = skeleton(path, _read_config(path), tower=images)
     _fill(model, recipe, tensors, path)
     attach_attention(model, recipe)
     return model.eval(), recipe

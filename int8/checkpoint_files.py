@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from converters.atomic import make_public, sync
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
+from int8.mapped_model import is_tower
 from int8.model import has_tied_head
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -56,14 +57,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     sync(path)
 
 
-def read_tensors(path: Path, extra: str = "") -> dict[str, Tensor]:
-    """All tensors of a checkpoint, and those of the file `extra` if it is there. Raises InputError."""
+def read_tensors(path: Path, extra: str = "", *, tower: bool) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, and those of the file `extra` if it is there. Raises InputError.
+
+    `tower`: also those of the vision tower, which must be there then.
+    """
     with Checkpoint.open(path) as checkpoint:  # checks the headers
         files = {tensor.path for tensor in checkpoint.tensors.values()}
+        if tower and not any(map(is_tower, checkpoint.tensors)):
+            raise InputError(f"{path}: this checkpoint has no vision tower, so it takes no images; quantize it again")
     if extra and (path / extra).is_file():
         files.add(path / extra)
     try:
-        return {name: tensor for file in sorted(files) for name, tensor in load_file(file).items()}
+        return {
+            name: tensor
+            for file in sorted(files)
+            for name, tensor in load_file(file).items()
+            if tower or not is_tower(name)
+        }
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
 

@@ -162,14 +162,38 @@ def attach_attention(model: PreTrainedModel, recipe: Recipe) -> None:
     require_attention(model, recipe)
     for attention, modules in attentions(model):
         attention.int8_recipe = recipe  # type: ignore[assignment]  # torch types every attribute as a module
-        if recipe.query_key is not Scales.FLOAT and recipe.insertion is Insertion.PROJECTION:
+        if quantizes_projections(recipe):
             for norm, name in ((modules.query_norm, "query"), (modules.key_norm, "key")):
-                _quantize_before(attention.get_submodule(norm), attention.get_submodule(f"{name}_quantizer"))
-    model.set_attn_implementation(ATTENTION)
+                if norm is not None:
+                    _quantize_before(attention.get_submodule(norm), attention.get_submodule(f"{name}_quantizer"))
+    quantize_outputs(model, recipe)
+    model.get_decoder().set_attn_implementation(ATTENTION)  # not that of a vision tower
+
+
+def quantizes_projections(recipe: Recipe) -> bool:
+    """Whether a recipe quantizes Q and K before norms and RoPE."""
+    return recipe.query_key is not Scales.FLOAT and recipe.insertion is Insertion.PROJECTION
+
+
+def quantize_outputs(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Quantize the outputs of the linear layers that compute Q and K, if the recipe says so and there are no norms
+    after them. Needed again when other modules replace these layers."""
+    for attention, modules in attentions(model) if quantizes_projections(recipe) else ():
+        for norm, linear, name in (
+            (modules.query_norm, modules.query, "query"),
+            (modules.key_norm, modules.key, "key"),
+        ):
+            if norm is None:
+                quantizer = attention.get_submodule(f"{name}_quantizer")
+                _quantize_after(attention.get_submodule(linear), quantizer, int(attention.head_dim))  # type: ignore[arg-type]
 
 
 def _quantize_before(norm: nn.Module, quantizer: nn.Module) -> None:
     norm.register_forward_pre_hook(lambda _, inputs: (quantizer(inputs[0]), *inputs[1:]))
+
+
+def _quantize_after(linear: nn.Module, quantizer: nn.Module, width: int) -> None:
+    linear.register_forward_hook(lambda _, inputs, out: quantizer(out.unflatten(-1, (-1, width))).flatten(-2))
 
 
 def quantized_inputs(attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from converters.errors import InputError
 from int8.model import Decoder
+from int8.samples import Batch, Samples, batches, token_count
 
 BATCH_TOKENS = 2048  # of a pass: more take more memory, and no less time
 
@@ -34,29 +35,35 @@ class ProgressCounter:
 
 
 class LayerInputs:
-    """The inputs of the next layer for all samples: [samples, length, width] on the CPU, in the model's dtype.
+    """The inputs of the next layer for all samples, on the CPU in the model's dtype, in batches of samples of equal
+    length: [size, length, width] each.
 
-    They start as the embeddings of `tokens`, int64 [samples, length]. Layers run on `device`.
+    They start as the embeddings of tokens and, after the vision tower, of images. Layers run on `device`. Raises
+    InputError for images that cannot be used.
     """
 
-    def __init__(self, decoder: Decoder, tokens: Tensor, device: torch.device, steps: ProgressCounter) -> None:
-        self._decoder, self._tokens, self._device, self._steps = decoder, tokens, device, steps
-        self._batch = max(1, BATCH_TOKENS // tokens.shape[1])
+    def __init__(self, decoder: Decoder, samples: Samples, device: torch.device, steps: ProgressCounter) -> None:
+        self._decoder, self._device, self._steps = decoder, device, steps
         self._halved = False
         self._options: dict[int, list[dict[str, Any]]] = {}
-        self.n_tokens = tokens.numel()
-        self._hidden = torch.cat([_recorded(decoder, part)[0] for part in tokens.split(self._batch)])
+        self.n_tokens = token_count(samples)
+        embeddings = decoder.module.get_input_embeddings()
+        self._batches = batches(samples, decoder.base, embeddings, device, BATCH_TOKENS)
+        self._hidden = [_recorded(decoder, batch.inputs)[0] for batch in self._batches]
+        self._latest = 0  # the layer that was run last
+        for batch in self._batches:
+            batch.inputs.pop("inputs_embeds", None)  # they are in self._hidden
 
     @property
     def batches(self) -> int:
         """The number of batches of a pass."""
-        return -(-len(self._hidden) // self._batch)
+        return len(self._batches)
 
     def run(self, layer: nn.Module, index: int, keep: bool) -> None:
         """Run a layer (float32, on the device) over all samples; with `keep` its outputs become the next inputs."""
         began = self._steps.done
         try:
-            outs = [out.to("cpu", self._hidden.dtype) if keep else None for out in self.outputs(layer, index)]
+            outs = [out.to("cpu", self._dtype) if keep else None for out in self.outputs(layer, index)]
         except torch.OutOfMemoryError:
             self._steps.done = began
             raise
@@ -64,60 +71,63 @@ class LayerInputs:
             self.replace([out for out in outs if out is not None])
 
     def outputs(self, layer: nn.Module, index: int) -> Iterator[Tensor]:
-        """The outputs of a layer (float32, on the device), batch by batch: each is computed when it is asked for."""
-        for part in self._hidden.split(self._batch):
-            yield layer(part.to(self._device, torch.float32), **self._layer_options(index, len(part)))
-            self._steps.add(len(part))
+        """The next layer's inputs, by a layer (float32, on the device), batch by batch: each is computed when it is
+        asked for."""
+        self._latest = index
+        for batch, hidden in zip(self._batches, self._hidden, strict=True):
+            out = layer(hidden.to(self._device, torch.float32), **self._layer_options(batch, hidden, index))
+            yield batch.after_layer(index, out)
+            self._steps.add(batch.size)
 
     def replace(self, outputs: list[Tensor]) -> None:
         """Make `outputs`, of all batches, the next layer's inputs."""
-        self._hidden = torch.cat([out.to("cpu", self._hidden.dtype) for out in outputs])
+        self._hidden = [out.to("cpu", self._dtype) for out in outputs]
+        for batch in self._batches:
+            batch.forget(self._latest)
 
     def halve(self) -> bool:
-        """Halve the number of samples per batch. False if that was done before, or if a batch is a single sample."""
-        if self._halved or self._batch == 1:
+        """Halve the number of samples per batch. False if that was done before, or if all batches have one sample."""
+        if self._halved or all(batch.size == 1 for batch in self._batches):
             return False
-        self._halved, self._batch = True, self._batch // 2
+        split = [batch.halves() for batch in self._batches]
+        self._hidden = [
+            part
+            for hidden, parts in zip(self._hidden, split, strict=True)
+            for part in hidden.split([batch.size for batch in parts])
+        ]
+        self._batches = [batch for parts in split for batch in parts]
+        self._halved = True
         torch.cuda.empty_cache()
         return True
 
     def too_large(self, path: str) -> InputError:
         """The error for a layer (at `path`) that does not fit the device."""
-        length = self._tokens.shape[1]
+        largest = max(self._batches, key=lambda batch: batch.size * batch.length)
         return InputError(
-            f"{path}: {self._device} does not have enough memory for this layer and {self._batch} samples of {length}"
-            " tokens; use shorter samples, another device or the CPU"
+            f"{path}: {self._device} does not have enough memory for this layer and {largest.size} samples of"
+            f" {largest.length} tokens; use shorter samples, another device or the CPU"
         )
 
-    def _layer_options(self, index: int, size: int) -> dict[str, Any]:
-        """The arguments that the model passes to a layer besides its input: the same for all batches of this size."""
-        if size not in self._options:
-            options = _recorded(self._decoder, self._tokens[:size])[1]
-            self._options[size] = [{key: _on(value, self._device) for key, value in one.items()} for one in options]
-        return self._options[size][index]
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self._hidden[0].dtype
+
+    def _layer_options(self, batch: Batch, hidden: Tensor, index: int) -> dict[str, Any]:
+        """The arguments that the model passes to a layer besides its input. Those for pieces of a text depend only on
+        the size of the batch; prompts with images have positions of their own."""
+        if "position_ids" in batch.inputs:
+            options = _recorded(self._decoder, {**batch.inputs, "inputs_embeds": hidden})[1]
+            return {key: _on(value, self._device) for key, value in options[index].items()}
+        if batch.size not in self._options:
+            options = _recorded(self._decoder, batch.inputs)[1]
+            self._options[batch.size] = [
+                {key: _on(value, self._device) for key, value in one.items()} for one in options
+            ]
+        return self._options[batch.size][index]
 
 
-@contextmanager
-def in_float32(layer: nn.Module, device: torch.device, path: str) -> Iterator[None]:
-    """Hold a layer on `device` in float32 inside the block; then restore the CPU and its dtypes.
-
-    Raises InputError that names the layer by `path` if the device does not have enough memory.
-    """
-    dtypes = {name: parameter.dtype for name, parameter in layer.named_parameters()}
-    try:
-        layer.to(device, torch.float32)
-        yield
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"{path}: {device} does not have enough memory for this layer; use another device or the CPU"
-        ) from error
-    layer.to("cpu")
-    for name, parameter in layer.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
-
-
-def _recorded(decoder: Decoder, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-    """The first layer's input for tokens [n, length], and each layer's other arguments. No layer is computed."""
+def _recorded(decoder: Decoder, inputs: dict[str, Tensor]) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The first layer's input for a batch's `inputs`, and each layer's other arguments. No layer is computed."""
     seen: list[tuple[Tensor, dict[str, Any]]] = []
 
     def recorder(hidden_states: Tensor, **options: Any) -> Tensor:
@@ -125,7 +135,7 @@ def _recorded(decoder: Decoder, tokens: Tensor) -> tuple[Tensor, list[dict[str, 
         return hidden_states
 
     with _forwards_of(decoder.layers, recorder):
-        decoder.module(input_ids=tokens, use_cache=False)
+        decoder.module(**inputs, use_cache=False)
     return seen[0][0], [options for _, options in seen]
 
 

@@ -1,24 +1,31 @@
-"""A checkpoint as a transformers model, prepared for calibration: only the text decoder, with separate experts."""
+"""A checkpoint as a transformers model, prepared for calibration, with separate experts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from converters.errors import InputError
 from int8.architectures import require_known, require_quantizable
 from int8.mapped_model import map_model, text_config
+from int8.skeleton import remove_tower
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """The decoder of a model: its layers, their path in the model, and its key in the table of architectures."""
+    """The decoder of a model: its layers, their path in the model, and its key in the table of architectures.
 
-    module: nn.Module
+    `base` is the model without its head: the decoder itself, or what also has the vision tower.
+    """
+
+    base: Any
+    module: Any
     path: str
     layers: nn.ModuleList
     model_type: str
@@ -41,7 +48,7 @@ def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
 def load_checkpoint(path: Path, dtype: str = "auto", *, images: bool = False) -> PreTrainedModel:
     """Load a checkpoint directory with transformers, on the CPU; `dtype` "auto" keeps the checkpoint's dtype.
 
-    With `images`, the model has its vision tower. Without it, some architectures cannot be loaded.
+    With `images`, the model has its vision tower.
 
     The config of a multi-modal model may say only at its root that the head is tied to the embeddings; then it is tied
     here too. Raises InputError if transformers cannot load it or a tensor is missing, which transformers would fill
@@ -50,7 +57,8 @@ def load_checkpoint(path: Path, dtype: str = "auto", *, images: bool = False) ->
     source = {"trust_remote_code": False, "local_files_only": True}
     config = text_config(path)
     try:
-        kind = AutoModelForImageTextToText if images else AutoModelForCausalLM
+        has_own_class = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # for the text model alone
+        kind = AutoModelForImageTextToText if images or not has_own_class else AutoModelForCausalLM
         model, found = kind.from_pretrained(
             path,
             config=config,
@@ -67,6 +75,8 @@ def load_checkpoint(path: Path, dtype: str = "auto", *, images: bool = False) ->
         why = "; tie_word_embeddings in config.json is not true" if name == "lm_head.weight" else ""
         raise InputError(f"{path}: tensor {name!r} is missing{why}")
     loaded: PreTrainedModel = model
+    if not images:
+        remove_tower(loaded)
     return loaded
 
 
@@ -77,8 +87,8 @@ def has_tied_head(model: PreTrainedModel) -> bool:
 
 def decoder_of(model: PreTrainedModel) -> Decoder:
     """The decoder of a model. Raises InputError for an architecture that is not in ARCHITECTURES."""
-    module = model.get_decoder()
+    module: Any = model.get_decoder()
     model_type = module.config.model_type
     require_known(model_type)
     name = next(name for name, found in model.named_modules() if found is module)
-    return Decoder(module, f"{name}.layers", module.layers, model_type)
+    return Decoder(model.base_model, module, f"{name}.layers", module.layers, model_type)

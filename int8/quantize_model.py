@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from int8.checkpoint import CalibrationRecord
 from int8.layer_inputs import Progress
 from int8.model import open_model
 from int8.recipe import Recipe
+from int8.samples import Samples, sample_sizes
 from int8.statistics import Statistics, StatisticsCache
 from int8.tokenizer import load_tokenizer
 
@@ -27,12 +29,18 @@ from int8.tokenizer import load_tokenizer
 class CalibrationText:
     """A calibration text: `name` for messages, and `read`, which returns its content when a tokenizer needs it.
 
-    `parse_special`: whether special tokens in the text are read as such, or as plain text.
+    `parse_special`: whether special tokens in the text are read as such, or as plain text. `is_cut`: samples are pieces
+    of the text; otherwise it consists of samples.
     """
 
     name: str
     read: Callable[[PreTrainedTokenizerBase], str]
     parse_special: bool = False
+    is_cut: ClassVar[bool] = True
+
+    def of(self, path: Path, count: int | None, length: int | None) -> Samples:
+        """The samples for the checkpoint `path`: `count` samples of `length` tokens. Raises InputError."""
+        return self.samples(load_tokenizer(path), count, length)
 
     def samples(self, tokenizer: PreTrainedTokenizerBase, count: int | None, length: int | None) -> Tensor:
         """Samples, int64 [count, length]; see int8.calibration_text.samples."""
@@ -75,19 +83,20 @@ def quantize_model(
     """
     require_device(device)
     require_quantizable(path)
-    tokens, kept = torch.empty(0, 1, dtype=torch.long), None
+    read: Samples = torch.empty(0, 1, dtype=torch.long)
+    kept = None
     if recipe.needs_text:
         assert text is not None
-        tokens = calibration_tokens(path, text, count, length)
-        kept = _cache(path, cache, tokens)
+        read = text.of(path, count, length)
+        kept = _cache(path, cache, read)
     known = kept.load(recipe) if kept else Statistics()
     model = open_model(path, dtype)
-    statistics = calibrate(model, tokens, recipe, device=device, known=known, progress=progress)
+    statistics = calibrate(model, read, recipe, device=device, known=known, progress=progress)
     if kept:
         kept.save(recipe, statistics)
-    if text is None or not len(tokens):
+    if text is None or not len(read):
         return model, CalibrationRecord(None)
-    return model, CalibrationRecord(text.name, len(tokens), tokens.shape[1], statistics.expert_tokens)
+    return model, CalibrationRecord(text.name, *sample_sizes(read), statistics.expert_tokens)
 
 
 def require_device(device: str) -> None:
@@ -103,13 +112,8 @@ def require_device(device: str) -> None:
         raise MissingRuntime(f"{device}: {error}") from error
 
 
-def calibration_tokens(path: Path, text: CalibrationText, count: int | None, length: int | None) -> Tensor:
-    """Samples of the text, int64 [count, length], cut by the checkpoint's tokenizer. Raises InputError."""
-    return text.samples(load_tokenizer(path), count, length)
-
-
-def _cache(path: Path, directory: Path | None, tokens: Tensor) -> StatisticsCache | None:
+def _cache(path: Path, directory: Path | None, read: Samples) -> StatisticsCache | None:
     if directory is None:
         return None
     with Checkpoint.open(path) as checkpoint:
-        return StatisticsCache(directory, checkpoint.fingerprint, tokens)
+        return StatisticsCache(directory, checkpoint.fingerprint, read)

@@ -67,6 +67,13 @@ KEPT = (
 """Linear layers that stay float: they are small and sensitive. Embeddings, norms and conv1d always stay float."""
 
 
+def matches(module: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern is for the module with this path in a model. Multi-modal models have their text model's layers
+    in model.language_model.layers; patterns may also name these as in a text model, model.layers."""
+    names = {module, module.replace("model.language_model.", "model.", 1)}
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way to quantize a model. Weights are int8 with one symmetric scale per output channel.
@@ -99,7 +106,7 @@ class Recipe:
 
     def keeps(self, module: str) -> bool:
         """Whether the linear layer with this path in the model, such as model.layers.0.mlp.gate, stays float."""
-        return any(fnmatchcase(module, pattern) for pattern in self.keep)
+        return matches(module, self.keep)
 
     @property
     def quantizes_attention(self) -> bool:

@@ -63,7 +63,8 @@ class Quantization:
 
 @dataclass(frozen=True)
 class RecipeSizes:
-    """Bytes of tensors: `file` in the checkpoint, `loaded` in memory, `active` the part of `loaded` read per token.
+    """Bytes of tensors of the text model: `file` in the checkpoint, `loaded` in memory, `active` the part of `loaded`
+    read per token. `tower` are the bytes of the vision tower in the checkpoint, in addition.
 
     `quantized` and `kept` are numbers of weights: in int8, and in float. `channels` is the number of output channels of
     quantized layers, `static` the bytes of scales from calibration, `widest` the number of values of the widest
@@ -71,6 +72,7 @@ class RecipeSizes:
     """
 
     file: int = 0
+    tower: int = 0
     loaded: int = 0
     active: int = 0
     quantized: int = 0
@@ -97,19 +99,21 @@ def recipe_sizes(
     *,
     tied: bool,
     experts_used: int,
+    head_width: int | None = None,
     real: bool = True,
 ) -> RecipeSizes:
     """Sizes of a model with these `parameters` (see `HuggingFaceSource.parameters`) under a recipe.
 
     Without a recipe everything stays float. `tied`: the output is the embedding, and has no weights of its own.
-    `experts_used` is the number of experts per token. `real`: real int8, which also holds one row sum per output
+    `experts_used` is the number of experts per token, `head_width` the width of an attention head, which only models
+    without norms of heads need. `real`: real int8, which also holds one row sum per output
     channel; fake-quant does not.
     """
     quantization = None if recipe is None else int8_quantization(recipe, real)
     total = model_sizes(parameters, quantization, model_type, tied=tied, experts_used=experts_used)
     if recipe is not None:
         known = ARCHITECTURES.get(model_type, _UNKNOWN)
-        for scales in _attention_scales(parameters, recipe, known.attention):
+        for scales in _attention_scales(parameters, recipe, known.attention, head_width):
             total += RecipeSizes(file=scales, loaded=scales, active=scales, static=scales)
     return total
 
@@ -225,14 +229,20 @@ def _linear(name: str, shape: tuple[int, ...], known: QuantizableArchitecture) -
 
 
 def _attention_scales(
-    parameters: Mapping[str, tuple[int, ...]], recipe: Recipe, attention: AttentionModules
+    parameters: Mapping[str, tuple[int, ...]],
+    recipe: Recipe,
+    attention: AttentionModules,
+    head_width: int | None,
 ) -> Iterator[int]:
     """Bytes of the scales and zero points of Q, K and V in each attention layer."""
     for name, shape in parameters.items():
-        where, found, _ = name.partition(f".{attention.path}.{attention.query_norm}.weight")
+        where, found, _ = name.partition(f".{attention.path}.{attention.query_norm or attention.query}.weight")
         if not found:
             continue
-        (width,) = shape
+        if attention.query_norm is not None:
+            (head_width,) = shape
+        assert head_width is not None
+        width = head_width
         heads, kv_heads = (
             parameters[f"{where}.{attention.path}.{module}.weight"][axis] // width
             for module, axis in ((attention.output, 1), (attention.key, 0))

@@ -16,6 +16,7 @@ from torch import Tensor
 from converters.atomic import AtomicFile
 from converters.errors import InputError
 from int8.recipe import Activations, Recipe
+from int8.samples import Samples, content, sample_sizes
 
 VERSION = 1  # of the measurement and of the file format; files of another version are not read
 
@@ -37,11 +38,11 @@ class Statistics:
 
 
 class StatisticsCache:
-    """Statistics in a directory. `model` is the checkpoint's fingerprint, `tokens` [samples, length] the text."""
+    """Statistics in a directory, of the model with this fingerprint and of these samples."""
 
-    def __init__(self, directory: Path, model: str, tokens: Tensor) -> None:
+    def __init__(self, directory: Path, model: str, samples: Samples) -> None:
         self._directory = directory
-        self._text = _digest(model, str(tuple(tokens.shape)), hashlib.sha256(tokens.numpy().tobytes()).hexdigest())
+        self._text = _digest(model, str(sample_sizes(samples)), hashlib.sha256(content(samples)).hexdigest())
 
     def load(self, recipe: Recipe) -> Statistics:
         """The known statistics for a recipe: all, only the maxima (which recipes share), or none."""

@@ -26,6 +26,10 @@ TOKENIZER_FILES = (
     "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 TEMPLATES = "additional_chat_templates"
+PROCESSOR_FILES = (
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
+)  # fmt: skip
+"""What a model that takes images needs besides its tokenizer."""
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
@@ -71,6 +75,13 @@ def copy_tokenizer(source: Path, out: Path) -> None:
         known = read_json(settings) if settings.is_file() else {}
         text = json.dumps({**known, "tokenizer_class": AS_THE_FILE_SAYS}, indent=2, ensure_ascii=False)
         settings.write_text(text + "\n", encoding="utf-8")
+
+
+def copy_processor(source: Path, out: Path) -> None:
+    """Copy the settings of the processors of images and videos to another model directory. Raises OSError."""
+    for name in PROCESSOR_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
 
 
 def _with_control_tokens(content: Any, kinds: tuple[TokenKind, ...]) -> dict[str, Any]:

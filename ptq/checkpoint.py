@@ -13,6 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from converters.checkpoint import Checkpoint, read_json
 from converters.errors import InputError
 from int8.checkpoint_files import read_tensors, take_float_tensors
+from int8.mapped_model import is_tower
 from int8.model import decoder_of
 from int8.skeleton import skeleton
 from ptq.ends import fill_ends
@@ -67,9 +68,9 @@ def read_recipe(path: Path) -> PtqRecipe:
 class Summary:
     """A quantized checkpoint in figures.
 
-    `file_bytes` of all its files of tensors; `bits_per_weight`: all bits of all tensors per weight of the model;
-    `calibration`: see `Calibration`; `error`: the mean relative error of the outputs of its linear layers, None if it
-    was quantized without a text; `damping`: see `damping_note`.
+    `file_bytes` of all its files of tensors; `bits_per_weight`: all bits of all tensors per weight of the model,
+    without its vision tower; `calibration`: see `Calibration`; `error`: the mean relative error of the outputs of its linear
+    layers, None if it was quantized without a text; `damping`: see `damping_note`.
     """
 
     file_bytes: int
@@ -84,7 +85,7 @@ def read_summary(path: Path) -> Summary:
     report = read_report(path)
     linears = [one for layer in report["layers"].values() for one in layer["linears"].values()]
     with Checkpoint.open(path) as checkpoint:
-        tensors = list(checkpoint.tensors.values())
+        tensors = [tensor for tensor in checkpoint.tensors.values() if not is_tower(tensor.name)]
     quantized = {f"{layer}.{name}" for layer, one in report["layers"].items() for name in one["linears"]}
     weights = sum(one["rows"] * one["columns"] for one in linears)
     for tensor in tensors:
@@ -111,15 +112,15 @@ def _config(path: Path) -> PretrainedConfig:
         raise InputError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
 
 
-def load(path: Path) -> tuple[PreTrainedModel, PtqRecipe]:
+def load(path: Path, *, images: bool = False) -> tuple[PreTrainedModel, PtqRecipe]:
     """A quantized checkpoint with dequantized weights on the CPU, with transformers' interface; and its recipe.
 
-    Raises InputError for a directory that `ptq.quantize` did not write, and for tensors that are missing or contradict
-    the config.
+    With `images`, it has its vision tower. Raises InputError for a directory that `ptq.quantize` did not write, for
+    tensors that are missing or contradict the config, and if there should be a vision tower but is none.
     """
     recipe = read_recipe(path)
-    tensors = read_tensors(path)
-    model = skeleton(path, _config(path))
+    tensors = read_tensors(path, tower=images)
+    model = skeleton(path, _config(path), tower=images)
     fill_ends(model, tensors, recipe, path)
     decoder = decoder_of(model)
     for layer in decoder.layers:

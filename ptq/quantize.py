@@ -10,16 +10,19 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from converters.atomic import disk_errors
 from converters.checkpoint import Checkpoint
 from int8.atomic_directory import resumable_directory
-from int8.layer_inputs import LayerInputs, Progress, ProgressCounter, in_float32
+from int8.layer_inputs import LayerInputs, Progress, ProgressCounter
+from int8.mapped_model import stored_name
 from int8.model import Decoder, decoder_of, open_model
-from int8.quantize_model import CalibrationText, calibration_tokens, require_device
-from int8.tokenizer import copy_tokenizer
+from int8.on_device import in_float32
+from int8.quantize_model import CalibrationText, require_device
+from int8.samples import Samples, content, sample_sizes
+from int8.tokenizer import copy_processor, copy_tokenizer
 from ptq.ends import round_ends
 from ptq.layer import LayerWork
 from ptq.layer_files import Calibration, LayerFiles
@@ -59,16 +62,17 @@ def quantize(
     require_device(device)
     model = open_model(path, dtype)
     decoder = decoder_of(model)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {stored_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     require_divisible(shapes, recipe, decoder.model_type)
-    tokens, calibration = torch.empty(0, 1, dtype=torch.long), Calibration()
+    samples: Samples = torch.empty(0, 1, dtype=torch.long)
+    calibration = Calibration()
     if recipe.needs_text:
         assert text is not None
-        tokens = _tokens(path, text, count, length, model)
-        calibration = Calibration(text.name, *tokens.shape)
+        samples = _samples(path, text, count, length, model)
+        calibration = Calibration(text.name, *sample_sizes(samples))
     with Checkpoint.open(path) as checkpoint:
         form = "dequantized" if dequantized else "quantized"
-        key = _key(recipe, checkpoint.fingerprint, tokens, f"{model.dtype} {form} {origin}")
+        key = _key(recipe, checkpoint.fingerprint, samples, f"{model.dtype} {form} {origin}")
     rotation = rotation_of(recipe)
     if rotation is not None:
         for index, layer in enumerate(decoder.layers):
@@ -78,46 +82,50 @@ def quantize(
     ends = round_ends(model, recipe)
     with resumable_directory(out, key, replace) as directory:
         files = LayerFiles(directory, recipe, decoder, dequantized=dequantized)
-        _quantize_layers(decoder, recipe, tokens, torch.device(device), model.dtype, files, progress)
+        _quantize_layers(decoder, recipe, samples, torch.device(device), model.dtype, files, progress)
         files.finish(model, ends, calibration, origin)
         with disk_errors(out):
             copy_tokenizer(path, directory)
+            copy_processor(path, directory)
 
 
-def _tokens(path: Path, text: CalibrationText, count: int | None, length: int | None, model: PreTrainedModel) -> Tensor:
+def _samples(
+    path: Path, text: CalibrationText, count: int | None, length: int | None, model: PreTrainedModel
+) -> Samples:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LENGTH
-    length = min(LENGTH, context) if length is None else length
+    length = min(LENGTH, context) if length is None and text.is_cut else length
     if count is not None:
-        return calibration_tokens(path, text, count, length)
-    found = calibration_tokens(path, text, None, length)
-    widest = max(module.in_features for module in model.modules() if isinstance(module, nn.Linear))
-    useful = min(SAMPLES, max(1, widest * TOKENS_PER_COLUMN // length))
-    return found if len(found) <= useful else calibration_tokens(path, text, useful, length)
+        return text.of(path, count, length)
+    found = text.of(path, None, length)
+    layers = decoder_of(model).module.modules()
+    widest = max(module.in_features for module in layers if isinstance(module, nn.Linear))
+    useful = min(SAMPLES, max(1, widest * TOKENS_PER_COLUMN // sample_sizes(found)[1]))
+    return found if len(found) <= useful else text.of(path, useful, length)
 
 
-def _key(recipe: PtqRecipe, fingerprint: str, tokens: Tensor, form: str) -> str:
+def _key(recipe: PtqRecipe, fingerprint: str, samples: Samples, form: str) -> str:
     """What the layers depend on, as a short text; `form` is how they are written."""
-    parts = [json.dumps(recipe.to_json(), sort_keys=True), fingerprint, str(tuple(tokens.shape)), form]
-    return hashlib.sha256("\0".join(parts).encode() + tokens.numpy().tobytes()).hexdigest()
+    parts = [json.dumps(recipe.to_json(), sort_keys=True), fingerprint, str(sample_sizes(samples)), form]
+    return hashlib.sha256("\0".join(parts).encode() + content(samples)).hexdigest()
 
 
 @torch.no_grad()
 def _quantize_layers(
     decoder: Decoder,
     recipe: PtqRecipe,
-    tokens: Tensor,
+    samples: Samples,
     device: torch.device,
     dtype: torch.dtype,
     files: LayerFiles,
     progress: Progress | None,
 ) -> None:
     inputs, unquantized = None, None
-    if len(tokens):
+    if len(samples):
         passes = 1 + (recipe.inputs is not Inputs.FLOAT) + recipe.asymmetric_calibration
-        counter = ProgressCounter(progress, passes * len(decoder.layers) * len(tokens))
-        inputs = LayerInputs(decoder, tokens, device, counter)
+        counter = ProgressCounter(progress, passes * len(decoder.layers) * len(samples))
+        inputs = LayerInputs(decoder, samples, device, counter)
         if recipe.asymmetric_calibration:
-            unquantized = LayerInputs(decoder, tokens, device, counter)
+            unquantized = LayerInputs(decoder, samples, device, counter)
     for index, layer in enumerate(decoder.layers):
         path = f"{decoder.path}.{index}"
         with in_float32(layer, device, path):

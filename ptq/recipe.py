@@ -14,12 +14,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
-from int8.recipe import ALL_FOLDS, KEPT, Fold
+from int8.recipe import ALL_FOLDS, KEPT, Fold, matches
 from int8.recipe_table import read_toml, read_values
 
 FEWEST_BITS, MOST_BITS = 2, 8
@@ -143,7 +142,7 @@ class PtqRecipe:
 
     def keeps(self, module: str) -> bool:
         """Whether the linear layer with this path in the model stays float."""
-        return any(fnmatchcase(module, pattern) for pattern in self.keep)
+        return matches(module, self.keep)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as a JSON object, including its name; `from_json` reads it."""

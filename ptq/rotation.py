@@ -23,6 +23,7 @@ from int8.architectures import ARCHITECTURES, FoldRule, ProducerKind, Spread
 from int8.fold import fold_rules
 from int8.model import decoder_of, has_tied_head
 from int8.recipe import Fold
+from int8.tower import tower_outputs
 from ptq.hadamard import hadamard, require_hadamard
 from ptq.hessian import InputSums
 from ptq.recipe import PtqRecipe
@@ -119,6 +120,9 @@ def rotate_ends(model: PreTrainedModel) -> None:
     for start in range(0, len(embeddings.weight), ROWS_AT_ONCE):
         rows = embeddings.weight[start : start + ROWS_AT_ONCE]
         rows.copy_(_rotated_residual(rows.float()))
+    for linear in tower_outputs(decoder.base):
+        for parameter in linear.parameters():
+            parameter.copy_(_rotated_residual(parameter.movedim(0, -1).float()).movedim(-1, 0))
 
 
 def attach_rotations(module: nn.Module, paths: Iterable[str]) -> None:

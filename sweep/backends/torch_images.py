@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from converters.errors import InputError
 from images.file import ImageFile
 from images.preprocessing import Grid, Preprocessing
+from int8.tower import encode_image
 from sweep.backends.batch_limit import out_of_memory_as_input_error
 
 
@@ -53,14 +54,8 @@ class TorchImageEncoder:
 
     @torch.inference_mode()
     def encode(self, image: ImageFile) -> NDArray[np.float32]:
-        patches = self.preprocessing.patches(self.preprocessing.resized(image))
-        grid, merge, device = self.grid(image), self.preprocessing.merge, self._model.device
-        base: Any = self._model.base_model
-        with out_of_memory_as_input_error(device, f"{image.name}: an image of {grid.tokens} tokens does not fit"):
-            found = base.get_image_features(
-                pixel_values=torch.from_numpy(patches).to(device),
-                image_grid_thw=torch.tensor([[1, grid.rows * merge, grid.columns * merge]], device=device),
-            )
-        layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
-        embeddings: NDArray[np.float32] = torch.cat([layer[0] for layer in layers], dim=1).float().cpu().numpy()
+        tokens, device = self.grid(image).tokens, self._model.device
+        with out_of_memory_as_input_error(device, f"{image.name}: an image of {tokens} tokens does not fit"):
+            layers = encode_image(self._model.base_model, self.preprocessing, image, device)
+        embeddings: NDArray[np.float32] = torch.cat(layers, dim=1).float().cpu().numpy()
         return embeddings

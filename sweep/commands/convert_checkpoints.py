@@ -116,7 +116,7 @@ def _planned(request: ConvertRequest, variant: Variant, name: str, source: Sourc
     sizes = variant.written_sizes(source, request.dequantized)
     ending = "-dequantized" if request.dequantized else ""
     out = request.out / f"{name}-{variant.name.replace(':', '-')}{ending}"
-    return PlannedCheckpoint(variant.name, out, sizes.file, 8 * sizes.file / sizes.weights)
+    return PlannedCheckpoint(variant.name, out, sizes.file + sizes.tower, 8 * sizes.file / sizes.weights)
 
 
 def _is_complete(request: ConvertRequest, variant: Variant, out: Path, origin: str) -> bool:
@@ -153,13 +153,12 @@ def _origin(request: ConvertRequest, variant: Variant, text: FoundText | None, s
 
 def _require_long_enough(request: ConvertRequest, text: FoundText, path: Path, workspace: Workspace) -> None:
     """Download the text if it is not here, and raise InputError if it gives too few samples."""
-    from int8.quantize_model import calibration_tokens
     from sweep.commands.calibration import available_text
 
     here = text.file.file.under(workspace.root)
     stated = request.samples is not None or request.length is not None
     if stated or not here.is_file() or maybe_short(here, FEWEST_TOKENS, text.file.form):
-        calibration_tokens(path, available_text(text, workspace), request.samples, request.length)
+        available_text(text, workspace).of(path, request.samples, request.length)
 
 
 def write_checkpoints(

@@ -7,11 +7,13 @@ measures these variants with dequantized weights, which need as much memory as t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from converters.errors import InputError
 from converters.huggingface_source import HuggingFaceSource
 from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
+from int8.architectures import text_type
 from int8.recipe_sizes import RecipeSizes
 from ptq.recipe import PtqRecipe, recipe
 from ptq.sizes import ptq_sizes, require_divisible
@@ -19,7 +21,7 @@ from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import FitRow
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.registry import FitKind
-from sweep.fit.torch_memory import torch_row
+from sweep.fit.torch_memory import torch_row, tower_bytes
 
 
 def sizes_of(source: Source, recipe: PtqRecipe) -> RecipeSizes:
@@ -27,15 +29,16 @@ def sizes_of(source: Source, recipe: PtqRecipe) -> RecipeSizes:
     config, and for groups that do not divide its rows."""
     if not isinstance(source, HuggingFaceSource):
         raise InputError(f"{source.path}: {NO_CHECKPOINT}")
-    model_type = str(source.config.get("model_type"))
+    model_type = text_type(source.config)
     require_divisible(source.parameters, recipe, model_type)
-    return ptq_sizes(
+    found = ptq_sizes(
         source.parameters,
         recipe,
         model_type,
         tied=source.config.get("tie_word_embeddings") is True,
         experts_used=ModelShape.of(source.structure, source.tensors).experts_used,
     )
+    return replace(found, tower=tower_bytes(source))
 
 
 def _rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:

@@ -7,14 +7,17 @@ SmoothQuant: Xiao et al., arXiv 2211.10438.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from converters.errors import InputError
 from converters.huggingface_source import HuggingFaceSource
 from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
+from int8.architectures import text_type
 from int8.recipe import NAMED, PUBLISHED, Recipe, recipe
-from int8.recipe_sizes import RecipeSizes, kv_cell_bytes, recipe_sizes
+from int8.recipe_sizes import FLOAT_BYTES, RecipeSizes, kv_cell_bytes, recipe_sizes
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
 from sweep.fit.formulas import ContextFormulas, counted_sequences
@@ -34,14 +37,21 @@ def sizes_of(source: Source, shape: ModelShape, recipe: Recipe | None, *, real: 
     """
     if not isinstance(source, HuggingFaceSource):
         raise InputError(f"{source.path}: {NO_CHECKPOINT}")
-    return recipe_sizes(
+    found = recipe_sizes(
         source.parameters,
         recipe,
-        str(source.config.get("model_type")),
+        text_type(source.config),
         tied=source.config.get("tie_word_embeddings") is True,
         experts_used=shape.experts_used,
+        head_width=ContextFormulas.of(source.structure).key_length,
         real=real,
     )
+    return replace(found, tower=tower_bytes(source))
+
+
+def tower_bytes(source: HuggingFaceSource) -> int:
+    """The bytes of the vision tower in a checkpoint of a quantized model, where it stays in bfloat16; 0 without one."""
+    return FLOAT_BYTES * sum(map(math.prod, source.tower_parameters.values()))
 
 
 def torch_figures(
@@ -100,8 +110,9 @@ def predicted_sizes(source: Source, kind: str, recipe: Recipe | None, options: F
     """Predicted sizes of a torch variant before it is made: `file_bytes`, `bits_per_weight` and `memory_bytes`.
 
     `kind` is "int8", "fq" (fake-quant) or "torch", which has no recipe and is in bfloat16. `file_bytes` are those of
-    the tensors that will be written; `memory_bytes` include a context by `options`. Fake-quant needs the memory of int8
-    without row sums, plus one linear layer in float32. Raises InputError as `sizes_of` does.
+    the tensors that will be written, `bits_per_weight` those of the text model; `memory_bytes` include a context by
+    `options`. Fake-quant needs the memory of int8 without row sums, plus one linear layer in float32. Raises InputError
+    as `sizes_of` does.
     """
     shape = ModelShape.of(source.structure, source.tensors)
     sizes = sizes_of(source, shape, recipe, real=kind != "fq")
@@ -109,7 +120,8 @@ def predicted_sizes(source: Source, kind: str, recipe: Recipe | None, options: F
     memory = sum(figure.bytes for figure in figures.values())
     if kind == "fq":
         memory += 4 * sizes.largest
-    return {"file_bytes": sizes.file, "bits_per_weight": 8 * sizes.file / sizes.weights, "memory_bytes": memory}
+    written = sizes.file + (sizes.tower if kind != "torch" else 0)
+    return {"file_bytes": written, "bits_per_weight": 8 * sizes.file / sizes.weights, "memory_bytes": memory}
 
 
 def _recipe(name: str) -> Recipe:

@@ -23,9 +23,9 @@ from sweep.jobs.text import text_summary
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
+    from int8.samples import Samples
     from int8.statistics import Statistics, StatisticsCache
     from sweep.backends.torch import TorchBackend
     from sweep.measure.perplexity import Windows
@@ -104,7 +104,7 @@ class SurveyJob(StoredJob[SurveyResult]):
     def run(self, site: Site) -> SurveyResult:
         loaded = LoadedStudy.of(self.study, site)
         loaded.statistics(site)
-        return SurveyResult(len(loaded.tokens))
+        return SurveyResult(len(loaded.samples))
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,11 @@ class RecipeJob(StoredJob[RecipeResult]):
         file = site.path(self.distributions)
         options: dict[str, Any] = {"write_reference": file, "model": self.study.name}
         if self.recipe is not None:
-            known, tokens = Statistics(), torch.empty(0, 1, dtype=torch.long)
+            known = Statistics()
+            samples: Samples = torch.empty(0, 1, dtype=torch.long)
             if self.recipe.needs_text:
-                known, tokens = statistics_for(self.recipe, model, loaded.statistics(site)), loaded.tokens
-            calibrate(model, tokens, self.recipe, device=device, known=known)
+                known, samples = statistics_for(self.recipe, model, loaded.statistics(site)), loaded.samples
+            calibrate(model, samples, self.recipe, device=device, known=known)
             options = {"reference": open_reference(file)}
         measured = measure_text(
             loaded.backend(model, device),
@@ -201,7 +202,6 @@ class LoadedStudy:
         from transformers.utils import logging as transformers_logging
 
         from int8.model import open_model
-        from int8.quantize_model import calibration_tokens
         from int8.tokenizer import load_tokenizer
         from sweep.jobs.calibration import calibration_source
         from sweep.measure.perplexity import cut_windows
@@ -221,15 +221,11 @@ class LoadedStudy:
             max_windows=study.windows,
             parse_special=study.text.form.parses_special,
         )
-        self._read_tokens = lambda: calibration_tokens(
-            source,
-            calibration_source(
-                study.calibration.name, study.calibration.form, lambda: site.path(study.calibration.file)
-            ),
-            study.samples,
-            study.length,
+        text = calibration_source(
+            study.calibration.name, study.calibration.form, lambda: site.path(study.calibration.file)
         )
-        self._tokens: torch.Tensor | None = None
+        self._read_samples = lambda: text.of(source, study.samples, study.length)
+        self._samples: Samples | None = None
         self._statistics: Statistics | None = None
 
     @classmethod
@@ -241,11 +237,11 @@ class LoadedStudy:
         )
 
     @property
-    def tokens(self) -> torch.Tensor:
-        """The tokens of the calibration text, int64 [samples, length]. Raises InputError if the text is too short."""
-        if self._tokens is None:
-            self._tokens = self._read_tokens()
-        return self._tokens
+    def samples(self) -> Samples:
+        """The samples of the calibration text. Raises InputError if the text is too short."""
+        if self._samples is None:
+            self._samples = self._read_samples()
+        return self._samples
 
     def statistics(self, site: Site) -> Statistics:
         """The statistics of every channel: read from the cache folder, or measured now and written there."""
@@ -254,11 +250,11 @@ class LoadedStudy:
 
         if self._statistics is None:
             folder = site.root / self.study.folder / self.study.dtype
-            cache: StatisticsCache = StatisticsCache(folder, self.study.model, self.tokens)
+            cache: StatisticsCache = StatisticsCache(folder, self.study.model, self.samples)
             seen = cache.load_channels()
             if seen is None:
                 device = site.resources.device("torch")
-                seen = measure_channels(self.model, self.tokens, device=device, progress=site.report_progress)
+                seen = measure_channels(self.model, self.samples, device=device, progress=site.report_progress)
                 cache.save_channels(seen)
             self._statistics = seen
         return self._statistics

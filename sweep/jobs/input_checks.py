@@ -93,11 +93,10 @@ class CalibrationCheckJob(Job[CheckPassed]):
     text: TextFile
 
     def run(self, site: Site) -> CheckPassed:
-        from int8.quantize_model import calibration_tokens
         from sweep.jobs.calibration import calibration_source
 
         text = calibration_source(self.text.name, self.text.form, lambda: site.path(self.text.file))
-        calibration_tokens(site.path(self.source), text, None, None)
+        text.of(site.path(self.source), None, None)
         return CheckPassed()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from converters.architectures.family import tower_name
 from converters.catalogue import FileSize, size_of
 from converters.checkpoint import StoredTensor, read_safetensors_header
 from converters.gguf_source import GGUFSource, parts
@@ -175,7 +176,8 @@ def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, se
 
 @dataclass(frozen=True)
 class StoredSize:
-    """The size of files. `bits_per_weight` counts all bytes of all tensors, scales too, per weight of the model."""
+    """The size of files. `bits_per_weight` counts all bytes of all tensors, scales too, per weight of the model, but not
+    those of the vision tower, which a GGUF file does not have either."""
 
     file_bytes: int
     bits_per_weight: float
@@ -185,6 +187,7 @@ def stored_size(directory: Path) -> StoredSize:
     """The size of all safetensors files in a directory. Raises InputError if one of them is damaged."""
     files = sorted(directory.glob("*.safetensors"))
     tensors = [tensor for file in files for tensor in read_safetensors_header(file).values()]
+    tensors = [tensor for tensor in tensors if tower_name(tensor.name) is None]
     weights = sum(_weights(tensor) for tensor in tensors)
     total = sum(file.stat().st_size for file in files)
     return StoredSize(total, 8 * sum(tensor.nbytes for tensor in tensors) / weights)

@@ -19,7 +19,6 @@ from converters.llamacpp.ghost import vocabulary
 from converters.llamacpp.model import Model
 from converters.resolver import open_source
 from int8.checkpoint import read_calibration
-from int8.quantize_model import calibration_tokens
 from sweep.backends.torch_vocabulary import TorchVocabulary
 from sweep.jobs.calibration import calibration_source
 from sweep.jobs.imatrix import ImatrixJob
@@ -62,7 +61,7 @@ def test_llama_cpp_torch_and_calibration_read_the_same_tokens(
     tokens = text_tokens(texts[form], form, model)
     assert np.array_equal(text_tokens(texts[form], form, torch_vocabulary), tokens)
     text = calibration_source("a text", form, lambda: texts[form])
-    samples = calibration_tokens(MICRO.directory, text, len(tokens) // 16, 16)
+    samples = text.of(MICRO.directory, len(tokens) // 16, 16)
     assert torch.equal(samples.flatten(), torch.from_numpy(tokens[: len(tokens) // 16 * 16]).long())
     starts = int((tokens == 1534).sum())  # <|im_start|>
     assert starts == (0 if form is TextForm.PLAIN else 120)

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from images.file import ImageFile, open_image
 from images.preprocessing import Preprocessing
+from int8.samples import ImagePrompt, ImagePrompts
 from sweep.backends.base import GenerationRequest, PlacedImage, ScoreRequest
 
 IMAGE_TOKEN = 505  # ids without text in the tiny vocabulary; the model's own forward pass needs one for images
@@ -108,3 +109,31 @@ def own_logits(model: PreTrainedModel, request: ScoreRequest, preprocessing: Pre
     with torch.inference_mode():
         logits: torch.Tensor = model(input_ids=tokens, **inputs, use_cache=False).logits[0]
     return logits[-len(request.continuation) :].float()
+
+
+def image_prompts(images: list[ImageFile], preprocessing: Preprocessing) -> ImagePrompts:
+    """Prompts of different lengths for calibration: with one image, with several, and without."""
+    generator = torch.Generator().manual_seed(3)
+    tokens = lambda n: torch.randint(1, 500, (n,), generator=generator).tolist()  # noqa: E731
+    prompts = []
+    for shown in ([images[0]], [images[0]], [images[1]], [images[2], images[0]], []):
+        ids = tokens(3)
+        for image in shown:
+            ids += [IMAGE_TOKEN] * preprocessing.grid(image).tokens + tokens(4)
+        prompts.append(ImagePrompt((*ids, *tokens(5)), tuple(shown)))
+    return ImagePrompts(tuple(prompts), IMAGE_TOKEN, preprocessing)
+
+
+def whole_inputs(prompt: ImagePrompt, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The inputs of transformers' whole model for one prompt: token ids, pixels and grids."""
+    tokens = torch.tensor([prompt.tokens])
+    if not prompt.images:
+        return {"input_ids": tokens}
+    grids = [preprocessing.grid(image) for image in prompt.images]
+    patches = [preprocessing.patches(preprocessing.resized(image)) for image in prompt.images]
+    return {
+        "input_ids": tokens,
+        "pixel_values": torch.from_numpy(np.concatenate(patches)),
+        "image_grid_thw": torch.tensor([[1, 2 * grid.rows, 2 * grid.columns] for grid in grids]),
+        "mm_token_type_ids": (tokens == IMAGE_TOKEN).int(),
+    }

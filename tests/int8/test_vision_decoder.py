@@ -1,0 +1,181 @@
+"""The decoders of vision-language models in int8, against transformers' whole model on the same images and text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from vision_models import image_prompts, make_vision_model, some_images, whole_inputs
+
+from converters.errors import InputError
+from images.preprocessing import read_preprocessing
+from int8.arithmetic import dequantize_weight, fake_quantize, quantize_weight, token_scales
+from int8.calibrate import calibrate
+from int8.channel_statistics import measure_channels
+from int8.checkpoint import CalibrationRecord, load, save
+from int8.experts import separate_experts
+from int8.fakequant import FakeQuantLinear
+from int8.model import decoder_of, open_model
+from int8.real_int8 import to_int8
+from int8.recipe import NAMED, Recipe
+from int8.samples import ImagePrompts
+
+FAMILIES = ("qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35, multi-modal", "qwen35moe, multi-modal")
+
+
+@dataclass(frozen=True)
+class Made:
+    directory: Path
+    prompts: ImagePrompts
+
+    def logits(self, model: PreTrainedModel) -> Tensor:
+        """The logits of all prompts, by one forward pass of the whole model for each."""
+        given = [whole_inputs(prompt, self.prompts.preprocessing) for prompt in self.prompts.prompts]
+        with torch.inference_mode():
+            return torch.cat([model(**inputs, use_cache=False).logits[0].float() for inputs in given])
+
+    def whole(self) -> PreTrainedModel:
+        """What transformers loads, with separate experts."""
+        model = AutoModelForImageTextToText.from_pretrained(self.directory, dtype=torch.float32).eval()
+        separate_experts(model)
+        return model
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    found: dict[str, Made] = {}
+
+    def give(family: str) -> Made:
+        if family not in found:
+            place = tmp_path_factory.mktemp("vision")
+            make_vision_model(family, place / "model")
+            preprocessing = read_preprocessing(place / "model")
+            found[family] = Made(place / "model", image_prompts(some_images(place), preprocessing))
+        return found[family]
+
+    return give
+
+
+def require_alike(found: Tensor, expected: Tensor) -> None:
+    """Equal up to the order of float sums, in which a few values may be rounded the other way, or a token be sent to
+    another expert."""
+    difference = (found - expected).abs()
+    assert difference.median() < 1e-5 * expected.std()
+    assert difference.mean() < 0.02 * expected.std()
+
+
+def seen_by_hooks(model: PreTrainedModel, made: Made) -> dict[str, Tensor]:
+    """The lowest and highest value of each channel [2, channels] of the input of every linear layer of the decoder."""
+    seen: dict[str, Tensor] = {}
+
+    def see(name: str, x: Tensor) -> None:
+        if x.numel():
+            ends = torch.stack(torch.aminmax(x.flatten(0, -2), dim=0))
+            old = seen.get(name, ends)
+            seen[name] = torch.stack([torch.minimum(old[0], ends[0]), torch.maximum(old[1], ends[1])])
+
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, name=f"{index}.{name}": see(name, inputs[0]))
+        for index, layer in enumerate(decoder_of(model).layers)
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    made.logits(model)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_statistics_are_those_of_the_whole_model_on_the_same_images(family: str, made: Any) -> None:
+    """M-RoPE positions, features of images and those of DeepStack must be in their places, layer by layer."""
+    model = made(family)
+    expected = seen_by_hooks(model.whole(), model)
+    found = measure_channels(open_model(model.directory), model.prompts)
+    counted = {key: count for key, count in found.expert_tokens.items() if count >= 16}  # others read more tokens
+    compared = 0
+    for name, ends in expected.items():
+        index, _, path = name.partition(".")
+        if ".experts." not in name or f"{index}.{path.split('.')[2]}" in counted:
+            assert torch.allclose(found.ranges[name], ends, atol=1e-4, rtol=1e-4), name
+            compared += 1
+    assert compared >= 7 * 2
+    tokens = sum(len(prompt.tokens) for prompt in model.prompts.prompts)
+    per_layer = {key.partition(".")[0]: 0 for key in found.expert_tokens}
+    for key, count in found.expert_tokens.items():
+        per_layer[key.partition(".")[0]] += count
+    assert set(per_layer.values()) <= {2 * tokens}  # each token has two experts
+
+
+def test_wrong_positions_or_features_would_be_noticed(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made("qwen3vl")
+    expected = seen_by_hooks(model.whole(), model)["1.self_attn.q_proj"]
+    monkeypatch.setattr("int8.samples.Batch.after_layer", lambda self, index, out: out)
+    found = measure_channels(open_model(model.directory), model.prompts).ranges["1.self_attn.q_proj"]
+    assert (found - expected).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("recipe", ["sq", "sq-ph", "w8a8-dyn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_decoder_answers_about_images_as_before_and_in_real_int8(
+    family: str, recipe: str, made: Any, tmp_path: Path
+) -> None:
+    model, out = made(family), tmp_path / "out"
+    quantized = open_model(model.directory)
+    tower = {name: value.clone() for name, value in quantized.named_parameters() if "visual." in name}
+    calibrate(quantized, model.prompts, NAMED[recipe])
+    assert not any(isinstance(one, FakeQuantLinear) for one in quantized.model.visual.modules())
+    save(quantized, NAMED[recipe], CalibrationRecord(None), model.directory, out)
+    assert (out / "preprocessor_config.json").read_bytes() == (
+        model.directory / "preprocessor_config.json"
+    ).read_bytes()
+    loaded, _ = load(out, images=True)
+    stored = dict(loaded.named_parameters())
+    assert tower
+    assert all(torch.equal(stored[name], value) for name, value in tower.items())
+    expected = model.logits(quantized)
+    require_alike(model.logits(loaded), expected)
+    text_only, _ = load(out)
+    assert not hasattr(text_only.model, "visual")
+    tokens = torch.tensor([model.prompts.prompts[-1].tokens])
+    with torch.inference_mode():
+        require_alike(text_only(tokens).logits, loaded(tokens).logits)
+    require_alike(model.logits(to_int8(loaded, NAMED[recipe])), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fake_quant_is_a_plain_quantization_of_transformers_model(family: str, made: Any) -> None:
+    model, recipe = made(family), NAMED["w8a8-dyn"]
+    theirs = model.whole()
+    for layer in decoder_of(theirs).layers:
+        for name, module in layer.named_modules():
+            if isinstance(module, nn.Linear) and not recipe.keeps(f"model.layers.0.{name}"):
+                module.weight.data = dequantize_weight(*quantize_weight(module.weight.data))
+                module.register_forward_pre_hook(
+                    lambda _, inputs: fake_quantize(inputs[0], *token_scales(inputs[0], recipe.symmetric))
+                )
+    ours = open_model(model.directory)
+    calibrate(ours, torch.empty(0, 1, dtype=torch.long), recipe)
+    require_alike(model.logits(ours), model.logits(theirs))
+
+
+def test_patterns_name_layers_as_in_a_text_model(made: Any) -> None:
+    recipe = replace(Recipe("kept"), keep=("model.layers.1.*", "visual.*", "*.visual.*", "lm_head"))
+    ours = open_model(made("qwen3vl").directory)
+    calibrate(ours, made("qwen3vl").prompts, recipe)
+    quantized = {name for name, module in ours.named_modules() if isinstance(module, FakeQuantLinear)}
+    assert {name.split(".")[3] for name in quantized} == {"0", "2"}
+
+
+def test_a_quantized_checkpoint_without_a_tower_takes_no_images(made: Any, tmp_path: Path) -> None:
+    quantized, out = open_model(made("qwen3vl").directory), tmp_path / "out"
+    del quantized.model.visual
+    calibrate(quantized, torch.empty(0, 1, dtype=torch.long), NAMED["w8a16"])
+    save(quantized, NAMED["w8a16"], CalibrationRecord(None), made("qwen3vl").directory, out)
+    with pytest.raises(InputError, match="no vision tower, so it takes no images"):
+        load(out, images=True)
