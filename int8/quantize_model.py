@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,21 +25,38 @@ from int8.statistics import Statistics, StatisticsCache
 from int8.tokenizer import load_tokenizer
 
 
+class CalibrationSource(Protocol):
+    """What a model is calibrated with: `name` for messages. `is_cut`: samples are pieces of a text, of any length;
+    otherwise the source consists of samples."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_cut(self) -> bool: ...
+
+    def of(self, path: Path, count: int | None, length: int | None) -> Samples:
+        """The samples for the checkpoint `path`: `count` samples of `length` tokens; None: by default. Raises
+        InputError."""
+        ...
+
+
 @dataclass(frozen=True)
 class CalibrationText:
     """A calibration text: `name` for messages, and `read`, which returns its content when a tokenizer needs it.
 
-    `parse_special`: whether special tokens in the text are read as such, or as plain text. `is_cut`: samples are pieces
-    of the text; otherwise it consists of samples.
+    `parse_special`: whether special tokens in the text are read as such, or as plain text.
     """
 
     name: str
     read: Callable[[PreTrainedTokenizerBase], str]
     parse_special: bool = False
-    is_cut: ClassVar[bool] = True
+
+    @property
+    def is_cut(self) -> bool:
+        return True
 
     def of(self, path: Path, count: int | None, length: int | None) -> Samples:
-        """The samples for the checkpoint `path`: `count` samples of `length` tokens. Raises InputError."""
         return self.samples(load_tokenizer(path), count, length)
 
     def samples(self, tokenizer: PreTrainedTokenizerBase, count: int | None, length: int | None) -> Tensor:
@@ -66,7 +83,7 @@ class RandomTokens(CalibrationText):
 def quantize_model(
     path: Path,
     recipe: Recipe,
-    text: CalibrationText | None,
+    text: CalibrationSource | None,
     *,
     count: int | None = None,
     length: int | None = None,

@@ -69,8 +69,8 @@ class Summary:
     """A quantized checkpoint in figures.
 
     `file_bytes` of all its files of tensors; `bits_per_weight`: all bits of all tensors per weight of the model,
-    without its vision tower; `calibration`: see `Calibration`; `error`: the mean relative error of the outputs of its linear
-    layers, None if it was quantized without a text; `damping`: see `damping_note`.
+    without its vision tower; `calibration`: see `Calibration`; `error`: the mean relative error of the outputs of its
+    linear layers, None if it was quantized without a text; `damping`: see `damping_note`.
     """
 
     file_bytes: int

@@ -20,7 +20,7 @@ from int8.layer_inputs import LayerInputs, Progress, ProgressCounter
 from int8.mapped_model import stored_name
 from int8.model import Decoder, decoder_of, open_model
 from int8.on_device import in_float32
-from int8.quantize_model import CalibrationText, require_device
+from int8.quantize_model import CalibrationSource, require_device
 from int8.samples import Samples, content, sample_sizes
 from int8.tokenizer import copy_processor, copy_tokenizer
 from ptq.ends import round_ends
@@ -37,7 +37,7 @@ TOKENS_PER_COLUMN = 32  # tokens beyond this number per input of the widest line
 def quantize(
     path: Path,
     recipe: PtqRecipe,
-    text: CalibrationText | None,
+    text: CalibrationSource | None,
     out: Path,
     *,
     count: int | None = None,
@@ -90,7 +90,7 @@ def quantize(
 
 
 def _samples(
-    path: Path, text: CalibrationText, count: int | None, length: int | None, model: PreTrainedModel
+    path: Path, text: CalibrationSource, count: int | None, length: int | None, model: PreTrainedModel
 ) -> Samples:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LENGTH
     length = min(LENGTH, context) if length is None and text.is_cut else length

@@ -59,7 +59,8 @@ def calibration(purpose: str, named_texts: str, show_default: str) -> Any:
         "--calibration",
         metavar="FILE|NAME",
         help=f"Text that the model reads {purpose}: a file{named_texts}, or the name of a built-in model for that "
-        "model's own text.",
+        "model's own text. For a model that takes images, the torch variants also take a .jsonl file of conversations "
+        "with images.",
         show_default=show_default,
         rich_help_panel=Panel.VARIANTS,
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from int8.quantize_model import CalibrationText
+from int8.quantize_model import CalibrationSource
 from sweep.jobs.calibration import calibration_source
 from sweep.measure.plain_text import save_text
 from sweep.planning.texts import FoundText
 from sweep.workspace import Workspace
 
 
-def available_text(text: FoundText, workspace: Workspace) -> CalibrationText:
+def available_text(text: FoundText, workspace: Workspace) -> CalibrationSource:
     """The text as a model reads it. A published one is downloaded to the workspace when it is read."""
     file, dataset = text.file.file.under(workspace.root), text.dataset
 

@@ -40,6 +40,7 @@ from sweep.jobs.sizes import ExportCheckJob
 from sweep.methods.registry import parse_list
 from sweep.planning.imatrix import AUTO, ImatrixSource, checked, find_imatrix
 from sweep.planning.input_checks import require_collectable
+from sweep.planning.texts import text_only_warning
 from sweep.variant_name import split_projector
 
 
@@ -111,8 +112,10 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
             say(f"{source.path.name}: {line}")
     if imatrix is not None:
         imatrix = checked(imatrix, source, say)
-    if text is not None and text.note is not None and (imatrix is None or text.note not in imatrix.messages):
-        say(text.note)
+    notes = () if text is None else (text.note, text_only_warning(text, path))
+    for note in notes:
+        if note is not None and (imatrix is None or note not in imatrix.messages):
+            say(note)
     importance = None if imatrix is None else _expected_importance(source, imatrix, request.out)
     planned = sizes(source, quants, importance, request.split_max_bytes) if quants else {}
     files = (

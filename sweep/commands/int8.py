@@ -16,11 +16,11 @@ from int8.atomic_directory import require_free
 from int8.checkpoint import CalibrationRecord, save
 from int8.expert_tokens import FEW_TOKENS
 from int8.layer_inputs import Progress
-from int8.quantize_model import CalibrationText, quantize_model
+from int8.quantize_model import CalibrationSource, quantize_model
 from int8.recipe import Recipe, recipe
 from sweep.commands.calibration import available_text
 from sweep.methods.checkpoint import CalibrationFigures
-from sweep.planning.texts import calibration_text
+from sweep.planning.texts import calibration_text, text_only_warning
 from sweep.workspace import Workspace, open_workspace, sharing
 
 
@@ -78,7 +78,7 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
     name, path = found.name, found.path
     with Checkpoint.open(path, name) as checkpoint:
         cache = workspace.artefacts(checkpoint.fingerprint)
-    text = _text(request, workspace, chosen.needs_text, say)
+    text = _text(request, workspace, path if chosen.needs_text else None, say)
     with sharing(cache):  # otherwise a sweep of this model that ends now would remove files that are being written
         model, calibration = quantize_model(
             path,
@@ -94,9 +94,12 @@ def quantize(request: Int8Request, say: Callable[[str], None], progress: Progres
     return WrittenCheckpoint(name, request.out, chosen, calibration, size)
 
 
-def _text(request: Int8Request, workspace: Workspace, needed: bool, say: Callable[[str], None]) -> CalibrationText:
-    """The calibration text, which is downloaded when it is read. Raises InputError."""
+def _text(
+    request: Int8Request, workspace: Workspace, model: Path | None, say: Callable[[str], None]
+) -> CalibrationSource:
+    """The calibration text, which is downloaded when it is read; `model` is what will read it. Raises InputError."""
     text = calibration_text(request.calibration, presets.builtin_models().get(request.model), request.parse_special)
-    if text.note is not None and needed:
-        say(text.note)
+    for note in () if model is None else (text.note, text_only_warning(text, model)):
+        if note is not None:
+            say(note)
     return available_text(text, workspace)

@@ -17,7 +17,7 @@ from sweep.jobs.ptq_checkpoint import PtqCheckpointJob
 from sweep.jobs.settings import ComputeResources
 
 if TYPE_CHECKING:
-    from int8.quantize_model import CalibrationText
+    from int8.quantize_model import CalibrationSource
 
 PROCEDURE = 1  # increase it when the job measures something else: old results are then not used any more
 QUANTIZING = 0.7  # the share of the job's time that quantizing takes, about
@@ -35,7 +35,7 @@ class SetupText:
     def identity(self) -> list[Any]:
         return [None if self.file is None else self.file.identity, self.as_chat]
 
-    def source(self, path: Callable[[Artefact], Path]) -> CalibrationText:
+    def source(self, path: Callable[[Artefact], Path]) -> CalibrationSource:
         from int8.quantize_model import RandomTokens
         from sweep.jobs.calibration import calibration_source, chat_source
 

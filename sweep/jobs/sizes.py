@@ -176,8 +176,8 @@ def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, se
 
 @dataclass(frozen=True)
 class StoredSize:
-    """The size of files. `bits_per_weight` counts all bytes of all tensors, scales too, per weight of the model, but not
-    those of the vision tower, which a GGUF file does not have either."""
+    """The size of files. `bits_per_weight` counts all bytes of all tensors, scales too, per weight of the model. The
+    vision tower, which a GGUF file of the model does not have either, does not count."""
 
     file_bytes: int
     bits_per_weight: float

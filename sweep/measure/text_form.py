@@ -11,6 +11,7 @@ class TextForm(StrEnum):
     PLAIN = "plain"  # `<|im_start|>` and other special tokens are ordinary characters
     SPECIAL = "special"  # they are special tokens
     CONVERSATIONS = "conversations"  # JSONL of conversations, which the model's chat template writes
+    IMAGES = "images"  # JSONL of conversations with images, which only calibration reads
 
     @property
     def parses_special(self) -> bool:

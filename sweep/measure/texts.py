@@ -25,14 +25,16 @@ class TextVocabulary(ChatVocabulary, Protocol):
 
 
 def form_of(path: Path, parse_special: bool) -> TextForm:
-    """The form of a file: conversations if it is JSONL whose first line has "messages", whatever `parse_special` says.
+    """The form of a file: conversations if it is JSONL whose first line has "messages", whatever `parse_special` says;
+    with images if any message has one.
 
     Raises InputError if the file is not UTF-8 or cannot be read.
     """
     if path.suffix == ".jsonl":
-        first = next((line for line in read_text(path).splitlines() if line.strip()), "")
+        text = read_text(path)
+        first = next((line for line in text.splitlines() if line.strip()), "")
         if isinstance(_object(first).get("messages"), list):
-            return TextForm.CONVERSATIONS
+            return TextForm.IMAGES if any(map(_has_image, text.splitlines())) else TextForm.CONVERSATIONS
     return TextForm.SPECIAL if parse_special else TextForm.PLAIN
 
 
@@ -44,6 +46,8 @@ def marker_in(text: str) -> str | None:
 
 def model_text(path: Path, form: TextForm, vocabulary: ChatVocabulary) -> str:
     """The text of a file as a model reads it. Raises InputError for a malformed file, and if a template fails."""
+    if form is TextForm.IMAGES:
+        raise InputError(f"{path}: has images, which only the calibration of torch variants reads; give a text here")
     if form is not TextForm.CONVERSATIONS:
         return read_text(path)
     if not vocabulary.chat_template:
@@ -83,6 +87,16 @@ def _rendered(where: str, line: str, vocabulary: ChatVocabulary) -> str:
         return render_chat(vocabulary, messages, add_generation_prompt=False, complete=True)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _has_image(line: str) -> bool:
+    """Whether a line is a conversation in which a message has an image."""
+    if '"image' not in line:
+        return False
+    messages = _object(line).get("messages")
+    contents = [one.get("content") for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, dict) and part.get("type") in ("image", "image_url") for part in parts)
 
 
 def _object(line: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sweep.methods.torch import TorchVariant
 
 if TYPE_CHECKING:
     from converters.source import Source
-    from int8.quantize_model import CalibrationText
+    from int8.quantize_model import CalibrationSource
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CheckpointTask:
 
     source: Path
     out: Path
-    text: CalibrationText | None
+    text: CalibrationSource | None
     samples: int | None
     length: int | None
     device: str

@@ -70,7 +70,10 @@ def find_imatrix(
         return ImatrixSource(file.resolve(), None)
     if text is not None and text.expanduser().is_file():
         text_bytes(text.expanduser())  # a file that is no text is an error before any work
-        return ImatrixSource(None, text.expanduser().resolve(), form=form_of(text.expanduser(), parse_special))
+        form = form_of(text.expanduser(), parse_special)
+        if form is TextForm.IMAGES:
+            raise InputError(f"{text}: has images; the text for --imatrix auto has none (--calibration)")
+        return ImatrixSource(None, text.expanduser().resolve(), form=form)
     if text is not None:
         builtins = presets.builtin_models()
         if str(text) not in builtins:

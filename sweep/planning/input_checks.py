@@ -149,7 +149,7 @@ def maybe_short(text: Path, tokens: int, form: TextForm = TextForm.PLAIN) -> boo
 
     Conversations are always read, because their lines or the chat template may be malformed.
     """
-    return form is TextForm.CONVERSATIONS or len(read_text(text).split()) < tokens
+    return form in (TextForm.CONVERSATIONS, TextForm.IMAGES) or len(read_text(text).split()) < tokens
 
 
 def _check_tokens(

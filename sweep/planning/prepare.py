@@ -41,7 +41,7 @@ from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.planner import PlanSpec, make_plan
 from sweep.planning.request import Request
 from sweep.planning.tasks import require_known, tasks_for
-from sweep.planning.texts import FoundText, calibration_text, text_for
+from sweep.planning.texts import FoundText, calibration_text, text_for, text_only_warning
 from sweep.results.plan import Plan, TooLarge
 from sweep.workspace import Workspace, open_workspace
 
@@ -188,7 +188,8 @@ def _plan(
         kind.require_model([variant for variant in variants if type(variant) is kind], model.path)
     read = _calibration(request, model, parsed)
     text = text_for(model, request.perplexity, request.parse_special) if measures_text else None
-    for note in dict.fromkeys(found.note for found in (text, read) if found is not None):
+    notes = [found.note for found in (text, read) if found is not None]
+    for note in dict.fromkeys([*notes, text_only_warning(read, model.path)]):
         if note is not None and (imatrix is None or note not in imatrix.messages):
             say(note)
     origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import presets
+from converters.checkpoint import read_config
 from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs.input_checks import TextDataset
 from sweep.jobs.inputs import TextFile
+from sweep.measure.image_conversations import images_identity
 from sweep.measure.plain_text import read_text, text_bytes
 from sweep.measure.text_form import TextForm
 from sweep.measure.texts import form_of, marker_in
@@ -22,6 +24,7 @@ SUFFIXES = {
     TextForm.PLAIN: "",
     TextForm.SPECIAL: " (with special tokens)",
     TextForm.CONVERSATIONS: " (conversations)",
+    TextForm.IMAGES: " (conversations with images)",
 }
 """What the name of a text ends with in reports."""
 
@@ -55,7 +58,10 @@ def text_for(model: ResolvedModel, chosen: Path | None, parse_special: bool = Fa
     if chosen is not None:
         if not chosen.is_file():
             raise InputError(f"{chosen}: there is no such text file (--perplexity)")
-        return _local(chosen.name, chosen.resolve(), parse_special)
+        found = _local(chosen.name, chosen.resolve(), parse_special)
+        if found.file.form is TextForm.IMAGES:
+            raise InputError(f"{chosen}: has images; --perplexity takes a text")
+        return found
     if model.builtin is not None:
         return _local(f"{model.name} test text", model.builtin.text, parse_special)
     return _published("WikiText-2 test", presets.defaults()["text"], "--perplexity", parse_special)
@@ -83,9 +89,26 @@ def calibration_text(
     return _published(chosen, known[chosen], "--calibration", parse_special)
 
 
+def text_only_warning(text: FoundText | None, model: Path) -> str | None:
+    """A line for recipes that read this calibration text, if it has no images but the model (a checkpoint directory)
+    takes them; otherwise None."""
+    if text is None or text.file.form is TextForm.IMAGES or not model.is_dir():
+        return None
+    if not isinstance(read_config(model).get("vision_config"), dict):
+        return None
+    return (
+        f"{text.name}: has no images, but this model takes them. Recipes that smooth, or that have static scales, then"
+        " have up to a thousand times the KL divergence on images; give --calibration a .jsonl file of conversations"
+        " with images"
+    )
+
+
 def _local(name: str, file: Path, parse_special: bool) -> FoundText:
     form = form_of(file, parse_special)
-    identity = hashlib.sha256(text_bytes(file)).hexdigest() + form.key
+    content = hashlib.sha256(text_bytes(file)).hexdigest()
+    if form is TextForm.IMAGES:
+        content = hashlib.sha256(f"{content} {images_identity(file)}".encode()).hexdigest()
+    identity = content + form.key
     return FoundText(TextFile(name + SUFFIXES[form], Artefact.of(file), identity, form), note=form_note(file, form))
 
 
@@ -100,6 +123,8 @@ def form_note(file: Path, form: TextForm) -> str | None:
     """A line that says how a file is read, if that may surprise; None for a plain text without special tokens."""
     if form is TextForm.CONVERSATIONS:
         return f"{file.name}: conversations, written in the model's chat template; special tokens are read as such"
+    if form is TextForm.IMAGES:
+        return f"{file.name}: conversations with images; each one is a sample, and special tokens are read as such"
     marker = marker_in(read_text(file))
     if marker is None:
         return None

@@ -35,6 +35,9 @@ SHAPES = {
     "qwen35": {},
     "qwen35, multi-modal": {},
     "qwen35moe": {},
+    "qwen2vl": {},
+    "qwen3vl": {},
+    "qwen3vlmoe": {},
 }
 
 

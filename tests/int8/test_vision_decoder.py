@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,10 @@ from int8.model import decoder_of, open_model
 from int8.real_int8 import to_int8
 from int8.recipe import NAMED, Recipe
 from int8.samples import ImagePrompts
+from ptq.checkpoint import load as load_ptq
+from ptq.quantize import quantize
+from ptq.recipe import recipe as ptq_recipe
+from ptq.rotation import Rotation, rotate_ends, rotate_layer
 
 FAMILIES = ("qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35, multi-modal", "qwen35moe, multi-modal")
 
@@ -162,6 +168,32 @@ def test_fake_quant_is_a_plain_quantization_of_transformers_model(family: str, m
     ours = open_model(model.directory)
     calibrate(ours, torch.empty(0, 1, dtype=torch.long), recipe)
     require_alike(model.logits(ours), model.logits(theirs))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_rotated_residual_stream_takes_rotated_features_of_images(family: str, made: Any) -> None:
+    model = made(family)
+    rotated = open_model(model.directory)
+    expected, decoder = model.logits(rotated), decoder_of(rotated)
+    rotate_ends(rotated)
+    for layer in decoder.layers:
+        rotate_layer(layer, decoder.model_type, Rotation.RESIDUAL)
+    assert (model.logits(rotated) - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("recipe", ["gptq:w4g16", "rot+gptq:w4a8", "gptq+a:w4g16"])
+def test_ptq_quantizes_a_decoder_with_prompts_that_have_images(made: Any, tmp_path: Path, recipe: str) -> None:
+    model, out, text = made("qwen3vl"), tmp_path / "out", SimpleNamespace(name="prompts", is_cut=False)
+    text.of = lambda path, count, length: model.prompts
+    quantize(model.directory, ptq_recipe(recipe), text, out)
+    report = json.loads((out / "ptq.json").read_text())
+    assert report["calibration"]["samples"] == len(model.prompts)
+    linears = report["layers"]["model.language_model.layers.1"]["linears"]
+    assert {one["tokens"] for one in linears.values()} == {sum(len(one.tokens) for one in model.prompts.prompts)}
+    loaded, _ = load_ptq(out, images=True)
+    expected = model.logits(model.whole())
+    assert (model.logits(loaded) - expected).abs().mean() < 0.5 * expected.std()
+    assert (out / "preprocessor_config.json").is_file()
 
 
 def test_patterns_name_layers_as_in_a_text_model(made: Any) -> None:
