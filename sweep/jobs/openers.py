@@ -35,21 +35,21 @@ def open_int8(model: MeasuredModel, site: Site) -> Backend:
     """Open an int8 checkpoint and multiply in int8. Raises MissingRuntime if the GPU cannot."""
     from sweep.backends import torch_checkpoints
 
-    return torch_checkpoints.open_int8(site.path(model.file), _torch_device(site))
+    return torch_checkpoints.open_int8(site.path(model.file), _torch_device(site), _images(model, site))
 
 
 def open_fq(model: MeasuredModel, site: Site) -> Backend:
     """Open an int8 checkpoint as fake-quant: values are rounded to int8, but multiplied in float."""
     from sweep.backends.torch_checkpoints import open_fake_quant
 
-    return open_fake_quant(site.path(model.file), _torch_device(site))
+    return open_fake_quant(site.path(model.file), _torch_device(site), _images(model, site))
 
 
 def open_ptq(model: MeasuredModel, site: Site) -> Backend:
     """Open a checkpoint that the package ptq quantized, with dequantized weights."""
     from sweep.backends.torch_checkpoints import open_dequantized
 
-    return open_dequantized(site.path(model.file), _torch_device(site))
+    return open_dequantized(site.path(model.file), _torch_device(site), _images(model, site))
 
 
 def _images(model: MeasuredModel, site: Site) -> ImageOptions | None:
