@@ -29,14 +29,13 @@ from converters.llamacpp.container import (
     uint32,
 )
 from converters.llamacpp.tensor_types import plan_types
+from converters.mixes import IMATRIX_TYPES
 from converters.projector_source import ProjectorSource
 from converters.recipes import QuantRecipe, recipes, reject_missing_imatrix
 from converters.source import Source
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
-IMATRIX_TYPES = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
-"""Types that llama.cpp's quantizer makes only with an importance matrix."""
 MTP_TYPE = "Q4_K"
 """Type of MTP layers in files with such types: MTP layers do not run while an importance matrix is collected."""
 
@@ -239,7 +238,10 @@ def type_overrides(source: Source, recipe: QuantRecipe) -> tuple[tuple[str, str]
     layers, blocks = layer_counts(source)
     names = {tensor.name for tensor in source.tensors}
     experts = any("_exps." in name for name in names)
-    result = recipe.mix.overrides(layers, "output.weight" not in names, experts) if recipe.mix is not None else ()
+    result: tuple[tuple[str, str], ...] = ()
+    if recipe.mix is not None:
+        result = recipe.mix.overrides(layers, "output.weight" not in names, experts)
+        recipe.mix.require_matches(result, names)
     if recipe.needs_imatrix and layers < blocks:
         return (*((rf"^blk\.{block}\.", MTP_TYPE) for block in range(layers, blocks)), *result)
     return result

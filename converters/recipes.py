@@ -1,61 +1,15 @@
-"""The quants that users can name: llama.cpp's own, and this project's XL mixes (mixes.toml).
+"""The quants that users can name: llama.cpp's own, this project's XL mixes, and mixes of their own (mixes.py).
 
 llama.cpp decides the types of a quant's tensors (llamacpp/tensor_types.py); a mix overrides some of them.
 """
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from converters.errors import InputError
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The type of some tensors, and the reason (a key of the table of reasons in mixes.toml).
-
-    - `tensors`: names without "blk.N." and ".weight".
-    - `edges`: only in the first and last eighth of the layers.
-    - `models`: only in models with experts ("experts") or without ("dense"), or in "all".
-    - `tied`: the type to use instead if the output matrix is the embedding.
-    """
-
-    tensors: tuple[str, ...]
-    type: str
-    edges: bool
-    models: str
-    tied: str | None
-    why: str | None
-
-    def pattern(self, layers: int) -> str:
-        """The rule in llama.cpp's form: a regular expression that is searched for in tensor names."""
-        names = "|".join(self.tensors)
-        edge = max(1, layers // 8)
-        if not self.edges:
-            return rf"^(blk\.[0-9]+\.)?({names})\.weight$"
-        chosen = sorted({*range(edge), *range(layers - edge, layers)})
-        return rf"^blk\.({'|'.join(map(str, chosen))})\.({names})\.weight$"
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Rules on top of a plain quant; the first rule that matches a tensor decides."""
-
-    version: int
-    rules: tuple[Rule, ...]
-
-    def overrides(self, layers: int, tied: bool, experts: bool) -> tuple[tuple[str, str], ...]:
-        """(regular expression, name of the type) per rule in order, for a model with `layers` layers."""
-        kind = "experts" if experts else "dense"
-        return tuple(
-            (rule.pattern(layers), (tied and rule.tied) or rule.type)
-            for rule in self.rules
-            if rule.models in ("all", kind)
-        )
+from converters.mixes import IMATRIX_TYPES, MIX_PREFIX, OWN_TYPE, Mix, mix_of, read_mix, xl_mixes
 
 
 @dataclass(frozen=True)
@@ -64,7 +18,8 @@ class QuantRecipe:
 
     `ftype` is its llama_ftype (for a mix, that of its base). `nominal_bits` is the bits per weight of the type that
     most tensors get; the file itself has more, because embeddings, output and some other tensors get better types.
-    `needs_imatrix` says whether llama.cpp makes the quant only with an importance matrix.
+    `needs_imatrix` says whether llama.cpp makes the quant only with an importance matrix. `title` is what files are
+    called by.
     """
 
     name: str
@@ -72,6 +27,7 @@ class QuantRecipe:
     nominal_bits: float
     needs_imatrix: bool = False
     mix: Mix | None = None
+    title: str = ""
 
     @property
     def is_float(self) -> bool:
@@ -80,12 +36,12 @@ class QuantRecipe:
 
     @property
     def label(self) -> str:
-        """The name, for a mix followed by its version, which distinguishes releases of the mix."""
-        return self.name if self.mix is None else f"{self.name}.v{self.mix.version}"
+        """The title, for a mix followed by its release, which distinguishes versions of the mix."""
+        return self.title if self.mix is None else f"{self.title}.{self.mix.release}"
 
 
 PLAIN = {
-    recipe.name: recipe
+    recipe.name: replace(recipe, title=recipe.name)
     for recipe in (
         QuantRecipe("F32", 0, 32.0),
         QuantRecipe("F16", 1, 16.0),
@@ -125,47 +81,61 @@ PLAIN = {
 """llama.cpp's own quants. The bits are those of the main type's blocks."""
 
 
-def _read_mixes() -> dict[str, QuantRecipe]:
-    table: dict[str, Any] = tomllib.loads(files("converters").joinpath("mixes.toml").read_text())
-    version, reasons = table.pop("version"), table.pop("why")
-
-    def rule(entry: Mapping[str, Any]) -> Rule:
-        unknown = set(entry) - {"tensors", "type", "layers", "models", "tied", "why"}
-        why, where, models = entry.get("why"), entry.get("layers", "all"), entry.get("models", "all")
-        known = where in ("all", "edges") and models in ("all", "dense", "experts") and (why is None or why in reasons)
-        if unknown or not known:
-            raise ValueError(f"mixes.toml: {entry} is not a valid rule")
-        return Rule(tuple(entry["tensors"]), entry["type"], where == "edges", models, entry.get("tied"), why)
-
-    return {
-        name: QuantRecipe(
-            name,
-            PLAIN[entry["base"]].ftype,
-            PLAIN[entry["base"]].nominal_bits,
-            mix=Mix(version, tuple(rule(one) for one in entry["rules"])),
-        )
-        for name, entry in table.items()
-    }
+def _of_mix(name: str, base: str, mix: Mix, title: str | None = None) -> QuantRecipe:
+    """The recipe of a mix. It needs an importance matrix if its base or one of its types does."""
+    plain = PLAIN[base]
+    needs = plain.needs_imatrix or any(rule.type in IMATRIX_TYPES for rule in mix.rules)
+    return QuantRecipe(name, plain.ftype, plain.nominal_bits, needs, mix, title or name)
 
 
+_XL = {name: _of_mix(name, base, mix) for name, (base, mix) in xl_mixes().items()}
 QUANTS: Mapping[str, QuantRecipe] = dict(
-    sorted({**PLAIN, **_read_mixes()}.items(), key=lambda item: (-item[1].nominal_bits, item[1].mix is None))
+    sorted({**PLAIN, **_XL}.items(), key=lambda item: (-item[1].nominal_bits, item[1].mix is None))
 )
 """All quants by name, largest first."""
 
 
-@cache
-def reasons() -> dict[str, str]:
-    """Why the rules of mixes are as they are: key -> sentence."""
-    return dict(tomllib.loads(files("converters").joinpath("mixes.toml").read_text())["why"])
-
-
 def recipe(name: str) -> QuantRecipe:
-    """The recipe called `name` (in any case). Raises InputError with similar names."""
+    """The recipe called `name`: a quant (in any case), the file of a mix as `mix:FILE.toml`, or a quant with types of
+    one's own as `Q4_K_M;attn_v=Q8_0`. Raises InputError with similar names."""
+    if name.startswith(MIX_PREFIX):
+        file = Path(name.removeprefix(MIX_PREFIX)).expanduser().absolute()
+        base, mix = read_mix(file)
+        if file.stem.upper() in QUANTS:
+            raise InputError(f"{file}: {file.stem} is the name of a quant; give the file another name")
+        return _of_mix(f"{MIX_PREFIX}{file}", _plain(base, f"{file}: base").name, mix, file.stem)
+    base, *own = name.split(OWN_TYPE)
+    if own:
+        plain = _plain(base.strip(), name)
+        mix = mix_of(own)
+        return _of_mix(OWN_TYPE.join((plain.name, *own)), plain.name, mix, f"{plain.name}-custom-{mix.release}")
     found = QUANTS.get(name.upper())
     if found is None:
         near = difflib.get_close_matches(name.upper(), QUANTS, n=4, cutoff=0.5) or list(QUANTS)
         raise InputError(f"unknown quant {name!r}; did you mean {', '.join(near)}?")
+    return found
+
+
+def with_own_types(name: str, rules: Sequence[str]) -> str:
+    """The quant `name` with rules REGEX=TYPE on top of it, as `recipe` reads it. Raises InputError for a mix."""
+    if not rules:
+        return name
+    for rule in rules:
+        if OWN_TYPE in rule:
+            raise InputError(
+                f"--tensor-type {rule}: no tensor's name has a {OWN_TYPE!r}; give the option once for each rule"
+            )
+    if recipe(name).mix is not None:
+        raise InputError(
+            f"{name}: --tensor-type changes llama.cpp's own quants; write the rules into a mix of your own"
+        )
+    return OWN_TYPE.join((name, *rules))
+
+
+def _plain(name: str, where: str) -> QuantRecipe:
+    found = PLAIN.get(name.upper())
+    if found is None:
+        raise InputError(f"{where}: {name!r} is not one of llama.cpp's own quants, such as Q4_K_M")
     return found
 
 

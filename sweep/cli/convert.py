@@ -35,6 +35,8 @@ Quantize with GPTQ to a checkpoint that vLLM reads, on a GPU:
   $ sweep convert Qwen/Qwen3-4B --to gptq:w4g128 --device cuda --out models
 Write a vision-language model and its projector file, to read images:
   $ sweep convert Qwen/Qwen3-VL-2B-Instruct --to Q4_K_M --mmproj F16
+Choose the types of some tensors yourself:
+  $ sweep convert Qwen/Qwen3-4B --to Q4_K_M --tensor-type attn_v=Q8_0 --tensor-type 'blk\\.[0-3]\\.ffn_down=Q6_K'
 Write a large file in parts of at most 40 GB:
   $ sweep convert Qwen/Qwen3-32B --to BF16 --split-max-size 40G
 """
@@ -64,6 +66,15 @@ def convert(
         help="Also write the vision tower of a vision-language model as projector files of these types, such as "
         "F16 or F16,Q8_0. llama.cpp reads images with such a file.",
         show_default="only the text model",
+        rich_help_panel=Panel.VARIANTS,
+    ),
+    tensor_type: list[str] = typer.Option(
+        [],
+        "--tensor-type",
+        metavar="REGEX=TYPE",
+        help="Type of the tensors whose names match the regular expression, such as attn_v=Q8_0, for the quants in "
+        "--to. Can be repeated; the first rule that matches a tensor decides. --to mix:FILE.toml reads a file of rules.",
+        show_default="as llama.cpp decides",
         rich_help_panel=Panel.VARIANTS,
     ),
     out: Path = typer.Option(
@@ -160,6 +171,7 @@ def convert(
         model=model,
         variants=comma_list(to) or (),
         mmproj=comma_list(mmproj) or (),
+        tensor_types=tuple(tensor_type),
         out=out,
         mtp=mtp,
         pre_tokenizer=pre_tokenizer,

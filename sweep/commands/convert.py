@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from converters.gguf_source import GGUFSource
 from converters.imatrix import ImportanceMatrix, uniform_importance
 from converters.plan import FilePlan, Importance, part_paths, plan_export, projector_name
 from converters.projector_source import ProjectorSource
-from converters.recipes import projector_recipes, recipes, reject_missing_imatrix
+from converters.recipes import QuantRecipe, projector_recipes, recipe, recipes, reject_missing_imatrix, with_own_types
 from converters.resolver import Need, find_model, open_source
 from converters.source import Source
 from sweep import devices
@@ -86,8 +87,10 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
             )
     if not variants and not request.mmproj:
         raise InputError("--to names no quant; give one or more, such as Q4_K_M,Q2_K_XL")
-    types = [recipe.name for recipe in projector_recipes(request.mmproj)]
-    chosen = recipes([variant.exported_quant for variant in variants if variant.exported_quant is not None])
+    types = [one.name for one in projector_recipes(request.mmproj)]
+    exported = [variant.exported_quant for variant in variants if variant.exported_quant is not None]
+    chosen = recipes([with_own_types(quant, request.tensor_types) for quant in exported])
+    _require_different_names(chosen)
     others = [variant for variant in variants if variant.exported_quant is None]
     require_written(others, request.dequantized)
     request.require_used(files=bool(chosen), checkpoints=bool(others))
@@ -104,7 +107,7 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     need = Need.PLAN if request.dry_run else Need.CHECKPOINT if others else Need.WEIGHTS
     found = find_model(request.model, need, say)
     name, path = found.name, found.path
-    quants = [recipe.name for recipe in chosen]
+    quants = [one.name for one in chosen]
     source = _opened(request, name, path, need, quants, imatrix)
     tower = ProjectorSource(source) if types else None
     if request.repair and isinstance(source, GGUFSource):
@@ -130,6 +133,12 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     if not request.dry_run and not request.replace:
         _require_replaceable(conversion, importance)
     return conversion
+
+
+def _require_different_names(chosen: Sequence[QuantRecipe]) -> None:
+    for one, other in combinations(chosen, 2):
+        if one.title == other.title:
+            raise InputError(f"{one.name} and {other.name}: both files would be called {one.title}; rename one mix")
 
 
 def _opened(
@@ -195,7 +204,7 @@ def _expected_importance(source: Source, imatrix: ImatrixSource, out: Path) -> I
 
 def _target(request: ConvertRequest, name: str, quant: str) -> Path:
     """The path of a file if it is written in one part."""
-    return request.out / f"{name}-{quant}.gguf"
+    return request.out / f"{name}-{recipe(quant).title}.gguf"
 
 
 def write(conversion: Conversion, say: Callable[[str], None], progress: Callable[[ExportProgress], None]) -> None:

@@ -11,7 +11,8 @@ from converters.errors import InputError
 
 @dataclass(frozen=True)
 class ConvertRequest:
-    """The user's options. `variants` are the names in --to, `mmproj` the types of projector files. `imatrix` is a
+    """The user's options. `variants` are the names in --to, `mmproj` the types of projector files, `tensor_types` rules
+    for types of tensors, REGEX=TYPE. `imatrix` is a
     file's path or "auto"; `calibration` is the text for "auto" and for variants that are calibrated, and
     `parse_special` reads special tokens in it as such. `replace` allows to replace files that exist.
 
@@ -40,6 +41,7 @@ class ConvertRequest:
     workspace: Path | None = None
     dequantized: bool = False
     mmproj: tuple[str, ...] = ()
+    tensor_types: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class ConvertRequest:
             "--requantize": self.requantize,
             "--repair": self.repair,
             "--imatrix": self.imatrix,
+            "--tensor-type": self.tensor_types,
             "--split-max-size": self.split_max_bytes,
             "--memory-budget": self.memory_budget and not self.mmproj,
         }

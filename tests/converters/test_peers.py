@@ -104,6 +104,17 @@ def test_the_official_converter_and_quantizer_write_the_same_files(tmp_path: Pat
         quantized.unlink()
 
 
+def test_own_types_are_those_of_the_quantizers_option(tiny: Path, tmp_path: Path) -> None:
+    rules = (r"blk\.0\.attn_v=F16", "attn_v=Q5_0", "ffn_(up|gate)=IQ4_NL", "token_embd=Q6_K")
+    name = ";".join(("Q4_K_M", *rules))
+    export(open_source(tiny), {"BF16": tmp_path / "float.gguf", name: tmp_path / "ours.gguf"})
+    options = [word for rule in rules for word in ("--tensor-type", rule)]
+    command = [str(QUANTIZE), *options, str(tmp_path / "float.gguf"), str(tmp_path / "theirs.gguf"), "Q4_K_M"]
+    subprocess.run(command, capture_output=True, check=True)
+    assert tensors(tmp_path / "ours.gguf") == tensors(tmp_path / "theirs.gguf")
+    assert tensors(tmp_path / "ours.gguf")["blk.0.attn_v.weight"][0] == "F16"
+
+
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_family_is_converted_as_the_official_converter_does(tmp_path: Path, family: str) -> None:
     settings = {"vocab_size": 151936, "hidden_size": 256, "tie_word_embeddings": family not in families.UNTIED}
