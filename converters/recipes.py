@@ -139,6 +139,12 @@ def _plain(name: str, where: str) -> QuantRecipe:
     return found
 
 
+def title_of(label: str) -> str:
+    """The title of the recipe with this label, whose file may be gone."""
+    title, dot, _ = label.rpartition(".")
+    return title if dot else label
+
+
 def recipes(names: Iterable[str]) -> tuple[QuantRecipe, ...]:
     """The recipes called `names`, without repetitions, in the given order. Raises InputError for an unknown name."""
     return tuple(dict.fromkeys(recipe(name) for name in names))

@@ -32,8 +32,7 @@ def run_commands(plan: Plan, workspace: Workspace) -> dict[str, Commands]:
             convert = _convert(None, made, workspace) if made else ""
             found[name] = Commands(_server(_typed(file), model, images), convert)
         else:
-            own = f"{export.name}-{export.quant}.gguf"
-            found[name] = Commands(_server(own, model, images), _convert(export, made, workspace))
+            found[name] = Commands(_server(export.file_name, model, images), _convert(export, made, workspace))
     return found
 
 

@@ -73,7 +73,7 @@ def convert(
         "--tensor-type",
         metavar="REGEX=TYPE",
         help="Type of the tensors whose names match the regular expression, such as attn_v=Q8_0, for the quants in "
-        "--to. Can be repeated; the first rule that matches a tensor decides. --to mix:FILE.toml reads a file of rules.",
+        "--to. Can be repeated; the first rule that matches a tensor decides. --to mix:FILE.toml has a file of rules.",
         show_default="as llama.cpp decides",
         rich_help_panel=Panel.VARIANTS,
     ),

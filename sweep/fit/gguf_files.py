@@ -121,10 +121,11 @@ def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tup
         types = WeightTypes.of(shape, source.tensors)
         file = FitFile(str(source.path), source.file_bytes, bits, exact=True, planned=False, types=types)
         return Weights.of(shape, source.tensors), file
-    plan = plan_file(source, recipe(name), ghost_path)
+    chosen = recipe(name)
+    plan = plan_file(source, chosen, ghost_path)
     missing = missing_vocabulary_bytes(source)
     size = header_bytes(plan.metadata, plan.tensors) + data_bytes(plan.tensors) + missing
-    path, types = f"{source.name}-{name}.gguf", WeightTypes.of(shape, plan.tensors)
+    path, types = f"{source.name}-{chosen.title}.gguf", WeightTypes.of(shape, plan.tensors)
     file = FitFile(path, size, plan.bits_per_weight, exact=not missing, planned=True, types=types)
     return Weights.of(shape, plan.tensors), file
 

@@ -42,6 +42,7 @@ _KINDS: dict[str, str | FitKind] = {
     "gguf": "sweep.fit.gguf_files:FILES",
     "hub": "sweep.fit.gguf_files:HUB_FILES",
     "": "sweep.fit.gguf_files:QUANTS",
+    "mix": "sweep.fit.gguf_files:QUANTS",
     "int8": "sweep.fit.torch_memory:INT8",
     **dict.fromkeys(PTQ_PREFIXES, "sweep.fit.ptq_memory:PTQ"),
 }

@@ -6,7 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from converters.errors import InputError
 from converters.plan import TypeCount
+from converters.recipes import recipe, title_of
 from sweep import format as fmt
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob
@@ -50,6 +52,11 @@ class ExportJob(StoredJob[ExportResult]):
     imatrix: Artefact | None = None
     importance: str | None = None
 
+    @property
+    def file_name(self) -> str:
+        """The name that `sweep convert` gives the file."""
+        return f"{self.name}-{title_of(self.label)}.gguf"
+
     def identity(self, resources: ComputeResources) -> Any:
         own = {"model": self.model, "name": self.name, "quant": self.label, "engine": self.engine}
         imatrix = {} if self.importance is None else {"imatrix": self.importance}
@@ -77,6 +84,9 @@ class ExportJob(StoredJob[ExportResult]):
         from converters.resolver import open_source
 
         first = jobs[0]
+        for job in jobs:
+            if (label := recipe(job.quant).label) != job.label:
+                raise InputError(f"{job.quant}: the mix has changed since the run was planned ({job.label} to {label})")
         paths = {job.quant: site.path(job.file) for job in jobs}
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)

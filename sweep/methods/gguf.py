@@ -12,6 +12,7 @@ from converters.gguf_source import gguf_fingerprint, parts
 from converters.hub import HubFile
 from converters.llamacpp.container import Field
 from converters.llamacpp.reader import read_header
+from converters.mixes import MIX_PREFIX
 from converters.recipes import QUANTS, recipe, reject_missing_imatrix
 from converters.resolver import Need, open_source
 from sweep.artefact import Artefact
@@ -51,7 +52,7 @@ class Quant(Variant):
             source=origin.source,
             name=origin.name,
             quant=self.quant,
-            file=inputs.artefact(f"{origin.name}-{self.quant}{suffix}.gguf"),
+            file=inputs.artefact(f"{origin.name}-{self._file_title}{suffix}.gguf"),
             model=origin.fingerprint,
             label=recipe(self.quant).label,
             engine=engine,
@@ -83,6 +84,11 @@ class Quant(Variant):
         reject_missing_imatrix([recipe(self.quant)])
 
     @property
+    def _file_title(self) -> str:
+        """What distinguishes the file in the workspace."""
+        return self.quant
+
+    @property
     def uses_imatrix(self) -> bool:
         return not recipe(self.quant).is_float
 
@@ -104,6 +110,36 @@ class Quant(Variant):
 
     def distinct_name(self, text: str) -> str:
         return text if self.projector_file is None else f"{self.quant}{MMPROJ}{self.projector_file}"
+
+
+@dataclass(frozen=True)
+class OwnMix(Quant):
+    """A quant in which rules of the user choose types: `mix:FILE.toml`, or `Q4_K_M;attn_v=Q8_0`. `quant` is the name by
+    which converters.recipes knows it."""
+
+    usage = "mix:FILE.toml"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        base, projector = parse_projector(text)
+        found = recipe(base)
+        name = f"{MIX_PREFIX}{found.title}" if base.startswith(MIX_PREFIX) else found.name
+        return cls(name + ("" if projector is None else projector.suffix), found.name, projector)
+
+    @classmethod
+    def suggested_names(cls) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def _file_title(self) -> str:
+        return recipe(self.quant).label  # two files may have the same name, and a file may change
+
+    @property
+    def fit_name(self) -> str:
+        return self.quant + ("" if self.projector is None else self.projector.suffix)
+
+    def distinct_name(self, text: str) -> str:
+        return text
 
 
 def _with_projector(

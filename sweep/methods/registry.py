@@ -17,6 +17,7 @@ from sweep.variant_name import prefix_of, split_projector
 
 _METHODS: dict[str, str | type[Variant]] = {
     "": "sweep.methods.gguf:Quant",
+    "mix": "sweep.methods.gguf:OwnMix",
     "gguf": "sweep.methods.gguf:GGUFFile",
     "hub": "sweep.methods.gguf:HubGGUF",
     "int8": "sweep.methods.int8:Int8",
@@ -46,9 +47,9 @@ def methods() -> list[type[Variant]]:
 
 
 def parse(text: str) -> Variant:
-    """The variant of this name: a quant, `gguf:PATH`, `hub:REPO/FILE`, `int8:` or `fq:` and a recipe (see int8.recipe)
-    or a recipe file, a variant of post-training quantization (see ptq.recipe), `torch:BF16`, or a variant of an
-    extension. Raises InputError."""
+    """The variant of this name: a quant, `mix:FILE.toml`, `gguf:PATH`, `hub:REPO/FILE`, `int8:` or `fq:` and a recipe
+    (see int8.recipe) or a recipe file, a variant of post-training quantization (see ptq.recipe), `torch:BF16`, or a
+    variant of an extension. Raises InputError."""
     text = text.strip()
     prefix, colon, _ = split_projector(text)[0].partition(":")
     load_extensions()
