@@ -36,7 +36,7 @@ Quantize with GPTQ to a checkpoint that vLLM reads, on a GPU:
 Write a vision-language model and its projector file, to read images:
   $ sweep convert Qwen/Qwen3-VL-2B-Instruct --to Q4_K_M --mmproj F16
 Choose the types of some tensors yourself:
-  $ sweep convert Qwen/Qwen3-4B --to Q4_K_M --tensor-type attn_v=Q8_0 --tensor-type 'blk\\.[0-3]\\.ffn_down=Q6_K'
+  $ sweep convert Qwen/Qwen3-4B --to Q4_K_M --tensor-type attn_v=Q8_0
 Write a large file in parts of at most 40 GB:
   $ sweep convert Qwen/Qwen3-32B --to BF16 --split-max-size 40G
 """
