@@ -194,6 +194,26 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class ImageDivergence:
+    """KL(reference || variant) in nats per token of the right answers to a task with images, which are given token by
+    token.
+
+    `kld_stderr` and the 95 % interval from `kld_low` to `kld_high` take the answers about the same images as one
+    independent unit; they are None with fewer than two such units. `top1_agreement` is the share of tokens for which
+    both models find the same token most probable.
+    """
+
+    kld_mean: float
+    kld_stderr: float | None
+    kld_low: float | None
+    kld_high: float | None
+    top1_agreement: float
+    tokens: int
+    answers: int
+    images: int
+
+
+@dataclass(frozen=True)
 class Projector:
     """The projector file with which a variant reads images: its type, or the name of the user's file, its size, and the
     memory that it takes beside the text model (weights, and the compute buffer that llama.cpp reserves)."""
@@ -222,6 +242,7 @@ class Record:
       significantly lower (see results.plain_rounding).
     - `projector`: its projector file; None if the run has no images, or if torch runs the variant. `file_bytes` and
       `memory` are those of the text model alone.
+    - `image_divergence`: by task with images; empty for the reference.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
       compare any two variants. They are not part of the JSON.
@@ -249,6 +270,7 @@ class Record:
     worse_than_rounding: str | None = None
     study: StudyRow | None = None
     projector: Projector | None = None
+    image_divergence: dict[str, ImageDivergence] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

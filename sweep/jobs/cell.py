@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,7 +62,8 @@ class SweepInputs:
     `folder` is where jobs put their files, relative to the workspace. `calibration` is the text that int8 recipes are
     calibrated with. `base_file` is where the log-probabilities are written in llama.cpp's format. `single`: only one
     variant is measured, so nothing is compared with the reference and its distributions are not stored. `images` is
-    None if no task has images.
+    None if no task has images. `image_references` are the distributions at answers about images that a variant is
+    compared with, by task; None: nothing is compared.
     """
 
     origin: Origin
@@ -75,6 +76,7 @@ class SweepInputs:
     base_file: Artefact | None = None
     calibration: TextFile | None = None
     images: SweepImages | None = None
+    image_references: Mapping[str, Baseline] | None = None
 
     def artefact(self, name: str) -> Artefact:
         return Artefact(f"{self.folder}/{name}")

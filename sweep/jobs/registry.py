@@ -22,6 +22,7 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "speed": "sweep.jobs.speed:SpeedJob",
     "text": "sweep.jobs.text:TextJob",
     "task": "sweep.jobs.task:TaskJob",
+    "image_divergence": "sweep.jobs.image_divergence:ImageDivergenceJob",
     "survey": "sweep.jobs.ablation:SurveyJob",
     "ablation": "sweep.jobs.ablation:RecipeJob",
     "ptq_ablation": "sweep.jobs.ptq_ablation:PtqSetupJob",
@@ -43,6 +44,7 @@ _MEASUREMENTS: list[str | Measurement] = [
     "sweep.jobs.speed:speed_jobs",
     "sweep.jobs.text:text_jobs",
     "sweep.jobs.task:task_jobs",
+    "sweep.jobs.image_divergence:image_divergence_jobs",
 ]
 
 

@@ -12,6 +12,7 @@ from sweep.artefact import Artefact
 from sweep.jobs import serialization
 from sweep.jobs.base import content_hash
 from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.imatrix import ImatrixJob, imatrix_identity
 from sweep.jobs.inputs import Baseline, ImatrixFile
 from sweep.jobs.model import MeasurementJob, engine_versions
@@ -50,11 +51,15 @@ def make_plan(spec: PlanSpec) -> Plan:
     if spec.reference_file is not None:
         file = spec.reference_file
         baselines[None] = Baseline(file.identity, Artefact.of(file.path))
+    images: dict[str | None, dict[str, Baseline]] = {}  # by baseline and task
+    if spec.reference_file is None:
+        images = {variant.baseline: {} for variant in ordered}
     imatrix: ImatrixFile | None = None
     for index, variant in enumerate(variant for variant in ordered if variant.name not in spec.skipped):
         if index == 1 and spec.imatrix_source is not None:  # the reference collects it for the others
             imatrix = _imatrix(spec.imatrix_source, spec.inputs, ordered[0], cells)
-        own = cells_for(variant, _inputs_of(variant, spec), imatrix, baselines.get(variant.baseline))
+        inputs = replace(_inputs_of(variant, spec), image_references=images.get(variant.baseline))
+        own = cells_for(variant, inputs, imatrix, baselines.get(variant.baseline))
         made = {  # variants of one recipe share a checkpoint
             cell.key for cell in cells if cell.job.is_preparation and not cell.job.has_cell_per_variant
         }
@@ -62,6 +67,10 @@ def make_plan(spec: PlanSpec) -> Plan:
         text = next((cell for cell in own if cell.name == "text"), None)
         if text is not None:
             baselines.setdefault(variant.baseline, Baseline(text.key, text.output, text.key))
+        for cell in own:
+            if isinstance(cell.job, ImageDivergenceJob):
+                written = Baseline(cell.key, cell.output, cell.key)
+                images[variant.baseline] = {cell.job.task.name: written} | images[variant.baseline]
     return Plan(
         run=_run_name(spec, cells),
         model=spec.model.name,

@@ -119,17 +119,33 @@ _PROJECTOR = FigureColumn(
 )
 
 
+def _of_answers(task: str) -> FigureColumn:
+    """The divergence at the tokens of a task's right answers, with its interval."""
+
+    def value(record: Record) -> Figure | None:
+        found = record.image_divergence.get(task)
+        return None if found is None else figure(found.kld_mean, found.kld_stderr)
+
+    def interval(record: Record) -> str | None:
+        found = record.image_divergence.get(task)
+        if found is None or found.kld_low is None or found.kld_high is None:
+            return None
+        return f"{fmt.small(found.kld_low)} to {fmt.small(found.kld_high)}"
+
+    name = f"{fmt.plain(task)} KLD"
+    decimals = partial(fmt.decimals_with_errors, least=3)
+    return FigureColumn(name, name, 9.4, value, decimals=decimals, error_priority=3.5, spread=interval)
+
+
 def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
-    """FIGURES, the size of projector files if there are any, and the figures of measurements that extensions add."""
-    first, size, *others = FIGURES
-    images = [_PROJECTOR] if any(record.projector is not None for record in records) else []
-    return [
-        first,
-        size,
-        *images,
-        *others,
-        *(_extra(name, shown) for name, shown in figures.extra_figures(records).items()),
-    ]
+    """FIGURES, those of images if there are any, and the figures of measurements that extensions add."""
+    at = {column.short: i + 1 for i, column in enumerate(FIGURES)}
+    size, text = at["size"], at["top-1 %"]
+    projector = [_PROJECTOR] if any(record.projector is not None for record in records) else []
+    tasks = dict.fromkeys(task for record in records for task in record.image_divergence)
+    answers = [_of_answers(task) for task in tasks]
+    extra = [_extra(name, shown) for name, shown in figures.extra_figures(records).items()]
+    return [*FIGURES[:size], *projector, *FIGURES[size:text], *answers, *FIGURES[text:], *extra]
 
 
 def _extra(name: str, shown: Value) -> FigureColumn:

@@ -233,6 +233,13 @@ def _legend(
         lines += figures.subject_notes(rows)
     if any(r.perplexity or r.divergence for r in rows):
         lines.append("KLD: mean KL divergence in nats per token. ± is one standard error.")
+    tasks = dict.fromkeys(task for record in rows for task in record.image_divergence)
+    if tasks:
+        names = ", ".join(f"{fmt.plain(task)} KLD" for task in tasks)
+        lines.append(
+            f"{names}: the same at the tokens of right answers, after the images of the task. {RANGE} is its 95 % "
+            "interval, with the answers about an image as one unit."
+        )
     if len(figures.mean_recovery(rows)) > 1 and _RECOVERY not in dropped:
         lines.append(
             f"{_RECOVERY}: (score {fmt.MINUS} chance) / ({base}'s score {fmt.MINUS} chance), mean over tasks. "

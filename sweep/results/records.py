@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from sweep.items import Item
 from sweep.jobs.cell import Cell
 from sweep.jobs.checkpoint import CheckpointResult
 from sweep.jobs.export import ExportResult
+from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.model import opener
 from sweep.jobs.projector import ProjectorJob
 from sweep.jobs.settings import ComputeResources
@@ -25,7 +26,7 @@ from sweep.jobs.task import TaskResult
 from sweep.jobs.text import TextJob, TextResult
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
-from sweep.record import Divergence, Memory, Perplexity, Projector, Record, Samples, Speed, TaskScore
+from sweep.record import Divergence, ImageDivergence, Memory, Perplexity, Projector, Record, Samples, Speed, TaskScore
 from sweep.results import paired_items
 from sweep.results.plain_rounding import with_plain_rounding
 from sweep.results.plan import Plan
@@ -194,6 +195,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         figures={name: value for result in results.values() for name, value in result.figures.items()},
         unfinished=unfinished,
         projector=_projector(cells, run),
+        image_divergence=_image_divergence(cells, run),
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
@@ -222,6 +224,17 @@ def _projector(cells: Sequence[Cell], run: _RunResults) -> Projector | None:
         if isinstance(cell.job, ProjectorJob) and result is not None:
             return Projector(cell.job.quant, result.file_bytes, result.memory_bytes)
     return None
+
+
+def _image_divergence(cells: Sequence[Cell], run: _RunResults) -> dict[str, ImageDivergence]:
+    """By task."""
+    found = {}
+    for cell in cells:
+        result = run.results.get(cell.key)
+        if isinstance(cell.job, ImageDivergenceJob) and result is not None and result.kld_mean is not None:
+            figures = {field.name: getattr(result, field.name) for field in fields(ImageDivergence)}
+            found[cell.job.task.name] = ImageDivergence(**figures)
+    return found
 
 
 def _only(results: Mapping[str, Any], cls: type[Any]) -> Any:

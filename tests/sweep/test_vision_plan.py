@@ -19,6 +19,7 @@ from images.preprocessing import read_preprocessing
 from sweep.analysis.run_commands import run_commands
 from sweep.commands.run import _made_only_for
 from sweep.jobs.base import RunJob
+from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.model import MeasurementJob
 from sweep.jobs.projector import ProjectorJob
 from sweep.jobs.settings import ComputeResources
@@ -83,7 +84,7 @@ def test_a_task_with_images_needs_a_projector_file_that_text_measurements_do_not
     assert plan.variants == variants  # F16 is the default
     assert text.items() <= found.items()  # stored results of text stay valid
     assert set(found) - set(text) == {
-        *(f"{name}/{cell}" for name in variants for cell in ("projector", "look")),
+        *(f"{name}/{cell}" for name in variants for cell in ("projector", "look", "look KLD")),
         *(f"{variants[2]}/{name}" for name in ("speed", "text", "read")),
     }
     for name in ("speed", "text", "read"):
@@ -93,12 +94,19 @@ def test_a_task_with_images_needs_a_projector_file_that_text_measurements_do_not
     jobs = {cell.label: cell.job for cell in plan.cells}
     for cell in plan.cells:
         projector = found[f"{cell.variant}/projector"]
-        assert (projector in cell.needs) == (cell.name == "look")
+        with_images = cell.name in ("look", "look KLD")
+        assert (projector in cell.needs) == with_images
         if isinstance(cell.job, MeasurementJob):
-            assert (cell.job.model.images is not None) == (cell.name == "look")
+            assert (cell.job.model.images is not None) == with_images
     made = jobs[f"{variants[2]}/projector"]
     assert isinstance(made, ProjectorJob)
     assert made.file.name.endswith("/mmproj-look3-Q8_0.gguf")
+    answers = {cell.variant: cell for cell in plan.cells if isinstance(cell.job, ImageDivergenceJob)}
+    first = answers.pop("BF16")
+    assert first.output is not None
+    for cell in answers.values():
+        assert (cell.job.reference, cell.output) == (first.output, None)  # type: ignore[attr-defined]
+        assert cell.optional_needs == (first.key,)
 
 
 def test_limits_of_pixels_change_what_has_images_and_the_size_of_the_cache_changes_nothing(
@@ -108,7 +116,8 @@ def test_limits_of_pixels_change_what_has_images_and_the_size_of_the_cache_chang
     before = keys(planned(model, both, "=Q8_0", tmp_path))
     assert before == keys(planned(model, both, "=Q8_0", tmp_path, image_cache=0))
     after = keys(planned(model, both, "=Q8_0", tmp_path, max_pixels=20_000))
-    assert {label for label in before if before[label] != after[label]} == {"BF16/look", "Q8_0/look"}
+    changed = {label for label in before if before[label] != after[label]}
+    assert changed == {f"{name}/{cell}" for name in ("BF16", "Q8_0") for cell in ("look", "look KLD")}
     with pytest.raises(InputError, match="at least 50,000 and at most 20,000 pixels"):
         planned(model, both, "=Q8_0", tmp_path, min_pixels=50_000, max_pixels=20_000)
 
@@ -121,7 +130,7 @@ def test_the_normalization_of_images_is_part_of_the_projector_and_of_tasks_with_
     (other / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": [0.4, 0.5, 0.6]}))
     before, after = (keys(planned(path, (tasks["look"],), "=Q8_0", tmp_path)) for path in (model, other))
     changed = {label for label in before if before[label] != after[label]}
-    assert changed == {f"{name}/{cell}" for name in ("BF16", "Q8_0") for cell in ("projector", "look")}
+    assert changed == {f"{name}/{cell}" for name in ("BF16", "Q8_0") for cell in ("projector", "look", "look KLD")}
 
 
 def test_gguf_files_take_images_with_the_projector_next_to_them_or_a_named_one(

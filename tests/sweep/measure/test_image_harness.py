@@ -13,6 +13,7 @@ from checkpoints import make_tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vision_models import make_vision_model, save_image
 
+from converters.errors import InputError
 from converters.export import export
 from converters.projector_source import ProjectorSource
 from converters.resolver import open_source
@@ -22,8 +23,11 @@ from sweep.backends.base import Backend
 from sweep.backends.image_options import ImageOptions
 from sweep.backends.llama import LlamaBackend, LlamaOptions
 from sweep.backends.torch import TorchBackend
+from sweep.measure.answers import right_answers
 from sweep.measure.harness import run_task
+from sweep.measure.image_divergence import compare_answers, write_answers
 from sweep.measure.lm_eval_tasks import TaskLocation
+from sweep.measure.reference import open_reference
 from sweep.measure.task_options import TaskOptions
 
 torch.set_num_threads(1)
@@ -170,3 +174,34 @@ def test_answers_are_those_of_transformers(engine: str, case: Case) -> None:
         assert item.gold_probability == pytest.approx(float(scores.softmax(0)[1]), abs=2e-3)
         assert item.answers["none"] == str(int(scores.argmax()))
     backend.close()
+
+
+def test_divergence_at_the_tokens_of_right_answers_is_that_of_transformers_logits(case: Case, tmp_path: Path) -> None:
+    """The variant's logits are those of the reference times 1.1."""
+    where, options = TaskLocation(case.tasks), TaskOptions()
+    reference, changed = case.open("torch"), case.open("torch")
+    changed._model.lm_head.weight.data.mul_(1.1)  # type: ignore[attr-defined]
+    for task, answer in {"choose": " blue fish", "write": " x"}.items():
+        answers = right_answers(reference, task, where, options)
+        assert len(answers) == len(ROWS)
+        write_answers(reference, answers, tmp_path / task, lambda *_: None)
+        stored = open_reference(tmp_path / task)
+        found = compare_answers(changed, right_answers(changed, task, where, options), stored, lambda *_: None)
+        expected, same = [], []
+        for row in ROWS:
+            inputs = case.inputs(row, answer, chat=False)
+            n = len(inputs["input_ids"][0]) - len(case.inputs(row, chat=False)["input_ids"][0])
+            with torch.inference_mode():
+                logits = case.model(**inputs).logits[0, -n - 1 : -1].double()
+            p, q = logits.log_softmax(-1), (1.1 * logits).log_softmax(-1)
+            expected.append((p.exp() * (p - q)).sum(-1))
+            same.append(n)
+        assert found.tokens == sum(same)
+        assert found.kld_mean == pytest.approx(float(torch.cat(expected).mean()), rel=1e-3)
+        assert (found.answers, found.images, found.top1_agreement) == (4, 3, 1.0)
+        assert found.kld_low is not None
+        assert found.kld_low < found.kld_mean < (found.kld_high or 0)
+        own = compare_answers(case.open("llama.cpp"), answers, stored, lambda *_: None)
+        assert own.kld_mean < 1e-4 < found.kld_mean
+    with pytest.raises(InputError, match="made from another text, context or tokenizer"):
+        compare_answers(changed, answers[:-1], open_reference(tmp_path / "choose"), lambda *_: None)
