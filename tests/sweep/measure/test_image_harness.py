@@ -181,7 +181,7 @@ def test_divergence_at_the_tokens_of_right_answers_is_that_of_transformers_logit
     where, options = TaskLocation(case.tasks), TaskOptions()
     reference, changed = case.open("torch"), case.open("torch")
     changed._model.lm_head.weight.data.mul_(1.1)  # type: ignore[attr-defined]
-    for task, answer in {"choose": " blue fish", "write": " x"}.items():
+    for task, answer in {"choose": "  blue fish", "write": " x"}.items():  # after the blank between prompt and target
         answers = right_answers(reference, task, where, options)
         assert len(answers) == len(ROWS)
         write_answers(reference, answers, tmp_path / task, lambda *_: None)
