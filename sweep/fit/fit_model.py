@@ -6,14 +6,16 @@ Both use a ghost of the model, a file with its metadata and tensor shapes but wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from converters.errors import InputError, MissingRuntime
 from converters.llamacpp import rpc
+from converters.llamacpp.container import Field
 from converters.recipes import projector_recipes
 from converters.resolver import FoundModel, ModelForm, Need, find_model
+from presets.long_context import Yarn, long_context
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.contexts import MAX_SEQUENCES
 from sweep.fit.draft import model_draft
@@ -53,10 +55,9 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
     projector = projector_fit(source, resolved.name, options) if counts else None
     tokens = 0 if projector is None else projector.tokens
     options = replace(options, context=options.context or min(DEFAULT_CONTEXT + tokens, shape.train_context))
-    if options.context > shape.train_context:
-        raise InputError(
-            f"{resolved.name}: the model's context is {shape.train_context} tokens; {options.context} is too long"
-        )
+    trained = shape.train_context
+    if options.context > trained:
+        options, shape = _stretched(options, shape, resolved.name, source.structure)
     if tokens >= options.context:
         raise InputError(
             f"{resolved.name}: the images take {tokens} tokens, but the context has {options.context}; give a"
@@ -92,12 +93,44 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         parallel=options.parallel,
         devices=tuple(devices),
         rows=tuple(found[name] for name in names),
-        notes=(*resolved.notes, *_notes(machine, bool(remote))),
+        notes=(*resolved.notes, *_yarn_notes(options.yarn, trained), *_notes(machine, bool(remote))),
         bytes_read=resolved.bytes_read,
         draft=options.draft or None if draft is None else draft.name,
         architecture=shape.architecture,
-        trained_context=shape.train_context,
+        trained_context=trained,
         projector=projector,
+        yarn=options.yarn,
+    )
+
+
+def _stretched(
+    options: FitOptions, shape: ModelShape, model: str, structure: Mapping[str, Field]
+) -> tuple[FitOptions, ModelShape]:
+    """The options and the model's shape with YaRN, for a context longer than the trained one. Raises InputError if the
+    model's makers do not say how, or not for a context of this length."""
+    width = int(structure[f"{shape.architecture}.embedding_length"].value)
+    known = long_context(shape.architecture, shape.train_context, width)
+    if known is None or options.context > known.longest:
+        more = "" if known is None else f", and with YaRN {known.longest}"
+        raise InputError(
+            f"{model}: the model's context is {shape.train_context} tokens{more}; {options.context} is too long"
+        )
+    if options.draft not in ("", MTP):
+        raise InputError(
+            f"{model}: a context of more than {shape.train_context} tokens needs YaRN, which llama-server would apply"
+            " to the draft too; leave --draft out"
+        )
+    yarn = known.yarn(options.context)
+    longest = min(yarn.factor * yarn.original, known.longest)
+    return replace(options, yarn=yarn), replace(shape, train_context=longest)
+
+
+def _yarn_notes(yarn: Yarn | None, trained: int) -> tuple[str, ...]:
+    if yarn is None:
+        return ()
+    return (
+        f"contexts of more than {trained:,} tokens need YaRN, here {yarn.factor} times {yarn.original:,} tokens, which "
+        "the command sets. llama.cpp then uses it for short texts too, which costs some accuracy.",
     )
 
 

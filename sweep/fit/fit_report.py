@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from presets.long_context import Yarn
 from sweep.fit.hardware import Device
 from sweep.fit.image_tokens import ImageSize, ImageTokens, ProjectorFit
 from sweep.fit.weight_types import WeightTypes
@@ -36,6 +37,7 @@ class FitOptions:
     """How the model will run; llama-server has options for the same settings."""
 
     context: int = 0  # tokens per sequence; 0: DEFAULT_CONTEXT, or the model's trained context if that is shorter
+    yarn: Yarn | None = None  # for a context longer than the trained one; follows from it
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     parallel: int = 1  # number of sequences at the same time
@@ -149,6 +151,7 @@ class FitReport:
     architecture: str = ""  # llama.cpp's name
     trained_context: int | None = None  # the longest context of the model; None in reports of earlier versions
     projector: ProjectorFit | None = None  # the vision tower, if it counts
+    yarn: Yarn | None = None  # how the model runs a context that is longer than the trained one
 
 
 class Verdict(StrEnum):
@@ -188,6 +191,7 @@ def to_json(report: FitReport) -> dict[str, Any]:
         "draft": report.draft,
         "architecture": report.architecture,
         "trained_context": report.trained_context,
+        "yarn": None if report.yarn is None else asdict(report.yarn),
         "projector": None
         if report.projector is None
         else asdict(report.projector) | {"tokens": report.projector.tokens},
@@ -244,6 +248,7 @@ def from_json(report: dict[str, Any]) -> FitReport:
         architecture=report["architecture"],
         trained_context=report.get("trained_context"),
         projector=_projector_of(report.get("projector")),
+        yarn=None if report.get("yarn") is None else Yarn(**report["yarn"]),
     )
 
 

@@ -65,6 +65,8 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
     """The rows of quants of a source, or of the file that the source is."""
     machine, remote, options = inputs.machine, inputs.remote, inputs.options
     shape, formulas = ModelShape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
+    if options.yarn is not None:
+        shape = replace(shape, train_context=inputs.shape.train_context)
     role = ALONE
     if options.draft == MTP:
         shape, role = replace(shape, loads_mtp=True), MODEL_WITH_MTP

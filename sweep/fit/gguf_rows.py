@@ -260,6 +260,7 @@ def arguments(
         batch=options.batch,
         ubatch=options.ubatch,
         flash_attention=options.flash_attention,
+        yarn=options.yarn,
     )
     return join(server_words(file, settings, projector))
 

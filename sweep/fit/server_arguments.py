@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from converters.hub import HubFile
 from converters.resolver import HUB_FILE
+from presets.long_context import Yarn
 
 BATCH, UBATCH = 2048, 512  # llama.cpp's defaults
 
@@ -30,6 +31,7 @@ class ServerSettings:
     batch: int = BATCH
     ubatch: int = UBATCH
     flash_attention: bool | None = None
+    yarn: Yarn | None = None
 
 
 def server_words(file: str, settings: ServerSettings, projector: str = "") -> list[str]:
@@ -44,6 +46,9 @@ def server_words(file: str, settings: ServerSettings, projector: str = "") -> li
         words += [flag, kind] if kind != "f16" else []
     for flag, size, default in (("-b", settings.batch, BATCH), ("-ub", settings.ubatch, UBATCH)):
         words += [flag, str(size)] if size != default else []
+    if settings.yarn is not None:
+        words += ["--rope-scaling", "yarn", "--rope-scale", str(settings.yarn.factor)]
+        words += ["--yarn-orig-ctx", str(settings.yarn.original)]
     if settings.flash_attention is not None:
         words += ["-fa", "on" if settings.flash_attention else "off"]
     return words

@@ -21,7 +21,7 @@ from sweep.results.history import past_runs
 from sweep.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
-NOT_PRINTED = {"Ġ", "\ue000"}  # in vocabularies; never left in a prompt
+NOT_PRINTED = {"Ġ"}  # in vocabularies
 
 
 @pytest.fixture(scope="module")
