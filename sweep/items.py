@@ -13,6 +13,7 @@ class Item:
     received the same question. `value` is the task's primary metric for this document; `answer` is the generated text
     or the index of the chosen answer. `gold` is the right choice's share of the probability of all choices; None for
     tasks that generate text. `subject` is the sub-task that the document belongs to, such as a subject of MMLU.
+    `cluster` is equal for questions about the same images; empty for items of their own.
     """
 
     doc_id: int
@@ -22,6 +23,7 @@ class Item:
     answer: str
     gold: float | None = None
     subject: str = ""
+    cluster: str = ""
 
     @property
     def question_key(self) -> str:

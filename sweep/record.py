@@ -102,7 +102,8 @@ class TaskScore:
     """One task: its primary metric over `n` items, and the paired difference from the reference.
 
     - `chance`: the score of blind guessing. `higher_is_better`: the metric's direction. `other`: further metrics.
-    - `clusters`: the number of subjects that were taken as independent units; None if the items were.
+    - `clusters`: the number of subjects, or of images (`cluster_kind`), that were taken as independent units; None if
+      the items were.
     - `delta`: variant minus reference over the same items; `delta_stderr`: its paired standard error; `delta_low` to
       `delta_high`: its 95 % interval; `p_value`: of the exact two-sided McNemar test; `p_holm`: the same after Holm's
       correction over all variants and tasks of the run.
@@ -139,6 +140,7 @@ class TaskScore:
     sharing_questions: int | None = None
     sharing_difference: float | None = None
     sharing_changed: int | None = None
+    cluster_kind: str = "subjects"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Samples:
     """The values that a figure is the mean of: one per unit, float64 (n,). A unit is a window of the text or an item.
 
     Samples with equal `units` have the same units in the same order, so their differences are paired. `clusters` (n,)
-    numbers the subject of each unit; None if the units are independent.
+    numbers the subject or image of each unit; None if the units are independent.
     """
 
     units: str

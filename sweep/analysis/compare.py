@@ -253,7 +253,7 @@ def _task(
         return None
     first, second = shared.of([of_a, of_b])
     before, after = paired_items.values(first), paired_items.values(second)
-    subjects = [item.subject for item in first]
+    units = paired_items.units(first)
     gold_a, gold_b = paired_items.gold(first), paired_items.gold(second)
     return TaskDifference(
         variant_a=pair[0],
@@ -263,22 +263,25 @@ def _task(
         higher_is_better=result.higher_is_better,
         a=float(before.mean()),
         b=float(after.mean()),
-        difference=_difference([before, after], after - before, subjects),
+        difference=_difference([before, after], after - before, units),
+        cluster_kind=units.kind,
         p_holm=1.0,
         flips=flips(before, after),
         answers_changed=paired_items.answers_changed(first, second),
         only_a=shared.unmatched[0],
         only_b=shared.unmatched[1],
         reworded=shared.reworded,
-        gold=None if gold_a is None or gold_b is None else compare_differences(gold_b - gold_a, subjects),
+        gold=None
+        if gold_a is None or gold_b is None
+        else compare_differences(gold_b - gold_a, units.labels, fewest=units.fewest),
     )
 
 
 def _difference(
-    scores: Sequence[paired_items.Values], differences: paired_items.Values, subjects: list[str]
+    scores: Sequence[paired_items.Values], differences: paired_items.Values, units: paired_items.Units
 ) -> PairedDifference:
     binary = all(bool(np.isin(row, (0.0, 1.0)).all()) for row in scores)
-    return compare_differences(differences, subjects, binary=binary)
+    return compare_differences(differences, units.labels, binary=binary, fewest=units.fewest)
 
 
 def _losses(a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], store: Store) -> Iterator[LossDifference]:
@@ -300,16 +303,16 @@ def _losses(a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], stor
                 continue
             paired = shared.of(lists)
             scores = [paired_items.values(found) for found in paired]
-            subjects = [item.subject for item in paired[0]]
+            units = paired_items.units(paired[0])
             loss_a, loss_b = scores[1] - scores[0], scores[3] - scores[2]
             yield LossDifference(
                 variant_a=variant_a,
                 variant_b=variant_b,
                 task=task,
                 higher_is_better=present[0].higher_is_better,
-                a=_difference(scores[:2], loss_a, subjects),
-                b=_difference(scores[2:], loss_b, subjects),
-                difference=_difference(scores, loss_b - loss_a, subjects),
+                a=_difference(scores[:2], loss_a, units),
+                b=_difference(scores[2:], loss_b, units),
+                difference=_difference(scores, loss_b - loss_a, units),
                 p_holm=1.0,
             )
 

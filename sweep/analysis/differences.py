@@ -42,7 +42,7 @@ class TaskDifference(Difference):
     `a` and `b` are the scores over those items, and `difference` is b - a. `p_holm` is corrected over all task
     differences of the comparison. `only_a` and `only_b` count the items that only one side has; `reworded` counts the
     shared documents whose prompts differ. `gold` is the difference in the probability of the correct choice among the
-    choices.
+    choices. `cluster_kind`: what the clusters of `difference` are.
     """
 
     variant_a: str
@@ -60,6 +60,7 @@ class TaskDifference(Difference):
     only_b: int
     reworded: int
     gold: PairedDifference | None = None
+    cluster_kind: str = "subjects"
 
 
 @dataclass(frozen=True)

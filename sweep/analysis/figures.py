@@ -114,12 +114,17 @@ def task_names(records: Iterable[Record]) -> list[str]:
 
 
 def subject_notes(records: Iterable[Record]) -> list[str]:
-    """A sentence on the tasks whose errors and tests treat subjects, not items, as the independent units; or none."""
-    found = {task: score.clusters for record in records for task, score in record.tasks.items() if score.clusters}
-    if not found:
-        return []
-    tasks = ", ".join(f"{fmt.plain(task)} ({count} subjects)" for task, count in found.items())
-    return [f"Errors and tests treat whole subjects, not items, as independent: {tasks}."]
+    """A sentence on the tasks whose errors and tests treat subjects or images, not items, as the independent units; or
+    none. One for each of the two."""
+    found = {task: score for record in records for task, score in record.tasks.items() if score.clusters}
+    tasks: dict[str, list[str]] = {}
+    for task, score in found.items():
+        kind = score.cluster_kind
+        tasks.setdefault(kind, []).append(f"{fmt.plain(task)} ({score.clusters:,} {kind})")
+    return [
+        f"Errors and tests treat whole {kind}, not items, as independent: {', '.join(own)}."
+        for kind, own in tasks.items()
+    ]
 
 
 def task_scales(records: Iterable[Record]) -> dict[str, int]:

@@ -48,7 +48,7 @@ class TaskItem:
     `doc_hash` and `prompt_hash` show whether two runs had the same question. `values` has the value of each metric,
     by Metric.key. `answers` has the answer by filter: the generated text, or the index of the chosen answer.
     `gold_probability` is the right choice's share of the probability of all choices (softmax of their log-likelihoods);
-    None for tasks that generate text.
+    None for tasks that generate text. `cluster` is equal for documents with the same images; empty without images.
     """
 
     task: str
@@ -58,6 +58,7 @@ class TaskItem:
     values: dict[str, float]
     answers: dict[str, str]
     gold_probability: float | None = None
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class TaskRun:
                 item.answers.get(metric.filter, ""),
                 item.gold_probability,
                 item.task,
+                item.cluster,
             )
             for item in self.items
             if metric.key in item.values
@@ -268,8 +270,9 @@ def _items(loaded: LoadedTask, results: dict[str, Any]) -> list[tuple[TaskItem, 
             at = leaf, sample["doc_id"]
             if at not in items:
                 gold = _gold_probability(task, sample)
-                document = _document_hash(sample)
-                item = TaskItem(leaf, sample["doc_id"], document, sample["prompt_hash"], {}, {}, gold)
+                images = _images_hash(sample)
+                document = _hash([sample["doc_hash"], images]) if images else sample["doc_hash"]
+                item = TaskItem(leaf, sample["doc_id"], document, sample["prompt_hash"], {}, {}, gold, images)
                 items[at] = item, sample
             item = items[at][0]
             for name in sample["metrics"]:
@@ -280,11 +283,15 @@ def _items(loaded: LoadedTask, results: dict[str, Any]) -> list[tuple[TaskItem, 
     return list(items.values())
 
 
-def _document_hash(sample: dict[str, Any]) -> str:
-    """lm-eval's hash of the document, which may hold only the paths of its images, with their content."""
-    images = [image.content for image in images_of(sample["arguments"][0]) if isinstance(image, ImageFile)]
-    text = "\n".join([sample["doc_hash"], *images])
-    return hashlib.sha256(text.encode()).hexdigest() if images else str(sample["doc_hash"])
+def _images_hash(sample: dict[str, Any]) -> str:
+    """A hash of the content of the images of a document, of which lm-eval's hash may have only the paths; empty without
+    images."""
+    images = images_of(sample["arguments"][0])
+    return _hash([image.content for image in images if isinstance(image, ImageFile)]) if images else ""
+
+
+def _hash(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _item_value(value: Any) -> float | None:

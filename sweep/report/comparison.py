@@ -175,11 +175,12 @@ def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
             f"Scores that are shares are in percent. {_tests(found)} "
             "The 95 % intervals are not corrected for the number of tests."
         )
-        subjects = sorted({row.difference.clusters for row in found.tasks if row.difference.clusters})
-        if subjects:
+        for kind in dict.fromkeys(row.cluster_kind for row in found.tasks if row.difference.clusters):
+            rows = (row.difference.clusters for row in found.tasks if row.cluster_kind == kind)
+            counts = sorted({count for count in rows if count})
             lines.append(
-                f"In tasks with {' or '.join(map(str, subjects))} subjects, "
-                "errors and p treat whole subjects, not items, as independent."
+                f"In tasks with {' or '.join(map(str, counts))} {kind}, "
+                f"errors and p treat whole {kind}, not items, as independent."
             )
     for name, of in (("A", "only_a"), ("B", "only_b")):
         alone = {row.task: getattr(row, of) for row in found.tasks if getattr(row, of)}

@@ -191,7 +191,7 @@ def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, has_gold: b
         HtmlCell(fmt.p_value(test.adjusted), kind),
         HtmlCell(None if score.flips is None else f"{100 * score.flips:.1f}"),
         HtmlCell(None if score.answers_changed is None else f"{100 * score.answers_changed:.1f}"),
-        HtmlCell(f"{score.n:,}" + (f" in {score.clusters} subjects" if score.clusters else "")),
+        HtmlCell(f"{score.n:,}" + (f" in {score.clusters:,} {score.cluster_kind}" if score.clusters else "")),
     ]
     if has_gold:
         delta, stderr = figures.finite(score.gold_delta), figures.finite(score.gold_delta_stderr)

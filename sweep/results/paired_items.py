@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.items import Item
+from sweep.statistics import FEWEST_IMAGES, MIN_CLUSTERS, usable_clusters
 
 Values = NDArray[np.float64]
+SUBJECTS, IMAGES = "subjects", "images"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,32 @@ def _positions(items: Sequence[Item]) -> dict[tuple[str, str, int], int]:
             positions[*key, seen[key]] = i
         seen[key] += 1
     return positions
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is independent in a list of items: `labels` (n,) are equal for items that are not independent of each other.
+
+    They count only if there are at least `fewest` of them; otherwise the items themselves are independent. `kind` is
+    what a label stands for, in the plural.
+    """
+
+    labels: tuple[str, ...]
+    fewest: int
+    kind: str
+
+    def usable(self) -> NDArray[np.intp] | None:
+        """The numbers of the units, (n,); None if the items are independent."""
+        return usable_clusters(self.labels, self.fewest)
+
+
+def units(items: Sequence[Item]) -> Units:
+    """The subjects of the items or, without enough subjects, the images that several of them are about."""
+    subjects = Units(tuple(item.subject for item in items), MIN_CLUSTERS, SUBJECTS)
+    images = tuple(item.cluster or f"item {i}" for i, item in enumerate(items))
+    if len(set(images)) == len(images) or subjects.usable() is not None:
+        return subjects
+    return Units(images, FEWEST_IMAGES, IMAGES)
 
 
 def values(items: Sequence[Item]) -> Values:

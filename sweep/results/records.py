@@ -34,7 +34,7 @@ from sweep.results.plausibility import with_doubts
 from sweep.results.speed_again import second_cells
 from sweep.results.steadiness import steadier, with_steadiness
 from sweep.results.store import Outcome, Store
-from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm, usable_clusters
+from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm
 
 
 def records(plan: Plan, store: Store) -> list[Record]:
@@ -338,11 +338,12 @@ def _window_samples(text: TextResult | None, units: str | None, is_reference: bo
 
 def _score(cell: Cell, result: TaskResult, run: _RunResults) -> tuple[TaskScore, Samples]:
     own = run.store.items_of(cell, run.plan.run)
-    subjects = usable_clusters([item.subject for item in own])
+    units = paired_items.units(own)
+    clusters = units.usable()
     row = paired_items.values(own)
     stderr: Any = result.stderr
-    if subjects is not None and np.isclose(row.mean(), result.value, rtol=0.0, atol=1e-9):
-        stderr = cluster_stderr(row, subjects)
+    if clusters is not None and np.isclose(row.mean(), result.value, rtol=0.0, atol=1e-9):
+        stderr = cluster_stderr(row, clusters)
     sharing = result.sharing
     score = TaskScore(
         metric=result.metric,
@@ -352,7 +353,8 @@ def _score(cell: Cell, result: TaskResult, run: _RunResults) -> tuple[TaskScore,
         chance=result.chance,
         higher_is_better=result.higher_is_better,
         other=dict(result.other),
-        clusters=None if subjects is None else int(subjects.max()) + 1,
+        clusters=None if clusters is None else int(clusters.max()) + 1,
+        cluster_kind=units.kind,
         sharing_questions=None if sharing is None else sharing.questions,
         sharing_difference=None if sharing is None else sharing.largest_difference,
         sharing_changed=None if sharing is None else sharing.changed_answers,
@@ -363,14 +365,15 @@ def _score(cell: Cell, result: TaskResult, run: _RunResults) -> tuple[TaskScore,
         same = [item.question_key for item in own] == [item.question_key for item in base]
         if own and same and np.isfinite(row).all() and np.isfinite(paired_items.values(base)).all():
             score = replace(score, **_paired(base, own))
-    units = hashlib.sha256("\n".join(item.question_key for item in own).encode()).hexdigest()
-    return score, Samples(units, row, subjects)
+    same_items = hashlib.sha256("\n".join(item.question_key for item in own).encode()).hexdigest()
+    return score, Samples(same_items, row, clusters)
 
 
 def _paired(base: Sequence[Item], own: Sequence[Item]) -> dict[str, Any]:
     """The fields of TaskScore that compare with the reference."""
-    subjects = [item.subject for item in own]
-    paired = compare_items(paired_items.values(base), paired_items.values(own), subjects)
+    units = paired_items.units(own)
+    before, after = paired_items.values(base), paired_items.values(own)
+    paired = compare_items(before, after, units.labels, fewest=units.fewest)
     fields: dict[str, Any] = {
         "delta": paired.delta,
         "delta_stderr": paired.delta_stderr,
@@ -380,8 +383,8 @@ def _paired(base: Sequence[Item], own: Sequence[Item]) -> dict[str, Any]:
         "flips": paired.flips,
         "answers_changed": paired_items.answers_changed(base, own),
     }
-    before, after = paired_items.gold(base), paired_items.gold(own)
-    if before is not None and after is not None:
-        gold = compare_differences(after - before, subjects)
+    gold_before, gold_after = paired_items.gold(base), paired_items.gold(own)
+    if gold_before is not None and gold_after is not None:
+        gold = compare_differences(gold_after - gold_before, units.labels, fewest=units.fewest)
         fields |= {"gold_delta": gold.delta, "gold_delta_stderr": gold.stderr, "gold_p_value": gold.p_value}
     return fields

@@ -22,7 +22,7 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.settings import ComputeResources
 from sweep.results.database import Database
 
-VERSION = 5
+VERSION = 6
 _MANY = 500  # values in one query; old versions of SQLite allow 999
 _SCHEMA = """
 CREATE TABLE runs (run TEXT PRIMARY KEY, created REAL NOT NULL, plan TEXT NOT NULL);
@@ -33,7 +33,8 @@ CREATE TABLE cells (
 CREATE TABLE items (
     key TEXT NOT NULL REFERENCES cells (key) ON DELETE CASCADE, position INTEGER NOT NULL,
     doc_id INTEGER NOT NULL, doc_hash TEXT NOT NULL, prompt_hash TEXT NOT NULL, value REAL NOT NULL,
-    answer TEXT NOT NULL, gold REAL, subject TEXT NOT NULL DEFAULT '', PRIMARY KEY (key, position)
+    answer TEXT NOT NULL, gold REAL, subject TEXT NOT NULL DEFAULT '', cluster TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
 # The statements that upgrade a store from each version to the next
@@ -77,14 +78,16 @@ _UPGRADES = {
         "DROP TABLE cells",
         "ALTER TABLE new_cells RENAME TO cells",
     ),
+    5: ("ALTER TABLE items ADD COLUMN cluster TEXT NOT NULL DEFAULT ''",),
 }
 _CELL = "status, result, error, seconds, place"
-_ITEM = "doc_id, doc_hash, prompt_hash, value, answer, gold, subject"  # in the order of Item's fields
+_ITEM = "doc_id, doc_hash, prompt_hash, value, answer, gold, subject, cluster"  # in the order of Item's fields
 _READABLE_ITEM = (
     "typeof(doc_id) = 'integer' AND typeof(value) = 'real' AND typeof(gold) IN ('real', 'null') AND "
-    "(typeof(doc_hash), typeof(prompt_hash), typeof(answer), typeof(subject)) = ('text', 'text', 'text', 'text')"
+    "(typeof(doc_hash), typeof(prompt_hash), typeof(answer), typeof(subject), typeof(cluster)) = "
+    "('text', 'text', 'text', 'text', 'text')"
 )
-_ItemRow = tuple[int, str, str, float, str, float | None, str]
+_ItemRow = tuple[int, str, str, float, str, float | None, str, str]
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ class Store:
                 f"INSERT INTO cells (key, finished, {_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?)", (key, time.time(), *row)
             )
             self._db.execute_many(
-                f"INSERT INTO items (key, position, {_ITEM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO items (key, position, {_ITEM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 ((key, position, *astuple(item)) for position, item in enumerate(items)),
             )
 

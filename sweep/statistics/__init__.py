@@ -3,7 +3,7 @@
 The functions take arrays and return numbers; none reads a file or depends on a Record. The modules are:
 
 - `paired`: differences between two variants and their significance tests;
-- `clusters`: standard errors of items that are grouped by subject;
+- `clusters`: standard errors of items that are grouped by subject or image;
 - `bootstrap`: intervals by resampling;
 - `multiple`: correction for several tests;
 - `scores`: perplexity and recovery;
@@ -13,7 +13,7 @@ The functions take arrays and return numbers; none reads a file or depends on a 
 from __future__ import annotations
 
 from sweep.statistics.bootstrap import bootstrap_interval, bootstrap_means, percentile_interval
-from sweep.statistics.clusters import MIN_CLUSTERS, cluster_freedom, cluster_stderr, usable_clusters
+from sweep.statistics.clusters import FEWEST_IMAGES, MIN_CLUSTERS, cluster_freedom, cluster_stderr, usable_clusters
 from sweep.statistics.multiple import ALPHA, holm
 from sweep.statistics.paired import (
     CONFIDENCE,
@@ -33,6 +33,7 @@ from sweep.statistics.scores import perplexity, recovery, recovery_stderr
 __all__ = [
     "ALPHA",
     "CONFIDENCE",
+    "FEWEST_IMAGES",
     "HALF_INTERVAL",
     "MIN_CLUSTERS",
     "PairedComparison",

@@ -21,16 +21,19 @@ from numpy.typing import ArrayLike, NDArray
 # With fewer clusters the variance between them is too uncertain. A group of so few sub-tasks (ARC has two) is also not
 # a sample from a population of sub-tasks: the sub-tasks are strata, and their items are treated as independent.
 MIN_CLUSTERS = 10
+# Questions on one image, by contrast, are never independent, however few images there are: few of them give few degrees
+# of freedom and a wide interval.
+FEWEST_IMAGES = 2
 
 Labels = NDArray[np.intp]
 
 
-def usable_clusters(labels: Sequence[str] | ArrayLike | None) -> Labels | None:
-    """Cluster numbers 0 .. G - 1, shape (n,), of `labels` (n,); None if there are fewer than MIN_CLUSTERS clusters."""
+def usable_clusters(labels: Sequence[str] | ArrayLike | None, fewest: int = MIN_CLUSTERS) -> Labels | None:
+    """Cluster numbers 0 .. G - 1, shape (n,), of `labels` (n,); None if there are fewer than `fewest` clusters."""
     if labels is None:
         return None
     names, index = np.unique(np.asarray(labels), return_inverse=True)
-    return index if names.size >= MIN_CLUSTERS else None
+    return index if names.size >= fewest else None
 
 
 def cluster_sums(values: ArrayLike, clusters: Labels) -> NDArray[np.float64]:

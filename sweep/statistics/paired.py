@@ -18,7 +18,7 @@ import numpy as np
 import scipy  # scipy loads scipy.special (0.15 s) at its first use, which many processes never reach
 from numpy.typing import ArrayLike, NDArray
 
-from sweep.statistics.clusters import cluster_freedom, cluster_stderr, cluster_sums, usable_clusters
+from sweep.statistics.clusters import MIN_CLUSTERS, cluster_freedom, cluster_stderr, cluster_sums, usable_clusters
 
 CONFIDENCE = 0.95
 HALF_INTERVAL = 1.96  # half width of a normal interval at CONFIDENCE, in standard errors
@@ -28,8 +28,8 @@ HALF_INTERVAL = 1.96  # half width of a normal interval at CONFIDENCE, in standa
 class PairedDifference:
     """A mean difference over `n` units with its standard error, its interval (`low`, `high`) and its p value.
 
-    `p_value` is two-sided, for the null hypothesis of no difference. `clusters` is the number of subjects that were
-    treated as the independent units; None if the n units themselves were.
+    `p_value` is two-sided, for the null hypothesis of no difference. `clusters` is the number of subjects or images
+    that were treated as the independent units; None if the n units themselves were.
     """
 
     delta: float
@@ -152,6 +152,7 @@ def compare_differences(
     *,
     binary: bool = False,
     confidence: float = CONFIDENCE,
+    fewest: int = MIN_CLUSTERS,
 ) -> PairedDifference:
     """Mean, standard error, interval and significance test of `differences` (n,) between variants over the same units.
 
@@ -160,12 +161,12 @@ def compare_differences(
     few or no changed items do not give an interval of nearly zero width. Without `binary`, test and interval are
     Student's t with n - 1 degrees of freedom.
 
-    With at least MIN_CLUSTERS `clusters` (n,), the standard error is cluster-robust, t has the degrees of freedom of
+    With at least `fewest` `clusters` (n,), the standard error is cluster-robust, t has the degrees of freedom of
     `cluster_freedom`, and the counts of a binary interval are divided by the design effect. With fewer clusters the
     units count as independent. Raises ValueError for no units, differences that are not finite, or unequal lengths.
     """
     row, _ = _validated_pair(differences, differences)
-    index = usable_clusters(clusters)
+    index = usable_clusters(clusters, fewest)
     plain = float(row.std() / np.sqrt(row.size))
     if index is not None and index.shape != row.shape:
         raise ValueError(f"differences and clusters must have the same length, got {row.shape} and {index.shape}")
@@ -212,13 +213,15 @@ def compare_items(
     clusters: Sequence[str] | ArrayLike | None = None,
     *,
     confidence: float = CONFIDENCE,
+    fewest: int = MIN_CLUSTERS,
 ) -> PairedComparison:
     """All paired figures of two rows of per-item scores, shape (n,) each, for the same items in the same order.
 
-    `clusters` (n,) are the subjects of the items; see `compare_differences` for the method and the errors.
+    `clusters` (n,) are the subjects or images of the items; see `compare_differences` for the method and the errors.
     """
     first, second = _validated_pair(reference, variant)
-    found = compare_differences(second - first, clusters, binary=_are_binary(first, second), confidence=confidence)
+    binary = _are_binary(first, second)
+    found = compare_differences(second - first, clusters, binary=binary, confidence=confidence, fewest=fewest)
     return PairedComparison(
         delta=found.delta,
         delta_stderr=found.stderr,

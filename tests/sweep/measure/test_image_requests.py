@@ -300,6 +300,13 @@ def test_images_in_the_rows_of_a_data_set_are_decoded_one_by_one(folder: Path) -
     assert len(group.items) == 6
 
 
+def test_questions_on_one_image_are_one_cluster(folder: Path) -> None:
+    run = run_task(model(), "look", TaskLocation(folder))
+    first, other, same = (item.cluster for item in run.items)
+    assert first == same != other
+    assert [item.cluster for item in run.items_of(run.primary)] == [first, other, same]
+
+
 def test_another_image_is_another_question(folder: Path) -> None:
     def hashes() -> list[str]:
         run = run_task(model(), "look", TaskLocation(folder), TaskOptions(limit=3))
