@@ -176,10 +176,10 @@ def _legend(found: Comparison, dropped: Sequence[str]) -> list[str]:
             "The 95 % intervals are not corrected for the number of tests."
         )
         for kind in dict.fromkeys(row.cluster_kind for row in found.tasks if row.difference.clusters):
-            rows = (row.difference.clusters for row in found.tasks if row.cluster_kind == kind)
-            counts = sorted({count for count in rows if count})
+            every = (row.difference.clusters for row in found.tasks if row.cluster_kind == kind)
+            numbers = sorted({count for count in every if count})
             lines.append(
-                f"In tasks with {' or '.join(map(str, counts))} {kind}, "
+                f"In tasks with {' or '.join(map(str, numbers))} {kind}, "
                 f"errors and p treat whole {kind}, not items, as independent."
             )
     for name, of in (("A", "only_a"), ("B", "only_b")):
