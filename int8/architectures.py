@@ -15,7 +15,7 @@ from int8.recipe import Fold
 
 
 class Spread(Enum):
-    """Which columns of a consumer read a given channel of the producer."""
+    """Which columns of a consumer read a given channel of the producer. A merger has one head per merged patch."""
 
     SAME = "same"  # the column with the same number
     QUERY_HEADS = "query heads"  # in grouped-query attention: one column in each query head that shares the KV head
@@ -26,7 +26,8 @@ class ProducerKind(Enum):
     """What a producer is, which decides how its output is divided."""
 
     LINEAR = "linear"  # divide the rows of the weight, and the bias
-    NORM = "norm"  # divide the weight
+    VALUES = "values"  # the same for the last third of the rows, which computes V in a layer for Q, K and V
+    NORM = "norm"  # divide the weight, and the bias of a LayerNorm
     NORM_ONE_PLUS = "norm that multiplies by 1 + weight"
 
 
@@ -76,6 +77,21 @@ SHARED_MOE = (
     FoldRule(Fold.NORM_GATE_UP, "post_attention_layernorm", _EXPERT_INPUTS + _SHARED_INPUTS, ProducerKind.NORM),
     _EXPERT_DOWN,
     FoldRule(Fold.UP_DOWN, "mlp.shared_expert.up_proj", ("mlp.shared_expert.down_proj",)),
+)
+
+
+# In a vision tower. None through GELU, which is no multiplication.
+TOWER_BLOCK = (
+    FoldRule(Fold.NORM_QKV, "norm1", ("attn.qkv",), ProducerKind.NORM),
+    FoldRule(Fold.V_O, "attn.qkv", ("attn.proj",), ProducerKind.VALUES),
+    FoldRule(Fold.NORM_GATE_UP, "norm2", ("mlp.linear_fc1",), ProducerKind.NORM),
+    FoldRule(Fold.NORM_GATE_UP, "norm2", ("mlp.gate_proj", "mlp.up_proj"), ProducerKind.NORM),  # Qwen2.5-VL
+    FoldRule(Fold.UP_DOWN, "mlp.up_proj", ("mlp.down_proj",)),
+)
+# The norm is before the patches are merged, except in DeepStack's mergers, where it has weights for all of them.
+TOWER_MERGER = (
+    FoldRule(Fold.NORM_GATE_UP, "norm", ("linear_fc1",), ProducerKind.NORM, Spread.ALL_HEADS),
+    FoldRule(Fold.NORM_GATE_UP, "ln_q", ("mlp.0",), ProducerKind.NORM, Spread.ALL_HEADS),  # Qwen2.5-VL
 )
 
 
@@ -167,6 +183,12 @@ def require_quantizable(path: Path) -> None:
         raise InputError(
             f"{path / 'config.json'}: the checkpoint is already quantized ({method}); give the original checkpoint"
         )
+
+
+def require_vision_config(path: Path, name: str) -> None:
+    """Raise InputError, whose message begins with `name`, if the model in `path` has no vision tower."""
+    if not isinstance(read_config(path).get("vision_config"), dict):
+        raise InputError(f"{name}: {path.name} has no vision tower; leave +vision out")
 
 
 def require_known(model_type: str, where: str = "") -> None:

@@ -31,6 +31,7 @@ from int8.fold import apply_fold, fold_rules, fold_scales
 from int8.layer_inputs import LayerInputs, Progress, ProgressCounter
 from int8.model import Decoder, decoder_of
 from int8.on_device import in_float32
+from int8.quantize_tower import quantize_tower, require_tower
 from int8.recipe import Activations, Recipe, Scales
 from int8.samples import Samples
 from int8.statistics import Statistics
@@ -57,6 +58,8 @@ def calibrate(
     """
     decoder = decoder_of(model)
     require_attention(model, recipe)
+    if recipe.vision:
+        require_tower(decoder.base, samples, recipe)
     statistics = Statistics() if known is None else known
     work = _Calibration(decoder, recipe, torch.device(device), statistics)
     if work.passes:
@@ -70,6 +73,8 @@ def calibrate(
     finally:
         decoder.module.set_attn_implementation(before)
     attach_attention(model, recipe)
+    if recipe.vision:  # last, because the decoder reads the features of the float tower
+        quantize_tower(decoder.base, samples, recipe, work.device)
     return statistics
 
 

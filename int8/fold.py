@@ -19,10 +19,15 @@ from int8.recipe import Fold
 
 def fold_rules(layer: nn.Module, model_type: str, folds: tuple[Fold, ...]) -> list[FoldRule]:
     """The rules of the chosen folds that apply to a decoder layer (with separate experts), with `*` replaced."""
+    return matching_rules(layer, ARCHITECTURES[model_type].folds, folds)
+
+
+def matching_rules(layer: nn.Module, table: tuple[FoldRule, ...], folds: tuple[Fold, ...]) -> list[FoldRule]:
+    """The rules of a table for the chosen folds that apply to a layer or another part, with `*` replaced."""
     names = {name for name, _ in layer.named_modules()}
     experts = sum(1 for name in names if name.startswith("mlp.experts.") and name.count(".") == 2)
     rules: list[FoldRule] = []
-    for rule in ARCHITECTURES[model_type].folds:
+    for rule in table:
         filled = (
             [_filled(rule, i, i + 1) for i in range(experts)] if "*" in rule.producer else [_filled(rule, 0, experts)]
         )
@@ -75,10 +80,11 @@ def apply_fold(layer: nn.Module, rule: FoldRule, scales: Tensor) -> None:
         weight.copy_(weight.float() * column_scales(layer, rule, scales, weight.shape[1]))
 
 
-def _divided(producer: nn.Module, kind: ProducerKind) -> Iterator[nn.Parameter]:
-    yield producer.get_parameter("weight")
-    if kind is ProducerKind.LINEAR and getattr(producer, "bias", None) is not None:
-        yield producer.get_parameter("bias")
+def _divided(producer: nn.Module, kind: ProducerKind) -> Iterator[Tensor]:
+    for name in ("weight", "bias"):
+        if getattr(producer, name, None) is not None:
+            parameter = producer.get_parameter(name)
+            yield parameter[-len(parameter) // 3 :] if kind is ProducerKind.VALUES else parameter
 
 
 def _weight(layer: nn.Module, path: str) -> nn.Parameter:
@@ -87,7 +93,8 @@ def _weight(layer: nn.Module, path: str) -> nn.Parameter:
 
 def channels(layer: nn.Module, rule: FoldRule) -> int:
     """The number of the producer's output channels, which is that of the scales."""
-    return len(_weight(layer, rule.producer))
+    rows = len(_weight(layer, rule.producer))
+    return rows // 3 if rule.kind is ProducerKind.VALUES else rows
 
 
 def readers(layer: nn.Module, rule: FoldRule, columns: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
-from int8.architectures import require_quantizable
+from int8.architectures import require_quantizable, require_vision_config
 from int8.calibrate import calibrate
 from int8.calibration_text import LENGTH, SAMPLES, samples
 from int8.checkpoint import CalibrationRecord
@@ -100,6 +100,8 @@ def quantize_model(
     """
     require_device(device)
     require_quantizable(path)
+    if recipe.vision:
+        require_vision_config(path, recipe.name)
     read: Samples = torch.empty(0, 1, dtype=torch.long)
     kept = None
     if recipe.needs_text:

@@ -60,11 +60,19 @@ class Dequantizer(StrEnum):
 
 
 ALL_FOLDS = (Fold.NORM_QKV, Fold.NORM_GATE_UP, Fold.UP_DOWN, Fold.V_O)
+_TOWERS = ("visual.*", "*.visual.*")
 KEPT = (
     "lm_head", "*.mlp.gate", "*.shared_expert_gate", "*.in_proj_a", "*.in_proj_b", "*.in_proj_ba", "visual.*", "mtp.*",
     "*.visual.*", "*.mtp.*",
 )  # fmt: skip
 """Linear layers that stay float: they are small and sensitive. Embeddings, norms and conv1d always stay float."""
+
+
+VISION = "+vision"
+"""After the name of a recipe: the vision tower and the merger are quantized too."""
+NEEDS_IMAGES = (
+    "the vision tower is calibrated with images; give --calibration a .jsonl file of conversations with images"
+)
 
 
 def matches(module: str, patterns: tuple[str, ...]) -> bool:
@@ -83,6 +91,8 @@ class Recipe:
     - `percentile`: static ranges reach from the (100 - `percentile`)th to the `percentile`th percentile of the values
       seen in calibration.
     - `keep`: patterns (as for file names) of linear layers that stay float.
+    - `vision`: quantizes the linear layers of the vision tower and the merger too. Patterns of `keep` for the whole
+      tower are ignored then. Attention in the tower stays float.
     - `int8_attention`: computes the attention products of a prefill on int8 Q, K and V, with float probabilities. It
       needs Q and K quantized after RoPE.
     - `int8_kv_cache`: holds past keys and values as int8, with the scales of K and V if they are quantized after RoPE,
@@ -103,10 +113,11 @@ class Recipe:
     int8_attention: bool = False
     int8_kv_cache: bool = False
     dequantizer: Dequantizer = Dequantizer.FP32_INTERNAL
+    vision: bool = False
 
     def keeps(self, module: str) -> bool:
         """Whether the linear layer with this path in the model, such as model.layers.0.mlp.gate, stays float."""
-        return matches(module, self.keep)
+        return matches(module, tuple(one for one in self.keep if one not in _TOWERS) if self.vision else self.keep)
 
     @property
     def quantizes_attention(self) -> bool:
@@ -117,9 +128,16 @@ class Recipe:
         """Whether the recipe depends on activations, so that it needs a calibration text."""
         return bool(self.folds) or self.quantizes_attention or self.activations is Activations.STATIC
 
+    @property
+    def calibrates_tower(self) -> bool:
+        """Whether the recipe needs images to quantize the vision tower."""
+        return self.vision and (bool(self.folds) or self.activations is Activations.STATIC)
+
     def to_json(self) -> dict[str, Any]:
-        """The recipe as a JSON object, including its name; `from_json` reads it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The recipe as a JSON object, including its name; `from_json` reads it. Without `vision` if that is false, so
+        that keys of stored results stay."""
+        stated = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return stated if self.vision else {key: value for key, value in stated.items() if key != "vision"}
 
 
 _PER_HEAD = Recipe("sq-ph", alpha=0.65, query_key=Scales.HEAD, value=Scales.HEAD, folds=ALL_FOLDS)
@@ -140,7 +158,11 @@ PUBLISHED = ("sq", "sq-ph", "sq-ph-dyn")
 
 
 def recipe(name: str) -> Recipe:
-    """A named recipe, or one from a TOML file. Raises InputError that names the file and the key."""
+    """A named recipe, or one from a TOML file, perhaps with "+vision" after it. Raises InputError that names the file
+    and the key."""
+    if name.endswith(VISION):
+        chosen = recipe(name.removesuffix(VISION))
+        return replace(chosen, name=f"{chosen.name}{VISION}", vision=True)
     if name in NAMED:
         return NAMED[name]
     file = Path(name).expanduser()  # after "int8:" the shell does not expand ~

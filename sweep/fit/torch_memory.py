@@ -17,7 +17,7 @@ from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
 from int8.architectures import text_type
 from int8.recipe import NAMED, PUBLISHED, Recipe, recipe
-from int8.recipe_sizes import FLOAT_BYTES, RecipeSizes, kv_cell_bytes, recipe_sizes
+from int8.recipe_sizes import FLOAT_BYTES, RecipeSizes, int8_quantization, kv_cell_bytes, recipe_sizes
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
 from sweep.fit.formulas import ContextFormulas, counted_sequences
@@ -27,6 +27,7 @@ from sweep.fit.projector import NOT_COUNTED, torch_figure
 from sweep.fit.registry import FitKind
 
 PREFIX = "int8:"
+_TOWER_PARTS = ("visual.blocks.", "visual.merger.", "visual.deepstack_merger_list.")
 LOGITS_AT_ONCE = 512  # number of positions whose float32 logits are in memory at the same time
 
 
@@ -46,12 +47,33 @@ def sizes_of(source: Source, shape: ModelShape, recipe: Recipe | None, *, real: 
         head_width=ContextFormulas.of(source.structure).key_length,
         real=real,
     )
-    return replace(found, tower=tower_bytes(source))
+    return replace(found, tower=tower_bytes(source, recipe))
 
 
-def tower_bytes(source: HuggingFaceSource) -> int:
-    """The bytes of the vision tower in a checkpoint of a quantized model, where it stays in bfloat16; 0 without one."""
-    return FLOAT_BYTES * sum(map(math.prod, source.tower_parameters.values()))
+def tower_bytes(source: HuggingFaceSource, recipe: Recipe | None = None) -> int:
+    """The bytes of the vision tower in a checkpoint of a quantized model; 0 without one.
+
+    It stays in bfloat16, unless the recipe quantizes it.
+    """
+    shapes = source.tower_parameters
+    if recipe is None or not recipe.vision:
+        return FLOAT_BYTES * sum(map(math.prod, shapes.values()))
+    quantization = int8_quantization(recipe)
+    quantized = {
+        name.removesuffix(".weight")
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name.startswith(_TOWER_PARTS) and not recipe.keeps(name.removesuffix(".weight"))
+    }
+    total = 0
+    for name, shape in shapes.items():
+        path, _, kind = name.rpartition(".")
+        if path not in quantized:
+            total += FLOAT_BYTES * math.prod(shape)
+        elif kind == "weight":
+            total += quantization.bytes_of(shape[0], shape[1]).file
+        else:
+            total += quantization.bias_bytes * math.prod(shape)
+    return total
 
 
 def torch_figures(

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 from converters.errors import InputError
 from converters.source import Source
-from int8.recipe import NAMED, Recipe
+from int8.architectures import require_vision_config
+from int8.recipe import NAMED, NEEDS_IMAGES, VISION, Recipe
 from int8.recipe import recipe as int8_recipe
 from int8.recipe_sizes import RecipeSizes
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.torch_memory import sizes_of
+from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.inputs import ImatrixFile
 from sweep.jobs.int8_checkpoint import Int8CheckpointJob
+from sweep.jobs.model import MeasuredModel
+from sweep.measure.text_form import TextForm
 from sweep.methods.checkpoint import CalibrationFigures, CheckpointTask, CheckpointVariant
 
 
 @dataclass(frozen=True)
 class Int8(CheckpointVariant):
-    """An int8 checkpoint made by a recipe, or by the recipe in a file, and multiplied in int8."""
+    """An int8 checkpoint made by a recipe, or by the recipe in a file, and multiplied in int8. With +vision after the
+    recipe, the vision tower is quantized too."""
 
     kind = "int8"
     opener = "int8"
@@ -37,6 +44,19 @@ class Int8(CheckpointVariant):
     def suggested_names(cls) -> tuple[str, ...]:
         return tuple(f"{cls.kind}:{name}" for name in NAMED)
 
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        text = inputs.calibration
+        if self.recipe.calibrates_tower and (text is None or text.form is not TextForm.IMAGES):
+            raise InputError(f"{self.name}: {NEEDS_IMAGES}")
+        return super().prepare(inputs, imatrix)
+
+    @classmethod
+    def require_model(cls, variants: Sequence[Self], path: Path) -> None:
+        super().require_model(variants, path)
+        for variant in variants:
+            if variant.recipe.vision and path.is_dir():
+                require_vision_config(path, variant.name)
+
     @property
     def cache_type(self) -> str:
         return "int8" if self.recipe.int8_kv_cache else self.kv_type
@@ -48,7 +68,8 @@ class Int8(CheckpointVariant):
     @property
     def fit_name(self) -> str | None:
         """`sweep fit` knows the named recipes."""
-        return self.name if self.recipe in NAMED.values() else None
+        named = NAMED.get(self.recipe.name.removesuffix(VISION))
+        return self.name if named == replace(self.recipe, name=named.name if named else "", vision=False) else None
 
     def require_written(self, dequantized: bool) -> None:
         if dequantized:

@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
+from vision_calibration import Made
+from vision_models import image_prompts, make_vision_model, some_images
 
 import presets
+from images.preprocessing import read_preprocessing
 from int8.model import open_model
 
 
@@ -37,6 +40,22 @@ def fresh(_opened: dict[str, PreTrainedModel]) -> Callable[[str], PreTrainedMode
         if name not in _opened:
             _opened[name] = open_model(presets.builtin_models()[name].directory, "float32")
         return copy.deepcopy(_opened[name])
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """Returns a tiny vision-language model of a family."""
+    found: dict[str, Made] = {}
+
+    def give(family: str) -> Made:
+        if family not in found:
+            place = tmp_path_factory.mktemp("vision")
+            make_vision_model(family, place / "model")
+            preprocessing = read_preprocessing(place / "model")
+            found[family] = Made(place / "model", image_prompts(some_images(place), preprocessing))
+        return found[family]
 
     return give
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,68 +11,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
-from vision_models import image_prompts, make_vision_model, some_images, whole_inputs
+from transformers import PreTrainedModel
+from vision_calibration import FAMILIES, Made, require_alike
 
 from converters.errors import InputError
-from images.preprocessing import read_preprocessing
 from int8.arithmetic import dequantize_weight, fake_quantize, quantize_weight, token_scales
 from int8.calibrate import calibrate
 from int8.channel_statistics import measure_channels
 from int8.checkpoint import CalibrationRecord, load, save
-from int8.experts import separate_experts
 from int8.fakequant import FakeQuantLinear
 from int8.model import decoder_of, open_model
 from int8.real_int8 import to_int8
 from int8.recipe import NAMED, Recipe
-from int8.samples import ImagePrompts
 from ptq.checkpoint import load as load_ptq
 from ptq.quantize import quantize
 from ptq.recipe import recipe as ptq_recipe
 from ptq.rotation import Rotation, rotate_ends, rotate_layer
-
-FAMILIES = ("qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35, multi-modal", "qwen35moe, multi-modal")
-
-
-@dataclass(frozen=True)
-class Made:
-    directory: Path
-    prompts: ImagePrompts
-
-    def logits(self, model: PreTrainedModel) -> Tensor:
-        """The logits of all prompts, by one forward pass of the whole model for each."""
-        given = [whole_inputs(prompt, self.prompts.preprocessing) for prompt in self.prompts.prompts]
-        with torch.inference_mode():
-            return torch.cat([model(**inputs, use_cache=False).logits[0].float() for inputs in given])
-
-    def whole(self) -> PreTrainedModel:
-        """What transformers loads, with separate experts."""
-        model = AutoModelForImageTextToText.from_pretrained(self.directory, dtype=torch.float32).eval()
-        separate_experts(model)
-        return model
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    found: dict[str, Made] = {}
-
-    def give(family: str) -> Made:
-        if family not in found:
-            place = tmp_path_factory.mktemp("vision")
-            make_vision_model(family, place / "model")
-            preprocessing = read_preprocessing(place / "model")
-            found[family] = Made(place / "model", image_prompts(some_images(place), preprocessing))
-        return found[family]
-
-    return give
-
-
-def require_alike(found: Tensor, expected: Tensor) -> None:
-    """Equal up to the order of float sums, in which a few values may be rounded the other way, or a token be sent to
-    another expert."""
-    difference = (found - expected).abs()
-    assert difference.median() < 1e-5 * expected.std()
-    assert difference.mean() < 0.02 * expected.std()
 
 
 def seen_by_hooks(model: PreTrainedModel, made: Made) -> dict[str, Tensor]:
