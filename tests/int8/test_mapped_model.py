@@ -14,7 +14,7 @@ from converters.errors import InputError
 from int8.architectures import ARCHITECTURES
 from int8.experts import separate_experts
 from int8.mapped_model import map_model
-from int8.model import has_tied_head, load_checkpoint
+from int8.model import has_tied_head, load_checkpoint, open_model
 from presets import builtin_models
 
 QUANTIZABLE = [
@@ -40,6 +40,33 @@ def test_it_is_what_transformers_loads(tmp_path: Path, family: str, tied: bool) 
     ):
         assert list(found) == list(expected)
         assert all(found[name].dtype == expected[name].dtype for name in found)
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_published_config_without_text_config_is_the_same_model(tmp_path: Path) -> None:
+    """Qwen2.5-VL's first configs have the text model's entries at their root."""
+    source = make("qwen2vl", tmp_path / "model")
+    tokens, file = torch.arange(1, 40)[None], source / "config.json"
+    expected = open_model(source)(tokens).logits
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config.pop("text_config"), **config}))
+    assert torch.equal(open_model(source)(tokens).logits, expected)
+
+
+def test_transposed_experts_in_one_tensor_are_the_same_model(tmp_path: Path) -> None:
+    """Published Qwen3-VL-MoE has the experts transposed. Square tensors do not say so; the other one does."""
+    for settings in ({}, {"moe_intermediate_size": 64}, {"moe_intermediate_size": 128}):
+        source = make("qwen3vlmoe", tmp_path / f"model{len(list(tmp_path.iterdir()))}", **settings)
+        (file,) = source.glob("*.safetensors")
+        tensors = load_file(file)
+        expected = {name: parameter.clone() for name, parameter in map_model(source).named_parameters()}
+        turned = {
+            name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor
+            for name, tensor in tensors.items()
+        }
+        save_file(turned, file, {"format": "pt"})
+        found = dict(map_model(source).named_parameters())
+        assert list(found) == list(expected)
         assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
