@@ -11,6 +11,7 @@ from plans import text_file
 
 import presets
 from converters.errors import InputError
+from int8.quantize_model import CalibrationText
 from int8.tokenizer import load_tokenizer
 from sweep.artefact import Artefact
 from sweep.cli.run_output import _describe_torch
@@ -111,7 +112,8 @@ def test_a_calibration_text_is_a_file_or_built_in_or_published(tmp_path: Path) -
     assert published == calibration_text(None, None)
     with pytest.raises(InputError, match=r"^micr: there is no such text \(--calibration\); give a file or micro$"):
         calibration_text("micr", None)
-    read = _text(Int8Request("micro", "sq", tmp_path), Workspace(tmp_path), True, print)
+    read = _text(Int8Request("micro", "sq", tmp_path), Workspace(tmp_path), MICRO.directory, print)
+    assert isinstance(read, CalibrationText)
     text = read.read(load_tokenizer(MICRO.directory))
     assert (read.name, text) == ("micro's own text", MICRO.calibration.read_text(encoding="utf-8"))
 
