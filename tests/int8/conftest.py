@@ -1,13 +1,17 @@
-"""The built-in models in float32, one copy per test, and their texts as tokens."""
+"""The built-in models in float32, one copy per test, and their texts as tokens; every recipe and random models."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import make_checkpoint
+from every_recipe import FILES, MODELS
+from families import make
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from vision_calibration import Made
@@ -16,6 +20,7 @@ from vision_models import image_prompts, make_vision_model, some_images
 import presets
 from images.preprocessing import read_preprocessing
 from int8.model import open_model
+from int8.recipe import NAMED, Recipe, recipe
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,3 +95,22 @@ def perplexity(test_tokens: Tensor) -> Callable[[PreTrainedModel], float]:
         return math.exp(-logprobs.gather(-1, test_tokens[:, 1:, None]).mean())
 
     return measure
+
+
+@pytest.fixture(params=[*NAMED, *FILES])
+def chosen(request: pytest.FixtureRequest, tmp_path: Path) -> Recipe:
+    if request.param in NAMED:
+        return NAMED[request.param]
+    file = tmp_path / "mine.toml"
+    file.write_text(FILES[request.param])
+    return recipe(str(file))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def random_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    directory = tmp_path_factory.mktemp(request.param)
+    if request.param == "qwen3":
+        make_checkpoint(directory, dtype=torch.float32, tokenizer=False)
+    else:
+        make(request.param, directory)
+    return open_model(directory)

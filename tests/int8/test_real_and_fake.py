@@ -1,5 +1,5 @@
 """Real int8 is fake-quant with other arithmetic: for every named recipe, every option of a recipe's file and every
-kind of model, layer by layer on the same inputs and as perplexity.
+kind of model, layer by layer on the same inputs.
 
 What is multiplied is the same, so a layer differs by float32's rounding alone. From one layer to the next such a
 difference puts a value that lies on the edge between two integers on the other side, here and there.
@@ -8,16 +8,12 @@ difference puts a value that lies on the edge between two integers on the other 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from checkpoints import make_checkpoint
-from families import make
+from every_recipe import tokens
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
@@ -26,61 +22,12 @@ from int8.attention import int8_attention
 from int8.calibrate import calibrate
 from int8.fakequant import FakeQuantLinear, attentions, fake_quant_attention
 from int8.linear import Int8Linear
-from int8.model import decoder_of, open_model
+from int8.model import decoder_of
 from int8.real_int8 import to_int8
-from int8.recipe import NAMED, Recipe, recipe
+from int8.recipe import Recipe
 
 LAYER = 1e-3  # maximum relative difference of a layer
-PERPLEXITY = 1e-3
 ROUNDING = 1e-5  # typical relative difference of a linear layer
-
-FILES = {
-    "symmetric": "symmetric = true",
-    "dynamic, symmetric": 'base = "w8a8-dyn"\nsymmetric = true',
-    "float activations": 'activations = "float"\nvalue = "head"',
-    "alpha 0": 'base = "sq"\nalpha = 0',
-    "alpha 1": 'base = "sq"\nalpha = 1',
-    "Q, K by tensor": 'query_key = "tensor"',
-    "Q, K by head": 'query_key = "head"',
-    "V by tensor": 'value = "tensor"',
-    "V by channel": 'value = "channel"',
-    "V by head": 'value = "head"',
-    "Q, K, V symmetric": 'base = "sq-ph"\nattention_symmetric = true',
-    "Q, K by tensor after RoPE": 'base = "sq"\ninsertion = "rope"',
-    "Q, K by head after RoPE": 'base = "sq-ph-dyn"\ninsertion = "rope"',
-    "int8 attention": 'base = "sq-ph"\ninsertion = "rope"\nint8_attention = true',
-    "int8 attention, V by channel": 'base = "sq"\ninsertion = "rope"\nint8_attention = true',
-    "int8 cache": 'base = "sq-ph-dyn"\nint8_kv_cache = true',
-    "one fold": 'base = "sq"\nfolds = ["up->down"]',
-    "percentile": 'base = "w8a8"\npercentile = 99.9',
-    "more is kept": 'base = "w8a8-dyn"\nkeep = ["lm_head", "*.mlp.gate", "*.down_proj", "*in_proj_*"]',
-}
-"""Recipes that each set one option."""
-MODELS = ("qwen3", "qwen3moe", "qwen35", "qwen35moe")
-"""Tiny random models: dense, with experts, and both with three DeltaNet layers per attention layer."""
-
-
-@pytest.fixture(params=[*NAMED, *FILES])
-def chosen(request: pytest.FixtureRequest, tmp_path: Path) -> Recipe:
-    if request.param in NAMED:
-        return NAMED[request.param]
-    file = tmp_path / "mine.toml"
-    file.write_text(FILES[request.param])
-    return recipe(str(file))
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
-    directory = tmp_path_factory.mktemp(request.param)
-    if request.param == "qwen3":
-        make_checkpoint(directory, dtype=torch.float32, tokenizer=False)
-    else:
-        make(request.param, directory)
-    return open_model(directory)
-
-
-def tokens(samples: int, length: int, seed: int) -> Tensor:
-    return torch.randint(1, 500, (samples, length), generator=torch.Generator().manual_seed(seed))
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -143,8 +90,8 @@ def decoder_outputs(model: PreTrainedModel, given: Tensor) -> list[tuple[tuple[A
 
 
 @torch.no_grad()
-def test_every_layer_agrees_with_fake_quant(model: PreTrainedModel, chosen: Recipe) -> None:
-    fake = copy.deepcopy(model)
+def test_every_layer_agrees_with_fake_quant(random_model: PreTrainedModel, chosen: Recipe) -> None:
+    fake = copy.deepcopy(random_model)
     calibrate(fake, tokens(4, 64, 1), chosen)
     layers, given = Layers(fake, chosen), tokens(2, 64, 2)
     with layers.compared():
@@ -162,43 +109,3 @@ def test_every_layer_agrees_with_fake_quant(model: PreTrainedModel, chosen: Reci
         found = layer(*arguments, **options)
         by_token = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
         assert by_token.median() < LAYER  # the median, because tokens with a value on a rounding edge differ
-
-
-@torch.no_grad()
-def losses(model: PreTrainedModel, given: Tensor) -> Tensor:
-    """The loss of each token except the first of a sample, float64."""
-    logits = torch.cat([model(part, use_cache=False).logits for part in given.split(4)])
-    found = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), given[:, 1:].flatten(), reduction="none")
-    return found.double()
-
-
-KINDS = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("qwen3moe", "qwen35") else pytest.mark.release)
-    for name in MODELS
-]
-"""Of the other two kinds there is a trained model: see the next test."""
-
-
-@pytest.mark.parametrize("model", KINDS, indirect=True)
-def test_perplexity_agrees_with_fake_quant_within_a_thousandth(model: PreTrainedModel, chosen: Recipe) -> None:
-    """The perplexity of a random model on random tokens is not precise to a thousandth, so its error is added."""
-    given = tokens(32, 128, 3)
-    quantized = copy.deepcopy(model)
-    calibrate(quantized, tokens(4, 64, 1), chosen)
-    fake = losses(quantized, given)
-    difference = losses(to_int8(quantized, chosen), given) - fake
-    error = float(difference.std()) / math.sqrt(len(difference))
-    assert error < PERPLEXITY
-    assert abs(math.expm1(float(difference.mean()))) < PERPLEXITY + 2 * error
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["micro", "micro-moe"])
-def test_perplexity_of_trained_models_is_within_a_thousandth(
-    fresh: Callable[[str], PreTrainedModel], calibration_tokens: Tensor, test_tokens: Tensor, name: str, chosen: Recipe
-) -> None:
-    quantized = fresh(name)
-    calibrate(quantized, calibration_tokens[:8], chosen)
-    fake = losses(quantized, test_tokens).mean()
-    real = losses(to_int8(quantized, chosen), test_tokens).mean()
-    assert abs(math.expm1(float(real - fake))) < PERPLEXITY
