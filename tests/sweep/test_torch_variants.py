@@ -17,6 +17,7 @@ from sweep.methods.torch import TORCH_FLOAT
 
 MICRO = presets.builtin_models()["micro"]
 RECIPE = "sq-ph-dyn"
+CACHED = "cached.toml"  # a recipe's file: RECIPE with an int8 KV cache
 
 
 def short(file: Path, characters: int = 8_000) -> Path:
@@ -30,8 +31,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, 
     """The arguments of a sweep and its records by variant."""
     folder = tmp_path_factory.mktemp("sweep")
     calibration = folder / "calibration.txt"
-    calibration.write_text(MICRO.calibration.read_text()[:40_000])
-    arguments = ["run", "micro", "--variants", f"=Q8_0,int8:{RECIPE},fq:{RECIPE}", "--tasks", "micro_form"]
+    calibration.write_text(MICRO.calibration.read_text()[:20_000])
+    cached = folder / CACHED
+    cached.write_text(f'base = "{RECIPE}"\nint8_kv_cache = true\n')
+    variants = f"=Q8_0,int8:{RECIPE},fq:{RECIPE},int8:{cached}"
+    arguments = ["run", "micro", "--variants", variants, "--tasks", "micro_form"]
     arguments += ["--limit", "8", "--perplexity", str(short(folder / "text.txt")), "--calibration", str(calibration)]
     arguments += ["--workspace", str(folder / "workspace"), "--format", "json"]
     done = sweep(*arguments)
@@ -45,8 +49,10 @@ def test_every_variant_is_measured_against_its_own_baseline(
     ran: tuple[list[str], dict[str, dict[str, Any]]],
 ) -> None:
     _, records = ran
-    assert list(records) == ["BF16", "Q8_0", TORCH_FLOAT, f"int8:{RECIPE}", f"fq:{RECIPE}"]
-    assert [record["kind"] for record in records.values()] == ["gguf", "gguf", "torch", "int8", "fq"]
+    *named, of_a_file = records
+    assert named == ["BF16", "Q8_0", TORCH_FLOAT, f"int8:{RECIPE}", f"fq:{RECIPE}"]
+    assert of_a_file.startswith("int8:cached")
+    assert [record["kind"] for record in records.values()] == ["gguf", "gguf", "torch", "int8", "fq", "int8"]
     for name, record in records.items():
         base = "BF16" if record["kind"] == "gguf" else TORCH_FLOAT
         assert record["status"] == "ok", record["error"]
@@ -85,6 +91,17 @@ def test_int8_differs_from_fake_quant_by_less_than_a_thousandth(
     assert real["perplexity"]["value"] == pytest.approx(records[TORCH_FLOAT]["perplexity"]["value"], rel=0.05)
     assert real["file_bytes"] == fake["file_bytes"] < records[TORCH_FLOAT]["file_bytes"]
     assert 8 < real["bits_per_weight"] == fake["bits_per_weight"] < 16
+
+
+@pytest.mark.slow
+def test_a_recipe_with_an_int8_cache_is_measured_with_one(ran: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
+    _, records = ran
+    plain = records[f"int8:{RECIPE}"]
+    (cached,) = (record for name, record in records.items() if name.startswith("int8:cached"))
+    assert (plain["kv_type"], cached["kv_type"]) == ("bf16", "int8")
+    assert cached["memory"]["predicted_bytes"] < plain["memory"]["predicted_bytes"]
+    assert cached["perplexity"]["value"] != plain["perplexity"]["value"]
+    assert cached["perplexity"]["value"] == pytest.approx(plain["perplexity"]["value"], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -163,19 +180,3 @@ def test_a_gguf_cannot_become_int8(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         f"sweep: {file}: int8:sq is made from a Hugging Face checkpoint; give its directory or hub id"
     ]
-
-
-@pytest.mark.slow
-def test_a_recipe_with_an_int8_cache_is_measured_with_one(tmp_path: Path) -> None:
-    (tmp_path / "kv.toml").write_text('base = "w8a16"\nint8_kv_cache = true\n')
-    arguments = ["--perplexity", short(tmp_path / "text.txt"), "--workspace", tmp_path / "workspace"]
-    found = {}
-    for quant in ("w8a16", tmp_path / "kv.toml"):
-        done = sweep("eval", "micro", "--quant", f"int8:{quant}", *arguments, "--format", "json")
-        assert done.returncode == 0, done.stderr
-        (found[str(quant)],) = json.loads(done.stdout.splitlines()[-1])["records"]
-    plain, cached = found.values()
-    assert (plain["kv_type"], cached["kv_type"]) == ("bf16", "int8")
-    assert cached["memory"]["predicted_bytes"] < plain["memory"]["predicted_bytes"]
-    assert cached["perplexity"]["value"] != plain["perplexity"]["value"]
-    assert cached["perplexity"]["value"] == pytest.approx(plain["perplexity"]["value"], rel=1e-3)

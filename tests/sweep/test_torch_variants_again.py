@@ -26,7 +26,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     micro = presets.builtin_models()["micro"]
     (folder / "text.txt").write_text(micro.text.read_text()[:8_000])
-    (folder / "calibration.txt").write_text(micro.calibration.read_text()[:40_000])
+    (folder / "calibration.txt").write_text(micro.calibration.read_text()[:20_000])
     return folder
 
 
@@ -72,17 +72,22 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return finished(begin(inputs, tmp_path_factory.mktemp("whole"), "micro", "--variants", f"={RECIPE}"))
 
 
-@pytest.mark.parametrize("event", ["cell_started", "cell_progress"])
+@pytest.mark.parametrize(
+    ("event", "keep", "kept"),
+    [("cell_started", "all", {"micro.int8", "reference.logprobs"}), ("cell_progress", "none", set())],
+)
 def test_a_run_killed_while_quantizing_gives_the_same_records_when_it_is_resumed(
-    event: str, inputs: Path, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
+    event: str, keep: str, kept: set[str], inputs: Path, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    process = begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE}")
+    """And `--keep` applies to int8 checkpoints."""
+    arguments = (inputs, tmp_path, "micro", "--variants", f"={RECIPE}", "--keep", keep)
+    process = begin(*arguments)
     wait_for(process, f"{RECIPE}/quantize", event)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    again = finished(begin(inputs, tmp_path, "micro", "--variants", f"={RECIPE}"))
+    again = finished(begin(*arguments))
     assert without_timings(again) == without_timings(undisturbed)
-    assert artefacts_of(tmp_path) == {"micro.int8", "reference.logprobs"}
+    assert artefacts_of(tmp_path) == kept
 
 
 def test_a_worker_killed_while_quantizing_fails_only_its_variant(inputs: Path, tmp_path: Path) -> None:
@@ -108,12 +113,10 @@ def test_ctrl_c_while_quantizing_leaves_no_partial_checkpoint(inputs: Path, tmp_
     assert not [path for path in tmp_path.rglob("*") if ".int8" in path.name]
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("none", set()), ("best", {"micro.gguf"}), ("all", {"micro.int8"})])
-def test_keep_applies_to_int8_checkpoints(keep: str, kept: set[str], inputs: Path, tmp_path: Path) -> None:
-    """The report recommends BF16 or int8. Only the recommended variant's file stays."""
-    variants = f"=Q8_0,{RECIPE}" if keep == "best" else f"={RECIPE}"
-    finished(begin(inputs, tmp_path, "micro", "--variants", variants, "--keep", keep))
-    assert artefacts_of(tmp_path) - {"reference.logprobs"} == kept
+def test_the_best_variant_is_kept_and_not_the_int8_checkpoint(inputs: Path, tmp_path: Path) -> None:
+    """The report recommends BF16. Only the recommended variant's file stays."""
+    finished(begin(inputs, tmp_path, "micro", "--variants", f"=Q8_0,{RECIPE}", "--keep", "best"))
+    assert artefacts_of(tmp_path) == {"micro.gguf"}
 
 
 def test_a_hybrid_model_with_experts_is_measured(inputs: Path, tmp_path: Path) -> None:
