@@ -55,6 +55,7 @@ KEYMAP = {
     "columns": Key("C", "Choose columns"),
     "advised": Key("b", "Go to the variant to run"),
     "compare": Key("c", "Compare the marked variants"),
+    "items": Key("i", "Items whose answer changed"),
     "x-axis": Key("X", "Next x axis"),
     "y-axis": Key("Y", "Next y axis"),
     # what is asked

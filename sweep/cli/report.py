@@ -54,9 +54,11 @@ def report(
     failed but one was cancelled.
     """
     from converters.atomic import write_texts
+    from sweep.analysis.changed_items import changed_items
     from sweep.cli.run_output import advice_on_run, describe_run, exit_code_of, show_results
     from sweep.cli.sizes_output import show_sizes, sizes_html
     from sweep.commands.sizes import memory_limit, sizes_of
+    from sweep.report.changed_items import ITEMS
     from sweep.report.csv_json import to_csv, to_json_lines
     from sweep.report.html import ANOTHER_FILE, render_html
     from sweep.results.history import find_run
@@ -76,13 +78,15 @@ def report(
     with Store(space.database) as store:
         rows = [records(plan, store) for plan in plans]
         description = describe_run(plans[0], store)
+        shows_items = html is not None and not several
+        changed = changed_items(plans[0], store, space.root, ITEMS) if shows_items else []
     every = [record for own in rows for record in own]
     models = [plan.model for plan, own in zip(plans, rows, strict=True) for _ in own] if several else []
     texts = {}
     if html is not None and scaling is not None and limit is not None:
         texts[html] = sizes_html(scaling, plans, limit, accepted)
     elif html is not None:
-        texts[html] = render_html(every, description, advice_on_run(every, plans[0], space, accepted))
+        texts[html] = render_html(every, description, advice_on_run(every, plans[0], space, accepted), changed)
     if csv is not None:
         texts[csv] = to_csv(every, models)
     write_texts(texts, force, ANOTHER_FILE if csv is None else "")

@@ -35,9 +35,11 @@ def show_results(
 ) -> Exit:
     """Write the HTML report and print the records; the exit code says whether a job failed or was cancelled."""
     from sweep.analysis.advice import to_json as advice_to_json
+    from sweep.analysis.changed_items import changed_items
     from sweep.analysis.ptq_study import study_comparison
     from sweep.analysis.run_commands import model_as_typed
     from sweep.report.advice import command_lines
+    from sweep.report.changed_items import ITEMS
     from sweep.report.csv_json import finite
     from sweep.report.html import write_html
     from sweep.report.ptq_study import render_study
@@ -45,10 +47,11 @@ def show_results(
 
     with Store(workspace.database) as store:
         rows, description, remarks = records(plan, store), describe_run(plan, store), notes(plan, store)
+        changed = changed_items(plan, store, workspace.root, ITEMS)
     folder = workspace.run(plan.run)
     folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted since the run
     advice = advice_on_run(rows, plan, workspace, tolerance)
-    page = write_html(rows, description, folder / "report.html", advice)
+    page = write_html(rows, description, folder / "report.html", advice, changed)
     if output.is_json:
         shown = [finite(row.to_json()) for row in rows]
         told = finite(advice_to_json(advice, model_as_typed(plan), workspace.arguments))

@@ -303,7 +303,7 @@ class Scheduler:
         if lacking is not None:
             self._end(cell, Ending.SKIPPED, lacking, seconds, outcome.row)
             return
-        self.store.put(cell.key, outcome, result.items)
+        self.store.put(cell.key, outcome, result.items, result.questions)
         if cell.equivalent_key is not None and not result.generated:
             self.store.copy(cell.key, cell.equivalent_key)
         notes = {"notes": list(result.notes)} if result.notes else {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 from converters.errors import InputError
 from sweep.artefact import Artefact
-from sweep.items import Item
+from sweep.items import Item, Question
 from sweep.jobs.inputs import TextFile
 from sweep.jobs.settings import ComputeResources
 from sweep.record import Value
@@ -31,12 +31,13 @@ class Result:
     """The result of a job. Every result is a frozen dataclass that can be written as JSON.
 
     `notes` are lines for readers of the figures. `incomplete_reason` says why a part of the result is missing, although
-    the rest is valid. `items` are stored in a table of their own.
+    the rest is valid. `items` and `questions` are stored in tables of their own.
     """
 
     notes: tuple[str, ...] = ()
     incomplete_reason: str | None = None
     items: tuple[Item, ...] = ()
+    questions: tuple[Question, ...] = ()
 
     @property
     def summary(self) -> str:

@@ -33,9 +33,10 @@ def job_from_json(row: dict[str, Any]) -> Job[Any]:
 
 
 def result_to_json(result: Result) -> dict[str, Any]:
-    """A result as the store keeps it: items have rows of their own, and `incomplete_reason` is the outcome's error."""
+    """A result as the store keeps it: items and questions have rows of their own, and `incomplete_reason` is the
+    outcome's error."""
     row: dict[str, Any] = to_json(result)
-    return {name: value for name, value in row.items() if name not in ("items", "incomplete_reason")}
+    return {name: value for name, value in row.items() if name not in ("items", "questions", "incomplete_reason")}
 
 
 def result_from_json(row: dict[str, Any], kind: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sweep.backends.sharing_check import SharingCheck
-from sweep.items import Item
+from sweep.items import Item, Question
 from sweep.jobs.base import Result, Site
 from sweep.jobs.cell import PlannedJob, SweepInputs
 from sweep.jobs.inputs import Baseline, Task
@@ -45,6 +45,7 @@ class TaskResult(Result):
     sharing: SharingCheck | None = None
     notes: tuple[str, ...] = ()
     items: tuple[Item, ...] = ()
+    questions: tuple[Question, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -111,6 +112,7 @@ class TaskJob(MeasurementJob[TaskResult]):
             sharing=None if run.sharing is None else SharingCheck(**asdict(run.sharing)),
             notes=tuple(_notes(run, options)),
             items=run.items_of(primary),
+            questions=run.questions,
         )
 
 

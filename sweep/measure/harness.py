@@ -10,13 +10,14 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
 from images.file import ImageFile
 from sweep.backends.base import Backend
 from sweep.backends.sharing_check import SharingCheck
-from sweep.items import Item
+from sweep.items import LONGEST_CHOICE, LONGEST_TEXT, Item, Question, QuestionImage
 from sweep.measure.chat import ChatTemplateError, ChatVocabulary
 from sweep.measure.lm_eval_model import TaskProgress, UnusableItems, images_of, make_lm
 from sweep.measure.lm_eval_tasks import LoadedTask, TaskLocation, load_task, quiet
@@ -78,6 +79,7 @@ class TaskRun:
         in_reasoning: number of answers that ended inside the reasoning. They are empty.
         thinking_ignored: whether a prompt began or ended the reasoning although the options say otherwise.
         moved_system: whether the text of a system message was moved, because the template rejects such messages.
+        questions: what the documents of `items` ask, in the same order.
         sharing: for multiple choice, the check of the shared prefixes on a sample of questions; None if too few items
             were scored to afford one.
     """
@@ -95,6 +97,7 @@ class TaskRun:
     in_reasoning: int = 0
     thinking_ignored: bool = False
     moved_system: bool = False
+    questions: tuple[Question, ...] = ()
     sharing: SharingCheck | None = None
 
     @property
@@ -184,6 +187,7 @@ def run_task(
         thinking_ignored=(Opening.CLOSED if options.thinking else Opening.OPEN) in lm.openings
         and options.thinking is not None,
         moved_system=lm.moved_system,
+        questions=tuple(_question(loaded.tasks[item.task], item, sample) for item, sample in items),
         sharing=lm.sharing.check,
     )
 
@@ -332,6 +336,37 @@ def _gold_probability(task: Any, sample: dict[str, Any]) -> float | None:
     top = max(logprobs)
     weights = [math.exp(logprob - top) for logprob in logprobs]
     return sum(weight for index, weight in enumerate(weights) if index in right) / sum(weights)
+
+
+def _question(task: Any, item: TaskItem, sample: dict[str, Any]) -> Question:
+    """What a document asks, in words."""
+    document = sample["doc"]
+    choices = [str(choice) for choice in task.doc_to_choice(document)] if task.OUTPUT_TYPE == "multiple_choice" else []
+    text, target = task.doc_to_text(document), task.doc_to_target(document)
+    if getattr(task, "multiple_input", False):  # the choices are texts that the same answer follows
+        text, target = target, text
+    right = [_named(one, choices) for one in (target if isinstance(target, list) else [target])]
+    images = [image for image in images_of(sample["arguments"][0]) if isinstance(image, ImageFile)]
+    return Question(
+        item.task,
+        item.doc_hash,
+        item.prompt_hash,
+        _shortened(str(text), LONGEST_TEXT, keep_end=True),
+        tuple(_shortened(choice, LONGEST_CHOICE) for choice in choices),
+        " or ".join(_shortened(one, LONGEST_CHOICE) for one in right),
+        tuple(QuestionImage(image.name if isinstance(image.data, Path) else "", image.digest) for image in images),
+    )
+
+
+def _named(target: Any, choices: Sequence[str]) -> str:
+    """The right answer: a text, or the index of a choice."""
+    return choices[target] if isinstance(target, int) and 0 <= target < len(choices) else str(target)
+
+
+def _shortened(text: str, longest: int, *, keep_end: bool = False) -> str:
+    if len(text) <= longest:
+        return text
+    return f"…{text[1 - longest :]}" if keep_end else f"{text[: longest - 1]}…"
 
 
 def _answer(responses: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The results of a sweep as one HTML file that loads nothing: no scripts, no fonts, no images except inline SVG.
+"""The results of a sweep as one HTML file that loads nothing: no scripts, no fonts, and images only inside the file.
 
 The content is prepared here and in `html_tables` and `svg`; `templates/` lays it out and escapes all text.
 """
@@ -16,6 +16,7 @@ from converters.atomic import write_text
 from sweep import format as fmt
 from sweep.analysis import figures, pareto_sets
 from sweep.analysis.advice import Advice
+from sweep.analysis.item_answers import ChangedItems
 from sweep.analysis.plots import Measure, costs, measures, points
 from sweep.analysis.ptq_study import study_comparison
 from sweep.analysis.run_candidates import advise_on_records
@@ -23,6 +24,7 @@ from sweep.analysis.trust import trust_notes
 from sweep.record import Record
 from sweep.report.advice import alternative, alternatives
 from sweep.report.axes import positive
+from sweep.report.changed_items import html_items
 from sweep.report.html_tables import differences_table, fidelity_table, per_bit_table, tasks_table
 from sweep.report.ptq_study import study_table
 from sweep.report.svg import ScatterPlot, scatter
@@ -35,20 +37,27 @@ def write_html(
     settings: Mapping[str, object],
     path: Path,
     advice: Advice | None = None,
+    changed: Sequence[ChangedItems] = (),
 ) -> Path:
     """Write the report to a temporary file and rename it to `path`. Raises InputError if it cannot be written.
 
     For the other arguments see `render_html`.
     """
-    write_text(path, render_html(records, settings, advice), ANOTHER_FILE)
+    write_text(path, render_html(records, settings, advice, changed), ANOTHER_FILE)
     return path
 
 
-def render_html(records: Sequence[Record], settings: Mapping[str, object], advice: Advice | None = None) -> str:
+def render_html(
+    records: Sequence[Record],
+    settings: Mapping[str, object],
+    advice: Advice | None = None,
+    changed: Sequence[ChangedItems] = (),
+) -> str:
     """The whole page. The order of `records` does not matter: rows go from fewest to most bits per weight.
 
     `settings` says how the sweep was measured (model, run, versions, context, texts, tasks, ...) and is printed in its
-    order; its "model" is in the title. Without an `advice`, it is given here with no memory limit.
+    order; its "model" is in the title. Without an `advice`, it is given here with no memory limit. `changed` are the
+    items to show, whose images are read from their files.
     """
     advice = advice or advise_on_records(records)
     rows = figures.by_size(records)
@@ -80,6 +89,7 @@ def render_html(records: Sequence[Record], settings: Mapping[str, object], advic
         per_bit=per_bit_table(rows),
         study=None if study is None else study_table(study),
         study_notes=() if study is None else study.notes,
+        changed=html_items(changed),
         failures=[record for record in rows if record.status != "ok" or record.error],
     )
 

@@ -1,4 +1,4 @@
-"""The store: runs, results of cells, and items of tasks in one SQLite database.
+"""The store: runs, results of cells, items of tasks and their questions in one SQLite database.
 
 The key of a cell is a hash of everything that its result depends on, so every run that needs the same result finds it.
 """
@@ -15,14 +15,14 @@ from typing import Any
 
 from converters.errors import InputError
 from sweep.endings import Ending
-from sweep.items import Item
+from sweep.items import Item, Question
 from sweep.jobs import serialization
 from sweep.jobs.base import Result
 from sweep.jobs.cell import Cell
 from sweep.jobs.settings import ComputeResources
 from sweep.results.database import Database
 
-VERSION = 6
+VERSION = 7
 _MANY = 500  # values in one query; old versions of SQLite allow 999
 _SCHEMA = """
 CREATE TABLE runs (run TEXT PRIMARY KEY, created REAL NOT NULL, plan TEXT NOT NULL);
@@ -37,6 +37,11 @@ CREATE TABLE items (
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
+# Once for all variants that answered it
+_QUESTIONS = """CREATE TABLE questions (
+    subject TEXT NOT NULL, doc_hash TEXT NOT NULL, prompt_hash TEXT NOT NULL, question TEXT NOT NULL,
+    PRIMARY KEY (subject, doc_hash, prompt_hash)
+) WITHOUT ROWID"""
 # The statements that upgrade a store from each version to the next
 _UPGRADES = {
     1: ("ALTER TABLE items ADD COLUMN gold REAL", "ALTER TABLE items ADD COLUMN subject TEXT"),
@@ -79,6 +84,7 @@ _UPGRADES = {
         "ALTER TABLE new_cells RENAME TO cells",
     ),
     5: ("ALTER TABLE items ADD COLUMN cluster TEXT NOT NULL DEFAULT ''",),
+    6: (_QUESTIONS,),
 }
 _CELL = "status, result, error, seconds, place"
 _ITEM = "doc_id, doc_hash, prompt_hash, value, answer, gold, subject, cluster"  # in the order of Item's fields
@@ -185,7 +191,7 @@ class Store:
                 version += 1
                 self._db.execute(f"PRAGMA user_version = {version}")
             if version == 0:
-                for statement in _SCHEMA.split(";\n"):
+                for statement in [*_SCHEMA.split(";\n"), _QUESTIONS]:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
@@ -209,8 +215,9 @@ class Store:
         rows = self._db.execute("SELECT run, created, plan FROM runs ORDER BY created DESC, run")
         return [StoredRun(run, created, _object(plan)) for run, created, plan in rows]
 
-    def put(self, key: str, outcome: Outcome, items: Sequence[Item] = ()) -> None:
-        """Store a cell's outcome and its items in one transaction. They replace those of an earlier attempt."""
+    def put(self, key: str, outcome: Outcome, items: Sequence[Item] = (), questions: Sequence[Question] = ()) -> None:
+        """Store a cell's outcome, its items and their questions in one transaction. They replace those of an earlier
+        attempt."""
         place = None if outcome.resources is None else json.dumps(serialization.to_json(outcome.resources))
         row = (outcome.status, json.dumps(outcome.row), outcome.error, outcome.seconds, place)
         with self._db.transaction():
@@ -221,6 +228,13 @@ class Store:
             self._db.execute_many(
                 f"INSERT INTO items (key, position, {_ITEM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 ((key, position, *astuple(item)) for position, item in enumerate(items)),
+            )
+            self._db.execute_many(
+                "INSERT OR REPLACE INTO questions (subject, doc_hash, prompt_hash, question) VALUES (?, ?, ?, ?)",
+                (
+                    (one.subject, one.doc_hash, one.prompt_hash, json.dumps(serialization.to_json(one)))
+                    for one in questions
+                ),
             )
 
     def copy(self, key: str, to: str) -> None:
@@ -267,6 +281,21 @@ class Store:
             return self.items(cell.key)
         except ValueError as error:
             raise InputError(damaged(run, cell, "items", error)) from error
+
+    def question(self, item: Item) -> Question | None:
+        """What the item's document asks; None if it is not stored, which earlier versions did not do. Raises InputError
+        if it cannot be read."""
+        rows = self._db.execute(
+            "SELECT question FROM questions WHERE subject = ? AND doc_hash = ? AND prompt_hash = ?",
+            (item.subject, item.doc_hash, item.prompt_hash),
+        )
+        try:
+            return serialization.from_json(json.loads(rows[0][0]), Question) if rows else None
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{self._db.path}: the stored question of document {item.doc_id} of {item.subject} cannot be read "
+                f"({error}); use another workspace"
+            ) from error
 
 
 def _object(text: Any) -> dict[str, Any]:

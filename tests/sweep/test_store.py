@@ -18,7 +18,7 @@ from sweep.analysis.compare import compare
 from sweep.analysis.measured import measurements
 from sweep.commands.follow import Follower
 from sweep.execution.cells_to_run import cells_to_run, equivalent_results
-from sweep.items import Item
+from sweep.items import Item, Question, QuestionImage
 from sweep.jobs.settings import ComputeResources
 from sweep.results.history import past_runs
 from sweep.results.records import notes, records
@@ -85,8 +85,11 @@ def test_a_store_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
     with Store(path) as store:
         assert store.items("old") == [Item(0, "d", "p", 1.0, "7", subject="a")]
         fresh = [Item(5, "e", "q", 0.0, "1", gold=0.25, subject="b")]
-        store.put("new", Outcome("ok", {}, None, 1.0), fresh)
+        asked = Question("b", "e", "q", "What?", ("this", "that"), "that", (QuestionImage("a.png", "00"),))
+        store.put("new", Outcome("ok", {}, None, 1.0), fresh, [asked])
         assert store.items("new") == fresh
+        assert store.question(fresh[0]) == asked
+        assert store.question(store.items("old")[0]) is None
     with Store(path) as again:
         assert again.items("new") == fresh
 
@@ -211,8 +214,9 @@ def test_cancelled_and_skipped_cells_of_version_4_are_told_from_failed_ones(tmp_
         for error in errors:
             store.put(error, Outcome("failed", None, error, 1.0))
         before = store._db.execute("SELECT * FROM cells WHERE key = 'whole'")
-    with sqlite3.connect(path) as database:  # version 4 differs only in a check and a column
+    with sqlite3.connect(path) as database:  # version 4 differs in a check and a column, and has no questions
         database.execute("ALTER TABLE items DROP COLUMN cluster")
+        database.execute("DROP TABLE questions")
         database.execute("PRAGMA user_version = 4")
     database.close()
     with Store(path) as store:

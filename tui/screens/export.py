@@ -51,7 +51,9 @@ class ExportScreen(Window[None]):
     @work(thread=True, exit_on_error=False, exclusive=True)
     def _write(self, path: Path, is_sure: bool) -> None:
         from converters.atomic import loses_content, write_text
+        from sweep.analysis.changed_items import changed_items
         from sweep.cli.run_output import advice_on_run, describe_run
+        from sweep.report.changed_items import ITEMS
         from sweep.report.csv_json import to_csv, to_json_lines
         from sweep.report.html import render_html
         from sweep.results.records import records
@@ -60,8 +62,10 @@ class ExportScreen(Window[None]):
         try:
             with Store(self._workspace.database) as store:
                 rows, about = records(self._plan, store), describe_run(self._plan, store)
+                changed = changed_items(self._plan, store, self._workspace.root, ITEMS)
             if path.suffix == ".html":
-                content = render_html(rows, about, advice_on_run(rows, self._plan, self._workspace, self._tolerance))
+                advice = advice_on_run(rows, self._plan, self._workspace, self._tolerance)
+                content = render_html(rows, about, advice, changed)
             else:
                 content = to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows)
             if not is_sure and loses_content(path, content):

@@ -45,6 +45,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         bind("select", "mark", "Mark", tooltip="Mark two variants to compare", show=True),
         bind("compare", "compare", "Compare", tooltip="Compare the two marked variants, paired", show=True),
+        bind("items", "items", "Items", tooltip="The items whose answer the variant changed, with their images"),
         bind("sort", "sort", "Sort", tooltip="Sort by the next column; S reverses the order", show=True),
         bind("reverse", "turn"),
         bind("columns", "columns", "Columns", tooltip="Choose which columns are shown"),
@@ -298,6 +299,13 @@ class ResultsScreen(WorkerHost, Screen[None]):
 
         first, second = (f"{self.results.plan.run}:{variant}" for variant in self.marked)
         self.app.push_screen(CompareScreen(self.session.workspace, first, second))
+
+    def action_items(self) -> None:
+        variant = self.query_one(Table).highlighted
+        if self.results is not None and variant is not None:
+            from tui.screens.items import ItemsScreen
+
+            self.app.push_screen(ItemsScreen(self.session.workspace, self.results.plan, variant))
 
     def action_copy(self) -> None:
         self.query_one(RunThis).copy()

@@ -28,6 +28,7 @@ VARIANTS = ["BF16", "Q2_K", "torch:BF16", "rounded:3", "rounded:8"]
 @pytest.fixture(scope="module")
 def extended() -> dict[str, str]:
     files = [str(HERE / f"{name}.py") for name in ("entropy", "rounded", "pool")]
+    files.append(str(HERE.parents[1] / "quick_speed.py"))  # as in other tests; no test here looks at speeds
     return {**os.environ, VARIABLE: os.pathsep.join(files)}
 
 

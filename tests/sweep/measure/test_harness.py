@@ -17,6 +17,7 @@ import pytest
 from converters.errors import InputError
 from sweep.backends.base import Score
 from sweep.backends.llama import LlamaBackend, LlamaOptions
+from sweep.items import LONGEST_TEXT
 from sweep.measure import lm_eval_model, lm_eval_tasks
 from sweep.measure.harness import check_prompts, check_task, run_task
 from sweep.measure.lm_eval_model import make_lm
@@ -206,6 +207,12 @@ def test_generations_of_a_task_equal_those_of_hflm(backend, hf, tasks):
     (tasks / "write.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     theirs = evaluate_hf(hf, tasks, "write")
     ours = run_task(backend, "write", TaskLocation(tasks))
+    assert ours.questions[3].text == f"{rows[3]['story']}\nAnswer:"
+    assert (ours.questions[2].target, ours.questions[2].choices) == (rows[2]["answer"], ())
+    long = ours.questions[5].text
+    assert len(long) == LONGEST_TEXT < len(rows[5]["story"])
+    assert long[0] == "…"
+    assert f"{rows[5]['story']}\nAnswer:".endswith(long[1:])
     assert [m.key for m in ours.metrics] == ["exact_match,strict", "exact_match,letters"]
     assert ours.primary.value >= 0.5
     assert ours.chance == 0.0
@@ -228,6 +235,15 @@ def test_few_shot_prompts_and_limits_equal_those_of_hflm(backend, hf, tasks):
     assert [i.prompt_hash for i in ours.items] == [s["prompt_hash"] for s in theirs["samples"]["choose"]]
     assert ours.primary.value == theirs["results"]["choose"]["acc,none"]
     assert seen[-1] == (20, 20, "choose")
+    rows = documents()[:5]
+    questions = ours.questions  # without the examples
+    assert [q.text for q in questions] == [f"Story: {row['story']}" for row in rows]
+    assert [q.choices for q in questions] == [tuple(row["endings"]) for row in rows]
+    assert [q.target for q in questions] == [row["endings"][row["label"]] for row in rows]
+    assert [(q.subject, q.doc_hash, q.prompt_hash) for q in questions] == [
+        (i.task, i.doc_hash, i.prompt_hash) for i in ours.items
+    ]
+    assert questions[0].answer("2") == rows[0]["endings"][2]
 
 
 def test_chat_prompts_equal_those_of_the_tokenizer(tiny, backend, tasks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,11 @@ def test_answers_are_those_of_transformers(engine: str, case: Case) -> None:
         expected = [case.generated(row, chat=chat) for row in ROWS]
         assert own == expected
         assert len(set(own)) > 2
+        assert [question.text for question in run.questions] == [row["prompt"] for row in ROWS]
+        assert [[image.path for image in question.images] for question in run.questions] == [
+            row["pictures"] for row in ROWS
+        ]
+        assert run.questions[0].images[0].digest == sha256((case.tasks / "a.png").read_bytes()).hexdigest()
     run = run_task(backend, "choose", TaskLocation(case.tasks), TaskOptions())
     choices = [" red", " blue fish", " two"]
     for item, row in zip(run.items, ROWS, strict=True):
