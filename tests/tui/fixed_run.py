@@ -70,7 +70,7 @@ def fixed_run(workspace: Workspace) -> Plan:
 
 
 def _jobs(variant: str) -> dict[str, StoredJob[Any]]:
-    model = MeasuredModel("gguf", Artefact(f"/{variant}.gguf"), "", "", Settings())
+    model = MeasuredModel("gguf", Artefact(f"/{variant}.gguf"), f"{variant} export", "", Settings())
     return {
         "export": ExportJob(Artefact("/micro"), "micro", variant, model.file, "", variant, ""),
         "speed": SpeedJob(model),
