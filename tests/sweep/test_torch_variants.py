@@ -17,7 +17,6 @@ from sweep.methods.torch import TORCH_FLOAT
 
 MICRO = presets.builtin_models()["micro"]
 RECIPE = "sq-ph-dyn"
-CACHED = "cached.toml"  # a recipe's file: RECIPE with an int8 KV cache
 
 
 def short(file: Path, characters: int = 8_000) -> Path:
@@ -32,10 +31,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, 
     folder = tmp_path_factory.mktemp("sweep")
     calibration = folder / "calibration.txt"
     calibration.write_text(MICRO.calibration.read_text()[:20_000])
-    cached = folder / CACHED
-    cached.write_text(f'base = "{RECIPE}"\nint8_kv_cache = true\n')
-    variants = f"=Q8_0,int8:{RECIPE},fq:{RECIPE},int8:{cached}"
-    arguments = ["run", "micro", "--variants", variants, "--tasks", "micro_form"]
+    arguments = ["run", "micro", "--variants", f"=Q8_0,int8:{RECIPE},fq:{RECIPE}", "--tasks", "micro_form"]
     arguments += ["--limit", "8", "--perplexity", str(short(folder / "text.txt")), "--calibration", str(calibration)]
     arguments += ["--workspace", str(folder / "workspace"), "--format", "json"]
     done = sweep(*arguments)
@@ -49,10 +45,8 @@ def test_every_variant_is_measured_against_its_own_baseline(
     ran: tuple[list[str], dict[str, dict[str, Any]]],
 ) -> None:
     _, records = ran
-    *named, of_a_file = records
-    assert named == ["BF16", "Q8_0", TORCH_FLOAT, f"int8:{RECIPE}", f"fq:{RECIPE}"]
-    assert of_a_file.startswith("int8:cached")
-    assert [record["kind"] for record in records.values()] == ["gguf", "gguf", "torch", "int8", "fq", "int8"]
+    assert list(records) == ["BF16", "Q8_0", TORCH_FLOAT, f"int8:{RECIPE}", f"fq:{RECIPE}"]
+    assert [record["kind"] for record in records.values()] == ["gguf", "gguf", "torch", "int8", "fq"]
     for name, record in records.items():
         base = "BF16" if record["kind"] == "gguf" else TORCH_FLOAT
         assert record["status"] == "ok", record["error"]
@@ -94,17 +88,6 @@ def test_int8_differs_from_fake_quant_by_less_than_a_thousandth(
 
 
 @pytest.mark.slow
-def test_a_recipe_with_an_int8_cache_is_measured_with_one(ran: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
-    _, records = ran
-    plain = records[f"int8:{RECIPE}"]
-    (cached,) = (record for name, record in records.items() if name.startswith("int8:cached"))
-    assert (plain["kv_type"], cached["kv_type"]) == ("bf16", "int8")
-    assert cached["memory"]["predicted_bytes"] < plain["memory"]["predicted_bytes"]
-    assert cached["perplexity"]["value"] != plain["perplexity"]["value"]
-    assert cached["perplexity"]["value"] == pytest.approx(plain["perplexity"]["value"], rel=1e-3)
-
-
-@pytest.mark.slow
 def test_a_second_run_computes_nothing(ran: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
     arguments, records = ran
     again = sweep(*arguments)
@@ -113,19 +96,40 @@ def test_a_second_run_computes_nothing(ran: tuple[list[str], dict[str, dict[str,
     assert {record["variant"]: record for record in events[-1]["records"]} == records
 
 
-@pytest.mark.slow
-def test_variants_of_torch_are_measured_without_gguf(tmp_path: Path) -> None:
-    text = short(tmp_path / "text.txt")
-    workspace = tmp_path / "workspace"
-    done = sweep(
-        "eval", "micro", "--quant", "int8:w8a16", "--perplexity", text, "--workspace", workspace, "--format", "json"
-    )
+@pytest.fixture(scope="module")
+def weights_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short text, and a workspace `w` in which `evaluated` measures."""
+    folder = tmp_path_factory.mktemp("eval")
+    short(folder / "text.txt")
+    return folder
+
+
+def evaluated(folder: Path, recipe: object) -> dict[str, Any]:
+    """The record of a recipe, which `sweep eval` measures, or finds in the workspace."""
+    arguments = ["--perplexity", folder / "text.txt", "--workspace", folder / "w", "--format", "json"]
+    done = sweep("eval", "micro", "--quant", f"int8:{recipe}", *arguments)
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout.splitlines()[-1])["records"]
+    return dict(record)
+
+
+@pytest.mark.slow
+def test_variants_of_torch_are_measured_without_gguf(weights_only: Path) -> None:
+    record = evaluated(weights_only, "w8a16")
     assert record["variant"] == record["reference"] == "int8:w8a16"
     assert record["perplexity"]["value"] > 1
     assert 8 < record["bits_per_weight"] < 16
-    assert not list(workspace.rglob("*.gguf"))
+    assert not list((weights_only / "w").rglob("*.gguf"))
+
+
+@pytest.mark.slow
+def test_a_recipe_with_an_int8_cache_is_measured_with_one(weights_only: Path) -> None:
+    (weights_only / "kv.toml").write_text('base = "w8a16"\nint8_kv_cache = true\n')
+    plain, cached = (evaluated(weights_only, recipe) for recipe in ("w8a16", weights_only / "kv.toml"))
+    assert (plain["kv_type"], cached["kv_type"]) == ("bf16", "int8")
+    assert cached["memory"]["predicted_bytes"] < plain["memory"]["predicted_bytes"]
+    assert cached["perplexity"]["value"] != plain["perplexity"]["value"]
+    assert cached["perplexity"]["value"] == pytest.approx(plain["perplexity"]["value"], rel=1e-3)
 
 
 def test_the_baseline_comes_before_int8_by_itself() -> None:
