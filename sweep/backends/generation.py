@@ -9,7 +9,7 @@ form families, which run one after another.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -78,6 +78,19 @@ def families(prompts: Sequence[tuple[int, ...]], least: int) -> list[list[int]]:
     return [*groups, others] if others else groups
 
 
+def in_order(prompts: Mapping[int, tuple[int, ...]]) -> list[int]:
+    """The keys of prompts in the order in which they start.
+
+    Prompts of similar length come together, so that slots which start together are prefilled in few, full ubatches. But
+    all prompts with the same images come one after another, because only the embeddings of few images are kept.
+    """
+    by_images: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in prompts.items():
+        by_images.setdefault(tuple(token for token in prompt if token < 0), []).append(i)
+    groups = [sorted(group, key=lambda i: len(prompts[i]), reverse=True) for group in by_images.values()]
+    return [i for group in sorted(groups, key=lambda group: len(prompts[group[0]]), reverse=True) for i in group]
+
+
 def _generate_family(
     engine: Engine,
     vocabulary: Detokenizer,
@@ -93,8 +106,7 @@ def _generate_family(
         if not engine.copies_states:
             for sequence in range(1, n_slots):
                 engine.copy(prefix_sequence, sequence)
-    # prompts of similar length together, so that slots which start together are prefilled in few, full ubatches
-    waiting = deque(sorted(family, key=lambda i: len(requests[i].prompt), reverse=True))
+    waiting = deque(in_order({i: requests[i].prompt for i in family}))
     # The index of a slot is its sequence. There are no gaps, because llama.cpp would split a batch at each gap.
     slots: list[_GenerationSlot] = []
     while slots or waiting:

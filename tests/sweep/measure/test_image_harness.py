@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,12 +19,13 @@ from converters.errors import InputError
 from converters.export import export
 from converters.projector_source import ProjectorSource
 from converters.resolver import open_source
-from images.file import open_image
+from images.file import ImageFile, open_image
 from images.preprocessing import Preprocessing, read_preprocessing
+from sweep.backends import prompt_images
 from sweep.backends.base import Backend
 from sweep.backends.image_options import ImageOptions
 from sweep.backends.llama import LlamaBackend, LlamaOptions
-from sweep.backends.torch import TorchBackend
+from sweep.backends.torch import TorchBackend, TorchOptions
 from sweep.measure.answers import right_answers
 from sweep.measure.harness import run_task
 from sweep.measure.image_divergence import compare_answers, write_answers
@@ -82,7 +84,7 @@ class Case:
     def open(self, engine: str) -> Backend:
         images = ImageOptions(self.preprocessing)
         if engine == "torch":
-            return TorchBackend.open(self.directory, dtype="float32", images=images)
+            return TorchBackend.open(self.directory, dtype="float32", options=TorchOptions(slots=3), images=images)
         with_projector = replace(images, projector=self.directory / "mmproj.gguf")
         return LlamaBackend(self.directory / "text.gguf", replace(LLAMA, images=with_projector))
 
@@ -211,3 +213,32 @@ def test_divergence_at_the_tokens_of_right_answers_is_that_of_transformers_logit
         assert own.kld_mean < 1e-4 < found.kld_mean
     with pytest.raises(InputError, match="made from another text, context or tokenizer"):
         compare_answers(changed, answers[:-1], open_reference(tmp_path / "choose"), lambda *_: None)
+
+
+@pytest.mark.parametrize("engine", ["torch", "llama.cpp"])
+def test_questions_on_one_image_come_together_and_it_is_encoded_once(
+    engine: str, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_images, "HELD_BYTES", 1)  # only the last image is kept
+    names = ["a.png", "d.png", "e.png"]  # of one size, so that the lengths of prompts do not tell them apart
+    rows = [{"prompt": "<image>" + "Question about it " * (1 + i // 3), "pictures": [names[i % 3]]} for i in range(12)]
+    tasks = tmp_path / "tasks"
+    shutil.copytree(case.tasks, tasks)
+    for seed, name in enumerate(names[1:], 7):
+        save_image(tasks / name, 200, 120, seed)
+    (tasks / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    backend: Any = case.open(engine)
+    encoded: list[str] = []
+    encode = backend._encoder.encode
+
+    def counted(image: ImageFile) -> Any:
+        encoded.append(image.name)
+        return encode(image)
+
+    monkeypatch.setattr(backend._encoder, "encode", counted)
+    for name in ("write", "choose"):
+        encoded.clear()
+        run = run_task(backend, name, TaskLocation(tasks), TaskOptions())
+        assert [item.doc_id for item in run.items] == list(range(12))
+        assert sorted(encoded) == sorted(names), name
+    backend.close()
