@@ -54,6 +54,7 @@ class Preprocessing:
         min_pixels, max_pixels: limits for the resized image.
         mean, std: of each channel, for values between 0 and 1.
         rescale: factor that makes these values from the pixels.
+        fixed: whether the limits are those of the user, which the limits of an image do not replace.
     """
 
     patch: int
@@ -64,6 +65,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     rescale: float = 1 / 255
+    fixed: bool = False
 
     @property
     def token_pixels(self) -> int:
@@ -74,10 +76,15 @@ class Preprocessing:
         """These settings with other limits of pixels; None keeps a limit."""
         return replace(self, min_pixels=min_pixels or self.min_pixels, max_pixels=max_pixels or self.max_pixels)
 
+    def limits(self, of_image: tuple[int | None, int | None]) -> tuple[int, int]:
+        """The limits of pixels for an image or a task that states some: the lowest and the highest number."""
+        limited = self if self.fixed else self.limited(*of_image)
+        return limited.min_pixels, limited.max_pixels
+
     def grid(self, image: ImageFile) -> Grid:
         """The tokens of an image. Raises InputError for an extreme aspect ratio."""
         try:
-            return self.limited(*image.limits).grid_of(image.width, image.height)
+            return self.limited(*self.limits(image.limits)).grid_of(image.width, image.height)
         except InputError as error:
             raise InputError(f"{image.name}: {error}") from error
 

@@ -72,7 +72,7 @@ class TaskRun:
         num_fewshot: examples in each prompt; None if the sub-tasks differ.
         chance: the score of random guessing, the mean of 1 / number of choices; 0 for tasks that generate text.
         left_out: number of items that cannot be scored on this machine.
-        pixels: the limits for the resized images, (lowest, highest), that the task's file states; None: it states none.
+        pixels: the limits for the resized images, (lowest, highest); None without images, or if the sub-tasks differ.
         unusable: what is wrong with further items, which are not scored either, one line for each.
         max_gen_toks: for tasks that generate text, the largest limit on new tokens that was used.
         unfinished: number of answers that reached that limit, or ended inside the reasoning.
@@ -91,7 +91,7 @@ class TaskRun:
     chance: float
     left_out: int = 0
     unusable: tuple[str, ...] = ()
-    pixels: tuple[int | None, int | None] | None = None
+    pixels: tuple[int, int] | None = None
     max_gen_toks: int | None = None
     unfinished: int = 0
     in_reasoning: int = 0
@@ -180,7 +180,9 @@ def run_task(
         chance=sum(chances) / len(chances),
         left_out=sum(loaded.left_out.values()),
         unusable=tuple(loaded.unusable.values()),
-        pixels=loaded.pixels,
+        pixels=None
+        if loaded.pixels is None or backend.preprocessing is None
+        else backend.preprocessing.limits(loaded.pixels),
         max_gen_toks=lm.max_gen_toks_used,
         unfinished=lm.unfinished,
         in_reasoning=lm.in_reasoning,

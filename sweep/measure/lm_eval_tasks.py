@@ -81,9 +81,9 @@ class LoadedTask:
 
     @property
     def pixels(self) -> tuple[int | None, int | None] | None:
-        """The limits of pixels that the tasks state; None if they state none, or not the same."""
-        stated = {_pixels(task) for task in self.tasks.values()}
-        return stated.pop() if len(stated) == 1 and stated != {(None, None)} else None
+        """The limits of pixels that the tasks with images state; None without such tasks, or if they differ."""
+        stated = {_pixels(task) for task in self.tasks.values() if getattr(task, "MULTIMODAL", False)}
+        return stated.pop() if len(stated) == 1 else None
 
     def leave_out(self, reasons: Mapping[tuple[str, int], str], limit: int | None) -> None:
         """Go on without these items. Raises InputError if none of a task's first `limit` items remains."""

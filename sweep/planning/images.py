@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from converters.errors import InputError
@@ -66,7 +67,8 @@ def _limited(settings: Preprocessing, request: Request) -> ImageSettings:
             f"images would have at least {limited.min_pixels:,} and at most {limited.max_pixels:,} pixels; choose "
             "other limits with --min-pixels and --max-pixels"
         )
-    return ImageSettings(limited, request.image_cache)
+    given = request.min_pixels is not None or request.max_pixels is not None
+    return ImageSettings(replace(limited, fixed=given), request.image_cache)
 
 
 def _of_projector(source: Source, variants: Sequence[Variant]) -> Preprocessing:

@@ -10,6 +10,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -204,6 +205,14 @@ def test_prompts_limits_and_scores_are_those_of_the_published_evaluations(data: 
     assert [asked.max_new_tokens for asked in backend.asked] == [32, 32]
     assert found.pixels == backend.asked[0].images[0].image.limits == (200704, 1605632)
     assert (found.primary.name, found.primary.value, found.n) == ("anls", pytest.approx(2 / 3), 2)
+    chosen = replace(PROCESSOR, max_pixels=100_000, fixed=True)  # by the user
+    assert (
+        chosen.grid(backend.asked[0].images[0].image).tokens
+        <= 97
+        < PROCESSOR.grid(backend.asked[0].images[0].image).tokens
+    )
+    fixed = run_task(LettersBackend(preprocessing=chosen), "docvqa", TaskLocation(None, data / "docvqa", "docvqa"))
+    assert fixed.pixels == (PROCESSOR.min_pixels, 100_000)
     found, backend = run("chartqa_relaxed", data)
     assert "".join(map(chr, backend.asked[0].prompt)).endswith(">How many?\nAnswer the question with a single word.")
     assert backend.asked[0].max_new_tokens == 16
@@ -272,7 +281,8 @@ def test_mmmu_is_lm_evals_own_with_the_files_of_its_subjects(tmp_path: Path) -> 
         Dataset.from_list([row | {"image_1": raw}]).to_parquet(place / "validation-00000-of-00001.parquet")
     for name, subject in (("mmmu_val_art", "Art"), ("mmmu_val_math", "Math")):
         found, backend = run(name, tmp_path)
-        assert (found.n, found.pixels, subject in name.title()) == (1, None, True)
+        assert (found.n, subject in name.title()) == (1, True)
+        assert found.pixels == (PROCESSOR.min_pixels, PROCESSOR.max_pixels)  # the task states none
         assert "What is <|vision_start|><|vision_end|>?" in "".join(map(chr, backend.asked[0].prompt))
 
 
