@@ -65,7 +65,7 @@ def read_tensors(path: Path, extra: str = "", *, tower: bool) -> dict[str, Tenso
     with Checkpoint.open(path) as checkpoint:  # checks the headers
         files = {tensor.path for tensor in checkpoint.tensors.values()}
         if tower and not any(map(is_tower, checkpoint.tensors)):
-            raise InputError(f"{path}: this checkpoint has no vision tower, so it takes no images; quantize it again")
+            raise InputError(f"{path}: has no vision tower, so it takes no images; remove it and quantize again")
     if extra and (path / extra).is_file():
         files.add(path / extra)
     try:

@@ -132,9 +132,8 @@ def predicted_sizes(source: Source, kind: str, recipe: Recipe | None, options: F
     """Predicted sizes of a torch variant before it is made: `file_bytes`, `bits_per_weight` and `memory_bytes`.
 
     `kind` is "int8", "fq" (fake-quant) or "torch", which has no recipe and is in bfloat16. `file_bytes` are those of
-    the tensors that will be written, `bits_per_weight` those of the text model; `memory_bytes` include a context by
-    `options`. Fake-quant needs the memory of int8 without row sums, plus one linear layer in float32. Raises InputError
-    as `sizes_of` does.
+    the tensors that will be written, without a vision tower; `memory_bytes` include a context by `options`. Fake-quant
+    needs the memory of int8 without row sums, plus one linear layer in float32. Raises InputError as `sizes_of` does.
     """
     shape = ModelShape.of(source.structure, source.tensors)
     sizes = sizes_of(source, shape, recipe, real=kind != "fq")
@@ -142,8 +141,7 @@ def predicted_sizes(source: Source, kind: str, recipe: Recipe | None, options: F
     memory = sum(figure.bytes for figure in figures.values())
     if kind == "fq":
         memory += 4 * sizes.largest
-    written = sizes.file + (sizes.tower if kind != "torch" else 0)
-    return {"file_bytes": written, "bits_per_weight": 8 * sizes.file / sizes.weights, "memory_bytes": memory}
+    return {"file_bytes": sizes.file, "bits_per_weight": 8 * sizes.file / sizes.weights, "memory_bytes": memory}
 
 
 def _recipe(name: str) -> Recipe:

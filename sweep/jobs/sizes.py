@@ -145,25 +145,26 @@ def torch_size(model: MeasuredModel, site: Site) -> ModelSize:
 
 
 def quantized_size(model: MeasuredModel, site: Site) -> ModelSize:
-    """The size of an int8 checkpoint's files, and its memory by formula."""
+    """The size of an int8 checkpoint's files without the vision tower, and its memory by formula."""
     from int8.checkpoint import read_recipe  # loads torch, which GGUF files do not need
 
     assert model.checkpoint is not None
     directory, source = site.path(model.file), str(site.path(model.checkpoint))
     stored = stored_size(directory)
     expected = checkpoint_size(source, model.name, model.opener, read_recipe(directory), model.settings)
-    return ModelSize(stored.file_bytes, stored.bits_per_weight, expected.memory_bytes)
+    return ModelSize(stored.file_bytes - _tower_bytes(directory), stored.bits_per_weight, expected.memory_bytes)
 
 
 def ptq_size(model: MeasuredModel, site: Site) -> ModelSize:
-    """The size of the files of a checkpoint that the package ptq quantized, and the memory of its dequantized weights
-    by formula."""
+    """The size of the files of a checkpoint that the package ptq quantized, without the vision tower, and the memory of
+    its dequantized weights by formula."""
     from ptq.checkpoint import read_summary  # loads torch, which GGUF files do not need
 
     assert model.checkpoint is not None
-    stored = read_summary(site.path(model.file))
+    directory = site.path(model.file)
+    stored = read_summary(directory)
     expected = checkpoint_size(str(site.path(model.checkpoint)), model.name, "torch", None, model.settings)
-    return ModelSize(stored.file_bytes, stored.bits_per_weight, expected.memory_bytes)
+    return ModelSize(stored.file_bytes - _tower_bytes(directory), stored.bits_per_weight, expected.memory_bytes)
 
 
 def checkpoint_size(source: str, name: str, kind: str, recipe: Recipe | None, settings: Settings) -> ModelSize:
@@ -191,6 +192,13 @@ def stored_size(directory: Path) -> StoredSize:
     weights = sum(_weights(tensor) for tensor in tensors)
     total = sum(file.stat().st_size for file in files)
     return StoredSize(total, 8 * sum(tensor.nbytes for tensor in tensors) / weights)
+
+
+def _tower_bytes(directory: Path) -> int:
+    """The bytes of the vision tower in a checkpoint. Other variants' sizes are those of the text model alone."""
+    files = sorted(directory.glob("*.safetensors"))
+    tensors = [tensor for file in files for tensor in read_safetensors_header(file).values()]
+    return sum(tensor.nbytes for tensor in tensors if tower_name(tensor.name) is not None)
 
 
 def _weights(tensor: StoredTensor) -> int:

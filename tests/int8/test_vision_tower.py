@@ -26,8 +26,13 @@ from int8.quantize_model import quantize_model
 from int8.quantize_tower import quantize_tower, tower_parts
 from int8.real_int8 import to_int8
 from int8.recipe import ALL_FOLDS, NAMED, Recipe, recipe
+from sweep.artefact import Artefact
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.torch_memory import sizes_of
+from sweep.jobs.base import Site
+from sweep.jobs.model import MeasuredModel
+from sweep.jobs.settings import Settings
+from sweep.jobs.sizes import quantized_size
 
 NO_SAMPLES = torch.empty(0, 1, dtype=torch.long)
 
@@ -107,6 +112,10 @@ def test_a_saved_tower_answers_as_before_and_in_real_int8(
     attention = out / "int8-attention.safetensors"
     if not attention.exists():
         assert stored == sizes.file + sizes.tower
+        variant = MeasuredModel("int8", Artefact.of(out), "", "", Settings(), Artefact.of(model.directory), "m")
+        measured = quantized_size(variant, Site(tmp_path))
+        assert measured.file_bytes - sizes.file < 100_000  # headers
+        assert measured.bits_per_weight == 8 * sizes.file / sizes.weights
     loaded, known = load(out, images=True)
     assert known == chosen
     found = {path for path, one in loaded.model.visual.named_modules() if isinstance(one, FakeQuantLinear)}
