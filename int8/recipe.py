@@ -7,6 +7,7 @@ import torch.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -154,17 +155,22 @@ NAMED: Mapping[str, Recipe] = {
     )
 }
 """The first three are published recipes; the others do not smooth, and leave attention in float."""
+_WITH_ALPHA = re.compile(r"(.+)-a(0(?:\.\d{1,3})?|1)")
 PUBLISHED = ("sq", "sq-ph", "sq-ph-dyn")
 
 
 def recipe(name: str) -> Recipe:
-    """A named recipe, or one from a TOML file, perhaps with "+vision" after it. Raises InputError that names the file
-    and the key."""
+    """A named recipe, perhaps with another alpha (sq-ph-a0.8), or one from a TOML file, and perhaps "+vision" after it.
+    Raises InputError that names the file and the key."""
     if name.endswith(VISION):
         chosen = recipe(name.removesuffix(VISION))
         return replace(chosen, name=f"{chosen.name}{VISION}", vision=True)
     if name in NAMED:
         return NAMED[name]
+    changed = _WITH_ALPHA.fullmatch(name)
+    if changed is not None and changed[1] in NAMED and NAMED[changed[1]].folds:
+        alpha = float(changed[2])
+        return replace(NAMED[changed[1]], name=f"{changed[1]}-a{alpha:g}", alpha=alpha)
     file = Path(name).expanduser()  # after "int8:" the shell does not expand ~
     if not file.is_file():
         near = difflib.get_close_matches(name, NAMED, n=2) or NAMED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from presets.ptq_study import StudyRow, ptq_study
+from presets.ptq_study import StudyRow, study
 from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.record import Record
@@ -30,12 +30,12 @@ def study_comparison(records: Sequence[Record]) -> StudyComparison | None:
     if all(record.variant == figures.task_reference_of(record) for record, _ in rows):
         return None
     tasks = tuple(task for task in figures.task_names(records) if any(task in row.tasks for _, row in rows))
-    study = ptq_study()
-    notes = [
-        f"Study: {study.source}. Its perplexities are of {study.text}, those of this run of its own text: compare the "
-        "rise over the unquantized model.",
-        *_defects(rows),
-    ]
+    found = study(rows[0][1].study)
+    perplexities = (
+        f" Its perplexities are of {found.text}, those of this run of its own text: compare the rise over the "
+        "unquantized model."
+    )
+    notes = [f"Study: {found.source}.{perplexities if found.text else ''}", *_defects(rows)]
     return StudyComparison(rows, tasks, tuple(notes))
 
 
@@ -43,7 +43,8 @@ def _defects(rows: Sequence[tuple[Record, StudyRow]]) -> list[str]:
     """The known defects of the study's figures in `rows`, with the variants that they concern."""
     by_method: dict[str, list[str]] = {}
     for record, row in rows:
-        by_method.setdefault(row.variant.partition(":")[0], []).append(fmt.plain(record.variant))
-    known = ptq_study().defects
+        for part in dict.fromkeys((row.variant.partition(":")[0], row.variant)):
+            by_method.setdefault(part, []).append(fmt.plain(record.variant))
+    known = study(rows[0][1].study).defects
     found = [f"{', '.join(names)}: {known[name]}." for name, names in by_method.items() if name in known]
     return [f"Known defects of the study. All rows: {known['']}.", *found]

@@ -42,17 +42,23 @@ def study_table(found: StudyComparison) -> HtmlTable:
 
 def _columns(found: StudyComparison) -> Sequence[tuple[str, Sequence[str | None]]]:
     """Heads and cells: for each figure, this run's and the study's."""
-    columns = [
-        ("PPL", [perplexity_text(_perplexity(record)) for record, _ in found.rows]),
-        ("study: WikiText-2", [perplexity_text(row.wikitext2) for _, row in found.rows]),
-        ("study: C4", [perplexity_text(row.c4) for _, row in found.rows]),
-    ]
+    columns: list[tuple[str, Sequence[str | None]]] = []
+    if any(row.wikitext2 is not None for _, row in found.rows):
+        columns += _perplexities(found)
     for task in found.tasks:
         columns += [
             (f"{task} %", [_score(record, task) for record, _ in found.rows]),
             ("study", [_study_score(row, task) for _, row in found.rows]),
         ]
     return columns
+
+
+def _perplexities(found: StudyComparison) -> list[tuple[str, Sequence[str | None]]]:
+    return [
+        ("PPL", [perplexity_text(_perplexity(record)) for record, _ in found.rows]),
+        ("study: WikiText-2", [perplexity_text(row.wikitext2) for _, row in found.rows]),
+        ("study: C4", [perplexity_text(row.c4) for _, row in found.rows]),
+    ]
 
 
 def _perplexity(record: Record) -> float | None:

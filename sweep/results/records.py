@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from presets.ptq_study import ptq_study
+from presets.ptq_study import study_row
 from sweep.endings import Ending
 from sweep.items import Item
 from sweep.jobs.cell import Cell
@@ -46,7 +46,7 @@ def records(plan: Plan, store: Store) -> list[Record]:
 
 def _with_study(rows: Sequence[Record], model: str) -> list[Record]:
     """The records with the figures of a published study for the same model, method and bits."""
-    return [replace(row, study=ptq_study().row(model, row.variant)) for row in rows]
+    return [replace(row, study=study_row(model, row.variant)) for row in rows]
 
 
 @dataclass(frozen=True)

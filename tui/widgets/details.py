@@ -90,9 +90,9 @@ def _study(row: Record, colours: Palette) -> list[Text]:
     texts = (("WikiText-2", row.study.wikitext2), ("C4", row.study.c4))
     perplexities = [f"{perplexity_text(value)} {name}" for name, value in texts if value is not None]
     scores = [f"{fmt.plain(task)} {score:.1f}" for task, score in row.study.tasks.items() if task in row.tasks]
-    return [_pair("study", f"PPL {', '.join(perplexities)}" if perplexities else "no perplexity", colours)] + [
-        _pair("", ", ".join(scores), colours)
-    ] * bool(scores)
+    lines = [f"PPL {', '.join(perplexities)}"] if perplexities else []
+    lines += [", ".join(scores)] if scores else []
+    return [_pair("" if at else "study", line, colours) for at, line in enumerate(lines or ["no perplexity"])]
 
 
 def _text_figures(row: Record, colours: Palette) -> list[Text]:

@@ -102,7 +102,7 @@ def _columns(rows: Sequence[Record]) -> list[Column]:
 
 def _study_columns(rows: Sequence[Record]) -> list[Column]:
     """The perplexity on WikiText-2 in a published study, if it has figures for quantized variants of the model."""
-    if study_comparison(rows) is None:
+    if study_comparison(rows) is None or not any(row.study and row.study.wikitext2 for row in rows):
         return []
     texts = [perplexity_text(row.study.wikitext2) if row.study else None for row in rows]
     return [Column(STUDY, [Text(text or fmt.MISSING) for text in texts], 0)]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.style import Style
 from stored_runs import Stored, items
 
-from presets.ptq_study import ptq_study
+from presets.ptq_study import VLM, ptq_study, study
 from sweep.analysis.ptq_study import study_comparison
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.cli import main
@@ -148,3 +148,46 @@ def test_sweep_report_prints_them_in_the_terminal_and_in_html(workspace, capsys,
     section = page.partition("<h2>Next to a published study</h2>")[2].partition("</section>")[0]
     row = section.partition("gptq:w4g128</th>")[2].partition("</tr>")[0]
     assert re.findall(r"<td>(.*?)</td>", row) == ["10.0", "9.96", "13.5", "75.0", "76.0"]
+
+
+def test_scores_of_the_study_of_vision_models_are_next_to_those_of_a_run(workspace: Workspace) -> None:
+    names = ("torch:BF16", "fq:sq", "int8:sq", "fq:sq-ph-a0.8", "fq:sq-ph-dyn")
+    run = Stored(
+        "a-run",
+        tasks={task: dict.fromkeys(names, items([1, 1, 1, 0])) for task in ("docvqa", "ocr")},
+        text={name: (NLL, None if name == "torch:BF16" else KLD) for name in names},
+        variants=names,
+        model="Qwen/Qwen3-VL-2B-Instruct",
+    )
+    rows = rows_of(run, workspace)
+    found = study_comparison(rows)
+    assert found is not None
+    assert {record.variant: row.tasks["docvqa"] for record, row in found.rows} == {
+        "torch:BF16": 48.56, "fq:sq": 44.63, "int8:sq": 44.63, "fq:sq-ph-a0.8": 48.45,
+    }  # fmt: skip
+    assert found.tasks == ("docvqa", "ocr")
+    console = Console(width=100, file=io.StringIO())
+    console.print(render_study(found, 100))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "docvqa %" in text
+    assert "PPL" not in text  # the study has none
+    assert "perplexities" not in text
+    results = read_results(workspace, "a-run")
+    assert STUDY not in column_heads(results)
+    plain = Style()
+    shown = str(details(results, "fq:sq", Palette(plain, plain, plain, plain, plain, plain, plain)))
+    assert "docvqa 44.6, ocr 20.9" in shown
+    assert "no perplexity" not in shown
+
+
+def test_rows_of_the_study_of_vision_models_are_marked_and_consistent() -> None:
+    found = study(VLM)
+    for (model, variant), row in found.rows.items():
+        if set(row.tasks) == {"overall"}:  # the row whose tasks are not known
+            assert (model, variant) == ("qwen2.5-vl-3b-instruct", "fq:sq-ph")
+            assert row.tasks["overall"] > found.rows[model, "torch:BF16"].tasks["overall"]
+            assert variant in found.defects
+        else:
+            tasks = [score for task, score in row.tasks.items() if task != "overall"]
+            assert row.tasks["overall"] == pytest.approx(sum(tasks) / 3, abs=0.011)
+    assert set(found.same.values()) <= {variant for _, variant in found.rows}
