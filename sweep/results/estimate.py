@@ -49,5 +49,6 @@ def total(seconds: dict[str, float], labels: Iterable[str]) -> float | None:
 
 def bytes_to_make(cells: Iterable[Cell], sizes: Mapping[str, ModelSize]) -> int:
     """Bytes of the models that these cells write, from the predicted sizes of their variants. Two variants can share a
-    model."""
-    return sum(sizes[cell.variant].file_bytes for cell in cells if cell.job.output_is_model)
+    model. Projector files, whose sizes are not predicted, are not counted."""
+    models = (cell for cell in cells if cell.job.output_is_model and not cell.job.has_cell_per_variant)
+    return sum(sizes[cell.variant].file_bytes for cell in models)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ def test_the_published_recipes_have_their_published_settings():
 def test_a_recipe_can_be_read_back_from_its_json(name: str):
     table = {key: value for key, value in NAMED[name].to_json().items() if key != "name"}
     assert from_table(table, "here", name) == NAMED[name]
+
+
+@pytest.mark.parametrize(("name", "same"), [("sq-ph-a0.8", "sq-ph-a0.8"), ("sq-ph-a0.80", "sq-ph-a0.8")])
+def test_a_name_can_state_another_alpha(name: str, same: str):
+    changed = recipe(name)
+    assert (changed.name, changed.alpha) == (same, 0.8)
+    assert recipe(f"{name}+vision") == replace(changed, name=f"{same}+vision", vision=True)
+    assert replace(changed, name="sq-ph", alpha=0.65) == NAMED["sq-ph"]
+
+
+@pytest.mark.parametrize("name", ["sq-ph-a1.5", "sq-ph-a", "w8a8-a0.5", "mine-a0.5"])  # w8a8 does not smooth
+def test_a_name_with_a_wrong_alpha_is_rejected(name: str):
+    with pytest.raises(InputError, match="there is no recipe and no TOML file with this name"):
+        recipe(name)
 
 
 def test_a_file_changes_only_the_keys_it_names(tmp_path: Path):

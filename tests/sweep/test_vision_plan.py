@@ -20,12 +20,13 @@ from sweep.analysis.run_commands import run_commands
 from sweep.commands.run import _made_only_for
 from sweep.jobs.base import RunJob
 from sweep.jobs.image_divergence import ImageDivergenceJob
-from sweep.jobs.model import MeasurementJob
+from sweep.jobs.model import MeasurementJob, ModelSize
 from sweep.jobs.projector import ProjectorJob
 from sweep.jobs.settings import ComputeResources
 from sweep.methods.registry import parse, parse_list
 from sweep.planning.prepare import prepare
 from sweep.planning.request import Request
+from sweep.results.estimate import bytes_to_make
 from sweep.results.plan import Plan
 from sweep.workspace import Workspace
 
@@ -193,6 +194,8 @@ def test_files_that_variants_share_are_kept_until_the_last_one_is_measured(
     """With --keep none."""
     names = ("BF16", "Q8_0", "Q8_0+mmproj=Q8_0")
     cells = planned(model, (tasks["look"],), f"={','.join(names)}", tmp_path).cells
+    size = ModelSize(1000, 8.0, 1)
+    assert bytes_to_make(cells, dict.fromkeys(names, size)) == 2000  # two text models, each of them once
     removed = [_made_only_for(name, cells, names[at + 1 :]) for at, name in enumerate(names)]
     assert [[file.name.rpartition("/")[2] for file in dict.fromkeys(files)] for files in removed] == [
         ["look3-BF16.gguf"],
