@@ -13,7 +13,11 @@ ROOT = Path(__file__).parent
 
 @dataclass(frozen=True)
 class BuiltinModel:
-    """A model that comes with the program, with its texts and tasks."""
+    """A model that comes with the program, with its texts and tasks.
+
+    `conversations` are calibration conversations about images, if the model takes images: JSONL with paths relative to
+    the file.
+    """
 
     name: str
     title: str
@@ -22,17 +26,28 @@ class BuiltinModel:
     calibration: Path
     task_directory: Path
     tasks: tuple[str, ...]
+    conversations: Path | None = None
 
 
 @cache
 def builtin_models() -> dict[str, BuiltinModel]:
     """Name -> model, from models.toml."""
-    shared = _toml("models.toml")
-    world = {key: ROOT / shared[key] for key in ("text", "calibration", "task_directory")}
-    return {
-        name: BuiltinModel(name, entry["title"], ROOT / entry["directory"], **world, tasks=tuple(shared["tasks"]))
-        for name, entry in shared["models"].items()
-    }
+    known = _toml("models.toml")
+    return {name: _builtin(name, entry, known["worlds"][entry["world"]]) for name, entry in known["models"].items()}
+
+
+def _builtin(name: str, entry: dict[str, str], world: dict[str, Any]) -> BuiltinModel:
+    conversations = world.get("conversations")
+    return BuiltinModel(
+        name,
+        entry["title"],
+        ROOT / entry["directory"],
+        text=ROOT / world["text"],
+        calibration=ROOT / world["calibration"],
+        task_directory=ROOT / world["task_directory"],
+        tasks=tuple(world["tasks"]),
+        conversations=None if conversations is None else ROOT / conversations,
+    )
 
 
 @cache

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import call
@@ -18,6 +19,7 @@ EXPECTED = {
     "micro": ("Qwen3ForCausalLM", 4e6, 6e6, 12_000_000),
     "mini": ("Qwen3ForCausalLM", 12e6, 14e6, 28_000_000),
     "micro-moe": ("Qwen3_5MoeForCausalLM", 6e6, 8e6, 16_000_000),
+    "micro-vl": ("Qwen3VLForConditionalGeneration", 2e6, 3e6, 8_000_000),
 }
 """Architecture, lower and upper bound of the number of parameters, maximum bytes of the directory."""
 TEXTS = [
@@ -44,15 +46,23 @@ def gguf(model: presets.BuiltinModel, tmp_path_factory: pytest.TempPathFactory) 
     return file
 
 
+def loaded_by_transformers(model: presets.BuiltinModel, **settings: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    loader = AutoModelForCausalLM if model.conversations is None else AutoModelForImageTextToText
+    return loader.from_pretrained(model.directory, **settings)
+
+
 def test_transformers_loads_model_tokenizer_and_chat_template(model: presets.BuiltinModel) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     name, fewest, most, _ = EXPECTED[model.name]
-    loaded = AutoModelForCausalLM.from_pretrained(model.directory)
+    loaded = loaded_by_transformers(model)
     tokenizer = AutoTokenizer.from_pretrained(model.directory)
     assert type(loaded).__name__ == name
     assert fewest < loaded.num_parameters() < most
-    matrices = [weight for weight in loaded.state_dict().values() if weight.ndim >= 2 and weight.shape[-2] > 1]
+    weights = {name: weight for name, weight in loaded.state_dict().items() if ".visual." not in name}
+    matrices = [weight for weight in weights.values() if weight.ndim >= 2 and weight.shape[-2] > 1]
     assert all(weight.shape[-1] % 256 == 0 for weight in matrices)
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": "hi"}], add_generation_prompt=True, tokenize=False
@@ -72,7 +82,7 @@ def test_the_card_has_the_scores_and_the_perplexity_of_the_model(model: presets.
     card = (model.directory.parent / "CARD.md").read_text()
     sections = {part.partition("\n")[0].strip("# "): part for part in re.split(r"^(?=##? )", card, flags=re.M) if part}
     own = sections.get(model.name) or next(iter(sections.values()))  # micro's is the first
-    stated = {task: float(score) for task, score in re.findall(r"^\| (micro_\w+) \| (0\.\d+) \|", own, re.M)}
+    stated = {task: float(score) for task, score in re.findall(r"^\| ((?:micro|vl)_\w+) \| (0\.\d+) \|", own, re.M)}
     assert stated == {task: pytest.approx(score["value"], abs=0.006) for task, score in record["tasks"].items()}
     (perplexity,) = re.findall(r"perplexity on the test text is (\d\.\d+)", own)
     assert float(perplexity) == pytest.approx(record["perplexity"]["value"], abs=0.002)
@@ -101,12 +111,11 @@ def test_logits_on_the_test_text_equal_transformers(
     """
     import numpy as np
     import torch
-    from transformers import AutoModelForCausalLM
 
     from sweep.backends.llama import LlamaBackend, LlamaOptions
     from sweep.measure.perplexity import cut_windows
 
-    reference = AutoModelForCausalLM.from_pretrained(model.directory, dtype=torch.float32).eval()
+    reference = loaded_by_transformers(model, dtype=torch.float32).eval()
     reference.set_attn_implementation("eager")
     backend = LlamaBackend(gguf, LlamaOptions(type_k="f32", type_v="f32", flash_attn="off"))
     cut = cut_windows(backend, model.text.read_text(), max_windows=windows)
