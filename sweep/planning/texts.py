@@ -82,7 +82,9 @@ def calibration_text(
     if chosen is None:
         chosen = builtin.name if builtin is not None else next(iter(known))
     if chosen in builtins:
-        return _local(f"{chosen}'s own text", builtins[chosen].calibration, parse_special)
+        own = builtins[chosen]
+        images = own.conversations if own == builtin else None  # another model may take none
+        return _local(f"{chosen}'s own text", images or own.calibration, parse_special)
     if chosen not in known:
         near = difflib.get_close_matches(chosen, [*known, *builtins], n=1) or [*known, *builtins]
         raise InputError(f"{chosen}: there is no such text (--calibration); give a file or {', '.join(near)}")

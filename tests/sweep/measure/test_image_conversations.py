@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from vision_models import IMAGE_TOKEN, make_vision_model, save_image
 
+import presets
 from converters.errors import InputError
 from images.preprocessing import read_preprocessing
 from int8.samples import ImagePrompts
@@ -175,3 +176,13 @@ def test_sweep_int8_calibrates_with_images(model: Path, write: Callable[..., Pat
     assert isinstance(source, ImagePrompts)
     assert written.calibration.length == round(sum(len(prompt.tokens) for prompt in source.prompts) / 9)
     assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+
+
+def test_a_built_in_vision_model_is_calibrated_with_its_own_images() -> None:
+    builtins = presets.builtin_models()
+    vision, text = builtins["micro-vl"], builtins["micro"]
+    own = calibration_text(None, vision).file
+    assert own.form is TextForm.IMAGES
+    assert calibration_text("micro-vl", vision).file == own
+    assert calibration_text("micro-vl", text).file.form is TextForm.PLAIN, "micro takes no images"
+    assert calibration_text("micro", vision).file == calibration_text(None, text).file
