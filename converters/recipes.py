@@ -127,7 +127,7 @@ def with_own_types(name: str, rules: Sequence[str]) -> str:
             )
     if recipe(name).mix is not None:
         raise InputError(
-            f"{name}: --tensor-type changes llama.cpp's own quants; write the rules into a mix of your own"
+            f"{name}: --tensor-type changes only llama.cpp's own quants; write the rules into a mix of your own"
         )
     return OWN_TYPE.join((name, *rules))
 

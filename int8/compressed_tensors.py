@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from converters.errors import InputError
 from int8.arithmetic import QuantizedLinear
-from int8.recipe import Activations, Recipe
+from int8.recipe import Activations, Recipe, text_path
 
 _INT8: dict[str, Any] = {"num_bits": 8, "type": "int"}
 _ACTIVATIONS: dict[Activations, dict[str, Any] | None] = {
@@ -37,7 +37,11 @@ def quantization_config(recipe: Recipe, ignored: list[str]) -> dict[str, Any]:
 def config_entry(
     form: str, weights: dict[str, Any], activations: dict[str, Any] | None, ignored: list[str]
 ) -> dict[str, Any]:
-    """The entry `quantization_config` for linear layers that are all stored in the same format `form`."""
+    """The entry `quantization_config` for linear layers that are all stored in the same format `form`.
+
+    `ignored` are the paths of linear layers that stay float. Programs that read only the text model of a multi-modal
+    checkpoint know them by other paths, which are listed too.
+    """
     group = {
         "targets": ["Linear"],
         "weights": weights,
@@ -50,7 +54,7 @@ def config_entry(
         "format": form,
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
-        "ignore": ignored,
+        "ignore": list(dict.fromkeys([*ignored, *(text_path(path) for path in ignored)])),
         "kv_cache_scheme": None,
     }
 

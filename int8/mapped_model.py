@@ -61,16 +61,17 @@ def map_model(path: Path, dtype: str = "auto") -> PreTrainedModel:
 
 
 def text_config(path: Path) -> PretrainedConfig:
-    """The config of a checkpoint directory. A multi-modal config may say only at its root that the head is tied to the
-    embeddings; then its text config says it too. Raises InputError."""
+    """The config of a checkpoint directory. A multi-modal config may say at one place alone, at its root or in its text
+    config, that the head is tied to the embeddings; then both say it. Raises InputError."""
     tied = read_config(path).get("tie_word_embeddings")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # transformers' errors for a bad config
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: transformers cannot read config.json: {reason}") from error
-    if tied is not None:
-        config.get_text_config().tie_word_embeddings = tied is True
+    text = config.get_text_config()
+    text.tie_word_embeddings = text.tie_word_embeddings if tied is None else tied is True
+    config.tie_word_embeddings = text.tie_word_embeddings  # a multi-modal class of transformers reads the root's alone
     return config
 
 

@@ -76,10 +76,15 @@ NEEDS_IMAGES = (
 )
 
 
+def text_path(module: str) -> str:
+    """The path of a text model's module in a multi-modal model, as a text model has it: model.layers.0.mlp.gate."""
+    return module.replace("model.language_model.", "model.", 1)
+
+
 def matches(module: str, patterns: tuple[str, ...]) -> bool:
     """Whether a pattern is for the module with this path in a model. Multi-modal models have their text model's layers
     in model.language_model.layers; patterns may also name these as in a text model, model.layers."""
-    names = {module, module.replace("model.language_model.", "model.", 1)}
+    names = {module, text_path(module)}
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 

@@ -159,7 +159,10 @@ def _rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
     for kind in dict.fromkeys(fit_kind(name) for name in names):
         own = {split_projector(name)[0]: name for name in names if fit_kind(name) is kind}
         rows = kind.rows(list(own), inputs)
-        found |= {name: replace(rows[base], variant=name) for base, name in own.items()}
+        found |= {  # a row may have a shorter name, such as that of a recipe without its path
+            name: replace(rows[base], variant=rows[base].variant + name.removeprefix(base))
+            for base, name in own.items()
+        }
     return found
 
 

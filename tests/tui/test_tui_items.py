@@ -13,6 +13,7 @@ from textual.geometry import Size
 from sweep.workspace import Workspace
 from tui.screens.items import ItemsScreen
 from tui.screens.results import ResultsScreen
+from tui.widgets.note import Note
 from tui.widgets.picture import UPPER, Picture, half_blocks
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
@@ -60,11 +61,12 @@ def test_the_items_that_a_variant_changes_are_shown_with_their_pictures(tmp_path
             assert "the square 3?" in shown(app)
             assert app.screen.query_one(TextPane).text.plain.endswith(str(tmp_path / "tasks" / PICTURE))
             await pilot.press("j")
-            await until(pilot, lambda: "cannot be read" in shown(app))
+            note = app.screen.query_one(Note)
+            await until(pilot, lambda: "cannot be read" in note.text.plain)
             assert UPPER not in shown(app)
             await pilot.press("j")
             assert "an earlier version" in shown(app)
-            assert "cannot be read" not in shown(app)
+            assert "cannot be read" not in note.text.plain
             await pilot.press("j")
             assert "the task's data set" in " ".join(shown(app).split())
             await pilot.press("escape")

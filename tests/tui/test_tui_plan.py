@@ -72,6 +72,7 @@ NOT_THERE = {
     "force",
 }  # set by the screen itself, or only for `sweep eval`
 NOT_THERE |= {"executor"}  # there is only one without extensions
+NOT_THERE |= {"image_cache", "min_pixels", "max_pixels"}  # rarely changed, and only for tasks with images
 NOT_THERE |= {"tolerance"}  # what a reader accepts is asked where the results are read
 
 

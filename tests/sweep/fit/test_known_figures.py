@@ -230,7 +230,7 @@ def test_every_figure_has_a_source_and_a_formula() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (FitOptions(50_000), "40960"),
+        (FitOptions(140_000), "40960 tokens, and with YaRN 131072"),
         (FitOptions(-1), "context is -1"),
         (FitOptions(512, kv_type_k="q3_k"), "q3_k"),
         (FitOptions(512, parallel=1000), "parallel"),
