@@ -246,7 +246,10 @@ def _why(pick: Candidate) -> list[str]:
         lines.append("It is the reference, with which the others are compared.")
     elif pick.kld is not None:
         span = f"95 % interval {fmt.small(pick.kld.low)} to {fmt.small(pick.kld.high)}"
-        which = "measured KL divergence" if pick.is_measured else f"expected KL divergence, by {pick.kld.basis},"
+        if pick.is_measured:
+            which = "measured KL divergence" + (f" at the {pick.kld.basis}" if pick.kld.basis else "")
+        else:
+            which = f"expected KL divergence, by {pick.kld.basis},"
         lines.append(f"Its {which} is {fmt.small(pick.kld.value)} nats per token ({span}).")
         if pick.kld.value > advice_rules().clear_loss:
             lines.append("This is a clear loss: expect worse answers than those of the unquantized model.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from sweep.analysis import figures
-from sweep.analysis.run_candidates import run_candidates
-from sweep.record import Memory, Projector, Record
+from sweep.analysis.run_candidates import advise_on_records, run_candidates
+from sweep.record import Divergence, ImageDivergence, Memory, Projector, Record
 from sweep.report.figure_columns import figures_shown
 
 PLAIN = Record("Q4_K_M", "gguf", "ok", file_bytes=1000, bits_per_weight=4.9, memory=Memory(5000))
@@ -14,6 +14,23 @@ RECORDS = [
     replace(PLAIN, projector=Projector("F16", 400, 700)),
     replace(PLAIN, variant="Q4_K_M+mmproj=Q8_0", projector=Projector("Q8_0", 200, 500)),
 ]
+
+
+def test_the_worst_divergence_decides_of_a_text_and_of_answers_about_images() -> None:
+    reference = replace(PLAIN, variant="BF16", file_bytes=3000, reference="BF16")
+    divergence = Divergence(*(0.0 for _ in fields(Divergence)))
+    images = ImageDivergence(0.0, 0.001, None, None, 0.9, 100, 20, 10)
+    text = replace(divergence, kld_mean=0.002, kld_stderr=0.0005)
+    good = replace(PLAIN, reference="BF16", divergence=text, image_divergence={"ocr": replace(images, kld_mean=0.0015)})
+    bad = replace(
+        good, variant="Q4_K_M+mmproj=Q4_0", file_bytes=900, image_divergence={"ocr": replace(images, kld_mean=0.3)}
+    )
+    found = {one.variant: one.kld for one in run_candidates([reference, good, bad])}
+    assert (found["Q4_K_M"].value, found["Q4_K_M"].basis) == (0.002, "")
+    assert (found["Q4_K_M+mmproj=Q4_0"].value, found["Q4_K_M+mmproj=Q4_0"].basis) == (0.3, "right answers to ocr")
+    assert advise_on_records([reference, good, bad]).variant == "Q4_K_M"
+    alone = advise_on_records([bad])
+    assert "Its measured KL divergence at the right answers to ocr is 0.3" in alone.reason
 
 
 def test_projector_files_count_in_memory_and_in_the_size_of_a_candidate() -> None:

@@ -1,6 +1,7 @@
 """The task files for vision-language models: their metrics, prompts, limits of pixels and data.
 
-Expected scores are those of lmms-eval's functions (api/metrics.py, tasks/chartqa, tasks/ocrbench_v2) for these texts.
+Expected scores are those of lmms-eval's functions for these texts (tasks/chartqa, tasks/ocrbench_v2), and for ANLS
+those of its definition.
 """
 
 from __future__ import annotations
