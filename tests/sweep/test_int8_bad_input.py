@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import call as sweep
-from families import make
 from safetensors.torch import load_file, save_file
 
 import presets
@@ -123,18 +122,6 @@ def test_activations_that_overflow_fail_the_variant_in_a_sweep(tmp_path: Path, o
     failed = [line for line in done.stderr.splitlines() if line.startswith("int8:sq/quantize failed: ")]
     assert len(failed) == 1, done.stderr
     assert "model.layers.1.mlp.up_proj: its activations are NaN or infinite" in failed[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen3vl", "qwen2vl", "qwen3vlmoe"])
-def test_decoders_of_vision_models_are_rejected(tmp_path: Path, family: str) -> None:
-    model = make(family, tmp_path / "model")
-    for arguments in (
-        ("int8", model, "--recipe", "w8a16", "--out", tmp_path / "out"),
-        ("run", model, "--variants", "=int8:w8a16", "--tasks", "none"),
-    ):
-        line = error_line(tmp_path, *arguments)
-        assert line.startswith(f"sweep: {model / 'config.json'}: int8 does not support the architecture 'qwen")
 
 
 def test_a_gpu_without_int8_is_rejected_before_the_weights_are_read(
