@@ -64,7 +64,7 @@ def changed_run(workspace: Workspace, folder: Path) -> Plan:
             TASK,
             f"d{i}",
             f"p{i}",
-            f"<image>What colour is\nthe square {i}?",
+            f"<image>What <colour> is\nthe square {i}?",
             COLOURS,
             "red",
             tuple(QuestionImage(path, digest) for path in document.images),

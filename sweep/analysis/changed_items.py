@@ -9,6 +9,7 @@ from pathlib import Path
 from sweep.analysis.item_answers import ChangedItem, ChangedItems, GivenAnswer, ItemImage
 from sweep.items import Item, Question
 from sweep.jobs.task import TaskJob, TaskResult
+from sweep.measure.image_prompt import PLACEHOLDER
 from sweep.results.paired_items import pair_items
 from sweep.results.plan import Plan
 from sweep.results.store import Store
@@ -93,7 +94,7 @@ def _shown(job: TaskJob, reference: str, change: _Change, store: Store, root: Pa
         task=job.task.name,
         subject=before.subject,
         doc_id=before.doc_id,
-        text=None if question is None else question.text,
+        text=None if question is None else question.text.replace(PLACEHOLDER, "", len(question.images)),
         target=None if question is None else question.target,
         images=() if question is None else tuple(_images(job, question, root)),
         before=GivenAnswer(reference, words(before), before.value),

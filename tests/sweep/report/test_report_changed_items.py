@@ -35,7 +35,7 @@ def test_the_largest_losses_come_first_with_question_answers_and_image(tmp_path:
     assert (group.task, group.reference, group.changed) == (TASK, "BF16", 4)
     assert [item.doc_id for item in group.shown] == [3, 4, 2, 1]  # lost by two, lost by one, as wrong, a gain
     lost, missing, unknown, gained = group.shown
-    assert lost.text == "<image>What colour is\nthe square 3?"
+    assert lost.text == "What <colour> is\nthe square 3?"
     assert (lost.target, lost.before.words) == ("red", "red")
     assert [(a.variant, a.words, a.gain) for a in lost.after] == [("Q2_K", "blue", -1), ("Q4_K_M", "green", -1)]
     assert [image.file for image in lost.images] == [tmp_path / "tasks" / PICTURE]
@@ -57,7 +57,7 @@ def test_the_page_holds_the_pictures_and_says_which_it_lacks(tmp_path: Path) -> 
     (address,) = re.findall('<img src="([^"]*)"', page)  # the only picture that is a file
     assert "are shown" not in page
     assert "vl_form: 4 items with another answer than BF16" in page
-    assert "&lt;image&gt;What colour is<br>the square 3?" in page
+    assert "What &lt;colour&gt; is<br>the square 3?" in page
     assert "The image is in the task&#39;s data set" in page
     assert "none.png: the image cannot be read" in page
     assert "an earlier version measured this item" in page
