@@ -39,6 +39,11 @@ class QuantRecipe:
         """The title, for a mix followed by its release, which distinguishes versions of the mix."""
         return self.title if self.mix is None else f"{self.title}.{self.mix.release}"
 
+    @property
+    def distinct_title(self) -> str:
+        """A part of file names that tells mixes of users with the same title apart."""
+        return self.title if self.mix is None or self.mix.where is None else self.label
+
 
 PLAIN = {
     recipe.name: replace(recipe, title=recipe.name)

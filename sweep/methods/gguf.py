@@ -52,7 +52,7 @@ class Quant(Variant):
             source=origin.source,
             name=origin.name,
             quant=self.quant,
-            file=inputs.artefact(f"{origin.name}-{self._file_title}{suffix}.gguf"),
+            file=inputs.artefact(f"{origin.name}-{recipe(self.quant).distinct_title}{suffix}.gguf"),
             model=origin.fingerprint,
             label=recipe(self.quant).label,
             engine=engine,
@@ -84,11 +84,6 @@ class Quant(Variant):
         reject_missing_imatrix([recipe(self.quant)])
 
     @property
-    def _file_title(self) -> str:
-        """What distinguishes the file in the workspace."""
-        return self.quant
-
-    @property
     def uses_imatrix(self) -> bool:
         return not recipe(self.quant).is_float
 
@@ -114,8 +109,7 @@ class Quant(Variant):
 
 @dataclass(frozen=True)
 class OwnMix(Quant):
-    """A quant in which rules of the user choose types: `mix:FILE.toml`, or `Q4_K_M;attn_v=Q8_0`. `quant` is the name by
-    which converters.recipes knows it."""
+    """A quant in which a user's file of rules chooses types: `mix:FILE.toml`. `quant` names the file by its path."""
 
     usage = "mix:FILE.toml"
 
@@ -123,16 +117,12 @@ class OwnMix(Quant):
     def parse(cls, text: str) -> Self:
         base, projector = parse_projector(text)
         found = recipe(base)
-        name = f"{MIX_PREFIX}{found.title}" if base.startswith(MIX_PREFIX) else found.name
-        return cls(name + ("" if projector is None else projector.suffix), found.name, projector)
+        name = f"{MIX_PREFIX}{found.title}{'' if projector is None else projector.suffix}"
+        return cls(name, found.name, projector)
 
     @classmethod
     def suggested_names(cls) -> tuple[str, ...]:
         return ()
-
-    @property
-    def _file_title(self) -> str:
-        return recipe(self.quant).label  # two files may have the same name, and a file may change
 
     @property
     def fit_name(self) -> str:

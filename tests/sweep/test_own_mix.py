@@ -53,6 +53,12 @@ def test_a_changed_mix_is_another_variant_and_never_exported_for_the_old_one(tmp
         ExportJob.run_batch([before], None)  # type: ignore[arg-type]  # it is not used before the check
 
 
+def test_a_rule_does_not_end_up_in_the_name_of_a_file() -> None:
+    file = export_of("Q4_K_M;attn_v|a/b=Q8_0").file.name
+    assert file.rpartition("/")[2].startswith("m-Q4_K_M-custom-")
+    assert "attn_v" not in file
+
+
 def test_convert_names_files_by_the_mix(tmp_path: Path) -> None:
     to = f"{mix(tmp_path)},Q8_0;attn_q=F16"
     done = call("convert", "micro", "--to", to, "--out", tmp_path / "new", "--format", "json")
