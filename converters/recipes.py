@@ -1,4 +1,4 @@
-"""The quants that users can name: llama.cpp's own, this project's XL mixes, and mixes of their own (mixes.py).
+"""The quants that users can name: llama.cpp's own, this project's XL mixes, and the users' own (mixes.py).
 
 llama.cpp decides the types of a quant's tensors (llamacpp/tensor_types.py); a mix overrides some of them.
 """
