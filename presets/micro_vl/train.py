@@ -1,7 +1,8 @@
 """Trains micro-vl on seeded drawings and on text.
 
-    python -m presets.micro_vl.train --out DIR [--steps 1350] [--threads 1]
+    python -m presets.micro_vl.train --out DIR [--steps 1350] [--threads 1] [--init DIR]
 
+With `--init` training continues from the weights of a trained model, with the steps after those of the tower alone.
 Each step draws its drawings itself, so nothing is stored. Every three minutes the state is saved to DIR/state.pt, from
 which training resumes. At the end DIR/model is a Hugging Face directory. Optimizer: AdamW, in float32.
 """
@@ -249,17 +250,19 @@ def accuracy(model: Qwen3VLForConditionalGeneration, words: Tokenizer, kind: str
     return right.all(1).float().mean().item()
 
 
-def rate(step: int, steps: int) -> float:
-    """Learning rate: constant after the warm-up, then decreasing linearly."""
-    return PEAK_RATE * min(1, (step + 1) / WARMUP, 0.02 + (steps - step) / (DECAY_SHARE * steps))
+def rate(step: int, start: int, steps: int) -> float:
+    """Learning rate: constant after the warm-up, which begins at `start`, then decreasing linearly."""
+    return PEAK_RATE * min(1, (step - start + 1) / WARMUP, 0.02 + (steps - step) / (DECAY_SHARE * steps))
 
 
-def train(out: Path, steps: int) -> None:
-    """Run or resume the training; then write `out`/model."""
+def train(out: Path, steps: int, init: Path | None) -> None:
+    """Run or resume the training, from the weights of `init` if given; then write `out`/model."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     words = shape.tokenizer()
     model = shape.model(words)
+    if init is not None:
+        model = type(model).from_pretrained(init, dtype=torch.float32)
     matrices = [weight for weight in model.parameters() if weight.ndim > 1]
     vectors = [weight for weight in model.parameters() if weight.ndim < 2]
     width = model.config.text_config.hidden_size
@@ -269,7 +272,7 @@ def train(out: Path, steps: int) -> None:
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     state_file = out / "state.pt"
-    first = 0
+    start = first = 0 if init is None else TOWER_STEPS
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
@@ -286,7 +289,7 @@ def train(out: Path, steps: int) -> None:
     saved = started = time.monotonic()
     for step in range(first, steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps)
+            group["lr"] = rate(step, start, steps)
         optimizer.zero_grad(set_to_none=True)
         losses = loss_of_step(model, readers, words, step)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -312,10 +315,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1350)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--init", type=Path, help="directory of a trained model to continue from")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
-    train(arguments.out, arguments.steps)
+    train(arguments.out, arguments.steps, arguments.init)
 
 
 if __name__ == "__main__":

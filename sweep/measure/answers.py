@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from sweep.measure.chat import ChatTemplateError
 from sweep.measure.image_prompt import ChatPrompt
 from sweep.measure.lm_eval_model import images_of, make_lm
 from sweep.measure.lm_eval_tasks import TaskLocation, load_task, quiet
+from sweep.measure.simple_evaluate import requests_of
 from sweep.measure.task_options import MeasurementError, TaskOptions
 
 
@@ -26,14 +27,6 @@ class RightAnswer:
     images: str
 
 
-class _Asked(Exception):
-    """The task's requests, before any is answered."""
-
-    def __init__(self, requests: Sequence[Any]) -> None:
-        super().__init__()
-        self.requests = requests
-
-
 def right_answers(backend: Backend, task: str, location: TaskLocation, options: TaskOptions) -> list[RightAnswer]:
     """The items of a task that have a right answer, those with the same images next to one another.
 
@@ -41,29 +34,9 @@ def right_answers(backend: Backend, task: str, location: TaskLocation, options: 
     left out. Raises InputError as `run_task` does, MeasurementError if no item has an answer.
     """
     with quiet(location.offline):
-        from lm_eval import simple_evaluate
-
         loaded = load_task(task, location, options)
         lm: Any = make_lm(backend, options)
-
-        def stop(requests: Sequence[Any]) -> None:
-            raise _Asked(requests)
-
-        lm.loglikelihood = lm.generate_until = stop
-        requests: Sequence[Any] = []
-        try:
-            simple_evaluate(
-                model=lm,
-                tasks=[loaded.root],
-                num_fewshot=options.num_fewshot,
-                limit=options.limit,
-                apply_chat_template=options.chat_template,
-                confirm_run_unsafe_code=options.allow_code,
-                task_manager=loaded.manager,
-                torch_random_seed=None,
-            )
-        except _Asked as asked:
-            requests = asked.requests
+        requests = requests_of(lm, loaded, options, options.limit)
         found = [one for request in requests for one in _answers(request, loaded.tasks[request.task_name], lm)]
     if not found:
         raise MeasurementError(f"task {task}: no item has a right answer that can be scored")
@@ -78,7 +51,7 @@ def _answers(request: Any, task: Any, lm: Any) -> Iterator[RightAnswer]:
         return
     asked = SimpleNamespace(args=(request.args[0], text, *request.args[2:]), task_name=request.task_name)
     try:
-        scored = lm._score_request(asked)
+        scored = lm.score_request(asked)
     except ChatTemplateError:
         raise
     except InputError:  # an image that cannot be used: the task itself reports it

@@ -22,9 +22,8 @@ from sweep.measure.chat import ChatTemplateError, ChatVocabulary
 from sweep.measure.lm_eval_model import TaskProgress, UnusableItems, images_of, make_lm
 from sweep.measure.lm_eval_tasks import LoadedTask, TaskLocation, load_task, quiet
 from sweep.measure.reasoning import Opening
+from sweep.measure.simple_evaluate import evaluate, requests_of
 from sweep.measure.task_options import MeasurementError, TaskOptions
-
-BOOTSTRAP_ITERATIONS = 1000  # for metrics whose error has no closed form; 0 turns off all standard errors of lm-eval
 
 
 @dataclass(frozen=True)
@@ -148,24 +147,12 @@ def run_task(
     """
     location, options = location or TaskLocation(), options or TaskOptions()
     with quiet(location.offline):
-        from lm_eval import simple_evaluate
-
         loaded = load_task(task, location, options)
         results = None
         while results is None:
             lm = make_lm(backend, options, progress)
             try:
-                results = simple_evaluate(
-                    model=lm,
-                    tasks=[loaded.root],
-                    num_fewshot=options.num_fewshot,
-                    limit=options.limit,
-                    bootstrap_iters=BOOTSTRAP_ITERATIONS,
-                    apply_chat_template=options.chat_template,
-                    confirm_run_unsafe_code=options.allow_code,
-                    task_manager=loaded.manager,
-                    torch_random_seed=None,  # no task uses torch's random numbers; seeding would load torch (1.6 s)
-                )
+                results = evaluate(lm, loaded, options, options.limit)
             except UnusableItems as found:  # before the model answers; the task goes on without them
                 loaded.leave_out(found.reasons, options.limit)
         metrics = _metrics(loaded, results)
@@ -201,50 +188,28 @@ def check_task(task: str, location: TaskLocation | None = None, options: TaskOpt
         load_task(task, location, options or TaskOptions())
 
 
-class _PromptsBuilt(Exception):
-    """All prompts are built, and the model would answer now."""
-
-
 def check_prompts(vocabulary: ChatVocabulary, task: str, location: TaskLocation, options: TaskOptions) -> None:
     """Build the prompt of the first item of every sub-task as `run_task` does, without a model that answers.
 
     Raises InputError as `run_task` would for the task, its data or the chat template.
     """
     with quiet(location.offline):
-        from lm_eval import simple_evaluate
-
         loaded = load_task(task, location, options)
         lm: Any = make_lm(vocabulary, options)  # type: ignore[arg-type]  # asked for nothing but prompts
-
-        def stop(requests: Sequence[Any]) -> None:
-            for request in requests:
-                try:
-                    lm.texts_around_images(request)
-                except ChatTemplateError:
-                    raise
-                except InputError:  # the fault of one item, which is left out
-                    continue
-            raise _PromptsBuilt
-
-        lm.loglikelihood = lm.loglikelihood_rolling = lm.generate_until = stop
         try:
-            simple_evaluate(
-                model=lm,
-                tasks=[loaded.root],
-                num_fewshot=options.num_fewshot,
-                limit=1,
-                apply_chat_template=options.chat_template,
-                confirm_run_unsafe_code=options.allow_code,
-                task_manager=loaded.manager,
-                torch_random_seed=None,
-            )
-        except _PromptsBuilt:
-            return
+            requests = requests_of(lm, loaded, options, limit=1)
         except InputError:
             raise
         except Exception as error:  # a task's file contains code, which can fail in any way
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(f"task {task}: its prompts cannot be built: {reason}") from error
+        for request in requests:
+            try:
+                lm.texts_around_images(request)
+            except ChatTemplateError:
+                raise
+            except InputError:  # the fault of one item, which is left out
+                continue
 
 
 def _metrics(loaded: LoadedTask, results: dict[str, Any]) -> tuple[Metric, ...]:

@@ -140,10 +140,10 @@ def _lm_class() -> type[TemplateLM]:
             return [int(t) for t in self._model.tokenize(string, add_special=special, parse_special=True)]
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            with_images = self._with_images(requests, self._score_request)
+            with_images = self._with_images(requests, self.score_request)
 
             def score_part(part: list[Any]) -> list[Any]:
-                asked = [with_images.get(id(request)) or self._score_request(request) for request in part]
+                asked = [with_images.get(id(request)) or self.score_request(request) for request in part]
                 return self._score(asked, [(request.task_name, request.doc_id) for request in part])
 
             return self._by_part(requests, score_part)
@@ -214,7 +214,11 @@ def _lm_class() -> type[TemplateLM]:
                 self.sharing.add(self._model, fitted, scores, questions)
             return [(score.logprob, score.is_greedy) for score in scores]
 
-        def _score_request(self, request: Any) -> ScoreRequest:
+        def score_request(self, request: Any) -> ScoreRequest:
+            """The tokens and images of a request, whose arguments are a prompt and what is scored after it.
+
+            Raises InputError if an image cannot be used or the request does not fit the context.
+            """
             text, continuation = request.args[:2]
             if text == "":
                 scored = self.tok_encode(continuation, add_special_tokens=False)
