@@ -54,6 +54,9 @@ TYPED: dict[str, tuple[str, Any]] = {
     "parse_special": ("yes", True),
     "imatrix": ("auto", "auto"),
     "calibration": ("c.txt", Path("c.txt")),
+    "min_pixels": ("4096", 4096),
+    "max_pixels": ("1000000", 1_000_000),
+    "image_cache": ("2GiB", 2 << 30),
     "ctx": ("512", 512),
     "kv_type": ("q8_0,f16", KVCache("q8_0", "f16")),
     "gpu": ("RTX_4090,24GiB", ("RTX_4090", "24GiB")),
@@ -72,7 +75,6 @@ NOT_THERE = {
     "force",
 }  # set by the screen itself, or only for `sweep eval`
 NOT_THERE |= {"executor"}  # there is only one without extensions
-NOT_THERE |= {"image_cache", "min_pixels", "max_pixels"}  # rarely changed, and only for tasks with images
 NOT_THERE |= {"tolerance"}  # what a reader accepts is asked where the results are read
 
 

@@ -11,6 +11,7 @@ from sweep.cli.options import RUN
 from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
 from sweep.planning.preset import Preset, load
+from sweep.variant_name import MMPROJ
 
 OPTIONS = {option.field: option for option in RUN}
 
@@ -86,7 +87,7 @@ def preset_fields(preset: Preset) -> dict[str, str]:
 
 def plan_name(variant: str) -> str:
     """The name that a plan gives to a variant, from the name that was typed."""
-    if ":" not in variant:
+    if ":" not in variant and MMPROJ not in variant:
         return variant
     try:
         return parse(variant).name

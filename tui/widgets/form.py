@@ -53,6 +53,14 @@ GROUPS = (
         ),
     ),
     (
+        "Images",
+        (
+            OptionField("min_pixels", "fewest pixels", "the model's limit"),
+            OptionField("max_pixels", "most pixels", "the model's limit"),
+            OptionField("image_cache", "cache of images", "4GiB"),
+        ),
+    ),
+    (
         "Text",
         (
             OptionField("perplexity", "perplexity text", "the model's default", ANY_FILE),
