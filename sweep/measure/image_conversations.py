@@ -3,7 +3,7 @@
     {"messages": [{"role": "user", "content": [{"type": "image", "image": "x.png"}, {"type": "text", "text": "?"}]}]}
 
 Paths of images are relative to the file. A conversation is a sample and is not cut. Lines without an image are allowed:
-a model that is to answer without images too should read some.
+a model that is to answer without images too should read some. A line may also be an item of a task (see image_items).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from images.file import ImageFile, open_image
 from images.preprocessing import Preprocessing, read_preprocessing
 from int8.calibration_text import FEWEST_TOKENS, LENGTH, SAMPLES
 from sweep.measure.chat import render_chat
+from sweep.measure.image_items import item_messages
 from sweep.measure.image_prompt import AFTER, BEFORE, IMAGE
 from sweep.measure.plain_text import read_text
 
@@ -162,7 +163,7 @@ def _conversation(where: str, line: str, folder: Path) -> Conversation:
         row = json.loads(line)
     except ValueError as error:
         raise InputError(f"{where}: this is no JSON: {error}") from error
-    messages = row.get("messages") if isinstance(row, dict) else None
+    messages = (row.get("messages") or item_messages(row)) if isinstance(row, dict) else None
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise InputError(f'{where}: is not a conversation; write each line as {{"messages": [{{"role": ...}}, ...]}}')
     images: list[Path] = []

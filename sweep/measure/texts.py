@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from converters.errors import InputError
 from sweep.backends.base import Tokens
 from sweep.measure.chat import ChatVocabulary, render_chat
+from sweep.measure.image_items import item_messages
 from sweep.measure.plain_text import read_text
 from sweep.measure.text_form import TextForm
 
@@ -26,13 +27,15 @@ class TextVocabulary(ChatVocabulary, Protocol):
 
 def form_of(path: Path, parse_special: bool) -> TextForm:
     """The form of a file: conversations if it is JSONL whose first line has "messages", whatever `parse_special` says;
-    with images if any message has one.
+    with images if any message has one, or if its first line is an item of a task with images.
 
     Raises InputError if the file is not UTF-8 or cannot be read.
     """
     if path.suffix == ".jsonl":
         text = read_text(path)
         first = next((line for line in text.splitlines() if line.strip()), "")
+        if item_messages(_object(first)) is not None:
+            return TextForm.IMAGES
         if isinstance(_object(first).get("messages"), list):
             return TextForm.IMAGES if any(map(_has_image, text.splitlines())) else TextForm.CONVERSATIONS
     return TextForm.SPECIAL if parse_special else TextForm.PLAIN

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from driving import PATIENCE, opened, play, shown, sweep, until
+from rich.style import Style
 from textual.widgets import Input, Static
 
 import presets
@@ -30,10 +31,13 @@ from tui.screens.run import RunScreen
 from tui.screens.start import StartScreen
 from tui.state.draft import Draft
 from tui.state.session import Session
+from tui.state.sizes import VariantSize
+from tui.theme import Palette
 from tui.widgets.form import FIELDS, OptionForm
 from tui.widgets.job_table import JobTable
 from tui.widgets.note import Note
 from tui.widgets.path_input import PathInput
+from tui.widgets.plan_table import Figures, plan_rows
 from tui.widgets.table import Table
 
 # field of a Request, what is typed or chosen for it, and the value that the command must read
@@ -131,6 +135,30 @@ def test_the_command_measures_the_chosen_variants(chosen: tuple[str, ...], refer
     request = asked_by(shlex.join(["sweep", *draft.arguments()]))
     named = _variants(preset.load(request.preset), request, request.reference or "BF16")
     assert list(dict.fromkeys(named)) == planned
+
+
+def test_a_projector_file_counts_in_the_memory_and_not_in_the_file() -> None:
+    """Also of a name that is written otherwise than in the plan; before there is a plan, sizes are the text model's."""
+    name = "Q4_K_M+mmproj=Q8_0"
+    draft = Draft(variants=(name, "q8_0+mmproj=F16"))
+    row = {"bits_per_weight": 4.5, "file_bytes": 2048, "memory_bytes": 4096}
+    plan = {
+        "variants": [
+            {"variant": name, **row, "projector": {"file_bytes": 1, "memory_bytes": 1024}},
+            {"variant": "Q8_0", **row, "projector": {"file_bytes": 1, "memory_bytes": 2048}},
+        ]
+    }
+    colours = Palette(**{field.name: Style() for field in fields(Palette)})
+
+    def shown_of(variant: str, figures: Figures) -> list[str]:
+        rows = dict(plan_rows(draft, figures, lambda _: True, colours))
+        return [cell.plain for cell in rows[variant]][2:5]
+
+    planned = Figures(draft, plan, {})
+    assert shown_of(name, planned) == ["4.50", "2.00 KiB", "5.00 KiB"]
+    assert shown_of("q8_0+mmproj=F16", planned) == ["4.50", "2.00 KiB", "6.00 KiB"]
+    unplanned = Figures(Draft(), {}, {"Q4_K_M": VariantSize(4.9, 1024)})
+    assert shown_of(name, unplanned) == ["4.90", "1.00 KiB", fmt.MISSING]
 
 
 def test_the_screen_shows_the_plan_of_the_dry_run(swept: Workspace, text: Path) -> None:
