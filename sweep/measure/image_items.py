@@ -1,7 +1,7 @@
 """Items of a task with images as conversations, for calibration with the training items of a data set.
 
-A line of such a file is an item: {"image": "x.png", "question": "Total?", "answer": "12.40"}. Data sets have other names
-for these fields too, and several right answers, of which the first is taken.
+A line of such a file is an item: {"image": "x.png", "question": "Total?", "answer": "12.40"}. Data sets have other
+names for these fields too, and several right answers, of which the first is taken.
 """
 
 from __future__ import annotations

@@ -53,14 +53,6 @@ GROUPS = (
         ),
     ),
     (
-        "Images",
-        (
-            OptionField("min_pixels", "fewest pixels", "the model's limit"),
-            OptionField("max_pixels", "most pixels", "the model's limit"),
-            OptionField("image_cache", "cache of images", "4GiB"),
-        ),
-    ),
-    (
         "Text",
         (
             OptionField("perplexity", "perplexity text", "the model's default", ANY_FILE),
@@ -93,6 +85,14 @@ GROUPS = (
         (
             OptionField("workers", "parallel jobs", "one per GPU"),
             OptionField("keep", "keep files", "all"),
+        ),
+    ),
+    (
+        "Images",
+        (
+            OptionField("min_pixels", "fewest pixels", "the model's limit"),
+            OptionField("max_pixels", "most pixels", "the model's limit"),
+            OptionField("image_cache", "cache of images", "4GiB"),
         ),
     ),
 )
