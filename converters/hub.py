@@ -50,7 +50,7 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
         raise InputError(f"{hub_id!r} is neither a path nor a hub id (org/name or org/name@revision)")
     repository, _, revision = hub_id.partition("@")
     patterns = [name for name in FILES if weights or not name.startswith("model")]
-    with _hub_errors(hub_id, revision):
+    with hub_errors(hub_id, revision):
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
 
 
@@ -81,7 +81,7 @@ def _fetch_file(hub_id: str, name: str) -> tuple[Path | None, int]:
 
     repository, _, revision = hub_id.partition("@")
     known = try_to_load_from_cache(repository, name, revision=revision or None)
-    with _hub_errors(hub_id, revision):
+    with hub_errors(hub_id, revision):
         # Not hf_hub_download, which retries for half a minute if there is no network.
         path = Path(snapshot_download(repository, revision=revision or None, allow_patterns=[name])) / name
     if not path.is_file():
@@ -117,7 +117,7 @@ class HubFile:
         """Bytes of all parts, according to the hub. Raises InputError."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        with _hub_errors(self.repository, self.revision):
+        with hub_errors(self.repository, self.revision):
             urls = [hf_hub_url(self.repository, name, revision=self.revision) for name in self.names]
             return sum(get_hf_file_metadata(url).size or 0 for url in urls)
 
@@ -127,7 +127,7 @@ class HubFile:
 
         found, total = [], 0
         repository = f"{self.repository}@{self.revision}" if self.revision else self.repository
-        with _hub_errors(self.repository, self.revision):
+        with hub_errors(self.repository, self.revision):
             files = HfFileSystem()
             for name in self.names:
                 with _opened(files, f"{repository}/{name}") as file:
@@ -147,8 +147,8 @@ class HubFile:
         from huggingface_hub import hf_hub_download
 
         if not is_reachable():
-            raise _unreachable(self.repository)
-        with _hub_errors(self.repository, self.revision):
+            raise unreachable(self.repository)
+        with hub_errors(self.repository, self.revision):
             paths = [hf_hub_download(self.repository, name, revision=self.revision) for name in self.names]
         return Path(paths[0])
 
@@ -164,7 +164,7 @@ def _opened(files: Any, path: str) -> Iterator[Any]:
         yield file
 
 
-def _unreachable(hub_id: str) -> InputError:
+def unreachable(hub_id: str) -> InputError:
     from huggingface_hub import constants
 
     return InputError(
@@ -174,8 +174,9 @@ def _unreachable(hub_id: str) -> InputError:
 
 
 @contextmanager
-def _hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
-    """Turn errors of huggingface_hub into an InputError that says what to do."""
+def hub_errors(hub_id: str, revision: str | None, broken: bool = True) -> Iterator[None]:
+    """Turn errors of huggingface_hub into an InputError that says what to do; those of a broken connection only if
+    `broken`."""
     from huggingface_hub import constants, errors
 
     try:
@@ -196,7 +197,9 @@ def _hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError as error:
         raise InputError(f"{hub_id}: the repository has no such file ({str(error).splitlines()[-1]})") from error
     except (errors.LocalEntryNotFoundError, connection_error()) as error:
-        raise _unreachable(hub_id) from error
+        if not broken:
+            raise
+        raise unreachable(hub_id) from error
     except (errors.HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -1,8 +1,9 @@
 """What MODEL on the command line means: one set of rules and messages for every command.
 
-MODEL is the first of these that matches: a built-in model's name, `hub:REPO/FILE.gguf`, a path (a checkpoint's
-directory, a config.json, a .gguf file or any part of a split one), a public model's name in the catalogue, or a hub id
-("org/name", "org/name@revision").
+MODEL is the first of these that matches: a built-in model's name, `hub:REPO/FILE.gguf`, `hub:REPO` (a repository of
+GGUF files), a path (a checkpoint's directory, a config.json, a .gguf file or any part of a split one, a directory of
+GGUF files), a public model's name in the catalogue, or a hub id ("org/name", "org/name@revision") of a checkpoint or of
+a repository of GGUF files.
 """
 
 from __future__ import annotations
@@ -21,8 +22,17 @@ from converters.checkpoint import Checkpoint
 from converters.checkpoint_source import CheckpointSource
 from converters.config_source import ConfigSource
 from converters.errors import InputError
+from converters.gguf_repository import (
+    GGUFRepository,
+    is_gguf_directory,
+    is_gguf_listing,
+    open_directory,
+    open_hub,
+)
 from converters.gguf_source import GGUFSource, model_stem
 from converters.hub import HubFile, fetch, fetch_config, fetch_index, is_hub_id
+from converters.hub_files import list_repository
+from converters.hub_reachable import is_reachable
 from converters.llamacpp.container import GGUFHeader
 from converters.source import Source
 
@@ -45,6 +55,7 @@ class ModelForm(Enum):
     CHECKPOINT = "a directory with config.json and weights"
     CONFIG = "a config without weights"
     GGUF = "a GGUF file"
+    REPOSITORY = "a repository of GGUF files"
     CATALOGUE = "a public model whose config is in the catalogue"
 
 
@@ -56,7 +67,11 @@ _SIZES_ALONE = (
     "only the sizes of this model are known (for sweep fit and --dry-run); for more give its hub id, {hub_id}, or a"
     " directory"
 )
+_MANY_FILES = "is a repository of GGUF files; `sweep run` and `sweep fit` take all of it, other commands one file"
 _INSUFFICIENT = {
+    (ModelForm.REPOSITORY, Need.WEIGHTS): _MANY_FILES,
+    (ModelForm.REPOSITORY, Need.PLAN): _MANY_FILES,
+    (ModelForm.REPOSITORY, Need.CHECKPOINT): NO_CHECKPOINT,
     (ModelForm.CONFIG, Need.WEIGHTS): _NO_WEIGHTS,
     (ModelForm.CONFIG, Need.CHECKPOINT): _NO_WEIGHTS,
     (ModelForm.GGUF, Need.CHECKPOINT): NO_CHECKPOINT,
@@ -75,6 +90,8 @@ class FoundModel:
     - `path`: a directory or a file. For a model of the catalogue it is its name there, and for a file on the hub that
       was not downloaded it is MODEL as given: `open_source` finds both again by it.
     - `remote`, `headers`: a file on the hub that was not downloaded, and the headers of its parts.
+    - `repository`: the repository of GGUF files; `path` is then the file that says most of the model, or the copy of its
+      header.
     - `mtp_layers`: the number of MTP layers, if it is known from more than the config.
     - `bytes_read`: bytes read over the network; None if nothing had to be read.
     """
@@ -86,6 +103,7 @@ class FoundModel:
     entry: presets.catalogue.CatalogueEntry | None = None
     remote: HubFile | None = None
     headers: tuple[GGUFHeader, ...] = ()
+    repository: GGUFRepository | None = None
     mtp_layers: int | None = None
     bytes_read: int | None = None
 
@@ -94,11 +112,15 @@ class FoundModel:
         reason = _INSUFFICIENT.get((self.form, need))
         if reason is None:
             return None
+        if self.repository is not None:
+            return f"{self.repository.id}: {reason}: {self.repository.spec(self.repository.files[-1])}"
         return f"{self.path}: {reason.format(hub_id='' if self.entry is None else self.entry.hub_id)}"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for readers of this model's figures."""
+        if self.repository is not None:
+            return tuple(f"left out: {problem}" for problem in self.repository.problems)
         if self.entry is None or not self.entry.assembled:
             return ()
         return ("its config was assembled from several sources that agree, not read from the published file",)
@@ -115,6 +137,8 @@ class FoundModel:
         if repair and self.form is not ModelForm.GGUF:
             raise InputError(f"{self.path}: is not a GGUF file; --repair is only for GGUF files, so leave it out")
         match self.form:
+            case ModelForm.REPOSITORY:
+                return GGUFSource(self.path, name, requantize=True, mtp=mtp)
             case ModelForm.GGUF:
                 path = self.path if self.remote is None else Path(self.remote.repository) / self.remote.names[0]
                 return GGUFSource(path, name, requantize, self.headers, mtp, repair)
@@ -127,13 +151,16 @@ class FoundModel:
                 return CheckpointSource(Checkpoint.open(self.path, name), pre_tokenizer, mtp)
 
 
-def find_model(text: str | Path, need: Need, say: Callable[[str], None] = lambda _: None) -> FoundModel:
+def find_model(
+    text: str | Path, need: Need, say: Callable[[str], None] = lambda _: None, is_repository: bool | None = None
+) -> FoundModel:
     """Find the model that `text` names, and download it from the hub if it is there and `need` requires it.
 
-    `say` is called with one line before anything that takes long. Raises InputError if there is no such model, or if
+    `say` is called with one line before anything that takes long. `is_repository`: what `find_repository` found out; None
+    if it was not called. Raises InputError if there is no such model, or if
     its form is not enough for `need`.
     """
-    found = _found(str(text), need, say)
+    found = _found(str(text), need, say, is_repository)
     reason = found.insufficient(need)
     if reason is not None:
         raise InputError(reason)
@@ -148,6 +175,31 @@ def find_file(text: str, need: Need) -> FoundModel:
     if not path.is_file():
         raise InputError(f"{text}: there is no such file")
     return _local(path, need)
+
+
+def find_repository(text: str, say: Callable[[str], None] = lambda _: None) -> GGUFRepository | None:
+    """The repository of GGUF files that MODEL, or the variant `hub:ORG/NAME`, names; None if it names something else.
+    `say` is called with a line before the hub is asked.
+
+    Raises InputError for a repository without a model, and if the hub cannot be asked and its cache knows no model of
+    this name.
+    """
+    hub_id = text.removeprefix(HUB_FILE)
+    if text in presets.builtin_models() or (text.startswith(HUB_FILE) and not is_hub_id(hub_id)):
+        return None
+    if not text.startswith(HUB_FILE):
+        if _exists(text):
+            path = Path(text).expanduser()
+            return open_directory(path.resolve()) if path.is_dir() and is_gguf_directory(path) else None
+        if not is_hub_id(text) or text.endswith((".gguf", ".json")) or catalogue_entry(text) is not None:
+            return None
+    say(f"{hub_id} is not a path on this machine; looking it up on the hub")
+    if not text.startswith(HUB_FILE) and not is_reachable():
+        return None  # a checkpoint may be in the cache
+    listing = list_repository(hub_id)
+    if not text.startswith(HUB_FILE) and not is_gguf_listing(listing):
+        return None
+    return open_hub(hub_id, listing)
 
 
 def is_known_offline(text: str) -> bool:
@@ -180,10 +232,16 @@ def open_source(
     return found.open(name or default, pre_tokenizer, mtp, requantize, repair)
 
 
-def _found(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
+def _found(text: str, need: Need, say: Callable[[str], None], is_repository: bool | None) -> FoundModel:
     builtin = presets.builtin_models().get(text)
     if builtin is not None:
         return FoundModel(builtin.name, builtin.directory, ModelForm.CHECKPOINT, builtin)
+    repository = None if is_repository is False else find_repository(text, say)
+    if repository is not None:
+        whole = repository.whole.path
+        return FoundModel(
+            repository.model, whole, ModelForm.REPOSITORY, repository=repository, bytes_read=repository.bytes_read
+        )
     if text.startswith(HUB_FILE):
         return _hub_file(text, need, say)
     if _exists(text):
@@ -194,7 +252,6 @@ def _found(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
         return FoundModel(entry.name, Path(text), ModelForm.CATALOGUE, entry=entry)
     if not hub_id:
         raise no_such_model(text)
-    say(f"{text} is not a path on this machine; looking it up on the hub")
     return _hub(text, need)
 
 

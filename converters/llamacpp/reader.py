@@ -34,8 +34,8 @@ MAX_KEY = 65_535  # bytes; the format's own bound
 class _Cursor:
     """Reads forward through a file in pieces, but not past its end or past the limit for headers."""
 
-    def __init__(self, read: Callable[[int, int], bytes], file_bytes: int, path: Path) -> None:
-        self.read, self.limit, self.path = read, min(file_bytes, MAX_HEADER_BYTES), path
+    def __init__(self, read: Callable[[int, int], bytes], file_bytes: int, path: Path, ahead: int) -> None:
+        self.read, self.limit, self.path, self.ahead = read, min(file_bytes, MAX_HEADER_BYTES), path, ahead
         self.truncated = file_bytes <= MAX_HEADER_BYTES
         self.position = 0  # in the file
         self.texts = 0  # strings read so far as items of lists
@@ -47,7 +47,7 @@ class _Cursor:
             reason = "is truncated" if self.truncated else f"has a header of more than {MAX_HEADER_BYTES >> 20} MiB"
             raise InputError(f"{self.path}: {reason}: {what} would end at byte {end}, but the limit is {self.limit}")
         if end > self.start + len(self.buffer):
-            length = min(max(count, 1 << 20), self.limit - self.position)
+            length = min(max(count, self.ahead), self.limit - self.position)
             self.buffer, self.start = self.read(length, self.position), self.position
             if len(self.buffer) < count:
                 raise InputError(f"{self.path}: became shorter while it was read")
@@ -87,9 +87,14 @@ def read_header(path: Path) -> GGUFHeader:
         os.close(descriptor)
 
 
-def parse_header(read: Callable[[int, int], bytes], file_bytes: int, path: Path) -> GGUFHeader:
-    """Read the header of a file of `file_bytes` bytes, local or remote, by `read(count, offset)`. See `read_header`."""
-    cursor = _Cursor(read, file_bytes, path)
+def parse_header(
+    read: Callable[[int, int], bytes], file_bytes: int, path: Path, ahead: int = 1 << 20
+) -> GGUFHeader:
+    """Read the header of a file of `file_bytes` bytes, local or remote, by `read(count, offset)`. See `read_header`.
+
+    At least `ahead` bytes are requested at a time, as far as the file has them.
+    """
+    cursor = _Cursor(read, file_bytes, path, ahead)
     if file_bytes < 24 or cursor.take(4, "the magic") != MAGIC:
         raise InputError(f"{path}: is not a GGUF file (its first four bytes are not 'GGUF')")
     version = cursor.number("I", "the version")

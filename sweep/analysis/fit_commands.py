@@ -31,6 +31,8 @@ def fit_commands(
         return Commands(_server(row, files[row.variant]))
     if row.variant.startswith(HUB_FILE) and on_hub is not None:
         return Commands(_server(row, on_hub), _download(on_hub))
+    if row.variant.startswith(HUB_FILE):  # of a repository: the row names the file
+        return Commands(_server(row, None), _download_of(row, model))
     if row.kind == GGUF and not row.variant.startswith("gguf:"):
         entry = catalogue_entry(model)
         images = [] if row.projector_type is None else ["--mmproj", row.projector_type]
@@ -53,6 +55,14 @@ def _int8_commands(recipe: str, model: str, context: int, workspace: Sequence[st
     directory = f"./{Path(source).name}-{recipe}"  # otherwise vLLM may take it for the name of a model on the hub
     get = ["sweep", "int8", source, "--recipe", recipe, "--out", directory, *workspace]
     return Commands(join(["vllm", "serve", directory, "--max-model-len", str(context)]), join(get))
+
+
+def _download_of(row: FitRow, repository: str) -> str:
+    """The command that downloads the file of a variant of a repository at a certain revision."""
+    words = shlex.split(row.arguments)
+    if "@" not in repository or words[0] != "-m":
+        return ""
+    return _download(f"{HUB_FILE}{repository.removeprefix(HUB_FILE)}/{words[1].removeprefix('./')}")
 
 
 def _download(on_hub: str) -> str:

@@ -9,6 +9,7 @@ from converters.plan import projector_name
 from converters.shell import join
 from sweep.analysis.candidate import Commands
 from sweep.fit.server_arguments import ServerSettings, server_words
+from sweep.jobs.download import DownloadJob
 from sweep.jobs.export import ExportJob
 from sweep.jobs.model import MeasuredModel
 from sweep.jobs.projector import ProjectorJob
@@ -20,11 +21,16 @@ def run_commands(plan: Plan, workspace: Workspace) -> dict[str, Commands]:
     """By variant. A variant that llama.cpp cannot run has none."""
     found = {}
     exports = {cell.key: cell.job for cell in plan.cells if isinstance(cell.job, ExportJob)}
+    downloads = {cell.variant: cell.job for cell in plan.cells if isinstance(cell.job, DownloadJob)}
     projectors = {cell.variant: cell.job for cell in plan.cells if isinstance(cell.job, ProjectorJob)}
     for name, model in _gguf_models(plan).items():
         file = model.file.under(workspace.root)
         export, projector = exports.get(model.content), projectors.get(name)
         images = "" if projector is None else _typed(projector.file.under(workspace.root))
+        download = downloads.get(name)
+        if download is not None and not file.exists():
+            found[name] = Commands(_server(download.spec, model, images))
+            continue
         made = [] if projector is None or projector.file.under(workspace.root).exists() else [projector]
         if made:
             images = projector_name(made[0].name, made[0].quant)

@@ -388,10 +388,10 @@ _DRY_RUN = Option("dry_run", bool, common.DRY_RUN)
 _KEEP = _option(
     Panel.OUTPUT,
     "keep",
-    Keep,
+    Keep | None,
     "Which model files to keep after the run: all, only that of the recommended variant (best), or none. With none, "
     "each file is deleted as soon as it has been measured.",
-    default=Keep.ALL,
+    show_default="all that were made; none of those downloaded from a repository of GGUF files",
 )
 _BASE_FILE = _option(
     Panel.OUTPUT,

@@ -20,6 +20,7 @@ from sweep.execution.logs import log_path
 from sweep.execution.registry import open_executor
 from sweep.execution.scheduler import Scheduler
 from sweep.jobs.cell import Cell
+from sweep.jobs.download import DownloadJob
 from sweep.jobs.projector import ProjectorResult
 from sweep.jobs.text import TextJob
 from sweep.methods.base import PredictedSize
@@ -93,11 +94,12 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
             todo = cells_to_run(plan.cells, store, root)
             running = {cell.variant for cell in todo}
 
+            artefacts.discard(file.under(root) for file in _unneeded_downloads(sweep, todo))
+
             def on_variant_done(name: str) -> None:
                 running.discard(name)
-                if sweep.request.keep is Keep.NONE:
-                    own = _made_only_for(name, plan.cells, running)
-                    artefacts.discard(file.under(root) for file in own)
+                own = _made_only_for(name, plan.cells, running)
+                artefacts.discard(file.under(root) for cell, file in own if _is_removed_early(sweep, cell))
 
             _require_replaceable(sweep, todo)
             with LocalHost(root, log_path(directory, "inputs")) as host:
@@ -106,7 +108,9 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
             with open_executor(sweep.request.executor, root, directory, plan.resources, workers) as executor:
 
                 def last_cells() -> list[Cell]:
-                    return cells_to_measure_again(plan, records(plan, store))
+                    again = cells_to_measure_again(plan, records(plan, store))
+                    gone = {cell.key for cell in plan.cells if _is_gone(cell, root)}  # not worth a second download
+                    return [cell for cell in again if gone.isdisjoint(cell.needs)]
 
                 scheduler = Scheduler(plan.cells, store, executor, root, directory, report, on_variant_done)
                 scheduler.last_cells = last_cells
@@ -145,14 +149,36 @@ def _workers(sweep: Sweep, todo: Sequence[Cell]) -> int:
     return len(gpus) if max(needed, files) <= free else 1
 
 
-def _made_only_for(variant: str, cells: Sequence[Cell], others: Collection[str]) -> list[Artefact]:
-    """The model files that a variant uses and none of the variants `others`."""
+def _is_removed_early(sweep: Sweep, cell: Cell) -> bool:
+    """Whether the model file that a cell makes is removed as soon as no variant needs it any more."""
+    keep = sweep.request.keep
+    return keep is Keep.NONE or (keep is None and isinstance(cell.job, DownloadJob))
+
+
+def _unneeded_downloads(sweep: Sweep, todo: Sequence[Cell]) -> list[Artefact]:
+    """Files that an earlier start of this run downloaded and could not remove."""
+    needed = {key for cell in todo for key in (cell.key, *cell.needs)}
+    downloads = [cell for cell in sweep.plan.cells if isinstance(cell.job, DownloadJob)]
+    return [
+        cell.job.output
+        for cell in downloads
+        if isinstance(cell.job, DownloadJob) and cell.key not in needed and _is_removed_early(sweep, cell)
+    ]
+
+
+def _is_gone(cell: Cell, root: Path) -> bool:
+    """Whether a cell downloaded a file that was removed."""
+    return isinstance(cell.job, DownloadJob) and not cell.job.output.under(root).exists()
+
+
+def _made_only_for(variant: str, cells: Sequence[Cell], others: Collection[str]) -> list[tuple[Cell, Artefact]]:
+    """The model files that a variant uses and none of the variants `others`, with the cells that make them."""
     used: dict[str, set[str]] = {}
     for cell in cells:
         for key in (cell.key, *cell.needs):
             used.setdefault(key, set()).add(cell.variant)
     makers = [(cell, cell.output) for cell in cells if cell.output is not None and cell.job.output_is_model]
-    return [file for cell, file in makers if variant in used[cell.key] and used[cell.key].isdisjoint(others)]
+    return [(cell, file) for cell, file in makers if variant in used[cell.key] and used[cell.key].isdisjoint(others)]
 
 
 def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefact]]) -> list[Artefact]:
@@ -160,6 +186,8 @@ def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefac
     keep, plan = sweep.request.keep, sweep.plan
     if keep is Keep.ALL:
         return []
+    if keep is None:
+        return [file for cell, file in outputs if isinstance(cell.job, DownloadJob)]
     tolerance = sweep.request.tolerance
     best = advise_on_records(records(plan, store), tolerance=tolerance).variant if keep is Keep.BEST else None
     needed = {key for cell in plan.cells if cell.variant == best for key in (cell.key, *cell.needs)}

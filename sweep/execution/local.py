@@ -36,7 +36,7 @@ class _WorkerSlot:
 @dataclass
 class LocalExecutor:
     """Workers on this machine: one for each of `environments`, which are additional environment variables. They
-    share the machine's threads.
+    share the machine's threads. One more worker runs jobs in the background.
 
     `root` is the workspace's folder, `directory` the run's folder, where the logs are written. Use the executor as a
     context manager, which ends the workers."""
@@ -52,6 +52,7 @@ class LocalExecutor:
 
     def __post_init__(self) -> None:
         self._slots = [_WorkerSlot(environment) for environment in self.environments]
+        self._background = _WorkerSlot(self.environments[0])
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -88,7 +89,7 @@ class LocalExecutor:
         for order in [order for order in self._waiting if order.id == id]:
             self._waiting.remove(order)
             self._answers.put((_WorkerSlot({}), Failed(id, "cancelled")))
-        for slot in self._slots:
+        for slot in [*self._slots, self._background]:
             if slot.order is not None and slot.order.id == id and slot.worker is not None:
                 slot.worker.interrupt()
 
@@ -101,13 +102,14 @@ class LocalExecutor:
 
     def close(self) -> None:
         self._waiting.clear()
-        for worker in [*self._ahead.values(), *(slot.worker for slot in self._slots if slot.worker is not None)]:
+        slots = [*self._slots, self._background]
+        for worker in [*self._ahead.values(), *(slot.worker for slot in slots if slot.worker is not None)]:
             worker.kill()
         self._ahead.clear()
 
     def _begin(self) -> None:
         """Start waiting orders in free slots."""
-        while self._waiting and not self._paused and (slot := self._free(self._waiting[0].group)) is not None:
+        while self._waiting and not self._paused and (slot := self._free(self._waiting[0])) is not None:
             order = self._waiting.popleft()
             slot.order = order
             worker = self._worker_for(slot, order)
@@ -116,14 +118,16 @@ class LocalExecutor:
             resources = replace(self.resources, threads=threads)
             threading.Thread(target=self._follow, args=(slot, worker, order, resources), daemon=True).start()
 
-    def _free(self, group: str) -> _WorkerSlot | None:
+    def _free(self, order: Order) -> _WorkerSlot | None:
         """A free slot, None if there is none: preferably one with the group's model, then one without a worker."""
-        free = [slot for slot in self._slots if slot.order is None]
-        return min(free, key=lambda slot: (slot.group != group, slot.worker is not None), default=None)
+        slots = [self._background] if all(job.in_background for job in order.jobs) else self._slots
+        free = [slot for slot in slots if slot.order is None]
+        return min(free, key=lambda slot: (slot.group != order.group, slot.worker is not None), default=None)
 
     def _worker_for(self, slot: _WorkerSlot, order: Order) -> WorkerProcess:
         """The slot's worker if it is alive and has the order's group; otherwise a new one."""
-        if slot.worker is not None and slot.group == order.group and slot.worker.alive:
+        same = slot.group == order.group or slot is self._background  # which loads no model
+        if slot.worker is not None and same and slot.worker.alive:
             return slot.worker
         if slot.worker is not None:
             slot.worker.kill()

@@ -61,7 +61,10 @@ Answer = Progressed | Finished | Failed
 
 
 class Executor(Protocol):
-    """Runs orders. Its methods are never called from two threads at once."""
+    """Runs orders. Its methods are never called from two threads at once.
+
+    One order of a job that is `in_background` is submitted in addition to those in the slots.
+    """
 
     @property
     def slots(self) -> int:

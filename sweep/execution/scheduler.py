@@ -1,9 +1,11 @@
 """Runs the cells of a plan on an executor. Cells with a stored result are not run again.
 
-A cell starts when everything that it needs is done. Preparation jobs come first, and jobs of one batch run together. If
-a worker dies, only the cell that it was running fails. If a measurement fails, only its cell fails. Cells that need a
-cell which failed or was cancelled are skipped. If the text of a reference fails, or if a reference cannot be used, the
-other variants have no divergence, but keep their perplexity.
+A cell starts when everything that it needs is done. Preparation jobs come first, and jobs of one batch run together.
+Downloads run in the background, beside the others: one file ahead of the one that is measured.
+
+If a worker dies, only the cell that it was running fails. If a measurement fails, only its cell fails. Cells that need
+a cell which failed or was cancelled are skipped. If the text of a reference fails, or if a reference cannot be used,
+the other variants have no divergence, but keep their perplexity.
 
 Variants that differ in something that a measurement does not depend on have cells with the same key. The first of them
 runs, and the others end with it.
@@ -29,6 +31,8 @@ from sweep.jobs.base import Result
 from sweep.jobs.cell import Cell
 from sweep.jobs.settings import ComputeResources
 from sweep.results.store import Outcome, Store
+
+DOWNLOADED = 2  # files on the disk at the same time: the one that is measured, and the next one
 
 Emit = Callable[[Event], None]
 NextCells = Callable[[Cell, Result], Iterable[Cell]]
@@ -167,9 +171,19 @@ class Scheduler:
 
     def _start_next(self) -> bool:
         """Start the next cell, or skip it if a cell that it needs has no result. Returns whether there was one."""
-        cell = next((cell for cell in sorted(self._waiting, key=self._priority) if self._is_ready(cell)), None)
-        if cell is None:
+        ready = [cell for cell in sorted(self._waiting, key=self._priority) if self._is_ready(cell)]
+        if any(cells[0].job.in_background for cells in self._running.values()):
+            ready = [cell for cell in ready if not cell.job.exclusive]  # the others need not wait for the download too
+        return self._start_first([cell for cell in ready if not cell.job.in_background]) or self._start_first(
+            [cell for cell in ready if cell.job.in_background and self._may_download(cell)]
+        )
+
+    def _start_first(self, ready: Sequence[Cell]) -> bool:
+        """Start the first of these cells, or skip it if a cell that it needs has no result. Returns whether it was
+        possible."""
+        if not ready:
             return False
+        cell = ready[0]
         if cell.key in self._ended:
             self._end_like_another(cell)
             return True
@@ -177,11 +191,14 @@ class Scheduler:
         if missing is not None:
             self._waiting.remove(cell)
             self._end(cell, Ending.SKIPPED, f"needs {missing.blame}", 0.0, blame=missing.blame)
+            self._report_done([cell])
             return True
         batch = self._batch_of(cell)
-        running = [one for cells in self._running.values() for one in cells]
+        running = [cells[0] for cells in self._running.values()]
         exclusive = any(one.job.exclusive for one in [cell, *running])
-        if self._pausing or len(self._running) >= self.executor.slots or (running and exclusive):
+        alike = [one for one in running if one.job.in_background == cell.job.in_background]
+        slots = 1 if cell.job.in_background else self.executor.slots
+        if self._pausing or len(alike) >= slots or (running and exclusive):
             return False
         self._waiting = [one for one in self._waiting if one not in batch]
         id = f"{next(self._ids)}"
@@ -192,6 +209,14 @@ class Scheduler:
             self.emit(Event("cell_started", one.label))
         self._announce_next(cell)
         return True
+
+    def _may_download(self, cell: Cell) -> bool:
+        """Whether no more than one other variant has its downloaded file on the disk, or gets it now: the one that is
+        measured."""
+        waiting = {one.key for one in self._waiting}
+        left = {one.variant for one in self._waiting} | {c.variant for cells in self._running.values() for c in cells}
+        on_disk = {one.variant for one in self.cells if one.job.in_background and one.key not in waiting}
+        return len((on_disk & left) - {cell.variant}) < DOWNLOADED
 
     def _priority(self, cell: Cell) -> int:
         """Preparation jobs come first. If several jobs can run at the same time, exclusive jobs come next. The other
@@ -241,7 +266,8 @@ class Scheduler:
         """
         if cell.job.exclusive or cell.job.is_preparation:
             return
-        upcoming = next((one for one in self._waiting if _group(one) != _group(cell)), None)
+        others = (one for one in self._waiting if not one.job.in_background)
+        upcoming = next((one for one in others if _group(one) != _group(cell)), None)
         if upcoming is not None:
             self.executor.expect(_group(upcoming), log_name(upcoming))
 

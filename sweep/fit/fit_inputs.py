@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from converters.llamacpp import rpc
 from converters.source import Source
@@ -15,16 +16,25 @@ from sweep.fit.placement import FitMachine
 
 
 @dataclass(frozen=True)
+class OwnFile:
+    """A GGUF file of the model: `path` is the file, or the copy of its header; None: it is the model's source. `spec`
+    is the file for llama-server's command, if that is not the source's path."""
+
+    path: Path | None = None
+    spec: str | None = None
+
+
+@dataclass(frozen=True)
 class FitInputs:
     """The inputs of a fit.
 
-    `own_variant` is the name of the variant that the model itself is, if it is a GGUF file; otherwise None. `remote`
-    are the RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support RPC. `projector` is
+    `own_files` are the variants that the model itself has, by name: the model if it is a GGUF file, or the files of a
+    repository. `remote` are the RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support RPC. `projector` is
     the vision tower, if it counts, `draft` a second model for speculative decoding.
     """
 
     source: Source
-    own_variant: str | None
+    own_files: Mapping[str, OwnFile]
     shape: ModelShape
     machine: FitMachine
     remote: Sequence[rpc.RemoteDevice]

@@ -19,7 +19,7 @@ from presets.long_context import Yarn, long_context
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.contexts import MAX_SEQUENCES
 from sweep.fit.draft import model_draft
-from sweep.fit.fit_inputs import FitInputs
+from sweep.fit.fit_inputs import FitInputs, OwnFile
 from sweep.fit.fit_report import MTP, FitOptions, FitReport, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.hardware import Device
@@ -63,7 +63,8 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
             f"{resolved.name}: the images take {tokens} tokens, but the context has {options.context}; give a"
             " longer one by --ctx, or fewer images"
         )
-    named = list(dict.fromkeys(_canonical_name(name.strip()) for name in variants))
+    own_files = _own_files(resolved)
+    named = list(dict.fromkeys(_canonical_name(_published_name(name.strip(), resolved)) for name in variants))
     machine = FitMachine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
         raise InputError(f"{len(machine.gpus)} GPUs; llama.cpp can divide a model among at most {rpc.MAX_DEVICES}")
@@ -74,7 +75,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         if options.draft not in ("", MTP):
             vocabulary = ContextFormulas.of(source.structure).vocabulary
             draft = stack.enter_context(model_draft(options, shape, vocabulary, remote))
-        inputs = FitInputs(source, _own_variant(resolved), shape, machine, remote, options, projector, draft)
+        inputs = FitInputs(source, own_files, shape, machine, remote, options, projector, draft)
         names = named or default_variants(inputs)
         if options.draft:
             names = [name for name in names if fit_kind(name).has_draft or name in named]
@@ -191,11 +192,25 @@ def _validate(options: FitOptions) -> None:
         raise InputError(f"a V cache of {options.kv_type_v} needs flash attention")
 
 
-def _own_variant(found: FoundModel) -> str | None:
-    """The name of the variant that the model itself is, if it is a GGUF file; otherwise None."""
+def _own_files(found: FoundModel) -> dict[str, OwnFile]:
+    """The variants that the model itself has, by name."""
+    if found.repository is not None:
+        repository = found.repository
+        return {repository.variant(one): OwnFile(one.path, repository.spec(one)) for one in repository.files}
     if found.form is not ModelForm.GGUF:
-        return None
-    return f"gguf:{found.path.name}" if found.remote is None else f"hub:{found.remote.names[0].rpartition('/')[2]}"
+        return {}
+    name = found.path.name if found.remote is None else found.remote.names[0].rpartition("/")[2]
+    return {f"{'gguf' if found.remote is None else 'hub'}:{name}": OwnFile()}
+
+
+def _published_name(name: str, found: FoundModel) -> str:
+    """The name of the variant that `name` is in a repository, perhaps without the prefix; `name` itself if none is."""
+    if found.repository is None:
+        return name
+    base, projector = split_projector(name)
+    file = found.repository.find(base)
+    own = base if file is None else found.repository.variant(file)
+    return own if projector is None else f"{own}{MMPROJ}{projector}"
 
 
 def _notes(machine: FitMachine, has_rpc: bool) -> list[str]:

@@ -19,7 +19,7 @@ from converters.resolver import Need, find_file
 from converters.source import Source
 from sweep.fit.contexts import ALONE, Contexts
 from sweep.fit.draft import MODEL_WITH_MTP, MTP_DRAFT, MtpDraft, draft_options
-from sweep.fit.fit_inputs import FitInputs
+from sweep.fit.fit_inputs import FitInputs, OwnFile
 from sweep.fit.fit_report import MTP, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.gguf_rows import FitFile, gguf_row
@@ -35,7 +35,9 @@ def _quant_name(name: str) -> str:
 
 
 def _default_quants(inputs: FitInputs) -> Sequence[str]:
-    """All quants if the model is not quantized; otherwise none."""
+    """All quants if the model is not quantized; otherwise none, and none of a repository, which has its own."""
+    if any(one.path is not None for one in inputs.own_files.values()):
+        return []
     return [] if isinstance(inputs.source, GGUFSource) and inputs.source.is_quantized else list(recipes.QUANTS)
 
 
@@ -44,25 +46,29 @@ def _quant_rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
 
 
 def _default_files(inputs: FitInputs) -> Sequence[str]:
-    """The model itself if it is a GGUF file."""
-    return [] if inputs.own_variant is None else [inputs.own_variant]
+    """The files that the model itself is or has."""
+    return list(inputs.own_files)
 
 
 def _file_rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
     found: dict[str, FitRow] = {}
     for name in names:
-        found |= _rows(inputs.source if name == inputs.own_variant else _opened(name), [name], inputs)
+        own = inputs.own_files.get(name)
+        source = inputs.source if own is not None and own.path is None else _opened(name, own)
+        found |= _rows(source, [name], inputs, None if own is None else own.spec)
     return found
 
 
-def _opened(name: str) -> Source:
+def _opened(name: str, own: OwnFile | None) -> Source:
     """The source of a variant that is a GGUF file."""
+    if own is not None and own.path is not None:
+        return GGUFSource(own.path, requantize=True)
     found = find_file(name, Need.HEADERS)
     return found.open(found.name, requantize=True)
 
 
-def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
-    """The rows of quants of a source, or of the file that the source is."""
+def _rows(source: Source, names: Sequence[str], inputs: FitInputs, spec: str | None = None) -> dict[str, FitRow]:
+    """The rows of quants of a source, or of the file that the source is; `spec` names that file in commands."""
     machine, remote, options = inputs.machine, inputs.remote, inputs.options
     shape, formulas = ModelShape.of(source.structure, source.tensors), ContextFormulas.of(source.structure)
     if options.yarn is not None:
@@ -82,7 +88,7 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
         # One thread plans tensor types while the other loads: llama.cpp releases Python's global lock.
         with ThreadPoolExecutor(2) as pool:
             preparation = pool.submit(contexts.prepare)
-            files = list(pool.map(lambda name: _file(source, shape, name, path), names))
+            files = list(pool.map(lambda name: _file(source, shape, name, path, spec), names))
             context_memory = preparation.result()
         projector = NOT_COUNTED if inputs.projector is None else projector_figure(inputs.projector, options)
         draft_memory = drafts.prepare() if options.draft == MTP else None
@@ -115,13 +121,15 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs) -> dict[str, 
         }
 
 
-def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tuple[Weights, FitFile]:
+def _file(
+    source: Source, shape: ModelShape, name: str, ghost_path: Path, spec: str | None
+) -> tuple[Weights, FitFile]:
     """The weights of a variant, and its file."""
     if isinstance(source, GGUFSource) and is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)
         bits = 8 * sum(tensor.nbytes for tensor in source.tensors) / weights
         types = WeightTypes.of(shape, source.tensors)
-        file = FitFile(str(source.path), source.file_bytes, bits, exact=True, planned=False, types=types)
+        file = FitFile(spec or str(source.path), source.file_bytes, bits, exact=True, planned=False, types=types)
         return Weights.of(shape, source.tensors), file
     chosen = recipe(name)
     plan = plan_file(source, chosen, ghost_path)

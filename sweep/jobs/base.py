@@ -82,6 +82,8 @@ class StoredJob(Job[R]):
       then not used any more.
     - `weight`: the job's rough share of the time of a run, relative to other jobs. It moves the progress bar.
     - `exclusive`: no other job runs at the same time, because the job measures speed.
+    - `in_background`: the job computes nothing, as a download. It runs beside the others, but not while one of them is
+      `exclusive`.
     - `is_preparation`: the job makes files for other jobs. It runs before the measurements, in a worker of its own.
     - `auxiliary`: the job runs only if another job needs it.
     - `output_is_model`: `output` is a model, which `--keep` keeps or removes when the run ends.
@@ -92,6 +94,7 @@ class StoredJob(Job[R]):
     procedure: ClassVar[int] = 1
     weight: ClassVar[float] = 1.0
     exclusive: ClassVar[bool] = False
+    in_background: ClassVar[bool] = False
     is_preparation: ClassVar[bool] = False
     auxiliary: ClassVar[bool] = False
     output_is_model: ClassVar[bool] = False

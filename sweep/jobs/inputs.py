@@ -16,11 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """The model that variants are made from: `name` for people, the checkpoint `source`, and a hash of its content."""
+    """The model that variants are made from: `name` for people, the checkpoint `source`, and a hash of its content.
+
+    If `source` is only the copy of a header, `weights` is the whole file, which the cells with the keys `needs` make.
+    """
 
     name: str
     source: Artefact
     fingerprint: str
+    weights: Artefact | None = None
+    needs: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> Artefact:
+        """Where the weights are, once the cells `needs` have run."""
+        return self.weights or self.source
 
 
 @dataclass(frozen=True)

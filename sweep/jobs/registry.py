@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # In the order in which they run for a variant
 _STORED: dict[str, str | type[StoredJob[Any]]] = {
+    "download": "sweep.jobs.download:DownloadJob",
     "export": "sweep.jobs.export:ExportJob",
     "projector": "sweep.jobs.projector:ProjectorJob",
     "imatrix": "sweep.jobs.imatrix:ImatrixJob",

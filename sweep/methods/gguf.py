@@ -49,7 +49,7 @@ class Quant(Variant):
         used = imatrix if self.uses_imatrix else None
         suffix = "" if used is None else f"-{used.identity[:8]}"
         job = ExportJob(
-            source=origin.source,
+            source=origin.whole,
             name=origin.name,
             quant=self.quant,
             file=inputs.artefact(f"{origin.name}-{recipe(self.quant).distinct_title}{suffix}.gguf"),
@@ -59,13 +59,13 @@ class Quant(Variant):
             imatrix=None if used is None else used.file,
             importance=None if used is None else used.identity,
         )
-        needs = () if used is None or used.key is None else (used.key,)
+        needs = (*origin.needs, *(() if used is None or used.key is None else (used.key,)))
         cell = preparation_cell(self, "export", job, inputs, needs)
         model = MeasuredModel(self.opener, job.file, cell.key, engine, inputs.settings)
         if inputs.images is None:
             return [cell], model
         text = open_source(origin.source.name, origin.name, need=Need.PLAN).structure
-        projector, model = _with_projector(self, self.projector, model, text, None, inputs)
+        projector, model = with_projector(self, self.projector, model, text, None, inputs)
         return [cell, projector], model
 
     @classmethod
@@ -132,7 +132,7 @@ class OwnMix(Quant):
         return text
 
 
-def _with_projector(
+def with_projector(
     variant: Variant,
     projector: Projector | None,
     model: MeasuredModel,
@@ -191,7 +191,7 @@ class GGUFFile(Variant):
         model = MeasuredModel(self.opener, Artefact.of(file), content, engine_versions(self.opener), inputs.settings)
         if inputs.images is None or self.file is None:
             return [], model
-        cell, model = _with_projector(self, self.projector, model, read_header(file).metadata, file, inputs)
+        cell, model = with_projector(self, self.projector, model, read_header(file).metadata, file, inputs)
         return [cell], model
 
     @property

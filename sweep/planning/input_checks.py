@@ -41,7 +41,7 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
     if files:
         run_job(LoadCheckJob(files))
     _check_caches(sweep, todo, run_job)
-    for check in _imatrix_checks(todo):
+    for check in _imatrix_checks(sweep, todo):
         run_job(check)
     names = {cell.job.task.name for cell in todo if isinstance(cell.job, TaskJob)}
     tasks = [task for task in sweep.inputs.tasks if task.name in names]
@@ -85,8 +85,13 @@ def _gguf_files(sweep: Sweep, todo: Sequence[Cell]) -> tuple[Artefact, ...]:
     """The GGUF files that cells read: variants that are files, and the model if quants are made from it."""
     names = {cell.variant for cell in todo}
     files = [Artefact.of(one.file_path) for one in sweep.variants if one.name in names and one.file_path is not None]
-    sources = [cell.job.source for cell in todo if isinstance(cell.job, ExportJob)]
+    sources = [_header(sweep, cell.job.source) for cell in todo if isinstance(cell.job, ExportJob)]
     return tuple(dict.fromkeys([*files, *(one for one in sources if Path(one.name).suffix == ".gguf")]))
+
+
+def _header(sweep: Sweep, source: Artefact) -> Artefact:
+    """The file that is there before the run: the copy of the header if the file itself is downloaded by a cell."""
+    return sweep.origin.source if source == sweep.origin.weights else source
 
 
 def _check_caches(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
@@ -103,13 +108,13 @@ def _check_caches(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
         _require(CacheCheckJob(tuple(models), sweep.origin.name, settings), run_job)
 
 
-def _imatrix_checks(todo: Sequence[Cell]) -> list[ImatrixCheckJob]:
+def _imatrix_checks(sweep: Sweep, todo: Sequence[Cell]) -> list[ImatrixCheckJob]:
     """The checks of importance matrices that no cell makes."""
     quants: dict[tuple[Artefact, str, Artefact], list[str]] = {}
     for cell in todo:
         job = cell.job
-        if isinstance(job, ExportJob) and job.imatrix is not None and not cell.needs:
-            quants.setdefault((job.source, job.name, job.imatrix), []).append(job.quant)
+        if isinstance(job, ExportJob) and job.imatrix is not None and set(cell.needs) <= set(sweep.origin.needs):
+            quants.setdefault((_header(sweep, job.source), job.name, job.imatrix), []).append(job.quant)
     return [ImatrixCheckJob(source, name, tuple(own), matrix) for (source, name, matrix), own in quants.items()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import presets
 from converters.architectures import ARCHITECTURES
 from converters.architectures.tower import NAME
+from converters.gguf_repository import GGUFRepository
+from converters.gguf_source import GGUFSource
 from converters.huggingface_source import HuggingFaceSource
 from converters.resolver import Need, find_model
 from converters.source import Source
@@ -21,7 +24,7 @@ class ResolvedModel:
     `fingerprint` is a hash of its content, `context` the longest context that it was trained for, in tokens, `layers`
     the number of its blocks. `builtin` is None unless the model comes with the program. `only_sizes` says why nothing
     can be made from the model, and what to do; None if its weights are known. `reads_images`: whether it is a vision
-    model.
+    model. `published` is the repository of GGUF files that the model is, as MODEL; None for other models.
     """
 
     name: str
@@ -32,19 +35,24 @@ class ResolvedModel:
     layers: int = 0
     only_sizes: str | None = None
     reads_images: bool = False
+    published: str | None = None
 
 
-def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchanged: bool = False) -> ResolvedModel:
+def resolve(
+    text: str,
+    say: Callable[[str], None],
+    planned: bool = False,
+    unchanged: bool = False,
+    is_repository: bool | None = None,
+) -> ResolvedModel:
     """Find MODEL and open it. Raises InputError if there is none. `say` gets a line before anything that takes long.
 
     `planned`: only sizes are needed, so a config or a name of the catalogue is enough. `unchanged`: nothing will be
-    made from the model, so it may be a quantized file.
+    made from the model, so it may be a quantized file. `is_repository`: see `find_model`.
     """
-    found = find_model(text, Need.PLAN if planned else Need.WEIGHTS, say)
+    found = find_model(text, Need.PLAN if planned else Need.WEIGHTS, say, is_repository)
     source = found.open(found.name, requantize=unchanged)
-    architecture = source.structure["general.architecture"].value
-    context = int(source.structure[f"{architecture}.context_length"].value)
-    layers = int(source.structure[f"{architecture}.block_count"].value)
+    context, layers = _context(source), _layers(source)
     only_sizes = found.insufficient(Need.WEIGHTS)
     return ResolvedModel(
         found.name,
@@ -56,6 +64,33 @@ def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchan
         only_sizes,
         reads_images(source),
     )
+
+
+def published_model(repository: GGUFRepository) -> ResolvedModel:
+    """The model that a repository of GGUF files has. Its path is the file that says most of it, or the copy of its
+    header."""
+    path = repository.whole.path
+    source = GGUFSource(path, repository.model, requantize=True)
+    fingerprint = hashlib.sha256(f"published {repository.repository}".encode()).hexdigest()
+    return ResolvedModel(
+        repository.model,
+        path,
+        fingerprint,
+        _context(source),
+        layers=_layers(source),
+        reads_images=reads_images(source),
+        published=repository.id,
+    )
+
+
+def _context(source: Source) -> int:
+    architecture = source.structure["general.architecture"].value
+    return int(source.structure[f"{architecture}.context_length"].value)
+
+
+def _layers(source: Source) -> int:
+    architecture = source.structure["general.architecture"].value
+    return int(source.structure[f"{architecture}.block_count"].value)
 
 
 def reads_images(source: Source) -> bool:

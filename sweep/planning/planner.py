@@ -29,7 +29,7 @@ class PlanSpec:
     """Everything that a plan is made from.
 
     `reference` is a variant, of which `reference_layers` layers go to the GPU, or the name of `reference_file`.
-    `skipped` variants get no cells.
+    `skipped` variants get no cells. `repository` is what reports say of the repository that the model is.
     """
 
     model: ResolvedModel
@@ -41,6 +41,7 @@ class PlanSpec:
     reference_file: ReferenceFile | None = None
     reference_layers: int | None = None
     skipped: Mapping[str, TooLarge] = field(default_factory=dict)
+    repository: Mapping[str, Any] | None = None
 
 
 def make_plan(spec: PlanSpec) -> Plan:
@@ -123,7 +124,8 @@ def _about(spec: PlanSpec) -> dict[str, Any]:
     """What reports say about the plan."""
     model, inputs, source = spec.model, spec.inputs, spec.imatrix_source
     about: dict[str, Any] = {
-        "model": str(model.path) if model.builtin is None else f"{model.name} (built in)",
+        "model": model.published or (str(model.path) if model.builtin is None else f"{model.name} (built in)"),
+        **({} if spec.repository is None else {"repository": spec.repository}),
         "text": None if inputs.text is None else inputs.text.name,
         "tasks": {task.name: task.options.limit for task in inputs.tasks},
         "task_settings": {task.name: task.options.words for task in inputs.tasks},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from converters.errors import InputError
-from converters.resolver import Need, open_source
+from converters.gguf_repository import GGUFRepository
+from converters.resolver import Need, find_repository, open_source
 from sweep import devices
 from sweep.artefact import Artefact
 from sweep.defaults import DEFAULT_CONTEXT
@@ -22,6 +24,7 @@ from sweep.jobs.settings import Settings
 from sweep.measure.task_options import TaskOptions
 from sweep.methods.base import PredictedSize, Variant
 from sweep.methods.gguf import quant_sizes
+from sweep.methods.published import PublishedGGUF, published_variant
 from sweep.methods.registry import method, parse_list, predicted_sizes, with_baselines, with_files
 from sweep.planning import preset
 from sweep.planning.baseline import (
@@ -38,13 +41,17 @@ from sweep.planning.chat import with_templates
 from sweep.planning.images import sweep_images
 from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
 from sweep.planning.imatrix import checked, find_imatrix
-from sweep.planning.model import ResolvedModel, resolve
+from sweep.planning.model import ResolvedModel, published_model, resolve
 from sweep.planning.planner import PlanSpec, make_plan
+from sweep.planning.repository import choose, published_imatrix
 from sweep.planning.request import Request
 from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_for, text_only_warning
 from sweep.results.plan import Plan, TooLarge
 from sweep.workspace import Workspace, open_workspace
+
+PUBLISHED = "published"
+"""What a sweep over a repository of GGUF files has in place of a preset's name."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +82,16 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
         ctx=request.ctx or chosen.ctx,
     )
     require_known(request.tasks, request.task_data)
+    repository = find_repository(request.model, say)
+    if repository is not None:
+        return _prepare_published(request, repository, chosen, say, host)
     automatic = request.reference == AUTO
     reference = find_reference(chosen.reference if automatic else request.reference or chosen.reference)
     file = reference if isinstance(reference, ReferenceFile) else None
     parsed = _parse_variants(request, _variants(chosen, request, reference))
     if isinstance(reference, str):
         _require_baseline(reference, parsed)
-    model = resolve(request.model, say, planned=request.dry_run)
+    model = resolve(request.model, say, planned=request.dry_run, is_repository=False)
     if request.window is None and file is None:
         request = replace(request, window=_preset_window(chosen, model, say))
     layers, exported = request.ngl, parsed[0].exported_quant
@@ -91,6 +101,41 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
         reference, layers = _place_reference(quants, model, request, host)
         parsed = _parse_variants(request, _variants(chosen, request, reference))
     return _plan(request, model, parsed, chosen.name, say, host, file=file, reference_layers=layers)
+
+
+def _prepare_published(
+    request: Request, repository: GGUFRepository, chosen: preset.Preset, say: Callable[[str], None], host: Host
+) -> Sweep:
+    """Plan a sweep over files that somebody published; the variants of the preset do not apply. Raises InputError."""
+    for problem in repository.problems:
+        say(f"left out: {problem}")
+    choice = choose(repository, request, say, host.run_job)
+    for line in choice.notes:
+        say(line)
+    model = choice.checkpoint or published_model(repository)
+    if request.window is None:
+        request = replace(request, window=_preset_window(chosen, model, say))
+    if request.ngl is not None:
+        layers: int | None = request.ngl
+    elif choice.reference_bytes is not None:
+        layers = gpu_layers(choice.reference_bytes, model.layers, devices.memory())
+    else:
+        _, layers = _place_reference([FLOAT], model, request, host)
+    makes = choice.weights is not None or choice.checkpoint is not None
+    if makes and request.imatrix is None and any(variant.uses_imatrix for variant in choice.variants):
+        request = replace(request, imatrix=published_imatrix(repository, say))
+    about = {"id": repository.id, "revision": repository.revision, "notes": list(choice.notes)}
+    return _plan(
+        request,
+        model,
+        choice.variants,
+        PUBLISHED,
+        say,
+        host,
+        reference_layers=layers,
+        repository=about,
+        weights=None if choice.weights is None else published_variant(repository, choice.weights),
+    )
 
 
 def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
@@ -186,8 +231,14 @@ def _plan(
     file: ReferenceFile | None = None,
     reference_layers: int | None = None,
     single: bool = False,
+    repository: Mapping[str, Any] | None = None,
+    weights: Variant | None = None,
 ) -> Sweep:
-    """The first variant is the reference, unless the reference is a `file` or only a `single` variant is measured."""
+    """The first variant is the reference, unless the reference is a `file` or only a `single` variant is measured.
+
+    `repository` is what reports say of the repository that the model is, `weights` the file of it that quants are made
+    from.
+    """
     collects = request.imatrix == IMATRIX_AUTO or not any(variant.accepts_calibration for variant in parsed)
     imatrix = find_imatrix(
         request.imatrix, request.calibration if collects else None, model.builtin, request.parse_special
@@ -220,12 +271,25 @@ def _plan(
         calibration=None if read is None else read.file,
         images=sweep_images(request, model, variants, tasks),
     )
+    if isinstance(weights, PublishedGGUF):
+        inputs = replace(inputs, origin=weights.as_origin(inputs))
     reference = variants[0].name if file is None else file.name
     _check_cache(request, variants, None if single else reference, say)
     skipped = _skipped(request, model, variants, inputs, say, reference, host)
-    spec = PlanSpec(model, tuple(variants), reference, inputs, preset_name, imatrix, file, reference_layers, skipped)
+    spec = PlanSpec(
+        model,
+        tuple(variants),
+        reference,
+        inputs,
+        preset_name,
+        imatrix,
+        file,
+        reference_layers,
+        skipped,
+        repository,
+    )
     reasons = _cannot_run(request, model, parsed)
-    return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, read, reasons)
+    return Sweep(make_plan(spec), request, model, inputs.origin, spec.variants, inputs, workspace, text, read, reasons)
 
 
 def _check_cache(

@@ -33,7 +33,8 @@ class Request:
     - `thinking_scoring`: how answers after reasoning are scored.
     - `min_pixels`, `max_pixels`: limits for images. `image_cache`: bytes of embeddings that the workspace keeps.
     - `parse_special`: read special tokens in the texts as such (see TextForm).
-    - `limit`: the number of items of each task. `keep`: see `Keep`.
+    - `limit`: the number of items of each task. `keep`: see `Keep`; None: all files
+      that were made, and none of those that were downloaded.
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
     - `gpu`: the devices to fit on, as `sweep fit --gpu` takes them. Variants that do not fit are skipped.
     - `workers`: the number of jobs to run at the same time. `executor`: the name of the executor.
@@ -68,7 +69,7 @@ class Request:
     reference: str | None = None
     imatrix: str | None = None
     calibration: Path | None = None
-    keep: Keep = Keep.ALL
+    keep: Keep | None = None
     write_base: Path | None = None
     force: bool = False
     ngl: int | None = None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 class Hub:
     """Models by id: each a directory whose files are served at one revision. `requests` are the requests of clients.
 
-    Of a `gated` model nobody gets the files.
+    Of a `gated` model nobody gets the files. `renamed` are ids by those that they had before. `cut`, called with a path
+    and the number of bytes to send, says after how many of them the connection breaks.
     """
 
     models: dict[str, Path]
@@ -23,9 +24,14 @@ class Hub:
     url: str = ""
     requests: list[str] = field(default_factory=list)
     sent: int = 0  # bytes of files
+    renamed: dict[str, str] = field(default_factory=dict)
+    cut: Callable[[str, int], int] = lambda _path, size: size
 
     def revision(self, model: str) -> str:
-        return hashlib.sha1(model.encode()).hexdigest()
+        """Changes with the files."""
+        files = sorted(file for file in self.models[model].rglob("*") if file.is_file())
+        content = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+        return hashlib.sha1("\n".join([model, *content]).encode()).hexdigest()
 
     def find(self, path: str) -> tuple[str, str] | None:
         """The model that a path names, and the part of the path after its id."""
@@ -64,6 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path).lstrip("/")
         self.hub.requests.append(f"{self.command} {path}")
         api = path.startswith("api/models/")
+        for old, new in self.hub.renamed.items():
+            if path.removeprefix("api/models/").startswith(old + "/") or path.endswith(f"models/{old}"):
+                self.send_response(307)
+                self.send_header("Location", f"/{path.replace(old, new, 1)}")
+                return self._send(b"", "text/plain", body=False)
         found = self.hub.find(path.removeprefix("api/models/"))
         if found is None:
             return self._error(401, "RepoNotFound")  # the hub's answer to clients that are not logged in
@@ -93,6 +104,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if requested else 200)
         self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
         self.send_header("X-Repo-Commit", sha)
+        if body and (kept := self.hub.cut(file.name, len(data[start:end]))) < len(data[start:end]):
+            self.send_header("Content-Length", str(len(data[start:end])))
+            self.end_headers()
+            self.wfile.write(data[start : start + kept])
+            self.hub.sent += kept
+            self.close_connection = True
+            return
         self.hub.sent += len(data[start:end]) if body else 0
         self._send(data[start:end], "application/octet-stream", body)
 
@@ -119,7 +137,13 @@ def _entry(file: Path, directory: Path) -> dict[str, object]:
         "path": str(file.relative_to(directory)),
         "size": file.stat().st_size,
         "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+        **({"lfs": _pointer(file)} if file.suffix == ".gguf" else {}),
     }
+
+
+def _pointer(file: Path) -> dict[str, object]:
+    """What the hub says of a large file."""
+    return {"oid": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size, "pointerSize": 134}
 
 
 @contextmanager

@@ -1,0 +1,239 @@
+"""A repository of GGUF files that somebody published, on the hub or in a directory, with the headers of all its files.
+
+Of a file on the hub only the header is read. A copy of it is kept in huggingface_hub's folder: a GGUF file of the
+file's whole length, with a hole in place of the weights. Everything that plans with a file, and reads no weights, takes
+this copy for the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.errors import InputError
+from converters.gguf_source import GGUFSource
+from converters.gguf_source import parts as parts_of
+from converters.hub_files import Listing, RepositoryFile, list_repository, read_remote_header
+from converters.published import PublishedQuant, sort_files
+
+HUB, LOCAL = "hub:", "gguf:"
+"""Prefixes of the names of variants that are published files."""
+_CONNECTIONS = 8  # headers that are read at the same time
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A quant of a repository.
+
+    `name` is what its publisher calls it. `path` is its file, or the copy of its header if it is on the hub, and
+    `parts` are its parts there. `content` identifies the content of a file on the hub.
+    """
+
+    name: str
+    path: Path
+    parts: tuple[RepositoryFile, ...] = ()
+    content: str = ""
+    float_rank: int | None = None
+
+    @property
+    def file_bytes(self) -> int:
+        if self.parts:
+            return sum(part.size for part in self.parts)
+        return sum(file.stat().st_size for file in parts_of(self.path))
+
+
+@dataclass(frozen=True)
+class GGUFRepository:
+    """The quants of a repository, the largest first.
+
+    - `id`: "org/name", with "@revision" if one was asked for, or the path of a directory. `revision` is the hash of the
+      commit; None for a directory.
+    - `projectors`, `matrices`: the paths of projector files and importance matrices; on the hub, their entries.
+    - `problems`: lines about files that cannot be used.
+    - `bytes_read`: bytes read over the network; None for a directory.
+    """
+
+    id: str
+    files: tuple[PublishedFile, ...]
+    revision: str | None = None
+    projectors: tuple[RepositoryFile, ...] = ()
+    matrices: tuple[RepositoryFile, ...] = ()
+    problems: tuple[str, ...] = ()
+    bytes_read: int | None = None
+    prefix: str = HUB
+
+    @property
+    def repository(self) -> str:
+        """Without the revision."""
+        return self.id.partition("@")[0] if self.revision is not None else self.id
+
+    @property
+    def pinned(self) -> str:
+        """MODEL for exactly this revision."""
+        return self.id if self.revision is None else f"{HUB}{self.repository}@{self.revision}"
+
+    @property
+    def model(self) -> str:
+        """The model's name: the repository's without "-GGUF"."""
+        name = self.repository.rpartition("/")[2]
+        return re.sub(r"(?i)[-_.](i1[-_.])?gguf$", "", name) or name
+
+    @property
+    def whole(self) -> PublishedFile:
+        """The file that says most of the model: an unquantized one, or else the largest."""
+        floats = [file for file in self.files if file.float_rank is not None]
+        return min(floats, key=lambda file: file.float_rank or 0) if floats else self.files[0]
+
+    def variant(self, file: PublishedFile) -> str:
+        """The name of the variant that a file is."""
+        return f"{self.prefix}{file.name}"
+
+    def find(self, name: str) -> PublishedFile | None:
+        """The file with this name, which may have the prefix; None if there is none."""
+        wanted = name.strip().removeprefix(self.prefix).upper()
+        return next((file for file in self.files if file.name.upper() == wanted), None)
+
+    def spec(self, file: PublishedFile) -> str:
+        """The file as llama-server's command names it: a path, or hub:ORG/NAME/FILE.gguf."""
+        return f"{HUB}{self.id}/{file.parts[0].path}" if file.parts else str(file.path)
+
+
+def is_gguf_directory(directory: Path) -> bool:
+    """Whether a directory has GGUF files, in itself or in its subfolders, and no checkpoint."""
+    if any(file.name.endswith(_WEIGHTS) for file in directory.iterdir()):
+        return False
+    return bool(_gguf_paths(directory))
+
+
+def is_gguf_listing(listing: Listing) -> bool:
+    """Whether a repository on the hub has GGUF files and no checkpoint."""
+    paths = [file.path for file in listing.files]
+    return any(path.endswith(".gguf") for path in paths) and not any(path.endswith(_WEIGHTS) for path in paths)
+
+
+def open_directory(directory: Path) -> GGUFRepository:
+    """The repository in a directory. Raises InputError if it has no model."""
+    sorted_files = sort_files(_gguf_paths(directory))
+    found, problems = [], list(sorted_files.problems)
+    for quant in sorted_files.quants:
+        path = directory / quant.parts[0]
+        try:
+            GGUFSource(path, requantize=True)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            found.append(PublishedFile(quant.name, path, float_rank=quant.float_rank))
+    entries = {path: RepositoryFile(path, (directory / path).stat().st_size, "") for path in _gguf_paths(directory)}
+    return GGUFRepository(
+        str(directory),
+        _largest_first(str(directory), found, problems),
+        projectors=tuple(entries[path] for path in sorted_files.projectors),
+        matrices=tuple(entries[path] for path in sorted_files.matrices),
+        problems=tuple(problems),
+        prefix=LOCAL,
+    )
+
+
+def open_hub(hub_id: str, listing: Listing | None = None) -> GGUFRepository:
+    """The repository "org/name" or "org/name@revision", with the headers of its files. Raises InputError."""
+    listing = listing or list_repository(hub_id)
+    entries = {file.path: file for file in listing.files}
+    sorted_files = sort_files(entries)
+    found, problems, total = [], list(sorted_files.problems), 0
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        for answer in pool.map(lambda quant: _published(listing, quant, entries), sorted_files.quants):
+            total += answer.bytes_read
+            problems += answer.problems
+            found += answer.files
+    return GGUFRepository(
+        hub_id,
+        _largest_first(hub_id, found, problems),
+        listing.revision,
+        tuple(entries[path] for path in sorted_files.projectors),
+        tuple(entries[path] for path in sorted_files.matrices),
+        tuple(problems),
+        total,
+    )
+
+
+def _gguf_paths(directory: Path) -> list[str]:
+    """The paths of all files in a directory and its subfolders, relative to it, that may belong to a repository."""
+    found = (*directory.glob("*"), *directory.glob("*/*"))
+    return sorted(
+        str(file.relative_to(directory)) for file in found if file.is_file() and not file.name.startswith(".")
+        if file.suffix in (".gguf", ".gguf_file", ".imatrix")
+    )
+
+
+def _largest_first(name: str, found: Sequence[PublishedFile], problems: Sequence[str]) -> tuple[PublishedFile, ...]:
+    if not found:
+        why = f": {problems[0]}" if problems else "; give a repository with GGUF files, or a checkpoint"
+        raise InputError(f"{name}: has no GGUF file of a model that can be used{why}")
+    return tuple(sorted(found, key=lambda file: (-file.file_bytes, file.name)))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    files: tuple[PublishedFile, ...] = ()
+    problems: tuple[str, ...] = ()
+    bytes_read: int = 0
+
+
+def _published(listing: Listing, quant: PublishedQuant, entries: Mapping[str, RepositoryFile]) -> _Answer:
+    """A quant of a repository on the hub with the copy of its header, or the problem with it."""
+    parts = tuple(entries[path] for path in quant.parts)
+    content = hashlib.sha256("\n".join(part.content for part in parts).encode()).hexdigest()
+    directory, read = _headers() / content, 0
+    path = directory / Path(parts[0].path).name
+    try:
+        if not path.exists():
+            read = _copy_headers(listing, parts, directory)
+        GGUFSource(path, requantize=True)
+    except InputError as error:
+        place = f"{listing.repository}/{quant.parts[0]}"
+        message = str(error).replace(str(directory), listing.repository)
+        return _Answer(problems=(message if place in message else f"{place}: {message}",), bytes_read=read)
+    return _Answer((PublishedFile(quant.name, path, parts, content, quant.float_rank),), bytes_read=read)
+
+
+def _copy_headers(listing: Listing, parts: Sequence[RepositoryFile], directory: Path) -> int:
+    """Copy the headers of a file's parts to `directory`, whole or not at all. Returns the bytes read."""
+    total = 0
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".copy-", dir=directory.parent))
+        try:
+            for part in parts:
+                with (temporary / Path(part.path).name).open("wb") as file:
+                    descriptor = file.fileno()
+                    _, read = read_remote_header(
+                        listing, part, lambda data, at, descriptor=descriptor: os.pwrite(descriptor, data, at)
+                    )
+                    os.ftruncate(descriptor, part.size)
+                total += read
+            if not directory.exists():
+                temporary.rename(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"{directory.parent}: the header of {parts[0].path} cannot be kept ({error.strerror}); free some space, or"
+            " set HF_HOME to another folder"
+        ) from error
+    return total
+
+
+def _headers() -> Path:
+    """The folder for copies of headers, by the content of the files."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "gguf-headers"
+

@@ -1,0 +1,314 @@
+"""The variants and the reference of a sweep over a repository of GGUF files that somebody published."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import log
+from pathlib import Path
+
+from converters.errors import InputError
+from converters.gguf_repository import HUB, GGUFRepository, PublishedFile
+from converters.gguf_source import GGUFSource
+from converters.hub import HubFile, is_hub_id
+from converters.llamacpp.container import text
+from converters.llamacpp.reader import read_header
+from converters.resolver import find_repository
+from sweep import devices
+from sweep.analysis.fit_candidates import Measurements, expected_losses
+from sweep.defaults import MARGIN_BYTES
+from sweep.fit.fit_report import FitOptions, FitReport, FitRow, Verdict, verdict
+from sweep.fit.hardware import parse_devices
+from sweep.fit.local_devices import local_devices
+from sweep.format import size
+from sweep.jobs.base import RunJob
+from sweep.methods.base import Variant
+from sweep.methods.published import published_variant, with_publishers
+from sweep.methods.registry import parse
+from sweep.planning.fit import fit
+from sweep.planning.model import ResolvedModel, resolve
+from sweep.planning.request import Request
+from sweep.workspace import default_root
+
+ALL = "all"
+"""--variants all: every file of the repository."""
+STEP = 1.2
+"""Ratio of two sizes from which on both are measured by default: about half a bit per weight at 3 bits."""
+CHECKPOINT_REFERENCE = "BF16"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PublishedChoice:
+    """What a sweep over a repository measures.
+
+    - `variants`: the published files, and what is made beside them.
+    - `reference`: the name of the variant that the others are compared with; it is one of `variants`.
+    - `reference_bytes`: the memory that a published reference needs; None for one that is made from `checkpoint`.
+    - `weights`: the unquantized file that quants are made from; None if none are, or if they are made from
+      `checkpoint`, the original model.
+    - `notes` say for people what was chosen and why.
+    """
+
+    variants: tuple[Variant, ...]
+    reference: str
+    notes: tuple[str, ...]
+    reference_bytes: int | None = None
+    weights: PublishedFile | None = None
+    checkpoint: ResolvedModel | None = None
+
+
+def choose(repository: GGUFRepository, request: Request, say: Say, run_job: RunJob) -> PublishedChoice:
+    """What to measure of a repository.
+
+    --variants names its files, other repositories (hub:ORG/NAME) and quants to make; `all` means every file. By
+    default, and in addition to a list without =, files that fit on the devices of --gpu or of this machine are
+    measured, thinned to a ladder of sizes. Raises InputError if a name is unknown, or if nothing fits.
+    """
+    return _Chooser(repository, request, say, run_job).choice()
+
+
+def published_variants(name: str, request: Request, say: Say, run_job: RunJob) -> list[Variant] | None:
+    """The variants that `hub:ORG/NAME` in a list stands for: what is measured of the repository by default. None if
+    `name` has another form. Raises InputError."""
+    if not is_repository_name(name):
+        return None
+    repository = find_repository(name, say)
+    assert repository is not None  # a hub id with the prefix is a repository, or an error
+    ladder, _ = _ladder(repository, _report(repository, request, run_job))
+    return [published_variant(repository, file) for file in ladder]
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether a variant's name stands for a repository on the hub, and not for a file."""
+    return name.startswith(HUB) and is_hub_id(name.removeprefix(HUB))
+
+
+@dataclass
+class _Chooser:
+    repository: GGUFRepository
+    request: Request
+    say: Say
+    run_job: RunJob
+    files: list[PublishedFile] = field(default_factory=list)
+    others: list[Variant] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def choice(self) -> PublishedChoice:
+        report = _report(self.repository, self.request, self.run_job)
+        rows = {row.variant: row for row in report.rows}
+        option = self.request.variants or ""
+        names = [name.strip() for name in option.removeprefix("=").split(",") if name.strip()]
+        if not option.startswith("=") and ALL not in names:
+            ladder, note = _ladder(self.repository, report)
+            self.files += ladder
+            self.notes += note
+        for name in names:
+            self._add(name)
+        makes = any(variant.exported_quant is not None for variant in self.others)
+        whole = self.repository.whole
+        has_floats = whole.float_rank is not None
+        checkpoint = None if has_floats else self._checkpoint(needed=makes)
+        if makes and has_floats:
+            self.files.append(whole)
+        if makes and not has_floats and checkpoint is None:
+            made = next(variant.name for variant in self.others if variant.exported_quant is not None)
+            raise InputError(
+                f"{made}: {self.repository.id} has no such quant, and no unquantized file to make it from; it has"
+                f" {_names(self.repository)}"
+            )
+        if checkpoint is not None and self.request.reference in (None, "auto", CHECKPOINT_REFERENCE):
+            return self._made(parse(CHECKPOINT_REFERENCE), checkpoint)
+        file, why = self._reference(rows)
+        self.notes.append(why)
+        variants = self._variants([file, *self.files])
+        return PublishedChoice(
+            tuple(variants),
+            variants[0].name,
+            tuple(self.notes),
+            rows[self.repository.variant(file)].total_bytes,
+            whole if makes and has_floats else None,
+            checkpoint if makes else None,
+        )
+
+    def _add(self, name: str) -> None:
+        """Add what an item of --variants means."""
+        file = self.repository.find(name)
+        if name == ALL:
+            self.files += self.repository.files
+        elif file is not None:
+            self.files.append(file)
+        else:
+            published = published_variants(name, self.request, self.say, self.run_job)
+            if published is None:
+                try:
+                    published = [parse(name)]
+                except InputError as error:
+                    if ":" in name:
+                        raise
+                    raise InputError(
+                        f"{name}: {self.repository.id} has no such quant; it has {_names(self.repository)}"
+                    ) from error
+            self.others += published
+
+    def _variants(self, files: Sequence[PublishedFile]) -> list[Variant]:
+        """The variants of files and the others, with the names of publishers where they are needed."""
+        own = [published_variant(self.repository, file) for file in dict.fromkeys(files)]
+        return with_publishers([*own, *self.others])
+
+    def _made(self, reference: Variant, checkpoint: ResolvedModel) -> PublishedChoice:
+        """The choice with a reference that is made from the original checkpoint."""
+        others = [variant for variant in self._variants(self.files) if variant.name != reference.name]
+        self.notes.append(
+            f"the reference is {reference.name}, made from {checkpoint.path.name}, the original checkpoint that the"
+            f" header names, because {self.repository.id} has no unquantized file"
+        )
+        return PublishedChoice((reference, *others), reference.name, tuple(self.notes), checkpoint=checkpoint)
+
+    def _reference(self, rows: Mapping[str, FitRow]) -> tuple[PublishedFile, str]:
+        """The file to compare with, and why: that of --reference, an unquantized one if it can run here, or else the
+        largest that can."""
+        repository, whole = self.repository, self.repository.whole
+        chosen = self.request.reference
+        if chosen is not None and chosen != "auto":
+            file = repository.find(chosen)
+            if file is None:
+                raise InputError(
+                    f"--reference {chosen}: {repository.id} has no such file; it has {_names(repository)}"
+                )
+            return file, f"the reference is {repository.variant(file)}"
+        largest = max((file.file_bytes for file in self.files), default=0)
+        runs = [one for one in repository.files if self._runs(rows[repository.variant(one)], one.file_bytes, largest)]
+        if whole.float_rank is not None and whole in runs:
+            return whole, f"the reference is {repository.variant(whole)}, an unquantized file of {repository.id}"
+        quants = [file for file in repository.files if file.float_rank is None] or [whole]
+        file = next((file for file in quants if file in runs), quants[-1])
+        if whole.float_rank is None:
+            why = f"{repository.id} has no unquantized file"
+        else:
+            why = f"{repository.variant(whole)}, {size(whole.file_bytes)}, is too large for this machine"
+        return file, f"the reference is {repository.variant(file)}, which is itself quantized, because {why}"
+
+    def _runs(self, row: FitRow, file_bytes: int, largest: int) -> bool:
+        """Whether a file fits in memory and, with two others, on the disk."""
+        in_memory = row.total_bytes <= _memory()
+        free = shutil.disk_usage(_existing(self.request.workspace)).free
+        return in_memory and (self.repository.revision is None or file_bytes + 2 * largest <= free)
+
+    def _checkpoint(self, needed: bool) -> ResolvedModel | None:
+        """The original checkpoint if the header names it, and if it can be run here. `needed`: quants are made from it,
+        whether it can be run or not."""
+        hub_id, why_not = original_checkpoint(self.repository)
+        if hub_id is None:
+            self.notes += [why_not] if why_not else []
+            return None
+        bytes_ = 2 * sum(one.elements for one in GGUFSource(self.repository.whole.path, requantize=True).tensors)
+        free = shutil.disk_usage(_existing(self.request.workspace)).free
+        if not needed and (bytes_ > _memory() or 2 * bytes_ > free):
+            self.notes.append(f"{hub_id}, the original checkpoint, is too large for this machine ({size(bytes_)})")
+            return None
+        try:
+            found = resolve(hub_id, self.say, planned=self.request.dry_run, is_repository=False)
+        except InputError as error:
+            self.notes.append(f"the original checkpoint cannot be the reference: {error}")
+            return None
+        return replace(found, name=self.repository.model, published=self.repository.id)
+
+
+def original_checkpoint(repository: GGUFRepository) -> tuple[str | None, str]:
+    """The hub id of the checkpoint that a repository's files were made from, as their headers say it. Otherwise None,
+    and why the header's statement is not used, if it has one.
+
+    llama.cpp's converter takes general.base_model from the card of the checkpoint, which names what the checkpoint was
+    tuned from. Publishers who repack a model name the model itself there. So the name decides.
+    """
+    metadata = read_header(repository.whole.path).metadata
+    urls = [text(metadata, key) for key in ("general.source.repo_url", "general.base_model.0.repo_url")]
+    own = {_plain(repository.model), _plain(text(metadata, "general.name") or "")}
+    reasons = []
+    for url in urls:
+        found = re.search(r"([\w.-]+/([\w.-]+?))/?$", url or "")
+        if found is None or not is_hub_id(found[1]):
+            continue
+        organization = found[1].partition("/")[0]
+        if own & {_plain(found[2]), _plain(organization + found[2])}:
+            return found[1], ""
+        reasons.append(f"the header names {found[1]}, which is another model by its name, so it is not the reference")
+    return None, next(iter(reasons), "")
+
+
+def published_imatrix(repository: GGUFRepository, say: Say) -> str | None:
+    """The path of the repository's importance matrix, which is downloaded; None if it has none. Raises InputError."""
+    if not repository.matrices:
+        return None
+    matrix = repository.matrices[0]
+    say(f"importance matrix: {matrix.path} of {repository.id}")
+    if repository.revision is None:
+        return str(Path(repository.id) / matrix.path)
+    return str(HubFile(repository.repository, repository.revision, (matrix.path,)).fetch())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _report(repository: GGUFRepository, request: Request, run_job: RunJob) -> FitReport:
+    """What `sweep fit` says of all files of a repository."""
+    places = parse_devices(request.gpu) if request.gpu else local_devices()
+    options = FitOptions(context=request.ctx or 0, kv_type_k=request.kv_type.k, kv_type_v=request.kv_type.v)
+    return fit(repository.pinned, [], places, options, run_job)
+
+
+def _ladder(repository: GGUFRepository, report: FitReport) -> tuple[list[PublishedFile], list[str]]:
+    """The files that fit, one of each step of sizes: the one with the least expected loss. Also what to say of it.
+
+    If no file fits on the GPUs alone, those that run partly in RAM are taken."""
+    fitting = {row.variant for row in report.rows if verdict(row) is Verdict.FITS}
+    fitting = fitting or {row.variant for row in report.rows if verdict(row) is Verdict.PARTLY}
+    own = [file for file in repository.files if repository.variant(file) in fitting]
+    quants = [file for file in own if file.float_rank is None] or own
+    if not quants:
+        least = min(report.rows, key=lambda row: row.total_bytes)
+        raise InputError(
+            f"{repository.id}: no file fits on {', '.join(device.name for device in report.devices)}; the smallest,"
+            f" {least.variant}, needs {size(-least.headroom_bytes)} more. Give a shorter --ctx or more memory, or choose"
+            " files by --variants ="
+        )
+    losses = expected_losses(report, Measurements())
+    smallest = min(file.file_bytes for file in quants)
+    steps: dict[int, PublishedFile] = {}
+    for file in quants:  # the largest first
+        step = round(log(file.file_bytes / smallest) / log(STEP))
+        better = step not in steps
+        if not better:
+            known, new = (losses.get(repository.variant(one)) for one in (steps[step], file))
+            better = known is not None and new is not None and new.value < known.value
+        if better:
+            steps[step] = file
+    ladder = [steps[step] for step in sorted(steps, reverse=True)]
+    if len(ladder) == len(repository.files):
+        return ladder, []
+    note = (
+        f"{repository.id} has {len(repository.files)} files of the model, of which {len(quants)} fit; these are"
+        f" measured: {', '.join(file.name for file in ladder)} (--variants all takes all)"
+    )
+    return ladder, [note]
+
+
+def _names(repository: GGUFRepository) -> str:
+    return ", ".join(file.name for file in repository.files)
+
+
+def _memory() -> int:
+    """Bytes of memory that a model may need to run on this machine."""
+    found = devices.memory()
+    return max(found.device_bytes - MARGIN_BYTES, found.machine_bytes)
+
+
+def _existing(workspace: Path | None) -> Path:
+    """The workspace's folder, or the one that it will be made in."""
+    path = (workspace or default_root()).expanduser().absolute()
+    return next(one for one in (path, *path.parents) if one.exists())
