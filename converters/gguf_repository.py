@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from converters.errors import InputError
@@ -122,7 +123,8 @@ def is_gguf_listing(listing: Listing) -> bool:
 def open_directory(directory: Path) -> GGUFRepository:
     """The repository in a directory. Raises InputError if it has no model."""
     sorted_files = sort_files(_gguf_paths(directory))
-    found, problems = [], list(sorted_files.problems)
+    found: list[PublishedFile] = []
+    problems = list(sorted_files.problems)
     for quant in sorted_files.quants:
         path = directory / quant.parts[0]
         try:
@@ -147,7 +149,8 @@ def open_hub(hub_id: str, listing: Listing | None = None) -> GGUFRepository:
     listing = listing or list_repository(hub_id)
     entries = {file.path: file for file in listing.files}
     sorted_files = sort_files(entries)
-    found, problems, total = [], list(sorted_files.problems), 0
+    found: list[PublishedFile] = []
+    problems, total = list(sorted_files.problems), 0
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         for answer in pool.map(lambda quant: _published(listing, quant, entries), sorted_files.quants):
             total += answer.bytes_read
@@ -168,7 +171,9 @@ def _gguf_paths(directory: Path) -> list[str]:
     """The paths of all files in a directory and its subfolders, relative to it, that may belong to a repository."""
     found = (*directory.glob("*"), *directory.glob("*/*"))
     return sorted(
-        str(file.relative_to(directory)) for file in found if file.is_file() and not file.name.startswith(".")
+        str(file.relative_to(directory))
+        for file in found
+        if file.is_file() and not file.name.startswith(".")
         if file.suffix in (".gguf", ".gguf_file", ".imatrix")
     )
 
@@ -213,11 +218,8 @@ def _copy_headers(listing: Listing, parts: Sequence[RepositoryFile], directory: 
         try:
             for part in parts:
                 with (temporary / Path(part.path).name).open("wb") as file:
-                    descriptor = file.fileno()
-                    _, read = read_remote_header(
-                        listing, part, lambda data, at, descriptor=descriptor: os.pwrite(descriptor, data, at)
-                    )
-                    os.ftruncate(descriptor, part.size)
+                    _, read = read_remote_header(listing, part, partial(_write_at, file.fileno()))
+                    os.ftruncate(file.fileno(), part.size)
                 total += read
             if not directory.exists():
                 temporary.rename(directory)
@@ -231,9 +233,12 @@ def _copy_headers(listing: Listing, parts: Sequence[RepositoryFile], directory: 
     return total
 
 
+def _write_at(descriptor: int, data: bytes, at: int) -> None:
+    os.pwrite(descriptor, data, at)
+
+
 def _headers() -> Path:
     """The folder for copies of headers, by the content of the files."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "gguf-headers"
-

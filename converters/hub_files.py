@@ -33,8 +33,10 @@ _PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
 
 @dataclass(frozen=True)
 class RepositoryFile:
-    """A file of a repository: its path there, its size in bytes, and a hash of its content: `sha256`, or git's hash `oid` for a
-    file of which the hub does not say more."""
+    """A file of a repository: its path there, its size in bytes, and a hash of its content.
+
+    The hash is `sha256`, or git's hash `oid` for a file of which the hub does not say more.
+    """
 
     path: str
     size: int

@@ -1,7 +1,7 @@
-"""What a publisher's repository of GGUF files has: quants by the publisher's names, projector files, importance matrices.
+"""What a publisher's repository of GGUF files has: quants by the publisher's names, projectors, importance matrices.
 
-The names follow the habits of those who publish: MODEL-Q4_K_M.gguf, MODEL.i1-IQ2_M.gguf, UD-Q2_K_XL/MODEL-UD-Q2_K_XL-
-00001-of-00002.gguf, mmproj-F16.gguf, MODEL-imatrix.gguf, MODEL.imatrix.
+The names are those that publishers use: MODEL-Q4_K_M.gguf, MODEL.i1-IQ2_M.gguf, mmproj-F16.gguf, MODEL-imatrix.gguf,
+UD-Q2_K_XL/MODEL-UD-Q2_K_XL-00001-of-00002.gguf.
 """
 
 from __future__ import annotations

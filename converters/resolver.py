@@ -90,8 +90,8 @@ class FoundModel:
     - `path`: a directory or a file. For a model of the catalogue it is its name there, and for a file on the hub that
       was not downloaded it is MODEL as given: `open_source` finds both again by it.
     - `remote`, `headers`: a file on the hub that was not downloaded, and the headers of its parts.
-    - `repository`: the repository of GGUF files; `path` is then the file that says most of the model, or the copy of its
-      header.
+    - `repository`: the repository of GGUF files; `path` is then the file that says most of the model, or the copy of
+      its header.
     - `mtp_layers`: the number of MTP layers, if it is known from more than the config.
     - `bytes_read`: bytes read over the network; None if nothing had to be read.
     """
@@ -156,9 +156,8 @@ def find_model(
 ) -> FoundModel:
     """Find the model that `text` names, and download it from the hub if it is there and `need` requires it.
 
-    `say` is called with one line before anything that takes long. `is_repository`: what `find_repository` found out; None
-    if it was not called. Raises InputError if there is no such model, or if
-    its form is not enough for `need`.
+    `say` is called with one line before anything that takes long. `is_repository`: what `find_repository` found out;
+    None if it was not called. Raises InputError if there is no such model, or if its form is not enough for `need`.
     """
     found = _found(str(text), need, say, is_repository)
     reason = found.insufficient(need)

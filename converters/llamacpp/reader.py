@@ -87,9 +87,7 @@ def read_header(path: Path) -> GGUFHeader:
         os.close(descriptor)
 
 
-def parse_header(
-    read: Callable[[int, int], bytes], file_bytes: int, path: Path, ahead: int = 1 << 20
-) -> GGUFHeader:
+def parse_header(read: Callable[[int, int], bytes], file_bytes: int, path: Path, ahead: int = 1 << 20) -> GGUFHeader:
     """Read the header of a file of `file_bytes` bytes, local or remote, by `read(count, offset)`. See `read_header`.
 
     At least `ahead` bytes are requested at a time, as far as the file has them.

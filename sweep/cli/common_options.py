@@ -19,6 +19,7 @@ CHECKPOINT = "a checkpoint directory"
 GGUF_FILE = "a .gguf file"
 GGUF_FILE_OR_HUB_FILE = "a .gguf file (also on the Hub: hub:OWNER/REPO/FILE.gguf)"
 HUB_ID = "a Hugging Face model id (Qwen/Qwen3-4B)"
+GGUF_REPOSITORY = "a repository or directory of GGUF files that somebody published (unsloth/Qwen3-8B-GGUF)"
 
 OWN_TEXT = "a built-in model's own text"
 

@@ -39,6 +39,7 @@ def fit(
         "a config.json",
         common.GGUF_FILE_OR_HUB_FILE,
         common.HUB_ID,
+        common.GGUF_REPOSITORY,
         "the name of a public model (Qwen3.6-27B)",
     ),
     variants: str | None = typer.Option(

@@ -17,6 +17,8 @@ from sweep.planning.request import Request
 EXAMPLES = """
 Compare every quant from Q2_K to Q8_0 of a model on the Hub:
   $ sweep run Qwen/Qwen3-4B --preset q2-q8
+Which of the files that somebody published to run on a 12 GiB GPU:
+  $ sweep run unsloth/Qwen3-8B-GGUF --gpu 12GiB
 Print file sizes and predicted memory, and stop:
   $ sweep run Qwen/Qwen3-4B --dry-run
 Compare only these two variants with BF16, without tasks:
@@ -33,7 +35,9 @@ Skip what does not fit, and keep only the recommended file:
 @with_options(*SWEEP)
 def run(
     request: Request,
-    models: list[str] = common.models(common.BUILT_IN, common.CHECKPOINT, common.GGUF_FILE, common.HUB_ID),
+    models: list[str] = common.models(
+        common.BUILT_IN, common.CHECKPOINT, common.GGUF_FILE, common.HUB_ID, common.GGUF_REPOSITORY
+    ),
     memory: str | None = common.memory("the memory of --gpu, or of this machine"),
     format: Format = common.FORMAT,
 ) -> int:

@@ -29,8 +29,8 @@ class FitInputs:
     """The inputs of a fit.
 
     `own_files` are the variants that the model itself has, by name: the model if it is a GGUF file, or the files of a
-    repository. `remote` are the RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support RPC. `projector` is
-    the vision tower, if it counts, `draft` a second model for speculative decoding.
+    repository. `remote` are the RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support
+    RPC. `projector` is the vision tower, if it counts, `draft` a second model for speculative decoding.
     """
 
     source: Source

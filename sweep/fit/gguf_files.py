@@ -121,9 +121,7 @@ def _rows(source: Source, names: Sequence[str], inputs: FitInputs, spec: str | N
         }
 
 
-def _file(
-    source: Source, shape: ModelShape, name: str, ghost_path: Path, spec: str | None
-) -> tuple[Weights, FitFile]:
+def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path, spec: str | None) -> tuple[Weights, FitFile]:
     """The weights of a variant, and its file."""
     if isinstance(source, GGUFSource) and is_file(name):
         weights = sum(tensor.elements for tensor in source.tensors)

@@ -110,8 +110,8 @@ class DownloadJob(StoredJob[DownloadResult]):
         if needed > free:
             shutil.rmtree(folder, ignore_errors=True)
             raise InputError(
-                f"{self.spec}: needs {fmt.size(needed)} on the disk of {folder.parent}, which has {fmt.size(free)} free;"
-                " free some space, or choose another --workspace"
+                f"{self.spec}: needs {fmt.size(needed)} on the disk of {folder.parent}, which has {fmt.size(free)}"
+                " free; free some space, or choose another --workspace"
             )
 
 

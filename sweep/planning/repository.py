@@ -176,9 +176,7 @@ class _Chooser:
         if chosen is not None and chosen != "auto":
             file = repository.find(chosen)
             if file is None:
-                raise InputError(
-                    f"--reference {chosen}: {repository.id} has no such file; it has {_names(repository)}"
-                )
+                raise InputError(f"--reference {chosen}: {repository.id} has no such file; it has {_names(repository)}")
             return file, f"the reference is {repository.variant(file)}"
         largest = max((file.file_bytes for file in self.files), default=0)
         runs = [one for one in repository.files if self._runs(rows[repository.variant(one)], one.file_bytes, largest)]
@@ -274,8 +272,8 @@ def _ladder(repository: GGUFRepository, report: FitReport) -> tuple[list[Publish
         least = min(report.rows, key=lambda row: row.total_bytes)
         raise InputError(
             f"{repository.id}: no file fits on {', '.join(device.name for device in report.devices)}; the smallest,"
-            f" {least.variant}, needs {size(-least.headroom_bytes)} more. Give a shorter --ctx or more memory, or choose"
-            " files by --variants ="
+            f" {least.variant}, needs {size(-least.headroom_bytes)} more. Give a shorter --ctx or more memory, or"
+            " choose files by --variants ="
         )
     losses = expected_losses(report, Measurements())
     smallest = min(file.file_bytes for file in quants)

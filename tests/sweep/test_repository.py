@@ -1,0 +1,137 @@
+"""`sweep run` with a repository of GGUF files that somebody published, in a directory and on a hub on localhost."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from command_line import COMMAND
+from hub_server import serve
+
+from converters.errors import InputError
+from converters.export import export
+from converters.resolver import open_source
+from presets import builtin_models
+from sweep.execution.local import LocalHost
+from sweep.jobs.export import ExportJob
+from sweep.planning.prepare import Sweep, prepare
+from sweep.planning.request import Request
+
+MICRO = builtin_models()["micro"]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of micro in a publisher's layout: one in a subfolder, in parts."""
+    directory = tmp_path_factory.mktemp("published") / "micro-GGUF"
+    (directory / "UD-Q2_K_XL").mkdir(parents=True)
+    source = open_source(MICRO.directory, "micro")
+    export(source, {name: directory / f"micro-{name}.gguf" for name in ("BF16", "Q4_K_M", "Q4_K_S", "Q3_K_M")})
+    export(source, {"Q2_K_XL": directory / "UD-Q2_K_XL/micro-UD-Q2_K_XL.gguf"}, max_part_bytes=1_000_000)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "short.txt"
+    file.write_text(MICRO.text.read_text()[:12_000])
+    return file
+
+
+def planned(directory: Path, workspace: Path, text: Path, variants: str | None = None, **more: object) -> Sweep:
+    request = Request(
+        str(directory), variants=variants, tasks=("none",), perplexity=text, gpu=("12GiB",), workspace=workspace, **more
+    )
+    with LocalHost() as host:
+        return prepare(request, lambda _: None, host)
+
+
+def names(sweep: Sweep) -> list[str]:
+    return [variant.name for variant in sweep.variants]
+
+
+def test_by_default_one_file_of_each_size_is_measured(published: Path, text: Path, tmp_path: Path) -> None:
+    found = planned(published, tmp_path, text)
+    assert names(found) == ["gguf:BF16", "gguf:Q4_K_M", "gguf:Q3_K_M", "gguf:UD-Q2_K_XL"]  # Q4_K_S is next to Q4_K_M
+    assert found.plan.reference == "gguf:BF16"
+    assert found.plan.model == "micro"
+    assert set(names(planned(published, tmp_path, text, "all"))) == {*names(found), "gguf:Q4_K_S"}
+    assert names(planned(published, tmp_path, text, "=ud-q2_k_xl")) == ["gguf:BF16", "gguf:UD-Q2_K_XL"]
+    with pytest.raises(InputError, match=r"Q9: .* has no such quant; it has BF16, Q4_K_M"):
+        planned(published, tmp_path, text, "=Q9")
+
+
+def test_a_quant_that_is_not_published_is_made_from_the_unquantized_file(
+    published: Path, text: Path, tmp_path: Path
+) -> None:
+    found = planned(published, tmp_path, text, "=Q6_K")
+    assert names(found) == ["gguf:BF16", "Q6_K"]
+    (job,) = (cell.job for cell in found.plan.cells if isinstance(cell.job, ExportJob))
+    assert job.source.name == str(published / "micro-BF16.gguf")
+
+
+def test_without_an_unquantized_file_the_largest_quant_is_the_reference(
+    published: Path, text: Path, tmp_path: Path
+) -> None:
+    quants = tmp_path / "quants"
+    quants.mkdir()
+    for name in ("Q4_K_M", "Q3_K_M"):
+        shutil.copy(published / f"micro-{name}.gguf", quants)
+    found = planned(quants, tmp_path / "w", text)
+    assert found.plan.reference == "gguf:Q4_K_M"
+    (note,) = found.plan.about["repository"]["notes"]
+    assert note.startswith("the reference is gguf:Q4_K_M, which is itself quantized, because ")
+    with pytest.raises(InputError, match=r"Q6_K: .* has no such quant, and no unquantized file to make it from"):
+        planned(quants, tmp_path / "w", text, "=Q6_K")
+
+
+def sweep_on(url: str, folder: Path, text: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "0"}
+    command = [*COMMAND, "run", *arguments, "--tasks", "none", "--perplexity", str(text), "--format", "json"]
+    command += ["--gpu", "12GiB", "--workspace", str(folder / "w")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def most_files(events: Sequence[dict[str, object]]) -> int:
+    """The largest number of downloaded files that were on the disk at the same time."""
+    left: dict[str, int] = {}
+    for label in next(list(event["pending"]) for event in events if event["event"] == "started"):  # type: ignore[call-overload]
+        left[label.rpartition("/")[0]] = left.get(label.rpartition("/")[0], 0) + 1
+    on_disk: set[str] = set()
+    most = 0
+    for event in events:
+        variant, _, job = str(event.get("cell", "")).rpartition("/")
+        if event["event"] == "cell_started" and job == "download":
+            on_disk.add(variant)
+            most = max(most, len(on_disk))
+        if str(event["event"]) in ("cell_done", "cell_failed", "cell_skipped"):
+            left[variant] -= 1
+            if not left[variant]:
+                on_disk.discard(variant)
+    return most
+
+
+def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, text: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "repository"
+    shutil.copytree(published, directory)
+    (directory / "micro-Q4_K_S.gguf").unlink()
+    size = sum(file.stat().st_size for file in directory.rglob("*.gguf"))
+    with serve({"org/micro-GGUF": directory}) as hub:
+        done = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF")
+        assert done.returncode == 0, done.stderr
+        assert size < hub.sent < size + 1_000_000  # each file once, and the headers
+        last = json.loads(done.stdout.splitlines()[-1])
+        assert {record["variant"]: record["status"] for record in last["records"]} == dict.fromkeys(
+            ("hub:BF16", "hub:Q4_K_M", "hub:Q3_K_M", "hub:UD-Q2_K_XL"), "ok"
+        )
+        assert last["advice"]["variant"] in {record["variant"] for record in last["records"]}
+        assert not list((tmp_path / "w").rglob("*.gguf"))
+        (log,) = (tmp_path / "w" / "runs").glob("*/events.jsonl")
+        assert most_files([json.loads(line) for line in log.read_text().splitlines()]) == 2
+        hub.sent = 0
+        again = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF")
+        assert json.loads(again.stdout.splitlines()[-1])["records"] == last["records"]
+        assert hub.sent == 0
