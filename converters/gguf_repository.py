@@ -107,6 +107,21 @@ class GGUFRepository:
         return f"{HUB}{self.id}/{file.parts[0].path}" if file.parts else str(file.path)
 
 
+def publisher_names(files: Sequence[tuple[str, str]]) -> list[str]:
+    """Names that differ for files of several repositories, each given by its repository and the name of its variant.
+
+    Where repositories have the same name, the organization joins it or, if it has several of them, the repository.
+    """
+    found = []
+    for repository, name in files:
+        alike = {other for other, same in files if same == name}
+        organization = repository.partition("/")[0]
+        several = [other for other in alike if other.partition("/")[0] == organization]
+        publisher = organization if len(several) == 1 else repository
+        found.append(name if len(alike) == 1 else f"{HUB}{publisher}/{name.removeprefix(HUB)}")
+    return found
+
+
 def is_gguf_directory(directory: Path) -> bool:
     """Whether a directory has GGUF files, in itself or in its subfolders, and no checkpoint."""
     if any(file.name.endswith(_WEIGHTS) for file in directory.iterdir()):

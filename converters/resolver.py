@@ -176,6 +176,11 @@ def find_file(text: str, need: Need) -> FoundModel:
     return _local(path, need)
 
 
+def is_repository(variant: str) -> bool:
+    """Whether a variant's name stands for a repository on the hub, hub:ORG/NAME, and not for a file."""
+    return variant.startswith(HUB_FILE) and is_hub_id(variant.removeprefix(HUB_FILE))
+
+
 def find_repository(text: str, say: Callable[[str], None] = lambda _: None) -> GGUFRepository | None:
     """The repository of GGUF files that MODEL, or the variant `hub:ORG/NAME`, names; None if it names something else.
     `say` is called with a line before the hub is asked.

@@ -159,9 +159,9 @@ _CHOICE = (
         str | None,
         "Variants to add to the preset, separated by commas: quants, gguf:FILE, hub:OWNER/REPO/FILE.gguf, "
         "int8:RECIPE or fq:RECIPE (fake-quant). A GGUF variant of a vision model can end with its projector file, "
-        "+mmproj=TYPE or +mmproj=FILE; F16 by default. A list that starts with = replaces the variants of the preset. For "
-        "a repository of GGUF files: its files by their quants (all: every file), other repositories as hub:OWNER/REPO, "
-        "and quants to make from its unquantized file.",
+        "+mmproj=TYPE or +mmproj=FILE; F16 by default. A list that starts with = replaces the variants of the preset. "
+        "For a repository of GGUF files: its files by their quants (all: every file), other repositories as "
+        "hub:OWNER/REPO, and quants to make from its unquantized file.",
         metavar="LIST",
     ),
 )

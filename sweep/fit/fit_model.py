@@ -11,10 +11,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from converters.errors import InputError, MissingRuntime
+from converters.gguf_repository import publisher_names
 from converters.llamacpp import rpc
 from converters.llamacpp.container import Field
 from converters.recipes import projector_recipes
-from converters.resolver import FoundModel, ModelForm, Need, find_model
+from converters.resolver import FoundModel, ModelForm, Need, find_model, find_repository, is_repository
 from presets.long_context import Yarn, long_context
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.contexts import MAX_SEQUENCES
@@ -63,8 +64,8 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
             f"{resolved.name}: the images take {tokens} tokens, but the context has {options.context}; give a"
             " longer one by --ctx, or fewer images"
         )
-    own_files = _own_files(resolved)
-    named = list(dict.fromkeys(_canonical_name(_published_name(name.strip(), resolved)) for name in variants))
+    own_files, names = _own_files(resolved, [name.strip() for name in variants])
+    named = list(dict.fromkeys(map(_canonical_name, names)))
     machine = FitMachine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
         raise InputError(f"{len(machine.gpus)} GPUs; llama.cpp can divide a model among at most {rpc.MAX_DEVICES}")
@@ -192,25 +193,32 @@ def _validate(options: FitOptions) -> None:
         raise InputError(f"a V cache of {options.kv_type_v} needs flash attention")
 
 
-def _own_files(found: FoundModel) -> dict[str, OwnFile]:
-    """The variants that the model itself has, by name."""
-    if found.repository is not None:
-        repository = found.repository
-        return {repository.variant(one): OwnFile(one.path, repository.spec(one)) for one in repository.files}
-    if found.form is not ModelForm.GGUF:
-        return {}
-    name = found.path.name if found.remote is None else found.remote.names[0].rpartition("/")[2]
-    return {f"{'gguf' if found.remote is None else 'hub'}:{name}": OwnFile()}
+def _own_files(found: FoundModel, variants: Sequence[str]) -> tuple[dict[str, OwnFile], list[str]]:
+    """The files of the model and of repositories among `variants`, by name, and the names of the variants.
 
-
-def _published_name(name: str, found: FoundModel) -> str:
-    """The name of the variant that `name` is in a repository, perhaps without the prefix; `name` itself if none is."""
-    if found.repository is None:
-        return name
-    base, projector = split_projector(name)
-    file = found.repository.find(base)
-    own = base if file is None else found.repository.variant(file)
-    return own if projector is None else f"{own}{MMPROJ}{projector}"
+    A quant that a repository has is one of its files. Raises InputError.
+    """
+    if found.repository is None and found.form is ModelForm.GGUF:
+        name = found.path.name if found.remote is None else found.remote.names[0].rpartition("/")[2]
+        return {f"{'gguf' if found.remote is None else 'hub'}:{name}": OwnFile()}, list(variants)
+    others = {name: one for name in variants if is_repository(name) and (one := find_repository(name)) is not None}
+    own = [] if found.repository is None else [found.repository]
+    pairs = [(one, file) for one in (*own, *others.values()) for file in one.files]
+    names = publisher_names([(one.repository, one.variant(file)) for one, file in pairs])
+    files = {name: OwnFile(file.path, one.spec(file)) for name, (one, file) in zip(names, pairs, strict=True)}
+    wanted = []
+    for name in variants:
+        base, projector = split_projector(name)
+        if name in others:
+            wanted += [own for own, (one, _) in zip(names, pairs, strict=True) if one is others[name]]
+            continue
+        file = None if found.repository is None else found.repository.find(base)
+        place = None if file is None else next(i for i, (_, one) in enumerate(pairs) if one is file)
+        known = base if place is None else names[place]
+        wanted.append(known if projector is None else f"{known}{MMPROJ}{projector}")
+    if others and found.repository is not None and len(others) == len(variants):  # in addition to the model's own
+        wanted = [*(own for own, (one, _) in zip(names, pairs, strict=True) if one is found.repository), *wanted]
+    return files, wanted
 
 
 def _notes(machine: FitMachine, has_rpc: bool) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from converters.gguf_repository import HUB, GGUFRepository, PublishedFile
+from converters.gguf_repository import HUB, GGUFRepository, PublishedFile, publisher_names
 from converters.hub import HubFile
 from converters.hub_files import RepositoryFile
 from converters.llamacpp.reader import read_header
@@ -79,16 +79,8 @@ def published_variant(repository: GGUFRepository, file: PublishedFile) -> Varian
 
 
 def with_publishers(variants: Sequence[Variant]) -> list[Variant]:
-    """The variants, with their publishers in the names of files of several repositories that have the same name: the
-    organization or, if it has several of these repositories, the repository."""
+    """The variants, with their publishers in the names of files of several repositories that have the same name."""
     published = [one for one in variants if isinstance(one, PublishedGGUF)]
-    found: list[Variant] = []
-    for one in variants:
-        alike = {other.repository for other in published if other.name == one.name}
-        if isinstance(one, PublishedGGUF) and len(alike) > 1:
-            organization = one.repository.partition("/")[0]
-            several = [name for name in alike if name.partition("/")[0] == organization]
-            publisher = organization if len(several) == 1 else one.repository
-            one = replace(one, name=f"{HUB}{publisher}/{one.name.removeprefix(HUB)}")
-        found.append(one)
-    return found
+    names = publisher_names([(one.repository, one.name) for one in published])
+    renamed = dict(zip(map(id, published), names, strict=True))
+    return [replace(one, name=renamed[id(one)]) if id(one) in renamed else one for one in variants]

@@ -24,7 +24,7 @@ from sweep.jobs.settings import Settings
 from sweep.measure.task_options import TaskOptions
 from sweep.methods.base import PredictedSize, Variant
 from sweep.methods.gguf import quant_sizes
-from sweep.methods.published import PublishedGGUF, published_variant
+from sweep.methods.published import PublishedGGUF, published_variant, with_publishers
 from sweep.methods.registry import method, parse_list, predicted_sizes, with_baselines, with_files
 from sweep.planning import preset
 from sweep.planning.baseline import (
@@ -43,7 +43,7 @@ from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
 from sweep.planning.imatrix import checked, find_imatrix
 from sweep.planning.model import ResolvedModel, published_model, resolve
 from sweep.planning.planner import PlanSpec, make_plan
-from sweep.planning.repository import choose, published_imatrix
+from sweep.planning.repository import choose, published_imatrix, published_variants
 from sweep.planning.request import Request
 from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_for, text_only_warning
@@ -88,7 +88,8 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     automatic = request.reference == AUTO
     reference = find_reference(chosen.reference if automatic else request.reference or chosen.reference)
     file = reference if isinstance(reference, ReferenceFile) else None
-    parsed = _parse_variants(request, _variants(chosen, request, reference))
+    published = _published(request, say, host)
+    parsed = _parse_variants(request, _variants(chosen, request, reference), published)
     if isinstance(reference, str):
         _require_baseline(reference, parsed)
     model = resolve(request.model, say, planned=request.dry_run, is_repository=False)
@@ -99,7 +100,7 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     if automatic or needs_placement:
         quants = [FLOAT, NEAREST] if automatic else [str(exported)]
         reference, layers = _place_reference(quants, model, request, host)
-        parsed = _parse_variants(request, _variants(chosen, request, reference))
+        parsed = _parse_variants(request, _variants(chosen, request, reference), published)
     return _plan(request, model, parsed, chosen.name, say, host, file=file, reference_layers=layers)
 
 
@@ -195,9 +196,23 @@ def _file_variant(model: str) -> str:
     return model if model.startswith("hub:") else f"gguf:{model}"
 
 
-def _parse_variants(request: Request, names: list[str], *, single: bool = False) -> list[Variant]:
-    """The variants of these names and, unless `single`, the baselines of their methods."""
-    parsed = parse_list(names) if single else with_baselines(parse_list(names))
+def _published(request: Request, say: Callable[[str], None], host: Host) -> dict[str, list[Variant]]:
+    """The variants of repositories of GGUF files in --variants, by the name of the repository there."""
+    names = [name.strip() for name in (request.variants or "").removeprefix("=").split(",")]
+    found = {name: published_variants(name, request, say, host.run_job) for name in names}
+    return {name: variants for name, variants in found.items() if variants is not None}
+
+
+def _parse_variants(
+    request: Request, names: list[str], published: Mapping[str, list[Variant]] | None = None, *, single: bool = False
+) -> list[Variant]:
+    """The variants of these names, of which some stand for `published` ones, and, unless `single`, the baselines of
+    their methods."""
+    published = published or {}
+    parsed = parse_list([name for name in names if name not in published])
+    parsed = with_publishers([*parsed, *(variant for name in names for variant in published.get(name, ()))])
+    if not single:
+        parsed = with_baselines(parsed)
     if request.imatrix is None and not request.dry_run:
         for variant in parsed:
             variant.require_imatrix()

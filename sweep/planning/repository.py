@@ -10,12 +10,12 @@ from math import log
 from pathlib import Path
 
 from converters.errors import InputError
-from converters.gguf_repository import HUB, GGUFRepository, PublishedFile
+from converters.gguf_repository import GGUFRepository, PublishedFile
 from converters.gguf_source import GGUFSource
 from converters.hub import HubFile, is_hub_id
 from converters.llamacpp.container import text
 from converters.llamacpp.reader import read_header
-from converters.resolver import find_repository
+from converters.resolver import find_repository, is_repository
 from sweep import devices
 from sweep.analysis.fit_candidates import Measurements, expected_losses
 from sweep.defaults import MARGIN_BYTES
@@ -74,17 +74,12 @@ def choose(repository: GGUFRepository, request: Request, say: Say, run_job: RunJ
 def published_variants(name: str, request: Request, say: Say, run_job: RunJob) -> list[Variant] | None:
     """The variants that `hub:ORG/NAME` in a list stands for: what is measured of the repository by default. None if
     `name` has another form. Raises InputError."""
-    if not is_repository_name(name):
+    if not is_repository(name):
         return None
     repository = find_repository(name, say)
     assert repository is not None  # a hub id with the prefix is a repository, or an error
     ladder, _ = _ladder(repository, _report(repository, request, run_job))
     return [published_variant(repository, file) for file in ladder]
-
-
-def is_repository_name(name: str) -> bool:
-    """Whether a variant's name stands for a repository on the hub, and not for a file."""
-    return name.startswith(HUB) and is_hub_id(name.removeprefix(HUB))
 
 
 @dataclass

@@ -4,15 +4,20 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import COMMAND
 from hub_server import serve
 
 from converters.errors import InputError
 from converters.export import export
+from converters.imatrix import ImportanceMatrix, ImportanceStatistics
+from converters.llamacpp.container import encode_header, string
+from converters.llamacpp.reader import read_header
 from converters.resolver import open_source
 from presets import builtin_models
 from sweep.execution.local import LocalHost
@@ -41,9 +46,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def planned(directory: Path, workspace: Path, text: Path, variants: str | None = None, **more: object) -> Sweep:
+def planned(directory: Path, workspace: Path, text: Path, variants: str | None = None) -> Sweep:
     request = Request(
-        str(directory), variants=variants, tasks=("none",), perplexity=text, gpu=("12GiB",), workspace=workspace, **more
+        str(directory), variants=variants, tasks=("none",), perplexity=text, gpu=("12GiB",), workspace=workspace
     )
     with LocalHost() as host:
         return prepare(request, lambda _: None, host)
@@ -135,3 +140,84 @@ def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, te
         again = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF")
         assert json.loads(again.stdout.splitlines()[-1])["records"] == last["records"]
         assert hub.sent == 0
+
+
+PLANNED = """
+import json, sys
+from pathlib import Path
+from converters.errors import InputError
+from sweep.execution.local import LocalHost
+from sweep.planning.prepare import prepare
+from sweep.planning.request import Request
+plans = []
+with LocalHost() as host:
+    for model, variants in json.loads(sys.argv[1]):
+        request = Request(model, variants=variants, tasks=("none",), perplexity=Path(sys.argv[2]), gpu=("12GiB",),
+                          workspace=Path(sys.argv[3]))
+        try:
+            plan = prepare(request, lambda _: None, host).plan
+            needs = {cell.label: [one.label for one in plan.cells if one.key in cell.needs] for cell in plan.cells}
+            plans.append({"variants": plan.variants, "reference": plan.reference, "imatrix": plan.about["imatrix"],
+                          "notes": plan.about.get("repository", {}).get("notes"), "needs": needs})
+        except InputError as error:
+            plans.append({"error": str(error)})
+print(json.dumps(plans))
+"""
+
+
+def with_metadata(file: Path, copy: Path, **texts: str) -> None:
+    """Copy a GGUF file and add texts to its metadata; __ in a key stands for a dot."""
+    header = read_header(file)
+    added = {key.replace("__", "."): string(value) for key, value in texts.items()}
+    content = encode_header({**header.metadata, **added}, header.tensors)
+    copy.write_bytes(content + file.read_bytes()[header.data_offset :])
+
+
+def write_matrix(path: Path) -> None:
+    """An importance matrix of micro, with random sums."""
+    rng = np.random.default_rng(0)
+    sums = {
+        tensor.name: ImportanceStatistics(rng.uniform(1, 2, (1, tensor.shape[-1])).astype(np.float32), np.ones(1, "f4"))
+        for tensor in open_source("micro").tensors
+        if len(tensor.shape) == 2 and tensor.name.startswith("blk.")
+    }
+    ImportanceMatrix(sums, ("text.txt",), 7, 512).write(path)
+
+
+def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, text: Path, tmp_path: Path) -> None:
+    names = ("two", "floats", "named", "tuned")
+    two, floats, named, tuned = folders = [tmp_path / name / "micro" for name in names]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    shutil.copy(published / "micro-Q4_K_M.gguf", two / "other-Q4_K_M.gguf")
+    shutil.copy(published / "micro-BF16.gguf", floats)
+    write_matrix(floats / "micro-imatrix.gguf")
+    key = "general__base_model__0__repo_url"
+    quant = published / "micro-Q4_K_M.gguf"
+    with_metadata(quant, named / "micro-Q4_K_M.gguf", **{key: "https://hub.example/maker/micro"})
+    with_metadata(quant, tuned / "micro-Q4_K_M.gguf", **{key: "https://hub.example/maker/micro-base"})
+    models = {"one/micro-GGUF": published, "maker/micro": MICRO.directory}
+    models |= {f"{name}/micro-GGUF": folder for name, folder in zip(names, folders, strict=True)}
+    asked = [
+        ("one/micro-GGUF", "=Q4_K_M,hub:two/micro-GGUF"),
+        ("micro", "=hub:two/micro-GGUF"),
+        ("floats/micro-GGUF", "=Q2_K"),
+        ("named/micro-GGUF", None),
+        ("tuned/micro-GGUF", None),
+    ]
+    with serve(models) as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+        arguments = [json.dumps(asked), str(text), str(tmp_path / "w")]
+        command = [sys.executable, "-c", PLANNED, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    publishers, beside, made, original, base = json.loads(done.stdout.splitlines()[-1])
+    assert publishers["variants"] == ["hub:BF16", "hub:one/Q4_K_M", "hub:two/Q4_K_M"]
+    assert beside["variants"] == ["BF16", "hub:Q4_K_M"]
+    assert made["variants"] == ["hub:BF16", "Q2_K"]
+    assert made["needs"]["Q2_K/export"] == ["hub:BF16/download"]
+    assert made["imatrix"] == "micro-imatrix.gguf"
+    assert (original["variants"], original["reference"]) == (["BF16", "hub:Q4_K_M"], "BF16")
+    assert "the original checkpoint that the header names" in original["notes"][-1]
+    assert base["reference"] == "hub:Q4_K_M"
+    assert base["notes"][0].startswith("the header names maker/micro-base, which is another model by its name")
