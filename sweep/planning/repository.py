@@ -91,6 +91,7 @@ class _Chooser:
     files: list[PublishedFile] = field(default_factory=list)
     others: list[Variant] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    original: str = ""  # the hub id of the original checkpoint
 
     def choice(self) -> PublishedChoice:
         report = _report(self.repository, self.request, self.run_job)
@@ -158,8 +159,8 @@ class _Chooser:
         """The choice with a reference that is made from the original checkpoint."""
         others = [variant for variant in self._variants(self.files) if variant.name != reference.name]
         self.notes.append(
-            f"the reference is {reference.name}, made from {checkpoint.path.name}, the original checkpoint that the"
-            f" header names, because {self.repository.id} has no unquantized file"
+            f"the reference is {reference.name}, made from {self.original}, the original checkpoint that the header"
+            f" names, because {self.repository.id} has no unquantized file"
         )
         return PublishedChoice((reference, *others), reference.name, tuple(self.notes), checkpoint=checkpoint)
 
@@ -198,6 +199,7 @@ class _Chooser:
         if hub_id is None:
             self.notes += [why_not] if why_not else []
             return None
+        self.original = hub_id
         bytes_ = 2 * sum(one.elements for one in GGUFSource(self.repository.whole.path, requantize=True).tensors)
         free = shutil.disk_usage(_existing(self.request.workspace)).free
         if not needed and (bytes_ > _memory() or 2 * bytes_ > free):

@@ -218,6 +218,6 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
     assert made["needs"]["Q2_K/export"] == ["hub:BF16/download"]
     assert made["imatrix"] == "micro-imatrix.gguf"
     assert (original["variants"], original["reference"]) == (["BF16", "hub:Q4_K_M"], "BF16")
-    assert "the original checkpoint that the header names" in original["notes"][-1]
+    assert "made from maker/micro, the original checkpoint that the header names" in original["notes"][-1]
     assert base["reference"] == "hub:Q4_K_M"
     assert base["notes"][0].startswith("the header names maker/micro-base, which is another model by its name")
