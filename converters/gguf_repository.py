@@ -211,8 +211,9 @@ def _published(listing: Listing, quant: PublishedQuant, entries: Mapping[str, Re
     """A quant of a repository on the hub with the copy of its header, or the problem with it."""
     parts = tuple(entries[path] for path in quant.parts)
     content = hashlib.sha256("\n".join(part.content for part in parts).encode()).hexdigest()
-    directory, read = _headers() / content, 0
-    path = directory / Path(parts[0].path).name
+    name = Path(parts[0].path).name
+    directory, read = _headers() / hashlib.sha256(f"{content} {name}".encode()).hexdigest(), 0
+    path = directory / name
     try:
         if not path.exists():
             read = _copy_headers(listing, parts, directory)

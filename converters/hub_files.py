@@ -25,7 +25,7 @@ from converters.llamacpp.reader import parse_header
 _FIRST_RANGE, _LARGEST_RANGE = 1 << 16, 1 << 22
 """Bytes of the first request for a header, which are doubled for each further one. A vocabulary takes 6 to 11 MB, but
 only the first part of a file has one."""
-_PIECE = 1 << 20  # bytes that are written at a time
+_PIECE = 1 << 20  # bytes of a file that are read at a time
 _TIMEOUT = 30.0  # seconds without a byte after which a connection counts as broken
 _ATTEMPTS = 5  # attempts in a row that bring no byte before a download fails
 _PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
@@ -92,7 +92,7 @@ def _bytes(repository: str, revision: str, path: str, start: int, stop: int) -> 
     with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
         with hub_errors(repository, revision, broken=False):
             hf_raise_for_status(response)
-        pieces = response.iter_bytes(_PIECE)
+        pieces = response.iter_bytes()  # of no certain size, so that none is lost when the connection breaks
         yield pieces if response.status_code == 206 else _without_first(pieces, start)
 
 

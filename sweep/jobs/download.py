@@ -125,5 +125,7 @@ def _alone(target: Path) -> Iterator[None]:
     lock = target.with_name(f".{target.name}.lock")
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

@@ -94,7 +94,7 @@ def test_a_changed_file_is_read_again_and_the_others_are_not(published: Path, tm
         shutil.copy(directory / "micro-BF16.gguf", directory / "micro-Q8_0.gguf")
         after = ask(hub.url, "summary", tmp_path, "org/r")
     assert after["files"]["Q8_0"] == after["files"]["BF16"] > before["files"]["Q8_0"]
-    assert after["read"] == 0  # both files have the same content now
+    assert 0 < after["read"] < before["read"] / 2
 
 
 def test_a_repository_that_cannot_be_used_gives_one_line(published: Path, tmp_path: Path) -> None:

@@ -124,22 +124,28 @@ def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, te
     shutil.copytree(published, directory)
     (directory / "micro-Q4_K_S.gguf").unlink()
     size = sum(file.stat().st_size for file in directory.rglob("*.gguf"))
+    broken = directory / "micro-Q3_K_M.gguf"
     with serve({"org/micro-GGUF": directory}) as hub:
+        hub.cut = lambda path, count: 0 if path == broken.name and count > 500_000 else count  # not its header
         done = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF")
-        assert done.returncode == 0, done.stderr
-        assert size < hub.sent < size + 1_000_000  # each file once, and the headers
+        assert done.returncode == 1, done.stderr
+        assert size - broken.stat().st_size < hub.sent < size - broken.stat().st_size + 1_000_000  # with the headers
         last = json.loads(done.stdout.splitlines()[-1])
-        assert {record["variant"]: record["status"] for record in last["records"]} == dict.fromkeys(
-            ("hub:BF16", "hub:Q4_K_M", "hub:Q3_K_M", "hub:UD-Q2_K_XL"), "ok"
-        )
-        assert last["advice"]["variant"] in {record["variant"] for record in last["records"]}
+        found = {record["variant"]: record for record in last["records"]}
+        assert {name: record["status"] for name, record in found.items()} == {
+            "hub:BF16": "ok", "hub:Q4_K_M": "ok", "hub:Q3_K_M": "failed", "hub:UD-Q2_K_XL": "ok"
+        }  # fmt: skip
+        assert "org/micro-GGUF/micro-Q3_K_M.gguf: the download broke at 0 of" in found["hub:Q3_K_M"]["error"]
+        assert found[last["advice"]["variant"]]["status"] == "ok"
         assert not list((tmp_path / "w").rglob("*.gguf"))
         (log,) = (tmp_path / "w" / "runs").glob("*/events.jsonl")
         assert most_files([json.loads(line) for line in log.read_text().splitlines()]) == 2
-        hub.sent = 0
-        again = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF")
-        assert json.loads(again.stdout.splitlines()[-1])["records"] == last["records"]
-        assert hub.sent == 0
+        hub.sent, hub.cut = 0, lambda _path, count: count
+        again = json.loads(sweep_on(hub.url, tmp_path, text, "org/micro-GGUF").stdout.splitlines()[-1])
+        assert hub.sent == broken.stat().st_size  # the only file that is still to be measured
+        whole = {record["variant"]: record for record in again["records"]}
+        assert whole.pop("hub:Q3_K_M")["status"] == "ok"
+        assert whole == {name: record for name, record in found.items() if name in whole}
 
 
 PLANNED = """
