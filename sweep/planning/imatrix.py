@@ -67,7 +67,8 @@ def find_imatrix(
         file = Path(imatrix).expanduser()
         if not file.is_file():
             raise InputError(f"{imatrix}: there is no such importance matrix; give a file, or --imatrix auto")
-        return ImatrixSource(file.resolve(), None)
+        # Keep the name of a link to a file, as in the hub's cache
+        return ImatrixSource(file.parent.resolve() / file.name, None)
     if text is not None and text.expanduser().is_file():
         text_bytes(text.expanduser())  # a file that is no text is an error before any work
         form = form_of(text.expanduser(), parse_special)
