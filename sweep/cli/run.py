@@ -58,6 +58,7 @@ def run(
         raise typer.BadParameter("--memory chooses among several models; name them, or use --gpu for one model")
     request = replace(request, model=models[0])
     sweep = command.prepare(request, output.say)
+    output.warn_of_idle_gpu()
     if request.dry_run:
         from sweep.cli.dry_run import show_plan
 
@@ -65,6 +66,11 @@ def run(
         return Exit.OK
     from sweep.cli.run_display import RunDisplay
     from sweep.commands.launch import remember_command
+    from sweep.commands.prediction import effort_words, time_words
+
+    for line in (effort_words(sweep), time_words(sweep)):
+        if line is not None and sweep.request.effort is not None:
+            output.say(line)
 
     remember_command(sweep.workspace.run(sweep.plan.run), sys.argv[1:])
     started = time.monotonic()
