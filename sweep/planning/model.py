@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 import presets
-from converters.architectures import ARCHITECTURES
+from converters.architectures import ARCHITECTURES, is_known
 from converters.architectures.tower import NAME
 from converters.gguf_source import GGUFSource
 from converters.huggingface_source import HuggingFaceSource
@@ -24,6 +24,7 @@ class ResolvedModel:
     the number of its blocks, `weights` that of its weights. `builtin` is None unless the model comes with the program.
     `only_sizes` says why nothing can be made from the model, and what to do; None if its weights are known.
     `reads_images`: whether it is a vision model. `is_quantized`: whether it is a GGUF file of a quantized type.
+    `foreign` is the name of its architecture if that is none of this program's families.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ResolvedModel:
     reads_images: bool = False
     weights: int = 0
     is_quantized: bool = False
+    foreign: str | None = None
 
 
 def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchanged: bool = False) -> ResolvedModel:
@@ -61,6 +63,7 @@ def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchan
         reads_images(source),
         sum(prod(tensor.shape) for tensor in source.tensors),
         isinstance(source, GGUFSource) and source.is_quantized,
+        None if is_known(str(architecture)) else str(architecture),
     )
 
 

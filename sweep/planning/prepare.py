@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.errors import InputError
+from converters.mixes import xl_mixes
 from converters.resolver import Need, open_source
 from sweep import devices
 from sweep.artefact import Artefact
@@ -89,6 +90,7 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     model = resolve(request.model, say, planned=request.dry_run, unchanged=request.requantize)
     if model.is_quantized:
         say(f"{model.name} is already quantized: variants are compared with this file, not with what it was made of")
+    _say_what_is_untried(model, parsed, say)
     if request.window is None and file is None:
         request = replace(request, window=_preset_window(chosen, model, say))
     layers, exported = request.ngl, parsed[0].exported_quant
@@ -232,6 +234,16 @@ def _plan(
     spec = PlanSpec(model, tuple(variants), reference, inputs, preset_name, imatrix, file, reference_layers, skipped)
     reasons = _cannot_run(request, model, parsed)
     return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, others, read, reasons)
+
+
+def _say_what_is_untried(model: ResolvedModel, parsed: Sequence[Variant], say: Callable[[str], None]) -> None:
+    """Say which variants were chosen for other families than the model's."""
+    mixes = [variant.name for variant in parsed if variant.exported_quant in xl_mixes()]
+    if mixes and model.foreign is not None:
+        say(
+            f"{', '.join(mixes)}: mixes that were chosen for Qwen models; {model.name} is a model of the architecture "
+            f"{model.foreign}, for which they were not tried"
+        )
 
 
 def _check_cache(
