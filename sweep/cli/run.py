@@ -64,14 +64,10 @@ def run(
 
         show_plan(sweep, output)
         return Exit.OK
-    from sweep.cli.run_display import RunDisplay
+    from sweep.cli.run_display import RunDisplay, say_effort
     from sweep.commands.launch import remember_command
-    from sweep.commands.prediction import effort_words, time_words
 
-    for line in (effort_words(sweep), time_words(sweep)):
-        if line is not None and sweep.request.effort is not None:
-            output.say(line)
-
+    say_effort(sweep, output)
     remember_command(sweep.workspace.run(sweep.plan.run), sys.argv[1:])
     started = time.monotonic()
     with RunDisplay(sweep.plan, output) as display:

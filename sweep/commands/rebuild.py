@@ -14,9 +14,13 @@ from pathlib import Path
 
 from converters.errors import InputError, MissingRuntime
 from sweep import devices
-from sweep.fit.local_devices import unusable_gpus
+from sweep.fit.local_devices import nvidia_gpus
 from sweep.llama_build import (
+    CUDA,
+    VULKAN,
     Build,
+    Card,
+    Found,
     best_build,
     cards_of_this_machine,
     install_command,
@@ -59,12 +63,12 @@ def idle_gpu() -> IdleGpu | None:
     if devices.placement().gpu_layers:
         return None
     found = cards_of_this_machine()
-    signs = unusable_gpus()
-    if not found and not signs:
+    if not found and (known := nvidia_gpus()):  # NVIDIA's library is there, but not its tool
+        found = [Found(tuple(Card(gpu.name) for gpu in known), (CUDA, VULKAN))]
+    if not found:
         return None
-    cards = [card.name for one in found for card in one.cards]
-    sign = f"this machine has the GPU {cards[0]}" if cards else signs[0]
-    return IdleGpu(sign, best_build(found), missing_tools(found) or "the GPU's driver and compiler")
+    sign = f"this machine has the GPU {found[0].cards[0].name}"
+    return IdleGpu(sign, best_build(found), missing_tools(found))
 
 
 def rebuild(idle: IdleGpu, say: Callable[[str], None], run: Run | None = None) -> None:

@@ -36,7 +36,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
     monkeypatch.setattr(llama_build, "ROCM_DRIVER", tmp_path / "kfd")
     monkeypatch.setattr(llama_build, "ROCM_TOOL", str(tmp_path / "enumerator"))
     monkeypatch.setattr(devices, "placement", lambda: devices.Placement("cpu", 0))
-    monkeypatch.setattr(rebuild, "unusable_gpus", list)
+    monkeypatch.setattr(rebuild, "nvidia_gpus", list)
 
     def put(**programs: str) -> None:
         for name, printed in programs.items():
