@@ -170,7 +170,10 @@ def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
     answers = [_of_answers(task) for task in tasks]
     extra = [_extra(name, shown) for name, shown in figures.extra_figures(records).items()]
     texts = dict.fromkeys(name for record in records for name in record.other_texts)
-    others = [column for name in texts for column in (_of_text(name), _perplexity_of(name))]
+    compared = {name for record in records for name, own in record.other_texts.items() if own.divergence is not None}
+    others = [
+        column for name in texts for column in ([_of_text(name)] if name in compared else []) + [_perplexity_of(name)]
+    ]
     return [*FIGURES[:size], *projector, *FIGURES[size:text], *others, *answers, *FIGURES[text:], *extra]
 
 
