@@ -74,7 +74,8 @@ def calibrate(
         decoder.module.set_attn_implementation(before)
     attach_attention(model, recipe)
     if recipe.vision:  # last, because the decoder reads the features of the float tower
-        quantize_tower(decoder.base, samples, recipe, work.device)
+        work.inputs = None  # they are not needed any more
+        quantize_tower(decoder.base, samples, recipe, work.device, statistics)
     return statistics
 
 

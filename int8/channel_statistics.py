@@ -17,7 +17,7 @@ from int8.fakequant import attentions, linears_to_quantize, quantized_parts
 from int8.fold import column_scales, fold_rules, fold_scales
 from int8.layer_inputs import LayerInputs, Progress, ProgressCounter
 from int8.model import decoder_of
-from int8.on_device import in_float32
+from int8.on_device import read_in_float32
 from int8.recipe import ALL_FOLDS, Activations, Fold, Insertion, Recipe, Scales
 from int8.samples import Samples
 from int8.statistics import Statistics
@@ -44,7 +44,7 @@ def measure_channels(
             path = f"{decoder.path}.{index}"
             rules = fold_rules(layer, decoder.model_type, ALL_FOLDS)
             linears = linears_to_quantize(layer, path, _EVERYTHING)
-            with in_float32(layer, where, path):
+            with read_in_float32(layer, where, path):
                 LayerPasses(layer, index, path, _EVERYTHING, inputs, seen).measure_channels(rules, linears)
     finally:
         decoder.module.set_attn_implementation(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from converters.errors import InputError
 from int8.model import Decoder
+from int8.replaced_forwards import replaced_forwards
 from int8.samples import Batch, Samples, batches, token_count
 
 BATCH_TOKENS = 2048  # of a pass: more take more memory, and no less time
@@ -134,20 +134,9 @@ def _recorded(decoder: Decoder, inputs: dict[str, Tensor]) -> tuple[Tensor, list
         seen.append((hidden_states, options))
         return hidden_states
 
-    with _forwards_of(decoder.layers, recorder):
+    with replaced_forwards(dict.fromkeys(decoder.layers, recorder)):
         decoder.module(**inputs, use_cache=False)
     return seen[0][0], [options for _, options in seen]
-
-
-@contextmanager
-def _forwards_of(layers: nn.ModuleList, forward: Callable[..., Tensor]) -> Iterator[None]:
-    for layer in layers:
-        layer.forward = forward
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _on(value: Any, device: torch.device) -> Any:

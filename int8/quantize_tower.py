@@ -1,12 +1,12 @@
-"""The vision tower and the merger in int8: calibrated on the images of the samples, folded, and fake-quantized.
+"""The vision tower and the mergers in int8: calibrated on the images of the samples, folded, and fake-quantized.
 
-As in the decoder, all statistics are those of the float model. The whole tower is on the device in float32 meanwhile:
-published towers have up to 0.7 billion weights.
+As in the decoder, all statistics are those of the float model, and only one part of the tower at a time, a block or a
+merger, is in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,9 @@ from int8.observers import ChannelMaxObserver, RangeObserver, require_finite
 from int8.on_device import in_float32
 from int8.recipe import NEEDS_IMAGES, VISION, Activations, Recipe
 from int8.samples import ImagePrompts, Samples
-from int8.tower import TOWER, encode_image
+from int8.statistics import Statistics, stack_range
+from int8.tower import TOWER
+from int8.tower_inputs import BLOCKS, TowerInputs, parts_of
 
 Observer = Callable[[Tensor], None]
 
@@ -44,105 +46,93 @@ def require_tower(base: Any, samples: Samples, recipe: Recipe) -> None:
     recipe needs some for it."""
     if not hasattr(base, TOWER):
         raise InputError(f"recipe {recipe.name}: this model has no vision tower; leave {VISION} out")
-    if recipe.calibrates_tower and not _Images(base, samples, torch.device("cpu")).found:
+    if recipe.calibrates_tower and not (isinstance(samples, ImagePrompts) and samples.images):
         raise InputError(f"recipe {recipe.name}: {NEEDS_IMAGES}")
 
 
-def tower_parts(base: Any, recipe: Recipe) -> list[TowerPart]:
-    """The parts of the tower of `base`."""
-    tower = base.get_submodule(TOWER)
-    prefix = f"{base.base_model_prefix}.{TOWER}"
-    named: list[tuple[str, nn.Module, tuple[FoldRule, ...]]] = [
-        (f"blocks.{i}", block, TOWER_BLOCK) for i, block in enumerate(tower.blocks)
-    ]
-    named.append(("merger", tower.merger, TOWER_MERGER))
-    stacked = getattr(tower, "deepstack_merger_list", ())
-    named += [(f"deepstack_merger_list.{i}", merger, TOWER_MERGER) for i, merger in enumerate(stacked)]
-    parts = []
-    for name, module, rules in named:
+def tower_parts(base: Any, recipe: Recipe) -> dict[str, TowerPart]:
+    """The parts of the tower of `base`, by their paths in it."""
+    prefix, parts = f"{base.base_model_prefix}.{TOWER}", {}
+    for name, module in parts_of(base.get_submodule(TOWER)):
+        rules = TOWER_BLOCK if name.startswith(BLOCKS) else TOWER_MERGER
         path = f"{prefix}.{name}"
         linears = linears_to_quantize(module, path, recipe)
-        parts.append(TowerPart(path, module, tuple(matching_rules(module, rules, recipe.folds)), tuple(linears)))
+        parts[name] = TowerPart(path, module, tuple(matching_rules(module, rules, recipe.folds)), tuple(linears))
     return parts
 
 
 @torch.no_grad()
-def quantize_tower(base: Any, samples: Samples, recipe: Recipe, device: torch.device) -> None:
+def quantize_tower(
+    base: Any, samples: Samples, recipe: Recipe, device: torch.device, statistics: Statistics | None = None
+) -> None:
     """Fold and fake-quantize the tower of `base` in place, calibrated on the images of the samples.
 
-    Raises InputError as `require_tower` does, for activations or weights that are NaN or infinite, and for a device
-    without enough memory.
+    What `statistics` has of the tower is not measured again; what is measured is added to it. Raises InputError as
+    `require_tower` does, for activations or weights that are NaN or infinite, and for a device without enough memory.
     """
     require_tower(base, samples, recipe)
-    parts, images = tower_parts(base, recipe), _Images(base, samples, device)
-    is_static = recipe.activations is Activations.STATIC
-    with in_float32(base.get_submodule(TOWER), device, f"{base.base_model_prefix}.{TOWER}"):
-        if recipe.folds:
-            _fold(parts, images, recipe)
-        ranges = _ranges(parts, images, recipe) if is_static else {}
-        for part, name in _linears(parts):
-            linear = part.module.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
-            require_finite(linear.weight, f"{part.path}.{name}")
-            seen = ranges.get(f"{part.path}.{name}")
-            replace_linear(part.module, name, FakeQuantLinear(quantized_linear(linear, seen), recipe))
+    seen = Statistics() if statistics is None else statistics
+    parts = tower_parts(base, recipe)
+    smooths = bool(recipe.folds) and not seen.tower_max
+    measures = recipe.activations is Activations.STATIC and not seen.tower_ranges
+    inputs = None
+    if smooths or measures:
+        assert isinstance(samples, ImagePrompts)
+        inputs = TowerInputs(base, samples.preprocessing, samples.images, device)
+    for name in parts if inputs is None else inputs.order:
+        part = parts[name]
+        with in_float32(part.module, device, part.path):
+            if inputs is not None and smooths:
+                _measure_maxima(inputs, name, part, seen, keep=not measures)
+            for rule in part.rules:
+                maxima = seen.tower_max[f"{name}.{rule.fold}.{rule.producer}"].to(device)
+                apply_fold(part.module, rule, fold_scales(part.module, rule, maxima, set(part.linears), recipe.alpha))
+            if inputs is not None and measures:
+                _measure_ranges(inputs, name, part, seen, recipe.percentile)
+            _quantize(name, part, recipe, seen, device)
 
 
-class _Images:
-    """The distinct images of samples, which are passed through a tower that is on its device."""
-
-    def __init__(self, base: Any, samples: Samples, device: torch.device) -> None:
-        self._base, self._samples, self._device = base, samples, device
-        prompts = samples.prompts if isinstance(samples, ImagePrompts) else ()
-        self.found = {image.digest: image for prompt in prompts for image in prompt.images}
-
-    @property
-    def patches(self) -> int:
-        """The number of patches of all images."""
-        assert isinstance(self._samples, ImagePrompts)
-        settings = self._samples.preprocessing
-        return sum(settings.grid(image).tokens * settings.merge**2 for image in self.found.values())
-
-    def run(self, watched: list[tuple[nn.Module, Observer]]) -> None:
-        """Encode all images; each observer sees the inputs of its module."""
-        assert isinstance(self._samples, ImagePrompts)
-        with ExitStack() as stack:
-            for module, observe in watched:
-                hook = module.register_forward_pre_hook(lambda _, inputs, observe=observe: observe(inputs[0]))
-                stack.callback(hook.remove)
-            for image in self.found.values():
-                encode_image(self._base, self._samples.preprocessing, image, self._device)
+def _measure_maxima(inputs: TowerInputs, name: str, part: TowerPart, seen: Statistics, keep: bool) -> None:
+    found = {rule: ChannelMaxObserver() for rule in part.rules}
+    watched = {part.module.get_submodule(rule.consumers[0]): one.observe for rule, one in found.items()}
+    _run(inputs, name, part, watched, keep)
+    for rule, one in found.items():
+        assert one.value is not None
+        require_finite(one.value, f"{part.path}.{rule.producer}")
+        seen.tower_max[f"{name}.{rule.fold}.{rule.producer}"] = one.value.cpu()
 
 
-def _fold(parts: list[TowerPart], images: _Images, recipe: Recipe) -> None:
-    seen = [(part, rule, ChannelMaxObserver()) for part in parts for rule in part.rules]
-    images.run([(part.module.get_submodule(rule.consumers[0]), maxima.observe) for part, rule, maxima in seen])
-    for part, rule, maxima in seen:
-        assert maxima.value is not None
-        require_finite(maxima.value, f"{part.path}.{rule.producer}")
-        scales = fold_scales(part.module, rule, maxima.value, set(part.linears), recipe.alpha)
-        apply_fold(part.module, rule, scales)
-
-
-def _ranges(parts: list[TowerPart], images: _Images, recipe: Recipe) -> dict[str, Quantizer]:
-    """The static scale and zero point of the input of each linear layer, by its path."""
-    seen = {}
-    for part, name in _linears(parts):
-        linear = part.module.get_submodule(name)
-        width = linear.get_parameter("weight").shape[1]
-        seen[f"{part.path}.{name}"] = linear, RangeObserver("tensor", recipe.percentile, images.patches * width)
-    images.run([(linear, one.observe) for linear, one in seen.values()])
+def _measure_ranges(inputs: TowerInputs, name: str, part: TowerPart, seen: Statistics, percentile: float) -> None:
     found = {}
-    for path, (_, one) in seen.items():
+    for path in part.linears:
+        width = part.module.get_submodule(path).get_parameter("weight").shape[1]
+        found[path] = RangeObserver("tensor", percentile, inputs.patches * width)
+    watched = {part.module.get_submodule(path): one.observe for path, one in found.items()}
+    _run(inputs, name, part, watched, keep=True)
+    for path, one in found.items():
         ends = one.ends()
         assert ends is not None
-        require_finite(torch.stack(ends), path)
-        scale, zero_point = scale_and_zero_point(*ends, recipe.symmetric)
-        found[path] = Quantizer(scale.reshape(()), zero_point.reshape(()))
-    return found
+        require_finite(torch.stack(ends), f"{part.path}.{path}")
+        seen.tower_ranges[f"{name}.{path}"] = stack_range(*ends)
 
 
-def _linears(parts: list[TowerPart]) -> Iterator[tuple[TowerPart, str]]:
-    for part in parts:
-        for name in part.linears:
-            yield part, name
+def _run(inputs: TowerInputs, name: str, part: TowerPart, watched: Mapping[nn.Module, Observer], keep: bool) -> None:
+    """Run a part for all images; each observer sees the inputs of its module."""
+    with ExitStack() as stack:
+        for module, observe in watched.items():
+            hook = module.register_forward_pre_hook(lambda _, inputs, observe=observe: observe(inputs[0]))
+            stack.callback(hook.remove)
+        inputs.run(part.module, name, keep)
+
+
+def _quantize(name: str, part: TowerPart, recipe: Recipe, seen: Statistics, device: torch.device) -> None:
+    for path in part.linears:
+        linear = part.module.get_submodule(path)
+        assert isinstance(linear, nn.Linear)
+        require_finite(linear.weight, f"{part.path}.{path}")
+        range_ = None
+        if recipe.activations is Activations.STATIC:
+            low, high = seen.tower_ranges[f"{name}.{path}"].to(device)
+            scale, zero_point = scale_and_zero_point(low, high, recipe.symmetric)
+            range_ = Quantizer(scale.reshape(()), zero_point.reshape(()))
+        replace_linear(part.module, path, FakeQuantLinear(quantized_linear(linear, range_), recipe))

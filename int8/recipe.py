@@ -88,6 +88,11 @@ def matches(module: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
+def without_tower(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns without those for a whole vision tower."""
+    return tuple(one for one in patterns if one not in _TOWERS)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way to quantize a model. Weights are int8 with one symmetric scale per output channel.
@@ -123,7 +128,7 @@ class Recipe:
 
     def keeps(self, module: str) -> bool:
         """Whether the linear layer with this path in the model, such as model.layers.0.mlp.gate, stays float."""
-        return matches(module, tuple(one for one in self.keep if one not in _TOWERS) if self.vision else self.keep)
+        return matches(module, without_tower(self.keep) if self.vision else self.keep)
 
     @property
     def quantizes_attention(self) -> bool:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from images.file import ImageFile
 from images.preprocessing import Preprocessing
-from int8.tower import image_features, patch_grid
+from int8.tower import patch_grid
+from int8.tower_inputs import image_features
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class ImagePrompts:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def images(self) -> list[ImageFile]:
+        """The images, equal ones once."""
+        return list({image.digest: image for prompt in self.prompts for image in prompt.images}.values())
 
 
 Samples = Tensor | ImagePrompts
@@ -137,14 +143,10 @@ class _Encoded:
 
     def __init__(self, samples: ImagePrompts, base: Any, embeddings: nn.Module, device: torch.device) -> None:
         self._samples, self._base, self._embed = samples, base, embeddings
-        self._dtype = embeddings.get_parameter("weight").dtype
-        images = {image.digest: image for prompt in samples.prompts for image in prompt.images}
-        self._features = {
-            digest: [layer.to("cpu", self._dtype) for layer in layers]
-            for digest, layers in zip(
-                images, image_features(base, samples.preprocessing, images.values(), device), strict=True
-            )
-        }
+        dtype = embeddings.get_parameter("weight").dtype
+        images = samples.images
+        features = image_features(base, samples.preprocessing, images, device, dtype)
+        self._features = {image.digest: layers for image, layers in zip(images, features, strict=True)}
 
     def batch(self, prompts: Sequence[ImagePrompt]) -> Batch:
         """A batch of prompts of equal length."""

@@ -30,11 +30,16 @@ class Statistics:
     - `ranges` ("3.mlp.down_proj", "3.self_attn.query"): float32 [2, groups], lowest and highest value per group with
       its own scale, in the folded model.
     - `expert_tokens` ("3.17"): the number of tokens routed to the expert.
+
+    `tower_max` and `tower_ranges` are the same for the parts of the vision tower, whose keys begin with the part's path
+    in the tower ("blocks.3.norm->qkv.norm1", "merger.linear_fc1").
     """
 
     channel_max: dict[str, Tensor] = field(default_factory=dict)
     ranges: dict[str, Tensor] = field(default_factory=dict)
     expert_tokens: dict[str, int] = field(default_factory=dict)
+    tower_max: dict[str, Tensor] = field(default_factory=dict)
+    tower_ranges: dict[str, Tensor] = field(default_factory=dict)
 
 
 class StatisticsCache:
@@ -48,7 +53,10 @@ class StatisticsCache:
         """The known statistics for a recipe: all, only the maxima (which recipes share), or none."""
         smoothing, ranges = (_read(path) for path in self._paths(recipe))
         tokens = json.loads((smoothing[1] or ranges[1]).get("expert_tokens", "{}"))
-        return Statistics(smoothing[0], ranges[0], tokens)
+        known = Statistics(smoothing[0], ranges[0], tokens)
+        if recipe.vision:
+            known.tower_max, known.tower_ranges = (_read(path)[0] for path in self._tower_paths(recipe))
+        return known
 
     def save(self, recipe: Recipe, statistics: Statistics) -> None:
         """Write the statistics for a recipe. Raises InputError if the directory cannot be written."""
@@ -56,6 +64,10 @@ class StatisticsCache:
         for path, tensors in zip(self._paths(recipe), (statistics.channel_max, statistics.ranges), strict=True):
             if tensors and not path.exists():
                 _write(path, tensors, about)
+        found = statistics.tower_max, statistics.tower_ranges
+        for path, tensors in zip(self._tower_paths(recipe), found, strict=True):
+            if tensors and not path.exists():
+                _write(path, tensors, {"version": str(VERSION)})
 
     def load_channels(self) -> Statistics | None:
         """The result of int8.channel_statistics for this text, or None if it is not cached."""
@@ -82,6 +94,11 @@ class StatisticsCache:
             self._directory / f"smoothing-{_digest(self._text, folds)[:32]}.safetensors",
             self._directory / f"ranges-{_digest(self._text, json.dumps(seen, sort_keys=True))[:32]}.safetensors",
         )
+
+    def _tower_paths(self, recipe: Recipe) -> tuple[Path, Path]:
+        """The same files for the vision tower."""
+        maxima, ranges = self._paths(recipe)
+        return maxima.with_name(f"tower-{maxima.name}"), ranges.with_name(f"tower-{ranges.name}")
 
 
 _SEEN_BY_RANGES = ("alpha", "activations", "query_key", "value", "insertion", "folds", "percentile", "keep")

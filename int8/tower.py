@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 from images.file import ImageFile
 from images.preprocessing import Grid, Preprocessing
-from int8.on_device import in_float32
 
 TOWER = "visual"
 """The tower's name in the model without its head."""
@@ -31,20 +29,16 @@ def encode_image(base: Any, preprocessing: Preprocessing, image: ImageFile, devi
     return [layer[0] for layer in (found.pooler_output, *(getattr(found, "deepstack_features", None) or ()))]
 
 
-def image_features(
-    base: Any, preprocessing: Preprocessing, images: Iterable[ImageFile], device: torch.device
-) -> Iterator[list[Tensor]]:
-    """The features of each image, with the tower in float32 on `device` meanwhile; see `encode_image`."""
-    with in_float32(base.get_submodule(TOWER), device, f"{base.base_model_prefix}.{TOWER}"):
-        for image in images:
-            yield encode_image(base, preprocessing, image, device)
-
-
-def tower_outputs(base: nn.Module) -> list[nn.Module]:
+def tower_outputs(base: nn.Module) -> list[nn.Linear]:
     """The linear layers whose outputs are features of images, which enter the decoder beside the embeddings: the last
     ones of the merger and of DeepStack's. Empty without a tower."""
     tower = getattr(base, TOWER, None)
     if tower is None:
         return []
     mergers = [tower.merger, *getattr(tower, "deepstack_merger_list", ())]
-    return [[module for module in merger.modules() if isinstance(module, nn.Linear)][-1] for merger in mergers]
+    return [last_linear(merger) for merger in mergers]
+
+
+def last_linear(merger: nn.Module) -> nn.Linear:
+    """The last linear layer of a merger."""
+    return [module for module in merger.modules() if isinstance(module, nn.Linear)][-1]

@@ -28,7 +28,7 @@ from ptq.recipe import Grid
 LEAST_SCALE = 1e-4  # of a channel without input
 LEAST_SHARE = 1e-6  # of a weight that is all zeros
 CLIP_STEPS, CLIP_PARTS = 10, 20  # ranges of 1 - i / 20 for i < 10
-NOT_CLIPPED = ("q_proj", "k_proj", "in_proj_qkv", "in_proj_qkvz")
+NOT_CLIPPED = ("q_proj", "k_proj", "in_proj_qkv", "in_proj_qkvz", "qkv")
 """Linear layers that give queries or keys: attention multiplies these, so errors of outputs say less about them."""
 
 Loss = Callable[[Mapping[str, Tensor]], float]

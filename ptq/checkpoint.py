@@ -41,8 +41,8 @@ def read_report(path: Path, dequantized: bool = False) -> dict[str, Any]:
 def read_expert_tokens(report: Mapping[str, Any]) -> dict[str, list[int]]:
     """The calibration tokens of each expert, by the number of their layer, from a report; without layers that have no
     experts. Empty if no text was read."""
-    layers = {path.rpartition(".")[2]: one["expert_tokens"] for path, one in report["layers"].items()}
-    return {number: tokens for number, tokens in layers.items() if tokens}
+    tokens = {path: one["expert_tokens"] for path, one in report["layers"].items()}
+    return {path.rpartition(".")[2]: counts for path, counts in tokens.items() if counts}
 
 
 def damping_note(report: Mapping[str, Any]) -> str | None:
@@ -70,7 +70,7 @@ class Summary:
 
     `file_bytes` of all its files of tensors; `bits_per_weight`: all bits of all tensors per weight of the model,
     without its vision tower; `calibration`: see `Calibration`; `error`: the mean relative error of the outputs of its
-    linear layers, None if it was quantized without a text; `damping`: see `damping_note`.
+    linear layers in the decoder, None if it was quantized without a text; `damping`: see `damping_note`.
     """
 
     file_bytes: int
@@ -83,10 +83,11 @@ class Summary:
 def read_summary(path: Path) -> Summary:
     """The summary of a quantized checkpoint. Raises InputError."""
     report = read_report(path)
-    linears = [one for layer in report["layers"].values() for one in layer["linears"].values()]
+    layers = {path: layer for path, layer in report["layers"].items() if not is_tower(f"{path}.")}
+    linears = [one for layer in layers.values() for one in layer["linears"].values()]
     with Checkpoint.open(path) as checkpoint:
         tensors = [tensor for tensor in checkpoint.tensors.values() if not is_tower(tensor.name)]
-    quantized = {f"{layer}.{name}" for layer, one in report["layers"].items() for name in one["linears"]}
+    quantized = {f"{path}.{name}" for path, layer in layers.items() for name in layer["linears"]}
     weights = sum(one["rows"] * one["columns"] for one in linears)
     for tensor in tensors:
         module, _, kind = tensor.name.rpartition(".")

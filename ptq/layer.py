@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from converters.errors import InputError
 from int8.architectures import FoldRule
 from int8.expert_tokens import ExpertTokens
 from int8.fakequant import replace_linear
-from int8.fold import apply_fold, column_scales, fold_rules, fold_scales
+from int8.fold import apply_fold, column_scales, fold_scales
 from int8.layer_inputs import LayerInputs
 from ptq.awq import Loss, awq_scales, compared_module, output_loss
 from ptq.gptq import layer_error
@@ -43,34 +44,51 @@ class LinearReport:
 
 @dataclass
 class QuantizedLayer:
-    """The quantized weights of a decoder layer by the paths of its linear layers, and what happened to them."""
+    """The quantized weights of a layer by the paths of its linear layers, and what happened to them."""
 
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
     reports: dict[str, LinearReport] = field(default_factory=dict)
     expert_tokens: list[int] = field(default_factory=list)
 
 
-class LayerWork:
-    """Quantizes the decoder layer `layer` (float32, on the device), in place.
+class SampleInputs(Protocol):
+    """The calibration samples before a layer: LayerInputs of a decoder, or TowerInputs of a vision tower. `index` says
+    which layer it is."""
 
-    `inputs` are the calibration samples before this layer, or None for methods that need none; `unquantized`, for
-    GPTAQ, are the same samples in the unquantized model. `dtype` is the model's: weights that stay float and scales are
-    rounded to it. Messages call the layer `path`.
+    @property
+    def batches(self) -> int: ...
+
+    def run(self, layer: nn.Module, index: Any, keep: bool) -> None: ...
+
+    def outputs(self, layer: nn.Module, index: Any) -> Iterator[Tensor]: ...
+
+    def halve(self) -> bool: ...
+
+    def too_large(self, path: str) -> InputError: ...
+
+
+class LayerWork:
+    """Quantizes `layer`, a layer of the decoder or a part of the vision tower (float32, on the device), in place.
+
+    `rules` are the layer's folds. `inputs` are the calibration samples before this layer, or None for methods that need
+    none; `unquantized`, for GPTAQ, are the same samples in the unquantized model. `dtype` is the model's: weights that
+    stay float and scales are rounded to it. Messages call the layer `path`.
     """
 
     def __init__(
         self,
         layer: nn.Module,
-        index: int,
+        index: Any,
         path: str,
         model_type: str,
+        rules: Sequence[FoldRule],
         recipe: PtqRecipe,
         dtype: torch.dtype,
-        inputs: LayerInputs | None,
+        inputs: SampleInputs | None,
         unquantized: LayerInputs | None = None,
     ) -> None:
         self._layer, self._index, self._path, self._recipe = layer, index, path, recipe
-        self._model_type, self._dtype = model_type, dtype
+        self._model_type, self._rules, self._dtype = model_type, rules, dtype
         self._inputs, self._unquantized = inputs, unquantized
         self._linears = [
             name
@@ -120,7 +138,7 @@ class LayerWork:
         recorder.require_all()
         return recorder.sums
 
-    def _run_both(self, inputs: LayerInputs, recorder: InputRecorder, experts: ExpertTokens) -> None:
+    def _run_both(self, inputs: SampleInputs, recorder: InputRecorder, experts: ExpertTokens) -> None:
         """Run the samples of the unquantized model and those of the quantized one in turns, batch by batch."""
         assert self._unquantized is not None
         kept = []
@@ -133,7 +151,7 @@ class LayerWork:
             next(finished, None)  # counts the last batch as progress
         self._unquantized.replace(kept)
 
-    def _pass(self, watch: Callable[[ExitStack], None], run: Callable[[LayerInputs, ExpertTokens], None]) -> None:
+    def _pass(self, watch: Callable[[ExitStack], None], run: Callable[[SampleInputs, ExpertTokens], None]) -> None:
         """Run all samples through the layer with hooks. On the first lack of memory, again with half the batch."""
         assert self._inputs is not None
         while True:
@@ -154,7 +172,7 @@ class LayerWork:
         """Move scales between channels, as SmoothQuant or AWQ choose them, and adapt the sums."""
         if not (self._recipe.smooth or self._recipe.awq):
             return
-        for rule in fold_rules(self._layer, self._model_type, self._recipe.folds):
+        for rule in self._rules:
             readers = [path for path in rule.consumers if path in sums]
             if not readers:
                 continue
@@ -176,7 +194,7 @@ class LayerWork:
         """AWQ's published loss, on the first batch of the samples."""
         calls = ModuleCalls(self._layer.get_submodule(compared_module(rule)))
 
-        def first_batch(inputs: LayerInputs, _: ExpertTokens) -> None:
+        def first_batch(inputs: SampleInputs, _: ExpertTokens) -> None:
             next(inputs.outputs(self._layer, self._index))
 
         self._pass(calls.attach, first_batch)

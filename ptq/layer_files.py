@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -66,13 +67,9 @@ class LayerFiles:
         tensors = {f"{prefix}{name}": value.to("cpu", dtype) for name, value in named_weights(layer, quantized)}
         for name, weight in quantized.weights.items():
             tensors |= {f"{prefix}{name}.{kind}": value for kind, value in self._tensors(weight).items()}
-        report = {
-            "linears": {name: asdict(one) for name, one in quantized.reports.items()},
-            "expert_tokens": quantized.expert_tokens,
-        }
         self._save(tensors, index)
         with disk_errors(self._report(index)), AtomicFile(self._report(index)) as file:
-            file.temporary_path.write_text(json.dumps(report), encoding="utf-8")
+            file.temporary_path.write_text(json.dumps(_reported(quantized)), encoding="utf-8")
 
     def _tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
         """A weight's tensors by the names of their kinds."""
@@ -95,20 +92,25 @@ class LayerFiles:
         ends: Mapping[str, GridWeight],
         calibration: Calibration,
         origin: str | None = None,
+        tower: Mapping[str, QuantizedLayer] = MappingProxyType({}),
     ) -> None:
         """Write everything that is not in the layers, the config and the report. Raises InputError.
 
         `ends` are the rounded embeddings and head by their paths, whose values the model has; others are written as
-        they are. `origin`: what the checkpoint was made from, for a later comparison.
+        they are. `origin`: what the checkpoint was made from, for a later comparison. `tower`: the quantized parts of
+        the vision tower by their paths.
         """
         if self._dequantized:
             ends = {}
         tied = set(model.all_tied_weights_keys) if has_tied_head(model) else set()
+        rounded = {f"{path}.{name}": one for path, part in tower.items() for name, one in part.weights.items()}
         rest = {
             name: parameter.data.contiguous()
             for name, parameter in model.named_parameters()
-            if not parameter.is_meta and name not in tied and name.removesuffix(".weight") not in ends
+            if not parameter.is_meta and name not in tied and name.removesuffix(".weight") not in {*ends, *rounded}
         }
+        for path, weight in rounded.items():
+            rest |= {f"{path}.{kind}": value for kind, value in self._tensors(weight).items()}
         self._save({**rest, **end_tensors(ends)}, self._layers)
         places, size = {}, 0
         for index in range(self._layers + 1):
@@ -119,6 +121,7 @@ class LayerFiles:
         for index in range(self._layers):
             reports[f"{self._path}.{index}"] = json.loads(self._report(index).read_text(encoding="utf-8"))
             self._report(index).unlink()
+        reports |= {path: _reported(part) for path, part in tower.items()}
         about: dict[str, Any] = {
             "recipe": self._recipe.to_json(),
             "calibration": asdict(calibration),
@@ -159,6 +162,12 @@ class LayerFiles:
 
     def _report(self, index: int) -> Path:
         return self._directory / f"layer-{index:05d}.json"
+
+
+def _reported(quantized: QuantizedLayer) -> dict[str, Any]:
+    """What happened to a layer, as the report has it."""
+    linears = {name: asdict(one) for name, one in quantized.reports.items()}
+    return {"linears": linears, "expert_tokens": quantized.expert_tokens}
 
 
 def fill(module: nn.Module, prefix: str, tensors: dict[str, Tensor], recipe: PtqRecipe, where: Path) -> None:

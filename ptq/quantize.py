@@ -15,7 +15,9 @@ from transformers import PreTrainedModel
 
 from converters.atomic import disk_errors
 from converters.checkpoint import Checkpoint
+from int8.architectures import require_vision_config
 from int8.atomic_directory import resumable_directory
+from int8.fold import fold_rules
 from int8.layer_inputs import LayerInputs, Progress, ProgressCounter
 from int8.mapped_model import stored_name
 from int8.model import Decoder, decoder_of, open_model
@@ -29,6 +31,7 @@ from ptq.layer_files import Calibration, LayerFiles
 from ptq.recipe import Inputs, PtqRecipe
 from ptq.rotation import Rotation, require_rotatable, rotate_ends, rotate_layer, rotation_of
 from ptq.sizes import require_divisible
+from ptq.tower import quantize_tower, require_images, require_tower_divisible
 
 SAMPLES, LENGTH = 128, 2048  # of the calibration text, as in the papers
 TOKENS_PER_COLUMN = 32  # tokens beyond this number per input of the widest linear layer are not read by default
@@ -60,15 +63,21 @@ def quantize(
     device that this machine lacks.
     """
     require_device(device)
+    if recipe.vision:
+        require_vision_config(path, recipe.name)
     model = open_model(path, dtype)
     decoder = decoder_of(model)
     shapes = {stored_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     require_divisible(shapes, recipe, decoder.model_type)
+    if recipe.vision:
+        require_tower_divisible(decoder.base, recipe)
     samples: Samples = torch.empty(0, 1, dtype=torch.long)
     calibration = Calibration()
     if recipe.needs_text:
         assert text is not None
         samples = _samples(path, text, count, length, model)
+        if recipe.vision:
+            require_images(samples, recipe)
         calibration = Calibration(text.name, *sample_sizes(samples))
     with Checkpoint.open(path) as checkpoint:
         form = "dequantized" if dequantized else "quantized"
@@ -83,7 +92,10 @@ def quantize(
     with resumable_directory(out, key, replace) as directory:
         files = LayerFiles(directory, recipe, decoder, dequantized=dequantized)
         _quantize_layers(decoder, recipe, samples, torch.device(device), model.dtype, files, progress)
-        files.finish(model, ends, calibration, origin)
+        tower = {}
+        if recipe.vision:  # last, because the decoder reads the features of the float tower
+            tower = quantize_tower(decoder.base, recipe, samples, torch.device(device), model.dtype)
+        files.finish(model, ends, calibration, origin, tower)
         with disk_errors(out):
             copy_tokenizer(path, directory)
             copy_processor(path, directory)
@@ -139,7 +151,8 @@ def _quantize_layers(
                 if inputs is not None and inputs is not float_inputs:
                     inputs.run(layer, index, keep=True)
             else:
-                work = LayerWork(layer, index, path, decoder.model_type, recipe, dtype, inputs, unquantized)
+                rules = fold_rules(layer, decoder.model_type, recipe.folds)
+                work = LayerWork(layer, index, path, decoder.model_type, rules, recipe, dtype, inputs, unquantized)
                 files.write(layer, index, work.run(), dtype)
         _release(layer)
         if inputs is None and progress is not None:

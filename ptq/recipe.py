@@ -4,7 +4,7 @@ A variant's name is METHODS:SPEC, for example `gptq:w4g128`, `awq+gptq:w3g128`, 
 steps in the order in which they are applied: those that change the model without changing its function (`sq`, `awq`,
 `rot`), then the one that rounds the weights (`rtn`, `gptq`, `hqq`, `billm`; by default `rtn`). `+a` after `gptq` is
 GPTAQ. SPEC has the bits of the weights, of the activations, and the columns per scale: w4, w4g128, w4a8g128; with
-`-sym` the grid is symmetric, with `-asym` it is not.
+`-sym` the grid is symmetric, with `-asym` it is not. `+vision` at the end: the vision tower is quantized too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
-from int8.recipe import ALL_FOLDS, KEPT, Fold, matches
+from int8.recipe import ALL_FOLDS, KEPT, VISION, Fold, matches, without_tower
 from int8.recipe_table import read_toml, read_values
 
 FEWEST_BITS, MOST_BITS = 2, 8
@@ -95,6 +95,8 @@ class PtqRecipe:
     - `masks`: BiLLM's.
     - `embedding_bits`: 16, or 8: embeddings and head rounded to groups of 32 (8.5 bits per weight).
     - `keep`: patterns of the paths of linear layers that stay float.
+    - `vision`: the linear layers of the vision tower and the mergers are quantized too. Patterns of `keep` for the
+      whole tower are ignored then.
     """
 
     name: str
@@ -119,6 +121,7 @@ class PtqRecipe:
     masks: Masks = Masks.SALIENCY
     embedding_bits: int = 16
     keep: tuple[str, ...] = KEPT
+    vision: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -142,11 +145,13 @@ class PtqRecipe:
 
     def keeps(self, module: str) -> bool:
         """Whether the linear layer with this path in the model stays float."""
-        return matches(module, self.keep)
+        return matches(module, without_tower(self.keep) if self.vision else self.keep)
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as a JSON object, including its name; `from_json` reads it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The recipe as a JSON object, including its name; `from_json` reads it. Without `vision` if that is false, so
+        that keys of stored results stay."""
+        stated = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return stated if self.vision else {key: value for key, value in stated.items() if key != "vision"}
 
 
 ENDS = PtqRecipe("embeddings and head", bits=8, group=32, symmetric=True)
@@ -179,6 +184,11 @@ _ELEMENTS: Mapping[str, type] = {"folds": Fold, "keep": str}
 
 def recipe(name: str) -> PtqRecipe:
     """The recipe of a variant's name, `ptq:FILE` included. Raises InputError that says what is wrong with the name."""
+    if name.endswith(VISION):
+        given = recipe(name.removesuffix(VISION))
+        given = replace(given, name=f"{given.name}{VISION}", vision=True)
+        _check(given, name)
+        return given
     if name in BILLM:
         return PtqRecipe(name, **BILLM[name])
     prefix, _, spec = name.partition(":")
@@ -281,6 +291,9 @@ def _check(given: PtqRecipe, where: str) -> None:
         raise InputError(f"{where}: sq and awq both choose the scales of the same channels; use one of them")
     if not 0 <= given.alpha <= 1:
         raise InputError(f"{where}: 'alpha' is {given.alpha}; it must be from 0 to 1")
+    if given.vision and (given.rotate or given.asymmetric_calibration):
+        step = "rot" if given.rotate else "+a"
+        raise InputError(f"{where}: {step} is for the text decoder alone; leave {step} or {VISION} out")
     if given.asymmetric_calibration and given.inputs is not Inputs.LAYER:
         raise InputError(f"{where}: 'inputs' is '{given.inputs}', but GPTAQ (+a) needs 'layer'")
     if not 0 < given.damp < 1:

@@ -55,10 +55,16 @@ def require_divisible(parameters: Mapping[str, tuple[int, ...]], recipe: PtqReci
         return
     for linear in linear_groups(parameters, model_type):
         path = next((path for path in linear.paths if not recipe.keeps(path)), None)
-        if path is not None and linear.columns % recipe.group:
-            usable = [size for size in (128, 64, 32, 16) if linear.columns % size == 0]
-            remedy = f"use a group of {usable[0]}, or none" if usable else "use none"
-            raise InputError(
-                f"{recipe.name}: {path} has {linear.columns} inputs, which groups of {recipe.group} do not divide;"
-                f" {remedy} (one scale per row)"
-            )
+        if path is not None:
+            require_groups(path, linear.columns, recipe)
+
+
+def require_groups(path: str, columns: int, recipe: PtqRecipe) -> None:
+    """Raise InputError that names the linear layer at `path` if the recipe's groups do not divide its inputs."""
+    if recipe.group and columns % recipe.group:
+        usable = [size for size in (128, 64, 32, 16) if columns % size == 0]
+        remedy = f"use a group of {usable[0]}, or none" if usable else "use none"
+        raise InputError(
+            f"{recipe.name}: {path} has {columns} inputs, which groups of {recipe.group} do not divide;"
+            f" {remedy} (one scale per row)"
+        )

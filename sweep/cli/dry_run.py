@@ -9,9 +9,10 @@ from rich.table import Table
 from sweep.cli.output import Output
 from sweep.cli.run_output import cache_words, texts_of
 from sweep.commands.prediction import effort_words, time_words
-from sweep.commands.run import variant_sizes
+from sweep.commands.run import projector_sizes, variant_sizes
 from sweep.execution.cells_to_run import cells_to_run
 from sweep.format import size
+from sweep.jobs.projector import ProjectorResult
 from sweep.planning.effort import Effort
 from sweep.planning.prepare import Sweep
 from sweep.results.estimate import bytes_to_make, predicted_seconds, rough_seconds, total
@@ -20,7 +21,9 @@ from sweep.results.store import Store
 
 def show_plan(sweep: Sweep, output: Output) -> None:
     """Print the variants with exact sizes and predicted memory, and how many jobs are to do."""
-    sizes = variant_sizes(sweep)
+    sizes, towers = variant_sizes(sweep), projector_sizes(sweep)
+    files = {key: tower.file_bytes for key, tower in towers.items()}
+    tower_of = {cell.variant: towers[cell.key] for cell in sweep.plan.cells if cell.key in towers}
     with Store(sweep.workspace.database) as store:
         todo = cells_to_run(sweep.plan.cells, store, sweep.workspace.root)
         seconds, rough = predicted_seconds(sweep.plan, store), rough_seconds(sweep.plan, store)
@@ -33,6 +36,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                     {
                         "variant": v.name,
                         **(sizes[v.name].to_json() if v.name in sizes else {"file_bytes": v.file_bytes}),
+                        **({"projector": _projector(tower_of[v.name])} if v.name in tower_of else {}),
                     }
                     for v in sweep.variants
                 ],
@@ -44,7 +48,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                 "seconds": total(seconds, (cell.label for cell in todo)),
                 "rough_seconds": total(rough, (cell.label for cell in todo)),
                 "effort": sweep.request.effort or Effort.NORMAL,
-                "bytes_to_make": bytes_to_make(todo, sizes),
+                "bytes_to_make": bytes_to_make(todo, sizes, files),
                 "cannot_run": sweep.cannot_run,
                 "reference": sweep.plan.reference,
                 "text": sweep.plan.about["text"],
@@ -59,26 +63,37 @@ def show_plan(sweep: Sweep, output: Output) -> None:
         )
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("variant", "bits/weight", "file bytes", "file", "memory", "jobs to do"):
+    columns = [
+        "variant",
+        "bits/weight",
+        "file bytes",
+        "file",
+        *(["mmproj"] if tower_of else []),
+        "memory",
+        "jobs to do",
+    ]
+    for column in columns:
         table.add_column(column, justify="left" if column == "variant" else "right")
     for variant in sweep.variants:
-        known = sizes.get(variant.name)
+        known, tower = sizes.get(variant.name), tower_of.get(variant.name)
+        projector = ["" if tower is None else size(tower.file_bytes)] if tower_of else []
+        beside = 0 if tower is None else tower.memory_bytes
         left = sum(cell.variant == variant.name for cell in todo)
         if known is not None:
             length = f"{'' if known.header_exact else '~'}{known.file_bytes:,}"
             figures = [f"{known.bits_per_weight:.3f}", length, size(known.file_bytes)]
             cells = "skipped" if variant.name in sweep.plan.skipped else str(left)
-            table.add_row(variant.name, *figures, size(known.memory_bytes), cells)
+            table.add_row(variant.name, *figures, *projector, size(known.memory_bytes + beside), cells)
         else:
             taken = variant.file_bytes
-            table.add_row(variant.name, "", f"{taken:,}", size(taken), "", str(left))
+            table.add_row(variant.name, "", f"{taken:,}", size(taken), *projector, "", str(left))
     output.show(table)
-    needed = bytes_to_make(sweep.plan.cells, sizes)
+    needed = bytes_to_make(sweep.plan.cells, sizes, files)
     settings = sweep.plan.settings
     output.show(
         f"\n{len(todo)} of {len(sweep.plan.cells)} jobs to do; {needed:,} bytes of files. "
         f"Memory: weights, {cache_words(sweep.plan)} KV cache for {settings.ctx} tokens, and buffers, computed by "
-        "llama.cpp."
+        "llama.cpp." + (" The memory of the projector file (mmproj) is part of it." if tower_of else "")
     )
     for line in (effort_words(sweep), time_words(sweep)):
         if line is not None:
@@ -95,3 +110,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
     output.show(f"Reference {sweep.plan.reference}; text {texts_of(sweep.plan)}; tasks: {tasks or 'none'}.")
     for reason in sweep.cannot_run:
         output.show(f"This sweep cannot be run. {reason}")
+
+
+def _projector(tower: ProjectorResult) -> dict[str, int]:
+    return {"file_bytes": tower.file_bytes, "memory_bytes": tower.memory_bytes}

@@ -20,6 +20,7 @@ from sweep.execution.logs import log_path
 from sweep.execution.registry import open_executor
 from sweep.execution.scheduler import Scheduler
 from sweep.jobs.cell import Cell
+from sweep.jobs.projector import ProjectorResult
 from sweep.jobs.text import TextJob
 from sweep.methods.base import PredictedSize
 from sweep.planning import prepare as planning
@@ -51,6 +52,12 @@ def variant_sizes(sweep: Sweep) -> dict[str, PredictedSize]:
     """See planning.prepare.variant_sizes."""
     with LocalHost() as host:
         return planning.variant_sizes(sweep, host)
+
+
+def projector_sizes(sweep: Sweep) -> dict[str, ProjectorResult]:
+    """See planning.prepare.projector_sizes."""
+    with LocalHost() as host:
+        return planning.projector_sizes(sweep, host)
 
 
 def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:

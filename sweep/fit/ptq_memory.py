@@ -16,7 +16,7 @@ from converters.source import Source
 from int8.architectures import text_type
 from int8.recipe_sizes import RecipeSizes
 from ptq.recipe import PtqRecipe, recipe
-from ptq.sizes import ptq_sizes, require_divisible
+from ptq.sizes import ptq_sizes, quantization, require_divisible
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import FitRow
 from sweep.fit.layer_bytes import ModelShape
@@ -38,7 +38,7 @@ def sizes_of(source: Source, recipe: PtqRecipe) -> RecipeSizes:
         tied=source.config.get("tie_word_embeddings") is True,
         experts_used=ModelShape.of(source.structure, source.tensors).experts_used,
     )
-    return replace(found, tower=tower_bytes(source))
+    return replace(found, tower=tower_bytes(source, recipe, quantization(recipe)))
 
 
 def _rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:

@@ -17,7 +17,8 @@ from converters.resolver import NO_CHECKPOINT
 from converters.source import Source
 from int8.architectures import text_type
 from int8.recipe import NAMED, PUBLISHED, Recipe, recipe
-from int8.recipe_sizes import FLOAT_BYTES, RecipeSizes, int8_quantization, kv_cell_bytes, recipe_sizes
+from int8.recipe_sizes import FLOAT_BYTES, Quantization, RecipeSizes, int8_quantization, kv_cell_bytes, recipe_sizes
+from ptq.recipe import PtqRecipe
 from sweep.fit.fit_inputs import FitInputs
 from sweep.fit.fit_report import ESTIMATE, FORMULA, HOST, MARGIN, DeviceShare, FitFigure, FitOptions, FitRow
 from sweep.fit.formulas import ContextFormulas, counted_sequences
@@ -47,22 +48,24 @@ def sizes_of(source: Source, shape: ModelShape, recipe: Recipe | None, *, real: 
         head_width=ContextFormulas.of(source.structure).key_length,
         real=real,
     )
-    return replace(found, tower=tower_bytes(source, recipe))
+    stored = None if recipe is None else int8_quantization(recipe)
+    return replace(found, tower=tower_bytes(source, recipe, stored))
 
 
-def tower_bytes(source: HuggingFaceSource, recipe: Recipe | None = None) -> int:
+def tower_bytes(
+    source: HuggingFaceSource, recipe: Recipe | PtqRecipe | None = None, stored: Quantization | None = None
+) -> int:
     """The bytes of the vision tower in a checkpoint of a quantized model; 0 without one.
 
-    It stays in bfloat16, unless the recipe quantizes it.
+    It stays in bfloat16, unless the recipe quantizes it; then its linear layers are as in `stored`.
     """
     shapes = source.tower_parameters
-    if recipe is None or not recipe.vision:
+    if recipe is None or stored is None or not recipe.vision:
         return FLOAT_BYTES * sum(map(math.prod, shapes.values()))
-    quantization = int8_quantization(recipe)
     quantized = {
-        name.removesuffix(".weight")
+        path
         for name, shape in shapes.items()
-        if len(shape) == 2 and name.startswith(_TOWER_PARTS) and not recipe.keeps(name.removesuffix(".weight"))
+        if len(shape) == 2 and name.startswith(_TOWER_PARTS) and not recipe.keeps(path := name.removesuffix(".weight"))
     }
     total = 0
     for name, shape in shapes.items():
@@ -70,9 +73,9 @@ def tower_bytes(source: HuggingFaceSource, recipe: Recipe | None = None) -> int:
         if path not in quantized:
             total += FLOAT_BYTES * math.prod(shape)
         elif kind == "weight":
-            total += quantization.bytes_of(shape[0], shape[1]).file
+            total += stored.bytes_of(shape[0], shape[1]).file
         else:
-            total += quantization.bias_bytes * math.prod(shape)
+            total += stored.bias_bytes * math.prod(shape)
     return total
 
 

@@ -5,14 +5,14 @@ All projector files of a checkpoint are written in one pass over its vision towe
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from sweep import format as fmt
 from sweep.artefact import Artefact
-from sweep.jobs.base import Result, Site, StoredJob
+from sweep.jobs.base import Job, Result, Site, StoredJob
 from sweep.jobs.settings import ComputeResources
 
 
@@ -92,6 +92,40 @@ class ProjectorJob(StoredJob[ProjectorResult]):
             threads = site.resources.threads
             export(tower, paths, lambda at: site.report_progress(at.done_bytes, at.total_bytes), threads)
         return [_size(site.path(job.file)) for job in jobs]
+
+
+@dataclass(frozen=True)
+class ProjectorSizesResult(Result):
+    """The sizes of projector files, by type or path."""
+
+    sizes: Mapping[str, ProjectorResult] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProjectorSizesJob(Job[ProjectorSizesResult]):
+    """Predict the sizes of projector files of `model`, a path or a name of the catalogue: `chosen` are types of files
+    that would be made from it, and paths of existing files."""
+
+    kind = "projector_sizes"
+    result_type = ProjectorSizesResult
+
+    model: str
+    name: str
+    chosen: tuple[str, ...]
+
+    def run(self, site: Site) -> ProjectorSizesResult:
+        from converters.resolver import Need, open_source
+        from sweep.fit.fit_report import FitOptions
+        from sweep.fit.projector import projector_fit
+
+        source = open_source(self.model, self.name, requantize=True, need=Need.PLAN)
+        found = {chosen: projector_fit(source, self.name, FitOptions(mmproj=chosen)) for chosen in self.chosen}
+        return ProjectorSizesResult(
+            {
+                chosen: ProjectorResult(one.file_bytes, one.weights_bytes, one.compute_bytes)
+                for chosen, one in found.items()
+            }
+        )
 
 
 def _size(path: Path) -> ProjectorResult:

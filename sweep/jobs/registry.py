@@ -31,6 +31,7 @@ _OTHERS = {
     "fit": "sweep.jobs.fit:FitJob",
     "inputs": "sweep.jobs.input_checks:InputCheckJob",
     "sizes": "sweep.jobs.sizes:SizesJob",
+    "projector_sizes": "sweep.jobs.projector:ProjectorSizesJob",
     "export_check": "sweep.jobs.sizes:ExportCheckJob",
     "prompts": "sweep.jobs.prompt_check:PromptCheckJob",
     "tokens": "sweep.jobs.token_check:TokenCheckJob",

@@ -6,7 +6,7 @@ A message of a vision model can have parts:
 
     {"messages": [{"role": "user", "content": [{"type": "image", "image": "x.png"}, {"type": "text", "text": "?"}]}]}
 
-Paths of images are relative to the file.
+Paths of images are relative to the file. A line may also be an item of a task with images (see image_items).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InputError
+from sweep.measure.image_items import item_messages
 from sweep.measure.plain_text import read_text
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -49,7 +50,7 @@ def _conversation(where: str, line: str, folder: Path) -> Conversation:
         row = json.loads(line)
     except ValueError as error:
         raise InputError(f"{where}: is not a conversation, because it is no JSON: {error}") from error
-    messages = row.get("messages") if isinstance(row, dict) else None
+    messages = (row.get("messages") or item_messages(row)) if isinstance(row, dict) else None
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise InputError(f'{where}: is not a conversation; write each line as {{"messages": [{{"role": ...}}, ...]}}')
     images: list[Path] = []

@@ -15,6 +15,7 @@ from converters.errors import InputError
 from sweep.backends.base import Tokens
 from sweep.measure.chat import ChatVocabulary, render_chat
 from sweep.measure.conversations import Conversation, lines_of, read_conversations
+from sweep.measure.image_items import item_messages
 from sweep.measure.plain_text import read_text
 from sweep.measure.text_form import TextForm
 
@@ -27,12 +28,16 @@ class TextVocabulary(ChatVocabulary, Protocol):
 
 def form_of(path: Path, parse_special: bool) -> TextForm:
     """The form of a file: conversations if it is JSONL that has a line with "messages", whatever `parse_special` says;
-    with images if any message has one.
+    with images if any message has one, or if its first line is an item of a task with images.
 
     Raises InputError if the file is not UTF-8 or cannot be read.
     """
     if path.suffix == ".jsonl":
-        lines = [line for line in lines_of(path) if '"messages"' in line]
+        lines = lines_of(path)
+        first = next((line for line in lines if line.strip()), "")
+        if item_messages(_object(first)) is not None:
+            return TextForm.IMAGES
+        lines = [line for line in lines if '"messages"' in line]
         if any(isinstance(_object(line).get("messages"), list) for line in lines):
             return TextForm.IMAGES if any(map(_has_image, lines)) else TextForm.CONVERSATIONS
     return TextForm.SPECIAL if parse_special else TextForm.PLAIN

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
+from converters.errors import InputError
 from converters.resolver import Need, open_source
 from converters.source import Source
+from int8.architectures import require_vision_config
+from int8.recipe import NEEDS_IMAGES
 from int8.recipe_sizes import RecipeSizes
 from ptq.output_form import require_written
 from ptq.recipe import PtqRecipe
@@ -16,9 +20,12 @@ from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.ptq_memory import sizes_of
 from sweep.fit.torch_memory import sizes_of as torch_sizes_of
 from sweep.jobs.base import RunJob
-from sweep.jobs.inputs import Origin
+from sweep.jobs.cell import Cell, SweepInputs
+from sweep.jobs.inputs import ImatrixFile, Origin
+from sweep.jobs.model import MeasuredModel
 from sweep.jobs.ptq_checkpoint import PtqCheckpointJob
 from sweep.jobs.settings import Settings
+from sweep.measure.text_form import TextForm
 from sweep.methods.base import PredictedSize
 from sweep.methods.checkpoint import CalibrationFigures, CheckpointTask, CheckpointVariant
 
@@ -38,6 +45,19 @@ class Ptq(CheckpointVariant):
     def parse(cls, text: str) -> Self:
         recipe = ptq_recipe(text)
         return cls(recipe.name, recipe)
+
+    def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
+        text = inputs.calibration
+        if self.recipe.vision and self.recipe.needs_text and (text is None or text.form is not TextForm.IMAGES):
+            raise InputError(f"{self.name}: {NEEDS_IMAGES}")
+        return super().prepare(inputs, imatrix)
+
+    @classmethod
+    def require_model(cls, variants: Sequence[Self], path: Path) -> None:
+        super().require_model(variants, path)
+        for variant in variants:
+            if variant.recipe.vision and path.is_dir():
+                require_vision_config(path, variant.name)
 
     @classmethod
     def predicted_sizes(
@@ -65,7 +85,7 @@ class Ptq(CheckpointVariant):
             for other in variants
             if other.startswith("rtn:")
             and (found := _stated(other)).activation_bits == own.activation_bits
-            and (found.bits, found.group) == (own.bits, own.group)
+            and (found.bits, found.group, found.vision) == (own.bits, own.group, own.vision)
         ]
         # of a symmetric and an asymmetric grid, the variant's own; a recipe file may change what a name states
         alike.sort(key=lambda other: ("@" in other, _stated(other).symmetric != own.symmetric))

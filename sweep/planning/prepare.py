@@ -18,6 +18,7 @@ from sweep.jobs.base import Host
 from sweep.jobs.cell import SweepInputs
 from sweep.jobs.inputs import Origin
 from sweep.jobs.model import opener
+from sweep.jobs.projector import ProjectorJob, ProjectorResult, ProjectorSizesJob
 from sweep.jobs.settings import Settings
 from sweep.measure.task_options import TaskOptions
 from sweep.methods.base import PredictedSize, Variant
@@ -139,6 +140,19 @@ def variant_sizes(sweep: Sweep, host: Host) -> dict[str, PredictedSize]:
         own = replace(settings, kv_type=Settings.kv_type)
         sizes |= predicted_sizes(reference, sweep.origin, own, imatrix, host.run_job)
     return sizes
+
+
+def projector_sizes(sweep: Sweep, host: Host) -> dict[str, ProjectorResult]:
+    """The predicted sizes of the projector files of the sweep, by the keys of their cells. Raises InputError,
+    MissingRuntime."""
+    jobs = {cell.key: cell.job for cell in sweep.plan.cells if isinstance(cell.job, ProjectorJob)}
+    root = sweep.workspace.root
+    names = {key: str(job.file.under(root)) if job.source is None else job.quant for key, job in jobs.items()}
+    if not names:
+        return {}
+    job = ProjectorSizesJob(sweep.origin.source.name, sweep.origin.name, tuple(sorted(set(names.values()))))
+    sizes = host.run_job(job).sizes
+    return {key: sizes[name] for key, name in names.items()}
 
 
 def _file_variant(model: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
 from sweep.jobs.cell import Cell
@@ -74,8 +75,12 @@ def total(seconds: dict[str, float], labels: Iterable[str]) -> float | None:
     return sum(known) if len(known) == len(each) else None
 
 
-def bytes_to_make(cells: Iterable[Cell], sizes: Mapping[str, ModelSize]) -> int:
-    """Bytes of the models that these cells write, from the predicted sizes of their variants. Two variants can share a
-    model. Projector files, whose sizes are not predicted, are not counted."""
-    models = (cell for cell in cells if cell.job.output_is_model and not cell.job.has_cell_per_variant)
-    return sum(sizes[cell.variant].file_bytes for cell in models)
+def bytes_to_make(
+    cells: Iterable[Cell], sizes: Mapping[str, ModelSize], projectors: Mapping[str, int] = MappingProxyType({})
+) -> int:
+    """Bytes of the models that these cells write: text models, from the predicted sizes of their variants, and
+    projector files, from those `projectors` by the keys of their cells. Two variants can share either."""
+    files = [cell for cell in cells if cell.job.output_is_model and cell.output is not None]
+    shared = {cell.key: projectors.get(cell.key, 0) for cell in files if cell.job.has_cell_per_variant}
+    models = (cell for cell in files if not cell.job.has_cell_per_variant)
+    return sum(sizes[cell.variant].file_bytes for cell in models) + sum(shared.values())

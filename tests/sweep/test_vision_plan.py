@@ -17,14 +17,15 @@ from converters.projector_source import ProjectorSource
 from converters.resolver import open_source
 from images.preprocessing import read_preprocessing
 from sweep.analysis.run_commands import run_commands
+from sweep.artefact import Artefact
 from sweep.commands.run import _made_only_for
-from sweep.jobs.base import RunJob
+from sweep.jobs.base import RunJob, Site
 from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.model import MeasurementJob, ModelSize
 from sweep.jobs.projector import ProjectorJob
 from sweep.jobs.settings import ComputeResources
 from sweep.methods.registry import parse, parse_list
-from sweep.planning.prepare import prepare
+from sweep.planning.prepare import Sweep, prepare, projector_sizes
 from sweep.planning.request import Request
 from sweep.results.estimate import bytes_to_make
 from sweep.results.plan import Plan
@@ -63,12 +64,16 @@ def tasks(tmp_path: Path) -> dict[str, str]:
 
 
 def planned(model: Path | str, tasks: tuple[str, ...], variants: str, workspace: Path, **options: object) -> Plan:
+    return prepared(model, tasks, variants, workspace, **options).plan
+
+
+def prepared(model: Path | str, tasks: tuple[str, ...], variants: str, workspace: Path, **options: object) -> Sweep:
     text = (Path(tasks[0]).with_name("some.txt"),) if tasks else ()
     request = Request(
         model=str(model), variants=variants, tasks=tasks or ("none",), perplexity=text, workspace=workspace / "w",
         window=64,
     )  # fmt: skip
-    return prepare(replace(request, **options), print, OneThread()).plan  # type: ignore[arg-type]
+    return prepare(replace(request, **options), print, OneThread())  # type: ignore[arg-type]
 
 
 def keys(plan: Plan) -> dict[str, str]:
@@ -188,6 +193,22 @@ def test_what_is_only_for_images_is_rejected_without_a_task_that_has_some(
         planned("micro", (tasks["look"],), "=Q8_0", tmp_path)
 
 
+def test_the_predicted_size_of_a_projector_file_is_that_of_the_file(
+    model: Path, tasks: dict[str, str], tmp_path: Path
+) -> None:
+    own = model / "gguf" / "mmproj-text.gguf"
+    sweep = prepared(model, (tasks["look"],), f"=Q8_0,Q8_0+mmproj=Q8_0,Q4_0+mmproj={own}", tmp_path)
+    host = OneThread()
+    host.run_job = lambda job: job.run(Site(tmp_path))
+    sizes = projector_sizes(sweep, host)
+    by_variant = {cell.variant: sizes[cell.key] for cell in sweep.plan.cells if cell.key in sizes}
+    measured = ProjectorJob("own", "own", "own", Artefact.of(own), "", "").run(Site(tmp_path))
+    assert by_variant["Q4_0+mmproj=mmproj-text.gguf"] == measured
+    assert by_variant["BF16"] == by_variant["Q8_0"] == measured  # F16, which is not made yet
+    export(ProjectorSource(open_source(model)), {"Q8_0": tmp_path / "mmproj.gguf"})
+    assert by_variant["Q8_0+mmproj=Q8_0"].file_bytes == (tmp_path / "mmproj.gguf").stat().st_size
+
+
 def test_files_that_variants_share_are_kept_until_the_last_one_is_measured(
     model: Path, tasks: dict[str, str], tmp_path: Path
 ) -> None:
@@ -196,6 +217,8 @@ def test_files_that_variants_share_are_kept_until_the_last_one_is_measured(
     cells = planned(model, (tasks["look"],), f"={','.join(names)}", tmp_path).cells
     size = ModelSize(1000, 8.0, 1)
     assert bytes_to_make(cells, dict.fromkeys(names, size)) == 2000  # two text models, each of them once
+    towers = {cell.key: 100 for cell in cells if cell.kind == "projector"}
+    assert bytes_to_make(cells, dict.fromkeys(names, size), towers) == 2200  # and two projector files
     removed = [_made_only_for(name, cells, names[at + 1 :]) for at, name in enumerate(names)]
     assert [[file.name.rpartition("/")[2] for file in dict.fromkeys(files)] for files in removed] == [
         ["look3-BF16.gguf"],

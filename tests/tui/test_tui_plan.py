@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from driving import PATIENCE, opened, play, shown, sweep, until
+from rich.style import Style
 from textual.widgets import Input, Static
 
 import presets
@@ -31,10 +32,13 @@ from tui.screens.run import RunScreen
 from tui.screens.start import StartScreen
 from tui.state.draft import Draft
 from tui.state.session import Session
+from tui.state.sizes import VariantSize
+from tui.theme import Palette
 from tui.widgets.form import FIELDS, OptionForm
 from tui.widgets.job_table import JobTable
 from tui.widgets.note import Note
 from tui.widgets.path_input import PathInput
+from tui.widgets.plan_table import Figures, plan_rows
 from tui.widgets.table import Table
 
 # field of a Request, what is typed or chosen for it, and the value that the command must read
@@ -57,6 +61,9 @@ TYPED: dict[str, tuple[str, Any]] = {
     "requantize": ("yes", True),
     "imatrix": ("auto", "auto"),
     "calibration": ("c.txt", Path("c.txt")),
+    "min_pixels": ("4096", 4096),
+    "max_pixels": ("1000000", 1_000_000),
+    "image_cache": ("2GiB", 2 << 30),
     "ctx": ("512", 512),
     "kv_type": ("q8_0,f16", KVCache("q8_0", "f16")),
     "gpu": ("RTX_4090,24GiB", ("RTX_4090", "24GiB")),
@@ -75,7 +82,6 @@ NOT_THERE = {
     "force",
 }  # set by the screen itself, or only for `sweep eval`
 NOT_THERE |= {"executor"}  # there is only one without extensions
-NOT_THERE |= {"image_cache", "min_pixels", "max_pixels"}  # rarely changed, and only for tasks with images
 NOT_THERE |= {"tolerance"}  # what a reader accepts is asked where the results are read
 
 
@@ -132,6 +138,30 @@ def test_the_command_measures_the_chosen_variants(chosen: tuple[str, ...], refer
     request = asked_by(shlex.join(["sweep", *draft.arguments()]))
     named = _variants(preset.load(request.preset), request, request.reference or "BF16")
     assert list(dict.fromkeys(named)) == planned
+
+
+def test_a_projector_file_counts_in_the_memory_and_not_in_the_file() -> None:
+    """Also of a name that is written otherwise than in the plan; before there is a plan, sizes are the text model's."""
+    name = "Q4_K_M+mmproj=Q8_0"
+    draft = Draft(variants=(name, "q8_0+mmproj=F16"))
+    row = {"bits_per_weight": 4.5, "file_bytes": 2048, "memory_bytes": 4096}
+    plan = {
+        "variants": [
+            {"variant": name, **row, "projector": {"file_bytes": 1, "memory_bytes": 1024}},
+            {"variant": "Q8_0", **row, "projector": {"file_bytes": 1, "memory_bytes": 2048}},
+        ]
+    }
+    colours = Palette(**{field.name: Style() for field in fields(Palette)})
+
+    def shown_of(variant: str, figures: Figures) -> list[str]:
+        rows = dict(plan_rows(draft, figures, lambda _: True, colours))
+        return [cell.plain for cell in rows[variant]][2:5]
+
+    planned = Figures(draft, plan, {})
+    assert shown_of(name, planned) == ["4.50", "2.00 KiB", "5.00 KiB"]
+    assert shown_of("q8_0+mmproj=F16", planned) == ["4.50", "2.00 KiB", "6.00 KiB"]
+    unplanned = Figures(Draft(), {}, {"Q4_K_M": VariantSize(4.9, 1024)})
+    assert shown_of(name, unplanned) == ["4.90", "1.00 KiB", fmt.MISSING]
 
 
 def test_the_screen_shows_the_plan_of_the_dry_run(swept: Workspace, text: Path) -> None:

@@ -12,6 +12,7 @@ from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
 from sweep.planning.effort import parse_effort
 from sweep.planning.preset import Preset, load
+from sweep.variant_name import MMPROJ
 
 OPTIONS = {option.field: option for option in RUN}
 
@@ -89,7 +90,7 @@ def preset_fields(preset: Preset) -> dict[str, str]:
 
 def plan_name(variant: str) -> str:
     """The name that a plan gives to a variant, from the name that was typed."""
-    if ":" not in variant:
+    if ":" not in variant and MMPROJ not in variant:
         return variant
     try:
         return parse(variant).name

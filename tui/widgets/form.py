@@ -89,6 +89,14 @@ GROUPS = (
             OptionField("keep", "keep files", "all"),
         ),
     ),
+    (
+        "Images",
+        (
+            OptionField("min_pixels", "fewest pixels", "the model's limit"),
+            OptionField("max_pixels", "most pixels", "the model's limit"),
+            OptionField("image_cache", "cache of images", "4GiB"),
+        ),
+    ),
 )
 FIELDS = tuple(field for _, fields in GROUPS for field in fields)
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sweep import format as fmt
 from sweep.methods.registry import methods
+from sweep.variant_name import split_projector
 from tui.keymap import key_of
 from tui.state.draft import Draft, plan_name
 from tui.state.sizes import VariantSize
@@ -51,14 +52,20 @@ def plan_rows(
             name = plan_name(variant)
             is_chosen = variant in draft.variants
             sign = "✗" if name in skipped else "✓" if is_chosen else "+" if name in implied else " "
-            rows.append(
-                (variant, _cells(variant, sign, sizes.get(name) or figures.sizes.get(name), _todo(name, left), colours))
-            )
+            # a projector file is not part of the text model's file
+            size = sizes.get(name) or figures.sizes.get(split_projector(name)[0])
+            rows.append((variant, _cells(variant, sign, size, _todo(name, left), colours)))
     return rows
 
 
 def _size(row: Mapping[str, Any], has_memory: bool) -> VariantSize:
-    return VariantSize(row.get("bits_per_weight"), row["file_bytes"], row.get("memory_bytes") if has_memory else None)
+    return VariantSize(row.get("bits_per_weight"), row["file_bytes"], _memory(row) if has_memory else None)
+
+
+def _memory(row: Mapping[str, Any]) -> int | None:
+    """The memory of a planned variant, with its projector file."""
+    own = row.get("memory_bytes")
+    return None if own is None else own + row.get("projector", {}).get("memory_bytes", 0)
 
 
 def _jobs_to_do(plan: Mapping[str, Any]) -> dict[str, int]:
@@ -108,7 +115,7 @@ def estimate(draft: Draft, plan: Mapping[str, Any], free: int, colours: Palette)
     be run; then the references that are added and the chosen variants that are skipped."""
     todo = [cell for cell in plan["cells"] if not cell["done"]]
     measured = [row for row in plan["variants"] if row["variant"] not in plan["skipped"]]
-    memory = max((row.get("memory_bytes") or 0 for row in measured), default=0)
+    memory = max((_memory(row) or 0 for row in measured), default=0)
     needed, kv_type = plan["bytes_to_make"], plan["settings"]["kv_type"]
     cache = "" if kv_type == "f16" else f", with a {kv_type} KV cache"
     work = (

@@ -49,6 +49,21 @@ def documents(rng: Random, split: str) -> Iterator[str]:
             yield "".join(piece for piece, _ in pieces).rstrip("\n")
 
 
+def exchanges(rng: Random, split: str) -> Iterator[list[tuple[str, str]]]:
+    """An endless stream of conversations without images, of one split: what the user says, with the answers."""
+    others = toy_world.documents(rng, split)
+    while True:
+        if rng.random() < IN_WORDS_SHARE:
+            content = rng.choice((forms.FORM, charts.CHART)).choose(rng)
+            if split_of(content.text) == split:
+                first, *more = rng.sample(content.questions, rng.randint(1, len(content.questions)))
+                yield [(f"{content.text}\n{first[0]}", first[1]), *more]
+            continue
+        pieces = [piece.strip() for piece, _ in next(others)]
+        if all(pieces) and not any("<|im_start|>" in piece for piece in pieces):
+            yield list(zip(pieces[::2], pieces[1::2], strict=True))
+
+
 def text(rng: Random, split: str, characters: int) -> str:
     """A text of at least `characters` characters for perplexity or calibration: documents separated by blank lines."""
     parts: list[str] = []

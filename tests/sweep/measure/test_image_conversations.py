@@ -65,6 +65,23 @@ def prompts(path: Path, model: Path, *sizes: int | None) -> ImagePrompts:
     return image_prompts(path, TorchVocabulary.open(model), model, *sizes)
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"image": "images/a.png", "question": "Read:", "answer": "12", "type": "words"},
+        {"image_path": "images/a.png", "query": "Read:", "label": "12"},
+        {"image": "images/a.png", "question": "Read:", "answers": ["12", "twelve"]},
+    ],
+)
+def test_an_item_of_a_data_set_is_the_conversation_of_its_question_and_answer(
+    item: dict[str, Any], model: Path, write: Callable[..., Path]
+) -> None:
+    expected = prompts(write(asked("images/a.png")), model, 1)
+    file = write(item)
+    assert form_of(file, False) is TextForm.IMAGES
+    assert prompts(file, model, 1) == expected
+
+
 def test_a_conversation_has_the_tokens_of_its_template_and_of_its_images(
     model: Path, write: Callable[..., Path], tmp_path: Path
 ) -> None:
