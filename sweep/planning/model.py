@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import presets
-from converters.architectures import ARCHITECTURES
+from converters.architectures import ARCHITECTURES, is_known
 from converters.architectures.tower import NAME
 from converters.gguf_repository import GGUFRepository
 from converters.gguf_source import GGUFSource
@@ -22,9 +23,11 @@ class ResolvedModel:
     """A model on this disk.
 
     `fingerprint` is a hash of its content, `context` the longest context that it was trained for, in tokens, `layers`
-    the number of its blocks. `builtin` is None unless the model comes with the program. `only_sizes` says why nothing
-    can be made from the model, and what to do; None if its weights are known. `reads_images`: whether it is a vision
-    model. `published` is the repository of GGUF files that the model is, as MODEL; None for other models.
+    the number of its blocks, `weights` that of its weights. `builtin` is None unless the model comes with the program.
+    `only_sizes` says why nothing can be made from the model, and what to do; None if its weights are known.
+    `reads_images`: whether it is a vision model. `is_quantized`: whether it is a GGUF file of a quantized type.
+    `foreign` is the name of its architecture if that is none of this program's families.
+    `published` is the repository of GGUF files that the model is, as MODEL; None for other models.
     """
 
     name: str
@@ -35,6 +38,9 @@ class ResolvedModel:
     layers: int = 0
     only_sizes: str | None = None
     reads_images: bool = False
+    weights: int = 0
+    is_quantized: bool = False
+    foreign: str | None = None
     published: str | None = None
 
 
@@ -52,17 +58,19 @@ def resolve(
     """
     found = find_model(text, Need.PLAN if planned else Need.WEIGHTS, say, is_repository)
     source = found.open(found.name, requantize=unchanged)
-    context, layers = _context(source), _layers(source)
     only_sizes = found.insufficient(Need.WEIGHTS)
     return ResolvedModel(
         found.name,
         found.path,
         source.fingerprint,
-        context,
+        _context(source),
         found.builtin,
-        layers,
+        _layers(source),
         only_sizes,
         reads_images(source),
+        sum(prod(tensor.shape) for tensor in source.tensors),
+        isinstance(source, GGUFSource) and source.is_quantized,
+        _foreign(source),
     )
 
 
@@ -71,14 +79,17 @@ def published_model(repository: GGUFRepository) -> ResolvedModel:
     header."""
     path = repository.whole.path
     source = GGUFSource(path, repository.model, requantize=True)
-    fingerprint = hashlib.sha256(f"published {repository.repository}".encode()).hexdigest()
+    on_hub = hashlib.sha256(f"published {repository.repository}".encode()).hexdigest()
     return ResolvedModel(
         repository.model,
         path,
-        fingerprint,
+        source.fingerprint if repository.revision is None else on_hub,
         _context(source),
         layers=_layers(source),
         reads_images=reads_images(source),
+        weights=sum(prod(tensor.shape) for tensor in source.tensors),
+        is_quantized=source.is_quantized,
+        foreign=_foreign(source),
         published=repository.id,
     )
 
@@ -91,6 +102,11 @@ def _context(source: Source) -> int:
 def _layers(source: Source) -> int:
     architecture = source.structure["general.architecture"].value
     return int(source.structure[f"{architecture}.block_count"].value)
+
+
+def _foreign(source: Source) -> str | None:
+    architecture = str(source.structure["general.architecture"].value)
+    return None if is_known(architecture) else architecture
 
 
 def reads_images(source: Source) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import presets
 from converters.errors import InputError
+from sweep.planning.effort import Effort, parse_effort
 
 _KEYS: dict[str, type] = {
     "title": str,
@@ -20,12 +21,14 @@ _KEYS: dict[str, type] = {
     "limit": int,
     "ctx": int,
     "window": int,
+    "effort": str,
 }
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The content of a preset's TOML file. `tasks`, `limit`, `ctx` and `window` are None if the defaults apply."""
+    """The content of a preset's TOML file. `tasks`, `limit`, `ctx`, `window` and `effort` are None if the defaults
+    apply."""
 
     name: str
     title: str
@@ -35,6 +38,7 @@ class Preset:
     limit: int | None = None
     ctx: int | None = None
     window: int | None = None
+    effort: Effort | None = None
 
 
 def load(name: str) -> Preset:
@@ -76,6 +80,7 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
         limit=table.get("limit"),
         ctx=table.get("ctx"),
         window=table.get("window"),
+        effort=parse_effort(table.get("effort"), str(file)),
     )
 
 
@@ -90,4 +95,5 @@ def as_toml(preset: Preset) -> str:
     rows += [("limit", preset.limit)] if preset.limit is not None else []
     rows += [("ctx", preset.ctx)] if preset.ctx is not None else []
     rows += [("window", preset.window)] if preset.window is not None else []
+    rows += [("effort", str(preset.effort))] if preset.effort is not None else []
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows)

@@ -26,7 +26,18 @@ from sweep.jobs.task import TaskResult
 from sweep.jobs.text import TextJob, TextResult
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
-from sweep.record import Divergence, ImageDivergence, Memory, Perplexity, Projector, Record, Samples, Speed, TaskScore
+from sweep.record import (
+    Divergence,
+    ImageDivergence,
+    Memory,
+    Perplexity,
+    Projector,
+    Record,
+    Samples,
+    Speed,
+    TaskScore,
+    TextFigures,
+)
 from sweep.results import paired_items
 from sweep.results.plain_rounding import with_plain_rounding
 from sweep.results.plan import Plan
@@ -174,7 +185,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         if isinstance(result := run.results.get(cell.key), TaskResult)
     }
     speed = _only(results, SpeedResult)
-    text: TextResult | None = _only(results, TextResult)
+    text: TextResult | None = results.get("text")
     size = speed or _only(results, ExportResult) or _only(results, CheckpointResult)
     reference_text = run.result(plan.reference_of(variant), "text")
     return Record(
@@ -196,6 +207,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         unfinished=unfinished,
         projector=_projector(cells, run),
         image_divergence=_image_divergence(cells, run),
+        other_texts=_other_texts(cells, run),
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
@@ -234,6 +246,18 @@ def _image_divergence(cells: Sequence[Cell], run: _RunResults) -> dict[str, Imag
         if isinstance(cell.job, ImageDivergenceJob) and result is not None and result.kld_mean is not None:
             figures = {field.name: getattr(result, field.name) for field in fields(ImageDivergence)}
             found[cell.job.task.name] = ImageDivergence(**figures)
+    return found
+
+
+def _other_texts(cells: Sequence[Cell], run: _RunResults) -> dict[str, TextFigures]:
+    """By name of the text."""
+    found = {}
+    for cell in cells:
+        result = run.results.get(cell.key)
+        if isinstance(cell.job, TextJob) and cell.name != "text" and result is not None:
+            reference = run.result(run.plan.reference_of(cell.variant), cell.name)
+            divergence = _divergence(result.divergence, reference)
+            found[cell.job.text.name] = TextFigures(_perplexity(result.perplexity), divergence)
     return found
 
 
@@ -312,7 +336,8 @@ def reference_units(plan: Plan, variant: str) -> str | None:
 
     It is the key of the reference's text cell, or the path of a reference file. None if the run measures no text.
     """
-    texts = {cell.variant: (cell.key, cell.job) for cell in plan.cells if isinstance(cell.job, TextJob)}
+    jobs = {cell.variant: (cell.key, cell.job) for cell in plan.cells if cell.name == "text"}
+    texts = {variant: (key, job) for variant, (key, job) in jobs.items() if isinstance(job, TextJob)}
     reference = plan.reference_of(variant)
     if reference in texts:
         return texts[reference][0]

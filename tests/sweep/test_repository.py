@@ -48,7 +48,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(directory: Path, workspace: Path, text: Path, variants: str | None = None) -> Sweep:
     request = Request(
-        str(directory), variants=variants, tasks=("none",), perplexity=text, gpu=("12GiB",), workspace=workspace
+        str(directory), variants=variants, tasks=("none",), perplexity=(text,), gpu=("12GiB",), workspace=workspace
     )
     with LocalHost() as host:
         return prepare(request, lambda _: None, host)
@@ -158,7 +158,7 @@ from sweep.planning.request import Request
 plans = []
 with LocalHost() as host:
     for model, variants in json.loads(sys.argv[1]):
-        request = Request(model, variants=variants, tasks=("none",), perplexity=Path(sys.argv[2]), gpu=("12GiB",),
+        request = Request(model, variants=variants, tasks=("none",), perplexity=(Path(sys.argv[2]),), gpu=("12GiB",),
                           workspace=Path(sys.argv[3]))
         try:
             plan = prepare(request, lambda _: None, host).plan

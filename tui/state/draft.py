@@ -10,6 +10,7 @@ from converters.errors import InputError
 from sweep.cli.options import RUN
 from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
+from sweep.planning.effort import parse_effort
 from sweep.planning.preset import Preset, load
 from sweep.variant_name import MMPROJ
 
@@ -57,7 +58,8 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save: variants, tasks, limit, context and window. Raises InputError for an invalid number."""
+        """As a preset to save: variants, tasks, limit, context, window and effort. Raises InputError for an invalid
+        number."""
         typed = self.typed_value("reference")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
         tasks = tuple(task.strip() for task in self.typed_value("tasks").split(",") if task.strip())
@@ -70,6 +72,7 @@ class Draft:
             limit=self._number("limit"),
             ctx=self._number("ctx"),
             window=self._number("window"),
+            effort=parse_effort(self.typed_value("effort").strip() or None, "--effort"),
         )
 
     def _number(self, name: str) -> int | None:
