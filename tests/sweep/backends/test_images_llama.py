@@ -2,8 +2,8 @@
 
 Two claims with different tolerances. Given the same embeddings, the text models agree as they do for text: positions,
 DeepStack and shared prefixes are right. The towers differ by a few 1e-4, partly because llama.cpp's GELU is a table in
-float16, in mergers with tanh; the logits then differ by about 1e-3. Hybrid models amplify that, and a mixture of experts
-may choose another expert.
+float16, in mergers with tanh; the logits then differ by about 1e-3. Hybrid models amplify that, and a mixture of
+experts may choose another expert.
 """
 
 from __future__ import annotations
