@@ -143,8 +143,8 @@ def perplexity(purpose: str) -> Any:
     return typer.Option(
         None,
         "--perplexity",
-        metavar="FILE",
-        help=f"Text file to compute {purpose} on.",
+        metavar="FILE|-",
+        help=f"Text file to compute {purpose} on; - reads standard input.",
         show_default=f"{OWN_TEXT}, otherwise the test split of WikiText-2",
         rich_help_panel=Panel.MEASUREMENTS,
     )
