@@ -39,14 +39,6 @@ class OptionField:
 
 GROUPS = (
     (
-        "Measurements",
-        (
-            OptionField("measure", "measure", "the preset's, or all"),
-            OptionField("depth", "speed at depth", "0"),
-            OptionField("speed_seconds", "seconds for speed", "10"),
-        ),
-    ),
-    (
         "Tasks",
         (
             OptionField("effort", "effort", "normal"),
@@ -69,6 +61,14 @@ GROUPS = (
             OptionField("stride", "stride", "no overlap"),
             OptionField("reference", "reference", "the preset's", ANY_FILE),
             OptionField("parse_special", "special tokens", "plain text"),
+        ),
+    ),
+    (
+        "Measurements",
+        (
+            OptionField("measure", "measure", "the preset's, or all"),
+            OptionField("depth", "speed at depth", "0"),
+            OptionField("speed_seconds", "seconds for speed", "10"),
         ),
     ),
     (
