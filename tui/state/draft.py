@@ -12,7 +12,6 @@ from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
 from sweep.planning.effort import parse_effort
 from sweep.planning.preset import Preset, load
-from sweep.variant_name import MMPROJ
 
 OPTIONS = {option.field: option for option in RUN}
 
