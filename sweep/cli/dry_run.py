@@ -13,8 +13,8 @@ from sweep.commands.run import projector_sizes, variant_sizes
 from sweep.execution.cells_to_run import cells_to_run
 from sweep.format import size
 from sweep.jobs.projector import ProjectorResult
-from sweep.planning.effort import Effort
 from sweep.jobs.registry import measurement_names
+from sweep.planning.effort import Effort
 from sweep.planning.prepare import Sweep
 from sweep.results.estimate import bytes_to_make, predicted_seconds, rough_seconds, total
 from sweep.results.store import Store

@@ -458,12 +458,12 @@ _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 SWEEP = (
     *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, *_measure("the preset's, otherwise all"), *_TASKS,
-    *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_EXECUTION, _DRY_RUN, _KEEP, _TOLERANCE, _WORKSPACE,
+    *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_EXECUTION, _DRY_RUN, _KEEP, _TOLERANCE,
+    _WORKSPACE,
 )  # fmt: skip
 """The options of `sweep run`, which are the same for each of its models."""
 RUN = (_MODEL, *SWEEP)
 EVAL = (
     _EVALUATED, _QUANT, *_measure("what the other options name, otherwise all"), *_TASKS, *_IMAGES, *_EVAL_TEXT,
-    _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE,
-    _FORCE, _WORKSPACE,
+    _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE, _WORKSPACE,
 )  # fmt: skip

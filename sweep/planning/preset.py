@@ -29,8 +29,8 @@ _KEYS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """The content of a preset's TOML file. `measure`, `tasks`, `limit`, `ctx`, `window` and `effort` are None if the defaults
-    apply."""
+    """The content of a preset's TOML file. `measure`, `tasks`, `limit`, `ctx`, `window` and `effort` are None if the
+    defaults apply."""
 
     name: str
     title: str

@@ -57,8 +57,8 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save: variants, measurements, tasks, limit, context, window and effort. Raises InputError for an
-        invalid number."""
+        """As a preset to save: variants, measurements, tasks, limit, context, window and effort. Raises InputError for
+        an invalid number."""
         typed = self.typed_value("reference")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
         measure, tasks = (
