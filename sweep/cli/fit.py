@@ -11,8 +11,9 @@ from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
-from sweep.cli.parsers import comma_list, image_size, kv_cache
+from sweep.cli.parsers import image_size, kv_cache
 from sweep.cli.parsers import tolerance as parse_tolerance
+from sweep.variant_name import variant_names
 
 EXAMPLES = """
 Which quants of a public model fit on one GPU:
@@ -188,7 +189,7 @@ def fit(
     )
     devices = with_ram(parse_devices(gpu) if gpu else local_devices(), ram, ram_bandwidth)
     devices = with_reserve(devices, reserve)
-    question = FitQuestion(model, comma_list(variants) or (), devices, options, any_cache=kv_type is None)
+    question = FitQuestion(model, variant_names(variants or ""), devices, options, any_cache=kv_type is None)
     report = question.answer()
     space = Workspace((workspace or default_root()).expanduser().absolute())
     measured = measurements(space, report.model, parse_tolerance(tolerance))

@@ -17,7 +17,7 @@ from sweep.jobs.download import DownloadJob
 from sweep.jobs.inputs import ImatrixFile, Origin
 from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.methods.base import Variant, preparation_cell
-from sweep.methods.gguf import GGUFFile, with_projector
+from sweep.methods.gguf import GGUFFile, with_cache, with_projector
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class PublishedGGUF(GGUFFile):
         job = self.download(inputs)
         cached = HubFile(self.repository, self.revision, tuple(part.path for part in self.parts)).cached()
         file = job.file if cached is None else Artefact.of(cached)
-        model = MeasuredModel(self.opener, file, self.content, engine_versions(self.opener), inputs.settings)
+        settings = with_cache(inputs.settings, self.cache)
+        model = MeasuredModel(self.opener, file, self.content, engine_versions(self.opener), settings)
         cells = [] if cached is not None else [preparation_cell(self, "download", job, inputs)]
         if inputs.images is None or self.file is None:
             return cells, model

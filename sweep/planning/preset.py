@@ -12,11 +12,13 @@ from typing import Any
 import presets
 from converters.errors import InputError
 from sweep.planning.effort import Effort, parse_effort
+from sweep.planning.measurements import checked_names
 
 _KEYS: dict[str, type] = {
     "title": str,
     "reference": str,
     "variants": list,
+    "measure": list,
     "tasks": list,
     "limit": int,
     "ctx": int,
@@ -27,8 +29,8 @@ _KEYS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """The content of a preset's TOML file. `tasks`, `limit`, `ctx`, `window` and `effort` are None if the defaults
-    apply."""
+    """The content of a preset's TOML file. `measure`, `tasks`, `limit`, `ctx`, `window` and `effort` are None if the
+    defaults apply."""
 
     name: str
     title: str
@@ -39,6 +41,7 @@ class Preset:
     ctx: int | None = None
     window: int | None = None
     effort: Effort | None = None
+    measure: tuple[str, ...] | None = None
 
 
 def load(name: str) -> Preset:
@@ -81,7 +84,17 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
         ctx=table.get("ctx"),
         window=table.get("window"),
         effort=parse_effort(table.get("effort"), str(file)),
+        measure=_measure(file, table),
     )
+
+
+def _measure(file: Path, table: dict[str, Any]) -> tuple[str, ...] | None:
+    if "measure" not in table:
+        return None
+    try:
+        return checked_names(table["measure"])
+    except InputError as error:
+        raise InputError(f"{file}: 'measure': {error}") from error
 
 
 def as_toml(preset: Preset) -> str:
@@ -91,6 +104,7 @@ def as_toml(preset: Preset) -> str:
         ("reference", preset.reference),
         ("variants", list(preset.variants)),
     ]
+    rows += [("measure", list(preset.measure))] if preset.measure is not None else []
     rows += [("tasks", list(preset.tasks))] if preset.tasks is not None else []
     rows += [("limit", preset.limit)] if preset.limit is not None else []
     rows += [("ctx", preset.ctx)] if preset.ctx is not None else []

@@ -25,9 +25,7 @@ def test_a_file_that_is_larger_than_the_free_space_is_not_requested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: Usage(2000, 1001, 999))
-    with pytest.raises(
-        InputError, match=r"a/b\.gguf: needs 0\.98 KiB on the disk of .*, which has 999 B free"
-    ):
+    with pytest.raises(InputError, match=r"a/b\.gguf: needs 0\.98 KiB on the disk of .*, which has 999 B free"):
         JOB.run(Site(tmp_path))
     assert files(tmp_path) == []
 
