@@ -226,6 +226,24 @@ class Projector:
 
 
 @dataclass(frozen=True)
+class MeasuredText:
+    """The text of perplexity and KL divergence, so that records of two machines can be compared.
+
+    - `sha256` is a hash of its content and of how it is read, `windows_sha256` one of the tokens of the scored windows
+      (None in results of earlier versions).
+    - `window` and `stride` are in tokens; a `stride` of None means that windows do not overlap.
+    - `reference_model` is a hash of the model that KL divergence is measured from; None if there is none.
+    """
+
+    name: str
+    sha256: str
+    window: int
+    stride: int | None = None
+    windows_sha256: str | None = None
+    reference_model: str | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """One variant in one run.
 
@@ -245,6 +263,7 @@ class Record:
     - `projector`: its projector file; None if the run has no images, or if torch runs the variant. `file_bytes` and
       `memory` are those of the text model alone.
     - `image_divergence`: by task with images; empty for the reference.
+    - `text`: the text that was measured; None if the run has none.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
       compare any two variants. They are not part of the JSON.
@@ -273,6 +292,7 @@ class Record:
     study: StudyRow | None = None
     projector: Projector | None = None
     image_divergence: dict[str, ImageDivergence] = field(default_factory=dict)
+    text: MeasuredText | None = None
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -20,7 +20,17 @@ from typer.models import ParameterInfo
 
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
-from sweep.cli.parsers import cache_size, comma_list, kv_cache, tensor_split, tolerance
+from sweep.cli.parsers import (
+    cache_size,
+    comma_list,
+    export,
+    kv_cache,
+    max_kld,
+    min_recovery,
+    min_tps,
+    tensor_split,
+    tolerance,
+)
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.request import Keep, Request
 
@@ -403,11 +413,17 @@ _BASE_FILE = _option(
 )
 _FORCE = Option("force", bool, common.FORCE)
 _TOLERANCE = Option("tolerance", str | None, common.TOLERANCE, tolerance)
+_TARGET = (
+    Option("min_tps", str | None, common.MIN_TPS, min_tps),
+    Option("max_kld", str | None, common.MAX_KLD, max_kld),
+    Option("min_recovery", str | None, common.MIN_RECOVERY, min_recovery),
+)
+_EXPORT = Option("export", str | None, common.EXPORT, export)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 SWEEP = (
     *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT,
-    *_EXECUTION, _DRY_RUN, _KEEP, _TOLERANCE, _WORKSPACE,
+    *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT, _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 """The options of `sweep run`, which are the same for each of its models."""
 RUN = (_MODEL, *SWEEP)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from converters.errors import InputError
+from converters.llamacpp.load import LoadOptions
 from sweep.artefact import Artefact
 from sweep.jobs import serialization
 from sweep.jobs.base import content_hash
@@ -29,7 +30,7 @@ class PlanSpec:
     """Everything that a plan is made from.
 
     `reference` is a variant, of which `reference_layers` layers go to the GPU, or the name of `reference_file`.
-    `skipped` variants get no cells.
+    `skipped` variants get no cells. `placed` variants have these parts on GPUs and in RAM.
     """
 
     model: ResolvedModel
@@ -41,6 +42,7 @@ class PlanSpec:
     reference_file: ReferenceFile | None = None
     reference_layers: int | None = None
     skipped: Mapping[str, TooLarge] = field(default_factory=dict)
+    placed: Mapping[str, LoadOptions] = field(default_factory=dict)
 
 
 def make_plan(spec: PlanSpec) -> Plan:
@@ -90,6 +92,15 @@ def _inputs_of(variant: Variant, spec: PlanSpec) -> SweepInputs:
     """The inputs of a variant. The reference that others are compared with has a cache of the default type, and a
     placement of its own."""
     inputs = spec.inputs
+    place = spec.placed.get(variant.name)
+    if variant.name != spec.reference and place is not None:
+        placed = replace(
+            inputs.settings,
+            gpu_layers=place.gpu_layers,
+            cpu_moe=place.cpu_moe,
+            tensor_split=place.tensor_split,
+        )
+        return replace(inputs, settings=placed)
     if variant.name != spec.reference or inputs.single:
         return inputs
     settings = replace(inputs.settings, kv_type=Settings.kv_type)

@@ -13,6 +13,7 @@ from tui.state.remembered import Remembered, remember
 
 if TYPE_CHECKING:
     from sweep.commands.launch import Command, Launch
+    from sweep.commands.run_advice import RunQuestion
     from sweep.workspace import Workspace
 
 
@@ -78,6 +79,16 @@ class Session:
     def _planned(self) -> tuple[str, str, str, str]:
         gpus, context, kv_type = (self.draft.typed_value(name) for name in ("gpu", "ctx", "kv_type"))
         return self.draft.model, gpus, context, kv_type
+
+    @property
+    def run_question(self) -> RunQuestion:
+        """What the advice on a run is asked. The GPUs count if they were chosen for results, or if there is a target.
+        Raises InputError for a target or tolerance that is not valid."""
+        from sweep.commands.run_advice import RunQuestion
+
+        question = self.question
+        is_placed = question.gpus and (self.limit is not None or question.target)
+        return RunQuestion(question.tolerance, question.target, (question.planned_gpus,) if is_placed else ())
 
     # --- between sessions -------------------------------------------------------------------------------------------
 
