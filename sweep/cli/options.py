@@ -155,7 +155,7 @@ _CHOICE = (
         "preset",
         str,
         "The list of variants to compare: a name from `sweep presets`, or a TOML file, which may also set tasks, "
-        "limit, ctx and window.",
+        "limit, ctx, window and a target.",
         default="q2-q8",
         metavar="NAME|FILE",
     ),

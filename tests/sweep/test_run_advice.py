@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import call
 from stored_runs import Stored
 
+from converters.llamacpp.devices import LlamaDevice
 from presets import builtin_models
+from sweep import devices
 from sweep.artefact import Artefact
 from sweep.commands.fit import fit
+from sweep.commands.run import prepare
 from sweep.commands.run_advice import RunQuestion, advise_on_run
 from sweep.fit.fit_report import FitOptions, Verdict, verdict
 from sweep.fit.hardware import parse_devices
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
 from sweep.jobs.settings import Settings
+from sweep.jobs.speed import SpeedJob
+from sweep.planning.request import Request
 from sweep.results.plan import Plan
 from sweep.results.records import records
 from sweep.results.store import Outcome, Store
@@ -63,7 +69,7 @@ def advice(run: tuple[Plan, Workspace], **question: object):
         return advise_on_run(records(plan, store), plan, space, RunQuestion(**question))
 
 
-@pytest.mark.parametrize("size", ["1550MiB", "1553MiB", "1557MiB", "24GiB"])
+@pytest.mark.parametrize("size", ["1540MiB", "1548MiB", "1553MiB", "24GiB"])
 def test_what_is_recommended_fits_by_the_answer_of_fit(run: tuple[Plan, Workspace], size: str) -> None:
     found = advice(run, gpu=(size,), target=Target(min_tps=1.0))
     report = fit("micro", VARIANTS, parse_devices([size]), FitOptions(context=1024, offload="none"))
@@ -100,3 +106,38 @@ def test_the_command_ends_with_3_if_nothing_satisfies_the_target(run: tuple[Plan
     text = " ".join(none.stdout.split())
     assert "No variant satisfies --min-tps 100 and --max-kld 0.001." in text
     assert "Nearest to --min-tps 100: Q8_0 (70.0 tokens/s)." in text
+
+
+@pytest.mark.parametrize("option", [{}, {"ngl": 3}])
+def test_a_variant_that_is_partly_in_ram_is_measured_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, int]
+) -> None:
+    gpu = LlamaDevice("CUDA0", "a GPU", "gpu", 1 << 40, 1 << 40)
+    monkeypatch.setattr(devices, "gpus", lambda: [gpu])
+    asked = ("1550MiB, any RAM",)
+    text = tmp_path / "text.txt"
+    text.write_text("Mara bought 12 apples. " * 300)
+    request = Request(
+        variants="=Q8_0,Q2_K",
+        tasks=("none",),
+        perplexity=text,
+        gpu=asked,
+        ctx=1024,
+        workspace=tmp_path / "space",
+        **option,
+    )
+    plan = prepare(request, lambda _: None).plan
+    rows = {
+        row.variant: row for row in fit("micro", ("Q8_0", "Q2_K"), parse_devices(asked), FitOptions(context=1024)).rows
+    }
+    assert (verdict(rows["Q8_0"]), verdict(rows["Q2_K"])) == (Verdict.PARTLY, Verdict.FITS)
+    measured = {
+        cell.variant: cell.job.model.settings.gpu_layers for cell in plan.cells if isinstance(cell.job, SpeedJob)
+    }
+    everything = option.get("ngl", devices.ALL_LAYERS)
+    assert 0 < rows["Q8_0"].gpu_layers < rows["Q8_0"].n_layers
+    assert measured == {
+        "BF16": measured["BF16"],
+        "Q8_0": option.get("ngl", rows["Q8_0"].gpu_layers),
+        "Q2_K": everything,
+    }

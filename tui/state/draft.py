@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import typer
+
 from converters.errors import InputError
 from sweep.cli.options import RUN
+from sweep.cli.parsers import target as parse_target
 from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
 from sweep.planning.preset import Preset, load
+from sweep.target import Constraint, Target
 from sweep.variant_name import MMPROJ
 
 OPTIONS = {option.field: option for option in RUN}
@@ -57,7 +61,8 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save: variants, tasks, limit, context and window. Raises InputError for an invalid number."""
+        """As a preset to save: variants, tasks, limit, context, window and target. Raises InputError for an invalid
+        number."""
         typed = self.typed_value("reference")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
         tasks = tuple(task.strip() for task in self.typed_value("tasks").split(",") if task.strip())
@@ -70,7 +75,14 @@ class Draft:
             limit=self._number("limit"),
             ctx=self._number("ctx"),
             window=self._number("window"),
+            target=self._target(),
         )
+
+    def _target(self) -> Target:
+        try:
+            return parse_target(*(self.typed_value(name) or None for name in Constraint))
+        except typer.BadParameter as error:
+            raise InputError(error.message) from error
 
     def _number(self, name: str) -> int | None:
         text = self.typed_value(name)
@@ -82,7 +94,8 @@ class Draft:
 def preset_fields(preset: Preset) -> dict[str, str]:
     """The fields of a Draft that a preset sets, as text."""
     fields = {"tasks": ",".join(preset.tasks or ()), "limit": preset.limit, "ctx": preset.ctx, "window": preset.window}
-    return {name: str(value or "") for name, value in fields.items()}
+    bounds = {one.value: preset.target.number(one) if one in preset.target.bounds else "" for one in Constraint}
+    return {name: str(value or "") for name, value in fields.items()} | bounds
 
 
 def plan_name(variant: str) -> str:
