@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from stored_runs import Stored
 from converters.llamacpp.devices import LlamaDevice
 from presets import builtin_models
 from sweep import devices
+from sweep.analysis.advice import Advice
 from sweep.artefact import Artefact
 from sweep.commands.fit import fit
 from sweep.commands.run import prepare
@@ -63,7 +65,7 @@ def _export(name: str) -> Cell:
     return Cell(f"{name} export", name, "export", ExportJob(source, "micro", name, file, "m", name, "e"))
 
 
-def advice(run: tuple[Plan, Workspace], **question: object):
+def advice(run: tuple[Plan, Workspace], **question: Any) -> Advice:
     plan, space = run
     with Store(space.database) as store:
         return advise_on_run(records(plan, store), plan, space, RunQuestion(**question))
@@ -108,9 +110,9 @@ def test_the_command_ends_with_3_if_nothing_satisfies_the_target(run: tuple[Plan
     assert "Nearest to --min-tps 100: Q8_0 (70.0 tokens/s)." in text
 
 
-@pytest.mark.parametrize("option", [{}, {"ngl": 3}])
+@pytest.mark.parametrize("ngl", [None, 3])
 def test_a_variant_that_is_partly_in_ram_is_measured_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ngl: int | None
 ) -> None:
     gpu = LlamaDevice("CUDA0", "a GPU", "gpu", 1 << 40, 1 << 40)
     monkeypatch.setattr(devices, "gpus", lambda: [gpu])
@@ -124,7 +126,7 @@ def test_a_variant_that_is_partly_in_ram_is_measured_there(
         gpu=asked,
         ctx=1024,
         workspace=tmp_path / "space",
-        **option,
+        ngl=ngl,
     )
     plan = prepare(request, lambda _: None).plan
     rows = {
@@ -134,10 +136,10 @@ def test_a_variant_that_is_partly_in_ram_is_measured_there(
     measured = {
         cell.variant: cell.job.model.settings.gpu_layers for cell in plan.cells if isinstance(cell.job, SpeedJob)
     }
-    everything = option.get("ngl", devices.ALL_LAYERS)
+    everything = devices.ALL_LAYERS if ngl is None else ngl
     assert 0 < rows["Q8_0"].gpu_layers < rows["Q8_0"].n_layers
     assert measured == {
         "BF16": measured["BF16"],
-        "Q8_0": option.get("ngl", rows["Q8_0"].gpu_layers),
+        "Q8_0": rows["Q8_0"].gpu_layers if ngl is None else ngl,
         "Q2_K": everything,
     }
