@@ -103,7 +103,10 @@ class ResultsScreen(WorkerHost, Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Read the results again if the run, the GPUs or the store have changed."""
-        if self.is_current and self._now != self._read_when:
+        if not self.is_current:
+            return
+        self.session.take_plan()
+        if self._now != self._read_when:
             self.action_read()
 
     @property

@@ -45,10 +45,10 @@ FIT_FIELDS = (
     FitField("flash_attn", "flash attention", "--flash-attn/--no-flash-attn", "llama.cpp decides", values=(ON, OFF)),
     FitField("projector", "vision encoder", "--projector", "not counted", values=(YES,)),
     FitField("draft", "draft", "--draft", "none"),
+    FitField("tolerance", "tolerance", "--tolerance", "2 points"),
     FitField("min_tps", "tokens/s at least", "--min-tps", "30 if possible, otherwise slower"),
     FitField("max_kld", "KLD at most", "--max-kld", "as low as possible, at most 0.3"),
     FitField("min_recovery", "recovery at least", "--min-recovery", "no limit"),
-    FitField("tolerance", "tolerance", "--tolerance", "2 points"),
 )
 """The dialog of the Fit screen shows them in this order. The texts of their values have the same form as on the command
 line; those of flags are one of `values`."""
