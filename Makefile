@@ -5,8 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The package index for torch, if it is not the default one: for example PyTorch's own index of CPU or CUDA builds.
 TORCH_INDEX ?=
-# Options of llama.cpp's build. `sweep fit` simulates GPUs by RPC devices.
-CMAKE_ARGS ?= -DGGML_RPC=ON
+# Options of llama.cpp's build: for the GPU that this machine has, if the tools to compile for it are there. `sweep fit`
+# simulates GPUs by RPC devices.
+ifndef CMAKE_ARGS
+CMAKE_ARGS := $(shell $(PYTHON) -m sweep.llama_build || echo -DGGML_RPC=ON)
+endif
 export CMAKE_ARGS
 WORKSPACE ?= build/workspace
 # The tools of llama.cpp that the slow tests compare with.

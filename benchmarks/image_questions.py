@@ -183,19 +183,24 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     model = directory / f"vl-{arguments.layers}"
     files = {quant: model / f"{quant}.gguf" for quant in ("F32", "Q8_0")}
-    if not (model / "mmproj-F32.gguf").is_file():
+    if not (model / "mmproj-F16.gguf").is_file():
         say("making the model")
         make_model(model, arguments.tokenizer, arguments.layers)
         export(open_source(model), files)
-        export(ProjectorSource(open_source(model)), {"F32": model / "mmproj-F32.gguf"})
+        towers = {quant: model / f"mmproj-{quant}.gguf" for quant in ("F32", "F16")}
+        export(ProjectorSource(open_source(model)), towers)
     *images, warm_up = some_images(directory, arguments.images + 1)
     every = some_questions(images, arguments.questions)
     first = every[:: arguments.questions]
     options = ImageOptions(read_preprocessing(model), model / "mmproj-F32.gguf")
     exact = LlamaOptions(n_threads=arguments.threads, type_k="f32", type_v="f32", flash_attn="off")
 
-    def scored(file: Path, requests: Sequence[ScoreRequest], images: ImageOptions) -> tuple[Spent, Any]:
-        backend = LlamaBackend(file, replace(exact, images=images))
+    usual = LlamaOptions(n_threads=arguments.threads)  # as in a sweep: flash attention, f16 cache
+
+    def scored(
+        file: Path, requests: Sequence[ScoreRequest], images: ImageOptions, engine: LlamaOptions = exact
+    ) -> tuple[Spent, Any]:
+        backend = LlamaBackend(file, replace(engine, images=images))
         spent = scored_by(backend, requests, warm_up)
         backend.close()
         return spent
@@ -207,6 +212,7 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
     encoded, without = scored(files["Q8_0"], first, options)
     assert with_store == without
     ours, our_scores = scored(files["F32"], every, options)
+    sweeps, _ = scored(files["F32"], every, replace(options, projector=model / "mmproj-F16.gguf"), usual)
     backend = TorchBackend.open(model, dtype="float32", images=replace(options, projector=None))
     torch_ours, torch_scores = scored_by(backend, every, warm_up)
     backend.close()
@@ -222,8 +228,13 @@ def measure(directory: Path, arguments: argparse.Namespace) -> None:
     again = [f"{len(first) / spent.wall:.1f}" for spent in (stored, encoded)]
     what = "images per second, second text variant: stored embeddings, encoded again"
     print(f"| {what} | {again[0]} | | {again[1]} | {ratios(encoded, stored)} | 3 |")
-    for name, spent in (("llama.cpp", ours), ("torch", torch_ours)):
-        what = f"{n} questions on {len(images)} images, s: {name} F32, transformers"
+    engines = {
+        "llama.cpp F32": ours,
+        "llama.cpp F32 with an F16 projector and flash attention, as in a sweep": sweeps,
+        "torch F32": torch_ours,
+    }
+    for name, spent in engines.items():
+        what = f"{n} questions on {len(images)} images, s: {name}, transformers F32"
         print(f"| {what} | {spent.wall:.1f} | {spent.tower:.1f} | {theirs.wall:.1f} | {ratios(theirs, spent)} | 3 |")
     print(
         f"\nThe first variant with the store: {len(first) / filling.wall:.1f} images per second. Log-likelihoods"

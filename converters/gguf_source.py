@@ -81,7 +81,7 @@ class GGUFSource:
                     raise InputError(
                         f"{header.path}: is already quantized ({tensor.name} is {tensor.type.name}); quantizing twice"
                         " loses more than the smaller type alone: give the checkpoint or its F32, F16 or BF16 file,"
-                        " or allow it by --requantize"
+                        " or allow it by --requantize (`sweep eval` measures the file as it is)"
                     )
         _check_count(path, headers, len(stored))
         contents = GGUFContents(first.architecture, first.metadata, {name: name for name in stored})

@@ -151,6 +151,12 @@ def _needs(entry: dict[str, Any]) -> Needs:
 
 
 @cache
+def effort() -> dict[str, dict[str, Any]]:
+    """Level of effort -> its settings, from effort.toml."""
+    return _toml("effort.toml")
+
+
+@cache
 def defaults() -> dict[str, Any]:
     """The default tasks, limit and text for models that are not built in."""
     return _toml("defaults.toml")

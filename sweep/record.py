@@ -98,6 +98,14 @@ class Divergence:
 
 
 @dataclass(frozen=True)
+class TextFigures:
+    """The figures of a text that was measured beside the first one. `divergence` is None for the reference."""
+
+    perplexity: Perplexity
+    divergence: Divergence | None = None
+
+
+@dataclass(frozen=True)
 class TaskScore:
     """One task: its primary metric over `n` items, and the paired difference from the reference.
 
@@ -263,7 +271,8 @@ class Record:
     - `projector`: its projector file; None if the run has no images, or if torch runs the variant. `file_bytes` and
       `memory` are those of the text model alone.
     - `image_divergence`: by task with images; empty for the reference.
-    - `text`: the text that was measured; None if the run has none.
+    - `text`: the text that `perplexity` and `divergence` are about; None if the run has none.
+    - `other_texts`: by name, the texts that were measured beside it.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
       compare any two variants. They are not part of the JSON.
@@ -293,6 +302,7 @@ class Record:
     projector: Projector | None = None
     image_divergence: dict[str, ImageDivergence] = field(default_factory=dict)
     text: MeasuredText | None = None
+    other_texts: dict[str, TextFigures] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -26,7 +26,16 @@ def architecture(config: Config) -> Architecture:
             return family
     known = ", ".join(name for family in ARCHITECTURES for name in family.classes)
     what = f"{found!r}" if found else f"of model_type {config.get('model_type')!r} (the config names no architecture)"
-    raise InputError(f"config.json: architecture {what} is not supported; supported: {known}")
+    raise InputError(
+        f"config.json: architecture {what} is not supported; give its F16, BF16 or F32 file that llama.cpp's "
+        f"convert_hf_to_gguf.py writes, or a checkpoint of {known}"
+    )
+
+
+def is_known(name: str) -> bool:
+    """Whether llama.cpp's name of an architecture is that of a family of this package. Files of others are quantized
+    by llama.cpp's own rules."""
+    return any(family.name == name for family in ARCHITECTURES)
 
 
 def check_file(header: GGUFHeader, names: Collection[str]) -> None:

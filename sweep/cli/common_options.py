@@ -58,9 +58,9 @@ def calibration(purpose: str, named_texts: str, show_default: str) -> Any:
         None,
         "--calibration",
         metavar="FILE|NAME",
-        help=f"Text that the model reads {purpose}: a file{named_texts}, or the name of a built-in model for that "
-        "model's own text. For a model that takes images, the torch variants also take a .jsonl file of conversations "
-        "with images.",
+        help=f"Text that the model reads {purpose}: a file, a .jsonl file of conversations, which the model's chat "
+        f"template writes{named_texts}, or the name of a built-in model for that model's own text. The torch variants "
+        "of a model that takes images also take conversations with images.",
         show_default=show_default,
         rich_help_panel=Panel.VARIANTS,
     )
@@ -146,6 +146,13 @@ def sample_length(show_default: str) -> Any:
 
 INT8_SAMPLES = samples("1000, or as many as the text has")
 INT8_LENGTH = sample_length("256")
+REQUANTIZE = typer.Option(
+    False,
+    "--requantize",
+    help="Accept a GGUF file that is already quantized. The quality losses add up.",
+    show_default="such a file is rejected",
+    rich_help_panel=Panel.MODEL,
+)
 IMATRIX = typer.Option(
     None,
     "--imatrix",
@@ -164,6 +171,20 @@ def perplexity(purpose: str) -> Any:
         "--perplexity",
         metavar="FILE",
         help=f"Text file to compute {purpose} on.",
+        show_default=f"{OWN_TEXT}, otherwise the test split of WikiText-2",
+        rich_help_panel=Panel.MEASUREMENTS,
+    )
+
+
+def perplexities(purpose: str) -> Any:
+    """--perplexity of a command that computes this on one text or several."""
+    return typer.Option(
+        None,
+        "--perplexity",
+        metavar="FILE|NAME",
+        help=f"Text to compute {purpose} on: a text file, a .jsonl file of conversations, which the model's chat "
+        "template writes, wikitext-2, or the name of a built-in model for that model's text. Several, with commas or "
+        "by repeating the option, get columns of their own; the first one is the headline.",
         show_default=f"{OWN_TEXT}, otherwise the test split of WikiText-2",
         rich_help_panel=Panel.MEASUREMENTS,
     )

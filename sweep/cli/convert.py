@@ -99,13 +99,7 @@ def convert(
         show_default="recognized from tokenizer.json",
         rich_help_panel=Panel.MODEL,
     ),
-    requantize: bool = typer.Option(
-        False,
-        "--requantize",
-        help="Accept a GGUF file that is already quantized. The quality losses add up.",
-        show_default="such a file is rejected",
-        rich_help_panel=Panel.MODEL,
-    ),
+    requantize: bool = common.REQUANTIZE,
     repair: bool = typer.Option(
         False,
         "--repair",

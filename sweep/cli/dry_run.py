@@ -7,13 +7,15 @@ from dataclasses import asdict
 from rich.table import Table
 
 from sweep.cli.output import Output
-from sweep.cli.run_output import cache_words
+from sweep.cli.run_output import cache_words, texts_of
+from sweep.commands.prediction import effort_words, time_words
 from sweep.commands.run import projector_sizes, variant_sizes
 from sweep.execution.cells_to_run import cells_to_run
-from sweep.format import duration, size
+from sweep.format import size
 from sweep.jobs.projector import ProjectorResult
+from sweep.planning.effort import Effort
 from sweep.planning.prepare import Sweep
-from sweep.results.estimate import bytes_to_make, predicted_seconds, total
+from sweep.results.estimate import bytes_to_make, predicted_seconds, rough_seconds, total
 from sweep.results.store import Store
 
 
@@ -24,7 +26,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
     tower_of = {cell.variant: towers[cell.key] for cell in sweep.plan.cells if cell.key in towers}
     with Store(sweep.workspace.database) as store:
         todo = cells_to_run(sweep.plan.cells, store, sweep.workspace.root)
-        seconds = predicted_seconds(sweep.plan, store)
+        seconds, rough = predicted_seconds(sweep.plan, store), rough_seconds(sweep.plan, store)
     if output.is_json:
         output.line(
             {
@@ -44,10 +46,13 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                     for cell in sweep.plan.cells
                 ],
                 "seconds": total(seconds, (cell.label for cell in todo)),
+                "rough_seconds": total(rough, (cell.label for cell in todo)),
+                "effort": sweep.request.effort or Effort.NORMAL,
                 "bytes_to_make": bytes_to_make(todo, sizes, files),
                 "cannot_run": sweep.cannot_run,
                 "reference": sweep.plan.reference,
                 "text": sweep.plan.about["text"],
+                "other_texts": sweep.plan.about["other_texts"],
                 "tasks": sweep.plan.about["task_settings"],
                 "settings": {
                     **asdict(sweep.plan.settings),
@@ -90,9 +95,9 @@ def show_plan(sweep: Sweep, output: Output) -> None:
         f"Memory: weights, {cache_words(sweep.plan)} KV cache for {settings.ctx} tokens, and buffers, computed by "
         "llama.cpp." + (" The memory of the projector file (mmproj) is part of it." if tower_of else "")
     )
-    remaining = total(seconds, (cell.label for cell in todo))
-    if todo and remaining is not None:
-        output.show(f"Estimated time: {duration(remaining)}, from earlier runs of this model.")
+    for line in (effort_words(sweep), time_words(sweep)):
+        if line is not None:
+            output.show(line)
     mtp = max((known.mtp_bytes for known in sizes.values()), default=0)
     if mtp:
         output.show(f"This includes multi-token prediction layers: up to {size(mtp)} per file.")
@@ -102,7 +107,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
             "on this machine."
         )
     tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.inputs.tasks)
-    output.show(f"Reference {sweep.plan.reference}; text {sweep.plan.about['text']}; tasks: {tasks or 'none'}.")
+    output.show(f"Reference {sweep.plan.reference}; text {texts_of(sweep.plan)}; tasks: {tasks or 'none'}.")
     for reason in sweep.cannot_run:
         output.show(f"This sweep cannot be run. {reason}")
 

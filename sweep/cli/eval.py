@@ -33,6 +33,7 @@ def evaluate(request: Request, format: Format = common.FORMAT) -> int:
 
     output = Output(format)
     sweep = command.prepare_single(request, output.say)
+    output.warn_of_idle_gpu()
     started = time.monotonic()
     with RunDisplay(sweep.plan, output) as display:
         command.run(sweep, display)

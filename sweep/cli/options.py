@@ -29,9 +29,11 @@ from sweep.cli.parsers import (
     min_recovery,
     min_tps,
     tensor_split,
+    text_list,
     tolerance,
 )
 from sweep.measure.task_options import ThinkingScoring
+from sweep.planning.effort import Effort
 from sweep.planning.request import Keep, Request
 
 YES, NO = "yes", "no"  # the values of a flag on the Plan screen: given, and given in its negative form
@@ -155,7 +157,7 @@ _CHOICE = (
         "preset",
         str,
         "The list of variants to compare: a name from `sweep presets`, or a TOML file, which may also set tasks, "
-        "limit, ctx, window and a target.",
+        "limit, ctx, window, effort and a target.",
         default="q2-q8",
         metavar="NAME|FILE",
     ),
@@ -177,6 +179,7 @@ _QUANT = _option(
     metavar="NAME",
     show_default="BF16",
 )
+_REQUANTIZE = Option("requantize", bool, common.REQUANTIZE)
 _REFERENCE = _option(
     Panel.VARIANTS,
     "reference",
@@ -277,6 +280,15 @@ _TASKS = (
         show_default="such tasks are rejected",
     ),
 )
+_EFFORT = _option(
+    Panel.MEASUREMENTS,
+    "effort",
+    Effort | None,
+    "How much to measure where no other option says it: quick takes the first 50 items of each task and the first "
+    "32,768 tokens of each text, normal the defaults, thorough all items of the default tasks and lists. The predicted "
+    "time is printed.",
+    show_default="normal, or as in the preset",
+)
 _IMAGES = (
     _option(
         Panel.MEASUREMENTS,
@@ -315,13 +327,13 @@ _STRIDE = _option(
     show_default="windows do not overlap",
 )
 _RUN_TEXT = (
-    Option("perplexity", Path | None, common.perplexity("perplexity and KL divergence")),
+    Option("perplexity", list[str] | None, common.perplexities("perplexity and KL divergence"), text_list),
     Option("window", int | None, common.window(None, "512, or as in the preset or the --reference file")),
     _STRIDE,
     Option("parse_special", bool, common.PARSE_SPECIAL),
 )
 _EVAL_TEXT = (
-    Option("perplexity", Path | None, common.perplexity("perplexity")),
+    Option("perplexity", list[str] | None, common.perplexities("perplexity"), text_list),
     Option("window", int | None, common.window(None, "512")),
     _STRIDE,
     Option("parse_special", bool, common.PARSE_SPECIAL),
@@ -422,8 +434,8 @@ _EXPORT = Option("export", str | None, common.EXPORT, export)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 SWEEP = (
-    *_CHOICE, _REFERENCE, *_PREPARATION, *_TASKS, *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT,
-    *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT, _TOLERANCE, _WORKSPACE,
+    *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, *_TASKS, *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE,
+    _GPUS, *_PLACEMENT, *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT, _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 """The options of `sweep run`, which are the same for each of its models."""
 RUN = (_MODEL, *SWEEP)

@@ -49,6 +49,16 @@ class Output:
         """Print a message in every format: something is wrong, but the command continues."""
         self.messages.print(f"sweep: {text}", markup=False, soft_wrap=True)
 
+    def warn_of_idle_gpu(self) -> None:
+        """Say, except with --format json or quiet, that llama.cpp cannot use the GPU of this machine."""
+        if self.format is not Format.HUMAN:
+            return
+        from sweep.commands.rebuild import idle_gpu  # loads libllama, which --help does not need
+
+        idle = idle_gpu()
+        if idle is not None:
+            self.warn(idle.line)
+
     def say(self, text: str) -> None:
         """Print a message, except with --format json or quiet."""
         if self.format is Format.HUMAN:

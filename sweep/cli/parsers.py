@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -98,6 +99,16 @@ def export(text: str | None) -> str | None:
 def comma_list(text: str | None) -> tuple[str, ...] | None:
     """The names of `a, b`; None if the option is not given."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def text_list(texts: list[str] | None) -> tuple[Path, ...]:
+    """The texts of an option that can be repeated: files or names, each value one or several with commas. A file whose
+    name has a comma is one."""
+    found: list[str] = []
+    for text in texts or ():
+        whole = Path(text).expanduser().exists()
+        found += [text] if whole else [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(Path(name).expanduser() for name in found)
 
 
 def tensor_split(text: str | None) -> tuple[float, ...]:

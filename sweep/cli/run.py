@@ -62,14 +62,16 @@ def run(
         raise typer.BadParameter("--memory chooses among several models; name them, or use --gpu for one model")
     request = replace(request, model=models[0])
     sweep = command.prepare(request, output.say)
+    output.warn_of_idle_gpu()
     if request.dry_run:
         from sweep.cli.dry_run import show_plan
 
         show_plan(sweep, output)
         return Exit.OK
-    from sweep.cli.run_display import RunDisplay
+    from sweep.cli.run_display import RunDisplay, say_effort
     from sweep.commands.launch import remember_command
 
+    say_effort(sweep, output)
     remember_command(sweep.workspace.run(sweep.plan.run), sys.argv[1:])
     started = time.monotonic()
     with RunDisplay(sweep.plan, output) as display:

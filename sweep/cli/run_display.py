@@ -6,8 +6,10 @@ from types import TracebackType
 
 from sweep.cli.output import Output
 from sweep.cli.progress_bars import share_bar
+from sweep.commands.prediction import effort_words, time_words
 from sweep.endings import EVENTS
 from sweep.events import Event
+from sweep.planning.prepare import Sweep
 from sweep.results.plan import Plan
 from sweep.results.progress import RunProgress
 from sweep.results.speed_again import second_cells
@@ -61,3 +63,11 @@ def say_what_is_stored(started: Event, output: Output, prefix: str = "") -> None
     total, done = started.data["cells"], started.data["cells"] - started.data["todo"]
     if done:
         output.say(f"{prefix}{done} of {total} jobs are done already; their stored results are used")
+
+
+def say_effort(sweep: Sweep, output: Output) -> None:
+    """Say, if a level of effort was chosen, what it means and how long the run will take."""
+    if sweep.request.effort is not None:
+        for line in (effort_words(sweep), time_words(sweep)):
+            if line is not None:
+                output.say(line)

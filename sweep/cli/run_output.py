@@ -113,7 +113,7 @@ def describe_run(plan: Plan, store: Store) -> dict[str, object]:
         "run": plan.run,
         "preset": plan.preset,
         "reference": " and ".join(dict.fromkeys(plan.reference_of(name) for name in [plan.reference, *plan.variants])),
-        "text": f"{plan.about['text']}, windows of {settings.window} tokens, {scored} scored"
+        "text": f"{texts_of(plan)}, windows of {settings.window} tokens, {scored} scored"
         if plan.about["text"]
         else "none",
         "importance matrix": importance(plan, store),
@@ -127,6 +127,11 @@ def describe_run(plan: Plan, store: Store) -> dict[str, object]:
         "bitsweep": __version__,
         **({"notes": "; ".join(remarks)} if (remarks := notes(plan, store)) else {}),
     }
+
+
+def texts_of(plan: Plan) -> str:
+    """The names of the texts, the first one first; plans of earlier versions have only one."""
+    return " and ".join([str(plan.about["text"]), *plan.about.get("other_texts", ())])
 
 
 def cache_words(plan: Plan) -> str:

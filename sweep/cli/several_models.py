@@ -15,7 +15,7 @@ from sweep.cli.dry_run import show_plan
 from sweep.cli.exits import Exit, exit_code_for, worst
 from sweep.cli.options import RUN
 from sweep.cli.output import Output
-from sweep.cli.run_display import RunDisplay
+from sweep.cli.run_display import RunDisplay, say_effort
 from sweep.cli.run_output import show_results
 from sweep.cli.sizes_output import show_sizes
 from sweep.commands import run as command
@@ -33,6 +33,7 @@ def run_models(models: Sequence[str], request: Request, memory: str | None, outp
     model does not exist, is named twice, or cannot be planned."""
     require_different_models([(model, model) for model in models])
     limit = memory_limit(memory, request.gpu)
+    output.warn_of_idle_gpu()
     for model in models:
         find_model(model, Need.PLAN, output.say)  # before one of the others is downloaded
     sweeps = [command.prepare(replace(request, model=model), _saying(model, output)) for model in models]
@@ -55,6 +56,7 @@ def run_models(models: Sequence[str], request: Request, memory: str | None, outp
 
 
 def _run(model: str, sweep: Sweep, request: Request, output: Output) -> Exit:
+    say_effort(sweep, output)
     remember_command(sweep.workspace.run(sweep.plan.run), arguments_for(model, sys.argv[1:]))
     started = time.monotonic()
     try:

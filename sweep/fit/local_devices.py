@@ -6,9 +6,7 @@ management library (NVML) lists GPUs that another build could use.
 
 from __future__ import annotations
 
-import shutil
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from converters.llamacpp.devices import gpus as built_gpus
@@ -71,18 +69,6 @@ def nvidia_gpus() -> list[Device]:
             found.append(_described(name, "cuda", int(memory.total), int(memory.free)))
     finally:
         nvml.nvmlShutdown()
-    return found
-
-
-def unusable_gpus() -> list[str]:
-    """Signs of GPUs that this build of llama.cpp cannot use, each as a sentence without a full stop."""
-    if built_gpus():
-        return []
-    found = [f"this machine has a GPU {device.name}" for device in nvidia_gpus()]
-    if not found and shutil.which("nvidia-smi"):
-        found.append("this machine has an NVIDIA driver")
-    if Path("/dev/kfd").exists():
-        found.append("this machine has an AMD GPU with its ROCm driver")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sweep.artefact import Artefact
@@ -63,7 +63,9 @@ class SweepInputs:
     calibrated with. `base_file` is where the log-probabilities are written in llama.cpp's format. `single`: only one
     variant is measured, so nothing is compared with the reference and its distributions are not stored. `images` is
     None if no task has images. `image_references` are the distributions at answers about images that a variant is
-    compared with, by task; None: nothing is compared.
+    compared with, by task; None: nothing is compared. `other_texts` are measured beside `text`, and `text_references`
+    are the distributions that a variant is compared with over them, by the text's identity. `windows` is how many
+    windows of each text are read; None: all.
     """
 
     origin: Origin
@@ -77,6 +79,9 @@ class SweepInputs:
     calibration: TextFile | None = None
     images: SweepImages | None = None
     image_references: Mapping[str, Baseline] | None = None
+    other_texts: tuple[TextFile, ...] = ()
+    text_references: Mapping[str, Baseline] = field(default_factory=dict)
+    windows: int | None = None
 
     def artefact(self, name: str) -> Artefact:
         return Artefact(f"{self.folder}/{name}")

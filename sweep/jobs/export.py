@@ -92,7 +92,7 @@ class ExportJob(StoredJob[ExportResult]):
             path.parent.mkdir(parents=True, exist_ok=True)
         matrix = next((site.path(job.imatrix) for job in jobs if job.imatrix is not None), None)
         plans = export(
-            open_source(site.path(first.source), first.name),
+            open_source(site.path(first.source), first.name, requantize=True),  # planning asked for consent
             paths,
             lambda at: site.report_progress(at.done_bytes, at.total_bytes),
             site.resources.threads,

@@ -163,6 +163,6 @@ class ImatrixCheckJob(Job[CheckPassed]):
         from converters.resolver import Need, open_source
 
         matrix = site.path(self.matrix)
-        opened = open_source(site.path(self.source), self.name, need=Need.PLAN)
+        opened = open_source(site.path(self.source), self.name, requantize=True, need=Need.PLAN)
         plan_export(opened, self.quants, ImportanceMatrix.read(matrix).importance(matrix.name))
         return CheckPassed()

@@ -25,12 +25,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text: `name` for people, its file, and a hash of its content and of how it is read (`form`)."""
+    """A text: `name` for people, its file, and a hash of its content and of how it is read (`form`). `bytes` is its
+    size; 0 if it is not known."""
 
     name: str
     file: Artefact
     identity: str
     form: TextForm = TextForm.PLAIN
+    bytes: int = 0
 
 
 @dataclass(frozen=True)

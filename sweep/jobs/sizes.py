@@ -67,7 +67,7 @@ class SizesJob(Job[SizesResult]):
     imatrix: bool = False
 
     def run(self, site: Site) -> SizesResult:
-        source = open_source(self.model, self.name, need=Need.PLAN)
+        source = open_source(self.model, self.name, requantize=True, need=Need.PLAN)  # planning asked for consent
         plans: dict[str, FilePlan] = {}
         for recipe in recipes(self.quants):
             importance = uniform_importance(source) if recipe.needs_imatrix or self.imatrix else None

@@ -17,6 +17,7 @@ from sweep.jobs.cell import PlannedJob, SweepInputs
 from sweep.jobs.inputs import Baseline, TextFile
 from sweep.jobs.model import MeasuredModel, MeasurementJob
 from sweep.jobs.settings import ComputeResources
+from sweep.measure.text_form import TextForm
 from sweep.measure.text_results import DivergenceResult, NoiseFloor, PerplexityResult
 
 
@@ -49,7 +50,8 @@ class TextJob(MeasurementJob[TextResult]):
 
     `reference` is the file with the distributions to compare with, `baseline` their identity; both are None for the
     reference itself, and if there is no reference. `distributions` is where the job writes its own distributions.
-    `by_itself`: nothing is compared, so no distributions are written.
+    `by_itself`: nothing is compared, so no distributions are written. `windows` is how many windows are read at most;
+    None: all.
     """
 
     kind = "text"
@@ -64,11 +66,19 @@ class TextJob(MeasurementJob[TextResult]):
     distributions: Artefact | None = None
     base_file: Artefact | None = None
     by_itself: bool = False
+    windows: int | None = None
 
     def identity(self, resources: ComputeResources) -> Any:
         own = {"text": self.text.identity, "reference": self.baseline}
         single = {"alone": True} if self.by_itself else {}  # the name in the keys of stored results
-        return {"kind": self.kind, "procedure": self.procedure, **self.model.identity(resources), **own, **single}
+        return {
+            "kind": self.kind,
+            "procedure": self.procedure,
+            **self.model.identity(resources),
+            **own,
+            **single,
+            **_of_part(self.windows),
+        }
 
     @property
     def output(self) -> Artefact | None:
@@ -77,6 +87,11 @@ class TextJob(MeasurementJob[TextResult]):
     @property
     def timing_group(self) -> str:
         return self.text.name
+
+    @property
+    def work_units(self) -> int:
+        """Thousandths of the text."""
+        return max(1, round(1000 * share_of_text(self.text, self.windows, self.model.settings.window)))
 
     def user_files_intact(self, result: TextResult, root: Path) -> bool:
         """Whether the base file of the user, if there is to be one, is the one that this job wrote."""
@@ -104,6 +119,7 @@ class TextJob(MeasurementJob[TextResult]):
             model_text(site.path(self.text.file), self.text.form, backend),
             n_ctx=settings.window,
             stride=settings.stride,
+            max_windows=self.windows,
             parse_special=self.text.form.parses_special,
         )
         written = None if self.distributions is None else site.path(self.distributions)
@@ -133,20 +149,60 @@ class TextJob(MeasurementJob[TextResult]):
         )
 
 
+BYTES_PER_TOKEN = 4.2  # of English text, in the vocabularies of Qwen and Llama
+
+
+def share_of_text(text: TextFile, windows: int | None, window: int) -> float:
+    """About how much of a text this number of windows is, 1 if they are all of it or its size is not known."""
+    if windows is None or not text.bytes:
+        return 1.0
+    return min(1.0, windows * window * BYTES_PER_TOKEN / text.bytes)
+
+
+def _needed(text: TextFile, windows: int | None, window: int) -> int | None:
+    """The number of windows, or None if the text surely has no more: a token of a text has at least one byte."""
+    is_short = windows is not None and text.form is not TextForm.CONVERSATIONS and 0 < text.bytes <= windows * window
+    return None if is_short else windows
+
+
+def _of_part(windows: int | None) -> dict[str, Any]:
+    """What the identity of a part of a text has more than that of the whole text."""
+    return {} if windows is None else {"windows": windows}
+
+
+def cell_name(text: TextFile) -> str:
+    """The name of the cell of a text that is measured beside the first one, whose cell is "text"."""
+    return f"text {text.name}"
+
+
 def text_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
-    """The job for the text, if the sweep has one. Without a baseline it writes its distributions for the others."""
+    """A job for each text of the sweep. A model without a baseline writes its distributions for the others."""
     if inputs.text is None:
-        return []
-    model = model.text_only
-    identity = content_hash(model.identity(inputs.resources) | {"text": inputs.text.identity})
+        return
+    yield _planned("text", model.text_only, inputs.text, inputs, baseline, inputs.base_file)
+    for text in inputs.other_texts:
+        yield _planned(cell_name(text), model.text_only, text, inputs, inputs.text_references.get(text.identity), None)
+
+
+def _planned(
+    name: str,
+    model: MeasuredModel,
+    text: TextFile,
+    inputs: SweepInputs,
+    baseline: Baseline | None,
+    base_file: Artefact | None,
+) -> PlannedJob:
+    windows = _needed(text, inputs.windows, model.settings.window)
+    identity = content_hash(model.identity(inputs.resources) | {"text": text.identity} | _of_part(windows))
     own = inputs.artefact(f"reference-{identity[:16]}.logprobs")
     job = TextJob(
         model,
-        inputs.text,
+        text,
         baseline=None if baseline is None else baseline.identity,
         reference=None if baseline is None else baseline.file,
         distributions=own if baseline is None and not inputs.single else None,
-        base_file=inputs.base_file,
+        base_file=base_file,
         by_itself=inputs.single,
+        windows=windows,
     )
-    return [PlannedJob("text", job, () if baseline is None or baseline.key is None else (baseline.key,))]
+    return PlannedJob(name, job, () if baseline is None or baseline.key is None else (baseline.key,))

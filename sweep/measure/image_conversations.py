@@ -1,17 +1,13 @@
-"""Conversations with images, for calibration: JSONL whose messages have parts, as chat templates of vision models do.
+"""Conversations with images, for calibration: see `sweep.measure.conversations` for their form.
 
-    {"messages": [{"role": "user", "content": [{"type": "image", "image": "x.png"}, {"type": "text", "text": "?"}]}]}
-
-Paths of images are relative to the file. A conversation is a sample and is not cut. Lines without an image are allowed:
-a model that is to answer without images too should read some. A line may also be an item of a task (see image_items).
+A conversation is a sample and is not cut. Lines without an image are allowed: a model that is to answer without images
+too should read some.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,33 +17,15 @@ from images.file import ImageFile, open_image
 from images.preprocessing import Preprocessing, read_preprocessing
 from int8.calibration_text import FEWEST_TOKENS, LENGTH, SAMPLES
 from sweep.measure.chat import render_chat
-from sweep.measure.image_items import item_messages
+from sweep.measure.conversations import Conversation, read_conversations
 from sweep.measure.image_prompt import AFTER, BEFORE, IMAGE
-from sweep.measure.plain_text import read_text
 
 if TYPE_CHECKING:
     from int8.samples import ImagePrompt, ImagePrompts
     from sweep.measure.texts import TextVocabulary
 
 MOST_TOKENS = SAMPLES * LENGTH  # that are read if no number of samples is given, as of a text
-_ROLES = ("system", "user", "assistant", "tool")
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A line of the file: `where` for messages, its messages without the images, and the paths of these in order."""
-
-    where: str
-    messages: tuple[dict[str, Any], ...]
-    images: tuple[Path, ...]
-
-
-def read_conversations(path: Path) -> list[Conversation]:
-    """The conversations of a file. Raises InputError that names the line for anything else, and for an image that is
-    not a file."""
-    lines = enumerate(read_text(path).splitlines(), 1)
-    return [_conversation(f"{path}, line {number}", line, path.parent) for number, line in lines if line.strip()]
 
 
 def images_identity(path: Path) -> str:
@@ -156,57 +134,6 @@ class _Writer:
             self.preprocessing.grid(image)  # rejects extreme shapes
             self._opened[path] = image
         return self._opened[path]
-
-
-def _conversation(where: str, line: str, folder: Path) -> Conversation:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: this is no JSON: {error}") from error
-    messages = (row.get("messages") or item_messages(row)) if isinstance(row, dict) else None
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
-        raise InputError(f'{where}: is not a conversation; write each line as {{"messages": [{{"role": ...}}, ...]}}')
-    images: list[Path] = []
-    written = [{**message, "content": _content(where, message, folder, images)} for message in messages]
-    return Conversation(where, tuple(written), tuple(images))
-
-
-def _content(where: str, message: dict[str, Any], folder: Path, images: list[Path]) -> str | list[dict[str, str]]:
-    """A message's content with parts as a template takes them; the paths of images are added to `images`."""
-    if message.get("role") not in _ROLES:
-        raise InputError(f"{where}: a message's role is {message.get('role')!r}; it must be one of {', '.join(_ROLES)}")
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise InputError(f"{where}: a message's content is neither a text nor a list of parts")
-    parts: list[dict[str, str]] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            parts.append({"type": "text", "text": part["text"]})
-        elif kind in ("image", "image_url"):
-            images.append(_image_path(where, part, folder))
-            parts.append({"type": "image"})
-        else:
-            raise InputError(
-                f'{where}: a part of a message is neither {{"type": "text", "text": ...}} nor'
-                ' {"type": "image", "image": PATH}'
-            )
-    return parts
-
-
-def _image_path(where: str, part: dict[str, Any], folder: Path) -> Path:
-    stated = part.get(part["type"])
-    if isinstance(stated, dict):  # OpenAI's form
-        stated = stated.get("url")
-    if not isinstance(stated, str) or not stated or "://" in stated or stated.startswith("data:"):
-        shown = repr(stated)[:60]
-        raise InputError(f"{where}: an image is {shown}; give the path of a file")
-    path = folder / stated
-    if not path.is_file():
-        raise InputError(f"{where}: {path}: there is no such image file")
-    return path
 
 
 def _texts(messages: Sequence[dict[str, Any]]) -> Iterator[str]:

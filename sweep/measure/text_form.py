@@ -21,3 +21,16 @@ class TextForm(StrEnum):
     def key(self) -> str:
         """What a text's identity ends with. It is empty for a plain text, so that keys of earlier results stay."""
         return f"+{self}" if self.parses_special else ""
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a text ends with in reports."""
+        return _SUFFIXES[self]
+
+
+_SUFFIXES = {
+    TextForm.PLAIN: "",
+    TextForm.SPECIAL: " (with special tokens)",
+    TextForm.CONVERSATIONS: " (conversations)",
+    TextForm.IMAGES: " (conversations with images)",
+}

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from converters.errors import InputError
 from sweep.backends.base import Tokens
 from sweep.measure.chat import ChatVocabulary, render_chat
+from sweep.measure.conversations import Conversation, lines_of, read_conversations
 from sweep.measure.image_items import item_messages
 from sweep.measure.plain_text import read_text
 from sweep.measure.text_form import TextForm
@@ -26,18 +27,19 @@ class TextVocabulary(ChatVocabulary, Protocol):
 
 
 def form_of(path: Path, parse_special: bool) -> TextForm:
-    """The form of a file: conversations if it is JSONL whose first line has "messages", whatever `parse_special` says;
+    """The form of a file: conversations if it is JSONL that has a line with "messages", whatever `parse_special` says;
     with images if any message has one, or if its first line is an item of a task with images.
 
     Raises InputError if the file is not UTF-8 or cannot be read.
     """
     if path.suffix == ".jsonl":
-        text = read_text(path)
-        first = next((line for line in text.splitlines() if line.strip()), "")
+        lines = lines_of(path)
+        first = next((line for line in lines if line.strip()), "")
         if item_messages(_object(first)) is not None:
             return TextForm.IMAGES
-        if isinstance(_object(first).get("messages"), list):
-            return TextForm.IMAGES if any(map(_has_image, text.splitlines())) else TextForm.CONVERSATIONS
+        lines = [line for line in lines if '"messages"' in line]
+        if any(isinstance(_object(line).get("messages"), list) for line in lines):
+            return TextForm.IMAGES if any(map(_has_image, lines)) else TextForm.CONVERSATIONS
     return TextForm.SPECIAL if parse_special else TextForm.PLAIN
 
 
@@ -55,8 +57,7 @@ def model_text(path: Path, form: TextForm, vocabulary: ChatVocabulary) -> str:
         return read_text(path)
     if not vocabulary.chat_template:
         raise InputError(f"{path}: holds conversations, but the model has no chat template to write them in")
-    rows = [(number, line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
-    return "".join(_rendered(f"{path}, line {number}", line, vocabulary) for number, line in rows)
+    return "".join(_rendered(one, vocabulary) for one in read_conversations(path))
 
 
 def as_conversations(text: str, vocabulary: ChatVocabulary, where: str) -> str:
@@ -82,14 +83,11 @@ def text_tokens(path: Path, form: TextForm, vocabulary: TextVocabulary) -> Token
     return vocabulary.tokenize(text, add_special=True, parse_special=form.parses_special)
 
 
-def _rendered(where: str, line: str, vocabulary: ChatVocabulary) -> str:
-    messages = _object(line).get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
-        raise InputError(f'{where}: is not a conversation; write each line as {{"messages": [{{"role": ...}}, ...]}}')
+def _rendered(one: Conversation, vocabulary: ChatVocabulary) -> str:
     try:
-        return render_chat(vocabulary, messages, add_generation_prompt=False, complete=True)
+        return render_chat(vocabulary, one.messages, add_generation_prompt=False, complete=True)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{one.where}: {error}") from error
 
 
 def _has_image(line: str) -> bool:

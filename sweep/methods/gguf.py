@@ -64,7 +64,7 @@ class Quant(Variant):
         model = MeasuredModel(self.opener, job.file, cell.key, engine, inputs.settings)
         if inputs.images is None:
             return [cell], model
-        text = open_source(origin.source.name, origin.name, need=Need.PLAN).structure
+        text = open_source(origin.source.name, origin.name, requantize=True, need=Need.PLAN).structure
         projector, model = _with_projector(self, self.projector, model, text, None, inputs)
         return [cell, projector], model
 

@@ -15,7 +15,7 @@ from sweep.jobs.imatrix import CHUNK
 from sweep.measure.plain_text import text_bytes
 from sweep.measure.text_form import TextForm
 from sweep.measure.texts import form_of
-from sweep.planning.texts import SUFFIXES, form_note
+from sweep.planning.texts import form_note
 
 AUTO = "auto"
 
@@ -35,7 +35,7 @@ class ImatrixSource:
     @property
     def name(self) -> str:
         """The source's name for people."""
-        return self.file.name if self.file is not None else f"collected from {self._content.name}{SUFFIXES[self.form]}"
+        return self.file.name if self.file is not None else f"collected from {self._content.name}{self.form.suffix}"
 
     @property
     def identity(self) -> str:

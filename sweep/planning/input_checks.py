@@ -45,24 +45,26 @@ def check_inputs(sweep: Sweep, todo: Sequence[Cell], run_job: RunJob) -> None:
         run_job(check)
     names = {cell.job.task.name for cell in todo if isinstance(cell.job, TaskJob)}
     tasks = [task for task in sweep.inputs.tasks if task.name in names]
-    text = sweep.text if any(isinstance(cell.job, TextJob) for cell in todo) else None
+    read = {cell.job.text for cell in todo if isinstance(cell.job, TextJob)}
+    texts = [one for one in (sweep.text, *sweep.other_texts) if one is not None and one.file in read]
     in_template = [task for task in tasks if task.options.chat_template]
-    _check_available(sweep, [task for task in tasks if task not in in_template], text, run_job)
+    _check_available(sweep, [task for task in tasks if task not in in_template], texts, run_job)
     calibration, root = sweep.calibration, sweep.workspace.root
     if calibration is not None and any(
         calibration.file in cell.job.input_texts for cell in todo if cell.job.is_preparation
     ):
-        _check_available(sweep, [], calibration, run_job)
+        _check_available(sweep, [], [calibration], run_job)
         if maybe_short(calibration.file.file.under(root), FEWEST_TOKENS, calibration.file.form):
             _require(CalibrationCheckJob(sweep.origin.source, calibration.file), run_job)
     if _uses_origin(sweep, sweep.variants):
-        _check_lengths(sweep, todo, text, run_job)
+        _check_lengths(sweep, todo, texts, run_job)
     if in_template:
         running = {cell.variant for cell in todo if isinstance(cell.job, TaskJob)}
         sources = _template_sources(sweep, [variant for variant in sweep.variants if variant.name in running])
         _require(PromptCheckJob(sources, tuple(in_template)), run_job)
-    if text is not None or tasks:
-        _check_tokens(sweep, todo, tasks, text, run_job)
+    for index, text in enumerate(texts or [None]):
+        if text is not None or tasks:
+            _check_tokens(sweep, todo, tasks if index == 0 else [], text, run_job)
 
 
 def _uses_origin(sweep: Sweep, variants: Sequence[Variant]) -> bool:
@@ -113,25 +115,26 @@ def _imatrix_checks(todo: Sequence[Cell]) -> list[ImatrixCheckJob]:
     return [ImatrixCheckJob(source, name, tuple(own), matrix) for (source, name, matrix), own in quants.items()]
 
 
-def _check_available(sweep: Sweep, tasks: Sequence[Task], text: FoundText | None, run_job: RunJob) -> None:
+def _check_available(sweep: Sweep, tasks: Sequence[Task], texts: Sequence[FoundText], run_job: RunJob) -> None:
     """Load tasks and download texts that are not on this machine; they may need a network."""
     builtin = sweep.model.builtin is not None
     not_built_in = [task for task in tasks if not task.is_local or not builtin or task.data]
-    dataset = text.dataset if text is not None and not text.file.file.under(sweep.workspace.root).exists() else None
+    missing = [one.dataset for one in texts if not one.file.file.under(sweep.workspace.root).exists()]
+    dataset = next((one for one in missing if one is not None), None)  # only one text is published
     if not_built_in or dataset is not None:
         run_job(InputCheckJob(tuple(not_built_in), dataset))
 
 
-def _check_lengths(sweep: Sweep, todo: Sequence[Cell], text: FoundText | None, run_job: RunJob) -> None:
+def _check_lengths(sweep: Sweep, todo: Sequence[Cell], texts: Sequence[FoundText], run_job: RunJob) -> None:
     """Check that texts which may be too short have enough tokens."""
     window, root = sweep.plan.settings.window, sweep.workspace.root
     imatrix = next((cell.job for cell in todo if isinstance(cell.job, ImatrixJob)), None)
     job = VocabularyCheckJob(sweep.origin.source, sweep.origin.name, window)
-    if text is not None and maybe_short(text.file.file.under(root), 2 * window, text.file.form):
-        job = replace(job, text=text.file.file, form=text.file.form)
+    for text in texts:
+        if maybe_short(text.file.file.under(root), 2 * window, text.file.form):
+            _require(replace(job, text=text.file.file, form=text.file.form), run_job)
     if imatrix is not None and maybe_short(imatrix.text.under(root), 2 * CHUNK, imatrix.form):
         job = replace(job, imatrix_text=imatrix.text, imatrix_form=imatrix.form)
-    if job.text is not None or job.imatrix_text is not None:
         _require(job, run_job)
 
 
@@ -162,7 +165,9 @@ def _check_tokens(
         source = _token_source(sweep, variant)
         sources.setdefault((source.file, source.reader), source)
     made = {cell.output for cell in sweep.plan.cells}
-    references = {cell.job.reference for cell in todo if isinstance(cell.job, TextJob)} - made - {None}
+    read = None if text is None else text.file
+    jobs = [cell.job for cell in todo if isinstance(cell.job, TextJob)]
+    references = {job.reference for job in jobs if job.text == read} - made - {None}
     if len(sources) < 2 and not references:
         return
     settings = sweep.plan.settings

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import presets
-from converters.architectures import ARCHITECTURES
+from converters.architectures import ARCHITECTURES, is_known
 from converters.architectures.tower import NAME
+from converters.gguf_source import GGUFSource
 from converters.huggingface_source import HuggingFaceSource
 from converters.resolver import Need, find_model
 from converters.source import Source
@@ -19,9 +21,10 @@ class ResolvedModel:
     """A model on this disk.
 
     `fingerprint` is a hash of its content, `context` the longest context that it was trained for, in tokens, `layers`
-    the number of its blocks. `builtin` is None unless the model comes with the program. `only_sizes` says why nothing
-    can be made from the model, and what to do; None if its weights are known. `reads_images`: whether it is a vision
-    model.
+    the number of its blocks, `weights` that of its weights. `builtin` is None unless the model comes with the program.
+    `only_sizes` says why nothing can be made from the model, and what to do; None if its weights are known.
+    `reads_images`: whether it is a vision model. `is_quantized`: whether it is a GGUF file of a quantized type.
+    `foreign` is the name of its architecture if that is none of this program's families.
     """
 
     name: str
@@ -32,6 +35,9 @@ class ResolvedModel:
     layers: int = 0
     only_sizes: str | None = None
     reads_images: bool = False
+    weights: int = 0
+    is_quantized: bool = False
+    foreign: str | None = None
 
 
 def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchanged: bool = False) -> ResolvedModel:
@@ -55,6 +61,9 @@ def resolve(text: str, say: Callable[[str], None], planned: bool = False, unchan
         layers,
         only_sizes,
         reads_images(source),
+        sum(prod(tensor.shape) for tensor in source.tensors),
+        isinstance(source, GGUFSource) and source.is_quantized,
+        None if is_known(str(architecture)) else str(architecture),
     )
 
 

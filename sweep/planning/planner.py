@@ -18,6 +18,7 @@ from sweep.jobs.imatrix import ImatrixJob, imatrix_identity
 from sweep.jobs.inputs import Baseline, ImatrixFile
 from sweep.jobs.model import MeasurementJob, engine_versions
 from sweep.jobs.settings import Settings
+from sweep.jobs.text import TextJob
 from sweep.methods.base import Variant, cells_for, preparation_cell
 from sweep.planning.baseline import ReferenceFile
 from sweep.planning.imatrix import ImatrixSource
@@ -56,11 +57,15 @@ def make_plan(spec: PlanSpec) -> Plan:
     images: dict[str | None, dict[str, Baseline]] = {}  # by baseline and task
     if spec.reference_file is None:
         images = {variant.baseline: {} for variant in ordered}
+    texts: dict[str | None, dict[str, Baseline]] = {}  # by baseline and identity of the text
     imatrix: ImatrixFile | None = None
     for index, variant in enumerate(variant for variant in ordered if variant.name not in spec.skipped):
         if index == 1 and spec.imatrix_source is not None:  # the reference collects it for the others
             imatrix = _imatrix(spec.imatrix_source, spec.inputs, ordered[0], cells)
-        inputs = replace(_inputs_of(variant, spec), image_references=images.get(variant.baseline))
+        known = texts.get(variant.baseline, {})
+        inputs = replace(
+            _inputs_of(variant, spec), image_references=images.get(variant.baseline), text_references=known
+        )
         own = cells_for(variant, inputs, imatrix, baselines.get(variant.baseline))
         made = {  # variants of one recipe share a checkpoint
             cell.key for cell in cells if cell.job.is_preparation and not cell.job.has_cell_per_variant
@@ -70,6 +75,9 @@ def make_plan(spec: PlanSpec) -> Plan:
         if text is not None:
             baselines.setdefault(variant.baseline, Baseline(text.key, text.output, text.key))
         for cell in own:
+            if isinstance(cell.job, TextJob) and cell.name != "text":
+                written = Baseline(cell.key, cell.output, cell.key)
+                texts[variant.baseline] = {cell.job.text.identity: written} | texts.get(variant.baseline, {})
             if isinstance(cell.job, ImageDivergenceJob):
                 written = Baseline(cell.key, cell.output, cell.key)
                 images[variant.baseline] = {cell.job.task.name: written} | images[variant.baseline]
@@ -135,7 +143,9 @@ def _about(spec: PlanSpec) -> dict[str, Any]:
     model, inputs, source = spec.model, spec.inputs, spec.imatrix_source
     about: dict[str, Any] = {
         "model": str(model.path) if model.builtin is None else f"{model.name} (built in)",
+        "weights": model.weights,
         "text": None if inputs.text is None else inputs.text.name,
+        "other_texts": [text.name for text in inputs.other_texts],
         "tasks": {task.name: task.options.limit for task in inputs.tasks},
         "task_settings": {task.name: task.options.words for task in inputs.tasks},
         "imatrix": None if source is None else source.name,

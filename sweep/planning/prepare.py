@@ -8,6 +8,7 @@ from pathlib import Path
 
 from converters.errors import InputError
 from converters.llamacpp.load import LoadOptions
+from converters.mixes import xl_mixes
 from converters.resolver import Need, open_source
 from sweep import devices
 from sweep.artefact import Artefact
@@ -36,6 +37,7 @@ from sweep.planning.baseline import (
     writable_base_file,
 )
 from sweep.planning.chat import with_templates
+from sweep.planning.effort import extent_of
 from sweep.planning.images import sweep_images
 from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
 from sweep.planning.imatrix import checked, find_imatrix
@@ -43,15 +45,16 @@ from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.planner import PlanSpec, make_plan
 from sweep.planning.request import Request
 from sweep.planning.tasks import require_known, tasks_for
-from sweep.planning.texts import FoundText, calibration_text, text_for, text_only_warning
+from sweep.planning.texts import FoundText, calibration_text, text_only_warning, texts_for
 from sweep.results.plan import Plan, TooLarge
 from sweep.workspace import Workspace, open_workspace
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A plan with what it was made from. `calibration` is the text for int8 recipes. `cannot_run` are the reasons why
-    only the sizes of the plan are of use; none, unless the request is a dry run."""
+    """A plan with what it was made from. `other_texts` are measured beside `text`. `calibration` is the text for int8
+    recipes. `cannot_run` are the reasons why only the sizes of the plan are of use; none, unless the request is a dry
+    run."""
 
     plan: Plan
     request: Request
@@ -61,6 +64,7 @@ class Sweep:
     inputs: SweepInputs
     workspace: Workspace
     text: FoundText | None
+    other_texts: tuple[FoundText, ...]
     calibration: FoundText | None = None
     cannot_run: tuple[str, ...] = ()
 
@@ -69,10 +73,13 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     """Plan a sweep. Nothing is written except the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
     parse_devices(request.gpu)  # a wrong name is an error before anything is downloaded
+    effort = request.effort or chosen.effort
+    limits = (request.limit, extent_of(request.effort).limit, chosen.limit, extent_of(effort).limit)
     request = replace(
         request,
         tasks=request.tasks or chosen.tasks,
-        limit=request.limit or chosen.limit,
+        limit=next((limit for limit in limits if limit is not None), None),
+        effort=effort,
         ctx=request.ctx or chosen.ctx,
         min_tps=request.min_tps or chosen.target.min_tps,
         max_kld=request.max_kld or chosen.target.max_kld,
@@ -85,7 +92,10 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     parsed = _parse_variants(request, _variants(chosen, request, reference))
     if isinstance(reference, str):
         _require_baseline(reference, parsed)
-    model = resolve(request.model, say, planned=request.dry_run)
+    model = resolve(request.model, say, planned=request.dry_run, unchanged=request.requantize)
+    if model.is_quantized:
+        say(f"{model.name} is already quantized: variants are compared with this file, not with what it was made of")
+    _say_what_is_untried(model, parsed, say)
     if request.window is None and file is None:
         request = replace(request, window=_preset_window(chosen, model, say))
     layers, exported = request.ngl, parsed[0].exported_quant
@@ -108,12 +118,12 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
     parsed = _parse_variants(
         request, [_file_variant(request.model) if is_file else request.quant or FLOAT], single=True
     )
-    everything = request.perplexity is None and request.tasks is None
+    everything = not request.perplexity and request.tasks is None
     if not everything:
         request = replace(request, tasks=request.tasks or ("none",))
     require_known(request.tasks, request.task_data)
     model = resolve(request.model, say, planned=request.dry_run, unchanged=True)
-    measures_text = everything or request.perplexity is not None
+    measures_text = everything or bool(request.perplexity)
     if request.write_base is not None and not measures_text:
         raise InputError("--write-base writes the model's log-probabilities of a text; give one with --perplexity FILE")
     if request.write_base is not None and not request.kv_type.is_default:
@@ -205,16 +215,26 @@ def _plan(
     for kind in reversed(dict.fromkeys(type(variant) for variant in variants)):
         kind.require_model([variant for variant in variants if type(variant) is kind], model.path)
     read = _calibration(request, model, parsed)
-    text = text_for(model, request.perplexity, request.parse_special) if measures_text else None
-    notes = [found.note for found in (text, read) if found is not None]
+    texts = texts_for(model, request.perplexity, request.parse_special) if measures_text else ()
+    text, others = texts[0] if texts else None, texts[1:]
+    if others and file is not None:
+        raise InputError(
+            f"--perplexity: {file.name} has the log-probabilities of one text, so {others[0].name} cannot be compared "
+            "with it; give one text, or leave --reference out"
+        )
+    notes = [found.note for found in (*texts, read) if found is not None]
     for note in dict.fromkeys([*notes, text_only_warning(read, model.path)]):
         if note is not None and (imatrix is None or note not in imatrix.messages):
             say(note)
     origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
-    tasks = tasks_for(model, request.tasks, _task_options(request, model, variants), request.task_data)
+    extent = extent_of(request.effort)
+    tasks = tasks_for(
+        model, request.tasks, _task_options(request, model, variants), request.task_data, extent.all_items
+    )
+    settings = _settings(request, model, file, measures_text=text is not None)
     inputs = SweepInputs(
         origin=origin,
-        settings=_settings(request, model, file, measures_text=text is not None),
+        settings=settings,
         resources=host.resources({opener(variant.opener).engine for variant in variants} | {"llama.cpp"}),
         folder=f"artefacts/{model.fingerprint[:16]}",
         text=None if text is None else text.file,
@@ -222,6 +242,8 @@ def _plan(
         single=single,
         base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
         calibration=None if read is None else read.file,
+        windows=None if file is not None else extent.windows(settings.window),
+        other_texts=tuple(one.file for one in others),
         images=sweep_images(request, model, variants, tasks),
     )
     reference = variants[0].name if file is None else file.name
@@ -231,7 +253,17 @@ def _plan(
         model, tuple(variants), reference, inputs, preset_name, imatrix, file, reference_layers, skipped, placed
     )
     reasons = _cannot_run(request, model, parsed)
-    return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, read, reasons)
+    return Sweep(make_plan(spec), request, model, origin, spec.variants, inputs, workspace, text, others, read, reasons)
+
+
+def _say_what_is_untried(model: ResolvedModel, parsed: Sequence[Variant], say: Callable[[str], None]) -> None:
+    """Say which variants were chosen for other families than the model's."""
+    mixes = [variant.name for variant in parsed if variant.exported_quant in xl_mixes()]
+    if mixes and model.foreign is not None:
+        say(
+            f"{', '.join(mixes)}: mixes that were chosen for Qwen models; {model.name} is a model of the architecture "
+            f"{model.foreign}, for which they were not tried"
+        )
 
 
 def _check_cache(

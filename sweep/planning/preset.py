@@ -12,6 +12,7 @@ from typing import Any
 
 import presets
 from converters.errors import InputError
+from sweep.planning.effort import Effort, parse_effort
 from sweep.target import NO_TARGET, Target
 
 _KEYS: dict[str, type] = {
@@ -25,12 +26,14 @@ _KEYS: dict[str, type] = {
     "min_tps": float,
     "max_kld": float,
     "min_recovery": float,
+    "effort": str,
 }
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The content of a preset's TOML file. `tasks`, `limit`, `ctx` and `window` are None if the defaults apply.
+    """The content of a preset's TOML file. `tasks`, `limit`, `ctx`, `window` and `effort` are None if the defaults
+    apply.
 
     `target` is what the variant to run has to reach; in the file, `min_recovery` is in percent, as in the option.
     """
@@ -44,6 +47,7 @@ class Preset:
     ctx: int | None = None
     window: int | None = None
     target: Target = NO_TARGET
+    effort: Effort | None = None
 
 
 def load(name: str) -> Preset:
@@ -95,6 +99,7 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
             table.get("max_kld"),
             None if "min_recovery" not in table else table["min_recovery"] / 100,
         ),
+        effort=parse_effort(table.get("effort"), str(file)),
     )
 
 
@@ -110,4 +115,5 @@ def as_toml(preset: Preset) -> str:
     rows += [("ctx", preset.ctx)] if preset.ctx is not None else []
     rows += [("window", preset.window)] if preset.window is not None else []
     rows += [(constraint.value, float(preset.target.number(constraint))) for constraint in preset.target.bounds]
+    rows += [("effort", str(preset.effort))] if preset.effort is not None else []
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows)

@@ -10,6 +10,7 @@ from presets.advice import Tolerance
 from sweep.defaults import IMAGE_CACHE_BYTES
 from sweep.kv_cache import DEFAULT, KVCache
 from sweep.measure.task_options import ThinkingScoring
+from sweep.planning.effort import Effort
 from sweep.target import Target
 
 
@@ -26,15 +27,18 @@ class Keep(StrEnum):
 class Request:
     """The user's options. None: the preset or the model decides.
 
+    - `perplexity`: the texts, files or names (see `texts.text_for`). The figures of the first one are the headline.
     - `window`, `stride`: how the text is cut, in tokens. `ctx`: the context for the memory, in tokens.
     - `kv_type`: the types of llama.cpp's KV cache for all variants but the reference, whose cache is f16.
+    - `requantize`: quantize a GGUF file that is quantized already.
     - `reference`: "auto", a variant or a reference file.
     - `imatrix`: a file's path or "auto". `calibration`: the text for "auto" and for int8 recipes, a file or a name (see
       `texts.calibration_text`).
     - `thinking_scoring`: how answers after reasoning are scored.
     - `min_pixels`, `max_pixels`: limits for images. `image_cache`: bytes of embeddings that the workspace keeps.
     - `parse_special`: read special tokens in the texts as such (see TextForm).
-    - `limit`: the number of items of each task. `keep`: see `Keep`.
+    - `limit`: the number of items of each task; `effort`: how much is measured where no option says it.
+    - `keep`: see `Keep`.
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
     - `gpu`: the devices to fit on, as `sweep fit --gpu` takes them. Variants that do not fit are skipped.
     - `workers`: the number of jobs to run at the same time. `executor`: the name of the executor.
@@ -49,11 +53,13 @@ class Request:
     preset: str = "q2-q8"
     variants: str | None = None
     quant: str | None = None
+    requantize: bool = False
     tasks: tuple[str, ...] | None = None
     task_data: Path | None = None
-    perplexity: Path | None = None
+    perplexity: tuple[Path, ...] = ()
     parse_special: bool = False
     limit: int | None = None
+    effort: Effort | None = None
     num_fewshot: int | None = None
     chat_template: bool | None = None
     thinking: bool | None = None

@@ -88,14 +88,18 @@ def require_known(chosen: tuple[str, ...] | None, folder: Path | None) -> None:
 
 
 def tasks_for(
-    model: ResolvedModel, chosen: tuple[str, ...] | None, options: TaskOptions, folder: Path | None
+    model: ResolvedModel,
+    chosen: tuple[str, ...] | None,
+    options: TaskOptions,
+    folder: Path | None,
+    all_items: bool = False,
 ) -> tuple[Task, ...]:
     """The `chosen` tasks, or the model's own, or the default ones. The name `none` means no task.
 
     A name may be a list of presets/tasks/lists.toml, a task, group or tag of lm-eval, or a YAML file. `folder`
     (--task-data) holds YAML files of tasks with their data, which are preferred to lm-eval's own, or data sets as JSONL
-    files in directories with the names of the data sets. Other tasks are lm-eval's own with data from the hub. Raises
-    InputError.
+    files in directories with the names of the data sets. Other tasks are lm-eval's own with data from the hub. With
+    `all_items`, the default tasks and those of lists have no limit but that of the options. Raises InputError.
     """
     if options.thinking is not None and not options.chat_template:
         raise InputError("--thinking needs the chat template; leave --no-chat-template out")
@@ -104,17 +108,19 @@ def tasks_for(
             folder = model.builtin.task_directory
             return tuple(_found(name, folder, None, None, options) for name in model.builtin.tasks)
         chosen = tuple(presets.defaults()["tasks"])
-        options = replace(options, limit=options.limit or presets.defaults()["limit"])
+        options = replace(options, limit=options.limit or (None if all_items else presets.defaults()["limit"]))
     _require_directory(folder)
     tasks: dict[str, Task] = {}
-    for name, own in _expanded(chosen, options):
+    for name, own in _expanded(chosen, options, all_items):
         task = _task(name, own, folder)
         if tasks.setdefault(task.name, task) != task:
             raise InputError(f"task {task.name} is named twice with different settings; measure it in two runs")
     return tuple(tasks.values())
 
 
-def _expanded(chosen: tuple[str, ...], options: TaskOptions) -> Iterable[tuple[str, TaskOptions]]:
+def _expanded(
+    chosen: tuple[str, ...], options: TaskOptions, all_items: bool = False
+) -> Iterable[tuple[str, TaskOptions]]:
     """The names of tasks with their options: the user's, or those of the list that a task comes from."""
     for name in chosen:
         known = presets.task_lists().get(name)
@@ -122,7 +128,7 @@ def _expanded(chosen: tuple[str, ...], options: TaskOptions) -> Iterable[tuple[s
             if name != "none":
                 yield name, options
             continue
-        limit = options.limit or known.limit
+        limit = options.limit or (None if all_items else known.limit)
         for task, shots in known.tasks:
             chosen_shots = options.num_fewshot
             yield task, replace(options, limit=limit, num_fewshot=shots if chosen_shots is None else chosen_shots)

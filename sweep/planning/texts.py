@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import presets
 from converters.checkpoint import read_config
@@ -20,13 +21,8 @@ from sweep.measure.text_form import TextForm
 from sweep.measure.texts import form_of, marker_in
 from sweep.planning.model import ResolvedModel
 
-SUFFIXES = {
-    TextForm.PLAIN: "",
-    TextForm.SPECIAL: " (with special tokens)",
-    TextForm.CONVERSATIONS: " (conversations)",
-    TextForm.IMAGES: " (conversations with images)",
-}
-"""What the name of a text ends with in reports."""
+_WIKITEXT = "wikitext-2"
+"""The name of the published text for --perplexity. That for --calibration is another split of the same text."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +49,43 @@ class FoundText:
 def text_for(model: ResolvedModel, chosen: Path | None, parse_special: bool = False) -> FoundText:
     """The text for perplexity: `chosen`, or the built-in model's own text, or WikiText-2. Raises InputError.
 
-    `parse_special`: read special tokens in the text as such.
+    `chosen` is a file, or the name of a built-in model or of WikiText-2 for that text. `parse_special`: read special
+    tokens in the text as such.
     """
-    if chosen is not None:
-        if not chosen.is_file():
-            raise InputError(f"{chosen}: there is no such text file (--perplexity)")
+    builtin, name = model.builtin if chosen is None else None, None if chosen is None else str(chosen)
+    if chosen is not None and chosen.is_file():
         found = _local(chosen.name, chosen.resolve(), parse_special)
         if found.file.form is TextForm.IMAGES:
             raise InputError(f"{chosen}: has images; --perplexity takes a text")
         return found
-    if model.builtin is not None:
-        return _local(f"{model.name} test text", model.builtin.text, parse_special)
+    if name is not None:
+        builtins = presets.builtin_models()
+        if name not in (*builtins, _WIKITEXT):
+            raise InputError(
+                f"{chosen}: there is no such text file (--perplexity); give a file, {_WIKITEXT}, or {_or(builtins)}"
+            )
+        builtin = builtins.get(name)
+    if builtin is not None:
+        return _local(f"{builtin.name} test text", builtin.text, parse_special)
     return _published("WikiText-2 test", presets.defaults()["text"], "--perplexity", parse_special)
+
+
+def texts_for(model: ResolvedModel, chosen: Sequence[Path], parse_special: bool = False) -> tuple[FoundText, ...]:
+    """The texts for perplexity, at least one; see `text_for`. Raises InputError, also if two are the same."""
+    found = [text_for(model, one, parse_special) for one in chosen] or [text_for(model, None, parse_special)]
+    seen: dict[str, FoundText] = {}
+    for one in found:
+        if one.file.identity in seen:
+            raise InputError(f"{one.name} is the same text as {seen[one.file.identity].name}; give it once")
+        seen[one.file.identity] = one
+    names = [one.name for one in found]
+    return tuple(one if names.count(one.name) == 1 else _with_folder(one) for one in found)
+
+
+def _with_folder(text: FoundText) -> FoundText:
+    """A text with its folder in its name, because another text has the same name."""
+    folder = Path(text.file.file.name).parent.name
+    return replace(text, file=replace(text.file, name=f"{folder}/{text.file.name}"))
 
 
 def calibration_text(
@@ -75,7 +96,7 @@ def calibration_text(
     `chosen` is a file, the name of a built-in model for its text, or the name of a text in presets/defaults.toml.
     `parse_special`: read special tokens in the text as such. Raises InputError.
     """
-    known: dict[str, dict[str, str]] = presets.defaults()["calibration_texts"]
+    known: dict[str, dict[str, Any]] = presets.defaults()["calibration_texts"]
     builtins = presets.builtin_models()
     if chosen is not None and (file := Path(chosen).expanduser()).is_file():
         return _calibration(_local(file.name, file.resolve(), parse_special))
@@ -89,6 +110,10 @@ def calibration_text(
         near = difflib.get_close_matches(chosen, [*known, *builtins], n=1) or [*known, *builtins]
         raise InputError(f"{chosen}: there is no such text (--calibration); give a file or {', '.join(near)}")
     return _published(chosen, known[chosen], "--calibration", parse_special)
+
+
+def _or(names: Iterable[str]) -> str:
+    return " or ".join(names)
 
 
 def text_only_warning(text: FoundText | None, model: Path) -> str | None:
@@ -111,7 +136,8 @@ def _local(name: str, file: Path, parse_special: bool) -> FoundText:
     if form is TextForm.IMAGES:
         content = hashlib.sha256(f"{content} {images_identity(file)}".encode()).hexdigest()
     identity = content + form.key
-    return FoundText(TextFile(name + SUFFIXES[form], Artefact.of(file), identity, form), note=form_note(file, form))
+    text = TextFile(name + form.suffix, Artefact.of(file), identity, form, file.stat().st_size)
+    return FoundText(text, note=form_note(file, form))
 
 
 def _calibration(text: FoundText) -> FoundText:
@@ -138,10 +164,10 @@ def form_note(file: Path, form: TextForm) -> str | None:
     )
 
 
-def _published(name: str, hub_text: Mapping[str, str], option: str, parse_special: bool) -> FoundText:
+def _published(name: str, hub_text: Mapping[str, Any], option: str, parse_special: bool) -> FoundText:
     """A text in a data set on the hub. `option` is the option that takes a file instead."""
     dataset = hub_text["dataset"], hub_text["name"], hub_text["split"]
     file = Artefact(f"texts/{hub_text['name']}-{hub_text['split']}.txt")
     form = TextForm.SPECIAL if parse_special else TextForm.PLAIN
-    text = TextFile(name + SUFFIXES[form], file, "/".join(dataset) + form.key, form)
+    text = TextFile(name + form.suffix, file, "/".join(dataset) + form.key, form, hub_text.get("bytes", 0))
     return FoundText(text, TextDataset(*dataset, file, option))

@@ -49,13 +49,18 @@ def _with_models(records: Sequence[Record], models: Sequence[str]) -> list[dict[
     return [{"model": model, **row} for model, row in zip(models, rows, strict=True)] if models else rows
 
 
+def flat_rows(records: Sequence[Record], models: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """A dictionary per variant, with names such as `perplexity.value`. Lists are left out."""
+    return [dict(flat(finite(row))) for row in _with_models(records, models)]
+
+
 def to_csv(records: Sequence[Record], models: Sequence[str] = ()) -> str:
     """A header and one row per variant. Columns have names such as `perplexity.value`; nulls are empty cells.
 
     Columns that only some records have (tasks, figures of extensions) come in the order of their first appearance.
     `models`: the model of each record, for records of several models.
     """
-    rows = [dict(_flat(finite(row))) for row in _with_models(records, models)]
+    rows = flat_rows(records, models)
     parts = [f"{part}.{name}" for part, names in _PARTS.items() for name in names]
     head = ["model", *_HEAD] if models else _HEAD
     known = {*head, *_TAIL, *parts, *_PARTS, "study"}  # a part that only some records have
@@ -68,9 +73,10 @@ def to_csv(records: Sequence[Record], models: Sequence[str] = ()) -> str:
     return out.getvalue()
 
 
-def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a tree with the names of their fields, joined by dots. Lists are left out."""
     for name, value in row.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         elif not isinstance(value, list | tuple):
             yield prefix + name, value

@@ -137,6 +137,30 @@ def _of_answers(task: str) -> FigureColumn:
     return FigureColumn(name, name, 9.4, value, decimals=decimals, error_priority=3.5, spread=interval)
 
 
+def _of_text(text: str) -> FigureColumn:
+    """The divergence over a text that was measured beside the first one."""
+    name = f"{text} KLD"
+    decimals = partial(fmt.decimals_with_errors, least=3)
+
+    def value(record: Record) -> Figure | None:
+        found = record.other_texts.get(text)
+        own = None if found is None else found.divergence
+        return None if own is None else figure(own.kld_mean, own.kld_stderr)
+
+    return FigureColumn(name, name, 9.3, value, decimals=decimals, error_priority=3.4)
+
+
+def _perplexity_of(text: str) -> FigureColumn:
+    """The perplexity over such a text."""
+    name = f"{text} PPL"
+
+    def value(record: Record) -> Figure | None:
+        found = record.other_texts.get(text)
+        return None if found is None else figure(found.perplexity.value, found.perplexity.stderr)
+
+    return FigureColumn(name, name, 4.5, value, error_priority=1.4)
+
+
 def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
     """FIGURES, those of images if there are any, and the figures of measurements that extensions add."""
     at = {column.short: i + 1 for i, column in enumerate(FIGURES)}
@@ -145,7 +169,12 @@ def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
     tasks = dict.fromkeys(task for record in records for task in record.image_divergence)
     answers = [_of_answers(task) for task in tasks]
     extra = [_extra(name, shown) for name, shown in figures.extra_figures(records).items()]
-    return [*FIGURES[:size], *projector, *FIGURES[size:text], *answers, *FIGURES[text:], *extra]
+    texts = dict.fromkeys(name for record in records for name in record.other_texts)
+    compared = {name for record in records for name, own in record.other_texts.items() if own.divergence is not None}
+    others = [
+        column for name in texts for column in ([_of_text(name)] if name in compared else []) + [_perplexity_of(name)]
+    ]
+    return [*FIGURES[:size], *projector, *FIGURES[size:text], *others, *answers, *FIGURES[text:], *extra]
 
 
 def _extra(name: str, shown: Value) -> FigureColumn:

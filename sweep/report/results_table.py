@@ -233,6 +233,12 @@ def _legend(
         lines += figures.subject_notes(rows)
     if any(r.perplexity or r.divergence for r in rows):
         lines.append("KLD: mean KL divergence in nats per token. ± is one standard error.")
+    texts = dict.fromkeys(
+        name for record in rows for name, own in record.other_texts.items() if own.divergence is not None
+    )
+    if texts:
+        names = ", ".join(f"{name} KLD" for name in texts)
+        lines.append(f"{names}: the same over this text. KLD alone is over the first one.")
     tasks = dict.fromkeys(task for record in rows for task in record.image_divergence)
     if tasks:
         names = ", ".join(f"{fmt.plain(task)} KLD" for task in tasks)

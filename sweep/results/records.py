@@ -38,6 +38,7 @@ from sweep.record import (
     Samples,
     Speed,
     TaskScore,
+    TextFigures,
 )
 from sweep.results import paired_items
 from sweep.results.plain_rounding import with_plain_rounding
@@ -186,7 +187,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         if isinstance(result := run.results.get(cell.key), TaskResult)
     }
     speed = _only(results, SpeedResult)
-    text: TextResult | None = _only(results, TextResult)
+    text: TextResult | None = results.get("text")
     size = speed or _only(results, ExportResult) or _only(results, CheckpointResult)
     reference_text = run.result(plan.reference_of(variant), "text")
     return Record(
@@ -209,13 +210,15 @@ def _record(variant: str, run: _RunResults) -> Record:
         projector=_projector(cells, run),
         image_divergence=_image_divergence(cells, run),
         text=_measured_text(cells, text, run),
+        other_texts=_other_texts(cells, run),
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
 
 
 def _measured_text(cells: Sequence[Cell], result: TextResult | None, run: _RunResults) -> MeasuredText | None:
-    job = next((cell.job for cell in cells if isinstance(cell.job, TextJob)), None)
+    own = [cell.job for cell in cells if cell.name == "text"]
+    job = next((job for job in own if isinstance(job, TextJob)), None)
     if job is None:
         return None
     settings = job.model.settings
@@ -276,6 +279,18 @@ def _image_divergence(cells: Sequence[Cell], run: _RunResults) -> dict[str, Imag
         if isinstance(cell.job, ImageDivergenceJob) and result is not None and result.kld_mean is not None:
             figures = {field.name: getattr(result, field.name) for field in fields(ImageDivergence)}
             found[cell.job.task.name] = ImageDivergence(**figures)
+    return found
+
+
+def _other_texts(cells: Sequence[Cell], run: _RunResults) -> dict[str, TextFigures]:
+    """By name of the text."""
+    found = {}
+    for cell in cells:
+        result = run.results.get(cell.key)
+        if isinstance(cell.job, TextJob) and cell.name != "text" and result is not None:
+            reference = run.result(run.plan.reference_of(cell.variant), cell.name)
+            divergence = _divergence(result.divergence, reference)
+            found[cell.job.text.name] = TextFigures(_perplexity(result.perplexity), divergence)
     return found
 
 
@@ -354,7 +369,8 @@ def reference_units(plan: Plan, variant: str) -> str | None:
 
     It is the key of the reference's text cell, or the path of a reference file. None if the run measures no text.
     """
-    texts = {cell.variant: (cell.key, cell.job) for cell in plan.cells if isinstance(cell.job, TextJob)}
+    jobs = {cell.variant: (cell.key, cell.job) for cell in plan.cells if cell.name == "text"}
+    texts = {variant: (key, job) for variant, (key, job) in jobs.items() if isinstance(job, TextJob)}
     reference = plan.reference_of(variant)
     if reference in texts:
         return texts[reference][0]

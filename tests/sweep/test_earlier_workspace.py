@@ -60,7 +60,7 @@ def test_a_sweep_finds_every_earlier_result(workspace: Workspace) -> None:
         variants="=Q2_K,int8:sq-ph-dyn",
         imatrix="auto",
         calibration=workspace.root.parent / "calibration.txt",
-        perplexity=workspace.root.parent / "text.txt",
+        perplexity=(workspace.root.parent / "text.txt",),
         tasks=("micro_facts",),
         limit=6,
         max_gen_toks=8,
@@ -106,6 +106,7 @@ def test_an_ablation_finds_every_earlier_recipe(workspace: Workspace) -> None:
 def _without_new(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows without the fields that records did not have then. Those of the speed say that nothing is known."""
     later = ("figures", "implausible", "unfinished", "worse_than_rounding", "study", "projector", "image_divergence")
+    later += ("other_texts",)
     rows = [{name: value for name, value in row.items() if name not in later} for row in rows]
     unknown = finite(asdict(Speed(0.0, 0.0)))
     for row in rows:

@@ -27,14 +27,16 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_hub_file_is_evaluated_unchanged(cached: Path, tmp_path: Path) -> None:
-    swept = prepare_single(Request(MODEL, perplexity=MICRO.text, workspace=tmp_path / "w"), lambda _: None, LocalHost())
+    swept = prepare_single(
+        Request(MODEL, perplexity=(MICRO.text,), workspace=tmp_path / "w"), lambda _: None, LocalHost()
+    )
     assert (swept.model.name, swept.model.path) == ("micro-BF16", cached)
     assert swept.model.fingerprint == gguf_fingerprint(cached)
     assert [(variant.name, variant.file) for variant in swept.variants] == [("hub:micro-BF16.gguf", cached)]
 
 
 def test_quants_are_made_from_a_hub_file(cached: Path, tmp_path: Path) -> None:
-    arguments = Request(MODEL, variants="=Q4_K_M", tasks=("none",), perplexity=MICRO.text, workspace=tmp_path / "w")
+    arguments = Request(MODEL, variants="=Q4_K_M", tasks=("none",), perplexity=(MICRO.text,), workspace=tmp_path / "w")
     swept = prepare(arguments, lambda _: None, LocalHost())
     assert swept.model.path == cached
     assert [variant.quant for variant in swept.variants] == ["BF16", "Q4_K_M"]

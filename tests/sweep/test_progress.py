@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from sweep.jobs.model import ModelSize
 from sweep.jobs.speed import SpeedJob
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
-from sweep.results.estimate import bytes_to_make, predicted_seconds, total
+from sweep.results.estimate import bytes_to_make, predicted_seconds, rough_seconds, total
 from sweep.results.progress import RunProgress
 from sweep.results.store import Store
 from sweep.workspace import Workspace
@@ -93,6 +94,21 @@ def test_time_is_predicted_from_earlier_jobs_of_the_same_kind(tmp_path: object) 
     assert total(seconds, ["Q2/sums", "Q2/forms"]) is None
     assert of_others == {}
     assert before.model == after.model
+
+
+def test_a_model_without_runs_takes_the_times_of_models_of_a_similar_size(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    workspace.root.mkdir()
+    scores = {"Q4": items([1.0])}
+    Stored("a", tasks={"sums": scores}, variants=("Q4",), model="one", about={"weights": 2_000}).put(workspace)
+    asked = {"tasks": {"sums": {"Q2": None}}, "variants": ("Q2",)}
+    close = Stored("b", model="two", about={"weights": 6_000}, **asked).put(workspace)
+    distant = Stored("c", model="three", about={"weights": 60_000}, **asked).put(workspace)
+    unknown = Stored("d", model="four", **asked).put(workspace)
+    with Store(workspace.database) as store:
+        assert predicted_seconds(close, store) == {}
+        assert rough_seconds(close, store) == {"Q2/sums": 3.0}  # three times the weights
+        assert rough_seconds(distant, store) == rough_seconds(unknown, store) == {}
 
 
 def test_times_of_each_engine_are_predicted_separately(tmp_path: object) -> None:

@@ -78,10 +78,18 @@ def test_the_form_follows_from_the_file_and_the_option(texts: dict[TextForm, Pat
     for special in (False, True):
         assert form_of(texts[TextForm.CONVERSATIONS], special) is TextForm.CONVERSATIONS
         assert form_of(texts[TextForm.PLAIN], special) is (TextForm.SPECIAL if special else TextForm.PLAIN)
+        (tmp_path / "mixed.jsonl").write_text('{"text": "one"}\n' + json.dumps({"messages": MESSAGES}))
+        assert form_of(tmp_path / "mixed.jsonl", special) is TextForm.CONVERSATIONS  # whose first line is an error
         (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n')
         assert form_of(tmp_path / "rows.jsonl", special).parses_special is special
     assert marker_in("a < b | c > <tool> <|") is None
     assert marker_in("a <|im_end|> <|x|>") == "<|im_end|>"
+
+
+def test_a_line_separator_in_a_message_does_not_end_the_line(tmp_path: Path, model: Model) -> None:
+    file, said = tmp_path / "chat.jsonl", "one\u2028two\x85"
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": said}]}, ensure_ascii=False) + "\r\n")
+    assert model_text(file, form_of(file, False), model) == f"<|im_start|>user\n{said}<|im_end|>\n"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +98,11 @@ def test_the_form_follows_from_the_file_and_the_option(texts: dict[TextForm, Pat
         ("not JSON", "line 2: is not a conversation"),
         ('{"messages": []}', "line 2: is not a conversation"),
         ('{"messages": ["hello"]}', "line 2: is not a conversation"),
-        ('{"messages": [{"role": "user", "content": 7}]}', "line 2: the chat template fails"),
+        ('{"messages": [{"role": "user", "content": 7}]}', "line 2: a message's content is neither"),
+        (
+            '{"messages": [{"role": "user", "content": "x"}, {"role": "me", "content": "x"}]}',
+            "line 2: a message's role",
+        ),
     ],
 )
 def test_a_malformed_conversation_is_named_by_its_line(tmp_path: Path, model: Model, line: str, message: str) -> None:
@@ -130,7 +142,7 @@ def test_the_choice_is_in_the_keys_of_a_plan_and_is_said(texts: dict[TextForm, P
     def keys(text: Path, *, special: bool) -> tuple[dict[type, str], list[str], str]:
         said: list[str] = []
         request = Request(
-            variants="=BF16,Q4_K_M,int8:sq", tasks=("none",), perplexity=text, imatrix="auto", calibration=text,
+            variants="=BF16,Q4_K_M,int8:sq", tasks=("none",), perplexity=(text,), imatrix="auto", calibration=text,
             parse_special=special, workspace=tmp_path / "w",
         )  # fmt: skip
         plan = prepare(request, said.append).plan

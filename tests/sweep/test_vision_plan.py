@@ -68,7 +68,7 @@ def planned(model: Path | str, tasks: tuple[str, ...], variants: str, workspace:
 
 
 def prepared(model: Path | str, tasks: tuple[str, ...], variants: str, workspace: Path, **options: object) -> Sweep:
-    text = Path(tasks[0]).with_name("some.txt") if tasks else None
+    text = (Path(tasks[0]).with_name("some.txt"),) if tasks else ()
     request = Request(
         model=str(model), variants=variants, tasks=tasks or ("none",), perplexity=text, workspace=workspace / "w",
         window=64,

@@ -22,6 +22,7 @@ from sweep.commands import run as command
 from sweep.commands.launch import Command
 from sweep.kv_cache import KVCache
 from sweep.planning import preset
+from sweep.planning.effort import Effort
 from sweep.planning.prepare import _variants
 from sweep.planning.request import Keep, Request
 from sweep.workspace import Workspace
@@ -42,6 +43,7 @@ from tui.widgets.table import Table
 
 # field of a Request, what is typed or chosen for it, and the value that the command must read
 TYPED: dict[str, tuple[str, Any]] = {
+    "effort": ("quick", Effort.QUICK),
     "tasks": ("micro_form,a.yaml", ("micro_form", "a.yaml")),
     "limit": ("8", 8),
     "num_fewshot": ("0", 0),
@@ -51,11 +53,12 @@ TYPED: dict[str, tuple[str, Any]] = {
     "max_gen_toks": ("64", 64),
     "task_data": ("~/data", Path("~/data").expanduser()),
     "allow_code": ("yes", True),
-    "perplexity": ("it's.txt", Path("it's.txt")),
+    "perplexity": ("it's.txt,b.jsonl", (Path("it's.txt"), Path("b.jsonl"))),
     "window": ("256", 256),
     "stride": ("128", 128),
     "reference": ("Q8_0", "Q8_0"),
     "parse_special": ("yes", True),
+    "requantize": ("yes", True),
     "imatrix": ("auto", "auto"),
     "calibration": ("c.txt", Path("c.txt")),
     "min_pixels": ("4096", 4096),

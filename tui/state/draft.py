@@ -13,6 +13,7 @@ from sweep.cli.options import RUN
 from sweep.cli.parsers import target as parse_target
 from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
+from sweep.planning.effort import parse_effort
 from sweep.planning.preset import Preset, load
 from sweep.target import Constraint, Target
 from sweep.variant_name import MMPROJ
@@ -61,8 +62,8 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save: variants, tasks, limit, context, window and target. Raises InputError for an invalid
-        number."""
+        """As a preset to save: variants, tasks, limit, context, window, effort and target. Raises InputError for an
+        invalid number."""
         typed = self.typed_value("reference")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
         tasks = tuple(task.strip() for task in self.typed_value("tasks").split(",") if task.strip())
@@ -76,6 +77,7 @@ class Draft:
             ctx=self._number("ctx"),
             window=self._number("window"),
             target=self._target(),
+            effort=parse_effort(self.typed_value("effort").strip() or None, "--effort"),
         )
 
     def _target(self) -> Target:

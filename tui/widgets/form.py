@@ -41,6 +41,7 @@ GROUPS = (
     (
         "Tasks",
         (
+            OptionField("effort", "effort", "normal"),
             OptionField("tasks", "tasks", "the model's default"),
             OptionField("limit", "limit per task", "all, or the list's limit"),
             OptionField("num_fewshot", "few-shot examples", "the task's default"),
@@ -65,6 +66,7 @@ GROUPS = (
     (
         "Quantization",
         (
+            OptionField("requantize", "requantize", "no"),
             OptionField("imatrix", "importance matrix", "none", (".gguf",)),
             OptionField("calibration", "calibration text", "the model's default", ANY_FILE),
         ),

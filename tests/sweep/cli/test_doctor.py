@@ -51,5 +51,4 @@ def test_a_gpu_is_listed_with_a_warning_if_llama_cpp_is_built_for_the_cpu(
     monkeypatch.setitem(sys.modules, "pynvml", library_with_one_gpu())
     out, err = doctor(monkeypatch, capsys, "--workspace", str(tmp_path))
     assert "RTX 4090 (cuda, 1,008 GB/s): 20.0 GiB free, of which 1.50 GiB are reserved" in out
-    assert "warning: this machine has a GPU RTX 4090" in err
-    assert "this build of llama.cpp only supports the CPU" in err
+    assert "warning: this machine has the GPU RTX 4090, but this build of llama.cpp cannot use it; " in err

@@ -40,7 +40,7 @@ def test_every_field_of_a_request_has_one_option() -> None:
     assert {option.field for option in RUN} == names - {"quant", "write_base", "force"}
     assert names - {option.field for option in EVAL} == {
         "preset", "variants", "reference", "imatrix", "calibration", "keep", "gpu", "dry_run", "tolerance",
-            "min_tps", "max_kld", "min_recovery", "export",
+        "min_tps", "max_kld", "min_recovery", "export", "effort", "requantize",
     }  # fmt: skip
     for options in (RUN, EVAL):
         assert len({option.field for option in options}) == len(options)
@@ -57,7 +57,8 @@ def test_every_field_of_a_request_has_one_option() -> None:
         ("allow_code", "yes", ["--allow-code-execution"], True),
         ("gpu", "2xRTX 4090, 24GiB,", ["--gpu", "2xRTX 4090", "--gpu", "24GiB"], ("2xRTX 4090", "24GiB")),
         ("tensor_split", "3,1", ["--tensor-split", "3,1"], (3.0, 1.0)),
-        ("perplexity", "~/t.txt", ["--perplexity", str(Path.home() / "t.txt")], Path.home() / "t.txt"),
+        ("task_data", "~/data", ["--task-data", str(Path.home() / "data")], Path.home() / "data"),
+        ("perplexity", "~/t.txt", ["--perplexity", "~/t.txt"], (Path.home() / "t.txt",)),
         ("keep", "", [], "all"),
     ],
 )
@@ -71,6 +72,8 @@ def test_a_value_survives_the_way_through_the_command_line(
 def test_choices_leave_out_the_default() -> None:
     offered = {name: option.choices for name, option in OPTIONS.items() if option.choices}
     assert offered == {
+        "requantize": ("yes",),
+        "effort": ("quick", "normal", "thorough"),
         "chat_template": ("yes", "no"),
         "thinking": ("on", "off"),
         "thinking_scoring": ("lm-eval",),

@@ -121,7 +121,7 @@ def test_samples_are_spread_over_the_file(model: Path, write: Callable[..., Path
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "no JSON": ('{"messages": [{"content": [{"type": "image"', "line 2: this is no JSON"),
+    "no JSON": ('{"messages": [{"content": [{"type": "image"', "line 2: is not a conversation, because it is no JSON"),
     "no conversation": ({"messages": []}, "line 2: is not a conversation"),
     "missing": (asked("images/c.png"), r"line 2: .*images/c\.png: there is no such image file"),
     "address": (asked("https://x.org/c.png"), r"line 2: an image is 'https://x\.org/c\.png'; give the path of a file"),
