@@ -17,7 +17,7 @@ Compare two variants of one run, named by the beginning of its id:
   $ sweep compare micro-q2-q8:Q4_K_M micro-q2-q8:Q3_K_M
 Compare the runs of two models, variant by variant:
   $ sweep compare micro-q2-q8 micro-moe-q2-q8
-Compare a run with the records of another machine, from `sweep report --json`:
+Compare a run with the output of `sweep report --json` on another machine:
   $ sweep compare micro-q2-q8 their-records.jsonl
 """
 

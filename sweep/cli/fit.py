@@ -29,8 +29,8 @@ A vision-language model that reads four images of 1280 x 960 pixels:
   $ sweep fit Qwen3-VL-8B-Instruct --gpu "RTX 4090" --image 4x1280x960
 How each figure is computed:
   $ sweep fit Qwen3.6-27B --gpu 12GiB --explain
-The best variant that generates 30 tokens per second with at most this divergence:
-  $ sweep fit Qwen3-8B --gpu "RTX 3060 12GB" --ctx 16384 --min-tps 30 --max-kld 0.02
+The best variant that reaches this speed with at most this KL divergence:
+  $ sweep fit Qwen3-8B --gpu "RTX 3060 12GB" --min-tps 30 --max-kld 0.02
 Print only the name of the best variant that fits, for a script:
   $ sweep fit micro --gpu 24GiB --best --format quiet
 """

@@ -18,7 +18,7 @@ Print the results and the advice of the latest run:
   $ sweep report
 Write the HTML report of one run, named by the beginning of its id:
   $ sweep report micro-q2-q8 --html report.html
-The best variant of the latest run that fits a GPU and generates 30 tokens per second:
+The best variant that fits a GPU and generates 30 tokens per second:
   $ sweep report --gpu "RTX 3060 12GB" --min-tps 30
 Compare the models of two runs, and choose one for 12 MiB:
   $ sweep report micro-size-scaling micro-moe-size-scaling --memory 12MiB
@@ -51,6 +51,7 @@ def report(
         metavar="FILE",
         help="Write a block of Markdown for a model card to this file: the table, the command, versions and the hash "
         "of the text; and the plot as an SVG file of the same name next to it.",
+        show_default="no card",
         rich_help_panel=Panel.OUTPUT,
     ),
     force: bool = common.FORCE,

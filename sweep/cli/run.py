@@ -25,7 +25,7 @@ Measure a quant and an int8 recipe on the first 20 items of each task:
   $ sweep run micro --variants '=Q8_0,int8:sq-ph-dyn' --limit 20
 Which of two models to run in 8 GiB, and in which quant:
   $ sweep run Qwen/Qwen3-4B Qwen/Qwen3-8B --preset size-scaling --memory 8GiB
-The best quant that fits a GPU with this context and generates 30 tokens per second:
+The best quant that fits a GPU and generates 30 tokens per second:
   $ sweep run Qwen/Qwen3-8B --gpu "RTX 4090" --ctx 16384 --min-tps 30
 Skip what does not fit, and keep only the recommended file:
   $ sweep run Qwen/Qwen3-8B --gpu "RTX 4090" --keep best

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sweep import __version__
 from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.analysis.advice import Advice
@@ -52,7 +51,7 @@ def render_card(
     lines += [f"- hash of the text: `{text.sha256}`" for text in _texts(rows)]
     if command is not None:
         lines += ["", "```", fmt.printable(command), "```"]
-    return "\n".join([*lines, "", f"Made with bitsweep {__version__}: `sweep report --card`.", ""])
+    return "\n".join([*lines, "", "Made by bitsweep with `sweep report --card`.", ""])
 
 
 def has_plot(records: Sequence[Record]) -> bool:
