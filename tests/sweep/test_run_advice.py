@@ -122,7 +122,7 @@ def test_a_variant_that_is_partly_in_ram_is_measured_there(
     request = Request(
         variants="=Q8_0,Q2_K",
         tasks=("none",),
-        perplexity=(str(text),),
+        perplexity=(text,),
         gpu=asked,
         ctx=1024,
         workspace=tmp_path / "space",
