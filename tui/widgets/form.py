@@ -83,14 +83,6 @@ GROUPS = (
         ),
     ),
     (
-        "Target",
-        (
-            OptionField("min_tps", "tokens/s at least", "30 if possible"),
-            OptionField("max_kld", "KLD at most", "as low as possible"),
-            OptionField("min_recovery", "recovery at least", "no limit"),
-        ),
-    ),
-    (
         "Running",
         (
             OptionField("workers", "parallel jobs", "one per GPU"),
